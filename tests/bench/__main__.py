@@ -1,4 +1,4 @@
-"""`make bench`: every comparison in one run, as a table. Exit status 1 where one does not reach what it must."""
+"""`make bench`: all comparisons in one run, as a table. The exit status is 1 if a comparison misses its target."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ REGION = "us-east-1"
 
 def main() -> int:
     console = Console()
-    found: list[Ratio] = []
+    ratios: list[Ratio] = []
     with tempfile.TemporaryDirectory() as name, Postgres(Path(name) / "postgres") as server:
         upgrade(server.url)
         emulator = MiniStack(Path(name), None, REGION)
@@ -34,7 +34,7 @@ def main() -> int:
                 DATABASE_URL=server.url,
                 JOBLANE_PREFIX="jobs",
             )
-            # Imported here, as they read these settings.
+            # Imported here, because these modules read the settings above.
             from tests.bench import (
                 dead_letters,
                 deploying,
@@ -62,20 +62,20 @@ def main() -> int:
             )
             for title, run in runs:
                 with console.status(title):
-                    found += run()
+                    ratios += run()
         finally:
             emulator.stop()
-    console.print(_table(found))
-    return 0 if all(ratio.holds for ratio in found) else 1
+    console.print(_table(ratios))
+    return 0 if all(ratio.holds for ratio in ratios) else 1
 
 
-def _table(found: list[Ratio]) -> Table:
-    table = Table(title="Ours against the bare thing, measured in turns within this run, or against a target")
-    for heading in ("what", "setting", "ours", "bare, or target", "ratio", "must be", ""):
-        table.add_column(heading, justify="right" if heading in ("ours", "bare, or target", "ratio") else "left")
-    for ratio in found:
+def _table(ratios: list[Ratio]) -> Table:
+    table = Table(title="Joblane against the bare service, measured in turns in this run, or against a target")
+    for heading in ("measurement", "setting", "Joblane", "bare or target", "ratio", "required", ""):
+        table.add_column(heading, justify="right" if heading in ("Joblane", "bare or target", "ratio") else "left")
+    for ratio in ratios:
         mark = "[green]✓[/green]" if ratio.holds else "[red]✗[/red]"
-        cells = (ratio.name, ratio.setting, ratio.ours, ratio.bare, f"{ratio.ratio:.2f}", ratio.wanted, mark)
+        cells = (ratio.name, ratio.setting, ratio.ours, ratio.bare, f"{ratio.ratio:.2f}", ratio.required, mark)
         table.add_row(*cells)
     return table
 

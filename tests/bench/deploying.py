@@ -1,8 +1,7 @@
-"""Time to synthesise, and to bring a changed handler to the local stack, against their targets.
+"""The time of a synth, and of a redeploy of a changed handler to the local stack, against their targets.
 
-All of it runs in a copy of the checkout, so that its files can be changed, with the installed tools of this one. The
-stack is one of the copy's own. Where others keep this machine busy the seconds mean little; the processor's, which are
-named too, are what the work takes.
+Both run in a copy of the checkout, whose files can be changed, with the installed tools of this checkout. The copy has
+a local stack of its own. On a busy machine the elapsed seconds mean little, so the processor time is reported, too.
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ from tests.pages import ROOT
 from tests.unpacked import layer
 
 SYNTH_SECONDS, REDEPLOY_SECONDS = 20, 15
-"""On two cores."""
+"""The targets, for a machine with two cores."""
 ROUNDS = 3
 COPIED = ("functions", "infra", "shared", "requirements", "cdk.json", "pyproject.toml")
 SHARED = (".venv",)
@@ -32,8 +31,8 @@ CHANGED = Path("functions", "tenant_initialize", "handler.py")
 
 
 @dataclass(frozen=True)
-class Took:
-    """How long a command took; ``processor_seconds`` of it and of what it waited for, on all cores."""
+class Duration:
+    """The time of a command. ``processor_seconds``: of the command and its child processes, on all cores."""
 
     seconds: float
     processor_seconds: float
@@ -43,28 +42,28 @@ def run(folder: Path) -> list[Ratio]:
     copy = _copy(folder / "checkout")
     built = copy / ".joblane" / "build"
 
-    def synth(*, packaged: bool) -> Took:
+    def synth(*, packaged: bool) -> Duration:
         if not packaged:
             shutil.rmtree(built, ignore_errors=True)
         command = ["-m", "infra.app", "-c", "stage=dev", "-c", "quiet=1", "-o", str(folder / "cdk.out")]
         return _time(copy, clean_environment(), *command)
 
-    fresh = [synth(packaged=False) for _ in range(ROUNDS)]
-    again = [synth(packaged=True) for _ in range(ROUNDS)]
-    shutil.copy(layer().path, built)  # a redeploy finds it there
-    with _stack(copy) as up:
-        changed = [up(number) for number in range(ROUNDS)]
+    built_anew = [synth(packaged=False) for _ in range(ROUNDS)]
+    cached = [synth(packaged=True) for _ in range(ROUNDS)]
+    shutil.copy(layer().path, built)  # a redeploy uses the existing layer
+    with _stack(copy) as redeploy:
+        changed = [redeploy(number) for number in range(ROUNDS)]
     return [
-        _row("synth, validated", "stage dev, code and layer are built", fresh, SYNTH_SECONDS),
-        _row("synth, validated", "stage dev, code and layer are there", again, SYNTH_SECONDS),
+        _row("synth, validated", "stage dev, code and layer are built", built_anew, SYNTH_SECONDS),
+        _row("synth, validated", "stage dev, code and layer exist", cached, SYNTH_SECONDS),
         _row("redeploy", "a changed handler on the local stack", changed, REDEPLOY_SECONDS),
     ]
 
 
-def _row(name: str, setting: str, rounds: list[Took], target: float) -> Ratio:
-    processor = median([took.processor_seconds for took in rounds])
-    seconds = median([took.seconds for took in rounds])
-    return within(name, f"{setting}: {processor:.1f} s of processor; against the target", seconds, target, "s")
+def _row(name: str, setting: str, rounds: list[Duration], target: float) -> Ratio:
+    processor = median([duration.processor_seconds for duration in rounds])
+    seconds = median([duration.seconds for duration in rounds])
+    return within(name, f"{setting}: {processor:.1f} s of processor time; against the target", seconds, target, "s")
 
 
 def _copy(target: Path) -> Path:
@@ -81,8 +80,8 @@ def _copy(target: Path) -> Path:
 
 
 @contextmanager
-def _stack(copy: Path) -> Iterator[Callable[[int], Took]]:
-    """A local stack that is up. Yields what changes a handler, brings it up again and returns the seconds."""
+def _stack(copy: Path) -> Iterator[Callable[[int], Duration]]:
+    """Start a local stack. Yield a function that changes a handler, redeploys the stack and returns the duration."""
     environment = clean_environment() | {
         "JOBLANE_LOCAL": str(copy / ".joblane"),
         "JOBLANE_AWS_PORT": str(free_port()),
@@ -90,25 +89,25 @@ def _stack(copy: Path) -> Iterator[Callable[[int], Took]]:
     }
     command = ("-m", "joblane.cli.main")
 
-    def up(number: int) -> Took:
+    def redeploy(number: int) -> Duration:
         with (copy / CHANGED).open("a") as file:
             file.write(f"\nCHANGED = {number}\n")
-        took = _time(copy, environment, *command, "up")
+        duration = _time(copy, environment, *command, "up")
         assert "UPDATE_COMPLETE" in (copy / ".joblane" / "cdk-deploy.log").read_text()
-        return took
+        return duration
 
     try:
         _time(copy, environment, *command, "up")
-        yield up
+        yield redeploy
     finally:
         _time(copy, environment, *command, "down")
 
 
-def _time(copy: Path, environment: dict[str, str], *arguments: str) -> Took:
-    """Run Python with ``arguments``."""
+def _time(copy: Path, environment: dict[str, str], *arguments: str) -> Duration:
+    """Run Python with ``arguments`` and measure it."""
     started, before = time.perf_counter(), resource.getrusage(resource.RUSAGE_CHILDREN)
     command = [sys.executable, *arguments]
-    done = subprocess.run(command, cwd=copy, env=environment, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stdout + done.stderr
+    result = subprocess.run(command, cwd=copy, env=environment, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stdout + result.stderr
     seconds, after = time.perf_counter() - started, resource.getrusage(resource.RUSAGE_CHILDREN)
-    return Took(seconds, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
+    return Duration(seconds, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)

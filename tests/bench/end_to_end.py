@@ -1,8 +1,8 @@
-"""No-op jobs through queue, mapping and function on the emulator, with a record, against a bare Lambda without one.
+"""No-op jobs through queue, mapping and function on the emulator, with rows, against a bare Lambda without a database.
 
-All messages but one are sent first and the mapping is switched on; the last one wakes the emulator's poller, which
-would sleep for up to five seconds otherwise. From there the clock runs until the last job is done: until all rows are
-`completed`, or the bare queue is empty.
+All messages except the last are sent before the mapping is created. The last message wakes the emulator's poller, which
+otherwise sleeps for up to five seconds. The time is measured from the last message until the last job has ended: until
+all rows are `completed`, or the bare queue is empty.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ from tests.unpacked import code, layer
 JOBS = 5_000
 BATCH = 10
 ROLE = "arn:aws:iam::000000000000:role/bench"
-PATIENCE_SECONDS = 120
+TIMEOUT_SECONDS = 120
 WARM_UPS = 3
-"""The emulator starts a function's processes one by one as messages wait, each at the cost of a second."""
+"""Runs before the measurement: the emulator starts the processes of a function one by one, and each start takes 1 s."""
 
 
 class Bench:
-    """Two functions and their queues on one emulator."""
+    """Two functions and their queues on an emulator."""
 
     def __init__(self, url: str, folder: Path) -> None:
         self._lambda, self._sqs = boto3.client("lambda"), boto3.client("sqs")
@@ -63,7 +63,7 @@ class Bench:
 
     @staticmethod
     def _code(folder: Path) -> Path:
-        """The functions' code, with the bench's task where the entry looks for it."""
+        """Return the zip of the functions, with the task of the benchmark in the folder in which the entry searches."""
         target = folder / "bench.zip"
         shutil.copy(code().path, target)
         source = Path(__file__).parent / "functions" / "bench_noop" / "handler.py"
@@ -84,10 +84,10 @@ class Bench:
         def send_last() -> None:
             self._client.enqueue(bench_noop, BenchNoop(number=JOBS - 1))
 
-        def done() -> bool:
+        def has_ended() -> bool:
             return self._database.get().run("select count(*) from joblane.tasks where state = 'completed'") == [[JOBS]]
 
-        return self._time("ours", concurrency, send_last, done)
+        return self._time("ours", concurrency, send_last, has_ended)
 
     def bare(self, concurrency: int) -> float:
         url = self._queues["bare"]
@@ -99,15 +99,15 @@ class Bench:
         def send_last() -> None:
             self._sqs.send_message(QueueUrl=url, MessageBody=bodies[-1])
 
-        def done() -> bool:
+        def has_ended() -> bool:
             wanted: Any = ["ApproximateNumberOfMessages", "ApproximateNumberOfMessagesNotVisible"]
             counts = self._sqs.get_queue_attributes(QueueUrl=url, AttributeNames=wanted)["Attributes"]
             return all(count == "0" for count in counts.values())
 
-        return self._time("bare", concurrency, send_last, done)
+        return self._time("bare", concurrency, send_last, has_ended)
 
-    def _time(self, name: str, concurrency: int, send_last: Callable[[], None], done: Callable[[], bool]) -> float:
-        """Seconds from the last message until ``done``."""
+    def _time(self, name: str, concurrency: int, send_last: Callable[[], None], has_ended: Callable[[], bool]) -> float:
+        """Return the seconds from the last message until ``has_ended``."""
         arn = self._sqs.get_queue_attributes(QueueUrl=self._queues[name], AttributeNames=["QueueArn"])
         mapping = self._lambda.create_event_source_mapping(
             EventSourceArn=arn["Attributes"]["QueueArn"],
@@ -118,8 +118,8 @@ class Bench:
         )["UUID"]
         send_last()
         started = time.perf_counter()
-        while not done():
-            assert time.perf_counter() - started < PATIENCE_SECONDS, f"{name}: not done in {PATIENCE_SECONDS} s"
+        while not has_ended():
+            assert time.perf_counter() - started < TIMEOUT_SECONDS, f"{name}: not ended in {TIMEOUT_SECONDS} s"
             time.sleep(0.05)
         took = time.perf_counter() - started
         self._lambda.delete_event_source_mapping(UUID=mapping)
@@ -135,8 +135,8 @@ def run(url: str, folder: Path) -> list[Ratio]:
         ours, bare = in_turns(5, lambda: bench.ours(concurrency), lambda: bench.bare(concurrency))  # noqa: B023
         found.append(
             Ratio(
-                "no-op jobs end to end, record on",
-                f"{JOBS:,} jobs, batch {BATCH}, concurrency {concurrency}, rate against a bare Lambda without a record",
+                "no-op jobs end to end, with rows",
+                f"{JOBS:,} jobs, batch {BATCH}, concurrency {concurrency}, rate against a bare Lambda",
                 f"{JOBS / ours:,.0f}/s",
                 f"{JOBS / bare:,.0f}/s",
                 bare / ours,

@@ -1,7 +1,7 @@
-"""Enqueueing against bare boto3, on the same emulator, in turns.
+"""The cost of an enqueue against bare boto3, measured in turns on the same emulator.
 
-`enqueue` is compared by the processor time of this process: what the library adds on top of boto3's own.
-`enqueue_many` is compared by rate, with the same number of threads; once without and once with a record.
+`enqueue` is compared by the processor time of this process: the time that the library adds to the time of boto3.
+`enqueue_many` is compared by its rate with the same number of threads, without and with rows in the database.
 """
 
 from __future__ import annotations
@@ -37,16 +37,16 @@ def bench_order(payload: Order, ctx: TaskContext) -> None:
 
 
 def run() -> list[Ratio]:
-    sqs = boto3.client("sqs")  # as anybody makes it
+    sqs = boto3.client("sqs")  # with the default settings
     lane = lane_name("jobs", bench_order.queue, bench_order.type)
     url = sqs.create_queue(QueueName=lane)["QueueUrl"]
-    alone, recorded = JobClient(record=False), JobClient()
+    direct, recorded = JobClient(record=False), JobClient()
 
     def body(number: int) -> str:
         return json.dumps({"type": "bench:order", "payload": {"tenant_id": "acme", "number": number}})
 
     def enqueue(number: int) -> None:
-        alone.enqueue(bench_order, Order(tenant_id="acme", number=number))
+        direct.enqueue(bench_order, Order(tenant_id="acme", number=number))
 
     def send(number: int) -> None:
         sqs.send_message(QueueUrl=url, MessageBody=body(number))
@@ -73,12 +73,12 @@ def run() -> list[Ratio]:
         return time.perf_counter() - started
 
     numbers = itertools.count()
-    in_turns(100, lambda: _processor_time(enqueue, numbers), lambda: _processor_time(send, numbers))  # warm
+    in_turns(100, lambda: _processor_time(enqueue, numbers), lambda: _processor_time(send, numbers))  # warm-up
     ours, bare = in_turns(SENDS, lambda: _processor_time(enqueue, numbers), lambda: _processor_time(send, numbers))
     found = [
         Ratio(
-            "enqueue without a record",
-            f"{SENDS:,} sends, one of each in turns, processor time per send, against boto3's send_message",
+            "enqueue without a row",
+            f"{SENDS:,} sends, in turns, processor time per send, against boto3's send_message",
             f"{ours * 1e6:.0f} µs",
             f"{bare * 1e6:.0f} µs",
             ours / bare,
@@ -86,7 +86,7 @@ def run() -> list[Ratio]:
             at_most=True,
         )
     ]
-    for client, kind, bound in ((alone, "without a record", 0.9), (recorded, "with a record", 0.0)):
+    for client, kind, bound in ((direct, "without rows", 0.9), (recorded, "with rows", 0.0)):
         ours, bare = in_turns(9, lambda: many(client), batches)  # noqa: B023
         found.append(
             Ratio(

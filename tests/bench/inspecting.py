@@ -36,12 +36,12 @@ TASKS = 1_000_000
 ROUNDS = 9
 TARGET_MS = 200
 INDEX_SECONDS = 120
-"""All indexes of the table, made anew. While a migration makes one nothing can be enqueued."""
+"""Target for a rebuild of all indexes of the table. While a migration builds an index, no task can be enqueued."""
 CAUSES = """
 update joblane.tasks set fingerprint = left(md5(type || '|' || error_type), 16) where error_type is not null
 """
 
-# Of the types, the first two make half of all; of the tenants, one in ten tasks has none, and few make most.
+# The first two types have half of all tasks. One in eleven tasks has no tenant, and a few tenants have most tasks.
 TASK_ROWS = """
 insert into joblane.tasks (id, type, queue, tenant, tags, state, payload, payload_digest, max_attempts, attempts, runs,
                    retention_seconds, created_at, due_at, sent_at, sweep_at, lease_until, finished_at, dead_sent_at,
@@ -63,7 +63,7 @@ select md5(n::text)::uuid::text,
        case when s.state in ('archived', 'retry') then
             (array['ValueError', 'HTTPStatusError', 'TaskTimeout'])[1 + n % 3] end,
        case when s.state in ('archived', 'retry') then
-            (array['no room', 'the service answered 503', 'the task outlived its timeout'])[1 + n % 3] end
+            (array['no room', 'the service answered 503', 'the task exceeded its timeout'])[1 + n % 3] end
   from generate_series(1, $1::int) n,
        lateral (select case when k < 100 then 'archived' when k < 220 then 'scheduled' when k < 270 then 'pending'
                             when k < 290 then 'retry' when k < 300 then 'active' when k < 350 then 'cancelled'
@@ -84,11 +84,11 @@ select id, 1, 1, 0, created_at, finished_at, case when state = 'archived' then '
 
 
 @dataclass(frozen=True, slots=True)
-class Question:
+class Query:
     """The queries by name, and their statements for the plans."""
 
     name: str
-    asks: Mapping[str, Callable[[], object]]
+    calls: Mapping[str, Callable[[], object]]
     statements: tuple[Selection, ...]
 
 
@@ -112,34 +112,34 @@ def _fill(url: str, database: Database) -> Ratio:
     took = time.perf_counter() - started
     database.drop()
     database.get().run(ATTEMPT_ROWS)
-    database.get().run("vacuum analyze joblane.tasks")  # as autovacuum has long done
+    database.get().run("vacuum analyze joblane.tasks")  # as by autovacuum
     database.get().run("vacuum analyze joblane.task_attempts")
     return within("index the tables", f"{TASKS:,} tasks, all indexes", took, INDEX_SECONDS, "s")
 
 
-# --- What is asked -------------------------------------------------------------------------------------------------
+# --- Queries -------------------------------------------------------------------------------------------------------
 
 
 def _measure(scope: Scope) -> list[Ratio]:
-    return [_answer(scope, question) for question in (*_listings(scope), *_others(scope))]
+    return [_measured(scope, query) for query in (*_listings(scope), *_other_queries(scope))]
 
 
-def _answer(scope: Scope, question: Question) -> Ratio:
-    took = {words: [_timed_ms(ask) for _ in range(ROUNDS)] for words, ask in question.asks.items()}
-    medians = ", ".join(f"{words} {median(times):.1f}" for words, times in took.items())
-    plans = "\n".join(dict.fromkeys(_scans(scope, statement) for statement in question.statements))
+def _measured(scope: Scope, query: Query) -> Ratio:
+    took = {name: [_timed_ms(call) for _ in range(ROUNDS)] for name, call in query.calls.items()}
+    medians = ", ".join(f"{name} {median(times):.1f}" for name, times in took.items())
+    plans = "\n".join(dict.fromkeys(_scans(scope, statement) for statement in query.statements))
     worst = max(max(times) for times in took.values())
-    return within(question.name, f"worst of {ROUNDS}; median ms: {medians}\n{plans}", worst, TARGET_MS, "ms")
+    return within(query.name, f"worst of {ROUNDS}; median ms: {medians}\n{plans}", worst, TARGET_MS, "ms")
 
 
-def _timed_ms(ask: Callable[[], object]) -> float:
+def _timed_ms(call: Callable[[], object]) -> float:
     started = time.perf_counter()
-    ask()
+    call()
     return (time.perf_counter() - started) * 1000
 
 
 def _scans(scope: Scope, statement: Selection) -> str:
-    """The nodes of a plan that read tables, in their order."""
+    """Return the nodes of a plan that read tables, in their order."""
     with reading(scope.connection) as connection:
         plan = connection.run("explain " + statement.sql, *statement.parameters)
     lines = (re.search(r"(\w[\w ]* Scan.*?)(?:  \(|$)", row[0]) for row in plan)
@@ -147,10 +147,10 @@ def _scans(scope: Scope, statement: Selection) -> str:
     return ", ".join(dict.fromkeys(scan for scan in scans if "tasks" in scan or "task_attempts" in scan))
 
 
-def _listings(scope: Scope) -> list[Question]:
+def _listings(scope: Scope) -> list[Query]:
     inspector, types = Inspector(scope), sorted(discover())
     fingerprint = scope.connection.run("select fingerprint from joblane.tasks where state = 'archived' limit 1")[0][0]
-    ago = datetime.now(UTC) - timedelta(days=5)
+    five_days_ago = datetime.now(UTC) - timedelta(days=5)
     kinds = {
         "all": Filter(),
         "completed": Filter(states=(State.COMPLETED,)),
@@ -170,23 +170,23 @@ def _listings(scope: Scope) -> list[Question]:
         "text that no error has": Filter(error="no such text"),
         "a fingerprint": Filter(fingerprint=fingerprint),
         "a fingerprint and a type": Filter(fingerprint=fingerprint, types=(types[0],)),
-        "a day": Filter(created_after=ago, created_before=ago + timedelta(days=1)),
+        "a day": Filter(created_after=five_days_ago, created_before=five_days_ago + timedelta(days=1)),
         "a tenant, archived, of a day": Filter(
             tenant="tenant-3",
             states=(State.ARCHIVED,),
-            created_after=ago,
-            created_before=ago + timedelta(days=1),
+            created_after=five_days_ago,
+            created_before=five_days_ago + timedelta(days=1),
         ),
     }
-    return [_listing(inspector, name, filter_, cursor_of(ago, "m")) for name, filter_ in kinds.items()]
+    return [_listing(inspector, name, filter_, cursor_of(five_days_ago, "m")) for name, filter_ in kinds.items()]
 
 
-def _listing(inspector: Inspector, name: str, filter_: Filter, deep: str) -> Question:
-    return Question(
+def _listing(inspector: Inspector, name: str, filter_: Filter, deep: str) -> Query:
+    return Query(
         f"tasks: {name}",
         {
             "first page": lambda: inspector.tasks(filter_),
-            "one in the middle": lambda: inspector.tasks(filter_, after=deep),
+            "page in the middle": lambda: inspector.tasks(filter_, after=deep),
             "count": lambda: inspector.count(filter_),
         },
         (
@@ -196,10 +196,10 @@ def _listing(inspector: Inspector, name: str, filter_: Filter, deep: str) -> Que
     )
 
 
-def _others(scope: Scope) -> list[Question]:
+def _other_queries(scope: Scope) -> list[Query]:
     inspector = Inspector(scope)
     waiting = inspector.tasks(Filter(states=(State.PENDING,)), limit=1).tasks[0]
-    given_up = checked(scope, Filter(states=(State.ARCHIVED,), created_before=datetime.now(UTC)))
+    archived = checked(scope, Filter(states=(State.ARCHIVED,), created_before=datetime.now(UTC)))
     middle = cursor_of(datetime.now(UTC) - timedelta(days=5), "m")
 
     def read_overview() -> None:
@@ -207,35 +207,35 @@ def _others(scope: Scope) -> list[Question]:
             overview.read(connection, 60)
 
     def walk() -> None:
-        listing.ids(scope.connection, given_up, middle, 500)
+        listing.ids(scope.connection, archived, middle, 500)
 
     hour: tuple[Any, ...] = (datetime.now(UTC) - timedelta(hours=1),)
     return [
-        Question(
-            "overview: the database's part",
+        Query(
+            "overview: statements",
             {"60 minutes": read_overview},
             (Selection(overview.LIVE_ROWS, ()), Selection(overview.ARCHIVED, ()), Selection(overview.STARTED, hour)),
         ),
-        Question(
-            "a task that waits, and why",
+        Query(
+            "a waiting task and its reason",
             {"view": lambda: inspector.task(waiting.id)},
             (Selection(AHEAD, (waiting.type, waiting.queue.value, waiting.due_at)),),
         ),
-        Question(
+        Query(
             "walk through the archived tasks",
             {"500 ids": walk},
-            (select("created_at, id", given_up, middle, 500, oldest_first=True, acting=True),),
+            (select("created_at, id", archived, middle, 500, oldest_first=True, acting=True),),
         ),
-        Question(
-            "what an action would touch",
+        Query(
+            "the tasks of a bulk action",
             {str(action): partial(inspector.count, action=action) for action in BulkAction},
             tuple(
                 count(aimed(Filter(), action), listing.COUNT_CAP + 1, acting=True)
                 for action in (BulkAction.RETRY, BulkAction.DELETE)
             ),
         ),
-        Question(
-            "dead letters: the database's part",
+        Query(
+            "dead letters: statements",
             {"groups": lambda: scope.connection.run(dead.GROUPS)},
             (Selection(dead.GROUPS, ()),),
         ),

@@ -1,9 +1,8 @@
-"""How far a reader follows one delivery: the files that it enters, and the moves from file to file.
+"""The path of a delivery through the code: the number of files, and of moves from file to file, that a reader follows.
 
-Counted by ``sys.setprofile`` over ``Worker.handle`` on a warm worker, for a task whose row is there. Each call of a
-function of the library or of the handler counts; a call in another file than the call before it is a move. What the
-library calls outside (the database's driver, SQLAlchemy, boto3) is passed through. `python -m tests.bench.moves` prints
-the way.
+``sys.setprofile`` counts them during ``Worker.handle`` on a warm worker, for a task with an existing row. Calls of
+functions of the library and of the handler count. A call in another file than the previous call is a move. Calls of
+other packages (the database driver, SQLAlchemy, boto3) do not count. `python -m tests.bench.moves` prints the path.
 """
 
 from __future__ import annotations
@@ -34,26 +33,26 @@ HANDLER = Path(roundtrips.__file__)
 PREFIX, LANE = "jobs", "jobs-default-bench-write"
 
 Call = tuple[str, str]
-"""A file, by its path in the library, and the function that is called."""
+"""A file, as a path in the library, and the called function."""
 
 
 def run(url: str) -> list[Ratio]:
     found = []
-    for kind, calls in ways(url).items():
+    for kind, calls in paths(url).items():
         found.append(within("files that a delivery enters", kind, len({file for file, _ in calls}), MAX_FILES, "files"))
         found.append(within("moves between files in a delivery", kind, moves(calls), MAX_MOVES, "moves"))
     return found
 
 
-def ways(url: str) -> dict[str, list[Call]]:
-    """The calls of one delivery, by the kind of task."""
+def paths(url: str) -> dict[str, list[Call]]:
+    """Return kind of task → calls of a delivery."""
     database = Database(url)
     database.get().run("create table if not exists bench_effects (id text)")
     worker = Worker(bench_write, database, Sqs(), PREFIX)
     found = {}
     for kind, write in (("a no-op task", False), ("a task that writes one row", True)):
-        for _ in range(2):  # what is made once is made by the first
-            found[kind] = _way(worker, database, write=write)
+        for _ in range(2):  # the first delivery initialises the worker
+            found[kind] = _path(worker, database, write=write)
     database.drop()
     return found
 
@@ -62,10 +61,10 @@ def moves(calls: list[Call]) -> int:
     return sum(before != after for (before, _), (after, _) in pairwise(calls))
 
 
-def _way(worker: Worker, database: Database, *, write: bool) -> list[Call]:
+def _path(worker: Worker, database: Database, *, write: bool) -> list[Call]:
     calls: list[Call] = []
 
-    def note(frame: FrameType, kind: str, _: object) -> None:
+    def record_call(frame: FrameType, kind: str, _: object) -> None:
         path = Path(frame.f_code.co_filename)
         if kind == "call" and (path == HANDLER or path.is_relative_to(LIBRARY)):
             file = "the handler" if path == HANDLER else str(path.relative_to(LIBRARY))
@@ -73,7 +72,7 @@ def _way(worker: Worker, database: Database, *, write: bool) -> list[Call]:
 
     delivery = event(record(_enqueued(database, write=write), LANE))
     with silent():
-        sys.setprofile(note)
+        sys.setprofile(record_call)
         try:
             answer = worker.handle(delivery, LambdaContext())
         finally:
@@ -83,7 +82,7 @@ def _way(worker: Worker, database: Database, *, write: bool) -> list[Call]:
 
 
 def _enqueued(database: Database, *, write: bool) -> str:
-    """The body of the message of a task that was enqueued with its row."""
+    """Enqueue a task with its row. Return the body of its message."""
     with patch.object(Sqs, "send_many", return_value={}) as send:
         JobClient.within(database, Sqs(), PREFIX).enqueue(bench_write, Write(write=write))
     entry: Entry = send.call_args.args[0][0]
@@ -93,7 +92,7 @@ def _enqueued(database: Database, *, write: bool) -> str:
 def main() -> None:
     with tempfile.TemporaryDirectory() as name, Postgres(Path(name) / "postgres") as server:
         upgrade(server.url)
-        for kind, calls in ways(server.url).items():
+        for kind, calls in paths(server.url).items():
             print(f"{kind}: {len({file for file, _ in calls})} files, {moves(calls)} moves")
             for file, function in calls:
                 print(f"  {file}: {function}")

@@ -1,4 +1,4 @@
-"""Output to nowhere: what is written is written, and nobody has to read it."""
+"""Redirection of the standard output to the null device, so that writing it is measured and not shown."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from collections.abc import Iterator
 
 @contextlib.contextmanager
 def silent() -> Iterator[None]:
-    """Logs and metrics are written, to nowhere."""
+    """Redirect logs and metrics to the null device."""
     sys.stdout.flush()
     saved = os.dup(1)
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, 1)
+    null_device = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(null_device, 1)
     try:
         yield
     finally:
         sys.stdout.flush()
         os.dup2(saved, 1)
         os.close(saved)
-        os.close(nowhere)
+        os.close(null_device)

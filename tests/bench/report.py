@@ -27,7 +27,7 @@ class Ratio:
         return self.ratio <= self.bound if self.at_most else self.ratio >= self.bound
 
     @property
-    def wanted(self) -> str:
+    def required(self) -> str:
         return f"{'≤' if self.at_most else '≥'} {self.bound:g}"
 
 
@@ -37,7 +37,7 @@ def within(name: str, setting: str, ours: float, target: float, unit: str) -> Ra
 
 
 def in_turns(rounds: int, ours: Callable[[], float], bare: Callable[[], float]) -> tuple[float, float]:
-    """Measure both in turns, so that a noisy moment meets both, and return the median of each."""
+    """Measure both in turns, so that noise affects both, and return the median of each."""
     pairs = [(ours(), bare()) for _ in range(rounds)]
     return median([pair[0] for pair in pairs]), median([pair[1] for pair in pairs])
 

@@ -1,4 +1,4 @@
-"""Statements and round trips to PostgreSQL per task, counted on the wire by a proxy that reads the protocol.
+"""Statements and round trips to PostgreSQL per task, counted by a proxy that reads the protocol.
 
 Source of the message types: PostgreSQL, *Message Formats*. A round trip ends with Query or Sync; Query and Execute run
 a statement.
@@ -35,8 +35,8 @@ def bench_write(payload: Write, ctx: TaskContext) -> None:
         ctx.session.execute(text("insert into bench_effects values (:id)"), {"id": ctx.task_id})
 
 
-class Wire:
-    """A proxy before PostgreSQL that counts what a client sends. One client at a time."""
+class CountingProxy:
+    """A proxy in front of PostgreSQL that counts the messages of a client. It serves one client at a time."""
 
     def __init__(self, url: str) -> None:
         parts = urlsplit(url)
@@ -86,16 +86,16 @@ class Wire:
 
 
 def run(url: str) -> list[Ratio]:
-    wire = Wire(url)
-    database = Database(wire.url)
+    proxy = CountingProxy(url)
+    database = Database(proxy.url)
     database.get().run("create table if not exists bench_effects (id text)")
     worker = Worker(bench_write, database, Sqs(), "jobs")
     found = []
     for write, batch, bound in ((False, 1, 2.0), (False, 10, 0.2), (True, 1, 6.0)):
-        _deliver(worker, batch, batch, write=write)  # prepared statements are made once per connection
-        wire.counts.clear()
+        _deliver(worker, batch, batch, write=write)  # a connection prepares its statements once
+        proxy.counts.clear()
         _deliver(worker, TASKS, batch, write=write)
-        trips, statements = wire.round_trips / TASKS, wire.statements / TASKS
+        trips, statements = proxy.round_trips / TASKS, proxy.statements / TASKS
         kind = "a task that writes one row" if write else "a no-op task"
         found.append(
             Ratio(

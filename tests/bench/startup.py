@@ -1,8 +1,8 @@
-"""Start-up of a function in a fresh process from the packaged zips, against one that imports everything eagerly.
+"""Start-up of a function in a new process from the packaged zips, against a function with eager imports.
 
-Ours is ready for its first message: entry, task and what its path needs are imported. The other has imported boto3,
-SQLAlchemy, pg8000, pydantic and Powertools, and made a client, as handlers commonly do. Both have the unpacked layer
-with its bytecode, and boto3 as Lambda brings it.
+Joblane's function is ready for its first message: it has imported the entry, the task and their dependencies. The other
+function has imported boto3, SQLAlchemy, pg8000, pydantic and Powertools, and created a client, as handlers commonly do.
+Both have the unpacked layer with its bytecode, and the boto3 of Lambda's runtime.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ def run(folder: Path) -> list[Ratio]:
     return [
         Ratio(
             "start-up of a function",
-            "fresh process, from the zips, without the interpreter; against eager imports",
+            "new process, from the zips, without the interpreter; against eager imports",
             f"{ours * 1000:.0f} ms",
             f"{eager * 1000:.0f} ms",
             ours / eager,
@@ -42,7 +42,7 @@ def run(folder: Path) -> list[Ratio]:
 
 
 def _start(unpacked: Unpacked, code: str) -> float:
-    """Seconds."""
+    """Return the start-up time in seconds."""
     out = unpacked.run(
         CLOCK.format(code),
         AWS_DEFAULT_REGION="us-east-1",

@@ -19,7 +19,7 @@ def bench_noop(payload: BenchNoop, ctx: TaskContext) -> None:
 
 
 def bare(event: dict[str, Any], _context: Any) -> dict[str, list[Any]]:
-    """Reads each body and writes one line, as any handler would."""
+    """Read each body and write one log line, as a handler does."""
     numbers = [json.loads(record["body"])["payload"]["number"] for record in event["Records"]]
     print(json.dumps({"level": "INFO", "message": "done", "count": len(numbers)}))
     return {"batchItemFailures": []}
