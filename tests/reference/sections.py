@@ -82,7 +82,7 @@ ERRORS: Mapping[str, Sequence[type[BaseException]]] = {
         MissingSettingError,
         ProjectError,
     ),
-    "Enqueueing and asking": (
+    "Enqueueing, and reading a task's state": (
         errors.EnqueueError,
         errors.LaneError,
         errors.PayloadError,
@@ -348,7 +348,7 @@ def error_tree() -> str:
     alone = [one for one in known if not any(base in known for base in one.__mro__[1:]) and one is not errors.JobError]
     lines = ["- `JobError`", *below(errors.JobError, 1)]
     for one in alone:
-        lines += [f"- {said(f':class:`{one.__name__}`')}, no `JobError`", *below(one, 1)]
+        lines += [f"- {said(f':class:`{one.__name__}`')}, not a `JobError`", *below(one, 1)]
     return "\n".join(lines)
 
 
@@ -518,10 +518,12 @@ def message_options() -> str:
 
 def _message_table(properties: Mapping[str, Any], prefix: str, required: Sequence[str]) -> str:
     rows = [
-        (f"`{name}`", _wire_kind(one), "required" if name in required else "", message.MUST[f"{prefix}{name}"])
+        (f"`{name}`", _wire_kind(one), "yes" if name in required else "no", message.MUST[f"{prefix}{name}"])
         for name, one in properties.items()
     ]
-    return table(("field", "JSON type", "", "must be"), [(*row[:3], row[3].removeprefix("must be ")) for row in rows])
+    return table(
+        ("field", "JSON type", "required", "value"), [(*row[:3], row[3].removeprefix("must be ")) for row in rows]
+    )
 
 
 def _wire_kind(schema: Mapping[str, Any]) -> str:
@@ -536,13 +538,13 @@ def message_attributes() -> str:
             f"`{message.DEAD_ATTRIBUTE}`",
             "Number",
             "dead letters",
-            "The task's `generation` when it was archived; 0 for a message that was refused.",
+            "The task's redrive count (`generation`) when it was archived; 0 for a message that was refused.",
         ),
         (
             f"`{message.REASON_ATTRIBUTE}`",
             "String",
             "dead letters",
-            "Why the task was archived or the message refused, without payload values.",
+            "The reason why the task was archived or the message refused, without payload values.",
         ),
     ]
     return table(("attribute", "SQS type", "on", "meaning"), rows)
