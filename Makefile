@@ -55,11 +55,12 @@ test: check tools ## Check, then run all tests
 quick: check tools ## Check, then run the unit tests and the database tests
 	@$(RUN) pytest --numprocesses $(WORKERS) --dist loadfile tests/unit tests/integration/record
 
-check: .venv/.dev ## Check format, lint, types and import contracts
+check: .venv/.dev ## Check format, lint, types, import contracts and words
 	@$(RUN) ruff format --check --output-format concise .
 	@$(RUN) ruff check .
 	@$(RUN) mypy
 	@PATH="$(CURDIR)/.venv/bin:$$PATH" lint-imports --no-logo
+	@.venv/bin/python .ci/words.py
 
 format: .venv/.dev ## Format the code
 	@$(RUN) ruff format .

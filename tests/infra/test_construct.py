@@ -248,7 +248,7 @@ def test_an_unknown_bucket_in_grants_is_refused(shop: Shop, no_packages: Package
 
 
 def test_a_project_without_functions_is_refused(shop: Shop, no_packages: Packages) -> None:
-    with pytest.raises(Exception, match=r"there is no package 'no_functions', in which tasks are found.*joblane init"):
+    with pytest.raises(Exception, match=r"there is no package 'no_functions' with the tasks.*joblane init"):
         Joblane(
             shop.stack,
             "Jobs",

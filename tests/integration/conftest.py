@@ -48,7 +48,7 @@ def session(world: World) -> Iterator[Session]:
 
 @pytest.fixture
 def scope(world: World) -> Iterator[Scope]:
-    """What the inspector works with, on a connection of its own; the operator is ``op``."""
+    """The scope of an inspector with its own connection. The operator is ``op``."""
     database = Database(world.url)
     yield Scope(database, world.sqs, PREFIX, TASKS, "op")
     database.drop()

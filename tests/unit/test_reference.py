@@ -61,13 +61,13 @@ def test_an_option_without_a_text_is_an_error() -> None:
     class Planted:
         """Has a field without a text."""
 
-        told: int
+        with_text: int
         """Has one."""
-        untold: int
+        without_text: int
 
     def planted() -> None: ...
 
-    with pytest.raises(MissingTextError, match=r"Planted\.untold"):
+    with pytest.raises(MissingTextError, match=r"Planted\.without_text"):
         fields_of(Planted)
     with pytest.raises(MissingTextError, match="planted"):
         doc(planted, "planted")

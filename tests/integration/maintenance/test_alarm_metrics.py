@@ -38,8 +38,8 @@ def sweeps(
     capsys.readouterr()
     with logs.lines() as lines:
         assert world.deliver(jobs_sweep, world.take(jobs_sweep)[0]["Body"], seconds=seconds) == []
-    (found,) = (line for line in emf.documents(capsys.readouterr().out) if "Overdue" in line)
-    return found, lines.fields
+    (metrics,) = (line for line in emf.documents(capsys.readouterr().out) if "Overdue" in line)
+    return metrics, lines.fields
 
 
 def dead_letter(world: World, queue: str, number: int, *, marked: bool) -> None:
@@ -53,17 +53,17 @@ def dead_letter(world: World, queue: str, number: int, *, marked: bool) -> None:
 # --- The sweep -----------------------------------------------------------------------------------------------------
 
 
-def test_a_sweep_with_nothing_to_do_writes_one_zero_and_no_other_metric(
+def test_a_sweep_without_findings_writes_a_zero_and_no_other_metric(
     world: World, capsys: pytest.CaptureFixture[str]
 ) -> None:
     world.deploy(discover().values())
-    found, lines = sweeps(world, capsys)
-    assert (found["Overdue"], found["task_type"]) == (0, "jobs:sweep")
-    assert {"WaitingTooLong", "MissedTick", "StuckLeases", "DeadLettersMovedBySqs"} & set(found) == set()
+    metrics, lines = sweeps(world, capsys)
+    assert (metrics["Overdue"], metrics["task_type"]) == (0, "jobs:sweep")
+    assert {"WaitingTooLong", "MissedTick", "StuckLeases", "DeadLettersMovedBySqs"} & set(metrics) == set()
     assert [line["message"] for line in lines if line["level"] not in ("INFO", "DEBUG")] == []
 
 
-def test_tasks_that_did_not_start_are_overdue_and_a_types_longest_wait_is_kept(world: World) -> None:
+def test_tasks_that_did_not_start_are_overdue_and_the_longest_wait_is_kept(world: World) -> None:
     world.lane(sample_one)
     for number, due in enumerate((-30.0, -3.5 * MINUTE, 5 * MINUTE)):
         put(world, sample_one, f"it-{number}", due_at=In(due), sweep_at=In(-1))
@@ -81,17 +81,17 @@ def test_a_paused_task_is_not_overdue(world: World) -> None:
 
 
 @pytest.mark.parametrize(("waited_minutes", "late"), [(59, False), (61, True)])
-def test_a_type_of_which_one_waits_longer_than_its_target_is_counted_and_named(
+def test_a_type_with_a_task_that_waits_longer_than_its_target_is_counted(
     waited_minutes: float, late: bool, world: World, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    # given a task of a type that may wait an hour
+    # given a task of a type with a target of one hour
     world.deploy(discover().values())
     cleanup = discover()["tenant:cleanup"]
     put(world, cleanup, "it", queue="low", due_at=In(-waited_minutes * MINUTE), sweep_at=In(-1))
     # when
-    found, lines = sweeps(world, capsys)
+    metrics, lines = sweeps(world, capsys)
     # then
-    assert found.get("WaitingTooLong") == (1 if late else None)
+    assert metrics.get("WaitingTooLong") == (1 if late else None)
     logged = [line for line in lines if "target_wait" in line["message"]]
     assert [(line["of_type"], line["target_seconds"]) for line in logged] == (
         [("tenant:cleanup", 3600)] if late else []
@@ -109,75 +109,77 @@ def test_a_lease_is_stuck_ten_minutes_after_its_end_unless_its_task_is_paused(wo
 # --- Dead letters that SQS moved -------------------------------------------------------------------------------------
 
 
-def moved(world: World) -> dict[str, int]:
+def moved_by_sqs(world: World) -> dict[str, int]:
     return unmarked_dead_letters(world.database.get(), world.sqs, PREFIX, [LANE])
 
 
 def test_dead_letters_without_the_attribute_were_moved_by_sqs(world: World) -> None:
     world.lane(sample_one)
-    assert moved(world) == {}
+    assert moved_by_sqs(world) == {}
     dead_letter(world, LANE, 1, marked=True)
-    assert moved(world) == {}
+    assert moved_by_sqs(world) == {}
     dead_letter(world, LANE, 2, marked=False)
-    assert moved(world) == {LANE: 1}
-    assert moved(world) == {LANE: 1}, "nobody has taken it"
+    assert moved_by_sqs(world) == {LANE: 1}
+    assert moved_by_sqs(world) == {LANE: 1}, "counting does not remove the dead letter"
 
 
 def test_counting_hides_no_dead_letter_from_other_readers(world: World) -> None:
     world.lane(sample_one)
     for number in range(3):
         dead_letter(world, LANE, number, marked=False)
-    assert moved(world) == {LANE: 3}
+    assert moved_by_sqs(world) == {LANE: 3}
     assert len(world.received(dead_letter_name(LANE))) == 3
 
 
-def test_a_queue_is_looked_into_a_few_times_however_full_it_is(world: World) -> None:
+def test_the_number_of_receives_from_a_full_queue_is_limited(world: World) -> None:
     world.lane(sample_one)
     for number in range(40):
         dead_letter(world, LANE, number, marked=False)
-    asked: list[str] = []
+    receives: list[str] = []
     world.sqs.client.meta.events.register(
-        "provide-client-params.sqs.ReceiveMessage", lambda **_: asked.append("receive")
+        "provide-client-params.sqs.ReceiveMessage", lambda **_: receives.append("receive")
     )
-    assert moved(world)[LANE] >= 10
-    assert len(asked) <= MAX_RECEIVES
+    assert moved_by_sqs(world)[LANE] >= 10
+    assert len(receives) <= MAX_RECEIVES
 
 
-def test_what_the_record_explains_is_looked_at_once(world: World) -> None:
-    # given as many dead letters as there are archived rows, of which one was replaced by one that SQS moved
+def test_a_queue_with_as_many_dead_letters_as_archived_rows_is_read_once(world: World) -> None:
+    # given as many dead letters as archived rows; SQS moved one of them
     world.lane(sample_one)
     for number in range(12):
         put(world, sample_one, f"dead-{number}", state="archived", dead_sent_at=In(-1))
         dead_letter(world, LANE, number, marked=number > 0)
-    asked: list[str] = []
+    receives: list[str] = []
     world.sqs.client.meta.events.register(
-        "provide-client-params.sqs.ReceiveMessage", lambda **_: asked.append("receive")
+        "provide-client-params.sqs.ReceiveMessage", lambda **_: receives.append("receive")
     )
-    moved(world)
-    assert asked == ["receive"]
+    moved_by_sqs(world)
+    assert receives == ["receive"]
 
 
-def test_the_sweep_counts_them_and_names_their_queue(world: World, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_sweep_counts_the_moved_dead_letters_and_names_their_queue(
+    world: World, capsys: pytest.CaptureFixture[str]
+) -> None:
     world.deploy(discover().values())
     dead_letter(world, "jobs-low", 1, marked=False)
     dead_letter(world, "jobs-default-data-export", 2, marked=False)
-    found, lines = sweeps(world, capsys)
-    assert found["DeadLettersMovedBySqs"] == 2
+    metrics, lines = sweeps(world, capsys)
+    assert metrics["DeadLettersMovedBySqs"] == 2
     named = {line["queue"] for line in lines if line["message"].startswith("SQS moved")}
     assert named == {"jobs-low", "jobs-default-data-export"}
 
 
-def test_a_sweep_that_cannot_read_the_dead_letters_still_sweeps(
+def test_a_sweep_continues_if_the_dead_letter_queues_cannot_be_read(
     world: World, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    found, lines = sweeps(world, capsys)  # no queue is there
-    assert found["Overdue"] == 0
+    metrics, lines = sweeps(world, capsys)  # the queues do not exist
+    assert metrics["Overdue"] == 0
     assert [line["message"] for line in lines if line["level"] == "WARNING"] == [
         "the dead-letter queues could not be read"
     ]
 
 
-def test_a_sweep_with_little_time_left_leaves_the_looking_to_the_next(
+def test_a_sweep_with_little_time_left_does_not_read_the_dead_letter_queues(
     world: World, capsys: pytest.CaptureFixture[str]
 ) -> None:
     world.deploy(discover().values())
@@ -189,25 +191,25 @@ def test_a_sweep_with_little_time_left_leaves_the_looking_to_the_next(
 # --- The runs --------------------------------------------------------------------------------------------------------
 
 
-def test_every_outcome_of_a_run_is_a_line_that_cloudwatch_reads(
+def test_every_outcome_of_a_run_is_a_line_that_cloudwatch_can_read(
     world: World, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    world.deliver(sample_one, Message("sample:one", "good", {}).encode())
-    world.deliver(sample_one, Message("sample:one", "bad", {"do": "breaks"}).encode())
-    good, bad = emf.documents(capsys.readouterr().out)
+    world.deliver(sample_one, Message("sample:one", "completing", {}).encode())
+    world.deliver(sample_one, Message("sample:one", "failing", {"do": "breaks"}).encode())
+    completed, retried = emf.documents(capsys.readouterr().out)
     dimensions = {"task_type": "sample:one", "queue": "default"}
-    for line, end in ((good, "Completed"), (bad, "Retried")):
+    for line, end in ((completed, "Completed"), (retried, "Retried")):
         assert {name: line[name] for name in dimensions} == dimensions
         assert (line["Started"], line[end], len(line["WaitMs"]), len(line["DurationMs"])) == (1, 1, 1, 1)
 
 
 def test_a_task_whose_last_run_was_killed_counts_as_archived(world: World, capsys: pytest.CaptureFixture[str]) -> None:
-    # given a run of the last attempt that ended without a word
+    # given a run of the last attempt that ended without an outcome
     put(world, sample_one, "it", **active(-1, attempts=4))
-    # when its message comes again
+    # when its message is delivered again
     with logs.lines() as lines:
         world.deliver(sample_one, Message("sample:one", "it", {}, rec=True).encode())
-    # then no run ended, and one task did
+    # then one task has ended, and no run
     (line,) = emf.documents(capsys.readouterr().out)
     assert line["Archived"] == 1
     assert "Started" not in line
@@ -216,10 +218,10 @@ def test_a_task_whose_last_run_was_killed_counts_as_archived(world: World, capsy
 
 
 def test_a_task_that_was_archived_before_is_not_counted_again(world: World, capsys: pytest.CaptureFixture[str]) -> None:
-    # given one that an operator has archived, whose message is still in its lane
+    # given a task that an operator has archived, with a message in its lane
     put(world, sample_one, "it", **archived(dead_sent_at=None))
     # when
     world.deliver(sample_one, Message("sample:one", "it", {}, rec=True).encode())
-    # then its dead letter is sent, and nothing counted
+    # then its dead letter is sent, and it is not counted
     assert emf.documents(capsys.readouterr().out) == []
     assert world.row("it")["dead_sent_at"] is not None

@@ -26,59 +26,59 @@ def sample_hourly(payload: Sample, ctx: TaskContext) -> Any:
     pass
 
 
-def look(world: World, hours: float) -> list[str]:
+def missed_at(world: World, hours: float) -> list[str]:
     return missed_ticks(world.database.get(), [sample_hourly], NOON + timedelta(hours=hours))
 
 
-def test_a_schedule_is_not_asked_for_what_was_before_it_was_known(world: World) -> None:
-    assert look(world, 0) == []
-    assert look(world, 0) == []
+def test_ticks_from_before_a_schedule_was_known_are_not_missed(world: World) -> None:
+    assert missed_at(world, 0) == []
+    assert missed_at(world, 0) == []
 
 
 def test_a_missed_tick_is_reported_once_half_an_hour_after_its_time(world: World) -> None:
-    look(world, 0.1)
-    assert look(world, 0.9) == []
-    assert look(world, 1.1) == ["sample:hourly:daily:2026-03-01T12:30Z"]
-    assert look(world, 1.4) == []
-    assert look(world, 1.6) == ["sample:hourly:hourly:2026-03-01T13:00Z"]
-    assert look(world, 1.7) == []
+    missed_at(world, 0.1)
+    assert missed_at(world, 0.9) == []
+    assert missed_at(world, 1.1) == ["sample:hourly:daily:2026-03-01T12:30Z"]
+    assert missed_at(world, 1.4) == []
+    assert missed_at(world, 1.6) == ["sample:hourly:hourly:2026-03-01T13:00Z"]
+    assert missed_at(world, 1.7) == []
 
 
 @pytest.mark.parametrize("state", ["completed", "archived", "retry", "cancelled"])
 def test_a_tick_with_a_task_in_any_state_is_not_missed(world: World, state: str) -> None:
-    look(world, 0.6)
+    missed_at(world, 0.6)
     put(world, sample_hourly, "sample:hourly:hourly:2026-03-01T13:00Z", state=state)
-    assert look(world, 2) == []
+    assert missed_at(world, 2) == []
 
 
-def test_after_a_long_time_without_a_sweep_a_day_is_looked_back(world: World) -> None:
-    look(world, 0)
-    missed = look(world, 24 * 30)
+def test_after_a_long_time_without_a_sweep_the_last_day_is_checked(world: World) -> None:
+    missed_at(world, 0)
+    missed = missed_at(world, 24 * 30)
     assert len(missed) == 25
     assert missed[-1].endswith(":2026-03-31T11:00Z")
 
 
-def test_a_schedule_whose_times_change_is_not_asked_for_the_new_ones_before_that(world: World) -> None:
-    # given a schedule that has fired once an hour, and was looked at then
-    look(world, 0.9)
-    # when its stage has it fire every minute, and the next look comes an hour later
+def test_new_times_of_a_schedule_count_only_after_the_change(world: World) -> None:
+    # given a schedule that fires every hour, and was checked
+    missed_at(world, 0.9)
+    # when the stage changes it to every minute, and the next check is an hour later
     often = apply(sample_hourly, {"sample:hourly:hourly": "* * * * *", "sample:hourly:daily": "off"})
     known = [often]
     assert missed_ticks(world.database.get(), known, NOON + timedelta(hours=2)) == []
-    # then it is asked for those after that look alone
+    # then only ticks after that check count
     missed = missed_ticks(world.database.get(), known, NOON + timedelta(hours=2, minutes=32))
     assert missed == [f"sample:hourly:hourly:2026-03-01T14:0{minute}Z" for minute in (1, 2)]
     assert world.run("select count(*) from joblane.schedules") == [[1]]
 
 
-def test_a_schedule_that_is_gone_is_forgotten(world: World) -> None:
-    look(world, 0)
+def test_the_row_of_a_removed_schedule_is_deleted(world: World) -> None:
+    missed_at(world, 0)
     assert missed_ticks(world.database.get(), [], NOON + timedelta(hours=9)) == []
     assert world.run("select count(*) from joblane.schedules") == [[0]]
 
 
-def test_the_sweep_tells_of_them(world: World, capsys: pytest.CaptureFixture[str]) -> None:
-    # given a sweep that has seen the schedules, and whose memory is set back by an hour
+def test_the_sweep_logs_and_counts_missed_ticks(world: World, capsys: pytest.CaptureFixture[str]) -> None:
+    # given a sweep that has checked the schedules, and a time of the check that is set back by an hour
     for _ in range(2):
         world.lane(jobs_sweep)
         wake(world.sqs, PREFIX)

@@ -98,9 +98,7 @@ def test_a_sweep_without_due_rows_does_nothing(world: World, sends: Sends) -> No
 
 
 @pytest.mark.parametrize("state", ["scheduled", "pending", "retry"])
-def test_what_is_due_within_a_quarter_of_an_hour_is_sent_with_the_rest_of_its_delay(
-    world: World, sends: Sends, state: str
-) -> None:
+def test_a_row_due_within_15_minutes_is_sent_with_the_rest_of_its_delay(world: World, sends: Sends, state: str) -> None:
     for seconds in (-100, 1.6, 30, 600, 899.9):
         overdue(f"in-{seconds}", world, state=state, due_at=In(seconds))
     put(world, sample_one, "later", state=state, due_at=In(910), sweep_at=In(10))
@@ -113,7 +111,7 @@ def test_what_is_due_within_a_quarter_of_an_hour_is_sent_with_the_rest_of_its_de
         assert 58 < until(world, f"in-{seconds}") - seconds < 61, "looked at again a minute after it is due"
 
 
-def test_an_overdue_row_that_nobody_claims_is_sent_again_at_doubling_intervals(world: World, sends: Sends) -> None:
+def test_an_unclaimed_overdue_row_is_sent_again_at_doubling_intervals(world: World, sends: Sends) -> None:
     overdue("mine", world)
     intervals = []
     for _ in range(12):
@@ -155,7 +153,7 @@ def test_a_row_that_is_claimed_during_the_sweep_keeps_the_times_of_its_run(
     assert world.row("mine")["sent_at"] is None
 
 
-def test_paused_rows_are_passed_over_until_the_pause_ends(world: World, sends: Sends) -> None:
+def test_paused_rows_are_not_sent_until_the_pause_ends(world: World, sends: Sends) -> None:
     overdue("by-type", world)
     overdue("by-tenant", world, type="sample:batch", tenant="acme")
     overdue("by-queue", world, type="sample:batch", queue="low")
@@ -169,8 +167,8 @@ def test_paused_rows_are_passed_over_until_the_pause_ends(world: World, sends: S
     assert swept(world) == Swept(sent=1)
 
 
-def test_the_sweep_holds_no_payloads_of_what_it_sends(world: World, sends: Sends) -> None:
-    """A row may be far larger than a message, and five hundred of them do not fit into a small function."""
+def test_the_sweep_does_not_read_payloads_into_memory(world: World, sends: Sends) -> None:
+    """A row may be far larger than a message, and 500 of these rows do not fit into the memory of a small function."""
     for number in range(30):
         overdue(f"big-{number}", world)
     world.run("update joblane.tasks set payload = jsonb_build_object('do', repeat('x', 2000000))")
@@ -186,7 +184,7 @@ def test_the_sweep_holds_no_payloads_of_what_it_sends(world: World, sends: Sends
 # --- Dead letters --------------------------------------------------------------------------------------------------
 
 
-def test_an_archived_row_without_its_dead_letter_gets_one_and_is_marked(world: World, sends: Sends) -> None:
+def test_an_archived_row_without_a_dead_letter_gets_a_dead_letter_and_is_marked(world: World, sends: Sends) -> None:
     put(world, sample_one, "dead", **archived(dead_sent_at=None, sweep_at=In(-1), generation=2), payload={"number": 7})
     assert swept(world) == Swept(dead_letters=1)
     (dead_letter,) = world.dead_letters(sample_one)
@@ -199,7 +197,7 @@ def test_an_archived_row_without_its_dead_letter_gets_one_and_is_marked(world: W
     assert swept(world) == Swept()
 
 
-def test_an_archived_row_too_large_for_a_message_gets_one_without_its_payload(world: World, sends: Sends) -> None:
+def test_the_dead_letter_of_a_row_too_large_for_a_message_has_no_payload(world: World, sends: Sends) -> None:
     put(world, sample_one, "dead", **archived(dead_sent_at=None, sweep_at=In(-1), reason=None))
     world.run("update joblane.tasks set payload = jsonb_build_object('do', repeat('x', 1048500))")
     assert swept(world).dead_letters == 1
@@ -208,7 +206,7 @@ def test_an_archived_row_too_large_for_a_message_gets_one_without_its_payload(wo
     assert dead_letter["MessageAttributes"]["joblane-reason"]["StringValue"] == "archived"
 
 
-def test_a_dead_letter_of_an_earlier_generation_is_not_marked_on_the_next(
+def test_a_dead_letter_of_an_earlier_generation_does_not_mark_the_next(
     world: World, sends: Sends, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     put(world, sample_one, "dead", **archived(dead_sent_at=None, sweep_at=In(-1)))
@@ -246,7 +244,7 @@ def test_content_is_cleared_after_retention_and_the_id_is_kept(world: World, sen
     assert swept(world) == Swept()
 
 
-def test_an_id_goes_with_its_attempts_and_items_when_no_message_can_come_back(world: World, sends: Sends) -> None:
+def test_a_row_is_deleted_with_its_attempts_and_items_after_its_messages(world: World, sends: Sends) -> None:
     expiring(world, "old", cleared=True, finished_at=In(-KEPT - 60))
     expiring(world, "young", cleared=True, finished_at=In(-KEPT + 60), expire_at=In(60))
     assert swept(world) == Swept(removed=1)
@@ -254,7 +252,7 @@ def test_an_id_goes_with_its_attempts_and_items_when_no_message_can_come_back(wo
         assert world.run(f"select {column} from joblane.{table}") == [["young"]]
 
 
-def test_a_retention_longer_than_messages_live_ends_with_the_content(world: World, sends: Sends) -> None:
+def test_after_a_long_retention_the_row_is_deleted_with_its_content(world: World, sends: Sends) -> None:
     expiring(world, "mine", finished_at=In(-100 * DAY))
     assert swept(world) == Swept(cleared=1)
     assert swept(world) == Swept(removed=1)
@@ -267,7 +265,7 @@ def test_a_live_row_never_expires(world: World, sends: Sends) -> None:
     assert swept(world) == Swept()
 
 
-def test_content_of_a_task_is_kept_as_long_as_it_declares(world: World, sends: Sends) -> None:
+def test_the_content_of_a_task_is_kept_for_its_retention(world: World, sends: Sends) -> None:
     world.client._sqs = world.sqs
     id_ = world.client.enqueue(sample_one, Sample()).id
     world.deliver(sample_one, sends.to(LANE)[0]["MessageBody"])
@@ -277,7 +275,9 @@ def test_content_of_a_task_is_kept_as_long_as_it_declares(world: World, sends: S
 # --- Bounds and faults ---------------------------------------------------------------------------------------------
 
 
-def test_two_thousand_rows_go_in_bounded_batches(world: World, sends: Sends, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_2000_rows_are_sent_in_batches_of_limited_size(
+    world: World, sends: Sends, monkeypatch: pytest.MonkeyPatch
+) -> None:
     fill(world, 2000)
     sizes = []
 
@@ -291,7 +291,7 @@ def test_two_thousand_rows_go_in_bounded_batches(world: World, sends: Sends, mon
     assert world.run("select count(*) from joblane.tasks where sent_at is null") == [[0]]
 
 
-def test_the_oldest_rows_go_first(world: World, sends: Sends, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_oldest_rows_are_sent_first(world: World, sends: Sends, monkeypatch: pytest.MonkeyPatch) -> None:
     fill(world, 600, values="now() - n * interval '1 s'")
     left = [True, False]
     sweep(world.database.get(), world.sqs, PREFIX, may_continue=lambda: left.pop(0) if left else False)
@@ -310,7 +310,7 @@ def test_a_sweep_out_of_time_stops_between_batches(world: World, sends: Sends) -
     )
 
 
-def test_many_rows_expire_in_bounded_batches(world: World, sends: Sends) -> None:
+def test_many_rows_expire_in_batches_of_limited_size(world: World, sends: Sends) -> None:
     world.run(
         "insert into joblane.tasks (id, type, queue, state, payload, payload_digest, max_attempts, "
         "retention_seconds, expire_at,"
@@ -320,7 +320,7 @@ def test_many_rows_expire_in_bounded_batches(world: World, sends: Sends) -> None
     assert swept(world).cleared == 1200
 
 
-def test_a_sweep_whose_messages_are_not_taken_leaves_everything_for_the_next(
+def test_rows_whose_messages_sqs_refuses_are_left_for_the_next_sweep(
     world: World, sends: Sends, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     overdue("mine", world)
@@ -335,13 +335,13 @@ def test_a_sweep_whose_messages_are_not_taken_leaves_everything_for_the_next(
     assert swept(world) == Swept(sent=1, dead_letters=1)
 
 
-def test_a_sweep_without_sqs_ends_soon(world: World, sends: Sends, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_sweep_ends_soon_if_sqs_is_unavailable(world: World, sends: Sends, monkeypatch: pytest.MonkeyPatch) -> None:
     fill(world, 3 * BATCH)
     monkeypatch.setattr(world.sqs, "send_many", lambda entries: dict.fromkeys(range(len(entries)), "away"))
     assert swept(world).unsent == BATCH
 
 
-def test_rows_of_a_lane_that_is_gone_hold_up_no_others(world: World, sends: Sends) -> None:
+def test_rows_of_a_deleted_lane_do_not_delay_other_rows(world: World, sends: Sends) -> None:
     fill(world, 2 * BATCH, values="now() - interval '1 s'")
     world.run(
         "update joblane.tasks set type = 'old:gone', sweep_at = now() - interval '1 h'"
@@ -351,14 +351,14 @@ def test_rows_of_a_lane_that_is_gone_hold_up_no_others(world: World, sends: Send
     assert world.run("select count(*) from joblane.tasks where sent_at is null") == [[20]]
 
 
-def test_a_row_of_a_queue_that_does_not_exist_holds_up_no_others(world: World, sends: Sends) -> None:
+def test_a_row_of_an_unknown_queue_does_not_delay_other_rows(world: World, sends: Sends) -> None:
     overdue("odd", world, queue="fast", sweep_at=In(-10))
     overdue("mine", world)
     assert swept(world) == Swept(sent=1, unsent=1)
     assert sent(sends) == ["mine"]
 
 
-def test_a_sweep_killed_between_taking_and_sending_is_repeated_a_minute_later(
+def test_a_sweep_killed_before_its_sends_is_repeated_a_minute_later(
     world: World, sends: Sends, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class Death(BaseException):
@@ -380,7 +380,7 @@ def test_a_sweep_killed_between_taking_and_sending_is_repeated_a_minute_later(
     assert swept(world) == Swept(sent=1, dead_letters=1)
 
 
-def test_a_sweep_killed_between_sending_and_marking_sends_again(
+def test_a_sweep_killed_between_send_and_mark_is_repeated(
     world: World, sends: Sends, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     overdue("mine", world)
@@ -403,10 +403,10 @@ def test_a_sweep_killed_between_sending_and_marking_sends_again(
     assert world.row("mine")["runs"] == 1
 
 
-# --- Two at once ---------------------------------------------------------------------------------------------------
+# --- Concurrent sweeps ---------------------------------------------------------------------------------------------
 
 
-def test_two_sweeps_at_once_share_the_rows_and_send_each_once(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_two_concurrent_sweeps_share_the_rows_and_send_each_once(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     fill(world, 2000)
     bodies: list[str] = []
     lock = threading.Lock()
@@ -441,7 +441,7 @@ def test_two_sweeps_at_once_share_the_rows_and_send_each_once(world: World, monk
     assert all(one.sent > 0 for one in done)
 
 
-def test_marks_of_overlapping_rows_in_any_order_do_not_deadlock(world: World) -> None:
+def test_concurrent_marks_of_the_same_rows_do_not_deadlock(world: World) -> None:
     fill(world, 300)
     ids = [row[0] for row in world.run("select id from joblane.tasks")]
     taken = dict(world.run("select id, sweep_at::text from joblane.tasks"))
@@ -512,7 +512,7 @@ def plan(world: World, sql: str, *parameters: str) -> str:
         connection.rollback()
 
 
-def test_statements_on_a_large_table_read_what_they_need_alone(large: World) -> None:
+def test_statements_on_a_large_table_read_only_the_rows_they_need(large: World) -> None:
     ids = [row[0] for row in large.run("select id from joblane.tasks where state = 'scheduled' limit 50")]
     taken = [{"id": id_, "taken": "2026-01-01"} for id_ in ids]
     row = {"id": "new", "type": "a:b", "queue": "low", "payload_digest": "", "max_attempts": 1, "retention_seconds": 1}
@@ -532,7 +532,7 @@ def test_statements_on_a_large_table_read_what_they_need_alone(large: World) -> 
 # --- Waking --------------------------------------------------------------------------------------------------------
 
 
-def test_a_woken_sweep_is_a_task_of_its_own_each_time(world: World) -> None:
+def test_each_wake_of_the_sweep_is_a_new_task(world: World) -> None:
     name = "jobs-low-jobs-sweep"
     world.sqs.client.create_queue(QueueName=name)
     watched = Sends.of(world.sqs)
@@ -543,11 +543,11 @@ def test_a_woken_sweep_is_a_task_of_its_own_each_time(world: World) -> None:
     assert {(message.type, message.rec) for message in messages} == {("jobs:sweep", False)}
 
 
-def test_a_sweep_that_cannot_be_woken_is_passed_over(world: World) -> None:
+def test_a_failed_wake_of_the_sweep_is_ignored(world: World) -> None:
     wake(world.sqs, PREFIX)
 
 
-def test_the_sweeps_own_task_sweeps(world: World, sends: Sends, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_task_of_the_sweep_sweeps(world: World, sends: Sends, monkeypatch: pytest.MonkeyPatch) -> None:
     from joblane.functions.jobs_sweep import handler
 
     monkeypatch.setattr(handler, "Sqs", lambda: world.sqs)
@@ -560,15 +560,15 @@ def test_the_sweeps_own_task_sweeps(world: World, sends: Sends, monkeypatch: pyt
     assert sent(sends) == ["mine"]
 
 
-def test_a_row_cancelled_by_a_bare_update_is_removed_in_its_time_like_any_other(world: World) -> None:
-    # given a task that was cancelled by its state alone
+def test_a_row_cancelled_by_a_plain_update_expires_like_any_other(world: World) -> None:
+    # given a task that was cancelled by an update of its state only
     world.lane(sample_one)
     id_ = world.client.enqueue(sample_one, Sample(), process_in=timedelta(hours=3)).id
     world.run("update joblane.tasks set state = 'cancelled' where id = $1", id_)
-    # when the sweep looks at it at the time its message would have been due
+    # when the sweep reads the row at the time at which its message is due
     world.later(id_)
     sweep(world.database.get(), world.sqs, "jobs")
-    # then it has an end, and a time to go; and nothing was sent
+    # then the row has an end and an expiry, and no message was sent
     row = world.row(id_)
     assert row["finished_at"] is not None
     assert row["expire_at"] is not None
@@ -576,7 +576,7 @@ def test_a_row_cancelled_by_a_bare_update_is_removed_in_its_time_like_any_other(
     assert world.received(world.lane(sample_one)) == []
 
 
-def test_rows_of_a_type_that_is_gone_hold_up_no_others_and_come_ever_more_rarely(world: World) -> None:
+def test_rows_of_a_removed_type_delay_no_others_and_are_swept_ever_more_rarely(world: World) -> None:
     world.lane(sample_one)
     world.run(
         "insert into joblane.tasks (id, type, queue, state, payload_digest, max_attempts, retention_seconds, sweep_at)"

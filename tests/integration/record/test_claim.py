@@ -65,12 +65,12 @@ CASES = [
         attempts=1,
         runs=1,
     ),
-    Case("due at the end of what SQS holds", {"due_at": In(899)}, waits=(895, 900), state="pending"),
-    Case("due in an hour: the row waits alone", {"state": "scheduled", "due_at": In(3600)}, state="scheduled"),
+    Case("due at the longest delay of SQS", {"due_at": In(899)}, waits=(895, 900), state="pending"),
+    Case("due in an hour: only the row waits", {"state": "scheduled", "due_at": In(3600)}, state="scheduled"),
     Case("lease live", active(30), waits=(29, 31), state="active", attempts=1, runs=1, outcomes=(None,)),
     Case("lease over, attempts left", active(-1), attempts=2, runs=2, outcomes=("lost", "completed")),
     Case(
-        "lease over, none left",
+        "lease over, no attempts left",
         active(-1, attempts=4, runs=5),
         state="archived",
         attempts=4,
@@ -213,7 +213,7 @@ def test_a_task_that_lost_its_last_run_is_kept_for_ninety_days(world: World) -> 
     assert timedelta(seconds=kept) == pytest.approx(timedelta(days=90), abs=timedelta(minutes=1))
 
 
-def test_a_redriven_task_has_a_fresh_allowance_and_ends_under_the_next_generation(world: World) -> None:
+def test_a_redriven_task_has_all_attempts_again_and_the_next_generation(world: World) -> None:
     @behaviour
     def fail_again(payload: Sample, ctx: TaskContext) -> None:
         raise ValueError(f"attempt {ctx.attempt}")
@@ -225,23 +225,23 @@ def test_a_redriven_task_has_a_fresh_allowance_and_ends_under_the_next_generatio
     assert len(world.deliver(sample_one, body, attributes=dead(0))) == 1
     for _ in range(3):
         world.later("it")
-        world.deliver(sample_one, body, attributes=dead(0))  # SQS keeps a message's attributes between receives
+        world.deliver(sample_one, body, attributes=dead(0))  # SQS keeps the attributes of a message between receives
 
     row = world.row("it")
     assert (row["state"], row["attempts"], row["runs"], row["generation"]) == ("archived", 4, 8, 1)
     assert [attempt["generation"] for attempt in world.attempts("it")] == [1, 1, 1, 1]
     (dead_letter,) = world.dead_letters(sample_one)
     assert dead_letter["MessageAttributes"]["joblane-dead"]["StringValue"] == "1"
-    assert world.deliver(sample_one, body, attributes=dead(0)) == []  # the first life's dead letter, once more
+    assert world.deliver(sample_one, body, attributes=dead(0)) == []  # the first dead letter again
     assert world.row("it") == row
 
 
-def test_a_redriven_dead_letter_runs_as_it_left_the_dead_letter_queue(world: World) -> None:
+def test_a_redriven_dead_letter_runs_with_its_attributes(world: World) -> None:
     @behaviour
-    def better_now(payload: Sample, ctx: TaskContext) -> str:
+    def succeed(payload: Sample, ctx: TaskContext) -> str:
         return "done"
 
-    payload = {"do": "better_now", "number": 0}
+    payload = {"do": "succeed", "number": 0}
     put(world, sample_one, "it", payload, **archived(dead_sent_at=None))
     assert world.deliver(sample_one, RECORDED | {"payload": payload}) == []
     (dead_letter,) = world.dead_letters(sample_one)
@@ -255,11 +255,11 @@ def test_a_redriven_dead_letter_runs_as_it_left_the_dead_letter_queue(world: Wor
     assert (row["state"], row["result"], row["generation"]) == ("completed", "done", 1)
     assert (row["reason"], row["error_type"], row["dead_sent_at"]) == (None, None, None)
     assert row["finished_at"] > row["created_at"]
-    assert world.deliver(sample_one, dead_letter["Body"], attributes=attributes) == []  # sent by the redrive twice
+    assert world.deliver(sample_one, dead_letter["Body"], attributes=attributes) == []  # a second copy of the redrive
     assert world.row("it")["runs"] == row["runs"]
 
 
-def test_an_old_wish_to_cancel_does_not_stop_a_redriven_task(world: World) -> None:
+def test_an_earlier_cancel_request_does_not_stop_a_redriven_task(world: World) -> None:
     put(world, sample_one, "it", **archived(cancel_requested_at=In(-100)))
 
     assert world.deliver(sample_one, RECORDED, attributes=dead(0)) == []
@@ -276,10 +276,10 @@ def sample_tick(payload: Tick, ctx: TaskContext) -> None:
     pass
 
 
-def test_a_tick_makes_its_row_and_runs_once_however_often_it_comes(world: World) -> None:
+def test_a_tick_inserts_its_row_and_runs_once_for_all_deliveries(world: World) -> None:
     body = {"type": "sample:tick", "tick": {"schedule": "0", "at": "2026-11-24T10:00:00Z"}}
 
-    assert world.deliver(sample_tick, body, body) != []  # the second copy goes back and finds the first one done
+    assert world.deliver(sample_tick, body, body) != []  # the second copy stays, and later finds a completed task
     assert world.deliver(sample_tick, body) == []
 
     row = world.row("sample:tick:0:2026-11-24T10:00Z")
@@ -326,7 +326,7 @@ def test_a_paused_task_waits_in_its_row_and_runs_after_the_pause(
     assert (row["state"], row["attempts"]) == ("completed", spent + 1)
 
 
-def test_a_pause_that_is_over_holds_nobody(world: World) -> None:
+def test_a_pause_that_has_ended_has_no_effect(world: World) -> None:
     pause(world, "type", "sample:one", "now() - interval '1 s'")
 
     assert world.deliver(sample_one, EXTERNAL) == []
@@ -334,7 +334,7 @@ def test_a_pause_that_is_over_holds_nobody(world: World) -> None:
     assert world.row("it")["state"] == "completed"
 
 
-def test_a_pause_of_another_type_queue_or_tenant_holds_nobody(world: World) -> None:
+def test_a_pause_of_another_type_queue_or_tenant_has_no_effect(world: World) -> None:
     for scope, name in (("type", "default"), ("queue", "low"), ("tenant", "sample:one")):
         pause(world, scope, name)
 
@@ -343,7 +343,7 @@ def test_a_pause_of_another_type_queue_or_tenant_holds_nobody(world: World) -> N
     assert world.row("it")["state"] == "completed"
 
 
-def test_a_pause_leaves_a_live_run_alone_and_holds_the_next_one(world: World) -> None:
+def test_a_pause_does_not_stop_a_live_run_and_delays_the_next_run(world: World) -> None:
     put(world, sample_one, "it", **active(30))
     pause(world, "type", "sample:one")
     assert len(world.deliver(sample_one, RECORDED)) == 1
@@ -383,7 +383,7 @@ def test_a_paused_task_that_is_archived_still_gets_its_dead_letter(world: World)
     assert len(world.dead_letters(sample_one)) == 1
 
 
-# --- The dead letter's queue ---------------------------------------------------------------------------------------
+# --- The dead-letter queue -----------------------------------------------------------------------------------------
 
 
 def test_a_message_that_the_dead_letter_queue_refuses_stays_in_the_lane_unmarked(world: World) -> None:
@@ -392,7 +392,7 @@ def test_a_message_that_the_dead_letter_queue_refuses_stays_in_the_lane_unmarked
     world.worker(sample_one)
     world.sqs.client.delete_queue(QueueUrl=world.sqs.url(dead_letter_name(lane)))
     records = [{"type": "sample:one", "id": "it", "rec": True}]
-    world.lane = lambda task: lane  # type: ignore[method-assign] # or the queue would be made again
+    world.lane = lambda task: lane  # type: ignore[method-assign] # so that the queue is not created again
 
     assert len(world.deliver(sample_one, *records)) == 1
 
@@ -400,7 +400,7 @@ def test_a_message_that_the_dead_letter_queue_refuses_stays_in_the_lane_unmarked
     assert world.row("it")["sweep_at"] is not None
 
 
-def test_a_tick_of_a_paused_schedule_is_recorded_as_cancelled_and_the_others_run(world: World) -> None:
+def test_a_tick_of_a_paused_schedule_is_cancelled_and_other_ticks_run(world: World) -> None:
     # given
     world.run("insert into joblane.pauses (scope, name) values ('schedule', 'sample:ticking:nightly')")
     ticks = [{"type": "sample:ticking", "tick": {"schedule": name, "at": "2026-03-01T02:00:00Z"}} for name in NAMES]
@@ -412,7 +412,7 @@ def test_a_tick_of_a_paused_schedule_is_recorded_as_cancelled_and_the_others_run
     assert (paused["state"], paused["runs"]) == ("cancelled", 0)
     assert paused["reason"] == "SchedulePaused: its schedule is paused"
     assert other["state"] == "completed"
-    # and one whose time is over pauses nothing
+    # and a pause that has ended has no effect
     world.run("update joblane.pauses set until = now()")
     world.deliver(
         sample_ticking, {"type": "sample:ticking", "tick": {"schedule": "nightly", "at": "2026-03-02T02:00Z"}}

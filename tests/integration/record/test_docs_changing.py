@@ -27,8 +27,8 @@ def database(database_url: str) -> Iterator[Database]:
     database.drop()
 
 
-def test_its_sql_shows_live_tasks_cancels_them_and_pauses_their_type(database: Database) -> None:
-    # given a task that waits
+def test_the_sql_shows_live_tasks_cancels_them_and_pauses_their_type(database: Database) -> None:
+    # given a waiting task
     show, cancel, pause, go_on = blocks("sql")
     connection = database.get()
     connection.run(
@@ -38,16 +38,16 @@ def test_its_sql_shows_live_tasks_cancels_them_and_pauses_their_type(database: D
     assert connection.run(show) == [["data:copy", "low", "scheduled", 1]]
     # when it is cancelled
     connection.run(cancel)
-    # then it is shown no more
+    # then it is not shown any more
     assert connection.run(show) == []
-    # and a pause comes and goes
+    # and a pause starts and ends
     connection.run(pause)
     assert connection.run("select name from joblane.pauses") == [["data:export"]]
     connection.run(go_on)
     assert connection.run("select name from joblane.pauses") == []
 
 
-def test_its_times_are_those_of_schedules_that_there_are() -> None:
+def test_the_overrides_are_those_of_existing_schedules() -> None:
     (times,) = (json.loads(block) for block in blocks("json schedules"))
     tasks = apply_all(discover(times={}), times)
     assert tasks["system:health_check"].schedules == ()

@@ -1,4 +1,4 @@
-"""The SQL of the documentation runs on a migrated PostgreSQL, and does what the pages say of it."""
+"""The SQL of the documentation runs on a migrated PostgreSQL, and has the results that the pages describe."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ DATABASE, OPERATING, MOVING = (
     DOCS / "moving" / "asynq.md",
 )
 ELSEWHERE = DOCS / "how-to" / "produce-without-the-client.md"
-"""Its SQL goes with its Python: ``tests/integration/test_docs_produce.py`` runs it."""
+"""The page whose SQL runs together with its Python, in ``tests/integration/test_docs_produce.py``."""
 ROLES = {"joblane_app": "create role joblane_app", "rds_iam": "create role rds_iam"}
-"""Roles that a block needs: the block before creates the first, RDS has the second."""
+"""Roles that a block needs. The previous block creates the first role, and RDS has the second."""
 
 Row = dict[str, Any]
 
@@ -42,9 +42,9 @@ def connection(database_url: str) -> Iterator[Connection]:
         database.drop()
 
 
-def one(page_words: str) -> str:
-    """The one block of the operators' page with these words, for a task of the tests."""
-    [found] = [block.text for block in blocks("sql", OPERATING) if page_words in block.text]
+def statement_with(words: str) -> str:
+    """Return the only block of the operators' page with these words, for a task of the tests."""
+    [found] = [block.text for block in blocks("sql", OPERATING) if words in block.text]
     return found.replace("data:export", order_ship.type)
 
 
@@ -55,10 +55,10 @@ def grant(connection: Connection, script: str) -> None:
 
 
 @pytest.mark.parametrize("block", [block for block in blocks("sql") if block.page != ELSEWHERE], ids=str)
-def test_it_runs(block: Block, connection: Connection) -> None:
+def test_a_block_runs(block: Block, connection: Connection) -> None:
     assert block.mark == ""
     register(connection, discover())
-    connection.execute_simple("begin")  # roles are the server's, and are not to stay
+    connection.execute_simple("begin")  # roles belong to the server, so they are rolled back
     grant(connection, block.text)
     connection.execute_simple(block.text)
     connection.rollback()
@@ -67,7 +67,7 @@ def test_it_runs(block: Block, connection: Connection) -> None:
 # --- An existing database ------------------------------------------------------------------------------------------
 
 
-def test_the_user_of_the_functions_may_read_and_write_and_change_no_table(connection: Connection) -> None:
+def test_the_user_of_the_functions_may_read_and_write_but_change_no_table(connection: Connection) -> None:
     register(connection, discover())
     connection.execute_simple("begin; create role rds_iam")
     for block in blocks("sql", DATABASE):
@@ -85,7 +85,7 @@ def test_the_user_of_the_functions_may_read_and_write_and_change_no_table(connec
 # --- Moving --------------------------------------------------------------------------------------------------------
 
 
-def test_a_producers_transaction_leaves_a_tenant_and_its_job(jobs: JobTester) -> None:
+def test_the_transaction_of_a_producer_inserts_a_tenant_and_its_job(jobs: JobTester) -> None:
     jobs.register(tenant_initialize)
     [block] = blocks("sql", MOVING)
     execute(jobs, block.text)
@@ -123,10 +123,10 @@ def enqueue(jobs: JobTester) -> None:
 
 
 def test_a_type_is_paused_and_resumed(shop: JobTester) -> None:
-    execute(shop, one("insert into joblane.pauses"))
+    execute(shop, statement_with("insert into joblane.pauses"))
     enqueue(shop)
     assert [task.runs for task in shop.drain(within=timedelta(minutes=20)).of(order_ship)] == [0]
-    execute(shop, one("delete from joblane.pauses"))
+    execute(shop, statement_with("delete from joblane.pauses"))
     assert shop.drain(within=timedelta(minutes=20)).of(order_ship)[0].state == "completed"
 
 
@@ -134,6 +134,8 @@ def test_stuck_leases_ended_ten_minutes_ago(shop: JobTester) -> None:
     enqueue(shop)
     with shop.crash_before_commit(order_ship):
         shop.drain()
-    assert query(shop, one("lease_until < now() - interval '10 minutes'")) == []
+    assert query(shop, statement_with("lease_until < now() - interval '10 minutes'")) == []
     execute(shop, "update joblane.tasks set lease_until = now() - interval '11 minutes'")
-    assert [row["id"] for row in query(shop, one("lease_until < now() - interval '10 minutes'"))] == ["TASK-ID"]
+    assert [row["id"] for row in query(shop, statement_with("lease_until < now() - interval '10 minutes'"))] == [
+        "TASK-ID"
+    ]

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 Make = Callable[[str, str], Database]
 NAMED, UNNAMED = "127.0.0.2", "127.0.0.3"
-"""This machine, under addresses for which TLS is not left out; the certificate has the first."""
+"""Addresses of this machine for which TLS is required. The certificate is for the first."""
 
 
 @pytest.fixture(scope="module")
@@ -56,12 +56,12 @@ def tls(postgres: Postgres, tmp_path_factory: pytest.TempPathFactory) -> Iterato
 
 
 def _accept(listener: socket.socket, context: ssl.SSLContext, port: int) -> None:
-    with suppress(OSError):  # closed: the tests are over
+    with suppress(OSError):  # closed at the end of the tests
         while True:
-            Thread(target=_pass_on, args=(listener.accept()[0], context, port), daemon=True).start()
+            Thread(target=_forward, args=(listener.accept()[0], context, port), daemon=True).start()
 
 
-def _pass_on(plain: socket.socket, context: ssl.SSLContext, port: int) -> None:
+def _forward(plain: socket.socket, context: ssl.SSLContext, port: int) -> None:
     """Source of the request and its answer: PostgreSQL, *Message Flow*, SSL session encryption."""
     with suppress(OSError), plain:
         assert plain.recv(8) == b"\0\0\0\x08\x04\xd2\x16\x2f"
@@ -132,7 +132,7 @@ def test_a_server_without_tls_is_refused_before_a_password_is_sent(postgres: Pos
     assert is_unavailable(caught.value)
 
 
-def test_a_secret_that_was_rotated_is_asked_for_again_within_the_same_call(
+def test_a_rotated_secret_is_read_again_within_the_same_call(
     postgres: Postgres, tls: tuple[int, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     port, authority = tls
@@ -157,8 +157,8 @@ def test_a_secret_that_was_rotated_is_asked_for_again_within_the_same_call(
     administer(postgres, "drop role rotating")
 
 
-def test_a_server_that_accepts_and_does_not_answer_is_unavailable(monkeypatch: pytest.MonkeyPatch) -> None:
-    """For example a paused server that starts again."""
+def test_a_server_that_accepts_a_connection_and_does_not_answer_is_unavailable(monkeypatch: pytest.MonkeyPatch) -> None:
+    """For example a paused server during its start."""
     monkeypatch.setattr("joblane.record.database.CONNECT_TIMEOUT_SECONDS", 0.2)
     with socket.create_server(("127.0.0.1", 0)) as sleeping, pytest.raises(OSError, match="timed out") as caught:
         Database(f"postgresql://jobs:x@127.0.0.1:{sleeping.getsockname()[1]}/acme").get()

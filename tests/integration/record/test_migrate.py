@@ -20,7 +20,7 @@ def database(database_url: str) -> Iterator[Database]:
     database.drop()
 
 
-def test_a_migrated_database_has_nothing_pending_and_an_empty_one_all(database: Database) -> None:
+def test_a_migrated_database_has_no_pending_revision_and_an_empty_one_has_all(database: Database) -> None:
     connection = database.get()
     revision = applied(connection)
     assert revision == [*pending(None)][-1]
@@ -31,8 +31,8 @@ def test_a_migrated_database_has_nothing_pending_and_an_empty_one_all(database: 
     assert applied(connection) is None
 
 
-def test_old_code_leaves_the_schema_of_newer_code_as_it_is(database: Database, database_url: str) -> None:
-    # given a database that newer code has migrated
+def test_old_code_does_not_change_the_schema_of_newer_code(database: Database, database_url: str) -> None:
+    # given a database that was migrated by newer code
     database.get().run("alter table joblane.tasks add column of_newer_code text not null default 'x'")
     database.get().run("update joblane.alembic_version set version_num = '9999'")
     # when this code is deployed again
@@ -43,7 +43,7 @@ def test_old_code_leaves_the_schema_of_newer_code_as_it_is(database: Database, d
     assert database.get().run("select count(of_newer_code) from joblane.tasks") == [[0]]
 
 
-def test_a_revision_that_is_not_ours_is_refused(database: Database, database_url: str) -> None:
+def test_an_unknown_revision_is_refused(database: Database, database_url: str) -> None:
     database.get().run("update joblane.alembic_version set version_num = 'ae1027a6acf'")
     assert not is_newer("ae1027a6acf")
     with pytest.raises(ForeignSchemaError, match="ae1027a6acf"):

@@ -67,13 +67,13 @@ def as_app(postgres: Postgres, url: str) -> str:
 # --- The schema and the user ---------------------------------------------------------------------------------------
 
 
-def test_an_empty_database_gets_its_schema_and_the_declared_types_and_twice_is_once(empty: str) -> None:
+def test_an_empty_database_gets_schema_and_types_and_a_repeat_changes_nothing(empty: str) -> None:
     assert migrate(empty) == migrate(empty) == Migrated(len(discover()), newest(), newer=False)
     with connected(empty) as connection:
         assert {row[0] for row in connection.run("select type from joblane.task_types")} == set(discover())
 
 
-def test_the_granted_user_can_do_all_that_the_library_does(
+def test_the_granted_user_can_run_all_statements_of_the_library(
     empty: str, postgres: Postgres, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for _ in range(2):
@@ -119,7 +119,7 @@ def test_the_granted_user_writes_and_reads_the_audit(empty: str, postgres: Postg
         assert connection.run("select who from joblane.audit") == [["me"]]
 
 
-def test_a_table_of_a_later_migration_is_the_users_too(empty: str, postgres: Postgres) -> None:
+def test_the_granted_user_can_use_a_table_of_a_later_migration(empty: str, postgres: Postgres) -> None:
     migrate(empty, user="app", by_iam=True)
     with connected(empty) as owner:
         owner.run("create table joblane.later (a integer)")
@@ -127,8 +127,8 @@ def test_a_table_of_a_later_migration_is_the_users_too(empty: str, postgres: Pos
         connection.run("insert into joblane.later values (1)")
 
 
-def test_the_granted_user_uses_all_tables_of_the_migrating_role_and_no_other(empty: str, postgres: Postgres) -> None:
-    # given tables of the project, of its schema and of `public`, and those of another role
+def test_the_granted_user_can_use_all_tables_of_the_migrating_role_and_no_other(empty: str, postgres: Postgres) -> None:
+    # given tables of the project in its schema and in `public`, and tables of another role
     with connected(empty) as owner:
         owner.execute_simple(
             "create role app login; create role another; create schema shop; create schema theirs authorization another"
@@ -162,7 +162,7 @@ def test_the_granted_user_uses_all_tables_of_the_migrating_role_and_no_other(emp
             owner.execute_simple("drop owned by another cascade; drop role another")
 
 
-def test_a_deploy_that_goes_back_leaves_the_schema_of_the_newer_code(empty: str) -> None:
+def test_a_deploy_of_older_code_does_not_change_the_schema_of_newer_code(empty: str) -> None:
     migrate(empty)
     with connected(empty) as connection:
         connection.run("update joblane.alembic_version set version_num = '9999'")
@@ -173,7 +173,7 @@ def test_a_deploy_that_goes_back_leaves_the_schema_of_the_newer_code(empty: str)
         assert connection.run("select count(*) from joblane.task_types") == [[len(discover())]]
 
 
-def test_a_user_by_iam_joins_rds_iam_once_and_a_user_by_password_does_not(empty: str, postgres: Postgres) -> None:
+def test_an_iam_user_joins_rds_iam_once_and_a_password_user_does_not(empty: str, postgres: Postgres) -> None:
     administer(postgres, "create role rds_iam")
     administer(postgres, "create role app login password 'app'")
     try:
@@ -185,25 +185,25 @@ def test_a_user_by_iam_joins_rds_iam_once_and_a_user_by_password_does_not(empty:
         administer(postgres, "drop role rds_iam")
 
 
-def test_a_missing_user_by_password_is_not_created_without_a_password(empty: str) -> None:
+def test_a_missing_password_user_is_not_created_without_a_password(empty: str) -> None:
     with pytest.raises(
         ValueError, match="user: the role 'app' does not exist; create it with the password in its secret"
     ):
         migrate(empty, user="app", by_iam=False)
 
 
-def test_a_migration_waits_for_a_table_in_short_tries_and_blocks_no_other_statement(
+def test_a_migration_waits_for_a_table_in_short_tries_that_block_no_statement(
     empty: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("joblane.record.migrate.PAUSE_SECONDS", 0.05)
     upgrade(empty)
-    second_revision(tmp_path, monkeypatch)  # it changes a table that a handler holds
+    second_revision(tmp_path, monkeypatch)  # it changes a table that a handler has locked
     with connected(empty) as handler_, connected(empty) as reader, ThreadPoolExecutor(1) as threads:
         handler_.run("begin")
         handler_.run("select count(*) from joblane.pauses")
         migrating = threads.submit(migrate, empty)
         reader.run("set statement_timeout = '4s'")
-        for _ in range(3):  # more than one try of the migration long
+        for _ in range(3):  # longer than one try of the migration
             time.sleep(1)
             reader.run("select count(*) from joblane.pauses")
         assert not migrating.done()
@@ -211,12 +211,14 @@ def test_a_migration_waits_for_a_table_in_short_tries_and_blocks_no_other_statem
         assert migrating.result(timeout=30).types == len(discover())
 
 
-def test_a_user_of_a_name_that_needs_quotes_is_refused(empty: str) -> None:
+def test_a_user_name_that_needs_quotes_is_refused(empty: str) -> None:
     with pytest.raises(ValueError, match="user: a lower-case name"):
         migrate(empty, user='app"; drop table joblane.tasks; --')
 
 
-def test_a_database_that_sleeps_is_waited_for(empty: str, postgres: Postgres, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_migration_waits_for_a_paused_database(
+    empty: str, postgres: Postgres, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("joblane.record.migrate.PAUSE_SECONDS", 0.05)
     postgres.stop()
     waking = threading.Timer(0.5, postgres.start)
@@ -225,7 +227,7 @@ def test_a_database_that_sleeps_is_waited_for(empty: str, postgres: Postgres, mo
     waking.join()
 
 
-def test_a_database_that_stays_unavailable_ends_the_patience(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_migration_fails_if_the_database_stays_unavailable(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("joblane.record.migrate.PAUSE_SECONDS", 0.05)
     with pytest.raises(OSError, match="refused"):
         migrate("postgresql://jobs@127.0.0.1:1/jobs", patience=timedelta(seconds=0.2))
@@ -290,7 +292,7 @@ def test_a_migration_that_fails_fails_the_deploy_with_its_reason(
         assert connection.run("select to_regclass('joblane.task_attempts')") == [[None]]
 
 
-def test_taking_the_stack_down_leaves_the_database_alone(
+def test_the_removal_of_the_stack_does_not_change_the_database(
     answers: tuple[str, list[dict[str, Any]]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     url, came = answers
@@ -299,7 +301,7 @@ def test_taking_the_stack_down_leaves_the_database_alone(
     assert came[0]["Status"] == "SUCCESS"
 
 
-def test_invoked_by_hand_it_migrates_and_returns_the_number_of_types(
+def test_a_manual_invocation_migrates_and_returns_the_number_of_types(
     empty: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("DATABASE_URL", empty)

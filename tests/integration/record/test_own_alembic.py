@@ -49,13 +49,13 @@ def downgrade():
 
 @pytest.fixture
 def url(postgres: Postgres, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    monkeypatch.delenv("JOBLANE_MIGRATIONS", raising=False)  # this repository's platform is not part of it
+    monkeypatch.delenv("JOBLANE_MIGRATIONS", raising=False)  # without the migrations of this repository's platform
     administer(postgres, "create database adopter")
     yield postgres.database_url("adopter")
     administer(postgres, "drop database adopter with (force)")
 
 
-def ours(url: str) -> str:
+def joblane_schema(url: str) -> str:
     """Return the columns, indexes, functions and versions of the schema joblane."""
     database = Database(url)
     try:
@@ -97,7 +97,7 @@ def documented() -> str:
     ids=["as by default", "all schemas", "all schemas, with one of its own"],
 )
 @pytest.mark.parametrize("first", ["joblane", "theirs"])
-def test_a_project_s_own_alembic_and_the_record_s_touch_nothing_of_each_other(
+def test_the_migrations_of_a_project_and_of_joblane_do_not_affect_each_other(
     schema: str | None, search_path: str, configure: str, first: str, url: str, tmp_path: Path
 ) -> None:
     config = project(tmp_path, url, ENV.format(schema=schema, search_path=search_path, configure=configure))
@@ -107,21 +107,21 @@ def test_a_project_s_own_alembic_and_the_record_s_touch_nothing_of_each_other(
     assert "joblane" not in Path(made.path).read_text()
     command.upgrade(config, "head")
     migrate(url)
-    before = ours(url)
-    # when nothing has changed, autogenerate finds nothing
+    before = joblane_schema(url)
+    # when nothing has changed, autogenerate finds no difference
     made = command.revision(config, "second", autogenerate=True)
     text = Path(made.path).read_text()
     assert "op." not in text
     command.upgrade(config, "head")
     command.check(config)
-    # when all is reverted, Joblane's tables stay
+    # when all revisions are reverted, Joblane's tables stay
     command.downgrade(config, "base")
-    assert ours(url) == before
+    assert joblane_schema(url) == before
     migrate(url)
-    assert ours(url) == before
+    assert joblane_schema(url) == before
 
 
-def test_the_record_s_migrations_know_no_tables_of_others(url: str) -> None:
+def test_the_migrations_of_joblane_ignore_other_tables(url: str) -> None:
     database = Database(url)
     try:
         database.get().execute_simple("create table public.tasks (mine integer); create table public.pauses (mine int)")

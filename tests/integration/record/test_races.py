@@ -1,4 +1,4 @@
-"""Concurrent deliveries, claims, finishes and sweeps, each held at the worst time."""
+"""Concurrent deliveries, claims, finishes and sweeps, each stopped at the worst time."""
 
 from __future__ import annotations
 
@@ -57,11 +57,11 @@ def waiting_for_a_lock(world: World) -> bool:
     )
 
 
-# --- The same delivery twice at once -------------------------------------------------------------------------------
+# --- Concurrent deliveries of a message ----------------------------------------------------------------------------
 
 
 class WinnerDiedError(InterfaceError):  # type: ignore[misc]
-    """The winner's connection broke with its claim."""
+    """The connection of the first claim broke."""
 
 
 class Barrier:
@@ -88,15 +88,15 @@ class Barrier:
 
 
 @pytest.mark.parametrize("recorded", [False, True], ids=["new id", "pending row"])
-def test_of_the_same_delivery_twice_at_once_one_runs_and_the_others_message_stays(
+def test_one_of_two_concurrent_deliveries_runs_and_the_other_message_stays(
     effects: World, wait_until: WaitUntil, recorded: bool
 ) -> None:
-    # given a message that SQS hands out twice
+    # given a message that SQS delivers twice
     decided = threading.Event()
 
     @behaviour
     def run_once(payload: Sample, ctx: TaskContext) -> None:
-        assert decided.wait(20)  # or the loser may find it completed
+        assert decided.wait(20)  # so that the loser does not find a completed task
         write(ctx, f"run {ctx.attempt}")
 
     lane = effects.lane(sample_one)
@@ -111,17 +111,17 @@ def test_of_the_same_delivery_twice_at_once_one_runs_and_the_others_message_stay
     with effects.rival(sample_one, barrier) as winner, effects.rival(sample_one) as loser:
         barrier.connection = winner._database.get()
         with ThreadPoolExecutor(2) as threads:
-            # when the second claims while the first one's claim is not committed yet
+            # when the second delivery claims before the claim of the first is committed
             won = threads.submit(handle, winner, first)
             assert barrier.claimed.wait(20)
             lost = threads.submit(handle, loser, second)
             wait_until(lambda: waiting_for_a_lock(effects))
             barrier.open.set()
-            # then the loser leaves its message alone, whatever it saw: a live lease, or a row that stayed locked
+            # then the loser keeps its message, after a live lease as after a row that stayed locked
             assert lost.result(20) == [second["messageId"]]
             decided.set()
             assert won.result(20) == []
-        # and what it leaves is still there
+        # and the kept message is still in the queue
         effects.acknowledge(lane, [second], lost.result())
         assert effects.depth(lane) == 1
         effects.acknowledge(lane, [first], won.result())
@@ -132,16 +132,16 @@ def test_of_the_same_delivery_twice_at_once_one_runs_and_the_others_message_stay
 
 
 @pytest.mark.parametrize("recorded", [False, True], ids=["new id", "pending row"])
-def test_where_the_winners_claim_is_rolled_back_the_loser_runs(
+def test_the_loser_runs_if_the_claim_of_the_winner_is_rolled_back(
     effects: World, wait_until: WaitUntil, recorded: bool
 ) -> None:
     @behaviour
-    def run_for_the_dead(payload: Sample, ctx: TaskContext) -> None:
+    def run_instead(payload: Sample, ctx: TaskContext) -> None:
         write(ctx, "done")
 
     if recorded:
-        put(effects, sample_one, "it", {"do": "run_for_the_dead", "number": 0})
-    body = {"type": "sample:one", "id": "it", "rec": recorded, "payload": {"do": "run_for_the_dead", "number": 0}}
+        put(effects, sample_one, "it", {"do": "run_instead", "number": 0})
+    body = {"type": "sample:one", "id": "it", "rec": recorded, "payload": {"do": "run_instead", "number": 0}}
     first, second = (record(body, effects.lane(sample_one)) for _ in range(2))
     barrier = Barrier()
     barrier.dies = True
@@ -153,16 +153,16 @@ def test_where_the_winners_claim_is_rolled_back_the_loser_runs(
             lost = threads.submit(handle, loser, second)
             wait_until(lambda: waiting_for_a_lock(effects))
             barrier.open.set()
-            # the one that died claims once more on a new connection, and finds the other's lease or its end, if not
-            # that the other has given way
+            # the winner claims again on a new connection; it finds the lease or the end of the loser's run, or runs
+            # itself because the loser has stopped waiting
             assert died.result(20) in ([first["messageId"]], [])
-            if lost.result(20):  # it gave up before the winner died, and is delivered again
+            if lost.result(20):  # it stopped waiting before the winner died: deliver the message again
                 assert handle(loser, second) == []
     assert effects.run("select what from effects") == [["done"]]
     assert effects.outcomes("it") == ["completed"]
 
 
-def test_a_row_that_stays_locked_is_left_alone_and_nothing_is_spent(world: World) -> None:
+def test_a_locked_row_is_not_claimed_and_uses_no_attempt(world: World) -> None:
     watched = world.watch()
     for id_ in ("locked", "free"):
         put(world, sample_batch, id_)
@@ -185,7 +185,7 @@ def test_a_row_that_stays_locked_is_left_alone_and_nothing_is_spent(world: World
     assert world.row("locked")["attempts"] == 1
 
 
-def test_a_message_whose_id_is_in_a_transaction_that_is_still_open_waits_for_its_end(world: World) -> None:
+def test_a_message_with_an_id_of_an_open_transaction_waits_for_its_end(world: World) -> None:
     payload = {"do": "nothing", "number": 0}
     new = check(Job(sample_one, Sample(**payload), task_id="it"), record=True, prefix="jobs")
     producer = Database(world.url)
@@ -202,10 +202,10 @@ def test_a_message_whose_id_is_in_a_transaction_that_is_still_open_waits_for_its
     assert world.row("it")["runs"] == 1
 
 
-# --- Many at once --------------------------------------------------------------------------------------------------
+# --- Statements over many rows -------------------------------------------------------------------------------------
 
 
-def test_overlapping_batches_never_deadlock_and_have_one_winner_per_id(world: World) -> None:
+def test_overlapping_batches_do_not_deadlock_and_have_one_winner_per_id(world: World) -> None:
     # given forty ids, half of them with rows, and eight workers that claim and finish them in batches of ten
     seed = random.randrange(10**6)
     ids = [f"{'Aa'[n % 2]}{n:02}" for n in range(40)]
@@ -225,15 +225,15 @@ def test_overlapping_batches_never_deadlock_and_have_one_winner_per_id(world: Wo
                 messages = [
                     Message("sample:batch", id_, {"do": "nothing", "number": 0}) for id_ in chance.sample(ids, 10)
                 ]
-                batch = [arrival(sample_batch, one, str(one.id), Queue.DEFAULT) for one in messages]
+                batch = [arrival(sample_batch, message, str(message.id), Queue.DEFAULT) for message in messages]
                 try:
-                    for one in claim(database.get(), batch, LEASE, f"worker {number}").values():
-                        if one.verdict is Verdict.RUN:
-                            wins.append((one.id, one.token))
-                            mine.append(Finish(one.id, one.token, one.run, "completed", State.COMPLETED))
+                    for claimed in claim(database.get(), batch, LEASE, f"worker {number}").values():
+                        if claimed.verdict is Verdict.RUN:
+                            wins.append((claimed.id, claimed.token))
+                            mine.append(Finish(claimed.id, claimed.token, claimed.run, "completed", State.COMPLETED))
                     chance.shuffle(mine)
                     while len(mine) > 2 or (mine and chance.random() < 0.3):
-                        ends, mine = mine[:10], mine[10:]  # as many as a batch has
+                        ends, mine = mine[:10], mine[10:]  # the size of a batch
                         assert finish.finish(database.get(), ends) == {end.id for end in ends}
                 except DatabaseError as error:
                     codes[sqlstate(error)] += 1
@@ -241,11 +241,11 @@ def test_overlapping_batches_never_deadlock_and_have_one_winner_per_id(world: Wo
         finally:
             database.drop()
 
-    # when they all do at once
+    # when all work at the same time
     with ThreadPoolExecutor(8) as threads:
         list(threads.map(work, range(8)))
 
-    # then none of them met a deadlock (a machine that stands still may make one give up a lock: 55P03)
+    # then no statement met a deadlock (on a slow machine a lock may time out: 55P03)
     assert set(codes) <= {"55P03"}, f"seed {seed}: {codes}"
     assert Counter(id_ for id_, _ in wins) == dict.fromkeys(ids, 1), f"seed {seed}"
     assert world.run("select state, runs, count(*)::int from joblane.tasks group by 1, 2") == [["completed", 1, 40]]
@@ -253,7 +253,7 @@ def test_overlapping_batches_never_deadlock_and_have_one_winner_per_id(world: Wo
 
 
 def lock_statements(ids: list[str]) -> dict[str, tuple[str, list[str | None]]]:
-    """Every statement that locks several rows, with its parameters for ``ids`` in their order."""
+    """Return each statement that locks several rows, with parameters for ``ids`` in the given order."""
     arrivals = [arrival(sample_batch, Message("sample:batch", id_, None, rec=True), id_, Queue.DEFAULT) for id_ in ids]
     claimed = [json.dumps(arrivals), str(uuid.uuid4()), "60", "request"]
     finished = [
@@ -285,7 +285,7 @@ STATES: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.parametrize("name", STATES)
-def test_every_statement_over_many_rows_locks_them_in_the_order_of_their_ids(
+def test_every_statement_over_many_rows_locks_them_in_the_order_of_the_ids(
     world: World, wait_until: WaitUntil, name: str
 ) -> None:
     for id_ in ("c", "a", "B", "d"):
@@ -293,14 +293,14 @@ def test_every_statement_over_many_rows_locks_them_in_the_order_of_their_ids(
     sql, parameters = lock_statements(["d", "a", "c", "B"])[name]
     holder, worker = Database(world.url), Database(world.url)
     try:
-        # given one row locked by somebody else
+        # given a row locked by another transaction
         holder.get().execute_simple("begin")
         holder.get().run("select from joblane.tasks where id = 'a' for update")
         with ThreadPoolExecutor(1) as threads:
             # when the statement waits for it
             waits = threads.submit(worker.get().run, sql, *parameters)
             wait_until(lambda: waiting_for_a_lock(world))
-            # then it holds those before it and none of those behind it
+            # then it has locked the rows before it, and no row after it
             free = world.run("select id from joblane.tasks order by id for update skip locked")
             holder.get().execute_simple("rollback")
             waits.result(20)
@@ -310,7 +310,7 @@ def test_every_statement_over_many_rows_locks_them_in_the_order_of_their_ids(
     assert free == [["c"], ["d"]]
 
 
-def test_noting_that_messages_were_sent_waits_for_nobody(world: World) -> None:
+def test_the_mark_of_sent_messages_waits_for_no_lock(world: World) -> None:
     for id_ in ("a", "b", "c"):
         put(world, sample_batch, id_)
     holder = Database(world.url)
@@ -376,7 +376,7 @@ def test_a_swept_message_that_is_handled_at_once_keeps_the_times_of_its_run(worl
     assert row == [["retry", 900, None, 0]]
 
 
-def test_two_sweeps_at_once_share_the_work(world: World) -> None:
+def test_two_concurrent_sweeps_share_the_work(world: World) -> None:
     watched = world.watch()
     world.lane(sample_one)
     for number in range(60):
@@ -398,7 +398,7 @@ def test_two_sweeps_at_once_share_the_work(world: World) -> None:
 
 @pytest.mark.parametrize("touches", [True, False], ids=["with its session", "without"])
 def test_a_run_whose_lease_was_taken_over_is_rolled_back_and_leaves_the_message(effects: World, touches: bool) -> None:
-    # given a run that outlives its lease, while another one takes the task over and completes it
+    # given a run that is longer than its lease, while another run takes over the task and completes it
     body = {"type": "sample:one", "id": "it", "payload": {"do": "slow", "number": 0}}
     taken: list[list[str]] = []
 
@@ -415,7 +415,7 @@ def test_a_run_whose_lease_was_taken_over_is_rolled_back_and_leaves_the_message(
     # when it returns
     kept = effects.deliver(sample_one, body)
 
-    # then its message stays, and only the other one's work is there
+    # then its message stays, and only the work of the other run is committed
     assert taken == [[]]
     assert len(kept) == 1
     assert effects.run("select what from effects") == [["run 2"]]
@@ -425,7 +425,7 @@ def test_a_run_whose_lease_was_taken_over_is_rolled_back_and_leaves_the_message(
 
 
 @pytest.mark.parametrize("fails", [True, False], ids=["raises", "returns"])
-def test_a_run_that_lost_its_lease_to_a_running_one_changes_nothing(effects: World, fails: bool) -> None:
+def test_a_run_that_lost_its_lease_to_a_live_run_changes_nothing(effects: World, fails: bool) -> None:
     body = {"type": "sample:one", "id": "it", "payload": {"do": "overtaken", "number": 0}}
     seen: dict[str, Any] = {}
 
@@ -451,7 +451,7 @@ def test_a_run_that_lost_its_lease_to_a_running_one_changes_nothing(effects: Wor
 
 
 @pytest.mark.parametrize("touches", [True, False], ids=["with its session", "without"])
-def test_a_lease_that_ran_out_unclaimed_may_still_finish(effects: World, touches: bool) -> None:
+def test_a_run_may_finish_after_its_lease_if_no_other_run_has_claimed(effects: World, touches: bool) -> None:
     @behaviour
     def late(payload: Sample, ctx: TaskContext) -> None:
         if touches:
@@ -465,10 +465,8 @@ def test_a_lease_that_ran_out_unclaimed_may_still_finish(effects: World, touches
     assert len(effects.run("select * from effects")) == touches
 
 
-def test_a_claim_that_meets_a_finish_waits_for_its_commit_and_finds_the_task_done(
-    effects: World, wait_until: WaitUntil
-) -> None:
-    # given a run that has outlived its lease and commits slowly
+def test_a_claim_during_a_finish_waits_for_the_commit_and_does_not_run(effects: World, wait_until: WaitUntil) -> None:
+    # given a run that is longer than its lease and commits slowly
     effects.run(
         "create function slowly() returns trigger language plpgsql as $$begin perform pg_sleep(0.2); return null; end$$"
     )
@@ -495,17 +493,17 @@ def test_a_claim_that_meets_a_finish_waits_for_its_commit_and_finds_the_task_don
     with effects.rival(sample_one, hook) as slow, effects.rival(sample_one) as other, ThreadPoolExecutor(2) as threads:
         first = threads.submit(handle, slow, record(body, lane))
         assert finishing.wait(20)
-        # when another delivery claims in the middle of that commit
+        # when another delivery claims during that commit
         second = handle(other, record(body, lane))
         assert first.result(20) == []
-    # then it finds the task completed; or, on a machine that stands still, it has left the row alone
+    # then it finds the task completed, or, on a slow machine, a locked row
     if second:
         assert effects.deliver(sample_one, body) == []
     assert effects.run("select what from effects") == [["once"]]
     assert (effects.row("it")["state"], effects.row("it")["runs"]) == ("completed", 1)
 
 
-def test_a_dead_letter_that_two_deliveries_send_is_one_and_the_same(world: World) -> None:
+def test_two_deliveries_send_the_same_dead_letter(world: World) -> None:
     watched = world.watch()
     put(world, sample_one, "it", **active(-1, attempts=4, runs=4))
     body = {"type": "sample:one", "id": "it", "rec": True}
@@ -528,7 +526,7 @@ def test_a_dead_letter_that_two_deliveries_send_is_one_and_the_same(world: World
     assert world.row("it")["dead_sent_at"] is not None
 
 
-def test_a_late_mark_of_an_old_dead_letter_does_not_mark_the_next_one(world: World) -> None:
+def test_a_late_mark_of_an_old_dead_letter_does_not_mark_the_next(world: World) -> None:
     """The send of generation 0 is marked late, after the task was redriven and archived again."""
     put(world, sample_one, "it", state="archived", generation=1, attempts=4, runs=8)
 
@@ -537,7 +535,7 @@ def test_a_late_mark_of_an_old_dead_letter_does_not_mark_the_next_one(world: Wor
     assert world.row("it")["dead_sent_at"] is None
 
 
-def test_enqueueing_one_id_twice_at_once_makes_one_task(world: World) -> None:
+def test_two_concurrent_enqueues_of_an_id_insert_one_task(world: World) -> None:
     world.lane(sample_one)
     numbers = itertools.count()
 

@@ -79,7 +79,9 @@ def test_the_first_migration_writes_the_prefix_and_another_is_refused(
         assert connection.run("select prefix from joblane.stage") == [["shop"]]
 
 
-def test_newer_code_s_schema_of_another_stage_is_refused_too(empty: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_schema_of_another_stage_with_newer_code_is_refused_too(
+    empty: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("JOBLANE_PREFIX", "shop")
     migrate(empty)
     monkeypatch.setenv("JOBLANE_PREFIX", "jobs")
@@ -107,7 +109,7 @@ def test_a_schema_of_another_origin_is_not_changed(empty: str, theirs: str, hold
     assert everything(empty) == before
 
 
-def test_a_version_table_of_somebody_else_is_left_as_it_is(empty: str) -> None:
+def test_a_version_table_of_another_project_is_not_changed(empty: str) -> None:
     with connected(empty) as connection:
         connection.execute_simple(
             "create schema joblane; create table joblane.alembic_version (version_num text)"
@@ -119,7 +121,7 @@ def test_a_version_table_of_somebody_else_is_left_as_it_is(empty: str) -> None:
     assert everything(empty) == before
 
 
-def test_a_role_that_would_make_its_own_tables_in_the_schema_is_refused(empty: str) -> None:
+def test_a_role_that_would_create_tables_of_its_own_in_the_schema_is_refused(empty: str) -> None:
     with connected(empty) as connection:
         connection.execute_simple("alter database staged set search_path = joblane, public; create schema joblane")
     with pytest.raises(ForeignSchemaError, match="has the schema joblane in its search_path"):
@@ -137,7 +139,7 @@ def test_a_role_that_would_make_its_own_tables_in_the_schema_is_refused(empty: s
             connection.execute_simple("drop role joblane")
 
 
-def test_an_empty_schema_made_for_a_role_without_database_rights_is_used(empty: str, postgres: Postgres) -> None:
+def test_an_empty_schema_of_a_role_without_database_rights_is_used(empty: str, postgres: Postgres) -> None:
     with connected(empty) as connection:
         connection.execute_simple(
             "create role keeper login password 'k'; create schema joblane authorization keeper"
@@ -153,14 +155,14 @@ def test_an_empty_schema_made_for_a_role_without_database_rights_is_used(empty: 
 
 
 def test_a_second_project_is_refused_and_nothing_is_changed(empty: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    # given a project that had no name at first, whose tasks were all renamed since
+    # given a project that had no name at first, and whose tasks were all renamed later
     monkeypatch.delenv("JOBLANE_PROJECT", raising=False)
     migrate(empty)
     monkeypatch.setenv("JOBLANE_PROJECT", "shop")
     monkeypatch.setattr(migrating, "discover", lambda: {sample_one.type: sample_one})
     migrate(empty)
     before = everything(empty)
-    # when another project comes
+    # when another project migrates
     monkeypatch.setenv("JOBLANE_PROJECT", "bakery")
     monkeypatch.setattr(migrating, "discover", dict)
     for refused in (migrate, migration_sql):
@@ -168,13 +170,13 @@ def test_a_second_project_is_refused_and_nothing_is_changed(empty: str, monkeypa
             ForeignSchemaError, match=r"belongs to the project 'shop', and this is 'bakery'; use another"
         ):
             refused(empty)
-    # and one without a name
+    # and a project without a name
     monkeypatch.delenv("JOBLANE_PROJECT")
     for refused in (migrate, migration_sql):
         with pytest.raises(ForeignSchemaError, match=r"project 'shop', and this project has no name; set `\[project\]"):
             refused(empty)
     assert everything(empty) == before
-    # when it was a new name
+    # when the project was renamed
     monkeypatch.setenv("JOBLANE_PROJECT", "bakery")
     with connected(empty) as connection:
         connection.run("update joblane.stage set project = 'bakery'")
@@ -209,7 +211,7 @@ def shape(url: str) -> list[list[Any]]:
         )
 
 
-def test_the_printed_sql_makes_what_the_migration_makes(empty: str, postgres: Postgres) -> None:
+def test_the_printed_sql_creates_the_same_schema_as_the_migration(empty: str, postgres: Postgres) -> None:
     psql(empty, migration_sql(None))
     by_script = shape(empty)
     assert migrate(empty).types == len(discover())
@@ -220,7 +222,9 @@ def test_the_printed_sql_makes_what_the_migration_makes(empty: str, postgres: Po
     assert shape(empty) == by_script
 
 
-def test_the_printed_sql_is_what_a_database_lacks(empty: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_printed_sql_has_only_the_missing_revisions(
+    empty: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     migrate(empty)
     assert "create table" not in migration_sql(empty).lower()
     psql(empty, migration_sql(empty))
@@ -234,7 +238,7 @@ def test_the_printed_sql_is_what_a_database_lacks(empty: str, tmp_path: Path, mo
     assert "alter table" not in migration_sql(empty)
 
 
-def test_the_printed_sql_in_a_database_that_has_it_changes_nothing(empty: str) -> None:
+def test_the_printed_sql_changes_nothing_in_a_migrated_database(empty: str) -> None:
     migrate(empty)
     before = everything(empty)
     with pytest.raises(AssertionError, match='schema "joblane" already exists'):
@@ -254,7 +258,7 @@ def shop(world: World) -> World:
     return world
 
 
-def test_a_client_of_another_stage_writes_and_sends_nothing(shop: World, session: Session) -> None:
+def test_a_client_of_another_stage_inserts_and_sends_nothing(shop: World, session: Session) -> None:
     client = JobClient()
     shop.lane(sample_one)
     for enqueue in (
@@ -270,7 +274,7 @@ def test_a_client_of_another_stage_writes_and_sends_nothing(shop: World, session
     assert shop.take(sample_one) == []
 
 
-def test_a_session_s_database_is_asked_for_its_stage_once(world: World, session: Session) -> None:
+def test_the_stage_of_the_database_of_a_session_is_read_once(world: World, session: Session) -> None:
     world.run("insert into joblane.stage (prefix) values ('jobs')")
     world.lane(sample_one)
     world.client.enqueue(sample_one, Sample(), session=session)

@@ -1,4 +1,4 @@
-"""A transition has the same result on every way to it: whole rows are compared, column by column."""
+"""A transition has the same result on every path: whole rows are compared, column by column."""
 
 from __future__ import annotations
 
@@ -42,18 +42,18 @@ DIRTY: Mapping[str, Any] = {
     "error_message": "before",
     "fingerprint": "before",
 }
-"""Something in every column that a transition may have to clear."""
+"""A value in every column that a transition may have to clear."""
 
 MOMENTS = ("deadline", "lease_until", "mismatch_since")
 ENDING = "reason error_type error_message fingerprint"
 
 LEASE = timedelta(seconds=120)
-Way = Callable[[World, str], object]
+Path = Callable[[World, str], object]
 
 
-def taken(world: World, id_: str, way: Way) -> dict[str, Any]:
-    """Return the row after a way, with its times in half minutes from now."""
-    way(world, id_)
+def row_after(world: World, id_: str, path: Path) -> dict[str, Any]:
+    """Return the row after a path. Its times are in half minutes from now."""
+    path(world, id_)
     now = datetime.now(UTC)
     return {
         name: round((datetime.fromisoformat(value) - now).total_seconds() / 30)
@@ -64,8 +64,8 @@ def taken(world: World, id_: str, way: Way) -> dict[str, Any]:
     }
 
 
-def differences(world: World, first: Way, other: Way) -> set[str]:
-    one, two = taken(world, "first", first), taken(world, "other", other)
+def differences(world: World, first: Path, other: Path) -> set[str]:
+    one, two = row_after(world, "first", first), row_after(world, "other", other)
     return {name for name in one | two if one.get(name) != two.get(name)}
 
 
@@ -108,18 +108,18 @@ def revived_by_redrive_while_paused(world: World, id_: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("way", "may_differ"),
+    ("path", "may_differ"),
     [
         (
             revived_by_redrive,
-            # its message is in hand, so it runs at once
+            # its message is being delivered, so it runs at once
             {"state", "attempts", "runs", "batch_size", "lease_token", "lease_until", "sent_at", "sweep_at"},
         ),
-        (revived_by_redrive_while_paused, {"sweep_at"}),  # no message is sent: the sweep looks at it at once
+        (revived_by_redrive_while_paused, {"sweep_at"}),  # no message is sent: the row is due for the sweep at once
     ],
 )
-def test_a_task_is_revived_as_an_operator_revives_it(world: World, way: Way, may_differ: set[str]) -> None:
-    assert differences(world, revived_by_operator, way) == may_differ
+def test_a_task_is_revived_as_by_an_operator(world: World, path: Path, may_differ: set[str]) -> None:
+    assert differences(world, revived_by_operator, path) == may_differ
     for id_ in ("first", "other"):
         row = world.row(id_)
         assert (row["generation"], row["claim_alone"], row["deadline"], row["cancel_requested_at"]) == (
@@ -131,7 +131,7 @@ def test_a_task_is_revived_as_an_operator_revives_it(world: World, way: Way, may
         assert [row[name] for name in ENDING.split()] == [None] * 4
 
 
-def test_a_task_that_is_replaced_starts_as_fresh_as_a_revived_one(world: World) -> None:
+def test_a_replaced_task_has_the_row_of_a_revived_task(world: World) -> None:
     world.lane(sample_only)
     held = world.client.enqueue(sample_only, Sample(number=1))
     names = ", ".join(RESET)
@@ -147,7 +147,7 @@ def test_a_task_that_is_replaced_starts_as_fresh_as_a_revived_one(world: World) 
     assert replaced.id == held.id
     revived_by_operator(world, "revived")
     one, other = world.row(held.id), world.row("revived")
-    sent = {"sends"}  # its message is sent already, the other's after the action's commit
+    sent = {"sends"}  # its message is already sent; the message of the other is sent after the commit
     assert {name: one[name] for name in RESET.keys() - sent} == {name: other[name] for name in RESET.keys() - sent}
 
 
@@ -181,29 +181,29 @@ def archived_by_operator(world: World, id_: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("way", "may_differ"),
+    ("path", "may_differ"),
     [
         (archived_as_lost, set()),
         (archived_as_overdue, set()),
         (archived_as_overdue_after_a_loss, set()),
-        (archived_by_operator, {"sweep_at"}),  # no message is in hand: the sweep sends the dead letter
+        (archived_by_operator, {"sweep_at"}),  # without a delivery the sweep sends the dead letter
     ],
 )
-def test_a_task_is_archived_as_a_run_that_failed_leaves_it(world: World, way: Way, may_differ: set[str]) -> None:
-    found = differences(world, archived_by_finish, way)
+def test_a_task_is_archived_as_by_a_failed_run(world: World, path: Path, may_differ: set[str]) -> None:
+    found = differences(world, archived_by_finish, path)
     assert found - set(ENDING.split()) == may_differ, "only what it says of the end differs"
-    assert all(world.row("other")[name] for name in ENDING.split() if way is not archived_by_operator)
+    assert all(world.row("other")[name] for name in ENDING.split() if path is not archived_by_operator)
     assert world.row("other")["reason"] != "before"
 
 
-def test_a_message_that_comes_after_its_deadline_is_archived_in_the_same_way(world: World) -> None:
+def test_a_message_after_its_deadline_is_archived_in_the_same_way(world: World) -> None:
     def inserted(world: World, id_: str) -> None:
         options = Options(deadline=datetime.now(UTC) - timedelta(seconds=300))
         message = Message(sample_one.type, id_, {"do": "nothing", "number": 0}, options=options)
         claim(world.database.get(), [arrival(sample_one, message, id_, Queue.DEFAULT)], LEASE, "request")
 
     found = differences(world, archived_as_overdue, inserted)
-    # all else that differs is the history of a task that had one
+    # the other differences are the history of a task with earlier runs
     history = {"attempts", "runs", "snoozes", "continuations", "generation", "created_at", "due_at", "sent_at"}
     history |= {
         "schema",
@@ -211,7 +211,7 @@ def test_a_message_that_comes_after_its_deadline_is_archived_in_the_same_way(wor
         "retention_seconds",
         "max_attempts",
         "reason",
-    }  # the reason has the deadline's time
+    }  # the reason contains the deadline
     assert found - history == set()
 
 
@@ -246,16 +246,16 @@ def revoked(world: World, id_: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("way", "may_differ"),
+    ("path", "may_differ"),
     [
         (cancelled_by_operator, set()),
-        (cancelled_while_it_runs, {*ENDING.split()}),  # those of the run; else the attempt before is still said
+        (cancelled_while_it_runs, {*ENDING.split()}),  # of this run; the other row still has the last attempt
         (cancelled_after_a_loss, {"reason"}),
-        (revoked, {*ENDING.split(), "cancel_requested_at"}),  # nobody asked: the handler decided
+        (revoked, {*ENDING.split(), "cancel_requested_at"}),  # there was no request: the handler decided
     ],
 )
-def test_a_task_is_cancelled_as_a_client_cancels_it(world: World, way: Way, may_differ: set[str]) -> None:
-    assert differences(world, cancelled_by_client, way) == may_differ
+def test_a_task_is_cancelled_as_by_a_client(world: World, path: Path, may_differ: set[str]) -> None:
+    assert differences(world, cancelled_by_client, path) == may_differ
     row = world.row("other")
     assert (row["state"], row["sweep_at"]) == ("cancelled", None)
     assert row["expire_at"] is not None

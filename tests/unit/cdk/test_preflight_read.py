@@ -311,4 +311,4 @@ def test_the_command_shows_each_finding_and_its_status_says_whether_to_deploy(
         assert all(
             text in result.output for found in findings for text in (found.kind, found.what, found.why, found.do)
         )
-        assert ("nothing is in the way" in result.output) is (findings == [])
+        assert ("ready to deploy" in result.output) is (findings == [])
