@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 class JobError(Exception):
-    """Root of all errors that the library raises on purpose, except :class:`Interrupt`.
+    """Root of the library's errors, except :class:`MissingSettingError` and :class:`Interrupt`.
 
     To catch every refused enqueue and every failure of the database or of SQS, catch ``JobError``.
     """

@@ -352,15 +352,20 @@ def error_tree() -> str:
     return "\n".join(lines)
 
 
+def _public_name(base: type) -> str:
+    """The class, or its nearest public base."""
+    return next(one.__name__ for one in base.__mro__ if not one.__name__.startswith("_"))
+
+
 def error_sections() -> str:
     parts = ["## `JobError`", *map(said, doc(errors.JobError, "JobError").text)]
     for heading, group in ERRORS.items():
         parts.append(f"## {heading}")
         for error in group:
-            bases = ", ".join(f"`{base.__name__}`" for base in error.__bases__ if not base.__name__.startswith("_"))
+            bases = ", ".join(f"`{_public_name(base)}`" for base in error.__bases__)
             public = "`joblane`" if error.__name__ in joblane.__all__ else f"`{error.__module__}`"
             text = [f"### `{error.__name__}`", *map(said, doc(error, error.__name__).text)]
-            parts += [*text, f"Import: {public}." + (f" Base: {bases}." if bases else "")]
+            parts += [*text, f"Import: {public}. Base: {bases}."]
             if own := {name: text for name, text in fields_of(error).items() if name in get_annotations(error)}:
                 parts.append(table(("field", "meaning"), [(f"`{name}`", said(text)) for name, text in own.items()]))
     return "\n\n".join(parts)
