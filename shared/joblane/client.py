@@ -99,7 +99,7 @@ class JobClient:
         self._record = record
         self._sqs = Sqs()
         self._lock = threading.Lock()
-        self._made: Database | None = None
+        self._opened: Database | None = None
         self._owns = True
         self._process = os.getpid()
         self._checked_engines: WeakSet[Engine] = WeakSet()
@@ -108,7 +108,7 @@ class JobClient:
     def within(cls, database: Database, sqs: Sqs, prefix: str) -> JobClient:
         """Return a client over existing connections, those of a running task."""
         client = cls()
-        client._made, client._sqs, client._prefix, client._owns = database, sqs, prefix, False
+        client._opened, client._sqs, client._prefix, client._owns = database, sqs, prefix, False
         return client
 
     def enqueue(
@@ -164,7 +164,7 @@ class JobClient:
         Raises:
             DatabaseUnavailableError: the database is unavailable.
         """
-        rows = self._ask(STATUS, task_id)
+        rows = self._query(STATUS, task_id)
         return TaskStatus.of(rows[0]) if rows else None
 
     def wait(self, task_id: str, timeout: timedelta) -> TaskStatus:
@@ -206,13 +206,13 @@ class JobClient:
         Raises:
             DatabaseUnavailableError: the database is unavailable.
         """
-        rows = self._ask(CANCEL, task_id)
+        rows = self._query(CANCEL, task_id)
         return State(rows[0][0]) if rows else None
 
-    def _ask(self, sql: str, task_id: str) -> list[list[Any]]:
+    def _query(self, sql: str, task_id: str) -> list[list[Any]]:
         if not isinstance(task_id, str):
             raise TypeError(f"task_id: a text is required, not {type(task_id).__name__}")
-        if not ID_PATTERN.fullmatch(task_id):  # no row has it, and the database could refuse it
+        if not ID_PATTERN.fullmatch(task_id):  # no row has such an id, and the database could refuse it
             return []
         with self._lock:
             database = self._database()
@@ -222,20 +222,20 @@ class JobClient:
                 database.drop()
                 raise DatabaseUnavailableError(f"the database did not answer: {text_of(error)}") from error
 
-    def _enqueue(self, ready: Sequence[NewTask], session: Session | None) -> list[Enqueued | JobError]:
+    def _enqueue(self, tasks: Sequence[NewTask], session: Session | None) -> list[Enqueued | JobError]:
         if not self._record:
             if session is not None:
                 raise EnqueueError("session", "a client made with record=False writes no row; make JobClient()")
-            return self._send_alone(ready)
+            return self._send_without_rows(tasks)
         if session is not None:
-            return self._insert_in(session, ready)
-        return self._send_recorded(self._insert(ready))
+            return self._insert_in(session, tasks)
+        return self._send_recorded(self._insert(tasks))
 
     def close(self) -> None:
         """Close the client's connection. The client can be used again: it then connects anew."""
         with self._lock:
-            if self._made is not None and self._owns:
-                self._made.drop()
+            if self._opened is not None and self._owns:
+                self._opened.drop()
 
     def __enter__(self) -> Self:
         return self
@@ -251,47 +251,49 @@ class JobClient:
             pass
 
     def _checked(self, jobs: Iterable[Job]) -> list[NewTask]:
-        ready: list[NewTask] = []
+        tasks: list[NewTask] = []
         for position, job in enumerate(jobs):
             try:
-                ready.append(check(job, record=self._record, prefix=self._prefix))
+                tasks.append(check(job, record=self._record, prefix=self._prefix))
             except EnqueueError as error:
                 error.args = (f"job {position}: {error}",)
                 raise
-        _refuse_repeats(ready)
-        return ready
+        _refuse_repeats(tasks)
+        return tasks
 
-    def _send_alone(self, ready: Sequence[NewTask]) -> list[Enqueued | JobError]:
-        failed = self._sqs.send_many([one.entry for one in ready])
+    def _send_without_rows(self, tasks: Sequence[NewTask]) -> list[Enqueued | JobError]:
+        failed = self._sqs.send_many([task.entry for task in tasks])
         return [
-            SendError(f"{one.entry.queue}: {failed[position]}")
+            SendError(f"{task.entry.queue}: {failed[position]}")
             if position in failed
-            else _enqueued(one, one.entry.delay_seconds, sent=True)
-            for position, one in enumerate(ready)
+            else _enqueued(task, task.entry.delay_seconds, sent=True)
+            for position, task in enumerate(tasks)
         ]
 
-    def _insert(self, ready: Sequence[NewTask]) -> list[NewTask | JobError]:
-        """Write the rows in transactions of their own."""
+    def _insert(self, tasks: Sequence[NewTask]) -> list[NewTask | JobError]:
+        """Write the rows in the client's own transactions."""
         with self._lock:
             database = self._database()
             try:
-                return insert_tasks(lambda sql, document: database.get().run(sql, document), ready)
+                return insert_tasks(lambda sql, document: database.get().run(sql, document), tasks)
             except (PostgresError, OSError) as error:
                 database.drop()
                 if (sqlstate(error) or "").startswith(REFUSED_CLASSES):
-                    raise EnqueueError("payload", f"the database cannot hold it: {text_of(error)}") from error
+                    raise EnqueueError("payload", f"the database cannot store it: {text_of(error)}") from error
                 raise DatabaseUnavailableError(
-                    f"the database did not take the task: {text_of(error)}; nothing was sent, enqueue it again"
+                    f"the database did not accept the task: {text_of(error)}; nothing was sent, enqueue it again"
                 ) from error
 
     def _send_recorded(self, inserted: Sequence[NewTask | JobError]) -> list[Enqueued | JobError]:
         """Send the messages that SQS can delay until they are due. The sweep sends the others, and those that fail."""
         near = _near(inserted)
-        entries = [replace(one.entry, delay_seconds=delay_seconds(one.due_seconds)) for one in near]
+        entries = [replace(task.entry, delay_seconds=delay_seconds(task.due_seconds)) for task in near]
         sent = self._send_rows(entries, near)
-        return [one if isinstance(one, JobError) else _result(one, sent=one.id in sent) for one in inserted]
+        return [
+            result if isinstance(result, JobError) else _result(result, sent=result.id in sent) for result in inserted
+        ]
 
-    def _send_rows(self, entries: Sequence[Entry], ready: Sequence[NewTask]) -> set[str]:
+    def _send_rows(self, entries: Sequence[Entry], tasks: Sequence[NewTask]) -> set[str]:
         if not entries:
             return set()
         failed = self._sqs.send_many(entries)
@@ -300,7 +302,7 @@ class JobClient:
                 "messages could not be sent; their rows are safe and the sweep sends them",
                 extra={"messages": len(failed), "queue": entries[position].queue, "error": why},
             )
-        sent = [one.id for position, one in enumerate(ready) if position not in failed]
+        sent = [task.id for position, task in enumerate(tasks) if position not in failed]
         self._mark_sent(sent)
         return set(sent)
 
@@ -311,13 +313,13 @@ class JobClient:
         try:
             self._database().get().run(MARK_SENT, json.dumps(list(ids)))
         except (LookupError, ValueError, WrongStageError):
-            pass  # no address, or a wrong one: the caller's session has its own
+            pass  # DATABASE_URL is missing or wrong; the caller's session has its own connection
         except (PostgresError, OSError):
             self._database().drop()
         finally:
             self._lock.release()
 
-    def _insert_in(self, session: Session, ready: Sequence[NewTask]) -> list[Enqueued | JobError]:
+    def _insert_in(self, session: Session, tasks: Sequence[NewTask]) -> list[Enqueued | JobError]:
         """Write the rows in the caller's transaction. Its commit sends their messages."""
         from sqlalchemy import text
         from sqlalchemy.orm import Session, scoped_session
@@ -338,16 +340,16 @@ class JobClient:
         def run(sql: str, document: str) -> list[list[Any]]:
             return [list(row) for row in session.execute(text(sql.replace("$1", ":document")), {"document": document})]
 
-        inserted = insert_tasks(run, ready, room=max(0, INLINE_SENDS - len(outbox.waiting(session))))
+        inserted = insert_tasks(run, tasks, room=max(0, INLINE_SENDS - len(outbox.waiting(session))))
         now = datetime.now(UTC)  # the commit may come later: the time counts, not the delay
         outbox.add(
             session,
             [
-                replace(one, delay=None, at=now + timedelta(seconds=max(0.0, one.due_seconds)))
-                for one in _near(inserted)
+                replace(task, delay=None, at=now + timedelta(seconds=max(0.0, task.due_seconds)))
+                for task in _near(inserted)
             ],
         )
-        return [one if isinstance(one, JobError) else _result(one, sent=False) for one in inserted]
+        return [result if isinstance(result, JobError) else _result(result, sent=False) for result in inserted]
 
     def _check_stage(self, session: Session) -> None:
         """Check the stage of the session's database, once per engine. Raises :class:`WrongStageError`."""
@@ -355,16 +357,18 @@ class JobClient:
 
         engine = session.get_bind().engine
         if engine not in self._checked_engines:
-            if self._made is None or engine is not self._made.engine:  # the own engine was checked when it connected
+            if (
+                self._opened is None or engine is not self._opened.engine
+            ):  # the client's own engine was checked when it connected
                 match_stage(session.execute(text(STAGE)).all(), self._prefix)
             self._checked_engines.add(engine)
 
-    def send_committed(self, ready: Sequence[NewTask]) -> None:
-        """Send the messages of rows that were committed just now. The session's outbox calls it."""
-        inline = ready[:INLINE_SENDS]
-        entries = [replace(one.entry, delay_seconds=delay_seconds(seconds_until(one.at))) for one in inline]
+    def send_committed(self, tasks: Sequence[NewTask]) -> None:
+        """Send the messages of tasks whose rows were committed. The session's outbox calls it."""
+        inline = tasks[:INLINE_SENDS]
+        entries = [replace(task.entry, delay_seconds=delay_seconds(seconds_until(task.at))) for task in inline]
         self._send_rows(entries, inline)
-        if len(ready) > INLINE_SENDS:
+        if len(tasks) > INLINE_SENDS:
             wake(self._sqs, self._prefix)
 
     @cached_property
@@ -372,33 +376,33 @@ class JobClient:
         return check_prefix(settings.prefix())
 
     def _database(self) -> Database:
-        if self._made is None:
-            self._made = Database(settings.database_url(), prefix=self._prefix)
-        return self._made
+        if self._opened is None:
+            self._opened = Database(settings.database_url(), prefix=self._prefix)
+        return self._opened
 
 
-def _refuse_repeats(ready: Sequence[NewTask]) -> None:
+def _refuse_repeats(tasks: Sequence[NewTask]) -> None:
     seen: set[str] = set()
-    for one in ready:
-        if one.id in seen:
-            raise EnqueueError("task_id", f"{one.id!r} is given to two jobs of this call")
-        seen.add(one.id)
+    for task in tasks:
+        if task.id in seen:
+            raise EnqueueError("task_id", f"{task.id!r} is given to two jobs of this call")
+        seen.add(task.id)
 
 
 def _near(inserted: Sequence[NewTask | JobError]) -> list[NewTask]:
     """Return the tasks whose messages SQS can delay until they are due."""
     return [
-        one
-        for one in inserted
-        if isinstance(one, NewTask) and one.state is None and one.due_seconds <= MAX_DELAY_SECONDS
+        task
+        for task in inserted
+        if isinstance(task, NewTask) and task.state is None and task.due_seconds <= MAX_DELAY_SECONDS
     ]
 
 
-def _result(one: NewTask, *, sent: bool) -> Enqueued:
-    result = _enqueued(one, one.due_seconds, sent=sent)
-    return result if one.created else replace(result, state=one.state or result.state, created=False)
+def _result(new: NewTask, *, sent: bool) -> Enqueued:
+    result = _enqueued(new, new.due_seconds, sent=sent)
+    return result if new.created else replace(result, state=new.state or result.state, created=False)
 
 
-def _enqueued(ready: NewTask, due_seconds: float, *, sent: bool) -> Enqueued:
+def _enqueued(new: NewTask, due_seconds: float, *, sent: bool) -> Enqueued:
     state = State.SCHEDULED if due_seconds > 0 else State.PENDING
-    return Enqueued(ready.id, ready.task.type, ready.queue, state, sent, past=is_past(ready.at))
+    return Enqueued(new.id, new.task.type, new.queue, state, sent, past=is_past(new.at))

@@ -113,7 +113,7 @@ def task(
     closed = type_.startswith(("jobs:", "system:"))
     if closed and front_door:
         raise DeclarationError(f"{what}: front_door: jobs:* and system:* never take external messages")
-    lanes = [_one_of(Queue, what, "queue", queue), *(_one_of(Queue, what, "also", item) for item in also)]
+    lanes = [_member(Queue, what, "queue", queue), *(_member(Queue, what, "also", item) for item in also)]
     if len(set(lanes)) != len(lanes):
         raise DeclarationError(f"{what}: also: names a queue twice: {', '.join(lanes)}")
     _check_range(what, "max_retry", max_retry, 0, retry.MAX_RETRY)
@@ -162,7 +162,7 @@ def task(
             schedules=schedules,
             overlap=overlap,
             unique_for=unique_for,
-            unique_until=_one_of(Until, what, "unique_until", unique_until),
+            unique_until=_member(Until, what, "unique_until", unique_until),
             resumable=resumable,
             aliases=tuple(aliases),
             archived_to=on_archived,
@@ -190,11 +190,11 @@ def _check_others(what: str, name: str, others: Sequence[Task[Any, Any] | str]) 
             raise DeclarationError(f"{what}: {name}: {other.type!r} takes {other.payload.__name__}, not ArchivedTask")
 
 
-def _one_of(words: type[E], what: str, name: str, value: Any) -> E:
+def _member(enum: type[E], what: str, name: str, value: Any) -> E:
     try:
-        return words(value)
+        return enum(value)
     except ValueError:
-        raise DeclarationError(f"{what}: {name}: {value!r} is not one of {', '.join(words)}") from None
+        raise DeclarationError(f"{what}: {name}: {value!r} is not one of {', '.join(enum)}") from None
 
 
 def _check_range(what: str, name: str, value: object, low: int, high: int) -> None:

@@ -119,7 +119,7 @@ def _models(info: FieldInfo) -> list[type[BaseModel]]:
 def _parts(info: FieldInfo) -> list[Any]:
     """Return a field's annotation and all its parts, down to those with a serializer of their own."""
     parts = [info.rebuild_annotation()]
-    for part in parts:  # grows meanwhile
+    for part in parts:  # grows during the loop
         inside = (*get_args(part), get_origin(part), getattr(part, "__value__", None))
         if not any(isinstance(item, (PlainSerializer, WrapSerializer)) for item in inside):
             parts += [item for item in inside if item not in parts]

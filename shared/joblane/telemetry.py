@@ -56,8 +56,8 @@ class Tally:
         times, self._times = self._times, {}
         self._counts.clear()
         while metrics or times:
-            metrics |= {name: {"Unit": "Milliseconds", "Value": some[:MAX_VALUES]} for name, some in times.items()}
-            times = {name: some[MAX_VALUES:] for name, some in times.items() if len(some) > MAX_VALUES}
+            metrics |= {name: {"Unit": "Milliseconds", "Value": part[:MAX_VALUES]} for name, part in times.items()}
+            times = {name: part[MAX_VALUES:] for name, part in times.items() if len(part) > MAX_VALUES}
             if os.environ.get("POWERTOOLS_METRICS_DISABLED", "").lower() not in ("true", "1"):
                 line = _emf(namespace(_service())).serialize_metric_set(metrics, dimensions, {})
                 print(json.dumps(line, separators=(",", ":")))  # noqa: T201

@@ -63,7 +63,7 @@ select md5(n::text)::uuid::text,
        case when s.state in ('archived', 'retry') then
             (array['ValueError', 'HTTPStatusError', 'TaskTimeout'])[1 + n % 3] end,
        case when s.state in ('archived', 'retry') then
-            (array['no room', 'the service answered 503', 'the task outlived its timeout'])[1 + n % 3] end
+            (array['no room', 'the service answered 503', 'the task exceeded its timeout'])[1 + n % 3] end
   from generate_series(1, $1::int) n,
        lateral (select case when k < 100 then 'archived' when k < 220 then 'scheduled' when k < 270 then 'pending'
                             when k < 290 then 'retry' when k < 300 then 'active' when k < 350 then 'cancelled'

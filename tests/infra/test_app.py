@@ -201,7 +201,7 @@ def test_the_command_computes_an_idle_stages_costs_from_its_templates(stages: Re
         return done.stdout
 
     text, found, table = output(), json.loads(output("--json")), output("--markdown").splitlines()
-    assert text.startswith(f"Stage dev: idle, about ${found['usd']:,.2f} a month: an estimate by prices of ")
+    assert text.startswith(f"Stage dev: about ${found['usd']:,.2f} a month when idle, estimated by prices of ")
     assert re.search(r"Aurora at its minimum capacity +\$ +43\.20", text)
     assert re.search(r"NAT gateways +\$ +32\.40", text)
     assert "runs of system:health_check: its own SQS requests" in text
@@ -243,7 +243,7 @@ def test_a_handler_with_a_syntax_error_is_one_message_without_a_traceback(
     monkeypatch.setattr("joblane.cdk.app.discover", lambda package, **_: discover("unparsed"))
     assert APP.main(["-o", str(tmp_path / "out")]) == 1
     error = capsys.readouterr().err
-    assert error.startswith("joblane: unparsed/data_export/handler.py, line 1: SyntaxError: expected ':'\nMend it and ")
+    assert error.startswith("joblane: unparsed/data_export/handler.py, line 1: SyntaxError: expected ':'\nFix it and ")
     assert "Traceback" not in error
 
 

@@ -75,7 +75,8 @@ class TaskStatus:
     def of(cls, row: list[Any]) -> TaskStatus:
         """From a row of :data:`STATUS`."""
         id_, type_, queue, state, tenant, owner, tags, attempts, max_attempts, *rest = row
-        created_at, due_at, deadline, finished_at, asked, done, total, note, at, items, result, reason, error = rest
+        created_at, due_at, deadline, finished_at, cancel_requested, *rest = rest
+        done, total, note, at, items, result, reason, error = rest
         return cls(
             id=id_,
             type=type_,
@@ -90,7 +91,7 @@ class TaskStatus:
             due_at=due_at,
             deadline=deadline,
             finished_at=finished_at,
-            cancel_requested=asked,
+            cancel_requested=cancel_requested,
             progress=None if at is None else Progress(done, total, note, at),
             items_done=items,
             result=result,

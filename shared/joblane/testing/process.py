@@ -31,8 +31,8 @@ def diverted(url: str, queues: Sqs, add: Callable[[Task[Any, Any]], None]) -> It
     enqueue = JobClient._enqueue
 
     def to_database(client: JobClient) -> Database:
-        if client._made is not None and client._sqs is queues:  # the client of a running task keeps its connection
-            return client._made
+        if client._opened is not None and client._sqs is queues:  # the client of a running task keeps its connection
+            return client._opened
         return databases.setdefault(client, Database(url))
 
     def add_and_enqueue(client: JobClient, tasks: Sequence[NewTask], session: Session | None) -> Any:

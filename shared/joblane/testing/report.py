@@ -51,8 +51,8 @@ class TaskReport:
     def __str__(self) -> str:
         error = f", {self.error_type}: {self.error_message}" if self.error_type else ""
         why = f", {self.reason}" if self.reason and not error else ""
-        stands = f"{self.type} {self.id} is {self.state} after {self.attempts} of {self.max_retry + 1} attempts"
-        return f"{stands}{error}{why}"
+        summary = f"{self.type} {self.id} is {self.state} after {self.attempts} of {self.max_retry + 1} attempts"
+        return f"{summary}{error}{why}"
 
 
 class NotRunError(KitError):

@@ -464,7 +464,7 @@ def test_a_second_connection_that_cannot_be_had_is_no_error_of_the_callers(
     assert world.run("select count(*) from joblane.tasks where sent_at is null") == [[2]]
     monkeypatch.setenv("DATABASE_URL", world.url)
     world.client.close()
-    world.client._made = None
+    world.client._opened = None
     enqueue(world, session)
     session.commit()
     assert world.run("select count(*) from joblane.tasks where sent_at is null") == [[2]], "the client is usable again"
@@ -525,10 +525,10 @@ def test_a_child_is_sent_after_its_parents_work_has_committed(world: World, send
 
     real = world.client.send_committed
 
-    def look_first(ready: Any) -> None:
+    def look_first(tasks: Any) -> None:
         assert world.row("parent")["state"] == "completed"
         assert world.row("child")["state"] == "pending"
-        real(ready)
+        real(tasks)
 
     world.client.send_committed = look_first  # type: ignore[method-assign]
     run_parent(world, "spawns")

@@ -772,7 +772,7 @@ def test_two_duplicates_in_one_batch_run_one_after_the_other(world: World, monke
     assert states(world) == {"first": "completed", "second": "completed"}
 
 
-# --- Dead letters that come back -----------------------------------------------------------------------------------
+# --- Redriven dead letters -----------------------------------------------------------------------------------------
 
 
 def test_a_dead_letter_whose_key_is_taken_returns_with_the_holder_and_runs_later(
@@ -789,7 +789,7 @@ def test_a_dead_letter_whose_key_is_taken_returns_with_the_holder_and_runs_later
     # when its dead letter is redriven
     assert world.deliver(sample_only, dead_letter["Body"], attributes=dead(0)) == []
 
-    # then it is a dead letter of the same generation again, and the row as it was
+    # then it is a dead letter of the same generation again, and the row is unchanged
     (again,) = world.dead_letters(sample_only)
     marks = {name: value["StringValue"] for name, value in again["MessageAttributes"].items()}
     assert marks == {

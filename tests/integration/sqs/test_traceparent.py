@@ -106,7 +106,7 @@ def test_a_handlers_line_has_no_trace_of_the_task_before_it(world: World) -> Non
         assert line.get("trace_id") == trace
 
 
-# --- By whatever way -------------------------------------------------------------------------------------------------
+# --- All ways --------------------------------------------------------------------------------------------------------
 
 
 def test_sql_hands_it_on(world: World) -> None:
@@ -125,7 +125,7 @@ def test_sql_hands_it_on(world: World) -> None:
     [
         ({HEADER: GOOD}, {}, TRACE),
         ({}, ATTRIBUTE, TRACE),
-        ({HEADER: f"00-{1:032x}-{PARENT}-01"}, ATTRIBUTE, f"{1:032x}"),  # its own goes first
+        ({HEADER: f"00-{1:032x}-{PARENT}-01"}, ATTRIBUTE, f"{1:032x}"),  # its own header takes precedence
         ({}, {HEADER: ("String", "nonsense")}, None),
         ({}, {HEADER: ("Number", "7")}, None),
     ],

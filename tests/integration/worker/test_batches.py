@@ -271,7 +271,7 @@ def test_a_claim_that_fails_for_one_rows_sake_is_repeated_one_by_one(world: Worl
 
     assert kept == [records[3]["messageId"]]
     assert [27 <= seconds <= 30 for seconds in watched.visibilities] == [True]
-    # each is finished before the next is claimed: a loss costs the neighbours nothing
+    # each is finished before the next is claimed, so a lost run costs the others nothing
     assert wire.statements == ["claim"] + ["claim", "finish"] * 3 + ["claim"] + ["claim", "finish"] * 6
     assert states(world) == {f"it-{n}": "completed" for n in range(10) if n != 3}
     assert {row[0] for row in world.run("select batch_size from joblane.tasks")} == {0}
@@ -378,7 +378,7 @@ def test_a_run_lost_in_a_batch_is_not_counted_and_the_next_claim_is_alone(world:
 
     assert handle(worker, *records) == []
 
-    # one claim for all, which sets them apart, and then each by itself
+    # one claim for all of them, and then one claim for each
     assert wire.statements == ["claim", *["claim", "finish"] * 3]
     assert world.run("select distinct state, attempts, runs, claim_alone from joblane.tasks") == [
         ["completed", 1, 2, False]

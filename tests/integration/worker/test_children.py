@@ -243,7 +243,7 @@ def test_ten_thousand_children_are_one_statement_and_a_hundred_messages(world: W
     swept = world.sweep()
     assert (swept.sent, swept.unsent) == (MANY - INLINE_SENDS, 0)
     assert children(world, "sent_at is null") == 0
-    assert world.sweep().sent == 0  # nobody has claimed them yet, and that is no reason
+    assert world.sweep().sent == 0  # they are not claimed yet, which is no reason to send them again
     assert Counter(entry.queue for entry in watched.sent) == {lane: MANY, low: 1}
     ids = {entry.body for entry in watched.sent if entry.queue == lane}
     assert len(ids) == MANY, "one message per child"

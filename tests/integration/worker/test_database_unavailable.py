@@ -134,7 +134,7 @@ def test_a_connection_to_a_standby_is_replaced_by_one_to_the_new_primary_at_once
 def test_a_read_only_server_counts_as_unavailable(world: World) -> None:
     watched = world.watch()
     put(world, sample_one, "it")
-    world.run("select 1")  # this connection stays as it is
+    world.run("select 1")  # this connection is not changed
     read_only(world, "on")
 
     assert len(world.deliver(sample_one, message())) == 1
@@ -204,7 +204,7 @@ def test_a_run_that_cannot_commit_is_lost_and_the_task_completes_after_the_resta
     (database,) = effects.run("select current_database()")[0]
     effects.run(f"alter database {database} set synchronous_commit = on")
 
-    # when it goes away while the handler runs
+    # when the server stops while the handler runs
     assert len(effects.deliver(sample_one, message(do="lose_the_server"))) == 1
     assert [seconds <= 15 for seconds in watched.visibilities] == [True]
     assert len(effects.deliver(sample_one, message(do="lose_the_server"))) == 1
@@ -407,7 +407,7 @@ def test_a_producer_gets_an_error_in_an_outage_and_works_again_after_it(world: W
     finally:
         client.close()
     assert world.run("select id from joblane.tasks order by created_at") == [["before"], ["it"]]
-    assert watched.sent == []  # the client has queues of its own
+    assert watched.sent == []  # the client has its own queues
 
 
 # --- The longest outage --------------------------------------------------------------------------------------------
@@ -443,6 +443,6 @@ def test_the_database_may_be_unavailable_for_a_day_before_sqs_moves_a_message() 
             outage = longest_outage(task, receives_before)
             assert outage >= PROMISED_OUTAGE, f"{task.type} after {receives_before} receives: {outage}"
         hours[task.type] = longest_outage(task, spent) / timedelta(hours=1)
-        # and the dead-letter queue gets it before the queue forgets it
+        # and SQS moves it to the dead-letter queue before its retention ends
         assert task.numbers.max_receive_count * task.numbers.visibility < QUEUE_RETENTION
     assert min(hours.values()) > 28

@@ -99,7 +99,7 @@ def test_an_archived_task_has_the_successor_that_its_type_names(
         )
     ]
     assert world.row(SUCCESSOR)["state"] == "completed"
-    # and whatever comes again changes nothing
+    # and a repeated delivery changes nothing
     world.deliver(sample_watched, body())
     assert world.sweep().dead_letters == 0
     assert (successors(world), run_alerts(world), len(alerts)) == ([SUCCESSOR], 0, 1)
@@ -148,7 +148,8 @@ def test_a_task_that_is_not_archived_or_names_no_successor_has_none(
 def test_the_sweep_completes_the_work_of_a_process_killed_around_the_mark(
     world: World, client: JobClient, alerts: list[ArchivedTask], when: str
 ) -> None:
-    # given a worker that dies between the dead letter and its mark, or between the mark and the successor's message
+    # given a worker that is killed between the dead letter and its mark, or between the mark and the successor's
+    # message
     client.enqueue(sample_watched, Sample(do="hopeless"), task_id="it")
 
     def hook(sql: str, send: Send) -> Any:
@@ -169,7 +170,7 @@ def test_the_sweep_completes_the_work_of_a_process_killed_around_the_mark(
     world.sweep()
     world.sweep()
 
-    # then there is one successor, whatever else comes
+    # then there is one successor, also after further deliveries
     assert run_alerts(world) == 1
     world.deliver(sample_watched, body())
     assert (successors(world), run_alerts(world), len(alerts)) == ([SUCCESSOR], 0, 1)

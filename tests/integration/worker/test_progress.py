@@ -97,7 +97,7 @@ def test_the_second_connection_does_not_outlive_the_run(world: World) -> None:
     ends = time.monotonic() + 5
     while world.run(here)[0][0] > 3 and time.monotonic() < ends:
         time.sleep(0.02)
-    assert world.run(here)[0][0] <= 3  # the worker's, the client's, and the one that looks
+    assert world.run(here)[0][0] <= 3  # the worker's, the client's, and the test's connection
 
 
 def test_progress_is_written_once_a_second_and_always_at_the_end(world: World, clock: Clock) -> None:

@@ -454,7 +454,7 @@ def test_a_hundred_thousand_rows_are_handled_once_with_five_kills(
     assert max(handled.values()) <= 2
     again = sorted(thing for thing, times in handled.items() if times == 2)
     assert 0 < len(again) <= KILLS * CHUNK
-    for at in cursors:  # what was done again is of the chunk that each kill met
+    for at in cursors:  # only the chunk of each kill was repeated
         assert len([thing for thing in again if at < thing <= at + CHUNK]) <= CHUNK
     assert all(any(at < thing <= at + CHUNK for at in cursors) for thing in again)
 

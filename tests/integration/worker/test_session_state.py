@@ -61,7 +61,7 @@ def test_settings_role_locks_and_temporary_tables_are_gone_before_the_next_task(
 
 @pytest.mark.parametrize("number", ["1" + "0" * 5000, "1" + "0" * 400 + ".5"], ids=["digits", "infinite"])
 def test_a_row_that_python_cannot_read_ends_as_a_dead_letter_and_stops_no_other(world: World, number: str) -> None:
-    # given rows with a number that is too large: one that runs, and an archived one whose dead letter is due
+    # given rows with a number that is too large: a running task, and an archived task whose dead letter is due
     world.lane(sample_one)
     for id_, columns in {"runs": {}, "dead": archived(dead_sent_at=None)}.items():
         put(world, sample_one, id_, **columns)

@@ -118,7 +118,7 @@ def test_old_code_runs_on_the_schema_of_newer_code_after_a_deploy_that_went_back
         world.run(f"alter table joblane.{table} add column of_newer_code text not null default 'x'")
     world.run("create table joblane.of_newer_code (id text primary key)")
     world.run("update joblane.alembic_version set version_num = '9999'")
-    # when this code is deployed again, and a task goes its way
+    # when this code is deployed again, and a task runs
     migrate(world.url)
     (code, ran) = version(Old)
     world.lane(code)
@@ -176,7 +176,7 @@ def test_an_external_message_with_the_old_name_runs_too(world: World) -> None:
 
 
 def test_an_archived_task_with_the_old_name_is_revived_by_its_dead_letter(world: World) -> None:
-    # given one whose payload nobody can read
+    # given a task with an unreadable payload
     lane = old_lane(world)
     body = Message("sample:changing", "it", {"number": "many"}).encode()
     assert deliver(world, sample_renamed, body, lane) == []

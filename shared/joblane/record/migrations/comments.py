@@ -45,8 +45,8 @@ def described(statement: str) -> list[Described]:
 def statements(statement: str) -> Iterator[str]:
     """Yield a ``create table`` statement, and ``comment on`` for the table and each column."""
     yield statement
-    for one in described(statement):
-        kind = "column" if one.definition else "table"
+    for part in described(statement):
+        kind = "column" if part.definition else "table"
         # a colon before a name would be a parameter of SQLAlchemy's
-        comment = one.comment.replace("'", "''").replace(":", "\\:")
-        yield f"comment on {kind} {one.name} is '{comment}'"
+        comment = part.comment.replace("'", "''").replace(":", "\\:")
+        yield f"comment on {kind} {part.name} is '{comment}'"
