@@ -97,7 +97,7 @@ def where(
         typer.Option(
             metavar="STAGE",
             envvar="JOBLANE_STAGE",
-            help="Stage of cdk.json; without it, the local stack.",
+            help="Stage of cdk.json; without it, or as `local`, the local stack.",
             show_default=False,
         ),
     ] = None,
@@ -107,7 +107,8 @@ def where(
     region: Annotated[str | None, typer.Option(metavar="REGION", help="AWS region.", show_default=False)] = None,
 ) -> None:
     """Background jobs on AWS without a server, and the same stack on this machine."""
-    context.obj = Target(stage, profile, region)
+    # `.joblane/env` sets JOBLANE_STAGE=local where a task declares that setting
+    context.obj = Target(None if stage == "local" else stage, profile, region)
 
 
 for _heading, _commands in COMMANDS.items():

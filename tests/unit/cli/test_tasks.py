@@ -251,3 +251,16 @@ def test_ages_that_exclude_each_other_are_reported_by_their_options(jobs: Run, s
     assert "created_" not in ran.err
     stub.answers["tasks"] = Page((), None)
     assert jobs("ls", "--older", "1h", "--newer", "1d").code == 0
+
+
+def test_a_shell_that_has_loaded_the_local_variables_uses_the_local_stack(
+    jobs: Run, stub: FakeInspector, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # given `.joblane/env` of a project in which a task declares the setting JOBLANE_STAGE
+    monkeypatch.setenv("JOBLANE_STAGE", "local")
+    stub.answers["task"] = views.task_view()
+    # when a command runs
+    ran = jobs("show", views.ID)
+    # then it asks the local stack, and suggests commands without a stage
+    assert (ran.code, stub.where["stage"]) == (0, None)
+    assert "--stage" not in ran.out

@@ -121,7 +121,7 @@ def invoke(
     from joblane.cli import invoke as invoking
 
     where = target.of(context)
-    if where.stage not in (None, "local"):
+    if where.stage is not None:
         terminal.usage(f"invoke runs on this machine and its local database, not on stage {where.stage}", "--stage")
     filters.type_of(type_)
     if tenant is not None:
