@@ -542,17 +542,15 @@ def message_attributes() -> str:
         (
             f"`{message.DEAD_ATTRIBUTE}`",
             "Number",
-            "dead letters",
             "The task's redrive count (`generation`) when it was archived; 0 for a message that was refused.",
         ),
         (
             f"`{message.REASON_ATTRIBUTE}`",
             "String",
-            "dead letters",
-            "The reason why the task was archived or the message refused, without payload values.",
+            "The reason why the task was archived or the message was refused.",
         ),
     ]
-    return table(("attribute", "SQS type", "on", "meaning"), rows)
+    return table(("attribute", "SQS type", "meaning"), rows)
 
 
 # --- The Inspector, the kit, public names --------------------------------------------------------------------------
