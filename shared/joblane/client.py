@@ -73,11 +73,11 @@ class Enqueued:
     queue: Queue
     """Queue in which the task waits."""
     state: State
-    """``pending`` if the task is due, ``scheduled`` if it is due later. For a task that existed: its state."""
+    """``pending`` if the task is due, ``scheduled`` if it is due later. For an existing task: its state."""
     sent: bool
     """True if the message is in SQS. False if it is sent after the commit of the session, or later by the sweep."""
     created: bool = True
-    """False if the task existed: it holds the unique key, and was returned or replaced."""
+    """False if an existing task held the unique key and was returned or replaced."""
     past: bool = False
     """True if ``process_at`` was in the past, so that the task is due now."""
 
@@ -143,12 +143,12 @@ class JobClient:
         """Enqueue many tasks with one INSERT and batched sends.
 
         Returns a result for each job, in order. A job that was not enqueued has its error in place of a result:
-        :class:`TaskIdConflictError`, :class:`DuplicateTaskError`, or :class:`SendError` without a record.
+        :class:`TaskIdConflictError`, :class:`DuplicateTaskError`, or, with ``record=False``, :class:`SendError`.
 
         Args:
-            jobs: The jobs. A ``task_id`` may be given once.
-            session: As of :meth:`enqueue`. After its commit at most 100 messages are sent at once; the sweep sends the
-                rest.
+            jobs: The jobs, each with its own ``task_id`` if it has one.
+            session: As for :meth:`enqueue`. After its commit the client sends the first 100 messages, and the sweep
+                sends the rest.
 
         Raises:
             EnqueueError: an argument of a job is wrong. The message has the job's position. Nothing was written or
@@ -170,7 +170,7 @@ class JobClient:
     def wait(self, task_id: str, timeout: timedelta) -> TaskStatus:
         """Wait until a task has ended, and return its state.
 
-        Reads the row again and again: first after 0.05 seconds, later every 2 seconds.
+        Reads the row repeatedly, at first after 0.05 seconds, later every 2 seconds.
 
         Args:
             task_id: Id of the task.
@@ -199,9 +199,9 @@ class JobClient:
     def cancel(self, task_id: str) -> State | None:
         """Cancel a task.
 
-        Returns ``cancelled`` if the task waited: it never runs. Returns ``active`` if it runs: it is interrupted at its
-        next ``ctx.check()`` or ``ctx.progress()``, or rolled back at its end. Returns None if it has ended or is
-        unknown.
+        Returns ``cancelled`` if the task was waiting: it never runs. Returns ``active`` if the task is running: the run
+        is interrupted at its next ``ctx.check()`` or ``ctx.progress()``, or rolled back at its end. Returns None if the
+        task has ended or is unknown.
 
         Raises:
             DatabaseUnavailableError: the database is unavailable.

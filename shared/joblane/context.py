@@ -108,14 +108,15 @@ class TaskContext:
 
     @property
     def log_fields(self) -> dict[str, Any]:
-        """The fields on every log line of this run: ``task_id``, ``task_type``, ``attempt``, and the trace if there is
-        one."""
+        """The fields on every log line of this run: ``task_id``, ``task_type`` and ``attempt``, and the ids of its
+        trace, if the task has one."""
         fields = {"task_id": self.task_id, "task_type": self.type, "attempt": self.attempt}
         return fields | self._span.log_fields if self._span else fields
 
     @property
     def deadline(self) -> datetime:
-        """Time at which the handler is interrupted, in UTC."""
+        """Time at which the handler is interrupted, in UTC. It is not the ``deadline`` of the enqueue, but is never
+        after it."""
         return datetime.now(UTC) + timedelta(seconds=self._ends - time.monotonic())
 
     def remaining(self) -> timedelta:
@@ -126,7 +127,8 @@ class TaskContext:
     def session(self) -> Session:
         """An SQLAlchemy session whose work commits together with the task's completion, or not at all.
 
-        It is made on first use. A handler cannot call ``commit()``: half of its work would outlive a failure.
+        It is made on first use. A call of ``commit()`` is refused, because half of the handler's work would stay after
+        a failure.
         """
         return self._work.session
 
@@ -134,7 +136,7 @@ class TaskContext:
         """Return the database connection of the session, to run statements in the same transaction.
 
         Raises:
-            JobError: the connection broke after the transaction began, and the work of the transaction is lost.
+            JobError: the connection broke after the transaction began. The work of the transaction is lost.
         """
         self._work.lent = True
         return self._work.connection()
@@ -155,7 +157,7 @@ class TaskContext:
         return self._client.enqueue_many(jobs, session=self.session)
 
     def check(self) -> None:
-        """Raise an error if this run has to stop. Reads the row at most once a second.
+        """Raise an exception if this run has to stop. Reads the row at most once a second.
 
         Raises:
             TaskCancelled: the task was cancelled.
@@ -202,13 +204,13 @@ class TaskContext:
     def each(self, items: Iterable[T], *, key: Callable[[T], str] = str) -> Iterator[T]:
         """Loop over the items that no run of this task has finished yet.
 
-        When the loop asks for the next item, the session's work for the last item commits together with a mark for its
-        key. So do not read ahead, as ``list`` and ``itertools.batched`` do. An exception in the body rolls that item
-        back and ends the loop; a retry continues with it. An exception inside ``with ctx.isolated():`` fails that item
-        alone, and the loop raises :class:`PartialFailure` at its end. Of two items with the same key the second is
-        skipped.
+        When the loop takes the next item, the session's work for the current item commits together with a mark for its
+        key. So do not read ahead, as ``list`` and ``itertools.batched`` do. Work before the loop commits with the first
+        item, and a retry does it again.
 
-        Work before the loop commits with the first item, and a retry does it again.
+        An exception in the body rolls back the current item and ends the loop; a retry continues with this item. An
+        exception inside ``with ctx.isolated():`` fails only the current item, and the loop raises
+        :class:`PartialFailure` at its end. If two items have the same key, the second is skipped.
 
         Args:
             items: The items, in any order.
@@ -216,7 +218,7 @@ class TaskContext:
                 loops of a task share one set of keys.
 
         Raises:
-            ItemKeyError: a key is not such a text.
+            ItemKeyError: a key is not a text of 1 to 2,000 bytes.
             PartialFailure: items failed inside :meth:`isolated`.
             TaskCancelled: the task was cancelled.
             LeaseLostError: another run holds the task.
@@ -226,8 +228,8 @@ class TaskContext:
     def isolated(self) -> AbstractContextManager[None]:
         """Return a context manager for the body of a loop over :meth:`each`: an exception fails only the current item.
 
-        Exceptions that concern the whole task pass through: SkipRetry, RevokeTask, RetryAfter, Snooze, an interrupt,
-        and an unavailable database.
+        Exceptions that concern the whole task pass through: SkipRetry, RevokeTask, RetryAfter, Snooze, LeaseLostError,
+        TaskTimeout, TaskCancelled, and those of an unavailable database.
         """
         return self._loops.isolated()
 
@@ -236,25 +238,24 @@ class TaskContext:
     @overload
     def resume(self, source: Select[*tuple[Any, ...]], *, cursor: Any, chunk: int = 100) -> Iterator[Any]: ...
     def resume(self, source: Any, *, cursor: Any = None, chunk: int = 100) -> Iterator[Any]:
-        """Loop over the items after the last one whose work a run of this task has committed.
+        """Loop over items in a fixed order, after the items that earlier runs of this task have committed.
 
-        After ``chunk`` items, when the loop asks for the next one, the session's work for them commits together with
-        the cursor. So do not read ahead, as ``itertools.batched`` does. A run that is killed repeats at most one chunk.
+        After each ``chunk`` of items, the session's work for them commits together with the cursor, which is the
+        position in the source. So do not read ahead, as ``itertools.batched`` does. A run that is killed repeats at
+        most one chunk. Work before the loop commits with the first chunk, and every run does it again. A handler can
+        have only one such loop.
 
-        If the task is declared ``resumable`` and the time of the invocation ends, the run ends between two chunks, and
-        the task continues in the next invocation, until the task's own ``timeout``. A chunk that takes too long for
-        the rest of an invocation is interrupted, and done again with the whole time of the next one.
-
-        A task has one cursor, so a handler has one such loop. Work before the loop commits with the first chunk, and
-        every run does it again.
+        If the task is declared ``resumable``, it can run in several invocations, until its ``timeout``: before the time
+        of an invocation ends, the run stops between two chunks, and the next invocation continues. A chunk that takes
+        longer than the rest of the invocation is interrupted, and the next invocation starts it again.
 
         Args:
-            source: One of three. (1) A ``select(…)`` of an entity or of columns, without a limit. (2) A function that
-                gets the last cursor as JSON has it (None at first, a time as text) and returns the items after it, in
-                order. (3) A sequence that is the same in every attempt.
-            cursor: For a ``select``: a unique column of it that is never null, for example ``Member.id``; rows come in
-                its order. For a function: a function that returns an item's cursor. For a sequence: None; the position
-                is the cursor.
+            source: A ``select(…)`` of an entity or of columns, without a limit; or a function that gets the last cursor
+                and returns the items after it, in order; or a sequence that is the same in every attempt. The function
+                gets None at first, and later a JSON value, so a time is a text.
+            cursor: For a ``select``: a selected column that is unique and never null, for example ``Member.id``; the
+                rows come in its order. For a function: a function that returns an item's cursor. For a sequence: None;
+                the position is the cursor.
             chunk: Number of items that commit together, 1 or more.
 
         Raises:

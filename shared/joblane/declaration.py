@@ -46,14 +46,14 @@ class Grants:
 
     buckets: tuple[str, ...] = ()
     """Buckets by the names that the CDK app gives them, for example ``("exports",)``. The function can write objects
-    there, or list and delete them if the app gives the bucket with ``removes=True``."""
+    there. If the app declares the bucket with ``removes=True``, it can list and delete objects instead."""
     enqueue: tuple[str, ...] = ()
-    """Types that it can enqueue, for example ``("user:invitation",)``. ``("*",)``: all types."""
+    """Types that the function can enqueue, for example ``("user:invitation",)``. ``("*",)``: all types."""
     mail: bool = False
-    """True: it can send e-mail by Amazon SES, from the address that the stage has as ``mail_from``."""
+    """True: the function can send e-mail by Amazon SES, from the address in the stage's setting ``mail_from``."""
     dead_letters: bool = False
-    """True: it can receive and delete messages of every dead-letter queue of the stage, and send them back through a
-    front door."""
+    """True: the function can receive and delete messages of every dead-letter queue of the stage, and send them back
+    through a front door."""
 
 
 P = TypeVar("P", bound=Payload)

@@ -63,34 +63,36 @@ def task(
     Args:
         type_: Name of the task, ``category:action``, for example ``data:export``: lower-case letters, digits and single
             underscores on both sides of the colon, 43 characters at most. Types ``jobs:*`` belong to the library.
-        queue: Home queue: the queue of a task whose enqueue names none.
-        also: Further queues in which the type has a lane, and in which it can be enqueued. A queue can be given once.
-        max_retry: Number of attempts after the first. 0: one attempt. A long ``timeout`` lowers the maximum, because a
-            queue keeps a message for 10 days. Range: 0 to 100.
-        retry_delay: Wait before the next attempt: one timedelta; a list with a wait for each failed attempt, whose last
-            entry is repeated; or a function ``(attempt, error) -> timedelta``, where ``attempt`` counts from 1. A wait
-            is 0 to 365 days; the result of a function is cut to that. If the function raises, the default applies.
-            None: ``n⁴ + 15 + random(0..29)·(n+1)`` seconds, where n is 0 after the first attempt.
-        timeout: Time for one attempt. At its end :class:`TaskTimeout` is raised in the handler and the attempt has
-            failed. With a ``batch_size``, ``timeout`` times ``batch_size`` is 890 seconds at most: Lambda's 900 seconds
-            less 10. With ``resumable``, ``timeout`` is up to 22 hours, which leaves room for ``max_retry`` 0.
+        queue: Home queue: a task is enqueued there, unless the enqueue names another queue.
+        also: Further queues in which the type can be enqueued. The type has a lane, an SQS queue of its own, in each of
+            its queues. A queue can be given once.
+        max_retry: Number of attempts after the first. 0: one attempt. With a long ``timeout`` the maximum is lower,
+            because a queue keeps a message for 10 days. Range: 0 to 100.
+        retry_delay: Wait before the next attempt, 0 to 365 days. A timedelta: the same wait each time. A list: a wait
+            for each failed attempt; its last entry is repeated. A function ``(attempt, error) -> timedelta``:
+            ``attempt`` is the number of the failed attempt, from 1. If the function raises, the default applies. None:
+            ``(n-1)⁴ + 15 + random(0..29)·n`` seconds after the failed attempt n.
+        timeout: Time for one attempt. At its end :class:`TaskTimeout` is raised in the handler, and the attempt fails.
+            ``timeout`` times ``batch_size`` is 890 seconds at most: Lambda's 900 seconds less 10. With ``resumable`` it
+            can be longer: up to 22 hours with ``max_retry`` 0, 5.6 hours with 3, 3.7 hours with 5.
             Range: 1 second to 890 seconds.
         retention: Time for which payload and result are kept after the task is completed or cancelled. 0: they are
             removed at once. Archived tasks keep payload and error for 90 days. Range: 0 seconds to 3650 days.
         schedule: Times at which the task runs by itself: five fields of Unix cron, a macro such as ``"@hourly"``, the
-            result of :func:`cron` or :func:`every`, or a list of these. Its payload has to fit the payload class.
-        overlap: ``"skip"``: a tick is cancelled if the task of the schedule's last tick is still live. ``"allow"``:
-            both run. Has no effect if ``unique_for`` is set.
-        unique_for: Longest time for which a live task holds its unique key, which is made of the queue and the payload.
-            While it is held, another enqueue of the same key raises :class:`DuplicateTaskError`, unless
-            ``on_conflict`` says otherwise. None: no unique key. Range: 1 second to 3650 days.
+            result of :func:`cron` or :func:`every`, or a list of these. The payload of each schedule has to fit the
+            payload class.
+        overlap: ``"skip"``: a tick is cancelled if the task of the schedule's previous tick is still live.
+            ``"allow"``: both run. Has no effect if ``unique_for`` is set.
+        unique_for: Longest time for which a live task holds its unique key. By default the key consists of type, queue
+            and payload. While a task holds a key, an enqueue with the same key raises :class:`DuplicateTaskError`,
+            unless ``on_conflict`` says otherwise. None: no unique key. Range: 1 second to 3650 days.
         unique_until: When the key is released: ``"finish"``, when the task ends, or ``"start"``, when its first run
             starts.
-        on_archived: Task, or its type, that is enqueued when a task of this type is archived. Its payload class is
-            :class:`ArchivedTask`. None: nothing is enqueued.
+        on_archived: Another task, or its type. It is enqueued when a task of this type is archived. Its payload class
+            is :class:`ArchivedTask`. None: nothing is enqueued.
         resumable: True if the handler loops over ``ctx.resume(…)``. Then ``timeout`` may exceed the 900 seconds of
             Lambda: the task continues in further invocations. Requires ``batch_size`` 1.
-        aliases: Types that the task had before. Their messages and rows are still run.
+        aliases: Former types of the task. Tasks of these types still run.
         front_door: True if external producers can send this type to a front door. True is refused for ``jobs:*`` and
             ``system:*``. None: False for these, True for all others.
         batch_size: Maximum number of messages in one invocation. They run one after the other. Range: 1 to 10.
@@ -100,7 +102,8 @@ def task(
         target_wait: Time that a task may wait after it is due before an alarm is raised. None: 1 minute for the home
             queue critical, 10 minutes for default, 1 hour for low. Range: 1 second to 1 day.
         environment: Names of settings that the function gets as environment variables and the handler as
-            ``ctx.settings``: letters, digits and underscores, two characters at least. The stage has their values.
+            ``ctx.settings``: letters, digits and underscores, two characters at least. The stage's ``settings`` have
+            the values.
         grants: Permissions of the function in addition to its own lanes and the database, see :class:`Grants`.
             None: no further permission.
 

@@ -11,9 +11,9 @@ if TYPE_CHECKING:
 
 
 class JobError(Exception):
-    """Root of all errors that the library raises on purpose, except :class:`Interrupt`.
+    """Root of the library's errors, except :class:`MissingSettingError` and :class:`Interrupt`.
 
-    A caller that catches it catches every refusal of an enqueue and every failure of the database or of SQS.
+    To catch every refused enqueue and every failure of the database or of SQS, catch ``JobError``.
     """
 
 
@@ -101,7 +101,7 @@ class PayloadError(EnqueueError):
 class TaskIdConflictError(EnqueueError):
     """A task with the given ``task_id`` exists. Nothing was enqueued.
 
-    After an enqueue whose result is not known this is the good case: the task exists once.
+    If you repeat an enqueue whose result you did not receive, this error shows that the task exists, and exists once.
     """
 
     task_id: str
@@ -153,7 +153,7 @@ class UnknownTaskError(JobError, LookupError):
 class WaitTimeoutError(JobError, TimeoutError):
     """The task has not ended within the time of ``JobClient.wait``. The task continues.
 
-    Wait again, or ask for its state later.
+    Wait again, or call ``JobClient.get`` later.
     """
 
     task_id: str
@@ -170,16 +170,16 @@ class WaitTimeoutError(JobError, TimeoutError):
 class UnreadablePayloadError(JobError):
     """A received payload does not fit the task's payload class. The message names fields, never values.
 
-    A payload that another version of the code wrote waits up to 1 hour for a deploy. After that, and for a payload of
-    this version at once, the task is archived.
+    If another version of the code wrote the payload, the task first waits for a deploy, up to 1 hour. After that, or at
+    once if this version wrote it, the task is archived.
     """
 
 
 class DatabaseUnavailableError(JobError):
     """The database is unavailable. Nothing was sent, and usually nothing was written.
 
-    Enqueue again. If the connection broke during the commit, the task exists and will run: give a ``task_id`` of your
-    own, and a second enqueue raises :class:`TaskIdConflictError` instead of making a second task.
+    Enqueue again. If the connection broke during the commit, the task may exist: if you gave a ``task_id``, the second
+    enqueue then raises :class:`TaskIdConflictError` and makes no second task.
     """
 
 
@@ -227,7 +227,7 @@ class RetryAfter(_After):
 class Snooze(_After):
     """End this run and start another after ``delay``, without counting an attempt. The work of this run is rolled back.
 
-    Raise it if the task is too early. A task can do so 20 times; after that it counts as a failed attempt.
+    Raise it if it is too early for the work. A task can snooze 20 times; after that, a snooze is a failed attempt.
     """
 
 
@@ -250,17 +250,17 @@ class ItemKeyError(JobError, ValueError):
 
 
 class PartialFailure(JobError):  # noqa: N818
-    """Items of ``ctx.each`` failed inside ``ctx.isolated()``. The attempt has failed; the other items are kept.
+    """Items of ``ctx.each`` failed inside ``ctx.isolated()``. The attempt fails; the work of the other items is kept.
 
-    Let it pass: the next attempt runs only the items that are not done.
+    Do not catch it: the next attempt runs only the items that are not done.
     """
 
     failed: int
     """Number of items that failed in this run."""
     done: int
-    """Number of items that are done, by this run or an earlier one."""
+    """Number of items that are done, by this run and earlier runs."""
     first: Exception
-    """Error of the first item that failed, which is also the cause."""
+    """Error of the first item that failed. It is also the ``__cause__``."""
 
     def __init__(self, failed: int, done: int, first: Exception) -> None:
         super().__init__(f"{failed} of {failed + done} items failed, the first with {type(first).__name__}")
@@ -272,16 +272,19 @@ class PartialFailure(JobError):  # noqa: N818
 class Interrupt(BaseException):
     """Base of the exceptions that the library raises in a running handler. Do not catch it.
 
-    It is no ``Exception``, so that ``except Exception`` in a handler does not catch it.
+    It is not an ``Exception``, so ``except Exception`` in a handler does not catch it.
     """
 
 
 class TaskTimeout(Interrupt):
-    """The handler ran longer than the task's ``timeout``. The attempt has failed and its work is rolled back."""
+    """The handler ran longer than the task's ``timeout``, or past its deadline. Its uncommitted work is rolled back.
+
+    After the ``timeout`` the attempt has failed. After the deadline the task is archived.
+    """
 
 
 class TaskCancelled(Interrupt):
-    """The task was cancelled while it ran. Its work is rolled back, and it is not retried."""
+    """The task was cancelled while it ran. Its uncommitted work is rolled back, and the task is not retried."""
 
 
 # --- Inside the library --------------------------------------------------------------------------------------------
@@ -292,9 +295,9 @@ class Continued(Interrupt):
 
 
 class LeaseLostError(JobError):
-    """Another run holds the task: the work of this run is rolled back, and its message stays in the queue.
+    """Another run holds the task. The uncommitted work of this run is rolled back, and its message stays in the queue.
 
-    Let it pass. It happens if a run stands still until its lease is over.
+    Do not catch it. It happens if a process stops responding until its lease has ended, and then continues.
     """
 
 

@@ -81,7 +81,7 @@ class Job:
     queue: Queue | None = None
     """Queue in which the task waits; the type has to have a lane in it. None: the task's home queue."""
     process_in: timedelta | None = None
-    """Wait before the task is due. Without a record at most 15 minutes. None, and no ``process_at``: due now.
+    """Time until the task is due. With ``record=False`` at most 15 minutes. None, and no ``process_at``: due now.
     Range: 0 seconds to 3650 days."""
     process_at: datetime | None = None
     """Time at which the task is due, with a time zone, at most 3,650 days ahead. A time in the past: due now. Give
@@ -97,7 +97,7 @@ class Job:
     The header ``traceparent`` (W3C Trace Context) puts the task into a trace."""
     owner: str | None = None
     """Owner of the task, for the application's own checks: 1 to 200 printable ASCII characters without spaces. Take it
-    from verified claims. Refused without a record."""
+    from verified claims. Refused with ``record=False``."""
     tags: Sequence[str] = ()
     """Words to find the task by: at most 20, of 1 to 100 characters. Repeated tags count once."""
     max_retry: int | None = None
@@ -105,21 +105,22 @@ class Job:
     timeout: timedelta | None = None
     """Time for one attempt, from 1 second to the ``timeout`` that the task declares."""
     deadline: datetime | None = None
-    """Time after which the task is archived without another run, and a run is interrupted. It has a time zone and is
-    after the time at which the task is due. None: no deadline."""
+    """Time after which no run starts, and a run is interrupted; the task is then archived. The deadline has a time
+    zone and is after the time at which the task is due. None: no deadline."""
     retention: timedelta | None = None
-    """Time for which payload and result are kept after the task has ended. 0: removed at once. Without a record at
-    most what the task declares. Range: 0 seconds to 3650 days."""
+    """Time for which payload and result are kept after the task is completed or cancelled. 0: they are removed at
+    once. With ``record=False`` at most the ``retention`` that the task declares. Range: 0 seconds to 3650 days."""
     retry_delay: RetryDelay | None = None
     """Wait before the next attempt, 0 to 365 days: one timedelta, or a list of at most 100 whose last entry is
     repeated. A function is refused, because the row cannot hold it."""
     unique_for: timedelta | None = None
-    """Longest time for which this task holds its unique key. Refused without a record. Range: 1 second to 3650 days."""
+    """Longest time for which this task holds its unique key. Refused with ``record=False``.
+    Range: 1 second to 3650 days."""
     unique_key: str | None = None
-    """Unique key of this task among those of its type: 1 to 200 printable ASCII characters. It requires ``unique_for``,
-    here or at the task. None: a digest of queue and payload."""
+    """Unique key of this task within its type: 1 to 200 printable ASCII characters. It requires ``unique_for``, here or
+    in the declaration. None: a digest of queue and payload."""
     unique_until: Until | str | None = None
     """When the key is released: ``"finish"``, when the task ends, or ``"start"``, when its first run starts."""
     on_conflict: OnConflict | str = OnConflict.RAISE
-    """Result if a live task holds the key: ``"raise"`` :class:`DuplicateTaskError`, ``"return"`` that task, or
-    ``"replace"`` its payload, time and options if it still waits."""
+    """Result if a live task holds the key. ``"raise"``: :class:`DuplicateTaskError`. ``"return"``: the existing task.
+    ``"replace"``: the existing task, with this payload, time and options, if it waits."""

@@ -39,17 +39,17 @@ class ArchivedTask(Payload):
     task_id: str
     """Id of the archived task."""
     task_type: str
-    """Its type."""
+    """Type of the archived task."""
     queue: str
-    """Its queue."""
+    """Queue of the archived task."""
     tenant: str | None
-    """Its tenant."""
+    """Tenant of the archived task. None: it has none."""
     reason: str
-    """Reason why it was archived, a sentence without payload values."""
+    """Reason why the task was archived."""
     error_type: str | None
     """Class of the last error. None: no attempt has failed."""
     runs: int
-    """Number of its runs."""
+    """Number of runs, with those that do not count as attempts."""
 
 
 WITHOUT_VALUES = {

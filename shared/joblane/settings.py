@@ -6,7 +6,7 @@ import os
 
 
 class MissingSettingError(LookupError):
-    """A required environment variable is not set. It is a ``LookupError``, no :class:`JobError`.
+    """A required environment variable is not set. It is a ``LookupError``, not a :class:`JobError`.
 
     Set the variable: the message has its purpose and an example.
     """

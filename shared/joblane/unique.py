@@ -23,10 +23,10 @@ LONGEST_UNIQUE = timedelta(days=3650)
 
 
 class Until(StrEnum):
-    """When a task releases its unique key, at the latest."""
+    """The time at which a task releases its unique key, unless ``unique_for`` ends before."""
 
     FINISH = "finish"
-    """At its end."""
+    """When the task ends."""
     START = "start"
     """When its first run starts."""
 
@@ -35,11 +35,12 @@ class OnConflict(StrEnum):
     """The result of an enqueue if a live task holds the unique key."""
 
     RAISE = "raise"
-    """Raise :class:`DuplicateTaskError` with the id of that task."""
+    """Raise :class:`DuplicateTaskError` with the id of the existing task."""
     RETURN = "return"
-    """Return that task, unchanged."""
+    """Return the existing task, unchanged."""
     REPLACE = "replace"
-    """Give that task the new payload, time and options, if it waits. If it runs: raise :class:`DuplicateTaskError`."""
+    """Give the existing task the new payload, time and options, if it waits. While an attempt is under way: raise
+    :class:`DuplicateTaskError`."""
 
 
 @dataclass(slots=True)

@@ -10,6 +10,7 @@ import boto3
 import pytest
 
 from joblane.local.stack import LocalStack
+from joblane.project import Project
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -17,7 +18,9 @@ if TYPE_CHECKING:
 
 
 @pytest.fixture
-def stack(tmp_path: Path) -> Iterator[LocalStack]:
+def stack(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[LocalStack]:
+    for name, value in Project.here().migration_environment.items():  # the command line sets these, too
+        monkeypatch.setenv(name, value)
     stack = LocalStack(tmp_path / "local", prefix="other")
     yield stack
     stack.down()

@@ -268,7 +268,7 @@ def cancelled_tasks_have_ended(e: Evidence) -> Iterator[str]:
 
 @rule
 def a_key_or_a_schedule_has_one_live_task(e: Evidence) -> Iterator[str]:
-    for what, task, other in e.sql("select distinct what, task, other from public.held_twice order by 1, 2, 3"):
+    for what, task, other in e.sql("select distinct what, task, other from public.conflicts order by 1, 2, 3"):
         yield f"{what} is held twice: by {e.history(task)} and {e.history(other)}"
 
 

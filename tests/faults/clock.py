@@ -37,7 +37,7 @@ class Clock:
         """Return the seconds since 1970."""
         return time.time() + self.ahead
 
-    def put_forward(self, seconds: float) -> None:
+    def move_forward(self, seconds: float) -> None:
         self._define(self.ahead + seconds)
         self.ahead += seconds
 

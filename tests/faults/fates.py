@@ -29,7 +29,7 @@ class Fate:
     number: int = 0
 
     @classmethod
-    def thrown(cls, dice: Dice, share: float, *about: object) -> Fate:
+    def draw(cls, dice: Dice, share: float, *about: object) -> Fate:
         if not dice.chance(share, "fate", *about):
             return cls()
         step = STEPS[int(dice.roll("step", *about) * len(STEPS))]

@@ -25,7 +25,7 @@ STARTS_SECONDS = 30.0
 def fork_server(folder: Path, database_url: str, endpoint: str, plant: str | None) -> Iterator[Path]:
     """Yield the socket of the fork server. The processes write errors to ``workers.log``."""
     address = folder / "fork_server"
-    address.unlink(missing_ok=True)  # of an earlier storm in this folder
+    address.unlink(missing_ok=True)  # of an earlier run in this folder
     environment = os.environ | {
         "DATABASE_URL": database_url,
         "AWS_ENDPOINT_URL": endpoint,
@@ -62,10 +62,10 @@ class Process:
         self._lock = threading.Lock()
         self.busy = False
 
-    def ask(self, order: Mapping[str, Any], seconds: float) -> dict[str, Any] | None:
+    def send(self, order: Mapping[str, Any], seconds: float) -> dict[str, Any] | None:
         """Send an order and return the answer.
 
-        Return None if the process was killed; Lambda kills it after ``seconds``.
+        Return None if the process was killed, for example after ``seconds``, as by Lambda.
         """
         if self._socket is None:
             self._start()

@@ -28,20 +28,20 @@ from tests.faults.samples import TABLES
 from tests.faults.server import Api, serve
 from tests.faults.slots import Driver, Producer, Slot
 from tests.faults.storm import Storm
-from tests.faults.worker import PREFIX, SERVED
+from tests.faults.worker import ALL_TASKS, PREFIX
 
 SLOTS, PRODUCERS = 5, 2
 RESUMED_SECONDS = 8.8
 """The length of a resumable task's invocation here: 0.8 s more than its reserve."""
-REDRIVEN = 0.3
-CALM_JUMPS = 40
+REDRIVEN_SHARE = 0.3
+MAX_JUMPS_WITH_FAULTS = 40
 """The number of jumps with faults after everything is enqueued. The rest of the run has no faults."""
 NEXT_SWEEP = """
 select extract(epoch from min(sweep_at))::float8 from joblane.tasks
  where state in ('scheduled', 'pending', 'active', 'retry') or (state = 'archived' and dead_sent_at is null)
 """
 STATES = "select type, state, count(*)::int from joblane.tasks group by 1, 2 order by 1, 2"
-SWEEP_SECONDS = 0.6
+SWEEP_INTERVAL_SECONDS = 0.6
 
 
 @dataclass
@@ -66,11 +66,11 @@ def run(
     findings = Findings(seed)
     started = time.monotonic()
     try:
-        made = Run(folder, server, name, findings, jobs, minutes, plant)
-        made.go()
+        this_run = Run(folder, server, name, findings, jobs, minutes, plant)
+        this_run.go()
     except StuckError as error:
         findings.wrong.insert(0, str(error))
-    findings.counts.update(made.queues.counts)
+    findings.counts.update(this_run.queues.counts)
     findings.seconds = time.monotonic() - started
     return findings
 
@@ -139,7 +139,7 @@ class Run:
     def _make_queues(self) -> dict[str, float]:
         """Create the queues as a deploy does. Return queue → timeout of its function in seconds."""
         seconds = {}
-        for task in SERVED.values():
+        for task in ALL_TASKS.values():
             for queue in task.lanes:
                 name = lane_name(PREFIX, queue, task.type)
                 numbers = task.numbers
@@ -169,11 +169,11 @@ class Run:
         self.cancelled = storm.cancelled
         while (left := sum(producer.pending for producer in self.producers)) > 0:
             storm.blow(1 - left / len(acts))
-            self._sweep_now_and_then()
+            self._sweep_if_due()
             self._check_time()
             time.sleep(0.03)
-        for number in range(CALM_JUMPS):
-            if number == CALM_JUMPS // 2:
+        for number in range(MAX_JUMPS_WITH_FAULTS):
+            if number == MAX_JUMPS_WITH_FAULTS // 2:
                 self._redrive()
             while not self._idle():
                 storm.blow(1)
@@ -196,8 +196,8 @@ class Run:
         self._drain()
 
     def _redrive(self) -> None:
-        for task in SERVED.values():
-            self.queues.redrive(lane_name(PREFIX, task.queue, task.type), REDRIVEN)
+        for task in ALL_TASKS.values():
+            self.queues.redrive(lane_name(PREFIX, task.queue, task.type), REDRIVEN_SHARE)
 
     def _drain(self) -> None:
         while True:
@@ -228,14 +228,14 @@ class Run:
             return False
         now = self.clock.now()
         ahead = max(2.0, min(moments) - now + 1)
-        self.clock.put_forward(ahead)
+        self.clock.move_forward(ahead)
         self._findings.counts["jumps over idle time"] += 1
         if swept is not None and swept <= now + ahead:
             self._sweep()
         return True
 
-    def _sweep_now_and_then(self) -> None:
-        if time.monotonic() > self._swept_at + SWEEP_SECONDS:
+    def _sweep_if_due(self) -> None:
+        if time.monotonic() > self._swept_at + SWEEP_INTERVAL_SECONDS:
             self._sweep()
 
     def _sweep(self) -> None:

@@ -1,9 +1,9 @@
 """The tasks of the mix. Each run follows its payload's script, and its start is recorded outside of its transaction.
 
-A word of the script per run, ``ok`` after its end: ``fail``, ``skip``, ``revoke``, ``after:SECONDS``,
-``snooze:SECONDS``, ``hang`` (outlives its timeout), ``freeze:MS`` (is slow, then works),
-``outrun`` (is so slow that another run takes the task over meanwhile, then works), ``die`` (SIGKILL). Whatever it
-is, the run has done its work when it comes to it.
+The script has one word for each run; later runs have ``ok``. The words: ``fail``, ``skip``, ``revoke``,
+``after:SECONDS``, ``snooze:SECONDS``, ``hang`` (longer than the timeout), ``freeze:MS`` (slow, then completes),
+``outrun`` (so slow that another run takes over the task, then completes), ``die`` (SIGKILL). A run does its work first,
+and then follows the word.
 """
 
 from __future__ import annotations
@@ -31,40 +31,40 @@ TABLES = (
       task text, run integer, attempt integer, max_attempts integer, generation integer, at timestamptz, early float8,
       overdue float8)""",
     "create index on public.starts (task)",
-    # Runs that wait to be outrun.
+    # Runs that wait for another run to take over their task.
     "create table public.frozen (task text)",
     # The rows that some long tasks read.
     "create table public.numbers (n integer primary key)",
     "insert into public.numbers select generate_series(0, 99)",
     # A key, or a schedule without overlap, that two live tasks had at the same time.
-    "create table public.held_twice (what text, task text, other text)",
-    f"""create function public.look() returns trigger language plpgsql as $$ begin
-      insert into public.held_twice
+    "create table public.conflicts (what text, task text, other text)",
+    f"""create function public.record_conflict() returns trigger language plpgsql as $$ begin
+      insert into public.conflicts
       select coalesce(new.unique_key, new.type), new.id, t.id from joblane.tasks t
        where t.id <> new.id and t.state in {LIVE_SQL}
          and (t.unique_key = new.unique_key or t.type = 'mix:tick' and new.type = 'mix:tick');
       return null;
     end $$""",
-    f"""create trigger look after insert or update on joblane.tasks for each row
+    f"""create trigger record_conflict after insert or update on joblane.tasks for each row
       when (new.state in {LIVE_SQL} and (new.unique_key is not null or new.type = 'mix:tick'))
-      execute function public.look()""",
+      execute function public.record_conflict()""",
 )
 START = """
-with held as (
+with leased as (
   select t.*, a.started_at from joblane.tasks t join joblane.task_attempts a on a.task_id = t.id and a.run = t.runs
    where t.id = $1 and t.lease_token = $2::uuid and t.state = 'active'
 ),
-noted as (
+recorded as (
   insert into public.starts
   select id, runs, attempts, max_attempts, generation, started_at,
-         extract(epoch from due_at - started_at), extract(epoch from started_at - deadline) from held
+         extract(epoch from due_at - started_at), extract(epoch from started_at - deadline) from leased
 )
 select count(*) from public.starts where task = $1
 """
 """The times are the claim's. A run that has already lost its lease is not recorded."""
 CHUNK = 5
 DELAYS = [timedelta(seconds=seconds) for seconds in (1, 15, 1200, 60)]
-KEPT = timedelta(days=30)
+RETENTION = timedelta(days=30)
 TIMEOUT = timedelta(seconds=2)
 OUTRUN_SECONDS = 1.7
 
@@ -85,7 +85,7 @@ class Broken(Exception):  # noqa: N818
     """The error of a job that fails."""
 
 
-class Ledger:
+class SideConnection:
     """The process's second connection, for :data:`START`; :attr:`database` is set by the worker."""
 
     database: Database
@@ -98,9 +98,9 @@ def die() -> None:
 def earlier_starts(ctx: TaskContext) -> int:
     """Record this start. Return the number of earlier starts."""
     try:
-        return int(Ledger.database.get().run(START, ctx.task_id, ctx._claim.token)[0][0])
+        return int(SideConnection.database.get().run(START, ctx.task_id, ctx._claim.token)[0][0])
     except Exception:
-        Ledger.database.drop()
+        SideConnection.database.drop()
         raise
 
 
@@ -132,11 +132,13 @@ def play(payload: Work, ctx: TaskContext, work: Callable[[int], Any] = lambda nu
 
 
 def await_another_run(ctx: TaskContext) -> None:
-    """Ask the storm for a leap of time, and continue when another run holds the lease, or if no leap comes."""
-    Ledger.database.get().run("insert into public.frozen values ($1)", ctx.task_id)
+    """Ask the storm for a clock jump. Return when another run has the lease, or after :data:`OUTRUN_SECONDS`."""
+    SideConnection.database.get().run("insert into public.frozen values ($1)", ctx.task_id)
     ends = time.monotonic() + OUTRUN_SECONDS
     while time.monotonic() < ends:
-        rows = Ledger.database.get().run("select lease_token::text from joblane.tasks where id = $1", ctx.task_id)
+        rows = SideConnection.database.get().run(
+            "select lease_token::text from joblane.tasks where id = $1", ctx.task_id
+        )
         if rows and rows[0][0] != ctx._claim.token:
             return
         time.sleep(0.02)
@@ -152,18 +154,18 @@ def effect(ctx: TaskContext, item: object = "") -> None:
     )
 
 
-@task("mix:batch", batch_size=10, max_retry=6, retry_delay=DELAYS, timeout=TIMEOUT, retention=KEPT)
+@task("mix:batch", batch_size=10, max_retry=6, retry_delay=DELAYS, timeout=TIMEOUT, retention=RETENTION)
 def mix_batch(payload: Work, ctx: TaskContext) -> None:
     """Claimed and finished in batches. It writes a row if it has an item."""
     play(payload, ctx, lambda _: effect(ctx) if payload.items else None)
 
 
-@task("mix:row", also=[Queue.CRITICAL], max_retry=6, retry_delay=DELAYS, timeout=TIMEOUT, retention=KEPT)
+@task("mix:row", also=[Queue.CRITICAL], max_retry=6, retry_delay=DELAYS, timeout=TIMEOUT, retention=RETENTION)
 def mix_row(payload: Work, ctx: TaskContext) -> None:
     play(payload, ctx, lambda _: effect(ctx))
 
 
-@task("mix:each", max_retry=8, retry_delay=DELAYS, timeout=TIMEOUT, retention=KEPT)
+@task("mix:each", max_retry=8, retry_delay=DELAYS, timeout=TIMEOUT, retention=RETENTION)
 def mix_each(payload: Work, ctx: TaskContext) -> None:
     """Every third item fails in its first run, without an effect on the other items."""
 
@@ -177,7 +179,7 @@ def mix_each(payload: Work, ctx: TaskContext) -> None:
     play(payload, ctx, work)
 
 
-@task("mix:long", max_retry=8, retry_delay=DELAYS, timeout=timedelta(minutes=30), resumable=True, retention=KEPT)
+@task("mix:long", max_retry=8, retry_delay=DELAYS, timeout=timedelta(minutes=30), resumable=True, retention=RETENTION)
 def mix_long(payload: Work, ctx: TaskContext) -> None:
     """A task that is longer than its invocations."""
 
@@ -190,7 +192,7 @@ def mix_long(payload: Work, ctx: TaskContext) -> None:
     play(payload, ctx, work)
 
 
-@task("mix:select", max_retry=8, retry_delay=DELAYS, timeout=timedelta(minutes=30), resumable=True, retention=KEPT)
+@task("mix:select", max_retry=8, retry_delay=DELAYS, timeout=timedelta(minutes=30), resumable=True, retention=RETENTION)
 def mix_select(payload: Work, ctx: TaskContext) -> None:
     """Like ``mix:long``, over the rows of a query."""
 
@@ -204,7 +206,7 @@ def mix_select(payload: Work, ctx: TaskContext) -> None:
     play(payload, ctx, work)
 
 
-@task("mix:pages", max_retry=8, retry_delay=DELAYS, timeout=timedelta(minutes=30), resumable=True, retention=KEPT)
+@task("mix:pages", max_retry=8, retry_delay=DELAYS, timeout=timedelta(minutes=30), resumable=True, retention=RETENTION)
 def mix_pages(payload: Work, ctx: TaskContext) -> None:
     """Like ``mix:long``, over the items of a function."""
 
@@ -220,12 +222,12 @@ def mix_pages(payload: Work, ctx: TaskContext) -> None:
     play(payload, ctx, work)
 
 
-@task("mix:child", max_retry=6, retry_delay=DELAYS, timeout=TIMEOUT, retention=KEPT)
+@task("mix:child", max_retry=6, retry_delay=DELAYS, timeout=TIMEOUT, retention=RETENTION)
 def mix_child(payload: Work, ctx: TaskContext) -> None:
     play(payload, ctx, lambda _: effect(ctx))
 
 
-@task("mix:parent", max_retry=6, retry_delay=DELAYS, timeout=TIMEOUT, retention=KEPT)
+@task("mix:parent", max_retry=6, retry_delay=DELAYS, timeout=TIMEOUT, retention=RETENTION)
 def mix_parent(payload: Work, ctx: TaskContext) -> None:
     def work(_: int) -> None:
         effect(ctx)
@@ -240,25 +242,25 @@ def child_id(parent: str, number: int) -> str:
     return f"{parent}/{number}"
 
 
-@task("mix:only", max_retry=6, retry_delay=DELAYS, timeout=TIMEOUT, retention=KEPT, unique_for=timedelta(hours=5))
+@task("mix:only", max_retry=6, retry_delay=DELAYS, timeout=TIMEOUT, retention=RETENTION, unique_for=timedelta(hours=5))
 def mix_only(payload: Work, ctx: TaskContext) -> None:
     """A task with at most one live task per key."""
     play(payload, ctx, lambda _: effect(ctx))
 
 
-@task("mix:alert", max_retry=6, retry_delay=DELAYS, timeout=TIMEOUT, retention=KEPT)
+@task("mix:alert", max_retry=6, retry_delay=DELAYS, timeout=TIMEOUT, retention=RETENTION)
 def mix_alert(payload: ArchivedTask, ctx: TaskContext) -> None:
     effect(ctx)
 
 
-@task("mix:watched", max_retry=1, retry_delay=DELAYS, timeout=TIMEOUT, retention=KEPT, on_archived=mix_alert)
+@task("mix:watched", max_retry=1, retry_delay=DELAYS, timeout=TIMEOUT, retention=RETENTION, on_archived=mix_alert)
 def mix_watched(payload: Work, ctx: TaskContext) -> None:
     play(payload, ctx, lambda _: effect(ctx))
 
 
-@task("mix:tick", max_retry=6, retry_delay=DELAYS, timeout=TIMEOUT, retention=KEPT, schedule="*/5 * * * *")
+@task("mix:tick", max_retry=6, retry_delay=DELAYS, timeout=TIMEOUT, retention=RETENTION, schedule="*/5 * * * *")
 def mix_tick(payload: Tick, ctx: TaskContext) -> None:
-    """A tick that arrives while the last one is live is skipped. Each one is live until its second run."""
+    """A tick is skipped while the last tick is live. Each tick is live until its second run."""
     earlier = earlier_starts(ctx)
     effect(ctx)
     if not earlier:
@@ -270,7 +272,7 @@ def mix_tick(payload: Tick, ctx: TaskContext) -> None:
     max_retry=6,
     retry_delay=DELAYS,
     timeout=TIMEOUT,
-    retention=KEPT,
+    retention=RETENTION,
     schedule="*/5 * * * *",
     overlap="allow",
 )

@@ -9,7 +9,7 @@ from joblane.record.migrations import upgrade
 from tests.conftest import administer
 
 SETTINGS = {"fsync": "off", "autovacuum_naptime": "10s"}
-"""Settings without fsync. A power cut would lose commits, but a kill does not: they are written before the answer."""
+"""Settings without fsync. A power failure loses commits, but a kill does not: they are written before the answer."""
 
 
 def own_server(folder: Path) -> Postgres:

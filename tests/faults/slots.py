@@ -85,14 +85,14 @@ class Slot(Driver):
 
     def _invoke(self, queue: str, messages: Any) -> set[str]:
         """Return the ids of the messages that stay in the queue."""
-        fate = Fate.thrown(self._dice, FAULTY_INVOCATIONS, queue, messages[0].about)
+        fate = Fate.draw(self._dice, FAULTY_INVOCATIONS, queue, messages[0].about)
         order = {
             "invoke": queue,
             "records": [message.record(queue, self._clock.ahead) for message in messages],
             "seconds": self._seconds[queue],
             "fate": asdict(fate),
         }
-        answer = self.process.ask(order, self._seconds[queue])
+        answer = self.process.send(order, self._seconds[queue])
         self._counts["invocations"] += 1
         self._counts["deliveries"] += len(messages)
         if answer is None:
@@ -145,11 +145,9 @@ class Producer(Driver):
         if "send" in act:
             self._queues.send(act["send"], act["body"])
             return
-        fate = (
-            Fate.thrown(self._dice, FAULTY_PRODUCERS, "producer", act["jobs"][0]["id"]) if "produce" in act else Fate()
-        )
+        fate = Fate.draw(self._dice, FAULTY_PRODUCERS, "producer", act["jobs"][0]["id"]) if "produce" in act else Fate()
         for _ in range(TRIES):
-            answer = self.process.ask(act | {"fate": asdict(fate)}, 30)
+            answer = self.process.send(act | {"fate": asdict(fate)}, 30)
             if answer is None:
                 self._counts["producers that died"] += 1
                 self._counts[f"producers {fate}"] += 1

@@ -1,4 +1,4 @@
-"""Faults from outside during a run: kills at any time, leaps of time, restarts of the server, and cancels of running
+"""Faults from outside during a run: kills at any time, clock jumps, restarts of the server, and cancels of running
 tasks."""
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from joblane.record.transitions import CANCEL
 from tests.faults.clock import Clock
 from tests.faults.slots import Slot
 
-LEAPS = (5, 40, 120)
-"""Leaps in seconds. The longer ones end every lease, so that runs continue without a lease."""
-LONGEST_LEAP = 400
+JUMPS = (5, 40, 120)
+"""Clock jumps, in seconds. The longer jumps end every lease, so that runs continue without a lease."""
+LONGEST_JUMP = 400
 FROZEN = "delete from public.frozen returning task"
 RUNNING = (
     "select id from joblane.tasks where state = 'active' and type like 'mix:%' and cancel_requested_at is "
@@ -49,25 +49,25 @@ class Storm:
         self._counts = counts
         self.cancelled: dict[str, str] = {}
         """Task id → the state in which it was cancelled."""
-        self._next = {"kill": 10, "leap": 10, "cancel": 10}
+        self._next = {"kill": 10, "jump": 10, "cancel": 10}
         """The number of invocations at which each fault happens next. So it happens equally often on a slow machine."""
         self._restarts = [(number + 1) / (restarts + 1) for number in range(restarts)]
         """The shares of finished work at which the server is restarted."""
 
     def blow(self, progress: float) -> None:
         """Cause the faults that are due. ``progress``: the share of the acts that are done, from 0 to 1."""
-        done = self._counts["invocations"]
-        if done > self._next["kill"]:
-            self._next["kill"] = done + self._random.randint(5, 40)
+        invocations = self._counts["invocations"]
+        if invocations > self._next["kill"]:
+            self._next["kill"] = invocations + self._random.randint(5, 40)
             self._kill()
-        if done > self._next["leap"]:
-            self._next["leap"] = done + self._random.randint(5, 30)
-            self._leap(self._random.choice(LEAPS))
-        if done > self._next["cancel"]:
-            self._next["cancel"] = done + self._random.randint(3, 15)
+        if invocations > self._next["jump"]:
+            self._next["jump"] = invocations + self._random.randint(5, 30)
+            self._jump(self._random.choice(JUMPS))
+        if invocations > self._next["cancel"]:
+            self._next["cancel"] = invocations + self._random.randint(3, 15)
             self._cancel()
         if self._is_any_frozen():
-            self._leap(LONGEST_LEAP)
+            self._jump(LONGEST_JUMP)
         if self._restarts and progress >= self._restarts[0]:
             self._restarts.pop(0)
             self._restart()
@@ -85,17 +85,17 @@ class Storm:
                 (id_,) = self._random.choice(running)
                 for (state,) in self._sql(CANCEL, id_):
                     self.cancelled[id_] = state
-                    self._counts["tasks cancelled as they ran"] += state == "active"
+                    self._counts["running tasks cancelled"] += state == "active"
 
     def _is_any_frozen(self) -> bool:
         with suppress(PostgresError, OSError):
             return bool(self._sql(FROZEN))
         return False
 
-    def _leap(self, seconds: float) -> None:
+    def _jump(self, seconds: float) -> None:
         with suppress(PostgresError, OSError):
-            self._clock.put_forward(seconds)
-            self._counts["leaps of time"] += 1
+            self._clock.move_forward(seconds)
+            self._counts["clock jumps"] += 1
 
     def _restart(self) -> None:
         """Restart the server after an immediate stop, as by ``pg_ctl stop -m immediate``, or after a crash.

@@ -32,10 +32,10 @@ from joblane.worker.worker import Worker
 from tests.builders.events import LambdaContext
 from tests.faults import plants
 from tests.faults.fates import NONE, CurrentFate, Fate, FaultyDatabase, FaultySqs
-from tests.faults.samples import TASKS, Ledger, Work
+from tests.faults.samples import TASKS, SideConnection, Work
 
 PREFIX = "faults"
-SERVED = TASKS | {sweep_handler.jobs_sweep.type: sweep_handler.jobs_sweep}
+ALL_TASKS = TASKS | {sweep_handler.jobs_sweep.type: sweep_handler.jobs_sweep}
 
 current = CurrentFate()
 sqs = FaultySqs(current)
@@ -46,9 +46,9 @@ class Process:
 
     def __init__(self, url: str) -> None:
         database = FaultyDatabase(url, current)
-        workers = {type_: Worker(task, database, sqs, PREFIX) for type_, task in SERVED.items()}
+        workers = {type_: Worker(task, database, sqs, PREFIX) for type_, task in ALL_TASKS.items()}
         self._functions: dict[str, Worker | Router] = {
-            lane_name(PREFIX, queue, type_): workers[type_] for type_, task in SERVED.items() for queue in task.lanes
+            lane_name(PREFIX, queue, type_): workers[type_] for type_, task in ALL_TASKS.items() for queue in task.lanes
         }
         router = Router({type_: list(task.lanes) for type_, task in TASKS.items()}, sqs, PREFIX)
         self._functions |= {front_door_name(PREFIX, queue): router for queue in Queue}
@@ -56,7 +56,7 @@ class Process:
         self._direct = JobClient(record=False)
         self._direct._sqs, self._direct._prefix = sqs, PREFIX
         self._callers = FaultyDatabase(url, current)
-        Ledger.database = Database(url)
+        SideConnection.database = Database(url)
 
     def do(self, order: Mapping[str, Any]) -> dict[str, Any]:
         current.fate = Fate(**order.get("fate", {}))
@@ -147,7 +147,7 @@ def job_options(job: Mapping[str, Any]) -> Any:
         if name in options:
             options[name] = timedelta(seconds=options[name])
     if "deadline_in" in options:
-        rows = Ledger.database.get().run(
+        rows = SideConnection.database.get().run(
             "select clock_timestamp() + make_interval(secs => $1::float8)", str(options.pop("deadline_in"))
         )
         options["deadline"] = rows[0][0]
@@ -189,7 +189,7 @@ parent = os.getppid()
 
 def _warm_up() -> None:
     """Do the first work of a process once, before the forks."""
-    for task in SERVED.values():
+    for task in ALL_TASKS.values():
         for queue in task.lanes:
             sqs.url(lane_name(PREFIX, queue, task.type))
     database = Database(os.environ["DATABASE_URL"])
@@ -203,7 +203,7 @@ def main() -> None:
     if plant := os.environ.get(plants.VARIABLE):
         plants.PLANTS[plant]()
     discover()
-    setattr(sweep_handler, "Sqs", lambda: sqs)  # noqa: B010 - so that its sends are current, too
+    setattr(sweep_handler, "Sqs", lambda: sqs)  # noqa: B010 - so that its sends can fail, too
     _warm_up()
     with ForkServer(sys.argv[1], Connected) as server:
         print("ready", flush=True)

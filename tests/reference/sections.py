@@ -82,7 +82,7 @@ ERRORS: Mapping[str, Sequence[type[BaseException]]] = {
         MissingSettingError,
         ProjectError,
     ),
-    "Enqueueing and asking": (
+    "Enqueueing, and reading a task's state": (
         errors.EnqueueError,
         errors.LaneError,
         errors.PayloadError,
@@ -348,8 +348,13 @@ def error_tree() -> str:
     alone = [one for one in known if not any(base in known for base in one.__mro__[1:]) and one is not errors.JobError]
     lines = ["- `JobError`", *below(errors.JobError, 1)]
     for one in alone:
-        lines += [f"- {said(f':class:`{one.__name__}`')}, no `JobError`", *below(one, 1)]
+        lines += [f"- {said(f':class:`{one.__name__}`')}, not a `JobError`", *below(one, 1)]
     return "\n".join(lines)
+
+
+def _public_name(base: type) -> str:
+    """The class, or its nearest public base."""
+    return next(one.__name__ for one in base.__mro__ if not one.__name__.startswith("_"))
 
 
 def error_sections() -> str:
@@ -357,10 +362,10 @@ def error_sections() -> str:
     for heading, group in ERRORS.items():
         parts.append(f"## {heading}")
         for error in group:
-            bases = ", ".join(f"`{base.__name__}`" for base in error.__bases__ if not base.__name__.startswith("_"))
+            bases = ", ".join(f"`{_public_name(base)}`" for base in error.__bases__)
             public = "`joblane`" if error.__name__ in joblane.__all__ else f"`{error.__module__}`"
             text = [f"### `{error.__name__}`", *map(said, doc(error, error.__name__).text)]
-            parts += [*text, f"Import: {public}." + (f" Base: {bases}." if bases else "")]
+            parts += [*text, f"Import: {public}. Base: {bases}."]
             if own := {name: text for name, text in fields_of(error).items() if name in get_annotations(error)}:
                 parts.append(table(("field", "meaning"), [(f"`{name}`", said(text)) for name, text in own.items()]))
     return "\n\n".join(parts)
@@ -518,10 +523,12 @@ def message_options() -> str:
 
 def _message_table(properties: Mapping[str, Any], prefix: str, required: Sequence[str]) -> str:
     rows = [
-        (f"`{name}`", _wire_kind(one), "required" if name in required else "", message.MUST[f"{prefix}{name}"])
+        (f"`{name}`", _wire_kind(one), "yes" if name in required else "no", message.MUST[f"{prefix}{name}"])
         for name, one in properties.items()
     ]
-    return table(("field", "JSON type", "", "must be"), [(*row[:3], row[3].removeprefix("must be ")) for row in rows])
+    return table(
+        ("field", "JSON type", "required", "value"), [(*row[:3], row[3].removeprefix("must be ")) for row in rows]
+    )
 
 
 def _wire_kind(schema: Mapping[str, Any]) -> str:
@@ -535,17 +542,15 @@ def message_attributes() -> str:
         (
             f"`{message.DEAD_ATTRIBUTE}`",
             "Number",
-            "dead letters",
-            "The task's `generation` when it was archived; 0 for a message that was refused.",
+            "The task's redrive count (`generation`) when it was archived; 0 for a message that was refused.",
         ),
         (
             f"`{message.REASON_ATTRIBUTE}`",
             "String",
-            "dead letters",
-            "Why the task was archived or the message refused, without payload values.",
+            "The reason why the task was archived or the message was refused.",
         ),
     ]
-    return table(("attribute", "SQS type", "on", "meaning"), rows)
+    return table(("attribute", "SQS type", "meaning"), rows)
 
 
 # --- The Inspector, the kit, public names --------------------------------------------------------------------------

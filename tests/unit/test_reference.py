@@ -206,10 +206,12 @@ def test_a_range_is_what_is_accepted(
             call(**{name: outside})
 
 
-def test_a_resumable_task_has_up_to_22_hours() -> None:
-    declare(resumable=True, max_retry=0, timeout=timedelta(hours=22))
+@pytest.mark.parametrize(("max_retry", "hours", "too_long"), [(0, 22, 23), (3, 5.6, 5.7), (5, 3.7, 3.8)])
+def test_the_longest_timeouts_of_a_resumable_task(max_retry: int, hours: float, too_long: float) -> None:
+    assert f"{hours} hours with" in doc(task, "task").args["timeout"]
+    declare(resumable=True, max_retry=max_retry, timeout=timedelta(hours=hours))
     with pytest.raises(DeclarationError, match="longer than the 10 days that a queue keeps a message"):
-        declare(resumable=True, max_retry=0, timeout=timedelta(hours=23))
+        declare(resumable=True, max_retry=max_retry, timeout=timedelta(hours=too_long))
 
 
 def test_the_ranges_of_most_numbers_and_durations_are_known() -> None:

@@ -11,7 +11,7 @@ from joblane.record.states import State
 class ActionError(JobError):
     """The task is in a state that does not allow the action, or changed during the action. Nothing was done.
 
-    Show the task again, and decide anew.
+    Show the task again, and decide again.
     """
 
     task_id: str
@@ -21,7 +21,7 @@ class ActionError(JobError):
     state: State
     """State of the task."""
     last: str | None
-    """Sentence on the action of another operator shortly before. None: there was none."""
+    """Sentence on a recent action of another operator. None: there was none."""
 
     def __init__(
         self,

@@ -19,7 +19,7 @@ class Progress:
     total: int | None
     """Number of all items. None: the handler gave no total."""
     note: str | None
-    """Note of the handler. None: it gave none."""
+    """Note of the handler. None: the handler gave no note."""
     at: datetime
     """Time of the report, in UTC."""
 
@@ -37,33 +37,33 @@ class TaskStatus:
     state: State
     """State of the task."""
     tenant: str | None
-    """Tenant. None: none was given."""
+    """Tenant. None: the task has none."""
     owner: str | None
-    """Owner. None: none was given."""
+    """Owner. None: the task has none."""
     tags: tuple[str, ...]
     """Tags."""
     attempts: int
-    """Number of attempts that have begun and count."""
+    """Number of attempts so far. A snooze, for example, does not count."""
     max_retry: int
     """Number of attempts after the first."""
     created_at: datetime
     """Time of the enqueue."""
     due_at: datetime
-    """Time at which the task is due; after a failed attempt, that of the next one."""
+    """Time at which the task is due. After a failed attempt: time at which the next attempt is due."""
     deadline: datetime | None
-    """Deadline. None: none was given."""
+    """Deadline. None: the task has none."""
     finished_at: datetime | None
     """Time at which the task ended. None: it has not ended."""
     cancel_requested: bool
     """True: the task was cancelled, or was asked to stop."""
     progress: Progress | None
-    """Progress that a run last reported. None: none."""
+    """Progress that a run last reported. None: no run has reported progress."""
     items_done: int
-    """Number of items that are done by ``ctx.each``, or up to the cursor of ``ctx.resume``."""
+    """Number of items that are committed by ``ctx.each`` or ``ctx.resume``."""
     result: Any
-    """Return value of the handler, as JSON has it, until ``retention`` is over. None: no result."""
+    """Return value of the handler, read from JSON. None: no result, or ``retention`` is over."""
     reason: str | None
-    """Reason why the task was archived or cancelled. None: it was not."""
+    """Reason why the task was archived or cancelled. None: it was neither."""
     error_type: str | None
     """Class of the last error. None: no attempt has failed."""
 
