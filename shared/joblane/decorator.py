@@ -73,8 +73,9 @@ def task(
             ``attempt`` is the number of the failed attempt, from 1. If the function raises, the default applies. None:
             ``(n-1)⁴ + 15 + random(0..29)·n`` seconds after the failed attempt n.
         timeout: Time for one attempt. At its end :class:`TaskTimeout` is raised in the handler, and the attempt fails.
-            ``timeout`` times ``batch_size`` is 890 seconds at most: Lambda's 900 seconds less 10. With ``resumable`` it
-            can be longer: up to 22 hours with ``max_retry`` 0, 5.6 hours with 3, 3.7 hours with 5.
+            ``timeout`` times ``batch_size`` is 890 seconds at most: the 900 seconds of Lambda's on-demand functions
+            less 10. With ``resumable`` it can be longer: up to 22 hours with ``max_retry`` 0, 5.6 hours with 3, 3.7
+            hours with 5.
             Range: 1 second to 890 seconds.
         retention: Time for which payload and result are kept after the task is completed or cancelled. 0: they are
             removed at once. Archived tasks keep payload and error for 90 days. Range: 0 seconds to 3650 days.
@@ -91,7 +92,7 @@ def task(
         on_archived: Another task, or its type. It is enqueued when a task of this type is archived. Its payload class
             is :class:`ArchivedTask`. None: nothing is enqueued.
         resumable: True if the handler loops over ``ctx.resume(…)``. Then ``timeout`` may exceed the 900 seconds of
-            Lambda: the task continues in further invocations. Requires ``batch_size`` 1.
+            one invocation: the task continues in further invocations. Requires ``batch_size`` 1.
         aliases: Former types of the task. Tasks of these types still run.
         front_door: True if external producers can send this type to a front door. True is refused for ``jobs:*`` and
             ``system:*``. None: False for these, True for all others.

@@ -26,12 +26,15 @@ MAX_VISIBILITY = timedelta(hours=12)
 MAX_LATER_VISIBILITY = timedelta(hours=11, minutes=45)
 """The longest timeout for ChangeMessageVisibility here. SQS counts its 12 hours from the receive."""
 MAX_FUNCTION_TIMEOUT = timedelta(seconds=900)
+"""The longest timeout of an on-demand function. Lambda Managed Instances, which Joblane does not use, allow more."""
 MAX_RECEIVE_COUNT = 1000
 QUEUE_RETENTION = timedelta(days=10)
 DEAD_LETTER_RETENTION = timedelta(days=14)
 """SQS's maximum. The age of a dead letter counts from its first send, so this must be longer than QUEUE_RETENTION."""
 MIN_CONCURRENCY, MAX_CONCURRENCY = 2, 1000
-"""``MaximumConcurrency`` of a mapping. Source: Lambda, *Configuring maximum concurrency for SQS event sources*."""
+"""``MaximumConcurrency`` of a mapping without provisioned pollers.
+
+Source: Lambda, *Configuring maximum concurrency for SQS event sources*."""
 
 # --- Joblane's own limits ------------------------------------------------------------------------------------------
 

@@ -7,6 +7,7 @@ import inspect
 import json
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from datetime import timedelta
 from enum import Enum
 from functools import cache, partial
 from importlib import import_module
@@ -65,6 +66,7 @@ from joblane.testing import (
 from joblane.unique import OnConflict, Until
 from tests.reference.docstrings import (
     doc,
+    duration,
     fields_of,
     markdown,
     shown_default,
@@ -271,6 +273,8 @@ def signature(function: Callable[..., Any], name: str) -> str:
 def _given(value: Any) -> str:
     if callable(value):
         return str(value.__name__)
+    if isinstance(value, timedelta):
+        return duration(value)
     return f"{type(value).__name__}()" if dataclasses.is_dataclass(value) else str(getattr(value, "value", value))
 
 

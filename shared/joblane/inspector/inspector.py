@@ -60,7 +60,7 @@ class Inspector:
 
     @needs(VIEW)
     def count(self, filter: Filter = ALL, *, action: BulkAction | None = None) -> views.Count:  # noqa: A002
-        """The number of matching tasks, exact up to ``listing.COUNT_CAP``. ``action``: as in :meth:`tasks`."""
+        """The number of matching tasks, exact up to 10,000. ``action``: as in :meth:`tasks`."""
         return listing.count(self._scope, filter, action)
 
     @needs(VIEW)

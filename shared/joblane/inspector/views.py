@@ -93,7 +93,7 @@ class QueueView:
 
 @dataclass(frozen=True, slots=True)
 class Overview:
-    """The three queues. ``archived``: archived tasks that are kept, counted up to ``COUNT_CAP``."""
+    """The three queues. ``archived``: archived tasks that are kept, counted up to 10,000."""
 
     at: datetime
     queues: tuple[QueueView, ...]
@@ -315,8 +315,8 @@ class DeadGroup:
 class DeadLetters:
     """``groups``: largest first. ``depths``: the number of messages in each dead-letter queue that holds any.
 
-    ``unread``: messages that were not read, as only the first of each queue are. ``obsolete``: type → the number of
-    dead letters among them whose tasks were retried or deleted.
+    ``unread``: messages that were not read, because only the first of each queue are read. ``obsolete``: type → the
+    number of dead letters whose tasks were retried or deleted.
     """
 
     groups: tuple[DeadGroup, ...]

@@ -19,7 +19,7 @@ class HttpLimits(Settings):
     rate_per_second: int = Field(20, ge=1)
     """Requests per second; more are refused with status 429."""
     burst: int = Field(40, ge=1)
-    """Requests that can come at once before the rate applies."""
+    """Requests that may arrive at once before the rate applies."""
     max_concurrency: int | None = Field(None, ge=1)
     """Concurrency reserved for the API's function, and its upper bound. None: nothing is reserved, and the function
     uses the unreserved concurrency of the account."""
@@ -44,8 +44,8 @@ class Monitoring(Settings):
     """Alarms with an SNS topic, a dashboard, and saved queries. A threshold is a number, or ``"off"`` for no alarm."""
 
     email: str | None = Field(None, pattern=EMAIL)
-    """Address that gets a mail for each alarm and for its end, after the link in the first mail was followed. None: no
-    address; subscribe to the topic ``PREFIX-alarms`` in another way."""
+    """Address that gets a mail when an alarm fires and when it ends. Confirm the address by the link in the first mail.
+    None: no address; subscribe to the SNS topic ``PREFIX-alarms`` in another way."""
     archived: Count = 1
     """Archived tasks of one type within 15 minutes."""
     failing_percent: Percent = 50
@@ -59,12 +59,12 @@ class Monitoring(Settings):
     refused: Count = 1
     """Dead letters of front doors, and ticks that could not be sent."""
     missed_ticks: Count = 1
-    """Ticks that did not come."""
+    """Ticks that did not arrive."""
     stuck_leases: Count = 1
-    """Runs whose lease ended more than ten minutes ago, without an end in the database."""
+    """Runs whose lease ended more than ten minutes ago and whose end is not recorded."""
     throttles: Count = 1
     """Throttled invocations of the stage's functions within 5 minutes."""
     near_timeout_percent: Percent = 80
     """Duration of a run, in percent of its type's ``timeout``."""
     silence: Annotated[int, Field(ge=2)] | Literal["off"] = 4
-    """Successive runs of the sweep, or of a health check, that did not complete."""
+    """Successive runs of the sweep, or of a health check, that are missing or did not complete."""

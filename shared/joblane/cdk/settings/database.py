@@ -38,7 +38,8 @@ class Aurora(Settings):
     user: DatabaseName = "jobs"
     """Database role of the functions. The deploy creates it, with the rights to read and write rows only."""
     min_capacity: float = Field(0, ge=0, le=MAX_CAPACITY, multiple_of=CAPACITY_STEP, strict=False)
-    """Minimum capacity, in Aurora capacity units (ACU), in steps of 0.5. 0: the cluster pauses without connections."""
+    """Minimum capacity, in Aurora capacity units (ACU), in steps of 0.5. 0: the cluster pauses if no client is
+    connected."""
     max_capacity: float = Field(2, ge=1, le=MAX_CAPACITY, multiple_of=CAPACITY_STEP, strict=False)
     """Maximum capacity, in ACU, in steps of 0.5, not below ``min_capacity``. ``max_connections`` follows from it."""
     pause_after_minutes: int = Field(5, ge=5, le=1440)
@@ -129,16 +130,18 @@ class ExistingDatabase(Settings):
     name: DatabaseName
     """Name of the database."""
     user: DatabaseName | None = None
-    """Database role of the functions. Required with ``resource_id``. With ``secret``: None, the secret's ``username``
-    applies."""
+    """Database role of the functions. Required with ``resource_id``. With ``secret`` the functions log in as the
+    secret's ``username``: set ``user`` to the same name only with ``migration_secret``, so that the deploy grants it
+    the rights."""
     secret: Annotated[str, AfterValidator(_secret_arn)] | None = None
     """ARN of a JSON secret with ``username`` and ``password``, in the form that RDS makes."""
     resource_id: str | None = Field(None, pattern=r"^(cluster|db|prx)-[A-Za-z0-9]+$")
-    """Resource id of the cluster, instance or proxy, for a login by IAM (``rds-db:connect``) instead of a password."""
+    """Resource id of the cluster, instance or proxy. The functions then log in by IAM (``rds-db:connect``), without a
+    password."""
     migration_secret: Annotated[str, AfterValidator(_secret_arn)] | None = None
-    """ARN of the secret of a user that can change the schema. None: migrations log in as the functions do."""
+    """ARN of the secret of the owner, who can change the schema. None: migrations log in as the functions do."""
     security_group_id: str | None = Field(None, pattern=r"^sg-([0-9a-f]{8}|[0-9a-f]{17})$")
-    """Security group of the database: the stack adds a rule that admits the functions. Requires ``network``."""
+    """Security group of the database. The stack adds a rule for the functions. Requires ``network``."""
 
     @model_validator(mode="after")
     def _one_way_in(self) -> Self:

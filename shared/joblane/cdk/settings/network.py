@@ -14,8 +14,8 @@ class Egress(Settings):
     """The destinations that functions reach, for both kinds of network."""
 
     egress_ports: Annotated[tuple[Annotated[int, Field(ge=1, le=65535)], ...], Field(strict=False)] = ()
-    """TCP ports that functions reach in addition to 443 (HTTPS) and the port of the database, for example 587 for
-    SMTP. Each is 1 to 65535."""
+    """TCP ports to which functions may connect, in addition to 443 (HTTPS) and the port of the database, for example
+    587 for SMTP."""
 
 
 class NewNetwork(Egress):
@@ -24,8 +24,8 @@ class NewNetwork(Egress):
     kind: Literal["new"]
     """Selects a new VPC."""
     nat_gateways: int = Field(1, ge=0, le=2)
-    """NAT gateways. 0: functions do not reach the internet, and reach SQS, S3, Secrets Manager and SES by endpoints,
-    which cost more than a gateway."""
+    """NAT gateways. 0: functions cannot reach the internet. They reach SQS, S3, Secrets Manager and SES by VPC
+    endpoints, which cost more than a NAT gateway."""
     cidr: str = Field("10.60.0.0/16", pattern=r"^\d{1,3}(\.\d{1,3}){3}/(1[6-9]|2[0-4])$")
     """Addresses of the VPC, with a prefix of 16 to 24 bits."""
 

@@ -56,18 +56,18 @@ class Stage(Settings):
     ``monitoring``."""
     prefix: Annotated[str, AfterValidator(check_prefix)] = "jobs"
     """Start of the names of all resources: lower-case letters, digits and single hyphens, 20 characters at most. No
-    prefix of a stage may begin with that of another stage and a hyphen."""
+    stage's prefix may begin with another stage's prefix and a hyphen, as ``jobs-prod`` and ``jobs`` would."""
     concurrency_budget: int = Field(20, ge=MIN_CONCURRENCY, le=MAX_CONCURRENCY)
-    """Concurrent invocations of all lanes together, split over the lanes by the weights of their queues. Each lane has
-    2 at least."""
+    """Concurrent invocations of all lanes together, split over the lanes by the weights of their queues. Each lane gets
+    2 at least. 1,000 is the most for a mapping without provisioned pollers."""
     account_concurrency: int = Field(50, ge=1)
     """Lambda's quota for concurrent executions in the account: 1,000 by default, and less in a new account.
     ``aws lambda get-account-settings`` shows it. Source: Lambda quotas."""
     database_connections: int | None = Field(None, ge=1)
-    """``max_connections`` of the database. None: what follows from Aurora's capacity, or 100 for another PostgreSQL."""
+    """``max_connections`` of the database. None: calculated from Aurora's capacity, or 100 for another PostgreSQL."""
     reserved_connections: int = Field(10, ge=4)
-    """Connections of these that are kept free for other users of the database: two each for the migration of a deploy
-    and for an operator's command, and those that the server reserves for superusers."""
+    """Connections of ``database_connections`` that the functions leave free: two for the migration of a deploy, two for
+    each operator's command, those that the server reserves for superusers, and those of your other programs."""
     log_retention_days: LogRetentionDays = 30
     """Days for which CloudWatch Logs keeps the logs of functions."""
     log_level: LogLevel = "INFO"
@@ -76,10 +76,10 @@ class Stage(Settings):
     """``"retain"``: queues, logs and buckets stay when the stack is deleted. ``"destroy"``: they are deleted, except
     buckets with objects."""
     network: Network | None = None
-    """Network of functions and database. None: functions are outside of any VPC, for a public database.
+    """Network of functions and database. None: functions run outside of any VPC, and the database has to be public.
     Required for ``database`` of kind ``aurora``."""
     database: DatabaseSettings
-    """The database. A local stage has that of ``DATABASE_URL``."""
+    """The database. A local stage uses the database of ``DATABASE_URL``."""
     control: Control | None = None
     """Control API for operators. None: no control API; operators need the address of the database."""
     monitoring: Monitoring | None = None
@@ -89,16 +89,16 @@ class Stage(Settings):
     and any of ``_.:/=+-@``, and starts neither with ``aws:`` nor with ``joblane:``. A value has 256 characters at
     most."""
     schedules: Mapping[str, str] = {}
-    """Times that replace declared ones: type, or ``type:name`` of one schedule, → Unix cron text or ``"off"``, for
-    example ``{"jobs:sweep": "@hourly"}``. Name, time zone and payload stay as declared. A database that can pause does
-    so between them."""
+    """Times that replace the declared times: type, or ``type:name`` of one of several schedules, → Unix cron text or
+    ``"off"``, for example ``{"jobs:sweep": "@hourly"}``. Name, time zone and payload stay as declared."""
     settings: Mapping[str, Value] = {}
     """Values of the names that tasks declare in ``environment``: texts, or references to secrets. A
     name that ends in ``_PASSWORD``, ``_SECRET``, ``_TOKEN`` or ``_KEY`` takes a reference only."""
     mail_from: str | None = Field(None, pattern=EMAIL)
-    """Address that tasks with ``Grants(mail=True)`` send from by Amazon SES. Required if there is such a task."""
+    """Sender address of tasks that declare ``mail`` in their ``Grants`` and send by Amazon SES. Required if there is
+    such a task."""
     architecture: Architecture = "arm64"
-    """Processor architecture of the functions. A local stage has that of this machine."""
+    """Processor architecture of the functions. A local stage uses the architecture of this machine."""
 
     @model_validator(mode="after")
     def _no_secret_in_the_template(self) -> Self:

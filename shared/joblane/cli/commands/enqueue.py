@@ -52,7 +52,7 @@ def enqueue(
     task_id: Annotated[
         str | None, typer.Option("--id", metavar="ID", help="Id of your own: enqueued twice, it is one task.")
     ] = None,
-    tenant: Annotated[str | None, typer.Option(metavar="TENANT", help="Tenant, for fair queueing and filters.")] = None,
+    tenant: Annotated[str | None, typer.Option(metavar="TENANT", help="Tenant: message group, and filter.")] = None,
     tag: Annotated[list[str] | None, typer.Option(metavar="TAG", help="Tag, for filters. Repeatable.")] = None,
     max_retry: Annotated[int | None, typer.Option(metavar="N", min=0, help="At most the declared number.")] = None,
     timeout: Annotated[str | None, typer.Option(metavar="DURATION", help="At most the declared timeout.")] = None,

@@ -21,11 +21,11 @@ create table joblane.tasks (
     id text collate "C" primary key,
     -- Type, as the task was declared when it was enqueued.
     type text not null,
-    -- Queue in which it waits: critical, default or low.
+    -- Queue of the task: critical, default or low.
     queue text not null,
     -- Tenant, for fair queues and for filters. Null: none.
     tenant text,
-    -- Owner, for checks of the application. Null: none.
+    -- User that owns the task, for access checks of the application. Null: none.
     owner text,
     -- Words to find the task by.
     tags text[] not null default '{}',
@@ -34,7 +34,7 @@ create table joblane.tasks (
         check (state in ('scheduled', 'pending', 'active', 'retry', 'completed', 'archived', 'cancelled')),
     -- Payload. Null: it was removed at the end of the retention, or by an operator.
     payload jsonb,
-    -- Digest of the payload at the enqueue, by which a message that brings a payload is known as this task's.
+    -- Digest of the payload at the enqueue. A message with another payload does not belong to this task.
     payload_digest text not null,
     -- Digest of the payload's schema in the code that enqueued the task. Null: enqueued without Python.
     schema text,
@@ -44,17 +44,17 @@ create table joblane.tasks (
     options jsonb not null default '{}',
     -- Id of the tick that made this task. Null: no tick.
     tick text,
-    -- Attempts that have begun and count.
+    -- Attempts that have begun. Runs that spend no attempt are not counted.
     attempts integer not null default 0,
-    -- Runs that have begun, including those that count as no attempt.
+    -- Runs that have begun, including runs that spend no attempt.
     runs integer not null default 0,
     -- Attempts after which the task is archived: max_retry plus 1.
     max_attempts integer not null check (max_attempts > 0),
     -- Runs that ended by Snooze.
     snoozes integer not null default 0,
-    -- Runs of a resumable task that ended to continue in a further invocation.
+    -- Runs of a resumable task that continued in another invocation.
     continuations integer not null default 0,
-    -- Milliseconds of the present attempt in earlier invocations. 0: the attempt is not a continued one.
+    -- Milliseconds that the present attempt took in earlier invocations. 0: there were none.
     used_ms bigint not null default 0,
     -- Number of redrives and retries by operators. A dead letter of an earlier generation runs nothing.
     generation integer not null default 0,
@@ -78,9 +78,9 @@ create table joblane.tasks (
     sent_at timestamptz,
     -- Messages that the sweep has sent since the last run.
     sends integer not null default 0,
-    -- Time at which the sweep handles the row unless something else happens before. Null: never.
+    -- Time from which the sweep handles the row, unless the row changes before. Null: never.
     sweep_at timestamptz,
-    -- Time since which the task waits for code that can read its payload. Null: it does not.
+    -- Time since which the task waits for code that can read its payload. Null: it does not wait for this.
     mismatch_since timestamptz,
     -- Time at which the task was cancelled, or was asked to stop. Null: it was not.
     cancel_requested_at timestamptz,
@@ -98,7 +98,7 @@ create table joblane.tasks (
 
     -- Seconds for which payload and result are kept after the task is completed or cancelled.
     retention_seconds bigint not null,
-    -- Time at which the sweep removes the content, or, if that is removed, the row. Null: not ended.
+    -- Time at which the sweep removes the content, or later the row. Null: the task has not ended.
     expire_at timestamptz,
     -- True: payload, result and headers are removed.
     cleared boolean not null default false,
@@ -159,11 +159,11 @@ create table joblane.task_attempts (
     tenant text,
     -- Milliseconds from the time the task was due to the claim.
     wait_ms bigint,
-    -- Milliseconds that the run is billed for: its own and its part of the invocation. Null: not known.
+    -- Billed milliseconds: those of the run, and its share of the rest of the invocation. Null: not known.
     billed_ms integer,
     -- Memory of the function, in MB. Null: not known.
     memory_mb integer,
-    -- Estimated cost in US dollars. Null: not known, as of a lost run.
+    -- Estimated cost in US dollars. Null: not known, for example for a lost run.
     cost_usd double precision,
     primary key (task_id, run)
 ) with (fillfactor = 80, autovacuum_vacuum_scale_factor = 0.05)
@@ -240,7 +240,7 @@ create table joblane.audit (
     at timestamptz not null default clock_timestamp(),
     -- Operator: the ARN that IAM verified, or the user of the machine that ran the command.
     who text not null,
-    -- Name of the operation, as of the Inspector.
+    -- Name of the Inspector's operation.
     action text not null,
     -- Id of the task, or the name of the type, queue, tenant or schedule.
     target text not null,
@@ -258,7 +258,7 @@ create table joblane.bulks (
     id text collate "C" primary key,
     -- run, retry, archive, delete, cancel or redrive.
     action text not null,
-    -- Filter that selects the tasks, as of the Inspector.
+    -- Filter of the Inspector that selects the tasks.
     filter jsonb not null,
     -- Operator who started it.
     who text not null,
@@ -268,9 +268,9 @@ create table joblane.bulks (
     rate integer not null,
     -- Number of tasks that run before the rest. 0: no canary.
     canary integer not null,
-    -- Ids of these tasks. The rest follows only if all of them complete.
+    -- Ids of the canary's tasks. The other tasks follow only if all of these complete.
     canary_ids text[] not null default '{}',
-    -- Time by which they have to complete. Null: no canary runs.
+    -- Time by which the canary's tasks have to complete. Null: no canary runs.
     canary_until timestamptz,
     -- Tasks that matched when it was started.
     total integer not null,
@@ -280,7 +280,7 @@ create table joblane.bulks (
     skipped integer not null default 0,
     -- Tasks for which the action failed.
     failed integer not null default 0,
-    -- Reason why it ended before all was done. Null: it did not.
+    -- Reason why the action ended early. Null: it did not end early.
     stopped text,
     -- Time at which it was started.
     started_at timestamptz not null default clock_timestamp()
@@ -288,7 +288,7 @@ create table joblane.bulks (
 """
 
 TYPES = """
--- One row for each declared type, for enqueues by SQL. joblane migrate writes it.
+-- One row for each declared type, for enqueues by SQL. joblane migrate writes the rows.
 create table joblane.task_types (
     -- Type.
     type text collate "C" primary key,
@@ -298,7 +298,7 @@ create table joblane.task_types (
     max_retry integer not null,
     -- Seconds for which payload and result are kept after the end.
     retention_seconds bigint not null,
-    -- Seconds for which a task holds its unique key at most. Null: no key.
+    -- Longest time for which a task holds its unique key, in seconds. Null: no key.
     unique_seconds float8,
     -- When the key is released: finish or start.
     unique_until text not null,
@@ -316,7 +316,7 @@ create table joblane.stage (
     prefix text not null,
     -- Name of the project in pyproject.toml. Null: none.
     project text,
-    -- True, so that there is one row.
+    -- Always true, so that the table has only one row.
     only_row boolean primary key default true check (only_row)
 )
 """
@@ -328,7 +328,7 @@ create table joblane.schedules (
     type text collate "C" not null,
     -- Name of the schedule.
     name text collate "C" not null,
-    -- Time up to which missed ticks were looked for.
+    -- Time up to which the sweep has searched for missed ticks.
     checked_until timestamptz not null,
     primary key (type, name)
 )
