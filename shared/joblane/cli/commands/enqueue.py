@@ -46,11 +46,11 @@ def enqueue(
             autocompletion=completion.queues,
         ),
     ] = None,
-    process_in: Annotated[str | None, typer.Option("--in", metavar="DURATION", help="Not before 10m, 2h, 3d.")] = None,
-    process_at: Annotated[str | None, typer.Option("--at", metavar="TIME", help="Not before (ISO 8601).")] = None,
-    deadline: Annotated[str | None, typer.Option(metavar="TIME", help="Archive it if it has not run by then.")] = None,
+    process_in: Annotated[str | None, typer.Option("--in", metavar="DURATION", help="Run after 10m, 2h, 3d.")] = None,
+    process_at: Annotated[str | None, typer.Option("--at", metavar="TIME", help="Run at this time (ISO 8601).")] = None,
+    deadline: Annotated[str | None, typer.Option(metavar="TIME", help="Archive it then, unless it has ended.")] = None,
     task_id: Annotated[
-        str | None, typer.Option("--id", metavar="ID", help="Id of your own: enqueued twice, it is one task.")
+        str | None, typer.Option("--id", metavar="ID", help="Id of the task. A second use is refused.")
     ] = None,
     tenant: Annotated[str | None, typer.Option(metavar="TENANT", help="Tenant: message group, and filter.")] = None,
     tag: Annotated[list[str] | None, typer.Option(metavar="TAG", help="Tag, for filters. Repeatable.")] = None,
@@ -59,7 +59,7 @@ def enqueue(
     retention: Annotated[str | None, typer.Option(metavar="DURATION", help="Keep the ended task for 7d.")] = None,
     unique_for: Annotated[str | None, typer.Option(metavar="DURATION", help="Hold the unique key for 1h.")] = None,
     unique_key: Annotated[
-        str | None, typer.Option(metavar="KEY", help="Unique key; without it, from queue and payload.")
+        str | None, typer.Option(metavar="KEY", help="Unique key. Default: from queue and payload.")
     ] = None,
     on_conflict: Annotated[
         str | None, typer.Option(metavar="ACTION", help="If the key is held: raise, return or replace.")

@@ -112,7 +112,7 @@ def audit(
         str | None, typer.Option("--target", metavar="TARGET", help="A task's id, or type:data:export, queue:low …")
     ] = None,
     who: Annotated[str | None, typer.Option(metavar="NAME", help="Only actions of this operator.")] = None,
-    before: Annotated[int | None, typer.Option(metavar="NO", help="Only entries below this number.")] = None,
+    before: Annotated[int | None, typer.Option(metavar="NO", help="Only entries with a lower number.")] = None,
     limit: o.Limit = 50,
     as_json: o.AsJson = False,
 ) -> None:

@@ -39,7 +39,7 @@ def pause(
     for_: Annotated[
         str | None, typer.Option("--for", metavar="DURATION", help="Resume automatically after 2h.")
     ] = None,
-    until: Annotated[str | None, typer.Option(metavar="TIME", help="Resume automatically then (ISO 8601).")] = None,
+    until: Annotated[str | None, typer.Option(metavar="TIME", help="Resume at this time (ISO 8601).")] = None,
     as_json: o.AsJson = False,
 ) -> None:
     """Pause a queue, type, tenant or schedule.

@@ -36,7 +36,7 @@ def ls(
     which: filters.FilterOptions,
     limit: o.Limit = 20,
     after: Annotated[
-        str | None, typer.Option(metavar="CURSOR", help="Position from which the next page begins.")
+        str | None, typer.Option(metavar="CURSOR", help="Start of the page, from the end of the previous page.")
     ] = None,
     as_json: o.AsJson = False,
 ) -> None:
@@ -74,7 +74,7 @@ def logs(
     id_: o.Id,
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Follow until the task has ended.")] = False,
     as_json: Annotated[
-        bool, typer.Option("--json", "--as-json", help="One JSON document; with --follow, a JSON line for each line.")
+        bool, typer.Option("--json", "--as-json", help="JSON: one document; with --follow, an object per line.")
     ] = False,
 ) -> None:
     """Show the log lines of all attempts of one task."""
