@@ -45,8 +45,9 @@ class Grants:
     """Permissions of a task's function in addition to its own lanes and the database."""
 
     buckets: tuple[str, ...] = ()
-    """Buckets by the names that the CDK app gives them, for example ``("exports",)``. The function can write objects
-    there. If the app declares the bucket with ``removes=True``, it can list and delete objects instead."""
+    """Names that the CDK app gives to buckets, for example ``("exports",)``. The task's function can write objects to
+    these buckets. If the app declares a bucket with ``removes=True``, the function can list and delete its objects
+    instead."""
     enqueue: tuple[str, ...] = ()
     """Types that the function can enqueue, for example ``("user:invitation",)``. ``("*",)``: all types."""
     mail: bool = False

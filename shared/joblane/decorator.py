@@ -65,9 +65,9 @@ def task(
             underscores on both sides of the colon, 43 characters at most. Types ``jobs:*`` belong to the library.
         queue: Home queue: a task is enqueued there, unless the enqueue names another queue.
         also: Further queues in which the type can be enqueued. The type has a lane, an SQS queue of its own, in each of
-            its queues. A queue can be given once.
-        max_retry: Number of attempts after the first. 0: one attempt. With a long ``timeout`` the maximum is lower,
-            because a queue keeps a message for 10 days. Range: 0 to 100.
+            its queues. Each queue can be named once.
+        max_retry: Number of attempts after the first. 0: one attempt. With a long ``timeout`` the maximum is lower:
+            all deliveries have to fit into the 10 days for which a queue keeps a message. Range: 0 to 100.
         retry_delay: Wait before the next attempt, 0 to 365 days. A timedelta: the same wait each time. A list: a wait
             for each failed attempt; its last entry is repeated. A function ``(attempt, error) -> timedelta``:
             ``attempt`` is the number of the failed attempt, from 1. If the function raises, the default applies. None:
@@ -102,9 +102,9 @@ def task(
         memory_mb: Memory of the Lambda function, in MB. Range: 128 to 10240.
         target_wait: Time that a task may wait after it is due before an alarm is raised. None: 1 minute for the home
             queue critical, 10 minutes for default, 1 hour for low. Range: 1 second to 1 day.
-        environment: Names of settings that the function gets as environment variables and the handler as
-            ``ctx.settings``: letters, digits and underscores, two characters at least. The stage's ``settings`` have
-            the values.
+        environment: Names of settings. Their values are in the stage's ``settings``. The function gets them as
+            environment variables, and the handler reads them from ``ctx.settings``. A name has letters, digits and
+            underscores, and two characters at least.
         grants: Permissions of the function in addition to its own lanes and the database, see :class:`Grants`.
             None: no further permission.
 

@@ -43,10 +43,10 @@ class FilterOptions:
         str | None, typer.Option(metavar="FINGERPRINT", help="Fingerprint of the error, from `joblane dead`.")
     ] = None
     older: Annotated[
-        str | None, typer.Option(metavar="AGE", help="Created more than 10m, 2h, 3d ago; or before a time.")
+        str | None, typer.Option(metavar="AGE", help="Only tasks older than this: an age (10m, 2h, 3d) or a time.")
     ] = None
     newer: Annotated[
-        str | None, typer.Option(metavar="AGE", help="Created within the last 10m, 2h, 3d; or since a time.")
+        str | None, typer.Option(metavar="AGE", help="Only tasks newer than this: an age (10m, 2h, 3d) or a time.")
     ] = None
 
     def filter(self, ids: Sequence[str] = ()) -> Filter:

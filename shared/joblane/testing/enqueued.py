@@ -58,9 +58,10 @@ class EnqueuedTask:
     headers: Mapping[str, str]
     """Headers."""
     process_in: timedelta
-    """Time from the enqueue to the time at which the task is due; after a failed attempt, to that of the next one."""
+    """Time from the enqueue until the task is due. After a failed attempt: until the next attempt is due."""
     key_until: float | None = field(default=None, repr=False, compare=False)
-    """End of its unique key, in seconds from the enqueue of the row. Each enqueue starts the key anew."""
+    """End of its unique key, in seconds from the enqueue of the row. An enqueue that replaces the task
+    begins this time again."""
 
 
 def read(connection: Connection, sent: Sequence[Entry], prefix: str) -> list[EnqueuedTask]:
@@ -150,8 +151,8 @@ class Captured(Sequence[EnqueuedTask]):
             fields: Further fields of the payload.
 
         Raises:
-            AssertionError: no task matches, or not ``count``. The message has the tasks that were enqueued, the most
-                similar ones first.
+            AssertionError: no task matches, or the number of matching tasks is not ``count``. The message has the tasks
+                that were enqueued, the most similar ones first.
             KitError: no task can match: the type, queue, state or a field of the payload does not exist.
         """
         __tracebackhide__ = True

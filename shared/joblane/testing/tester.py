@@ -58,7 +58,7 @@ class JobTester:
     url: str
     """Address of the test's database."""
     ageless: set[str]
-    """Names of tables whose times do not change when time passes."""
+    """Names of the tables that :meth:`travel` leaves unchanged."""
     client: JobClient
     """A client."""
 
@@ -137,9 +137,10 @@ class JobTester:
     # --- Running ---------------------------------------------------------------------------------------------------
 
     def run(self, task: Task[P, R], payload: P, **options: Unpack[JobOptions]) -> R:
-        """Enqueue a task, run it once, at once and alone, and return the handler's return value.
+        """Enqueue a task, run it now, without other tasks, and return the handler's return value.
 
-        An exception of the handler is recorded as in production, where attempts may be left, and raised here.
+        There is one run. If the handler raises an exception, the failure is recorded as in production, so the task may
+        be retried later. Then the method raises the exception.
 
         Args:
             task: The task.
@@ -147,7 +148,7 @@ class JobTester:
             options: The enqueue options.
 
         Raises:
-            NotRunError: the task has not completed, for another reason.
+            NotRunError: the task has not completed, although the handler raised no exception.
             CrashedError: a fault has killed the process.
         """
         id_, message = self._due(task, payload, options)
@@ -168,7 +169,8 @@ class JobTester:
 
         Args:
             limit: Maximum number of invocations.
-            within: Run also the tasks that become due within this time; time passes as far as necessary. None: zero.
+            within: Run also the tasks that become due within this time, and let time pass as far as they require it.
+                None: only the tasks that are due now.
 
         Raises:
             KitError: more than ``limit`` invocations are necessary.
@@ -183,7 +185,8 @@ class JobTester:
         helper.
 
         At the end of the block the task completes and its work commits. An exception rolls the work back and is raised.
-        The timeout interrupts nothing here: ``ctx.deadline`` and ``ctx.remaining()`` show it, :meth:`run` applies it.
+        The timeout does not interrupt the block. ``ctx.deadline`` and ``ctx.remaining()`` show the time that is left.
+        :meth:`run` does interrupt a handler.
 
         Args:
             task: The task.
@@ -263,13 +266,13 @@ class JobTester:
     def now(self) -> datetime:
         """The time of the test, in UTC, for :meth:`at` and :meth:`tick`.
 
-        The clock of the code under test does not move: a time for the code or for an enqueue is relative to
-        ``datetime.now(UTC)``.
+        The clock of the code under test does not move. Calculate a time that you pass to this code or to an enqueue
+        from ``datetime.now(UTC)``, not from this property.
         """
         return self._clock.now()
 
     def travel(self, by: timedelta, *, ticks: bool = False) -> DrainReport:
-        """Let time pass: subtract it from every time in the database.
+        """Let time pass: subtract ``by`` from every time in the database.
 
         Args:
             by: The time, zero or more.
@@ -363,11 +366,11 @@ class JobTester:
     def duplicate(
         self, task: Task[Any, Any] | None = None, *, while_running: bool = False, times: int = 1
     ) -> AbstractContextManager[Fault]:
-        """Arm a fault: SQS delivers a message twice, after the run, or to another process during the run.
+        """Arm a fault: SQS delivers a message twice. The second delivery comes after the run or during it.
 
         Args:
             task: Task whose messages it concerns. None: all tasks.
-            while_running: True: the second delivery comes during the run.
+            while_running: True: the second delivery comes during the run, to another process.
             times: Number of times that it happens.
         """
         kind = Kind.DUPLICATE_WHILE_RUNNING if while_running else Kind.DUPLICATE

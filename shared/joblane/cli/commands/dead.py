@@ -107,9 +107,9 @@ def redrive(
     dry_run: o.DryRun = False,
     as_json: o.AsJson = False,
 ) -> None:
-    """Run archived tasks again, a few first.
+    """Run archived tasks again, with `--canary` a few of them first.
 
-    Choose them by fingerprint, ids, type, or --all. Dead letters without a row are sent back as well.
+    Choose the tasks by fingerprint, ids, type, or --all. Dead letters without a row are sent back as well.
     """
     from joblane.inspector.bulk.dead import removable
 

@@ -23,8 +23,8 @@ Assembly = Annotated[
     Path | None,
     typer.Option(
         metavar="FOLDER",
-        help="Folder with the stage's templates; without it, they are written to STAGE in `output` of cdk.json, or "
-        "in cdk.out.",
+        help="Folder that has the stage's templates. Without it, the command writes them to the folder STAGE in the "
+        "`output` folder of cdk.json, by default cdk.out.",
     ),
 ]
 
@@ -41,8 +41,8 @@ def migrate(
     """Bring the database to the newest schema.
 
     This also registers the declared task types and runs the project's own migrations. The database is that of
-    DATABASE_URL, or else that of the local stack. The first run writes the stage's prefix into the schema, which then
-    serves no other stage.
+    DATABASE_URL, or else that of the local stack. The first run writes the stage's prefix into the schema. After
+    that, no other stage can use the schema.
     """
     from joblane import settings
     from joblane.cli.connect import ENVIRONMENT, load_settings
@@ -100,7 +100,9 @@ def schema(
     type_: Annotated[str | None, typer.Argument(metavar="TYPE", help="One type; without it, all types.")] = None,
     out: Annotated[
         Path | None,
-        typer.Option(metavar="FOLDER", help="Folder for a file for each type; without it, print the schemas."),
+        typer.Option(
+            metavar="FOLDER", help="Write a file for each type to this folder; without it, print the schemas."
+        ),
     ] = None,
 ) -> None:
     """Print the JSON Schema of messages.

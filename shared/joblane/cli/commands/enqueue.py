@@ -46,18 +46,33 @@ def enqueue(
             autocompletion=completion.queues,
         ),
     ] = None,
-    process_in: Annotated[str | None, typer.Option("--in", metavar="DURATION", help="Run after 10m, 2h, 3d.")] = None,
+    process_in: Annotated[
+        str | None,
+        typer.Option("--in", metavar="DURATION", help="Wait before the first run, for example 10m, 2h or 3d."),
+    ] = None,
     process_at: Annotated[str | None, typer.Option("--at", metavar="TIME", help="Run at this time (ISO 8601).")] = None,
-    deadline: Annotated[str | None, typer.Option(metavar="TIME", help="Archive it then, unless it has ended.")] = None,
+    deadline: Annotated[
+        str | None, typer.Option(metavar="TIME", help="Archive the task at this time, unless it has ended.")
+    ] = None,
     task_id: Annotated[
         str | None, typer.Option("--id", metavar="ID", help="Id of the task. A second use is refused.")
     ] = None,
-    tenant: Annotated[str | None, typer.Option(metavar="TENANT", help="Tenant: message group, and filter.")] = None,
+    tenant: Annotated[
+        str | None, typer.Option(metavar="TENANT", help="Tenant, for fair queues and for filters.")
+    ] = None,
     tag: Annotated[list[str] | None, typer.Option(metavar="TAG", help="Tag, for filters. Repeatable.")] = None,
-    max_retry: Annotated[int | None, typer.Option(metavar="N", min=0, help="At most the declared number.")] = None,
-    timeout: Annotated[str | None, typer.Option(metavar="DURATION", help="At most the declared timeout.")] = None,
-    retention: Annotated[str | None, typer.Option(metavar="DURATION", help="Keep the ended task for 7d.")] = None,
-    unique_for: Annotated[str | None, typer.Option(metavar="DURATION", help="Hold the unique key for 1h.")] = None,
+    max_retry: Annotated[
+        int | None, typer.Option(metavar="N", min=0, help="Number of retries, at most the declared number.")
+    ] = None,
+    timeout: Annotated[
+        str | None, typer.Option(metavar="DURATION", help="Time for one attempt, at most the declared timeout.")
+    ] = None,
+    retention: Annotated[
+        str | None, typer.Option(metavar="DURATION", help="Time to keep the ended task, for example 7d.")
+    ] = None,
+    unique_for: Annotated[
+        str | None, typer.Option(metavar="DURATION", help="Longest time to hold the unique key, for example 1h.")
+    ] = None,
     unique_key: Annotated[
         str | None, typer.Option(metavar="KEY", help="Unique key. Default: from queue and payload.")
     ] = None,
@@ -145,9 +160,9 @@ def invoke(
 def replay(
     context: typer.Context, id_: o.Id, payload: Payload = None, reason: o.Reason = None, as_json: AsJson = False
 ) -> None:
-    """Enqueue a new task like an existing task.
+    """Enqueue a copy of an existing task.
 
-    The new task is linked to it; `--json` gives the new task another payload.
+    The copy is a new task with a link to the existing task. `--json` gives the copy another payload.
     """
     inspector = target.inspector(context)
     if payload is None:

@@ -52,7 +52,7 @@ def queues(
 def stats(
     context: typer.Context,
     within: Annotated[
-        str, typer.Option(metavar="DURATION", help="Runs that started within the last 1h, 1d, 1w.")
+        str, typer.Option(metavar="DURATION", help="Only runs that started within this time: 1h, 1d, 1w.")
     ] = "1d",
     by: Annotated[str, typer.Option(metavar="KEY", help="type or tenant.", autocompletion=lambda: list(BY))] = "type",
     cost: Annotated[bool, typer.Option("--cost", help="Show estimated costs.")] = False,

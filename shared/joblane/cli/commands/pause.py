@@ -37,7 +37,8 @@ def pause(
     *,
     reason: o.Reason = None,
     for_: Annotated[
-        str | None, typer.Option("--for", metavar="DURATION", help="Resume automatically after 2h.")
+        str | None,
+        typer.Option("--for", metavar="DURATION", help="Resume automatically after this time, for example 2h."),
     ] = None,
     until: Annotated[str | None, typer.Option(metavar="TIME", help="Resume at this time (ISO 8601).")] = None,
     as_json: o.AsJson = False,

@@ -36,7 +36,7 @@ def ls(
     which: filters.FilterOptions,
     limit: o.Limit = 20,
     after: Annotated[
-        str | None, typer.Option(metavar="CURSOR", help="Start of the page, from the end of the previous page.")
+        str | None, typer.Option(metavar="CURSOR", help="Cursor that the previous page printed: show the next page.")
     ] = None,
     as_json: o.AsJson = False,
 ) -> None:
@@ -121,7 +121,9 @@ def _print_log_line(to: Console, line: LogLine) -> None:
 def wait(
     context: typer.Context,
     id_: o.Id,
-    timeout: Annotated[str | None, typer.Option(metavar="DURATION", help="Wait at most for 10m, 2h.")] = None,
+    timeout: Annotated[
+        str | None, typer.Option(metavar="DURATION", help="Longest time to wait, for example 10m or 2h.")
+    ] = None,
     as_json: o.AsJson = False,
 ) -> None:
     """Wait until a task has ended.

@@ -16,7 +16,7 @@ def watch(
     minutes: Annotated[int, typer.Option(metavar="N", min=1, max=240, help="Count runs of the last N minutes.")] = 30,
     once: Annotated[
         bool,
-        typer.Option("--once", help="Print a single frame, as into a pipe or a dumb terminal."),
+        typer.Option("--once", help="Print a single frame and end. A pipe or a dumb terminal always gets one frame."),
     ] = False,
 ) -> None:
     """Watch queues, running tasks and latest failures.

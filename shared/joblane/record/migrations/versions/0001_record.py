@@ -70,7 +70,7 @@ create table joblane.tasks (
 
     -- Time of the enqueue.
     created_at timestamptz not null default clock_timestamp(),
-    -- Time from which the task may run: first the caller's, later that of the next attempt.
+    -- Time from which the task may run: at first as the caller gave it, later the time of the next attempt.
     due_at timestamptz not null default clock_timestamp(),
     -- Time after which the task is archived instead of run. Null: none.
     deadline timestamptz,
@@ -98,7 +98,7 @@ create table joblane.tasks (
 
     -- Seconds for which payload and result are kept after the task is completed or cancelled.
     retention_seconds bigint not null,
-    -- Time at which the sweep removes the content, or later the row. Null: the task has not ended.
+    -- Time at which the sweep removes the content, and after that the row. Null: the task has not ended.
     expire_at timestamptz,
     -- True: payload, result and headers are removed.
     cleared boolean not null default false,
@@ -111,7 +111,7 @@ create table joblane.tasks (
     error_type text,
     -- Message of the last error, with the values of redacted fields removed.
     error_message text,
-    -- Digest of type, error class and place of the last error: equal for tasks that failed alike.
+    -- Digest of the last error: task type, class, message without its numbers, and place. Equal errors have one digest.
     fingerprint text,
     -- Id of the task that an operator replayed to make this one. Null: no replay.
     replay_of text collate "C",
@@ -128,7 +128,7 @@ create table joblane.task_attempts (
     task_id text collate "C" not null,
     -- Number of the run, from 1.
     run integer not null,
-    -- Number of the attempt, from 1. Runs that count as no attempt share a number.
+    -- Number of the attempt, from 1. A run that spends no attempt has the same number as the run after it.
     attempt integer not null,
     -- Generation of the task in this run.
     generation integer not null,
@@ -147,7 +147,7 @@ create table joblane.task_attempts (
     error_type text,
     -- Message of the error, with the values of redacted fields removed.
     error_message text,
-    -- Digest of type, error class and place of the error.
+    -- Digest of the error: task type, class, message without its numbers, and place.
     fingerprint text,
     -- The last 8,000 characters of the traceback, with the values of redacted fields removed. Null: none.
     traceback text,
