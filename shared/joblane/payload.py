@@ -66,7 +66,7 @@ def describe(error: ValidationError, model: type[BaseModel]) -> str:
     """Return where and what is wrong, for each field, without values and without keys that the sender chose."""
     details = error.errors(include_input=False, include_url=False, include_context=False)
     found = dict.fromkeys(_describe_one(item, model) for item in details)
-    return f"{model.__name__} does not take it: " + "; ".join([*found][:10])
+    return f"not a valid {model.__name__}: " + "; ".join([*found][:10])
 
 
 def _describe_one(item: ErrorDetails, model: type[BaseModel]) -> str:

@@ -609,7 +609,7 @@ class Mappings(Payload):
     ],
 )
 def test_a_refusal_shows_no_key_of_the_producer(wrong: dict[str, Any], error: str) -> None:
-    with pytest.raises(UnreadablePayloadError, match=f"^payload: Mappings does not take it: {error}") as caught:
+    with pytest.raises(UnreadablePayloadError, match=f"^payload: not a valid Mappings: {error}") as caught:
         taking(Mappings).read(wrong, None)
     assert SECRET not in str(caught.value)
     assert "443322" not in str(caught.value)
@@ -636,7 +636,7 @@ def test_a_refusal_lists_ten_of_many_declared_fields() -> None:
 
 @pytest.mark.parametrize("wrong", [None, [], "text", 3])
 def test_a_payload_must_be_an_object(wrong: Any) -> None:
-    with pytest.raises(UnreadablePayloadError, match="payload: Export"):
+    with pytest.raises(UnreadablePayloadError, match="payload: not a valid Export: "):
         data_export.read(wrong, None)
 
 

@@ -321,7 +321,7 @@ def test_each_invalid_field_of_a_payload_is_listed(
 ) -> None:
     def refuse(*_: Any, **__: Any) -> None:
         raise PayloadError(
-            "payload", "DataExport does not take it: user_id: Input should be a valid UUID; rows: Field required"
+            "payload", "not a valid DataExport: user_id: Input should be a valid UUID; rows: Field required"
         )
 
     monkeypatch.setattr(stub, "edit", refuse)

@@ -77,7 +77,7 @@ def edit(request: Request, inspector: Inspector) -> Response:
 
 def _problems(error: JobError) -> list[str]:
     """A text for each invalid field."""
-    return re.sub(r"^payload: (\w+ does not take it: )?", "", str(error)).split("; ")
+    return re.sub(r"^payload: (not a valid \w+: )?", "", str(error)).split("; ")
 
 
 def _done(request: Request, acted: ActionResult) -> Response:
