@@ -47,7 +47,7 @@ def system_user_expiry(payload: SystemUserExpiry, ctx: TaskContext) -> ExpiryRes
     due = system_users.due_warnings(ctx.session, MAX_WARNINGS)
     for warning in ctx.each(due, key=lambda item: item.key):
         if ctx.remaining() < TIME_FOR_A_MAIL:
-            ctx.logger.info("warnings left to the next run", count=len(due) - warned - failed)
+            ctx.logger.info("no time left: the next run sends the remaining warnings", count=len(due) - warned - failed)
             break
         if _warn(warning, ctx):
             warned += 1

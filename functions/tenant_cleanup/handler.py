@@ -54,7 +54,7 @@ def tenant_cleanup(payload: TenantCleanup, ctx: TaskContext) -> CleanupResult:
     # Each step and each tenant has its own commit, so that a failure affects no other and locks are held for one only.
     for item in ctx.each(chain(("invitations", "requests", "exports"), _deleted_tenants(ctx, grace))):
         if not _may_continue(ctx, LEFT_FOR_THE_END):
-            ctx.logger.info("tenants left to the next run")
+            ctx.logger.info("no time left: the next run handles the remaining tenants")
             break
         with ctx.isolated():
             match item:

@@ -165,10 +165,14 @@ class Pages(Generic[T]):
         self._position = done
         if isinstance(source, Sequence):
             if cursor is not None:
-                raise CursorError("cursor: a sequence uses its position; leave it out, or give a function as source")
+                raise CursorError(
+                    "cursor: a sequence uses its position; leave the cursor out, or give a function as source"
+                )
         elif callable(source):
             if not callable(cursor):
-                raise CursorError("cursor: a function from an item to its cursor is required with a function")
+                raise CursorError(
+                    "cursor: a source function needs a cursor function, which returns the cursor of an item"
+                )
         elif hasattr(source, "column_descriptions"):
             self._type = _type_of(source, cursor)
         else:

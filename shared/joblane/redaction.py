@@ -161,7 +161,7 @@ def _restored(names: Collection[str], edited: Any, kept: Any, path: tuple[str | 
 
 
 def _counterpart(names: Collection[str], position: int, edited: list[Any], kept: Any) -> Any:
-    """Return the kept item for an edited item, also if it was moved; None if it is not certain."""
+    """Return the kept item of an edited list item, which may have a new position. None if no item is certain."""
     if not isinstance(kept, list):
         return None
     alike = [item for item in kept if _masked(names, item) == edited[position]]

@@ -208,4 +208,4 @@ class _Connection(HTTPConnection):
             except OSError:
                 if number == len(self._addresses):
                     raise
-        raise OSError("no address")
+        raise OSError("the service has no address to connect to")

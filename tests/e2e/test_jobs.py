@@ -51,7 +51,7 @@ def test_an_archived_task_has_one_dead_letter_which_runs_it_again_when_resent(de
     attributes = {name: value["StringValue"] for name, value in dead_letter["MessageAttributes"].items()}
     assert attributes == {"joblane-dead": "0", "joblane-reason": "SkipRetry: the tenant does not exist"}
 
-    # when a leftover copy of its message comes back, nothing runs
+    # when an obsolete copy of its message comes back, nothing runs
     body = dead_letter["Body"]
     deployed.send(LANE, body)
     # and when the dead letter is sent to the lane with its attributes, the task runs with new attempts

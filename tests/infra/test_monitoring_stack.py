@@ -23,7 +23,7 @@ from tests.infra.templates import Properties, Template
 from tests.pages import ROOT, anchors
 
 PAGE = ROOT / "docs" / "how-to" / "operate.md"
-HEADING = re.compile(r" Run: joblane .+\. Runbook: (docs/how-to/operate\.md)#([a-z-]+)\. No data: ")
+HEADING = re.compile(r" Run: joblane .+\. Runbook: (docs/how-to/operate\.md)#([a-z-]+)\. No data means that ")
 MAX_DESCRIPTION = 1024
 """Source: PutMetricAlarm, CloudWatch API reference."""
 MAX_RANGE_SECONDS = 86_400

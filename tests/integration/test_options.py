@@ -332,7 +332,7 @@ def test_an_external_task_past_its_deadline_is_archived_without_running(
     assert metrics["Archived"] == 1
     (dead_letter,) = world.dead_letters(sample_one)
     assert reason_of(dead_letter) == row["reason"]
-    # and a copy of it is a leftover, and its dead letter runs
+    # and a copy of it is obsolete, and its dead letter runs
     assert world.deliver(sample_one, body) == []
     assert ran == []
     assert world.deliver(sample_one, dead_letter["Body"], attributes={"joblane-dead": ("Number", "0")}) == []

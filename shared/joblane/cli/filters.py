@@ -28,12 +28,20 @@ class FilterOptions:
 
     state: Annotated[
         list[str] | None,
-        typer.Option("--state", "-s", metavar="STATE", help="Repeatable.", autocompletion=completion.states),
+        typer.Option(
+            "--state",
+            "-s",
+            metavar="STATE",
+            help="Task state. You can repeat the option.",
+            autocompletion=completion.states,
+        ),
     ] = None
     type_: Types = None
     queue: Annotated[
         list[str] | None,
-        typer.Option("--queue", "-q", metavar="QUEUE", help="Repeatable.", autocompletion=completion.queues),
+        typer.Option(
+            "--queue", "-q", metavar="QUEUE", help="Queue. You can repeat the option.", autocompletion=completion.queues
+        ),
     ] = None
     tenant: Annotated[str | None, typer.Option(metavar="TENANT", help="Tasks of this tenant.")] = None
     tag: Annotated[str | None, typer.Option(metavar="TAG", help="Tasks with this tag.")] = None

@@ -8,50 +8,42 @@ from rich.table import Table
 from rich.text import Text
 
 from joblane.cli.durations import short
-from joblane.cli.terminal import NARROW, fitted, row, table, word
+from joblane.cli.terminal import LEAST_NAME, fitted, table, word
 from joblane.inspector.durations import stamp
 from joblane.inspector.views import Depth, Lane, Overview, Pause
 from joblane.record.states import State
 
 BLOCKS = " ▁▂▃▄▅▆▇█"
-FRONT_DOOR_WIDTH, PAUSED_WIDTH = 12, 14
-"""Widths of the columns FRONT DOOR and PAUSED."""
-LEFT_OUT_FIRST = ("IN FLIGHT", "IN SQS", "OLDEST", "LATER", "RETRY")
-"""Columns of lanes in the order in which they are left out of a narrow table."""
-NUMBERS = ("WAITING", "RUNNING", "RETRY", "LATER", "DEAD")
+SPARKS = 12
+"""Width of a sparkline: with it the table fits into a terminal of 100 columns."""
+NUMBERS = ("PENDING", "ACTIVE", "RETRY", "SCHEDULED", "DEAD LETTERS")
+LEFT_OUT_FIRST = ("RUNS", "COMPLETED", "OLDEST", "FAILED", "SCHEDULED", "RETRY")
+"""Columns of queues in the order in which they are left out of a narrow table."""
+LANES_LEFT_OUT_FIRST = ("IN FLIGHT", "IN SQS", "OLDEST", "SCHEDULED", "RETRY")
 
 
-def queue_table(overview: Overview, width: int, *, sparks: int) -> Table:
-    """A row for each queue: its tasks, and messages in dead-letter queues (DEAD) and at the front door, if any.
+def queue_table(overview: Overview, width: int, *, sparks: bool) -> Table:
+    """A row for each queue: its tasks, and messages in dead-letter queues and at the front door, if any.
 
-    ``sparks``: columns of a sparkline, 0 for none.
+    ``sparks``: with a sparkline of the runs, if there is room.
     """
-    front_doors = ("FRONT DOOR",) if any(_messages(queue.front_door) for queue in overview.queues) else ()
-    pauses = ("PAUSED",) if any(paused(queue.pause, queue.lanes) for queue in overview.queues) else ()
-    extra = (FRONT_DOOR_WIDTH if front_doors else 0) + (PAUSED_WIDTH if pauses else 0)
-    sparks = max(0, sparks - extra)
-    oldest = ("OLDEST",) if width >= NARROW + (FRONT_DOOR_WIDTH if front_doors else 0) else ()
-    counts = [name for name in NUMBERS if name != "LATER" or width >= NARROW or not front_doors]
-    completed = ("COMPLETED",) if width >= NARROW + extra else ()
-    failed = ("FAILED",) if width >= NARROW else ()
-    numbers = (*front_doors, *counts, *oldest, *completed, *failed)
-    made = table("QUEUE", *numbers, *(("RUNS",) if sparks else ()), *pauses, right=numbers, fold=pauses)
-    for queue in overview.queues:
-        dead = _alarming(_plus(queue.depth.dead, queue.front_door.dead))
-        cells = dict(zip(NUMBERS, (*_counts(queue.tasks), dead), strict=True))
-        spark = (sparkline([minute.started for minute in queue.minutes], sparks),) if sparks else ()
-        row(
-            made,
-            word(queue.queue, "bold"),
-            *((_number(_messages(queue.front_door)),) if front_doors else ()),
-            *(cells[name] for name in counts),
-            *((_oldest(queue.oldest_wait_seconds),) if oldest else ()),
-            *((f"{sum(minute.completed for minute in queue.minutes):,}",) if completed else ()),
-            *((_alarming(sum(minute.failed for minute in queue.minutes)),) if failed else ()),
-            *spark,
-            *((paused(queue.pause, queue.lanes),) if pauses else ()),
-        )
-    return made
+    rows: list[dict[str, object]] = [
+        {
+            "QUEUE": word(queue.queue, "bold"),
+            "FRONT DOOR": _number(_messages(queue.front_door)),
+            **_counts(queue.tasks, _plus(queue.depth.dead, queue.front_door.dead)),
+            "OLDEST": _oldest(queue.oldest_wait_seconds),
+            "COMPLETED": f"{sum(minute.completed for minute in queue.minutes):,}",
+            "FAILED": _alarming(sum(minute.failed for minute in queue.minutes)),
+            "RUNS": sparkline([minute.started for minute in queue.minutes], SPARKS),
+            "PAUSED": paused(queue.pause, queue.lanes),
+        }
+        for queue in overview.queues
+    ]
+    left_out = [] if sparks else ["RUNS"]
+    if not any(_messages(queue.front_door) for queue in overview.queues):
+        left_out.append("FRONT DOOR")
+    return _fitted(rows, width, left_out, fold={"PAUSED": len("PAUSED")}, drop=LEFT_OUT_FIRST)
 
 
 def lane_table(overview: Overview, width: int) -> Table:
@@ -60,7 +52,7 @@ def lane_table(overview: Overview, width: int) -> Table:
         {
             "QUEUE": queue.queue,
             "TYPE": lane.type,
-            **dict(zip(NUMBERS, (*_counts(lane.tasks), _alarming(lane.depth.dead)), strict=True)),
+            **_counts(lane.tasks, lane.depth.dead),
             "OLDEST": _oldest(lane.oldest_wait_seconds),
             "IN SQS": _number(_plus(lane.depth.waiting, lane.depth.delayed)),
             "IN FLIGHT": _number(lane.depth.in_flight),
@@ -69,10 +61,23 @@ def lane_table(overview: Overview, width: int) -> Table:
         for queue in overview.queues
         for lane in queue.lanes
     ]
+    return _fitted(rows, width, [], fold={"TYPE": LEAST_NAME}, drop=LANES_LEFT_OUT_FIRST)
+
+
+def _fitted(
+    rows: Sequence[dict[str, object]],
+    width: int,
+    left_out: Sequence[str],
+    *,
+    fold: Mapping[str, int],
+    drop: Sequence[str],
+) -> Table:
+    """The table without the columns ``left_out``, and without the column PAUSED if nothing is paused."""
     if not any(cells["PAUSED"] for cells in rows):
-        for cells in rows:
-            del cells["PAUSED"]
-    return fitted(rows, width, name="TYPE", right=(*NUMBERS, "OLDEST", "IN SQS", "IN FLIGHT"), drop=LEFT_OUT_FIRST)
+        left_out = [*left_out, "PAUSED"]
+    shown = [{title: cell for title, cell in cells.items() if title not in left_out} for cells in rows]
+    right = (*NUMBERS, "FRONT DOOR", "OLDEST", "IN SQS", "IN FLIGHT", "COMPLETED", "FAILED")
+    return fitted(shown, width, fold=fold, right=right, drop=drop) if shown else table()
 
 
 def sparkline(values: Sequence[int], width: int) -> str:
@@ -122,9 +127,11 @@ def pause_line(pause: Pause) -> str:
     return f"{pause.scope} {pause.name} is paused{by}{until}" + (f": {pause.reason}" if pause.reason else "")
 
 
-def _counts(tasks: Mapping[State, int]) -> list[str]:
+def _counts(tasks: Mapping[State, int], dead: int | None) -> dict[str, object]:
+    """The cells of the columns :data:`NUMBERS`."""
     found = {str(state): number for state, number in tasks.items()}
-    return [f"{found.get(state, 0):,}" for state in ("pending", "active", "retry", "scheduled")]
+    live = [f"{found.get(state, 0):,}" for state in ("pending", "active", "retry", "scheduled")]
+    return dict(zip(NUMBERS, (*live, _alarming(dead)), strict=True))
 
 
 def _plus(first: int | None, second: int | None) -> int | None:

@@ -141,25 +141,32 @@ def table(*titles: str, fold: Sequence[str] = (), right: Sequence[str] = ()) -> 
 
 
 def fitted(
-    rows: Sequence[Mapping[str, object]], width: int, *, name: str, right: Sequence[str], drop: Sequence[str] = ()
+    rows: Sequence[Mapping[str, object]],
+    width: int,
+    *,
+    fold: Mapping[str, int],
+    right: Sequence[str],
+    drop: Sequence[str] = (),
 ) -> Table:
     """A table of rows (title → cell, at least one row) with as many columns as fit into the width.
 
-    The columns of ``drop`` are left out one by one until the rest fits; ``name`` stays, and is folded if it is long.
+    The columns of ``drop`` are left out one by one until the rest fits. ``fold``: column that may be broken into lines
+    → the most columns of the terminal that are kept free for it.
     """
     from rich.cells import cell_len
 
     def needs(title: str) -> int:
         cells = (title, *(each[title] for each in rows))
         longest = max(cell_len("–" if cell is None else str(cell)) for cell in cells)
-        return BETWEEN + (min(longest, LEAST_NAME) if title == name else longest)
+        return BETWEEN + min(longest, fold.get(title, longest))
 
     kept = list(rows[0])
     for title in drop:
-        if sum(map(needs, kept)) <= width:
+        if sum(map(needs, kept)) - BETWEEN <= width:
             break
-        kept.remove(title)
-    made = table(*kept, right=right, fold=(name,))
+        if title in kept:
+            kept.remove(title)
+    made = table(*kept, right=right, fold=tuple(fold))
     for each in rows:
         row(made, *(each[title] for title in kept))
     return made

@@ -56,10 +56,10 @@ def frame(snapshot: Snapshot, width: int, problem: str | None) -> RenderableType
     """A frame. ``problem``: why the latest query failed; ``snapshot`` is then the one before."""
     overview, at = snapshot.overview, snapshot.at
     parts: list[RenderableType] = [_head(snapshot, problem), word("")]
-    parts += [queue_table(overview, width, sparks=0), *map(word, pause_lines(overview)), word("")]
+    parts += [queue_table(overview, width, sparks=False), *map(word, pause_lines(overview)), word("")]
     parts += [_throughput(overview, min(MOST_SPARKS, (width - OTHER_COLUMNS) // 2))]
     if snapshot.active:
-        parts += [word(""), word("Running", "bold"), _tasks(snapshot.active, at, width, errors=False)]
+        parts += [word(""), word("Active", "bold"), _tasks(snapshot.active, at, width, errors=False)]
     if snapshot.failed:
         parts += [word(""), word("Latest failures", "bold"), _tasks(snapshot.failed, at, width, errors=True)]
     return Group(*parts)

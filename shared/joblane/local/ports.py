@@ -8,8 +8,8 @@ from contextlib import closing
 
 HOST = "127.0.0.1"
 CHOICE = range(20_000, 32_000)
-"""Ports below those that systems use for outgoing connections: such a connection could take a port before the server
-does, or while the server restarts."""
+"""Ports below the range that operating systems use for outgoing connections. Such a connection could take a port
+of that range before the server starts, or while it restarts."""
 
 
 def free_port() -> int:

@@ -13,15 +13,15 @@ row                                           message                           
 ============================================  =====================================  ==================================
 none                                          recorded                               ``gone``: rolled back, acknowledge
 none                                          external or tick                       inserted as active; ``run``
-none                                          external or tick, unique key taken     inserted as cancelled; ``done``
-none                                          tick of a paused schedule              inserted as cancelled; ``done``
+none                                          external or tick, unique key taken     inserted as cancelled; ``ended``
+none                                          tick of a paused schedule              inserted as cancelled; ``ended``
 none                                          external or tick, past its deadline    inserted as archived; ``archived``
 waiting, due                                  same type and payload                  ``run``
 waiting, not due yet                          any                                    ``wait``
 waiting, past its deadline                    any                                    archived; ``archived``
 waiting, ``claim_alone`` is set               in a batch                             ``claim_alone``
 ``active``, lease valid                       any                                    ``leased``: no change
-``active``, lease over, cancel requested      any                                    cancelled; ``done``
+``active``, lease over, cancel requested      any                                    cancelled; ``ended``
 ``active``, lease over, past its deadline     any                                    archived; ``archived``
 ``active``, lease over, attempts left         alone                                  the last run was lost; ``run``
 ``active``, lease over, attempts left         in a batch                             ``claim_alone``
@@ -30,11 +30,11 @@ waiting, ``claim_alone`` is set               in a batch                        
                                                                                      ``run``
 ``active``, lease over, claimed in a batch    in a batch                             the lost run is not counted;
                                                                                      ``claim_alone``
-``completed``, ``cancelled``                  any                                    ``done``: acknowledge
+``completed``, ``cancelled``                  any                                    ``ended``: acknowledge
 ``archived``, dead letter not sent            any                                    ``send_dead_letter``, acknowledge
 ``archived``, dead letter sent                dead letter of this generation         revived; ``run``
 ``archived``, unique key taken                dead letter of this generation         ``taken``: send it as dead letter
-``archived``, dead letter sent                any other                              ``leftover``: acknowledge
+``archived``, dead letter sent                any other                              ``obsolete``: acknowledge
 any                                           another type, or external with         ``conflict``: send as dead letter,
                                               another payload                        the row does not change
 type, queue or tenant paused                  any                                    ``paused``: the row waits
@@ -82,11 +82,13 @@ class Verdict(StrEnum):
     LEASED = "leased"
     PAUSED = "paused"
     GONE = "gone"
-    DONE = "done"
+    ENDED = "ended"
+    """The task is completed or cancelled."""
     ARCHIVED = "archived"
     """This claim archived the task. Handled like ``send_dead_letter``, and logged here because no run logs it."""
     SEND_DEAD_LETTER = "send_dead_letter"
-    LEFTOVER = "leftover"
+    OBSOLETE = "obsolete"
+    """A copy of a message or dead letter of an archived task that does not bring the task back."""
     TAKEN = "taken"
     CONFLICT = "conflict"
 
@@ -241,10 +243,10 @@ select m.id,
        when c.id is null then 'gone'
        when c.state = 'active' and c.lease_token = m.token then 'run'
        when c.type <> m.type or (not m.rec and c.payload_digest <> m.payload_digest) then 'conflict'
-       when c.state in ('completed', 'cancelled') then 'done'
+       when c.state in ('completed', 'cancelled') then 'ended'
        when c.state = 'archived' and c.dead_sent_at is null
          then case when c.finished_at = now() then 'archived' else 'send_dead_letter' end
-       when c.state = 'archived' then case when c.generation = m.dead_generation then 'taken' else 'leftover' end
+       when c.state = 'archived' then case when c.generation = m.dead_generation then 'taken' else 'obsolete' end
        when c.state = 'active' then case when m.paused and c.lease_until <= clock_timestamp() then 'paused'
                                          else 'leased' end
        when m.paused then 'paused'

@@ -45,7 +45,7 @@ REVIVED: Columns = RESET | {
     "finished_at": "null",
     "expire_at": "null",
 }
-"""The task is live again. A dead letter of its previous generation is a leftover from now on."""
+"""The task is live again. A dead letter of its previous generation is obsolete from now on."""
 TO_SEND: Columns = {"state": "'pending'", "sent_at": "null", "sends": "0", "sweep_at": SWEEP_SOON}
 """The task's message is sent after the commit."""
 

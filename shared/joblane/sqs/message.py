@@ -41,7 +41,7 @@ TICK_ID_PATTERN = re.compile(rf"{TYPE_PATTERN.pattern}:[a-z0-9-]+:\d{{4}}-\d\d-\
 """The ids of ticks. A producer may not choose such an id."""
 
 DEAD_ATTRIBUTE = "joblane-dead"
-"""The archived generation, on a dead letter. It distinguishes a redrive from a leftover copy."""
+"""The archived generation, on a dead letter. It distinguishes a redrive from an obsolete copy."""
 REASON_ATTRIBUTE = "joblane-reason"
 
 MUST = {

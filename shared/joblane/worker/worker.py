@@ -109,7 +109,7 @@ class Worker:
                 case Verdict.CONFLICT:
                     reason = f"IdConflict: {run.claim.id!r} is the id of another task, or of another payload"
                     self._send([run.received], [refused_dead_letter(run.received, reason)], response)
-                case Verdict.WAIT | Verdict.PAUSED | Verdict.DONE | Verdict.LEFTOVER | Verdict.GONE:
+                case Verdict.WAIT | Verdict.PAUSED | Verdict.ENDED | Verdict.OBSOLETE | Verdict.GONE:
                     fields = self._log_fields(run.claim) | {"verdict": verdict}
                     self._logger.info("message acknowledged", extra=fields)
         self._log.begin(len(runs), round((time.perf_counter() - started) * 1000))

@@ -86,6 +86,6 @@ def test_the_sweep_logs_and_counts_missed_ticks(world: World, capsys: pytest.Cap
             world.deliver(jobs_sweep, world.take(jobs_sweep)[0]["Body"])
         world.run("update joblane.schedules set checked_until = checked_until - interval '1 hour'")
     # then
-    logged = [line["tick"] for line in lines.fields if line["message"].startswith("a tick did not come")]
+    logged = [line["tick"] for line in lines.fields if line["message"].startswith("a tick is missing")]
     assert any(tick.startswith("jobs:sweep:0:") for tick in logged)
     assert '"MissedTick"' in capsys.readouterr().out

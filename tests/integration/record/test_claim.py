@@ -125,8 +125,8 @@ CASES = [
         runs=8,
         generation=1,
     ),
-    Case("archived, a leftover copy", archived(), state="archived", attempts=4, runs=4),
-    Case("archived, a leftover external copy", archived(), EXTERNAL, state="archived", attempts=4, runs=4),
+    Case("archived, an obsolete copy", archived(), state="archived", attempts=4, runs=4),
+    Case("archived, an obsolete external copy", archived(), EXTERNAL, state="archived", attempts=4, runs=4),
     Case("another payload, pending", {}, OTHER_PAYLOAD, state="pending", dead_letters=1),
     Case("another payload, completed", {"state": "completed"}, OTHER_PAYLOAD, dead_letters=1),
     Case(

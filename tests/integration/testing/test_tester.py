@@ -97,7 +97,7 @@ def test_a_context_of_a_task_that_was_cancelled_keeps_nothing(jobs: JobTester, e
     assert effects() == []
 
 
-def test_a_context_of_a_task_that_another_run_has_keeps_nothing(jobs: JobTester, effects: Effects) -> None:
+def test_a_context_commits_nothing_if_another_run_has_claimed_its_task(jobs: JobTester, effects: Effects) -> None:
     with pytest.raises(LeaseLostError):  # noqa: PT012, SIM117 - the block is its end
         with jobs.context(order_mail, Order(number=1), task_id="mine") as ctx:
             order_mail(Order(number=1), ctx)

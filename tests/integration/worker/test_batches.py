@@ -178,9 +178,9 @@ def test_every_message_of_a_batch_has_its_own_end(world: World, wire: Wire) -> N
         "later": {"state": "scheduled", "due_at": In(100)},
         "much-later": {"state": "scheduled", "due_at": In(5000)},
         "leased": active(50),
-        "done": {"state": "completed"},
+        "ended": {"state": "completed"},
         "without-dead-letter": archived(dead_sent_at=None, sweep_at=In(60)),
-        "leftover": archived(),
+        "obsolete": archived(),
         "conflict": {"type": "sample:one"},
     }
     for id_, columns in rows.items():

@@ -367,7 +367,7 @@ def test_numbers_at_the_edge_of_what_the_record_holds_go_through(world: World, s
     assert world.run("select count(*) from joblane.tasks where state not in ('completed', 'archived')") == [[0]]
 
 
-def test_of_two_payloads_with_one_id_in_a_batch_one_runs_and_one_is_a_dead_letter(world: World, sends: Sends) -> None:
+def test_a_batch_runs_only_the_first_of_two_payloads_with_the_same_id(world: World, sends: Sends) -> None:
     worker = world.worker(order_ship)
     records = [record(envelope({"number": number}, id="same"), LANE) for number in (1, 2)]
     left = kept(worker.handle(event(*records), LambdaContext()), records)

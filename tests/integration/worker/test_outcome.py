@@ -224,7 +224,7 @@ def test_a_task_cancelled_while_it_runs_ends_cancelled_and_leaves_no_effect(effe
     assert effects.run("select * from effects") == []
 
 
-def test_a_cancelled_task_sees_it_at_its_next_check(world: World) -> None:
+def test_a_cancelled_task_stops_at_its_next_check(world: World) -> None:
     after: list[str] = []
 
     @behaviour

@@ -282,10 +282,13 @@ BAD: dict[str, tuple[Callable[[Any], Any], str]] = {
         "source: a select, a function or a sequence is required, not CompoundSelect",
     ),
     "a cursor for a sequence": (lambda ctx: ctx.resume([1], cursor=str), "cursor: a sequence uses its position"),
-    "no cursor for a function": (lambda ctx: ctx.resume(lambda after: [1]), "cursor: a function from an item"),
+    "no cursor for a function": (
+        lambda ctx: ctx.resume(lambda after: [1]),
+        "cursor: a source function needs a cursor function",
+    ),
     "a column for a function": (
         lambda ctx: ctx.resume(lambda after: [1], cursor=Thing.id),
-        "cursor: a function from an item to its cursor is required",
+        "cursor: a source function needs a cursor function",
     ),
     "no cursor for a query": (lambda ctx: ctx.resume(select(Thing)), "cursor: a column of the query is required"),
     "a function for a query": (
@@ -319,7 +322,7 @@ def write_all(ctx: TaskContext, things: Iterator[Any]) -> None:
 
 
 @pytest.mark.parametrize("name", BAD)
-def test_what_cannot_be_gone_by_is_refused_before_anything_is_written(world: World, name: str) -> None:
+def test_an_invalid_source_or_cursor_is_refused_before_anything_is_written(world: World, name: str) -> None:
     make_things(world, 5)
     world.run("update things set maybe = id where id < 5")
     source, problem = BAD[name]

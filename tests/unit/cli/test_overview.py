@@ -91,6 +91,22 @@ def test_in_a_narrow_terminal_no_number_is_cut(jobs: Run, stub: FakeInspector) -
     assert max(map(len, out.splitlines())) <= 60
 
 
+@pytest.mark.parametrize(
+    ("columns", "titles"),
+    [
+        (60, "QUEUE PENDING ACTIVE RETRY SCHEDULED DEAD LETTERS"),
+        (80, "QUEUE PENDING ACTIVE RETRY SCHEDULED DEAD LETTERS OLDEST FAILED"),
+        (100, "QUEUE PENDING ACTIVE RETRY SCHEDULED DEAD LETTERS OLDEST COMPLETED FAILED RUNS"),
+    ],
+)
+def test_a_narrow_terminal_shows_fewer_columns_of_the_queues(
+    jobs: Run, stub: FakeInspector, columns: int, titles: str
+) -> None:
+    found = views.overview()
+    stub.answers["overview"] = replace(found, queues=tuple(replace(queue, pause=None) for queue in found.queues))
+    assert jobs("queues", columns=columns).out.splitlines()[0].split() == titles.split()
+
+
 @pytest.mark.parametrize("columns", [40, 60, 80, 100])
 @pytest.mark.parametrize("more", [(), ("--cost",)])
 def test_the_key_of_a_statistic_is_whole_at_any_width(
@@ -287,7 +303,7 @@ def test_watch_in_a_pipe_or_a_dumb_terminal_prints_one_frame(
     ran = jobs("watch")
     # then
     assert ran.code == 0
-    assert ran.out.count("Running") == 1
+    assert ran.out.count("Active") == 1
     assert "Latest failures" in ran.out
     chosen = [arguments[0] for arguments, _ in stub.called("tasks")]
     assert chosen == [Filter(states=(State.ACTIVE,)), Filter(states=(State.RETRY, State.ARCHIVED))]
@@ -317,7 +333,7 @@ def test_a_frame_names_the_time_of_its_data_during_an_outage(capsys: pytest.Capt
     console().print(live.frame(snapshot, 100, "the database is unavailable"))
     out = capsys.readouterr().out
     assert f"As of {views.NOW:%H:%M:%S}Z: the database is unavailable" in out
-    assert "Running" not in out
+    assert "Active" not in out
 
 
 def test_an_empty_overview_is_shown(jobs: Run, stub: FakeInspector) -> None:

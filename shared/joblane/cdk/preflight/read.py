@@ -131,7 +131,9 @@ def read_templates(folder: Path) -> dict[str, Template]:
     try:
         artifacts = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))["artifacts"]
     except FileNotFoundError:
-        raise MisuseError(f"{folder} has no templates; leave --assembly out so that they are written") from None
+        raise MisuseError(
+            f"{folder} has no templates; leave --assembly out, and the command writes the templates itself"
+        ) from None
     return {
         artifact["properties"].get("stackName", name): json.loads(
             (folder / artifact["properties"]["templateFile"]).read_text(encoding="utf-8")

@@ -43,8 +43,8 @@ Metrics = Mapping[str, cloudwatch.IMetric]
 class Silence(StrEnum):
     """The meaning of missing data, as the alarm's description says it."""
 
-    FINE = "No data: nothing ran, or nothing was wrong."
-    FAULT = "No data: it does not run."
+    FINE = "No data means that nothing ran, or that there was no problem."
+    FAULT = "No data means that no run has completed."
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -60,7 +60,9 @@ def enqueue(
     tenant: Annotated[
         str | None, typer.Option(metavar="TENANT", help="Tenant, for fair queues and for filters.")
     ] = None,
-    tag: Annotated[list[str] | None, typer.Option(metavar="TAG", help="Tag, for filters. Repeatable.")] = None,
+    tag: Annotated[
+        list[str] | None, typer.Option(metavar="TAG", help="Tag, for filters. You can repeat the option.")
+    ] = None,
     max_retry: Annotated[
         int | None, typer.Option(metavar="N", min=0, help="Number of retries, at most the declared number.")
     ] = None,

@@ -25,7 +25,13 @@ Type = Annotated[
 ]
 Types = Annotated[
     list[str] | None,
-    typer.Option("--type", "-t", metavar="TYPE", help="Repeatable.", autocompletion=completion.task_types),
+    typer.Option(
+        "--type",
+        "-t",
+        metavar="TYPE",
+        help="Task type. You can repeat the option.",
+        autocompletion=completion.task_types,
+    ),
 ]
 
 

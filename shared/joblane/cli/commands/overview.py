@@ -32,14 +32,14 @@ def queues(
 ) -> None:
     """Show the three queues.
 
-    Their waiting and running tasks, dead letters, throughput and pauses.
+    Their tasks by state, dead letters, throughput and pauses.
     """
     found = target.inspector(context).overview(minutes=minutes)
     terminal.answer(found, as_json=as_json)
     from joblane.cli.queue_tables import lane_table, pause_lines, queue_table, unknown_lines
 
     console = terminal.console()
-    console.print(queue_table(found, console.width, sparks=20 if console.width >= WIDE else 0))
+    console.print(queue_table(found, console.width, sparks=console.width >= WIDE))
     if lanes:
         console.print()
         console.print(lane_table(found, console.width))
@@ -102,7 +102,7 @@ def _statistics(found: tuple[Statistic, ...], by: str, width: int, *, cost: bool
             per_thousand = statistic.cost_usd / statistic.started * 1000 if statistic.started else None
             cells |= {"COST": money(statistic.cost_usd), "PER 1000": money(per_thousand)}
     drop = ("PER 1000", *LEFT_OUT_FIRST) if cost else LEFT_OUT_FIRST
-    return terminal.fitted(rows, width, name=name, right=list(rows[0])[1:], drop=drop)
+    return terminal.fitted(rows, width, fold={name: terminal.LEAST_NAME}, right=list(rows[0])[1:], drop=drop)
 
 
 def audit(
@@ -112,7 +112,7 @@ def audit(
         str | None, typer.Option("--target", metavar="TARGET", help="A task's id, or type:data:export, queue:low …")
     ] = None,
     who: Annotated[str | None, typer.Option(metavar="NAME", help="Only actions of this operator.")] = None,
-    before: Annotated[int | None, typer.Option(metavar="NO", help="Only entries with a lower number.")] = None,
+    before: Annotated[int | None, typer.Option(metavar="NO", help="Only entries with a lower NO than this.")] = None,
     limit: o.Limit = 50,
     as_json: o.AsJson = False,
 ) -> None:

@@ -86,7 +86,7 @@ def _missed_ticks(ctx: TaskContext, tasks: Tasks) -> list[str]:
     missed = missed_ticks(ctx.connection(), tasks.values(), datetime.now(UTC))
     for tick in missed:
         ctx.logger.error(
-            "a tick did not come: check that its schedule exists and is on, and that its lane is not behind",
+            "a tick is missing: check that its schedule exists and is enabled, and that its lane has no backlog",
             extra={"tick": tick},
         )
     return missed

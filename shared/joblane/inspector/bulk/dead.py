@@ -89,10 +89,10 @@ def redrive(scope: Scope, filter_: Filter, canary: int, rate: int, reason: str |
 
 
 def within(found: Sequence[DeadGroup], filter_: Filter) -> list[DeadGroup]:
-    """The groups that a redrive of a fingerprint, of types, or of all sends back.
+    """Return the groups that a redrive with this filter sends back.
 
-    A redrive of all excludes bulk actions and unreadable messages, which would be refused again: name their type or
-    fingerprint.
+    A redrive without a type or fingerprint leaves out bulk actions and unreadable messages, because they would be
+    refused again. To redrive them, give their type or fingerprint.
     """
     fingerprint, types = filter_.fingerprint, filter_.types
     return [
