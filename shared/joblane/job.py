@@ -81,10 +81,10 @@ class Job:
     queue: Queue | None = None
     """Queue in which the task waits; the type has to have a lane in it. None: the task's home queue."""
     process_in: timedelta | None = None
-    """Time until the task is due. With ``record=False`` at most 15 minutes. None, and no ``process_at``: due now.
-    Range: 0 seconds to 3650 days."""
+    """Time until the task is due. With ``record=False`` at most 15 minutes. If ``process_at`` is None too, the task is
+    due now. Range: 0 seconds to 3650 days."""
     process_at: datetime | None = None
-    """Time at which the task is due, with a time zone, at most 3,650 days ahead. A time in the past: due now. Give
+    """Time at which the task is due, with a time zone, at most 3,650 days ahead. A time in the past means now. Give
     ``process_in`` or ``process_at``, not both."""
     task_id: str | None = None
     """Id of the task: 1 to 200 printable ASCII characters without spaces, and not in the form of a tick's id
@@ -120,7 +120,7 @@ class Job:
     """Unique key of this task within its type: 1 to 200 printable ASCII characters. It requires ``unique_for``, here or
     in the declaration. None: a digest of queue and payload."""
     unique_until: Until | str | None = None
-    """When the key is released: ``"finish"``, when the task ends, or ``"start"``, when its first run starts."""
+    """When the key is released: ``"finish"`` (the task ends) or ``"start"`` (its first run starts)."""
     on_conflict: OnConflict | str = OnConflict.RAISE
     """Result if a live task holds the key. ``"raise"``: :class:`DuplicateTaskError`. ``"return"``: the existing task.
     ``"replace"``: the existing task with this payload, time and options, or

@@ -37,7 +37,10 @@ class Pause:
 
 @dataclass(frozen=True, slots=True)
 class Depth:
-    """Messages in one SQS queue, counted approximately. All None: SQS did not answer for this queue."""
+    """Messages in one SQS queue, counted approximately. All None: SQS did not answer for this queue.
+
+    ``missing``: names of queues that do not exist.
+    """
 
     waiting: int | None = None
     in_flight: int | None = None
@@ -66,7 +69,7 @@ class Lane:
 class Minute:
     """Runs that started in one minute. ``failed``: runs that neither completed nor were cancelled.
 
-    ``wait_ms``: the mean time from due to start, None if no run started.
+    ``wait_ms``: the mean time from the due time to the start, None if no run started.
     """
 
     at: datetime
