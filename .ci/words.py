@@ -12,8 +12,10 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-SUFFIXES = {".py", ".md", ".html", ".jinja", ".sql", ".js", ".css", ".yml", ".toml", ".mako", ""}
-LEFT_OUT = re.compile(r"\.ci/words\.py|tests/unit/test_words\.py|package(-lock)?\.json|.*/locks/.*|LICENSE")
+SUFFIXES = {".py", ".md", ".html", ".jinja", ".sql", ".js", ".css", ".yml", ".toml", ".mako", ".txt", ""}
+LEFT_OUT = re.compile(
+    r"\.ci/words\.py|tests/unit/test_words\.py|package(-lock)?\.json|.*/locks/.*|requirements/.*|LICENSE"
+)
 LONGEST_TEST_NAME = 80
 
 WORDS = {
@@ -25,9 +27,10 @@ WORDS = {
     r"_?beside": "next to, in addition to, together with",
     r"owed": "pending, due",
     r"(?:is|are|was|were|be|been|being|database|SQS|service|provider) away|is_away": "unavailable",
-    r"given up|giv(?:es?|ing) up (?:messages?|tasks?)|(?:un)?bur(?:y|ied|ies)": "archived, for a task; dead letter",
+    r"given up|giv(?:es?|ing) up (?:(?:the|a|its) )?(?:messages?|tasks?)": "archived, for a task; dead letter",
+    r"dead tasks?|(?:un)?bur(?:y|ied|ies)": "archived, for a task; dead letter",
     r"(?:one|those) that (?:is|are|was|were)": "the noun, with an adjective",
-    r"(?<!front[ _-])_?doors?": "front door, or the Inspector",
+    r"(?<!front[\s_-])_?doors?": "front door, or the Inspector",
     r"foreign (?:senders?|messages?|producers?)": "external producer, external message",
     r"in company|suspects?": "claimed in a batch, claim_alone",
     r"admitted": "inserted",
@@ -37,10 +40,15 @@ WORDS = {
     r"settled": "the response",
     r"mend(?:s|ed|ing)?": "fix",
     r"the record": "the task table, the database",
-    r"(?<!dead[ _-])_?letters?(?!-spacing)": "dead letter",
+    r"(?<!dead[\s_-])_?letters?(?!-spacing)": "dead letter",
 }
 """Regular expression of whole words, in any case → the words to use."""
-PATTERNS = [(re.compile(rf"(?<![A-Za-z])(?:{words})(?![A-Za-z])", re.I), say) for words, say in WORDS.items()]
+PATTERNS = [
+    (re.compile(rf"(?<![A-Za-z])(?:{words})(?![A-Za-z])".replace(" ", r"\s"), re.I), say)
+    for words, say in WORDS.items()
+]
+BREAK = re.compile(r"\n[ \t]*(?:(?:#|--|//|\*|>) *)?")
+"""A line's end and the next line's indent and comment mark: a phrase may go over both."""
 ALPHABET = re.compile(
     r"(ascii|lower-case|upper-case|small|capital|with a|\d+)[ _]letters?|letters(,| and| or) (digits|figures)", re.I
 )
@@ -51,11 +59,10 @@ OPENINGS = ("What ", "One ", "Of ", "Whether ")
 def findings(path: Path) -> Iterator[tuple[int, str]]:
     """Line and text of each finding in one file."""
     text = path.read_text()
-    for number, line in enumerate(text.splitlines(), 1):
-        prose = ALPHABET.sub("", line)
-        yield from (
-            (number, f"{found[0]!r}; say {say}") for pattern, say in PATTERNS for found in pattern.finditer(prose)
-        )
+    prose = ALPHABET.sub("", BREAK.sub("\n", text))
+    for pattern, say in PATTERNS:
+        for found in pattern.finditer(prose):
+            yield prose.count("\n", 0, found.start()) + 1, f"{found[0]!r}; say {say}"
     if path.suffix == ".py":
         yield from _of_python(ast.parse(text), is_test=path.name.startswith("test_"))
 
@@ -65,9 +72,11 @@ def _of_python(tree: ast.Module, *, is_test: bool) -> Iterator[tuple[int, str]]:
         body = getattr(node, "body", None)
         for statement in body if isinstance(body, list) else ():
             match statement:
-                case ast.Expr(value=ast.Constant(value=str(text))) if text.startswith(OPENINGS):
+                case ast.Expr(value=ast.Constant(value=str(text))) if text.lstrip().startswith(OPENINGS):
                     yield statement.lineno, f"a docstring opens with {text.split()[0]!r}; say what it does or holds"
-                case ast.FunctionDef(name=name) if is_test and len(name) > LONGEST_TEST_NAME:
+                case ast.FunctionDef(name=name) | ast.AsyncFunctionDef(name=name) if (
+                    is_test and len(name) > LONGEST_TEST_NAME
+                ):
                     yield statement.lineno, f"the name has {len(name)} characters; {LONGEST_TEST_NAME} are the most"
 
 

@@ -29,8 +29,8 @@ def additions() -> list[Line]:
         Line("`network`: an interface endpoint in two zones, for each service", 2 * HOURS, "Interface endpoint hour"),
         Line(f"`database`: Aurora at {LEAST_AWAKE} ACU, always awake", LEAST_AWAKE * HOURS, "Aurora ACU-hour"),
         Line(
-            f"`database`: Aurora at {LEAST_AWAKE} ACU, paused except for the assumed hours",
-            LEAST_AWAKE * 30 * assumed("Hours a day that a sleeping cluster is awake"),
+            f"`database`: Aurora at {LEAST_AWAKE} ACU, paused outside the hours of [the last table](#what-is-assumed)",
+            LEAST_AWAKE * 30 * assumed("Hours a day for which a pausing cluster is awake"),
             "Aurora ACU-hour",
         ),
         Line("`database`: 10 GB in Aurora", 10, "Aurora GB-month"),

@@ -147,8 +147,8 @@ class JobClient:
 
         Args:
             jobs: The jobs, each with its own ``task_id`` if it has one.
-            session: As for :meth:`enqueue`. After its commit the client sends the first 100 messages, and the sweep
-                sends the rest.
+            session: As for :meth:`enqueue`. After the session's commit the client sends the first 100 messages, and the
+                sweep sends the rest.
 
         Raises:
             EnqueueError: an argument of a job is wrong. The message has the job's position. Nothing was written or

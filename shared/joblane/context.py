@@ -52,7 +52,7 @@ class TaskContext:
     max_retry: int
     """Number of attempts after the first."""
     headers: Mapping[str, str]
-    """Headers that were given at the enqueue."""
+    """Headers of the enqueue."""
     traceparent: str | None
     """W3C ``traceparent`` of this run, for the services that the handler calls. None: the task has no trace."""
     idempotency_key: str
@@ -115,20 +115,20 @@ class TaskContext:
 
     @property
     def deadline(self) -> datetime:
-        """Time at which the handler is interrupted, in UTC. It is not the ``deadline`` of the enqueue, but is never
-        after it."""
+        """Time at which the handler is interrupted, in UTC: the earliest of the end of the ``timeout``, the end of the
+        invocation, and the ``deadline`` of the enqueue."""
         return datetime.now(UTC) + timedelta(seconds=self._ends - time.monotonic())
 
     def remaining(self) -> timedelta:
-        """Return the time until the handler is interrupted, zero at least."""
+        """Return the time until the handler is interrupted, at least zero."""
         return timedelta(seconds=max(0.0, self._ends - time.monotonic()))
 
     @property
     def session(self) -> Session:
         """An SQLAlchemy session whose work commits together with the task's completion, or not at all.
 
-        It is made on first use. A call of ``commit()`` is refused, because half of the handler's work would stay after
-        a failure.
+        It is made on first use. A call of ``commit()`` is refused: after a later failure, half of the handler's work
+        would stay.
         """
         return self._work.session
 
@@ -170,7 +170,7 @@ class TaskContext:
         """Record the progress of the run, and check as :meth:`check` does.
 
         The progress is visible at once, outside of the task's transaction. It is written at most once a second, and
-        when ``done`` reaches ``total``.
+        always when ``done`` reaches ``total``.
 
         Args:
             done: Number of items that are done, zero or more.
@@ -238,7 +238,7 @@ class TaskContext:
     @overload
     def resume(self, source: Select[*tuple[Any, ...]], *, cursor: Any, chunk: int = 100) -> Iterator[Any]: ...
     def resume(self, source: Any, *, cursor: Any = None, chunk: int = 100) -> Iterator[Any]:
-        """Loop over items in a fixed order, after the items that earlier runs of this task have committed.
+        """Loop over items in a fixed order. Items that earlier runs of this task have committed are skipped.
 
         After each ``chunk`` of items, the session's work for them commits together with the cursor, which is the
         position in the source. So do not read ahead, as ``itertools.batched`` does. A run that is killed repeats at
@@ -252,7 +252,7 @@ class TaskContext:
         Args:
             source: A ``select(…)`` of an entity or of columns, without a limit; or a function that gets the last cursor
                 and returns the items after it, in order; or a sequence that is the same in every attempt. The function
-                gets None at first, and later a JSON value, so a time is a text.
+                gets None at first, and later the cursor as a JSON value: a time, for example, as text.
             cursor: For a ``select``: a selected column that is unique and never null, for example ``Member.id``; the
                 rows come in its order. For a function: a function that returns an item's cursor. For a sequence: None;
                 the position is the cursor.

@@ -63,7 +63,7 @@ R = TypeVar("R")
 
 @dataclass(frozen=True, eq=False)
 class Task(Generic[P, R]):
-    """A declared task: call it as the function it is. Its attributes are its declaration."""
+    """A declared task; a call of the task calls its function. Its attributes are its declaration."""
 
     function: Callable[[P, Any], R]
     """It takes the payload and a :class:`~joblane.context.TaskContext`, as :func:`~joblane.decorator.task` checks."""

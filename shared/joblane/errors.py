@@ -81,7 +81,7 @@ class EnqueueError(JobError, ValueError):
 class LaneError(EnqueueError):
     """The task has no lane in the queue that the enqueue names.
 
-    Name another queue, or add this one to the task by ``also``.
+    Name another queue, or add this queue to the task's declaration by ``also``.
     """
 
     def __init__(self, type_: str, queue: str, lanes: Iterable[str]) -> None:
@@ -101,7 +101,8 @@ class PayloadError(EnqueueError):
 class TaskIdConflictError(EnqueueError):
     """A task with the given ``task_id`` exists. Nothing was enqueued.
 
-    If you repeat an enqueue whose result you did not receive, this error shows that the task exists, and exists once.
+    If you did not receive the result of an enqueue, repeat it with the same ``task_id``: this error then shows that the
+    task exists.
     """
 
     task_id: str

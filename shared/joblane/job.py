@@ -81,14 +81,14 @@ class Job:
     queue: Queue | None = None
     """Queue in which the task waits; the type has to have a lane in it. None: the task's home queue."""
     process_in: timedelta | None = None
-    """Time until the task is due. With ``record=False`` at most 15 minutes. None, and no ``process_at``: due now.
-    Range: 0 seconds to 3650 days."""
+    """Time until the task is due. With ``record=False`` at most 15 minutes. If ``process_at`` is None too, the task is
+    due now. Range: 0 seconds to 3650 days."""
     process_at: datetime | None = None
-    """Time at which the task is due, with a time zone, at most 3,650 days ahead. A time in the past: due now. Give
+    """Time at which the task is due, with a time zone, at most 3,650 days ahead. A time in the past means now. Give
     ``process_in`` or ``process_at``, not both."""
     task_id: str | None = None
-    """Id of the task: 1 to 200 printable ASCII characters without spaces, and not in the form of a tick's id. An id
-    that exists raises :class:`TaskIdConflictError`. None: a new UUID of version 7."""
+    """Id of the task: 1 to 200 printable ASCII characters without spaces, and not in the form of a tick's id
+    (``type:schedule:time``). An id that exists raises :class:`TaskIdConflictError`. None: a new UUID of version 7."""
     tenant: str | None = None
     """Tenant of the task: 1 to 128 ASCII letters, digits and punctuation. It is the message group of a fair queue, and
     a filter for operators. It authorises nothing."""
@@ -105,8 +105,8 @@ class Job:
     timeout: timedelta | None = None
     """Time for one attempt, from 1 second to the ``timeout`` that the task declares."""
     deadline: datetime | None = None
-    """Time after which no run starts, and a run is interrupted; the task is then archived. The deadline has a time
-    zone and is after the time at which the task is due. None: no deadline."""
+    """Time after which no run starts. A run in progress is interrupted at this time. In both cases the task is
+    archived. The deadline has a time zone, and is later than the time at which the task is due. None: no deadline."""
     retention: timedelta | None = None
     """Time for which payload and result are kept after the task is completed or cancelled. 0: they are removed at
     once. With ``record=False`` at most the ``retention`` that the task declares. Range: 0 seconds to 3650 days."""
@@ -120,7 +120,8 @@ class Job:
     """Unique key of this task within its type: 1 to 200 printable ASCII characters. It requires ``unique_for``, here or
     in the declaration. None: a digest of queue and payload."""
     unique_until: Until | str | None = None
-    """When the key is released: ``"finish"``, when the task ends, or ``"start"``, when its first run starts."""
+    """When the key is released: ``"finish"`` (the task ends) or ``"start"`` (its first run starts)."""
     on_conflict: OnConflict | str = OnConflict.RAISE
     """Result if a live task holds the key. ``"raise"``: :class:`DuplicateTaskError`. ``"return"``: the existing task.
-    ``"replace"``: the existing task, with this payload, time and options, if it waits."""
+    ``"replace"``: the existing task with this payload, time and options, or
+    :class:`DuplicateTaskError` if that task is running."""

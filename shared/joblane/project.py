@@ -35,10 +35,10 @@ class Project:
     """Package of the handlers: a folder of the project's root, with a Python name."""
     code: tuple[str, ...] = ()
     """Further folders, relative to the root, that functions import and that go into their zip, for example
-    ``src/shop``. Each goes there under its own name."""
+    ``src/shop``. Each folder keeps its name in the zip."""
     lock: Path = LOCKS / "runtime.txt"
-    """File with hashed requirements of all packages that functions import, relative to the root. Without it, the
-    library's own, which has the packages that the library needs."""
+    """File with hashed requirements of all packages that functions import, relative to the root. Default: the
+    library's own file, with the packages that the library needs."""
     migrations: str | None = None
     """``module:function`` that creates the project's own tables. It is called with the address of the database after
     the library's own migrations."""

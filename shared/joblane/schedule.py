@@ -256,8 +256,8 @@ def every(
 ) -> Schedule:
     """Return a schedule with a fixed interval, counted from the full hour or from midnight.
 
-    It is a cron expression and not a ``rate()`` of EventBridge, which would start anew with each deploy. So the
-    interval has to divide the hour or the day.
+    The schedule is a cron expression, because a ``rate()`` of EventBridge would start anew with each deploy. So the
+    interval has to divide an hour or a day evenly.
 
     Example: ``every(minutes=15)``.
 
@@ -266,7 +266,7 @@ def every(
         hours: 1, 2, 3, 4, 6, 8, 12 or 24.
         timezone: IANA name, for example ``"Europe/Berlin"``.
         payload: Payload of each tick; it has to fit the task's payload class. None: ``{}``.
-        name: Name of the schedule, as of :func:`cron`.
+        name: Name of the schedule, as for :func:`cron`.
 
     Raises:
         DeclarationError: the interval, the time zone or the name is wrong.

@@ -23,7 +23,7 @@ LONGEST_UNIQUE = timedelta(days=3650)
 
 
 class Until(StrEnum):
-    """The time at which a task releases its unique key, unless ``unique_for`` ends before."""
+    """The time at which a task releases its unique key, unless ``unique_for`` has passed earlier."""
 
     FINISH = "finish"
     """When the task ends."""

@@ -21,6 +21,7 @@ from aws_cdk import aws_sqs as sqs
 from aws_cdk.aws_lambda_event_sources import SqsEventSource
 
 from joblane.cdk import packaging
+from joblane.cdk.app import JoblaneApp
 from joblane.cdk.construct import JobDatabase, Joblane
 from joblane.cdk.constructs.granted_bucket import GrantedBucket
 from joblane.cdk.errors import StageError, SynthError
@@ -361,3 +362,16 @@ def _import(source: str, folder: Path) -> subprocess.CompletedProcess[str]:
     variables = {"PATH": str(folder), "JSII_RUNTIME_PACKAGE_CACHE_ROOT": os.environ["JSII_RUNTIME_PACKAGE_CACHE_ROOT"]}
     command = [sys.executable, "-c", source]
     return subprocess.run(command, cwd=folder, env=variables, capture_output=True, text=True, check=False)
+
+
+def test_the_local_stage_of_the_page_is_the_app_of_joblane_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    # given the lines of the page for the local stage
+    page = ROOT / "docs" / "how-to" / "own-cdk-app.md"
+    [block] = [block for block in blocks("python", page) if not block.mark]
+    monkeypatch.setattr(JoblaneApp, "main", lambda _: 7)
+    # when the stage is another one, then the program continues
+    exec(block.text, {})
+    # when it is the local stage, then the program ends as Joblane's app does
+    with pytest.raises(SystemExit) as ended:
+        exec(block.text.replace("if App()", 'if App(context={"stage": "local"})'), {})
+    assert ended.value.code == 7

@@ -25,6 +25,7 @@ RUN_HERE = (
     "long-work",
     "schedule",
     "change-payload",
+    "change-safely",
     "redact",
     "trace",
 )

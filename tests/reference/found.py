@@ -18,9 +18,9 @@ READERS = ("get", "setdefault", "getenv", "required", "setenv", "pop", "delenv")
 
 
 @cache
-def trees() -> list[tuple[Path, ast.Module]]:
-    """The syntax trees of the library."""
-    return [(path, ast.parse(path.read_text())) for path in sorted(PRODUCT.rglob("*.py"))]
+def trees(root: Path = PRODUCT) -> list[tuple[Path, ast.Module]]:
+    """The syntax trees of the library, or of another folder."""
+    return [(path, ast.parse(path.read_text())) for path in sorted(root.rglob("*.py"))]
 
 
 @cache
@@ -35,14 +35,9 @@ def constants() -> dict[str, str]:
     return found
 
 
-def variables() -> dict[str, set[str]]:
-    """Environment variable → the modules that name it."""
-    found: dict[str, set[str]] = {}
-    for path, tree in trees():
-        for node in ast.walk(tree):
-            for name in _variables(node):
-                found.setdefault(name, set()).add(str(path.relative_to(PRODUCT)))
-    return found
+def variables(root: Path = PRODUCT) -> set[str]:
+    """Environment variables that the library, or the code of another folder, names."""
+    return {name for _, tree in trees(root) for node in ast.walk(tree) for name in _variables(node)}
 
 
 def _variables(node: ast.AST) -> Iterator[str]:
@@ -55,6 +50,10 @@ def _variables(node: ast.AST) -> Iterator[str]:
             yield from _text(first)
         case ast.Subscript(value=value, slice=key) if ast.unparse(value).endswith("environ"):
             yield from _text(key)
+        case ast.Compare(left=left, ops=[ast.In() | ast.NotIn()], comparators=[where]) if ast.unparse(where).endswith(
+            "environ"
+        ):
+            yield from _text(left)
         case ast.keyword(arg="envvar", value=value):
             yield from _text(value)
         case ast.Constant(value=str(text)) if OWN.fullmatch(text):

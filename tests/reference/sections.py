@@ -441,6 +441,8 @@ def commands() -> str:
     """Every command under the heading that the help has for it."""
     group: Any = typer.main.get_command(app)
     parts = []
+    unplaced = [name for name, command in group.commands.items() if command.rich_help_panel not in COMMANDS]
+    assert unplaced == [], "a command needs a heading of the help"
     for heading, names in COMMANDS.items():
         parts.append(f"## {heading}")
         found = [name for name, command in group.commands.items() if command.rich_help_panel == heading]

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import shlex
+import tomllib
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -15,7 +17,8 @@ from botocore.exceptions import UnknownServiceError
 from botocore.session import Session
 
 from joblane.cli.main import app
-from tests.pages import PAGES, ROOT, Block, anchors, blocks, commands, links
+from joblane.project import KEYS
+from tests.pages import FENCE, PAGES, ROOT, Block, anchors, blocks, commands, links
 
 SHELL = blocks("sh")
 MARKS = ("", "stack", "emulator", "account")
@@ -63,6 +66,28 @@ def test_every_block_says_what_it_needs() -> None:
         assert blocks(language) == []
 
 
+PYTHON = {
+    "README.md": ("tests/unit/test_readme.py", "README.md"),
+    "docs/tutorial.md": ("tests/e2e/adopter/tutorial.py", "tutorial.md"),
+    "docs/llms.txt": ("tests/integration/test_docs_moving.py", "llms.txt"),
+    "docs/how-to/produce": ("tests/integration/test_docs_produce.py", '.glob("produce*.md")'),
+    "docs/how-to/test": ("tests/integration/testing/test_pytest_plugin.py", '.glob("test*.md")'),
+    "docs/how-to/permissions.md": ("tests/infra/test_docs_permissions.py", "permissions.md"),
+    "docs/how-to/own-cdk-app.md": ("tests/infra/test_construct.py", "own-cdk-app.md"),
+    "docs/how-to/existing-database.md": ("tests/integration/record/test_own_alembic.py", "existing-database.md"),
+    **{
+        f"docs/moving/{name}.md": ("tests/integration/test_docs_moving.py", f"{name}.md")
+        for name in ("asynq", "celery", "dramatiq", "sidekiq")
+    },
+    **{
+        f"docs/how-to/{name}.md": ("tests/integration/test_docs_tasks.py", f'"{name}"')
+        for name in (
+            *("cancel", "change-payload", "change-safely", "enqueue", "long-work", "redact", "retry", "schedule"),
+            *("trace", "unique", "write"),
+        )
+    },
+}
+"""Start of a page's path → the test that runs the page's blocks of Python, and the text that names the page there."""
 FOLLOWED = {"docs/tutorial.md": "tests/e2e/adopter/tutorial.py"}
 """A page whose commands are read and run by a test, one by one → that test."""
 
@@ -77,6 +102,21 @@ def test_a_test_runs_each_block_without_a_mark(block: Block) -> None:
         assert command in RUN, f"{block}: no test runs `{command}`; name one in RUN, or mark the block"
         file, evidence = RUN[command]
         assert evidence in (ROOT / file).read_text(), f"{file} does not run it any more"
+
+
+@pytest.mark.parametrize("block", blocks("python"), ids=str)
+def test_a_block_of_python_is_on_a_page_that_a_test_runs(block: Block) -> None:
+    page = str(block.page.relative_to(ROOT))
+    runs = [test for start, test in PYTHON.items() if page.startswith(start)]
+    assert runs, f"{block}: name the test that runs the Python of {page} in PYTHON"
+    for file, evidence in runs:
+        assert evidence in (ROOT / file).read_text(), f"{file} runs it no more"
+
+
+@pytest.mark.parametrize("block", blocks("toml"), ids=str)
+def test_a_block_of_toml_has_keys_that_a_project_takes(block: Block) -> None:
+    found = tomllib.loads(block.text)
+    assert found["tool"]["joblane"].keys() <= set(KEYS)
 
 
 @pytest.mark.parametrize("block", SHELL, ids=str)
@@ -155,6 +195,18 @@ def _operations(service: str) -> dict[str, Any]:
     except UnknownServiceError:
         return {}
     return {xform_name(name, "-"): model.operation_model(name) for name in model.operation_names}
+
+
+INLINE = re.compile(r"`((?:\.venv/bin/)?joblane [^`]+)`")
+PLACEHOLDERS = re.compile(r"COMMAND|…")
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_every_command_in_a_sentence_exists_with_its_options(page: Path) -> None:
+    prose = FENCE.sub("", page.read_text())
+    for command in INLINE.findall(prose):
+        if not PLACEHOLDERS.search(command):
+            assert list(problems(shlex.split(command))) == [], command
 
 
 @pytest.mark.parametrize(

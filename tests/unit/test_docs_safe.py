@@ -46,8 +46,10 @@ def moves_without_a_destination(text: str) -> list[str]:
     The library sends dead letters itself, so that SQS knows no such queue and moves none of them.
     Source: SQS developer guide, *Troubleshooting dead-letter queue redrive*, CouldNotDetermineMessageSource.
     """
-    found = re.findall(r"start-message-move-task +--[^`]*?(?=\n *(?!--)\S|`|\Z)", text, re.S)
-    return [command for command in found if "--destination-arn" not in command]
+    joined = re.sub(r"\\\n\s*", " ", text)
+    found = re.findall(r"start-message-move-task +--[^`]*?(?=\n *(?!--)\S|`|\Z)", joined, re.S)
+    found += re.findall(r"start_message_move_task\([^)]*\)", text)
+    return [command for command in found if not re.search(r"--destination-arn|DestinationArn", command)]
 
 
 def deletes_uncounted(page: str) -> Iterator[str]:
@@ -116,6 +118,8 @@ def test_a_move_without_a_destination_is_found() -> None:
     (found,) = moves_without_a_destination(LOSES)
     assert found.endswith("jobs-dlq")
     assert moves_without_a_destination("start-message-move-task --source-arn X \\\n  --destination-arn Y\naws") == []
+    assert len(moves_without_a_destination("aws sqs start-message-move-task \\\n  --source-arn X\n")) == 1
+    assert len(moves_without_a_destination("sqs.start_message_move_task(SourceArn=X)")) == 1
     assert moves_without_a_destination("Never use `start-message-move-task` for it.") == []
 
 

@@ -23,7 +23,7 @@ from joblane.project import KEYS
 from joblane.record.states import State
 from joblane.schedule import every
 from saas import settings
-from tests.pages import FENCE, table
+from tests.pages import FENCE, ROOT, table
 from tests.reference import FOLDER, page, rendered
 from tests.reference.docstrings import MissingTextError, doc, fields_of, split_range
 from tests.reference.found import log_fields, metrics, trees, variables
@@ -132,6 +132,8 @@ def test_every_environment_variable_is_in_the_reference() -> None:
     named = {word for word in words("environment") if re.fullmatch(r"[A-Z][A-Z0-9_]+", word)}
     platform = {*settings.MAIL, *settings.INVITATION, *settings.SERVICES, *settings.EXPORT, *settings.CLEANUP}
     assert named == {*variables(), *platform, "JOBLANE_DEMO_PORT"}
+    for folder in ("functions", "shared/saas", "infra"):
+        assert variables(ROOT / folder) <= named
 
 
 def test_every_metric_is_in_the_reference() -> None:

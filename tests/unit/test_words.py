@@ -15,6 +15,10 @@ PLANTS = {
     "function.py": 'def go() -> None:\n    """What it does."""\n',
     "attribute.py": 'GO = 1\n"""Of a queue."""\n',
     "module.py": '"""Whether it is."""\n',
+    "over_a_break.py": "# Its attempts were given\n# up.\n",
+    "second_line.py": '"""\nWhat it does."""\n',
+    "test_async.py": f"async def test_{'a' * 76}() -> None: ...\n",
+    "notes.txt": "whoever reads this\n",
     "test_long.py": f"def test_{'a' * 76}() -> None: ...\n",
     "page.md": "The messages are in the letters of the lane.\n",
     "page.html": "<p>Given up</p>\n",
@@ -24,6 +28,7 @@ PLANTS = {
 }
 PLAIN = {
     "plain.py": '"""One-time passwords."""\n\n# The dead letter waits; a front door forwards; it is thrown away.\n',
+    "plain.txt": "Each dead\n  letter waits at the front\n  door.\n",
     "plain.md": "8 to 64 ASCII letters, digits and hyphens. Names start with a letter.\n",
     "test_plain.py": f"def test_{'a' * 75}() -> None: ...\n",
 }

@@ -56,7 +56,7 @@ class Synthesised:
 
 @dataclass(frozen=True)
 class JoblaneApp(Generic[S]):
-    """A whole CDK app: the stacks of one stage, and those that an application adds."""
+    """A whole CDK app: the stacks of one stage, and the stacks of the application."""
 
     functions: str | None = None
     """Package of the handlers. None: ``functions`` of ``[tool.joblane]``."""
@@ -107,7 +107,7 @@ class JoblaneApp(Generic[S]):
         """Create the stacks of one stage and check them.
 
         Args:
-            context: The context, as of ``cdk.json``. The context that the CDK CLI passes comes first.
+            context: The context, as in ``cdk.json``. The context that the CDK CLI passes takes precedence.
             output: Folder for templates and assets.
             environ: The environment variables.
             build: Function that builds the functions' packages.

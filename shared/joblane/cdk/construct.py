@@ -48,12 +48,12 @@ class JobDatabase:
         name: str,
         secret: secretsmanager.ISecret | None = None,
     ) -> Self:
-        """Return the database of a cluster or an instance of RDS. Its security group gets a rule for the functions.
+        """Return a database of an RDS cluster or instance. Its security group gets a rule for the functions.
 
         Args:
             resource: The cluster or the instance.
             name: Name of the database in it.
-            secret: JSON secret with ``username`` and ``password``. None: the resource's own.
+            secret: JSON secret with ``username`` and ``password``. None: the secret of the resource.
 
         Raises:
             SynthError: there is no secret.
@@ -103,9 +103,10 @@ class Joblane(Construct):
     """Front doors, router, lanes, functions, schedules and the migration for a project's tasks, in an existing stack.
 
     Attributes of the construct, each by name: ``queues`` (``default`` is a front door, ``default-data-export`` a lane),
-    ``functions`` (``data:export`` runs a task) and ``producer_policies`` (``data:export`` allows to send that type to
-    its lanes, ``default`` to send to that front door). ``security_group`` is that of the functions, None without a VPC.
-    ``grant_enqueue`` allows a grantee to enqueue. The synthesis checks the rules of the templates.
+    ``functions`` (``data:export`` runs a task) and ``producer_policies`` (``data:export`` allows a producer to send
+    that type to its lanes, ``default`` to send to that front door). ``security_group``: the security group of the
+    functions, None without a VPC. ``grant_enqueue`` allows a grantee to enqueue. The synthesis checks the rules of the
+    templates.
     """
 
     def __init__(

@@ -64,15 +64,15 @@ class Amount:
 
 ASSUMED: Mapping[str, Amount] = {
     "Seconds of a periodic run": Amount(1, "second", "start-up included; it mostly waits for the database"),
-    "KB of log of a run": Amount(1.5, "KB", "Lambda's three lines, one of the library, and the metrics"),
-    "Seconds of a job": Amount(0.1, "seconds", "replace it by the duration of your own handlers"),
+    "KB of log of a run": Amount(1.5, "KB", "three lines of Lambda, one line of the library, and the metrics"),
+    "Seconds of a job": Amount(0.1, "seconds", "replace this value by the duration of your own handlers"),
     "MB of a job's function": Amount(512, "MB", "the default of `memory_mb`"),
     "I/O requests of a job": Amount(
         20, "requests", "four small writes and their indexes, counted in units of 4 KB; not measured"
     ),
     "KB of a job's rows": Amount(2, "KB", "a task with a payload of a few hundred bytes, and one run"),
     "KB of a job through the NAT": Amount(8, "KB", "three requests to SQS with TLS, on open connections"),
-    "Hours a day that a sleeping cluster is awake": Amount(8, "hours", "a working day; not measured"),
+    "Hours a day for which a pausing cluster is awake": Amount(8, "hours", "a working day; not measured"),
 }
 
 
@@ -148,7 +148,7 @@ def periodic(tasks: Tasks, extras: Extras, compute: str = "Lambda GB-second") ->
             if type_ in tasks and (requests := extra.sqs_requests * ticks(tasks[type_]))
         ),
         Line(
-            f"{sweeps:,} sweeps: depths of the dead-letter queues",
+            f"{sweeps:,} sweeps: reading the sizes of the dead-letter queues",
             SWEEP_REQUESTS * mapped_queues(tasks) * sweeps,
             "SQS request",
         ),

@@ -53,7 +53,7 @@ class Inspector:
     ) -> views.Page:
         """A page of tasks, newest first.
 
-        ``action``: only tasks that it would change. ``after``: the position that the previous page returned.
+        ``action``: only tasks that this action would change. ``after``: the position that the previous page returned.
         ``limit``: 1 to 500.
         """
         return listing.tasks(self._scope, filter, action, after, limit)
@@ -131,8 +131,8 @@ class Inspector:
     def retry(self, id: str, *, reason: str | None = None) -> views.ActionResult:  # noqa: A002
         """Run an archived or cancelled task again, with new attempts.
 
-        If its dead letter was not sent yet, it is no longer sent, and the ``on_archived`` task is not enqueued until
-        the task is archived again.
+        A dead letter that was not sent yet is not sent any more, and the ``on_archived`` task is not enqueued. Both
+        happen if the task is archived again.
         """
         return single.change_state(self._scope, BulkAction.RETRY, id, reason)
 
@@ -145,8 +145,9 @@ class Inspector:
     def delete(self, id: str, *, reason: str | None = None) -> views.ActionResult:  # noqa: A002
         """Clear the content of a task that is not running. A waiting task is cancelled. The id is kept.
 
-        A dead letter of the task keeps its body in SQS until it expires there. Sent back, it runs nothing. If it
-        was not sent yet, it is no longer sent, and the ``on_archived`` task is not enqueued.
+        The task's dead letter stays in SQS, with its body, until it expires. If somebody sends it back to the lane,
+        nothing runs. A dead letter that was not sent yet is not sent any more, and the ``on_archived`` task is not
+        enqueued.
         """
         return single.change_state(self._scope, BulkAction.DELETE, id, reason)
 
@@ -157,7 +158,7 @@ class Inspector:
 
     @needs(OPERATE)
     def replay(self, id: str, *, reason: str | None = None) -> views.ActionResult:  # noqa: A002
-        """Enqueue a new task with the same payload, linked to this one."""
+        """Enqueue a new task with the same payload, linked to this task."""
         return single.replay(self._scope, id, None, reason)
 
     @needs(OPERATE)
@@ -165,16 +166,17 @@ class Inspector:
         """Apply ``action`` to all tasks that match now, in a task of type ``jobs:bulk``. ``rate``: 1 to 500 tasks a
         second.
 
-        Tasks in a state that does not allow the action are skipped, and so are bulk actions, unless the filter names
-        their type, ids or fingerprint. Raises :class:`SelectionError` if nothing matches. Call :meth:`count` first.
+        Tasks in a state that does not allow the action are skipped. Bulk actions are also tasks; they are skipped
+        unless the filter names their type, ids or fingerprint. Raises :class:`SelectionError` if nothing matches. Call
+        :meth:`count` first.
         """
         return start.start(self._scope, action, filter, rate=rate, reason=reason)
 
     @needs(OPERATE)
     def redrive(self, filter: Filter, *, canary: int = 0, rate: int = 50, reason: str | None = None) -> views.BulkView:  # noqa: A002
-        """Retry all matching archived tasks, and send back dead letters without a row of that type or fingerprint.
+        """Retry all matching archived tasks, and send back matching dead letters without a row.
 
-        ``canary``: try this number first (0 to 100); continue only if all of them complete.
+        ``canary``: run this number of tasks first (0 to 100), and continue only if all of them complete.
         """
         return dead.redrive(self._scope, filter, canary, rate, reason)
 

@@ -21,8 +21,8 @@ from joblane.record.status import Progress
 class Pause:
     """``name``: the queue, type or tenant; ``type:name`` for a schedule. ``until`` None: until it is resumed.
 
-    ``replaced``: only in the answer to a pause. True if there was a pause already, whose reason and end this one
-    replaces. ``by`` and ``replaced_by``: the operators of this pause and of the one before, None if not known.
+    ``by``: the operator, None if not known. ``replaced``, only in the answer of ``pause``: True if this pause replaced
+    an earlier pause, with its reason and end. ``replaced_by``: the operator of the earlier pause, None if not known.
     """
 
     scope: PauseScope
@@ -37,7 +37,10 @@ class Pause:
 
 @dataclass(frozen=True, slots=True)
 class Depth:
-    """Messages in one SQS queue, counted approximately. All None: SQS did not answer for this queue."""
+    """Messages in one SQS queue, counted approximately. All None: SQS did not answer for this queue.
+
+    ``missing``: names of queues that do not exist.
+    """
 
     waiting: int | None = None
     in_flight: int | None = None
@@ -66,7 +69,7 @@ class Lane:
 class Minute:
     """Runs that started in one minute. ``failed``: runs that neither completed nor were cancelled.
 
-    ``wait_ms``: the mean time from due to start, None if no run started.
+    ``wait_ms``: the mean time from the due time to the start, None if no run started.
     """
 
     at: datetime
@@ -176,7 +179,7 @@ class Reason(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Why:
-    """``text``: the reason as a sentence with its numbers, and the next step. ``until``: when that comes, if known."""
+    """``text``: the reason, with its numbers, and the next step. ``until``: the time of that step, if known."""
 
     reason: Reason
     text: str

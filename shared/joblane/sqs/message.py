@@ -45,7 +45,7 @@ DEAD_ATTRIBUTE = "joblane-dead"
 REASON_ATTRIBUTE = "joblane-reason"
 
 MUST = {
-    "v": f"must be {VERSION}: this code reads that version of the message",
+    "v": f"must be {VERSION}, the message version that this code reads",
     "type": "must be a string such as 'data:export' (lower case, one colon)",
     "id": f"must be 1 to {MAX_ID} printable ASCII characters without spaces",
     "payload": "must be an object",
@@ -54,7 +54,7 @@ MUST = {
     "enqueued_at": "must be seconds since 1970",
     "headers": f"must be at most {MAX_HEADERS} strings of at most 1,000 characters, under names of at most 100",
     "tick": "must be an object of two strings, schedule and at",
-    "options": f"must be an object of {', '.join(option_fields.MUST)} (in seconds)",
+    "options": f"must be an object of {', '.join(option_fields.MUST)}; durations are in seconds",
     **{f"options.{name}": must for name, must in option_fields.MUST.items()},
 }
 """Field → its permitted values, as text for refusals and for the JSON Schema."""

@@ -22,7 +22,7 @@ class GrantedBucket:
     bucket: s3.IBucket
     """The bucket."""
     variable: str
-    """Environment variable of the functions with the bucket's name."""
+    """Name of the functions' environment variable that holds the bucket's name."""
     folders: tuple[str, ...] = ("",)
     """Beginnings of the keys, for example ``exports/``. ``("",)``: every key."""
     removes: bool = False

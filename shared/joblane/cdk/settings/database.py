@@ -124,22 +124,23 @@ class ExistingDatabase(Settings):
     kind: Literal["existing"]
     """Selects an existing PostgreSQL."""
     host: Annotated[str, AfterValidator(_host_on_aws)] = Field(pattern=r"^[A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?$")
-    """Host name. With ``resource_id``: the endpoint of RDS itself, because IAM's token is for that name."""
+    """Host name. With ``resource_id``: the endpoint of RDS, not an alias, because the IAM token is valid only for this
+    name."""
     port: int = Field(5432, ge=1, le=65535)
     """TCP port."""
     name: DatabaseName
     """Name of the database."""
     user: DatabaseName | None = None
     """Database role of the functions. Required with ``resource_id``. With ``secret`` the functions log in as the
-    secret's ``username``: set ``user`` to the same name only with ``migration_secret``, so that the deploy grants it
-    the rights."""
+    secret's ``username``. Then set ``user`` only together with ``migration_secret``, to the same name: the deploy
+    grants this role its rights."""
     secret: Annotated[str, AfterValidator(_secret_arn)] | None = None
     """ARN of a JSON secret with ``username`` and ``password``, in the form that RDS makes."""
     resource_id: str | None = Field(None, pattern=r"^(cluster|db|prx)-[A-Za-z0-9]+$")
     """Resource id of the cluster, instance or proxy. The functions then log in by IAM (``rds-db:connect``), without a
     password."""
     migration_secret: Annotated[str, AfterValidator(_secret_arn)] | None = None
-    """ARN of the secret of the owner, who can change the schema. None: migrations log in as the functions do."""
+    """ARN of the secret of the owner role, which can change the schema. None: migrations log in as the functions do."""
     security_group_id: str | None = Field(None, pattern=r"^sg-([0-9a-f]{8}|[0-9a-f]{17})$")
     """Security group of the database. The stack adds a rule for the functions. Requires ``network``."""
 

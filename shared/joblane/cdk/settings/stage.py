@@ -52,14 +52,14 @@ class Stage(Settings):
     """Name of the stage."""
     local: bool = False
     """True: a stage for an emulator, with no TLS on queues and buckets, with disabled schedules, and with the
-    architecture and the environment of this machine. It takes no ``database``, ``network``, ``control`` and
+    architecture and the environment of this machine. It takes no ``database``, ``network``, ``control`` or
     ``monitoring``."""
     prefix: Annotated[str, AfterValidator(check_prefix)] = "jobs"
     """Start of the names of all resources: lower-case letters, digits and single hyphens, 20 characters at most. No
     stage's prefix may begin with another stage's prefix and a hyphen, as ``jobs-prod`` and ``jobs`` would."""
     concurrency_budget: int = Field(20, ge=MIN_CONCURRENCY, le=MAX_CONCURRENCY)
     """Concurrent invocations of all lanes together, split over the lanes by the weights of their queues. Each lane gets
-    2 at least. 1,000 is the most for a mapping without provisioned pollers."""
+    2 at least. An event source mapping without provisioned pollers allows 1,000 at most."""
     account_concurrency: int = Field(50, ge=1)
     """Lambda's quota for concurrent executions in the account: 1,000 by default, and less in a new account.
     ``aws lambda get-account-settings`` shows it. Source: Lambda quotas."""
@@ -89,8 +89,9 @@ class Stage(Settings):
     and any of ``_.:/=+-@``, and starts neither with ``aws:`` nor with ``joblane:``. A value has 256 characters at
     most."""
     schedules: Mapping[str, str] = {}
-    """Times that replace the declared times: type, or ``type:name`` of one of several schedules, → Unix cron text or
-    ``"off"``, for example ``{"jobs:sweep": "@hourly"}``. Name, time zone and payload stay as declared."""
+    """Times that replace the declared times, for example ``{"jobs:sweep": "@hourly"}``. The key is the type, or
+    ``type:name`` if the type has several schedules. The value is Unix cron text or ``"off"``. Name, time zone and
+    payload stay as declared."""
     settings: Mapping[str, Value] = {}
     """Values of the names that tasks declare in ``environment``: texts, or references to secrets. A
     name that ends in ``_PASSWORD``, ``_SECRET``, ``_TOKEN`` or ``_KEY`` takes a reference only."""
