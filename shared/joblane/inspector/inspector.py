@@ -131,8 +131,8 @@ class Inspector:
     def retry(self, id: str, *, reason: str | None = None) -> views.ActionResult:  # noqa: A002
         """Run an archived or cancelled task again, with new attempts.
 
-        A dead letter that was not sent yet is not sent any more, and the ``on_archived`` task is not enqueued. Both
-        happen if the task is archived again.
+        If the task's dead letter was not sent yet, it is not sent now, and the ``on_archived`` task is not enqueued.
+        If the task is archived again, its dead letter is sent and the ``on_archived`` task is enqueued.
         """
         return single.change_state(self._scope, BulkAction.RETRY, id, reason)
 

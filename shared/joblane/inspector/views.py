@@ -21,8 +21,9 @@ from joblane.record.status import Progress
 class Pause:
     """``name``: the queue, type or tenant; ``type:name`` for a schedule. ``until`` None: until it is resumed.
 
-    ``by``: the operator, None if not known. ``replaced``, only in the answer of ``pause``: True if this pause replaced
-    an earlier pause, with its reason and end. ``replaced_by``: the operator of the earlier pause, None if not known.
+    ``by``: the operator, None if not known. ``replaced``, only in the answer of ``pause``: True if there was an
+    earlier pause, whose reason and end are now replaced. ``replaced_by``: the operator of the earlier pause, None if
+    not known.
     """
 
     scope: PauseScope
@@ -318,7 +319,7 @@ class DeadGroup:
 class DeadLetters:
     """``groups``: largest first. ``depths``: the number of messages in each dead-letter queue that holds any.
 
-    ``unread``: messages that were not read, because only the first of each queue are read. ``obsolete``: type → the
+    ``unread``: the number of messages that were not read: at most 100 of each queue are read. ``obsolete``: type → the
     number of dead letters whose tasks were retried or deleted.
     """
 
