@@ -146,7 +146,7 @@ class JobClient:
         :class:`TaskIdConflictError`, :class:`DuplicateTaskError`, or, with ``record=False``, :class:`SendError`.
 
         Args:
-            jobs: The jobs, each with its own ``task_id`` if it has one.
+            jobs: The jobs. Each can have a ``task_id`` of its own.
             session: As for :meth:`enqueue`. After the session's commit the client sends the first 100 messages, and the
                 sweep sends the rest.
 

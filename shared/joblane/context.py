@@ -205,8 +205,8 @@ class TaskContext:
         """Loop over the items that no run of this task has finished yet.
 
         When the loop takes the next item, the session's work for the current item commits together with a mark for its
-        key. So do not read ahead, as ``list`` and ``itertools.batched`` do. Work before the loop commits with the first
-        item, and a retry does it again.
+        key. So do not read ahead, as ``list`` and ``itertools.batched`` do: items would be marked before their work is
+        done. Work before the loop commits with the first item, and a retry does it again.
 
         An exception in the body rolls back the current item and ends the loop; a retry continues with this item. An
         exception inside ``with ctx.isolated():`` fails only the current item, and the loop raises
@@ -241,9 +241,9 @@ class TaskContext:
         """Loop over items in a fixed order. Items that earlier runs of this task have committed are skipped.
 
         After each ``chunk`` of items, the session's work for them commits together with the cursor, which is the
-        position in the source. So do not read ahead, as ``itertools.batched`` does. A run that is killed repeats at
-        most one chunk. Work before the loop commits with the first chunk, and every run does it again. A handler can
-        have only one such loop.
+        position in the source. So do not read ahead, as ``itertools.batched`` does: the cursor would pass items whose
+        work is not done. A run that is killed repeats at most one chunk. Work before the loop commits with the first
+        chunk, and every run does it again. A handler can have only one such loop.
 
         If the task is declared ``resumable``, it can run in several invocations, until its ``timeout``: before the time
         of an invocation ends, the run stops between two chunks, and the next invocation continues. A chunk that takes
@@ -251,11 +251,12 @@ class TaskContext:
 
         Args:
             source: A ``select(…)`` of an entity or of columns, without a limit; or a function that gets the last cursor
-                and returns the items after it, in order; or a sequence that is the same in every attempt. The function
-                gets None at first, and later the cursor as a JSON value: a time, for example, as text.
-            cursor: For a ``select``: a selected column that is unique and never null, for example ``Member.id``; the
-                rows come in its order. For a function: a function that returns an item's cursor. For a sequence: None;
-                the position is the cursor.
+                and returns the items after it, in order; or a sequence that is the same in every attempt. The first
+                call of the function gets None. Later calls get the cursor as JSON stores it, for example a time as
+                text.
+            cursor: If ``source`` is a ``select``: a selected column that is unique and never null, for example
+                ``Member.id``; the rows come in its order. If it is a function: a second function, which takes an item
+                and returns its cursor. If it is a sequence: None; the position is the cursor.
             chunk: Number of items that commit together, 1 or more.
 
         Raises:

@@ -171,8 +171,8 @@ class WaitTimeoutError(JobError, TimeoutError):
 class UnreadablePayloadError(JobError):
     """A received payload does not fit the task's payload class. The message names fields, never values.
 
-    If another version of the code wrote the payload, the task first waits for a deploy, up to 1 hour. After that, or at
-    once if this version wrote it, the task is archived.
+    If this version of the code wrote the payload, the task is archived at once. If another version wrote it, the task
+    waits for a deploy, and is archived after 1 hour.
     """
 
 

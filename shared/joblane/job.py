@@ -81,8 +81,8 @@ class Job:
     queue: Queue | None = None
     """Queue in which the task waits; the type has to have a lane in it. None: the task's home queue."""
     process_in: timedelta | None = None
-    """Time until the task is due. With ``record=False`` at most 15 minutes. If ``process_at`` is None too, the task is
-    due now. Range: 0 seconds to 3650 days."""
+    """Time until the task is due. With ``record=False`` at most 15 minutes. None: the task is due at ``process_at``, or
+    now if ``process_at`` is None too. Range: 0 seconds to 3650 days."""
     process_at: datetime | None = None
     """Time at which the task is due, with a time zone, at most 3,650 days ahead. A time in the past means now. Give
     ``process_in`` or ``process_at``, not both."""

@@ -49,7 +49,7 @@ class ArchivedTask(Payload):
     error_type: str | None
     """Class of the last error. None: no attempt has failed."""
     runs: int
-    """Number of runs, with those that do not count as attempts."""
+    """Number of runs, including the runs that do not count as attempts."""
 
 
 WITHOUT_VALUES = {

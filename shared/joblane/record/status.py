@@ -55,7 +55,7 @@ class TaskStatus:
     finished_at: datetime | None
     """Time at which the task ended. None: it has not ended."""
     cancel_requested: bool
-    """True: the task was cancelled, or was asked to stop."""
+    """True: the task was cancelled, or a cancel was requested while it runs."""
     progress: Progress | None
     """Progress that a run last reported. None: no run has reported progress."""
     items_done: int

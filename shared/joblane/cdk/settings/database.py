@@ -132,8 +132,8 @@ class ExistingDatabase(Settings):
     """Name of the database."""
     user: DatabaseName | None = None
     """Database role of the functions. Required with ``resource_id``. With ``secret`` the functions log in as the
-    secret's ``username``. Then set ``user`` only together with ``migration_secret``, to the same name: the deploy
-    grants this role its rights."""
+    secret's ``username``, and ``user`` is refused, unless you also give ``migration_secret``. Then set ``user`` to this
+    ``username``: the deploy grants the role its rights."""
     secret: Annotated[str, AfterValidator(_secret_arn)] | None = None
     """ARN of a JSON secret with ``username`` and ``password``, in the form that RDS makes."""
     resource_id: str | None = Field(None, pattern=r"^(cluster|db|prx)-[A-Za-z0-9]+$")

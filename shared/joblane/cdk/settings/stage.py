@@ -55,8 +55,9 @@ class Stage(Settings):
     architecture and the environment of this machine. It takes no ``database``, ``network``, ``control`` or
     ``monitoring``."""
     prefix: Annotated[str, AfterValidator(check_prefix)] = "jobs"
-    """Start of the names of all resources: lower-case letters, digits and single hyphens, 20 characters at most. No
-    stage's prefix may begin with another stage's prefix and a hyphen, as ``jobs-prod`` and ``jobs`` would."""
+    """Start of the names of all resources: lower-case letters, digits and single hyphens, 20 characters at most. It
+    must not begin with the prefix of another stage and a hyphen: two stages cannot have ``jobs`` and
+    ``jobs-prod``."""
     concurrency_budget: int = Field(20, ge=MIN_CONCURRENCY, le=MAX_CONCURRENCY)
     """Concurrent invocations of all lanes together, split over the lanes by the weights of their queues. Each lane gets
     2 at least. An event source mapping without provisioned pollers allows 1,000 at most."""
