@@ -92,7 +92,7 @@ def test_shares_of_the_stages_are_those_of_the_page() -> None:
 
 
 def test_the_page_of_deploying_names_the_concurrency_that_dev_needs() -> None:
-    [number] = re.findall(r"allows (\d+) concurrent Lambda executions", (HOW_TO / "deploy.md").read_text())
+    [number] = re.findall(r"concurrent Lambda executions: (\d+) for", (HOW_TO / "deploy.md").read_text())
     needed = shares_of("dev")
     assert int(number) == needed["all lanes"] + needed["front doors"]
 
