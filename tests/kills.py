@@ -13,7 +13,7 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -104,11 +104,6 @@ class DeadlySqs(Sqs):
         super().delete_many(queue, receipts)
         if self._when == "after the delete":
             die()
-
-    def set_visibility(self, queue: str, receipts: Mapping[str, int]) -> None:
-        if self._when == "before dead letters are returned":
-            die()
-        super().set_visibility(queue, receipts)
 
 
 def hook_until(when: str) -> Any:
