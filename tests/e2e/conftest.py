@@ -125,7 +125,10 @@ def one_stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployed]:
         if endpoint:
             external.delete_stages(endpoint)
             cleanup.callback(external.delete_stages, endpoint)
-        stack.up()
+        with pytest.MonkeyPatch.context() as patch:  # the command line sets these, too
+            for name, value in stack.project.migration_environment.items():
+                patch.setenv(name, value)
+            stack.up()
         people = People()
         engine = create_engine(stack.database_url.replace("postgresql://", "postgresql+pg8000://"))
         with Session(engine) as session:

@@ -44,8 +44,8 @@ def delete_stages(address: str) -> None:
 
         def found() -> dict[str, Any]:
             pages = cloudformation.get_paginator("describe_stacks").paginate()
-            stacks = {stack["StackName"]: stack for page in pages for stack in page["Stacks"]}
-            return {name: stack for name, stack in stacks.items() if name.startswith(f"{PREFIX}-")}
+            stacks = [stack for page in pages for stack in page["Stacks"] if stack["StackStatus"] != "DELETE_COMPLETE"]
+            return {stack["StackName"]: stack for stack in stacks if stack["StackName"].startswith(f"{PREFIX}-")}
 
         def await_none(status: str, *names: str) -> None:
             until = time.monotonic() + STACK_SECONDS
