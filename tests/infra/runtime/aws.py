@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import re
+import socket
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
@@ -39,6 +40,13 @@ class Aws:
 
     endpoint: str
     calls: list[Call] = field(default_factory=list)
+    connections: set[socket.socket] = field(default_factory=set)
+
+    def close_connections(self) -> None:
+        """Close the open connections of all clients."""
+        for connection in list(self.connections):
+            with suppress(OSError):
+                connection.shutdown(socket.SHUT_RDWR)
 
 
 @contextmanager
@@ -59,6 +67,18 @@ def serving() -> Iterator[Aws]:
 
 class _Request(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
+
+    def setup(self) -> None:
+        super().setup()
+        self.server.aws.connections.add(self.connection)  # type: ignore[attr-defined]
+
+    def finish(self) -> None:
+        self.server.aws.connections.discard(self.connection)  # type: ignore[attr-defined]
+        super().finish()
+
+    def handle(self) -> None:
+        with suppress(ConnectionError):  # the client was killed
+            super().handle()
 
     def _answer(self) -> None:
         body = self._body()
@@ -84,7 +104,7 @@ class _Request(BaseHTTPRequestHandler):
         if self.command != "HEAD":
             self.wfile.write(content)
 
-    do_GET = do_POST = do_PUT = do_DELETE = do_HEAD = _answer
+    do_GET = do_POST = do_PUT = do_DELETE = do_HEAD = _answer  # noqa: N815 - names of the base class
 
     def _body(self) -> bytes:
         if self.headers.get("Expect"):

@@ -25,7 +25,7 @@ from tests.conftest import administer
 from tests.infra.conftest import RealStages
 from tests.infra.runtime.aws import Aws, serving
 from tests.infra.runtime.resolved import Resolved
-from tests.infra.runtime.sandbox import REGION, Folders, Function, Sandbox, unpacked
+from tests.infra.runtime.sandbox import ACCOUNT, REGION, Folders, Function, Sandbox, unpacked
 from tests.unit.saas.servers import served
 from tests.unpacked import code, layer
 
@@ -33,15 +33,6 @@ PREFIX = "jobs-dev"
 DATABASE = "on_lambda"
 KEPT_FROM_THE_STAGE = ("AWS_USE_DUALSTACK_ENDPOINT",)
 """Variables that only make sense with AWS's own endpoints."""
-CLOUDFORMATION = {
-    "RequestType": "Create",
-    "RequestId": "request-1",
-    "StackId": f"arn:aws:cloudformation:{REGION}:123456789012:stack/{PREFIX}-jobs/1",
-    "LogicalResourceId": "MigrationRun",
-    "ResourceType": "Custom::Migration",
-    "ResourceProperties": {"ServiceToken": "arn", "Code": "1", "Database": "d", "Functions": "f", "User": "jobs"},
-}
-"""Source: CloudFormation, *Custom resource request objects*."""
 
 
 @dataclass
@@ -126,11 +117,11 @@ def stage(postgres: Postgres, folders: Folders, real_stages: RealStages) -> Iter
         cleanup.callback(administer, postgres, f"drop database {DATABASE} with (force)")
         aws = cleanup.enter_context(serving())
         stage = Stage(Resolved(templates), folders, aws, postgres.database_url(DATABASE), cleanup)
-        cleanup.callback(lambda: stage.database.drop())
+        cleanup.callback(stage.database.drop)
         stage.start("migrate", *FIRST)
         make_queues_and_bucket(stage)
         with cloudformation() as (url, answers):
-            stage.of("migrate").invoke({**CLOUDFORMATION, "ResponseURL": url})
+            stage.of("migrate").invoke(cloudformation_event("Create", url))
         (stage.migrated,) = answers
         assert stage.migrated["Status"] == "SUCCESS", stage.of("migrate").output
         administer(postgres, "alter role jobs password 'jobs'")
@@ -148,7 +139,21 @@ def make_queues_and_bucket(stage: Stage) -> None:
     for name in [*names, *map(dead_letter_name, names), dead_letter_name(f"{PREFIX}-cron")]:
         sqs.create_queue(QueueName=name)
     bucket = stage.resolved.functions[f"{PREFIX}-data-export"].variables["EXPORT_BUCKET"]
-    boto3.client("s3").create_bucket(Bucket=bucket, CreateBucketConfiguration={"LocationConstraint": REGION})
+    boto3.client("s3").create_bucket(Bucket=bucket, CreateBucketConfiguration={"LocationConstraint": "eu-central-1"})
+
+
+def cloudformation_event(kind: str, url: str) -> dict[str, Any]:
+    """A request to the custom resource. Source: CloudFormation, *Custom resource request objects*."""
+    return {
+        "RequestType": kind,
+        "ResponseURL": url,
+        "RequestId": "request-1",
+        "StackId": f"arn:aws:cloudformation:{REGION}:{ACCOUNT}:stack/{PREFIX}-jobs/1",
+        "LogicalResourceId": "MigrationRun",
+        "ResourceType": "Custom::Migration",
+        "ResourceProperties": {"Code": "1", "Database": "d", "Functions": "f", "User": "jobs"},
+        **({} if kind == "Create" else {"PhysicalResourceId": "MigrationRun"}),
+    }
 
 
 @contextmanager

@@ -53,10 +53,6 @@ class Resolved:
             self.text(stack, properties["FunctionName"]): (stack, properties["Role"]["Fn::GetAtt"][0])
             for stack, _, properties in self._of_type("AWS::Lambda::Function")
         }
-        managed = {
-            self.text(stack, {"Ref": id_}): properties
-            for stack, id_, properties in self._of_type("AWS::IAM::ManagedPolicy")
-        }
         found = {name: self._statements_of(*place) for name, place in roles.items()}
         for stack, id_, properties in self._of_type("AWS::IAM::ManagedPolicy"):
             found[self._name(stack, id_)] = self._statements(stack, properties)
@@ -73,7 +69,7 @@ class Resolved:
             case "Fn::GetAtt":
                 return self._attribute(stack, *(argument if isinstance(argument, list) else argument.split(".", 1)))
             case "Fn::Join":
-                return argument[0].join(self.text(stack, part) for part in argument[1])
+                return str(argument[0]).join(self.text(stack, part) for part in argument[1])
             case "Fn::Sub":
                 text, given = argument if isinstance(argument, list) else (argument, {})
                 return re.sub(

@@ -20,7 +20,7 @@ import time
 import uuid
 import zipfile
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -93,26 +93,44 @@ class Folders:
 
 
 @contextmanager
-def unpacked(code: Path, layer: Path) -> Iterator[Folders]:
-    """Unpack the zips with the permissions that they contain, into folders that nobody may write to."""
+def unpacked(code: Path, layer: Path | Folders) -> Iterator[Folders]:
+    """Unpack the zips with the permissions that they contain, into folders that the functions' user cannot write to.
+
+    ``layer``: a zip, or folders whose layer and runtime are used.
+    """
     root = Path(tempfile.mkdtemp(prefix="lambda-"))
+    root.chmod(0o755)
     folders = Folders(root)
     try:
-        for archive, folder in ((code, folders.task), (layer, folders.opt)):
-            extract(archive, folder)
-        folders.runtime.mkdir()
-        for name in RUNTIME:
-            (folders.runtime / name).symlink_to(installed(name))
-        site = installed("awslambdaric").parent
-        for module in (site / "snapshot_restore_py.py", *site.glob("runtime_client.*.so")):
-            (folders.runtime / module.name).symlink_to(module)
-        for folder in (root, *(path for path in root.rglob("*") if path.is_dir() and not path.is_symlink())):
-            folder.chmod(0o555)
+        extract(code, folders.task)
+        if isinstance(layer, Folders):
+            folders.opt.symlink_to(layer.opt)
+            folders.runtime.symlink_to(layer.runtime)
+        else:
+            extract(layer, folders.opt)
+            link_runtime(folders.runtime)
+        if os.geteuid() != 0:
+            _set_mode(root, 0o555)
         yield folders
     finally:
-        for folder in (root, *(path for path in root.rglob("*") if path.is_dir() and not path.is_symlink())):
-            folder.chmod(0o755)
+        if os.geteuid() != 0:
+            _set_mode(root, 0o755)
         shutil.rmtree(root)
+
+
+def link_runtime(folder: Path) -> None:
+    """Fill ``/var/runtime`` with the packages of the development environment."""
+    folder.mkdir()
+    for name in RUNTIME:
+        (folder / name).symlink_to(installed(name))
+    site = installed("awslambdaric").parent
+    for module in (site / "snapshot_restore_py.py", *site.glob("runtime_client.*.so")):
+        (folder / module.name).symlink_to(module)
+
+
+def _set_mode(root: Path, mode: int) -> None:
+    for folder, _, _ in os.walk(root):
+        Path(folder).chmod(mode)
 
 
 def extract(archive: Path, folder: Path) -> None:
@@ -206,6 +224,10 @@ class RuntimeApi(ThreadingHTTPServer):
 class _Client(BaseHTTPRequestHandler):
     server: RuntimeApi
     protocol_version = "HTTP/1.1"
+
+    def handle(self) -> None:
+        with suppress(ConnectionError):  # the client was killed
+            super().handle()
 
     def do_GET(self) -> None:
         assert self.path == f"{API}/invocation/next"
