@@ -268,7 +268,7 @@ class _Client(BaseHTTPRequestHandler):
 
 
 class Sandbox:
-    """One execution environment of a function. Use it in a ``with`` statement."""
+    """An execution environment of a function. Use it in a ``with`` statement."""
 
     def __init__(self, function: Function, folders: Folders) -> None:
         self.function = function
