@@ -131,7 +131,7 @@ class Mail:
 
 
 def mail(needs: Needs, region: str, found: Mail) -> Iterator[Finding]:
-    """Note what keeps mails from being sent. The tasks are retried, and run when it is mended."""
+    """Note what keeps mails from being sent. The tasks are retried, and run when it is fixed."""
     if needs.sender is None:
         return
     if not found.verified:
