@@ -91,6 +91,8 @@ class Jobs(Construct):
         self._shared = Shared(self, "Code", workload, access)
         self.shares = shares(stage, tasks)
         self.migration = Migration(self, "Migration", self._shared)
+        if access.place and (role := self.migration.function.role):
+            access.place.keep(role)
         self._lanes: dict[tuple[str, Queue], QueuePair] = {}
         self._front_doors: dict[Queue, QueuePair] = {}
         task_functions = {task.type: self._add_task(task) for task in tasks.values()}

@@ -41,7 +41,7 @@ class Migration(Construct):
         ).function
         if not stage.local:  # CloudFormation rolls back after the first failure; a retry would run during the rollback
             function.configure_async_invoke(retry_attempts=0)
-        CustomResource(
+        run = CustomResource(
             self,
             "Run",
             resource_type="Custom::Migration",
@@ -54,6 +54,8 @@ class Migration(Construct):
                 "User": access.user or "",
             },
         )
+        if access.place:  # its rules are resources of their own, and the function reaches the database only by them
+            run.node.add_dependency(access.place.security_group)
 
 
 def _user(access: DatabaseAccess) -> dict[str, str]:
