@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from datetime import timedelta
+from typing import cast
 
-from aws_cdk import CustomResource, Duration
+from aws_cdk import CfnElement, CfnOutput, CustomResource, Duration, Stack
 from constructs import Construct
 
 from joblane.cdk.constructs.code import Shared
@@ -56,6 +57,12 @@ class Migration(Construct):
         )
         if access.place:  # its rules are resources of their own, and the function reaches the database only by them
             run.node.add_dependency(access.place.security_group)
+        CfnOutput(
+            self,
+            "Resource",
+            description="Logical id of the migration, to skip it in a rollback",
+            value=Stack.of(self).get_logical_id(cast(CfnElement, run.node.default_child)),
+        )
 
 
 def _user(access: DatabaseAccess) -> dict[str, str]:

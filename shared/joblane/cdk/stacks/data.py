@@ -87,5 +87,4 @@ class DataStack(Stack):
         database = AuroraDatabase(self, "Database", stage=stage, settings=settings, network=self.network)
         self._targets.append(Target(PORT, "functions to database", database.security_group))
         CfnOutput(self, "DatabaseHost", value=database.address.host)
-        CfnOutput(self, "DatabaseSecret", value=database.secret_arn)
         return database.access
