@@ -12,7 +12,7 @@ from joblane.cdk.settings.section import SecretReference
 
 SES = "sesv2"
 Needs = Mapping[str, str]
-"""Service, as boto3 names it → the first that calls it."""
+"""Service, as boto3 names it → the first reason to call it, such as ``task 'user:invitation' sends mail``."""
 
 
 def check_services(workload: Workload) -> None:
@@ -29,17 +29,17 @@ def needs_of(workload: Workload, *, secret_login: bool) -> Needs:
     ``secret_login``: a login to the database reads a secret.
     """
     needs: dict[str, str] = {}
-    for service, caller in _calls(workload, secret_login=secret_login):
+    for service, why in _calls(workload, secret_login=secret_login):
         if service != S3:
-            needs.setdefault(service, caller)
+            needs.setdefault(service, why)
     return needs
 
 
 def check_egress(stage: str, network: Egress, needs: Needs) -> None:
     """Raise :class:`StageError` with a sentence for each service that the network does not reach."""
     problems = [
-        f"network.egress: {network.egress} does not reach {service}, which {caller} calls: {reason}"
-        for service, caller in needs.items()
+        f"network.egress: {network.egress} does not reach {service} ({why}): {reason}"
+        for service, why in needs.items()
         if (reason := _unreached(network, service)) is not None
     ]
     if problems:
@@ -48,22 +48,22 @@ def check_egress(stage: str, network: Egress, needs: Needs) -> None:
 
 def _calls(workload: Workload, *, secret_login: bool) -> Iterator[tuple[str, str]]:
     stage, settings = workload.stage, workload.stage.settings
-    yield "sqs", "every function"
+    yield "sqs", "every function calls it"
     if stage.control is not None:
         for service in ("lambda", "logs", "scheduler"):  # `joblane doctor`, `logs` and `schedules`
-            yield service, "the control API"
+            yield service, "the control API calls it"
     if secret_login:
-        yield "secretsmanager", "the login to the database"
+        yield "secretsmanager", "the login to the database reads a secret"
     declared = [(f"task {type_!r}", task.environment) for type_, task in workload.tasks.items()]
     declared += [(f"function {name!r}", function.environment) for name, function in workload.functions.items()]
     for caller, names in declared:
         if any(isinstance(settings.get(name), SecretReference) for name in names):
-            yield "secretsmanager", caller
+            yield "secretsmanager", f"{caller} reads a secret"
     for type_, task in workload.tasks.items():
         if task.grants.mail and stage.ses_sender:
-            yield SES, f"task {type_!r}, which sends mail,"
+            yield SES, f"task {type_!r} sends mail"
         for service in task.grants.services:
-            yield service, f"task {type_!r}"
+            yield service, f"task {type_!r} calls it"
 
 
 def _unreached(network: Egress, service: str) -> str | None:
