@@ -39,9 +39,7 @@ class Migration(Construct):
             environment={**_user(access), **shared.project.migration_environment},
             login=access.migration,
         ).function
-        if not stage.local:  # CloudFormation rolls back after the first failure; a retry would run during the rollback
-            function.configure_async_invoke(retry_attempts=0)
-        CustomResource(
+        self.run = CustomResource(
             self,
             "Run",
             resource_type="Custom::Migration",
@@ -54,6 +52,9 @@ class Migration(Construct):
                 "User": access.user or "",
             },
         )
+        if not stage.local:  # CloudFormation rolls back after the first failure; a retry would run during the rollback
+            function.configure_async_invoke(retry_attempts=0)
+            self.run.node.add_dependency(function.node.find_child("EventInvokeConfig"))
 
 
 def _user(access: DatabaseAccess) -> dict[str, str]:
