@@ -40,7 +40,9 @@ def read_assembly(folder: Path) -> dict[str, Template]:
     for artifact in artifacts:
         if artifact["type"] == "aws:cloudformation:stack":
             file = artifact["properties"]["templateFile"]
-            found |= _with_nested(folder, artifact["properties"].get("stackName", file.partition(".")[0]), file, sources)
+            found |= _with_nested(
+                folder, artifact["properties"].get("stackName", file.partition(".")[0]), file, sources
+            )
     return found
 
 

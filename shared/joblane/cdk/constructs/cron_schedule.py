@@ -75,7 +75,7 @@ def add_schedules(scope: Construct, *, group: CronGroup, task: Task[Any, Any], l
     role = group.role_of(cron, name)
     for schedule in task.schedules:
         for number, expression in enumerate(schedule.expressions, start=1):
-            scheduler.CfnSchedule(
+            resource = scheduler.CfnSchedule(
                 cron,
                 f"{schedule.name}.{number}",
                 name=_checked_name(task, schedule, number),
@@ -96,6 +96,7 @@ def add_schedules(scope: Construct, *, group: CronGroup, task: Task[Any, Any], l
                     ),
                 ),
             )
+            resource.add_resource_dependency(group.group)
 
 
 def _checked_name(task: Task[Any, Any], schedule: Schedule, number: int) -> str:

@@ -27,11 +27,12 @@ class Migration(Construct):
     def __init__(self, scope: Construct, id_: str, shared: Shared) -> None:
         super().__init__(scope, id_)
         stage, access = shared.stage, shared.access
+        self.name = f"{stage.prefix}-migrate"
         self.function = function = JobFunction(
             self,
             "Function",
             shared,
-            name=f"{stage.prefix}-migrate",
+            name=self.name,
             description="Brings the database up to date in a deploy",
             handler=HANDLER,
             timeout=TIMEOUT,

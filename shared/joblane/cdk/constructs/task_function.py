@@ -74,7 +74,7 @@ class JobFunction(Construct):
             description=description,
             runtime=RUNTIME,
             architecture=shared.architecture,
-            code=shared.code,
+            code=shared.code_for(self),
             layers=[shared.layer],
             handler=handler,
             timeout=Duration.seconds(math.ceil(timeout.total_seconds())),
