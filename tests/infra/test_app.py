@@ -7,9 +7,11 @@ import os
 import re
 import subprocess
 import sys
+import tarfile
 from dataclasses import replace
 from pathlib import Path
 
+import aws_cdk
 import pytest
 from aws_cdk import App, Stack
 from aws_cdk import aws_sqs as sqs
@@ -19,7 +21,7 @@ import joblane.cdk.app
 from infra.app import APP
 from infra.settings import PlatformStage
 from joblane.cdk import costs
-from joblane.cdk.app import JoblaneApp, Synthesised
+from joblane.cdk.app import FEATURE_FLAGS, JoblaneApp, Synthesised
 from joblane.cdk.constructs.jobs import Jobs
 from joblane.cdk.errors import SynthError
 from joblane.cdk.packaging import Packages
@@ -303,3 +305,29 @@ def test_the_app_runs_as_a_module(tmp_path: Path) -> None:
 def test_context_of_the_cdk_cli_takes_precedence(tmp_path: Path) -> None:
     done = run(CDK_CONTEXT_JSON=json.dumps({"stage": "elsewhere"}), CDK_OUTDIR=str(tmp_path))
     assert done.stderr.startswith("joblane: no stage 'elsewhere'")
+
+
+# --- Feature flags of the CDK --------------------------------------------------------------------------------------
+
+
+def test_the_feature_flags_are_those_that_the_installed_cdk_recommends() -> None:
+    (package,) = Path(aws_cdk.__file__).parent.glob("_jsii/aws-cdk-lib@*.jsii.tgz")
+    with tarfile.open(package) as archive:
+        file = archive.extractfile("package/recommended-feature-flags.json")
+        assert file is not None
+        recommended = json.load(file)
+    differing = {name for name, value in recommended.items() if FEATURE_FLAGS.get(name) != value}
+    assert (differing, FEATURE_FLAGS.keys()) == ({"@aws-cdk/core:defaultCrossStackReferences"}, recommended.keys())
+
+
+def test_no_feature_flag_is_left_for_the_cdk_to_report(real: Synthesised) -> None:
+    # the CDK command line counts the flags without a value whose default differs from the recommended value
+    artifacts = json.loads((real.directory / "manifest.json").read_text())["artifacts"]
+    (flags,) = (each["properties"]["flags"] for each in artifacts.values() if "feature-flag" in each["type"])
+    unset = {
+        name
+        for name, flag in flags.items()
+        if "userValue" not in flag
+        and flag.get("unconfiguredBehavesLike", {}).get("v2", False) != flag["recommendedValue"]
+    }
+    assert (len(flags) > 80, unset) == (True, set())
