@@ -50,6 +50,10 @@ WILDCARDS: Mapping[tuple[str, ...], str] = {
         "sqs:GetQueueUrl",
         "sqs:ReceiveMessage",
     ): r"arn:\S+:sqs:\S+:PREFIX-(critical|default|low)-\*-dlq",
+    # the sweep looks for dead letters that SQS moved: the same pattern
+    ("sqs:GetQueueAttributes", "sqs:GetQueueUrl", "sqs:ReceiveMessage"): (
+        r"arn:\S+:sqs:\S+:PREFIX-(critical|default|low)-\*-dlq"
+    ),
     # SES checks the identities of recipients and default configuration sets; ses:FromAddress allows one sender
     ("ses:SendEmail",): r"arn:\S+:ses:\S+:(identity|configuration-set)/\*",
     # Lambda creates interfaces with the functions' roles, and describes existing ones without a name
