@@ -165,6 +165,7 @@ class JoblaneApp(Generic[S]):
         buckets, describes = self.buckets(data, stage), f"Joblane, {stage.name}: queues, functions and schedules"
         stack = Stack(app, f"{stage.prefix}-jobs", description=describes)
         jobs = Jobs(stack, "Jobs", workload, access=data.access, buckets=buckets, costs=self.costs)
+        jobs.migration.add_output(stack)
         for add in self.stacks:
             add(app, jobs, stage)
         if stage.control is not None:
