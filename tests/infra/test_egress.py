@@ -95,8 +95,8 @@ BASE: dict[str, Any] = {"name": "dev", "database": {"kind": "aurora"}}
             "none",
             {"services": ("dynamodb",)},
             (
-                "network.egress: none does not reach dynamodb (task 'order:ship' calls it): add a VPC endpoint or a route "
-                "for it and write it into network.reaches, or choose another egress"
+                "network.egress: none does not reach dynamodb (task 'order:ship' calls it): add a VPC endpoint or a "
+                "route for it and write it into network.reaches, or choose another egress"
             ),
         ),
         (

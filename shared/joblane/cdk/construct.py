@@ -155,6 +155,7 @@ class Joblane(Construct):
             access=DatabaseAccess(database.login, database.login, place),
             buckets=buckets or {},
         )
+        self.jobs.migration.add_output(self)
         self.queues, self.functions = self.jobs.queues, self.jobs.functions
         self.producer_policies, self.grant_enqueue = self.jobs.producer_policies, self.jobs.grant_enqueue
         if database.resource is not None:
