@@ -159,7 +159,7 @@ def test_the_state_of_ses_is_read_only_if_the_stage_sends_by_it(synth: Synth) ->
     settings = {"EMAIL_PROVIDER": "smtp", "EMAIL_FROM_ADDRESS": "no-reply@example.com", "SMTP_HOST": "smtp.example.com"}
     done = synth(package="functions", control={}, settings=settings)
     assert not [action for action in templates.allowed(done.templates["acme-jobs"], "acme-control") if "ses:" in action]
-    assert "JOBLANE_MAIL_FROM" not in templates.variables(done.templates["acme-jobs"], "acme-user-invitation")
+    assert "JOBLANE_MAIL_FROM" not in templates.variables(done.whole("acme-jobs"), "acme-user-invitation")
 
 
 # --- Settings ------------------------------------------------------------------------------------------------------
