@@ -14,13 +14,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tests.e2e.dev_stage.nested import STACK, inline
+
 REFUSED = frozenset(
     {
-        "AWS::EC2::EIP",
+        "AWS::EC2::EgressOnlyInternetGateway",
         "AWS::EC2::FlowLog",
-        "AWS::EC2::NatGateway",
         "AWS::EC2::SecurityGroupEgress",
         "AWS::EC2::SecurityGroupIngress",
+        "AWS::EC2::VPCCidrBlock",
         "AWS::Logs::QueryDefinition",
     }
 )
@@ -28,6 +30,8 @@ REFUSED = frozenset(
 REFUSED_WITH = {"AWS::CloudWatch::Alarm": "Metrics"}
 """Type → property. The emulator does not create a resource of the type with the property."""
 MISSING = "not-on-the-emulator"
+ATTRIBUTES = {"Ipv6CidrBlocks": ["2001:db8:0:100::/56"]}
+"""Attributes that the emulator does not know, with a value."""
 DUAL_STACK = "AWS_USE_DUALSTACK_ENDPOINT"
 """A variable that botocore refuses together with the endpoint of an emulator."""
 ORIGINAL = "original"
@@ -59,9 +63,8 @@ class Template:
 
 
 def read_templates(directory: Path) -> list[Template]:
-    """Return the templates of an assembly, those of nested stacks first."""
-    paths = sorted(directory.glob("*.template.json"), key=lambda path: ".nested." not in path.name)
-    return [Template.read(path) for path in paths]
+    """Return the templates of an assembly, with those of nested stacks."""
+    return [Template.read(path) for path in sorted(directory.glob("*.template.json"))]
 
 
 def is_refused(resource: Mapping[str, Any]) -> bool:
@@ -79,6 +82,8 @@ def adapt(directory: Path, databases: Mapping[str, str]) -> None:
     (directory / ORIGINAL).mkdir()
     for template in read_templates(directory):
         shutil.copy(template.path, directory / ORIGINAL)
+    _inline_nested_stacks(directory)
+    for template in read_templates(directory):
         _remove(template)
         for function in template.of_type("AWS::Lambda::Function"):
             _set_variables(function["Properties"], databases)
@@ -132,6 +137,26 @@ def add_after_migration(directory: Path, resources: Mapping[str, dict[str, Any]]
     raise LookupError("no template has a migration")
 
 
+def _inline_nested_stacks(directory: Path) -> None:
+    for manifest in directory.glob("*.assets.json"):
+        assets = json.loads(manifest.read_text(encoding="utf-8"))
+        nested = {
+            name: Template.read(directory / file["source"]["path"])
+            for name, file in assets["files"].items()
+            if ".nested." in file["source"]["path"]
+        }
+        parent = Template.read(directory / manifest.name.replace(".assets.", ".template."))
+        stacks = {name: json.dumps(each) for name, each in parent.resources.items() if each["Type"] == STACK}
+        of_stack = {name: next(nested[hash_] for hash_ in nested if hash_ in text) for name, text in stacks.items()}
+        inline(parent.content, {name: template.content for name, template in of_stack.items()})
+        parent.write()
+        for name in nested:
+            del assets["files"][name]
+        manifest.write_text(json.dumps(assets), encoding="utf-8")
+        for template in of_stack.values():
+            template.path.unlink()
+
+
 def _remove(template: Template) -> None:
     gone = {name for name, resource in template.resources.items() if is_refused(resource)}
     for name in gone:
@@ -146,15 +171,15 @@ def _remove(template: Template) -> None:
 
 
 def _without(value: Any, gone: set[str]) -> Any:
-    """Return the value with :data:`MISSING` in place of references to ``gone``."""
+    """Return the value with :data:`MISSING` in place of references to ``gone``, and with :data:`ATTRIBUTES`."""
     if isinstance(value, list):
         return [_without(item, gone) for item in value]
     if not isinstance(value, dict):
         return value
     target = value.get("Ref") or value.get("Fn::GetAtt")
     if len(value) == 1 and target:
-        name = target.partition(".")[0] if isinstance(target, str) else target[0]
-        return MISSING if name in gone else value
+        name, attribute = (target, "") if isinstance(target, str) else target
+        return MISSING if name in gone else ATTRIBUTES.get(attribute, value)
     return {key: _without(item, gone) for key, item in value.items()}
 
 
@@ -171,7 +196,7 @@ def _is_compiled(name: str, source: str) -> bool:
 
 def _rename_assets(directory: Path) -> None:
     """Give each template the hash of its content: the CDK uploads no asset whose hash is in the bucket."""
-    for template in read_templates(directory):  # a template has the hashes of its nested ones
+    for template in read_templates(directory):
         new = hashlib.sha256(template.path.read_bytes()).hexdigest()
         for old in set(_hashes_of(directory, template.path.name)) - {new}:
             _replace(directory, old, new)
