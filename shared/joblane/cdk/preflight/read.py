@@ -153,10 +153,7 @@ def read_templates(folder: Path) -> dict[str, Template]:
 
 def read_declared(templates: Mapping[str, Template], tasks: Iterable[Task[Any, Any]]) -> Declared:
     """Return the declared state. The metadata of the jobs stack's template contain settings of the stage."""
-    all_metadata = [template.get("Metadata", {}) for template in templates.values()]
-    settings = next((found for metadata in all_metadata if (found := metadata.get("Joblane"))), None)
-    if settings is None:
-        raise LocalError(f"none of the templates contains jobs of Joblane: {', '.join(templates)}")
+    settings = read_metadata(templates)
     tasks = list(tasks)
     queues = dict(_of_type(templates, "AWS::SQS::Queue"))
     return Declared(
@@ -176,6 +173,15 @@ def read_declared(templates: Mapping[str, Template], tasks: Iterable[Task[Any, A
         database_connections=settings["database_connections"],
         reserved_connections=settings["reserved_connections"],
     )
+
+
+def read_metadata(templates: Mapping[str, Template]) -> Mapping[str, Any]:
+    """Return the settings of the stage that the jobs stack's template contains."""
+    all_metadata = [template.get("Metadata", {}) for template in templates.values()]
+    settings: Mapping[str, Any] | None = next((found for each in all_metadata if (found := each.get("Joblane"))), None)
+    if settings is None:
+        raise LocalError(f"none of the templates contains jobs of Joblane: {', '.join(templates)}")
+    return settings
 
 
 def _concurrency(templates: Mapping[str, Template]) -> dict[str, int]:
