@@ -252,7 +252,7 @@ def described(status: str) -> dict[str, Any]:
     return {"Stacks": [stack]}
 
 
-def test_the_first_failed_resource_of_the_last_operation_is_found_also_in_a_nested_stack() -> None:
+def test_the_first_resource_that_failed_is_found_also_in_a_nested_stack() -> None:
     client = boto3.client("cloudformation")
     with Stubber(client) as stub:
         stub.add_client_error(
