@@ -50,8 +50,12 @@ WILDCARDS: Mapping[tuple[str, ...], str] = {
         "sqs:GetQueueUrl",
         "sqs:ReceiveMessage",
     ): r"arn:\S+:sqs:\S+:PREFIX-(critical|default|low)-\*-dlq",
-    # SES checks the identities of recipients, too; ses:FromAddress allows one sender
-    ("ses:SendEmail",): r"arn:\S+:ses:\S+:identity/\*",
+    # the sweep looks for dead letters that SQS moved: the same pattern
+    ("sqs:GetQueueAttributes", "sqs:GetQueueUrl", "sqs:ReceiveMessage"): (
+        r"arn:\S+:sqs:\S+:PREFIX-(critical|default|low)-\*-dlq"
+    ),
+    # SES checks the identities of recipients and default configuration sets; ses:FromAddress allows one sender
+    ("ses:SendEmail",): r"arn:\S+:ses:\S+:(identity|configuration-set)/\*",
     # Lambda creates interfaces with the functions' roles, and describes existing ones without a name
     (
         "ec2:AssignPrivateIpAddresses",
@@ -260,8 +264,8 @@ def _many(value: Any) -> list[Any]:
 def test_no_role_has_an_aws_managed_policy(real: Synthesised) -> None:
     for template in real.templates.values():
         for role in templates.of_type(template, "AWS::IAM::Role").values():
-            # only the stage's own policy, from its data stack
-            assert {tuple(policy) for policy in role.get("ManagedPolicyArns", [])} <= {("Fn::ImportValue",)}
+            for policy in role.get("ManagedPolicyArns", []):  # only the stage's own, of its network
+                assert "NetworkInterfaces" in policy["Ref"]
 
 
 def test_the_key_is_for_the_account_and_for_the_stages_alarms(real: Synthesised) -> None:
@@ -278,15 +282,17 @@ def test_the_key_is_for_the_account_and_for_the_stages_alarms(real: Synthesised)
 
 def test_every_queue_is_encrypted_and_refuses_plain_http(real: Synthesised) -> None:
     for template in real.templates.values():
-        guarded = set()
+        guarded: set[str] = set()
         for policy in templates.of_type(template, "AWS::SQS::QueuePolicy").values():
-            (statement,) = policy["PolicyDocument"]["Statement"]
-            assert (statement["Effect"], statement["Action"], statement["Principal"]) == ("Deny", "sqs:*", {"AWS": "*"})
-            assert statement["Condition"] == {"Bool": {"aws:SecureTransport": "false"}}
-            assert [templates.target(template, queue) for queue in policy["Queues"]] == [
-                templates.target(template, statement["Resource"])
-            ]
-            guarded.add(templates.target(template, statement["Resource"]))
+            for statement in policy["PolicyDocument"]["Statement"]:
+                assert (statement["Effect"], statement["Principal"]) == ("Deny", {"AWS": "*"})
+                assert statement["Resource"] == "*"  # in a queue's policy: the queue
+            statement = policy["PolicyDocument"]["Statement"][0]
+            assert (statement["Action"], statement["Condition"]) == (
+                "sqs:*",
+                {"Bool": {"aws:SecureTransport": "false"}},
+            )
+            guarded |= {templates.target(template, queue) for queue in policy["Queues"]}
         assert guarded == set(templates.queues(template))
         assert all(queue["SqsManagedSseEnabled"] for queue in templates.queues(template).values())
 
@@ -311,19 +317,18 @@ def test_every_function_has_its_own_role_and_writes_only_to_its_own_log(real: Sy
 
 
 def test_on_its_own_lanes_a_function_has_the_rights_of_poller_and_runtime(real: Synthesised) -> None:
-    template = real.templates[f"{real.stage.prefix}-jobs"]
+    template = real.whole(f"{real.stage.prefix}-jobs")
     for queue, (function, _) in templates.mappings(template).items():
         allowed = templates.allowed(template, function)
         is_router = function.endswith("-router")
         assert {action for action in allowed if queue in allowed[action]} == (
             CONSUMING - {"sqs:SendMessage"} if is_router else CONSUMING
         )
-        reading = {"sqs:GetQueueAttributes", "sqs:ReceiveMessage"} if function.endswith("-jobs-sweep") else set()
-        assert {action for action in allowed if f"{queue}-dlq" in allowed[action]} == SENDING | reading
+        assert {action for action in allowed if f"{queue}-dlq" in allowed[action]} == SENDING
 
 
 def test_only_the_task_that_redrives_dead_letters_may_take_them(real: Synthesised) -> None:
-    template, prefix = real.templates[f"{real.stage.prefix}-jobs"], real.stage.prefix
+    template, prefix = real.whole(f"{real.stage.prefix}-jobs"), real.stage.prefix
     taking = {f"{prefix}-{queue}-*-dlq" for queue in Queue} | {f"{prefix}-{queue}-dlq" for queue in Queue}
     for name in templates.functions(template):
         allowed = templates.allowed(template, name)
@@ -362,7 +367,7 @@ def test_an_empty_or_secret_sender_address_is_refused(sender: object, synth: Syn
 
 
 def test_without_ses_as_mail_provider_no_action_of_ses_is_allowed(synth: Synth) -> None:
-    template = synth(settings={"EMAIL_PROVIDER": "smtp"}).templates["acme-jobs"]
+    template = synth(settings={"EMAIL_PROVIDER": "smtp"}).whole("acme-jobs")
     assert "ses:SendEmail" not in templates.allowed(template, "acme-report-build")
 
 
@@ -387,15 +392,18 @@ def test_a_renamed_type_keeps_the_policy_of_its_old_name(synth: Synth) -> None:
 
 def test_a_policys_logical_id_depends_only_on_its_type(synth: Synth) -> None:
     # a second policy of the same name would be created before the first is removed, and names are unique
-    template = synth(package="tests.infra.renamed", settings={}).templates["acme-jobs"]
+    template = synth(package="tests.infra.renamed", settings={}).whole("acme-jobs")
     for logical_id, policy in templates.of_type(template, "AWS::IAM::ManagedPolicy").items():
         name = templates.target(template, policy["ManagedPolicyName"]).removeprefix("acme-send-").partition("-$")[0]
-        assert logical_id.startswith(f"JobsProducers{name.replace('-', '')}")
+        in_front_of_lanes = name in [*Queue]
+        assert logical_id.startswith(
+            f"{'Jobs' if in_front_of_lanes else name.replace('-', '')}Producer{name.replace('-', '')}"
+        )
 
 
 def _producer_policies(done: Synthesised) -> dict[str, set[str]]:
     """Return queues by the policy's name."""
-    template, found = done.templates["acme-jobs"], {}
+    template, found = done.whole("acme-jobs"), {}
     for policy in templates.of_type(template, "AWS::IAM::ManagedPolicy").values():
         (statement,) = policy["PolicyDocument"]["Statement"]
         assert (statement["Effect"], set(statement["Action"])) == ("Allow", SENDING)
