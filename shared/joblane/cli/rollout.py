@@ -62,10 +62,11 @@ class Rollout:
             )
 
     def _causes(self, session: Session) -> Iterator[str]:
+        from joblane.cdk.templates import stacks_of
         from joblane.cli.stack_failures import stack_failures
 
         client = session.client("cloudformation")
-        failures = list(stack_failures(client, self.templates))
+        failures = list(stack_failures(client, stacks_of(self.templates)))
         client.close()
         for failure in failures:
             yield f"{failure.text}. Next: {failure.next_step(self.assembly)}"
