@@ -299,18 +299,13 @@ def test_settings_of_functions_do_not_change_the_data_stack(synth: Synth, robust
 
 
 def test_the_jobs_stack_has_no_resource_that_must_outlive_it(robust: Synthesised) -> None:
-<<<<<<< HEAD
-    kinds = {item["Type"] for item in robust.templates["acme-jobs"]["Resources"].values()}
+    kinds = {item["Type"] for item in robust.whole("acme-jobs")["Resources"].values()}
     assert not [kind for kind in kinds if kind.startswith(("AWS::RDS::", "AWS::S3::"))]
     assert {kind for kind in kinds if kind.startswith("AWS::EC2::")} == {
         "AWS::EC2::SecurityGroup",
         "AWS::EC2::SecurityGroupEgress",
         "AWS::EC2::SecurityGroupIngress",
     }
-=======
-    kinds = {item["Type"] for item in robust.whole("acme-jobs")["Resources"].values()}
-    assert not [kind for kind in kinds if kind.startswith(("AWS::RDS::", "AWS::EC2::", "AWS::S3::"))]
->>>>>>> trunk
 
 
 # --- Tags ----------------------------------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""What the functions of a stage call, against what its network reaches: a sentence for each service that it misses."""
+"""A sentence for each AWS service that the functions of a stage call and its network does not reach."""
 
 from __future__ import annotations
 

@@ -163,12 +163,8 @@ class JoblaneApp(Generic[S]):
         data = DataStack(app, f"{stage.prefix}-data", workload)
         buckets, describes = self.buckets(data, stage), f"Joblane, {stage.name}: queues, functions and schedules"
         stack = Stack(app, f"{stage.prefix}-jobs", description=describes)
-<<<<<<< HEAD
         jobs = Jobs(stack, "Jobs", workload, access=data.access_from(stack), buckets=buckets, costs=self.costs)
-=======
-        jobs = Jobs(stack, "Jobs", workload, access=data.access, buckets=buckets, costs=self.costs)
         jobs.migration.add_output(stack)
->>>>>>> trunk
         for add in self.stacks:
             add(app, jobs, stage)
         if stage.control is not None:
