@@ -16,11 +16,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import urlsplit
 
+from joblane.cdk.checks import mappings_of
 from joblane.cdk.preflight.compare import DatabaseState, Declared, Place, examine
 from joblane.cdk.preflight.concurrency import Account, Demand
 from joblane.cdk.preflight.findings import Finding, Kind
+from joblane.cdk.preflight.roles import READ as READ_ROLES
+from joblane.cdk.preflight.roles import Roles, Wanted, roles
 from joblane.cdk.shares import sharing_lanes
-from joblane.cdk.templates import Properties, Template, of_type
+from joblane.cdk.templates import NESTED, Properties, Template, of_type, read_assembly, stacks_of, whole
 from joblane.local.deployment import app_command, cdk_json
 from joblane.local.errors import LocalError, MisuseError
 from joblane.project import Project
@@ -100,7 +103,7 @@ def check_deploy(stage: str, assembly: Path) -> list[Finding]:
             "lambda:GetAccountSettings, lambda:ListEventSourceMappings and lambda:GetFunctionConcurrency",
             lambda client: account(client, declared.prefix, functions),
         ),
-        "database": read_database(os.environ.get("DATABASE_URL", "").strip(), declared.prefix),
+        "database": read_database(os.environ.get("DATABASE_URL", "").strip(), declared.prefix, Wanted.of(templates)),
     }
     unread = [part for part in parts.values() if isinstance(part, Finding)]
     known: dict[str, Any] = {name: None if isinstance(part, Finding) else part for name, part in parts.items()}
@@ -132,31 +135,18 @@ def synthesise(stage: str, folder: Path) -> None:
 
 
 def read_templates(folder: Path) -> dict[str, Template]:
-    """Return stack → template of the assembly in ``folder``.
-
-    Templates that its manifest does not name are left from an earlier synthesis.
-    """
+    """Return stack → template of the assembly in ``folder``, with nested stacks. Raises :class:`MisuseError`."""
     try:
-        artifacts = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))["artifacts"]
+        return read_assembly(folder)
     except FileNotFoundError:
         raise MisuseError(
             f"{folder} has no templates; leave --assembly out, and the command writes the templates itself"
         ) from None
-    return {
-        artifact["properties"].get("stackName", name): json.loads(
-            (folder / artifact["properties"]["templateFile"]).read_text(encoding="utf-8")
-        )
-        for name, artifact in artifacts.items()
-        if artifact["type"] == "aws:cloudformation:stack"
-    }
 
 
 def read_declared(templates: Mapping[str, Template], tasks: Iterable[Task[Any, Any]]) -> Declared:
     """Return the declared state. The metadata of the jobs stack's template contain settings of the stage."""
-    all_metadata = [template.get("Metadata", {}) for template in templates.values()]
-    settings = next((found for metadata in all_metadata if (found := metadata.get("Joblane"))), None)
-    if settings is None:
-        raise LocalError(f"none of the templates contains jobs of Joblane: {', '.join(templates)}")
+    settings = read_metadata(templates)
     tasks = list(tasks)
     queues = dict(_of_type(templates, "AWS::SQS::Queue"))
     return Declared(
@@ -178,18 +168,25 @@ def read_declared(templates: Mapping[str, Template], tasks: Iterable[Task[Any, A
     )
 
 
+def read_metadata(templates: Mapping[str, Template]) -> Mapping[str, Any]:
+    """Return the settings of the stage that the jobs stack's template contains."""
+    all_metadata = [template.get("Metadata", {}) for template in templates.values()]
+    settings: Mapping[str, Any] | None = next((found for each in all_metadata if (found := each.get("Joblane"))), None)
+    if settings is None:
+        raise LocalError(f"none of the templates contains jobs of Joblane: {', '.join(templates)}")
+    return settings
+
+
 def _concurrency(templates: Mapping[str, Template]) -> dict[str, int]:
     """Return the ``slots`` and the ``reserved`` concurrency of :class:`Demand`."""
-    functions = {
-        place: properties.get("ReservedConcurrentExecutions")
-        for place, properties in _of_type(templates, "AWS::Lambda::Function")
+    merged = [whole(templates, stack) for stack in stacks_of(templates)]
+    mappings = [found for template in merged for found in mappings_of(template)]
+    functions = [properties for _, properties in _of_type(templates, "AWS::Lambda::Function")]
+    return {
+        # a reservation is counted in place of the mappings
+        "slots": sum(found.max_concurrency or 0 for found in mappings if found.reserved is None),
+        "reserved": sum(properties.get("ReservedConcurrentExecutions") or 0 for properties in functions),
     }
-    slots = 0
-    for (stack, _), properties in _of_type(templates, "AWS::Lambda::EventSourceMapping"):
-        function = (stack, properties["FunctionName"].get("Ref", ""))
-        if functions.get(function) is None:  # a reservation is counted in place of the mappings
-            slots += properties.get("ScalingConfig", {}).get("MaximumConcurrency", 0)
-    return {"slots": slots, "reserved": sum(reserved or 0 for reserved in functions.values())}
 
 
 def _throttled_hours(queue: Properties) -> float:
@@ -236,26 +233,29 @@ class Stacks:
 
 
 def deployed(client: CloudFormationClient, stacks: Iterable[str]) -> Stacks:
-    """Return queues and functions of the ``stacks`` that exist."""
+    """Return queues and functions of the ``stacks`` that exist, and of the nested stacks that they have."""
     from botocore.exceptions import ClientError
 
     queues: dict[Place, str] = {}
-    functions = set()
-    for stack in stacks:
+    functions: set[str] = set()
+    waiting = [(stack, stack) for stack in stacks if "/" not in stack]
+    for stack, called in waiting:  # grows by the nested stacks
         try:
-            pages = list(client.get_paginator("list_stack_resources").paginate(StackName=stack))
+            pages = list(client.get_paginator("list_stack_resources").paginate(StackName=called))
         except ClientError as error:
             if "does not exist" in str(error):  # CloudFormation has no error code for this
                 continue
             raise
         for item in (item for page in pages for item in page["StackResourceSummaries"]):
-            name = item.get("PhysicalResourceId", "")
+            logical_id, name = item["LogicalResourceId"], item.get("PhysicalResourceId", "")
             if item["ResourceStatus"] in GONE:
                 continue
             if item["ResourceType"] == "AWS::SQS::Queue":
-                queues[stack, item["LogicalResourceId"]] = name.rpartition("/")[2]  # the id is the queue's URL
+                queues[stack, logical_id] = name.rpartition("/")[2]  # the id is the queue's URL
             elif item["ResourceType"] == "AWS::Lambda::Function":
                 functions.add(name)
+            elif item["ResourceType"] == NESTED and name:
+                waiting.append((f"{stack}/{logical_id}", name))
     return Stacks(queues, frozenset(functions))
 
 
@@ -320,7 +320,7 @@ def _reserved(client: LambdaClient, function: str) -> int:
 # --- The database --------------------------------------------------------------------------------------------------
 
 
-def read_database(url: str, prefix: str) -> DatabaseState | Finding:
+def read_database(url: str, prefix: str, wanted: Wanted | None = None) -> DatabaseState | Finding:
     """Return the state of the database at ``url``, or a finding if it is unavailable or of another stage."""
     from pg8000.exceptions import Error as PostgresError
 
@@ -339,7 +339,7 @@ def read_database(url: str, prefix: str) -> DatabaseState | Finding:
     address = f"{where.hostname}:{where.port or 5432}{where.path}"
     try:
         with Database(url, prefix=prefix) as database:
-            return _read_database(database.get(), address)
+            return _read_database(database.get(), address, wanted)
     except WrongStageError as error:
         do = "point DATABASE_URL at the database of this stage, or give the stage a database of its own"
         return Finding(Kind.REFUSED, "DATABASE_URL", f"{address}: {error}", do)
@@ -353,7 +353,7 @@ def read_database(url: str, prefix: str) -> DatabaseState | Finding:
         )
 
 
-def _read_database(connection: Connection, address: str) -> DatabaseState:
+def _read_database(connection: Connection, address: str, wanted: Wanted | None) -> DatabaseState:
     from joblane.record import migrations
 
     revision = migrations.applied(connection)
@@ -372,4 +372,10 @@ def _read_database(connection: Connection, address: str) -> DatabaseState:
         types=[type_ for (type_,) in rows("joblane.task_types", "select type from joblane.task_types")],
         max_connections=max_connections,
         kept_connections=kept,
+        roles=[*roles(wanted, _read_roles(connection, wanted))] if wanted else [],
     )
+
+
+def _read_roles(connection: Connection, wanted: Wanted) -> Roles | None:
+    rows = connection.run(READ_ROLES, wanted.user, wanted.role)
+    return Roles(*rows[0]) if rows else None
