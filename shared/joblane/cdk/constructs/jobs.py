@@ -86,6 +86,8 @@ class Jobs(Construct):
         self._shared = Shared(self, "Code", workload, access)
         self.shares = shares(stage.prefix, stage.concurrency_budget, tasks.values())
         self.migration = Migration(self, "Migration", self._shared)
+        if access.place and (role := self.migration.function.role):
+            access.place.keep(role)
         self._router = Router(self, "Router", self._shared, tasks)
         self._front_doors = {queue: self._add_front_door(queue) for queue in Queue}
         self._cron = CronGroup(self, "Cron", stage=stage)
@@ -328,7 +330,8 @@ class Jobs(Construct):
             granted = _look_up(self._buckets, bucket, f"{where}: reads: no bucket")
             grant_objects(function, granted, read_statements(granted))
         if declared.inspects:
-            grant_inspecting(function, self.stage)
+            mails = any(task.grants.mail for task in self.tasks.values())
+            grant_inspecting(function, self.stage, self.stage.ses_sender if mails else None)
         problem = f"{where}: enqueue: no task"
         self._grant_sending(function, [_look_up(self.tasks, type_, problem) for type_ in declared.enqueue])
         return function

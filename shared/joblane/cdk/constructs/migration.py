@@ -54,6 +54,8 @@ class Migration(Construct):
                 "User": access.user or "",
             },
         )
+        if access.place:  # its rules are resources of their own, and the function reaches the database only by them
+            run.node.add_dependency(access.place.security_group)
         if not stage.local:  # CloudFormation rolls back after the first failure; a retry would run during the rollback
             function.configure_async_invoke(retry_attempts=0)
             run.node.add_dependency(function.node.find_child("EventInvokeConfig"))
