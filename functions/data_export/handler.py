@@ -89,5 +89,5 @@ def _notify(payload: DataExport, tenant: Tenant, export: Export, ctx: TaskContex
     except (PlatformError, MissingSettingError) as error:
         ctx.logger.warning("user not notified", error=str(error))
         return False
-    ctx.logger.info("user notified", provider=receipt.provider, message_id=receipt.message_id)
-    return True
+    ctx.logger.info(f"export: {receipt.outcome}", provider=receipt.provider, message_id=receipt.message_id)
+    return receipt.message_id is not None

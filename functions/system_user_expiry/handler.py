@@ -71,5 +71,5 @@ def _warn(warning: DueWarning, ctx: TaskContext) -> bool:
         ctx.logger.error("owner not warned", system_user_id=str(warning.id), error=str(error))
         return False
     system_users.mark_warned(ctx.session, warning)
-    ctx.logger.info("owner warned", system_user_id=str(warning.id), message_id=receipt.message_id)
+    ctx.logger.info(f"warning: {receipt.outcome}", system_user_id=str(warning.id), message_id=receipt.message_id)
     return True

@@ -45,5 +45,5 @@ def user_invitation(payload: UserInvitation, ctx: TaskContext) -> InvitationResu
         receipt = mail.send(message, ctx.settings)
     except MailRefusedError as error:
         raise SkipRetry(str(error)) from error
-    ctx.logger.info("mail sent", provider=receipt.provider, message_id=receipt.message_id)
+    ctx.logger.info(f"invitation: {receipt.outcome}", provider=receipt.provider, message_id=receipt.message_id)
     return InvitationResult()

@@ -1,4 +1,4 @@
-"""Sending mail: to a folder (``console``), by SMTP, or by Amazon SES.
+"""Sending mail: by SMTP, by Amazon SES, to a folder (``console``), or not at all (``log``).
 
 A mail is sent twice if a run is killed between the send and its commit. Both copies then have the same ``Message-ID``,
 except with SES, which creates its own.
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from mypy_boto3_sesv2 import SESV2Client
     from mypy_boto3_sesv2.type_defs import BodyTypeDef
 
-PROVIDERS = ("console", "smtp", "ses")
+PROVIDERS = ("console", "smtp", "ses", "log")
 SUBMISSION_PORT, TLS_PORT = 587, 465
 """Source: RFC 8314, sections 3.3 and 7.3."""
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
@@ -49,10 +49,15 @@ class Mail:
 
 @dataclass(frozen=True, slots=True)
 class Receipt:
-    """The data of a sent mail that may be logged."""
+    """The data of a mail that may be logged. ``message_id``: None: ``EMAIL_PROVIDER`` is ``log``; nothing was sent."""
 
     provider: str
-    message_id: str
+    message_id: str | None
+
+    @property
+    def outcome(self) -> str:
+        """The text for the log line. It has no address and no part of the mail."""
+        return "mail not sent, because EMAIL_PROVIDER is log" if self.message_id is None else "mail sent"
 
 
 def send(mail: Mail, settings: Settings, *, timeout_seconds: float = 10) -> Receipt:
@@ -64,10 +69,12 @@ def send(mail: Mail, settings: Settings, *, timeout_seconds: float = 10) -> Rece
     provider = require(settings, "EMAIL_PROVIDER", f"how mails are sent, one of {', '.join(PROVIDERS)}", "ses")
     if provider not in PROVIDERS:
         raise SettingError("EMAIL_PROVIDER", f"one of {', '.join(PROVIDERS)} is required")
-    sender = _sender(settings)
     to = _address(mail.to)
     if to is None:
         raise MailRefusedError("the recipient is not one e-mail address")
+    if provider == "log":
+        return Receipt(provider, None)
+    sender = _sender(settings)
     if provider == "ses":
         return Receipt(provider, _send_ses(mail, sender, to, timeout_seconds))
     message = compose(mail, sender, to)
@@ -240,6 +247,19 @@ def _log_in(connection: smtplib.SMTP, host: str, settings: Settings) -> None:
 
 PERMANENT_SES_ERRORS = ("MessageRejected", "BadRequestException")
 """Errors because of the recipient or the content. Source: SendEmail, Amazon SES API v2 reference."""
+NOT_VERIFIED = (
+    "SES: the sender is not verified in this region, or the account is in the SES sandbox and the recipient is not "
+    "verified: verify the identity of the sender, and request production access"
+)
+PAUSED = "SES: sending is paused for this account and region: resume it in the account dashboard of SES"
+SUSPENDED = "SES: this account may no longer send mail: answer the case that AWS has opened"
+ACCOUNT_ERRORS = {
+    "MailFromDomainNotVerifiedException": NOT_VERIFIED,
+    "SendingPausedException": PAUSED,
+    "AccountSuspendedException": SUSPENDED,
+}
+ACCOUNT_TEXTS = {"not verified": NOT_VERIFIED, "paused": PAUSED, "suspended": SUSPENDED}
+"""Parts of the text of an error that is not because of the mail. Source: Amazon SES, *Email sending errors*."""
 
 
 @cache
@@ -272,9 +292,19 @@ def _send_ses(mail: Mail, sender: Address, to: Address, timeout_seconds: float) 
             Content={"Simple": {"Subject": {"Data": one_line(mail.subject), "Charset": "UTF-8"}, "Body": body}},
         )
     except ClientError as error:
-        code = error.response.get("Error", {}).get("Code", "")
-        refused = MailRefusedError if code in PERMANENT_SES_ERRORS else MailError
-        raise refused(f"SES: {code}") from None
+        answered = error.response.get("Error", {})
+        raise _ses_error(answered.get("Code", ""), answered.get("Message", "")) from None
     except BotoCoreError as error:
         raise MailError(f"SES: {type(error).__name__}") from None
     return answer["MessageId"]
+
+
+def _ses_error(code: str, text: str) -> MailError:
+    """Return the error for an answer of SES. If the account is at fault and not the mail, a later attempt may succeed.
+
+    SES's text is only searched: it contains addresses.
+    """
+    sentences = (sentence for part, sentence in ACCOUNT_TEXTS.items() if part in text.lower())
+    if sentence := ACCOUNT_ERRORS.get(code) or next(sentences, None):
+        return MailError(sentence)
+    return (MailRefusedError if code in PERMANENT_SES_ERRORS else MailError)(f"SES: {code}")

@@ -1,7 +1,7 @@
 """Names of the settings that the platform's services read, for a task's ``environment``, and functions to read them.
 
 =========================  ============================================================================================
-``EMAIL_PROVIDER``         ``console``, ``smtp`` or ``ses``; no default, so that mails are not lost without it
+``EMAIL_PROVIDER``         ``smtp``, ``ses``, ``console`` or ``log``, which sends nothing; no default
 ``EMAIL_FROM_ADDRESS``     the sender, as ``no-reply@example.com`` or ``Acme <no-reply@example.com>``
 ``EMAIL_CONSOLE_DIR``      ``console``: a folder that gets each mail as a file; without it the mail is not kept
 ``SMTP_HOST``              ``smtp``: the server

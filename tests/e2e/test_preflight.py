@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from joblane.cdk.preflight.compare import Finding, Kind
+from joblane.cdk.preflight.findings import Finding, Kind
 from joblane.cdk.preflight.read import check_deploy
 from tests.e2e.conftest import Deployed
 

@@ -7,9 +7,11 @@ import os
 import re
 import subprocess
 import sys
+import tarfile
 from dataclasses import replace
 from pathlib import Path
 
+import aws_cdk
 import pytest
 from aws_cdk import App, Stack
 from aws_cdk import aws_sqs as sqs
@@ -19,7 +21,7 @@ import joblane.cdk.app
 from infra.app import APP
 from infra.settings import PlatformStage
 from joblane.cdk import costs
-from joblane.cdk.app import JoblaneApp, Synthesised
+from joblane.cdk.app import FEATURE_FLAGS, JoblaneApp, Synthesised
 from joblane.cdk.constructs.jobs import Jobs
 from joblane.cdk.errors import SynthError
 from joblane.cdk.packaging import Packages
@@ -87,22 +89,62 @@ def test_the_health_check_reads_front_door_attributes_and_only_its_own_messages(
     assert other["sqs:GetQueueAttributes"] == {"jobs-dev-default-data-export"}
 
 
-@pytest.mark.parametrize("stage", ["dev", "prod"])
-def test_cfn_lint_finds_nothing_in_the_templates(stage: str, stages: RealStages) -> None:
-    files = sorted(map(str, stages(stage).directory.glob("*.template.json")))
-    assert len(files) == len(stages(stage).templates)
+REGIONS = ("us-east-1", "us-west-2", "eu-central-1", "eu-south-1", "ap-southeast-2", "mx-central-1")
+"""Four large regions and two with fewer services: their resource schemas differ."""
+PLANTED = {
+    "Service": {"Type": "AWS::AppRunner::AutoScalingConfiguration"},
+    "Instance": {
+        "Type": "AWS::RDS::DBInstance",
+        "DeletionPolicy": "Snapshot",
+        "UpdateReplacePolicy": "Snapshot",
+        "Properties": {"Engine": "postgres", "DBInstanceClass": "db.t2.micro", "DBSnapshotIdentifier": "planted"},
+    },
+    "Queue": {"Type": "AWS::SQS::Queue", "Properties": {"Misspelt": 1}},
+}
+"""A service of large regions, an instance class of old regions, and a property that no region has."""
+
+
+@pytest.fixture(scope="module")
+def findings(stages: RealStages, tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[tuple[str, str]]]:
+    """Rule and sentence of each finding of cfn-lint, by template, with CloudFormation's schemas of :data:`REGIONS`.
+
+    Templates of the stages for AWS, their copies for the other processor, and :data:`PLANTED`.
+    """
+    files = [file for stage in ("dev", "prod") for file in stages(stage).directory.glob("*.template.json")]
+    assert len(files) == sum(len(stages(stage).templates) for stage in ("dev", "prod"))
+    folder = tmp_path_factory.mktemp("lint")
+    for file in [file for file in files if '"arm64"' in file.read_text()]:
+        files.append(folder / f"x86_64-{file.name}")
+        files[-1].write_text(file.read_text().replace('"arm64"', '"x86_64"'))
+    (folder / "planted").write_text(json.dumps({"Resources": PLANTED}))
     # W3005: the CDK adds a DependsOn to a function for its role, in addition to the reference
+    options = ["--format", "json", "--ignore-checks", "W3005", "--regions", *REGIONS]
     command = [
         str(Path(sys.executable).with_name("cfn-lint")),
-        "--ignore-checks",
-        "W3005",
-        "--regions",
-        "eu-central-1",
+        *options,
         "--",
-        *files,
+        *map(str, files),
+        str(folder / "planted"),
     ]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stdout
+    found: dict[str, list[tuple[str, str]]] = {file.name: [] for file in files}
+    for finding in json.loads(done.stdout):
+        found.setdefault(Path(finding["Filename"]).name, []).append((finding["Rule"]["Id"], finding["Message"]))
+    return found
+
+
+def test_cfn_lint_finds_nothing_in_the_templates_in_six_regions(findings: dict[str, list[tuple[str, str]]]) -> None:
+    assert {name: found for name, found in findings.items() if found and name != "planted"} == {}
+    assert {"jobs-dev-jobs.template.json", "jobs-prod-data.template.json", "x86_64-jobs-dev-jobs.template.json"} <= {
+        *findings
+    }
+
+
+def test_a_resource_or_value_that_a_region_lacks_is_found(findings: dict[str, list[tuple[str, str]]]) -> None:
+    places = [(rule, message.rpartition(" in ")[2]) for rule, message in findings["planted"] if rule != "E3002"]
+    young = ["'eu-south-1'", "'mx-central-1'"]
+    assert sorted(places) == [(rule, region) for rule in ("E3006", "E3025") for region in young]
+    assert [rule for rule, _ in findings["planted"]].count("E3002") == 1
 
 
 def test_invalid_properties_are_refused_with_their_construct(
@@ -263,3 +305,29 @@ def test_the_app_runs_as_a_module(tmp_path: Path) -> None:
 def test_context_of_the_cdk_cli_takes_precedence(tmp_path: Path) -> None:
     done = run(CDK_CONTEXT_JSON=json.dumps({"stage": "elsewhere"}), CDK_OUTDIR=str(tmp_path))
     assert done.stderr.startswith("joblane: no stage 'elsewhere'")
+
+
+# --- Feature flags of the CDK --------------------------------------------------------------------------------------
+
+
+def test_the_feature_flags_are_those_that_the_installed_cdk_recommends() -> None:
+    (package,) = Path(aws_cdk.__file__).parent.glob("_jsii/aws-cdk-lib@*.jsii.tgz")
+    with tarfile.open(package) as archive:
+        file = archive.extractfile("package/recommended-feature-flags.json")
+        assert file is not None
+        recommended = json.load(file)
+    differing = {name for name, value in recommended.items() if FEATURE_FLAGS.get(name) != value}
+    assert (differing, FEATURE_FLAGS.keys()) == ({"@aws-cdk/core:defaultCrossStackReferences"}, recommended.keys())
+
+
+def test_no_feature_flag_is_left_for_the_cdk_to_report(real: Synthesised) -> None:
+    # the CDK command line counts the flags without a value whose default differs from the recommended value
+    artifacts = json.loads((real.directory / "manifest.json").read_text())["artifacts"]
+    (flags,) = (each["properties"]["flags"] for each in artifacts.values() if "feature-flag" in each["type"])
+    unset = {
+        name
+        for name, flag in flags.items()
+        if "userValue" not in flag
+        and flag.get("unconfiguredBehavesLike", {}).get("v2", False) != flag["recommendedValue"]
+    }
+    assert (len(flags) > 80, unset) == (True, set())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -170,8 +171,18 @@ def test_all_problems_are_reported_at_once(dev: Synthesised) -> None:
 def test_concurrency_above_the_accounts_quota_is_refused_at_synth(synth: Synth) -> None:
     # 17 on the lanes and 2 on each of three front doors
     synth("dev", account_concurrency=23)
-    with pytest.raises(RefusedTemplateError, match=r"stage dev: .* adds up to 23, above account_concurrency 22"):
+    with pytest.raises(
+        RefusedTemplateError, match=r"stage dev: .* adds up to 23, above account_concurrency 22, .* lower"
+    ):
         synth("dev", account_concurrency=22)
+
+
+def test_a_lower_budget_is_no_advice_if_no_budget_fits(synth: Synth) -> None:
+    with pytest.raises(RefusedTemplateError) as refused:
+        synth("dev", account_concurrency=10)
+    (problem,) = refused.value.problems
+    assert re.search(r"with 2 for each queue to \d\d: raise account_concurrency if the account has more", problem)
+    assert "concurrency_budget" not in problem
 
 
 def test_connections_above_the_databases_limit_are_refused_at_synth(synth: Synth) -> None:

@@ -12,7 +12,7 @@ from joblane.cdk.preflight.read import read_declared, read_templates
 from joblane.discovery import discover
 from joblane.local.errors import LocalError
 from tests.infra import templates
-from tests.infra.conftest import TASKS
+from tests.infra.conftest import TASKS, Synth
 
 
 def test_queues_lanes_slots_and_settings_are_those_of_the_stage(dev: Synthesised) -> None:
@@ -22,9 +22,17 @@ def test_queues_lanes_slots_and_settings_are_those_of_the_stage(dev: Synthesised
     assert {stack for stack, _ in declared.queues} == {"acme-jobs"}
     assert declared.lanes["report:build"] == ["default", "critical"]
     mappings = templates.mappings(template).values()
-    assert declared.slots == sum(mapping["ScalingConfig"]["MaximumConcurrency"] for _, mapping in mappings)
+    assert declared.demand.slots == sum(mapping["ScalingConfig"]["MaximumConcurrency"] for _, mapping in mappings)
     assert (declared.stage, declared.prefix) == ("dev", "acme")
-    assert (declared.account_concurrency, declared.database_connections, declared.reserved_connections) == (50, 100, 10)
+    assert (declared.demand.account, declared.database_connections, declared.reserved_connections) == (50, 100, 10)
+
+
+def test_the_slots_for_another_budget_are_those_of_a_synthesis_with_it(dev: Synthesised, synth: Synth) -> None:
+    tasks = discover(TASKS).values()
+    before = read_declared(dev.templates, tasks).demand
+    then = read_declared(synth("dev", concurrency_budget=60, account_concurrency=100).templates, tasks).demand
+    assert (before.slots_with(60), then.slots_with(before.budget)) == (then.slots, before.slots)
+    assert then.slots > before.slots
 
 
 def test_an_alias_has_its_own_lanes(dev: Synthesised) -> None:
@@ -42,7 +50,7 @@ def test_a_function_with_a_reservation_is_counted_by_its_reservation(dev: Synthe
         if function == "acme-report-build"
     ]
     after = read_declared(changed, ())
-    assert (after.slots, after.reserved) == (before.slots - sum(shares), before.reserved + 9)
+    assert (after.demand.slots, after.demand.reserved) == (before.demand.slots - sum(shares), 9)
 
 
 def test_templates_without_jobs_are_refused(dev: Synthesised) -> None:

@@ -12,9 +12,9 @@ import pytest
 
 from infra.settings import Api, Jwt, PlatformStage
 from joblane.cdk.app import context_of_file
-from joblane.cdk.constructs.jobs import shares
 from joblane.cdk.settings.load import load_stage
 from joblane.cdk.settings.stage import Stage
+from joblane.cdk.shares import shares
 from joblane.discovery import discover
 from joblane.limits import MIN_CONCURRENCY, Numbers
 from joblane.local.tools import Tools, clean_environment
@@ -81,7 +81,10 @@ def test_a_limit_of_the_page_is_that_of_the_code(row: list[str]) -> None:
 def shares_of(name: str) -> dict[str, int]:
     """The share of each lane of a stage of this repository, and the sums under their names on the page."""
     stage = load(name, context_of_file(Project.here())["stages"])
-    got = {lane.removeprefix(f"{stage.prefix}-"): share for lane, share in shares(stage, discover()).items()}
+    got = {
+        lane.removeprefix(f"{stage.prefix}-"): share
+        for lane, share in shares(stage.prefix, stage.concurrency_budget, discover().values()).items()
+    }
     return {**got, "all lanes": sum(got.values()), "front doors": len(Queue) * MIN_CONCURRENCY}
 
 

@@ -40,6 +40,12 @@ from joblane.function import Function
 from joblane.project import Project
 
 DEFAULT_STAGE = "dev"
+FEATURE_FLAGS: Mapping[str, Any] = {
+    **json.loads((Path(__file__).parent / "feature_flags.json").read_text(encoding="utf-8")),
+    "@aws-cdk/core:defaultCrossStackReferences": "strong",  # CloudFormation then refuses to remove a used export
+}
+"""The feature flags of the CDK that it recommends, so that each project gets the templates that the tests have checked.
+``context`` of a project's ``cdk.json`` takes precedence. Source: recommended-feature-flags.json of aws-cdk-lib."""
 S = TypeVar("S", bound=Stage)
 Build = Callable[[Stage, Project], Packages]
 
@@ -128,7 +134,7 @@ class JoblaneApp(Generic[S]):
             environ=environ,
         )
         app = App(
-            context=dict(context),
+            context={**FEATURE_FLAGS, **context},
             outdir=str(output),
             analytics_reporting=False,
             auto_synth=False,

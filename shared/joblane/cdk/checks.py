@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +16,7 @@ from joblane.cdk.settings.apis import HttpLimits
 from joblane.cdk.settings.database import Aurora
 from joblane.cdk.settings.stage import Stage
 from joblane.cdk.templates import Properties, Template, of_type
+from joblane.limits import MIN_CONCURRENCY
 
 CONNECTIONS_PER_SLOT = 2
 """The connection of the task, and for a short time a second one: after its commit a session can run no SQL."""
@@ -112,18 +113,21 @@ def _shared_queues(mappings: Iterable[Mapped]) -> Iterator[str]:
             yield f"queue {source}: has {len(names)} consumers ({', '.join(names)}): each takes messages of the others"
 
 
-def _budgets(mappings: Iterable[Mapped], stage: Stage) -> Iterator[str]:
+def _budgets(mappings: Sequence[Mapped], stage: Stage) -> Iterator[str]:
     all_slots = {True: 0, False: 0}
     for mapped in mappings:
         all_slots["DATABASE_URL" in _environment(mapped.function)] += mapped.max_concurrency or 0
     concurrency = sum(all_slots.values()) + sum(stage.reserved.values())
     if concurrency > stage.account_concurrency:
         also = "".join(f" with {name}.max_concurrency {maximum}" for name, maximum in stage.reserved.items())
+        least = len(mappings) * MIN_CONCURRENCY + sum(stage.reserved.values())
+        lower = (
+            f"lower concurrency_budget ({stage.concurrency_budget}), or " if least <= stage.account_concurrency else ""
+        )
         yield (
             f"stage {stage.name}: the mappings' concurrency adds up to {concurrency}{also}, above account_concurrency "
-            f"{stage.account_concurrency}: lower concurrency_budget ({stage.concurrency_budget}; each lane gets at "
-            "least 2), or request a higher quota (Service Quotas, Lambda, concurrent executions) and raise "
-            "account_concurrency"
+            f"{stage.account_concurrency}, and with {MIN_CONCURRENCY} for each queue to {least}: {lower}raise "
+            "account_concurrency if the account has more concurrent executions, or request them (Service Quotas)"
         )
     requests = {name: api.at_once for name, api in stage.apis.items()}
     connections = (all_slots[True] + sum(requests.values())) * CONNECTIONS_PER_SLOT + stage.reserved_connections

@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from joblane.cdk.preflight.compare import DatabaseState, Finding, Kind
+from joblane.cdk.preflight.compare import DatabaseState
+from joblane.cdk.preflight.findings import Finding, Kind
 from joblane.cdk.preflight.read import read_database
 from joblane.record import migrations
 from joblane.record.database import Database

@@ -7,6 +7,7 @@ import zipfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from types import SimpleNamespace
 from typing import Any
 
 import boto3
@@ -342,6 +343,18 @@ def test_a_missing_or_different_function_is_reported(stage: Stage) -> None:
     wrong = stage.wrong()
     assert wrong[f"function {PREFIX}-sample-one"].found == "it does not exist"
     assert wrong[f"function {PREFIX}-sample-batch"].found.startswith("its timeout is 3 s, and this code declares ")
+
+
+@pytest.mark.parametrize(
+    ("state", "grade", "do"),
+    [("Inactive", Grade.WARNING, "the next invocation wakes it"), ("Failed", Grade.BAD, "deploy the stage")],
+)
+def test_an_inactive_function_needs_no_deploy(state: str, grade: Grade, do: str) -> None:
+    deployed = {"State": state, "Timeout": int(sample_one.numbers.function_timeout.total_seconds())}
+    aws = SimpleNamespace(get_function_configuration=lambda **_: deployed)
+    (check,) = doctor_aws._function(aws, "sample-one", sample_one)
+    assert check.grade is grade
+    assert do in check.do
 
 
 def test_a_missing_disabled_or_different_schedule_is_reported(stage: Stage) -> None:

@@ -9,6 +9,7 @@ import pytest
 
 from functions.user_invitation.handler import UserInvitation, user_invitation
 from tests.integration.saas.conftest import App
+from tests.logs import lines
 from tests.unit.saas.servers import SmtpServer
 
 
@@ -100,3 +101,32 @@ def test_a_permanently_refused_recipient_is_not_retried_and_not_stored(
     kept = repr((rows, ended, capsys.readouterr()))
     assert "ann@example.org" not in kept
     assert "t0ken" not in kept
+
+
+def test_an_unverified_sender_is_retried_with_what_to_do(app: App, monkeypatch: pytest.MonkeyPatch) -> None:
+    # given a new account, in which no identity is verified
+    tenant = app.tenant()
+    invitation = app.invitation(tenant, app.role(tenant))
+    monkeypatch.setenv("EMAIL_PROVIDER", "ses")
+    # when
+    ended = app.do(user_invitation, UserInvitation(invitation_id=uuid.UUID(invitation)))
+    # then
+    assert ended.state == "retry"
+    (error,) = app.sql("select error_message from joblane.task_attempts")
+    assert "verify the identity of the sender, and request production access" in error[0]
+    assert "ann@example.org" not in repr(error)
+
+
+def test_the_provider_log_sends_no_mail_and_logs_that(app: App, monkeypatch: pytest.MonkeyPatch) -> None:
+    tenant = app.tenant()
+    invitation = app.invitation(tenant, app.role(tenant))
+    monkeypatch.setenv("EMAIL_PROVIDER", "log")
+    monkeypatch.delenv("EMAIL_FROM_ADDRESS")
+    with lines() as log:
+        ended = app.do(user_invitation, UserInvitation(invitation_id=uuid.UUID(invitation)))
+    assert ended.state == "completed"
+    (line,) = [line for line in log.fields if "mail" in line["message"]]
+    assert line["message"] == "invitation: mail not sent, because EMAIL_PROVIDER is log"
+    assert (line["task_id"], line["task_type"]) == (ended.id, "user:invitation")
+    assert not [text for text in log.texts if "ann@example.org" in text or "t0ken" in text or "https://" in text]
+    assert app.mails == []

@@ -9,7 +9,9 @@ from typing import Any
 
 import pytest
 
-from joblane.cdk.preflight.compare import Account, DatabaseState, Declared, Finding, Kind, blocks_deploy, examine
+from joblane.cdk.preflight.compare import DatabaseState, Declared, examine
+from joblane.cdk.preflight.concurrency import Account, Demand
+from joblane.cdk.preflight.findings import Finding, Kind, blocks_deploy
 
 JOBS = "jobs-jobs"
 DECLARED = Declared(
@@ -21,9 +23,7 @@ DECLARED = Declared(
         (JOBS, "ExportDefaultDlq"): "jobs-default-data-export-dlq",
         (JOBS, "InviteLow"): "jobs-low-user-invite",
     },
-    slots=20,
-    reserved=0,
-    account_concurrency=50,
+    demand=Demand(slots=20, reserved=0, budget=20, account=50, lanes=[], throttled_hours=6),
     database_connections=100,
     reserved_connections=10,
 )
@@ -152,34 +152,6 @@ def test_an_empty_queue_of_an_earlier_deploy_is_only_a_note() -> None:
 
 
 # --- Limits --------------------------------------------------------------------------------------------------------
-
-
-def test_more_concurrency_than_the_account_has_is_refused_with_the_sum() -> None:
-    account = Account(limit=50, reserved_by_others=5, other_stages={"jobs-prod": 30})
-    found = only(findings_of(account=account))
-    assert found.why == (
-        "the account has 50 concurrent executions, and the deploy needs 20 for queues + 30 for the queues of jobs-prod "
-        "+ 5 reserved by others"
-    )
-    assert "concurrency_budget" in found.do
-
-
-@pytest.mark.parametrize("account", [Account(50, 10, {"jobs-prod": 20}), Account(50, 30, {}), Account(50, 0, {})])
-def test_using_the_whole_quota_is_fine(account: Account) -> None:
-    assert findings_of(account=account) == []
-
-
-@pytest.mark.parametrize(("limit", "refused"), [(130, False), (129, True)])
-def test_a_reservation_leaves_a_hundred_to_the_others(limit: int, refused: bool) -> None:
-    findings = findings_of(replace(DECLARED, reserved=10), account=Account(limit, 20, {}))
-    assert blocks_deploy(findings) is refused
-    if refused:
-        assert "leave 99 of 129" in only(findings).why
-
-
-def test_a_setting_above_the_quota_is_noted() -> None:
-    found = only(findings_of(replace(DECLARED, account_concurrency=1000)), Kind.NOTE)
-    assert 'write "account_concurrency": 50' in found.do
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,8 @@ from moto import mock_aws
 from typer.testing import CliRunner
 
 from joblane.cdk.preflight import read as preflight
-from joblane.cdk.preflight.compare import Account, Finding, Kind
+from joblane.cdk.preflight.concurrency import Account
+from joblane.cdk.preflight.findings import Finding, Kind
 from joblane.cli.main import app
 from joblane.local.errors import LocalError
 
@@ -219,6 +220,7 @@ def assembly(folder: Path, **changes: Any) -> Path:
     settings_of_stage = {
         "stage": "dev",
         "prefix": "jobs",
+        "concurrency_budget": 20,
         "account_concurrency": 50,
         "database_connections": 100,
         "reserved_connections": 10,
@@ -247,10 +249,9 @@ def test_unread_parts_hide_no_other_findings_and_the_worst_comes_first(
     # then
     assert [(finding.kind, finding.what) for finding in found] == [
         (Kind.REFUSED, "queue jobs-low-long-gone"),
-        (Kind.REFUSED, "Lambda concurrency"),
         (Kind.UNCHECKED, "the stacks"),
         (Kind.UNCHECKED, "DATABASE_URL"),
-        (Kind.NOTE, "account_concurrency"),
+        (Kind.NOTE, "Lambda concurrency"),
     ]
 
 

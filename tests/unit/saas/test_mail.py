@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import stat
 import time
+from collections.abc import Iterator
 from email import message_from_bytes
 from email.policy import default
 from pathlib import Path
 
 import boto3
 import pytest
+from botocore.stub import Stubber
 from hypothesis import given
 from hypothesis import strategies as st
 
 from joblane.settings import MissingSettingError
 from saas import mail
 from saas.errors import MailError, MailRefusedError, SettingError
-from saas.mail import Mail, one_line, send
+from saas.mail import Mail, Receipt, one_line, send
 from tests.unit.saas.servers import SmtpServer, certificate
 
 PASSWORD = "pa55word"
@@ -104,7 +106,7 @@ def test_missing_and_invalid_settings_are_named() -> None:
     for sender in ("no-reply", "a@example.com, b@example.com", "Acme <no-reply>"):
         with pytest.raises(SettingError, match="EMAIL_FROM_ADDRESS: an address"):
             send(a_mail(), {"EMAIL_PROVIDER": "console", "EMAIL_FROM_ADDRESS": sender})
-    with pytest.raises(SettingError, match="EMAIL_PROVIDER: one of console, smtp, ses"):
+    with pytest.raises(SettingError, match="EMAIL_PROVIDER: one of console, smtp, ses, log"):
         send(a_mail(), {"EMAIL_PROVIDER": "pigeon"})
     with pytest.raises(MissingSettingError, match="SMTP_HOST"):
         send(a_mail(), {**FROM, "EMAIL_PROVIDER": "smtp"})
@@ -150,6 +152,18 @@ def test_a_folder_that_cannot_be_written_fails_the_mail(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(MailError, match="EMAIL_CONSOLE_DIR"):
         send(a_mail(), {**CONSOLE, "EMAIL_CONSOLE_DIR": str(tmp_path / "file")})
+
+
+# --- Log -----------------------------------------------------------------------------------------------------------
+
+
+def test_the_provider_log_sends_nothing_and_needs_no_sender(capsys: pytest.CaptureFixture[str]) -> None:
+    receipt = send(a_mail(), {"EMAIL_PROVIDER": "log"})
+    assert receipt == Receipt("log", None)
+    assert receipt.outcome == "mail not sent, because EMAIL_PROVIDER is log"
+    assert capsys.readouterr() == ("", "")
+    with pytest.raises(MailRefusedError):
+        send(a_mail(to="ann"), {"EMAIL_PROVIDER": "log"})
 
 
 # --- SMTP ----------------------------------------------------------------------------------------------------------
@@ -245,11 +259,54 @@ def test_ses_receives_the_parts_of_the_mail() -> None:
     assert sent.destinations["ToAddresses"] == ["ann@example.org"]
 
 
-@pytest.mark.usefixtures("aws")
-def test_a_rejection_by_ses_is_final_and_its_text_is_not_shown() -> None:
+@pytest.fixture
+def ses(monkeypatch: pytest.MonkeyPatch) -> Iterator[Stubber]:
+    """SES that answers as the test says."""
+    client = boto3.client("sesv2", "eu-central-1", aws_access_key_id="test", aws_secret_access_key="test")
+    monkeypatch.setattr(mail, "_ses", lambda _: client)
+    with Stubber(client) as stubber:
+        yield stubber
+
+
+REJECTED = "MessageRejected"
+FAILED_CHECK = (
+    "Email address is not verified. The following identities failed the check in region EU-CENTRAL-1: ann@example.org"
+)
+
+
+@pytest.mark.parametrize(
+    ("code", "text"),
+    [
+        (REJECTED, "Email contains a virus, ann@example.org"),
+        ("BadRequestException", "Illegal address: ann@example.org"),
+    ],
+)
+def test_a_rejection_of_the_mail_by_ses_is_final(code: str, text: str, ses: Stubber) -> None:
+    ses.add_client_error("send_email", code, text)
     with pytest.raises(MailRefusedError) as raised:
         send(a_mail(), {**FROM, "EMAIL_PROVIDER": "ses"})
-    assert str(raised.value) == "SES: MessageRejected"
+    assert str(raised.value) == f"SES: {code}"
+    assert_no_secret_in(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("code", "text", "says"),
+    [
+        (REJECTED, FAILED_CHECK, "verify the identity of the sender, and request production access"),
+        ("MailFromDomainNotVerifiedException", "", "verify the identity of the sender"),
+        ("SendingPausedException", "ann@example.org", "sending is paused for this account and region"),
+        (REJECTED, "Account is paused.", "sending is paused for this account and region"),
+        ("AccountSuspendedException", "", "this account may no longer send mail"),
+        (REJECTED, "Sending suspended for this account.", "this account may no longer send mail"),
+        ("TooManyRequestsException", "Daily message quota exceeded", "SES: TooManyRequestsException"),
+    ],
+)
+def test_a_problem_of_the_account_is_retried_with_what_to_do(code: str, text: str, says: str, ses: Stubber) -> None:
+    for _ in range(2):  # the client repeats a throttled call
+        ses.add_client_error("send_email", code, text, http_status_code=400)
+    with pytest.raises(MailError, match=says) as raised:
+        send(a_mail(), {**FROM, "EMAIL_PROVIDER": "ses"})
+    assert type(raised.value) is MailError
     assert_no_secret_in(raised.value)
 
 

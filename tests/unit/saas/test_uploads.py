@@ -6,6 +6,7 @@ import os
 import zipfile
 from io import BytesIO
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 from botocore.exceptions import ClientError
@@ -98,3 +99,27 @@ def test_a_failed_abort_does_not_hide_the_first_error(monkeypatch: pytest.Monkey
 
 def test_parts_are_large_enough_for_s3() -> None:
     assert uploads.PART_BYTES >= 5 * MIB
+
+
+# --- Links ---------------------------------------------------------------------------------------------------------
+
+
+def host_of_link() -> str:
+    s3.cache_clear()
+    link = s3().generate_presigned_url("get_object", Params={"Bucket": BUCKET, "Key": "a.zip"})
+    parts = urlsplit(link)
+    return f"{parts.netloc}{parts.path}"
+
+
+@pytest.mark.parametrize("region", ["us-east-1", "eu-central-1", "ap-southeast-4"])
+def test_a_link_is_signed_for_the_host_of_its_region(region: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_DEFAULT_REGION", region)
+    regional = "s3.amazonaws.com" if region == "us-east-1" else f"s3.{region}.amazonaws.com"
+    assert host_of_link() == f"{BUCKET}.{regional}/a.zip"
+    monkeypatch.setenv("AWS_USE_DUALSTACK_ENDPOINT", "true")
+    assert host_of_link() == f"{BUCKET}.s3.dualstack.{region}.amazonaws.com/a.zip"
+
+
+def test_a_link_of_an_emulator_has_the_bucket_in_its_path(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:4566")
+    assert host_of_link() == f"127.0.0.1:4566/{BUCKET}/a.zip"

@@ -16,7 +16,7 @@ from aws_cdk import aws_lambda as lambda_
 from aws_cdk import aws_sqs as sqs
 from constructs import Construct
 
-from joblane.cdk.constructs.code import Shared, Tasks, Workload
+from joblane.cdk.constructs.code import Shared, Workload
 from joblane.cdk.constructs.cron_schedule import CronGroup, CronSchedule
 from joblane.cdk.constructs.granted_bucket import (
     GrantedBucket,
@@ -35,10 +35,11 @@ from joblane.cdk.errors import StageError, SynthError
 from joblane.cdk.inspector_grants import grant_inspecting
 from joblane.cdk.nag import acknowledge_wildcards
 from joblane.cdk.settings.stage import Stage
+from joblane.cdk.shares import shares
 from joblane.declaration import Task
 from joblane.enqueue.wake import SWEEP
 from joblane.function import Function
-from joblane.limits import MAX_BATCH, MIN_CONCURRENCY, RECEIVE_HEADROOM, share_concurrency
+from joblane.limits import MAX_BATCH, MIN_CONCURRENCY, RECEIVE_HEADROOM
 from joblane.queues import Queue, front_door_name, lane_name, slug_of
 
 SYSTEM = "system:"
@@ -89,7 +90,7 @@ class Jobs(Construct):
         options = Stack.of(self).template_options
         options.metadata = {**(options.metadata or {}), **_metadata(stage, costs or {})}
         self._shared = Shared(self, "Code", workload, access)
-        self.shares = shares(stage, tasks)
+        self.shares = shares(stage.prefix, stage.concurrency_budget, tasks.values())
         self.migration = Migration(self, "Migration", self._shared)
         self._lanes: dict[tuple[str, Queue], QueuePair] = {}
         self._front_doors: dict[Queue, QueuePair] = {}
@@ -325,6 +326,7 @@ def _metadata(stage: Stage, costs: Mapping[str, Extra]) -> dict[str, Any]:
         "Joblane": {
             "stage": stage.name,
             "prefix": stage.prefix,
+            "concurrency_budget": stage.concurrency_budget,
             "account_concurrency": stage.account_concurrency,
             "database_connections": stage.connections,
             "reserved_connections": stage.reserved_connections,
@@ -335,16 +337,6 @@ def _metadata(stage: Stage, costs: Mapping[str, Extra]) -> dict[str, Any]:
             "extras": {type_: asdict(extra) for type_, extra in costs.items()},
         },
     }
-
-
-def shares(stage: Stage, tasks: Tasks) -> dict[str, int]:
-    """Return lane → ``MaximumConcurrency``, computed by :func:`~joblane.queues.share_concurrency`."""
-    lanes = [
-        (lane_name(stage.prefix, queue, task.type), queue, task.max_concurrency)
-        for task in tasks.values()
-        for queue in task.lanes
-    ]
-    return share_concurrency(lanes, stage.concurrency_budget)
 
 
 def _look_up(things: Mapping[str, T], name: str, problem: str) -> T:

@@ -9,72 +9,32 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from enum import StrEnum
-from functools import partial
 
+from joblane.cdk.preflight.concurrency import Account, Demand, concurrency
+from joblane.cdk.preflight.findings import Finding, note, refused
 from joblane.queues import Queue, dead_letter_name, lane_name
 
-LEAST_UNRESERVED = 100
-"""Executions that Lambda keeps for functions without a reservation. Source: PutFunctionConcurrency, Lambda API
-reference."""
 HOW = "docs/how-to/change-safely.md describes how"
 
 Place = tuple[str, str]
 """Stack and logical id."""
 
 
-class Kind(StrEnum):
-    """``REFUSED``: fix it before a deploy. ``UNCHECKED``: it could not be read. ``NOTE``: for information."""
-
-    REFUSED = "refused"
-    UNCHECKED = "unchecked"
-    NOTE = "note"
-
-
-@dataclass(frozen=True)
-class Finding:
-    """A finding: ``what`` it concerns, ``why`` it matters, and what to ``do``."""
-
-    kind: Kind
-    what: str
-    why: str
-    do: str = ""
-
-
-refused, note = partial(Finding, Kind.REFUSED), partial(Finding, Kind.NOTE)
-
-
 @dataclass(frozen=True)
 class Declared:
     """The resources and settings that the checkout would deploy.
 
-    ``lanes``: type or alias → the queues in which it has a lane. ``queues``: names of SQS queues, by place.
-    ``slots``: sum of ``MaximumConcurrency`` over the mappings of functions without a reservation. ``reserved``: sum of
-    the reservations. The other fields are settings of the stage.
+    ``lanes``: type or alias → the queues in which it has a lane. ``queues``: names of SQS queues, by place. ``demand``:
+    of concurrency. The other fields are settings of the stage.
     """
 
     stage: str
     prefix: str
     lanes: Mapping[str, Sequence[str]]
     queues: Mapping[Place, str]
-    slots: int
-    reserved: int
-    account_concurrency: int
+    demand: Demand
     database_connections: int
     reserved_connections: int
-
-
-@dataclass(frozen=True)
-class Account:
-    """Lambda concurrency of the account in the region.
-
-    ``limit``: concurrent executions. ``reserved_by_others``: reserved for functions of other stages or applications.
-    ``other_stages``: prefix → sum of its ``MaximumConcurrency``.
-    """
-
-    limit: int
-    reserved_by_others: int
-    other_stages: Mapping[str, int]
 
 
 @dataclass(frozen=True)
@@ -113,15 +73,9 @@ def examine(
     return [
         *_left_behind(declared, messages or {}, database),
         *_replaced(declared, stacks, messages),
-        *(_concurrency(declared, account) if account else ()),
+        *(concurrency(declared.demand, account) if account else ()),
         *(_database(declared, database, stacks) if database else ()),
     ]
-
-
-def blocks_deploy(findings: Sequence[Finding], *, strict: bool = False) -> bool:
-    """True if the stage must not be deployed. ``strict``: also because of parts that could not be read."""
-    kinds = {Kind.REFUSED, Kind.UNCHECKED} if strict else {Kind.REFUSED}
-    return any(finding.kind in kinds for finding in findings)
 
 
 # --- Tasks and messages --------------------------------------------------------------------------------------------
@@ -225,36 +179,6 @@ def _replaced(
 
 
 # --- Limits --------------------------------------------------------------------------------------------------------
-
-
-def _concurrency(declared: Declared, account: Account) -> Iterator[Finding]:
-    others = sum(account.other_stages.values())
-    need = declared.slots + declared.reserved
-    if need + others + account.reserved_by_others > account.limit:
-        parts = [f"{declared.slots} for queues", f"{declared.reserved} reserved"]
-        parts += [f"{slots} for the queues of {prefix}" for prefix, slots in account.other_stages.items()]
-        parts += [f"{account.reserved_by_others} reserved by others"]
-        yield refused(
-            "Lambda concurrency",
-            f"the account has {account.limit} concurrent executions, and the deploy needs "
-            + " + ".join(part for part in parts if not part.startswith("0 ")),
-            "lower concurrency_budget of a stage, or request a higher quota (Service Quotas, Lambda, concurrent "
-            "executions)",
-        )
-    unreserved = account.limit - account.reserved_by_others - declared.reserved
-    if declared.reserved and unreserved < LEAST_UNRESERVED:
-        yield refused(
-            "reserved concurrency",
-            f"{declared.reserved} reserved here leave {unreserved} of {account.limit} concurrent executions to "
-            f"functions without a reservation; Lambda keeps {LEAST_UNRESERVED} for them",
-            "remove the reservation (api.max_concurrency), or request a higher quota (Service Quotas, Lambda)",
-        )
-    if declared.account_concurrency > account.limit:
-        yield note(
-            "account_concurrency",
-            f"the stage says {declared.account_concurrency}, and the account has {account.limit}",
-            f'write "account_concurrency": {account.limit} in cdk.json, so that the synth checks against it',
-        )
 
 
 def _database(declared: Declared, database: DatabaseState, stacks: Mapping[Place, str] | None) -> Iterator[Finding]:

@@ -16,7 +16,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import urlsplit
 
-from joblane.cdk.preflight.compare import Account, DatabaseState, Declared, Finding, Kind, Place, examine
+from joblane.cdk.preflight.compare import DatabaseState, Declared, Place, examine
+from joblane.cdk.preflight.concurrency import Account, Demand
+from joblane.cdk.preflight.findings import Finding, Kind
+from joblane.cdk.shares import sharing_lanes
 from joblane.cdk.templates import Properties, Template, of_type
 from joblane.local.deployment import app_command, cdk_json
 from joblane.local.errors import LocalError, MisuseError
@@ -149,6 +152,29 @@ def read_declared(templates: Mapping[str, Template], tasks: Iterable[Task[Any, A
     settings = next((found for metadata in all_metadata if (found := metadata.get("Joblane"))), None)
     if settings is None:
         raise LocalError(f"none of the templates contains jobs of Joblane: {', '.join(templates)}")
+    tasks = list(tasks)
+    queues = dict(_of_type(templates, "AWS::SQS::Queue"))
+    return Declared(
+        stage=settings["stage"],
+        prefix=settings["prefix"],
+        lanes={type_: [str(queue) for queue in task.lanes] for task in tasks for type_ in task.types},
+        queues={place: properties["QueueName"] for place, properties in queues.items()},
+        demand=Demand(
+            **_concurrency(templates),
+            budget=settings["concurrency_budget"],
+            account=settings["account_concurrency"],
+            lanes=sharing_lanes(settings["prefix"], tasks),
+            throttled_hours=min(
+                (_throttled_hours(queue) for queue in queues.values() if "RedrivePolicy" in queue), default=0
+            ),
+        ),
+        database_connections=settings["database_connections"],
+        reserved_connections=settings["reserved_connections"],
+    )
+
+
+def _concurrency(templates: Mapping[str, Template]) -> dict[str, int]:
+    """Return the ``slots`` and the ``reserved`` concurrency of :class:`Demand`."""
     functions = {
         place: properties.get("ReservedConcurrentExecutions")
         for place, properties in _of_type(templates, "AWS::Lambda::Function")
@@ -158,13 +184,11 @@ def read_declared(templates: Mapping[str, Template], tasks: Iterable[Task[Any, A
         function = (stack, properties["FunctionName"].get("Ref", ""))
         if functions.get(function) is None:  # a reservation is counted in place of the mappings
             slots += properties.get("ScalingConfig", {}).get("MaximumConcurrency", 0)
-    return Declared(
-        lanes={type_: [str(queue) for queue in task.lanes] for task in tasks for type_ in task.types},
-        queues={place: properties["QueueName"] for place, properties in _of_type(templates, "AWS::SQS::Queue")},
-        slots=slots,
-        reserved=sum(reserved or 0 for reserved in functions.values()),
-        **settings,
-    )
+    return {"slots": slots, "reserved": sum(reserved or 0 for reserved in functions.values())}
+
+
+def _throttled_hours(queue: Properties) -> float:
+    return float(queue["RedrivePolicy"]["maxReceiveCount"] * queue["VisibilityTimeout"] / 3600)
 
 
 def _of_type(templates: Mapping[str, Template], kind: str) -> Iterator[tuple[Place, Properties]]:

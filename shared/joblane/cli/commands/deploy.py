@@ -16,7 +16,7 @@ from joblane.local.errors import LocalError
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from joblane.cdk.preflight.compare import Finding
+    from joblane.cdk.preflight.findings import Finding
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
 Assembly = Annotated[
@@ -138,7 +138,7 @@ def preflight(
     variable unset if it cannot be reached from here.
     """
     extras.need("cdk")
-    from joblane.cdk.preflight.compare import blocks_deploy
+    from joblane.cdk.preflight.findings import blocks_deploy
     from joblane.cdk.preflight.read import check_deploy
 
     findings = check_deploy(stage, assembly or _synthesised(stage))

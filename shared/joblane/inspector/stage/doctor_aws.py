@@ -164,8 +164,13 @@ def _function(aws: Any, name: str, task: Task[Any, Any]) -> Iterator[Check]:
     except aws.exceptions.ResourceNotFoundException:
         yield Check(Grade.BAD, what, "it does not exist", DEPLOY)
         return
-    if deployed.get("State", "Active") in ("Failed", "Deactivated", "Inactive"):
-        found = f"it is {deployed['State']}: {deployed.get('StateReason', 'AWS gives no reason')}"
+    state = deployed.get("State", "Active")
+    if state == "Inactive":  # the invocation that wakes it fails. Source: Lambda, *Lambda function states*
+        found = "it is Inactive, because it was not invoked for a long time"
+        do = "nothing: the next invocation wakes it, and SQS delivers its messages again; if it stays so, deploy"
+        yield Check(Grade.WARNING, what, found, do)
+    if state in ("Failed", "Deactivated"):
+        found = f"it is {state}: {deployed.get('StateReason', 'AWS gives no reason')}"
         yield Check(Grade.BAD, what, found, DEPLOY)
     if deployed.get("LastUpdateStatus") == "Failed":
         yield Check(Grade.BAD, what, f"its last update failed: {deployed.get('LastUpdateStatusReason', '')}", DEPLOY)
