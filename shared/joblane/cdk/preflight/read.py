@@ -74,12 +74,16 @@ def check_deploy(stage: str, assembly: Path) -> list[Finding]:
     """
     import boto3
 
+    from joblane.cdk.preflight.read_region import findings_on_region
+    from joblane.cdk.preflight.region import Needs
     from joblane.discovery import discover
 
     declared = read_declared(templates := read_templates(assembly), discover(times={}).values())
     if declared.stage != stage:
         raise MisuseError(f"{assembly}: its templates are of stage {declared.stage!r}, not {stage!r}")
-    read = partial(_read, boto3.session.Session())
+    # boto3 itself reads AWS_DEFAULT_REGION alone
+    session = boto3.session.Session(region_name=os.environ.get("AWS_REGION") or None)
+    read = partial(_read, session)
     stacks = read("cloudformation", "the stacks", "cloudformation:ListStackResources", lambda c: deployed(c, templates))
     functions = stacks.functions if isinstance(stacks, Stacks) else ()
     parts = {
@@ -100,7 +104,8 @@ def check_deploy(stage: str, assembly: Path) -> list[Finding]:
     }
     unread = [part for part in parts.values() if isinstance(part, Finding)]
     known: dict[str, Any] = {name: None if isinstance(part, Finding) else part for name, part in parts.items()}
-    return sorted([*unread, *examine(declared, **known)], key=lambda finding: [*Kind].index(finding.kind))
+    findings = [*unread, *examine(declared, **known), *findings_on_region(session, Needs.of(templates), read)]
+    return sorted(findings, key=lambda finding: [*Kind].index(finding.kind))
 
 
 # --- The checkout --------------------------------------------------------------------------------------------------

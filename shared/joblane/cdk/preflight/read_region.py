@@ -1,0 +1,102 @@
+"""Readers of the account and the region for :mod:`joblane.cdk.preflight.region`. Each part is read if it is needed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from typing import TYPE_CHECKING, Any
+
+from joblane.cdk.preflight import region as rules
+from joblane.cdk.preflight.findings import Finding, blocks_deploy
+
+if TYPE_CHECKING:
+    from boto3.session import Session
+    from mypy_boto3_ec2 import EC2Client
+    from mypy_boto3_sesv2 import SESV2Client
+
+Read = Callable[[Any, str, str, Callable[[Any], Any]], Any]
+"""Service, part, permission and reader → the reader's result, or a finding if AWS denies the access."""
+
+
+def findings_on_region(session: Session, needs: rules.Needs, read: Read) -> Iterator[Finding]:
+    """Return the findings on the account and the region of ``session``."""
+    region = session.region_name
+    yield from (missing := list(rules.services(needs, region, offered(session, region, needs.services))))
+    if blocks_deploy(missing):  # a call to a missing service would wait for nothing
+        return
+
+    def examine(needed: object, rule: Callable[[Any], Iterable[Finding]], *reading: Any) -> Iterator[Finding]:
+        if needed:
+            found = read(*reading)
+            yield from (found,) if isinstance(found, Finding) else rule(found)
+
+    if name := needs.bootstrap:
+        yield from examine(
+            name,
+            lambda found: rules.bootstrap(needs, region, found),
+            *("ssm", "the CDK bootstrap", "ssm:GetParameter", lambda client: has_parameter(client, name)),
+        )
+    yield from examine(
+        needs.zones is not None,
+        lambda found: rules.zones(needs, region, found),
+        *("ec2", "the availability zones", "ec2:DescribeAvailabilityZones", zones),
+    )
+    yield from examine(
+        needs.cluster,
+        lambda found: rules.rds_role(needs, found),
+        *("iam", f"the role {rules.RDS_ROLE}", "iam:GetRole", has_rds_role),
+    )
+    if sender := needs.sender:
+        yield from examine(
+            sender,
+            lambda found: rules.mail(needs, region, found),
+            *("sesv2", "Amazon SES", "ses:GetAccount and ses:GetEmailIdentity", lambda client: mail(client, sender)),
+        )
+
+
+def offered(session: Session, region: str, services: Iterable[str]) -> dict[str, list[str]]:
+    """Return service → its regions, by the data of the installed boto3, for services that it lists by region."""
+    partition = session.get_partition_for_region(region)
+    names = set(session.get_available_services())
+    found = {name: session.get_available_regions(name, partition_name=partition) for name in services if name in names}
+    return {name: regions for name, regions in found.items() if regions}
+
+
+def has_parameter(client: Any, name: str) -> bool:
+    try:
+        client.get_parameter(Name=name)
+    except client.exceptions.ParameterNotFound:
+        return False
+    return True
+
+
+def zones(client: EC2Client) -> dict[str, str]:
+    """Return name → id of the zones in which the account can create subnets."""
+    found = client.describe_availability_zones(Filters=[{"Name": "zone-type", "Values": ["availability-zone"]}])
+    return {zone["ZoneName"]: zone["ZoneId"] for zone in found["AvailabilityZones"]}
+
+
+def has_rds_role(client: Any) -> bool:
+    try:
+        client.get_role(RoleName=rules.RDS_ROLE)
+    except client.exceptions.NoSuchEntityException:
+        return False
+    return True
+
+
+def mail(client: SESV2Client, sender: str) -> rules.Mail:
+    """Return the state of Amazon SES. An identity covers the address, or its domain and the domains below it."""
+    account = client.get_account()
+    domain = sender.rpartition("@")[2].split(".")
+    identities = [sender, *(".".join(domain[start:]) for start in range(len(domain) - 1))]
+    return rules.Mail(
+        in_sandbox=not account["ProductionAccessEnabled"],
+        sending=account["SendingEnabled"],
+        verified=[identity for identity in identities if _is_verified(client, identity)],
+    )
+
+
+def _is_verified(client: SESV2Client, identity: str) -> bool:
+    try:
+        return client.get_email_identity(EmailIdentity=identity)["VerifiedForSendingStatus"]
+    except client.exceptions.NotFoundException:
+        return False

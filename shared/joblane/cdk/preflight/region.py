@@ -1,0 +1,152 @@
+"""Rules on the account and the region of a deploy, on plain data: bootstrap, services, zones, roles, mail.
+
+:mod:`joblane.cdk.preflight.read_region` reads the data.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from joblane.cdk.preflight.findings import Finding, note, refused, unchecked
+from joblane.cdk.templates import Template, of_type
+
+RDS_ROLE = "AWSServiceRoleForRDS"
+"""Source: Aurora, *Using service-linked roles*."""
+ZONES = 2
+ZONES_WITHOUT_LAMBDA = ("use1-az3",)
+"""Ids of zones in which Lambda refuses subnets: *The provided subnets contain availability zone Lambda doesn't
+support*. The name of a zone, such as us-east-1e, means another zone in each account."""
+NOT_REGIONAL = ("iam",)
+
+
+@dataclass(frozen=True)
+class Needs:
+    """The parts of account and region that a stage needs.
+
+    ``services``: as boto3 names them. ``zones``: names of the new network's zones; empty: the first that AWS lists;
+    None: no new network. ``cluster``: True if the stage creates a database cluster. ``sender``: address from which it
+    sends by Amazon SES. ``bootstrap``: name of the SSM parameter with the version of the CDK's bootstrap.
+    """
+
+    services: frozenset[str]
+    zones: Sequence[str] | None
+    cluster: bool
+    sender: str | None
+    bootstrap: str | None
+
+    @classmethod
+    def of(cls, templates: Mapping[str, Template]) -> Needs:
+        """Return the needs of the stage with these templates, by stack."""
+        kinds = {resource["Type"] for template in templates.values() for resource in template["Resources"].values()}
+        named = {part[1].lower() for kind in kinds if len(part := kind.split("::")) == 3 and part[0] == "AWS"}
+        senders = {found for template in templates.values() for found in _values(template, "ses:FromAddress")}
+        subnets = [found for template in templates.values() for _, found in of_type(template, "AWS::EC2::Subnet")]
+        zones = {found["AvailabilityZone"] for found in subnets if isinstance(found.get("AvailabilityZone"), str)}
+        parameters = [template.get("Parameters", {}).get("BootstrapVersion", {}) for template in templates.values()]
+        return cls(
+            services=frozenset(named - {*NOT_REGIONAL} | ({"sesv2"} if senders else set())),
+            zones=sorted(zones) if subnets else None,
+            cluster="AWS::RDS::DBCluster" in kinds,
+            sender=min(senders, default=None),
+            bootstrap=next((found["Default"] for found in parameters if "Default" in found), None),
+        )
+
+
+def _values(node: object, key: str) -> Iterator[str]:
+    """Find the texts under ``key`` anywhere in a template."""
+    if isinstance(node, Mapping):
+        for name, value in node.items():
+            if name == key and isinstance(value, str):
+                yield value
+            else:
+                yield from _values(value, key)
+    elif isinstance(node, list):
+        for value in node:
+            yield from _values(value, key)
+
+
+def services(needs: Needs, region: str, offered: Mapping[str, Collection[str]]) -> Iterator[Finding]:
+    """Find services that the region lacks. ``offered``: service → its regions; a service without any is not listed."""
+    known = {name for regions in offered.values() for name in regions}
+    if known and region not in known:
+        yield unchecked("region", f"this boto3 does not know the region {region}", "update boto3, or check AWS_REGION")
+        return
+    for service in sorted(needs.services):
+        if region not in offered.get(service, (region,)):
+            yield refused(
+                f"service {service}",
+                f"the region {region} does not offer it, and the stage needs it",
+                "deploy to another region, or leave out what needs it; if AWS offers it there by now, update boto3",
+            )
+
+
+def bootstrap(needs: Needs, region: str, exists: bool) -> Iterator[Finding]:
+    """Find a missing bootstrap. ``exists``: True if the parameter ``needs.bootstrap`` exists."""
+    if needs.bootstrap and not exists:
+        qualifier = needs.bootstrap.split("/")[2]
+        option = "" if qualifier == "hnb659fds" else f" --qualifier {qualifier}"
+        yield refused(
+            "CDK bootstrap",
+            f"the account has none in {region}: SSM has no parameter {needs.bootstrap}",
+            f"cdk bootstrap{option}, once for each account and region",
+        )
+
+
+def zones(needs: Needs, region: str, known: Mapping[str, str]) -> Iterator[Finding]:
+    """Find zones that do not exist or that Lambda does not support. ``known``: name → id of the account's zones."""
+    if needs.zones is None:
+        return
+    missing = [zone for zone in needs.zones if zone not in known]
+    usable = [zone for zone, id_ in sorted(known.items()) if id_ not in ZONES_WITHOUT_LAMBDA]
+    do = f'write "availability_zones" into the network of the stage, two of {", ".join(usable)}'
+    if missing:
+        yield refused("availability zones", f"the account has no zone {', '.join(missing)} in {region}", do)
+    chosen = needs.zones or sorted(known)[:ZONES]
+    for zone in chosen:
+        if known.get(zone) in ZONES_WITHOUT_LAMBDA:
+            yield refused(
+                "availability zones", f"Lambda accepts no subnets in {zone}, which is {known[zone]} in this account", do
+            )
+
+
+def rds_role(needs: Needs, exists: bool) -> Iterator[Finding]:
+    """Note a missing role of RDS. RDS creates it with the first cluster, and this first attempt can fail."""
+    if needs.cluster and not exists:
+        yield note(
+            f"role {RDS_ROLE}",
+            "the account has no RDS resource yet. RDS creates this role with the first one, and the deploy can fail "
+            "because the role is not ready",
+            "aws iam create-service-linked-role --aws-service-name rds.amazonaws.com, and wait a minute",
+        )
+
+
+@dataclass(frozen=True)
+class Mail:
+    """Amazon SES in the region. ``verified``: the identities that cover the sender and may send."""
+
+    in_sandbox: bool
+    sending: bool
+    verified: Sequence[str]
+
+
+def mail(needs: Needs, region: str, found: Mail) -> Iterator[Finding]:
+    """Note what keeps mails from being sent. The tasks are retried, and run when it is fixed."""
+    if needs.sender is None:
+        return
+    if not found.verified:
+        yield note(
+            f"mail from {needs.sender}",
+            f"Amazon SES sends nothing from it in {region}: neither the address nor its domain is verified",
+            f"aws sesv2 create-email-identity --email-identity {needs.sender}, and open the link in the mail; or "
+            "verify the domain; or let the stage send no mail",
+        )
+    if found.in_sandbox:
+        yield note(
+            "Amazon SES",
+            f"the account is in the SES sandbox in {region}: mails reach only verified addresses, 200 a day",
+            "aws sesv2 put-account-details --production-access-enabled --mail-type TRANSACTIONAL --website-url URL; "
+            "AWS answers within a day",
+        )
+    if not found.sending:
+        yield note("Amazon SES", f"sending is paused for the account in {region}", "see the SES console, Reputation")

@@ -1,0 +1,200 @@
+"""The preflight's rules on account and region, and their readers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+import boto3
+import pytest
+from moto import mock_aws
+
+from joblane.cdk.preflight import read_region, region
+from joblane.cdk.preflight.findings import Finding, Kind
+from joblane.cdk.preflight.region import Mail, Needs
+
+REGION = "eu-central-1"
+NEEDS = Needs(
+    services=frozenset({"lambda", "rds", "sesv2", "sqs"}),
+    zones=[],
+    cluster=True,
+    sender="no-reply@mail.acme.dev",
+    bootstrap="/cdk-bootstrap/hnb659fds/version",
+)
+ZONES = {"eu-central-1a": "euc1-az2", "eu-central-1b": "euc1-az3", "eu-central-1c": "euc1-az1"}
+
+
+def only(findings: Iterator[Finding], kind: Kind) -> Finding:
+    (finding,) = findings
+    assert finding.kind is kind
+    return finding
+
+
+# --- Needs ---------------------------------------------------------------------------------------------------------
+
+
+def test_the_needs_are_read_from_the_templates() -> None:
+    condition = {"StringEquals": {"ses:FromAddress": "no-reply@acme.dev"}}
+    resources = {
+        "Role": {"Type": "AWS::IAM::Role", "Properties": {"Policies": [{"Condition": condition}]}},
+        "Queue": {"Type": "AWS::SQS::Queue", "Properties": {}},
+        "Migration": {"Type": "Custom::Migration", "Properties": {}},
+        "Subnet": {"Type": "AWS::EC2::Subnet", "Properties": {"AvailabilityZone": "eu-central-1a"}},
+    }
+    bootstrap = {"BootstrapVersion": {"Default": "/cdk-bootstrap/x/version"}}
+    found = Needs.of({"jobs": {"Parameters": bootstrap, "Resources": resources}})
+    assert found == Needs(
+        frozenset({"sqs", "ec2", "sesv2"}), ["eu-central-1a"], False, "no-reply@acme.dev", "/cdk-bootstrap/x/version"
+    )
+    assert Needs.of({"jobs": {"Resources": {}}}) == Needs(frozenset(), None, False, None, None)
+
+
+# --- Region --------------------------------------------------------------------------------------------------------
+
+
+def test_a_service_that_the_region_lacks_is_refused() -> None:
+    offered = read_region.offered(boto3.session.Session(), "ap-east-1", NEEDS.services)
+    found = only(region.services(NEEDS, "ap-east-1", offered), Kind.REFUSED)
+    assert found.what == "service sesv2"
+    assert "the region ap-east-1 does not offer it" in found.why
+
+
+@pytest.mark.parametrize("name", ["us-east-1", "eu-central-1", "ap-southeast-3", "cn-north-1"])
+def test_a_region_with_all_services_is_fine(name: str) -> None:
+    needs = replace(NEEDS, services=NEEDS.services - {"sesv2"} | {"apigatewayv2", "scheduler", "sns", "nothing"})
+    assert list(region.services(needs, name, read_region.offered(boto3.session.Session(), name, needs.services))) == []
+
+
+def test_a_region_that_boto3_does_not_know_is_unchecked() -> None:
+    offered = read_region.offered(boto3.session.Session(), "eu-nowhere-1", NEEDS.services)
+    assert "update boto3" in only(region.services(NEEDS, "eu-nowhere-1", offered), Kind.UNCHECKED).do
+
+
+# --- Bootstrap -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("parameter", "command"),
+    [
+        ("/cdk-bootstrap/hnb659fds/version", "cdk bootstrap,"),
+        ("/cdk-bootstrap/x/version", "cdk bootstrap --qualifier x,"),
+    ],
+)
+def test_a_missing_bootstrap_is_refused_with_the_command(parameter: str, command: str) -> None:
+    needs = replace(NEEDS, bootstrap=parameter)
+    assert command in only(region.bootstrap(needs, REGION, exists=False), Kind.REFUSED).do
+    assert list(region.bootstrap(needs, REGION, exists=True)) == []
+
+
+@mock_aws
+def test_the_bootstrap_exists_if_its_parameter_does() -> None:
+    client = boto3.client("ssm", region_name=REGION)
+    assert not read_region.has_parameter(client, "/cdk-bootstrap/x/version")
+    client.put_parameter(Name="/cdk-bootstrap/x/version", Value="25", Type="String")
+    assert read_region.has_parameter(client, "/cdk-bootstrap/x/version")
+    client.close()
+
+
+# --- Zones ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_zone_that_the_account_lacks_is_refused_with_those_it_has() -> None:
+    found = only(region.zones(replace(NEEDS, zones=["eu-central-1a", "eu-central-1d"]), REGION, ZONES), Kind.REFUSED)
+    assert found.why == "the account has no zone eu-central-1d in eu-central-1"
+    assert found.do.endswith("two of eu-central-1a, eu-central-1b, eu-central-1c")
+
+
+@pytest.mark.parametrize("named", [[], ["us-east-1a", "us-east-1b"]])
+def test_a_zone_without_lambda_is_refused_whether_named_or_not(named: list[str]) -> None:
+    known = {"us-east-1a": "use1-az6", "us-east-1b": "use1-az3", "us-east-1c": "use1-az1"}
+    found = only(region.zones(replace(NEEDS, zones=named), "us-east-1", known), Kind.REFUSED)
+    assert found.why == "Lambda accepts no subnets in us-east-1b, which is use1-az3 in this account"
+    assert found.do.endswith("two of us-east-1a, us-east-1c")
+
+
+def test_zones_are_checked_for_a_new_network_only() -> None:
+    assert list(region.zones(NEEDS, REGION, ZONES)) == []
+    assert list(region.zones(replace(NEEDS, zones=None), REGION, {})) == []
+
+
+# --- Roles and mail ------------------------------------------------------------------------------------------------
+
+
+def test_a_missing_role_of_rds_is_noted_with_the_command() -> None:
+    command = "aws iam create-service-linked-role --aws-service-name rds.amazonaws.com"
+    assert command in only(region.rds_role(NEEDS, exists=False), Kind.NOTE).do
+    assert list(region.rds_role(NEEDS, exists=True)) == []
+    assert list(region.rds_role(replace(NEEDS, cluster=False), exists=False)) == []
+
+
+@pytest.mark.parametrize(
+    ("found", "command"),
+    [
+        (Mail(False, True, []), "aws sesv2 create-email-identity --email-identity no-reply@mail.acme.dev"),
+        (Mail(True, True, ["acme.dev"]), "aws sesv2 put-account-details --production-access-enabled"),
+        (Mail(False, False, ["acme.dev"]), "SES console"),
+    ],
+)
+def test_what_keeps_mails_from_being_sent_is_noted(found: Mail, command: str) -> None:
+    assert command in only(region.mail(NEEDS, REGION, found), Kind.NOTE).do
+
+
+class Ses:
+    """SESv2 with one verified identity."""
+
+    class exceptions:  # noqa: N801 - as of a boto3 client
+        class NotFoundException(Exception):  # noqa: N818
+            pass
+
+    def __init__(self, identity: str) -> None:
+        self._identity = identity
+
+    def get_account(self) -> dict[str, bool]:
+        return {"ProductionAccessEnabled": False, "SendingEnabled": True}
+
+    def get_email_identity(self, EmailIdentity: str) -> dict[str, bool]:  # noqa: N803
+        if EmailIdentity != self._identity:
+            raise self.exceptions.NotFoundException
+        return {"VerifiedForSendingStatus": True}
+
+
+@pytest.mark.parametrize(
+    ("identity", "covered"),
+    [("no-reply@mail.acme.dev", True), ("mail.acme.dev", True), ("acme.dev", True), ("dev", False), ("a.dev", False)],
+)
+def test_an_address_is_verified_by_itself_or_a_domain_above_it(identity: str, covered: bool) -> None:
+    client: Any = Ses(identity)
+    assert read_region.mail(client, "no-reply@mail.acme.dev") == Mail(True, True, [identity] if covered else [])
+
+
+@mock_aws
+def test_each_part_that_is_needed_is_read() -> None:
+    session, read = boto3.session.Session(region_name=REGION), []
+
+    def reader(service: Any, part: str, permission: str, call: Any) -> Any:
+        read.append(permission)
+        return Finding(Kind.UNCHECKED, part, permission)
+
+    assert len(list(read_region.findings_on_region(session, NEEDS, reader))) == len(read) == 4
+    nothing = Needs(frozenset(), None, False, None, None)
+    assert list(read_region.findings_on_region(session, replace(nothing, services=NEEDS.services), reader)) == []
+    assert len(read) == 4
+
+
+def test_nothing_is_read_in_a_region_that_lacks_a_service() -> None:
+    session = boto3.session.Session(region_name="ap-east-1")
+    found = read_region.findings_on_region(session, NEEDS, lambda *_: pytest.fail("it was read"))
+    assert only(found, Kind.REFUSED).what == "service sesv2"
+
+
+@mock_aws
+def test_zones_and_role_are_read_from_aws() -> None:
+    session = boto3.session.Session(region_name=REGION)
+    ec2, iam = session.client("ec2"), session.client("iam")
+    assert read_region.zones(ec2).keys() >= {"eu-central-1a", "eu-central-1b"}
+    assert not read_region.has_rds_role(iam)
+    iam.create_role(RoleName=region.RDS_ROLE, AssumeRolePolicyDocument="{}")
+    assert read_region.has_rds_role(iam)
+    ec2.close()
+    iam.close()
