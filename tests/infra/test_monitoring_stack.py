@@ -16,6 +16,7 @@ import pytest
 from joblane.cdk.app import Synthesised
 from joblane.cdk.partition import part_of
 from joblane.cdk.settings.apis import Monitoring
+from joblane.cdk.summary import concurrency
 from joblane.cdk.templates import read_assembly, whole
 from joblane.cdk.watching.alarms import MAX_METRICS, Alarm, longest_gap
 from joblane.cdk.watching.of_lanes import alarms_of_part
@@ -302,6 +303,12 @@ def test_a_mail_is_sent_if_the_stage_names_an_address(acme: Template, small: Tem
     assert templates.of_type(small, "AWS::SNS::Subscription") == {}
 
 
+def test_a_synth_says_that_nobody_is_notified(real_stages: RealStages) -> None:
+    line = "  alarms: nobody is notified; set monitoring.email"
+    assert line in concurrency(real_stages("dev").jobs)
+    assert line not in concurrency(real_stages("prod").jobs)
+
+
 # --- Dashboard and queries -----------------------------------------------------------------------------------------
 
 
@@ -334,7 +341,7 @@ def test_the_dashboard_shows_every_lane_function_and_alarm(
     assert dashboard["DashboardName"] == "jobs-prod"
 
 
-def test_a_small_stage_has_a_dashboard_of_fifty_metrics_that_names_what_it_leaves_out(small: Template) -> None:
+def test_a_small_stages_dashboard_has_fifty_metrics_and_names_what_it_leaves_out(small: Template) -> None:
     shown = metrics_shown(small)
     assert 40 < len(shown) <= 50
     # waits of each lane fit, and numbers of each function do not

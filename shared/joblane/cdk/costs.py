@@ -71,6 +71,9 @@ ASSUMED: Mapping[str, Amount] = {
         20, "requests", "four small writes and their indexes, counted in units of 4 KB; not measured"
     ),
     "KB of a job's rows": Amount(2, "KB", "a task with a payload of a few hundred bytes, and one run"),
+    "KB of a job to and from the database": Amount(
+        10, "KB", "claim, finish and payload with TLS, on an open connection; not measured"
+    ),
     "KB of a job through the NAT": Amount(8, "KB", "three requests to SQS with TLS, on open connections"),
     "Hours a day for which a pausing cluster is awake": Amount(8, "hours", "a working day; not measured"),
 }

@@ -43,10 +43,10 @@ EMAIL = r"^[^@\s]+@[^@\s]+\.[^@\s]+$"
 class Monitoring(Settings):
     """Alarms with an SNS topic, a dashboard, and saved queries. A threshold is a number, or ``"off"`` for no alarm."""
 
-    email: Annotated[str, Field(pattern=EMAIL)] | Literal["off"] | None = None
+    email: str | None = Field(None, pattern=rf"^off$|{EMAIL}")
     """Address that gets a mail when an alarm fires and when it ends. Confirm the address by the link in the first mail.
-    ``off``: no mail, because you subscribe to the SNS topic ``PREFIX-alarms`` in another way. None: nobody is notified,
-    as the synthesis says; refused if ``removal`` is ``"retain"``."""
+    ``"off"``: no mail, because you subscribe to the SNS topic ``PREFIX-alarms`` in another way. None: nobody is
+    notified, as the synthesis says; refused if ``removal`` is ``"retain"``."""
     detail: Literal["lanes", "stage"] = "lanes"
     """``lanes``: alarms for each type in each of its queues. ``stage``: alarms for the whole stage only, which read 12
     metrics at most, and a dashboard with at most 50 metrics, for any number of types. The alarms of

@@ -39,7 +39,7 @@ def alarms_of_stage(
 
 
 def _instead_of_lanes(monitoring: Monitoring, prefix: str) -> Iterator[Alarm]:
-    """One metric each in place of one for every type. They do not name the type or the function."""
+    """A metric of the whole stage in place of a metric for every type. The alarms name no type and no function."""
     if isinstance(monitoring.archived, int):
         yield Alarm(
             name="archived",
