@@ -59,7 +59,7 @@ def test_every_route_goes_to_one_function_whose_timeout_is_the_shortest(done: Sy
     assert integration["PayloadFormatVersion"] == "2.0"
     for route in templates.of_type(template, "AWS::ApiGatewayV2::Route").values():
         assert templates.target(template, route["Target"]) == f"integrations/{logical_id}"
-    function = templates.functions(done.templates["acme-jobs"])["acme-control"]
+    function = templates.functions(done.whole("acme-jobs"))["acme-control"]
     assert function["Timeout"] * 1000 < integration.get("TimeoutInMillis", 30_000)
 
 
@@ -108,7 +108,7 @@ def test_no_identity_has_a_policy_by_default(template: Template) -> None:
 def test_the_api_is_throttled_and_limited_as_set(done: Synthesised, template: Template) -> None:
     _, stage = only(template, "AWS::ApiGatewayV2::Stage")
     assert stage["DefaultRouteSettings"] == {"ThrottlingRateLimit": 7, "ThrottlingBurstLimit": 9}
-    function = templates.functions(done.templates["acme-jobs"])["acme-control"]
+    function = templates.functions(done.whole("acme-jobs"))["acme-control"]
     assert function["ReservedConcurrentExecutions"] == 3
 
 
@@ -131,7 +131,7 @@ def test_the_apis_address_is_the_output_that_the_command_line_reads(template: Te
 
 
 def test_the_function_has_only_the_permissions_of_the_inspector(done: Synthesised) -> None:
-    allowed = templates.allowed(done.templates["acme-jobs"], "acme-control")
+    allowed = templates.allowed(done.whole("acme-jobs"), "acme-control")
     assert allowed.keys() == {
         *("sqs:GetQueueUrl", "sqs:GetQueueAttributes", "sqs:SendMessage"),
         *("sqs:ReceiveMessage", "sqs:ChangeMessageVisibility"),
@@ -155,7 +155,7 @@ def test_the_function_has_only_the_permissions_of_the_inspector(done: Synthesise
 def test_a_stage_without_the_setting_has_neither_api_nor_function(synth: Synth) -> None:
     done = synth(package="functions", removal="destroy")
     assert "acme-control" not in done.templates
-    assert "acme-control" not in templates.functions(done.templates["acme-jobs"])
+    assert "acme-control" not in templates.functions(done.whole("acme-jobs"))
 
 
 def test_both_stages_for_aws_have_it(real_stages: RealStages) -> None:

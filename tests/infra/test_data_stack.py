@@ -66,7 +66,7 @@ def rules_into_groups(template: Template) -> list[Properties]:
 
 def url(done: Synthesised, function: str) -> str:
     """Return the function's DATABASE_URL, with ``${…}`` for values of CloudFormation."""
-    found = templates.variables(done.templates["acme-jobs"], function)["DATABASE_URL"]
+    found = templates.variables(done.whole("acme-jobs"), function)["DATABASE_URL"]
     return templates.target({"Resources": {}}, found)
 
 
@@ -171,7 +171,7 @@ def test_the_clusters_log_group_is_created_before_it_and_has_a_retention(robust:
 
 
 def test_functions_log_in_by_iam_as_the_stages_user_and_read_no_secret(robust: Synthesised) -> None:
-    template = robust.templates["acme-jobs"]
+    template = robust.whole("acme-jobs")
     for function in ("acme-order-ship", "acme-report-build", "acme-jobs-sweep"):
         assert url(robust, function).startswith("postgresql://worker@")
         assert url(robust, function).endswith(":5432/acme?auth=iam")
@@ -227,7 +227,7 @@ def test_an_existing_database_without_a_known_group_is_reached_by_its_port(
 def test_an_existing_database_without_a_network_adds_no_resource(dev: Synthesised) -> None:
     assert {item["Type"] for item in data(dev)["Resources"].values()} == {"AWS::S3::Bucket", "AWS::S3::BucketPolicy"}
     assert url(dev, "acme-order-ship") == f"postgresql://db.internal:5432/acme?secret={DATABASE_SECRET}"
-    allowed = templates.allowed(dev.templates["acme-jobs"], "acme-order-ship")
+    allowed = templates.allowed(dev.whole("acme-jobs"), "acme-order-ship")
     assert allowed["secretsmanager:GetSecretValue"] == {DATABASE_SECRET}
 
 
@@ -273,11 +273,11 @@ def test_settings_of_functions_do_not_change_the_data_stack(synth: Synth, robust
         settings={"EMAIL_FROM_ADDRESS": "other@example.com"},
     )
     assert data(changed) == data(robust)
-    assert changed.templates["acme-jobs"] != robust.templates["acme-jobs"]
+    assert changed.whole("acme-jobs") != robust.whole("acme-jobs")
 
 
 def test_the_jobs_stack_has_no_resource_that_must_outlive_it(robust: Synthesised) -> None:
-    kinds = {item["Type"] for item in robust.templates["acme-jobs"]["Resources"].values()}
+    kinds = {item["Type"] for item in robust.whole("acme-jobs")["Resources"].values()}
     assert not [kind for kind in kinds if kind.startswith(("AWS::RDS::", "AWS::EC2::", "AWS::S3::"))]
 
 

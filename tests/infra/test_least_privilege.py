@@ -317,7 +317,7 @@ def test_every_function_has_its_own_role_and_writes_only_to_its_own_log(real: Sy
 
 
 def test_on_its_own_lanes_a_function_has_the_rights_of_poller_and_runtime(real: Synthesised) -> None:
-    template = real.templates[f"{real.stage.prefix}-jobs"]
+    template = real.whole(f"{real.stage.prefix}-jobs")
     for queue, (function, _) in templates.mappings(template).items():
         allowed = templates.allowed(template, function)
         is_router = function.endswith("-router")
@@ -329,7 +329,7 @@ def test_on_its_own_lanes_a_function_has_the_rights_of_poller_and_runtime(real: 
 
 
 def test_only_the_task_that_redrives_dead_letters_may_take_them(real: Synthesised) -> None:
-    template, prefix = real.templates[f"{real.stage.prefix}-jobs"], real.stage.prefix
+    template, prefix = real.whole(f"{real.stage.prefix}-jobs"), real.stage.prefix
     taking = {f"{prefix}-{queue}-*-dlq" for queue in Queue} | {f"{prefix}-{queue}-dlq" for queue in Queue}
     for name in templates.functions(template):
         allowed = templates.allowed(template, name)
@@ -369,7 +369,7 @@ def test_an_empty_or_secret_sender_address_is_refused(sender: object, synth: Syn
 
 
 def test_without_ses_as_mail_provider_no_action_of_ses_is_allowed(synth: Synth) -> None:
-    template = synth(settings={"EMAIL_PROVIDER": "smtp"}).templates["acme-jobs"]
+    template = synth(settings={"EMAIL_PROVIDER": "smtp"}).whole("acme-jobs")
     assert "ses:SendEmail" not in templates.allowed(template, "acme-report-build")
 
 
@@ -394,7 +394,7 @@ def test_a_renamed_type_keeps_the_policy_of_its_old_name(synth: Synth) -> None:
 
 def test_a_policys_logical_id_depends_only_on_its_type(synth: Synth) -> None:
     # a second policy of the same name would be created before the first is removed, and names are unique
-    template = synth(package="tests.infra.renamed", settings={}).templates["acme-jobs"]
+    template = synth(package="tests.infra.renamed", settings={}).whole("acme-jobs")
     for logical_id, policy in templates.of_type(template, "AWS::IAM::ManagedPolicy").items():
         name = templates.target(template, policy["ManagedPolicyName"]).removeprefix("acme-send-").partition("-$")[0]
         assert logical_id.startswith(f"JobsProducers{name.replace('-', '')}")
@@ -402,7 +402,7 @@ def test_a_policys_logical_id_depends_only_on_its_type(synth: Synth) -> None:
 
 def _producer_policies(done: Synthesised) -> dict[str, set[str]]:
     """Return queues by the policy's name."""
-    template, found = done.templates["acme-jobs"], {}
+    template, found = done.whole("acme-jobs"), {}
     for policy in templates.of_type(template, "AWS::IAM::ManagedPolicy").values():
         (statement,) = policy["PolicyDocument"]["Statement"]
         assert (statement["Effect"], set(statement["Action"])) == ("Allow", SENDING)

@@ -216,7 +216,7 @@ def test_an_existing_network_gets_only_security_groups(made: NetworkStage) -> No
     assert {group["VpcId"] for group in groups.values()} == {"vpc-0a1b2c3d"}
     (cluster_subnets,) = templates.of_type(data(done), "AWS::RDS::DBSubnetGroup").values()
     assert cluster_subnets["SubnetIds"] == ["subnet-01", "subnet-02"]
-    function = templates.functions(done.templates["acme-jobs"])["acme-order-ship"]
+    function = templates.functions(done.whole("acme-jobs"))["acme-order-ship"]
     assert function["VpcConfig"]["SubnetIds"] == ["subnet-01", "subnet-02"]
 
 
@@ -233,7 +233,7 @@ KINDS: list[dict[str, Any]] = [{"nat_gateways": 0}, {"nat_gateways": 1}, EXISTIN
 
 @pytest.mark.parametrize("network", KINDS)
 def test_functions_with_a_database_login_are_in_the_network(made: NetworkStage, network: dict[str, Any]) -> None:
-    template = made(**network).templates["acme-jobs"]
+    template = made(**network).whole("acme-jobs")
     placed = {name for name, function in templates.functions(template).items() if "VpcConfig" in function}
     assert placed == {
         name for name in templates.functions(template) if "DATABASE_URL" in templates.variables(template, name)
@@ -271,7 +271,7 @@ def test_lambda_may_create_network_interfaces_and_the_functions_code_may_not(
     (own,) = denied["Condition"]["ArnLike"].values()
     assert templates.target({"Resources": {}}, own).endswith(":function:acme-*")
 
-    template = done.templates["acme-jobs"]
+    template = done.whole("acme-jobs")
     for function in templates.functions(template).values():
         role = template["Resources"][function["Role"]["Fn::GetAtt"][0]]["Properties"]
         given = json.dumps(role.get("ManagedPolicyArns", []))
@@ -290,7 +290,7 @@ def test_the_synth_needs_no_lookup_and_no_custom_resource_for_the_network(
 
 def test_without_a_network_functions_are_outside_a_vpc(dev: Synthesised) -> None:
     assert not [r for r in data(dev)["Resources"].values() if r["Type"].startswith("AWS::EC2::")]
-    assert not any("VpcConfig" in function for function in templates.functions(dev.templates["acme-jobs"]).values())
+    assert not any("VpcConfig" in function for function in templates.functions(dev.whole("acme-jobs")).values())
 
 
 def test_a_local_stage_has_no_resource_that_an_emulator_refuses(local: Synthesised) -> None:

@@ -27,11 +27,12 @@ class Migration(Construct):
     def __init__(self, scope: Construct, id_: str, shared: Shared) -> None:
         super().__init__(scope, id_)
         stage, access = shared.stage, shared.access
+        self.name = f"{stage.prefix}-migrate"
         self.function = function = JobFunction(
             self,
             "Function",
             shared,
-            name=f"{stage.prefix}-migrate",
+            name=self.name,
             description="Brings the database up to date in a deploy",
             handler=HANDLER,
             timeout=TIMEOUT,
@@ -39,9 +40,7 @@ class Migration(Construct):
             environment={**_user(access), **shared.project.migration_environment},
             login=access.migration,
         ).function
-        if not stage.local:  # CloudFormation rolls back after the first failure; a retry would run during the rollback
-            function.configure_async_invoke(retry_attempts=0)
-        CustomResource(
+        self.run = CustomResource(
             self,
             "Run",
             resource_type="Custom::Migration",
@@ -54,6 +53,9 @@ class Migration(Construct):
                 "User": access.user or "",
             },
         )
+        if not stage.local:  # CloudFormation rolls back after the first failure; a retry would run during the rollback
+            function.configure_async_invoke(retry_attempts=0)
+            self.run.node.add_dependency(function.node.find_child("EventInvokeConfig"))
 
 
 def _user(access: DatabaseAccess) -> dict[str, str]:
