@@ -17,7 +17,6 @@ from joblane.cdk.app import Synthesised
 from joblane.cdk.partition import part_of
 from joblane.cdk.settings.apis import Monitoring
 from joblane.cdk.summary import concurrency
-from joblane.cdk.templates import read_assembly, whole
 from joblane.cdk.watching.alarms import MAX_METRICS, Alarm, longest_gap
 from joblane.cdk.watching.of_lanes import alarms_of_part
 from joblane.cdk.watching.of_stage import alarms_of_stage
@@ -39,7 +38,7 @@ MAX_RANGE_SECONDS = 86_400
 
 def stack_of(done: Synthesised, name: str) -> Template:
     """A stack with its nested stacks."""
-    return whole(read_assembly(done.directory), f"{done.stage.prefix}-{name}")
+    return done.whole(f"{done.stage.prefix}-{name}")
 
 
 @pytest.fixture(scope="module")
