@@ -50,8 +50,8 @@ WILDCARDS: Mapping[tuple[str, ...], str] = {
         "sqs:GetQueueUrl",
         "sqs:ReceiveMessage",
     ): r"arn:\S+:sqs:\S+:PREFIX-(critical|default|low)-\*-dlq",
-    # SES checks the identities of recipients, too; ses:FromAddress allows one sender
-    ("ses:SendEmail",): r"arn:\S+:ses:\S+:identity/\*",
+    # SES checks the identities of recipients and default configuration sets; ses:FromAddress allows one sender
+    ("ses:SendEmail",): r"arn:\S+:ses:\S+:(identity|configuration-set)/\*",
     # Lambda creates interfaces with the functions' roles, and describes existing ones without a name
     (
         "ec2:AssignPrivateIpAddresses",
@@ -284,15 +284,17 @@ def _is_for_alarms_only(key: Any, prefix: str) -> None:
 
 def test_every_queue_is_encrypted_and_refuses_plain_http(real: Synthesised) -> None:
     for template in real.templates.values():
-        guarded = set()
+        guarded: set[str] = set()
         for policy in templates.of_type(template, "AWS::SQS::QueuePolicy").values():
-            (statement,) = policy["PolicyDocument"]["Statement"]
-            assert (statement["Effect"], statement["Action"], statement["Principal"]) == ("Deny", "sqs:*", {"AWS": "*"})
-            assert statement["Condition"] == {"Bool": {"aws:SecureTransport": "false"}}
-            assert [templates.target(template, queue) for queue in policy["Queues"]] == [
-                templates.target(template, statement["Resource"])
-            ]
-            guarded.add(templates.target(template, statement["Resource"]))
+            for statement in policy["PolicyDocument"]["Statement"]:
+                assert (statement["Effect"], statement["Principal"]) == ("Deny", {"AWS": "*"})
+                assert statement["Resource"] == "*"  # in a queue's policy: the queue
+            statement = policy["PolicyDocument"]["Statement"][0]
+            assert (statement["Action"], statement["Condition"]) == (
+                "sqs:*",
+                {"Bool": {"aws:SecureTransport": "false"}},
+            )
+            guarded |= {templates.target(template, queue) for queue in policy["Queues"]}
         assert guarded == set(templates.queues(template))
         assert all(queue["SqsManagedSseEnabled"] for queue in templates.queues(template).values())
 
@@ -324,8 +326,7 @@ def test_on_its_own_lanes_a_function_has_the_rights_of_poller_and_runtime(real: 
         assert {action for action in allowed if queue in allowed[action]} == (
             CONSUMING - {"sqs:SendMessage"} if is_router else CONSUMING
         )
-        reading = {"sqs:GetQueueAttributes", "sqs:ReceiveMessage"} if function.endswith("-jobs-sweep") else set()
-        assert {action for action in allowed if f"{queue}-dlq" in allowed[action]} == SENDING | reading
+        assert {action for action in allowed if f"{queue}-dlq" in allowed[action]} == SENDING
 
 
 def test_only_the_task_that_redrives_dead_letters_may_take_them(real: Synthesised) -> None:
@@ -397,7 +398,10 @@ def test_a_policys_logical_id_depends_only_on_its_type(synth: Synth) -> None:
     template = synth(package="tests.infra.renamed", settings={}).whole("acme-jobs")
     for logical_id, policy in templates.of_type(template, "AWS::IAM::ManagedPolicy").items():
         name = templates.target(template, policy["ManagedPolicyName"]).removeprefix("acme-send-").partition("-$")[0]
-        assert logical_id.startswith(f"JobsProducers{name.replace('-', '')}")
+        in_front_of_lanes = name in [*Queue]
+        assert logical_id.startswith(
+            f"{'Jobs' if in_front_of_lanes else name.replace('-', '')}Producer{name.replace('-', '')}"
+        )
 
 
 def _producer_policies(done: Synthesised) -> dict[str, set[str]]:

@@ -155,6 +155,17 @@ def test_times_of_unknown_schedules_and_wrong_times_are_refused(schedules: dict[
             {"database": {**DATABASE, "user": "jobs"}},
             "database.existing: .*user: with secret, the secret's username ap",
         ),
+        *(
+            (
+                {"database": {**other, "migration_user": "owner"}},
+                "database.existing: .*migration_user: with resource_id only, and not with migration_secret",
+            )
+            for other in (DATABASE, {**IAM, "migration_secret": SECRET})
+        ),
+        (
+            {"database": {**IAM, "migration_user": IAM["user"]}},
+            "database.existing: .*migration_user: the functions log in as this role",
+        ),
         ({"database": {"kind": "local", "url": "postgresql://"}}, "database: kind aurora or existing is required"),
         # both
         (
@@ -214,6 +225,7 @@ def test_contradicting_settings_are_refused_with_the_right_setting(settings: dic
         {**DATABASE, "secret": "arn:aws-cn:secretsmanager:cn-north-1:111122223333:secret:rds!cluster-0a1b-2c3d-AbCdEf"},
         {**DATABASE, "user": "jobs", "migration_secret": SECRET},
         IAM,
+        {**IAM, "migration_user": "owner"},
         {**IAM, "host": "Acme.cluster-c1.rds.cn-north-1.amazonaws.com.cn"},
     ],
 )

@@ -79,9 +79,13 @@ def existing_access(stack: Stack, database: ExistingDatabase, place: Place | Non
         functions = by_secret(address, database.secret)
     else:
         functions = by_iam(stack, address, str(database.user), str(database.resource_id))
-    if database.migration_secret is None:
+    if database.migration_user is not None:
+        migration = by_iam(stack, address, database.migration_user, str(database.resource_id))
+    elif database.migration_secret is not None:
+        migration = by_secret(address, database.migration_secret)
+    else:
         return DatabaseAccess(functions, functions, place)
-    return DatabaseAccess(functions, by_secret(address, database.migration_secret), place, database.user)
+    return DatabaseAccess(functions, migration, place, database.user)
 
 
 def by_secret(address: Address, arn: str) -> Login:

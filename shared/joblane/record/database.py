@@ -17,9 +17,10 @@ from urllib.parse import parse_qs, unquote, urlsplit
 from pg8000.exceptions import DatabaseError
 from pg8000.exceptions import Error as PostgresError
 
-from joblane.errors import sqlstate
+from joblane import telemetry
+from joblane.errors import sqlstate, text_of
 from joblane.record.connection import Connection, is_unavailable
-from joblane.record.login import RDS_HOST, IamLogin, Login, PasswordLogin, SecretLogin
+from joblane.record.login import RDS_HOST, IamLogin, Login, LoginError, PasswordLogin, SecretLogin
 from joblane.record.stage import check_stage
 
 if TYPE_CHECKING:
@@ -33,16 +34,19 @@ CONNECT_TIMEOUT_SECONDS = 5
 USER_TIMEOUT_MS = 10_000
 """The connection fails if the peer acknowledges nothing for this long (``TCP_USER_TIMEOUT``). Keepalive covers idle
 connections."""
-CLIENT_CHECK_MS = 2_000
-"""The server checks this often whether the client of a running statement is still connected. If not, it ends the
-statement and releases its locks."""
+STARTUP = {"client_connection_check_interval": "2000"}
+"""Parameters of each session. The server checks every 2,000 ms whether the client of a running statement is still
+connected. If not, it ends the statement and releases its locks."""
+STARTUP_REFUSED = ("08P01", "0A000", "22023", "42704")
+"""SQLSTATEs of a proxy, a pooler or a server that does not know or accept a parameter."""
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
 RDS_CERTIFICATES = Path(__file__).parent / "certificates" / "rds.pem"
 """RDS's certificate authorities, which no system trusts by default. Source: RDS, *Using SSL/TLS to encrypt a
 connection*."""
 QUERY = ("auth", "secret", "sslrootcert", "sslmode")
 VERIFYING = ("require", "verify-ca", "verify-full")
-LOGIN_REFUSED = ("28000", "28P01")
+LOGIN_REFUSED = "28"
+"""SQLSTATE class *invalid authorization specification*."""
 
 
 class Database:
@@ -132,6 +136,11 @@ class Database:
             self.drop()
 
     @property
+    def by_iam(self) -> bool:
+        """True if the login is by IAM."""
+        return isinstance(self._options["login"], IamLogin)
+
+    @property
     def usable(self) -> bool:
         """True if a connection exists and can be used."""
         return self._connection is not None and self._connection.usable
@@ -193,6 +202,7 @@ def _connect_options(url: str) -> dict[str, Any]:
         "login": _login(host, port, user, password, query),
         "database": unquote(parts.path.lstrip("/")) or None,
         "ca_file": query.get("sslrootcert"),
+        "startup": dict(STARTUP),
     }
 
 
@@ -218,17 +228,36 @@ def _login(host: str, port: int, user: str, password: str | None, query: Mapping
     return PasswordLogin(user, password)
 
 
-def _logged_in(*, login: Login, **options: Any) -> Connection:
-    """Connect. If the server refuses the login and the credentials are outdated, try once more with new ones."""
-    try:
-        return _connect(login, **options)
-    except DatabaseError as error:
-        if sqlstate(error) not in LOGIN_REFUSED or not login.renewed():
-            raise
-    return _connect(login, **options)
+def _logged_in(*, login: Login, startup: dict[str, str], **options: Any) -> Connection:
+    """Connect. If the server refuses outdated credentials or ``startup``, try once more with new ones, or without it.
+
+    Raises :class:`LoginError` for a refused login. ``startup`` is emptied, for all connections of the process.
+    """
+    renewed = False
+    while True:
+        try:
+            return _connect(login, startup=startup, **options)
+        except DatabaseError as error:
+            code = sqlstate(error) or ""
+            if startup and code in STARTUP_REFUSED:
+                startup.clear()
+                telemetry.logger().warning(
+                    "the server refuses client_connection_check_interval; connecting without it",
+                    extra={"error": text_of(error)},
+                )
+            elif not code.startswith(LOGIN_REFUSED):
+                raise
+            elif renewed or not login.renewed():
+                raise LoginError(
+                    f"the database at {options['host']} refuses the login: {text_of(error)}; {login.advice}"
+                ) from error
+            else:
+                renewed = True
 
 
-def _connect(login: Login, *, host: str, port: int, ca_file: str | None, database: str | None) -> Connection:
+def _connect(
+    login: Login, *, host: str, port: int, ca_file: str | None, database: str | None, startup: dict[str, str]
+) -> Connection:
     user, password = login.now()
     plain = socket.create_connection((host, port), CONNECT_TIMEOUT_SECONDS)
     plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -249,7 +278,7 @@ def _connect(login: Login, *, host: str, port: int, ca_file: str | None, databas
         database=database,
         ssl_context=False if host in LOOPBACK else _verified(host, ca_file),
         application_name="joblane",
-        startup_params={"client_connection_check_interval": str(CLIENT_CHECK_MS)},
+        startup_params=startup,
     )
     connection._usock.settimeout(None)
     return connection

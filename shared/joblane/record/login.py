@@ -29,14 +29,23 @@ SECRET_TIMEOUT_SECONDS = 3
 
 
 class LoginError(OSError):
-    """No credentials can be had now.
+    """No credentials can be had now, or the server refuses them.
 
     The database counts as unavailable: no attempt is used, and a later try may work.
     """
 
 
+NO_PASSWORD = "RDS accepts no password from a direct or indirect member of rds_iam"  # noqa: S105
+"""Source: RDS, *Database authentication*."""
+
+
 class Login(Protocol):
-    """The user of a connection, with the proof of identity."""
+    """The user of a connection, with the proof of identity.
+
+    ``advice``: what to check if the server refuses it.
+    """
+
+    advice: str
 
     def now(self) -> tuple[str, str | None]:
         """Return user and password for one connection. Raises :class:`LoginError`."""
@@ -49,6 +58,8 @@ class Login(Protocol):
 class PasswordLogin(Login):
     """The user and the password in ``DATABASE_URL``."""
 
+    advice = f"check user and password; {NO_PASSWORD}"
+
     def __init__(self, user: str, password: str | None) -> None:
         self._user, self._password = user, password
 
@@ -58,6 +69,11 @@ class PasswordLogin(Login):
 
 class IamLogin(Login):
     """A token signed with this process's AWS credentials, made for each connection without a call to AWS."""
+
+    advice = (
+        "check that the role exists and is a member of rds_iam, that IAM allows rds-db:connect for it, that IAM"
+        " authentication is enabled, and this machine's clock"
+    )
 
     def __init__(self, user: str, host: str, port: int) -> None:
         # imported here, because a function has more processor while it starts than for its first message
@@ -98,6 +114,8 @@ class SecretLogin(Login):
     ``secret``: name or ARN of a JSON secret with ``username`` and ``password``, as RDS creates it. ``user``: overrides
     the secret's user name.
     """
+
+    advice = f"check the secret; {NO_PASSWORD}"
 
     def __init__(self, secret: str, user: str = "") -> None:
         self._secret, self._user = secret, user

@@ -18,11 +18,11 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from moto import mock_aws
-from pg8000.exceptions import DatabaseError
 
 from joblane.local.ports import free_port
 from joblane.record.connection import is_unavailable
 from joblane.record.database import Database
+from joblane.record.login import LoginError
 from tests.conftest import administer
 
 if TYPE_CHECKING:
@@ -151,7 +151,7 @@ def test_a_rotated_secret_is_read_again_within_the_same_call(
 
         administer(postgres, "alter role rotating password 'three'")
         database.drop()
-        with pytest.raises(DatabaseError, match="28P01") as caught:
+        with pytest.raises(LoginError, match=r"refuses the login: .*28P01\); check the secret") as caught:
             database.get()
         assert is_unavailable(caught.value)
     administer(postgres, "drop role rotating")

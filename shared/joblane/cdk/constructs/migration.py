@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from datetime import timedelta
+from typing import cast
 
-from aws_cdk import CustomResource, Duration
+from aws_cdk import CfnElement, CfnOutput, CustomResource, Duration, Stack
 from constructs import Construct
 
 from joblane.cdk.constructs.code import Shared
@@ -40,7 +41,7 @@ class Migration(Construct):
             environment={**_user(access), **shared.project.migration_environment},
             login=access.migration,
         ).function
-        self.run = CustomResource(
+        self.run = run = CustomResource(
             self,
             "Run",
             resource_type="Custom::Migration",
@@ -55,7 +56,13 @@ class Migration(Construct):
         )
         if not stage.local:  # CloudFormation rolls back after the first failure; a retry would run during the rollback
             function.configure_async_invoke(retry_attempts=0)
-            self.run.node.add_dependency(function.node.find_child("EventInvokeConfig"))
+            run.node.add_dependency(function.node.find_child("EventInvokeConfig"))
+        CfnOutput(
+            self,
+            "Resource",
+            description="Logical id of the migration, to skip it in a rollback",
+            value=Stack.of(self).get_logical_id(cast(CfnElement, run.node.default_child)),
+        )
 
 
 def _user(access: DatabaseAccess) -> dict[str, str]:

@@ -231,8 +231,7 @@ def deployed(client: CloudFormationClient, stacks: Iterable[str]) -> Stacks:
     queues: dict[Place, str] = {}
     functions: set[str] = set()
     waiting = [(stack, stack) for stack in stacks if "/" not in stack]
-    while waiting:
-        stack, called = waiting.pop()
+    for stack, called in waiting:  # grows by the nested stacks
         try:
             pages = list(client.get_paginator("list_stack_resources").paginate(StackName=called))
         except ClientError as error:

@@ -14,7 +14,7 @@ from joblane.record.login import RDS_HOST
 DatabaseName = Annotated[str, Field(pattern=r"^[a-z_][a-z0-9_]{0,62}$")]
 
 MASTER_USER = "postgres"
-"""User of the migration, in a cluster of the stage's own."""
+"""User of the migration, in a cluster of the stage's own. It logs in by IAM."""
 RESERVED_NAME = re.compile(r"rds.*|pg_.*|_.*|template[01]")
 """Reserved names of databases and roles. Source: CreateDBCluster, RDS API reference, and PostgreSQL, *CREATE ROLE*."""
 CAPACITY_STEP = 0.5
@@ -140,7 +140,11 @@ class ExistingDatabase(Settings):
     """Resource id of the cluster, instance or proxy. The functions then log in by IAM (``rds-db:connect``), without a
     password."""
     migration_secret: Annotated[str, AfterValidator(_secret_arn)] | None = None
-    """ARN of the secret of the owner role, which can change the schema. None: migrations log in as the functions do."""
+    """ARN of the secret of the owner role, which can change the schema. None: migrations log in as ``migration_user``,
+    or as the functions do."""
+    migration_user: DatabaseName | None = None
+    """The owner role, which can change the schema, if it logs in by IAM, with ``resource_id``. None: see
+    ``migration_secret``."""
     security_group_id: str | None = Field(None, pattern=r"^sg-([0-9a-f]{8}|[0-9a-f]{17})$")
     """Security group of the database. The stack adds a rule for the functions. Requires ``network``."""
 
@@ -152,6 +156,10 @@ class ExistingDatabase(Settings):
             raise ValueError("user: with secret, the secret's username applies; leave user out")
         if self.resource_id is not None and self.user is None:
             raise ValueError("user: with resource_id, the database role for the login by IAM is required")
+        if self.migration_user is not None and (self.resource_id is None or self.migration_secret is not None):
+            raise ValueError("migration_user: with resource_id only, and not with migration_secret")
+        if self.migration_user is not None and self.migration_user == self.user:
+            raise ValueError("migration_user: the functions log in as this role; leave migration_user out, or name two")
         if self.resource_id is not None and not RDS_HOST.search(self.host.lower()):
             raise ValueError(
                 "host: with resource_id, the endpoint of RDS is required, NAME.ID.REGION.rds.amazonaws.com, because "
