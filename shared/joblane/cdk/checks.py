@@ -73,6 +73,7 @@ def problems_of(templates: Mapping[str, Template], stage: Stage) -> list[str]:
         *_shared_queues(mappings),
         *_budgets(mappings, stage),
         *(problem for template in merged for problem in _queues(template)),
+        *(problem for template in merged for problem in _environments(template)),
     ]
 
 
@@ -166,7 +167,7 @@ def _raise_connections(stage: Stage, connections: int) -> str:
     return f", or {enough}" if enough else "; no cluster accepts that many"
 
 
-# --- Queues --------------------------------------------------------------------------------------------------------
+# --- Queues and functions ------------------------------------------------------------------------------------------
 
 
 def _queues(template: Template) -> Iterator[str]:
@@ -194,6 +195,17 @@ def _queues(template: Template) -> Iterator[str]:
             yield (
                 f"queue {name}: {policy['maxReceiveCount']} receives can take {used_up} s and messages are kept "
                 f"{kept} s: they expire before they reach the dead-letter queue"
+            )
+
+
+def _environments(template: Template) -> Iterator[str]:
+    for logical_id, function in of_type(template, "AWS::Lambda::Function"):
+        called = _name(function, "FunctionName", logical_id)
+        for name in (name for name, value in _environment(function).items() if "{{resolve:" in json.dumps(value)):
+            yield (
+                f"function {called}: its variable {name} is a dynamic reference, and everyone who may read the "
+                "configuration of the function would read the secret; refer to it in the stage's settings by "
+                '{"secret": "NAME"}, or read it in the function'
             )
 
 

@@ -18,20 +18,14 @@ from joblane.cdk.settings.database import ExistingDatabase
 class Login:
     """The login of a database user.
 
-    ``url``: value of ``DATABASE_URL``. ``statements``: the permissions that the login needs. ``secret``: a secret to
-    read. ``known_as``: identifies the database if the URL itself is a secret.
+    ``url``: value of ``DATABASE_URL``, without a password. ``statements``: the permissions that the login needs.
+    ``secret``: a secret to read.
     """
 
     url: str
     statements: Sequence[iam.PolicyStatement] = ()
     by_iam: bool = False
     secret: secretsmanager.ISecret | None = None
-    known_as: str | None = None
-
-    @property
-    def identity(self) -> str:
-        """A text that changes when the stage gets another database."""
-        return self.known_as or self.url
 
 
 @dataclass(frozen=True)

@@ -22,6 +22,7 @@ from joblane.errors import sqlstate, text_of
 from joblane.record.connection import Connection, is_unavailable
 from joblane.record.login import RDS_HOST, IamLogin, Login, LoginError, PasswordLogin, SecretLogin
 from joblane.record.stage import check_stage
+from joblane.secret_values import SecretError, forget, text_of_secret
 
 if TYPE_CHECKING:
     import ssl
@@ -47,6 +48,7 @@ QUERY = ("auth", "secret", "sslrootcert", "sslmode")
 VERIFYING = ("require", "verify-ca", "verify-full")
 LOGIN_REFUSED = "28"
 """SQLSTATE class *invalid authorization specification*."""
+URL_FORM = "postgresql://user:password@host:port/database"
 
 
 class Database:
@@ -55,7 +57,8 @@ class Database:
     ``url``: ``postgresql://user:password@host:port/database``. Instead of a password, give ``?auth=iam``, or
     ``?secret=NAME`` for a secret in Secrets Manager (:mod:`joblane.record.login`). TLS is verified for every host
     except loopback, where the local stack runs without TLS. It trusts the system's certificates, RDS's own for RDS
-    hosts, or ``?sslrootcert=FILE``.
+    hosts, or ``?sslrootcert=FILE``. ``postgresql:///?secret=NAME``, without a host: the text of the secret is the whole
+    URL, which is read before the first connection.
 
     ``prefix``: the prefix of the stage that the database must serve, checked once per connection; None: any stage.
     """
@@ -86,7 +89,7 @@ class Database:
         if self._connection is not None and not self._connection.answers():
             self.drop()
         if self._connection is None:
-            connection = _logged_in(**self._options)
+            connection = _connected(**self._options)
             if self._prefix is not None:
                 try:
                     check_stage(connection, self._prefix)
@@ -189,10 +192,14 @@ class Database:
 
 
 def _connect_options(url: str) -> dict[str, Any]:
+    """Return the arguments of :func:`_connected`."""
     parts = urlsplit(url)
-    if parts.scheme.split("+")[0] not in ("postgresql", "postgres") or not parts.hostname:
-        raise ValueError("DATABASE_URL: postgresql://user:password@host:port/database is required")
     query = {name: values[-1] for name, values in parse_qs(parts.query).items()}
+    ours = parts.scheme.split("+")[0] in ("postgresql", "postgres")
+    if ours and not parts.netloc and query.keys() == {"secret"}:
+        return {"url_secret": query["secret"], "startup": dict(STARTUP)}
+    if not ours or not parts.hostname:
+        raise ValueError(f"DATABASE_URL: {URL_FORM} is required")
     _check_query(query)
     host, port, user = parts.hostname, parts.port or 5432, unquote(parts.username or "")
     password = unquote(parts.password) if parts.password else None
@@ -226,6 +233,33 @@ def _login(host: str, port: int, user: str, password: str | None, query: Mapping
             raise ValueError("DATABASE_URL: auth=iam: the user is required, postgresql://user@host/database?auth=iam")
         return IamLogin(user, host, port)
     return PasswordLogin(user, password)
+
+
+def _connected(*, url_secret: str | None = None, **options: Any) -> Connection:
+    """Connect. ``url_secret``: the secret with the URL, which is read again if the server refuses its login."""
+    if url_secret is None:
+        return _logged_in(**options)
+    given = _options_in(url_secret)
+    try:
+        return _logged_in(**given, **options)
+    except LoginError:
+        forget(url_secret)
+    return _logged_in(**_options_in(url_secret), **options)
+
+
+def _options_in(secret: str) -> dict[str, Any]:
+    """Return the arguments of :func:`_logged_in` for the URL in a secret. Raises :class:`LoginError`."""
+    try:
+        options = _connect_options(text_of_secret(secret).strip())
+    except SecretError as error:
+        raise LoginError(f"DATABASE_URL: {error}") from None
+    except ValueError:  # its text may quote the URL
+        options = {}
+    if "login" not in options:
+        forget(secret)
+        raise LoginError(f"DATABASE_URL: secret {secret!r}: its text is not {URL_FORM}")
+    del options["startup"]  # that of the process
+    return options
 
 
 def _logged_in(*, login: Login, startup: dict[str, str], **options: Any) -> Connection:

@@ -11,6 +11,8 @@ import re
 import threading
 from typing import TYPE_CHECKING, Protocol
 
+from joblane.secret_values import SecretError, fetch
+
 if TYPE_CHECKING:
     from botocore.credentials import Credentials
 
@@ -25,7 +27,6 @@ RDS_HOST = re.compile(
 
 Source: ``RdsUtils`` of aws/aws-advanced-jdbc-wrapper.
 """
-SECRET_TIMEOUT_SECONDS = 3
 
 
 class LoginError(OSError):
@@ -134,23 +135,11 @@ class SecretLogin(Login):
         return self.now() != old
 
     def _fetch(self) -> tuple[str, str]:
-        import boto3
-        from botocore.config import Config
-        from botocore.exceptions import BotoCoreError, ClientError
-
         where = f"DATABASE_URL: secret {self._secret!r}"
-        config = Config(
-            connect_timeout=SECRET_TIMEOUT_SECONDS,
-            read_timeout=SECRET_TIMEOUT_SECONDS,
-            retries={"total_max_attempts": 2},
-        )
         try:
-            client = boto3.client("secretsmanager", config=config)
-            text = client.get_secret_value(SecretId=self._secret)["SecretString"]
-        except (BotoCoreError, ClientError) as error:
-            raise LoginError(f"{where}: {error}") from None
-        except KeyError:
-            raise LoginError(f"{where}: contains binary data; JSON text is required") from None
+            text = fetch(self._secret)
+        except SecretError as error:
+            raise LoginError(f"DATABASE_URL: {error}") from None
         try:
             secret = json.loads(text)
             user, password = self._user or secret["username"], secret["password"]

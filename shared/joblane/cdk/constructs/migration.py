@@ -49,8 +49,8 @@ class Migration(Construct):
             service_timeout=Duration.seconds(int((TIMEOUT + MARGIN).total_seconds())),
             properties={
                 "Code": shared.hash,
-                "Database": access.migration.identity,
-                "Functions": access.functions.identity,
+                "Database": access.migration.url,
+                "Functions": access.functions.url,
                 "User": access.user or "",
             },
         )
