@@ -25,9 +25,13 @@ PAGE = ROOT / "docs" / "explanation" / "costs.md"
 def additions() -> list[Line]:
     """Amounts that settings add to the smallest stage each month."""
     return [
-        Line("`network`: one NAT gateway", HOURS, "NAT gateway hour"),
-        Line("`network`: its public address", HOURS, "Public IPv4 hour"),
-        Line("`network`: an interface endpoint in two zones, for each service", 2 * HOURS, "Interface endpoint hour"),
+        Line("`egress` `nat`: one NAT gateway", HOURS, "NAT gateway hour"),
+        Line("`egress` `nat`: its public address", HOURS, "Public IPv4 hour"),
+        Line(
+            "`egress` `endpoints`: an interface endpoint in two zones, for each service",
+            2 * HOURS,
+            "Interface endpoint hour",
+        ),
         Line(f"`database`: Aurora at {LEAST_AWAKE} ACU, always awake", LEAST_AWAKE * HOURS, "Aurora ACU-hour"),
         Line(
             f"`database`: Aurora at {LEAST_AWAKE} ACU, paused outside the hours of [the last table](#what-is-assumed)",

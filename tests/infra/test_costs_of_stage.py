@@ -11,6 +11,10 @@ from tests.infra.conftest import RealStages
 from tests.pages import ROOT
 
 
+MOST_OF_DEV = 60
+"""Dollars of the stage for development in a month in which nobody uses it."""
+
+
 def lines_of(stage: str, real_stages: RealStages) -> list[costs.Line]:
     return costs.of_stage(real_stages(stage).templates.values(), discover())
 
@@ -27,3 +31,9 @@ def test_a_reader_who_starts_sees_what_the_whole_stage_for_development_costs(
 ) -> None:
     total = costs.total(lines_of("dev", real_stages))
     assert f"${total:,.2f}" in (ROOT / file).read_text(), f"${total:,.2f}"
+
+
+def test_the_stage_for_development_costs_little_when_nobody_uses_it(real_stages: RealStages) -> None:
+    lines = lines_of("dev", real_stages)
+    assert costs.total(lines) <= MOST_OF_DEV
+    assert {line.price for line in lines} & {"Key", "Secret", "NAT gateway hour", "Public IPv4 hour"} == set()

@@ -431,7 +431,7 @@ def test_the_migration_runs_again_with_new_code_and_has_a_service_timeout(
 
 def test_the_stack_prints_the_logical_id_of_its_migration(template: Template) -> None:
     (run,) = (name for name, item in template["Resources"].items() if item["Type"] == "Custom::Migration")
-    assert run in [output["Value"] for output in template["Outputs"].values()]
+    assert template["Outputs"]["MigrationResource"]["Value"] == run
 
 
 def test_the_migration_may_only_log_in_and_write_its_log(template: Template) -> None:

@@ -160,11 +160,11 @@ class JoblaneApp(Generic[S]):
 
     def _add_stacks(self, app: App, stage: S, workload: Workload) -> Jobs:
         """Create the stacks of a stage: data, jobs, and, if the stage has them, control API and monitoring."""
-        mail = any(task.grants.mail for task in workload.tasks.values())
-        data = DataStack(app, f"{stage.prefix}-data", stage=stage, mail=mail)
+        data = DataStack(app, f"{stage.prefix}-data", workload)
         buckets, describes = self.buckets(data, stage), f"Joblane, {stage.name}: queues, functions and schedules"
         stack = Stack(app, f"{stage.prefix}-jobs", description=describes)
-        jobs = Jobs(stack, "Jobs", workload, access=data.access, buckets=buckets, costs=self.costs)
+        jobs = Jobs(stack, "Jobs", workload, access=data.access_from(stack), buckets=buckets, costs=self.costs)
+        jobs.migration.add_output(stack)
         for add in self.stacks:
             add(app, jobs, stage)
         if stage.control is not None:

@@ -86,6 +86,8 @@ class Jobs(Construct):
         self._shared = Shared(self, "Code", workload, access)
         self.shares = shares(stage.prefix, stage.concurrency_budget, tasks.values())
         self.migration = Migration(self, "Migration", self._shared)
+        if access.place and (role := self.migration.function.role):
+            access.place.keep(role)
         self._router = Router(self, "Router", self._shared, tasks)
         self._front_doors = {queue: self._add_front_door(queue) for queue in Queue}
         self._cron = CronGroup(self, "Cron", stage=stage)

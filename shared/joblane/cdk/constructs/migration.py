@@ -54,15 +54,16 @@ class Migration(Construct):
                 "User": access.user or "",
             },
         )
+        if access.place:  # its rules are resources of their own, and the function reaches the database only by them
+            run.node.add_dependency(access.place.security_group)
         if not stage.local:  # CloudFormation rolls back after the first failure; a retry would run during the rollback
             function.configure_async_invoke(retry_attempts=0)
             run.node.add_dependency(function.node.find_child("EventInvokeConfig"))
-        CfnOutput(
-            self,
-            "Resource",
-            description="Logical id of the migration, to skip it in a rollback",
-            value=Stack.of(self).get_logical_id(cast(CfnElement, run.node.default_child)),
-        )
+        self._resource = cast(CfnElement, run.node.default_child)
+
+    def add_output(self, scope: Construct) -> None:
+        """Print the logical id of the resource in a deploy, with which a rollback can skip it."""
+        CfnOutput(scope, "MigrationResource", value=Stack.of(self).get_logical_id(self._resource))
 
 
 def _user(access: DatabaseAccess) -> dict[str, str]:

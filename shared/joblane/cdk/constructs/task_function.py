@@ -90,9 +90,11 @@ class JobFunction(Construct):
             vpc=place.vpc if place else None,
             vpc_subnets=place.subnets if place else None,
             security_groups=[place.security_group] if place else None,
+            ipv6_allowed_for_dual_stack=place.ipv6 if place else None,
             environment={
                 **{key: value for key, value in environment.items() if isinstance(value, str)},
                 **({"DATABASE_URL": login.url} if login else {}),
+                **({"AWS_USE_DUALSTACK_ENDPOINT": "true"} if place and place.ipv6 else {}),
                 **({SECRETS: _references(secrets)} if secrets else {}),
                 **({} if package == FUNCTIONS else {"JOBLANE_FUNCTIONS": package}),
                 "JOBLANE_PREFIX": stage.prefix,

@@ -146,10 +146,10 @@ class Stage(Settings):
                     "database.security_group_id: the group is in another VPC and cannot refer to groups of a new one; "
                     "set network to the VPC of the database, with kind existing"
                 )
-            if self.network.nat_gateways == 0:
+            if self.network.egress in ("ipv6", "endpoints"):
                 raise ValueError(
-                    "network.nat_gateways: at least 1 is required for database.kind existing, because the database is "
-                    "outside the new VPC"
+                    f"network.egress: {self.network.egress} does not reach database.kind existing, which is outside "
+                    "the new VPC; set egress to nat, or network to the VPC of the database, with kind existing"
                 )
         return self
 
