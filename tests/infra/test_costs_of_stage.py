@@ -10,7 +10,6 @@ from tests import costs as page
 from tests.infra.conftest import RealStages
 from tests.pages import ROOT
 
-
 MOST_OF_DEV = 60
 """Dollars of the stage for development in a month in which nobody uses it."""
 
