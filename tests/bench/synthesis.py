@@ -40,6 +40,7 @@ STAGE: dict[str, Any] = {
     "concurrency_budget": 2 * TYPES,
     "account_concurrency": 10_000,
     "database_connections": 10_000,
+    "monitoring": {"email": "off"},
     "database": {
         "kind": "existing",
         "host": "db.internal",

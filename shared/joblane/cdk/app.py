@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Generic, TypeVar, cast
 
-from aws_cdk import App, CliCredentialsStackSynthesizer, DefaultStackSynthesizer, Stack, Tags
+from aws_cdk import App, CfnResource, CliCredentialsStackSynthesizer, DefaultStackSynthesizer, Stack, Tags
 from aws_cdk.cx_api import CloudAssembly
 
 from joblane.cdk.checks import check
@@ -173,6 +173,8 @@ class JoblaneApp(Generic[S]):
         if stage.monitoring is not None:
             more = self.alarms(stage, workload.tasks)
             MonitoringStack(app, f"{stage.prefix}-monitoring", jobs=jobs, monitoring=stage.monitoring, more=more)
+        if not any(map(CfnResource.is_cfn_resource, data.node.find_all())):
+            app.node.try_remove_child(data.node.id)  # CloudFormation accepts no template without resources
         for key, value in {**stage.tags, "joblane:stage": stage.name}.items():
             Tags.of(app).add(key, value)  # of the resources only, by the feature flag explicitStackTags
             for each in filter(Stack.is_stack, app.node.children):
