@@ -39,6 +39,7 @@ STAGE: dict[str, Any] = {
     "prefix": "jobs-bench",
     "account_concurrency": 10_000,
     "database_connections": 10_000,
+    "monitoring": {"email": "off"},
     "database": {
         "kind": "existing",
         "host": "db.internal",
