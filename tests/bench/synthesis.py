@@ -41,7 +41,7 @@ STAGE: dict[str, Any] = {
     "network": {"kind": "new"},
     "database": {"kind": "aurora", "min_capacity": 0, "max_capacity": 256},
     "control": {},
-    "monitoring": {"email": "operators@jobs.test"},
+    "monitoring": {"email": "off"},
 }
 
 

@@ -244,7 +244,7 @@ def test_the_command_computes_an_idle_stages_costs_from_its_templates(stages: Re
         return done.stdout
 
     text, found, table = output(), json.loads(output("--json")), output("--markdown").splitlines()
-    assert text.startswith(f"Stage dev: about ${found['usd']:,.2f} a month when idle, estimated by prices of ")
+    assert text.startswith(f"Stage dev: about ${found['usd']:,.2f} a month if nobody uses it, estimated by prices of ")
     assert re.search(r"Aurora at its minimum capacity +\$ +43\.20", text)
     assert re.search(r"8 alarms, for each metric they read +\$ +1\.10", text)
     assert "NAT gateways" not in text

@@ -257,7 +257,10 @@ def costs(
     elif as_markdown:
         typer.echo(prices.markdown(lines, with_sum=True))
     else:
-        typer.echo(f"Stage {stage}: about ${total:,.2f} a month when idle, estimated by prices of {AS_OF} in us-east-1")
+        typer.echo(
+            f"Stage {stage}: about ${total:,.2f} a month if nobody uses it, estimated by prices of {AS_OF} in "
+            "us-east-1, without storage and traffic"
+        )
         width = max(len(line.what) for line in lines)
         for line in lines:
             typer.echo(f"  {line.what:{width}}  ${line.dollars:8,.2f}")
