@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
 from itertools import takewhile
 from pathlib import Path
 
@@ -13,11 +12,8 @@ STEP = re.compile(r"^## (.*)$", re.M)
 TAKES_DOWN = "cdk destroy"
 
 
-def steps(page: Path, other_cases: Mapping[str, str]) -> tuple[list[Block], list[Block]]:
-    """Return the blocks of the numbered steps, and separately those from the first ``cdk destroy`` on.
-
-    ``other_cases``: text of a block that is for another case than this repository → the case.
-    """
+def steps(page: Path) -> tuple[list[Block], list[Block]]:
+    """Return the blocks of the numbered steps, and separately those from the first ``cdk destroy`` on."""
     lines = page.read_text(encoding="utf-8").splitlines()
 
     def is_step(block: Block) -> bool:
@@ -25,6 +21,5 @@ def steps(page: Path, other_cases: Mapping[str, str]) -> tuple[list[Block], list
         return bool(headings) and headings[-1][0].isdigit()
 
     path = [block for block in blocks("sh", page) if is_step(block)]
-    path = [block for block in path if not any(text in block.text for text in other_cases)]
     up = list(takewhile(lambda block: TAKES_DOWN not in block.text, path))
     return up, path[len(up) :]
