@@ -6,7 +6,7 @@ from enum import IntEnum
 
 
 class Exit(IntEnum):
-    """Exit statuses. 2 is the parser's own status for a usage error; only commands that wait for a task use `TIMED_OUT`."""
+    """Exit statuses. 2 is the parser's own status for a usage error; commands that wait for a task use `TIMED_OUT`."""
 
     DONE = 0
     FAILED = 1
