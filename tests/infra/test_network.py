@@ -289,7 +289,7 @@ DUAL_STACK: list[dict[str, Any]] = [IPV6, {**EXISTING_NETWORK, "egress": "ipv6"}
 
 @pytest.mark.parametrize("network", [*DUAL_STACK, NAT, ENDPOINTS, EXISTING_NETWORK])
 def test_only_functions_in_a_dual_stack_network_use_ipv6(made: NetworkStage, network: dict[str, Any]) -> None:
-    template = made(**network).templates["acme-jobs"]
+    template = made(**network).whole("acme-jobs")
     for name, function in templates.functions(template).items():
         dual_stack = network in DUAL_STACK and "VpcConfig" in function
         assert function.get("VpcConfig", {}).get("Ipv6AllowedForDualStack", False) == dual_stack
