@@ -117,7 +117,7 @@ def synthesise(stage: str, folder: Path) -> None:
     project = Project.here()
     given = cdk_json(project)
     variables = {
-        "CDK_CONTEXT_JSON": json.dumps({**given["context"], "stage": stage, "quiet": True}),
+        "CDK_CONTEXT_JSON": json.dumps({**given["context"], "stage": stage, "quiet": True, "deploys": True}),
         "CDK_OUTDIR": str(folder.absolute()),
     }
     done = subprocess.run(  # noqa: S603 - the command of the user's own cdk.json
