@@ -138,6 +138,12 @@ def test_the_function_has_only_the_permissions_of_the_inspector(done: Synthesise
         *("lambda:GetFunctionConfiguration", "lambda:ListEventSourceMappings"),
         *("scheduler:GetSchedule", "scheduler:ListSchedules", "logs:FilterLogEvents"),
         *("logs:CreateLogStream", "logs:PutLogEvents", "secretsmanager:GetSecretValue"),
+        *("ses:GetAccount", "ses:GetEmailIdentity"),
+    }
+    # of SES it reads the state of the account, and of the identities that cover the stage's sender
+    assert {arn.rpartition(":")[2] for arn in allowed["ses:GetEmailIdentity"]} == {
+        "identity/no-reply@example.com",
+        "identity/example.com",
     }
     # it reads messages only from dead-letter queues, and sends to lanes and to no front door
     read = {arn.rpartition(":")[2] for arn in allowed["sqs:ReceiveMessage"]}
@@ -147,6 +153,13 @@ def test_the_function_has_only_the_permissions_of_the_inspector(done: Synthesise
         "acme-default-*",
         "acme-low-*",
     }
+
+
+def test_the_state_of_ses_is_read_only_if_the_stage_sends_by_it(synth: Synth) -> None:
+    settings = {"EMAIL_PROVIDER": "smtp", "EMAIL_FROM_ADDRESS": "no-reply@example.com", "SMTP_HOST": "smtp.example.com"}
+    done = synth(package="functions", control={}, settings=settings)
+    assert not [action for action in templates.allowed(done.templates["acme-jobs"], "acme-control") if "ses:" in action]
+    assert "JOBLANE_MAIL_FROM" not in templates.variables(done.whole("acme-jobs"), "acme-user-invitation")
 
 
 # --- Settings ------------------------------------------------------------------------------------------------------

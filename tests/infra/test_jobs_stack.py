@@ -174,7 +174,6 @@ def test_only_functions_that_declare_a_secret_may_read_it(synth: Synth, template
     done = synth("dev", settings=settings, findings=True)
     found = templates.allowed(done.whole("acme-jobs"), "acme-report-build")["secretsmanager:GetSecretValue"]
     assert found == {DATABASE_SECRET, whole}
-    assert done.stage.reads_secrets
 
 
 def test_a_local_stage_takes_values_from_the_environment_of_this_machine(local: Synthesised) -> None:

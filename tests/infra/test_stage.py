@@ -364,19 +364,6 @@ def test_a_reference_that_no_permission_can_name_is_refused(reference: dict[str,
         load(settings={"SMTP_PASSWORD": reference})
 
 
-@pytest.mark.parametrize(
-    ("changes", "reads"),
-    [
-        ({}, True),
-        ({"database": {**DATABASE, "secret": None, "host": RDS_HOST, "user": "a", "resource_id": "cluster-A"}}, False),
-        ({"network": NEW, "database": AURORA}, False),
-        ({"network": NEW, "database": AURORA, "settings": {"SMTP_PASSWORD": {"secret": "acme/smtp"}}}, True),
-    ],
-)
-def test_a_stage_knows_if_its_functions_read_secrets(changes: dict[str, Any], reads: bool) -> None:
-    assert load(**changes).reads_secrets is reads
-
-
 def test_a_local_stage_takes_address_settings_and_architecture_from_this_machine() -> None:
     environ = {"DATABASE_URL": "postgresql://a:b@127.0.0.1/c", "EMAIL_PROVIDER": "smtp", "HOME": "/root"}
     stage = load(environ=environ, local=True, settings={"EMAIL_PROVIDER": "console", "SMTP_PASSWORD": "local"})

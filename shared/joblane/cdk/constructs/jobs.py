@@ -330,7 +330,8 @@ class Jobs(Construct):
             granted = _look_up(self._buckets, bucket, f"{where}: reads: no bucket")
             grant_objects(function, granted, read_statements(granted))
         if declared.inspects:
-            grant_inspecting(function, self.stage)
+            mails = any(task.grants.mail for task in self.tasks.values())
+            grant_inspecting(function, self.stage, self.stage.ses_sender if mails else None)
         problem = f"{where}: enqueue: no task"
         self._grant_sending(function, [_look_up(self.tasks, type_, problem) for type_ in declared.enqueue])
         return function
