@@ -79,9 +79,9 @@ class JoblaneApp(Generic[S]):
     """Package of the handlers. None: ``functions`` of ``[tool.joblane]``."""
     stage: type[S] = Stage  # type: ignore[assignment] # S is Stage by default
     """Class of the stages in ``cdk.json``. A subclass of :class:`Stage` adds settings of the application."""
-    buckets: Callable[[Stack, S], Mapping[str, GrantedBucket]] = lambda data, stage: {}
+    buckets: Callable[[DataStack, S], Mapping[str, GrantedBucket]] = lambda data, stage: {}
     """Function that creates the application's buckets in the data stack and returns them by the names that tasks
-    declare in ``Grants.buckets``."""
+    declare in ``Grants.buckets``. The stack's ``network`` has the VPC, for further endpoints or routes."""
     stacks: Sequence[Callable[[App, Jobs, S], object]] = ()
     """Functions that each create a stack of the application. They get the CDK app, the jobs and the stage."""
     alarms: Callable[[S, Tasks], Sequence[Alarm]] = lambda stage, tasks: ()
