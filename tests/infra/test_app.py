@@ -238,8 +238,8 @@ def test_a_stages_costs_follow_from_its_settings(stages: RealStages) -> None:
 
 
 def test_the_command_computes_an_idle_stages_costs_from_its_templates(stages: RealStages) -> None:
-    def output(*options: str) -> str:
-        line = ["costs", "--stage", "dev", "--assembly", str(stages("dev").directory), *options]
+    def output(*options: str, stage: str = "dev") -> str:
+        line = ["costs", "--stage", stage, "--assembly", str(stages(stage).directory), *options]
         done = CliRunner().invoke(command_line, line)
         assert done.exit_code == 0, done.output
         return done.stdout
@@ -247,8 +247,10 @@ def test_the_command_computes_an_idle_stages_costs_from_its_templates(stages: Re
     text, found, table = output(), json.loads(output("--json")), output("--markdown").splitlines()
     assert text.startswith(f"Stage dev: about ${found['usd']:,.2f} a month when idle, estimated by prices of ")
     assert re.search(r"Aurora at its minimum capacity +\$ +43\.20", text)
+    assert re.search(r"8 alarms, for each metric they read +\$ +1\.10", text)
     assert "NAT gateways" not in text
-    assert "runs of system:health_check: its own SQS requests" in text
+    assert "runs of system:health_check: its own SQS requests" not in text  # dev has switched it off
+    assert "runs of system:health_check: its own SQS requests" in output(stage="prod")
     assert found["usd"] == pytest.approx(sum(line["usd"] for line in found["lines"]))
     assert table[0] == "| what | amount | a month |"
     assert table[-1] == f"| **Sum** | | **${found['usd']:,.2f}** |"
@@ -263,7 +265,7 @@ def test_a_burst_of_requests_leaves_the_lanes_of_development_their_concurrency(s
 
 def test_names_of_the_examples_are_refused_if_the_cdk_has_credentials(no_packages: Packages, tmp_path: Path) -> None:
     context = context_of_file(Project.here()) | {"stage": "prod"}
-    problem = r"stage 'prod': settings\.EMAIL_FROM_ADDRESS: it still has a name of the examples, .*; api\.authorizer"
+    problem = r"stage 'prod': monitoring\.email: it still has .*; settings\.EMAIL_FROM_ADDRESS: it still has a name of the examples, .*; api\.authorizer"
     account = {"CDK_DEFAULT_ACCOUNT": "111122223333"}
     with pytest.raises(StageError, match=problem):
         APP.synthesise(context, output=tmp_path, environ=account, build=lambda *_: no_packages)
