@@ -107,7 +107,7 @@ def test_the_dashboard_of_200_types_is_within_the_limits_of_cloudwatch(monitored
     assert {f"{PREFIX}-sweep", f"{PREFIX}-refused"} <= {arn.rpartition(":")[2] for arn in tiles["alarms"]}
     assert tiles["title"] == f"The first 100 of {len(alarms_of(whole(monitored(), STACK)))} alarms"
     text = widgets[0]["properties"]["markdown"]
-    assert "2500 at most: functions' duration p99, ms." in text
+    assert "2,500 at most: functions' duration p99, ms." in text
 
 
 def test_saved_queries_search_all_log_groups_in_as_many_queries_as_needed(monitored: Monitored) -> None:

@@ -119,38 +119,54 @@ class Watched:
     def name(self) -> str:
         return f"{self.queue}-{self.task.slug}"
 
-    def metric(self, name: str, statistic: str = "Sum", period: timedelta = FIVE) -> cloudwatch.Metric:
+    def metric(
+        self, name: str, statistic: str = "Sum", period: timedelta = FIVE, label: str | None = None
+    ) -> cloudwatch.Metric:
         """Return a metric that :mod:`joblane.worker.run_log` writes."""
         return own_metric(
-            self.prefix, name, statistic=statistic, period=period, task_type=self.task.type, queue=self.queue.value
+            self.prefix,
+            name,
+            statistic=statistic,
+            period=period,
+            label=label,
+            task_type=self.task.type,
+            queue=self.queue.value,
         )
 
 
 def own_metric(
-    prefix: str, name: str, *, statistic: str, period: timedelta = FIVE, **dimensions: str
+    prefix: str, name: str, *, statistic: str, period: timedelta = FIVE, label: str | None = None, **dimensions: str
 ) -> cloudwatch.Metric:
     """Return a metric that the stage's functions write. Without dimensions: of the whole stage."""
-    return _metric(namespace(prefix), name, statistic, period, dimensions)
+    return _metric(namespace(prefix), name, statistic, dimensions, period=period, label=label)
 
 
-def function_metric(function: str, name: str, statistic: str = "Sum", period: timedelta = FIVE) -> cloudwatch.Metric:
-    return _metric("AWS/Lambda", name, statistic, period, {"FunctionName": function})
+def function_metric(
+    function: str, name: str, statistic: str = "Sum", period: timedelta = FIVE, label: str | None = None
+) -> cloudwatch.Metric:
+    return _metric("AWS/Lambda", name, statistic, {"FunctionName": function}, period=period, label=label)
 
 
-def account_metric(name: str, statistic: str) -> cloudwatch.Metric:
+def account_metric(name: str, statistic: str, label: str | None = None) -> cloudwatch.Metric:
     """Return a metric over all functions of the account in the region, which has no dimensions.
 
     Source: the CDK's ``Function.metric_all_throttles``.
     """
-    return _metric("AWS/Lambda", name, statistic, FIVE, {})
+    return _metric("AWS/Lambda", name, statistic, {}, label=label)
 
 
-def queue_metric(queue: str, name: str, statistic: str, period: timedelta = FIVE) -> cloudwatch.Metric:
-    return _metric("AWS/SQS", name, statistic, period, {"QueueName": queue})
+def queue_metric(queue: str, name: str, statistic: str, label: str | None = None) -> cloudwatch.Metric:
+    return _metric("AWS/SQS", name, statistic, {"QueueName": queue}, label=label)
 
 
 def _metric(
-    space: str, name: str, statistic: str, period: timedelta, dimensions: Mapping[str, str]
+    space: str,
+    name: str,
+    statistic: str,
+    dimensions: Mapping[str, str],
+    *,
+    period: timedelta = FIVE,
+    label: str | None = None,
 ) -> cloudwatch.Metric:
     return cloudwatch.Metric(
         namespace=space,
@@ -158,6 +174,7 @@ def _metric(
         statistic=statistic,
         period=Duration.seconds(int(period.total_seconds())),
         dimensions_map=dict(dimensions),
+        label=label,
     )
 
 

@@ -44,7 +44,7 @@ The description of an alarm names its section in `docs/how-to/operate.md`. For t
 queries of Logs Insights below `{prefix}/`. Waits and durations are 99th percentiles, a line for each task type.
 """
 LEFT_OUT = """
-These graphs have too many metrics for this dashboard, which has {most} at most: {names}. See `joblane queues --lanes`
+These graphs have too many metrics for this dashboard, which has {most:,} at most: {names}. See `joblane queues --lanes`
 and `joblane stats`, or *All metrics* in CloudWatch: `Joblane/{prefix}`, `AWS/SQS` and `AWS/Lambda`.
 """
 
@@ -52,12 +52,12 @@ Row = list[cloudwatch.IWidget]
 Group = Queue | None
 """None: lanes of all queues, or functions."""
 GROUPS: Sequence[Group] = (*Queue, None)
-MakeMetric = Callable[[], cloudwatch.Metric]
+MakeMetric = partial[cloudwatch.Metric]
 
 
 @dataclass(frozen=True)
 class Graph:
-    """``metrics``: label → function that makes the metric, because a graph that is left out needs none."""
+    """``metrics``: label → function that makes the metric with a label, because a graph that is left out needs none."""
 
     title: str
     metrics: Mapping[str, MakeMetric]
@@ -66,7 +66,7 @@ class Graph:
     def widget(self) -> cloudwatch.GraphWidget:
         return cloudwatch.GraphWidget(
             title=self.title,
-            left=[make().with_(label=label) for label, make in self.metrics.items()],
+            left=[make(label=label) for label, make in self.metrics.items()],
             left_y_axis=cloudwatch.YAxisProps(min=0, show_units=False),
             stacked=self.stacked,
             width=WIDTH // GRAPHS_OF_ROW,
