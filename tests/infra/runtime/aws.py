@@ -10,6 +10,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
+from urllib.parse import unquote
 
 from botocore.awsrequest import AWSPreparedRequest
 from botocore.compat import HTTPHeaders
@@ -17,15 +18,18 @@ from moto import mock_aws
 from moto.core.models import botocore_stubber
 
 CREDENTIAL = re.compile(r"Credential=([^/]+)/\d+/([\w-]+)/([\w-]+)/aws4_request")
+"""In a header, or, with other slashes, in a signed link."""
+KEY = "AKIA"
+"""Access keys begin with this; the name of the caller follows."""
 HOSTS = {"ses": "email"}
 """Service in a signature → the first label of its host, where they differ."""
 
 
 @dataclass(frozen=True)
 class Call:
-    """A request. ``key``: the access key that signed it."""
+    """A request. ``caller``: who signed it."""
 
-    key: str
+    caller: str
     region: str
     service: str
     method: str
@@ -82,10 +86,10 @@ class _Request(BaseHTTPRequestHandler):
 
     def _answer(self) -> None:
         body = self._body()
-        signed = CREDENTIAL.search(self.headers.get("Authorization", ""))
+        signed = CREDENTIAL.search(self.headers.get("Authorization") or unquote(self.path))
         assert signed, f"{self.path} has no signature"
         key, region, service = signed.groups()
-        call = Call(key, region, service, self.command, self.path, dict(self.headers.items()), body)
+        call = Call(key.removeprefix(KEY), region, service, self.command, self.path, dict(self.headers.items()), body)
         self.server.aws.calls.append(call)  # type: ignore[attr-defined]
         url = f"https://{HOSTS.get(service, service)}.{region}.amazonaws.com{self.path}"
         headers = HTTPHeaders()

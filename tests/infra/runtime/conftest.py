@@ -23,7 +23,7 @@ from joblane.queues import Queue, dead_letter_name, front_door_name, lane_name
 from joblane.record.database import Database
 from tests.conftest import administer
 from tests.infra.conftest import RealStages
-from tests.infra.runtime.aws import Aws, serving
+from tests.infra.runtime.aws import KEY, Aws, serving
 from tests.infra.runtime.resolved import Resolved
 from tests.infra.runtime.sandbox import ACCOUNT, REGION, Folders, Function, Sandbox, unpacked
 from tests.unit.saas.servers import served
@@ -55,7 +55,7 @@ class Stage:
         if "DATABASE_URL" in given:
             login = {} if name == "migrate" else {"user": "jobs", "password": "jobs"}
             own["DATABASE_URL"] = _as(self.url, **login)
-        return replace(found, variables={**given, **own, **variables}, key=f"AKIA{found.name}")
+        return replace(found, variables={**given, **own, **variables}, key=KEY + found.name)
 
     def of(self, name: str) -> Sandbox:
         """The function's environment, started on first use."""

@@ -58,6 +58,14 @@ class Resolved:
             found[self._name(stack, id_)] = self._statements(stack, properties)
         return found
 
+    @cached_property
+    def consumed(self) -> set[tuple[str, str]]:
+        """Function, and the ARN of a queue from which Lambda receives messages for it."""
+        return {
+            (self.text(stack, properties["FunctionName"]), self.text(stack, properties["EventSourceArn"]))
+            for stack, _, properties in self._of_type("AWS::Lambda::EventSourceMapping")
+        }
+
     def text(self, stack: str, value: Any) -> str:
         """Return the text of a property's value in a template."""
         if not isinstance(value, Mapping):
