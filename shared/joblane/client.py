@@ -220,7 +220,7 @@ class JobClient:
                 return database.get().run(sql, task_id)
             except (PostgresError, OSError) as error:
                 database.drop()
-                raise DatabaseUnavailableError(f"the database did not answer: {text_of(error)}") from error
+                raise DatabaseUnavailableError(f"the database is unavailable: {text_of(error)}") from error
 
     def _enqueue(self, tasks: Sequence[NewTask], session: Session | None) -> list[Enqueued | JobError]:
         if not self._record:

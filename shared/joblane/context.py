@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager
@@ -16,6 +15,7 @@ from joblane import telemetry
 from joblane.errors import JobError, storable
 from joblane.loops import Loops, Source
 from joblane.redaction import Scrub, scrubber
+from joblane.settings import Settings
 from joblane.sqs.traceparent import headers_within, span_of
 
 if TYPE_CHECKING:
@@ -96,8 +96,14 @@ class TaskContext:
 
     @cached_property
     def settings(self) -> Mapping[str, str]:
-        """Settings that the task declares by ``environment``: name → value. Settings without a value are left out."""
-        return {name: os.environ[name] for name in self._task.environment if name in os.environ}
+        """Settings that the task declares by ``environment``: name → value. Settings without a value are left out.
+
+        A value in Secrets Manager is read when it is used, and kept for five minutes.
+
+        Raises:
+            SecretError: the secret cannot be read. The attempt fails, and the next attempt reads it again.
+        """
+        return Settings(self._task.environment)
 
     @cached_property
     def logger(self) -> Logger:

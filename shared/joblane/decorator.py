@@ -102,9 +102,9 @@ def task(
         memory_mb: Memory of the Lambda function, in MB. Range: 128 to 10240.
         target_wait: Time that a task may wait after it is due before an alarm is raised. None: 1 minute for the home
             queue critical, 10 minutes for default, 1 hour for low. Range: 1 second to 1 day.
-        environment: Names of settings. Their values are in the stage's ``settings``. The function gets them as
-            environment variables, and the handler reads them from ``ctx.settings``. A name has letters, digits and
-            underscores, and two characters at least.
+        environment: Names of settings. Their values are in the stage's ``settings``, and the handler reads them from
+            ``ctx.settings``. The function gets texts as environment variables, and reads secrets when it uses them. A
+            name has letters, digits and underscores, and two characters at least.
         grants: Permissions of the function in addition to its own lanes and the database, see :class:`Grants`.
             None: no further permission.
 

@@ -12,8 +12,9 @@ class Function:
     fields.
 
     ``enqueue``: task types that it may enqueue. ``reads``: names of buckets that it may read, as the CDK app names
-    them. ``environment``: names of settings that it gets. ``inspects``: it uses the Inspector and gets all its
-    permissions. ``handler``: its entry, for example ``functions.api.handler.handler``; discovery sets it.
+    them. ``environment``: names of settings that it gets, read by :class:`joblane.settings.Settings`. ``inspects``: it
+    uses the Inspector and gets all its permissions. ``handler``: its entry, for example
+    ``functions.api.handler.handler``; discovery sets it.
     """
 
     description: str

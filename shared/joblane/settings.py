@@ -2,7 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import os
+from collections.abc import Iterable, Iterator, Mapping
+
+from joblane.secret_values import SecretError, text_of_secret
+
+SECRETS = "JOBLANE_SECRETS"
+"""Variable with the settings whose values are in Secrets Manager, as JSON: name → ``secret`` and ``field``."""
+MAIL_FROM = "JOBLANE_MAIL_FROM"
+"""Variable of functions that may send mail by Amazon SES: the only address from which they may send."""
 
 
 class MissingSettingError(LookupError):
@@ -17,6 +26,44 @@ class MissingSettingError(LookupError):
     def __init__(self, name: str, purpose: str, example: str) -> None:
         super().__init__(f"{name} is not set: {purpose}. Set it in the environment, for example {name}={example}")
         self.name = name
+
+
+class Settings(Mapping[str, str]):
+    """Settings by name. Settings without a value are left out.
+
+    A value is a variable of the environment. If the stage has a reference to Secrets Manager, the value is read there
+    when it is used, and kept for five minutes: a function that does not use it makes no call.
+
+    Raises:
+        SecretError: the secret cannot be read, or has no such field. The message names the setting.
+    """
+
+    def __init__(self, names: Iterable[str]) -> None:
+        self._names = tuple(names)
+
+    def __getitem__(self, name: str) -> str:
+        if name not in self:
+            raise KeyError(name)
+        if name in os.environ:
+            return os.environ[name]
+        try:
+            return text_of_secret(**_references()[name])
+        except SecretError as error:
+            raise SecretError(f"{name}: {error}") from None
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._names and (name in os.environ or name in _references())
+
+    def __iter__(self) -> Iterator[str]:
+        return (name for name in self._names if name in self)
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self)
+
+
+def _references() -> Mapping[str, Mapping[str, str]]:
+    found: Mapping[str, Mapping[str, str]] = json.loads(os.environ.get(SECRETS) or "{}")
+    return found
 
 
 def required(name: str, purpose: str, example: str) -> str:

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -15,6 +16,7 @@ from joblane.local.stack import LocalStack
 from joblane.local.tools import environment_of
 from joblane.record.database import Database
 from saas.demo.services import People
+from tests.e2e import external
 
 if TYPE_CHECKING:
     from mypy_boto3_sqs import SQSClient
@@ -26,6 +28,7 @@ PATIENCE_SECONDS = 120
 STAGE = {"api": {"authorizer": {"kind": "iam"}}}
 """The emulator accepts any signature as that of the identity it names, and accepts no tokens."""
 
+HERE = Path(__file__).parent
 IN_BATCHES = ("sqs:SendMessage", "sqs:DeleteMessage", "sqs:ChangeMessageVisibility")
 
 
@@ -37,6 +40,10 @@ class Deployed:
     sqs: SQSClient
     people: People
     database: Database
+
+    def named(self, queue: str) -> str:
+        """Return the name of a queue with the prefix. ``queue``: such as ``default`` or ``default-data-export-dlq``."""
+        return f"{self.stack.prefix}-{queue}"
 
     def send(self, queue: str, body: str | dict[str, Any], **options: Any) -> str:
         """Send by plain boto3. Return the SQS message id."""
@@ -87,19 +94,41 @@ def await_true(condition: Callable[[], bool], otherwise: Callable[[], str]) -> N
         time.sleep(0.1)
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """On an external emulator skip the tests that need more than it must have."""
+    if external.endpoint():
+        for item in items:
+            if item.path.parent == HERE and item.path.name not in external.MODULES:
+                item.add_marker(pytest.mark.skip(f"not for the emulator of {external.ENDPOINT}"))
+
+
 @pytest.fixture(scope="package")
 def one_stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployed]:
-    """The current app on an emulator and a database for these tests, with the functions' roles enforced."""
+    """The current app on an emulator and a database for these tests.
+
+    Without an external emulator, one is started, which enforces the roles of the functions.
+    """
     import boto3
     from sqlalchemy import create_engine
     from sqlalchemy.orm import Session
 
     folder = tmp_path_factory.mktemp("stack")
     settings = {"EMAIL_CONSOLE_DIR": str(folder / "mail")}
-    stack = LocalStack(folder, settings=settings, stage=STAGE, detached=False, permissions=True)
+    if endpoint := external.endpoint():
+        stack = LocalStack(
+            folder, settings=settings, prefix=external.new_prefix(), external_endpoint=endpoint, detached=False
+        )
+    else:
+        stack = LocalStack(folder, settings=settings, stage=STAGE, detached=False, permissions=True)
     with ExitStack() as cleanup:
         cleanup.callback(stack.down)
-        stack.up()
+        if endpoint:
+            external.delete_stages(endpoint)
+            cleanup.callback(external.delete_stages, endpoint)
+        with pytest.MonkeyPatch.context() as patch:  # the command line sets these, too
+            for name, value in stack.project.migration_environment.items():
+                patch.setenv(name, value)
+            stack.up()
         people = People()
         engine = create_engine(stack.database_url.replace("postgresql://", "postgresql+pg8000://"))
         with Session(engine) as session:
@@ -109,7 +138,8 @@ def one_stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployed]:
         database = Database(stack.database_url)
         cleanup.callback(database.drop)
         with environment_of(stack.environment):
-            allow_batches()
+            if not endpoint:
+                allow_batches()
             sqs = boto3.client("sqs")
         cleanup.callback(sqs.close)
         yield Deployed(stack, sqs, people, database)

@@ -34,7 +34,7 @@ def test_doctor_finds_nothing_in_a_new_stack(inspector: Inspector) -> None:
 
 
 def test_the_log_of_a_task_contains_lambdas_lines(deployed: Deployed, inspector: Inspector) -> None:
-    id_ = deployed.send("jobs-default", deployed.export(tenant_id=str(deployed.people.nobody)))
+    id_ = deployed.send(deployed.named("default"), deployed.export(tenant_id=str(deployed.people.nobody)))
     deployed.await_state(id_, "archived")
     await_true(lambda: len(inspector.logs(id_)) >= 2, lambda: f"{inspector.logs(id_)}")
     lines = inspector.logs(id_)

@@ -14,7 +14,7 @@ from joblane import JobClient
 from joblane.job import Job
 from tests.e2e.conftest import Deployed, await_true
 
-LANE = "jobs-default-data-export"
+LANE = "default-data-export"
 
 
 @pytest.fixture
@@ -24,46 +24,46 @@ def jobs(deployed: Deployed) -> Iterator[JobClient]:
     client.close()
 
 
-@pytest.mark.parametrize("queue", ["jobs-default", LANE])
+@pytest.mark.parametrize("queue", ["default", LANE])
 def test_a_plain_send_runs_once_under_the_id_of_its_message(deployed: Deployed, queue: str) -> None:
-    id_ = deployed.send(queue, deployed.export())
+    id_ = deployed.send(deployed.named(queue), deployed.export())
     row = deployed.await_state(id_, "completed")
     assert (row["type"], row["queue"], row["runs"], row["attempts"]) == ("data:export", "default", 1, 1)
     assert row["result"]["counts"]["members"] == 4
 
 
 def test_a_front_door_passes_a_type_without_a_lane_in_its_queue_to_its_home_lane(deployed: Deployed) -> None:
-    id_ = deployed.send("jobs-low", deployed.export())
+    id_ = deployed.send(deployed.named("low"), deployed.export())
     assert deployed.await_state(id_, "completed")["queue"] == "default"
 
 
 def test_an_unreadable_message_is_in_the_front_doors_dlq_with_the_reason(deployed: Deployed) -> None:
-    deployed.send("jobs-critical", "not json at all")
-    dead_letter = deployed.await_dead_letter("jobs-critical-dlq", "not json at all")
+    deployed.send(deployed.named("critical"), "not json at all")
+    dead_letter = deployed.await_dead_letter(deployed.named("critical-dlq"), "not json at all")
     assert "not JSON" in dead_letter["MessageAttributes"]["joblane-reason"]["StringValue"]
 
 
 def test_an_archived_task_has_one_dead_letter_which_runs_it_again_when_resent(deployed: Deployed) -> None:
     # given a task that is archived
-    id_ = deployed.send(LANE, deployed.export(tenant_id=str(deployed.people.nobody)))
+    id_ = deployed.send(deployed.named(LANE), deployed.export(tenant_id=str(deployed.people.nobody)))
     deployed.await_state(id_, "archived")
-    dead_letter = deployed.await_dead_letter(f"{LANE}-dlq", id_)
+    dead_letter = deployed.await_dead_letter(deployed.named(f"{LANE}-dlq"), id_)
     attributes = {name: value["StringValue"] for name, value in dead_letter["MessageAttributes"].items()}
     assert attributes == {"joblane-dead": "0", "joblane-reason": "SkipRetry: the tenant does not exist"}
 
     # when an obsolete copy of its message comes back, nothing runs
     body = dead_letter["Body"]
-    deployed.send(LANE, body)
+    deployed.send(deployed.named(LANE), body)
     # and when the dead letter is sent to the lane with its attributes, the task runs with new attempts
     deployed.send(
-        LANE,
+        deployed.named(LANE),
         body,
         MessageAttributes={"joblane-dead": {"DataType": "Number", "StringValue": attributes["joblane-dead"]}},
     )
     await_true(lambda: (deployed.row(id_) or {})["generation"] == 1, lambda: f"{deployed.row(id_)}")
     row = deployed.await_state(id_, "archived")
     assert (row["runs"], row["attempts"], row["generation"]) == (2, 1, 1)
-    deployed.await_dead_letter(f"{LANE}-dlq", id_)
+    deployed.await_dead_letter(deployed.named(f"{LANE}-dlq"), id_)
 
 
 def test_a_delayed_task_runs_at_its_second(deployed: Deployed, jobs: JobClient) -> None:
@@ -81,7 +81,7 @@ def test_a_delayed_task_runs_at_its_second(deployed: Deployed, jobs: JobClient) 
 def test_a_tick_delivered_twice_runs_once(deployed: Deployed) -> None:
     tick = {"type": "system_user:expiry", "tick": {"schedule": "0", "at": "2026-01-01T05:00:00Z"}}
     for _ in range(2):
-        deployed.send("jobs-low-system-user-expiry", tick)
+        deployed.send(deployed.named("low-system-user-expiry"), tick)
     row = deployed.await_state("system_user:expiry:0:2026-01-01T05:00Z", "completed")
     assert row["runs"] == 1
 
@@ -93,7 +93,7 @@ def test_a_row_whose_message_was_never_sent_runs_after_the_sweep(deployed: Deplo
     jobs._insert(jobs._checked([Job(data_export, payload, task_id=id_)]))
     deployed.database.get().run("update joblane.tasks set sweep_at = clock_timestamp() where id = $1", id_)
     # when the sweep runs
-    deployed.send("jobs-low-jobs-sweep", {"type": "jobs:sweep", "id": f"test-sweep-{time.time()}"})
+    deployed.send(deployed.named("low-jobs-sweep"), {"type": "jobs:sweep", "id": f"test-sweep-{time.time()}"})
     # then
     assert deployed.await_state(id_, "completed")["runs"] == 1
 
@@ -102,7 +102,7 @@ def test_while_the_database_is_unavailable_jobs_wait_without_using_attempts(depl
     # given a stopped PostgreSQL, and new messages
     deployed.database.drop()
     deployed.stack.postgres.stop()
-    ids = [deployed.send(LANE, deployed.export() | {"id": f"waiting-{number}"}) for number in range(5)]
+    ids = [deployed.send(deployed.named(LANE), deployed.export() | {"id": f"waiting-{number}"}) for number in range(5)]
     assert len(ids) == 5
     time.sleep(3)  # deliveries are attempted in this time
     # when PostgreSQL starts again

@@ -16,20 +16,18 @@ from joblane.record.database import Database
 from joblane.sqs.client import Sqs
 from tests.e2e.conftest import Deployed, await_true
 
-LANE = "jobs-default-data-export"
-
 
 @pytest.fixture
 def inspector(deployed: Deployed) -> Iterator[Inspector]:
     database = Database(deployed.stack.database_url)
-    yield Inspector(Scope(database, Sqs(), "jobs", discover(), "op"))
+    yield Inspector(Scope(database, Sqs(), deployed.stack.prefix, discover(), "op"))
     database.drop()
 
 
 def test_three_failed_tasks_complete_after_a_redrive(deployed: Deployed, inspector: Inspector) -> None:
     # given three exports of a tenant that does not exist yet
     tenant = str(uuid4())
-    ids = [deployed.send(LANE, deployed.export(tenant_id=tenant)) for _ in range(3)]
+    ids = [deployed.send(deployed.named("default-data-export"), deployed.export(tenant_id=tenant)) for _ in range(3)]
     for id_ in ids:
         deployed.await_state(id_, "archived")
     [group] = [group for group in inspector.dead().groups if group.example in ids]
@@ -50,10 +48,10 @@ def test_three_failed_tasks_complete_after_a_redrive(deployed: Deployed, inspect
 
 def test_a_message_that_a_front_door_refused_is_redriven_to_it(deployed: Deployed, inspector: Inspector) -> None:
     def refused() -> list[DeadGroup]:
-        return [group for group in inspector.dead().groups if group.queue == "jobs-critical-dlq"]
+        return [group for group in inspector.dead().groups if group.queue == deployed.named("critical-dlq")]
 
     # given
-    deployed.send("jobs-critical", "no json either")
+    deployed.send(deployed.named("critical"), "no json either")
     await_true(lambda: bool(refused()), lambda: f"{inspector.dead()}")
     # when the message is redriven
     [group] = refused()

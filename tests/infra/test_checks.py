@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 import re
 from collections.abc import Callable
 from typing import Any
@@ -155,6 +156,18 @@ def test_an_environment_above_lambdas_limit_is_refused_with_the_largest_variable
     found = problems_after(dev, fill)
     assert found.startswith("function acme-router: its environment has 42")
     assert found.endswith("Lambda's limit is 4096; the largest variable is JOBLANE_ROUTES with 4110")
+
+
+def test_a_secret_that_cloudformation_would_write_into_a_function_is_refused(dev: Synthesised) -> None:
+    def resolve(resource: dict[str, Any]) -> None:
+        if resource.get("Properties", {}).get("FunctionName") == "acme-report-build":
+            resource["Properties"]["Environment"]["Variables"]["SMTP_PASSWORD"] = {
+                "Fn::Join": ["", ["{{resolve:secretsmanager:", {"Ref": "AWS::Region"}, ":SecretString}}"]]
+            }
+
+    found = problems_after(dev, resolve)
+    assert found.startswith("function acme-report-build: its variable SMTP_PASSWORD is a dynamic reference, and")
+    assert "resolve:secretsmanager" not in json.dumps(dev.templates)
 
 
 def test_all_problems_are_reported_at_once(dev: Synthesised) -> None:

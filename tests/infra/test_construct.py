@@ -204,11 +204,11 @@ def test_an_address_that_is_a_secret_is_in_no_template(shop: Shop) -> None:
     shop.add_jobs(JobDatabase.of_url(secret))
     template = shop.template()
     for name in ("shop-order-ship", "shop-migrate"):
-        url = json.dumps(templates.variables(template, name)["DATABASE_URL"])
-        assert "{{resolve:secretsmanager:" in url
-        assert "shop/database-url" in url
-    (run,) = (item for item in template["Resources"].values() if item["Type"] == "Custom::Migration")
-    assert "resolve" not in json.dumps(run["Properties"])  # CloudFormation would write it into its events
+        assert templates.variables(template, name)["DATABASE_URL"] == "postgresql:///?secret=shop/database-url"
+        (allowed,) = templates.allowed(template, name)["secretsmanager:GetSecretValue"]
+        assert allowed.endswith(":secret:shop/database-url-??????")
+    ours = [item for item in template["Resources"].values() if item["Type"] not in {"AWS::RDS::DBCluster"}]
+    assert "resolve:secretsmanager" not in json.dumps(ours)  # the cluster's own password is the application's
     assert not templates.of_type(template, "AWS::EC2::SecurityGroupIngress")
 
 

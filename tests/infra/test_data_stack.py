@@ -135,11 +135,14 @@ def test_there_is_one_instance_and_if_set_a_standby_of_the_same_size(asleep: Syn
     assert tiers(robust) == [0, 1]  # tier 1 scales with the writer
 
 
-def test_no_password_is_in_a_template(robust: Synthesised) -> None:
+def test_the_cluster_has_no_password_because_its_master_user_logs_in_by_iam(robust: Synthesised) -> None:
     cluster = only(data(robust), "AWS::RDS::DBCluster")
-    assert cluster["ManageMasterUserPassword"] is True
-    assert "MasterUserPassword" not in cluster
+    assert (cluster["MasterUsername"], cluster["MasterUserAuthenticationType"]) == ("postgres", "iam-db-auth")
     assert "resolve:secretsmanager" not in json.dumps(data(robust))
+    for stack, template in robust.templates.items():
+        assert not templates.of_type(template, "AWS::SecretsManager::Secret"), stack
+        for never in ("MasterUserPassword", "MasterUserSecret"):  # the first also as ManageMasterUserPassword
+            assert never not in json.dumps(template), stack
 
 
 def test_only_functions_reach_the_cluster_and_only_at_its_port(robust: Synthesised) -> None:
@@ -170,7 +173,7 @@ def test_the_clusters_log_group_is_created_before_it_and_has_a_retention(robust:
     assert name in [template["Resources"][each]["Properties"].get("LogGroupName") for each in cluster["DependsOn"]]
 
 
-def test_functions_log_in_by_iam_as_the_stages_user_and_read_no_secret(robust: Synthesised) -> None:
+def test_functions_log_in_by_iam_as_the_stages_user_without_its_secret(robust: Synthesised) -> None:
     template = robust.templates["acme-jobs"]
     for function in ("acme-order-ship", "acme-report-build", "acme-jobs-sweep"):
         assert url(robust, function).startswith("postgresql://worker@")
@@ -180,14 +183,30 @@ def test_functions_log_in_by_iam_as_the_stages_user_and_read_no_secret(robust: S
         assert user.startswith("arn:${AWS::Partition}:rds-db:${AWS::Region}:${AWS::AccountId}:dbuser:")
         assert user.endswith("/worker")
         assert "DBClusterResourceId" in user
-        assert not [action for action in allowed if action.startswith("secretsmanager:")]
+        assert DATABASE_SECRET not in allowed.get("secretsmanager:GetSecretValue", set())
     assert "rds-db:connect" not in templates.allowed(template, "acme-router")
 
 
-def test_the_migration_logs_in_by_the_masters_secret(robust: Synthesised) -> None:
-    outputs = data(robust)["Outputs"]
-    assert outputs["DatabaseSecret"]["Value"]["Fn::GetAtt"][1] == "MasterUserSecret.SecretArn"
-    assert outputs["DatabaseHost"]["Value"]["Fn::GetAtt"][1] == "Endpoint.Address"
+def test_the_migration_logs_in_by_iam_as_the_master_user_and_as_no_other(robust: Synthesised) -> None:
+    assert url(robust, "acme-migrate").startswith("postgresql://postgres@")
+    assert url(robust, "acme-migrate").endswith(":5432/acme?auth=iam")
+    allowed = templates.allowed(robust.templates["acme-jobs"], "acme-migrate")
+    (user,) = allowed["rds-db:connect"]
+    assert user.endswith("/postgres")
+    assert "DBClusterResourceId" in user
+    assert not [action for action in allowed if action.startswith("secretsmanager:")]
+    assert {*data(robust)["Outputs"]} >= {"DatabaseHost"}
+    assert "DatabaseSecret" not in data(robust)["Outputs"]
+
+
+def test_the_owner_of_an_existing_database_can_log_in_by_iam(synth: Synth) -> None:
+    database = {**IAM_DATABASE, "migration_user": "owner"}
+    del database["migration_secret"]
+    done = synth("dev", database=database)
+    assert url(done, "acme-migrate") == f"postgresql://owner@{RDS_HOST}:5433/acme?auth=iam"
+    (user,) = templates.allowed(done.templates["acme-jobs"], "acme-migrate")["rds-db:connect"]
+    assert user.endswith(":dbuser:cluster-ABC/owner")
+    assert url(done, "acme-order-ship") == f"postgresql://worker@{RDS_HOST}:5433/acme?auth=iam"
 
 
 # --- An existing database ------------------------------------------------------------------------------------------

@@ -141,7 +141,7 @@ def test_all_functions_share_the_code_and_the_layer(either: Template) -> None:
     assert len({json.dumps(function["Layers"]) for function in functions}) == 1
 
 
-def test_the_environment_holds_the_tasks_settings_and_references_to_secrets(template: Template) -> None:
+def test_the_environment_has_the_tasks_settings_and_no_secret(template: Template) -> None:
     found = dict(templates.variables(template, "acme-report-build"))
     assert "Fn::ImportValue" in found.pop("EXPORT_BUCKET")
     assert found == {
@@ -153,9 +153,26 @@ def test_the_environment_holds_the_tasks_settings_and_references_to_secrets(temp
         "POWERTOOLS_SERVICE_NAME": "acme",
         "POWERTOOLS_LOG_LEVEL": "INFO",
         "EMAIL_FROM_ADDRESS": "Acme <no-reply@example.com>",
-        "SMTP_PASSWORD": "{{resolve:secretsmanager:acme/smtp:SecretString:::}}",
+        "JOBLANE_MAIL_FROM": "no-reply@example.com",
+        "JOBLANE_SECRETS": '{"SMTP_PASSWORD": {"secret": "acme/smtp"}}',
     }
     assert "EMAIL_FROM_ADDRESS" not in templates.variables(template, "acme-order-ship")
+
+
+def test_only_functions_that_declare_a_secret_may_read_it(synth: Synth, template: Template) -> None:
+    named = "arn:${AWS::Partition}:secretsmanager:${AWS::Region}:${AWS::AccountId}:secret:acme/smtp-??????"
+    reading = {
+        name: templates.allowed(template, name).get("secretsmanager:GetSecretValue", set()) - {DATABASE_SECRET}
+        for name in templates.functions(template)
+    }
+    assert {name: found for name, found in reading.items() if found} == {"acme-report-build": {named}}
+    # and a whole ARN is allowed as it is
+    whole = DATABASE_SECRET.replace("acme/dev", "acme/smtp")
+    settings = {"EMAIL_FROM_ADDRESS": "a@example.com", "SMTP_PASSWORD": {"secret": whole, "field": "password"}}
+    done = synth("dev", settings=settings, findings=True)
+    found = templates.allowed(done.templates["acme-jobs"], "acme-report-build")["secretsmanager:GetSecretValue"]
+    assert found == {DATABASE_SECRET, whole}
+    assert done.stage.reads_secrets
 
 
 def test_a_local_stage_takes_values_from_the_environment_of_this_machine(local: Synthesised) -> None:
@@ -397,6 +414,11 @@ def test_the_migration_runs_again_with_new_code_and_has_a_service_timeout(
     function = templates.functions(template)["acme-migrate"]
     assert int(run["ServiceTimeout"]) == function["Timeout"] + 60
     assert templates.target(template, run["ServiceToken"]) == "acme-migrate"
+
+
+def test_the_stack_prints_the_logical_id_of_its_migration(template: Template) -> None:
+    (run,) = (name for name, item in template["Resources"].items() if item["Type"] == "Custom::Migration")
+    assert run in [output["Value"] for output in template["Outputs"].values()]
 
 
 def test_the_migration_may_only_log_in_and_write_its_log(template: Template) -> None:

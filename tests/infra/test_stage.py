@@ -155,6 +155,17 @@ def test_times_of_unknown_schedules_and_wrong_times_are_refused(schedules: dict[
             {"database": {**DATABASE, "user": "jobs"}},
             "database.existing: .*user: with secret, the secret's username ap",
         ),
+        *(
+            (
+                {"database": {**other, "migration_user": "owner"}},
+                "database.existing: .*migration_user: with resource_id only, and not with migration_secret",
+            )
+            for other in (DATABASE, {**IAM, "migration_secret": SECRET})
+        ),
+        (
+            {"database": {**IAM, "migration_user": IAM["user"]}},
+            "database.existing: .*migration_user: the functions log in as this role",
+        ),
         ({"database": {"kind": "local", "url": "postgresql://"}}, "database: kind aurora or existing is required"),
         # both
         (
@@ -214,6 +225,7 @@ def test_contradicting_settings_are_refused_with_the_right_setting(settings: dic
         {**DATABASE, "secret": "arn:aws-cn:secretsmanager:cn-north-1:111122223333:secret:rds!cluster-0a1b-2c3d-AbCdEf"},
         {**DATABASE, "user": "jobs", "migration_secret": SECRET},
         IAM,
+        {**IAM, "migration_user": "owner"},
         {**IAM, "host": "Acme.cluster-c1.rds.cn-north-1.amazonaws.com.cn"},
     ],
 )
@@ -304,6 +316,33 @@ def test_mail_goes_by_ses_or_smtp_if_the_network_reaches_them(provider: str, net
 def test_a_secret_is_taken_by_reference() -> None:
     stage = load(settings={"SMTP_PASSWORD": {"secret": "acme/smtp", "field": "password"}})
     assert stage.settings["SMTP_PASSWORD"] == SecretReference(secret="acme/smtp", field="password")
+
+
+@pytest.mark.parametrize(
+    ("reference", "problem"),
+    [
+        ({"secret": "acme smtp"}, "the name or the whole ARN of a secret is required"),
+        ({"secret": ""}, "the name or the whole ARN of a secret is required"),
+        ({"secret": SECRET[:-7]}, "the whole ARN of a secret is required, with the six characters at its end"),
+        ({"secret": "acme/smtp", "field": ""}, "at least 1 character"),
+    ],
+)
+def test_a_reference_that_no_permission_can_name_is_refused(reference: dict[str, str], problem: str) -> None:
+    with pytest.raises(StageError, match=rf"settings\.SMTP_PASSWORD.*{problem}"):
+        load(settings={"SMTP_PASSWORD": reference})
+
+
+@pytest.mark.parametrize(
+    ("changes", "reads"),
+    [
+        ({}, True),
+        ({"database": {**DATABASE, "secret": None, "host": RDS_HOST, "user": "a", "resource_id": "cluster-A"}}, False),
+        ({"network": NEW, "database": AURORA}, False),
+        ({"network": NEW, "database": AURORA, "settings": {"SMTP_PASSWORD": {"secret": "acme/smtp"}}}, True),
+    ],
+)
+def test_a_stage_knows_if_its_functions_read_secrets(changes: dict[str, Any], reads: bool) -> None:
+    assert load(**changes).reads_secrets is reads
 
 
 def test_a_local_stage_takes_address_settings_and_architecture_from_this_machine() -> None:

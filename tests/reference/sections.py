@@ -50,6 +50,7 @@ from joblane.queues import Queue
 from joblane.record.migrations.comments import Described, described
 from joblane.record.status import Progress, TaskStatus
 from joblane.schedule import MACROS, cron, every
+from joblane.secret_values import SecretError
 from joblane.settings import MissingSettingError
 from joblane.sqs import message
 from joblane.testing import (
@@ -82,6 +83,7 @@ ERRORS: Mapping[str, Sequence[type[BaseException]]] = {
         errors.WrongStageError,
         errors.ForeignSchemaError,
         MissingSettingError,
+        SecretError,
         ProjectError,
     ),
     "Enqueueing, and reading a task's state": (

@@ -13,7 +13,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, TypeVar, cast
 
 from aws_cdk import App, CliCredentialsStackSynthesizer, DefaultStackSynthesizer, Stack, Tags
 from aws_cdk.cx_api import CloudAssembly
@@ -168,7 +168,9 @@ class JoblaneApp(Generic[S]):
             more = self.alarms(stage, workload.tasks)
             MonitoringStack(app, f"{stage.prefix}-monitoring", jobs=jobs, monitoring=stage.monitoring, more=more)
         for key, value in {**stage.tags, "joblane:stage": stage.name}.items():
-            Tags.of(app).add(key, value)
+            Tags.of(app).add(key, value)  # of the resources only, by the feature flag explicitStackTags
+            for each in filter(Stack.is_stack, app.node.children):
+                cast(Stack, each).add_stack_tag(key, value)
         return jobs
 
 

@@ -188,12 +188,20 @@ def _queues(template: Template) -> Iterator[str]:
 
 def _environments(template: Template) -> Iterator[str]:
     for logical_id, function in of_type(template, "AWS::Lambda::Function"):
-        sizes = {
-            name: len(name) + len((value if isinstance(value, str) else json.dumps(value)).encode())
+        called = _name(function, "FunctionName", logical_id)
+        texts = {
+            name: value if isinstance(value, str) else json.dumps(value)
             for name, value in _environment(function).items()
         }
+        for name in (name for name, text in texts.items() if "{{resolve:" in text):
+            yield (
+                f"function {called}: its variable {name} is a dynamic reference, and everyone who may read the "
+                "configuration of the function would read the secret; refer to it in the stage's settings by "
+                '{"secret": "NAME"}, or read it in the function'
+            )
+        sizes = {name: len(name) + len(text.encode()) for name, text in texts.items()}
         if sum(sizes.values()) > MAX_ENVIRONMENT_BYTES:
-            called, largest = _name(function, "FunctionName", logical_id), max(sizes, key=lambda name: sizes[name])
+            largest = max(sizes, key=lambda name: sizes[name])
             yield (
                 f"function {called}: its environment has {sum(sizes.values())} bytes, and Lambda's limit is "
                 f"{MAX_ENVIRONMENT_BYTES}; the largest variable is {largest} with {sizes[largest]}"

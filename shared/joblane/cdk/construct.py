@@ -72,13 +72,12 @@ class JobDatabase:
     def of_url(cls, secret: secretsmanager.ISecret) -> Self:
         """Return any PostgreSQL, whose address is the text of a secret.
 
-        CloudFormation reads the secret during a deploy and writes it into the functions' configuration. After a change
-        of the secret, deploy again.
+        Functions read the secret before they connect, and again if the server refuses the login.
 
         Args:
             secret: The secret, with the text ``postgresql://user:password@host:5432/name``.
         """
-        return cls(Login(secret.secret_value.unsafe_unwrap(), known_as=secret.secret_arn))
+        return cls(Login(f"postgresql:///?secret={secret.secret_full_arn or secret.secret_name}", secret=secret))
 
 
 class StageSettings(TypedDict, total=False):

@@ -18,20 +18,14 @@ from joblane.cdk.settings.database import ExistingDatabase
 class Login:
     """The login of a database user.
 
-    ``url``: value of ``DATABASE_URL``. ``statements``: the permissions that the login needs. ``secret``: a secret to
-    read. ``known_as``: identifies the database if the URL itself is a secret.
+    ``url``: value of ``DATABASE_URL``, without a password. ``statements``: the permissions that the login needs.
+    ``secret``: a secret to read.
     """
 
     url: str
     statements: Sequence[iam.PolicyStatement] = ()
     by_iam: bool = False
     secret: secretsmanager.ISecret | None = None
-    known_as: str | None = None
-
-    @property
-    def identity(self) -> str:
-        """A text that changes when the stage gets another database."""
-        return self.known_as or self.url
 
 
 @dataclass(frozen=True)
@@ -79,9 +73,13 @@ def existing_access(stack: Stack, database: ExistingDatabase, place: Place | Non
         functions = by_secret(address, database.secret)
     else:
         functions = by_iam(stack, address, str(database.user), str(database.resource_id))
-    if database.migration_secret is None:
+    if database.migration_user is not None:
+        migration = by_iam(stack, address, database.migration_user, str(database.resource_id))
+    elif database.migration_secret is not None:
+        migration = by_secret(address, database.migration_secret)
+    else:
         return DatabaseAccess(functions, functions, place)
-    return DatabaseAccess(functions, by_secret(address, database.migration_secret), place, database.user)
+    return DatabaseAccess(functions, migration, place, database.user)
 
 
 def by_secret(address: Address, arn: str) -> Login:

@@ -52,7 +52,7 @@ def translated(error: Exception, scope: Scope) -> JobError | None:
         return _outdated(scope)
     if is_unavailable(error):
         return DatabaseUnavailableError(
-            f"the database did not answer: {text_of(error)}. An action that was under way may have been carried out: "
+            f"the database is unavailable: {text_of(error)}. An action that was under way may have been carried out: "
             "check the audit before you repeat it"
         )
     return None

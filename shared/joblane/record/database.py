@@ -17,10 +17,12 @@ from urllib.parse import parse_qs, unquote, urlsplit
 from pg8000.exceptions import DatabaseError
 from pg8000.exceptions import Error as PostgresError
 
-from joblane.errors import sqlstate
+from joblane import telemetry
+from joblane.errors import sqlstate, text_of
 from joblane.record.connection import Connection, is_unavailable
-from joblane.record.login import RDS_HOST, IamLogin, Login, PasswordLogin, SecretLogin
+from joblane.record.login import RDS_HOST, IamLogin, Login, LoginError, PasswordLogin, SecretLogin
 from joblane.record.stage import check_stage
+from joblane.secret_values import SecretError, forget, text_of_secret
 
 if TYPE_CHECKING:
     import ssl
@@ -33,16 +35,20 @@ CONNECT_TIMEOUT_SECONDS = 5
 USER_TIMEOUT_MS = 10_000
 """The connection fails if the peer acknowledges nothing for this long (``TCP_USER_TIMEOUT``). Keepalive covers idle
 connections."""
-CLIENT_CHECK_MS = 2_000
-"""The server checks this often whether the client of a running statement is still connected. If not, it ends the
-statement and releases its locks."""
+STARTUP = {"client_connection_check_interval": "2000"}
+"""Parameters of each session. The server checks every 2,000 ms whether the client of a running statement is still
+connected. If not, it ends the statement and releases its locks."""
+STARTUP_REFUSED = ("08P01", "0A000", "22023", "42704")
+"""SQLSTATEs of a proxy, a pooler or a server that does not know or accept a parameter."""
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
 RDS_CERTIFICATES = Path(__file__).parent / "certificates" / "rds.pem"
 """RDS's certificate authorities, which no system trusts by default. Source: RDS, *Using SSL/TLS to encrypt a
 connection*."""
 QUERY = ("auth", "secret", "sslrootcert", "sslmode")
 VERIFYING = ("require", "verify-ca", "verify-full")
-LOGIN_REFUSED = ("28000", "28P01")
+LOGIN_REFUSED = "28"
+"""SQLSTATE class *invalid authorization specification*."""
+URL_FORM = "postgresql://user:password@host:port/database"
 
 
 class Database:
@@ -51,7 +57,8 @@ class Database:
     ``url``: ``postgresql://user:password@host:port/database``. Instead of a password, give ``?auth=iam``, or
     ``?secret=NAME`` for a secret in Secrets Manager (:mod:`joblane.record.login`). TLS is verified for every host
     except loopback, where the local stack runs without TLS. It trusts the system's certificates, RDS's own for RDS
-    hosts, or ``?sslrootcert=FILE``.
+    hosts, or ``?sslrootcert=FILE``. ``postgresql:///?secret=NAME``, without a host: the text of the secret is the whole
+    URL, which is read before the first connection.
 
     ``prefix``: the prefix of the stage that the database must serve, checked once per connection; None: any stage.
     """
@@ -82,7 +89,7 @@ class Database:
         if self._connection is not None and not self._connection.answers():
             self.drop()
         if self._connection is None:
-            connection = _logged_in(**self._options)
+            connection = _connected(**self._options)
             if self._prefix is not None:
                 try:
                     check_stage(connection, self._prefix)
@@ -130,6 +137,11 @@ class Database:
         """Drop the connection, unless the error came from the server and left the connection usable."""
         if is_unavailable(error) or not self.usable:
             self.drop()
+
+    @property
+    def by_iam(self) -> bool:
+        """True if the login is by IAM."""
+        return isinstance(self._options["login"], IamLogin)
 
     @property
     def usable(self) -> bool:
@@ -180,10 +192,14 @@ class Database:
 
 
 def _connect_options(url: str) -> dict[str, Any]:
+    """Return the arguments of :func:`_connected`."""
     parts = urlsplit(url)
-    if parts.scheme.split("+")[0] not in ("postgresql", "postgres") or not parts.hostname:
-        raise ValueError("DATABASE_URL: postgresql://user:password@host:port/database is required")
     query = {name: values[-1] for name, values in parse_qs(parts.query).items()}
+    ours = parts.scheme.split("+")[0] in ("postgresql", "postgres")
+    if ours and not parts.netloc and query.keys() == {"secret"}:
+        return {"url_secret": query["secret"], "startup": dict(STARTUP)}
+    if not ours or not parts.hostname:
+        raise ValueError(f"DATABASE_URL: {URL_FORM} is required")
     _check_query(query)
     host, port, user = parts.hostname, parts.port or 5432, unquote(parts.username or "")
     password = unquote(parts.password) if parts.password else None
@@ -193,6 +209,7 @@ def _connect_options(url: str) -> dict[str, Any]:
         "login": _login(host, port, user, password, query),
         "database": unquote(parts.path.lstrip("/")) or None,
         "ca_file": query.get("sslrootcert"),
+        "startup": dict(STARTUP),
     }
 
 
@@ -218,17 +235,63 @@ def _login(host: str, port: int, user: str, password: str | None, query: Mapping
     return PasswordLogin(user, password)
 
 
-def _logged_in(*, login: Login, **options: Any) -> Connection:
-    """Connect. If the server refuses the login and the credentials are outdated, try once more with new ones."""
+def _connected(*, url_secret: str | None = None, **options: Any) -> Connection:
+    """Connect. ``url_secret``: the secret with the URL, which is read again if the server refuses its login."""
+    if url_secret is None:
+        return _logged_in(**options)
+    given = _options_in(url_secret)
     try:
-        return _connect(login, **options)
-    except DatabaseError as error:
-        if sqlstate(error) not in LOGIN_REFUSED or not login.renewed():
-            raise
-    return _connect(login, **options)
+        return _logged_in(**given, **options)
+    except LoginError:
+        forget(url_secret)
+    return _logged_in(**_options_in(url_secret), **options)
 
 
-def _connect(login: Login, *, host: str, port: int, ca_file: str | None, database: str | None) -> Connection:
+def _options_in(secret: str) -> dict[str, Any]:
+    """Return the arguments of :func:`_logged_in` for the URL in a secret. Raises :class:`LoginError`."""
+    try:
+        options = _connect_options(text_of_secret(secret).strip())
+    except SecretError as error:
+        raise LoginError(f"DATABASE_URL: {error}") from None
+    except ValueError:  # its text may quote the URL
+        options = {}
+    if "login" not in options:
+        forget(secret)
+        raise LoginError(f"DATABASE_URL: secret {secret!r}: its text is not {URL_FORM}")
+    del options["startup"]  # that of the process
+    return options
+
+
+def _logged_in(*, login: Login, startup: dict[str, str], **options: Any) -> Connection:
+    """Connect. If the server refuses outdated credentials or ``startup``, try once more with new ones, or without it.
+
+    Raises :class:`LoginError` for a refused login. ``startup`` is emptied, for all connections of the process.
+    """
+    renewed = False
+    while True:
+        try:
+            return _connect(login, startup=startup, **options)
+        except DatabaseError as error:
+            code = sqlstate(error) or ""
+            if startup and code in STARTUP_REFUSED:
+                startup.clear()
+                telemetry.logger().warning(
+                    "the server refuses client_connection_check_interval; connecting without it",
+                    extra={"error": text_of(error)},
+                )
+            elif not code.startswith(LOGIN_REFUSED):
+                raise
+            elif renewed or not login.renewed():
+                raise LoginError(
+                    f"the database at {options['host']} refuses the login: {text_of(error)}; {login.advice}"
+                ) from error
+            else:
+                renewed = True
+
+
+def _connect(
+    login: Login, *, host: str, port: int, ca_file: str | None, database: str | None, startup: dict[str, str]
+) -> Connection:
     user, password = login.now()
     plain = socket.create_connection((host, port), CONNECT_TIMEOUT_SECONDS)
     plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -249,7 +312,7 @@ def _connect(login: Login, *, host: str, port: int, ca_file: str | None, databas
         database=database,
         ssl_context=False if host in LOOPBACK else _verified(host, ca_file),
         application_name="joblane",
-        startup_params={"client_connection_check_interval": str(CLIENT_CHECK_MS)},
+        startup_params=startup,
     )
     connection._usock.settimeout(None)
     return connection

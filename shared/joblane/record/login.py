@@ -11,6 +11,8 @@ import re
 import threading
 from typing import TYPE_CHECKING, Protocol
 
+from joblane.secret_values import SecretError, fetch
+
 if TYPE_CHECKING:
     from botocore.credentials import Credentials
 
@@ -25,18 +27,26 @@ RDS_HOST = re.compile(
 
 Source: ``RdsUtils`` of aws/aws-advanced-jdbc-wrapper.
 """
-SECRET_TIMEOUT_SECONDS = 3
 
 
 class LoginError(OSError):
-    """No credentials can be had now.
+    """No credentials can be had now, or the server refuses them.
 
     The database counts as unavailable: no attempt is used, and a later try may work.
     """
 
 
+NO_PASSWORD = "RDS accepts no password from a direct or indirect member of rds_iam"  # noqa: S105
+"""Source: RDS, *Database authentication*."""
+
+
 class Login(Protocol):
-    """The user of a connection, with the proof of identity."""
+    """The user of a connection, with the proof of identity.
+
+    ``advice``: what to check if the server refuses it.
+    """
+
+    advice: str
 
     def now(self) -> tuple[str, str | None]:
         """Return user and password for one connection. Raises :class:`LoginError`."""
@@ -49,6 +59,8 @@ class Login(Protocol):
 class PasswordLogin(Login):
     """The user and the password in ``DATABASE_URL``."""
 
+    advice = f"check user and password; {NO_PASSWORD}"
+
     def __init__(self, user: str, password: str | None) -> None:
         self._user, self._password = user, password
 
@@ -58,6 +70,11 @@ class PasswordLogin(Login):
 
 class IamLogin(Login):
     """A token signed with this process's AWS credentials, made for each connection without a call to AWS."""
+
+    advice = (
+        "check that the role exists and is a member of rds_iam, that IAM allows rds-db:connect for it, that IAM"
+        " authentication is enabled, and this machine's clock"
+    )
 
     def __init__(self, user: str, host: str, port: int) -> None:
         # imported here, because a function has more processor while it starts than for its first message
@@ -99,6 +116,8 @@ class SecretLogin(Login):
     the secret's user name.
     """
 
+    advice = f"check the secret; {NO_PASSWORD}"
+
     def __init__(self, secret: str, user: str = "") -> None:
         self._secret, self._user = secret, user
         self._lock = threading.Lock()
@@ -116,23 +135,11 @@ class SecretLogin(Login):
         return self.now() != old
 
     def _fetch(self) -> tuple[str, str]:
-        import boto3
-        from botocore.config import Config
-        from botocore.exceptions import BotoCoreError, ClientError
-
         where = f"DATABASE_URL: secret {self._secret!r}"
-        config = Config(
-            connect_timeout=SECRET_TIMEOUT_SECONDS,
-            read_timeout=SECRET_TIMEOUT_SECONDS,
-            retries={"total_max_attempts": 2},
-        )
         try:
-            client = boto3.client("secretsmanager", config=config)
-            text = client.get_secret_value(SecretId=self._secret)["SecretString"]
-        except (BotoCoreError, ClientError) as error:
-            raise LoginError(f"{where}: {error}") from None
-        except KeyError:
-            raise LoginError(f"{where}: contains binary data; JSON text is required") from None
+            text = fetch(self._secret)
+        except SecretError as error:
+            raise LoginError(f"DATABASE_URL: {error}") from None
         try:
             secret = json.loads(text)
             user, password = self._user or secret["username"], secret["password"]

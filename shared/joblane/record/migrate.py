@@ -9,9 +9,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
 
+from pg8000.exceptions import DatabaseError
+
 from joblane import settings, telemetry
 from joblane.discovery import discover
-from joblane.errors import DeclarationError, sqlstate
+from joblane.errors import DeclarationError, sqlstate, text_of
 from joblane.queues import check_prefix
 from joblane.record.connection import LOCK_NOT_AVAILABLE, Connection, is_unavailable
 from joblane.record.database import Database
@@ -23,9 +25,15 @@ USER = re.compile(r"[a-z_][a-z0-9_]{0,62}")
 PAUSE_SECONDS = 3.0
 LOCKED_PATIENCE = timedelta(minutes=1)
 
-# RDS accepts only tokens from members of rds_iam. Source: RDS, *Creating a database account using IAM authentication*.
+# RDS accepts only tokens from members of rds_iam, direct or indirect, and PostgreSQL 16 makes who creates a role its
+# member, for good. So the grant could lock out the password of the role that logs in here: then it is undone.
+# Source: RDS, *Creating a database account using IAM authentication* and *Database authentication*; PostgreSQL,
+# *CREATE ROLE*, on CREATEROLE.
 CREATE_USER = """
 do $$
+declare
+  may_lock_out boolean := {by_password} and exists (select from pg_roles where rolname = 'rds_iam')
+                          and not pg_has_role(session_user, to_regrole('rds_iam'), 'member');
 begin
   if not exists (select from pg_roles where rolname = '{user}') then
     create role {user} login;
@@ -33,9 +41,14 @@ begin
   if exists (select from pg_roles where rolname = 'rds_iam') and not pg_has_role('{user}', 'rds_iam', 'member') then
     grant rds_iam to {user};
   end if;
+  if may_lock_out and pg_has_role(session_user, to_regrole('rds_iam'), 'member') then
+    raise insufficient_privilege using message = format(
+      '%I would become a member of rds_iam through it, and could not log in by its password again', session_user);
+  end if;
 end
 $$
 """
+FORBIDDEN = "42501"
 # The user may read and write every table that the migrating role owns, now or later, and may not change a schema. It
 # may only read the migrations' version and the stage, and only insert into the audit.
 GRANT = """
@@ -104,7 +117,7 @@ def migrate(
     """
     prefix, tasks = check_prefix(prefix or settings.prefix()), discover()
     with Database(url) as database:
-        _patiently(database.get, is_unavailable, patience, "the database is unavailable; waiting")
+        _patiently(database.get, is_unavailable, patience, "waiting for the database")
         _check(database.get(), prefix)
         # in short tries, because other statements queue behind a migration that waits for a table
         _patiently(lambda: upgrade(url), _is_locked, max(patience, LOCKED_PATIENCE), "a table is in use; waiting")
@@ -112,7 +125,7 @@ def migrate(
         register(database.get(), tasks)
         upgrade_project(url, settings.migrations())
         if user is not None:
-            _grant(database.get(), user, by_iam=by_iam)
+            _grant(database, user, by_iam=by_iam)
         revision = checked_revision(database.get()) or ""
     return Migrated(len(tasks), revision, is_newer(revision))
 
@@ -168,7 +181,7 @@ def _patiently(
         except Exception as error:
             if not is_temporary(error) or time.monotonic() >= until:
                 raise
-            telemetry.logger().info(why, extra={"error": type(error).__name__})
+            telemetry.logger().info(why, extra={"error": text_of(error)})
             time.sleep(PAUSE_SECONDS)
         else:
             return
@@ -178,13 +191,31 @@ def _is_locked(error: Exception) -> bool:
     return sqlstate(error) == LOCK_NOT_AVAILABLE
 
 
-def _grant(connection: Connection, user: str, *, by_iam: bool) -> None:
+def _grant(database: Database, user: str, *, by_iam: bool) -> None:
     if not USER.fullmatch(user) or user == "joblane":
         raise ValueError(f"user: a lower-case name of PostgreSQL other than joblane is required, not {user!r}")
+    connection = database.get()
     if connection.run("select current_user")[0][0] == user:
         return
     if by_iam:
-        connection.run(CREATE_USER.format(user=user))
+        _create_user(connection, user, by_password=not database.by_iam)
     elif not connection.run("select from pg_roles where rolname = $1", user):
         raise ValueError(f"user: the role {user!r} does not exist; create it with the password in its secret")
     connection.run(GRANT.format(user=user))
+
+
+def _create_user(connection: Connection, user: str, *, by_password: bool) -> None:
+    """Create the functions' user for the login by IAM, in one transaction. ``by_password``: this login is not by IAM.
+
+    Raises :class:`ValueError` if the migrating role may not, or would lock itself out.
+    """
+    try:
+        connection.run(CREATE_USER.format(user=user, by_password=by_password))
+    except DatabaseError as error:
+        if sqlstate(error) != FORBIDDEN:
+            raise
+        raise ValueError(
+            f"user: the migration cannot create the role {user!r} with the login by IAM, and changed no role:"
+            f" {text_of(error)}. Let an administrator run: create role {user} login; grant rds_iam to {user}; or let"
+            " the migration log in by IAM (database.migration_user)"
+        ) from error

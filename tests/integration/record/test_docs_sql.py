@@ -48,6 +48,12 @@ def statement_with(words: str) -> str:
     return found.replace("data:export", order_ship.type)
 
 
+def on(connection: Connection, block: Block) -> str:
+    """Return the text of the block with the name of this database."""
+    [[name]] = connection.run("select current_database()::text")
+    return block.text.replace("database app", f"database {name}")
+
+
 def grant(connection: Connection, script: str) -> None:
     for role, statement in ROLES.items():
         if role in script and statement not in script:
@@ -60,7 +66,7 @@ def test_a_block_runs(block: Block, connection: Connection) -> None:
     register(connection, discover())
     connection.execute_simple("begin")  # roles belong to the server, so they are rolled back
     grant(connection, block.text)
-    connection.execute_simple(block.text)
+    connection.execute_simple(on(connection, block))
     connection.rollback()
 
 
@@ -71,7 +77,7 @@ def test_the_user_of_the_functions_may_read_and_write_but_change_no_table(connec
     register(connection, discover())
     connection.execute_simple("begin; create role rds_iam")
     for block in blocks("sql", DATABASE):
-        connection.execute_simple(block.text)
+        connection.execute_simple(on(connection, block))
     connection.execute_simple("create table public.made_later (id bigserial primary key); set local role joblane_app")
     connection.execute_simple("insert into public.made_later default values")
     connection.execute_simple("insert into joblane.pauses (scope, name) values ('type', 'data:export')")

@@ -18,11 +18,13 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from moto import mock_aws
-from pg8000.exceptions import DatabaseError
 
+from joblane import secret_values
 from joblane.local.ports import free_port
 from joblane.record.connection import is_unavailable
 from joblane.record.database import Database
+from joblane.record.login import LoginError
+from joblane.secret_values import fetch
 from tests.conftest import administer
 
 if TYPE_CHECKING:
@@ -151,10 +153,47 @@ def test_a_rotated_secret_is_read_again_within_the_same_call(
 
         administer(postgres, "alter role rotating password 'three'")
         database.drop()
-        with pytest.raises(DatabaseError, match="28P01") as caught:
+        with pytest.raises(LoginError, match=r"refuses the login: .*28P01\); check the secret") as caught:
             database.get()
         assert is_unavailable(caught.value)
     administer(postgres, "drop role rotating")
+
+
+def test_a_url_in_a_secret_is_read_once_and_again_after_a_rotation(
+    postgres: Postgres, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # given a secret with the whole URL
+    def put(password: str) -> None:
+        administer(postgres, f"alter role moving password '{password}'")
+        url = f"postgresql://moving:{password}@127.0.0.1:{postgres.port}/joblane"
+        secrets.put_secret_value(SecretId="url", SecretString=f"{url}\n")
+
+    def count(secret: str) -> str:
+        read.append(secret)
+        return fetch(secret)
+
+    read: list[str] = []
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "eu-central-1")
+    monkeypatch.setattr(secret_values, "_kept", {})
+    monkeypatch.setattr(secret_values, "fetch", count)
+    administer(postgres, "create role moving login")
+    with mock_aws():
+        secrets = boto3.client("secretsmanager")
+        secrets.create_secret(Name="url")
+        put("one")
+        # when both connections of a process are opened
+        database = Database("postgresql:///?secret=url")
+        second = database.another()
+        for each in (database, second, database, second):
+            assert each.get().run("select current_user::text") == [["moving"]]
+            each.drop()
+        # then the secret is read once, and once more after the password was changed
+        assert read == ["url"]
+        put("two")
+        assert database.get().run("select current_user::text") == [["moving"]]
+        assert read == ["url"] * 2
+        database.drop()
+    administer(postgres, "drop role moving")
 
 
 def test_a_server_that_accepts_a_connection_and_does_not_answer_is_unavailable(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -37,6 +37,8 @@ EVENT = {
     "PhysicalResourceId": "made-before",
     "StackId": "arn:aws:cloudformation:eu-central-1:111122223333:stack/jobs/1",
     "RequestId": "r1",
+    "ResourceProperties": {"ServiceToken": "arn", "Code": "2"},
+    "OldResourceProperties": {"ServiceToken": "arn", "Code": "1"},
 }
 
 
@@ -269,9 +271,9 @@ def test_a_deploy_migrates_and_gets_the_result(
     handler({**EVENT, "ResponseURL": url}, LambdaContext())
     [answer] = came
     assert answer.pop("Reason").endswith("(log stream stream)")
+    assert answer.pop("PhysicalResourceId").startswith("migrated-")
     assert answer == {
         "Status": "SUCCESS",
-        "PhysicalResourceId": "made-before",
         **{name: EVENT[name] for name in ("StackId", "RequestId", "LogicalResourceId")},
     }
     with connected(empty) as connection:
@@ -292,13 +294,23 @@ def test_a_migration_that_fails_fails_the_deploy_with_its_reason(
         assert connection.run("select to_regclass('joblane.task_attempts')") == [[None]]
 
 
-def test_the_removal_of_the_stack_does_not_change_the_database(
-    answers: tuple[str, list[dict[str, Any]]], monkeypatch: pytest.MonkeyPatch
+def test_a_rollback_registers_the_old_codes_types_again(
+    empty: str, answers: tuple[str, list[dict[str, Any]]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    # given a deploy that succeeded, and a later deploy of code that dropped a type
     url, came = answers
-    monkeypatch.setenv("DATABASE_URL", "postgresql://jobs@127.0.0.1:1/jobs")
-    handler({**EVENT, "RequestType": "Delete", "ResponseURL": url}, LambdaContext())
-    assert came[0]["Status"] == "SUCCESS"
+    monkeypatch.setenv("DATABASE_URL", empty)
+    create = {**EVENT, "RequestType": "Create", "ResourceProperties": EVENT["OldResourceProperties"]}
+    handler({**create, "ResponseURL": url}, LambdaContext())
+    with connected(empty) as connection:
+        connection.run("delete from joblane.task_types where type = 'jobs:sweep'")
+        # when it is rolled back
+        properties = {"ResourceProperties": EVENT["OldResourceProperties"]}
+        id_ = {"PhysicalResourceId": came[0]["PhysicalResourceId"]}
+        handler({**EVENT, **properties, **id_, "ResponseURL": url}, LambdaContext())
+        # then
+        assert came[1]["Status"] == "SUCCESS"
+        assert connection.run("select count(*) from joblane.task_types where type = 'jobs:sweep'") == [[1]]
 
 
 def test_a_manual_invocation_migrates_and_returns_the_number_of_types(

@@ -5,10 +5,14 @@ from __future__ import annotations
 import uuid
 from datetime import timedelta
 
+import boto3
 import pytest
 
 from functions.tenant_initialize.handler import BACK_OFF, TenantInitialize, tenant_initialize
+from joblane import secret_values
+from joblane.settings import SECRETS
 from tests.integration.saas.conftest import App
+from tests.logs import lines
 from tests.unit.saas.servers import HttpServer, status
 
 
@@ -103,3 +107,29 @@ def test_this_machine_is_called_only_on_a_local_stage(
     ended = app.do(tenant_initialize, TenantInitialize(tenant_id=uuid.UUID(tenant)))
     assert ended.state == "retry"
     assert [server.requests for server in services] == [[], [], []]
+
+
+def test_a_secret_that_cannot_be_read_is_named_and_read_again(
+    app: App, services: list[HttpServer], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # given a stage whose setting refers to a secret that does not exist yet
+    monkeypatch.setattr(secret_values, "_kept", {})
+    monkeypatch.setenv(SECRETS, '{"TENANT_INIT_SECRET": {"secret": "acme/services", "field": "secret"}}')
+    tenant = app.tenant(status="pending")
+    app.jobs.enqueue(tenant_initialize, TenantInitialize(tenant_id=uuid.UUID(tenant)))
+    # when
+    ended = app.jobs.drain().only
+    # then the attempt fails with the setting's name, and no service is called
+    assert (ended.state, ended.error_type) == ("retry", "SecretError")
+    assert "TENANT_INIT_SECRET: secret 'acme/services': " in str(ended.error_message)
+    assert [server.requests for server in services] == [[], [], []]
+    # when it exists
+    boto3.client("secretsmanager").create_secret(Name="acme/services", SecretString='{"secret": "hunter2"}')
+    app.jobs.travel(BACK_OFF[0])
+    with lines() as log:
+        ended = app.jobs.drain().only
+    # then the next attempt sends it, and writes it nowhere
+    assert ended.state == "completed"
+    assert {server.requests[0].headers["X-Joblane-Secret"] for server in services} == {"hunter2"}
+    rows = app.sql("select to_jsonb(t), to_jsonb(a) from joblane.tasks t, joblane.task_attempts a")
+    assert "hunter2" not in repr((rows, log.texts, ended))

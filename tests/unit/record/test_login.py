@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import ssl
+import traceback
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,6 +14,7 @@ import boto3
 import pytest
 from cryptography import x509
 
+from joblane import secret_values
 from joblane.record.connection import is_unavailable
 from joblane.record.database import RDS_CERTIFICATES, Database
 from joblane.record.login import RDS_HOST, IamLogin, LoginError, PasswordLogin, SecretLogin
@@ -28,6 +30,7 @@ ARN = "arn:aws:secretsmanager:eu-central-1:111122223333:secret:acme"
 @pytest.fixture
 def aws(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     with mocked_aws(monkeypatch, "eu-central-1"):
+        monkeypatch.setattr(secret_values, "_kept", {})
         yield
 
 
@@ -109,6 +112,19 @@ def test_an_unreadable_secret_is_named_and_the_database_is_unavailable(secrets: 
     secrets.create_secret(Name="bytes", SecretBinary=b"x")
     with pytest.raises(LoginError, match="secret 'bytes': contains binary data"):
         SecretLogin("bytes").now()
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["hunter2", "mysql://jobs:hunter2@db/acme", "postgresql://jobs:hun/ter2@db/acme", "postgresql:///?secret=hunter2"],
+)
+def test_a_secret_without_a_url_is_refused_and_not_shown(secrets: Any, text: str) -> None:
+    secrets.create_secret(Name="url", SecretString=text)
+    with pytest.raises(LoginError, match=r"secret 'url': its text is not postgresql://user:password@host") as caught:
+        Database("postgresql:///?secret=url").get()
+    assert "hun" not in str(caught.value)
+    assert "ter2" not in "".join(traceback.format_exception(caught.value))
+    assert is_unavailable(caught.value)
 
 
 # --- Addresses -----------------------------------------------------------------------------------------------------

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 from aws_cdk import Duration, RemovalPolicy, Stack
 from aws_cdk import aws_ec2 as ec2
 from aws_cdk import aws_rds as rds
@@ -9,7 +11,7 @@ from constructs import Construct
 
 from joblane.cdk.constructs.log_group import log_group
 from joblane.cdk.constructs.network import StageNetwork
-from joblane.cdk.database_access import Address, DatabaseAccess, by_iam, by_secret
+from joblane.cdk.database_access import Address, DatabaseAccess, by_iam
 from joblane.cdk.nag import acknowledge
 from joblane.cdk.settings.database import MASTER_USER, Aurora
 from joblane.cdk.settings.stage import Stage
@@ -30,9 +32,8 @@ resume*."""
 class AuroraDatabase(Construct):
     """A cluster that only the functions' security group reaches, by TLS only.
 
-    The functions log in by IAM as a role that the migration creates. The migration logs in as the master user. RDS
-    creates the master password, keeps it in Secrets Manager and rotates it every seven days; it is in no template.
-    Source: Aurora, *Password management with Amazon Aurora and AWS Secrets Manager*.
+    Every login is by IAM, so there is no password: the migration logs in as the master user, the functions as a role
+    that the migration creates.
     """
 
     def __init__(self, scope: Construct, id_: str, *, stage: Stage, settings: Aurora, network: StageNetwork) -> None:
@@ -69,7 +70,7 @@ class AuroraDatabase(Construct):
             port=PORT,
             default_database_name=settings.name,
             credentials=rds.Credentials.from_username(MASTER_USER),
-            manage_master_user_password=True,
+            manage_master_user_password=True,  # otherwise the construct creates a secret; see _without_password
             iam_authentication=True,
             storage_encrypted=True,
             backup=rds.BackupProps(retention=Duration.days(settings.backup_days)),
@@ -78,19 +79,27 @@ class AuroraDatabase(Construct):
             cloudwatch_logs_exports=[LOG],
             removal_policy=REMOVAL[stage.removal],
         )
+        _without_password(self.cluster)
         self.cluster.node.add_dependency(logs)
         if not settings.deletion_protection:
             acknowledge(self.cluster, "RDS10", "The stage sets database.deletion_protection to false.")
-        secret = self.cluster.secret
-        assert secret is not None
-        self.secret_arn = secret.secret_arn
         self.address = Address(self.cluster.cluster_endpoint.hostname, PORT, settings.name)
-        self.access = DatabaseAccess(
-            by_iam(Stack.of(self), self.address, settings.user, self.cluster.cluster_resource_identifier),
-            by_secret(self.address, self.secret_arn),
-            network.place,
-            settings.user,
+        functions, migration = (
+            by_iam(Stack.of(self), self.address, user, self.cluster.cluster_resource_identifier)
+            for user in (settings.user, MASTER_USER)
         )
+        self.access = DatabaseAccess(functions, migration, network.place, settings.user)
+
+
+def _without_password(cluster: rds.DatabaseCluster) -> None:
+    """Let the master user log in by IAM, for which the construct has no property yet (aws/aws-cdk, issue 37658).
+
+    Excludes any master password, and requires IAM authentication. Source: CreateDBCluster, RDS API reference,
+    *MasterUserAuthenticationType*; hashicorp/terraform-provider-aws, pull request 49670.
+    """
+    resource = cast(rds.CfnDBCluster, cluster.node.default_child)
+    resource.manage_master_user_password = None
+    resource.master_user_authentication_type = "iam-db-auth"
 
 
 def _parameters(settings: Aurora) -> dict[str, str]:

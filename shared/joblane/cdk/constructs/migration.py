@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from datetime import timedelta
+from typing import cast
 
-from aws_cdk import CustomResource, Duration
+from aws_cdk import CfnElement, CfnOutput, CustomResource, Duration, Stack
 from constructs import Construct
 
 from joblane.cdk.constructs.code import Shared
@@ -41,7 +42,7 @@ class Migration(Construct):
         ).function
         if not stage.local:  # CloudFormation rolls back after the first failure; a retry would run during the rollback
             function.configure_async_invoke(retry_attempts=0)
-        CustomResource(
+        run = CustomResource(
             self,
             "Run",
             resource_type="Custom::Migration",
@@ -49,10 +50,16 @@ class Migration(Construct):
             service_timeout=Duration.seconds(int((TIMEOUT + MARGIN).total_seconds())),
             properties={
                 "Code": shared.hash,
-                "Database": access.migration.identity,
-                "Functions": access.functions.identity,
+                "Database": access.migration.url,
+                "Functions": access.functions.url,
                 "User": access.user or "",
             },
+        )
+        CfnOutput(
+            self,
+            "Resource",
+            description="Logical id of the migration, to skip it in a rollback",
+            value=Stack.of(self).get_logical_id(cast(CfnElement, run.node.default_child)),
         )
 
 

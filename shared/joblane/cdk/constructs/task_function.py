@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from typing import Any
 
-from aws_cdk import Duration, SecretValue, Stack
+from aws_cdk import ArnFormat, Duration, Stack
 from aws_cdk import aws_iam as iam
 from aws_cdk import aws_lambda as lambda_
 from constructs import Construct
@@ -23,8 +23,12 @@ from joblane.declaration import Task
 from joblane.project import FUNCTIONS
 from joblane.queues import function_name, log_group_name
 from joblane.schedule_overrides import VARIABLE as SCHEDULES
+from joblane.settings import MAIL_FROM, SECRETS
 
-OWN_VARIABLES = ("DATABASE_URL", "JOBLANE_FUNCTIONS", "JOBLANE_PREFIX", SCHEDULES, "JOBLANE_STAGE", "JOBLANE_TASK")
+OWN_VARIABLES = (
+    *("DATABASE_URL", "JOBLANE_FUNCTIONS", MAIL_FROM, "JOBLANE_PREFIX", SCHEDULES, SECRETS, "JOBLANE_STAGE"),
+    "JOBLANE_TASK",
+)
 """Environment variables that Joblane sets in functions."""
 ENTRY = "joblane.worker.lambda_entry.handler"
 
@@ -66,6 +70,7 @@ class JobFunction(Construct):
                 self.role.add_to_policy(statement)
             if login.secret:
                 login.secret.grant_read(self.role)
+        secrets = {key: value for key, value in environment.items() if isinstance(value, SecretReference)}
         self.function = lambda_.Function(
             self,
             "Function",
@@ -85,8 +90,9 @@ class JobFunction(Construct):
             vpc_subnets=place.subnets if place else None,
             security_groups=[place.security_group] if place else None,
             environment={
-                **{key: template_value(value) for key, value in environment.items()},
+                **{key: value for key, value in environment.items() if isinstance(value, str)},
                 **({"DATABASE_URL": login.url} if login else {}),
+                **({SECRETS: _references(secrets)} if secrets else {}),
                 **({} if package == FUNCTIONS else {"JOBLANE_FUNCTIONS": package}),
                 "JOBLANE_PREFIX": stage.prefix,
                 **({SCHEDULES: json.dumps(dict(stage.schedules), sort_keys=True)} if stage.schedules else {}),
@@ -96,10 +102,26 @@ class JobFunction(Construct):
             },
         )
         acknowledge(self.function, "L1", "Lock, layer and tests all use this version of Python.")
+        if secrets:
+            self.allow(["secretsmanager:GetSecretValue"], sorted({self._arn(value) for value in secrets.values()}))
 
     def allow(self, actions: Sequence[str], resources: Sequence[str]) -> None:
         """Allow the function ``actions`` on ``resources``, which are ARNs."""
         self.function.add_to_role_policy(iam.PolicyStatement(actions=list(actions), resources=list(resources)))
+
+    def _arn(self, reference: SecretReference) -> str:
+        """Return the secret's ARN. Secrets Manager adds six characters to a name, which are not known here.
+
+        Source: Secrets Manager, *Limiting access to specific secrets*.
+        """
+        if reference.secret.startswith("arn:"):
+            return reference.secret
+        return Stack.of(self).format_arn(
+            service="secretsmanager",
+            resource="secret",
+            resource_name=f"{reference.secret}-??????",
+            arn_format=ArnFormat.COLON_RESOURCE_NAME,
+        )
 
 
 class TaskFunction(JobFunction):
@@ -107,6 +129,7 @@ class TaskFunction(JobFunction):
 
     def __init__(self, scope: Construct, id_: str, shared: Shared, task: Task[Any, Any]) -> None:
         stage = shared.stage
+        sender = stage.ses_sender if task.grants.mail else None
         super().__init__(
             scope,
             id_,
@@ -119,10 +142,11 @@ class TaskFunction(JobFunction):
             environment={
                 **{name: stage.settings[name] for name in task.environment if name in stage.settings},
                 "JOBLANE_TASK": task.type,
+                **({MAIL_FROM: sender} if sender else {}),
             },
             login=shared.access.functions,
         )
-        if task.grants.mail and (sender := stage.ses_sender):
+        if sender:
             self._grant_mail(sender)
 
     def _grant_mail(self, sender: str) -> None:
@@ -147,9 +171,6 @@ class TaskFunction(JobFunction):
         )
 
 
-def template_value(value: Value) -> str:
-    """Return the text itself, or for a secret the reference that CloudFormation resolves during the deploy."""
-    if isinstance(value, SecretReference):
-        # "unsafe", because the value is readable in the function's configuration, as every variable of a function is
-        return SecretValue.secrets_manager(value.secret, json_field=value.field).unsafe_unwrap()
-    return value
+def _references(secrets: Mapping[str, SecretReference]) -> str:
+    """Return the JSON that :mod:`joblane.settings` reads. It has no value: a function's configuration shows it."""
+    return json.dumps({name: value.model_dump(exclude_none=True) for name, value in sorted(secrets.items())})

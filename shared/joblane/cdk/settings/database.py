@@ -8,13 +8,13 @@ from typing import Annotated, Literal, Self
 
 from pydantic import AfterValidator, Field, model_validator
 
-from joblane.cdk.settings.section import Settings
+from joblane.cdk.settings.section import Settings, secret_arn
 from joblane.record.login import RDS_HOST
 
 DatabaseName = Annotated[str, Field(pattern=r"^[a-z_][a-z0-9_]{0,62}$")]
 
 MASTER_USER = "postgres"
-"""User of the migration, in a cluster of the stage's own."""
+"""User of the migration, in a cluster of the stage's own. It logs in by IAM."""
 RESERVED_NAME = re.compile(r"rds.*|pg_.*|_.*|template[01]")
 """Reserved names of databases and roles. Source: CreateDBCluster, RDS API reference, and PostgreSQL, *CREATE ROLE*."""
 CAPACITY_STEP = 0.5
@@ -96,20 +96,6 @@ def _connections(min_capacity: float, max_capacity: float) -> int:
     return most if min_capacity >= 1 else min(most, CONNECTIONS_BELOW_ONE_UNIT)
 
 
-SECRET_ARN = re.compile(r"arn:aws[a-z-]*:secretsmanager:[a-z0-9-]+:\d{12}:secret:[\w/+=.@!-]+-[A-Za-z0-9]{6}", re.ASCII)
-"""Whole: a permission for a part of it, or for the name, allows nothing. Source: CreateSecret, Secrets Manager API
-reference; the names of RDS's own secrets have a ``!`` as well."""
-
-
-def _secret_arn(text: str) -> str:
-    if not SECRET_ARN.fullmatch(text):
-        raise ValueError(
-            "the whole ARN of a secret is required, with the six characters at its end, for example "
-            "arn:aws:secretsmanager:eu-central-1:111122223333:secret:NAME-AbCdEf"
-        )
-    return text
-
-
 def _host_on_aws(host: str) -> str:
     if host.lower() == "localhost" or host.startswith("127."):
         raise ValueError(
@@ -134,13 +120,17 @@ class ExistingDatabase(Settings):
     """Database role of the functions. Required with ``resource_id``. With ``secret`` the functions log in as the
     secret's ``username``, and ``user`` is refused, unless you also give ``migration_secret``. Then set ``user`` to this
     ``username``: the deploy grants the role its rights."""
-    secret: Annotated[str, AfterValidator(_secret_arn)] | None = None
+    secret: Annotated[str, AfterValidator(secret_arn)] | None = None
     """ARN of a JSON secret with ``username`` and ``password``, in the form that RDS makes."""
     resource_id: str | None = Field(None, pattern=r"^(cluster|db|prx)-[A-Za-z0-9]+$")
     """Resource id of the cluster, instance or proxy. The functions then log in by IAM (``rds-db:connect``), without a
     password."""
-    migration_secret: Annotated[str, AfterValidator(_secret_arn)] | None = None
-    """ARN of the secret of the owner role, which can change the schema. None: migrations log in as the functions do."""
+    migration_secret: Annotated[str, AfterValidator(secret_arn)] | None = None
+    """ARN of the secret of the owner role, which can change the schema. None: migrations log in as ``migration_user``,
+    or as the functions do."""
+    migration_user: DatabaseName | None = None
+    """The owner role, which can change the schema, if it logs in by IAM, with ``resource_id``. None: see
+    ``migration_secret``."""
     security_group_id: str | None = Field(None, pattern=r"^sg-([0-9a-f]{8}|[0-9a-f]{17})$")
     """Security group of the database. The stack adds a rule for the functions. Requires ``network``."""
 
@@ -152,6 +142,10 @@ class ExistingDatabase(Settings):
             raise ValueError("user: with secret, the secret's username applies; leave user out")
         if self.resource_id is not None and self.user is None:
             raise ValueError("user: with resource_id, the database role for the login by IAM is required")
+        if self.migration_user is not None and (self.resource_id is None or self.migration_secret is not None):
+            raise ValueError("migration_user: with resource_id only, and not with migration_secret")
+        if self.migration_user is not None and self.migration_user == self.user:
+            raise ValueError("migration_user: the functions log in as this role; leave migration_user out, or name two")
         if self.resource_id is not None and not RDS_HOST.search(self.host.lower()):
             raise ValueError(
                 "host: with resource_id, the endpoint of RDS is required, NAME.ID.REGION.rds.amazonaws.com, because "

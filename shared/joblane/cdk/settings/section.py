@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from pydantic import BaseModel, ConfigDict, Field
+import re
+from typing import Annotated
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 
 class Settings(BaseModel):
@@ -11,10 +14,38 @@ class Settings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, hide_input_in_errors=True)
 
 
-class SecretReference(Settings):
-    """A value in Secrets Manager. The template has the reference, and CloudFormation reads the value at each deploy."""
+SECRET_ARN = re.compile(r"arn:aws[a-z-]*:secretsmanager:[a-z0-9-]+:\d{12}:secret:[\w/+=.@!-]+-[A-Za-z0-9]{6}", re.ASCII)
+"""Whole: a permission for a part of it, or for the name, allows nothing. Source: CreateSecret, Secrets Manager API
+reference; the names of RDS's own secrets have a ``!`` as well."""
+NAME = re.compile(r"[\w/+=.@!-]{1,512}", re.ASCII)
 
-    secret: str = Field(min_length=1)
-    """Name or ARN of the secret."""
-    field: str | None = None
+
+def secret_arn(text: str) -> str:
+    """Return ``text``, which is the whole ARN of a secret. Raises ValueError."""
+    if not SECRET_ARN.fullmatch(text):
+        raise ValueError(
+            "the whole ARN of a secret is required, with the six characters at its end, for example "
+            "arn:aws:secretsmanager:eu-central-1:111122223333:secret:NAME-AbCdEf"
+        )
+    return text
+
+
+def _secret_id(text: str) -> str:
+    if text.startswith("arn:"):
+        return secret_arn(text)
+    if not NAME.fullmatch(text):
+        raise ValueError("the name or the whole ARN of a secret is required: letters, digits and /_+=.@-")
+    return text
+
+
+class SecretReference(Settings):
+    """A value in Secrets Manager. Functions that declare the setting may read it, and read it when they use it.
+
+    The templates and the configurations of functions have the reference only.
+    """
+
+    secret: Annotated[str, AfterValidator(_secret_id)]
+    """Name or whole ARN of the secret, in the region of the stage. If the secret has a KMS key of your own, the key's
+    policy must allow the functions' roles ``kms:Decrypt``."""
+    field: str | None = Field(None, min_length=1)
     """Key in a JSON secret. None: the whole text."""

@@ -188,6 +188,13 @@ class Stage(Settings):
         return {name: api.max_concurrency for name, api in self.apis.items() if api.max_concurrency}
 
     @property
+    def reads_secrets(self) -> bool:
+        """True if functions read Secrets Manager: for a setting, or for the login to an existing database."""
+        database = self.database
+        login = isinstance(database, ExistingDatabase) and (database.secret or database.migration_secret)
+        return bool(login) or any(isinstance(value, SecretReference) for value in self.settings.values())
+
+    @property
     def ses_sender(self) -> str | None:
         """The address that functions send from by Amazon SES. None on a local stage without one.
 

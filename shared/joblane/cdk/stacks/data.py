@@ -60,5 +60,4 @@ class DataStack(Stack):
             raise StageError(f"stage {stage.name!r}: network is required for database.kind aurora")
         database = AuroraDatabase(self, "Database", stage=stage, settings=settings, network=self.network)
         CfnOutput(self, "DatabaseHost", value=database.address.host)
-        CfnOutput(self, "DatabaseSecret", value=database.secret_arn)
         return database.access

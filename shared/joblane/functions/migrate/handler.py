@@ -1,19 +1,23 @@
 """The migration in a deploy, before new code. CloudFormation waits for it, and a failure fails the deploy.
 
+A rollback never waits for the database: the physical id of the resource names the last two successes, and an update to
+the properties of one of them succeeds at once. Deleting the resource changes nothing in the database. Both work even if
+the package is broken, because this module imports little at its top.
+
 Invoked by hand, with any other event, it migrates and returns the fields of :class:`Migrated`.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
+import logging
 import os
+import re
 import urllib.request
 from collections.abc import Mapping
 from datetime import timedelta
 from typing import Any
-
-from joblane import settings, telemetry
-from joblane.errors import text_of
 
 PATIENCE = timedelta(minutes=3)
 """Wait for the database: a paused cluster answers after half a minute, a new cluster somewhat later."""
@@ -21,35 +25,100 @@ MAX_REASON = 1000
 """Characters of the reason. Limit of the response: 4,096 bytes. Source: CloudFormation, *Custom resource response
 objects*."""
 ANSWER_SECONDS = 10
+SUCCESSES = re.compile(r"migrated-([0-9a-f]{16})(?:-([0-9a-f]{16}))?")
+"""The physical id: digests of the properties of the last success and of the success before it.
+
+A rollback is an update to the old properties. It comes with the id from before the update or with the id that the
+update returned, and both have the old digest. After a change of the id CloudFormation deletes the resource with the
+other id. Source: CloudFormation, *Custom resource request types*; aws/aws-cdk, pull request 29581.
+"""
+NO_PROPERTIES = ("ServiceToken", "ServiceTimeout")
+"""Properties that do not concern the database."""
 
 
 def handler(event: Mapping[str, Any], context: Any) -> dict[str, Any]:
     if "ResponseURL" not in event:
-        return _migrate()
-    status, reason = "SUCCESS", ""
+        return _migrate(PATIENCE)
+    id_ = event.get("PhysicalResourceId", event["LogicalResourceId"])
+    if event["RequestType"] == "Delete":
+        return _answer(event, context, "SUCCESS", id_, "the database stays as it is")
+    if event["RequestType"] == "Update" and _digest(event["ResourceProperties"]) in _successes(id_):
+        done = _answer(event, context, "SUCCESS", id_, "migrated by an earlier deploy; the database was not needed")
+        _follow()
+        return done
     try:
-        if event["RequestType"] != "Delete":
-            telemetry.logger().info("migrated", extra=_migrate())
-    except Exception as error:
-        telemetry.logger().exception("the migration failed; CloudFormation rolls the deploy back")
-        status, reason = "FAILED", text_of(error)[:MAX_REASON]
-    _answer(event, status, f"{reason} (log stream {context.log_stream_name})")
-    return {"status": status}
+        migrated = _migrate(PATIENCE)
+    except (Exception, SystemExit) as error:  # an imported module may end the program
+        done = _answer(event, context, "FAILED", id_, _text_of(error)[:MAX_REASON])
+        _logger().error("the migration failed; CloudFormation rolls the deploy back", exc_info=error)
+        return done
+    done = _answer(event, context, "SUCCESS", _id_after(event, id_), "")
+    _logger().info("migrated", extra=migrated)
+    return done
 
 
-def _migrate() -> dict[str, Any]:
+def _migrate(patience: timedelta) -> dict[str, Any]:
+    from joblane import settings
     from joblane.record.migrate import migrate  # not at the top: the discovery of tasks imports this module, too
 
     user, by_iam = os.environ.get("DATABASE_USER") or None, os.environ.get("DATABASE_USER_LOGIN") == "iam"
-    return vars(migrate(settings.database_url(), user=user, by_iam=by_iam, patience=PATIENCE))
+    return vars(migrate(settings.database_url(), user=user, by_iam=by_iam, patience=patience))
 
 
-def _answer(event: Mapping[str, Any], status: str, reason: str) -> None:
+def _follow() -> None:
+    """Register this code's task types again, after the answer. A later deploy had registered its own.
+
+    Nothing waits for this. If it fails, SQL can enqueue only the types that the later deploy declared.
+    """
+    logger = _logger()
+    logger.info("migrated by an earlier deploy; the database was not needed")
+    try:
+        _migrate(timedelta(0))
+    except (Exception, SystemExit):
+        logger.warning("the declared task types were not registered again; invoke this function", exc_info=True)
+
+
+def _successes(id_: str) -> tuple[str, ...]:
+    found = SUCCESSES.fullmatch(id_)
+    return tuple(filter(None, found.groups())) if found else ()
+
+
+def _id_after(event: Mapping[str, Any], id_: str) -> str:
+    """Return the physical id after a success. Its second digest is that of the properties to roll back to."""
+    known = _successes(id_)
+    old = _digest(event.get("OldResourceProperties", {}))
+    return "-".join(["migrated", _digest(event["ResourceProperties"]), *([old] if old in known else known[:1])])
+
+
+def _digest(properties: Mapping[str, Any]) -> str:
+    kept = {name: value for name, value in properties.items() if name not in NO_PROPERTIES}
+    return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _logger() -> Any:
+    try:
+        from joblane import telemetry
+
+        return telemetry.logger()
+    except ImportError:
+        return logging.getLogger()
+
+
+def _text_of(error: BaseException) -> str:
+    try:
+        from joblane.errors import text_of
+
+        return text_of(error)
+    except ImportError:  # so it is no error of the database, whose text could have values
+        return f"{type(error).__name__}: {error}"
+
+
+def _answer(event: Mapping[str, Any], context: Any, status: str, id_: str, reason: str) -> dict[str, Any]:
     """Source: CloudFormation, *Custom resource response objects*."""
     answer = {
         "Status": status,
-        "Reason": reason,
-        "PhysicalResourceId": event.get("PhysicalResourceId", event["LogicalResourceId"]),
+        "Reason": f"{reason} (log stream {context.log_stream_name})",
+        "PhysicalResourceId": id_,
         **{name: event[name] for name in ("StackId", "RequestId", "LogicalResourceId")},
     }
     # The URL is a presigned link to S3. Its signature requires an empty content type.
@@ -58,3 +127,4 @@ def _answer(event: Mapping[str, Any], status: str, reason: str) -> None:
     )
     with urllib.request.urlopen(request, timeout=ANSWER_SECONDS):  # noqa: S310
         pass
+    return {"status": status}

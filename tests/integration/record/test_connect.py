@@ -1,0 +1,160 @@
+"""A new connection to a server that refuses a parameter or the login, and an old one after a pause."""
+
+from __future__ import annotations
+
+import logging
+import socket
+from contextlib import ExitStack, suppress
+from datetime import timedelta
+from threading import Thread
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from pg8000.exceptions import DatabaseError
+
+from joblane.errors import sqlstate
+from joblane.record import connection as module
+from joblane.record.connection import is_unavailable
+from joblane.record.database import STARTUP, Database
+from joblane.record.login import LoginError
+from joblane.record.migrate import migrate
+from tests.conftest import administer
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from joblane.local.postgres import Postgres
+
+CHECK = "select current_setting('client_connection_check_interval')"
+
+
+# --- Startup parameters --------------------------------------------------------------------------------------------
+
+
+def test_each_session_checks_whether_its_client_is_still_connected(postgres: Postgres) -> None:
+    with Database(postgres.url) as database:
+        assert database.get().run(CHECK) == [["2s"]]
+
+
+@pytest.mark.parametrize(
+    "startup", [{"client_connection_check_interval": "-5"}, {"client_connection_check_intervall": "2000"}]
+)
+def test_a_refused_parameter_is_left_out_from_then_on(
+    postgres: Postgres, startup: dict[str, str], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("joblane.record.database.STARTUP", startup)
+    with Database(postgres.url) as database, database.another() as second:
+        for connecting in (database, second, database):
+            connecting.drop()
+            assert connecting.get().run(CHECK) == [["0"]]
+    [line] = [record for record in caplog.records if record.levelno >= logging.WARNING]
+    assert line.getMessage().startswith("the server refuses client_connection_check_interval")
+    assert startup, "another database of the process asks its own server"
+
+
+@pytest.fixture
+def pooler(postgres: Postgres, request: pytest.FixtureRequest) -> Iterator[tuple[str, list[bool]]]:
+    """Yield the URL of a server that refuses every startup parameter with a code, and what each client sent."""
+    asked: list[bool] = []
+
+    def accept(listener: socket.socket) -> None:
+        with suppress(OSError):
+            while True:
+                serve(opened.enter_context(listener.accept()[0]))
+
+    def serve(client: socket.socket) -> None:
+        head = client.recv(4096)
+        asked.append(any(name.encode() in head for name in STARTUP))
+        if asked[-1]:
+            fields = f"SFATAL\0C{request.param}\0Munsupported startup parameter\0\0".encode()
+            client.sendall(b"E" + (len(fields) + 4).to_bytes(4) + fields)
+            client.close()
+            return
+        server = opened.enter_context(socket.create_connection(("127.0.0.1", postgres.port)))
+        server.sendall(head)
+        for source, target in ((client, server), (server, client)):
+            Thread(target=pump, args=(source, target), daemon=True).start()
+
+    def pump(source: socket.socket, target: socket.socket) -> None:
+        with suppress(OSError):
+            while data := source.recv(65536):
+                target.sendall(data)
+
+    with ExitStack() as opened, socket.create_server(("127.0.0.1", 0)) as listener:
+        Thread(target=accept, args=(listener,), daemon=True).start()
+        yield postgres.url.replace(f":{postgres.port}/", f":{listener.getsockname()[1]}/"), asked
+
+
+@pytest.mark.parametrize("pooler", ["08P01", "0A000"], indirect=True)
+def test_a_pooler_that_refuses_the_parameter_is_used_without_it(pooler: tuple[str, list[bool]]) -> None:
+    url, asked = pooler
+    with Database(url) as database:
+        for _ in range(2):
+            database.drop()
+            assert database.get().run("select 1") == [[1]]
+    assert asked == [True, False, False]
+
+
+@pytest.mark.parametrize("pooler", ["53300"], indirect=True)
+def test_another_refusal_is_not_tried_again_without_the_parameter(pooler: tuple[str, list[bool]]) -> None:
+    url, asked = pooler
+    with pytest.raises(DatabaseError) as caught:
+        Database(url).get()
+    assert sqlstate(caught.value) == "53300"
+    assert asked == [True]
+
+
+# --- A refused login -----------------------------------------------------------------------------------------------
+
+
+def test_a_refused_login_says_so_and_counts_as_unavailable(postgres: Postgres) -> None:
+    url = postgres.url.replace("owner:", "owner:x")
+    with pytest.raises(
+        LoginError, match=r"the database at 127.0.0.1 refuses the login: .*28P01\); check user"
+    ) as error:
+        Database(url).get()
+    assert is_unavailable(error.value)
+    assert url.split(":")[2].partition("@")[0] not in str(error.value)
+
+
+def test_a_deploy_waits_for_a_login_and_then_fails_with_what_to_check(
+    postgres: Postgres, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A role of RDS that is not yet, or no longer, what the login needs."""
+    monkeypatch.setattr("joblane.record.migrate.PAUSE_SECONDS", 0.05)
+    administer(postgres, "create role deploying nologin password 'x'")
+    try:
+        with pytest.raises(LoginError, match=r"not permitted to log in \(28000\).*member of rds_iam"):
+            migrate(f"postgresql://deploying:x@127.0.0.1:{postgres.port}/joblane", patience=timedelta(seconds=0.2))
+    finally:
+        administer(postgres, "drop role deploying")
+    [text] = {str(vars(record)["error"]) for record in caplog.records if record.message == "waiting for the database"}
+    assert "refuses the login" in text
+
+
+# --- A pause -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("clock", ["monotonic", "time"])
+def test_a_connection_is_tested_if_either_clock_shows_a_pause(
+    postgres: Postgres, clock: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While Lambda freezes an environment, one of the clocks may stand still."""
+
+    class Clocks:
+        def __init__(self) -> None:
+            self.now = {"monotonic": 1_000.0, "time": 1_800_000_000.0}
+
+        def __getattr__(self, name: str) -> Any:
+            return lambda: self.now[name]
+
+    clocks = Clocks()
+    monkeypatch.setattr(module, "time", clocks)
+    with Database(postgres.url) as database, Database(postgres.url) as administrator:
+        clocks.now["time"] -= 3_600  # this clock may be set back
+        [[pid]] = database.get().run("select pg_backend_pid()")
+        administrator.get().run("select pg_terminate_backend($1::integer, 5000)", pid)
+        # when
+        clocks.now[clock] += module.PING_AFTER_SECONDS + 1
+        # then
+        assert database.get().run("select pg_backend_pid()") != [[pid]]

@@ -1,0 +1,228 @@
+"""The migration as CloudFormation calls it: which requests need the database, and what each is answered."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import urllib.request
+from contextlib import nullcontext
+from typing import Any
+
+import pytest
+
+from joblane.errors import ForeignSchemaError
+from joblane.functions.migrate.handler import handler
+from joblane.record.migrate import Migrated
+from tests.builders.events import LambdaContext
+
+IDS = {"StackId": "arn:aws:cloudformation:eu-central-1:111122223333:stack/jobs/1", "LogicalResourceId": "MigrationRun"}
+
+
+class Deploys:
+    """CloudFormation's side of the resource. Each request's code and database are its properties.
+
+    ``down``: the database cannot be reached. ``migrated``: the code that has migrated the database, each time.
+    """
+
+    def __init__(self) -> None:
+        self.down, self.id_, self.properties = False, "", {"Code": "", "Database": ""}
+        self.migrated: list[str] = []
+        self.answers: list[dict[str, Any]] = []
+        self._under_way = ""
+
+    def create(self, code: str) -> str:
+        return self._request("Create", code, "db")
+
+    def update(self, code: str, database: str = "db", *, old_id: str | None = None) -> str:
+        return self._request("Update", code, database, id_=old_id or self.id_)
+
+    def roll_back(self, code: str, *, id_: str) -> str:
+        """Send the update to the old properties, which CloudFormation sends after a failure, with either id."""
+        return self._request("Update", code, "db", id_=id_)
+
+    def delete(self, id_: str) -> str:
+        return self._request("Delete", self.properties["Code"], "db", id_=id_)
+
+    def _request(self, kind: str, code: str, database: str, id_: str = "") -> str:
+        properties = {"ServiceToken": f"arn:{len(self.answers)}", "Code": code, "Database": database}
+        event = {"RequestType": kind, "RequestId": "r", "ResponseURL": "https://s3/x", "ResourceProperties": properties}
+        if kind != "Create":
+            event["PhysicalResourceId"] = id_
+        if kind == "Update":
+            event["OldResourceProperties"] = self.properties
+        self._under_way = code
+        handler({**IDS, **event}, LambdaContext())
+        answer = self.answers[-1]
+        if answer["Status"] == "SUCCESS" and kind != "Delete":
+            self.id_, self.properties = answer["PhysicalResourceId"], properties
+        return str(answer["Status"])
+
+    def migrate(self, *_: Any, **__: Any) -> Migrated:
+        if self.down:
+            raise OSError("connection refused")
+        self.migrated.append(self._under_way)
+        return Migrated(1, "0001", newer=False)
+
+    def answer(self, request: urllib.request.Request, timeout: float) -> nullcontext[None]:
+        assert request.get_header("Content-type") == ""
+        assert isinstance(request.data, bytes)
+        self.answers.append(json.loads(request.data))
+        return nullcontext()
+
+
+@pytest.fixture
+def deploys(monkeypatch: pytest.MonkeyPatch) -> Deploys:
+    """A deploy of code ``1`` that succeeded."""
+    deploys = Deploys()
+    monkeypatch.setenv("DATABASE_URL", "postgresql://jobs@127.0.0.1:1/jobs")
+    monkeypatch.setattr("joblane.record.migrate.migrate", deploys.migrate)
+    monkeypatch.setattr(urllib.request, "urlopen", deploys.answer)
+    assert deploys.create("1") == "SUCCESS"
+    return deploys
+
+
+def test_a_create_and_an_update_to_new_code_migrate(deploys: Deploys) -> None:
+    assert deploys.update("2") == "SUCCESS"
+    assert deploys.migrated == ["1", "2"]
+
+
+def test_a_failed_migration_fails_the_deploy_and_keeps_the_id(deploys: Deploys) -> None:
+    before, deploys.down = deploys.id_, True
+    assert deploys.update("2") == "FAILED"
+    assert deploys.answers[-1]["PhysicalResourceId"] == before
+    assert deploys.answers[-1]["Reason"] == "connection refused (log stream stream)"
+
+
+def test_a_failed_migration_is_rolled_back_while_the_database_is_down(deploys: Deploys) -> None:
+    deploys.down = True
+    assert deploys.update("2") == "FAILED"
+    assert deploys.roll_back("1", id_=deploys.id_) == "SUCCESS"
+    assert "the database was not needed" in deploys.answers[-1]["Reason"]
+
+
+@pytest.mark.parametrize("id_is_new", [True, False])
+def test_a_later_failure_is_rolled_back_while_the_database_is_down(deploys: Deploys, id_is_new: bool) -> None:
+    # given a deploy whose migration succeeds, before another resource fails
+    first = deploys.id_
+    deploys.update("2")
+    second = deploys.id_
+    assert first != second
+    # when
+    deploys.down = True
+    assert deploys.roll_back("1", id_=second if id_is_new else first) == "SUCCESS"
+    assert deploys.delete(first if id_is_new else second) == "SUCCESS"
+    # then the next deploy, which needs the database, fails and is rolled back, too
+    assert deploys.update("3") == "FAILED"
+    assert deploys.roll_back("1", id_=deploys.id_) == "SUCCESS"
+
+
+def test_a_rollback_after_two_failed_deploys_knows_the_code_that_runs(deploys: Deploys) -> None:
+    """The last success is that of a deploy that was rolled back."""
+    for code in ("2", "3"):
+        assert deploys.update(code) == "SUCCESS"
+        assert deploys.roll_back("1", id_=deploys.id_) == "SUCCESS"
+    deploys.update("4")
+    deploys.down = True
+    assert deploys.roll_back("1", id_=deploys.id_) == "SUCCESS"
+
+
+def test_the_deploy_after_a_fix_migrates(deploys: Deploys) -> None:
+    deploys.down = True
+    deploys.update("2")
+    deploys.roll_back("1", id_=deploys.id_)
+    deploys.down = False
+    deploys.migrated.clear()
+    assert deploys.update("2") == "SUCCESS"
+    assert deploys.migrated == ["2"]
+
+
+def test_a_rollback_registers_the_old_codes_types_after_its_answer(deploys: Deploys) -> None:
+    deploys.update("2")
+    deploys.roll_back("1", id_=deploys.id_)
+    assert deploys.migrated == ["1", "2", "1"]
+
+
+def test_another_database_is_migrated_and_the_way_back_needs_none(deploys: Deploys) -> None:
+    assert deploys.update("1", database="other") == "SUCCESS"
+    assert deploys.migrated == ["1", "1"]
+    deploys.down = True
+    assert deploys.update("1", database="third") == "FAILED"
+    assert deploys.update("1", database="db") == "SUCCESS"
+
+
+def test_an_older_success_than_the_last_two_is_migrated_again(deploys: Deploys) -> None:
+    for code in ("2", "3"):
+        deploys.update(code)
+    deploys.down = True
+    assert deploys.update("1") == "FAILED"
+    assert deploys.update("2") == "SUCCESS"
+
+
+def test_an_id_of_another_form_holds_no_success(deploys: Deploys) -> None:
+    deploys.down = True
+    assert deploys.update("1", old_id="MigrationRun") == "FAILED"
+    assert deploys.update("1", old_id="migrated-0123456789abcdef-0123456789abcde") == "FAILED"
+
+
+def test_a_create_that_failed_is_deleted_without_the_database(deploys: Deploys) -> None:
+    deploys.down = True
+    assert deploys.create("2") == "FAILED"
+    failed = deploys.answers[-1]["PhysicalResourceId"]
+    assert failed == "MigrationRun"
+    assert deploys.delete(failed) == "SUCCESS"
+    assert deploys.answers[-1]["PhysicalResourceId"] == failed
+
+
+@pytest.mark.parametrize("error", [SystemExit(3), ForeignSchemaError("another project's"), SyntaxError("x")])
+def test_whatever_the_migration_raises_is_answered(
+    deploys: Deploys, error: BaseException, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def migrate(*_: Any, **__: Any) -> None:
+        raise error
+
+    monkeypatch.setattr("joblane.record.migrate.migrate", migrate)
+    assert deploys.update("2") == "FAILED"
+    assert deploys.roll_back("1", id_=deploys.id_) == "SUCCESS"
+
+
+BROKEN_PACKAGE = """
+import json, sys, urllib.request
+from contextlib import nullcontext
+
+class Broken:
+    allowed = ("joblane", "joblane.lazy", "joblane.functions", "joblane.functions.migrate")
+    def find_spec(self, name, *_):
+        if name.partition(".")[0] not in sys.stdlib_module_names and not name.startswith("joblane.functions.migrate."):
+            if name not in self.allowed:
+                raise ImportError(f"{name} is broken")
+
+sys.meta_path.insert(0, Broken())
+sys.path.insert(0, "shared")
+from joblane.functions.migrate.handler import handler
+
+urllib.request.urlopen = lambda request, timeout: print(request.data.decode()) or nullcontext()
+class Context:
+    log_stream_name = "stream"
+for event in json.loads(sys.argv[1]):
+    handler(event, Context())
+"""
+
+
+def test_a_package_that_cannot_be_imported_is_rolled_back_and_deleted(deploys: Deploys) -> None:
+    # given
+    common = {**IDS, "ResponseURL": "https://s3/x", "RequestId": "r", "PhysicalResourceId": deploys.id_}
+    broken, working = {"Code": "2", "Database": "db"}, deploys.properties
+    events = [
+        {**common, "RequestType": "Update", "ResourceProperties": broken, "OldResourceProperties": working},
+        {**common, "RequestType": "Update", "ResourceProperties": working, "OldResourceProperties": broken},
+        {**common, "RequestType": "Delete", "ResourceProperties": working},
+    ]
+    # when
+    done = subprocess.run(
+        [sys.executable, "-c", BROKEN_PACKAGE, json.dumps(events)], capture_output=True, text=True, check=True
+    )
+    # then
+    answers = [json.loads(line) for line in done.stdout.splitlines()]
+    assert [answer["Status"] for answer in answers] == ["FAILED", "SUCCESS", "SUCCESS"]
+    assert "is broken" in answers[0]["Reason"]
