@@ -31,8 +31,8 @@ from tests.unpacked import code, layer
 
 PREFIX = "jobs-dev"
 DATABASE = "on_lambda"
-KEPT_FROM_THE_STAGE = ("AWS_USE_DUALSTACK_ENDPOINT",)
-"""Variables that only make sense with AWS's own endpoints."""
+ONLY_ON_AWS = ("AWS_USE_DUALSTACK_ENDPOINT",)
+"""Variables that botocore refuses together with another endpoint."""
 
 
 @dataclass
@@ -47,11 +47,17 @@ class Stage:
     sandboxes: dict[str, Sandbox] = field(default_factory=dict)
     migrated: Mapping[str, Any] = field(default_factory=dict)
 
-    def function(self, name: str, **variables: str) -> Function:
-        """The function ``PREFIX-name`` as the template configures it, but for the addresses of AWS and the database."""
-        found = self.resolved.functions[f"{PREFIX}-{name}"]
-        given = {name: value for name, value in found.variables.items() if name not in KEPT_FROM_THE_STAGE}
-        own = {"AWS_ENDPOINT_URL": self.aws.endpoint}
+    def function(self, name: str, configured: Resolved | None = None, **variables: str) -> Function:
+        """The function ``PREFIX-name`` as the templates configure it, but for the addresses of AWS and the database.
+
+        ``configured``: the templates of another stage, whose function works for this one.
+        """
+        functions = (configured or self.resolved).functions.values()
+        (found,) = (
+            function for function in functions if function.variables["JOBLANE_PREFIX"] + f"-{name}" == function.name
+        )
+        given = {key: value for key, value in found.variables.items() if key not in ONLY_ON_AWS}
+        own = {"AWS_ENDPOINT_URL": self.aws.endpoint, "JOBLANE_PREFIX": PREFIX}
         if "DATABASE_URL" in given:
             login = {} if name == "migrate" else {"user": "jobs", "password": "jobs"}
             own["DATABASE_URL"] = _as(self.url, **login)
@@ -70,7 +76,7 @@ class Stage:
 
     def another(self, name: str, **variables: str) -> Sandbox:
         """A second environment of a function, to use in a ``with`` statement."""
-        return Sandbox(self.function(name, **variables), self.folders)
+        return Sandbox(self.function(name, None, **variables), self.folders)
 
     @cached_property
     def database(self) -> Database:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import urllib.request
 from collections.abc import Mapping
-from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 from uuid import uuid4
@@ -28,10 +27,9 @@ from tests.infra.runtime.conftest import PREFIX, Stage
 from tests.infra.runtime.resolved import Resolved
 from tests.infra.runtime.sandbox import REGION, Sandbox
 
+Body = str | Mapping[str, Any]
 REFUSED = "no JSON"
 SENDER = "no-reply@example.com"
-MAILING = "jobs-prod"
-"""Prefix of the stage that sends mail by SES."""
 
 
 class Exercise:
@@ -80,12 +78,23 @@ class Exercise:
                 early = client.enqueue(task, given, process_in=timedelta(minutes=5)).id
             if type_ == "tenant:cleanup":  # the report and the export of a tenant that was deleted long ago
                 self.stage.run("update saas.tenants set deleted_at = now() - interval '1 year'")
-            bodies = [{"type": type_, "payload": payload}, REFUSED, {"type": type_, "id": early, "rec": True}]
-            if type_ != "jobs:bulk":  # an operator starts it
-                bodies.append({"type": type_, "id": str(uuid4()), "payload": payload})
+            bodies: list[Body] = [
+                {"type": type_, "payload": payload},
+                REFUSED,
+                {"type": type_, "id": early, "rec": True},
+            ]
             for body in bodies:
                 self.stage.of(task.slug).invoke(event(record(body, lane)))
             self.stage.received(lane)
+            if type_ != "jobs:bulk":  # an operator starts it
+                self.complete(type_, self.stage.of(task.slug))
+
+    def complete(self, type_: str, sandbox: Sandbox) -> None:
+        """Run a task of the type."""
+        id_, task = str(uuid4()), self.tasks[type_]
+        body = {"type": type_, "id": id_, "payload": self.payloads[type_]}
+        sandbox.invoke(event(record(body, lane_name(PREFIX, task.queue, type_))))
+        assert self.stage.row(id_)["state"] == "completed", sandbox.output
 
     def mails(self) -> None:
         """A mail of each function that sends some, as the stage with SES configures it."""
@@ -93,13 +102,8 @@ class Exercise:
         self.stage.run("update saas.system_users set grace_period_at = now() - interval '1 hour'")
         for type_ in ("data:export", "system_user:expiry", "user:invitation"):
             task = self.tasks[type_]
-            found = self.mailing.functions[f"{MAILING}-{task.slug}"]
-            own = self.stage.function(task.slug).variables
-            variables = {**found.variables, **{name: own[name] for name in ("AWS_ENDPOINT_URL", "DATABASE_URL")}}
-            function = replace(found, variables={**variables, "JOBLANE_PREFIX": PREFIX}, key=KEY + found.name)
-            body = {"type": type_, "id": str(uuid4()), "payload": self.payloads[type_]}
-            with Sandbox(function, self.stage.folders) as sandbox:
-                sandbox.invoke(event(record(body, lane_name(PREFIX, task.queue, type_))))
+            with Sandbox(self.stage.function(task.slug, self.mailing), self.stage.folders) as sandbox:
+                self.complete(type_, sandbox)
 
     def api(self) -> None:
         """A tenant, an invitation, an export, and the download of it by a link that the API has signed."""
@@ -123,7 +127,10 @@ class Exercise:
     def router(self) -> None:
         """A message of each type that the front doors accept, a refused one, and one of a type that is not deployed."""
         accepted = [(type_, payload) for type_, payload in self.payloads.items() if self.tasks[type_].front_door]
-        bodies = [REFUSED, *({"type": type_, "payload": payload} for type_, payload in [*accepted, ("not:deployed", {})])]
+        bodies: list[Body] = [
+            REFUSED,
+            *({"type": type_, "payload": payload} for type_, payload in [*accepted, ("not:deployed", {})]),
+        ]
         for queue in Queue:
             self.stage.of("router").invoke(event(*(record(body, front_door_name(PREFIX, queue)) for body in bodies)))
 
@@ -148,8 +155,11 @@ class Exercise:
         sqs = boto3.client("sqs")
         url = sqs.get_queue_url(QueueName=dead_letter_name(f"{PREFIX}-cron"))["QueueUrl"]
         tick = {"type": "jobs:sweep", "tick": {"schedule": "0", "at": "2026-11-25T08:00Z"}}
-        reason = {"ERROR_CODE": {"DataType": "String", "StringValue": "Throttled"}}
-        sqs.send_message(QueueUrl=url, MessageBody=json.dumps(tick), MessageAttributes=reason)
+        sqs.send_message(
+            QueueUrl=url,
+            MessageBody=json.dumps(tick),
+            MessageAttributes={"ERROR_CODE": {"DataType": "String", "StringValue": "Throttled"}},
+        )
 
     def producers(self) -> None:
         """A program with the policy of each front door, and one with the policy of each type."""

@@ -81,9 +81,7 @@ class Decision:
 
 def decide(calls: Iterable[Call], policies: Mapping[str, Sequence[Mapping[str, Any]]]) -> set[Decision]:
     """Return the decisions about requests. ``policies``: the statements of each caller."""
-    asked = [
-        asdict(call) | {"account": ACCOUNT, "body": base64.b64encode(call.body).decode()} for call in calls
-    ]
+    asked = [asdict(call) | {"account": ACCOUNT, "body": base64.b64encode(call.body).decode()} for call in calls]
     done = subprocess.run(
         [Tools(Project.here()).emulator_python, "-c", PROGRAM],
         input=json.dumps({"calls": asked, "policies": policies}),
