@@ -9,15 +9,18 @@ from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import AfterValidator, Field, model_validator
 
+from joblane.cdk.constructs.network import HTTPS
 from joblane.cdk.errors import StageError
 from joblane.cdk.settings.apis import HttpLimits
-from joblane.cdk.settings.network import NewNetwork
+from joblane.cdk.settings.network import Network
 from joblane.cdk.settings.section import Settings
 from joblane.cdk.settings.stage import Stage, Value
 
-SES, SMTP = "ses", "smtp"
-"""Values of ``EMAIL_PROVIDER`` for a stage on AWS. The third value, ``console``, would lose mails there. See
+SES, SMTP, LOG = PROVIDERS = "ses", "smtp", "log"
+"""Values of ``EMAIL_PROVIDER`` for a stage on AWS. The fourth value, ``console``, would lose mails there. See
 :mod:`saas.mail`."""
+SUBMISSION_PORT = "587"
+"""Default of ``SMTP_PORT``."""
 ORIGIN = re.compile(r"(https://[a-z0-9]([a-z0-9.-]*[a-z0-9])?|http://(localhost|127\.0\.0\.1))(:[1-9]\d{0,4})?")
 
 
@@ -77,14 +80,26 @@ class PlatformStage(Stage):
     def _mails_arrive(self) -> Self:
         if self.local:
             return self
-        if self.mails_by not in (SES, SMTP):
-            raise ValueError(f"settings.EMAIL_PROVIDER: {SES} or {SMTP} is required; console is for a local stage")
-        if self.mails_by == SMTP and isinstance(self.network, NewNetwork) and self.network.nat_gateways == 0:
+        if self.mails_by not in PROVIDERS:
             raise ValueError(
-                f"settings.EMAIL_PROVIDER: no server for {SMTP} can be reached with network.nat_gateways 0; use {SES}, "
-                "or at least 1 gateway"
+                f"settings.EMAIL_PROVIDER: {SES}, {SMTP} or {LOG} is required; console is for a local stage"
             )
+        if self.mails_by == SMTP and self.network is not None:
+            self._smtp_is_reached(self.network)
         return self
+
+    def _smtp_is_reached(self, network: Network) -> None:
+        if network.egress == "endpoints":
+            raise ValueError(
+                f"settings.EMAIL_PROVIDER: network.egress endpoints reaches no server for {SMTP}; use {SES} "
+                "or another egress"
+            )
+        port = self.settings.get("SMTP_PORT", SUBMISSION_PORT)
+        if port not in [str(each) for each in (HTTPS, *network.egress_ports)]:
+            raise ValueError(
+                f"settings.SMTP_PORT: the functions may not connect to port {port}; write "
+                f'"egress_ports": [{port}] into network'
+            )
 
     @property
     def mails_by(self) -> Value:

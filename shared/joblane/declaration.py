@@ -55,6 +55,10 @@ class Grants:
     dead_letters: bool = False
     """True: the function can receive and delete messages of every dead-letter queue of the stage, and send them back
     through a front door."""
+    services: tuple[str, ...] = ()
+    """AWS services that the task's own code calls, as boto3 names them, for example ``("dynamodb",)``. The synthesis
+    checks that the network of the stage reaches them. It does not allow any call: add the permissions that you need to
+    the function's role. SQS, S3, mail and secrets need no entry."""
 
 
 P = TypeVar("P", bound=Payload)

@@ -49,7 +49,14 @@ def fetch(secret: str) -> str:
     from botocore.exceptions import BotoCoreError, ClientError
     from botocore.session import Session
 
-    config = Config(connect_timeout=TIMEOUT_SECONDS, read_timeout=TIMEOUT_SECONDS, retries={"total_max_attempts": 2})
+    config = Config(
+        connect_timeout=TIMEOUT_SECONDS,
+        read_timeout=TIMEOUT_SECONDS,
+        retries={"total_max_attempts": 2},
+        # the ordinary host has IPv6 addresses too; older SDKs compose one that does not exist.
+        # Source: Secrets Manager, *AWS Secrets Manager endpoints*; aws/aws-sdk-js-v3, issue 7631
+        use_dualstack_endpoint=False,
+    )
     try:
         client: Any = Session().create_client("secretsmanager", config=config)
         answer = client.get_secret_value(SecretId=secret)

@@ -15,6 +15,7 @@ NAMES = {
     "AWS::Logs::LogGroup": "LogGroupName",
     "AWS::Scheduler::Schedule": "Name",
 }
+QUEUES = "arn:${AWS::Partition}:sqs:${AWS::Region}:${AWS::AccountId}:"
 
 
 def of_type(template: Template, kind: str) -> dict[str, Properties]:
@@ -59,17 +60,36 @@ def allowed_to_role(template: Template, role_arn: Mapping[str, Any]) -> dict[str
 
 
 def statements(template: Template, role: str) -> Iterator[Mapping[str, Any]]:
+    for policy in template["Resources"][role]["Properties"].get("Policies", ()):
+        yield from policy["PolicyDocument"]["Statement"]
     for properties in of_type(template, "AWS::IAM::Policy").values():
         if {"Ref": role} in properties["Roles"]:
             yield from properties["PolicyDocument"]["Statement"]
 
 
+def closed_to(template: Template, function: str) -> set[str]:
+    """Return the queues to which a function may not send, whatever its role allows."""
+    role, closed = functions(template)[function]["Role"], set()
+    for policy in of_type(template, "AWS::SQS::QueuePolicy").values():
+        for statement in policy["PolicyDocument"]["Statement"]:
+            if statement.get("Condition") == {"ArnEquals": {"aws:PrincipalArn": role}}:
+                assert (statement["Effect"], statement["Principal"]) == ("Deny", {"AWS": "*"})
+                assert (statement["Action"], statement["Resource"]) == ("sqs:SendMessage", "*")
+                closed |= {target(template, queue) for queue in policy["Queues"]}
+    return closed
+
+
 def target(template: Template, value: Any) -> str:
-    """Return the name of the resource that a reference names, or its text with ``${…}`` for values from AWS."""
+    """Return the name of the resource that a reference or the ARN of a queue names.
+
+    For other values, return their text with ``${…}`` for values from AWS.
+    """
     if isinstance(value, str):
         return value
     if "Fn::Join" in value:
-        return "".join(target(template, part) for part in value["Fn::Join"][1])
+        text = "".join(target(template, part) for part in value["Fn::Join"][1])
+        name = text.removeprefix(QUEUES)
+        return name if name in queues(template) else text
     logical_id = value.get("Ref") or value.get("Fn::GetAtt", [None])[0]
     if logical_id in template["Resources"]:
         resource = template["Resources"][logical_id]
@@ -81,6 +101,8 @@ def target(template: Template, value: Any) -> str:
 def _allowed(template: Template, role: str) -> dict[str, set[str]]:
     found: dict[str, set[str]] = {}
     for statement in statements(template, role):
+        if statement["Effect"] == "Deny":
+            continue
         actions, resources = (_many(statement[key]) for key in ("Action", "Resource"))
         for action in actions:
             found.setdefault(action, set()).update(target(template, resource) for resource in resources)

@@ -14,6 +14,7 @@ from functions.api.document import document
 from infra.settings import Api
 from joblane.cdk.app import Synthesised
 from joblane.cdk.errors import StageError
+from joblane.cdk.templates import stacks_of
 from tests.infra import templates
 from tests.infra.conftest import Synth
 from tests.infra.templates import Template
@@ -76,7 +77,7 @@ def test_every_route_goes_to_the_apis_function_as_payload_format_2(either: Synth
 
 
 def test_the_functions_timeout_is_below_that_of_api_gateway(by_jwt: Synthesised) -> None:
-    function = templates.functions(by_jwt.templates["acme-jobs"])["acme-api"]
+    function = templates.functions(by_jwt.whole("acme-jobs"))["acme-api"]
     _, integration = only(by_jwt.templates["acme-api"], "AWS::ApiGatewayV2::Integration")
     assert function["Timeout"] * 1000 < integration.get("TimeoutInMillis", 30_000)
 
@@ -90,12 +91,12 @@ def test_this_api_and_no_other_may_call_the_function(either: Synthesised) -> Non
     assert exported(either, permission["FunctionName"]) == "acme-api"
     source = templates.target(template, permission["SourceArn"])
     assert source == f"arn:${{AWS::Partition}}:execute-api:${{AWS::Region}}:${{AWS::AccountId}}:{api}/*/*/*"
-    assert not templates.of_type(either.templates["acme-jobs"], "AWS::Lambda::Permission")
+    assert not templates.of_type(either.whole("acme-jobs"), "AWS::Lambda::Permission")
 
 
 def exported(done: Synthesised, value: Any) -> str:
     """Return the name of the function in the jobs stack that an import refers to."""
-    jobs = done.templates["acme-jobs"]
+    jobs = done.whole("acme-jobs")
     found = {output["Export"]["Name"]: output["Value"] for output in jobs["Outputs"].values() if "Export" in output}
     return templates.target(jobs, found[value["Fn::ImportValue"]])
 
@@ -189,7 +190,7 @@ def test_max_concurrency_is_reserved_only_for_the_apis_function(name: str, reque
     done: Synthesised = request.getfixturevalue(name)
     reserved = {
         function: properties["ReservedConcurrentExecutions"]
-        for function, properties in templates.functions(done.templates["acme-jobs"]).items()
+        for function, properties in templates.functions(done.whole("acme-jobs")).items()
         if "ReservedConcurrentExecutions" in properties
     }
     assert reserved == ({"acme-api": 12} if name == "by_jwt" else {})
@@ -204,7 +205,7 @@ def test_the_apis_address_is_an_output(template: Template) -> None:
 
 
 def test_a_stage_without_the_settings_has_no_api(dev: Synthesised) -> None:
-    assert sorted(dev.templates) == ["acme-data", "acme-jobs"]
+    assert stacks_of(dev.templates) == ["acme-data", "acme-jobs"]
 
 
 def test_an_api_without_a_function_is_refused(synth: Synth) -> None:
@@ -238,7 +239,7 @@ def test_a_wrong_setting_is_refused_by_its_name(api: dict[str, Any], problem: st
 
 def test_a_reservation_leaves_lambdas_unreserved_concurrency(synth: Synth) -> None:
     done = synth(package="functions", api={**JWT, "max_concurrency": 20}, account_concurrency=120)
-    function = templates.functions(done.templates["acme-jobs"])["acme-api"]
+    function = templates.functions(done.whole("acme-jobs"))["acme-api"]
     assert function["ReservedConcurrentExecutions"] == 20
     with pytest.raises(StageError, match=r"api\.max_concurrency: 20 at most is required"):
         synth(api={**JWT, "max_concurrency": 21}, account_concurrency=120)

@@ -29,7 +29,7 @@ STAGE = Stage.model_validate({"name": "test", "database": DATABASE})
 
 def problems_of(*templates: dict[str, Any], stage: Stage = STAGE) -> str:
     with pytest.raises(RefusedTemplateError) as caught:
-        check(templates, stage)
+        check({f"stack-{number}": template for number, template in enumerate(templates)}, stage)
     return "\n".join(caught.value.problems)
 
 
@@ -74,7 +74,7 @@ class Written:
 
 
 def test_a_stack_without_a_problem_passes() -> None:
-    check([Written().consume().template], STAGE)
+    check({"written": Written().consume().template}, STAGE)
 
 
 def test_a_filter_is_refused() -> None:
@@ -129,7 +129,7 @@ def test_receives_that_take_longer_than_a_message_is_kept_are_refused() -> None:
 
 
 def problems_after(dev: Synthesised, change: Callable[[dict[str, Any]], object]) -> str:
-    template = copy.deepcopy(dict(dev.templates["acme-jobs"]))
+    template = copy.deepcopy(dict(dev.whole("acme-jobs")))
     for resource in template["Resources"].values():
         change(resource)
     return problems_of(template, stage=dev.stage)
@@ -208,7 +208,7 @@ def test_connections_above_the_databases_limit_are_refused_at_synth(synth: Synth
 def with_api(dev: Synthesised, api: dict[str, Any], **settings: Any) -> None:
     """Check the templates for a stage with an API. The test tasks have no function for it."""
     validated = Api.model_validate({"authorizer": {"kind": "iam"}, **api})
-    check(dev.templates.values(), dev.stage.model_copy(update={"api": validated, **settings}))
+    check(dev.templates, dev.stage.model_copy(update={"api": validated, **settings}))
 
 
 def test_requests_to_the_api_use_connections_too(dev: Synthesised) -> None:
@@ -239,7 +239,7 @@ def test_concurrency_reserved_for_the_api_is_not_available_to_lanes(dev: Synthes
 
 def with_control(dev: Synthesised, control: dict[str, Any], **settings: Any) -> None:
     """``dev`` with a control API, whose stack is not needed to count."""
-    check(dev.templates.values(), dev.stage.model_copy(update={"control": Control.model_validate(control), **settings}))
+    check(dev.templates, dev.stage.model_copy(update={"control": Control.model_validate(control), **settings}))
 
 
 def test_requests_of_operators_use_connections_too(dev: Synthesised) -> None:

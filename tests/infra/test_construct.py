@@ -28,6 +28,7 @@ from joblane.cdk.constructs.granted_bucket import GrantedBucket
 from joblane.cdk.errors import StageError, SynthError
 from joblane.cdk.nag import refuse_findings
 from joblane.cdk.packaging import Packages
+from joblane.cdk.templates import read_assembly, whole
 from tests.infra import templates
 from tests.infra.conftest import TASKS
 from tests.infra.templates import Template
@@ -70,8 +71,7 @@ class Shop:
         )
 
     def template(self) -> Template:
-        template: Template = self.app.synth().get_stack_by_name("shop").template
-        return template
+        return whole(read_assembly(Path(self.app.synth().directory)), "shop")
 
     def problems(self) -> list[str]:
         """Synthesise, expect a refusal, and return its problems."""
@@ -335,7 +335,7 @@ def test_the_example_of_the_page_synthesises(
     source = block.text.replace("App()", f"App(outdir={str(tmp_path)!r})")
     exec(compile(source, str(block), "exec"), {"__name__": "example"})
     # then
-    template = json.loads((tmp_path / "shop.template.json").read_text())
+    template = whole(read_assembly(tmp_path), "shop")
     assert {"shop-data-export", "shop-user-invitation", "shop-router"} <= set(templates.functions(template))
     assert "shop-low-tenant-cleanup" in templates.queues(template)
 

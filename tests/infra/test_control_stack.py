@@ -59,7 +59,7 @@ def test_every_route_goes_to_one_function_whose_timeout_is_the_shortest(done: Sy
     assert integration["PayloadFormatVersion"] == "2.0"
     for route in templates.of_type(template, "AWS::ApiGatewayV2::Route").values():
         assert templates.target(template, route["Target"]) == f"integrations/{logical_id}"
-    function = templates.functions(done.templates["acme-jobs"])["acme-control"]
+    function = templates.functions(done.whole("acme-jobs"))["acme-control"]
     assert function["Timeout"] * 1000 < integration.get("TimeoutInMillis", 30_000)
 
 
@@ -108,7 +108,7 @@ def test_no_identity_has_a_policy_by_default(template: Template) -> None:
 def test_the_api_is_throttled_and_limited_as_set(done: Synthesised, template: Template) -> None:
     _, stage = only(template, "AWS::ApiGatewayV2::Stage")
     assert stage["DefaultRouteSettings"] == {"ThrottlingRateLimit": 7, "ThrottlingBurstLimit": 9}
-    function = templates.functions(done.templates["acme-jobs"])["acme-control"]
+    function = templates.functions(done.whole("acme-jobs"))["acme-control"]
     assert function["ReservedConcurrentExecutions"] == 3
 
 
@@ -131,13 +131,19 @@ def test_the_apis_address_is_the_output_that_the_command_line_reads(template: Te
 
 
 def test_the_function_has_only_the_permissions_of_the_inspector(done: Synthesised) -> None:
-    allowed = templates.allowed(done.templates["acme-jobs"], "acme-control")
+    allowed = templates.allowed(done.whole("acme-jobs"), "acme-control")
     assert allowed.keys() == {
         *("sqs:GetQueueUrl", "sqs:GetQueueAttributes", "sqs:SendMessage"),
         *("sqs:ReceiveMessage", "sqs:ChangeMessageVisibility"),
         *("lambda:GetFunctionConfiguration", "lambda:ListEventSourceMappings"),
         *("scheduler:GetSchedule", "scheduler:ListSchedules", "logs:FilterLogEvents"),
         *("logs:CreateLogStream", "logs:PutLogEvents", "secretsmanager:GetSecretValue"),
+        *("ses:GetAccount", "ses:GetEmailIdentity"),
+    }
+    # of SES it reads the state of the account, and of the identities that cover the stage's sender
+    assert {arn.rpartition(":")[2] for arn in allowed["ses:GetEmailIdentity"]} == {
+        "identity/no-reply@example.com",
+        "identity/example.com",
     }
     # it reads messages only from dead-letter queues, and sends to lanes and to no front door
     read = {arn.rpartition(":")[2] for arn in allowed["sqs:ReceiveMessage"]}
@@ -149,13 +155,20 @@ def test_the_function_has_only_the_permissions_of_the_inspector(done: Synthesise
     }
 
 
+def test_the_state_of_ses_is_read_only_if_the_stage_sends_by_it(synth: Synth) -> None:
+    settings = {"EMAIL_PROVIDER": "smtp", "EMAIL_FROM_ADDRESS": "no-reply@example.com", "SMTP_HOST": "smtp.example.com"}
+    done = synth(package="functions", control={}, settings=settings)
+    assert not [action for action in templates.allowed(done.templates["acme-jobs"], "acme-control") if "ses:" in action]
+    assert "JOBLANE_MAIL_FROM" not in templates.variables(done.whole("acme-jobs"), "acme-user-invitation")
+
+
 # --- Settings ------------------------------------------------------------------------------------------------------
 
 
 def test_a_stage_without_the_setting_has_neither_api_nor_function(synth: Synth) -> None:
     done = synth(package="functions", removal="destroy")
     assert "acme-control" not in done.templates
-    assert "acme-control" not in templates.functions(done.templates["acme-jobs"])
+    assert "acme-control" not in templates.functions(done.whole("acme-jobs"))
 
 
 def test_both_stages_for_aws_have_it(real_stages: RealStages) -> None:

@@ -17,9 +17,9 @@ from tests.infra.conftest import TASKS, Synth
 
 def test_queues_lanes_slots_and_settings_are_those_of_the_stage(dev: Synthesised) -> None:
     declared = read_declared(read_templates(dev.directory), discover(TASKS).values())
-    template = dev.templates["acme-jobs"]
+    template = dev.whole("acme-jobs")
     assert set(declared.queues.values()) == set(templates.queues(template))
-    assert {stack for stack, _ in declared.queues} == {"acme-jobs"}
+    assert {stack.partition("/")[0] for stack, _ in declared.queues} == {"acme-jobs"}
     assert declared.lanes["report:build"] == ["default", "critical"]
     mappings = templates.mappings(template).values()
     assert declared.demand.slots == sum(mapping["ScalingConfig"]["MaximumConcurrency"] for _, mapping in mappings)
@@ -43,11 +43,14 @@ def test_an_alias_has_its_own_lanes(dev: Synthesised) -> None:
 def test_a_function_with_a_reservation_is_counted_by_its_reservation(dev: Synthesised) -> None:
     changed: Any = copy.deepcopy(dict(dev.templates))
     before = read_declared(changed, ())
-    templates.functions(changed["acme-jobs"])["acme-report-build"]["ReservedConcurrentExecutions"] = 9  # type: ignore[index]
+    (function,) = (
+        found[name] for found in map(templates.functions, changed.values()) if (name := "acme-report-build") in found
+    )
+    function["ReservedConcurrentExecutions"] = 9  # type: ignore[index]
     shares = [
         mapping["ScalingConfig"]["MaximumConcurrency"]
-        for function, mapping in templates.mappings(changed["acme-jobs"]).values()
-        if function == "acme-report-build"
+        for consumer, mapping in templates.mappings(dev.whole("acme-jobs")).values()
+        if consumer == "acme-report-build"
     ]
     after = read_declared(changed, ())
     assert (after.demand.slots, after.demand.reserved) == (before.demand.slots - sum(shares), 9)

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from joblane.cdk.templates import read_assembly, whole
 from joblane.cli.scaffold import init
 from joblane.local.postgres import Postgres
 from joblane.local.tools import Tools
@@ -69,8 +70,7 @@ def template(project: Path) -> Template:
     """The stack of the jobs."""
     (project / "empty.zip").write_bytes(b"PK\x05\x06" + bytes(18))
     run(project, "-c", SYNTH)
-    found: Template = json.loads((project / ".joblane" / "cdk.out" / "jobs-dev-jobs.template.json").read_text())
-    return found
+    return whole(read_assembly(project / ".joblane" / "cdk.out"), "jobs-dev-jobs")
 
 
 def test_the_tests_of_the_tasks_pass(project: Path, postgres: Postgres) -> None:

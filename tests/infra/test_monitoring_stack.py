@@ -100,9 +100,9 @@ def test_no_alarm_exceeds_the_limits_of_cloudwatch(watched: Template) -> None:
 def test_the_number_of_alarms_and_metrics_is_the_one_that_the_costs_assume(
     real_stages: RealStages,
 ) -> None:
-    made = real_stages("prod").templates
+    made, jobs = real_stages("prod").templates, real_stages("prod").whole("jobs-prod-jobs")
     lanes = [task for task in discover().values() for _ in task.lanes]
-    functions = len(templates.functions(made["jobs-prod-jobs"]))
+    functions = len(templates.functions(jobs))
     found = alarms_of(made["jobs-prod-monitoring"])
     in_tens = math.ceil(functions / 10) + math.ceil(sum(not task.resumable for task in lanes) / 10)
     assert len(found) == 3 * len(lanes) + in_tens + 7
@@ -159,10 +159,10 @@ def test_runs_are_compared_with_the_declared_timeout(acme: Template) -> None:
 
 
 def test_every_function_is_watched_for_throttles(real_stages: RealStages) -> None:
-    made = real_stages("prod").templates
+    made, jobs = real_stages("prod").templates, real_stages("prod").whole("jobs-prod-jobs")
     throttles = [alarm for name, alarm in alarms_of(made["jobs-prod-monitoring"]).items() if "throttles" in name]
     watched = [dimensions(metric)["FunctionName"] for alarm in throttles for metric in metrics_of(alarm)]
-    assert sorted(watched) == sorted(templates.functions(made["jobs-prod-jobs"]))
+    assert sorted(watched) == sorted(templates.functions(jobs))
 
 
 def test_the_dead_letters_of_front_doors_and_schedules_have_an_alarm(acme: Template) -> None:
@@ -238,12 +238,12 @@ def test_a_mail_is_sent_if_the_stage_names_an_address(acme: Template, watched: T
 
 
 def test_the_dashboard_shows_every_lane_function_and_alarm(real_stages: RealStages) -> None:
-    made = real_stages("prod").templates
+    made, jobs = real_stages("prod").templates, real_stages("prod").whole("jobs-prod-jobs")
     ((_, dashboard),) = templates.of_type(made["jobs-prod-monitoring"], "AWS::CloudWatch::Dashboard").items()
     text = json.dumps(dashboard["DashboardBody"]).replace('\\"', '"').replace('\\\\"', '"')
-    for queue in templates.queues(made["jobs-prod-jobs"]):
+    for queue in templates.queues(jobs):
         assert queue in text
-    for function in templates.functions(made["jobs-prod-jobs"]):
+    for function in templates.functions(jobs):
         assert f'"{function}"' in text
     for metric in ("Started", "Completed", "Retried", "Archived", "WaitMs", "DurationMs", "Throttles", "Errors"):
         assert f'"{metric}"' in text
@@ -252,12 +252,12 @@ def test_the_dashboard_shows_every_lane_function_and_alarm(real_stages: RealStag
 
 
 def test_the_saved_queries_search_the_logs_of_every_function(real_stages: RealStages) -> None:
-    made = real_stages("prod").templates
+    made, jobs = real_stages("prod").templates, real_stages("prod").whole("jobs-prod-jobs")
     found = templates.of_type(made["jobs-prod-monitoring"], "AWS::Logs::QueryDefinition").values()
     assert {entry["Name"] for entry in found} == {f"jobs-prod/{name}" for name in QUERIES}
     for entry in found:
         assert sorted(entry["LogGroupNames"]) == sorted(
-            f"/aws/lambda/{function}" for function in templates.functions(made["jobs-prod-jobs"])
+            f"/aws/lambda/{function}" for function in templates.functions(jobs)
         )
 
 

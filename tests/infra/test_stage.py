@@ -100,7 +100,21 @@ def test_times_of_unknown_schedules_and_wrong_times_are_refused(schedules: dict[
     ("settings", "problem"),
     [
         # the network
-        ({"network": {**NEW, "nat_gateways": 3}}, "network.new.nat_gateways: .*less than or equal to 2"),
+        ({"network": {**NEW, "egress": "nat", "nat_gateways": 3}}, "network.new: .*nat_gateways: 1 or 2 is required"),
+        ({"network": {**NEW, "egress": "nat", "nat_gateways": 0}}, "network.new: .*set egress to ipv6, endpoints or"),
+        ({"network": {**NEW, "nat_gateways": 1}}, "network.new: .*nat_gateways: there is none with egress ipv6"),
+        ({"network": {**NEW, "egress": "natt"}}, "network.new.egress: .*'ipv6', 'nat', 'endpoints' or 'none'"),
+        ({"network": {**NEW, "reaches": ["sqs"]}}, "network.new: .*reaches: it lists your own ways out; leave it out"),
+        ({"network": {**EXISTING, "egress": "endpoints"}}, "network.existing.egress: .*'nat', 'ipv6' or 'none'"),
+        ({"network": {**NEW, "availability_zones": ["eu-central-1a"]}}, "network.new.availability_zones: .*at least 2"),
+        (
+            {"network": {**NEW, "availability_zones": ["eu-central-1a", "eu-central-1a"]}},
+            "network.new: .*availability_zones: two different zones are required",
+        ),
+        (
+            {"network": {**NEW, "availability_zones": ["eu-central-1", "eu-central-1b"]}},
+            "network.new.availability_zones.0: .*'eu-central-1' is not the name of an availability zone; eu-central-1a",
+        ),
         ({"network": {**NEW, "cidr": "10.60.3.0/16"}}, "network.new.cidr: .*has host bits set; 10.60.0.0/16"),
         ({"network": {**NEW, "cidr": "10.300.0.0/16"}}, "network.new.cidr: .*10.60.0.0/16, for example, is right"),
         ({"network": {**NEW, "cidr": "10.60.0.0/25"}}, "network.new.cidr: "),
@@ -109,11 +123,11 @@ def test_times_of_unknown_schedules_and_wrong_times_are_refused(schedules: dict[
         ({"network": {"kind": "shared"}}, "network: .*'new', 'existing'"),
         ({"network": {**EXISTING, "subnet_ids": ["subnet-1"]}}, "network.existing.subnet_ids: .*at least 2 items"),
         (
-            {"network": {**EXISTING, "availability_zones": ["a", "b", "c"]}},
+            {"network": {**EXISTING, "availability_zones": ["eu-west-1a", "eu-west-1b", "eu-west-1c"]}},
             "network.existing: .*availability_zones: the zone of each of subnet_ids",
         ),
         (
-            {"network": {**EXISTING, "availability_zones": ["a", "a"]}},
+            {"network": {**EXISTING, "availability_zones": ["eu-west-1a", "eu-west-1a"]}},
             "network.existing: .*availability_zones: a zone is named twice",
         ),
         # the database
@@ -177,23 +191,31 @@ def test_times_of_unknown_schedules_and_wrong_times_are_refused(schedules: dict[
             "database.security_group_id: the group is in another VPC .* new one; .*with kind existing",
         ),
         (
-            {"network": {**NEW, "nat_gateways": 0}, "database": DATABASE},
-            "network.nat_gateways: at least 1 is required for database.kind existing",
+            {"network": NEW, "database": DATABASE},
+            "network.egress: ipv6 does not reach database.kind existing, which is outside the new VPC; set egress to n",
+        ),
+        (
+            {"network": {**NEW, "egress": "endpoints"}, "database": DATABASE},
+            "network.egress: endpoints does not reach database.kind existing",
         ),
         # mails
         (
             {"settings": {"EMAIL_PROVIDER": "console"}},
-            "settings.EMAIL_PROVIDER: ses or smtp is required; console is for a local stage",
+            "settings.EMAIL_PROVIDER: ses, smtp or log is required; console is for a local stage",
         ),
-        ({"settings": {"EMAIL_PROVIDER": ""}}, "settings.EMAIL_PROVIDER: ses or smtp is required"),
-        ({"settings": {"EMAIL_PROVIDER": {"secret": "mail"}}}, "settings.EMAIL_PROVIDER: ses or smtp is required"),
+        ({"settings": {"EMAIL_PROVIDER": ""}}, "settings.EMAIL_PROVIDER: ses, smtp or log is required"),
+        ({"settings": {"EMAIL_PROVIDER": {"secret": "mail"}}}, "settings.EMAIL_PROVIDER: ses, smtp or log is required"),
         (
             {
-                "network": {**NEW, "nat_gateways": 0},
+                "network": {**NEW, "egress": "endpoints"},
                 "database": AURORA,
                 "settings": {"EMAIL_PROVIDER": "smtp"},
             },
-            "settings.EMAIL_PROVIDER: no server for smtp can be reached with network.nat_gateways 0; use ses",
+            "settings.EMAIL_PROVIDER: network.egress endpoints reaches no server for smtp; use ses or another",
+        ),
+        (
+            {"network": NEW, "database": AURORA, "settings": {"EMAIL_PROVIDER": "smtp"}},
+            'settings.SMTP_PORT: the functions may not connect to port 587; write "egress_ports": .587. into network',
         ),
         # connections
         (
@@ -305,9 +327,18 @@ def test_a_password_is_refused_and_not_repeated() -> None:
 
 
 @pytest.mark.parametrize(
-    ("provider", "network"), [("ses", {**NEW, "nat_gateways": 0}), ("smtp", NEW), ("smtp", EXISTING), ("smtp", None)]
+    ("provider", "network"),
+    [
+        ("ses", {**NEW, "egress": "endpoints"}),
+        ("smtp", {**NEW, "egress_ports": [587]}),
+        ("smtp", {**EXISTING, "egress_ports": [587]}),
+        ("smtp", None),
+        ("log", {**NEW, "egress": "endpoints"}),
+    ],
 )
-def test_mail_goes_by_ses_or_smtp_if_the_network_reaches_them(provider: str, network: dict[str, Any] | None) -> None:
+def test_mail_goes_by_ses_smtp_or_the_log_if_the_network_reaches_them(
+    provider: str, network: dict[str, Any] | None
+) -> None:
     database = DATABASE if network is None else AURORA
     stage = load(network=network, database=database, settings={"EMAIL_PROVIDER": provider})
     assert stage.mails_by == provider
@@ -330,19 +361,6 @@ def test_a_secret_is_taken_by_reference() -> None:
 def test_a_reference_that_no_permission_can_name_is_refused(reference: dict[str, str], problem: str) -> None:
     with pytest.raises(StageError, match=rf"settings\.SMTP_PASSWORD.*{problem}"):
         load(settings={"SMTP_PASSWORD": reference})
-
-
-@pytest.mark.parametrize(
-    ("changes", "reads"),
-    [
-        ({}, True),
-        ({"database": {**DATABASE, "secret": None, "host": RDS_HOST, "user": "a", "resource_id": "cluster-A"}}, False),
-        ({"network": NEW, "database": AURORA}, False),
-        ({"network": NEW, "database": AURORA, "settings": {"SMTP_PASSWORD": {"secret": "acme/smtp"}}}, True),
-    ],
-)
-def test_a_stage_knows_if_its_functions_read_secrets(changes: dict[str, Any], reads: bool) -> None:
-    assert load(**changes).reads_secrets is reads
 
 
 def test_a_local_stage_takes_address_settings_and_architecture_from_this_machine() -> None:
@@ -371,7 +389,7 @@ def test_production_is_robust_and_development_is_as_cheap_as_possible() -> None:
     assert (prod.database.standby, prod.database.deletion_protection) == (True, True)
     assert isinstance(dev.network, NewNetwork)
     assert isinstance(prod.network, NewNetwork)
-    assert (dev.network.nat_gateways, prod.network.nat_gateways) == (1, 2)
+    assert (dev.network.egress, prod.network.egress, prod.network.nat_gateways) == ("ipv6", "nat", 2)
 
 
 def test_production_retains_resources_and_a_local_stage_does_not() -> None:

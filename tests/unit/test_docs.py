@@ -45,16 +45,19 @@ RUN = {
 }
 """Commands of blocks without a mark → the file that runs them, and a text in it that shows this."""
 
-BUILT_IN = {"alias", "set", ".", "export", "cd", "git", "cp", "uv", "python", "python3", "pip"}
+BUILT_IN = {"psql", "alias", "set", ".", "export", "cd", "git", "cp", "uv", "python", "python3", "pip"}
 """Programs whose arguments are not checked."""
 OF_THE_CLI = {"query", "output", "region", "profile", "cli-binary-format", "max-items", "no-cli-pager"}
 """Options that every command of the AWS CLI accepts. Source: AWS CLI, *Command line options*."""
 S3 = {"ls": {"recursive", "summarize"}, "rm": {"recursive"}}
 """Commands of ``aws s3`` that are not operations of the service. Source: AWS CLI command reference, *s3*."""
+TOKEN = ("rds", "generate-db-auth-token", {"hostname", "port", "username"})
+"""A command without a call to AWS. Source: AWS CLI command reference, *rds*."""
 CDK = {
     "bootstrap": {"qualifier", "toolkit-stack-name", "cloudformation-execution-policies"},
     "deploy": {"all", "context", "require-approval"},
     "destroy": {"all", "context"},
+    "rollback": {"context", "orphan"},
 }
 """Checked against the program itself by ``tests/infra/test_docs.py``."""
 
@@ -172,6 +175,8 @@ def _problems_of_aws(words: list[str]) -> Iterator[str]:
     if service == "s3":
         yield from [] if operation in S3 else [f"aws s3 {operation}: name it in S3"]
         yield from (f"aws s3 {operation} has no --{name}" for name in given - S3.get(operation, set()))
+        return
+    if (service, operation, given) == TOKEN:
         return
     operations = _operations(service)
     if operation not in operations:

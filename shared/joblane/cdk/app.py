@@ -33,6 +33,7 @@ from joblane.cdk.stacks.control import ControlStack
 from joblane.cdk.stacks.data import DataStack
 from joblane.cdk.stacks.monitoring import MonitoringStack
 from joblane.cdk.summary import concurrency
+from joblane.cdk.templates import Template, read_assembly, whole
 from joblane.cdk.watching.alarms import Alarm
 from joblane.discovery import discover, discover_functions
 from joblane.errors import JobError
@@ -52,12 +53,19 @@ Build = Callable[[Stage, Project], Packages]
 
 @dataclass(frozen=True)
 class Synthesised:
-    """The stage, its jobs, and the content of ``directory``: assets, and templates by the names of the stacks."""
+    """The stage, its jobs, and the content of ``directory``: assets, and templates by the names of the stacks.
+
+    The name of a nested stack is ``STACK/LOGICAL_ID``.
+    """
 
     stage: Stage
     jobs: Jobs
     directory: Path
-    templates: Mapping[str, Mapping[str, Any]]
+    templates: Mapping[str, Template]
+
+    def whole(self, stack: str) -> Template:
+        """Return the template of ``stack`` with the resources of its nested stacks."""
+        return whole(self.templates, stack)
 
 
 @dataclass(frozen=True)
@@ -145,20 +153,18 @@ class JoblaneApp(Generic[S]):
         jobs = self._add_stacks(app, stage, workload)
         if findings and not stage.local:
             refuse_findings(app)
-        assembly = _assemble(app, output)
-        templates = {
-            stack.stack_name: json.loads(Path(stack.template_full_path).read_text()) for stack in assembly.stacks
-        }
-        check(templates.values(), stage)
-        return Synthesised(stage, jobs, Path(assembly.directory), templates)
+        directory = Path(_assemble(app, output).directory)
+        templates = read_assembly(directory)
+        check(templates, stage)
+        return Synthesised(stage, jobs, directory, templates)
 
     def _add_stacks(self, app: App, stage: S, workload: Workload) -> Jobs:
         """Create the stacks of a stage: data, jobs, and, if the stage has them, control API and monitoring."""
-        mail = any(task.grants.mail for task in workload.tasks.values())
-        data = DataStack(app, f"{stage.prefix}-data", stage=stage, mail=mail)
+        data = DataStack(app, f"{stage.prefix}-data", workload)
         buckets, describes = self.buckets(data, stage), f"Joblane, {stage.name}: queues, functions and schedules"
         stack = Stack(app, f"{stage.prefix}-jobs", description=describes)
-        jobs = Jobs(stack, "Jobs", workload, access=data.access, buckets=buckets, costs=self.costs)
+        jobs = Jobs(stack, "Jobs", workload, access=data.access_from(stack), buckets=buckets, costs=self.costs)
+        jobs.migration.add_output(stack)
         for add in self.stacks:
             add(app, jobs, stage)
         if stage.control is not None:

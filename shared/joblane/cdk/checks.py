@@ -15,8 +15,10 @@ from joblane.cdk.errors import RefusedTemplateError
 from joblane.cdk.settings.apis import HttpLimits
 from joblane.cdk.settings.database import Aurora
 from joblane.cdk.settings.stage import Stage
-from joblane.cdk.templates import Properties, Template, of_type
+from joblane.cdk.sizes import problems_of_size
+from joblane.cdk.templates import Properties, Template, of_type, stacks_of, whole
 from joblane.limits import MIN_CONCURRENCY
+from joblane.queues import dead_letter_name
 
 CONNECTIONS_PER_SLOT = 2
 """The connection of the task, and for a short time a second one: after its commit a session can run no SQL."""
@@ -24,8 +26,6 @@ VISIBILITY_FACTOR = 6
 """Least visibility timeout, in function timeouts.
 
 Source: Lambda, *Configuring an Amazon SQS queue for use with Lambda*."""
-MAX_ENVIRONMENT_BYTES = 4096
-"""Limit for all variables of a function together. Source: Lambda quotas."""
 DEFAULT_VISIBILITY, DEFAULT_RETENTION, DEFAULT_TIMEOUT = 30, 345_600, 3
 """Seconds that apply if a template has no value.
 
@@ -47,23 +47,33 @@ class Mapped:
         maximum: int | None = self.properties.get("ScalingConfig", {}).get("MaximumConcurrency")
         return maximum
 
+    @property
+    def reserved(self) -> int | None:
+        """The reserved concurrency of the function. None: it has none."""
+        reserved: int | None = self.function.get("ReservedConcurrentExecutions")
+        return reserved
 
-def check(templates: Iterable[Template], stage: Stage) -> None:
-    """Raise :class:`RefusedTemplateError` with all problems in the templates of one stage."""
+
+def check(templates: Mapping[str, Template], stage: Stage) -> None:
+    """Raise :class:`RefusedTemplateError` with all problems in the templates of one stage, by the names of the stacks.
+
+    The name of a nested stack is ``STACK/LOGICAL_ID``, as :func:`~joblane.cdk.templates.read_assembly` returns it.
+    """
     if problems := problems_of(templates, stage):
         raise RefusedTemplateError(problems)
 
 
-def problems_of(templates: Iterable[Template], stage: Stage) -> list[str]:
+def problems_of(templates: Mapping[str, Template], stage: Stage) -> list[str]:
     """Return all problems in the templates of one stage, one sentence each."""
-    templates = list(templates)
-    mappings = [mapped for template in templates for mapped in _mappings(template)]
+    merged = [whole(templates, stack) for stack in stacks_of(templates)]
+    mappings = [mapped for template in merged for mapped in mappings_of(template)]
     return [
+        *problems_of_size(templates),
         *(problem for mapped in mappings for problem in _mapping(mapped)),
         *_shared_queues(mappings),
         *_budgets(mappings, stage),
-        *(problem for template in templates for problem in _queues(template)),
-        *(problem for template in templates for problem in _environments(template)),
+        *(problem for template in merged for problem in _queues(template)),
+        *(problem for template in merged for problem in _environments(template)),
     ]
 
 
@@ -84,7 +94,7 @@ def _mapping(mapped: Mapped) -> Iterator[str]:
             f"{queue}: its mapping lacks MaximumConcurrency: throttled receives count towards maxReceiveCount, "
             "and the number of database connections has no limit"
         )
-    reserved = mapped.function.get("ReservedConcurrentExecutions")
+    reserved = mapped.reserved
     if maximum is not None and reserved is not None and reserved < maximum:
         yield (
             f"function {mapped.function_name}: its reserved concurrency of {reserved} is below the "
@@ -170,7 +180,9 @@ def _queues(template: Template) -> Iterator[str]:
         policy = queue.get("RedrivePolicy")
         if policy is None:
             continue
-        dead_id = _logical_id(policy["deadLetterTargetArn"])
+        if name.endswith(dead_letter_name("")):
+            yield f"queue {name}: its name ends as that of a dead-letter queue does; rename the task"
+        dead_id = _logical_id(policy["deadLetterTargetArn"], {})
         dead = _properties(template, dead_id)
         kept, dead_kept = (item.get("MessageRetentionPeriod", DEFAULT_RETENTION) for item in (queue, dead))
         if dead and dead_kept <= kept:
@@ -189,31 +201,27 @@ def _queues(template: Template) -> Iterator[str]:
 def _environments(template: Template) -> Iterator[str]:
     for logical_id, function in of_type(template, "AWS::Lambda::Function"):
         called = _name(function, "FunctionName", logical_id)
-        texts = {
-            name: value if isinstance(value, str) else json.dumps(value)
-            for name, value in _environment(function).items()
-        }
-        for name in (name for name, text in texts.items() if "{{resolve:" in text):
+        for name in (name for name, value in _environment(function).items() if "{{resolve:" in json.dumps(value)):
             yield (
                 f"function {called}: its variable {name} is a dynamic reference, and everyone who may read the "
                 "configuration of the function would read the secret; refer to it in the stage's settings by "
                 '{"secret": "NAME"}, or read it in the function'
-            )
-        sizes = {name: len(name) + len(text.encode()) for name, text in texts.items()}
-        if sum(sizes.values()) > MAX_ENVIRONMENT_BYTES:
-            largest = max(sizes, key=lambda name: sizes[name])
-            yield (
-                f"function {called}: its environment has {sum(sizes.values())} bytes, and Lambda's limit is "
-                f"{MAX_ENVIRONMENT_BYTES}; the largest variable is {largest} with {sizes[largest]}"
             )
 
 
 # --- Reading a template --------------------------------------------------------------------------------------------
 
 
-def _mappings(template: Template) -> Iterator[Mapped]:
+def mappings_of(template: Template) -> Iterator[Mapped]:
+    """Return the event source mappings of a template, see :func:`~joblane.cdk.templates.whole`."""
+    names = {
+        found.get(key): logical_id
+        for kind, key in (("AWS::SQS::Queue", "QueueName"), ("AWS::Lambda::Function", "FunctionName"))
+        for logical_id, found in of_type(template, kind)
+        if isinstance(found.get(key), str)
+    }
     for _, properties in of_type(template, "AWS::Lambda::EventSourceMapping"):
-        queue_id, function_id = (_logical_id(properties.get(key)) for key in ("EventSourceArn", "FunctionName"))
+        queue_id, function_id = (_logical_id(properties.get(key), names) for key in ("EventSourceArn", "FunctionName"))
         queue, function = _properties(template, queue_id), _properties(template, function_id)
         yield Mapped(
             properties=properties,
@@ -224,16 +232,19 @@ def _mappings(template: Template) -> Iterator[Mapped]:
         )
 
 
-def _logical_id(value: Any) -> str:
-    """Return the logical id that a reference names.
+def _logical_id(value: Any, names: Mapping[Any, str]) -> str:
+    """Return the logical id that a reference, a name or an ARN that ends in a name stands for. ``names``: of resources.
 
     For any other value, such as an import, return its text: it is the same for the same resource.
     """
-    if isinstance(value, Mapping) and "Ref" in value:
-        return str(value["Ref"])
-    if isinstance(value, Mapping) and "Fn::GetAtt" in value:
-        return str(value["Fn::GetAtt"][0])
-    return value if isinstance(value, str) else json.dumps(value, sort_keys=True)
+    match value:
+        case {"Ref": str(logical_id)} | {"Fn::GetAtt": [str(logical_id), *_]}:
+            return logical_id
+        case {"Fn::Join": ["", [*_, str(end)]]} if (name := end.rpartition(":")[2]) in names:
+            return names[name]
+        case str():
+            return names.get(value.rpartition(":")[2], value)
+    return json.dumps(value, sort_keys=True)
 
 
 def _properties(template: Template, logical_id: str) -> Properties:

@@ -17,7 +17,7 @@ from joblane.cdk.app import Build, declared_settings
 from joblane.cdk.constructs.code import Workload
 from joblane.cdk.constructs.granted_bucket import GrantedBucket
 from joblane.cdk.constructs.jobs import Jobs
-from joblane.cdk.constructs.network import FunctionNetwork
+from joblane.cdk.constructs.network import FunctionNetwork, Target
 from joblane.cdk.database_access import Address, DatabaseAccess, Login, Place
 from joblane.cdk.errors import SynthError
 from joblane.cdk.packaging import build_packages
@@ -155,6 +155,7 @@ class Joblane(Construct):
             access=DatabaseAccess(database.login, database.login, place),
             buckets=buckets or {},
         )
+        self.jobs.migration.add_output(self)
         self.queues, self.functions = self.jobs.queues, self.jobs.functions
         self.producer_policies, self.grant_enqueue = self.jobs.producer_policies, self.jobs.grant_enqueue
         if database.resource is not None:
@@ -165,9 +166,8 @@ class Joblane(Construct):
 
     def _place(self, stage: Stage, vpc: ec2.IVpc, subnets: ec2.SubnetSelection | None, database: JobDatabase) -> Place:
         subnets = subnets or ec2.SubnetSelection(subnet_type=ec2.SubnetType.PRIVATE_WITH_EGRESS)
-        network = FunctionNetwork(self, "Network", stage=stage, vpc=vpc, subnets=subnets)
-        if database.resource is None:
-            network.allow_egress(PORT, "the database")
-        else:
+        targets = [Target(PORT, "the database")] if database.resource is None else []
+        network = FunctionNetwork(self, "Network", stage=stage, vpc=vpc, subnets=subnets, targets=targets)
+        if database.resource is not None:
             network.security_group.connections.allow_to_default_port(database.resource, "functions to database")
         return network.place

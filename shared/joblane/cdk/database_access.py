@@ -27,6 +27,11 @@ class Login:
     by_iam: bool = False
     secret: secretsmanager.ISecret | None = None
 
+    @property
+    def reads_secret(self) -> bool:
+        """True: the functions read a secret to log in."""
+        return "secret=" in self.url
+
 
 @dataclass(frozen=True)
 class Address:
@@ -44,12 +49,26 @@ class Address:
 
 @dataclass(frozen=True)
 class Place:
-    """The network of functions that connect to the database. ``interfaces``: the policy that their roles need there."""
+    """The network of functions that connect to the database.
+
+    ``interfaces``: the policy that their roles need there. ``ipv6``: functions get an IPv6 address, and boto3 calls
+    dual-stack endpoints.
+    """
 
     vpc: ec2.IVpc
     subnets: ec2.SubnetSelection
     security_group: ec2.ISecurityGroup
     interfaces: iam.IManagedPolicy
+    ipv6: bool = False
+
+    def keep(self, role: iam.IRole) -> None:
+        """Delete ``role`` and the policy only after the security group, which waits for the network interfaces.
+
+        Lambda removes the interfaces with the role of a function; without one they stay, and so does the group.
+        Source: AWS Compute Blog, *Update: Issue affecting HashiCorp Terraform resource deletions after the VPC
+        improvements to AWS Lambda*.
+        """
+        self.security_group.node.add_dependency(role, self.interfaces)
 
 
 @dataclass(frozen=True)
@@ -66,7 +85,7 @@ class DatabaseAccess:
     user: str | None = None
 
 
-def existing_access(stack: Stack, database: ExistingDatabase, place: Place | None) -> DatabaseAccess:
+def existing_access(stack: Stack, database: ExistingDatabase) -> DatabaseAccess:
     """Return the access to an existing database, with only the permissions for it."""
     address = Address(database.host, database.port, database.name)
     if database.secret is not None:
@@ -78,8 +97,8 @@ def existing_access(stack: Stack, database: ExistingDatabase, place: Place | Non
     elif database.migration_secret is not None:
         migration = by_secret(address, database.migration_secret)
     else:
-        return DatabaseAccess(functions, functions, place)
-    return DatabaseAccess(functions, migration, place, database.user)
+        return DatabaseAccess(functions, functions)
+    return DatabaseAccess(functions, migration, user=database.user)
 
 
 def by_secret(address: Address, arn: str) -> Login:

@@ -7,6 +7,7 @@ from aws_cdk import ArnFormat, Stack
 from joblane.cdk.constructs.task_function import JobFunction
 from joblane.cdk.nag import acknowledge_wildcards
 from joblane.cdk.settings.stage import Stage
+from joblane.inspector.stage.doctor_mail import identities
 from joblane.queues import Queue, cron_group_name, dead_letter_name, front_door_name, log_group_name
 
 REASON_FOR_NAMES = (
@@ -14,14 +15,16 @@ REASON_FOR_NAMES = (
     "longer deployed. The names of all of them begin with the stage's prefix, which is no prefix of another stage."
 )
 REASON_FOR_LISTS = (
-    "AWS lists the mappings and schedules of the whole account or none; a list shows no message and changes nothing."
+    "AWS lists the mappings and schedules of the whole account or none, and SES has one state for the account; they "
+    "show no message, and reading them changes nothing."
 )
 
 
-def grant_inspecting(to: JobFunction, stage: Stage) -> None:
+def grant_inspecting(to: JobFunction, stage: Stage, sender: str | None) -> None:
     """Allow sending to lanes, receiving from dead-letter queues, and reading queues, functions, schedules and logs.
 
     It does not allow deleting a message, receiving from a lane, or sending to a front door: `jobs:bulk` redrives.
+    ``sender``: the stage sends mail from it by Amazon SES, whose state may be read; None: it does not.
     """
     stack, prefix = Stack.of(to), stage.prefix
     front_doors = [stack.format_arn(service="sqs", resource=front_door_name(prefix, queue)) for queue in Queue]
@@ -52,5 +55,10 @@ def grant_inspecting(to: JobFunction, stage: Stage) -> None:
         (["logs:FilterLogEvents"], [logs]),
     ):
         to.allow(actions, resources)
+    if sender:
+        names = identities(sender)
+        own = [stack.format_arn(service="ses", resource="identity", resource_name=name) for name in names]
+        to.allow(["ses:GetEmailIdentity"], own)
+        to.allow(["ses:GetAccount"], ["*"])  # it has no resource type. Source: Service Authorization Reference, SES v2
     acknowledge_wildcards(to.role, [*lanes, *dead_letters, functions, schedules, logs], REASON_FOR_NAMES)
     acknowledge_wildcards(to.role, ["*", all_schedules], REASON_FOR_LISTS)

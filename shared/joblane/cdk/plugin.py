@@ -20,7 +20,7 @@ from aws_cdk import (
 
 from joblane.cdk.checks import problems_of
 from joblane.cdk.constructs.jobs import Jobs
-from joblane.cdk.templates import Template
+from joblane.cdk.templates import Template, read_assembly
 
 RULE = "jobs-arrive"
 
@@ -46,12 +46,14 @@ class TemplateChecks:
 
     def validate(self, context: IPolicyValidationContext) -> PolicyValidationPluginReport:
         stack = Stack.of(self._jobs)
+        place = next(path for path in context.template_paths if Path(path).name == stack.template_file)
         elements = [each for each in self._jobs.node.find_all() if isinstance(each, CfnElement)]
         own = {str(stack.resolve(element.logical_id)) for element in elements}
-        place = next(path for path in context.template_paths if Path(path).name == stack.template_file)
-        template = _part(json.loads(Path(place).read_text(encoding="utf-8")), own)
+        templates = read_assembly(Path(place).parent)
+        parts = {name: template for name, template in templates.items() if name.startswith(f"{stack.stack_name}/")}
+        problems = problems_of({stack.stack_name: _part(templates[stack.stack_name], own), **parts}, self._jobs.stage)
         return PolicyValidationPluginReport(
-            success=not (problems := problems_of([template], self._jobs.stage)),
+            success=not problems,
             violations=[
                 PolicyViolation(
                     rule_name=RULE,
@@ -66,7 +68,7 @@ class TemplateChecks:
 
 
 def _part(template: Template, own: set[str]) -> Mapping[str, Any]:
-    """Return the resources ``own``, and every event source mapping that refers to them."""
+    """Return the resources ``own``, and every event source mapping that refers to them or their nested stacks."""
 
     def refers(resource: Mapping[str, Any]) -> bool:
         text = json.dumps(resource["Properties"])

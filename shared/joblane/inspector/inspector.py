@@ -117,7 +117,7 @@ class Inspector:
 
     @needs(VIEW)
     def doctor(self) -> tuple[views.Check, ...]:
-        """Check a deployment: mappings, dead letters, schedules, migrations, clock, permissions; worst first."""
+        """Check a deployment: mappings, dead letters, schedules, migrations, clock, permissions, mail; worst first."""
         return doctor.checks(self._scope)
 
     # --- Actions ---------------------------------------------------------------------------------------------------

@@ -141,7 +141,7 @@ class Database:
     @property
     def by_iam(self) -> bool:
         """True if the login is by IAM."""
-        return isinstance(self._options["login"], IamLogin)
+        return isinstance(self._options.get("login"), IamLogin)
 
     @property
     def usable(self) -> bool:

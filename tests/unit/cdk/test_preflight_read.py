@@ -82,13 +82,23 @@ def test_queues_and_functions_of_existing_stacks_are_found(stubbed: Any) -> None
     stub.add_response(
         "list_stack_resources", {"StackResourceSummaries": queues, "NextToken": "more"}, {"StackName": JOBS}
     )
-    functions = [resource("AWS::Lambda::Function", "Router", "jobs-router")]
+    part = "arn:aws:cloudformation:eu-central-1:111122223333:stack/jobs-jobs-Part07-1A2B/1"
+    others = [
+        resource("AWS::Lambda::Function", "Router", "jobs-router"),
+        resource("AWS::CloudFormation::Stack", "Part07", part),
+        resource("AWS::CloudFormation::Stack", "Part08", ""),  # its creation has just begun
+    ]
     stub.add_response(
-        "list_stack_resources", {"StackResourceSummaries": functions}, {"StackName": JOBS, "NextToken": "more"}
+        "list_stack_resources", {"StackResourceSummaries": others}, {"StackName": JOBS, "NextToken": "more"}
     )
-    found = preflight.deployed(client, [DATA, JOBS])
-    assert found.queues == {(JOBS, "Low"): "jobs-low"}
-    assert found.functions == {"jobs-router"}
+    lanes = [
+        resource("AWS::SQS::Queue", "Lane", "https://sqs.eu-central-1.amazonaws.com/1/jobs-low-data-export"),
+        resource("AWS::Lambda::Function", "Function", "jobs-data-export"),
+    ]
+    stub.add_response("list_stack_resources", {"StackResourceSummaries": lanes}, {"StackName": part})
+    found = preflight.deployed(client, [DATA, JOBS, f"{JOBS}/Part07"])
+    assert found.queues == {(JOBS, "Low"): "jobs-low", (f"{JOBS}/Part07", "Lane"): "jobs-low-data-export"}
+    assert found.functions == {"jobs-router", "jobs-data-export"}
 
 
 def test_only_a_missing_stack_counts_as_a_first_deploy(stubbed: Any) -> None:
@@ -229,7 +239,7 @@ def assembly(folder: Path, **changes: Any) -> Path:
     (folder / f"{JOBS}.template.json").write_text(json.dumps(template))
     (folder / "left-from-before.template.json").write_text("{}")
     stack = {"type": "aws:cloudformation:stack", "properties": {"templateFile": f"{JOBS}.template.json"}}
-    artifacts = {JOBS: stack, f"{JOBS}.assets": {"type": "cdk:asset-manifest", "properties": {}}}
+    artifacts = {JOBS: stack, "Tree": {"type": "cdk:tree", "properties": {"file": "tree.json"}}}
     (folder / "manifest.json").write_text(json.dumps({"artifacts": artifacts}))
     return folder
 

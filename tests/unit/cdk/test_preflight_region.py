@@ -12,7 +12,8 @@ from moto import mock_aws
 
 from joblane.cdk.preflight import read_region, region
 from joblane.cdk.preflight.findings import Finding, Kind
-from joblane.cdk.preflight.region import Mail, Needs
+from joblane.cdk.preflight.region import Needs
+from joblane.inspector.stage.doctor_mail import Mail, read_mail
 
 REGION = "eu-central-1"
 NEEDS = Needs(
@@ -165,7 +166,7 @@ class Ses:
 )
 def test_an_address_is_verified_by_itself_or_a_domain_above_it(identity: str, covered: bool) -> None:
     client: Any = Ses(identity)
-    assert read_region.mail(client, "no-reply@mail.acme.dev") == Mail(True, True, [identity] if covered else [])
+    assert read_mail(client, "no-reply@mail.acme.dev") == Mail(True, True, [identity] if covered else [])
 
 
 @mock_aws

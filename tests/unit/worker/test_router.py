@@ -12,6 +12,7 @@ from botocore.exceptions import ClientError
 from joblane.limits import MAX_MESSAGE_BYTES
 from joblane.sqs.message import decode
 from joblane.worker.router import PATIENCE_SECONDS, WAIT_SECONDS, Router
+from joblane.worker.routes import encode
 from tests.builders.events import LambdaContext, event, record
 from tests.logs import lines
 from tests.unit.conftest import Aws
@@ -234,7 +235,7 @@ def test_the_lambda_of_the_router_reads_its_routes_from_the_environment(
 
     module._router.cache_clear()
     aws.make(EXPORT)
-    monkeypatch.setenv("JOBLANE_ROUTES", json.dumps(ROUTES))
+    monkeypatch.setenv("JOBLANE_ROUTES", encode(ROUTES))
     monkeypatch.delenv("JOBLANE_PREFIX", raising=False)
     answer = module.handler(event(record(body(), FRONT_DOOR)), LambdaContext())
     module._router.cache_clear()

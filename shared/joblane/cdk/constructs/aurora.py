@@ -38,14 +38,13 @@ class AuroraDatabase(Construct):
 
     def __init__(self, scope: Construct, id_: str, *, stage: Stage, settings: Aurora, network: StageNetwork) -> None:
         super().__init__(scope, id_)
-        security_group = ec2.SecurityGroup(
+        self.security_group = ec2.SecurityGroup(
             self,
             "SecurityGroup",
             vpc=network.vpc,
             description=f"Joblane, {stage.name}: the database",
             allow_all_outbound=False,
         )
-        network.security_group.connections.allow_to(security_group, ec2.Port.tcp(PORT), "functions to database")
         name = f"{stage.prefix}-database"
         # created before the cluster: a log group that RDS creates never expires
         logs = log_group(self, "Logs", stage=stage, name=f"/aws/rds/cluster/{name}/{LOG}")
@@ -66,7 +65,7 @@ class AuroraDatabase(Construct):
             else None,
             vpc=network.vpc,
             vpc_subnets=network.database,
-            security_groups=[security_group],
+            security_groups=[self.security_group],
             port=PORT,
             default_database_name=settings.name,
             credentials=rds.Credentials.from_username(MASTER_USER),
@@ -88,7 +87,7 @@ class AuroraDatabase(Construct):
             by_iam(Stack.of(self), self.address, user, self.cluster.cluster_resource_identifier)
             for user in (settings.user, MASTER_USER)
         )
-        self.access = DatabaseAccess(functions, migration, network.place, settings.user)
+        self.access = DatabaseAccess(functions, migration, user=settings.user)
 
 
 def _without_password(cluster: rds.DatabaseCluster) -> None:

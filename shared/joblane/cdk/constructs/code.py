@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from aws_cdk import Stack
 from aws_cdk import aws_lambda as lambda_
 from constructs import Construct
 
@@ -51,7 +52,8 @@ class Shared(Construct):
         packages = workload.packages
         self.stage, self.project, self.access = workload.stage, workload.project, access
         self.architecture = ARCHITECTURES[self.stage.architecture]
-        self.code, self.hash = _asset(packages.code), packages.code.hash
+        self.hash, self._package = packages.code.hash, packages.code
+        self._codes: dict[str, lambda_.Code] = {}
         self.layer = lambda_.LayerVersion(
             self,
             "Dependencies",
@@ -60,6 +62,13 @@ class Shared(Construct):
             compatible_runtimes=[RUNTIME],
             compatible_architectures=[self.architecture],
         )
+
+    def code_for(self, scope: Construct) -> lambda_.Code:
+        """Return the code for functions in the stack of ``scope``. The CDK wants an object for each stack."""
+        stack = Stack.of(scope).node.path
+        if stack not in self._codes:
+            self._codes[stack] = _asset(self._package)
+        return self._codes[stack]
 
 
 def _asset(package: Package) -> lambda_.Code:

@@ -11,12 +11,12 @@ from aws_cdk import aws_scheduler as scheduler
 from aws_cdk import aws_sqs as sqs
 from constructs import Construct
 
-from joblane.cdk.constructs.queue_pair import dead_letter_queue
+from joblane.cdk.constructs.queue_pair import dead_letter_queue, queue_arn
 from joblane.cdk.errors import SynthError
 from joblane.cdk.nag import acknowledge
 from joblane.cdk.settings.stage import Stage
 from joblane.declaration import Task
-from joblane.queues import cron_group_name, schedule_name
+from joblane.queues import cron_group_name, dead_letter_name, schedule_name
 from joblane.schedule import Schedule
 from joblane.sqs.message import Message, Tick
 
@@ -31,60 +31,53 @@ daily job could start a day late. Source: RetryPolicy, Scheduler API reference."
 
 
 class CronGroup(Construct):
-    """The schedule group of a stage, with the DLQ for ticks that could not be sent."""
+    """The schedule group of a stage, with ``dead_letters``, the queue for ticks that could not be sent."""
 
     def __init__(self, scope: Construct, id_: str, *, stage: Stage) -> None:
         super().__init__(scope, id_)
         self.stage, self.name = stage, cron_group_name(stage.prefix)
         self.group = scheduler.CfnScheduleGroup(self, "Group", name=self.name)
-        self.dead_letters = dead_letter_queue(self, "DeadLetters", stage=stage, name=f"{self.name}-dlq")
-        acknowledge(
-            self.dead_letters, "SQS3", "It is itself the dead-letter queue of schedules, which the rule does not read."
-        )
+        self.dead_letters = dead_letter_name(self.name)
+        queue = dead_letter_queue(self, "DeadLetters", stage=stage, name=self.dead_letters)
+        acknowledge(queue, "SQS3", "It is itself the dead-letter queue of schedules, which the rule does not read.")
 
-    def new_role(self, scope: Construct, lane: sqs.Queue) -> iam.Role:
+    def role_of(self, scope: Construct, lane: str) -> iam.Role:
         """Create a role that only this group's schedules can assume, and that can only send to ``lane`` and the DLQ.
 
         Its condition has the ARN of the group, not of a schedule.
         Source: EventBridge Scheduler, *Confused deputy prevention*.
         """
         group_arn = Stack.of(self).format_arn(service="scheduler", resource="schedule-group", resource_name=self.name)
-        role = iam.Role(
+        queues = [queue_arn(lane), queue_arn(self.dead_letters)]
+        return iam.Role(
             scope,
             "Role",
             assumed_by=iam.ServicePrincipal(
                 "scheduler.amazonaws.com",
                 conditions={"StringEquals": {"aws:SourceAccount": Aws.ACCOUNT_ID, "aws:SourceArn": group_arn}},
             ),
+            inline_policies={
+                "Send": iam.PolicyDocument(
+                    statements=[iam.PolicyStatement(actions=["sqs:SendMessage"], resources=queues)]
+                )
+            },
         )
-        for queue in (lane, self.dead_letters):
-            role.add_to_policy(iam.PolicyStatement(actions=["sqs:SendMessage"], resources=[queue.queue_arn]))
-        return role
 
 
-class CronSchedule(Construct):
-    """A declared schedule: one EventBridge schedule, or two if its cron text needs two expressions.
+def add_schedules(scope: Construct, *, group: CronGroup, task: Task[Any, Any], lane: sqs.IQueue, name: str) -> None:
+    """Add the declared schedules of ``task``, which send to ``lane`` with the ``name``, and a role for all of them.
 
-    The ticks of both carry the same schedule name, so a time that matches both expressions becomes one task. On a local
-    stage the schedules are disabled, and the local stack's ticker sends the ticks.
+    A declared schedule is one EventBridge schedule, or two if its cron text needs two expressions. The ticks of both
+    carry the same schedule name, so a time that matches both expressions becomes one task. On a local stage the
+    schedules are disabled, and the local stack's ticker sends the ticks.
     """
-
-    def __init__(
-        self,
-        scope: Construct,
-        id_: str,
-        *,
-        group: CronGroup,
-        task: Task[Any, Any],
-        schedule: Schedule,
-        lane: sqs.Queue,
-    ) -> None:
-        super().__init__(scope, id_)
-        role = group.new_role(self, lane)
+    cron = Construct(scope, "Cron")
+    role = group.role_of(cron, name)
+    for schedule in task.schedules:
         for number, expression in enumerate(schedule.expressions, start=1):
             resource = scheduler.CfnSchedule(
-                self,
-                f"Schedule{number}",
+                cron,
+                f"{schedule.name}.{number}",
                 name=_checked_name(task, schedule, number),
                 group_name=group.name,
                 state="DISABLED" if group.stage.local else "ENABLED",
@@ -98,10 +91,12 @@ class CronSchedule(Construct):
                     retry_policy=scheduler.CfnSchedule.RetryPolicyProperty(
                         maximum_event_age_in_seconds=int(MAX_AGE.total_seconds()), maximum_retry_attempts=MAX_RETRIES
                     ),
-                    dead_letter_config=scheduler.CfnSchedule.DeadLetterConfigProperty(arn=group.dead_letters.queue_arn),
+                    dead_letter_config=scheduler.CfnSchedule.DeadLetterConfigProperty(
+                        arn=queue_arn(group.dead_letters)
+                    ),
                 ),
             )
-            resource.node.add_dependency(group.group)
+            resource.add_resource_dependency(group.group)
 
 
 def _checked_name(task: Task[Any, Any], schedule: Schedule, number: int) -> str:

@@ -54,8 +54,7 @@ def remove_statements(granted: GrantedBucket) -> list[iam.PolicyStatement]:
 
 
 def grant_objects(to: JobFunction, granted: GrantedBucket, statements: list[iam.PolicyStatement]) -> None:
-    for statement in statements:
-        to.function.add_to_role_policy(statement)
+    to.permit(*statements)
     to.function.add_environment(granted.variable, granted.bucket.bucket_name)
     reason = "Object keys are created at run time; only their folder is known at the deploy."
     acknowledge_wildcards(to.role, granted.objects, reason)

@@ -7,17 +7,16 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict
-from itertools import product
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
-from aws_cdk import Aws, Stack
+from aws_cdk import Aws, CfnResource, Stack
 from aws_cdk import aws_iam as iam
 from aws_cdk import aws_lambda as lambda_
 from aws_cdk import aws_sqs as sqs
 from constructs import Construct
 
 from joblane.cdk.constructs.code import Shared, Workload
-from joblane.cdk.constructs.cron_schedule import CronGroup, CronSchedule
+from joblane.cdk.constructs.cron_schedule import CronGroup, add_schedules
 from joblane.cdk.constructs.granted_bucket import (
     GrantedBucket,
     grant_objects,
@@ -26,7 +25,8 @@ from joblane.cdk.constructs.granted_bucket import (
     write_statements,
 )
 from joblane.cdk.constructs.migration import Migration
-from joblane.cdk.constructs.queue_pair import SENDING, QueuePair, send_statement
+from joblane.cdk.constructs.parts import Parts
+from joblane.cdk.constructs.queue_pair import RECEIVING, SENDING, QueuePair, add_mapping, queue_arn, send_statement
 from joblane.cdk.constructs.router import VISIBILITY, WAITS, Router
 from joblane.cdk.constructs.task_function import OWN_VARIABLES, JobFunction, TaskFunction
 from joblane.cdk.costs import METADATA, Extra
@@ -40,21 +40,12 @@ from joblane.declaration import Task
 from joblane.enqueue.wake import SWEEP
 from joblane.function import Function
 from joblane.limits import MAX_BATCH, MIN_CONCURRENCY, RECEIVE_HEADROOM
-from joblane.queues import Queue, front_door_name, lane_name, slug_of
+from joblane.queues import Queue, dead_letter_name, front_door_name, lane_name, slug_of
 
 SYSTEM = "system:"
 """Category of tasks that monitor the others: they may read the attributes of the front doors."""
 EVERY_LANE = "*"
 """In ``Grants.enqueue``: all lanes and their DLQs."""
-
-RECEIVING = (
-    "sqs:ChangeMessageVisibility",
-    "sqs:DeleteMessage",
-    "sqs:GetQueueAttributes",
-    "sqs:GetQueueUrl",
-    "sqs:ReceiveMessage",
-)
-"""Actions to receive a queue's messages, to return them, and to delete them."""
 
 T = TypeVar("T")
 
@@ -62,7 +53,8 @@ T = TypeVar("T")
 class Jobs(Construct):
     """Front doors with their router; for each task a function, lanes, schedules, and only the permissions it declares.
 
-    ``access``: to the database. ``buckets``: by the names in ``Grants.buckets``.
+    ``access``: to the database. ``buckets``: by the names in ``Grants.buckets``. The resources of a type are in one of
+    the nested stacks of :mod:`joblane.cdk.partition`. A local stage has none: its emulator has no nested stacks.
 
     Attributes, each by name:
 
@@ -70,6 +62,8 @@ class Jobs(Construct):
     - ``functions``: ``data:export`` runs a task, ``control`` is a function with its own handler;
     - ``producer_policies``: ``data:export`` sends that type to its lanes, ``default`` sends to that front door;
     - ``shares``: lane → ``MaximumConcurrency``.
+
+    ``function_names``: of all functions on AWS, including router and migration, sorted.
     """
 
     def __init__(
@@ -92,34 +86,30 @@ class Jobs(Construct):
         self._shared = Shared(self, "Code", workload, access)
         self.shares = shares(stage.prefix, stage.concurrency_budget, tasks.values())
         self.migration = Migration(self, "Migration", self._shared)
+        if access.place and (role := self.migration.function.role):
+            access.place.keep(role)
+        self._router = Router(self, "Router", self._shared, tasks)
+        self._front_doors = {queue: self._add_front_door(queue) for queue in Queue}
+        self._cron = CronGroup(self, "Cron", stage=stage)
+        self._parts = Parts(
+            self, "Types", flat=stage.local, description=f"Joblane, {stage.name}: task types with their lanes"
+        )
         self._lanes: dict[tuple[str, Queue], QueuePair] = {}
-        self._front_doors: dict[Queue, QueuePair] = {}
+        self.producer_policies = {
+            str(queue): self._add_producer_policy(self, str(queue), [front_door.name])
+            for queue, front_door in self._front_doors.items()
+        }
         task_functions = {task.type: self._add_task(task) for task in tasks.values()}
-        self._add_front_doors()
-        cron = self._add_schedules()
-        for task in tasks.values():  # all lanes exist now
-            function = task_functions[task.type]
-            self._grant_enqueue(task, function)
-            if task.type.startswith(SYSTEM):
-                self._grant_front_door_attributes(function)
-            if task.grants.dead_letters:
-                self._grant_dead_letters(function, cron)
-            if task.type == SWEEP:
-                self._grant_receiving_dead_letters(function)
-        self.producer_policies = self._add_producer_policies()
+        own = {name: self._add_function(name, declared) for name, declared in functions.items()}
         self.functions: dict[str, lambda_.Function] = {
-            **{type_: function.function for type_, function in task_functions.items()},
-            **{name: self._add_function(name, declared) for name, declared in functions.items()},
+            name: function.function for name, function in {**task_functions, **own}.items()
         }
         self.queues: dict[str, sqs.Queue] = {
-            **{str(queue): front_door.queue for queue, front_door in self._front_doors.items()},
-            **{lane.name.removeprefix(f"{stage.prefix}-"): lane.queue for lane in self._lanes.values()},
+            pair.name.removeprefix(f"{stage.prefix}-"): pair.queue
+            for pair in (*self._front_doors.values(), *self._lanes.values())
         }
-
-    @property
-    def function_names(self) -> list[str]:
-        """Names of all functions on AWS, including router and migration, sorted."""
-        return sorted(found.name for found in self.node.find_all() if isinstance(found, JobFunction))
+        others = [self._router.name, self.migration.name]
+        self.function_names = sorted([*others, *(function.name for function in {**task_functions, **own}.values())])
 
     @property
     def variables(self) -> frozenset[str]:
@@ -140,41 +130,185 @@ class Jobs(Construct):
         for type_ in types:
             lanes = self._lanes_of(_look_up(known, type_, "grant_enqueue: no task"), type_)
             iam.Grant.add_to_principal(
-                grantee=grantee, actions=SENDING, resource_arns=[lane.queue_arn for lane in lanes]
+                grantee=grantee, actions=SENDING, resource_arns=[queue_arn(lane) for lane in lanes]
             )
+
+    def _add_front_door(self, queue: Queue) -> QueuePair:
+        front_door = QueuePair(
+            self,
+            f"FrontDoor{queue.capitalize()}",
+            stage=self.stage,
+            name=front_door_name(self.stage.prefix, queue),
+            visibility=VISIBILITY,
+            max_receive_count=WAITS + RECEIVE_HEADROOM,
+        )
+        router = self._router.function.function_arn
+        front_door.add_mapping(router, batch_size=MAX_BATCH, max_concurrency=MIN_CONCURRENCY)
+        return front_door
+
+    # --- Task types ------------------------------------------------------------------------------------------------
 
     def _add_task(self, task: Task[Any, Any]) -> TaskFunction:
-        """Add the task's function and lanes. A lane is the SQS queue of one type in one of the three queues.
+        """Add the task's function, lanes, schedules and producers' policies.
 
-        A renamed type keeps the lanes of its old name, read by the same function.
+        A renamed type keeps the lanes of its old name, read by the same function. They stay in the old name's part and
+        scope, so they are the same queues to CloudFormation.
         """
-        # the lane's logical id comes from its own type, so it stays the same queue when the type becomes an alias
-        scopes = {type_: Construct(self, slug_of(type_)) for type_ in task.types}
-        function = TaskFunction(scopes[task.type], "Function", self._shared, task)
-        function.function.node.add_dependency(self.migration)
-        for type_, queue in product(task.types, task.lanes):
-            name = lane_name(self.stage.prefix, queue, type_)
-            self._lanes[type_, queue] = QueuePair(
-                scopes[type_],
-                f"Lane{queue.capitalize()}",
-                stage=self.stage,
-                name=name,
-                visibility=task.numbers.visibility,
-                max_receive_count=task.numbers.max_receive_count,
-                consumer=function.function,
-                batch_size=task.batch_size,
-                max_concurrency=self.shares.get(name, MIN_CONCURRENCY),  # an alias has no share
+        scopes = {type_: self._parts.new_scope(type_, slug_of(type_)) for type_ in task.types}
+        scope = scopes[task.type]
+        function = TaskFunction(scope, "Function", self._shared, task)
+        function.function.node.add_dependency(self.migration.run)
+        for type_ in task.types:
+            for queue in task.lanes:
+                self._lanes[type_, queue] = self._add_lane(scopes[type_], task, type_, queue, function)
+            self.producer_policies[type_] = self._add_producer_policy(
+                scopes[type_], slug_of(type_), self._lanes_of(task, type_)
             )
-            # the function sends a message without an id again, with an id, and then deletes the first
-            function.function.add_to_role_policy(send_statement([self._lanes[type_, queue].queue]))
+        if task.schedules:
+            home = self._lanes[task.type, task.queue]
+            add_schedules(scope, group=self._cron, task=task, lane=home.queue, name=home.name)
+        self._grant(task, function)
+        return function
+
+    def _add_lane(
+        self, scope: Construct, task: Task[Any, Any], type_: str, queue: Queue, function: TaskFunction
+    ) -> QueuePair:
+        """Add the SQS queue of ``type_`` in ``queue``, with ``function`` as its consumer."""
+        name, id_ = lane_name(self.stage.prefix, queue, type_), f"Lane{queue.capitalize()}"
+        lane = QueuePair(
+            scope,
+            id_,
+            stage=self.stage,
+            name=name,
+            visibility=task.numbers.visibility,
+            max_receive_count=task.numbers.max_receive_count,
+            closed_to=None if task.front_door else self._router.role.role_arn,
+        )
+        numbers = {"batch_size": task.batch_size, "max_concurrency": self.shares.get(name, MIN_CONCURRENCY)}
+        if type_ == task.type:
+            lane.add_mapping(function.function.function_arn, **numbers)
+        else:  # an alias, which has no share
+            self._add_mapping_of_alias(lane, function, f"{slug_of(type_)}{id_}", **numbers)
+        function.allow(RECEIVING, [queue_arn(name)])
+        # the function sends a message without an id again, with an id, and then deletes the first
+        function.permit(send_statement([name, dead_letter_name(name)]))
+        return lane
+
+    def _add_mapping_of_alias(self, lane: QueuePair, function: TaskFunction, id_: str, **numbers: int) -> None:
+        """Add the mapping of an alias's lane, outside of the parts.
+
+        Lane and function can be in two parts. In one of them the mapping would make it depend on the other, and two
+        renamed types could make two parts depend on each other.
+
+        The deploy that renames a type creates this mapping before it deletes the old function with its mapping:
+        CloudFormation deletes nothing in a nested stack before all nested stacks are updated. Until then old and new
+        code both receive from the lane, as in every deploy, and a message is delivered to one of them.
+        Source: AWS re:Post, *Why is my CloudFormation stack stuck in … UPDATE_COMPLETE_CLEANUP_IN_PROGRESS*.
+        """
+        mapping = add_mapping(
+            self._parts, f"Alias-{id_}", queue=queue_arn(lane.name), function=function.name, **numbers
+        )
+        for construct in (lane.queue, function.function):
+            mapping.add_resource_dependency(cast(CfnResource, construct.node.default_child))
+
+    def _add_producer_policy(self, scope: Construct, name: str, queues: Iterable[str]) -> iam.ManagedPolicy:
+        """Add ``PREFIX-send-NAME-REGION`` for services that send jobs to ``queues``.
+
+        ``name``: the queue of a front door, or the slug of a type. The slug has a hyphen in place of the type's colon,
+        so it is never the name of a queue. The name includes the region, because policy names are unique in the account
+        and a stage can be in several regions.
+
+        The policy of a type is all that ``JobClient`` needs to send it. After a commit of more than a hundred jobs
+        the client also wakes the sweep; without the policy of ``jobs:sweep`` they wait for the sweep's next run.
+        """
+        return iam.ManagedPolicy(
+            scope,
+            f"Producer-{name}",
+            managed_policy_name=f"{self.stage.prefix}-send-{name}-{Aws.REGION}",
+            description=f"Joblane, {self.stage.name}: sends {name}",
+            statements=[send_statement(queues)],
+        )
+
+    def _grant(self, task: Task[Any, Any], function: TaskFunction) -> None:
+        """Allow what the task declares, and what Joblane's own tasks need."""
         for name in task.grants.buckets:
             granted = _look_up(self._buckets, name, f"task {task.type!r}: grants.buckets: no bucket")
             grant_objects(
                 function, granted, remove_statements(granted) if granted.removes else write_statements(granted)
             )
-        return function
+        self._grant_enqueue(task, function)
+        if task.type.startswith(SYSTEM):
+            self._grant_front_door_attributes(function)
+        if task.grants.dead_letters:
+            self._grant_dead_letters(function)
+        if task.type == SWEEP:
+            self._grant_receiving_dead_letters(function)
 
-    def _add_function(self, name: str, declared: Function) -> lambda_.Function:
+    def _grant_enqueue(self, task: Task[Any, Any], function: TaskFunction) -> None:
+        """Allow sending to the lanes of the types in ``Grants.enqueue`` and ``on_archived``, and waking the sweep."""
+        follows = (task.follower,) if task.follower else ()
+        if EVERY_LANE in task.grants.enqueue:
+            self._grant_every_lane(function)
+            return
+        problem = f"task {task.type!r}: grants.enqueue: no task"
+        wanted = [_look_up(self.tasks, type_, problem) for type_ in (*task.grants.enqueue, *follows)]
+        self._grant_sending(function, wanted)
+
+    def _grant_sending(self, function: JobFunction, targets: list[Task[Any, Any]]) -> None:
+        """Allow sending to the lanes of ``targets``, and waking the sweep for more messages than one call sends."""
+        if targets and SWEEP in self.tasks:
+            targets = [*targets, self.tasks[SWEEP]]
+        if lanes := [lane for target in targets for lane in self._lanes_of(target, target.type)]:
+            function.permit(send_statement(lanes))
+
+    def _grant_every_lane(self, function: TaskFunction) -> None:
+        """Allow sending to all lanes and their DLQs by a name pattern that no front door matches."""
+        patterns = self._every_lane()
+        function.allow(SENDING, patterns)
+        acknowledge_wildcards(
+            function.role,
+            patterns,
+            "The database may hold tasks of types that are no longer deployed. A lane that was kept still accepts "
+            "their messages, and without permission for a lane SQS does not say that the lane no longer exists.",
+        )
+
+    def _grant_front_door_attributes(self, function: TaskFunction) -> None:
+        """Allow reading the attributes of the front doors. It shows and sends no message."""
+        front_doors = [queue_arn(front_door.name) for front_door in self._front_doors.values()]
+        function.allow(["sqs:GetQueueAttributes", "sqs:GetQueueUrl"], front_doors)
+
+    def _grant_dead_letters(self, function: TaskFunction) -> None:
+        """Allow taking messages from every dead-letter queue, and sending dead letters of front doors back to these."""
+        front_doors, lanes = [front_door.name for front_door in self._front_doors.values()], self._lanes_dead_letters()
+        others = [*map(dead_letter_name, front_doors), self._cron.dead_letters]
+        function.allow(RECEIVING, [*lanes, *map(queue_arn, others)])
+        function.permit(send_statement(front_doors))
+        self._accept_dead_letters(function, lanes)
+
+    def _grant_receiving_dead_letters(self, function: TaskFunction) -> None:
+        """Allow receiving dead letters, to detect those that SQS itself moved. It does not allow deleting them."""
+        others, lanes = [front_door.name for front_door in self._front_doors.values()], self._lanes_dead_letters()
+        dead_letters = [*lanes, *map(queue_arn, map(dead_letter_name, others))]
+        function.allow(["sqs:GetQueueAttributes", "sqs:GetQueueUrl", "sqs:ReceiveMessage"], dead_letters)
+        self._accept_dead_letters(function, lanes)
+
+    def _every_lane(self) -> list[str]:
+        return [queue_arn(f"{self.stage.prefix}-{queue}-*") for queue in Queue]
+
+    def _lanes_dead_letters(self) -> list[str]:
+        return [dead_letter_name(lanes) for lanes in self._every_lane()]
+
+    def _accept_dead_letters(self, function: TaskFunction, lanes: list[str]) -> None:
+        acknowledge_wildcards(
+            function.role,
+            lanes,
+            "Each lane has a dead-letter queue, and that of a type that is no longer deployed may still hold messages. "
+            "A list of hundreds of queues would be longer than IAM allows.",
+        )
+
+    # --- Functions with their own handler --------------------------------------------------------------------------
+
+    def _add_function(self, name: str, declared: Function) -> JobFunction:
         """Add a function that a ``handler.py`` declares. ``name``: of its folder, with hyphens."""
         where = f"function {name!r}"
         settings = self.stage.settings
@@ -191,133 +325,20 @@ class Jobs(Construct):
             login=self._shared.access.functions,
             reserved_concurrency=self.stage.reserved.get(name),
         )
-        function.function.node.add_dependency(self.migration)
+        function.function.node.add_dependency(self.migration.run)
         for bucket in declared.reads:
             granted = _look_up(self._buckets, bucket, f"{where}: reads: no bucket")
             grant_objects(function, granted, read_statements(granted))
         if declared.inspects:
-            grant_inspecting(function, self.stage)
+            mails = any(task.grants.mail for task in self.tasks.values())
+            grant_inspecting(function, self.stage, self.stage.ses_sender if mails else None)
         problem = f"{where}: enqueue: no task"
-        self._grant_sending(function.function, [_look_up(self.tasks, type_, problem) for type_ in declared.enqueue])
-        return function.function
+        self._grant_sending(function, [_look_up(self.tasks, type_, problem) for type_ in declared.enqueue])
+        return function
 
-    def _add_front_doors(self) -> None:
-        router = Router(self, "Router", self._shared, self.tasks).function
-        for queue in Queue:
-            self._front_doors[queue] = QueuePair(
-                self,
-                f"FrontDoor{queue.capitalize()}",
-                stage=self.stage,
-                name=front_door_name(self.stage.prefix, queue),
-                visibility=VISIBILITY,
-                max_receive_count=WAITS + RECEIVE_HEADROOM,
-                consumer=router,
-                batch_size=MAX_BATCH,
-                max_concurrency=MIN_CONCURRENCY,
-            )
-        open_types = [(task, type_) for task in self.tasks.values() if task.front_door for type_ in task.types]
-        if lanes := [lane for task, type_ in open_types for lane in self._lanes_of(task, type_)]:
-            router.add_to_role_policy(send_statement(lanes))
-
-    def _add_schedules(self) -> CronGroup:
-        group = CronGroup(self, "Cron", stage=self.stage)
-        for task in self.tasks.values():
-            for schedule in task.schedules:
-                CronSchedule(
-                    self,
-                    f"Cron-{task.slug}.{schedule.name}",
-                    group=group,
-                    task=task,
-                    schedule=schedule,
-                    lane=self._lanes[task.type, task.queue].queue,
-                )
-        return group
-
-    def _grant_enqueue(self, task: Task[Any, Any], function: TaskFunction) -> None:
-        """Allow sending to the lanes of the types in ``Grants.enqueue`` and ``on_archived``, and waking the sweep."""
-        follows = (task.follower,) if task.follower else ()
-        if EVERY_LANE in task.grants.enqueue:
-            self._grant_every_lane(function)
-            return
-        problem = f"task {task.type!r}: grants.enqueue: no task"
-        wanted = [_look_up(self.tasks, type_, problem) for type_ in (*task.grants.enqueue, *follows)]
-        self._grant_sending(function.function, wanted)
-
-    def _grant_sending(self, function: lambda_.Function, targets: list[Task[Any, Any]]) -> None:
-        """Allow sending to the lanes of ``targets``, and waking the sweep for more messages than one call sends."""
-        if targets and SWEEP in self.tasks:
-            targets = [*targets, self.tasks[SWEEP]]
-        if lanes := [lane for target in targets for lane in self._lanes_of(target, target.type)]:
-            function.add_to_role_policy(send_statement(lanes))
-
-    def _grant_every_lane(self, function: TaskFunction) -> None:
-        """Allow sending to all lanes and their DLQs by a name pattern that no front door matches."""
-        stack = Stack.of(self)
-        patterns = [stack.format_arn(service="sqs", resource=f"{self.stage.prefix}-{queue}-*") for queue in Queue]
-        function.allow(SENDING, patterns)
-        acknowledge_wildcards(
-            function.role,
-            patterns,
-            "The database may hold tasks of types that are no longer deployed. A lane that was kept still accepts "
-            "their messages, and without permission for a lane SQS does not say that the lane no longer exists.",
-        )
-
-    def _grant_front_door_attributes(self, function: TaskFunction) -> None:
-        """Allow reading the attributes of the front doors. It shows and sends no message."""
-        front_doors = [front_door.queue.queue_arn for front_door in self._front_doors.values()]
-        function.allow(["sqs:GetQueueAttributes", "sqs:GetQueueUrl"], front_doors)
-
-    def _grant_dead_letters(self, function: TaskFunction, cron: CronGroup) -> None:
-        """Allow taking messages from every dead-letter queue, and sending dead letters of front doors back to these."""
-        front_doors, stack = self._front_doors.values(), Stack.of(self)
-        lanes = [stack.format_arn(service="sqs", resource=f"{self.stage.prefix}-{queue}-*-dlq") for queue in Queue]
-        dead_letters = [*(front_door.dead_letters for front_door in front_doors), cron.dead_letters]
-        function.allow(RECEIVING, [*lanes, *(queue.queue_arn for queue in dead_letters)])
-        acknowledge_wildcards(
-            function.role,
-            lanes,
-            "Each lane has a dead-letter queue, and that of a type that is no longer deployed may still hold messages.",
-        )
-        function.function.add_to_role_policy(send_statement(front_door.queue for front_door in front_doors))
-
-    def _grant_receiving_dead_letters(self, function: TaskFunction) -> None:
-        """Allow receiving dead letters, to detect those that SQS itself moved. It does not allow deleting them."""
-        dead_letters = [pair.dead_letters.queue_arn for pair in (*self._front_doors.values(), *self._lanes.values())]
-        function.allow(["sqs:GetQueueAttributes", "sqs:GetQueueUrl", "sqs:ReceiveMessage"], dead_letters)
-
-    def _add_producer_policies(self) -> dict[str, iam.ManagedPolicy]:
-        """Add ``PREFIX-send-NAME-REGION`` for services that send jobs: a policy per front door and a policy per type.
-
-        ``NAME``: the queue of the front door, or the slug of the type. The slug has a hyphen in place of the type's
-        colon, so it is never the name of a queue. The name includes the region, because policy names are unique in the
-        account and a stage can be in several regions. The policies are in their own scope, so that a renamed type keeps
-        the policy of its old name.
-
-        The policy of a type is all that ``JobClient`` needs to send it. After a commit of more than a hundred jobs
-        the client also wakes the sweep; without the policy of ``jobs:sweep`` they wait for the sweep's next run.
-        """
-        scope, stage = Construct(self, "Producers"), self.stage
-
-        def policy(name: str, queues: Iterable[sqs.IQueue]) -> iam.ManagedPolicy:
-            return iam.ManagedPolicy(
-                scope,
-                name,
-                managed_policy_name=f"{stage.prefix}-send-{name}-{Aws.REGION}",
-                description=f"Joblane, {stage.name}: sends {name}",
-                statements=[send_statement(queues)],
-            )
-
-        front_doors = {str(queue): policy(queue, [pair.queue]) for queue, pair in self._front_doors.items()}
-        types = {
-            type_: policy(slug_of(type_), self._lanes_of(task, type_))
-            for task in self.tasks.values()
-            for type_ in task.types
-        }
-        return {**front_doors, **types}
-
-    def _lanes_of(self, task: Task[Any, Any], type_: str) -> list[sqs.Queue]:
-        """Return the lanes of ``type_``, which is the task's own type or an alias."""
-        return [self._lanes[type_, queue].queue for queue in task.lanes]
+    def _lanes_of(self, task: Task[Any, Any], type_: str) -> list[str]:
+        """Return the names of the lanes of ``type_``, which is the task's own type or an alias."""
+        return [lane_name(self.stage.prefix, queue, type_) for queue in task.lanes]
 
 
 def _metadata(stage: Stage, costs: Mapping[str, Extra]) -> dict[str, Any]:

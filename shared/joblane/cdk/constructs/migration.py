@@ -28,11 +28,12 @@ class Migration(Construct):
     def __init__(self, scope: Construct, id_: str, shared: Shared) -> None:
         super().__init__(scope, id_)
         stage, access = shared.stage, shared.access
+        self.name = f"{stage.prefix}-migrate"
         self.function = function = JobFunction(
             self,
             "Function",
             shared,
-            name=f"{stage.prefix}-migrate",
+            name=self.name,
             description="Brings the database up to date in a deploy",
             handler=HANDLER,
             timeout=TIMEOUT,
@@ -40,9 +41,7 @@ class Migration(Construct):
             environment={**_user(access), **shared.project.migration_environment},
             login=access.migration,
         ).function
-        if not stage.local:  # CloudFormation rolls back after the first failure; a retry would run during the rollback
-            function.configure_async_invoke(retry_attempts=0)
-        run = CustomResource(
+        self.run = run = CustomResource(
             self,
             "Run",
             resource_type="Custom::Migration",
@@ -55,12 +54,16 @@ class Migration(Construct):
                 "User": access.user or "",
             },
         )
-        CfnOutput(
-            self,
-            "Resource",
-            description="Logical id of the migration, to skip it in a rollback",
-            value=Stack.of(self).get_logical_id(cast(CfnElement, run.node.default_child)),
-        )
+        if access.place:  # its rules are resources of their own, and the function reaches the database only by them
+            run.node.add_dependency(access.place.security_group)
+        if not stage.local:  # CloudFormation rolls back after the first failure; a retry would run during the rollback
+            function.configure_async_invoke(retry_attempts=0)
+            run.node.add_dependency(function.node.find_child("EventInvokeConfig"))
+        self._resource = cast(CfnElement, run.node.default_child)
+
+    def add_output(self, scope: Construct) -> None:
+        """Print the logical id of the resource in a deploy, with which a rollback can skip it."""
+        CfnOutput(scope, "MigrationResource", value=Stack.of(self).get_logical_id(self._resource))
 
 
 def _user(access: DatabaseAccess) -> dict[str, str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 
 from aws_cdk import ArnFormat, Stack
 from aws_cdk import aws_ec2 as ec2
@@ -12,6 +13,7 @@ from constructs import Construct
 from joblane.cdk.constructs.log_group import log_group
 from joblane.cdk.database_access import Place
 from joblane.cdk.nag import acknowledge_wildcards
+from joblane.cdk.services import S3, SERVICES
 from joblane.cdk.settings.network import ExistingNetwork, NewNetwork
 from joblane.cdk.settings.stage import Stage
 
@@ -24,11 +26,24 @@ DESCRIBE = ["ec2:DescribeNetworkInterfaces", "ec2:DescribeSubnets"]
 """IAM accepts only ``*`` as the resource of these actions."""
 
 
+@dataclass(frozen=True)
+class Target:
+    """A destination in the functions' own network: ``group``, or any address if it is None."""
+
+    port: int
+    description: str
+    group: ec2.ISecurityGroup | None = None
+
+
 class FunctionNetwork(Construct):
     """The security group of functions in ``vpc``, and the permissions that Lambda needs to place them there.
 
-    The group allows no inbound traffic. Outbound it allows HTTPS, the ``egress_ports``, and the ports that
-    :meth:`allow_egress` adds. DNS needs no rule. Source: EC2, *Security group rules*.
+    The group allows no inbound traffic. Outbound it allows HTTPS, the ``egress_ports`` and the ``targets``. DNS needs
+    no rule. Source: EC2, *Security group rules*. ``ipv6``: also by IPv6, except to targets.
+
+    It belongs into the stack of the functions: Lambda removes the network interfaces of deleted functions some minutes
+    later, and until then the group cannot be deleted. :meth:`~joblane.cdk.database_access.Place.keep` keeps a role for
+    that time.
     """
 
     def __init__(
@@ -40,6 +55,8 @@ class FunctionNetwork(Construct):
         vpc: ec2.IVpc,
         subnets: ec2.SubnetSelection,
         egress_ports: Iterable[int] = (),
+        targets: Iterable[Target] = (),
+        ipv6: bool = False,
     ) -> None:
         super().__init__(scope, id_)
         self.security_group = ec2.SecurityGroup(
@@ -48,14 +65,21 @@ class FunctionNetwork(Construct):
             vpc=vpc,
             description=f"Joblane, {stage.name}: the functions",
             allow_all_outbound=False,
+            allow_all_ipv6_outbound=False,
         )
         for port in (HTTPS, *egress_ports):
-            self.allow_egress(port, "services that tasks call")
-        self.place = Place(vpc, subnets, self.security_group, self._interface_policy(stage))
+            for peer in (ec2.Peer.any_ipv4(), *((ec2.Peer.any_ipv6(),) if ipv6 else ())):
+                self.security_group.add_egress_rule(peer, ec2.Port.tcp(port), "services that tasks call")
+        for target in targets:
+            self._allow(target)
+        self.place = Place(vpc, subnets, self.security_group, self._interface_policy(stage), ipv6)
 
-    def allow_egress(self, port: int, description: str) -> None:
-        """Allow outbound TCP on ``port`` to any address."""
-        self.security_group.add_egress_rule(ec2.Peer.any_ipv4(), ec2.Port.tcp(port), description)
+    def _allow(self, target: Target) -> None:
+        port = ec2.Port.tcp(target.port)
+        if target.group is None:
+            self.security_group.add_egress_rule(ec2.Peer.any_ipv4(), port, target.description)
+        else:  # the CDK puts the rule into the target's group, and the rule's resource into this stack
+            self.security_group.connections.allow_to(target.group, port, target.description)
 
     def _interface_policy(self, stage: Stage) -> iam.ManagedPolicy:
         """Return the policy that lets Lambda place a function in a VPC, and denies the same to the function's code.
@@ -97,50 +121,75 @@ class FunctionNetwork(Construct):
 
 
 class StageNetwork(Construct):
-    """``vpc``, the subnets of functions and database, and the functions' security group.
+    """``vpc``, with the subnets of functions and database.
 
-    ``mail``: a task sends mail, which needs an endpoint of Amazon SES if there is no NAT gateway.
+    Attributes: ``settings``, and ``endpoints``, the security group of VPC endpoints, or None if there is none.
     """
 
     vpc: ec2.IVpc
     functions: ec2.SubnetSelection
     database: ec2.SubnetSelection
 
-    def __init__(
-        self, scope: Construct, id_: str, *, stage: Stage, settings: NewNetwork | ExistingNetwork, mail: bool
-    ) -> None:
+    def __init__(self, scope: Construct, id_: str, *, stage: Stage, settings: NewNetwork | ExistingNetwork) -> None:
         super().__init__(scope, id_)
+        self.settings, self._stage = settings, stage
+        self.endpoints: ec2.SecurityGroup | None = None
         match settings:
             case NewNetwork():
                 self.vpc, self.functions, self.database = self._create(settings)
+                self._log_rejected_traffic(stage)
+                self._add_gateway(S3)
             case ExistingNetwork():
                 self.vpc, self.functions = self._import(settings)
                 self.database = self.functions
-        inside = FunctionNetwork(
-            self, "Inside", stage=stage, vpc=self.vpc, subnets=self.functions, egress_ports=settings.egress_ports
+
+    def add_endpoints(self, services: Iterable[str]) -> None:
+        """Add an endpoint for each of ``services``, with ``egress`` ``endpoints``; else do nothing.
+
+        Lambda itself ships logs and metrics, and a function computes an IAM token without a call.
+        """
+        if self.settings.egress != "endpoints":
+            return
+        self.endpoints = ec2.SecurityGroup(
+            self,
+            "Endpoints",
+            vpc=self.vpc,
+            description=f"Joblane, {self._stage.name}: endpoints of AWS services",
+            allow_all_outbound=False,
         )
-        self.security_group, self.place, self.allow_egress = inside.security_group, inside.place, inside.allow_egress
-        if isinstance(settings, NewNetwork):
-            self._log_rejected_traffic(stage)
-            self.vpc.add_gateway_endpoint("S3", service=ec2.GatewayVpcEndpointAwsService.S3, subnets=[self.functions])
-            if settings.nat_gateways == 0:
-                self._add_endpoints(stage, mail=mail)
+        for service in services:
+            if SERVICES[service].gateway:
+                self._add_gateway(service)
+            else:
+                self.vpc.add_interface_endpoint(
+                    _name(service),
+                    service=ec2.InterfaceVpcEndpointAwsService(SERVICES[service].endpoint),
+                    subnets=self.functions,
+                    security_groups=[self.endpoints],
+                    open=False,
+                )
+
+    def _add_gateway(self, service: str) -> None:
+        """Add a free gateway endpoint. That of S3 also takes the migration's answer to CloudFormation, by IPv4."""
+        found = ec2.GatewayVpcEndpointAwsService(SERVICES[service].endpoint)
+        self.vpc.add_gateway_endpoint(_name(service), service=found, subnets=[self.functions])
 
     def _create(self, settings: NewNetwork) -> tuple[ec2.Vpc, ec2.SubnetSelection, ec2.SubnetSelection]:
         """Create the VPC. Its subnets use three quarters of the addresses: half are for the functions.
 
-        The public subnets come last, so the other subnets are the same with and without NAT gateways.
+        The public subnets come last, so the other subnets are the same for every ``egress``.
 
         The default security group keeps EC2's rule, which allows traffic between its members. It has no member,
         CloudFormation cannot remove the rule, and the CDK's solution is a function that may change any security group.
         """
         size = int(settings.cidr.partition("/")[2])
-        behind = ec2.SubnetType.PRIVATE_WITH_EGRESS if settings.nat_gateways else ec2.SubnetType.PRIVATE_ISOLATED
+        nat = settings.egress == "nat"
+        out = ec2.SubnetType.PRIVATE_WITH_EGRESS if nat or settings.ipv6 else ec2.SubnetType.PRIVATE_ISOLATED
         subnets = [
-            ec2.SubnetConfiguration(name="functions", subnet_type=behind, cidr_mask=size + 2),
+            ec2.SubnetConfiguration(name="functions", subnet_type=out, cidr_mask=size + 2),
             ec2.SubnetConfiguration(name="database", subnet_type=ec2.SubnetType.PRIVATE_ISOLATED, cidr_mask=size + 4),
         ]
-        if settings.nat_gateways:
+        if nat:
             subnets.append(
                 ec2.SubnetConfiguration(
                     name="public",
@@ -149,12 +198,17 @@ class StageNetwork(Construct):
                     map_public_ip_on_launch=False,
                 )
             )
+        zones = settings.availability_zones
         vpc = ec2.Vpc(
             self,
             "Vpc",
             ip_addresses=ec2.IpAddresses.cidr(settings.cidr),
-            max_azs=ZONES,
-            nat_gateways=settings.nat_gateways,
+            ip_protocol=ec2.IpProtocol.DUAL_STACK if settings.ipv6 else None,
+            # the CDK would add one to every dual-stack VPC, although no subnet has a route to it
+            create_internet_gateway=nat,
+            availability_zones=list(zones) if zones else None,
+            max_azs=None if zones else ZONES,
+            nat_gateways=settings.nat_gateways if nat else 0,
             subnet_configuration=subnets,
             restrict_default_security_group=False,
         )
@@ -181,27 +235,7 @@ class StageNetwork(Construct):
             traffic_type=ec2.FlowLogTrafficType.REJECT,
         )
 
-    def _add_endpoints(self, stage: Stage, *, mail: bool) -> None:
-        """Add endpoints in place of a NAT gateway: SQS, Secrets Manager for the migration's password, SES for mail.
 
-        S3 has its gateway endpoint, Lambda itself ships logs and metrics, and the function computes an IAM token
-        without a call. Functions reach only these and the database: no service of a tenant, no SMTP server, and no
-        other AWS service.
-        """
-        group = ec2.SecurityGroup(
-            self,
-            "Endpoints",
-            vpc=self.vpc,
-            description=f"Joblane, {stage.name}: endpoints of AWS services",
-            allow_all_outbound=False,
-        )
-        group.add_ingress_rule(self.security_group, ec2.Port.tcp(HTTPS), "the functions")
-        services = {
-            "Sqs": ec2.InterfaceVpcEndpointAwsService.SQS,
-            "SecretsManager": ec2.InterfaceVpcEndpointAwsService.SECRETS_MANAGER,
-            **({"Ses": ec2.InterfaceVpcEndpointAwsService.EMAIL} if mail else {}),
-        }
-        for name, service in services.items():
-            self.vpc.add_interface_endpoint(
-                name, service=service, subnets=self.functions, security_groups=[group], open=False
-            )
+def _name(service: str) -> str:
+    """Return the id of the service's endpoint: ``Sqs`` for ``sqs``."""
+    return service.capitalize()

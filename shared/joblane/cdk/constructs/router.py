@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-import json
 from datetime import timedelta
 
+from aws_cdk import aws_iam as iam
 from constructs import Construct
 
 from joblane.cdk.constructs.code import Shared, Tasks
+from joblane.cdk.constructs.queue_pair import RECEIVING, SENDING, queue_arn
 from joblane.cdk.constructs.task_function import JobFunction
+from joblane.cdk.nag import acknowledge_wildcards
+from joblane.queues import Queue, dead_letter_name, front_door_name
+from joblane.worker.routes import encode
 
 HANDLER = "joblane.functions.router.handler.handler"
 TIMEOUT = timedelta(seconds=30)
@@ -21,34 +25,53 @@ WAITS = 100
 
 
 class Router(JobFunction):
-    """The only consumer of the three front doors. It may send unreadable messages to the DLQ of a front door.
+    """The only consumer of the three front doors.
 
-    ``JOBLANE_ROUTES`` lists the lanes of each type that the front doors accept.
+    It may send to every lane by a name pattern, because a list of all lanes can be longer than IAM allows. The policies
+    of the lanes that are closed to front doors deny it to this role. ``JOBLANE_ROUTES`` has the types that the front
+    doors accept.
     """
 
     def __init__(self, scope: Construct, id_: str, shared: Shared, tasks: Tasks) -> None:
+        prefix = shared.stage.prefix
         super().__init__(
             scope,
             id_,
             shared,
-            name=f"{shared.stage.prefix}-router",
+            name=f"{prefix}-router",
             description="Passes messages from the front doors to the lanes",
             handler=HANDLER,
             timeout=TIMEOUT,
             memory_mb=MEMORY_MB,
-            environment={"JOBLANE_ROUTES": routes(tasks)},
+            environment={"JOBLANE_ROUTES": encode(routes(tasks))},
+        )
+        front_doors = [front_door_name(prefix, queue) for queue in Queue]
+        lanes = [queue_arn(f"{name}-*") for name in front_doors]
+        self.allow(RECEIVING, [queue_arn(name) for name in front_doors])
+        self.allow(SENDING, [*lanes, *(queue_arn(dead_letter_name(name)) for name in front_doors)])
+        self.permit(
+            iam.PolicyStatement(
+                effect=iam.Effect.DENY,
+                actions=SENDING,
+                resources=[queue_arn(dead_letter_name(f"{name}-*")) for name in front_doors],
+            )
+        )
+        acknowledge_wildcards(
+            self.role,
+            lanes,
+            "A list of hundreds of lanes is longer than IAM allows. The policy denies the lanes' dead-letter queues, "
+            "and the policies of closed lanes deny this role.",
         )
 
 
-def routes(tasks: Tasks) -> str:
-    """Return the queues in which each type has a lane, its own queue first: ``{"data:export":["default","critical"]}``.
+def routes(tasks: Tasks) -> dict[str, list[str]]:
+    """Return the queues in which each type has a lane, its own queue first: ``{"data:export": ["default"]}``.
 
     Types with ``front_door=False`` are not in it.
     """
-    open_types = {
+    return {
         type_: [str(queue) for queue in task.lanes]
         for task in tasks.values()
         if task.front_door
         for type_ in task.types
     }
-    return json.dumps(open_types, separators=(",", ":"))

@@ -58,16 +58,17 @@ class JobFunction(Construct):
         self.name, stage = name, shared.stage
         logs = log_group(self, "Logs", stage=stage, name=log_group_name(name))
         place, package = shared.access.place if login else None, shared.project.functions
+        self._permissions = iam.PolicyDocument()
         self.role = iam.Role(
             self,
             "Role",
             assumed_by=iam.ServicePrincipal("lambda.amazonaws.com"),
             managed_policies=[place.interfaces] if place else None,
+            inline_policies={"Permissions": self._permissions},  # a policy of its own would be one more resource
         )
-        logs.grant_write(self.role)
+        self.allow(["logs:CreateLogStream", "logs:PutLogEvents"], [logs.log_group_arn])
         if login:
-            for statement in login.statements:
-                self.role.add_to_policy(statement)
+            self.permit(*login.statements)
             if login.secret:
                 login.secret.grant_read(self.role)
         secrets = {key: value for key, value in environment.items() if isinstance(value, SecretReference)}
@@ -78,7 +79,7 @@ class JobFunction(Construct):
             description=description,
             runtime=RUNTIME,
             architecture=shared.architecture,
-            code=shared.code,
+            code=shared.code_for(self),
             layers=[shared.layer],
             handler=handler,
             timeout=Duration.seconds(math.ceil(timeout.total_seconds())),
@@ -89,9 +90,11 @@ class JobFunction(Construct):
             vpc=place.vpc if place else None,
             vpc_subnets=place.subnets if place else None,
             security_groups=[place.security_group] if place else None,
+            ipv6_allowed_for_dual_stack=place.ipv6 if place else None,
             environment={
                 **{key: value for key, value in environment.items() if isinstance(value, str)},
                 **({"DATABASE_URL": login.url} if login else {}),
+                **({"AWS_USE_DUALSTACK_ENDPOINT": "true"} if place and place.ipv6 else {}),
                 **({SECRETS: _references(secrets)} if secrets else {}),
                 **({} if package == FUNCTIONS else {"JOBLANE_FUNCTIONS": package}),
                 "JOBLANE_PREFIX": stage.prefix,
@@ -107,7 +110,11 @@ class JobFunction(Construct):
 
     def allow(self, actions: Sequence[str], resources: Sequence[str]) -> None:
         """Allow the function ``actions`` on ``resources``, which are ARNs."""
-        self.function.add_to_role_policy(iam.PolicyStatement(actions=list(actions), resources=list(resources)))
+        self.permit(iam.PolicyStatement(actions=list(actions), resources=list(resources)))
+
+    def permit(self, *statements: iam.PolicyStatement) -> None:
+        """Add ``statements`` to the permissions of the function."""
+        self._permissions.add_statements(*statements)
 
     def _arn(self, reference: SecretReference) -> str:
         """Return the secret's ARN. Secrets Manager adds six characters to a name, which are not known here.
@@ -153,21 +160,27 @@ class TaskFunction(JobFunction):
         """Allow sending by Amazon SES from ``sender`` only.
 
         Source: Amazon SES, *Identity and access management*, on ses:FromAddress. SES also checks the identities of
-        recipients: see its access errors, for example in aws/aws-sdk-js, issue 3641.
+        recipients: see its access errors, for example in aws/aws-sdk-js, issue 3641. It checks the configuration set
+        that an identity has as its default: Service Authorization Reference, Amazon SES v2, SendEmail.
         """
-        identities = Stack.of(self).format_arn(service="ses", resource="identity", resource_name="*")
-        self.function.add_to_role_policy(
+        stack = Stack.of(self)
+        resources = [
+            stack.format_arn(service="ses", resource=kind, resource_name="*")
+            for kind in ("identity", "configuration-set")
+        ]
+        self.permit(
             iam.PolicyStatement(
                 actions=["ses:SendEmail"],
-                resources=[identities],
+                resources=resources,
                 conditions={"StringEquals": {"ses:FromAddress": sender}},
             )
         )
         acknowledge_wildcards(
             self.role,
-            [identities],
-            "SES checks the identity of the sender, which may be a parent domain of the address, and the identities of "
-            "the recipients, who can be anybody; the condition on ses:FromAddress allows one sender.",
+            resources,
+            "SES checks the identity of the sender, which may be a parent domain of the address, its default "
+            "configuration set, and the identities of the recipients, who can be anybody; the condition on "
+            "ses:FromAddress allows one sender.",
         )
 
 

@@ -16,11 +16,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import urlsplit
 
+from joblane.cdk.checks import mappings_of
 from joblane.cdk.preflight.compare import DatabaseState, Declared, Place, examine
 from joblane.cdk.preflight.concurrency import Account, Demand
 from joblane.cdk.preflight.findings import Finding, Kind
 from joblane.cdk.shares import sharing_lanes
-from joblane.cdk.templates import Properties, Template, of_type
+from joblane.cdk.templates import NESTED, Properties, Template, of_type, read_assembly, stacks_of, whole
 from joblane.local.deployment import app_command, cdk_json
 from joblane.local.errors import LocalError, MisuseError
 from joblane.project import Project
@@ -132,23 +133,13 @@ def synthesise(stage: str, folder: Path) -> None:
 
 
 def read_templates(folder: Path) -> dict[str, Template]:
-    """Return stack → template of the assembly in ``folder``.
-
-    Templates that its manifest does not name are left from an earlier synthesis.
-    """
+    """Return stack → template of the assembly in ``folder``, with nested stacks. Raises :class:`MisuseError`."""
     try:
-        artifacts = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))["artifacts"]
+        return read_assembly(folder)
     except FileNotFoundError:
         raise MisuseError(
             f"{folder} has no templates; leave --assembly out, and the command writes the templates itself"
         ) from None
-    return {
-        artifact["properties"].get("stackName", name): json.loads(
-            (folder / artifact["properties"]["templateFile"]).read_text(encoding="utf-8")
-        )
-        for name, artifact in artifacts.items()
-        if artifact["type"] == "aws:cloudformation:stack"
-    }
 
 
 def read_declared(templates: Mapping[str, Template], tasks: Iterable[Task[Any, Any]]) -> Declared:
@@ -180,16 +171,14 @@ def read_declared(templates: Mapping[str, Template], tasks: Iterable[Task[Any, A
 
 def _concurrency(templates: Mapping[str, Template]) -> dict[str, int]:
     """Return the ``slots`` and the ``reserved`` concurrency of :class:`Demand`."""
-    functions = {
-        place: properties.get("ReservedConcurrentExecutions")
-        for place, properties in _of_type(templates, "AWS::Lambda::Function")
+    merged = [whole(templates, stack) for stack in stacks_of(templates)]
+    mappings = [found for template in merged for found in mappings_of(template)]
+    functions = [properties for _, properties in _of_type(templates, "AWS::Lambda::Function")]
+    return {
+        # a reservation is counted in place of the mappings
+        "slots": sum(found.max_concurrency or 0 for found in mappings if found.reserved is None),
+        "reserved": sum(properties.get("ReservedConcurrentExecutions") or 0 for properties in functions),
     }
-    slots = 0
-    for (stack, _), properties in _of_type(templates, "AWS::Lambda::EventSourceMapping"):
-        function = (stack, properties["FunctionName"].get("Ref", ""))
-        if functions.get(function) is None:  # a reservation is counted in place of the mappings
-            slots += properties.get("ScalingConfig", {}).get("MaximumConcurrency", 0)
-    return {"slots": slots, "reserved": sum(reserved or 0 for reserved in functions.values())}
 
 
 def _throttled_hours(queue: Properties) -> float:
@@ -236,26 +225,29 @@ class Stacks:
 
 
 def deployed(client: CloudFormationClient, stacks: Iterable[str]) -> Stacks:
-    """Return queues and functions of the ``stacks`` that exist."""
+    """Return queues and functions of the ``stacks`` that exist, and of the nested stacks that they have."""
     from botocore.exceptions import ClientError
 
     queues: dict[Place, str] = {}
-    functions = set()
-    for stack in stacks:
+    functions: set[str] = set()
+    waiting = [(stack, stack) for stack in stacks if "/" not in stack]
+    for stack, called in waiting:  # grows by the nested stacks
         try:
-            pages = list(client.get_paginator("list_stack_resources").paginate(StackName=stack))
+            pages = list(client.get_paginator("list_stack_resources").paginate(StackName=called))
         except ClientError as error:
             if "does not exist" in str(error):  # CloudFormation has no error code for this
                 continue
             raise
         for item in (item for page in pages for item in page["StackResourceSummaries"]):
-            name = item.get("PhysicalResourceId", "")
+            logical_id, name = item["LogicalResourceId"], item.get("PhysicalResourceId", "")
             if item["ResourceStatus"] in GONE:
                 continue
             if item["ResourceType"] == "AWS::SQS::Queue":
-                queues[stack, item["LogicalResourceId"]] = name.rpartition("/")[2]  # the id is the queue's URL
+                queues[stack, logical_id] = name.rpartition("/")[2]  # the id is the queue's URL
             elif item["ResourceType"] == "AWS::Lambda::Function":
                 functions.add(name)
+            elif item["ResourceType"] == NESTED and name:
+                waiting.append((f"{stack}/{logical_id}", name))
     return Stacks(queues, frozenset(functions))
 
 

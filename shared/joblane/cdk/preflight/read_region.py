@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 from joblane.cdk.preflight import region as rules
 from joblane.cdk.preflight.findings import Finding, blocks_deploy
+from joblane.inspector.stage.doctor_mail import SES, read_mail
 
 if TYPE_CHECKING:
     from boto3.session import Session
     from mypy_boto3_ec2 import EC2Client
-    from mypy_boto3_sesv2 import SESV2Client
 
 Read = Callable[[Any, str, str, Callable[[Any], Any]], Any]
 """Service, part, permission and reader → the reader's result, or a finding if AWS denies the access."""
@@ -49,7 +49,7 @@ def findings_on_region(session: Session, needs: rules.Needs, read: Read) -> Iter
         yield from examine(
             sender,
             lambda found: rules.mail(needs, region, found),
-            *("sesv2", "Amazon SES", "ses:GetAccount and ses:GetEmailIdentity", lambda client: mail(client, sender)),
+            *("sesv2", SES, "ses:GetAccount and ses:GetEmailIdentity", lambda client: read_mail(client, sender)),
         )
 
 
@@ -81,22 +81,3 @@ def has_rds_role(client: Any) -> bool:
     except client.exceptions.NoSuchEntityException:
         return False
     return True
-
-
-def mail(client: SESV2Client, sender: str) -> rules.Mail:
-    """Return the state of Amazon SES. An identity covers the address, or its domain and the domains below it."""
-    account = client.get_account()
-    domain = sender.rpartition("@")[2].split(".")
-    identities = [sender, *(".".join(domain[start:]) for start in range(len(domain) - 1))]
-    return rules.Mail(
-        in_sandbox=not account["ProductionAccessEnabled"],
-        sending=account["SendingEnabled"],
-        verified=[identity for identity in identities if _is_verified(client, identity)],
-    )
-
-
-def _is_verified(client: SESV2Client, identity: str) -> bool:
-    try:
-        return client.get_email_identity(EmailIdentity=identity)["VerifiedForSendingStatus"]
-    except client.exceptions.NotFoundException:
-        return False

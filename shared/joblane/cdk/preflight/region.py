@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from joblane.cdk.preflight.findings import Finding, note, refused, unchecked
 from joblane.cdk.templates import Template, of_type
+from joblane.inspector.stage.doctor_mail import Mail, problems
 
 RDS_ROLE = "AWSServiceRoleForRDS"
 """Source: Aurora, *Using service-linked roles*."""
@@ -121,32 +122,8 @@ def rds_role(needs: Needs, exists: bool) -> Iterator[Finding]:
         )
 
 
-@dataclass(frozen=True)
-class Mail:
-    """Amazon SES in the region. ``verified``: the identities that cover the sender and may send."""
-
-    in_sandbox: bool
-    sending: bool
-    verified: Sequence[str]
-
-
 def mail(needs: Needs, region: str, found: Mail) -> Iterator[Finding]:
     """Note what keeps mails from being sent. The tasks are retried, and run when it is fixed."""
-    if needs.sender is None:
-        return
-    if not found.verified:
-        yield note(
-            f"mail from {needs.sender}",
-            f"Amazon SES sends nothing from it in {region}: neither the address nor its domain is verified",
-            f"aws sesv2 create-email-identity --email-identity {needs.sender}, and open the link in the mail; or "
-            "verify the domain; or let the stage send no mail",
-        )
-    if found.in_sandbox:
-        yield note(
-            "Amazon SES",
-            f"the account is in the SES sandbox in {region}: mails reach only verified addresses, 200 a day",
-            "aws sesv2 put-account-details --production-access-enabled --mail-type TRANSACTIONAL --website-url URL; "
-            "AWS answers within a day",
-        )
-    if not found.sending:
-        yield note("Amazon SES", f"sending is paused for the account in {region}", "see the SES console, Reputation")
+    if needs.sender is not None:
+        for check in problems(needs.sender, region, found):
+            yield note(check.what, check.found, check.do)

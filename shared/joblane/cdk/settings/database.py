@@ -39,7 +39,7 @@ class Aurora(Settings):
     """Database role of the functions. The deploy creates it, with the rights to read and write rows only."""
     min_capacity: float = Field(0, ge=0, le=MAX_CAPACITY, multiple_of=CAPACITY_STEP, strict=False)
     """Minimum capacity, in Aurora capacity units (ACU), in steps of 0.5. 0: the cluster pauses if no client is
-    connected."""
+    connected. Below 1, memory for logins by IAM can be short."""
     max_capacity: float = Field(2, ge=1, le=MAX_CAPACITY, multiple_of=CAPACITY_STEP, strict=False)
     """Maximum capacity, in ACU, in steps of 0.5, not below ``min_capacity``. ``max_connections`` follows from it."""
     pause_after_minutes: int = Field(5, ge=5, le=1440)

@@ -2,20 +2,49 @@
 
 from __future__ import annotations
 
+import re
 from ipaddress import ip_network
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from joblane.cdk.settings.section import Settings
+
+ZONE = re.compile(r"(?P<region>[a-z]{2}(-[a-z]+)+-\d)[a-z]")
+"""Name of an availability zone: its region, and ``a`` to ``z``. Source: EC2, *Regions and Zones*."""
+
+
+def _zone(name: str) -> str:
+    if not ZONE.fullmatch(name):
+        raise ValueError(f"{name!r} is not the name of an availability zone; eu-central-1a, for example, is right")
+    return name
+
+
+Zone = Annotated[str, AfterValidator(_zone)]
 
 
 class Egress(Settings):
     """The destinations that functions reach, for both kinds of network."""
 
+    egress: Literal["ipv6", "nat", "endpoints", "none"]
+    """Way out of the functions' subnets."""
     egress_ports: Annotated[tuple[Annotated[int, Field(ge=1, le=65535)], ...], Field(strict=False)] = ()
     """TCP ports to which functions may connect, in addition to 443 (HTTPS) and the port of the database, for example
     587 for SMTP."""
+    reaches: Annotated[tuple[str, ...], Field(strict=False)] = ()
+    """With ``egress`` ``none``: the AWS services that functions reach by your own VPC endpoints or routes, as boto3
+    names them, for example ``["sqs", "sesv2"]``. S3 is always assumed."""
+
+    @model_validator(mode="after")
+    def _own_ways_only_without_ours(self) -> Self:
+        if self.reaches and self.egress != "none":
+            raise ValueError("reaches: it lists your own ways out; leave it out, or set egress to none")
+        return self
+
+    @property
+    def ipv6(self) -> bool:
+        """True: functions get an IPv6 address, and boto3 calls dual-stack endpoints."""
+        return self.egress == "ipv6"
 
 
 class NewNetwork(Egress):
@@ -23,11 +52,19 @@ class NewNetwork(Egress):
 
     kind: Literal["new"]
     """Selects a new VPC."""
-    nat_gateways: int = Field(1, ge=0, le=2)
-    """NAT gateways. 0: functions cannot reach the internet. They reach SQS, S3, Secrets Manager and SES by VPC
-    endpoints, which cost more than a NAT gateway."""
+    egress: Literal["ipv6", "nat", "endpoints", "none"] = "ipv6"
+    """Way out of the functions' private subnets. ``ipv6``: an egress-only internet gateway, which is free; functions
+    reach AWS services with a dual-stack endpoint and hosts with an IPv6 address. ``nat``: NAT gateways; functions reach
+    everything. ``endpoints``: a VPC endpoint for each AWS service that functions call, and nothing else. ``none``: S3
+    only; your app adds the ways to the services in ``reaches``."""
+    nat_gateways: int = 1
+    """NAT gateways, 1 or 2, with ``egress`` ``nat`` only. 2: one in each zone, so that functions of one zone do not
+    depend on the other."""
     cidr: str = Field("10.60.0.0/16", pattern=r"^\d{1,3}(\.\d{1,3}){3}/(1[6-9]|2[0-4])$")
     """Addresses of the VPC, with a prefix of 16 to 24 bits."""
+    availability_zones: Annotated[tuple[Zone, ...], Field(min_length=2, max_length=2, strict=False)] | None = None
+    """Two availability zones of all subnets, for example ``["eu-central-1a", "eu-central-1b"]``. None: the first two
+    that the account lists. Set them if Lambda or Aurora does not support one of those."""
 
     @field_validator("cidr")
     @classmethod
@@ -38,17 +75,41 @@ class NewNetwork(Egress):
             raise ValueError(f"{error}; 10.60.0.0/16, for example, is right") from None
         return cidr
 
+    @model_validator(mode="after")
+    def _gateways_fit_the_way_out(self) -> Self:
+        if "nat_gateways" not in self.model_fields_set:
+            return self
+        if self.egress != "nat":
+            raise ValueError(
+                f"nat_gateways: there is none with egress {self.egress}; leave it out, or set egress to nat"
+            )
+        if self.nat_gateways not in (1, 2):
+            raise ValueError(
+                "nat_gateways: 1 or 2 is required; for none, leave it out and set egress to ipv6, endpoints or none"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _two_zones(self) -> Self:
+        if self.availability_zones and len(set(self.availability_zones)) < 2:
+            raise ValueError("availability_zones: two different zones are required")
+        return self
+
 
 class ExistingNetwork(Egress):
-    """An existing VPC. Its private subnets reach SQS, S3 and the services that tasks call, by NAT or by endpoints."""
+    """An existing VPC, with a way from its subnets to S3, and to the AWS services that functions call."""
 
     kind: Literal["existing"]
     """Selects an existing VPC."""
+    egress: Literal["nat", "ipv6", "none"] = "nat"
+    """Way out that the subnets have. ``nat``: to everything. ``ipv6``: by an egress-only internet gateway, from
+    dual-stack subnets; functions get an IPv6 address, and boto3 calls dual-stack endpoints. ``none``: only to the
+    services in ``reaches``."""
     vpc_id: str = Field(pattern=r"^vpc-[0-9a-f]+$")
     """Id of the VPC."""
     subnet_ids: Annotated[tuple[str, ...], Field(min_length=2, strict=False)]
     """Ids of private subnets, at least 2, each in another availability zone."""
-    availability_zones: Annotated[tuple[str, ...], Field(min_length=2, strict=False)]
+    availability_zones: Annotated[tuple[Zone, ...], Field(min_length=2, strict=False)]
     """Availability zones of the subnets, in the same order."""
 
     @model_validator(mode="after")

@@ -146,10 +146,10 @@ class Stage(Settings):
                     "database.security_group_id: the group is in another VPC and cannot refer to groups of a new one; "
                     "set network to the VPC of the database, with kind existing"
                 )
-            if self.network.nat_gateways == 0:
+            if self.network.egress in ("ipv6", "endpoints"):
                 raise ValueError(
-                    "network.nat_gateways: at least 1 is required for database.kind existing, because the database is "
-                    "outside the new VPC"
+                    f"network.egress: {self.network.egress} does not reach database.kind existing, which is outside "
+                    "the new VPC; set egress to nat, or network to the VPC of the database, with kind existing"
                 )
         return self
 
@@ -186,13 +186,6 @@ class Stage(Settings):
     def reserved(self) -> Mapping[str, int]:
         """Concurrency that is reserved for functions of APIs, by name."""
         return {name: api.max_concurrency for name, api in self.apis.items() if api.max_concurrency}
-
-    @property
-    def reads_secrets(self) -> bool:
-        """True if functions read Secrets Manager: for a setting, or for the login to an existing database."""
-        database = self.database
-        login = isinstance(database, ExistingDatabase) and (database.secret or database.migration_secret)
-        return bool(login) or any(isinstance(value, SecretReference) for value in self.settings.values())
 
     @property
     def ses_sender(self) -> str | None:

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from aws_cdk import CfnOutput, Stack
 from aws_cdk import aws_ec2 as ec2
 from constructs import Construct
 
-from joblane.cdk.constructs.aurora import AuroraDatabase
-from joblane.cdk.constructs.network import StageNetwork
+from joblane.cdk.constructs.aurora import PORT, AuroraDatabase
+from joblane.cdk.constructs.code import Workload
+from joblane.cdk.constructs.network import HTTPS, FunctionNetwork, StageNetwork, Target
 from joblane.cdk.database_access import DatabaseAccess, Login, existing_access
+from joblane.cdk.egress import check_egress, check_services, needs_of
 from joblane.cdk.errors import StageError
 from joblane.cdk.settings.database import Aurora, ExistingDatabase, GivenDatabase, LocalDatabase
 from joblane.cdk.settings.stage import Stage
@@ -17,22 +21,49 @@ from joblane.cdk.settings.stage import Stage
 class DataStack(Stack):
     """A stack without functions, so that a deploy of code cannot change it.
 
-    With ``removal`` retain, the stack has termination protection. ``mail``: a task sends mail.
+    With ``removal`` retain, the stack has termination protection.
     """
 
-    def __init__(self, scope: Construct, id_: str, *, stage: Stage, mail: bool) -> None:
+    def __init__(self, scope: Construct, id_: str, workload: Workload) -> None:
+        stage = workload.stage
         super().__init__(
             scope,
             id_,
             description=f"Joblane, {stage.name}: database, network and buckets",
             termination_protection=stage.removal == "retain" and not stage.local,
         )
-        self.network = (
-            StageNetwork(self, "Network", stage=stage, settings=stage.network, mail=mail) if stage.network else None
-        )
-        self.access = self._access(stage)
+        check_services(workload)
+        self._stage = stage
+        self._targets: list[Target] = []
+        self.network = StageNetwork(self, "Network", stage=stage, settings=stage.network) if stage.network else None
+        self._access = self._access_of(stage)
+        if self.network is not None:
+            logins = (self._access.functions, self._access.migration)
+            needs = needs_of(workload, secret_login=any(login.reads_secret for login in logins))
+            check_egress(stage.name, self.network.settings, needs)
+            self.network.add_endpoints(needs)
 
-    def _access(self, stage: Stage) -> DatabaseAccess:
+    def access_from(self, scope: Construct) -> DatabaseAccess:
+        """Return the access to the database, with the place of functions, whose security group is made in ``scope``."""
+        network = self.network
+        if network is None:
+            return self._access
+        targets = [*self._targets]
+        if network.endpoints is not None:
+            targets.append(Target(HTTPS, "functions to endpoints", network.endpoints))
+        inside = FunctionNetwork(
+            scope,
+            "Network",
+            stage=self._stage,
+            vpc=network.vpc,
+            subnets=network.functions,
+            egress_ports=network.settings.egress_ports,
+            targets=targets,
+            ipv6=network.settings.ipv6,
+        )
+        return replace(self._access, place=inside.place)
+
+    def _access_of(self, stage: Stage) -> DatabaseAccess:
         match stage.database:
             case LocalDatabase():
                 return DatabaseAccess(Login(stage.database.url), Login(stage.database.url))
@@ -44,20 +75,16 @@ class DataStack(Stack):
                 raise StageError(f"stage {stage.name!r}: database: kind aurora or existing is required")
 
     def _existing(self, database: ExistingDatabase) -> DatabaseAccess:
-        if self.network is None:
-            return existing_access(self, database, None)
-        if database.security_group_id is None:
-            self.network.allow_egress(database.port, "the database")
-        else:
+        group = None
+        if database.security_group_id is not None:
             group = ec2.SecurityGroup.from_security_group_id(self, "Database", database.security_group_id)
-            self.network.security_group.connections.allow_to(
-                group, ec2.Port.tcp(database.port), "functions to database"
-            )
-        return existing_access(self, database, self.network.place)
+        self._targets.append(Target(database.port, "functions to database", group))
+        return existing_access(self, database)
 
     def _aurora(self, stage: Stage, settings: Aurora) -> DatabaseAccess:
         if self.network is None:
             raise StageError(f"stage {stage.name!r}: network is required for database.kind aurora")
         database = AuroraDatabase(self, "Database", stage=stage, settings=settings, network=self.network)
+        self._targets.append(Target(PORT, "functions to database", database.security_group))
         CfnOutput(self, "DatabaseHost", value=database.address.host)
         return database.access

@@ -1,6 +1,5 @@
 """The router's function: it forwards messages from the front doors to the lanes."""
 
-import json
 import os
 from functools import cache
 from typing import Any
@@ -8,6 +7,7 @@ from typing import Any
 from joblane import settings
 from joblane.sqs.client import Sqs
 from joblane.worker.router import Router
+from joblane.worker.routes import decode
 
 
 def handler(event: dict[str, Any], context: Any) -> dict[str, Any]:
@@ -16,4 +16,4 @@ def handler(event: dict[str, Any], context: Any) -> dict[str, Any]:
 
 @cache
 def _router() -> Router:
-    return Router(json.loads(os.environ["JOBLANE_ROUTES"]), Sqs(), settings.prefix())
+    return Router(decode(os.environ["JOBLANE_ROUTES"]), Sqs(), settings.prefix())
