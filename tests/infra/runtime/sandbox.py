@@ -309,7 +309,7 @@ class Sandbox:
         return None if first == b"next" else json.loads(first)
 
     def invoke(self, event: Any, *, seconds: float | None = None) -> Any:
-        """Return the function's response. ``seconds``: the timeout, by default the function's.
+        """Return the function's response. ``seconds``: the timeout, by default that of the function, or two minutes.
 
         Raises :class:`FunctionError`, :class:`TimedOutError`, :class:`RuntimeExitError`.
         """
