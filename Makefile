@@ -32,7 +32,7 @@ RUN := $(ENVIRONMENT) .venv/bin/python -m
 TESTS ?= tests/faults tests/e2e tests/browser tests/infra tests/integration tests/unit
 WORKERS ?= $(shell expr $$(getconf _NPROCESSORS_ONLN) + 1)
 
-.PHONY: help demo up down status test quick check format docs bench faults synth preflight lock wheel tools clean
+.PHONY: help demo up down status test quick check format docs bench faults synth preflight deploy lock wheel tools clean
 
 help: ## List these targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-9s %s\n", $$1, $$2 }' Makefile
@@ -90,6 +90,9 @@ STAGE ?= dev
 preflight: tools ## Compare this checkout with the deployed STAGE= (dev), before a deploy
 	@$(RUN) joblane.cli.main preflight --stage $(STAGE) $(if $(STRICT),--strict)
 
+deploy: tools ## Deploy STAGE= (dev) to AWS: preflight, cdk deploy and a first job; YES=1 asks nothing
+	@$(RUN) joblane.cli.main deploy --stage $(STAGE) $(if $(YES),--yes)
+
 lock: $(UV) ## Renew all lock files
 	@compile() { $(UV) pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
 		--no-emit-find-links --custom-compile-command "make lock" "$$@"; }; \
@@ -103,7 +106,9 @@ wheel: .venv/.dev ## Build the wheel and the source distribution into dist/
 		$(UV) build --quiet --no-build-isolation --python .venv --out-dir dist . && .venv/bin/python .ci/same_bytes.py dist/*.tar.gz
 	@ls dist/*
 
-tools: .venv/.dev node_modules/.stamp ## Download the tools that are missing
+# The first step in a checkout. `cdk` and `joblane` in a shell need this line:
+#   export PATH="$PWD/.joblane/tools/bin:$PWD/.venv/bin:$PATH"
+tools: .venv/.dev node_modules/.stamp ## Download the tools that are missing, the first step of a deploy
 	@$(RUN) joblane.local.tools
 
 clean: ## Stop the local stack, and remove all files that make has written

@@ -6,7 +6,7 @@ import getpass
 import os
 import re
 import socket
-from contextlib import suppress
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 from urllib.parse import urlsplit
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from boto3.session import Session
+    from botocore.credentials import Credentials
 
     from joblane.inspector.inspector import Inspector
     from joblane.inspector.remote import RemoteInspector
@@ -145,12 +146,32 @@ def _user() -> str:
 
 
 def _remote(stage: str, profile: str | None, region: str | None) -> RemoteInspector:
+    from joblane.inspector.remote import RemoteInspector
+
+    stack = f"{(prefix := prefix_of(stage))}-control"
+    session = aws_session(profile, region)
+    url = _address(session, stage, stack)
+    bundle = session._session.get_config_variable("ca_bundle")
+    return RemoteInspector(
+        url,
+        stage=stage,
+        prefix=prefix,
+        region=session.region_name,
+        credentials=cast("Credentials", session.get_credentials()),
+        verify=bundle or True,
+    )
+
+
+def aws_session(profile: str | None, region: str | None) -> Session:
+    """Return a session with credentials and a region. None: those of the environment.
+
+    Raises :class:`MisuseError` and :class:`UnavailableError`.
+    """
     import boto3
     from botocore.exceptions import BotoCoreError, ProfileNotFound
 
-    from joblane.inspector.remote import RemoteInspector, no_credentials
+    from joblane.inspector.remote import no_credentials
 
-    stack = f"{(prefix := _prefix_of(stage))}-control"
     try:
         # boto3 itself reads AWS_DEFAULT_REGION alone
         session = boto3.session.Session(profile_name=profile, region_name=region or os.environ.get("AWS_REGION"))
@@ -163,14 +184,46 @@ def _remote(stage: str, profile: str | None, region: str | None) -> RemoteInspec
         raise UnavailableError(no_credentials(None))
     if not session.region_name:
         raise UnavailableError("No AWS region is set: give --region, or set AWS_REGION, with the stage's region.")
-    url = _address(session, stage, stack)
-    bundle = session._session.get_config_variable("ca_bundle")
-    return RemoteInspector(
-        url, stage=stage, prefix=prefix, region=session.region_name, credentials=credentials, verify=bundle or True
-    )
+    return session
 
 
-def _prefix_of(stage: str) -> str:
+def account_of(session: Session) -> str:
+    """Return the id of the account. Raises :class:`MisuseError` and :class:`UnavailableError`."""
+    from botocore.config import Config
+    from botocore.exceptions import BotoCoreError, ClientError, InvalidRegionError
+
+    from joblane.inspector.remote import no_credentials
+
+    try:
+        client = session.client("sts", config=Config(connect_timeout=5, retries={"total_max_attempts": 2}))
+        with closing(client):
+            return str(client.get_caller_identity()["Account"])
+    except InvalidRegionError as error:
+        raise MisuseError(f"--region: {session.region_name!r} is not the name of an AWS region") from error
+    except ClientError as error:  # every identity may make this call: the credentials are wrong or have expired
+        raise UnavailableError(no_credentials(error)) from error
+    except BotoCoreError as error:
+        if "redential" in type(error).__name__ or "Token" in type(error).__name__:
+            raise UnavailableError(no_credentials(error)) from error
+        raise UnavailableError(
+            f"GetCallerIdentity in {session.region_name}: {str(error).rstrip('.')}. Check the network, the proxy, and "
+            "--region."
+        ) from error
+
+
+def use_for_programs(session: Session, profile: str | None) -> None:
+    """Let this process's default session and the programs that it starts use ``session``.
+
+    ``profile``: the profile of --profile, which takes precedence over keys of the environment.
+    """
+    if profile:
+        for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"):
+            os.environ.pop(name, None)
+        os.environ["AWS_PROFILE"] = profile
+    os.environ["AWS_REGION"] = os.environ["AWS_DEFAULT_REGION"] = session.region_name
+
+
+def prefix_of(stage: str) -> str:
     """The prefix of a stage on AWS. Raises :class:`MisuseError`, which lists the stages of cdk.json."""
     stages: Mapping[str, Any] = context()["stages"]
     on_aws = [name for name, settings in stages.items() if not settings.get("local")]
@@ -215,4 +268,18 @@ def _address(session: Session, stage: str, stack: str) -> str:
         raise UnavailableError(
             f"{where}: the stack is {found['StackStatus']} and has no output {CONTROL_URL}; deploy stage {stage!r}."
         )
-    return outputs[CONTROL_URL]
+    return _on_emulator(outputs[CONTROL_URL])
+
+
+def _on_emulator(url: str) -> str:
+    """Return the address of an HTTP API on an emulator of this machine, else ``url``.
+
+    An emulator does not resolve the names of AWS. Source: LocalStack, *API Gateway*, on custom ids and URLs.
+    """
+    from joblane.record.database import LOOPBACK
+
+    endpoint = os.environ.get("AWS_ENDPOINT_URL", "")
+    if urlsplit(endpoint).hostname not in LOOPBACK:
+        return url
+    api = (urlsplit(url).hostname or "").partition(".")[0]
+    return f"{endpoint.rstrip('/')}/_aws/execute-api/{api}/$default"

@@ -58,7 +58,12 @@ COMMANDS: Mapping[str, Mapping[str, Callable[..., Any]]] = {
         "schema": deploy.schema,
     },
     "Local stack": {"up": local.up, "down": local.down, "status": local.status},
-    "Deploy": {"migrate": deploy.migrate, "preflight": deploy.preflight, "costs": deploy.costs},
+    "Deploy": {
+        "deploy": deploy.deploy,
+        "migrate": deploy.migrate,
+        "preflight": deploy.preflight,
+        "costs": deploy.costs,
+    },
 }
 
 

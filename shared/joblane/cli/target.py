@@ -36,7 +36,12 @@ def inspector(context: typer.Context) -> Inspector:
 
 def command(context: typer.Context) -> str:
     """The program with the options for this target."""
-    given = vars(of(context)).items()
+    return command_for(of(context))
+
+
+def command_for(target: Target) -> str:
+    """The program with the options for ``target``."""
+    given = vars(target).items()
     return " ".join([program(), *(f"--{name} {shlex.quote(value)}" for name, value in given if value)])
 
 

@@ -19,6 +19,11 @@ def log_group_link(region: str, group: str) -> str | None:
     return f"{console}#logsV2:log-groups/log-group/{name}"
 
 
+def dashboard_link(region: str, name: str) -> str | None:
+    """A link to a dashboard of CloudWatch."""
+    return (console := _console(region)) and f"{console}#dashboards/dashboard/{quote(name, safe='')}"
+
+
 def logs_link(region: str, group: str, text: str, since: datetime, until: datetime | None) -> str | None:
     """A link to a CloudWatch Logs Insights query over one log group, for the lines with ``text``.
 

@@ -88,6 +88,11 @@ def errors_since(log: Path, offset: int, lines: int = 5) -> str:
     return "\n".join([line for line in text.splitlines() if " ERROR [" in line][-lines:])
 
 
+def cdk_command(project: Project, command: str, *arguments: str) -> list[str]:
+    """Return a command line of the project's own CDK, which prints no notices. Raises :class:`LocalError`."""
+    return [str(Tools(project).cdk), command, *arguments, "--no-notices", "--no-version-reporting"]
+
+
 class Deployment:
     """A CDK app on an emulator. Templates, outputs and logs are in one folder.
 
@@ -147,9 +152,8 @@ class Deployment:
         return outputs
 
     def _cdk(self, command: str, *arguments: str) -> None:
-        quiet = ["--ci", "--no-notices", "--no-version-reporting", "--no-color"]
         variables = {"CDK_DISABLE_CLI_TELEMETRY": "true"}
-        line = [str(Tools(self._project).cdk), command, *arguments, *quiet]
+        line = cdk_command(self._project, command, *arguments, "--ci", "--no-color")
         # Outside the folder of cdk.json: there even the bootstrap would run the app first.
         self._run(f"`cdk {command}`", f"cdk-{command}", line, variables, self._folder)
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import re
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -10,6 +11,7 @@ import pytest
 from joblane.cdk.preflight.compare import DatabaseState
 from joblane.cdk.preflight.findings import Finding, Kind
 from joblane.cdk.preflight.read import read_database
+from joblane.cdk.preflight.roles import Wanted
 from joblane.record import migrations
 from joblane.record.database import Database
 
@@ -89,7 +91,6 @@ def test_a_database_without_tables_has_all_migrations_pending(database: Database
 def test_an_unavailable_database_is_refused_with_the_name_of_the_setting(
     database_url: str, change: dict[str, Any], why: str
 ) -> None:
-    import re
     from urllib.parse import urlsplit
 
     parts = urlsplit(database_url)
@@ -109,3 +110,88 @@ def test_without_an_address_the_database_is_unchecked() -> None:
     found = read_database("", "jobs")
     assert isinstance(found, Finding)
     assert (found.kind, found.what) == (Kind.UNCHECKED, "DATABASE_URL")
+
+
+# --- Roles ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def roles(database: Database) -> Iterator[Callable[..., None]]:
+    """Run statements of an administrator. The roles of these tests are removed at the end."""
+    connection = database.get()
+    names = ("preflight_app", "preflight_owner", "rds_iam", "rds_superuser")
+
+    def run(*statements: str) -> None:
+        for statement in statements:
+            connection.run(statement)
+
+    yield run
+    for name in names:
+        if connection.run("select from pg_roles where rolname = $1", name):
+            run(f"drop owned by {name}", f"drop role {name}")
+
+
+def found_roles(url: str, *, by_iam: bool = True, role: str | None = "preflight_owner") -> list[Finding]:
+    state = read_database(url, "jobs", Wanted("preflight_app", by_iam, role))
+    assert isinstance(state, DatabaseState), state
+    return list(state.roles)
+
+
+def test_a_superuser_can_give_the_functions_their_role(database_url: str, roles: Callable[..., None]) -> None:
+    roles("create role rds_iam")
+    assert found_roles(database_url, role=None) == []
+
+
+def test_a_role_that_may_not_create_roles_is_refused(database_url: str, roles: Callable[..., None]) -> None:
+    roles("create role preflight_owner", "create role rds_iam")
+    (found,) = found_roles(database_url)
+    assert found.kind is Kind.REFUSED
+    assert found.why.startswith("preflight_owner may not create it, and the deploy would fail in the migration")
+    assert found.do.endswith("create role preflight_app login; grant rds_iam to preflight_app;")
+
+
+def test_a_role_with_createrole_may_still_not_grant_rds_iam(database_url: str, roles: Callable[..., None]) -> None:
+    roles("create role preflight_owner createrole", "create role rds_iam")
+    (found,) = found_roles(database_url)
+    assert "preflight_owner may not grant it rds_iam" in found.why
+    # when it has the admin option, or is the master user of RDS, or an administrator has made the role
+    roles("grant rds_iam to preflight_owner with admin option")
+    assert found_roles(database_url) == []
+    roles("revoke rds_iam from preflight_owner", "create role rds_superuser", "grant rds_superuser to preflight_owner")
+    assert found_roles(database_url) == []
+    roles("revoke rds_superuser from preflight_owner", "create role preflight_app", "grant rds_iam to preflight_app")
+    assert found_roles(database_url) == []
+
+
+def test_without_the_role_s_name_the_finding_is_a_note(database_url: str, roles: Callable[..., None]) -> None:
+    roles(
+        "create role preflight_owner login password 'x'",
+        "create role rds_iam",
+        "grant usage on schema joblane to preflight_owner",
+        "grant select on all tables in schema joblane to preflight_owner",
+    )
+    address = re.sub(r"//[^@/]*@", "//preflight_owner:x@", database_url)
+    (found,) = found_roles(address, role=None)
+    assert (found.kind, "the role of DATABASE_URL" in found.why) == (Kind.NOTE, True)
+    assert "check that one" in found.do
+
+
+def test_a_user_with_a_password_must_exist(database_url: str, roles: Callable[..., None]) -> None:
+    roles("create role preflight_owner")
+    (found,) = found_roles(database_url, by_iam=False)
+    assert (found.kind, found.why) == (Kind.REFUSED, "the deploy grants it rights, and it does not exist")
+    roles("create role preflight_app")
+    assert found_roles(database_url, by_iam=False) == []
+
+
+def test_a_role_of_the_migration_that_does_not_exist_is_refused(database_url: str, database: Database) -> None:
+    (found,) = found_roles(database_url, role="preflight_nobody")
+    assert found.why == "the migration logs in as preflight_nobody, which does not exist"
+
+
+def test_a_role_that_may_not_create_the_schema_is_refused(
+    database: Database, database_url: str, roles: Callable[..., None]
+) -> None:
+    roles("create role preflight_owner", "create role preflight_app", "drop schema joblane cascade")
+    (found,) = found_roles(database_url, by_iam=False)
+    assert "preflight_owner may not create the schema joblane" in found.why

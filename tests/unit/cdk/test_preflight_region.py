@@ -13,6 +13,7 @@ from moto import mock_aws
 from joblane.cdk.preflight import read_region, region
 from joblane.cdk.preflight.findings import Finding, Kind
 from joblane.cdk.preflight.region import Needs
+from joblane.cdk.preflight.roles import Wanted
 from joblane.inspector.stage.doctor_mail import Mail, read_mail
 
 REGION = "eu-central-1"
@@ -49,6 +50,18 @@ def test_the_needs_are_read_from_the_templates() -> None:
         frozenset({"sqs", "ec2", "sesv2"}), ["eu-central-1a"], False, "no-reply@acme.dev", "/cdk-bootstrap/x/version"
     )
     assert Needs.of({"jobs": {"Resources": {}}}) == Needs(frozenset(), None, False, None, None)
+
+
+def test_the_role_of_the_migration_is_known_if_the_template_names_it() -> None:
+    def template(url: object, **user: str) -> dict[str, Any]:
+        properties = {"Environment": {"Variables": {"DATABASE_URL": url, **user}}}
+        return {"jobs": {"Resources": {"Migrate": {"Type": "AWS::Lambda::Function", "Properties": properties}}}}
+
+    iam = {"DATABASE_USER": "app", "DATABASE_USER_LOGIN": "iam"}
+    assert Wanted.of(template("postgresql://owner@db:5432/acme?auth=iam", **iam)) == Wanted("app", True, "owner")
+    assert Wanted.of(template("postgresql://db:5432/acme?secret=x", DATABASE_USER="app")) == Wanted("app", False, None)
+    assert Wanted.of(template({"Fn::Join": []}, **iam)) == Wanted("app", True, None)
+    assert Wanted.of(template("postgresql://db")) is None
 
 
 # --- Region --------------------------------------------------------------------------------------------------------

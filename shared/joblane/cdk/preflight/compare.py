@@ -44,7 +44,8 @@ class DatabaseState:
     ``revision``: of the schema; None: there is no schema. ``pending``: revision → purpose of the pending migrations.
     ``newer``: newer code has migrated it. ``live``: (type, queue) → tasks in ``scheduled``, ``pending``, ``active`` or
     ``retry``. ``types``: types that the deployed code declares. ``max_connections``: of the server.
-    ``kept_connections``: those of them that are reserved for superusers and privileged roles.
+    ``kept_connections``: those of them that are reserved for superusers and privileged roles. ``roles``: the findings
+    on the role of the functions.
     """
 
     address: str
@@ -55,6 +56,7 @@ class DatabaseState:
     types: Sequence[str]
     max_connections: int
     kept_connections: int
+    roles: Sequence[Finding] = ()
 
 
 def examine(
@@ -196,6 +198,7 @@ def _database(declared: Declared, database: DatabaseState, stacks: Mapping[Place
             f"{database.kept_connections} for superusers",
             f'write "reserved_connections": {database.kept_connections} or more in cdk.json',
         )
+    yield from database.roles
     if database.revision is None and stacks:
         yield refused(
             "DATABASE_URL",

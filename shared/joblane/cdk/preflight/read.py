@@ -20,6 +20,8 @@ from joblane.cdk.checks import mappings_of
 from joblane.cdk.preflight.compare import DatabaseState, Declared, Place, examine
 from joblane.cdk.preflight.concurrency import Account, Demand
 from joblane.cdk.preflight.findings import Finding, Kind
+from joblane.cdk.preflight.roles import READ as READ_ROLES
+from joblane.cdk.preflight.roles import Roles, Wanted, roles
 from joblane.cdk.shares import sharing_lanes
 from joblane.cdk.templates import NESTED, Properties, Template, of_type, read_assembly, stacks_of, whole
 from joblane.local.deployment import app_command, cdk_json
@@ -101,7 +103,7 @@ def check_deploy(stage: str, assembly: Path) -> list[Finding]:
             "lambda:GetAccountSettings, lambda:ListEventSourceMappings and lambda:GetFunctionConcurrency",
             lambda client: account(client, declared.prefix, functions),
         ),
-        "database": read_database(os.environ.get("DATABASE_URL", "").strip(), declared.prefix),
+        "database": read_database(os.environ.get("DATABASE_URL", "").strip(), declared.prefix, Wanted.of(templates)),
     }
     unread = [part for part in parts.values() if isinstance(part, Finding)]
     known: dict[str, Any] = {name: None if isinstance(part, Finding) else part for name, part in parts.items()}
@@ -144,10 +146,7 @@ def read_templates(folder: Path) -> dict[str, Template]:
 
 def read_declared(templates: Mapping[str, Template], tasks: Iterable[Task[Any, Any]]) -> Declared:
     """Return the declared state. The metadata of the jobs stack's template contain settings of the stage."""
-    all_metadata = [template.get("Metadata", {}) for template in templates.values()]
-    settings = next((found for metadata in all_metadata if (found := metadata.get("Joblane"))), None)
-    if settings is None:
-        raise LocalError(f"none of the templates contains jobs of Joblane: {', '.join(templates)}")
+    settings = read_metadata(templates)
     tasks = list(tasks)
     queues = dict(_of_type(templates, "AWS::SQS::Queue"))
     return Declared(
@@ -167,6 +166,15 @@ def read_declared(templates: Mapping[str, Template], tasks: Iterable[Task[Any, A
         database_connections=settings["database_connections"],
         reserved_connections=settings["reserved_connections"],
     )
+
+
+def read_metadata(templates: Mapping[str, Template]) -> Mapping[str, Any]:
+    """Return the settings of the stage that the jobs stack's template contains."""
+    all_metadata = [template.get("Metadata", {}) for template in templates.values()]
+    settings: Mapping[str, Any] | None = next((found for each in all_metadata if (found := each.get("Joblane"))), None)
+    if settings is None:
+        raise LocalError(f"none of the templates contains jobs of Joblane: {', '.join(templates)}")
+    return settings
 
 
 def _concurrency(templates: Mapping[str, Template]) -> dict[str, int]:
@@ -312,7 +320,7 @@ def _reserved(client: LambdaClient, function: str) -> int:
 # --- The database --------------------------------------------------------------------------------------------------
 
 
-def read_database(url: str, prefix: str) -> DatabaseState | Finding:
+def read_database(url: str, prefix: str, wanted: Wanted | None = None) -> DatabaseState | Finding:
     """Return the state of the database at ``url``, or a finding if it is unavailable or of another stage."""
     from pg8000.exceptions import Error as PostgresError
 
@@ -331,7 +339,7 @@ def read_database(url: str, prefix: str) -> DatabaseState | Finding:
     address = f"{where.hostname}:{where.port or 5432}{where.path}"
     try:
         with Database(url, prefix=prefix) as database:
-            return _read_database(database.get(), address)
+            return _read_database(database.get(), address, wanted)
     except WrongStageError as error:
         do = "point DATABASE_URL at the database of this stage, or give the stage a database of its own"
         return Finding(Kind.REFUSED, "DATABASE_URL", f"{address}: {error}", do)
@@ -345,7 +353,7 @@ def read_database(url: str, prefix: str) -> DatabaseState | Finding:
         )
 
 
-def _read_database(connection: Connection, address: str) -> DatabaseState:
+def _read_database(connection: Connection, address: str, wanted: Wanted | None) -> DatabaseState:
     from joblane.record import migrations
 
     revision = migrations.applied(connection)
@@ -364,4 +372,10 @@ def _read_database(connection: Connection, address: str) -> DatabaseState:
         types=[type_ for (type_,) in rows("joblane.task_types", "select type from joblane.task_types")],
         max_connections=max_connections,
         kept_connections=kept,
+        roles=[*roles(wanted, _read_roles(connection, wanted))] if wanted else [],
     )
+
+
+def _read_roles(connection: Connection, wanted: Wanted) -> Roles | None:
+    rows = connection.run(READ_ROLES, wanted.user, wanted.role)
+    return Roles(*rows[0]) if rows else None

@@ -90,7 +90,7 @@ def bootstrap(needs: Needs, region: str, exists: bool) -> Iterator[Finding]:
         yield refused(
             "CDK bootstrap",
             f"the account has none in {region}: SSM has no parameter {needs.bootstrap}",
-            f"cdk bootstrap{option}, once for each account and region",
+            f'PATH="$PWD/.joblane/tools/bin:$PATH" cdk bootstrap{option}, once for each account and region',
         )
 
 

@@ -1,16 +1,19 @@
-"""Deployment: `migrate`, `preflight`, `costs`; and `schema`, for producers in other languages."""
+"""Deployment: `deploy`, `preflight`, `costs`, `migrate`; and `schema`, for producers in other languages."""
 
 from __future__ import annotations
 
 import json
 import os
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from joblane.cli import extras, filters, terminal
+from joblane.cli import extras, filters, target, terminal
+from joblane.cli.exits import Exit
+from joblane.errors import JobError
 from joblane.local.errors import LocalError
 
 if TYPE_CHECKING:
@@ -117,13 +120,83 @@ def schema(
         if out is None:
             typer.echo(text)
         else:
-            target = out / f"{found.slug}.schema.json"
+            file = out / f"{found.slug}.schema.json"
             try:
                 out.mkdir(parents=True, exist_ok=True)
-                target.write_text(text + "\n")
+                file.write_text(text + "\n")
             except OSError as error:
-                terminal.usage(f"{target} cannot be written: {error.strerror}", "--out")
-            typer.echo(f"{found.type}: {target}")
+                terminal.usage(f"{file} cannot be written: {error.strerror}", "--out")
+            typer.echo(f"{found.type}: {file}")
+
+
+def deploy(
+    context: typer.Context,
+    stage: Annotated[
+        str | None, typer.Option(metavar="STAGE", help="Stage of cdk.json; without it, dev.", show_default=False)
+    ] = None,
+    yes: Annotated[
+        bool, typer.Option("--yes", "-y", help="Do not ask, as with --require-approval never of the CDK.")
+    ] = False,
+) -> None:
+    """Deploy a stage: preflight, `cdk deploy`, and a first job.
+
+    The first job is a run of the sweep, by the control API. The first deploy of a stage with a new database takes about
+    half an hour.
+    """
+    extras.need("cdk")
+    from rich.console import Console
+
+    from joblane.cdk import costs as prices
+    from joblane.cdk.preflight.findings import blocks_deploy
+    from joblane.cdk.preflight.read import check_deploy, read_metadata, read_templates
+    from joblane.cli.connect import account_of, aws_session, connect, prefix_of, use_for_programs
+    from joblane.cli.rollout import Rollout
+    from joblane.discovery import discover
+    from joblane.local.progress import Steps
+    from joblane.local.tools import Tools
+    from joblane.project import Project
+
+    given, project, steps = target.of(context), Project.here(), Steps(Console(stderr=True))
+    stage = stage or given.stage or "dev"
+    prefix_of(stage)  # raises for a stage that is not on AWS
+    if not yes and not terminal.is_terminal():
+        terminal.stop(
+            "There is no terminal for the questions of the CDK: give --yes to deploy without them.", Exit.USAGE
+        )
+    session = aws_session(given.profile, given.region)
+    terminal.say(f"Stage {stage}: account {account_of(session)}, region {session.region_name}")
+    use_for_programs(session, given.profile)
+    Tools(project).fetch(steps, emulator=False)
+    with steps.step("CDK synth"):
+        templates = read_templates(assembly := _synthesised(stage))
+    with steps.step("Preflight"):
+        findings = check_deploy(stage, assembly)
+    _show_findings(stage, findings)
+    if blocks_deploy(findings):
+        terminal.stop("nothing was deployed: the preflight refuses.", Exit.FAILED)
+    lines = prices.of_stage(templates.values(), discover(times={}))
+    terminal.say(
+        f"When idle, the stage costs about ${prices.total(lines):,.2f} a month (joblane costs --stage {stage})."
+    )
+    rollout = Rollout(
+        project=project,
+        prefix=str(read_metadata(templates)["prefix"]),
+        assembly=assembly,
+        templates=templates,
+        command=target.command_for(replace(given, stage=stage)),
+    )
+    rollout.deploy(session, approved=yes)
+    status = Exit.DONE
+    if rollout.has_control:
+        try:
+            status = rollout.run_first_job(connect(stage=stage, profile=given.profile, region=given.region))
+        except JobError:
+            terminal.say("The stage is deployed. The first job could not be run:")
+            raise
+    else:
+        terminal.say("There is no first job: the stage has no control API (the setting `control`).")
+    rollout.show_next(session.region_name)
+    raise typer.Exit(status)
 
 
 def preflight(
