@@ -108,8 +108,10 @@ class Resolved:
             if place == stack and {"Ref": role} in properties["Roles"]
             for statement in self._statements(place, properties)
         ]
-        attached = self._templates[stack]["Resources"][role]["Properties"].get("ManagedPolicyArns", [])
-        arns = {self.text(stack, arn) for arn in attached}
+        properties = self._templates[stack]["Resources"][role]["Properties"]
+        for inline in properties.get("Policies", []):
+            found += self._statements(stack, inline)
+        arns = {self.text(stack, arn) for arn in properties.get("ManagedPolicyArns", [])}
         for place, id_, properties in self._of_type("AWS::IAM::ManagedPolicy"):
             if self.text(place, {"Ref": id_}) in arns:
                 found += self._statements(place, properties)
