@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import socket
 import threading
@@ -23,6 +24,11 @@ KEY = "AKIA"
 """Access keys begin with this; the name of the caller follows."""
 HOSTS = {"ses": "email"}
 """Service in a signature → the first label of its host, where they differ."""
+
+
+UNKNOWN_TO_MOTO = {
+    "/v2/email/account": {"ProductionAccessEnabled": True, "SendingEnabled": True, "EnforcementStatus": "HEALTHY"}
+}
 
 
 @dataclass(frozen=True)
@@ -97,7 +103,10 @@ class _Request(BaseHTTPRequestHandler):
             headers[name] = value
         request = AWSPreparedRequest(self.command, url, headers, body, stream_output=False)
         with self.server.lock:  # type: ignore[attr-defined]
-            status, answered, content = botocore_stubber.process_request(request)  # type: ignore[misc]
+            try:
+                status, answered, content = botocore_stubber.process_request(request)  # type: ignore[misc]
+            except NotImplementedError:
+                status, answered, content = 200, {}, json.dumps(UNKNOWN_TO_MOTO[self.path])
         content = content.encode() if isinstance(content, str) else content
         self.send_response(status)
         for name, value in answered.items():

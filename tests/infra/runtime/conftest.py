@@ -125,7 +125,7 @@ def stage(postgres: Postgres, folders: Folders, real_stages: RealStages) -> Iter
         stage = Stage(Resolved(templates), folders, aws, postgres.database_url(DATABASE), cleanup)
         cleanup.callback(stage.database.drop)
         stage.start("migrate", *FIRST)
-        make_queues_and_bucket(stage)
+        make_resources(stage)
         with cloudformation() as (url, answers):
             stage.of("migrate").invoke(cloudformation_event("Create", url))
         (stage.migrated,) = answers
@@ -138,14 +138,21 @@ FIRST = ("system-user-expiry", "router", "jobs-sweep", "control", "api")
 """Functions that start together with the migration's."""
 
 
-def make_queues_and_bucket(stage: Stage) -> None:
+def make_resources(stage: Stage) -> None:
+    """Make the queues and the bucket, and the configuration of a function that sends mail, for the doctor."""
     sqs = boto3.client("sqs")
     names = [front_door_name(PREFIX, queue) for queue in Queue]
     names += [lane_name(PREFIX, queue, task.type) for task in discover().values() for queue in task.lanes]
     for name in [*names, *map(dead_letter_name, names), dead_letter_name(f"{PREFIX}-cron")]:
         sqs.create_queue(QueueName=name)
-    bucket = stage.resolved.functions[f"{PREFIX}-data-export"].variables["EXPORT_BUCKET"]
-    boto3.client("s3").create_bucket(Bucket=bucket, CreateBucketConfiguration={"LocationConstraint": "eu-central-1"})
+    export = stage.resolved.functions[f"{PREFIX}-data-export"]
+    boto3.client("s3").create_bucket(
+        Bucket=export.variables["EXPORT_BUCKET"], CreateBucketConfiguration={"LocationConstraint": REGION}
+    )
+    role = boto3.client("iam").create_role(RoleName="any", AssumeRolePolicyDocument="{}")["Role"]["Arn"]
+    boto3.client("lambda").create_function(
+        FunctionName=export.name, Role=role, Code={"ZipFile": b""}, Environment={"Variables": export.variables}
+    )
 
 
 def cloudformation_event(kind: str, url: str) -> dict[str, Any]:

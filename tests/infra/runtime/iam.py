@@ -41,7 +41,7 @@ def checks(call):
         # the extraction knows no groups. Source: Service Authorization Reference, EventBridge Scheduler
         schedule = f"{query['groupName'][0]}/{path.rpartition('/')[2]}" if "GetSchedule" in action else "*/*"
         resource = f"arn:aws:scheduler:{call['region']}:{call['account']}:schedule/{schedule}"
-    if call["service"] == "ses":
+    if action == "ses:SendEmail":
         # the identities of the sender and, in the sandbox, of the recipients. Source: SES, API permissions
         given = json.loads(body)
         people = [given["FromEmailAddress"], *(one for many in given["Destination"].values() for one in many)]

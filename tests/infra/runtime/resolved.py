@@ -62,7 +62,10 @@ class Resolved:
     def consumed(self) -> set[tuple[str, str]]:
         """Function, and the ARN of a queue from which Lambda receives messages for it."""
         return {
-            (self.text(stack, properties["FunctionName"]), self.text(stack, properties["EventSourceArn"]))
+            (
+                self.text(stack, properties["FunctionName"]).rpartition(":")[2],
+                self.text(stack, properties["EventSourceArn"]),
+            )
             for stack, _, properties in self._of_type("AWS::Lambda::EventSourceMapping")
         }
 

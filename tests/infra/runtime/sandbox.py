@@ -25,12 +25,13 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from joblane.cdk.packaging import PROVIDED, RUNNING
 from tests.unpacked import installed
 
-REGION, ACCOUNT = "eu-central-1", "123456789012"
+REGION: Final = "eu-central-1"
+ACCOUNT = "123456789012"
 RUNTIME = ("awslambdaric", "simplejson", *PROVIDED)
 """Packages of Lambda's Python runtime, in addition to two modules of awslambdaric."""
 API = "/2018-06-01/runtime"
