@@ -1,7 +1,7 @@
 """The tables of ``docs/explanation/costs.md``, computed from prices, the smallest stage and the task declarations.
 
 ``python -m tests.costs`` writes them into the page. ``tests/unit/cdk/test_costs.py`` compares them with the code, and
-``tests/infra/test_costs_of_stage.py`` the table that depends on the templates of a stage.
+``tests/infra/test_costs_of_stage.py`` the tables that depend on the templates of a stage.
 """
 
 from __future__ import annotations
@@ -17,16 +17,21 @@ from joblane.discovery import discover
 from joblane.prices import AS_OF, PRICES
 from tests.pages import ROOT
 
-STAGE = "dev"
+STAGES = ("dev", "prod")
+"""Stages of ``cdk.json`` with a table in the page."""
 PAGE = ROOT / "docs" / "explanation" / "costs.md"
 
 
 def additions() -> list[Line]:
     """Amounts that settings add to the smallest stage each month."""
     return [
-        Line("`network`: one NAT gateway", HOURS, "NAT gateway hour"),
-        Line("`network`: its public address", HOURS, "Public IPv4 hour"),
-        Line("`network`: an interface endpoint in two zones, for each service", 2 * HOURS, "Interface endpoint hour"),
+        Line("`egress` `nat`: one NAT gateway", HOURS, "NAT gateway hour"),
+        Line("`egress` `nat`: its public address", HOURS, "Public IPv4 hour"),
+        Line(
+            "`egress` `endpoints`: an interface endpoint in two zones, for each service",
+            2 * HOURS,
+            "Interface endpoint hour",
+        ),
         Line(f"`database`: Aurora at {LEAST_AWAKE} ACU, always awake", LEAST_AWAKE * HOURS, "Aurora ACU-hour"),
         Line(
             f"`database`: Aurora at {LEAST_AWAKE} ACU, paused outside the hours of [the last table](#what-is-assumed)",
@@ -65,6 +70,11 @@ def on_top() -> list[Line]:
         Line("With a `tenant`: fair queues", 3 * jobs, "SQS request of a fair queue, on top"),
         Line("With `architecture` x86_64, instead of the GB-seconds above", gb_seconds, "Lambda GB-second, x86_64"),
         Line("Enqueued through the HTTP API", jobs, "HTTP API request"),
+        Line(
+            "With the database in another zone, for half of the jobs",
+            jobs / 2 * assumed("KB of a job to and from the database") / 1e6,
+            "Traffic between zones",
+        ),
         Line("Behind a NAT gateway", jobs * assumed("KB of a job through the NAT") / 1e6, "NAT gateway GB"),
     ]
 
@@ -90,16 +100,16 @@ def assumed_table() -> str:
 
 
 def rendered(text: str) -> str:
-    """The page with all tables computed again, except that of the stage."""
+    """The page with all tables computed again, except those of stages."""
     tables = {name: markdown(lines, with_sum=total) for name, (lines, total) in ((n, s()) for n, s in SECTIONS.items())}
     for name, shown in {**tables, "prices": price_table(), "assumed": assumed_table()}.items():
         text = _replaced(text, name, shown)
     return text
 
 
-def with_stage(text: str, lines: Iterable[Line]) -> str:
-    """The page with the table of the stage :data:`STAGE`."""
-    return _replaced(text, STAGE, markdown(lines, with_sum=True))
+def with_stage(text: str, stage: str, lines: Iterable[Line]) -> str:
+    """The page with the table of ``stage``."""
+    return _replaced(text, stage, markdown(lines, with_sum=True))
 
 
 def _replaced(text: str, name: str, table: str) -> str:
@@ -109,7 +119,13 @@ def _replaced(text: str, name: str, table: str) -> str:
     return text
 
 
+def _shown(stage: str) -> str:
+    command = [sys.executable, "-m", "joblane.cli.main", "costs", "--stage", stage, "--markdown"]
+    return subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, cwd=ROOT).stdout.strip()
+
+
 if __name__ == "__main__":
-    command = [sys.executable, "-m", "joblane.cli.main", "costs", "--stage", STAGE, "--markdown"]
-    shown = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, cwd=ROOT).stdout
-    PAGE.write_text(_replaced(rendered(PAGE.read_text()), STAGE, shown.strip()))
+    page = rendered(PAGE.read_text())
+    for name in STAGES:
+        page = _replaced(page, name, _shown(name))
+    PAGE.write_text(page)

@@ -50,7 +50,11 @@ PRICES: Mapping[str, Price] = {
     "Log ingestion": Price(0.50, "GB", "aws.amazon.com/cloudwatch/pricing, by factualminds.com, 2026-06"),
     "Metric": Price(0.30, "metric-month", "the same, by signoz.io, 2026-02"),
     "Alarm": Price(0.10, "alarm-month", "the same, standard resolution, for each metric that it reads; no dated copy"),
-    "Dashboard": Price(3.00, "dashboard-month", "the same; no dated copy; the first three of an account are free"),
+    "Dashboard": Price(
+        3.00,
+        "dashboard-month",
+        "the same, by factualminds.com, 2026-06; three of an account are free if each has at most 50 metrics",
+    ),
     "Secret": Price(
         0.40,
         "secret-month",
@@ -61,6 +65,9 @@ PRICES: Mapping[str, Price] = {
     "NAT gateway hour": Price(0.045, "hour", "aws.amazon.com/vpc/pricing, by cloudburn.io, 2026-02"),
     "NAT gateway GB": Price(0.045, "GB", "the same"),
     "Public IPv4 hour": Price(0.005, "hour", "the same, by cloudburn.io, 2026-02, and factualminds.com, 2026-06"),
+    "Traffic between zones": Price(
+        0.01, "GB", "aws.amazon.com/ec2/pricing/on-demand, for each direction, by usage.ai, 2026-06"
+    ),
     "Interface endpoint hour": Price(
         0.01,
         "hour and zone",

@@ -50,8 +50,13 @@ class Tally:
     def time(self, name: str, milliseconds: int) -> None:
         self._times.setdefault(name, []).append(milliseconds)
 
-    def flush(self, **dimensions: str) -> None:
-        """Write the metrics with ``dimensions``, and start anew. Writes nothing if there are none."""
+    def flush(self, *stage_wide: str, **dimensions: str) -> None:
+        """Write the metrics with ``dimensions``, and start anew. Writes nothing if there are none.
+
+        ``stage_wide``: counts that are also written without dimensions, as metrics of the whole stage. Their dimension
+        set is empty. Source: CloudWatch, *Specification: Embedded metric format*, DimensionSet; an exporter of AWS's
+        own writes it as ``[]``, github.com/open-telemetry/opentelemetry-collector-contrib, pull request 13766.
+        """
         metrics: dict[str, Any] = {name: {"Unit": "Count", "Value": value} for name, value in self._counts.items()}
         times, self._times = self._times, {}
         self._counts.clear()
@@ -59,7 +64,10 @@ class Tally:
             metrics |= {name: {"Unit": "Milliseconds", "Value": part[:MAX_VALUES]} for name, part in times.items()}
             times = {name: part[MAX_VALUES:] for name, part in times.items() if len(part) > MAX_VALUES}
             if os.environ.get("POWERTOOLS_METRICS_DISABLED", "").lower() not in ("true", "1"):
-                line = _emf(namespace(_service())).serialize_metric_set(metrics, dimensions, {})
+                line: Any = _emf(namespace(_service())).serialize_metric_set(metrics, dimensions, {})
+                directives = line["_aws"]["CloudWatchMetrics"]
+                if whole := [metric for metric in directives[0]["Metrics"] if metric["Name"] in stage_wide]:
+                    directives.append(directives[0] | {"Dimensions": [[]], "Metrics": whole})
                 print(json.dumps(line, separators=(",", ":")))  # noqa: T201
             metrics = {}
 

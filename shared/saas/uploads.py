@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from contextlib import suppress
 from functools import cache
 from io import BytesIO
@@ -24,14 +25,15 @@ def s3() -> S3Client:
     import boto3
     from botocore.config import Config
 
+    emulated = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
     config = Config(
         connect_timeout=5,
         read_timeout=30,
         retries={"mode": "standard"},
         signature_version="s3v4",  # in some regions boto3 signs links with an older one, which other regions refuse
         # Otherwise boto3 signs links for s3.amazonaws.com, which does not answer for newer regions, and redirects for a
-        # new bucket. An emulator at AWS_ENDPOINT_URL still gets path style. Source: boto/boto3, pull request 4768
-        s3={"addressing_style": "virtual"},
+        # new bucket. Source: boto/boto3, pull request 4768. The host of an emulator has no subdomains.
+        s3={"addressing_style": "path" if emulated else "virtual"},
     )
     return boto3.client("s3", config=config)
 

@@ -46,10 +46,12 @@ def main() -> int:
                 roundtrips,
                 sizes,
                 startup,
+                synthesis,
             )
 
             runs = (
                 ("sizes", sizes.run),
+                ("synthesis", synthesis.run),
                 ("start-up", lambda: startup.run(Path(name) / "unpacked")),
                 ("handling", handling.run),
                 ("moves", lambda: moves.run(server.url)),

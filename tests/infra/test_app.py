@@ -237,17 +237,19 @@ def test_a_stages_costs_follow_from_its_settings(stages: RealStages) -> None:
 
 
 def test_the_command_computes_an_idle_stages_costs_from_its_templates(stages: RealStages) -> None:
-    def output(*options: str) -> str:
-        line = ["costs", "--stage", "dev", "--assembly", str(stages("dev").directory), *options]
+    def output(*options: str, stage: str = "dev") -> str:
+        line = ["costs", "--stage", stage, "--assembly", str(stages(stage).directory), *options]
         done = CliRunner().invoke(command_line, line)
         assert done.exit_code == 0, done.output
         return done.stdout
 
     text, found, table = output(), json.loads(output("--json")), output("--markdown").splitlines()
-    assert text.startswith(f"Stage dev: about ${found['usd']:,.2f} a month when idle, estimated by prices of ")
+    assert text.startswith(f"Stage dev: about ${found['usd']:,.2f} a month if nobody uses it, estimated by prices of ")
     assert re.search(r"Aurora at its minimum capacity +\$ +43\.20", text)
+    assert re.search(r"8 alarms, for each metric they read +\$ +1\.10", text)
     assert "NAT gateways" not in text
-    assert "runs of system:health_check: its own SQS requests" in text
+    assert "runs of system:health_check: its own SQS requests" not in text  # dev has switched it off
+    assert "runs of system:health_check: its own SQS requests" in output(stage="prod")
     assert found["usd"] == pytest.approx(sum(line["usd"] for line in found["lines"]))
     assert table[0] == "| what | amount | a month |"
     assert table[-1] == f"| **Sum** | | **${found['usd']:,.2f}** |"

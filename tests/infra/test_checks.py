@@ -148,6 +148,15 @@ def test_two_queues_of_one_name_are_refused(dev: Synthesised) -> None:
     assert "queue acme-critical-order-ship-dlq: two queues have this name" in problems_after(dev, rename)
 
 
+def test_a_lane_with_the_name_of_a_dead_letter_queue_is_refused(dev: Synthesised) -> None:
+    def rename(resource: dict[str, Any]) -> None:
+        if resource["Properties"].get("QueueName") == "acme-low-jobs-sweep":
+            resource["Properties"]["QueueName"] = "acme-low-jobs-dlq"
+
+    found = problems_after(dev, rename)
+    assert "queue acme-low-jobs-dlq: its name ends as that of a dead-letter queue does; rename the task" in found
+
+
 def test_an_environment_above_lambdas_limit_is_refused_with_the_largest_variable(dev: Synthesised) -> None:
     def fill(resource: dict[str, Any]) -> None:
         if resource["Properties"].get("FunctionName") == "acme-router":

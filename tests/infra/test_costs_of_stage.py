@@ -1,6 +1,8 @@
-"""The cost of the platform's stage for development, in the README and in ``docs/explanation/costs.md``."""
+"""The costs of the platform's stages, in the README, on the page about deploys and in ``docs/explanation/costs.md``."""
 
 from __future__ import annotations
+
+import pytest
 
 from joblane.cdk import costs
 from joblane.discovery import discover
@@ -8,9 +10,27 @@ from tests import costs as page
 from tests.infra.conftest import RealStages
 from tests.pages import ROOT
 
+MOST_OF_DEV = 60
+"""Dollars of the stage for development in a month in which nobody uses it."""
 
-def test_page_and_readme_show_what_the_stage_costs(real_stages: RealStages) -> None:
-    lines = costs.of_stage(real_stages(page.STAGE).templates.values(), discover())
+
+def lines_of(stage: str, real_stages: RealStages) -> list[costs.Line]:
+    return costs.of_stage(real_stages(stage).templates.values(), discover())
+
+
+@pytest.mark.parametrize("stage", page.STAGES)
+def test_the_page_shows_what_a_stage_costs(stage: str, real_stages: RealStages) -> None:
     text = page.PAGE.read_text()
-    assert text == page.with_stage(text, lines), "`python -m tests.costs` writes it again"
-    assert f"${costs.total(lines):,.2f}" in (ROOT / "README.md").read_text()
+    assert text == page.with_stage(text, stage, lines_of(stage, real_stages)), "`python -m tests.costs` writes it again"
+
+
+def test_a_reader_who_starts_sees_what_the_whole_stage_for_development_costs(real_stages: RealStages) -> None:
+    total = costs.total(lines_of("dev", real_stages))
+    assert f"`dev` stage costs ${total:,.2f} a month" in (ROOT / "README.md").read_text()
+    assert f"`dev`: about ${total:,.0f} a month" in (ROOT / "docs" / "how-to" / "deploy.md").read_text()
+
+
+def test_the_stage_for_development_costs_little_when_nobody_uses_it(real_stages: RealStages) -> None:
+    lines = lines_of("dev", real_stages)
+    assert costs.total(lines) <= MOST_OF_DEV
+    assert {line.price for line in lines} & {"Key", "Secret", "NAT gateway hour", "Public IPv4 hour"} == set()

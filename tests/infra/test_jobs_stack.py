@@ -11,7 +11,7 @@ import pytest
 from joblane.cdk.app import Synthesised
 from joblane.declaration import Task
 from joblane.discovery import discover
-from joblane.limits import DEAD_LETTER_RETENTION, QUEUE_RETENTION
+from joblane.limits import DEAD_LETTER_RETENTION, MAX_MESSAGE_BYTES, QUEUE_RETENTION
 from joblane.sqs import message
 from joblane.worker.routes import decode
 from tests.infra import templates
@@ -61,6 +61,11 @@ def test_each_queue_has_its_own_dlq_with_a_longer_retention(either: Template) ->
         else:
             assert queue["MessageRetentionPeriod"] == QUEUE_RETENTION.total_seconds()
             assert templates.target(either, queue["RedrivePolicy"]["deadLetterTargetArn"]) == f"{name}-dlq"
+
+
+def test_each_queue_accepts_the_largest_message_of_sqs(either: Template) -> None:
+    # a queue without the property has SQS's default, which was lower in the past
+    assert {queue["MaximumMessageSize"] for queue in templates.queues(either).values()} == {MAX_MESSAGE_BYTES}
 
 
 def test_a_lane_has_the_numbers_of_its_declaration(template: Template, tasks: dict[str, Task[Any, Any]]) -> None:
@@ -170,10 +175,14 @@ def test_only_functions_that_declare_a_secret_may_read_it(synth: Synth, template
     assert {name: found for name, found in reading.items() if found} == {"acme-report-build": {named}}
     # and a whole ARN is allowed as it is
     whole = DATABASE_SECRET.replace("acme/dev", "acme/smtp")
-    settings = {"EMAIL_FROM_ADDRESS": "a@example.com", "SMTP_PASSWORD": {"secret": whole, "field": "password"}}
-    done = synth("dev", settings=settings, findings=True)
+    settings = {
+        "EMAIL_FROM_ADDRESS": "a@example.com",
+        "SMTP_HOST": {"secret": "acme/smtp"},
+        "SMTP_PASSWORD": {"secret": whole, "field": "password"},
+    }
+    done = synth("dev", settings=settings, findings=True)  # cdk-nag accepts both
     found = templates.allowed(done.whole("acme-jobs"), "acme-report-build")["secretsmanager:GetSecretValue"]
-    assert found == {DATABASE_SECRET, whole}
+    assert found == {DATABASE_SECRET, named, whole}
 
 
 def test_a_local_stage_takes_values_from_the_environment_of_this_machine(local: Synthesised) -> None:
@@ -281,6 +290,9 @@ def test_mail_and_bucket_are_granted_only_if_declared(template: Template) -> Non
     role = templates.functions(template)["acme-report-build"]["Role"]["Fn::GetAtt"][0]
     (mail,) = (item for item in templates.statements(template, role) if "ses:SendEmail" in item["Action"])
     assert mail["Condition"] == {"StringEquals": {"ses:FromAddress": "no-reply@example.com"}}
+    # SES also checks the default configuration set of an identity
+    ends = {templates.target(template, resource).rpartition(":")[2] for resource in mail["Resource"]}
+    assert ends == {"identity/*", "configuration-set/*"}
     allowed = templates.allowed(template, "acme-report-build")
     assert {action for action in allowed if action.startswith("s3:")} == {"s3:AbortMultipartUpload", "s3:PutObject"}
     for other in ("acme-order-ship", "acme-jobs-sweep", "acme-router"):
@@ -464,5 +476,7 @@ def test_a_function_logs_in_by_iam_as_its_own_user_only(synth: Synth) -> None:
 
 
 def test_a_failed_migration_is_not_retried_asynchronously(template: Template) -> None:
-    (config,) = templates.of_type(template, "AWS::Lambda::EventInvokeConfig").values()
+    ((logical_id, config),) = templates.of_type(template, "AWS::Lambda::EventInvokeConfig").items()
     assert (templates.target(template, config["FunctionName"]), config["MaximumRetryAttempts"]) == ("acme-migrate", 0)
+    (run,) = (item for item in template["Resources"].values() if item["Type"] == "Custom::Migration")
+    assert logical_id in run["DependsOn"]  # or the first migration could still be retried

@@ -269,6 +269,12 @@ def test_monitoring_of_a_local_stage_is_refused() -> None:
     ("monitoring", "problem"),
     [
         ({"email": "nobody"}, "monitoring.email: "),
+        ({}, 'monitoring.email: an address is required, because the removal of this stage is "retain"; or set "off"'),
+        ({"email": "off", "detail": "all"}, r"monitoring\.detail: "),
+        (
+            {"email": "off", "detail": "stage", "failing_percent": 30},
+            'failing_percent: there is no such alarm with detail "stage"; leave it out, or use "lanes"',
+        ),
         ({"archived": 0}, r"monitoring\.archived\."),
         ({"failing_percent": 101}, r"monitoring\.failing_percent\."),
         ({"silence": 1}, r"monitoring\.silence\."),
@@ -278,6 +284,16 @@ def test_monitoring_of_a_local_stage_is_refused() -> None:
 def test_a_wrong_threshold_is_refused_by_its_name(monitoring: dict[str, Any], problem: str) -> None:
     with pytest.raises(StageError, match=problem):
         load(monitoring=monitoring)
+
+
+def test_a_stage_that_can_be_deleted_needs_no_address_for_its_alarms() -> None:
+    given: list[tuple[dict[str, Any], bool]] = [
+        ({}, True),
+        ({"email": "off"}, False),
+        ({"email": "a@b.example"}, False),
+    ]
+    for monitoring, unheard in given:
+        assert load(removal="destroy", monitoring=monitoring).alarms_of_nobody is unheard
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,12 @@ import pytest
 from tests.pages import ROOT, table
 
 PAGE = ROOT / "docs" / "how-to" / "troubleshooting.md"
-HEADINGS = ("`joblane up` fails", "`joblane` finds no stack", "A database of another stage or project")
+HEADINGS = (
+    "`joblane up` fails",
+    "`joblane` finds no stack",
+    "A deploy to AWS",
+    "A database of another stage or project",
+)
 """Sections whose tables have messages in their first column."""
 OF_ANOTHER_PROGRAM = "of "
 """The beginning of a quoted message that another program writes."""

@@ -54,6 +54,22 @@ def test_counts_are_written_as_one_line_in_the_namespace_of_the_stage(capsys: py
     assert written(capsys) == []
 
 
+def test_a_count_of_the_whole_stage_is_also_written_without_dimensions(capsys: pytest.CaptureFixture[str]) -> None:
+    tally = Tally()
+    tally.count("Started")
+    tally.count("Archived")
+    tally.flush("Archived", task_type="data:export", queue="low")
+    (line,) = written(capsys)
+    directives = [(entry["Dimensions"], entry["Metrics"]) for entry in line["_aws"]["CloudWatchMetrics"]]
+    started, archived = ({"Name": name, "Unit": "Count"} for name in ("Started", "Archived"))
+    assert directives == [([["task_type", "queue"]], [started, archived]), ([[]], [archived])]
+    # a line without that count has no second part, which would cost another metric
+    tally.count("Started")
+    tally.flush("Archived", task_type="data:export", queue="low")
+    (line,) = written(capsys)
+    assert len(line["_aws"]["CloudWatchMetrics"]) == 1
+
+
 def test_a_count_of_zero_is_written(capsys: pytest.CaptureFixture[str]) -> None:
     tally = Tally()
     tally.count("Overdue", 0)

@@ -71,6 +71,9 @@ ASSUMED: Mapping[str, Amount] = {
         20, "requests", "four small writes and their indexes, counted in units of 4 KB; not measured"
     ),
     "KB of a job's rows": Amount(2, "KB", "a task with a payload of a few hundred bytes, and one run"),
+    "KB of a job to and from the database": Amount(
+        10, "KB", "claim, finish and payload with TLS, on an open connection; not measured"
+    ),
     "KB of a job through the NAT": Amount(8, "KB", "three requests to SQS with TLS, on open connections"),
     "Hours a day for which a pausing cluster is awake": Amount(8, "hours", "a working day; not measured"),
 }
@@ -179,14 +182,13 @@ def fixed(templates: Templates) -> list[Line]:
     scaling = [cluster.get("ServerlessV2ScalingConfiguration") for cluster in clusters]
     # the sweep and the health check connect so often that a cluster never pauses
     acus = math.fsum(max(each["MinCapacity"], LEAST_AWAKE) for each in scaling if each is not None)
-    managed = sum(bool(cluster.get("ManageMasterUserPassword")) for cluster in clusters)  # RDS makes these secrets
     lines = [
         polling(count("AWS::Lambda::EventSourceMapping")),
         Line("NAT gateways", count("AWS::EC2::NatGateway") * HOURS, "NAT gateway hour"),
         Line("Public addresses", count("AWS::EC2::EIP") * HOURS, "Public IPv4 hour"),
         Line("Interface endpoints", interfaces * HOURS, "Interface endpoint hour"),
         Line("Aurora at its minimum capacity", acus * count("AWS::RDS::DBInstance") * HOURS, "Aurora ACU-hour"),
-        Line("Secrets", count("AWS::SecretsManager::Secret") + managed, "Secret"),
+        Line("Secrets", count("AWS::SecretsManager::Secret"), "Secret"),
         Line(
             f"{count('AWS::CloudWatch::Alarm')} alarms, for each metric they read",
             sum(_metrics_read(alarm) for alarm in all_of("AWS::CloudWatch::Alarm")),

@@ -1,4 +1,4 @@
-"""The table that a synth prints: the share of each lane in the concurrency budget."""
+"""The lines that a synth prints: the share of each lane in the concurrency budget, and settings that may be missing."""
 
 from __future__ import annotations
 
@@ -8,7 +8,10 @@ from joblane.queues import WEIGHTS, lane_name
 
 
 def concurrency(jobs: Jobs) -> str:
-    """Return a table with a line per lane, largest share first, the formula above it and the sum below."""
+    """Return a table with a line per lane, largest share first, the formula above it and the sum below.
+
+    The last lines name settings that the stage does not set.
+    """
     stage, tasks = jobs.stage, jobs.tasks
     lanes = [
         (lane_name(stage.prefix, queue, task.type), WEIGHTS[queue], task)
@@ -26,4 +29,6 @@ def concurrency(jobs: Jobs) -> str:
     unset = sorted({name for task in tasks.values() for name in task.environment} - {*stage.settings, *jobs.variables})
     if unset:
         lines.append(f"  settings that tasks declare and the stage does not set: {', '.join(unset)}")
+    if stage.alarms_of_nobody:
+        lines.append('  alarms: nobody is notified; set monitoring.email to an address, or "off" if that is intended')
     return "\n".join(lines)

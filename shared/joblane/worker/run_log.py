@@ -98,7 +98,7 @@ class RunLog:
             tally.count("Continued" if end.continued else METRICS[end.state])
             tally.time("WaitMs", claim.waited_ms)
             tally.time("DurationMs", end.duration_ms)
-        tally.flush(**common)
+        tally.flush(METRICS[State.ARCHIVED], **common)
         self._runs, self._archived = [], []
 
 

@@ -120,6 +120,10 @@ def test_a_link_is_signed_for_the_host_of_its_region(region: str, monkeypatch: p
     assert host_of_link() == f"{BUCKET}.s3.dualstack.{region}.amazonaws.com/a.zip"
 
 
-def test_a_link_of_an_emulator_has_the_bucket_in_its_path(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:4566")
-    assert host_of_link() == f"127.0.0.1:4566/{BUCKET}/a.zip"
+@pytest.mark.parametrize("variable", ["AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3"])
+@pytest.mark.parametrize("host", ["127.0.0.1:4566", "localhost:4566"])
+def test_a_link_of_an_emulator_has_the_bucket_in_its_path(
+    variable: str, host: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(variable, f"http://{host}")
+    assert host_of_link() == f"{host}/{BUCKET}/a.zip"

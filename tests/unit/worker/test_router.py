@@ -195,6 +195,19 @@ def test_a_message_that_cannot_be_sent_stays_in_the_front_door(
     assert len(front_door.bodies(EXPORT)) == 1
 
 
+def test_a_message_waits_for_a_lane_that_a_deploy_has_not_created_yet(front_door: FrontDoor) -> None:
+    # given the routes of a new type, which the router may have before the type has its lane
+    front_door.router = Router({**ROUTES, "data:new": ["default"]}, front_door.aws.sqs, "jobs")
+    early = record(body(type="data:new"), FRONT_DOOR)
+    assert front_door.give(early) == [early["messageId"]]
+    assert front_door.dead_letters() == []
+    # when the deploy has created the lane
+    front_door.aws.make("jobs-default-data-new")
+    # then the next receive forwards the message
+    assert front_door.give(early) == []
+    assert [sent.type for sent in front_door.bodies("jobs-default-data-new")] == ["data:new"]
+
+
 def test_an_unreadable_message_stays_if_the_dead_letter_queue_is_missing(front_door: FrontDoor) -> None:
     front_door.aws.sqs.client.delete_queue(QueueUrl=front_door.aws.sqs.url(FRONT_DOOR + "-dlq"))
     bad = record("nonsense", FRONT_DOOR)

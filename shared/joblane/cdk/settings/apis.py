@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from joblane.cdk.settings.section import Settings
 
@@ -43,11 +43,19 @@ EMAIL = r"^[^@\s]+@[^@\s]+\.[^@\s]+$"
 class Monitoring(Settings):
     """Alarms with an SNS topic, a dashboard, and saved queries. A threshold is a number, or ``"off"`` for no alarm."""
 
-    email: str | None = Field(None, pattern=EMAIL)
+    email: str | None = Field(None, pattern=rf"^off$|{EMAIL}")
     """Address that gets a mail when an alarm fires and when it ends. Confirm the address by the link in the first mail.
-    None: no address; subscribe to the SNS topic ``PREFIX-alarms`` in another way."""
+    ``"off"``: no mail, because you subscribe to the SNS topic ``PREFIX-alarms`` in another way. None: nobody is
+    notified, as the synthesis says; refused if ``removal`` is ``"retain"``."""
+    detail: Literal["lanes", "stage"] = "lanes"
+    """``lanes``: alarms for each type in each of its queues. ``stage``: alarms for the whole stage only, which read 12
+    metrics at most, and a dashboard with at most 50 metrics, for any number of types. The alarms of
+    ``failing_percent`` and ``near_timeout_percent`` exist only with ``lanes``."""
+    topic_key: bool = True
+    """True: the SNS topic has a KMS key of its own. False: notifications are not encrypted by KMS. They hold names of
+    alarms and numbers only."""
     archived: Count = 1
-    """Archived tasks of one type within 15 minutes."""
+    """Archived tasks of one type within 15 minutes; with ``detail`` ``stage``, of all types together."""
     failing_percent: Percent = 50
     """Failed runs of one type within 15 minutes, in percent of its runs."""
     failing_runs: int = Field(10, ge=1)
@@ -63,8 +71,21 @@ class Monitoring(Settings):
     stuck_leases: Count = 1
     """Runs whose lease ended more than ten minutes ago and whose end is not recorded."""
     throttles: Count = 1
-    """Throttled invocations of the stage's functions within 5 minutes."""
+    """Throttled invocations of the stage's functions within 5 minutes; with ``detail`` ``stage``, of all functions of
+    the account in the region."""
     near_timeout_percent: Percent = 80
     """Duration of a run, in percent of its type's ``timeout``."""
     silence: Annotated[int, Field(ge=2)] | Literal["off"] = 4
     """Successive runs of the sweep, or of a health check, that are missing or did not complete."""
+
+    @property
+    def is_stage(self) -> bool:
+        """True if there are alarms for the whole stage only."""
+        return self.detail == "stage"
+
+    @model_validator(mode="after")
+    def _has_effect(self) -> Self:
+        lost = sorted(self.model_fields_set & {"failing_percent", "failing_runs", "near_timeout_percent"})
+        if self.is_stage and lost:
+            raise ValueError(f'{lost[0]}: there is no such alarm with detail "stage"; leave it out, or use "lanes"')
+        return self

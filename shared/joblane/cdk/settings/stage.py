@@ -154,6 +154,15 @@ class Stage(Settings):
         return self
 
     @model_validator(mode="after")
+    def _alarms_reach_somebody(self) -> Self:
+        if self.removal == "retain" and self.alarms_of_nobody:
+            raise ValueError(
+                'monitoring.email: an address is required, because the removal of this stage is "retain"; '
+                f'or set "off", and subscribe to the SNS topic {self.prefix}-alarms in another way'
+            )
+        return self
+
+    @model_validator(mode="after")
     def _reservable(self) -> Self:
         free = max(self.account_concurrency - UNRESERVED_CONCURRENCY, 0)
         for name, reserved in self.reserved.items():
@@ -176,6 +185,11 @@ class Stage(Settings):
                 f"{f', or {enough}' if enough else ''}"
             )
         return self
+
+    @property
+    def alarms_of_nobody(self) -> bool:
+        """True if there are alarms and the settings do not say who is notified."""
+        return self.monitoring is not None and self.monitoring.email is None
 
     @property
     def apis(self) -> Mapping[str, HttpLimits]:

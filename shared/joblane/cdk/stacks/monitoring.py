@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from itertools import groupby
 
-from aws_cdk import Duration, Stack
+from aws_cdk import ArnFormat, Duration, NestedStack, Stack
 from aws_cdk import aws_cloudwatch as cloudwatch
 from aws_cdk import aws_cloudwatch_actions as actions
 from aws_cdk import aws_logs as logs
@@ -12,11 +13,14 @@ from constructs import Construct
 
 from joblane.cdk.constructs.alarm_topic import AlarmTopic
 from joblane.cdk.constructs.jobs import Jobs
+from joblane.cdk.partition import part_of
 from joblane.cdk.settings.apis import Monitoring
 from joblane.cdk.watching import dashboard
-from joblane.cdk.watching.alarms import Alarm, Silence, alarms
-from joblane.cdk.watching.queries import MAX_LOG_GROUPS, QUERIES
-from joblane.queues import log_group_name
+from joblane.cdk.watching.alarms import Alarm, Silence
+from joblane.cdk.watching.of_lanes import alarms_of_part
+from joblane.cdk.watching.of_stage import alarms_of_stage
+from joblane.cdk.watching.queries import queries_of
+from joblane.queues import function_name
 
 MISSING = {
     Silence.FINE: cloudwatch.TreatMissingData.NOT_BREACHING,
@@ -26,56 +30,78 @@ SHOWN = Duration.hours(6)
 
 
 class MonitoringStack(Stack):
-    """Alarms, dashboard and saved queries of a stage.
+    """Alarms, dashboard and saved queries of a stage. The alarms of task types are in nested stacks, by their parts.
 
-    ``alarms``: all alarms. ``metrics``: number of metrics that they read; each has its price. ``more``: alarms of the
-    application.
+    ``more``: alarms of the application.
     """
 
     def __init__(
         self, scope: Construct, id_: str, *, jobs: Jobs, monitoring: Monitoring, more: Sequence[Alarm] = ()
     ) -> None:
         stage, functions = jobs.stage, jobs.function_names
-        super().__init__(scope, id_, description=f"Joblane, {stage.name}: alarms, dashboard, queries")
+        describes = f"Joblane, {stage.name}: alarms, dashboard, queries"
+        super().__init__(scope, id_, description=describes)
         self._prefix = stage.prefix
-        self.alarms = [*alarms(monitoring, jobs.tasks, prefix=stage.prefix, functions=functions), *more]
-        self.metrics = sum(len(alarm.metrics) for alarm in self.alarms)
-        self._notify = actions.SnsAction(AlarmTopic(self, "Alarms", prefix=stage.prefix, email=monitoring.email).topic)
-        alarm_constructs = [self._add_alarm(alarm) for alarm in self.alarms]
+        self._notify = actions.SnsAction(AlarmTopic(self, "Alarms", prefix=stage.prefix, monitoring=monitoring).topic)
+        of_tasks = {function_name(stage.prefix, task.type) for task in jobs.tasks.values()}
+        others = [name for name in functions if name not in of_tasks]
+        alarms = [*alarms_of_stage(monitoring, jobs.tasks, prefix=stage.prefix, functions=others), *more]
+        self._add_alarms(self, alarms)
+        if not monitoring.is_stage:
+            by_part = sorted(jobs.tasks.values(), key=lambda task: (part_of(task.type), task.type))
+            for part, tasks in groupby(by_part, key=lambda task: part_of(task.type)):
+                of_part = alarms_of_part(part, list(tasks), monitoring, stage.prefix)
+                nested = NestedStack(self, f"Part{part:02}", description=f"{describes}, part {part}")
+                self._add_alarms(nested, of_part)
+                alarms += of_part
         cloudwatch.Dashboard(
             self,
             "Dashboard",
             dashboard_name=stage.prefix,
             default_interval=SHOWN,
-            widgets=dashboard.rows(jobs.tasks, prefix=stage.prefix, functions=functions, alarms=alarm_constructs),
+            widgets=dashboard.rows(
+                jobs.tasks,
+                prefix=stage.prefix,
+                functions=functions,
+                alarms=[self._known(alarm) for alarm in alarms],
+                most=dashboard.METRICS_OF_FREE if monitoring.is_stage else dashboard.METRICS_OF_DASHBOARD,
+            ),
         )
-        for name, query in QUERIES.items():
+        for name, query, groups in queries_of(functions):
             logs.CfnQueryDefinition(
                 self,
-                name.title().replace(" ", ""),
+                "".join(filter(str.isalnum, name.title())),
                 name=f"{stage.prefix}/{name}",
-                query_string=query.strip(),
-                log_group_names=[log_group_name(function) for function in functions[:MAX_LOG_GROUPS]],
+                query_string=query,
+                log_group_names=groups,
             )
 
-    def _add_alarm(self, alarm: Alarm) -> cloudwatch.Alarm:
-        construct = cloudwatch.Alarm(
-            self,
-            alarm.name.title().replace("-", ""),
-            alarm_name=f"{self._prefix}-{alarm.name}",
-            alarm_description=alarm.description,
-            metric=_metric(alarm),
-            threshold=alarm.threshold,
-            comparison_operator=cloudwatch.ComparisonOperator.LESS_THAN_THRESHOLD
-            if alarm.below
-            else cloudwatch.ComparisonOperator.GREATER_THAN_OR_EQUAL_TO_THRESHOLD,
-            evaluation_periods=alarm.periods,
-            datapoints_to_alarm=alarm.rings_after,
-            treat_missing_data=MISSING[alarm.silence],
+    def _known(self, alarm: Alarm) -> cloudwatch.IAlarm:
+        """Return the alarm by its name, for the dashboard: it may be in a nested stack."""
+        name = f"{self._prefix}-{alarm.name}"
+        arn = self.format_arn(
+            service="cloudwatch", resource="alarm", resource_name=name, arn_format=ArnFormat.COLON_RESOURCE_NAME
         )
-        construct.add_alarm_action(self._notify)
-        construct.add_ok_action(self._notify)
-        return construct
+        return cloudwatch.Alarm.from_alarm_arn(self, f"Known-{alarm.name}", arn)
+
+    def _add_alarms(self, stack: Stack, alarms: Iterable[Alarm]) -> None:
+        for alarm in alarms:
+            construct = cloudwatch.Alarm(
+                stack,
+                alarm.name.title().replace("-", ""),
+                alarm_name=f"{self._prefix}-{alarm.name}",
+                alarm_description=alarm.description,
+                metric=_metric(alarm),
+                threshold=alarm.threshold,
+                comparison_operator=cloudwatch.ComparisonOperator.LESS_THAN_THRESHOLD
+                if alarm.below
+                else cloudwatch.ComparisonOperator.GREATER_THAN_OR_EQUAL_TO_THRESHOLD,
+                evaluation_periods=alarm.periods,
+                datapoints_to_alarm=alarm.rings_after,
+                treat_missing_data=MISSING[alarm.silence],
+            )
+            construct.add_alarm_action(self._notify)
+            construct.add_ok_action(self._notify)
 
 
 def _metric(alarm: Alarm) -> cloudwatch.IMetric:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+
+from joblane.cdk.watching.groups import in_groups
+from joblane.queues import log_group_name
 
 MAX_LOG_GROUPS = 50
 """Log groups of one query. Source: StartQuery, CloudWatch Logs API reference."""
@@ -56,3 +59,14 @@ fields @timestamp, message, swept.overdue, swept.sent, swept.unsent, swept.dead_
 
 ``@message like`` also finds an id in a batch's list of completed tasks, which has no field of its own.
 """
+
+
+def queries_of(functions: Sequence[str]) -> Iterator[tuple[str, str, list[str]]]:
+    """Yield name, text and log groups of each saved query.
+
+    With more functions than a query accepts there are several queries: ``One task (1 of 2)``, ``One task (2 of 2)``.
+    """
+    groups = list(in_groups([log_group_name(function) for function in functions], MAX_LOG_GROUPS))
+    for name, query in QUERIES.items():
+        for number, some in enumerate(groups, start=1):
+            yield (f"{name} ({number} of {len(groups)})" if len(groups) > 1 else name), query.strip(), list(some)

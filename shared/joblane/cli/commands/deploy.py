@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 
     from joblane.cdk.preflight.findings import Finding
 
+Stage = Annotated[
+    str | None, typer.Option(metavar="STAGE", help="Stage of cdk.json; without it, dev.", show_default=False)
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
 Assembly = Annotated[
     Path | None,
@@ -131,9 +134,7 @@ def schema(
 
 def deploy(
     context: typer.Context,
-    stage: Annotated[
-        str | None, typer.Option(metavar="STAGE", help="Stage of cdk.json; without it, dev.", show_default=False)
-    ] = None,
+    stage: Stage = None,
     yes: Annotated[
         bool, typer.Option("--yes", "-y", help="Do not ask, as with --require-approval never of the CDK.")
     ] = False,
@@ -157,7 +158,7 @@ def deploy(
     from joblane.project import Project
 
     given, project, steps = target.of(context), Project.here(), Steps(Console(stderr=True))
-    stage = stage or given.stage or "dev"
+    stage = _stage(context, stage)
     prefix_of(stage)  # raises for a stage that is not on AWS
     if not yes and not terminal.is_terminal():
         terminal.stop(
@@ -200,7 +201,8 @@ def deploy(
 
 
 def preflight(
-    stage: Annotated[str, typer.Option(metavar="STAGE", help="Stage of cdk.json to deploy.")] = "dev",
+    context: typer.Context,
+    stage: Stage = None,
     strict: Annotated[bool, typer.Option("--strict", help="Also fail if a part cannot be compared.")] = False,
     as_json: AsJson = False,
     assembly: Assembly = None,
@@ -213,7 +215,11 @@ def preflight(
     extras.need("cdk")
     from joblane.cdk.preflight.findings import blocks_deploy
     from joblane.cdk.preflight.read import check_deploy
+    from joblane.cli.connect import aws_session, use_for_programs
 
+    given, stage = target.of(context), _stage(context, stage)
+    if given.profile or given.region:
+        use_for_programs(aws_session(given.profile, given.region), given.profile)
     findings = check_deploy(stage, assembly or _synthesised(stage))
     is_blocked = blocks_deploy(findings, strict=strict)
     if as_json:
@@ -226,7 +232,8 @@ def preflight(
 
 
 def costs(
-    stage: Annotated[str, typer.Option(metavar="STAGE", help="Stage of cdk.json.")] = "dev",
+    context: typer.Context,
+    stage: Stage = None,
     as_json: AsJson = False,
     as_markdown: Annotated[bool, typer.Option("--markdown", help="Print a Markdown table.")] = False,
     assembly: Assembly = None,
@@ -241,6 +248,7 @@ def costs(
     from joblane.discovery import discover
     from joblane.prices import AS_OF
 
+    stage = _stage(context, stage)
     lines = prices.of_stage(read_templates(assembly or _synthesised(stage)).values(), discover(times={}))
     total = prices.total(lines)
     if as_json:
@@ -249,10 +257,18 @@ def costs(
     elif as_markdown:
         typer.echo(prices.markdown(lines, with_sum=True))
     else:
-        typer.echo(f"Stage {stage}: about ${total:,.2f} a month when idle, estimated by prices of {AS_OF} in us-east-1")
+        typer.echo(
+            f"Stage {stage}: about ${total:,.2f} a month if nobody uses it, estimated by prices of {AS_OF} in "
+            "us-east-1, without storage and traffic"
+        )
         width = max(len(line.what) for line in lines)
         for line in lines:
             typer.echo(f"  {line.what:{width}}  ${line.dollars:8,.2f}")
+
+
+def _stage(context: typer.Context, stage: str | None) -> str:
+    """The stage of the option after the command, or of the one before it."""
+    return stage or target.of(context).stage or "dev"
 
 
 def _synthesised(stage: str) -> Path:

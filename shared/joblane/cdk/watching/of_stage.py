@@ -1,0 +1,131 @@
+"""The alarms of the whole stage: refused messages, the findings of the sweep, and the silence of the sweep."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
+from typing import Any
+
+from joblane.cdk.settings.apis import Count, Monitoring
+from joblane.cdk.watching.alarms import (
+    FIVE,
+    QUARTER,
+    Alarm,
+    account_metric,
+    counted,
+    longest_gap,
+    own_metric,
+    queue_metric,
+    silence,
+)
+from joblane.cdk.watching.of_lanes import throttles
+from joblane.declaration import Task
+from joblane.enqueue.wake import SWEEP
+from joblane.queues import Queue, cron_group_name, dead_letter_name, front_door_name
+
+
+def alarms_of_stage(
+    monitoring: Monitoring, tasks: Mapping[str, Task[Any, Any]], *, prefix: str, functions: Sequence[str]
+) -> list[Alarm]:
+    """Return the alarms that no single task type has.
+
+    ``functions``: the names of the Lambda functions that are not those of a task type.
+    """
+    return [
+        *(_instead_of_lanes(monitoring, prefix) if monitoring.is_stage else throttles("shared", functions, monitoring)),
+        *_of_dead_letters(prefix, monitoring),
+        *(_of_sweep(tasks[SWEEP], prefix, monitoring) if SWEEP in tasks else ()),
+    ]
+
+
+def _instead_of_lanes(monitoring: Monitoring, prefix: str) -> Iterator[Alarm]:
+    """A metric of the whole stage in place of a metric for every type. The alarms name no type and no function."""
+    if isinstance(monitoring.archived, int):
+        yield Alarm(
+            name="archived",
+            heading="archived",
+            says=f"At least {counted(monitoring.archived)} archived in 15 minutes.",
+            run="joblane dead",
+            metrics={"archived": own_metric(prefix, "Archived", statistic="Sum", period=QUARTER)},
+            threshold=monitoring.archived,
+            period=QUARTER,
+        )
+    if isinstance(monitoring.throttles, int):
+        yield Alarm(
+            name="throttles",
+            heading="throttles",
+            says="Lambda throttled a function of this account in this region, which may belong to another stage or "
+            "application.",
+            run="joblane doctor",
+            metrics={"throttles": account_metric("Throttles", "Sum")},
+            threshold=monitoring.throttles,
+        )
+
+
+def _of_dead_letters(prefix: str, monitoring: Monitoring) -> Iterator[Alarm]:
+    """The dead-letter queues of front doors and schedules. Those of lanes have alarms of their own."""
+    if not isinstance(monitoring.refused, int):
+        return
+    queues = [*(front_door_name(prefix, queue) for queue in Queue), cron_group_name(prefix)]
+    metrics = {
+        f"q{n}": queue_metric(dead_letter_name(name), "ApproximateNumberOfMessagesVisible", "Maximum")
+        for n, name in enumerate(queues)
+    }
+    yield Alarm(
+        name="refused",
+        heading="refused",
+        says="A front door refused messages, or EventBridge could not send ticks. They are in one of these dead-letter "
+        f"queues: {', '.join(map(dead_letter_name, queues))}.",
+        run="joblane dead",
+        metrics=metrics,
+        expression=" + ".join(metrics),
+        threshold=monitoring.refused,
+    )
+
+
+def _of_sweep(sweep: Task[Any, Any], prefix: str, monitoring: Monitoring) -> Iterator[Alarm]:
+    gap = longest_gap(sweep)
+    if gap is None:  # the stage has switched the sweep off, so its metrics are missing on purpose
+        return
+
+    def reported(name: str, metric: str, threshold: Count, *, heading: str, says: str, run: str) -> Iterator[Alarm]:
+        if isinstance(threshold, int):
+            metrics = {"found": own_metric(prefix, metric, statistic="Maximum", period=FIVE, task_type=SWEEP)}
+            yield Alarm(name=name, heading=heading, says=says, run=run, metrics=metrics, threshold=threshold)
+
+    yield from reported(
+        "moved-by-sqs",
+        "DeadLettersMovedBySqs",
+        monitoring.moved_by_sqs,
+        heading="dead-letters-that-sqs-moved",
+        says="SQS itself moved messages to a dead-letter queue, so no reason was recorded. The sweep's log names the "
+        "queue.",
+        run="joblane dead",
+    )
+    yield from reported(
+        "waiting",
+        "WaitingTooLong",
+        1 if monitoring.waiting else "off",
+        heading="waiting-too-long",
+        says="Tasks are due for longer than the target_wait of their type and have not started. The sweep's log names "
+        "the types.",
+        run="joblane queues --lanes",
+    )
+    yield from reported(
+        "missed-tick",
+        "MissedTick",
+        monitoring.missed_ticks,
+        heading="a-missed-tick",
+        says="A schedule should have fired, and its tick has not arrived. The sweep's log names the schedule.",
+        run="joblane schedules",
+    )
+    yield from reported(
+        "stuck-lease",
+        "StuckLeases",
+        monitoring.stuck_leases,
+        heading="a-stuck-lease",
+        says="The leases of runs ended more than ten minutes ago, and the sweep has not found them.",
+        run="joblane doctor",
+    )
+    completed = partial(own_metric, prefix, "Completed", task_type=SWEEP, queue=sweep.queue.value)
+    yield from silence("sweep", "the-sweep-does-not-run", completed, gap, monitoring.silence)

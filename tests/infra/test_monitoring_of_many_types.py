@@ -1,0 +1,143 @@
+"""Alarms, dashboard and saved queries of 200 task types stay within the limits of CloudWatch and CloudFormation."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from aws_cdk import App
+
+from joblane.cdk.partition import part_of
+from joblane.cdk.settings.apis import Monitoring
+from joblane.cdk.stacks.monitoring import MonitoringStack
+from joblane.cdk.templates import Template, read_assembly, whole
+from joblane.cdk.watching.queries import MAX_LOG_GROUPS, QUERIES
+from joblane.discovery import discover
+from joblane.queues import Queue, function_name, slug_of
+from tests.infra import templates
+from tests.infra.test_monitoring_stack import alarms_of, dashboard_of, metrics_of, metrics_shown
+
+MAX_RESOURCES, MAX_TEMPLATE_BYTES = 500, 1_000_000
+"""Source: CloudFormation quotas, *Resources*, *Template body size in an Amazon S3 object*."""
+MAX_WIDGETS, MAX_METRICS, MAX_METRICS_OF_WIDGET, MAX_ALARMS_OF_WIDGET = 500, 2500, 500, 100
+"""Source: CloudWatch quotas, *Dashboards*; *Dashboard body structure and syntax*, ``alarms``."""
+PREFIX = "types-of-a-big-team"
+STACK = f"{PREFIX}-monitoring"
+TYPES = [f"team_{number % 12}:a_job_with_a_long_name_number_{number:03}" for number in range(197)]
+"""With the types of the library 200, with long names."""
+RENAMED = "team_3:renamed"
+
+Monitored = Callable[..., dict[str, Template]]
+
+
+@pytest.fixture(scope="module")
+def monitored(tmp_path_factory: pytest.TempPathFactory) -> Monitored:
+    """Return a function that synthesises the stack for types, and returns its templates with those nested in it."""
+
+    @cache
+    def make(detail: Any = "lanes", types: tuple[str, ...] = tuple(TYPES)) -> dict[str, Template]:
+        own = {type_: task for type_, task in discover().items() if type_.startswith("jobs:")}
+        sample = discover()["data:export"]
+        tasks = own | {type_: replace(sample, type=type_, schedules=()) for type_ in types}
+        functions = [f"{PREFIX}-migrate", f"{PREFIX}-router", *(function_name(PREFIX, type_) for type_ in tasks)]
+        jobs: Any = SimpleNamespace(
+            stage=SimpleNamespace(prefix=PREFIX, name="many"), tasks=tasks, function_names=sorted(functions)
+        )
+        folder = tmp_path_factory.mktemp("many")
+        app = App(outdir=str(folder))
+        MonitoringStack(app, STACK, jobs=jobs, monitoring=Monitoring(detail=detail, email="off"))
+        app.synth()
+        return read_assembly(Path(folder))
+
+    return make
+
+
+def renamed(types: Iterable[str]) -> tuple[str, ...]:
+    return tuple(RENAMED if type_ == TYPES[3] else type_ for type_ in types)
+
+
+def bytes_of(template: Template) -> int:
+    return len(json.dumps(template, indent=1).encode())
+
+
+def test_every_stack_has_less_than_500_resources_and_a_template_that_is_accepted(monitored: Monitored) -> None:
+    found = monitored()
+    assert len(found) == 17
+    assert max(len(template["Resources"]) for template in found.values()) < MAX_RESOURCES / 2
+    assert max(map(bytes_of, found.values())) < MAX_TEMPLATE_BYTES
+
+
+def test_every_type_has_its_alarms(monitored: Monitored) -> None:
+    names = set(alarms_of(whole(monitored(), STACK)))
+    for type_ in TYPES:
+        assert {f"{PREFIX}-{name}-default-{slug_of(type_)}" for name in ("archived", "failing", "waiting")} <= names
+
+
+@pytest.mark.parametrize("types", [3, 20, 197])
+def test_alarms_of_the_whole_stage_read_at_most_20_metrics(types: int, monitored: Monitored) -> None:
+    found = monitored("stage", tuple(TYPES[:types]))
+    assert list(found) == [STACK]
+    assert sum(len(metrics_of(alarm)) for alarm in alarms_of(found[STACK]).values()) <= 20
+
+
+@pytest.mark.parametrize("types", [3, 20, 197])
+def test_the_dashboard_of_the_whole_stage_has_at_most_50_metrics(types: int, monitored: Monitored) -> None:
+    template = monitored("stage", tuple(TYPES[:types]))[STACK]
+    shown = metrics_shown(template)
+    assert 12 <= len(shown) <= 50
+    text = dashboard_of(template)["widgets"][0]["properties"]["markdown"]
+    assert "50 at most: " in text
+    assert ("wait p99" in text) == (types == 197)  # otherwise they fit
+
+
+def test_the_dashboard_of_200_types_is_within_the_limits_of_cloudwatch(monitored: Monitored) -> None:
+    template = monitored()[STACK]
+    widgets = dashboard_of(template)["widgets"]
+    assert len(widgets) <= MAX_WIDGETS
+    assert len(metrics_shown(template)) <= MAX_METRICS
+    assert max(len(widget["properties"].get("metrics", [])) for widget in widgets) <= MAX_METRICS_OF_WIDGET
+    (tiles,) = (widget["properties"] for widget in widgets if widget["type"] == "alarm")
+    assert len(tiles["alarms"]) == MAX_ALARMS_OF_WIDGET
+    assert {f"{PREFIX}-sweep", f"{PREFIX}-refused"} <= {arn.rpartition(":")[2] for arn in tiles["alarms"]}
+    assert tiles["title"] == f"The first 100 of {len(alarms_of(whole(monitored(), STACK)))} alarms"
+    text = widgets[0]["properties"]["markdown"]
+    assert "2,500 at most: functions' duration p99, ms." in text
+
+
+def test_saved_queries_search_all_log_groups_in_as_many_queries_as_needed(monitored: Monitored) -> None:
+    found = templates.of_type(monitored()[STACK], "AWS::Logs::QueryDefinition").values()
+    assert {entry["Name"] for entry in found if "One task" in entry["Name"]} == {
+        f"{PREFIX}/One task ({number} of 5)" for number in range(1, 6)
+    }
+    for name in QUERIES:
+        groups = [entry["LogGroupNames"] for entry in found if entry["Name"].startswith(f"{PREFIX}/{name} (")]
+        assert max(map(len, groups)) <= MAX_LOG_GROUPS
+        names = [group for some in groups for group in some]
+        assert len(names) == len(set(names)) == len(TYPES) + len([*Queue]) + 1
+
+
+def test_a_renamed_type_changes_its_own_alarms_and_those_of_its_part(monitored: Monitored) -> None:
+    before, after = (whole(monitored("lanes", types), STACK) for types in (tuple(TYPES), renamed(TYPES)))
+    old, new = alarms_of(before), alarms_of(after)
+    slugs = tuple(map(slug_of, (TYPES[3], RENAMED)))
+    groups = tuple(
+        f"{PREFIX}-{name}-{part_of(type_):02}"
+        for name in ("throttles", "near-timeout")
+        for type_ in (TYPES[3], RENAMED)
+    )
+    changed = {name for name in old.keys() | new.keys() if old.get(name) != new.get(name)}
+    assert len([name for name in changed if name.endswith(slugs)]) == 2 * 3
+    assert [name for name in changed if not name.endswith(slugs) and not name.startswith(groups)] == []
+    # and no resource is in another stack
+    places = [
+        {resource: stack for stack, template in found.items() for resource in template["Resources"]}
+        for found in (monitored("lanes", tuple(TYPES)), monitored("lanes", renamed(TYPES)))
+    ]
+    moved = [name for name in places[0].keys() & places[1].keys() if places[0][name] != places[1][name]]
+    assert moved == []
