@@ -73,7 +73,7 @@ class Rollout:
             if "MigrationRun" in failure.resource:
                 yield f"Log of the migration: aws logs tail /aws/lambda/{self.prefix}-migrate --since 1h"
         if not failures:
-            yield "No stack is in a failed state: the lines above name the cause. Repeat the command to continue."
+            yield "No stack is in a failed state: the lines above name the cause. Fix it and repeat the command."
 
     def run_first_job(self, inspector: Inspector) -> Exit:
         """Enqueue a run of the sweep, which every stage has and which runs on schedule anyway, and wait for its end."""

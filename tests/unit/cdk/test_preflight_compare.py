@@ -134,7 +134,13 @@ def test_a_queue_whose_logical_id_changes_is_refused() -> None:
     stacks = {place: name for place, name in DECLARED.queues.items() if place[1] != "InviteLow"}
     found = only(findings_of(stacks={**stacks, (JOBS, "OldInviteLow"): "jobs-low-user-invite"}))
     assert found.what == "queue jobs-low-user-invite"
-    assert "from OldInviteLow to InviteLow" in found.why
+    assert "another resource: jobs-jobs/InviteLow in place of jobs-jobs/OldInviteLow, and" in found.why
+
+
+def test_a_queue_that_moves_to_another_stack_is_refused() -> None:
+    stacks = {place: name for place, name in DECLARED.queues.items() if place[1] != "InviteLow"}
+    found = only(findings_of(stacks={**stacks, (f"{JOBS}/Part07", "InviteLow"): "jobs-low-user-invite"}))
+    assert "another resource: jobs-jobs/InviteLow in place of jobs-jobs/Part07/InviteLow, and" in found.why
 
 
 def test_an_existing_queue_in_no_stack_is_refused() -> None:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from dataclasses import replace
 from typing import Any
 
 import boto3
 import pytest
-from moto import mock_aws
+from botocore.stub import Stubber
 
 from joblane.cdk.preflight import read_region, region
 from joblane.cdk.preflight.findings import Finding, Kind
@@ -24,6 +25,7 @@ NEEDS = Needs(
     sender="no-reply@mail.acme.dev",
     bootstrap="/cdk-bootstrap/hnb659fds/version",
 )
+AWS: Any = {"region_name": REGION, "aws_access_key_id": "test", "aws_secret_access_key": "test"}
 ZONES = {"eu-central-1a": "euc1-az2", "eu-central-1b": "euc1-az3", "eu-central-1c": "euc1-az1"}
 
 
@@ -31,6 +33,14 @@ def only(findings: Iterator[Finding], kind: Kind) -> Finding:
     (finding,) = findings
     assert finding.kind is kind
     return finding
+
+
+@contextmanager
+def stubbed(service: Any) -> Iterator[tuple[Any, Stubber]]:
+    """A client whose answers the test gives. The code must request each of them, in this order."""
+    with closing(boto3.client(service, **AWS)) as client, Stubber(client) as stub:
+        yield client, stub
+        stub.assert_no_pending_responses()
 
 
 # --- Needs ---------------------------------------------------------------------------------------------------------
@@ -101,13 +111,12 @@ def test_a_missing_bootstrap_is_refused_with_the_command(parameter: str, command
     assert list(region.bootstrap(needs, REGION, exists=True)) == []
 
 
-@mock_aws
 def test_the_bootstrap_exists_if_its_parameter_does() -> None:
-    client = boto3.client("ssm", region_name=REGION)
-    assert not read_region.has_parameter(client, "/cdk-bootstrap/x/version")
-    client.put_parameter(Name="/cdk-bootstrap/x/version", Value="25", Type="String")
-    assert read_region.has_parameter(client, "/cdk-bootstrap/x/version")
-    client.close()
+    name = "/cdk-bootstrap/x/version"
+    with stubbed("ssm") as (client, stub):
+        stub.add_client_error("get_parameter", "ParameterNotFound", expected_params={"Name": name})
+        stub.add_response("get_parameter", {"Parameter": {"Value": "25"}}, {"Name": name})
+        assert [read_region.has_parameter(client, name) for _ in range(2)] == [False, True]
 
 
 # --- Zones ---------------------------------------------------------------------------------------------------------
@@ -182,7 +191,6 @@ def test_an_address_is_verified_by_itself_or_a_domain_above_it(identity: str, co
     assert read_mail(client, "no-reply@mail.acme.dev") == Mail(True, True, [identity] if covered else [])
 
 
-@mock_aws
 def test_each_part_that_is_needed_is_read() -> None:
     session, read = boto3.session.Session(region_name=REGION), []
 
@@ -202,13 +210,12 @@ def test_nothing_is_read_in_a_region_that_lacks_a_service() -> None:
     assert only(found, Kind.REFUSED).what == "service sesv2"
 
 
-@mock_aws
 def test_zones_and_role_are_read_from_aws() -> None:
-    session = boto3.session.Session(region_name=REGION)
-    ec2, iam = session.client("ec2"), session.client("iam")
-    assert read_region.zones(ec2).keys() >= {"eu-central-1a", "eu-central-1b"}
-    assert not read_region.has_rds_role(iam)
-    iam.create_role(RoleName=region.RDS_ROLE, AssumeRolePolicyDocument="{}")
-    assert read_region.has_rds_role(iam)
-    ec2.close()
-    iam.close()
+    filters = [{"Name": "zone-type", "Values": ["availability-zone"]}]
+    with stubbed("ec2") as (client, stub):
+        found = {"AvailabilityZones": [{"ZoneName": name, "ZoneId": id_} for name, id_ in ZONES.items()]}
+        stub.add_response("describe_availability_zones", found, {"Filters": filters})
+        assert read_region.zones(client) == ZONES
+    with stubbed("iam") as (client, stub):
+        stub.add_client_error("get_role", "NoSuchEntity", expected_params={"RoleName": region.RDS_ROLE})
+        assert not read_region.has_rds_role(client)

@@ -214,7 +214,7 @@ def test_a_failed_deploy_names_stack_reason_and_next_command(
 def test_a_deploy_that_left_no_failed_stack_says_so(steps: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> None:
     steps.status = 1
     monkeypatch.setattr("joblane.cli.stack_failures.stack_failures", lambda client, stacks: [])
-    with pytest.raises(LocalError, match=r"No stack is in a failed state.*Repeat the command"):
+    with pytest.raises(LocalError, match=r"No stack is in a failed state.*repeat the command"):
         run("--yes")
 
 

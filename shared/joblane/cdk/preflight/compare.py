@@ -158,8 +158,8 @@ def _replaced(
         elif name in places and places[name] != place:
             yield refused(
                 f"queue {name}",
-                f"its logical id would change from {places[name][1]} to {place[1]}, and its name is in use until the "
-                "old queue is deleted",
+                f"it would be another resource: {'/'.join(place)} in place of {'/'.join(places[name])}, and its name "
+                "is in use until the old queue is deleted",
                 f"keep the path of its construct; {HOW}",
             )
         elif name not in places and name in existing:
