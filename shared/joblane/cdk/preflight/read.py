@@ -114,12 +114,12 @@ def check_deploy(stage: str, assembly: Path) -> list[Finding]:
 # --- The checkout --------------------------------------------------------------------------------------------------
 
 
-def synthesise(stage: str, folder: Path) -> None:
-    """Write the templates of ``stage`` into ``folder``, as ``cdk synth`` does."""
+def synthesise(stage: str, folder: Path, *, deploys: bool = False) -> None:
+    """Write the templates of ``stage`` into ``folder``, as ``cdk synth`` does. ``deploys``: for a deploy."""
     project = Project.here()
     given = cdk_json(project)
     variables = {
-        "CDK_CONTEXT_JSON": json.dumps({**given["context"], "stage": stage, "quiet": True}),
+        "CDK_CONTEXT_JSON": json.dumps({**given["context"], "stage": stage, "quiet": True, "deploys": deploys}),
         "CDK_OUTDIR": str(folder.absolute()),
     }
     done = subprocess.run(  # noqa: S603 - the command of the user's own cdk.json

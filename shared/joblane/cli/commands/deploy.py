@@ -249,7 +249,8 @@ def costs(
     from joblane.prices import AS_OF
 
     stage = _stage(context, stage)
-    lines = prices.of_stage(read_templates(assembly or _synthesised(stage)).values(), discover(times={}))
+    templates = read_templates(assembly or _synthesised(stage, deploys=False))
+    lines = prices.of_stage(templates.values(), discover(times={}))
     total = prices.total(lines)
     if as_json:
         shown = [{"what": line.what, "amount": line.amount, "price": line.price, "usd": line.dollars} for line in lines]
@@ -271,7 +272,7 @@ def _stage(context: typer.Context, stage: str | None) -> str:
     return stage or target.of(context).stage or "dev"
 
 
-def _synthesised(stage: str) -> Path:
+def _synthesised(stage: str, *, deploys: bool = True) -> Path:
     """The folder to which the templates of ``stage`` are written."""
     from joblane.cdk.preflight.read import synthesise
     from joblane.local.deployment import cdk_json
@@ -282,7 +283,7 @@ def _synthesised(stage: str) -> Path:
     if stage not in (known := given["context"]["stages"]):
         terminal.usage(f"cdk.json has no stage {stage!r}; its stages: {', '.join(known)}", "--stage")
     assembly = project.root / str(given.get("output", "cdk.out")) / stage
-    synthesise(stage, assembly)
+    synthesise(stage, assembly, deploys=deploys)
     return assembly
 
 
