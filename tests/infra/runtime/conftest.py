@@ -6,6 +6,7 @@ AWS is moto, and the database PostgreSQL. The functions log in as the user that 
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
@@ -102,6 +103,8 @@ class Stage:
 @pytest.fixture(scope="session")
 def folders(uv: str) -> Iterator[Folders]:
     """The file system of every environment."""
+    if sys.platform != "linux":
+        pytest.skip("Lambda's runtime client has wheels for Linux only")
     with unpacked(code().path, layer().path) as folders:
         yield folders
 
