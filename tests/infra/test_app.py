@@ -21,14 +21,16 @@ import joblane.cdk.app
 from infra.app import APP
 from infra.settings import PlatformStage
 from joblane.cdk import costs
-from joblane.cdk.app import FEATURE_FLAGS, JoblaneApp, Synthesised
+from joblane.cdk.app import FEATURE_FLAGS, JoblaneApp, Synthesised, context_of_file
 from joblane.cdk.constructs.jobs import Jobs
 from joblane.cdk.errors import SynthError
 from joblane.cdk.packaging import Packages
+from joblane.cdk.templates import stacks_of
 from joblane.cli.main import app as command_line
 from joblane.discovery import discover
+from joblane.project import Project
 from tests.infra import templates
-from tests.infra.conftest import RealStages
+from tests.infra.conftest import STAGES, RealStages
 from tests.pages import ROOT
 
 NAMING = re.compile(r"(Name|Identifier)$")
@@ -253,6 +255,21 @@ def test_the_command_computes_an_idle_stages_costs_from_its_templates(stages: Re
     assert found["usd"] == pytest.approx(sum(line["usd"] for line in found["lines"]))
     assert table[0] == "| what | amount | a month |"
     assert table[-1] == f"| **Sum** | | **${found['usd']:,.2f}** |"
+
+
+def test_a_stage_without_network_database_and_buckets_of_its_own_has_no_data_stack(
+    no_packages: Packages, tmp_path: Path
+) -> None:
+    # given an existing database, and functions outside of any network
+    stage = {**STAGES["dev"], "settings": {}}
+    done = JoblaneApp(functions="tests.infra.renamed").synthesise(
+        context_of_file(Project.here()) | {"stage": "dev", "stages": {"dev": stage}},
+        output=tmp_path,
+        environ={},
+        build=lambda stage, project: no_packages,
+        findings=False,
+    )
+    assert stacks_of(done.templates) == ["acme-jobs"]
 
 
 def test_quiet_prints_nothing(no_packages: Packages, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
