@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -96,6 +97,32 @@ def target(template: Template, value: Any) -> str:
         name = resource.get("Properties", {}).get(NAMES.get(resource["Type"], ""), logical_id)
         return name if isinstance(name, str) else str(logical_id)
     return f"${{{logical_id}}}" if logical_id else json.dumps(value)
+
+
+def circle(template: Template) -> list[str]:
+    """Return logical ids of which each depends on the next, and the last on the first; empty if there are none."""
+    resources = template["Resources"]
+    edges = {name: {*_references(item)} & resources.keys() - {name} for name, item in resources.items()}
+    while free := {name for name, needs in edges.items() if not needs & edges.keys()}:
+        edges = {name: needs for name, needs in edges.items() if name not in free}
+    if not edges:
+        return []
+    path = [min(edges)]
+    while path[-1] not in path[:-1]:
+        path.append(min(edges[path[-1]] & edges.keys()))
+    return path[path.index(path[-1]) + 1 :]
+
+
+def _references(value: Any) -> Iterator[str]:
+    if isinstance(value, Mapping):
+        for key, inner in value.items():
+            if key in ("Ref", "DependsOn", "Fn::GetAtt", "Fn::Sub"):
+                yield from re.findall(r"\w+", json.dumps(inner))
+            else:
+                yield from _references(inner)
+    elif isinstance(value, list):
+        for inner in value:
+            yield from _references(inner)
 
 
 def _allowed(template: Template, role: str) -> dict[str, set[str]]:

@@ -23,7 +23,7 @@ from infra.settings import PlatformStage
 from joblane.cdk import costs
 from joblane.cdk.app import FEATURE_FLAGS, JoblaneApp, Synthesised, context_of_file
 from joblane.cdk.constructs.jobs import Jobs
-from joblane.cdk.errors import SynthError
+from joblane.cdk.errors import StageError, SynthError
 from joblane.cdk.packaging import Packages
 from joblane.cdk.templates import stacks_of
 from joblane.cli.main import app as command_line
@@ -270,6 +270,23 @@ def test_a_stage_without_network_database_and_buckets_of_its_own_has_no_data_sta
         findings=False,
     )
     assert stacks_of(done.templates) == ["acme-jobs"]
+
+
+def test_a_burst_of_requests_leaves_the_lanes_of_development_their_concurrency(stages: RealStages) -> None:
+    done = stages("dev")
+    mappings = templates.mappings(done.whole("jobs-dev-jobs")).values()
+    lanes = sum(mapping["ScalingConfig"]["MaximumConcurrency"] for _, mapping in mappings)
+    assert lanes + sum(api.burst for api in done.stage.apis.values()) <= done.stage.account_concurrency
+
+
+def test_names_of_the_examples_are_refused_if_the_cdk_has_credentials(no_packages: Packages, tmp_path: Path) -> None:
+    context = context_of_file(Project.here()) | {"stage": "prod"}
+    problem = r"stage 'prod': .*settings\.EMAIL_FROM_ADDRESS: it still has a name of the examples, .*; api\.authorizer"
+    account = {"CDK_DEFAULT_ACCOUNT": "111122223333"}
+    with pytest.raises(StageError, match=problem):
+        APP.synthesise(context, output=tmp_path, environ=account, build=lambda *_: no_packages)
+    with pytest.raises(StageError, match=problem):
+        APP.synthesise(context | {"deploys": True}, output=tmp_path, environ={}, build=lambda *_: no_packages)
 
 
 def test_quiet_prints_nothing(no_packages: Packages, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

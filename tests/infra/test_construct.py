@@ -95,6 +95,14 @@ def names(template: Template, stack: Stack, things: dict[str, Any], attribute: s
     return {key: templates.target(template, stack.resolve(getattr(thing, attribute))) for key, thing in things.items()}
 
 
+@pytest.mark.parametrize("apart", [False, True])
+def test_cloudformation_can_order_the_resources(apart: bool, no_packages: Packages, tmp_path: Path) -> None:
+    shop = Shop(no_packages, tmp_path, apart=apart)
+    shop.add_jobs()
+    for template in read_assembly(Path(shop.app.synth().directory)).values():
+        assert templates.circle(template) == []
+
+
 # --- Attributes ----------------------------------------------------------------------------------------------------
 
 

@@ -54,7 +54,7 @@ def check(network: str, work: Workload) -> None:
         update={"network": Stage.model_validate({**BASE, "network": NETWORKS[network]}).network}
     )
     assert stage.network is not None
-    check_egress("dev", stage.network, needs_of(work, secret_login=False))
+    check_egress("cdk.json: stage 'dev'", stage.network, needs_of(work, secret_login=False))
 
 
 BASE: dict[str, Any] = {"name": "dev", "database": {"kind": "aurora"}}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -56,10 +56,6 @@ def monitored(tmp_path_factory: pytest.TempPathFactory) -> Monitored:
         return read_assembly(Path(folder))
 
     return make
-
-
-def renamed(types: Iterable[str]) -> tuple[str, ...]:
-    return tuple(RENAMED if type_ == TYPES[3] else type_ for type_ in types)
 
 
 def bytes_of(template: Template) -> int:
@@ -123,8 +119,10 @@ def test_saved_queries_search_all_log_groups_in_as_many_queries_as_needed(monito
 
 
 def test_a_renamed_type_changes_its_own_alarms_and_those_of_its_part(monitored: Monitored) -> None:
-    before, after = (whole(monitored("lanes", types), STACK) for types in (tuple(TYPES), renamed(TYPES)))
-    old, new = alarms_of(before), alarms_of(after)
+    types = tuple(TYPES[:60])
+    before = monitored("lanes", types)
+    after = monitored("lanes", tuple(RENAMED if type_ == TYPES[3] else type_ for type_ in types))
+    old, new = (alarms_of(whole(found, STACK)) for found in (before, after))
     slugs = tuple(map(slug_of, (TYPES[3], RENAMED)))
     groups = tuple(
         f"{PREFIX}-{name}-{part_of(type_):02}"
@@ -137,7 +135,7 @@ def test_a_renamed_type_changes_its_own_alarms_and_those_of_its_part(monitored: 
     # and no resource is in another stack
     places = [
         {resource: stack for stack, template in found.items() for resource in template["Resources"]}
-        for found in (monitored("lanes", tuple(TYPES)), monitored("lanes", renamed(TYPES)))
+        for found in (before, after)
     ]
     moved = [name for name in places[0].keys() & places[1].keys() if places[0][name] != places[1][name]]
     assert moved == []

@@ -13,6 +13,7 @@ from joblane.cdk.errors import StageError
 from joblane.cdk.settings.database import Aurora
 from joblane.cdk.settings.load import host_architecture, load_stage, with_schedules_of
 from joblane.cdk.settings.network import NewNetwork
+from joblane.cdk.settings.placeholders import placeholders, refuse_placeholders
 from joblane.cdk.settings.section import SecretReference
 from joblane.discovery import discover
 from joblane.project import Project
@@ -406,6 +407,55 @@ def test_production_is_robust_and_development_is_as_cheap_as_possible() -> None:
     assert isinstance(dev.network, NewNetwork)
     assert isinstance(prod.network, NewNetwork)
     assert (dev.network.egress, prod.network.egress, prod.network.nat_gateways) == ("ipv6", "nat", 2)
+
+
+def stage_of_this_checkout(name: str) -> PlatformStage:
+    stages = context_of_file(Project.here())["stages"]
+    return load_stage(name, stages, kind=PlatformStage, declared=stages[name]["settings"], environ={})
+
+
+def test_development_deploys_unchanged_and_production_needs_names_of_its_own() -> None:
+    assert placeholders(stage_of_this_checkout("dev")) == []
+    assert set(placeholders(stage_of_this_checkout("prod"))) == {
+        "api.authorizer.issuer",
+        "api.cors_origins.0",
+        "monitoring.email",
+        "settings.EMAIL_FROM_ADDRESS",
+        "settings.INVITATION_BASE_URL",
+    }
+
+
+@pytest.mark.parametrize(
+    ("settings", "found"),
+    [
+        ({"mail_from": "Joe@mail.EXAMPLE.com"}, ["mail_from"]),
+        ({"mail_from": "joe@counterexample.com"}, []),
+        ({"mail_from": "joe@example.com.mx"}, []),
+        ({"settings": {"EMAIL_PROVIDER": "ses", "EMAIL_FROM_ADDRESS": "Ada <ada@shop.example>"}}, ["settings.EMAIL"]),
+        ({"database": {**DATABASE, "host": "db.example.net"}}, ["database.host"]),
+        ({"monitoring": {"email": "on-call@team.invalid"}}, ["monitoring.email"]),
+        ({"tags": {"owner": "ada@example.com"}}, []),
+    ],
+)
+def test_names_of_the_examples_are_refused_with_the_setting(settings: dict[str, Any], found: list[str]) -> None:
+    declared = ["EMAIL_PROVIDER", "EMAIL_FROM_ADDRESS"]
+    stages = {"dev": {"database": DATABASE, **settings}}
+    stage = load_stage("dev", stages, kind=PlatformStage, declared=declared, environ={})
+    if not found:
+        refuse_placeholders(stage)
+        return
+    with pytest.raises(StageError, match=f"stage 'dev': {found[0]}.*: it still has a name of the examples, under"):
+        refuse_placeholders(stage)
+
+
+def test_zones_of_another_region_are_refused_if_the_region_is_known() -> None:
+    network = {**NEW, "availability_zones": ["eu-central-1a", "eu-central-1b"]}
+    for given in (network, EXISTING):
+        region = {"CDK_DEFAULT_REGION": "us-east-1"}
+        with pytest.raises(StageError, match=r"availability_zones: eu-central-1a is not in us-east-1, .* us-east-1a,"):
+            load(network=given, database=AURORA, environ=region)
+        load(network=given, database=AURORA, environ={"CDK_DEFAULT_REGION": "eu-central-1"})
+        load(network=given, database=AURORA)
 
 
 def test_production_retains_resources_and_a_local_stage_does_not() -> None:

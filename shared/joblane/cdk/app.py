@@ -1,7 +1,9 @@
 """A whole CDK app: the stacks of one stage, from a project's functions and the settings in ``cdk.json``.
 
 Context: ``stage`` (name of the stage, default ``dev``), ``stages`` (the settings of each stage), ``quiet`` (true: no
-table of concurrency at the end).
+table of concurrency at the end), ``deploys`` (true: names of the examples in the settings are refused, as they are
+whenever the CDK CLI has credentials; otherwise they are only named, so that templates can be written without an
+account).
 """
 
 from __future__ import annotations
@@ -34,6 +36,7 @@ from joblane.cdk.errors import RefusedTemplateError, SynthError
 from joblane.cdk.nag import refuse_findings
 from joblane.cdk.packaging import Packages, build_packages
 from joblane.cdk.settings.load import load_stage, with_schedules_of
+from joblane.cdk.settings.placeholders import placeholders, refuse_placeholders, sentence
 from joblane.cdk.settings.stage import Stage
 from joblane.cdk.stacks.control import FUNCTION as CONTROL
 from joblane.cdk.stacks.control import ControlStack
@@ -83,9 +86,9 @@ class JoblaneApp(Generic[S]):
     """Package of the handlers. None: ``functions`` of ``[tool.joblane]``."""
     stage: type[S] = Stage  # type: ignore[assignment] # S is Stage by default
     """Class of the stages in ``cdk.json``. A subclass of :class:`Stage` adds settings of the application."""
-    buckets: Callable[[Stack, S], Mapping[str, GrantedBucket]] = lambda data, stage: {}
+    buckets: Callable[[DataStack, S], Mapping[str, GrantedBucket]] = lambda data, stage: {}
     """Function that creates the application's buckets in the data stack and returns them by the names that tasks
-    declare in ``Grants.buckets``."""
+    declare in ``Grants.buckets``. The stack's ``network`` has the VPC, for further endpoints or routes."""
     stacks: Sequence[Callable[[App, Jobs, S], object]] = ()
     """Functions that each create a stack of the application. They get the CDK app, the jobs and the stage."""
     alarms: Callable[[S, Tasks], Sequence[Alarm]] = lambda stage, tasks: ()
@@ -114,6 +117,8 @@ class JoblaneApp(Generic[S]):
             return 1
         if not _is_set(done.jobs.node.try_get_context("quiet")):
             print(concurrency(done.jobs), file=sys.stderr)  # noqa: T201
+            for setting in placeholders(done.stage):
+                print(f"before a deploy: {sentence(setting)}", file=sys.stderr)  # noqa: T201
         return 0
 
     def synthesise(
@@ -148,6 +153,8 @@ class JoblaneApp(Generic[S]):
             declared=declared_settings(tasks, functions),
             environ=environ,
         )
+        if environ.get("CDK_DEFAULT_ACCOUNT") or _is_set(known.get("deploys")):
+            refuse_placeholders(stage)
         app = App(
             context={**FEATURE_FLAGS, **context},
             outdir=str(output),

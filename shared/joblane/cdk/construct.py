@@ -19,11 +19,13 @@ from joblane.cdk.constructs.granted_bucket import GrantedBucket
 from joblane.cdk.constructs.jobs import Jobs
 from joblane.cdk.constructs.network import FunctionNetwork, Target
 from joblane.cdk.database_access import Address, DatabaseAccess, Login, Place
+from joblane.cdk.egress import check_egress, check_services, needs_of
 from joblane.cdk.errors import SynthError
 from joblane.cdk.packaging import build_packages
 from joblane.cdk.plugin import TemplateChecks
 from joblane.cdk.settings.apis import Control
 from joblane.cdk.settings.load import make_stage, with_schedules_of
+from joblane.cdk.settings.network import Egress
 from joblane.cdk.settings.section import SecretReference
 from joblane.cdk.settings.stage import Architecture, LogLevel, LogRetentionDays, Stage
 from joblane.discovery import discover, discover_functions
@@ -116,6 +118,7 @@ class Joblane(Construct):
         database: JobDatabase,
         vpc: ec2.IVpc | None = None,
         subnets: ec2.SubnetSelection | None = None,
+        ipv6: bool = False,
         functions: str | None = None,
         buckets: Mapping[str, GrantedBucket] | None = None,
         build: Build = build_packages,
@@ -129,6 +132,8 @@ class Joblane(Construct):
             database: The PostgreSQL with the task table.
             vpc: VPC of the functions. None: outside of any VPC.
             subnets: Subnets of the functions. None: private subnets with a route to the internet.
+            ipv6: True: the subnets are dual-stack, and their way out is an egress-only internet gateway. Functions get
+                an IPv6 address, and boto3 calls dual-stack endpoints. False: the subnets reach everything by IPv4.
             functions: Package of the handlers. None: ``functions`` of ``[tool.joblane]``.
             buckets: Buckets by the names that tasks declare in ``Grants.buckets``. None: no buckets.
             build: Function that builds the functions' packages.
@@ -146,12 +151,17 @@ class Joblane(Construct):
         tasks, own = discover(project.functions, times={}), discover_functions(project.functions)
         given: dict[str, Any] = {"name": settings.get("prefix", "jobs"), "database": {"kind": "given"}, **settings}
         stage = make_stage(Stage, self.node.path, given, declared_settings(tasks, own))
-        place = None if vpc is None else self._place(stage, vpc, subnets, database)
+        workload = Workload(stage, project, with_schedules_of(stage, tasks), own, build(stage, project))
+        check_services(workload)
+        if vpc is not None:
+            needs = needs_of(workload, secret_login=database.login.reads_secret)
+            check_egress(self.node.path, Egress(egress="ipv6" if ipv6 else "nat"), needs)
+        place = None if vpc is None else self._place(stage, vpc, subnets, database, ipv6=ipv6)
         self.security_group = place and place.security_group
         self.jobs = Jobs(
             self,
             "Jobs",
-            Workload(stage, project, with_schedules_of(stage, tasks), own, build(stage, project)),
+            workload,
             access=DatabaseAccess(database.login, database.login, place),
             buckets=buckets or {},
         )
@@ -159,15 +169,19 @@ class Joblane(Construct):
         self.queues, self.functions = self.jobs.queues, self.jobs.functions
         self.producer_policies, self.grant_enqueue = self.jobs.producer_policies, self.jobs.grant_enqueue
         if database.resource is not None:
-            self.jobs.migration.node.add_dependency(database.resource)
+            # not the whole migration: the rule in the database's group waits for the group of the functions, and that
+            # for the migration's role
+            self.jobs.migration.run.node.add_dependency(database.resource)
         Tags.of(self).add("joblane:stage", stage.name)
         if (app := CdkStage.of(self)) is not None:
             Validations.of(app).add_plugins(TemplateChecks(self.jobs))
 
-    def _place(self, stage: Stage, vpc: ec2.IVpc, subnets: ec2.SubnetSelection | None, database: JobDatabase) -> Place:
+    def _place(
+        self, stage: Stage, vpc: ec2.IVpc, subnets: ec2.SubnetSelection | None, database: JobDatabase, *, ipv6: bool
+    ) -> Place:
         subnets = subnets or ec2.SubnetSelection(subnet_type=ec2.SubnetType.PRIVATE_WITH_EGRESS)
         targets = [Target(PORT, "the database")] if database.resource is None else []
-        network = FunctionNetwork(self, "Network", stage=stage, vpc=vpc, subnets=subnets, targets=targets)
+        network = FunctionNetwork(self, "Network", stage=stage, vpc=vpc, subnets=subnets, targets=targets, ipv6=ipv6)
         if database.resource is not None:
             network.security_group.connections.allow_to_default_port(database.resource, "functions to database")
         return network.place

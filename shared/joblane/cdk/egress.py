@@ -35,15 +35,18 @@ def needs_of(workload: Workload, *, secret_login: bool) -> Needs:
     return needs
 
 
-def check_egress(stage: str, network: Egress, needs: Needs) -> None:
-    """Raise :class:`StageError` with a sentence for each service that the network does not reach."""
+def check_egress(where: str, network: Egress, needs: Needs) -> None:
+    """Raise :class:`StageError` with a sentence for each service that the network does not reach.
+
+    ``where``: the origin of the settings, for its text.
+    """
     problems = [
         f"network.egress: {network.egress} does not reach {service} ({why}): {reason}"
         for service, why in needs.items()
         if (reason := _unreached(network, service)) is not None
     ]
     if problems:
-        raise StageError(f"cdk.json: stage {stage!r}: {'; '.join(problems)}")
+        raise StageError(f"{where}: {'; '.join(problems)}")
 
 
 def _calls(workload: Workload, *, secret_login: bool) -> Iterator[tuple[str, str]]:

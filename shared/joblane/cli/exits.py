@@ -6,7 +6,7 @@ from enum import IntEnum
 
 
 class Exit(IntEnum):
-    """Exit statuses. 2 is the parser's own status for a usage error; only `joblane wait` uses `TIMED_OUT`."""
+    """Exit statuses. 2 is the parser's own status for a usage error; commands that wait for a task use `TIMED_OUT`."""
 
     DONE = 0
     FAILED = 1
@@ -21,7 +21,7 @@ class Exit(IntEnum):
 
 MEANINGS = {
     Exit.DONE: "done",
-    Exit.FAILED: "refused or failed; `wait`: archived or cancelled; `doctor`: a check is bad",
+    Exit.FAILED: "refused or failed; `wait`, `deploy`: archived or cancelled; `doctor`: a check is bad",
     Exit.USAGE: "usage error: nothing was done",
     Exit.NOTHING: ("no such task, type, queue, schedule or pause, or nothing matches; `status`: a part is stopped"),
     Exit.STATE: "the task is in another state, or was changed in the meantime",
@@ -29,7 +29,7 @@ MEANINGS = {
         "the stack, its database or its API is unavailable; `doctor`: a check is unknown, and none is bad"
     ),
     Exit.FORBIDDEN: "a permission is missing",
-    Exit.TIMED_OUT: "`wait`: the task has not ended in time; it continues",
+    Exit.TIMED_OUT: "`wait`, `deploy`: the task has not ended in time; it continues",
     Exit.INTERRUPTED: "Ctrl-C",
 }
 

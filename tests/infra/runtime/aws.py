@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import socket
 import threading
@@ -10,6 +11,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
+from urllib.parse import unquote
 
 from botocore.awsrequest import AWSPreparedRequest
 from botocore.compat import HTTPHeaders
@@ -17,15 +19,23 @@ from moto import mock_aws
 from moto.core.models import botocore_stubber
 
 CREDENTIAL = re.compile(r"Credential=([^/]+)/\d+/([\w-]+)/([\w-]+)/aws4_request")
+"""In a header, or, with other slashes, in a signed link."""
+KEY = "AKIA"
+"""Access keys begin with this; the name of the caller follows."""
 HOSTS = {"ses": "email"}
 """Service in a signature → the first label of its host, where they differ."""
 
 
+UNKNOWN_TO_MOTO = {
+    "/v2/email/account": {"ProductionAccessEnabled": True, "SendingEnabled": True, "EnforcementStatus": "HEALTHY"}
+}
+
+
 @dataclass(frozen=True)
 class Call:
-    """A request. ``key``: the access key that signed it."""
+    """A request. ``caller``: who signed it."""
 
-    key: str
+    caller: str
     region: str
     service: str
     method: str
@@ -82,10 +92,10 @@ class _Request(BaseHTTPRequestHandler):
 
     def _answer(self) -> None:
         body = self._body()
-        signed = CREDENTIAL.search(self.headers.get("Authorization", ""))
+        signed = CREDENTIAL.search(self.headers.get("Authorization") or unquote(self.path))
         assert signed, f"{self.path} has no signature"
         key, region, service = signed.groups()
-        call = Call(key, region, service, self.command, self.path, dict(self.headers.items()), body)
+        call = Call(key.removeprefix(KEY), region, service, self.command, self.path, dict(self.headers.items()), body)
         self.server.aws.calls.append(call)  # type: ignore[attr-defined]
         url = f"https://{HOSTS.get(service, service)}.{region}.amazonaws.com{self.path}"
         headers = HTTPHeaders()
@@ -93,7 +103,10 @@ class _Request(BaseHTTPRequestHandler):
             headers[name] = value
         request = AWSPreparedRequest(self.command, url, headers, body, stream_output=False)
         with self.server.lock:  # type: ignore[attr-defined]
-            status, answered, content = botocore_stubber.process_request(request)  # type: ignore[misc]
+            try:
+                status, answered, content = botocore_stubber.process_request(request)  # type: ignore[misc]
+            except NotImplementedError:
+                status, answered, content = 200, {}, json.dumps(UNKNOWN_TO_MOTO[self.path])
         content = content.encode() if isinstance(content, str) else content
         self.send_response(status)
         for name, value in answered.items():

@@ -23,7 +23,7 @@ from joblane.queues import Queue, dead_letter_name, front_door_name, lane_name
 from joblane.record.database import Database
 from tests.conftest import administer
 from tests.infra.conftest import RealStages
-from tests.infra.runtime.aws import Aws, serving
+from tests.infra.runtime.aws import KEY, Aws, serving
 from tests.infra.runtime.resolved import Resolved
 from tests.infra.runtime.sandbox import ACCOUNT, REGION, Folders, Function, Sandbox, unpacked
 from tests.unit.saas.servers import served
@@ -31,8 +31,8 @@ from tests.unpacked import code, layer
 
 PREFIX = "jobs-dev"
 DATABASE = "on_lambda"
-KEPT_FROM_THE_STAGE = ("AWS_USE_DUALSTACK_ENDPOINT",)
-"""Variables that only make sense with AWS's own endpoints."""
+ONLY_ON_AWS = ("AWS_USE_DUALSTACK_ENDPOINT",)
+"""Variables that botocore refuses together with another endpoint."""
 
 
 @dataclass
@@ -47,15 +47,21 @@ class Stage:
     sandboxes: dict[str, Sandbox] = field(default_factory=dict)
     migrated: Mapping[str, Any] = field(default_factory=dict)
 
-    def function(self, name: str, **variables: str) -> Function:
-        """The function ``PREFIX-name`` as the template configures it, but for the addresses of AWS and the database."""
-        found = self.resolved.functions[f"{PREFIX}-{name}"]
-        given = {name: value for name, value in found.variables.items() if name not in KEPT_FROM_THE_STAGE}
-        own = {"AWS_ENDPOINT_URL": self.aws.endpoint}
+    def function(self, name: str, configured: Resolved | None = None, **variables: str) -> Function:
+        """The function ``PREFIX-name`` as the templates configure it, but for the addresses of AWS and the database.
+
+        ``configured``: the templates of another stage, whose function works for this one.
+        """
+        functions = (configured or self.resolved).functions.values()
+        (found,) = (
+            function for function in functions if function.variables["JOBLANE_PREFIX"] + f"-{name}" == function.name
+        )
+        given = {key: value for key, value in found.variables.items() if key not in ONLY_ON_AWS}
+        own = {"AWS_ENDPOINT_URL": self.aws.endpoint, "JOBLANE_PREFIX": PREFIX}
         if "DATABASE_URL" in given:
             login = {} if name == "migrate" else {"user": "jobs", "password": "jobs"}
             own["DATABASE_URL"] = _as(self.url, **login)
-        return replace(found, variables={**given, **own, **variables}, key=f"AKIA{found.name}")
+        return replace(found, variables={**given, **own, **variables}, key=KEY + found.name)
 
     def of(self, name: str) -> Sandbox:
         """The function's environment, started on first use."""
@@ -70,7 +76,7 @@ class Stage:
 
     def another(self, name: str, **variables: str) -> Sandbox:
         """A second environment of a function, to use in a ``with`` statement."""
-        return Sandbox(self.function(name, **variables), self.folders)
+        return Sandbox(self.function(name, None, **variables), self.folders)
 
     @cached_property
     def database(self) -> Database:
@@ -119,7 +125,7 @@ def stage(postgres: Postgres, folders: Folders, real_stages: RealStages) -> Iter
         stage = Stage(Resolved(templates), folders, aws, postgres.database_url(DATABASE), cleanup)
         cleanup.callback(stage.database.drop)
         stage.start("migrate", *FIRST)
-        make_queues_and_bucket(stage)
+        make_resources(stage)
         with cloudformation() as (url, answers):
             stage.of("migrate").invoke(cloudformation_event("Create", url))
         (stage.migrated,) = answers
@@ -132,14 +138,21 @@ FIRST = ("system-user-expiry", "router", "jobs-sweep", "control", "api")
 """Functions that start together with the migration's."""
 
 
-def make_queues_and_bucket(stage: Stage) -> None:
+def make_resources(stage: Stage) -> None:
+    """Make the queues and the bucket, and the configuration of a function that sends mail, for the doctor."""
     sqs = boto3.client("sqs")
     names = [front_door_name(PREFIX, queue) for queue in Queue]
     names += [lane_name(PREFIX, queue, task.type) for task in discover().values() for queue in task.lanes]
     for name in [*names, *map(dead_letter_name, names), dead_letter_name(f"{PREFIX}-cron")]:
         sqs.create_queue(QueueName=name)
-    bucket = stage.resolved.functions[f"{PREFIX}-data-export"].variables["EXPORT_BUCKET"]
-    boto3.client("s3").create_bucket(Bucket=bucket, CreateBucketConfiguration={"LocationConstraint": "eu-central-1"})
+    export = stage.resolved.functions[f"{PREFIX}-data-export"]
+    boto3.client("s3").create_bucket(
+        Bucket=export.variables["EXPORT_BUCKET"], CreateBucketConfiguration={"LocationConstraint": REGION}
+    )
+    role = boto3.client("iam").create_role(RoleName="any", AssumeRolePolicyDocument="{}")["Role"]["Arn"]
+    boto3.client("lambda").create_function(
+        FunctionName=export.name, Role=role, Code={"ZipFile": b""}, Environment={"Variables": export.variables}
+    )
 
 
 def cloudformation_event(kind: str, url: str) -> dict[str, Any]:

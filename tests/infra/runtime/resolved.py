@@ -58,6 +58,17 @@ class Resolved:
             found[self._name(stack, id_)] = self._statements(stack, properties)
         return found
 
+    @cached_property
+    def consumed(self) -> set[tuple[str, str]]:
+        """Function, and the ARN of a queue from which Lambda receives messages for it."""
+        return {
+            (
+                self.text(stack, properties["FunctionName"]).rpartition(":")[2],
+                self.text(stack, properties["EventSourceArn"]),
+            )
+            for stack, _, properties in self._of_type("AWS::Lambda::EventSourceMapping")
+        }
+
     def text(self, stack: str, value: Any) -> str:
         """Return the text of a property's value in a template."""
         if not isinstance(value, Mapping):
@@ -100,8 +111,10 @@ class Resolved:
             if place == stack and {"Ref": role} in properties["Roles"]
             for statement in self._statements(place, properties)
         ]
-        attached = self._templates[stack]["Resources"][role]["Properties"].get("ManagedPolicyArns", [])
-        arns = {self.text(stack, arn) for arn in attached}
+        properties = self._templates[stack]["Resources"][role]["Properties"]
+        for inline in properties.get("Policies", []):
+            found += self._statements(stack, inline)
+        arns = {self.text(stack, arn) for arn in properties.get("ManagedPolicyArns", [])}
         for place, id_, properties in self._of_type("AWS::IAM::ManagedPolicy"):
             if self.text(place, {"Ref": id_}) in arns:
                 found += self._statements(place, properties)

@@ -25,18 +25,21 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from joblane.cdk.packaging import PROVIDED, RUNNING
 from tests.unpacked import installed
 
-REGION, ACCOUNT = "eu-central-1", "123456789012"
+REGION: Final = "eu-central-1"
+ACCOUNT = "123456789012"
 RUNTIME = ("awslambdaric", "simplejson", *PROVIDED)
 """Packages of Lambda's Python runtime, in addition to two modules of awslambdaric."""
 API = "/2018-06-01/runtime"
 USER = 993
 """The user of functions, who owns no file of the zips. [seen in Lambda; no page names it]"""
 START_SECONDS = 60
+PATIENCE_SECONDS = 120
+"""The least time for an invocation without a given timeout: the machine of the tests may be busy."""
 
 
 class TimedOutError(Exception):
@@ -307,7 +310,7 @@ class Sandbox:
         return None if first == b"next" else json.loads(first)
 
     def invoke(self, event: Any, *, seconds: float | None = None) -> Any:
-        """Return the function's response. ``seconds``: the timeout, by default the function's.
+        """Return the function's response. ``seconds``: the timeout, by default that of the function, or two minutes.
 
         Raises :class:`FunctionError`, :class:`TimedOutError`, :class:`RuntimeExitError`.
         """
@@ -317,7 +320,7 @@ class Sandbox:
 
     def begin(self, event: Any, *, seconds: float | None = None) -> Invocation:
         """Start an invocation, and return without its end."""
-        deadline = time.time() + (self.function.timeout if seconds is None else seconds)
+        deadline = time.time() + (max(self.function.timeout, PATIENCE_SECONDS) if seconds is None else seconds)
         invocation = Invocation(json.dumps(event).encode(), int(deadline * 1000), self.function.name)
         self._api.pending.put(invocation)
         return invocation

@@ -220,20 +220,23 @@ def test_an_environment_that_does_not_answer_is_killed_at_its_deadline(stage: St
 
 
 def test_a_thawed_environment_works_after_all_its_connections_were_closed(stage: Stage) -> None:
+    def routed(id_: str) -> dict[str, Any]:
+        return event(record({"type": EXPIRY, "id": id_, "payload": {}}, f"{PREFIX}-low"))
+
     # given a worker and a router with open connections, frozen as between two invocations
-    worker, router = stage.of(WORKER), stage.of("router")
-    before = {"type": EXPIRY, "id": "before-freeze", "payload": {}}
-    assert worker.invoke(message("before-freeze")) == router.invoke(event(record(before, f"{PREFIX}-low"))) == DONE
-    for frozen in (worker, router):
-        frozen.freeze()
-    # when their connections are closed by the other side, and they are thawed
-    stage.run("select pg_terminate_backend(pid) from pg_stat_activity where usename = 'jobs'")
-    stage.aws.close_connections()
-    for thawed in (worker, router):
-        thawed.thaw()
-    # then the next invocations work
-    after = {"type": EXPIRY, "id": "after-freeze", "payload": {}}
-    assert worker.invoke(message("after-freeze")) == router.invoke(event(record(after, f"{PREFIX}-low"))) == DONE
+    known, router = sessions(stage), stage.of("router")
+    with stage.another(WORKER) as worker:
+        assert worker.invoke(message("before-freeze")) == router.invoke(routed("before-freeze")) == DONE
+        worker.freeze()
+        router.freeze()
+        # when the other side closes their connections, and they are thawed
+        for session in {*sessions(stage)} - {*known}:
+            stage.run("select pg_terminate_backend($1::int)", str(session))
+        stage.aws.close_connections()
+        worker.thaw()
+        router.thaw()
+        # then the next invocations work
+        assert worker.invoke(message("after-freeze")) == router.invoke(routed("after-freeze")) == DONE
     assert stage.row("after-freeze")["state"] == "completed"
     assert {json.loads(sent["Body"])["id"] for sent in stage.received(LANE)} == {"before-freeze", "after-freeze"}
 

@@ -121,10 +121,7 @@ class FunctionNetwork(Construct):
 
 
 class StageNetwork(Construct):
-    """``vpc``, with the subnets of functions and database.
-
-    Attributes: ``settings``, and ``endpoints``, the security group of VPC endpoints, or None if there is none.
-    """
+    """``vpc``, with the subnets of functions and database."""
 
     vpc: ec2.IVpc
     functions: ec2.SubnetSelection
@@ -133,7 +130,6 @@ class StageNetwork(Construct):
     def __init__(self, scope: Construct, id_: str, *, stage: Stage, settings: NewNetwork | ExistingNetwork) -> None:
         super().__init__(scope, id_)
         self.settings, self._stage = settings, stage
-        self.endpoints: ec2.SecurityGroup | None = None
         match settings:
             case NewNetwork():
                 self.vpc, self.functions, self.database = self._create(settings)
@@ -148,15 +144,18 @@ class StageNetwork(Construct):
 
         Lambda itself ships logs and metrics, and a function computes an IAM token without a call.
         """
-        if self.settings.egress != "endpoints":
+        if not isinstance(self.settings, NewNetwork) or self.settings.egress != "endpoints":
             return
-        self.endpoints = ec2.SecurityGroup(
+        # not only for the functions' group: the rule would tie this stack to that of the functions, which is deployed
+        # later, so that another egress could not be deployed
+        group = ec2.SecurityGroup(
             self,
             "Endpoints",
             vpc=self.vpc,
             description=f"Joblane, {self._stage.name}: endpoints of AWS services",
             allow_all_outbound=False,
         )
+        group.add_ingress_rule(ec2.Peer.ipv4(self.settings.cidr), ec2.Port.tcp(HTTPS), "the stage's network")
         for service in services:
             if SERVICES[service].gateway:
                 self._add_gateway(service)
@@ -165,7 +164,7 @@ class StageNetwork(Construct):
                     _name(service),
                     service=ec2.InterfaceVpcEndpointAwsService(SERVICES[service].endpoint),
                     subnets=self.functions,
-                    security_groups=[self.endpoints],
+                    security_groups=[group],
                     open=False,
                 )
 

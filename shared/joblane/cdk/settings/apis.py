@@ -18,7 +18,7 @@ class HttpLimits(Settings):
 
     rate_per_second: int = Field(20, ge=1)
     """Requests per second; more are refused with status 429."""
-    burst: int = Field(40, ge=1)
+    burst: int = Field(20, ge=1)
     """Requests that may arrive at once before the rate applies."""
     max_concurrency: int | None = Field(None, ge=1)
     """Concurrency reserved for the API's function, and its upper bound. None: nothing is reserved, and the function

@@ -40,6 +40,7 @@ def load_stage(name: str, stages: object, *, kind: type[S], declared: Iterable[s
     if isinstance(stage.database, GivenDatabase):
         raise StageError(f"{where}: database: kind aurora or existing is required")
     _check_prefix(stage, stages)
+    _check_zones(stage, environ.get("CDK_DEFAULT_REGION"))
     return stage
 
 
@@ -72,6 +73,16 @@ def _check_prefix(stage: Stage, stages: Mapping[str, Any]) -> None:
             raise StageError(
                 f"cdk.json: stage {stage.name!r}: prefix: {stage.prefix!r} and {other[:-1]!r} of stage {name!r} "
                 f"overlap: both would have names {max(own, other, key=len)}…; jobs-{stage.name}, for example, is right"
+            )
+
+
+def _check_zones(stage: Stage, region: str | None) -> None:
+    """Refuse zones of another region than that of the credentials, if the CDK CLI passes it."""
+    for zone in (stage.network and stage.network.availability_zones) or ():
+        if region and zone[:-1] != region:
+            raise StageError(
+                f"cdk.json: stage {stage.name!r}: network.availability_zones: {zone} is not in {region}, the region of "
+                f"your credentials; {region}a, for example, is"
             )
 
 

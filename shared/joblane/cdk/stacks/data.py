@@ -10,7 +10,7 @@ from constructs import Construct
 
 from joblane.cdk.constructs.aurora import PORT, AuroraDatabase
 from joblane.cdk.constructs.code import Workload
-from joblane.cdk.constructs.network import HTTPS, FunctionNetwork, StageNetwork, Target
+from joblane.cdk.constructs.network import FunctionNetwork, StageNetwork, Target
 from joblane.cdk.database_access import DatabaseAccess, Login, existing_access
 from joblane.cdk.egress import check_egress, check_services, needs_of
 from joblane.cdk.errors import StageError
@@ -40,7 +40,7 @@ class DataStack(Stack):
         if self.network is not None:
             logins = (self._access.functions, self._access.migration)
             needs = needs_of(workload, secret_login=any(login.reads_secret for login in logins))
-            check_egress(stage.name, self.network.settings, needs)
+            check_egress(f"cdk.json: stage {stage.name!r}", self.network.settings, needs)
             self.network.add_endpoints(needs)
 
     def access_from(self, scope: Construct) -> DatabaseAccess:
@@ -48,9 +48,6 @@ class DataStack(Stack):
         network = self.network
         if network is None:
             return self._access
-        targets = [*self._targets]
-        if network.endpoints is not None:
-            targets.append(Target(HTTPS, "functions to endpoints", network.endpoints))
         inside = FunctionNetwork(
             scope,
             "Network",
@@ -58,7 +55,7 @@ class DataStack(Stack):
             vpc=network.vpc,
             subnets=network.functions,
             egress_ports=network.settings.egress_ports,
-            targets=targets,
+            targets=self._targets,
             ipv6=network.settings.ipv6,
         )
         return replace(self._access, place=inside.place)

@@ -101,7 +101,7 @@ def rows(
         else:
             left_out.append(kind.name)
     note = NOTE + (LEFT_OUT if left_out else "")
-    text = note.format(prefix=prefix, most=most, names=", ".join(left_out))
+    text = note.format(prefix=prefix, most=most, names="; ".join(left_out))
     found: list[Row] = [[cloudwatch.TextWidget(markdown=text, width=WIDTH // 2, height=HEIGHT), _tiles(alarms)]]
     for graphs in (of_stage, *([kind.graphs[group] for kind in shown if group in kind.graphs] for group in GROUPS)):
         found += [[graph.widget() for graph in some] for some in in_groups(graphs, GRAPHS_OF_ROW)]
