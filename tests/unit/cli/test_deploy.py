@@ -155,6 +155,6 @@ def test_templates_go_where_cdk_json_says(
     written = []
     (tmp_path / "cdk.json").write_text(json.dumps({"app": "x", **output, "context": {"stages": {"dev": {}}}}))
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("joblane.cdk.preflight.read.synthesise", lambda _stage, folder: written.append(folder))
+    monkeypatch.setattr("joblane.cdk.preflight.read.synthesise", lambda _stage, folder, **_: written.append(folder))
     _synthesised("dev")
     assert written == [tmp_path / folder]

@@ -77,7 +77,7 @@ def steps(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> SimpleNamespace:
         return subprocess.CompletedProcess(command, found.status)
 
     monkeypatch.setattr("joblane.local.tools.Tools.fetch", lambda self, steps, emulator: None)
-    monkeypatch.setattr(deploy, "_synthesised", lambda stage: tmp_path)
+    monkeypatch.setattr(deploy, "_synthesised", lambda stage: (tmp_path, "alarms: nobody is notified"))
     monkeypatch.setattr("joblane.cdk.preflight.read.read_templates", lambda folder: found.templates)
     monkeypatch.setattr("joblane.cdk.preflight.read.check_deploy", lambda stage, folder: found.findings)
     monkeypatch.setattr("joblane.cli.rollout.subprocess.run", run)
@@ -104,7 +104,14 @@ def test_a_deploy_ends_with_a_first_job_and_what_to_look_at(steps: SimpleNamespa
     ]
     # then the query, which is repeated until the API answers, comes before the enqueue, which is not
     assert steps.inspector.calls == ["tasks", "enqueue jobs:sweep {} first job after a deploy"]
-    for text in ("account 123456789012, region", "a month", "task first", "completed", "--stage dev doctor"):
+    for text in (
+        "nobody is notified",
+        "account 123456789012, region",
+        "a month",
+        "task first",
+        "completed",
+        "--stage dev doctor",
+    ):
         assert text in result.output, text
 
 

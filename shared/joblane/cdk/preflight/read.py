@@ -114,12 +114,15 @@ def check_deploy(stage: str, assembly: Path) -> list[Finding]:
 # --- The checkout --------------------------------------------------------------------------------------------------
 
 
-def synthesise(stage: str, folder: Path, *, deploys: bool = False) -> None:
-    """Write the templates of ``stage`` into ``folder``, as ``cdk synth`` does. ``deploys``: for a deploy."""
+def synthesise(stage: str, folder: Path, *, deploys: bool = False) -> str:
+    """Write the templates of ``stage`` into ``folder``, as ``cdk synth`` does. ``deploys``: for a deploy.
+
+    Return the text that the app prints: the concurrency of each lane, and settings that are still open.
+    """
     project = Project.here()
     given = cdk_json(project)
     variables = {
-        "CDK_CONTEXT_JSON": json.dumps({**given["context"], "stage": stage, "quiet": True, "deploys": deploys}),
+        "CDK_CONTEXT_JSON": json.dumps({**given["context"], "stage": stage, "deploys": deploys}),
         "CDK_OUTDIR": str(folder.absolute()),
     }
     done = subprocess.run(  # noqa: S603 - the command of the user's own cdk.json
@@ -132,6 +135,7 @@ def synthesise(stage: str, folder: Path, *, deploys: bool = False) -> None:
     )
     if done.returncode:
         raise LocalError(f"stage {stage!r} cannot be synthesised:\n{done.stderr.strip()}")
+    return done.stderr.strip()
 
 
 def read_templates(folder: Path) -> dict[str, Template]:

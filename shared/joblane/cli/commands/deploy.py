@@ -169,7 +169,9 @@ def deploy(
     use_for_programs(session, given.profile)
     Tools(project).fetch(steps, emulator=False)
     with steps.step("CDK synth"):
-        templates = read_templates(assembly := _synthesised(stage))
+        assembly, printed = _synthesised(stage)
+        templates = read_templates(assembly)
+    terminal.say(printed)
     with steps.step("Preflight"):
         findings = check_deploy(stage, assembly)
     _show_findings(stage, findings)
@@ -220,7 +222,7 @@ def preflight(
     given, stage = target.of(context), _stage(context, stage)
     if given.profile or given.region:
         use_for_programs(aws_session(given.profile, given.region), given.profile)
-    findings = check_deploy(stage, assembly or _synthesised(stage))
+    findings = check_deploy(stage, assembly or _synthesised(stage)[0])
     is_blocked = blocks_deploy(findings, strict=strict)
     if as_json:
         lines = [vars(finding) for finding in findings]
@@ -249,7 +251,7 @@ def costs(
     from joblane.prices import AS_OF
 
     stage = _stage(context, stage)
-    templates = read_templates(assembly or _synthesised(stage, deploys=False))
+    templates = read_templates(assembly or _synthesised(stage, deploys=False)[0])
     lines = prices.of_stage(templates.values(), discover(times={}))
     total = prices.total(lines)
     if as_json:
@@ -272,8 +274,8 @@ def _stage(context: typer.Context, stage: str | None) -> str:
     return stage or target.of(context).stage or "dev"
 
 
-def _synthesised(stage: str, *, deploys: bool = True) -> Path:
-    """The folder to which the templates of ``stage`` are written."""
+def _synthesised(stage: str, *, deploys: bool = True) -> tuple[Path, str]:
+    """The folder to which the templates of ``stage`` are written, and the text that the app printed."""
     from joblane.cdk.preflight.read import synthesise
     from joblane.local.deployment import cdk_json
     from joblane.project import Project
@@ -283,8 +285,7 @@ def _synthesised(stage: str, *, deploys: bool = True) -> Path:
     if stage not in (known := given["context"]["stages"]):
         terminal.usage(f"cdk.json has no stage {stage!r}; its stages: {', '.join(known)}", "--stage")
     assembly = project.root / str(given.get("output", "cdk.out")) / stage
-    synthesise(stage, assembly, deploys=deploys)
-    return assembly
+    return assembly, synthesise(stage, assembly, deploys=deploys)
 
 
 def _show_findings(stage: str, findings: Sequence[Finding]) -> None:
