@@ -25,8 +25,10 @@ from joblane.record.database import Database
 from tests.conftest import administer
 from tests.infra.conftest import RealStages
 from tests.infra.runtime.aws import KEY, Aws, serving
+from tests.infra.runtime.folders import Folders, unpacked
 from tests.infra.runtime.resolved import Resolved
-from tests.infra.runtime.sandbox import ACCOUNT, REGION, Folders, Function, Sandbox, unpacked
+from tests.infra.runtime.runtime_api import ACCOUNT, REGION
+from tests.infra.runtime.sandbox import Function, Sandbox
 from tests.unit.saas.servers import served
 from tests.unpacked import code, layer
 
