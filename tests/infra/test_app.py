@@ -25,11 +25,12 @@ from joblane.cdk.app import FEATURE_FLAGS, JoblaneApp, Synthesised, context_of_f
 from joblane.cdk.constructs.jobs import Jobs
 from joblane.cdk.errors import StageError, SynthError
 from joblane.cdk.packaging import Packages
+from joblane.cdk.templates import stacks_of
 from joblane.cli.main import app as command_line
 from joblane.discovery import discover
 from joblane.project import Project
 from tests.infra import templates
-from tests.infra.conftest import RealStages
+from tests.infra.conftest import STAGES, RealStages
 from tests.pages import ROOT
 
 NAMING = re.compile(r"(Name|Identifier)$")
@@ -254,6 +255,21 @@ def test_the_command_computes_an_idle_stages_costs_from_its_templates(stages: Re
     assert found["usd"] == pytest.approx(sum(line["usd"] for line in found["lines"]))
     assert table[0] == "| what | amount | a month |"
     assert table[-1] == f"| **Sum** | | **${found['usd']:,.2f}** |"
+
+
+def test_a_stage_without_network_database_and_buckets_of_its_own_has_no_data_stack(
+    no_packages: Packages, tmp_path: Path
+) -> None:
+    # given an existing database, and functions outside of any network
+    stage = {**STAGES["dev"], "settings": {}}
+    done = JoblaneApp(functions="tests.infra.renamed").synthesise(
+        context_of_file(Project.here()) | {"stage": "dev", "stages": {"dev": stage}},
+        output=tmp_path,
+        environ={},
+        build=lambda stage, project: no_packages,
+        findings=False,
+    )
+    assert stacks_of(done.templates) == ["acme-jobs"]
 
 
 def test_a_burst_of_requests_leaves_the_lanes_of_development_their_concurrency(stages: RealStages) -> None:

@@ -5,14 +5,20 @@ from __future__ import annotations
 import ipaddress
 import json
 from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from infra.app import APP
+from infra.exports import add_exports
 from joblane.cdk.app import Synthesised
+from joblane.cdk.packaging import Packages
 from tests.infra import templates
-from tests.infra.conftest import AURORA, EXISTING_NETWORK, TASKS, Synth
+from tests.infra.conftest import AURORA, EXISTING_NETWORK, STAGES, TASKS, Synth
 from tests.infra.templates import Template
+from tests.pages import ROOT, blocks
 
 NetworkStage = Callable[..., Synthesised]
 
@@ -235,6 +241,20 @@ def test_traffic_that_security_groups_reject_is_logged(made: NetworkStage) -> No
     assert (log["TrafficType"], log["ResourceType"]) == ("REJECT", "VPC")
     assert templates.target(template, log["LogGroupName"]) == "/joblane/acme/network"
     assert templates.of_type(template, "AWS::Logs::LogGroup")["/joblane/acme/network"]["RetentionInDays"] == 30
+
+
+def test_an_app_adds_its_own_ways_as_the_page_does(no_packages: Packages, tmp_path: Path) -> None:
+    declared, added = [block.text for block in blocks("python", ROOT / "docs" / "how-to" / "network.md")]
+    page: dict[str, Any] = {"__name__": "page"}
+    exec(declared, page)
+    exec(added, page)
+    assert page["order_ship"].grants.services == ("dynamodb",)
+    stage = {**STAGES["dev"], "network": {"kind": "new", **NONE}, "database": AURORA}
+    app = replace(APP, functions=TASKS, buckets=lambda *to: {**add_exports(*to), **page["add_endpoints"](*to)})
+    done = app.synthesise(
+        {"stages": {"dev": stage}}, output=tmp_path, environ={}, build=lambda *_: no_packages, findings=False
+    )
+    assert set(endpoints(data(done))) == {"s3", "sqs"}
 
 
 # --- An existing VPC -----------------------------------------------------------------------------------------------

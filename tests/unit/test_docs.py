@@ -70,6 +70,7 @@ def test_every_block_says_what_it_needs() -> None:
 
 
 PYTHON = {
+    "docs/how-to/network.md": ("tests/infra/test_network.py", "network.md"),
     "README.md": ("tests/unit/test_readme.py", "README.md"),
     "docs/tutorial.md": ("tests/e2e/adopter/tutorial.py", "tutorial.md"),
     "docs/llms.txt": ("tests/integration/test_docs_moving.py", "llms.txt"),

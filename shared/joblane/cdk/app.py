@@ -18,13 +18,12 @@ from pathlib import Path
 from typing import Any, Generic, TypeVar, cast
 
 from aws_cdk import (
-    Acknowledgment,
     App,
+    CfnResource,
     CliCredentialsStackSynthesizer,
     DefaultStackSynthesizer,
     Stack,
     Tags,
-    Validations,
 )
 from aws_cdk.cx_api import CloudAssembly
 
@@ -59,8 +58,6 @@ FEATURE_FLAGS: Mapping[str, Any] = {
 """The feature flags of the CDK that it recommends, so that each project gets the templates that the tests have checked.
 ``context`` of a project's ``cdk.json`` takes precedence. Source: recommended-feature-flags.json of aws-cdk-lib."""
 S = TypeVar("S", bound=Stage)
-NO_RESOURCES = "CloudFormation-Validate::F0001"
-"""The CDK's own rule that a stack has a resource."""
 Build = Callable[[Stage, Project], Packages]
 
 
@@ -179,9 +176,6 @@ class JoblaneApp(Generic[S]):
         """Create the stacks of a stage: data, jobs, and, if the stage has them, control API and monitoring."""
         data = DataStack(app, f"{stage.prefix}-data", workload)
         buckets, describes = self.buckets(data, stage), f"Joblane, {stage.name}: queues, functions and schedules"
-        if not data.node.children:  # the CDK CLI deploys no stack without resources, but validation would refuse it
-            accepted = Acknowledgment(id=NO_RESOURCES, reason="Database, network and buckets are not the stage's own.")
-            Validations.of(data).acknowledge(accepted)
         stack = Stack(app, f"{stage.prefix}-jobs", description=describes)
         jobs = Jobs(stack, "Jobs", workload, access=data.access_from(stack), buckets=buckets, costs=self.costs)
         jobs.migration.add_output(stack)
@@ -193,6 +187,8 @@ class JoblaneApp(Generic[S]):
         if stage.monitoring is not None:
             more = self.alarms(stage, workload.tasks)
             MonitoringStack(app, f"{stage.prefix}-monitoring", jobs=jobs, monitoring=stage.monitoring, more=more)
+        if not any(map(CfnResource.is_cfn_resource, data.node.find_all())):
+            app.node.try_remove_child(data.node.id)  # CloudFormation accepts no template without resources
         for key, value in {**stage.tags, "joblane:stage": stage.name}.items():
             Tags.of(app).add(key, value)  # of the resources only, by the feature flag explicitStackTags
             for each in filter(Stack.is_stack, app.node.children):

@@ -17,6 +17,7 @@ from pathlib import Path
 import pytest
 
 from joblane.cdk.packaging import WHEEL_PLATFORMS
+from joblane.cdk.templates import read_assembly, whole
 from joblane.local.ports import free_port
 from joblane.local.tools import Tools, installing_environment
 from joblane.project import Project
@@ -204,7 +205,7 @@ def test_its_tests_and_its_templates_pass(adopter: Adopter, tutorial: Tutorial, 
 def test_its_own_cdk_app_takes_the_jobs_as_a_construct(adopter: Adopter) -> None:
     printed = adopter.run("python", "cloud/app.py", JSII_NODE=str(Tools(Project(ROOT)).node))
     assert "tenant:welcome" in printed.split()
-    template = json.loads((adopter.folder / ".joblane" / "cloud.out" / "shop.template.json").read_text())
+    template = whole(read_assembly(adopter.folder / ".joblane" / "cloud.out"), "shop")
     kinds = [resource["Type"] for resource in template["Resources"].values()]
     assert kinds.count("AWS::RDS::DBCluster") == kinds.count("AWS::EC2::VPC") == 1
     names = [resource["Properties"].get("QueueName") for resource in template["Resources"].values()]

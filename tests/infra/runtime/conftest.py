@@ -6,6 +6,7 @@ AWS is moto, and the database PostgreSQL. The functions log in as the user that 
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
@@ -24,8 +25,10 @@ from joblane.record.database import Database
 from tests.conftest import administer
 from tests.infra.conftest import RealStages
 from tests.infra.runtime.aws import KEY, Aws, serving
+from tests.infra.runtime.folders import Folders, unpacked
 from tests.infra.runtime.resolved import Resolved
-from tests.infra.runtime.sandbox import ACCOUNT, REGION, Folders, Function, Sandbox, unpacked
+from tests.infra.runtime.runtime_api import ACCOUNT, REGION
+from tests.infra.runtime.sandbox import Function, Sandbox
 from tests.unit.saas.servers import served
 from tests.unpacked import code, layer
 
@@ -102,6 +105,8 @@ class Stage:
 @pytest.fixture(scope="session")
 def folders(uv: str) -> Iterator[Folders]:
     """The file system of every environment."""
+    if sys.platform != "linux":
+        pytest.skip("Lambda's runtime client has wheels for Linux only")
     with unpacked(code().path, layer().path) as folders:
         yield folders
 

@@ -25,7 +25,8 @@ from tests.builders.http_events import claims, http_event, principal
 from tests.infra.runtime.aws import KEY
 from tests.infra.runtime.conftest import PREFIX, Stage
 from tests.infra.runtime.resolved import Resolved
-from tests.infra.runtime.sandbox import REGION, Sandbox
+from tests.infra.runtime.runtime_api import REGION
+from tests.infra.runtime.sandbox import Sandbox
 
 Body = str | Mapping[str, Any]
 REFUSED = "no JSON"

@@ -16,7 +16,7 @@ from typing import Any
 from joblane.local.tools import Tools
 from joblane.project import Project
 from tests.infra.runtime.aws import Call
-from tests.infra.runtime.sandbox import ACCOUNT
+from tests.infra.runtime.runtime_api import ACCOUNT
 
 PROGRAM = """
 import base64, json, sys

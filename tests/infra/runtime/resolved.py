@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from functools import cached_property
 from typing import Any
 
-from tests.infra.runtime.sandbox import ACCOUNT, REGION, Function
+from tests.infra.runtime.runtime_api import ACCOUNT, REGION
+from tests.infra.runtime.sandbox import Function
 from tests.infra.templates import NAMES, Template
 
 PSEUDO = {

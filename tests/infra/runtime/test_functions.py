@@ -19,13 +19,8 @@ from joblane.record.database import Database
 from tests.builders.events import event, record
 from tests.builders.http_events import claims, http_event, principal
 from tests.infra.runtime.conftest import PREFIX, Stage, cloudformation, cloudformation_event
-from tests.infra.runtime.sandbox import (
-    FunctionError,
-    RuntimeExitError,
-    Sandbox,
-    TimedOutError,
-    unpacked,
-)
+from tests.infra.runtime.folders import unpacked
+from tests.infra.runtime.sandbox import FunctionError, RuntimeExitError, Sandbox, TimedOutError
 from tests.unpacked import code, layer
 
 EXPIRY, LANE = "system_user:expiry", f"{PREFIX}-low-system-user-expiry"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from urllib.parse import urlsplit
 
@@ -15,6 +16,7 @@ from joblane.cdk.services import SERVICES, advice_for
 from joblane.inspector.stage.aws import client
 from joblane.sqs.client import Sqs
 from saas import mail, uploads
+from tests.pages import ROOT
 
 REGION = "eu-west-1"
 LISTED = {name: service.dual_stack.format(region=REGION) for name, service in SERVICES.items() if service.dual_stack}
@@ -105,6 +107,12 @@ def test_boto3_composes_a_host_for_a_service_without_a_dual_stack_endpoint() -> 
     assert SERVICES["comprehendmedical"].dual_stack is None
     made = Session().create_client("comprehendmedical", region_name="us-east-1")
     assert made.meta.endpoint_url == "https://comprehendmedical.us-east-1.api.aws"
+
+
+def test_the_page_lists_the_services_of_the_table() -> None:
+    page = (ROOT / "docs" / "how-to" / "network.md").read_text()
+    [listed] = re.findall(r"Joblane knows the addresses of these services: ([^.]+)\.", page)
+    assert re.findall(r"`(\w+)`", listed) == list(SERVICES)
 
 
 @pytest.mark.parametrize(
