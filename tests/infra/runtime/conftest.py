@@ -111,7 +111,7 @@ def folders(uv: str) -> Iterator[Folders]:
         yield folders
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")  # while moto answers here, no other test can start with an empty account
 def stage(postgres: Postgres, folders: Folders, real_stages: RealStages) -> Iterator[Stage]:
     """The stage `dev`, with an empty account and a database that its own function has migrated."""
     templates = real_stages("dev").templates
