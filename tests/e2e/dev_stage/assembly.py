@@ -124,19 +124,6 @@ def change_migration(directory: Path, **variables: str) -> None:
     _rename_assets(directory)
 
 
-def add_after_migration(directory: Path, resources: Mapping[str, dict[str, Any]]) -> str:
-    """Add resources that CloudFormation creates after the migration. Return the stack's name."""
-    for template in read_templates(directory):
-        migrations = [name for name, each in template.resources.items() if each["Type"] == "Custom::Migration"]
-        if migrations:
-            for name, resource in resources.items():
-                template.resources[name] = {**resource, "DependsOn": migrations}
-            template.write()
-            _rename_assets(directory)
-            return template.path.name.partition(".")[0]
-    raise LookupError("no template has a migration")
-
-
 def _inline_nested_stacks(directory: Path) -> None:
     for manifest in directory.glob("*.assets.json"):
         assets = json.loads(manifest.read_text(encoding="utf-8"))
