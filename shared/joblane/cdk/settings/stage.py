@@ -74,8 +74,8 @@ class Stage(Settings):
     log_level: LogLevel = "INFO"
     """Lowest level of the log lines that functions write."""
     removal: Literal["retain", "destroy"] = "retain"
-    """``"retain"``: queues, logs and buckets stay when the stack is deleted. ``"destroy"``: they are deleted, except
-    buckets with objects."""
+    """``"retain"``: queues, logs, buckets and a last snapshot of an Aurora cluster stay when the stack is deleted.
+    ``"destroy"``: they are deleted, except buckets with objects, and the cluster leaves no snapshot."""
     network: Network | None = None
     """Network of functions and database. None: functions run outside of any VPC, and the database has to be public.
     Required for ``database`` of kind ``aurora``."""
