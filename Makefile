@@ -84,7 +84,7 @@ faults: .venv/.dev ## Run thousands of jobs while everything fails; optional SEE
 STAGES = $(shell .venv/bin/python -c 'import json; stages = json.load(open("cdk.json"))["context"]["stages"]; \
 	print(*(name for name, stage in stages.items() if not stage.get("local")))')
 synth: tools ## Write the CloudFormation templates of every stage for AWS into cdk.out/
-	@for stage in $(STAGES); do $(ENVIRONMENT) cdk synth --quiet --no-notices -c stage=$$stage --output cdk.out/$$stage || exit 1; done
+	@for stage in $(STAGES); do $(ENVIRONMENT) cdk synth --quiet --no-notices -c stage=$$stage -c deploys=false --output cdk.out/$$stage || exit 1; done
 
 STAGE ?= dev
 preflight: tools ## Compare this checkout with the deployed STAGE= (dev), before a deploy

@@ -218,9 +218,9 @@ def test_an_api_without_a_function_is_refused(synth: Synth) -> None:
     [
         ({}, "api.authorizer: Field required"),
         ({"authorizer": {"kind": "none"}}, "api.authorizer: .*'jwt', 'iam'"),
-        ({"authorizer": {"kind": "jwt", "audience": ["web"]}}, "api.authorizer.jwt.issuer: Field required"),
-        ({"authorizer": {**JWT["authorizer"], "issuer": "http://id.example.com"}}, "api.authorizer.jwt.issuer: "),
-        ({"authorizer": {**JWT["authorizer"], "audience": []}}, "api.authorizer.jwt.audience: .*at least 1 item"),
+        ({"authorizer": {"kind": "jwt", "audience": ["web"]}}, "api.authorizer.issuer: Field required"),
+        ({"authorizer": {**JWT["authorizer"], "issuer": "http://id.example.com"}}, "api.authorizer.issuer: "),
+        ({"authorizer": {**JWT["authorizer"], "audience": []}}, "api.authorizer.audience: 1 at least"),
         ({**JWT, "rate_per_second": 0}, "api.rate_per_second: .*greater than or equal to 1"),
         ({**JWT, "burst": 0}, "api.burst: .*greater than or equal to 1"),
         ({**JWT, "cors_origins": ["*"]}, r"api.cors_origins.0: .*https://HOST or https://HOST:PORT is required"),

@@ -70,7 +70,7 @@ def test_stages_that_are_no_object_are_refused(stages: object) -> None:
         ({"architecture": "riscv"}, "architecture: "),
         ({"export_bucket": "No Bucket"}, "export_bucket: "),
         ({"concurency_budget": 20}, "concurency_budget: Extra inputs are not permitted"),
-        ({"database": {**DATABASE, "password": "x"}}, "database.existing.password: Extra inputs"),
+        ({"database": {**DATABASE, "password": "x"}}, "database.password: Extra inputs"),
         (
             {"settings": {"EMAIL_PROVIDR": "ses"}},
             "settings: no task declares EMAIL_PROVIDR .*declared are EMAIL_PROVIDER",
@@ -101,85 +101,85 @@ def test_times_of_unknown_schedules_and_wrong_times_are_refused(schedules: dict[
     ("settings", "problem"),
     [
         # the network
-        ({"network": {**NEW, "egress": "nat", "nat_gateways": 3}}, "network.new: .*nat_gateways: 1 or 2 is required"),
-        ({"network": {**NEW, "egress": "nat", "nat_gateways": 0}}, "network.new: .*set egress to ipv6, endpoints or"),
-        ({"network": {**NEW, "nat_gateways": 1}}, "network.new: .*nat_gateways: there is none with egress ipv6"),
-        ({"network": {**NEW, "egress": "natt"}}, "network.new.egress: .*'ipv6', 'nat', 'endpoints' or 'none'"),
-        ({"network": {**NEW, "reaches": ["sqs"]}}, "network.new: .*reaches: it lists your own ways out; leave it out"),
-        ({"network": {**EXISTING, "egress": "endpoints"}}, "network.existing.egress: .*'nat', 'ipv6' or 'none'"),
-        ({"network": {**NEW, "availability_zones": ["eu-central-1a"]}}, "network.new.availability_zones: .*at least 2"),
+        ({"network": {**NEW, "egress": "nat", "nat_gateways": 3}}, "network: .*nat_gateways: 1 or 2 is required"),
+        ({"network": {**NEW, "egress": "nat", "nat_gateways": 0}}, "network: .*set egress to ipv6, endpoints or"),
+        ({"network": {**NEW, "nat_gateways": 1}}, "network: .*nat_gateways: there is none with egress ipv6"),
+        ({"network": {**NEW, "egress": "natt"}}, "network.egress: .*'ipv6', 'nat', 'endpoints' or 'none'"),
+        ({"network": {**NEW, "reaches": ["sqs"]}}, "network: .*reaches: it lists your own ways out; leave it out"),
+        ({"network": {**EXISTING, "egress": "endpoints"}}, "network.egress: .*'nat', 'ipv6' or 'none'"),
+        ({"network": {**NEW, "availability_zones": ["eu-central-1a"]}}, "network.availability_zones: .*2 at least"),
         (
             {"network": {**NEW, "availability_zones": ["eu-central-1a", "eu-central-1a"]}},
-            "network.new: .*availability_zones: two different zones are required",
+            "network: .*availability_zones: two different zones are required",
         ),
         (
             {"network": {**NEW, "availability_zones": ["eu-central-1", "eu-central-1b"]}},
-            "network.new.availability_zones.0: .*'eu-central-1' is not the name of an availability zone; eu-central-1a",
+            "network.availability_zones.0: .*'eu-central-1' is not the name of an availability zone; eu-central-1a",
         ),
-        ({"network": {**NEW, "cidr": "10.60.3.0/16"}}, "network.new.cidr: .*has host bits set; 10.60.0.0/16"),
-        ({"network": {**NEW, "cidr": "10.300.0.0/16"}}, "network.new.cidr: .*10.60.0.0/16, for example, is right"),
-        ({"network": {**NEW, "cidr": "10.60.0.0/25"}}, "network.new.cidr: "),
-        ({"network": {**NEW, "egress_ports": [0]}}, "network.new.egress_ports.0: .*greater than or equal to 1"),
-        ({"network": {**NEW, "vpc_id": "vpc-1"}}, "network.new.vpc_id: Extra inputs"),
+        ({"network": {**NEW, "cidr": "10.60.3.0/16"}}, "network.cidr: .*has host bits set; 10.60.0.0/16"),
+        ({"network": {**NEW, "cidr": "10.300.0.0/16"}}, "network.cidr: .*10.60.0.0/16, for example, is right"),
+        ({"network": {**NEW, "cidr": "10.60.0.0/25"}}, "network.cidr: "),
+        ({"network": {**NEW, "egress_ports": [0]}}, "network.egress_ports.0: .*greater than or equal to 1"),
+        ({"network": {**NEW, "vpc_id": "vpc-1"}}, "network.vpc_id: Extra inputs"),
         ({"network": {"kind": "shared"}}, "network: .*'new', 'existing'"),
-        ({"network": {**EXISTING, "subnet_ids": ["subnet-1"]}}, "network.existing.subnet_ids: .*at least 2 items"),
+        ({"network": {**EXISTING, "subnet_ids": ["subnet-1"]}}, "network.subnet_ids: .*2 at least are required"),
         (
             {"network": {**EXISTING, "availability_zones": ["eu-west-1a", "eu-west-1b", "eu-west-1c"]}},
-            "network.existing: .*availability_zones: the zone of each of subnet_ids",
+            "network: .*availability_zones: the zone of each of subnet_ids",
         ),
         (
             {"network": {**EXISTING, "availability_zones": ["eu-west-1a", "eu-west-1a"]}},
-            "network.existing: .*availability_zones: a zone is named twice",
+            "network: .*availability_zones: a zone is named twice",
         ),
         # the database
         ({"database": AURORA}, 'network: {"kind": "new"} or an existing network is required for database.kind aurora'),
         (
             {"network": NEW, "database": {**AURORA, "min_capacity": 4, "max_capacity": 2}},
-            "database.aurora: .*max_capacity: at least min_capacity, 4, is required",
+            "database: .*max_capacity: at least min_capacity, 4, is required",
         ),
         (
             {"network": NEW, "database": {**AURORA, "max_capacity": 2.2}},
-            "database.aurora.max_capacity: .*multiple of 0.5",
+            "database.max_capacity: .*multiple of 0.5",
         ),
-        ({"network": NEW, "database": {**AURORA, "pause_after_minutes": 4}}, "database.aurora.pause_after_minutes: "),
-        ({"network": NEW, "database": {**AURORA, "backup_days": 0}}, "database.aurora.backup_days: "),
-        ({"network": NEW, "database": {**AURORA, "user": "postgres"}}, "database.aurora: .*user: 'postgres' is the"),
-        ({"network": NEW, "database": {**AURORA, "user": "rds_iam"}}, "database.aurora: .*user: 'rds_iam' is reserved"),
-        ({"network": NEW, "database": {**AURORA, "name": "rdsadmin"}}, "database.aurora: .*name: 'rdsadmin' is reserv"),
-        ({"network": NEW, "database": {**AURORA, "name": "_jobs"}}, "database.aurora: .*name: '_jobs' is reserved"),
+        ({"network": NEW, "database": {**AURORA, "pause_after_minutes": 4}}, "database.pause_after_minutes: "),
+        ({"network": NEW, "database": {**AURORA, "backup_days": 0}}, "database.backup_days: "),
+        ({"network": NEW, "database": {**AURORA, "user": "postgres"}}, "database: .*user: 'postgres' is the"),
+        ({"network": NEW, "database": {**AURORA, "user": "rds_iam"}}, "database: .*user: 'rds_iam' is reserved"),
+        ({"network": NEW, "database": {**AURORA, "name": "rdsadmin"}}, "database: .*name: 'rdsadmin' is reserv"),
+        ({"network": NEW, "database": {**AURORA, "name": "_jobs"}}, "database: .*name: '_jobs' is reserved"),
         (
             {"database": {**DATABASE, "resource_id": "cluster-A"}},
-            "database.existing: .*secret: give either secret, .* or resource_id",
+            "database: .*secret: give either secret, .* or resource_id",
         ),
         (
             {"database": {"kind": "existing", "host": "db", "name": "jobs", "resource_id": "cluster-A"}},
-            "database.existing: .*user: with resource_id, the database role for the login by IAM is required",
+            "database: .*user: with resource_id, the database role for the login by IAM is required",
         ),
         (
             {"database": {**IAM, "host": "db.internal"}},
-            "database.existing: .*host: with resource_id, the endpoint of RDS is required",
+            "database: .*host: with resource_id, the endpoint of RDS is required",
         ),
-        ({"database": {**DATABASE, "host": "localhost"}}, "database.existing.host: .*localhost would be the function"),
-        ({"database": {**DATABASE, "host": "127.0.0.1"}}, "database.existing.host: .*127.0.0.1 would be the function"),
+        ({"database": {**DATABASE, "host": "localhost"}}, "database.host: .*localhost would be the function"),
+        ({"database": {**DATABASE, "host": "127.0.0.1"}}, "database.host: .*127.0.0.1 would be the function"),
         *(
-            ({"database": {**DATABASE, field: wrong}}, f"database.existing.{field}: .*the whole ARN of a secret is req")
+            ({"database": {**DATABASE, field: wrong}}, f"database.{field}: .*the whole ARN of a secret is req")
             for field in ("secret", "migration_secret")
             for wrong in ("", "acme/dev", SECRET[:-7], SECRET.replace("111122223333", ""), f"{SECRET}:password::")
         ),
         (
             {"database": {**DATABASE, "user": "jobs"}},
-            "database.existing: .*user: with secret, the secret's username ap",
+            "database: .*user: with secret, the secret's username ap",
         ),
         *(
             (
                 {"database": {**other, "migration_user": "owner"}},
-                "database.existing: .*migration_user: with resource_id only, and not with migration_secret",
+                "database: .*migration_user: with resource_id only, and not with migration_secret",
             )
             for other in (DATABASE, {**IAM, "migration_secret": SECRET})
         ),
         (
             {"database": {**IAM, "migration_user": IAM["user"]}},
-            "database.existing: .*migration_user: the functions log in as this role",
+            "database: .*migration_user: the functions log in as this role",
         ),
         ({"database": {"kind": "local", "url": "postgresql://"}}, "database: kind aurora or existing is required"),
         # both
@@ -276,9 +276,9 @@ def test_monitoring_of_a_local_stage_is_refused() -> None:
             {"email": "off", "detail": "stage", "failing_percent": 30},
             'failing_percent: there is no such alarm with detail "stage"; leave it out, or use "lanes"',
         ),
-        ({"archived": 0}, r"monitoring\.archived\."),
-        ({"failing_percent": 101}, r"monitoring\.failing_percent\."),
-        ({"silence": 1}, r"monitoring\.silence\."),
+        ({"archived": 0}, r"monitoring\.archived: .* or "),
+        ({"failing_percent": 101}, r"monitoring\.failing_percent: "),
+        ({"silence": 1}, r"monitoring\.silence: "),
         ({"threshold": 1}, "monitoring.threshold: "),
     ],
 )
@@ -435,6 +435,7 @@ def test_development_deploys_unchanged_and_production_needs_names_of_its_own() -
         ({"database": {**DATABASE, "host": "db.example.net"}}, ["database.host"]),
         ({"monitoring": {"email": "on-call@team.invalid"}}, ["monitoring.email"]),
         ({"tags": {"owner": "ada@example.com"}}, []),
+        ({"settings": {"EMAIL_FROM_ADDRESS": {"secret": "joblane/example.com/x"}}}, []),
     ],
 )
 def test_names_of_the_examples_are_refused_with_the_setting(settings: dict[str, Any], found: list[str]) -> None:
@@ -446,6 +447,28 @@ def test_names_of_the_examples_are_refused_with_the_setting(settings: dict[str, 
         return
     with pytest.raises(StageError, match=f"stage 'dev': {found[0]}.*: it still has a name of the examples, under"):
         refuse_placeholders(stage)
+
+
+@pytest.mark.parametrize(
+    ("settings", "problem"),
+    [
+        ({"settings": {"EMAIL_PROVIDER": {"secret": "arn:aws:x"}}}, "settings.EMAIL_PROVIDER.secret: the whole ARN "),
+        ({"settings": {"EMAIL_PROVIDER": {"secret": 5}}}, "settings.EMAIL_PROVIDER.secret: it must be a valid string"),
+        ({"settings": {"EMAIL_PROVIDER": 5}}, "settings.EMAIL_PROVIDER: it must be a valid string"),
+        ({"network": {**NEW, "egress": "ipv6", "nat_gateways": 2}}, "network: nat_gateways: "),
+        ({"network": {**NEW, "availability_zones": ["a", "eu-central-1b"]}}, "network.availability_zones.0: 'a' is "),
+        ({"network": {}}, "network: kind: Field required"),
+        ({"network": "new"}, "network: an object is required"),
+    ],
+)
+def test_an_error_has_the_path_of_cdk_json_and_one_reason(settings: dict[str, Any], problem: str) -> None:
+    stages = {"dev": {"database": DATABASE, **settings}}
+    with pytest.raises(StageError) as refused:
+        load_stage("dev", stages, kind=PlatformStage, declared=["EMAIL_PROVIDER"], environ={})
+    text = str(refused.value)
+    assert text.startswith(f"cdk.json: stage 'dev': {problem}")
+    assert "Value error" not in text
+    assert text.count("; settings.") == text.count("; network.") == 0
 
 
 def test_zones_of_another_region_are_refused_if_the_region_is_known() -> None:

@@ -1,9 +1,9 @@
 """A whole CDK app: the stacks of one stage, from a project's functions and the settings in ``cdk.json``.
 
 Context: ``stage`` (name of the stage, default ``dev``), ``stages`` (the settings of each stage), ``quiet`` (true: no
-table of concurrency at the end), ``deploys`` (true: names of the examples in the settings are refused, as they are
-whenever the CDK CLI has credentials; otherwise they are only named, so that templates can be written without an
-account).
+table of concurrency at the end), ``deploys`` (true: names of the examples in the settings are refused; false: they are
+only named, so that `cdk synth` and `cdk diff` work. Without it: true if the CDK CLI has credentials, because an app
+cannot know that it runs for `cdk deploy`).
 """
 
 from __future__ import annotations
@@ -153,7 +153,7 @@ class JoblaneApp(Generic[S]):
             declared=declared_settings(tasks, functions),
             environ=environ,
         )
-        if environ.get("CDK_DEFAULT_ACCOUNT") or _is_set(known.get("deploys")):
+        if _is_set(known.get("deploys", bool(environ.get("CDK_DEFAULT_ACCOUNT")))):
             refuse_placeholders(stage)
         app = App(
             context={**FEATURE_FLAGS, **context},

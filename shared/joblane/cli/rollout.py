@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import time
 from collections.abc import Iterator, Mapping
+from contextlib import closing
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -22,6 +23,7 @@ from joblane.project import Project
 if TYPE_CHECKING:
     from boto3.session import Session
 
+    from joblane.cli.stack_failures import Marks
     from joblane.inspector.inspector import Inspector
 
 PATIENCE = timedelta(minutes=5)
@@ -53,21 +55,27 @@ class Rollout:
         options = ["--require-approval", "never"] if approved else []
         command = cdk_command(self.project, "deploy", "--all", "--app", str(self.assembly), *options)
         environment = {**installing_environment(self.project), "CDK_DISABLE_CLI_TELEMETRY": "true"}
-        started = time.monotonic()
+        started, before = time.monotonic(), self._marks(session)
         done = subprocess.run(command, cwd=self.project.root, env=environment, check=False)  # noqa: S603
         terminal.say(f"cdk deploy: {milliseconds(1000 * (time.monotonic() - started))}")
         if done.returncode:
             raise LocalError(
-                "\n".join([f"`cdk deploy` failed (exit status {done.returncode}).", *self._causes(session)])
+                "\n".join([f"`cdk deploy` failed (exit status {done.returncode}).", *self._causes(session, before)])
             )
 
-    def _causes(self, session: Session) -> Iterator[str]:
+    def _marks(self, session: Session) -> Marks:
+        from joblane.cdk.templates import stacks_of
+        from joblane.cli.stack_failures import marks
+
+        with closing(session.client("cloudformation")) as client:
+            return marks(client, stacks_of(self.templates))
+
+    def _causes(self, session: Session, before: Marks) -> Iterator[str]:
         from joblane.cdk.templates import stacks_of
         from joblane.cli.stack_failures import stack_failures
 
-        client = session.client("cloudformation")
-        failures = list(stack_failures(client, stacks_of(self.templates)))
-        client.close()
+        with closing(session.client("cloudformation")) as client:
+            failures = list(stack_failures(client, stacks_of(self.templates), before))
         for failure in failures:
             yield f"{failure.text}. Next: {failure.next_step(self.assembly)}"
             if "MigrationRun" in failure.resource:

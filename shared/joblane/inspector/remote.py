@@ -141,7 +141,9 @@ MAY_BE_DONE = "The action may have been carried out: check the audit (`joblane a
 
 
 def no_credentials(error: Exception | None) -> str:
-    """The message for missing credentials."""
+    """The message for missing or expired credentials."""
+    if error and "xpired" in str(error):
+        return f"The AWS credentials have expired: {str(error).rstrip('.')}. Run `aws sso login`, or get new keys."
     why = f": {str(error).rstrip('.')}" if error else ""
     return (
         f"There are no AWS credentials to sign with{why}. Give --profile, or set AWS_PROFILE. A profile of IAM "

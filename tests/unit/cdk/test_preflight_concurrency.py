@@ -88,6 +88,13 @@ def test_every_advice_can_be_followed(lanes: int, budget: int, limit: int, other
         assert demand.slots <= int(written)
 
 
+def test_reservations_of_this_stage_are_not_free_for_its_slots() -> None:
+    demand = replace(DEMAND, slots=120, reserved=10)
+    assert of(demand, limit=130) == []
+    found = only(of(demand, limit=129), Kind.NOTE)
+    assert "the deploy needs 120 for queues + 10 reserved;" in found.why
+
+
 # --- Reservations --------------------------------------------------------------------------------------------------
 
 

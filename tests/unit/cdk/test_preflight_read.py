@@ -19,7 +19,7 @@ from joblane.cdk.preflight import read as preflight
 from joblane.cdk.preflight.concurrency import Account
 from joblane.cdk.preflight.findings import Finding, Kind
 from joblane.cli.main import app
-from joblane.local.errors import LocalError
+from joblane.local.errors import LocalError, UnavailableError
 
 JOBS, DATA = "jobs-jobs", "jobs-data"
 ARN = "arn:aws:{}:eu-central-1:111122223333:{}"
@@ -220,9 +220,15 @@ def test_a_denied_request_is_unchecked_and_names_the_missing_permission() -> Non
     assert answer == Finding(Kind.UNCHECKED, "the queues", "AWS answers AccessDenied", "allow sqs:ListQueues")
 
 
-@pytest.mark.parametrize("code", ["InvalidClientTokenId", "ExpiredToken", "Throttling"])
+@pytest.mark.parametrize("code", ["InvalidClientTokenId", "Throttling"])
 def test_another_aws_error_ends_the_check(code: str) -> None:
     with pytest.raises(LocalError, match=f"the queues cannot be read from AWS: .*{code}"):
+        preflight._read(boto3.session.Session(), "sqs", "the queues", "sqs:ListQueues", refused(code))
+
+
+@pytest.mark.parametrize("code", ["ExpiredToken", "ExpiredTokenException", "RequestExpired"])
+def test_expired_credentials_end_the_check_with_the_next_step(code: str) -> None:
+    with pytest.raises(UnavailableError, match=f"credentials have expired: .*{code}.*`aws sso login`, or get new keys"):
         preflight._read(boto3.session.Session(), "sqs", "the queues", "sqs:ListQueues", refused(code))
 
 

@@ -128,12 +128,22 @@ def test_a_zone_that_the_account_lacks_is_refused_with_those_it_has() -> None:
     assert found.do.endswith("two of eu-central-1a, eu-central-1b, eu-central-1c")
 
 
-@pytest.mark.parametrize("named", [[], ["us-east-1a", "us-east-1b"]])
-def test_a_zone_without_lambda_is_refused_whether_named_or_not(named: list[str]) -> None:
-    known = {"us-east-1a": "use1-az6", "us-east-1b": "use1-az3", "us-east-1c": "use1-az1"}
-    found = only(region.zones(replace(NEEDS, zones=named), "us-east-1", known), Kind.REFUSED)
-    assert found.why == "Lambda accepts no subnets in us-east-1b, which is use1-az3 in this account"
-    assert found.do.endswith("two of us-east-1a, us-east-1c")
+EAST = {"us-east-1a": "use1-az6", "us-east-1b": "use1-az1", "us-east-1e": "use1-az3"}
+
+
+def test_a_named_zone_without_lambda_is_refused() -> None:
+    needs = replace(NEEDS, zones=["us-east-1a", "us-east-1e"])
+    found = only(region.zones(needs, "us-east-1", EAST), Kind.REFUSED)
+    assert found.why == "Lambda accepts no subnets in us-east-1e, which is use1-az3 in this account"
+    assert found.do.endswith("two of us-east-1a, us-east-1b")
+
+
+def test_an_unnamed_zone_without_lambda_is_noted_because_it_may_be_chosen() -> None:
+    found = only(region.zones(NEEDS, "us-east-1", EAST), Kind.NOTE)
+    assert "us-east-1e, which is use1-az3 in this account, and CloudFormation may choose it" in found.why
+    assert 'write "availability_zones"' in found.do
+    # then a deploy with two zones, of which one is wrong, is refused
+    only(region.zones(NEEDS, "us-east-1", {name: EAST[name] for name in ("us-east-1a", "us-east-1e")}), Kind.REFUSED)
 
 
 def test_zones_are_checked_for_a_new_network_only() -> None:

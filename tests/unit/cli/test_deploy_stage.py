@@ -22,7 +22,7 @@ from joblane.cli.commands import deploy
 from joblane.cli.exits import Exit
 from joblane.cli.main import app
 from joblane.cli.rollout import Rollout
-from joblane.cli.stack_failures import StackFailure, stack_failures
+from joblane.cli.stack_failures import StackFailure, marks, stack_failures
 from joblane.local.errors import LocalError, MisuseError, UnavailableError
 from joblane.project import Project
 
@@ -81,6 +81,7 @@ def steps(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> SimpleNamespace:
     monkeypatch.setattr("joblane.cdk.preflight.read.read_templates", lambda folder: found.templates)
     monkeypatch.setattr("joblane.cdk.preflight.read.check_deploy", lambda stage, folder: found.findings)
     monkeypatch.setattr("joblane.cli.rollout.subprocess.run", run)
+    monkeypatch.setattr("joblane.cli.stack_failures.marks", lambda client, stacks: {})
     monkeypatch.setattr("joblane.cdk.costs.of_stage", lambda templates, tasks: [])
     monkeypatch.setattr(connect, "account_of", lambda session: "123456789012")
     monkeypatch.setattr(connect, "connect", lambda **target: found.inspector)
@@ -189,7 +190,7 @@ def test_expired_credentials_are_reported_before_the_synthesis(
             return ACCOUNT_OF(session)
 
     monkeypatch.setattr(connect, "account_of", expired)
-    with pytest.raises(UnavailableError, match=r"credentials to sign with: .*ExpiredToken.*aws sso login"):
+    with pytest.raises(UnavailableError, match=r"^The AWS credentials have expired: .*ExpiredToken.*aws sso login"):
         run("--yes")
     assert steps.ran == []
 
@@ -207,20 +208,20 @@ def test_a_failed_deploy_names_stack_reason_and_next_command(
     steps: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     steps.status = 1
-    failure = StackFailure("acme-jobs", "UPDATE_ROLLBACK_FAILED", "JobsMigrationRun95D15400", "no route to host")
-    monkeypatch.setattr("joblane.cli.stack_failures.stack_failures", lambda client, stacks: [failure])
+    failure = StackFailure("acme-jobs", "UPDATE_ROLLBACK_FAILED", "JobsMigrationRun95D15400", "no route to host", ("a", "part.b"))
+    monkeypatch.setattr("joblane.cli.stack_failures.stack_failures", lambda client, stacks, before: [failure])
     with pytest.raises(LocalError) as raised:
         run("--yes")
     text = str(raised.value)
     assert "acme-jobs is UPDATE_ROLLBACK_FAILED: JobsMigrationRun95D15400: no route to host" in text
-    assert "continue-update-rollback --stack-name acme-jobs --resources-to-skip JobsMigrationRun95D15400" in text
+    assert "continue-update-rollback --stack-name acme-jobs --resources-to-skip a part.b" in text
     assert "aws logs tail /aws/lambda/acme-migrate" in text
     assert steps.inspector.calls == []
 
 
 def test_a_deploy_that_left_no_failed_stack_says_so(steps: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> None:
     steps.status = 1
-    monkeypatch.setattr("joblane.cli.stack_failures.stack_failures", lambda client, stacks: [])
+    monkeypatch.setattr("joblane.cli.stack_failures.stack_failures", lambda client, stacks, before: [])
     with pytest.raises(LocalError, match=r"No stack is in a failed state.*repeat the command"):
         run("--yes")
 
@@ -230,18 +231,23 @@ def test_a_deploy_that_left_no_failed_stack_says_so(steps: SimpleNamespace, monk
     [
         ("UPDATE_ROLLBACK_COMPLETE", "the stack is as it was before"),
         ("ROLLBACK_COMPLETE", "If the first deploy fails"),
-        ("UPDATE_ROLLBACK_FAILED", "cdk rollback acme-jobs --app cdk.out/dev"),
+        ("UPDATE_ROLLBACK_FAILED", "cdk rollback acme-jobs --app cdk.out/dev; if that fails: aws cloudformation cont"),
+        ("UPDATE_FAILED", "cdk rollback acme-jobs --app cdk.out/dev"),
+        ("DELETE_FAILED", "aws cloudformation delete-stack --stack-name acme-jobs"),
+        ("ROLLBACK_IN_PROGRESS", "wait until the rollback has ended"),
+        ("UPDATE_ROLLBACK_IN_PROGRESS", "wait until the rollback has ended"),
+        ("UPDATE_ROLLBACK_COMPLETE_CLEANUP_IN_PROGRESS", "wait until the rollback has ended"),
     ],
 )
 def test_the_next_step_depends_on_the_state_of_the_stack(status: str, step: str) -> None:
     assert step in StackFailure("acme-jobs", status).next_step(Path("cdk.out/dev"))
 
 
-def event(kind: str, name: str, status: str, reason: str = "", *, id_: str = "x") -> dict[str, Any]:
+def event(kind: str, name: str, status: str, reason: str = "", *, id_: str = "x", of: str = "root") -> dict[str, Any]:
     return {
-        "StackId": "arn:root",
+        "StackId": f"arn:{of}",
         "EventId": "1",
-        "StackName": "acme-jobs",
+        "StackName": "acme-jobs" if of == "root" else f"acme-jobs-{of}-1ABC",
         "Timestamp": datetime(2026, 1, 1, tzinfo=UTC),
         "ResourceType": kind,
         "LogicalResourceId": name,
@@ -271,16 +277,67 @@ def test_the_first_resource_that_failed_is_found_also_in_a_nested_stack() -> Non
             event(STACK, "acme-jobs", "UPDATE_ROLLBACK_COMPLETE", id_="arn:root"),
             event("AWS::SQS::Queue", "Queue", "UPDATE_FAILED", "Resource update cancelled"),
             event(STACK, "Part3", "UPDATE_FAILED", "Embedded stack was not updated", id_="arn:part3"),
+            event("AWS::SQS::Queue", "Other", "UPDATE_FAILED", "Resource update cancelled"),
             event(STACK, "acme-jobs", "UPDATE_IN_PROGRESS", "User Initiated", id_="arn:root"),
             event("AWS::SQS::Queue", "Old", "CREATE_FAILED", "of an earlier deploy"),
         ]
         stub.add_response("describe_stack_events", {"StackEvents": events}, {"StackName": "acme-jobs"})
         nested = [event("AWS::Lambda::Function", "Export", "UPDATE_FAILED", "the zip is too large")]
         stub.add_response("describe_stack_events", {"StackEvents": nested}, {"StackName": "arn:part3"})
-        found = list(stack_failures(client, ["gone", "fine", "acme-jobs"]))
+        found = list(stack_failures(client, ["gone", "fine", "acme-jobs"], {}))
         stub.assert_no_pending_responses()
     client.close()
     assert found == [StackFailure("acme-jobs", "UPDATE_ROLLBACK_COMPLETE", "Export", "the zip is too large")]
+
+
+def test_only_resources_whose_rollback_failed_are_to_be_skipped() -> None:
+    # given an update that a queue ended, a rollback that failed for another queue and a function of a nested stack,
+    # and one that failed for a role, and went well when it was repeated
+    own = {"id_": "arn:root"}
+    events = [
+        event(STACK, "acme-jobs", "UPDATE_ROLLBACK_FAILED", "failed to update", **own),
+        event("AWS::SQS::Queue", "Late", "UPDATE_FAILED", "Resource update cancelled"),
+        event("AWS::SQS::Queue", "Second", "UPDATE_FAILED", "access denied"),
+        event(STACK, "Part3", "UPDATE_FAILED", "Embedded stack was not updated", id_="arn:Part3"),
+        event("AWS::IAM::Role", "Role", "UPDATE_COMPLETE"),
+        event(STACK, "acme-jobs", "UPDATE_ROLLBACK_IN_PROGRESS", "User Initiated", **own),
+        event("AWS::IAM::Role", "Role", "UPDATE_FAILED", "throttled"),
+        event(STACK, "acme-jobs", "UPDATE_ROLLBACK_IN_PROGRESS", "failed to update", **own),
+        event("AWS::SQS::Queue", "First", "UPDATE_FAILED", "no such key"),
+        event(STACK, "acme-jobs", "UPDATE_IN_PROGRESS", "User Initiated", **own),
+    ]
+    nested = [
+        event("AWS::Lambda::Function", "Export", "UPDATE_FAILED", "no such image", of="Part3"),
+        event(STACK, "x", "UPDATE_ROLLBACK_IN_PROGRESS", of="Part3", id_="arn:Part3"),
+        event("AWS::Lambda::Function", "Import", "UPDATE_FAILED", "too large", of="Part3"),
+        event(STACK, "x", "UPDATE_IN_PROGRESS", of="Part3", id_="arn:Part3"),
+    ]
+    client = boto3.client("cloudformation")
+    with Stubber(client) as stub:
+        stub.add_response("describe_stacks", described("UPDATE_ROLLBACK_FAILED"))
+        for _ in range(2):
+            stub.add_response("describe_stack_events", {"StackEvents": events}, {"StackName": "acme-jobs"})
+        stub.add_response("describe_stack_events", {"StackEvents": nested}, {"StackName": "arn:Part3"})
+        (found,) = stack_failures(client, ["acme-jobs"], {})
+    client.close()
+    # then the cause is that of the update, and the command names what its rollback left
+    assert found.text == "acme-jobs is UPDATE_ROLLBACK_FAILED: First: no such key"
+    assert found.stuck == ("Second", "acme-jobs-Part3-1ABC.Export")
+    assert found.next_step(Path("out")).endswith("--resources-to-skip Second acme-jobs-Part3-1ABC.Export")
+
+
+@pytest.mark.parametrize(
+    ("status", "is_found"), [("UPDATE_ROLLBACK_COMPLETE", False), ("ROLLBACK_COMPLETE", False), ("UPDATE_FAILED", True)]
+)
+def test_a_rollback_of_an_earlier_deploy_is_no_cause(status: str, is_found: bool) -> None:
+    client = boto3.client("cloudformation")
+    with Stubber(client) as stub:
+        for _ in range(2):
+            stub.add_response("describe_stacks", described(status))
+        stub.add_response("describe_stack_events", {"StackEvents": []})
+        before = marks(client, ["acme-jobs"])
+        assert bool(list(stack_failures(client, ["acme-jobs"], before))) is is_found
+    client.close()
 
 
 # --- The control API of an emulator --------------------------------------------------------------------------------

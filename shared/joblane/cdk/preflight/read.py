@@ -25,7 +25,7 @@ from joblane.cdk.preflight.roles import Roles, Wanted, roles
 from joblane.cdk.shares import sharing_lanes
 from joblane.cdk.templates import NESTED, Properties, Template, of_type, read_assembly, stacks_of, whole
 from joblane.local.deployment import app_command, cdk_json
-from joblane.local.errors import LocalError, MisuseError
+from joblane.local.errors import LocalError, MisuseError, UnavailableError
 from joblane.project import Project
 from joblane.queues import Queue
 from joblane.record.states import LIVE_SQL
@@ -209,15 +209,19 @@ def _of_type(templates: Mapping[str, Template], kind: str) -> Iterator[tuple[Pla
 def _read(session: Session, service: Any, what: str, permission: str, reader: Callable[[Any], T]) -> T | Finding:
     """Return the result of ``reader``, or a finding if AWS denies the access.
 
-    Raises :class:`LocalError` if AWS cannot be reached.
+    Raises :class:`LocalError` if AWS cannot be reached, or the credentials have expired.
     """
     from botocore.exceptions import BotoCoreError, ClientError
+
+    from joblane.inspector.remote import no_credentials
 
     try:
         with closing(session.client(service)) as client:
             return reader(client)
     except ClientError as error:
         code = error.response.get("Error", {}).get("Code", "")
+        if "Expired" in code:
+            raise UnavailableError(no_credentials(error)) from error
         if code not in DENIED:
             raise LocalError(f"{what} cannot be read from AWS: {error}") from error
         return Finding(Kind.UNCHECKED, what, f"AWS answers {code}", f"allow {permission}")

@@ -25,7 +25,8 @@ NOT_REGIONAL = ("iam",)
 class Needs:
     """The parts of account and region that a stage needs.
 
-    ``services``: as boto3 names them. ``zones``: names of the new network's zones; empty: the first that AWS lists;
+    ``services``: as boto3 names them. ``zones``: names of the new network's zones; empty: CloudFormation
+    chooses them;
     None: no new network. ``cluster``: True if the stage creates a database cluster. ``sender``: address from which it
     sends by Amazon SES. ``bootstrap``: name of the SSM parameter with the version of the CDK's bootstrap.
     """
@@ -103,11 +104,16 @@ def zones(needs: Needs, region: str, known: Mapping[str, str]) -> Iterator[Findi
     do = f'write "availability_zones" into the network of the stage, two of {", ".join(usable)}'
     if missing:
         yield refused("availability zones", f"the account has no zone {', '.join(missing)} in {region}", do)
-    chosen = needs.zones or sorted(known)[:ZONES]
-    for zone in chosen:
+    # Fn::GetAZs chooses unnamed zones: those with a default subnet, if there are any, and in no guaranteed order.
+    # Source: CloudFormation, Fn::GetAZs. So a deploy is refused only if no two zones are right
+    find = refused if needs.zones or len(usable) < ZONES else note
+    for zone in needs.zones or sorted({*known} - {*usable}):
         if known.get(zone) in ZONES_WITHOUT_LAMBDA:
-            yield refused(
-                "availability zones", f"Lambda accepts no subnets in {zone}, which is {known[zone]} in this account", do
+            may = "" if needs.zones else ", and CloudFormation may choose it, because the stage names no zones"
+            yield find(
+                "availability zones",
+                f"Lambda accepts no subnets in {zone}, which is {known[zone]} in this account{may}",
+                do,
             )
 
 

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any, TypeVar
 
 from pydantic import ValidationError
+from pydantic_core import ErrorDetails
 
 from joblane import schedule_overrides as schedules
 from joblane.cdk.errors import StageError
@@ -49,7 +50,7 @@ def make_stage(kind: type[S], where: str, given: Mapping[str, Any], declared: It
     try:
         stage = kind.model_validate(given)
     except ValidationError as error:
-        raise StageError(f"{where}: {_describe(error)}") from None
+        raise StageError(f"{where}: {_describe(error, given)}") from None
     declared = set(declared)
     if unknown := sorted(set(stage.settings) - declared):
         raise StageError(
@@ -122,10 +123,47 @@ def host_architecture() -> Architecture:
     return MACHINES[machine]
 
 
-def _describe(error: ValidationError) -> str:
-    """Return ``setting: problem`` for each setting, without values."""
-    problems = []
-    for item in error.errors(include_input=False, include_url=False, include_context=False):
-        where = ".".join(str(part) for part in item["loc"])
-        problems.append(f"{where}: {item['msg']}" if where else item["msg"].removeprefix("Value error, "))
-    return "; ".join(problems)
+def _describe(error: ValidationError, given: Mapping[str, Any]) -> str:
+    """Return ``setting: problem`` for each setting, by its path in ``cdk.json``, without values."""
+    problems: dict[tuple[str, ...], str] = {}
+    for item in error.errors(include_input=False, include_url=False):
+        where, value = _path(item, given)
+        if item["type"] == "string_type" and isinstance(value, Mapping):
+            continue  # a text or an object is allowed, and the object has a problem of its own
+        if item["type"] != "model_type" or where not in problems:  # the same with a text
+            problems[where] = ", or ".join(filter(None, [problems.get(where), _problem(item)]))
+    # a wrong part explains a whole that is incomplete without it
+    wholes = {where[:length] for where in problems for length in range(1, len(where))}
+    return "; ".join(
+        ": ".join(filter(None, [".".join(where), text])) for where, text in problems.items() if where not in wholes
+    )
+
+
+def _path(item: ErrorDetails, given: Any) -> tuple[tuple[str, ...], Any]:
+    """Return the place of an error in ``given``, without the names of union members, and the value there."""
+    where: list[str] = []
+    for part in item["loc"]:
+        match given:
+            case Mapping() if part in given:
+                given = given[part]
+            case list() | tuple() if isinstance(part, int) and part < len(given):
+                given = given[part]
+            case _ if item["type"] != "missing" or part != item["loc"][-1]:
+                continue
+        where.append(str(part))
+    return tuple(where), given
+
+
+def _problem(item: ErrorDetails) -> str:
+    known = item.get("ctx", {})
+    kind = str(known.get("discriminator")).strip("'")
+    match item["type"]:
+        case "union_tag_invalid":
+            return f"{kind}: one of {known['expected_tags']} is required"
+        case "union_tag_not_found":
+            return f"{kind}: Field required"
+        case "model_type" | "model_attributes_type" | "dict_type":
+            return "an object is required"
+        case "too_short":
+            return f"{known['min_length']} at least are required"
+    return item["msg"].removeprefix("Value error, ").replace("Input should be", "it must be")
