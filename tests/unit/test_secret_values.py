@@ -14,6 +14,7 @@ import boto3
 import pytest
 from botocore.awsrequest import AWSPreparedRequest, AWSResponse
 from botocore.client import BaseClient
+from botocore.compat import HTTPHeaders
 from botocore.exceptions import ClientError
 from botocore.httpsession import URLLib3Session
 from botocore.loaders import Loader
@@ -94,7 +95,8 @@ def test_a_function_with_ipv6_asks_the_ordinary_host(older: bool, monkeypatch: p
 
     def send(_: Any, request: AWSPreparedRequest) -> AWSResponse:
         asked.append(request.url)
-        return AWSResponse(request.url, 200, {}, Mock(stream=lambda: [json.dumps({"SecretString": VALUE}).encode()]))
+        body = Mock(stream=lambda: [json.dumps({"SecretString": VALUE}).encode()])
+        return AWSResponse(request.url, 200, HTTPHeaders(), body)
 
     with mocked_aws(monkeypatch, "eu-central-1"):
         pass  # leaves the shell's settings for AWS out

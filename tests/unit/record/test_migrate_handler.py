@@ -195,6 +195,7 @@ def test_an_answer_has_as_much_of_the_reason_as_cloudformation_takes(
 ) -> None:
     # given a package without the function that shortens and cleans the text
     monkeypatch.setitem(sys.modules, "joblane.errors", None)
+    monkeypatch.setattr("joblane.functions.migrate.handler._logger", Mock())  # pytest-xdist cannot send half a pair
     monkeypatch.setattr("joblane.record.migrate.migrate", Mock(side_effect=OSError(character * count)))
     # when
     assert deploys.update("2") == "FAILED"
