@@ -133,7 +133,9 @@ def test_functions_leave_by_ipv6_through_a_free_gateway_and_nothing_comes_in(mad
     costly_or_open = ("NatGateway", "EIP", "InternetGateway", "VPCGatewayAttachment")
     for kind in costly_or_open:
         assert not templates.of_type(template, f"AWS::EC2::{kind}"), kind
-    assert all("Ipv6CidrBlock" in subnet for subnet in subnets(template)["functions"].values())
+    rules_of_functions = made(**IPV6).templates["acme-jobs"]
+    found = rules(rules_of_functions, group_of_the_functions(rules_of_functions), "Egress")
+    assert [rule["FromPort"] for rule in found if rule.get("CidrIpv6") == "::/0"] == [443]
 
 
 @pytest.mark.parametrize(("way", "gateways"), [(NAT, 1), (TWO_GATEWAYS, 2)])
@@ -156,17 +158,29 @@ def test_with_endpoints_or_none_no_subnet_has_a_way_to_the_internet(made: Networ
     assert not {kind for kind in kinds if kind.startswith("AWS::EC2::") and "Gateway" in kind}
 
 
-def test_another_way_out_moves_no_subnet_and_no_import_of_the_functions(made: NetworkStage) -> None:
-    def placed(way: dict[str, Any]) -> tuple[dict[str, str], set[str]]:
+def test_another_way_out_changes_no_vpc_subnet_or_import_of_the_functions(made: NetworkStage) -> None:
+    def kept(way: dict[str, Any]) -> tuple[dict[str, Any], set[str]]:
         template = data(made(**way))
-        found = subnets(template)
+        public = subnets(template)["public"]
         return {
-            logical_id: subnet["CidrBlock"]
-            for kind in ("functions", "database")
-            for logical_id, subnet in found[kind].items()
+            logical_id: resource
+            for logical_id, resource in template["Resources"].items()
+            if resource["Type"] in ("AWS::EC2::VPC", "AWS::EC2::VPCCidrBlock", "AWS::EC2::Subnet")
+            and logical_id not in public
         }, {name for name in template["Outputs"] if name.startswith("Exports")}
 
-    assert all(placed(way) == placed(IPV6) for way in WAYS)
+    resources, _ = kept(IPV6)
+    # EC2 takes no IPv6 addresses from a subnet with functions, so every network has them
+    assert sum("Ipv6CidrBlock" in resource["Properties"] for resource in resources.values()) == 4
+    assert all(kept(way) == kept(IPV6) for way in WAYS)
+
+
+@pytest.mark.parametrize("way", [NAT, TWO_GATEWAYS, ENDPOINTS, NONE])
+def test_only_functions_with_egress_ipv6_leave_by_ipv6(made: NetworkStage, way: dict[str, Any]) -> None:
+    template, of_functions = data(made(**way)), made(**way).templates["acme-jobs"]
+    assert not templates.of_type(template, "AWS::EC2::EgressOnlyInternetGateway")
+    assert "::/0" not in {to for kind in ("functions", "database") for to, _ in default_routes(template, kind)}
+    assert "::/0" not in json.dumps(rules(of_functions, group_of_the_functions(of_functions), "Egress"))
 
 
 @pytest.mark.parametrize("way", WAYS)
@@ -296,14 +310,14 @@ def test_functions_with_a_database_login_are_in_the_network(made: NetworkStage, 
     assert "NetworkFunctions" in groups.pop()
 
 
-DUAL_STACK: list[dict[str, Any]] = [IPV6, {**EXISTING_NETWORK, "egress": "ipv6"}]
+IPV6_WAYS: list[dict[str, Any]] = [IPV6, {**EXISTING_NETWORK, "egress": "ipv6"}]
 
 
-@pytest.mark.parametrize("network", [*DUAL_STACK, NAT, ENDPOINTS, EXISTING_NETWORK])
-def test_only_functions_in_a_dual_stack_network_use_ipv6(made: NetworkStage, network: dict[str, Any]) -> None:
+@pytest.mark.parametrize("network", [*IPV6_WAYS, NAT, ENDPOINTS, NONE, EXISTING_NETWORK])
+def test_only_functions_with_egress_ipv6_use_ipv6(made: NetworkStage, network: dict[str, Any]) -> None:
     template = made(**network).whole("acme-jobs")
     for name, function in templates.functions(template).items():
-        dual_stack = network in DUAL_STACK and "VpcConfig" in function
+        dual_stack = network in IPV6_WAYS and "VpcConfig" in function
         assert function.get("VpcConfig", {}).get("Ipv6AllowedForDualStack", False) == dual_stack
         variable = templates.variables(template, name).get("AWS_USE_DUALSTACK_ENDPOINT")
         assert variable == ("true" if dual_stack else None)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import cast
 
 from aws_cdk import ArnFormat, Stack
 from aws_cdk import aws_ec2 as ec2
@@ -176,42 +177,51 @@ class StageNetwork(Construct):
     def _create(self, settings: NewNetwork) -> tuple[ec2.Vpc, ec2.SubnetSelection, ec2.SubnetSelection]:
         """Create the VPC. Its subnets use three quarters of the addresses: half are for the functions.
 
-        The public subnets come last, so the other subnets are the same for every ``egress``.
+        VPC and subnets are the same for every ``egress``, so that it can change while functions are in them: EC2 takes
+        no IPv6 addresses from a subnet with resources that use them. Source: EC2, DisassociateSubnetCidrBlock. So
+        the addresses of the public subnets are reserved without NAT gateways too, and the CDK sees only isolated
+        subnets: to others it would add an egress-only gateway with any ``egress``.
 
         The default security group keeps EC2's rule, which allows traffic between its members. It has no member,
         CloudFormation cannot remove the rule, and the CDK's solution is a function that may change any security group.
         """
         size = int(settings.cidr.partition("/")[2])
         nat = settings.egress == "nat"
-        out = ec2.SubnetType.PRIVATE_WITH_EGRESS if nat or settings.ipv6 else ec2.SubnetType.PRIVATE_ISOLATED
+        isolated = ec2.SubnetType.PRIVATE_ISOLATED
         subnets = [
-            ec2.SubnetConfiguration(name="functions", subnet_type=out, cidr_mask=size + 2),
-            ec2.SubnetConfiguration(name="database", subnet_type=ec2.SubnetType.PRIVATE_ISOLATED, cidr_mask=size + 4),
+            ec2.SubnetConfiguration(name="functions", subnet_type=isolated, cidr_mask=size + 2),
+            ec2.SubnetConfiguration(name="database", subnet_type=isolated, cidr_mask=size + 4),
+            ec2.SubnetConfiguration(
+                name="public",
+                subnet_type=ec2.SubnetType.PUBLIC,
+                cidr_mask=size + 4,
+                map_public_ip_on_launch=False,
+                ipv6_assign_address_on_creation=False,
+                reserved=not nat,
+            ),
         ]
-        if nat:
-            subnets.append(
-                ec2.SubnetConfiguration(
-                    name="public",
-                    subnet_type=ec2.SubnetType.PUBLIC,
-                    cidr_mask=size + 4,
-                    map_public_ip_on_launch=False,
-                )
-            )
-        zones = settings.availability_zones
+        zones, gateways = settings.availability_zones, ec2.NatProvider.gateway()
         vpc = ec2.Vpc(
             self,
             "Vpc",
             ip_addresses=ec2.IpAddresses.cidr(settings.cidr),
-            ip_protocol=ec2.IpProtocol.DUAL_STACK if settings.ipv6 else None,
-            # the CDK would add one to every dual-stack VPC, although no subnet has a route to it
-            create_internet_gateway=nat,
+            ip_protocol=ec2.IpProtocol.DUAL_STACK,
             availability_zones=list(zones) if zones else None,
             max_azs=None if zones else ZONES,
             nat_gateways=settings.nat_gateways if nat else 0,
+            nat_gateway_provider=gateways,
             subnet_configuration=subnets,
             restrict_default_security_group=False,
         )
         functions, database = (ec2.SubnetSelection(subnet_group_name=name) for name in ("functions", "database"))
+        private = cast(list[ec2.PrivateSubnet], vpc.select_subnets(subnet_group_name="functions").subnets)
+        if settings.ipv6:
+            out = ec2.CfnEgressOnlyInternetGateway(self, "Out", vpc_id=vpc.vpc_id)
+            for subnet in private:
+                subnet.add_ipv6_default_egress_only_internet_route(out.ref)
+        elif nat:
+            for subnet in private:
+                gateways.configure_subnet(subnet)
         return vpc, functions, database
 
     def _import(self, settings: ExistingNetwork) -> tuple[ec2.IVpc, ec2.SubnetSelection]:
