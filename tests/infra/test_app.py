@@ -288,9 +288,7 @@ def test_names_of_the_examples_are_refused_if_the_cdk_has_credentials(no_package
     # then templates can be written with credentials, as by `make synth`
     for deploys in (False, "false"):
         given = {"CDK_CONTEXT_JSON": json.dumps({"stage": "prod", "deploys": deploys})}
-        APP.synthesise(
-            context, output=tmp_path, environ=account | given, build=lambda *_: no_packages, findings=False
-        )
+        APP.synthesise(context, output=tmp_path, environ=account | given, build=lambda *_: no_packages, findings=False)
     assert "cdk synth --quiet --no-notices -c stage=$$stage -c deploys=false" in Path("Makefile").read_text()
     with pytest.raises(StageError, match=problem):
         APP.synthesise(context | {"deploys": True}, output=tmp_path, environ={}, build=lambda *_: no_packages)

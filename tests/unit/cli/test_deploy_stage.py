@@ -208,7 +208,9 @@ def test_a_failed_deploy_names_stack_reason_and_next_command(
     steps: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     steps.status = 1
-    failure = StackFailure("acme-jobs", "UPDATE_ROLLBACK_FAILED", "JobsMigrationRun95D15400", "no route to host", ("a", "part.b"))
+    failure = StackFailure(
+        "acme-jobs", "UPDATE_ROLLBACK_FAILED", "JobsMigrationRun95D15400", "no route to host", ("a", "part.b")
+    )
     monkeypatch.setattr("joblane.cli.stack_failures.stack_failures", lambda client, stacks, before: [failure])
     with pytest.raises(LocalError) as raised:
         run("--yes")
