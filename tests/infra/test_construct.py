@@ -245,6 +245,23 @@ def test_a_wrong_argument_is_refused_by_its_name(arguments: dict[str, Any], mess
         shop.add_jobs(**arguments)
 
 
+def test_ipv6_is_refused_where_the_dual_stack_hosts_are_not_known(no_packages: Packages) -> None:
+    stack = Stack(App(), "shop", env={"region": "cn-north-1"})
+    with pytest.raises(
+        SynthError, match=r"shop/Jobs: ipv6: .* of cn-north-1, .*; use subnets that reach everything by"
+    ):
+        Joblane(
+            stack,
+            "Jobs",
+            functions=TASKS,
+            vpc=ec2.Vpc(stack, "Vpc"),
+            ipv6=True,
+            database=JobDatabase.of_url(secretsmanager.Secret(stack, "Address")),
+            build=lambda *_: no_packages,
+            **SETTINGS,
+        )
+
+
 def test_an_unknown_bucket_in_grants_is_refused(shop: Shop, no_packages: Packages) -> None:
     with pytest.raises(SynthError, match=r"task 'report:build': grants.buckets: no bucket 'exports'; there are none"):
         Joblane(
