@@ -368,6 +368,21 @@ def test_a_schedules_role_serves_only_its_group_and_sends_to_one_lane(template: 
         assert templates.allowed_to_role(template, role) == {"sqs:SendMessage": {lane, "acme-cron-dlq"}}
 
 
+def test_a_schedule_waits_for_its_group_in_one_stack_and_across_stacks(dev: Synthesised, local: Synthesised) -> None:
+    """Its ``GroupName`` is a text, from which CloudFormation cannot tell the order."""
+    waiting = []
+    for stack, template in {**dev.templates, **local.templates}.items():
+        parent, _, part = stack.partition("/")
+        resources = (dev if stack.startswith("acme-") else local).templates[parent]["Resources"]
+        for logical_id, item in template["Resources"].items():
+            if item["Type"] == "AWS::Scheduler::Schedule":
+                after = resources[part or logical_id].get("DependsOn", [])
+                assert "AWS::Scheduler::ScheduleGroup" in {resources[each]["Type"] for each in after}, logical_id
+                waiting.append(bool(part))
+    assert set(waiting) == {True, False}
+    assert len(waiting) == 8
+
+
 def test_schedules_of_a_local_stage_are_disabled(local: Synthesised) -> None:
     schedules = templates.of_type(local.whole("jobs-jobs"), "AWS::Scheduler::Schedule")
     assert len(schedules) == 4

@@ -8,11 +8,16 @@ import sys
 import traceback
 from collections.abc import Iterator
 from typing import Any
+from unittest.mock import Mock
 
 import boto3
 import pytest
+from botocore.awsrequest import AWSPreparedRequest, AWSResponse
 from botocore.client import BaseClient
+from botocore.compat import HTTPHeaders
 from botocore.exceptions import ClientError
+from botocore.httpsession import URLLib3Session
+from botocore.loaders import Loader
 
 from joblane import secret_values
 from joblane.secret_values import KEPT_SECONDS, SecretError
@@ -70,6 +75,37 @@ def test_a_secret_is_kept_for_five_minutes(secrets: Any, monkeypatch: pytest.Mon
     assert Settings(["API_KEY"])["API_KEY"] == "one"
     now += 1
     assert settings["API_KEY"] == "two"
+    # and a clock that is set back
+    secrets.put_secret_value(SecretId="acme/api", SecretString='{"key": "three"}')
+    now -= 3600
+    assert settings["API_KEY"] == "three"
+
+
+@pytest.mark.parametrize("older", [False, True])
+def test_a_function_with_ipv6_asks_the_ordinary_host(older: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Older SDKs would compose ``secretsmanager.eu-central-1.api.aws``, and the installed one may have their rules."""
+    asked: list[str] = []
+    load = Loader.load_service_model
+
+    def load_older(self: Any, service: str, kind: str, *args: Any, **given: Any) -> Any:
+        text = json.dumps(load(self, service, kind, *args, **given))
+        if kind == "endpoint-rule-set-1":
+            text = text.replace("{Region}.amazonaws.com", "{Region}.{PartitionResult#dualStackDnsSuffix}")
+        return json.loads(text)
+
+    def send(_: Any, request: AWSPreparedRequest) -> AWSResponse:
+        asked.append(request.url)
+        body = Mock(stream=lambda: [json.dumps({"SecretString": VALUE}).encode()])
+        return AWSResponse(request.url, 200, HTTPHeaders(), body)
+
+    with mocked_aws(monkeypatch, "eu-central-1"):
+        pass  # leaves the shell's settings for AWS out
+    monkeypatch.setenv("AWS_USE_DUALSTACK_ENDPOINT", "true")
+    monkeypatch.setattr(URLLib3Session, "send", send)
+    if older:
+        monkeypatch.setattr(Loader, "load_service_model", load_older)
+    assert secret_values.fetch("acme/api") == VALUE
+    assert asked == ["https://secretsmanager.eu-central-1.amazonaws.com/"]
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ import sys
 import urllib.request
 from contextlib import nullcontext
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 
@@ -29,6 +30,7 @@ class Deploys:
         self.down, self.id_, self.properties = False, "", {"Code": "", "Database": ""}
         self.migrated: list[str] = []
         self.answers: list[dict[str, Any]] = []
+        self.sizes: list[int] = []
         self._under_way = ""
 
     def create(self, code: str) -> str:
@@ -68,6 +70,7 @@ class Deploys:
         assert request.get_header("Content-type") == ""
         assert isinstance(request.data, bytes)
         self.answers.append(json.loads(request.data))
+        self.sizes.append(len(request.data))
         return nullcontext()
 
 
@@ -120,10 +123,12 @@ def test_a_later_failure_is_rolled_back_while_the_database_is_down(deploys: Depl
 def test_a_rollback_after_two_failed_deploys_knows_the_code_that_runs(deploys: Deploys) -> None:
     """The last success is that of a deploy that was rolled back."""
     for code in ("2", "3"):
+        deploys.down = False
         assert deploys.update(code) == "SUCCESS"
+        deploys.down = True
         assert deploys.roll_back("1", id_=deploys.id_) == "SUCCESS"
-    deploys.update("4")
-    deploys.down = True
+    # and after a migration that fails itself
+    assert deploys.update("4") == "FAILED"
     assert deploys.roll_back("1", id_=deploys.id_) == "SUCCESS"
 
 
@@ -178,12 +183,29 @@ def test_a_create_that_failed_is_deleted_without_the_database(deploys: Deploys) 
 def test_whatever_the_migration_raises_is_answered(
     deploys: Deploys, error: BaseException, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def migrate(*_: Any, **__: Any) -> None:
-        raise error
-
-    monkeypatch.setattr("joblane.record.migrate.migrate", migrate)
+    monkeypatch.setattr("joblane.record.migrate.migrate", Mock(side_effect=error))
     assert deploys.update("2") == "FAILED"
     assert deploys.roll_back("1", id_=deploys.id_) == "SUCCESS"
+
+
+@pytest.mark.parametrize("character", ["x", '"', "\x1b", "ж", "語", "🚀", "\udcff"], ids=ascii)
+@pytest.mark.parametrize("count", [1, 1_000, 100_000])
+def test_an_answer_has_as_much_of_the_reason_as_cloudformation_takes(
+    deploys: Deploys, character: str, count: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # given a package without the function that shortens and cleans the text
+    monkeypatch.setitem(sys.modules, "joblane.errors", None)
+    monkeypatch.setattr("joblane.functions.migrate.handler._logger", Mock())  # pytest-xdist cannot send half a pair
+    monkeypatch.setattr("joblane.record.migrate.migrate", Mock(side_effect=OSError(character * count)))
+    # when
+    assert deploys.update("2") == "FAILED"
+    # then
+    reason, found, rest = deploys.answers[-1]["Reason"].partition(" (log stream stream)")
+    shown = reason.removeprefix("OSError: ")
+    assert (set(shown), bool(found), rest) == ({character.replace("\udcff", "?")}, True, "")
+    size = deploys.sizes[-1]
+    assert len(shown) == count or size > 4096 - 6
+    assert size <= 4096
 
 
 BROKEN_PACKAGE = """

@@ -12,6 +12,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import math
 import os
 import re
 import urllib.request
@@ -21,9 +22,10 @@ from typing import Any
 
 PATIENCE = timedelta(minutes=3)
 """Wait for the database: a paused cluster answers after half a minute, a new cluster somewhat later."""
-MAX_REASON = 1000
-"""Characters of the reason. Limit of the response: 4,096 bytes. Source: CloudFormation, *Custom resource response
-objects*."""
+MAX_ANSWER = 4096
+"""Bytes of the whole response. Source: CloudFormation, *Custom resource response objects*."""
+BYTES_OF_CHARACTER = 6
+"""In JSON at most: a control character, as ``\\u001b``."""
 ANSWER_SECONDS = 10
 SUCCESSES = re.compile(r"migrated-([0-9a-f]{16})(?:-([0-9a-f]{16}))?")
 """The physical id: digests of the properties of the last success and of the success before it.
@@ -49,7 +51,7 @@ def handler(event: Mapping[str, Any], context: Any) -> dict[str, Any]:
     try:
         migrated = _migrate(PATIENCE)
     except (Exception, SystemExit) as error:  # an imported module may end the program
-        done = _answer(event, context, "FAILED", id_, _text_of(error)[:MAX_REASON])
+        done = _answer(event, context, "FAILED", id_, _text_of(error))
         _logger().error("the migration failed; CloudFormation rolls the deploy back", exc_info=error)
         return done
     done = _answer(event, context, "SUCCESS", _id_after(event, id_), "")
@@ -114,17 +116,26 @@ def _text_of(error: BaseException) -> str:
 
 
 def _answer(event: Mapping[str, Any], context: Any, status: str, id_: str, reason: str) -> dict[str, Any]:
-    """Source: CloudFormation, *Custom resource response objects*."""
     answer = {
         "Status": status,
-        "Reason": f"{reason} (log stream {context.log_stream_name})",
         "PhysicalResourceId": id_,
         **{name: event[name] for name in ("StackId", "RequestId", "LogicalResourceId")},
     }
+    body = _body(answer, reason, f" (log stream {context.log_stream_name})")
     # The URL is a presigned link to S3. Its signature requires an empty content type.
     request = urllib.request.Request(  # noqa: S310 - the URL is CloudFormation's
-        event["ResponseURL"], json.dumps(answer).encode(), {"Content-Type": ""}, method="PUT"
+        event["ResponseURL"], body, {"Content-Type": ""}, method="PUT"
     )
     with urllib.request.urlopen(request, timeout=ANSWER_SECONDS):  # noqa: S310
         pass
     return {"status": status}
+
+
+def _body(answer: Mapping[str, str], reason: str, end: str) -> bytes:
+    """Return the response as JSON, with as much of the reason as fits. CloudFormation would wait for a longer one."""
+    text = json.dumps({**answer, "Reason": reason + end}, ensure_ascii=False)
+    body = text.encode(errors="replace")  # half a surrogate pair, as in the name of a file, has no UTF-8
+    excess = len(body) - MAX_ANSWER
+    if excess <= 0 or not reason:
+        return body
+    return _body(answer, reason[: -math.ceil(excess / BYTES_OF_CHARACTER)], end)
