@@ -21,6 +21,8 @@ SES, SMTP, LOG = PROVIDERS = "ses", "smtp", "log"
 :mod:`saas.mail`."""
 SUBMISSION_PORT = "587"
 """Default of ``SMTP_PORT``."""
+SERVICES = "TENANT_INIT_SERVICES"
+"""Addresses that a task calls. See :mod:`saas.settings`."""
 ORIGIN = re.compile(r"(https://[a-z0-9]([a-z0-9.-]*[a-z0-9])?|http://(localhost|127\.0\.0\.1))(:[1-9]\d{0,4})?")
 
 
@@ -86,6 +88,15 @@ class PlatformStage(Stage):
             )
         if self.mails_by == SMTP and self.network is not None:
             self._smtp_is_reached(self.network)
+        return self
+
+    @model_validator(mode="after")
+    def _services_are_reached(self) -> Self:
+        if self.network is not None and self.network.egress in ("endpoints", "none") and self.settings.get(SERVICES):
+            raise ValueError(
+                f"settings.{SERVICES}: network.egress {self.network.egress} reaches AWS services only; leave the list "
+                "empty, or set egress to nat, or to ipv6 if all of them have an IPv6 address"
+            )
         return self
 
     def _smtp_is_reached(self, network: Network) -> None:

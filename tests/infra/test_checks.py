@@ -17,10 +17,11 @@ from aws_cdk.aws_lambda_event_sources import SqsEventSource
 
 from infra.settings import Api
 from joblane.cdk.app import Synthesised
-from joblane.cdk.checks import check
+from joblane.cdk.checks import check, throttling
 from joblane.cdk.errors import RefusedTemplateError, SynthError
 from joblane.cdk.settings.apis import Control
 from joblane.cdk.settings.stage import Stage
+from joblane.cdk.shares import Lanes, sharing_lanes
 from tests.infra.conftest import AURORA, DATABASE_SECRET, Synth
 
 DATABASE = {"kind": "existing", "host": "db.internal", "name": "jobs", "secret": DATABASE_SECRET}
@@ -29,7 +30,7 @@ STAGE = Stage.model_validate({"name": "test", "database": DATABASE})
 
 def problems_of(*templates: dict[str, Any], stage: Stage = STAGE) -> str:
     with pytest.raises(RefusedTemplateError) as caught:
-        check({f"stack-{number}": template for number, template in enumerate(templates)}, stage)
+        check({f"stack-{number}": template for number, template in enumerate(templates)}, stage, lanes=())
     return "\n".join(caught.value.problems)
 
 
@@ -74,7 +75,7 @@ class Written:
 
 
 def test_a_stack_without_a_problem_passes() -> None:
-    check({"written": Written().consume().template}, STAGE)
+    check({"written": Written().consume().template}, STAGE, lanes=())
 
 
 def test_a_filter_is_refused() -> None:
@@ -199,12 +200,27 @@ def test_concurrency_above_the_accounts_quota_is_refused_at_synth(synth: Synth) 
         synth("dev", account_concurrency=22)
 
 
-def test_a_lower_budget_is_no_advice_if_no_budget_fits(synth: Synth) -> None:
+def lanes_of(done: Synthesised) -> Lanes:
+    return sharing_lanes(done.stage.prefix, done.jobs.tasks.values())
+
+
+def test_the_quota_of_a_new_account_is_no_reason_to_refuse(synth: Synth) -> None:
+    # given ten executions, which no budget fits
+    done = synth("dev", account_concurrency=10)
+    line = throttling(done.templates, done.stage, lanes_of(done))
+    assert line is not None
+    assert "adds up to 23, above account_concurrency 10; no concurrency_budget fits" in line
+    assert "aws service-quotas request-service-quota-increase" in line
+
+
+def test_the_budget_that_a_refusal_names_is_the_largest_that_fits(synth: Synth, dev: Synthesised) -> None:
     with pytest.raises(RefusedTemplateError) as refused:
-        synth("dev", account_concurrency=10)
-    (problem,) = refused.value.problems
-    assert re.search(r"with 2 for each queue to \d\d: raise account_concurrency if the account has more", problem)
-    assert "concurrency_budget" not in problem
+        synth("dev", account_concurrency=22)
+    (budget,) = re.findall(r"lower concurrency_budget \(20\) to (\d+), or raise", str(refused.value))
+    synth("dev", account_concurrency=22, concurrency_budget=int(budget))
+    with pytest.raises(RefusedTemplateError):
+        synth("dev", account_concurrency=22, concurrency_budget=int(budget) + 1)
+    assert throttling(dev.templates, dev.stage, lanes_of(dev)) is None
 
 
 def test_connections_above_the_databases_limit_are_refused_at_synth(synth: Synth) -> None:
@@ -217,7 +233,7 @@ def test_connections_above_the_databases_limit_are_refused_at_synth(synth: Synth
 def with_api(dev: Synthesised, api: dict[str, Any], **settings: Any) -> None:
     """Check the templates for a stage with an API. The test tasks have no function for it."""
     validated = Api.model_validate({"authorizer": {"kind": "iam"}, **api})
-    check(dev.templates, dev.stage.model_copy(update={"api": validated, **settings}))
+    check(dev.templates, dev.stage.model_copy(update={"api": validated, **settings}), lanes_of(dev))
 
 
 def test_requests_to_the_api_use_connections_too(dev: Synthesised) -> None:
@@ -248,7 +264,11 @@ def test_concurrency_reserved_for_the_api_is_not_available_to_lanes(dev: Synthes
 
 def with_control(dev: Synthesised, control: dict[str, Any], **settings: Any) -> None:
     """``dev`` with a control API, whose stack is not needed to count."""
-    check(dev.templates, dev.stage.model_copy(update={"control": Control.model_validate(control), **settings}))
+    check(
+        dev.templates,
+        dev.stage.model_copy(update={"control": Control.model_validate(control), **settings}),
+        lanes_of(dev),
+    )
 
 
 def test_requests_of_operators_use_connections_too(dev: Synthesised) -> None:

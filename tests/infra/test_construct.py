@@ -245,6 +245,23 @@ def test_a_wrong_argument_is_refused_by_its_name(arguments: dict[str, Any], mess
         shop.add_jobs(**arguments)
 
 
+def test_ipv6_is_refused_where_the_dual_stack_hosts_are_not_known(no_packages: Packages) -> None:
+    stack = Stack(App(), "shop", env={"region": "cn-north-1"})
+    with pytest.raises(
+        SynthError, match=r"shop/Jobs: ipv6: .* of cn-north-1, .*; use subnets that reach everything by"
+    ):
+        Joblane(
+            stack,
+            "Jobs",
+            functions=TASKS,
+            vpc=ec2.Vpc(stack, "Vpc"),
+            ipv6=True,
+            database=JobDatabase.of_url(secretsmanager.Secret(stack, "Address")),
+            build=lambda *_: no_packages,
+            **SETTINGS,
+        )
+
+
 def test_an_unknown_bucket_in_grants_is_refused(shop: Shop, no_packages: Packages) -> None:
     with pytest.raises(SynthError, match=r"task 'report:build': grants.buckets: no bucket 'exports'; there are none"):
         Joblane(
@@ -274,9 +291,7 @@ def test_a_project_without_functions_is_refused(shop: Shop, no_packages: Package
 def test_a_budget_that_does_not_fit_fails_the_synthesis(shop: Shop) -> None:
     shop.add_jobs(concurrency_budget=100)
     concurrency, connections = shop.problems()
-    assert re.search(
-        r"above account_concurrency 50, .* to \d\d: lower concurrency_budget \(100\), or raise", concurrency
-    )
+    assert re.search(r"above account_concurrency 50: lower concurrency_budget \(100\) to \d+, or raise", concurrency)
     assert "above database_connections 100: lower concurrency_budget (100)" in connections
 
 

@@ -9,6 +9,7 @@ import pytest
 
 from joblane.cdk.app import Synthesised
 from joblane.cdk.preflight.read import read_declared, read_templates
+from joblane.cdk.shares import slots_with
 from joblane.discovery import discover
 from joblane.local.errors import LocalError
 from tests.infra import templates
@@ -31,7 +32,8 @@ def test_the_slots_for_another_budget_are_those_of_a_synthesis_with_it(dev: Synt
     tasks = discover(TASKS).values()
     before = read_declared(dev.templates, tasks).demand
     then = read_declared(synth("dev", concurrency_budget=60, account_concurrency=100).templates, tasks).demand
-    assert (before.slots_with(60), then.slots_with(before.budget)) == (then.slots, before.slots)
+    assert slots_with(before.lanes, before.slots, before.budget, 60) == then.slots
+    assert slots_with(then.lanes, then.slots, 60, before.budget) == before.slots
     assert then.slots > before.slots
 
 

@@ -30,7 +30,7 @@ EXISTING = {
 SECRET = "arn:aws:secretsmanager:eu-central-1:111122223333:secret:acme/dev-AbCdEf"
 DATABASE = {"kind": "existing", "host": "db.internal", "name": "jobs", "secret": SECRET}
 IAM = {"kind": "existing", "host": RDS_HOST, "name": "jobs", "user": "jobs", "resource_id": "cluster-A"}
-DECLARED = ["EMAIL_PROVIDER", "SMTP_PASSWORD"]
+DECLARED = ["EMAIL_PROVIDER", "SMTP_PASSWORD", "TENANT_INIT_SERVICES"]
 
 
 def load(name: str = "dev", environ: dict[str, str] | None = None, **settings: Any) -> Any:
@@ -119,6 +119,20 @@ def test_times_of_unknown_schedules_and_wrong_times_are_refused(schedules: dict[
         ({"network": {**NEW, "cidr": "10.60.3.0/16"}}, "network.cidr: .*has host bits set; 10.60.0.0/16"),
         ({"network": {**NEW, "cidr": "10.300.0.0/16"}}, "network.cidr: .*10.60.0.0/16, for example, is right"),
         ({"network": {**NEW, "cidr": "10.60.0.0/25"}}, "network.cidr: "),
+        *(
+            (
+                {"network": {**NEW, "cidr": cidr}},
+                f"network.cidr: .*{cidr} is not private; a network in 10.0.0.0/8, .*100.64.0.0/10 is required",
+            )
+            for cidr in ("127.0.0.0/24", "172.32.0.0/16", "203.0.113.0/24", "169.254.0.0/16", "0.0.0.0/16")
+        ),
+        *(
+            (
+                {"network": {**network, "availability_zones": ["eu-central-1a", "us-east-1q"]}},
+                f"network.{network['kind']}.availability_zones: .*eu-central-1a and us-east-1q are in different reg",
+            )
+            for network in (NEW, EXISTING)
+        ),
         ({"network": {**NEW, "egress_ports": [0]}}, "network.egress_ports.0: .*greater than or equal to 1"),
         ({"network": {**NEW, "vpc_id": "vpc-1"}}, "network.vpc_id: Extra inputs"),
         ({"network": {"kind": "shared"}}, "network: .*'new', 'existing'"),
@@ -217,6 +231,14 @@ def test_times_of_unknown_schedules_and_wrong_times_are_refused(schedules: dict[
         (
             {"network": NEW, "database": AURORA, "settings": {"EMAIL_PROVIDER": "smtp"}},
             'settings.SMTP_PORT: the functions may not connect to port 587; write "egress_ports": .587. into network',
+        ),
+        # addresses that tasks call
+        *(
+            (
+                {"network": network, "database": AURORA, "settings": {"TENANT_INIT_SERVICES": "https://a.example.org"}},
+                f"settings.TENANT_INIT_SERVICES: network.egress {network['egress']} reaches AWS services only; leave",
+            )
+            for network in ({**NEW, "egress": "endpoints"}, {**NEW, "egress": "none"}, {**EXISTING, "egress": "none"})
         ),
         # connections
         (
@@ -479,6 +501,32 @@ def test_zones_of_another_region_are_refused_if_the_region_is_known() -> None:
             load(network=given, database=AURORA, environ=region)
         load(network=given, database=AURORA, environ={"CDK_DEFAULT_REGION": "eu-central-1"})
         load(network=given, database=AURORA)
+
+
+@pytest.mark.parametrize("cidr", ["10.0.0.0/16", "172.31.0.0/16", "192.168.255.0/24", "100.127.0.0/16"])
+def test_a_private_range_is_accepted(cidr: str) -> None:
+    assert load(network={**NEW, "cidr": cidr}, database=AURORA).network.cidr == cidr
+
+
+@pytest.mark.parametrize(
+    ("egress", "services"), [("ipv6", "https://a.example.org"), ("nat", "https://a.example.org"), ("endpoints", "")]
+)
+def test_services_of_tenants_are_called_by_a_way_out_of_aws(egress: str, services: str) -> None:
+    stage = load(network={**NEW, "egress": egress}, database=AURORA, settings={"TENANT_INIT_SERVICES": services})
+    assert stage.settings["TENANT_INIT_SERVICES"] == services
+
+
+@pytest.mark.parametrize("region", ["cn-north-1", "us-gov-west-1", "eusc-de-east-1"])
+def test_ipv6_is_refused_where_the_dual_stack_hosts_are_not_known(region: str) -> None:
+    existing = {**EXISTING, "egress": "ipv6", "availability_zones": [f"{region}a", f"{region}b"]}
+    for network in (NEW, existing):
+        with pytest.raises(
+            StageError, match=rf"network.egress: .* endpoints of {region}, .* aws-.*; set egress to nat"
+        ):
+            load(network=network, database=AURORA, environ={"CDK_DEFAULT_REGION": region})
+        load(network={**network, "egress": "nat"}, database=AURORA, environ={"CDK_DEFAULT_REGION": region})
+    for known in ("eu-central-1", "us-east-1", "nowhere"):
+        load(network=NEW, database=AURORA, environ={"CDK_DEFAULT_REGION": known})
 
 
 def test_production_retains_resources_and_a_local_stage_does_not() -> None:

@@ -27,7 +27,7 @@ from aws_cdk import (
 )
 from aws_cdk.cx_api import CloudAssembly
 
-from joblane.cdk.checks import check
+from joblane.cdk.checks import check, throttling
 from joblane.cdk.constructs.code import Tasks, Workload
 from joblane.cdk.constructs.granted_bucket import GrantedBucket
 from joblane.cdk.constructs.jobs import Jobs
@@ -38,6 +38,7 @@ from joblane.cdk.packaging import Packages, build_packages
 from joblane.cdk.settings.load import load_stage, with_schedules_of
 from joblane.cdk.settings.placeholders import placeholders, refuse_placeholders, sentence
 from joblane.cdk.settings.stage import Stage
+from joblane.cdk.shares import sharing_lanes
 from joblane.cdk.stacks.control import FUNCTION as CONTROL
 from joblane.cdk.stacks.control import ControlStack
 from joblane.cdk.stacks.data import DataStack
@@ -117,6 +118,10 @@ class JoblaneApp(Generic[S]):
             return 1
         if not _is_set(done.jobs.node.try_get_context("quiet")):
             print(concurrency(done.jobs), file=sys.stderr)  # noqa: T201
+            if line := throttling(
+                done.templates, done.stage, sharing_lanes(done.stage.prefix, done.jobs.tasks.values())
+            ):
+                print(line, file=sys.stderr)  # noqa: T201
             for setting in placeholders(done.stage):
                 print(f"before a deploy: {sentence(setting)}", file=sys.stderr)  # noqa: T201
         return 0
@@ -169,7 +174,7 @@ class JoblaneApp(Generic[S]):
             refuse_findings(app)
         directory = Path(_assemble(app, output).directory)
         templates = read_assembly(directory)
-        check(templates, stage)
+        check(templates, stage, sharing_lanes(stage.prefix, workload.tasks.values()))
         return Synthesised(stage, jobs, directory, templates)
 
     def _add_stacks(self, app: App, stage: S, workload: Workload) -> Jobs:

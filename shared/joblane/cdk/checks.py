@@ -12,9 +12,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from joblane.cdk.errors import RefusedTemplateError
+from joblane.cdk.preflight.concurrency import request
 from joblane.cdk.settings.apis import HttpLimits
 from joblane.cdk.settings.database import Aurora
 from joblane.cdk.settings.stage import Stage
+from joblane.cdk.shares import Lanes, fitting_budget
 from joblane.cdk.sizes import problems_of_size
 from joblane.cdk.templates import Properties, Template, of_type, stacks_of, whole
 from joblane.limits import MIN_CONCURRENCY
@@ -54,27 +56,43 @@ class Mapped:
         return reserved
 
 
-def check(templates: Mapping[str, Template], stage: Stage) -> None:
+def check(templates: Mapping[str, Template], stage: Stage, lanes: Lanes) -> None:
     """Raise :class:`RefusedTemplateError` with all problems in the templates of one stage, by the names of the stacks.
 
     The name of a nested stack is ``STACK/LOGICAL_ID``, as :func:`~joblane.cdk.templates.read_assembly` returns it.
     """
-    if problems := problems_of(templates, stage):
+    if problems := problems_of(templates, stage, lanes):
         raise RefusedTemplateError(problems)
 
 
-def problems_of(templates: Mapping[str, Template], stage: Stage) -> list[str]:
-    """Return all problems in the templates of one stage, one sentence each."""
+def problems_of(templates: Mapping[str, Template], stage: Stage, lanes: Lanes) -> list[str]:
+    """Return all problems in the templates of one stage, one sentence each. ``lanes``: those that share its budget."""
     merged = [whole(templates, stack) for stack in stacks_of(templates)]
     mappings = [mapped for template in merged for mapped in mappings_of(template)]
     return [
         *problems_of_size(templates),
         *(problem for mapped in mappings for problem in _mapping(mapped)),
         *_shared_queues(mappings),
-        *_budgets(mappings, stage),
+        *_budgets(mappings, stage, lanes),
         *(problem for template in merged for problem in _queues(template)),
         *(problem for template in merged for problem in _environments(template)),
     ]
+
+
+def throttling(templates: Mapping[str, Template], stage: Stage, lanes: Lanes) -> str | None:
+    """Return a sentence if the slots exceed ``account_concurrency`` with every ``concurrency_budget``. AWS accepts it.
+
+    :mod:`joblane.cdk.preflight.concurrency` decides the same for the account itself.
+    """
+    mappings = [mapped for stack in stacks_of(templates) for mapped in mappings_of(whole(templates, stack))]
+    excess = _excess(mappings, stage)
+    if excess is None or _fitting_budget(mappings, stage, lanes) is not None:
+        return None
+    enough = sum(_slots(mappings).values()) + sum(stage.reserved.values())
+    return (
+        f"{excess}; no concurrency_budget fits, because each lane gets {MIN_CONCURRENCY}. The deploy works. When many "
+        f"tasks are due at once, Lambda throttles some. Request a higher quota: {request(enough)}"
+    )
 
 
 # --- One mapping ---------------------------------------------------------------------------------------------------
@@ -123,21 +141,12 @@ def _shared_queues(mappings: Iterable[Mapped]) -> Iterator[str]:
             yield f"queue {source}: has {len(names)} consumers ({', '.join(names)}): each takes messages of the others"
 
 
-def _budgets(mappings: Sequence[Mapped], stage: Stage) -> Iterator[str]:
-    all_slots = {True: 0, False: 0}
-    for mapped in mappings:
-        all_slots["DATABASE_URL" in _environment(mapped.function)] += mapped.max_concurrency or 0
-    concurrency = sum(all_slots.values()) + sum(stage.reserved.values())
-    if concurrency > stage.account_concurrency:
-        also = "".join(f" with {name}.max_concurrency {maximum}" for name, maximum in stage.reserved.items())
-        least = len(mappings) * MIN_CONCURRENCY + sum(stage.reserved.values())
-        lower = (
-            f"lower concurrency_budget ({stage.concurrency_budget}), or " if least <= stage.account_concurrency else ""
-        )
+def _budgets(mappings: Sequence[Mapped], stage: Stage, lanes: Lanes) -> Iterator[str]:
+    all_slots = _slots(mappings)
+    if (excess := _excess(mappings, stage)) and (budget := _fitting_budget(mappings, stage, lanes)) is not None:
         yield (
-            f"stage {stage.name}: the mappings' concurrency adds up to {concurrency}{also}, above account_concurrency "
-            f"{stage.account_concurrency}, and with {MIN_CONCURRENCY} for each queue to {least}: {lower}raise "
-            "account_concurrency if the account has more concurrent executions, or request them (Service Quotas)"
+            f"{excess}: lower concurrency_budget ({stage.concurrency_budget}) to {budget}, or raise "
+            "account_concurrency if the account has more concurrent executions"
         )
     requests = {name: api.at_once for name, api in stage.apis.items()}
     connections = (all_slots[True] + sum(requests.values())) * CONNECTIONS_PER_SLOT + stage.reserved_connections
@@ -150,6 +159,30 @@ def _budgets(mappings: Sequence[Mapped], stage: Stage) -> Iterator[str]:
             f"{stage.connections}: lower concurrency_budget ({stage.concurrency_budget})"
             f"{api_settings}{_raise_connections(stage, connections)}"
         )
+
+
+def _slots(mappings: Iterable[Mapped]) -> dict[bool, int]:
+    """Return the sums of ``MaximumConcurrency``: of functions with a database (True), and of the others."""
+    found = {True: 0, False: 0}
+    for mapped in mappings:
+        found["DATABASE_URL" in _environment(mapped.function)] += mapped.max_concurrency or 0
+    return found
+
+
+def _excess(mappings: Iterable[Mapped], stage: Stage) -> str | None:
+    slots, reserved = sum(_slots(mappings).values()), stage.reserved
+    if slots + sum(reserved.values()) <= stage.account_concurrency:
+        return None
+    also = "".join(f" with {name}.max_concurrency {maximum}" for name, maximum in reserved.items())
+    return (
+        f"stage {stage.name}: the mappings' concurrency adds up to {slots + sum(reserved.values())}{also}, above "
+        f"account_concurrency {stage.account_concurrency}"
+    )
+
+
+def _fitting_budget(mappings: Iterable[Mapped], stage: Stage, lanes: Lanes) -> int | None:
+    free = stage.account_concurrency - sum(stage.reserved.values())
+    return fitting_budget(lanes, sum(_slots(mappings).values()), stage.concurrency_budget, free)
 
 
 def _lower(name: str, api: HttpLimits) -> str:

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Self, TypedDict, Unpack, cast
 
+from aws_cdk import Stack, Tags, Token, Tokenization, Validations
 from aws_cdk import Stage as CdkStage
-from aws_cdk import Tags, Tokenization, Validations
 from aws_cdk import aws_ec2 as ec2
 from aws_cdk import aws_rds as rds
 from aws_cdk import aws_secretsmanager as secretsmanager
@@ -23,6 +23,7 @@ from joblane.cdk.egress import check_egress, check_services, needs_of
 from joblane.cdk.errors import SynthError
 from joblane.cdk.packaging import build_packages
 from joblane.cdk.plugin import TemplateChecks
+from joblane.cdk.services import dual_stack_problem
 from joblane.cdk.settings.apis import Control
 from joblane.cdk.settings.load import make_stage, with_schedules_of
 from joblane.cdk.settings.network import Egress
@@ -154,6 +155,9 @@ class Joblane(Construct):
         workload = Workload(stage, project, with_schedules_of(stage, tasks), own, build(stage, project))
         check_services(workload)
         if vpc is not None:
+            region = Stack.of(self).region
+            if ipv6 and not Token.is_unresolved(region) and (problem := dual_stack_problem(region)):
+                raise SynthError(f"{self.node.path}: ipv6: {problem}; use subnets that reach everything by IPv4")
             needs = needs_of(workload, secret_login=database.login.reads_secret)
             check_egress(self.node.path, Egress(egress="ipv6" if ipv6 else "nat"), needs)
         place = None if vpc is None else self._place(stage, vpc, subnets, database, ipv6=ipv6)

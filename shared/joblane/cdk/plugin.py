@@ -20,6 +20,7 @@ from aws_cdk import (
 
 from joblane.cdk.checks import problems_of
 from joblane.cdk.constructs.jobs import Jobs
+from joblane.cdk.shares import sharing_lanes
 from joblane.cdk.templates import Template, read_assembly
 
 RULE = "jobs-arrive"
@@ -51,7 +52,10 @@ class TemplateChecks:
         own = {str(stack.resolve(element.logical_id)) for element in elements}
         templates = read_assembly(Path(place).parent)
         parts = {name: template for name, template in templates.items() if name.startswith(f"{stack.stack_name}/")}
-        problems = problems_of({stack.stack_name: _part(templates[stack.stack_name], own), **parts}, self._jobs.stage)
+        lanes = sharing_lanes(self._jobs.stage.prefix, self._jobs.tasks.values())
+        problems = problems_of(
+            {stack.stack_name: _part(templates[stack.stack_name], own), **parts}, self._jobs.stage, lanes
+        )
         return PolicyValidationPluginReport(
             success=not problems,
             violations=[

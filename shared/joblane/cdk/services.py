@@ -71,6 +71,25 @@ SERVICES: Mapping[str, Service] = {
 """Name of the boto3 client → its addresses."""
 
 
+def dual_stack_problem(region: str) -> str | None:
+    """Return why functions cannot use ``ipv6`` in the region, or None in the partition ``aws``.
+
+    The hosts of the table are those of this partition. China and the European Sovereign Cloud have other suffixes. AWS
+    GovCloud (US) has the same, but not every endpoint: Step Functions has only FIPS endpoints in us-gov-west-1. Source:
+    AWS GovCloud (US) User Guide, *AWS Step Functions*.
+    """
+    from botocore.exceptions import UnknownRegionError
+    from botocore.session import Session
+
+    try:
+        partition = Session().get_partition_for_region(region)
+    except UnknownRegionError:
+        return None
+    if partition == "aws":
+        return None
+    return f"Joblane does not know the dual-stack endpoints of {region}, in the partition {partition}"
+
+
 def advice_for(name: str) -> str | None:
     """Return what to write instead of ``name``, or None if boto3 has a service of this name."""
     # imported here, because few projects declare a service

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from bisect import bisect_right
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from joblane.declaration import Task
-from joblane.limits import share_concurrency
+from joblane.limits import MIN_CONCURRENCY, share_concurrency
 from joblane.queues import Queue, lane_name
+
+Lanes = Sequence[tuple[str, Queue, int | None]]
+"""Lanes that share a budget, as in :func:`~joblane.limits.share_concurrency`."""
 
 
 def shares(prefix: str, budget: int, tasks: Iterable[Task[Any, Any]]) -> dict[str, int]:
@@ -20,3 +24,18 @@ def sharing_lanes(prefix: str, tasks: Iterable[Task[Any, Any]]) -> list[tuple[st
     return [
         (lane_name(prefix, queue, task.type), queue, task.max_concurrency) for task in tasks for queue in task.lanes
     ]
+
+
+def slots_with(lanes: Lanes, slots: int, budget: int, other: int) -> int:
+    """Return what becomes of ``slots``, the sum of all mappings, if ``other`` replaces the ``concurrency_budget``."""
+    now, then = (sum(share_concurrency(lanes, each).values()) for each in (budget, other))
+    return slots - now + then
+
+
+def fitting_budget(lanes: Lanes, slots: int, budget: int, free: int) -> int | None:
+    """Return the largest ``concurrency_budget`` below ``budget`` with which the slots fit; None if none does."""
+    # a larger budget gives no lane less
+    fitting = bisect_right(
+        range(MIN_CONCURRENCY, budget), free, key=lambda other: slots_with(lanes, slots, budget, other)
+    )
+    return MIN_CONCURRENCY + fitting - 1 if fitting else None

@@ -44,7 +44,7 @@ def test_using_the_whole_quota_is_fine(reserved: int, others: int) -> None:
 
 def test_in_a_new_account_the_slots_are_a_note_with_the_request_for_more() -> None:
     # given the nine lanes of stage dev, and ten concurrent executions
-    found = only(of(stage(9, 20), limit=10), Kind.NOTE)
+    found = only(of(stage(9, 20, account=10), limit=10), Kind.NOTE)
     assert found.why.startswith("the account has 10 concurrent executions, and the deploy needs 30 for queues; no")
     assert "spends no attempt" in found.why
     assert "after about 6 hours of throttling" in found.why
@@ -85,7 +85,7 @@ def test_every_advice_can_be_followed(lanes: int, budget: int, limit: int, other
     assert blocks_deploy(findings) is bool(advised)
     # then a stage of that quota passes the check at synth
     for written in re.findall(r'"account_concurrency": (\d+)', " ".join(found.do for found in findings)):
-        assert demand.slots <= int(written)
+        assert demand.slots <= int(written) or demand.fitting_budget(int(written)) is None
 
 
 def test_reservations_of_this_stage_are_not_free_for_its_slots() -> None:
@@ -109,6 +109,12 @@ def test_a_reservation_leaves_a_hundred_to_the_others(limit: int, is_refused: bo
 def test_reservations_in_a_new_account_are_refused_and_a_stage_without_them_is_not() -> None:
     assert blocks_deploy(of(stage(9, 20, reserved=5), limit=10))
     assert not blocks_deploy(of(stage(9, 20), limit=10))
+
+
+def test_the_honest_number_of_a_new_account_is_advised() -> None:
+    slots, setting = of(stage(9, 20), limit=10)
+    assert (slots.kind, setting.kind) == (Kind.NOTE, Kind.NOTE)
+    assert 'write "account_concurrency": 10 in cdk.json' in setting.do
 
 
 # --- The setting ---------------------------------------------------------------------------------------------------

@@ -6,13 +6,12 @@ only if a smaller ``concurrency_budget`` would make them fit. Otherwise they are
 
 from __future__ import annotations
 
-from bisect import bisect_right
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-from joblane.cdk.preflight.findings import Finding, note, refused
-from joblane.limits import MIN_CONCURRENCY, share_concurrency
-from joblane.queues import Queue
+from joblane.cdk.preflight.findings import Finding, Kind, note, refused
+from joblane.cdk.shares import Lanes, fitting_budget
+from joblane.limits import MIN_CONCURRENCY
 
 LEAST_UNRESERVED = 100
 """Executions that Lambda keeps for functions without a reservation. Source: PutFunctionConcurrency, Lambda API
@@ -41,13 +40,12 @@ class Demand:
     reserved: int
     budget: int
     account: int
-    lanes: Sequence[tuple[str, Queue, int | None]]
+    lanes: Lanes
     throttled_hours: float
 
-    def slots_with(self, budget: int) -> int:
-        """Return ``slots`` for another ``concurrency_budget``."""
-        now, then = (sum(share_concurrency(self.lanes, each).values()) for each in (self.budget, budget))
-        return self.slots - now + then
+    def fitting_budget(self, free: int) -> int | None:
+        """Return :func:`~joblane.cdk.shares.fitting_budget` for this demand."""
+        return fitting_budget(self.lanes, self.slots, self.budget, free)
 
 
 @dataclass(frozen=True)
@@ -72,7 +70,11 @@ def concurrency(demand: Demand, account: Account) -> Iterator[Finding]:
     """Find reservations that Lambda would refuse, and slots that it would throttle."""
     findings = [*_reserved(demand, account), *_slots(demand, account)]
     yield from findings
-    if demand.account > account.limit and not findings:  # else the synthesis would refuse the smaller number
+    own = account.limit - demand.reserved
+    is_refused = any(finding.kind is Kind.REFUSED for finding in findings)
+    # a smaller number that the synthesis would refuse is no advice
+    passes = demand.slots <= own or demand.fitting_budget(own) is None
+    if demand.account > account.limit and not is_refused and passes:
         yield note(
             "account_concurrency",
             f"the stage says {demand.account}, and the account has {account.limit}",
@@ -88,7 +90,7 @@ def _reserved(demand: Demand, account: Account) -> Iterator[Finding]:
             "reserved concurrency",
             f"{demand.reserved} reserved here leave {unreserved} of {account.limit} concurrent executions to "
             f"functions without a reservation; Lambda keeps {LEAST_UNRESERVED} for them",
-            f"remove max_concurrency of the APIs in cdk.json, or request a higher quota: {_request(enough)}",
+            f"remove max_concurrency of the APIs in cdk.json, or request a higher quota: {request(enough)}",
         )
 
 
@@ -102,11 +104,11 @@ def _slots(demand: Demand, account: Account) -> Iterator[Finding]:
     needs = " + ".join(f"{number} {what}" for number, what in parts if number)
     has = f"the account has {account.limit} concurrent executions, and the deploy needs {needs}"
     enough = account.limit - free + demand.slots
-    if (budget := _fitting_budget(demand, free)) is not None:
+    if (budget := demand.fitting_budget(free)) is not None:
         yield refused(
             "Lambda concurrency",
             has,
-            f'write "concurrency_budget": {budget} or less in cdk.json, or request a higher quota: {_request(enough)}',
+            f'write "concurrency_budget": {budget} or less in cdk.json, or request a higher quota: {request(enough)}',
         )
         return
     # Lambda retries a throttled message for one visibility timeout, and then SQS counts one receive. Source: Lambda,
@@ -116,16 +118,10 @@ def _slots(demand: Demand, account: Account) -> Iterator[Finding]:
         f"{has}; no concurrency_budget fits, because each lane gets {MIN_CONCURRENCY}. The deploy works. When many "
         "tasks are due at once, Lambda throttles some: they wait, which spends no attempt. SQS moves a message to its "
         f"dead-letter queue after about {demand.throttled_hours:.0f} hours of throttling; `joblane redrive` returns it",
-        f"request a higher quota; AWS answers within hours or days: {_request(enough)}",
+        f"request a higher quota; AWS answers within hours or days: {request(enough)}",
     )
 
 
-def _fitting_budget(demand: Demand, free: int) -> int | None:
-    """Return the largest ``concurrency_budget`` below the present one with which the slots fit; None if none does."""
-    # a larger budget gives no lane less
-    fitting = bisect_right(range(MIN_CONCURRENCY, demand.budget), free, key=demand.slots_with)
-    return MIN_CONCURRENCY + fitting - 1 if fitting else None
-
-
-def _request(enough: int) -> str:
+def request(enough: int) -> str:
+    """Return the command that requests a quota of ``enough``, or the usual one if that is higher."""
     return REQUEST.format(max(enough, DEFAULT_QUOTA))

@@ -11,6 +11,7 @@ from pydantic_core import ErrorDetails
 
 from joblane import schedule_overrides as schedules
 from joblane.cdk.errors import StageError
+from joblane.cdk.services import dual_stack_problem
 from joblane.cdk.settings.database import GivenDatabase
 from joblane.cdk.settings.stage import Architecture, Stage
 from joblane.declaration import Task
@@ -41,7 +42,8 @@ def load_stage(name: str, stages: object, *, kind: type[S], declared: Iterable[s
     if isinstance(stage.database, GivenDatabase):
         raise StageError(f"{where}: database: kind aurora or existing is required")
     _check_prefix(stage, stages)
-    _check_zones(stage, environ.get("CDK_DEFAULT_REGION"))
+    if region := environ.get("CDK_DEFAULT_REGION"):  # the CDK CLI passes that of the credentials
+        _check_region(stage, region)
     return stage
 
 
@@ -77,14 +79,18 @@ def _check_prefix(stage: Stage, stages: Mapping[str, Any]) -> None:
             )
 
 
-def _check_zones(stage: Stage, region: str | None) -> None:
-    """Refuse zones of another region than that of the credentials, if the CDK CLI passes it."""
-    for zone in (stage.network and stage.network.availability_zones) or ():
-        if region and zone[:-1] != region:
+def _check_region(stage: Stage, region: str) -> None:
+    """Refuse zones of another region than that of the credentials, and ``ipv6`` where it is not known to work."""
+    if stage.network is None:
+        return
+    for zone in stage.network.availability_zones or ():
+        if zone[:-1] != region:
             raise StageError(
                 f"cdk.json: stage {stage.name!r}: network.availability_zones: {zone} is not in {region}, the region of "
                 f"your credentials; {region}a, for example, is"
             )
+    if stage.network.ipv6 and (problem := dual_stack_problem(region)):
+        raise StageError(f"cdk.json: stage {stage.name!r}: network.egress: {problem}; set egress to nat")
 
 
 def _of_this_machine(

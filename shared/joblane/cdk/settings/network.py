@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import re
-from ipaddress import ip_network
+from ipaddress import IPv4Network
 from typing import Annotated, Literal, Self
 
 from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from joblane.cdk.settings.section import Settings
 
-ZONE = re.compile(r"(?P<region>[a-z]{2}(-[a-z]+)+-\d)[a-z]")
+ZONE = re.compile(r"(?P<region>[a-z]{2,4}(-[a-z]+)+-\d)[a-z]")
 """Name of an availability zone: its region, and ``a`` to ``z``. Source: EC2, *Regions and Zones*."""
 
 
@@ -20,7 +20,16 @@ def _zone(name: str) -> str:
     return name
 
 
+def _of_one_region(zones: tuple[str, ...]) -> tuple[str, ...]:
+    if len({zone[:-1] for zone in zones}) > 1:
+        raise ValueError(f"{' and '.join(zones)} are in different regions; a network is in one region")
+    return zones
+
+
 Zone = Annotated[str, AfterValidator(_zone)]
+OneRegion = AfterValidator(_of_one_region)
+PRIVATE = [IPv4Network(each) for each in ("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "100.64.0.0/10")]
+"""Addresses that no host in the internet has. Source: RFC 1918; RFC 6598, for the last."""
 
 
 class Egress(Settings):
@@ -61,18 +70,23 @@ class NewNetwork(Egress):
     """NAT gateways, 1 or 2, with ``egress`` ``nat`` only. 2: one in each zone, so that functions of one zone do not
     depend on the other."""
     cidr: str = Field("10.60.0.0/16", pattern=r"^\d{1,3}(\.\d{1,3}){3}/(1[6-9]|2[0-4])$")
-    """Addresses of the VPC, with a prefix of 16 to 24 bits."""
-    availability_zones: Annotated[tuple[Zone, ...], Field(min_length=2, max_length=2, strict=False)] | None = None
+    """Addresses of the VPC, with a prefix of 16 to 24 bits, in ``10.0.0.0/8``, ``172.16.0.0/12``, ``192.168.0.0/16`` or
+    ``100.64.0.0/10``."""
+    availability_zones: (
+        Annotated[tuple[Zone, ...], Field(min_length=2, max_length=2, strict=False), OneRegion] | None
+    ) = None
     """Two availability zones of all subnets, for example ``["eu-central-1a", "eu-central-1b"]``. None: the first two
     that the account lists. Set them if Lambda or Aurora does not support one of those."""
 
     @field_validator("cidr")
     @classmethod
-    def _a_network(cls, cidr: str) -> str:
+    def _a_private_network(cls, cidr: str) -> str:
         try:
-            ip_network(cidr)
+            network = IPv4Network(cidr)
         except ValueError as error:
             raise ValueError(f"{error}; 10.60.0.0/16, for example, is right") from None
+        if not any(network.subnet_of(private) for private in PRIVATE):
+            raise ValueError(f"{cidr} is not private; a network in {', '.join(map(str, PRIVATE))} is required")
         return cidr
 
     @model_validator(mode="after")
@@ -109,7 +123,7 @@ class ExistingNetwork(Egress):
     """Id of the VPC."""
     subnet_ids: Annotated[tuple[str, ...], Field(min_length=2, strict=False)]
     """Ids of private subnets, at least 2, each in another availability zone."""
-    availability_zones: Annotated[tuple[Zone, ...], Field(min_length=2, strict=False)]
+    availability_zones: Annotated[tuple[Zone, ...], Field(min_length=2, strict=False), OneRegion]
     """Availability zones of the subnets, in the same order."""
 
     @model_validator(mode="after")
