@@ -27,7 +27,7 @@ def sharing_lanes(prefix: str, tasks: Iterable[Task[Any, Any]]) -> list[tuple[st
 
 
 def slots_with(lanes: Lanes, slots: int, budget: int, other: int) -> int:
-    """Return what becomes of ``slots``, the sum of all mappings, if ``other`` replaces the ``concurrency_budget``."""
+    """Return ``slots``, the sum of all mappings, as it is if ``other`` replaces the ``concurrency_budget``."""
     now, then = (sum(share_concurrency(lanes, each).values()) for each in (budget, other))
     return slots - now + then
 
