@@ -268,6 +268,7 @@ def test_unread_parts_hide_no_other_findings_and_the_worst_comes_first(
         (Kind.UNCHECKED, "the stacks"),
         (Kind.UNCHECKED, "DATABASE_URL"),
         (Kind.NOTE, "Lambda concurrency"),
+        (Kind.NOTE, "account_concurrency"),
     ]
 
 
