@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, Unpack, overload
 from joblane import telemetry
 from joblane.errors import JobError, storable
 from joblane.loops import Loops, Source
+from joblane.record.time_limits import OPERATOR
 from joblane.redaction import Scrub, scrubber
 from joblane.settings import Settings
 from joblane.sqs.traceparent import headers_within, span_of
@@ -34,6 +35,8 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 P = TypeVar("P", bound="Payload")
+OWN_TYPES = "jobs:"
+"""The category of Joblane's own task types."""
 REPORT_EVERY_SECONDS = 1.0
 MAX_NOTE = 200
 
@@ -144,8 +147,7 @@ class TaskContext:
         Raises:
             JobError: the connection broke after the transaction began. The work of the transaction is lost.
         """
-        self._work.lent = True
-        return self._work.connection()
+        return self._work.lend(OPERATOR if self.type.startswith(OWN_TYPES) else None)
 
     def enqueue(self, task: Task[P, Any], payload: P, **options: Unpack[JobOptions]) -> Enqueued:
         """Enqueue a task in this task's transaction: it exists only if this task's work commits.

@@ -177,11 +177,17 @@ class UnreadablePayloadError(JobError):
 
 
 class DatabaseUnavailableError(JobError):
-    """The database is unavailable. Nothing was sent, and usually nothing was written.
+    """The database is unavailable, or did not answer in time. Nothing was sent.
 
-    Enqueue again. If the connection broke during the commit, the task may exist: if you gave a ``task_id``, the second
-    enqueue then raises :class:`TaskIdConflictError` and makes no second task.
+    Enqueue again. If the connection broke, and the database could not be asked again, the task may have been accepted.
+    The message then says so, and ``task_ids`` has the ids: a second enqueue with the same ``task_id`` makes no second
+    task.
     """
+
+    def __init__(self, message: str, *, task_ids: tuple[str, ...] = ()) -> None:
+        super().__init__(message)
+        self.task_ids = task_ids
+        """Ids of the tasks that may have been accepted."""
 
 
 class MessageError(JobError, ValueError):
