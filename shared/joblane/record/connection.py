@@ -200,6 +200,14 @@ class Connection(DbapiConnection):  # type: ignore[misc]
         self._usock.settimeout(None)
         return context
 
+    def handle_messages(self, context: Any) -> None:
+        try:
+            super().handle_messages(context)
+        except (TimeoutError, InterfaceError) as error:
+            if not has_timed_out(error):
+                raise
+            raise TimeoutError(f"the server did not answer within {self._usock.gettimeout():g} s") from error
+
     def run(self, sql: str, *parameters: Any) -> list[Row]:
         """Execute ``sql`` with ``$1``-style parameters and return its rows.
 

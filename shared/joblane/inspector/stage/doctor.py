@@ -15,6 +15,7 @@ from joblane.inspector.stage import doctor_aws, doctor_database
 from joblane.inspector.stage.aws import is_emulator
 from joblane.inspector.unavailable import DENIED, MISSING
 from joblane.inspector.views import Check, Grade
+from joblane.record.connection import LOCK_NOT_AVAILABLE
 
 ORDER = (Grade.BAD, Grade.WARNING, Grade.UNKNOWN, Grade.GOOD)
 
@@ -44,6 +45,10 @@ def _database(scope: Scope) -> Iterator[Check]:
                 if not unmigrated:
                     lacks = f"the database lacks a table, column or function of its migrations: {text_of(error)}"
                     yield Check(Grade.BAD, what, lacks, "was it removed by hand? Restore it from a backup")
+                return
+            if sqlstate(error) == LOCK_NOT_AVAILABLE:
+                do = "end the transaction that locks it: `select pid, pg_blocking_pids(pid), query from pg_stat_activity`"
+                yield Check(Grade.BAD, what, f"a table is locked: {text_of(error)}", do)
                 return
             do = "check that the local stack (`joblane status`) or the cluster runs, and that the network allows access"
             yield Check(Grade.BAD, what, f"the database cannot be reached: {text_of(error)}", do)
