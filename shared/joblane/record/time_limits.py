@@ -43,9 +43,10 @@ class TimeLimits:
         return "; ".join(f"set {name} = {value}" for name, value in self.startup.items())
 
 
-WORKER = TimeLimits(connect=3, lock=1, statement=4)
-"""A claim and a finish take milliseconds. A commit that hangs, and then a login that hangs, take 8 s together, and
-Lambda ends the function 10 s after the last task's timeout (``FINISH_MARGIN``)."""
+WORKER = TimeLimits(connect=2, lock=1, statement=5.5)
+"""A claim and a finish take milliseconds; a claim waits half a second for each of ten locked rows. A commit that hangs,
+and then a login that hangs, take 8.5 s together, and Lambda ends the function 10 s after the last task's timeout
+(``FINISH_MARGIN``)."""
 CLIENT = TimeLimits(connect=5, lock=2, statement=10)
 """A web request waits for it. An INSERT of 10,000 tasks takes less."""
 OPERATOR = TimeLimits(connect=5, lock=2, statement=20)
