@@ -12,10 +12,10 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, TypeVar, Unpack, overload
 
 from joblane import telemetry
-from joblane.errors import JobError, storable
+from joblane.errors import JobError, shortened
 from joblane.loops import Loops, Source
 from joblane.record.time_limits import OPERATOR
-from joblane.redaction import Scrub, scrubber
+from joblane.scrubbing import Scrub, scrubber
 from joblane.settings import Settings
 from joblane.sqs.traceparent import headers_within, span_of
 
@@ -195,7 +195,7 @@ class TaskContext:
             raise ValueError("progress: done and total are whole numbers of zero or more")
         if time.monotonic() - self._reported_at >= REPORT_EVERY_SECONDS or done == total:
             self._reported_at = time.monotonic()
-            self._report(done, total, storable(self._scrub(note)[:MAX_NOTE]) if note else None)
+            self._report(done, total, self._scrub(shortened(note, MAX_NOTE))[:MAX_NOTE] if note else None)
 
     def _report(self, done: int | None, total: int | None, note: str | None) -> None:
         self._asked_at = time.monotonic()

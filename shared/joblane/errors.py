@@ -320,7 +320,7 @@ def text_of(error: BaseException, scrub: Callable[[str], str] = str) -> str:
         text = _of_database(original) if isinstance(original, PostgresError) else str(error)
     except Exception:  # an error that cannot be printed is still a failed attempt
         text = ""
-    return storable(scrub(text)[:MAX_TEXT]) or type(error).__name__
+    return scrub(shortened(text, MAX_TEXT))[:MAX_TEXT] or type(error).__name__
 
 
 def _of_database(error: PostgresError) -> str:
@@ -340,6 +340,19 @@ def sqlstate(error: BaseException) -> str | None:
     return first.get("C") if isinstance(first, dict) else None
 
 
+_CONTROLS = dict.fromkeys(code for code in (*range(32), *range(127, 160)) if chr(code) not in "\n\t")
+
+
 def storable(text: str) -> str:
-    """Return ``text`` without the characters that PostgreSQL's text cannot hold."""
-    return text.replace("\0", "").encode(errors="replace").decode()
+    """Return ``text`` without control characters, except for line ends and tabs, and without lone surrogates.
+
+    PostgreSQL's text cannot hold a NUL or a surrogate. Remove them before values are searched in the text: they may
+    stand between the characters of a value.
+    """
+    return text.translate(_CONTROLS).encode(errors="replace").decode()
+
+
+def shortened(text: str, longest: int) -> str:
+    """Return the first ``longest`` storable characters of ``text``. An ellipsis is in place of the others."""
+    kept = storable(text[: 4 * longest])
+    return kept if len(kept) <= longest and len(text) <= 4 * longest else kept[: longest - 1] + "…"

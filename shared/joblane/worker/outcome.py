@@ -26,7 +26,7 @@ from joblane.json_values import check_tree
 from joblane.limits import SNOOZE_CEILING
 from joblane.record.finish import Finish
 from joblane.record.states import State
-from joblane.redaction import Scrub, scrubber
+from joblane.scrubbing import Scrub, scrubber
 from joblane.retry import LONGEST, RetryDelay, delay_after
 from joblane.worker.failure import Failure
 

@@ -24,13 +24,13 @@ Part = Callable[["Scope"], Iterable[Check]]
 
 def checks(scope: Scope) -> tuple[Check, ...]:
     """All checks, worst first."""
-    found = [*_database(scope)]
+    found = [*checks_of_database(scope)]
     for what, permission, part in doctor_aws.PARTS:
         found += _aws(scope, what, permission, part)
     return tuple(sorted(found, key=lambda check: ORDER.index(check.grade)))
 
 
-def _database(scope: Scope) -> Iterator[Check]:
+def checks_of_database(scope: Scope) -> Iterator[Check]:
     """All checks of the database. If it is unavailable, that is the only finding; missing tables are not reported in
     addition to missing migrations."""
     unmigrated = False
