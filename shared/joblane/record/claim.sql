@@ -1,6 +1,6 @@
 -- The claim: see the table of verdicts in claim.py. It decides on each message in turn, on a row that it has locked.
 -- Rows are locked in the order of their ids, because two overlapping batches would otherwise deadlock. All times come
--- from the database's clock. functions.py replaces the names that begin with @: constants, and transitions of `t`.
+-- from the database's clock. functions.py replaces the names that begin with @: constants, conditions, and transitions of `t`.
 create or replace function joblane.claim_@VERSION(messages json, token uuid, lease_seconds float8, request_id text)
 returns json language plpgsql
 set lock_timeout = '500ms' set plan_cache_mode = force_generic_plan set enable_seqscan = off
@@ -124,7 +124,7 @@ begin
         verdict := 'paused'; @PARK
       elsif t.deadline <= clock then
         verdict := 'archived'; @OVERDUE
-      elsif t.due_at > clock + interval '@EARLY_SECONDS s' then
+      elsif t.due_at > clock + interval '@EARLY s' then
         verdict := 'wait';
       elsif t.claim_alone and members > 1 then
         verdict := 'claim_alone';
