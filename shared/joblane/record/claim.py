@@ -135,8 +135,8 @@ types, because every queue depends on the sweep."""
 PAUSED_SCHEDULE = """exists (select from joblane.pauses p
           where p.scope = 'schedule' and p.name = {row}.type || ':' || {row}.schedule
             and (p.until is null or p.until > now()))"""
-HOLDER = f"""(select h.id from joblane.tasks h
-          where h.unique_key = {{key}} and h.unique_key is not null and h.state in {LIVE_SQL} and h.id <> {{id}})"""
+HOLDER = """(select h.id from joblane.tasks h
+          where h.unique_key = {key} and h.unique_key is not null and h.finished_at is null and h.id <> {id})"""
 """The id of the live task that holds a unique key."""
 LIMITS = "limits as materialized (select set_config('lock_timeout', '500ms', true))"
 """Sets the lock timeout of the statement that contains it."""
@@ -169,7 +169,7 @@ claimed as (
         (id, type, queue, tenant, tags, payload, payload_digest, schema, headers, options, tick, max_attempts,
          retention_seconds, deadline, unique_key, unique_until, unique_expires_at,
          state, attempts, runs, generation, batch_size, lease_token, lease_until, sent_at, sweep_at,
-         finished_at, expire_at, reason, error_type, error_message, fingerprint)
+         finished_at, expire_at, dead_letter_unsent, reason, error_type, error_message, fingerprint)
   select m.id, m.type, m.queue, m.tenant, m.tags, m.payload, m.payload_digest, m.schema, m.headers, m.options, m.tick,
          m.max_attempts, m.retention_seconds, m.deadline,
          case when initial.state <> 'active' or m.unique_until = 'finish' then m.unique_key end,
@@ -187,6 +187,7 @@ claimed as (
          case when initial.state in ('cancelled', 'archived') then now() end,
          case initial.state when 'cancelled' then now() + make_interval(secs => m.retention_seconds)
                             when 'archived' then now() + interval '{ARCHIVED_RETENTION.days} days' end,
+         initial.state = 'archived',
          case initial.state when 'cancelled' then m.skip_reason
                             when 'archived' then {DEADLINE_REASON.format(row="m")} end,
          case when initial.state = 'archived' then 'DeadlinePassed' end,
@@ -312,13 +313,13 @@ def arrival(
 FREE_EXPIRED = f"""
 update joblane.tasks t set unique_key = null
   from (select id from joblane.tasks
-         where unique_key in (select jsonb_array_elements_text(cast($1 as jsonb))) and state in {LIVE_SQL}
-           and unique_expires_at <= clock_timestamp()
+         where unique_key = any(array(select jsonb_array_elements_text(cast($1 as jsonb)))) and finished_at is null
+           and (unique_expires_at <= clock_timestamp() or state not in {LIVE_SQL})
          order by id for no key update) as expired
  where t.id = expired.id
 returning t.id
 """
-"""Free the keys whose holders have held them for ``unique_for``."""
+"""Free the keys whose holders have held them for ``unique_for``, or were ended by SQL without ``finished_at``."""
 FREE_EXPIRED_SOON = f"with {LIMITS}{FREE_EXPIRED.replace('from joblane.tasks', 'from limits, joblane.tasks')}"
 """The same statement with the claim's lock timeout."""
 

@@ -99,7 +99,7 @@ finished as (
     sweep_at = case when next.is_long then next.due_at - interval '{MAX_DELAY_SECONDS} s'
                     when f.state in ('retry', 'pending') then next.due_at + interval '{SWEEP_MARGIN_SECONDS} s'
                     when f.state = 'archived' then {SWEEP_SOON} end,
-    finished_at = case when next.is_end then clock_timestamp() end,
+    finished_at = case when next.is_end then clock_timestamp() end, dead_letter_unsent = f.state = 'archived',
     payload = case when next.is_cleared then null else t.payload end,
     result = case when not next.is_cleared then f.result end,
     headers = case when next.is_cleared then '{{}}' else t.headers end,
