@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from joblane.json_values import digest
 from joblane.limits import MAX_DELAY_SECONDS
-from joblane.record.states import SWEEP_MARGIN_SECONDS, WAITING_SQL, State
+from joblane.record.states import LIVE_SQL, SWEEP_MARGIN_SECONDS, WAITING_SQL, State
 from joblane.record.transitions import RESET, assignments
 
 if TYPE_CHECKING:
@@ -52,6 +52,16 @@ on conflict do nothing
 returning id, extract(epoch from due_at - clock_timestamp())::float8
 """
 
+FREE_EXPIRED = f"""
+update joblane.tasks t set unique_key = null
+  from (select id from joblane.tasks
+         where unique_key = any(array(select jsonb_array_elements_text(cast($1 as jsonb)))) and finished_at is null
+           and (unique_expires_at <= clock_timestamp() or state not in {LIVE_SQL})
+         order by id for no key update) as expired
+ where t.id = expired.id
+returning t.id
+"""
+"""Free the keys whose holders have held them for ``unique_for``, or were ended by SQL without ``finished_at``."""
 EXISTING = """
 select t.id, t.queue, t.state, case when t.finished_at is null then t.unique_key end,
        extract(epoch from t.due_at - clock_timestamp())::float8,

@@ -336,6 +336,16 @@ create table joblane.schedules (
 )
 """
 
+FUNCTIONS = """
+-- One row for each set of the library's functions, whose names end with its version. joblane migrate writes the rows.
+create table joblane.functions (
+    -- Version: a digest of the functions' text.
+    version text collate "C" primary key,
+    -- Time at which the code with this version was last migrated. The two latest sets are kept.
+    migrated_at timestamptz not null default clock_timestamp()
+)
+"""
+
 # No key, included column or predicate of an index names a column that an ordinary claim changes, so that the claim is a
 # heap-only update: it writes no index. PostgreSQL compares the columns of predicates as well.
 INDEXES = (
@@ -505,7 +515,7 @@ $$
 
 
 def upgrade() -> None:
-    for table in (TASKS, ATTEMPTS, ITEMS, CURSORS, PROGRESS, PAUSES, AUDIT, BULKS, TYPES, STAGE, SCHEDULES):
+    for table in (TASKS, ATTEMPTS, ITEMS, CURSORS, PROGRESS, PAUSES, AUDIT, BULKS, TYPES, STAGE, SCHEDULES, FUNCTIONS):
         for statement in statements(table):
             op.execute(statement)
     for statement in (*INDEXES, CANONICAL, ENQUEUE):
