@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import pytest
 
@@ -248,6 +249,35 @@ def test_a_dead_letter_with_the_id_of_another_task_is_not_obsolete(inspector: In
     view = inspector.redrive(Filter(ids=("dead",)), rate=500)
     ran.run(view.id)
     assert [json.loads(message["Body"])["id"] for message in world.received(DLQ)] == ["it"]
+
+
+def test_dead_letters_whose_receive_lost_its_response_are_found_again(
+    inspector: Inspector, ran: Bulks, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # given
+    world, client = ran.world, ran.world.sqs.client
+    ids = {put_dead_letter(world, external(payload={"do": "redrive_counts", "number": 0})) for _ in range(2)}
+    view = inspector.redrive(Filter(types=("sample:one",)), rate=500, reason=None)
+    receive = client.receive_message
+    lost: list[object] = []
+
+    def receive_and_lose(**arguments: Any) -> Any:
+        answer = receive(**arguments)
+        if lost or not answer.get("Messages"):
+            return answer
+        lost.append(answer)
+        return {}  # botocore has tried again, and the messages are hidden
+
+    for name, value in {"HIDDEN_SECONDS": 1, "POLL_SECONDS": 0.1}.items():
+        monkeypatch.setattr(f"joblane.inspector.bulk.run.{name}", value)
+    monkeypatch.setattr(client, "receive_message", receive_and_lose)
+    # when
+    ran.run(view.id)
+    work_off(world)
+    # then
+    assert lost
+    assert runs(world) == sorted(ids)
+    assert world.depth(DLQ) == 0
 
 
 def test_a_message_that_cannot_be_sent_stays_in_its_queue(inspector: Inspector, ran: Bulks) -> None:

@@ -203,7 +203,11 @@ class BulkRun:
         return None, position
 
     def _receive(self, queue: str) -> tuple[list[DeadLetter], bool]:
-        """New dead letters, and True if other consumers have messages of this queue in flight."""
+        """New dead letters, and True if the queue has messages that this run does not hold.
+
+        SQS counts them as waiting or in flight: a receive may find nothing of what was counted just before, because
+        another consumer was faster or the response to an earlier try was lost.
+        """
         depth = queue_depth_if_exists(self._sqs, queue)
         if depth is None:
             return [], False
@@ -213,7 +217,7 @@ class BulkRun:
         self._queue = queue
         self._held |= {message["MessageId"]: message["ReceiptHandle"] for message in messages}
         found = dead_letters.read(self._ctx.connection(), self._tasks, new, queue) if new else []
-        return found, depth.in_flight > len(self._held)
+        return found, depth.waiting + depth.in_flight > len(self._held)
 
     def _await_canary(self, position: Position, room: int) -> tuple[Step | None, Position]:
         """Check the canary; no step if all of it has completed."""
