@@ -25,10 +25,10 @@ def run(server: Postgres) -> list[Ratio]:
                 record.activate(active)
                 record.finished(TASKS, BATCH)  # warm-up
             alone: list[float] = []
-            beside: list[float] = []
+            crowded: list[float] = []
             for _ in range(ROUNDS):
                 alone.append(quiet.finished(TASKS, BATCH) * BATCH)
-                beside.append(busy.finished(TASKS, BATCH) * BATCH)
+                crowded.append(busy.finished(TASKS, BATCH) * BATCH)
             quiet.close()
             busy.close()
     finally:
@@ -38,9 +38,9 @@ def run(server: Postgres) -> list[Ratio]:
             f"finish of {BATCH} tasks, CPU of PostgreSQL",
             f"next to {ACTIVE:,} active tasks and {ENDED:,} ended ones, medians of {ROUNDS} rounds in turns; "
             "against no other active task",
-            f"{median(beside) * 1000:.2f} ms",
+            f"{median(crowded) * 1000:.2f} ms",
             f"{median(alone) * 1000:.2f} ms",
-            median(beside) / median(alone),
+            median(crowded) / median(alone),
             BOUND,
             at_most=True,
         )

@@ -1,4 +1,4 @@
-"""A task's life in the record: enqueue, claim and finish. CPU in PostgreSQL, WAL, index entries and HOT updates.
+"""A task's life in the database: enqueue, claim and finish. CPU in PostgreSQL, WAL, index entries and HOT updates.
 
 oban keeps a record as well, and its worker fetches, runs and completes jobs: the same work, except for the delivery,
 which is SQS's here. oban enqueues one by one, and drains with a limit of 10 against our batches of 10, and of 2 against
@@ -50,7 +50,7 @@ def run(server: Postgres) -> list[Ratio]:
 
 
 def _cpu(record: Record, server: Postgres) -> list[Ratio]:
-    name = "life in the record, CPU of PostgreSQL"
+    name = "life in the database, CPU of PostgreSQL"
     for batch in LIMITS:
         record.live(WARM, batch)
     ours: dict[int, list[float]] = {batch: [] for batch in LIMITS}

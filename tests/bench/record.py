@@ -1,4 +1,4 @@
-"""Whole lives of tasks in the record, without SQS: enqueued, delivered as events, claimed and finished.
+"""Whole lives of tasks in the database, without SQS: enqueued, delivered as events, claimed and finished.
 
 The server's processor time is that of the one session that a function has. Sends are accepted at once.
 """
