@@ -12,8 +12,10 @@ from pg8000.exceptions import Error as PostgresError
 from joblane.declaration import Task
 from joblane.enqueue import insert
 from joblane.record import claim, finish
+from joblane.record.conditions import EARLY_SECONDS
 from joblane.record.database import Database
 from joblane.record.dead_letters import mark_dead_sent
+from joblane.record.functions import FUNCTIONS, VERSION
 from joblane.record.insert import DUE_SWEEP
 from joblane.worker.worker import Worker
 
@@ -33,7 +35,7 @@ def token() -> None:
 
 def due() -> None:
     """A message claims its task before it is due."""
-    _replace(claim, "CLAIM", f"and t.due_at <= clock_timestamp() + interval '{claim.EARLY_SECONDS} s'", "")
+    _replace_function(claim, "claim", f"t.due_at > clock + interval '{EARLY_SECONDS} s'", "false")
 
 
 def dead_letter_order() -> None:
@@ -85,3 +87,12 @@ def _replace(module: Any, name: str, old: str, new: str) -> None:
     text = getattr(module, name)
     assert old in text, f"{name} has changed: the bug can no longer be planted by this text"
     setattr(module, name, text.replace(old, new))
+
+
+def _replace_function(module: Any, name: str, old: str, new: str) -> None:
+    """Create the function with the bug under another name, and let this process call it."""
+    assert old in FUNCTIONS[name], f"{name} has changed: the bug can no longer be planted by this text"
+    function, planted = f"joblane.{name}_{VERSION}", f"joblane.{name}_planted"
+    with Database(os.environ["DATABASE_URL"]) as database:
+        database.get().run(FUNCTIONS[name].replace(old, new).replace(function, planted))
+    setattr(module, name.upper(), getattr(module, name.upper()).replace(function, planted))

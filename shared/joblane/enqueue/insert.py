@@ -14,8 +14,7 @@ from typing import Any
 from joblane.enqueue.check import with_row_id
 from joblane.errors import DuplicateTaskError, JobError, TaskIdConflictError
 from joblane.queues import Queue
-from joblane.record.claim import FREE_EXPIRED
-from joblane.record.insert import EXISTING, INSERT, REPLACE, NewTask, document
+from joblane.record.insert import EXISTING, FREE_EXPIRED, INSERT, REPLACE, NewTask, document
 from joblane.record.states import State
 from joblane.unique import OnConflict
 

@@ -20,7 +20,7 @@ from typing import Any
 from joblane.limits import MAX_DELAY_SECONDS, MAX_MESSAGE_BYTES
 from joblane.maintenance.expiry import BATCH, expire, tidy
 from joblane.queues import lane_name
-from joblane.record.claim import PAUSED
+from joblane.record.conditions import PAUSED
 from joblane.record.connection import Connection
 from joblane.record.dead_letters import mark_dead_sent, successor_entry
 from joblane.record.states import LIVE, State, in_sql

@@ -52,6 +52,16 @@ on conflict do nothing
 returning id, extract(epoch from due_at - clock_timestamp())::float8
 """
 
+FREE_EXPIRED = f"""
+update joblane.tasks t set unique_key = null
+  from (select id from joblane.tasks
+         where unique_key in (select jsonb_array_elements_text(cast($1 as jsonb))) and state in {LIVE_SQL}
+           and unique_expires_at <= clock_timestamp()
+         order by id for no key update) as expired
+ where t.id = expired.id
+returning t.id
+"""
+"""Free the keys whose holders have held them for ``unique_for``."""
 EXISTING = f"""
 select t.id, t.queue, t.state, case when t.state in {LIVE_SQL} then t.unique_key end,
        extract(epoch from t.due_at - clock_timestamp())::float8,

@@ -63,7 +63,8 @@ begin
   end loop;
   for owned in
     select c.oid::regclass as name, c.relkind = 'S' as is_sequence,
-           c.relname = 'alembic_version' or c.oid = 'joblane.stage'::regclass as read_only,
+           c.oid in ('joblane.stage'::regclass, 'joblane.functions'::regclass) or c.relname = 'alembic_version'
+             as read_only,
            c.oid = 'joblane.audit'::regclass as insert_only
       from pg_class c join pg_namespace n on n.oid = c.relnamespace
      where c.relowner = current_user::regrole and c.relkind in ('r', 'p', 'v', 'm', 'S')

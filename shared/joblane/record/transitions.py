@@ -6,7 +6,7 @@ reason. ``tests/integration/record/test_transitions.py`` lists the columns in wh
 
 from __future__ import annotations
 
-from joblane.limits import CONTENT_KEPT_FOR_MESSAGES
+from joblane.limits import CONTENT_KEPT_FOR_MESSAGES, MAX_DELAY_SECONDS
 from joblane.record.states import ARCHIVED_RETENTION, LIVE_SQL, SWEEP_MARGIN_SECONDS
 
 Columns = dict[str, str]
@@ -80,6 +80,56 @@ DELETED: Columns = {
     "expire_at": CLEARED_EXPIRES,
 }
 """The task's content is deleted, and the task never runs again."""
+
+
+LEASE_SWEEP_SECONDS = 15
+"""The sweep sends the message this long after its lease ends, so that a slow finish can commit first."""
+RUN: Columns = {
+    "state": "'active'",
+    "attempts": "t.attempts + 1 - uncounted",
+    "runs": "t.runs + 1",
+    "claim_alone": "t.claim_alone or uncounted = 1",
+    "batch_size": "members",
+    "lease_token": "token",
+    "lease_until": "leased_until",
+    "sweep_at": f"leased_until + interval '{LEASE_SWEEP_SECONDS} s'",
+    "unique_key": "case when t.unique_until = 'finish' then t.unique_key end",
+    "used_ms": "case when t.state = 'active' then 0 else t.used_ms end",
+}
+"""A run begins. The names without ``t.`` are variables of the claim."""
+REVIVE: Columns = RUN | REVIVED | {"attempts": "1", "batch_size": "members"}
+PARK: Columns = {
+    "sent_at": "null",
+    "sweep_at": f"greatest({NOW}, t.due_at - interval '{MAX_DELAY_SECONDS} s')",
+}
+"""The message is acknowledged, and the row waits for the end of a pause."""
+REVIVE_PAUSED: Columns = REVIVED | PARK | {"state": "'pending'"}
+RELEASE: Columns = {
+    "state": "'pending'",
+    "attempts": "t.attempts - uncounted",
+    "claim_alone": "true",
+    "lease_token": "null",
+    "lease_until": "null",
+    "sent_at": "case when not paused then t.sent_at end",
+    "sweep_at": SWEEP_SOON,
+}
+"""A lost run is over, and the next claim takes the task alone."""
+LOST: Columns = ARCHIVED | {
+    "reason": "'lost: the last run did not report its end (killed, out of memory, or out of time)'",
+    "error_type": "'Lost'",
+    "error_message": "'the run did not report its end'",
+    "fingerprint": FINGERPRINT.format(row="t", error="Lost"),
+}
+OVERDUE: Columns = ARCHIVED | {
+    "reason": "'DeadlinePassed: the task had to run by ' || t.deadline::text",
+    "error_type": "'DeadlinePassed'",
+    "error_message": "'the deadline passed before the task ran'",
+    "fingerprint": FINGERPRINT.format(row="t", error="DeadlinePassed"),
+}
+CANCEL_LOST: Columns = CANCELLED | {"reason": "'cancelled while it ran'"}
+_SKIPPED: Columns = {name: value for name, value in CANCELLED.items() if name != "cancel_requested_at"}
+DUPLICATE: Columns = _SKIPPED | {"reason": "'DuplicateTask: its unique key is held by ' || holder.id"}
+SCHEDULE_PAUSED: Columns = _SKIPPED | {"reason": "'SchedulePaused: its schedule is paused'"}
 
 
 def _unless_active(columns: Columns) -> Columns:

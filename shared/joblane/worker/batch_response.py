@@ -36,10 +36,11 @@ class BatchResponse:
             self.visibility[received.receipt] = seconds
 
 
-def growing_seconds(receives: int) -> int:
-    """Return the visibility timeout during an outage: 15 s doubling to 15 min, with jitter to spread out a backlog.
+def growing_seconds(receives: int, first: int = UNAVAILABLE_FIRST_SECONDS) -> int:
+    """Return the visibility timeout of a message that waits for the database: ``first`` seconds, doubling to 15 min.
 
-    The maximum follows from the queue's maxReceiveCount, which allows for RECEIVES_PER_OUTAGE_HOUR receives an hour.
+    Jitter spreads out a backlog. The maximum follows from the queue's maxReceiveCount, which allows for
+    RECEIVES_PER_OUTAGE_HOUR receives an hour.
     """
-    longest: int = min(UNAVAILABLE_LONGEST_SECONDS, UNAVAILABLE_FIRST_SECONDS * 2 ** min(receives - 1, 10))
+    longest: int = min(UNAVAILABLE_LONGEST_SECONDS, first * 2 ** min(receives - 1, 10))
     return longest - random.randint(0, longest // 10 if longest < UNAVAILABLE_LONGEST_SECONDS else 0)  # noqa: S311

@@ -15,13 +15,14 @@ from pg8000.exceptions import Error as PostgresError
 
 from joblane import telemetry
 from joblane.client import JobClient
-from joblane.errors import JobError, TaskCancelled, WrongStageError, sqlstate, text_of
+from joblane.errors import TaskCancelled, WrongStageError, sqlstate, text_of
 from joblane.limits import LEASE_MARGIN, MAX_DELAY_SECONDS
 from joblane.queues import lane_name
 from joblane.record.claim import Claim, Verdict, arrival, claim
-from joblane.record.connection import LOCK_NOT_AVAILABLE, REFUSED_CLASSES, UNIQUE_VIOLATION, is_unavailable
+from joblane.record.connection import is_unavailable
 from joblane.record.dead_letters import mark_dead_sent, successor_entry
 from joblane.record.finish import Finish, cancel_requested, finish
+from joblane.record.functions import UNDEFINED_FUNCTION
 from joblane.record.run_session import CANCELLED
 from joblane.record.states import State
 from joblane.sqs.dead_letter import NO_ROOM, archived_dead_letter, fits, refused_dead_letter, with_id
@@ -40,12 +41,8 @@ if TYPE_CHECKING:
 
 DATABASE_ERRORS = (PostgresError, OSError, WrongStageError)
 LOCKED_SECONDS = 5
-"""Visibility timeout after a claim met a lock or a unique key taken at the same moment. Another run's finish or an
-operator's edit holds a lock for a short time. The next claim sees the task that took the key."""
-
-
-class BatchClaimError(JobError):
-    """The batch cannot be claimed in one statement."""
+"""The first visibility timeout of a message whose row is locked. Another run's finish or an operator's edit holds a
+lock for a short time, a transaction that enqueues may hold it for minutes."""
 
 
 class Worker:
@@ -80,10 +77,7 @@ class Worker:
     ) -> Mapping[str, Received]:
         """Claim, run and finish messages by id. Return the messages to claim alone, fewest attempts first."""
         started = time.perf_counter()
-        try:
-            claimed = self._claim(deliveries, response, lambda_context)
-        except BatchClaimError:
-            return deliveries
+        claimed = self._claim(deliveries, response, lambda_context)
         to_claim_alone: list[Run] = []
         runs: list[Run] = []
         archived: list[Run] = []
@@ -98,6 +92,8 @@ class Worker:
                     response.keep(run.received, wait)
                 case Verdict.LEASED:
                     response.keep(run.received, wait + 1)
+                case Verdict.LOCKED:
+                    response.keep(run.received, growing_seconds(run.received.receives, LOCKED_SECONDS))
                 case Verdict.ARCHIVED:
                     self._log.add_archived(run.claim)
                     archived.append(run)
@@ -108,6 +104,9 @@ class Worker:
                     self._send([run.received], [self._dead_letter(run, reason)], response)
                 case Verdict.CONFLICT:
                     reason = f"IdConflict: {run.claim.id!r} is the id of another task, or of another payload"
+                    self._send([run.received], [refused_dead_letter(run.received, reason)], response)
+                case Verdict.REFUSED:
+                    reason = f"the database cannot store this message: {run.claim.reason}"
                     self._send([run.received], [refused_dead_letter(run.received, reason)], response)
                 case Verdict.WAIT | Verdict.PAUSED | Verdict.ENDED | Verdict.OBSOLETE | Verdict.GONE:
                     fields = self._log_fields(run.claim) | {"verdict": verdict}
@@ -159,11 +158,7 @@ class Worker:
         return None
 
     def _claim(self, deliveries: Mapping[str, Received], response: BatchResponse, lambda_context: Any) -> list[Run]:
-        """Claim all messages in one statement, in order.
-
-        Raises :class:`BatchClaimError` if one row made the statement fail. Then each message is claimed, run and
-        finished before the next, so that a lost run counts for no other task.
-        """
+        """Claim all messages in one statement, in order."""
         if not deliveries:
             return []
         arrivals = [
@@ -182,32 +177,24 @@ class Worker:
         try:
             claims = self._database.call_again(claim, arrivals, lease, lambda_context.aws_request_id)
         except DATABASE_ERRORS as error:
-            if len(deliveries) > 1 and isinstance(error, PostgresError) and not is_unavailable(error):
-                raise BatchClaimError from error
             self._keep_unclaimed(list(deliveries.values()), error, response)
             return []
         return [Run(delivery, claims[id_]) for id_, delivery in deliveries.items()]
 
     def _keep_unclaimed(self, deliveries: Sequence[Received], error: Exception, response: BatchResponse) -> None:
-        """Keep or refuse messages whose claim failed. They have used no attempt."""
-        code = sqlstate(error) or ""
-        if code in (LOCK_NOT_AVAILABLE, UNIQUE_VIOLATION):
-            for delivery in deliveries:
-                response.keep(delivery, LOCKED_SECONDS)
-        elif code.startswith(REFUSED_CLASSES):
-            reason = f"the database cannot store this message: {text_of(error)}"
-            self._send(deliveries, [refused_dead_letter(delivery, reason) for delivery in deliveries], response)
+        """Keep messages whose claim failed. They have used no attempt."""
+        if sqlstate(error) == UNDEFINED_FUNCTION:
+            advice = "run `joblane migrate` of this code"
+        elif is_unavailable(error) or isinstance(error, WrongStageError):
+            advice = "SQS will deliver the messages again"
         else:
-            migrated = is_unavailable(error) or isinstance(error, WrongStageError)
-            advice = (
-                "SQS will deliver the messages again" if migrated else "are the migrations applied (joblane migrate)?"
-            )
-            self._logger.error(
-                "the claim failed in the database; " + advice,
-                extra={"error": text_of(error), "messages": len(deliveries)},
-            )
-            for delivery in deliveries:
-                response.keep(delivery, growing_seconds(delivery.receives))
+            advice = "are the migrations applied (joblane migrate)?"
+        self._logger.error(
+            "the claim failed in the database; " + advice,
+            extra={"error": text_of(error), "messages": len(deliveries)},
+        )
+        for delivery in deliveries:
+            response.keep(delivery, growing_seconds(delivery.receives))
 
     def _finish(self, runs: Sequence[Run], response: BatchResponse) -> list[Run]:
         """Record the ends that are not recorded yet, in one statement. Return the runs whose task is archived."""

@@ -17,7 +17,7 @@ from pg8000.exceptions import Error as PostgresError
 from joblane.errors import sqlstate
 from joblane.inspector.filter import BulkAction
 from joblane.queues import Queue, lane_name
-from joblane.record.claim import HOLDER
+from joblane.record.conditions import HOLDER
 from joblane.record.connection import Connection
 from joblane.record.insert import MARK_SENT
 from joblane.record.states import ENDED, LIVE, LIVE_SQL, WAITING, State, in_sql

@@ -25,7 +25,7 @@ from joblane.inspector.tasks.filter_sql import BULK_TYPE
 from joblane.inspector.tasks.row import Record, check_id, read
 from joblane.inspector.views import ActionResult
 from joblane.job import Job
-from joblane.record.claim import HOLDER
+from joblane.record.conditions import HOLDER
 from joblane.record.insert import NewTask
 from joblane.record.states import State
 from joblane.redaction import restored

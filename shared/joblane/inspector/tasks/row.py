@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 from joblane.errors import UnknownTaskError
 from joblane.queues import Queue
-from joblane.record.claim import PAUSED
+from joblane.record.conditions import PAUSED
 from joblane.record.connection import Connection
 from joblane.record.states import State
 from joblane.sqs.message import ID_PATTERN

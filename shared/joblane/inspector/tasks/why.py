@@ -14,14 +14,14 @@ from joblane.inspector.tasks.row import Record
 from joblane.inspector.views import Reason, Why
 from joblane.limits import DEAD_LETTER_RETENTION, MAX_DELAY
 from joblane.queues import dead_letter_name, lane_name
-from joblane.record.claim import EARLY_SECONDS
+from joblane.record.conditions import EARLY_SECONDS
 from joblane.record.connection import Connection, Row
 from joblane.record.states import State
 
 AHEAD_CAP = 10_000
 """Tasks ahead of this task are counted up to here."""
 
-# The same conditions as claim.PAUSED.
+# The same conditions as conditions.PAUSED.
 PAUSES = """
 select scope, name, reason, paused_by, until from joblane.pauses
  where (until is null or until > clock_timestamp())

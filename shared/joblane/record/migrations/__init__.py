@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from joblane.errors import ForeignSchemaError
+from joblane.record.functions import INSTALL
 
 if TYPE_CHECKING:
     from alembic.config import Config
@@ -19,13 +20,16 @@ if TYPE_CHECKING:
     from joblane.record.connection import Connection
 
 FOLDER = Path(__file__).parent
+LOCK = 0x6A6F626C616E65
+"""The key of the advisory lock: 'joblane' in ASCII."""
+TAKE_LOCK = f"select pg_advisory_xact_lock({LOCK})"
 
 
 def upgrade(url: str, revision: str = "head") -> None:
-    """Bring the database at ``url`` (``postgresql://…``) to ``revision``. Repeating it is harmless.
+    """Bring the database at ``url`` (``postgresql://…``) to ``revision``, and create this code's functions.
 
-    A schema of newer code is not changed, so that a rollback to older code does not fail. Raises
-    :class:`ForeignSchemaError` for a revision that this library never made.
+    Repeating it is harmless. A schema of newer code is not changed but for the functions, so that a rollback to older
+    code does not fail. Raises :class:`ForeignSchemaError` for a revision that this library never made.
     """
     from alembic import command
 
@@ -33,12 +37,15 @@ def upgrade(url: str, revision: str = "head") -> None:
 
     with Database(url) as database:
         current = checked_revision(database.get())
-    if not is_newer(current):
-        command.upgrade(_config(url=url), revision)
+        if not is_newer(current):
+            command.upgrade(_config(url=url), revision)
+        database.get().execute_simple(";\n".join([TAKE_LOCK, *INSTALL]))
 
 
 def script(current: str | None, after: Sequence[str]) -> str:
-    """Return the SQL that brings a database from revision ``current`` to the newest one, in one transaction.
+    """Return the SQL that brings a database from revision ``current`` to the newest one, with this code's functions.
+
+    It is one transaction.
 
     ``current``: None for an empty database. ``after``: further statements at the end of the transaction.
     """
@@ -46,7 +53,7 @@ def script(current: str | None, after: Sequence[str]) -> str:
 
     written = io.StringIO()
     start = newest() if is_newer(current) else current
-    config = _config(after=tuple(after))
+    config = _config(after=(*INSTALL, *after))
     config.output_buffer = written
     command.upgrade(config, f"{start}:head" if start else "head", sql=True)
     return written.getvalue()

@@ -9,11 +9,9 @@ from alembic import context
 from sqlalchemy import text
 
 from joblane.record.database import Database
+from joblane.record.migrations import TAKE_LOCK
 
-LOCK = 0x6A6F626C616E65
-"""The key of the advisory lock: 'joblane' in ASCII."""
 LOCK_TIMEOUT_SECONDS = 2
-TAKE_LOCK = f"select pg_advisory_xact_lock({LOCK})"
 CREATE_SCHEMA = "create schema joblane"
 # Later statements queue behind a migration that waits for a table, and a handler may hold the table for minutes.
 SET_LOCK_TIMEOUT = f"set local lock_timeout = '{LOCK_TIMEOUT_SECONDS}s'"

@@ -334,6 +334,16 @@ create table joblane.schedules (
 )
 """
 
+FUNCTIONS = """
+-- One row for each set of the library's functions, whose names end with its version. joblane migrate writes the rows.
+create table joblane.functions (
+    -- Version: a digest of the functions' text.
+    version text collate "C" primary key,
+    -- Time at which the code with this version was last migrated. The two latest sets are kept.
+    migrated_at timestamptz not null default clock_timestamp()
+)
+"""
+
 # A listing is read newest first, by an index whose first column has one value; a listing of all tasks merges three
 # queues. An index costs a write for each state that one of its rows passes through: the indexes after the second have
 # few rows, or leave out completed tasks, which are the most. The index by state has the columns that an overview
@@ -492,7 +502,7 @@ $$
 
 
 def upgrade() -> None:
-    for table in (TASKS, ATTEMPTS, ITEMS, CURSORS, PROGRESS, PAUSES, AUDIT, BULKS, TYPES, STAGE, SCHEDULES):
+    for table in (TASKS, ATTEMPTS, ITEMS, CURSORS, PROGRESS, PAUSES, AUDIT, BULKS, TYPES, STAGE, SCHEDULES, FUNCTIONS):
         for statement in statements(table):
             op.execute(statement)
     for statement in (*INDEXES, CANONICAL, ENQUEUE):

@@ -1,0 +1,187 @@
+-- The claim: see the table of verdicts in claim.py. It decides on each message in turn, on a row that it has locked.
+-- Rows are locked in the order of their ids, because two overlapping batches would otherwise deadlock. All times come
+-- from the database's clock. functions.py replaces the names that begin with @: constants, and transitions of `t`.
+create or replace function joblane.claim_@VERSION(messages json, token uuid, lease_seconds float8, request_id text)
+returns json language plpgsql
+set lock_timeout = '500ms' set plan_cache_mode = force_generic_plan set enable_seqscan = off
+as $$
+declare
+  members constant integer := json_array_length(messages);
+  any_paused constant boolean := exists (select from joblane.pauses);
+  leased_until constant timestamptz := clock_timestamp() + make_interval(secs => lease_seconds);
+  answers json[];
+  m record;               -- the message
+  t joblane.tasks;        -- its row: as it was found, then as it is written
+  waits boolean;          -- wait for the row if it is locked
+  is_locked boolean;      -- another transaction has not released the row
+  is_new boolean;         -- no row was found: the message's is inserted
+  clock timestamptz;      -- the time, once the row is locked
+  paused boolean;         -- the type, queue or tenant is paused
+  schedule_paused boolean;
+  takes_key boolean;      -- the row is not live yet, so a transition that makes it live takes its unique key
+  holder joblane.tasks;   -- the live task that holds the key
+  uncounted integer;      -- 1 if the lost run was claimed in a batch, so that it does not count as an attempt
+  verdict text;
+  refusal text;
+  changed boolean;        -- a transition was applied to `t`
+begin
+  for m in
+    select * from json_to_recordset(messages) as x(
+      id text, type text, queue text, tenant text, tags text[], payload json, payload_digest text, schema text,
+      headers jsonb, options jsonb, tick text, schedule text, max_attempts integer, retention_seconds bigint,
+      deadline timestamptz, unique_key text, unique_until text, unique_seconds float8, rec boolean,
+      dead_generation integer)
+    order by x.id collate "C"
+  loop
+    waits := m.rec;
+    loop  -- once, or again if another transaction inserts the same id or unique key at the same moment
+      changed := false; refusal := null; holder := null; is_locked := false;
+
+      -- Lock the row. Most rows are there and free. Only a wait needs a subtransaction.
+      select * into t from joblane.tasks r where r.id = m.id for no key update skip locked;
+      is_new := not found;
+      if is_new and waits then
+        begin
+          select * into t from joblane.tasks r where r.id = m.id for no key update;
+          is_new := not found;
+        exception when lock_not_available or deadlock_detected then
+          is_locked := true;
+        end;
+      end if;
+      clock := clock_timestamp();
+      if is_new and not m.rec then
+        t.id := m.id; t.type := m.type; t.queue := m.queue; t.tenant := m.tenant; t.state := 'pending';
+        t.max_attempts := m.max_attempts; t.retention_seconds := m.retention_seconds; t.deadline := m.deadline;
+        t.schema := m.schema; t.headers := m.headers; t.options := m.options; t.payload_digest := m.payload_digest;
+        t.unique_key := m.unique_key; t.unique_until := coalesce(m.unique_until, 'finish');
+        t.generation := coalesce(m.dead_generation, 0); t.due_at := clock; t.sent_at := clock;
+        t.attempts := 0; t.runs := 0; t.snoozes := 0; t.used_ms := 0; t.sends := 0; t.batch_size := 0;
+        t.claim_alone := false;
+      end if;
+      paused := any_paused and @PAUSED;
+      schedule_paused := any_paused and is_new and exists (select from joblane.pauses p
+         where p.scope = 'schedule' and p.name = m.type || ':' || m.schedule and (p.until is null or p.until > clock));
+      takes_key := is_new or t.state = 'archived';
+      if takes_key and t.unique_key is not null then
+        select * into holder from joblane.tasks h
+         where h.unique_key = t.unique_key and h.state in @LIVE and h.id <> t.id;
+        if is_new and holder.unique_expires_at <= clock then  -- without a wait, which could be out of order
+          update joblane.tasks r set unique_key = null
+           where r.id = (select h.id from joblane.tasks h
+                          where h.id = holder.id and h.unique_key = t.unique_key and h.unique_expires_at <= clock
+                            for no key update skip locked);
+          is_locked := not found;
+          holder := null;
+        end if;
+      end if;
+      uncounted := (t.state = 'active' and t.batch_size > 1)::integer;
+
+      -- Decide. The order counts.
+      if is_locked then
+        verdict := 'locked';
+      elsif t.id is null then
+        verdict := 'gone';
+      elsif schedule_paused then
+        verdict := 'ended'; @SCHEDULE_PAUSED
+      elsif is_new and holder.lease_token = token then
+        verdict := 'claim_alone';
+      elsif is_new and holder.id is not null then
+        verdict := 'ended'; @DUPLICATE
+      elsif t.type <> m.type or (not m.rec and t.payload_digest <> m.payload_digest) then
+        verdict := 'conflict';
+      elsif t.state in ('completed', 'cancelled') then
+        verdict := 'ended';
+      elsif t.state = 'archived' then
+        if t.dead_sent_at is null then
+          verdict := 'send_dead_letter';
+        elsif t.generation is distinct from m.dead_generation then
+          verdict := 'obsolete';
+        elsif holder.id is not null then
+          verdict := 'taken';
+          refusal := 'DuplicateTask: its unique key is held by ' || holder.id;
+        elsif paused then
+          verdict := 'paused'; @REVIVE_PAUSED
+        else
+          verdict := 'run'; @REVIVE
+        end if;
+      elsif t.state = 'active' and t.lease_until > clock then
+        verdict := 'leased';
+      elsif t.state = 'active' then
+        if t.cancel_requested_at is not null then
+          verdict := 'ended'; @CANCEL_LOST
+        elsif uncounted = 0 and t.attempts >= t.max_attempts then
+          verdict := 'archived'; @LOST
+        elsif t.deadline <= clock then
+          verdict := 'archived'; @OVERDUE
+        elsif members > 1 or (uncounted = 1 and paused) then
+          verdict := case when paused then 'paused' else 'claim_alone' end; @RELEASE
+        elsif paused then
+          verdict := 'paused';
+        else
+          verdict := 'run'; @RUN
+        end if;
+      elsif paused then
+        verdict := 'paused'; @PARK
+      elsif t.deadline <= clock then
+        verdict := 'archived'; @OVERDUE
+      elsif t.due_at > clock + interval '@EARLY_SECONDS s' then
+        verdict := 'wait';
+      elsif t.claim_alone and members > 1 then
+        verdict := 'claim_alone';
+      else
+        verdict := 'run'; @RUN
+      end if;
+
+      -- Write. Only a row that becomes live can meet another one, and only a new one can be refused.
+      exit when not changed;
+      if not takes_key then
+        update joblane.tasks r set (@COLUMNS) = (@VALUES) where r.id = t.id;
+        exit;
+      end if;
+      begin
+        if is_new then
+          insert into joblane.tasks
+                 (id, type, queue, tenant, tags, payload, payload_digest, schema, headers, options, tick,
+                  max_attempts, retention_seconds, unique_until, unique_expires_at, @COLUMNS)
+          values (t.id, t.type, t.queue, t.tenant, m.tags, m.payload::jsonb, t.payload_digest, t.schema, t.headers,
+                  t.options, m.tick, t.max_attempts, t.retention_seconds, t.unique_until,
+                  clock + make_interval(secs => m.unique_seconds), @VALUES)
+          on conflict do nothing returning payload into t.payload;
+        else
+          update joblane.tasks r set (@COLUMNS) = (@VALUES) where r.id = t.id;
+        end if;
+        exit when found;
+      exception
+        when unique_violation then
+          null;
+        when lock_not_available or deadlock_detected then
+          verdict := 'locked';
+          exit;
+        when data_exception or program_limit_exceeded then
+          verdict := 'refused'; refusal := rtrim(split_part(sqlerrm, '"', 1), ' :') || ' (' || sqlstate || ')';
+          exit;
+      end;
+      waits := true;
+    end loop;
+
+    if t.runs > 0 and not is_new then
+      update joblane.task_attempts a set outcome = 'lost', finished_at = clock
+       where a.task_id = t.id and a.outcome is null and (a.run < t.runs or t.state <> 'active');
+    end if;
+    if verdict = 'run' then
+      insert into joblane.task_attempts (task_id, run, attempt, generation, request_id, type, queue, tenant, wait_ms)
+      values (t.id, t.runs, t.attempts, t.generation, request_id, t.type, t.queue, t.tenant,
+              greatest(0, extract(epoch from clock - t.due_at) * 1000));
+    end if;
+    answers := answers || json_build_object(
+      'id', m.id, 'verdict', verdict, 'run', t.runs, 'attempt', t.attempts, 'max_attempts', t.max_attempts,
+      'snoozes', t.snoozes, 'generation', t.generation, 'payload', t.payload::text, 'schema', t.schema,
+      'headers', t.headers, 'options', t.options, 'used_ms', t.used_ms, 'reason', coalesce(refusal, t.reason),
+      'wait', extract(epoch from case when t.state = 'active' then t.lease_until else t.due_at end - clock),
+      'left', extract(epoch from t.deadline - clock),
+      'waited', extract(epoch from clock - t.due_at),
+      'mismatch', extract(epoch from clock - t.mismatch_since));
+  end loop;
+  return to_json(answers);
+end
+$$

@@ -1,0 +1,18 @@
+"""Conditions on the row of a task that several statements share."""
+
+from __future__ import annotations
+
+from joblane.record.states import LIVE_SQL
+
+EARLY_SECONDS = 2
+"""A message may arrive this early, because SQS delays are whole seconds."""
+PAUSED = """exists (select from joblane.pauses p
+          where (p.until is null or p.until > now())
+            and ((p.scope = 'type' and p.name = {row}.type)
+              or (p.scope = 'queue' and p.name = {row}.queue and {row}.type not like 'jobs:%')
+              or (p.scope = 'tenant' and p.name = {row}.tenant)))"""
+"""True if the type, queue or tenant of a row is paused. The pause of a queue does not apply to Joblane's own ``jobs:``
+types, because every queue depends on the sweep."""
+HOLDER = f"""(select h.id from joblane.tasks h
+          where h.unique_key = {{key}} and h.unique_key is not null and h.state in {LIVE_SQL} and h.id <> {{id}})"""
+"""The id of the live task that holds a unique key."""
