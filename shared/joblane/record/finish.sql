@@ -41,6 +41,7 @@ begin
                       when not is_end then next_due + interval '@SWEEP_MARGIN s'
                       when f.state = 'archived' then @SWEEP_SOON end,
       finished_at = case when is_end then clock end,
+      dead_letter_unsent = f.state = 'archived',
       expire_at = case when f.state = 'archived' then @ARCHIVED_EXPIRES
                        when is_cleared and t.retention_seconds = 0 then @CLEARED_EXPIRES
                        when is_end then @RETENTION_EXPIRES end,

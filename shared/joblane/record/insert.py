@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from joblane.json_values import digest
 from joblane.record.functions import VERSION
-from joblane.record.states import LIVE_SQL, WAITING_SQL, State
+from joblane.record.states import WAITING_SQL, State
 from joblane.record.transitions import DUE_STATE, DUE_SWEEP, NEW, RESET, assignments
 
 if TYPE_CHECKING:
@@ -23,12 +23,12 @@ if TYPE_CHECKING:
 # The casts are for a session whose driver gives parameters a type.
 INSERT = f"select * from joblane.insert_{VERSION}(cast($1 as json))"
 
-EXISTING = f"""
-select t.id, t.queue, t.state, case when t.state in {LIVE_SQL} then t.unique_key end,
+EXISTING = """
+select t.id, t.queue, t.state, case when t.finished_at is null then t.unique_key end,
        extract(epoch from t.due_at - clock_timestamp())::float8,
        x.id = t.id, t.state = 'active' or (t.state = 'pending' and t.used_ms > 0)
   from jsonb_to_recordset(cast($1 as jsonb)) as x(id text, unique_key text)
-  join joblane.tasks t on t.id = x.id or (t.unique_key = x.unique_key and t.state in {LIVE_SQL})
+  join joblane.tasks t on t.id = x.id or (t.unique_key = x.unique_key and t.finished_at is null)
 """
 """The existing tasks that kept rows from being inserted, by id or by unique key. The last column is true if an attempt
 is under way, in an invocation or between two."""
@@ -37,8 +37,8 @@ is under way, in an invocation or between two."""
 REPLACE = f"""
 with waiting as (
   select id, unique_key from joblane.tasks
-   where unique_key in (select unique_key from jsonb_to_recordset(cast($1 as jsonb)) as x(unique_key text))
-     and state in {WAITING_SQL} and (state <> 'pending' or used_ms = 0)
+   where unique_key = any(array(select unique_key from jsonb_to_recordset(cast($1 as jsonb)) as x(unique_key text)))
+     and finished_at is null and state in {WAITING_SQL} and (state <> 'pending' or used_ms = 0)
    order by unique_key for no key update
 ),
 replaced as (
@@ -124,8 +124,7 @@ def document(new: Iterable[NewTask]) -> str:
 MARK_SENT = f"""
 update joblane.tasks t set sent_at = clock_timestamp(), sends = t.sends + 1
   from (select id from joblane.tasks
-         where id in (select jsonb_array_elements_text(cast($1 as jsonb)))
-           and state in {WAITING_SQL}
+         where id = any(array(select jsonb_array_elements_text(cast($1 as jsonb)))) and state in {WAITING_SQL}
          order by id for no key update skip locked) as waiting
  where t.id = waiting.id
 """

@@ -9,10 +9,11 @@ declare
   keys constant text[] := array(select x.unique_key from json_to_recordset(given) as x(unique_key text)
                                  where x.unique_key is not null);
 begin
-  if cardinality(keys) > 0 then  -- their holders may have held them for `unique_for`
+  if cardinality(keys) > 0 then  -- a holder may have held its key for `unique_for`, or was ended by hand
     update joblane.tasks t set unique_key = null
       from (select h.id from joblane.tasks h
-             where h.unique_key = any (keys) and h.state in @LIVE and h.unique_expires_at <= clock_timestamp()
+             where h.unique_key = any (keys) and h.finished_at is null
+               and (h.unique_expires_at <= clock_timestamp() or h.state not in @LIVE)
              order by h.id for no key update) as expired
      where t.id = expired.id;
   end if;

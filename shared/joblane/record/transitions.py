@@ -42,6 +42,7 @@ REVIVED: Columns = RESET | {
     "cancel_requested_at": "null",
     "deadline": "null",
     "dead_sent_at": "null",
+    "dead_letter_unsent": "false",
     "finished_at": "null",
     "expire_at": "null",
 }
@@ -53,6 +54,7 @@ _ENDED: Columns = LEASE_RELEASED | {"used_ms": "0", "sends": "0", "mismatch_sinc
 ARCHIVED: Columns = _ENDED | {
     "state": "'archived'",
     "dead_sent_at": "null",
+    "dead_letter_unsent": "true",
     "expire_at": ARCHIVED_EXPIRES,
     "sweep_at": SWEEP_SOON,
 }
@@ -69,6 +71,7 @@ DELETED: Columns = {
     # without this, a redriven dead letter would revive a task that has no payload
     "generation": "t.generation + (t.state = 'archived')::int",
     "dead_sent_at": f"case when t.state = 'archived' then coalesce(t.dead_sent_at, {NOW}) end",
+    "dead_letter_unsent": "false",
     "finished_at": f"coalesce(t.finished_at, {NOW})",
     "sweep_at": "null",
     "error_message": "null",
@@ -162,6 +165,7 @@ def assignments(columns: Columns) -> str:
     return ", ".join(f"{name} = {value}" for name, value in columns.items())
 
 
-CANCEL = (
-    f"update joblane.tasks t set {assignments(CANCEL_REQUESTED)} where id = $1 and state in {LIVE_SQL} returning state"
-)
+CANCEL = f"""
+update joblane.tasks t set {assignments(CANCEL_REQUESTED)}
+ where id = $1 and finished_at is null and state in {LIVE_SQL} returning state
+"""
