@@ -32,10 +32,10 @@ RUN := $(ENVIRONMENT) .venv/bin/python -m
 TESTS ?= tests/faults tests/e2e tests/browser tests/infra tests/integration tests/unit
 WORKERS ?= $(shell expr $$(getconf _NPROCESSORS_ONLN) + 1)
 
-.PHONY: help demo up down status test quick check format docs bench faults synth preflight deploy lock wheel tools clean
+.PHONY: help demo up down status test quick check format docs bench bench-large faults synth preflight deploy lock wheel tools clean
 
 help: ## List these targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-9s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-11s %s\n", $$1, $$2 }' Makefile
 
 demo: .venv/.run ## Run the platform's jobs on a local stack, and show the result of each
 	@$(RUN) saas.demo
@@ -72,8 +72,11 @@ docs: .venv/.dev ## Build the documentation's site into .joblane/docs; a warning
 	@$(RUN) sphinx --quiet --fresh-env --fail-on-warning --doctree-dir .joblane/cache/docs docs .joblane/docs
 	@echo ".joblane/docs/index.html"
 
-bench: tools ## Measure, compared with plain Lambda, SQS and SQL
-	@$(RUN) tests.bench
+bench: tools ## Measure, compared with plain Lambda, SQS and SQL, and with peers; 20 minutes
+	@$(RUN) tests.bench $(ONLY)
+
+bench-large: tools ## Measure on tables of a million to ten million tasks
+	@$(RUN) tests.bench --large $(ONLY)
 
 faults: .venv/.dev ## Run thousands of jobs while everything fails; optional SEED=, JOBS=, MINUTES=, PLANT=
 	@$(RUN) tests.faults $(if $(SEED),--seed $(SEED)) $(if $(JOBS),--jobs $(JOBS)) \
@@ -100,6 +103,7 @@ lock: $(UV) ## Renew all lock files
 	compile pyproject.toml --extra local --group build --constraints requirements/dev.txt --output-file requirements/run.txt && \
 	compile pyproject.toml --constraints requirements/dev.txt --output-file $(LOCKS)/runtime.txt && \
 	compile requirements/aws-cli.in --output-file requirements/aws-cli.txt && \
+	compile requirements/peers.in --output-file requirements/peers.txt && \
 	for name in ministack node uv; do compile $(LOCKS)/$$name.in --output-file $(LOCKS)/$$name.txt || exit 1; done
 
 wheel: .venv/.dev ## Build the wheel and the source distribution into dist/

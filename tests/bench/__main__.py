@@ -1,10 +1,16 @@
-"""`make bench`: all comparisons in one run, as a table. The exit status is 1 if a comparison misses its target."""
+"""`make bench`: all comparisons in one run, as a table. The exit status is 1 if a comparison misses its target.
+
+`--large`: those on tables of a million tasks and more, `make bench-large`. Names of measurements: only these.
+"""
 
 from __future__ import annotations
 
+import argparse
 import os
 import sys
 import tempfile
+import time
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from rich.console import Console
@@ -16,59 +22,106 @@ from joblane.record.migrations import upgrade
 from tests.bench.report import Ratio
 
 REGION = "us-east-1"
+AUTOVACUUM = {"autovacuum": "off"}
+"""Otherwise a vacuum falls into some rounds, and an analysis changes the plans in the middle of a measurement."""
+BUFFERS = {**AUTOVACUUM, "shared_buffers": "3GB", "max_wal_size": "8GB"}
+
+Run = Callable[[], list[Ratio]]
 
 
 def main() -> int:
-    console = Console()
-    ratios: list[Ratio] = []
-    with tempfile.TemporaryDirectory() as name, Postgres(Path(name) / "postgres") as server:
+    parser = argparse.ArgumentParser(prog="python -m tests.bench", description=__doc__)
+    parser.add_argument("--large", action="store_true", help="tables of a million tasks and more")
+    parser.add_argument("only", nargs="*", help="names of measurements, the modules of this package")
+    arguments = parser.parse_args()
+    console, started = Console(), time.monotonic()
+    with tempfile.TemporaryDirectory() as name:
+        runs = _large if arguments.large else _usual
+        ratios = runs(Path(name), console, arguments.only)
+    console.print(_table(ratios))
+    console.print(f"{(time.monotonic() - started) / 60:.0f} minutes")
+    return 0 if all(ratio.holds for ratio in ratios) else 1
+
+
+def _usual(folder: Path, console: Console, only: list[str]) -> list[Ratio]:
+    with Postgres(folder / "postgres") as server, Postgres(folder / "steady", settings=AUTOVACUUM) as steady:
         upgrade(server.url)
-        emulator = MiniStack(Path(name), None, REGION)
+        emulator = MiniStack(folder, None, REGION)
         emulator.start()
         try:
-            os.environ.update(
-                AWS_ENDPOINT_URL=emulator.endpoint,
-                AWS_ACCESS_KEY_ID="test",
-                AWS_SECRET_ACCESS_KEY="test",
-                AWS_DEFAULT_REGION=REGION,
-                DATABASE_URL=server.url,
-                JOBLANE_PREFIX="jobs",
-            )
+            _configure(server, emulator)
             # Imported here, because these modules read the settings above.
             from tests.bench import (
                 dead_letters,
+                delivering,
                 deploying,
                 end_to_end,
                 enqueueing,
+                finishing,
+                first_claims,
                 handling,
-                inspecting,
+                lives,
                 moves,
+                recording,
                 roundtrips,
                 sizes,
                 startup,
                 synthesis,
             )
 
-            runs = (
-                ("sizes", sizes.run),
-                ("synthesis", synthesis.run),
-                ("start-up", lambda: startup.run(Path(name) / "unpacked")),
-                ("handling", handling.run),
-                ("moves", lambda: moves.run(server.url)),
-                ("round trips", lambda: roundtrips.run(server.url)),
-                ("enqueueing", enqueueing.run),
-                ("dead letters", dead_letters.run),
-                ("end to end", lambda: end_to_end.run(server.url, Path(name))),
-                ("a million tasks", lambda: inspecting.run(server)),
-                ("synth and redeploy", lambda: deploying.run(Path(name))),
+            return _all(
+                {
+                    "sizes": sizes.run,
+                    "synthesis": synthesis.run,
+                    "startup": lambda: startup.run(folder / "unpacked"),
+                    "handling": handling.run,
+                    "delivering": lambda: delivering.run(steady),
+                    "moves": lambda: moves.run(server.url),
+                    "roundtrips": lambda: roundtrips.run(server.url),
+                    "lives": lambda: lives.run(steady),
+                    "recording": lambda: recording.run(steady),
+                    "finishing": lambda: finishing.run(steady),
+                    "first_claims": lambda: first_claims.run(steady),
+                    "enqueueing": enqueueing.run,
+                    "dead_letters": dead_letters.run,
+                    "end_to_end": lambda: end_to_end.run(server, emulator, folder),
+                    "deploying": lambda: deploying.run(folder),
+                },
+                console,
+                only,
             )
-            for title, run in runs:
-                with console.status(title):
-                    ratios += run()
         finally:
             emulator.stop()
-    console.print(_table(ratios))
-    return 0 if all(ratio.holds for ratio in ratios) else 1
+
+
+def _large(folder: Path, console: Console, only: list[str]) -> list[Ratio]:
+    with Postgres(folder / "postgres", settings=BUFFERS) as server:
+        os.environ.update(DATABASE_URL=server.url, JOBLANE_PREFIX="jobs", AWS_DEFAULT_REGION=REGION)
+        from tests.bench import growth, inspecting
+
+        return _all({"inspecting": lambda: inspecting.run(server), "growth": lambda: growth.run(server)}, console, only)
+
+
+def _configure(server: Postgres, emulator: MiniStack) -> None:
+    os.environ.update(
+        AWS_ENDPOINT_URL=emulator.endpoint,
+        AWS_ACCESS_KEY_ID="test",
+        AWS_SECRET_ACCESS_KEY="test",
+        AWS_DEFAULT_REGION=REGION,
+        DATABASE_URL=server.url,
+        JOBLANE_PREFIX="jobs",
+    )
+
+
+def _all(runs: Mapping[str, Run], console: Console, only: list[str]) -> list[Ratio]:
+    if unknown := set(only) - runs.keys():
+        sys.exit(f"unknown: {', '.join(sorted(unknown))}; the measurements are {', '.join(runs)}")
+    ratios: list[Ratio] = []
+    for name, run in runs.items():
+        if not only or name in only:
+            with console.status(name):
+                ratios += run()
+    return ratios
 
 
 def _table(ratios: list[Ratio]) -> Table:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -34,6 +35,11 @@ class Ratio:
 def within(name: str, setting: str, ours: float, target: float, unit: str) -> Ratio:
     """A measurement with a limit of its own, without a bare service to compare with."""
     return Ratio(name, setting, f"{ours:.1f} {unit}", f"{target:g} {unit}", ours / target, 1, at_most=True)
+
+
+def failed(name: str, reason: str) -> Ratio:
+    """A measurement that could not be made."""
+    return Ratio(name, reason, "-", "-", math.inf, 0, at_most=True)
 
 
 def in_turns(rounds: int, ours: Callable[[], float], bare: Callable[[], float]) -> tuple[float, float]:

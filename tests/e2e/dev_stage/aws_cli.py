@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
-import shutil
-import subprocess
-import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,11 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from joblane.local.ports import HOST
-from joblane.local.tools import Tools, installing_environment
-from joblane.project import Project
-from tests.pages import ROOT
-
-LOCK = ROOT / "requirements" / "aws-cli.txt"
+from tests.locked import environment
 
 PROGRAM = """#!/bin/sh
 [ "$1" = sqs ] && set -- "$@" --endpoint-url "$AWS_ENDPOINT_URL"
@@ -30,22 +22,11 @@ exec {aws} "$@"
 
 def installed_aws_cli() -> Path:
     """Return the folder of the program ``aws``, installed from its lock if it is missing or older."""
-    project = Project.here()
-    digest = hashlib.sha256(LOCK.read_bytes() + sys.version.encode()).hexdigest()[:16]
-    target = project.folder / "cache" / f"aws-cli-{digest}"
+    target = environment("aws-cli")
     programs = target / "programs"
-    if not (target / "complete").exists():
-        shutil.rmtree(target, ignore_errors=True)
-        environment = installing_environment(project)
-        for command in (
-            ["venv", "--no-project", "--python", sys.executable, str(target)],
-            ["pip", "sync", "--python", str(target), "--require-hashes", str(LOCK)],
-        ):
-            subprocess.run([Tools(project).uv, *command, "--quiet", "--no-config"], env=environment, check=True)
-        programs.mkdir()
-        (programs / "aws").write_text(PROGRAM.format(aws=target / "bin" / "aws"), encoding="utf-8")
-        (programs / "aws").chmod(0o755)
-        (target / "complete").touch()
+    programs.mkdir(exist_ok=True)
+    (programs / "aws").write_text(PROGRAM.format(aws=target / "bin" / "aws"), encoding="utf-8")
+    (programs / "aws").chmod(0o755)
     return programs
 
 

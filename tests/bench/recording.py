@@ -1,0 +1,65 @@
+"""The cost of an enqueue with a record in PostgreSQL, one by one, on a new table and on one of 5,000 rows.
+
+The tables were never analysed, as those of a new stage: the planner then knows nothing of their size. The sends are
+accepted at once. The peers enqueue into their own tables in the same rounds.
+"""
+
+from __future__ import annotations
+
+from joblane.local.postgres import Postgres
+from joblane.testing.databases import Databases
+from tests.bench.peers.peer import Peer, PeerError
+from tests.bench.record import Record
+from tests.bench.report import Ratio, failed, median, within
+
+ROUNDS, TASKS, WARM = 5, 500, 20
+ROWS = 5_000
+PEERS = ("oban", "procrastinate", "pgqueuer")
+TARGET_US, FLAT = 250, 1.15
+
+
+def run(server: Postgres) -> list[Ratio]:
+    databases = Databases(server.url)
+    new: list[float] = []
+    filled: list[float] = []
+    peers: dict[str, list[float]] = {name: [] for name in PEERS}
+    missing: dict[str, str] = {}
+    try:
+        for _ in range(ROUNDS):
+            with databases.clone() as url:
+                record = Record(url)
+                record.enqueue(WARM, 1)
+                new.append(record.enqueued(TASKS))
+                record.enqueue(ROWS - TASKS - WARM, 10)
+                filled.append(record.enqueued(TASKS))
+                record.close()
+            for name in PEERS:
+                try:
+                    with Peer(name, server) as peer:
+                        peer.enqueue(WARM)
+                        peers[name].append(peer.enqueue(TASKS))
+                except PeerError as error:
+                    missing[name] = str(error)
+    finally:
+        databases.close()
+    theirs = ", ".join(f"{name} {median(times) * 1e6:.0f}" for name, times in peers.items() if times)
+    setting = f"{TASKS} one by one, medians of {ROUNDS} rounds in turns, CPU per task"
+    return [
+        within(
+            "enqueue with a row, CPU of PostgreSQL",
+            f"{setting}; new table; peers in µs: {theirs}",
+            median(new) * 1e6,
+            TARGET_US,
+            "µs",
+        ),
+        Ratio(
+            "enqueue with a row, CPU of PostgreSQL",
+            f"{setting}; {ROWS:,} rows, never analysed, against a new table",
+            f"{median(filled) * 1e6:.0f} µs",
+            f"{median(new) * 1e6:.0f} µs",
+            median(filled) / median(new),
+            FLAT,
+            at_most=True,
+        ),
+        *(failed(f"enqueue of {name}, CPU of PostgreSQL", reason) for name, reason in missing.items()),
+    ]
