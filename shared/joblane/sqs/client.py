@@ -107,12 +107,13 @@ class Sqs:
 
     def send(self, entry: Entry) -> str:
         """Send one message and return its SQS message id. Raises :class:`SendError`."""
-        return self._send(self.client, entry)
+        return self._send(entry, brief=False)
 
-    def _send(self, client: SQSClient, entry: Entry) -> str:
+    def _send(self, entry: Entry, *, brief: bool) -> str:
         from botocore.exceptions import BotoCoreError, ClientError
 
         try:
+            client = self.brief_client if brief else self.client
             url = self._url(client, entry.queue)
             return _on_open_connection(lambda: client.send_message(QueueUrl=url, **entry.arguments()))["MessageId"]
         except (BotoCoreError, ClientError) as error:
@@ -128,18 +129,17 @@ class Sqs:
         """
         if brief and self.is_paused:
             return dict.fromkeys(range(len(entries)), PAUSED)
-        client = self.brief_client if brief else self.client
         if len(entries) == 1:
             try:
-                self._send(client, entries[0])
+                self._send(entries[0], brief=brief)
             except SendError as error:
                 return {0: str(error)}
             return {}
         batches = list(_batches(entries))
         if len(batches) < 2:
-            return self._send_batch(client, entries, batches[0], brief=brief) if batches else {}
+            return self._send_batch(entries, batches[0], brief=brief) if batches else {}
         with ThreadPoolExecutor(min(CONNECTIONS, len(batches))) as threads:
-            failures_by_batch = threads.map(lambda batch: self._send_batch(client, entries, batch, brief=brief), batches)
+            failures_by_batch = threads.map(lambda batch: self._send_batch(entries, batch, brief=brief), batches)
             return {position: why for failures in failures_by_batch for position, why in failures.items()}
 
     def _pause_after(self, error: Exception) -> None:
@@ -148,9 +148,7 @@ class Sqs:
         if isinstance(error, HTTPClientError):  # no answer; a refusal has one
             self._paused_until = time.monotonic() + PAUSE_SECONDS
 
-    def _send_batch(
-        self, client: SQSClient, entries: Sequence[Entry], batch: Sequence[int], *, brief: bool
-    ) -> dict[int, str]:
+    def _send_batch(self, entries: Sequence[Entry], batch: Sequence[int], *, brief: bool) -> dict[int, str]:
         from botocore.exceptions import BotoCoreError, ClientError
 
         if brief and self.is_paused:
@@ -161,6 +159,7 @@ class Sqs:
             if attempt:
                 time.sleep(0.1 * 2**attempt)
             try:
+                client = self.brief_client if brief else self.client
                 url = self._url(client, entries[waiting[0]].queue)
                 messages: Any = [{"Id": str(position), **entries[position].arguments()} for position in waiting]
                 answer = _on_open_connection(partial(client.send_message_batch, QueueUrl=url, Entries=messages))

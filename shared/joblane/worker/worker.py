@@ -28,7 +28,7 @@ from joblane.record.states import State
 from joblane.sqs.dead_letter import NO_ROOM, archived_dead_letter, fits, refused_dead_letter, with_id
 from joblane.sqs.message import TICK_ID_PATTERN, Message
 from joblane.sqs.received import Received
-from joblane.sqs.tick import tick_id
+from joblane.sqs.tick import is_early, tick_id
 from joblane.worker import outcome
 from joblane.worker.batch_response import BatchResponse, growing_seconds
 from joblane.worker.run import Alarm, Run, Runner
@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from joblane.sqs.client import Entry, Sqs
 
 DATABASE_ERRORS = (PostgresError, OSError, WrongStageError)
+EARLY_TICK = "MessageError: tick: its time is later than the message, which only the scheduler sends, at that time"
 LOCKED_SECONDS = 5
 """The first visibility timeout of a message whose row is locked. Another run's finish or an operator's edit holds a
 lock for a short time, a transaction that enqueues may hold it for minutes."""
@@ -131,6 +132,8 @@ class Worker:
                 entry = refused_dead_letter(delivery, f"MessageError: {delivery.refusal}")
             elif (refusal := self._refusal(message)) is not None:
                 entry = refused_dead_letter(delivery, refusal)
+            elif message.tick is not None and is_early(message.tick, delivery.sent_at):
+                entry = refused_dead_letter(delivery, EARLY_TICK)
             elif message.tick is not None:
                 id_ = tick_id(self._task, message.tick, delivery.sent_at)
             elif id_ is None:
