@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 PROBE_SECONDS = 5.0
 PROBES_AT_ONCE = 16
-OLDEST = "select now() - min(sweep_at) from joblane.tasks where sweep_at is not null"
+OLDEST = "select now() - min(sweep_at) from joblane.tasks where finished_at is null or dead_letter_unsent"
 SWEEP_PATIENCE = timedelta(minutes=15)
 """Time after a scheduled sweep within which it must have started and sent the tasks that are due."""
 

@@ -22,7 +22,8 @@ from joblane.inspector.inspector import Inspector
 from joblane.inspector.scope import Scope
 from joblane.inspector.stage import overview
 from joblane.inspector.tasks import listing
-from joblane.inspector.tasks.filter_sql import Selection, aimed, checked, count, cursor_of, reading, select
+from joblane.inspector.tasks.filter_sql import aimed, checked, cursor_of, reading
+from joblane.inspector.tasks.selection import Selection, count, select
 from joblane.inspector.tasks.why import AHEAD
 from joblane.local.postgres import Postgres
 from joblane.record.database import Database
@@ -191,7 +192,7 @@ def _listing(inspector: Inspector, name: str, filter_: Filter, deep: str) -> Que
         },
         (
             *(select(listing.COLUMNS, filter_, after, 51) for after in (None, deep)),
-            count(filter_, listing.COUNT_CAP + 1),
+            count(filter_, None, listing.COUNT_CAP + 1),
         ),
     )
 
@@ -230,7 +231,7 @@ def _other_queries(scope: Scope) -> list[Query]:
             "the tasks of a bulk action",
             {str(action): partial(inspector.count, action=action) for action in BulkAction},
             tuple(
-                count(aimed(Filter(), action), listing.COUNT_CAP + 1, acting=True)
+                count(aimed(Filter(), action), None, listing.COUNT_CAP + 1, acting=True)
                 for action in (BulkAction.RETRY, BulkAction.DELETE)
             ),
         ),

@@ -11,6 +11,7 @@ from typing import Any
 from joblane.declaration import Task
 from joblane.json_values import digest
 from joblane.limits import QUEUE_RETENTION
+from joblane.record.states import ENDED
 from tests.world import World
 
 TOKEN = "00000000-0000-4000-8000-000000000001"
@@ -42,6 +43,10 @@ def put(world: World, task: Task[Any, Any], id_: str, payload: Mapping[str, Any]
         "retention_seconds": 86_400,
         **columns,
     }
+    if row["state"] in ENDED:
+        row = {"finished_at": In(-60), **row}
+    if row["state"] == "archived" and row["finished_at"] and not row.get("dead_sent_at"):
+        row = {"dead_letter_unsent": True, **row}
     now = datetime.now(UTC)
     moments = {
         name: (now + timedelta(seconds=value.seconds)).isoformat()

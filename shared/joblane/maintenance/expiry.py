@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from joblane.limits import CONTENT_KEPT_FOR_MESSAGES
 from joblane.record.connection import Connection
-from joblane.record.states import ENDED, ENDED_SQL, State, in_sql
+from joblane.record.states import ARCHIVED_RETENTION, ENDED_SQL
 
 BATCH = 500
 """The most rows per statement."""
@@ -12,11 +12,14 @@ BATCH = 500
 # An operator may cancel a task by an UPDATE of `state` alone. This statement sets the other columns of an ended row.
 TIDY = f"""
 update joblane.tasks t
-   set sweep_at = null, finished_at = coalesce(t.finished_at, now()),
-       expire_at = coalesce(t.expire_at, now() + make_interval(secs => t.retention_seconds))
-  from (select id from joblane.tasks
-         where sweep_at <= now() and state in {in_sql(ENDED - {State.ARCHIVED})}
-         order by sweep_at limit {BATCH} for update skip locked) as ended
+   set sweep_at = case when ended.is_archived then now() end, finished_at = now(),
+       dead_letter_unsent = ended.is_archived,
+       expire_at = coalesce(t.expire_at, now() + case
+         when ended.is_archived then interval '{ARCHIVED_RETENTION.days} days'
+         else make_interval(secs => t.retention_seconds) end)
+  from (select id, state = 'archived' and dead_sent_at is null as is_archived from joblane.tasks
+         where finished_at is null and state in {ENDED_SQL}
+         order by created_at, id limit {BATCH} for update skip locked) as ended
  where t.id = ended.id
 returning t.id
 """

@@ -42,7 +42,8 @@ latest."""
 TAKE = f"""
 with taken as (
   select id from joblane.tasks
-   where sweep_at <= now() and state in {in_sql(LIVE | {State.ARCHIVED})}
+   where (finished_at is null or dead_letter_unsent) and sweep_at <= now()
+     and state in {in_sql(LIVE | {State.ARCHIVED})}
    order by sweep_at limit {BATCH} for update skip locked
 )
 update joblane.tasks t
@@ -158,7 +159,7 @@ def _send(connection: Connection, sqs: Sqs, prefix: str, rows: Sequence[list[Any
 
 STUCK = f"""
 select count(*) from joblane.tasks t
- where t.state = 'active' and t.lease_until < now() - interval '{STUCK_AFTER_MINUTES} minutes'
+ where t.finished_at is null and t.state = 'active' and t.lease_until < now() - interval '{STUCK_AFTER_MINUTES} minutes'
    and not {PAUSED.format(row="t")}
 """
 """Paused tasks do not count: a paused task with a lost run stays unchanged until it is resumed."""

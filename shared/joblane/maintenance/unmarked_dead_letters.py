@@ -18,7 +18,7 @@ MAX_RECEIVES = 5
 EXPECTED = f"""
 select queue, type, count(*) from joblane.tasks
  where state = 'archived' and not cleared
-   and dead_sent_at > clock_timestamp() - interval '{DEAD_LETTER_RETENTION.days} days'
+   and dead_sent_at is not null and dead_sent_at > clock_timestamp() - interval '{DEAD_LETTER_RETENTION.days} days'
  group by queue, type
 """
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from joblane.record.states import LIVE_SQL
-
 EARLY_SECONDS = 2
 """A message may arrive this early, because SQS delays are whole seconds."""
 PAUSED = """exists (select from joblane.pauses p
@@ -13,6 +11,6 @@ PAUSED = """exists (select from joblane.pauses p
               or (p.scope = 'tenant' and p.name = {row}.tenant)))"""
 """True if the type, queue or tenant of a row is paused. The pause of a queue does not apply to Joblane's own ``jobs:``
 types, because every queue depends on the sweep."""
-HOLDER = f"""(select h.id from joblane.tasks h
-          where h.unique_key = {{key}} and h.unique_key is not null and h.state in {LIVE_SQL} and h.id <> {{id}})"""
+HOLDER = """(select h.id from joblane.tasks h
+          where h.unique_key = {key} and h.unique_key is not null and h.finished_at is null and h.id <> {id})"""
 """The id of the live task that holds a unique key."""

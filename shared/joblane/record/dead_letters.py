@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 # generation, so a repeated call inserts nothing.
 MARK_DEAD_SENT = f"""
 with marked as (
-  update joblane.tasks t set dead_sent_at = clock_timestamp(), sweep_at = null
+  update joblane.tasks t set dead_sent_at = clock_timestamp(), dead_letter_unsent = false, sweep_at = null
     from (select r.id from joblane.tasks r join jsonb_to_recordset($1::jsonb) as x(id text, generation integer)
               on r.id = x.id and r.generation = x.generation
            where r.state = 'archived' and r.dead_sent_at is null

@@ -42,6 +42,7 @@ REVIVED: Columns = RESET | {
     "cancel_requested_at": "null",
     "deadline": "null",
     "dead_sent_at": "null",
+    "dead_letter_unsent": "false",
     "finished_at": "null",
     "expire_at": "null",
 }
@@ -53,6 +54,7 @@ _ENDED: Columns = LEASE_RELEASED | {"used_ms": "0", "sends": "0", "mismatch_sinc
 ARCHIVED: Columns = _ENDED | {
     "state": "'archived'",
     "dead_sent_at": "null",
+    "dead_letter_unsent": "true",
     "expire_at": ARCHIVED_EXPIRES,
     "sweep_at": SWEEP_SOON,
 }
@@ -69,6 +71,7 @@ DELETED: Columns = {
     # without this, a redriven dead letter would revive a task that has no payload
     "generation": "t.generation + (t.state = 'archived')::int",
     "dead_sent_at": f"case when t.state = 'archived' then coalesce(t.dead_sent_at, {NOW}) end",
+    "dead_letter_unsent": "false",
     "finished_at": f"coalesce(t.finished_at, {NOW})",
     "sweep_at": "null",
     "error_message": "null",
@@ -81,6 +84,21 @@ DELETED: Columns = {
 }
 """The task's content is deleted, and the task never runs again."""
 
+
+NEW = """rows from (json_to_recordset({document}) as (
+         id text, type text, queue text, tenant text, owner text, tags text[], payload jsonb, payload_digest text,
+         schema text, headers jsonb, options jsonb, max_attempts integer, retention_seconds bigint,
+         deadline timestamptz, unique_key text, unique_until text, unique_seconds float8, delay float8,
+         at timestamptz, unsent boolean)) with ordinality as x,
+       lateral (select coalesce(x.at, clock_timestamp() + make_interval(secs => coalesce(x.delay, 0)))) as d(due_at)"""
+"""The new tasks of an enqueue, as ``x``, each with its time as ``d``."""
+DUE_STATE = "case when d.due_at > clock_timestamp() then 'scheduled' else 'pending' end"
+# The sweep checks a row a minute after the task should have run. A task that is due later than DelaySeconds can express
+# is sent by the sweep in the 15 minutes before it is due.
+DUE_SWEEP = f"""case when d.due_at > clock_timestamp() + interval '{MAX_DELAY_SECONDS} s'
+            then d.due_at - interval '{MAX_DELAY_SECONDS} s'
+            when x.unsent then clock_timestamp()
+            else greatest(d.due_at, clock_timestamp()) + interval '{SWEEP_MARGIN_SECONDS} s' end"""
 
 LEASE_SWEEP_SECONDS = 15
 """The sweep sends the message this long after its lease ends, so that a slow finish can commit first."""
@@ -147,6 +165,7 @@ def assignments(columns: Columns) -> str:
     return ", ".join(f"{name} = {value}" for name, value in columns.items())
 
 
-CANCEL = (
-    f"update joblane.tasks t set {assignments(CANCEL_REQUESTED)} where id = $1 and state in {LIVE_SQL} returning state"
-)
+CANCEL = f"""
+update joblane.tasks t set {assignments(CANCEL_REQUESTED)}
+ where id = $1 and finished_at is null and state in {LIVE_SQL} returning state
+"""

@@ -45,7 +45,7 @@ LIMIT = 1_000
 """Invocations of one drain."""
 NEXT_SWEEP = f"""
 select extract(epoch from min(sweep_at) - clock_timestamp())::float8 from joblane.tasks
- where state in {in_sql(LIVE | {State.ARCHIVED})}
+ where (finished_at is null or dead_letter_unsent) and state in {in_sql(LIVE | {State.ARCHIVED})}
 """
 
 

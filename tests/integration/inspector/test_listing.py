@@ -31,12 +31,13 @@ ROWS = 30_000
 FILL = """
 insert into joblane.tasks (id, type, queue, tenant, tags, state, payload, payload_digest, max_attempts,
   retention_seconds,
-                   created_at, due_at, error_type, error_message, fingerprint)
+                   created_at, due_at, finished_at, dead_sent_at, error_type, error_message, fingerprint)
 select md5(n::text), case when n % 100 = 0 then 'sample:batch' when n % 3 = 0 then 'sample:tick' else 'sample:one' end,
        case when n % 5 = 0 then 'low' else 'default' end,
        case when n % 4 > 0 then 'tenant-' || n % 50 end,
        case when n % 400 = 0 then array['rare', 'tag'] when n % 7 = 0 then array['tag'] else '{}' end,
-       s.state, '{}', '', 4, 60, at, at,
+       s.state, '{}', '', 4, 60, at, at, case when s.state not in ('pending', 'active') then at end,
+       case when s.state = 'archived' then at end,
        case when s.state = 'archived' then 'ValueError' end,
        case when s.state = 'archived' then 'no 100% of ' || n end,
        case when s.state = 'archived' then left(md5((n % 4)::text), 16) end
@@ -68,6 +69,9 @@ KINDS = {
     "fingerprint and type": Filter(fingerprint="cfcd208495d565ef", types=("sample:one",)),
     "created range": Filter(created_after=START + timedelta(minutes=10), created_before=START + timedelta(minutes=11)),
 }
+
+WALKED = {"queue", "an empty queue"}
+"""Kinds without an index, in a table with more rows than a statement reads."""
 
 
 @pytest.fixture(scope="module")
@@ -163,6 +167,9 @@ def test_a_filter_lists_each_matching_task_once_newest_first(filled: Scope, all_
     assert kind == "an empty queue" or expected
     assert list(everything(Inspector(filled), KINDS[kind])) == expected
     count = Inspector(filled).count(KINDS[kind])
+    if kind in WALKED:  # counted up to the bound
+        assert (count.number <= len(expected), count.exact) == (True, False)
+        return
     assert count.number == min(len(expected), COUNT_CAP)
     assert count.exact == (len(expected) <= COUNT_CAP)
 
@@ -172,9 +179,11 @@ def test_a_walk_yields_the_same_ids_oldest_first(filled: Scope, all_rows: list[A
     filter_ = checked(filled, KINDS[kind])
     walked: list[str] = []
     after = None
-    while pairs := ids(filled.connection, filter_, after, 499):
-        walked += [id_ for _, id_ in pairs]
-        after = pairs[-1][0]
+    while True:
+        found, after = ids(filled.connection, filter_, after, 499)
+        walked += found
+        if after is None:
+            break
     assert walked == [row.id for row in reversed(all_rows) if holds(filter_, row)]
 
 

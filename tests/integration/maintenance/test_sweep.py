@@ -15,7 +15,7 @@ import pytest
 from joblane.enqueue.wake import wake
 from joblane.limits import DEAD_LETTER_RETENTION, QUEUE_RETENTION
 from joblane.maintenance.expiry import BATCH, EXPIRE
-from joblane.maintenance.sweep import MARK_SWEPT, TAKE, Swept, sweep
+from joblane.maintenance.sweep import MARK_SWEPT, Swept, sweep
 from joblane.record.connection import Connection
 from joblane.record.database import Database
 from joblane.record.insert import INSERT, MARK_SENT
@@ -489,9 +489,10 @@ def large(world: World) -> World:
     world.run(
         "insert into joblane.tasks (id, type, queue, state, payload, payload_digest, max_attempts, "
         "retention_seconds, due_at,"
-        " sweep_at, expire_at)"
+        " sweep_at, finished_at, expire_at)"
         " select md5(n::text), 'sample:one', 'default', case when waits then 'scheduled' else 'completed' end, '{}',"
-        " '', 4, 60, now() + interval '1 day', case when waits then at end, case when not waits then at end"
+        " '', 4, 60, now() + interval '1 day', case when waits then at end, case when not waits then now() end,"
+        " case when not waits then at end"
         " from (select n, n % 2 = 0 as waits, now() + n * interval '1 s' - interval '20 s' as at"
         " from generate_series(1, 100000) n) s"
     )
@@ -517,7 +518,6 @@ def test_statements_on_a_large_table_read_only_the_rows_they_need(large: World) 
     taken = [{"id": id_, "taken": "2026-01-01"} for id_ in ids]
     row = {"id": "new", "type": "a:b", "queue": "low", "payload_digest": "", "max_attempts": 1, "retention_seconds": 1}
     for name, sql, parameters in (
-        ("take", TAKE, ()),
         ("swept", MARK_SWEPT, (json.dumps(taken),)),
         ("expire", EXPIRE, ()),
         ("mark sent", MARK_SENT, (json.dumps(ids),)),

@@ -57,7 +57,7 @@ GONE = ("DELETE_COMPLETE", "DELETE_SKIPPED")
 DENIED = ("AccessDenied", "AccessDeniedException", "UnauthorizedOperation")
 
 LIVE = f"""
-select type, queue, count(*) from joblane.tasks where state in {LIVE_SQL}
+select type, queue, count(*) from joblane.tasks where finished_at is null and state in {LIVE_SQL}
  group by type, queue
 """
 # reserved_connections exists from PostgreSQL 16

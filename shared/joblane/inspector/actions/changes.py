@@ -90,7 +90,8 @@ def _statement(action: str, become: Columns, *, only: str = "true", chosen: str 
     return f"""
 with chosen as materialized (
   select t.id, t.state as before, t.unique_key, $2::text as who from joblane.tasks t
-   where t.id in (select jsonb_array_elements_text($1::jsonb)) and t.state in {in_sql(ALLOWED[action])} and {only}
+   where t.id = any(array(select jsonb_array_elements_text($1::jsonb)))
+     and t.state in {in_sql(ALLOWED[action])} and {only}
    order by t.id for no key update of t skip locked
 ),
 changed as (
@@ -124,9 +125,10 @@ STATEMENTS: Mapping[BulkAction, str] = {
 FREE_EXPIRED = f"""
 update joblane.tasks t set unique_key = null
   from (select h.id from joblane.tasks h
-         where h.unique_key in (select w.unique_key from joblane.tasks w
-                                 where w.id in (select jsonb_array_elements_text($1::jsonb)))
-           and h.state in {LIVE_SQL} and h.unique_expires_at <= clock_timestamp()
+         where h.unique_key = any(array(select w.unique_key from joblane.tasks w
+                                         where w.id = any(array(select jsonb_array_elements_text($1::jsonb)))))
+           and h.finished_at is null
+           and (h.unique_expires_at <= clock_timestamp() or h.state not in {LIVE_SQL})
          order by h.id for no key update skip locked) as expired
  where t.id = expired.id
 """

@@ -49,7 +49,8 @@ select g.fingerprint, t.type, coalesce(t.error_type, 'Archived'), coalesce(t.err
        g.number, g.first_at, g.last_at, g.example, t.queue
   from (select coalesce(fingerprint, '') as fingerprint, count(*) as number, min(finished_at) as first_at,
                max(finished_at) as last_at, (array_agg(id order by finished_at desc))[1] as example
-          from joblane.tasks where state = 'archived' and not cleared
+          from joblane.tasks
+         where (dead_sent_at is not null or dead_letter_unsent) and state = 'archived' and not cleared
            group by 1, case when fingerprint is null then type end
        ) as g join joblane.tasks t on t.id = g.example
  order by g.number desc, g.last_at desc, g.fingerprint limit {MAX_GROUPS}

@@ -176,12 +176,12 @@ class BulkRun:
         if position.walked:
             return None, position
         limit = min(room, CHUNK, self._order.rate)
-        page = listing.ids(self._ctx.connection(), self._order.filter, position.after, limit)
-        if not page:
-            return None, replace(position, walked=True)
-        ids = [id_ for _, id_ in page]
+        ids, after = listing.ids(self._ctx.connection(), self._order.filter, position.after, limit)
+        then = replace(position, after=after, walked=after is None)
+        if not ids and then.walked:
+            return None, then
         self._pace(len(ids))
-        return Step(replace(position, after=page[-1][0]), partial(self._change, ids)), position
+        return Step(then, partial(self._change, ids) if ids else lambda: None), position
 
     def _read_dead_letters(self, position: Position, room: int) -> tuple[Step | None, Position]:
         """Send back the next dead letters. A queue is finished if it has no new messages, visible or in flight.

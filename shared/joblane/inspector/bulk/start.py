@@ -16,11 +16,11 @@ from joblane.inspector.actions import audit
 from joblane.inspector.errors import ActionError, SelectionError
 from joblane.inspector.filter import BulkAction, Filter
 from joblane.inspector.scope import Scope
-from joblane.inspector.tasks.filter_sql import BULK_TYPE, LARGEST_PAGE, aimed, check_number, checked, select
+from joblane.inspector.tasks.filter_sql import BULK_TYPE, LARGEST_PAGE, aimed, check_number, checked
+from joblane.inspector.tasks.listing import count_all
 from joblane.inspector.tasks.row import check_id
 from joblane.inspector.views import BulkView
 from joblane.job import Job
-from joblane.record.connection import Connection
 from joblane.record.insert import MARK_SENT, NewTask
 from joblane.record.states import LIVE, State
 from joblane.record.transitions import CANCEL
@@ -29,8 +29,6 @@ REDRIVE = "redrive"
 """The action of a row of ``bulks`` that retries archived tasks and sends dead letters back."""
 MAX_RATE = 500
 MAX_CANARY = 100
-MOST = 10_000_000
-"""The largest number of tasks that an action counts."""
 
 FILTER: TypeAdapter[Filter] = TypeAdapter(Filter)
 
@@ -79,7 +77,7 @@ def begin(
     check_number("canary", canary, MAX_CANARY, least=0)
     ready = _ready(scope)
     with audit.action(scope, action if action == REDRIVE else f"bulk {action}", ready.id, reason) as doing:
-        total = _count(doing.connection, filter_) + dead_letters
+        total = count_all(doing.connection, filter_) + dead_letters
         if total or not may_be_none:
             _check_total(scope, total, rate)
         document = FILTER.dump_python(filter_, mode="json", exclude_defaults=True)
@@ -99,12 +97,6 @@ def _ready(scope: Scope) -> NewTask:
         raise SelectionError("action", f"the task {BULK_TYPE!r}, which carries out bulk actions, is not deployed here")
     task = scope.tasks[BULK_TYPE]
     return check(Job(task, task.payload(), task_id=new_id()), record=True, prefix=scope.prefix)
-
-
-def _count(connection: Connection, filter_: Filter) -> int:
-    selection = select("created_at, id", filter_, None, MOST, acting=True)
-    [[number]] = connection.run(f"select count(*) from ({selection.sql}) as matching", *selection.parameters)
-    return int(number)
 
 
 def _check_total(scope: Scope, total: int, rate: int) -> None:

@@ -28,11 +28,12 @@ OLD_PAUSE = timedelta(days=1)
 SWEPT = """
 select max(finished_at), clock_timestamp()
   from (select finished_at from joblane.tasks
-         where type = $1 and state = 'completed' order by created_at desc, id desc limit 20) as last
+         where type = $1 and finished_at is not null and state = 'completed'
+         order by created_at desc, id desc limit 20) as last
 """
 UNDECLARED = f"""
 select type, count(*) from joblane.tasks
- where state in {LIVE_SQL}
+ where finished_at is null and state in {LIVE_SQL}
    and type not in (select x.type from jsonb_array_elements_text($1::jsonb) as x(type))
  group by type order by type
 """

@@ -24,7 +24,7 @@ MOST_MINUTES = 240
 LIVE_ROWS = """
 select queue, type, state, count(*),
        extract(epoch from clock_timestamp() - min(due_at) filter (where state <> 'active'))::float8
-  from joblane.tasks where state = any('{scheduled,pending,active,retry}'::text[])
+  from joblane.tasks where finished_at is null and state in ('scheduled', 'pending', 'active', 'retry')
  group by queue, type, state
 """
 """The last column: the wait of the task that was due first, negative if none is due yet."""
@@ -38,8 +38,8 @@ select queue, date_trunc('minute', started_at, 'UTC'), count(*), count(*) filter
 """
 ARCHIVED = f"""
 select clock_timestamp(),
-       (select count(*) from (select from joblane.tasks where state = 'archived'
-        and not cleared limit {COUNT_CAP}) as a)
+       (select count(*) from (select from joblane.tasks where (dead_sent_at is not null or dead_letter_unsent)
+        and state = 'archived' and not cleared limit {COUNT_CAP}) as a)
 """
 
 

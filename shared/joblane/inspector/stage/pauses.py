@@ -67,7 +67,7 @@ SWEEP_NOW = f"""
 with paused as (
   select id from joblane.tasks
    where sweep_at > now() and sweep_at <= now() + interval '1 minute'
-     and (state in {WAITING_SQL} or (state = 'active' and lease_until <= now()))
+     and finished_at is null and (state in {WAITING_SQL} or (state = 'active' and lease_until <= now()))
    order by sweep_at limit {BATCH} for no key update skip locked
 )
 update joblane.tasks t set sweep_at = now() from paused where t.id = paused.id returning t.id

@@ -1,8 +1,6 @@
-"""A filter as SQL: checked field by field, and written so that an index yields its tasks in the order of a listing.
+"""The check of a filter, field by field; positions in a listing; and how the statements of the Inspector are planned.
 
-A listing is in the order of (created_at, id), and a position in it is such a pair. An index that has one column before
-these two yields that order for one value of the column only. So a filter with several values becomes one branch for
-each value, and the database merges the branches. A filter without such a column has a branch for each queue.
+A listing is in the order of (created_at, id), and a position in it is such a pair.
 """
 
 from __future__ import annotations
@@ -12,11 +10,11 @@ import binascii
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, fields, replace
+from dataclasses import fields, replace
 from datetime import datetime
 from difflib import get_close_matches
 from enum import StrEnum
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from joblane.errors import storable
 from joblane.inspector.actions.changes import ALLOWED
@@ -35,6 +33,11 @@ LARGEST_PAGE = 500
 MAX_VALUES = LARGEST_PAGE
 """Values of one field of a filter: enough for the ids of a whole page."""
 MAX_ERROR = 200
+HAS_ROWS = """
+select where exists (select from joblane.tasks where type = $1 and finished_at is not null)
+          or exists (select from (select type from joblane.tasks where finished_at is null
+                                   order by created_at desc, id desc limit 20000) as live where type = $1)
+"""
 FINGERPRINT_PATTERN = re.compile(r"[!-~]{1,64}")
 
 E = TypeVar("E", bound=StrEnum)
@@ -111,9 +114,7 @@ def _check_types(scope: Scope, types: Sequence[str]) -> None:
     known = {name for task in scope.tasks.values() for name in task.types}
     for type_ in types:
         if type_ not in known and not (
-            isinstance(type_, str)
-            and TYPE_PATTERN.fullmatch(type_)
-            and scope.connection.run("select from joblane.tasks where type = $1 limit 1", type_)
+            isinstance(type_, str) and TYPE_PATTERN.fullmatch(type_) and scope.connection.run(HAS_ROWS, type_)
         ):
             raise SelectionError("types", unknown_type(type_, known))
 
@@ -146,116 +147,15 @@ def position_of(cursor: str) -> tuple[datetime, str]:
     return created_at, id_
 
 
-# --- As SQL --------------------------------------------------------------------------------------------------------
+# --- Planning ------------------------------------------------------------------------------------------------------
 
-
-@dataclass(frozen=True, slots=True)
-class Selection:
-    """A statement with its parameters."""
-
-    sql: str
-    parameters: tuple[Any, ...]
-
-
-def select(
-    columns: str, filter_: Filter, after: str | None, limit: int, *, oldest_first: bool = False, acting: bool = False
-) -> Selection:
-    """Select up to ``limit`` tasks of a checked filter, after a position.
-
-    ``columns``: must include ``created_at`` and ``id``. ``acting``: select for an action, see :func:`_within_reach`.
-    """
-    leading, branches = _branches(filter_)
-    conditions, values = _conditions(filter_, but=leading)
-    conditions += _within_reach(filter_) if acting else []
-    order = "created_at, id" if oldest_first else "created_at desc, id desc"
-    if after is not None:
-        values += position_of(after)
-        conditions.append(f"(created_at, id) {'>' if oldest_first else '<'} (${len(values) - 1}, ${len(values)})")
-    parts = []
-    for value in branches:
-        own = []
-        if value is not None:
-            values.append(value)
-            own = [f"{leading} = ${len(values)}"]
-        parts.append(f"(select {columns} from joblane.tasks{_where(own + conditions)} order by {order} limit {limit})")
-    union = "\nunion all\n".join(parts)
-    return Selection(f"select {columns} from (\n{union}\n) as t order by {order} limit {limit}", tuple(values))
-
-
-def count(filter_: Filter, most: int, *, acting: bool = False) -> Selection:
-    """Count the tasks of a checked filter, up to ``most``. ``acting``: as in :func:`select`."""
-    leading, branches = _branches(filter_)
-    if leading == "queue":  # without the names of all queues, their index could not be used
-        filter_ = replace(filter_, queues=branches)
-    conditions, values = _conditions(filter_)
-    conditions += _within_reach(filter_) if acting else []
-    found = f"select from joblane.tasks{_where(conditions)} limit {most}"
-    return Selection(f"select count(*) from ({found}) as found", tuple(values))
-
-
-def _within_reach(filter_: Filter) -> list[str]:
-    """Conditions that exclude tasks from a bulk action: cleared tasks, on which no action is possible, and earlier bulk
-    actions, which would repeat their own filter, unless the filter names them."""
-    named = filter_.ids or filter_.types or filter_.fingerprint
-    return ["not cleared", *([] if named else [f"type <> '{BULK_TYPE}'"])]
-
-
-def _where(conditions: Sequence[str]) -> str:
-    return f" where {' and '.join(conditions)}" if conditions else ""
-
-
-def _branches(filter_: Filter) -> tuple[str, tuple[Any, ...]]:
-    """The leading column and its values; a single None if the filter has an index of its own."""
-    if filter_.types:
-        return "type", filter_.types
-    if filter_.states and State.COMPLETED not in filter_.states:  # the index by state leaves these out
-        return "state", filter_.states
-    if filter_.ids or filter_.tenant or filter_.error or filter_.fingerprint:
-        return "", (None,)
-    return "queue", filter_.queues or tuple(Queue)
-
-
-def _conditions(filter_: Filter, *, but: str = "") -> tuple[list[str], list[Any]]:
-    """The conditions other than that on the leading column, and their parameters."""
-    conditions: list[str] = []
-    values: list[Any] = []
-
-    def holds(sql: str, value: Any) -> None:
-        if value:
-            values.append(value)
-            conditions.append(sql.format(f"${len(values)}"))
-
-    for column, several in (
-        ("id", filter_.ids),
-        ("type", filter_.types),
-        ("state", filter_.states),
-        ("queue", filter_.queues),
-    ):
-        if column != but:
-            holds(f"{column} = any({{}}::text[])", [str(value) for value in several])
-    if filter_.id_prefix:
-        holds("id >= {}", filter_.id_prefix)
-        holds("id < {}", _past(filter_.id_prefix))
-    holds("tenant = {}", filter_.tenant)
-    holds("tags <> '{{}}' and tags @> array[{}::text]", filter_.tag)  # the index needs both
-    holds(
-        "error_type is not null and strpos(lower(error_type || ': ' || coalesce(error_message, '')), lower({})) > 0",
-        filter_.error,
-    )
-    holds("fingerprint = {}", filter_.fingerprint)
-    holds("created_at >= {}", filter_.created_after)
-    holds("created_at < {}", filter_.created_before)
-    return conditions, values
-
-
-def _past(prefix: str) -> str:
-    """The first text after all ids that begin with ``prefix``: ids are compared byte by byte."""
-    return prefix[:-1] + chr(ord(prefix[-1]) + 1)
-
-
-PLANNING = "set local plan_cache_mode = force_custom_plan; set local enable_seqscan = off"
-"""Plans are made for the actual values, because a generic plan cannot distinguish a rare type from a common one; and
-they use an index even if the table's statistics are out of date."""
+PLANNING = (
+    "set local plan_cache_mode = force_custom_plan; set local enable_seqscan = off; set local enable_sort = off;"
+    " set local random_page_cost = 1"
+)
+"""Plans are made for the actual values, because a generic plan cannot distinguish a rare type from a common one. They
+follow the index that has the order of the listing and that fits best, even if the table's statistics are out of date:
+with equal costs of pages an index that yields only rows that fit costs less than one that yields others as well."""
 
 
 @contextmanager

@@ -6,8 +6,9 @@ from typing import Any
 
 from joblane.inspector.filter import BulkAction, Filter
 from joblane.inspector.scope import Scope
-from joblane.inspector.tasks import filter_sql
-from joblane.inspector.tasks.filter_sql import LARGEST_PAGE, aimed, check_number, checked, cursor_of, reading, select
+from joblane.inspector.tasks import selection
+from joblane.inspector.tasks.filter_sql import LARGEST_PAGE, aimed, check_number, checked, cursor_of, reading
+from joblane.inspector.tasks.selection import is_narrow, select
 from joblane.inspector.views import Count, Page, TaskRow
 from joblane.queues import Queue
 from joblane.record.connection import Connection
@@ -24,20 +25,43 @@ COLUMNS = (
 
 def tasks(scope: Scope, filter_: Filter, action: BulkAction | None, after: str | None, limit: int) -> Page:
     check_number("limit", limit, LARGEST_PAGE)
-    found = select(COLUMNS, _chosen(scope, filter_, action), after, limit + 1, acting=action is not None)
+    chosen = _chosen(scope, filter_, action)
     with reading(scope.connection) as connection:
-        rows = [row_of(row) for row in connection.run(found.sql, *found.parameters)]
-    if len(rows) <= limit:
-        return Page(tuple(rows), None)
-    last = rows[limit - 1]
-    return Page(tuple(rows[:limit]), cursor_of(last.created_at, last.id))
+        narrow = is_narrow(connection, chosen)
+        found = select(COLUMNS, chosen, after, limit + 1, narrow=narrow, acting=action is not None)
+        rows = connection.run(found.sql, *found.parameters)
+    matching: list[TaskRow] = []
+    for *columns, matches, reached in rows:
+        if len(matching) == limit:
+            return Page(tuple(matching), cursor_of(matching[-1].created_at, matching[-1].id))
+        row = row_of(columns)
+        matching += [row] if matches else []
+        if reached:
+            return Page(tuple(matching), cursor_of(row.created_at, row.id))
+    return Page(tuple(matching), None)
 
 
 def count(scope: Scope, filter_: Filter, action: BulkAction | None) -> Count:
-    counting = filter_sql.count(_chosen(scope, filter_, action), COUNT_CAP + 1, acting=action is not None)
     with reading(scope.connection) as connection:
-        [[number]] = connection.run(counting.sql, *counting.parameters)
-    return Count(min(number, COUNT_CAP), exact=number <= COUNT_CAP)
+        chosen = _chosen(scope, filter_, action)
+        number, after = _counted(connection, chosen, None, acting=action is not None)
+    return Count(min(number, COUNT_CAP), exact=after is None and number <= COUNT_CAP)
+
+
+def count_all(connection: Connection, filter_: Filter) -> int:
+    """Count the tasks of a bulk action without a cap, in steps. ``filter_``: as for :func:`ids`."""
+    total, after = _counted(connection, filter_, None, acting=True)
+    while after is not None:
+        number, after = _counted(connection, filter_, after, acting=True)
+        total += number
+    return total
+
+
+def _counted(connection: Connection, filter_: Filter, after: str | None, *, acting: bool) -> tuple[int, str | None]:
+    """The number of tasks after a position up to another, and this other; None if these are all."""
+    counting = selection.count(filter_, after, COUNT_CAP + 1, narrow=is_narrow(connection, filter_), acting=acting)
+    [[number, created_at, id_]] = connection.run(counting.sql, *counting.parameters)
+    return number, None if id_ is None else cursor_of(created_at, id_)
 
 
 def _chosen(scope: Scope, filter_: Filter, action: BulkAction | None) -> Filter:
@@ -46,16 +70,22 @@ def _chosen(scope: Scope, filter_: Filter, action: BulkAction | None) -> Filter:
     return found if action is None else aimed(found, action)
 
 
-def ids(connection: Connection, filter_: Filter, after: str | None, limit: int) -> list[tuple[str, str]]:
-    """Up to ``limit`` pairs of a position and an id, oldest first, after a position (None: from the first).
+def ids(connection: Connection, filter_: Filter, after: str | None, limit: int) -> tuple[list[str], str | None]:
+    """Up to ``limit`` ids, oldest first, after a position (None: from the first), and the position to continue from.
 
-    For bulk actions: ``filter_`` is the result of :func:`checked`, and its ``created_before`` has passed, so that no
-    new task can match during the walk.
+    The position is None after the last task. There may be a position and no ids. For bulk actions: ``filter_`` is the
+    result of :func:`checked`, and its ``created_before`` has passed, so that no new task can match during the walk.
     """
-    found = select("created_at, id", filter_, after, limit, oldest_first=True, acting=True)
     with reading(connection):
+        narrow = is_narrow(connection, filter_)
+        found = select("created_at, id", filter_, after, limit, narrow=narrow, oldest_first=True, acting=True)
         rows = connection.run(found.sql, *found.parameters)
-    return [(cursor_of(created_at, id_), id_) for created_at, id_ in rows]
+    matching: list[str] = []
+    for created_at, id_, matches, reached in rows:
+        matching += [id_] if matches else []
+        if reached or len(matching) == limit:
+            return matching, cursor_of(created_at, id_)
+    return matching, None
 
 
 def row_of(row: list[Any]) -> TaskRow:

@@ -16,7 +16,7 @@ from joblane.limits import DEAD_LETTER_RETENTION, MAX_DELAY
 from joblane.queues import dead_letter_name, lane_name
 from joblane.record.conditions import EARLY_SECONDS
 from joblane.record.connection import Connection, Row
-from joblane.record.states import State
+from joblane.record.states import WAITING_SQL, State
 
 AHEAD_CAP = 10_000
 """Tasks ahead of this task are counted up to here."""
@@ -31,9 +31,9 @@ select scope, name, reason, paused_by, until from joblane.pauses
 """
 AHEAD = f"""
 select (select count(*) from (select from joblane.tasks
-                               where state = any('{{scheduled,pending,retry}}'::text[]) and type = $1 and queue = $2
+                               where finished_at is null and state in {WAITING_SQL} and type = $1 and queue = $2
                                  and due_at < least($3, clock_timestamp()) limit {AHEAD_CAP + 1}) as w),
-       (select count(*) from joblane.tasks where state = 'active' and type = $1 and queue = $2)
+       (select count(*) from joblane.tasks where finished_at is null and state = 'active' and type = $1 and queue = $2)
 """
 
 

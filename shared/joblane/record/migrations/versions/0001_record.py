@@ -11,9 +11,9 @@ down_revision = None
 
 # The lines with `--` are written to the database as comments, see `joblane.record.migrations.comments`.
 
-# `sweep_at` carries the only index that is written on every change of state. A time that is not finite cannot be waited
-# for, in a message or by the sweep. Rows are updated twice or more in their life, hence the free space on each page and
-# the early vacuum. The index alone holds `unique_key`, so every end of a task releases it.
+# A task is live while `finished_at` is null. A statement that has to use an index asks for that, next to its states. A
+# time that is not finite cannot be waited for, in a message or by the sweep. A claim writes no index if the page has
+# room for the row's new version, hence the free space on each page.
 TASKS = """
 -- One row for each task. A task that was sent without a row gets it when it first runs.
 create table joblane.tasks (
@@ -88,6 +88,8 @@ create table joblane.tasks (
     finished_at timestamptz,
     -- Time at which its dead letter was sent. Null: not archived, or the dead letter is not sent yet.
     dead_sent_at timestamptz,
+    -- True: the task is archived, and its dead letter is not sent yet.
+    dead_letter_unsent boolean not null default false,
 
     -- Unique key: the type and the caller's key, or a digest. A live task holds it. Null: none.
     unique_key text collate "C",
@@ -117,7 +119,7 @@ create table joblane.tasks (
     replay_of text collate "C",
 
     constraint tasks_times_finite check (isfinite(due_at) and isfinite(deadline))
-) with (fillfactor = 80, autovacuum_vacuum_scale_factor = 0.05, autovacuum_analyze_scale_factor = 0.05)
+) with (fillfactor = 60, autovacuum_vacuum_scale_factor = 0.05, autovacuum_analyze_scale_factor = 0.05)
 """
 
 # Type, queue and tenant are repeated, so that the runs of the last hour are read without a look-up of each task.
@@ -344,29 +346,39 @@ create table joblane.functions (
 )
 """
 
-# A listing is read newest first, by an index whose first column has one value; a listing of all tasks merges three
-# queues. An index costs a write for each state that one of its rows passes through: the indexes after the second have
-# few rows, or leave out completed tasks, which are the most. The index by state has the columns that an overview
-# counts.
+# No key, included column or predicate of an index names a column that an ordinary claim changes, so that the claim is a
+# heap-only update: it writes no index. PostgreSQL compares the columns of predicates as well.
 INDEXES = (
-    "create index tasks_sweep on joblane.tasks (sweep_at) where sweep_at is not null",
+    # All that is live: the sweep, listings of live tasks, and the counts of an overview walk it. An enqueue writes it.
+    "create index tasks_live on joblane.tasks (created_at, id) where finished_at is null",
+    # All that has ended. A listing of all tasks merges the two. The finish writes this index and the next.
+    "create index tasks_ended on joblane.tasks (created_at, id) where finished_at is not null",
+    # Listings by type. Without it a listing of a type that has no tasks would walk through the whole table.
+    "create index tasks_type_ended on joblane.tasks (type, created_at, id) where finished_at is not null",
+    # A live task holds its key; the end of a task releases it.
     (
         "create unique index tasks_unique on joblane.tasks (unique_key)"
-        " where unique_key is not null and state in ('scheduled', 'pending', 'active', 'retry')"
+        " where unique_key is not null and finished_at is null"
+    ),
+    # Dead letters that the sweep has to send.
+    "create index tasks_unsent on joblane.tasks (finished_at, id) where dead_letter_unsent",
+    # Archived tasks: few, and the ones that operators ask for most. No predicate may name `state`.
+    (
+        "create index tasks_archived on joblane.tasks (created_at, id)"
+        " where dead_sent_at is not null or dead_letter_unsent"
     ),
     "create index tasks_expire on joblane.tasks (expire_at) where expire_at is not null",
-    "create index tasks_queue on joblane.tasks (queue, created_at desc, id desc)",
-    "create index tasks_type on joblane.tasks (type, created_at desc, id desc)",
-    (
-        "create index tasks_state on joblane.tasks (state, created_at desc, id desc)"
-        " include (type, queue, due_at) where state <> 'completed'"
-    ),
+    # The others have few rows each.
     "create index tasks_tenant on joblane.tasks (tenant, created_at desc, id desc) where tenant is not null",
     "create index tasks_tags on joblane.tasks using gin (tags) where tags <> '{}'",
     "create index tasks_failed on joblane.tasks (created_at desc, id desc) where error_type is not null",
-    ("create index tasks_cause on joblane.tasks (fingerprint, created_at desc, id desc) where fingerprint is not null"),
+    "create index tasks_cause on joblane.tasks (fingerprint, created_at desc, id desc) where fingerprint is not null",
     "create index tasks_replays on joblane.tasks (replay_of) where replay_of is not null",
-    "create index task_attempts_started on joblane.task_attempts (started_at)",
+    # Runs lie on disk in the order in which they began, so the latest are found by a range of pages.
+    (
+        "create index task_attempts_started on joblane.task_attempts"
+        " using brin (started_at) with (pages_per_range = 16, autosummarize = on)"
+    ),
     "create index audit_target on joblane.audit (target, number)",
 )
 
@@ -472,8 +484,9 @@ begin
     task_id := coalesce(task_id, gen_random_uuid()::text);
     for round in 1..5 loop
         update joblane.tasks t set unique_key = null
-         where t.unique_key = wanted and t.state in ('scheduled', 'pending', 'active', 'retry')
-           and t.unique_expires_at <= clock_timestamp();
+         where t.unique_key = wanted and t.finished_at is null
+           and (t.unique_expires_at <= clock_timestamp()
+                or t.state not in ('scheduled', 'pending', 'active', 'retry'));  -- ended by hand
         insert into joblane.tasks as t (id, type, queue, tenant, tags, state, payload, payload_digest, headers, options,
                                 max_attempts, retention_seconds, deadline, unique_key, unique_until, unique_expires_at,
                                 due_at, sweep_at)
@@ -489,7 +502,7 @@ begin
         end if;
         return query select t.id, false from joblane.tasks t
                       where t.id = task_id
-                         or (t.unique_key = wanted and t.state in ('scheduled', 'pending', 'active', 'retry'))
+                         or (t.unique_key = wanted and t.finished_at is null)
                       order by (t.id = task_id) desc limit 1;
         if found then
             return;

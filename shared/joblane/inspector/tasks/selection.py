@@ -1,0 +1,207 @@
+"""A checked filter as SQL, which reads a bounded number of rows whatever the filter and the table are.
+
+A source is a condition with an index of its own that yields its rows in the order of a listing. The conditions of the
+filter are tested on the rows of its sources, which the database merges. Of each source at most a share of
+:data:`BOUND` rows are read. The row at the bound is returned even if it does not match: all rows before it were
+tested, so a walk continues there.
+
+An id prefix or a tag has an index without that order. Its rows are read and sorted if they are not more than
+:data:`BOUND`; a prefix or tag that more tasks have is tested like any other condition.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from joblane.inspector.filter import Filter
+from joblane.inspector.tasks.filter_sql import BULK_TYPE, position_of
+from joblane.record.connection import Connection
+from joblane.record.states import ENDED, LIVE, State
+
+BOUND = 20_000
+"""Rows that a statement reads at most, in about 10 ms."""
+IS_LIVE, IS_ENDED = "finished_at is null", "finished_at is not null"
+IS_ARCHIVED = "(dead_sent_at is not null or dead_letter_unsent)"
+"""Conditions of indexes: an index is used only if the statement has its condition."""
+
+
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """A statement with its parameters."""
+
+    sql: str
+    parameters: tuple[Any, ...]
+
+
+def select(
+    columns: str,
+    filter_: Filter,
+    after: str | None,
+    limit: int,
+    *,
+    narrow: bool = False,
+    oldest_first: bool = False,
+    acting: bool = False,
+) -> Selection:
+    """Select up to ``limit`` rows for a checked filter, after a position.
+
+    ``columns``: must include ``created_at`` and ``id``. Two columns follow them: True if the row matches, and True if
+    the walk has to continue after it. ``narrow``: the answer of :func:`is_narrow`. ``acting``: see
+    :func:`_conditions`.
+    """
+    values = _Values()
+    order = "created_at, id" if oldest_first else "created_at desc, id desc"
+    union = "\nunion all\n".join(
+        f"(select {columns}, matches, reached from ({source}) as s where matches or reached order by {order}"
+        f" limit {limit})"
+        for source in _sources(values, filter_, after, order, limit, narrow=narrow, acting=acting)
+    )
+    return Selection(f"select * from (\n{union}\n) as t order by {order} limit {limit}", tuple(values.given))
+
+
+def count(filter_: Filter, after: str | None, least: int, *, narrow: bool = False, acting: bool = False) -> Selection:
+    """Count the tasks of a checked filter up to the bound: their number, and the position to continue from, if any.
+
+    Of each source at least ``least`` rows are read, if there are so many.
+    """
+    values = _Values()
+    order = "created_at desc, id desc"
+    union = "\nunion all\n".join(
+        f"select created_at, id, matches, reached from ({source}) as s where matches or reached"
+        for source in _sources(values, filter_, after, order, least, narrow=narrow, acting=acting)
+    )
+    return Selection(
+        f"""
+with found as materialized (\n{union}\n),
+edge as (select created_at, id from found where reached order by {order} limit 1)
+select count(*) filter (where f.matches and (e.id is null or (f.created_at, f.id) >= (e.created_at, e.id))),
+       max(e.created_at), max(e.id)
+  from found f left join edge e on true
+""",
+        tuple(values.given),
+    )
+
+
+def is_narrow(connection: Connection, filter_: Filter) -> bool:
+    """True if an index of ids or of tags yields so few rows for the filter that all of them can be read."""
+    values = _Values()
+    condition = _narrow_condition(values, filter_)
+    if filter_.ids or condition is None:
+        return condition is not None
+    # without an order, only the index of the condition can be used
+    found = f"select from joblane.tasks where {condition} limit {BOUND + 1}"
+    return bool(connection.run(f"select count(*) from ({found}) as found", *values.given)[0][0] <= BOUND)
+
+
+@dataclass(slots=True)
+class _Values:
+    """The parameters of a statement."""
+
+    given: list[Any] = field(default_factory=list)
+
+    def add(self, value: Any) -> str:
+        self.given.append(value)
+        return f"${len(self.given)}"
+
+
+def _sources(
+    values: _Values, filter_: Filter, after: str | None, order: str, least: int, *, narrow: bool, acting: bool
+) -> Iterator[str]:
+    place = list(_place(values, filter_, after, order))
+    matches = " and ".join([*_conditions(values, filter_, acting=acting), "true"])
+    if narrow:
+        condition = _narrow_condition(values, filter_)
+        rows = f"select * from joblane.tasks where {condition} limit {BOUND}"
+        yield f"select *, {matches} as matches, false as reached from ({rows}) as r{_where(place)}"
+        return
+    indexed = list(_indexed(values, filter_))
+    bound = max(least, BOUND // len(indexed))
+    for condition in indexed:
+        rows = f"select * from joblane.tasks{_where([condition, *place])} order by {order} limit {bound}"
+        numbered = f"select *, row_number() over (order by {order}) = {bound} as reached from ({rows}) as r"
+        yield f"select *, {matches} as matches from ({numbered}) as n"
+
+
+def _indexed(values: _Values, filter_: Filter) -> Iterator[str]:
+    """The sources: conditions that together hold for all tasks that the filter can match."""
+    states = frozenset(filter_.states or State)
+    if filter_.fingerprint:
+        yield f"fingerprint = {values.add(filter_.fingerprint)}"
+    elif filter_.tenant and states & ENDED != {State.ARCHIVED}:
+        yield f"tenant = {values.add(filter_.tenant)}"
+    elif filter_.error:
+        yield "error_type is not null"
+    else:
+        if states & LIVE:
+            yield IS_LIVE
+        if states & ENDED == {State.ARCHIVED}:
+            yield IS_ARCHIVED
+        elif states & ENDED and filter_.types:
+            yield from (f"type = {values.add(type_)} and {IS_ENDED}" for type_ in filter_.types)
+        elif states & ENDED:
+            yield IS_ENDED
+
+
+def _narrow_condition(values: _Values, filter_: Filter) -> str | None:
+    """The condition of an index without the order of a listing; None if the filter has none."""
+    if filter_.ids:
+        return f"id = any({values.add(list(filter_.ids))}::text[])"
+    if filter_.id_prefix:
+        return f"id >= {values.add(filter_.id_prefix)} and id < {values.add(_past(filter_.id_prefix))}"
+    if filter_.tag:
+        return f"tags <> '{{}}' and tags @> array[{values.add(filter_.tag)}::text]"  # the index needs both
+    return None
+
+
+def _place(values: _Values, filter_: Filter, after: str | None, order: str) -> Iterator[str]:
+    """Conditions that an index in the order of a listing can search for."""
+    if filter_.created_after:
+        yield f"created_at >= {values.add(filter_.created_after)}"
+    if filter_.created_before:
+        yield f"created_at < {values.add(filter_.created_before)}"
+    if after is not None:
+        created_at, id_ = position_of(after)
+        compared = "<" if "desc" in order else ">"
+        yield f"(created_at, id) {compared} ({values.add(created_at)}, {values.add(id_)})"
+
+
+def _conditions(values: _Values, filter_: Filter, *, acting: bool) -> Iterator[str]:
+    """The conditions of the filter.
+
+    ``acting``: leave out the tasks that a bulk action leaves out: cleared tasks, on which no action is possible, and
+    earlier bulk actions, which would repeat their own filter, unless the filter names them.
+    """
+    for column, several in (
+        ("id", filter_.ids),
+        ("type", filter_.types),
+        ("state", filter_.states),
+        ("queue", filter_.queues),
+    ):
+        if several:
+            yield f"{column} = any({values.add([str(value) for value in several])}::text[])"
+    if filter_.id_prefix:
+        yield f"id >= {values.add(filter_.id_prefix)} and id < {values.add(_past(filter_.id_prefix))}"
+    if filter_.tenant:
+        yield f"tenant is not distinct from {values.add(filter_.tenant)}"
+    if filter_.tag:
+        yield f"tags @> array[{values.add(filter_.tag)}::text]"
+    if filter_.error:
+        text = "lower(concat(error_type, ': ', error_message))"
+        yield f"error_type is not null and strpos({text}, lower({values.add(filter_.error)})) > 0"
+    if filter_.fingerprint:
+        yield f"fingerprint is not distinct from {values.add(filter_.fingerprint)}"
+    if acting:
+        yield "not cleared"
+        if not (filter_.ids or filter_.types or filter_.fingerprint):
+            yield f"type <> '{BULK_TYPE}'"
+
+
+def _where(conditions: Sequence[str]) -> str:
+    return f" where {' and '.join(conditions)}" if conditions else ""
+
+
+def _past(prefix: str) -> str:
+    """The first text after all ids that begin with ``prefix``: ids are compared byte by byte."""
+    return prefix[:-1] + chr(ord(prefix[-1]) + 1)
