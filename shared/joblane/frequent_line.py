@@ -1,7 +1,7 @@
 """A log line that every invocation writes: the bytes of Powertools' formatter, for a third of its processor time.
 
-The record passes through the logger, so that the levels, filters, handlers and formatters of the user's code apply to
-it. This module imports Powertools, so it is imported with the first log line.
+It passes through the logger, so that the levels, filters, handlers and formatters of the user's code apply to it. This
+module imports Powertools, so it is imported with the first log line.
 """
 
 from __future__ import annotations

@@ -15,7 +15,7 @@ from joblane import telemetry
 from joblane.frequent_line import TRACE_VARIABLE, Formatter, FrequentLine
 
 FIELDS = {"task_type": "data:export", "queue": "low", "outcome": "completed"}
-TRACES = (None, "Root=1-aaa;Parent=b;Sampled=1", "Root=1-ccc", None)
+TRACES = ("Root=1-aaa;Parent=b;Sampled=1", None, "Root=1-ccc")
 
 
 class Pairs(logging.Handler):
@@ -66,7 +66,7 @@ def test_each_line_has_the_bytes_of_powertools(
         monkeypatch.setenv(TRACE_VARIABLE, trace) if trace else monkeypatch.delenv(TRACE_VARIABLE, raising=False)
         write(line, number)
     assert [ours for ours, _ in pairs.pairs] == [powertools for _, powertools in pairs.pairs]
-    assert [json.loads(ours).get("xray_trace_id") for ours, _ in pairs.pairs] == [None, "1-aaa", "1-ccc", None]
+    assert [json.loads(ours).get("xray_trace_id") for ours, _ in pairs.pairs] == ["1-aaa", None, "1-ccc"]
     assert {tuple(json.loads(ours))[:6] for ours, _ in pairs.pairs} == {
         ("level", "location", "message", "timestamp", "service", "task_type")
     }
