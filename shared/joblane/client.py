@@ -247,7 +247,7 @@ class JobClient:
         self.close()
 
     def __del__(self) -> None:
-        try:
+        try:  # noqa: SIM105
             self.close()
         except Exception:  # noqa: S110 - at the interpreter's end modules are gone, `suppress` too
             pass

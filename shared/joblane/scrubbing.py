@@ -1,7 +1,7 @@
 """Scrubbing: the values of redacted fields are removed from texts, because a handler may put one into any error.
 
-A text is first made storable and cut (:func:`joblane.errors.shortened`), then scrubbed: nothing that is removed later can
-put a value together again, and the time grows with the size of the values, not with a product of sizes.
+A text is first made storable and cut (:func:`joblane.errors.shortened`), then scrubbed: nothing that is removed later
+can put a value together again, and the time grows with the size of the values, not with a product of sizes.
 """
 
 from __future__ import annotations

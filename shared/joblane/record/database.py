@@ -127,7 +127,8 @@ class Database:
     def call_again(self, statement: Callable[Concatenate[Connection, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Like :meth:`call`, and once more on a new connection if the old one has failed since its last use.
 
-        A statement that has timed out is not repeated. Only for a statement that may be repeated after its answer was lost.
+        A statement that has timed out is not repeated. Only for a statement that may be repeated after its answer was
+        lost.
         """
         before, connection = self._connection, None
         try:

@@ -34,8 +34,8 @@ def tick_id(task: Task[Any, Any], tick: Tick, sent_at: float) -> str:
 def is_early(tick: Tick, sent_at: float) -> bool:
     """True if the time of a tick is later than that of its message, or no time of the calendar.
 
-    Only the scheduler may use up the id of a tick. It sends the tick at its time, and any other message with the id of a
-    later tick is sent before it.
+    Only the scheduler may use up the id of a tick, and it sends the tick at that time. A message that is sent before is
+    from somebody else.
     """
     written = _TIME.fullmatch(tick["at"])
     if not written:

@@ -26,8 +26,8 @@ from joblane.json_values import check_tree
 from joblane.limits import SNOOZE_CEILING
 from joblane.record.finish import Finish
 from joblane.record.states import State
-from joblane.scrubbing import Scrub, scrubber
 from joblane.retry import LONGEST, RetryDelay, delay_after
+from joblane.scrubbing import Scrub, scrubber
 from joblane.worker.failure import Failure
 
 if TYPE_CHECKING:
