@@ -209,10 +209,10 @@ def _connect_options(url: str, limits: TimeLimits | None) -> dict[str, Any]:
     """Return the arguments of :func:`_connected`."""
     parts = urlsplit(url)
     query = {name: values[-1] for name, values in parse_qs(parts.query).items()}
-    common = {"startup": STARTUP | (limits.startup if limits else {}), "limits": limits}
+    of_session = {"startup": STARTUP | (limits.startup if limits else {}), "limits": limits}
     ours = parts.scheme.split("+")[0] in ("postgresql", "postgres")
     if ours and not parts.netloc and query.keys() == {"secret"}:
-        return {"url_secret": query["secret"], **common}
+        return {"url_secret": query["secret"], **of_session}
     if not ours or not parts.hostname:
         raise ValueError(f"DATABASE_URL: {URL_FORM} is required")
     _check_query(query)
@@ -224,7 +224,7 @@ def _connect_options(url: str, limits: TimeLimits | None) -> dict[str, Any]:
         "login": _login(host, port, user, password, query),
         "database": unquote(parts.path.lstrip("/")) or None,
         "ca_file": query.get("sslrootcert"),
-        **common,
+        **of_session,
     }
 
 

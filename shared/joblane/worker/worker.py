@@ -189,7 +189,7 @@ class Worker:
         if sqlstate(error) == UNDEFINED_FUNCTION:
             advice = "run `joblane migrate` of this code"
         elif sqlstate(error) == LOCK_NOT_AVAILABLE:
-            advice = "a table is locked (pg_blocking_pids finds by whom); SQS will deliver the messages again"
+            advice = "a table is locked (pg_blocking_pids() finds the holder); SQS will deliver the messages again"
         elif is_unavailable(error) or isinstance(error, WrongStageError):
             advice = "SQS will deliver the messages again"
         else:

@@ -47,7 +47,7 @@ def checks_of_database(scope: Scope) -> Iterator[Check]:
                     yield Check(Grade.BAD, what, lacks, "was it removed by hand? Restore it from a backup")
                 return
             if sqlstate(error) == LOCK_NOT_AVAILABLE:
-                do = "end the transaction that holds the lock; pg_blocking_pids() finds it, in psql"
+                do = "end the transaction that holds the lock: pg_blocking_pids() finds it"
                 yield Check(Grade.BAD, what, f"a table is locked: {text_of(error)}", do)
                 return
             do = "check that the local stack (`joblane status`) or the cluster runs, and that the network allows access"
