@@ -105,7 +105,7 @@ class JobClient:
         self._lock = threading.Lock()
         self._opened: Database | None = None
         self._owns = True
-        follow_forks(self)
+        follow_forks(self, JobClient._after_fork)
         self._checked_engines: WeakSet[Engine] = WeakSet()
 
     @classmethod
@@ -407,7 +407,7 @@ class JobClient:
         finally:
             self._lock.release()
 
-    def after_fork(self) -> None:
+    def _after_fork(self) -> None:
         """Make a new lock, because another thread of the parent may have held it."""
         self._lock = threading.Lock()
 

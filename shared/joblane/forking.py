@@ -3,28 +3,25 @@
 from __future__ import annotations
 
 import os
-from typing import Protocol
-from weakref import WeakSet
+from collections.abc import Callable
+from typing import Any, TypeVar
+from weakref import WeakKeyDictionary
+
+T = TypeVar("T")
+_objects: WeakKeyDictionary[Any, Callable[[Any], None]] = WeakKeyDictionary()
 
 
-class Forked(Protocol):
-    """An object with connections or locks of the process."""
+def follow_forks(item: T, renew: Callable[[T], None]) -> None:
+    """Call ``renew(item)`` in each process that is forked from now on, as long as ``item`` exists.
 
-    def after_fork(self) -> None:
-        """Give up the connections without a message to their servers, and make new locks. Called in the child."""
-
-
-_objects: WeakSet[Forked] = WeakSet()
-
-
-def follow_forks(item: Forked) -> None:
-    """Call ``item.after_fork()`` in each process that is forked from now on."""
-    _objects.add(item)
+    ``renew`` gives up the connections without a message to their servers, and makes new locks.
+    """
+    _objects[item] = renew
 
 
 def _in_child() -> None:
-    for item in list(_objects):
-        item.after_fork()
+    for item, renew in list(_objects.items()):
+        renew(item)
 
 
 if hasattr(os, "register_at_fork"):  # not on Windows, which has no fork

@@ -70,7 +70,7 @@ class Database:
         self._options = _connect_options(url, limits)
         self._prefix = prefix
         self._connection: Connection | None = None
-        follow_forks(self)
+        follow_forks(self, Database._after_fork)
 
     def __enter__(self) -> Self:
         return self
@@ -82,10 +82,10 @@ class Database:
         """Return a second connection to the same database, opened on first use."""
         other = Database.__new__(Database)
         other._options, other._prefix, other._connection = self._options, None, None  # the stage was checked here
-        follow_forks(other)
+        follow_forks(other, Database._after_fork)
         return other
 
-    def after_fork(self) -> None:
+    def _after_fork(self) -> None:
         """Leave the connection to the process that has opened it."""
         connection, self._connection = self._connection, None
         if connection is not None:

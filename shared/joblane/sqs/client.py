@@ -75,9 +75,9 @@ class Sqs:
     def __init__(self) -> None:
         self._urls: dict[str, str] = {}
         self._paused_until = 0.0
-        follow_forks(self)
+        follow_forks(self, Sqs._after_fork)
 
-    def after_fork(self) -> None:
+    def _after_fork(self) -> None:
         """Make new clients on their next use."""
         for name in ("client", "brief_client"):
             self.__dict__.pop(name, None)
