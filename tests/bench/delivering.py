@@ -29,10 +29,10 @@ def run(server: Postgres) -> list[Ratio]:
             for _ in range(ROUNDS):
                 for batch, times in spent.items():
                     events = record.events(record.enqueue(TASKS, batch), batch)
-                    started, server = time.process_time(), backends.cpu(record.pid)
+                    started, before = time.process_time(), backends.cpu(record.pid)
                     record.handle(events)
                     times.append((time.process_time() - started) / TASKS)
-                    served[batch].append((backends.cpu(record.pid) - server) / TASKS)
+                    served[batch].append((backends.cpu(record.pid) - before) / TASKS)
             record.close()
     finally:
         databases.close()
