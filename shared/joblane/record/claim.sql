@@ -1,6 +1,6 @@
 -- The claim: see the table of verdicts in claim.py. It decides on each message in turn, on a row that it has locked.
 -- Rows are locked in the order of their ids, because two overlapping batches would otherwise deadlock. All times come
--- from the database's clock. functions.py replaces the names that begin with @: constants, conditions, and transitions of `t`.
+-- from the database's clock. functions.py replaces the names with @: constants, conditions, and transitions of `t`.
 create or replace function joblane.claim_@VERSION(messages json, token uuid, lease_seconds float8, request_id text)
 returns json language plpgsql
 set lock_timeout = '500ms' set plan_cache_mode = force_generic_plan set enable_seqscan = off
@@ -78,59 +78,63 @@ begin
       end if;
       uncounted := (t.state = 'active' and t.batch_size > 1)::integer;
 
-      -- Decide. The order counts.
-      if is_locked then
+      -- Decide. The comments are the rows of the table in claim.py, in its order.
+      if is_locked then                                    -- locked by another transaction: any
         verdict := 'locked';
-      elsif t.id is null then
+      elsif t.id is null then                              -- none: recorded
         verdict := 'gone';
-      elsif schedule_paused then
+      elsif schedule_paused then                           -- none: tick of a paused schedule
         verdict := 'ended'; @SCHEDULE_PAUSED
-      elsif is_new and holder.lease_token = token then
+      elsif is_new and holder.lease_token = token then     -- none: new, key taken earlier in the batch
         verdict := 'claim_alone';
-      elsif is_new and holder.id is not null then
+      elsif is_new and holder.id is not null then          -- none: new, unique key taken
         verdict := 'ended'; @DUPLICATE
-      elsif t.type <> m.type or (not m.rec and t.payload_digest <> m.payload_digest) then
+      elsif t.type <> m.type                               -- any: another type, or external with another payload
+         or (not m.rec and t.payload_digest <> m.payload_digest) then
         verdict := 'conflict';
-      elsif t.state in ('completed', 'cancelled') then
+      elsif t.state in ('completed', 'cancelled') then     -- completed, cancelled: any
         verdict := 'ended';
       elsif t.state = 'archived' then
-        if t.dead_sent_at is null then
-          verdict := 'send_dead_letter';
-        elsif t.generation is distinct from m.dead_generation then
-          verdict := 'obsolete';
-        elsif holder.id is not null then
-          verdict := 'taken';
-          refusal := 'DuplicateTask: its unique key is held by ' || holder.id;
-        elsif paused then
+        if t.generation is distinct from m.dead_generation then
+          if t.dead_sent_at is null then                   -- archived, dead letter not sent: other message
+            verdict := 'send_dead_letter';
+          else                                             -- archived: other message
+            verdict := 'obsolete';
+          end if;
+        elsif holder.id is not null then                   -- archived, unique key taken: dead letter of this generation
+          verdict := 'taken'; refusal := 'DuplicateTask: its unique key is held by ' || holder.id;
+        elsif paused then                                  -- archived, paused: dead letter of this generation
           verdict := 'paused'; @REVIVE_PAUSED
-        else
+        else                                               -- archived: dead letter of this generation
           verdict := 'run'; @REVIVE
         end if;
-      elsif t.state = 'active' and t.lease_until > clock then
+      elsif t.state = 'active' and t.lease_until > clock then  -- active, lease valid: any
         verdict := 'leased';
       elsif t.state = 'active' then
-        if t.cancel_requested_at is not null then
+        if t.cancel_requested_at is not null then          -- active, lease over, cancel requested: any
           verdict := 'ended'; @CANCEL_LOST
-        elsif uncounted = 0 and t.attempts >= t.max_attempts then
+        elsif uncounted = 0 and t.attempts >= t.max_attempts then  -- active, lease over, no attempts left: any
           verdict := 'archived'; @LOST
-        elsif t.deadline <= clock then
+        elsif t.deadline <= clock then                     -- active, lease over, past its deadline: any
           verdict := 'archived'; @OVERDUE
-        elsif members > 1 or (uncounted = 1 and paused) then
-          verdict := case when paused then 'paused' else 'claim_alone' end; @RELEASE
-        elsif paused then
+        elsif members > 1 and not paused then              -- active, lease over: in a batch
+          verdict := 'claim_alone'; @RELEASE
+        elsif paused and (members > 1 or uncounted = 1) then -- active, lease over, paused: or the lost run, in a batch
+          verdict := 'paused'; @RELEASE
+        elsif paused then                                  -- active, lease over, paused: any
           verdict := 'paused';
-        else
+        else                                               -- active, lease over: alone
           verdict := 'run'; @RUN
         end if;
-      elsif paused then
+      elsif paused then                                    -- waiting, paused: any
         verdict := 'paused'; @PARK
-      elsif t.deadline <= clock then
+      elsif t.deadline <= clock then                       -- waiting, past its deadline: any
         verdict := 'archived'; @OVERDUE
-      elsif t.due_at > clock + interval '@EARLY s' then
+      elsif t.due_at > clock + interval '@EARLY s' then    -- waiting, not due yet: any
         verdict := 'wait';
-      elsif t.claim_alone and members > 1 then
+      elsif t.claim_alone and members > 1 then             -- waiting, claim_alone is set: in a batch
         verdict := 'claim_alone';
-      else
+      else                                                 -- waiting, due: any
         verdict := 'run'; @RUN
       end if;
 

@@ -1,7 +1,7 @@
--- The finish: it records the ends of runs in their rows, and answers with the ids of the tasks that took their end. Only
--- the holder of the lease may finish: the token decides, not the clock. A task with a cancel request takes no other end
--- than `cancelled`: it does not complete, is not retried and is not archived. The worker then finishes the run again, as
--- cancelled. A finish waits longer than a claim, because the run's work is lost without it.
+-- The finish: it records the ends of runs in their rows, and answers with the ids of the tasks that took their end.
+-- Only the holder of the lease may finish: the token decides, not the clock. A task with a cancel request takes no
+-- other end than `cancelled`: it does not complete, is not retried and is not archived. The worker then finishes the
+-- run again, as cancelled. A finish waits longer than a claim, because without it the run's work is lost.
 create or replace function joblane.finish_@VERSION(runs json) returns json language plpgsql
 set lock_timeout = '5s' set plan_cache_mode = force_generic_plan set enable_seqscan = off
 as $$

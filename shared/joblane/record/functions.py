@@ -23,16 +23,18 @@ from joblane.record.transitions import NOW, Columns, assignments
 if TYPE_CHECKING:
     from joblane.record.connection import Connection
 
+FOLDER = Path(__file__).parent
 NAMES = ("claim", "finish", "insert")
 STEPS = (
     "RUN", "REVIVE", "REVIVE_PAUSED", "PARK", "RELEASE", "LOST", "OVERDUE", "CANCEL_LOST", "DUPLICATE",
     "SCHEDULE_PAUSED",
 )  # fmt: skip
 """The transitions of the claim."""
-EXPRESSIONS = ("SWEEP_SOON", "ARCHIVED_EXPIRES", "CLEARED_EXPIRES", "RETENTION_EXPIRES")
+TIMES = ("SWEEP_SOON", "ARCHIVED_EXPIRES", "CLEARED_EXPIRES", "RETENTION_EXPIRES")
+"""The times that the finish writes."""
 
 
-def _assigned(columns: Columns) -> str:
+def assigned(columns: Columns) -> str:
     """Return a transition as assignments to the row ``t``, each before the columns that it reads are assigned.
 
     Raises :class:`graphlib.CycleError` if no such order exists.
@@ -50,10 +52,9 @@ def _values() -> dict[str, str]:
     """Return the text for each ``@NAME`` of a template."""
     steps: dict[str, Columns] = {name: getattr(transitions, name) for name in STEPS}
     columns = sorted({column for step in steps.values() for column in step})
-    expressions = {name: getattr(transitions, name).replace(NOW, "clock") for name in EXPRESSIONS}
     return {
-        **{name: f"changed := true; {_assigned(step)}" for name, step in steps.items()},
-        **expressions,
+        **{name: f"changed := true; {assigned(step)}" for name, step in steps.items()},
+        **{name: getattr(transitions, name).replace(NOW, "clock") for name in TIMES},
         "COLUMNS": ", ".join(columns),
         "VALUES": ", ".join(f"t.{column}" for column in columns),
         "LEASE_RELEASED": assignments(transitions.LEASE_RELEASED),
@@ -70,13 +71,21 @@ def _values() -> dict[str, str]:
     }
 
 
-def _render(name: str, values: Mapping[str, str]) -> str:
-    text = (Path(__file__).parent / f"{name}.sql").read_text("utf-8")
-    return re.sub(r"@([A-Z_]+)", lambda found: values[found[1]], text)
+def version_of(rendered: Mapping[str, str]) -> str:
+    """Return a digest of 8 hex characters. Nobody can forget to raise such a version."""
+    return hashlib.sha256("".join(rendered.values()).encode()).hexdigest()[:8]
 
 
-_RENDERED = {name: _render(name, values) for values in [_values()] for name in NAMES}
-VERSION = hashlib.sha256("".join(_RENDERED.values()).encode()).hexdigest()[:8]
+def _rendered() -> dict[str, str]:
+    values = _values()
+    return {
+        name: re.sub(r"@([A-Z_]+)", lambda found: values[found[1]], (FOLDER / f"{name}.sql").read_text("utf-8"))
+        for name in NAMES
+    }
+
+
+_RENDERED = _rendered()
+VERSION = version_of(_RENDERED)
 """The version of this code's functions."""
 FUNCTIONS = {name: text.replace("@VERSION", VERSION) for name, text in _RENDERED.items()}
 """Name → the statement that creates the function."""
@@ -84,33 +93,37 @@ FUNCTIONS = {name: text.replace("@VERSION", VERSION) for name, text in _RENDERED
 KEPT = 2
 """The number of sets that a migration keeps: its own, and the one of the code that may still run, or run again."""
 _KEEP = f"select version from joblane.functions order by migrated_at desc limit {KEPT}"
-INSTALL = (
-    *FUNCTIONS.values(),
-    f"""
-insert into joblane.functions (version) values ('{VERSION}')
-on conflict (version) do update set migrated_at = clock_timestamp()
-""",
-    f"delete from joblane.functions where version not in ({_KEEP})",
-    """
+DROP_OLD = f"""
+delete from joblane.functions where version not in ({_KEEP});
 do $$
 declare
   old text;
 begin
   for old in
     select p.oid::regprocedure from pg_proc p
-     where p.pronamespace = 'joblane'::regnamespace and p.proname ~ '_[0-9a-f]{8}$'
+     where p.pronamespace = 'joblane'::regnamespace and p.proname ~ '_[0-9a-f]{{8}}$'
        and right(p.proname, 8) not in (select version from joblane.functions)
   loop
     execute format('drop function %s', old);
   end loop;
 end
 $$
-""",
-)
-"""The statements that create this code's functions and drop old ones, for one transaction. Repeating them is
-harmless."""
-UNDEFINED_FUNCTION = "42883"
-"""The SQLSTATE of a function that does not exist."""
+"""
+
+
+def install(version: str, functions: Mapping[str, str]) -> tuple[str, ...]:
+    """Return the statements that create a set of functions and drop old sets, for one transaction.
+
+    Repeating them is harmless.
+    """
+    migrated = f"""
+insert into joblane.functions (version) values ('{version}')
+on conflict (version) do update set migrated_at = clock_timestamp()
+"""
+    return (*functions.values(), migrated, DROP_OLD)
+
+
+INSTALL = install(VERSION, FUNCTIONS)
 
 
 def installed(connection: Connection) -> bool:
