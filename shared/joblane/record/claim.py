@@ -19,8 +19,8 @@ none                                          tick of a paused schedule         
 none                                          new, key taken earlier in the batch       ``claim_alone``: no row yet
 none                                          new, unique key taken                     inserted as cancelled;
                                                                                         ``ended``
-any                                           another type, or external with another    ``conflict``: send as dead
-                                              payload                                   letter, no change
+any                                           another type, or external with another    ``conflict``: no change, send as
+                                              payload                                   dead letter
 ``completed``, ``cancelled``                  any                                       ``ended``: acknowledge
 ``archived``, dead letter not sent            other message                             ``send_dead_letter``,
                                                                                         acknowledge

@@ -26,11 +26,11 @@ if TYPE_CHECKING:
 FOLDER = Path(__file__).parent
 NAMES = ("claim", "finish", "insert")
 STEPS = (
-    "RUN", "REVIVE", "REVIVE_PAUSED", "PARK", "RELEASE", "LOST", "OVERDUE", "CANCEL_LOST", "DUPLICATE",
-    "SCHEDULE_PAUSED",
+    "run", "revive", "revive_paused", "park", "release", "lost", "overdue", "cancel_lost", "duplicate",
+    "schedule_paused",
 )  # fmt: skip
 """The transitions of the claim."""
-TIMES = ("SWEEP_SOON", "ARCHIVED_EXPIRES", "CLEARED_EXPIRES", "RETENTION_EXPIRES")
+TIMES = ("sweep_soon", "archived_expires", "cleared_expires", "retention_expires")
 """The times that the finish writes."""
 
 
@@ -49,25 +49,25 @@ def assigned(columns: Columns) -> str:
 
 
 def _values() -> dict[str, str]:
-    """Return the text for each ``@NAME`` of a template."""
-    steps: dict[str, Columns] = {name: getattr(transitions, name) for name in STEPS}
+    """Return the text for each ``@name`` of a template."""
+    steps: dict[str, Columns] = {name: getattr(transitions, name.upper()) for name in STEPS}
     columns = sorted({column for step in steps.values() for column in step})
     return {
         **{name: f"changed := true; {assigned(step)}" for name, step in steps.items()},
-        **{name: getattr(transitions, name).replace(NOW, "clock") for name in TIMES},
-        "COLUMNS": ", ".join(columns),
-        "VALUES": ", ".join(f"t.{column}" for column in columns),
-        "LEASE_RELEASED": assignments(transitions.LEASE_RELEASED),
-        "NEW": transitions.NEW.format(document="given"),
-        "DUE_STATE": transitions.DUE_STATE,
-        "DUE_SWEEP": transitions.DUE_SWEEP,
-        "PAUSED": PAUSED.format(row="t"),
-        "LIVE": LIVE_SQL,
-        "ENDED": ENDED_SQL,
-        "EARLY": str(EARLY_SECONDS),
-        "MAX_DELAY": str(MAX_DELAY_SECONDS),
-        "SWEEP_MARGIN": str(SWEEP_MARGIN_SECONDS),
-        "VERSION": "@VERSION",
+        **{name: getattr(transitions, name.upper()).replace(NOW, "clock") for name in TIMES},
+        "columns": ", ".join(columns),
+        "values": ", ".join(f"t.{column}" for column in columns),
+        "lease_released": assignments(transitions.LEASE_RELEASED),
+        "new": transitions.NEW.format(document="given"),
+        "due_state": transitions.DUE_STATE,
+        "due_sweep": transitions.DUE_SWEEP,
+        "paused": PAUSED.format(row="t"),
+        "live": LIVE_SQL,
+        "ended": ENDED_SQL,
+        "early": str(EARLY_SECONDS),
+        "max_delay": str(MAX_DELAY_SECONDS),
+        "sweep_margin": str(SWEEP_MARGIN_SECONDS),
+        "version": "@version",
     }
 
 
@@ -79,7 +79,7 @@ def version_of(rendered: Mapping[str, str]) -> str:
 def _rendered() -> dict[str, str]:
     values = _values()
     return {
-        name: re.sub(r"@([A-Z_]+)", lambda found: values[found[1]], (FOLDER / f"{name}.sql").read_text("utf-8"))
+        name: re.sub(r"@([a-z_]+)", lambda found: values[found[1]], (FOLDER / f"{name}.sql").read_text("utf-8"))
         for name in NAMES
     }
 
@@ -87,7 +87,7 @@ def _rendered() -> dict[str, str]:
 _RENDERED = _rendered()
 VERSION = version_of(_RENDERED)
 """The version of this code's functions."""
-FUNCTIONS = {name: text.replace("@VERSION", VERSION) for name, text in _RENDERED.items()}
+FUNCTIONS = {name: text.replace("@version", VERSION) for name, text in _RENDERED.items()}
 """Name → the statement that creates the function."""
 
 KEPT = 2

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from typing import Any
 
 import pytest
-from pg8000.exceptions import DatabaseError
 
-from joblane.errors import DatabaseUnavailableError, sqlstate
+from joblane.errors import DatabaseUnavailableError
 from joblane.inspector.scope import Scope
 from joblane.inspector.stage import doctor_database
 from joblane.inspector.views import Grade
@@ -189,39 +187,3 @@ def test_of_two_new_messages_of_a_batch_with_one_key_the_second_is_claimed_alone
     """A prototype cancelled it."""
     assert verdicts(world, ("a", UNIQUE), ("b", UNIQUE)) == {"a": "run", "b": "claim_alone"}
     assert world.run("select id from joblane.tasks") == [["a"]]
-
-
-# --- Rows that no code writes --------------------------------------------------------------------------------------
-
-CHECK_VIOLATION = "23514"
-EXTREMES: Mapping[str, Any] = {
-    "attempts": 2**31 - 1,
-    "runs": 2**31 - 1,
-    "generation": 2**31 - 1,
-    "snoozes": 2**31 - 1,
-    "retention_seconds": 2**62,
-    "lease_until": "infinity",
-    "mismatch_since": "-infinity",
-    "due_at": "-infinity",
-    "headers": [1],
-    "options": [1],
-}
-
-
-@pytest.mark.parametrize("state", ["pending", "active"])
-def test_a_value_written_by_hand_is_refused_by_the_table_or_claimed(world: World, state: str) -> None:
-    for column, value in EXTREMES.items():
-        for id_ in (f"hand-{column}", f"neighbour-{column}"):
-            put(world, sample_batch, id_, state=state, batch_size=1, lease_until=In(-1))
-        try:
-            world.run(
-                f"update joblane.tasks t set {column} = (jsonb_populate_record(t, $1::jsonb)).{column} where id = $2",
-                json.dumps({column: value}),
-                f"hand-{column}",
-            )
-        except DatabaseError as error:
-            if sqlstate(error) != CHECK_VIOLATION:
-                raise
-        else:
-            found = claimed(world, (f"hand-{column}", RECORDED), (f"neighbour-{column}", RECORDED))
-            assert found[f"neighbour-{column}"].verdict in ("run", "claim_alone"), column

@@ -70,10 +70,10 @@ def test_every_transition_of_the_claim_is_used_by_it() -> None:
 @pytest.mark.parametrize("name", STEPS)
 def test_no_assignment_reads_a_column_that_was_assigned_before(name: str) -> None:
     done: set[str] = set()
-    for column, value in re.findall(r"t\.(\w+) := ([^;]+);", assigned(getattr(transitions, name))):
+    for column, value in re.findall(r"t\.(\w+) := ([^;]+);", assigned(getattr(transitions, name.upper()))):
         assert not (set(re.findall(r"\bt\.(\w+)", value)) - {column}) & done
         done.add(column)
-    assert done == set(getattr(transitions, name))
+    assert done == set(getattr(transitions, name.upper()))
 
 
 def test_columns_that_read_each_other_are_refused() -> None:
@@ -82,7 +82,7 @@ def test_columns_that_read_each_other_are_refused() -> None:
 
 
 def test_every_name_of_a_template_is_replaced() -> None:
-    assert [text for text in FUNCTIONS.values() if re.search("@[A-Z]", text)] == []
+    assert [text for text in FUNCTIONS.values() if re.search("@[a-z]", text)] == []
 
 
 def test_the_version_follows_from_the_text() -> None:
