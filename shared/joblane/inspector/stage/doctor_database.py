@@ -17,12 +17,8 @@ from joblane.inspector.shell import argument
 from joblane.inspector.stage.pauses import current
 from joblane.inspector.views import Check, Grade
 from joblane.maintenance.missed_ticks import LONGEST_LOOK_BACK, PATIENCE
-<<<<<<< HEAD
-from joblane.record import migrations
-from joblane.record.connection import READ_ONLY
-=======
 from joblane.record import functions, migrations
->>>>>>> trunk
+from joblane.record.connection import READ_ONLY
 from joblane.record.states import LIVE_SQL
 from joblane.sqs.tick import id_of
 
