@@ -860,6 +860,8 @@ def silent(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[socket.socket]]:
         with mock_aws(config={"core": {"passthrough": {"urls": [r"http://127\.0\.0\.1.*"]}}}):
             yield accepted
         listener.shutdown(socket.SHUT_RDWR)
+        for connection in accepted:
+            connection.close()
 
 
 def test_commits_stay_fast_while_sqs_does_not_answer(world: World, silent: list[socket.socket]) -> None:
