@@ -190,6 +190,14 @@ def test_a_claim_that_loses_the_insert_decides_on_the_row_that_won(world: World,
     assert world.run("select request_id from joblane.task_attempts") == [["the other"]]
 
 
+def test_a_task_that_was_lost_in_a_batch_is_not_claimed_with_others_again(world: World) -> None:
+    put(world, sample_batch, "it", claim_alone=True, runs=1)
+    put(world, sample_batch, "other")
+
+    assert verdicts(world, ("it", RECORDED), ("other", RECORDED)) == {"it": "claim_alone", "other": "run"}
+    assert verdicts(world, ("it", RECORDED)) == {"it": "run"}
+
+
 def test_of_two_new_messages_of_a_batch_with_one_key_the_second_is_claimed_alone(world: World) -> None:
     """A prototype cancelled it."""
     assert verdicts(world, ("a", UNIQUE), ("b", UNIQUE)) == {"a": "run", "b": "claim_alone"}
