@@ -137,12 +137,12 @@ def cursor_of(created_at: datetime, id_: str) -> str:
 def position_of(cursor: str) -> tuple[datetime, str]:
     """The pair that :func:`cursor_of` was given. Raises :class:`SelectionError`."""
     try:
-        decoded = base64.b64decode(cursor + "=" * (-len(cursor) % 4), altchars=b"-_", validate=True).decode("ascii")
+        decoded = base64.b64decode(cursor + "=" * (-len(cursor) % 4), altchars=b"-_", validate=True).decode()
         at, _, id_ = decoded.partition(" ")
         created_at = datetime.fromisoformat(at)
     except (binascii.Error, ValueError, TypeError):
         created_at, id_ = None, ""
-    if created_at is None or created_at.tzinfo is None or not ID_PATTERN.fullmatch(id_):
+    if created_at is None or created_at.tzinfo is None or not id_ or storable(id_) != id_:
         raise SelectionError("after", "this is not a position that a page has returned; start without it")
     return created_at, id_
 
