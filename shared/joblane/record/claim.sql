@@ -1,6 +1,6 @@
 -- The claim: see the table of verdicts in claim.py. It decides on each message in turn, on a row that it has locked.
 -- Rows are locked in the order of their ids, because two overlapping batches would otherwise deadlock. All times come
--- from the database's clock. functions.py replaces the names that begin with @: constants, and transitions of `t`.
+-- from the database's clock. functions.py replaces the names that begin with @: constants, conditions, and transitions of `t`.
 create or replace function joblane.claim_@VERSION(messages json, token uuid, lease_seconds float8, request_id text)
 returns json language plpgsql
 set lock_timeout = '500ms' set plan_cache_mode = force_generic_plan set enable_seqscan = off
@@ -65,7 +65,8 @@ begin
       if takes_key and t.unique_key is not null then
         select * into holder from joblane.tasks h
          where h.unique_key = t.unique_key and h.finished_at is null and h.id <> t.id;
-        if is_new and (holder.unique_expires_at <= clock or holder.state not in @LIVE) then  -- without a wait, which could be out of order
+        if is_new and (holder.unique_expires_at <= clock or holder.state not in @LIVE) then
+          -- It has held the key for `unique_for`, or was ended by hand. A wait for it could be out of order.
           update joblane.tasks r set unique_key = null
            where r.id = (select h.id from joblane.tasks h
                           where h.id = holder.id and h.unique_key = t.unique_key
@@ -125,7 +126,7 @@ begin
         verdict := 'paused'; @PARK
       elsif t.deadline <= clock then
         verdict := 'archived'; @OVERDUE
-      elsif t.due_at > clock + interval '@EARLY_SECONDS s' then
+      elsif t.due_at > clock + interval '@EARLY s' then
         verdict := 'wait';
       elsif t.claim_alone and members > 1 then
         verdict := 'claim_alone';

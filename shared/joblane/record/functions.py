@@ -1,4 +1,4 @@
-"""The library's functions in the database, rendered from ``claim.sql``.
+"""The library's functions in the database, rendered from the ``.sql`` files of this folder.
 
 Their names end with a version that is made from their text, so that the code of two releases can run side by side, in a
 deploy and after a rollback. ``joblane migrate`` creates the functions of its own code, and drops all but the two sets
@@ -9,23 +9,27 @@ from __future__ import annotations
 
 import hashlib
 import re
+from collections.abc import Mapping
 from graphlib import TopologicalSorter
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from joblane.limits import MAX_DELAY_SECONDS
 from joblane.record import transitions
 from joblane.record.conditions import EARLY_SECONDS, PAUSED
-from joblane.record.states import LIVE_SQL
-from joblane.record.transitions import NOW, Columns
+from joblane.record.states import ENDED_SQL, LIVE_SQL, SWEEP_MARGIN_SECONDS
+from joblane.record.transitions import NOW, Columns, assignments
 
 if TYPE_CHECKING:
     from joblane.record.connection import Connection
 
-NAMES = ("claim",)
-CLAIM_TRANSITIONS = (
+NAMES = ("claim", "finish", "insert")
+STEPS = (
     "RUN", "REVIVE", "REVIVE_PAUSED", "PARK", "RELEASE", "LOST", "OVERDUE", "CANCEL_LOST", "DUPLICATE",
     "SCHEDULE_PAUSED",
 )  # fmt: skip
+"""The transitions of the claim."""
+EXPRESSIONS = ("SWEEP_SOON", "ARCHIVED_EXPIRES", "CLEARED_EXPIRES", "RETENTION_EXPIRES")
 
 
 def _assigned(columns: Columns) -> str:
@@ -42,22 +46,36 @@ def _assigned(columns: Columns) -> str:
     return " ".join(f"t.{name} := {columns[name].replace(NOW, 'clock')};" for name in order)
 
 
-def _render(name: str) -> str:
-    written: dict[str, Columns] = {each: getattr(transitions, each) for each in CLAIM_TRANSITIONS}
-    columns = sorted({column for each in written.values() for column in each})
-    values = {each: f"changed := true; {_assigned(columns)}" for each, columns in written.items()} | {
+def _values() -> dict[str, str]:
+    """Return the text for each ``@NAME`` of a template."""
+    steps: dict[str, Columns] = {name: getattr(transitions, name) for name in STEPS}
+    columns = sorted({column for step in steps.values() for column in step})
+    expressions = {name: getattr(transitions, name).replace(NOW, "clock") for name in EXPRESSIONS}
+    return {
+        **{name: f"changed := true; {_assigned(step)}" for name, step in steps.items()},
+        **expressions,
         "COLUMNS": ", ".join(columns),
         "VALUES": ", ".join(f"t.{column}" for column in columns),
-        "LIVE": LIVE_SQL,
+        "LEASE_RELEASED": assignments(transitions.LEASE_RELEASED),
+        "NEW": transitions.NEW.format(document="given"),
+        "DUE_STATE": transitions.DUE_STATE,
+        "DUE_SWEEP": transitions.DUE_SWEEP,
         "PAUSED": PAUSED.format(row="t"),
-        "EARLY_SECONDS": str(EARLY_SECONDS),
+        "LIVE": LIVE_SQL,
+        "ENDED": ENDED_SQL,
+        "EARLY": str(EARLY_SECONDS),
+        "MAX_DELAY": str(MAX_DELAY_SECONDS),
+        "SWEEP_MARGIN": str(SWEEP_MARGIN_SECONDS),
         "VERSION": "@VERSION",
     }
+
+
+def _render(name: str, values: Mapping[str, str]) -> str:
     text = (Path(__file__).parent / f"{name}.sql").read_text("utf-8")
     return re.sub(r"@([A-Z_]+)", lambda found: values[found[1]], text)
 
 
-_RENDERED = {name: _render(name) for name in NAMES}
+_RENDERED = {name: _render(name, values) for values in [_values()] for name in NAMES}
 VERSION = hashlib.sha256("".join(_RENDERED.values()).encode()).hexdigest()[:8]
 """The version of this code's functions."""
 FUNCTIONS = {name: text.replace("@VERSION", VERSION) for name, text in _RENDERED.items()}
