@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from contextlib import suppress
 from datetime import UTC, datetime
 
@@ -74,7 +73,7 @@ TAKEN = (
 
 
 @pytest.fixture
-def row(deployed: World) -> Iterator[World]:
+def row(deployed: World) -> World:
     """A world with a waiting task ``it``, and an archived one that must not be in the way."""
     put(deployed, sample_one, "dead", **archived())
     put(deployed, sample_one, "it")

@@ -14,9 +14,9 @@ down_revision = None
 # A task is live while `finished_at` is null. A statement that has to use an index asks for that, next to its states. A
 # claim writes no index if the page has room for the row's new version, hence the free space on each page.
 #
-# The constraints refuse values that no code writes and that would stop the sweep or the Inspector at this row: names that
-# no queue, message or position of a listing can have, times that Python cannot hold, and numbers that overflow. They are
-# tested at each change of a row, so none of them reads the payload.
+# The constraints refuse values that no code writes and that would stop the sweep or the Inspector at this row: names
+# that no queue or message can have, times that Python cannot hold, and numbers that overflow. They are tested at each
+# change of a row, so none of them reads the payload.
 TASKS = """
 -- One row for each task. A task that was sent without a row gets it when it first runs.
 create table joblane.tasks (
@@ -197,7 +197,7 @@ create table joblane.task_attempts (
     -- Estimated cost in US dollars. Null: not known, for example for a lost run.
     cost_usd double precision,
     primary key (task_id, run)
-) with (fillfactor = 80, autovacuum_vacuum_scale_factor = 0.05)
+) with (fillfactor = 70, autovacuum_vacuum_scale_factor = 0.05)
 """
 
 ITEMS = """
