@@ -1,8 +1,8 @@
--- The finish: it records the ends of runs in their rows, and answers with the ids of the tasks that took their end. Only
--- the holder of the lease may finish: the token decides, not the clock. A task with a cancel request takes no other end
--- than `cancelled`: it does not complete, is not retried and is not archived. The worker then finishes the run again, as
--- cancelled. A finish waits longer than a claim, because the run's work is lost without it.
-create or replace function joblane.finish_@VERSION(runs json) returns json language plpgsql
+-- The finish: it records the ends of runs in their rows, and answers with the ids of the tasks that took their end.
+-- Only the holder of the lease may finish: the token decides, not the clock. A task with a cancel request takes no
+-- other end than `cancelled`: it does not complete, is not retried and is not archived. The worker then finishes the
+-- run again, as cancelled. A finish waits longer than a claim, because without it the run's work is lost.
+create or replace function joblane.finish_@version(runs json) returns json language plpgsql
 set lock_timeout = '5s' set plan_cache_mode = force_generic_plan set enable_seqscan = off
 as $$
 declare
@@ -23,12 +23,12 @@ begin
     order by x.id collate "C"  -- as every other statement, against deadlocks
   loop
     clock := clock_timestamp();
-    is_end := f.state in @ENDED;
+    is_end := f.state in @ended;
     is_cleared := is_end and f.state <> 'archived';
     next_due := case when not is_end then clock + make_interval(secs => f.delay_seconds) end;
-    is_long := not is_end and f.delay_seconds > @MAX_DELAY;
+    is_long := not is_end and f.delay_seconds > @max_delay;
     update joblane.tasks t set
-      state = f.state, @LEASE_RELEASED,
+      state = f.state, @lease_released,
       attempts = t.attempts - (not f.counted)::int,
       snoozes = t.snoozes + f.snoozed::int,
       continuations = t.continuations + f.continued::int,
@@ -37,14 +37,14 @@ begin
       due_at = coalesce(next_due, t.due_at),
       sent_at = case when not is_long then t.sent_at end,
       sends = 0,
-      sweep_at = case when is_long then next_due - interval '@MAX_DELAY s'
-                      when not is_end then next_due + interval '@SWEEP_MARGIN s'
-                      when f.state = 'archived' then @SWEEP_SOON end,
+      sweep_at = case when is_long then next_due - interval '@max_delay s'
+                      when not is_end then next_due + interval '@sweep_margin s'
+                      when f.state = 'archived' then @sweep_soon end,
       finished_at = case when is_end then clock end,
       dead_letter_unsent = f.state = 'archived',
-      expire_at = case when f.state = 'archived' then @ARCHIVED_EXPIRES
-                       when is_cleared and t.retention_seconds = 0 then @CLEARED_EXPIRES
-                       when is_end then @RETENTION_EXPIRES end,
+      expire_at = case when f.state = 'archived' then @archived_expires
+                       when is_cleared and t.retention_seconds = 0 then @cleared_expires
+                       when is_end then @retention_expires end,
       cleared = is_cleared and t.retention_seconds = 0,
       payload = case when (is_cleared and t.retention_seconds = 0) then null else t.payload end,
       headers = case when (is_cleared and t.retention_seconds = 0) then '{}' else t.headers end,
