@@ -351,13 +351,6 @@ def test_rows_of_a_deleted_lane_do_not_delay_other_rows(world: World, sends: Sen
     assert world.run("select count(*) from joblane.tasks where sent_at is null") == [[20]]
 
 
-def test_a_row_of_an_unknown_queue_does_not_delay_other_rows(world: World, sends: Sends) -> None:
-    overdue("odd", world, queue="fast", sweep_at=In(-10))
-    overdue("mine", world)
-    assert swept(world) == Swept(sent=1, unsent=1)
-    assert sent(sends) == ["mine"]
-
-
 def test_a_sweep_killed_before_its_sends_is_repeated_a_minute_later(
     world: World, sends: Sends, monkeypatch: pytest.MonkeyPatch
 ) -> None:

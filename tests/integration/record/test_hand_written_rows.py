@@ -39,7 +39,7 @@ REFUSED = (
     "unique_until = 'never'", "finished_at = now()", "dead_letter_unsent = true",
     *(f"{column} = {value}" for column in TIMES for value in ("'infinity'", "'-infinity'", "'200000-01-01'")),
     *(f"{column} = -1" for column in COUNTS),
-    *(f"{column} = 2147483647" for column in ("attempts", "runs", "sends", "generation", "max_attempts")),
+    *(f"{column} = 2147483647" for column in ("attempts", "runs", "generation", "max_attempts")),
     "used_ms = 9000000000000000000",
     *(f"options = jsonb_build_object('on_archived', {on_archived})" for on_archived in (
         "'[]'::jsonb", "1", """'{"type": "a:b"}'::jsonb""", f"'{SUCCESSOR}'::jsonb - 'max_attempts'",

@@ -133,7 +133,7 @@ create table joblane.tasks (
         and dead_sent_at < timestamptz '9999-01-01 UTC'),
     constraint tasks_numbers check (
         least(attempts, runs, snoozes, continuations, generation, sends, batch_size, used_ms, retention_seconds) >= 0
-        and greatest(attempts, runs, snoozes, continuations, generation, sends, max_attempts) <= 2000000000
+        and greatest(attempts, runs, snoozes, continuations, generation, max_attempts) <= 2000000000
         and retention_seconds <= 315360000 and used_ms <= 315360000000),
     constraint tasks_headers check (jsonb_typeof(headers) = 'object'
         and not jsonb_path_exists(headers, '$.* ? (@.type() != "string")')),
