@@ -364,11 +364,11 @@ def test_a_swept_message_that_is_handled_at_once_keeps_the_times_of_its_run(worl
     class Quick(Sqs):
         """A queue whose consumer finishes before the sender gets SQS's response."""
 
-        def send_many(self, entries: Any) -> dict[int, str]:
+        def send_many(self, entries: Any, *, brief: bool = False) -> dict[int, str]:
             for entry in entries:
                 with world.rival(sample_one) as worker:
                     assert handle(worker, record(entry.body, entry.queue)) == []
-            return super().send_many(entries)
+            return super().send_many(entries, brief=brief)
 
     put(world, sample_one, "it", {"do": "wait_long", "number": 0}, sweep_at=In(-1))
     world.lane(sample_one)
