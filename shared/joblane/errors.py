@@ -305,6 +305,10 @@ class LeaseLostError(JobError):
 MAX_TEXT = 2_000
 
 
+UNDEFINED_FUNCTION = "42883"
+"""SQLSTATE of a function that does not exist. The library's functions have the version of their code in their names."""
+
+
 def text_of(error: BaseException, scrub: Callable[[str], str] = str) -> str:
     """Return an error as one or two lines. For a database error: its message and code, without rows and values."""
     from pg8000.exceptions import Error as PostgresError
@@ -324,6 +328,8 @@ def _of_database(error: PostgresError) -> str:
     message = str(error.args[0].get("M", "database error"))
     if code.startswith("22"):  # data exceptions quote the value: invalid input syntax for type uuid: "…"
         message = message.partition('"')[0].rstrip(" :")
+    if code == UNDEFINED_FUNCTION and " joblane." in message:
+        return f"{message} ({code}); run `joblane migrate` of this code"
     return f"{message} ({code})"
 
 

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
+import time
 from collections import defaultdict
-from functools import cache
+from functools import cache, lru_cache
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from aws_lambda_powertools import Logger
-    from aws_lambda_powertools.metrics.provider.cloudwatch_emf.cloudwatch import AmazonCloudWatchEMFProvider
+
+    from joblane.frequent_line import FrequentLine
 
 MAX_VALUES = 100
 """Maximum number of values of one metric in one line.
@@ -29,13 +32,23 @@ def logger() -> Logger:
     """The process's structured logger, one JSON line per record. ``POWERTOOLS_LOG_LEVEL`` sets the level."""
     from aws_lambda_powertools import Logger
 
-    return Logger(service=_service(), use_rfc3339=True, utc=True)
+    from joblane.frequent_line import Formatter
+
+    return Logger(service=_service(), logger_formatter=Formatter(_service()))
+
+
+def frequent_line(message: str) -> FrequentLine:
+    """Return a line that every invocation writes."""
+    from joblane.frequent_line import FrequentLine
+
+    return FrequentLine(logging.getLogger(logger().service), message)
 
 
 class Tally:
     """The metrics of one invocation, written as lines of CloudWatch's embedded metric format.
 
-    Powertools' provider writes the format. Its ``add_metric`` for each value would cost as much as the rest of a job.
+    Powertools' provider writes the format, once for each combination of metrics: for each line it would cost as much as
+    the rest of a job.
     ``POWERTOOLS_METRICS_DISABLED=true`` turns metrics off, as in Powertools.
     """
 
@@ -57,26 +70,38 @@ class Tally:
         set is empty. Source: CloudWatch, *Specification: Embedded metric format*, DimensionSet; an exporter of AWS's
         own writes it as ``[]``, github.com/open-telemetry/opentelemetry-collector-contrib, pull request 13766.
         """
-        metrics: dict[str, Any] = {name: {"Unit": "Count", "Value": value} for name, value in self._counts.items()}
+        units: dict[str, str] = dict.fromkeys(self._counts, "Count")
+        values: dict[str, Any] = dict(self._counts)
         times, self._times = self._times, {}
         self._counts.clear()
-        while metrics or times:
-            metrics |= {name: {"Unit": "Milliseconds", "Value": part[:MAX_VALUES]} for name, part in times.items()}
+        while values or times:
+            units |= dict.fromkeys(times, "Milliseconds")
+            values |= {name: part[:MAX_VALUES] for name, part in times.items()}
             times = {name: part[MAX_VALUES:] for name, part in times.items() if len(part) > MAX_VALUES}
             if os.environ.get("POWERTOOLS_METRICS_DISABLED", "").lower() not in ("true", "1"):
-                line: Any = _emf(namespace(_service())).serialize_metric_set(metrics, dimensions, {})
-                directives = line["_aws"]["CloudWatchMetrics"]
-                if whole := [metric for metric in directives[0]["Metrics"] if metric["Name"] in stage_wide]:
-                    directives.append(directives[0] | {"Dimensions": [[]], "Metrics": whole})
-                print(json.dumps(line, separators=(",", ":")))  # noqa: T201
-            metrics = {}
+                directives = _directives(namespace(_service()), tuple(units.items()), tuple(dimensions), stage_wide)
+                now = int(time.time() * 1000)
+                print(f'{{"_aws":{{"Timestamp":{now},{directives}}},{_encode(dimensions | values)[1:]}')  # noqa: T201
+            units, values = {}, {}
 
 
-@cache
-def _emf(name: str) -> AmazonCloudWatchEMFProvider:
+_encode = json.JSONEncoder(separators=(",", ":")).encode
+
+
+@lru_cache
+def _directives(
+    name: str, units: tuple[tuple[str, str], ...], dimensions: tuple[str, ...], stage_wide: tuple[str, ...]
+) -> str:
+    """Return ``"CloudWatchMetrics":[…]`` for metrics with their units, in the namespace ``name``."""
     from aws_lambda_powertools.metrics.provider.cloudwatch_emf.cloudwatch import AmazonCloudWatchEMFProvider
 
-    return AmazonCloudWatchEMFProvider(namespace=name)
+    provider = AmazonCloudWatchEMFProvider(namespace=name)
+    metrics = {metric: {"Unit": unit, "Value": 0} for metric, unit in units}
+    line: Any = provider.serialize_metric_set(metrics, dict.fromkeys(dimensions, ""), {})
+    directives = line["_aws"]["CloudWatchMetrics"]
+    if whole := [metric for metric in directives[0]["Metrics"] if metric["Name"] in stage_wide]:
+        directives.append(directives[0] | {"Dimensions": [[]], "Metrics": whole})
+    return _encode({"CloudWatchMetrics": directives})[1:-1]
 
 
 def _service() -> str:

@@ -16,7 +16,7 @@ from joblane.record.conditions import EARLY_SECONDS
 from joblane.record.database import Database
 from joblane.record.dead_letters import mark_dead_sent
 from joblane.record.functions import FUNCTIONS, VERSION
-from joblane.record.insert import DUE_SWEEP
+from joblane.record.transitions import DUE_SWEEP
 from joblane.worker.worker import Worker
 
 VARIABLE = "FAULTS_PLANT"
@@ -25,12 +25,12 @@ VARIABLE = "FAULTS_PLANT"
 
 def fence() -> None:
     """A run finishes without a check of the lease."""
-    _replace(finish, "FINISH", "t.state = 'active' and t.lease_token = f.token", "true")
+    _replace_function(finish, "finish", "t.state = 'active' and t.lease_token = f.token", "true")
 
 
 def token() -> None:
     """A run finishes if the task is active, even if another run holds it."""
-    _replace(finish, "FINISH", "t.state = 'active' and t.lease_token = f.token", "t.state = 'active'")
+    _replace_function(finish, "finish", "t.state = 'active' and t.lease_token = f.token", "t.state = 'active'")
 
 
 def due() -> None:
@@ -51,7 +51,7 @@ def dead_letter_order() -> None:
 
 def outbox() -> None:
     """A new row is never due for the sweep."""
-    _replace(insert, "INSERT", DUE_SWEEP, "null")
+    _replace_function(insert, "insert", DUE_SWEEP, "null")
 
 
 def unique_index() -> None:
@@ -74,19 +74,13 @@ def overlap() -> None:
 
 def cancelled() -> None:
     """A run finishes although its task has a cancel request."""
-    _replace(finish, "FINISH", "and (t.cancel_requested_at is null or f.state = 'cancelled')", "")
+    _replace_function(finish, "finish", "and (t.cancel_requested_at is null or f.state = 'cancelled')", "")
 
 
 PLANTS: dict[str, Callable[[], None]] = {
     plant.__name__.replace("_", "-"): plant
     for plant in (fence, token, due, dead_letter_order, outbox, unique_index, overlap, cancelled)
 }
-
-
-def _replace(module: Any, name: str, old: str, new: str) -> None:
-    text = getattr(module, name)
-    assert old in text, f"{name} has changed: the bug can no longer be planted by this text"
-    setattr(module, name, text.replace(old, new))
 
 
 def _replace_function(module: Any, name: str, old: str, new: str) -> None:

@@ -68,7 +68,7 @@ ASSUMED: Mapping[str, Amount] = {
     "Seconds of a job": Amount(0.1, "seconds", "replace this value by the duration of your own handlers"),
     "MB of a job's function": Amount(512, "MB", "the default of `memory_mb`"),
     "I/O requests of a job": Amount(
-        20, "requests", "four small writes and their indexes, counted in units of 4 KB; not measured"
+        15, "requests", "three small writes and their indexes, counted in units of 4 KB; not measured"
     ),
     "KB of a job's rows": Amount(2, "KB", "a task with a payload of a few hundred bytes, and one run"),
     "KB of a job to and from the database": Amount(

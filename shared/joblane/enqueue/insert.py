@@ -1,6 +1,6 @@
 """The insert of new tasks, and the handling of ids and unique keys that exist already.
 
-Without conflicts it is one INSERT. The INSERT skips conflicting rows, so that a duplicate never fails the caller's
+Without conflicts it is one statement. It skips conflicting rows, so that a duplicate never fails the caller's
 transaction. A second statement then finds the existing tasks; it also sees rows that were committed since.
 """
 
@@ -14,7 +14,7 @@ from typing import Any
 from joblane.enqueue.check import with_row_id
 from joblane.errors import DuplicateTaskError, JobError, TaskIdConflictError
 from joblane.queues import Queue
-from joblane.record.insert import EXISTING, FREE_EXPIRED, INSERT, REPLACE, NewTask, document
+from joblane.record.insert import EXISTING, INSERT, REPLACE, NewTask, document
 from joblane.record.states import State
 from joblane.unique import OnConflict
 
@@ -46,8 +46,6 @@ def insert_tasks(run: Run, tasks: Sequence[NewTask], *, room: int | None = None)
     for _ in range(ROUNDS):
         if not unresolved:
             break
-        if keys := [task.unique.key for task in unresolved.values() if task.unique is not None]:
-            run(FREE_EXPIRED, json.dumps(keys))
         due = {row[0]: row[1] for row in run(INSERT, _document(unresolved, room))}
         for position, task in unresolved.items():
             if task.id in due:

@@ -1,47 +1,52 @@
 """The claim decides, for every message of a batch, whether its task runs now. It takes one round trip.
 
 The function of ``claim.sql`` locks each task's row, in the order of the ids, and decides on what it has locked. All
-times come from the database's clock. A branch of the function has a comment with its row of this table, and both are in
-the same order: the first row that applies decides.
+times come from the database's clock. Each branch of the function has a row of this table as its comment, in the same
+order: the first row that applies decides.
 
 A *waiting* row is ``scheduled``, ``pending`` or ``retry``. A *recorded* message has ``rec``: its row was written before
-the message was sent. The message of an external producer, or a tick, is *new* if its task has no row: then its row is
-inserted.
+the message was sent. An external message or a tick is *new* if its task has no row. It inserts its own row, which
+counts as waiting and due.
 
-=========================================  ========================================  ==================================
-row                                        message                                   verdict
-=========================================  ========================================  ==================================
-locked by another transaction              any                                       ``locked``: no change
-none                                       recorded                                  ``gone``: rolled back, acknowledge
-none                                       tick of a paused schedule                 inserted as cancelled; ``ended``
-none                                       new, key taken earlier in the batch       ``claim_alone``: no row yet
-none                                       new, unique key taken                     inserted as cancelled; ``ended``
-any                                        another type, or external with another    ``conflict``: send as dead letter,
-                                           payload                                   the row does not change
-``completed``, ``cancelled``               any                                       ``ended``: acknowledge
-``archived``, dead letter not sent         any                                       ``send_dead_letter``, acknowledge
-``archived``, dead letter sent             not the dead letter of this generation    ``obsolete``: acknowledge
-``archived``, unique key taken             dead letter of this generation            ``taken``: send it as dead letter
-``archived``, paused                       dead letter of this generation            revived, the row waits; ``paused``
-``archived``                               dead letter of this generation            revived; ``run``
-``active``, lease valid                    any                                       ``leased``: no change
-``active``, lease over, cancel requested   any                                       cancelled; ``ended``
-``active``, lease over, no attempts left   any                                       archived; ``archived``
-``active``, lease over, past its deadline  any                                       archived; ``archived``
-``active``, lease over                     in a batch, or the lost run was           released; ``claim_alone``, or
-                                                                                     ``paused`` if it is paused
-``active``, lease over, paused             any                                       ``paused``: the row waits
-``active``, lease over                     alone                                     the last run was lost; ``run``
-waiting, paused                            any                                       ``paused``: the row waits
-waiting, past its deadline                 any                                       archived; ``archived``
-waiting, not due yet                       any                                       ``wait``
-waiting, ``claim_alone`` is set            in a batch                                ``claim_alone``
-waiting, due                               any                                       ``run``
-new, cannot be stored                      any                                       ``refused``: send as dead letter
-=========================================  ========================================  ==================================
+============================================  ========================================  ================================
+row                                           message                                   verdict
+============================================  ========================================  ================================
+locked by another transaction                 any                                       ``locked``: no change
+none                                          recorded                                  ``gone``: rolled back,
+                                                                                        acknowledge
+none                                          tick of a paused schedule                 inserted as cancelled;
+                                                                                        ``ended``
+none                                          new, key taken earlier in the batch       ``claim_alone``: no row yet
+none                                          new, unique key taken                     inserted as cancelled;
+                                                                                        ``ended``
+any                                           another type, or external with another    ``conflict``: no change, send as
+                                              payload                                   dead letter
+``completed``, ``cancelled``                  any                                       ``ended``: acknowledge
+``archived``, dead letter not sent            other message                             ``send_dead_letter``,
+                                                                                        acknowledge
+``archived``                                  other message                             ``obsolete``: acknowledge
+``archived``, unique key taken                dead letter of this generation            ``taken``: send as dead letter
+``archived``, paused                          dead letter of this generation            revived, the row waits;
+                                                                                        ``paused``
+``archived``                                  dead letter of this generation            revived; ``run``
+``active``, lease valid                       any                                       ``leased``: no change
+``active``, lease over, cancel requested      any                                       cancelled; ``ended``
+``active``, lease over, no attempts left      any                                       archived; ``archived``
+``active``, lease over, past its deadline     any                                       archived; ``archived``
+``active``, lease over                        in a batch                                waiting; ``claim_alone``
+``active``, lease over, paused                or the lost run, in a batch               waiting; ``paused``
+``active``, lease over, paused                any                                       ``paused``: no change
+``active``, lease over                        alone                                     the run was lost; ``run``
+waiting, paused                               any                                       ``paused``: the row waits
+waiting, past its deadline                    any                                       archived; ``archived``
+waiting, not due yet                          any                                       ``wait``
+waiting, ``claim_alone`` is set               in a batch                                ``claim_alone``
+waiting, due                                  any                                       ``run``
+============================================  ========================================  ================================
 
-*Paused* means that the task's type, queue or tenant is paused. A new row counts as waiting and due. A lost run that was
-claimed in a batch is not counted as an attempt.
+*Paused*: its type, queue or tenant is paused. A lost run that was claimed in a batch does not count as an attempt. If
+the database cannot store a new row, the verdict is ``refused``; if another transaction holds its id or unique key and
+does not end, ``locked``.
 """
 
 from __future__ import annotations

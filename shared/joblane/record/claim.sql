@@ -1,7 +1,7 @@
 -- The claim: see the table of verdicts in claim.py. It decides on each message in turn, on a row that it has locked.
 -- Rows are locked in the order of their ids, because two overlapping batches would otherwise deadlock. All times come
--- from the database's clock. functions.py replaces the names that begin with @: constants, and transitions of `t`.
-create or replace function joblane.claim_@VERSION(messages json, token uuid, lease_seconds float8, request_id text)
+-- from the database's clock. functions.py replaces the names with @: constants, conditions, and transitions of `t`.
+create or replace function joblane.claim_@version(messages json, token uuid, lease_seconds float8, request_id text)
 returns json language plpgsql
 set lock_timeout = '500ms' set plan_cache_mode = force_generic_plan set enable_seqscan = off
 as $$
@@ -58,18 +58,19 @@ begin
         t.attempts := 0; t.runs := 0; t.snoozes := 0; t.used_ms := 0; t.sends := 0; t.batch_size := 0;
         t.claim_alone := false; t.dead_letter_unsent := false;
       end if;
-      paused := any_paused and @PAUSED;
+      paused := any_paused and @paused;
       schedule_paused := any_paused and is_new and exists (select from joblane.pauses p
          where p.scope = 'schedule' and p.name = m.type || ':' || m.schedule and (p.until is null or p.until > clock));
       takes_key := is_new or t.state = 'archived';
       if takes_key and t.unique_key is not null then
         select * into holder from joblane.tasks h
          where h.unique_key = t.unique_key and h.finished_at is null and h.id <> t.id;
-        if is_new and (holder.unique_expires_at <= clock or holder.state not in @LIVE) then  -- without a wait, which could be out of order
+        if is_new and (holder.unique_expires_at <= clock or holder.state not in @live) then
+          -- It has held the key for `unique_for`, or was ended by hand. A wait for it could be out of order.
           update joblane.tasks r set unique_key = null
            where r.id = (select h.id from joblane.tasks h
                           where h.id = holder.id and h.unique_key = t.unique_key
-                            and (h.unique_expires_at <= clock or h.state not in @LIVE)
+                            and (h.unique_expires_at <= clock or h.state not in @live)
                             for no key update skip locked);
           is_locked := not found;
           holder := null;
@@ -77,79 +78,83 @@ begin
       end if;
       uncounted := (t.state = 'active' and t.batch_size > 1)::integer;
 
-      -- Decide. The order counts.
-      if is_locked then
+      -- Decide. The comments are the rows of the table in claim.py, in its order.
+      if is_locked then                                    -- locked by another transaction: any
         verdict := 'locked';
-      elsif t.id is null then
+      elsif t.id is null then                              -- none: recorded
         verdict := 'gone';
-      elsif schedule_paused then
-        verdict := 'ended'; @SCHEDULE_PAUSED
-      elsif is_new and holder.lease_token = token then
+      elsif schedule_paused then                           -- none: tick of a paused schedule
+        verdict := 'ended'; @schedule_paused
+      elsif is_new and holder.lease_token = token then     -- none: new, key taken earlier in the batch
         verdict := 'claim_alone';
-      elsif is_new and holder.id is not null then
-        verdict := 'ended'; @DUPLICATE
-      elsif t.type <> m.type or (not m.rec and t.payload_digest <> m.payload_digest) then
+      elsif is_new and holder.id is not null then          -- none: new, unique key taken
+        verdict := 'ended'; @duplicate
+      elsif t.type <> m.type                               -- any: another type, or external with another payload
+         or (not m.rec and t.payload_digest <> m.payload_digest) then
         verdict := 'conflict';
-      elsif t.state in ('completed', 'cancelled') then
+      elsif t.state in ('completed', 'cancelled') then     -- completed, cancelled: any
         verdict := 'ended';
       elsif t.state = 'archived' then
-        if t.dead_sent_at is null then
-          verdict := 'send_dead_letter';
-        elsif t.generation is distinct from m.dead_generation then
-          verdict := 'obsolete';
-        elsif holder.id is not null then
-          verdict := 'taken';
-          refusal := 'DuplicateTask: its unique key is held by ' || holder.id;
-        elsif paused then
-          verdict := 'paused'; @REVIVE_PAUSED
-        else
-          verdict := 'run'; @REVIVE
+        if t.generation is distinct from m.dead_generation then
+          if t.dead_sent_at is null then                   -- archived, dead letter not sent: other message
+            verdict := 'send_dead_letter';
+          else                                             -- archived: other message
+            verdict := 'obsolete';
+          end if;
+        elsif holder.id is not null then                   -- archived, unique key taken: dead letter of this generation
+          verdict := 'taken'; refusal := 'DuplicateTask: its unique key is held by ' || holder.id;
+        elsif paused then                                  -- archived, paused: dead letter of this generation
+          verdict := 'paused'; @revive_paused
+        else                                               -- archived: dead letter of this generation
+          verdict := 'run'; @revive
         end if;
-      elsif t.state = 'active' and t.lease_until > clock then
+      elsif t.state = 'active' and t.lease_until > clock then  -- active, lease valid: any
         verdict := 'leased';
       elsif t.state = 'active' then
-        if t.cancel_requested_at is not null then
-          verdict := 'ended'; @CANCEL_LOST
-        elsif uncounted = 0 and t.attempts >= t.max_attempts then
-          verdict := 'archived'; @LOST
-        elsif t.deadline <= clock then
-          verdict := 'archived'; @OVERDUE
-        elsif members > 1 or (uncounted = 1 and paused) then
-          verdict := case when paused then 'paused' else 'claim_alone' end; @RELEASE
-        elsif paused then
+        if t.cancel_requested_at is not null then          -- active, lease over, cancel requested: any
+          verdict := 'ended'; @cancel_lost
+        elsif uncounted = 0 and t.attempts >= t.max_attempts then  -- active, lease over, no attempts left: any
+          verdict := 'archived'; @lost
+        elsif t.deadline <= clock then                     -- active, lease over, past its deadline: any
+          verdict := 'archived'; @overdue
+        elsif members > 1 and not paused then              -- active, lease over: in a batch
+          verdict := 'claim_alone'; @release
+        elsif paused and (members > 1 or uncounted = 1) then -- active, lease over, paused: or the lost run, in a batch
+          verdict := 'paused'; @release
+        elsif paused then                                  -- active, lease over, paused: any
           verdict := 'paused';
-        else
-          verdict := 'run'; @RUN
+        else                                               -- active, lease over: alone
+          verdict := 'run'; @run
         end if;
-      elsif paused then
-        verdict := 'paused'; @PARK
-      elsif t.deadline <= clock then
-        verdict := 'archived'; @OVERDUE
-      elsif t.due_at > clock + interval '@EARLY_SECONDS s' then
+      elsif paused then                                    -- waiting, paused: any
+        verdict := 'paused'; @park
+      elsif t.deadline <= clock then                       -- waiting, past its deadline: any
+        verdict := 'archived'; @overdue
+      elsif t.due_at > clock + interval '@early s' then    -- waiting, not due yet: any
         verdict := 'wait';
-      elsif t.claim_alone and members > 1 then
+      elsif t.claim_alone and members > 1 then             -- waiting, claim_alone is set: in a batch
         verdict := 'claim_alone';
-      else
-        verdict := 'run'; @RUN
+      else                                                 -- waiting, due: any
+        verdict := 'run'; @run
       end if;
 
       -- Write. Only a row that becomes live can meet another one, and only a new one can be refused.
       exit when not changed;
       if not takes_key then
-        update joblane.tasks r set (@COLUMNS) = (@VALUES) where r.id = t.id;
+        update joblane.tasks r set (@columns) = (@values) where r.id = t.id;
         exit;
       end if;
       begin
         if is_new then
           insert into joblane.tasks
                  (id, type, queue, tenant, tags, payload, payload_digest, schema, headers, options, tick,
-                  max_attempts, retention_seconds, unique_until, unique_expires_at, @COLUMNS)
+                  max_attempts, retention_seconds, unique_until, unique_expires_at, @columns)
           values (t.id, t.type, t.queue, t.tenant, m.tags, m.payload::jsonb, t.payload_digest, t.schema, t.headers,
                   t.options, m.tick, t.max_attempts, t.retention_seconds, t.unique_until,
-                  clock + make_interval(secs => m.unique_seconds), @VALUES)
+                  clock + make_interval(secs => m.unique_seconds), @values)
           on conflict do nothing returning payload into t.payload;
         else
-          update joblane.tasks r set (@COLUMNS) = (@VALUES) where r.id = t.id;
+          update joblane.tasks r set (@columns) = (@values) where r.id = t.id;
         end if;
         exit when found;
       exception

@@ -1,4 +1,4 @@
-"""The library's functions in the database, rendered from ``claim.sql``.
+"""The library's functions in the database, rendered from the ``.sql`` files of this folder.
 
 Their names end with a version that is made from their text, so that the code of two releases can run side by side, in a
 deploy and after a rollback. ``joblane migrate`` creates the functions of its own code, and drops all but the two sets
@@ -9,26 +9,32 @@ from __future__ import annotations
 
 import hashlib
 import re
+from collections.abc import Mapping
 from graphlib import TopologicalSorter
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from joblane.limits import MAX_DELAY_SECONDS
 from joblane.record import transitions
 from joblane.record.conditions import EARLY_SECONDS, PAUSED
-from joblane.record.states import LIVE_SQL
-from joblane.record.transitions import NOW, Columns
+from joblane.record.states import ENDED_SQL, LIVE_SQL, SWEEP_MARGIN_SECONDS
+from joblane.record.transitions import NOW, Columns, assignments
 
 if TYPE_CHECKING:
     from joblane.record.connection import Connection
 
-NAMES = ("claim",)
-CLAIM_TRANSITIONS = (
-    "RUN", "REVIVE", "REVIVE_PAUSED", "PARK", "RELEASE", "LOST", "OVERDUE", "CANCEL_LOST", "DUPLICATE",
-    "SCHEDULE_PAUSED",
+FOLDER = Path(__file__).parent
+NAMES = ("claim", "finish", "insert")
+STEPS = (
+    "run", "revive", "revive_paused", "park", "release", "lost", "overdue", "cancel_lost", "duplicate",
+    "schedule_paused",
 )  # fmt: skip
+"""The transitions of the claim."""
+TIMES = ("sweep_soon", "archived_expires", "cleared_expires", "retention_expires")
+"""The times that the finish writes."""
 
 
-def _assigned(columns: Columns) -> str:
+def assigned(columns: Columns) -> str:
     """Return a transition as assignments to the row ``t``, each before the columns that it reads are assigned.
 
     Raises :class:`graphlib.CycleError` if no such order exists.
@@ -42,57 +48,82 @@ def _assigned(columns: Columns) -> str:
     return " ".join(f"t.{name} := {columns[name].replace(NOW, 'clock')};" for name in order)
 
 
-def _render(name: str) -> str:
-    written: dict[str, Columns] = {each: getattr(transitions, each) for each in CLAIM_TRANSITIONS}
-    columns = sorted({column for each in written.values() for column in each})
-    values = {each: f"changed := true; {_assigned(columns)}" for each, columns in written.items()} | {
-        "COLUMNS": ", ".join(columns),
-        "VALUES": ", ".join(f"t.{column}" for column in columns),
-        "LIVE": LIVE_SQL,
-        "PAUSED": PAUSED.format(row="t"),
-        "EARLY_SECONDS": str(EARLY_SECONDS),
-        "VERSION": "@VERSION",
+def _values() -> dict[str, str]:
+    """Return the text for each ``@name`` of a template."""
+    steps: dict[str, Columns] = {name: getattr(transitions, name.upper()) for name in STEPS}
+    columns = sorted({column for step in steps.values() for column in step})
+    return {
+        **{name: f"changed := true; {assigned(step)}" for name, step in steps.items()},
+        **{name: getattr(transitions, name.upper()).replace(NOW, "clock") for name in TIMES},
+        "columns": ", ".join(columns),
+        "values": ", ".join(f"t.{column}" for column in columns),
+        "lease_released": assignments(transitions.LEASE_RELEASED),
+        "new": transitions.NEW.format(document="given"),
+        "due_state": transitions.DUE_STATE,
+        "due_sweep": transitions.DUE_SWEEP,
+        "paused": PAUSED.format(row="t"),
+        "live": LIVE_SQL,
+        "ended": ENDED_SQL,
+        "early": str(EARLY_SECONDS),
+        "max_delay": str(MAX_DELAY_SECONDS),
+        "sweep_margin": str(SWEEP_MARGIN_SECONDS),
+        "version": "@version",
     }
-    text = (Path(__file__).parent / f"{name}.sql").read_text("utf-8")
-    return re.sub(r"@([A-Z_]+)", lambda found: values[found[1]], text)
 
 
-_RENDERED = {name: _render(name) for name in NAMES}
-VERSION = hashlib.sha256("".join(_RENDERED.values()).encode()).hexdigest()[:8]
+def version_of(rendered: Mapping[str, str]) -> str:
+    """Return a digest of 8 hex characters. Nobody can forget to raise such a version."""
+    return hashlib.sha256("".join(rendered.values()).encode()).hexdigest()[:8]
+
+
+def _rendered() -> dict[str, str]:
+    values = _values()
+    return {
+        name: re.sub(r"@([a-z_]+)", lambda found: values[found[1]], (FOLDER / f"{name}.sql").read_text("utf-8"))
+        for name in NAMES
+    }
+
+
+_RENDERED = _rendered()
+VERSION = version_of(_RENDERED)
 """The version of this code's functions."""
-FUNCTIONS = {name: text.replace("@VERSION", VERSION) for name, text in _RENDERED.items()}
+FUNCTIONS = {name: text.replace("@version", VERSION) for name, text in _RENDERED.items()}
 """Name → the statement that creates the function."""
 
 KEPT = 2
 """The number of sets that a migration keeps: its own, and the one of the code that may still run, or run again."""
 _KEEP = f"select version from joblane.functions order by migrated_at desc limit {KEPT}"
-INSTALL = (
-    *FUNCTIONS.values(),
-    f"""
-insert into joblane.functions (version) values ('{VERSION}')
-on conflict (version) do update set migrated_at = clock_timestamp()
-""",
-    f"delete from joblane.functions where version not in ({_KEEP})",
-    """
+DROP_OLD = f"""
+delete from joblane.functions where version not in ({_KEEP});
 do $$
 declare
   old text;
 begin
   for old in
     select p.oid::regprocedure from pg_proc p
-     where p.pronamespace = 'joblane'::regnamespace and p.proname ~ '_[0-9a-f]{8}$'
+     where p.pronamespace = 'joblane'::regnamespace and p.proname ~ '_[0-9a-f]{{8}}$'
        and right(p.proname, 8) not in (select version from joblane.functions)
   loop
     execute format('drop function %s', old);
   end loop;
 end
 $$
-""",
-)
-"""The statements that create this code's functions and drop old ones, for one transaction. Repeating them is
-harmless."""
-UNDEFINED_FUNCTION = "42883"
-"""The SQLSTATE of a function that does not exist."""
+"""
+
+
+def install(version: str, functions: Mapping[str, str]) -> tuple[str, ...]:
+    """Return the statements that create a set of functions and drop old sets, for one transaction.
+
+    Repeating them is harmless.
+    """
+    migrated = f"""
+insert into joblane.functions (version) values ('{version}')
+on conflict (version) do update set migrated_at = clock_timestamp()
+"""
+    return (*functions.values(), migrated, DROP_OLD)
+
+
+INSTALL = install(VERSION, FUNCTIONS)
 
 
 def installed(connection: Connection) -> bool:

@@ -1,4 +1,4 @@
-"""Statements for the rows of new tasks: insert, find conflicting tasks, replace waiting tasks, mark as sent."""
+"""Statements for the rows of new tasks: insert, find conflicting tasks, replace waiting tasks."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from joblane.json_values import digest
-from joblane.limits import MAX_DELAY_SECONDS
-from joblane.record.states import LIVE_SQL, SWEEP_MARGIN_SECONDS, WAITING_SQL, State
-from joblane.record.transitions import RESET, assignments
+from joblane.record.functions import VERSION
+from joblane.record.states import WAITING_SQL, State
+from joblane.record.transitions import DUE_STATE, DUE_SWEEP, NEW, RESET, assignments
 
 if TYPE_CHECKING:
     from joblane.declaration import Task
@@ -20,48 +20,9 @@ if TYPE_CHECKING:
     from joblane.sqs.client import Entry
     from joblane.unique import OnConflict, Unique
 
-NEW = """rows from (jsonb_to_recordset(cast($1 as jsonb)) as (
-         id text, type text, queue text, tenant text, owner text, tags text[], payload jsonb, payload_digest text,
-         schema text, headers jsonb, options jsonb, max_attempts integer, retention_seconds bigint,
-         deadline timestamptz,
-         unique_key text, unique_until text, unique_seconds float8, delay float8, at timestamptz, unsent boolean))
-         with ordinality as x,
-       lateral (select coalesce(x.at, clock_timestamp() + make_interval(secs => coalesce(x.delay, 0)))) as d(due_at)"""
-DUE_STATE = "case when d.due_at > clock_timestamp() then 'scheduled' else 'pending' end"
+# The casts are for a session whose driver gives parameters a type.
+INSERT = f"select * from joblane.insert_{VERSION}(cast($1 as json))"
 
-# The sweep checks a row a minute after the task should have run. A task that is due later than DelaySeconds can express
-# is sent by the sweep in the 15 minutes before it is due.
-DUE_SWEEP = f"""case when d.due_at > clock_timestamp() + interval '{MAX_DELAY_SECONDS} s'
-            then d.due_at - interval '{MAX_DELAY_SECONDS} s'
-            when x.unsent then clock_timestamp()
-            else greatest(d.due_at, clock_timestamp()) + interval '{SWEEP_MARGIN_SECONDS} s' end"""
-
-# A task whose id or unique key already exists is not inserted and not returned. Keys are taken in order, so that two
-# callers wait for each other without a deadlock. Of two new tasks with the same key, the first is inserted.
-INSERT = f"""
-insert into joblane.tasks
-       (id, type, queue, tenant, owner, tags, state, payload, payload_digest, schema, headers, options,
-        max_attempts, retention_seconds, deadline, unique_key, unique_until, unique_expires_at, due_at, sweep_at)
-select x.id, x.type, x.queue, x.tenant, x.owner, coalesce(x.tags, '{{}}'), {DUE_STATE},
-       x.payload, x.payload_digest, x.schema, coalesce(x.headers, '{{}}'), coalesce(x.options, '{{}}'),
-       x.max_attempts, x.retention_seconds, x.deadline, x.unique_key, coalesce(x.unique_until, 'finish'),
-       clock_timestamp() + make_interval(secs => x.unique_seconds), d.due_at, {DUE_SWEEP}
-  from {NEW}
- order by x.unique_key nulls first, case when x.unique_key is null then x.id end collate "C", x.ordinality
-on conflict do nothing
-returning id, extract(epoch from due_at - clock_timestamp())::float8
-"""
-
-FREE_EXPIRED = f"""
-update joblane.tasks t set unique_key = null
-  from (select id from joblane.tasks
-         where unique_key = any(array(select jsonb_array_elements_text(cast($1 as jsonb)))) and finished_at is null
-           and (unique_expires_at <= clock_timestamp() or state not in {LIVE_SQL})
-         order by id for no key update) as expired
- where t.id = expired.id
-returning t.id
-"""
-"""Free the keys whose holders have held them for ``unique_for``, or were ended by SQL without ``finished_at``."""
 EXISTING = """
 select t.id, t.queue, t.state, case when t.finished_at is null then t.unique_key end,
        extract(epoch from t.due_at - clock_timestamp())::float8,
@@ -89,7 +50,7 @@ replaced as (
     unique_until = coalesce(x.unique_until, 'finish'),
     unique_expires_at = clock_timestamp() + make_interval(secs => x.unique_seconds),
     due_at = d.due_at, sent_at = null, sweep_at = {DUE_SWEEP}
-    from {NEW}, waiting
+    from {NEW.format(document="cast($1 as json)")}, waiting
    where t.id = waiting.id and waiting.unique_key = x.unique_key
   returning t.id, t.unique_key, t.due_at
 ),

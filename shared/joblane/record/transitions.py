@@ -85,6 +85,21 @@ DELETED: Columns = {
 """The task's content is deleted, and the task never runs again."""
 
 
+NEW = """rows from (json_to_recordset({document}) as (
+         id text, type text, queue text, tenant text, owner text, tags text[], payload jsonb, payload_digest text,
+         schema text, headers jsonb, options jsonb, max_attempts integer, retention_seconds bigint,
+         deadline timestamptz, unique_key text, unique_until text, unique_seconds float8, delay float8,
+         at timestamptz, unsent boolean)) with ordinality as x,
+       lateral (select coalesce(x.at, clock_timestamp() + make_interval(secs => coalesce(x.delay, 0)))) as d(due_at)"""
+"""The new tasks of an enqueue, as ``x``, each with its time as ``d``."""
+DUE_STATE = "case when d.due_at > clock_timestamp() then 'scheduled' else 'pending' end"
+# The sweep checks a row a minute after the task should have run. A task that is due later than DelaySeconds can express
+# is sent by the sweep in the 15 minutes before it is due.
+DUE_SWEEP = f"""case when d.due_at > clock_timestamp() + interval '{MAX_DELAY_SECONDS} s'
+            then d.due_at - interval '{MAX_DELAY_SECONDS} s'
+            when x.unsent then clock_timestamp()
+            else greatest(d.due_at, clock_timestamp()) + interval '{SWEEP_MARGIN_SECONDS} s' end"""
+
 LEASE_SWEEP_SECONDS = 15
 """The sweep sends the message this long after its lease ends, so that a slow finish can commit first."""
 RUN: Columns = {

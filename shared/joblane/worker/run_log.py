@@ -47,6 +47,7 @@ class RunLog:
         self._type = task.type
         self._runs: list[tuple[Claim, Finish]] = []
         self._archived: list[Claim] = []
+        self._completed = telemetry.frequent_line("tasks completed")
         memory = os.environ.get(MEMORY_VARIABLE, "")
         self._memory_mb = int(memory) if memory.isdecimal() else task.memory_mb
         self._usd_per_ms = compute(os.uname().machine).each * self._memory_mb / 1024 / 1000
@@ -89,7 +90,7 @@ class RunLog:
             else:
                 logger.warning(f"task {end.state}", extra=common | fields_of(claim) | _end_fields(end))
         if completed:
-            logger.info("tasks completed", extra=common | {"outcome": "completed", "tasks": completed})
+            self._completed.write(common | {"outcome": "completed", "tasks": completed})
         tally = telemetry.Tally()
         for _ in self._archived:
             tally.count(METRICS[State.ARCHIVED])

@@ -15,14 +15,13 @@ from pg8000.exceptions import Error as PostgresError
 
 from joblane import telemetry
 from joblane.client import JobClient
-from joblane.errors import TaskCancelled, WrongStageError, sqlstate, text_of
+from joblane.errors import UNDEFINED_FUNCTION, TaskCancelled, WrongStageError, sqlstate, text_of
 from joblane.limits import LEASE_MARGIN, MAX_DELAY_SECONDS
 from joblane.queues import lane_name
 from joblane.record.claim import Claim, Verdict, arrival, claim
 from joblane.record.connection import is_unavailable
 from joblane.record.dead_letters import mark_dead_sent, successor_entry
 from joblane.record.finish import Finish, cancel_requested, finish
-from joblane.record.functions import UNDEFINED_FUNCTION
 from joblane.record.run_session import CANCELLED
 from joblane.record.states import State
 from joblane.sqs.dead_letter import NO_ROOM, archived_dead_letter, fits, refused_dead_letter, with_id
@@ -184,7 +183,7 @@ class Worker:
     def _keep_unclaimed(self, deliveries: Sequence[Received], error: Exception, response: BatchResponse) -> None:
         """Keep messages whose claim failed. They have used no attempt."""
         if sqlstate(error) == UNDEFINED_FUNCTION:
-            advice = "run `joblane migrate` of this code"
+            advice = "run `joblane migrate`"
         elif is_unavailable(error) or isinstance(error, WrongStageError):
             advice = "SQS will deliver the messages again"
         else:

@@ -31,6 +31,7 @@ from joblane.limits import MAX_MESSAGE_BYTES
 from joblane.maintenance.sweep import sweep
 from joblane.record.connection import Connection
 from joblane.record.database import Database
+from joblane.record.insert import INSERT, MARK_SENT
 from joblane.settings import MissingSettingError
 from joblane.sqs.message import decode
 from tests.logs import lines
@@ -592,7 +593,7 @@ def test_a_thousand_tasks_are_one_insert_and_batched_sends(
     sends.clear()
     statements = counted(monkeypatch)
     results = world.client.enqueue_many(Job(sample_one, Sample(number=number)) for number in range(1000))
-    assert [statement.split()[0] for statement in statements] == ["insert", "update"]
+    assert statements == [INSERT, MARK_SENT]
     assert sends.requests == 100
     assert len(sends.messages) == 1000
     numbers = dict(world.run("select id, (payload->>'number')::int from joblane.tasks where sent_at is not null"))

@@ -14,7 +14,7 @@ from joblane.inspector.shell import argument
 from joblane.inspector.stage.pauses import current
 from joblane.inspector.views import Check, Grade
 from joblane.maintenance.missed_ticks import LONGEST_LOOK_BACK, PATIENCE
-from joblane.record import migrations
+from joblane.record import functions, migrations
 from joblane.record.states import LIVE_SQL
 from joblane.sqs.tick import id_of
 
@@ -54,6 +54,9 @@ def schema(scope: Scope) -> Iterator[Check]:
         yield Check(Grade.WARNING, "migrations", ahead, "use the version that is deployed")
     else:
         yield Check(Grade.GOOD, "migrations", f"the database is at revision {applied}")
+    if applied is not None and not functions.installed(scope.connection):
+        lacks = f"the database lacks the functions of this code, version {functions.VERSION}: no task is claimed"
+        yield Check(Grade.BAD, "functions", lacks, MIGRATE)
 
 
 def clock(scope: Scope) -> Iterator[Check]:

@@ -1,0 +1,34 @@
+-- The insert of new tasks. It answers with the id of each task that was inserted, and the seconds until it is due. A
+-- task whose id or unique key already exists is not inserted. Keys are taken in order, so that two callers wait for
+-- each other without a deadlock. Of two new tasks with the same key, the first is inserted. It waits longer than a
+-- claim, because a lock that it does not get fails the caller's transaction.
+create or replace function joblane.insert_@version(given json) returns table (id text, due_seconds float8)
+language plpgsql set lock_timeout = '5s' set plan_cache_mode = force_generic_plan set enable_seqscan = off
+as $$
+#variable_conflict use_column
+declare
+  keys constant text[] := array(select x.unique_key from json_to_recordset(given) as x(unique_key text)
+                                 where x.unique_key is not null);
+begin
+  if cardinality(keys) > 0 then  -- a holder may have held its key for `unique_for`, or was ended by hand
+    update joblane.tasks t set unique_key = null
+      from (select h.id from joblane.tasks h
+             where h.unique_key = any (keys) and h.finished_at is null
+               and (h.unique_expires_at <= clock_timestamp() or h.state not in @live)
+             order by h.id for no key update) as expired
+     where t.id = expired.id;
+  end if;
+  return query
+  insert into joblane.tasks as t
+         (id, type, queue, tenant, owner, tags, state, payload, payload_digest, schema, headers, options,
+          max_attempts, retention_seconds, deadline, unique_key, unique_until, unique_expires_at, due_at, sweep_at)
+  select x.id, x.type, x.queue, x.tenant, x.owner, coalesce(x.tags, '{}'), @due_state,
+         x.payload, x.payload_digest, x.schema, coalesce(x.headers, '{}'), coalesce(x.options, '{}'),
+         x.max_attempts, x.retention_seconds, x.deadline, x.unique_key, coalesce(x.unique_until, 'finish'),
+         clock_timestamp() + make_interval(secs => x.unique_seconds), d.due_at, @due_sweep
+    from @new
+   order by x.unique_key nulls first, case when x.unique_key is null then x.id end collate "C", x.ordinality
+  on conflict do nothing
+  returning t.id, extract(epoch from t.due_at - clock_timestamp())::float8;
+end
+$$

@@ -1,0 +1,189 @@
+"""The functions of several releases in one database, and claims that meet another transaction."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
+from typing import Any
+
+import pytest
+
+from joblane.errors import DatabaseUnavailableError
+from joblane.inspector.scope import Scope
+from joblane.inspector.stage import doctor_database
+from joblane.inspector.views import Grade
+from joblane.queues import Queue
+from joblane.record.claim import Claim, Verdict, arrival, claim
+from joblane.record.connection import Connection
+from joblane.record.database import Database
+from joblane.record.functions import FUNCTIONS, NAMES, VERSION, install, installed
+from joblane.record.migrations import upgrade
+from joblane.sqs.message import Message
+from tests.builders.rows import In, archived, put
+from tests.logs import lines
+from tests.samples import Sample, sample_batch, sample_one, sample_only
+from tests.world import World
+
+LEASE = timedelta(seconds=60)
+INSERT = """
+insert into joblane.tasks (id, type, queue, state, payload_digest, max_attempts, retention_seconds, unique_key)
+values ($1, 'sample:only', 'default', 'pending', '', 1, 0, $2)
+"""
+OF_RELEASE = "select right(proname, 8) from pg_proc where proname ~ '^(claim|finish|insert)_' group by 1 order by 1"
+
+
+@pytest.fixture
+def other(world: World) -> Iterator[Connection]:
+    """A second connection with an open transaction."""
+    database = Database(world.url)
+    database.get().execute_simple("begin")
+    yield database.get()
+    database.drop()
+
+
+def migrate_release(world: World, version: str) -> None:
+    """Do what ``joblane migrate`` of another release does to the functions."""
+    functions = {name: text.replace(VERSION, version) for name, text in FUNCTIONS.items()}
+    world.run("update joblane.functions set migrated_at = migrated_at - interval '1 hour'")
+    world.database.get().execute_simple(";".join(install(version, functions)))
+
+
+def claimed(world: World, *messages: tuple[str, Mapping[str, Any]], dead: int | None = None) -> dict[str, Claim]:
+    """Claim messages of :data:`sample_batch`, or of :data:`sample_only` if they take a unique key."""
+    batch = []
+    for id_, how in messages:
+        task = sample_only if "payload" in how else sample_batch
+        batch.append(arrival(task, Message(task.type, id_, **how), id_, Queue.DEFAULT, dead_generation=dead))
+    return claim(world.database.get(), batch, LEASE, "request")
+
+
+def verdicts(world: World, *messages: tuple[str, Mapping[str, Any]], dead: int | None = None) -> dict[str, Verdict]:
+    return {id_: one.verdict for id_, one in claimed(world, *messages, dead=dead).items()}
+
+
+RECORDED: Mapping[str, Any] = {"rec": True}
+UNIQUE: Mapping[str, Any] = {"payload": {"do": "nothing", "number": 0}}
+
+
+def key() -> str:
+    found = sample_only.key_of_message(Queue.DEFAULT, UNIQUE["payload"], None)
+    assert found is not None
+    return found.key
+
+
+# --- Versions ------------------------------------------------------------------------------------------------------
+
+
+def test_a_release_finds_its_functions_after_the_next_one_was_migrated(world: World) -> None:
+    # given this release, and the next one
+    migrate_release(world, "aaaaaaaa")
+    assert world.run(OF_RELEASE) == sorted([[VERSION], ["aaaaaaaa"]])
+    # when this one runs on, or runs again after a rollback
+    put(world, sample_one, "it")
+    assert world.deliver(sample_one, {"type": "sample:one", "id": "it", "rec": True}) == []
+    # then its tasks run
+    assert world.row("it")["state"] == "completed"
+    # and the release after the next one drops its functions
+    migrate_release(world, "bbbbbbbb")
+    assert world.run(OF_RELEASE) == [["aaaaaaaa"], ["bbbbbbbb"]]
+    assert not installed(world.database.get())
+    assert world.run("select version from joblane.functions order by 1") == [["aaaaaaaa"], ["bbbbbbbb"]]
+
+
+def test_older_code_that_is_migrated_on_a_newer_schema_creates_its_functions(world: World) -> None:
+    for version in ("aaaaaaaa", "bbbbbbbb"):
+        migrate_release(world, version)
+    world.run("update joblane.alembic_version set version_num = '9999'")
+
+    upgrade(world.url)
+
+    assert installed(world.database.get())
+    assert world.run(OF_RELEASE) == sorted([[VERSION], ["bbbbbbbb"]])
+
+
+def test_without_its_functions_messages_wait_and_every_reader_says_what_to_run(world: World, scope: Scope) -> None:
+    for name in NAMES:
+        world.run(f"drop function joblane.{name}_{VERSION}")
+    watched = world.watch()
+    with lines() as logged:
+        assert len(world.deliver(sample_one, {"type": "sample:one", "id": "it"}, receives=2)) == 1
+    assert [27 <= seconds <= 30 for seconds in watched.visibilities] == [True]
+    assert "run `joblane migrate`" in logged.texts[0]
+    with pytest.raises(DatabaseUnavailableError, match="joblane migrate"):
+        world.client.enqueue(sample_one, Sample())
+    (found,) = [check for check in doctor_database.schema(scope) if check.what == "functions"]
+    assert (found.grade, VERSION in found.found) == (Grade.BAD, True)
+    # and after the migration the same process works
+    upgrade(world.url)
+    assert world.deliver(sample_one, {"type": "sample:one", "id": "it"}) == []
+
+
+# --- Another transaction -------------------------------------------------------------------------------------------
+
+
+def test_a_locked_row_is_an_answer_and_does_not_hold_the_batch(world: World, other: Connection) -> None:
+    for id_ in "abc":
+        put(world, sample_batch, id_)
+    other.run("select from joblane.tasks where id = 'b' for update")
+
+    assert verdicts(world, *((id_, RECORDED) for id_ in "abc")) == {"a": "run", "b": "locked", "c": "run"}
+
+    assert world.row("b")["runs"] == 0
+    other.rollback()
+    assert verdicts(world, ("b", RECORDED)) == {"b": "run"}
+
+
+@pytest.mark.parametrize("held", ["an id", "a unique key"])
+def test_a_new_message_waits_for_a_row_that_is_not_committed_yet(world: World, other: Connection, held: str) -> None:
+    id_ = "it" if held == "an id" else "first"
+    other.run(INSERT, id_, key())
+
+    assert verdicts(world, ("it", UNIQUE), ("other", RECORDED)) == {"it": "locked", "other": "gone"}
+
+    other.commit()
+    assert verdicts(world, ("it", UNIQUE)) == {"it": "conflict" if held == "an id" else "ended"}
+
+
+def test_a_revived_task_waits_for_a_key_that_is_not_committed_yet(world: World, other: Connection) -> None:
+    put(world, sample_only, "it", UNIQUE["payload"], **archived(unique_key=key()))
+    put(world, sample_batch, "neighbour")
+    other.run(INSERT, "first", key())
+
+    assert verdicts(world, ("it", UNIQUE), ("neighbour", RECORDED), dead=0) == {"it": "locked", "neighbour": "run"}
+
+    other.commit()
+    assert verdicts(world, ("it", UNIQUE), dead=0) == {"it": "taken"}
+    assert world.row("it")["state"] == "archived"
+
+
+def test_a_new_message_does_not_wait_for_the_holder_of_an_expired_key(world: World, other: Connection) -> None:
+    put(world, sample_only, "holder", unique_key=key(), unique_expires_at=In(-1))
+    other.run("select from joblane.tasks where id = 'holder' for update")
+    world.run(f"alter function joblane.claim_{VERSION} set lock_timeout = '20s'")
+
+    assert verdicts(world, ("it", UNIQUE)) == {"it": "locked"}
+
+    other.rollback()
+    assert verdicts(world, ("it", UNIQUE)) == {"it": "run"}
+    assert world.row("holder")["unique_key"] is None
+
+
+def test_a_claim_that_loses_the_insert_decides_on_the_row_that_won(world: World, other: Connection) -> None:
+    """A prototype ran the task as its own."""
+    world.run(f"alter function joblane.claim_{VERSION} set lock_timeout = '20s'")
+    rival = [arrival(sample_batch, Message("sample:batch", "it", {"number": 0}), "it", Queue.DEFAULT)]
+    assert claim(other, rival, LEASE, "the other")["it"].verdict is Verdict.RUN
+    with ThreadPoolExecutor(1) as threads:
+        lost = threads.submit(claim, world.database.get(), rival, LEASE, "request")
+        while not world.run("select from pg_stat_activity where wait_event_type = 'Lock'"):
+            pass
+        other.commit()
+        assert lost.result(20)["it"].verdict is Verdict.LEASED
+    assert world.run("select request_id from joblane.task_attempts") == [["the other"]]
+
+
+def test_of_two_new_messages_of_a_batch_with_one_key_the_second_is_claimed_alone(world: World) -> None:
+    """A prototype cancelled it."""
+    assert verdicts(world, ("a", UNIQUE), ("b", UNIQUE)) == {"a": "run", "b": "claim_alone"}
+    assert world.run("select id from joblane.tasks") == [["a"]]
