@@ -90,10 +90,10 @@ class DeadlySqs(Sqs):
         super().__init__()
         self._when = when
 
-    def send_many(self, entries: Sequence[Entry]) -> dict[int, str]:
+    def send_many(self, entries: Sequence[Entry], *, brief: bool = False) -> dict[int, str]:
         if self._when == "before the send":
             die()
-        failed = super().send_many(entries)
+        failed = super().send_many(entries, brief=brief)
         if self._when == "after the send":
             die()
         return failed

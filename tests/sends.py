@@ -29,9 +29,9 @@ class Sends:
     @classmethod
     def of(cls, sqs: Sqs) -> Sends:
         sends = cls()
-        events = sqs.client.meta.events
-        events.register("provide-client-params.sqs.SendMessage", sends._single)
-        events.register("provide-client-params.sqs.SendMessageBatch", sends._batch)
+        for client in (sqs.client, sqs.brief_client):
+            client.meta.events.register("provide-client-params.sqs.SendMessage", sends._single)
+            client.meta.events.register("provide-client-params.sqs.SendMessageBatch", sends._batch)
         return sends
 
     def to(self, queue: str) -> list[Mapping[str, Any]]:

@@ -69,9 +69,9 @@ class RecordingSqs(Sqs):
         self.sent: list[Entry] = []
         self.visibilities: list[int] = []
 
-    def send_many(self, entries: Sequence[Entry]) -> dict[int, str]:
+    def send_many(self, entries: Sequence[Entry], *, brief: bool = False) -> dict[int, str]:
         self.sent += entries
-        return super().send_many(entries)
+        return super().send_many(entries, brief=brief)
 
     def set_visibility(self, queue: str, receipts: Mapping[str, int]) -> None:
         self.visibilities += receipts.values()

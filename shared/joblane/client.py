@@ -8,10 +8,10 @@ a task can be lost between the caller's commit and the send.
 from __future__ import annotations
 
 import json
-import os
 import threading
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from functools import cached_property
@@ -22,7 +22,7 @@ from pg8000.exceptions import Error as PostgresError
 
 from joblane import settings, telemetry
 from joblane.enqueue.check import check, delay_seconds, is_past, seconds_until
-from joblane.enqueue.insert import insert_tasks
+from joblane.enqueue.insert import insert_again, insert_tasks
 from joblane.enqueue.outbox import Outbox
 from joblane.enqueue.wake import wake
 from joblane.errors import (
@@ -36,17 +36,19 @@ from joblane.errors import (
     sqlstate,
     text_of,
 )
+from joblane.forking import follow_forks
 from joblane.job import Job, JobOptions, check_names
 from joblane.limits import MAX_DELAY_SECONDS
 from joblane.queues import Queue, check_prefix
-from joblane.record.connection import REFUSED_CLASSES
+from joblane.record.connection import REFUSED_CLASSES, SHUT_DOWN
 from joblane.record.database import Database
 from joblane.record.insert import MARK_SENT, NewTask
 from joblane.record.stage import STAGE, match_stage
 from joblane.record.states import State
 from joblane.record.status import STATUS, TaskStatus
+from joblane.record.time_limits import CLIENT
 from joblane.record.transitions import CANCEL
-from joblane.sqs.client import Entry, Sqs
+from joblane.sqs.client import PAUSED, Entry, Sqs
 from joblane.sqs.message import ID_PATTERN
 
 if TYPE_CHECKING:
@@ -57,6 +59,8 @@ if TYPE_CHECKING:
     from joblane.payload import Payload
 
 FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 0.05, 2.0
+LONGEST_TURN_SECONDS = CLIENT.connect + CLIENT.answer
+"""A thread waits this long for its turn on the client's connection."""
 INLINE_SENDS = 100
 """Messages sent at once after a session's commit. The client wakes the sweep for the rest."""
 P = TypeVar("P", bound="Payload")
@@ -101,7 +105,7 @@ class JobClient:
         self._lock = threading.Lock()
         self._opened: Database | None = None
         self._owns = True
-        self._process = os.getpid()
+        follow_forks(self, JobClient._after_fork)
         self._checked_engines: WeakSet[Engine] = WeakSet()
 
     @classmethod
@@ -214,8 +218,7 @@ class JobClient:
             raise TypeError(f"task_id: a text is required, not {type(task_id).__name__}")
         if not ID_PATTERN.fullmatch(task_id):  # no row has such an id, and the database could refuse it
             return []
-        with self._lock:
-            database = self._database()
+        with self._connecting() as database:
             try:
                 return database.get().run(sql, task_id)
             except (PostgresError, OSError) as error:
@@ -244,9 +247,8 @@ class JobClient:
         self.close()
 
     def __del__(self) -> None:
-        try:
-            if self._process == os.getpid():  # a fork shares the socket, and would end the session of its parent
-                self.close()
+        try:  # noqa: SIM105
+            self.close()
         except Exception:  # noqa: S110 - at the interpreter's end modules are gone, `suppress` too
             pass
 
@@ -271,18 +273,30 @@ class JobClient:
         ]
 
     def _insert(self, tasks: Sequence[NewTask]) -> list[NewTask | JobError]:
-        """Write the rows in the client's own transactions."""
-        with self._lock:
-            database = self._database()
+        """Write the rows in the client's own transactions.
+
+        If the answer is lost, the same ids are inserted again on a new connection.
+        """
+        with self._connecting() as database:
+            sent = False
+
+            def run(sql: str, document: str) -> list[list[Any]]:
+                nonlocal sent
+                connection = database.get()
+                sent = True
+                return connection.run(sql, document)
+
             try:
-                return insert_tasks(lambda sql, document: database.get().run(sql, document), tasks)
+                return insert_tasks(run, tasks)
             except (PostgresError, OSError) as error:
                 database.drop()
-                if (sqlstate(error) or "").startswith(REFUSED_CLASSES):
-                    raise EnqueueError("payload", f"the database cannot store it: {text_of(error)}") from error
-                raise DatabaseUnavailableError(
-                    f"the database did not accept the task: {text_of(error)}; nothing was sent, enqueue it again"
-                ) from error
+                if not (sent and _is_lost(error)):
+                    raise _refusal(error, tasks, may_exist=False) from error
+            try:
+                return insert_again(run, tasks)
+            except (PostgresError, OSError) as error:
+                database.drop()
+                raise _refusal(error, tasks, may_exist=True) from error
 
     def _send_recorded(self, inserted: Sequence[NewTask | JobError]) -> list[Enqueued | JobError]:
         """Send the messages that SQS can delay until they are due. The sweep sends the others, and those that fail."""
@@ -296,8 +310,8 @@ class JobClient:
     def _send_rows(self, entries: Sequence[Entry], tasks: Sequence[NewTask]) -> set[str]:
         if not entries:
             return set()
-        failed = self._sqs.send_many(entries)
-        for position, why in list(failed.items())[:1]:
+        failed = self._sqs.send_many(entries, brief=True)
+        for position, why in [item for item in failed.items() if item[1] != PAUSED][:1]:
             telemetry.logger().warning(
                 "messages could not be sent; their rows are safe and the sweep sends them",
                 extra={"messages": len(failed), "queue": entries[position].queue, "error": why},
@@ -377,8 +391,46 @@ class JobClient:
 
     def _database(self) -> Database:
         if self._opened is None:
-            self._opened = Database(settings.database_url(), prefix=self._prefix)
+            self._opened = Database(settings.database_url(), prefix=self._prefix, limits=CLIENT)
         return self._opened
+
+    @contextmanager
+    def _connecting(self) -> Iterator[Database]:
+        """Reserve the connection for this thread. Raises :class:`DatabaseUnavailableError` after a limited time."""
+        if not self._lock.acquire(timeout=LONGEST_TURN_SECONDS):
+            raise DatabaseUnavailableError(
+                f"the database is unavailable: other threads have used the client's connection for "
+                f"{LONGEST_TURN_SECONDS:g} s; nothing was written or sent"
+            )
+        try:
+            yield self._database()
+        finally:
+            self._lock.release()
+
+    def _after_fork(self) -> None:
+        """Make a new lock, because another thread of the parent may have held it."""
+        self._lock = threading.Lock()
+
+
+def _is_lost(error: Exception) -> bool:
+    """True if the connection broke, so that the server may have committed without a word."""
+    code = sqlstate(error)
+    return code is None or code.startswith(SHUT_DOWN)
+
+
+def _refusal(error: Exception, tasks: Sequence[NewTask], *, may_exist: bool) -> JobError:
+    if (sqlstate(error) or "").startswith(REFUSED_CLASSES):
+        return EnqueueError("payload", f"the database cannot store it: {text_of(error)}")
+    if not may_exist:
+        return DatabaseUnavailableError(
+            f"the database did not accept the task: {text_of(error)}; nothing was written or sent, enqueue it again"
+        )
+    others = f" and {len(tasks) - 1} more" if len(tasks) > 1 else ""
+    return DatabaseUnavailableError(
+        f"the database did not answer: {text_of(error)}; the task may have been accepted. Its id is {tasks[0].id}"
+        f"{others}: check it with get(), or enqueue it again with this task_id, which makes no second task",
+        task_ids=tuple(task.id for task in tasks),
+    )
 
 
 def _refuse_repeats(tasks: Sequence[NewTask]) -> None:

@@ -12,9 +12,10 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, TypeVar, Unpack, overload
 
 from joblane import telemetry
-from joblane.errors import JobError, storable
+from joblane.errors import JobError, shortened
 from joblane.loops import Loops, Source
-from joblane.redaction import Scrub, scrubber
+from joblane.record.time_limits import OPERATOR
+from joblane.scrubbing import Scrub, scrubber
 from joblane.settings import Settings
 from joblane.sqs.traceparent import headers_within, span_of
 
@@ -34,6 +35,8 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 P = TypeVar("P", bound="Payload")
+OWN_TYPES = "jobs:"
+"""The category of Joblane's own task types."""
 REPORT_EVERY_SECONDS = 1.0
 MAX_NOTE = 200
 
@@ -144,8 +147,7 @@ class TaskContext:
         Raises:
             JobError: the connection broke after the transaction began. The work of the transaction is lost.
         """
-        self._work.lent = True
-        return self._work.connection()
+        return self._work.lend(OPERATOR if self.type.startswith(OWN_TYPES) else None)
 
     def enqueue(self, task: Task[P, Any], payload: P, **options: Unpack[JobOptions]) -> Enqueued:
         """Enqueue a task in this task's transaction: it exists only if this task's work commits.
@@ -193,7 +195,7 @@ class TaskContext:
             raise ValueError("progress: done and total are whole numbers of zero or more")
         if time.monotonic() - self._reported_at >= REPORT_EVERY_SECONDS or done == total:
             self._reported_at = time.monotonic()
-            self._report(done, total, storable(self._scrub(note)[:MAX_NOTE]) if note else None)
+            self._report(done, total, self._scrub(shortened(note, MAX_NOTE))[:MAX_NOTE] if note else None)
 
     def _report(self, done: int | None, total: int | None, note: str | None) -> None:
         self._asked_at = time.monotonic()

@@ -21,8 +21,9 @@ from joblane.json_values import canonical
 from joblane.limits import Numbers
 from joblane.payload import Payload, describe, unwritable
 from joblane.queues import MAX_FUNCTION_NAME, MAX_PREFIX, TYPE_PATTERN, Queue, folder_of, slug_of
-from joblane.redaction import scrubber, unmarked
+from joblane.redaction import unmarked
 from joblane.schedule import Schedule
+from joblane.scrubbing import scrubber
 from joblane.unique import LONGEST_UNIQUE, Unique, Until, key_of
 
 MAX_SLUG = MAX_FUNCTION_NAME - MAX_PREFIX - 1

@@ -74,7 +74,7 @@ def task(
             ``(n-1)⁴ + 15 + random(0..29)·n`` seconds after the failed attempt n.
         timeout: Time for one attempt. At its end :class:`TaskTimeout` is raised in the handler, and the attempt fails.
             ``timeout`` times ``batch_size`` is 890 seconds at most: the 900 seconds of Lambda's on-demand functions
-            less 10. With ``resumable`` it can be longer: up to 22 hours with ``max_retry`` 0, 5.6 hours with 3, 3.7
+            less 10. With ``resumable`` it can be longer: up to 22 hours with ``max_retry`` 0, 5.4 hours with 3, 3.6
             hours with 5.
             Range: 1 second to 890 seconds.
         retention: Time for which payload and result are kept after the task is completed or cancelled. 0: they are

@@ -177,11 +177,17 @@ class UnreadablePayloadError(JobError):
 
 
 class DatabaseUnavailableError(JobError):
-    """The database is unavailable. Nothing was sent, and usually nothing was written.
+    """The database is unavailable, or did not answer in time. Nothing was sent.
 
-    Enqueue again. If the connection broke during the commit, the task may exist: if you gave a ``task_id``, the second
-    enqueue then raises :class:`TaskIdConflictError` and makes no second task.
+    Enqueue again. If the connection broke, and the database could not be asked again, the task may have been accepted.
+    The message then says so, and ``task_ids`` has the ids: a second enqueue with the same ``task_id`` makes no second
+    task.
     """
+
+    def __init__(self, message: str, *, task_ids: tuple[str, ...] = ()) -> None:
+        super().__init__(message)
+        self.task_ids = task_ids
+        """Ids of the tasks that may have been accepted."""
 
 
 class MessageError(JobError, ValueError):
@@ -318,7 +324,7 @@ def text_of(error: BaseException, scrub: Callable[[str], str] = str) -> str:
         text = _of_database(original) if isinstance(original, PostgresError) else str(error)
     except Exception:  # an error that cannot be printed is still a failed attempt
         text = ""
-    return storable(scrub(text)[:MAX_TEXT]) or type(error).__name__
+    return scrub(shortened(text, MAX_TEXT))[:MAX_TEXT] or type(error).__name__
 
 
 def _of_database(error: PostgresError) -> str:
@@ -340,6 +346,19 @@ def sqlstate(error: BaseException) -> str | None:
     return first.get("C") if isinstance(first, dict) else None
 
 
+_CONTROLS = dict.fromkeys(code for code in (*range(32), *range(127, 160)) if chr(code) not in "\n\t")
+
+
 def storable(text: str) -> str:
-    """Return ``text`` without the characters that PostgreSQL's text cannot hold."""
-    return text.replace("\0", "").encode(errors="replace").decode()
+    """Return ``text`` without control characters, except for line ends and tabs, and without lone surrogates.
+
+    PostgreSQL's text cannot hold a NUL or a surrogate. Remove them before values are searched in the text: they may
+    stand between the characters of a value.
+    """
+    return text.translate(_CONTROLS).encode(errors="replace").decode()
+
+
+def shortened(text: str, longest: int) -> str:
+    """Return the first ``longest`` storable characters of ``text``. An ellipsis is in place of the others."""
+    kept = storable(text[: 4 * longest])
+    return kept if len(kept) <= longest and len(text) <= 4 * longest else kept[: longest - 1] + "…"

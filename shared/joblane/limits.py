@@ -54,6 +54,8 @@ PROMISED_OUTAGE = timedelta(hours=24)
 """The database may be unavailable this long before SQS moves a message to the dead letters."""
 RECEIVES_PER_OUTAGE_HOUR = 4
 """The visibility timeout grows to 15 minutes while the database is unavailable."""
+SCHEMA_RECEIVES = 8
+"""Receives of a message that waits an hour for code that knows the schema of its payload."""
 RECEIVE_HEADROOM = 20
 """Receives that never reach the code: throttles, failed starts, pollers that were scaled in."""
 CONTENT_KEPT_FOR_MESSAGES = QUEUE_RETENTION + DEAD_LETTER_RETENTION
@@ -93,9 +95,8 @@ class Numbers:
             )
         visibility = max(6 * function_timeout, function_timeout + LEASE_MARGIN + VISIBILITY_MARGIN)
         visibility = timedelta(seconds=math.ceil(visibility.total_seconds()))
-        others = (
-            SNOOZE_CEILING + RECEIVES_PER_OUTAGE_HOUR * int(PROMISED_OUTAGE / timedelta(hours=1)) + RECEIVE_HEADROOM
-        )
+        outage = RECEIVES_PER_OUTAGE_HOUR * int(PROMISED_OUTAGE / timedelta(hours=1))
+        others = SNOOZE_CEILING + outage + SCHEMA_RECEIVES + RECEIVE_HEADROOM
         receives = (max_retry + 1) * (1 + continuations) + others
         if receives > MAX_RECEIVE_COUNT or receives * visibility >= QUEUE_RETENTION:
             room = min(MAX_RECEIVE_COUNT, math.ceil(QUEUE_RETENTION / visibility) - 1) - others

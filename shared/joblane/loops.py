@@ -28,7 +28,7 @@ from joblane.errors import (
 from joblane.json_values import check_text, check_tree
 from joblane.limits import RESUME_RESERVE
 from joblane.record import checkpoints
-from joblane.record.connection import is_unavailable
+from joblane.record.connection import TIMED_OUT, is_unavailable
 
 if TYPE_CHECKING:
     from sqlalchemy.orm import Session
@@ -88,7 +88,7 @@ class Loops:
         except (*OUTCOMES, LeaseLostError):
             raise
         except Exception as error:  # any failure of this item
-            if not self.work.database.usable or (sqlstate(error) and is_unavailable(error)):
+            if not self.work.database.usable or (sqlstate(error) not in (None, TIMED_OUT) and is_unavailable(error)):
                 raise
             self.work.roll_back()
             self._failures.append(error)
@@ -129,7 +129,7 @@ class Loops:
     def _read(self, read: Callable[[Any, str], T]) -> T:
         """Flush the session, and read a checkpoint without an interrupt by the timeout."""
         self.work.flush()
-        with self.work.uninterrupted:
+        with self.work.own_statements():
             return read(self.work.connection(), self.task_id)
 
 

@@ -1,7 +1,6 @@
 """Redacted payload fields, whose values only the handler may see: ``token: Annotated[str, Redacted]``.
 
-Payloads are masked before they are shown. Texts of errors are scrubbed, because a handler may put a value into any text
-that it raises.
+Payloads are masked before they are shown. Texts of errors are scrubbed by :mod:`joblane.scrubbing`.
 
 Fields are recognised by name: if any model of a payload marks a field, every key with its name or alias is masked in
 that payload. So a payload of another schema, or of no schema, is masked too.
@@ -9,14 +8,10 @@ that payload. So a payload of another schema, or of no schema, is masked too.
 
 from __future__ import annotations
 
-import json
-import re
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
-from dataclasses import fields, is_dataclass
-from enum import Enum
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from dataclasses import is_dataclass
 from functools import cache
 from typing import TYPE_CHECKING, Any, get_args, get_origin, get_type_hints, is_typeddict
-from urllib.parse import quote, quote_plus
 
 from pydantic import AliasPath, BaseModel, RootModel
 from pydantic.fields import FieldInfo
@@ -32,20 +27,6 @@ MASK = "[redacted]"
 """The text in place of a value."""
 MARK = "x-redacted"
 """The keyword in the JSON Schema of a redacted field."""
-MIN_SCRUBBED = 4
-"""The shortest value that is scrubbed, in characters. Shorter values occur in ordinary words."""
-MIN_HEADER = 8
-"""The shortest header value that is scrubbed. It is rarely a secret, and often a word."""
-MIN_LINE = 8
-"""The shortest line of a value with several lines that is scrubbed."""
-MIN_PIECE = 6
-"""The shortest piece of a shortened value that is scrubbed."""
-MAX_REWRITTEN = 10_000
-"""The longest value that is also searched for in quoted, JSON and URL form."""
-OPEN_HEADER = "traceparent"
-"""The only header that is not scrubbed. It contains random numbers. Source: W3C, *Trace Context*."""
-
-Scrub = Callable[[str], str]
 
 
 class Redacted:
@@ -168,122 +149,3 @@ def _counterpart(names: Collection[str], position: int, edited: list[Any], kept:
     if len(alike) == 1 and edited.count(edited[position]) == 1:
         return alike[0]
     return kept[position] if len(kept) == len(edited) else None
-
-
-def scrubber(model: type[BaseModel], *payloads: Any, headers: Mapping[str, str] | None = None) -> Scrub:
-    """Return a function that replaces the values of redacted fields and headers in a text.
-
-    ``payloads``: JSON values, or payload objects. It finds a value unchanged, in upper or lower case, quoted, in JSON,
-    in a URL, and shortened by an ellipsis. It does not find a value in another encoding, or one shorter than
-    :data:`MIN_SCRUBBED` characters.
-    """
-    names = redacted_names(model)
-    values = {text for payload in payloads for text in _texts(names, payload)} if names else set()
-    values |= {value for name, value in (headers or {}).items() if name != OPEN_HEADER and len(value) >= MIN_HEADER}
-    if not values:
-        return str
-    lines = {line.strip() for value in values if "\n" in value for line in value.splitlines()}
-    values |= {line for line in lines if len(line) >= MIN_LINE}
-    forms = sorted({form for value in values for form in _forms(value)}, key=len, reverse=True)
-    haystack = "\0".join(forms)
-
-    def scrub(text: str) -> str:
-        for form in forms:
-            text = text.replace(form, MASK)
-        return _without_pieces(text, haystack)
-
-    return scrub
-
-
-def scrubbed(scrub: Scrub, value: Any) -> Any:
-    """Return a JSON value with all its texts scrubbed, also its keys."""
-    if isinstance(value, str):
-        return scrub(value)
-    if isinstance(value, Mapping):
-        return {scrub(key): scrubbed(scrub, item) for key, item in value.items()}
-    return [scrubbed(scrub, item) for item in value] if isinstance(value, list | tuple) else value
-
-
-def _texts(names: Collection[str], tree: Any, inside: bool = False) -> Iterator[str]:
-    """Yield the texts of all values of redacted fields. ``inside``: ``tree`` is the value of such a field."""
-    if isinstance(tree, BaseModel):
-        tree = dict(tree)
-    elif is_dataclass(tree):
-        tree = {field.name: getattr(tree, field.name) for field in fields(tree)}
-    if isinstance(tree, Mapping):
-        for key, item in tree.items():
-            yield from _texts(names, item, inside or key in names)
-        if inside:
-            yield from _texts(names, list(tree), inside)
-    elif isinstance(tree, list | tuple | set | frozenset):
-        for item in tree:
-            yield from _texts(names, item, inside)
-    elif inside and tree is not None and not isinstance(tree, bool):
-        yield from (text for text in _written(tree) if len(text) >= MIN_SCRUBBED)
-
-
-def _written(leaf: Any) -> Iterable[str]:
-    try:
-        return _as_text(leaf)
-    except Exception:  # a value that cannot be printed is in no text, and the attempt must end anyway
-        return []
-
-
-def _as_text(leaf: Any) -> Iterable[str]:
-    match leaf:
-        case Enum():
-            return _as_text(leaf.value)
-        case str():
-            return [str(leaf)]
-        case int() | float():
-            return [str(leaf), f"{leaf:,}"]
-        case bytes():
-            return [leaf.decode(errors="replace"), repr(leaf)[2:-1]]
-        case _:
-            return [str(leaf), repr(leaf)]
-
-
-def _forms(value: str) -> set[str]:
-    if len(value) > MAX_REWRITTEN:
-        return {value}
-    quoted = _quoted(value)
-    twice = {text for inner in quoted for text in _quoted(inner)}
-    addresses = {
-        quote(value, errors="replace"),
-        quote(value, safe="", errors="replace"),
-        quote_plus(value, errors="replace"),
-    }
-    return {value, value.upper(), value.lower()} | quoted | twice | addresses
-
-
-def _quoted(text: str) -> set[str]:
-    """Return ``text`` as it is written inside quotes by Python and by JSON."""
-    return {
-        repr(text)[1:-1],
-        repr(text.encode(errors="replace"))[2:-1],
-        json.dumps(text)[1:-1],
-        json.dumps(text, ensure_ascii=False)[1:-1],
-    }
-
-
-def _without_pieces(text: str, forms: str) -> str:
-    """Replace the rest of a value that a library has shortened: ``'the-first…the-last'``."""
-    pieces = re.split(r"(\.\.\.|…)", text)
-    for position in range(0, len(pieces), 2):
-        piece = pieces[position]
-        if position > 0:
-            size = _matching_length(lambda size, piece=piece: piece[:size], len(piece), forms)  # type: ignore[misc]
-            piece = MASK + piece[size:] if size else piece
-        if position < len(pieces) - 1:
-            size = _matching_length(lambda size, piece=piece: piece[-size:], len(piece), forms)  # type: ignore[misc]
-            piece = piece[:-size] + MASK if size else piece
-        pieces[position] = piece
-    return "".join(pieces)
-
-
-def _matching_length(part: Callable[[int], str], longest: int, forms: str) -> int:
-    """Return the length of the longest part that is in a value; 0 if it is shorter than :data:`MIN_PIECE`."""
-    size = MIN_PIECE
-    while size <= longest and part(size) in forms:
-        size += 1
-    return size - 1 if size > MIN_PIECE else 0

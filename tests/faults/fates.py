@@ -100,8 +100,8 @@ class FaultySqs(Sqs):
         super().__init__()
         self._current = current
 
-    def send_many(self, entries: Sequence[Entry]) -> dict[int, str]:
+    def send_many(self, entries: Sequence[Entry], *, brief: bool = False) -> dict[int, str]:
         self._current.at("before", "send")
-        failed = super().send_many(entries)
+        failed = super().send_many(entries, brief=brief)
         self._current.at("after", "send")
         return failed

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from collections.abc import Callable
 from datetime import UTC, datetime
 from decimal import Decimal
@@ -16,7 +18,8 @@ from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from joblane import Payload, Redacted, SkipRetry
 from joblane.errors import MAX_TEXT, text_of
-from joblane.redaction import MASK, scrubbed, scrubber
+from joblane.redaction import MASK
+from joblane.scrubbing import scrubbed, scrubber
 from joblane.worker.failure import Failure
 
 TOKEN = "pl4nted'\"\\ü\n💥/+ &tail"
@@ -218,3 +221,78 @@ def test_failures_that_differ_only_in_a_redacted_value_have_one_fingerprint() ->
         return Failure.of("some:work", ValueError(f"bad {token}"), scrub_of(token)).fingerprint
 
     assert fingerprint("some-word") == fingerprint("another-word")
+
+
+def failure_of(error: BaseException, secret: str) -> str:
+    """Return everything that is stored of an error of a task whose token is ``secret``."""
+    failure = Failure.of("sample:one", error, scrub_of(secret))
+    return failure.error_message + failure.traceback
+
+
+@pytest.mark.parametrize("between", ["\0", "\x01", "\x7f", "\x9b"])
+def test_a_value_with_control_characters_in_between_does_not_come_back(between: str) -> None:
+    secret = "s3cret-t0ken-of-acme"
+    error = ValueError(f"bad login: {between.join(secret)}")
+    error.add_note(between.join(secret))
+    assert secret not in failure_of(error, secret)
+
+
+def test_the_beginning_of_a_value_is_removed_without_an_ellipsis_too() -> None:
+    """CPython shows the first 200 characters of a text that is not a number."""
+    secret = "".join(f"{n:03}x" for n in range(90))
+    with pytest.raises(ValueError, match="invalid literal") as raised:
+        int(secret)
+    assert secret[:16] not in failure_of(raised.value, secret)
+
+
+def test_a_value_that_is_cut_at_the_longest_text_leaves_no_part() -> None:
+    secret = "".join(f"{n:03}x" for n in range(60))
+    for before in range(MAX_TEXT - 240, MAX_TEXT, 7):
+        assert secret[:6] not in text_of(ValueError("-" * before + secret), scrub_of(secret))
+
+
+def test_overlapping_values_leave_no_part() -> None:
+    class Two(Payload):
+        a: Annotated[str, Redacted]
+        b: Annotated[str, Redacted]
+
+    assert scrubber(Two, {"a": "abcd", "b": "bcdefgh"})("<abcdefgh>") == f"<{MASK}>"
+
+
+ADVERSE = """
+import resource, sys
+resource.setrlimit(resource.RLIMIT_CPU, (20, 20))
+sys.path[:0] = ["shared"]
+from tests.unit.test_redaction_scrub import Login, Many, failure_of, scrubber
+secret = "a" * 840_000
+failure_of(ValueError("…".join([secret[:300]] * 3_000)), secret)
+failure_of(ValueError("aaaaaab..." * 100_000), secret)
+many = [f"a{number:05}" for number in range(40_000)]
+scrubber(Many, {"many": many})(" ".join(many)[:300_000])
+"""
+
+
+class Many(Payload):
+    many: Annotated[list[str], Redacted]
+
+
+def test_texts_made_of_large_values_are_scrubbed_in_bounded_time() -> None:
+    """The limit is generous: a search that grows with the product of two sizes takes minutes."""
+    done = subprocess.run([sys.executable, "-c", ADVERSE], check=False, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def test_the_work_on_a_text_grows_with_the_size_of_the_values() -> None:
+    steps = []
+    for size in (10_000, 20_000, 40_000):
+        scrub = scrub_of("ab" * size)
+        scrub("…".join(["ab" * 100] * 4))
+        steps.append(scrub.steps)  # type: ignore[attr-defined]
+    assert 1.8 < steps[1] / steps[0] < 2.2
+    assert 1.8 < steps[2] / steps[1] < 2.2
+
+
+def test_a_text_that_takes_too_many_steps_is_masked_to_its_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("joblane.scrubbing.MAX_STEPS", 1_000)
+    found = scrub_of("abcdefghij" * 20)("it failed: …" + "abcdefg…" * 50)
+    assert "abcdef" not in found

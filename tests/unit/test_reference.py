@@ -208,7 +208,7 @@ def test_a_range_is_what_is_accepted(
             call(**{name: outside})
 
 
-@pytest.mark.parametrize(("max_retry", "hours", "too_long"), [(0, 22, 23), (3, 5.6, 5.7), (5, 3.7, 3.8)])
+@pytest.mark.parametrize(("max_retry", "hours", "too_long"), [(0, 22, 23), (3, 5.4, 5.5), (5, 3.6, 3.7)])
 def test_the_longest_timeouts_of_a_resumable_task(max_retry: int, hours: float, too_long: float) -> None:
     assert f"{hours} hours with" in doc(task, "task").args["timeout"]
     declare(resumable=True, max_retry=max_retry, timeout=timedelta(hours=hours))

@@ -32,7 +32,7 @@ from joblane.record.database import Database
 from joblane.record.finish import Finish, finish
 from joblane.record.run_session import RunSession
 from joblane.record.states import State
-from joblane.redaction import scrubber
+from joblane.scrubbing import scrubber
 from joblane.sqs.client import Sqs
 from joblane.sqs.message import Message
 from joblane.worker import outcome

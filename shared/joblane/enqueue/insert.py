@@ -13,8 +13,9 @@ from typing import Any
 
 from joblane.enqueue.check import with_row_id
 from joblane.errors import DuplicateTaskError, JobError, TaskIdConflictError
+from joblane.json_values import digest
 from joblane.queues import Queue
-from joblane.record.insert import EXISTING, INSERT, REPLACE, NewTask, document
+from joblane.record.insert import EXISTING, INSERT, REPLACE, SAME, NewTask, document
 from joblane.record.states import State
 from joblane.unique import OnConflict
 
@@ -59,6 +60,24 @@ def insert_tasks(run: Run, tasks: Sequence[NewTask], *, room: int | None = None)
             break  # this transaction holds keys now; another round would lock further keys out of order
     unknown = {position: DuplicateTaskError("unknown", "changing", "enqueue it again") for position in unresolved}
     return [result for _, result in sorted((results | unknown).items())]
+
+
+def insert_again(run: Run, tasks: Sequence[NewTask]) -> list[NewTask | JobError]:
+    """Insert rows whose first insert had no answer. A row that has the same id and payload is that of the first."""
+    results = insert_tasks(run, tasks)
+    conflicts = [task.id for task, result in zip(tasks, results, strict=True) if _is_conflict(result)]
+    rows = run(SAME, json.dumps(conflicts)) if conflicts else []
+    found = {id_: (type_, payload_digest, due) for id_, type_, payload_digest, due in rows}
+    for position, task in enumerate(tasks):
+        type_, payload_digest, due = found.get(task.id, ("", "", 0.0))
+        if _is_conflict(results[position]) and (type_, payload_digest) == (task.task.type, digest(task.payload)):
+            task.due_seconds = due
+            results[position] = task
+    return results
+
+
+def _is_conflict(result: NewTask | JobError) -> bool:
+    return isinstance(result, TaskIdConflictError)
 
 
 def _document(tasks: Mapping[int, NewTask], room: int | None) -> str:

@@ -46,8 +46,20 @@ class Outbox:
         waiting.extend(tasks)
 
     def committed(self, session: Session) -> None:
-        """Send the messages. SQLAlchemy also calls this at the release of a savepoint, which is not a commit."""
+        """Send the messages. SQLAlchemy also calls this at the release of a savepoint, which is not a commit.
+
+        A session can be part of a transaction of its caller, whose commit SQLAlchemy does not report afterwards. Then
+        the sweep sends the messages.
+        """
         if session.in_nested_transaction() or not (tasks := self.waiting(session)):
             return
         self._tasks = []
-        self._send(tasks)
+        if not _is_joined(session):
+            self._send(tasks)
+
+
+def _is_joined(session: Session) -> bool:
+    """True if the session's connection is still in the transaction of its caller."""
+    from sqlalchemy import Connection
+
+    return isinstance(bind := session.get_bind(), Connection) and bind.in_transaction()

@@ -15,4 +15,4 @@ SWEEP = "jobs:sweep"
 def wake(sqs: Sqs, prefix: str) -> None:
     """Start a sweep by a message. If SQS does not accept it, the next scheduled sweep does the work."""
     message = Message(SWEEP, f"{SWEEP}:woken:{uuid.uuid4()}")
-    sqs.send_many([Entry(lane_name(prefix, Queue.LOW, SWEEP), message.encode())])
+    sqs.send_many([Entry(lane_name(prefix, Queue.LOW, SWEEP), message.encode())], brief=True)

@@ -12,7 +12,7 @@ from joblane.errors import DatabaseUnavailableError, JobError, sqlstate, text_of
 from joblane.inspector.errors import AwsCallError, SchemaError
 from joblane.inspector.scope import Scope
 from joblane.record import migrations
-from joblane.record.connection import is_unavailable
+from joblane.record.connection import LOCK_NOT_AVAILABLE, is_unavailable
 
 if TYPE_CHECKING:
     from botocore.exceptions import ClientError
@@ -50,7 +50,7 @@ def translated(error: Exception, scope: Scope) -> JobError | None:
         return AwsCallError(type(error).__name__, str(error).rstrip("."))
     if sqlstate(error) in MISSING:
         return _outdated(scope)
-    if is_unavailable(error):
+    if is_unavailable(error) or sqlstate(error) == LOCK_NOT_AVAILABLE:
         return DatabaseUnavailableError(
             f"the database is unavailable: {text_of(error)}. An action that was under way may have been carried out: "
             "check the audit before you repeat it"

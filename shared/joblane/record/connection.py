@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import socket
 import time
 from collections import OrderedDict
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from typing import Any
 
 from pg8000.converters import make_params
@@ -18,19 +19,28 @@ from pg8000.exceptions import Error as PostgresError
 
 from joblane.errors import sqlstate
 from joblane.record.login import LoginError
+from joblane.record.time_limits import NO_LIMITS, UNLIMITED, TimeLimits
 
 REFUSED_CLASSES = ("22", "54")
 """SQLSTATE classes of values that the database cannot store: data exceptions and program limits."""
-UNAVAILABLE_CLASSES = ("08", "28", "3D", "53", "57P")
+SHUT_DOWN = "57P"
+"""SQLSTATEs of a server that shuts down."""
+UNAVAILABLE_CLASSES = ("08", "28", "3D", "53", SHUT_DOWN)
 """SQLSTATE classes: connection, login refused, no such database, resources, shutdown. Source: PostgreSQL, *Error
 Codes*."""
 READ_ONLY = "25006"
 """The connection reached a standby: a failover is under way."""
+TIMED_OUT = "57014"
+"""A statement exceeded ``statement_timeout``."""
 LOCK_NOT_AVAILABLE, UNIQUE_VIOLATION = "55P03", "23505"
 """SQLSTATEs of a lock timeout and of a unique key that is taken."""
 PING_AFTER_SECONDS = 30
 """A connection is tested before use after it was idle for this long. A test before every use would cost a round
 trip."""
+PING_SECONDS = 1
+"""The time in which a connection must answer the test."""
+BEGIN = "begin transaction"
+"""pg8000's statement before the first statement of a caller's transaction."""
 MAX_PREPARED = 100
 JSON_OIDS = (114, 3802)
 """The types ``json`` and ``jsonb``. Source: PostgreSQL, ``pg_type.dat``."""
@@ -77,15 +87,28 @@ class Connection(DbapiConnection):  # type: ignore[misc]
     """pg8000's connection with one round trip per statement: it prepares once, then sends bind and execute together.
 
     Unmodified, pg8000 takes three round trips for a statement with parameters and three for a commit.
+
+    ``limits``: the time limits of the session, also if ``startup_params`` lack them; None: no limits. A transaction
+    that begins through a cursor, as SQLAlchemy's do, has no limits, except inside :meth:`bounded`.
     """
 
-    def __init__(self, *args: Any, **options: Any) -> None:
+    _usock: Any
+    _sock: Any
+
+    def __init__(self, *args: Any, limits: TimeLimits | None = None, **options: Any) -> None:
+        self._limits = self._session_limits = limits
+        self._by_statement = limits is not None and not limits.startup.keys() <= options["startup_params"].keys()
+        self._is_callers = False
+        self._autocommit = False
         self._prepared: OrderedDict[tuple[str, tuple[int, ...]], tuple[bytes, Any, Any]] = OrderedDict()
         self._answered = True
         self._heard_at = (0.0, 0.0)
         super().__init__(*args, **options)
         for oid in JSON_OIDS:
             self.register_in_adapter(oid, read_json)
+        self._usock.settimeout(self._answer_seconds)
+        if self._by_statement:
+            self.limit(limits)
 
     @property
     def idle(self) -> bool:
@@ -105,11 +128,52 @@ class Connection(DbapiConnection):  # type: ignore[misc]
         if not self.usable:
             return False
         if self.idle and self._silent_seconds() > PING_AFTER_SECONDS:
-            with suppress(PostgresError, OSError):
+            with suppress(PostgresError, OSError), self._answering_within(PING_SECONDS):
                 self.execute_simple("select 1")
                 return True
             return False
         return True
+
+    def limit(self, limits: TimeLimits | None) -> None:
+        """Set the time limits of the session until its :meth:`reset`, in one round trip. None: no limits."""
+        self._session_limits = limits
+        self._usock.settimeout(self._answer_seconds)
+        self.execute_simple(NO_LIMITS if limits is None else limits.sql)
+
+    @contextmanager
+    def bounded(self) -> Iterator[None]:
+        """Limit the time of answers inside the block, also in a transaction without limits.
+
+        A server that does not answer in time is an OSError, and the connection is then not :attr:`usable`.
+        """
+        with self._answering_within(None if self._limits is None else self._limits.answer):
+            yield
+
+    @contextmanager
+    def _answering_within(self, seconds: float | None) -> Iterator[None]:
+        if self._usock is not None:
+            self._usock.settimeout(seconds)
+        try:
+            yield
+        finally:
+            if self._usock is not None:
+                self._usock.settimeout(self._answer_seconds)
+
+    @property
+    def _answer_seconds(self) -> float | None:
+        """The time in which the server must answer the next statement. None: no limit."""
+        return None if self._is_callers or self._session_limits is None else self._session_limits.answer
+
+    @property
+    def autocommit(self) -> bool:
+        """True if each statement of a cursor commits by itself. Such statements have no time limits either."""
+        return self._autocommit
+
+    @autocommit.setter
+    def autocommit(self, value: bool) -> None:
+        if value != self._autocommit and self._limits is not None:
+            self.limit(None if value else self._limits)
+        self._autocommit = value
 
     def _silent_seconds(self) -> float:
         """By two clocks, because no page says which of them runs on while Lambda freezes an environment."""
@@ -123,6 +187,26 @@ class Connection(DbapiConnection):  # type: ignore[misc]
         super().handle_READY_FOR_QUERY(data, context)
         self._answered = True
         self._heard_at = (time.monotonic(), time.time())
+        if self._is_callers and self.idle:
+            self._is_callers = False
+            self._usock.settimeout(self._answer_seconds)
+
+    def execute_simple(self, statement: str) -> Any:
+        """Run statements without parameters. pg8000 also calls this method to begin a caller's transaction."""
+        if statement != BEGIN or self._limits is None:
+            return super().execute_simple(statement)
+        context = super().execute_simple(f"{BEGIN}; {UNLIMITED}")
+        self._is_callers = True
+        self._usock.settimeout(None)
+        return context
+
+    def handle_messages(self, context: Any) -> None:
+        try:
+            super().handle_messages(context)
+        except (TimeoutError, InterfaceError) as error:
+            if not has_timed_out(error):
+                raise
+            raise TimeoutError(f"the server did not answer within {self._usock.gettimeout():g} s") from error
 
     def run(self, sql: str, *parameters: Any) -> list[Row]:
         """Execute ``sql`` with ``$1``-style parameters and return its rows.
@@ -164,7 +248,9 @@ class Connection(DbapiConnection):  # type: ignore[misc]
 
         Does the same as ``DISCARD ALL`` without ``DEALLOCATE ALL``. Source: PostgreSQL, *DISCARD*.
         """
-        self.execute_simple(RESET)
+        self._session_limits = self._limits
+        self._usock.settimeout(self._answer_seconds)
+        self.execute_simple(f"{RESET}; {self._limits.sql}" if self._limits and self._by_statement else RESET)
 
     def cut(self) -> None:
         """Close the socket without a message to the server, even if a statement is running."""
@@ -172,6 +258,12 @@ class Connection(DbapiConnection):  # type: ignore[misc]
             with suppress(OSError):
                 self._usock.shutdown(socket.SHUT_RDWR)
         self.close()
+
+    def abandon(self) -> None:
+        """Close this process's copy of the socket. The process that has forked this one continues to use the other."""
+        if self._usock is not None:
+            os.close(self._usock.detach())
+            self._sock = self._usock = None
 
     def close(self) -> None:
         """Close the connection. Closing it twice is harmless."""
@@ -200,10 +292,18 @@ class Connection(DbapiConnection):  # type: ignore[misc]
             self.close_prepared_statement(name)
 
 
+def has_timed_out(error: BaseException) -> bool:
+    """True if the server did not answer in time. A second try would double the time."""
+    return isinstance(error, TimeoutError) or isinstance(error.__cause__, TimeoutError) or sqlstate(error) == TIMED_OUT
+
+
 def is_unavailable(error: BaseException) -> bool:
-    """True if the database cannot be reached or is shutting down. False if the statement is at fault."""
+    """True if the database cannot be reached, is shutting down, or does not answer in time.
+
+    False if the statement is at fault.
+    """
     original = getattr(error, "orig", None) or error
     code = sqlstate(original)
     if code is not None:
-        return code.startswith(UNAVAILABLE_CLASSES) or code == READ_ONLY
+        return code.startswith(UNAVAILABLE_CLASSES) or code in (READ_ONLY, TIMED_OUT)
     return isinstance(original, (InterfaceError, OSError))

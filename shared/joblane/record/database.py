@@ -19,9 +19,11 @@ from pg8000.exceptions import Error as PostgresError
 
 from joblane import telemetry
 from joblane.errors import sqlstate, text_of
-from joblane.record.connection import Connection, is_unavailable
+from joblane.forking import follow_forks
+from joblane.record.connection import Connection, has_timed_out, is_unavailable
 from joblane.record.login import RDS_HOST, IamLogin, Login, LoginError, PasswordLogin, SecretLogin
 from joblane.record.stage import check_stage
+from joblane.record.time_limits import OPERATOR, TimeLimits
 from joblane.secret_values import SecretError, forget, text_of_secret
 
 if TYPE_CHECKING:
@@ -61,12 +63,14 @@ class Database:
     URL, which is read before the first connection.
 
     ``prefix``: the prefix of the stage that the database must serve, checked once per connection; None: any stage.
+    ``limits``: the time limits of Joblane's own statements; None: none, as for migrations.
     """
 
-    def __init__(self, url: str, *, prefix: str | None = None) -> None:
-        self._options = _connect_options(url)
+    def __init__(self, url: str, *, prefix: str | None = None, limits: TimeLimits | None = OPERATOR) -> None:
+        self._options = _connect_options(url, limits)
         self._prefix = prefix
         self._connection: Connection | None = None
+        follow_forks(self, Database._after_fork)
 
     def __enter__(self) -> Self:
         return self
@@ -78,7 +82,16 @@ class Database:
         """Return a second connection to the same database, opened on first use."""
         other = Database.__new__(Database)
         other._options, other._prefix, other._connection = self._options, None, None  # the stage was checked here
+        follow_forks(other, Database._after_fork)
         return other
+
+    def _after_fork(self) -> None:
+        """Leave the connection to the process that has opened it."""
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            connection.abandon()
+        if "engine" in self.__dict__:
+            self.engine.dispose(close=False)
 
     def get(self) -> Connection:
         """Return the open connection, or a new one if the last one was closed or interrupted.
@@ -114,7 +127,8 @@ class Database:
     def call_again(self, statement: Callable[Concatenate[Connection, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Like :meth:`call`, and once more on a new connection if the old one has failed since its last use.
 
-        Only for a statement that may be repeated after its answer was lost.
+        A statement that has timed out is not repeated. Only for a statement that may be repeated after its answer was
+        lost.
         """
         before, connection = self._connection, None
         try:
@@ -122,7 +136,7 @@ class Database:
             return statement(connection, *args, **kwargs)
         except (PostgresError, OSError) as error:
             self._forget_broken(error)
-            if connection is None or connection is not before or not is_unavailable(error):
+            if connection is None or connection is not before or not is_unavailable(error) or has_timed_out(error):
                 raise
         return self.call(statement, *args, **kwargs)
 
@@ -191,13 +205,14 @@ class Database:
         return engine
 
 
-def _connect_options(url: str) -> dict[str, Any]:
+def _connect_options(url: str, limits: TimeLimits | None) -> dict[str, Any]:
     """Return the arguments of :func:`_connected`."""
     parts = urlsplit(url)
     query = {name: values[-1] for name, values in parse_qs(parts.query).items()}
+    of_session = {"startup": STARTUP | (limits.startup if limits else {}), "limits": limits}
     ours = parts.scheme.split("+")[0] in ("postgresql", "postgres")
     if ours and not parts.netloc and query.keys() == {"secret"}:
-        return {"url_secret": query["secret"], "startup": dict(STARTUP)}
+        return {"url_secret": query["secret"], **of_session}
     if not ours or not parts.hostname:
         raise ValueError(f"DATABASE_URL: {URL_FORM} is required")
     _check_query(query)
@@ -209,7 +224,7 @@ def _connect_options(url: str) -> dict[str, Any]:
         "login": _login(host, port, user, password, query),
         "database": unquote(parts.path.lstrip("/")) or None,
         "ca_file": query.get("sslrootcert"),
-        "startup": dict(STARTUP),
+        **of_session,
     }
 
 
@@ -250,7 +265,7 @@ def _connected(*, url_secret: str | None = None, **options: Any) -> Connection:
 def _options_in(secret: str) -> dict[str, Any]:
     """Return the arguments of :func:`_logged_in` for the URL in a secret. Raises :class:`LoginError`."""
     try:
-        options = _connect_options(text_of_secret(secret).strip())
+        options = _connect_options(text_of_secret(secret).strip(), None)
     except SecretError as error:
         raise LoginError(f"DATABASE_URL: {error}") from None
     except ValueError:  # its text may quote the URL
@@ -258,7 +273,7 @@ def _options_in(secret: str) -> dict[str, Any]:
     if "login" not in options:
         forget(secret)
         raise LoginError(f"DATABASE_URL: secret {secret!r}: its text is not {URL_FORM}")
-    del options["startup"]  # that of the process
+    del options["startup"], options["limits"]  # those of the process
     return options
 
 
@@ -274,11 +289,12 @@ def _logged_in(*, login: Login, startup: dict[str, str], **options: Any) -> Conn
         except DatabaseError as error:
             code = sqlstate(error) or ""
             if startup and code in STARTUP_REFUSED:
-                startup.clear()
                 telemetry.logger().warning(
-                    "the server refuses client_connection_check_interval; connecting without it",
+                    f"the server refuses {', '.join(startup)} as startup parameters; connecting without them, and "
+                    "setting the timeouts by a statement",
                     extra={"error": text_of(error)},
                 )
+                startup.clear()
             elif not code.startswith(LOGIN_REFUSED):
                 raise
             elif renewed or not login.renewed():
@@ -290,10 +306,17 @@ def _logged_in(*, login: Login, startup: dict[str, str], **options: Any) -> Conn
 
 
 def _connect(
-    login: Login, *, host: str, port: int, ca_file: str | None, database: str | None, startup: dict[str, str]
+    login: Login,
+    *,
+    host: str,
+    port: int,
+    ca_file: str | None,
+    database: str | None,
+    startup: dict[str, str],
+    limits: TimeLimits | None,
 ) -> Connection:
     user, password = login.now()
-    plain = socket.create_connection((host, port), CONNECT_TIMEOUT_SECONDS)
+    plain = socket.create_connection((host, port), limits.connect if limits else CONNECT_TIMEOUT_SECONDS)
     plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     plain.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
     for name, value in (
@@ -304,7 +327,7 @@ def _connect(
     ):
         if hasattr(socket, name):  # not every system has all of them
             plain.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
-    connection = Connection(
+    return Connection(
         host=host,
         sock=plain,
         user=user,
@@ -313,9 +336,8 @@ def _connect(
         ssl_context=False if host in LOOPBACK else _verified(host, ca_file),
         application_name="joblane",
         startup_params=startup,
+        limits=limits,
     )
-    connection._usock.settimeout(None)
-    return connection
 
 
 def _verified(host: str, ca_file: str | None) -> ssl.SSLContext:

@@ -33,6 +33,12 @@ select t.id, t.queue, t.state, case when t.finished_at is null then t.unique_key
 """The existing tasks that kept rows from being inserted, by id or by unique key. The last column is true if an attempt
 is under way, in an invocation or between two."""
 
+SAME = """
+select t.id, t.type, t.payload_digest, extract(epoch from t.due_at - clock_timestamp())::float8
+  from joblane.tasks t where t.id = any(array(select jsonb_array_elements_text(cast($1 as jsonb))))
+"""
+"""The existing tasks with the ids of an insert whose answer was lost."""
+
 # `payload_digest` stays: it identifies the message of an external producer as the row's own.
 REPLACE = f"""
 with waiting as (

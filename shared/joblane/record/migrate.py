@@ -117,7 +117,7 @@ def migrate(
     Raises :class:`WrongStageError` and :class:`ForeignSchemaError` before any change.
     """
     prefix, tasks = check_prefix(prefix or settings.prefix()), discover()
-    with Database(url) as database:
+    with Database(url, limits=None) as database:
         _patiently(database.get, is_unavailable, patience, "waiting for the database")
         _check(database.get(), prefix)
         # in short tries, because other statements queue behind a migration that waits for a table

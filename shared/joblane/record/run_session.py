@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     from joblane.record.connection import Connection
     from joblane.record.database import Database
+    from joblane.record.time_limits import TimeLimits
 
 CANCELLED = "the task was cancelled while it ran"
 
@@ -94,6 +95,14 @@ class RunSession:
                 raise JobError("the database connection broke under the handler: its work is rolled back")
         return connection
 
+    def lend(self, limits: TimeLimits | None) -> Connection:
+        """Return the connection for the handler's own statements, with their limits until the end of the run."""
+        connection, is_first = self.connection(), not self.lent
+        self.lent = True
+        if is_first:
+            connection.limit(limits)
+        return connection
+
     def flush(self) -> None:
         """Flush the session's pending writes."""
         if "session" in self.__dict__:
@@ -152,15 +161,21 @@ class RunSession:
         """Allow the library's own commit, and let no timeout interrupt it."""
         self._committing = True
         try:
-            with self.uninterrupted:
+            with self.own_statements():
                 yield
         finally:
             self._committing = False
 
+    @contextmanager
+    def own_statements(self) -> Iterator[None]:
+        """Let no timeout interrupt the library's own statements, and wait only a limited time for their answers."""
+        with self.uninterrupted, self.database.get().bounded():
+            yield
+
     def roll_back(self) -> None:
         """Roll back the session's work since its last commit."""
         if self.touched:
-            with self.uninterrupted:
+            with self.own_statements():
                 self.session.rollback()
 
     def report(self, done: int | None, total: int | None, note: str | None) -> None:
@@ -171,7 +186,7 @@ class RunSession:
 
         Raises :class:`TaskCancelled` and :class:`LeaseLostError`.
         """
-        with self.uninterrupted:
+        with self.own_statements():
             own = done is None or self.database.get().idle
             try:
                 connection = self.connection() if own else self._side.get()
@@ -205,7 +220,8 @@ class RunSession:
         usable = self.database.usable and not interrupted
         if usable:
             try:
-                self.session.close()  # rolls back
+                with self.database.get().bounded():
+                    self.session.close()  # rolls back
             except (SQLAlchemyError, PostgresError, OSError):
                 usable = False
         if not usable:
@@ -217,5 +233,5 @@ class RunSession:
         """Clean up for the next task: side connection, settings, role, locks and temporary tables of the session."""
         if self._side.open:
             self._side.drop()
-        if self.used:
+        if self.used or self.lent:
             self.database.reset()

@@ -4,20 +4,25 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from functools import cached_property, partial
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from joblane.errors import SendError
+from joblane.forking import follow_forks
 from joblane.limits import MAX_BATCH, MAX_LATER_VISIBILITY, MAX_MESSAGE_BYTES
 
 if TYPE_CHECKING:
     from mypy_boto3_sqs import SQSClient
     from mypy_boto3_sqs.type_defs import MessageTypeDef
 
+T = TypeVar("T")
 SEND_TRIES = 3
+PAUSE_SECONDS = 30
+"""The time without brief sends after SQS did not answer one. The sweep sends the messages."""
+PAUSED = f"SQS did not answer within the last {PAUSE_SECONDS} s, so nothing was sent"
 Attributes = Mapping[str, Mapping[str, Any]]
 CONNECTIONS = 8
 """The most batches in flight at once."""
@@ -69,70 +74,97 @@ class Sqs:
 
     def __init__(self) -> None:
         self._urls: dict[str, str] = {}
+        self._paused_until = 0.0
+        follow_forks(self, Sqs._after_fork)
+
+    def _after_fork(self) -> None:
+        """Make new clients on their next use."""
+        for name in ("client", "brief_client"):
+            self.__dict__.pop(name, None)
 
     @cached_property
     def client(self) -> SQSClient:
-        import boto3
-        from botocore.config import Config
+        return _client(connect_seconds=5, read_seconds=10, tries=SEND_TRIES)
 
-        config = Config(
-            connect_timeout=5,
-            read_timeout=10,
-            max_pool_connections=CONNECTIONS + 2,
-            retries={"mode": "standard", "max_attempts": SEND_TRIES},
-            tcp_keepalive=True,
-            parameter_validation=False,  # every field is checked before
-        )
-        with client_lock:
-            return boto3.client("sqs", config=config)
+    @cached_property
+    def brief_client(self) -> SQSClient:
+        """The client of brief sends: a request is tried once, for at most 2 s."""
+        return _client(connect_seconds=1, read_seconds=1, tries=1)
+
+    @property
+    def is_paused(self) -> bool:
+        """True for :data:`PAUSE_SECONDS` after SQS did not answer a brief send."""
+        return time.monotonic() < self._paused_until
 
     def url(self, queue: str) -> str:
         """Return the queue's URL. Raises botocore's ``QueueDoesNotExist``."""
+        return self._url(self.client, queue)
+
+    def _url(self, client: SQSClient, queue: str) -> str:
         if queue not in self._urls:
-            self._urls[queue] = self.client.get_queue_url(QueueName=queue)["QueueUrl"]
+            self._urls[queue] = client.get_queue_url(QueueName=queue)["QueueUrl"]
         return self._urls[queue]
 
     def send(self, entry: Entry) -> str:
         """Send one message and return its SQS message id. Raises :class:`SendError`."""
+        return self._send(entry, brief=False)
+
+    def _send(self, entry: Entry, *, brief: bool) -> str:
         from botocore.exceptions import BotoCoreError, ClientError
 
         try:
-            return self.client.send_message(QueueUrl=self.url(entry.queue), **entry.arguments())["MessageId"]
+            client = self.brief_client if brief else self.client
+            url = self._url(client, entry.queue)
+            return _on_open_connection(lambda: client.send_message(QueueUrl=url, **entry.arguments()))["MessageId"]
         except (BotoCoreError, ClientError) as error:
+            self._pause_after(error)
             raise SendError(f"{entry.queue}: {error}") from error
 
-    def send_many(self, entries: Sequence[Entry]) -> dict[int, str]:
+    def send_many(self, entries: Sequence[Entry], *, brief: bool = False) -> dict[int, str]:
         """Send all entries and return the failures: position in ``entries`` → reason.
 
         A response with HTTP 200 may contain failures; they are sent again. At most 8 batches are in flight at once.
+        ``brief``: for a caller that must not wait, and messages that the sweep sends otherwise. Each request is tried
+        once, and after one without an answer nothing is sent for :data:`PAUSE_SECONDS`.
         """
+        if brief and self.is_paused:
+            return dict.fromkeys(range(len(entries)), PAUSED)
         if len(entries) == 1:
             try:
-                self.send(entries[0])
+                self._send(entries[0], brief=brief)
             except SendError as error:
                 return {0: str(error)}
             return {}
         batches = list(_batches(entries))
         if len(batches) < 2:
-            return self._send_batch(entries, batches[0]) if batches else {}
+            return self._send_batch(entries, batches[0], brief=brief) if batches else {}
         with ThreadPoolExecutor(min(CONNECTIONS, len(batches))) as threads:
-            failures_by_batch = threads.map(lambda batch: self._send_batch(entries, batch), batches)
+            failures_by_batch = threads.map(lambda batch: self._send_batch(entries, batch, brief=brief), batches)
             return {position: why for failures in failures_by_batch for position, why in failures.items()}
 
-    def _send_batch(self, entries: Sequence[Entry], batch: Sequence[int]) -> dict[int, str]:
+    def _pause_after(self, error: Exception) -> None:
+        from botocore.exceptions import HTTPClientError
+
+        if isinstance(error, HTTPClientError):  # no answer; a refusal has one
+            self._paused_until = time.monotonic() + PAUSE_SECONDS
+
+    def _send_batch(self, entries: Sequence[Entry], batch: Sequence[int], *, brief: bool) -> dict[int, str]:
         from botocore.exceptions import BotoCoreError, ClientError
 
+        if brief and self.is_paused:
+            return dict.fromkeys(batch, PAUSED)
         failed: dict[int, str] = {}
         waiting = list(batch)
-        for attempt in range(SEND_TRIES):
+        for attempt in range(1 if brief else SEND_TRIES):
             if attempt:
                 time.sleep(0.1 * 2**attempt)
             try:
-                answer = self.client.send_message_batch(
-                    QueueUrl=self.url(entries[waiting[0]].queue),
-                    Entries=[{"Id": str(position), **entries[position].arguments()} for position in waiting],  # type: ignore[typeddict-item]
-                )
+                client = self.brief_client if brief else self.client
+                url = self._url(client, entries[waiting[0]].queue)
+                messages: Any = [{"Id": str(position), **entries[position].arguments()} for position in waiting]
+                answer = _on_open_connection(partial(client.send_message_batch, QueueUrl=url, Entries=messages))
             except (BotoCoreError, ClientError) as error:
+                self._pause_after(error)
                 return failed | {position: str(error) for position in waiting}
             refused = {int(item["Id"]): item for item in answer.get("Failed", [])}
             failed = {position: why for position, why in failed.items() if position not in waiting}
@@ -191,6 +223,32 @@ class Sqs:
                     getattr(self.client, f"{call}_batch")(QueueUrl=url, Entries=entries)
             except (BotoCoreError, ClientError):
                 continue
+
+
+def _on_open_connection(call: Callable[[], T]) -> T:
+    """Call once more if SQS had closed the connection that was kept since the last call."""
+    from botocore.exceptions import ConnectionClosedError
+
+    try:
+        return call()
+    except ConnectionClosedError:
+        return call()
+
+
+def _client(*, connect_seconds: int, read_seconds: int, tries: int) -> SQSClient:
+    import boto3
+    from botocore.config import Config
+
+    config = Config(
+        connect_timeout=connect_seconds,
+        read_timeout=read_seconds,
+        max_pool_connections=CONNECTIONS + 2,
+        retries={"mode": "standard", "total_max_attempts": tries},
+        tcp_keepalive=True,
+        parameter_validation=False,  # every field is checked before
+    )
+    with client_lock:
+        return boto3.client("sqs", config=config)
 
 
 def _batches(entries: Sequence[Entry]) -> Iterator[list[int]]:

@@ -31,6 +31,22 @@ def tick_id(task: Task[Any, Any], tick: Tick, sent_at: float) -> str:
     return id_of(task.type, tick["schedule"], _last_fire(task, tick["schedule"], sent_at))
 
 
+def is_early(tick: Tick, sent_at: float) -> bool:
+    """True if the time of a tick is later than that of its message, or no time of the calendar.
+
+    Only the scheduler may use up the id of a tick, and it sends the tick at that time. A message that is sent before is
+    from somebody else.
+    """
+    written = _TIME.fullmatch(tick["at"])
+    if not written:
+        return False
+    try:
+        at = datetime.fromisoformat(f"{written[1]}{written[2] or ''}+00:00")
+    except ValueError:
+        return True
+    return at > datetime.fromtimestamp(sent_at, UTC) + EARLY
+
+
 def id_of(type_: str, schedule: str | None, moment: datetime) -> str:
     """Return the id of the tick at ``moment``, an aware time."""
     return f"{type_}:{schedule}:{moment.astimezone(UTC):%Y-%m-%dT%H:%M}Z"

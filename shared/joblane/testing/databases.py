@@ -88,5 +88,5 @@ class Databases:
 
 def administer(url: str, statement: str) -> None:
     """Run a statement that PostgreSQL refuses in a transaction, such as `create database`."""
-    with Database(url) as database:
+    with Database(url, limits=None) as database:
         database.get().run(statement)

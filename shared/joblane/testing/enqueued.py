@@ -17,7 +17,8 @@ from joblane.payload import Payload
 from joblane.queues import Queue
 from joblane.record.connection import Connection
 from joblane.record.states import State
-from joblane.redaction import masked, scrubber
+from joblane.redaction import masked
+from joblane.scrubbing import scrubber
 from joblane.sqs.client import Entry
 from joblane.sqs.message import decode
 from joblane.testing.errors import KitError

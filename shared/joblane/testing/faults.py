@@ -13,6 +13,7 @@ from joblane.record.checkpoints import MARK_ITEM, MOVE_CURSOR
 from joblane.record.connection import Connection
 from joblane.record.database import Database
 from joblane.record.finish import FINISH
+from joblane.record.time_limits import OPERATOR, TimeLimits
 from joblane.testing.errors import Killed
 
 Send = Callable[[], Any]
@@ -23,8 +24,8 @@ Hook = Callable[[str, Send], Any]
 class HookedDatabase(Database):
     """A process's connection with a hook around every statement, also SQLAlchemy's."""
 
-    def __init__(self, url: str, hook: Hook) -> None:
-        super().__init__(url)
+    def __init__(self, url: str, hook: Hook, *, limits: TimeLimits | None = OPERATOR) -> None:
+        super().__init__(url, limits=limits)
         self._hook = hook
         self._hooked: Connection | None = None
 

@@ -41,7 +41,7 @@ def diverted(url: str, queues: Sqs, add: Callable[[Task[Any, Any]], None]) -> It
         return enqueue(client, tasks, session)
 
     def to_memory(name: str) -> Callable[..., Any]:
-        return lambda _, *arguments: getattr(queues, name)(*arguments)
+        return lambda _, *arguments, **named: getattr(queues, name)(*arguments, **named)
 
     with (
         mock.patch.object(Sqs, "send", to_memory("send")),

@@ -98,7 +98,7 @@ class MemoryQueues(Sqs):
         self.sent.append(entry)
         return message.message_id
 
-    def send_many(self, entries: Sequence[Entry]) -> dict[int, str]:
+    def send_many(self, entries: Sequence[Entry], *, brief: bool = False) -> dict[int, str]:
         failed: dict[int, str] = {}
         for position, entry in enumerate(entries):
             try:

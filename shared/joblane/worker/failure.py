@@ -6,15 +6,16 @@ import hashlib
 import os
 import re
 import traceback as tracebacks
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from joblane.errors import storable, text_of
+from joblane.errors import MAX_TEXT, shortened, storable, text_of
 
 if TYPE_CHECKING:
-    from joblane.redaction import Scrub
+    from joblane.scrubbing import Scrub
 
 MAX_TRACEBACK = 8_000
 MAX_ERRORS = 50
@@ -36,7 +37,7 @@ class Failure:
 
     @classmethod
     def of(cls, type_: str, error: BaseException, scrub: Scrub) -> Failure:
-        """``scrub``: removes redacted values from texts, see :mod:`joblane.redaction`."""
+        """``scrub``: removes redacted values from texts, see :mod:`joblane.scrubbing`."""
         name = type(error).__name__
         stack = tracebacks.extract_tb(error.__traceback__)
         frames = [frame for frame in stack if _is_project_code(frame.filename)]
@@ -47,8 +48,21 @@ class Failure:
             error_type=name,
             error_message=message,
             fingerprint=hashlib.sha256(key.encode(errors="replace")).hexdigest()[:16],
-            traceback=storable("".join(_lines(error, scrub, set()))[-MAX_TRACEBACK:]),
+            traceback=storable(_traceback(error, scrub)),
         )
+
+
+def _traceback(error: BaseException, scrub: Scrub) -> str:
+    """Return the last :data:`MAX_TRACEBACK` characters of the traceback. Only their texts are scrubbed."""
+    kept: list[str] = []
+    size = 0
+    for part in reversed(list(_parts(error, scrub, set()))):
+        text = part if isinstance(part, str) else part()
+        kept.append(text)
+        size += len(text)
+        if size >= MAX_TRACEBACK:
+            break
+    return "".join(reversed(kept))[-MAX_TRACEBACK:]
 
 
 def _is_project_code(file: str) -> bool:
@@ -72,7 +86,11 @@ def normalised(message: str) -> str:
     return message
 
 
-def _lines(error: BaseException, scrub: Scrub, seen: set[int]) -> Iterator[str]:
+Part = str | Callable[[], str]
+"""A part of a traceback, or a function that returns it, because only the last parts are used."""
+
+
+def _parts(error: BaseException, scrub: Scrub, seen: set[int]) -> Iterator[Part]:
     """Yield the traceback as Python prints it, causes first, with the errors' texts from :func:`text_of`."""
     for position, link in enumerate(_chain(error, seen)):
         if position:
@@ -80,12 +98,21 @@ def _lines(error: BaseException, scrub: Scrub, seen: set[int]) -> Iterator[str]:
         if link.__traceback__ is not None:
             yield "Traceback (most recent call last):\n"
             yield from tracebacks.format_tb(link.__traceback__)
-        yield f"{type(link).__qualname__}: {text_of(link, scrub)}\n"
-        yield from (f"{scrub(str(note))}\n" for note in getattr(link, "__notes__", ()))
+        yield partial(_line, link, scrub)
+        for note in getattr(link, "__notes__", ()):
+            yield partial(_note, note, scrub)
         for number, member in enumerate(link.exceptions if isinstance(link, BaseExceptionGroup) else (), 1):
             if id(member) not in seen and len(seen) < MAX_ERRORS:
                 yield f"\n{number} of the group:\n\n"
-                yield from _lines(member, scrub, seen)
+                yield from _parts(member, scrub, seen)
+
+
+def _line(error: BaseException, scrub: Scrub) -> str:
+    return f"{type(error).__qualname__}: {text_of(error, scrub)}\n"
+
+
+def _note(note: object, scrub: Scrub) -> str:
+    return f"{scrub(shortened(str(note), MAX_TEXT))}\n"
 
 
 def _chain(error: BaseException, seen: set[int]) -> list[BaseException]:

@@ -9,12 +9,13 @@ from __future__ import annotations
 from joblane import settings
 from joblane.discovery import load
 from joblane.record.database import Database
+from joblane.record.time_limits import WORKER
 from joblane.sqs.client import Sqs
 from joblane.worker.worker import Worker
 
 handler = Worker(
     load(settings.required("JOBLANE_TASK", "the type this function serves", "data:export")),
-    Database(settings.database_url(), prefix=settings.prefix()),
+    Database(settings.database_url(), prefix=settings.prefix(), limits=WORKER),
     Sqs(),
     settings.prefix(),
 ).handle

@@ -26,8 +26,8 @@ from joblane.json_values import check_tree
 from joblane.limits import SNOOZE_CEILING
 from joblane.record.finish import Finish
 from joblane.record.states import State
-from joblane.redaction import Scrub, scrubber
 from joblane.retry import LONGEST, RetryDelay, delay_after
+from joblane.scrubbing import Scrub, scrubber
 from joblane.worker.failure import Failure
 
 if TYPE_CHECKING:
@@ -35,9 +35,9 @@ if TYPE_CHECKING:
     from joblane.payload import Payload
     from joblane.record.claim import Claim
 
-MISMATCH_DELAY = timedelta(minutes=1)
+MISMATCH_DELAY, LONGEST_MISMATCH_DELAY = timedelta(minutes=1), timedelta(minutes=15)
 MISMATCH_PATIENCE = timedelta(hours=1)
-"""A payload waits this long for code that knows its schema. A deploy takes less time."""
+"""A payload waits this long for code that knows its schema. A deploy takes less time. The delays double."""
 
 
 def failed(
@@ -62,7 +62,7 @@ def _decide(  # noqa: PLR0911 - a row each
         case SkipRetry():
             return _archived(task, claim, error, scrub, f"SkipRetry: {text_of(error, scrub)}")
         case UnreadablePayloadError() if _waits_for_code(task, claim):
-            return _finish(claim, "mismatch", State.PENDING, delay=MISMATCH_DELAY, counted=False, mismatch=True)
+            return _finish(claim, "mismatch", State.PENDING, delay=_mismatch_delay(claim), counted=False, mismatch=True)
         case UnreadablePayloadError():
             return _archived(task, claim, error, scrub, f"UnreadablePayloadError: {text_of(error, scrub)}")
         case Continued():
@@ -82,6 +82,12 @@ def _decide(  # noqa: PLR0911 - a row each
 def _waits_for_code(task: Task[Any, Any], claim: Claim) -> bool:
     other_schema = claim.schema is not None and claim.schema != task.schema_digest
     return other_schema and (claim.mismatch_seconds or 0) < MISMATCH_PATIENCE.total_seconds()
+
+
+def _mismatch_delay(claim: Claim) -> timedelta:
+    """Return the time that the task has waited, so that an hour costs :data:`~joblane.limits.SCHEMA_RECEIVES`."""
+    waited = timedelta(seconds=claim.mismatch_seconds or 0)
+    return min(max(waited, MISMATCH_DELAY), LONGEST_MISMATCH_DELAY)
 
 
 def _past_deadline(claim: Claim) -> bool:

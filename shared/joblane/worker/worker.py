@@ -19,7 +19,7 @@ from joblane.errors import UNDEFINED_FUNCTION, TaskCancelled, WrongStageError, s
 from joblane.limits import LEASE_MARGIN, MAX_DELAY_SECONDS
 from joblane.queues import lane_name
 from joblane.record.claim import Claim, Verdict, arrival, claim
-from joblane.record.connection import is_unavailable
+from joblane.record.connection import LOCK_NOT_AVAILABLE, is_unavailable
 from joblane.record.dead_letters import mark_dead_sent, successor_entry
 from joblane.record.finish import Finish, cancel_requested, finish
 from joblane.record.run_session import CANCELLED
@@ -27,7 +27,7 @@ from joblane.record.states import State
 from joblane.sqs.dead_letter import NO_ROOM, archived_dead_letter, fits, refused_dead_letter, with_id
 from joblane.sqs.message import TICK_ID_PATTERN, Message
 from joblane.sqs.received import Received
-from joblane.sqs.tick import tick_id
+from joblane.sqs.tick import is_early, tick_id
 from joblane.worker import outcome
 from joblane.worker.batch_response import BatchResponse, growing_seconds
 from joblane.worker.run import Alarm, Run, Runner
@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from joblane.sqs.client import Entry, Sqs
 
 DATABASE_ERRORS = (PostgresError, OSError, WrongStageError)
+EARLY_TICK = "MessageError: tick: its time is later than the message, which only the scheduler sends, at that time"
 LOCKED_SECONDS = 5
 """The first visibility timeout of a message whose row is locked. Another run's finish or an operator's edit holds a
 lock for a short time, a transaction that enqueues may hold it for minutes."""
@@ -130,6 +131,8 @@ class Worker:
                 entry = refused_dead_letter(delivery, f"MessageError: {delivery.refusal}")
             elif (refusal := self._refusal(message)) is not None:
                 entry = refused_dead_letter(delivery, refusal)
+            elif message.tick is not None and is_early(message.tick, delivery.sent_at):
+                entry = refused_dead_letter(delivery, EARLY_TICK)
             elif message.tick is not None:
                 id_ = tick_id(self._task, message.tick, delivery.sent_at)
             elif id_ is None:
@@ -184,6 +187,8 @@ class Worker:
         """Keep messages whose claim failed. They have used no attempt."""
         if sqlstate(error) == UNDEFINED_FUNCTION:
             advice = "run `joblane migrate`"
+        elif sqlstate(error) == LOCK_NOT_AVAILABLE:
+            advice = "a table is locked (pg_blocking_pids() finds the holder); SQS will deliver the messages again"
         elif is_unavailable(error) or isinstance(error, WrongStageError):
             advice = "SQS will deliver the messages again"
         else:

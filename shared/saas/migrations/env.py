@@ -13,7 +13,8 @@ LOCK = 0x73616173
 
 
 def run() -> None:
-    with Database(context.config.attributes["url"]) as database, database.engine.connect() as connection:
+    url = context.config.attributes["url"]
+    with Database(url, limits=None) as database, database.engine.connect() as connection:
         context.configure(connection=connection, target_metadata=metadata, version_table_schema=SCHEMA)
         with context.begin_transaction():
             connection.execute(text(f"select pg_advisory_xact_lock({LOCK})"))

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import gc
+import os
+import socket
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime, timedelta, timezone
 from typing import Any
 from unittest.mock import Mock
 from zoneinfo import ZoneInfo
 
 import pytest
+from moto import mock_aws
 from pg8000.exceptions import DatabaseError
 from sqlalchemy.ext.asyncio import AsyncSession
 
@@ -33,7 +36,9 @@ from joblane.record.connection import Connection
 from joblane.record.database import Database
 from joblane.record.insert import INSERT, MARK_SENT
 from joblane.settings import MissingSettingError
+from joblane.sqs.client import PAUSE_SECONDS
 from joblane.sqs.message import decode
+from joblane.testing.faults import HookedDatabase
 from tests.logs import lines
 from tests.samples import Sample, sample_batch, sample_one
 from tests.sends import Sends
@@ -351,20 +356,22 @@ def test_an_unavailable_database_is_an_error_and_nothing_is_sent(
 ) -> None:
     url = world.url.rpartition("/")[0]
     monkeypatch.setenv("DATABASE_URL", f"{url}/no_such_database")
-    with nothing_happens(world, sends), pytest.raises(DatabaseUnavailableError, match="nothing was sent"):
+    with nothing_happens(world, sends), pytest.raises(DatabaseUnavailableError, match="nothing was written or sent"):
         JobClient().enqueue(sample_one, Sample())
     monkeypatch.setenv("DATABASE_URL", "postgresql://user:secret@127.0.0.1:1/jobs")
-    with nothing_happens(world, sends), pytest.raises(DatabaseUnavailableError, match="nothing was sent") as caught:
+    with (
+        nothing_happens(world, sends),
+        pytest.raises(DatabaseUnavailableError, match="nothing was written or sent") as caught,
+    ):
         JobClient().enqueue(sample_one, Sample())
     assert "secret" not in str(caught.value)
 
 
-def test_a_connection_that_the_server_ended_is_an_error_once_and_then_opened_again(world: World, sends: Sends) -> None:
+def test_a_connection_that_the_server_ended_is_replaced(world: World, sends: Sends) -> None:
     world.client.enqueue(sample_one, Sample())
     world.run(END_OTHERS)
-    with pytest.raises(DatabaseUnavailableError):
-        world.client.enqueue(sample_one, Sample())
     assert world.client.enqueue(sample_one, Sample()).sent
+    assert world.run("select count(*)::int from joblane.tasks") == [[2]]
 
 
 def test_a_connection_that_ends_between_row_and_mark_changes_nothing(
@@ -372,9 +379,9 @@ def test_a_connection_that_ends_between_row_and_mark_changes_nothing(
 ) -> None:
     real = world.client._sqs.send_many
 
-    def send(entries: Any) -> dict[int, str]:
+    def send(entries: Any, **how: Any) -> dict[int, str]:
         world.run(END_OTHERS)
-        return real(entries)
+        return real(entries, **how)
 
     monkeypatch.setattr(world.client._sqs, "send_many", send)
     info = world.client.enqueue(sample_one, Sample())
@@ -650,7 +657,7 @@ def test_messages_that_sqs_refuses_are_reported_apart_from_the_others(
     world: World, sends: Sends, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(
-        world.client._sqs.client,
+        world.client._sqs.brief_client,
         "send_message_batch",
         lambda **_: {"Failed": [{"Id": "1", "Code": "InternalError", "SenderFault": True}]},
     )
@@ -784,3 +791,114 @@ def run_at_once(works: list[Any]) -> None:
         assert not thread.is_alive()
     if failures:
         raise failures[0]
+
+
+# --- A database and an SQS that do not answer ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("commits", [True, False], ids=["after the commit", "before it"])
+def test_an_enqueue_whose_answer_was_lost_is_one_task(world: World, sends: Sends, commits: bool) -> None:
+    lost: list[str] = []
+
+    def hook(sql: str, send: Callable[[], Any]) -> Any:
+        if "insert" not in sql or lost:
+            return send()
+        lost.append(sql)
+        if commits:
+            send()
+        raise ConnectionResetError("the answer is lost")
+
+    jobs = [
+        Job(sample_one, Sample(number=1)),
+        Job(sample_one, Sample(number=2), task_id="mine"),
+        Job(sample_one, Sample()),
+    ]
+    with HookedDatabase(world.url, hook) as database:
+        made = JobClient.within(database, world.sqs, PREFIX).enqueue_many(jobs)
+    assert [result.sent for result in made if isinstance(result, Enqueued)] == [True] * 3
+    assert len(sends.to(LANE)) == 3
+    assert world.run("select count(*)::int from joblane.tasks") == [[3]]
+    assert lost
+
+
+def test_a_repeated_insert_does_not_take_the_task_of_somebody_else(world: World, sends: Sends) -> None:
+    world.client.enqueue(sample_one, Sample(number=1), task_id="mine")
+    lost: list[str] = []
+
+    def hook(sql: str, send: Callable[[], Any]) -> Any:
+        if "insert" in sql and not lost:
+            lost.append(sql)
+            raise ConnectionResetError
+        return send()
+
+    with HookedDatabase(world.url, hook) as database, pytest.raises(TaskIdConflictError):
+        JobClient.within(database, world.sqs, PREFIX).enqueue(sample_one, Sample(number=2), task_id="mine")
+    assert lost
+
+
+def test_a_thread_waits_a_limited_time_for_the_clients_connection(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("joblane.client.LONGEST_TURN_SECONDS", 0.05)
+    with world.client._lock, pytest.raises(DatabaseUnavailableError, match="other threads have used the client's conn"):
+        world.client.enqueue(sample_one, Sample())
+
+
+@pytest.fixture
+def silent(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[socket.socket]]:
+    """An SQS that accepts connections and does not answer. Yields the connections."""
+    accepted: list[socket.socket] = []
+
+    def accept() -> None:
+        with suppress(OSError):
+            while True:
+                accepted.append(listener.accept()[0])
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        threading.Thread(target=accept, daemon=True).start()
+        monkeypatch.setenv("AWS_ENDPOINT_URL_SQS", f"http://127.0.0.1:{listener.getsockname()[1]}")
+        with mock_aws(config={"core": {"passthrough": {"urls": [r"http://127\.0\.0\.1.*"]}}}):
+            yield accepted
+        listener.shutdown(socket.SHUT_RDWR)
+        for connection in accepted:
+            connection.close()
+
+
+def test_commits_stay_fast_while_sqs_does_not_answer(world: World, silent: list[socket.socket]) -> None:
+    with JobClient() as jobs:
+        started = time.monotonic()
+        for _ in range(20):
+            assert not jobs.enqueue(sample_one, Sample()).sent
+        jobs.enqueue_many([Job(sample_one, Sample()) for _ in range(50)])
+        assert time.monotonic() - started < 10, "four tries took 40 s"
+        assert len(silent) == 1
+        # half a minute later it tries again
+        jobs._sqs._paused_until -= PAUSE_SECONDS
+        assert not jobs.enqueue(sample_one, Sample()).sent
+        assert len(silent) == 2
+    assert world.run("select count(*)::int from joblane.tasks where sent_at is null") == [[71]]
+
+
+# --- A fork --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_parent_and_child_of_a_fork_have_their_own_connections(world: World, sends: Sends) -> None:
+    with JobClient() as jobs:
+        jobs._sqs = world.sqs
+        jobs.enqueue(sample_one, Sample())
+        backend = jobs._database().get().run("select pg_backend_pid()")
+        with jobs._lock:  # another thread may use the client while the process forks
+            child = os.fork()
+            if not child:
+                code = 1
+                with suppress(BaseException):
+                    jobs._sqs.send_many = Mock(return_value={})  # type: ignore[method-assign]
+                    jobs.enqueue_many([Job(sample_one, Sample()) for _ in range(10)])
+                    code = 2 if jobs._database().get().run("select pg_backend_pid()") == backend else 0
+                os._exit(code)
+        for _ in range(10):
+            jobs.enqueue(sample_one, Sample())
+        assert os.waitpid(child, 0)[1] == 0
+        assert jobs._database().get().run("select pg_backend_pid()") == backend
+    assert world.run("select count(*)::int from joblane.tasks") == [[21]]

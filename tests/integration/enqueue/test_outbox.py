@@ -242,10 +242,7 @@ def test_a_session_inside_a_transaction_of_its_callers_runs_its_task_once_or_nev
             session.commit()
         early = [message["Body"] for message in world.take(sample_one)]
         if outer.is_active:
-            for body in early:
-                world.deliver(sample_one, body)
-            assert ran == [], "its row is not committed yet"
-            early = []
+            assert early == [], "its row is not committed yet"
             outer.commit() if commits else outer.rollback()
             is_there = commits
         else:

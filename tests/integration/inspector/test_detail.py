@@ -306,7 +306,7 @@ def test_an_unsent_task_names_the_time_of_sending(
 ) -> None:
     # given a producer that could not send
     with monkeypatch.context() as outage:
-        outage.setattr(world.client._sqs, "send_many", lambda entries: dict.fromkeys(range(len(entries)), "away"))
+        outage.setattr(world.client._sqs, "send_many", lambda entries, **_: dict.fromkeys(range(len(entries)), "away"))
         enqueue("it")
     found = why(inspector, "it")
     assert found.reason is Reason.UNSENT

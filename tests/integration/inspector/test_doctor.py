@@ -133,7 +133,7 @@ def test_a_complete_deployment_has_no_findings(stage: Stage) -> None:
     assert stage.wrong() == {}
     found = stage.found()
     assert found.keys() == {
-        *("migrations", "clock", "jobs:sweep", "ticks", "types"),
+        *("migrations", "writes", "clock", "jobs:sweep", "ticks", "types"),
         *("mappings", "queues", "functions", "schedules"),
     }
     assert found["mappings"].found == "all 8 exist and are enabled"
@@ -176,7 +176,7 @@ def test_a_database_without_tables_is_reported_once(stage: Stage) -> None:
         "run `joblane migrate`; on AWS, a deploy runs it",
     )
     assert [what for what, one in found.items() if one.grade is not Grade.GOOD] == ["migrations"]
-    assert found.keys() == {"migrations", "clock", "mappings", "queues", "functions", "schedules"}
+    assert found.keys() == {"migrations", "writes", "clock", "mappings", "queues", "functions", "schedules"}
 
 
 def test_a_missing_migration_is_not_reported_twice(stage: Stage) -> None:

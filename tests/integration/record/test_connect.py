@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from pg8000.exceptions import DatabaseError
+from sqlalchemy import text
+from sqlalchemy.orm import Session
 
 from joblane.errors import sqlstate
 from joblane.record import connection as module
@@ -18,6 +20,8 @@ from joblane.record.connection import is_unavailable
 from joblane.record.database import STARTUP, Database
 from joblane.record.login import LoginError
 from joblane.record.migrate import migrate
+from joblane.record.time_limits import WORKER
+from tests.bench.roundtrips import CountingProxy
 from tests.conftest import administer
 
 if TYPE_CHECKING:
@@ -36,6 +40,37 @@ def test_each_session_checks_whether_its_client_is_still_connected(postgres: Pos
         assert database.get().run(CHECK) == [["2s"]]
 
 
+LIMITS = "select current_setting('lock_timeout'), current_setting('statement_timeout')"
+
+
+def test_the_librarys_statements_have_limits_and_a_callers_transaction_has_none(postgres: Postgres) -> None:
+    with Database(postgres.url, limits=WORKER) as database:
+        connection = database.get()
+        assert connection.run(LIMITS) == [["1s", "5500ms"]]
+        for end in ("commit", "rollback"):
+            with Session(database.engine) as session:
+                assert session.execute(text(LIMITS)).one() == ("0", "0")
+                assert connection._usock.gettimeout() is None
+                getattr(session, end)()
+            assert connection.run(LIMITS) == [["1s", "5500ms"]]
+            assert connection._usock.gettimeout() == WORKER.answer
+        with database.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as by_itself:
+            assert by_itself.execute(text(LIMITS)).one() == ("0", "0")
+        assert connection.run(LIMITS) == [["1s", "5500ms"]]
+        assert database.get() is connection
+
+
+def test_a_callers_transaction_begins_in_one_round_trip(postgres: Postgres) -> None:
+    proxy = CountingProxy(postgres.url)
+    with Database(proxy.url) as database, Session(database.engine) as session:
+        session.execute(text("select 1"))
+        session.commit()
+        proxy.counts.clear()
+        session.execute(text("select 1"))
+        session.commit()
+        assert proxy.round_trips == 3, "begin, the statement, commit"
+
+
 @pytest.mark.parametrize(
     "startup", [{"client_connection_check_interval": "-5"}, {"client_connection_check_intervall": "2000"}]
 )
@@ -47,8 +82,12 @@ def test_a_refused_parameter_is_left_out_from_then_on(
         for connecting in (database, second, database):
             connecting.drop()
             assert connecting.get().run(CHECK) == [["0"]]
+            assert connecting.get().run(LIMITS) == [["2s", "20s"]], "they are set by a statement"
+            connecting.reset()
+            assert connecting.get().run(LIMITS) == [["2s", "20s"]]
     [line] = [record for record in caplog.records if record.levelno >= logging.WARNING]
     assert line.getMessage().startswith("the server refuses client_connection_check_interval")
+    assert "lock_timeout" in line.getMessage()
     assert startup, "another database of the process asks its own server"
 
 
@@ -128,8 +167,8 @@ def test_a_deploy_waits_for_a_login_and_then_fails_with_what_to_check(
             migrate(f"postgresql://deploying:x@127.0.0.1:{postgres.port}/joblane", patience=timedelta(seconds=0.2))
     finally:
         administer(postgres, "drop role deploying")
-    [text] = {str(vars(record)["error"]) for record in caplog.records if record.message == "waiting for the database"}
-    assert "refuses the login" in text
+    [line] = {str(vars(record)["error"]) for record in caplog.records if record.message == "waiting for the database"}
+    assert "refuses the login" in line
 
 
 # --- A pause -------------------------------------------------------------------------------------------------------

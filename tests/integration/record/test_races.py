@@ -163,7 +163,9 @@ def test_the_loser_runs_if_the_claim_of_the_winner_is_rolled_back(
     assert effects.outcomes("it") == ["completed"]
 
 
-def test_a_locked_row_is_not_claimed_and_uses_no_attempt(world: World) -> None:
+@pytest.mark.parametrize(("receives", "waits"), [(1, (5, 5)), (5, (72, 80))])
+def test_a_locked_row_is_not_claimed_and_uses_no_attempt(world: World, receives: int, waits: tuple[int, int]) -> None:
+    """SQS would dead-letter a message that returns every five seconds behind a long transaction."""
     watched = world.watch()
     for id_ in ("locked", "free"):
         put(world, sample_batch, id_)
@@ -173,10 +175,11 @@ def test_a_locked_row_is_not_claimed_and_uses_no_attempt(world: World) -> None:
         holder.get().execute_simple("begin")
         holder.get().run("select from joblane.tasks where id = 'locked' for update")
 
-        kept = world.deliver(sample_batch, *bodies)
+        kept = world.deliver(sample_batch, *bodies, receives=receives)
 
         assert len(kept) == 1
-        assert watched.visibilities == [5]
+        (seconds,) = watched.visibilities
+        assert waits[0] <= seconds <= waits[1]
         assert [world.row(id_)["state"] for id_ in ("free", "locked")] == ["completed", "pending"]
         assert world.row("locked")["attempts"] == 0
         assert world.database.get().idle
@@ -361,11 +364,11 @@ def test_a_swept_message_that_is_handled_at_once_keeps_the_times_of_its_run(worl
     class Quick(Sqs):
         """A queue whose consumer finishes before the sender gets SQS's response."""
 
-        def send_many(self, entries: Any) -> dict[int, str]:
+        def send_many(self, entries: Any, *, brief: bool = False) -> dict[int, str]:
             for entry in entries:
                 with world.rival(sample_one) as worker:
                     assert handle(worker, record(entry.body, entry.queue)) == []
-            return super().send_many(entries)
+            return super().send_many(entries, brief=brief)
 
     put(world, sample_one, "it", {"do": "wait_long", "number": 0}, sweep_at=In(-1))
     world.lane(sample_one)

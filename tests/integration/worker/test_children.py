@@ -209,7 +209,7 @@ MANY = 10_000
 class BottomlessSqs(RecordingSqs):
     """Accepts every message and keeps none, because moto gets slower with each stored message."""
 
-    def send_many(self, entries: Sequence[Entry]) -> dict[int, str]:
+    def send_many(self, entries: Sequence[Entry], *, brief: bool = False) -> dict[int, str]:
         self.sent += entries
         return {}
 

@@ -356,19 +356,6 @@ def test_a_commit_whose_answer_is_lost_counts_once_whichever_way_it_went(effects
     assert (effects.row("it")["state"], effects.row("it")["runs"]) == ("completed", 1)
 
 
-def test_a_finish_that_meets_a_read_only_server_leaves_the_run_to_its_lease(world: World) -> None:
-    @behaviour
-    def fail_over(payload: Sample, ctx: TaskContext) -> None:
-        if ctx.attempt == 1:
-            ctx.connection().execute_simple("set default_transaction_read_only = on")
-
-    assert len(world.deliver(sample_one, message(do="fail_over"))) == 1
-    assert (world.row("it")["state"], world.row("it")["attempts"]) == ("active", 1)
-    world.expire_leases()
-    assert world.deliver(sample_one, message(do="fail_over")) == []
-    assert world.outcomes("it") == ["lost", "completed"]
-
-
 def test_a_dead_letter_whose_mark_fails_is_sent_and_marked_by_the_sweep(world: World) -> None:
     watched = world.watch()
     put(world, sample_one, "it", state="archived", attempts=4, runs=4, reason="enough")

@@ -10,7 +10,7 @@ import base64
 import json
 import random
 from collections.abc import Iterator
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any, TypeVar
 
 import pytest
@@ -19,6 +19,7 @@ from joblane import Payload, RetryAfter, Snooze, TaskContext, task
 from joblane.limits import MAX_MESSAGE_BYTES
 from joblane.sqs.message import decode
 from joblane.worker.router import Router
+from joblane.worker.worker import EARLY_TICK
 from tests.builders.events import LambdaContext, event, record
 from tests.logs import lines
 from tests.samples import Sample, behaviour, sample_one
@@ -345,13 +346,24 @@ def is_good(body: str) -> bool:
 
 def test_a_tick_from_an_external_producer_gets_only_an_id(world: World, sends: Sends) -> None:
     worker = world.worker(order_ship)
-    for number, at in enumerate(
-        ("2026-13-99T99:99Z", "", "x" * 5000, "٢٠٢٦-٠٣-٠١T٠٢:٠٠", "<aws.scheduler.scheduled-time>")
-    ):
+    for number, at in enumerate(("", "x" * 5000, "٢٠٢٦-٠٣-٠١T٠٢:٠٠", "<aws.scheduler.scheduled-time>")):
         body = envelope(tick={"schedule": f"s{number}", "at": at})
         records = [record(body, LANE)]
         assert kept(worker.handle(event(*records), LambdaContext()), records) == set()
-    assert world.run("select count(*) from joblane.tasks where state = 'completed' and tick = id") == [[5]]
+    assert world.run("select count(*) from joblane.tasks where state = 'completed' and tick = id") == [[4]]
+
+
+def test_a_sender_cannot_use_up_a_later_tick(world: World, sends: Sends) -> None:
+    """The scheduler's own message at that time would be found completed, and the schedule would be silent for years."""
+    worker = world.worker(order_ship)
+    for schedule in ("nightly", "unknown"):
+        for seconds in (30, 86_400 * 365 * 9):
+            at = f"{datetime.now(UTC) + timedelta(seconds=seconds):%Y-%m-%dT%H:%M:%SZ}"
+            delivery = record(envelope(tick={"schedule": schedule, "at": at}), LANE)
+            assert kept(worker.handle(event(delivery), LambdaContext()), []) == set()
+    assert world.run("select id from joblane.tasks") == []
+    reasons = [entry["MessageAttributes"]["joblane-reason"]["StringValue"] for entry in sends.to(f"{LANE}-dlq")]
+    assert reasons == [EARLY_TICK] * 4
 
 
 def test_numbers_at_the_edge_of_what_the_record_holds_go_through(world: World, sends: Sends) -> None:

@@ -11,8 +11,9 @@ from sqlalchemy import text
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 from joblane import JobError, Payload, RetryAfter, RevokeTask, SkipRetry, Snooze, TaskContext
-from joblane.limits import SNOOZE_CEILING
+from joblane.limits import SCHEMA_RECEIVES, SNOOZE_CEILING
 from joblane.record.database import Database
+from joblane.worker.outcome import MISMATCH_PATIENCE
 from tests.builders.rows import In, put
 from tests.samples import Sample, behaviour, sample_forgotten, sample_one
 from tests.world import World
@@ -142,6 +143,19 @@ def test_a_payload_of_another_schema_waits_uncounted_and_is_archived_after_an_ho
     world.run("update joblane.tasks set mismatch_since = mismatch_since - interval '61 minutes' where id = 'new'")
     assert world.deliver(sample_one, body) == []
     assert world.row("new")["state"] == "archived"
+
+
+def test_the_receives_of_a_wait_for_a_schema_are_counted_in_the_lanes_maximum(world: World) -> None:
+    until_due = "select extract(epoch from due_at - clock_timestamp())::float8 from joblane.tasks where id = $1"
+    waited, receives = timedelta(0), 0
+    while waited < MISMATCH_PATIENCE:
+        id_ = f"after-{waited.total_seconds():.0f}"
+        since = In(-waited.total_seconds()) if receives else None
+        put(world, sample_one, id_, {"number": "x"}, schema="another", mismatch_since=since)
+        assert len(world.deliver(sample_one, {"type": "sample:one", "id": id_, "rec": True})) == 1
+        waited += timedelta(seconds=round(world.run(until_due, id_)[0][0], -1))
+        receives += 1
+    assert receives == SCHEMA_RECEIVES
 
 
 def test_unknown_fields_of_a_newer_schema_are_ignored_and_of_our_own_refused(world: World) -> None:

@@ -15,6 +15,7 @@ from joblane.inspector.stage import doctor_aws, doctor_database
 from joblane.inspector.stage.aws import is_emulator
 from joblane.inspector.unavailable import DENIED, MISSING
 from joblane.inspector.views import Check, Grade
+from joblane.record.connection import LOCK_NOT_AVAILABLE
 
 ORDER = (Grade.BAD, Grade.WARNING, Grade.UNKNOWN, Grade.GOOD)
 
@@ -23,13 +24,13 @@ Part = Callable[["Scope"], Iterable[Check]]
 
 def checks(scope: Scope) -> tuple[Check, ...]:
     """All checks, worst first."""
-    found = [*_database(scope)]
+    found = [*checks_of_database(scope)]
     for what, permission, part in doctor_aws.PARTS:
         found += _aws(scope, what, permission, part)
     return tuple(sorted(found, key=lambda check: ORDER.index(check.grade)))
 
 
-def _database(scope: Scope) -> Iterator[Check]:
+def checks_of_database(scope: Scope) -> Iterator[Check]:
     """All checks of the database. If it is unavailable, that is the only finding; missing tables are not reported in
     addition to missing migrations."""
     unmigrated = False
@@ -44,6 +45,10 @@ def _database(scope: Scope) -> Iterator[Check]:
                 if not unmigrated:
                     lacks = f"the database lacks a table, column or function of its migrations: {text_of(error)}"
                     yield Check(Grade.BAD, what, lacks, "was it removed by hand? Restore it from a backup")
+                return
+            if sqlstate(error) == LOCK_NOT_AVAILABLE:
+                do = "end the transaction that holds the lock: pg_blocking_pids() finds it"
+                yield Check(Grade.BAD, what, f"a table is locked: {text_of(error)}", do)
                 return
             do = "check that the local stack (`joblane status`) or the cluster runs, and that the network allows access"
             yield Check(Grade.BAD, what, f"the database cannot be reached: {text_of(error)}", do)

@@ -7,7 +7,10 @@ from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from itertools import takewhile
 
+from pg8000.exceptions import Error as PostgresError
+
 from joblane.enqueue.wake import SWEEP
+from joblane.errors import sqlstate, text_of
 from joblane.inspector.durations import lasting
 from joblane.inspector.scope import Scope
 from joblane.inspector.shell import argument
@@ -15,6 +18,7 @@ from joblane.inspector.stage.pauses import current
 from joblane.inspector.views import Check, Grade
 from joblane.maintenance.missed_ticks import LONGEST_LOOK_BACK, PATIENCE
 from joblane.record import functions, migrations
+from joblane.record.connection import READ_ONLY
 from joblane.record.states import LIVE_SQL
 from joblane.sqs.tick import id_of
 
@@ -24,6 +28,10 @@ BROKEN_CLOCK_SECONDS = 240.0
 """AWS refuses a signature that is five minutes off its own time. Source: IAM, *Signature Version 4*."""
 MIGRATE = "run `joblane migrate`; on AWS, a deploy runs it"
 OLD_PAUSE = timedelta(days=1)
+
+WRITE = "insert into joblane.task_items (task_id, key) values ('doctor', 'doctor')"
+REFUSED_WRITES = (READ_ONLY, "53")
+"""SQLSTATEs of a read-only server, and of one without storage or memory."""
 
 SWEPT = """
 select max(finished_at), clock_timestamp()
@@ -57,6 +65,23 @@ def schema(scope: Scope) -> Iterator[Check]:
     if applied is not None and not functions.installed(scope.connection):
         lacks = f"the database lacks the functions of this code, version {functions.VERSION}: no task is claimed"
         yield Check(Grade.BAD, "functions", lacks, MIGRATE)
+
+
+def writes(scope: Scope) -> Iterator[Check]:
+    """The database accepts writes. The row of the test is rolled back."""
+    connection = scope.connection
+    connection.execute_simple("begin")
+    try:
+        connection.run(WRITE)
+        yield Check(Grade.GOOD, "writes", "the database accepts writes")
+    except PostgresError as error:
+        if not (sqlstate(error) or "").startswith(REFUSED_WRITES):
+            raise
+        do = "give it storage, or end the failover: until then tasks wait in their queues, and enqueues fail"
+        yield Check(Grade.BAD, "writes", f"the database refuses writes: {text_of(error)}", do)
+    finally:
+        if connection.usable:
+            connection.rollback()
 
 
 def clock(scope: Scope) -> Iterator[Check]:
@@ -149,6 +174,7 @@ def _times(next_after: Callable[[datetime], datetime], moment: datetime) -> Iter
 
 PARTS: tuple[tuple[str, Callable[[Scope], Iterator[Check]]], ...] = (
     ("migrations", schema),
+    ("writes", writes),
     ("clock", clock),
     (SWEEP, sweep),
     ("ticks", ticks),

@@ -19,7 +19,8 @@ from joblane.payload import Payload
 from joblane.record.connection import Row
 from joblane.record.states import State
 from joblane.record.status import Progress
-from joblane.redaction import MASK, OPEN_HEADER, masked, redacted_names, scrubbed, scrubber
+from joblane.redaction import MASK, masked, redacted_names
+from joblane.scrubbing import OPEN_HEADER, scrubbed, scrubber
 from joblane.unique import PAYLOAD_KEY
 
 ATTEMPTS_SHOWN = 500

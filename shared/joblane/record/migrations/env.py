@@ -18,7 +18,8 @@ SET_LOCK_TIMEOUT = f"set local lock_timeout = '{LOCK_TIMEOUT_SECONDS}s'"
 
 
 def run() -> None:
-    with Database(context.config.attributes["url"]) as database, database.engine.connect() as connection:
+    url = context.config.attributes["url"]
+    with Database(url, limits=None) as database, database.engine.connect() as connection:
         context.configure(connection=connection, transactional_ddl=True, version_table_schema="joblane")
         with context.begin_transaction():
             connection.execute(text(TAKE_LOCK))

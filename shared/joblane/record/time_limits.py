@@ -1,0 +1,56 @@
+"""The time limits of Joblane's own statements, by the part of the library that runs them.
+
+The server ends a statement that waits or runs too long, and the client stops waiting for a server that does not answer
+at all. A transaction that a handler or another caller begins has no limit: its statements can take as long as they
+need.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+
+@dataclass(frozen=True)
+class TimeLimits:
+    """Limits in seconds.
+
+    ``connect``: for each step of a login. ``lock``: for each lock, ``lock_timeout``. ``statement``: for a statement,
+    ``statement_timeout``. ``network``: the additional time until its answer must arrive.
+    """
+
+    connect: float
+    lock: float
+    statement: float
+    network: float = 1
+
+    @property
+    def answer(self) -> float:
+        """The time in which the server must answer."""
+        return self.statement + self.network
+
+    @cached_property
+    def startup(self) -> dict[str, str]:
+        """The limits as parameters of a session, in milliseconds."""
+        return {
+            "lock_timeout": str(round(self.lock * 1000)),
+            "statement_timeout": str(round(self.statement * 1000)),
+        }
+
+    @cached_property
+    def sql(self) -> str:
+        """The statements that set the limits, for a server that takes no startup parameters."""
+        return "; ".join(f"set {name} = {value}" for name, value in self.startup.items())
+
+
+WORKER = TimeLimits(connect=2, lock=1, statement=5.5)
+"""A claim and a finish take milliseconds; a claim waits half a second for each of ten locked rows. A commit that hangs,
+and then a login that hangs, take 8.5 s together, and Lambda ends the function 10 s after the last task's timeout
+(``FINISH_MARGIN``)."""
+CLIENT = TimeLimits(connect=5, lock=2, statement=10)
+"""A web request waits for it. An INSERT of 10,000 tasks takes less."""
+OPERATOR = TimeLimits(connect=5, lock=2, statement=20)
+"""The Inspector, its control API, whose function has 29 s, the command line, the sweep and bulk actions."""
+NO_LIMITS = "set lock_timeout = 0; set statement_timeout = 0"
+UNLIMITED = "set local lock_timeout = 0; set local statement_timeout = 0"
+"""Sent with the statement that begins a caller's transaction. The end of the transaction restores the limits."""

@@ -1,0 +1,200 @@
+"""A database that is read-only, full, locked, or hangs at each statement: the task waits, and nothing is lost."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext, suppress
+from typing import Any
+
+import pytest
+from sqlalchemy import text
+
+from joblane import JobClient, TaskContext
+from joblane.errors import DatabaseUnavailableError, TaskIdConflictError
+from joblane.functions.jobs_sweep.handler import jobs_sweep
+from joblane.inspector.scope import Scope
+from joblane.inspector.stage import doctor
+from joblane.inspector.views import Grade
+from joblane.record import connection as connection_module
+from joblane.record.claim import CLAIM
+from joblane.record.connection import Connection
+from joblane.record.database import Database
+from joblane.record.finish import FINISH
+from joblane.record.insert import INSERT
+from joblane.record.time_limits import TimeLimits
+from joblane.testing.faults import HookedDatabase
+from joblane.worker.worker import Worker
+from tests.builders.events import record
+from tests.builders.rows import put
+from tests.freezing import FreezingProxy
+from tests.samples import Sample, behaviour, sample_one
+from tests.world import PREFIX, World, handle
+
+QUICK = TimeLimits(connect=0.3, lock=0.1, statement=0.2, network=0.1)
+STATEMENTS = {"ping": "select 1", "claim": CLAIM, "finish": FINISH, "commit": "commit", "insert": INSERT}
+READ_ONLY = "set default_transaction_read_only = on"
+FULL = """
+create function full_disk() returns trigger language plpgsql as $$
+begin raise exception using errcode = '53100', message = 'could not extend file: No space left on device'; end $$;
+create {kind} full_disk {when} on joblane.tasks {deferred} for each row when (new.state = '{state}')
+execute function full_disk();
+create trigger full_disk before insert on joblane.task_items execute function full_disk()
+"""
+TRIGGERS = {
+    "claim": ("trigger", "before insert or update", "", "active"),
+    "finish": ("trigger", "before update", "", "completed"),
+    "commit": ("constraint trigger", "after update", "deferrable initially deferred", "completed"),
+    "insert": ("trigger", "before insert", "", "pending"),
+}
+
+
+@behaviour
+def write_effect(payload: Sample, ctx: TaskContext) -> None:
+    ctx.session.execute(text("insert into effects values (:id)"), {"id": ctx.task_id})
+
+
+class Outage:
+    """A server that fails at a statement, from the first time that ``database`` runs it until :meth:`ends`."""
+
+    def __init__(self, world: World, proxy: FreezingProxy, kind: str, statement: str) -> None:
+        self._world, self._proxy, self._kind, self._statement = world, proxy, kind, statement
+        self._holder = Database(world.url, limits=None)
+        self.begun = False
+        self.database = HookedDatabase(proxy.url, self._hook, limits=QUICK)
+        if kind == "full":
+            trigger = dict(zip(("kind", "when", "deferred", "state"), TRIGGERS[statement], strict=True))
+            self._holder.get().execute_simple(FULL.format(**trigger))
+
+    def _hook(self, sql: str, send: Callable[[], Any]) -> Any:
+        if sql == STATEMENTS[self._statement]:
+            self.begun = True
+            match self._kind:
+                case "hangs":
+                    self._proxy.freeze()
+                case "hangs in the answer":
+                    self._proxy.freeze(answer_bytes=3)
+                case "read-only":
+                    self._read_only()
+                case "locked":
+                    self._lock()
+        return send()
+
+    def _read_only(self) -> None:
+        connection = self.database._connection
+        assert connection is not None
+        Connection.execute_simple(connection, "set transaction_read_only = on" if not connection.idle else READ_ONLY)
+
+    def _lock(self) -> None:
+        if self._holder.get().idle:
+            self._holder.get().execute_simple("begin; lock table joblane.tasks")
+
+    def ends(self) -> None:
+        self._proxy.thaw()
+        self._holder.drop()
+        if self._kind == "full":
+            self._world.run("drop function full_disk cascade")
+        self.database.drop()
+
+
+@contextmanager
+def outage(world: World, kind: str, statement: str) -> Iterator[Outage]:
+    with FreezingProxy.before(world.url) as proxy:
+        made = Outage(world, proxy, kind, statement)
+        try:
+            yield made
+        finally:
+            made.ends()
+
+
+@pytest.fixture
+def effects(world: World) -> World:
+    world.run("create table effects (task_id text)")
+    return world
+
+
+CASES = [
+    (kind, statement)
+    for statement in ("ping", "claim", "finish", "commit", "insert")
+    for kind in ("hangs", "hangs in the answer", "read-only", "full", "locked")
+    if not (statement == "ping" and kind != "hangs")
+    and not (statement == "commit" and kind in ("read-only", "locked"))
+    and not (statement in ("claim", "finish") and kind == "hangs in the answer")
+]
+
+
+@pytest.mark.parametrize(("kind", "statement"), [case for case in CASES if case[1] != "insert"])
+def test_a_task_waits_while_the_database_fails(
+    effects: World, kind: str, statement: str, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # given a warm worker, and a task
+    watched = effects.watch()
+    lane = effects.lane(sample_one)
+    put(effects, sample_one, "it", payload={"do": "write_effect", "number": 0})
+    body = {"type": "sample:one", "id": "it", "rec": True}
+    with outage(effects, kind, statement) as failing:
+        worker = Worker(sample_one, failing.database, watched, PREFIX)
+        failing.database.get()
+        if statement == "ping":
+            monkeypatch.setattr(connection_module, "PING_AFTER_SECONDS", -1)
+            monkeypatch.setattr(connection_module, "PING_SECONDS", 0.2)
+
+        # when the database fails at the statement
+        started = time.monotonic()
+        for receives in (1, 4):
+            assert len(handle(worker, record(body, lane, receives=receives))) == 1
+        assert time.monotonic() - started < 10
+        assert failing.begun
+
+        # then the message waits, the log says why, and no attempt is spent before the claim
+        if statement in ("ping", "claim"):
+            assert [1 <= watched.visibilities[0] <= 15, 100 <= watched.visibilities[1] <= 120] == [True, True]
+        assert [line for line in caplog.records if vars(line).keys() & {"error", "error_type"}], "the log says why"
+
+        # and the doctor says what is wrong
+        if failing.begun:
+            _diagnosed(effects, failing, kind)
+
+    if statement in ("ping", "claim"):
+        assert (effects.row("it")["runs"], effects.row("it")["attempts"]) == (0, 0)
+
+    # and the task completes once the database is back, with its effects exactly once
+    if effects.row("it")["state"] != "completed":
+        effects.expire_leases()
+        effects.later("it")
+        monkeypatch.undo()
+        assert effects.deliver(sample_one, body) == []
+    assert effects.row("it")["state"] == "completed"
+    assert effects.run("select task_id from effects") == [["it"]]
+
+
+def _diagnosed(world: World, failing: Outage, kind: str) -> None:
+    database = Database(failing._proxy.url, limits=QUICK)
+    if kind == "read-only":
+        database.get().execute_simple(READ_ONLY)
+    found = list(doctor.checks_of_database(Scope(database, world.sqs, PREFIX, {jobs_sweep.type: jobs_sweep}, "op")))
+    database.drop()
+    wrong = [check.found for check in found if check.grade is Grade.BAD]
+    expected = {
+        "read-only": "refuses writes",
+        "full": "No space left on device",
+        "locked": "a table is locked",
+    }.get(kind, "cannot be reached")
+    assert [text for text in wrong if expected in text], wrong
+
+
+@pytest.mark.parametrize("kind", [kind for kind, statement in CASES if statement == "insert"])
+def test_an_enqueue_has_an_error_while_the_database_fails(effects: World, kind: str) -> None:
+    with outage(effects, kind, "insert") as failing:
+        client = JobClient()
+        client._opened, client._sqs = failing.database, effects.sqs
+        effects.lane(sample_one)
+        with pytest.raises(DatabaseUnavailableError) as caught:
+            client.enqueue(sample_one, Sample(), task_id="it")
+        # an answer that was lost may have been a commit
+        assert caught.value.task_ids == (("it",) if kind.startswith("hangs") else ())
+    client._opened = None
+    with suppress(TaskIdConflictError) if kind.startswith("hangs") else nullcontext():
+        client.enqueue(sample_one, Sample(), task_id="it")
+    client.close()
+    assert effects.run("select id from joblane.tasks") == [["it"]]
