@@ -43,9 +43,9 @@ class Moto(MockAWS):
 
 
 @cache
-def session_in(region: str) -> boto3.Session:
+def session() -> boto3.Session:
     """A session for all tests, which reads the descriptions of AWS's services once. Clients are not shared."""
-    return boto3.Session(region_name=region)
+    return boto3.Session()
 
 
 @contextmanager
@@ -57,7 +57,7 @@ def mocked_aws(monkeypatch: pytest.MonkeyPatch, region: str = "us-east-1") -> It
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "test")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "test")
     with Moto():
-        monkeypatch.setattr(boto3, "DEFAULT_SESSION", session_in(region))
+        monkeypatch.setattr(boto3, "DEFAULT_SESSION", session())
         yield
 
 
