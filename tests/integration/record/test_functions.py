@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import uuid
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
@@ -9,24 +11,29 @@ from typing import Any
 
 import pytest
 
+from joblane.enqueue.check import check
 from joblane.errors import DatabaseUnavailableError
 from joblane.inspector.scope import Scope
 from joblane.inspector.stage import doctor_database
 from joblane.inspector.views import Grade
+from joblane.job import Job
 from joblane.queues import Queue
-from joblane.record.claim import Claim, Verdict, arrival, claim
+from joblane.record.claim import CLAIM, Claim, Verdict, arrival, claim
 from joblane.record.connection import Connection
 from joblane.record.database import Database
+from joblane.record.finish import FINISH, Finish
 from joblane.record.functions import FUNCTIONS, NAMES, VERSION, install, installed
+from joblane.record.insert import INSERT, document
 from joblane.record.migrations import upgrade
+from joblane.record.states import State
 from joblane.sqs.message import Message
 from tests.builders.rows import In, archived, put
 from tests.logs import lines
 from tests.samples import Sample, sample_batch, sample_one, sample_only
-from tests.world import World
+from tests.world import PREFIX, World
 
 LEASE = timedelta(seconds=60)
-INSERT = """
+HELD = """
 insert into joblane.tasks (id, type, queue, state, payload_digest, max_attempts, retention_seconds, unique_key)
 values ($1, 'sample:only', 'default', 'pending', '', 1, 0, $2)
 """
@@ -137,7 +144,7 @@ def test_a_locked_row_is_an_answer_and_does_not_hold_the_batch(world: World, oth
 @pytest.mark.parametrize("held", ["an id", "a unique key"])
 def test_a_new_message_waits_for_a_row_that_is_not_committed_yet(world: World, other: Connection, held: str) -> None:
     id_ = "it" if held == "an id" else "first"
-    other.run(INSERT, id_, key())
+    other.run(HELD, id_, key())
 
     assert verdicts(world, ("it", UNIQUE), ("other", RECORDED)) == {"it": "locked", "other": "gone"}
 
@@ -148,7 +155,7 @@ def test_a_new_message_waits_for_a_row_that_is_not_committed_yet(world: World, o
 def test_a_revived_task_waits_for_a_key_that_is_not_committed_yet(world: World, other: Connection) -> None:
     put(world, sample_only, "it", UNIQUE["payload"], **archived(unique_key=key()))
     put(world, sample_batch, "neighbour")
-    other.run(INSERT, "first", key())
+    other.run(HELD, "first", key())
 
     assert verdicts(world, ("it", UNIQUE), ("neighbour", RECORDED), dead=0) == {"it": "locked", "neighbour": "run"}
 
@@ -183,7 +190,69 @@ def test_a_claim_that_loses_the_insert_decides_on_the_row_that_won(world: World,
     assert world.run("select request_id from joblane.task_attempts") == [["the other"]]
 
 
+def test_a_task_that_was_lost_in_a_batch_is_not_claimed_with_others_again(world: World) -> None:
+    put(world, sample_batch, "it", claim_alone=True, runs=1)
+    put(world, sample_batch, "other")
+
+    assert verdicts(world, ("it", RECORDED), ("other", RECORDED)) == {"it": "claim_alone", "other": "run"}
+    assert verdicts(world, ("it", RECORDED)) == {"it": "run"}
+
+
 def test_of_two_new_messages_of_a_batch_with_one_key_the_second_is_claimed_alone(world: World) -> None:
     """A prototype cancelled it."""
     assert verdicts(world, ("a", UNIQUE), ("b", UNIQUE)) == {"a": "run", "b": "claim_alone"}
     assert world.run("select id from joblane.tasks") == [["a"]]
+
+
+# --- Plans ---------------------------------------------------------------------------------------------------------
+
+MOST_BUFFERS = 40
+"""Pages that a call for one task reads: it descends each index that it needs, and writes a few."""
+
+
+def buffers(connection: Connection, call: str, *parameters: str) -> int:
+    """Return the pages that a call reads, with those of the statements in the function."""
+    [[plan]] = connection.run("explain (analyze, buffers, format json) " + call, *parameters)
+    return int(plan[0]["Plan"]["Shared Hit Blocks"] + plan[0]["Plan"]["Shared Read Blocks"])
+
+
+def one_life(world: World, number: int) -> dict[str, int]:
+    """Insert, claim and finish a task with a unique key, and return the pages that each call reads."""
+    connection, id_, token = world.database.get(), f"life-{number}", str(uuid.UUID(int=number))
+    new = check(Job(sample_only, Sample(number=number), task_id=id_), record=True, prefix=PREFIX)
+    external = Message(sample_only.type, f"external-{number}", {"do": "nothing", "number": number + 1000})
+    arrivals = [arrival(sample_only, external, f"external-{number}", Queue.DEFAULT)]
+    end = Finish(id_, token, 1, "completed", State.COMPLETED)
+    recorded = [{"id": id_, "type": sample_only.type, "rec": True}]
+    return {
+        "insert": buffers(connection, INSERT, document([new])),
+        "claim": buffers(connection, CLAIM, json.dumps(recorded), token, "60", "request"),
+        "claim of a new task": buffers(connection, CLAIM, json.dumps(arrivals), token, "60", "request"),
+        "finish": buffers(connection, FINISH, json.dumps([end.row()])),
+    }
+
+
+def test_no_call_reads_more_in_a_table_that_has_grown_since_its_plan_was_made(world: World) -> None:
+    # given a process that has called each function on empty tables
+    one_life(world, 1)
+    # when there are many live tasks, each with a key and a run, and no statistics
+    world.run(
+        "insert into joblane.tasks (id, type, queue, state, payload_digest, max_attempts, retention_seconds,"
+        " unique_key, lease_token, lease_until, runs, attempts)"
+        " select 'many-' || n, 'sample:only', 'default', 'active', '', 4, 60, 'sample:only ' || n, gen_random_uuid(),"
+        " now() + interval '1 h', 1, 1 from generate_series(1, 20000) n"
+    )
+    world.run(
+        "insert into joblane.task_attempts (task_id, run, attempt, generation)"
+        " select id, 1, 1, 0 from joblane.tasks where id like 'many-%'"
+    )
+    # then a life reads as little as before, with the old plans
+    assert max(one_life(world, 2).values()) <= MOST_BUFFERS
+    # and with new ones, once they are made: for that a connection reads the catalogue
+    world.database.drop()
+    one_life(world, 3)
+    assert max(one_life(world, 4).values()) <= MOST_BUFFERS
+    states = world.run(
+        "select state, count(*)::int from joblane.tasks where id not like 'many-%' group by 1 order by 1"
+    )
+    assert states == [["active", 4], ["completed", 4]]
