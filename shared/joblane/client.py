@@ -429,7 +429,7 @@ def _refusal(error: Exception, tasks: Sequence[NewTask], *, may_exist: bool) -> 
     return DatabaseUnavailableError(
         f"the database did not answer: {text_of(error)}; the task may have been accepted. Its id is {tasks[0].id}"
         f"{others}: check it with get(), or enqueue it again with this task_id, which makes no second task",
-        task_ids=tuple(task.id for task in tasks),
+        task_ids=[task.id for task in tasks],
     )
 
 

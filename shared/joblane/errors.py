@@ -184,9 +184,9 @@ class DatabaseUnavailableError(JobError):
     task.
     """
 
-    def __init__(self, message: str, *, task_ids: tuple[str, ...] = ()) -> None:
+    def __init__(self, message: str, *, task_ids: Iterable[str] = ()) -> None:
         super().__init__(message)
-        self.task_ids = task_ids
+        self.task_ids = list(task_ids)
         """Ids of the tasks that may have been accepted."""
 
 

@@ -87,13 +87,14 @@ class MemoryQueues(Sqs):
     def url(self, queue: str) -> str:
         return f"memory:{queue}"
 
-    def send(self, entry: Entry) -> str:
+    def send(self, entry: Entry, *, sent_at: float = 0.0) -> str:
+        """``sent_at``: the time in the message, if it is later than now, as for a tick of a later time."""
         if entry.size > MAX_MESSAGE_BYTES or len(entry.attributes) > MAX_ATTRIBUTES:
             raise SendError(f"{entry.queue}: {entry.size} bytes and {len(entry.attributes)} attributes are too much")
         if not entry.body or not 0 <= entry.delay_seconds <= MAX_DELAY_SECONDS:
             raise SendError(f"{entry.queue}: the body is empty, or the delay of {entry.delay_seconds} s is not allowed")
         now = self._clock.seconds()
-        message = QueuedMessage(entry, now, now + entry.delay_seconds)
+        message = QueuedMessage(entry, max(now, sent_at), now + entry.delay_seconds)
         self._queues[entry.queue].append(message)
         self.sent.append(entry)
         return message.message_id

@@ -312,7 +312,7 @@ class JobTester:
         self._lanes.known.add(task)
         found = _schedule(task, schedule)
         moment = found.previous(self.now) if at is None else at
-        self._queues.send(tick_entry(self._prefix, task, found, moment))
+        self._queues.send(tick_entry(self._prefix, task, found, moment), sent_at=moment.timestamp())
         return id_of(task.type, found.name, moment)
 
     def _pass(self, by: timedelta) -> None:

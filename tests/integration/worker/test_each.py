@@ -509,7 +509,7 @@ def test_an_item_costs_a_mark_and_a_commit_in_addition_to_its_own_work(world: Wo
         "begin": 9,
         "insert": 18,
         "commit": 9,
-        "with": 1,
+        "select": 1,
         "close": 1,  # the session is reset
     }
 

@@ -140,7 +140,7 @@ def test_a_note_is_cut_and_freed_of_what_postgres_cannot_hold(world: World) -> N
         ctx.progress(1, 2, "a\0b\ud800" + "c" * 300)
 
     assert world.deliver(sample_one, message("tell_a_note")) == []
-    assert reported(world) == (1, 2, "ab?" + "c" * 196)
+    assert reported(world) == (1, 2, "ab?" + "c" * 196 + "…")
 
 
 @pytest.mark.parametrize("wrong", [(-1, None), (1, -1), (1.5, 2), (1, 2.5), (True, 1), ("1", 2), (2**63, None)])

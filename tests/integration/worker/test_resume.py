@@ -245,8 +245,7 @@ def test_a_chunk_costs_a_query_a_cursor_and_a_commit_in_addition_to_its_own_work
     assert Counter(statement.split()[0].lower() for statement in statements) == {
         "insert": 4,
         "begin": 4,
-        "select": 4,  # three more chunks, and that there is none
-        "with": 1,
+        "select": 5,  # three more chunks, that there is none, and the finish
         "commit": 5,
         "close": 1,  # the session is reset
     }
