@@ -170,7 +170,7 @@ begin
       waits := true;
     end loop;
 
-    if t.runs > 0 and not is_new then
+    if not is_new and t.runs > (verdict = 'run')::integer then  -- there was an earlier run
       update joblane.task_attempts a set outcome = 'lost', finished_at = clock
        where a.task_id = t.id and a.outcome is null and (a.run < t.runs or t.state <> 'active');
     end if;
