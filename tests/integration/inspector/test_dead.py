@@ -211,7 +211,7 @@ def test_every_dead_letter_queue_of_a_stage_is_known() -> None:
     assert queues_of(PREFIX, TASKS, ["sample:one"]) == [DLQ, "jobs-critical-dlq", FRONT_DOOR, "jobs-low-dlq", CRON]
 
 
-def test_hundreds_of_large_dead_letters_are_read_in_the_memory_of_the_control_function() -> None:
+def test_hundreds_of_large_dead_letters_are_read_within_the_functions_memory() -> None:
     done = subprocess.run(
         [sys.executable, "-m", "tests.integration.inspector.dead_memory"], check=False, capture_output=True, text=True
     )
