@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import signal
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -35,8 +36,15 @@ def pytest_addoption(parser: pytest.Parser, pluginmanager: pytest.PytestPluginMa
 
 
 def pytest_configure() -> None:
-    """Let SIGTERM end the session as Ctrl-C does, so that fixtures stop the processes that they have started."""
+    """Let SIGTERM end the session as Ctrl-C does, so that fixtures stop the processes that they have started.
+
+    Compute the 4,096 hashes of a login by password once for each password, since a test logs in several times.
+    """
+    from scramp import core
+
     signal.signal(signal.SIGTERM, signal.default_int_handler)
+    hashed = functools.cache(core.hi)
+    core.hi = lambda function, password, salt, iterations: hashed(function, password, salt, int(iterations))
 
 
 @pytest.hookimpl(optionalhook=True)

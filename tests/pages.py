@@ -29,6 +29,10 @@ from textwrap import dedent
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = (*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").rglob("*.md")), ROOT / "docs" / "llms.txt")
 
+MYPY = ("mypy", f"--config-file={ROOT / 'pyproject.toml'}", f"--cache-dir={ROOT / '.mypy_cache'}")
+TYPED = str(ROOT / "shared")
+"""mypy as in ``make check``, with ``MYPYPATH``: then its cache has all but the files of a test."""
+
 OTHER_SYSTEMS = ("celery", "dramatiq")
 """Marks of Python that is not run, as it is written for another library."""
 

@@ -12,6 +12,7 @@ from functions.api.access import Caller
 from functions.api.tracing import headers_of
 from joblane import JobClient, Payload, Task, settings
 from joblane.record.database import Database
+from joblane.record.time_limits import CLIENT
 from joblane.sqs.client import Sqs
 
 if TYPE_CHECKING:
@@ -22,7 +23,7 @@ P = TypeVar("P", bound=Payload)
 
 @cache
 def database() -> Database:
-    return Database(settings.database_url(), prefix=settings.prefix())
+    return Database(settings.database_url(), prefix=settings.prefix(), limits=CLIENT)
 
 
 @cache

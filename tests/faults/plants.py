@@ -20,7 +20,7 @@ from joblane.record.transitions import DUE_SWEEP
 from joblane.worker.worker import Worker
 
 VARIABLE = "FAULTS_PLANT"
-"""The variable that names the bug. Only the suite's worker process reads it."""
+"""The variable that names the bugs, with commas. Only the suite's worker process reads it."""
 
 
 def fence() -> None:

@@ -89,6 +89,8 @@ class Queues:
         self.in_flight = 0
         """The number of batches that were received and are not acknowledged yet."""
         self.counts: Counter[str] = Counter()
+        self.sent: Counter[str] = Counter()
+        """Subject → messages sent, dead letters aside."""
         self.redriven: list[tuple[str, Message]] = []
 
     def make(self, name: str, *, visibility: float = 30, max_receives: int = 1000, batch: int = 1) -> None:
@@ -120,6 +122,7 @@ class Queues:
             id_ = f"{self._numbers:08}-0000-4000-8000-{self._random.randrange(16**12):012x}"
             self._lanes[queue].messages[id_] = Message(id_, about, body, group, attributes or {}, now, now + delay)
             self.counts["messages sent"] += 1
+            self.sent[about] += not queue.endswith("-dlq")
             self._changed.notify()
         return id_
 

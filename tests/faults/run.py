@@ -130,6 +130,9 @@ class Run:
             self._probe()
             self._findings.wrong += [line for thread in self._threads() for line in thread.raised]
             self._findings.wrong += check(self.evidence())
+            for (id_,) in self.sql("select id from joblane.tasks where finished_at is not null"):
+                part = "tasks that ended with one message" if self.queues.sent[id_] <= 1 else "tasks sent again"
+                counts[part] += 1
             self._findings.states = [(row[0], row[1], row[2]) for row in self.sql(STATES)]
         self._observer.drop()
 

@@ -200,7 +200,7 @@ def _warm_up() -> None:
 
 
 def main() -> None:
-    if plant := os.environ.get(plants.VARIABLE):
+    for plant in filter(None, os.environ.get(plants.VARIABLE, "").split(",")):
         plants.PLANTS[plant]()
     discover()
     setattr(sweep_handler, "Sqs", lambda: sqs)  # noqa: B010 - so that its sends can fail, too

@@ -26,7 +26,7 @@ MARKS = ("", "stack", "emulator", "account")
 RUN = {
     "make demo": ("tests/e2e/test_demo.py", '"saas.demo"'),
     "make test": (".ci/run", "exec make test"),
-    "make check": ("Makefile", "\ntest: check tools"),
+    "make check": ("Makefile", "--jobs 2 check modules"),
     "make up": ("tests/e2e/test_stack.py", "stack.up()"),
     "make down": ("tests/e2e/test_stack.py", "stack.down()"),
     "make docs": ("tests/unit/test_site.py", '"sphinx"'),

@@ -13,7 +13,7 @@ import pytest
 
 from joblane import Queue
 from joblane.discovery import discover
-from tests.pages import ROOT, table
+from tests.pages import MYPY, ROOT, TYPED, table
 
 SHOWN = re.compile(r"```python\n# (\S+\.py)\n(.*?)```", re.S)
 PROMISES = ROOT / "docs" / "explanation" / "promises.md"
@@ -50,18 +50,17 @@ def test_the_programs_of_a_page_pass_format_lint_and_types(page: str, files: str
     assert paths
     # then format, lint and types find no problem
     settings = str(ROOT / "pyproject.toml")
-    mypy = ["mypy", "--config-file", settings, "--cache-dir", str(ROOT / ".mypy_cache"), "--follow-imports=silent"]
     ruff = ["--config", settings, "--config", 'lint.isort.known-first-party = ["app", "functions", "joblane"]']
     for tool, folder in (
         (["ruff", "format", "--check", *ruff], ROOT),
         (["ruff", "check", "--no-cache", *ruff], ROOT),
-        (mypy, tmp_path),
+        (MYPY, tmp_path),
     ):
         done = subprocess.run(
             [sys.executable, "-m", *tool, *paths],
             check=False,
             cwd=folder,
-            env={**os.environ, "MYPYPATH": str(ROOT)},
+            env={**os.environ, "MYPYPATH": TYPED},
             capture_output=True,
             text=True,
         )

@@ -54,13 +54,17 @@ class Inspector:
         """A page of tasks, newest first.
 
         ``action``: only tasks that this action would change. ``after``: the position that the previous page returned.
-        ``limit``: 1 to 500.
+        ``limit``: 1 to 500. A page reads at most 20,000 rows, so a page of few matching tasks may end before it is
+        full: see :class:`~joblane.inspector.views.Page`.
         """
         return listing.tasks(self._scope, filter, action, after, limit)
 
     @needs(VIEW)
     def count(self, filter: Filter = ALL, *, action: BulkAction | None = None) -> views.Count:  # noqa: A002
-        """The number of matching tasks, exact up to 10,000. ``action``: as in :meth:`tasks`."""
+        """The number of matching tasks, up to 10,000, among the latest 20,000 rows that can match.
+
+        ``action``: as in :meth:`tasks`; the latest million rows are then searched.
+        """
         return listing.count(self._scope, filter, action)
 
     @needs(VIEW)

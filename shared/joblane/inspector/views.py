@@ -127,15 +127,20 @@ class TaskRow:
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """A page of a listing. ``after``: the position from which the next page begins; None on the last page."""
+    """A page of a listing. ``after``: the position from which the next page begins; None on the last page.
+
+    ``searched_to``: the page ends before it is full, because the filter has no index of its own; all tasks that were
+    created since then were searched, and the next page searches further. None: the page is full, or the last one.
+    """
 
     tasks: tuple[TaskRow, ...]
     after: str | None
+    searched_to: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Count:
-    """A number of tasks. ``exact`` False: there are more than ``number``."""
+    """A number of tasks. ``exact`` False: there are at least ``number``, because the search ended early."""
 
     number: int
     exact: bool

@@ -163,7 +163,7 @@ begin
         when lock_not_available or deadlock_detected then
           verdict := 'locked';
           exit;
-        when data_exception or program_limit_exceeded then
+        when data_exception or program_limit_exceeded or check_violation then
           verdict := 'refused'; refusal := rtrim(split_part(sqlerrm, '"', 1), ' :') || ' (' || sqlstate || ')';
           exit;
       end;

@@ -178,6 +178,30 @@ def decode(body: str) -> Message:
     return message  # type: ignore[no-any-return]
 
 
+@dataclass(slots=True)
+class _Envelope:
+    """The fields of a large dead letter that are shown. No Python objects are made of its payload."""
+
+    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(strict=True)
+
+    type: Annotated[str, Field(max_length=MAX_TYPE, pattern=f"^{TYPE_PATTERN.pattern}$")]
+    id: Annotated[str, Field(pattern=f"^{ID_PATTERN.pattern}$")] | None = None
+    rec: Flag = False
+    tick: Tick | None = None
+
+
+_ENVELOPE = TypeAdapter(_Envelope)
+
+
+def decode_envelope(body: str) -> Message:
+    """Read a body without its payload, headers and options. Raises :class:`MessageError`."""
+    try:
+        read = _ENVELOPE.validator.validate_json(body)
+    except ValidationError as error:
+        raise MessageError(_refusal(error)) from None
+    return Message(read.type, read.id, rec=read.rec, tick=read.tick)
+
+
 def _refusal(error: ValidationError) -> str:
     """Return the reason for refusing a body, without its values."""
     first = error.errors(include_url=False, include_input=False)[0]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -49,9 +49,12 @@ class Received:
         )
 
     @classmethod
-    def from_receive(cls, message: Mapping[str, Any], queue: str) -> Received:
-        """Read a message from the response of ReceiveMessage."""
+    def from_receive(
+        cls, message: Mapping[str, Any], queue: str, *, read: Callable[[str], Message] = decode
+    ) -> Received:
+        """Read a message from the response of ReceiveMessage. ``read``: reads its body."""
         return cls._of(
+            read=read,
             message_id=message["MessageId"],
             receipt=message["ReceiptHandle"],
             queue=queue,
@@ -65,11 +68,19 @@ class Received:
 
     @classmethod
     def _of(
-        cls, *, message_id: str, receipt: str, queue: str, body: str, system: Mapping[str, str], attributes: Attributes
+        cls,
+        *,
+        message_id: str,
+        receipt: str,
+        queue: str,
+        body: str,
+        system: Mapping[str, str],
+        attributes: Attributes,
+        read: Callable[[str], Message] = decode,
     ) -> Received:
         message, refusal = None, None
         try:
-            message = decode(body)
+            message = read(body)
             if attributes and not message.rec:
                 message = _traced(message, attributes)
         except MessageError as error:

@@ -12,7 +12,7 @@ from pg8000.exceptions import Error as PostgresError
 
 from joblane.errors import sqlstate, text_of
 from joblane.local.errors import LocalError
-from joblane.record.connection import is_unavailable
+from joblane.record.connection import Connection, is_unavailable
 from joblane.record.database import Database
 
 PREFIX = "joblane_test"
@@ -28,6 +28,7 @@ class Databases:
 
     def __init__(self, url: str, *, migrations: str | None = None) -> None:
         self._url = url
+        self._server = Database(url)
         self._migrations = migrations
         self._name = f"{PREFIX}_{secrets.token_hex(4)}"
         self._numbers = itertools.count(1)
@@ -52,6 +53,7 @@ class Databases:
         if self._has_template:
             self._has_template = False
             self._run(f"drop database if exists {self._name} with (force)")
+        self._server.drop()
 
     def _template(self) -> str:
         """Return the name of the template, created on first use. PostgreSQL only clones it without open connections."""
@@ -70,7 +72,7 @@ class Databases:
 
     def _run(self, statement: str) -> None:
         try:
-            administer(self._url, statement)
+            self._server.call_again(Connection.run, statement)  # again if a test has restarted the server
         except (PostgresError, OSError) as error:
             parts = urlsplit(self._url)
             server = f"{parts.hostname}:{parts.port or 5432}"

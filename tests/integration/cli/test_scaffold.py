@@ -20,7 +20,7 @@ from joblane.cli.scaffold import init, new
 from joblane.local.errors import LocalError
 from joblane.local.postgres import Postgres
 from joblane.project import Project
-from tests.pages import ROOT
+from tests.pages import MYPY, ROOT, TYPED
 
 KINDS: dict[str, dict[str, Any]] = {
     "order:pay": {},
@@ -28,15 +28,6 @@ KINDS: dict[str, dict[str, Any]] = {
     "order:remind": {"queue": "critical", "schedule": "0 2 * * *"},
     "order:sum_up": {"schedule": "@hourly", "resumable": True},
 }
-
-
-TYPES = """
-[mypy]
-strict = true
-[mypy-aws_cdk.*]
-follow_imports = skip
-"""
-"""No written file names a type of the CDK, and to read its types takes 40 s."""
 
 
 def written(folder: Path, type_: str, options: Mapping[str, Any]) -> list[Path]:
@@ -60,8 +51,15 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def run(project: Path, *arguments: str) -> None:
-    ran = subprocess.run([sys.executable, "-m", *arguments], cwd=project, capture_output=True, text=True, check=False)
+def run(project: Path, *arguments: str, **variables: str) -> None:
+    ran = subprocess.run(
+        [sys.executable, "-m", *arguments],
+        cwd=project,
+        env=os.environ | variables,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert ran.returncode == 0, ran.stdout + ran.stderr
 
 
@@ -127,9 +125,7 @@ def test_an_empty_folder_becomes_a_project(tmp_path: Path, postgres: Postgres) -
     run(tmp_path, "ruff", "format", "--check", "--line-length", "120", ".")
     run(tmp_path, "ruff", "check", "--no-cache", "--select", "E,F,I,UP,B", "--line-length", "120", ".")
     new(Project.at(tmp_path), "order:pay", queue="default", schedule=None, resumable=False)
-    types = tmp_path / "mypy.ini"
-    types.write_text(TYPES)
-    run(tmp_path, "mypy", f"--config-file={types}", "functions", "tests", "infra")
+    run(tmp_path, *MYPY, "functions", "tests", "infra", MYPYPATH=TYPED)
     stages = json.loads((tmp_path / "cdk.json").read_text())["context"]["stages"]
     assert stages.keys() == {"dev", "local"}
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from collections.abc import Mapping
 from typing import Any
 
@@ -207,3 +209,10 @@ def test_every_dead_letter_queue_of_a_stage_is_known() -> None:
     assert len(names) == len(set(names)) == lanes + len(Queue) + 1
     assert {DLQ, FRONT_DOOR, CRON, dead_letter_name("jobs-critical-sample-batch")} <= set(names)
     assert queues_of(PREFIX, TASKS, ["sample:one"]) == [DLQ, "jobs-critical-dlq", FRONT_DOOR, "jobs-low-dlq", CRON]
+
+
+def test_hundreds_of_large_dead_letters_are_read_within_the_functions_memory() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.integration.inspector.dead_memory"], check=False, capture_output=True, text=True
+    )
+    assert (done.returncode, done.stdout) == (0, "read"), done.stderr[-2_000:]

@@ -12,11 +12,11 @@ import pytest
 
 from joblane import Queue
 from joblane.inspector.errors import SelectionError
-from joblane.inspector.filter import Filter
+from joblane.inspector.filter import BulkAction, Filter
 from joblane.inspector.inspector import Inspector
 from joblane.inspector.scope import Scope
 from joblane.inspector.stage import overview
-from joblane.inspector.tasks import detail, why
+from joblane.inspector.tasks import detail, selection, why
 from joblane.inspector.tasks import row as record
 from joblane.inspector.tasks.filter_sql import checked, reading
 from joblane.inspector.tasks.listing import COUNT_CAP, ids
@@ -185,6 +185,22 @@ def test_a_walk_yields_the_same_ids_oldest_first(filled: Scope, all_rows: list[A
         if after is None:
             break
     assert walked == [row.id for row in reversed(all_rows) if holds(filter_, row)]
+
+
+def test_a_page_of_rare_tasks_ends_early_and_the_next_continues(filled: Scope, monkeypatch: pytest.MonkeyPatch) -> None:
+    # given a statement that reads few rows, and a filter without an index of its own
+    monkeypatch.setattr(selection, "BOUND", 200)
+    inspector, rare = Inspector(filled), Filter(queues=(Queue.LOW,), states=(State.COMPLETED,))
+    # when
+    page = inspector.tasks(rare)
+    # then it says how far it searched, and the following pages find the rest
+    assert 0 < len(page.tasks) < 50
+    assert page.searched_to is not None
+    assert page.searched_to <= page.tasks[-1].created_at
+    assert len(list(everything(inspector, rare))) == inspector.count(rare, action=BulkAction.DELETE).number
+    # and a tag or prefix that many tasks have is searched in the same way
+    for common in (Filter(tag="tag"), Filter(id_prefix="c")):
+        assert inspector.tasks(common).searched_to is not None
 
 
 # --- Pages ---------------------------------------------------------------------------------------------------------

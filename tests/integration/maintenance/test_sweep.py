@@ -349,13 +349,6 @@ def test_rows_of_a_deleted_lane_do_not_delay_other_rows(world: World, sends: Sen
     assert world.run("select count(*) from joblane.tasks where sends = 0") == [[20]]
 
 
-def test_a_row_of_an_unknown_queue_does_not_delay_other_rows(world: World, sends: Sends) -> None:
-    overdue("odd", world, queue="fast", sweep_at=In(-10))
-    overdue("mine", world)
-    assert swept(world) == Swept(sent=1, unsent=1)
-    assert sent(sends) == ["mine"]
-
-
 DEATHS = (TAKE, MARK_DEAD_SENT, EXPIRE, unsent_dead_letters.TAKE, "send")
 
 

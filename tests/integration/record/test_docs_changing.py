@@ -38,8 +38,9 @@ def test_the_sql_shows_live_tasks_cancels_them_and_pauses_their_type(database: D
     assert connection.run(show) == [["data:copy", "low", "scheduled", 1]]
     # when it is cancelled
     connection.run(cancel)
-    # then it is not shown any more
+    # then it is not shown any more, and its end is complete
     assert connection.run(show) == []
+    assert connection.run("select count(*) from joblane.tasks where expire_at > finished_at") == [[1]]
     # and a pause starts and ends
     connection.run(pause)
     assert connection.run("select name from joblane.pauses") == [["data:export"]]

@@ -101,7 +101,7 @@ def test_without_a_terminal_and_without_yes_nothing_is_done(jobs: Run, stub: Fak
     stub.answers["count"] = Count(10_000, exact=False)
     ran = jobs("delete", "--state", "archived")
     assert (ran.code, stub.called("bulk")) == (2, [])
-    assert "Delete more than 10,000 tasks? There is no terminal to ask on: give --yes" in ran.err
+    assert "Delete at least 10,000 tasks? There is no terminal to ask on: give --yes" in ran.err
 
 
 @pytest.mark.parametrize("which", [("--state", "archived"), ("a", "b")])

@@ -100,7 +100,7 @@ def _report(acted: ActionResult) -> None:
 def _counted(inspector: Inspector, chosen: Filter, action: BulkAction, *, dry_run: bool, as_json: bool) -> str:
     """The number of tasks that the action would change, as text. Ends the command for a dry run, or if it is 0."""
     count = inspector.count(chosen, action=action)
-    text = plural(count.number) if count.exact else f"more than {plural(count.number)}"
+    text = plural(count.number) if count.exact else f"at least {plural(count.number)}"
     if dry_run and as_json:
         terminal.document(count)
     if not count.number:

@@ -14,6 +14,7 @@ from joblane.cli import filters, target, terminal
 from joblane.cli.commands import options as o
 from joblane.cli.exits import Exit
 from joblane.cli.follow import bar
+from joblane.inspector.durations import stamp
 from joblane.inspector.shell import argument
 from joblane.record.states import ENDED
 
@@ -46,14 +47,19 @@ def ls(
     """
     page = target.inspector(context).tasks(which.filter(), after=after, limit=limit)
     terminal.answer(page, as_json=as_json)
-    if not page.tasks:
+    if not page.tasks and page.after is None:
         terminal.say("No task matches." if after is None else "No more tasks match.")
         return
     from joblane.cli import task_tables as tables
 
-    console = terminal.console()
-    console.print(tables.tasks(page.tasks, datetime.now(UTC), console.width))
-    if page.after is not None:
+    if page.tasks:
+        console = terminal.console()
+        console.print(tables.tasks(page.tasks, datetime.now(UTC), console.width))
+    if page.searched_to is not None:
+        none = "" if page.tasks else "No task found so far. "
+        searched = f"{none}The search ended at tasks created at {stamp(page.searched_to)}."
+        terminal.say(f"{searched} To search older tasks, add --after {shlex.quote(page.after or '')}")
+    elif page.after is not None:
         terminal.say(f"There are more tasks. For the next page, add --after {shlex.quote(page.after)}")
 
 

@@ -35,11 +35,15 @@ from joblane.queues import Queue, dead_letter_name, lane_name
 from joblane.record.states import State
 from joblane.sqs.client import Sqs
 from joblane.sqs.depth import QueueDepth, call_for_queues
+from joblane.sqs.message import decode, decode_envelope
 from joblane.sqs.received import Received
 from joblane.worker.failure import normalised
 
 MAX_READ = 100
 """Messages that are read from one dead-letter queue."""
+LARGE = 16 * 1024
+"""The payload of a message with more characters is not read. Without it an external message is not recognised as that
+of a row with its id, so it is listed even if its task has ended. A redrive reads it, and removes it then."""
 READ_SECONDS = 20
 """The visibility timeout of messages that are read, which matters only if they cannot be released."""
 MAX_GROUPS = 500
@@ -176,14 +180,20 @@ def _unexpected_dead_letters(scope: Scope) -> tuple[Mapping[str, QueueDepth], li
 
 def _sample(sqs: Sqs, queue: str) -> list[Received]:
     """Receive up to :data:`MAX_READ` messages, and make them visible again. Nothing is deleted."""
-    found: dict[str, Any] = {}
+    found: dict[str, Received] = {}
     while len(found) < MAX_READ:
         messages = sqs.receive_many(queue, READ_SECONDS)
-        found |= {message["MessageId"]: message for message in messages}
+        found |= {message["MessageId"]: _without_body(message, queue) for message in messages}
         if len(messages) < MAX_BATCH:
             break
-    sqs.set_visibility(queue, {message["ReceiptHandle"]: 0 for message in found.values()})
-    return [Received.from_receive(message, queue) for message in found.values()]
+    sqs.set_visibility(queue, {delivery.receipt: 0 for delivery in found.values()})
+    return list(found.values())
+
+
+def _without_body(message: Any, queue: str) -> Received:
+    """Keep of a message only what is shown: a hundred messages of 1 MiB, in each queue, are more than the memory."""
+    read = decode_envelope if len(message["Body"]) > LARGE else decode
+    return replace(Received.from_receive(message, queue, read=read), body="")
 
 
 def _unrecorded(scope: Scope, dead_letters: Sequence[DeadLetter]) -> list[DeadGroup]:

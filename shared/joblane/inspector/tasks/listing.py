@@ -16,6 +16,8 @@ from joblane.record.states import State
 
 COUNT_CAP = 10_000
 """Rows are counted up to here."""
+MOST_STEPS = 50
+"""The steps of a count for an action, which search a million rows. A count without an action takes one."""
 COLUMNS = (
     "id, type, queue, state, tenant, tags, attempts, max_attempts, created_at, due_at, finished_at, reason, error_type,"
     " error_message, fingerprint"
@@ -37,14 +39,18 @@ def tasks(scope: Scope, filter_: Filter, action: BulkAction | None, after: str |
         row = row_of(columns)
         matching += [row] if matches else []
         if reached:
-            return Page(tuple(matching), cursor_of(row.created_at, row.id))
+            return Page(tuple(matching), cursor_of(row.created_at, row.id), row.created_at)
     return Page(tuple(matching), None)
 
 
 def count(scope: Scope, filter_: Filter, action: BulkAction | None) -> Count:
+    chosen, number, after = _chosen(scope, filter_, action), 0, None
     with reading(scope.connection) as connection:
-        chosen = _chosen(scope, filter_, action)
-        number, after = _counted(connection, chosen, None, acting=action is not None)
+        for _ in range(1 if action is None else MOST_STEPS):
+            found, after = _counted(connection, chosen, after, acting=action is not None)
+            number += found
+            if after is None or number > COUNT_CAP:
+                break
     return Count(min(number, COUNT_CAP), exact=after is None and number <= COUNT_CAP)
 
 

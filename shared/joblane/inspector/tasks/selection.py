@@ -16,12 +16,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from joblane.inspector.filter import Filter
-from joblane.inspector.tasks.filter_sql import BULK_TYPE, position_of
+from joblane.inspector.tasks.filter_sql import BOUND, BULK_TYPE, position_of
 from joblane.record.connection import Connection
 from joblane.record.states import ENDED, LIVE, State
 
-BOUND = 20_000
-"""Rows that a statement reads at most, in about 10 ms."""
 IS_LIVE, IS_ENDED = "finished_at is null", "finished_at is not null"
 IS_ARCHIVED = "(dead_sent_at is not null or dead_letter_unsent)"
 """Conditions of indexes: an index is used only if the statement has its condition."""

@@ -10,6 +10,7 @@ from datetime import datetime, timedelta
 
 from joblane.inspector.durations import stamp
 from joblane.inspector.scope import Scope
+from joblane.inspector.tasks.filter_sql import BOUND
 from joblane.inspector.tasks.row import Record
 from joblane.inspector.views import Reason, Why
 from joblane.limits import DEAD_LETTER_RETENTION, MAX_DELAY
@@ -18,10 +19,6 @@ from joblane.record.conditions import EARLY_SECONDS
 from joblane.record.connection import Connection, Row
 from joblane.record.states import WAITING_SQL, State
 
-AHEAD_CAP = 10_000
-"""Tasks ahead of this task are counted up to here."""
-
-# The same conditions as conditions.PAUSED.
 PAUSES = """
 select scope, name, reason, paused_by, until from joblane.pauses
  where (until is null or until > clock_timestamp())
@@ -30,11 +27,15 @@ select scope, name, reason, paused_by, until from joblane.pauses
  order by scope, name
 """
 AHEAD = f"""
-select (select count(*) from (select from joblane.tasks
-                               where finished_at is null and state in {WAITING_SQL} and type = $1 and queue = $2
-                                 and due_at < least($3, clock_timestamp()) limit {AHEAD_CAP + 1}) as w),
-       (select count(*) from joblane.tasks where finished_at is null and state = 'active' and type = $1 and queue = $2)
+with live as materialized (
+  select type, queue, state, due_at from joblane.tasks
+   where finished_at is null order by created_at, id limit {BOUND + 1}
+)
+select count(*) filter (where state in {WAITING_SQL} and due_at < least($3, clock_timestamp())),
+       count(*) filter (where state = 'active'), (select count(*) from live) > {BOUND}
+  from (select * from live limit {BOUND}) as l where type = $1 and queue = $2
 """
+"""The last column is true if the oldest :data:`BOUND` live tasks are not all."""
 
 
 def why(scope: Scope, connection: Connection, record: Record, last_outcome: str | None) -> Why:
@@ -135,9 +136,9 @@ def _waiting(scope: Scope, connection: Connection, record: Record, last_outcome:
 
 def _queue_before(connection: Connection, record: Record) -> str:
     """Messages are received roughly in the order in which they were due."""
-    ahead, running = connection.run(AHEAD, record.type, record.queue, record.due_at)[0]
-    before = f"more than {AHEAD_CAP:,}" if ahead > AHEAD_CAP else f"{ahead:,}"
-    return f"Of the same type and queue, {before} waiting tasks were due earlier, and {running:,} are running."
+    ahead, running, more = connection.run(AHEAD, record.type, record.queue, record.due_at)[0]
+    least = "at least " if more else ""
+    return f"Of the same type and queue, {least}{ahead:,} waiting tasks were due earlier, and {running:,} are running."
 
 
 def _no_lane(scope: Scope, record: Record) -> str | None:

@@ -12,8 +12,11 @@ down_revision = None
 # The lines with `--` are written to the database as comments, see `joblane.record.migrations.comments`.
 
 # A task is live while `finished_at` is null. A statement that has to use an index asks for that, next to its states. A
-# time that is not finite cannot be waited for, in a message or by the sweep. A claim writes no index if the page has
-# room for the row's new version, hence the free space on each page.
+# claim writes no index if the page has room for the row's new version, hence the free space on each page.
+#
+# The constraints refuse values that no code writes and that would stop the sweep or the Inspector at this row: names
+# that no queue or message can have, times that Python cannot hold, and numbers that overflow. They are tested at each
+# change of a row, so none of them reads the payload.
 TASKS = """
 -- One row for each task. A task that was sent without a row gets it when it first runs.
 create table joblane.tasks (
@@ -117,7 +120,33 @@ create table joblane.tasks (
     -- Id of the task that an operator replayed to make this one. Null: no replay.
     replay_of text collate "C",
 
-    constraint tasks_times_finite check (isfinite(due_at) and isfinite(deadline))
+    constraint tasks_names check (
+        length(id) between 1 and 200 and type ~ '^[a-z0-9_]+:[a-z0-9_]+$'
+        and queue in ('critical', 'default', 'low') and length(tenant) between 1 and 128 and tenant !~ '[^!-~]'
+        and array_position(tags, null) is null),
+    constraint tasks_times check (
+        least(created_at, due_at, deadline, lease_until, sent_at, sweep_at, mismatch_since, cancel_requested_at,
+              finished_at, dead_sent_at, unique_expires_at, expire_at) >= timestamptz '0001-01-01 UTC'
+        and greatest(created_at, due_at, deadline, lease_until, sent_at, sweep_at, mismatch_since, cancel_requested_at,
+                     finished_at, dead_sent_at, unique_expires_at, expire_at) < timestamptz '10000-01-01 UTC'
+        and dead_sent_at < timestamptz '9999-01-01 UTC'),
+    constraint tasks_numbers check (
+        least(attempts, runs, snoozes, continuations, generation, sends, batch_size, used_ms, retention_seconds) >= 0
+        and greatest(attempts, runs, snoozes, continuations, generation, max_attempts) <= 2000000000
+        and retention_seconds <= 315360000 and used_ms <= 315360000000),
+    constraint tasks_headers check (jsonb_typeof(headers) = 'object'
+        and not jsonb_path_exists(headers, '$.* ? (@.type() != "string")')),
+    constraint tasks_options check (jsonb_typeof(options) = 'object' and (
+        not options ? 'on_archived' or jsonb_path_exists(options, 'strict $.on_archived ? (
+            @.type like_regex "^[a-z0-9_]+:[a-z0-9_]+$"
+            && (@.queue == "critical" || @.queue == "default" || @.queue == "low")
+            && @.max_attempts > 0 && @.max_attempts <= 2000000000 && @.max_attempts.floor() == @.max_attempts
+            && @.retention_seconds >= 0 && @.retention_seconds <= 315360000
+            && @.retention_seconds.floor() == @.retention_seconds)', silent => true))),
+    constraint tasks_ended check (finished_at is null or state in ('completed', 'archived', 'cancelled')),
+    constraint tasks_dead_letter check (
+        case when state = 'archived' then finished_at is null or dead_letter_unsent = (dead_sent_at is null)
+             else not dead_letter_unsent end)
 ) with (fillfactor = 60, autovacuum_vacuum_scale_factor = 0.05, autovacuum_analyze_scale_factor = 0.05)
 """
 
@@ -167,7 +196,7 @@ create table joblane.task_attempts (
     -- Estimated cost in US dollars. Null: not known, for example for a lost run.
     cost_usd double precision,
     primary key (task_id, run)
-) with (fillfactor = 80, autovacuum_vacuum_scale_factor = 0.05)
+) with (fillfactor = 70, autovacuum_vacuum_scale_factor = 0.05)
 """
 
 ITEMS = """

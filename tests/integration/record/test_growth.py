@@ -1,0 +1,205 @@
+"""The statements of a message and of an enqueue read no more than what they were given, whatever the table holds."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from joblane.record import transitions
+from joblane.record.claim import CLAIM
+from joblane.record.connection import Connection
+from joblane.record.database import Database
+from joblane.record.dead_letters import MARK_DEAD_SENT
+from joblane.record.finish import FINISH
+from joblane.record.insert import EXISTING, INSERT
+from joblane.record.status import STATUS
+from joblane.record.transitions import CANCEL
+from tests.builders.rows import TOKEN
+
+GIVEN = 10
+"""Tasks of one statement."""
+ENDED = """
+insert into joblane.tasks (id, type, queue, tenant, state, payload, payload_digest, max_attempts, retention_seconds,
+                           finished_at, expire_at, unique_key)
+select 'ended-' || n, 'a:b', 'default', 'acme', 'completed', '{}', '', 4, 60, now(), now() + interval '1 day', 'k' || n
+  from generate_series(1, $1::int) n
+"""
+ROWS = """
+insert into joblane.tasks (id, type, queue, tenant, state, payload, payload_digest, max_attempts, retention_seconds,
+                           attempts, runs, batch_size, lease_token, lease_until, sweep_at, unique_key)
+select $3 || n, 'a:b', 'default', 'acme', $1, '{}', '', 4, 60, r, r, r, case when $1 = 'active' then $4::uuid end,
+       case when $1 = 'active' then now() + interval '1 day' end, now() + interval '1 day', $3 || n
+  from generate_series(1, $2::int) n, lateral (select ($1 = 'active')::int as r) as x
+"""
+ATTEMPTS = """
+insert into joblane.task_attempts (task_id, run, attempt, generation)
+select id, 1, 1, 0 from joblane.tasks where state in ('active', 'completed')
+on conflict do nothing
+"""
+ARCHIVED = """
+insert into joblane.tasks (id, type, queue, state, payload, payload_digest, max_attempts, retention_seconds,
+                           finished_at, dead_letter_unsent, options)
+select 'dead-' || n, 'a:b', 'default', 'archived', '{}', '', 4, 60, now(), true,
+       '{"on_archived": {"type": "a:c", "queue": "low", "max_attempts": 1, "retention_seconds": 60}}'
+  from generate_series(1, $1::int) n
+"""
+SCAN = """
+update joblane.tasks set sent_at = clock_timestamp()
+ where id in (select jsonb_array_elements_text(cast($1 as jsonb))) and state = 'pending'
+"""
+"""A statement that reads a small table as a whole, because the planner expects a hundred ids of a parameter."""
+
+NEW_ROW = {
+    "type": "a:b", "queue": "default", "payload": {}, "payload_digest": "", "headers": {}, "options": {}, "tags": [],
+    "max_attempts": 4, "retention_seconds": 60,
+}  # fmt: skip
+
+
+def _ids(prefix: str) -> list[str]:
+    return [f"{prefix}-{number}" for number in range(1, GIVEN + 1)]
+
+
+def _messages(prefix: str, *, rec: bool) -> str:
+    unique = {} if rec else {"unique_until": "finish", "unique_seconds": 60}
+    return json.dumps(
+        [NEW_ROW | unique | {"id": id_, "rec": rec} | ({} if rec else {"unique_key": id_}) for id_ in _ids(prefix)]
+    )
+
+
+def _ends() -> str:
+    end = {"token": TOKEN, "run": 1, "outcome": "completed", "state": "completed", "delay_seconds": 0, "counted": True}
+    flags = dict.fromkeys(("snoozed", "mismatch", "continued"), False)
+    return json.dumps([end | flags | {"id": id_} for id_ in _ids("active")])
+
+
+def _documents(prefix: str, **columns: Any) -> tuple[str]:
+    unique = {"unique_seconds": 60}
+    return (json.dumps([NEW_ROW | unique | columns | {"id": id_, "unique_key": id_} for id_ in _ids(prefix)]),)
+
+
+MEASURED: dict[str, tuple[str, tuple[str, ...], int]] = {
+    "claim": (CLAIM, (_messages("waiting", rec=True), TOKEN, "60", "r"), 40),
+    "claim of external messages": (CLAIM, (_messages("new", rec=False), TOKEN, "60", "r"), 60),
+    "finish": (FINISH, (_ends(),), 50),
+    "insert": (INSERT, _documents("i"), 50),
+    "conflicts of an insert": (EXISTING, _documents("waiting"), 20),
+    "mark of dead letters": (MARK_DEAD_SENT, _documents("dead", generation=0), 60),
+    "status": (STATUS, ("waiting-1",), 2),
+    "cancel": (CANCEL, ("waiting-2",), 5),
+}
+"""Statement, parameters, and the buffers that it may read for each task of ten."""
+
+
+@pytest.fixture
+def connection(database_url: str) -> Iterator[Connection]:
+    database = Database(database_url)
+    database.get().execute_simple("set plan_cache_mode = force_generic_plan")
+    yield database.get()
+    database.drop()
+
+
+def buffers(connection: Connection, sql: str, parameters: tuple[str, ...]) -> float:
+    """The buffers that a statement with its generic plan reads, for each of ten tasks; it is rolled back."""
+    values = ", ".join("'" + value.replace("'", "''") + "'" for value in parameters)
+    found = []
+    connection.execute_simple(f"prepare measured as {sql}")
+    for _ in range(3):  # the first call reads the catalogue as well
+        connection.execute_simple("begin")
+        [[plan]] = connection.run(f"explain (analyze, buffers, format json) execute measured({values})")
+        connection.execute_simple("rollback")
+        top = (json.loads(plan) if isinstance(plan, str) else plan)[0]["Plan"]
+        found.append(top["Shared Hit Blocks"] + top["Shared Read Blocks"])
+    connection.execute_simple("deallocate measured")
+    return float(min(found)) / GIVEN
+
+
+def test_no_statement_reads_more_than_its_tasks_need(connection: Connection) -> None:
+    # given ten tasks of each kind
+    for state in ("pending", "active"):
+        connection.run(ROWS, state, str(GIVEN), "waiting-" if state == "pending" else "active-", TOKEN)
+    connection.run(ARCHIVED, str(GIVEN))
+    connection.run(ATTEMPTS)
+    read: dict[str, list[float]] = {}
+    shapes: dict[str, list[tuple[str, tuple[str, ...]]]] = {
+        "almost empty": [],
+        "small": [(ENDED, ("5000",))],
+        "large": [(ENDED.replace("'ended-'", "'large-'"), ("30000",))],
+        "skewed": [(ROWS, (state, "5000", f"{state}-more-", TOKEN)) for state in ("active", "pending")],
+        "analysed": [],
+    }
+    for shape, fills in shapes.items():
+        # when the table has another shape
+        for sql, parameters in fills:
+            connection.run(sql, *parameters)
+        connection.run(ATTEMPTS)
+        if shape == "analysed":
+            connection.execute_simple("analyze joblane.tasks, joblane.task_attempts")
+        # then each statement reads as little as before
+        for name, (sql, parameters, most) in MEASURED.items():
+            read.setdefault(name, []).append(buffers(connection, sql, parameters))
+            assert read[name][-1] <= most, (name, shape, read)
+        if shape == "small":  # and this finds a statement that grows
+            assert buffers(connection, SCAN, (json.dumps(_ids("waiting")),)) > 2 * MEASURED["cancel"][2]
+
+
+def test_no_index_names_a_column_that_an_ordinary_claim_changes(connection: Connection) -> None:
+    rows = connection.run("""
+        select d.objid::regclass::text, a.attname
+          from pg_index i
+          join pg_depend d on d.classid = 'pg_class'::regclass and d.objid = i.indexrelid
+           and d.refclassid = 'pg_class'::regclass and d.refobjid = i.indrelid
+          join pg_attribute a on a.attrelid = d.refobjid and a.attnum = d.refobjsubid
+         where i.indrelid = 'joblane.tasks'::regclass
+    """)
+    named: dict[str, set[str]] = {}
+    for index, column in rows:
+        named.setdefault(column, set()).add(index)
+    assert {"finished_at", "dead_letter_unsent", "unique_key"} <= named.keys()  # columns of predicates count
+    changed = (
+        transitions.RUN.keys() | transitions.PARK.keys() | transitions.RELEASE.keys() | {"due_at", "mismatch_since"}
+    )
+    changed -= {"unique_key"}  # released by the claim only with unique_until="start"
+    assert {column: named[column] for column in changed & named.keys()} == {}
+
+
+def test_a_claim_writes_no_index_and_a_life_writes_seven_entries(connection: Connection) -> None:
+    # given a hundred tasks, inserted by tens
+    def rows() -> list[Any]:
+        connection.execute_simple("select pg_stat_force_next_flush()")
+        return connection.run("""
+            select n_tup_upd, n_tup_hot_upd from pg_stat_all_tables
+             where relid in ('joblane.tasks'::regclass, 'joblane.task_attempts'::regclass) order by relid
+        """)
+
+    def entries(table: str) -> int:
+        """The entries of a new version of the last row: the indexes whose predicate it satisfies."""
+        predicates = connection.run(
+            "select coalesce(pg_get_expr(indpred, indrelid), 'true') from pg_index where indrelid = $1::regclass", table
+        )
+        last = f"(select * from {table} order by ctid desc limit 1) as t"
+        brin = 1 if table == "joblane.task_attempts" else 0
+        return sum(int(connection.run(f"select count(*) from {last} where {p}")[0][0]) for [p] in predicates) - brin
+
+    groups = [[f"t-{tens}{one}" for one in range(10)] for tens in range(10)]
+    for ids in groups:
+        connection.run(INSERT, json.dumps([NEW_ROW | {"id": id_} for id_ in ids]))
+    inserted = entries("joblane.tasks")
+    # when they are claimed and finished
+    before = rows()
+    for ids in groups:
+        connection.run(CLAIM, json.dumps([{"id": i, "type": "a:b", "rec": True} for i in ids]), TOKEN, "60", "r")
+    claimed = rows()
+    end = json.loads(_ends())[0]
+    for ids in groups:
+        connection.run(FINISH, json.dumps([end | {"id": id_} for id_ in ids]))
+    finished = entries("joblane.tasks")
+    attempts, ended = entries("joblane.task_attempts"), rows()
+    # then
+    updated, hot = (after - first for first, after in zip(before[0], claimed[0], strict=True))
+    assert updated == 100
+    assert hot >= 95
+    assert ended[1][0] - ended[1][1] <= 5, "the end of an attempt writes no index"
+    assert (inserted, finished, attempts) == (2, 4, 1)

@@ -1,0 +1,122 @@
+"""Rows written by SQL with values that no code writes: refused, or swept, listed and shown without an error."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from datetime import UTC, datetime
+
+import pytest
+from pg8000.exceptions import DatabaseError
+from rich.console import Console
+from starlette.testclient import TestClient
+
+from joblane.cli import task_tables
+from joblane.errors import sqlstate
+from joblane.inspector import wire
+from joblane.inspector.bulk import dead
+from joblane.inspector.filter import BulkAction, Filter
+from joblane.inspector.inspector import Inspector
+from joblane.inspector.stage import overview
+from joblane.maintenance.sweep import sweep
+from joblane.page.app import build
+from joblane.page.desk import Desk
+from joblane.page.security import Keys
+from joblane.record.states import State
+from tests.builders.rows import archived, put
+from tests.samples import sample_one
+from tests.world import PREFIX, World
+
+TIMES = (
+    "created_at", "due_at", "deadline", "lease_until", "sent_at", "sweep_at", "mismatch_since", "cancel_requested_at",
+    "finished_at", "dead_sent_at", "unique_expires_at", "expire_at",
+)  # fmt: skip
+COUNTS = ("attempts", "runs", "snoozes", "continuations", "used_ms", "generation", "sends", "batch_size")
+SUCCESSOR = '{"type": "a:b", "queue": "low", "max_attempts": 1, "retention_seconds": 0}'
+REFUSED = (
+    "queue = 'nope'", "state = 'dead'", "id = ''", "type = 'none'", "tenant = ''", "tenant = 'a b'", "tags = '{null}'",
+    "retention_seconds = -1", "retention_seconds = 9000000000000000000", "max_attempts = 0",
+    "headers = '[1]'", "headers = 'null'", """headers = '{"a": 1}'""", "options = '[]'", """options = '"x"'""",
+    "unique_until = 'never'", "finished_at = now()", "dead_letter_unsent = true",
+    *(f"{column} = {value}" for column in TIMES for value in ("'infinity'", "'-infinity'", "'200000-01-01'")),
+    *(f"{column} = -1" for column in COUNTS),
+    *(f"{column} = 2147483647" for column in ("attempts", "runs", "generation", "max_attempts")),
+    "used_ms = 9000000000000000000",
+    *(f"options = jsonb_build_object('on_archived', {on_archived})" for on_archived in (
+        "'[]'::jsonb", "1", """'{"type": "a:b"}'::jsonb""", f"'{SUCCESSOR}'::jsonb - 'max_attempts'",
+        f"""'{SUCCESSOR}'::jsonb || '{{"queue": "nope"}}'""", f"""'{SUCCESSOR}'::jsonb || '{{"max_attempts": 1.5}}'""",
+        f"""'{SUCCESSOR}'::jsonb || '{{"retention_seconds": 1e30}}'""",
+        f"""'{SUCCESSOR}'::jsonb || '{{"retention_seconds": "5"}}'""", f"""'{SUCCESSOR}'::jsonb || '{{"type": 1}}'""",
+    )),
+)  # fmt: skip
+"""Changes of a waiting row that a constraint refuses."""
+TAKEN = (
+    "id = 'ä \u2028 b'", "type = 'gone:type'", "owner = ''", "schema = ''", "payload_digest = ''", "tick = 'x'",
+    "tags = '{\"\", a}'", "unique_key = ''", "replay_of = 'nobody'", "reason = ''", "error_type = ''",
+    "error_message = ''", "fingerprint = ''", "fingerprint = 'ä b'", "lease_token = gen_random_uuid()",
+    *(f"payload = '{value}'" for value in ("[1]", "1", '"x"', "null")), "payload = null",
+    *(f"result = '{value}'" for value in ("[1]", "null")),
+    """options = '{"timeout": "x", "retry_delay": {}}'""", f"""options = '{{"on_archived": {SUCCESSOR}}}'""",
+    *(f"{column} = '{value}'" for column in TIMES for value in ("0001-01-01 UTC", "9999-12-31 23:59:59.999999 UTC")
+      if column != "finished_at" and (column, value[0]) != ("dead_sent_at", "9")),
+    *(f"{column} = null" for column in ("due_at", "sweep_at", "sent_at", "lease_until") if column != "due_at"),
+    *(f"state = '{state}'" for state in State), "state = 'active', lease_until = null, sweep_at = now()",
+    *(f"state = '{state}', finished_at = now()" for state in ("completed", "cancelled")),
+    "state = 'cancelled', finished_at = '0001-01-01 UTC', expire_at = null",
+    "state = 'archived', finished_at = now(), dead_letter_unsent = true, payload = null, sweep_at = now()",
+    f"""state = 'archived', finished_at = now(), dead_letter_unsent = true, sweep_at = now(),
+        options = '{{"on_archived": {SUCCESSOR}}}'""",
+    "state = 'archived', finished_at = now(), dead_sent_at = '9998-12-31 23:59:59 UTC'",
+    "cleared = true", "claim_alone = true, attempts = 2000000000, runs = 2000000000, sends = 2000000000",
+    "used_ms = 315360000000", "batch_size = 32767",
+)  # fmt: skip
+"""Changes of a waiting row that the table accepts."""
+
+
+@pytest.fixture
+def row(deployed: World) -> World:
+    """A world with a waiting task ``it``, and an archived one that must not be in the way."""
+    put(deployed, sample_one, "dead", **archived())
+    put(deployed, sample_one, "it")
+    return deployed
+
+
+@pytest.mark.parametrize("change", ["refused", "taken"])
+def test_a_value_that_no_code_writes_is_refused_or_handled(
+    row: World, inspector: Inspector, subtests: pytest.Subtests, change: str
+) -> None:
+    keys = Keys(token="t", session="s", form="f")
+    browser = TestClient(build(Desk(lambda: inspector), port=8700, keys=keys), base_url="http://127.0.0.1:8700")
+    browser.cookies.update({"joblane-8700": keys.session})
+    for written in REFUSED if change == "refused" else TAKEN:
+        with subtests.test(written):
+            if change == "refused":
+                with pytest.raises(DatabaseError) as caught:
+                    row.run(f"update joblane.tasks set {written} where id = 'it'")
+                assert sqlstate(caught.value) in ("23514", "22008")
+                continue
+            row.run(f"update joblane.tasks set {written} where id = 'it'")
+            [[id_]] = row.run("select id from joblane.tasks where id <> 'dead'")
+            read_everywhere(inspector, browser, id_)
+            sweep(row.database.get(), row.sqs, PREFIX)
+            read_everywhere(inspector, browser, id_)
+        with suppress(DatabaseError):
+            row.run("delete from joblane.tasks where id <> 'dead'")
+            put(row, sample_one, "it")
+
+
+def read_everywhere(inspector: Inspector, browser: TestClient, id_: str) -> None:
+    page = inspector.tasks(limit=1)
+    while page.after is not None:
+        page = inspector.tasks(after=page.after, limit=1)
+    inspector.count(Filter(types=("sample:one",)), action=BulkAction.DELETE)
+    overview.read(inspector._scope.connection, 60)
+    dead._recorded(inspector._scope)
+    rows = inspector.tasks().tasks
+    Console(quiet=True).print(task_tables.tasks(rows, datetime.now(UTC), 120))
+    paths = ["/tasks"]
+    if id_.isascii():
+        wire.call(inspector, "task", f'{{"id": "{id_}"}}'.encode())
+        task_tables.task(Console(quiet=True), inspector.task(id_), datetime.now(UTC), "joblane")
+        paths.append(f"/task?id={id_}")
+    for path in paths:
+        assert browser.get(path).status_code == 200, path
