@@ -125,9 +125,9 @@ create table joblane.tasks (
         and queue in ('critical', 'default', 'low') and length(tenant) between 1 and 128 and tenant !~ '[^!-~]'
         and array_position(tags, null) is null),
     constraint tasks_times check (
-        least(created_at, due_at, deadline, lease_until, sent_at, sweep_at, mismatch_since, cancel_requested_at,
+        least(created_at, due_at, deadline, lease_until, sweep_at, mismatch_since, cancel_requested_at,
               finished_at, dead_sent_at, unique_expires_at, expire_at) >= timestamptz '0001-01-01 UTC'
-        and greatest(created_at, due_at, deadline, lease_until, sent_at, sweep_at, mismatch_since, cancel_requested_at,
+        and greatest(created_at, due_at, deadline, lease_until, sweep_at, mismatch_since, cancel_requested_at,
                      finished_at, dead_sent_at, unique_expires_at, expire_at) < timestamptz '10000-01-01 UTC'
         and dead_sent_at < timestamptz '9999-01-01 UTC'),
     constraint tasks_numbers check (
