@@ -97,9 +97,14 @@ def _usual(folder: Path, console: Console, only: list[str]) -> list[Ratio]:
 def _large(folder: Path, console: Console, only: list[str]) -> list[Ratio]:
     with Postgres(folder / "postgres", settings=BUFFERS) as server:
         os.environ.update(DATABASE_URL=server.url, JOBLANE_PREFIX="jobs", AWS_DEFAULT_REGION=REGION)
-        from tests.bench import growth, inspecting
+        from tests.bench import growth, inspecting, sweeping
 
-        return _all({"inspecting": lambda: inspecting.run(server), "growth": lambda: growth.run(server)}, console, only)
+        runs: dict[str, Run] = {
+            "inspecting": lambda: inspecting.run(server),
+            "sweeping": lambda: sweeping.run(server),
+            "growth": lambda: growth.run(server),
+        }
+        return _all(runs, console, only)
 
 
 def _configure(server: Postgres, emulator: MiniStack) -> None:

@@ -126,6 +126,14 @@ class Queues:
             self._changed.notify()
         return id_
 
+    def counted(self, queue: str) -> tuple[int, int, int]:
+        """Return the numbers of visible, received and delayed messages."""
+        now = self._clock.now()
+        with self._changed:
+            hidden = [one for one in self._lanes[queue].messages.values() if one.visible_at > now]
+            delayed = sum(not one.receives for one in hidden)
+            return len(self._lanes[queue].messages) - len(hidden), len(hidden) - delayed, delayed
+
     def redrive(self, queue: str, share: float) -> int:
         """Move a share of the dead letters back, each once, with new message ids, as StartMessageMoveTask does."""
         with self._changed:

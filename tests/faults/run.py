@@ -230,6 +230,8 @@ class Run:
         if not moments:
             return False
         now = self.clock.now()
+        if swept is not None and swept <= now:  # a task that waits for its message, or for another sweep
+            moments[0] = now + 60
         ahead = max(2.0, min(moments) - now + 1)
         self.clock.move_forward(ahead)
         self._findings.counts["jumps over idle time"] += 1

@@ -48,6 +48,9 @@ class Api:
                 if not self._queues.knows(arguments["QueueName"]):
                     raise RefusedError("QueueDoesNotExist")
                 return {"QueueUrl": f"http://queues/{arguments['QueueName']}"}
+            case "GetQueueAttributes":
+                counts = self._queues.counted(_queue(arguments))
+                return {"Attributes": dict(zip(arguments["AttributeNames"], map(str, counts), strict=True))}
             case "SendMessage":
                 return self._send(_queue(arguments), arguments)
             case "SendMessageBatch":
