@@ -4,6 +4,7 @@
 create or replace function joblane.claim_@version(messages json, token uuid, lease_seconds float8, request_id text)
 returns json language plpgsql
 set lock_timeout = '500ms' set plan_cache_mode = force_generic_plan set enable_seqscan = off
+set joblane.checks = 'off'
 as $$
 declare
   members constant integer := json_array_length(messages);

@@ -4,6 +4,7 @@
 -- run again, as cancelled. A finish waits longer than a claim, because without it the run's work is lost.
 create or replace function joblane.finish_@version(runs json) returns json language plpgsql
 set lock_timeout = '5s' set plan_cache_mode = force_generic_plan set enable_seqscan = off
+set joblane.checks = 'off'
 as $$
 declare
   finished text[] := '{}';

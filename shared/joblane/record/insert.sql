@@ -4,6 +4,7 @@
 -- claim, because a lock that it does not get fails the caller's transaction.
 create or replace function joblane.insert_@version(given json) returns table (id text, due_seconds float8)
 language plpgsql set lock_timeout = '5s' set plan_cache_mode = force_generic_plan set enable_seqscan = off
+set joblane.checks = 'off'
 as $$
 #variable_conflict use_column
 declare
