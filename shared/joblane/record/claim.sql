@@ -4,7 +4,6 @@
 create or replace function joblane.claim_@version(messages json, token uuid, lease_seconds float8, request_id text)
 returns json language plpgsql
 set lock_timeout = '500ms' set plan_cache_mode = force_generic_plan set enable_seqscan = off
-set joblane.checks = 'off'
 as $$
 declare
   members constant integer := json_array_length(messages);
@@ -26,6 +25,7 @@ declare
   refusal text;
   changed boolean;        -- a transition was applied to `t`
 begin
+  perform set_config('joblane.checks', 'off', true);
   for m in
     select * from json_to_recordset(messages) as x(
       id text, type text, queue text, tenant text, tags text[], payload json, payload_digest text, schema text,
@@ -189,6 +189,7 @@ begin
       'waited', extract(epoch from clock - t.due_at),
       'mismatch', extract(epoch from clock - t.mismatch_since));
   end loop;
+  perform set_config('joblane.checks', 'on', true);
   return to_json(answers);
 end
 $$

@@ -4,7 +4,6 @@
 -- run again, as cancelled. A finish waits longer than a claim, because without it the run's work is lost.
 create or replace function joblane.finish_@version(runs json) returns json language plpgsql
 set lock_timeout = '5s' set plan_cache_mode = force_generic_plan set enable_seqscan = off
-set joblane.checks = 'off'
 as $$
 declare
   finished text[] := '{}';
@@ -15,6 +14,7 @@ declare
   is_end boolean;
   is_cleared boolean;    -- its content is removed at once, unless it is retained
 begin
+  perform set_config('joblane.checks', 'off', true);
   for f in
     select * from json_to_recordset(runs) as x(
       id text, token uuid, run integer, outcome text, state text, delay_seconds float8, counted boolean,
@@ -61,6 +61,7 @@ begin
       where a.task_id = f.id and a.run = f.run;
     end if;
   end loop;
+  perform set_config('joblane.checks', 'on', true);
   return to_json(finished);
 end
 $$

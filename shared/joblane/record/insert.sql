@@ -4,13 +4,13 @@
 -- claim, because a lock that it does not get fails the caller's transaction.
 create or replace function joblane.insert_@version(given json) returns table (id text, due_seconds float8)
 language plpgsql set lock_timeout = '5s' set plan_cache_mode = force_generic_plan set enable_seqscan = off
-set joblane.checks = 'off'
 as $$
 #variable_conflict use_column
 declare
   keys constant text[] := array(select x.unique_key from json_to_recordset(given) as x(unique_key text)
                                  where x.unique_key is not null);
 begin
+  perform set_config('joblane.checks', 'off', true);
   if cardinality(keys) > 0 then  -- a holder may have held its key for `unique_for`, or was ended by hand
     update joblane.tasks t set unique_key = null
       from (select h.id from joblane.tasks h
@@ -31,5 +31,6 @@ begin
    order by x.unique_key nulls first, case when x.unique_key is null then x.id end collate "C", x.ordinality
   on conflict do nothing
   returning t.id, extract(epoch from t.due_at - clock_timestamp())::float8;
+  perform set_config('joblane.checks', 'on', true);
 end
 $$
