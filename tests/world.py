@@ -22,6 +22,7 @@ from joblane.maintenance.sweep import Swept, sweep
 from joblane.queues import Queue, dead_letter_name, front_door_name, lane_name
 from joblane.record.database import Database
 from joblane.sqs.client import Entry, Sqs
+from joblane.sqs.depth import queue_depth
 from joblane.testing.faults import Hook, HookedDatabase
 from joblane.worker.worker import Worker
 from tests.builders.events import LambdaContext, event, record
@@ -231,6 +232,4 @@ class World:
 
     def depth(self, queue: str) -> int:
         """Return the number of messages in a queue, visible or not."""
-        response = self.sqs.client.get_queue_attributes(QueueUrl=self.sqs.url(queue), AttributeNames=["All"])
-        counts = response["Attributes"]
-        return int(counts["ApproximateNumberOfMessages"]) + int(counts["ApproximateNumberOfMessagesNotVisible"])
+        return queue_depth(self.sqs, queue).all

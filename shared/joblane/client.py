@@ -7,7 +7,6 @@ a task can be lost between the caller's commit and the send.
 
 from __future__ import annotations
 
-import json
 import threading
 import time
 from collections.abc import Iterable, Iterator, Sequence
@@ -32,7 +31,6 @@ from joblane.errors import (
     SendError,
     UnknownTaskError,
     WaitTimeoutError,
-    WrongStageError,
     sqlstate,
     text_of,
 )
@@ -42,7 +40,7 @@ from joblane.limits import MAX_DELAY_SECONDS
 from joblane.queues import Queue, check_prefix
 from joblane.record.connection import REFUSED_CLASSES, SHUT_DOWN
 from joblane.record.database import Database
-from joblane.record.insert import MARK_SENT, NewTask
+from joblane.record.insert import NewTask
 from joblane.record.stage import STAGE, match_stage
 from joblane.record.states import State
 from joblane.record.status import STATUS, TaskStatus
@@ -316,22 +314,7 @@ class JobClient:
                 "messages could not be sent; their rows are safe and the sweep sends them",
                 extra={"messages": len(failed), "queue": entries[position].queue, "error": why},
             )
-        sent = [task.id for position, task in enumerate(tasks) if position not in failed]
-        self._mark_sent(sent)
-        return set(sent)
-
-    def _mark_sent(self, ids: Sequence[str]) -> None:
-        """Record that messages were sent. Skipped if the connection is in use: a second send is harmless."""
-        if not ids or not self._lock.acquire(blocking=False):
-            return
-        try:
-            self._database().get().run(MARK_SENT, json.dumps(list(ids)))
-        except (LookupError, ValueError, WrongStageError):
-            pass  # DATABASE_URL is missing or wrong; the caller's session has its own connection
-        except (PostgresError, OSError):
-            self._database().drop()
-        finally:
-            self._lock.release()
+        return {task.id for position, task in enumerate(tasks) if position not in failed}
 
     def _insert_in(self, session: Session, tasks: Sequence[NewTask]) -> list[Enqueued | JobError]:
         """Write the rows in the caller's transaction. Its commit sends their messages."""

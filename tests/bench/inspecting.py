@@ -47,7 +47,7 @@ update joblane.tasks set fingerprint = left(md5(type || '|' || error_type), 16) 
 # The first two types have half of all tasks. One in eleven tasks has no tenant, and a few tenants have most tasks.
 TASK_ROWS = """
 insert into joblane.tasks (id, type, queue, tenant, tags, state, payload, payload_digest, max_attempts, attempts, runs,
-                   retention_seconds, created_at, due_at, sent_at, sweep_at, lease_until, finished_at, dead_sent_at,
+                   retention_seconds, created_at, due_at, sweep_at, lease_until, finished_at, dead_sent_at,
                    expire_at, reason, error_type, error_message)
 select md5(n::text)::uuid::text,
        ($2::text[])[case when n % 10 < 3 then 1 when n % 10 < 5 then 2
@@ -56,7 +56,7 @@ select md5(n::text)::uuid::text,
        case when n % 11 > 0 then 'tenant-' || floor(power(n::bigint * 7919 % 1000 / 1000.0, 3) * 500) end,
        case when n % 1000 = 0 then array['import-' || n / 100000] when n % 10 = 0 then array['nightly'] else '{}' end,
        s.state, jsonb_build_object('tenant_id', md5(n::text), 'number', n), md5(n::text), 6, 1, 1, 604800,
-       at, d.due_at, case when s.state <> 'scheduled' then at end,
+       at, d.due_at,
        case when s.state in ('scheduled', 'pending', 'retry', 'active') then d.due_at + interval '1 min' end,
        case when s.state = 'active' then clock_timestamp() + interval '1 min' end,
        case when s.state in ('completed', 'archived', 'cancelled') then at + interval '3 s' end,

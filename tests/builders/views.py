@@ -102,7 +102,6 @@ def task_view(row: TaskRow | None = None, **changes: Any) -> TaskView:
         runs=4,
         generation=0,
         deadline=None,
-        sent_at=before(hours=2),
         dead_sent_at=before(minutes=40),
         lease_until=None,
         expire_at=NOW + timedelta(days=90),

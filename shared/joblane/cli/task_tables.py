@@ -132,7 +132,6 @@ def _named(view: TaskView, now: datetime) -> Iterator[tuple[str, str | None]]:
     yield "redrives", str(view.generation) if view.generation else None
     yield "created", at(task_row.created_at)
     yield "due", at(task_row.due_at) if task_row.state in WAITING else None
-    yield "sent", at(view.sent_at) if task_row.state in WAITING else None
     yield "leased until", at(view.lease_until)
     yield "cancel requested", at(view.cancel_requested_at)
     yield "deadline", at(view.deadline)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import uuid
+import math
+import time
 
 from joblane.queues import Queue, lane_name
 from joblane.sqs.client import Entry, Sqs
@@ -10,9 +11,14 @@ from joblane.sqs.message import Message
 
 SWEEP = "jobs:sweep"
 """Task type of the sweep."""
+SHARED_SECONDS = 5
+"""All wake-ups of this many seconds start one sweep, after the last of them."""
 
 
 def wake(sqs: Sqs, prefix: str) -> None:
-    """Start a sweep by a message. If SQS does not accept it, the next scheduled sweep does the work."""
-    message = Message(SWEEP, f"{SWEEP}:woken:{uuid.uuid4()}")
-    sqs.send_many([Entry(lane_name(prefix, Queue.LOW, SWEEP), message.encode())], brief=True)
+    """Start a sweep by a message, within five seconds. If SQS does not accept it, the next scheduled sweep does the
+    work."""
+    now = time.time()
+    ends = (math.floor(now / SHARED_SECONDS) + 1) * SHARED_SECONDS
+    message = Message(SWEEP, f"{SWEEP}:woken:{ends}")
+    sqs.send_many([Entry(lane_name(prefix, Queue.LOW, SWEEP), message.encode(), math.ceil(ends - now))], brief=True)

@@ -208,7 +208,6 @@ class TaskView:
     runs: int
     generation: int
     deadline: datetime | None
-    sent_at: datetime | None
     dead_sent_at: datetime | None
     lease_until: datetime | None
     expire_at: datetime | None

@@ -2,34 +2,38 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
 from joblane.limits import CONTENT_KEPT_FOR_MESSAGES
 from joblane.record.connection import Connection
-from joblane.record.states import ARCHIVED_RETENTION, ENDED_SQL
+from joblane.record.row_by_row import LOCKED, run_rows
+from joblane.record.states import ENDED_SQL
+from joblane.record.transitions import ARCHIVED_EXPIRES, RETENTION_EXPIRES
 
 BATCH = 500
 """The most rows per statement."""
 
-# An operator may cancel a task by an UPDATE of `state` alone. This statement sets the other columns of an ended row.
+# An operator may end a task by an UPDATE of `state` alone. This statement sets the other columns of an ended row.
 TIDY = f"""
 update joblane.tasks t
-   set sweep_at = case when ended.is_archived then now() end, finished_at = now(),
-       dead_letter_unsent = ended.is_archived,
-       expire_at = coalesce(t.expire_at, now() + case
-         when ended.is_archived then interval '{ARCHIVED_RETENTION.days} days'
-         else make_interval(secs => t.retention_seconds) end)
-  from (select id, state = 'archived' and dead_sent_at is null as is_archived from joblane.tasks
-         where finished_at is null and state in {ENDED_SQL}
-         order by created_at, id limit {BATCH} for update skip locked) as ended
+   set finished_at = now(),
+       expire_at = coalesce(t.expire_at, case t.state when 'archived' then {ARCHIVED_EXPIRES}
+                                                      else {RETENTION_EXPIRES} end),
+       dead_letter_unsent = t.state = 'archived' and t.dead_sent_at is null,
+       sweep_at = case when t.state = 'archived' and t.dead_sent_at is null then now() end
+  from ({LOCKED.format(columns="t.id", condition=f"t.finished_at is null and t.state in {ENDED_SQL}")}) as ended
  where t.id = ended.id
 returning t.id
 """
 
+FIND = f"""
+select id from joblane.tasks where expire_at <= now() and state in {ENDED_SQL} order by expire_at limit {BATCH}
+"""
 # The content is removed when the retention ends. The row is deleted when none of its messages can return.
 EXPIRE = f"""
-with due as (
-  select id, cleared from joblane.tasks
-   where expire_at <= now() and state in {ENDED_SQL}
-   order by expire_at limit {BATCH} for update skip locked
+with due as materialized (
+  {LOCKED.format(columns="t.id, t.cleared", condition=f"t.expire_at <= now() and t.state in {ENDED_SQL}")}
 ),
 cleared as (
   update joblane.tasks t
@@ -60,12 +64,28 @@ select (select count(*) from cleared), (select count(*) from deleted)
 """
 
 
-def tidy(connection: Connection) -> int:
-    """Complete up to :data:`BATCH` rows that were cancelled by SQL. Return their number."""
-    return len(connection.run(TIDY))
+def tidy(connection: Connection, ids: Sequence[str]) -> None:
+    """Complete the rows of tasks that were ended by SQL."""
+    for start in range(0, len(ids), BATCH):
+        run_rows(connection, TIDY, ids[start : start + BATCH])
 
 
-def expire(connection: Connection) -> tuple[int, int]:
-    """Clear or delete up to :data:`BATCH` expired rows. Return the number of cleared rows and of deleted rows."""
-    cleared, removed = connection.run(EXPIRE)[0]
-    return cleared, removed
+@dataclass
+class Expiry:
+    """Clears and deletes expired rows. ``cleared`` and ``removed``: their numbers."""
+
+    connection: Connection
+    cleared: int = 0
+    removed: int = 0
+
+    def steps(self) -> Iterator[None]:
+        """Clear and delete in batches. It may be stopped after each step."""
+        while ids := [id_ for (id_,) in self.connection.run(FIND)]:
+            done = 0
+            for cleared, removed in run_rows(self.connection, EXPIRE, ids):
+                self.cleared += cleared
+                self.removed += removed
+                done += cleared + removed
+            yield
+            if len(ids) < BATCH or not done:  # none: another sweep has locked these rows
+                return

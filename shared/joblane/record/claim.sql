@@ -54,7 +54,7 @@ begin
         t.max_attempts := m.max_attempts; t.retention_seconds := m.retention_seconds; t.deadline := m.deadline;
         t.schema := m.schema; t.headers := m.headers; t.options := m.options; t.payload_digest := m.payload_digest;
         t.unique_key := m.unique_key; t.unique_until := coalesce(m.unique_until, 'finish');
-        t.generation := coalesce(m.dead_generation, 0); t.due_at := clock; t.sent_at := clock;
+        t.generation := coalesce(m.dead_generation, 0); t.due_at := clock;
         t.attempts := 0; t.runs := 0; t.snoozes := 0; t.used_ms := 0; t.sends := 0; t.batch_size := 0;
         t.claim_alone := false; t.dead_letter_unsent := false;
       end if;

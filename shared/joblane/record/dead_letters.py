@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from joblane.queues import Queue, lane_name
+from joblane.record.row_by_row import run_rows
 from joblane.record.states import SWEEP_MARGIN_SECONDS
 from joblane.sqs.client import Entry
 from joblane.sqs.message import MAX_ID, Message
@@ -18,13 +18,16 @@ if TYPE_CHECKING:
 # If the type declares `on_archived`, the same statement inserts the successor. Its id derives from the task's id and
 # generation, so a repeated call inserts nothing.
 MARK_DEAD_SENT = f"""
-with marked as (
+with unmarked as materialized (
+  select r.id from (select * from jsonb_to_recordset($1::jsonb) as x(id text, generation integer)
+                     order by id collate "C") as x,
+         lateral (select t.id from joblane.tasks t
+                   where t.id = x.id and t.generation = x.generation
+                     and t.state = 'archived' and t.dead_sent_at is null for no key update) as r
+),
+marked as (
   update joblane.tasks t set dead_sent_at = clock_timestamp(), dead_letter_unsent = false, sweep_at = null
-    from (select r.id from joblane.tasks r join jsonb_to_recordset($1::jsonb) as x(id text, generation integer)
-              on r.id = x.id and r.generation = x.generation
-           where r.state = 'archived' and r.dead_sent_at is null
-           order by r.id for no key update of r) as unmarked
-   where t.id = unmarked.id
+   where t.id = any(array(select id from unmarked))
   returning t.*
 )
 insert into joblane.tasks
@@ -56,7 +59,7 @@ class Successor:
 def mark_dead_sent(connection: Connection, dead_letters: Iterable[tuple[str, int]]) -> list[Successor]:
     """Record that the dead letters of these task ids and generations were sent. Return the successors to send."""
     sent = [{"id": id_, "generation": generation} for id_, generation in sorted(dead_letters)]
-    return [Successor(*row) for row in connection.run(MARK_DEAD_SENT, json.dumps(sent))] if sent else []
+    return [Successor(*row) for row in run_rows(connection, MARK_DEAD_SENT, sent)]
 
 
 def successor_entry(prefix: str, successor: Successor) -> Entry:

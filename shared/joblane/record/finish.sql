@@ -35,7 +35,6 @@ begin
       used_ms = case when f.continued then t.used_ms + f.duration_ms else 0 end,
       mismatch_since = case when f.mismatch then coalesce(t.mismatch_since, clock) end,
       due_at = coalesce(next_due, t.due_at),
-      sent_at = case when not is_long then t.sent_at end,
       sends = 0,
       sweep_at = case when is_long then next_due - interval '@max_delay s'
                       when not is_end then next_due + interval '@sweep_margin s'

@@ -55,7 +55,7 @@ replaced as (
     retention_seconds = x.retention_seconds, deadline = x.deadline,
     unique_until = coalesce(x.unique_until, 'finish'),
     unique_expires_at = clock_timestamp() + make_interval(secs => x.unique_seconds),
-    due_at = d.due_at, sent_at = null, sweep_at = {DUE_SWEEP}
+    due_at = d.due_at, sweep_at = {DUE_SWEEP}
     from {NEW.format(document="cast($1 as json)")}, waiting
    where t.id = waiting.id and waiting.unique_key = x.unique_key
   returning t.id, t.unique_key, t.due_at
@@ -125,12 +125,3 @@ class NewTask:
 def document(new: Iterable[NewTask]) -> str:
     """Return the parameter of :data:`INSERT` and :data:`REPLACE`."""
     return json.dumps([task.row() for task in new], ensure_ascii=False)
-
-
-MARK_SENT = f"""
-update joblane.tasks t set sent_at = clock_timestamp(), sends = t.sends + 1
-  from (select id from joblane.tasks
-         where id = any(array(select jsonb_array_elements_text(cast($1 as jsonb)))) and state in {WAITING_SQL}
-         order by id for no key update skip locked) as waiting
- where t.id = waiting.id
-"""

@@ -16,6 +16,11 @@ FINGERPRINT = "left(md5({row}.type || '|{error}'), 16)"
 """The fingerprint of an error without a traceback: the same for all tasks of a type."""
 SWEEP_SOON = f"{NOW} + interval '{SWEEP_MARGIN_SECONDS} s'"
 """The sweep sends the message then, unless a worker or a client has sent it."""
+UNSENT_SWEEP = f"{{due}} - interval '{MAX_DELAY_SECONDS} s'"
+"""A row whose message nobody sends: the sweep sends it, from the time at which SQS can delay it until the task is due.
+
+Only such a row has a ``sweep_at`` before its ``due_at``, and the sweep and the inspector recognise it by that.
+"""
 ARCHIVED_EXPIRES = f"{NOW} + interval '{ARCHIVED_RETENTION.days} days'"
 RETENTION_EXPIRES = f"{NOW} + make_interval(secs => t.retention_seconds)"
 CLEARED_EXPIRES = f"{NOW} + interval '{CONTENT_KEPT_FOR_MESSAGES.days} days'"
@@ -47,7 +52,7 @@ REVIVED: Columns = RESET | {
     "expire_at": "null",
 }
 """The task is live again. A dead letter of its previous generation is obsolete from now on."""
-TO_SEND: Columns = {"state": "'pending'", "sent_at": "null", "sends": "0", "sweep_at": SWEEP_SOON}
+TO_SEND: Columns = {"state": "'pending'", "sends": "0", "sweep_at": SWEEP_SOON}
 """The task's message is sent after the commit."""
 
 _ENDED: Columns = LEASE_RELEASED | {"used_ms": "0", "sends": "0", "mismatch_since": "null", "finished_at": NOW}
@@ -93,11 +98,9 @@ NEW = """rows from (json_to_recordset({document}) as (
        lateral (select coalesce(x.at, clock_timestamp() + make_interval(secs => coalesce(x.delay, 0)))) as d(due_at)"""
 """The new tasks of an enqueue, as ``x``, each with its time as ``d``."""
 DUE_STATE = "case when d.due_at > clock_timestamp() then 'scheduled' else 'pending' end"
-# The sweep checks a row a minute after the task should have run. A task that is due later than DelaySeconds can express
-# is sent by the sweep in the 15 minutes before it is due.
+# The sweep checks a row a minute after the task should have run.
 DUE_SWEEP = f"""case when d.due_at > clock_timestamp() + interval '{MAX_DELAY_SECONDS} s'
-            then d.due_at - interval '{MAX_DELAY_SECONDS} s'
-            when x.unsent then clock_timestamp()
+              or x.unsent then {UNSENT_SWEEP.format(due="d.due_at")}
             else greatest(d.due_at, clock_timestamp()) + interval '{SWEEP_MARGIN_SECONDS} s' end"""
 
 LEASE_SWEEP_SECONDS = 15
@@ -116,20 +119,16 @@ RUN: Columns = {
 }
 """A run begins. The names without ``t.`` are variables of the claim."""
 REVIVE: Columns = RUN | REVIVED | {"attempts": "1", "batch_size": "members"}
-PARK: Columns = {
-    "sent_at": "null",
-    "sweep_at": f"greatest({NOW}, t.due_at - interval '{MAX_DELAY_SECONDS} s')",
-}
+PARK: Columns = {"sweep_at": UNSENT_SWEEP.format(due="t.due_at")}
 """The message is acknowledged, and the row waits for the end of a pause."""
-REVIVE_PAUSED: Columns = REVIVED | PARK | {"state": "'pending'"}
+REVIVE_PAUSED: Columns = REVIVED | {"state": "'pending'", "sweep_at": UNSENT_SWEEP.format(due=NOW)}
 RELEASE: Columns = {
     "state": "'pending'",
     "attempts": "t.attempts - uncounted",
     "claim_alone": "true",
     "lease_token": "null",
     "lease_until": "null",
-    "sent_at": "case when not paused then t.sent_at end",
-    "sweep_at": SWEEP_SOON,
+    "sweep_at": f"case when paused then {PARK['sweep_at']} else {SWEEP_SOON} end",
 }
 """A lost run is over, and the next claim takes the task alone."""
 LOST: Columns = ARCHIVED | {

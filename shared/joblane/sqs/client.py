@@ -16,6 +16,7 @@ from joblane.limits import MAX_BATCH, MAX_LATER_VISIBILITY, MAX_MESSAGE_BYTES
 
 if TYPE_CHECKING:
     from mypy_boto3_sqs import SQSClient
+    from mypy_boto3_sqs.literals import QueueAttributeNameType
     from mypy_boto3_sqs.type_defs import MessageTypeDef
 
 T = TypeVar("T")
@@ -28,6 +29,8 @@ CONNECTIONS = 8
 """The most batches in flight at once."""
 NO_SUCH_QUEUE = ("NonExistentQueue", "QueueDoesNotExist")
 """Parts of the error codes for a missing queue, in SQS's two protocols."""
+NO_ANSWER = "no answer: "
+"""The reason of a failed send begins with it if SQS did not answer: it accepted and refused nothing."""
 
 
 @dataclass(slots=True)
@@ -105,6 +108,10 @@ class Sqs:
             self._urls[queue] = client.get_queue_url(QueueName=queue)["QueueUrl"]
         return self._urls[queue]
 
+    def attributes(self, queue: str, names: Sequence[QueueAttributeNameType]) -> Mapping[Any, str]:
+        """Return attributes of a queue. Raises botocore's errors."""
+        return self.client.get_queue_attributes(QueueUrl=self.url(queue), AttributeNames=names)["Attributes"]
+
     def send(self, entry: Entry) -> str:
         """Send one message and return its SQS message id. Raises :class:`SendError`."""
         return self._send(entry, brief=False)
@@ -133,7 +140,7 @@ class Sqs:
             try:
                 self._send(entries[0], brief=brief)
             except SendError as error:
-                return {0: str(error)}
+                return {0: _why(error)}
             return {}
         batches = list(_batches(entries))
         if len(batches) < 2:
@@ -165,7 +172,7 @@ class Sqs:
                 answer = _on_open_connection(partial(client.send_message_batch, QueueUrl=url, Entries=messages))
             except (BotoCoreError, ClientError) as error:
                 self._pause_after(error)
-                return failed | {position: str(error) for position in waiting}
+                return failed | dict.fromkeys(waiting, _why(error))
             refused = {int(item["Id"]): item for item in answer.get("Failed", [])}
             failed = {position: why for position, why in failed.items() if position not in waiting}
             failed |= {position: f"{item['Code']}: {item.get('Message', '')}" for position, item in refused.items()}
@@ -223,6 +230,12 @@ class Sqs:
                     getattr(self.client, f"{call}_batch")(QueueUrl=url, Entries=entries)
             except (BotoCoreError, ClientError):
                 continue
+
+
+def _why(error: BaseException) -> str:
+    from botocore.exceptions import BotoCoreError
+
+    return f"{NO_ANSWER if isinstance(error.__cause__ or error, BotoCoreError) else ''}{error}"
 
 
 def _on_open_connection(call: Callable[[], T]) -> T:

@@ -35,7 +35,7 @@ class QueueDepth:
 
 def queue_depth(sqs: Sqs, queue: str) -> QueueDepth:
     """Return the depth of a queue. Raises botocore's errors."""
-    counts = sqs.client.get_queue_attributes(QueueUrl=sqs.url(queue), AttributeNames=ATTRIBUTES)["Attributes"]
+    counts = sqs.attributes(queue, ATTRIBUTES)
     return QueueDepth(*(int(counts[attribute]) for attribute in ATTRIBUTES))
 
 

@@ -13,6 +13,7 @@ from joblane.errors import SendError
 from joblane.limits import DEAD_LETTER_RETENTION, MAX_ATTRIBUTES, MAX_DELAY_SECONDS, MAX_MESSAGE_BYTES, QUEUE_RETENTION
 from joblane.queues import dead_letter_name
 from joblane.sqs.client import Entry, Sqs
+from joblane.sqs.depth import ATTRIBUTES
 from joblane.sqs.message import DEAD_ATTRIBUTE, REASON_ATTRIBUTE, decode
 from joblane.testing.clock import Clock
 from joblane.testing.errors import KitError
@@ -86,6 +87,14 @@ class MemoryQueues(Sqs):
 
     def url(self, queue: str) -> str:
         return f"memory:{queue}"
+
+    def attributes(self, queue: str, names: Sequence[str]) -> Mapping[str, str]:
+        self._forget_old()
+        now = self._clock.seconds()
+        hidden = [message for message in self._queues[queue] if message.visible_at > now]
+        delayed = sum(not message.receives for message in hidden)
+        counts = (len(self._queues[queue]) - len(hidden), len(hidden) - delayed, delayed)
+        return dict(zip(ATTRIBUTES, map(str, counts), strict=True))
 
     def send(self, entry: Entry, *, sent_at: float = 0.0) -> str:
         """``sent_at``: the time in the message, if it is later than now, as for a tick of a later time."""

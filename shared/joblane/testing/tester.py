@@ -44,9 +44,13 @@ R = TypeVar("R")
 LIMIT = 1_000
 """Invocations of one drain."""
 NEXT_SWEEP = f"""
-select extract(epoch from min(sweep_at) - clock_timestamp())::float8 from joblane.tasks
- where (finished_at is null or dead_letter_unsent) and state in {in_sql(LIVE | {State.ARCHIVED})}
+select extract(epoch from min(at) - clock_timestamp())::float8
+  from (select sweep_at from joblane.tasks
+         where (finished_at is null or dead_letter_unsent) and state in {in_sql(LIVE | {State.ARCHIVED})}
+        union all select until from joblane.pauses) as next(at)
+ where at > clock_timestamp()
 """
+"""A task that is due for longer waits for the end of a pause, or for its message."""
 
 
 class JobTester:

@@ -33,8 +33,7 @@ from joblane.job import Job
 from joblane.limits import MAX_MESSAGE_BYTES
 from joblane.maintenance.sweep import sweep
 from joblane.record.connection import Connection
-from joblane.record.database import Database
-from joblane.record.insert import INSERT, MARK_SENT
+from joblane.record.insert import INSERT
 from joblane.settings import MissingSettingError
 from joblane.sqs.client import PAUSE_SECONDS
 from joblane.sqs.message import decode
@@ -374,22 +373,6 @@ def test_a_connection_that_the_server_ended_is_replaced(world: World, sends: Sen
     assert world.run("select count(*)::int from joblane.tasks") == [[2]]
 
 
-def test_a_connection_that_ends_between_row_and_mark_changes_nothing(
-    world: World, sends: Sends, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    real = world.client._sqs.send_many
-
-    def send(entries: Any, **how: Any) -> dict[int, str]:
-        world.run(END_OTHERS)
-        return real(entries, **how)
-
-    monkeypatch.setattr(world.client._sqs, "send_many", send)
-    info = world.client.enqueue(sample_one, Sample())
-    assert info.sent
-    assert world.row(info.id)["sent_at"] is None
-    monkeypatch.undo()
-
-
 def test_a_client_that_was_closed_can_be_used_again(world: World, sends: Sends) -> None:
     world.client.enqueue(sample_one, Sample())
     world.client.close()
@@ -405,8 +388,7 @@ def test_a_task_is_a_row_and_a_message_with_the_same_id(world: World, sends: Sen
     row = world.row(info.id)
     assert (row["type"], row["queue"], row["tenant"], row["state"]) == ("sample:one", "default", "acme", "pending")
     assert (row["payload"], row["headers"]) == ({"do": "nothing", "number": 7}, {"traceparent": "t"})
-    assert (row["max_attempts"], row["attempts"], row["retention_seconds"], row["sends"]) == (4, 0, 86400, 1)
-    assert row["sent_at"] is not None
+    assert (row["max_attempts"], row["attempts"], row["retention_seconds"], row["sends"]) == (4, 0, 86400, 0)
     (entry,) = sends.to(LANE)
     message = decode(entry["MessageBody"])
     assert (message.id, message.rec, message.payload) == (info.id, True, {"do": "nothing", "number": 7})
@@ -488,7 +470,6 @@ def test_a_task_further_off_waits_in_its_row_alone(world: World, sends: Sends) -
     for seconds in (901, 3 * 3600, 86400 * 20, 86400 * 3650):
         info = world.client.enqueue(sample_one, Sample(), process_in=timedelta(seconds=seconds))
         assert (info.sent, info.state) == (False, "scheduled")
-        assert world.row(info.id)["sent_at"] is None
         assert abs(seconds_until(world, info.id, "due_at") - seconds) < 0.5
         assert abs(seconds_until(world, info.id, "sweep_at") - (seconds - 900)) < 0.5
     assert sends.messages == []
@@ -600,10 +581,10 @@ def test_a_thousand_tasks_are_one_insert_and_batched_sends(
     sends.clear()
     statements = counted(monkeypatch)
     results = world.client.enqueue_many(Job(sample_one, Sample(number=number)) for number in range(1000))
-    assert statements == [INSERT, MARK_SENT]
+    assert statements == [INSERT]
     assert sends.requests == 100
     assert len(sends.messages) == 1000
-    numbers = dict(world.run("select id, (payload->>'number')::int from joblane.tasks where sent_at is not null"))
+    numbers = dict(world.run("select id, (payload->>'number')::int from joblane.tasks"))
     assert [numbers[result.id] for result in results if isinstance(result, Enqueued)] == list(range(1000))
 
 
@@ -644,7 +625,6 @@ def test_a_lane_without_a_queue_leaves_the_rows_to_the_sweep(world: World, count
     with lines() as logged:
         results = world.client.enqueue_many([Job(sample_loose, Loose(value=SECRET)) for _ in range(count)])
     assert [result.sent for result in results if isinstance(result, Enqueued)] == [False] * count
-    assert world.run("select count(*) from joblane.tasks where sent_at is null") == [[count]]
     (line,) = logged.fields
     assert (line["messages"], line["queue"]) == (count, "jobs-default-sample-loose")
     assert SECRET not in logged.texts[0]
@@ -663,7 +643,6 @@ def test_messages_that_sqs_refuses_are_reported_apart_from_the_others(
     )
     results = world.client.enqueue_many([Job(sample_one, Sample(), task_id=id_) for id_ in "abc"])
     assert [result.sent for result in results if isinstance(result, Enqueued)] == [True, False, True]
-    assert world.run("select id from joblane.tasks where sent_at is null") == [["b"]]
 
 
 # --- Without a record ----------------------------------------------------------------------------------------------
@@ -742,19 +721,6 @@ def test_a_fresh_client_may_be_used_first_by_many_threads(world: World, sends: S
     run_at_once([lambda: results.append(client.enqueue(sample_one, Sample()))] * 8)
     client.close()
     assert [result.sent for result in results] == [True] * 8
-
-
-def test_an_id_that_waits_for_another_transaction_delays_no_mark(world: World, sends: Sends) -> None:
-    world.client.enqueue(sample_one, Sample(), task_id="mine")
-    blocker = Database(world.url)
-    try:
-        blocker.get().execute_simple("begin")
-        blocker.get().run("select 1 from joblane.tasks where id = $1 for update", "mine")
-        started = time.monotonic()
-        world.client._mark_sent(["mine"])
-        assert time.monotonic() - started < 5
-    finally:
-        blocker.drop()
 
 
 # --- Small things --------------------------------------------------------------------------------------------------
@@ -876,7 +842,6 @@ def test_commits_stay_fast_while_sqs_does_not_answer(world: World, silent: list[
         jobs._sqs._paused_until -= PAUSE_SECONDS
         assert not jobs.enqueue(sample_one, Sample()).sent
         assert len(silent) == 2
-    assert world.run("select count(*)::int from joblane.tasks where sent_at is null") == [[71]]
 
 
 # --- A fork --------------------------------------------------------------------------------------------------------

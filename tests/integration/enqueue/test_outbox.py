@@ -90,7 +90,6 @@ def test_the_row_commits_with_the_callers_work_and_is_sent_after_it(
     session.commit()
     assert sent(sends) == [info.id]
     assert world.run("select what from work") == [["done"]]
-    assert world.row(info.id)["sent_at"] is not None
     assert (world.row(info.id)["tenant"], sends.to(LANE)[0]["MessageGroupId"]) == ("acme", "acme")
 
 
@@ -353,7 +352,6 @@ def test_of_250_tasks_in_a_session_100_are_sent_and_the_sweep_is_woken_for_the_r
     swept = sweep(world.database.get(), world.sqs, PREFIX)
     assert swept.sent == 150
     assert len(sent(sends)) == len(set(sent(sends))) == 250
-    assert world.run("select count(*) from joblane.tasks where sent_at is null") == [[0]]
 
 
 def test_a_sweep_that_cannot_be_woken_does_not_fail_the_commit(world: World, sends: Sends, session: Session) -> None:
@@ -438,7 +436,7 @@ def test_an_unavailable_sqs_after_the_commit_is_no_error_for_the_caller(
     world.client.enqueue_many([Job(sample_one, Sample()) for _ in range(count)], session=session)
     session.commit()
     assert world.run("select what from work") == [["done"]]
-    assert world.run("select count(*) from joblane.tasks where sent_at is null") == [[count]]
+    assert world.run("select count(*) from joblane.tasks") == [[count]]
     world.lane(sample_one)
     sweep_all(world)
     assert len(sent(sends)) == count
@@ -458,13 +456,12 @@ def test_a_second_connection_that_cannot_be_had_is_no_error_of_the_callers(
         enqueue(world, session)
         session.commit()
     assert len(sent(sends)) == 2
-    assert world.run("select count(*) from joblane.tasks where sent_at is null") == [[2]]
     monkeypatch.setenv("DATABASE_URL", world.url)
     world.client.close()
     world.client._opened = None
     enqueue(world, session)
     session.commit()
-    assert world.run("select count(*) from joblane.tasks where sent_at is null") == [[2]], "the client is usable again"
+    assert len(sent(sends)) == 3, "the client is usable again"
 
 
 def test_a_pool_of_one_connection_is_enough(world: World, sends: Sends, session: Session, engine: Engine) -> None:
@@ -532,7 +529,6 @@ def test_a_child_is_sent_after_its_parents_work_has_committed(world: World, send
     assert seen == [0]
     assert sent(sends) == ["child"]
     assert world.row("parent")["state"] == "completed"
-    assert world.row("child")["sent_at"] is not None
 
 
 def test_a_parent_that_fails_has_no_child(world: World, sends: Sends) -> None:

@@ -20,6 +20,7 @@ from joblane.record.database import Database
 from joblane.sqs.message import Message, Tick
 from tests.builders.rows import In, active, put
 from tests.samples import Sample, sample_batch, sample_one, sample_tick
+from tests.sends import Sends
 from tests.world import PREFIX, World
 
 SCOPES = [
@@ -109,7 +110,6 @@ def test_during_a_pause_a_run_ends_and_its_retry_waits(world: World, inspector: 
 
     world.sweep()
 
-    world.run("update joblane.tasks set sweep_at = clock_timestamp() + interval '50 s'")
     inspector.resume(PauseScope.TYPE, "sample:one")
     world.lane(sample_one)
     assert world.sweep().sent == 1
@@ -122,26 +122,10 @@ def test_resume_wakes_the_sweep(world: World, inspector: Inspector) -> None:
     world.sqs.client.create_queue(QueueName=lane)
     inspector.pause(PauseScope.TYPE, "sample:one")
 
+    watched = Sends.of(world.sqs)
     inspector.resume(PauseScope.TYPE, "sample:one")
 
-    assert len(world.received(lane)) == 1
-
-
-def test_resume_continues_more_tasks_than_fit_into_one_statement(
-    world: World, inspector: Inspector, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from joblane.inspector.stage import pauses
-
-    monkeypatch.setattr(pauses, "SWEEP_NOW", pauses.SWEEP_NOW.replace(str(pauses.BATCH), "2"))
-    monkeypatch.setattr(pauses, "BATCH", 2)
-    for number in range(5):
-        put(world, sample_one, f"held-{number}", sweep_at=In(50))
-    put(world, sample_one, "far", state="scheduled", due_at=In(7200), sweep_at=In(6300))
-    inspector.pause(PauseScope.TYPE, "sample:one")
-
-    inspector.resume(PauseScope.TYPE, "sample:one")
-
-    assert world.run("select count(*) from joblane.tasks where sweep_at <= now()") == [[5]]
+    assert len(watched.to(lane)) == 1
 
 
 def test_a_pause_ends_automatically(world: World, inspector: Inspector) -> None:

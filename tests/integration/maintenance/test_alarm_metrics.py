@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from typing import Any
+from uuid import uuid4
 
 import pytest
 
 from joblane import TaskContext
 from joblane.discovery import discover
-from joblane.enqueue.wake import wake
 from joblane.functions.jobs_sweep.handler import jobs_sweep
-from joblane.maintenance.sweep import stuck_leases
 from joblane.maintenance.unmarked_dead_letters import MAX_RECEIVES, unmarked_dead_letters
 from joblane.queues import dead_letter_name
 from joblane.sqs.message import DEAD_ATTRIBUTE, Message
@@ -34,10 +33,9 @@ def sweeps(
 ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """Run the sweep's task. Return its metrics of findings, and its log lines."""
     world.lane(jobs_sweep)
-    wake(world.sqs, PREFIX)
     capsys.readouterr()
     with logs.lines() as lines:
-        assert world.deliver(jobs_sweep, world.take(jobs_sweep)[0]["Body"], seconds=seconds) == []
+        assert world.deliver(jobs_sweep, Message(jobs_sweep.type, str(uuid4())).encode(), seconds=seconds) == []
     (metrics,) = (line for line in emf.documents(capsys.readouterr().out) if "Overdue" in line)
     return metrics, lines.fields
 
@@ -101,9 +99,9 @@ def test_a_type_with_a_task_that_waits_longer_than_its_target_is_counted(
 def test_a_lease_is_stuck_ten_minutes_after_its_end_unless_its_task_is_paused(world: World) -> None:
     for id_, ended in (("fresh", -9 * MINUTE), ("stuck", -11 * MINUTE)):
         put(world, sample_one, id_, **active(ended))
-    assert stuck_leases(world.database.get()) == 1
+    assert world.sweep().stuck == 1
     world.run("insert into joblane.pauses (scope, name) values ('queue', 'default')")
-    assert stuck_leases(world.database.get()) == 0
+    assert world.sweep().stuck == 0
 
 
 # --- Dead letters that SQS moved -------------------------------------------------------------------------------------

@@ -4,19 +4,20 @@ from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
 from typing import Any
+from uuid import uuid4
 
 import pytest
 
 from joblane import cron, task
 from joblane.context import TaskContext
-from joblane.enqueue.wake import wake
 from joblane.functions.jobs_sweep.handler import jobs_sweep
 from joblane.maintenance.missed_ticks import missed_ticks
 from joblane.schedule_overrides import apply
+from joblane.sqs.message import Message
 from tests import logs
 from tests.builders.rows import put
 from tests.samples import Sample
-from tests.world import PREFIX, World
+from tests.world import World
 
 NOON = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
 
@@ -81,9 +82,8 @@ def test_the_sweep_logs_and_counts_missed_ticks(world: World, capsys: pytest.Cap
     # given a sweep that has checked the schedules, and a time of the check that is set back by an hour
     for _ in range(2):
         world.lane(jobs_sweep)
-        wake(world.sqs, PREFIX)
         with logs.lines() as lines:
-            world.deliver(jobs_sweep, world.take(jobs_sweep)[0]["Body"])
+            world.deliver(jobs_sweep, Message(jobs_sweep.type, str(uuid4())).encode())
         world.run("update joblane.schedules set checked_until = checked_until - interval '1 hour'")
     # then
     logged = [line["tick"] for line in lines.fields if line["message"].startswith("a tick is missing")]

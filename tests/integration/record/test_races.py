@@ -22,6 +22,7 @@ from joblane.enqueue.check import check
 from joblane.errors import sqlstate
 from joblane.job import Job
 from joblane.maintenance import sweep
+from joblane.maintenance.sends import GIVE_BACK
 from joblane.queues import Queue
 from joblane.record import dead_letters, finish, insert
 from joblane.record.claim import CLAIM, Verdict, arrival, claim
@@ -40,6 +41,7 @@ from tests.world import World, handle
 
 WaitUntil = Callable[[Callable[[], bool]], None]
 LEASE = timedelta(seconds=60)
+SWEPT = "2026-01-01T00:00:00Z"
 
 
 @pytest.fixture
@@ -275,13 +277,16 @@ def lock_statements(ids: list[str]) -> dict[str, tuple[str, list[str | None]]]:
     return {
         "claim": (CLAIM, [*claimed]),
         "finish": (FINISH, [json.dumps(finished)]),
-        "sweep": (sweep.MARK_SWEPT, [json.dumps([{"id": id_, "taken": "2026-01-01"} for id_ in ids])]),
+        "give back": (
+            GIVE_BACK,
+            [json.dumps([{"id": id_, "taken": "2026-01-01", "before": "2026-01-01"} for id_ in ids])],
+        ),
         "mark dead letters": (dead_letters.MARK_DEAD_SENT, [json.dumps([{"id": id_, "generation": 0} for id_ in ids])]),
     }
 
 
 STATES: dict[str, dict[str, Any]] = {
-    "sweep": {"sweep_at": "2026-01-01"},
+    "give back": {"sweep_at": SWEPT},
     "claim": {},
     "finish": active(60),
     "mark dead letters": {"state": "archived"},
@@ -313,20 +318,6 @@ def test_every_statement_over_many_rows_locks_them_in_the_order_of_the_ids(
         holder.drop()
         worker.drop()
     assert free == [["c"], ["d"]]
-
-
-def test_the_mark_of_sent_messages_waits_for_no_lock(world: World) -> None:
-    for id_ in ("a", "b", "c"):
-        put(world, sample_batch, id_)
-    holder = Database(world.url)
-    try:
-        holder.get().execute_simple("begin")
-        holder.get().run("select from joblane.tasks where id = 'b' for update")
-        world.run("set lock_timeout = '1ms'")
-        world.run(insert.MARK_SENT, json.dumps(["c", "b", "a"]))
-    finally:
-        holder.drop()
-    assert world.run("select id from joblane.tasks where sends = 1 order by id") == [["a"], ["c"]]
 
 
 # --- Copies and waits ----------------------------------------------------------------------------------------------
@@ -376,9 +367,9 @@ def test_a_swept_message_that_is_handled_at_once_keeps_the_times_of_its_run(worl
     sweep.sweep(world.database.get(), Quick(), "jobs")
 
     row = world.run(
-        "select state, extract(epoch from due_at - sweep_at)::int, sent_at, sends from joblane.tasks where id = 'it'"
+        "select state, extract(epoch from due_at - sweep_at)::int, sends from joblane.tasks where id = 'it'"
     )
-    assert row == [["retry", 900, None, 0]]
+    assert row == [["retry", 900, 0]]
 
 
 def test_two_concurrent_sweeps_share_the_work(world: World) -> None:

@@ -310,7 +310,7 @@ def test_a_send_that_fails_after_the_commit_loses_no_job(api: Api) -> None:
     # then both exist, and the sweep sends the job
     assert answer.status == 201
     row = api.platform.world.row(answer.body["task_id"])
-    assert (row["state"], row["sent_at"]) == ("pending", None)
+    assert row["state"] == "pending"
     assert row["sweep_at"] is not None
 
 

@@ -175,7 +175,7 @@ def test_a_task_whose_producer_was_killed_before_the_send_runs_after_the_sweep(w
 
     workers.enqueue("it", dies="before the send")
     assert workers.status == KILLED
-    assert (world.row("it")["state"], world.row("it")["sent_at"], world.depth(lane)) == ("pending", None, 0)
+    assert (world.row("it")["state"], world.depth(lane)) == ("pending", 0)
     assert world.sweep().sent == 0  # its own message may be under way
     assert world.run("select extract(epoch from sweep_at - due_at) < 61 from joblane.tasks") == [[True]]
     world.run("update joblane.tasks set sweep_at = clock_timestamp()")
@@ -192,12 +192,10 @@ def test_a_producer_killed_right_after_the_send_has_enqueued_one_task(world: Wor
     workers.enqueue("it", dies="after the send")
     assert workers.status == KILLED
     world.run("update joblane.tasks set sweep_at = clock_timestamp()")
-    assert world.sweep().sent == 1  # once more, as the mark is missing
+    assert world.sweep().sent == 0  # its message is in the lane
 
-    messages = world.receive(lane)
-    assert len(messages) == 2
-    for message in messages:
-        assert workers.handle("sample:one", message) == []
+    (message,) = world.receive(lane)
+    assert workers.handle("sample:one", message) == []
     assert world.row("it")["runs"] == 1
 
 

@@ -186,7 +186,7 @@ def test_retry_after_takes_the_place_of_the_back_off(world: World) -> None:
     id_ = enqueue(world, "busy")
     assert deliver_sent(world) == []  # longer than SQS can hold: the row waits alone
     row = world.row(id_)
-    assert (row["state"], row["sent_at"]) == ("retry", None)
+    assert row["state"] == "retry"
     due, sweep = world.run(
         "select extract(epoch from due_at - now())::float8, extract(epoch from due_at - sweep_at)::float8"
         " from joblane.tasks where id = $1",

@@ -52,7 +52,7 @@ class Clock:
         if seconds > 0:
             self._world.run(
                 "update joblane.tasks set due_at = due_at - d, sweep_at = sweep_at - d, created_at = created_at - d,"
-                " sent_at = sent_at - d, finished_at = finished_at - d, expire_at = expire_at - d"
+                " finished_at = finished_at - d, expire_at = expire_at - d"
                 " from (select make_interval(secs => $1::float8)) as x(d)",
                 str(seconds),
             )
@@ -209,11 +209,12 @@ def test_the_interval_between_sends_of_an_unclaimed_task_doubles_up_to_six_hours
         if clock.sweep():
             sends.append(clock.now)
         clock.messages.clear()
+        world.take(sample_one)  # SQS loses the message
         if len(sends) > 11:
             break
 
     gaps = [(later - earlier) / 60 for earlier, later in itertools.pairwise(sends)]
-    assert gaps[:8] == [pytest.approx(2.0**n, abs=1.1) for n in range(1, 9)]
+    assert gaps[:8] == [pytest.approx(2.0**n, abs=1.1) for n in range(8)]
     assert gaps[-1] == pytest.approx(360, abs=1.1)
 
 

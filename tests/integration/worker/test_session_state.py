@@ -67,7 +67,7 @@ def test_a_row_that_python_cannot_read_ends_as_a_dead_letter_and_stops_no_other(
         put(world, sample_one, id_, **columns)
         world.run(f"update joblane.tasks set payload = '{{\"number\": {number}}}', sweep_at = now() where id = $1", id_)
     put(world, sample_one, "good")
-    world.run("update joblane.tasks set sweep_at = now(), sent_at = null")
+    world.run("update joblane.tasks set sweep_at = now(), due_at = now()")
     # when
     sweep(world.database.get(), world.sqs, PREFIX)
     bodies = [one["Body"] for one in world.take(sample_one)]

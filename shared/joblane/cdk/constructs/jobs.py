@@ -242,6 +242,7 @@ class Jobs(Construct):
         if task.grants.dead_letters:
             self._grant_dead_letters(function)
         if task.type == SWEEP:
+            function.allow(["sqs:GetQueueAttributes", "sqs:GetQueueUrl"], self._every_lane())
             self._grant_receiving_dead_letters(function)
 
     def _grant_enqueue(self, task: Task[Any, Any], function: TaskFunction) -> None:

@@ -14,7 +14,7 @@ from joblane.decorator import task
 from joblane.discovery import discover
 from joblane.errors import text_of
 from joblane.maintenance.missed_ticks import missed_ticks
-from joblane.maintenance.sweep import Swept, stuck_leases, sweep
+from joblane.maintenance.sweep import Swept, sweep
 from joblane.maintenance.unmarked_dead_letters import unmarked_dead_letters
 from joblane.payload import Payload
 from joblane.queues import Queue, front_door_name, lane_name
@@ -51,7 +51,7 @@ def jobs_sweep(payload: JobsSweep, ctx: TaskContext) -> dict[str, Any]:
     found = {
         "WaitingTooLong": _waiting_too_long(ctx, tasks, swept),
         "MissedTick": len(missed),
-        "StuckLeases": stuck_leases(ctx.connection()),
+        "StuckLeases": swept.stuck,
         "DeadLettersMovedBySqs": _moved_by_sqs(ctx, tasks, sqs),
     }
     _measure(ctx, swept, found)

@@ -8,18 +8,15 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 
 from pg8000.exceptions import DatabaseError
-from pg8000.exceptions import Error as PostgresError
 
 from joblane.errors import sqlstate
 from joblane.inspector.filter import BulkAction
 from joblane.queues import Queue, lane_name
 from joblane.record.conditions import HOLDER
 from joblane.record.connection import Connection
-from joblane.record.insert import MARK_SENT
 from joblane.record.states import ENDED, LIVE, LIVE_SQL, WAITING, State, in_sql
 from joblane.record.transitions import (
     ARCHIVED,
@@ -181,14 +178,11 @@ def entry_of(prefix: str, changed: Changed) -> Entry:
     return Entry(lane_name(prefix, changed.queue, changed.type), message.encode(), group=changed.tenant)
 
 
-def send(connection: Connection, sqs: Sqs, entries: Mapping[str, Entry]) -> dict[str, str]:
-    """Send the messages of rows, by id, and mark the rows as sent. Returns the messages that failed: id → why.
+def send(sqs: Sqs, entries: Mapping[str, Entry]) -> dict[str, str]:
+    """Send the messages of rows, by id. Returns the messages that failed: id → why.
 
     Call it after the commit. Nothing is lost if it fails: the sweep then sends the messages.
     """
     ids = list(entries)
     failed = sqs.send_many(list(entries.values())) if ids else {}
-    if sent := [id_ for position, id_ in enumerate(ids) if position not in failed]:
-        with suppress(PostgresError, OSError):  # the action has committed; a second send is harmless
-            connection.run(MARK_SENT, json.dumps(sent))
     return {ids[position]: why for position, why in failed.items()}

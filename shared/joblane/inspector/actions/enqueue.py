@@ -85,7 +85,7 @@ def send_inserted(scope: Scope, inserted: NewTask) -> dict[str, str]:
         return {}
     entry = inserted.entry
     entry.delay_seconds = delay_seconds(inserted.due_seconds)
-    return send(scope.connection, scope.sqs, {inserted.id: entry})
+    return send(scope.sqs, {inserted.id: entry})
 
 
 def note_of(failed: Mapping[str, str]) -> str | None:

@@ -45,7 +45,7 @@ def change_state(scope: Scope, action: BulkAction, id_: str, reason: str | None)
         wake(scope.sqs, scope.prefix)  # it sends the dead letter
     if changed.after is not State.PENDING:
         return ActionResult(id_, action, changed.before, changed.after)
-    failed = send(scope.connection, scope.sqs, {id_: entry_of(scope.prefix, changed)})
+    failed = send(scope.sqs, {id_: entry_of(scope.prefix, changed)})
     note = IS_PAUSED if found.paused else note_of(failed)
     return ActionResult(id_, action, changed.before, changed.after, note=note)
 

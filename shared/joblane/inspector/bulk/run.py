@@ -273,7 +273,7 @@ class BulkRun:
             return
         pending, self._pending = self._pending, []
         entries = {row.id: entry_of(self._prefix, row) for row in pending if row.after is State.PENDING}
-        send(self._connection, self._sqs, entries)
+        send(self._sqs, entries)
         if any(row.after is State.ARCHIVED for row in pending):
             wake(self._sqs, self._prefix)  # the sweep sends their dead letters
 

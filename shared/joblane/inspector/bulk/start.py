@@ -21,7 +21,7 @@ from joblane.inspector.tasks.listing import count_all
 from joblane.inspector.tasks.row import check_id
 from joblane.inspector.views import BulkView
 from joblane.job import Job
-from joblane.record.insert import MARK_SENT, NewTask
+from joblane.record.insert import NewTask
 from joblane.record.states import LIVE, State
 from joblane.record.transitions import CANCEL
 
@@ -87,8 +87,7 @@ def begin(
         )
         insert_tasks(doing.connection.run, [ready])
         doing.details |= {"filter": document, "total": total, "rate": rate, "canary": canary}
-    if not scope.sqs.send_many([ready.entry]):  # on failure the sweep sends it
-        scope.connection.run(MARK_SENT, json.dumps([ready.id]))
+    scope.sqs.send_many([ready.entry])  # on failure the sweep sends it
     return view(scope, ready.id)
 
 

@@ -2,7 +2,8 @@
 
 The claim checks the pauses, so nothing new starts once a pause has committed. A delivered message is deleted and its
 row waits (a message of an external producer gets a row); waiting has no limit, spends no attempt and counts no receive.
-The ticks of a paused schedule are recorded as cancelled.
+The sweep reads the paused rows and writes none of them. They stay due, and the first sweep after the pause sends their
+messages. The ticks of a paused schedule are recorded as cancelled.
 
 The event source mapping stays enabled on purpose. Behind a disabled mapping messages would age in SQS and expire after
 ten days, and each deploy would overwrite ``Enabled``.
@@ -14,11 +15,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
-from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Any
-
-from pg8000.exceptions import Error as PostgresError
 
 from joblane.enqueue.wake import SWEEP, wake
 from joblane.inspector.actions import audit
@@ -29,7 +27,6 @@ from joblane.inspector.tasks.filter_sql import unknown_type
 from joblane.inspector.views import Pause
 from joblane.queues import Queue
 from joblane.record.connection import Connection
-from joblane.record.states import WAITING_SQL
 from joblane.sqs.message import TENANT_PATTERN
 
 CURRENT = """
@@ -56,21 +53,6 @@ RESUME = """
 delete from joblane.pauses where scope = $1 and name in (select jsonb_array_elements_text($2::jsonb))
    and (until is null or until > clock_timestamp())
 returning scope, name, reason, paused_by, since, until
-"""
-
-BATCH = 1000
-MOST_BATCHES = 50
-"""About four seconds; the sweep sends all further tasks within minutes."""
-# The sweep visits paused tasks once a minute, so the sweep's own index finds them. Other tasks that are due in that
-# minute are found as well; a surplus message does no harm.
-SWEEP_NOW = f"""
-with paused as (
-  select id from joblane.tasks
-   where sweep_at > now() and sweep_at <= now() + interval '1 minute'
-     and finished_at is null and (state in {WAITING_SQL} or (state = 'active' and lease_until <= now()))
-   order by sweep_at limit {BATCH} for no key update skip locked
-)
-update joblane.tasks t set sweep_at = now() from paused where t.id = paused.id returning t.id
 """
 
 
@@ -103,7 +85,7 @@ def pause(scope: Scope, kind: PauseScope, name: str, reason: str | None, until: 
 
 
 def resume(scope: Scope, kind: PauseScope, name: str, reason: str | None) -> Pause:
-    """A sweep continues the waiting tasks at once; if it cannot be woken, the next sweep does."""
+    """A sweep continues the waiting tasks within seconds; if it cannot be woken, the next sweep does."""
     kind, names = _names(scope, kind, name, known=False)
     with audit.action(scope, "resume", f"{kind}:{name}", reason) as doing:
         rows = doing.connection.run(RESUME, kind, json.dumps(names))
@@ -113,10 +95,6 @@ def resume(scope: Scope, kind: PauseScope, name: str, reason: str | None) -> Pau
         resumed = _pause([*rows[0], False])
         doing.details |= {"since": resumed.since.isoformat(), "paused_by": resumed.by}
     if kind is not PauseScope.SCHEDULE:
-        with suppress(PostgresError, OSError):  # the pause has ended; the sweep finds the rest within minutes
-            for _ in range(MOST_BATCHES):
-                if len(scope.connection.run(SWEEP_NOW)) < BATCH:
-                    break
         wake(scope.sqs, scope.prefix)
     return resumed
 

@@ -46,7 +46,6 @@ class Record:
     created_at: datetime
     due_at: datetime
     deadline: datetime | None
-    sent_at: datetime | None
     sweep_at: datetime | None
     lease_until: datetime | None
     mismatch_since: datetime | None

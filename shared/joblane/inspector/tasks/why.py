@@ -122,11 +122,11 @@ def _waiting(scope: Scope, connection: Connection, record: Record, last_outcome:
         ends = [until for *_, until in pauses]
         return Why(Reason.PAUSED, f"{_pauses_text(pauses)}{_late(record)}", None if None in ends else max(ends))
     lane = lane_name(scope.prefix, record.queue, record.type)
-    if record.sent_at is None:
-        text = f"It is due, but no message to {lane} is recorded as sent; {_sweep(record, 'sends it')}."
+    if _is_unsent(record):
+        text = f"It is due, but its message to {lane} has not been sent yet; {_sweep(record, 'sends it')}."
         return Why(Reason.UNSENT, text + _late(record), record.sweep_at)
-    in_lane = f"its message was sent to {lane} at {_text(record.sent_at)}. {_queue_before(connection, record)} If no "
-    in_lane += f"worker receives the message, {_sweep(record, 'sends it again')}.{_late(record)}"
+    in_lane = f"its message should be in {lane}. {_queue_before(connection, record)} If the lane then holds fewer "
+    in_lane += f"messages than tasks, {_sweep(record, 'sends another one')}.{_late(record)}"
     if record.claim_alone:
         text = f"A run was lost while the task was claimed in a batch, so it is now claimed alone: {in_lane}"
         return Why(Reason.CLAIM_ALONE, text, record.sweep_at)
@@ -168,9 +168,14 @@ def _not_due(record: Record, last_outcome: str | None) -> str:
         text = "It is due"
     if record.due_at - MAX_DELAY > record.now:
         return f"{text} at {due}. SQS cannot delay a message for that long; {_sweep(record, 'sends it')}."
-    if record.sent_at is None:
+    if _is_unsent(record):
         return f"{text} at {due}. Its message has not been sent yet; {_sweep(record, 'sends it')}."
-    return f"{text} at {due}; its message waits in SQS until then."
+    return f"{text} at {due}; its message should wait in SQS until then."
+
+
+def _is_unsent(record: Record) -> bool:
+    """True if the sweep has to send the task's first message. See ``UNSENT_SWEEP``."""
+    return record.sweep_at is not None and record.sweep_at < record.due_at
 
 
 def _late(record: Record) -> str:

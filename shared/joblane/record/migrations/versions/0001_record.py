@@ -77,11 +77,10 @@ create table joblane.tasks (
     due_at timestamptz not null default clock_timestamp(),
     -- Time after which the task is archived instead of run. Null: none.
     deadline timestamptz,
-    -- Time at which its message was last sent by the client or by the sweep. Null: not sent yet.
-    sent_at timestamptz,
     -- Messages that the sweep has sent since the last run.
     sends integer not null default 0,
-    -- Time from which the sweep handles the row, unless the row changes before. Null: never.
+    -- Time from which the sweep handles the row, unless the row changes before. Earlier than due_at: the sweep sends
+    -- the first message. Null: never.
     sweep_at timestamptz,
     -- Time since which the task waits for code that can read its payload. Null: it does not wait for this.
     mismatch_since timestamptz,
@@ -126,9 +125,9 @@ create table joblane.tasks (
         and queue in ('critical', 'default', 'low') and length(tenant) between 1 and 128 and tenant !~ '[^!-~]'
         and array_position(tags, null) is null),
     constraint tasks_times check (
-        least(created_at, due_at, deadline, lease_until, sent_at, sweep_at, mismatch_since, cancel_requested_at,
+        least(created_at, due_at, deadline, lease_until, sweep_at, mismatch_since, cancel_requested_at,
               finished_at, dead_sent_at, unique_expires_at, expire_at) >= timestamptz '0001-01-01 UTC'
-        and greatest(created_at, due_at, deadline, lease_until, sent_at, sweep_at, mismatch_since, cancel_requested_at,
+        and greatest(created_at, due_at, deadline, lease_until, sweep_at, mismatch_since, cancel_requested_at,
                      finished_at, dead_sent_at, unique_expires_at, expire_at) < timestamptz '10000-01-01 UTC'
         and dead_sent_at < timestamptz '9999-01-01 UTC'),
     constraint tasks_numbers check (
@@ -524,7 +523,7 @@ begin
                 case when due > clock_timestamp() then 'scheduled' else 'pending' end,
                 payload, digest, headers, known.options, coalesce(max_retry, known.max_retry) + 1,
                 known.retention_seconds, deadline, wanted, known.unique_until,
-                clock_timestamp() + make_interval(secs => lasts), due, greatest(due - interval '15 min', now()))
+                clock_timestamp() + make_interval(secs => lasts), due, due - interval '15 min')
         on conflict do nothing;
         if found then
             return query select task_id, true;

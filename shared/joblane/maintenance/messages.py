@@ -1,0 +1,113 @@
+"""The messages of due tasks: chosen per lane, taken in batches, and sent.
+
+A lane's messages are compared with the tasks that should have one, so that a backlog is not sent again while it waits:
+only as many tasks get another message as messages are missing. The tasks whose last request is the oldest come first,
+and a new request moves them to the end.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from datetime import timedelta
+
+from joblane.limits import MAX_BATCH, MAX_DELAY_SECONDS
+from joblane.maintenance.expiry import BATCH, tidy
+from joblane.maintenance.sends import Sends, Taken, body_of, group_of
+from joblane.maintenance.walk import Lane, Walk
+from joblane.queues import lane_name
+from joblane.record.connection import Row
+from joblane.record.row_by_row import LOCKED, run_rows
+from joblane.record.states import LIVE_SQL
+from joblane.sqs.client import Entry
+from joblane.sqs.message import Message
+
+LONGEST_INTERVAL_SECONDS = 6 * 3600
+"""The longest interval between two sends of a row that no worker claims. It doubles up to this."""
+PATIENCE = timedelta(hours=1)
+"""After this time each sweep sends ten of a lane's tasks again, even if the lane seems to hold their messages: the
+number of messages includes those without a task."""
+
+# Another sweep, a claim or a finish in between has set another `sweep_at`, or has ended the task.
+TAKE = f"""
+with due as materialized (
+  {
+    LOCKED.format(
+        columns="t.id, t.sweep_at", condition=f"t.finished_at is null and t.sweep_at <= now() and t.state in {LIVE_SQL}"
+    )
+}
+)
+update joblane.tasks t
+   set sends = least(t.sends, 1000000) + 1,
+       sweep_at = greatest(t.due_at, clock_timestamp())
+                + least(interval '1 minute' * power(2, least(t.sends, 20)), interval '{LONGEST_INTERVAL_SECONDS} s')
+  from due where t.id = due.id
+returning t.id, t.type, t.queue, t.tenant, t.schema, t.headers,
+          extract(epoch from t.due_at - clock_timestamp())::float8, t.sweep_at::text, due.sweep_at::text
+"""
+
+
+class Messages:
+    """Sends the messages of the tasks that a walk finds due. ``sent``: their number."""
+
+    def __init__(self, prefix: str, walk: Walk, sends: Sends) -> None:
+        self.sent = 0
+        self._prefix, self._walk, self._sends = prefix, walk, sends
+        self._depths: dict[str, int | None] = {}
+        self._expected: defaultdict[str, int] = defaultdict(int)
+
+    def steps(self) -> Iterator[None]:
+        """Walk, and send in batches. It may be stopped after each step."""
+        while not self._walk.is_over and not self._sends.silent:
+            self._walk.read()
+            self._tidy()
+            yield
+            if self._walk.is_full:
+                yield from self._send_all(self._walk.take())
+
+    def _tidy(self) -> None:
+        ended, self._walk.ended = self._walk.ended, []
+        tidy(self._sends.connection, ended)
+
+    def _send_all(self, lanes: Sequence[Lane]) -> Iterator[None]:
+        names = [lane_name(self._prefix, lane.queue, lane.type) for lane in lanes]
+        due = [(name, id_) for name, lane in zip(names, lanes, strict=True) for id_ in self._chosen(name, lane)]
+        for start in range(0, len(due), BATCH):
+            if self._sends.silent:
+                return
+            self._send([id_ for name, id_ in due[start : start + BATCH] if name not in self._sends.refused])
+            yield
+
+    def _chosen(self, name: str, lane: Lane) -> list[str]:
+        """Return the ids of the tasks that get a message: those without one, and as many more as messages are missing.
+
+        Without the number of messages in the lane, all due tasks get one.
+        """
+        expected = self._expected[name] + lane.covered + len(lane.unclaimed)
+        missing = len(lane.unclaimed)
+        if lane.unclaimed and (held := self._held(name)) is not None:
+            missing = max(0, min(missing, expected - held))
+        oldest = sorted(lane.unclaimed, reverse=True)
+        if missing < MAX_BATCH:
+            missing += sum(age > PATIENCE.total_seconds() for age, _ in oldest[missing:MAX_BATCH])
+        self._expected[name] = expected - missing
+        return lane.unsent + [id_ for _, id_ in oldest[:missing]]
+
+    def _held(self, name: str) -> int | None:
+        """Return the number of messages that the lane held before this sweep sent any; None if it cannot be read."""
+        if name not in self._depths and not self._sends.silent:
+            self._depths[name] = self._sends.depth(name)
+        return self._depths.get(name)
+
+    def _send(self, ids: Sequence[str]) -> None:
+        rows = run_rows(self._sends.connection, TAKE, ids)
+        self.sent += len(self._sends.send([taken for row in rows if (taken := self._taken(row)) is not None]))
+
+    def _taken(self, row: Row) -> Taken | None:
+        """Return the task with its message, or None if its row does not make a message."""
+        id_, type_, queue, tenant, schema, headers, due_seconds, taken, before = row
+        body = body_of(self._sends.connection, Message(type_, id_, rec=True, schema=schema, headers=headers))
+        if body is None:
+            return None
+        delay = round(min(max(0.0, due_seconds), MAX_DELAY_SECONDS))
+        return Taken(id_, Entry(lane_name(self._prefix, queue, type_), body, delay, group_of(tenant)), taken, before)

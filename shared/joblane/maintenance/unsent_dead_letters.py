@@ -1,0 +1,106 @@
+"""The dead letters of archived tasks that nobody has sent: fetched a few MB at a time, just before they are sent."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+
+from joblane.limits import MAX_MESSAGE_BYTES
+from joblane.maintenance.messages import LONGEST_INTERVAL_SECONDS
+from joblane.maintenance.sends import Sends, Taken, body_of, group_of
+from joblane.queues import dead_letter_name, lane_name
+from joblane.record.connection import Row, read_json
+from joblane.record.dead_letters import mark_dead_sent, successor_entry
+from joblane.record.row_by_row import LOCKED, run_rows
+from joblane.sqs.dead_letter import archived_dead_letter
+from joblane.sqs.message import Message
+
+PAGE = 100
+FETCHED_BYTES = 4_000_000
+"""The payloads in memory at once, in bytes as JSON. A larger one is fetched alone."""
+
+FIND = f"""
+select id, type, queue, finished_at::text,
+       case when octet_length(payload::text) < {MAX_MESSAGE_BYTES} then octet_length(payload::text) else 0 end
+  from joblane.tasks
+ where dead_letter_unsent and (finished_at, id) > ($1::timestamptz, $2)
+   and sweep_at <= now() and queue || ' ' || type <> all(array(select jsonb_array_elements_text($3::jsonb)))
+ order by finished_at, id limit {PAGE}
+"""
+# A payload that is larger than a message stays in the row only.
+TAKE = f"""
+with due as materialized (
+  {
+    LOCKED.format(
+        columns="t.id, t.sweep_at", condition="t.dead_letter_unsent and t.state = 'archived' and t.sweep_at <= now()"
+    )
+}
+)
+update joblane.tasks t
+   set sends = least(t.sends, 1000000) + 1,
+       sweep_at = clock_timestamp()
+                + least(interval '1 minute' * power(2, least(t.sends, 20)), interval '{LONGEST_INTERVAL_SECONDS} s')
+  from due where t.id = due.id
+returning t.id, t.type, t.queue, t.tenant, t.schema, t.headers, t.generation, t.reason,
+          case when octet_length(t.payload::text) < {MAX_MESSAGE_BYTES} then t.payload::text end,
+          t.sweep_at::text, due.sweep_at::text
+"""
+
+
+class UnsentDeadLetters:
+    """Sends dead letters and marks them as sent. ``sent``: their number."""
+
+    def __init__(self, prefix: str, sends: Sends) -> None:
+        self.sent = 0
+        self._prefix, self._sends = prefix, sends
+
+    def steps(self) -> Iterator[None]:
+        """Send in batches, oldest end first. It may be stopped after each step."""
+        position, refused = ("-infinity", ""), set[str]()
+        while not self._sends.silent:
+            found = self._sends.connection.run(FIND, *position, json.dumps(sorted(refused)))
+            for ids in self._batches(found, refused):
+                self._send(ids)
+                yield
+            if len(found) < PAGE:
+                return
+            position = (found[-1][3], found[-1][0])
+
+    def _batches(self, found: Sequence[Row], refused: set[str]) -> Iterator[list[str]]:
+        """Yield the ids in batches of limited size, without those whose dead-letter queue refuses them."""
+        batch, size = list[str](), 0
+        for id_, type_, queue, _, payload_bytes in found:
+            if dead_letter_name(lane_name(self._prefix, queue, type_)) in self._sends.refused:
+                refused.add(f"{queue} {type_}")
+                continue
+            if batch and size + payload_bytes > FETCHED_BYTES:
+                yield batch
+                batch, size = [], 0
+            batch.append(id_)
+            size += payload_bytes
+        if batch and not self._sends.silent:
+            yield batch
+
+    def _send(self, ids: Sequence[str]) -> None:
+        connection, sends = self._sends.connection, self._sends
+        generations: dict[str, int] = {}
+        taken = []
+        for row in run_rows(connection, TAKE, ids):
+            generations[row[0]] = row[6]
+            if (one := self._taken(row)) is not None:
+                taken.append(one)
+        sent = sends.send(taken)
+        self.sent += len(sent)
+        successors = mark_dead_sent(connection, [(one.id, generations[one.id]) for one in sent])
+        if successors:  # the sweep sends those that SQS does not accept here
+            sends.sqs.send_many([successor_entry(self._prefix, successor) for successor in successors])
+
+    def _taken(self, row: Row) -> Taken | None:
+        id_, type_, queue, tenant, schema, headers, generation, reason, payload, taken, before = row
+        message = Message(type_, id_, rec=True, schema=schema, headers=headers)
+        if body_of(self._sends.connection, message) is None:
+            return None
+        message.payload = None if payload is None else read_json(payload)
+        lane = lane_name(self._prefix, queue, type_)
+        entry = archived_dead_letter(lane, message, reason or "archived", generation, group_of(tenant))
+        return Taken(id_, entry, taken, before)

@@ -1,0 +1,122 @@
+"""The walk over the live tasks: it reads each of them once per sweep, oldest first, and writes nothing."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from joblane.queues import Queue
+from joblane.record.connection import Connection
+from joblane.record.states import ENDED, LIVE_SQL, in_sql
+
+PAGE = 10_000
+"""The most rows that one statement reads."""
+WINDOW = 50_000
+"""The number of due tasks at which the walk stops until they are sent. Their ids are kept in memory."""
+STUCK_AFTER_MINUTES = 10
+"""The sweep finds a lost run 15 s after the lease's end at the earliest, and by the second sweep after it at the
+latest."""
+PLANNING = (
+    "set enable_seqscan = off; set enable_bitmapscan = off; set enable_sort = off; set enable_hashjoin = off;"
+    " set enable_mergejoin = off; set jit = off; set plan_cache_mode = force_generic_plan"
+)
+"""Settings with which the sweep's statements have one plan each, whatever the statistics of the tables."""
+RESET_PLANNING = (
+    "reset enable_seqscan; reset enable_bitmapscan; reset enable_sort; reset enable_hashjoin; reset enable_mergejoin;"
+    " reset jit; reset plan_cache_mode"
+)
+
+# The pauses of `PAUSED` as three sets, each of which PostgreSQL reads once per statement.
+_NAMES = "(select p.name from joblane.pauses p where p.scope = '{}' and (p.until is null or p.until > now()))"
+_UNPAUSED = f"""t.type not in {_NAMES.format("type")}
+           and (t.queue not in {_NAMES.format("queue")} or t.type like 'jobs:%')
+           and (t.tenant is null or t.tenant not in {_NAMES.format("tenant")})"""
+
+# The first row of the answer has the page's last row, from which the next page continues: without a sort, rows are
+# aggregated in the order in which they are read. A due task has sent no message while its `sweep_at` is before its
+# `due_at`.
+READ = f"""
+select type, queue, max(created_at)::text, (array_agg(id))[count(*)], count(*),
+       count(*) filter (where state = 'active' or (sweep_at >= due_at and sweep_at > now())),
+       count(*) filter (where sweep_at <= now() and state in {LIVE_SQL}),
+       json_agg(json_build_array(id, state = 'active' or sweep_at < due_at,
+                                 extract(epoch from now() - sweep_at)::float8,
+                                 case when state <> 'active' then extract(epoch from now() - due_at)::float8 end,
+                                 lease_until < now() - interval '{STUCK_AFTER_MINUTES} minutes'))
+         filter (where sweep_at <= now() and state in {LIVE_SQL} and {_UNPAUSED}),
+       json_agg(id) filter (where state in {in_sql(ENDED)})
+  from (select id, created_at, type, queue, tenant, state, due_at, sweep_at, lease_until from joblane.tasks
+         where finished_at is null and (created_at, id) > ($1::timestamptz, $2)
+         order by created_at, id limit {PAGE}) as t
+ group by type, queue
+ order by max(created_at) desc, 4 desc
+"""
+
+
+@dataclass
+class Lane:
+    """The live tasks of one type and queue that the walk has read since its last stop.
+
+    ``covered``: tasks that need nothing now and presumably have a message in the lane. ``unsent``: ids of due tasks
+    whose message nobody has sent, and of lost runs, whose message may stay hidden for hours. ``unclaimed``: due tasks
+    that presumably have a message: the seconds since they became due for the sweep, and the id.
+    """
+
+    type: str
+    queue: Queue
+    covered: int = 0
+    unsent: list[str] = field(default_factory=list)
+    unclaimed: list[tuple[float, str]] = field(default_factory=list)
+
+    @property
+    def due(self) -> int:
+        return len(self.unsent) + len(self.unclaimed)
+
+
+@dataclass
+class Walk:
+    """The state of a walk. ``ended``: ids of tasks that were ended by hand. ``paused``: due tasks that are paused.
+
+    ``waits``: type → longest wait in seconds, of the tasks that are due, not started and not paused; ``overdue``: their
+    number. ``stuck``: runs whose lease ended :data:`STUCK_AFTER_MINUTES` ago and that are not paused.
+    """
+
+    connection: Connection
+    ended: list[str] = field(default_factory=list)
+    waits: dict[str, int] = field(default_factory=dict)
+    overdue: int = 0
+    paused: int = 0
+    stuck: int = 0
+    is_over: bool = False
+    _lanes: dict[tuple[str, str], Lane] = field(default_factory=dict)
+    _position: tuple[str, str] = ("-infinity", "")
+
+    def read(self) -> None:
+        """Read one page."""
+        rows = self.connection.run(READ, *self._position)
+        if rows:
+            self._position = (rows[0][2], rows[0][3])
+        self.is_over = sum(row[4] for row in rows) < PAGE
+        for type_, queue, _, _, _, covered, due, found, ended in rows:
+            lane = self._lanes.setdefault((queue, type_), Lane(type_, queue))
+            lane.covered += covered
+            self.paused += due - len(found or ())
+            self.ended += ended or ()
+            for id_, is_unsent, age, late, is_stuck in found or ():
+                if is_unsent:
+                    lane.unsent.append(id_)
+                else:
+                    lane.unclaimed.append((age, id_))
+                self.stuck += bool(is_stuck)
+                if late is not None and late >= 0:
+                    self.overdue += 1
+                    self.waits[type_] = max(self.waits.get(type_, 0), int(late))
+
+    @property
+    def is_full(self) -> bool:
+        """True if tasks have to be sent before the walk continues."""
+        return self.is_over or sum(lane.due for lane in self._lanes.values()) >= WINDOW
+
+    def take(self) -> list[Lane]:
+        """Return the lanes read since the last call, those with the fewest due tasks first."""
+        lanes, self._lanes = self._lanes, {}
+        return sorted(lanes.values(), key=lambda lane: lane.due)
