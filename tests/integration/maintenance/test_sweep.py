@@ -484,10 +484,10 @@ def large(world: World) -> Callable[[bool], Connection]:
         world.run("analyze joblane.tasks")
         world.run(
             "insert into joblane.tasks (id, type, queue, state, payload_digest, max_attempts, retention_seconds,"
-            " due_at, sweep_at, finished_at, expire_at, dead_letter_unsent)"
+            " due_at, sweep_at, finished_at, expire_at, dead_letter_unsent, dead_sent_at)"
             " select 't-' || n, 'sample:one', 'default', case when waits then 'scheduled' else 'archived' end, '', 4,"
             " 60, now() + interval '1 day', at, case when not waits then now() end, case when not waits then at end,"
-            " not waits and n < 40"
+            " not waits and n < 40, case when not waits and n >= 40 then now() end"
             " from (select n, n % 2 = 0 as waits, now() + n * interval '1 s' - interval '20 s' as at"
             " from generate_series(1, 50000) n) s"
         )

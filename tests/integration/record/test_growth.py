@@ -47,7 +47,7 @@ select 'dead-' || n, 'a:b', 'default', 'archived', '{}', '', 4, 60, now(), true,
   from generate_series(1, $1::int) n
 """
 SCAN = """
-update joblane.tasks set sent_at = clock_timestamp()
+update joblane.tasks set sweep_at = clock_timestamp()
  where id in (select jsonb_array_elements_text(cast($1 as jsonb))) and state = 'pending'
 """
 """A statement that reads a small table as a whole, because the planner expects a hundred ids of a parameter."""

@@ -27,7 +27,7 @@ from tests.samples import sample_one
 from tests.world import PREFIX, World
 
 TIMES = (
-    "created_at", "due_at", "deadline", "lease_until", "sent_at", "sweep_at", "mismatch_since", "cancel_requested_at",
+    "created_at", "due_at", "deadline", "lease_until", "sweep_at", "mismatch_since", "cancel_requested_at",
     "finished_at", "dead_sent_at", "unique_expires_at", "expire_at",
 )  # fmt: skip
 COUNTS = ("attempts", "runs", "snoozes", "continuations", "used_ms", "generation", "sends", "batch_size")
@@ -58,7 +58,7 @@ TAKEN = (
     """options = '{"timeout": "x", "retry_delay": {}}'""", f"""options = '{{"on_archived": {SUCCESSOR}}}'""",
     *(f"{column} = '{value}'" for column in TIMES for value in ("0001-01-01 UTC", "9999-12-31 23:59:59.999999 UTC")
       if column != "finished_at" and (column, value[0]) != ("dead_sent_at", "9")),
-    *(f"{column} = null" for column in ("due_at", "sweep_at", "sent_at", "lease_until") if column != "due_at"),
+    *(f"{column} = null" for column in ("sweep_at", "lease_until")),
     *(f"state = '{state}'" for state in State), "state = 'active', lease_until = null, sweep_at = now()",
     *(f"state = '{state}', finished_at = now()" for state in ("completed", "cancelled")),
     "state = 'cancelled', finished_at = '0001-01-01 UTC', expire_at = null",
