@@ -411,8 +411,9 @@ create table joblane.functions (
 INDEXES = (
     # All that is live: the sweep, listings of live tasks, and the counts of an overview walk it. An enqueue writes it.
     "create index tasks_live on joblane.tasks (created_at, id) where finished_at is null",
-    # All that has ended. A listing of all tasks merges the two. The finish writes this index and the next.
-    "create index tasks_ended on joblane.tasks (created_at, id) where finished_at is not null",
+    # All that has ended. A listing of all tasks merges the two. The finish writes this index and the next. Their
+    # predicates differ, so that a listing by type cannot use this one and walk through the tasks of all other types.
+    "create index tasks_ended on joblane.tasks (created_at, id) where finished_at > '-infinity'",
     # Listings by type. Without it a listing of a type that has no tasks would walk through the whole table.
     "create index tasks_type_ended on joblane.tasks (type, created_at, id) where finished_at is not null",
     # A live task holds its key; the end of a task releases it.
