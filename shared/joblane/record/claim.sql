@@ -47,6 +47,7 @@ begin
           is_new := not found;
         exception when lock_not_available or deadlock_detected then
           is_locked := true;
+          perform set_config('lock_timeout', '10ms', true);  -- the batch waits half a second in all
         end;
       end if;
       clock := clock_timestamp();
@@ -163,6 +164,7 @@ begin
           null;
         when lock_not_available or deadlock_detected then
           verdict := 'locked';
+          perform set_config('lock_timeout', '10ms', true);
           exit;
         when data_exception or program_limit_exceeded or check_violation then
           verdict := 'refused'; refusal := rtrim(split_part(sqlerrm, '"', 1), ' :') || ' (' || sqlstate || ')';

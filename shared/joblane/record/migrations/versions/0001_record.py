@@ -117,10 +117,10 @@ create table joblane.tasks (
 ) with (fillfactor = 60, autovacuum_vacuum_scale_factor = 0.05, autovacuum_analyze_scale_factor = 0.05)
 """
 
-# The values that no code writes and that would stop the sweep or the Inspector at their row: names that no queue or message
-# can have, times that Python cannot hold, numbers that overflow. PostgreSQL reads the text of a CHECK anew in each
-# statement, which made a life of a task 60 % dearer. So a trigger refuses them, for every statement but those of the library's
-# functions, which set joblane.checks while they run.
+# The values that no code writes and that would stop the sweep or the Inspector at their row: names that no queue or
+# message can have, times that Python cannot hold, numbers that overflow. PostgreSQL reads the text of a CHECK anew in
+# each statement, which made a life of a task 60 % dearer. So a trigger refuses them, for every statement but those of
+# the library's functions, which set joblane.checks while they run.
 CHECKS = r"""
 create function joblane.check_task() returns trigger language plpgsql as $$
 declare
