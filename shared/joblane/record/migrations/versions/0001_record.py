@@ -11,6 +11,66 @@ down_revision = None
 
 # The lines with `--` are written to the database as comments, see `joblane.record.migrations.comments`.
 
+# The checks of a task's row. PostgreSQL prepares the expression of a check anew for each statement: written into the
+# table, these would make a task's life half as dear again. A function is prepared once in a session.
+VALID = (
+    r"""
+create function joblane.valid_names(id text, type text, queue text, tenant text, tags text[]) returns boolean
+language plpgsql immutable parallel safe as $$
+begin
+  return length(id) between 1 and 200 and type ~ '^[a-z0-9_]+:[a-z0-9_]+$'
+     and queue in ('critical', 'default', 'low') and length(tenant) between 1 and 128 and tenant !~ '[^!-~]'
+     and array_position(tags, null) is null;
+end
+$$
+""",
+    r"""
+create function joblane.valid_times(created_at timestamptz, due_at timestamptz, deadline timestamptz,
+  lease_until timestamptz, sweep_at timestamptz, mismatch_since timestamptz, cancel_requested_at timestamptz,
+  finished_at timestamptz, dead_sent_at timestamptz, unique_expires_at timestamptz, expire_at timestamptz)
+returns boolean language plpgsql immutable parallel safe as $$
+begin
+  return least(created_at, due_at, deadline, lease_until, sweep_at, mismatch_since, cancel_requested_at, finished_at,
+               dead_sent_at, unique_expires_at, expire_at) >= timestamptz '0001-01-01 UTC'
+     and greatest(created_at, due_at, deadline, lease_until, sweep_at, mismatch_since, cancel_requested_at, finished_at,
+                  dead_sent_at, unique_expires_at, expire_at) < timestamptz '10000-01-01 UTC'
+     and dead_sent_at < timestamptz '9999-01-01 UTC';
+end
+$$
+""",
+    r"""
+create function joblane.valid_numbers(attempts integer, runs integer, snoozes integer, continuations integer,
+  generation integer, max_attempts integer, sends integer, batch_size integer, used_ms bigint, retention_seconds bigint)
+returns boolean language plpgsql immutable parallel safe as $$
+begin
+  return least(attempts, runs, snoozes, continuations, generation, sends, batch_size, used_ms, retention_seconds) >= 0
+     and greatest(attempts, runs, snoozes, continuations, generation, max_attempts) <= 2000000000
+     and retention_seconds <= 315360000 and used_ms <= 315360000000;
+end
+$$
+""",
+    r"""
+create function joblane.valid_headers(headers jsonb) returns boolean language plpgsql immutable parallel safe as $$
+begin
+  return jsonb_typeof(headers) = 'object' and not jsonb_path_exists(headers, '$.* ? (@.type() != "string")');
+end
+$$
+""",
+    r"""
+create function joblane.valid_options(options jsonb) returns boolean language plpgsql immutable parallel safe as $$
+begin
+  return jsonb_typeof(options) = 'object' and (
+    not options ? 'on_archived' or jsonb_path_exists(options, 'strict $.on_archived ? (
+        @.type like_regex "^[a-z0-9_]+:[a-z0-9_]+$"
+        && (@.queue == "critical" || @.queue == "default" || @.queue == "low")
+        && @.max_attempts > 0 && @.max_attempts <= 2000000000 && @.max_attempts.floor() == @.max_attempts
+        && @.retention_seconds >= 0 && @.retention_seconds <= 315360000
+        && @.retention_seconds.floor() == @.retention_seconds)', silent => true));
+end
+$$
+""",
+)
+
 # A task is live while `finished_at` is null. A statement that has to use an index asks for that, next to its states. A
 # claim writes no index if the page has room for the row's new version, hence the free space on each page.
 #
@@ -120,29 +180,13 @@ create table joblane.tasks (
     -- Id of the task that an operator replayed to make this one. Null: no replay.
     replay_of text collate "C",
 
-    constraint tasks_names check (
-        length(id) between 1 and 200 and type ~ '^[a-z0-9_]+:[a-z0-9_]+$'
-        and queue in ('critical', 'default', 'low') and length(tenant) between 1 and 128 and tenant !~ '[^!-~]'
-        and array_position(tags, null) is null),
-    constraint tasks_times check (
-        least(created_at, due_at, deadline, lease_until, sweep_at, mismatch_since, cancel_requested_at,
-              finished_at, dead_sent_at, unique_expires_at, expire_at) >= timestamptz '0001-01-01 UTC'
-        and greatest(created_at, due_at, deadline, lease_until, sweep_at, mismatch_since, cancel_requested_at,
-                     finished_at, dead_sent_at, unique_expires_at, expire_at) < timestamptz '10000-01-01 UTC'
-        and dead_sent_at < timestamptz '9999-01-01 UTC'),
-    constraint tasks_numbers check (
-        least(attempts, runs, snoozes, continuations, generation, sends, batch_size, used_ms, retention_seconds) >= 0
-        and greatest(attempts, runs, snoozes, continuations, generation, max_attempts) <= 2000000000
-        and retention_seconds <= 315360000 and used_ms <= 315360000000),
-    constraint tasks_headers check (jsonb_typeof(headers) = 'object'
-        and not jsonb_path_exists(headers, '$.* ? (@.type() != "string")')),
-    constraint tasks_options check (jsonb_typeof(options) = 'object' and (
-        not options ? 'on_archived' or jsonb_path_exists(options, 'strict $.on_archived ? (
-            @.type like_regex "^[a-z0-9_]+:[a-z0-9_]+$"
-            && (@.queue == "critical" || @.queue == "default" || @.queue == "low")
-            && @.max_attempts > 0 && @.max_attempts <= 2000000000 && @.max_attempts.floor() == @.max_attempts
-            && @.retention_seconds >= 0 && @.retention_seconds <= 315360000
-            && @.retention_seconds.floor() == @.retention_seconds)', silent => true))),
+    constraint tasks_names check (joblane.valid_names(id, type, queue, tenant, tags)),
+    constraint tasks_times check (joblane.valid_times(created_at, due_at, deadline, lease_until, sweep_at,
+        mismatch_since, cancel_requested_at, finished_at, dead_sent_at, unique_expires_at, expire_at)),
+    constraint tasks_numbers check (joblane.valid_numbers(attempts, runs, snoozes, continuations, generation,
+        max_attempts, sends, batch_size, used_ms, retention_seconds)),
+    constraint tasks_headers check (joblane.valid_headers(headers)),
+    constraint tasks_options check (joblane.valid_options(options)),
     constraint tasks_ended check (finished_at is null or state in ('completed', 'archived', 'cancelled')),
     constraint tasks_dead_letter check (
         case when state = 'archived' then finished_at is null or dead_letter_unsent = (dead_sent_at is null)
@@ -543,6 +587,8 @@ $$
 
 
 def upgrade() -> None:
+    for statement in VALID:
+        op.execute(statement)
     for table in (TASKS, ATTEMPTS, ITEMS, CURSORS, PROGRESS, PAUSES, AUDIT, BULKS, TYPES, STAGE, SCHEDULES, FUNCTIONS):
         for statement in statements(table):
             op.execute(statement)
