@@ -35,7 +35,9 @@ from tests.bench.report import Ratio, median, within
 
 TASKS = 1_000_000
 ROUNDS = 9
-TARGET_MS = 200
+TARGET_MS = 80
+ABSENT = "jobs:bulk"
+"""A declared type without tasks."""
 INDEX_SECONDS = 120
 """Target for a rebuild of all indexes of the table. While a migration builds an index, no task can be enqueued."""
 CAUSES = """
@@ -104,17 +106,23 @@ def run(server: Postgres) -> list[Ratio]:
         administer(server.database_url("postgres"), "drop database inspecting with (force)")
 
 
+def _types() -> list[str]:
+    return sorted(discover().keys() - {ABSENT})
+
+
 def _fill(url: str, database: Database) -> Ratio:
     upgrade(url)
-    database.get().run(TASK_ROWS, str(TASKS), sorted(discover()))
-    database.get().run(CAUSES)
+    connection = database.get()
+    connection.limit(None)
+    connection.run(TASK_ROWS, str(TASKS), _types())
+    connection.run(CAUSES)
     started = time.perf_counter()
-    database.get().run("reindex table joblane.tasks")
+    connection.run("reindex table joblane.tasks")
     took = time.perf_counter() - started
+    connection.run(ATTEMPT_ROWS)
+    connection.run("vacuum analyze joblane.tasks")  # as by autovacuum
+    connection.run("vacuum analyze joblane.task_attempts")
     database.drop()
-    database.get().run(ATTEMPT_ROWS)
-    database.get().run("vacuum analyze joblane.tasks")  # as by autovacuum
-    database.get().run("vacuum analyze joblane.task_attempts")
     return within("index the tables", f"{TASKS:,} tasks, all indexes", took, INDEX_SECONDS, "s")
 
 
@@ -149,7 +157,7 @@ def _scans(scope: Scope, statement: Selection) -> str:
 
 
 def _listings(scope: Scope) -> list[Query]:
-    inspector, types = Inspector(scope), sorted(discover())
+    inspector, types = Inspector(scope), _types()
     fingerprint = scope.connection.run("select fingerprint from joblane.tasks where state = 'archived' limit 1")[0][0]
     five_days_ago = datetime.now(UTC) - timedelta(days=5)
     kinds = {
@@ -159,8 +167,11 @@ def _listings(scope: Scope) -> list[Query]:
         "live": Filter(states=(State.SCHEDULED, State.PENDING, State.RETRY, State.ACTIVE)),
         "a common type": Filter(types=(types[0],)),
         "a rare type": Filter(types=(types[-1],)),
+        "an absent type": Filter(types=(ABSENT,)),
+        "a rare state": Filter(states=(State.CANCELLED,)),
         "a type and a state": Filter(types=(types[-1],), states=(State.ARCHIVED,)),
         "a queue": Filter(queues=(Queue.CRITICAL,)),
+        "a queue and a rare state": Filter(queues=(Queue.CRITICAL,), states=(State.CANCELLED,)),
         "a large tenant": Filter(tenant="tenant-0"),
         "a small tenant": Filter(tenant="tenant-498"),
         "a common tag": Filter(tag="nightly"),

@@ -25,6 +25,7 @@ declare
   refusal text;
   changed boolean;        -- a transition was applied to `t`
 begin
+  perform set_config('joblane.checks', 'off', true);
   for m in
     select * from json_to_recordset(messages) as x(
       id text, type text, queue text, tenant text, tags text[], payload json, payload_digest text, schema text,
@@ -46,6 +47,7 @@ begin
           is_new := not found;
         exception when lock_not_available or deadlock_detected then
           is_locked := true;
+          perform set_config('lock_timeout', '10ms', true);  -- the batch waits half a second in all
         end;
       end if;
       clock := clock_timestamp();
@@ -162,6 +164,7 @@ begin
           null;
         when lock_not_available or deadlock_detected then
           verdict := 'locked';
+          perform set_config('lock_timeout', '10ms', true);
           exit;
         when data_exception or program_limit_exceeded or check_violation then
           verdict := 'refused'; refusal := rtrim(split_part(sqlerrm, '"', 1), ' :') || ' (' || sqlstate || ')';
@@ -188,6 +191,7 @@ begin
       'waited', extract(epoch from clock - t.due_at),
       'mismatch', extract(epoch from clock - t.mismatch_since));
   end loop;
+  perform set_config('joblane.checks', 'on', true);
   return to_json(answers);
 end
 $$

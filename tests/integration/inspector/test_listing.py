@@ -190,6 +190,7 @@ def test_a_walk_yields_the_same_ids_oldest_first(filled: Scope, all_rows: list[A
 def test_a_page_of_rare_tasks_ends_early_and_the_next_continues(filled: Scope, monkeypatch: pytest.MonkeyPatch) -> None:
     # given a statement that reads few rows, and a filter without an index of its own
     monkeypatch.setattr(selection, "BOUND", 200)
+    monkeypatch.setattr(selection, "NARROW", 100)
     inspector, rare = Inspector(filled), Filter(queues=(Queue.LOW,), states=(State.COMPLETED,))
     # when
     page = inspector.tasks(rare)

@@ -141,6 +141,18 @@ def test_a_locked_row_is_an_answer_and_does_not_hold_the_batch(world: World, oth
     assert verdicts(world, ("b", RECORDED)) == {"b": "run"}
 
 
+def test_a_batch_of_locked_rows_waits_once(world: World, other: Connection) -> None:
+    # given
+    for id_ in "abcdefghij":
+        put(world, sample_batch, id_)
+    other.run("select from joblane.tasks for update")
+    # when: ten waits of half a second would not fit
+    world.database.get().run("set statement_timeout = '3s'")
+    # then
+    assert verdicts(world, *((id_, RECORDED) for id_ in "abcdefghij")) == dict.fromkeys("abcdefghij", "locked")
+    assert world.database.get().run("show lock_timeout") != [["10ms"]]
+
+
 @pytest.mark.parametrize("held", ["an id", "a unique key"])
 def test_a_new_message_waits_for_a_row_that_is_not_committed_yet(world: World, other: Connection, held: str) -> None:
     id_ = "it" if held == "an id" else "first"

@@ -48,7 +48,7 @@ REFUSED = (
         f"""'{SUCCESSOR}'::jsonb || '{{"retention_seconds": "5"}}'""", f"""'{SUCCESSOR}'::jsonb || '{{"type": 1}}'""",
     )),
 )  # fmt: skip
-"""Changes of a waiting row that a constraint refuses."""
+"""Changes of a waiting row that the table refuses."""
 TAKEN = (
     "id = 'ä \u2028 b'", "type = 'gone:type'", "owner = ''", "schema = ''", "payload_digest = ''", "tick = 'x'",
     "tags = '{\"\", a}'", "unique_key = ''", "replay_of = 'nobody'", "reason = ''", "error_type = ''",

@@ -6,7 +6,7 @@ filter are tested on the rows of its sources, which the database merges. Of each
 tested, so a walk continues there.
 
 An id prefix or a tag has an index without that order. Its rows are read and sorted if they are not more than
-:data:`BOUND`; a prefix or tag that more tasks have is tested like any other condition.
+:data:`NARROW`; a prefix or tag that more tasks have is tested like any other condition.
 """
 
 from __future__ import annotations
@@ -20,7 +20,9 @@ from joblane.inspector.tasks.filter_sql import BOUND, BULK_TYPE, position_of
 from joblane.record.connection import Connection
 from joblane.record.states import ENDED, LIVE, State
 
-IS_LIVE, IS_ENDED = "finished_at is null", "finished_at is not null"
+NARROW = 5_000
+"""Rows in no order, each on a page of its own, that a statement reads at most."""
+IS_LIVE, IS_ENDED = "finished_at is null", "finished_at > '-infinity'"
 IS_ARCHIVED = "(dead_sent_at is not null or dead_letter_unsent)"
 """Conditions of indexes: an index is used only if the statement has its condition."""
 
@@ -89,8 +91,8 @@ def is_narrow(connection: Connection, filter_: Filter) -> bool:
     if filter_.ids or condition is None:
         return condition is not None
     # without an order, only the index of the condition can be used
-    found = f"select from joblane.tasks where {condition} limit {BOUND + 1}"
-    return bool(connection.run(f"select count(*) from ({found}) as found", *values.given)[0][0] <= BOUND)
+    found = f"select from joblane.tasks where {condition} limit {NARROW + 1}"
+    return bool(connection.run(f"select count(*) from ({found}) as found", *values.given)[0][0] <= NARROW)
 
 
 @dataclass(slots=True)
@@ -111,7 +113,7 @@ def _sources(
     matches = " and ".join([*_conditions(values, filter_, acting=acting), "true"])
     if narrow:
         condition = _narrow_condition(values, filter_)
-        rows = f"select * from joblane.tasks where {condition} limit {BOUND}"
+        rows = f"select * from joblane.tasks where {condition} limit {NARROW}"
         yield f"select *, {matches} as matches, false as reached from ({rows}) as r{_where(place)}"
         return
     indexed = list(_indexed(values, filter_))
@@ -137,7 +139,7 @@ def _indexed(values: _Values, filter_: Filter) -> Iterator[str]:
         if states & ENDED == {State.ARCHIVED}:
             yield IS_ARCHIVED
         elif states & ENDED and filter_.types:
-            yield from (f"type = {values.add(type_)} and {IS_ENDED}" for type_ in filter_.types)
+            yield from (f"type = {values.add(type_)} and finished_at is not null" for type_ in filter_.types)
         elif states & ENDED:
             yield IS_ENDED
 
