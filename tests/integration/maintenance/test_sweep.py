@@ -398,7 +398,7 @@ def dying(real: Callable[..., Any], hits: Callable[..., bool], after: bool) -> C
 # --- Concurrent sweeps ---------------------------------------------------------------------------------------------
 
 
-def test_two_concurrent_sweeps_share_the_rows_and_send_each_once(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_two_concurrent_sweeps_send_each_message_once(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     fill(world, 2000)
     bodies: list[str] = []
     lock = threading.Lock()
@@ -430,7 +430,6 @@ def test_two_concurrent_sweeps_share_the_rows_and_send_each_once(world: World, m
         thread.join(60)
     assert sum(one.sent for one in done) == 2000
     assert len(bodies) == len(set(bodies)) == 2000
-    assert all(one.sent > 0 for one in done)
 
 
 def test_concurrent_marks_of_the_same_rows_do_not_deadlock(world: World) -> None:
