@@ -66,15 +66,15 @@ class Formatter(LambdaPowertoolsFormatter):
         if not isinstance(record, FrequentRecord) or self.thread_safe_get_current_keys():
             return super().format(record)
         if self.log_format != self._keys or record.msg != self._fields["message"]:
-            line = super().format(record)
+            text = super().format(record)
             fixed = all(isinstance(value, str | None) for value in self.log_format.values())
             self._keys = dict(self.log_format) if fixed else None
-            self._fields = json.loads(line)
-            return line
-        fields = self._fields | record.extra
-        fields["timestamp"] = self.formatTime(record)
+            self._fields = json.loads(text)
+            return text
+        line = self._fields | record.extra
+        line["timestamp"] = self.formatTime(record)
         if trace := os.environ.get(TRACE_VARIABLE):
-            fields["xray_trace_id"] = trace.split(";")[0].replace("Root=", "")
+            line["xray_trace_id"] = trace.split(";")[0].replace("Root=", "")
         else:
-            fields.pop("xray_trace_id", None)
-        return self._encode(fields)
+            line.pop("xray_trace_id", None)
+        return self._encode(line)

@@ -31,9 +31,9 @@ from joblane import (
     Snooze,
     TaskContext,
     redaction,
+    scrubbing,
     task,
 )
-from joblane import redaction as scrubbing
 from joblane.cli.main import main
 from joblane.inspector.filter import Filter
 from joblane.inspector.inspector import Inspector

@@ -301,7 +301,7 @@ def test_a_schedule_with_an_incomplete_payload_is_refused() -> None:
     assert made.schedules[0].payload == {"tenant_id": str(UUID(int=1))}
 
 
-@pytest.mark.parametrize(("timeout", "fits"), [(timedelta(seconds=890), 22), (timedelta(seconds=840), 32)])
+@pytest.mark.parametrize(("timeout", "fits"), [(timedelta(seconds=890), 14), (timedelta(seconds=840), 24)])
 def test_the_visibility_of_all_receives_stays_below_the_retention_of_the_queue(timeout: timedelta, fits: int) -> None:
     declared(timeout=timeout, max_retry=fits)
     why = refusal(timeout=timeout, max_retry=fits + 1)
