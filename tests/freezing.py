@@ -21,7 +21,8 @@ class FreezingProxy:
         self.url = parts._replace(netloc=f"{parts.netloc.rpartition('@')[0]}@127.0.0.1:{port}").geturl()
         self._sockets: list[socket.socket] = []
         self._bytes: int | None = None
-        threading.Thread(target=self._accept, daemon=True).start()
+        self._accepting = threading.Thread(target=self._accept, daemon=True)
+        self._accepting.start()
 
     @classmethod
     @contextmanager
@@ -31,10 +32,10 @@ class FreezingProxy:
         try:
             yield proxy
         finally:
-            for each in (proxy._listener, *proxy._sockets):
-                with suppress(OSError):
-                    each.shutdown(socket.SHUT_RDWR)
-                each.close()
+            _shut(proxy._listener)
+            proxy._accepting.join()  # it may just be opening a connection
+            for each in proxy._sockets:
+                _shut(each)
 
     def freeze(self, answer_bytes: int = 0) -> None:
         """Pass on what clients send, and only so many further bytes of the server's answers."""
@@ -51,8 +52,9 @@ class FreezingProxy:
         with suppress(OSError):
             while True:
                 client, _ = self._listener.accept()
+                self._sockets.append(client)
                 server = socket.create_connection(self._server)
-                self._sockets += [client, server]
+                self._sockets.append(server)
                 threading.Thread(target=self._send, args=(client, server), daemon=True).start()
                 threading.Thread(target=self._answer, args=(server, client), daemon=True).start()
 
@@ -69,3 +71,9 @@ class FreezingProxy:
                     data, self._bytes = data[: self._bytes], max(0, self._bytes - len(data))
                 client.sendall(data)
             client.shutdown(socket.SHUT_RDWR)
+
+
+def _shut(each: socket.socket) -> None:
+    with suppress(OSError):
+        each.shutdown(socket.SHUT_RDWR)
+    each.close()

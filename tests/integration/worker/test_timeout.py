@@ -114,7 +114,10 @@ def test_the_last_attempt_that_is_interrupted_gives_the_task_up(world: World) ->
         time.sleep(30)
 
     world.deliver(sample_one, message("nothing"))
-    world.run("update joblane.tasks set state = 'retry', attempts = 3, payload = '{\"do\": \"hang\"}' where id = 'it'")
+    world.run(
+        "update joblane.tasks set state = 'retry', finished_at = null, expire_at = null, attempts = 3,"
+        " payload = '{\"do\": \"hang\"}' where id = 'it'"
+    )
 
     assert world.deliver(sample_one, message("nothing"), seconds=SOON) == []
 
