@@ -28,7 +28,7 @@ class Databases:
 
     def __init__(self, url: str, *, migrations: str | None = None) -> None:
         self._url = url
-        self._server = Database(url)
+        self._server = Database(url, limits=None)
         self._migrations = migrations
         self._name = f"{PREFIX}_{secrets.token_hex(4)}"
         self._numbers = itertools.count(1)
@@ -74,6 +74,7 @@ class Databases:
         try:
             self._server.call_again(Connection.run, statement)  # again if a test has restarted the server
         except (PostgresError, OSError) as error:
+            self._server.drop()  # who gets an error may not come to `close`
             parts = urlsplit(self._url)
             server = f"{parts.hostname}:{parts.port or 5432}"
             if is_unavailable(error):
