@@ -79,7 +79,7 @@ docs: .venv/.dev ## Build the documentation's site into .joblane/docs; a warning
 	@$(RUN) sphinx --quiet --fresh-env --fail-on-warning --doctree-dir .joblane/cache/docs docs .joblane/docs
 	@echo ".joblane/docs/index.html"
 
-bench: tools ## Measure, compared with plain Lambda, SQS and SQL, and with peers; 20 minutes
+bench: tools ## Measure, compared with plain Lambda, SQS and SQL, and with peers
 	@$(RUN) tests.bench $(ONLY)
 
 bench-large: tools ## Measure on tables of a million to ten million tasks

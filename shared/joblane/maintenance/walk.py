@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from joblane.queues import Queue
+from joblane.record.conditions import UNPAUSED
 from joblane.record.connection import Connection
 from joblane.record.states import ENDED, LIVE_SQL, in_sql
 
@@ -25,12 +26,6 @@ RESET_PLANNING = (
     " reset jit; reset plan_cache_mode"
 )
 
-# The pauses of `PAUSED` as three sets, each of which PostgreSQL reads once per statement.
-_NAMES = "(select p.name from joblane.pauses p where p.scope = '{}' and (p.until is null or p.until > now()))"
-_UNPAUSED = f"""t.type not in {_NAMES.format("type")}
-           and (t.queue not in {_NAMES.format("queue")} or t.type like 'jobs:%')
-           and (t.tenant is null or t.tenant not in {_NAMES.format("tenant")})"""
-
 # The first row of the answer has the page's last row, from which the next page continues: without a sort, rows are
 # aggregated in the order in which they are read. A due task has sent no message while its `sweep_at` is before its
 # `due_at`.
@@ -42,7 +37,7 @@ select type, queue, max(created_at)::text, (array_agg(id))[count(*)], count(*),
                                  extract(epoch from now() - sweep_at)::float8,
                                  case when state <> 'active' then extract(epoch from now() - due_at)::float8 end,
                                  lease_until < now() - interval '{STUCK_AFTER_MINUTES} minutes'))
-         filter (where sweep_at <= now() and state in {LIVE_SQL} and {_UNPAUSED}),
+         filter (where sweep_at <= now() and state in {LIVE_SQL} and {UNPAUSED}),
        json_agg(id) filter (where state in {in_sql(ENDED)})
   from (select id, created_at, type, queue, tenant, state, due_at, sweep_at, lease_until from joblane.tasks
          where finished_at is null and (created_at, id) > ($1::timestamptz, $2)

@@ -92,7 +92,7 @@ class Verdict(StrEnum):
     TAKEN = "taken"
     CONFLICT = "conflict"
     LOCKED = "locked"
-    """Another transaction has held the row, its id or its unique key for half a second."""
+    """Another transaction holds the row, its id or its unique key. A batch waits half a second for all such."""
     REFUSED = "refused"
     """The database cannot store the message. The reason says why."""
 

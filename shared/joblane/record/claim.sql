@@ -166,7 +166,7 @@ begin
           verdict := 'locked';
           perform set_config('lock_timeout', '10ms', true);
           exit;
-        when data_exception or program_limit_exceeded or check_violation then
+        when data_exception or program_limit_exceeded then
           verdict := 'refused'; refusal := rtrim(split_part(sqlerrm, '"', 1), ' :') || ' (' || sqlstate || ')';
           exit;
       end;

@@ -11,6 +11,11 @@ PAUSED = """exists (select from joblane.pauses p
               or (p.scope = 'tenant' and p.name = {row}.tenant)))"""
 """True if the type, queue or tenant of a row is paused. The pause of a queue does not apply to Joblane's own ``jobs:``
 types, because every queue depends on the sweep."""
+_NAMES = "(select p.name from joblane.pauses p where p.scope = '{}' and (p.until is null or p.until > now()))"
+UNPAUSED = f"""t.type not in {_NAMES.format("type")}
+           and (t.queue not in {_NAMES.format("queue")} or t.type like 'jobs:%')
+           and (t.tenant is null or t.tenant not in {_NAMES.format("tenant")})"""
+"""True if :data:`PAUSED` is false for row ``t``: for a statement over many rows, which reads the pauses once."""
 HOLDER = """(select h.id from joblane.tasks h
           where h.unique_key = {key} and h.unique_key is not null and h.finished_at is null and h.id <> {id})"""
 """The id of the live task that holds a unique key."""

@@ -44,8 +44,8 @@ class TimeLimits:
 
 
 WORKER = TimeLimits(connect=2, lock=1, statement=5.5)
-"""A claim and a finish take milliseconds; a claim waits half a second for each of ten locked rows. A commit that hangs,
-and then a login that hangs, take 8.5 s together, and Lambda ends the function 10 s after the last task's timeout
+"""A claim and a finish take milliseconds; a finish waits a second for a lock, and a claim half a second. A commit that
+hangs, and then a login that hangs, take 8.5 s together, and Lambda ends the function 10 s after the last task's timeout
 (``FINISH_MARGIN``)."""
 CLIENT = TimeLimits(connect=5, lock=2, statement=10)
 """A web request waits for it. An INSERT of 10,000 tasks takes less."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from contextlib import suppress
 from datetime import UTC, datetime
+from uuid import uuid4
 
 import pytest
 from pg8000.exceptions import DatabaseError
@@ -21,6 +22,7 @@ from joblane.maintenance.sweep import sweep
 from joblane.page.app import build
 from joblane.page.desk import Desk
 from joblane.page.security import Keys
+from joblane.record.finish import Finish, finish
 from joblane.record.states import State
 from tests.builders.rows import archived, put
 from tests.samples import sample_one
@@ -102,6 +104,15 @@ def test_a_value_that_no_code_writes_is_refused_or_handled(
         with suppress(DatabaseError):
             row.run("delete from joblane.tasks where id <> 'dead'")
             put(row, sample_one, "it")
+
+
+def test_a_function_leaves_the_check_of_its_transaction_on(row: World) -> None:
+    connection = row.database.get()
+    connection.execute_simple("begin")
+    assert finish(connection, [Finish("it", str(uuid4()), 1, "completed", State.COMPLETED)]) == set()
+    with pytest.raises(DatabaseError, match="queue: critical, default or low is required"):
+        connection.run("update joblane.tasks set queue = 'nope' where id = 'it'")
+    connection.rollback()
 
 
 def read_everywhere(inspector: Inspector, browser: TestClient, id_: str) -> None:

@@ -189,7 +189,7 @@ def dead_letter_depths(sqs: Sqs, queues: Sequence[str]) -> dict[str, QueueDepth]
 
 ROWS = """
 select id, type, state, generation, payload_digest from joblane.tasks
- where id in (select jsonb_array_elements_text(cast($1 as jsonb)))
+ where id = any(array(select jsonb_array_elements_text(cast($1 as jsonb))))
 """
 
 

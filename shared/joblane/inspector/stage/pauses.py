@@ -50,7 +50,7 @@ returning scope, name, reason, paused_by, since, until, exists (select from befo
 # Of two concurrent pauses of the same thing, the second must see the first. Readers are not blocked.
 ONE_AT_A_TIME = "lock table joblane.pauses in share row exclusive mode"
 RESUME = """
-delete from joblane.pauses where scope = $1 and name in (select jsonb_array_elements_text($2::jsonb))
+delete from joblane.pauses where scope = $1 and name = any(array(select jsonb_array_elements_text($2::jsonb)))
    and (until is null or until > clock_timestamp())
 returning scope, name, reason, paused_by, since, until
 """
