@@ -10,8 +10,8 @@ if TYPE_CHECKING:
 TASKS = """
 insert into joblane.tasks (id, type, queue, tenant, tags, state, payload, payload_digest, attempts, runs, max_attempts,
  created_at,
-                   due_at, sweep_at, lease_until, finished_at, expire_at, dead_sent_at, retention_seconds, result, reason,
-                   error_type, error_message, fingerprint)
+                   due_at, sweep_at, lease_until, finished_at, expire_at, dead_sent_at, retention_seconds, result,
+                   reason, error_type, error_message, fingerprint)
 select id, type, queue, tenant, tags, state, payload, 'seeded', runs, runs, 4, created_at,
        case when state = 'scheduled' then now() + n * interval '3 min'
             when state = 'retry' then now() + interval '10 min' else created_at end,
