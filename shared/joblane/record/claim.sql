@@ -60,9 +60,13 @@ begin
         t.attempts := 0; t.runs := 0; t.snoozes := 0; t.used_ms := 0; t.sends := 0; t.batch_size := 0;
         t.claim_alone := false; t.dead_letter_unsent := false;
       end if;
-      paused := any_paused and @paused;
-      schedule_paused := any_paused and is_new and exists (select from joblane.pauses p
-         where p.scope = 'schedule' and p.name = m.type || ':' || m.schedule and (p.until is null or p.until > clock));
+      paused := false; schedule_paused := false;
+      if any_paused then
+        paused := @paused;
+        schedule_paused := is_new and exists (select from joblane.pauses p
+           where p.scope = 'schedule' and p.name = m.type || ':' || m.schedule
+             and (p.until is null or p.until > clock));
+      end if;
       takes_key := is_new or t.state = 'archived';
       if takes_key and t.unique_key is not null then
         select * into holder from joblane.tasks h

@@ -6,15 +6,14 @@ create or replace function joblane.insert_@version(given json) returns table (id
 language plpgsql set lock_timeout = '5s' set plan_cache_mode = force_generic_plan set enable_seqscan = off
 as $$
 #variable_conflict use_column
-declare
-  keys constant text[] := array(select x.unique_key from json_to_recordset(given) as x(unique_key text)
-                                 where x.unique_key is not null);
 begin
   perform set_config('joblane.checks', 'off', true);
-  if cardinality(keys) > 0 then  -- a holder may have held its key for `unique_for`, or was ended by hand
+  -- The holder of a key may have held it for `unique_for`, or was ended by hand. Most tasks have no key.
+  if strpos(given::text, '"unique_key"') > 0 then
     update joblane.tasks t set unique_key = null
       from (select h.id from joblane.tasks h
-             where h.unique_key = any (keys) and h.finished_at is null
+             where h.unique_key = any (array(select x.unique_key from json_to_recordset(given) as x(unique_key text)))
+               and h.finished_at is null
                and (h.unique_expires_at <= clock_timestamp() or h.state not in @live)
              order by h.id for no key update) as expired
      where t.id = expired.id;
