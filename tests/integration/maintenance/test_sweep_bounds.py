@@ -239,8 +239,13 @@ def put_due(world: World, *names: str) -> None:
         put(world, sample_one, f"{name}-send", **due)
         put(world, sample_one, f"{name}-dead", **archived(dead_sent_at=None, **due))
         for cleared in (False, True):
-            ended = {"state": "completed", "finished_at": In(-60), "expire_at": In(-1), "sweep_at": None}
-            put(world, sample_one, f"{name}-expire-{cleared}", **ended, cleared=cleared)
+            ended: dict[str, Any] = {
+                "state": "completed",
+                "finished_at": In(-60),
+                "expire_at": In(-1),
+                "sweep_at": None,
+            }
+            put(world, sample_one, f"{name}-expire-{cleared}", **ended | {"cleared": cleared})
 
 
 @pytest.mark.parametrize("code", ["P0001", "23514", "42501", "42883", "XX000", "0A000", "40001", "55000"])
