@@ -1,6 +1,6 @@
-"""A statement over many rows of ``tasks``, done row by row if the database refuses one of them.
+"""A statement over many rows of ``tasks``. If the database refuses one of them, the statement is repeated row by row.
 
-No code writes such a value, but an operator may.
+No code writes a value that the database refuses later, but an operator may.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def run_rows(connection: Connection, statement: str, items: Sequence[str | Mappi
     """Run ``statement`` for all items, ids or objects with an ``id``, and return its rows.
 
     ``$1`` of the statement is a JSON array of them. If the database refuses the values of a row, each item gets a
-    statement of its own: the refused rows are logged, and the sweep leaves them for an hour. No transaction may be
+    statement of its own. The refused rows are logged, and the sweep ignores them for an hour. No transaction may be
     open.
 
     Raises pg8000's errors of any other kind.
@@ -65,7 +65,7 @@ def _is_refusal(error: DatabaseError) -> bool:
 
 
 def leave_row(connection: Connection, id_: str, why: str) -> None:
-    """Log that a row is unusable, and leave it for an hour."""
+    """Log that a row is unusable. The sweep then ignores it for an hour."""
     telemetry.logger().error(
         "a row of joblane.tasks has a value that no code writes; correct the row by SQL, or delete the task. It is "
         "tried again in an hour, and other tasks are not affected",
