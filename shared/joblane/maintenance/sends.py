@@ -78,7 +78,8 @@ class Sends:
                 self._refuse(queue, 0, str(error))
             else:
                 telemetry.logger().warning(
-                    "the number of messages in a lane could not be read, so tasks that still wait there are sent again",
+                    "the number of messages in a lane could not be read, so tasks that wait there are sent again; "
+                    "check that the sweep's function has sqs:GetQueueAttributes",
                     extra={"queue": queue, "error": str(error)},
                 )
         except BotoCoreError as error:

@@ -26,6 +26,7 @@ OTHER = "jobs-low-sample-one"
 DENIED = "An error occurred (AccessDenied) when calling the SendMessageBatch operation: no"
 SILENT = 'no answer: Read timeout on endpoint URL: "https://sqs"'
 MB = 1_000_000
+ENDED = {"finished_at": "now()", "expire_at": "now() + interval '1 day'"}
 Send = Callable[[Sequence[Entry]], dict[int, str]]
 
 
@@ -102,7 +103,7 @@ def test_dead_letters_of_large_tasks_are_sent_with_little_memory(world: World) -
         world,
         240,
         state="'archived'",
-        finished_at="now()",
+        **ENDED,
         dead_letter_unsent="true",
         payload=f"jsonb_build_object('do', repeat('x', {MB}))",
     )
@@ -148,7 +149,7 @@ def test_a_lane_that_sqs_refuses_does_not_delay_the_other_lanes(
 def test_dead_letters_that_sqs_refuses_do_not_delay_the_others(
     world: World, sends: Sends, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    fill(world, 350, state="'archived'", finished_at="now()", dead_letter_unsent="true")
+    fill(world, 350, state="'archived'", **ENDED, dead_letter_unsent="true")
     put(world, sample_one, "other", queue="low", **archived(dead_sent_at=None, sweep_at=In(-1), finished_at=In(0)))
     refusing(world, monkeypatch, {f"{LANE}-dlq": DENIED})
     assert world.sweep() == Swept(dead_letters=1, unsent=100)
@@ -374,7 +375,8 @@ def test_a_task_that_changes_after_the_walk_is_not_sent(world: World, sends: Sen
             world.run(
                 {
                     "claimed": "update joblane.tasks set state = 'active', sweep_at = now() + interval '1 min'",
-                    "ended": "update joblane.tasks set state = 'completed', finished_at = now(), sweep_at = null",
+                    "ended": "update joblane.tasks set state = 'completed', finished_at = now(),"
+                    " sweep_at = null, expire_at = now() + interval '1 day'",
                     "swept": "update joblane.tasks set sweep_at = now() + interval '1 min', sends = 1",
                 }[change]
             )

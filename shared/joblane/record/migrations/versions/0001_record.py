@@ -138,11 +138,12 @@ begin
         when t.state not in ('scheduled', 'pending', 'active', 'retry', 'completed', 'archived', 'cancelled')
         then 'state: there is no such state'
         when t.unique_until not in ('finish', 'start') then 'unique_until: finish or start is required'
-        when t.max_attempts < 1 then 'max_attempts: 1 or more is required'
+        when t.max_attempts not between 1 and 1000 then 'max_attempts: 1 to 1,000 is required'
+        when t.attempts > 1000 then 'attempts: 0 to 1,000 is required'
         when t.retention_seconds not between 0 and 315360000
         then 'retention_seconds: 0 to 315,360,000 (3650 days) is required'
         when least(t.attempts, t.runs, t.snoozes, t.continuations, t.generation, t.sends, t.batch_size, t.used_ms) < 0
-          or greatest(t.attempts, t.runs, t.snoozes, t.continuations, t.generation, t.max_attempts) > 2000000000
+          or greatest(t.runs, t.snoozes, t.continuations, t.generation) > 2000000000
           or t.used_ms > 315360000000
         then 'attempts, runs and the other numbers: 0 to 2,000,000,000 is required'
         when least(t.created_at, t.due_at, t.deadline, t.lease_until, t.sweep_at, t.mismatch_since,
@@ -159,12 +160,14 @@ begin
         when t.options ? 'on_archived' and not jsonb_path_exists(t.options, 'strict $.on_archived ? (
                 @.type like_regex "^[a-z0-9_]+:[a-z0-9_]+$"
                 && (@.queue == "critical" || @.queue == "default" || @.queue == "low")
-                && @.max_attempts > 0 && @.max_attempts <= 2000000000 && @.max_attempts.floor() == @.max_attempts
+                && @.max_attempts > 0 && @.max_attempts <= 1000 && @.max_attempts.floor() == @.max_attempts
                 && @.retention_seconds >= 0 && @.retention_seconds <= 315360000
                 && @.retention_seconds.floor() == @.retention_seconds)', silent => true)
         then 'options: on_archived: type, queue, max_attempts and retention_seconds are required'
         when t.finished_at is not null and t.state not in ('completed', 'archived', 'cancelled')
         then 'finished_at: a live task has none'
+        when t.finished_at is not null and t.expire_at is null
+        then 'expire_at: a time is required with finished_at; or set the state alone, and the sweep sets both'
         when t.dead_letter_unsent
          and (t.state <> 'archived' or (t.finished_at is not null and t.dead_sent_at is not null))
         then 'dead_letter_unsent: only an archived task without dead_sent_at has an unsent dead letter'
