@@ -67,7 +67,7 @@ class Sends:
         return sent
 
     def depth(self, queue: str) -> int | None:
-        """Return the number of messages in a queue, in flight and delayed ones included; None if SQS refuses it."""
+        """Return the number of messages in a queue, in flight and delayed ones included; None if it cannot be read."""
         from botocore.exceptions import BotoCoreError, ClientError
 
         try:

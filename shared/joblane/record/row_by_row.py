@@ -1,6 +1,6 @@
-"""A statement over many rows of ``tasks``, done row by row if the database refuses one of them.
+"""A statement over many rows of ``tasks``. If the database refuses one of them, the statement is repeated row by row.
 
-An operator may have written a value that no code writes, and a trigger of the application may refuse a change.
+An operator may have written a value that no code writes, or a trigger of the application refuses the change of a row.
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ update joblane.tasks
 def run_rows(connection: Connection, statement: str, items: Sequence[str | Mapping[str, Any]]) -> list[Row]:
     """Run ``statement`` for all items, ids or objects with an ``id``, and return its rows.
 
-    ``$1`` of the statement is a JSON array of them. If it fails, each item gets a statement of its own: the
-    rows that the database refuses are logged, and the sweep leaves them for an hour. No transaction may be open.
+    ``$1`` of the statement is a JSON array of them. If the database refuses it, each item gets a statement of its own.
+    The refused rows are logged, and the sweep ignores them for an hour. No transaction may be open.
 
     Raises pg8000's errors if the database is unavailable, does not answer in time, or a lock is not released.
     """
@@ -62,7 +62,7 @@ def _is_of_row(error: DatabaseError) -> bool:
 
 
 def leave_row(connection: Connection, id_: str, why: str) -> None:
-    """Log that a row is unusable, and leave it for an hour."""
+    """Log that a row is unusable. The sweep then ignores it for an hour."""
     telemetry.logger().error(
         "a row of joblane.tasks cannot be handled: correct its values, or the trigger or constraint that refuses its "
         "change, or delete the task. It is tried again in an hour, and other tasks are not affected",
