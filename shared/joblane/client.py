@@ -396,7 +396,7 @@ class JobClient:
 
 
 def _is_lost(error: Exception) -> bool:
-    """True if the connection broke, so that the server may have committed without a word."""
+    """True if the connection broke. The server may have committed, and its answer was lost."""
     code = sqlstate(error)
     return code is None or code.startswith(SHUT_DOWN)
 

@@ -66,7 +66,9 @@ def test_two_callers_do_not_block_each_other_though_a_holder_ends_in_between(
 
     def other() -> None:
         refused.wait(20)
-        world.run("update joblane.tasks set state = 'completed', finished_at = now() where id = 'held'")
+        world.run(
+            "update joblane.tasks set state = 'completed', finished_at = now(), expire_at = now() where id = 'held'"
+        )
         mine = JobClient()
         mine._sqs = world.sqs
         engine = create_engine(world.url.replace("postgresql://", "postgresql+pg8000://"))

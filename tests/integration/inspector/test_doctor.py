@@ -115,9 +115,9 @@ def stage(world: World) -> Iterator[Stage]:
 def insert(world: World, id_: str, type_: str, state: str, *, ended: timedelta | None = None) -> None:
     world.run(
         "insert into joblane.tasks (id, type, queue, state, payload, payload_digest, max_attempts, due_at, "
-        "created_at, finished_at, "
+        "created_at, finished_at, expire_at, "
         "retention_seconds) select $1, $2, 'low', $3, '{}', '', 1, clock_timestamp(), clock_timestamp() - x, "
-        "case when $5 then clock_timestamp() - x end, 0 from (select $4::interval as x) as since",
+        "case when $5 then now() - x end, case when $5 then now() end, 0 from (select $4::interval as x) as since",
         id_,
         type_,
         state,

@@ -487,7 +487,7 @@ def large(world: World) -> Callable[[bool], Connection]:
             " select 't-' || n, 'sample:one', 'default', case when waits then 'scheduled' else 'archived' end, '', 4,"
             " 60, now() + interval '1 day', at, case when not waits then now() end, case when not waits then at end,"
             " not waits and n < 40, case when not waits and n >= 40 then now() end"
-            " from (select n, n % 2 = 0 as waits, now() + n * interval '1 s' - interval '20 s' as at"
+            " from (select n, n % 2 = 0 as waits, now() + n * interval '1 hour' - interval '20 hours' as at"
             " from generate_series(1, 50000) n) s"
         )
         if analyzed:

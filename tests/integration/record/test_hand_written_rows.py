@@ -11,6 +11,7 @@ from pg8000.exceptions import DatabaseError
 from rich.console import Console
 from starlette.testclient import TestClient
 
+from joblane import TaskContext
 from joblane.cli import task_tables
 from joblane.errors import sqlstate
 from joblane.inspector import wire
@@ -25,7 +26,7 @@ from joblane.page.security import Keys
 from joblane.record.finish import Finish, finish
 from joblane.record.states import State
 from tests.builders.rows import archived, put
-from tests.samples import sample_one
+from tests.samples import Sample, behaviour, sample_one, sample_tick
 from tests.world import PREFIX, World
 
 TIMES = (
@@ -39,6 +40,7 @@ REFUSED = (
     "retention_seconds = -1", "retention_seconds = 9000000000000000000", "max_attempts = 0",
     "headers = '[1]'", "headers = 'null'", """headers = '{"a": 1}'""", "options = '[]'", """options = '"x"'""",
     "unique_until = 'never'", "finished_at = now()", "dead_letter_unsent = true",
+    "attempts = 1001", "max_attempts = 1001", "state = 'cancelled', finished_at = now()",
     *(f"{column} = {value}" for column in TIMES for value in ("'infinity'", "'-infinity'", "'200000-01-01'")),
     *(f"{column} = -1" for column in COUNTS),
     *(f"{column} = 2147483647" for column in ("attempts", "runs", "generation", "max_attempts")),
@@ -62,13 +64,13 @@ TAKEN = (
       if column != "finished_at" and (column, value[0]) != ("dead_sent_at", "9")),
     *(f"{column} = null" for column in ("sweep_at", "lease_until")),
     *(f"state = '{state}'" for state in State), "state = 'active', lease_until = null, sweep_at = now()",
-    *(f"state = '{state}', finished_at = now()" for state in ("completed", "cancelled")),
-    "state = 'cancelled', finished_at = '0001-01-01 UTC', expire_at = null",
-    "state = 'archived', finished_at = now(), dead_letter_unsent = true, payload = null, sweep_at = now()",
-    f"""state = 'archived', finished_at = now(), dead_letter_unsent = true, sweep_at = now(),
+    *(f"state = '{state}', finished_at = now(), expire_at = now()" for state in ("completed", "cancelled")),
+    "state = 'cancelled', finished_at = '0001-01-01 UTC', expire_at = '9999-12-31 UTC'",
+    "state = 'archived', finished_at = now(), expire_at = now(), dead_letter_unsent = true, payload = null",
+    f"""state = 'archived', finished_at = now(), expire_at = now(), dead_letter_unsent = true, sweep_at = now(),
         options = '{{"on_archived": {SUCCESSOR}}}'""",
-    "state = 'archived', finished_at = now(), dead_sent_at = '9998-12-31 23:59:59 UTC'",
-    "cleared = true", "claim_alone = true, attempts = 2000000000, runs = 2000000000, sends = 2000000000",
+    "state = 'archived', finished_at = now(), expire_at = now(), dead_sent_at = '9998-12-31 23:59:59 UTC'",
+    "cleared = true", "claim_alone = true, attempts = 1000, runs = 2000000000, sends = 2000000000",
     "used_ms = 315360000000", "batch_size = 32767",
 )  # fmt: skip
 """Changes of a waiting row that the table accepts."""
@@ -104,6 +106,23 @@ def test_a_value_that_no_code_writes_is_refused_or_handled(
         with suppress(DatabaseError):
             row.run("delete from joblane.tasks where id <> 'dead'")
             put(row, sample_one, "it")
+
+
+@behaviour
+def large_counts(payload: Sample, ctx: TaskContext) -> None:
+    raise ValueError("no")
+
+
+def test_a_task_with_the_largest_counts_does_not_stop_the_tasks_of_its_batch(world: World) -> None:
+    # given a task with the largest numbers that the table accepts, and no retry_delay of its own
+    counts = dict.fromkeys(("runs", "continuations", "generation", "sends"), 2_000_000_000)
+    put(world, sample_tick, "large", {"do": "large_counts"}, attempts=998, max_attempts=1000, **counts)
+    put(world, sample_tick, "other")
+    # when
+    kept = world.deliver(sample_tick, *({"type": "sample:tick", "id": id_, "rec": True} for id_ in ("large", "other")))
+    # then
+    assert [world.row(id_)["state"] for id_ in ("large", "other")] == ["retry", "completed"]
+    assert kept == []  # its delay is too long for SQS
 
 
 def test_a_function_leaves_the_check_of_its_transaction_on(row: World) -> None:
