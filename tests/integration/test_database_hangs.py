@@ -60,12 +60,15 @@ SWEEP = {
 RESCUED_SECONDS = 20
 """The longest time of an invocation here. The limits together are about two seconds."""
 READ_ONLY = "set default_transaction_read_only = on"
-FULL = """
-create function full_disk() returns trigger language plpgsql as $$
-begin raise exception using errcode = '53100', message = 'could not extend file: No space left on device'; end $$;
-create {kind} full_disk {when} on joblane.tasks {deferred} for each row when (new.state = '{state}')
-execute function full_disk();
-create trigger full_disk before insert on joblane.task_items execute function full_disk()
+REFUSES = {
+    "full": "raise exception using errcode = '53100', message = 'could not extend file: No space left on device'",
+    "slow": "perform pg_sleep(30); return new",
+}
+WRITES = """
+create function on_write() returns trigger language plpgsql as $$ begin {body}; end $$;
+create {kind} on_write {when} on joblane.tasks {deferred} for each row when (new.state = '{state}')
+execute function on_write();
+create trigger on_write before insert on joblane.task_items execute function on_write()
 """
 TRIGGERS = {
     "claim": ("trigger", "before insert or update", "", "active"),
@@ -96,9 +99,9 @@ class Outage:
         self._rescue = threading.Timer(RESCUED_SECONDS, self._wait_is_over)
         self._rescue.start()
         self.database = HookedDatabase(proxy.url, self._hook, limits=QUICK)
-        if kind == "full":
+        if kind in REFUSES:
             trigger = dict(zip(("kind", "when", "deferred", "state"), TRIGGERS[name], strict=True))
-            self._holder.get().execute_simple(FULL.format(**trigger))
+            self._holder.get().execute_simple(WRITES.format(body=REFUSES[kind], **trigger))
 
     def _hook(self, sql: str, send: Callable[[], Any]) -> Any:
         if sql == self._statement and not self.waited_too_long.is_set():
@@ -133,8 +136,8 @@ class Outage:
         self._rescue.join()
         self._proxy.thaw()
         self._holder.drop()
-        if self._kind == "full":
-            self._world.run("drop function full_disk cascade")
+        if self._kind in REFUSES:
+            self._world.run("drop function on_write cascade")
         self.database.drop()
 
 
@@ -157,7 +160,7 @@ def effects(world: World) -> World:
 CASES = [
     (kind, statement)
     for statement in STATEMENTS
-    for kind in ("hangs", "hangs in the answer", "read-only", "full", "locked")
+    for kind in ("hangs", "hangs in the answer", "read-only", "full", "slow", "locked")
     if not (statement == "ping" and kind != "hangs")
     and not (statement == "commit" and kind in ("read-only", "locked"))
     and not (statement in ("claim", "finish", "finish of a batch") and kind == "hangs in the answer")
@@ -192,6 +195,7 @@ def test_a_task_waits_while_the_database_fails(
         if statement in ("ping", "claim"):
             assert [1 <= watched.visibilities[0] <= 15, 100 <= watched.visibilities[1] <= 120] == [True, True]
         assert [line for line in caplog.records if vars(line).keys() & {"error", "error_type"}], "the log says why"
+        assert not [line for line in caplog.records if "migrat" in line.getMessage()]
 
         # and the doctor says what is wrong
         if failing.begun:

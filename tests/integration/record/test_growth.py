@@ -130,7 +130,7 @@ def connection(database_url: str) -> Iterator[Connection]:
 
 
 class Costs:
-    """What a statement with its generic plan reads for each task; it is rolled back."""
+    """The costs of a statement with its generic plan, for each task. It is rolled back."""
 
     def __init__(self, connection: Connection, name: str, sql: str, parameters: tuple[str, ...]) -> None:
         given = 1 if name in OF_ONE_TASK else GIVEN
@@ -159,7 +159,9 @@ def fill_with_given(connection: Connection) -> None:
     connection.run(ATTEMPTS)
 
 
-SKEWED = [(ROWS, (state, "5000", f"{state}-more-", TOKEN)) for state in ("active", "pending")]
+SKEWED: list[tuple[str, tuple[str, ...]]] = [
+    (ROWS, (state, "5000", f"{state}-more-", TOKEN)) for state in ("active", "pending")
+]
 
 
 def test_no_statement_reads_more_than_its_tasks_need(connection: Connection) -> None:
