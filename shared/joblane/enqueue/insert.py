@@ -22,7 +22,7 @@ from joblane.unique import OnConflict
 Run = Callable[..., Sequence[Sequence[Any]]]
 """Executes SQL once for each of its parameters, all in one transaction, and returns the rows of all."""
 MAX_ROWS, MAX_CHARACTERS = 10_000, 16_000_000
-"""The most rows and characters of one statement, so that it takes about a second. The client's time limit for a statement is 10 s."""
+"""The most rows and characters of one statement, which then takes about a second. The client ends one after 10 s."""
 ROUNDS = 5
 """The tries of an insert. If a key's holder ends between the INSERT and the second statement, the key is free again."""
 
