@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from datetime import timedelta
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import pytest
 from pg8000.exceptions import DatabaseError
@@ -22,8 +23,10 @@ from joblane.functions.jobs_sweep.handler import JobsSweep, jobs_sweep
 from joblane.functions.migrate.handler import handler
 from joblane.local.postgres import Postgres
 from joblane.record.database import Database
-from joblane.record.migrate import Migrated, migrate
-from joblane.record.migrations import newest, upgrade
+from joblane.record.finish import Finish, finish
+from joblane.record.migrate import Migrated, _grant, migrate
+from joblane.record.migrations import LOCK, TAKE_LOCK, newest, upgrade
+from joblane.record.states import State
 from joblane.testing import JobTester
 from tests.builders.events import LambdaContext
 from tests.builders.revisions import second_revision
@@ -119,6 +122,40 @@ def test_the_granted_user_writes_and_reads_the_audit(empty: str, postgres: Postg
     with connected(as_app(postgres, empty)) as connection:
         connection.run("insert into joblane.audit (who, action, target) values ('me', 'run', 'x')")
         assert connection.run("select who from joblane.audit") == [["me"]]
+
+
+def test_the_granted_user_can_call_the_functions_where_public_cannot(empty: str, postgres: Postgres) -> None:
+    with connected(empty) as owner:
+        owner.run("alter default privileges revoke execute on functions from public")
+    migrate(empty, user="app", by_iam=True)
+    with connected(empty) as owner:
+        owner.run("create function joblane.later() returns integer return 1")
+    with connected(as_app(postgres, empty)) as connection:
+        assert finish(connection, [Finish("it", str(uuid4()), 1, "completed", State.COMPLETED)]) == set()
+        assert connection.run("select joblane.later()") == [[1]]
+
+
+def test_the_granted_user_gets_no_right_on_a_system_schema(empty: str, postgres: Postgres) -> None:
+    migrate(empty, user="app", by_iam=True)
+    with connected(as_app(postgres, empty)) as connection:
+        assert connection.run("select has_schema_privilege('pg_toast', 'usage')") == [[False]]
+
+
+def test_migrations_take_turns_to_grant_the_rights(
+    empty: str, postgres: Postgres, wait_until: Callable[[Callable[[], bool]], None]
+) -> None:
+    waits = f"select count(*) from pg_locks where locktype = 'advisory' and objid = {LOCK % 2**32} and not granted"
+    migrate(empty)
+    administer(postgres, "create role app login")
+    with Database(empty) as database, connected(empty) as other, connected(empty) as observer:
+        other.execute_simple("begin")
+        other.run(TAKE_LOCK)
+        with ThreadPoolExecutor() as threads:
+            granting = threads.submit(_grant, database, "app", by_iam=False)
+            wait_until(lambda: granting.done() or observer.run(waits) == [[1]])
+            assert not granting.done()
+            other.commit()
+            granting.result()
 
 
 def test_the_granted_user_can_use_a_table_of_a_later_migration(empty: str, postgres: Postgres) -> None:
