@@ -65,7 +65,7 @@ def insert_tasks(run: Run, tasks: Sequence[NewTask], *, room: int | None = None)
 
 
 def insert_again(run: Run, tasks: Sequence[NewTask]) -> list[NewTask | JobError]:
-    """Insert rows whose first insert had no answer. A row that has the same id and payload is that of the first."""
+    """Insert rows whose first insert had no answer. An existing row with the same id, type and payload is from it."""
     results = insert_tasks(run, tasks)
     conflicts = [task.id for task, result in zip(tasks, results, strict=True) if _is_conflict(result)]
     rows = run(SAME, json.dumps(conflicts)) if conflicts else []
