@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
+from pg8000.exceptions import DatabaseError
 
 from joblane.enqueue.wake import wake
 from joblane.maintenance.sweep import Swept, sweep
@@ -216,6 +217,79 @@ def test_rows_that_the_database_refuses_do_not_stop_the_sweep(world: World, send
     with logs.lines() as lines:
         assert world.sweep() == Swept()
     assert {line["task_id"] for line in lines.fields if line["level"] == "ERROR"} <= {"tidy"}
+
+
+def refuse(world: World, code: str) -> None:
+    """Add a trigger of an application that refuses the changes of some rows."""
+    world.run(
+        "create or replace function refuse() returns trigger language plpgsql as"
+        f" $$ begin raise exception 'not this one' using errcode = '{code}'; end $$"
+    )
+    world.run(
+        "create or replace trigger refuses before update or delete on joblane.tasks for each row"
+        " when (old.id like 'bad%') execute function refuse()"
+    )
+
+
+def put_due(world: World, *names: str) -> None:
+    """Write rows for each duty of the sweep: to complete, to send, to send as a dead letter, to clear, to delete."""
+    due: dict[str, Any] = {"sweep_at": In(-1)}
+    for name in names:
+        put(world, sample_one, f"{name}-tidy", state="cancelled", finished_at=None, **due)
+        put(world, sample_one, f"{name}-send", **due)
+        put(world, sample_one, f"{name}-dead", **archived(dead_sent_at=None, **due))
+        for cleared in (False, True):
+            ended: dict[str, Any] = {
+                "state": "completed",
+                "finished_at": In(-60),
+                "expire_at": In(-1),
+                "sweep_at": None,
+            }
+            put(world, sample_one, f"{name}-expire-{cleared}", **ended | {"cleared": cleared})
+
+
+@pytest.mark.parametrize("code", ["P0001", "23514", "42501", "42883", "XX000", "0A000", "40001", "55000"])
+def test_a_row_whose_change_a_trigger_refuses_does_not_stop_the_sweep(world: World, sends: Sends, code: str) -> None:
+    # given
+    put_due(world, "bad", "good")
+    refuse(world, code)
+    # when
+    with logs.lines() as lines:
+        swept = world.sweep()
+    # then
+    assert swept == Swept(sent=1, dead_letters=1, cleared=1, removed=1)
+    assert world.row("good-tidy")["finished_at"] is not None
+    named = [(line["task_id"], line["error"]) for line in lines.fields if line["level"] == "ERROR"]
+    refused = ("bad-dead", "bad-expire-False", "bad-expire-True", "bad-send", "bad-tidy")
+    assert sorted(named) == [(id_, f"not this one ({code})") for id_ in refused]
+
+
+@pytest.mark.parametrize("code", ["57014", "57P01", "53100", "25006", "55P03"])
+def test_an_error_of_the_server_stops_the_sweep(world: World, sends: Sends, code: str) -> None:
+    put_due(world, "bad", "good")
+    refuse(world, code)
+    with logs.lines() as lines, pytest.raises(DatabaseError, match="not this one"):
+        world.sweep()
+    assert lines.fields == []
+
+
+def test_a_task_that_sqs_and_a_trigger_refuse_does_not_keep_the_times_of_the_others(
+    world: World, sends: Sends, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # given tasks of a lane that SQS refuses, and a trigger that refuses a change of one after it was taken
+    fill(world, 3)
+    put(world, sample_one, "bad", sweep_at=In(-1))
+    before = world.row("task-1")["sweep_at"]
+
+    def refused(entries: Sequence[Entry]) -> dict[int, str]:
+        refuse(world, "P0001")
+        return dict.fromkeys(range(len(entries)), DENIED)
+
+    monkeypatch.setattr(world.sqs, "send_many", refused)
+    # when
+    assert world.sweep() == Swept(unsent=4)
+    # then
+    assert (world.row("task-1")["sweep_at"], world.row("task-1")["sends"]) == (before, 0)
 
 
 def test_rows_that_make_no_message_do_not_stop_the_sweep(world: World, sends: Sends) -> None:
