@@ -123,12 +123,12 @@ begin
           verdict := 'archived'; @lost
         elsif t.deadline <= clock then                     -- active, lease over, past its deadline: any
           verdict := 'archived'; @overdue
-        elsif members > 1 and not paused then              -- active, lease over: in a batch
-          verdict := 'claim_alone'; @release
-        elsif paused and (members > 1 or uncounted = 1) then -- active, lease over, paused: or the lost run, in a batch
+        elsif paused and (members > 1 or uncounted = 1) then -- active, lease over, paused: in a batch, or was in one
           verdict := 'paused'; @release
         elsif paused then                                  -- active, lease over, paused: any
           verdict := 'paused';
+        elsif members > 1 then                             -- active, lease over: in a batch
+          verdict := 'claim_alone'; @release
         else                                               -- active, lease over: alone
           verdict := 'run'; @run
         end if;
@@ -182,9 +182,15 @@ begin
        where a.task_id = t.id and a.outcome is null and (a.run < t.runs or t.state <> 'active');
     end if;
     if verdict = 'run' then
-      insert into joblane.task_attempts (task_id, run, attempt, generation, request_id, type, queue, tenant, wait_ms)
-      values (t.id, t.runs, t.attempts, t.generation, request_id, t.type, t.queue, t.tenant,
-              greatest(0, extract(epoch from clock - t.due_at) * 1000));
+      insert into joblane.task_attempts
+             (task_id, run, attempt, generation, started_at, request_id, type, queue, tenant, wait_ms)
+      values (t.id, t.runs, t.attempts, t.generation, clock, request_id, t.type, t.queue, t.tenant,
+              greatest(0, extract(epoch from clock - t.due_at) * 1000))
+      -- left by a task with the same id whose row was deleted by SQL
+      on conflict (task_id, run) do update set
+        attempt = excluded.attempt, generation = excluded.generation, started_at = excluded.started_at,
+        request_id = excluded.request_id, type = excluded.type, queue = excluded.queue, tenant = excluded.tenant,
+        wait_ms = excluded.wait_ms, finished_at = null, outcome = null;
     end if;
     answers := answers || json_build_object(
       'id', m.id, 'verdict', verdict, 'run', t.runs, 'attempt', t.attempts, 'max_attempts', t.max_attempts,

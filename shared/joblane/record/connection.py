@@ -17,7 +17,7 @@ from pg8000.dbapi import Connection as DbapiConnection
 from pg8000.exceptions import DatabaseError, InterfaceError
 from pg8000.exceptions import Error as PostgresError
 
-from joblane.errors import sqlstate
+from joblane.errors import UNDEFINED_FUNCTION, sqlstate
 from joblane.record.login import LoginError
 from joblane.record.time_limits import NO_LIMITS, UNLIMITED, TimeLimits
 
@@ -34,6 +34,11 @@ TIMED_OUT = "57014"
 """A statement exceeded ``statement_timeout``."""
 LOCK_NOT_AVAILABLE, UNIQUE_VIOLATION = "55P03", "23505"
 """SQLSTATEs of a lock timeout and of a unique key that is taken."""
+ROLLED_BACK = "40"
+"""SQLSTATE class of a transaction that another one has made impossible: a deadlock, or a strict isolation level. It may
+succeed if it is repeated."""
+INSUFFICIENT_PRIVILEGE, NO_SCHEMA = "42501", "3F000"
+"""SQLSTATEs of a missing right and of a missing schema."""
 PING_AFTER_SECONDS = 30
 """A connection is tested before use after it was idle for this long. A test before every use would cost a round
 trip."""
@@ -307,3 +312,9 @@ def is_unavailable(error: BaseException) -> bool:
     if code is not None:
         return code.startswith(UNAVAILABLE_CLASSES) or code in (READ_ONLY, TIMED_OUT)
     return isinstance(original, (InterfaceError, OSError))
+
+
+def is_of_row(error: BaseException) -> bool:
+    """True if one row of a statement may be at fault, so that the statement may succeed for the others."""
+    all_rows = (LOCK_NOT_AVAILABLE, UNDEFINED_FUNCTION)
+    return isinstance(error, DatabaseError) and not is_unavailable(error) and sqlstate(error) not in all_rows

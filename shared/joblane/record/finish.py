@@ -66,7 +66,9 @@ FINISH = f"select joblane.finish_{VERSION}($1)"
 def finish(connection: Connection, runs: Sequence[Finish]) -> set[str]:
     """Finish at most 10 runs, in the open transaction or in a new one. Return the ids of the tasks that were finished.
 
-    If an id is missing, another run holds the task or the task has a cancel request: see :func:`cancel_requested`.
+    If an id is missing, the run does not hold the task any more, or the task has a cancel request, or another
+    transaction has locked its row: see :func:`cancel_requested`. A single run whose row stays locked raises pg8000's
+    ``DatabaseError``.
     """
     if not runs:
         return set()
@@ -74,12 +76,12 @@ def finish(connection: Connection, runs: Sequence[Finish]) -> set[str]:
     return set(ids)
 
 
-def cancel_requested(connection: Connection, id_: str, token: str) -> bool:
-    """True if the run still holds the task and the task has a cancel request."""
+def cancel_requested(connection: Connection, id_: str, token: str) -> bool | None:
+    """True if the task of a run has a cancel request. None if the run does not hold the task any more."""
     rows = connection.run(
         "select cancel_requested_at is not null from joblane.tasks"
         " where id = $1 and state = 'active' and lease_token = $2::uuid",
         id_,
         token,
     )
-    return bool(rows and rows[0][0])
+    return rows[0][0] if rows else None

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 from pg8000.exceptions import DatabaseError
 
 from joblane import telemetry
-from joblane.errors import sqlstate, text_of
-from joblane.record.connection import LOCK_NOT_AVAILABLE, Row, is_unavailable
+from joblane.errors import text_of
+from joblane.record.connection import Row, is_of_row
 
 if TYPE_CHECKING:
     from joblane.record.connection import Connection
@@ -44,21 +44,17 @@ def run_rows(connection: Connection, statement: str, items: Sequence[str | Mappi
     try:
         return connection.run(statement, json.dumps(list(items)))
     except DatabaseError as error:
-        if not _is_of_row(error) or not connection.idle:
+        if not is_of_row(error) or not connection.idle:
             raise
     rows: list[Row] = []
     for item in items:
         try:
             rows += connection.run(statement, json.dumps([item]))
         except DatabaseError as error:
-            if not _is_of_row(error):
+            if not is_of_row(error):
                 raise
             leave_row(connection, item if isinstance(item, str) else item["id"], text_of(error))
     return rows
-
-
-def _is_of_row(error: DatabaseError) -> bool:
-    return not is_unavailable(error) and sqlstate(error) != LOCK_NOT_AVAILABLE
 
 
 def leave_row(connection: Connection, id_: str, why: str) -> None:

@@ -44,7 +44,7 @@ class TimeLimits:
 
 
 WORKER = TimeLimits(connect=2, lock=1, statement=5.5)
-"""A claim and a finish take milliseconds, but a finish may wait 5 s for a lock, so ``statement`` is longer. If a commit
+"""A claim and a finish take milliseconds, but a finish may wait 5 s for locks, so ``statement`` is longer. If a commit
 hangs and then a login hangs, both take 8.5 s together. Lambda ends the function 10 s after the last task's timeout
 (``FINISH_MARGIN``)."""
 CLIENT = TimeLimits(connect=5, lock=2, statement=10)

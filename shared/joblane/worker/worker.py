@@ -19,7 +19,13 @@ from joblane.errors import UNDEFINED_FUNCTION, TaskCancelled, WrongStageError, s
 from joblane.limits import LEASE_MARGIN, MAX_DELAY_SECONDS
 from joblane.queues import lane_name
 from joblane.record.claim import Claim, Verdict, arrival, claim
-from joblane.record.connection import LOCK_NOT_AVAILABLE, is_unavailable
+from joblane.record.connection import (
+    INSUFFICIENT_PRIVILEGE,
+    LOCK_NOT_AVAILABLE,
+    NO_SCHEMA,
+    ROLLED_BACK,
+    is_of_row,
+)
 from joblane.record.dead_letters import mark_dead_sent, successor_entry
 from joblane.record.finish import Finish, cancel_requested, finish
 from joblane.record.run_session import CANCELLED
@@ -39,7 +45,14 @@ if TYPE_CHECKING:
     from joblane.sqs.client import Entry, Sqs
 
 DATABASE_ERRORS = (PostgresError, OSError, WrongStageError)
-EARLY_TICK = "MessageError: tick: its time is later than the message, which only the scheduler sends, at that time"
+ADVICE = {
+    UNDEFINED_FUNCTION: "run `joblane migrate`; ",
+    LOCK_NOT_AVAILABLE: "a table is locked (pg_blocking_pids() finds the holder); ",
+    NO_SCHEMA: "run `joblane migrate`; ",
+    INSUFFICIENT_PRIVILEGE: "run `joblane migrate`, which grants the rights; ",
+}
+"""SQLSTATE → what an operator can do."""
+EARLY_TICK = "MessageError: tick: it is for a time after the message was sent, and only the scheduler sends ticks"
 LOCKED_SECONDS = 5
 """The first visibility timeout of a message whose row is locked. Another run's finish or an operator's edit holds a
 lock for a short time, but a transaction that enqueues may hold it for minutes."""
@@ -93,6 +106,9 @@ class Worker:
                 case Verdict.LEASED:
                     response.keep(run.received, wait + 1)
                 case Verdict.LOCKED:
+                    if run.received.receives > 1:  # the first time it may be another run's claim or finish
+                        what = "the task's row is locked by another transaction; SQS will deliver the message again"
+                        self._logger.warning(what, extra=self._log_fields(run.claim))
                     response.keep(run.received, growing_seconds(run.received.receives, LOCKED_SECONDS))
                 case Verdict.ARCHIVED:
                     self._log.add_archived(run.claim)
@@ -179,25 +195,21 @@ class Worker:
         try:
             claims = self._database.call_again(claim, arrivals, lease, lambda_context.aws_request_id)
         except DATABASE_ERRORS as error:
-            self._keep_unclaimed(list(deliveries.values()), error, response)
+            if len(deliveries) > 1 and is_of_row(error):
+                alone = [self._claim({id_: one}, response, lambda_context) for id_, one in deliveries.items()]
+                return [run for runs in alone for run in runs]
+            self._keep_unclaimed(deliveries, error, response)
             return []
         return [Run(delivery, claims[id_]) for id_, delivery in deliveries.items()]
 
-    def _keep_unclaimed(self, deliveries: Sequence[Received], error: Exception, response: BatchResponse) -> None:
+    def _keep_unclaimed(self, deliveries: Mapping[str, Received], error: Exception, response: BatchResponse) -> None:
         """Keep messages whose claim failed. They have used no attempt."""
-        if sqlstate(error) == UNDEFINED_FUNCTION:
-            advice = "run `joblane migrate`"
-        elif sqlstate(error) == LOCK_NOT_AVAILABLE:
-            advice = "a table is locked (pg_blocking_pids() finds the holder); SQS will deliver the messages again"
-        elif is_unavailable(error) or isinstance(error, WrongStageError):
-            advice = "SQS will deliver the messages again"
-        else:
-            advice = "are the migrations applied (joblane migrate)?"
+        advice = ADVICE.get(sqlstate(error) or "", "")
         self._logger.error(
-            "the claim failed in the database; " + advice,
-            extra={"error": text_of(error), "messages": len(deliveries)},
+            f"the claim failed in the database; {advice}SQS will deliver the messages again",
+            extra={"error": text_of(error), "messages": len(deliveries), "task_ids": list(deliveries)},
         )
-        for delivery in deliveries:
+        for delivery in deliveries.values():
             response.keep(delivery, growing_seconds(delivery.receives))
 
     def _finish(self, runs: Sequence[Run], response: BatchResponse) -> list[Run]:
@@ -215,21 +227,20 @@ class Worker:
                     response.keep(run.received, run.end.visibility_seconds)
         return archived
 
-    def _record(self, runs: Sequence[Run], response: BatchResponse) -> None:
+    def _record(self, runs: Sequence[Run], response: BatchResponse, *, again: bool = True) -> None:
+        """Record the ends of runs. ``again``: run by run if the database refuses one, or has to roll one back."""
         if not runs:
             return
         ends = [run.end for run in runs if run.end is not None]
         try:
             finished_ids = self._database.call(finish, ends)
         except DATABASE_ERRORS as error:
-            if len(runs) > 1 and isinstance(error, PostgresError) and not is_unavailable(error):
+            if again and is_of_row(error) and (len(runs) > 1 or (sqlstate(error) or "").startswith(ROLLED_BACK)):
                 for run in runs:
-                    self._record([run], response)
+                    self._record([run], response, again=False)
                 return
-            message = "the end of a run could not be recorded; the run counts as lost"
-            self._logger.error(message, extra={"error": text_of(error)})
             for run in runs:
-                response.keep(run.received, growing_seconds(run.received.receives))
+                self._lose(run, text_of(error), response)
             return
         for run, end in zip(runs, ends, strict=True):
             run.recorded = end.id in finished_ids
@@ -237,20 +248,32 @@ class Worker:
                 self._record_cancelled(run, end, response)
 
     def _record_cancelled(self, run: Run, end: Finish, response: BatchResponse) -> None:
-        """Record the run as cancelled if its task has a cancel request. Otherwise the run has lost its lease."""
-        if end.state is not State.CANCELLED and self._cancel_requested(end):
+        """Record the run as cancelled if its task has a cancel request. Otherwise its end cannot be recorded."""
+        try:
+            requested = self._database.call(cancel_requested, end.id, end.token)
+        except DATABASE_ERRORS as error:
+            self._lose(run, text_of(error), response)
+            return
+        if requested and end.state is not State.CANCELLED:
             run.end = outcome.failed(self._task, run.claim, TaskCancelled(CANCELLED), end.duration_ms)
             self._log.price(run.claim, run.end)
             self._record([run], response)
-        else:
-            self._logger.warning("lease lost: another run holds the task", extra=self._log_fields(run.claim))
+        elif requested is None:
+            self._logger.warning(
+                "lease lost: the task was taken over by another run, or ended or deleted by an operator",
+                extra=self._log_fields(run.claim),
+            )
             response.keep(run.received)
+        else:
+            self._lose(run, "another transaction has locked the task's row", response)
 
-    def _cancel_requested(self, end: Finish) -> bool:
-        try:
-            return self._database.call(cancel_requested, end.id, end.token)
-        except DATABASE_ERRORS:  # unknown: the message stays in the queue, and its next delivery asks again
-            return False
+    def _lose(self, run: Run, why: str, response: BatchResponse) -> None:
+        """Keep the message of a run whose end is not recorded."""
+        self._logger.error(
+            "the end of a run could not be recorded; the run counts as lost, and the task runs again",
+            extra=self._log_fields(run.claim) | {"error": why},
+        )
+        response.keep(run.received, growing_seconds(run.received.receives))
 
     def _send_dead_letters(self, runs: Sequence[Run], response: BatchResponse) -> None:
         """Send the dead letters of archived tasks, mark them as sent, and send the successors' messages."""
@@ -259,8 +282,11 @@ class Worker:
         sent = [(run.claim.id, run.claim.generation) for n, run in enumerate(runs) if n not in failed]
         try:
             successors = self._database.call(mark_dead_sent, sent)
-        except DATABASE_ERRORS as error:  # the sweep sends it once more, with the same id and generation
-            self._logger.warning("a dead letter was sent but not marked", extra={"error": text_of(error)})
+        except DATABASE_ERRORS as error:
+            self._logger.warning(
+                "a dead letter was sent but not marked; the sweep sends it once more, with the same id and generation",
+                extra={"error": text_of(error), "task_ids": [id_ for id_, _ in sent]},
+            )
         else:  # the sweep sends the messages that SQS does not accept here
             self._sqs.send_many([successor_entry(self._prefix, successor) for successor in successors])
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 from unittest.mock import patch
 
@@ -16,13 +17,17 @@ from joblane.record.claim import CLAIM
 from joblane.record.connection import Connection
 from joblane.record.database import Database
 from joblane.record.finish import FINISH
+from joblane.record.functions import VERSION
 from joblane.testing.faults import HookedDatabase, Send
 from joblane.worker.run import Run
 from joblane.worker.worker import Worker
 from tests.builders.events import record
 from tests.builders.rows import In, active, archived, put
+from tests.logs import lines
 from tests.samples import Sample, behaviour, sample_batch, sample_one
 from tests.world import PREFIX, World, handle
+
+WaitUntil = Callable[[Callable[[], bool]], None]
 
 
 class Wire(HookedDatabase):
@@ -261,18 +266,44 @@ def refuse(world: World, operation: str, condition: str, code: str = "P0001") ->
     world.run(f"create trigger refuse before {operation} on joblane.tasks for each row execute function refuse()")
 
 
-def test_a_claim_that_fails_changes_nothing_and_keeps_every_message(world: World, wire: Wire) -> None:
+def test_a_claim_that_fails_for_one_messages_sake_is_repeated_one_by_one(world: World, wire: Wire) -> None:
     watched = world.watch()
     warm(world, wire)
     refuse(world, "insert or update", "new.id = 'it-3'")
     records = [record(body, world.lane(sample_batch), receives=2) for body in bodies()]
 
-    kept = handle(world.worker(sample_batch), *records)
+    with lines() as logged:
+        kept = handle(world.worker(sample_batch), *records)
 
-    assert kept == [each["messageId"] for each in records]
+    assert kept == [records[3]["messageId"]]
     assert all(27 <= seconds <= 30 for seconds in watched.visibilities)
-    assert wire.statements == ["claim"]
-    assert states(world) == {}
+    assert wire.statements == ["claim"] * 11 + ["finish"]
+    assert states(world) == {f"it-{n}": "completed" for n in range(10) if n != 3}
+    (line,) = [line for line in logged.fields if line["message"].startswith("the claim failed")]
+    assert (line["task_ids"], line["error"]) == (["it-3"], "refused (P0001)")
+    assert "migrate" not in line["message"]
+
+
+def test_a_run_replaces_what_a_deleted_task_with_its_id_has_left(world: World) -> None:
+    assert world.deliver(sample_batch, *bodies(2)) == []
+    world.run("delete from joblane.tasks where id = 'it-1'")
+    world.run("update joblane.task_attempts set started_at = now() - interval '1 hour'")
+    assert world.deliver(sample_batch, *bodies(2)) == []
+    assert states(world) == {"it-0": "completed", "it-1": "completed"}
+    (attempt,) = world.run(
+        "select outcome, started_at > now() - interval '1 minute' from joblane.task_attempts where task_id = 'it-1'"
+    )
+    assert attempt == ["completed", True]
+
+
+def test_an_attempt_starts_at_the_time_that_the_claim_decided_by(world: World) -> None:
+    put(world, sample_batch, "it-0", bodies(1)[0]["payload"])
+    refuse(world, "update", "pg_sleep(0.3)::text = 'late'")  # a claim that takes long
+    world.deliver(sample_batch, *bodies(1))
+    assert world.run(
+        "select round(extract(epoch from a.started_at - t.due_at) * 1000) - a.wait_ms"
+        "  from joblane.task_attempts a join joblane.tasks t on t.id = a.task_id"
+    ) == [[0]]
 
 
 def test_a_message_that_the_database_cannot_hold_is_a_dead_letter_with_the_reason(world: World) -> None:
@@ -319,6 +350,84 @@ def test_a_locked_row_in_a_batch_keeps_its_message_alone(world: World) -> None:
         holder.drop()
     assert watched.visibilities == [5]
     assert states(world) == {"it-0": "completed", "it-1": "pending", "it-2": "completed"}
+
+
+def hold_at_the_end(world: World, holder: Database, ids: str) -> None:
+    """Make the last handler of a batch lock rows, as an operator's open transaction does."""
+
+    @behaviour
+    def hold(payload: Sample, ctx: TaskContext) -> None:
+        if ctx.task_id == "it-9":
+            holder.get().execute_simple("begin")
+            holder.get().run(f"select from joblane.tasks where id in ({ids}) for update")
+
+
+def test_a_finish_waits_once_for_all_locked_rows_and_records_the_others(world: World, wire: Wire) -> None:
+    watched = world.watch()
+    # three waits of 2 s, instead of 5 s, exceed the statement's limit of 5.5 s
+    world.run(f"alter function joblane.finish_{VERSION} set lock_timeout = '2s'")
+    warm(world, wire)
+    holder = Database(world.url)
+    hold_at_the_end(world, holder, "'it-2', 'it-5', 'it-7'")
+    records = [record(body, world.lane(sample_batch), receives=2) for body in bodies(do="hold")]
+    try:
+        with lines() as logged:
+            kept = handle(world.worker(sample_batch), *records)
+    finally:
+        holder.drop()
+    assert kept == [records[n]["messageId"] for n in (2, 5, 7)]
+    assert [statement for statement in wire.statements if statement in ("claim", "finish")] == ["claim", "finish"]
+    assert states(world) == {f"it-{n}": "active" if n in (2, 5, 7) else "completed" for n in range(10)}
+    lost = [line for line in logged.fields if line["message"].startswith("the end of a run could not be recorded")]
+    assert [(line["task_id"], line["attempt"], line["task_type"], line["error"]) for line in lost] == [
+        (f"it-{n}", 1, "sample:batch", "another transaction has locked the task's row") for n in (2, 5, 7)
+    ]
+    assert all(27 <= seconds <= 30 for seconds in watched.visibilities)
+
+
+def test_a_finish_takes_a_row_that_becomes_free_while_it_waits(world: World, wait_until: WaitUntil) -> None:
+    holder = Database(world.url)
+    hold_at_the_end(world, holder, "'it-0', 'it-9'")
+
+    observer = Database(world.url)
+
+    def release() -> None:
+        waiting = (
+            "select count(*) from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock'"
+        )
+        wait_until(lambda: observer.get().run(waiting) == [[1]])
+        holder.get().execute_simple("commit")
+
+    with ThreadPoolExecutor() as pool:
+        released = pool.submit(release)
+        assert world.deliver(sample_batch, *bodies(do="hold")) == []
+        released.result()
+    holder.drop()
+    observer.drop()
+    assert set(states(world).values()) == {"completed"}
+
+
+def test_a_finish_that_the_database_rolls_back_is_repeated_once(world: World, wire: Wire) -> None:
+    world.run("create sequence tries")
+    warm(world, wire)
+    refuse(world, "update", "new.state = 'completed' and nextval('tries') = 1", code="40001")
+    assert handle(world.worker(sample_batch), record(bodies(1)[0], world.lane(sample_batch))) == []
+    assert wire.statements == ["claim", "finish", "finish"]
+    assert states(world) == {"it-0": "completed"}
+
+
+def test_a_row_that_stays_locked_is_logged_from_the_second_delivery_on(world: World) -> None:
+    put(world, sample_batch, "it-0", {"do": "nothing"})
+    holder = Database(world.url)
+    try:
+        holder.get().execute_simple("begin")
+        holder.get().run("select from joblane.tasks where id = 'it-0' for update")
+        with lines() as logged:
+            for receives in (1, 2):
+                handle(world.worker(sample_batch), record(bodies(1)[0], world.lane(sample_batch), receives=receives))
+    finally:
+        holder.drop()
+    assert [line["task_id"] for line in logged.fields if "locked by another transaction" in line["message"]] == ["it-0"]
 
 
 def test_a_claim_never_joins_a_transaction_that_was_left_open(world: World, wire: Wire) -> None:
