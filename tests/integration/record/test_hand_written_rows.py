@@ -45,6 +45,10 @@ REFUSED = (
     *(f"{column} = -1" for column in COUNTS),
     *(f"{column} = 2147483647" for column in ("attempts", "runs", "generation", "max_attempts")),
     "used_ms = 9000000000000000000",
+    *(f"options = '{{\"timeout\": {value}}}'" for value in ('"x"', "0.5", "1e400", "null", "[5]")),
+    *(f"options = '{{\"retry_delay\": {value}}}'" for value in (
+        '"x"', "5", '{"a": 1}', '["x"]', "[-1]", "[[1]]", "[1e9]",
+    )),
     *(f"options = jsonb_build_object('on_archived', {on_archived})" for on_archived in (
         "'[]'::jsonb", "1", """'{"type": "a:b"}'::jsonb""", f"'{SUCCESSOR}'::jsonb - 'max_attempts'",
         f"""'{SUCCESSOR}'::jsonb || '{{"queue": "nope"}}'""", f"""'{SUCCESSOR}'::jsonb || '{{"max_attempts": 1.5}}'""",
@@ -59,7 +63,8 @@ TAKEN = (
     "error_message = ''", "fingerprint = ''", "fingerprint = 'ä b'", "lease_token = gen_random_uuid()",
     *(f"payload = '{value}'" for value in ("[1]", "1", '"x"', "null")), "payload = null",
     *(f"result = '{value}'" for value in ("[1]", "null")),
-    """options = '{"timeout": "x", "retry_delay": {}}'""", f"""options = '{{"on_archived": {SUCCESSOR}}}'""",
+    """options = '{"timeout": 1, "retry_delay": [0, 2.5], "other": 1}'""",
+    f"""options = '{{"on_archived": {SUCCESSOR}}}'""",
     *(f"{column} = '{value}'" for column in TIMES for value in ("0001-01-01 UTC", "9999-12-31 23:59:59.999999 UTC")
       if column != "finished_at" and (column, value[0]) != ("dead_sent_at", "9")),
     *(f"{column} = null" for column in ("sweep_at", "lease_until")),

@@ -16,14 +16,18 @@ from uuid import uuid4
 
 import pytest
 from pg8000.exceptions import DatabaseError
+from pg8000.exceptions import Error as PostgresError
+from sqlalchemy.exc import SQLAlchemyError
 
 from joblane.discovery import discover
 from joblane.errors import sqlstate
 from joblane.functions.jobs_sweep.handler import JobsSweep, jobs_sweep
 from joblane.functions.migrate.handler import handler
 from joblane.local.postgres import Postgres
+from joblane.record.connection import Connection
 from joblane.record.database import Database
 from joblane.record.finish import Finish, finish
+from joblane.record.functions import installed
 from joblane.record.migrate import Migrated, _grant, migrate
 from joblane.record.migrations import LOCK, TAKE_LOCK, newest, upgrade
 from joblane.record.states import State
@@ -31,6 +35,7 @@ from joblane.testing import JobTester
 from tests.builders.events import LambdaContext
 from tests.builders.revisions import second_revision
 from tests.conftest import administer
+from tests.freezing import FreezingProxy
 from tests.samples import Sample, sample_only
 
 FORBIDDEN = "42501"
@@ -248,6 +253,36 @@ def test_a_migration_waits_for_a_table_in_short_tries_that_block_no_statement(
         assert not migrating.done()
         handler_.run("rollback")
         assert migrating.result(timeout=30).types == len(discover())
+
+
+@pytest.mark.parametrize(
+    "statement", ["create table joblane.tasks ", "create or replace function", "joblane.task_types"]
+)
+def test_the_next_migration_completes_one_that_hung_and_was_killed(
+    empty: str, monkeypatch: pytest.MonkeyPatch, statement: str
+) -> None:
+    hung = threading.Event()
+
+    def hanging(real: Callable[..., Any]) -> Callable[..., Any]:
+        def execute(connection: Connection, sql: str, *rest: Any, **named: Any) -> Any:
+            if statement in sql.lower() and not hung.is_set():
+                proxy.freeze()
+                hung.set()
+            return real(connection, sql, *rest, **named)
+
+        return execute
+
+    with FreezingProxy.before(empty) as proxy, ThreadPoolExecutor(1) as threads:
+        for name in ("execute_simple", "execute_unnamed"):
+            monkeypatch.setattr(Connection, name, hanging(getattr(Connection, name)))
+        migrating = threads.submit(migrate, proxy.url)
+        assert hung.wait(30)
+        proxy.thaw()  # it closes the connection, as the end of the process does
+        with pytest.raises((PostgresError, SQLAlchemyError, OSError)):
+            migrating.result(timeout=30)
+    assert migrate(empty) == Migrated(types=len(discover()), revision=newest(), newer=False)
+    with connected(empty) as connection:
+        assert installed(connection)
 
 
 def test_a_user_name_that_needs_quotes_is_refused(empty: str) -> None:

@@ -157,6 +157,12 @@ begin
         when jsonb_typeof(t.headers) <> 'object' or jsonb_path_exists(t.headers, '$.* ? (@.type() != "string")')
         then 'headers: an object of strings is required'
         when jsonb_typeof(t.options) <> 'object' then 'options: an object is required'
+        when t.options ? 'timeout' and not jsonb_path_exists(
+                t.options, 'strict $.timeout ? (@ >= 1 && @ <= 315360000)', silent => true)
+        then 'options: timeout: 1 to 315,360,000 seconds are required'
+        when t.options ? 'retry_delay' and (jsonb_typeof(t.options -> 'retry_delay') <> 'array' or jsonb_path_exists(
+                t.options, 'strict $.retry_delay[*] ? (@.type() != "number" || @ < 0 || @ > 31536000)'))
+        then 'options: retry_delay: a list of seconds, each from 0 to 31,536,000, is required'
         when t.options ? 'on_archived' and not jsonb_path_exists(t.options, 'strict $.on_archived ? (
                 @.type like_regex "^[a-z0-9_]+:[a-z0-9_]+$"
                 && (@.queue == "critical" || @.queue == "default" || @.queue == "low")
