@@ -11,15 +11,18 @@ from typing import Any
 
 import pytest
 from sqlalchemy import Engine, create_engine, text
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session, scoped_session, sessionmaker
 from sqlalchemy.pool import QueuePool
 
 from joblane import Enqueued, JobClient, TaskContext
 from joblane.client import INLINE_SENDS
-from joblane.errors import TaskIdConflictError
+from joblane.errors import DatabaseUnavailableError, TaskIdConflictError
 from joblane.job import Job
 from joblane.maintenance.sweep import sweep
 from joblane.record.database import Database
+from joblane.record.functions import VERSION
+from joblane.record.migrations import upgrade
 from joblane.sqs.message import decode
 from tests.samples import Sample, behaviour, sample_one
 from tests.sends import Sends
@@ -608,3 +611,25 @@ def test_a_batch_mixes_up_nobodys_children(world: World, sends: Sends) -> None:
     assert len(world.deliver(sample_batch, *bodies)) == 2
     assert sorted(sent(sends), key=str) == ["child-0", "child-2"]
     assert [id_ for id_ in rows(world) if id_.startswith("child")] == ["child-0", "child-2"]
+
+
+def test_an_enqueue_in_a_session_names_the_functions_that_the_database_lacks(world: World, session: Session) -> None:
+    world.run(f"drop function joblane.insert_{VERSION}")
+    with pytest.raises(DatabaseUnavailableError, match=rf"version {VERSION}: run `joblane migrate`"):
+        world.client.enqueue(sample_one, Sample(), session=session)
+    session.rollback()
+    upgrade(world.url)
+    assert world.client.enqueue(sample_one, Sample(), session=session).created
+
+
+def test_an_error_of_an_enqueue_in_a_session_shows_no_payload(world: World, sends: Sends, session: Session) -> None:
+    raising = "raise exception 'refused'"
+    world.run(f"create function refuse() returns trigger language plpgsql as $$ begin {raising}; end $$")
+    for table in ("joblane.tasks", "work"):
+        world.run(f"create trigger refused before insert on {table} for each row execute function refuse()")
+    with pytest.raises(DBAPIError, match="refused") as caught:
+        world.client.enqueue(sample_one, Sample(do="secret"), session=session)
+    assert "secret" not in str(caught.value)
+    session.rollback()
+    with pytest.raises(DBAPIError, match="plain"):
+        work(session, "plain")
