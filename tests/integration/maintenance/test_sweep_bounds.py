@@ -177,9 +177,10 @@ def test_dead_letters_that_sqs_refuses_do_not_delay_the_others(
 def test_a_sweep_stops_sending_if_sqs_does_not_answer(
     world: World, sends: Sends, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    fill(world, 1500)
+    fill(world, 600)
+    fill(world, 600, id="'other-' || n", queue="'low'")
     fill_expired(world, 600)
-    sizes = refusing(world, monkeypatch, {LANE: SILENT})
+    sizes = refusing(world, monkeypatch, {LANE: SILENT, OTHER: SILENT})
     assert world.sweep() == Swept(unsent=500, cleared=600)
     assert sizes == [500]
 
