@@ -17,9 +17,10 @@ from sqlalchemy.pool import QueuePool
 
 from joblane import Enqueued, JobClient, TaskContext
 from joblane.client import INLINE_SENDS
-from joblane.errors import DatabaseUnavailableError, TaskIdConflictError
+from joblane.errors import DatabaseUnavailableError, TaskIdConflictError, sqlstate
 from joblane.job import Job
 from joblane.maintenance.sweep import sweep
+from joblane.record.connection import LOCK_NOT_AVAILABLE
 from joblane.record.database import Database
 from joblane.record.functions import VERSION
 from joblane.record.migrations import upgrade
@@ -475,6 +476,29 @@ def test_a_pool_of_one_connection_is_enough(world: World, sends: Sends, session:
         enqueue(world, other)
         other.commit()
     assert len(sent(sends)) == 2
+
+
+def test_an_enqueue_in_a_session_has_the_lock_timeout_of_its_function_alone(
+    world: World, sends: Sends, session: Session, engine: Engine
+) -> None:
+    # given an id of a transaction that stays open, and a caller who waits without a limit
+    [[settings]] = world.run(f"select proconfig from pg_proc where proname = 'insert_{VERSION}'")
+    assert "lock_timeout=5s" in settings
+    world.run(f"alter function joblane.insert_{VERSION} set lock_timeout = '50ms'")
+    other = create_engine(engine.url)
+    with Session(other) as holder:
+        world.client.enqueue(sample_one, Sample(), session=holder, task_id="it")
+        session.execute(text("set local lock_timeout = 0"))
+        # when and then
+        with pytest.raises(DBAPIError) as caught:
+            world.client.enqueue(sample_one, Sample(), session=session, task_id="it")
+        assert sqlstate(caught.value) == LOCK_NOT_AVAILABLE
+    other.dispose()
+    session.rollback()
+    # and the caller's own limit stays
+    session.execute(text("set local lock_timeout = '7s'"))
+    world.client.enqueue(sample_one, Sample(), session=session, task_id="it")
+    assert session.scalar(text("show lock_timeout")) == "7s"
 
 
 def test_a_row_that_is_locked_holds_up_no_commit(
