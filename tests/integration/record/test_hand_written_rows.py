@@ -141,9 +141,7 @@ def test_a_task_with_the_largest_counts_does_not_stop_the_tasks_of_its_batch(wor
         "insert into joblane.schedules (type, name, checked_until) values ('a:b', 'x', 'infinity')",
     ],
 )
-def test_values_that_would_stop_the_inspector_or_the_sweep_are_refused_in_other_tables(
-    world: World, statement: str
-) -> None:
+def test_values_that_would_stop_a_reader_are_refused_in_the_other_tables(world: World, statement: str) -> None:
     with pytest.raises(DatabaseError) as caught:
         world.run(statement)
     assert sqlstate(caught.value) == "23514"
