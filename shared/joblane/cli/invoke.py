@@ -32,6 +32,7 @@ from joblane.record.database import Database
 from joblane.record.finish import Finish, finish
 from joblane.record.run_session import RunSession
 from joblane.record.states import State
+from joblane.record.transitions import CANCEL
 from joblane.scrubbing import scrubber
 from joblane.sqs.client import Sqs
 from joblane.sqs.message import Message
@@ -95,7 +96,7 @@ def _claimed(task: Task[Any, Any], payload: dict[str, Any], tenant: str | None, 
     arrived = arrival(task, message, id_, task.queue, tenant=tenant, unique=False)
     claimed = claim(database.get(), [arrived], LEASE, REQUEST_ID)[id_]
     if claimed.verdict is not Verdict.RUN:
-        database.get().run("update joblane.tasks set state = 'cancelled', finished_at = now() where id = $1", id_)
+        database.get().run(CANCEL, id_)
         raise LocalError(
             f"{task.type} cannot run now: the claim returned {claimed.verdict}. `joblane pause` lists pauses."
         )

@@ -483,10 +483,10 @@ def large(world: World) -> Callable[[bool], Connection]:
         world.run("analyze joblane.tasks")
         world.run(
             "insert into joblane.tasks (id, type, queue, state, payload_digest, max_attempts, retention_seconds,"
-            " due_at, sweep_at, finished_at, expire_at, dead_letter_unsent, dead_sent_at)"
+            " due_at, sweep_at, finished_at, expire_at, dead_letter_unsent, dead_sent_at, reason)"
             " select 't-' || n, 'sample:one', 'default', case when waits then 'scheduled' else 'archived' end, '', 4,"
             " 60, now() + interval '1 day', at, case when not waits then now() end, case when not waits then at end,"
-            " not waits and n < 40, case when not waits and n >= 40 then now() end"
+            " not waits and n < 40, case when not waits and n >= 40 then now() end, case when not waits then 'why' end"
             " from (select n, n % 2 = 0 as waits, now() + n * interval '1 s' - interval '20 s' as at"
             " from generate_series(1, 50000) n) s"
         )
@@ -587,8 +587,9 @@ def test_a_row_cancelled_by_a_plain_update_expires_like_any_other(world: World) 
     world.run("update joblane.tasks set state = 'cancelled' where id = $1", id_)
     # when the sweep reads the row
     sweep(world.database.get(), world.sqs, "jobs")
-    # then the row has an end and an expiry, and no message was sent
+    # then the row has an end, a reason and an expiry, and no message was sent
     row = world.row(id_)
+    assert row["reason"] == "ended by an update of its row"
     assert row["finished_at"] is not None
     assert row["expire_at"] is not None
     assert row["sweep_at"] is None

@@ -103,6 +103,7 @@ def test_dead_letters_of_large_tasks_are_sent_with_little_memory(world: World) -
         240,
         state="'archived'",
         finished_at="now()",
+        reason="'why'",
         dead_letter_unsent="true",
         payload=f"jsonb_build_object('do', repeat('x', {MB}))",
     )
@@ -148,7 +149,7 @@ def test_a_lane_that_sqs_refuses_does_not_delay_the_other_lanes(
 def test_dead_letters_that_sqs_refuses_do_not_delay_the_others(
     world: World, sends: Sends, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    fill(world, 350, state="'archived'", finished_at="now()", dead_letter_unsent="true")
+    fill(world, 350, state="'archived'", finished_at="now()", reason="'why'", dead_letter_unsent="true")
     put(world, sample_one, "other", queue="low", **archived(dead_sent_at=None, sweep_at=In(-1), finished_at=In(0)))
     refusing(world, monkeypatch, {f"{LANE}-dlq": DENIED})
     assert world.sweep() == Swept(dead_letters=1, unsent=100)

@@ -41,8 +41,8 @@ on conflict do nothing
 """
 ARCHIVED = """
 insert into joblane.tasks (id, type, queue, state, payload, payload_digest, max_attempts, retention_seconds,
-                           finished_at, dead_letter_unsent, options)
-select 'dead-' || n, 'a:b', 'default', 'archived', '{}', '', 4, 60, now(), true,
+                           finished_at, reason, dead_letter_unsent, options)
+select 'dead-' || n, 'a:b', 'default', 'archived', '{}', '', 4, 60, now(), 'why', true,
        '{"on_archived": {"type": "a:c", "queue": "low", "max_attempts": 1, "retention_seconds": 60}}'
   from generate_series(1, $1::int) n
 """

@@ -164,6 +164,8 @@ begin
         then 'options: on_archived: type, queue, max_attempts and retention_seconds are required'
         when t.finished_at is not null and t.state not in ('completed', 'archived', 'cancelled')
         then 'finished_at: a live task has none'
+        when t.finished_at is not null and t.state in ('archived', 'cancelled') and t.reason is null
+        then 'reason: an archived or cancelled task has one'
         when t.dead_letter_unsent
          and (t.state <> 'archived' or (t.finished_at is not null and t.dead_sent_at is not null))
         then 'dead_letter_unsent: only an archived task without dead_sent_at has an unsent dead letter'
@@ -427,6 +429,11 @@ INDEXES = (
     (
         "create index tasks_archived on joblane.tasks (created_at, id)"
         " where dead_sent_at is not null or dead_letter_unsent"
+    ),
+    # Archived and cancelled tasks, which a retry of many tasks looks for. The check of the table requires the reason.
+    (
+        "create index tasks_unsuccessful on joblane.tasks (created_at, id)"
+        " where reason is not null and finished_at is not null"
     ),
     "create index tasks_expire on joblane.tasks (expire_at) where expire_at is not null",
     # The others have few rows each.
