@@ -142,7 +142,7 @@ class JobClient:
         return result
 
     def enqueue_many(self, jobs: Iterable[Job], *, session: Session | None = None) -> list[Enqueued | JobError]:
-        """Enqueue many tasks with one INSERT and batched sends.
+        """Enqueue many tasks with one INSERT per 10,000 tasks, in one transaction, and batched sends.
 
         Returns a result for each job, in order. A job that was not enqueued has its error in place of a result:
         :class:`TaskIdConflictError`, :class:`DuplicateTaskError`, or, with ``record=False``, :class:`SendError`.
@@ -278,11 +278,20 @@ class JobClient:
         with self._connecting() as database:
             sent = False
 
-            def run(sql: str, document: str) -> list[list[Any]]:
+            def run(sql: str, *documents: str) -> list[list[Any]]:
                 nonlocal sent
                 connection = database.get()
                 sent = True
-                return connection.run(sql, document)
+                if len(documents) == 1:
+                    return connection.run(sql, *documents)
+                try:
+                    connection.execute_simple("begin")
+                    rows = [row for document in documents for row in connection.run(sql, document)]
+                    connection.commit()
+                except BaseException:  # an interrupt would leave the transaction open
+                    database.drop()
+                    raise
+                return rows
 
             try:
                 return insert_tasks(run, tasks)
@@ -334,8 +343,9 @@ class JobClient:
         self._check_stage(session)
         outbox = Outbox.of(session, self.send_committed)
 
-        def run(sql: str, document: str) -> list[list[Any]]:
-            return [list(row) for row in session.execute(text(sql.replace("$1", ":document")), {"document": document})]
+        def run(sql: str, *documents: str) -> list[list[Any]]:
+            statement = text(sql.replace("$1", ":document"))
+            return [list(row) for one in documents for row in session.execute(statement, {"document": one})]
 
         inserted = insert_tasks(run, tasks, room=max(0, INLINE_SENDS - len(outbox.waiting(session))))
         now = datetime.now(UTC)  # the commit may come later: the time counts, not the delay
@@ -396,7 +406,7 @@ class JobClient:
 
 
 def _is_lost(error: Exception) -> bool:
-    """True if the connection broke, so that the server may have committed without a word."""
+    """True if the connection broke. The server may have committed, and its answer was lost."""
     code = sqlstate(error)
     return code is None or code.startswith(SHUT_DOWN)
 

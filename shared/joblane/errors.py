@@ -179,9 +179,8 @@ class UnreadablePayloadError(JobError):
 class DatabaseUnavailableError(JobError):
     """The database is unavailable, or did not answer in time. Nothing was sent.
 
-    Enqueue again. If the connection broke, and the database could not be asked again, the task may have been accepted.
-    The message then says so, and ``task_ids`` has the ids: a second enqueue with the same ``task_id`` makes no second
-    task.
+    Enqueue again. If the connection broke before the answer, and a second try failed too, the task may exist:
+    ``task_ids`` has its id, and a second enqueue with this ``task_id`` makes no second task.
     """
 
     def __init__(self, message: str, *, task_ids: Iterable[str] = ()) -> None:

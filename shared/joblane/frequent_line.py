@@ -1,4 +1,4 @@
-"""A log line that every invocation writes: the bytes of Powertools' formatter, for a third of its processor time.
+"""A log line that every invocation writes: Powertools' bytes, for a third of the processor time.
 
 It passes through the logger, so that the levels, filters, handlers and formatters of the user's code apply to it. This
 module imports Powertools, so it is imported with the first log line.
@@ -20,7 +20,7 @@ TRACE_VARIABLE = "_X_AMZN_TRACE_ID"
 
 
 class FrequentRecord(logging.LogRecord):
-    """A record with its ``extra`` fields, which are an attribute of it and no field of the line."""
+    """A record that also keeps its ``extra`` fields together, in a slot: only ``__dict__`` has fields of the line."""
 
     __slots__ = ("extra",)
     extra: dict[str, Any]
@@ -50,9 +50,9 @@ class FrequentLine:
 
 
 class Formatter(LambdaPowertoolsFormatter):
-    """Powertools' formatter. It writes a :class:`FrequentRecord` from the fields of the one before.
+    """Powertools' formatter. It writes a :class:`FrequentRecord` with the fixed fields of the previous one.
 
-    It writes it in full if keys were appended to the logger, whose values can change.
+    If keys were appended to the logger, it writes all fields anew, because their values can change.
     """
 
     def __init__(self, service: str) -> None:

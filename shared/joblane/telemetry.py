@@ -47,8 +47,8 @@ def frequent_line(message: str) -> FrequentLine:
 class Tally:
     """The metrics of one invocation, written as lines of CloudWatch's embedded metric format.
 
-    Powertools' provider writes the format, once for each combination of metrics: for each line it would cost as much as
-    the rest of a job.
+    Powertools' provider writes the format once for each combination of metrics. For each line it would take as much
+    processor time as the rest of a job.
     ``POWERTOOLS_METRICS_DISABLED=true`` turns metrics off, as in Powertools.
     """
 

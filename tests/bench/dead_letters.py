@@ -26,9 +26,9 @@ MAX_MS = 1_000.0
 ROWS = """
 insert into joblane.tasks (id, type, queue, state, payload, payload_digest, max_attempts, attempts, runs,
   retention_seconds,
-                   finished_at, dead_sent_at, reason, error_type, error_message, fingerprint)
-select 'dead-' || n, 'data:export', 'default', 'archived', '{}', '', 4, 4, 4, 86400, now(), now(), 'attempt 4 of 4',
-       'ValueError', 'row ' || n || ' is bad', 'cause-' || n % $2::int
+                   finished_at, expire_at, dead_sent_at, reason, error_type, error_message, fingerprint)
+select 'dead-' || n, 'data:export', 'default', 'archived', '{}', '', 4, 4, 4, 86400, now(), now() + interval '90 days',
+       now(), 'attempt 4 of 4', 'ValueError', 'row ' || n || ' is bad', 'cause-' || n % $2::int
   from generate_series(1, $1::int) n
 """
 

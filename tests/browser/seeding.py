@@ -10,14 +10,15 @@ if TYPE_CHECKING:
 TASKS = """
 insert into joblane.tasks (id, type, queue, tenant, tags, state, payload, payload_digest, attempts, runs, max_attempts,
  created_at,
-                   due_at, sweep_at, lease_until, finished_at, dead_sent_at, retention_seconds, result, reason,
-                   error_type, error_message, fingerprint)
+                   due_at, sweep_at, lease_until, finished_at, expire_at, dead_sent_at, retention_seconds, result,
+                   reason, error_type, error_message, fingerprint)
 select id, type, queue, tenant, tags, state, payload, 'seeded', runs, runs, 4, created_at,
        case when state = 'scheduled' then now() + n * interval '3 min'
             when state = 'retry' then now() + interval '10 min' else created_at end,
        case when state = 'completed' then null else now() + interval '1 day' end,
        case when state = 'active' then now() + interval '5 min' end,
-       case when ended then created_at + interval '9 s' end, case when state = 'archived' then now() end, 604800,
+       case when ended then created_at + interval '9 s' end,
+       case when ended then now() + interval '7 days' end, case when state = 'archived' then now() end, 604800,
        case when state = 'completed' then jsonb_build_object('rows', n) end,
        case state when 'archived' then 'its attempts are used up' when 'cancelled' then 'cancelled before it ran' end,
        case when failed then error[1] end, case when failed then error[2] end,

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
 
 from pg8000.exceptions import InterfaceError
 
@@ -15,6 +16,10 @@ from joblane.testing.faults import HookedDatabase, Send
 from tests.faults.dice import Dice
 from tests.faults.samples import die
 
+if TYPE_CHECKING:
+    from mypy_boto3_sqs import SQSClient
+
+SENDER, SWEEP = "X-Sender", "sweep"
 STEPS = ("claim", "finish", "commit", "send", "answer", "statement")
 
 
@@ -96,9 +101,20 @@ def _cut(connection: Connection | None) -> None:
 
 
 class FaultySqs(Sqs):
-    def __init__(self, current: CurrentFate) -> None:
+    """SQS with the faults of a process. ``sender``: sent with each request as the header :data:`SENDER`."""
+
+    def __init__(self, current: CurrentFate, sender: str = "") -> None:
         super().__init__()
         self._current = current
+        self._sender = sender
+
+    @cached_property
+    def client(self) -> SQSClient:
+        client = super().client
+        client.meta.events.register(
+            "before-sign.sqs", lambda request, **_: request.headers.add_header(SENDER, self._sender)
+        )
+        return client
 
     def send_many(self, entries: Sequence[Entry], *, brief: bool = False) -> dict[int, str]:
         self._current.at("before", "send")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -17,6 +17,7 @@ from joblane.record.database import Database
 from joblane.record.dead_letters import mark_dead_sent
 from joblane.record.functions import FUNCTIONS, VERSION
 from joblane.record.transitions import DUE_SWEEP
+from joblane.sqs.client import Entry, Sqs
 from joblane.worker.worker import Worker
 
 VARIABLE = "FAULTS_PLANT"
@@ -77,9 +78,19 @@ def cancelled() -> None:
     _replace_function(finish, "finish", "and (t.cancel_requested_at is null or f.state = 'cancelled')", "")
 
 
+def unsent() -> None:
+    """A client sends no message, so that the sweep sends all."""
+    send_many = Sqs.send_many
+
+    def without_brief_ones(self: Any, entries: Sequence[Entry], *, brief: bool = False) -> dict[int, str]:
+        return dict.fromkeys(range(len(entries)), "a planted bug") if brief else send_many(self, entries)
+
+    setattr(Sqs, "send_many", without_brief_ones)  # noqa: B010 - in the place of a method
+
+
 PLANTS: dict[str, Callable[[], None]] = {
     plant.__name__.replace("_", "-"): plant
-    for plant in (fence, token, due, dead_letter_order, outbox, unique_index, overlap, cancelled)
+    for plant in (fence, token, due, dead_letter_order, outbox, unique_index, overlap, cancelled, unsent)
 }
 
 

@@ -91,6 +91,7 @@ class Queues:
         self.counts: Counter[str] = Counter()
         self.sent: Counter[str] = Counter()
         """Subject → messages sent, dead letters aside."""
+        self.sent_by_sweep: Counter[str] = Counter()
         self.redriven: list[tuple[str, Message]] = []
 
     def make(self, name: str, *, visibility: float = 30, max_receives: int = 1000, batch: int = 1) -> None:
@@ -110,6 +111,7 @@ class Queues:
         delay: float = 0,
         group: str | None = None,
         attributes: Mapping[str, Mapping[str, Any]] | None = None,
+        by_sweep: bool = False,
     ) -> str:
         """Accept a message and return its id."""
         about = subject(body)
@@ -123,6 +125,7 @@ class Queues:
             self._lanes[queue].messages[id_] = Message(id_, about, body, group, attributes or {}, now, now + delay)
             self.counts["messages sent"] += 1
             self.sent[about] += not queue.endswith("-dlq")
+            self.sent_by_sweep[about] += by_sweep and not queue.endswith("-dlq")
             self._changed.notify()
         return id_
 

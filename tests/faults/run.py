@@ -42,6 +42,8 @@ select extract(epoch from min(sweep_at))::float8 from joblane.tasks
 """
 STATES = "select type, state, count(*)::int from joblane.tasks group by 1, 2 order by 1, 2"
 SWEEP_INTERVAL_SECONDS = 0.6
+FIRST_RUN = "tasks ended without the sweep, in their first run"
+LEAST_FIRST_RUNS = 0.3
 
 
 @dataclass
@@ -130,11 +132,28 @@ class Run:
             self._probe()
             self._findings.wrong += [line for thread in self._threads() for line in thread.raised]
             self._findings.wrong += check(self.evidence())
-            for (id_,) in self.sql("select id from joblane.tasks where finished_at is not null"):
-                part = "tasks that ended with one message" if self.queues.sent[id_] <= 1 else "tasks sent again"
-                counts[part] += 1
+            self._count_endings()
             self._findings.states = [(row[0], row[1], row[2]) for row in self.sql(STATES)]
         self._observer.drop()
+
+    def _count_endings(self) -> None:
+        """Count who did the work, because the sweep could hide that an enqueue, a finish or a delivery does not."""
+        counts, ended = self._findings.counts, 0
+        for id_, runs in self.sql("select id, runs from joblane.tasks where type like 'mix:%'"):
+            ended += 1
+            by_sweep = self.queues.sent_by_sweep[id_]
+            if by_sweep == self.queues.sent[id_] > 0:
+                counts["tasks ended with messages of the sweep alone"] += 1
+            elif by_sweep:
+                counts["tasks ended with another message of the sweep"] += 1
+            elif runs > 1:
+                counts["tasks ended without the sweep, in a later run"] += 1
+            else:
+                counts[FIRST_RUN] += 1
+        [[lost]] = self.sql("select count(*)::int from joblane.task_attempts where outcome = 'lost'")
+        counts["runs lost"] += lost
+        if counts[FIRST_RUN] < LEAST_FIRST_RUNS * ended:
+            self._findings.wrong.append(f"only {counts[FIRST_RUN]} of {ended} {FIRST_RUN}")
 
     def _threads(self) -> list[Driver]:
         return [*self.slots, *self.producers]

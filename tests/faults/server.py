@@ -14,6 +14,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 from tests.faults.dice import Dice
+from tests.faults.fates import SENDER, SWEEP
 from tests.faults.queues import Queues, subject
 
 CALL_REFUSED = 0.03
@@ -42,7 +43,7 @@ class Api:
         self._queues = queues
         self._dice = dice
 
-    def call(self, name: str, arguments: dict[str, Any]) -> dict[str, Any]:
+    def call(self, name: str, arguments: dict[str, Any], sender: str) -> dict[str, Any]:
         match name:
             case "GetQueueUrl":
                 if not self._queues.knows(arguments["QueueName"]):
@@ -52,23 +53,23 @@ class Api:
                 counts = self._queues.counted(_queue(arguments))
                 return {"Attributes": dict(zip(arguments["AttributeNames"], map(str, counts), strict=True))}
             case "SendMessage":
-                return self._send(_queue(arguments), arguments)
+                return self._send(_queue(arguments), arguments, sender)
             case "SendMessageBatch":
-                return self._send_batch(_queue(arguments), arguments["Entries"])
+                return self._send_batch(_queue(arguments), arguments["Entries"], sender)
             case "ChangeMessageVisibilityBatch":
                 return self._set_visibility(_queue(arguments), arguments["Entries"])
         raise RefusedError("InvalidAction")
 
-    def _send(self, queue: str, arguments: dict[str, Any]) -> dict[str, Any]:
+    def _send(self, queue: str, arguments: dict[str, Any], sender: str) -> dict[str, Any]:
         about = subject(arguments["MessageBody"])
         self._may_refuse("send", queue, about)
-        answer = {"MessageId": self._take(queue, arguments)}
+        answer = {"MessageId": self._take(queue, arguments, sender)}
         if self._dice.chance(ANSWER_LOST, "answer lost", queue, about):
             self._queues.counts["answers of SQS lost"] += 1
             raise LostError
         return answer
 
-    def _send_batch(self, queue: str, entries: list[dict[str, Any]]) -> dict[str, Any]:
+    def _send_batch(self, queue: str, entries: list[dict[str, Any]], sender: str) -> dict[str, Any]:
         self._may_refuse("batch", queue, subject(entries[0]["MessageBody"]))
         successful, failed = [], []
         for entry in entries:
@@ -78,7 +79,7 @@ class Api:
                 fault = self._dice.roll("fault", about) < 0.5
                 failed.append({"Id": entry["Id"], "SenderFault": fault, "Code": "Refused", "Message": "by the dice"})
             else:
-                successful.append({"Id": entry["Id"], "MessageId": self._take(queue, entry)})
+                successful.append({"Id": entry["Id"], "MessageId": self._take(queue, entry, sender)})
         return {"Successful": successful, "Failed": failed}
 
     def _set_visibility(self, queue: str, entries: list[dict[str, Any]]) -> dict[str, Any]:
@@ -94,13 +95,14 @@ class Api:
                 failed.append({"Id": entry["Id"], "SenderFault": True, "Code": "ReceiptHandleIsInvalid"})
         return {"Successful": successful, "Failed": failed}
 
-    def _take(self, queue: str, arguments: dict[str, Any]) -> str:
+    def _take(self, queue: str, arguments: dict[str, Any], sender: str) -> str:
         return self._queues.send(
             queue,
             arguments["MessageBody"],
             delay=arguments.get("DelaySeconds", 0),
             group=arguments.get("MessageGroupId"),
             attributes=arguments.get("MessageAttributes"),
+            by_sweep=sender == SWEEP,
         )
 
     def _may_refuse(self, call: str, queue: str, about: str) -> None:
@@ -133,7 +135,7 @@ def serve(api: Api) -> Iterator[str]:
                 self.close_connection = True
                 return
             try:
-                self._answer(200, api.call(name, arguments))
+                self._answer(200, api.call(name, arguments, self.headers[SENDER] or ""))
             except RefusedError as error:
                 self._answer(error.status, {"__type": f"com.amazonaws.sqs#{error.code}", "message": "by the dice"})
             except LostError:

@@ -51,7 +51,12 @@ BUGS: list[tuple[dict[str, str], int]] = [
     ({"fence": "done twice", "overlap": "is held twice"}, 200),
     ({"token": "by a run without a lease", "unique-index": "is held twice"}, 200),
     (
-        {"due": "s early", "dead-letter-order": "no dead letter of generation", "cancelled": "cancelled while active"},
+        {
+            "due": "s early",
+            "dead-letter-order": "no dead letter of generation",
+            "cancelled": "cancelled while active",
+            "unsent": "without the sweep",
+        },
         100,
     ),
     ({"outbox": "has not ended"}, 100),

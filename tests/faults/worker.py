@@ -31,14 +31,14 @@ from joblane.worker.router import Router
 from joblane.worker.worker import Worker
 from tests.builders.events import LambdaContext
 from tests.faults import plants
-from tests.faults.fates import NONE, CurrentFate, Fate, FaultyDatabase, FaultySqs
+from tests.faults.fates import NONE, SWEEP, CurrentFate, Fate, FaultyDatabase, FaultySqs
 from tests.faults.samples import TASKS, SideConnection, Work
 
 PREFIX = "faults"
 ALL_TASKS = TASKS | {sweep_handler.jobs_sweep.type: sweep_handler.jobs_sweep}
 
 current = CurrentFate()
-sqs = FaultySqs(current)
+sqs, sqs_of_sweep = FaultySqs(current), FaultySqs(current, SWEEP)
 
 
 class Process:
@@ -197,13 +197,14 @@ def _warm_up() -> None:
         session.execute(text("select count(*) from public.effects where task = :task"), {"task": ""})
     database.drop()
     sqs.client.close()
+    assert sqs_of_sweep.client
 
 
 def main() -> None:
     for plant in filter(None, os.environ.get(plants.VARIABLE, "").split(",")):
         plants.PLANTS[plant]()
     discover()
-    setattr(sweep_handler, "Sqs", lambda: sqs)  # noqa: B010 - so that its sends can fail, too
+    setattr(sweep_handler, "Sqs", lambda: sqs_of_sweep)  # noqa: B010 - so that its sends can fail, too
     _warm_up()
     with ForkServer(sys.argv[1], Connected) as server:
         print("ready", flush=True)

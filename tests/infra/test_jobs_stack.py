@@ -261,6 +261,12 @@ def test_the_sweep_reads_every_dead_letter_queue_and_deletes_nothing(template: T
     assert templates.allowed(template, "acme-order-ship")["sqs:ReceiveMessage"] == {"acme-critical-order-ship"}
 
 
+def test_the_sweep_reads_the_number_of_messages_in_every_lane(template: Template) -> None:
+    allowed = templates.allowed(template, "acme-jobs-sweep")
+    for action in ("sqs:GetQueueAttributes", "sqs:GetQueueUrl"):
+        assert {name.rpartition(":")[2] for name in allowed[action]} >= {f"{name}-*" for name in FRONT_DOORS}
+
+
 def test_the_sweep_sends_to_every_lane_and_dlq_and_to_no_front_door(template: Template) -> None:
     sent = templates.allowed(template, "acme-jobs-sweep")["sqs:SendMessage"]
     patterns = {name.rpartition(":")[2] for name in sent if name.endswith("*")}

@@ -15,12 +15,14 @@ from joblane.enqueue.check import with_row_id
 from joblane.errors import DuplicateTaskError, JobError, TaskIdConflictError
 from joblane.json_values import digest
 from joblane.queues import Queue
-from joblane.record.insert import EXISTING, INSERT, REPLACE, SAME, NewTask, document
+from joblane.record.insert import EXISTING, INSERT, REPLACE, SAME, NewTask
 from joblane.record.states import State
 from joblane.unique import OnConflict
 
-Run = Callable[[str, str], Sequence[Sequence[Any]]]
-"""Executes SQL with one parameter and returns its rows."""
+Run = Callable[..., Sequence[Sequence[Any]]]
+"""Executes SQL once for each of its parameters, all in one transaction, and returns the rows of all."""
+MAX_ROWS, MAX_CHARACTERS = 10_000, 16_000_000
+"""The most rows and characters of one statement, which then takes about a second. The client ends one after 10 s."""
 ROUNDS = 5
 """The tries of an insert. If a key's holder ends between the INSERT and the second statement, the key is free again."""
 
@@ -47,7 +49,7 @@ def insert_tasks(run: Run, tasks: Sequence[NewTask], *, room: int | None = None)
     for _ in range(ROUNDS):
         if not unresolved:
             break
-        due = {row[0]: row[1] for row in run(INSERT, _document(unresolved, room))}
+        due = {row[0]: row[1] for row in run(INSERT, *_documents(unresolved, room))}
         for position, task in unresolved.items():
             if task.id in due:
                 task.due_seconds = due[task.id]
@@ -63,7 +65,7 @@ def insert_tasks(run: Run, tasks: Sequence[NewTask], *, room: int | None = None)
 
 
 def insert_again(run: Run, tasks: Sequence[NewTask]) -> list[NewTask | JobError]:
-    """Insert rows whose first insert had no answer. A row that has the same id and payload is that of the first."""
+    """Insert rows whose first insert had no answer. An existing row with the same id, type and payload is from it."""
     results = insert_tasks(run, tasks)
     conflicts = [task.id for task, result in zip(tasks, results, strict=True) if _is_conflict(result)]
     rows = run(SAME, json.dumps(conflicts)) if conflicts else []
@@ -80,10 +82,22 @@ def _is_conflict(result: NewTask | JobError) -> bool:
     return isinstance(result, TaskIdConflictError)
 
 
-def _document(tasks: Mapping[int, NewTask], room: int | None) -> str:
-    for position, task in tasks.items():
+def _documents(tasks: Mapping[int, NewTask], room: int | None) -> list[str]:
+    """Return the rows as JSON arrays of limited size, in the order in which INSERT takes ids and unique keys."""
+    documents, part, size = list[str](), list[str](), 0
+    for position, task in sorted(tasks.items(), key=lambda item: _key(item[1])):
         task.unsent = room is not None and position >= room
-    return document(tasks.values())
+        row = json.dumps(task.row(), ensure_ascii=False)
+        if part and (len(part) == MAX_ROWS or size + len(row) > MAX_CHARACTERS):
+            documents.append(f"[{','.join(part)}]")
+            part, size = [], 0
+        part.append(row)
+        size += len(row)
+    return [*documents, f"[{','.join(part)}]"]
+
+
+def _key(task: NewTask) -> tuple[bool, str]:
+    return (True, task.unique.key) if task.unique else (False, task.id)
 
 
 def _without(tasks: Mapping[int, NewTask], results: Mapping[int, Any]) -> dict[int, NewTask]:
@@ -131,7 +145,7 @@ def _replace(run: Run, tasks: Mapping[int, NewTask], room: int | None) -> dict[i
     A task whose holder has started or ended since has no result.
     """
     last = {task.unique.key: (position, task) for position, task in tasks.items() if task.unique is not None}
-    rows = run(REPLACE, _document(dict(last.values()), room)) if last else []
+    rows = run(REPLACE, *_documents(dict(last.values()), room)) if last else []
     replaced = {key: (id_, due) for id_, due, key in rows}
     results: dict[int, NewTask | JobError] = {}
     for position, task in tasks.items():

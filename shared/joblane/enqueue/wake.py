@@ -12,7 +12,7 @@ from joblane.sqs.message import Message
 SWEEP = "jobs:sweep"
 """Task type of the sweep."""
 SHARED_SECONDS = 5
-"""All wake-ups of this many seconds start one sweep, after the last of them."""
+"""All wake-ups within an interval of this many seconds start one sweep, at its end."""
 
 
 def wake(sqs: Sqs, prefix: str) -> None:

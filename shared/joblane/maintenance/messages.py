@@ -1,8 +1,8 @@
 """The messages of due tasks: chosen per lane, taken in batches, and sent.
 
-A lane's messages are compared with the tasks that should have one, so that a backlog is not sent again while it waits:
-only as many tasks get another message as messages are missing. The tasks whose last request is the oldest come first,
-and a new request moves them to the end.
+The number of messages in a lane is compared with the number of tasks that should have one there. Only as many tasks
+get another message as messages are missing, so a backlog is not sent again while it waits. The tasks with the earliest
+``sweep_at`` come first. A message moves the ``sweep_at`` of its task, so the next sweep begins with other tasks.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ PATIENCE = timedelta(hours=1)
 """After this time each sweep sends ten of a lane's tasks again, even if the lane seems to hold their messages: the
 number of messages includes those without a task."""
 
-# Another sweep, a claim or a finish in between has set another `sweep_at`, or has ended the task.
+# Rows that another sweep, a claim or a finish has changed since the walk are left out.
 TAKE = f"""
 with due as materialized (
   {
@@ -81,7 +81,7 @@ class Messages:
     def _chosen(self, name: str, lane: Lane) -> list[str]:
         """Return the ids of the tasks that get a message: those without one, and as many more as messages are missing.
 
-        Without the number of messages in the lane, all due tasks get one.
+        If the number of messages in the lane cannot be read, all due tasks get one.
         """
         expected = self._expected[name] + lane.covered + len(lane.unclaimed)
         missing = len(lane.unclaimed)

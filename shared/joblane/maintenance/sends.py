@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -10,7 +9,7 @@ from dataclasses import dataclass, field
 from joblane import telemetry
 from joblane.errors import MessageError, text_of
 from joblane.record.connection import Connection
-from joblane.record.row_by_row import leave_row
+from joblane.record.row_by_row import leave_row, run_rows
 from joblane.sqs.client import NO_ANSWER, NO_SUCH_QUEUE, Entry, Sqs
 from joblane.sqs.depth import queue_depth
 from joblane.sqs.message import TENANT_PATTERN, Message, decode
@@ -68,7 +67,7 @@ class Sends:
         return sent
 
     def depth(self, queue: str) -> int | None:
-        """Return the number of messages in a queue, in flight and delayed ones included; None if SQS refuses it."""
+        """Return the number of messages in a queue, in flight and delayed ones included; None if it cannot be read."""
         from botocore.exceptions import BotoCoreError, ClientError
 
         try:
@@ -78,7 +77,8 @@ class Sends:
                 self._refuse(queue, 0, str(error))
             else:
                 telemetry.logger().warning(
-                    "the number of messages in a lane could not be read, so tasks that still wait there are sent again",
+                    "the number of messages in a lane could not be read, so tasks that wait there are sent again; "
+                    "check that the sweep's function has sqs:GetQueueAttributes",
                     extra={"queue": queue, "error": str(error)},
                 )
         except BotoCoreError as error:
@@ -98,7 +98,7 @@ class Sends:
                 self._refuse(queue, counts[queue], why)
         given = [taken[position] for position in failed]
         items = [{"id": one.id, "taken": one.taken, "before": one.before} for one in given]
-        self.connection.run(GIVE_BACK, json.dumps(items))
+        run_rows(self.connection, GIVE_BACK, items)
 
     def _refuse(self, queue: str, messages: int, why: str) -> None:
         self.refused[queue] = why

@@ -2,7 +2,7 @@
 
 ``tasks.sweep_at`` is the time from which a task needs the sweep:
 
-- waiting: its message was never sent, or is due within 15 minutes, or should have been claimed by now.
+- waiting: it has no message and is due within 15 minutes, or its message should have been claimed by now.
 - active: the lease has ended. The message's claim finds that the run was lost.
 - archived: the dead letter is not marked as sent.
 
@@ -33,8 +33,8 @@ class Swept:
     """The result of one sweep. ``unsent``: messages that SQS did not accept; the next sweep sends them again.
 
     ``paused``: due tasks that are paused. ``overdue``: the number of tasks that were due, not started and not paused.
-    ``waits``: type → the longest wait of these tasks in seconds. A task that no worker starts is found when it was due
-    for a minute, and again at growing intervals if it gets further messages. ``stuck``: runs whose lease ended ten
+    ``waits``: type → the longest wait of these tasks in seconds. A task is overdue when it has been due for a minute.
+    After each further message it is not counted until its next ``sweep_at``. ``stuck``: runs whose lease ended ten
     minutes ago and that no claim has found lost. The last three are ignored when two results are compared.
     """
 

@@ -26,9 +26,9 @@ RESET_PLANNING = (
     " reset jit; reset plan_cache_mode"
 )
 
-# The first row of the answer has the page's last row, from which the next page continues: without a sort, rows are
-# aggregated in the order in which they are read. A due task has sent no message while its `sweep_at` is before its
-# `due_at`.
+# The next page continues after the page's last row. This row is in the first group of the answer, and is the last that
+# `array_agg` has read: PLANNING prevents a sort, so rows are aggregated in the order of the index. A task has no
+# message while its `sweep_at` is before its `due_at`.
 READ = f"""
 select type, queue, max(created_at)::text, (array_agg(id))[count(*)], count(*),
        count(*) filter (where state = 'active' or (sweep_at >= due_at and sweep_at > now())),

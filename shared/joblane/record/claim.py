@@ -92,7 +92,7 @@ class Verdict(StrEnum):
     TAKEN = "taken"
     CONFLICT = "conflict"
     LOCKED = "locked"
-    """Another transaction holds the row, its id or its unique key. A batch waits half a second for all such."""
+    """Another transaction holds the row, its id or its unique key. The claim waits half a second for all of these."""
     REFUSED = "refused"
     """The database cannot store the message. The reason says why."""
 
@@ -197,7 +197,7 @@ def _claim(answer: Mapping[str, Any], token: str) -> Claim:
         generation=answer["generation"] or 0,
         wait_seconds=max(0, math.ceil(answer["wait"] or 0)),
         waited_ms=max(0, int((answer["waited"] or 0) * 1000)),
-        payload=None if payload is None else read_json(payload),  # apart, because Python may refuse to read it
+        payload=None if payload is None else read_json(payload),  # read separately, because Python may refuse it
         schema=answer["schema"],
         headers=answer["headers"] or {},
         options=answer["options"] or {},

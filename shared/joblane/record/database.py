@@ -37,9 +37,9 @@ CONNECT_TIMEOUT_SECONDS = 5
 USER_TIMEOUT_MS = 10_000
 """The connection fails if the peer acknowledges nothing for this long (``TCP_USER_TIMEOUT``). Keepalive covers idle
 connections."""
-STARTUP = {"client_connection_check_interval": "2000"}
+STARTUP = {"client_connection_check_interval": "2000", "DateStyle": "ISO"}
 """Parameters of each session. The server checks every 2,000 ms whether the client of a running statement is still
-connected. If not, it ends the statement and releases its locks."""
+connected. If not, it ends the statement and releases its locks. pg8000 reads times in ISO form only."""
 STARTUP_REFUSED = ("08P01", "0A000", "22023", "42704")
 """SQLSTATEs of a proxy, a pooler or a server that does not know or accept a parameter."""
 LOOPBACK = ("127.0.0.1", "::1", "localhost")

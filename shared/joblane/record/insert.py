@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
@@ -97,6 +96,7 @@ class NewTask:
     state: State | None = None
 
     def row(self) -> dict[str, Any]:
+        """Return the item of the parameter of :data:`INSERT` and :data:`REPLACE`, a JSON array."""
         task, options, unique = self.task, self.options, self.unique
         row = {
             "id": self.id,
@@ -120,8 +120,3 @@ class NewTask:
         if unique is not None:
             row |= {"unique_key": unique.key, "unique_until": unique.until, "unique_seconds": unique.seconds}
         return row
-
-
-def document(new: Iterable[NewTask]) -> str:
-    """Return the parameter of :data:`INSERT` and :data:`REPLACE`."""
-    return json.dumps([task.row() for task in new], ensure_ascii=False)

@@ -17,7 +17,7 @@ from joblane.errors import DeclarationError, sqlstate, text_of
 from joblane.queues import check_prefix
 from joblane.record.connection import LOCK_NOT_AVAILABLE, Connection, is_unavailable
 from joblane.record.database import Database
-from joblane.record.migrations import checked_revision, is_newer, script, upgrade
+from joblane.record.migrations import LOCK, checked_revision, is_newer, script, upgrade
 from joblane.record.stage import WRITE_STAGE, check_project, check_schema, check_stage, take_stage
 from joblane.record.task_types import literal, register, register_statement
 
@@ -50,14 +50,17 @@ $$
 """
 FORBIDDEN = "42501"
 # The user may read and write every table that the migrating role owns, now or later, and may not change a schema. It
-# may only read the migrations' version and the stage, and only insert into the audit.
+# may only read the migrations' version and the stage, and only insert into the audit. PUBLIC may have lost its right to
+# call functions. Two grants at the same time would fail, hence the lock.
 GRANT = """
 do $$
 declare
   owned record;
 begin
+  perform pg_advisory_xact_lock({lock});
   for owned in
-    select n.nspname as schema from pg_namespace n where n.nspowner = current_user::regrole
+    select n.nspname as schema from pg_namespace n
+     where n.nspowner = current_user::regrole and n.nspname !~ '^pg_' and n.nspname <> 'information_schema'
   loop
     execute format('grant usage on schema %I to {user}', owned.schema);
   end loop;
@@ -79,6 +82,8 @@ begin
                      when owned.insert_only then 'update, delete, truncate' else 'truncate' end, owned.name);
     end if;
   end loop;
+  grant execute on all functions in schema joblane to {user};
+  alter default privileges in schema joblane grant execute on functions to {user};
   alter default privileges grant select, insert, update, delete on tables to {user};
   alter default privileges grant usage, select on sequences to {user};
 end
@@ -202,7 +207,7 @@ def _grant(database: Database, user: str, *, by_iam: bool) -> None:
         _create_user(connection, user, by_password=not database.by_iam)
     elif not connection.run("select from pg_roles where rolname = $1", user):
         raise ValueError(f"user: the role {user!r} does not exist; create it with the password in its secret")
-    connection.run(GRANT.format(user=user))
+    connection.run(GRANT.format(user=user, lock=LOCK))
 
 
 def _create_user(connection: Connection, user: str, *, by_password: bool) -> None:

@@ -1,6 +1,6 @@
-"""A statement over many rows of ``tasks``, done row by row if the database refuses one of them.
+"""A statement over many rows of ``tasks``. If the database refuses one of them, the statement is repeated row by row.
 
-No code writes such a value, but an operator may.
+An operator may have written a value that no code writes, or a trigger of the application refuses the change of a row.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from pg8000.exceptions import DatabaseError
 
 from joblane import telemetry
 from joblane.errors import sqlstate, text_of
-from joblane.record.connection import Row
+from joblane.record.connection import LOCK_NOT_AVAILABLE, Row, is_unavailable
 
 if TYPE_CHECKING:
     from joblane.record.connection import Connection
@@ -23,8 +23,6 @@ LOCKED = """select r.* from (select id from jsonb_array_elements_text($1::jsonb)
          lateral (select {columns} from joblane.tasks t
                    where t.id = x.id and {condition} for update skip locked) as r"""
 """Locks the rows of ids in their order, as every statement does, each by a look-up in the primary key."""
-REFUSED_ROW = ("22", "23", "54", "P0")
-"""SQLSTATE classes: a value, a constraint, a limit of the server, an exception of a trigger."""
 BACK_OFF = """
 update joblane.tasks
    set sweep_at = case when sweep_at <= now() then now() + interval '1 hour' else sweep_at end,
@@ -36,39 +34,38 @@ update joblane.tasks
 def run_rows(connection: Connection, statement: str, items: Sequence[str | Mapping[str, Any]]) -> list[Row]:
     """Run ``statement`` for all items, ids or objects with an ``id``, and return its rows.
 
-    ``$1`` of the statement is a JSON array of them. If the database refuses the values of a row, each item gets a
-    statement of its own: the refused rows are logged, and the sweep leaves them for an hour. No transaction may be
-    open.
+    ``$1`` of the statement is a JSON array of them. If the database refuses it, each item gets a statement of its own.
+    The refused rows are logged, and the sweep ignores them for an hour. No transaction may be open.
 
-    Raises pg8000's errors of any other kind.
+    Raises pg8000's errors if the database is unavailable, does not answer in time, or a lock is not released.
     """
     if not items:
         return []
     try:
         return connection.run(statement, json.dumps(list(items)))
     except DatabaseError as error:
-        if not _is_refusal(error) or not connection.idle:
+        if not _is_of_row(error) or not connection.idle:
             raise
     rows: list[Row] = []
     for item in items:
         try:
             rows += connection.run(statement, json.dumps([item]))
         except DatabaseError as error:
-            if not _is_refusal(error):
+            if not _is_of_row(error):
                 raise
             leave_row(connection, item if isinstance(item, str) else item["id"], text_of(error))
     return rows
 
 
-def _is_refusal(error: DatabaseError) -> bool:
-    return (sqlstate(error) or "").startswith(REFUSED_ROW)
+def _is_of_row(error: DatabaseError) -> bool:
+    return not is_unavailable(error) and sqlstate(error) != LOCK_NOT_AVAILABLE
 
 
 def leave_row(connection: Connection, id_: str, why: str) -> None:
-    """Log that a row is unusable, and leave it for an hour."""
+    """Log that a row is unusable. The sweep then ignores it for an hour."""
     telemetry.logger().error(
-        "a row of joblane.tasks has a value that no code writes; correct the row by SQL, or delete the task. It is "
-        "tried again in an hour, and other tasks are not affected",
+        "a row of joblane.tasks cannot be handled: correct its values, or the trigger or constraint that refuses its "
+        "change, or delete the task. It is tried again in an hour, and other tasks are not affected",
         extra={"task_id": id_, "error": why},
     )
     with suppress(DatabaseError):  # a constraint may refuse any change of the row

@@ -9,7 +9,7 @@ from enum import StrEnum
 ARCHIVED_RETENTION = timedelta(days=90)
 """Archived tasks keep payload and error this long, as in asynq. SQS deletes their dead letters much earlier."""
 SWEEP_MARGIN_SECONDS = 60
-"""The sweep sends a message again this long after it should have been handled."""
+"""The sweep handles a task this long after it was due, if no worker has claimed it."""
 
 
 class State(StrEnum):
@@ -29,7 +29,7 @@ WAITING = frozenset({State.SCHEDULED, State.PENDING, State.RETRY})
 LIVE = WAITING | {State.ACTIVE}
 """The task has not ended. It holds its unique key."""
 ENDED = frozenset({State.COMPLETED, State.ARCHIVED, State.CANCELLED})
-"""The task has ended. Its row changes only when an operator acts, and is deleted when its retention ends."""
+"""The task has ended. Its row changes only when an operator acts, and when it expires."""
 
 
 def in_sql(states: Iterable[State]) -> str:

@@ -1,8 +1,8 @@
 """The time limits of Joblane's own statements, by the part of the library that runs them.
 
 The server ends a statement that waits or runs too long, and the client stops waiting for a server that does not answer
-at all. A transaction that a handler or another caller begins has no limit: its statements can take as long as they
-need.
+at all. A transaction that a handler or another caller begins has none of these limits: its statements can take as long
+as they need. The functions of the ``.sql`` files set a ``lock_timeout`` of their own, in every transaction.
 """
 
 from __future__ import annotations
@@ -44,11 +44,11 @@ class TimeLimits:
 
 
 WORKER = TimeLimits(connect=2, lock=1, statement=5.5)
-"""A claim and a finish take milliseconds; a finish waits a second for a lock, and a claim half a second. A commit that
-hangs, and then a login that hangs, take 8.5 s together, and Lambda ends the function 10 s after the last task's timeout
+"""A claim and a finish take milliseconds, but a finish may wait 5 s for a lock, so ``statement`` is longer. If a commit
+hangs and then a login hangs, both take 8.5 s together. Lambda ends the function 10 s after the last task's timeout
 (``FINISH_MARGIN``)."""
 CLIENT = TimeLimits(connect=5, lock=2, statement=10)
-"""A web request waits for it. An INSERT of 10,000 tasks takes less."""
+"""A web request may wait for these statements. The insert of 10,000 tasks takes less."""
 OPERATOR = TimeLimits(connect=5, lock=2, statement=20)
 """The Inspector, its control API, whose function has 29 s, the command line, the sweep and bulk actions."""
 NO_LIMITS = "set lock_timeout = 0; set statement_timeout = 0"

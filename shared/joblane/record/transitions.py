@@ -15,11 +15,11 @@ NOW = "clock_timestamp()"
 FINGERPRINT = "left(md5({row}.type || '|{error}'), 16)"
 """The fingerprint of an error without a traceback: the same for all tasks of a type."""
 SWEEP_SOON = f"{NOW} + interval '{SWEEP_MARGIN_SECONDS} s'"
-"""The sweep sends the message then, unless a worker or a client has sent it."""
+"""A worker or a client usually sends the message before. After this time the sweep makes sure of it."""
 UNSENT_SWEEP = f"{{due}} - interval '{MAX_DELAY_SECONDS} s'"
-"""A row whose message nobody sends: the sweep sends it, from the time at which SQS can delay it until the task is due.
+"""For a task without a message: the sweep sends one, from the time at which SQS can delay it until the task is due.
 
-Only such a row has a ``sweep_at`` before its ``due_at``, and the sweep and the inspector recognise it by that.
+Only such a task has a ``sweep_at`` before its ``due_at``: the sweep and the inspector recognise it by that.
 """
 ARCHIVED_EXPIRES = f"{NOW} + interval '{ARCHIVED_RETENTION.days} days'"
 RETENTION_EXPIRES = f"{NOW} + make_interval(secs => t.retention_seconds)"
@@ -96,9 +96,8 @@ NEW = """rows from (json_to_recordset({document}) as (
          deadline timestamptz, unique_key text, unique_until text, unique_seconds float8, delay float8,
          at timestamptz, unsent boolean)) with ordinality as x,
        lateral (select coalesce(x.at, clock_timestamp() + make_interval(secs => coalesce(x.delay, 0)))) as d(due_at)"""
-"""The new tasks of an enqueue, as ``x``, each with its time as ``d``."""
+"""The new tasks of an enqueue, as ``x``, each with its due time, as ``d``."""
 DUE_STATE = "case when d.due_at > clock_timestamp() then 'scheduled' else 'pending' end"
-# The sweep checks a row a minute after the task should have run.
 DUE_SWEEP = f"""case when d.due_at > clock_timestamp() + interval '{MAX_DELAY_SECONDS} s'
               or x.unsent then {UNSENT_SWEEP.format(due="d.due_at")}
             else greatest(d.due_at, clock_timestamp()) + interval '{SWEEP_MARGIN_SECONDS} s' end"""

@@ -32,10 +32,9 @@ def tick_id(task: Task[Any, Any], tick: Tick, sent_at: float) -> str:
 
 
 def is_early(tick: Tick, sent_at: float) -> bool:
-    """True if the time of a tick is later than that of its message, or no time of the calendar.
+    """True if a tick's time is later than the time at which its message was sent, or is not in the calendar.
 
-    Only the scheduler may use up the id of a tick, and it sends the tick at that time. A message that is sent before is
-    from somebody else.
+    The scheduler sends a tick at its time. An earlier message is from another sender, and would use up the tick's id.
     """
     written = _TIME.fullmatch(tick["at"])
     if not written:

@@ -74,7 +74,7 @@ class Databases:
         try:
             self._server.call_again(Connection.run, statement)  # again if a test has restarted the server
         except (PostgresError, OSError) as error:
-            self._server.drop()  # who gets an error may not come to `close`
+            self._server.drop()  # after an error, `close` may never be called
             parts = urlsplit(self._url)
             server = f"{parts.hostname}:{parts.port or 5432}"
             if is_unavailable(error):

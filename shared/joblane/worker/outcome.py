@@ -37,7 +37,8 @@ if TYPE_CHECKING:
 
 MISMATCH_DELAY, LONGEST_MISMATCH_DELAY = timedelta(minutes=1), timedelta(minutes=15)
 MISMATCH_PATIENCE = timedelta(hours=1)
-"""A payload waits this long for code that knows its schema. A deploy takes less time. The delays double."""
+"""A payload waits this long for code that knows its schema. A deploy takes less time. The delay doubles from
+``MISMATCH_DELAY`` to ``LONGEST_MISMATCH_DELAY``."""
 
 
 def failed(

@@ -42,7 +42,7 @@ DATABASE_ERRORS = (PostgresError, OSError, WrongStageError)
 EARLY_TICK = "MessageError: tick: its time is later than the message, which only the scheduler sends, at that time"
 LOCKED_SECONDS = 5
 """The first visibility timeout of a message whose row is locked. Another run's finish or an operator's edit holds a
-lock for a short time, a transaction that enqueues may hold it for minutes."""
+lock for a short time, but a transaction that enqueues may hold it for minutes."""
 
 
 class Worker:

@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
+import json
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import timedelta
 from typing import Any
 
 import pytest
 from sqlalchemy import create_engine, text
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 
-from joblane import DuplicateTaskError, Enqueued, Job, JobClient
+from joblane import DuplicateTaskError, Enqueued, Job, JobClient, JobError
 from joblane.client import INLINE_SENDS
 from joblane.enqueue import insert as module
 from joblane.record.insert import NewTask
+from joblane.testing.faults import HookedDatabase
 from tests.builders.rows import put
 from tests.samples import Sample, sample_one, sample_only
-from tests.world import World
+from tests.world import PREFIX, World
 
 
 @pytest.fixture
@@ -46,6 +49,92 @@ def statements(client: JobClient) -> list[str]:
     return asked
 
 
+# --- Parts ---------------------------------------------------------------------------------------------------------
+
+
+def many(number: int, size: int = 1, **options: Any) -> list[Job]:
+    return [Job(sample_one, Sample(do="x" * size), task_id=f"t{n:02}", **options) for n in range(number)]
+
+
+@pytest.fixture
+def parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let a statement have at most 4 rows and 2,000 characters."""
+    monkeypatch.setattr(module, "MAX_ROWS", 4)
+    monkeypatch.setattr(module, "MAX_CHARACTERS", 2_000)
+
+
+@pytest.mark.parametrize(("size", "lengths"), [(1, [4, 4, 2]), (1_000, [1] * 10)])
+def test_a_statement_has_a_limited_number_of_rows_and_characters(
+    client: JobClient, parts: None, size: int, lengths: list[int]
+) -> None:
+    documents: list[Any] = []
+
+    def run(_: str, *given: str) -> list[tuple[str, float]]:
+        documents.extend(json.loads(document) for document in given)
+        return [(row["id"], 0.0) for document in documents for row in document]
+
+    assert len(module.insert_tasks(run, client._checked(many(10, size)))) == 10
+    assert [len(document) for document in documents] == lengths
+
+
+@pytest.mark.parametrize("in_session", [False, True])
+def test_parts_are_written_together_or_not_at_all(
+    world: World, client: JobClient, session: Session, parts: None, in_session: bool
+) -> None:
+    within: dict[str, Any] = {"session": session} if in_session else {}
+    # given a trigger that refuses the last row
+    world.run(
+        "create function refuse() returns trigger language plpgsql as $$ begin raise exception 'not this one'; end $$"
+    )
+    world.run(
+        "create trigger refuses before insert on joblane.tasks for each row when (new.id = 't09')"
+        " execute function refuse()"
+    )
+    # when
+    with pytest.raises((JobError, DBAPIError), match="not this one"):
+        client.enqueue_many(many(10), **within)
+    session.rollback()
+    # then
+    assert world.run("select count(*) from joblane.tasks") == [[0]]
+    # and without it, all are
+    world.run("drop trigger refuses on joblane.tasks")
+    assert all(isinstance(one, Enqueued) for one in client.enqueue_many(many(10), **within))
+    session.commit()
+    assert world.run("select count(*) from joblane.tasks") == [[10]]
+
+
+@pytest.mark.parametrize("lost", ["the answer to the last part", "the answer to the commit"])
+def test_parts_whose_answer_was_lost_are_written_once(world: World, client: JobClient, parts: None, lost: str) -> None:
+    answers: list[str] = []
+
+    def hook(sql: str, send: Callable[[], Any]) -> Any:
+        answer = send()
+        answers.append(sql.split(maxsplit=1)[0])
+        if answers == ["begin", *["select"] * 3, "commit"][: 4 + lost.endswith("commit")]:
+            raise ConnectionResetError(lost)
+        return answer
+
+    with HookedDatabase(world.url, hook) as database:
+        made = JobClient.within(database, world.sqs, PREFIX).enqueue_many(many(10))
+    assert [one.id for one in made if isinstance(one, Enqueued)] == [job.task_id for job in many(10)]
+    assert world.run("select count(*) from joblane.tasks") == [[10]]
+    assert answers.count("begin") == 2
+
+
+def test_parts_take_their_unique_keys_in_one_order(client: JobClient, parts: None) -> None:
+    taken: list[str] = []
+
+    def run(_: str, *given: str) -> list[tuple[str, float]]:
+        taken.extend(row["unique_key"] for document in given for row in json.loads(document))
+        return [(row["id"], 0.0) for document in given for row in json.loads(document)]
+
+    module.insert_tasks(run, client._checked(keyed("d", "a", "c", "b", "B")))
+    assert taken == [f"sample:only {key}" for key in ("B", "a", "b", "c", "d")]
+
+
+# --- Locks ---------------------------------------------------------------------------------------------------------
+
+
 def test_two_callers_do_not_block_each_other_though_a_holder_ends_in_between(
     world: World, client: JobClient, session: Session, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -66,7 +155,9 @@ def test_two_callers_do_not_block_each_other_though_a_holder_ends_in_between(
 
     def other() -> None:
         refused.wait(20)
-        world.run("update joblane.tasks set state = 'completed', finished_at = now() where id = 'held'")
+        world.run(
+            "update joblane.tasks set state = 'completed', finished_at = now(), expire_at = now() where id = 'held'"
+        )
         mine = JobClient()
         mine._sqs = world.sqs
         engine = create_engine(world.url.replace("postgresql://", "postgresql+pg8000://"))

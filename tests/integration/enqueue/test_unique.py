@@ -207,7 +207,9 @@ def between(world: World, client: JobClient, statement: str, what: str) -> None:
 
 def test_the_key_of_a_holder_that_ends_before_it_is_read_is_taken(world: World, client: JobClient) -> None:
     client.enqueue(sample_only, Sample())
-    between(world, client, INSERT, "update joblane.tasks set state = 'completed', finished_at = now()")
+    between(
+        world, client, INSERT, "update joblane.tasks set state = 'completed', finished_at = now(), expire_at = now()"
+    )
     assert client.enqueue(sample_only, Sample()).created
     assert sorted(states(world).values()) == ["completed", "pending"]
 

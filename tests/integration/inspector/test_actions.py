@@ -588,7 +588,9 @@ def test_an_action_waits_for_a_run_that_is_ending(world: World, inspector: Inspe
     put(world, sample_one, "t", **active(60))
     finishing = Database(world.url)
     finishing.get().execute_simple("begin")
-    finishing.get().run("update joblane.tasks set state = 'completed', finished_at = now() where id = 't'")
+    finishing.get().run(
+        "update joblane.tasks set state = 'completed', finished_at = now(), expire_at = now() where id = 't'"
+    )
     waits = "select count(*) from pg_stat_activity where wait_event_type = 'Lock' and datname = current_database()"
 
     with ThreadPoolExecutor(1) as threads:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 import zipfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -14,6 +15,8 @@ import boto3
 import pytest
 from botocore.exceptions import ClientError, EndpointConnectionError
 
+from joblane.cli import connect
+from joblane.cli.main import main
 from joblane.functions.jobs_sweep.handler import jobs_sweep
 from joblane.inspector.inspector import Inspector
 from joblane.inspector.scope import Scope
@@ -28,6 +31,7 @@ from joblane.queues import (
     lane_name,
     schedule_name,
 )
+from joblane.record import functions
 from joblane.record.database import Database
 from joblane.sqs.tick import id_of
 from tests.samples import sample_batch, sample_one, sample_tick
@@ -115,9 +119,9 @@ def stage(world: World) -> Iterator[Stage]:
 def insert(world: World, id_: str, type_: str, state: str, *, ended: timedelta | None = None) -> None:
     world.run(
         "insert into joblane.tasks (id, type, queue, state, payload, payload_digest, max_attempts, due_at, "
-        "created_at, finished_at, "
+        "created_at, finished_at, expire_at, "
         "retention_seconds) select $1, $2, 'low', $3, '{}', '', 1, clock_timestamp(), clock_timestamp() - x, "
-        "case when $5 then clock_timestamp() - x end, 0 from (select $4::interval as x) as since",
+        "case when $5 then now() - x end, case when $5 then now() end, 0 from (select $4::interval as x) as since",
         id_,
         type_,
         state,
@@ -271,6 +275,95 @@ def test_an_unavailable_database_is_reported_once_and_aws_is_still_checked(stage
     assert first.found.startswith("the database cannot be reached: ")
     assert {one.what for one in others} == {"mappings", "queues", "functions", "schedules"}
     assert {one.grade for one in others} == {Grade.GOOD}
+
+
+def refuse_writes(world: World, code: str, message: str) -> None:
+    """Let each insert of the doctor's fail with an error of the server, as on a full disk."""
+    world.run(
+        "create function refuse() returns trigger language plpgsql as"
+        f" $$ begin raise exception '{message}' using errcode = '{code}'; end $$"
+    )
+    world.run("create trigger refuses before insert on joblane.task_items for each row execute function refuse()")
+
+
+def make_read_only(world: World) -> None:
+    [[name]] = world.run("select current_database()")
+    world.run(f'alter database "{name}" set default_transaction_read_only = on')
+
+
+def rename_functions(world: World) -> None:
+    for name in functions.NAMES:
+        world.run(f"alter function joblane.{name}_{functions.VERSION} rename to {name}_0000abcd")
+    world.run("update joblane.functions set version = '0000abcd'")
+
+
+def drop_functions(world: World) -> None:
+    for name in functions.NAMES:
+        world.run(f"drop function joblane.{name}_{functions.VERSION}")
+    world.run("delete from joblane.functions")
+
+
+LACKS = f"the database lacks the functions of this code, version {functions.VERSION}"
+WAIT = "until then tasks wait in their queues, and enqueues fail"
+
+
+@pytest.mark.parametrize(
+    ("damage", "what", "found", "do"),
+    [
+        (
+            lambda world: world.run("update joblane.tasks set finished_at = finished_at - interval '8 days'"),
+            "jobs:sweep",
+            "it last completed 8 d ago, and was due 7 d ago",
+            "check the log of its function, its schedule and its lane; `joblane tick jobs:sweep` runs it now",
+        ),
+        (
+            make_read_only,
+            "writes",
+            "the database refuses writes: cannot execute INSERT in a read-only transaction (25006)",
+            f"end the failover, or its default_transaction_read_only: {WAIT}",
+        ),
+        (
+            lambda world: refuse_writes(world, "53100", "could not extend file: No space left on device"),
+            "writes",
+            "the database refuses writes: could not extend file: No space left on device (53100)",
+            f"give it storage or memory: {WAIT}",
+        ),
+        (
+            drop_functions,
+            "functions",
+            f"{LACKS}: it claims no task",
+            "run `joblane migrate`; on AWS, a deploy runs it",
+        ),
+        (
+            rename_functions,
+            "functions",
+            f"{LACKS}, and has 0000abcd: it claims no task",
+            "use the code that is deployed, or run `joblane migrate`; on AWS, a deploy runs it",
+        ),
+    ],
+    ids=["sweep", "read-only", "full", "no functions", "other functions"],
+)
+def test_the_command_says_what_is_wrong_with_the_database_and_what_to_do(
+    stage: Stage,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    damage: Callable[[World], object],
+    what: str,
+    found: str,
+    do: str,
+) -> None:
+    # given
+    damage(stage.world)
+    stage.scope.database.drop()
+    monkeypatch.setattr(connect, "connect", lambda **_: Inspector(stage.scope))
+    monkeypatch.setenv("COLUMNS", "400")
+    # when
+    with pytest.raises(SystemExit) as ended:
+        main(["doctor"])
+    # then
+    assert ended.value.code == 1
+    first = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("bad"))
+    assert re.split(r" {2,}", first.strip()) == ["bad", what, found, do]
 
 
 # --- AWS --------------------------------------------------------------------------------------------------------

@@ -31,12 +31,14 @@ ROWS = 30_000
 FILL = """
 insert into joblane.tasks (id, type, queue, tenant, tags, state, payload, payload_digest, max_attempts,
   retention_seconds,
-                   created_at, due_at, finished_at, dead_sent_at, reason, error_type, error_message, fingerprint)
+                   created_at, due_at, finished_at, expire_at, dead_sent_at, reason, error_type, error_message,
+                   fingerprint)
 select md5(n::text), case when n % 100 = 0 then 'sample:batch' when n % 3 = 0 then 'sample:tick' else 'sample:one' end,
        case when n % 5 = 0 then 'low' else 'default' end,
        case when n % 4 > 0 then 'tenant-' || n % 50 end,
        case when n % 400 = 0 then array['rare', 'tag'] when n % 7 = 0 then array['tag'] else '{}' end,
        s.state, '{}', '', 4, 60, at, at, case when s.state not in ('pending', 'active') then at end,
+       case when s.state not in ('pending', 'active') then at + interval '90 days' end,
        case when s.state = 'archived' then at end,
        case when s.state in ('archived', 'cancelled') then 'why' end,
        case when s.state = 'archived' then 'ValueError' end,

@@ -38,8 +38,8 @@ class Writer:
         self._world.run(
             "insert into joblane.tasks (id, type, queue, state, payload, payload_digest, max_attempts, due_at, "
             "created_at, "
-            "finished_at, retention_seconds) values ($1, $2, 'default', 'completed', '{}', '', 1, $3, $3, "
-            "$3::timestamptz + interval '1 hour', 0)",
+            "finished_at, expire_at, retention_seconds) values ($1, $2, 'default', 'completed', '{}', '', 1, $3, $3, "
+            "$3::timestamptz + interval '1 hour', now() + interval '1 day', 0)",
             id_,
             type_,
             START,

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from typing import Any
 
 import pytest
@@ -66,6 +69,26 @@ def console_redrive(world: World, source: str, target: str) -> None:
             MessageAttributes=message.get("MessageAttributes", {}),
         )
         world.sqs.client.delete_message(QueueUrl=world.sqs.url(source), ReceiptHandle=message["ReceiptHandle"])
+
+
+# --- Memory --------------------------------------------------------------------------------------------------------
+
+
+def test_large_dead_letters_are_redriven_with_little_memory(inspector: Inspector, bulks: Bulks) -> None:
+    # given a redrive of messages of 1 MB that take 30 MB each once they are decoded
+    put_dead_letter(bulks.world, external())
+    view = inspector.redrive(Filter(types=("sample:one",)), rate=500)
+    # when
+    limited = subprocess.run(
+        [sys.executable, "-m", "tests.integration.inspector.redrive_memory", bulks.world.url, view.id],
+        env=os.environ | {"MALLOC_ARENA_MAX": "1"},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    # then
+    assert limited.returncode == 0, limited.stderr + limited.stdout
 
 
 # --- Rows ----------------------------------------------------------------------------------------------------------

@@ -6,12 +6,14 @@ from typing import Any
 from uuid import uuid4
 
 import pytest
+from botocore.exceptions import ClientError
 
 from joblane import TaskContext
 from joblane.discovery import discover
 from joblane.functions.jobs_sweep.handler import jobs_sweep
 from joblane.maintenance.unmarked_dead_letters import MAX_RECEIVES, unmarked_dead_letters
 from joblane.queues import dead_letter_name
+from joblane.sqs.client import Sqs
 from joblane.sqs.message import DEAD_ATTRIBUTE, Message
 from tests import emf, logs
 from tests.builders.rows import In, active, archived, put
@@ -104,6 +106,29 @@ def test_a_lease_is_stuck_ten_minutes_after_its_end_unless_its_task_is_paused(wo
     assert world.sweep().stuck == 0
 
 
+def test_a_sweep_that_may_not_read_attributes_sends_and_names_the_permission(
+    world: World, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # given a due task without a message, one whose message may be missing, and a role without the permission
+    def denied(*_: Any) -> Any:
+        raise ClientError({"Error": {"Code": "AccessDenied", "Message": "no"}}, "GetQueueAttributes")
+
+    world.deploy(discover().values())
+    cleanup = discover()["tenant:cleanup"]
+    put(world, cleanup, "unsent", queue="low", due_at=In(-1), sweep_at=In(-2))
+    put(world, cleanup, "sent", queue="low", due_at=In(-2 * MINUTE), sweep_at=In(-1))
+    # when
+    with monkeypatch.context() as patch:
+        patch.setattr(Sqs, "attributes", denied)
+        metrics, lines = sweeps(world, capsys)
+    # then both are sent, and each part of the sweep that needs the permission logs it
+    assert metrics["Overdue"] == 2
+    assert world.depth(world.lane(cleanup)) == 2
+    warnings = [line for line in lines if line["level"] == "WARNING"]
+    assert [line.get("queue") for line in warnings] == ["jobs-low-tenant-cleanup", None]
+    assert all("sqs:GetQueueAttributes" in line["message"] for line in warnings)
+
+
 # --- Dead letters that SQS moved -------------------------------------------------------------------------------------
 
 
@@ -172,7 +197,7 @@ def test_a_sweep_continues_if_the_dead_letter_queues_cannot_be_read(
 ) -> None:
     metrics, lines = sweeps(world, capsys)  # the queues do not exist
     assert metrics["Overdue"] == 0
-    assert [line["message"] for line in lines if line["level"] == "WARNING"] == [
+    assert [line["message"].partition(",")[0] for line in lines if line["level"] == "WARNING"] == [
         "the dead-letter queues could not be read"
     ]
 

@@ -202,7 +202,7 @@ def test_an_archived_row_without_a_dead_letter_gets_a_dead_letter_and_is_marked(
 
 
 def test_the_dead_letter_of_a_row_too_large_for_a_message_has_no_payload(world: World, sends: Sends) -> None:
-    put(world, sample_one, "dead", **archived(dead_sent_at=None, sweep_at=In(-1), reason=None))
+    put(world, sample_one, "dead", **archived(dead_sent_at=None, sweep_at=In(-1), reason=""))
     world.run("update joblane.tasks set payload = jsonb_build_object('do', repeat('x', 1048500))")
     assert swept(world).dead_letters == 1
     (dead_letter,) = world.dead_letters(sample_one)
@@ -487,7 +487,7 @@ def large(world: World) -> Callable[[bool], Connection]:
             " select 't-' || n, 'sample:one', 'default', case when waits then 'scheduled' else 'archived' end, '', 4,"
             " 60, now() + interval '1 day', at, case when not waits then now() end, case when not waits then at end,"
             " not waits and n < 40, case when not waits and n >= 40 then now() end, case when not waits then 'why' end"
-            " from (select n, n % 2 = 0 as waits, now() + n * interval '1 s' - interval '20 s' as at"
+            " from (select n, n % 2 = 0 as waits, now() + n * interval '1 hour' - interval '20 hours' as at"
             " from generate_series(1, 50000) n) s"
         )
         if analyzed:

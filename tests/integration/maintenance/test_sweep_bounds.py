@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
+from pg8000.exceptions import DatabaseError
 
 from joblane.enqueue.wake import wake
 from joblane.maintenance.sweep import Swept, sweep
@@ -26,6 +27,7 @@ OTHER = "jobs-low-sample-one"
 DENIED = "An error occurred (AccessDenied) when calling the SendMessageBatch operation: no"
 SILENT = 'no answer: Read timeout on endpoint URL: "https://sqs"'
 MB = 1_000_000
+ENDED = {"finished_at": "now()", "reason": "'why'", "expire_at": "now() + interval '1 day'"}
 Send = Callable[[Sequence[Entry]], dict[int, str]]
 
 
@@ -102,8 +104,7 @@ def test_dead_letters_of_large_tasks_are_sent_with_little_memory(world: World) -
         world,
         240,
         state="'archived'",
-        finished_at="now()",
-        reason="'why'",
+        **ENDED,
         dead_letter_unsent="true",
         payload=f"jsonb_build_object('do', repeat('x', {MB}))",
     )
@@ -149,7 +150,7 @@ def test_a_lane_that_sqs_refuses_does_not_delay_the_other_lanes(
 def test_dead_letters_that_sqs_refuses_do_not_delay_the_others(
     world: World, sends: Sends, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    fill(world, 350, state="'archived'", finished_at="now()", reason="'why'", dead_letter_unsent="true")
+    fill(world, 350, state="'archived'", **ENDED, dead_letter_unsent="true")
     put(world, sample_one, "other", queue="low", **archived(dead_sent_at=None, sweep_at=In(-1), finished_at=In(0)))
     refusing(world, monkeypatch, {f"{LANE}-dlq": DENIED})
     assert world.sweep() == Swept(dead_letters=1, unsent=100)
@@ -216,6 +217,79 @@ def test_rows_that_the_database_refuses_do_not_stop_the_sweep(world: World, send
     with logs.lines() as lines:
         assert world.sweep() == Swept()
     assert {line["task_id"] for line in lines.fields if line["level"] == "ERROR"} <= {"tidy"}
+
+
+def refuse(world: World, code: str) -> None:
+    """Add a trigger of an application that refuses the changes of some rows."""
+    world.run(
+        "create or replace function refuse() returns trigger language plpgsql as"
+        f" $$ begin raise exception 'not this one' using errcode = '{code}'; end $$"
+    )
+    world.run(
+        "create or replace trigger refuses before update or delete on joblane.tasks for each row"
+        " when (old.id like 'bad%') execute function refuse()"
+    )
+
+
+def put_due(world: World, *names: str) -> None:
+    """Write rows for each duty of the sweep: to complete, to send, to send as a dead letter, to clear, to delete."""
+    due: dict[str, Any] = {"sweep_at": In(-1)}
+    for name in names:
+        put(world, sample_one, f"{name}-tidy", state="cancelled", finished_at=None, **due)
+        put(world, sample_one, f"{name}-send", **due)
+        put(world, sample_one, f"{name}-dead", **archived(dead_sent_at=None, **due))
+        for cleared in (False, True):
+            ended: dict[str, Any] = {
+                "state": "completed",
+                "finished_at": In(-60),
+                "expire_at": In(-1),
+                "sweep_at": None,
+            }
+            put(world, sample_one, f"{name}-expire-{cleared}", **ended | {"cleared": cleared})
+
+
+@pytest.mark.parametrize("code", ["P0001", "23514", "42501", "42883", "XX000", "0A000", "40001", "55000"])
+def test_a_row_whose_change_a_trigger_refuses_does_not_stop_the_sweep(world: World, sends: Sends, code: str) -> None:
+    # given
+    put_due(world, "bad", "good")
+    refuse(world, code)
+    # when
+    with logs.lines() as lines:
+        swept = world.sweep()
+    # then
+    assert swept == Swept(sent=1, dead_letters=1, cleared=1, removed=1)
+    assert world.row("good-tidy")["finished_at"] is not None
+    named = [(line["task_id"], line["error"]) for line in lines.fields if line["level"] == "ERROR"]
+    refused = ("bad-dead", "bad-expire-False", "bad-expire-True", "bad-send", "bad-tidy")
+    assert sorted(named) == [(id_, f"not this one ({code})") for id_ in refused]
+
+
+@pytest.mark.parametrize("code", ["57014", "57P01", "53100", "25006", "55P03"])
+def test_an_error_of_the_server_stops_the_sweep(world: World, sends: Sends, code: str) -> None:
+    put_due(world, "bad", "good")
+    refuse(world, code)
+    with logs.lines() as lines, pytest.raises(DatabaseError, match="not this one"):
+        world.sweep()
+    assert lines.fields == []
+
+
+def test_a_task_that_sqs_and_a_trigger_refuse_does_not_keep_the_times_of_the_others(
+    world: World, sends: Sends, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # given tasks of a lane that SQS refuses, and a trigger that refuses a change of one after it was taken
+    fill(world, 3)
+    put(world, sample_one, "bad", sweep_at=In(-1))
+    before = world.row("task-1")["sweep_at"]
+
+    def refused(entries: Sequence[Entry]) -> dict[int, str]:
+        refuse(world, "P0001")
+        return dict.fromkeys(range(len(entries)), DENIED)
+
+    monkeypatch.setattr(world.sqs, "send_many", refused)
+    # when
+    assert world.sweep() == Swept(unsent=4)
+    # then
+    assert (world.row("task-1")["sweep_at"], world.row("task-1")["sends"]) == (before, 0)
 
 
 def test_rows_that_make_no_message_do_not_stop_the_sweep(world: World, sends: Sends) -> None:
@@ -375,7 +449,8 @@ def test_a_task_that_changes_after_the_walk_is_not_sent(world: World, sends: Sen
             world.run(
                 {
                     "claimed": "update joblane.tasks set state = 'active', sweep_at = now() + interval '1 min'",
-                    "ended": "update joblane.tasks set state = 'completed', finished_at = now(), sweep_at = null",
+                    "ended": "update joblane.tasks set state = 'completed', finished_at = now(),"
+                    " sweep_at = null, expire_at = now() + interval '1 day'",
                     "swept": "update joblane.tasks set sweep_at = now() + interval '1 min', sends = 1",
                 }[change]
             )

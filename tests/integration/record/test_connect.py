@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import socket
 from contextlib import ExitStack, suppress
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from threading import Thread
 from typing import TYPE_CHECKING, Any
 
@@ -38,6 +38,21 @@ CHECK = "select current_setting('client_connection_check_interval')"
 def test_each_session_checks_whether_its_client_is_still_connected(postgres: Postgres) -> None:
     with Database(postgres.url) as database:
         assert database.get().run(CHECK) == [["2s"]]
+
+
+def test_times_are_read_right_whatever_the_style_and_zone_of_the_database(database_url: str) -> None:
+    moment = datetime(2026, 2, 1, 12, 30, tzinfo=UTC)
+    name = database_url.rpartition("/")[2]
+    with Database(database_url) as database:
+        database.get().execute_simple(
+            f"alter database {name} set datestyle = 'SQL, MDY'; alter database {name} set timezone = 'Asia/Shanghai'"
+        )
+        database.drop()
+        for _ in range(2):
+            assert database.get().run("select $1::timestamptz", moment.isoformat()) == [[moment]]
+            # the text of a time keeps the zone: by its name, CST, it would be a time in the United States
+            assert database.get().run("select $1::timestamptz::text::timestamptz", moment.isoformat()) == [[moment]]
+            database.reset()
 
 
 LIMITS = "select current_setting('lock_timeout'), current_setting('statement_timeout')"

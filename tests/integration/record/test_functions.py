@@ -23,7 +23,7 @@ from joblane.record.connection import Connection
 from joblane.record.database import Database
 from joblane.record.finish import FINISH, Finish
 from joblane.record.functions import FUNCTIONS, NAMES, VERSION, install, installed
-from joblane.record.insert import INSERT, document
+from joblane.record.insert import INSERT
 from joblane.record.migrations import upgrade
 from joblane.record.states import State
 from joblane.sqs.message import Message
@@ -237,7 +237,7 @@ def one_life(world: World, number: int) -> dict[str, int]:
     end = Finish(id_, token, 1, "completed", State.COMPLETED)
     recorded = [{"id": id_, "type": sample_only.type, "rec": True}]
     return {
-        "insert": buffers(connection, INSERT, document([new])),
+        "insert": buffers(connection, INSERT, json.dumps([new.row()])),
         "claim": buffers(connection, CLAIM, json.dumps(recorded), token, "60", "request"),
         "claim of a new task": buffers(connection, CLAIM, json.dumps(arrivals), token, "60", "request"),
         "finish": buffers(connection, FINISH, json.dumps([end.row()])),

@@ -11,6 +11,7 @@ from pg8000.exceptions import DatabaseError
 from rich.console import Console
 from starlette.testclient import TestClient
 
+from joblane import TaskContext
 from joblane.cli import task_tables
 from joblane.errors import sqlstate
 from joblane.inspector import wire
@@ -25,7 +26,7 @@ from joblane.page.security import Keys
 from joblane.record.finish import Finish, finish
 from joblane.record.states import State
 from tests.builders.rows import archived, put
-from tests.samples import sample_one
+from tests.samples import Sample, behaviour, sample_one, sample_tick
 from tests.world import PREFIX, World
 
 TIMES = (
@@ -34,17 +35,23 @@ TIMES = (
 )  # fmt: skip
 COUNTS = ("attempts", "runs", "snoozes", "continuations", "used_ms", "generation", "sends", "batch_size")
 SUCCESSOR = '{"type": "a:b", "queue": "low", "max_attempts": 1, "retention_seconds": 0}'
+END = "finished_at = now(), expire_at = now(), reason = ''"
 REFUSED = (
     "queue = 'nope'", "state = 'dead'", "id = ''", "type = 'none'", "tenant = ''", "tenant = 'a b'", "tags = '{null}'",
     "retention_seconds = -1", "retention_seconds = 9000000000000000000", "max_attempts = 0",
     "headers = '[1]'", "headers = 'null'", """headers = '{"a": 1}'""", "options = '[]'", """options = '"x"'""",
     "unique_until = 'never'", "finished_at = now()", "dead_letter_unsent = true",
-    "state = 'cancelled', finished_at = now()",
-    "state = 'archived', finished_at = now(), dead_letter_unsent = true",
+    "attempts = 1001", "max_attempts = 1001", "state = 'cancelled', finished_at = now(), reason = ''",
+    "state = 'cancelled', finished_at = now(), expire_at = now()",
+    "state = 'archived', finished_at = now(), expire_at = now(), dead_letter_unsent = true",
     *(f"{column} = {value}" for column in TIMES for value in ("'infinity'", "'-infinity'", "'200000-01-01'")),
     *(f"{column} = -1" for column in COUNTS),
     *(f"{column} = 2147483647" for column in ("attempts", "runs", "generation", "max_attempts")),
     "used_ms = 9000000000000000000",
+    *(f"options = '{{\"timeout\": {value}}}'" for value in ('"x"', "0.5", "1e400", "null", "[5]")),
+    *(f"options = '{{\"retry_delay\": {value}}}'" for value in (
+        '"x"', "5", '{"a": 1}', '["x"]', "[-1]", "[[1]]", "[1e9]",
+    )),
     *(f"options = jsonb_build_object('on_archived', {on_archived})" for on_archived in (
         "'[]'::jsonb", "1", """'{"type": "a:b"}'::jsonb""", f"'{SUCCESSOR}'::jsonb - 'max_attempts'",
         f"""'{SUCCESSOR}'::jsonb || '{{"queue": "nope"}}'""", f"""'{SUCCESSOR}'::jsonb || '{{"max_attempts": 1.5}}'""",
@@ -59,18 +66,19 @@ TAKEN = (
     "error_message = ''", "fingerprint = ''", "fingerprint = 'ä b'", "lease_token = gen_random_uuid()",
     *(f"payload = '{value}'" for value in ("[1]", "1", '"x"', "null")), "payload = null",
     *(f"result = '{value}'" for value in ("[1]", "null")),
-    """options = '{"timeout": "x", "retry_delay": {}}'""", f"""options = '{{"on_archived": {SUCCESSOR}}}'""",
+    """options = '{"timeout": 1, "retry_delay": [0, 2.5], "other": 1}'""",
+    f"""options = '{{"on_archived": {SUCCESSOR}}}'""",
     *(f"{column} = '{value}'" for column in TIMES for value in ("0001-01-01 UTC", "9999-12-31 23:59:59.999999 UTC")
       if column != "finished_at" and (column, value[0]) != ("dead_sent_at", "9")),
     *(f"{column} = null" for column in ("sweep_at", "lease_until")),
     *(f"state = '{state}'" for state in State), "state = 'active', lease_until = null, sweep_at = now()",
-    "state = 'completed', finished_at = now()", "state = 'cancelled', finished_at = now(), reason = ''",
-    "state = 'cancelled', finished_at = '0001-01-01 UTC', expire_at = null, reason = ''",
-    "state = 'archived', finished_at = now(), dead_letter_unsent = true, reason = '', payload = null, sweep_at = now()",
-    f"""state = 'archived', finished_at = now(), dead_letter_unsent = true, reason = '', sweep_at = now(),
+    *(f"state = '{state}', {END}" for state in ("completed", "cancelled")),
+    "state = 'cancelled', reason = '', finished_at = '0001-01-01 UTC', expire_at = '9999-12-31 UTC'",
+    f"state = 'archived', {END}, dead_letter_unsent = true, payload = null",
+    f"""state = 'archived', {END}, dead_letter_unsent = true, sweep_at = now(),
         options = '{{"on_archived": {SUCCESSOR}}}'""",
-    "state = 'archived', finished_at = now(), reason = '', dead_sent_at = '9998-12-31 23:59:59 UTC'",
-    "cleared = true", "claim_alone = true, attempts = 2000000000, runs = 2000000000, sends = 2000000000",
+    f"state = 'archived', {END}, dead_sent_at = '9998-12-31 23:59:59 UTC'",
+    "cleared = true", "claim_alone = true, attempts = 1000, runs = 2000000000, sends = 2000000000",
     "used_ms = 315360000000", "batch_size = 32767",
 )  # fmt: skip
 """Changes of a waiting row that the table accepts."""
@@ -106,6 +114,23 @@ def test_a_value_that_no_code_writes_is_refused_or_handled(
         with suppress(DatabaseError):
             row.run("delete from joblane.tasks where id <> 'dead'")
             put(row, sample_one, "it")
+
+
+@behaviour
+def large_counts(payload: Sample, ctx: TaskContext) -> None:
+    raise ValueError("no")
+
+
+def test_a_task_with_the_largest_counts_does_not_stop_the_tasks_of_its_batch(world: World) -> None:
+    # given a task with the largest numbers that the table accepts, and no retry_delay of its own
+    counts = dict.fromkeys(("runs", "continuations", "generation", "sends"), 2_000_000_000)
+    put(world, sample_tick, "large", {"do": "large_counts"}, attempts=998, max_attempts=1000, **counts)
+    put(world, sample_tick, "other")
+    # when
+    kept = world.deliver(sample_tick, *({"type": "sample:tick", "id": id_, "rec": True} for id_ in ("large", "other")))
+    # then
+    assert [world.row(id_)["state"] for id_ in ("large", "other")] == ["retry", "completed"]
+    assert kept == []  # its delay is too long for SQS
 
 
 def test_a_function_leaves_the_check_of_its_transaction_on(row: World) -> None:

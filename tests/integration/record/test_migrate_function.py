@@ -5,29 +5,37 @@ from __future__ import annotations
 import json
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from datetime import timedelta
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import pytest
 from pg8000.exceptions import DatabaseError
+from pg8000.exceptions import Error as PostgresError
+from sqlalchemy.exc import SQLAlchemyError
 
 from joblane.discovery import discover
 from joblane.errors import sqlstate
 from joblane.functions.jobs_sweep.handler import JobsSweep, jobs_sweep
 from joblane.functions.migrate.handler import handler
 from joblane.local.postgres import Postgres
+from joblane.record.connection import Connection
 from joblane.record.database import Database
-from joblane.record.migrate import Migrated, migrate
-from joblane.record.migrations import newest, upgrade
+from joblane.record.finish import Finish, finish
+from joblane.record.functions import installed
+from joblane.record.migrate import Migrated, _grant, migrate
+from joblane.record.migrations import LOCK, TAKE_LOCK, newest, upgrade
+from joblane.record.states import State
 from joblane.testing import JobTester
 from tests.builders.events import LambdaContext
 from tests.builders.revisions import second_revision
 from tests.conftest import administer
+from tests.freezing import FreezingProxy
 from tests.samples import Sample, sample_only
 
 FORBIDDEN = "42501"
@@ -121,6 +129,40 @@ def test_the_granted_user_writes_and_reads_the_audit(empty: str, postgres: Postg
         assert connection.run("select who from joblane.audit") == [["me"]]
 
 
+def test_the_granted_user_can_call_the_functions_where_public_cannot(empty: str, postgres: Postgres) -> None:
+    with connected(empty) as owner:
+        owner.run("alter default privileges revoke execute on functions from public")
+    migrate(empty, user="app", by_iam=True)
+    with connected(empty) as owner:
+        owner.run("create function joblane.later() returns integer return 1")
+    with connected(as_app(postgres, empty)) as connection:
+        assert finish(connection, [Finish("it", str(uuid4()), 1, "completed", State.COMPLETED)]) == set()
+        assert connection.run("select joblane.later()") == [[1]]
+
+
+def test_the_granted_user_gets_no_right_on_a_system_schema(empty: str, postgres: Postgres) -> None:
+    migrate(empty, user="app", by_iam=True)
+    with connected(as_app(postgres, empty)) as connection:
+        assert connection.run("select has_schema_privilege('pg_toast', 'usage')") == [[False]]
+
+
+def test_migrations_take_turns_to_grant_the_rights(
+    empty: str, postgres: Postgres, wait_until: Callable[[Callable[[], bool]], None]
+) -> None:
+    waits = f"select count(*) from pg_locks where locktype = 'advisory' and objid = {LOCK % 2**32} and not granted"
+    migrate(empty)
+    administer(postgres, "create role app login")
+    with Database(empty) as database, connected(empty) as other, connected(empty) as observer:
+        other.execute_simple("begin")
+        other.run(TAKE_LOCK)
+        with ThreadPoolExecutor() as threads:
+            granting = threads.submit(_grant, database, "app", by_iam=False)
+            wait_until(lambda: granting.done() or observer.run(waits) == [[1]])
+            assert not granting.done()
+            other.commit()
+            granting.result()
+
+
 def test_the_granted_user_can_use_a_table_of_a_later_migration(empty: str, postgres: Postgres) -> None:
     migrate(empty, user="app", by_iam=True)
     with connected(empty) as owner:
@@ -211,6 +253,36 @@ def test_a_migration_waits_for_a_table_in_short_tries_that_block_no_statement(
         assert not migrating.done()
         handler_.run("rollback")
         assert migrating.result(timeout=30).types == len(discover())
+
+
+@pytest.mark.parametrize(
+    "statement", ["create table joblane.tasks ", "create or replace function", "joblane.task_types"]
+)
+def test_the_next_migration_completes_one_that_hung_and_was_killed(
+    empty: str, monkeypatch: pytest.MonkeyPatch, statement: str
+) -> None:
+    hung = threading.Event()
+
+    def hanging(real: Callable[..., Any]) -> Callable[..., Any]:
+        def execute(connection: Connection, sql: str, *rest: Any, **named: Any) -> Any:
+            if statement in sql.lower() and not hung.is_set():
+                proxy.freeze()
+                hung.set()
+            return real(connection, sql, *rest, **named)
+
+        return execute
+
+    with FreezingProxy.before(empty) as proxy, ThreadPoolExecutor(1) as threads:
+        for name in ("execute_simple", "execute_unnamed"):
+            monkeypatch.setattr(Connection, name, hanging(getattr(Connection, name)))
+        migrating = threads.submit(migrate, proxy.url)
+        assert hung.wait(30)
+        proxy.thaw()  # it closes the connection, as the end of the process does
+        with pytest.raises((PostgresError, SQLAlchemyError, OSError)):
+            migrating.result(timeout=30)
+    assert migrate(empty) == Migrated(types=len(discover()), revision=newest(), newer=False)
+    with connected(empty) as connection:
+        assert installed(connection)
 
 
 def test_a_user_name_that_needs_quotes_is_refused(empty: str) -> None:

@@ -197,7 +197,7 @@ def test_a_message_with_an_id_of_an_open_transaction_waits_for_its_end(world: Wo
     producer = Database(world.url)
     try:
         producer.get().execute_simple("begin")
-        producer.get().run(insert.INSERT, insert.document([new]))
+        producer.get().run(insert.INSERT, json.dumps([new.row()]))
         external = {"type": "sample:one", "id": "it", "payload": payload}
         assert len(world.deliver(sample_one, external)) == 1
         assert world.run("select from joblane.tasks") == []

@@ -107,7 +107,11 @@ def _moved_by_sqs(ctx: TaskContext, tasks: Tasks, sqs: Sqs) -> int:
     try:
         moved = unmarked_dead_letters(ctx.connection(), sqs, prefix, front_doors + lanes)
     except (BotoCoreError, ClientError) as error:  # the sweep stays completed; the next one reads the queues again
-        ctx.logger.warning("the dead-letter queues could not be read", extra={"error": text_of(error)})
+        ctx.logger.warning(
+            "the dead-letter queues could not be read, so messages that SQS moved there are not counted; check that "
+            "they exist, and that the sweep's function has sqs:GetQueueAttributes and sqs:ReceiveMessage",
+            extra={"error": text_of(error)},
+        )
         return 0
     for name, number in moved.items():
         ctx.logger.error("SQS moved messages to a dead-letter queue", extra={"queue": name, "messages": number})

@@ -42,8 +42,8 @@ from joblane.worker.failure import normalised
 MAX_READ = 100
 """Messages that are read from one dead-letter queue."""
 LARGE = 16 * 1024
-"""The payload of a message with more characters is not read. Without it an external message is not recognised as that
-of a row with its id, so it is listed even if its task has ended. A redrive reads it, and removes it then."""
+"""Characters. The payload of a longer message is not read here. Only the payload shows that an external message belongs
+to the row with its id. So such a message is listed even if its task has ended. A redrive reads it, and removes it."""
 READ_SECONDS = 20
 """The visibility timeout of messages that are read, which matters only if they cannot be released."""
 MAX_GROUPS = 500
@@ -191,7 +191,7 @@ def _sample(sqs: Sqs, queue: str) -> list[Received]:
 
 
 def _without_body(message: Any, queue: str) -> Received:
-    """Keep of a message only what is shown: a hundred messages of 1 MiB, in each queue, are more than the memory."""
+    """Keep only what is shown: a hundred messages of 1 MiB from each queue would not fit in memory."""
     read = decode_envelope if len(message["Body"]) > LARGE else decode
     return replace(Received.from_receive(message, queue, read=read), body="")
 

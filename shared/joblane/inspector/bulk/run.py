@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import timedelta
@@ -26,11 +27,13 @@ from joblane.inspector.bulk.redrive import HIDDEN_SECONDS, send_back
 from joblane.inspector.bulk.start import FILTER, REDRIVE
 from joblane.inspector.filter import BulkAction, Filter
 from joblane.inspector.tasks import listing
+from joblane.limits import MAX_MESSAGE_BYTES
 from joblane.record.states import State
 from joblane.sqs.client import Sqs
 from joblane.sqs.depth import queue_depth_if_exists
 
 if TYPE_CHECKING:
+    from mypy_boto3_sqs.type_defs import MessageTypeDef
     from sqlalchemy.orm import Session
 
 CHUNK = 100
@@ -39,7 +42,8 @@ POLL_SECONDS = 1.0
 PATIENCE = timedelta(minutes=10)
 """The time that the canary may take."""
 MAX_RECEIVES = 2_000
-"""Receives from one dead-letter queue; another redrive continues with the rest."""
+"""Receives from one dead-letter queue, or parts of a receive of large messages; another redrive continues with the
+rest."""
 
 ORDER = """
 select action, filter, who, rate, canary, cardinality(canary_ids), total, done, skipped, failed, stopped
@@ -130,6 +134,7 @@ class BulkRun:
         self._pending: list[Changed] = []
         self._connection = ctx.connection()
         self._held: dict[str, str] = {}
+        self._received: deque[MessageTypeDef] = deque()  # held, and not decoded yet
         self._queue = ""
         self._free_at = 0.0
 
@@ -203,21 +208,30 @@ class BulkRun:
         return None, position
 
     def _receive(self, queue: str) -> tuple[list[DeadLetter], bool]:
-        """New dead letters, and True if the queue has messages that this run does not hold.
+        """New dead letters, a few at a time, and True if the queue has messages that this run does not hold.
+
+        Those of one receive could take 300 MB if they were decoded together.
 
         SQS counts them as waiting or in flight: a receive may find nothing of what was counted just before, because
         another consumer was faster or the response to an earlier try was lost.
         """
-        depth = queue_depth_if_exists(self._sqs, queue)
-        if depth is None:
-            return [], False
-        # a short poll asks only some of SQS's servers; a long poll of an empty queue costs its whole wait
-        messages = self._sqs.receive_many(queue, HIDDEN_SECONDS, wait_seconds=1 if depth.waiting else 0)
-        new = [message for message in messages if message["MessageId"] not in self._held]
-        self._queue = queue
-        self._held |= {message["MessageId"]: message["ReceiptHandle"] for message in messages}
-        found = dead_letters.read(self._ctx.connection(), self._tasks, new, queue) if new else []
-        return found, depth.waiting + depth.in_flight > len(self._held)
+        more = False
+        if not self._received:
+            depth = queue_depth_if_exists(self._sqs, queue)
+            if depth is None:
+                return [], False
+            # a short poll asks only some of SQS's servers; a long poll of an empty queue costs its whole wait
+            messages = self._sqs.receive_many(queue, HIDDEN_SECONDS, wait_seconds=1 if depth.waiting else 0)
+            self._received.extend(message for message in messages if message["MessageId"] not in self._held)
+            self._queue = queue
+            self._held |= {message["MessageId"]: message["ReceiptHandle"] for message in messages}
+            more = depth.waiting + depth.in_flight > len(self._held)
+        few: list[MessageTypeDef] = []
+        size = 0
+        while self._received and (not few or size + len(self._received[0]["Body"]) <= MAX_MESSAGE_BYTES):
+            few.append(self._received.popleft())
+            size += len(few[-1]["Body"])
+        return dead_letters.read(self._ctx.connection(), self._tasks, few, self._queue) if few else [], more
 
     def _await_canary(self, position: Position, room: int) -> tuple[Step | None, Position]:
         """Check the canary; no step if all of it has completed."""
@@ -280,6 +294,7 @@ class BulkRun:
     def _release(self) -> None:
         """Make the dead letters of this queue visible again that were received and not sent back."""
         held, self._held = self._held, {}
+        self._received.clear()
         if held:
             self._sqs.set_visibility(self._queue, dict.fromkeys(held.values(), 0))
 

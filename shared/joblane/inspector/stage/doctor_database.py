@@ -30,9 +30,13 @@ MIGRATE = "run `joblane migrate`; on AWS, a deploy runs it"
 OLD_PAUSE = timedelta(days=1)
 
 WRITE = "insert into joblane.task_items (task_id, key) values ('doctor', 'doctor')"
-REFUSED_WRITES = (READ_ONLY, "53")
-"""SQLSTATEs of a read-only server, and of one without storage or memory."""
+REFUSED_WRITES = {
+    READ_ONLY: "end the failover, or its default_transaction_read_only",
+    "53": "give it storage or memory",
+}
+"""SQLSTATEs of a read-only server, and of one without storage or memory, and what to do."""
 
+VERSIONS = "select version from joblane.functions order by migrated_at desc"
 SWEPT = """
 select max(finished_at), clock_timestamp()
   from (select finished_at from joblane.tasks
@@ -63,8 +67,12 @@ def schema(scope: Scope) -> Iterator[Check]:
     else:
         yield Check(Grade.GOOD, "migrations", f"the database is at revision {applied}")
     if applied is not None and not functions.installed(scope.connection):
-        lacks = f"the database lacks the functions of this code, version {functions.VERSION}: no task is claimed"
-        yield Check(Grade.BAD, "functions", lacks, MIGRATE)
+        others = ", ".join(version for (version,) in scope.connection.run(VERSIONS))
+        has = f", and has {others}" if others else ""
+        lacks = f"the database lacks the functions of this code, version {functions.VERSION}{has}: it claims no task"
+        yield Check(
+            Grade.BAD, "functions", lacks, f"use the code that is deployed, or {MIGRATE}" if others else MIGRATE
+        )
 
 
 def writes(scope: Scope) -> Iterator[Check]:
@@ -75,9 +83,10 @@ def writes(scope: Scope) -> Iterator[Check]:
         connection.run(WRITE)
         yield Check(Grade.GOOD, "writes", "the database accepts writes")
     except PostgresError as error:
-        if not (sqlstate(error) or "").startswith(REFUSED_WRITES):
+        do = next((do for code, do in REFUSED_WRITES.items() if (sqlstate(error) or "").startswith(code)), None)
+        if do is None:
             raise
-        do = "give it storage, or end the failover: until then tasks wait in their queues, and enqueues fail"
+        do += ": until then tasks wait in their queues, and enqueues fail"
         yield Check(Grade.BAD, "writes", f"the database refuses writes: {text_of(error)}", do)
     finally:
         if connection.usable:

@@ -96,7 +96,7 @@ def _active(connection: Connection, record: Record) -> Why:
 
 
 def _after_loss(record: Record) -> str:
-    """The decision of the claim's ``case`` on a row whose lease has ended, in the same order."""
+    """The decision of the claim on a row whose lease has ended, in the same order."""
     if record.cancel_requested_at is not None:
         return "The task is then cancelled, as requested."
     if record.batch_size <= 1 and record.attempts >= record.max_attempts:

@@ -28,8 +28,8 @@ TAKE_LOCK = f"select pg_advisory_xact_lock({LOCK})"
 def upgrade(url: str, revision: str = "head") -> None:
     """Bring the database at ``url`` (``postgresql://…``) to ``revision``, and create this code's functions.
 
-    Repeating it is harmless. A schema of newer code is not changed but for the functions, so that a rollback to older
-    code does not fail. Raises :class:`ForeignSchemaError` for a revision that this library never made.
+    Repeating it is harmless. In a schema of newer code only the functions are created, so that a rollback to older code
+    does not fail. Raises :class:`ForeignSchemaError` for a revision that this library never made.
     """
     from alembic import command
 

@@ -13,8 +13,9 @@ from joblane.record.migrations import TAKE_LOCK
 
 LOCK_TIMEOUT_SECONDS = 2
 CREATE_SCHEMA = "create schema joblane"
-# Later statements queue behind a migration that waits for a table, and a handler may hold the table for minutes.
-SET_LOCK_TIMEOUT = f"set local lock_timeout = '{LOCK_TIMEOUT_SECONDS}s'"
+# Later statements queue behind a migration that waits for a table, and a handler may hold the table for minutes. A new
+# index takes as long as it needs, whatever the time limit of the role.
+SET_LIMITS = f"set local lock_timeout = '{LOCK_TIMEOUT_SECONDS}s'; set local statement_timeout = 0"
 
 
 def run() -> None:
@@ -26,7 +27,7 @@ def run() -> None:
             # `create schema if not exists` needs the right to create a schema even if it exists
             if connection.scalar(text("select to_regnamespace('joblane') is null")):
                 connection.execute(text(CREATE_SCHEMA))
-            connection.execute(text(SET_LOCK_TIMEOUT))
+            connection.execute(text(SET_LIMITS))
             context.run_migrations()
 
 
@@ -41,7 +42,7 @@ def write() -> None:
     migration = context.get_context()
     with context.begin_transaction():
         is_first = not migration.get_current_revision()
-        opening = [TAKE_LOCK, *([CREATE_SCHEMA] if is_first else []), SET_LOCK_TIMEOUT]
+        opening = [TAKE_LOCK, *([CREATE_SCHEMA] if is_first else []), SET_LIMITS]
         for statement in opening:
             migration.impl.static_output(f"{statement};")
         context.run_migrations()

@@ -11,8 +11,9 @@ down_revision = None
 
 # The lines with `--` are written to the database as comments, see `joblane.record.migrations.comments`.
 
-# A task is live while `finished_at` is null. A statement that has to use an index asks for that, next to its states. A
-# claim writes no index if the page has room for the row's new version, hence the free space on each page.
+# A task is live while `finished_at` is null. A statement that needs an index of live tasks has this condition in
+# addition to its states. A claim writes no index entry if the new version of the row fits on the same page, so an
+# insert leaves space on each page.
 TASKS = """
 -- One row for each task. A task that was sent without a row gets it when it first runs.
 create table joblane.tasks (
@@ -74,8 +75,8 @@ create table joblane.tasks (
     deadline timestamptz,
     -- Messages that the sweep has sent since the last run.
     sends integer not null default 0,
-    -- Time from which the sweep handles the row, unless the row changes before. Earlier than due_at: the sweep sends
-    -- the first message. Null: never.
+    -- Time from which the sweep handles the row, unless the row changes before. Earlier than due_at: the task has no
+    -- message, and the sweep sends one. Null: never.
     sweep_at timestamptz,
     -- Time since which the task waits for code that can read its payload. Null: it does not wait for this.
     mismatch_since timestamptz,
@@ -117,10 +118,10 @@ create table joblane.tasks (
 ) with (fillfactor = 60, autovacuum_vacuum_scale_factor = 0.05, autovacuum_analyze_scale_factor = 0.05)
 """
 
-# The values that no code writes and that would stop the sweep or the Inspector at their row: names that no queue or
-# message can have, times that Python cannot hold, numbers that overflow. PostgreSQL reads the text of a CHECK anew in
-# each statement, which made a life of a task 60 % dearer. So a trigger refuses them, for every statement but those of
-# the library's functions, which set joblane.checks while they run.
+# A trigger refuses values that no code writes and that would stop the sweep or the Inspector at their row: names that
+# no queue or message can have, times that Python cannot hold, numbers that overflow. The library's functions switch it
+# off by joblane.checks while they run. CHECK constraints are not used: PostgreSQL parses their text in each statement,
+# so that the statements of a task took 60 % more CPU.
 CHECKS = r"""
 create function joblane.check_task() returns trigger language plpgsql as $$
 declare
@@ -137,11 +138,12 @@ begin
         when t.state not in ('scheduled', 'pending', 'active', 'retry', 'completed', 'archived', 'cancelled')
         then 'state: there is no such state'
         when t.unique_until not in ('finish', 'start') then 'unique_until: finish or start is required'
-        when t.max_attempts < 1 then 'max_attempts: 1 or more is required'
+        when t.max_attempts not between 1 and 1000 then 'max_attempts: 1 to 1,000 is required'
+        when t.attempts > 1000 then 'attempts: 0 to 1,000 is required'
         when t.retention_seconds not between 0 and 315360000
         then 'retention_seconds: 0 to 315,360,000 (3650 days) is required'
         when least(t.attempts, t.runs, t.snoozes, t.continuations, t.generation, t.sends, t.batch_size, t.used_ms) < 0
-          or greatest(t.attempts, t.runs, t.snoozes, t.continuations, t.generation, t.max_attempts) > 2000000000
+          or greatest(t.runs, t.snoozes, t.continuations, t.generation) > 2000000000
           or t.used_ms > 315360000000
         then 'attempts, runs and the other numbers: 0 to 2,000,000,000 is required'
         when least(t.created_at, t.due_at, t.deadline, t.lease_until, t.sweep_at, t.mismatch_since,
@@ -155,10 +157,16 @@ begin
         when jsonb_typeof(t.headers) <> 'object' or jsonb_path_exists(t.headers, '$.* ? (@.type() != "string")')
         then 'headers: an object of strings is required'
         when jsonb_typeof(t.options) <> 'object' then 'options: an object is required'
+        when t.options ? 'timeout' and not jsonb_path_exists(
+                t.options, 'strict $.timeout ? (@ >= 1 && @ <= 315360000)', silent => true)
+        then 'options: timeout: 1 to 315,360,000 seconds are required'
+        when t.options ? 'retry_delay' and (jsonb_typeof(t.options -> 'retry_delay') <> 'array' or jsonb_path_exists(
+                t.options, 'strict $.retry_delay[*] ? (@.type() != "number" || @ < 0 || @ > 31536000)'))
+        then 'options: retry_delay: a list of seconds, each from 0 to 31,536,000, is required'
         when t.options ? 'on_archived' and not jsonb_path_exists(t.options, 'strict $.on_archived ? (
                 @.type like_regex "^[a-z0-9_]+:[a-z0-9_]+$"
                 && (@.queue == "critical" || @.queue == "default" || @.queue == "low")
-                && @.max_attempts > 0 && @.max_attempts <= 2000000000 && @.max_attempts.floor() == @.max_attempts
+                && @.max_attempts > 0 && @.max_attempts <= 1000 && @.max_attempts.floor() == @.max_attempts
                 && @.retention_seconds >= 0 && @.retention_seconds <= 315360000
                 && @.retention_seconds.floor() == @.retention_seconds)', silent => true)
         then 'options: on_archived: type, queue, max_attempts and retention_seconds are required'
@@ -166,6 +174,8 @@ begin
         then 'finished_at: a live task has none'
         when t.finished_at is not null and t.state in ('archived', 'cancelled') and t.reason is null
         then 'reason: an archived or cancelled task has one'
+        when t.finished_at is not null and t.expire_at is null
+        then 'expire_at: a time is required with finished_at; or set the state alone, and the sweep sets both'
         when t.dead_letter_unsent
          and (t.state <> 'archived' or (t.finished_at is not null and t.dead_sent_at is not null))
         then 'dead_letter_unsent: only an archived task without dead_sent_at has an unsent dead letter'
@@ -399,11 +409,11 @@ create table joblane.schedules (
 """
 
 FUNCTIONS = """
--- One row for each set of the library's functions, whose names end with its version. joblane migrate writes the rows.
+-- One row for each version of the library's functions. joblane migrate writes the rows.
 create table joblane.functions (
     -- Version: a digest of the functions' text.
     version text collate "C" primary key,
-    -- Time at which the code with this version was last migrated. The two latest sets are kept.
+    -- Time at which the code with this version was last migrated. The functions of the two latest versions are kept.
     migrated_at timestamptz not null default clock_timestamp()
 )
 """
@@ -411,10 +421,10 @@ create table joblane.functions (
 # No key, included column or predicate of an index names a column that an ordinary claim changes, so that the claim is a
 # heap-only update: it writes no index. PostgreSQL compares the columns of predicates as well.
 INDEXES = (
-    # All that is live: the sweep, listings of live tasks, and the counts of an overview walk it. An enqueue writes it.
+    # Live tasks: for the sweep, the listings of live tasks, and the counts of an overview. The enqueue writes it.
     "create index tasks_live on joblane.tasks (created_at, id) where finished_at is null",
-    # All that has ended. A listing of all tasks merges the two. The finish writes this index and the next. Their
-    # predicates differ, so that a listing by type cannot use this one and walk through the tasks of all other types.
+    # Ended tasks. A listing of all tasks merges this index and the one above. The finish writes this index and the
+    # next. Their predicates differ, so that a listing by type does not use this one, which has the tasks of all types.
     "create index tasks_ended on joblane.tasks (created_at, id) where finished_at > '-infinity'",
     # Listings by type. Without it a listing of a type that has no tasks would walk through the whole table.
     "create index tasks_type_ended on joblane.tasks (type, created_at, id) where finished_at is not null",
@@ -425,7 +435,7 @@ INDEXES = (
     ),
     # Dead letters that the sweep has to send.
     "create index tasks_unsent on joblane.tasks (finished_at, id) where dead_letter_unsent",
-    # Archived tasks: few, and the ones that operators ask for most. No predicate may name `state`.
+    # Archived tasks: few, and those that operators list most often. No predicate may name `state`.
     (
         "create index tasks_archived on joblane.tasks (created_at, id)"
         " where dead_sent_at is not null or dead_letter_unsent"
