@@ -25,6 +25,7 @@ from joblane.enqueue.insert import insert_again, insert_tasks
 from joblane.enqueue.outbox import Outbox
 from joblane.enqueue.wake import wake
 from joblane.errors import (
+    UNDEFINED_FUNCTION,
     DatabaseUnavailableError,
     EnqueueError,
     JobError,
@@ -40,6 +41,7 @@ from joblane.limits import MAX_DELAY_SECONDS
 from joblane.queues import Queue, check_prefix
 from joblane.record.connection import REFUSED_CLASSES, SHUT_DOWN
 from joblane.record.database import Database
+from joblane.record.functions import VERSION
 from joblane.record.insert import NewTask
 from joblane.record.stage import STAGE, match_stage
 from joblane.record.states import State
@@ -61,6 +63,7 @@ LONGEST_TURN_SECONDS = CLIENT.connect + CLIENT.answer
 """A thread waits this long for its turn on the client's connection."""
 INLINE_SENDS = 100
 """Messages sent at once after a session's commit. The client wakes the sweep for the rest."""
+NO_FUNCTIONS = f"the database lacks the functions of this code, version {VERSION}: run `joblane migrate` of this code"
 P = TypeVar("P", bound="Payload")
 
 
@@ -328,6 +331,7 @@ class JobClient:
     def _insert_in(self, session: Session, tasks: Sequence[NewTask]) -> list[Enqueued | JobError]:
         """Write the rows in the caller's transaction. Its commit sends their messages."""
         from sqlalchemy import text
+        from sqlalchemy.exc import StatementError
         from sqlalchemy.orm import Session, scoped_session
 
         if hasattr(session, "run_sync"):
@@ -345,7 +349,15 @@ class JobClient:
 
         def run(sql: str, *documents: str) -> list[list[Any]]:
             statement = text(sql.replace("$1", ":document"))
-            return [list(row) for one in documents for row in session.execute(statement, {"document": one})]
+            try:
+                return [list(row) for one in documents for row in session.execute(statement, {"document": one})]
+            except StatementError as error:
+                if "joblane." in (error.statement or ""):  # not a flush of the caller's objects
+                    error.hide_parameters = True  # payloads
+                code = sqlstate(error) or getattr(error.orig, "sqlstate", None) or getattr(error.orig, "pgcode", None)
+                if code == UNDEFINED_FUNCTION:
+                    raise DatabaseUnavailableError(NO_FUNCTIONS) from error
+                raise
 
         inserted = insert_tasks(run, tasks, room=max(0, INLINE_SENDS - len(outbox.waiting(session))))
         now = datetime.now(UTC)  # the commit may come later: the time counts, not the delay

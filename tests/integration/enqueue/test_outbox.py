@@ -11,15 +11,19 @@ from typing import Any
 
 import pytest
 from sqlalchemy import Engine, create_engine, text
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session, scoped_session, sessionmaker
 from sqlalchemy.pool import QueuePool
 
 from joblane import Enqueued, JobClient, TaskContext
 from joblane.client import INLINE_SENDS
-from joblane.errors import TaskIdConflictError
+from joblane.errors import DatabaseUnavailableError, TaskIdConflictError, sqlstate
 from joblane.job import Job
 from joblane.maintenance.sweep import sweep
+from joblane.record.connection import LOCK_NOT_AVAILABLE
 from joblane.record.database import Database
+from joblane.record.functions import VERSION
+from joblane.record.migrations import upgrade
 from joblane.sqs.message import decode
 from tests.samples import Sample, behaviour, sample_one
 from tests.sends import Sends
@@ -474,6 +478,29 @@ def test_a_pool_of_one_connection_is_enough(world: World, sends: Sends, session:
     assert len(sent(sends)) == 2
 
 
+def test_an_enqueue_in_a_session_has_the_lock_timeout_of_its_function_alone(
+    world: World, sends: Sends, session: Session, engine: Engine
+) -> None:
+    # given an id of a transaction that stays open, and a caller who waits without a limit
+    [[settings]] = world.run(f"select proconfig from pg_proc where proname = 'insert_{VERSION}'")
+    assert "lock_timeout=5s" in settings
+    world.run(f"alter function joblane.insert_{VERSION} set lock_timeout = '50ms'")
+    other = create_engine(engine.url)
+    with Session(other) as holder:
+        world.client.enqueue(sample_one, Sample(), session=holder, task_id="it")
+        session.execute(text("set local lock_timeout = 0"))
+        # when and then
+        with pytest.raises(DBAPIError) as caught:
+            world.client.enqueue(sample_one, Sample(), session=session, task_id="it")
+        assert sqlstate(caught.value) == LOCK_NOT_AVAILABLE
+    other.dispose()
+    session.rollback()
+    # and the caller's own limit stays
+    session.execute(text("set local lock_timeout = '7s'"))
+    world.client.enqueue(sample_one, Sample(), session=session, task_id="it")
+    assert session.scalar(text("show lock_timeout")) == "7s"
+
+
 def test_a_row_that_is_locked_holds_up_no_commit(
     world: World, sends: Sends, session: Session, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -608,3 +635,25 @@ def test_a_batch_mixes_up_nobodys_children(world: World, sends: Sends) -> None:
     assert len(world.deliver(sample_batch, *bodies)) == 2
     assert sorted(sent(sends), key=str) == ["child-0", "child-2"]
     assert [id_ for id_ in rows(world) if id_.startswith("child")] == ["child-0", "child-2"]
+
+
+def test_an_enqueue_in_a_session_names_the_functions_that_the_database_lacks(world: World, session: Session) -> None:
+    world.run(f"drop function joblane.insert_{VERSION}")
+    with pytest.raises(DatabaseUnavailableError, match=rf"version {VERSION}: run `joblane migrate`"):
+        world.client.enqueue(sample_one, Sample(), session=session)
+    session.rollback()
+    upgrade(world.url)
+    assert world.client.enqueue(sample_one, Sample(), session=session).created
+
+
+def test_an_error_of_an_enqueue_in_a_session_shows_no_payload(world: World, sends: Sends, session: Session) -> None:
+    raising = "raise exception 'refused'"
+    world.run(f"create function refuse() returns trigger language plpgsql as $$ begin {raising}; end $$")
+    for table in ("joblane.tasks", "work"):
+        world.run(f"create trigger refused before insert on {table} for each row execute function refuse()")
+    with pytest.raises(DBAPIError, match="refused") as caught:
+        world.client.enqueue(sample_one, Sample(do="secret"), session=session)
+    assert "secret" not in str(caught.value)
+    session.rollback()
+    with pytest.raises(DBAPIError, match="plain"):
+        work(session, "plain")

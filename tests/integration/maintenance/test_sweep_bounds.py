@@ -13,6 +13,10 @@ import pytest
 from pg8000.exceptions import DatabaseError
 
 from joblane.enqueue.wake import wake
+from joblane.functions.jobs_sweep.handler import jobs_sweep
+from joblane.inspector.scope import Scope
+from joblane.inspector.stage import doctor_database
+from joblane.inspector.views import Grade
 from joblane.maintenance.sweep import Swept, sweep
 from joblane.sqs.client import Entry
 from joblane.sqs.message import DEAD_ATTRIBUTE, Message, decode
@@ -147,6 +151,19 @@ def test_a_lane_that_sqs_refuses_does_not_delay_the_other_lanes(
     assert world.sweep() == Swept(sent=1500)
 
 
+def test_a_batch_that_sqs_refuses_as_a_whole_does_not_end_the_sweep(
+    world: World, sends: Sends, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # given fewer tasks of the lane that SQS refuses, so that they come first
+    fill(world, 550)
+    fill(world, 600, id="'other-' || n", queue="'low'")
+    sizes = refusing(world, monkeypatch, {LANE: DENIED})
+    # when and then
+    assert world.sweep() == Swept(sent=600, unsent=500)
+    assert len(sends.to(OTHER)) == 600
+    assert sizes[0] == 500
+
+
 def test_dead_letters_that_sqs_refuses_do_not_delay_the_others(
     world: World, sends: Sends, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -160,9 +177,10 @@ def test_dead_letters_that_sqs_refuses_do_not_delay_the_others(
 def test_a_sweep_stops_sending_if_sqs_does_not_answer(
     world: World, sends: Sends, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    fill(world, 1500)
+    fill(world, 600)
+    fill(world, 600, id="'other-' || n", queue="'low'")
     fill_expired(world, 600)
-    sizes = refusing(world, monkeypatch, {LANE: SILENT})
+    sizes = refusing(world, monkeypatch, {LANE: SILENT, OTHER: SILENT})
     assert world.sweep() == Swept(unsent=500, cleared=600)
     assert sizes == [500]
 
@@ -468,6 +486,37 @@ def test_a_dead_letter_that_comes_back_before_its_mark_revives_the_task(world: W
     )
     # then the task runs
     assert (kept, world.row("it")["state"], world.row("it")["generation"]) == ([], "completed", 3)
+
+
+# --- A week without a sweep ----------------------------------------------------------------------------------------
+
+
+def test_a_sweep_after_a_week_sends_and_ends_everything(world: World, sends: Sends) -> None:
+    # given tasks of every kind that a sweep of a week ago would have handled
+    ago = -7 * 86_400.0
+    put(world, jobs_sweep, "sweep", state="completed", created_at=In(ago), finished_at=In(ago), expire_at=In(60))
+    put(world, sample_one, "unsent", due_at=In(ago), sweep_at=In(ago - 900))
+    put(world, sample_one, "later", state="scheduled", due_at=In(ago + 86_400), sweep_at=In(ago + 85_500))
+    put(world, sample_one, "unclaimed", due_at=In(ago), sweep_at=In(ago), sends=1)
+    put(world, sample_one, "lost", **active(ago, sweep_at=In(ago)))
+    put(world, sample_one, "dead", **archived(dead_sent_at=None, sweep_at=In(ago), finished_at=In(ago)))
+    put(world, sample_one, "by hand", state="cancelled", finished_at=None, sweep_at=In(ago), retention_seconds=60)
+    put(world, sample_one, "expired", state="completed", finished_at=In(ago), expire_at=In(ago))
+    # then the doctor says so
+    (check,) = doctor_database.sweep(Scope(world.database, world.sqs, PREFIX, {jobs_sweep.type: jobs_sweep}, "op"))
+    assert (check.grade, check.found[:29]) == (Grade.BAD, "it last completed 7 d ago, an")
+    # when a sweep runs
+    swept = world.sweep()
+    # then nothing is lost
+    assert swept == Swept(sent=4, dead_letters=1, cleared=1)
+    assert (swept.waits["sample:one"], swept.stuck) == (pytest.approx(7 * 86_400, abs=60), 1)
+    for entry in sends.to(LANE):
+        world.deliver(sample_one, entry["MessageBody"])
+    states = dict(
+        world.run("select id, state from joblane.tasks where finished_at is not null and type = 'sample:one'")
+    )
+    assert {id_ for id_, state in states.items() if state == "completed"} >= {"unsent", "later", "unclaimed", "lost"}
+    assert states["by hand"] == "cancelled"
 
 
 # --- Waking --------------------------------------------------------------------------------------------------------
