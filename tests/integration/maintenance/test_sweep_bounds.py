@@ -509,7 +509,8 @@ def test_a_sweep_after_a_week_sends_and_ends_everything(world: World, sends: Sen
     swept = world.sweep()
     # then nothing is lost
     assert swept == Swept(sent=4, dead_letters=1, cleared=1)
-    assert (swept.waits["sample:one"], swept.stuck) == (pytest.approx(7 * 86_400, abs=60), 1)
+    assert swept.waits["sample:one"] == pytest.approx(7 * 86_400, abs=60)
+    assert swept.stuck == 1
     for entry in sends.to(LANE):
         world.deliver(sample_one, entry["MessageBody"])
     states = dict(
