@@ -36,12 +36,15 @@ TIMES = (
 IMPOSSIBLE = ("infinity", "-infinity", "20000-01-01", "0001-01-01 BC")
 COUNTS = ("attempts", "runs", "snoozes", "continuations", "used_ms", "generation", "sends", "batch_size")
 SUCCESSOR = '{"type": "a:b", "queue": "low", "max_attempts": 1, "retention_seconds": 0}'
+END = "finished_at = now(), expire_at = now(), reason = ''"
 REFUSED = (
     "queue = 'nope'", "state = 'dead'", "id = ''", "type = 'none'", "tenant = ''", "tenant = 'a b'", "tags = '{null}'",
     "retention_seconds = -1", "retention_seconds = 9000000000000000000", "max_attempts = 0",
     "headers = '[1]'", "headers = 'null'", """headers = '{"a": 1}'""", "options = '[]'", """options = '"x"'""",
     "unique_until = 'never'", "finished_at = now()", "dead_letter_unsent = true",
-    "attempts = 1001", "max_attempts = 1001", "state = 'cancelled', finished_at = now()",
+    "attempts = 1001", "max_attempts = 1001", "state = 'cancelled', finished_at = now(), reason = ''",
+    "state = 'cancelled', finished_at = now(), expire_at = now()",
+    "state = 'archived', finished_at = now(), expire_at = now(), dead_letter_unsent = true",
     *(f"{column} = {value}" for column in TIMES for value in ("'infinity'", "'-infinity'", "'200000-01-01'")),
     *(f"{column} = -1" for column in COUNTS),
     *(f"{column} = 2147483647" for column in ("attempts", "runs", "generation", "max_attempts")),
@@ -70,12 +73,12 @@ TAKEN = (
       if column != "finished_at" and (column, value[0]) != ("dead_sent_at", "9")),
     *(f"{column} = null" for column in ("sweep_at", "lease_until")),
     *(f"state = '{state}'" for state in State), "state = 'active', lease_until = null, sweep_at = now()",
-    *(f"state = '{state}', finished_at = now(), expire_at = now()" for state in ("completed", "cancelled")),
-    "state = 'cancelled', finished_at = '0001-01-01 UTC', expire_at = '9999-12-31 UTC'",
-    "state = 'archived', finished_at = now(), expire_at = now(), dead_letter_unsent = true, payload = null",
-    f"""state = 'archived', finished_at = now(), expire_at = now(), dead_letter_unsent = true, sweep_at = now(),
+    *(f"state = '{state}', {END}" for state in ("completed", "cancelled")),
+    "state = 'cancelled', reason = '', finished_at = '0001-01-01 UTC', expire_at = '9999-12-31 UTC'",
+    f"state = 'archived', {END}, dead_letter_unsent = true, payload = null",
+    f"""state = 'archived', {END}, dead_letter_unsent = true, sweep_at = now(),
         options = '{{"on_archived": {SUCCESSOR}}}'""",
-    "state = 'archived', finished_at = now(), expire_at = now(), dead_sent_at = '9998-12-31 23:59:59 UTC'",
+    f"state = 'archived', {END}, dead_sent_at = '9998-12-31 23:59:59 UTC'",
     "cleared = true", "claim_alone = true, attempts = 1000, runs = 2000000000, sends = 2000000000",
     "used_ms = 315360000000", "batch_size = 32767",
 )  # fmt: skip

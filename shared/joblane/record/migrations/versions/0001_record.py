@@ -172,6 +172,8 @@ begin
         then 'options: on_archived: type, queue, max_attempts and retention_seconds are required'
         when t.finished_at is not null and t.state not in ('completed', 'archived', 'cancelled')
         then 'finished_at: a live task has none'
+        when t.finished_at is not null and t.state in ('archived', 'cancelled') and t.reason is null
+        then 'reason: an archived or cancelled task has one'
         when t.finished_at is not null and t.expire_at is null
         then 'expire_at: a time is required with finished_at; or set the state alone, and the sweep sets both'
         when t.dead_letter_unsent
@@ -441,6 +443,11 @@ INDEXES = (
     (
         "create index tasks_archived on joblane.tasks (created_at, id)"
         " where dead_sent_at is not null or dead_letter_unsent"
+    ),
+    # Archived and cancelled tasks, which a retry of many tasks looks for. The check of the table requires the reason.
+    (
+        "create index tasks_unsuccessful on joblane.tasks (created_at, id)"
+        " where reason is not null and finished_at is not null"
     ),
     "create index tasks_expire on joblane.tasks (expire_at) where expire_at is not null",
     # The others have few rows each.
