@@ -31,7 +31,7 @@ OTHER = "jobs-low-sample-one"
 DENIED = "An error occurred (AccessDenied) when calling the SendMessageBatch operation: no"
 SILENT = 'no answer: Read timeout on endpoint URL: "https://sqs"'
 MB = 1_000_000
-ENDED = {"finished_at": "now()", "expire_at": "now() + interval '1 day'"}
+ENDED = {"finished_at": "now()", "reason": "'why'", "expire_at": "now() + interval '1 day'"}
 Send = Callable[[Sequence[Entry]], dict[int, str]]
 
 
