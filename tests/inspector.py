@@ -113,7 +113,7 @@ class FakeInspector:
             queues.append(
                 replace(one, front_door=Depth(), pause=self.paused.get((PauseScope.QUEUE, one.queue)), lanes=lanes)
             )
-        return Overview(views.NOW, tuple(queues), 1_234)
+        return Overview(views.NOW, tuple(queues), Count(1_234, exact=True), Count(3_651, exact=True))
 
     def _pauses(self) -> tuple[Pause, ...]:
         return tuple(self.paused.values())

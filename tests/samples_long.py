@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import BigInteger, text
+from sqlalchemy import BigInteger, DateTime, text
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 from joblane import TaskContext, task
@@ -34,7 +34,7 @@ class Thing(Base):
 
     id: Mapped[int] = mapped_column(BigInteger, primary_key=True)
     code: Mapped[UUID]
-    at: Mapped[datetime]
+    at: Mapped[datetime] = mapped_column(DateTime(timezone=True))
     maybe: Mapped[int | None]
 
 

@@ -212,6 +212,11 @@ class Pages(Generic[T]):
             return [], cursor
         last = cursors[0] if cursors else (page[-1][1] if is_single else _value(page[-1], self._cursor))
         plain = _plain(last)
+        if getattr(last, "tzinfo", None) is not None and not getattr(self._cursor.type, "timezone", True):
+            # SQLAlchemy would send it without its zone, and the database would read it in the session's zone
+            raise CursorError(
+                "cursor: the column's times have a zone; its declaration DateTime(timezone=True) is required"
+            )
         if self._type.validate_python(plain) != last:
             raise CursorError(f"cursor: JSON cannot store a {type(last).__name__} of this column unchanged")
         return [row[0] if is_single else row for row in page], plain

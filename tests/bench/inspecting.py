@@ -1,7 +1,15 @@
 """An operator's queries over a table of a million tasks: each kind of listing, and the statements of an overview.
 
-The rows cover ten days: most are completed, 1 in 100 is archived for one of three reasons, 2 in 100 are live. The times
-include the round trip to the database and the planning.
+The rows cover ten days: most are completed, 1 in 100 is archived for one of three reasons, 2 in 100 are live. So a live
+or archived row lies on a page of its own, among ended ones. That is the worst case: tasks that have just been enqueued
+share pages, but tasks that are due in days, or retry for days, lie so.
+
+The table is vacuumed, as autovacuum leaves it, and in PostgreSQL's memory. The sweep reads all live rows each minute,
+so these are in memory on any server. A listing of rows that are on disk takes as long as the disk.
+
+The times are the processor time of PostgreSQL's session and of this process, with planning: what a query takes on a
+machine that does nothing else. The elapsed time is printed as well. A query of several calls has the time of the
+slowest.
 """
 
 from __future__ import annotations
@@ -22,7 +30,7 @@ from joblane.inspector.inspector import Inspector
 from joblane.inspector.scope import Scope
 from joblane.inspector.stage import overview
 from joblane.inspector.tasks import listing
-from joblane.inspector.tasks.filter_sql import aimed, checked, cursor_of, reading
+from joblane.inspector.tasks.filter_sql import BOUND, aimed, checked, cursor_of, reading
 from joblane.inspector.tasks.selection import Selection, count, select
 from joblane.inspector.tasks.why import AHEAD
 from joblane.local.postgres import Postgres
@@ -31,11 +39,14 @@ from joblane.record.migrations import upgrade
 from joblane.record.states import State
 from joblane.sqs.client import Sqs
 from joblane.testing.databases import administer
+from tests.bench import backends
 from tests.bench.report import Ratio, median, within
 
 TASKS = 1_000_000
 ROUNDS = 9
 TARGET_MS = 80
+SEARCH_MS = 2_000
+"""Target for the count of a bulk action that has to search all tasks, in statements of 20,000 rows."""
 ABSENT = "jobs:bulk"
 """A declared type without tasks."""
 INDEX_SECONDS = 120
@@ -62,7 +73,7 @@ select md5(n::text)::uuid::text,
        case when s.state in ('completed', 'archived', 'cancelled') then at + interval '3 s' end,
        case when s.state = 'archived' then at + interval '3 s' end,
        case when s.state in ('completed', 'archived', 'cancelled') then at + interval '90 days' end,
-       case when s.state = 'archived' then 'attempt 6 of 6 failed' end,
+       case s.state when 'archived' then 'attempt 6 of 6 failed' when 'cancelled' then 'cancelled before it ran' end,
        case when s.state in ('archived', 'retry') then
             (array['ValueError', 'HTTPStatusError', 'TaskTimeout'])[1 + n % 3] end,
        case when s.state in ('archived', 'retry') then
@@ -93,6 +104,7 @@ class Query:
     name: str
     calls: Mapping[str, Callable[[], object]]
     statements: tuple[Selection, ...]
+    target_ms: float = TARGET_MS
 
 
 def run(server: Postgres) -> list[Ratio]:
@@ -134,17 +146,21 @@ def _measure(scope: Scope) -> list[Ratio]:
 
 
 def _measured(scope: Scope, query: Query) -> Ratio:
-    took = {name: [_timed_ms(call) for _ in range(ROUNDS)] for name, call in query.calls.items()}
-    medians = ", ".join(f"{name} {median(times):.1f}" for name, times in took.items())
+    pid = backends.pid_of(scope.connection)
+    rounds = [{name: _timed_ms(pid, call) for name, call in query.calls.items()} for _ in range(ROUNDS)]
+    medians = {name: tuple(median([each[name][kind] for each in rounds]) for kind in (0, 1)) for name in query.calls}
+    texts = ", ".join(f"{name} {cpu:.1f} ({elapsed:.1f})" for name, (cpu, elapsed) in medians.items())
     plans = "\n".join(dict.fromkeys(_scans(scope, statement) for statement in query.statements))
-    worst = max(max(times) for times in took.values())
-    return within(query.name, f"worst of {ROUNDS}; median ms: {medians}\n{plans}", worst, TARGET_MS, "ms")
+    slowest = max(cpu for cpu, _ in medians.values())
+    return within(query.name, f"CPU ms (elapsed), medians: {texts}\n{plans}", slowest, query.target_ms, "ms")
 
 
-def _timed_ms(call: Callable[[], object]) -> float:
-    started = time.perf_counter()
+def _timed_ms(pid: int, call: Callable[[], object]) -> tuple[float, float]:
+    """The processor time of PostgreSQL's session and of this thread, and the elapsed time."""
+    before, client, started = backends.cpu(pid), time.thread_time(), time.perf_counter()
     call()
-    return (time.perf_counter() - started) * 1000
+    elapsed, ours = time.perf_counter() - started, time.thread_time() - client
+    return (backends.cpu(pid) - before + ours) * 1000, elapsed * 1000
 
 
 def _scans(scope: Scope, statement: Selection) -> str:
@@ -213,6 +229,7 @@ def _other_queries(scope: Scope) -> list[Query]:
     waiting = inspector.tasks(Filter(states=(State.PENDING,)), limit=1).tasks[0]
     archived = checked(scope, Filter(states=(State.ARCHIVED,), created_before=datetime.now(UTC)))
     middle = cursor_of(datetime.now(UTC) - timedelta(days=5), "m")
+    rare = Filter(id_prefix="c", queues=(Queue.CRITICAL,))
 
     def read_overview() -> None:
         with reading(scope.connection) as connection:
@@ -226,11 +243,18 @@ def _other_queries(scope: Scope) -> list[Query]:
         Query(
             "overview: statements",
             {"60 minutes": read_overview},
-            (Selection(overview.LIVE_ROWS, ()), Selection(overview.ARCHIVED, ()), Selection(overview.STARTED, hour)),
+            (
+                Selection(overview.LIVE_ROWS, (str(BOUND),)),
+                Selection(overview.ARCHIVED, ()),
+                Selection(overview.STARTED, hour),
+            ),
         ),
         Query(
             "a waiting task and its reason",
-            {"view": lambda: inspector.task(waiting.id)},
+            {
+                "view": lambda: inspector.task(waiting.id),
+                "tasks ahead": lambda: scope.connection.run(AHEAD, waiting.type, waiting.queue.value, waiting.due_at),
+            },
             (Selection(AHEAD, (waiting.type, waiting.queue.value, waiting.due_at)),),
         ),
         Query(
@@ -245,6 +269,12 @@ def _other_queries(scope: Scope) -> list[Query]:
                 count(aimed(Filter(), action), None, listing.COUNT_CAP + 1, acting=True)
                 for action in (BulkAction.RETRY, BulkAction.DELETE)
             ),
+        ),
+        Query(
+            "a bulk action of a filter without an index",
+            {"delete": partial(inspector.count, rare, action=BulkAction.DELETE)},
+            (count(aimed(rare, BulkAction.DELETE), None, listing.COUNT_CAP + 1, acting=True),),
+            SEARCH_MS,
         ),
         Query(
             "dead letters: statements",

@@ -43,9 +43,9 @@ select gen_random_uuid()::text, (array['data:export', 'user:invitation'])[1 + n 
 """
 DEAD = """
 insert into joblane.tasks (id, type, queue, state, payload, payload_digest, max_attempts, retention_seconds,
-                           sweep_at, finished_at, expire_at, dead_letter_unsent)
+                           sweep_at, finished_at, expire_at, reason, dead_letter_unsent)
 select 'dead-' || n, 'data:export', 'default', 'archived', jsonb_build_object('do', repeat('x', 1000000)), '', 4, 60,
-       now(), now(), now() + interval '90 days', true
+       now(), now(), now() + interval '90 days', 'why', true
   from generate_series($1::int, $2::int) n
 """
 LATER = """

@@ -20,7 +20,7 @@ select id, type, queue, tenant, tags, state, payload, 'seeded', runs, runs, 4, c
        case when ended then created_at + interval '9 s' end,
        case when ended then now() + interval '7 days' end, case when state = 'archived' then now() end, 604800,
        case when state = 'completed' then jsonb_build_object('rows', n) end,
-       case when state = 'archived' then 'its attempts are used up' end,
+       case state when 'archived' then 'its attempts are used up' when 'cancelled' then 'cancelled before it ran' end,
        case when failed then error[1] end, case when failed then error[2] end,
        case when failed then substr(md5(type || error[1]), 1, 16) end
   from (select *, state in ('completed', 'archived', 'cancelled') as ended, state in ('archived', 'retry') as failed,

@@ -12,6 +12,7 @@ from joblane.inspector.views import (
     AuditEntry,
     BulkView,
     Check,
+    Count,
     DeadGroup,
     DeadLetters,
     Depth,
@@ -150,7 +151,7 @@ def overview(minutes: int = 60) -> Overview:
         )
         for queue in Queue
     )
-    return Overview(NOW, views, 7)
+    return Overview(NOW, views, Count(7, exact=True), Count(3_651, exact=True))
 
 
 def dead() -> DeadLetters:

@@ -33,5 +33,5 @@ def test_every_job_of_the_demo_has_the_announced_outcome(tmp_path: Path) -> None
 
 
 def _without_times(output: str) -> set[str]:
-    """Return the lines of the output with N for all times."""
-    return {re.sub(r" +\d+ (m?s)\b", r" N \1", line.strip()) for line in output.splitlines()}
+    """Return the lines of the output with N for all times. On a busy machine some are in other units."""
+    return {re.sub(r" +\d+ m?s\b", " N", line.strip()) for line in output.splitlines()}

@@ -103,7 +103,7 @@ def pause_lines(overview: Overview) -> list[str]:
 
 
 def unknown_lines(overview: Overview) -> list[str]:
-    """Sentences about queues that do not exist, and about queues for which SQS did not answer."""
+    """Sentences about what the counts leave out: live tasks, queues that do not exist, queues that did not answer."""
     missing = [name for queue in overview.queues for name in (*queue.front_door.missing, *queue.depth.missing)]
     silent = [
         queue.queue
@@ -112,6 +112,9 @@ def unknown_lines(overview: Overview) -> list[str]:
         and not (queue.depth.missing or queue.front_door.missing)
     ]
     lines = []
+    if not overview.live.exact:
+        half = overview.live.number // 2
+        lines.append(f"Of the live tasks only the oldest {half:,} and the newest {half:,} are counted.")
     if missing:
         names = ", ".join(missing[:3]) + (f" and {len(missing) - 3} more" if len(missing) > 3 else "")
         lines.append(f"SQS has no queue {names}: deploy with `joblane up` on this machine, `cdk deploy` on AWS.")

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from rich.table import Table
     from rich.text import Text
 
+    from joblane.inspector.views import Count
+
 PIPE_WIDTH = 1000
 """Width for a pipe: nothing is cut or wrapped."""
 WIDE = 100
@@ -195,6 +197,10 @@ def is_terminal() -> bool:
 
 def plural(number: int, noun: str = "task") -> str:
     return f"{number:,} {noun}" + ("" if number == 1 else "s")
+
+
+def counted(count: Count, noun: str = "task") -> str:
+    return ("" if count.exact else "at least ") + plural(count.number, noun)
 
 
 def stop(message: str, code: Exit) -> NoReturn:

@@ -20,7 +20,7 @@ from joblane.cli.durations import milliseconds, relative
 from joblane.cli.exits import Exit, exit_of
 from joblane.cli.queue_tables import pause_lines, queue_table, sparkline, unknown_lines
 from joblane.cli.task_tables import folded, last_error, tries
-from joblane.cli.terminal import WIDE, line, plural, row, table, word
+from joblane.cli.terminal import WIDE, counted, line, row, table, word
 from joblane.inspector.durations import stamp
 from joblane.inspector.filter import Filter
 from joblane.inspector.inspector import Inspector
@@ -68,7 +68,7 @@ def frame(snapshot: Snapshot, width: int, problem: str | None) -> RenderableType
 def _head(snapshot: Snapshot, problem: str | None) -> RenderableType:
     if problem:
         return word(f"As of {snapshot.at:%H:%M:%S}Z: {problem}", "red")
-    return word(f"{stamp(snapshot.at)}   {plural(snapshot.overview.archived, 'archived task')}", "dim")
+    return word(f"{stamp(snapshot.at)}   {counted(snapshot.overview.archived, 'archived task')}", "dim")
 
 
 def _throughput(overview: Overview, sparks: int) -> RenderableType:

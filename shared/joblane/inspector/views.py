@@ -96,12 +96,25 @@ class QueueView:
 
 
 @dataclass(frozen=True, slots=True)
+class Count:
+    """A number of tasks. ``exact`` False: there are at least ``number``, because the search ended early."""
+
+    number: int
+    exact: bool
+
+
+@dataclass(frozen=True, slots=True)
 class Overview:
-    """The three queues. ``archived``: archived tasks that are kept, counted up to 10,000."""
+    """The three queues. ``archived``: archived tasks that are kept, counted up to 1,000.
+
+    ``live``: the live tasks that ``tasks`` and ``oldest_wait_seconds`` cover. ``exact`` False: there are at
+    least 40,000, and only the oldest and the newest 20,000 are covered.
+    """
 
     at: datetime
     queues: tuple[QueueView, ...]
-    archived: int
+    archived: Count
+    live: Count
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,14 +149,6 @@ class Page:
     tasks: tuple[TaskRow, ...]
     after: str | None
     searched_to: datetime | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Count:
-    """A number of tasks. ``exact`` False: there are at least ``number``, because the search ended early."""
-
-    number: int
-    exact: bool
 
 
 @dataclass(frozen=True, slots=True)

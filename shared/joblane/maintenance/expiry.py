@@ -21,6 +21,7 @@ update joblane.tasks t
        expire_at = coalesce(t.expire_at, case t.state when 'archived' then {ARCHIVED_EXPIRES}
                                                       else {RETENTION_EXPIRES} end),
        dead_letter_unsent = t.state = 'archived' and t.dead_sent_at is null,
+       reason = coalesce(t.reason, case when t.state <> 'completed' then 'ended by an update of its row' end),
        sweep_at = case when t.state = 'archived' and t.dead_sent_at is null then now() end
   from ({LOCKED.format(columns="t.id", condition=f"t.finished_at is null and t.state in {ENDED_SQL}")}) as ended
  where t.id = ended.id

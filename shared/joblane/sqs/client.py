@@ -130,7 +130,8 @@ class Sqs:
     def send_many(self, entries: Sequence[Entry], *, brief: bool = False) -> dict[int, str]:
         """Send all entries and return the failures: position in ``entries`` → reason.
 
-        A response with HTTP 200 may contain failures; they are sent again. At most 8 batches are in flight at once.
+        A response with HTTP 200 may contain failures; they are sent again. At most 8 batches are in flight at once, and
+        after one without an answer no further batch is tried.
         ``brief``: for a caller that must not wait, and messages that the sweep sends otherwise. Each request is tried
         once, and after one without an answer nothing is sent for :data:`PAUSE_SECONDS`.
         """
@@ -145,8 +146,17 @@ class Sqs:
         batches = list(_batches(entries))
         if len(batches) < 2:
             return self._send_batch(entries, batches[0], brief=brief) if batches else {}
+        unanswered: list[str] = []
+
+        def send(batch: Sequence[int]) -> dict[int, str]:
+            if unanswered:
+                return dict.fromkeys(batch, unanswered[0])
+            failures = self._send_batch(entries, batch, brief=brief)
+            unanswered.extend(why for why in failures.values() if why.startswith(NO_ANSWER))
+            return failures
+
         with ThreadPoolExecutor(min(CONNECTIONS, len(batches))) as threads:
-            failures_by_batch = threads.map(lambda batch: self._send_batch(entries, batch, brief=brief), batches)
+            failures_by_batch = threads.map(send, batches)
             return {position: why for failures in failures_by_batch for position, why in failures.items()}
 
     def _pause_after(self, error: Exception) -> None:

@@ -174,9 +174,14 @@ def _table(tasks: Sequence[Expected], rows: dict[str, dict[str, Any]]) -> Table:
             continue
         wait = f" in {max(0, row['due']):.0f} s" if row["state"] == "retry" else ""
         state = f"[{STYLES.get(row['state'], 'white')}]{row['state']}{wait}[/]"
-        ran = "" if row["run_ms"] is None else f"{row['run_ms']} ms"
+        ran = "" if row["run_ms"] is None else _duration(row["run_ms"])
         table.add_row(row["type"], row["queue"], task.does, state, str(row["runs"]), ran, f"{row['seconds']:.0f} s")
     return table
+
+
+def _duration(ms: int) -> str:
+    """Return a duration that is not wider than its column's heading, so that the table fits in 80 columns."""
+    return f"{ms} ms" if ms < 10_000 else f"{ms / 1000:.0f} s"
 
 
 def _differences(tasks: Sequence[Expected], rows: dict[str, dict[str, Any]]) -> list[str]:

@@ -16,7 +16,7 @@ from joblane.inspector.filter import BulkAction, Filter
 from joblane.inspector.inspector import Inspector
 from joblane.inspector.scope import Scope
 from joblane.inspector.stage import overview
-from joblane.inspector.tasks import detail, selection, why
+from joblane.inspector.tasks import detail, listing, selection, why
 from joblane.inspector.tasks import row as record
 from joblane.inspector.tasks.filter_sql import checked, reading
 from joblane.inspector.tasks.listing import COUNT_CAP, ids
@@ -31,7 +31,8 @@ ROWS = 30_000
 FILL = """
 insert into joblane.tasks (id, type, queue, tenant, tags, state, payload, payload_digest, max_attempts,
   retention_seconds,
-                   created_at, due_at, finished_at, expire_at, dead_sent_at, error_type, error_message, fingerprint)
+                   created_at, due_at, finished_at, expire_at, dead_sent_at, reason, error_type, error_message,
+                   fingerprint)
 select md5(n::text), case when n % 100 = 0 then 'sample:batch' when n % 3 = 0 then 'sample:tick' else 'sample:one' end,
        case when n % 5 = 0 then 'low' else 'default' end,
        case when n % 4 > 0 then 'tenant-' || n % 50 end,
@@ -39,12 +40,13 @@ select md5(n::text), case when n % 100 = 0 then 'sample:batch' when n % 3 = 0 th
        s.state, '{}', '', 4, 60, at, at, case when s.state not in ('pending', 'active') then at end,
        case when s.state not in ('pending', 'active') then at + interval '90 days' end,
        case when s.state = 'archived' then at end,
+       case when s.state in ('archived', 'cancelled') then 'why' end,
        case when s.state = 'archived' then 'ValueError' end,
        case when s.state = 'archived' then 'no 100% of ' || n end,
        case when s.state = 'archived' then left(md5((n % 4)::text), 16) end
   from generate_series(1, $1::int) n,
        lateral (select case when n % 91 = 0 then 'archived' when n % 80 = 0 then 'pending' when n % 50 = 0 then 'active'
-                            else 'completed' end as state,
+                            when n % 87 = 0 then 'cancelled' else 'completed' end as state,
                        timestamptz '2026-01-01' + n / 10 * interval '1 s' as at) as s
 """
 """Groups of ten rows have the same created_at."""
@@ -55,6 +57,8 @@ KINDS = {
     "id prefix": Filter(id_prefix="c4ca"),
     "short id prefix": Filter(id_prefix="c"),
     "state": Filter(states=(State.ARCHIVED,)),
+    "cancelled": Filter(states=(State.CANCELLED,)),
+    "archived or cancelled": Filter(states=(State.ARCHIVED, State.CANCELLED)),
     "states": Filter(states=(State.PENDING, State.ACTIVE, State.SCHEDULED)),
     "completed": Filter(states=(State.COMPLETED,)),
     "type": Filter(types=("sample:batch",)),
@@ -87,18 +91,38 @@ def filled(postgres: Any, joblane_databases: Any) -> Iterator[Scope]:
 
 
 class Explained:
-    """A connection that records the plans of its statements."""
+    """A connection that records the plans of its statements, as JSON and as text, and what each scan read."""
 
     def __init__(self, connection: Any) -> None:
         self._connection = connection
         self.plans: list[str] = []
+        self.buffers: list[int] = []
+        self.rows: list[float] = []
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._connection, name)
 
     def run(self, sql: str, *parameters: Any) -> Any:
+        [[[explained]]] = self._connection.run(f"explain (analyze, buffers, format json) {sql}", *parameters)
+        top = explained["Plan"]
         self.plans.append("\n".join(row[0] for row in self._connection.run("explain " + sql, *parameters)))
+        self.buffers.append(top["Shared Hit Blocks"] + top["Shared Read Blocks"])
+        self.rows.append(max(map(_rows_read, _nodes(top))))
         return self._connection.run(sql, *parameters)
+
+
+def _nodes(plan: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    yield plan
+    for child in plan.get("Plans", ()):
+        yield from _nodes(child)
+
+
+def _rows_read(node: dict[str, Any]) -> float:
+    """The rows that a scan read, including those that it filtered out."""
+    if "Scan" not in node["Node Type"]:
+        return 0
+    removed = node.get("Rows Removed by Filter", 0) + node.get("Rows Removed by Index Recheck", 0)
+    return float((node["Actual Rows"] + removed) * node["Actual Loops"])
 
 
 @pytest.fixture
@@ -199,10 +223,64 @@ def test_a_page_of_rare_tasks_ends_early_and_the_next_continues(filled: Scope, m
     assert 0 < len(page.tasks) < 50
     assert page.searched_to is not None
     assert page.searched_to <= page.tasks[-1].created_at
-    assert len(list(everything(inspector, rare))) == inspector.count(rare, action=BulkAction.DELETE).number
+    assert len(list(everything(inspector, rare))) == listing.count_all(filled.connection, checked(filled, rare))
     # and a tag or prefix that many tasks have is searched in the same way
     for common in (Filter(tag="tag"), Filter(id_prefix="c")):
         assert inspector.tasks(common).searched_to is not None
+
+
+# --- A bounded number of rows --------------------------------------------------------------------------------------
+
+FEW = 400
+"""A bound of rows that is small next to the table."""
+SKEWED = KINDS | {
+    "an absent type": Filter(types=("sample:forgotten",)),
+    "all types": Filter(types=tuple(TASKS)),
+    "an empty queue and a rare state": Filter(queues=(Queue.CRITICAL,), states=(State.CANCELLED,)),
+    "a type and a common tag": Filter(types=("sample:batch",), tag="tag"),
+    "text that no error has": Filter(error="no such text"),
+}
+
+
+@pytest.fixture
+def few(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(selection, "BOUND", FEW)
+    monkeypatch.setattr(selection, "NARROW", FEW // 5)
+    monkeypatch.setattr(listing, "MOST_STEPS", 1)
+    monkeypatch.setattr(overview, "BOUND", FEW)
+
+
+@pytest.mark.usefixtures("few")
+@pytest.mark.parametrize("kind", SKEWED)
+def test_no_statement_reads_more_rows_than_the_bound(filled: Scope, explained: Explained, kind: str) -> None:
+    inspector = Inspector(filled)
+    page = inspector.tasks(SKEWED[kind], limit=50)
+    if page.after is not None:
+        inspector.tasks(SKEWED[kind], after=page.after, limit=50)
+    inspector.count(SKEWED[kind])
+    ids(explained, checked(filled, SKEWED[kind]), None, 100)  # type: ignore[arg-type]
+    assert max(explained.rows) <= FEW
+    # a row lies on a page of its own at worst, and its index entry too
+    assert max(explained.buffers) <= 2 * FEW + 20
+
+
+@pytest.mark.usefixtures("few")
+def test_the_overview_reads_no_more_live_tasks_than_twice_the_bound(filled: Scope, explained: Explained) -> None:
+    with reading(explained) as connection:  # type: ignore[arg-type]
+        found = overview.read(connection, 60)
+    assert found.live == 2 * FEW
+    assert max(explained.rows) <= FEW
+
+
+@pytest.mark.usefixtures("few")
+def test_archived_and_cancelled_tasks_are_found_among_any_number_of_others(filled: Scope) -> None:
+    inspector, cancelled = (
+        Inspector(filled),
+        Filter(states=(State.CANCELLED,), created_before=START + timedelta(minutes=9)),
+    )
+    page = inspector.tasks(cancelled)
+    assert (len(page.tasks), page.searched_to) == (50, None)
+    assert inspector.count(cancelled, action=BulkAction.RETRY).exact
 
 
 # --- Pages ---------------------------------------------------------------------------------------------------------
@@ -349,7 +427,7 @@ def test_plain_texts_are_accepted_for_states_and_queues(filled: Scope) -> None:
 @pytest.mark.parametrize(
     ("sql", "parameters"),
     [
-        (overview.LIVE_ROWS, ()),
+        (overview.LIVE_ROWS, ("20000",)),
         (overview.ARCHIVED, ()),
         (overview.STARTED, (START,)),
         (why.AHEAD, ("sample:one", "default", START)),

@@ -14,7 +14,8 @@ from joblane.inspector.errors import SelectionError
 from joblane.inspector.filter import PauseScope
 from joblane.inspector.inspector import Inspector
 from joblane.inspector.scope import Scope
-from joblane.inspector.views import Depth, Lane, Overview, QueueView
+from joblane.inspector.stage import overview
+from joblane.inspector.views import Count, Depth, Lane, Overview, QueueView
 from joblane.record.states import State
 from joblane.sqs.client import Sqs
 from tests.bulks import TASKS
@@ -64,7 +65,7 @@ def test_each_queue_has_its_lanes_and_the_sum_of_their_rows(deployed: World, ins
     assert [lane.type for lane in queue_of(found).lanes] == sorted(set(TASKS) - {"jobs:bulk"})
     assert [lane.type for lane in queue_of(found, Queue.CRITICAL).lanes] == ["sample:batch"]
     assert [lane.type for lane in queue_of(found, Queue.LOW).lanes] == ["jobs:bulk"]
-    assert found.archived == 1
+    assert found.archived == Count(1, exact=True)
     assert abs(found.at - datetime.now(UTC)) < timedelta(minutes=1)
 
 
@@ -122,6 +123,38 @@ def test_minutes_have_no_gaps_and_count_the_runs_that_started(deployed: World, i
     assert all(one.wait_ms is None for one in minutes if not one.started)
     assert not any(one.started for one in queue_of(found, Queue.LOW).minutes)
     assert [len(queue_of(inspector.overview(minutes=n)).minutes) for n in (1, 240)] == [1, 240]
+
+
+@pytest.mark.parametrize(
+    ("bound", "expected", "live"),
+    [
+        (2, {"sample:one": 2, "sample:tick": 2}, Count(4, exact=False)),
+        (3, {"sample:one": 3, "sample:batch": 1, "sample:tick": 2}, Count(6, exact=False)),
+        (4, {"sample:one": 3, "sample:batch": 1, "sample:tick": 2}, Count(6, exact=True)),
+    ],
+)
+def test_the_oldest_and_the_newest_live_tasks_are_counted_once(
+    deployed: World,
+    inspector: Inspector,
+    monkeypatch: pytest.MonkeyPatch,
+    bound: int,
+    expected: dict[str, int],
+    live: Count,
+) -> None:
+    # given three tasks of a type, then one, then two of other types, each of one time
+    monkeypatch.setattr(overview, "BOUND", bound)
+    deployed.run(
+        "insert into joblane.tasks"
+        " (id, type, queue, state, payload_digest, max_attempts, retention_seconds, created_at)"
+        " select type || n, type, 'default', 'pending', '', 1, 1, timestamptz '2026-01-01' + age * interval '1 s'"
+        " from (values ('sample:one', 3, 1), ('sample:batch', 1, 2), ('sample:tick', 2, 3)) as t (type, number, age),"
+        " generate_series(1, number) n"
+    )
+    # when
+    found = inspector.overview()
+    # then
+    counted = {lane.type: lane.tasks[State.PENDING] for lane in queue_of(found).lanes if lane.tasks}
+    assert (counted, found.live) == (expected, live)
 
 
 @pytest.mark.parametrize("minutes", [0, 241, "5", None])

@@ -31,7 +31,7 @@ def breaks(payload: Sample, ctx: TaskContext) -> None:
 
 
 def sweeps(
-    world: World, capsys: pytest.CaptureFixture[str], seconds: float = 60.0
+    world: World, capsys: pytest.CaptureFixture[str], seconds: float = 240.0
 ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """Run the sweep's task. Return its metrics of findings, and its log lines."""
     world.lane(jobs_sweep)

@@ -202,7 +202,7 @@ def test_an_archived_row_without_a_dead_letter_gets_a_dead_letter_and_is_marked(
 
 
 def test_the_dead_letter_of_a_row_too_large_for_a_message_has_no_payload(world: World, sends: Sends) -> None:
-    put(world, sample_one, "dead", **archived(dead_sent_at=None, sweep_at=In(-1), reason=None))
+    put(world, sample_one, "dead", **archived(dead_sent_at=None, sweep_at=In(-1), reason=""))
     world.run("update joblane.tasks set payload = jsonb_build_object('do', repeat('x', 1048500))")
     assert swept(world).dead_letters == 1
     (dead_letter,) = world.dead_letters(sample_one)
@@ -483,10 +483,10 @@ def large(world: World) -> Callable[[bool], Connection]:
         world.run("analyze joblane.tasks")
         world.run(
             "insert into joblane.tasks (id, type, queue, state, payload_digest, max_attempts, retention_seconds,"
-            " due_at, sweep_at, finished_at, expire_at, dead_letter_unsent, dead_sent_at)"
+            " due_at, sweep_at, finished_at, expire_at, dead_letter_unsent, dead_sent_at, reason)"
             " select 't-' || n, 'sample:one', 'default', case when waits then 'scheduled' else 'archived' end, '', 4,"
             " 60, now() + interval '1 day', at, case when not waits then now() end, case when not waits then at end,"
-            " not waits and n < 40, case when not waits and n >= 40 then now() end"
+            " not waits and n < 40, case when not waits and n >= 40 then now() end, case when not waits then 'why' end"
             " from (select n, n % 2 = 0 as waits, now() + n * interval '1 hour' - interval '20 hours' as at"
             " from generate_series(1, 50000) n) s"
         )
@@ -587,8 +587,9 @@ def test_a_row_cancelled_by_a_plain_update_expires_like_any_other(world: World) 
     world.run("update joblane.tasks set state = 'cancelled' where id = $1", id_)
     # when the sweep reads the row
     sweep(world.database.get(), world.sqs, "jobs")
-    # then the row has an end and an expiry, and no message was sent
+    # then the row has an end, a reason and an expiry, and no message was sent
     row = world.row(id_)
+    assert row["reason"] == "ended by an update of its row"
     assert row["finished_at"] is not None
     assert row["expire_at"] is not None
     assert row["sweep_at"] is None

@@ -147,7 +147,7 @@ def test_a_batch_of_locked_rows_waits_once(world: World, other: Connection) -> N
         put(world, sample_batch, id_)
     other.run("select from joblane.tasks for update")
     # when: ten waits of half a second would not fit
-    world.database.get().run("set statement_timeout = '3s'")
+    world.database.get().execute_simple("set lock_timeout = 0; set statement_timeout = '3s'")
     # then
     assert verdicts(world, *((id_, RECORDED) for id_ in "abcdefghij")) == dict.fromkeys("abcdefghij", "locked")
     assert world.database.get().run("show lock_timeout") != [["10ms"]]

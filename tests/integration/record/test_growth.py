@@ -42,8 +42,8 @@ on conflict do nothing
 """
 ARCHIVED = """
 insert into joblane.tasks (id, type, queue, state, payload, payload_digest, max_attempts, retention_seconds,
-                           finished_at, expire_at, dead_letter_unsent, options)
-select 'dead-' || n, 'a:b', 'default', 'archived', '{}', '', 4, 60, now(), now() + interval '1 day', true,
+                           finished_at, expire_at, reason, dead_letter_unsent, options)
+select 'dead-' || n, 'a:b', 'default', 'archived', '{}', '', 4, 60, now(), now() + interval '1 day', 'why', true,
        '{"on_archived": {"type": "a:c", "queue": "low", "max_attempts": 1, "retention_seconds": 60}}'
   from generate_series(1, $1::int) n
 """

@@ -33,14 +33,18 @@ TIMES = (
     "created_at", "due_at", "deadline", "lease_until", "sweep_at", "mismatch_since", "cancel_requested_at",
     "finished_at", "dead_sent_at", "unique_expires_at", "expire_at",
 )  # fmt: skip
+IMPOSSIBLE = ("infinity", "-infinity", "20000-01-01", "0001-01-01 BC")
 COUNTS = ("attempts", "runs", "snoozes", "continuations", "used_ms", "generation", "sends", "batch_size")
 SUCCESSOR = '{"type": "a:b", "queue": "low", "max_attempts": 1, "retention_seconds": 0}'
+END = "finished_at = now(), expire_at = now(), reason = ''"
 REFUSED = (
     "queue = 'nope'", "state = 'dead'", "id = ''", "type = 'none'", "tenant = ''", "tenant = 'a b'", "tags = '{null}'",
     "retention_seconds = -1", "retention_seconds = 9000000000000000000", "max_attempts = 0",
     "headers = '[1]'", "headers = 'null'", """headers = '{"a": 1}'""", "options = '[]'", """options = '"x"'""",
     "unique_until = 'never'", "finished_at = now()", "dead_letter_unsent = true",
-    "attempts = 1001", "max_attempts = 1001", "state = 'cancelled', finished_at = now()",
+    "attempts = 1001", "max_attempts = 1001", "state = 'cancelled', finished_at = now(), reason = ''",
+    "state = 'cancelled', finished_at = now(), expire_at = now()",
+    "state = 'archived', finished_at = now(), expire_at = now(), dead_letter_unsent = true",
     *(f"{column} = {value}" for column in TIMES for value in ("'infinity'", "'-infinity'", "'200000-01-01'")),
     *(f"{column} = -1" for column in COUNTS),
     *(f"{column} = 2147483647" for column in ("attempts", "runs", "generation", "max_attempts")),
@@ -69,12 +73,12 @@ TAKEN = (
       if column != "finished_at" and (column, value[0]) != ("dead_sent_at", "9")),
     *(f"{column} = null" for column in ("sweep_at", "lease_until")),
     *(f"state = '{state}'" for state in State), "state = 'active', lease_until = null, sweep_at = now()",
-    *(f"state = '{state}', finished_at = now(), expire_at = now()" for state in ("completed", "cancelled")),
-    "state = 'cancelled', finished_at = '0001-01-01 UTC', expire_at = '9999-12-31 UTC'",
-    "state = 'archived', finished_at = now(), expire_at = now(), dead_letter_unsent = true, payload = null",
-    f"""state = 'archived', finished_at = now(), expire_at = now(), dead_letter_unsent = true, sweep_at = now(),
+    *(f"state = '{state}', {END}" for state in ("completed", "cancelled")),
+    "state = 'cancelled', reason = '', finished_at = '0001-01-01 UTC', expire_at = '9999-12-31 UTC'",
+    f"state = 'archived', {END}, dead_letter_unsent = true, payload = null",
+    f"""state = 'archived', {END}, dead_letter_unsent = true, sweep_at = now(),
         options = '{{"on_archived": {SUCCESSOR}}}'""",
-    "state = 'archived', finished_at = now(), expire_at = now(), dead_sent_at = '9998-12-31 23:59:59 UTC'",
+    f"state = 'archived', {END}, dead_sent_at = '9998-12-31 23:59:59 UTC'",
     "cleared = true", "claim_alone = true, attempts = 1000, runs = 2000000000, sends = 2000000000",
     "used_ms = 315360000000", "batch_size = 32767",
 )  # fmt: skip
@@ -128,6 +132,22 @@ def test_a_task_with_the_largest_counts_does_not_stop_the_tasks_of_its_batch(wor
     # then
     assert [world.row(id_)["state"] for id_ in ("large", "other")] == ["retry", "completed"]
     assert kept == []  # its delay is too long for SQS
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        *(f"insert into joblane.pauses (scope, name, until) values ('type', 'a:b', '{time}')" for time in IMPOSSIBLE),
+        "insert into joblane.pauses (scope, name, since) values ('type', 'a:b', '-infinity')",
+        "insert into joblane.audit (who, action, target, at) values ('me', 'run', 'it', 'infinity')",
+        "insert into joblane.audit (who, action, target, details) values ('me', 'run', 'it', '[]')",
+        "insert into joblane.schedules (type, name, checked_until) values ('a:b', 'x', 'infinity')",
+    ],
+)
+def test_values_that_would_stop_a_reader_are_refused_in_the_other_tables(world: World, statement: str) -> None:
+    with pytest.raises(DatabaseError) as caught:
+        world.run(statement)
+    assert sqlstate(caught.value) == "23514"
 
 
 def test_a_function_leaves_the_check_of_its_transaction_on(row: World) -> None:

@@ -29,8 +29,8 @@ def keys() -> list[str]:
 def task(platform: Platform, tenant: str | None, type_: str, state: str, finished: str) -> None:
     platform.world.run(
         "insert into joblane.tasks (id, type, queue, tenant, state, payload_digest, max_attempts, retention_seconds, "
-        "finished_at, expire_at, dead_letter_unsent) "
-        "values (gen_random_uuid()::text, $1, 'default', $2, $3, '', 1, 60, $4::text::timestamptz, now(), "
+        "finished_at, expire_at, reason, dead_letter_unsent) "
+        "values (gen_random_uuid()::text, $1, 'default', $2, $3, '', 1, 60, $4::text::timestamptz, now(), 'why', "
         "$3 = 'archived')",
         *(type_, tenant, state, finished),
     )

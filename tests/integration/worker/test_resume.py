@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import BigInteger, Column, MetaData, Table, column, select, table, text, union
+from sqlalchemy import BigInteger, Column, DateTime, MetaData, Table, column, select, table, text, union
 from sqlalchemy.dialects.postgresql import INET
 
 from joblane import State, TaskContext, TaskTimeout
@@ -307,6 +307,12 @@ BAD: dict[str, tuple[Callable[[Any], Any], str]] = {
     "a type of Postgres's own": (
         lambda ctx: ctx.resume(select(column("code", INET)).select_from(table("things")), cursor=column("code", INET)),
         "cursor: a column of type INET.* has no Python type",
+    ),
+    "a time declared without its zone": (
+        lambda ctx: ctx.resume(
+            select(column("at", DateTime)).select_from(table("things")), cursor=column("at", DateTime)
+        ),
+        r"cursor: .* DateTime\(timezone=True\) is required",
     ),
     "nulls": (
         lambda ctx: ctx.resume(select(Thing), cursor=Thing.maybe, chunk=2),

@@ -18,6 +18,7 @@ from joblane.inspector.views import (
     AuditEntry,
     BulkView,
     Check,
+    Count,
     DeadLetters,
     Depth,
     Grade,
@@ -309,6 +310,16 @@ def test_watch_in_a_pipe_or_a_dumb_terminal_prints_one_frame(
     assert chosen == [Filter(states=(State.ACTIVE,)), Filter(states=(State.RETRY, State.ARCHIVED))]
 
 
+@pytest.mark.parametrize("command", ["queues", "watch"])
+def test_numbers_that_are_not_exact_are_shown_as_such(jobs: Run, stub: FakeInspector, command: str) -> None:
+    some = replace(views.overview(), archived=Count(1_000, exact=False), live=Count(40_000, exact=False))
+    stub.answers |= {"overview": some, "tasks": Page((), None)}
+    ran = jobs(command)
+    text = ran.out + ran.err
+    assert "at least 1,000 archived tasks" in text.lower()
+    assert "Of the live tasks only the oldest 20,000 and the newest 20,000 are counted." in text
+
+
 @pytest.mark.parametrize("command", ["ls", "watch"])
 @pytest.mark.parametrize("columns", [50, 60, 80, 100])
 @pytest.mark.parametrize(("id_", "type_"), [(views.ID, "system:health_check"), ("mine-" * 20, "data:export")])
@@ -316,7 +327,7 @@ def test_an_id_is_whole_at_any_width(
     jobs: Run, stub: FakeInspector, command: str, columns: int, id_: str, type_: str
 ) -> None:
     stub.answers |= {
-        "overview": Overview(views.NOW, (), 0),
+        "overview": Overview(views.NOW, (), Count(0, exact=True), Count(0, exact=True)),
         "tasks": Page((views.task_row(id=id_, type=type_),), None),
     }
     lines = jobs(command, columns=columns).out.splitlines()
@@ -337,6 +348,6 @@ def test_a_frame_names_the_time_of_its_data_during_an_outage(capsys: pytest.Capt
 
 
 def test_an_empty_overview_is_shown(jobs: Run, stub: FakeInspector) -> None:
-    stub.answers["overview"] = Overview(views.NOW, (), 0)
+    stub.answers["overview"] = Overview(views.NOW, (), Count(0, exact=True), Count(0, exact=True))
     stub.answers["tasks"] = Page((), None)
     assert jobs("queues").code == jobs("watch").code == 0

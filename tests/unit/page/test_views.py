@@ -15,11 +15,11 @@ from joblane.inspector.actions.changes import ALLOWED
 from joblane.inspector.durations import stamp
 from joblane.inspector.errors import ActionError, SelectionError
 from joblane.inspector.filter import BulkAction, Filter, PauseScope
-from joblane.inspector.views import AuditEntry, DeadGroup, LogLine, Pause
+from joblane.inspector.views import AuditEntry, Count, DeadGroup, LogLine, Pause
 from joblane.page.app import PAGES as ALL_PAGES
 from joblane.queues import Queue
 from joblane.record.states import State
-from tests.builders.views import NOW, task_row, task_view
+from tests.builders.views import NOW, overview, task_row, task_view
 from tests.inspector import FakeInspector
 from tests.unit.page.conftest import COOKIE, Post, client_of
 
@@ -143,6 +143,15 @@ def test_the_queues_show_their_figures_charts_and_lanes(browser: TestClient) -> 
         assert f"{queue}: 178 runs started in 60 minutes" in text
     assert "1 min 15 s" in text
     assert "SQS did not answer" in text  # for a front door
+
+
+def test_the_queues_say_which_live_tasks_are_counted(browser: TestClient, stub: FakeInspector) -> None:
+    half = "Of the live tasks only the oldest 20,000 and the newest 20,000 are counted."
+    assert half not in browser.get("/").text
+    stub.answers["overview"] = replace(overview(), archived=Count(1_000, exact=False), live=Count(40_000, exact=False))
+    text = browser.get("/").text
+    assert half in text
+    assert "At least 1,000 archived tasks" in text
 
 
 def test_a_queue_is_paused_with_a_reason_and_resumed(browser: TestClient, post: Post, stub: FakeInspector) -> None:

@@ -9,11 +9,11 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import pytest
-from botocore.exceptions import ClientError, EndpointConnectionError
+from botocore.exceptions import ClientError, EndpointConnectionError, ReadTimeoutError
 
 from joblane.errors import SendError
-from joblane.limits import MAX_MESSAGE_BYTES
-from joblane.sqs.client import Entry, Sqs, _batches, attribute_size
+from joblane.limits import MAX_BATCH, MAX_MESSAGE_BYTES
+from joblane.sqs.client import CONNECTIONS, NO_ANSWER, Entry, Sqs, _batches, attribute_size
 from tests.sends import size_of
 from tests.unit.conftest import Aws
 
@@ -191,6 +191,28 @@ def test_a_failed_batch_does_not_stop_the_other_batches(aws: Aws, monkeypatch: p
         failed = aws.sqs.send_many(first)
         assert sorted(first[position].body for position in failed) == sorted(str(number) for number in range(1, 30, 2))
         assert "NonExistentQueue" in next(iter(failed.values())) or "does not exist" in next(iter(failed.values()))
+
+
+def test_after_a_request_without_an_answer_the_waiting_batches_are_not_tried(
+    aws: Aws, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # given an SQS that does not answer any of the requests in flight
+    aws.make(QUEUE)
+    requests: list[str] = []
+    in_flight = threading.Barrier(CONNECTIONS)
+
+    def silent(**_: Any) -> None:
+        requests.append(QUEUE)
+        in_flight.wait(5)
+        raise ReadTimeoutError(endpoint_url="https://sqs")
+
+    monkeypatch.setattr(aws.sqs.client, "send_message_batch", silent)
+    # when
+    failed = aws.sqs.send_many(entries(50 * MAX_BATCH))
+    # then
+    assert len(requests) == CONNECTIONS
+    assert sorted(failed) == list(range(50 * MAX_BATCH))
+    assert all(why.startswith(NO_ANSWER) for why in failed.values())
 
 
 @pytest.mark.parametrize("count", [1, 2, 25])

@@ -11,7 +11,6 @@ from joblane.cli import filters, target, terminal
 from joblane.cli.commands import options as o
 from joblane.cli.exits import Exit, exit_of, message_of
 from joblane.cli.follow import follow
-from joblane.cli.terminal import plural
 from joblane.inspector.filter import BulkAction, Filter
 
 if TYPE_CHECKING:
@@ -100,7 +99,7 @@ def _report(acted: ActionResult) -> None:
 def _counted(inspector: Inspector, chosen: Filter, action: BulkAction, *, dry_run: bool, as_json: bool) -> str:
     """The number of tasks that the action would change, as text. Ends the command for a dry run, or if it is 0."""
     count = inspector.count(chosen, action=action)
-    text = plural(count.number) if count.exact else f"at least {plural(count.number)}"
+    text = terminal.counted(count)
     if dry_run and as_json:
         terminal.document(count)
     if not count.number:

@@ -45,8 +45,10 @@ def queues(
         console.print(lane_table(found, console.width))
     for line in (*pause_lines(found), *unknown_lines(found)):
         terminal.say(line)
-    if found.archived:
-        terminal.say(f"{terminal.plural(found.archived, 'archived task')}. See why: {target.command(context)} dead")
+    if found.archived.number:
+        terminal.say(
+            f"{terminal.counted(found.archived, 'archived task').capitalize()}. See why: {target.command(context)} dead"
+        )
 
 
 def stats(

@@ -23,8 +23,11 @@ from joblane.sqs.client import Sqs
 from joblane.telemetry import Tally
 
 Tasks = Mapping[str, Task[Any, Any]]
-READING = timedelta(seconds=45)
-"""Time for reading the dead-letter queues: more than the timeouts of a queue that does not answer, with retries."""
+READING = timedelta(seconds=50)
+"""Time for reading the dead-letter queues: more than the three tries of a request that SQS does not answer, 15 s each.
+"""
+STEP = timedelta(seconds=60)
+"""Time for a step of the sweep, in which all sends wait for SQS at the same time, and for the end of the run."""
 
 
 class JobsSweep(Payload):
@@ -43,9 +46,7 @@ class JobsSweep(Payload):
 )
 def jobs_sweep(payload: JobsSweep, ctx: TaskContext) -> dict[str, Any]:
     sqs, tasks = Sqs(), discover()
-    swept = sweep(
-        ctx.connection(), sqs, settings.prefix(), may_continue=lambda: ctx.remaining() > timedelta(seconds=30)
-    )
+    swept = sweep(ctx.connection(), sqs, settings.prefix(), may_continue=lambda: ctx.remaining() > STEP)
     ctx.logger.info("swept", extra={"swept": vars(swept)})
     missed = _missed_ticks(ctx, tasks)
     found = {

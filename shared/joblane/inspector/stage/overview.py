@@ -12,22 +12,34 @@ from joblane.inspector.filter import PauseScope
 from joblane.inspector.scope import Scope
 from joblane.inspector.stage import pauses
 from joblane.inspector.stage.depths import depth_of, depths_by_name, total
-from joblane.inspector.tasks.filter_sql import check_number, reading
-from joblane.inspector.tasks.listing import COUNT_CAP
-from joblane.inspector.views import Depth, Lane, Minute, Overview, Pause, QueueView
+from joblane.inspector.tasks.filter_sql import BOUND, check_number, reading
+from joblane.inspector.views import Count, Depth, Lane, Minute, Overview, Pause, QueueView
 from joblane.queues import WEIGHTS, Queue, dead_letter_name, front_door_name, lane_name
 from joblane.record.connection import Connection
-from joblane.record.states import State
+from joblane.record.states import LIVE, State
 
 MOST_MINUTES = 240
+MOST_ARCHIVED = 1_000
+"""Archived tasks are counted up to here: each is a page of the table, which nobody else reads."""
 
 LIVE_ROWS = """
+with edge as materialized (
+  select created_at, id from joblane.tasks where finished_at is null order by created_at, id offset $1::int - 1 limit 1
+)
 select queue, type, state, count(*),
        extract(epoch from clock_timestamp() - min(due_at) filter (where state <> 'active'))::float8
-  from joblane.tasks where finished_at is null and state in ('scheduled', 'pending', 'active', 'retry')
+  from ((select queue, type, state, due_at from joblane.tasks where finished_at is null
+          order by created_at, id limit $1::int)
+        union all
+        (select queue, type, state, due_at from joblane.tasks
+          where finished_at is null and (created_at, id) > ((select created_at from edge), (select id from edge))
+          order by created_at desc, id desc limit $1::int)) as live
  group by queue, type, state
 """
-"""The last column: the wait of the task that was due first, negative if none is due yet."""
+"""Live tasks by lane and state: the $1 oldest, which wait longest, and the $1 newest, so that a backlog or tasks that
+are due in months do not hide the others.
+
+The last column: the wait of the task that was due first, negative if none is due yet."""
 
 STARTED = """
 select queue, date_trunc('minute', started_at, 'UTC'), count(*), count(*) filter (where outcome = 'completed'),
@@ -39,7 +51,7 @@ select queue, date_trunc('minute', started_at, 'UTC'), count(*), count(*) filter
 ARCHIVED = f"""
 select clock_timestamp(),
        (select count(*) from (select from joblane.tasks where (dead_sent_at is not null or dead_letter_unsent)
-        and state = 'archived' and not cleared limit {COUNT_CAP}) as a)
+        and state = 'archived' and not cleared limit {MOST_ARCHIVED + 1}) as a)
 """
 
 
@@ -48,7 +60,8 @@ class Recorded:
     """The part of the overview that the database holds. ``tasks``, ``waits``: by queue and type."""
 
     at: datetime
-    archived: int
+    archived: Count
+    live: int = 0
     tasks: dict[tuple[str, str], Counter[State]] = field(default_factory=dict)
     waits: dict[tuple[str, str], float] = field(default_factory=dict)
     minutes: dict[tuple[str, datetime], list[Any]] = field(default_factory=dict)
@@ -81,13 +94,17 @@ def overview(scope: Scope, minutes: int) -> Overview:
             for queue in Queue
         ),
         archived=recorded.archived,
+        live=Count(recorded.live, exact=recorded.live < 2 * BOUND),
     )
 
 
 def read(connection: Connection, minutes: int) -> Recorded:
     [[at, archived]] = connection.run(ARCHIVED)
-    recorded = Recorded(at, archived)
-    for queue, type_, state, number, waited in connection.run(LIVE_ROWS):
+    recorded = Recorded(at, Count(min(archived, MOST_ARCHIVED), exact=archived <= MOST_ARCHIVED))
+    for queue, type_, state, number, waited in connection.run(LIVE_ROWS, str(BOUND)):
+        recorded.live += number
+        if state not in LIVE:  # ended by an update of its row, which the next sweep completes
+            continue
         recorded.tasks.setdefault((queue, type_), Counter())[State(state)] = number
         if waited is not None and waited >= 0:
             recorded.waits[queue, type_] = max(waited, recorded.waits.get((queue, type_), 0.0))

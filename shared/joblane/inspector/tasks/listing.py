@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from itertools import islice
 from typing import Any
 
 from joblane.inspector.filter import BulkAction, Filter
@@ -44,30 +46,34 @@ def tasks(scope: Scope, filter_: Filter, action: BulkAction | None, after: str |
 
 
 def count(scope: Scope, filter_: Filter, action: BulkAction | None) -> Count:
-    chosen, number, after = _chosen(scope, filter_, action), 0, None
+    chosen, number, exact = _chosen(scope, filter_, action), 0, False
     with reading(scope.connection) as connection:
-        for _ in range(1 if action is None else MOST_STEPS):
-            found, after = _counted(connection, chosen, after, acting=action is not None)
+        steps = _steps(connection, chosen, COUNT_CAP + 1, acting=action is not None)
+        for found, after in islice(steps, 1 if action is None else MOST_STEPS):
             number += found
-            if after is None or number > COUNT_CAP:
+            exact = after is None and number <= COUNT_CAP
+            if number > COUNT_CAP:
                 break
-    return Count(min(number, COUNT_CAP), exact=after is None and number <= COUNT_CAP)
+    return Count(min(number, COUNT_CAP), exact=exact)
 
 
 def count_all(connection: Connection, filter_: Filter) -> int:
     """Count the tasks of a bulk action without a cap, in steps. ``filter_``: as for :func:`ids`."""
-    total, after = _counted(connection, filter_, None, acting=True)
-    while after is not None:
-        number, after = _counted(connection, filter_, after, acting=True)
-        total += number
-    return total
+    return sum(number for number, _ in _steps(connection, filter_, None, acting=True))
 
 
-def _counted(connection: Connection, filter_: Filter, after: str | None, *, acting: bool) -> tuple[int, str | None]:
-    """The number of tasks after a position up to another, and this other; None if these are all."""
-    counting = selection.count(filter_, after, COUNT_CAP + 1, narrow=is_narrow(connection, filter_), acting=acting)
-    [[number, created_at, id_]] = connection.run(counting.sql, *counting.parameters)
-    return number, None if id_ is None else cursor_of(created_at, id_)
+def _steps(
+    connection: Connection, filter_: Filter, most: int | None, *, acting: bool
+) -> Iterator[tuple[int, str | None]]:
+    """Count in statements that read a bounded number of rows: each number, and the position of the next statement."""
+    narrow, after = is_narrow(connection, filter_), None
+    while True:
+        counting = selection.count(filter_, after, most, narrow=narrow, acting=acting)
+        [[number, created_at, id_]] = connection.run(counting.sql, *counting.parameters)
+        after = None if id_ is None else cursor_of(created_at, id_)
+        yield number, after
+        if after is None:
+            return
 
 
 def _chosen(scope: Scope, filter_: Filter, action: BulkAction | None) -> Filter:

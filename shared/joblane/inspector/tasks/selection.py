@@ -1,9 +1,8 @@
 """A checked filter as SQL, which reads a bounded number of rows whatever the filter and the table are.
 
-A source is a condition with an index of its own that yields its rows in the order of a listing. The conditions of the
-filter are tested on the rows of its sources, which the database merges. Of each source at most a share of
-:data:`BOUND` rows are read. The row at the bound is returned even if it does not match: all rows before it were
-tested, so a walk continues there.
+A source is a condition with an index of its own that yields its rows in the order of a listing. The database merges
+the sources of a filter, and tests its conditions on the first :data:`BOUND` rows. The row at the bound is returned even
+if it does not match: all rows before it were tested, so a walk continues there.
 
 An id prefix or a tag has an index without that order. Its rows are read and sorted if they are not more than
 :data:`NARROW`; a prefix or tag that more tasks have is tested like any other condition.
@@ -24,7 +23,15 @@ NARROW = 5_000
 """Rows in no order, each on a page of its own, that a statement reads at most."""
 IS_LIVE, IS_ENDED = "finished_at is null", "finished_at > '-infinity'"
 IS_ARCHIVED = "(dead_sent_at is not null or dead_letter_unsent)"
+IS_UNSUCCESSFUL = "reason is not null and finished_at is not null"
 """Conditions of indexes: an index is used only if the statement has its condition."""
+COMMON_TAG = """
+select s.most_common_elem_freqs[array_position(s.most_common_elems::text::text[], $1)] * c.reltuples
+  from pg_stats s join pg_class c on c.oid = 'joblane.tasks'::regclass
+ where s.schemaname = 'joblane' and s.tablename = 'tasks' and s.attname = 'tags'
+"""
+"""How many tasks have a tag, if the last ANALYZE found it among the common tags; otherwise null. A GIN index collects
+all rows of a tag before it yields the first, so an index scan for a common tag takes as long as the tag is common."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,32 +60,29 @@ def select(
     """
     values = _Values()
     order = "created_at, id" if oldest_first else "created_at desc, id desc"
-    union = "\nunion all\n".join(
-        f"(select {columns}, matches, reached from ({source}) as s where matches or reached order by {order}"
-        f" limit {limit})"
-        for source in _sources(values, filter_, after, order, limit, narrow=narrow, acting=acting)
+    tested = _tested(values, filter_, after, order, narrow=narrow, acting=acting)
+    return Selection(
+        f"select {columns}, matches, reached from ({tested}) as t where matches or reached order by {order}"
+        f" limit {limit}",
+        tuple(values.given),
     )
-    return Selection(f"select * from (\n{union}\n) as t order by {order} limit {limit}", tuple(values.given))
 
 
-def count(filter_: Filter, after: str | None, least: int, *, narrow: bool = False, acting: bool = False) -> Selection:
+def count(
+    filter_: Filter, after: str | None, most: int | None, *, narrow: bool = False, acting: bool = False
+) -> Selection:
     """Count the tasks of a checked filter up to the bound: their number, and the position to continue from, if any.
 
-    Of each source at least ``least`` rows are read, if there are so many.
+    ``most``: the count ends there, without a position. None: only the bound ends it.
     """
     values = _Values()
     order = "created_at desc, id desc"
-    union = "\nunion all\n".join(
-        f"select created_at, id, matches, reached from ({source}) as s where matches or reached"
-        for source in _sources(values, filter_, after, order, least, narrow=narrow, acting=acting)
-    )
+    tested = _tested(values, filter_, after, order, narrow=narrow, acting=acting)
+    limit = "" if most is None else f" order by {order} limit {most}"
     return Selection(
         f"""
-with found as materialized (\n{union}\n),
-edge as (select created_at, id from found where reached order by {order} limit 1)
-select count(*) filter (where f.matches and (e.id is null or (f.created_at, f.id) >= (e.created_at, e.id))),
-       max(e.created_at), max(e.id)
-  from found f left join edge e on true
+select count(*) filter (where matches), max(created_at) filter (where reached), max(id) filter (where reached)
+  from (select created_at, id, matches, reached from ({tested}) as t where matches or reached{limit}) as found
 """,
         tuple(values.given),
     )
@@ -91,8 +95,10 @@ def is_narrow(connection: Connection, filter_: Filter) -> bool:
     if filter_.ids or condition is None:
         return condition is not None
     # without an order, only the index of the condition can be used
-    found = f"select from joblane.tasks where {condition} limit {NARROW + 1}"
-    return bool(connection.run(f"select count(*) from ({found}) as found", *values.given)[0][0] <= NARROW)
+    number = f"(select count(*) from (select from joblane.tasks where {condition} limit {NARROW + 1}) as found)"
+    if not filter_.id_prefix:
+        number = f"case when ({COMMON_TAG}) > {NARROW} then {NARROW + 1} else {number} end"
+    return bool(connection.run(f"select {number}", *values.given)[0][0] <= NARROW)
 
 
 @dataclass(slots=True)
@@ -106,41 +112,45 @@ class _Values:
         return f"${len(self.given)}"
 
 
-def _sources(
-    values: _Values, filter_: Filter, after: str | None, order: str, least: int, *, narrow: bool, acting: bool
-) -> Iterator[str]:
+def _tested(values: _Values, filter_: Filter, after: str | None, order: str, *, narrow: bool, acting: bool) -> str:
+    """The rows up to the bound, each with the columns ``matches`` and ``reached``."""
     place = list(_place(values, filter_, after, order))
     matches = " and ".join([*_conditions(values, filter_, acting=acting), "true"])
     if narrow:
         condition = _narrow_condition(values, filter_)
         rows = f"select * from joblane.tasks where {condition} limit {NARROW}"
-        yield f"select *, {matches} as matches, false as reached from ({rows}) as r{_where(place)}"
-        return
-    indexed = list(_indexed(values, filter_))
-    bound = max(least, BOUND // len(indexed))
-    for condition in indexed:
-        rows = f"select * from joblane.tasks{_where([condition, *place])} order by {order} limit {bound}"
-        numbered = f"select *, row_number() over (order by {order}) = {bound} as reached from ({rows}) as r"
-        yield f"select *, {matches} as matches from ({numbered}) as n"
+        return f"select *, {matches} as matches, false as reached from ({rows}) as r{_where(place)}"
+    # Each source has the order and the bound as well: without them the database would sort all rows of all sources.
+    merged = "\nunion all\n".join(
+        f"(select * from joblane.tasks{_where([condition, *place])} order by {order} limit {BOUND})"
+        for condition in _indexed(values, filter_)
+    )
+    rows = f"select * from (\n{merged}\n) as m order by {order} limit {BOUND}"
+    return (
+        f"select *, {matches} as matches, row_number() over (order by {order}) = {BOUND} as reached from ({rows}) as r"
+    )
 
 
 def _indexed(values: _Values, filter_: Filter) -> Iterator[str]:
     """The sources: conditions that together hold for all tasks that the filter can match."""
     states = frozenset(filter_.states or State)
+    ended = states & ENDED
     if filter_.fingerprint:
         yield f"fingerprint = {values.add(filter_.fingerprint)}"
-    elif filter_.tenant and states & ENDED != {State.ARCHIVED}:
+    elif filter_.tenant and ended != {State.ARCHIVED}:
         yield f"tenant = {values.add(filter_.tenant)}"
     elif filter_.error:
         yield "error_type is not null"
     else:
         if states & LIVE:
             yield IS_LIVE
-        if states & ENDED == {State.ARCHIVED}:
+        if ended == {State.ARCHIVED}:
             yield IS_ARCHIVED
-        elif states & ENDED and filter_.types:
+        elif ended and State.COMPLETED not in ended:
+            yield IS_UNSUCCESSFUL
+        elif ended and filter_.types:
             yield from (f"type = {values.add(type_)} and finished_at is not null" for type_ in filter_.types)
-        elif states & ENDED:
+        elif ended:
             yield IS_ENDED
 
 
