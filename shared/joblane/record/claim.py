@@ -29,6 +29,7 @@ any                                           another type, or external with ano
 ``archived``, paused                          dead letter of this generation            revived, the row waits;
                                                                                         ``paused``
 ``archived``                                  dead letter of this generation            revived; ``run``
+``active``, a run of this claim               repeated after a lost answer              ``run``: no change
 ``active``, lease valid                       any                                       ``leased``: no change
 ``active``, lease over, cancel requested      any                                       cancelled; ``ended``
 ``active``, lease over, no attempts left      any                                       archived; ``archived``
@@ -172,13 +173,20 @@ def arrival(
 
 
 def claim(
-    connection: Connection, arrivals: Sequence[Mapping[str, Any]], lease: timedelta, request_id: str
+    connection: Connection,
+    arrivals: Sequence[Mapping[str, Any]],
+    lease: timedelta,
+    request_id: str,
+    token: str | None = None,
 ) -> dict[str, Claim]:
     """Decide on at most 10 messages of one type, one per id, and return a claim for each id.
 
-    ``arrivals``: values of :func:`arrival`. Raises pg8000's ``DatabaseError``; it has then changed nothing.
+    ``arrivals``: values of :func:`arrival`. ``token``: the runs' token, a UUID that no other claim has had. Only with
+    the same token a claim whose answer was lost can be repeated without the loss of an attempt. None: a new one.
+
+    Raises pg8000's ``DatabaseError``; it has then changed nothing.
     """
-    token = str(uuid.uuid4())
+    token = token or str(uuid.uuid4())
     document = json.dumps(arrivals, ensure_ascii=False)
     ((answers,),) = connection.run(CLAIM, document, token, str(lease.total_seconds()), request_id)
     return {answer["id"]: _claim(answer, token) for answer in answers}

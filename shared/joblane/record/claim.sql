@@ -12,7 +12,8 @@ declare
   answers json[];
   m record;               -- the message
   t joblane.tasks;        -- its row: as it was found, then as it is written
-  waits boolean;          -- wait for the row if it is locked
+  waits boolean;          -- wait for a locked row. At first only if the message is recorded: another may have no row,
+                          -- and its insert finds out
   is_locked boolean;      -- another transaction has not released the row
   is_new boolean;         -- no row was found: the message's is inserted
   clock timestamptz;      -- the time, once the row is locked
@@ -47,7 +48,7 @@ begin
           is_new := not found;
         exception when lock_not_available or deadlock_detected then
           is_locked := true;
-          perform set_config('lock_timeout', '10ms', true);  -- the batch waits half a second in all
+          perform set_config('lock_timeout', '10ms', true);  -- for each further lock of the batch
         end;
       end if;
       clock := clock_timestamp();
@@ -72,7 +73,8 @@ begin
         select * into holder from joblane.tasks h
          where h.unique_key = t.unique_key and h.finished_at is null and h.id <> t.id;
         if is_new and (holder.unique_expires_at <= clock or holder.state not in @live) then
-          -- It has held the key for `unique_for`, or was ended by hand. A wait for it could be out of order.
+          -- Its `unique_for` has passed, or it was ended by SQL. Do not wait for its lock: its id may come before one
+          -- that is locked already.
           update joblane.tasks r set unique_key = null
            where r.id = (select h.id from joblane.tasks h
                           where h.id = holder.id and h.unique_key = t.unique_key
@@ -114,6 +116,8 @@ begin
         else                                               -- archived: dead letter of this generation
           verdict := 'run'; @revive
         end if;
+      elsif t.lease_token = token then                     -- active, a run of this claim: repeated after a lost answer
+        verdict := 'run';
       elsif t.state = 'active' and t.lease_until > clock then  -- active, lease valid: any
         verdict := 'leased';
       elsif t.state = 'active' then
@@ -177,11 +181,11 @@ begin
       waits := true;
     end loop;
 
-    if not is_new and t.runs > (verdict = 'run')::integer then  -- there was an earlier run
+    if not is_new and t.runs > (verdict = 'run')::integer then  -- an earlier run that has not reported its end is lost
       update joblane.task_attempts a set outcome = 'lost', finished_at = clock
        where a.task_id = t.id and a.outcome is null and (a.run < t.runs or t.state <> 'active');
     end if;
-    if verdict = 'run' then
+    if verdict = 'run' and changed then
       insert into joblane.task_attempts
              (task_id, run, attempt, generation, started_at, request_id, type, queue, tenant, wait_ms)
       values (t.id, t.runs, t.attempts, t.generation, clock, request_id, t.type, t.queue, t.tenant,

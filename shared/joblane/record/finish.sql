@@ -1,9 +1,9 @@
--- The finish: it records the ends of runs in their rows, and answers with the ids of the tasks that took their end.
--- Only the holder of the lease may finish: the token decides, not the clock. A task with a cancel request takes no
--- other end than `cancelled`: it does not complete, is not retried and is not archived. The worker then finishes the
--- run again, as cancelled. A row that another transaction has locked is left out first, and the others are finished. A
--- finish waits longer for it than a claim, because without it the run's work is lost. The settings leave one plan,
--- whatever the statistics: each row is looked up by its key.
+-- The finish: it records the ends of runs in their rows, and answers with the ids of the tasks that it has finished.
+-- Only the holder of the lease may finish: the token decides, not the clock. If a task has a cancel request, only the
+-- end `cancelled` is recorded; after another end, the worker finishes the run again, as cancelled. Rows that another
+-- transaction has locked are left out at first, so that they do not delay the others. The finish waits longer for them
+-- than a claim, because without it the run's work is lost. With these settings each row is looked up by its key,
+-- whatever the statistics.
 create or replace function joblane.finish_@version(runs json) returns json language plpgsql
 set lock_timeout = '5s' set plan_cache_mode = force_generic_plan set enable_seqscan = off
 set enable_hashjoin = off set enable_mergejoin = off

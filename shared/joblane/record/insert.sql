@@ -1,7 +1,7 @@
 -- The insert of new tasks. It answers with the id of each task that was inserted, and the seconds until it is due. A
--- task whose id or unique key already exists is not inserted. Keys are taken in order, so that two callers wait for
--- each other without a deadlock. Of two new tasks with the same key, the first is inserted. It waits longer than a
--- claim, because a lock that it does not get fails the caller's transaction.
+-- task whose id or unique key already exists is not inserted. Keys are inserted in their order, so that two callers
+-- with the same keys cannot deadlock. Of two new tasks with the same key, the first is inserted. The insert waits
+-- longer than a claim, because a lock that it does not get fails the caller's transaction.
 create or replace function joblane.insert_@version(given json) returns table (id text, due_seconds float8)
 language plpgsql set lock_timeout = '5s' set plan_cache_mode = force_generic_plan set enable_seqscan = off
 as $$

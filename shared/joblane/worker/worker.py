@@ -7,6 +7,7 @@ the queue only after its task has run and is committed, or waits in its row, or 
 from __future__ import annotations
 
 import time
+import uuid
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
@@ -193,7 +194,8 @@ class Worker:
         ]
         lease = timedelta(milliseconds=lambda_context.get_remaining_time_in_millis()) + LEASE_MARGIN
         try:
-            claims = self._database.call_again(claim, arrivals, lease, lambda_context.aws_request_id)
+            token = str(uuid.uuid4())
+            claims = self._database.call_again(claim, arrivals, lease, lambda_context.aws_request_id, token)
         except DATABASE_ERRORS as error:
             if len(deliveries) > 1 and is_of_row(error):
                 alone = [self._claim({id_: one}, response, lambda_context) for id_, one in deliveries.items()]

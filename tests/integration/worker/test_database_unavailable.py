@@ -18,6 +18,7 @@ from joblane.declaration import Task
 from joblane.errors import DatabaseUnavailableError
 from joblane.limits import PROMISED_OUTAGE, QUEUE_RETENTION, SNOOZE_CEILING
 from joblane.local.postgres import Postgres
+from joblane.record.claim import CLAIM
 from joblane.record.database import Database
 from joblane.worker.batch_response import UNAVAILABLE_LONGEST_SECONDS, growing_seconds
 from tests.builders.events import record
@@ -354,6 +355,25 @@ def test_a_commit_whose_answer_is_lost_counts_once_whichever_way_it_went(effects
     assert effects.deliver(sample_one, body) == []
     assert effects.run("select what from effects") == [["once"]]
     assert (effects.row("it")["state"], effects.row("it")["runs"]) == ("completed", 1)
+
+
+def test_a_claim_whose_answer_is_lost_is_repeated_and_spends_one_attempt(effects: World) -> None:
+    put(effects, sample_one, "it", {"do": "nothing", "number": 0}, max_attempts=1)
+    lost: list[str] = []
+
+    def hook(sql: str, send: Callable[[], Any]) -> Any:
+        answer = send()
+        if sql == CLAIM and not lost and effects.row("it")["state"] == "active":
+            lost.append(sql)
+            raise ConnectionResetError("the answer is lost")
+        return answer
+
+    with effects.rival(sample_one, hook) as worker:
+        handle(worker, record(message("warm"), effects.lane(sample_one)))  # an open connection may have failed
+        assert handle(worker, record({"type": "sample:one", "id": "it", "rec": True}, effects.lane(sample_one))) == []
+    row = effects.row("it")
+    assert (lost, row["state"], row["runs"], row["attempts"]) == ([CLAIM], "completed", 1, 1)
+    assert effects.run("select run, outcome from joblane.task_attempts where task_id = 'it'") == [[1, "completed"]]
 
 
 def test_a_dead_letter_whose_mark_fails_is_sent_and_marked_by_the_sweep(world: World) -> None:
