@@ -27,7 +27,7 @@ from tests.bench.report import Ratio, within
 from tests.bench.roundtrips import Write, bench_write
 from tests.builders.events import LambdaContext, event, record
 
-MAX_FILES, MAX_MOVES = 16, 56
+MAX_FILES, MAX_MOVES = 15, 49
 LIBRARY = Path(joblane.__file__).parent
 HANDLER = Path(roundtrips.__file__)
 PREFIX, LANE = "jobs", "jobs-default-bench-write"

@@ -7,10 +7,9 @@ a statement.
 from __future__ import annotations
 
 import socket
-import threading
 from collections import Counter
+from contextlib import suppress
 from datetime import timedelta
-from urllib.parse import urlsplit, urlunsplit
 
 from sqlalchemy import text
 
@@ -21,6 +20,7 @@ from joblane.worker.worker import Worker
 from tests.bench.quiet import silent
 from tests.bench.report import Ratio
 from tests.builders.events import LambdaContext, event, record
+from tests.freezing import FreezingProxy
 
 TASKS = 200
 
@@ -35,18 +35,12 @@ def bench_write(payload: Write, ctx: TaskContext) -> None:
         ctx.session.execute(text("insert into bench_effects values (:id)"), {"id": ctx.task_id})
 
 
-class CountingProxy:
-    """A proxy in front of PostgreSQL that counts the messages of a client. It serves one client at a time."""
+class CountingProxy(FreezingProxy):
+    """A proxy that counts the messages of clients."""
 
     def __init__(self, url: str) -> None:
-        parts = urlsplit(url)
-        self._server = (parts.hostname or "", parts.port or 0)
-        self._listener = socket.create_server(("127.0.0.1", 0))
-        port = self._listener.getsockname()[1]
-        credentials = parts.netloc.rpartition("@")[0]
-        self.url = urlunsplit(parts._replace(netloc=f"{credentials}@127.0.0.1:{port}"))
+        super().__init__(url)
         self.counts: Counter[str] = Counter()
-        threading.Thread(target=self._serve, daemon=True).start()
 
     @property
     def round_trips(self) -> int:
@@ -56,33 +50,22 @@ class CountingProxy:
     def statements(self) -> int:
         return self.counts["Q"] + self.counts["E"]
 
-    def _serve(self) -> None:
-        while True:
-            client, _ = self._listener.accept()
-            server = socket.create_connection(self._server)
-            threading.Thread(target=self._pump, args=(server, client), daemon=True).start()
-            threading.Thread(target=self._count, args=(client, server), daemon=True).start()
-
-    @staticmethod
-    def _pump(source: socket.socket, target: socket.socket) -> None:
-        while data := source.recv(65536):
-            target.sendall(data)
-
-    def _count(self, client: socket.socket, server: socket.socket) -> None:
+    def _send(self, client: socket.socket, server: socket.socket) -> None:
         buffer, started = b"", False
-        while data := client.recv(65536):
-            buffer += data
-            server.sendall(data)
-            while True:
-                header = 1 if started else 0  # the first message has no type
-                if len(buffer) < header + 4:
-                    break
-                length = header + int.from_bytes(buffer[header : header + 4])
-                if len(buffer) < length:
-                    break
-                if started:
-                    self.counts[chr(buffer[0])] += 1
-                started, buffer = True, buffer[length:]
+        with suppress(OSError):
+            while data := client.recv(65536):
+                buffer += data
+                server.sendall(data)
+                while True:
+                    header = 1 if started else 0  # the first message has no type
+                    if len(buffer) < header + 4:
+                        break
+                    length = header + int.from_bytes(buffer[header : header + 4])
+                    if len(buffer) < length:
+                        break
+                    if started:
+                        self.counts[chr(buffer[0])] += 1
+                    started, buffer = True, buffer[length:]
 
 
 def run(url: str) -> list[Ratio]:

@@ -117,7 +117,7 @@ def migrate(
     ``prefix``: the stage's prefix; None: the prefix in the settings. ``user``: a role that gets the right to read and
     write; None if the functions log in as the tables' owner. ``by_iam``: the user logs in by IAM and is created if it
     does not exist. ``patience``: how long to wait for an unavailable database, for example a paused database. It waits
-    for tables in use for at least a minute.
+    for tables in use, and for another migration, for at least a minute.
 
     Raises :class:`WrongStageError` and :class:`ForeignSchemaError` before any change.
     """
@@ -126,7 +126,8 @@ def migrate(
         _patiently(database.get, is_unavailable, patience, "waiting for the database")
         _check(database.get(), prefix)
         # in short tries, because other statements queue behind a migration that waits for a table
-        _patiently(lambda: upgrade(url), _is_locked, max(patience, LOCKED_PATIENCE), "a table is in use; waiting")
+        why = "a table is in use, or another migration runs; waiting"
+        _patiently(lambda: upgrade(url), _is_locked, max(patience, LOCKED_PATIENCE), why)
         take_stage(database.get(), prefix, settings.project())
         register(database.get(), tasks)
         upgrade_project(url, settings.migrations())

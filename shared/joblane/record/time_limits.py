@@ -24,7 +24,7 @@ class TimeLimits:
     statement: float
     network: float = 1
 
-    @property
+    @cached_property
     def answer(self) -> float:
         """The time in which the server must answer."""
         return self.statement + self.network

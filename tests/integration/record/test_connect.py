@@ -76,8 +76,11 @@ def test_the_librarys_statements_have_limits_and_a_callers_transaction_has_none(
 
 
 def test_a_callers_transaction_begins_in_one_round_trip(postgres: Postgres) -> None:
-    proxy = CountingProxy(postgres.url)
-    with Database(proxy.url) as database, Session(database.engine) as session:
+    with (
+        CountingProxy.before(postgres.url) as proxy,
+        Database(proxy.url) as database,
+        Session(database.engine) as session,
+    ):
         session.execute(text("select 1"))
         session.commit()
         proxy.counts.clear()

@@ -33,6 +33,7 @@ TIMES = (
     "created_at", "due_at", "deadline", "lease_until", "sweep_at", "mismatch_since", "cancel_requested_at",
     "finished_at", "dead_sent_at", "unique_expires_at", "expire_at",
 )  # fmt: skip
+IMPOSSIBLE = ("infinity", "-infinity", "20000-01-01", "0001-01-01 BC")
 COUNTS = ("attempts", "runs", "snoozes", "continuations", "used_ms", "generation", "sends", "batch_size")
 SUCCESSOR = '{"type": "a:b", "queue": "low", "max_attempts": 1, "retention_seconds": 0}'
 END = "finished_at = now(), expire_at = now(), reason = ''"
@@ -131,6 +132,22 @@ def test_a_task_with_the_largest_counts_does_not_stop_the_tasks_of_its_batch(wor
     # then
     assert [world.row(id_)["state"] for id_ in ("large", "other")] == ["retry", "completed"]
     assert kept == []  # its delay is too long for SQS
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        *(f"insert into joblane.pauses (scope, name, until) values ('type', 'a:b', '{time}')" for time in IMPOSSIBLE),
+        "insert into joblane.pauses (scope, name, since) values ('type', 'a:b', '-infinity')",
+        "insert into joblane.audit (who, action, target, at) values ('me', 'run', 'it', 'infinity')",
+        "insert into joblane.audit (who, action, target, details) values ('me', 'run', 'it', '[]')",
+        "insert into joblane.schedules (type, name, checked_until) values ('a:b', 'x', 'infinity')",
+    ],
+)
+def test_values_that_would_stop_a_reader_are_refused_in_the_other_tables(world: World, statement: str) -> None:
+    with pytest.raises(DatabaseError) as caught:
+        world.run(statement)
+    assert sqlstate(caught.value) == "23514"
 
 
 def test_a_function_leaves_the_check_of_its_transaction_on(row: World) -> None:

@@ -36,6 +36,7 @@ from tests.builders.events import LambdaContext
 from tests.builders.revisions import second_revision
 from tests.conftest import administer
 from tests.freezing import FreezingProxy
+from tests.logs import lines
 from tests.samples import Sample, sample_only
 
 FORBIDDEN = "42501"
@@ -252,6 +253,21 @@ def test_a_migration_waits_for_a_table_in_short_tries_that_block_no_statement(
             reader.run("select count(*) from joblane.pauses")
         assert not migrating.done()
         handler_.run("rollback")
+        assert migrating.result(timeout=30).types == len(discover())
+
+
+def test_a_migration_says_that_it_waits_for_another_one(
+    empty: str, monkeypatch: pytest.MonkeyPatch, wait_until: Callable[[Callable[[], bool]], None]
+) -> None:
+    monkeypatch.setattr("joblane.record.migrate.PAUSE_SECONDS", 0.05)
+    with connected(empty) as other, lines() as logged, ThreadPoolExecutor(1) as threads:
+        other.execute_simple("begin")
+        other.run(TAKE_LOCK)
+        migrating = threads.submit(migrate, empty)
+        try:
+            wait_until(lambda: any("another migration runs; waiting" in text for text in logged.texts))
+        finally:
+            other.rollback()
         assert migrating.result(timeout=30).types == len(discover())
 
 

@@ -35,7 +35,7 @@ def upgrade(url: str, revision: str = "head") -> None:
 
     from joblane.record.database import Database
 
-    with Database(url, limits=None) as database:
+    with Database(url) as database:
         current = checked_revision(database.get())
         if not is_newer(current):
             command.upgrade(_config(url=url), revision)

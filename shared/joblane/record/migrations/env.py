@@ -1,6 +1,7 @@
 """Alembic's entry: run the migrations on one connection, or print them as SQL.
 
-Alembic reads and changes only the schema ``joblane``. An advisory lock makes two deploys take turns.
+Alembic reads and changes only the schema ``joblane``. An advisory lock makes two deploys take turns. The second
+one waits in short tries, as for a table.
 """
 
 from __future__ import annotations
@@ -23,11 +24,11 @@ def run() -> None:
     with Database(url, limits=None) as database, database.engine.connect() as connection:
         context.configure(connection=connection, transactional_ddl=True, version_table_schema="joblane")
         with context.begin_transaction():
+            connection.execute(text(SET_LIMITS))
             connection.execute(text(TAKE_LOCK))
             # `create schema if not exists` needs the right to create a schema even if it exists
             if connection.scalar(text("select to_regnamespace('joblane') is null")):
                 connection.execute(text(CREATE_SCHEMA))
-            connection.execute(text(SET_LIMITS))
             context.run_migrations()
 
 
@@ -42,7 +43,7 @@ def write() -> None:
     migration = context.get_context()
     with context.begin_transaction():
         is_first = not migration.get_current_revision()
-        opening = [TAKE_LOCK, *([CREATE_SCHEMA] if is_first else []), SET_LIMITS]
+        opening = [SET_LIMITS, TAKE_LOCK, *([CREATE_SCHEMA] if is_first else [])]
         for statement in opening:
             migration.impl.static_output(f"{statement};")
         context.run_migrations()

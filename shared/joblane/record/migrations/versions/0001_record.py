@@ -286,7 +286,11 @@ create table joblane.task_progress (
 ) with (fillfactor = 50)
 """
 
-PAUSES = """
+# A wrong value here would stop the Inspector or the sweep. These tables are not on the path of a message.
+FIRST, LAST = "timestamptz '0001-01-03 UTC'", "timestamptz '9999-12-30 UTC'"
+"""Times that Python can hold in every zone."""
+
+PAUSES = f"""
 -- One row for each pause.
 create table joblane.pauses (
     -- Kind of thing that is paused: type, queue, tenant or schedule.
@@ -296,22 +300,22 @@ create table joblane.pauses (
     -- Reason that the operator gave. Null: none.
     reason text,
     -- Time at which the pause began.
-    since timestamptz not null default clock_timestamp(),
+    since timestamptz not null default clock_timestamp() check (since between {FIRST} and {LAST}),
     -- Time at which it ends by itself. Null: until it is resumed.
-    until timestamptz,
+    until timestamptz check (until between {FIRST} and {LAST}),
     -- Operator who paused it. Null: not known.
     paused_by text,
     primary key (scope, name)
 )
 """
 
-AUDIT = """
+AUDIT = f"""
 -- One row for each action of an operator, written in the transaction of the action.
 create table joblane.audit (
     -- Number of the entry, ascending.
     number bigint generated always as identity primary key,
     -- Time of the action.
-    at timestamptz not null default clock_timestamp(),
+    at timestamptz not null default clock_timestamp() check (at between {FIRST} and {LAST}),
     -- Operator: the ARN that IAM verified, or the user of the machine that ran the command.
     who text not null,
     -- Name of the Inspector's operation.
@@ -321,7 +325,7 @@ create table joblane.audit (
     -- Reason that the operator gave, 500 characters at most. Null: none.
     reason text,
     -- Further facts: states, names and numbers, never a payload value.
-    details jsonb not null default '{}'
+    details jsonb not null default '{{}}' check (jsonb_typeof(details) = 'object')
 )
 """
 
@@ -395,7 +399,7 @@ create table joblane.stage (
 )
 """
 
-SCHEDULES = """
+SCHEDULES = f"""
 -- One row for each schedule whose ticks the sweep has checked.
 create table joblane.schedules (
     -- Type of the task.
@@ -403,7 +407,7 @@ create table joblane.schedules (
     -- Name of the schedule.
     name text collate "C" not null,
     -- Time up to which the sweep has searched for missed ticks.
-    checked_until timestamptz not null,
+    checked_until timestamptz not null check (checked_until between {FIRST} and {LAST}),
     primary key (type, name)
 )
 """
