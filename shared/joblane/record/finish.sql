@@ -1,92 +1,86 @@
 -- The finish: it records the ends of runs in their rows, and answers with the ids of the tasks that it has finished.
 -- Only the holder of the lease may finish: the token decides, not the clock. If a task has a cancel request, only the
--- end `cancelled` is recorded; after another end, the worker finishes the run again, as cancelled. Rows that another
--- transaction has locked are left out at first, so that they do not delay the others. The finish waits longer for them
--- than a claim, because without it the run's work is lost. With these settings each row is looked up by its key,
--- whatever the statistics.
-create or replace function joblane.finish_@version(runs json) returns json language plpgsql
+-- end `cancelled` is recorded; after another end, the worker finishes the run again, as cancelled. A row that another
+-- transaction has locked is left out, so that it does not delay the others. With `waits` the finish waits for it, and
+-- longer than a claim, because without the finish the run's work is lost. With these settings each row is looked up by
+-- its key, whatever the statistics.
+create or replace function joblane.finish_@version(runs json, waits boolean) returns json language plpgsql
 set lock_timeout = '5s' set plan_cache_mode = force_generic_plan set enable_seqscan = off
 set enable_hashjoin = off set enable_mergejoin = off
 as $$
 declare
-  finished text[] := '{}';
-  done text[];
+  finished json;
   missing record;
 begin
   perform set_config('joblane.checks', 'off', true);
-  for round in 1..2 loop
-    with f as (  -- the ends of the runs that hold their tasks, whose rows are locked in the order of their ids
-      select x.*,
-             clock_timestamp() as clock,
-             clock_timestamp() + make_interval(secs => x.delay_seconds) as next_due,
-             x.state in @ended as is_end,
-             x.state = 'archived' as is_archived,
-             x.state in ('completed', 'cancelled') and t.retention_seconds = 0 as is_cleared
-        from (select * from json_to_recordset(runs) as x(
-                id text, token uuid, run integer, outcome text, state text, delay_seconds float8, counted boolean,
-                snoozed boolean, mismatch boolean, continued boolean, result jsonb, reason text, error_type text,
-                error_message text, fingerprint text, traceback text, duration_ms integer, billed_ms integer,
-                memory_mb integer, cost_usd float8)
-               order by id collate "C") as x,
-             lateral (select t.retention_seconds from joblane.tasks t
-                       where t.id = x.id and t.state = 'active' and t.lease_token = x.token
-                         and (t.cancel_requested_at is null or x.state = 'cancelled')
-                         for no key update skip locked) as t
-    ),
-    finishes as (
-      update joblane.tasks t set
-        state = f.state, @lease_released,
-        attempts = t.attempts - (not f.counted)::int,
-        snoozes = t.snoozes + f.snoozed::int,
-        continuations = t.continuations + f.continued::int,
-        used_ms = case when f.continued then t.used_ms + f.duration_ms else 0 end,
-        mismatch_since = case when f.mismatch then coalesce(t.mismatch_since, f.clock) end,
-        due_at = case when f.is_end then t.due_at else f.next_due end,
-        sends = 0,
-        sweep_at = case when f.is_archived then @sweep_soon
-                        when f.is_end then null
-                        -- SQS cannot delay the message for so long: the row waits, and the sweep sends it
-                        when f.delay_seconds > @max_delay then f.next_due - interval '@max_delay s'
-                        else f.next_due + interval '@sweep_margin s' end,
-        finished_at = case when f.is_end then f.clock end,
-        dead_letter_unsent = f.is_archived,
-        expire_at = case when f.is_archived then @archived_expires
-                         when f.is_cleared then @cleared_expires
-                         when f.is_end then @retention_expires end,
-        cleared = f.is_cleared,
-        payload = case when not f.is_cleared then t.payload end,
-        headers = case when f.is_cleared then '{}' else t.headers end,
-        result = case when not f.is_cleared then f.result end,
-        reason = f.reason, error_type = f.error_type, error_message = f.error_message, fingerprint = f.fingerprint
-      from f where t.id = f.id
-      returning t.id
-    ),
-    attempts as (
-      update joblane.task_attempts a set
-        finished_at = f.clock, outcome = f.outcome, duration_ms = f.duration_ms, billed_ms = f.billed_ms,
-        memory_mb = f.memory_mb, cost_usd = f.cost_usd, error_type = f.error_type, error_message = f.error_message,
-        fingerprint = f.fingerprint, traceback = f.traceback
-      from f where a.task_id = f.id and a.run = f.run
-    )
-    select coalesce(array_agg(id), '{}') into done from finishes;
-    finished := finished || done;
-    exit when round = 2 or cardinality(finished) = json_array_length(runs);
-
-    -- A row is missing because it is locked, or because its run does not hold the task any more.
-    for missing in
-      select x.id from json_to_recordset(runs) as x(id text) where x.id <> all (finished) order by x.id collate "C"
-    loop
+  if waits then
+    for missing in select x.id from json_to_recordset(runs) as x(id text) order by x.id collate "C" loop
       begin
         perform from joblane.tasks t where t.id = missing.id for no key update;
-      exception when lock_not_available or deadlock_detected then
+      exception when lock_not_available then
         if json_array_length(runs) = 1 then
           raise;
         end if;
-        perform set_config('lock_timeout', '10ms', true);  -- a batch waits for 5 s in all
+        perform set_config('lock_timeout', '10ms', true);  -- for each further lock
       end;
     end loop;
-  end loop;
+  end if;
+
+  with f as (  -- the ends of the runs that hold their tasks, whose rows are locked in the order of their ids
+    select x.*,
+           clock_timestamp() as clock,
+           clock_timestamp() + make_interval(secs => x.delay_seconds) as next_due,
+           x.state in @ended as is_end,
+           x.state = 'archived' as is_archived,
+           x.state in ('completed', 'cancelled') and t.retention_seconds = 0 as is_cleared
+      from (select * from json_to_recordset(runs) as x(
+              id text, token uuid, run integer, outcome text, state text, delay_seconds float8, counted boolean,
+              snoozed boolean, mismatch boolean, continued boolean, result jsonb, reason text, error_type text,
+              error_message text, fingerprint text, traceback text, duration_ms integer, billed_ms integer,
+              memory_mb integer, cost_usd float8)
+             order by id collate "C") as x,
+           lateral (select t.retention_seconds from joblane.tasks t
+                     where t.id = x.id and t.state = 'active' and t.lease_token = x.token
+                       and (t.cancel_requested_at is null or x.state = 'cancelled')
+                       for no key update skip locked) as t
+  ),
+  finishes as (
+    update joblane.tasks t set
+      state = f.state, @lease_released,
+      attempts = t.attempts - (not f.counted)::int,
+      snoozes = t.snoozes + f.snoozed::int,
+      continuations = t.continuations + f.continued::int,
+      used_ms = case when f.continued then t.used_ms + f.duration_ms else 0 end,
+      mismatch_since = case when f.mismatch then coalesce(t.mismatch_since, f.clock) end,
+      due_at = case when f.is_end then t.due_at else f.next_due end,
+      sends = 0,
+      sweep_at = case when f.is_archived then @sweep_soon
+                      when f.is_end then null
+                      -- SQS cannot delay the message for so long: the row waits, and the sweep sends it
+                      when f.delay_seconds > @max_delay then f.next_due - interval '@max_delay s'
+                      else f.next_due + interval '@sweep_margin s' end,
+      finished_at = case when f.is_end then f.clock end,
+      dead_letter_unsent = f.is_archived,
+      expire_at = case when f.is_archived then @archived_expires
+                       when f.is_cleared then @cleared_expires
+                       when f.is_end then @retention_expires end,
+      cleared = f.is_cleared,
+      payload = case when not f.is_cleared then t.payload end,
+      headers = case when f.is_cleared then '{}' else t.headers end,
+      result = case when not f.is_cleared then f.result end,
+      reason = f.reason, error_type = f.error_type, error_message = f.error_message, fingerprint = f.fingerprint
+    from f where t.id = f.id
+    returning t.id
+  ),
+  attempts as (
+    update joblane.task_attempts a set
+      finished_at = f.clock, outcome = f.outcome, duration_ms = f.duration_ms, billed_ms = f.billed_ms,
+      memory_mb = f.memory_mb, cost_usd = f.cost_usd, error_type = f.error_type, error_message = f.error_message,
+      fingerprint = f.fingerprint, traceback = f.traceback
+    from f where a.task_id = f.id and a.run = f.run
+  )
+  select coalesce(json_agg(id), '[]') into finished from finishes;
   perform set_config('joblane.checks', 'on', true);
-  return to_json(finished);
+  return finished;
 end
 $$

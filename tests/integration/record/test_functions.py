@@ -240,7 +240,7 @@ def one_life(world: World, number: int) -> dict[str, int]:
         "insert": buffers(connection, INSERT, json.dumps([new.row()])),
         "claim": buffers(connection, CLAIM, json.dumps(recorded), token, "60", "request"),
         "claim of a new task": buffers(connection, CLAIM, json.dumps(arrivals), token, "60", "request"),
-        "finish": buffers(connection, FINISH, json.dumps([end.row()])),
+        "finish": buffers(connection, FINISH, json.dumps([end.row()]), "false"),
     }
 
 

@@ -95,7 +95,7 @@ MEASURED: dict[str, tuple[str, tuple[str, ...], int]] = {
     "claim": (CLAIM, (_messages("waiting", rec=True), TOKEN, "60", "r"), 40),
     "claim of external messages": (CLAIM, (_messages("new", rec=False), TOKEN, "60", "r"), 60),
     "claim of ticks": (CLAIM, (_messages("tick", rec=False), TOKEN, "60", "r"), 60),
-    "finish": (FINISH, (_ends(),), 50),
+    "finish": (FINISH, (_ends(), "false"), 50),
     "insert": (INSERT, _documents("i"), 50),
     "conflicts of an insert": (EXISTING, _documents("waiting"), 20),
     "mark of dead letters": (MARK_DEAD_SENT, _documents("dead", generation=0), 60),
@@ -116,7 +116,7 @@ GROWING = [
     ),
     ("finish", "finish", "where t.id = f.id", "where t.id || '' = f.id"),
     ("finish", "finish", "a.task_id = f.id and a.run", "a.task_id || '' = f.id and a.run"),
-    ("insert", "insert", "h.unique_key = any (keys)", "h.unique_key || '' = any (keys)"),
+    ("insert", "insert", "h.unique_key = any", "h.unique_key || '' = any"),
 ]
 """Faults that the test must find: a statement, its function, and a look-up there that becomes a scan."""
 
@@ -259,7 +259,7 @@ def test_a_claim_writes_no_index_and_a_life_writes_seven_entries(connection: Con
     claimed = rows()
     end = json.loads(_ends())[0]
     for ids in groups:
-        connection.run(FINISH, json.dumps([end | {"id": id_} for id_ in ids]))
+        connection.run(FINISH, json.dumps([end | {"id": id_} for id_ in ids]), "false")
     finished = entries("joblane.tasks")
     attempts, ended = entries("joblane.task_attempts"), rows()
     # then

@@ -276,7 +276,7 @@ def lock_statements(ids: list[str]) -> dict[str, tuple[str, list[str | None]]]:
     ]
     return {
         "claim": (CLAIM, [*claimed]),
-        "finish": (FINISH, [json.dumps(finished)]),
+        "finish": (FINISH, [json.dumps(finished), "true"]),
         "give back": (
             GIVE_BACK,
             [json.dumps([{"id": id_, "taken": "2026-01-01", "before": "2026-01-01"} for id_ in ids])],
