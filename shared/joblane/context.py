@@ -159,7 +159,7 @@ class TaskContext:
         return self._client.enqueue(task, payload, session=self.session, **options)
 
     def enqueue_many(self, jobs: Iterable[Job]) -> list[Enqueued | JobError]:
-        """Enqueue many tasks in this task's transaction, with one INSERT. See :meth:`JobClient.enqueue_many`."""
+        """Enqueue many tasks in this task's transaction. See :meth:`JobClient.enqueue_many`."""
         if self._span is not None:
             jobs = (replace(job, headers=headers_within(self._span, job.headers)) for job in jobs)
         return self._client.enqueue_many(jobs, session=self.session)
