@@ -45,7 +45,8 @@ REFUSED = (
     "attempts = 1001", "max_attempts = 1001", "state = 'cancelled', finished_at = now(), reason = ''",
     "state = 'cancelled', finished_at = now(), expire_at = now()",
     "state = 'archived', finished_at = now(), expire_at = now(), dead_letter_unsent = true",
-    *(f"{column} = {value}" for column in TIMES for value in ("'infinity'", "'-infinity'", "'1972-01-01 UTC'", "'9999-12-31 12:00 UTC'")),
+    *(f"{column} = '{time}'" for column in TIMES
+      for time in ("infinity", "-infinity", "1972-01-01 UTC", "9999-12-31 12:00 UTC")),
     *(f"{column} = -1" for column in COUNTS),
     *(f"{column} = 2147483647" for column in ("attempts", "runs", "generation", "max_attempts")),
     "used_ms = 9000000000000000000",
