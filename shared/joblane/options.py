@@ -15,6 +15,7 @@ from joblane.retry import LONGEST
 
 MAX_TAGS, MAX_TAG = 20, 100
 MAX_DELAYS = 100
+EARLIEST, LATEST = datetime(1973, 1, 1, tzinfo=UTC), datetime(9999, 12, 30, tzinfo=UTC)
 _MOST_SECONDS = int(MAX_RETENTION.total_seconds())
 MUST = {
     "max_retry": "must be a whole number, 0 or more",
@@ -27,11 +28,21 @@ MUST = {
 """Field → the text that describes its values, in refusals and in the JSON Schema."""
 
 
+def is_storable(moment: datetime) -> bool:
+    """True if the driver can read the time back in any zone of a session.
+
+    In earlier years some zones have seconds, and at the end of the year 9999 an eastern zone is in the year 10000.
+    """
+    return EARLIEST <= moment < LATEST
+
+
 def _deadline(value: Any) -> datetime:
     try:
         deadline = datetime.fromisoformat(value) if isinstance(value, str) and len(value) <= 40 else None
         if deadline is not None and deadline.tzinfo is not None:
-            return deadline.astimezone(UTC)
+            deadline = deadline.astimezone(UTC)
+            if is_storable(deadline):
+                return deadline
     except (ValueError, OverflowError):  # no time, or a time outside of the calendar in UTC
         pass
     raise ValueError(MUST["deadline"])

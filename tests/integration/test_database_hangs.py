@@ -274,7 +274,7 @@ def test_a_later_sweep_completes_one_whose_database_failed(
             # when the database fails at the statement
             caplog.clear()
             sweep_record = record({"type": jobs_sweep.type, "id": f"sweep-{name}".replace(" ", "-")}, sweep_lane)
-            kept = handle(Worker(jobs_sweep, failing.database, world.sqs, PREFIX), sweep_record)
+            kept = handle(Worker(jobs_sweep, failing.database, world.sqs, PREFIX), sweep_record, seconds=240)
             assert failing.begun
             assert not failing.waited_too_long.is_set()
             assert len(kept) == 1, "its end cannot be recorded"

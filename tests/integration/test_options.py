@@ -256,6 +256,7 @@ BAD: list[tuple[dict[str, Any], str]] = [
     ({"deadline": 1893456000}, "options.deadline"),
     ({"deadline": "0001-01-01T00:00:00+14:00"}, "options.deadline"),
     ({"deadline": "9999-12-31T23:59:59-14:00"}, "options.deadline"),
+    ({"deadline": "9999-12-31T12:00:00Z"}, "options.deadline"),  # the year 10000 in the east
     ({"tags": "word"}, "options.tags: must be a list of at most 20 strings"),
     ({"tags": {}}, "options.tags"),
     ({"tags": 0}, "options.tags"),

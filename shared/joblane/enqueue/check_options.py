@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
 from joblane.declaration import MAX_RETENTION
 from joblane.errors import DeclarationError, EnqueueError, MessageError
 from joblane.json_values import check_text
-from joblane.options import MAX_DELAYS, MAX_TAG, MAX_TAGS, Options
+from joblane.options import EARLIEST, MAX_DELAYS, MAX_TAG, MAX_TAGS, Options, is_storable
 from joblane.retry import RetryDelay, check_retry_delay
 
 if TYPE_CHECKING:
@@ -47,10 +48,11 @@ def check_options(job: Job) -> Options:
 
 def in_utc(name: str, moment: datetime) -> datetime:
     """Return ``moment`` in UTC. PostgreSQL only reads offsets below 16 hours, and Python has longer ones."""
-    try:
-        return moment.astimezone(UTC)
-    except OverflowError:
-        raise EnqueueError(name, "a time within the calendar is required") from None
+    with suppress(OverflowError):  # outside of the calendar in UTC
+        moment = max(moment.astimezone(UTC), EARLIEST)
+        if is_storable(moment):
+            return moment
+    raise EnqueueError(name, "a time within the calendar is required")
 
 
 def _check_duration(name: str, value: object, low: timedelta, high: timedelta, why: str = "") -> None:

@@ -45,7 +45,8 @@ REFUSED = (
     "attempts = 1001", "max_attempts = 1001", "state = 'cancelled', finished_at = now(), reason = ''",
     "state = 'cancelled', finished_at = now(), expire_at = now()",
     "state = 'archived', finished_at = now(), expire_at = now(), dead_letter_unsent = true",
-    *(f"{column} = {value}" for column in TIMES for value in ("'infinity'", "'-infinity'", "'200000-01-01'")),
+    *(f"{column} = '{time}'" for column in TIMES
+      for time in ("infinity", "-infinity", "1972-01-01 UTC", "9999-12-31 12:00 UTC")),
     *(f"{column} = -1" for column in COUNTS),
     *(f"{column} = 2147483647" for column in ("attempts", "runs", "generation", "max_attempts")),
     "used_ms = 9000000000000000000",
@@ -69,12 +70,12 @@ TAKEN = (
     *(f"result = '{value}'" for value in ("[1]", "null")),
     """options = '{"timeout": 1, "retry_delay": [0, 2.5], "other": 1}'""",
     f"""options = '{{"on_archived": {SUCCESSOR}}}'""",
-    *(f"{column} = '{value}'" for column in TIMES for value in ("0001-01-01 UTC", "9999-12-31 23:59:59.999999 UTC")
+    *(f"{column} = '{value}'" for column in TIMES for value in ("1973-01-01 UTC", "9999-12-29 23:59:59.999999 UTC")
       if column != "finished_at" and (column, value[0]) != ("dead_sent_at", "9")),
     *(f"{column} = null" for column in ("sweep_at", "lease_until")),
     *(f"state = '{state}'" for state in State), "state = 'active', lease_until = null, sweep_at = now()",
     *(f"state = '{state}', {END}" for state in ("completed", "cancelled")),
-    "state = 'cancelled', reason = '', finished_at = '0001-01-01 UTC', expire_at = '9999-12-31 UTC'",
+    "state = 'cancelled', reason = '', finished_at = '1973-01-01 UTC', expire_at = '9999-12-29 UTC'",
     f"state = 'archived', {END}, dead_letter_unsent = true, payload = null",
     f"""state = 'archived', {END}, dead_letter_unsent = true, sweep_at = now(),
         options = '{{"on_archived": {SUCCESSOR}}}'""",
@@ -100,6 +101,9 @@ def test_a_value_that_no_code_writes_is_refused_or_handled(
     keys = Keys(token="t", session="s", form="f")
     browser = TestClient(build(Desk(lambda: inspector), port=8700, keys=keys), base_url="http://127.0.0.1:8700")
     browser.cookies.update({"joblane-8700": keys.session})
+    row.run(f"alter database {row.url.rpartition('/')[2]} set timezone = 'Pacific/Kiritimati'")  # UTC+14
+    for database in (row.database, row._observer, inspector._scope.database):
+        database.drop()
     for written in REFUSED if change == "refused" else TAKEN:
         with subtests.test(written):
             if change == "refused":

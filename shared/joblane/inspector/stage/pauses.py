@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
+from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Any
 
@@ -25,6 +26,7 @@ from joblane.inspector.filter import PauseScope
 from joblane.inspector.scope import Scope
 from joblane.inspector.tasks.filter_sql import unknown_type
 from joblane.inspector.views import Pause
+from joblane.options import is_storable
 from joblane.queues import Queue
 from joblane.record.connection import Connection
 from joblane.sqs.message import TENANT_PATTERN
@@ -109,10 +111,11 @@ def _end(until: datetime | None) -> str | None:
         return None
     if not isinstance(until, datetime) or until.tzinfo is None:
         raise SelectionError("until", "an aware datetime is required, for example datetime.now(UTC) + …")
-    try:
-        return until.astimezone(UTC).isoformat()
-    except OverflowError:
-        raise SelectionError("until", "a time within the calendar is required") from None
+    with suppress(OverflowError):
+        until = until.astimezone(UTC)
+        if is_storable(until):
+            return until.isoformat()
+    raise SelectionError("until", "a time within the calendar is required")
 
 
 # --- What can be paused --------------------------------------------------------------------------------------------

@@ -148,12 +148,12 @@ begin
         then 'attempts, runs and the other numbers: 0 to 2,000,000,000 is required'
         when least(t.created_at, t.due_at, t.deadline, t.lease_until, t.sweep_at, t.mismatch_since,
                    t.cancel_requested_at, t.finished_at, t.dead_sent_at, t.unique_expires_at, t.expire_at)
-                 < timestamptz '0001-01-01 UTC'
+                 < timestamptz '1973-01-01 UTC'
           or greatest(t.created_at, t.due_at, t.deadline, t.lease_until, t.sweep_at, t.mismatch_since,
                       t.cancel_requested_at, t.finished_at, t.dead_sent_at, t.unique_expires_at, t.expire_at)
-                 >= timestamptz '10000-01-01 UTC'
+                 >= timestamptz '9999-12-30 UTC'
           or t.dead_sent_at >= timestamptz '9999-01-01 UTC'
-        then 'due_at and the other times: a year from 1 to 9999 is required'
+        then 'due_at and the other times: a year from 1973 to 9999 is required'
         when jsonb_typeof(t.headers) <> 'object' or jsonb_path_exists(t.headers, '$.* ? (@.type() != "string")')
         then 'headers: an object of strings is required'
         when jsonb_typeof(t.options) <> 'object' then 'options: an object is required'
@@ -287,8 +287,8 @@ create table joblane.task_progress (
 """
 
 # A wrong value here would stop the Inspector or the sweep. These tables are not on the path of a message.
-FIRST, LAST = "timestamptz '0001-01-03 UTC'", "timestamptz '9999-12-30 UTC'"
-"""Times that Python can hold in every zone."""
+FIRST, LAST = "timestamptz '1973-01-01 UTC'", "timestamptz '9999-12-30 UTC'"
+"""Times that pg8000 can read in every zone."""
 
 PAUSES = f"""
 -- One row for each pause.
