@@ -73,8 +73,8 @@ begin
         select * into holder from joblane.tasks h
          where h.unique_key = t.unique_key and h.finished_at is null and h.id <> t.id;
         if is_new and (holder.unique_expires_at <= clock or holder.state not in @live) then
-          -- Its `unique_for` has passed, or it was ended by SQL. Its id may come before one that is locked already, so
-          -- do not wait for its lock.
+          -- Its `unique_for` has passed, or it was ended by SQL. Do not wait for its lock: the batch may have locked
+          -- higher ids already.
           update joblane.tasks r set unique_key = null
            where r.id = (select h.id from joblane.tasks h
                           where h.id = holder.id and h.unique_key = t.unique_key

@@ -376,7 +376,11 @@ def test_a_finish_waits_once_for_all_locked_rows_and_records_the_others(world: W
     finally:
         holder.drop()
     assert kept == [records[n]["messageId"] for n in (2, 5, 7)]
-    assert [statement for statement in wire.statements if statement in ("claim", "finish")] == ["claim", "finish", "finish"]
+    assert [statement for statement in wire.statements if statement in ("claim", "finish")] == [
+        "claim",
+        "finish",
+        "finish",
+    ]
     assert states(world) == {f"it-{n}": "active" if n in (2, 5, 7) else "completed" for n in range(10)}
     lost = [line for line in logged.fields if line["message"].startswith("the end of a run could not be recorded")]
     assert [(line["task_id"], line["attempt"], line["task_type"], line["error"]) for line in lost] == [
