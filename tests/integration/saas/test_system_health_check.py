@@ -107,6 +107,25 @@ def test_a_sweep_is_late_by_the_schedule_of_its_stage(
     assert ("sweep" in check(front_doors)["problems"]) is problem
 
 
+@pytest.mark.parametrize(("swept_minutes", "problem"), [(1, False), (60, True)])
+def test_a_task_that_stays_overdue_is_no_problem_while_sweeps_complete(
+    front_doors: Platform, swept_minutes: int, problem: bool
+) -> None:
+    # given a task that the sweep does not change, such as a paused one, and the last sweep
+    front_doors.world.run(
+        "insert into joblane.tasks (id, type, queue, state, payload_digest, max_attempts, retention_seconds, sweep_at)"
+        " values ('left', 'a:b', 'low', 'pending', '', 1, 60, now() - interval '1 hour')"
+    )
+    front_doors.world.run(
+        "insert into joblane.tasks (id, type, queue, state, payload_digest, max_attempts, retention_seconds,"
+        " finished_at, expire_at)"
+        " select 'swept', 'jobs:sweep', 'low', 'completed', '', 1, 60, at, at + interval '1 day'"
+        f" from (select now() - interval '{swept_minutes} minutes' as at) as sweep"
+    )
+    # then
+    assert ("sweep" in check(front_doors)["problems"]) is problem
+
+
 def test_a_wrong_setting_of_services_is_a_problem(front_doors: Platform, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TENANT_INIT_SERVICES", "ftp://example.org")
     assert list(check(front_doors)["problems"]) == ["services"]
