@@ -286,6 +286,15 @@ def refuse_writes(world: World, code: str, message: str) -> None:
     world.run("create trigger refuses before insert on joblane.task_items for each row execute function refuse()")
 
 
+def refuse_logins(world: World, code: str, message: str) -> None:
+    """Let each login fail with an error of the server."""
+    world.run(
+        "create function refuse() returns event_trigger language plpgsql as"
+        f" $$ begin raise exception '{message}' using errcode = '{code}'; end $$"
+    )
+    world.run("create event trigger refuses on login execute function refuse()")
+
+
 def make_read_only(world: World) -> None:
     [[name]] = world.run("select current_database()")
     world.run(f'alter database "{name}" set default_transaction_read_only = on')
@@ -329,6 +338,18 @@ WAIT = "until then tasks wait in their queues, and enqueues fail"
             f"give it storage or memory: {WAIT}",
         ),
         (
+            lambda world: refuse_logins(world, "53100", "could not write init file: No space left on device"),
+            "migrations",
+            "the database cannot be reached: could not write init file: No space left on device (53100)",
+            f"give it storage or memory: {WAIT}",
+        ),
+        (
+            lambda world: refuse_logins(world, "53300", "too many clients already"),
+            "migrations",
+            "the database cannot be reached: too many clients already (53300)",
+            f"close connections, or raise its max_connections: {WAIT}",
+        ),
+        (
             drop_functions,
             "functions",
             f"{LACKS}: it claims no task",
@@ -341,7 +362,7 @@ WAIT = "until then tasks wait in their queues, and enqueues fail"
             "use the code that is deployed, or run `joblane migrate`; on AWS, a deploy runs it",
         ),
     ],
-    ids=["sweep", "read-only", "full", "no functions", "other functions"],
+    ids=["sweep", "read-only", "full", "full at login", "connections", "no functions", "other functions"],
 )
 def test_the_command_says_what_is_wrong_with_the_database_and_what_to_do(
     stage: Stage,

@@ -18,6 +18,7 @@ from joblane.inspector.views import Check, Grade
 from joblane.record.connection import LOCK_NOT_AVAILABLE
 
 ORDER = (Grade.BAD, Grade.WARNING, Grade.UNKNOWN, Grade.GOOD)
+UNREACHABLE = "check that the local stack (`joblane status`) or the cluster runs, and that the network allows access"
 
 Part = Callable[["Scope"], Iterable[Check]]
 
@@ -50,8 +51,8 @@ def checks_of_database(scope: Scope) -> Iterator[Check]:
                 do = "end the transaction that holds the lock: pg_blocking_pids() finds it"
                 yield Check(Grade.BAD, what, f"a table is locked: {text_of(error)}", do)
                 return
-            do = "check that the local stack (`joblane status`) or the cluster runs, and that the network allows access"
-            yield Check(Grade.BAD, what, f"the database cannot be reached: {text_of(error)}", do)
+            problem = f"the database cannot be reached: {text_of(error)}"
+            yield Check(Grade.BAD, what, problem, doctor_database.advice(error) or UNREACHABLE)
             return
 
 

@@ -30,11 +30,12 @@ MIGRATE = "run `joblane migrate`; on AWS, a deploy runs it"
 OLD_PAUSE = timedelta(days=1)
 
 WRITE = "insert into joblane.task_items (task_id, key) values ('doctor', 'doctor')"
-REFUSED_WRITES = {
+ADVICE = {
     READ_ONLY: "end the failover, or its default_transaction_read_only",
+    "53300": "close connections, or raise its max_connections",
     "53": "give it storage or memory",
 }
-"""SQLSTATEs of a read-only server, and of one without storage or memory, and what to do."""
+"""Beginning of an SQLSTATE → what to do for a server that refuses writes or logins. The first that matches is used."""
 
 VERSIONS = "select version from joblane.functions order by migrated_at desc"
 SWEPT = """
@@ -83,14 +84,20 @@ def writes(scope: Scope) -> Iterator[Check]:
         connection.run(WRITE)
         yield Check(Grade.GOOD, "writes", "the database accepts writes")
     except PostgresError as error:
-        do = next((do for code, do in REFUSED_WRITES.items() if (sqlstate(error) or "").startswith(code)), None)
+        do = advice(error)
         if do is None:
             raise
-        do += ": until then tasks wait in their queues, and enqueues fail"
         yield Check(Grade.BAD, "writes", f"the database refuses writes: {text_of(error)}", do)
     finally:
         if connection.usable:
             connection.rollback()
+
+
+def advice(error: BaseException) -> str | None:
+    """Return what to do about a server that refuses writes or logins with this error. None: nothing is known."""
+    code = sqlstate(error) or ""
+    do = next((do for beginning, do in ADVICE.items() if code.startswith(beginning)), None)
+    return do and f"{do}: until then tasks wait in their queues, and enqueues fail"
 
 
 def clock(scope: Scope) -> Iterator[Check]:
