@@ -63,7 +63,7 @@ class Database:
     URL, which is read before the first connection.
 
     ``prefix``: the prefix of the stage that the database must serve, checked once per connection; None: any stage.
-    ``limits``: the time limits of Joblane's own statements; None: none, as for migrations.
+    ``limits``: the time limits of Joblane's own statements; None: none.
     """
 
     def __init__(self, url: str, *, prefix: str | None = None, limits: TimeLimits | None = OPERATOR) -> None:

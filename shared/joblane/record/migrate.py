@@ -122,17 +122,21 @@ def migrate(
     Raises :class:`WrongStageError` and :class:`ForeignSchemaError` before any change.
     """
     prefix, tasks = check_prefix(prefix or settings.prefix()), discover()
-    with Database(url, limits=None) as database:
+    with Database(url) as database:
         _patiently(database.get, is_unavailable, patience, "waiting for the database")
         _check(database.get(), prefix)
-        # in short tries, because other statements queue behind a migration that waits for a table
-        why = "a table is in use, or another migration runs; waiting"
-        _patiently(lambda: upgrade(url), _is_locked, max(patience, LOCKED_PATIENCE), why)
-        take_stage(database.get(), prefix, settings.project())
-        register(database.get(), tasks)
+
+        def in_turn(work: Callable[[], object]) -> None:
+            """In short tries, because other statements queue behind a migration that waits for a table."""
+            why = "a table is in use, or another migration runs; waiting"
+            _patiently(work, _is_locked, max(patience, LOCKED_PATIENCE), why)
+
+        in_turn(lambda: upgrade(url))
+        in_turn(lambda: take_stage(database.get(), prefix, settings.project()))
+        in_turn(lambda: register(database.get(), tasks))
         upgrade_project(url, settings.migrations())
         if user is not None:
-            _grant(database, user, by_iam=by_iam)
+            in_turn(lambda: _grant(database, user, by_iam=by_iam))
         revision = checked_revision(database.get()) or ""
     return Migrated(len(tasks), revision, is_newer(revision))
 

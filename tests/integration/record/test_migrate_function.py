@@ -31,6 +31,7 @@ from joblane.record.functions import installed
 from joblane.record.migrate import Migrated, _grant, migrate
 from joblane.record.migrations import LOCK, TAKE_LOCK, newest, upgrade
 from joblane.record.states import State
+from joblane.record.time_limits import TimeLimits
 from joblane.testing import JobTester
 from tests.builders.events import LambdaContext
 from tests.builders.revisions import second_revision
@@ -271,13 +272,8 @@ def test_a_migration_says_that_it_waits_for_another_one(
         assert migrating.result(timeout=30).types == len(discover())
 
 
-@pytest.mark.parametrize(
-    "statement", ["create table joblane.tasks ", "create or replace function", "joblane.task_types"]
-)
-def test_the_next_migration_completes_one_that_hung_and_was_killed(
-    empty: str, monkeypatch: pytest.MonkeyPatch, statement: str
-) -> None:
-    hung = threading.Event()
+def freeze_at(statement: str, proxy: FreezingProxy, hung: threading.Event, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Freeze the proxy before the first statement that contains ``statement``, and set ``hung``."""
 
     def hanging(real: Callable[..., Any]) -> Callable[..., Any]:
         def execute(connection: Connection, sql: str, *rest: Any, **named: Any) -> Any:
@@ -288,9 +284,55 @@ def test_the_next_migration_completes_one_that_hung_and_was_killed(
 
         return execute
 
+    for name in ("execute_simple", "execute_unnamed"):
+        monkeypatch.setattr(Connection, name, hanging(getattr(Connection, name)))
+
+
+QUICK = TimeLimits(connect=2, lock=1, statement=2, network=0.1)
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "from pg_class",
+        "pg_advisory_xact_lock",
+        "insert into joblane.stage",
+        "delete from joblane.task_types",
+        "grant usage",
+    ],
+)
+def test_a_migration_fails_if_the_server_hangs(empty: str, monkeypatch: pytest.MonkeyPatch, statement: str) -> None:
+    monkeypatch.setitem(Database.__init__.__kwdefaults__ or {}, "limits", QUICK)
+    hung = threading.Event()
     with FreezingProxy.before(empty) as proxy, ThreadPoolExecutor(1) as threads:
-        for name in ("execute_simple", "execute_unnamed"):
-            monkeypatch.setattr(Connection, name, hanging(getattr(Connection, name)))
+        freeze_at(statement, proxy, hung, monkeypatch)
+        migrating = threads.submit(migrate, proxy.url, user="app", by_iam=True)
+        rescue = threading.Timer(15, proxy.thaw)
+        rescue.start()
+        with pytest.raises(TimeoutError, match="the server did not answer within 2.1 s"):
+            migrating.result()
+        rescue.cancel()
+    assert hung.is_set()
+
+
+def test_a_change_of_the_schema_takes_as_long_as_it_needs(
+    empty: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    migrate(empty)
+    second_revision(tmp_path, monkeypatch, statement="select pg_sleep(2.5)")
+    monkeypatch.setitem(Database.__init__.__kwdefaults__ or {}, "limits", QUICK)
+    assert migrate(empty).revision == "0002"
+
+
+@pytest.mark.parametrize(
+    "statement", ["create table joblane.tasks ", "create or replace function", "joblane.task_types"]
+)
+def test_the_next_migration_completes_one_that_hung_and_was_killed(
+    empty: str, monkeypatch: pytest.MonkeyPatch, statement: str
+) -> None:
+    hung = threading.Event()
+    with FreezingProxy.before(empty) as proxy, ThreadPoolExecutor(1) as threads:
+        freeze_at(statement, proxy, hung, monkeypatch)
         migrating = threads.submit(migrate, proxy.url)
         assert hung.wait(30)
         proxy.thaw()  # it closes the connection, as the end of the process does

@@ -21,11 +21,12 @@ SET_LIMITS = f"set local lock_timeout = '{LOCK_TIMEOUT_SECONDS}s'; set local sta
 
 def run() -> None:
     url = context.config.attributes["url"]
-    with Database(url, limits=None) as database, database.engine.connect() as connection:
+    with Database(url) as database, database.engine.connect() as connection:
         context.configure(connection=connection, transactional_ddl=True, version_table_schema="joblane")
         with context.begin_transaction():
             connection.execute(text(SET_LIMITS))
-            connection.execute(text(TAKE_LOCK))
+            with database.get().bounded():
+                connection.execute(text(TAKE_LOCK))
             # `create schema if not exists` needs the right to create a schema even if it exists
             if connection.scalar(text("select to_regnamespace('joblane') is null")):
                 connection.execute(text(CREATE_SCHEMA))
