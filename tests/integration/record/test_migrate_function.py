@@ -309,7 +309,7 @@ def test_a_migration_fails_if_the_server_hangs(empty: str, monkeypatch: pytest.M
         migrating = threads.submit(migrate, proxy.url, user="app", by_iam=True)
         rescue = threading.Timer(15, proxy.thaw)
         rescue.start()
-        with pytest.raises(TimeoutError, match="the server did not answer within 2.1 s"):
+        with pytest.raises(TimeoutError, match=r"the server did not answer within 2\.1 s"):
             migrating.result()
         rescue.cancel()
     assert hung.is_set()
