@@ -24,6 +24,7 @@ from joblane.errors import sqlstate
 from joblane.functions.jobs_sweep.handler import JobsSweep, jobs_sweep
 from joblane.functions.migrate.handler import handler
 from joblane.local.postgres import Postgres
+from joblane.record import migrate as migrate_module
 from joblane.record.connection import Connection
 from joblane.record.database import Database
 from joblane.record.finish import Finish, finish
@@ -257,14 +258,22 @@ def test_a_migration_waits_for_a_table_in_short_tries_that_block_no_statement(
         assert migrating.result(timeout=30).types == len(discover())
 
 
+@pytest.mark.parametrize("step", ["upgrade", "_grant"])
 def test_a_migration_says_that_it_waits_for_another_one(
-    empty: str, monkeypatch: pytest.MonkeyPatch, wait_until: Callable[[Callable[[], bool]], None]
+    empty: str, monkeypatch: pytest.MonkeyPatch, wait_until: Callable[[Callable[[], bool]], None], step: str
 ) -> None:
-    monkeypatch.setattr("joblane.record.migrate.PAUSE_SECONDS", 0.05)
+    real = getattr(migrate_module, step)
     with connected(empty) as other, lines() as logged, ThreadPoolExecutor(1) as threads:
-        other.execute_simple("begin")
-        other.run(TAKE_LOCK)
-        migrating = threads.submit(migrate, empty)
+
+        def after_the_other(*args: Any, **named: Any) -> None:
+            if other.idle and not logged.texts:
+                other.execute_simple("begin")
+                other.run(TAKE_LOCK)
+            real(*args, **named)
+
+        monkeypatch.setattr(migrate_module, "PAUSE_SECONDS", 0.05)
+        monkeypatch.setattr(migrate_module, step, after_the_other)
+        migrating = threads.submit(migrate, empty, user="app", by_iam=True)
         try:
             wait_until(lambda: any("another migration runs; waiting" in text for text in logged.texts))
         finally:
