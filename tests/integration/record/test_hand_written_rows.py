@@ -11,7 +11,7 @@ from pg8000.exceptions import DatabaseError
 from rich.console import Console
 from starlette.testclient import TestClient
 
-from joblane import TaskContext
+from joblane import SkipRetry, TaskContext
 from joblane.cli import task_tables
 from joblane.errors import sqlstate
 from joblane.inspector import wire
@@ -26,7 +26,7 @@ from joblane.page.security import Keys
 from joblane.record.finish import Finish, finish
 from joblane.record.states import State
 from tests.builders.rows import archived, put
-from tests.samples import Sample, behaviour, sample_one, sample_tick
+from tests.samples import Sample, behaviour, sample_batch, sample_one, sample_tick
 from tests.world import PREFIX, World
 
 TIMES = (
@@ -124,6 +124,34 @@ def test_a_value_that_no_code_writes_is_refused_or_handled(
 @behaviour
 def large_counts(payload: Sample, ctx: TaskContext) -> None:
     raise ValueError("no")
+
+
+@behaviour
+def gives_up(payload: Sample, ctx: TaskContext) -> None:
+    raise SkipRetry("no")
+
+
+@pytest.mark.parametrize("do", ["nothing", "large_counts", "gives_up"])
+def test_a_value_that_no_code_writes_does_not_stop_the_tasks_of_its_batch(
+    world: World, subtests: pytest.Subtests, do: str
+) -> None:
+    for number, written in enumerate(TAKEN):
+        good = [f"good-{number}-{side}" for side in ("before", "after")]
+        with subtests.test(written):
+            # given a changed row, and two others
+            put(world, sample_batch, "it", {"do": do})
+            world.run(f"update joblane.tasks set {written} where id = 'it'")
+            [[id_]] = world.run("select id from joblane.tasks where id not like 'good-%'")
+            for other in good:
+                put(world, sample_batch, other)
+            # when their batch is delivered, and then the row's message once more
+            batch = [{"type": "sample:batch", "id": one, "rec": True} for one in (good[0], id_, good[1])]
+            kept = world.deliver(sample_batch, *batch)
+            world.deliver(sample_batch, batch[1])
+            # then
+            assert [world.row(one)["state"] for one in good] == ["completed", "completed"]
+            assert len(kept) <= 1
+        world.run("delete from joblane.tasks where id not like 'good-%'")
 
 
 def test_a_task_with_the_largest_counts_does_not_stop_the_tasks_of_its_batch(world: World) -> None:
