@@ -26,12 +26,12 @@ VARIABLE = "FAULTS_PLANT"
 
 def fence() -> None:
     """A run finishes without a check of the lease."""
-    _replace_function(finish, "finish", "t.state = 'active' and t.lease_token = f.token", "true")
+    _replace_function(finish, "finish", "t.state = 'active' and t.lease_token = x.token", "true")
 
 
 def token() -> None:
     """A run finishes if the task is active, even if another run holds it."""
-    _replace_function(finish, "finish", "t.state = 'active' and t.lease_token = f.token", "t.state = 'active'")
+    _replace_function(finish, "finish", "t.state = 'active' and t.lease_token = x.token", "t.state = 'active'")
 
 
 def due() -> None:
@@ -75,7 +75,7 @@ def overlap() -> None:
 
 def cancelled() -> None:
     """A run finishes although its task has a cancel request."""
-    _replace_function(finish, "finish", "and (t.cancel_requested_at is null or f.state = 'cancelled')", "")
+    _replace_function(finish, "finish", "and (t.cancel_requested_at is null or x.state = 'cancelled')", "")
 
 
 def unsent() -> None:

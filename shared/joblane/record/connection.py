@@ -17,7 +17,7 @@ from pg8000.dbapi import Connection as DbapiConnection
 from pg8000.exceptions import DatabaseError, InterfaceError
 from pg8000.exceptions import Error as PostgresError
 
-from joblane.errors import UNDEFINED_FUNCTION, sqlstate
+from joblane.errors import sqlstate
 from joblane.record.login import LoginError
 from joblane.record.time_limits import NO_LIMITS, UNLIMITED, TimeLimits
 
@@ -316,5 +316,4 @@ def is_unavailable(error: BaseException) -> bool:
 
 def is_of_row(error: BaseException) -> bool:
     """True if one row of a statement may be at fault, so that the statement may succeed for the others."""
-    all_rows = (LOCK_NOT_AVAILABLE, UNDEFINED_FUNCTION)
-    return isinstance(error, DatabaseError) and not is_unavailable(error) and sqlstate(error) not in all_rows
+    return isinstance(error, DatabaseError) and not is_unavailable(error) and sqlstate(error) != LOCK_NOT_AVAILABLE

@@ -197,7 +197,7 @@ class Worker:
             token = str(uuid.uuid4())
             claims = self._database.call_again(claim, arrivals, lease, lambda_context.aws_request_id, token)
         except DATABASE_ERRORS as error:
-            if len(deliveries) > 1 and is_of_row(error):
+            if len(deliveries) > 1 and is_of_row(error) and sqlstate(error) not in ADVICE:
                 alone = [self._claim({id_: one}, response, lambda_context) for id_, one in deliveries.items()]
                 return [run for runs in alone for run in runs]
             self._keep_unclaimed(deliveries, error, response)
