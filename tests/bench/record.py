@@ -19,6 +19,7 @@ from joblane.job import Job
 from joblane.record.claim import claim
 from joblane.record.database import Database
 from joblane.record.finish import finish
+from joblane.record.time_limits import NO_LIMITS
 from joblane.sqs.client import Entry, Sqs
 from joblane.worker import worker
 from tests.bench import backends
@@ -108,6 +109,7 @@ class Record:
     def fill(self, rows: int) -> None:
         """Add ended tasks with their attempts, copies of one that has run, and analyse the tables."""
         self.live(10, 10)
+        self.connection.execute_simple(NO_LIMITS)
         columns, values = self._copied("tasks", id="gen_random_uuid()::text", created_at=CREATED, payload_digest="''")
         self.connection.run(f"insert into joblane.tasks ({columns}) select {values} {COPIES}", str(rows))
         columns, values = self._copied("task_attempts", task_id="c.id", started_at="c.created_at")

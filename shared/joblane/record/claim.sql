@@ -194,7 +194,9 @@ begin
       on conflict (task_id, run) do update set
         attempt = excluded.attempt, generation = excluded.generation, started_at = excluded.started_at,
         request_id = excluded.request_id, type = excluded.type, queue = excluded.queue, tenant = excluded.tenant,
-        wait_ms = excluded.wait_ms, finished_at = null, outcome = null;
+        wait_ms = excluded.wait_ms, finished_at = null, outcome = null, duration_ms = null, billed_ms = null,
+        memory_mb = null, cost_usd = null, error_type = null, error_message = null, fingerprint = null,
+        traceback = null;
     end if;
     answers := answers || json_build_object(
       'id', m.id, 'verdict', verdict, 'run', t.runs, 'attempt', t.attempts, 'max_attempts', t.max_attempts,

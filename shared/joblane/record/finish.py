@@ -63,19 +63,16 @@ class Finish:
 FINISH = f"select joblane.finish_{VERSION}($1, $2)"
 
 
-def finish(connection: Connection, runs: Sequence[Finish]) -> set[str]:
+def finish(connection: Connection, runs: Sequence[Finish], *, waits: bool = True) -> set[str]:
     """Finish at most 10 runs, in the open transaction or in a new one. Return the ids of the tasks that were finished.
 
-    It first leaves out the rows that other transactions have locked, and then waits for them, 5 s in all. If an id is
-    missing, the run does not hold the task any more, or the task has a cancel request, or its row is still locked: see
+    ``waits``: wait up to 5 s in all for rows that other transactions have locked; otherwise these are left out. If an
+    id is missing, the run does not hold the task any more, or the task has a cancel request, or its row is locked: see
     :func:`cancel_requested`. A single run whose row is still locked raises pg8000's ``DatabaseError``.
     """
-    finished: set[str] = set()
-    for waits in ("false", "true"):
-        if missing := [run.row() for run in runs if run.id not in finished]:
-            ((ids,),) = connection.run(FINISH, json.dumps(missing, ensure_ascii=False), waits)
-            finished |= set(ids)
-    return finished
+    document = json.dumps([run.row() for run in runs], ensure_ascii=False)
+    ((ids,),) = connection.run(FINISH, document, "true" if waits else "false")
+    return set(ids)
 
 
 def cancel_requested(connection: Connection, id_: str, token: str) -> bool | None:

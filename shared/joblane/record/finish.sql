@@ -2,8 +2,9 @@
 -- Only the holder of the lease may finish: the token decides, not the clock. If a task has a cancel request, only the
 -- end `cancelled` is recorded; after another end, the worker finishes the run again, as cancelled. A row that another
 -- transaction has locked is left out, so that it does not delay the others. With `waits` the finish waits for it, and
--- longer than a claim, because without the finish the run's work is lost. With these settings each row is looked up by
--- its key, whatever the statistics.
+-- longer than a claim, because without the finish the run's work is lost. With these settings and the conditions with
+-- `any` each row is looked up by its key, whatever the statistics: a join alone may read all of an index that was empty
+-- when its plan was made.
 create or replace function joblane.finish_@version(runs json, waits boolean) returns json language plpgsql
 set lock_timeout = '5s' set plan_cache_mode = force_generic_plan set enable_seqscan = off
 set enable_hashjoin = off set enable_mergejoin = off
@@ -11,17 +12,20 @@ as $$
 declare
   finished json;
   missing record;
+  waits_until constant timestamptz := clock_timestamp() + current_setting('lock_timeout')::interval;
 begin
   perform set_config('joblane.checks', 'off', true);
   if waits then
     for missing in select x.id from json_to_recordset(runs) as x(id text) order by x.id collate "C" loop
+      -- 5 s for all rows together, and 10 ms for each after that
+      perform set_config('lock_timeout', greatest(
+        10, extract(epoch from waits_until - clock_timestamp()) * 1000)::int || 'ms', true);
       begin
         perform from joblane.tasks t where t.id = missing.id for no key update;
       exception when lock_not_available then
         if json_array_length(runs) = 1 then
           raise;
         end if;
-        perform set_config('lock_timeout', '10ms', true);  -- for each further lock
       end;
     end loop;
   end if;
@@ -69,7 +73,7 @@ begin
       headers = case when f.is_cleared then '{}' else t.headers end,
       result = case when not f.is_cleared then f.result end,
       reason = f.reason, error_type = f.error_type, error_message = f.error_message, fingerprint = f.fingerprint
-    from f where t.id = f.id
+    from f where t.id = f.id and t.id = any(array(select f.id from f))
     returning t.id
   ),
   attempts as (
@@ -77,7 +81,7 @@ begin
       finished_at = f.clock, outcome = f.outcome, duration_ms = f.duration_ms, billed_ms = f.billed_ms,
       memory_mb = f.memory_mb, cost_usd = f.cost_usd, error_type = f.error_type, error_message = f.error_message,
       fingerprint = f.fingerprint, traceback = f.traceback
-    from f where a.task_id = f.id and a.run = f.run
+    from f where a.task_id = f.id and a.run = f.run and a.task_id = any(array(select f.id from f))
   )
   select coalesce(json_agg(id), '[]') into finished from finishes;
   perform set_config('joblane.checks', 'on', true);

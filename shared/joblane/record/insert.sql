@@ -11,12 +11,13 @@ begin
   -- The holder of a key may have held it for `unique_for`, or was ended by hand. Most tasks have no key.
   if strpos(given::text, '"unique_key"') > 0 then
     update joblane.tasks t set unique_key = null
-      from (select h.id from joblane.tasks h
-             where h.unique_key = any (array(select x.unique_key from json_to_recordset(given) as x(unique_key text)))
-               and h.finished_at is null
-               and (h.unique_expires_at <= clock_timestamp() or h.state not in @live)
-             order by h.id for no key update) as expired
-     where t.id = expired.id;
+     where t.id = any (array(
+       select h.id
+         from (select unique_key from json_to_recordset(given) as x(unique_key text) order by unique_key) as x,
+              lateral (select h.id from joblane.tasks h
+                        where h.unique_key = x.unique_key and h.finished_at is null
+                          and (h.unique_expires_at <= clock_timestamp() or h.state not in @live)
+                          for no key update) as h));
   end if;
   return query
   insert into joblane.tasks as t
@@ -27,7 +28,7 @@ begin
          x.max_attempts, x.retention_seconds, x.deadline, x.unique_key, coalesce(x.unique_until, 'finish'),
          clock_timestamp() + make_interval(secs => x.unique_seconds), d.due_at, @due_sweep
     from @new
-   order by x.unique_key nulls first, case when x.unique_key is null then x.id end collate "C", x.ordinality
+   order by x.unique_key collate "C" nulls first, case when x.unique_key is null then x.id end collate "C", x.ordinality
   on conflict do nothing
   returning t.id, extract(epoch from t.due_at - clock_timestamp())::float8;
   perform set_config('joblane.checks', 'on', true);

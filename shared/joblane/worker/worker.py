@@ -28,7 +28,7 @@ from joblane.record.connection import (
     is_of_row,
 )
 from joblane.record.dead_letters import mark_dead_sent, successor_entry
-from joblane.record.finish import Finish, cancel_requested, finish
+from joblane.record.finish import cancel_requested, finish
 from joblane.record.run_session import CANCELLED
 from joblane.record.states import State
 from joblane.sqs.dead_letter import NO_ROOM, archived_dead_letter, fits, refused_dead_letter, with_id
@@ -92,6 +92,8 @@ class Worker:
         """Claim, run and finish messages by id. Return the messages to claim alone, fewest attempts first."""
         started = time.perf_counter()
         claimed = self._claim(deliveries, response, lambda_context)
+        if claimed is None:
+            return deliveries
         to_claim_alone: list[Run] = []
         runs: list[Run] = []
         archived: list[Run] = []
@@ -176,8 +178,10 @@ class Worker:
             return "MessageError: id: has the form of a tick's id, which only the scheduler gives"
         return None
 
-    def _claim(self, deliveries: Mapping[str, Received], response: BatchResponse, lambda_context: Any) -> list[Run]:
-        """Claim all messages in one statement, in order."""
+    def _claim(
+        self, deliveries: Mapping[str, Received], response: BatchResponse, lambda_context: Any
+    ) -> list[Run] | None:
+        """Claim all messages in one statement, in order. None: one of them is refused, so each is claimed alone."""
         if not deliveries:
             return []
         arrivals = [
@@ -198,8 +202,7 @@ class Worker:
             claims = self._database.call_again(claim, arrivals, lease, lambda_context.aws_request_id, token)
         except DATABASE_ERRORS as error:
             if len(deliveries) > 1 and is_of_row(error) and sqlstate(error) not in ADVICE:
-                alone = [self._claim({id_: one}, response, lambda_context) for id_, one in deliveries.items()]
-                return [run for runs in alone for run in runs]
+                return None
             self._keep_unclaimed(deliveries, error, response)
             return []
         return [Run(delivery, claims[id_]) for id_, delivery in deliveries.items()]
@@ -229,38 +232,49 @@ class Worker:
                     response.keep(run.received, run.end.visibility_seconds)
         return archived
 
-    def _record(self, runs: Sequence[Run], response: BatchResponse, *, again: bool = True) -> None:
-        """Record the ends of runs. ``again``: run by run if the database refuses one, or has to roll one back."""
+    def _record(self, runs: Sequence[Run], response: BatchResponse) -> None:
+        """Record the ends of runs: first those whose rows are free, then, after one wait, the others."""
+        left = self._record_some(runs, response, waits=False)
+        left = self._record_some(left, response, waits=True)
+        cancelled = [run for run in left if self._is_cancelled(run, response)]
+        for run in self._record_some(cancelled, response, waits=False):
+            self._lose(run, "another transaction has locked the task's row", response)
+
+    def _record_some(
+        self, runs: Sequence[Run], response: BatchResponse, *, waits: bool, again: bool = True
+    ) -> list[Run]:
+        """Record ends and return the runs that are not recorded and not lost.
+
+        ``again``: run by run, without a wait, if the database refuses one, or has to roll one back.
+        """
         if not runs:
-            return
+            return []
         ends = [run.end for run in runs if run.end is not None]
         try:
-            finished_ids = self._database.call(finish, ends)
+            finished_ids = self._database.call(finish, ends, waits=waits)
         except DATABASE_ERRORS as error:
             if again and is_of_row(error) and (len(runs) > 1 or (sqlstate(error) or "").startswith(ROLLED_BACK)):
-                for run in runs:
-                    self._record([run], response, again=False)
-                return
+                return [left for run in runs for left in self._record_some([run], response, waits=False, again=False)]
             for run in runs:
                 self._lose(run, text_of(error), response)
-            return
+            return []
         for run, end in zip(runs, ends, strict=True):
             run.recorded = end.id in finished_ids
-            if not run.recorded:
-                self._record_cancelled(run, end, response)
+        return [run for run in runs if not run.recorded]
 
-    def _record_cancelled(self, run: Run, end: Finish, response: BatchResponse) -> None:
-        """Record the run as cancelled if its task has a cancel request. Otherwise its end cannot be recorded."""
+    def _is_cancelled(self, run: Run, response: BatchResponse) -> bool:
+        """Give the run the end of a cancelled task if it has a cancel request. Otherwise its end cannot be recorded."""
+        assert run.end is not None
         try:
-            requested = self._database.call(cancel_requested, end.id, end.token)
+            requested = self._database.call(cancel_requested, run.end.id, run.end.token)
         except DATABASE_ERRORS as error:
             self._lose(run, text_of(error), response)
-            return
-        if requested and end.state is not State.CANCELLED:
-            run.end = outcome.failed(self._task, run.claim, TaskCancelled(CANCELLED), end.duration_ms)
+            return False
+        if requested and run.end.state is not State.CANCELLED:
+            run.end = outcome.failed(self._task, run.claim, TaskCancelled(CANCELLED), run.end.duration_ms)
             self._log.price(run.claim, run.end)
-            self._record([run], response)
-        elif requested is None:
+            return True
+        if requested is None:
             self._logger.warning(
                 "lease lost: the task was taken over by another run, or ended or deleted by an operator",
                 extra=self._log_fields(run.claim),
@@ -268,6 +282,7 @@ class Worker:
             response.keep(run.received)
         else:
             self._lose(run, "another transaction has locked the task's row", response)
+        return False
 
     def _lose(self, run: Run, why: str, response: BatchResponse) -> None:
         """Keep the message of a run whose end is not recorded."""

@@ -104,6 +104,7 @@ MEASURED: dict[str, tuple[str, tuple[str, ...], int]] = {
 }
 """Statement, parameters, and the buffers that it may read for each task."""
 OF_ONE_TASK = {"status", "cancel"}
+OF_RUNS = "any(array(select f.id from f))"
 GROWING = [
     ("claim", "claim", "where r.id = m.id for no key update skip locked", "where r.id || '' = m.id for no key update"),
     ("claim", "claim", "p.name = t.tenant", "p.name || '' = t.tenant"),
@@ -114,9 +115,9 @@ GROWING = [
         "where h.unique_key = t.unique_key",
         "where h.unique_key || '' = t.unique_key",
     ),
-    ("finish", "finish", "where t.id = f.id", "where t.id || '' = f.id"),
-    ("finish", "finish", "a.task_id = f.id and a.run", "a.task_id || '' = f.id and a.run"),
-    ("insert", "insert", "h.unique_key = any", "h.unique_key || '' = any"),
+    ("finish", "finish", f"t.id = f.id and t.id = {OF_RUNS}", "t.id || '' = f.id"),
+    ("finish", "finish", f"a.task_id = f.id and a.run = f.run and a.task_id = {OF_RUNS}", "a.task_id || '' = f.id"),
+    ("insert", "insert", "h.unique_key = x.unique_key", "h.unique_key || '' = x.unique_key"),
 ]
 """Faults that the test must find: a statement, its function, and a look-up there that becomes a scan."""
 

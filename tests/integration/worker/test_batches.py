@@ -277,11 +277,23 @@ def test_a_claim_that_fails_for_one_messages_sake_is_repeated_one_by_one(world: 
 
     assert kept == [records[3]["messageId"]]
     assert all(27 <= seconds <= 30 for seconds in watched.visibilities)
-    assert wire.statements == ["claim"] * 11 + ["finish"]
+    assert wire.statements == ["claim", *["claim", "finish"] * 3, "claim", *["claim", "finish"] * 6]
     assert states(world) == {f"it-{n}": "completed" for n in range(10) if n != 3}
     (line,) = [line for line in logged.fields if line["message"].startswith("the claim failed")]
     assert (line["task_ids"], line["error"]) == (["it-3"], "refused (P0001)")
     assert "migrate" not in line["message"]
+
+
+def test_after_a_refused_message_each_other_is_claimed_when_the_last_run_has_ended(world: World) -> None:
+    others: list[str] = []
+
+    @behaviour
+    def list_active(payload: Sample, ctx: TaskContext) -> None:
+        others.extend(row[0] for row in world.run("select id from joblane.tasks where state = 'active'"))
+
+    refuse(world, "insert or update", "new.id = 'it-1'")
+    assert len(world.deliver(sample_batch, *bodies(3, "list_active"))) == 1
+    assert others == ["it-0", "it-2"]
 
 
 def test_a_run_replaces_what_a_deleted_task_with_its_id_has_left(world: World) -> None:
@@ -362,31 +374,56 @@ def hold_at_the_end(world: World, holder: Database, ids: str) -> None:
             holder.get().run(f"select from joblane.tasks where id in ({ids}) for update")
 
 
-def test_a_finish_waits_once_for_all_locked_rows_and_records_the_others(world: World, wire: Wire) -> None:
+@pytest.mark.parametrize("locked", [(2,), (2, 5, 7)])
+def test_a_finish_waits_once_for_all_locked_rows_and_records_the_others(
+    world: World, wire: Wire, locked: tuple[int, ...]
+) -> None:
     watched = world.watch()
     # three waits of 2 s, instead of 5 s, exceed the statement's limit of 5.5 s
     world.run(f"alter function joblane.finish_{VERSION} set lock_timeout = '2s'")
     warm(world, wire)
     holder = Database(world.url)
-    hold_at_the_end(world, holder, "'it-2', 'it-5', 'it-7'")
+    hold_at_the_end(world, holder, ", ".join(f"'it-{n}'" for n in locked))
     records = [record(body, world.lane(sample_batch), receives=2) for body in bodies(do="hold")]
     try:
         with lines() as logged:
             kept = handle(world.worker(sample_batch), *records)
     finally:
         holder.drop()
-    assert kept == [records[n]["messageId"] for n in (2, 5, 7)]
+    assert kept == [records[n]["messageId"] for n in locked]
     assert [statement for statement in wire.statements if statement in ("claim", "finish")] == [
         "claim",
         "finish",
         "finish",
     ]
-    assert states(world) == {f"it-{n}": "active" if n in (2, 5, 7) else "completed" for n in range(10)}
+    assert states(world) == {f"it-{n}": "active" if n in locked else "completed" for n in range(10)}
     lost = [line for line in logged.fields if line["message"].startswith("the end of a run could not be recorded")]
-    assert [(line["task_id"], line["attempt"], line["task_type"], line["error"]) for line in lost] == [
-        (f"it-{n}", 1, "sample:batch", "another transaction has locked the task's row") for n in (2, 5, 7)
+    assert [(line["task_id"], line["attempt"], line["task_type"]) for line in lost] == [
+        (f"it-{n}", 1, "sample:batch") for n in locked
     ]
+    assert all("lock" in line["error"] for line in lost)
     assert all(27 <= seconds <= 30 for seconds in watched.visibilities)
+
+
+def test_cancelled_tasks_with_locked_rows_cost_one_wait(world: World, wire: Wire) -> None:
+    world.run(f"alter function joblane.finish_{VERSION} set lock_timeout = '1s'")  # ten of them exceed the margin
+    holder = Database(world.url)
+
+    @behaviour
+    def cancel_and_hold(payload: Sample, ctx: TaskContext) -> None:
+        if ctx.task_id == "it-9":
+            holder.get().run("update joblane.tasks set cancel_requested_at = now()")
+            holder.get().execute_simple("begin")
+            holder.get().run("select from joblane.tasks for update")
+
+    try:
+        assert len(world.deliver(sample_batch, *bodies(do="cancel_and_hold"))) == 10
+    finally:
+        holder.drop()
+    assert [statement for statement in wire.statements if statement in ("claim", "finish")] == [
+        "claim", "finish", "finish", "finish",
+    ]  # fmt: skip
+    assert set(states(world).values()) == {"active"}
 
 
 def test_a_finish_takes_a_row_that_becomes_free_while_it_waits(world: World, wait_until: WaitUntil) -> None:
