@@ -126,7 +126,7 @@ def _without_database() -> Iterator[None]:
     with (
         patch.object(Database, "get", lambda _self: Idle()),
         patch.object(worker, "claim", claim),
-        patch.object(worker, "finish", lambda _connection, ends: {end.id for end in ends}),
+        patch.object(worker, "finish", lambda _connection, ends, **_: {end.id for end in ends}),
     ):
         yield
 

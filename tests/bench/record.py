@@ -131,7 +131,7 @@ class Record:
         """Add active tasks, as other functions hold them: claimed, and not finished."""
         if count:
             bodies = self.enqueue(count, 10)
-            with patch.object(worker, "finish", lambda _connection, ends: {end.id for end in ends}):
+            with patch.object(worker, "finish", lambda _connection, ends, **_: {end.id for end in ends}):
                 self.deliver(bodies, 10)
 
     def live(self, count: int, batch: int) -> float:

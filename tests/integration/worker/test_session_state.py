@@ -91,7 +91,7 @@ def test_a_run_that_is_not_recorded_is_not_logged_as_completed(
     assert emf.documents(capsys.readouterr().out) == []
 
     # and one whose end the database did not take
-    def away(*_: object) -> None:
+    def away(*_: object, **__: object) -> None:
         raise OSError
 
     monkeypatch.setattr("joblane.worker.worker.finish", away)
