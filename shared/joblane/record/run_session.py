@@ -127,21 +127,22 @@ class RunSession:
             if connection.idle:
                 self.session.close()
                 return False
-            if not finish(connection, [end]):
-                raise self._refusal(connection, end)
+            self._record(connection, end)
             self.session.commit()
         self.session.close()
         return True
 
     def finish(self, end: Finish) -> None:
         """Like :meth:`commit`, and record ``end`` even if the session wrote nothing."""
-        if not self.commit(end) and not finish(connection := self.database.get(), [end]):
-            raise self._refusal(connection, end)
+        if not self.commit(end):
+            self._record(self.database.get(), end)
 
-    def _refusal(self, connection: Connection, end: Finish) -> BaseException:
-        """Return the reason that the task's row did not take ``end``."""
-        cancelled = cancel_requested(connection, end.id, end.token)
-        return TaskCancelled(CANCELLED) if cancelled else self._lease_lost()
+    def _record(self, connection: Connection, end: Finish) -> None:
+        """Record ``end``, or raise the reason that the task's row did not take it."""
+        # A wait needs a subtransaction, whose lock makes a multixact of the row: only if the row is not free.
+        if not finish(connection, [end], waits=False) and not finish(connection, [end]):
+            cancelled = cancel_requested(connection, end.id, end.token)
+            raise TaskCancelled(CANCELLED) if cancelled else self._lease_lost()
 
     def keep(self, mark: Callable[[Connection, str, str], bool]) -> None:
         """Commit the session's work so far together with ``mark(connection, task_id, token)``.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 from unittest.mock import patch
@@ -16,7 +16,7 @@ from joblane.queues import Queue, dead_letter_name, lane_name
 from joblane.record.claim import CLAIM
 from joblane.record.connection import Connection
 from joblane.record.database import Database
-from joblane.record.finish import FINISH
+from joblane.record.finish import FINISH, Finish, finish
 from joblane.record.functions import VERSION
 from joblane.testing.faults import HookedDatabase, Send
 from joblane.worker.run import Run
@@ -142,6 +142,34 @@ def test_handlers_that_touch_their_session_finish_in_their_own_transactions(worl
     assert wire.statements.count("commit") == 5
     assert world.run("select task_id from effects order by 1") == [[f"it-{n}"] for n in (1, 3, 5, 7, 9)]
     assert set(states(world).values()) == {"completed"}
+
+
+def test_a_commit_with_the_handlers_work_waits_only_for_a_row_that_is_locked(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waited: list[bool] = []
+
+    def recorded(connection: Connection, runs: Sequence[Finish], *, waits: bool = True) -> set[str]:
+        waited.append(waits)
+        return finish(connection, runs, waits=waits)
+
+    @behaviour
+    def lock_now_and_then(payload: Sample, ctx: TaskContext) -> None:
+        ctx.session.execute(text("insert into effects values (:id, 'done')"), {"id": ctx.task_id})
+        if ctx.task_id == "it-1":
+            holder.get().execute_simple("begin")
+            holder.get().run("select from joblane.tasks where id = 'it-1' for update")
+
+    world.run("create table effects (task_id text, what text)")
+    world.run(f"alter function joblane.finish_{VERSION} set lock_timeout = '200ms'")  # instead of 5 s
+    monkeypatch.setattr("joblane.record.run_session.finish", recorded)
+    holder = Database(world.url)
+    try:
+        assert len(world.deliver(sample_batch, *bodies(2, "lock_now_and_then"))) == 1
+    finally:
+        holder.drop()
+    assert waited == [False, False, True]
+    assert world.run("select task_id from effects") == [["it-0"]]
 
 
 def test_a_session_that_is_asked_for_and_not_used_finishes_with_the_batch(world: World, wire: Wire) -> None:
