@@ -170,7 +170,7 @@ class Peer:
             **(settings or {}),
         }
         self._producer: subprocess.Popen[str] | None = None
-        self._workers: list[_Supervisor] = []
+        self._workers: list[Supervisor] = []
         administer(bench.server.database_url("postgres"), f"create database {self._database_name}")
         self._administrator = Database(self.url, limits=None)
         try:
@@ -242,7 +242,7 @@ class Peer:
         for number in range(processes):
             environment = {**self.environment, "BENCH_WORKER": str(number)}
             self._workers.append(
-                _Supervisor(self._command("worker", str(concurrency)), environment, self.folder / "worker.log")
+                Supervisor(self._command("worker", str(concurrency)), environment, self.folder / "worker.log")
             )
 
     def stop_work(self) -> None:
@@ -343,7 +343,7 @@ class Peer:
         return line.split(" ")[1:]
 
 
-class _Supervisor:
+class Supervisor:
     """Starts a worker, starts it again when it ends, and stops it. Each worker has a process group of its own."""
 
     def __init__(self, command: list[str], environment: Mapping[str, str], log: Path) -> None:
