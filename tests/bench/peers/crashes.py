@@ -44,10 +44,14 @@ VARIANTS = {
 RESCUE_SECONDS = 30
 LONG_SECONDS = 45
 LONG_JOBS = 5
+LONG_DEADLINE_SECONDS = 180.0
+"""Time for three more runs of a job that is taken for lost."""
 BULK = 1_000
-FIRST_BEFORE, FIRST_DURING = 1_000_000, 2_000_000
-"""The first numbers of the jobs that are enqueued before the outage, and during it."""
-BLOCKED_SECONDS = 20.0
+FIRST_WARM, FIRST_BEFORE, FIRST_DURING = 1_000_000, 2_000_000, 3_000_000
+"""The first numbers of the jobs that start all workers, and of those that are enqueued before and during the outage."""
+BLOCKED_SECONDS = 8.0
+"""The longest time for which jobs wait for the lock. It is shorter than the timeout of Joblane's task."""
+WARM_SECONDS = 60.0
 PRODUCER_SECONDS = 60.0
 """The time for an enqueue that waits for PostgreSQL, after the outage."""
 QUIET_CHECKS = 3
@@ -137,16 +141,16 @@ def _kills(bench: Bench, name: str, settings: Mapping[str, str], size: Size) -> 
             killed_at = {int(file.suffix[1:]): file.stat().st_mtime for file in folder.glob("kills.json.*")}
             effects = _effects(peer.url)
             return {
-                **_lost_and_doubled(effects, range(size.jobs)),
+                **lost_and_doubled(effects, range(size.jobs)),
                 "killed": len(killed_at),
                 "unfinished": unfinished,
                 "runs": len((folder / "runs").read_text().split()),
                 "seconds": max((time for times in effects.values() for time in times), default=started) - started,
-                "rerun_seconds": _seconds_until_effect(plan, killed_at, effects),
+                "rerun_seconds": seconds_until_effect(plan, killed_at, effects),
             }
 
 
-def _seconds_until_effect(
+def seconds_until_effect(
     plan: kills.Plan, killed_at: Mapping[int, float], effects: Mapping[int, Sequence[float]]
 ) -> Results:
     """Return the time between a kill that left no effect and the effect of the job's next run, in seconds."""
@@ -177,7 +181,7 @@ def _effects(url: str) -> dict[int, list[float]]:
     return found
 
 
-def _lost_and_doubled(effects: Mapping[int, Sequence[float]], numbers: Sequence[int]) -> dict[str, int]:
+def lost_and_doubled(effects: Mapping[int, Sequence[float]], numbers: Sequence[int]) -> dict[str, int]:
     return {
         "jobs": len(numbers),
         "lost": sum(number not in effects for number in numbers),
@@ -201,21 +205,23 @@ def _long_and_outage(servers: Servers, systems: Sequence[str], size: Size) -> tu
             except (PeerError, PostgresError, OSError) as error:
                 failed[name] = {"failed": f"{type(error).__name__}: {error}"}
         described = {name: peer.described() for name, peer in peers.items()}
-        with ThreadPoolExecutor(len(peers) or 1) as threads:
-            long = threads.map(lambda peer: _result(lambda: _long(peer, size)), peers.values())
-            found_long = dict(zip(peers, long, strict=True))
-        return failed | found_long, failed | _outage(bench, peers, size), described
+        outage = _outage(bench, peers, size)
+        with ThreadPoolExecutor(len(peers) or 1) as threads:  # last, because some of its jobs do not end
+            long = dict(
+                zip(peers, threads.map(lambda peer: _result(partial(_long, peer)), peers.values()), strict=True)
+            )
+        return failed | long, failed | outage, described
 
 
-def _long(peer: Peer, size: Size) -> Results:
+def _long(peer: Peer) -> Results:
     numbers = range(LONG_JOBS)
     peer.produce("many", "long", numbers.start, len(numbers))
-    unfinished = _await_quiet(peer, size.deadline_seconds)
+    unfinished = _await_quiet(peer, LONG_DEADLINE_SECONDS)
     runs = Path(peer.environment["BENCH_RUNS"]).read_text().split()
     return {
-        **_lost_and_doubled(_effects(peer.url), numbers),
+        **lost_and_doubled(_effects(peer.url), numbers),
         "unfinished": unfinished,
-        "runs": len(runs),
+        "runs": sum(int(number) in numbers for number in runs),
     }
 
 
@@ -234,6 +240,7 @@ def _outage(bench: Bench, peers: Mapping[str, Peer], size: Size) -> Results:
     results: Results = {}
     with ExitStack() as stack:
         threads = stack.enter_context(ThreadPoolExecutor(len(peers) or 1))
+        wait([threads.submit(_warm, peer) for peer in peers.values()])
         blocked = {name: threads.submit(_blocked, peer, before, stack) for name, peer in peers.items()}
         running = {name: _result(jobs.result) for name, jobs in blocked.items()}
         bench.server.stop()
@@ -252,6 +259,12 @@ def _outage(bench: Bench, peers: Mapping[str, Peer], size: Size) -> Results:
         for name, end in ends.items():
             results[name] = running[name] | _result(end.result) | {"outage_seconds": took}
     return results
+
+
+def _warm(peer: Peer) -> None:
+    """Let every worker run a job."""
+    peer.produce("many", "effect", FIRST_WARM, SLOTS * PROCESSES)
+    _await_quiet(peer, WARM_SECONDS)
 
 
 def _blocked(peer: Peer, numbers: range, stack: ExitStack) -> Results:
@@ -288,7 +301,7 @@ def _after_outage(peer: Peer, before: range, attempts: Attempts, started_at: flo
     effects = _effects(peer.url)
     after = [at - started_at for times in effects.values() for at in times if at > started_at]
     return {
-        **_lost_and_doubled(effects, [*before, *attempts.accepted]),
+        **lost_and_doubled(effects, [*before, *attempts.accepted]),
         "unfinished": unfinished,
         "accepted": len(attempts.accepted),
         "refused": len(attempts.refused),
