@@ -12,6 +12,7 @@ from tests.bench import backends
 from tests.bench.deployed import Deployer, zip_code
 from tests.bench.functions.peers_noop.handler import peers_noop
 from tests.bench.peers import program
+from tests.bench.peers.cost_tables import BATCHES
 from tests.bench.peers.peer import Bench, Peer, client
 
 PREFIX = "jobs"
@@ -22,7 +23,7 @@ TASKS = (peers_noop,)
 class JoblanePeer(Peer):
     """``batches``: the batch sizes of its mapping."""
 
-    batches = (1, 10)
+    batches = BATCHES["joblane"]
 
     def __init__(self, name: str, bench: Bench, settings: Mapping[str, str] | None = None) -> None:
         assert bench.emulator is not None, "it needs an emulator"

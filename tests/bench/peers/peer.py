@@ -34,7 +34,7 @@ from tests.locked import environment
 from tests.pages import ROOT
 
 REGION = "us-east-1"
-DRAIN_SECONDS = 180.0
+DRAIN_SECONDS = 90.0
 STOP_SECONDS = 3.0
 RESTART_SECONDS = 1.0
 """The pause of the supervisor before it starts a worker again: 100 ms is systemd's, which starts no Python."""
