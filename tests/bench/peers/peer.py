@@ -250,6 +250,11 @@ class Peer:
         while self._workers:
             self._workers.pop().stop()
 
+    @property
+    def restarts(self) -> int:
+        """The number of times that a worker has ended and was started again."""
+        return sum(worker.restarts for worker in self._workers)
+
     def ran(self) -> int:
         """Return how many times ``noop`` has run."""
         return self._ran.stat().st_size
