@@ -49,7 +49,7 @@ def cell(values: Sequence[float] | None, unit: float = 1, digits: int = 0) -> st
 def reasons(failed: Mapping[str, Mapping[str, str]]) -> str:
     """Return a list of what could not be measured: system → measurement → reason."""
     lines = [
-        f"- {TITLES[name]}, {what}: {reason.replace('|', ' ')[:300]}"
+        f"- {TITLES[name]}, {what}: {' '.join(reason.replace('|', ' ').split())[:300]}"
         for name, reasons_ in failed.items()
         for what, reason in reasons_.items()
     ]
@@ -71,8 +71,8 @@ def _setting(results: Mapping[str, Any]) -> str:
     )
     if where["quick"]:
         text += (
-            "\n\n**This was a quick run with few jobs, beside other work: it shows the form of the tables, and its "
-            "figures compare nothing.**"
+            "\n\n**This was a quick run with few jobs and other work on the machine. It shows the form of the tables; "
+            "its figures compare nothing.**"
         )
     return text
 

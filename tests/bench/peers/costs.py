@@ -28,7 +28,7 @@ class Numbers:
     warm: int
 
 
-FULL = Numbers(rounds=3, one=500, many=2_000, warm=400)
+FULL = Numbers(rounds=3, one=300, many=1_000, warm=300)
 QUICK = Numbers(rounds=1, one=100, many=300, warm=100)
 
 Values = Mapping[str, float]
