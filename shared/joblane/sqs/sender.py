@@ -50,6 +50,8 @@ if TYPE_CHECKING:
     from mypy_boto3_sqs import SQSClient
     from urllib3 import BaseHTTPResponse, HTTPConnectionPool
 
+CONSTANT = ("botocore.", "boto3.", "aws_lambda_powertools.", __name__)
+"""Modules whose handlers of events add the same to each request. Powertools adds its name to ``User-Agent``."""
 METHODS = {"SendMessage": "send_message", "SendMessageBatch": "send_message_batch"}
 EVENTS = (
     "provide-client-params",
@@ -264,10 +266,10 @@ def _is_replaced() -> bool:
 
 
 def _is_listened_to(client: SQSClient, operation: str) -> bool:
-    """True if anything but botocore and this module receives the events of a request."""
+    """True if anything but :data:`CONSTANT` receives the events of a request."""
     emitter = client.meta.events._emitter  # type: ignore[attr-defined]
     handlers = (one for event in EVENTS for one in emitter._handlers.prefix_search(f"{event}.sqs.{operation}"))
-    return not all((getattr(one, "__module__", None) or "").startswith(("botocore.", __name__)) for one in handlers)
+    return not all((getattr(one, "__module__", None) or "").startswith(CONSTANT) for one in handlers)
 
 
 def _success(response: BaseHTTPResponse) -> Mapping[str, Any] | None:
