@@ -265,7 +265,12 @@ class JobClient:
         return tasks
 
     def _send_without_rows(self, tasks: Sequence[NewTask]) -> list[Enqueued | JobError]:
-        failed = self._sqs.send_many([task.entry for task in tasks])
+        if len(tasks) == 1:  # its error has boto3's as its cause
+            try:
+                self._sqs.send(tasks[0].entry)
+            except SendError as error:
+                return [error]
+        failed = self._sqs.send_many([task.entry for task in tasks]) if len(tasks) > 1 else {}
         return [
             SendError(f"{task.entry.queue}: {failed[position]}")
             if position in failed
