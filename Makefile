@@ -34,7 +34,7 @@ RUN := $(ENVIRONMENT) .venv/bin/python -m
 TESTS ?= tests/faults tests/e2e tests/browser tests/infra tests/integration tests/unit
 WORKERS ?= $(shell expr $$(getconf _NPROCESSORS_ONLN) + 1)
 
-.PHONY: help demo up down status test modules quick check format docs bench bench-large faults synth preflight deploy lock wheel tools clean
+.PHONY: help demo up down status test modules quick check format docs bench bench-large bench-peers faults synth preflight deploy lock wheel tools clean
 
 help: ## List these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-11s %s\n", $$1, $$2 }' Makefile
@@ -84,6 +84,10 @@ bench: tools ## Measure, compared with plain Lambda, SQS and SQL, and with peers
 
 bench-large: tools ## Measure on tables of a million to ten million tasks
 	@$(RUN) tests.bench --large $(ONLY)
+
+bench-peers: tools ## Measure jobs and crashes against other systems; optional ONLY=, QUICK=1, PART=, WRITE=1
+	@$(RUN) tests.bench.peers $(if $(QUICK),--quick) $(if $(WRITE),--write) $(if $(PART),--part $(PART)) \
+		$(if $(ONLY),--only $(ONLY))
 
 faults: .venv/.dev ## Run thousands of jobs while everything fails; optional SEED=, JOBS=, MINUTES=, PLANT=
 	@$(RUN) tests.faults $(if $(SEED),--seed $(SEED)) $(if $(JOBS),--jobs $(JOBS)) \

@@ -3,15 +3,13 @@
 All messages except the last are sent before the mapping is created. The last message wakes the emulator's poller, which
 otherwise sleeps for up to five seconds. The time is measured from the last message until the last job has ended: until
 all rows are `completed`, or the bare queue is empty. The processor time is that of the function's processes and of
-PostgreSQL, in ticks of 10 ms; the emulator's is not counted.
+PostgreSQL; the emulator's is not counted.
 """
 
 from __future__ import annotations
 
 import json
-import shutil
 import time
-import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,13 +23,12 @@ from joblane.local.ministack import MiniStack
 from joblane.local.postgres import Postgres
 from joblane.record.database import Database
 from tests.bench import backends
+from tests.bench.deployed import Deployer, zip_code
 from tests.bench.functions.bench_noop.handler import BenchNoop, bench_noop
 from tests.bench.report import Ratio, median, within
-from tests.unpacked import code, layer
 
 JOBS = 5_000
 BATCH = 10
-ROLE = "arn:aws:iam::000000000000:role/bench"
 TIMEOUT_SECONDS = 120
 ROUNDS = 5
 TARGET_US = 285
@@ -57,39 +54,17 @@ class Bench:
         self._lambda, self._sqs = boto3.client("lambda"), boto3.client("sqs")
         self._database = Database(url)
         self._client = JobClient()
-        arn = self._lambda.publish_layer_version(LayerName="bench", Content={"ZipFile": layer().path.read_bytes()})
         environment = {"JOBLANE_TASK": bench_noop.type, "JOBLANE_PREFIX": "jobs", "DATABASE_URL": url}
-        content = self._code(folder).read_bytes()
+        content = zip_code(folder, bench_noop.function)
+        deployer = Deployer(self._lambda)
         for name, handler in (
             ("ours", "joblane.worker.lambda_entry.handler"),
             ("bare", "tests.bench.functions.bench_noop.handler.bare"),
         ):
-            self._lambda.create_function(
-                FunctionName=name,
-                Runtime="python3.13",
-                Role=ROLE,
-                Handler=handler,
-                Code={"ZipFile": content},
-                Timeout=120,
-                MemorySize=512,
-                Layers=[arn["LayerVersionArn"]],
-                Environment={"Variables": environment},
-            )
+            deployer.create(name, handler, content, environment)
         self._queues = {
             name: self._queue(queue) for name, queue in (("ours", "jobs-default-bench-noop"), ("bare", "bare"))
         }
-
-    @staticmethod
-    def _code(folder: Path) -> Path:
-        """Return the zip of the functions, with the task of the benchmark in the folder in which the entry searches."""
-        target = folder / "bench.zip"
-        shutil.copy(code().path, target)
-        source = Path(__file__).parent / "functions" / "bench_noop" / "handler.py"
-        with zipfile.ZipFile(target, "a") as archive:
-            archive.write(source, "functions/bench_noop/handler.py")
-            archive.writestr("functions/bench_noop/__init__.py", "")
-            archive.write(source, "tests/bench/functions/bench_noop/handler.py")
-        return target
 
     def _queue(self, name: str) -> str:
         return self._sqs.create_queue(QueueName=name, Attributes={"VisibilityTimeout": "720"})["QueueUrl"]

@@ -16,7 +16,8 @@ from joblane.record.claim import claim
 from joblane.record.connection import Connection
 from joblane.testing.databases import Databases
 from joblane.worker import worker
-from tests.bench.peers.peer import Peer, PeerError
+from tests.bench.peers.costs import drain, enqueue
+from tests.bench.peers.peer import Bench, Peer, PeerError
 from tests.bench.record import Record
 from tests.bench.report import Ratio, failed, median, within
 
@@ -56,11 +57,12 @@ def _cpu(record: Record, server: Postgres) -> list[Ratio]:
     ours: dict[int, list[float]] = {batch: [] for batch in LIMITS}
     theirs: dict[int, list[float]] = {batch: [] for batch in LIMITS}
     try:
-        with Peer("oban", server) as oban:
+        with Peer("oban", Bench(server)) as oban:
             for _ in range(ROUNDS):
                 for batch, (limit, _) in LIMITS.items():
                     ours[batch].append(record.live(TASKS, batch))
-                    theirs[batch].append(oban.enqueue(WARM + TASKS) + oban.drain(limit, WARM, TASKS))
+                    enqueued = enqueue(oban, "one", WARM + TASKS)["server"]
+                    theirs[batch].append(enqueued + drain(oban, limit, TASKS)["server"])
     except PeerError as error:
         return [failed(name, str(error))]
     return [

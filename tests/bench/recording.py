@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from joblane.local.postgres import Postgres
 from joblane.testing.databases import Databases
-from tests.bench.peers.peer import Peer, PeerError
+from tests.bench.peers.costs import enqueue
+from tests.bench.peers.peer import Bench, Peer, PeerError
 from tests.bench.record import Record
 from tests.bench.report import Ratio, failed, median, within
 
@@ -35,9 +36,9 @@ def run(server: Postgres) -> list[Ratio]:
                 record.close()
             for name in PEERS:
                 try:
-                    with Peer(name, server) as peer:
-                        peer.enqueue(WARM)
-                        peers[name].append(peer.enqueue(TASKS))
+                    with Peer(name, Bench(server)) as peer:
+                        enqueue(peer, "one", WARM)
+                        peers[name].append(enqueue(peer, "one", TASKS)["server"])
                 except PeerError as error:
                     missing[name] = str(error)
     finally:

@@ -51,6 +51,8 @@ if TYPE_CHECKING:
     from mypy_boto3_sqs import SQSClient
     from urllib3 import HTTPConnectionPool
 
+CONSTANT = ("botocore.", "boto3.", "aws_lambda_powertools.", __name__)
+"""Modules whose handlers of events add the same to each request. Powertools adds its name to ``User-Agent``."""
 METHODS = {"SendMessage": "send_message", "SendMessageBatch": "send_message_batch"}
 EVENTS = (
     "provide-client-params",
@@ -113,13 +115,13 @@ class Template:
         """Read a signed request that ``client`` is about to send.
 
         Raises ``ValueError``, ``LookupError`` or ``AttributeError`` if it is not made as this module makes requests, or
-        if anything but botocore and this module receives the events of a request.
+        if anything but :data:`CONSTANT` receives the events of a request.
         """
         emitter, http = client.meta.events._emitter, client._endpoint.http_session
         cache = emitter._lookup_cache
         handlers = [one for event in EVENTS for one in emitter._handlers.prefix_search(f"{event}.sqs.{operation}")]
         for one in handlers:
-            if not (getattr(one, "__module__", None) or "").startswith(("botocore.", __name__)):
+            if not (getattr(one, "__module__", None) or "").startswith(CONSTANT):
                 raise ValueError(one)
         (quota,) = {one.__self__ for one in handlers if isinstance(getattr(one, "__self__", None), RetryQuotaChecker)}
         headers = {name: value if isinstance(value, str) else value.decode() for name, value in request.headers.items()}

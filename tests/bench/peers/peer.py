@@ -1,19 +1,47 @@
-"""A peer with a database of its own: a program in the peers' environment that enqueues and drains on command."""
+"""A peer with a database of its own: a program that enqueues on command, workers, and the meters of what they cost."""
 
 from __future__ import annotations
 
+import json
+import os
+import signal
 import subprocess
 import sys
+import threading
+import time
+import urllib.request
+from collections import Counter
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from tempfile import TemporaryFile
-from typing import Self
+from tempfile import TemporaryDirectory
+from typing import Any, Self
 
+import boto3
+import psutil
+from pg8000.exceptions import Error as PostgresError
+
+from joblane.local.ministack import MiniStack
 from joblane.local.postgres import Postgres
 from joblane.record.database import Database
 from joblane.testing.databases import administer
 from tests.bench import backends
+from tests.bench.peers import emulator as counting
+from tests.bench.peers.program import Description
 from tests.locked import environment
+from tests.pages import ROOT
+
+REGION = "us-east-1"
+DRAIN_SECONDS = 90.0
+STOP_SECONDS = 3.0
+RESTART_SECONDS = 1.0
+"""The pause of the supervisor before it starts a worker again: 100 ms is systemd's, which starts no Python."""
+TABLES = """
+create table orders (number bigint not null);
+create table effects (number bigint not null, at timestamptz not null default clock_timestamp());
+"""
 
 
 class PeerError(Exception):
@@ -28,68 +56,354 @@ def _python() -> Path:
         raise PeerError(f"the peers of requirements/peers.txt cannot be installed: {error}") from error
 
 
-class Peer:
-    """``name``: of the library, and of its program in this folder."""
+@dataclass(frozen=True)
+class Bench:
+    """The servers that all peers share."""
 
-    def __init__(self, name: str, server: Postgres) -> None:
+    server: Postgres
+    emulator: MiniStack | None = None
+
+    def requests(self) -> Counter[str]:
+        """Return the requests to SQS since the emulator's start, by action."""
+        if self.emulator is None:
+            return Counter()
+        with urllib.request.urlopen(f"{self.emulator.endpoint}{counting.PATH}") as answer:
+            return Counter(json.load(answer))
+
+    def queue_depth(self, name: str) -> int:
+        """Return the messages of a queue, visible or not. 0 if there is no such queue."""
+        assert self.emulator is not None
+        sqs = client("sqs", self.emulator.endpoint)
+        names: Any = ["ApproximateNumberOfMessages", "ApproximateNumberOfMessagesNotVisible"]
+        names.append("ApproximateNumberOfMessagesDelayed")
+        try:
+            url = sqs.get_queue_url(QueueName=name)["QueueUrl"]
+            counts = sqs.get_queue_attributes(QueueUrl=url, AttributeNames=names)["Attributes"]
+        except sqs.exceptions.QueueDoesNotExist:
+            return 0
+        return sum(int(count) for count in counts.values())
+
+
+@cache
+def client(service: Any, endpoint: str) -> Any:
+    """Return boto3's client of a service of the emulator."""
+    return boto3.client(
+        service,
+        endpoint_url=endpoint,
+        region_name=REGION,
+        aws_access_key_id="test",
+        aws_secret_access_key="test",
+    )
+
+
+@dataclass(frozen=True)
+class Produced:
+    """The processor time of the producer and the time of a call, in seconds."""
+
+    cpu: float
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Used:
+    """The use of a piece of work, in seconds, bytes and requests."""
+
+    worker: float
+    server: float
+    """Processor time of PostgreSQL's sessions. That of a session which ended meanwhile is not in it."""
+    wal: int
+    requests: int
+    """To SQS."""
+
+
+@dataclass(frozen=True)
+class Usage:
+    """The use until a time. ``server``: session → processor time. ``size``: bytes of the system's tables."""
+
+    time: float
+    worker: float
+    server: Mapping[int, float]
+    wal: int
+    size: int
+    requests: Counter[str]
+
+    def since(self, before: Usage) -> Used:
+        server = sum(seconds - before.server.get(pid, 0.0) for pid, seconds in self.server.items())
+        requests = self.requests.total() - before.requests.total()
+        return Used(self.worker - before.worker, server, self.wal - before.wal, requests)
+
+
+class Peer:
+    """A system on the shared servers, in a database of its own.
+
+    ``name``: of the system, and of its program in this folder. ``settings``: environment variables for the program.
+    """
+
+    batches: tuple[int | None, ...] = (None,)
+    """The batch sizes of its workers that are measured. None: the system has its own."""
+
+    def __init__(self, name: str, bench: Bench, settings: Mapping[str, str] | None = None) -> None:
         if name == "oban" and sys.version_info < (3, 12):
             raise PeerError("oban needs Python 3.12")
-        self.name = name
-        self._server = server
-        administer(server.database_url("postgres"), f"create database {name}")
-        self._administrator = Database(server.database_url(name))
-        self._errors = TemporaryFile("w+")  # noqa: SIM115
-        self._process = subprocess.Popen(
-            [_python(), Path(__file__).with_name(f"{name}_program.py"), server.database_url(name)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=self._errors,
-            text=True,
-        )
-        self._await("ready")
+        self.name, self.bench = name, bench
+        self._database_name = f"peer_{name}"
+        self.url = bench.server.database_url(self._database_name)
+        self._temporary = TemporaryDirectory(prefix=f"{name}-")
+        self.folder = Path(self._temporary.name)
+        self._ran = self.folder / "ran"
+        self._ran.touch()
+        self.enqueued = 0
+        """Jobs ``noop`` that were enqueued."""
+        self.environment = {
+            "PATH": os.environ["PATH"],
+            "HOME": str(self.folder),
+            "LANG": "C.UTF-8",
+            "DATABASE_URL": self.url,
+            "BENCH_RAN": str(self._ran),
+            "BENCH_RUNS": str(self.folder / "runs"),
+            "BENCH_RESCUE": "120",
+            "BENCH_LONG": "1",
+            "AWS_ACCESS_KEY_ID": "test",
+            "AWS_SECRET_ACCESS_KEY": "test",
+            "AWS_DEFAULT_REGION": REGION,
+            **({"AWS_ENDPOINT_URL": bench.emulator.endpoint} if bench.emulator else {}),
+            **(settings or {}),
+        }
+        self._producer: subprocess.Popen[str] | None = None
+        self._workers: list[_Supervisor] = []
+        administer(bench.server.database_url("postgres"), f"create database {self._database_name}")
+        self._administrator = Database(self.url, limits=None)
+        try:
+            self.administrator.execute_simple(TABLES)
+            self.description = Description(**json.loads(self._run("describe")))
+            self._install()
+        except BaseException:
+            self.close()
+            raise
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._process.communicate()
+        self.close()
+
+    def close(self) -> None:
+        """End every process of the peer and drop its database."""
+        self.stop_work()
+        if self._producer is not None:
+            _end(self._producer)
         self._administrator.drop()
-        administer(self._server.database_url("postgres"), f"drop database {self.name} with (force)")
+        with suppress(PostgresError, OSError):
+            administer(self.bench.server.database_url("postgres"), f"drop database {self._database_name} with (force)")
+        self._temporary.cleanup()
 
-    def enqueue(self, count: int) -> float:
-        """Enqueue jobs one by one. Return the server's processor time per job, in seconds."""
-        before = self._cpu()
-        self._send(f"enqueue {count}")
-        self._await("done")
-        return self._since(before) / count
+    def described(self) -> dict[str, Any]:
+        """Return the description and the versions, for the results."""
+        script = "import json, sys; from importlib.metadata import version; "
+        script += "print(json.dumps({name: version(name) for name in sys.argv[1:]}))"
+        command = [str(self._interpreter()), "-c", script, *self.description.packages]
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
+        return {
+            "versions": json.loads(done.stdout),
+            "record": self.description.record,
+            "settings": self.description.settings,
+            "notes": self.description.notes,
+        }
 
-    def drain(self, limit: int, warm: int, count: int) -> float:
-        """Run ``warm`` jobs and then ``count`` jobs, at most ``limit`` at a time.
+    @property
+    def administrator(self) -> Any:
+        """A connection to the peer's database, whose cost is not counted."""
+        return self._administrator.get()
 
-        Returns the server's processor time per job of the latter, in seconds.
+    def produce(self, call: str, job: str, first: int, count: int) -> Produced:
+        """Enqueue jobs with the numbers from ``first``. See :mod:`tests.bench.peers.program` for the calls.
+
+        Raises :class:`PeerError` if the system has no such call, or if it fails.
         """
-        self._send(f"drain {limit} {count}")
-        self._await("warm")
-        before = self._cpu()
-        self._send("")
-        self._await("done")
-        took = self._since(before) / count
-        self._send("")
-        self._await("done")
-        return took
+        if reason := self.description.missing.get(call):
+            raise PeerError(reason)
+        if self._producer is None:
+            self._producer = self._start("produce")
+            self._answer("ready")
+        assert self._producer.stdin is not None
+        with suppress(BrokenPipeError):  # the answer is missing, which is reported
+            print(call, job, first, count, file=self._producer.stdin, flush=True)
+        cpu, seconds = self._answer("done")
+        if job == "noop" and call != "rows":
+            self.enqueued += count
+        return Produced(float(cpu), float(seconds))
 
-    def _cpu(self) -> dict[int, float]:
-        return {pid: backends.cpu(pid) for pid in backends.sessions(self._administrator.get(), self.name)}
+    def work(self, concurrency: int, batch: int | None = None, *, processes: int = 1) -> None:
+        """Start workers for ``concurrency`` jobs at a time each. A worker that ends is started again.
 
-    def _since(self, before: dict[int, float]) -> float:
-        return sum(seconds - before.get(pid, 0.0) for pid, seconds in self._cpu().items())
+        ``batch``: one of ``batches``. The environment of a worker has its number, from 0, as ``BENCH_WORKER``.
+        """
+        assert batch in self.batches
+        for number in range(processes):
+            environment = {**self.environment, "BENCH_WORKER": str(number)}
+            self._workers.append(
+                _Supervisor(self._command("worker", str(concurrency)), environment, self.folder / "worker.log")
+            )
 
-    def _send(self, line: str) -> None:
-        assert self._process.stdin is not None
-        print(line, file=self._process.stdin, flush=True)
+    def stop_work(self) -> None:
+        """Stop the workers. Does nothing if there are none."""
+        while self._workers:
+            self._workers.pop().stop()
 
-    def _await(self, word: str) -> None:
-        assert self._process.stdout is not None
-        if (line := self._process.stdout.readline().strip()) != word:
-            self._errors.seek(0)
-            raise PeerError(f"{self.name}: {word!r} expected, got {line!r}: {self._errors.read()[-2000:]}")
+    @property
+    def restarts(self) -> int:
+        """The number of times that a worker has ended and was started again."""
+        return sum(worker.restarts for worker in self._workers)
+
+    def ran(self) -> int:
+        """Return how many times ``noop`` has run."""
+        return self._ran.stat().st_size
+
+    def unfinished(self) -> int:
+        """Return the number of jobs that have not ended."""
+        if self.description.unfinished is not None:
+            count: int = self.administrator.run(self.description.unfinished)[0][0]
+            return count
+        return sum(self.bench.queue_depth(name) for name in self.description.queues)
+
+    def await_(
+        self, condition: Callable[[], bool], what: str, seconds: float | None = None, pause: float = 0.01
+    ) -> None:
+        """Wait until the condition holds. Raises :class:`PeerError` with the end of the worker's log if it does not."""
+        until = time.monotonic() + (seconds := seconds or DRAIN_SECONDS)
+        while not condition():
+            if time.monotonic() > until:
+                raise PeerError(f"not within {seconds:.0f} s: {what}. {self.worker_log()}")
+            time.sleep(pause)
+
+    def worker_log(self) -> str:
+        """Return the end of the worker's log."""
+        log = self.folder / "worker.log"
+        return log.read_text(errors="replace")[-1500:] if log.exists() else ""
+
+    def usage(self) -> Usage:
+        """Return what has been used until now."""
+        connection = self.administrator
+        server = {}
+        for pid in backends.sessions(connection, self._database_name):
+            with suppress(FileNotFoundError):
+                server[pid] = backends.cpu(pid)
+        wal, size = connection.run(
+            "select pg_wal_lsn_diff(pg_current_wal_insert_lsn(), '0/0')::int8, pg_database_size(current_database()) "
+            "- pg_total_relation_size('orders') - pg_total_relation_size('effects')"
+        )[0]
+        return Usage(time.perf_counter(), self._worker_cpu(), server, wal, size, self.bench.requests())
+
+    def _worker_cpu(self) -> float:
+        return sum(worker.cpu() for worker in self._workers)
+
+    def _install(self) -> None:
+        self._run("install")
+
+    def _command(self, *arguments: str) -> list[str]:
+        return [str(self._interpreter()), "-m", f"tests.bench.peers.{self.name}_program", *arguments]
+
+    def _interpreter(self) -> Path:
+        return _python()
+
+    def _run(self, verb: str) -> str:
+        done = subprocess.run(
+            self._command(verb),
+            env=self.environment,
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=120,
+        )
+        if done.returncode:
+            raise PeerError(f"{self.name}: {verb}: {_last(done.stderr)}")
+        return done.stdout
+
+    def _start(self, verb: str) -> subprocess.Popen[str]:
+        with (self.folder / f"{verb}.log").open("wb") as log:
+            return subprocess.Popen(
+                self._command(verb),
+                env=self.environment,
+                cwd=ROOT,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=log,
+                text=True,
+                start_new_session=True,  # Ctrl-C in the terminal ends this process, which ends the others
+            )
+
+    def _answer(self, word: str) -> list[str]:
+        assert self._producer is not None
+        assert self._producer.stdout is not None
+        line = self._producer.stdout.readline().strip()
+        if line.split(" ")[0] != word:
+            log = (self.folder / "produce.log").read_text(errors="replace")
+            raise PeerError(line.removeprefix("error ") or f"the producer has ended: {_last(log)}")
+        return line.split(" ")[1:]
+
+
+class _Supervisor:
+    """Starts a worker, starts it again when it ends, and stops it. Each worker has a process group of its own."""
+
+    def __init__(self, command: list[str], environment: Mapping[str, str], log: Path) -> None:
+        self._command, self._environment, self._log = command, environment, log
+        self._stopping = threading.Event()
+        self._spent = 0.0
+        self.restarts = 0
+        self._process = self._launch()
+        self._thread = threading.Thread(target=self._supervise, daemon=True)
+        self._thread.start()
+
+    def _launch(self) -> subprocess.Popen[bytes]:
+        with self._log.open("ab") as log:
+            return subprocess.Popen(
+                self._command,
+                env=dict(self._environment),
+                cwd=ROOT,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
+
+    def _supervise(self) -> None:
+        while True:
+            self._process.wait()
+            _kill_group(self._process.pid)
+            if self._stopping.wait(RESTART_SECONDS):
+                return
+            self.restarts += 1
+            self._process = self._launch()
+
+    def cpu(self) -> float:
+        """Return the processor time of the worker that runs, with its descendants, in seconds."""
+        with suppress(psutil.NoSuchProcess, ProcessLookupError):
+            return backends.process_cpu(self._process.pid) + backends.descendants(self._process.pid)
+        return 0.0
+
+    def stop(self) -> None:
+        self._stopping.set()
+        with suppress(ProcessLookupError):
+            self._process.terminate()
+        self._thread.join(STOP_SECONDS)
+        while self._thread.is_alive():  # it does not end by itself, or was started meanwhile
+            _kill_group(self._process.pid)
+            self._thread.join(0.1)
+        _kill_group(self._process.pid)
+
+
+def _kill_group(group: int) -> None:
+    with suppress(ProcessLookupError):
+        os.killpg(group, signal.SIGKILL)
+
+
+def _end(process: subprocess.Popen[str]) -> None:
+    with suppress(BrokenPipeError, subprocess.TimeoutExpired):
+        process.communicate(timeout=STOP_SECONDS)
+    _kill_group(process.pid)
+    process.wait()
+
+
+def _last(text: str) -> str:
+    return text.strip()[-500:]

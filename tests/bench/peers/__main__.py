@@ -1,0 +1,103 @@
+"""`make bench-peers`: what a job costs and what a crash costs, Joblane and other systems on the same servers.
+
+It prints the tables of `docs/explanation/what-a-job-costs.md`. With `--write` it writes them into that page, and the
+values of every round into `results.json`. A system that fails is reported with the reason, and the others are measured.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import signal
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+from rich.console import Console
+
+from joblane.local import ministack
+from joblane.local.postgres import Postgres
+from joblane.record.database import Database
+from tests.bench.peers import costs, emulator, page
+from tests.bench.peers.peer import REGION, Bench
+from tests.bench.peers.systems import SYSTEMS
+
+SERVER = {"checkpoint_timeout": "1h", "max_wal_size": "16GB"}
+"""No checkpoint falls into a measurement: the first write to a page after it is a whole page of WAL."""
+
+
+PARTS = {"costs": costs.run}
+"""Part of the results → the function that measures it: ``(bench, systems, quick=…, report=…)``."""
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m tests.bench.peers", description=__doc__)
+    parser.add_argument("--quick", action="store_true", help="few jobs and one round, to see that it works")
+    parser.add_argument("--write", action="store_true", help="write results.json and the tables of the page")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the results to this file")
+    parser.add_argument("--only", nargs="+", choices=SYSTEMS, default=list(SYSTEMS), help="only these systems")
+    parser.add_argument("--part", choices=PARTS, help="only this part; the other keeps its results")
+    arguments = parser.parse_args()
+    if arguments.write and len(arguments.only) < len(SYSTEMS):
+        parser.error("--write needs all systems: the values of two runs are not compared")
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # every process is ended, as on Ctrl-C
+    console, started = Console(stderr=True), time.monotonic()
+    results = json.loads(page.RESULTS.read_text()) if arguments.part and page.RESULTS.exists() else {}
+    with console.status("starting the servers") as status, servers() as bench:
+        for part in [arguments.part] if arguments.part else PARTS:
+            results[part] = {
+                "setting": setting(bench, quick=arguments.quick),
+                **PARTS[part](bench, arguments.only, quick=arguments.quick, report=status.update),
+            }
+    if arguments.json:
+        arguments.json.write_text(page.dumped(results))
+    if arguments.write:
+        page.RESULTS.write_text(page.dumped(results))
+        page.PAGE.write_text(page.rendered(page.PAGE.read_text(), results))
+    for name, table in page.tables(results).items():
+        print(f"\n{name}\n\n{table}")
+    console.print(f"{(time.monotonic() - started) / 60:.0f} minutes")
+    return 0
+
+
+@contextmanager
+def servers() -> Iterator[Bench]:
+    """Start a PostgreSQL that survives a power failure, and the emulator that counts requests."""
+    with tempfile.TemporaryDirectory(prefix="bench-peers-") as name:
+        folder = Path(name)
+        with (
+            Postgres(folder / "postgres", durable=True, settings=SERVER) as server,
+            patch.object(ministack, "PROGRAM", Path(emulator.__file__)),
+        ):
+            counting = ministack.MiniStack(folder, None, REGION)
+            counting.start()
+            try:
+                yield Bench(server, counting)
+            finally:
+                counting.stop()
+
+
+def setting(bench: Bench, *, quick: bool) -> dict[str, Any]:
+    """Return where and when a part was measured."""
+    with Database(bench.server.url, limits=None) as database:
+        postgres = database.get().run("show server_version")[0][0]
+    return {
+        "date": datetime.now(UTC).date().isoformat(),
+        "quick": quick,
+        "python": platform.python_version(),
+        "postgresql": postgres,
+        "cores": os.cpu_count(),
+        "server": SERVER,
+    }
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,97 @@
+"""Celery with SQS as its broker, without a result backend. See :mod:`tests.bench.peers.program`."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+from urllib.parse import urlsplit
+
+from celery import Celery, group
+from sqlalchemy.orm import Session
+
+from tests.bench.peers import program
+from tests.bench.peers.rows import ORDER, engine
+
+QUEUE = "celery-jobs"
+
+app = Celery("bench", broker=f"sqs://test:test@{urlsplit(os.environ['AWS_ENDPOINT_URL']).netloc}")
+app.conf.update(
+    task_default_queue=QUEUE,
+    task_acks_late=True,
+    task_reject_on_worker_lost=True,
+    task_ignore_result=True,
+    worker_enable_remote_control=False,
+    broker_transport_options={
+        "region": os.environ["AWS_DEFAULT_REGION"],
+        "visibility_timeout": program.rescue_seconds(),
+        "wait_time_seconds": 10,
+        "polling_interval": 0,
+        "is_secure": False,
+    },
+)
+
+
+@app.task(name="noop")  # type: ignore[untyped-decorator]
+def noop(number: int) -> None:
+    program.ran()
+
+
+JOBS: dict[str, Any] = {"noop": noop}
+
+
+def install() -> None:
+    """There is no table; the queue is created by the first send."""
+
+
+def describe() -> dict[str, Any]:
+    return {
+        "packages": ["celery", "kombu"],
+        "record": False,
+        "queues": [QUEUE],
+        "settings": {
+            "task_acks_late, task_reject_on_worker_lost": "Tasks, “acks_late”; Configuration and defaults",
+            f"visibility_timeout {program.rescue_seconds()} s, wait_time_seconds 10, polling_interval 0": (
+                "Using Amazon SQS; kombu, SQS transport, “Polling interval”"
+            ),
+            "no result backend, task_ignore_result": "Tasks, “Ignore results you don't want”",
+            "worker_enable_remote_control off, because SQS has none": "Using Amazon SQS, “Caveats”",
+            "prefork, one process for each concurrent job, log level WARNING": "Workers guide",
+        },
+        "notes": {
+            "many": "a `group`, which sends one message at a time: there is no batch send",
+            "transaction": "`delay` after the commit, as `delay_on_commit` does it in Django",
+        },
+    }
+
+
+def worker(concurrency: int) -> list[str]:
+    return [
+        program.script("celery"),
+        "--app=tests.bench.peers.celery_program:app",
+        "worker",
+        f"--concurrency={concurrency}",
+        "--loglevel=WARNING",
+    ]
+
+
+class Producer:
+    def one(self, job: str, first: int, count: int) -> None:
+        for number in range(first, first + count):
+            JOBS[job].delay(number)
+
+    def many(self, job: str, first: int, count: int) -> None:
+        group(JOBS[job].s(number) for number in range(first, first + count)).apply_async()
+
+    def transaction(self, job: str, first: int, count: int) -> None:
+        for number in range(first, first + count):
+            self.rows(job, number, 1)
+            JOBS[job].delay(number)
+
+    def rows(self, _job: str, first: int, count: int) -> None:
+        for number in range(first, first + count):
+            with Session(engine()) as session, session.begin():
+                session.execute(ORDER, {"number": number})
+
+
+if __name__ == "__main__":
+    program.main("tests.bench.peers.celery_program")

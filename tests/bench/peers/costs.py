@@ -1,0 +1,123 @@
+"""The costs of a job: processor time of client, workers and PostgreSQL, WAL, stored bytes and requests to SQS.
+
+The jobs that are enqueued one by one and in transactions wait until the bulk call has added those of the drain. A drain
+is measured while the jobs of the bulk call run, except for the first of them, and until all of them are recorded.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass
+from functools import partial
+from typing import Any
+
+from tests.bench.peers.cost_tables import CONCURRENCIES, run_name
+from tests.bench.peers.peer import Bench, Peer
+from tests.bench.peers.systems import open_peer
+
+
+@dataclass(frozen=True)
+class Numbers:
+    """Rounds, and jobs in each round: of a call that enqueues one by one, of a bulk call, and of those not measured."""
+
+    rounds: int
+    one: int
+    many: int
+    warm: int
+
+
+FULL = Numbers(rounds=3, one=300, many=1_000, warm=300)
+QUICK = Numbers(rounds=1, one=100, many=300, warm=100)
+
+Values = Mapping[str, float]
+"""Meter → value, per job. Seconds, bytes or requests; ``rate``: jobs per second."""
+
+
+def run(bench: Bench, names: Sequence[str], *, quick: bool, report: Callable[[str], None]) -> dict[str, Any]:
+    """Measure systems in turns. ``report`` is called with the name of each measurement.
+
+    Returns for each system its description and versions, measurement → meter → values of the rounds, and ``failed``:
+    measurement → reason.
+    """
+    numbers = QUICK if quick else FULL
+    systems: dict[str, Any] = {name: {"measured": {}, "failed": {}} for name in names}
+    with ExitStack() as stack:
+        peers = {}
+        for name in names:
+            report(f"costs: starting {name}")
+            try:
+                peers[name] = stack.enter_context(open_peer(name, bench))
+                systems[name] |= peers[name].described()
+            except Exception as error:  # the other systems are measured all the same
+                systems[name]["failed"]["start"] = _reason(error)
+        for round_ in range(numbers.rounds + 1):  # the first warms up, and is not counted
+            for name, peer in peers.items():
+                measured, failed = systems[name]["measured"], systems[name]["failed"]
+                for what, measure in _turn(peer, numbers):
+                    if what in failed:
+                        continue
+                    report(f"costs, round {round_} of {numbers.rounds}: {name}, {what}")
+                    try:
+                        values = measure()
+                    except Exception as error:
+                        failed[what] = _reason(error)
+                        continue
+                    for meter, value in values.items() if round_ else ():
+                        measured.setdefault(what, {}).setdefault(meter, []).append(value)
+    return {"numbers": asdict(numbers), "systems": systems}
+
+
+def _reason(error: Exception) -> str:
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+def _turn(peer: Peer, numbers: Numbers) -> Iterator[tuple[str, Callable[[], Values]]]:
+    """Yield the measurements of a round: name, and the function that measures."""
+    before, enqueued = peer.usage(), peer.enqueued
+    for call in peer.description.calls:
+        if call != "many":
+            yield call, partial(enqueue, peer, call, numbers.one)
+    for batch in peer.batches:
+        for concurrency in CONCURRENCIES:
+            yield "many", partial(enqueue, peer, "many", numbers.many)
+            yield run_name(concurrency, batch), partial(drain, peer, concurrency, numbers.many - numbers.warm, batch)
+    yield "kept", lambda: {"size": (peer.usage().size - before.size) / (peer.enqueued - enqueued)}
+
+
+def enqueue(peer: Peer, call: str, count: int) -> Values:
+    """Enqueue jobs by a call of the producer."""
+    before = peer.usage()
+    produced = peer.produce(call, "noop", peer.enqueued, count)
+    used = peer.usage().since(before)
+    return {
+        "client": produced.cpu / count,
+        "server": used.server / count,
+        "wal": used.wal / count,
+        "requests": used.requests / count,
+        "rate": count / produced.seconds,
+    }
+
+
+def drain(peer: Peer, concurrency: int, count: int, batch: int | None = None) -> Values:
+    """Run all jobs that wait, and measure the last ``count`` of them."""
+    expected = peer.enqueued
+    peer.work(concurrency, batch)
+    try:
+        peer.await_(lambda: peer.ran() >= expected - count, "the first jobs have run")
+        first, before = peer.ran(), peer.usage()
+        peer.await_(lambda: peer.ran() >= expected, "all jobs have run")
+        seconds = time.perf_counter() - before.time
+        peer.await_(lambda: not peer.unfinished(), "all jobs have ended", pause=0.05)
+        used = peer.usage().since(before)
+    finally:
+        peer.stop_work()
+    count = expected - first
+    return {
+        "worker": used.worker / count,
+        "server": used.server / count,
+        "wal": used.wal / count,
+        "requests": used.requests / count,
+        "rate": count / seconds,
+    }

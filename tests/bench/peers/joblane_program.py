@@ -1,0 +1,85 @@
+"""Joblane, in the project's own environment. See :mod:`tests.bench.peers.program`.
+
+Its workers are Lambda functions on the emulator: :mod:`tests.bench.peers.joblane_peer` deploys them.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+from sqlalchemy import create_engine, text
+from sqlalchemy.orm import Session
+
+from joblane import JobClient
+from joblane.job import Job
+from joblane.record.migrations import upgrade
+from tests.bench.functions.peers_noop.handler import Numbered, peers_noop
+from tests.bench.peers import program
+
+ORDER = text("insert into orders (number) values (:number)")
+JOBS: dict[str, Any] = {"noop": peers_noop}
+
+
+def install() -> None:
+    upgrade(os.environ["DATABASE_URL"])
+
+
+def describe() -> dict[str, Any]:
+    return {
+        "packages": [],
+        "record": True,
+        "calls": ["one", "many", "transaction", "rows", "one_without_record", "many_without_record"],
+        "unfinished": "select count(*) from joblane.tasks where finished_at is null",
+        "settings": {
+            "timeout 10 s, max_retry 5, retention 1 day": "the defaults of `@task`, except the timeout",
+            "functions of 512 MB, as Python processes of the emulator": "the default of `memory_mb`",
+        },
+        "notes": {
+            "many": "`enqueue_many`",
+            "transaction": "`enqueue(…, session=session)`",
+        },
+    }
+
+
+class Producer:
+    def __init__(self) -> None:
+        self._client, self._bare = JobClient(), JobClient(record=False)
+        self._engine = create_engine(os.environ["DATABASE_URL"].replace("postgresql://", "postgresql+pg8000://", 1))
+
+    def one(self, job: str, first: int, count: int) -> None:
+        self._one(self._client, job, first, count)
+
+    def one_without_record(self, job: str, first: int, count: int) -> None:
+        self._one(self._bare, job, first, count)
+
+    def _one(self, client: JobClient, job: str, first: int, count: int) -> None:
+        for number in range(first, first + count):
+            client.enqueue(JOBS[job], Numbered(number=number))
+
+    def many(self, job: str, first: int, count: int) -> None:
+        self._many(self._client, job, first, count)
+
+    def many_without_record(self, job: str, first: int, count: int) -> None:
+        self._many(self._bare, job, first, count)
+
+    def _many(self, client: JobClient, job: str, first: int, count: int) -> None:
+        jobs = [Job(JOBS[job], Numbered(number=number)) for number in range(first, first + count)]
+        for result in client.enqueue_many(jobs):
+            if not getattr(result, "sent", False):
+                raise RuntimeError(f"not sent: {result}")
+
+    def transaction(self, job: str, first: int, count: int) -> None:
+        for number in range(first, first + count):
+            with Session(self._engine) as session, session.begin():
+                session.execute(ORDER, {"number": number})
+                self._client.enqueue(JOBS[job], Numbered(number=number), session=session)
+
+    def rows(self, _job: str, first: int, count: int) -> None:
+        for number in range(first, first + count):
+            with Session(self._engine) as session, session.begin():
+                session.execute(ORDER, {"number": number})
+
+
+if __name__ == "__main__":
+    program.main("tests.bench.peers.joblane_program")
