@@ -14,7 +14,7 @@ from typing import Any, BinaryIO, Self
 
 @dataclass(frozen=True)
 class Fault:
-    """What the server does with a request instead of a plain success.
+    """A reply of the server, or no reply, to a request that sends messages.
 
     ``status`` and ``body``: the reply; a ``body`` of None is that of a success. ``accepts``: the server keeps the
     messages, whatever it replies. ``fails``: positions of the batch that fail, and whether the sender is at fault.
@@ -87,7 +87,7 @@ class FakeSqs:
         return len(self._open)
 
     def stop(self) -> None:
-        """Refuse connections from now on, and close those that are open."""
+        """Refuse new connections, and close the open ones."""
         with suppress(OSError):
             self._listener.shutdown(socket.SHUT_RDWR)
         self._listener.close()
