@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
-from functools import cached_property
+from functools import cache, cached_property
 from typing import TYPE_CHECKING, Any, Self, TypeVar, Unpack
 from weakref import WeakSet
 
@@ -52,7 +52,7 @@ from joblane.sqs.client import PAUSED, Entry, Sqs
 from joblane.sqs.message import ID_PATTERN
 
 if TYPE_CHECKING:
-    from sqlalchemy import Engine
+    from sqlalchemy import Engine, TextClause
     from sqlalchemy.orm import Session
 
     from joblane.declaration import Task
@@ -265,7 +265,12 @@ class JobClient:
         return tasks
 
     def _send_without_rows(self, tasks: Sequence[NewTask]) -> list[Enqueued | JobError]:
-        failed = self._sqs.send_many([task.entry for task in tasks])
+        if len(tasks) == 1:  # its error has boto3's as its cause
+            try:
+                self._sqs.send(tasks[0].entry)
+            except SendError as error:
+                return [error]
+        failed = self._sqs.send_many([task.entry for task in tasks]) if len(tasks) > 1 else {}
         return [
             SendError(f"{task.entry.queue}: {failed[position]}")
             if position in failed
@@ -330,7 +335,6 @@ class JobClient:
 
     def _insert_in(self, session: Session, tasks: Sequence[NewTask]) -> list[Enqueued | JobError]:
         """Write the rows in the caller's transaction. Its commit sends their messages."""
-        from sqlalchemy import text
         from sqlalchemy.exc import StatementError
         from sqlalchemy.orm import Session, scoped_session
 
@@ -348,7 +352,7 @@ class JobClient:
         outbox = Outbox.of(session, self.send_committed)
 
         def run(sql: str, *documents: str) -> list[list[Any]]:
-            statement = text(sql.replace("$1", ":document"))
+            statement = _statement(sql)
             try:
                 return [list(row) for one in documents for row in session.execute(statement, {"document": one})]
             except StatementError as error:
@@ -415,6 +419,14 @@ class JobClient:
     def _after_fork(self) -> None:
         """Make a new lock, because another thread of the parent may have held it."""
         self._lock = threading.Lock()
+
+
+@cache
+def _statement(sql: str) -> TextClause:
+    """Return an SQL text for a session. It is made once, because SQLAlchemy reads it by a regular expression."""
+    from sqlalchemy import text
+
+    return text(sql.replace("$1", ":document"))
 
 
 def _is_lost(error: Exception) -> bool:

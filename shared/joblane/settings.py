@@ -13,6 +13,9 @@ SECRETS = "JOBLANE_SECRETS"
 MAIL_FROM = "JOBLANE_MAIL_FROM"
 """Variable of functions that may send mail by Amazon SES: the only address from which they may send."""
 
+SENDER = "JOBLANE_SENDER"
+"""Variable that leaves the sends of messages to boto3 if it is ``boto3``."""
+
 
 class MissingSettingError(LookupError):
     """A required environment variable is not set. It is a ``LookupError``, not a :class:`JobError`.

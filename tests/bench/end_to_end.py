@@ -3,7 +3,7 @@
 All messages except the last are sent before the mapping is created. The last message wakes the emulator's poller, which
 otherwise sleeps for up to five seconds. The time is measured from the last message until the last job has ended: until
 all rows are `completed`, or the bare queue is empty. The processor time is that of the function's processes and of
-PostgreSQL, in ticks of 10 ms; the emulator's is not counted.
+PostgreSQL; the emulator's is not counted.
 """
 
 from __future__ import annotations

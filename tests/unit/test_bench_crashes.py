@@ -87,8 +87,11 @@ def test_a_system_that_fails_keeps_its_row_and_shows_the_reason() -> None:
     }  # fmt: skip
     results = {
         "setting": {"date": "2026-01-01", "quick": True},
-        "size": {"jobs": 500, "kills": 10, "deadline_seconds": 60},
-        **{"seed": 1, "processes": 4, "slots": 5, "rescue_seconds": 30},
+        "size": {"jobs": 500, "kills": 10, "deadline_seconds": 60, "outage_seconds": 5},
+        "seed": 1,
+        "processes": 4,
+        "slots": 5,
+        "rescue_seconds": 30,
         "kills": {"joblane, batch 10": killed, "celery": {"failed": "no | such\npackage"}},
         "long": {},
         "outage": {},

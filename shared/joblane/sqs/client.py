@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from mypy_boto3_sqs.literals import QueueAttributeNameType
     from mypy_boto3_sqs.type_defs import MessageTypeDef
 
+    from joblane.sqs.sender import Sender
+
 T = TypeVar("T")
 SEND_TRIES = 3
 PAUSE_SECONDS = 30
@@ -82,7 +84,7 @@ class Sqs:
 
     def _after_fork(self) -> None:
         """Make new clients on their next use."""
-        for name in ("client", "brief_client"):
+        for name in ("client", "brief_client", "sender", "brief_sender"):
             self.__dict__.pop(name, None)
 
     @cached_property
@@ -93,6 +95,20 @@ class Sqs:
     def brief_client(self) -> SQSClient:
         """The client of brief sends: a request is tried once, for at most 2 s."""
         return _client(connect_seconds=1, read_seconds=1, tries=1)
+
+    @cached_property
+    def sender(self) -> Sender:
+        """The sender of messages by :attr:`client`."""
+        from joblane.sqs.sender import Sender
+
+        return Sender(self.client)
+
+    @cached_property
+    def brief_sender(self) -> Sender:
+        """The sender of messages by :attr:`brief_client`."""
+        from joblane.sqs.sender import Sender
+
+        return Sender(self.brief_client)
 
     @property
     def is_paused(self) -> bool:
@@ -120,12 +136,14 @@ class Sqs:
         from botocore.exceptions import BotoCoreError, ClientError
 
         try:
-            client = self.brief_client if brief else self.client
-            url = self._url(client, entry.queue)
-            return _on_open_connection(lambda: client.send_message(QueueUrl=url, **entry.arguments()))["MessageId"]
+            sender = self.brief_sender if brief else self.sender
+            arguments = {"QueueUrl": self._url(sender.client, entry.queue), **entry.arguments()}
+            answer = _on_open_connection(partial(sender.send, "SendMessage", arguments))
         except (BotoCoreError, ClientError) as error:
             self._pause_after(error)
             raise SendError(f"{entry.queue}: {error}") from error
+        message_id: str = answer["MessageId"]
+        return message_id
 
     def send_many(self, entries: Sequence[Entry], *, brief: bool = False) -> dict[int, str]:
         """Send all entries and return the failures: position in ``entries`` → reason.
@@ -176,10 +194,11 @@ class Sqs:
             if attempt:
                 time.sleep(0.1 * 2**attempt)
             try:
-                client = self.brief_client if brief else self.client
-                url = self._url(client, entries[waiting[0]].queue)
-                messages: Any = [{"Id": str(position), **entries[position].arguments()} for position in waiting]
-                answer = _on_open_connection(partial(client.send_message_batch, QueueUrl=url, Entries=messages))
+                sender = self.brief_sender if brief else self.sender
+                url = self._url(sender.client, entries[waiting[0]].queue)
+                messages = [{"Id": str(position), **entries[position].arguments()} for position in waiting]
+                arguments = {"QueueUrl": url, "Entries": messages}
+                answer = _on_open_connection(partial(sender.send, "SendMessageBatch", arguments))
             except (BotoCoreError, ClientError) as error:
                 self._pause_after(error)
                 return failed | dict.fromkeys(waiting, _why(error))

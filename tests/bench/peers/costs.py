@@ -13,10 +13,9 @@ from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any
 
+from tests.bench.peers.cost_tables import CONCURRENCIES, run_name
 from tests.bench.peers.peer import Bench, Peer
 from tests.bench.peers.systems import open_peer
-
-CONCURRENCIES = (2, 10)
 
 
 @dataclass(frozen=True)
@@ -29,7 +28,7 @@ class Numbers:
     warm: int
 
 
-FULL = Numbers(rounds=3, one=500, many=2_000, warm=400)
+FULL = Numbers(rounds=3, one=300, many=1_000, warm=300)
 QUICK = Numbers(rounds=1, one=100, many=300, warm=100)
 
 Values = Mapping[str, float]
@@ -87,10 +86,6 @@ def _turn(peer: Peer, numbers: Numbers) -> Iterator[tuple[str, Callable[[], Valu
     yield "kept", lambda: {"size": (peer.usage().size - before.size) / (peer.enqueued - enqueued)}
 
 
-def run_name(concurrency: int, batch: int | None) -> str:
-    return f"run {concurrency}" + (f" batch {batch}" if batch else "")
-
-
 def enqueue(peer: Peer, call: str, count: int) -> Values:
     """Enqueue jobs by a call of the producer."""
     before = peer.usage()
@@ -126,8 +121,3 @@ def drain(peer: Peer, concurrency: int, count: int, batch: int | None = None) ->
         "requests": used.requests / count,
         "rate": count / seconds,
     }
-
-
-def tables(results: Mapping[str, Any]) -> dict[str, str]:
-    """Return the tables of the page, by the name of their mark."""
-    return {}

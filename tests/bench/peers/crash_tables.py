@@ -92,10 +92,11 @@ def _title(name: str) -> str:
 def _setting(results: Mapping[str, Any]) -> str:
     where, size = results["setting"], results["size"]
     text = (
-        f"Measured on {where['date']} with seed {results['seed']}: {size['jobs']:,} jobs and {size['kills']} kills for each "
-        f"system, {results['processes']} worker processes with {results['slots']} jobs at a time each (Joblane: as many "
-        f"messages in its functions), and {size['deadline_seconds']} s for all jobs to end after the last enqueue. The "
-        f"time until a system gives a lost job to another worker is {results['rescue_seconds']} s where it can be set."
+        f"Measured on {where['date']} with seed {results['seed']}: {size['jobs']:,} jobs and {size['kills']} kills for "
+        f"each system, {results['processes']} worker processes with {results['slots']} jobs at a time each (Joblane: "
+        f"as many messages). All jobs may take {size['deadline_seconds']} s after the last enqueue. A "
+        f"system gives the job of a lost worker to another worker after {results['rescue_seconds']} s, where that can "
+        f"be set. PostgreSQL was stopped for {size['outage_seconds']} s."
     )
     return text + (
         "\n\n**This was a quick run with few jobs and kills and a short outage. It shows the form of the tables.**"

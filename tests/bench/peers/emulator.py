@@ -7,6 +7,7 @@ receive of a mapping is not counted, because the emulator polls in another rhyth
 
 from __future__ import annotations
 
+import asyncio
 import importlib
 import importlib.util
 import json
@@ -19,6 +20,7 @@ LIBRARY = Path(__file__).parents[3] / "shared" / "joblane" / "local" / "emulator
 PATH = "/_bench/requests"
 CURL = (b"user-agent", b"Mozilla/5.0 (compatible; pycurl)")
 """The header of Celery's requests. The guard would take them for those of a browser."""
+SQS = b"AmazonSQS."
 requests: Counter[str] = Counter()
 
 
@@ -37,28 +39,40 @@ def counting(app: Any) -> Any:
             return
         scope["headers"] = [header for header in scope["headers"] if header != CURL]
         given = dict(scope["headers"])
-        if (target := given.get(b"x-amz-target", b"")).startswith(b"AmazonSQS."):
-            requests[target.decode().partition(".")[2]] += 1
-        elif given.get(b"content-type", b"").startswith(b"application/x-www-form-urlencoded"):
-            receive = _reading(receive)
-        await app(scope, receive, send)
+        target, kind = given.get(b"x-amz-target", b""), given.get(b"content-type", b"")
+        if not target.startswith(SQS) and not kind.startswith(b"application/x-www-form-urlencoded"):
+            await app(scope, receive, send)
+            return
+        body = await _body(receive)
+        action = target.removeprefix(SQS) if target else parse_qs(body).get(b"Action", [b""])[0]
+        requests[action.decode()] += 1
+
+        async def read() -> Any:
+            return {"type": "http.request", "body": body, "more_body": False}
+
+        poll = asyncio.ensure_future(app(scope, read, send))
+        if action == b"ReceiveMessage":
+            await _until_closed(poll, receive)
+        await poll
 
     return call
 
 
-def _reading(receive: Any) -> Any:
-    """Return ``receive`` that counts the action of a request in the query protocol."""
-    counted = False
+async def _until_closed(poll: asyncio.Future[Any], receive: Any) -> None:
+    """Wait for a long poll, and end it when its connection is closed: a killed worker must receive no message."""
+    closed = asyncio.ensure_future(receive())
+    await asyncio.wait([poll, closed], return_when=asyncio.FIRST_COMPLETED)
+    closed.cancel()
+    poll.cancel()  # has no effect if it has ended
 
-    async def read() -> Any:
-        nonlocal counted
+
+async def _body(receive: Any) -> bytes:
+    body, more = b"", True
+    while more:
         message = await receive()
-        if not counted and (action := parse_qs(message.get("body", b"")).get(b"Action")):
-            counted = True
-            requests[action[0].decode()] += 1
-        return message
-
-    return read
+        body += message.get("body", b"")
+        more = message.get("more_body", False)
+    return body
 
 
 def _count_mappings() -> None:

@@ -19,6 +19,7 @@ from tests.bench.functions.peers_effect.handler import peers_effect
 from tests.bench.functions.peers_long.handler import peers_long
 from tests.bench.functions.peers_noop.handler import peers_noop
 from tests.bench.peers import kills, program
+from tests.bench.peers.cost_tables import BATCHES
 from tests.bench.peers.peer import Bench, Peer, Supervisor, client
 
 PREFIX = "jobs"
@@ -30,7 +31,7 @@ TASKS: tuple[Task[Any, Any], ...] = (peers_noop, peers_effect, peers_long, jobs_
 class JoblanePeer(Peer):
     """``batches``: the batch sizes of its mapping."""
 
-    batches = (1, 10)
+    batches = BATCHES["joblane"]
 
     def __init__(self, name: str, bench: Bench, settings: Mapping[str, str] | None = None) -> None:
         assert bench.emulator is not None, "it needs an emulator"

@@ -6,17 +6,9 @@ from collections.abc import Mapping
 
 from tests.bench.peers.joblane_peer import JoblanePeer
 from tests.bench.peers.peer import Bench, Peer
+from tests.bench.peers.titles import TITLES
 
-SYSTEMS: Mapping[str, type[Peer]] = {
-    "joblane": JoblanePeer,
-    "celery": Peer,
-    "dramatiq": Peer,
-    "taskiq": Peer,
-    "oban": Peer,
-    "procrastinate": Peer,
-    "pgqueuer": Peer,
-    "dbos": Peer,
-}
+SYSTEMS: Mapping[str, type[Peer]] = {name: JoblanePeer if name == "joblane" else Peer for name in TITLES}
 
 
 def open_peer(name: str, bench: Bench, settings: Mapping[str, str] | None = None) -> Peer:

@@ -1,0 +1,312 @@
+"""Sends of messages at less than half of boto3's CPU. boto3 decides whatever is not a plain success.
+
+boto3 makes the first request of each operation. Later ones copy it: the same URL and headers, with a new body, time and
+signature, through the connections of the same client, and so with its proxy, certificates and time limits. An answer
+other than HTTP 200 with every message accepted, and any error, go to boto3 as the result of its own first try: it tries
+again or raises as it always does.
+
+boto3 makes all requests if something else listens to them, as moto, tracers and recorders do, or with
+``JOBLANE_SENDER=boto3``.
+"""
+
+from __future__ import annotations
+
+import hmac
+import json
+import os
+import socket
+import threading
+import time
+import uuid
+from dataclasses import dataclass
+from hashlib import sha256
+from types import FunctionType, SimpleNamespace
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+from botocore import client as botocore_client
+from botocore import endpoint as botocore_endpoint
+from botocore.awsrequest import AWSPreparedRequest, AWSResponse
+from botocore.exceptions import (
+    ConnectionClosedError,
+    ConnectTimeoutError,
+    EndpointConnectionError,
+    HTTPClientError,
+    ProxyConnectionError,
+    ReadTimeoutError,
+    SSLError,
+)
+from botocore.handlers import add_recursion_detection_header
+from botocore.httpsession import URLLib3Session, mask_proxy_url
+from botocore.retries.standard import RetryQuotaChecker
+from urllib3 import Retry
+from urllib3 import exceptions as urllib3_errors
+
+from joblane.settings import SENDER
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from botocore.credentials import Credentials
+    from mypy_boto3_sqs import SQSClient
+    from urllib3 import HTTPConnectionPool
+
+CONSTANT = ("botocore.", "boto3.", "aws_lambda_powertools.", __name__)
+"""Modules whose handlers of events add the same to each request. Powertools adds its name to ``User-Agent``."""
+METHODS = {"SendMessage": "send_message", "SendMessageBatch": "send_message_batch"}
+EVENTS = (
+    "provide-client-params",
+    "before-parameter-build",
+    "before-call",
+    "request-created",
+    "before-sign",
+    "before-send",
+    "response-received",
+    "before-parse",
+    "needs-retry",
+    "after-call",
+)
+"""The events of a request in botocore. They are not sent for a request that boto3 does not make."""
+PORTS = {"https": ":443", "http": ":80"}
+ERRORS: Sequence[tuple[Any, Any]] = (
+    (urllib3_errors.SSLError, SSLError),
+    ((urllib3_errors.NewConnectionError, socket.gaierror), EndpointConnectionError),
+    (urllib3_errors.ProxyError, ProxyConnectionError),
+    (urllib3_errors.ConnectTimeoutError, ConnectTimeoutError),
+    (urllib3_errors.ReadTimeoutError, ReadTimeoutError),
+    (urllib3_errors.ProtocolError, ConnectionClosedError),
+)
+NO_RETRIES = Retry(False)
+CALLERS = ("botocore.client", "botocore.endpoint", "botocore.httpsession", "botocore.context")
+ALGORITHM, SCOPE_END = "AWS4-HMAC-SHA256", "aws4_request"
+AUTHORIZATION, DATE, TOKEN = "Authorization", "X-Amz-Date", "X-Amz-Security-Token"
+TRACE, INVOCATION, TRY, LENGTH = "X-Amzn-Trace-Id", "amz-sdk-invocation-id", "amz-sdk-request", "Content-Length"
+FIRST_TRY = "attempt=1"
+ACCEPTED = SimpleNamespace(status_code=200)
+"""The answer for which boto3 returns 1 to its quota of retries."""
+
+
+@dataclass(frozen=True, slots=True)
+class Template:
+    """boto3's request of one operation.
+
+    ``pool``: the client's connections to SQS or to its proxy. ``target``: what they ask for, a path, or a URL if a
+    proxy forwards it. ``host``: the header that a connection sets. ``signed``: the names of the signed headers in
+    order, in lower case → in ``headers``. ``scope``: region and service of the signing key. ``quota``: the client's
+    quota of retries, to which each success returns 1. ``handlers``: the cache of the client's events, which is a new
+    one after each registration.
+    """
+
+    pool: HTTPConnectionPool
+    url: str
+    target: str
+    proxy: str | None
+    path: str
+    host: str
+    headers: Mapping[str, str]
+    signed: Mapping[str, str]
+    scope: tuple[str, str]
+    credentials: Credentials
+    quota: RetryQuotaChecker
+    handlers: object
+
+    @classmethod
+    def of(cls, request: AWSPreparedRequest, client: Any, operation: str) -> Template:
+        """Read a signed request that ``client`` is about to send.
+
+        Raises ``ValueError``, ``LookupError`` or ``AttributeError`` if it is not made as this module makes requests, or
+        if anything but :data:`CONSTANT` receives the events of a request.
+        """
+        emitter, http = client.meta.events._emitter, client._endpoint.http_session
+        cache = emitter._lookup_cache
+        handlers = [one for event in EVENTS for one in emitter._handlers.prefix_search(f"{event}.sqs.{operation}")]
+        for one in handlers:
+            if not (getattr(one, "__module__", None) or "").startswith(CONSTANT):
+                raise ValueError(one)
+        (quota,) = {one.__self__ for one in handlers if isinstance(getattr(one, "__self__", None), RetryQuotaChecker)}
+        headers = {name: value if isinstance(value, str) else value.decode() for name, value in request.headers.items()}
+        algorithm, _, fields = headers[AUTHORIZATION].partition(" ")
+        parts = dict(field.split("=", 1) for field in fields.split(", "))
+        _, _, region, service, end = parts["Credential"].rsplit("/", 4)
+        is_first = FIRST_TRY in headers[TRY].split("; ")
+        if (request.method, algorithm, end, is_first) != ("POST", ALGORITHM, SCOPE_END, True):
+            raise ValueError(headers[AUTHORIZATION])
+        url, names = urlsplit(request.url), {name.lower(): name for name in headers}
+        host = url.netloc.rpartition("@")[2].lower().removesuffix(PORTS[url.scheme])
+        proxy = http._proxy_config.proxy_url_for(request.url)
+        pool = http._get_connection_manager(request.url, proxy).connection_from_url(request.url)
+        http._setup_ssl_cert(pool, request.url, http._verify)
+        return cls(
+            pool=pool,
+            url=request.url,
+            target=http._get_request_target(request.url, proxy),
+            proxy=proxy,
+            path=url.path or "/",
+            host=host,
+            headers=headers,
+            signed={name: names.get(name, name) for name in parts["SignedHeaders"].split(";")},
+            scope=(region, service),
+            credentials=client._request_signer._credentials,
+            quota=quota,
+            handlers=cache,
+        )
+
+    def send(self, headers: Mapping[str, str], body: bytes) -> AWSResponse:
+        """Send a request, and read the answer, as ``URLLib3Session.send`` does. Raises urllib3's errors."""
+        answer = self.pool.urlopen(
+            "POST",
+            self.target,
+            body,
+            headers,
+            NO_RETRIES,
+            assert_same_host=False,
+            preload_content=False,
+            decode_content=False,
+            enforce_content_length=False,
+        )
+        response = AWSResponse(self.url, answer.status, answer.headers, answer)  # type: ignore[arg-type]
+        response.content  # noqa: B018 - reads it
+        return response
+
+    def error(self, error: Exception) -> HTTPClientError:
+        """Return botocore's error for one of urllib3. Source: botocore, ``URLLib3Session.send``."""
+        for theirs, ours in ERRORS:
+            if isinstance(error, theirs):
+                proxy = self.proxy and mask_proxy_url(self.proxy)
+                translated: HTTPClientError = ours(endpoint_url=self.url, proxy_url=proxy, error=error)
+                return translated
+        return HTTPClientError(error=error)
+
+
+class Sender:
+    """Sends messages as ``client`` does, with the same arguments, answers and errors."""
+
+    def __init__(self, client: SQSClient) -> None:
+        self.client = client
+        self._templates: dict[str, Template | None] = {}
+        """None: boto3 makes all requests of the operation."""
+        self._key: tuple[tuple[str, str, tuple[str, str]], bytes] = (("", "", ("", "")), b"")
+        self._first = threading.local()
+        """``result``: what boto3 takes as the result of its first try in this thread."""
+        for operation in METHODS:
+            client.meta.events.register_first(f"before-send.sqs.{operation}", self._before_send)
+
+    def send(self, operation: str, arguments: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Send one message or one batch; ``operation`` is ``SendMessage`` or ``SendMessageBatch``.
+
+        Raises botocore's errors.
+        """
+        template = self._templates.get(operation)
+        if template is None or _is_replaced():
+            return self._by_boto3(operation, arguments)
+        if template.handlers is not self.client.meta.events._emitter._lookup_cache:  # type: ignore[attr-defined]
+            self._templates.pop(operation, None)
+            return self._by_boto3(operation, arguments)
+        try:
+            body = json.dumps(arguments).encode()
+        except TypeError:  # a binary attribute
+            return self._by_boto3(operation, arguments)
+        headers = self._headers(template, body)
+        try:
+            response = template.send(headers, body)
+        except Exception as error:
+            self._first.result = template.error(error)
+        else:
+            if (answer := _success(response)) is not None:
+                template.quota.release_retry_quota({}, ACCEPTED)  # type: ignore[arg-type]
+                return answer
+            self._first.result = response
+        try:
+            return self._by_boto3(operation, arguments)
+        finally:
+            self._first.result = None
+
+    def _by_boto3(self, operation: str, arguments: Mapping[str, Any]) -> Mapping[str, Any]:
+        answer: Mapping[str, Any] = getattr(self.client, METHODS[operation])(**arguments)
+        return answer
+
+    def _before_send(self, request: AWSPreparedRequest, event_name: str, **_: object) -> Any:
+        """Return the result of the first try, if there is one. Otherwise boto3 sends, and this request is copied."""
+        result = getattr(self._first, "result", None)
+        self._first.result = None
+        if isinstance(result, Exception):
+            raise result
+        if result is None:
+            operation = event_name.rpartition(".")[2]
+            if operation not in self._templates:
+                self._templates[operation] = self._template(request, operation)
+        return result
+
+    def _template(self, request: AWSPreparedRequest, operation: str) -> Template | None:
+        """Return the copy of boto3's request, or None if this module would make another request than boto3."""
+        if os.environ.get(SENDER) == "boto3":
+            return None
+        try:
+            template = Template.of(request, self.client, operation)
+            signed = self._signed(template, dict(template.headers), request.body)  # type: ignore[arg-type]
+        except (ValueError, LookupError, AttributeError):  # or a botocore that is made otherwise
+            return None
+        return template if signed == template.headers else None
+
+    def _headers(self, template: Template, body: bytes) -> dict[str, str]:
+        headers = dict(template.headers)
+        headers[DATE] = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
+        headers[INVOCATION] = str(uuid.uuid4())
+        headers[LENGTH] = str(len(body))
+        trace: dict[str, str] = {}
+        add_recursion_detection_header({"headers": trace})
+        if not trace:
+            headers.pop(TRACE, None)
+        headers.update(trace)
+        return self._signed(template, headers, body)
+
+    def _signed(self, template: Template, headers: dict[str, str], body: bytes) -> dict[str, str]:
+        """Sign ``headers``, and return them. Source: AWS IAM, *Create a signed AWS API request*."""
+        credentials = template.credentials.get_frozen_credentials()
+        if credentials.token:
+            headers[TOKEN] = credentials.token
+        at, names = headers[DATE], ";".join(template.signed)
+        values = {**headers, "host": template.host}
+        lines = [f"{name}:{values[header]}" for name, header in template.signed.items()]
+        asked = "\n".join(("POST", template.path, "", *lines, "", names, sha256(body).hexdigest()))
+        scope = "/".join((at[:8], *template.scope, SCOPE_END))
+        text = "\n".join((ALGORITHM, at, scope, sha256(asked.encode()).hexdigest()))
+        key = self._signing_key(at[:8], str(credentials.secret_key), template.scope)
+        signature = hmac.digest(key, text.encode(), "sha256").hex()
+        credential = f"{credentials.access_key}/{scope}"
+        headers[AUTHORIZATION] = f"{ALGORITHM} Credential={credential}, SignedHeaders={names}, Signature={signature}"
+        return headers
+
+    def _signing_key(self, day: str, secret: str, scope: tuple[str, str]) -> bytes:
+        """Return the key of a day, which is kept for the next request."""
+        made_of, key = self._key
+        if made_of != (day, secret, scope):
+            key = f"AWS4{secret}".encode()
+            for part in (day, *scope, SCOPE_END):
+                key = hmac.digest(key, part.encode(), "sha256")
+            self._key = (day, secret, scope), key
+        return key
+
+
+def _is_replaced() -> bool:
+    """True if boto3's calls are not its own: tracers wrap these methods, and tests replace them."""
+    calls: tuple[Any, ...] = (
+        botocore_client.BaseClient._make_api_call,  # type: ignore[attr-defined]
+        botocore_endpoint.Endpoint.make_request,
+        URLLib3Session.send,
+    )
+    return not all(type(call) is FunctionType and call.__globals__["__name__"] in CALLERS for call in calls)
+
+
+def _success(response: AWSResponse) -> Mapping[str, Any] | None:
+    """Return the answer if SQS has accepted every message."""
+    if response.status_code != 200:
+        return None
+    try:
+        answer: dict[str, Any] = json.loads(response.content)
+    except ValueError:
+        return None
+    accepted = (
+        isinstance(answer, dict) and not answer.get("Failed") and ("MessageId" in answer or "Successful" in answer)
+    )
+    return answer if accepted else None

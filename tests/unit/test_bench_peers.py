@@ -1,0 +1,71 @@
+"""The page ``docs/explanation/what-a-job-costs.md`` shows the results of ``make bench-peers``."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.bench.peers import cost_tables, page, program
+from tests.bench.peers.titles import TITLES
+
+
+@pytest.fixture
+def results() -> dict[str, Any]:
+    loaded: dict[str, Any] = json.loads(page.RESULTS.read_text())
+    return loaded
+
+
+def test_the_page_shows_the_tables_of_the_results(results: dict[str, Any]) -> None:
+    text = page.PAGE.read_text()
+    assert text == page.rendered(text, results), "`make bench-peers WRITE=1` writes both"
+
+
+def test_other_results_are_another_page(results: dict[str, Any]) -> None:
+    text = page.PAGE.read_text()
+    results["costs"]["systems"]["joblane"]["measured"]["one"]["client"] = [0.123456]
+    assert "123,456" in page.rendered(text, results)
+
+
+def test_every_system_is_measured_or_has_a_reason(results: dict[str, Any]) -> None:
+    systems = results["costs"]["systems"]
+    assert list(systems) == list(TITLES)
+    for name, system in systems.items():
+        for what in ("one", *(cost_tables.run_name(10, batch) for batch in cost_tables.BATCHES.get(name, (None,)))):
+            assert what in system["measured"] or what in system["failed"] or "start" in system["failed"]
+
+
+def test_a_system_that_fails_keeps_its_row_and_shows_the_reason(results: dict[str, Any]) -> None:
+    results["costs"]["systems"]["celery"] = {"measured": {}, "failed": {"start": "no | such\npackage"}}
+    tables = cost_tables.tables(results["costs"])
+    assert "| Celery | - | - | - | - |" in tables["enqueue-client"]
+    assert "| Celery | no | - | - | - | - | - | - | - |" in tables["life"]
+    assert tables["failed"] == "- Celery, start: no such package"
+
+
+def test_a_cell_is_the_median_with_the_least_and_the_most() -> None:
+    assert cost_tables.cell([3e-6, 1e-6, 2_000e-6], 1e6) == "3 (1–2,000)"
+    assert cost_tables.cell([0.118], digits=2) == "0.12"
+    assert cost_tables.cell(None) == "-"
+
+
+def test_a_producer_answers_each_command_and_survives_an_error(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    (tmp_path / "bench_producer.py").write_text(
+        "class Producer:\n"
+        "    async def one(self, job, first, count):\n"
+        "        if count > 1:\n"
+        "            raise ValueError('two\\nlines')\n"
+        "    def many(self, job, first, count):\n"
+        "        assert (job, first, count) == ('noop', 5, 2)\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr("sys.argv", ["program", "produce"])
+    monkeypatch.setattr("sys.stdin", iter(["one noop 0 1\n", "one noop 0 2\n", "many noop 5 2\n"]))
+    program.main("bench_producer")
+    answers = capsys.readouterr().out.splitlines()
+    assert [answer.split()[0] for answer in answers] == ["ready", "done", "error", "done"]
+    assert answers[2] == "error ValueError: two lines"
