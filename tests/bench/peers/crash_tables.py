@@ -94,7 +94,7 @@ def _setting(results: Mapping[str, Any]) -> str:
     text = (
         f"Measured on {where['date']} with seed {results['seed']}: {size['jobs']:,} jobs and {size['kills']} kills for "
         f"each system, {results['processes']} worker processes with {results['slots']} jobs at a time each (Joblane: "
-        f"as many messages). All jobs may take {size['deadline_seconds']} s after the last enqueue. A "
+        f"as many messages). All jobs may take {size['deadline_seconds']} s. A "
         f"system gives the job of a lost worker to another worker after {results['rescue_seconds']} s, where that can "
         f"be set. PostgreSQL was stopped for {size['outage_seconds']} s."
     )

@@ -27,6 +27,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from botocore.exceptions import BotoCoreError, ClientError
 from pg8000.exceptions import Error as PostgresError
 
 from joblane.record.database import Database
@@ -60,7 +61,7 @@ QUIET_CHECKS = 3
 
 @dataclass(frozen=True)
 class Size:
-    """The numbers of a run. ``deadline_seconds``: for all jobs of a part, from its last enqueue."""
+    """The numbers of a run. ``deadline_seconds``: for all jobs, from the start of the workers or of PostgreSQL."""
 
     jobs: int
     kills: int
@@ -72,6 +73,7 @@ class Size:
 FULL = Size(jobs=10_000, kills=100, jobs_before_outage=200, outage_seconds=600, deadline_seconds=420)
 QUICK = Size(jobs=500, kills=10, jobs_before_outage=40, outage_seconds=20, deadline_seconds=150)
 
+FAILURES = (PeerError, PostgresError, OSError, BotoCoreError, ClientError)
 Results = dict[str, Any]
 Servers = Callable[[], Any]
 """Starts PostgreSQL and an emulator: a context manager that yields a :class:`Bench`."""
@@ -109,7 +111,7 @@ def _result(part: Callable[[], Results]) -> Results:
     """Return a part's results, or the reason why there are none."""
     try:
         return part()
-    except (PeerError, PostgresError, OSError) as error:
+    except FAILURES as error:
         return {"failed": f"{type(error).__name__}: {error}"}
 
 
@@ -132,10 +134,10 @@ def _kills(bench: Bench, name: str, settings: Mapping[str, str], size: Size) -> 
         folder = Path(temporary)
         plan = kills.plan(SEED, size.jobs, size.kills)
         with open_peer(name, bench, {**_settings(folder, plan), **settings}) as peer:
-            peer.work(SLOTS, processes=PROCESSES)
-            started = time.time()
             for first in range(0, size.jobs, BULK):
                 peer.produce("many", "effect", first, min(BULK, size.jobs - first))
+            started = time.time()
+            peer.work(SLOTS, processes=PROCESSES)
             unfinished = _await_quiet(peer, size.deadline_seconds)
             peer.stop_work()
             killed_at = {int(file.suffix[1:]): file.stat().st_mtime for file in folder.glob("kills.json.*")}
@@ -182,6 +184,7 @@ def _effects(url: str) -> dict[int, list[float]]:
 
 
 def lost_and_doubled(effects: Mapping[int, Sequence[float]], numbers: Sequence[int]) -> dict[str, int]:
+    """Return the numbers of jobs, of jobs without a row, and of further rows. ``effects``: number → times of rows."""
     return {
         "jobs": len(numbers),
         "lost": sum(number not in effects for number in numbers),
@@ -202,7 +205,7 @@ def _long_and_outage(servers: Servers, systems: Sequence[str], size: Size) -> tu
             try:
                 peers[name] = stack.enter_context(open_peer(name, bench, _settings(folder, {})))
                 peers[name].work(SLOTS, processes=PROCESSES)
-            except (PeerError, PostgresError, OSError) as error:
+            except FAILURES as error:
                 failed[name] = {"failed": f"{type(error).__name__}: {error}"}
         described = {name: peer.described() for name, peer in peers.items()}
         outage = _outage(bench, peers, size)
@@ -246,12 +249,15 @@ def _outage(bench: Bench, peers: Mapping[str, Peer], size: Size) -> Results:
         bench.server.stop()
         stopped, over = time.monotonic(), threading.Event()
         attempts = {name: Attempts() for name in peers}
-        producers = [threads.submit(_enqueue, peer, attempts[name], over) for name, peer in peers.items()]
+        producers = {threads.submit(_enqueue, peer, attempts[name], over): peer for name, peer in peers.items()}
         time.sleep(size.outage_seconds)
         bench.server.start()
         started_at, took = time.time(), time.monotonic() - stopped
         over.set()
         wait(producers, PRODUCER_SECONDS)
+        for producer, peer in producers.items():
+            if not producer.done():
+                peer.stop_producing()
         ends = {
             name: threads.submit(_after_outage, peer, before, attempts[name], started_at, size)
             for name, peer in peers.items()

@@ -190,8 +190,7 @@ class Peer:
     def close(self) -> None:
         """End every process of the peer and drop its database."""
         self.stop_work()
-        if self._producer is not None:
-            _end(self._producer)
+        self.stop_producing()
         self._administrator.drop()
         with suppress(PostgresError, OSError):
             administer(self.bench.server.database_url("postgres"), f"drop database {self._database_name} with (force)")
@@ -254,6 +253,12 @@ class Peer:
     def restarts(self) -> int:
         """The number of times that a worker has ended and was started again."""
         return sum(worker.restarts for worker in self._workers)
+
+    def stop_producing(self) -> None:
+        """End the producer. The next call starts another one."""
+        producer, self._producer = self._producer, None
+        if producer is not None:
+            _end(producer)
 
     def ran(self) -> int:
         """Return how many times ``noop`` has run."""
