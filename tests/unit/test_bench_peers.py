@@ -69,3 +69,14 @@ def test_a_producer_answers_each_command_and_survives_an_error(
     answers = capsys.readouterr().out.splitlines()
     assert [answer.split()[0] for answer in answers] == ["ready", "done", "error", "done"]
     assert answers[2] == "error ValueError: two lines"
+
+
+def test_parts_of_two_runs_that_differ_are_reported(results: dict[str, Any]) -> None:
+    other = json.loads(json.dumps(results["costs"]))
+    assert page.differences({"costs": results["costs"], "crashes": other}) == []
+    other["setting"]["quick"] = "other"
+    other["systems"]["oban"]["versions"] = {"oban": "0.0"}
+    assert [line.split(":")[0] for line in page.differences({"costs": results["costs"], "crashes": other})] == [
+        "quick",
+        "versions of oban",
+    ]

@@ -35,8 +35,8 @@ Values = Mapping[str, float]
 """Meter → value, per job. Seconds, bytes or requests; ``rate``: jobs per second."""
 
 
-def run(bench: Bench, names: Sequence[str], *, quick: bool, report: Callable[[str], None]) -> dict[str, Any]:
-    """Measure systems in turns. ``report`` is called with the name of each measurement.
+def run(bench: Bench, names: Sequence[str], *, quick: bool, report: Callable[[str, float], None]) -> dict[str, Any]:
+    """Measure systems in turns. ``report`` is called with the name of each measurement, and the share that is done.
 
     Returns for each system its description and versions, measurement → meter → values of the rounds, and ``failed``:
     measurement → reason.
@@ -46,19 +46,20 @@ def run(bench: Bench, names: Sequence[str], *, quick: bool, report: Callable[[st
     with ExitStack() as stack:
         peers = {}
         for name in names:
-            report(f"costs: starting {name}")
+            report(f"starting {name}", 0)
             try:
                 peers[name] = stack.enter_context(open_peer(name, bench))
                 systems[name] |= peers[name].described()
             except Exception as error:  # the other systems are measured all the same
                 systems[name]["failed"]["start"] = _reason(error)
         for round_ in range(numbers.rounds + 1):  # the first warms up, and is not counted
-            for name, peer in peers.items():
+            for turn, (name, peer) in enumerate(peers.items()):
+                share = (round_ + turn / len(peers)) / (numbers.rounds + 1)
                 measured, failed = systems[name]["measured"], systems[name]["failed"]
                 for what, measure in _turn(peer, numbers):
                     if what in failed:
                         continue
-                    report(f"costs, round {round_} of {numbers.rounds}: {name}, {what}")
+                    report(f"round {round_} of {numbers.rounds}, {name}, {what}", share)
                     try:
                         values = measure()
                     except Exception as error:
