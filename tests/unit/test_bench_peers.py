@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+from collections import Counter
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.bench.peers import cost_tables, page, program
+from tests.bench.peers import cost_tables, emulator, page, program
 from tests.bench.peers.titles import TITLES
 
 
@@ -80,3 +83,55 @@ def test_parts_of_two_runs_that_differ_are_reported(results: dict[str, Any]) -> 
         "quick",
         "versions of oban",
     ]
+
+
+async def _call(app: Any, headers: dict[str, str], messages: list[dict[str, Any]]) -> None:
+    scope = {"type": "http", "path": "/", "headers": [(key.encode(), value.encode()) for key, value in headers.items()]}
+    left = iter(messages)
+
+    async def receive() -> dict[str, Any]:
+        if (message := next(left, None)) is None:
+            await asyncio.Event().wait()
+        return message or {}
+
+    async def send(_message: Any) -> None:
+        pass
+
+    await app(scope, receive, send)
+
+
+def test_the_emulator_counts_requests_of_both_protocols(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(emulator, "requests", Counter())
+    seen = []
+
+    async def app(scope: Any, receive: Any, _send: Any) -> None:
+        seen.append((dict(scope["headers"]).get(b"user-agent"), (await receive())["body"]))
+
+    counted = emulator.counting(app)
+    form = {"content-type": "application/x-www-form-urlencoded", "user-agent": "Mozilla/5.0 (compatible; pycurl)"}
+    parts: list[dict[str, Any]] = [{"body": b"Action=Receive", "more_body": True}, {"body": b"Message&Version=1"}]
+    asyncio.run(_call(counted, {"x-amz-target": "AmazonSQS.SendMessage"}, [{"body": b"{}"}]))
+    asyncio.run(_call(counted, form, parts))
+    assert emulator.requests == {"SendMessage": 1, "ReceiveMessage": 1}
+    assert seen == [(None, b"{}"), (None, b"Action=ReceiveMessage&Version=1")]
+
+
+def test_a_long_poll_whose_connection_is_closed_receives_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(emulator, "requests", Counter())
+    received, arrives = [], asyncio.Event()
+
+    async def app(_scope: Any, _receive: Any, _send: Any) -> None:
+        await arrives.wait()
+        received.append("a message")
+
+    async def call() -> None:
+        headers = {"x-amz-target": "AmazonSQS.ReceiveMessage"}
+        with suppress(asyncio.CancelledError):
+            closed = _call(emulator.counting(app), headers, [{"body": b"{}"}, {"type": "http.disconnect"}])
+            await asyncio.wait_for(closed, 5)
+        arrives.set()
+        for task in asyncio.all_tasks() - {asyncio.current_task()}:
+            await task
+
+    asyncio.run(call())
+    assert received == []
