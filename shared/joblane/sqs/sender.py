@@ -20,12 +20,12 @@ import time
 import uuid
 from dataclasses import dataclass
 from hashlib import sha256
-from types import FunctionType
+from types import FunctionType, SimpleNamespace
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-import boto3
 from botocore import client as botocore_client
+from botocore import endpoint as botocore_endpoint
 from botocore.awsrequest import AWSPreparedRequest, AWSResponse
 from botocore.exceptions import (
     ConnectionClosedError,
@@ -37,18 +37,19 @@ from botocore.exceptions import (
     SSLError,
 )
 from botocore.handlers import add_recursion_detection_header
-from botocore.httpsession import mask_proxy_url
+from botocore.httpsession import URLLib3Session, mask_proxy_url
+from botocore.retries.standard import RetryQuotaChecker
 from urllib3 import Retry
 from urllib3 import exceptions as urllib3_errors
 
 from joblane.settings import SENDER
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
 
-    from botocore.credentials import Credentials, ReadOnlyCredentials
+    from botocore.credentials import Credentials
     from mypy_boto3_sqs import SQSClient
-    from urllib3 import BaseHTTPResponse, HTTPConnectionPool
+    from urllib3 import HTTPConnectionPool
 
 CONSTANT = ("botocore.", "boto3.", "aws_lambda_powertools.", __name__)
 """Modules whose handlers of events add the same to each request. Powertools adds its name to ``User-Agent``."""
@@ -66,7 +67,7 @@ EVENTS = (
     "after-call",
 )
 """The events of a request in botocore. They are not sent for a request that boto3 does not make."""
-PORTS = {"https": 443, "http": 80}
+PORTS = {"https": ":443", "http": ":80"}
 ERRORS: Sequence[tuple[Any, Any]] = (
     (urllib3_errors.SSLError, SSLError),
     ((urllib3_errors.NewConnectionError, socket.gaierror), EndpointConnectionError),
@@ -76,12 +77,13 @@ ERRORS: Sequence[tuple[Any, Any]] = (
     (urllib3_errors.ProtocolError, ConnectionClosedError),
 )
 NO_RETRIES = Retry(False)
+CALLERS = ("botocore.client", "botocore.endpoint", "botocore.httpsession", "botocore.context")
 ALGORITHM, SCOPE_END = "AWS4-HMAC-SHA256", "aws4_request"
 AUTHORIZATION, DATE, TOKEN = "Authorization", "X-Amz-Date", "X-Amz-Security-Token"
-TRACE, INVOCATION, LENGTH = "X-Amzn-Trace-Id", "amz-sdk-invocation-id", "Content-Length"
-REFILL = 30
-"""boto3 makes this many requests itself after each call that it took over. Each success returns 1 to its quota of
-retries, of which the two retries of a failed call have taken 28. Source: botocore, ``retries/standard.py``."""
+TRACE, INVOCATION, TRY, LENGTH = "X-Amzn-Trace-Id", "amz-sdk-invocation-id", "amz-sdk-request", "Content-Length"
+FIRST_TRY = "attempt=1"
+ACCEPTED = SimpleNamespace(status_code=200)
+"""The answer for which boto3 returns 1 to its quota of retries."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +92,9 @@ class Template:
 
     ``pool``: the client's connections to SQS or to its proxy. ``target``: what they ask for, a path, or a URL if a
     proxy forwards it. ``host``: the header that a connection sets. ``signed``: the names of the signed headers in
-    order, in lower case → in ``headers``. ``scope``: region and service of the signing key.
+    order, in lower case → in ``headers``. ``scope``: region and service of the signing key. ``quota``: the client's
+    quota of retries, to which each success returns 1. ``handlers``: the cache of the client's events, which is a new
+    one after each registration.
     """
 
     pool: HTTPConnectionPool
@@ -102,40 +106,67 @@ class Template:
     headers: Mapping[str, str]
     signed: Mapping[str, str]
     scope: tuple[str, str]
+    credentials: Credentials
+    quota: RetryQuotaChecker
+    handlers: object
 
     @classmethod
-    def of(cls, request: AWSPreparedRequest, http: Any) -> Template:
-        """Read a signed request that ``http`` is about to send, botocore's ``URLLib3Session`` of the client.
+    def of(cls, request: AWSPreparedRequest, client: Any, operation: str) -> Template:
+        """Read a signed request that ``client`` is about to send.
 
-        Raises ``ValueError`` or ``LookupError`` if it is not signed as this module signs.
+        Raises ``ValueError``, ``LookupError`` or ``AttributeError`` if it is not made as this module makes requests, or
+        if anything but :data:`CONSTANT` receives the events of a request.
         """
+        emitter, http = client.meta.events._emitter, client._endpoint.http_session
+        cache = emitter._lookup_cache
+        handlers = [one for event in EVENTS for one in emitter._handlers.prefix_search(f"{event}.sqs.{operation}")]
+        for one in handlers:
+            if not (getattr(one, "__module__", None) or "").startswith(CONSTANT):
+                raise ValueError(one)
+        (quota,) = {one.__self__ for one in handlers if isinstance(getattr(one, "__self__", None), RetryQuotaChecker)}
         headers = {name: value if isinstance(value, str) else value.decode() for name, value in request.headers.items()}
         algorithm, _, fields = headers[AUTHORIZATION].partition(" ")
         parts = dict(field.split("=", 1) for field in fields.split(", "))
         _, _, region, service, end = parts["Credential"].rsplit("/", 4)
-        if (request.method, algorithm, end) != ("POST", ALGORITHM, SCOPE_END):
+        is_first = FIRST_TRY in headers[TRY].split("; ")
+        if (request.method, algorithm, end, is_first) != ("POST", ALGORITHM, SCOPE_END, True):
             raise ValueError(headers[AUTHORIZATION])
         url, names = urlsplit(request.url), {name.lower(): name for name in headers}
-        host = str(url.hostname) if url.port in (None, PORTS.get(url.scheme)) else f"{url.hostname}:{url.port}"
-        signed = {name: names.get(name, name) for name in parts["SignedHeaders"].split(";")}
+        host = url.netloc.rpartition("@")[2].lower().removesuffix(PORTS[url.scheme])
         proxy = http._proxy_config.proxy_url_for(request.url)
         pool = http._get_connection_manager(request.url, proxy).connection_from_url(request.url)
         http._setup_ssl_cert(pool, request.url, http._verify)
-        target = http._get_request_target(request.url, proxy)
-        return cls(pool, request.url, target, proxy, url.path or "/", host, headers, signed, (region, service))
+        return cls(
+            pool=pool,
+            url=request.url,
+            target=http._get_request_target(request.url, proxy),
+            proxy=proxy,
+            path=url.path or "/",
+            host=host,
+            headers=headers,
+            signed={name: names.get(name, name) for name in parts["SignedHeaders"].split(";")},
+            scope=(region, service),
+            credentials=client._request_signer._credentials,
+            quota=quota,
+            handlers=cache,
+        )
 
-    def send(self, headers: Mapping[str, str], body: bytes) -> BaseHTTPResponse:
-        """Send a request as ``URLLib3Session.send`` does. Raises urllib3's errors."""
-        return self.pool.urlopen(
+    def send(self, headers: Mapping[str, str], body: bytes) -> AWSResponse:
+        """Send a request, and read the answer, as ``URLLib3Session.send`` does. Raises urllib3's errors."""
+        answer = self.pool.urlopen(
             "POST",
             self.target,
             body,
             headers,
             NO_RETRIES,
             assert_same_host=False,
+            preload_content=False,
             decode_content=False,
             enforce_content_length=False,
         )
+        response = AWSResponse(self.url, answer.status, answer.headers, answer)  # type: ignore[arg-type]
+        response.content  # noqa: B018 - reads it
+        return response
 
     def error(self, error: Exception) -> HTTPClientError:
         """Return botocore's error for one of urllib3. Source: botocore, ``URLLib3Session.send``."""
@@ -152,13 +183,11 @@ class Sender:
 
     def __init__(self, client: SQSClient) -> None:
         self.client = client
-        self._credentials: Credentials | None = boto3.DEFAULT_SESSION.get_credentials()  # type: ignore[union-attr]
         self._templates: dict[str, Template | None] = {}
         """None: boto3 makes all requests of the operation."""
         self._key: tuple[tuple[str, str, tuple[str, str]], bytes] = (("", "", ("", "")), b"")
         self._first = threading.local()
         """``result``: what boto3 takes as the result of its first try in this thread."""
-        self._refill = 0
         for operation in METHODS:
             client.meta.events.register_first(f"before-send.sqs.{operation}", self._before_send)
 
@@ -170,8 +199,8 @@ class Sender:
         template = self._templates.get(operation)
         if template is None or _is_replaced():
             return self._by_boto3(operation, arguments)
-        if self._refill > 0:
-            self._refill -= 1
+        if template.handlers is not self.client.meta.events._emitter._lookup_cache:  # type: ignore[attr-defined]
+            self._templates.pop(operation, None)
             return self._by_boto3(operation, arguments)
         try:
             body = json.dumps(arguments).encode()
@@ -184,9 +213,9 @@ class Sender:
             self._first.result = template.error(error)
         else:
             if (answer := _success(response)) is not None:
+                template.quota.release_retry_quota({}, ACCEPTED)  # type: ignore[arg-type]
                 return answer
-            self._first.result = AWSResponse(template.url, response.status, response.headers, _Body(response.data))  # type: ignore[arg-type]
-        self._refill = REFILL
+            self._first.result = response
         try:
             return self._by_boto3(operation, arguments)
         finally:
@@ -210,30 +239,30 @@ class Sender:
 
     def _template(self, request: AWSPreparedRequest, operation: str) -> Template | None:
         """Return the copy of boto3's request, or None if this module would make another request than boto3."""
-        if os.environ.get(SENDER) == "boto3" or self._credentials is None or _is_listened_to(self.client, operation):
+        if os.environ.get(SENDER) == "boto3":
             return None
         try:
-            template = Template.of(request, self.client._endpoint.http_session)  # type: ignore[attr-defined]
-            credentials = self._credentials.get_frozen_credentials()
-            signed = self._signed(template, dict(template.headers), request.body, credentials)  # type: ignore[arg-type]
+            template = Template.of(request, self.client, operation)
+            signed = self._signed(template, dict(template.headers), request.body)  # type: ignore[arg-type]
         except (ValueError, LookupError, AttributeError):  # or a botocore that is made otherwise
             return None
         return template if signed == template.headers else None
 
     def _headers(self, template: Template, body: bytes) -> dict[str, str]:
-        assert self._credentials is not None
         headers = dict(template.headers)
         headers[DATE] = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
         headers[INVOCATION] = str(uuid.uuid4())
         headers[LENGTH] = str(len(body))
-        headers.pop(TRACE, None)
-        add_recursion_detection_header({"headers": headers})
-        return self._signed(template, headers, body, self._credentials.get_frozen_credentials())
+        trace: dict[str, str] = {}
+        add_recursion_detection_header({"headers": trace})
+        if not trace:
+            headers.pop(TRACE, None)
+        headers.update(trace)
+        return self._signed(template, headers, body)
 
-    def _signed(
-        self, template: Template, headers: dict[str, str], body: bytes, credentials: ReadOnlyCredentials
-    ) -> dict[str, str]:
+    def _signed(self, template: Template, headers: dict[str, str], body: bytes) -> dict[str, str]:
         """Sign ``headers``, and return them. Source: AWS IAM, *Create a signed AWS API request*."""
+        credentials = template.credentials.get_frozen_credentials()
         if credentials.token:
             headers[TOKEN] = credentials.token
         at, names = headers[DATE], ";".join(template.signed)
@@ -260,34 +289,24 @@ class Sender:
 
 
 def _is_replaced() -> bool:
-    """True if boto3's calls are not its own: tracers wrap this method, and tests replace it."""
-    call = botocore_client.BaseClient._make_api_call  # type: ignore[attr-defined]
-    return type(call) is not FunctionType or not call.__globals__["__name__"].startswith("botocore.")
+    """True if boto3's calls are not its own: tracers wrap these methods, and tests replace them."""
+    calls: tuple[Any, ...] = (
+        botocore_client.BaseClient._make_api_call,  # type: ignore[attr-defined]
+        botocore_endpoint.Endpoint.make_request,
+        URLLib3Session.send,
+    )
+    return not all(type(call) is FunctionType and call.__globals__["__name__"] in CALLERS for call in calls)
 
 
-def _is_listened_to(client: SQSClient, operation: str) -> bool:
-    """True if anything but :data:`CONSTANT` receives the events of a request."""
-    emitter = client.meta.events._emitter  # type: ignore[attr-defined]
-    handlers = (one for event in EVENTS for one in emitter._handlers.prefix_search(f"{event}.sqs.{operation}"))
-    return not all((getattr(one, "__module__", None) or "").startswith(CONSTANT) for one in handlers)
-
-
-def _success(response: BaseHTTPResponse) -> Mapping[str, Any] | None:
+def _success(response: AWSResponse) -> Mapping[str, Any] | None:
     """Return the answer if SQS has accepted every message."""
-    if response.status != 200:
+    if response.status_code != 200:
         return None
     try:
-        answer: dict[str, Any] = json.loads(response.data)
+        answer: dict[str, Any] = json.loads(response.content)
     except ValueError:
         return None
-    return None if answer.get("Failed") or not ("MessageId" in answer or "Successful" in answer) else answer
-
-
-@dataclass(frozen=True, slots=True)
-class _Body:
-    """A body that was read already, for ``AWSResponse``."""
-
-    data: bytes
-
-    def stream(self, *_: object, **__: object) -> Iterator[bytes]:
-        yield self.data
+    accepted = (
+        isinstance(answer, dict) and not answer.get("Failed") and ("MessageId" in answer or "Successful" in answer)
+    )
+    return answer if accepted else None
