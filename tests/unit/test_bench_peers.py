@@ -44,7 +44,7 @@ def test_a_system_that_fails_keeps_its_row_and_shows_the_reason(results: dict[st
     results["costs"]["systems"]["celery"] = {"measured": {}, "failed": {"start": "no | such\npackage"}}
     tables = cost_tables.tables(results["costs"])
     assert "| Celery | - | - | - | - |" in tables["enqueue-client"]
-    assert "| Celery | no | - | - | - | - | - | - | - |" in tables["life"]
+    assert "| Celery | - | - | - | - | - | - | - | - |" in tables["life"]
     assert tables["failed"] == "- Celery, start: no such package"
 
 

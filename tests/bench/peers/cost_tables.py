@@ -92,7 +92,7 @@ def _life(systems: Mapping[str, Any]) -> str:
     rows = []
     for title, system, batch in _kinds(systems):
         one, run = system["measured"].get("one"), system["measured"].get(run_name(CONCURRENCIES[-1], batch))
-        row = [title, "yes" if system.get("record") else "no"]
+        row = [title, {True: "yes", False: "no", None: "-"}[system.get("record")]]
         if one and run:
             cpu = [_middle(one, "client"), _middle(run, "worker"), _middle(one, "server") + _middle(run, "server")]
             row += [f"{seconds * MICROSECONDS:,.0f}" for seconds in (*cpu, sum(cpu))]
