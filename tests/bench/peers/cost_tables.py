@@ -79,9 +79,9 @@ def setting_line(results: Mapping[str, Any]) -> str:
 def _setting(results: Mapping[str, Any]) -> str:
     numbers = results["numbers"]
     return (
-        f"{setting_line(results)}\n\nAll systems take turns in each of {numbers['rounds']} rounds: {numbers['one']:,} "
-        f"jobs one by one, as many in transactions, and {numbers['many']:,} in bulk before each run. A round before "
-        f"them is not counted."
+        f"{setting_line(results)}\n\nRounds with all systems in turns: {numbers['rounds']}, after one that is not "
+        f"counted. Jobs in a round: {numbers['one']:,} one by one, as many in transactions, and {numbers['many']:,} in "
+        f"bulk before each run."
     )
 
 
