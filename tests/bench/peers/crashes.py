@@ -80,19 +80,26 @@ Servers = Callable[[], Any]
 
 
 def run(
-    bench: Bench, systems: Sequence[str], *, quick: bool, report: Callable[[str], object], servers: Servers
+    bench: Bench,
+    systems: Sequence[str],
+    *,
+    quick: bool,
+    report: Callable[[str, float | None], object],
+    servers: Servers,
 ) -> Results:
     """Return the results of all systems. ``servers``: starts those of the outage."""
     size = QUICK if quick else FULL
+    variants = [
+        (name, variant, settings) for name in systems for variant, settings in VARIANTS.get(name, {name: {}}).items()
+    ]
     with ThreadPoolExecutor(1) as second:
-        long_and_outage = second.submit(_long_and_outage, servers, systems, size)
+        outage_and_long = second.submit(_outage_and_long, servers, systems, size)
         killed = {}
-        for name in systems:
-            for variant, settings in VARIANTS.get(name, {name: {}}).items():
-                report(f"crashes: kills, {variant}")
-                killed[variant] = _result(partial(_kills, bench, name, settings, size))
-        report("crashes: PostgreSQL stopped")
-        long, outage, described = long_and_outage.result()
+        for number, (name, variant, settings) in enumerate(variants):
+            report(f"kills, {variant}", number / len(variants))
+            killed[variant] = _result(partial(_kills, bench, name, settings, size))
+        report("PostgreSQL stopped", None)
+        outage, long, described = outage_and_long.result()
     return {
         "size": asdict(size),
         "seed": SEED,
@@ -195,7 +202,7 @@ def lost_and_doubled(effects: Mapping[int, Sequence[float]], numbers: Sequence[i
 # --- A long job, and PostgreSQL stopped -------------------------------------------------------------------------------
 
 
-def _long_and_outage(servers: Servers, systems: Sequence[str], size: Size) -> tuple[Results, Results, Results]:
+def _outage_and_long(servers: Servers, systems: Sequence[str], size: Size) -> tuple[Results, Results, Results]:
     with ExitStack() as stack:
         bench = stack.enter_context(servers())
         peers: dict[str, Peer] = {}
@@ -213,7 +220,7 @@ def _long_and_outage(servers: Servers, systems: Sequence[str], size: Size) -> tu
             long = dict(
                 zip(peers, threads.map(lambda peer: _result(partial(_long, peer)), peers.values()), strict=True)
             )
-        return failed | long, failed | outage, described
+        return failed | outage, failed | long, described
 
 
 def _long(peer: Peer) -> Results:
