@@ -1,4 +1,4 @@
-"""What a crash costs: killed workers, a job that is longer than the rescue time, and PostgreSQL stopped.
+"""The cost of a crash: killed workers, a job that is longer than the rescue time, and PostgreSQL stopped.
 
 The effect of a job is a row with its number, written in the transactional way that the system documents. Afterwards the
 rows are counted: a number without a row is lost, and each further row of a number is doubled.
@@ -49,7 +49,7 @@ LONG_DEADLINE_SECONDS = 180.0
 """Time for three more runs of a job that is taken for lost."""
 BULK = 1_000
 FIRST_WARM, FIRST_BEFORE, FIRST_DURING = 1_000_000, 2_000_000, 3_000_000
-"""The first numbers of the jobs that start all workers, and of those that are enqueued before and during the outage."""
+"""The first numbers of the jobs that start all workers, of the jobs before the outage, and of the jobs during it."""
 BLOCKED_SECONDS = 8.0
 """The longest time for which jobs wait for the lock. It is shorter than the timeout of Joblane's task."""
 WARM_SECONDS = 60.0
