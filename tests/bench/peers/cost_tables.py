@@ -79,7 +79,7 @@ def setting_line(results: Mapping[str, Any]) -> str:
 def _setting(results: Mapping[str, Any]) -> str:
     numbers = results["numbers"]
     return (
-        f"{setting_line(results)}\n\nRounds with all systems in turns: {numbers['rounds']}, after one that is not "
+        f"{setting_line(results)}\n\nRounds with all systems in turns: {numbers['rounds']}, after a first that is not "
         f"counted. Jobs in a round: {numbers['one']:,} one by one, as many in transactions, and {numbers['many']:,} in "
         f"bulk before each run."
     )
