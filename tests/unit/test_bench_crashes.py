@@ -86,7 +86,7 @@ def test_a_system_that_fails_keeps_its_row_and_shows_the_reason() -> None:
         "rerun_seconds": {"n": 2, "median": 30.0, "min": 5.25, "max": 1_000.0},
     }  # fmt: skip
     results = {
-        "setting": {"date": "2026-01-01", "quick": True},
+        "setting": {"date": "2026-01-01", "cores": 2, "python": "3", "postgresql": "18", "quick": True},
         "size": {"jobs": 500, "kills": 10, "deadline_seconds": 60, "outage_seconds": 5},
         "seed": 1,
         "processes": 4,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from tests.bench.peers.cost_tables import table
+from tests.bench.peers.cost_tables import setting_line, table
 from tests.bench.peers.titles import TITLES
 
 Cell = Callable[[Mapping[str, Any]], str]
@@ -90,18 +90,13 @@ def _title(name: str) -> str:
 
 
 def _setting(results: Mapping[str, Any]) -> str:
-    where, size = results["setting"], results["size"]
-    text = (
-        f"Measured on {where['date']} with seed {results['seed']}: {size['jobs']:,} jobs and {size['kills']} kills for "
-        f"each system, {results['processes']} worker processes with {results['slots']} jobs at a time each (Joblane: "
-        f"as many messages). All jobs may take {size['deadline_seconds']} s. A "
-        f"system gives the job of a lost worker to another worker after {results['rescue_seconds']} s, where that can "
-        f"be set. PostgreSQL was stopped for {size['outage_seconds']} s."
-    )
-    return text + (
-        "\n\n**This was a quick run with few jobs and kills and a short outage. It shows the form of the tables.**"
-        if where["quick"]
-        else ""
+    size = results["size"]
+    return (
+        f"{setting_line(results)}\n\nSeed {results['seed']}, {size['jobs']:,} jobs and {size['kills']} kills for each "
+        f"system, {results['processes']} worker processes with {results['slots']} jobs at a time each (Joblane: as many "
+        f"messages). All jobs may take {size['deadline_seconds']} s. A system gives the job of a lost worker to another "
+        f"worker after {results['rescue_seconds']} s, where that can be set. PostgreSQL was stopped for "
+        f"{size['outage_seconds']} s."
     )
 
 
