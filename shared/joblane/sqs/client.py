@@ -74,6 +74,15 @@ client_lock = threading.Lock()
 resources*."""
 
 
+def _release(lock: threading.Lock) -> None:
+    """Release the lock that another thread of the parent may have held."""
+    if lock.locked():
+        lock.release()
+
+
+follow_forks(client_lock, _release)
+
+
 class Sqs:
     """SQS by queue name. Queue URLs are cached."""
 
