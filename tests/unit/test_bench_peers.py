@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+from collections import Counter
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.bench.peers import cost_tables, page, program
+from tests.bench.peers import cost_tables, emulator, page, program
 from tests.bench.peers.titles import TITLES
 
 
@@ -41,7 +44,7 @@ def test_a_system_that_fails_keeps_its_row_and_shows_the_reason(results: dict[st
     results["costs"]["systems"]["celery"] = {"measured": {}, "failed": {"start": "no | such\npackage"}}
     tables = cost_tables.tables(results["costs"])
     assert "| Celery | - | - | - | - |" in tables["enqueue-client"]
-    assert "| Celery | no | - | - | - | - | - | - | - |" in tables["life"]
+    assert "| Celery | - | - | - | - | - | - | - | - |" in tables["life"]
     assert tables["failed"] == "- Celery, start: no such package"
 
 
@@ -69,3 +72,66 @@ def test_a_producer_answers_each_command_and_survives_an_error(
     answers = capsys.readouterr().out.splitlines()
     assert [answer.split()[0] for answer in answers] == ["ready", "done", "error", "done"]
     assert answers[2] == "error ValueError: two lines"
+
+
+def test_parts_of_two_runs_that_differ_are_reported(results: dict[str, Any]) -> None:
+    other = json.loads(json.dumps(results["costs"]))
+    assert page.differences({"costs": results["costs"], "crashes": other}) == []
+    other["setting"]["quick"] = "other"
+    other["systems"]["oban"]["versions"] = {"oban": "0.0"}
+    assert [line.split(":")[0] for line in page.differences({"costs": results["costs"], "crashes": other})] == [
+        "quick",
+        "versions of oban",
+    ]
+
+
+async def _call(app: Any, headers: dict[str, str], messages: list[dict[str, Any]]) -> None:
+    scope = {"type": "http", "path": "/", "headers": [(key.encode(), value.encode()) for key, value in headers.items()]}
+    left = iter(messages)
+
+    async def receive() -> dict[str, Any]:
+        if (message := next(left, None)) is None:
+            await asyncio.Event().wait()
+        return message or {}
+
+    async def send(_message: Any) -> None:
+        pass
+
+    await app(scope, receive, send)
+
+
+def test_the_emulator_counts_requests_of_both_protocols(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(emulator, "requests", Counter())
+    seen = []
+
+    async def app(scope: Any, receive: Any, _send: Any) -> None:
+        seen.append((dict(scope["headers"]).get(b"user-agent"), (await receive())["body"]))
+
+    counted = emulator.counting(app)
+    form = {"content-type": "application/x-www-form-urlencoded", "user-agent": "Mozilla/5.0 (compatible; pycurl)"}
+    parts: list[dict[str, Any]] = [{"body": b"Action=Receive", "more_body": True}, {"body": b"Message&Version=1"}]
+    asyncio.run(_call(counted, {"x-amz-target": "AmazonSQS.SendMessage"}, [{"body": b"{}"}]))
+    asyncio.run(_call(counted, form, parts))
+    assert emulator.requests == {"SendMessage": 1, "ReceiveMessage": 1}
+    assert seen == [(None, b"{}"), (None, b"Action=ReceiveMessage&Version=1")]
+
+
+def test_a_long_poll_whose_connection_is_closed_receives_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(emulator, "requests", Counter())
+    received, arrives = [], asyncio.Event()
+
+    async def app(_scope: Any, _receive: Any, _send: Any) -> None:
+        await arrives.wait()
+        received.append("a message")
+
+    async def call() -> None:
+        headers = {"x-amz-target": "AmazonSQS.ReceiveMessage"}
+        with suppress(asyncio.CancelledError):
+            closed = _call(emulator.counting(app), headers, [{"body": b"{}"}, {"type": "http.disconnect"}])
+            await asyncio.wait_for(closed, 5)
+        arrives.set()
+        for task in asyncio.all_tasks() - {asyncio.current_task()}:
+            await task
+
+    asyncio.run(call())
+    assert received == []

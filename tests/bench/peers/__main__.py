@@ -22,6 +22,7 @@ from typing import Any
 from unittest.mock import patch
 
 from rich.console import Console
+from rich.status import Status
 
 from joblane.local import ministack
 from joblane.local.postgres import Postgres
@@ -34,6 +35,7 @@ SERVER = {"checkpoint_timeout": "1h", "max_wal_size": "16GB"}
 """No checkpoint falls into a measurement: the first write to a page after it is a whole page of WAL."""
 
 
+LOG_SECONDS = 30.0
 PARTS = {"costs": costs.run}
 """Part of the results → the function that measures it: ``(bench, systems, quick=…, report=…)``."""
 
@@ -48,24 +50,46 @@ def main() -> int:
     arguments = parser.parse_args()
     if arguments.write and len(arguments.only) < len(SYSTEMS):
         parser.error("--write needs all systems: the values of two runs are not compared")
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # every process is ended, as on Ctrl-C
+    for number in (signal.SIGINT, signal.SIGTERM):  # a job in the background of a shell ignores Ctrl-C
+        signal.signal(number, signal.default_int_handler)  # every process is ended on the way out
     console, started = Console(stderr=True), time.monotonic()
     results = json.loads(page.RESULTS.read_text()) if arguments.part and page.RESULTS.exists() else {}
     with console.status("starting the servers") as status, servers() as bench:
         for part in [arguments.part] if arguments.part else PARTS:
             results[part] = {
                 "setting": setting(bench, quick=arguments.quick),
-                **PARTS[part](bench, arguments.only, quick=arguments.quick, report=status.update),
+                **PARTS[part](bench, arguments.only, quick=arguments.quick, report=Progress(console, status, part)),
             }
+            if arguments.write:  # after each part, which takes long
+                page.RESULTS.write_text(page.dumped(results))
+                page.PAGE.write_text(page.rendered(page.PAGE.read_text(), results))
+    for difference in page.differences(results):
+        console.print(f"The parts of the results differ: {difference}", style="yellow")
     if arguments.json:
         arguments.json.write_text(page.dumped(results))
-    if arguments.write:
-        page.RESULTS.write_text(page.dumped(results))
-        page.PAGE.write_text(page.rendered(page.PAGE.read_text(), results))
     for name, table in page.tables(results).items():
         print(f"\n{name}\n\n{table}")
     console.print(f"{(time.monotonic() - started) / 60:.0f} minutes")
     return 0
+
+
+class Progress:
+    """Shows what a part measures, and how long it still takes. A log gets a line each half minute."""
+
+    def __init__(self, console: Console, status: Status, part: str) -> None:
+        self._console, self._status, self._part = console, status, part
+        self._started = time.monotonic()
+        self._logged = 0.0
+
+    def __call__(self, what: str, share: float | None = None) -> None:
+        """Report a measurement that begins. ``share``: of the part, that is done, from 0 to 1."""
+        spent = time.monotonic() - self._started
+        left = f"; {share:.0%}, about {(spent / share - spent) / 60:.0f} minutes left" if share else ""
+        line = f"{self._part}: {what}{left}"
+        self._status.update(line)
+        if not self._console.is_terminal and time.monotonic() - self._logged > LOG_SECONDS:
+            self._logged = time.monotonic()
+            self._console.print(line)
 
 
 @contextmanager
@@ -100,4 +124,7 @@ def setting(bench: Bench, *, quick: bool) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    try:
+        sys.exit(main())
+    except KeyboardInterrupt:
+        sys.exit("interrupted")

@@ -61,20 +61,28 @@ def run_name(concurrency: int, batch: int | None) -> str:
     return f"run {concurrency}" + (f" batch {batch}" if batch else "")
 
 
-def _setting(results: Mapping[str, Any]) -> str:
-    where, numbers = results["setting"], results["numbers"]
-    rounds = f"{numbers['rounds']} round{'s' if numbers['rounds'] > 1 else ''}"
+def setting_line(results: Mapping[str, Any]) -> str:
+    """Return a sentence on where and when a part was measured."""
+    where = results["setting"]
     text = (
-        f"Measured on {where['date']} on {where['cores']} cores: Python {where['python']}, PostgreSQL "
-        f"{where['postgresql']}, {rounds} with all systems in turns. In each round {numbers['one']:,} jobs one by one, "
-        f"as many in transactions, and {numbers['many']:,} in bulk before each run."
+        f"Measured on {where['date']} on {where['cores']} cores with Python {where['python']} and PostgreSQL "
+        f"{where['postgresql']}."
     )
     if where["quick"]:
         text += (
-            "\n\n**This was a quick run with few jobs and other work on the machine. It shows the form of the tables; "
-            "its figures compare nothing.**"
+            " **This was a quick run with few jobs and other work on the machine. It shows the form of the tables; its "
+            "figures compare nothing.**"
         )
     return text
+
+
+def _setting(results: Mapping[str, Any]) -> str:
+    numbers = results["numbers"]
+    return (
+        f"{setting_line(results)}\n\nAll systems take turns in each of {numbers['rounds']} rounds: {numbers['one']:,} "
+        f"jobs one by one, as many in transactions, and {numbers['many']:,} in bulk before each run. A round before "
+        f"them is not counted."
+    )
 
 
 def _life(systems: Mapping[str, Any]) -> str:
@@ -84,7 +92,7 @@ def _life(systems: Mapping[str, Any]) -> str:
     rows = []
     for title, system, batch in _kinds(systems):
         one, run = system["measured"].get("one"), system["measured"].get(run_name(CONCURRENCIES[-1], batch))
-        row = [title, "yes" if system.get("record") else "no"]
+        row = [title, {True: "yes", False: "no", None: "-"}[system.get("record")]]
         if one and run:
             cpu = [_middle(one, "client"), _middle(run, "worker"), _middle(one, "server") + _middle(run, "server")]
             row += [f"{seconds * MICROSECONDS:,.0f}" for seconds in (*cpu, sum(cpu))]

@@ -17,6 +17,8 @@ from tests.bench.peers.cost_tables import CONCURRENCIES, run_name
 from tests.bench.peers.peer import Bench, Peer
 from tests.bench.peers.systems import open_peer
 
+ANSWER_SECONDS = 180.0
+
 
 @dataclass(frozen=True)
 class Numbers:
@@ -35,8 +37,8 @@ Values = Mapping[str, float]
 """Meter → value, per job. Seconds, bytes or requests; ``rate``: jobs per second."""
 
 
-def run(bench: Bench, names: Sequence[str], *, quick: bool, report: Callable[[str], None]) -> dict[str, Any]:
-    """Measure systems in turns. ``report`` is called with the name of each measurement.
+def run(bench: Bench, names: Sequence[str], *, quick: bool, report: Callable[[str, float], None]) -> dict[str, Any]:
+    """Measure systems in turns. ``report`` is called with the name of each measurement, and the share that is done.
 
     Returns for each system its description and versions, measurement → meter → values of the rounds, and ``failed``:
     measurement → reason.
@@ -46,19 +48,22 @@ def run(bench: Bench, names: Sequence[str], *, quick: bool, report: Callable[[st
     with ExitStack() as stack:
         peers = {}
         for name in names:
-            report(f"costs: starting {name}")
+            report(f"starting {name}", 0)
             try:
-                peers[name] = stack.enter_context(open_peer(name, bench))
+                peers[name] = open_peer(name, bench)
+                stack.callback(_close, peers[name], systems[name]["failed"])
+                peers[name].answer_seconds = ANSWER_SECONDS
                 systems[name] |= peers[name].described()
             except Exception as error:  # the other systems are measured all the same
                 systems[name]["failed"]["start"] = _reason(error)
         for round_ in range(numbers.rounds + 1):  # the first warms up, and is not counted
-            for name, peer in peers.items():
+            for turn, (name, peer) in enumerate(peers.items()):
+                share = (round_ + turn / len(peers)) / (numbers.rounds + 1)
                 measured, failed = systems[name]["measured"], systems[name]["failed"]
                 for what, measure in _turn(peer, numbers):
                     if what in failed:
                         continue
-                    report(f"costs, round {round_} of {numbers.rounds}: {name}, {what}")
+                    report(f"round {round_} of {numbers.rounds}, {name}, {what}", share)
                     try:
                         values = measure()
                     except Exception as error:
@@ -69,13 +74,21 @@ def run(bench: Bench, names: Sequence[str], *, quick: bool, report: Callable[[st
     return {"numbers": asdict(numbers), "systems": systems}
 
 
+def _close(peer: Peer, failed: dict[str, str]) -> None:
+    try:
+        peer.close()
+    except Exception as error:  # the results are not lost
+        failed["end"] = _reason(error)
+
+
 def _reason(error: Exception) -> str:
     return " ".join(str(error).split()) or type(error).__name__
 
 
 def _turn(peer: Peer, numbers: Numbers) -> Iterator[tuple[str, Callable[[], Values]]]:
     """Yield the measurements of a round: name, and the function that measures."""
-    before, enqueued = peer.usage(), peer.enqueued
+    before: list[tuple[int, int]] = []
+    yield "begin", partial(_begin, peer, before)
     for call in peer.description.calls:
         if call != "many":
             yield call, partial(enqueue, peer, call, numbers.one)
@@ -83,7 +96,19 @@ def _turn(peer: Peer, numbers: Numbers) -> Iterator[tuple[str, Callable[[], Valu
         for concurrency in CONCURRENCIES:
             yield "many", partial(enqueue, peer, "many", numbers.many)
             yield run_name(concurrency, batch), partial(drain, peer, concurrency, numbers.many - numbers.warm, batch)
-    yield "kept", lambda: {"size": (peer.usage().size - before.size) / (peer.enqueued - enqueued)}
+    yield "kept", partial(_kept, peer, before)
+
+
+def _begin(peer: Peer, before: list[tuple[int, int]]) -> Values:
+    """Vacuum and analyse, as autovacuum does, but at the same time for all systems. Note the size and the jobs."""
+    peer.administrator.run("vacuum analyze")
+    before.append((peer.usage().size, peer.enqueued))
+    return {}
+
+
+def _kept(peer: Peer, before: list[tuple[int, int]]) -> Values:
+    size, enqueued = before[0]
+    return {"size": (peer.usage().size - size) / (peer.enqueued - enqueued)}
 
 
 def enqueue(peer: Peer, call: str, count: int) -> Values:
@@ -103,8 +128,8 @@ def enqueue(peer: Peer, call: str, count: int) -> Values:
 def drain(peer: Peer, concurrency: int, count: int, batch: int | None = None) -> Values:
     """Run all jobs that wait, and measure the last ``count`` of them."""
     expected = peer.enqueued
-    peer.work(concurrency, batch)
     try:
+        peer.work(concurrency, batch)
         peer.await_(lambda: peer.ran() >= expected - count, "the first jobs have run")
         first, before = peer.ran(), peer.usage()
         peer.await_(lambda: peer.ran() >= expected, "all jobs have run")

@@ -27,6 +27,22 @@ def tables(results: Mapping[str, Any]) -> dict[str, str]:
     }
 
 
+def differences(results: Mapping[str, Any]) -> list[str]:
+    """Return what differs between the parts of the results, which may come from two runs."""
+    settings = {part: of["setting"] for part, of in results.items()}
+    found = [
+        f"{name}: " + ", ".join(f"{part} {setting[name]}" for part, setting in settings.items())
+        for name in ("quick", "python", "postgresql", "cores")
+        if len({setting[name] for setting in settings.values()}) > 1
+    ]
+    versions: dict[str, dict[str, Any]] = {}
+    for part, of in results.items():
+        for name, system in of["systems"].items():
+            versions.setdefault(name, {})[part] = system.get("versions")
+    found += [f"versions of {name}: {of}" for name, of in versions.items() if len(set(map(str, of.values()))) > 1]
+    return found
+
+
 def rendered(text: str, results: Mapping[str, Any]) -> str:
     """Return the page with the tables of the results."""
     for name, table in tables(results).items():

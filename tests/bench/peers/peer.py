@@ -67,7 +67,7 @@ class Bench:
         """Return the requests to SQS since the emulator's start, by action."""
         if self.emulator is None:
             return Counter()
-        with urllib.request.urlopen(f"{self.emulator.endpoint}{counting.PATH}") as answer:
+        with urllib.request.urlopen(f"{self.emulator.endpoint}{counting.PATH}", timeout=30) as answer:
             return Counter(json.load(answer))
 
     def queue_depth(self, name: str) -> int:
@@ -141,6 +141,8 @@ class Peer:
 
     batches: tuple[int | None, ...] = (None,)
     """The batch sizes of its workers that are measured. None: the system has its own."""
+    answer_seconds: float | None = None
+    """A producer that has not answered after this time is killed. None: it may take any time."""
 
     def __init__(self, name: str, bench: Bench, settings: Mapping[str, str] | None = None) -> None:
         if name == "oban" and sys.version_info < (3, 12):
@@ -222,7 +224,7 @@ class Peer:
         """
         if reason := self.description.missing.get(call):
             raise PeerError(reason)
-        if self._producer is None:
+        if self._producer is None or self._producer.poll() is not None:
             self._producer = self._start("produce")
             self._answer("ready")
         assert self._producer.stdin is not None
@@ -336,7 +338,12 @@ class Peer:
     def _answer(self, word: str) -> list[str]:
         assert self._producer is not None
         assert self._producer.stdout is not None
+        watch = threading.Timer(self.answer_seconds, self._producer.kill) if self.answer_seconds else None
+        if watch:
+            watch.start()
         line = self._producer.stdout.readline().strip()
+        if watch:
+            watch.cancel()
         if line.split(" ")[0] != word:
             log = (self.folder / "produce.log").read_text(errors="replace")
             raise PeerError(line.removeprefix("error ") or f"the producer has ended: {_last(log)}")
