@@ -52,7 +52,7 @@ ADVICE_BY_CODE = {
 
 def explained(error: Exception) -> str:
     """Return the text of an error, followed by a sentence that says what to check, if there is one."""
-    response = getattr(error, "response", None) or {}  # errors of the connection have one that is None
+    response = getattr(error, "response", None) or {}  # None for an error without an answer
     code = str(response.get("Error", {}).get("Code", ""))
     by_code = (advice for part, advice in ADVICE_BY_CODE.items() if part in code)
     by_type = (ADVICE[kind.__name__] for kind in type(error).__mro__ if kind.__name__ in ADVICE)
