@@ -79,9 +79,9 @@ def setting_line(results: Mapping[str, Any]) -> str:
 def _setting(results: Mapping[str, Any]) -> str:
     numbers = results["numbers"]
     return (
-        f"{setting_line(results)}\n\nAll systems take turns in each of {numbers['rounds']} rounds: {numbers['one']:,} "
-        f"jobs one by one, as many in transactions, and {numbers['many']:,} in bulk before each run. A round before "
-        f"them is not counted."
+        f"{setting_line(results)}\n\nRounds with all systems in turns: {numbers['rounds']}, after a first that is not "
+        f"counted. Jobs in a round: {numbers['one']:,} one by one, as many in transactions, and {numbers['many']:,} in "
+        f"bulk before each run."
     )
 
 
@@ -118,9 +118,13 @@ def _enqueue(systems: Mapping[str, Any], meter: str, what: str) -> str:
 
 def _run(systems: Mapping[str, Any]) -> str:
     headings = ["system"]
-    for concurrency in CONCURRENCIES:
-        headings += [f"{concurrency} at a time: CPU of the workers, µs", "CPU of PostgreSQL, µs", "jobs per second"]
-    headings += ["WAL, bytes", "SQS requests"]
+    for number in CONCURRENCIES:
+        headings += [
+            f"CPU of the workers at {number}, µs",
+            f"of PostgreSQL at {number}, µs",
+            f"jobs per second at {number}",
+        ]
+    headings += [f"WAL at {number}, bytes", f"SQS requests at {number}"]
     rows = []
     for title, system, batch in _kinds(systems):
         row, run = [title], {}
