@@ -93,8 +93,8 @@ def _setting(results: Mapping[str, Any]) -> str:
     size = results["size"]
     return (
         f"{setting_line(results)}\n\nSeed {results['seed']}, {size['jobs']:,} jobs and {size['kills']} kills for each "
-        f"system, {results['processes']} worker processes with {results['slots']} jobs at a time each (Joblane: "
-        f"as many messages). All jobs may take {size['deadline_seconds']} s. A system gives the job of a lost worker to "
+        f"system, {results['processes']} worker processes with {results['slots']} jobs at a time each (Joblane: as "
+        f"many messages). All jobs may take {size['deadline_seconds']} s. A system gives the job of a lost worker to "
         f"another worker after {results['rescue_seconds']} s, where that can be set. PostgreSQL was stopped for "
         f"{size['outage_seconds']} s."
     )
