@@ -128,8 +128,7 @@ class Template:
         algorithm, _, fields = headers[AUTHORIZATION].partition(" ")
         parts = dict(field.split("=", 1) for field in fields.split(", "))
         _, _, region, service, end = parts["Credential"].rsplit("/", 4)
-        is_first = FIRST_TRY in headers[TRY].split("; ")
-        if (request.method, algorithm, end, is_first) != ("POST", ALGORITHM, SCOPE_END, True):
+        if (request.method, algorithm, end) != ("POST", ALGORITHM, SCOPE_END):
             raise ValueError(headers[AUTHORIZATION])
         url, names = urlsplit(request.url), {name.lower(): name for name in headers}
         host = url.netloc.rpartition("@")[2].lower().removesuffix(PORTS[url.scheme])
@@ -233,7 +232,7 @@ class Sender:
             raise result
         if result is None:
             operation = event_name.rpartition(".")[2]
-            if operation not in self._templates:
+            if operation not in self._templates and FIRST_TRY in str(request.headers.get(TRY)):
                 self._templates[operation] = self._template(request, operation)
         return result
 
