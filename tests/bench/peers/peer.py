@@ -170,7 +170,7 @@ class Peer:
             **(settings or {}),
         }
         self._producer: subprocess.Popen[str] | None = None
-        self._workers: list[_Supervisor] = []
+        self._workers: list[Supervisor] = []
         administer(bench.server.database_url("postgres"), f"create database {self._database_name}")
         self._administrator = Database(self.url, limits=None)
         try:
@@ -190,8 +190,7 @@ class Peer:
     def close(self) -> None:
         """End every process of the peer and drop its database."""
         self.stop_work()
-        if self._producer is not None:
-            _end(self._producer)
+        self.stop_producing()
         self._administrator.drop()
         with suppress(PostgresError, OSError):
             administer(self.bench.server.database_url("postgres"), f"drop database {self._database_name} with (force)")
@@ -242,7 +241,7 @@ class Peer:
         for number in range(processes):
             environment = {**self.environment, "BENCH_WORKER": str(number)}
             self._workers.append(
-                _Supervisor(self._command("worker", str(concurrency)), environment, self.folder / "worker.log")
+                Supervisor(self._command("worker", str(concurrency)), environment, self.folder / "worker.log")
             )
 
     def stop_work(self) -> None:
@@ -254,6 +253,12 @@ class Peer:
     def restarts(self) -> int:
         """The number of times that a worker has ended and was started again."""
         return sum(worker.restarts for worker in self._workers)
+
+    def stop_producing(self) -> None:
+        """End the producer. The next call starts another one."""
+        producer, self._producer = self._producer, None
+        if producer is not None:
+            _end(producer)
 
     def ran(self) -> int:
         """Return how many times ``noop`` has run."""
@@ -358,7 +363,7 @@ class Peer:
         return line.split(" ")[1:]
 
 
-class _Supervisor:
+class Supervisor:
     """Starts a worker, starts it again when it ends, and stops it. Each worker has a process group of its own."""
 
     def __init__(self, command: list[str], environment: Mapping[str, str], log: Path) -> None:
