@@ -118,7 +118,7 @@ class Usage:
 
     time: float
     size: int
-    """Of the system's tables."""
+    """Bytes of the system's tables."""
     sessions: Mapping[int, float]
     """Session of PostgreSQL → processor time. That of a session which has ended is missing."""
     meters: Mapping[str, float]
