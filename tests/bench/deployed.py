@@ -43,14 +43,16 @@ class Deployer:
         published = client.publish_layer_version(LayerName="bench", Content={"ZipFile": layer().path.read_bytes()})
         self._layer = published["LayerVersionArn"]
 
-    def create(self, name: str, handler: str, content: bytes, environment: Mapping[str, str]) -> None:
+    def create(
+        self, name: str, handler: str, content: bytes, environment: Mapping[str, str], *, timeout_seconds: int = 120
+    ) -> None:
         self._lambda.create_function(
             FunctionName=name,
             Runtime="python3.13",
             Role=ROLE,
             Handler=handler,
             Code={"ZipFile": content},
-            Timeout=120,
+            Timeout=timeout_seconds,
             MemorySize=512,
             Layers=[self._layer],
             Environment={"Variables": dict(environment)},

@@ -311,7 +311,7 @@ def _is_replaced() -> bool:
         botocore_endpoint.Endpoint.make_request,
         httpsession.URLLib3Session.send,
     )
-    return not all(type(call) is FunctionType and call.__globals__["__name__"] in CALLERS for call in calls)
+    return not all(type(call) is FunctionType and call.__globals__.get("__name__") in CALLERS for call in calls)
 
 
 def _success(response: AWSResponse) -> Mapping[str, Any] | None:

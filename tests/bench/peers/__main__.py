@@ -14,9 +14,10 @@ import signal
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -27,17 +28,14 @@ from rich.status import Status
 from joblane.local import ministack
 from joblane.local.postgres import Postgres
 from joblane.record.database import Database
-from tests.bench.peers import costs, emulator, page
+from tests.bench.peers import costs, crashes, emulator, page
 from tests.bench.peers.peer import REGION, Bench
 from tests.bench.peers.systems import SYSTEMS
 
-SERVER = {"checkpoint_timeout": "1h", "max_wal_size": "16GB"}
-"""No checkpoint falls into a measurement: the first write to a page after it is a whole page of WAL."""
-
-
+SERVER = {"checkpoint_timeout": "1h", "max_wal_size": "16GB", "max_connections": "1000"}
+"""No checkpoint falls into a measurement: the first write to a page after it is a whole page of WAL. All systems with
+their pools are connected at once in the outage."""
 LOG_SECONDS = 30.0
-PARTS = {"costs": costs.run}
-"""Part of the results → the function that measures it: ``(bench, systems, quick=…, report=…)``."""
 
 
 def main() -> int:
@@ -107,6 +105,13 @@ def servers() -> Iterator[Bench]:
                 yield Bench(server, counting)
             finally:
                 counting.stop()
+
+
+PARTS: Mapping[str, Callable[..., dict[str, Any]]] = {
+    "costs": costs.run,
+    "crashes": partial(crashes.run, servers=servers),
+}
+"""Part of the results → the function that measures it: ``(bench, systems, quick=…, report=…)``."""
 
 
 def setting(bench: Bench, *, quick: bool) -> dict[str, Any]:

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import os
+import time
 from typing import Any
 from urllib.parse import urlsplit
 
 from celery import Celery, group
 from sqlalchemy.orm import Session
 
-from tests.bench.peers import program
-from tests.bench.peers.rows import ORDER, engine
+from tests.bench.peers import kills, program
+from tests.bench.peers.rows import ORDER, engine, write
 
 QUEUE = "celery-jobs"
+RETRIES = {"autoretry_for": (Exception,), "retry_backoff": True, "retry_backoff_max": 20, "max_retries": None}
 
 app = Celery("bench", broker=f"sqs://test:test@{urlsplit(os.environ['AWS_ENDPOINT_URL']).netloc}")
 app.conf.update(
@@ -20,6 +22,7 @@ app.conf.update(
     task_acks_late=True,
     task_reject_on_worker_lost=True,
     task_ignore_result=True,
+    worker_prefetch_multiplier=1 if "BENCH_KILLS" in os.environ else 4,
     worker_enable_remote_control=False,
     broker_transport_options={
         "region": os.environ["AWS_DEFAULT_REGION"],
@@ -36,7 +39,19 @@ def noop(number: int) -> None:
     program.ran()
 
 
-JOBS: dict[str, Any] = {"noop": noop}
+@app.task(name="effect", **RETRIES)  # type: ignore[untyped-decorator]
+def effect(number: int) -> None:
+    write(kills.Fate(number))
+
+
+@app.task(name="long", **RETRIES)  # type: ignore[untyped-decorator]
+def long(number: int) -> None:
+    fate = kills.Fate(number)
+    time.sleep(kills.long_seconds())
+    write(fate)
+
+
+JOBS: dict[str, Any] = {"noop": noop, "effect": effect, "long": long}
 
 
 def install() -> None:
@@ -50,8 +65,12 @@ def describe() -> dict[str, Any]:
         "queues": [QUEUE],
         "settings": {
             "task_acks_late, task_reject_on_worker_lost": "Tasks, “acks_late”; Configuration and defaults",
+            "worker_prefetch_multiplier 4, the default; 1 in the crashes": "Optimizing, “Prefetch Limits”",
             f"visibility_timeout {program.rescue_seconds()} s, wait_time_seconds 10, polling_interval 0": (
                 "Using Amazon SQS; kombu, SQS transport, “Polling interval”"
+            ),
+            "autoretry_for, retry_backoff of at most 20 s, less than the visibility timeout, max_retries None": (
+                "Tasks, “Automatic retry for known exceptions”; Using Amazon SQS, “Caveats”"
             ),
             "no result backend, task_ignore_result": "Tasks, “Ignore results you don't want”",
             "worker_enable_remote_control off, because SQS has none": "Using Amazon SQS, “Caveats”",
@@ -59,6 +78,7 @@ def describe() -> dict[str, Any]:
         },
         "notes": {
             "many": "a `group`, which sends one message at a time: there is no batch send",
+            "effect": "a transaction of its own, before the message is deleted",
             "transaction": "`delay` after the commit, as `delay_on_commit` does it in Django",
         },
     }

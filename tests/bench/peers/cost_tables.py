@@ -118,9 +118,13 @@ def _enqueue(systems: Mapping[str, Any], meter: str, what: str) -> str:
 
 def _run(systems: Mapping[str, Any]) -> str:
     headings = ["system"]
-    for concurrency in CONCURRENCIES:
-        headings += [f"{concurrency} at a time: CPU of the workers, µs", "CPU of PostgreSQL, µs", "jobs per second"]
-    headings += ["WAL, bytes", "SQS requests"]
+    for number in CONCURRENCIES:
+        headings += [
+            f"CPU of the workers at {number}, µs",
+            f"of PostgreSQL at {number}, µs",
+            f"jobs per second at {number}",
+        ]
+    headings += [f"WAL at {number}, bytes", f"SQS requests at {number}"]
     rows = []
     for title, system, batch in _kinds(systems):
         row, run = [title], {}

@@ -6,19 +6,26 @@ Its workers are Lambda functions on the emulator: :mod:`tests.bench.peers.joblan
 from __future__ import annotations
 
 import os
+import sys
+from datetime import UTC, datetime
 from typing import Any
 
 from sqlalchemy import create_engine, text
 from sqlalchemy.orm import Session
 
-from joblane import JobClient
+from joblane import JobClient, settings
+from joblane.functions.jobs_sweep.handler import jobs_sweep
 from joblane.job import Job
+from joblane.local.ticker import Ticker
 from joblane.record.migrations import upgrade
+from joblane.sqs.client import Sqs
+from tests.bench.functions.peers_effect.handler import peers_effect
+from tests.bench.functions.peers_long.handler import peers_long
 from tests.bench.functions.peers_noop.handler import Numbered, peers_noop
 from tests.bench.peers import program
 
 ORDER = text("insert into orders (number) values (:number)")
-JOBS: dict[str, Any] = {"noop": peers_noop}
+JOBS: dict[str, Any] = {"noop": peers_noop, "effect": peers_effect, "long": peers_long}
 
 
 def install() -> None:
@@ -38,6 +45,7 @@ def describe() -> dict[str, Any]:
         "notes": {
             "many": "`enqueue_many`",
             "transaction": "`enqueue(…, session=session)`",
+            "effect": "`ctx.session`, which is committed with the end of the task",
         },
     }
 
@@ -81,5 +89,13 @@ class Producer:
                 session.execute(ORDER, {"number": number})
 
 
+def tick() -> None:
+    """Send the ticks of the sweep until the process is stopped, as the local stack does."""
+    Ticker([jobs_sweep], settings.prefix(), Sqs(), datetime.now(UTC)).run()
+
+
 if __name__ == "__main__":
-    program.main("tests.bench.peers.joblane_program")
+    if sys.argv[1:] == ["tick"]:
+        tick()
+    else:
+        program.main("tests.bench.peers.joblane_program")

@@ -11,6 +11,7 @@ import os
 import sys
 import tempfile
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 from oban import Oban, job
@@ -85,7 +86,7 @@ async def install() -> None:
 
 def worker(concurrency: int) -> list[str]:
     """Return the command of the worker. The options of the lifeline are in a file: the command line has none."""
-    with tempfile.NamedTemporaryFile("w", suffix=".toml", delete=False) as file:
+    with tempfile.NamedTemporaryFile("w", suffix=".toml", dir=Path.home(), delete=False) as file:
         file.write(f"[lifeline]\ninterval = {RESCUE_CHECK_SECONDS}\nrescue_after = {program.rescue_seconds()}\n")
     options = ["--queues", f"default:{concurrency}", "--cron-modules", "tests.bench.peers.oban_program"]
     options += ["--log-level", "WARNING"]

@@ -8,12 +8,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from tests.bench.peers import cost_tables
+from tests.bench.peers import cost_tables, crash_tables
 from tests.pages import ROOT
 
 PAGE = ROOT / "docs" / "explanation" / "what-a-job-costs.md"
 RESULTS = Path(__file__).with_name("results.json")
-TABLES = {"costs": cost_tables.tables}
+TABLES = {"costs": cost_tables.tables, "crashes": crash_tables.tables}
 """Part of the results → the function that renders its tables."""
 
 

@@ -8,10 +8,11 @@ from typing import Any
 
 import boto3
 from sqlalchemy.ext.asyncio import AsyncSession
+from taskiq import SmartRetryMiddleware
 from taskiq_aio_sqs import SQSBroker
 
-from tests.bench.peers import program
-from tests.bench.peers.rows import ORDER, async_engine
+from tests.bench.peers import kills, program
+from tests.bench.peers.rows import ORDER, async_engine, write_async
 
 QUEUE = "taskiq-jobs"
 PROCESSES = 2
@@ -33,7 +34,7 @@ def _broker(**options: Any) -> Any:
     )
 
 
-broker = _broker()
+broker = _broker().with_middlewares(SmartRetryMiddleware(default_retry_count=100, use_delay_exponent=True))
 
 
 @broker.task(task_name="noop")  # type: ignore[untyped-decorator]
@@ -41,7 +42,19 @@ async def noop(number: int) -> None:
     program.ran()
 
 
-JOBS: dict[str, Any] = {"noop": noop}
+@broker.task(task_name="effect", retry_on_error=True)  # type: ignore[untyped-decorator]
+async def effect(number: int) -> None:
+    await write_async(kills.Fate(number))
+
+
+@broker.task(task_name="long", retry_on_error=True)  # type: ignore[untyped-decorator]
+async def long(number: int) -> None:
+    fate = kills.Fate(number)
+    await asyncio.sleep(kills.long_seconds())
+    await write_async(fate)
+
+
+JOBS: dict[str, Any] = {"noop": noop, "effect": effect, "long": long}
 
 
 def install() -> None:
@@ -57,12 +70,14 @@ def describe() -> dict[str, Any]:
         "settings": {
             "max_number_of_messages 10": "taskiq-aio-sqs, README, “Configuration”",
             f"visibility_timeout {program.rescue_seconds()} s with enable_heartbeat": "taskiq-aio-sqs, “Heartbeat”",
+            "SmartRetryMiddleware with 100 retries, use_delay_exponent, at most 60 s": "taskiq, Available middlewares",
             "enable_batching for the bulk call": "taskiq-aio-sqs, README, “Message batching”",
             "acknowledged when the result is saved, the default; no result backend": "taskiq, CLI",
             f"{PROCESSES} worker processes, log level WARNING": "taskiq, CLI",
         },
         "notes": {
             "many": "a broker with `enable_batching`, whose `kiq` returns before the message is sent",
+            "effect": "a transaction of its own, before the message is deleted",
             "transaction": "`kiq` after the commit",
         },
     }

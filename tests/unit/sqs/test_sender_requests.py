@@ -133,6 +133,7 @@ SETTINGS = {
     "a region": Setting(has=("Host: sqs.eu-west-1.amazonaws.com\r\n", "CERT_REQUIRED")),
     "a region of the GovCloud": Setting({"AWS_DEFAULT_REGION": "us-gov-west-1"}, "sqs.us-gov-west-1.amazonaws.com"),
     "a region in China": Setting({"AWS_DEFAULT_REGION": "cn-north-1"}, "sqs.cn-north-1.amazonaws.com.cn"),
+    "a region by the variable of other SDKs": Setting({"AWS_REGION": "us-west-2"}, "sqs.us-west-2.amazonaws.com"),
     "an isolated region": Setting({"AWS_DEFAULT_REGION": "us-iso-east-1"}, "sqs.us-iso-east-1.c2s.ic.gov"),
     "an endpoint": Setting(HTTP_LOCAL, "sqs.local", 4566, ("Host: sqs.local:4566\r\n",)),
     "an endpoint of SQS": Setting({"AWS_ENDPOINT_URL": "http://no", "AWS_ENDPOINT_URL_SQS": "http://yes"}, "yes", 80),
