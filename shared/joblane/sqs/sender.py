@@ -130,8 +130,7 @@ class Template:
         algorithm, _, fields = headers[AUTHORIZATION].partition(" ")
         parts = dict(field.split("=", 1) for field in fields.split(", "))
         _, _, region, service, end = parts["Credential"].rsplit("/", 4)
-        is_first = FIRST_TRY in headers[TRY].split("; ")
-        if (request.method, algorithm, end, is_first) != ("POST", ALGORITHM, SCOPE_END, True):
+        if (request.method, algorithm, end) != ("POST", ALGORITHM, SCOPE_END):
             raise ValueError(headers[AUTHORIZATION])
         if request.body != _json(json.loads(request.body)):  # type: ignore[arg-type]
             raise ValueError(request.body)
@@ -237,7 +236,7 @@ class Sender:
         body, result = getattr(self._first, "result", NO_RESULT)
         if result is None or body != request.body:  # a signal handler may send another message
             operation = event_name.rpartition(".")[2]
-            if operation not in self._templates:
+            if operation not in self._templates and FIRST_TRY in str(request.headers.get(TRY)):
                 self._templates[operation] = self._template(request, operation)
             return None
         self._first.result = NO_RESULT

@@ -25,7 +25,7 @@ from moto.core.models import botocore_stubber
 from joblane import JobClient, settings
 from joblane.sqs.client import CONNECTIONS, Entry, Sqs, client_lock
 from joblane.sqs.sender import EVENTS
-from tests.fake_sqs import FakeSqs
+from tests.fake_sqs import FakeSqs, refusal
 from tests.samples import Sample, sample_one
 from tests.unit.conftest import Aws
 from tests.unit.sqs.conftest import OPERATIONS, arguments_of, engaged
@@ -196,6 +196,23 @@ def test_a_request_that_is_signed_otherwise_is_left_to_boto3(
     for _ in range(3):
         sqs.sender.send("SendMessage", arguments_of("SendMessage"))
     assert len(by_boto3) == 3
+
+
+def test_the_request_of_a_second_try_is_not_copied(
+    server: FakeSqs, by_boto3: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # given a sender that comes between two tries of boto3
+    sqs = Sqs()
+    monkeypatch.setattr("time.sleep", lambda _seconds: sqs.sender)
+    server.faults = [refusal(500, "InternalError")]
+    sqs.client.send_message(**arguments_of("SendMessage"))
+    assert b"attempt=2" in server.requests[-1].head
+    # when it sends
+    for _ in range(3):
+        sqs.sender.send("SendMessage", arguments_of("SendMessage"))
+    # then each request is a first try
+    assert by_boto3 == ["SendMessage"]
+    assert all(b"attempt=1" in request.head for request in server.requests[-3:])
 
 
 def test_the_keys_are_those_of_the_client_whatever_the_default_session_is(
