@@ -60,7 +60,7 @@ class FakeSqs:
         """How often each message was accepted."""
         self.connections = 0
         self.faults: list[Fault] = []
-        self._lock = threading.Lock()
+        self._lock = threading.Condition()
         self._open: set[socket.socket] = set()
         self._end = threading.Event()
         self._listener = socket.create_server(("127.0.0.1", 0), backlog=128)
@@ -81,10 +81,10 @@ class FakeSqs:
             for thread in server._threads:
                 thread.join()
 
-    @property
-    def open(self) -> int:
-        """Number of connections that clients keep open."""
-        return len(self._open)
+    def wait_for_open(self, most: int) -> bool:
+        """Wait until clients keep at most so many connections open. False after 20 seconds."""
+        with self._lock:
+            return self._lock.wait_for(lambda: len(self._open) <= most, 20)
 
     def stop(self) -> None:
         """Refuse new connections, and close the open ones."""
@@ -122,6 +122,7 @@ class FakeSqs:
                     break
         with self._lock:
             self._open.discard(connection)
+            self._lock.notify_all()
 
     def _reply(self, request: Request) -> tuple[bytes, bool] | None:
         """Return the bytes of the reply, and whether the connection stays open; None for no reply."""

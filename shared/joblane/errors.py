@@ -133,7 +133,8 @@ class DuplicateTaskError(EnqueueError):
 class SendError(JobError):
     """SQS did not accept a message that has no row. Raised with ``record=False`` only.
 
-    The task was not enqueued. Enqueue it again.
+    The task was not enqueued. The message of the error says what to check, for example credentials or ``AWS_REGION``;
+    of a single task ``__cause__`` is boto3's error. Enqueue it again.
     """
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from joblane.errors import SendError
 from joblane.forking import follow_forks
 from joblane.limits import MAX_BATCH, MAX_LATER_VISIBILITY, MAX_MESSAGE_BYTES
+from joblane.sqs.advice import explained
 
 if TYPE_CHECKING:
     from mypy_boto3_sqs import SQSClient
@@ -33,6 +35,7 @@ NO_SUCH_QUEUE = ("NonExistentQueue", "QueueDoesNotExist")
 """Parts of the error codes for a missing queue, in SQS's two protocols."""
 NO_ANSWER = "no answer: "
 """The reason of a failed send begins with it if SQS did not answer: it accepted and refused nothing."""
+UNREADABLE = "the answer of SQS does not name the message, which SQS may have accepted"
 
 
 @dataclass(slots=True)
@@ -72,6 +75,15 @@ def attribute_size(name: str, value: Mapping[str, Any]) -> int:
 client_lock = threading.Lock()
 """boto3's default session is not thread-safe when it creates clients. Source: boto3, *Multithreading with
 resources*."""
+
+
+def _release(lock: threading.Lock) -> None:
+    """Release the lock that another thread of the parent may have held."""
+    if lock.locked():
+        lock.release()
+
+
+follow_forks(client_lock, _release)
 
 
 class Sqs:
@@ -133,15 +145,15 @@ class Sqs:
         return self._send(entry, brief=False)
 
     def _send(self, entry: Entry, *, brief: bool) -> str:
-        from botocore.exceptions import BotoCoreError, ClientError
-
         try:
             sender = self.brief_sender if brief else self.sender
             arguments = {"QueueUrl": self._url(sender.client, entry.queue), **entry.arguments()}
             answer = _on_open_connection(partial(sender.send, "SendMessage", arguments))
-        except (BotoCoreError, ClientError) as error:
+        except Exception as error:  # boto3 raises errors of other types for some settings
             self._pause_after(error)
-            raise SendError(f"{entry.queue}: {error}") from error
+            raise SendError(f"{entry.queue}: {explained(error)}") from error
+        if "MessageId" not in answer:
+            raise SendError(f"{entry.queue}: {UNREADABLE}")
         message_id: str = answer["MessageId"]
         return message_id
 
@@ -184,8 +196,6 @@ class Sqs:
             self._paused_until = time.monotonic() + PAUSE_SECONDS
 
     def _send_batch(self, entries: Sequence[Entry], batch: Sequence[int], *, brief: bool) -> dict[int, str]:
-        from botocore.exceptions import BotoCoreError, ClientError
-
         if brief and self.is_paused:
             return dict.fromkeys(batch, PAUSED)
         failed: dict[int, str] = {}
@@ -199,11 +209,13 @@ class Sqs:
                 messages = [{"Id": str(position), **entries[position].arguments()} for position in waiting]
                 arguments = {"QueueUrl": url, "Entries": messages}
                 answer = _on_open_connection(partial(sender.send, "SendMessageBatch", arguments))
-            except (BotoCoreError, ClientError) as error:
+            except Exception as error:  # boto3 raises errors of other types for some settings
                 self._pause_after(error)
                 return failed | dict.fromkeys(waiting, _why(error))
             refused = {int(item["Id"]): item for item in answer.get("Failed", [])}
             failed = {position: why for position, why in failed.items() if position not in waiting}
+            named = refused.keys() | {int(item["Id"]) for item in answer.get("Successful", [])}
+            failed |= {position: UNREADABLE for position in waiting if position not in named}
             failed |= {position: f"{item['Code']}: {item.get('Message', '')}" for position, item in refused.items()}
             waiting = [position for position, item in refused.items() if not item["SenderFault"]]
             if not waiting:
@@ -261,10 +273,11 @@ class Sqs:
                 continue
 
 
-def _why(error: BaseException) -> str:
-    from botocore.exceptions import BotoCoreError
+def _why(error: Exception) -> str:
+    from botocore.exceptions import ClientError
 
-    return f"{NO_ANSWER if isinstance(error.__cause__ or error, BotoCoreError) else ''}{error}"
+    text = str(error) if isinstance(error, SendError) else explained(error)
+    return text if isinstance(error.__cause__ or error, (ClientError, SendError)) else f"{NO_ANSWER}{text}"
 
 
 def _on_open_connection(call: Callable[[], T]) -> T:
@@ -290,7 +303,8 @@ def _client(*, connect_seconds: int, read_seconds: int, tries: int) -> SQSClient
         parameter_validation=False,  # every field is checked before
     )
     with client_lock:
-        return boto3.client("sqs", config=config)
+        # boto3 itself reads AWS_DEFAULT_REGION alone
+        return boto3.client("sqs", region_name=os.environ.get("AWS_REGION") or None, config=config)
 
 
 def _batches(entries: Sequence[Entry]) -> Iterator[list[int]]:

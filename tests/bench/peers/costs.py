@@ -30,7 +30,7 @@ class Numbers:
     warm: int
 
 
-FULL = Numbers(rounds=3, one=300, many=1_000, warm=300)
+FULL = Numbers(rounds=3, one=300, many=1_500, warm=300)
 QUICK = Numbers(rounds=1, one=100, many=300, warm=100)
 
 Values = Mapping[str, float]
@@ -60,7 +60,7 @@ def run(bench: Bench, names: Sequence[str], *, quick: bool, report: Callable[[st
             for turn, (name, peer) in enumerate(peers.items()):
                 share = (round_ + turn / len(peers)) / (numbers.rounds + 1)
                 measured, failed = systems[name]["measured"], systems[name]["failed"]
-                for what, measure in _turn(peer, numbers):
+                for what, measure in _turn(peer, numbers if round_ else QUICK):
                     if what in failed:
                         continue
                     report(f"round {round_} of {numbers.rounds}, {name}, {what}", share)
@@ -115,14 +115,9 @@ def enqueue(peer: Peer, call: str, count: int) -> Values:
     """Enqueue jobs by a call of the producer."""
     before = peer.usage()
     produced = peer.produce(call, "noop", peer.enqueued, count)
-    used = peer.usage().since(before)
-    return {
-        "client": produced.cpu / count,
-        "server": used.server / count,
-        "wal": used.wal / count,
-        "requests": used.requests / count,
-        "rate": count / produced.seconds,
-    }
+    used = peer.usage().per_job(before, count)
+    del used["worker"]  # there is none
+    return {**used, "client": produced.cpu / count, "rate": count / produced.seconds}
 
 
 def drain(peer: Peer, concurrency: int, count: int, batch: int | None = None) -> Values:
@@ -131,18 +126,11 @@ def drain(peer: Peer, concurrency: int, count: int, batch: int | None = None) ->
     try:
         peer.work(concurrency, batch)
         peer.await_(lambda: peer.ran() >= expected - count, "the first jobs have run")
-        first, before = peer.ran(), peer.usage()
+        before = peer.usage()
+        started, first = time.perf_counter(), peer.ran()
         peer.await_(lambda: peer.ran() >= expected, "all jobs have run")
-        seconds = time.perf_counter() - before.time
+        rate = (expected - first) / (time.perf_counter() - started)
         peer.await_(lambda: not peer.unfinished(), "all jobs have ended", pause=0.05)
-        used = peer.usage().since(before)
+        return {**peer.usage().per_job(before), "rate": rate}
     finally:
         peer.stop_work()
-    count = expected - first
-    return {
-        "worker": used.worker / count,
-        "server": used.server / count,
-        "wal": used.wal / count,
-        "requests": used.requests / count,
-        "rate": count / seconds,
-    }

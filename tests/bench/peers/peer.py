@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 import boto3
 import psutil
@@ -42,6 +42,11 @@ TABLES = """
 create table orders (number bigint not null);
 create table effects (number bigint not null, at timestamptz not null default clock_timestamp());
 """
+WAL_AND_SIZE = """
+select pg_wal_lsn_diff(pg_current_wal_insert_lsn(), '0/0')::int8,
+       pg_database_size(current_database()) - pg_total_relation_size('orders') - pg_total_relation_size('effects')
+"""
+T = TypeVar("T")
 
 
 class PeerError(Exception):
@@ -105,32 +110,25 @@ class Produced:
 
 
 @dataclass(frozen=True)
-class Used:
-    """The use of a piece of work, in seconds, bytes and requests."""
-
-    worker: float
-    server: float
-    """Processor time of PostgreSQL's sessions. That of a session which ended meanwhile is not in it."""
-    wal: int
-    requests: int
-    """To SQS."""
-
-
-@dataclass(frozen=True)
 class Usage:
-    """The use until a time. ``server``: session → processor time. ``size``: bytes of the system's tables."""
+    """The use until a time, by meter, in seconds, bytes and requests.
+
+    The meters are read one after the other while jobs run. ``ran``: jobs that had run when each of them was read.
+    """
 
     time: float
-    worker: float
-    server: Mapping[int, float]
-    wal: int
     size: int
-    requests: Counter[str]
+    """Bytes of the system's tables."""
+    sessions: Mapping[int, float]
+    """Session of PostgreSQL → processor time. That of a session which has ended is missing."""
+    meters: Mapping[str, float]
+    ran: Mapping[str, float]
 
-    def since(self, before: Usage) -> Used:
-        server = sum(seconds - before.server.get(pid, 0.0) for pid, seconds in self.server.items())
-        requests = self.requests.total() - before.requests.total()
-        return Used(self.worker - before.worker, server, self.wal - before.wal, requests)
+    def per_job(self, before: Usage, count: int | None = None) -> dict[str, float]:
+        """Return the use since ``before`` for each of ``count`` jobs. None: for each job that has run since then."""
+        used = {meter: amount - before.meters[meter] for meter, amount in self.meters.items()}
+        used["server"] = sum(seconds - before.sessions.get(pid, 0.0) for pid, seconds in self.sessions.items())
+        return {meter: amount / (count or self.ran[meter] - before.ran[meter]) for meter, amount in used.items()}
 
 
 class Peer:
@@ -290,16 +288,26 @@ class Peer:
 
     def usage(self) -> Usage:
         """Return what has been used until now."""
-        connection = self.administrator
-        server = {}
-        for pid in backends.sessions(connection, self._database_name):
+        ran: dict[str, float] = {}
+
+        def read(meter: str, reading: Callable[[], T]) -> T:
+            first, value = self.ran(), reading()
+            ran[meter] = (first + self.ran()) / 2
+            return value
+
+        sessions = read("server", self._sessions_cpu)
+        wal, size = read("wal", lambda: self.administrator.run(WAL_AND_SIZE)[0])
+        worker = read("worker", self._worker_cpu)
+        requests = read("requests", lambda: self.bench.requests().total())
+        meters = {"wal": wal, "worker": worker, "requests": requests}
+        return Usage(time.perf_counter(), size, sessions, meters, ran)
+
+    def _sessions_cpu(self) -> dict[int, float]:
+        found = {}
+        for pid in backends.sessions(self.administrator, self._database_name):
             with suppress(FileNotFoundError):
-                server[pid] = backends.cpu(pid)
-        wal, size = connection.run(
-            "select pg_wal_lsn_diff(pg_current_wal_insert_lsn(), '0/0')::int8, pg_database_size(current_database()) "
-            "- pg_total_relation_size('orders') - pg_total_relation_size('effects')"
-        )[0]
-        return Usage(time.perf_counter(), self._worker_cpu(), server, wal, size, self.bench.requests())
+                found[pid] = backends.cpu(pid)
+        return found
 
     def _worker_cpu(self) -> float:
         return sum(worker.cpu() for worker in self._workers)

@@ -641,7 +641,10 @@ def test_messages_that_sqs_refuses_are_reported_apart_from_the_others(
     monkeypatch.setattr(
         world.client._sqs.brief_client,
         "send_message_batch",
-        lambda **_: {"Failed": [{"Id": "1", "Code": "InternalError", "SenderFault": True}]},
+        lambda **_: {
+            "Successful": [{"Id": "0"}, {"Id": "2"}],
+            "Failed": [{"Id": "1", "Code": "InternalError", "SenderFault": True}],
+        },
     )
     results = world.client.enqueue_many([Job(sample_one, Sample(), task_id=id_) for id_ in "abc"])
     assert [result.sent for result in results if isinstance(result, Enqueued)] == [True, False, True]

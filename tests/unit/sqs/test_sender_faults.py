@@ -8,6 +8,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, cast
 
 import pytest
@@ -27,7 +28,7 @@ from urllib3 import exceptions as errors
 
 from joblane import settings
 from joblane.errors import SendError
-from joblane.sqs.client import Entry, Sqs
+from joblane.sqs.client import UNREADABLE, Entry, Sqs
 from joblane.sqs.sender import Template
 from tests.fake_sqs import SUCCESS, FakeSqs, Fault, refusal
 from tests.unit.sqs.conftest import OPERATIONS, arguments_of, engaged
@@ -244,6 +245,17 @@ def test_failures_of_many_messages_are_those_of_boto3(brief: bool, sides: Sides)
     closed = sides.compare(send(2), [Fault(sends=0)] * 6, own=2)
     assert set(closed["result"]) == {0, 1}
     assert sides.ours.is_paused
+
+
+@pytest.mark.parametrize("brief", [False, True])
+def test_a_message_that_an_answer_does_not_name_has_failed_and_is_not_sent_again(brief: bool, sides: Sides) -> None:
+    for answer in (Fault(body=b"{}", accepts=True), Fault(sends=100, accepts=True)):
+        for count in (1, 10):
+            outcome = sides.compare(partial(Sqs.send_many, entries=ENTRIES[:count], brief=brief), [answer])
+            assert set(outcome["result"]) == set(range(count))
+            assert all(UNREADABLE in why for why in outcome["result"].values())
+            assert len(outcome["requests"]) == 1
+    assert not sides.ours.is_paused
 
 
 def test_the_error_of_a_single_message_is_that_of_boto3(sides: Sides) -> None:

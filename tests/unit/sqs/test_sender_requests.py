@@ -85,7 +85,12 @@ class Network:
             return b"HTTP/1.1 200 OK\r\n\r\n"
         if request.startswith(b"GET"):
             ends = (datetime.datetime.now(datetime.UTC) + datetime.timedelta(minutes=5)).strftime("%Y-%m-%dT%H:%M:%SZ")
-            keys = {"AccessKeyId": self.key, "SecretAccessKey": f"of {self.key}", "Token": "t", "Expiration": ends}
+            keys = {
+                "AccessKeyId": self.key,
+                "SecretAccessKey": f"of {self.key}",
+                "Token": f"{self.key}/token",
+                "Expiration": ends,
+            }
             body = json.dumps(keys)
         else:
             body = json.dumps({"Successful": []} if b"SendMessageBatch" in request else {"MessageId": "1"})
@@ -100,14 +105,14 @@ class Network:
 
 @pytest.fixture
 def network(monkeypatch: pytest.MonkeyPatch) -> Network:
-    """A network without sockets, on a clock that stands until the test sets it. All invocation ids are the same."""
+    """A network without sockets, on a clock that stands until the test sets it. Invocation ids are the same on one day."""
     network = Network()
     real = time.gmtime
     monkeypatch.setattr("urllib3.util.connection.create_connection", network.connect)
     monkeypatch.setattr(urllib3.connection, "_ssl_wrap_socket_and_match_hostname", network.handshake)
     monkeypatch.setattr(auth, "get_current_datetime", lambda **_: network.now)
     monkeypatch.setattr(time, "gmtime", lambda *when: real(*when) if when else network.now.timetuple())
-    monkeypatch.setattr(uuid, "uuid4", lambda: uuid.UUID(int=7))
+    monkeypatch.setattr(uuid, "uuid4", lambda: uuid.UUID(int=network.now.day))
     return network
 
 
@@ -133,6 +138,7 @@ SETTINGS = {
     "a region": Setting(has=("Host: sqs.eu-west-1.amazonaws.com\r\n", "CERT_REQUIRED")),
     "a region of the GovCloud": Setting({"AWS_DEFAULT_REGION": "us-gov-west-1"}, "sqs.us-gov-west-1.amazonaws.com"),
     "a region in China": Setting({"AWS_DEFAULT_REGION": "cn-north-1"}, "sqs.cn-north-1.amazonaws.com.cn"),
+    "a region by the variable of other SDKs": Setting({"AWS_REGION": "us-west-2"}, "sqs.us-west-2.amazonaws.com"),
     "an isolated region": Setting({"AWS_DEFAULT_REGION": "us-iso-east-1"}, "sqs.us-iso-east-1.c2s.ic.gov"),
     "an endpoint": Setting(HTTP_LOCAL, "sqs.local", 4566, ("Host: sqs.local:4566\r\n",)),
     "an endpoint of SQS": Setting({"AWS_ENDPOINT_URL": "http://no", "AWS_ENDPOINT_URL_SQS": "http://yes"}, "yes", 80),
@@ -203,7 +209,9 @@ SETTINGS = {
         {"AWS_SESSION_TOKEN": "to/ken+="}, has=("X-Amz-Security-Token: to/ken+=\r\n", ";x-amz-security-token;")
     ),
     "keys that are renewed between the sends": Setting(
-        {"AWS_CONTAINER_CREDENTIALS_FULL_URI": KEYS}, has=("Credential=AKIDSECOND/",), lacks=NO_KEYS
+        {"AWS_CONTAINER_CREDENTIALS_FULL_URI": KEYS},
+        has=("Credential=AKIDSECOND/", "-Token: AKIDSECOND/token\r\n"),
+        lacks=NO_KEYS,
     ),
     "the application's id": Setting({"AWS_SDK_UA_APP_ID": "orders"}, has=(" app/orders",)),
     "Lambda's trace": Setting(TRACE, has=("X-Amzn-Trace-Id: Root=1-first;Sampled=1\r\n",)),

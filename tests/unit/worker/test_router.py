@@ -221,12 +221,13 @@ def test_a_message_with_a_sender_fault_stays_while_another_is_sent_again(
     records = [record(body(id=str(number)), FRONT_DOOR) for number in range(3)]
     answers = [
         {
+            "Successful": [{"Id": "2"}],
             "Failed": [
                 {"Id": "0", "Code": "InvalidMessageContents", "SenderFault": True},
                 {"Id": "1", "Code": "InternalError", "SenderFault": False},
-            ]
+            ],
         },
-        {"Failed": []},
+        {"Successful": [{"Id": "1"}]},
     ]
     monkeypatch.setattr(front_door.aws.sqs.client, "send_message_batch", lambda **_: answers.pop(0))
     assert front_door.give(*records) == [records[0]["messageId"]]
