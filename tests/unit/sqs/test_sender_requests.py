@@ -105,7 +105,7 @@ class Network:
 
 @pytest.fixture
 def network(monkeypatch: pytest.MonkeyPatch) -> Network:
-    """A network without sockets, on a clock that stands until the test sets it. Invocation ids are the same on one day."""
+    """A network without sockets, on a clock that stands until the test sets it. A day has one invocation id."""
     network = Network()
     real = time.gmtime
     monkeypatch.setattr("urllib3.util.connection.create_connection", network.connect)
