@@ -26,6 +26,8 @@ from urllib.parse import urlsplit
 
 from botocore import client as botocore_client
 from botocore import endpoint as botocore_endpoint
+from botocore import handlers as botocore_handlers
+from botocore import httpsession
 from botocore.awsrequest import AWSPreparedRequest, AWSResponse
 from botocore.exceptions import (
     ConnectionClosedError,
@@ -36,9 +38,7 @@ from botocore.exceptions import (
     ReadTimeoutError,
     SSLError,
 )
-from botocore.handlers import add_recursion_detection_header
-from botocore.httpsession import URLLib3Session, mask_proxy_url
-from botocore.retries.standard import RetryQuotaChecker
+from botocore.retries import standard
 from urllib3 import Retry
 from urllib3 import exceptions as urllib3_errors
 
@@ -82,6 +82,7 @@ ALGORITHM, SCOPE_END = "AWS4-HMAC-SHA256", "aws4_request"
 AUTHORIZATION, DATE, TOKEN = "Authorization", "X-Amz-Date", "X-Amz-Security-Token"
 TRACE, INVOCATION, TRY, LENGTH = "X-Amzn-Trace-Id", "amz-sdk-invocation-id", "amz-sdk-request", "Content-Length"
 FIRST_TRY = "attempt=1"
+NO_RESULT: tuple[bytes, HTTPClientError | AWSResponse | None] = b"", None
 ACCEPTED = SimpleNamespace(status_code=200)
 """The answer for which boto3 returns 1 to its quota of retries."""
 
@@ -91,10 +92,10 @@ class Template:
     """boto3's request of one operation.
 
     ``pool``: the client's connections to SQS or to its proxy. ``target``: what they ask for, a path, or a URL if a
-    proxy forwards it. ``host``: the header that a connection sets. ``signed``: the names of the signed headers in
-    order, in lower case → in ``headers``. ``scope``: region and service of the signing key. ``quota``: the client's
-    quota of retries, to which each success returns 1. ``handlers``: the cache of the client's events, which is a new
-    one after each registration.
+    proxy forwards it. ``proxy``: its URL without its password. ``host``: the header that a connection sets.
+    ``signed``: the names of the signed headers in order, in lower case → in ``headers``. ``scope``: region and service
+    of the signing key. ``quota``: the client's quota of retries, to which each success returns 1. ``handlers``: the
+    cache of the client's events, which is a new one after each registration.
     """
 
     pool: HTTPConnectionPool
@@ -107,15 +108,15 @@ class Template:
     signed: Mapping[str, str]
     scope: tuple[str, str]
     credentials: Credentials
-    quota: RetryQuotaChecker
+    quota: standard.RetryQuotaChecker
     handlers: object
 
     @classmethod
     def of(cls, request: AWSPreparedRequest, client: Any, operation: str) -> Template:
         """Read a signed request that ``client`` is about to send.
 
-        Raises ``ValueError``, ``LookupError`` or ``AttributeError`` if it is not made as this module makes requests, or
-        if anything but :data:`CONSTANT` receives the events of a request.
+        Raises an error if it is not made as this module makes requests, or if anything but :data:`CONSTANT` receives
+        the events of a request.
         """
         emitter, http = client.meta.events._emitter, client._endpoint.http_session
         cache = emitter._lookup_cache
@@ -123,13 +124,16 @@ class Template:
         for one in handlers:
             if not (getattr(one, "__module__", None) or "").startswith(CONSTANT):
                 raise ValueError(one)
-        (quota,) = {one.__self__ for one in handlers if isinstance(getattr(one, "__self__", None), RetryQuotaChecker)}
+        owners = {getattr(one, "__self__", None) for one in handlers}
+        (quota,) = [owner for owner in owners if isinstance(owner, standard.RetryQuotaChecker)]
         headers = {name: value if isinstance(value, str) else value.decode() for name, value in request.headers.items()}
         algorithm, _, fields = headers[AUTHORIZATION].partition(" ")
         parts = dict(field.split("=", 1) for field in fields.split(", "))
         _, _, region, service, end = parts["Credential"].rsplit("/", 4)
         if (request.method, algorithm, end) != ("POST", ALGORITHM, SCOPE_END):
             raise ValueError(headers[AUTHORIZATION])
+        if request.body != _json(json.loads(request.body)):  # type: ignore[arg-type]
+            raise ValueError(request.body)
         url, names = urlsplit(request.url), {name.lower(): name for name in headers}
         host = url.netloc.rpartition("@")[2].lower().removesuffix(PORTS[url.scheme])
         proxy = http._proxy_config.proxy_url_for(request.url)
@@ -139,7 +143,7 @@ class Template:
             pool=pool,
             url=request.url,
             target=http._get_request_target(request.url, proxy),
-            proxy=proxy,
+            proxy=proxy and httpsession.mask_proxy_url(proxy),
             path=url.path or "/",
             host=host,
             headers=headers,
@@ -152,12 +156,12 @@ class Template:
 
     def send(self, headers: Mapping[str, str], body: bytes) -> AWSResponse:
         """Send a request, and read the answer, as ``URLLib3Session.send`` does. Raises urllib3's errors."""
-        answer = self.pool.urlopen(
-            "POST",
-            self.target,
-            body,
-            headers,
-            NO_RETRIES,
+        answer = self.pool.urlopen(  # by keywords, as tracers of urllib3 expect
+            method="POST",
+            url=self.target,
+            body=body,
+            headers=headers,
+            retries=NO_RETRIES,
             assert_same_host=False,
             preload_content=False,
             decode_content=False,
@@ -171,8 +175,7 @@ class Template:
         """Return botocore's error for one of urllib3. Source: botocore, ``URLLib3Session.send``."""
         for theirs, ours in ERRORS:
             if isinstance(error, theirs):
-                proxy = self.proxy and mask_proxy_url(self.proxy)
-                translated: HTTPClientError = ours(endpoint_url=self.url, proxy_url=proxy, error=error)
+                translated: HTTPClientError = ours(endpoint_url=self.url, proxy_url=self.proxy, error=error)
                 return translated
         return HTTPClientError(error=error)
 
@@ -186,7 +189,7 @@ class Sender:
         """None: boto3 makes all requests of the operation."""
         self._key: tuple[tuple[str, str, tuple[str, str]], bytes] = (("", "", ("", "")), b"")
         self._first = threading.local()
-        """``result``: what boto3 takes as the result of its first try in this thread."""
+        """``result``: the body of a message, and what boto3 takes as the result of its first try, in this thread."""
         for operation in METHODS:
             client.meta.events.register_first(f"before-send.sqs.{operation}", self._before_send)
 
@@ -198,27 +201,31 @@ class Sender:
         template = self._templates.get(operation)
         if template is None or _is_replaced():
             return self._by_boto3(operation, arguments)
-        if template.handlers is not self.client.meta.events._emitter._lookup_cache:  # type: ignore[attr-defined]
+        keys = template.credentials.get_frozen_credentials()
+        is_other = template.handlers is not self.client.meta.events._emitter._lookup_cache  # type: ignore[attr-defined]
+        if is_other or bool(keys.token) != (TOKEN in template.headers):
             self._templates.pop(operation, None)
             return self._by_boto3(operation, arguments)
         try:
-            body = json.dumps(arguments).encode()
+            body = _json(arguments)
         except TypeError:  # a binary attribute
             return self._by_boto3(operation, arguments)
-        headers = self._headers(template, body)
+        headers = self._headers(template, keys, body)
+        result: HTTPClientError | AWSResponse
         try:
             response = template.send(headers, body)
         except Exception as error:
-            self._first.result = template.error(error)
+            result = template.error(error)
         else:
             if (answer := _success(response)) is not None:
                 template.quota.release_retry_quota({}, ACCEPTED)  # type: ignore[arg-type]
                 return answer
-            self._first.result = response
+            result = response
         try:
+            self._first.result = body, result
             return self._by_boto3(operation, arguments)
         finally:
-            self._first.result = None
+            self._first.result = NO_RESULT
 
     def _by_boto3(self, operation: str, arguments: Mapping[str, Any]) -> Mapping[str, Any]:
         answer: Mapping[str, Any] = getattr(self.client, METHODS[operation])(**arguments)
@@ -226,53 +233,58 @@ class Sender:
 
     def _before_send(self, request: AWSPreparedRequest, event_name: str, **_: object) -> Any:
         """Return the result of the first try, if there is one. Otherwise boto3 sends, and this request is copied."""
-        result = getattr(self._first, "result", None)
-        self._first.result = None
-        if isinstance(result, Exception):
-            raise result
-        if result is None:
+        body, result = getattr(self._first, "result", NO_RESULT)
+        if result is None or body != request.body:  # a signal handler may send another message
             operation = event_name.rpartition(".")[2]
             if operation not in self._templates and FIRST_TRY in str(request.headers.get(TRY)):
                 self._templates[operation] = self._template(request, operation)
+            return None
+        self._first.result = NO_RESULT
+        if isinstance(result, Exception):
+            raise result
         return result
 
     def _template(self, request: AWSPreparedRequest, operation: str) -> Template | None:
         """Return the copy of boto3's request, or None if this module would make another request than boto3."""
         if os.environ.get(SENDER) == "boto3":
             return None
+        body: Any = request.body
         try:
             template = Template.of(request, self.client, operation)
-            signed = self._signed(template, dict(template.headers), request.body)  # type: ignore[arg-type]
-        except (ValueError, LookupError, AttributeError):  # or a botocore that is made otherwise
+            keys = template.credentials.get_frozen_credentials()
+            signed = self._signed(template, keys, dict(template.headers), body)
+            # what a send uses, so that a botocore that is made otherwise fails here
+            self._headers(template, keys, body)
+            template.quota.release_retry_quota({}, ACCEPTED)  # type: ignore[arg-type]
+            return template if signed == template.headers and not _is_replaced() else None
+        except Exception:
             return None
-        return template if signed == template.headers else None
 
-    def _headers(self, template: Template, body: bytes) -> dict[str, str]:
+    def _headers(self, template: Template, keys: Any, body: bytes) -> dict[str, str]:
         headers = dict(template.headers)
         headers[DATE] = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
         headers[INVOCATION] = str(uuid.uuid4())
         headers[LENGTH] = str(len(body))
         trace: dict[str, str] = {}
-        add_recursion_detection_header({"headers": trace})
+        botocore_handlers.add_recursion_detection_header({"headers": trace})
         if not trace:
             headers.pop(TRACE, None)
         headers.update(trace)
-        return self._signed(template, headers, body)
+        return self._signed(template, keys, headers, body)
 
-    def _signed(self, template: Template, headers: dict[str, str], body: bytes) -> dict[str, str]:
+    def _signed(self, template: Template, keys: Any, headers: dict[str, str], body: bytes) -> dict[str, str]:
         """Sign ``headers``, and return them. Source: AWS IAM, *Create a signed AWS API request*."""
-        credentials = template.credentials.get_frozen_credentials()
-        if credentials.token:
-            headers[TOKEN] = credentials.token
+        if keys.token:
+            headers[TOKEN] = keys.token
         at, names = headers[DATE], ";".join(template.signed)
         values = {**headers, "host": template.host}
         lines = [f"{name}:{values[header]}" for name, header in template.signed.items()]
         asked = "\n".join(("POST", template.path, "", *lines, "", names, sha256(body).hexdigest()))
         scope = "/".join((at[:8], *template.scope, SCOPE_END))
         text = "\n".join((ALGORITHM, at, scope, sha256(asked.encode()).hexdigest()))
-        key = self._signing_key(at[:8], str(credentials.secret_key), template.scope)
+        key = self._signing_key(at[:8], str(keys.secret_key), template.scope)
         signature = hmac.digest(key, text.encode(), "sha256").hex()
-        credential = f"{credentials.access_key}/{scope}"
+        credential = f"{keys.access_key}/{scope}"
         headers[AUTHORIZATION] = f"{ALGORITHM} Credential={credential}, SignedHeaders={names}, Signature={signature}"
         return headers
 
@@ -287,12 +299,16 @@ class Sender:
         return key
 
 
+def _json(arguments: Mapping[str, Any]) -> bytes:
+    return json.dumps(arguments).encode()
+
+
 def _is_replaced() -> bool:
     """True if boto3's calls are not its own: tracers wrap these methods, and tests replace them."""
     calls: tuple[Any, ...] = (
         botocore_client.BaseClient._make_api_call,  # type: ignore[attr-defined]
         botocore_endpoint.Endpoint.make_request,
-        URLLib3Session.send,
+        httpsession.URLLib3Session.send,
     )
     return not all(type(call) is FunctionType and call.__globals__.get("__name__") in CALLERS for call in calls)
 
