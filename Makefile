@@ -34,7 +34,7 @@ RUN := $(ENVIRONMENT) .venv/bin/python -m
 TESTS ?= tests/faults tests/e2e tests/browser tests/infra tests/integration tests/unit
 WORKERS ?= $(shell expr $$(getconf _NPROCESSORS_ONLN) + 1)
 
-.PHONY: help demo up down status test modules quick check format docs bench bench-large bench-peers faults synth preflight deploy lock wheel tools clean
+.PHONY: help demo up down status test modules quick check lint types words format docs bench bench-large bench-peers faults synth preflight deploy lock wheel tools clean
 
 help: ## List these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-11s %s\n", $$1, $$2 }' Makefile
@@ -55,18 +55,25 @@ test: ## Check, then run all tests
 	@$(MAKE) --jobs 2 check modules
 	@$(RUN) pytest --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder $(TESTS)
 
-# While mypy uses one processor, this compiles the modules on another; otherwise each worker would compile them all.
+# While mypy uses one processor, another does the rest of the checks and compiles the modules, as otherwise each worker
+# would compile them all.
 modules: tools
 	@$(RUN) pytest --collect-only --quiet $(TESTS) >/dev/null || true  # the run of the tests shows its errors
 
 quick: check tools ## Check, then run the unit tests and the database tests
 	@$(RUN) pytest --numprocesses $(WORKERS) --dist loadfile tests/unit tests/integration/record
 
-check: .venv/.dev ## Check format, lint, types, import contracts and words
+check: lint types words ## Check format, lint, types, import contracts and words
+
+lint: .venv/.dev
 	@$(RUN) ruff format --check --output-format concise .
 	@$(RUN) ruff check .
-	@$(RUN) mypy
 	@PATH="$(CURDIR)/.venv/bin:$$PATH" lint-imports --no-logo
+
+types: .venv/.dev
+	@$(RUN) mypy
+
+words: .venv/.dev
 	@.venv/bin/python .ci/words.py
 
 format: .venv/.dev ## Format the code

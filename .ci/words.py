@@ -68,16 +68,23 @@ def findings(path: Path) -> Iterator[tuple[int, str]]:
 
 
 def _of_python(tree: ast.Module, *, is_test: bool) -> Iterator[tuple[int, str]]:
-    for node in ast.walk(tree):
-        body = getattr(node, "body", None)
-        for statement in body if isinstance(body, list) else ():
-            match statement:
-                case ast.Expr(value=ast.Constant(value=str(text))) if text.lstrip().startswith(OPENINGS):
-                    yield statement.lineno, f"a docstring opens with {text.split()[0]!r}; say what it does or holds"
-                case ast.FunctionDef(name=name) | ast.AsyncFunctionDef(name=name) if (
-                    is_test and len(name) > LONGEST_TEST_NAME
-                ):
-                    yield statement.lineno, f"the name has {len(name)} characters; {LONGEST_TEST_NAME} are the most"
+    for statement in _statements(tree):
+        match statement:
+            case ast.Expr(value=ast.Constant(value=str(text))) if text.lstrip().startswith(OPENINGS):
+                yield statement.lineno, f"a docstring opens with {text.split()[0]!r}; say what it does or holds"
+            case ast.FunctionDef(name=name) | ast.AsyncFunctionDef(name=name) if (
+                is_test and len(name) > LONGEST_TEST_NAME
+            ):
+                yield statement.lineno, f"the name has {len(name)} characters; {LONGEST_TEST_NAME} are the most"
+
+
+def _statements(parent: ast.AST) -> Iterator[ast.AST]:
+    """Walk statements only: expressions, most of a tree, contain neither docstrings nor functions with a name."""
+    for name in ("body", "orelse", "finalbody", "handlers", "cases"):
+        children = getattr(parent, name, ())
+        for child in children if isinstance(children, list) else ():
+            yield child
+            yield from _statements(child)
 
 
 def main(names: list[str]) -> int:

@@ -12,8 +12,6 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
-from cfnlint.jsonschema import StandardValidator
-
 MAX_METRICS, MAX_VALUES, MAX_DIMENSIONS = 100, 100, 30
 MAX_LINE_BYTES = 256 * 1024
 """The limit in the older text of the specification. The newer one has 1 MB."""
@@ -90,6 +88,8 @@ def documents(text: str) -> list[dict[str, Any]]:
 
 def problems(document: Any) -> Iterator[str]:
     """Yield the faults of a line: metrics that CloudWatch would refuse, or would charge for without a use."""
+    from cfnlint.jsonschema import StandardValidator  # imported here: it takes longer than all other modules of a test
+
     faults = [str(error.message) for error in StandardValidator(schema=SCHEMA).iter_errors(document)]
     yield from faults
     if faults:

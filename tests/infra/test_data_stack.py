@@ -6,7 +6,6 @@ import json
 from typing import Any
 
 import pytest
-from cfnlint.schema import PROVIDER_SCHEMA_MANAGER
 
 from joblane.cdk.app import Synthesised
 from joblane.cdk.settings.database import Aurora
@@ -312,6 +311,8 @@ def test_the_jobs_stack_has_no_resource_that_must_outlive_it(robust: Synthesised
 
 
 def test_every_resource_that_takes_tags_has_those_of_its_stage(robust: Synthesised) -> None:
+    from cfnlint.schema import PROVIDER_SCHEMA_MANAGER  # imported here: only this test needs it
+
     tagged = 0
     for template in robust.templates.values():
         for logical_id, item in template["Resources"].items():
