@@ -65,7 +65,8 @@ def test_a_seed_gives_the_same_kills_at_every_point() -> None:
 
 def test_a_number_without_a_row_is_lost_and_each_further_row_is_doubled() -> None:
     effects = {0: [1.0], 1: [1.0, 2.0, 3.0], 9: [1.0]}
-    assert crashes.lost_and_doubled(effects, range(4)) == {"jobs": 4, "lost": 2, "doubled": 2}
+    assert crashes.lost_and_doubled(effects, range(4), 0) == {"jobs": 4, "unfinished": 0, "lost": 2, "doubled": 2}
+    assert crashes.lost_and_doubled(effects, range(4), 2)["lost"] == 0, "they may still run"
 
 
 def test_the_next_run_is_timed_only_for_kills_that_left_no_row() -> None:

@@ -36,10 +36,10 @@ from tests.bench.peers.peer import Bench, Peer, PeerError
 from tests.bench.peers.systems import open_peer
 
 SEED = 20
-SLOTS, PROCESSES = 5, 4
+SLOTS, PROCESSES = 5, 2
 """Jobs at a time in each worker process, and worker processes."""
 VARIANTS = {
-    "joblane": {f"joblane, batch {batch}": {"BENCH_TIMEOUT": "1", "BENCH_BATCH": str(batch)} for batch in (1, 10)}
+    "joblane": {f"joblane, batch {batch}": {"BENCH_TIMEOUT": "2", "BENCH_BATCH": str(batch)} for batch in (1, 10)}
 }
 """System → the variants whose workers are killed → their settings."""
 RESCUE_SECONDS = 30
@@ -71,7 +71,7 @@ class Size:
 
 
 FULL = Size(jobs=10_000, kills=100, jobs_before_outage=200, outage_seconds=600, deadline_seconds=420)
-QUICK = Size(jobs=500, kills=10, jobs_before_outage=40, outage_seconds=20, deadline_seconds=150)
+QUICK = Size(jobs=500, kills=10, jobs_before_outage=40, outage_seconds=20, deadline_seconds=240)
 
 FAILURES = (PeerError, PostgresError, OSError, BotoCoreError, ClientError)
 Results = dict[str, Any]
@@ -150,9 +150,8 @@ def _kills(bench: Bench, name: str, settings: Mapping[str, str], size: Size) -> 
             killed_at = {int(file.suffix[1:]): file.stat().st_mtime for file in folder.glob("kills.json.*")}
             effects = _effects(peer.url)
             return {
-                **lost_and_doubled(effects, range(size.jobs)),
+                **lost_and_doubled(effects, range(size.jobs), unfinished),
                 "killed": len(killed_at),
-                "unfinished": unfinished,
                 "runs": len((folder / "runs").read_text().split()),
                 "seconds": max((time for times in effects.values() for time in times), default=started) - started,
                 "rerun_seconds": seconds_until_effect(plan, killed_at, effects),
@@ -190,12 +189,14 @@ def _effects(url: str) -> dict[int, list[float]]:
     return found
 
 
-def lost_and_doubled(effects: Mapping[int, Sequence[float]], numbers: Sequence[int]) -> dict[str, int]:
-    """Return the numbers of jobs, of jobs without a row, and of further rows. ``effects``: number → times of rows."""
+def lost_and_doubled(effects: Mapping[int, Sequence[float]], numbers: Sequence[int], unfinished: int) -> dict[str, int]:
+    """Count the jobs that have ended without a row, and the further rows. ``effects``: number → times of its rows."""
+    missing = sum(number not in effects for number in numbers)
     return {
         "jobs": len(numbers),
-        "lost": sum(number not in effects for number in numbers),
-        "doubled": sum(len(effects.get(number, ())) - 1 for number in numbers if number in effects),
+        "unfinished": unfinished,
+        "lost": max(0, missing - unfinished),
+        "doubled": sum(len(effects[number]) - 1 for number in numbers if number in effects),
     }
 
 
@@ -229,8 +230,7 @@ def _long(peer: Peer) -> Results:
     unfinished = _await_quiet(peer, LONG_DEADLINE_SECONDS)
     runs = Path(peer.environment["BENCH_RUNS"]).read_text().split()
     return {
-        **lost_and_doubled(_effects(peer.url), numbers),
-        "unfinished": unfinished,
+        **lost_and_doubled(_effects(peer.url), numbers, unfinished),
         "runs": sum(int(number) in numbers for number in runs),
     }
 
@@ -314,8 +314,7 @@ def _after_outage(peer: Peer, before: range, attempts: Attempts, started_at: flo
     effects = _effects(peer.url)
     after = [at - started_at for times in effects.values() for at in times if at > started_at]
     return {
-        **lost_and_doubled(effects, [*before, *attempts.accepted]),
-        "unfinished": unfinished,
+        **lost_and_doubled(effects, [*before, *attempts.accepted], unfinished),
         "accepted": len(attempts.accepted),
         "refused": len(attempts.refused),
         "refused_and_run": sum(number in effects for number in attempts.refused),

@@ -14,6 +14,7 @@ from sqlalchemy import create_engine, text
 from sqlalchemy.orm import Session
 
 from joblane import JobClient, settings
+from joblane.client import Enqueued
 from joblane.functions.jobs_sweep.handler import jobs_sweep
 from joblane.job import Job
 from joblane.local.ticker import Ticker
@@ -74,7 +75,7 @@ class Producer:
     def _many(self, client: JobClient, job: str, first: int, count: int) -> None:
         jobs = [Job(JOBS[job], Numbered(number=number)) for number in range(first, first + count)]
         for result in client.enqueue_many(jobs):
-            if not getattr(result, "sent", False):
+            if not isinstance(result, Enqueued) or (not result.sent and job == "noop"):  # the sweep sends the others
                 raise RuntimeError(f"not sent: {result}")
 
     def transaction(self, job: str, first: int, count: int) -> None:

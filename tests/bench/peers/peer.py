@@ -354,7 +354,8 @@ class Peer:
         watch = threading.Timer(self.answer_seconds, self._producer.kill) if self.answer_seconds else None
         if watch:
             watch.start()
-        line = self._producer.stdout.readline().strip()
+        lines = (line.strip() for line in self._producer.stdout)
+        line = next((line for line in lines if line.split(" ")[0] in (word, "error")), "")  # a library may print, too
         if watch:
             watch.cancel()
         if line.split(" ")[0] != word:
