@@ -233,13 +233,14 @@ def test_the_keys_are_those_of_the_client_whatever_the_default_session_is(
 THREADS, EACH, OF_CHILD = 16, 100, 20
 
 
-def enqueue_in_threads(jobs: JobClient, name: str, each: int, middle: threading.Event | None = None) -> list[Any]:
-    """Start threads that enqueue tasks with ids that begin with ``name``."""
+def enqueue_in_threads(jobs: JobClient, name: str, each: int, middle: threading.Barrier | None = None) -> list[Any]:
+    """Start threads that enqueue tasks with ids that begin with ``name``, and wait twice in the middle."""
 
     def enqueue(thread: int) -> None:
         for number in range(each):
             if middle and number == each // 2:
-                middle.set()
+                middle.wait(60)
+                middle.wait(60)
             jobs.enqueue(sample_one, Sample(), task_id=f"{name}-{thread}-{number}")
 
     threads = [threading.Thread(target=enqueue, args=(thread,)) for thread in range(THREADS)]
@@ -254,13 +255,13 @@ def test_threads_and_a_forked_process_share_no_socket_and_leak_none(
     brief: bool, server: FakeSqs, by_boto3: list[str]
 ) -> None:
     # given threads that enqueue tasks
-    jobs, middle = JobClient(record=False), threading.Event()
+    jobs, middle = JobClient(record=False), threading.Barrier(THREADS + 1)
     engaged(jobs._sqs, by_boto3)
     if brief:
         jobs._sqs.send = functools.partial(jobs._sqs._send, brief=True)  # type: ignore[method-assign]
     threads = enqueue_in_threads(jobs, "parent", EACH, middle)
     # when the process is forked in the middle, and the child enqueues as well
-    assert middle.wait(60)
+    middle.wait(60)  # every connection is in the pool
     child = os.fork()
     if not child:
         signal.signal(signal.SIGALRM, signal.SIG_DFL)
@@ -268,6 +269,7 @@ def test_threads_and_a_forked_process_share_no_socket_and_leak_none(
         for thread in enqueue_in_threads(jobs, "child", OF_CHILD):
             thread.join()
         os._exit(len(by_boto3) > THREADS * OF_CHILD // 2)
+    middle.wait(60)
     for thread in threads:
         thread.join()
     assert os.waitpid(child, 0)[1] == 0
