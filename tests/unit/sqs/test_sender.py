@@ -230,6 +230,30 @@ def test_the_keys_are_those_of_the_client_whatever_the_default_session_is(
 # --- Threads and processes -----------------------------------------------------------------------------------------
 
 
+def test_the_result_of_a_failed_try_is_for_its_own_thread(
+    sqs: Sqs, server: FakeSqs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # given another thread that sends the same message by boto3, after the sender's try and before boto3's
+    message = arguments_of("SendMessage", "same")
+    answers: list[Any] = []
+    real = sqs.sender._by_boto3
+
+    def after_another(*arguments: Any) -> Any:
+        thread = threading.Thread(target=lambda: answers.append(sqs.client.send_message(**message)))
+        thread.start()
+        thread.join()
+        return real(*arguments)
+
+    monkeypatch.setattr(sqs.sender, "_by_boto3", after_another)
+    monkeypatch.setattr("time.sleep", lambda _seconds: None)
+    # when
+    server.faults = [refusal(500, "InternalError")]
+    answers.append(sqs.sender.send("SendMessage", message))
+    # then
+    assert [answer["ResponseMetadata"]["RetryAttempts"] for answer in answers] == [0, 1]
+    assert server.accepted["same"] == 2
+
+
 THREADS, EACH, OF_CHILD = 16, 100, 20
 
 

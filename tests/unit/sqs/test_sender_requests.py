@@ -312,3 +312,17 @@ def test_a_send_during_the_first_request_of_boto3_verifies_the_certificate(
     [first], [later] = sends, network.sent_by(sender.send, *message)
     assert first.tls == later.tls
     assert first.tls[0]["ca_certs"]
+
+
+def test_keys_that_are_renewed_within_a_day_sign_the_next_request(
+    network: Network, by_boto3: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in NO_KEYS:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("AWS_CONTAINER_CREDENTIALS_FULL_URI", KEYS)
+    sender, message = Sqs().sender, ("SendMessage", ARGUMENTS["SendMessage"])
+    for key in ("AKIDONE", "AKIDTWO", "AKIDTHREE"):
+        network.key = key
+        assert network.sent_by(sender._by_boto3, *message) == (ours := network.sent_by(sender.send, *message))
+        assert f"Credential={key}/".encode() in ours[0].data
+    assert len(by_boto3) == 3
