@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from functools import cached_property, partial
+from functools import cached_property, partial, wraps
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from joblane.errors import SendError
@@ -86,36 +86,52 @@ def _release(lock: threading.Lock) -> None:
 follow_forks(client_lock, _release)
 
 
+def made_once(make: Callable[[Sqs], T]) -> cached_property[T]:
+    """A property that the first thread makes while other threads wait for it."""
+
+    @wraps(make)
+    def made(sqs: Sqs) -> T:
+        with sqs._making:
+            if make.__name__ not in sqs.__dict__:
+                sqs.__dict__[make.__name__] = make(sqs)
+            value: T = sqs.__dict__[make.__name__]
+            return value
+
+    return cached_property(made)
+
+
 class Sqs:
     """SQS by queue name. Queue URLs are cached."""
 
     def __init__(self) -> None:
+        self._making = threading.RLock()
         self._urls: dict[str, str] = {}
         self._paused_until = 0.0
         follow_forks(self, Sqs._after_fork)
 
     def _after_fork(self) -> None:
         """Make new clients on their next use."""
+        self._making = threading.RLock()
         for name in ("client", "brief_client", "sender", "brief_sender"):
             self.__dict__.pop(name, None)
 
-    @cached_property
+    @made_once
     def client(self) -> SQSClient:
         return _client(connect_seconds=5, read_seconds=10, tries=SEND_TRIES)
 
-    @cached_property
+    @made_once
     def brief_client(self) -> SQSClient:
         """The client of brief sends: a request is tried once, for at most 2 s."""
         return _client(connect_seconds=1, read_seconds=1, tries=1)
 
-    @cached_property
+    @made_once
     def sender(self) -> Sender:
         """The sender of messages by :attr:`client`."""
         from joblane.sqs.sender import Sender
 
         return Sender(self.client)
 
-    @cached_property
+    @made_once
     def brief_sender(self) -> Sender:
         """The sender of messages by :attr:`brief_client`."""
         from joblane.sqs.sender import Sender

@@ -20,8 +20,6 @@ from psycopg_pool import AsyncConnectionPool
 
 from tests.bench.peers import kills, program
 
-RESCUE_CHECK_SECONDS = 5
-
 
 @cache
 def pool() -> AsyncConnectionPool:
@@ -66,7 +64,7 @@ def describe() -> dict[str, Any]:
         "record": True,
         "settings": {
             "oban start": "Ready for Production",
-            f"lifeline with interval {RESCUE_CHECK_SECONDS} s and rescue_after {program.rescue_seconds()} s; "
+            f"lifeline with interval {program.check_seconds()} s and rescue_after {program.rescue_seconds()} s; "
             "the defaults are 60 s and 300 s": "API reference, “Oban”",
             "max_attempts 20, the default": "Writing Jobs",
         },
@@ -87,7 +85,7 @@ async def install() -> None:
 def worker(concurrency: int) -> list[str]:
     """Return the command of the worker. The options of the lifeline are in a file: the command line has none."""
     with tempfile.NamedTemporaryFile("w", suffix=".toml", dir=Path.home(), delete=False) as file:
-        file.write(f"[lifeline]\ninterval = {RESCUE_CHECK_SECONDS}\nrescue_after = {program.rescue_seconds()}\n")
+        file.write(f"[lifeline]\ninterval = {program.check_seconds()}\nrescue_after = {program.rescue_seconds()}\n")
     options = ["--queues", f"default:{concurrency}", "--cron-modules", "tests.bench.peers.oban_program"]
     options += ["--log-level", "WARNING"]
     # as a module, because the script does not search the current folder

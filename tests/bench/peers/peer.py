@@ -43,8 +43,10 @@ create table orders (number bigint not null);
 create table effects (number bigint not null, at timestamptz not null default clock_timestamp());
 """
 WAL_AND_SIZE = """
-select pg_wal_lsn_diff(pg_current_wal_insert_lsn(), '0/0')::int8,
-       pg_database_size(current_database()) - pg_total_relation_size('orders') - pg_total_relation_size('effects')
+select pg_wal_lsn_diff(pg_current_wal_insert_lsn(), '0/0')::int8, coalesce(sum(pg_total_relation_size(oid)), 0)::int8
+  from pg_class
+ where relkind = 'r' and relnamespace not in ('pg_catalog'::regnamespace, 'information_schema'::regnamespace)
+   and relname not in ('orders', 'effects')
 """
 T = TypeVar("T")
 
@@ -305,7 +307,7 @@ class Peer:
     def _sessions_cpu(self) -> dict[int, float]:
         found = {}
         for pid in backends.sessions(self.administrator, self._database_name):
-            with suppress(FileNotFoundError):
+            with suppress(FileNotFoundError, ProcessLookupError):  # it has ended meanwhile
                 found[pid] = backends.cpu(pid)
         return found
 

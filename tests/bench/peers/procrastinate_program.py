@@ -55,7 +55,7 @@ async def long(number: int) -> None:
     await write(fate)
 
 
-@app.periodic(cron="* * * * * */5")  # type: ignore[untyped-decorator]
+@app.periodic(cron=f"* * * * * */{program.check_seconds()}")  # type: ignore[untyped-decorator]
 @app.task(name="retry_stalled_jobs", queueing_lock="retry_stalled_jobs", pass_context=True)  # type: ignore[untyped-decorator]
 async def retry_stalled_jobs(_context: JobContext, timestamp: int) -> None:
     for stalled in await app.job_manager.get_stalled_jobs(seconds_since_heartbeat=program.rescue_seconds()):
@@ -71,8 +71,8 @@ def describe() -> dict[str, Any]:
         "record": True,
         "settings": {
             "procrastinate worker": "Launch a worker",
-            f"retry_stalled_jobs each 5 s, for workers without a heartbeat for {program.rescue_seconds()} s; "
-            "the page has each 10 minutes, and 30 s": "Retry stalled jobs",
+            f"retry_stalled_jobs each {program.check_seconds()} s, for workers without a heartbeat for "
+            f"{program.rescue_seconds()} s; the page has each 10 minutes, and 30 s": "Retry stalled jobs",
             "RetryStrategy(max_attempts=20, linear_wait=3); the default is no retry": "Define a retry strategy",
         },
         "notes": {

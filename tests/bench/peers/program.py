@@ -115,3 +115,8 @@ def ran() -> None:
 def rescue_seconds() -> int:
     """Return the time after which a job of a killed worker runs again, where the system has such a setting."""
     return int(os.environ["BENCH_RESCUE"])
+
+
+def check_seconds() -> int:
+    """Return the interval of a search for jobs of killed workers, where the system has such a setting."""
+    return rescue_seconds() // 6

@@ -260,17 +260,16 @@ def test_creating_an_sqs_object_opens_no_connection(monkeypatch: pytest.MonkeyPa
     assert "client" not in vars(Sqs())
 
 
-def test_threads_that_send_at_the_same_time_make_their_clients_in_turn(
-    aws: Aws, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_threads_that_send_at_the_same_time_make_one_client(aws: Aws, monkeypatch: pytest.MonkeyPatch) -> None:
     import boto3
 
     aws.make(QUEUE)
-    inside, most = 0, 0
+    inside, most, calls = 0, 0, 0
     real = boto3.client
 
     def slow_client(*args: Any, **options: Any) -> Any:
-        nonlocal inside, most
+        nonlocal inside, most, calls
+        calls += 1
         inside += 1
         most = max(most, inside)
         time.sleep(0.02)
@@ -293,6 +292,7 @@ def test_threads_that_send_at_the_same_time_make_their_clients_in_turn(
         thread.join()
     assert failed == [{}] * 6
     assert most == 1, "boto3's default session is not thread-safe"
+    assert calls == 1, "the threads share one client"
 
 
 # --- Visibility ----------------------------------------------------------------------------------------------------

@@ -230,16 +230,41 @@ def test_the_keys_are_those_of_the_client_whatever_the_default_session_is(
 # --- Threads and processes -----------------------------------------------------------------------------------------
 
 
+def test_the_result_of_a_failed_try_is_for_its_own_thread(
+    sqs: Sqs, server: FakeSqs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # given another thread that sends the same message by boto3, after the sender's try and before boto3's
+    message = arguments_of("SendMessage", "same")
+    answers: list[Any] = []
+    real = sqs.sender._by_boto3
+
+    def after_another(*arguments: Any) -> Any:
+        thread = threading.Thread(target=lambda: answers.append(sqs.client.send_message(**message)))
+        thread.start()
+        thread.join()
+        return real(*arguments)
+
+    monkeypatch.setattr(sqs.sender, "_by_boto3", after_another)
+    monkeypatch.setattr("time.sleep", lambda _seconds: None)
+    # when
+    server.faults = [refusal(500, "InternalError")]
+    answers.append(sqs.sender.send("SendMessage", message))
+    # then
+    assert [answer["ResponseMetadata"]["RetryAttempts"] for answer in answers] == [0, 1]
+    assert server.accepted["same"] == 2
+
+
 THREADS, EACH, OF_CHILD = 16, 100, 20
 
 
-def enqueue_in_threads(jobs: JobClient, name: str, each: int, middle: threading.Event | None = None) -> list[Any]:
-    """Start threads that enqueue tasks with ids that begin with ``name``."""
+def enqueue_in_threads(jobs: JobClient, name: str, each: int, middle: threading.Barrier | None = None) -> list[Any]:
+    """Start threads that enqueue tasks with ids that begin with ``name``, and wait twice in the middle."""
 
     def enqueue(thread: int) -> None:
         for number in range(each):
             if middle and number == each // 2:
-                middle.set()
+                middle.wait(60)
+                middle.wait(60)
             jobs.enqueue(sample_one, Sample(), task_id=f"{name}-{thread}-{number}")
 
     threads = [threading.Thread(target=enqueue, args=(thread,)) for thread in range(THREADS)]
@@ -254,13 +279,13 @@ def test_threads_and_a_forked_process_share_no_socket_and_leak_none(
     brief: bool, server: FakeSqs, by_boto3: list[str]
 ) -> None:
     # given threads that enqueue tasks
-    jobs, middle = JobClient(record=False), threading.Event()
+    jobs, middle = JobClient(record=False), threading.Barrier(THREADS + 1)
     engaged(jobs._sqs, by_boto3)
     if brief:
         jobs._sqs.send = functools.partial(jobs._sqs._send, brief=True)  # type: ignore[method-assign]
     threads = enqueue_in_threads(jobs, "parent", EACH, middle)
     # when the process is forked in the middle, and the child enqueues as well
-    assert middle.wait(60)
+    middle.wait(60)  # every connection is in the pool
     child = os.fork()
     if not child:
         signal.signal(signal.SIGALRM, signal.SIG_DFL)
@@ -268,6 +293,7 @@ def test_threads_and_a_forked_process_share_no_socket_and_leak_none(
         for thread in enqueue_in_threads(jobs, "child", OF_CHILD):
             thread.join()
         os._exit(len(by_boto3) > THREADS * OF_CHILD // 2)
+    middle.wait(60)
     for thread in threads:
         thread.join()
     assert os.waitpid(child, 0)[1] == 0

@@ -40,6 +40,7 @@ FAULTS = {
     "an internal error": (INTERNAL, 2),
     "internal errors": (INTERNAL * 3, 3),
     "an error without a body": ([Fault(500, b"")], 2),
+    "an error that looks like a success": ([Fault(500, b'{"MessageId": "1", "Successful": []}')], 2),
     "errors of a load balancer": ([Fault(502, b"<html>Bad Gateway</html>")] * 3, 3),
     "throttling": (BUSY, 2),
     "throttling for long": (BUSY * 3, 3),

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 import urllib3.connection
 from botocore import auth
+from botocore.endpoint import Endpoint
 
 from joblane.sqs.client import Sqs
 from joblane.sqs.sender import Sender
@@ -105,7 +106,7 @@ class Network:
 
 @pytest.fixture
 def network(monkeypatch: pytest.MonkeyPatch) -> Network:
-    """A network without sockets, on a clock that stands until the test sets it. Invocation ids are the same on one day."""
+    """A network without sockets, on a clock that stands until the test sets it. A day has one invocation id."""
     network = Network()
     real = time.gmtime
     monkeypatch.setattr("urllib3.util.connection.create_connection", network.connect)
@@ -288,3 +289,40 @@ def check(
         text = f"{ours.data.decode()}{ours.tls}"
         assert "X-Amz-Date: 20260302T000001Z\r\n" in text
         assert [part for part in setting.has if part not in text] == []
+
+
+def test_a_send_during_the_first_request_of_boto3_verifies_the_certificate(
+    network: Network, by_boto3: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # given a request of boto3 that was signed, and has no connection yet
+    sender, message = Sqs().sender, ("SendMessage", ARGUMENTS["SendMessage"])
+    sends: list[Exchange] = []
+    real = Endpoint._send  # type: ignore[attr-defined]
+
+    def send(endpoint: Endpoint, request: Any) -> Any:
+        if not sends:
+            sends.extend(network.sent_by(sender.send, *message))
+        return real(endpoint, request)
+
+    # when the sender sends in the meantime
+    monkeypatch.setattr(Endpoint, "_send", send)
+    sender.send(*message)
+    # then
+    assert by_boto3 == ["SendMessage"]
+    [first], [later] = sends, network.sent_by(sender.send, *message)
+    assert first.tls == later.tls
+    assert first.tls[0]["ca_certs"]
+
+
+def test_keys_that_are_renewed_within_a_day_sign_the_next_request(
+    network: Network, by_boto3: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in NO_KEYS:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("AWS_CONTAINER_CREDENTIALS_FULL_URI", KEYS)
+    sender, message = Sqs().sender, ("SendMessage", ARGUMENTS["SendMessage"])
+    for key in ("AKIDONE", "AKIDTWO", "AKIDTHREE"):
+        network.key = key
+        assert network.sent_by(sender._by_boto3, *message) == (ours := network.sent_by(sender.send, *message))
+        assert f"Credential={key}/".encode() in ours[0].data
+    assert len(by_boto3) == 3
