@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 ROUTE = "Check AWS_ENDPOINT_URL, the region, and the route to SQS; a function in a VPC needs an endpoint for it"
 KEYS = "Give the process a role, a profile by AWS_PROFILE, or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
 PROFILE = "Check AWS_PROFILE, and the files of AWS_CONFIG_FILE and AWS_SHARED_CREDENTIALS_FILE"
@@ -49,6 +51,9 @@ ADVICE_BY_CODE = {
 }
 """Part of an error code of AWS → the sentence."""
 
+HEADER_VALUE = re.compile(r"(Invalid header value) .*", re.DOTALL)
+"""The end of http.client's text for a header with a line end. The header can be the session token."""
+
 
 def explained(error: Exception) -> str:
     """Return the text of an error, followed by a sentence that says what to check, if there is one."""
@@ -57,5 +62,5 @@ def explained(error: Exception) -> str:
     by_code = (advice for part, advice in ADVICE_BY_CODE.items() if part in code)
     by_type = (ADVICE[kind.__name__] for kind in type(error).__mro__ if kind.__name__ in ADVICE)
     advice = next(by_code, None) or next(by_type, None)
-    text = str(error) or type(error).__name__
+    text = HEADER_VALUE.sub(r"\1", str(error)) or type(error).__name__
     return f"{text.rstrip('.: ')}. {advice}." if advice else text

@@ -152,6 +152,17 @@ def test_a_client_without_a_record_raises_what_to_check(
     assert not sqs.accepted
 
 
+def test_a_token_with_a_line_end_is_in_no_error(
+    sqs: FakeSqs, closed: int, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    bad = Bad(errors.HTTPClientError, "the keys have no line ends", {"AWS_SESSION_TOKEN": "planted-\ntoken"})
+    use(bad, sqs, closed, monkeypatch, tmp_path)
+    with pytest.raises(SendError, match=bad.advice) as raised:
+        JobClient(record=False).enqueue(sample_one, Sample())
+    assert isinstance(raised.value.__cause__, bad.error)
+    assert "planted" not in str(raised.value)
+
+
 def test_a_client_with_a_record_accepts_the_task_and_logs_what_to_check(
     database_url: str, sqs: FakeSqs, closed: int, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
