@@ -45,11 +45,11 @@ from urllib3 import exceptions as urllib3_errors
 from joblane.settings import SENDER
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from botocore.credentials import Credentials
     from mypy_boto3_sqs import SQSClient
-    from urllib3 import HTTPConnectionPool
+    from urllib3 import BaseHTTPResponse, HTTPConnectionPool
 
 CONSTANT = ("botocore.", "boto3.", "aws_lambda_powertools.", __name__)
 """Modules whose handlers of events add the same to each request. Powertools adds its name to ``User-Agent``."""
@@ -154,7 +154,7 @@ class Template:
             handlers=cache,
         )
 
-    def send(self, headers: Mapping[str, str], body: bytes) -> AWSResponse:
+    def send(self, headers: Mapping[str, str], body: bytes) -> tuple[BaseHTTPResponse, bytes]:
         """Send a request, and read the answer, as ``URLLib3Session.send`` does. Raises urllib3's errors."""
         answer = self.pool.urlopen(  # by keywords, as tracers of urllib3 expect
             method="POST",
@@ -167,9 +167,7 @@ class Template:
             decode_content=False,
             enforce_content_length=False,
         )
-        response = AWSResponse(self.url, answer.status, answer.headers, answer)  # type: ignore[arg-type]
-        response.content  # noqa: B018 - reads it
-        return response
+        return answer, b"".join(answer.stream())
 
     def error(self, error: Exception) -> HTTPClientError:
         """Return botocore's error for one of urllib3. Source: botocore, ``URLLib3Session.send``."""
@@ -213,14 +211,15 @@ class Sender:
         headers = self._headers(template, keys, body)
         result: HTTPClientError | AWSResponse
         try:
-            response = template.send(headers, body)
+            response, content = template.send(headers, body)
         except Exception as error:
             result = template.error(error)
         else:
-            if (answer := _success(response)) is not None:
+            if (answer := _success(response.status, content)) is not None:
                 template.quota.release_retry_quota({}, ACCEPTED)  # type: ignore[arg-type]
                 return answer
-            result = response
+            raw: Any = _Read(content)
+            result = AWSResponse(template.url, response.status, response.headers, raw)  # type: ignore[arg-type]
         try:
             self._first.result = body, result
             return self._by_boto3(operation, arguments)
@@ -313,15 +312,25 @@ def _is_replaced() -> bool:
     return not all(type(call) is FunctionType and call.__globals__.get("__name__") in CALLERS for call in calls)
 
 
-def _success(response: AWSResponse) -> Mapping[str, Any] | None:
+def _success(status: int, content: bytes) -> Mapping[str, Any] | None:
     """Return the answer if SQS has accepted every message."""
-    if response.status_code != 200:
+    if status != 200:
         return None
     try:
-        answer: dict[str, Any] = json.loads(response.content)
+        answer: dict[str, Any] = json.loads(content)
     except ValueError:
         return None
     accepted = (
         isinstance(answer, dict) and not answer.get("Failed") and ("MessageId" in answer or "Successful" in answer)
     )
     return answer if accepted else None
+
+
+@dataclass(frozen=True, slots=True)
+class _Read:
+    """The content of an answer that was read already, from which ``AWSResponse`` reads it."""
+
+    content: bytes
+
+    def stream(self) -> Iterator[bytes]:
+        yield self.content

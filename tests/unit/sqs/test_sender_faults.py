@@ -12,7 +12,6 @@ from functools import partial
 from typing import Any, cast
 
 import pytest
-from botocore.awsrequest import AWSResponse
 from botocore.exceptions import (
     ClientError,
     ConnectionClosedError,
@@ -23,7 +22,7 @@ from botocore.exceptions import (
     ReadTimeoutError,
     SSLError,
 )
-from urllib3 import HTTPConnectionPool, Timeout
+from urllib3 import BaseHTTPResponse, HTTPConnectionPool, Timeout
 from urllib3 import exceptions as errors
 
 from joblane import settings
@@ -79,7 +78,7 @@ def own(monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
     bodies: list[bytes] = []
     real = Template.send
 
-    def recorded(template: Template, headers: Mapping[str, str], body: bytes) -> AWSResponse:
+    def recorded(template: Template, headers: Mapping[str, str], body: bytes) -> tuple[BaseHTTPResponse, bytes]:
         bodies.append(body)
         return real(template, headers, body)
 
