@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-ROUTE = "Check AWS_ENDPOINT_URL, the region, and the route to SQS; a function in a VPC needs an endpoint for it"
+ROUTE = "Check AWS_ENDPOINT_URL, the region, and the route to SQS; a VPC needs an endpoint for SQS, or internet access"
 KEYS = "Give the process a role, a profile by AWS_PROFILE, or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
 PROFILE = "Check AWS_PROFILE, and the files of AWS_CONFIG_FILE and AWS_SHARED_CREDENTIALS_FILE"
 SIGN_IN = "Sign in again, for example by `aws sso login`"

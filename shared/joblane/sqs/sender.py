@@ -1,12 +1,10 @@
-"""Sends of messages at less than half of boto3's CPU. boto3 decides whatever is not a plain success.
+"""Sends messages at less than half of boto3's CPU. boto3 handles every answer that is not a plain success.
 
-boto3 makes the first request of each operation. Later ones copy it: the same URL and headers, with a new body, time and
-signature, through the connections of the same client, and so with its proxy, certificates and time limits. An answer
-other than HTTP 200 with every message accepted, and any error, go to boto3 as the result of its own first try: it tries
-again or raises as it always does.
+boto3 makes the first request of each operation. Later ones are copies with a new body, time and signature. They use the
+connections of the same client, and so its proxy, certificates and time limits. If a request fails, or if SQS does not
+accept every message, boto3 takes the answer or error as the result of its own first try, and tries again or raises.
 
-boto3 makes all requests if something else listens to them, as moto, tracers and recorders do, or with
-``JOBLANE_SENDER=boto3``.
+boto3 makes all requests if something else observes them (moto, a tracer, a recorder), or with ``JOBLANE_SENDER=boto3``.
 """
 
 from __future__ import annotations
@@ -91,11 +89,11 @@ ACCEPTED = SimpleNamespace(status_code=200)
 class Template:
     """boto3's request of one operation.
 
-    ``pool``: the client's connections to SQS or to its proxy. ``target``: what they ask for, a path, or a URL if a
-    proxy forwards it. ``proxy``: its URL without its password. ``host``: the header that a connection sets.
-    ``signed``: the names of the signed headers in order, in lower case → in ``headers``. ``scope``: region and service
-    of the signing key. ``quota``: the client's quota of retries, to which each success returns 1. ``handlers``: the
-    cache of the client's events, which is a new one after each registration.
+    ``pool``: the client's connections to SQS or to its proxy. ``target``: the target of the request line, a path, or a
+    URL if a proxy forwards the request. ``proxy``: its URL without its password. ``host``: the header that a connection
+    sets. ``signed``: the signed headers in order, name in lower case → name in ``headers``. ``scope``: region and
+    service of the signing key. ``quota``: the client's quota of retries, to which each success returns 1.
+    ``handlers``: the cache of the client's event handlers. Each registration replaces it.
     """
 
     pool: HTTPConnectionPool
@@ -115,8 +113,8 @@ class Template:
     def of(cls, request: AWSPreparedRequest, client: Any, operation: str) -> Template:
         """Read a signed request that ``client`` is about to send.
 
-        Raises an error if it is not made as this module makes requests, or if anything but :data:`CONSTANT` receives
-        the events of a request.
+        Raises an error if this module would make the request otherwise, or if a handler outside of :data:`CONSTANT`
+        receives the events of a request.
         """
         emitter, http = client.meta.events._emitter, client._endpoint.http_session
         cache = emitter._lookup_cache
@@ -328,7 +326,7 @@ def _success(status: int, content: bytes) -> Mapping[str, Any] | None:
 
 @dataclass(frozen=True, slots=True)
 class _Read:
-    """The content of an answer that was read already, from which ``AWSResponse`` reads it."""
+    """Gives ``AWSResponse`` the content of an answer that was read already."""
 
     content: bytes
 
