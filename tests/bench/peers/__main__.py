@@ -60,7 +60,8 @@ def main() -> int:
             }
             if arguments.write:  # after each part, which takes long
                 page.RESULTS.write_text(page.dumped(results))
-                page.PAGE.write_text(page.rendered(page.PAGE.read_text(), results))
+                written = json.loads(page.RESULTS.read_text())  # its numbers are rounded
+                page.PAGE.write_text(page.rendered(page.PAGE.read_text(), written))
     for difference in page.differences(results):
         console.print(f"The parts of the results differ: {difference}", style="yellow")
     if arguments.json:
