@@ -70,7 +70,7 @@ class Size:
     deadline_seconds: int
 
 
-FULL = Size(jobs=10_000, kills=100, jobs_before_outage=200, outage_seconds=600, deadline_seconds=420)
+FULL = Size(jobs=3_000, kills=30, jobs_before_outage=200, outage_seconds=600, deadline_seconds=420)
 QUICK = Size(jobs=500, kills=10, jobs_before_outage=40, outage_seconds=20, deadline_seconds=240)
 
 FAILURES = (PeerError, PostgresError, OSError, BotoCoreError, ClientError)

@@ -54,7 +54,7 @@ def describe() -> dict[str, Any]:
 class Producer:
     def __init__(self) -> None:
         self._client, self._bare = JobClient(), JobClient(record=False)
-        self._engine = create_engine(os.environ["DATABASE_URL"].replace("postgresql://", "postgresql+psycopg://", 1))
+        self._engine = create_engine(os.environ["DATABASE_URL"].replace("postgresql://", "postgresql+pg8000://", 1))
 
     def one(self, job: str, first: int, count: int) -> None:
         self._one(self._client, job, first, count)
