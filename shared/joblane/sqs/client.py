@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from joblane.errors import SendError
 from joblane.forking import follow_forks
 from joblane.limits import MAX_BATCH, MAX_LATER_VISIBILITY, MAX_MESSAGE_BYTES
-from joblane.sqs.advice import explained
 
 if TYPE_CHECKING:
     from mypy_boto3_sqs import SQSClient
@@ -167,7 +166,7 @@ class Sqs:
             answer = _on_open_connection(partial(sender.send, "SendMessage", arguments))
         except Exception as error:  # boto3 raises errors of other types for some settings
             self._pause_after(error)
-            raise SendError(f"{entry.queue}: {explained(error)}") from error
+            raise SendError(f"{entry.queue}: {_text(error)}") from error
         if "MessageId" not in answer:
             raise SendError(f"{entry.queue}: {UNREADABLE}")
         message_id: str = answer["MessageId"]
@@ -289,10 +288,16 @@ class Sqs:
                 continue
 
 
+def _text(error: Exception) -> str:
+    from joblane.sqs.advice import explained
+
+    return str(error) if isinstance(error, SendError) else explained(error)
+
+
 def _why(error: Exception) -> str:
     from botocore.exceptions import ClientError
 
-    text = str(error) if isinstance(error, SendError) else explained(error)
+    text = _text(error)
     return text if isinstance(error.__cause__ or error, (ClientError, SendError)) else f"{NO_ANSWER}{text}"
 
 

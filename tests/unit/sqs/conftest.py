@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +10,7 @@ import pytest
 
 from joblane.sqs.client import Sqs
 from joblane.sqs.sender import Sender
+from tests.fake_sqs import FakeSqs
 from tests.plain_boto3 import use_plain_boto3
 
 OPERATIONS = ("SendMessage", "SendMessageBatch")
@@ -18,6 +19,13 @@ OPERATIONS = ("SendMessage", "SendMessageBatch")
 @pytest.fixture
 def plain_boto3(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     use_plain_boto3(monkeypatch, tmp_path)
+
+
+@pytest.fixture
+def server(plain_boto3: None, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeSqs]:
+    with FakeSqs.running() as server:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", server.url)
+        yield server
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ import socket
 import threading
 import unittest.mock
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import suppress
 from typing import Any, cast
 
@@ -36,13 +36,6 @@ CALLS = [
     (endpoint.Endpoint, "make_request"),
     (httpsession.URLLib3Session, "send"),
 ]
-
-
-@pytest.fixture
-def server(plain_boto3: None, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeSqs]:
-    with FakeSqs.running() as server:
-        monkeypatch.setenv("AWS_ENDPOINT_URL", server.url)
-        yield server
 
 
 @pytest.fixture

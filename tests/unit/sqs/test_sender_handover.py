@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from types import FrameType, SimpleNamespace
 from typing import Any
 
@@ -23,13 +23,6 @@ HALF = Fault(accepts=True, fails={0: False})
 """The answer that loses messages if it is given to another batch."""
 LINES = 60
 """More than the lines of a send."""
-
-
-@pytest.fixture
-def server(plain_boto3: None, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeSqs]:
-    with FakeSqs.running() as server:
-        monkeypatch.setenv("AWS_ENDPOINT_URL", server.url)
-        yield server
 
 
 @pytest.fixture
