@@ -7,6 +7,7 @@ from datetime import timedelta
 from typing import Any
 
 from joblane import ArchivedTask, Payload, Queue, TaskContext, task
+from joblane.flow import Limit, Rate
 
 Behaviour = Callable[[Any, TaskContext], Any]
 behaviours: dict[str, Behaviour] = {}
@@ -87,3 +88,41 @@ def sample_alert(payload: ArchivedTask, ctx: TaskContext) -> Any:
 @task("sample:watched", max_retry=1, retry_delay=timedelta(0), on_archived=sample_alert)
 def sample_watched(payload: Sample, ctx: TaskContext) -> Any:
     return behaviours[payload.do](payload, ctx)
+
+
+# --- Limits --------------------------------------------------------------------------------------------------------
+
+SHARED = Limit("shared", total=2)
+
+
+@task("sample:keyed", max_retry=3, retry_delay=timedelta(seconds=40), key="number", max_per_key=1)
+def sample_keyed(payload: Sample, ctx: TaskContext) -> Any:
+    return behaviours[payload.do](payload, ctx)
+
+
+@task("sample:single", max_retry=3, retry_delay=timedelta(seconds=40), max_total=1)
+def sample_single(payload: Sample, ctx: TaskContext) -> Any:
+    return behaviours[payload.do](payload, ctx)
+
+
+@task("sample:tree", max_retry=3, batch_size=4, key="number", max_per_key=2, max_total=3, limit=SHARED)
+def sample_tree(payload: Sample, ctx: TaskContext) -> Any:
+    return behaviours[payload.do](payload, ctx)
+
+
+@task("sample:sharing", max_retry=3, limit=SHARED)
+def sample_sharing(payload: Sample, ctx: TaskContext) -> Any:
+    return behaviours[payload.do](payload, ctx)
+
+
+@task("sample:ordered", max_retry=3, retry_delay=timedelta(seconds=40), key="tenant,number", order="first-due")
+def sample_ordered(payload: Sample, ctx: TaskContext) -> Any:
+    return behaviours[payload.do](payload, ctx)
+
+
+@task("sample:rated", max_retry=3, rate=Rate(10, per=timedelta(seconds=10), burst=2))
+def sample_rated(payload: Sample, ctx: TaskContext) -> Any:
+    return behaviours[payload.do](payload, ctx)
+
+
+LIMITED = (sample_keyed, sample_single, sample_tree, sample_sharing, sample_ordered, sample_rated)

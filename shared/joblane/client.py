@@ -43,6 +43,7 @@ from joblane.record.connection import REFUSED_CLASSES, SHUT_DOWN
 from joblane.record.database import Database
 from joblane.record.functions import VERSION
 from joblane.record.insert import NewTask
+from joblane.record.serve import Limits, serve
 from joblane.record.stage import STAGE, match_stage
 from joblane.record.states import State
 from joblane.record.status import STATUS, TaskStatus
@@ -212,7 +213,24 @@ class JobClient:
             DatabaseUnavailableError: the database is unavailable.
         """
         rows = self._query(CANCEL, task_id)
-        return State(rows[0][0]) if rows else None
+        if not rows:
+            return None
+        state, *limits = rows[0]
+        if state == State.CANCELLED and any(limits):
+            self._serve(limits)
+        return State(state)
+
+    def _serve(self, freed: Limits) -> None:
+        """Start the tasks that wait for the limits of a cancelled one. If it fails, the sweep does it."""
+        with self._connecting() as database:
+            try:
+                if not database.get().idle:  # a handler's transaction, which has not committed the cancel yet
+                    return
+                turns = serve(database.get(), [freed])
+            except (PostgresError, OSError):
+                database.drop()
+                return
+        self._sqs.send_many([turn.entry(self._prefix) for turn in turns], brief=True)
 
     def _query(self, sql: str, task_id: str) -> list[list[Any]]:
         if not isinstance(task_id, str):

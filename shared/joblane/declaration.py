@@ -18,6 +18,7 @@ from pydantic import ValidationError
 from joblane import retry
 from joblane.errors import DeclarationError, PayloadError, UnreadablePayloadError
 from joblane.json_values import canonical
+from joblane.flow import Flow
 from joblane.limits import Numbers
 from joblane.payload import Payload, describe, unwritable
 from joblane.queues import MAX_FUNCTION_NAME, MAX_PREFIX, TYPE_PATTERN, Queue, folder_of, slug_of
@@ -94,6 +95,8 @@ class Task(Generic[P, R]):
     target_wait: timedelta
     environment: tuple[str, ...]
     grants: Grants
+    flow: Flow | None
+    """Its limits. None: it has none."""
     numbers: Numbers = field(repr=False)
 
     def __call__(self, payload: P, ctx: Any) -> R:

@@ -16,6 +16,7 @@ from pydantic import ValidationError
 from joblane import retry
 from joblane.declaration import MAX_RETENTION, MAX_TARGET_WAIT, MEMORY_MB, TARGET_WAIT, Grants, P, R, Task, check_type
 from joblane.errors import DeclarationError
+from joblane.flow import Limit, Rate, check_key_fields, flow_of
 from joblane.json_values import canonical
 from joblane.limits import MAX_CONCURRENCY, MIN_CONCURRENCY, Numbers
 from joblane.payload import ArchivedTask, Payload, check_model, describe
@@ -51,6 +52,12 @@ def task(
     max_concurrency: int | None = None,
     memory_mb: int = 512,
     target_wait: timedelta | None = None,
+    key: str | None = None,
+    max_per_key: int | None = None,
+    max_total: int | None = None,
+    limit: Limit | None = None,
+    rate: Rate | None = None,
+    order: Literal["first-due"] | None = None,
     environment: Sequence[str] = (),
     grants: Grants | None = None,
 ) -> Callable[[Callable[[P, TaskContext], R]], Task[P, R]]:
@@ -102,6 +109,18 @@ def task(
         memory_mb: Memory of the Lambda function, in MB. Range: 128 to 10240.
         target_wait: Time that a task may wait after it is due before an alarm is raised. None: 1 minute for the home
             queue critical, 10 minutes for default, 1 hour for low. Range: 1 second to 1 day.
+        key: What ``max_per_key``, ``rate`` and ``order`` count separately: a field of the payload (``"account_id"``, or
+            ``"account.id"`` for a field of a nested model), ``"tenant"``, or both (``"tenant,account_id"``). Its values
+            are strings, integers or booleans, and form a key of 200 printable ASCII characters at most. A task without
+            a value has no limit of a key. None: no keys.
+        max_per_key: Tasks of one key that run at a time. 0: none starts. None: any number. Range: 0 to 10000.
+        max_total: Tasks of this type that run at a time. 1: exactly one. 0: none starts. None: any number. Range: 0 to
+            10000.
+        limit: A limit that this type shares with others, see :class:`~joblane.flow.Limit`. None: no shared limit.
+        rate: Starts in a time, of each key, or of the type if it has no ``key``, see :class:`~joblane.flow.Rate`. None:
+            any number.
+        order: ``"first-due"``: the tasks of a key run one after the other, in the order in which they were first due.
+            A task that waits for a retry keeps its place; an archived one passes it on. None: in no order.
         environment: Names of settings. Their values are in the stage's ``settings``, and the handler reads them from
             ``ctx.settings``. The function gets texts as environment variables, and reads secrets when it uses them. A
             name has letters, digits and underscores, and two characters at least.
@@ -144,6 +163,9 @@ def task(
         back_off = retry.check_retry_delay(retry_delay)
     except DeclarationError as error:
         raise DeclarationError(f"{what}: {error}") from None
+    flow = flow_of(
+        what, key=key, max_per_key=max_per_key, max_total=max_total, limit=limit, rate=rate, order=order
+    )
     numbers = Numbers.of(timeout=timeout, batch_size=batch_size, max_retry=max_retry, resumable=resumable, what=what)
     schedules = _schedules(what, list(schedule) if isinstance(schedule, (list, tuple)) else [schedule])
 
@@ -153,6 +175,8 @@ def task(
         payload = _payload_class(what, function)
         check_model(f"{what}: {payload.__name__}", payload, set())
         _check_ticks(what, schedules, payload)
+        if flow is not None:
+            check_key_fields(what, flow, payload)
         return Task(
             function=function,
             type=type_,
@@ -177,6 +201,7 @@ def task(
             target_wait=TARGET_WAIT[lanes[0]] if target_wait is None else target_wait,
             environment=tuple(environment),
             grants=grants or Grants(),
+            flow=flow,
             numbers=numbers,
         )
 

@@ -37,6 +37,7 @@ class JobOptions(TypedDict, total=False):
     unique_key: str | None
     unique_until: Until | str | None
     on_conflict: OnConflict | str
+    key: str | None
 
 
 ELSEWHERE = {
@@ -125,3 +126,6 @@ class Job:
     """Result if a live task holds the key. ``"raise"``: :class:`DuplicateTaskError`. ``"return"``: the existing task.
     ``"replace"``: the existing task with this payload, time and options, or
     :class:`DuplicateTaskError` if that task is running."""
+    key: str | None = None
+    """Key of this task for the limits of its type: 1 to 200 printable ASCII characters. None: the key that the task
+    declares."""

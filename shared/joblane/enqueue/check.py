@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from joblane.declaration import Task
 from joblane.enqueue.check_options import check_options, in_utc
 from joblane.errors import EnqueueError, LaneError, MessageError, PayloadError
+from joblane.flow import check_key
 from joblane.job import Job
 from joblane.json_values import canonical, check_tree, needs_walk
 from joblane.limits import MAX_DELAY_SECONDS, MAX_MESSAGE_BYTES
@@ -71,7 +72,8 @@ def check(job: Job, *, record: bool, prefix: str) -> NewTask:
             )
         entry = replace(entry, body=replace(message, payload=None).encode())
     owner = None if job.owner is None else _id("owner", job.owner)
-    return NewTask(id_, task, queue, payload, headers, owner, options, unique, on_conflict, delay, at, entry)
+    limits = _limits(job, payload, tenant)
+    return NewTask(id_, task, queue, payload, headers, owner, options, unique, on_conflict, delay, at, entry, limits)
 
 
 def with_row_id(new: NewTask, id_: str) -> NewTask:
@@ -128,6 +130,15 @@ def _unique(job: Job, queue: Queue, payload: Mapping[str, Any], *, record: bool)
         raise EnqueueError("unique_key", f"1 to {MAX_KEY} printable ASCII characters are required")
     until = task.unique_until if job.unique_until is None else _member(Until, "unique_until", job.unique_until)
     return Unique(key_of(task.type, queue, payload, key), unique_for.total_seconds(), until)
+
+
+def _limits(job: Job, payload: Mapping[str, Any], tenant: str | None) -> Mapping[str, Any]:
+    flow = job.task.flow
+    if job.key is not None:
+        if flow is None or not flow.key:
+            raise EnqueueError("key", f"{job.task.type} declares no key")
+        check_key(job.key)
+    return {} if flow is None else flow.row(job.task.type, payload, tenant, job.key)
 
 
 def _member(enum: type[E], name: str, value: Any) -> E:

@@ -20,6 +20,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 
 from joblane.maintenance.expiry import Expiry
+from joblane.maintenance.held import Held
 from joblane.maintenance.messages import Messages
 from joblane.maintenance.sends import Sends
 from joblane.maintenance.unsent_dead_letters import UnsentDeadLetters
@@ -32,7 +33,8 @@ from joblane.sqs.client import Sqs
 class Swept:
     """The result of one sweep. ``unsent``: messages that SQS did not accept; the next sweep sends them again.
 
-    ``paused``: due tasks that are paused. ``overdue``: the number of tasks that were due, not started and not paused.
+    ``paused``: due tasks that are paused. ``served``: tasks that waited for a limit although it had a slot for them.
+    ``overdue``: the number of tasks that were due, not started and not paused.
     ``waits``: type → the longest wait of these tasks in seconds. A task is overdue when it has been due for a minute.
     After each further message it is not counted until its next ``sweep_at``. ``stuck``: runs whose lease ended ten
     minutes ago and that no claim has found lost. The last three are ignored when two results are compared.
@@ -44,6 +46,7 @@ class Swept:
     unsent: int = 0
     cleared: int = 0
     removed: int = 0
+    served: int = 0
     overdue: int = field(default=0, compare=False)
     waits: dict[str, int] = field(default_factory=dict, compare=False)
     stuck: int = field(default=0, compare=False)
@@ -52,10 +55,10 @@ class Swept:
 def sweep(connection: Connection, sqs: Sqs, prefix: str, *, may_continue: Callable[[], bool] = lambda: True) -> Swept:
     """Sweep in batches, each in its own transaction, until nothing is due or ``may_continue()`` is false."""
     walk, sends, expiry = Walk(connection), Sends(connection, sqs), Expiry(connection)
-    messages, dead_letters = Messages(prefix, walk, sends), UnsentDeadLetters(prefix, sends)
+    messages, dead_letters, waiting = Messages(prefix, walk, sends), UnsentDeadLetters(prefix, sends), Held(prefix, sends)
     connection.execute_simple(PLANNING)
     try:
-        _take_turns((messages.steps(), dead_letters.steps(), expiry.steps()), may_continue)
+        _take_turns((messages.steps(), dead_letters.steps(), waiting.steps(), expiry.steps()), may_continue)
     finally:
         if connection.usable:
             connection.execute_simple(RESET_PLANNING)
@@ -66,6 +69,7 @@ def sweep(connection: Connection, sqs: Sqs, prefix: str, *, may_continue: Callab
         sends.unsent,
         expiry.cleared,
         expiry.removed,
+        waiting.served,
         walk.overdue,
         walk.waits,
         walk.stuck,

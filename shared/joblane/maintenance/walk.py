@@ -31,9 +31,10 @@ RESET_PLANNING = (
 # message while its `sweep_at` is before its `due_at`.
 READ = f"""
 select type, queue, max(created_at)::text, (array_agg(id))[count(*)], count(*),
-       count(*) filter (where state = 'active' or (sweep_at >= due_at and sweep_at > now())),
+       count(*) filter (where state = 'active'
+                           or (state <> 'held' and sweep_at >= due_at and sweep_at > now())),
        count(*) filter (where sweep_at <= now() and state in {LIVE_SQL}),
-       json_agg(json_build_array(id, state = 'active' or sweep_at < due_at,
+       json_agg(json_build_array(id, state in ('active', 'held') or sweep_at < due_at,
                                  extract(epoch from now() - sweep_at)::float8,
                                  case when state <> 'active' then extract(epoch from now() - due_at)::float8 end,
                                  lease_until < now() - interval '{STUCK_AFTER_MINUTES} minutes'))

@@ -66,6 +66,7 @@ from joblane.json_values import digest
 from joblane.options import NONE
 from joblane.record.connection import read_json
 from joblane.record.functions import VERSION
+from joblane.record.serve import Limits
 
 if TYPE_CHECKING:
     from joblane.declaration import Task
@@ -80,6 +81,8 @@ class Verdict(StrEnum):
     RUN = "run"
     CLAIM_ALONE = "claim_alone"
     WAIT = "wait"
+    HELD = "held"
+    """A limit has no slot for the task: the message is acknowledged, and the row waits."""
     LEASED = "leased"
     PAUSED = "paused"
     GONE = "gone"
@@ -124,6 +127,10 @@ class Claim:
     """Milliseconds that earlier runs of this attempt of a resumable task used."""
     reason: str | None
     mismatch_seconds: float | None
+    limits: Limits | None
+    """The names of its limits: of its key, of its type, shared. None: it has no limit."""
+    frees: bool
+    """The claim has freed slots of these limits, or has found some for others."""
 
 
 CLAIM = f"select joblane.claim_{VERSION}($1, $2, $3, $4)"
@@ -165,6 +172,8 @@ def arrival(
         item |= {"tick": id_, "schedule": message.tick["schedule"]}
     if options.deadline is not None:
         item["deadline"] = options.deadline.isoformat()
+    if task.flow is not None:
+        item |= task.flow.row(task.type, message.payload, tenant)
     if unique:
         schedule = message.tick["schedule"] if message.tick else None
         if (key := task.key_of_message(queue, message.payload or {}, schedule)) is not None:
@@ -213,4 +222,6 @@ def _claim(answer: Mapping[str, Any], token: str) -> Claim:
         used_ms=answer["used_ms"] or 0,
         reason=answer["reason"],
         mismatch_seconds=answer["mismatch"],
+        limits=answer["limits"],
+        frees=answer["frees"] or False,
     )

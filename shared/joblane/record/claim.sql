@@ -8,6 +8,10 @@ as $$
 declare
   members constant integer := json_array_length(messages);
   any_paused constant boolean := exists (select from joblane.pauses);
+  any_limits constant boolean := exists (select from joblane.limits);
+  locked_limits text[];   -- the widest limits of the tasks that may ask for a slot
+  widest text;            -- the widest limit of the task. Null: it has none
+  way record;             -- how far it gets through its limits
   leased_until constant timestamptz := clock_timestamp() + make_interval(secs => lease_seconds);
   answers json[];
   m record;               -- the message
@@ -25,19 +29,34 @@ declare
   verdict text;
   refusal text;
   changed boolean;        -- a transition was applied to `t`
+  frees boolean;          -- a limit has a slot that others wait for
 begin
   perform set_config('joblane.checks', 'off', true);
+  if any_limits then  -- before any row is locked. A task whose turn it is has its slots, and needs no lock
+    select array_agg(case when r.id is null then coalesce(x.limits[3], x.limits[2], x.limits[1])
+                          else coalesce(r.shared_limit, r.total_limit, r.key_limit) end)
+      into locked_limits
+      from json_to_recordset(messages) as x(id text, limits text[])
+      left join lateral (select q.id, q.state, q.passed, q.finished_at, q.shared_limit, q.total_limit, q.key_limit
+                           from joblane.tasks q where q.id = x.id) as r on true
+     where r.id is null or (r.passed < 6 and r.finished_at is null and r.state <> 'active');
+    begin
+      perform joblane.lock_limits_@version(locked_limits);
+    exception when lock_not_available then
+      locked_limits := null;
+    end;
+  end if;
   for m in
     select * from json_to_recordset(messages) as x(
       id text, type text, queue text, tenant text, tags text[], payload json, payload_digest text, schema text,
       headers jsonb, options jsonb, tick text, schedule text, max_attempts integer, retention_seconds bigint,
       deadline timestamptz, unique_key text, unique_until text, unique_seconds float8, rec boolean,
-      dead_generation integer)
+      dead_generation integer, limits text[], ordered boolean)
     order by x.id collate "C"
   loop
     waits := m.rec;
     loop  -- once, or again if another transaction inserts the same id or unique key at the same moment
-      changed := false; refusal := null; holder := null; is_locked := false;
+      changed := false; frees := false; refusal := null; holder := null; is_locked := false;
 
       -- Lock the row. Most rows are there and free. Only a wait needs a subtransaction.
       select * into t from joblane.tasks r where r.id = m.id for no key update skip locked;
@@ -59,8 +78,12 @@ begin
         t.unique_key := m.unique_key; t.unique_until := coalesce(m.unique_until, 'finish');
         t.generation := coalesce(m.dead_generation, 0); t.due_at := clock;
         t.attempts := 0; t.runs := 0; t.snoozes := 0; t.used_ms := 0; t.sends := 0; t.batch_size := 0;
-        t.claim_alone := false; t.dead_letter_unsent := false;
+        t.claim_alone := false; t.dead_letter_unsent := false; t.passed := 0;
+        t.key_limit := m.limits[1]; t.total_limit := m.limits[2]; t.shared_limit := m.limits[3];
+        t.ordered := m.ordered; t.first_due_at := case when m.limits is not null then clock end;
+        t.seq := case when m.limits is not null then nextval('joblane.tasks_seq') end;
       end if;
+      widest := coalesce(t.shared_limit, t.total_limit, t.key_limit);
       paused := false; schedule_paused := false;
       if any_paused then
         paused := @paused;
@@ -113,6 +136,8 @@ begin
           verdict := 'taken'; refusal := 'DuplicateTask: its unique key is held by ' || holder.id;
         elsif paused then                                  -- archived, paused: dead letter of this generation
           verdict := 'paused'; @revive_paused
+        elsif widest is not null then                      -- archived, with limits: dead letter of this generation
+          verdict := 'wait'; @revive_limited
         else                                               -- archived: dead letter of this generation
           verdict := 'run'; @revive
         end if;
@@ -128,7 +153,7 @@ begin
         elsif t.deadline <= clock then                     -- active, lease over, past its deadline: any
           verdict := 'archived'; @overdue
         elsif paused and (members > 1 or uncounted = 1) then -- active, lease over, paused: in a batch, or was in one
-          verdict := 'paused'; @release
+          verdict := 'paused'; @release @leave_limits
         elsif paused then                                  -- active, lease over, paused: any
           verdict := 'paused';
         elsif members > 1 then                             -- active, lease over: in a batch
@@ -137,13 +162,26 @@ begin
           verdict := 'run'; @run
         end if;
       elsif paused then                                    -- waiting, paused: any
-        verdict := 'paused'; @park
+        verdict := 'paused'; @park @leave_limits
       elsif t.deadline <= clock then                       -- waiting, past its deadline: any
         verdict := 'archived'; @overdue
-      elsif t.due_at > clock + interval '@early s' then    -- waiting, not due yet: any
+      elsif t.due_at > clock + interval '@early s' * (t.passed = 0)::int then  -- waiting, not due yet: any
         verdict := 'wait';
       elsif t.claim_alone and members > 1 then             -- waiting, claim_alone is set: in a batch
         verdict := 'claim_alone';
+      elsif any_limits and widest is not null and t.passed < 6 then
+        if widest = any (locked_limits) then
+          select * into way from joblane.pass_limits_@version(t, false);
+        end if;
+        if (widest = any (locked_limits)) is not true then -- waiting, its limits are locked: any
+          verdict := 'locked';
+        elsif way.waits_for is not null then               -- waiting, without a slot: any
+          verdict := 'held'; frees := way.beside_room; @hold
+        elsif way.starts_at is not null then               -- waiting, its rate gives a later time: any
+          verdict := 'wait'; @start_later
+        else                                               -- waiting, with a slot: any
+          verdict := 'run'; @pass @run
+        end if;
       else                                                 -- waiting, due: any
         verdict := 'run'; @run
       end if;
@@ -158,10 +196,12 @@ begin
         if is_new then
           insert into joblane.tasks
                  (id, type, queue, tenant, tags, payload, payload_digest, schema, headers, options, tick,
-                  max_attempts, retention_seconds, unique_until, unique_expires_at, @columns)
+                  max_attempts, retention_seconds, unique_until, unique_expires_at, key_limit, total_limit,
+                  shared_limit, ordered, @columns)
           values (t.id, t.type, t.queue, t.tenant, m.tags, m.payload::jsonb, t.payload_digest, t.schema, t.headers,
                   t.options, m.tick, t.max_attempts, t.retention_seconds, t.unique_until,
-                  clock + make_interval(secs => m.unique_seconds), @values)
+                  clock + make_interval(secs => m.unique_seconds), t.key_limit, t.total_limit, t.shared_limit,
+                  t.ordered, @values)
           on conflict do nothing returning payload into t.payload;
         else
           update joblane.tasks r set (@columns) = (@values) where r.id = t.id;
@@ -205,7 +245,9 @@ begin
       'wait', extract(epoch from case when t.state = 'active' then t.lease_until else t.due_at end - clock),
       'left', extract(epoch from t.deadline - clock),
       'waited', extract(epoch from clock - t.due_at),
-      'mismatch', extract(epoch from clock - t.mismatch_since));
+      'mismatch', extract(epoch from clock - t.mismatch_since),
+      'limits', case when widest is not null then array[t.key_limit, t.total_limit, t.shared_limit] end,
+      'frees', frees or (changed and widest is not null and verdict in ('ended', 'archived', 'paused')));
   end loop;
   perform set_config('joblane.checks', 'on', true);
   return to_json(answers);

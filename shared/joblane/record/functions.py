@@ -24,12 +24,14 @@ if TYPE_CHECKING:
     from joblane.record.connection import Connection
 
 FOLDER = Path(__file__).parent
-NAMES = ("claim", "finish", "insert")
+NAMES = ("claim", "finish", "insert", "lock_limits", "limit_of", "has_room", "pass_limits", "serve_limits")
 STEPS = (
-    "run", "revive", "revive_paused", "park", "release", "lost", "overdue", "cancel_lost", "duplicate",
-    "schedule_paused",
+    "run", "revive", "revive_limited", "revive_paused", "park", "release", "lost", "overdue", "cancel_lost",
+    "duplicate", "schedule_paused", "leave_limits", "hold", "start_later", "pass",
 )  # fmt: skip
 """The transitions of the claim."""
+SERVED = ("hold", "turn", "start_later")
+"""The transitions of a task that waits for a limit."""
 TIMES = ("sweep_soon", "archived_expires", "cleared_expires", "retention_expires")
 """The times that the finish writes."""
 
@@ -55,6 +57,8 @@ def _values() -> dict[str, str]:
     return {
         **{name: f"changed := true; {assigned(step)}" for name, step in steps.items()},
         **{name: getattr(transitions, name.upper()).replace(NOW, "clock") for name in TIMES},
+        **{f"set_{name}": assignments(getattr(transitions, name.upper())) for name in SERVED},
+        "set_parked": assignments(transitions.LEAVE_LIMITS | transitions.PARK),
         "columns": ", ".join(columns),
         "values": ", ".join(f"t.{column}" for column in columns),
         "lease_released": assignments(transitions.LEASE_RELEASED),
@@ -62,9 +66,11 @@ def _values() -> dict[str, str]:
         "due_state": transitions.DUE_STATE,
         "due_sweep": transitions.DUE_SWEEP,
         "paused": PAUSED.format(row="t"),
+        "waiter_paused": PAUSED.format(row="w"),
         "live": LIVE_SQL,
         "ended": ENDED_SQL,
         "early": str(EARLY_SECONDS),
+        "most_parked": "200",
         "max_delay": str(MAX_DELAY_SECONDS),
         "sweep_margin": str(SWEEP_MARGIN_SECONDS),
         "version": "@version",

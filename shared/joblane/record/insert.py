@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
@@ -41,21 +41,30 @@ select t.id, t.type, t.payload_digest, extract(epoch from t.due_at - clock_times
 # `payload_digest` stays: it identifies the message of an external producer as the row's own.
 REPLACE = f"""
 with waiting as (
-  select id, unique_key from joblane.tasks
+  select id, unique_key, key_limit, total_limit, shared_limit from joblane.tasks
    where unique_key = any(array(select unique_key from jsonb_to_recordset(cast($1 as jsonb)) as x(unique_key text)))
      and finished_at is null and state in {WAITING_SQL} and (state <> 'pending' or used_ms = 0)
    order by unique_key for no key update
 ),
 replaced as (
   update joblane.tasks t set
-    queue = x.queue, tenant = x.tenant, owner = x.owner, tags = coalesce(x.tags, '{{}}'), state = {DUE_STATE},
+    queue = x.queue, tenant = x.tenant, owner = x.owner, tags = coalesce(x.tags, '{{}}'),
+    state = case when stays then t.state else {DUE_STATE} end,
     payload = x.payload, schema = x.schema, headers = coalesce(x.headers, '{{}}'),
     options = coalesce(x.options, '{{}}'), max_attempts = x.max_attempts, {assignments(RESET)},
     retention_seconds = x.retention_seconds, deadline = x.deadline,
     unique_until = coalesce(x.unique_until, 'finish'),
     unique_expires_at = clock_timestamp() + make_interval(secs => x.unique_seconds),
-    due_at = d.due_at, sweep_at = {DUE_SWEEP}
-    from {NEW.format(document="cast($1 as json)")}, waiting
+    due_at = d.due_at, sweep_at = case when stays and t.state = 'held' then x.deadline else {DUE_SWEEP} end,
+    key_limit = x.limits[1], total_limit = x.limits[2], shared_limit = x.limits[3], ordered = x.ordered,
+    first_due_at = case when stays then t.first_due_at when x.limits is not null then d.due_at end,
+    seq = case when stays then t.seq when x.limits is not null then nextval('joblane.tasks_seq') end,
+    passed = case when stays then t.passed else 0 end, waits_for = case when stays then t.waits_for end,
+    place = case when stays then t.place end
+    from {NEW.format(document="cast($1 as json)")}, waiting,
+         lateral (select d.due_at <= clock_timestamp()
+                         and (key_limit, total_limit, shared_limit) is not distinct from
+                             (x.limits[1], x.limits[2], x.limits[3])) as s(stays)
    where t.id = waiting.id and waiting.unique_key = x.unique_key
   returning t.id, t.unique_key, t.due_at
 ),
@@ -64,7 +73,8 @@ cursors as (delete from joblane.task_cursors where task_id in (select id from re
 progress as (delete from joblane.task_progress where task_id in (select id from replaced))
 select id, extract(epoch from due_at - clock_timestamp())::float8, unique_key from replaced
 """
-"""Replace each waiting task that holds a unique key by the new task with that key, and reset its counts. Rows are
+"""Replace each waiting task that holds a unique key by the new task with that key, and reset its counts. It keeps its
+slots and its place if it is due now and has the same limits; otherwise the sweep gives its slots to others. Rows are
 locked in the order of keys. A task stays unchanged if an attempt is under way or the task has ended."""
 
 
@@ -73,7 +83,7 @@ class NewTask:
     """A new task: checked, with its message.
 
     ``delay``: seconds from the database's now; ``at``: an aware time; neither: due now. ``unsent``: the sweep sends the
-    message. The last three fields hold the result of the insert. ``due_seconds``: from now. ``created``: False if an
+    message. ``limits``: the columns of :meth:`Flow.row`. The last three fields hold the result of the insert. ``due_seconds``: from now. ``created``: False if an
     existing task holds the unique key. ``state``: the state of an existing task that stays unchanged, or None if the
     message must be sent.
     """
@@ -90,6 +100,7 @@ class NewTask:
     delay: float | None
     at: datetime | None
     entry: Entry
+    limits: Mapping[str, Any] = field(default_factory=dict)
     unsent: bool = False
     due_seconds: float = 0.0
     created: bool = True
@@ -116,6 +127,7 @@ class NewTask:
             "delay": self.delay,
             "at": self.at and self.at.isoformat(),
             "unsent": self.unsent,
+            **self.limits,
         }
         if unique is not None:
             row |= {"unique_key": unique.key, "unique_until": unique.until, "unique_seconds": unique.seconds}

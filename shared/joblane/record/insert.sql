@@ -22,11 +22,14 @@ begin
   return query
   insert into joblane.tasks as t
          (id, type, queue, tenant, owner, tags, state, payload, payload_digest, schema, headers, options,
-          max_attempts, retention_seconds, deadline, unique_key, unique_until, unique_expires_at, due_at, sweep_at)
+          max_attempts, retention_seconds, deadline, unique_key, unique_until, unique_expires_at, due_at, sweep_at,
+          key_limit, total_limit, shared_limit, ordered, first_due_at, seq)
   select x.id, x.type, x.queue, x.tenant, x.owner, coalesce(x.tags, '{}'), @due_state,
          x.payload, x.payload_digest, x.schema, coalesce(x.headers, '{}'), coalesce(x.options, '{}'),
          x.max_attempts, x.retention_seconds, x.deadline, x.unique_key, coalesce(x.unique_until, 'finish'),
-         clock_timestamp() + make_interval(secs => x.unique_seconds), d.due_at, @due_sweep
+         clock_timestamp() + make_interval(secs => x.unique_seconds), d.due_at, @due_sweep,
+         x.limits[1], x.limits[2], x.limits[3], x.ordered, case when x.limits is not null then d.due_at end,
+         case when x.limits is not null then nextval('joblane.tasks_seq') end
     from @new
    order by x.unique_key collate "C" nulls first, case when x.unique_key is null then x.id end collate "C", x.ordinality
   on conflict do nothing

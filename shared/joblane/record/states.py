@@ -13,10 +13,11 @@ SWEEP_MARGIN_SECONDS = 60
 
 
 class State(StrEnum):
-    """The states of a task: those of asynq, and ``cancelled``."""
+    """The states of a task: those of asynq, ``held`` and ``cancelled``. A held task waits for a slot of a limit."""
 
     SCHEDULED = "scheduled"
     PENDING = "pending"
+    HELD = "held"
     ACTIVE = "active"
     RETRY = "retry"
     COMPLETED = "completed"
@@ -24,8 +25,8 @@ class State(StrEnum):
     CANCELLED = "cancelled"
 
 
-WAITING = frozenset({State.SCHEDULED, State.PENDING, State.RETRY})
-"""No run is under way. A message or the sweep starts the task."""
+WAITING = frozenset({State.SCHEDULED, State.PENDING, State.HELD, State.RETRY})
+"""No run is under way. A message, the sweep, or whoever frees a slot starts the task."""
 LIVE = WAITING | {State.ACTIVE}
 """The task has not ended. It holds its unique key."""
 ENDED = frozenset({State.COMPLETED, State.ARCHIVED, State.CANCELLED})

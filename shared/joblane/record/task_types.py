@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from joblane.declaration import Task
+from joblane.flow import declared_limits
 from joblane.options import NONE
 from joblane.record.connection import Connection
 
@@ -26,14 +27,28 @@ on conflict (type) do update set (queues, max_retry, retention_seconds, unique_s
 """
 
 
+LIMITS = """
+with declared as (
+  select * from jsonb_to_recordset($1::jsonb) as x(name text, slots integer, step float8, burst integer)
+),
+dropped as (
+  delete from joblane.limits l where not exists (select from declared d where d.name = l.name)
+)
+insert into joblane.limits select d.name, d.slots, make_interval(secs => d.step), d.burst from declared d
+on conflict (name) do update set (slots, step, burst) = (excluded.slots, excluded.step, excluded.burst)
+"""
+
+
 def register(connection: Connection, tasks: Mapping[str, Task[Any, Any]]) -> None:
-    """Write the declared types, and remove types that are no longer declared."""
+    """Write the declared types and limits, and remove those that are no longer declared."""
     connection.run(REGISTER, _document(tasks))
+    connection.run(LIMITS, json.dumps(declared_limits(tasks)))
 
 
 def register_statement(tasks: Mapping[str, Task[Any, Any]]) -> str:
-    """Return the statement of :func:`register` as SQL without parameters."""
-    return REGISTER.replace("$1", literal(_document(tasks))).strip()
+    """Return the statements of :func:`register` as SQL without parameters."""
+    limits = LIMITS.replace("$1", literal(json.dumps(declared_limits(tasks)))).strip()
+    return f"{REGISTER.replace('$1', literal(_document(tasks))).strip()};\n{limits}"
 
 
 def literal(text: str) -> str:

@@ -27,6 +27,8 @@ CLEARED_EXPIRES = f"{NOW} + interval '{CONTENT_KEPT_FOR_MESSAGES.days} days'"
 
 LEASE_RELEASED: Columns = {"lease_token": "null", "lease_until": "null", "batch_size": "0", "claim_alone": "false"}
 """No run holds the task."""
+LEFT_LIMITS: Columns = {"passed": "0", "waits_for": "null", "place": "null"}
+"""The task has no slot of a limit, and waits for none."""
 RESET: Columns = {
     "attempts": "0",
     "snoozes": "0",
@@ -50,12 +52,19 @@ REVIVED: Columns = RESET | {
     "dead_letter_unsent": "false",
     "finished_at": "null",
     "expire_at": "null",
+    "first_due_at": f"case when t.first_due_at is not null then {NOW} end",
+    "seq": "case when t.seq is not null then nextval('joblane.tasks_seq') end",
 }
-"""The task is live again. A dead letter of its previous generation is obsolete from now on."""
+"""The task is live again, and the last in its order. A dead letter of its previous generation is obsolete from now on."""
 TO_SEND: Columns = {"state": "'pending'", "sends": "0", "sweep_at": SWEEP_SOON}
 """The task's message is sent after the commit."""
 
-_ENDED: Columns = LEASE_RELEASED | {"used_ms": "0", "sends": "0", "mismatch_since": "null", "finished_at": NOW}
+_ENDED: Columns = LEASE_RELEASED | LEFT_LIMITS | {
+    "used_ms": "0",
+    "sends": "0",
+    "mismatch_since": "null",
+    "finished_at": NOW,
+}
 ARCHIVED: Columns = _ENDED | {
     "state": "'archived'",
     "dead_sent_at": "null",
@@ -71,7 +80,7 @@ CANCELLED: Columns = _ENDED | {
     "sweep_at": "null",
 }
 """The task is stopped before it completed. It has no dead letter."""
-DELETED: Columns = {
+DELETED: Columns = LEFT_LIMITS | {
     "state": f"case when t.state in {LIVE_SQL} then 'cancelled' else t.state end",
     # without this, a redriven dead letter would revive a task that has no payload
     "generation": "t.generation + (t.state = 'archived')::int",
@@ -94,7 +103,7 @@ NEW = """rows from (json_to_recordset({document}) as (
          id text, type text, queue text, tenant text, owner text, tags text[], payload jsonb, payload_digest text,
          schema text, headers jsonb, options jsonb, max_attempts integer, retention_seconds bigint,
          deadline timestamptz, unique_key text, unique_until text, unique_seconds float8, delay float8,
-         at timestamptz, unsent boolean)) with ordinality as x,
+         at timestamptz, unsent boolean, limits text[], ordered boolean)) with ordinality as x,
        lateral (select coalesce(x.at, clock_timestamp() + make_interval(secs => coalesce(x.delay, 0)))) as d(due_at)"""
 """The new tasks of an enqueue, as ``x``, each with its due time, as ``d``."""
 DUE_STATE = "case when d.due_at > clock_timestamp() then 'scheduled' else 'pending' end"
@@ -117,9 +126,33 @@ RUN: Columns = {
     "used_ms": "case when t.state = 'active' then 0 else t.used_ms end",
 }
 """A run begins. The names without ``t.`` are variables of the claim."""
+REVIVE_LIMITED: Columns = REVIVED | {"state": "'pending'", "sweep_at": SWEEP_SOON}
+"""The redriven message is delivered again at once, and then asks for a slot."""
 REVIVE: Columns = RUN | REVIVED | {"attempts": "1", "batch_size": "members"}
 PARK: Columns = {"sweep_at": UNSENT_SWEEP.format(due="t.due_at")}
 """The message is acknowledged, and the row waits for the end of a pause."""
+LEAVE_LIMITS: Columns = LEFT_LIMITS | {"state": "case when t.state = 'held' then 'pending' else t.state end"}
+PASS: Columns = {"passed": "way.passed", "waits_for": "null", "place": "null"}
+"""It has a slot of each of its limits. ``way`` is the answer of ``pass_limits.sql``."""
+HOLD: Columns = {
+    "state": "'held'",
+    "passed": "way.passed",
+    "waits_for": "way.waits_for",
+    "place": "way.place",
+    "sends": "0",
+    "sweep_at": "t.deadline",
+}
+"""The row waits for a slot without a message."""
+START_LATER: Columns = PASS | {
+    "state": "'pending'",
+    "due_at": "way.starts_at",
+    "sends": "0",
+    "sweep_at": f"case when way.starts_at > {NOW} + interval '{MAX_DELAY_SECONDS} s'"
+    f" then {UNSENT_SWEEP.format(due='way.starts_at')} else way.starts_at + interval '{SWEEP_MARGIN_SECONDS} s' end",
+}
+"""A rate has given it a later time."""
+TURN: Columns = PASS | TO_SEND | {"due_at": NOW}
+"""It has got a slot of each of its limits, and its message is sent after the commit."""
 REVIVE_PAUSED: Columns = REVIVED | {"state": "'pending'", "sweep_at": UNSENT_SWEEP.format(due=NOW)}
 RELEASE: Columns = {
     "state": "'pending'",
@@ -165,5 +198,5 @@ def assignments(columns: Columns) -> str:
 
 CANCEL = f"""
 update joblane.tasks t set {assignments(CANCEL_REQUESTED)}
- where id = $1 and finished_at is null and state in {LIVE_SQL} returning state
+ where id = $1 and finished_at is null and state in {LIVE_SQL} returning state, key_limit, total_limit, shared_limit
 """

@@ -30,6 +30,7 @@ from joblane.record.connection import (
 from joblane.record.dead_letters import mark_dead_sent, successor_entry
 from joblane.record.finish import cancel_requested, finish
 from joblane.record.run_session import CANCELLED
+from joblane.record.serve import serve
 from joblane.record.states import State
 from joblane.sqs.dead_letter import NO_ROOM, archived_dead_letter, fits, refused_dead_letter, with_id
 from joblane.sqs.message import TICK_ID_PATTERN, Message
@@ -127,13 +128,17 @@ class Worker:
                 case Verdict.REFUSED:
                     reason = f"the database cannot store this message: {run.claim.reason}"
                     self._send([run.received], [refused_dead_letter(run.received, reason)], response)
-                case Verdict.WAIT | Verdict.PAUSED | Verdict.ENDED | Verdict.OBSOLETE | Verdict.GONE:
+                case Verdict.WAIT | Verdict.HELD | Verdict.PAUSED | Verdict.ENDED | Verdict.OBSOLETE | Verdict.GONE:
                     fields = self._log_fields(run.claim) | {"verdict": verdict}
                     self._logger.info("message acknowledged", extra=fields)
+        self._serve([run.claim for run in claimed if run.claim.frees])
         self._log.begin(len(runs), round((time.perf_counter() - started) * 1000))
         for run in runs:
             run.execute(self._runner, self._lanes[run.received.queue], lambda_context)
-        archived += self._finish(runs, response)
+            if run.claim.limits is not None:  # its slots are not kept until the last run of the batch has ended
+                archived += self._finish([run], response)
+                self._serve([run.claim])
+        archived += self._finish([run for run in runs if run.claim.limits is None], response)
         if archived:
             self._send_dead_letters(archived, response)
         return {run.claim.id: run.received for run in sorted(to_claim_alone, key=lambda run: run.claim.attempt)}
@@ -291,6 +296,22 @@ class Worker:
             extra=self._log_fields(run.claim) | {"error": why},
         )
         response.keep(run.received, growing_seconds(run.received.receives))
+
+    def _serve(self, claims: Sequence[Claim]) -> None:
+        """Give the slots that claims have freed to the tasks that wait for them, and send these tasks' messages."""
+        freed = [claim.limits for claim in claims if claim.limits is not None]
+        if not freed:
+            return
+        try:
+            turns = self._database.call(serve, freed)
+        except DATABASE_ERRORS as error:
+            self._logger.warning(
+                "slots of limits are free, and the tasks that wait for them could not be started; the next run with the "
+                "same limits, or the sweep, starts them",
+                extra={"error": text_of(error), "limits": sorted({name for names in freed for name in names if name})},
+            )
+        else:  # the sweep sends the messages that SQS does not accept here
+            self._sqs.send_many([turn.entry(self._prefix) for turn in turns])
 
     def _send_dead_letters(self, runs: Sequence[Run], response: BatchResponse) -> None:
         """Send the dead letters of archived tasks, mark them as sent, and send the successors' messages."""

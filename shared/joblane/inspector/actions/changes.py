@@ -17,6 +17,7 @@ from joblane.inspector.filter import BulkAction
 from joblane.queues import Queue, lane_name
 from joblane.record.conditions import HOLDER
 from joblane.record.connection import Connection
+from joblane.record.serve import Limits, serve
 from joblane.record.states import ENDED, LIVE, LIVE_SQL, WAITING, State, in_sql
 from joblane.record.transitions import (
     ARCHIVED,
@@ -33,7 +34,7 @@ from joblane.sqs.client import Entry, Sqs
 from joblane.sqs.message import Message
 
 ALLOWED: Mapping[str, frozenset[State]] = {
-    BulkAction.RUN: WAITING,
+    BulkAction.RUN: WAITING - {State.HELD},
     BulkAction.RETRY: frozenset({State.ARCHIVED, State.CANCELLED}),
     BulkAction.ARCHIVE: WAITING,
     BulkAction.DELETE: WAITING | ENDED,
@@ -61,6 +62,12 @@ class Changed:
     due_seconds: float
     schema: str | None
     headers: Mapping[str, str]
+    limits: Limits
+
+    @property
+    def frees(self) -> bool:
+        """True if its slots are free now, so that its limits have to be served after the commit."""
+        return self.after in ENDED and any(self.limits)
 
 
 # --- The statements ------------------------------------------------------------------------------------------------
@@ -94,9 +101,11 @@ with chosen as materialized (
 changed as (
   update joblane.tasks t set {assignments(become)}
     from {chosen} c where t.id = c.id
-  returning t.id, t.type, t.queue, t.tenant, c.before, t.state, t.due_at, t.schema, t.headers
+  returning t.id, t.type, t.queue, t.tenant, c.before, t.state, t.due_at, t.schema, t.headers,
+            t.key_limit, t.total_limit, t.shared_limit
 ){more}
-select id, type, queue, tenant, before, state, extract(epoch from due_at - clock_timestamp())::float8, schema, headers
+select id, type, queue, tenant, before, state, extract(epoch from due_at - clock_timestamp())::float8, schema, headers,
+       key_limit, total_limit, shared_limit
   from changed order by id
 """
 
@@ -165,8 +174,8 @@ def _fenced(connection: Connection, statement: str, document: str, who: str) -> 
 
 
 def _changed(row: list[object]) -> Changed:
-    id_, type_, queue, tenant, before, after, due, schema, headers = row
-    return Changed(id_, type_, Queue(queue), tenant, State(before), State(after), due, schema, headers)  # type: ignore[arg-type]
+    id_, type_, queue, tenant, before, after, due, schema, headers, *limits = row
+    return Changed(id_, type_, Queue(queue), tenant, State(before), State(after), due, schema, headers, limits)  # type: ignore[arg-type]
 
 
 # --- Sending -------------------------------------------------------------------------------------------------------
@@ -176,6 +185,13 @@ def entry_of(prefix: str, changed: Changed) -> Entry:
     """The message of a due row."""
     message = Message(changed.type, changed.id, rec=True, schema=changed.schema, headers=changed.headers)
     return Entry(lane_name(prefix, changed.queue, changed.type), message.encode(), group=changed.tenant)
+
+
+def serve_freed(connection: Connection, sqs: Sqs, prefix: str, rows: Sequence[Changed]) -> None:
+    """Start the tasks that wait for the limits of ended ones. Call it after the commit; otherwise the sweep does it."""
+    freed = [row.limits for row in rows if row.frees]
+    if freed:
+        sqs.send_many([turn.entry(prefix) for turn in serve(connection, freed)])
 
 
 def send(sqs: Sqs, entries: Mapping[str, Entry]) -> dict[str, str]:

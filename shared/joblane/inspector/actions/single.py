@@ -16,7 +16,7 @@ from joblane.enqueue.wake import wake
 from joblane.errors import UnreadablePayloadError
 from joblane.inspector.actions import audit
 from joblane.inspector.actions.audit import Action
-from joblane.inspector.actions.changes import ALLOWED, change, entry_of, send
+from joblane.inspector.actions.changes import ALLOWED, change, entry_of, send, serve_freed
 from joblane.inspector.actions.enqueue import insert, named, note_of, send_inserted
 from joblane.inspector.errors import ActionError
 from joblane.inspector.filter import BulkAction
@@ -43,6 +43,7 @@ def change_state(scope: Scope, action: BulkAction, id_: str, reason: str | None)
         doing.details |= {"before": changed.before, "after": changed.after}
     if changed.after is State.ARCHIVED and action is BulkAction.ARCHIVE:
         wake(scope.sqs, scope.prefix)  # it sends the dead letter
+    serve_freed(scope.connection, scope.sqs, scope.prefix, rows)
     if changed.after is not State.PENDING:
         return ActionResult(id_, action, changed.before, changed.after)
     failed = send(scope.sqs, {id_: entry_of(scope.prefix, changed)})

@@ -20,7 +20,7 @@ from joblane.context import TaskContext
 from joblane.declaration import Task
 from joblane.enqueue.wake import wake
 from joblane.errors import SkipRetry
-from joblane.inspector.actions.changes import Changed, change, entry_of, send
+from joblane.inspector.actions.changes import Changed, change, entry_of, send, serve_freed
 from joblane.inspector.bulk import dead_letters
 from joblane.inspector.bulk.dead_letters import DeadLetter
 from joblane.inspector.bulk.redrive import HIDDEN_SECONDS, send_back
@@ -288,6 +288,7 @@ class BulkRun:
         pending, self._pending = self._pending, []
         entries = {row.id: entry_of(self._prefix, row) for row in pending if row.after is State.PENDING}
         send(self._sqs, entries)
+        serve_freed(self._connection, self._sqs, self._prefix, pending)
         if any(row.after is State.ARCHIVED for row in pending):
             wake(self._sqs, self._prefix)  # the sweep sends their dead letters
 

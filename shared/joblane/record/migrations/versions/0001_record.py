@@ -96,6 +96,26 @@ create table joblane.tasks (
     -- Time after which another enqueue takes the key. Null: no key.
     unique_expires_at timestamptz,
 
+    -- Limit of the task's key: the type, a slash and the key. Null: none.
+    key_limit text collate "C",
+    -- Limit of all tasks of the type: the type. Null: none.
+    total_limit text collate "C",
+    -- Limit that several types share: its name. Null: none.
+    shared_limit text collate "C",
+    -- True: the tasks of its key start in the order of first_due_at and seq.
+    ordered boolean,
+    -- Time from which the task was first due. Null: it has no limit.
+    first_due_at timestamptz,
+    -- Number of the task among those with a limit, in the order of their inserts. Null: it has no limit.
+    seq bigint,
+    -- Steps through its limits: 1 slot of its key, 2 a time by its rate, 3 and 4 the same for its type, 5 and 6 for its
+    -- shared limit. 0: it has no slot.
+    passed smallint not null default 0,
+    -- Limit for whose slot the task waits. Null: it waits for none.
+    waits_for text collate "C",
+    -- Place among the tasks that wait for the same limit.
+    place float8,
+
     -- Seconds for which payload and result are kept after the task is completed or cancelled.
     retention_seconds bigint not null,
     -- Time at which the sweep removes the content, and after that the row. Null: the task has not ended.
@@ -135,7 +155,7 @@ begin
         when not length(t.tenant) between 1 and 128 or t.tenant ~ '[^!-~]'
         then 'tenant: 1 to 128 ASCII letters, digits and punctuation, or null, are required'
         when array_position(t.tags, null) is not null then 'tags: null is not a tag'
-        when t.state not in ('scheduled', 'pending', 'active', 'retry', 'completed', 'archived', 'cancelled')
+        when t.state not in ('scheduled', 'pending', 'held', 'active', 'retry', 'completed', 'archived', 'cancelled')
         then 'state: there is no such state'
         when t.unique_until not in ('finish', 'start') then 'unique_until: finish or start is required'
         when t.max_attempts not between 1 and 1000 then 'max_attempts: 1 to 1,000 is required'
@@ -170,6 +190,15 @@ begin
                 && @.retention_seconds >= 0 && @.retention_seconds <= 315360000
                 && @.retention_seconds.floor() == @.retention_seconds)', silent => true)
         then 'options: on_archived: type, queue, max_attempts and retention_seconds are required'
+        when (t.state = 'held') <> (t.waits_for is not null)
+        then 'waits_for: a held task, and no other, has the limit for which it waits'
+        when t.waits_for is not null
+         and (t.place is null or t.waits_for not in (t.key_limit, t.total_limit, t.shared_limit)) is not false
+        then 'waits_for: one of its limits, with its place, is required'
+        when coalesce(t.key_limit, t.total_limit, t.shared_limit) is not null
+         and (t.first_due_at is null or t.seq is null)
+        then 'first_due_at: a task with a limit has this time and seq'
+        when t.passed not between 0 and 6 then 'passed: 0 to 6 is required'
         when t.finished_at is not null and t.state not in ('completed', 'archived', 'cancelled')
         then 'finished_at: a live task has none'
         when t.finished_at is not null and t.state in ('archived', 'cancelled') and t.reason is null
@@ -412,6 +441,52 @@ create table joblane.schedules (
 )
 """
 
+LIMITS = """
+-- Declared limits. joblane migrate writes the rows. A limit without a row lets every task pass.
+create table joblane.limits (
+    -- Name: a type with a slash for each of its keys, a type for all its tasks, or the name of a shared limit.
+    name text collate "C" primary key,
+    -- Tasks at a time. Null: any number.
+    slots integer check (slots >= 0),
+    -- Time between two starts. Null: no rate.
+    step interval check (step > interval '0'),
+    -- Starts that are saved up while nothing starts. Null: no rate.
+    burst integer check (burst >= 1)
+)
+"""
+
+LIMIT_CHANGES = """
+-- Limits that operators have changed. What is null here is as declared.
+create table joblane.limit_changes (
+    -- Name of the limit, as in joblane.limits, or the limit of one key: the type, a slash and the key.
+    name text collate "C" primary key,
+    -- Tasks at a time. 0: none starts.
+    slots integer check (slots >= 0),
+    -- Time between two starts.
+    step interval check (step > interval '0'),
+    -- Starts that are saved up while nothing starts.
+    burst integer check (burst >= 1),
+    -- Reason that was given.
+    reason text,
+    -- Who changed it.
+    changed_by text,
+    -- Time of the change.
+    since timestamptz not null default clock_timestamp(),
+    -- Time until which the change holds. Null: until it is reset.
+    until timestamptz
+)
+"""
+
+RATES = """
+-- One row for each limit with a rate that has started a task.
+create table joblane.rates (
+    -- Name of the limit. Each key has its own.
+    name text collate "C" primary key,
+    -- Time of the next start, if none was saved up.
+    next_at timestamptz not null
+) with (fillfactor = 50)
+"""
+
 FUNCTIONS = """
 -- One row for each version of the library's functions. joblane migrate writes the rows.
 create table joblane.functions (
@@ -455,6 +530,28 @@ INDEXES = (
     "create index tasks_tags on joblane.tasks using gin (tags) where tags <> '{}'",
     "create index tasks_failed on joblane.tasks (created_at desc, id desc) where error_type is not null",
     "create index tasks_cause on joblane.tasks (fingerprint, created_at desc, id desc) where fingerprint is not null",
+    # Limits: who has a slot, who waits, and the order of a key. A task without a limit has no entry.
+    (
+        "create index tasks_key_limit on joblane.tasks (key_limit)"
+        " where key_limit is not null and passed >= 1 and finished_at is null"
+    ),
+    (
+        "create index tasks_total_limit on joblane.tasks (total_limit)"
+        " where total_limit is not null and passed >= 3 and finished_at is null"
+    ),
+    (
+        "create index tasks_shared_limit on joblane.tasks (shared_limit)"
+        " where shared_limit is not null and passed >= 5 and finished_at is null"
+    ),
+    "create index tasks_waits on joblane.tasks (waits_for, place, seq) where waits_for is not null",
+    (
+        "create index tasks_waits_tenant on joblane.tasks (waits_for, coalesce(tenant, ''), place)"
+        " where waits_for is not null"
+    ),
+    (
+        "create index tasks_order on joblane.tasks (key_limit, first_due_at, seq)"
+        " where ordered and finished_at is null"
+    ),
     "create index tasks_replays on joblane.tasks (replay_of) where replay_of is not null",
     # Runs lie on disk in the order in which they began, so the latest are found by a range of pages.
     (
@@ -568,7 +665,7 @@ begin
         update joblane.tasks t set unique_key = null
          where t.unique_key = wanted and t.finished_at is null
            and (t.unique_expires_at <= clock_timestamp()
-                or t.state not in ('scheduled', 'pending', 'active', 'retry'));  -- ended by hand
+                or t.state not in ('scheduled', 'pending', 'held', 'active', 'retry'));  -- ended by hand
         insert into joblane.tasks as t (id, type, queue, tenant, tags, state, payload, payload_digest, headers, options,
                                 max_attempts, retention_seconds, deadline, unique_key, unique_until, unique_expires_at,
                                 due_at, sweep_at)
@@ -597,7 +694,11 @@ $$
 
 
 def upgrade() -> None:
-    for table in (TASKS, ATTEMPTS, ITEMS, CURSORS, PROGRESS, PAUSES, AUDIT, BULKS, TYPES, STAGE, SCHEDULES, FUNCTIONS):
+    op.execute("create sequence joblane.tasks_seq")
+    for table in (
+        TASKS, ATTEMPTS, ITEMS, CURSORS, PROGRESS, PAUSES, AUDIT, BULKS, TYPES, STAGE, SCHEDULES, LIMITS, LIMIT_CHANGES,
+        RATES, FUNCTIONS,
+    ):  # fmt: skip
         for statement in statements(table):
             op.execute(statement)
     for statement in (*INDEXES, CHECKS, CHECKED, CANONICAL, ENQUEUE):

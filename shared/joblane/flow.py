@@ -1,0 +1,240 @@
+"""Flow control: how many tasks run at a time, how many start in a time, and in which order.
+
+A declaration names up to three limits, from the narrowest to the widest: one for each key, one for all tasks of the
+type, and one that several types share. A task carries the names of its limits in its row. Their values are in the table
+``joblane.limits``, which ``joblane migrate`` writes, so that the code of two releases uses the same values.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any, Literal
+
+from pydantic import BaseModel
+
+from joblane.errors import DeclarationError, EnqueueError
+from joblane.redaction import redacted_names
+
+if TYPE_CHECKING:
+    from joblane.declaration import Task
+
+LIMIT_NAME = re.compile(r"[a-z][a-z0-9_-]{0,62}")
+"""The name of a shared limit. It has no colon and no slash, which the names of the other limits have."""
+MAX_KEY = 200
+MAX_AT_A_TIME = 10_000
+LONGEST_PERIOD = timedelta(days=1)
+TENANT = "tenant"
+
+
+@dataclass(frozen=True)
+class Rate:
+    """At most ``starts`` starts of attempts in the time ``per``, evenly spaced. Retries and ticks count.
+
+    ``burst``: starts that are saved up while nothing starts; they may follow each other at once. 1: none are saved up.
+    So in any time of the length ``per`` at most ``starts`` plus ``burst`` tasks start.
+    """
+
+    starts: int
+    per: timedelta
+    burst: int = 1
+
+    @property
+    def step(self) -> timedelta:
+        """The time between two starts."""
+        return self.per / self.starts
+
+
+@dataclass(frozen=True)
+class Limit:
+    """A limit that several types share: each of them declares ``limit=`` with an equal :class:`Limit`.
+
+    ``name``: lower-case letters, digits, ``_`` and ``-``, 63 at most, first a letter. ``total``: tasks that run at a
+    time; None: any number. ``rate``: starts in a time; None: any number.
+    """
+
+    name: str
+    total: int | None = None
+    rate: Rate | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Flow:
+    """The limits of a type. ``key``: the parts of the key, ``tenant`` and one field path of the payload; empty: no key.
+
+    ``rate``: of each key, or of the type if it has no key.
+    """
+
+    key: tuple[str, ...] = ()
+    max_per_key: int | None = None
+    max_total: int | None = None
+    limit: Limit | None = None
+    rate: Rate | None = None
+    ordered: bool = False
+
+    @property
+    def has_total(self) -> bool:
+        return self.max_total is not None or (self.rate is not None and not self.key)
+
+    def declared(self, type_: str) -> Iterable[tuple[str, int | None, Rate | None]]:
+        """Return the name, the tasks at a time and the rate of each limit."""
+        if self.key:
+            yield f"{type_}/", self.max_per_key, self.rate
+        if self.has_total:
+            yield type_, self.max_total, None if self.key else self.rate
+        if self.limit is not None:
+            yield self.limit.name, self.limit.total, self.limit.rate
+
+    def row(
+        self, type_: str, payload: Mapping[str, Any] | None, tenant: str | None, key: str | None = None
+    ) -> dict[str, Any]:
+        """Return the columns of a task's row: the names of its limits.
+
+        ``key``: instead of the key that the declaration names. Raises :class:`EnqueueError` for a key that cannot be
+        used.
+        """
+        text = self._key(payload or {}, tenant) if key is None and self.key else key
+        limits = [
+            None if text is None else f"{type_}/{text}",
+            type_ if self.has_total else None,
+            self.limit.name if self.limit else None,
+        ]
+        if not any(limits):
+            return {}
+        return {"limits": limits, "ordered": True} if self.ordered and text is not None else {"limits": limits}
+
+    def _key(self, payload: Mapping[str, Any], tenant: str | None) -> str | None:
+        """Return the key as text, or None if a part of it is missing or null."""
+        parts: list[str] = []
+        for part in self.key:
+            value: Any = tenant if part == TENANT else payload
+            for name in () if part == TENANT else part.split("."):
+                value = value.get(name) if isinstance(value, Mapping) else None
+            if value is None:
+                return None
+            parts.append(text_of_key(value, part))
+        return check_key(" ".join(parts))
+
+
+def text_of_key(value: Any, part: str) -> str:
+    """Return a JSON value as it stands in a key."""
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, (str, int)):
+        return str(value)
+    raise EnqueueError("key", f"{part}: a string, an integer or a boolean is required, not {type(value).__name__}")
+
+
+def check_key(key: object) -> str:
+    """Return a key. Raises :class:`EnqueueError` if it is no text of 1 to 200 printable ASCII characters."""
+    if not isinstance(key, str) or not re.fullmatch(rf"[ -~]{{1,{MAX_KEY}}}", key):
+        raise EnqueueError("key", f"1 to {MAX_KEY} printable ASCII characters are required")
+    return key
+
+
+# --- The check of a declaration -----------------------------------------------------------------------------------
+
+
+def flow_of(
+    what: str,
+    *,
+    key: str | None,
+    max_per_key: int | None,
+    max_total: int | None,
+    limit: Limit | None,
+    rate: Rate | None,
+    order: Literal["first-due"] | None,
+) -> Flow | None:
+    """Return the limits of a declaration, or None if there are none. Raises :class:`DeclarationError`."""
+    if isinstance(limit, (list, tuple, set)):
+        raise DeclarationError(f"{what}: limit: a type can have one shared limit; split the type if it needs two")
+    if limit is not None and not isinstance(limit, Limit):
+        raise DeclarationError(f"{what}: limit: a Limit is required, not {limit!r}")
+    if limit is not None:
+        if not isinstance(limit.name, str) or not LIMIT_NAME.fullmatch(limit.name):
+            raise DeclarationError(
+                f"{what}: limit: {limit.name!r}: lower-case letters, digits, _ and - are required, 63 at most, first a "
+                "letter"
+            )
+        if limit.total is None and limit.rate is None:
+            raise DeclarationError(f"{what}: limit: {limit.name!r} has neither a total nor a rate")
+        _check_number(what, f"limit: {limit.name!r}: total", limit.total)
+        _check_rate(what, f"limit: {limit.name!r}: rate", limit.rate)
+    _check_number(what, "max_per_key", max_per_key)
+    _check_number(what, "max_total", max_total)
+    _check_rate(what, "rate", rate)
+    if order not in (None, "first-due"):
+        raise DeclarationError(f"{what}: order: 'first-due' or None is required, not {order!r}")
+    parts = _parts(what, key)
+    if not parts:
+        for name, given in (("max_per_key", max_per_key), ("order", order)):
+            if given is not None:
+                raise DeclarationError(f"{what}: {name}: give key too; it names the field whose values are the keys")
+    elif max_per_key is None and rate is None and order is None:
+        raise DeclarationError(f"{what}: key: give max_per_key, rate or order too, or a key has no effect")
+    if order is not None and max_per_key not in (None, 1):
+        raise DeclarationError(f"{what}: max_per_key: with an order only one task of a key can run at a time")
+    if not parts and max_total is None and limit is None and rate is None:
+        return None
+    return Flow(parts, 1 if order else max_per_key, max_total, limit, rate, order is not None)
+
+
+def check_key_fields(what: str, flow: Flow, model: type[BaseModel]) -> None:
+    """Raise :class:`DeclarationError` if a part of the key is no field of the payload, or a redacted one."""
+    for part in flow.key:
+        kind: Any = model
+        for name in () if part == TENANT else part.split("."):
+            if isinstance(kind, type) and issubclass(kind, BaseModel):
+                if name not in kind.model_fields:
+                    raise DeclarationError(f"{what}: key: {kind.__name__} has no field {name!r}")
+                kind = kind.model_fields[name].annotation
+            if name in redacted_names(model):
+                raise DeclarationError(f"{what}: key: {name!r} is a redacted field, and keys are shown to operators")
+
+
+def _parts(what: str, key: object) -> tuple[str, ...]:
+    if key is None:
+        return ()
+    parts = tuple(part.strip() for part in key.split(",")) if isinstance(key, str) else ()
+    fields = [part for part in parts if part != TENANT]
+    if not parts or not all(parts) or len(fields) > 1 or len(parts) - len(fields) > 1:
+        raise DeclarationError(
+            f"{what}: key: a field of the payload, such as 'account_id' or 'account.id', or 'tenant', or "
+            f"'tenant,account_id' is required, not {key!r}"
+        )
+    return tuple(part for part in (TENANT, *fields) if part in parts)
+
+
+def _check_number(what: str, name: str, value: object) -> None:
+    if value is None:
+        return
+    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= MAX_AT_A_TIME:
+        raise DeclarationError(f"{what}: {name}: an integer from 0 to {MAX_AT_A_TIME} is required, not {value!r}")
+
+
+def _check_rate(what: str, name: str, rate: object) -> None:
+    if rate is None:
+        return
+    if not isinstance(rate, Rate):
+        raise DeclarationError(f"{what}: {name}: a Rate is required, not {rate!r}")
+    for field, value in (("starts", rate.starts), ("burst", rate.burst)):
+        if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= 1_000_000:
+            raise DeclarationError(f"{what}: {name}: {field}: an integer from 1 to 1,000,000 is required, not {value!r}")
+    if not isinstance(rate.per, timedelta) or not timedelta(seconds=1) <= rate.per <= LONGEST_PERIOD:
+        raise DeclarationError(f"{what}: {name}: per: a timedelta from 1 second to 1 day is required, not {rate.per!r}")
+
+
+def declared_limits(tasks: Mapping[str, Task[Any, Any]]) -> list[dict[str, Any]]:
+    """Return the rows of ``joblane.limits``. Raises :class:`DeclarationError` if two types declare one differently."""
+    found: dict[str, tuple[int | None, Rate | None]] = {}
+    for task in tasks.values():
+        for name, slots, rate in () if task.flow is None else task.flow.declared(task.type):
+            if found.setdefault(name, (slots, rate)) != (slots, rate):
+                raise DeclarationError(f"task {task.type!r}: limit: {name!r} has other values in another type")
+    return [
+        {"name": name, "slots": slots}
+        | ({} if rate is None else {"step": rate.step.total_seconds(), "burst": rate.burst})
+        for name, (slots, rate) in found.items()
+    ]

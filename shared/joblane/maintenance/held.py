@@ -1,0 +1,64 @@
+"""The tasks that wait for a limit which has a slot for them, because whoever freed it died before it could serve them.
+
+Turns that nobody claims are taken back: a lane that stands still must not keep the slots of a limit that others share.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from joblane.maintenance.sends import Sends
+from joblane.record.functions import VERSION
+from joblane.record.serve import Limits, serve
+from joblane.record.transitions import LEFT_LIMITS, assignments
+
+SENDS = 3
+"""Messages of the sweep after which a turn is taken back: seven minutes after its time."""
+BATCH = 50
+"""The most limits that one statement serves."""
+
+# The limits for which tasks wait, each found by one look-up in the index, and the first task of each.
+BESIDE_ROOM = f"""
+with recursive names as (
+  (select t.waits_for as name from joblane.tasks t where t.waits_for is not null order by t.waits_for limit 1)
+  union all
+  select (select t.waits_for from joblane.tasks t
+           where t.waits_for is not null and t.waits_for > n.name order by t.waits_for limit 1)
+    from names n where n.name is not null
+)
+select t.key_limit, t.total_limit, t.shared_limit
+  from names n,
+       lateral (select w.key_limit, w.total_limit, w.shared_limit from joblane.tasks w
+                 where w.waits_for = n.name order by w.waits_for, w.place, w.seq limit 1) as t,
+       lateral joblane.limit_of_{VERSION}(n.name) as l
+ where joblane.has_room_{VERSION}(
+         n.name, case n.name when t.key_limit then 1 when t.total_limit then 2 else 3 end, l.slots)
+"""
+TAKE_BACK = f"""
+update joblane.tasks t set {assignments(LEFT_LIMITS)}
+ where t.id in (select r.id from joblane.tasks r
+                 where r.shared_limit is not null and r.passed >= 5 and r.finished_at is null
+                   and r.state = 'pending' and r.sends >= {SENDS}
+                   and exists (select from joblane.tasks w where w.waits_for = r.shared_limit)
+                 order by r.id for no key update skip locked)
+returning t.key_limit, t.total_limit, t.shared_limit
+"""
+
+
+class Held:
+    """Serves limits. ``served``: the tasks that may start now."""
+
+    def __init__(self, prefix: str, sends: Sends) -> None:
+        self.served = 0
+        self._prefix, self._sends = prefix, sends
+
+    def steps(self) -> Iterator[None]:
+        """Serve in batches. It may be stopped after each step."""
+        connection = self._sends.connection
+        wanted: list[Limits] = [*connection.run(TAKE_BACK), *connection.run(BESIDE_ROOM)]
+        for start in range(0, len(wanted), BATCH):
+            yield
+            turns = serve(connection, wanted[start : start + BATCH])
+            self.served += len(turns)
+            if turns and not self._sends.silent:  # a later sweep sends the messages that SQS does not accept
+                self._sends.sqs.send_many([turn.entry(self._prefix) for turn in turns])

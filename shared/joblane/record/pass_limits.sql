@@ -1,0 +1,63 @@
+-- How far a task gets through its limits, from the narrowest to the widest. At each level it takes a slot, and then a
+-- time, if the limit has a rate. `passed` counts these steps: two for each level, 6 for all. A task keeps what it has
+-- passed. The caller holds the lock of the widest limit.
+--
+-- `waits_for`: the limit that does not let it pass, and its `place` among those who wait there. `beside_room`: that limit
+-- has a slot, but others wait for it. `starts_at`: the time that a rate gives it, if it is later than now. All null: it
+-- has passed all limits. `is_next`: it is the first of the list in which it waits.
+create or replace function joblane.pass_limits_@version(
+  t joblane.tasks, is_next boolean,
+  out passed smallint, out waits_for text, out place float8, out beside_room boolean, out starts_at timestamptz)
+language plpgsql as $$
+#variable_conflict use_column
+declare
+  names constant text[] := array[t.key_limit, t.total_limit, t.shared_limit];
+  limit_name text;
+  l record;            -- the limit's values
+  has_room boolean;
+begin
+  passed := t.passed;
+  for level in passed / 2 + 1 .. 3 loop
+    limit_name := names[level];
+    if limit_name is not null then
+      select * into l from joblane.limit_of_@version(limit_name);
+      if passed < 2 * level - 1 then
+        has_room := joblane.has_room_@version(limit_name, level, l.slots);
+        if not has_room
+           or (level = 1 and t.ordered and exists (
+                 select from joblane.tasks o
+                  where o.key_limit = limit_name and o.ordered and o.finished_at is null and o.state in @live
+                    and (o.first_due_at, o.seq) < (t.first_due_at, t.seq)))
+           or (not is_next and not (level = 1 and t.ordered) and exists (
+                 select from joblane.tasks w where w.waits_for = limit_name and w.id <> t.id)) then
+          waits_for := limit_name;
+          beside_room := has_room;
+          place := case
+            when t.waits_for = limit_name then t.place
+            when level = 1 then extract(epoch from t.first_due_at)
+            else greatest(0,  -- tenants in turns: behind the last of its own tenant, and not before the first of all
+              (select w.place from joblane.tasks w where w.waits_for = limit_name order by w.place, w.seq limit 1),
+              (select w.place + 1 from joblane.tasks w
+                where w.waits_for = limit_name and coalesce(w.tenant, '') = coalesce(t.tenant, '')
+                order by w.place desc limit 1)) end;
+          return;
+        end if;
+        is_next := false;
+      end if;
+      passed := 2 * level;
+      if l.step is not null then  -- starts are `step` apart, and up to `burst` of them are saved up
+        insert into joblane.rates as r (name, next_at) values (limit_name, clock_timestamp() + l.step)
+        on conflict (name) do update set next_at = greatest(r.next_at, clock_timestamp()) + l.step
+        returning r.next_at - l.burst * l.step into starts_at;
+      else  -- a handler has met a limit of another service, see RateLimited
+        select r.next_at into starts_at from joblane.rates r where r.name = limit_name;
+      end if;
+      if starts_at > clock_timestamp() then
+        return;
+      end if;
+      starts_at := null;
+    end if;
+    passed := 2 * level;
+  end loop;
+end
+$$

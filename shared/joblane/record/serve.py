@@ -1,0 +1,63 @@
+"""Serving limits: slots that have become free are given to the tasks that wait for them, see ``serve_limits.sql``."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from joblane.limits import MAX_DELAY_SECONDS
+from joblane.queues import Queue, lane_name
+from joblane.record.functions import VERSION
+from joblane.sqs.client import Entry
+from joblane.sqs.message import Message
+
+if TYPE_CHECKING:
+    from joblane.record.connection import Connection
+
+Limits = Sequence[str | None]
+"""The names of a task's limits: of its key, of its type, shared. None: it has no such limit."""
+SERVE = f"select joblane.serve_limits_{VERSION}($1)"
+PAUSES_SECONDS = (0.01, 0.05, 0.25)
+"""Waits before a limit is asked again whose waiting tasks are all locked by others, for example by an enqueue that
+replaces one. After that the next end of a task, or the sweep, serves it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """A task that has got its slots, and whose message has to be sent. ``delay``: seconds until it is due."""
+
+    id: str
+    type: str
+    queue: str
+    tenant: str | None
+    schema: str | None
+    headers: dict[str, str]
+    delay: float
+
+    def entry(self, prefix: str) -> Entry:
+        message = Message(self.type, self.id, rec=True, schema=self.schema, headers=self.headers)
+        return Entry(lane_name(prefix, Queue(self.queue), self.type), message.encode(), round(self.delay), self.tenant)
+
+
+def serve(connection: Connection, freed: Iterable[Limits]) -> list[Turn]:
+    """Serve limits in a transaction of its own, after the commit of whatever freed their slots.
+
+    Return the tasks whose messages are to be sent; the sweep sends those of a caller that dies before.
+    """
+    wanted = [list(limits) for limits in dict.fromkeys(tuple(limits) for limits in freed)]
+    turns: list[Turn] = []
+    for pause in (0.0, *PAUSES_SECONDS):
+        if not wanted:
+            break
+        time.sleep(pause)
+        ((answer,),) = connection.run(SERVE, json.dumps(wanted))
+        turns += [_turn(turn) for turn in answer["turns"]]
+        wanted = [limits for limits in wanted if any(name in answer["asked_again"] for name in limits)]
+    return [turn for turn in turns if turn.delay <= MAX_DELAY_SECONDS]
+
+
+def _turn(turn: dict[str, Any]) -> Turn:
+    return Turn(**turn)

@@ -1,0 +1,75 @@
+-- Gives what limits have free to the tasks that wait for them. It is called after the commit of whatever freed a slot:
+-- the end of a run, a cancel, a pause, a raised limit. Freeing needs no lock; giving does. The lock waits for each claim
+-- that has counted before that commit, so that a task which that claim left waiting is seen here.
+--
+-- `freed`: an array of [limit of the key, total, shared limit], null where there is none. The answer: `turns`, the tasks
+-- that may start, whose messages the caller sends after the commit, and `asked_again`, the limits whose waiting tasks are
+-- all locked by others: the caller asks for these once more.
+create or replace function joblane.serve_limits_@version(freed json) returns json language plpgsql
+set lock_timeout = '5s' set plan_cache_mode = force_generic_plan set enable_seqscan = off
+as $$
+declare
+  keys text[];
+  totals text[];
+  shared text[];
+  l record;            -- the values of the limit that is served
+  limit_name text;
+  w joblane.tasks;     -- the first task that waits for it
+  way record;          -- how far that task gets
+  turns json[] := '{}';
+  asked_again text[] := '{}';
+  parked integer := 0;
+begin
+  select array_agg(f ->> 0), array_agg(f ->> 1), array_agg(f ->> 2) into keys, totals, shared
+    from json_array_elements(freed) as f;
+  perform joblane.lock_limits_@version(
+    array(select coalesce(f ->> 2, f ->> 1, f ->> 0) from json_array_elements(freed) as f));
+  perform set_config('joblane.checks', 'off', true);
+  -- Widest first: a task that comes up from a narrower limit does not overtake those who wait for the wider one.
+  for level in reverse 3 .. 1 loop
+    for limit_name in
+      select distinct n from unnest(case level when 3 then shared when 2 then totals else keys end) as n
+       where n is not null order by 1
+    loop
+      select * into l from joblane.limit_of_@version(limit_name);
+      while joblane.has_room_@version(limit_name, level, l.slots) loop
+        select * into w from joblane.tasks t where t.waits_for = limit_name
+         order by t.place, t.seq limit 1 for no key update skip locked;
+        if not found then
+          if exists (select from joblane.tasks t where t.waits_for = limit_name) then
+            asked_again := asked_again || limit_name;
+          end if;
+          exit;
+        end if;
+        if w.due_at > clock_timestamp() or @waiter_paused then  -- it leaves its limits, and waits without them
+          exit when parked = @most_parked;  -- the lock is not held for long; the sweep continues
+          parked := parked + 1;
+          update joblane.tasks t set @set_parked where t.id = w.id;
+          if level = 3 then
+            totals := totals || w.total_limit;
+          end if;
+          if level > 1 then
+            keys := keys || w.key_limit;
+          end if;
+          continue;
+        end if;
+        select * into way from joblane.pass_limits_@version(w, true);
+        exit when way.waits_for = limit_name;  -- a task before it in its order runs first
+        if way.waits_for is not null then
+          update joblane.tasks t set @set_hold where t.id = w.id;
+          continue;
+        elsif way.starts_at is not null then
+          update joblane.tasks t set @set_start_later where t.id = w.id returning * into w;
+        else
+          update joblane.tasks t set @set_turn where t.id = w.id returning * into w;
+        end if;
+        turns := turns || json_build_object(
+          'id', w.id, 'type', w.type, 'queue', w.queue, 'tenant', w.tenant, 'schema', w.schema, 'headers', w.headers,
+          'delay', greatest(0, extract(epoch from w.due_at - clock_timestamp())));
+      end loop;
+    end loop;
+  end loop;
+  perform set_config('joblane.checks', 'on', true);
+  return json_build_object('turns', turns, 'asked_again', asked_again);
+end
+$$
