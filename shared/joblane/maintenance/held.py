@@ -26,7 +26,7 @@ with recursive names as (
            where t.waits_for is not null and t.waits_for > n.name order by t.waits_for limit 1)
     from names n where n.name is not null
 )
-select t.key_limit, t.total_limit, t.shared_limit
+select t.key_limit, t.total_limit, t.shared_limit, n.name
   from names n,
        lateral (select w.key_limit, w.total_limit, w.shared_limit from joblane.tasks w
                  where w.waits_for = n.name order by w.waits_for, w.place, w.seq limit 1) as t,
@@ -55,7 +55,7 @@ class Held:
     def steps(self) -> Iterator[None]:
         """Serve in batches. It may be stopped after each step."""
         connection = self._sends.connection
-        wanted: list[Limits] = [*connection.run(TAKE_BACK), *connection.run(BESIDE_ROOM)]
+        wanted: list[Limits] = [*connection.run(TAKE_BACK), *(row[:3] for row in connection.run(BESIDE_ROOM))]
         for start in range(0, len(wanted), BATCH):
             yield
             turns = serve(connection, wanted[start : start + BATCH])
