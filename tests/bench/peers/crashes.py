@@ -59,7 +59,7 @@ QUIET_CHECKS = 3
 """Checks, a second apart, that must find no unfinished job. A message between two queues is in neither."""
 
 
-class Interrupted(Exception):
+class InterruptedRunError(Exception):
     """The main thread was interrupted."""
 
 
@@ -131,7 +131,7 @@ def _interrupting() -> Iterator[None]:
 
 def _pause(seconds: float) -> None:
     if INTERRUPTED.wait(seconds):
-        raise Interrupted
+        raise InterruptedRunError
 
 
 def _result(part: Callable[[], Results]) -> Results:
