@@ -35,6 +35,7 @@ from tests.bench.peers.systems import SYSTEMS
 SERVER = {"checkpoint_timeout": "1h", "max_wal_size": "16GB", "max_connections": "1000"}
 """No checkpoint falls into a measurement: the first write to a page after it is a whole page of WAL. All systems with
 their pools are connected at once in the outage."""
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
 LOG_SECONDS = 30.0
 
 
@@ -48,8 +49,8 @@ def main() -> int:
     arguments = parser.parse_args()
     if arguments.write and len(arguments.only) < len(SYSTEMS):
         parser.error("--write needs all systems: the values of two runs are not compared")
-    for number in (signal.SIGINT, signal.SIGTERM):  # a job in the background of a shell ignores Ctrl-C
-        signal.signal(number, signal.default_int_handler)  # every process is ended on the way out
+    for number in SIGNALS:  # a job in the background of a shell ignores Ctrl-C
+        signal.signal(number, _interrupt)
     console, started = Console(stderr=True), time.monotonic()
     results = json.loads(page.RESULTS.read_text()) if arguments.part and page.RESULTS.exists() else {}
     with console.status("starting the servers") as status, servers() as bench:
@@ -70,6 +71,12 @@ def main() -> int:
         print(f"\n{name}\n\n{table}")
     console.print(f"{(time.monotonic() - started) / 60:.0f} minutes")
     return 0
+
+
+def _interrupt(*_: object) -> None:
+    for number in SIGNALS:  # every process is ended on the way out, which takes some seconds
+        signal.signal(number, signal.SIG_IGN)
+    raise KeyboardInterrupt
 
 
 class Progress:

@@ -18,9 +18,9 @@ import json
 import statistics
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
@@ -59,6 +59,10 @@ QUIET_CHECKS = 3
 """Checks, a second apart, that must find no unfinished job. A message between two queues is in neither."""
 
 
+class InterruptedRunError(Exception):
+    """The main thread was interrupted."""
+
+
 @dataclass(frozen=True)
 class Size:
     """The numbers of a run. ``deadline_seconds``: for all jobs, from the start of the workers or of PostgreSQL."""
@@ -73,6 +77,8 @@ class Size:
 FULL = Size(jobs=3_000, kills=30, jobs_before_outage=200, outage_seconds=600, deadline_seconds=420)
 QUICK = Size(jobs=500, kills=10, jobs_before_outage=40, outage_seconds=20, deadline_seconds=240)
 
+INTERRUPTED = threading.Event()
+"""Ends the waits of the thread of the outage. Only the main thread hears Ctrl-C."""
 FAILURES = (PeerError, PostgresError, OSError, BotoCoreError, ClientError)
 Results = dict[str, Any]
 Servers = Callable[[], Any]
@@ -92,7 +98,7 @@ def run(
     variants = [
         (name, variant, settings) for name in systems for variant, settings in VARIANTS.get(name, {name: {}}).items()
     ]
-    with ThreadPoolExecutor(1) as second:
+    with ThreadPoolExecutor(1) as second, _interrupting():
         outage_and_long = second.submit(_outage_and_long, servers, systems, size)
         killed = {}
         for number, (name, variant, settings) in enumerate(variants):
@@ -112,6 +118,20 @@ def run(
         "long": long,
         "outage": outage,
     }
+
+
+@contextmanager
+def _interrupting() -> Iterator[None]:
+    try:
+        yield
+    except BaseException:
+        INTERRUPTED.set()
+        raise
+
+
+def _pause(seconds: float) -> None:
+    if INTERRUPTED.wait(seconds):
+        raise InterruptedRunError
 
 
 def _result(part: Callable[[], Results]) -> Results:
@@ -177,7 +197,7 @@ def _await_quiet(peer: Peer, seconds: float) -> int:
         quiet = quiet + 1 if unfinished == 0 else 0
         if quiet == QUIET_CHECKS or time.monotonic() > until:
             return unfinished
-        time.sleep(1)
+        _pause(1)
 
 
 def _effects(url: str) -> dict[int, list[float]]:
@@ -257,14 +277,16 @@ def _outage(bench: Bench, peers: Mapping[str, Peer], size: Size) -> Results:
         stopped, over = time.monotonic(), threading.Event()
         attempts = {name: Attempts() for name in peers}
         producers = {threads.submit(_enqueue, peer, attempts[name], over): peer for name, peer in peers.items()}
-        time.sleep(size.outage_seconds)
-        bench.server.start()
-        started_at, took = time.time(), time.monotonic() - stopped
-        over.set()
-        wait(producers, PRODUCER_SECONDS)
-        for producer, peer in producers.items():
-            if not producer.done():
-                peer.stop_producing()
+        try:
+            _pause(size.outage_seconds)
+            bench.server.start()
+            started_at, took = time.time(), time.monotonic() - stopped
+        finally:
+            over.set()
+            wait(producers, 0 if INTERRUPTED.is_set() else PRODUCER_SECONDS)
+            for producer, peer in producers.items():
+                if not producer.done():
+                    peer.stop_producing()
         ends = {
             name: threads.submit(_after_outage, peer, before, attempts[name], started_at, size)
             for name, peer in peers.items()
@@ -287,7 +309,7 @@ def _blocked(peer: Peer, numbers: range, stack: ExitStack) -> Results:
     peer.produce("many", "effect", numbers.start, len(numbers))
     until, waiting = time.monotonic() + BLOCKED_SECONDS, 0
     while waiting < SLOTS * PROCESSES and time.monotonic() < until:
-        time.sleep(0.2)
+        _pause(0.2)
         waiting = lock.run(
             "select count(*)::int from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock'"
         )[0][0]
