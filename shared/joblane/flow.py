@@ -11,15 +11,12 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from pydantic import BaseModel
 
 from joblane.errors import DeclarationError, EnqueueError
 from joblane.redaction import redacted_names
-
-if TYPE_CHECKING:
-    from joblane.declaration import Task
 
 LIMIT_NAME = re.compile(r"[a-z][a-z0-9_-]{0,62}")
 """The name of a shared limit. It has no colon and no slash, which the names of the other limits have."""
@@ -224,17 +221,3 @@ def _check_rate(what: str, name: str, rate: object) -> None:
             raise DeclarationError(f"{what}: {name}: {field}: an integer from 1 to 1,000,000 is required, not {value!r}")
     if not isinstance(rate.per, timedelta) or not timedelta(seconds=1) <= rate.per <= LONGEST_PERIOD:
         raise DeclarationError(f"{what}: {name}: per: a timedelta from 1 second to 1 day is required, not {rate.per!r}")
-
-
-def declared_limits(tasks: Mapping[str, Task[Any, Any]]) -> list[dict[str, Any]]:
-    """Return the rows of ``joblane.limits``. Raises :class:`DeclarationError` if two types declare one differently."""
-    found: dict[str, tuple[int | None, Rate | None]] = {}
-    for task in tasks.values():
-        for name, slots, rate in () if task.flow is None else task.flow.declared(task.type):
-            if found.setdefault(name, (slots, rate)) != (slots, rate):
-                raise DeclarationError(f"task {task.type!r}: limit: {name!r} has other values in another type")
-    return [
-        {"name": name, "slots": slots}
-        | ({} if rate is None else {"step": rate.step.total_seconds(), "burst": rate.burst})
-        for name, (slots, rate) in found.items()
-    ]

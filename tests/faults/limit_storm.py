@@ -26,7 +26,6 @@ from pg8000.exceptions import Error as PostgresError
 
 from joblane.client import JobClient
 from joblane.errors import JobError
-from joblane.flow import declared_limits
 from joblane.job import Job
 from joblane.maintenance.held import BESIDE_ROOM, Held
 from joblane.maintenance.sends import Sends
@@ -35,7 +34,7 @@ from joblane.record.database import Database
 from joblane.record.functions import FUNCTIONS, VERSION
 from joblane.record.serve import Turn, serve
 from joblane.record.states import LIVE_SQL
-from joblane.record.task_types import LIMITS
+from joblane.record.task_types import LIMITS, declared_limits
 from joblane.record.transitions import TURN, assignments
 from joblane.sqs.client import Entry
 from joblane.sqs.message import DEAD_ATTRIBUTE, Message

@@ -58,7 +58,7 @@ def sweep(connection: Connection, sqs: Sqs, prefix: str, *, may_continue: Callab
     messages, dead_letters, waiting = Messages(prefix, walk, sends), UnsentDeadLetters(prefix, sends), Held(prefix, sends)
     connection.execute_simple(PLANNING)
     try:
-        _take_turns((messages.steps(), dead_letters.steps(), waiting.steps(), expiry.steps()), may_continue)
+        _take_turns((messages.steps(), dead_letters.steps(), expiry.steps(), waiting.steps()), may_continue)
     finally:
         if connection.usable:
             connection.execute_simple(RESET_PLANNING)

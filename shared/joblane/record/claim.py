@@ -4,7 +4,7 @@ The function of ``claim.sql`` locks each task's row, in the order of the ids, an
 times come from the database's clock. Each branch of the function has a row of this table as its comment, in the same
 order: the first row that applies decides.
 
-A *waiting* row is ``scheduled``, ``pending`` or ``retry``. A *recorded* message has ``rec``: its row was written before
+A *waiting* row is ``scheduled``, ``pending``, ``held`` or ``retry``. A *recorded* message has ``rec``: its row was written before
 the message was sent. An external message or a tick is *new* if its task has no row. It inserts its own row, which
 counts as waiting and due.
 
@@ -28,6 +28,7 @@ any                                           another type, or external with ano
 ``archived``, unique key taken                dead letter of this generation            ``taken``: send as dead letter
 ``archived``, paused                          dead letter of this generation            revived, the row waits;
                                                                                         ``paused``
+``archived``, has a limit                     dead letter of this generation            revived; ``wait``
 ``archived``                                  dead letter of this generation            revived; ``run``
 ``active``, a run of this claim               repeated after a lost answer              ``run``: no change
 ``active``, lease valid                       any                                       ``leased``: no change
@@ -42,10 +43,15 @@ waiting, paused                               any                               
 waiting, past its deadline                    any                                       archived; ``archived``
 waiting, not due yet                          any                                       ``wait``
 waiting, ``claim_alone`` is set               in a batch                                ``claim_alone``
-waiting, due                                  any                                       ``run``
+waiting, due, has its slots or no limit       any                                       ``run``
+waiting, due, its limits are locked           any                                       ``locked``: no change
+waiting, due, gets no slot                    any                                       the row waits; ``held``
+waiting, due, gets a later time by a rate     any                                       the row is due later; ``wait``
+waiting, due, gets its slots                  any                                       ``run``
 ============================================  ========================================  ================================
 
-*Paused*: its type, queue or tenant is paused. A lost run that was claimed in a batch does not count as an attempt. If
+*Slots*: a row passes its limits one after the other, see ``pass_limits.sql``; it has all slots when whoever freed them
+has served it. The locks of limits are taken before those of rows. *Paused*: its type, queue or tenant is paused. A lost run that was claimed in a batch does not count as an attempt. If
 the database cannot store a new row, the verdict is ``refused``; if another transaction holds its id or unique key and
 does not end, ``locked``.
 """
@@ -66,12 +72,12 @@ from joblane.json_values import digest
 from joblane.options import NONE
 from joblane.record.connection import read_json
 from joblane.record.functions import VERSION
-from joblane.record.serve import Limits
 
 if TYPE_CHECKING:
     from joblane.declaration import Task
     from joblane.queues import Queue
     from joblane.record.connection import Connection
+    from joblane.record.serve import Limits
     from joblane.sqs.message import Message
 
 
@@ -127,9 +133,9 @@ class Claim:
     """Milliseconds that earlier runs of this attempt of a resumable task used."""
     reason: str | None
     mismatch_seconds: float | None
-    limits: Limits | None
+    limits: Limits | None = None
     """The names of its limits: of its key, of its type, shared. None: it has no limit."""
-    frees: bool
+    frees: bool = False
     """The claim has freed slots of these limits, or has found some for others."""
 
 

@@ -11,7 +11,8 @@ declare
   any_limits constant boolean := exists (select from joblane.limits);
   locked_limits text[];   -- the widest limits of the tasks that may ask for a slot
   widest text;            -- the widest limit of the task. Null: it has none
-  way record;             -- how far it gets through its limits
+  asks boolean;           -- it has not passed its limits yet
+  way record;             -- how far it gets through them
   leased_until constant timestamptz := clock_timestamp() + make_interval(secs => lease_seconds);
   answers json[];
   m record;               -- the message
@@ -84,6 +85,7 @@ begin
         t.seq := case when m.limits is not null then nextval('joblane.tasks_seq') end;
       end if;
       widest := coalesce(t.shared_limit, t.total_limit, t.key_limit);
+      asks := any_limits and widest is not null and t.passed < 6;
       paused := false; schedule_paused := false;
       if any_paused then
         paused := @paused;
@@ -136,7 +138,7 @@ begin
           verdict := 'taken'; refusal := 'DuplicateTask: its unique key is held by ' || holder.id;
         elsif paused then                                  -- archived, paused: dead letter of this generation
           verdict := 'paused'; @revive_paused
-        elsif widest is not null then                      -- archived, with limits: dead letter of this generation
+        elsif widest is not null then                      -- archived, has a limit: dead letter of this generation
           verdict := 'wait'; @revive_limited
         else                                               -- archived: dead letter of this generation
           verdict := 'run'; @revive
@@ -153,7 +155,7 @@ begin
         elsif t.deadline <= clock then                     -- active, lease over, past its deadline: any
           verdict := 'archived'; @overdue
         elsif paused and (members > 1 or uncounted = 1) then -- active, lease over, paused: in a batch, or was in one
-          verdict := 'paused'; @release @leave_limits
+          verdict := 'paused'; @release
         elsif paused then                                  -- active, lease over, paused: any
           verdict := 'paused';
         elsif members > 1 then                             -- active, lease over: in a batch
@@ -162,28 +164,26 @@ begin
           verdict := 'run'; @run
         end if;
       elsif paused then                                    -- waiting, paused: any
-        verdict := 'paused'; @park @leave_limits
+        verdict := 'paused'; @park
       elsif t.deadline <= clock then                       -- waiting, past its deadline: any
         verdict := 'archived'; @overdue
       elsif t.due_at > clock + interval '@early s' * (t.passed = 0)::int then  -- waiting, not due yet: any
         verdict := 'wait';
       elsif t.claim_alone and members > 1 then             -- waiting, claim_alone is set: in a batch
         verdict := 'claim_alone';
-      elsif any_limits and widest is not null and t.passed < 6 then
-        if widest = any (locked_limits) then
-          select * into way from joblane.pass_limits_@version(t, false);
-        end if;
-        if (widest = any (locked_limits)) is not true then -- waiting, its limits are locked: any
-          verdict := 'locked';
-        elsif way.waits_for is not null then               -- waiting, without a slot: any
-          verdict := 'held'; frees := way.beside_room; @hold
-        elsif way.starts_at is not null then               -- waiting, its rate gives a later time: any
-          verdict := 'wait'; @start_later
-        else                                               -- waiting, with a slot: any
-          verdict := 'run'; @pass @run
-        end if;
-      else                                                 -- waiting, due: any
+      elsif not asks then                                  -- waiting, due, has its slots or no limit: any
         verdict := 'run'; @run
+      elsif (widest = any (locked_limits)) is not true then  -- waiting, due, its limits are locked: any
+        verdict := 'locked';
+      else  -- its limits decide
+        select * into way from joblane.pass_limits_@version(t, false);
+        if way.waits_for is not null then                  -- waiting, due, gets no slot: any
+          verdict := 'held'; frees := way.beside_room; @hold
+        elsif way.starts_at is not null then               -- waiting, due, gets a later time by a rate: any
+          verdict := 'wait'; @start_later
+        else                                               -- waiting, due, gets its slots: any
+          verdict := 'run'; @run_with_slots
+        end if;
       end if;
 
       -- Write. Only a row that becomes live can meet another one, and only a new one can be refused.

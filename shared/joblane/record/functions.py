@@ -27,10 +27,10 @@ FOLDER = Path(__file__).parent
 NAMES = ("claim", "finish", "insert", "lock_limits", "limit_of", "has_room", "pass_limits", "serve_limits")
 STEPS = (
     "run", "revive", "revive_limited", "revive_paused", "park", "release", "lost", "overdue", "cancel_lost",
-    "duplicate", "schedule_paused", "leave_limits", "hold", "start_later", "pass",
+    "duplicate", "schedule_paused", "hold", "start_later", "run_with_slots",
 )  # fmt: skip
 """The transitions of the claim."""
-SERVED = ("hold", "turn", "start_later")
+SERVED = ("hold", "turn", "start_later", "park")
 """The transitions of a task that waits for a limit."""
 TIMES = ("sweep_soon", "archived_expires", "cleared_expires", "retention_expires")
 """The times that the finish writes."""
@@ -58,7 +58,6 @@ def _values() -> dict[str, str]:
         **{name: f"changed := true; {assigned(step)}" for name, step in steps.items()},
         **{name: getattr(transitions, name.upper()).replace(NOW, "clock") for name in TIMES},
         **{f"set_{name}": assignments(getattr(transitions, name.upper())) for name in SERVED},
-        "set_parked": assignments(transitions.LEAVE_LIMITS | transitions.PARK),
         "columns": ", ".join(columns),
         "values": ", ".join(f"t.{column}" for column in columns),
         "lease_released": assignments(transitions.LEASE_RELEASED),

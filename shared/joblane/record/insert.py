@@ -63,8 +63,9 @@ replaced as (
     place = case when stays then t.place end
     from {NEW.format(document="cast($1 as json)")}, waiting,
          lateral (select d.due_at <= clock_timestamp()
-                         and (key_limit, total_limit, shared_limit) is not distinct from
-                             (x.limits[1], x.limits[2], x.limits[3])) as s(stays)
+                         and waiting.key_limit is not distinct from x.limits[1]
+                         and waiting.total_limit is not distinct from x.limits[2]
+                         and waiting.shared_limit is not distinct from x.limits[3]) as s(stays)
    where t.id = waiting.id and waiting.unique_key = x.unique_key
   returning t.id, t.unique_key, t.due_at
 ),

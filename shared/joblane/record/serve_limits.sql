@@ -44,7 +44,7 @@ begin
         if w.due_at > clock_timestamp() or @waiter_paused then  -- it leaves its limits, and waits without them
           exit when parked = @most_parked;  -- the lock is not held for long; the sweep continues
           parked := parked + 1;
-          update joblane.tasks t set @set_parked where t.id = w.id;
+          update joblane.tasks t set @set_park where t.id = w.id;
           if level = 3 then
             totals := totals || w.total_limit;
           end if;

@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from joblane.declaration import Task
-from joblane.flow import declared_limits
+from joblane.errors import DeclarationError
+from joblane.flow import Rate
 from joblane.options import NONE
 from joblane.record.connection import Connection
 
@@ -71,3 +72,17 @@ def _row(task: Task[Any, Any]) -> dict[str, Any]:
         "options": NONE.row(task),
         "schema": task.schema,
     }
+
+
+def declared_limits(tasks: Mapping[str, Task[Any, Any]]) -> list[dict[str, Any]]:
+    """Return the rows of ``joblane.limits``. Raises :class:`DeclarationError` if two types declare one differently."""
+    found: dict[str, tuple[int | None, Rate | None]] = {}
+    for task in tasks.values():
+        for name, slots, rate in () if task.flow is None else task.flow.declared(task.type):
+            if found.setdefault(name, (slots, rate)) != (slots, rate):
+                raise DeclarationError(f"task {task.type!r}: limit: {name!r} has other values in another type")
+    return [
+        {"name": name, "slots": slots}
+        | ({} if rate is None else {"step": rate.step.total_seconds(), "burst": rate.burst})
+        for name, (slots, rate) in found.items()
+    ]

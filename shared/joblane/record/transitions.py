@@ -129,11 +129,14 @@ RUN: Columns = {
 REVIVE_LIMITED: Columns = REVIVED | {"state": "'pending'", "sweep_at": SWEEP_SOON}
 """The redriven message is delivered again at once, and then asks for a slot."""
 REVIVE: Columns = RUN | REVIVED | {"attempts": "1", "batch_size": "members"}
-PARK: Columns = {"sweep_at": UNSENT_SWEEP.format(due="t.due_at")}
+PARK: Columns = LEFT_LIMITS | {
+    "state": "case when t.state = 'held' then 'pending' else t.state end",
+    "sweep_at": UNSENT_SWEEP.format(due="t.due_at"),
+}
 """The message is acknowledged, and the row waits for the end of a pause."""
-LEAVE_LIMITS: Columns = LEFT_LIMITS | {"state": "case when t.state = 'held' then 'pending' else t.state end"}
 PASS: Columns = {"passed": "way.passed", "waits_for": "null", "place": "null"}
 """It has a slot of each of its limits. ``way`` is the answer of ``pass_limits.sql``."""
+RUN_WITH_SLOTS: Columns = RUN | PASS
 HOLD: Columns = {
     "state": "'held'",
     "passed": "way.passed",
@@ -158,6 +161,7 @@ RELEASE: Columns = {
     "state": "'pending'",
     "attempts": "t.attempts - uncounted",
     "claim_alone": "true",
+    "passed": "case when paused then 0 else t.passed end",
     "lease_token": "null",
     "lease_until": "null",
     "sweep_at": f"case when paused then {PARK['sweep_at']} else {SWEEP_SOON} end",

@@ -49,7 +49,7 @@ REFUSED = (
       for time in ("infinity", "-infinity", "1972-01-01 UTC", "9999-12-31 12:00 UTC")),
     *(f"{column} = -1" for column in COUNTS),
     *(f"{column} = 2147483647" for column in ("attempts", "runs", "generation", "max_attempts")),
-    "used_ms = 9000000000000000000",
+    "used_ms = 9000000000000000000", "state = 'held'", "waits_for = 'x'", "passed = 7", "total_limit = 'x'",
     *(f"options = '{{\"timeout\": {value}}}'" for value in ('"x"', "0.5", "1e400", "null", "[5]")),
     *(f"options = '{{\"retry_delay\": {value}}}'" for value in (
         '"x"', "5", '{"a": 1}', '["x"]', "[-1]", "[[1]]", "[1e9]",
@@ -73,7 +73,7 @@ TAKEN = (
     *(f"{column} = '{value}'" for column in TIMES for value in ("1973-01-01 UTC", "9999-12-29 23:59:59.999999 UTC")
       if column != "finished_at" and (column, value[0]) != ("dead_sent_at", "9")),
     *(f"{column} = null" for column in ("sweep_at", "lease_until")),
-    *(f"state = '{state}'" for state in State), "state = 'active', lease_until = null, sweep_at = now()",
+    *(f"state = '{state}'" for state in State if state != "held"), "state = 'active', lease_until = null, sweep_at = now()",
     *(f"state = '{state}', {END}" for state in ("completed", "cancelled")),
     "state = 'cancelled', reason = '', finished_at = '1973-01-01 UTC', expire_at = '9999-12-29 UTC'",
     f"state = 'archived', {END}, dead_letter_unsent = true, payload = null",

@@ -8,9 +8,8 @@ from typing import Any
 import pytest
 
 from joblane.declaration import Task
-from joblane.flow import declared_limits
 from joblane.record.states import State
-from joblane.record.task_types import LIMITS
+from joblane.record.task_types import LIMITS, declared_limits
 from tests.samples import (
     LIMITED,
     Sample,

@@ -97,7 +97,7 @@ def test_nothing_is_cut_in_a_pipe(jobs: Run, stub: FakeInspector) -> None:
 @pytest.mark.parametrize(
     ("arguments", "problem"),
     [
-        (("--state", "dead"), "'dead' is not valid; valid are scheduled, pending, active"),
+        (("--state", "dead"), "'dead' is not valid; valid are scheduled, pending, held, active"),
         (("--queue", "fast"), "'fast' is not valid; valid are critical, default, low"),
         (("--older", "soon"), "'soon' is neither a duration"),
         (("--newer", "10y"), "'10y' is neither a duration"),
