@@ -17,8 +17,8 @@ from pydantic import ValidationError
 
 from joblane import retry
 from joblane.errors import DeclarationError, PayloadError, UnreadablePayloadError
-from joblane.json_values import canonical
 from joblane.flow import Flow
+from joblane.json_values import canonical
 from joblane.limits import Numbers
 from joblane.payload import Payload, describe, unwritable
 from joblane.queues import MAX_FUNCTION_NAME, MAX_PREFIX, TYPE_PATTERN, Queue, folder_of, slug_of

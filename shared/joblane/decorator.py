@@ -163,9 +163,7 @@ def task(
         back_off = retry.check_retry_delay(retry_delay)
     except DeclarationError as error:
         raise DeclarationError(f"{what}: {error}") from None
-    flow = flow_of(
-        what, key=key, max_per_key=max_per_key, max_total=max_total, limit=limit, rate=rate, order=order
-    )
+    flow = flow_of(what, key=key, max_per_key=max_per_key, max_total=max_total, limit=limit, rate=rate, order=order)
     numbers = Numbers.of(timeout=timeout, batch_size=batch_size, max_retry=max_retry, resumable=resumable, what=what)
     schedules = _schedules(what, list(schedule) if isinstance(schedule, (list, tuple)) else [schedule])
 

@@ -218,6 +218,8 @@ def _check_rate(what: str, name: str, rate: object) -> None:
         raise DeclarationError(f"{what}: {name}: a Rate is required, not {rate!r}")
     for field, value in (("starts", rate.starts), ("burst", rate.burst)):
         if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= 1_000_000:
-            raise DeclarationError(f"{what}: {name}: {field}: an integer from 1 to 1,000,000 is required, not {value!r}")
+            raise DeclarationError(
+                f"{what}: {name}: {field}: an integer from 1 to 1,000,000 is required, not {value!r}"
+            )
     if not isinstance(rate.per, timedelta) or not timedelta(seconds=1) <= rate.per <= LONGEST_PERIOD:
         raise DeclarationError(f"{what}: {name}: per: a timedelta from 1 second to 1 day is required, not {rate.per!r}")

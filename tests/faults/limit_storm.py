@@ -22,8 +22,6 @@ from itertools import count, pairwise
 from typing import Any
 from unittest.mock import patch
 
-from pg8000.exceptions import Error as PostgresError
-
 from joblane.client import JobClient
 from joblane.errors import JobError
 from joblane.job import Job
@@ -113,9 +111,7 @@ class Lanes:
 
     def _push(self, message: dict[str, Any], seconds: float) -> None:
         with self._lock:
-            heapq.heappush(
-                self._messages[message["queue"]], (time.monotonic() + seconds, next(self._numbers), message)
-            )
+            heapq.heappush(self._messages[message["queue"]], (time.monotonic() + seconds, next(self._numbers), message))
 
     def set_visibility(self, queue: str, receipts: Mapping[str, int]) -> None:
         self._visibility.update(receipts)
@@ -158,9 +154,7 @@ class Lanes:
 
 
 def _attributes(entry: Entry) -> Mapping[str, tuple[str, str]]:
-    return {
-        name: (value["DataType"], value["StringValue"]) for name, value in (entry.attributes or {}).items()
-    }
+    return {name: (value["DataType"], value["StringValue"]) for name, value in (entry.attributes or {}).items()}
 
 
 class Storm:
@@ -220,7 +214,7 @@ class Storm:
     def _safely(self, duty: Callable[[], None]) -> None:
         try:
             duty()
-        except Exception as error:  # noqa: BLE001 - a thread of the storm itself has failed
+        except Exception as error:
             self.result.wrong.append(f"{duty.__name__}: {type(error).__name__}: {error}")
 
     def _await_end(self) -> None:
@@ -445,7 +439,9 @@ class Storm:
         self._check_order()
         died = self._counts["workers that died after a commit"]
         if self._counts["tasks served by the sweep"] > died:
-            self._wrong(f"{self._counts['tasks served by the sweep']} tasks were served by the sweep alone, with {died} deaths")
+            self._wrong(
+                f"{self._counts['tasks served by the sweep']} tasks were served by the sweep alone, with {died} deaths"
+            )
 
     def _check_order(self) -> None:
         """A task of an ordered key starts only after all before it have ended, as far as they were there."""
@@ -472,7 +468,7 @@ def _declared() -> Iterator[tuple[str, int | None, Any]]:
 
 
 def _declared_name(name: str) -> str:
-    return f"{name.split('/')[0]}/" if "/" in name else name
+    return f"{name.split('/', maxsplit=1)[0]}/" if "/" in name else name
 
 
 class Fate:
@@ -505,7 +501,7 @@ class Fate:
 LOCK = f"perform joblane.lock_limits_{VERSION}("
 PLANTS: Mapping[str, tuple[str, str, str]] = {
     "the claim takes no lock": ("claim", f"{LOCK}locked_limits);", "null;"),
-    "serving takes no lock": ("serve_limits", LOCK, "perform array_length("),
+    "serving takes no lock": ("serve_limits", LOCK, "perform cardinality("),
     "only one task is served": (
         "serve_limits",
         f"while joblane.has_room_{VERSION}(limit_name, level, l.slots) loop",

@@ -10,12 +10,19 @@ from collections.abc import Iterator
 from joblane.maintenance.sends import Sends
 from joblane.record.functions import VERSION
 from joblane.record.serve import Limits, serve
+from joblane.record.states import LIVE_SQL
 from joblane.record.transitions import LEFT_LIMITS, assignments
 
 SENDS = 3
 """Messages of the sweep after which a turn is taken back: seven minutes after its time."""
 BATCH = 50
 """The most limits that one statement serves."""
+
+EARLIER = f"""exists (
+         select from joblane.tasks o
+          where o.key_limit = t.key_limit and o.ordered and o.finished_at is null and o.state in {LIVE_SQL}
+            and (o.first_due_at, o.seq) < (t.first_due_at, t.seq))"""
+"""True if another task is before ``t`` in its order."""
 
 # The limits for which tasks wait, each found by one look-up in the index, and the first task of each.
 BESIDE_ROOM = f"""
@@ -28,11 +35,12 @@ with recursive names as (
 )
 select t.key_limit, t.total_limit, t.shared_limit, n.name
   from names n,
-       lateral (select w.key_limit, w.total_limit, w.shared_limit from joblane.tasks w
-                 where w.waits_for = n.name order by w.waits_for, w.place, w.seq limit 1) as t,
+       lateral (select w.key_limit, w.total_limit, w.shared_limit, w.ordered, w.first_due_at, w.seq
+                  from joblane.tasks w where w.waits_for = n.name order by w.waits_for, w.place, w.seq limit 1) as t,
        lateral joblane.limit_of_{VERSION}(n.name) as l
  where joblane.has_room_{VERSION}(
          n.name, case n.name when t.key_limit then 1 when t.total_limit then 2 else 3 end, l.slots)
+   and not (n.name = t.key_limit and t.ordered is true and {EARLIER})
 """
 TAKE_BACK = f"""
 update joblane.tasks t set {assignments(LEFT_LIMITS)}

@@ -55,7 +55,11 @@ class Swept:
 def sweep(connection: Connection, sqs: Sqs, prefix: str, *, may_continue: Callable[[], bool] = lambda: True) -> Swept:
     """Sweep in batches, each in its own transaction, until nothing is due or ``may_continue()`` is false."""
     walk, sends, expiry = Walk(connection), Sends(connection, sqs), Expiry(connection)
-    messages, dead_letters, waiting = Messages(prefix, walk, sends), UnsentDeadLetters(prefix, sends), Held(prefix, sends)
+    messages, dead_letters, waiting = (
+        Messages(prefix, walk, sends),
+        UnsentDeadLetters(prefix, sends),
+        Held(prefix, sends),
+    )
     connection.execute_simple(PLANNING)
     try:
         _take_turns((messages.steps(), dead_letters.steps(), expiry.steps(), waiting.steps()), may_continue)

@@ -59,12 +59,16 @@ REVIVED: Columns = RESET | {
 TO_SEND: Columns = {"state": "'pending'", "sends": "0", "sweep_at": SWEEP_SOON}
 """The task's message is sent after the commit."""
 
-_ENDED: Columns = LEASE_RELEASED | LEFT_LIMITS | {
-    "used_ms": "0",
-    "sends": "0",
-    "mismatch_since": "null",
-    "finished_at": NOW,
-}
+_ENDED: Columns = (
+    LEASE_RELEASED
+    | LEFT_LIMITS
+    | {
+        "used_ms": "0",
+        "sends": "0",
+        "mismatch_since": "null",
+        "finished_at": NOW,
+    }
+)
 ARCHIVED: Columns = _ENDED | {
     "state": "'archived'",
     "dead_sent_at": "null",

@@ -16,10 +16,7 @@ from tests.samples import (
     behaviour,
     sample_keyed,
     sample_ordered,
-    sample_rated,
-    sample_sharing,
     sample_single,
-    sample_tree,
 )
 from tests.world import World
 

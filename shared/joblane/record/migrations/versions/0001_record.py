@@ -548,10 +548,7 @@ INDEXES = (
         "create index tasks_waits_tenant on joblane.tasks (waits_for, coalesce(tenant, ''), place)"
         " where waits_for is not null"
     ),
-    (
-        "create index tasks_order on joblane.tasks (key_limit, first_due_at, seq)"
-        " where ordered and finished_at is null"
-    ),
+    ("create index tasks_order on joblane.tasks (key_limit, first_due_at, seq) where ordered and finished_at is null"),
     "create index tasks_replays on joblane.tasks (replay_of) where replay_of is not null",
     # Runs lie on disk in the order in which they began, so the latest are found by a range of pages.
     (
