@@ -1,4 +1,4 @@
-"""A storm of limits: threads run thousands of tasks with limits while workers die, messages come twice, and limits move.
+"""A storm of limits: threads run thousands of tasks while workers die, messages come twice, and limits move.
 
 The workers, the client and the statements are the library's. The queues are in memory, and their times run
 :data:`SPEED` times as fast. A worker dies by an error that nothing catches, at one of its statements, with its
@@ -280,7 +280,7 @@ class Storm:
         elif dice < 0.14:
             script = ["fail"] * 9
         key = self._dice.randrange(self._keys) if self._dice.random() < 0.95 else None
-        return Job(task, Work(key=key, script=script), task_id=f"t{number:05}", tenant=self._dice.choice("abc"))
+        return Job(task, Work(key=key, script=tuple(script)), task_id=f"t{number:05}", tenant=self._dice.choice("abc"))
 
     # --- Workers ----------------------------------------------------------------------------------------------------
 

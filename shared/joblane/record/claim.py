@@ -4,8 +4,8 @@ The function of ``claim.sql`` locks each task's row, in the order of the ids, an
 times come from the database's clock. Each branch of the function has a row of this table as its comment, in the same
 order: the first row that applies decides.
 
-A *waiting* row is ``scheduled``, ``pending``, ``held`` or ``retry``. A *recorded* message has ``rec``: its row was written before
-the message was sent. An external message or a tick is *new* if its task has no row. It inserts its own row, which
+A *waiting* row is ``scheduled``, ``pending``, ``held`` or ``retry``. A *recorded* message has ``rec``: its row was
+written before the message was sent. An external message or a tick is *new* if its task has no row. It inserts its own row, which
 counts as waiting and due.
 
 ============================================  ========================================  ================================
@@ -50,9 +50,9 @@ waiting, due, gets a later time by a rate     any                               
 waiting, due, gets its slots                  any                                       ``run``
 ============================================  ========================================  ================================
 
-*Slots*: a row passes its limits one after the other, see ``pass_limits.sql``; it has all slots when whoever freed them
-has served it. The locks of limits are taken before those of rows. *Paused*: its type, queue or tenant is paused. A lost run that was claimed in a batch does not count as an attempt. If
-the database cannot store a new row, the verdict is ``refused``; if another transaction holds its id or unique key and
+*Slots*: a row passes its limits one after the other, see ``pass_limits.sql``. It has its slots already if
+``serve_limits.sql`` has given them to it. The locks of limits are taken before those of rows. *Paused*: its type, queue
+or tenant is paused. A lost run that was claimed in a batch does not count as an attempt. If the database cannot store a new row, the verdict is ``refused``; if another transaction holds its id or unique key and
 does not end, ``locked``.
 """
 

@@ -306,8 +306,8 @@ class Worker:
             turns = self._database.call(serve, freed)
         except DATABASE_ERRORS as error:
             self._logger.warning(
-                "slots of limits are free, and the tasks that wait for them could not be started; the next run with the "
-                "same limits, or the sweep, starts them",
+                "slots of limits are free, and the tasks that wait for them could not be started; the next run with "
+                "these limits, or the sweep, starts them",
                 extra={"error": text_of(error), "limits": sorted({name for names in freed for name in names if name})},
             )
         else:  # the sweep sends the messages that SQS does not accept here
