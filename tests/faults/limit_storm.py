@@ -118,7 +118,7 @@ class Lanes:
 
     def receive(self, queue: str, most: int) -> list[dict[str, Any]]:
         """Return records. They come back after the visibility timeout, unless they are answered."""
-        records = []
+        records: list[dict[str, Any]] = []
         with self._lock:
             messages = self._messages[queue]
             while messages and len(records) < most and messages[0][0] <= time.monotonic():
@@ -321,9 +321,9 @@ class Storm:
                     return
                 self._redriven.add((id_, generation))
             self.count("tasks redriven")
-            lane = letter.queue.removesuffix("-dlq")
+            lane = dead_letter.queue.removesuffix("-dlq")
             for _ in range(2):
-                self._lanes.put(lane, letter.body, 0, letter.group, attributes)
+                self._lanes.put(lane, dead_letter.body, 0, dead_letter.group, attributes)
 
     # --- What else happens ------------------------------------------------------------------------------------------
 

@@ -5,8 +5,8 @@ times come from the database's clock. Each branch of the function has a row of t
 order: the first row that applies decides.
 
 A *waiting* row is ``scheduled``, ``pending``, ``held`` or ``retry``. A *recorded* message has ``rec``: its row was
-written before the message was sent. An external message or a tick is *new* if its task has no row. It inserts its own row, which
-counts as waiting and due.
+written before the message was sent. An external message or a tick is *new* if its task has no row. It inserts its own
+row, which counts as waiting and due.
 
 ============================================  ========================================  ================================
 row                                           message                                   verdict
@@ -52,8 +52,8 @@ waiting, due, gets its slots                  any                               
 
 *Slots*: a row passes its limits one after the other, see ``pass_limits.sql``. It has its slots already if
 ``serve_limits.sql`` has given them to it. The locks of limits are taken before those of rows. *Paused*: its type, queue
-or tenant is paused. A lost run that was claimed in a batch does not count as an attempt. If the database cannot store a new row, the verdict is ``refused``; if another transaction holds its id or unique key and
-does not end, ``locked``.
+or tenant is paused. A lost run that was claimed in a batch does not count as an attempt. If the database cannot store a
+new row, the verdict is ``refused``; if another transaction holds its id or unique key and does not end, ``locked``.
 """
 
 from __future__ import annotations
