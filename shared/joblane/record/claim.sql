@@ -178,7 +178,7 @@ begin
       else  -- its limits decide
         select * into way from joblane.pass_limits_@version(t, false);
         if way.waits_for is not null then                  -- waiting, due, gets no slot: any
-          verdict := 'held'; frees := way.beside_room; @hold
+          verdict := 'held'; frees := way.behind_others; @hold
         elsif way.starts_at is not null then               -- waiting, due, gets a later time by a rate: any
           verdict := 'wait'; @start_later
         else                                               -- waiting, due, gets its slots: any

@@ -1,4 +1,4 @@
--- The lock of a limit, until the end of the transaction: whoever gives slots holds it. It is an advisory lock on the
+-- The lock of a limit, until the end of the transaction: the claim and the function that gives slots hold it. It is an advisory lock on the
 -- widest limit of each task (shared, else total, else key), so a task needs one lock, and they are taken in one order.
 -- Only a statement that begins after the lock was taken sees what others have committed under it.
 create or replace function joblane.lock_limits_@version(names text[]) returns void language plpgsql as $$

@@ -41,7 +41,7 @@ on conflict (name) do update set (slots, step, burst) = (excluded.slots, exclude
 
 
 def register(connection: Connection, tasks: Mapping[str, Task[Any, Any]]) -> None:
-    """Write the declared types and limits, and remove those that are no longer declared."""
+    """Write the declared types and limits, and remove others."""
     connection.run(REGISTER, _document(tasks))
     connection.run(LIMITS, json.dumps(declared_limits(tasks)))
 
