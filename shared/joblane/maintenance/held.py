@@ -36,7 +36,8 @@ with recursive names as (
 select t.key_limit, t.total_limit, t.shared_limit, n.name
   from names n,
        lateral (select w.key_limit, w.total_limit, w.shared_limit, w.ordered, w.first_due_at, w.seq
-                  from joblane.tasks w where w.waits_for = n.name order by w.waits_for, w.place, w.seq limit 1) as t,
+                  from joblane.tasks w where w.waits_for = n.name and w.state = 'held'
+                 order by w.waits_for, w.place, w.seq limit 1) as t,
        lateral joblane.limit_of_{VERSION}(n.name) as l
  where joblane.has_room_{VERSION}(
          n.name, case n.name when t.key_limit then 1 when t.total_limit then 2 else 3 end, l.slots)

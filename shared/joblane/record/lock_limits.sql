@@ -5,12 +5,12 @@ create or replace function joblane.lock_limits_@version(names text[]) returns vo
 declare
   number bigint;
 begin
-  if current_setting('transaction_isolation') <> 'read committed' then
-    raise exception 'limits: the isolation level read committed is required, not %',
-      current_setting('transaction_isolation')
-      using hint = 'Set default_transaction_isolation of the database or the role to read committed.';
-  end if;
   for number in select distinct hashtextextended(name, 7) from unnest(names) as name where name is not null order by 1 loop
+    if current_setting('transaction_isolation') <> 'read committed' then
+      raise exception 'limits: the isolation level read committed is required, not %',
+        current_setting('transaction_isolation')
+        using hint = 'Set default_transaction_isolation of the database or the role to read committed.';
+    end if;
     perform pg_advisory_xact_lock(number);
   end loop;
 end

@@ -29,16 +29,19 @@ begin
                   where o.key_limit = limit_name and o.ordered and o.finished_at is null and o.state in @live
                     and (o.first_due_at, o.seq) < (t.first_due_at, t.seq)))
            or (not is_next and not (level = 1 and t.ordered) and exists (
-                 select from joblane.tasks w where w.waits_for = limit_name and w.id <> t.id)) then
+                 select from joblane.tasks w
+                  where w.waits_for = limit_name and w.state = 'held' and w.id <> t.id)) then
           waits_for := limit_name;
           behind_others := has_room;
           place := case
             when t.waits_for = limit_name then t.place
             when level = 1 then extract(epoch from t.first_due_at)
             else greatest(0,  -- tenants in turns: behind the last of its own tenant, and not before the first of all
-              (select w.place from joblane.tasks w where w.waits_for = limit_name order by w.place, w.seq limit 1),
+              (select w.place from joblane.tasks w where w.waits_for = limit_name and w.state = 'held'
+                order by w.place, w.seq limit 1),
               (select w.place + 1 from joblane.tasks w
-                where w.waits_for = limit_name and coalesce(w.tenant, '') = coalesce(t.tenant, '')
+                where w.waits_for = limit_name and w.state = 'held'
+                  and coalesce(w.tenant, '') = coalesce(t.tenant, '')
                 order by w.place desc limit 1)) end;
           return;
         end if;

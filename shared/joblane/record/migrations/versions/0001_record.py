@@ -191,6 +191,7 @@ begin
                 && @.retention_seconds.floor() == @.retention_seconds)', silent => true)
         then 'options: on_archived: type, queue, max_attempts and retention_seconds are required'
         when (t.state = 'held') <> (t.waits_for is not null)
+         and t.state in ('scheduled', 'pending', 'held', 'active', 'retry')
         then 'waits_for: a held task, and no other, has the limit for which it waits'
         when t.waits_for is not null
          and (t.place is null or t.waits_for not in (t.key_limit, t.total_limit, t.shared_limit)) is not false
