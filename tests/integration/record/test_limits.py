@@ -353,7 +353,7 @@ def test_a_redriven_task_asks_for_a_slot_and_is_the_last_in_its_order(limited: W
 def test_a_replaced_task_keeps_its_place_if_it_is_due_and_has_the_same_limits(
     limited: World, options: dict[str, Any], after: str, place_stays: bool
 ) -> None:
-    unique = {"unique_for": timedelta(hours=1), "unique_key": "it", "on_conflict": OnConflict.REPLACE}
+    unique: dict[str, Any] = {"unique_for": timedelta(hours=1), "unique_key": "it", "on_conflict": OnConflict.REPLACE}
     put(limited, sample_keyed, "a")
     put(limited, sample_keyed, "b", **unique)
     assert ask(limited, sample_keyed, "a", "b") == [RUN, HELD]
