@@ -48,8 +48,8 @@ class Rate:
 class Limit:
     """A limit that several types share: each of them declares ``limit=`` with an equal :class:`Limit`.
 
-    ``name``: lower-case letters, digits, ``_`` and ``-``, 63 at most, first a letter. ``total``: tasks that run at a
-    time; None: any number. ``rate``: starts in a time; None: any number.
+    ``name``: lower-case letters, digits, ``_`` and ``-``, 63 at most, the first from a to z. ``total``: tasks that run
+    at a time; None: any number. ``rate``: starts in a time; None: any number.
     """
 
     name: str
@@ -152,8 +152,8 @@ def flow_of(
     if limit is not None:
         if not isinstance(limit.name, str) or not LIMIT_NAME.fullmatch(limit.name):
             raise DeclarationError(
-                f"{what}: limit: {limit.name!r}: lower-case letters, digits, _ and - are required, 63 at most, first a "
-                "letter"
+                f"{what}: limit: {limit.name!r}: lower-case letters, digits, _ and - are required, 63 at most, the "
+                "first from a to z"
             )
         if limit.total is None and limit.rate is None:
             raise DeclarationError(f"{what}: limit: {limit.name!r} has neither a total nor a rate")

@@ -25,7 +25,7 @@ from unittest.mock import patch
 from joblane.client import JobClient
 from joblane.errors import JobError
 from joblane.job import Job
-from joblane.maintenance.held import BESIDE_ROOM, Held
+from joblane.maintenance.held import UNSERVED, Held
 from joblane.maintenance.sends import Sends
 from joblane.queues import Queue, lane_name
 from joblane.record.database import Database
@@ -312,9 +312,9 @@ class Storm:
 
     def _redrive(self) -> None:
         with suppress(IndexError):
-            letter = self._lanes.dead.pop()
-            attributes = _attributes(letter)
-            id_ = json.loads(letter.body)["id"]
+            dead_letter = self._lanes.dead.pop()
+            attributes = _attributes(dead_letter)
+            id_ = json.loads(dead_letter.body)["id"]
             generation = attributes[DEAD_ATTRIBUTE][1]
             with self._lock:
                 if (id_, generation) in self._redriven or int(generation) > 0:
@@ -405,12 +405,12 @@ class Storm:
                         most = self._most_of_pool(at) if name == POOL.name else allowed[_declared_name(name)]
                         if most is not None and running > most:
                             self._wrong(f"over the limit: {running} of {most} {name}")
-                beside = {row[3] for row in database.get().run(BESIDE_ROOM)}
-                seen = {name: seen.get(name, at) for name in beside}
+                unserved = {row[3] for row in database.get().run(UNSERVED)}
+                seen = {name: seen.get(name, at) for name in unserved}
                 late = {name for name, since in seen.items() if at - since > PATIENCE_SECONDS}
-                self.count("times that tasks have waited beside room for a second", len(late))
+                self.count("times that tasks have waited next to free room for a second", len(late))
                 if late and not self._deaths:
-                    self._wrong(f"waits beside room: {', '.join(sorted(late))}")
+                    self._wrong(f"waits next to free room: {', '.join(sorted(late))}")
                 for name in late:
                     seen[name] = float("inf")
 

@@ -179,7 +179,7 @@ def arrival(
     if options.deadline is not None:
         item["deadline"] = options.deadline.isoformat()
     if task.flow is not None:
-        item |= task.flow.row(task.type, message.payload, tenant)
+        item |= task.flow.row(task.type, task.as_written(message.payload or {}), tenant)
     if unique:
         schedule = message.tick["schedule"] if message.tick else None
         if (key := task.key_of_message(queue, message.payload or {}, schedule)) is not None:
