@@ -27,9 +27,11 @@ from joblane.inspector.views import (
     Pause,
     ScheduleView,
     Statistic,
+    TaskRow,
     TaskView,
     TypeView,
 )
+from joblane.record.limit_status import LimitStatus
 from joblane.record.states import State
 from tests.builders import views
 from tests.inspector import FakeInspector
@@ -47,6 +49,8 @@ READING: dict[tuple[str, ...], tuple[str, Callable[[], Any], Any]] = {
     ("pause",): ("pauses", lambda: (views.overview().queues[2].pause,), tuple[Pause, ...]),
     ("bulk", "ls"): ("bulks", lambda: (views.bulk(),), tuple[BulkView, ...]),
     ("bulk", "show", "x"): ("bulk_view", views.bulk, BulkView),
+    ("limits",): ("limits", lambda: (views.limit(),), tuple[LimitStatus, ...]),
+    ("line", "show", "x:y", "7"): ("line", lambda: (views.task_row(),), tuple[TaskRow, ...]),
     ("doctor",): ("doctor", lambda: (views.examined(Grade.GOOD),), tuple[Check, ...]),
 }
 
