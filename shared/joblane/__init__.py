@@ -1,7 +1,7 @@
 """Background jobs on SQS and Lambda, recorded in PostgreSQL.
 
 Declare
-    task, Payload, Redacted, Queue, Grants, cron, every, ArchivedTask
+    task, Payload, Redacted, Queue, Grants, Limit, Rate, cron, every, ArchivedTask
 Enqueue
     JobClient, Job, Enqueued, OnConflict, Until, DuplicateTaskError, TaskIdConflictError, EnqueueError
 Show
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
         TaskIdConflictError,
         TaskTimeout,
     )
+    from joblane.flow import Limit, Rate
     from joblane.job import Job
     from joblane.payload import ArchivedTask, Payload
     from joblane.queues import Queue
@@ -54,11 +55,13 @@ __all__ = [
     "Job",
     "JobClient",
     "JobError",
+    "Limit",
     "OnConflict",
     "PartialFailure",
     "Payload",
     "Progress",
     "Queue",
+    "Rate",
     "Redacted",
     "RetryAfter",
     "RevokeTask",
@@ -86,6 +89,7 @@ __getattr__ = importer(
         "joblane.decorator": "task",
         "joblane.errors": "DuplicateTaskError EnqueueError JobError PartialFailure RetryAfter RevokeTask "
         "SkipRetry Snooze TaskCancelled TaskIdConflictError TaskTimeout",
+        "joblane.flow": "Limit Rate",
         "joblane.job": "Job",
         "joblane.payload": "ArchivedTask Payload",
         "joblane.queues": "Queue",
