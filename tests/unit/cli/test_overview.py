@@ -355,3 +355,13 @@ def test_an_empty_overview_is_shown(jobs: Run, stub: FakeInspector) -> None:
     stub.answers["overview"] = Overview(views.NOW, (), Count(0, exact=True), Count(0, exact=True))
     stub.answers["tasks"] = Page((), None)
     assert jobs("queues").code == jobs("watch").code == 0
+
+
+def test_held_tasks_have_a_column_if_there_are_any(jobs: Run, stub: FakeInspector) -> None:
+    found = views.overview()
+    first, *others = found.queues
+    held = replace(first, tasks={**first.tasks, State.HELD: 4321})
+    stub.answers["overview"] = replace(found, queues=(held, *others))
+    title, critical, *_ = jobs("queues", columns=120).out.splitlines()
+    assert title.split()[:4] == ["QUEUE", "PENDING", "HELD", "ACTIVE"]
+    assert critical.split()[2] == "4,321"
