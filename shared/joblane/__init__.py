@@ -7,7 +7,7 @@ Enqueue
 Show
     TaskStatus, Progress, State
 Inside a handler
-    TaskContext, SkipRetry, RetryAfter, Snooze, RevokeTask, TaskTimeout, TaskCancelled, PartialFailure
+    TaskContext, SkipRetry, RetryAfter, Snooze, RateLimited, RevokeTask, TaskTimeout, TaskCancelled, PartialFailure
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
         EnqueueError,
         JobError,
         PartialFailure,
+        RateLimited,
         RetryAfter,
         RevokeTask,
         SkipRetry,
@@ -62,6 +63,7 @@ __all__ = [
     "Progress",
     "Queue",
     "Rate",
+    "RateLimited",
     "Redacted",
     "RetryAfter",
     "RevokeTask",
@@ -87,7 +89,7 @@ __getattr__ = importer(
         "joblane.context": "TaskContext",
         "joblane.declaration": "Grants Task",
         "joblane.decorator": "task",
-        "joblane.errors": "DuplicateTaskError EnqueueError JobError PartialFailure RetryAfter RevokeTask "
+        "joblane.errors": "DuplicateTaskError EnqueueError JobError PartialFailure RateLimited RetryAfter RevokeTask "
         "SkipRetry Snooze TaskCancelled TaskIdConflictError TaskTimeout",
         "joblane.flow": "Limit Rate",
         "joblane.job": "Job",

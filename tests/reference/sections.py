@@ -101,7 +101,13 @@ ERRORS: Mapping[str, Sequence[type[BaseException]]] = {
         errors.DatabaseUnavailableError,
         errors.LimitError,
     ),
-    "Outcomes that a handler raises": (errors.SkipRetry, errors.RevokeTask, errors.RetryAfter, errors.Snooze),
+    "Outcomes that a handler raises": (
+        errors.SkipRetry,
+        errors.RevokeTask,
+        errors.RetryAfter,
+        errors.Snooze,
+        errors.RateLimited,
+    ),
     "Raised in a handler": (
         errors.Interrupt,
         errors.TaskTimeout,
