@@ -29,6 +29,7 @@ from joblane.errors import (
     DatabaseUnavailableError,
     EnqueueError,
     JobError,
+    LimitError,
     SendError,
     UnknownTaskError,
     WaitTimeoutError,
@@ -43,7 +44,8 @@ from joblane.record.connection import REFUSED_CLASSES, SHUT_DOWN
 from joblane.record.database import Database
 from joblane.record.functions import VERSION
 from joblane.record.insert import NewTask
-from joblane.record.serve import Limits, serve
+from joblane.record.serve import Limits as Freed
+from joblane.record.serve import Turn, serve
 from joblane.record.stage import STAGE, match_stage
 from joblane.record.states import State
 from joblane.record.status import STATUS, TaskStatus
@@ -56,6 +58,7 @@ if TYPE_CHECKING:
     from sqlalchemy import Engine, TextClause
     from sqlalchemy.orm import Session
 
+    from joblane.client_limits import Limits
     from joblane.declaration import Task
     from joblane.payload import Payload
 
@@ -220,7 +223,7 @@ class JobClient:
             self._serve(limits)
         return State(state)
 
-    def _serve(self, freed: Limits) -> None:
+    def _serve(self, freed: Freed) -> None:
         """Start the tasks that wait for the limits of a cancelled one. If it fails, the sweep does it."""
         with self._connecting() as database:
             try:
@@ -230,7 +233,7 @@ class JobClient:
             except (PostgresError, OSError):
                 database.drop()
                 return
-        self._sqs.send_many([turn.entry(self._prefix) for turn in turns], brief=True)
+        self._send_turns(turns)
 
     def _query(self, sql: str, task_id: str) -> list[list[Any]]:
         if not isinstance(task_id, str):
@@ -411,6 +414,19 @@ class JobClient:
         self._send_rows(entries, inline)
         if len(tasks) > INLINE_SENDS:
             wake(self._sqs, self._prefix)
+
+    @cached_property
+    def limits(self) -> Limits:
+        """The limits of the stage: ``jobs.limits.set``, ``reset`` and ``get``, see
+        :class:`~joblane.client_limits.Limits`."""
+        from joblane.client_limits import Limits
+
+        if not self._record:
+            raise LimitError("record", "a client made with record=False knows no limits; make JobClient()")
+        return Limits(self._connecting, self._send_turns, lambda: wake(self._sqs, self._prefix))
+
+    def _send_turns(self, turns: Sequence[Turn]) -> None:
+        self._sqs.send_many([turn.entry(self._prefix) for turn in turns], brief=True)
 
     @cached_property
     def _prefix(self) -> str:

@@ -188,13 +188,13 @@ class Task(Generic[P, R]):
         of a tick is its schedule's.
         """
         if self.unique_for is not None:
-            key = key_of(self.type, queue, self._as_written(payload), None)
+            key = key_of(self.type, queue, self.as_written(payload), None)
             return Unique(key, self.unique_for.total_seconds(), self.unique_until)
         if schedule is not None and self.overlap == "skip":
             return Unique(f"{self.type} tick {schedule}", LONGEST_UNIQUE.total_seconds(), Until.FINISH)
         return None
 
-    def _as_written(self, payload: Mapping[str, Any]) -> Mapping[str, Any]:
+    def as_written(self, payload: Mapping[str, Any]) -> Mapping[str, Any]:
         """Return ``payload`` with the defaults that a client writes, so that both have the same key."""
         try:
             return self.write(self.read(payload, None))

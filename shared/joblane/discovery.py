@@ -124,6 +124,11 @@ def _check_references(task: Task[Any, Any], tasks: Mapping[str, Task[Any, Any]])
             raise DeclarationError(f"{what}: on_archived: there is no task {type_!r}")
         if (takes := tasks[type_].payload) is not ArchivedTask:
             raise DeclarationError(f"{what}: on_archived: {type_!r} takes {takes.__name__}, not ArchivedTask")
+        if (flow := tasks[type_].flow) is not None and flow.key:
+            raise DeclarationError(
+                f"{what}: on_archived: {type_!r} has a key; a task that follows others can only have max_total, limit "
+                "and rate"
+            )
     for alias in task.aliases:
         if any(alias in other.types for other in tasks.values() if other is not task):
             raise DeclarationError(f"{what}: aliases: {alias!r} belongs to another task")
@@ -157,7 +162,9 @@ def successor_of(task: Task[Any, Any]) -> Mapping[str, Any] | None:
         successor = load(successor, task.function.__module__.rpartition(f".{task.folder}.")[0])
     if successor is None:
         return None
+    limits = successor.flow.row(successor.type, None, None) if successor.flow else {}
     return {
+        **limits,
         "type": successor.type,
         "queue": successor.queue,
         "max_attempts": successor.max_retry + 1,

@@ -91,6 +91,23 @@ class LaneError(EnqueueError):
         )
 
 
+class LimitError(JobError, ValueError):
+    """A change of a limit has a wrong argument. Nothing was changed.
+
+    Correct the argument that ``field`` names.
+    """
+
+    field: str
+    """Name of the argument."""
+    problem: str
+    """The problem, without the field."""
+
+    def __init__(self, field: str, problem: str) -> None:
+        super().__init__(f"{field}: {problem}")
+        self.field = field
+        self.problem = problem
+
+
 class PayloadError(EnqueueError):
     """The payload does not fit the task's payload class, or is too large, or cannot be written as JSON.
 

@@ -48,8 +48,8 @@ class Rate:
 class Limit:
     """A limit that several types share: each of them declares ``limit=`` with an equal :class:`Limit`.
 
-    ``name``: lower-case letters, digits, ``_`` and ``-``, 63 at most, first a letter. ``total``: tasks that run at a
-    time; None: any number. ``rate``: starts in a time; None: any number.
+    ``name``: lower-case letters, digits, ``_`` and ``-``, 63 at most, the first from a to z. ``total``: tasks that run
+    at a time; None: any number. ``rate``: starts in a time; None: any number.
     """
 
     name: str
@@ -152,8 +152,8 @@ def flow_of(
     if limit is not None:
         if not isinstance(limit.name, str) or not LIMIT_NAME.fullmatch(limit.name):
             raise DeclarationError(
-                f"{what}: limit: {limit.name!r}: lower-case letters, digits, _ and - are required, 63 at most, first a "
-                "letter"
+                f"{what}: limit: {limit.name!r}: lower-case letters, digits, _ and - are required, 63 at most, the "
+                "first from a to z"
             )
         if limit.total is None and limit.rate is None:
             raise DeclarationError(f"{what}: limit: {limit.name!r} has neither a total nor a rate")
@@ -205,21 +205,29 @@ def _parts(what: str, key: object) -> tuple[str, ...]:
 
 
 def _check_number(what: str, name: str, value: object) -> None:
-    if value is None:
-        return
-    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= MAX_AT_A_TIME:
-        raise DeclarationError(f"{what}: {name}: an integer from 0 to {MAX_AT_A_TIME} is required, not {value!r}")
+    if value is not None and (problem := problem_of_number(value)):
+        raise DeclarationError(f"{what}: {name}: {problem}")
 
 
 def _check_rate(what: str, name: str, rate: object) -> None:
-    if rate is None:
-        return
+    if rate is not None and (problem := problem_of_rate(rate)):
+        raise DeclarationError(f"{what}: {name}: {problem}")
+
+
+def problem_of_number(value: object) -> str | None:
+    """Return why a value is no number of tasks at a time; None if it is one."""
+    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= MAX_AT_A_TIME:
+        return f"an integer from 0 to {MAX_AT_A_TIME} is required, not {value!r}"
+    return None
+
+
+def problem_of_rate(rate: object) -> str | None:
+    """Return why a value is no rate; None if it is one."""
     if not isinstance(rate, Rate):
-        raise DeclarationError(f"{what}: {name}: a Rate is required, not {rate!r}")
+        return f"a Rate is required, not {rate!r}"
     for field, value in (("starts", rate.starts), ("burst", rate.burst)):
         if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= 1_000_000:
-            raise DeclarationError(
-                f"{what}: {name}: {field}: an integer from 1 to 1,000,000 is required, not {value!r}"
-            )
+            return f"{field}: an integer from 1 to 1,000,000 is required, not {value!r}"
     if not isinstance(rate.per, timedelta) or not timedelta(seconds=1) <= rate.per <= LONGEST_PERIOD:
-        raise DeclarationError(f"{what}: {name}: per: a timedelta from 1 second to 1 day is required, not {rate.per!r}")
+        return f"per: a timedelta from 1 second to 1 day is required, not {rate.per!r}"
+    return None

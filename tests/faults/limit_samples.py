@@ -22,7 +22,7 @@ class Work(Payload):
     """``key``: of the limits. ``script``: what the runs do, one after the other; after them the task completes."""
 
     key: int | None = None
-    script: list[str] = []
+    script: tuple[str, ...] = ()
 
 
 def work(payload: Work, ctx: TaskContext) -> None:

@@ -1,4 +1,4 @@
-"""A storm of limits: threads run thousands of tasks with limits while workers die, messages come twice, and limits move.
+"""A storm of limits: threads run thousands of tasks while workers die, messages come twice, and limits move.
 
 The workers, the client and the statements are the library's. The queues are in memory, and their times are shorter. A
 worker dies by an error that nothing catches, before or after one of its statements, with its connection cut. The
@@ -26,7 +26,7 @@ from joblane import client as client_module
 from joblane.client import JobClient
 from joblane.errors import JobError
 from joblane.job import Job
-from joblane.maintenance.held import BESIDE_ROOM, Held
+from joblane.maintenance.held import UNSERVED, Held
 from joblane.maintenance.sends import Sends
 from joblane.queues import Queue, lane_name
 from joblane.record.claim import CLAIM, Claim, Verdict
@@ -281,7 +281,7 @@ class Storm:
         seconds = 0.3 + 10 * self._dice.random() ** 2
         return Job(
             task,
-            Work(key=key, script=script),
+            Work(key=key, script=tuple(script)),
             task_id=f"t{number:05}",
             tenant=self._dice.choice("abc"),
             deadline=datetime.now(UTC) + timedelta(seconds=seconds) if self._dice.random() < 0.15 else None,
@@ -323,15 +323,17 @@ class Storm:
     def _redrive(self) -> None:
         """Send a dead letter of a task's first life back, twice."""
         with suppress(IndexError):
-            letter = self._lanes.dead.pop()
-            attributes, id_ = attributes_of(letter), json.loads(letter.body)["id"]
+            dead_letter = self._lanes.dead.pop()
+            attributes, id_ = attributes_of(dead_letter), json.loads(dead_letter.body)["id"]
             with self._lock:
                 if id_ in self._redriven or attributes[DEAD_ATTRIBUTE][1] != "0":
                     return
                 self._redriven.add(id_)
             self.count("tasks redriven")
             for _ in range(2):
-                self._lanes.put(letter.queue.removesuffix("-dlq"), letter.body, 0, letter.group, attributes)
+                self._lanes.put(
+                    dead_letter.queue.removesuffix("-dlq"), dead_letter.body, 0, dead_letter.group, attributes
+                )
 
     # --- What else happens --------------------------------------------------------------------------------------------
 
@@ -367,7 +369,7 @@ class Storm:
                     with self._gate.closed() if is_still else nullcontext():
                         self._set_pool(database, value)
                 with self._gate.closed():
-                    beside = [row[3] for row in database.get().run(BESIDE_ROOM)]
+                    beside = [row[3] for row in database.get().run(UNSERVED)]
                 self.count("checks while all stood still")
                 self.count("times that a limit had room and waiting tasks", len(beside))
                 if beside and not self._deaths:

@@ -39,3 +39,11 @@ def test_the_function_may_send_to_the_task_that_on_archived_names(template: Temp
         "acme-default-ops-alert",
         "acme-low-jobs-sweep",
     }
+
+
+def test_the_function_may_send_to_the_tasks_that_share_its_limit(template: Template) -> None:
+    sent = templates.allowed(template, "acme-ops-alert")["sqs:SendMessage"]
+    assert {queue for queue in sent if not queue.endswith("-dlq")} == NEW | {
+        "acme-default-ops-alert",
+        "acme-low-jobs-sweep",
+    }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable, Iterator
 
@@ -13,7 +14,9 @@ from joblane.functions.jobs_bulk import handler as bulk_handler
 from joblane.inspector.inspector import Inspector
 from joblane.inspector.scope import Scope
 from joblane.record.database import Database
+from joblane.record.task_types import LIMITS, declared_limits
 from tests.bulks import TASKS, Bulks
+from tests.samples import LIMITED
 from tests.world import PREFIX, World, mocked_aws
 
 
@@ -82,3 +85,10 @@ def bulks(deployed: World, monkeypatch: pytest.MonkeyPatch) -> Bulks:
     monkeypatch.setattr(bulk_handler, "discover", lambda: TASKS)
     monkeypatch.setattr(bulk_handler, "Sqs", lambda: deployed.sqs)
     return Bulks(deployed)
+
+
+@pytest.fixture
+def limited(world: World) -> World:
+    """A world with the limits of the samples."""
+    world.run(LIMITS, json.dumps(declared_limits({task.type: task for task in LIMITED})))
+    return world

@@ -175,7 +175,8 @@ class Ranged(Payload):
 def declare(**options: Any) -> None:
     def report_ranged(payload: Ranged, ctx: TaskContext) -> None: ...
 
-    task("report:ranged", **{"timeout": timedelta(seconds=1), **options})(report_ranged)
+    with_key = {"key": "tenant"} if "max_per_key" in options else {}
+    task("report:ranged", **{"timeout": timedelta(seconds=1), **with_key, **options})(report_ranged)
 
 
 def enqueue(**options: Any) -> None:
@@ -219,7 +220,7 @@ def test_the_longest_timeouts_of_a_resumable_task(max_retry: int, hours: float, 
 def test_the_ranges_of_most_numbers_and_durations_are_known() -> None:
     assert {name for name, *_ in DECLARED} == {
         *("max_retry", "timeout", "retention", "unique_for", "batch_size", "max_concurrency", "memory_mb"),
-        "target_wait",
+        *("target_wait", "max_per_key", "max_total"),
     }
     assert {name for name, *_ in ENQUEUED} == {"process_in", "retention", "unique_for"}
 

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import getpass
 import os
 import re
-import socket
 from contextlib import closing, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -53,6 +51,7 @@ def _local(profile: str | None, region: str | None) -> Inspector:
     from joblane.inspector.inspector import Inspector
     from joblane.inspector.scope import Scope
     from joblane.queues import check_prefix
+    from joblane.record.audit import user_of_process
     from joblane.record.database import Database
     from joblane.sqs.client import Sqs
 
@@ -72,7 +71,7 @@ def _local(profile: str | None, region: str | None) -> Inspector:
             sqs=Sqs(),
             prefix=prefix,
             tasks=discover(),
-            who=f"{_user()}@{socket.gethostname()}",
+            who=user_of_process(),
             region=os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION") or "",
         )
     )
@@ -133,13 +132,6 @@ def unavailable(url: str, source: str, action: str, error: Exception) -> Unavail
     return UnavailableError(
         f"Cannot {action} the database at {where.hostname}:{where.port or 5432} (from {source}): {reason}.{hint}"
     )
-
-
-def _user() -> str:
-    try:
-        return getpass.getuser()
-    except (KeyError, OSError):  # the user of a container may have no name
-        return f"uid-{os.getuid()}"
 
 
 # --- On AWS --------------------------------------------------------------------------------------------------------

@@ -35,7 +35,7 @@ MEANINGS = {
 
 
 NOTHING_FOUND = ("type", "types", "filter", "name")
-"""Fields of a :class:`SelectionError` that mean that the target does not exist."""
+"""Fields of a :class:`SelectionError` or :class:`LimitError` that mean that the target does not exist."""
 
 OPTIONS = {
     "id_prefix": "--id",
@@ -49,18 +49,21 @@ OPTIONS = {
     "scope": "SCOPE",
     "name": "NAME",
 }
-"""Field of a :class:`SelectionError` → the option or argument; any other field has an option of its own name."""
+"""Field of a :class:`SelectionError` or :class:`LimitError` → the option or argument; any other field has an option of
+its own name."""
 WITHOUT_OPTION = ("action", "filter")
 """Fields that no option stands for."""
 
 
 def message_of(error: Exception) -> str:
     """The message of an error, which names options as the user types them."""
+    from joblane.errors import LimitError
     from joblane.inspector.errors import SelectionError
 
-    if not isinstance(error, SelectionError) or error.field in WITHOUT_OPTION:
+    if not isinstance(error, (LimitError, SelectionError)) or error.field in WITHOUT_OPTION:
         return str(error)
-    return f"{OPTIONS.get(error.field, f'--{error.field}')}: {error.problem}"
+    option = f"--{error.field.replace('_', '-')}"
+    return f"{OPTIONS.get(error.field, option)}: {error.problem}"
 
 
 def exit_of(error: Exception) -> Exit | None:
@@ -74,7 +77,7 @@ def exit_of(error: Exception) -> Exit | None:
     from joblane.record.connection import is_unavailable
     from joblane.settings import MissingSettingError
 
-    if isinstance(error, SelectionError):
+    if isinstance(error, (errors.LimitError, SelectionError)):
         return Exit.NOTHING if error.field in NOTHING_FOUND else Exit.USAGE
     if isinstance(error, AwsCallError):
         return Exit.FORBIDDEN if error.denied else Exit.UNAVAILABLE

@@ -10,14 +10,16 @@ from collections.abc import Mapping
 from datetime import datetime, timedelta
 from typing import Any
 
+from joblane.flow import Rate
 from joblane.inspector import views
-from joblane.inspector.actions import audit, enqueue, single
+from joblane.inspector.actions import audit, enqueue, line, single
 from joblane.inspector.bulk import dead, start
 from joblane.inspector.filter import BulkAction, Filter, PauseScope
 from joblane.inspector.permission import Permission, needs
 from joblane.inspector.scope import Scope
-from joblane.inspector.stage import doctor, overview, pauses, schedules, statistics
+from joblane.inspector.stage import doctor, limits, overview, pauses, schedules, statistics
 from joblane.inspector.tasks import detail, listing, logs
+from joblane.record.limit_status import LimitStatus
 
 VIEW, OPERATE, EDIT = Permission
 
@@ -86,6 +88,25 @@ class Inspector:
     def pauses(self) -> tuple[views.Pause, ...]:
         """The current pauses."""
         return pauses.current(self._scope.connection)
+
+    @needs(VIEW)
+    def limits(self, name: str | None = None, *, key: str | None = None) -> tuple[LimitStatus, ...]:
+        """Limits with their values, and the numbers of tasks that have their slots and wait for them.
+
+        ``name`` None: all declared limits, and the keys for which something is set. A type: its total, the values of
+        each key, and of its keys those for which something is set, and the 20 whose tasks wait longest.
+
+        Raises :class:`~joblane.errors.LimitError`.
+        """
+        return limits.limits(self._scope, name, key)
+
+    @needs(VIEW)
+    def line(self, type: str, key: str, *, limit: int = 50) -> tuple[views.TaskRow, ...]:  # noqa: A002
+        """The live tasks of a key of a type with an order, in their order. ``limit``: 1 to 500.
+
+        Raises :class:`~joblane.errors.LimitError`.
+        """
+        return line.line(self._scope, type, key, limit)
 
     @needs(VIEW)
     def schedules(self) -> tuple[views.ScheduleView, ...]:
@@ -205,6 +226,51 @@ class Inspector:
     def tick(self, type: str, *, schedule: str | None = None, reason: str | None = None) -> views.ActionResult:  # noqa: A002
         """Send a tick of a periodic task now, even if its schedule is off in this stage."""
         return schedules.tick(self._scope, type, schedule, reason)
+
+    @needs(OPERATE)
+    def set_limit(
+        self,
+        name: str,
+        *,
+        key: str | None = None,
+        max_per_key: int | None = None,
+        max_total: int | None = None,
+        total: int | None = None,
+        rate: Rate | None = None,
+        until: datetime | None = None,
+        reason: str | None = None,
+    ) -> tuple[LimitStatus, ...]:
+        """Set values of a limit in place of the declared ones, as :meth:`joblane.client_limits.Limits.set` does.
+
+        Returns the limits that were changed. Raises :class:`~joblane.errors.LimitError`.
+        """
+        return limits.set_limit(
+            self._scope,
+            name,
+            key=key,
+            max_per_key=max_per_key,
+            max_total=max_total,
+            total=total,
+            rate=rate,
+            until=until,
+            reason=reason,
+        )
+
+    @needs(OPERATE)
+    def reset_limit(self, name: str, *, key: str | None = None, reason: str | None = None) -> tuple[LimitStatus, ...]:
+        """Remove what is set for a limit, so that the declared values hold. Returns the limits that were changed.
+
+        Raises :class:`~joblane.errors.LimitError`.
+        """
+        return limits.reset_limit(self._scope, name, key=key, reason=reason)
+
+    @needs(OPERATE)
+    def pass_line(self, type: str, key: str, *, reason: str | None = None) -> views.ActionResult:  # noqa: A002
+        """Move the first task of an ordered key to the end of its order, so that the next one runs.
+
+        Raises :class:`~joblane.errors.LimitError` if the first task runs, or if it is the only one.
+        """
+        return line.pass_line(self._scope, type, key, reason)
 
     # --- Edit ------------------------------------------------------------------------------------------------------
 

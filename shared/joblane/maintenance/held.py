@@ -1,4 +1,4 @@
-"""The tasks that wait for a limit which has a slot for them, because whoever freed it died before it could serve them.
+"""The tasks that wait for a limit which has a slot for them, because the process that freed it died too early.
 
 Turns that nobody claims are taken back: a lane that stands still must not keep the slots of a limit that others share.
 """
@@ -25,7 +25,7 @@ EARLIER = f"""exists (
 """True if another task is before ``t`` in its order."""
 
 # The limits for which tasks wait, each found by one look-up in the index, and the first task of each.
-BESIDE_ROOM = f"""
+UNSERVED = f"""
 with recursive names as (
   (select t.waits_for as name from joblane.tasks t where t.waits_for is not null order by t.waits_for limit 1)
   union all
@@ -36,7 +36,8 @@ with recursive names as (
 select t.key_limit, t.total_limit, t.shared_limit, n.name
   from names n,
        lateral (select w.key_limit, w.total_limit, w.shared_limit, w.ordered, w.first_due_at, w.seq
-                  from joblane.tasks w where w.waits_for = n.name order by w.waits_for, w.place, w.seq limit 1) as t,
+                  from joblane.tasks w where w.waits_for = n.name and w.state = 'held'
+                 order by w.waits_for, w.place, w.seq limit 1) as t,
        lateral joblane.limit_of_{VERSION}(n.name) as l
  where joblane.has_room_{VERSION}(
          n.name, case n.name when t.key_limit then 1 when t.total_limit then 2 else 3 end, l.slots)
@@ -63,7 +64,7 @@ class Held:
     def steps(self) -> Iterator[None]:
         """Serve in batches. It may be stopped after each step."""
         connection = self._sends.connection
-        wanted: list[Limits] = [*connection.run(TAKE_BACK), *(row[:3] for row in connection.run(BESIDE_ROOM))]
+        wanted: list[Limits] = [*connection.run(TAKE_BACK), *(row[:3] for row in connection.run(UNSERVED))]
         for start in range(0, len(wanted), BATCH):
             yield
             turns = serve(connection, wanted[start : start + BATCH])

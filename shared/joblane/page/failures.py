@@ -11,7 +11,14 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 
-from joblane.errors import DatabaseUnavailableError, EnqueueError, JobError, UnknownTaskError, UnreadablePayloadError
+from joblane.errors import (
+    DatabaseUnavailableError,
+    EnqueueError,
+    JobError,
+    LimitError,
+    UnknownTaskError,
+    UnreadablePayloadError,
+)
 from joblane.inspector.errors import ActionError, AwsCallError, BusyError, SelectionError
 from joblane.inspector.inspector import Inspector
 from joblane.page.rendering import problem, query
@@ -30,6 +37,7 @@ KINDS: Mapping[type[JobError], tuple[int, str, str]] = {
     ActionError: (409, "Not possible in this state", "Nothing was done."),
     BusyError: (409, "Not possible at this moment", ""),
     SelectionError: (400, "This request is not valid", "Go back and correct it; nothing was done."),
+    LimitError: (400, "This request is not valid", "Go back and correct it; nothing was done."),
     EnqueueError: (400, "This request is not valid", "Go back and correct it; nothing was done."),
     UnreadablePayloadError: (422, "The payload is not valid", "Nothing was done."),
     DatabaseUnavailableError: (503, "The database cannot be reached", UNAVAILABLE),

@@ -4,9 +4,9 @@ The function of ``claim.sql`` locks each task's row, in the order of the ids, an
 times come from the database's clock. Each branch of the function has a row of this table as its comment, in the same
 order: the first row that applies decides.
 
-A *waiting* row is ``scheduled``, ``pending``, ``held`` or ``retry``. A *recorded* message has ``rec``: its row was written before
-the message was sent. An external message or a tick is *new* if its task has no row. It inserts its own row, which
-counts as waiting and due.
+A *waiting* row is ``scheduled``, ``pending``, ``held`` or ``retry``. A *recorded* message has ``rec``: its row was
+written before the message was sent. An external message or a tick is *new* if its task has no row. It inserts its own
+row, which counts as waiting and due.
 
 ============================================  ========================================  ================================
 row                                           message                                   verdict
@@ -50,10 +50,10 @@ waiting, due, gets a later time by a rate     any                               
 waiting, due, gets its slots                  any                                       ``run``
 ============================================  ========================================  ================================
 
-*Slots*: a row passes its limits one after the other, see ``pass_limits.sql``; it has all slots when whoever freed them
-has served it. The locks of limits are taken before those of rows. *Paused*: its type, queue or tenant is paused. A lost run that was claimed in a batch does not count as an attempt. If
-the database cannot store a new row, the verdict is ``refused``; if another transaction holds its id or unique key and
-does not end, ``locked``.
+*Slots*: a row passes its limits one after the other, see ``pass_limits.sql``. It has its slots already if
+``serve_limits.sql`` has given them to it. The locks of limits are taken before those of rows. *Paused*: its type, queue
+or tenant is paused. A lost run that was claimed in a batch does not count as an attempt. If the database cannot store a
+new row, the verdict is ``refused``; if another transaction holds its id or unique key and does not end, ``locked``.
 """
 
 from __future__ import annotations
@@ -179,7 +179,7 @@ def arrival(
     if options.deadline is not None:
         item["deadline"] = options.deadline.isoformat()
     if task.flow is not None:
-        item |= task.flow.row(task.type, message.payload, tenant)
+        item |= task.flow.row(task.type, task.as_written(message.payload or {}), tenant)
     if unique:
         schedule = message.tick["schedule"] if message.tick else None
         if (key := task.key_of_message(queue, message.payload or {}, schedule)) is not None:

@@ -8,7 +8,8 @@ as $$
 declare
   members constant integer := json_array_length(messages);
   any_paused constant boolean := exists (select from joblane.pauses);
-  any_limits constant boolean := exists (select from joblane.limits);
+  any_limits constant boolean := exists (select from joblane.limits)
+                                 or exists (select from joblane.tasks w where w.waits_for is not null);
   locked_limits text[];   -- the widest limits of the tasks that may ask for a slot
   widest text;            -- the widest limit of the task. Null: it has none
   asks boolean;           -- it has not passed its limits yet
@@ -43,6 +44,9 @@ begin
      where r.id is null or (r.passed < 6 and r.finished_at is null and r.state <> 'active');
     begin
       perform joblane.lock_limits_@version(locked_limits);
+      if locked_limits <> '{null}' then  -- others wait for these locks: do not wait for a row as well
+        perform set_config('lock_timeout', '10ms', true);
+      end if;
     exception when lock_not_available then
       locked_limits := null;
     end;
@@ -178,7 +182,7 @@ begin
       else  -- its limits decide
         select * into way from joblane.pass_limits_@version(t, false);
         if way.waits_for is not null then                  -- waiting, due, gets no slot: any
-          verdict := 'held'; frees := way.beside_room; @hold
+          verdict := 'held'; frees := way.behind_others; @hold
         elsif way.starts_at is not null then               -- waiting, due, gets a later time by a rate: any
           verdict := 'wait'; @start_later
         else                                               -- waiting, due, gets its slots: any

@@ -83,10 +83,10 @@ locked in the order of keys. A task stays unchanged if an attempt is under way o
 class NewTask:
     """A new task: checked, with its message.
 
-    ``delay``: seconds from the database's now; ``at``: an aware time; neither: due now. ``unsent``: the sweep sends the
-    message. ``limits``: the columns of :meth:`Flow.row`. The last three fields hold the result of the insert. ``due_seconds``: from now. ``created``: False if an
-    existing task holds the unique key. ``state``: the state of an existing task that stays unchanged, or None if the
-    message must be sent.
+    ``delay``: seconds from the database's now; ``at``: an aware time; neither: due now. ``limits``: the columns of
+    :meth:`Flow.row`. ``unsent``: the sweep sends the message. The last three fields hold the result of the insert.
+    ``due_seconds``: from now. ``created``: False if an existing task holds the unique key. ``state``: the state of an
+    existing task that stays unchanged, or None if the message must be sent.
     """
 
     id: str

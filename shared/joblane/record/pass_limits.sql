@@ -2,12 +2,12 @@
 -- time, if the limit has a rate. `passed` counts these steps: two for each level, 6 for all. A task keeps what it has
 -- passed. The caller holds the lock of the widest limit.
 --
--- `waits_for`: the limit that does not let it pass, and its `place` among those who wait there. `beside_room`: that limit
--- has a slot, but others wait for it. `starts_at`: the time that a rate gives it, if it is later than now. All null: it
--- has passed all limits. `is_next`: it is the first of the list in which it waits.
+-- `waits_for`: the limit that does not let it pass, and its `place` among those who wait there. `behind_others`: that
+-- limit has a slot, but others wait for it. `starts_at`: the time that a rate gives it, if that is later than now. All
+-- null: it has passed all limits. `is_next`: it is the first of the list in which it waits.
 create or replace function joblane.pass_limits_@version(
   t joblane.tasks, is_next boolean,
-  out passed smallint, out waits_for text, out place float8, out beside_room boolean, out starts_at timestamptz)
+  out passed smallint, out waits_for text, out place float8, out behind_others boolean, out starts_at timestamptz)
 language plpgsql as $$
 #variable_conflict use_column
 declare
@@ -29,16 +29,19 @@ begin
                   where o.key_limit = limit_name and o.ordered and o.finished_at is null and o.state in @live
                     and (o.first_due_at, o.seq) < (t.first_due_at, t.seq)))
            or (not is_next and not (level = 1 and t.ordered) and exists (
-                 select from joblane.tasks w where w.waits_for = limit_name and w.id <> t.id)) then
+                 select from joblane.tasks w
+                  where w.waits_for = limit_name and w.state = 'held' and w.id <> t.id)) then
           waits_for := limit_name;
-          beside_room := has_room;
+          behind_others := has_room;
           place := case
             when t.waits_for = limit_name then t.place
             when level = 1 then extract(epoch from t.first_due_at)
             else greatest(0,  -- tenants in turns: behind the last of its own tenant, and not before the first of all
-              (select w.place from joblane.tasks w where w.waits_for = limit_name order by w.place, w.seq limit 1),
+              (select w.place from joblane.tasks w where w.waits_for = limit_name and w.state = 'held'
+                order by w.place, w.seq limit 1),
               (select w.place + 1 from joblane.tasks w
-                where w.waits_for = limit_name and coalesce(w.tenant, '') = coalesce(t.tenant, '')
+                where w.waits_for = limit_name and w.state = 'held'
+                  and coalesce(w.tenant, '') = coalesce(t.tenant, '')
                 order by w.place desc limit 1)) end;
           return;
         end if;

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+import math
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from joblane.limits import MAX_DELAY_SECONDS
 from joblane.queues import Queue, lane_name
@@ -39,7 +40,8 @@ class Turn:
 
     def entry(self, prefix: str) -> Entry:
         message = Message(self.type, self.id, rec=True, schema=self.schema, headers=self.headers)
-        return Entry(lane_name(prefix, Queue(self.queue), self.type), message.encode(), round(self.delay), self.tenant)
+        lane = lane_name(prefix, Queue(self.queue), self.type)
+        return Entry(lane, message.encode(), math.ceil(self.delay), self.tenant)
 
 
 def serve(connection: Connection, freed: Iterable[Limits]) -> list[Turn]:
@@ -49,15 +51,13 @@ def serve(connection: Connection, freed: Iterable[Limits]) -> list[Turn]:
     """
     wanted = [list(limits) for limits in dict.fromkeys(tuple(limits) for limits in freed)]
     turns: list[Turn] = []
-    for pause in (0.0, *PAUSES_SECONDS):
-        if not wanted:
-            break
-        time.sleep(pause)
+    pauses = iter(PAUSES_SECONDS)
+    while wanted:
         ((answer,),) = connection.run(SERVE, json.dumps(wanted))
-        turns += [_turn(turn) for turn in answer["turns"]]
+        turns += [Turn(**turn) for turn in answer["turns"]]
         wanted = [limits for limits in wanted if any(name in answer["asked_again"] for name in limits)]
+        if wanted and not answer["turns"]:
+            if (pause := next(pauses, None)) is None:
+                break
+            time.sleep(pause)
     return [turn for turn in turns if turn.delay <= MAX_DELAY_SECONDS]
-
-
-def _turn(turn: dict[str, Any]) -> Turn:
-    return Turn(**turn)

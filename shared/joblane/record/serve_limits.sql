@@ -3,8 +3,8 @@
 -- that has counted before that commit, so that a task which that claim left waiting is seen here.
 --
 -- `freed`: an array of [limit of the key, total, shared limit], null where there is none. The answer: `turns`, the tasks
--- that may start, whose messages the caller sends after the commit, and `asked_again`, the limits whose waiting tasks are
--- all locked by others: the caller asks for these once more.
+-- that may start, whose messages the caller sends after the commit, and `asked_again`, the limits to ask for once more:
+-- their waiting tasks are all locked by others, or are too many for one call.
 create or replace function joblane.serve_limits_@version(freed json) returns json language plpgsql
 set lock_timeout = '5s' set plan_cache_mode = force_generic_plan set enable_seqscan = off
 as $$
@@ -33,10 +33,10 @@ begin
     loop
       select * into l from joblane.limit_of_@version(limit_name);
       while joblane.has_room_@version(limit_name, level, l.slots) loop
-        select * into w from joblane.tasks t where t.waits_for = limit_name
+        select * into w from joblane.tasks t where t.waits_for = limit_name and t.state = 'held'
          order by t.place, t.seq limit 1 for no key update skip locked;
-        if not found then
-          if exists (select from joblane.tasks t where t.waits_for = limit_name) then
+        if not found or cardinality(turns) = @most_turns then
+          if exists (select from joblane.tasks t where t.waits_for = limit_name and t.state = 'held') then
             asked_again := asked_again || limit_name;
           end if;
           exit;

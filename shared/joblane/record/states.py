@@ -26,7 +26,7 @@ class State(StrEnum):
 
 
 WAITING = frozenset({State.SCHEDULED, State.PENDING, State.HELD, State.RETRY})
-"""No run is under way. A message, the sweep, or whoever frees a slot starts the task."""
+"""No run is under way. A message, the sweep, or the end of another task starts it."""
 LIVE = WAITING | {State.ACTIVE}
 """The task has not ended. It holds its unique key."""
 ENDED = frozenset({State.COMPLETED, State.ARCHIVED, State.CANCELLED})

@@ -16,15 +16,16 @@ REGISTER = """
 with declared as (
   select * from jsonb_to_recordset($1::jsonb) as x(
     type text, queues text[], max_retry integer, retention_seconds bigint, unique_seconds float8, unique_until text,
-    options jsonb, schema jsonb)
+    options jsonb, schema jsonb, flow jsonb)
 ),
 dropped as (
   delete from joblane.task_types t where not exists (select from declared d where d.type = t.type)
 )
 insert into joblane.task_types select d.* from declared d
-on conflict (type) do update set (queues, max_retry, retention_seconds, unique_seconds, unique_until, options, schema)
+on conflict (type) do update set
+  (queues, max_retry, retention_seconds, unique_seconds, unique_until, options, schema, flow)
   = (excluded.queues, excluded.max_retry, excluded.retention_seconds, excluded.unique_seconds, excluded.unique_until,
-     excluded.options, excluded.schema)
+     excluded.options, excluded.schema, excluded.flow)
 """
 
 
@@ -41,7 +42,7 @@ on conflict (name) do update set (slots, step, burst) = (excluded.slots, exclude
 
 
 def register(connection: Connection, tasks: Mapping[str, Task[Any, Any]]) -> None:
-    """Write the declared types and limits, and remove those that are no longer declared."""
+    """Write the declared types and limits, and remove others."""
     connection.run(REGISTER, _document(tasks))
     connection.run(LIMITS, json.dumps(declared_limits(tasks)))
 
@@ -71,6 +72,13 @@ def _row(task: Task[Any, Any]) -> dict[str, Any]:
         "unique_until": task.unique_until,
         "options": NONE.row(task),
         "schema": task.schema,
+        "flow": task.flow
+        and {
+            "key": task.flow.key,
+            "total": task.type if task.flow.has_total else None,
+            "shared": task.flow.limit.name if task.flow.limit else None,
+            "ordered": task.flow.ordered,
+        },
     }
 
 

@@ -55,7 +55,7 @@ REVIVED: Columns = RESET | {
     "first_due_at": f"case when t.first_due_at is not null then {NOW} end",
     "seq": "case when t.seq is not null then nextval('joblane.tasks_seq') end",
 }
-"""The task is live again, and the last in its order. A dead letter of its previous generation is obsolete from now on."""
+"""The task is live again, the last in its order. A dead letter of its previous generation is obsolete from now on."""
 TO_SEND: Columns = {"state": "'pending'", "sends": "0", "sweep_at": SWEEP_SOON}
 """The task's message is sent after the commit."""
 

@@ -16,7 +16,7 @@ from pg8000.exceptions import Error as PostgresError
 
 from joblane import telemetry
 from joblane.client import JobClient
-from joblane.errors import UNDEFINED_FUNCTION, TaskCancelled, WrongStageError, sqlstate, text_of
+from joblane.errors import UNDEFINED_FUNCTION, EnqueueError, TaskCancelled, WrongStageError, sqlstate, text_of
 from joblane.limits import LEASE_MARGIN, MAX_DELAY_SECONDS
 from joblane.queues import lane_name
 from joblane.record.claim import Claim, Verdict, arrival, claim
@@ -153,7 +153,7 @@ class Worker:
             id_ = message.id if message is not None else None
             if message is None:
                 entry = refused_dead_letter(delivery, f"MessageError: {delivery.refusal}")
-            elif (refusal := self._refusal(message)) is not None:
+            elif (refusal := self._refusal(message, delivery.group)) is not None:
                 entry = refused_dead_letter(delivery, refusal)
             elif message.tick is not None and is_early(message.tick, delivery.sent_at):
                 entry = refused_dead_letter(delivery, EARLY_TICK)
@@ -173,7 +173,7 @@ class Worker:
             self._send(forwarded, entries, response)
         return claimable
 
-    def _refusal(self, message: Message) -> str | None:
+    def _refusal(self, message: Message, group: str | None) -> str | None:
         """Return the reason why a message cannot be claimed here, or None."""
         if message.type not in self._task.types:
             return f"MessageError: type: this is a lane of {self._task.type!r}, not of {message.type!r}"
@@ -181,6 +181,11 @@ class Worker:
             return None if message.id else "MessageError: id: a message that says rec has the id of its row"
         if TICK_ID_PATTERN.fullmatch(message.id or ""):
             return "MessageError: id: has the form of a tick's id, which only the scheduler gives"
+        if self._task.flow is not None:
+            try:
+                self._task.flow.row(self._task.type, self._task.as_written(message.payload or {}), group)
+            except EnqueueError as error:
+                return f"MessageError: {error}"
         return None
 
     def _claim(
@@ -306,8 +311,8 @@ class Worker:
             turns = self._database.call(serve, freed)
         except DATABASE_ERRORS as error:
             self._logger.warning(
-                "slots of limits are free, and the tasks that wait for them could not be started; the next run with the "
-                "same limits, or the sweep, starts them",
+                "slots of limits are free, and the tasks that wait for them could not be started; the next run with "
+                "these limits, or the sweep, starts them",
                 extra={"error": text_of(error), "limits": sorted({name for names in freed for name in names if name})},
             )
         else:  # the sweep sends the messages that SQS does not accept here

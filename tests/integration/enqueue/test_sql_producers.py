@@ -14,13 +14,14 @@ from pg8000.exceptions import DatabaseError
 
 from joblane import Queue, task
 from joblane.context import TaskContext
+from joblane.declaration import Task
 from joblane.errors import sqlstate
 from joblane.json_values import canonical
 from joblane.local.postgres_programs import program
 from joblane.maintenance.sweep import sweep
 from joblane.record.database import Database
 from joblane.record.task_types import register
-from tests.samples import Sample, sample_one
+from tests.samples import LIMITED, Sample, sample_keyed, sample_one, sample_ordered, sample_tree
 from tests.world import PREFIX, World
 
 
@@ -31,7 +32,7 @@ def sample_kept(payload: Sample, ctx: TaskContext) -> None:
 
 @pytest.fixture
 def known(world: World) -> World:
-    register(world.database.get(), {one.type: one for one in (sample_one, sample_kept)})
+    register(world.database.get(), {one.type: one for one in (sample_one, sample_kept, *LIMITED)})
     world.lane(sample_one)
     world.lane(sample_kept)
     return world
@@ -151,6 +152,10 @@ def test_a_far_time_waits_in_the_row(known: World) -> None:
         ("'sample:one', unique_for => 'infinity'", "unique_for: an interval"),
         ("'sample:one', unique_for => '11 years'", "unique_for: an interval"),
         ("'sample:one', unique_key => '', unique_for => '1 h'", "unique_key: 1 to 200"),
+        ("'sample:one', key => 'k'", "key: sample:one declares no key"),
+        ("'sample:keyed', '{\"number\": [1]}'", "key: number: a string, an integer or a boolean is required"),
+        ("'sample:keyed', '{\"number\": 1.5}'", "key: number: a string, an integer or a boolean is required"),
+        ("'sample:keyed', key => repeat('k', 201)", "key: 1 to 200 printable ASCII characters"),
     ],
 )
 def test_bad_arguments_are_refused_by_name_before_anything_is_written(known: World, arguments: str, said: str) -> None:
@@ -195,6 +200,26 @@ def test_a_payload_without_its_defaults_has_the_key_of_the_same_with_them(known:
     assert enqueue(known, """'sample:kept', '{"number": 3}'""") == (held.id, False)
     assert enqueue(known, """'sample:kept', '{"number": 3, "do": "nothing"}'""") == (held.id, False)
     assert enqueue(known, """'sample:kept', '{"number": 4}'""")[1]
+
+
+@pytest.mark.parametrize(
+    ("one", "arguments", "options"),
+    [
+        (sample_keyed, "'{}'", {}),
+        (sample_keyed, "'{}', key => 'k 1'", {"key": "k 1"}),
+        (sample_tree, "'{\"number\": -7}'", {"number": -7}),
+        (sample_ordered, "'{\"number\": 7}', tenant => 'acme'", {"number": 7, "tenant": "acme"}),
+        (sample_ordered, "'{\"number\": 7}'", {"number": 7}),
+        (sample_one, "'{\"number\": 7}'", {"number": 7}),
+    ],
+)
+def test_limits_are_those_of_the_client(known: World, one: Task[Any, Any], arguments: str, options: Any) -> None:
+    columns = ("key_limit", "total_limit", "shared_limit", "ordered")
+    id_, _ = enqueue(known, f"'{one.type}', {arguments}")
+    client = known.client.enqueue(one, Sample(number=options.pop("number", 0)), **options)
+    assert [known.row(id_)[name] for name in columns] == [known.row(client.id)[name] for name in columns]
+    assert (known.row(id_)["seq"] is None) == (known.row(client.id)["seq"] is None)
+    assert (known.row(id_)["first_due_at"] is None) == (known.row(client.id)["first_due_at"] is None)
 
 
 @pytest.mark.parametrize("seed", range(4))

@@ -121,9 +121,16 @@ ACTS: dict[str, tuple[Any, ...]] = {
     "pause": (PauseScope.TYPE, "sample:one"),
     "resume": (PauseScope.QUEUE, "low"),
     "tick": ("sample:tick",),
+    "set_limit": ("shared",),
+    "reset_limit": ("shared",),
 }
-OF_MANY = {"bulk", "redrive", "abort"}
-"""Bulk actions are tasks of their own, and have tests of their own."""
+NAMED: dict[str, dict[str, Any]] = {"tick": {"schedule": "0"}, "set_limit": {"total": 5}}
+SHARED = """
+with declared as (insert into joblane.limits (name, slots) values ('shared', 2))
+insert into joblane.limit_changes (name, slots) values ('shared', 3)
+"""
+OWN_TESTS = {"bulk", "redrive", "abort", "pass_line"}
+"""Bulk actions are tasks of their own, and an order of a key has several tasks."""
 
 
 def test_every_action_is_tested_here() -> None:
@@ -131,7 +138,7 @@ def test_every_action_is_tested_here() -> None:
         name for name in vars(Inspector) if permission_of(Inspector, name) in (Permission.OPERATE, Permission.EDIT)
     }
 
-    assert found == ACTS.keys() | OF_MANY
+    assert found == ACTS.keys() | OWN_TESTS
 
 
 @pytest.mark.parametrize("name", ACTS)
@@ -139,9 +146,9 @@ def test_every_action_leaves_one_entry_without_the_payload(deployed: World, insp
     put(deployed, sample_one, "waiting", {"do": "nothing", "number": 815004711})
     put(deployed, sample_one, "archived", {"do": "nothing", "number": 815004711}, **archived())
     deployed.run("insert into joblane.pauses (scope, name) values ('queue', 'low')")
-    extra = {"schedule": "0"} if name == "tick" else {}
+    deployed.run(SHARED)
 
-    getattr(inspector, name)(*ACTS[name], reason="because", **extra)
+    getattr(inspector, name)(*ACTS[name], reason="because", **NAMED.get(name, {}))
 
     (entry,) = inspector.audit()
     assert (entry.who, entry.action, entry.reason) == ("op", name.removesuffix("_with"), "because")
@@ -153,14 +160,15 @@ def test_an_action_whose_entry_cannot_be_written_is_not_done(deployed: World, in
     put(deployed, sample_one, "waiting")
     put(deployed, sample_one, "archived", **archived())
     deployed.run("insert into joblane.pauses (scope, name) values ('queue', 'low')")
+    deployed.run(SHARED)
     deployed.run("alter table joblane.audit add constraint full_up check (who <> 'op')")
     contents = (
         "select (select jsonb_agg(t order by id) from joblane.tasks t), (select jsonb_agg(p order by name) "
-        "from joblane.pauses p)"
+        "from joblane.pauses p), (select jsonb_agg(c) from joblane.limit_changes c)"
     )
     before = deployed.run(contents)
 
     with pytest.raises(DatabaseError):
-        getattr(inspector, name)(*ACTS[name], **({"schedule": "0"} if name == "tick" else {}))
+        getattr(inspector, name)(*ACTS[name], **NAMED.get(name, {}))
 
     assert deployed.run(contents) == before

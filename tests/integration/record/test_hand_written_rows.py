@@ -73,7 +73,8 @@ TAKEN = (
     *(f"{column} = '{value}'" for column in TIMES for value in ("1973-01-01 UTC", "9999-12-29 23:59:59.999999 UTC")
       if column != "finished_at" and (column, value[0]) != ("dead_sent_at", "9")),
     *(f"{column} = null" for column in ("sweep_at", "lease_until")),
-    *(f"state = '{state}'" for state in State if state != "held"), "state = 'active', lease_until = null, sweep_at = now()",
+    *(f"state = '{state}'" for state in State if state != "held"),
+    "state = 'active', lease_until = null, sweep_at = now()",
     *(f"state = '{state}', {END}" for state in ("completed", "cancelled")),
     "state = 'cancelled', reason = '', finished_at = '1973-01-01 UTC', expire_at = '9999-12-29 UTC'",
     f"state = 'archived', {END}, dead_letter_unsent = true, payload = null",

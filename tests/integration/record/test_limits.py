@@ -3,78 +3,454 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
+from datetime import timedelta
 from typing import Any
 
 import pytest
 
 from joblane.declaration import Task
+from joblane.inspector.actions.changes import change, serve_freed
+from joblane.inspector.filter import BulkAction
+from joblane.queues import Queue
+from joblane.record.claim import Claim, Verdict, arrival, claim
+from joblane.record.finish import Finish, finish
+from joblane.record.serve import Turn, serve
 from joblane.record.states import State
 from joblane.record.task_types import LIMITS, declared_limits
+from joblane.sqs.message import Message
+from joblane.unique import OnConflict
 from tests.samples import (
     LIMITED,
     Sample,
     behaviour,
     sample_keyed,
     sample_ordered,
+    sample_rated,
+    sample_sharing,
     sample_single,
+    sample_tree,
 )
-from tests.world import World
+from tests.world import PREFIX, World
+
+LEASE = timedelta(seconds=60)
+TASKS = {task.type: task for task in LIMITED}
 
 
 @pytest.fixture
 def limited(world: World) -> World:
-    world.run(LIMITS, json.dumps(declared_limits({task.type: task for task in LIMITED})))
+    """A world with the limits of the samples."""
+    world.run(LIMITS, json.dumps(declared_limits(TASKS)))
     return world
 
 
 def put(world: World, task: Task[Any, Any], *ids: str, number: int = 0, do: str = "nothing", **options: Any) -> None:
+    """Enqueue tasks, and take their messages away."""
     for id_ in ids:
         world.lane(task)
-        world.client.enqueue(task, Sample(do=do, number=number), task_id=id_, tenant="acme", **options)
+        world.client.enqueue(task, Sample(do=do, number=number), task_id=id_, **{"tenant": "acme", **options})
+    while world.take(task):
+        pass
 
 
-def deliver(world: World, task: Task[Any, Any], *ids: str) -> list[str]:
-    return world.deliver(task, *({"type": task.type, "id": id_, "rec": True} for id_ in ids))
+def ask(world: World, task: Task[Any, Any], *ids: str, together: bool = False, **how: Any) -> list[Verdict]:
+    """Claim tasks, one after the other or ``together``, and leave them running."""
+    arrivals = [arrival(task, Message(task.type, id_, **{"rec": True, **how}), id_, Queue.DEFAULT) for id_ in ids]
+    claims: dict[str, Claim] = {}
+    for batch in [arrivals] if together else [[one] for one in arrivals]:
+        claims |= claim(world.database.get(), batch, LEASE, "request")
+    return [claims[id_].verdict for id_ in ids]
 
 
-def state(world: World, id_: str) -> str:
-    return str(world.row(id_)["state"])
+def end(world: World, id_: str, state: State = State.COMPLETED, **how: Any) -> list[str]:
+    """End a run, serve its limits, and return the ids of the tasks whose turn it is."""
+    row = world.row(id_)
+    end_of_run = Finish(id_, row["lease_token"], row["runs"], str(state), state, reason="because", **how)
+    assert finish(world.database.get(), [end_of_run]) == {id_}
+    return [turn.id for turn in served(world, row)]
 
 
-@behaviour
-def deliver_others(payload: Sample, ctx: Any) -> None:
-    """While this task runs, deliver the others by another worker."""
-    deliver_others.hook()  # type: ignore[attr-defined]
+def served(world: World, row: Mapping[str, Any]) -> list[Turn]:
+    return serve(world.database.get(), [[row["key_limit"], row["total_limit"], row["shared_limit"]]])
 
 
-def while_running(world: World, task: Task[Any, Any], id_: str, others: Any, **options: Any) -> None:
-    deliver_others.hook = others  # type: ignore[attr-defined]
-    put(world, task, id_, do="deliver_others", **options)
-    deliver(world, task, id_)
+def states(world: World, *ids: str) -> list[str]:
+    return [str(world.row(id_)["state"]) for id_ in ids]
+
+
+RUN, HELD, WAIT = Verdict.RUN, Verdict.HELD, Verdict.WAIT
+
+
+# --- Slots ----------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("task", [sample_keyed, sample_single, sample_ordered])
-def test_a_second_task_waits_for_the_first(limited: World, task: Task[Any, Any]) -> None:
-    put(limited, task, "b", "c")
+def test_a_second_task_waits_for_the_first_without_a_message(limited: World, task: Task[Any, Any]) -> None:
+    put(limited, task, "a", "b", "c")
+    assert ask(limited, task, "a", "b", "c") == [RUN, HELD, HELD]
+    assert limited.row("b") | {"attempts": 0, "runs": 0, "sweep_at": None} == limited.row("b")
+    assert end(limited, "a") == ["b"]
+    assert states(limited, "b", "c") == ["pending", "held"]
+    assert ask(limited, task, "c", "b") == [HELD, RUN]
 
-    def others() -> None:
-        with limited.rival(task) as rival:
-            from tests.builders.events import record
-            from tests.world import handle
 
-            for id_ in ("b", "c"):
-                assert handle(rival, record({"type": task.type, "id": id_, "rec": True}, limited.lane(task))) == []
-            assert [state(limited, id_) for id_ in "abc"] == ["active", "held", "held"]
+def test_keys_do_not_wait_for_each_other_and_a_task_without_a_key_has_no_limit(limited: World) -> None:
+    put(limited, sample_keyed, "a", number=1)
+    put(limited, sample_keyed, "b", number=2)
+    put(limited, sample_ordered, "c", "d", tenant=None)
+    assert ask(limited, sample_keyed, "a", "b") == [RUN, RUN]
+    assert ask(limited, sample_ordered, "c", "d") == [RUN, RUN]
 
-    put(limited, task, "a", do="deliver_others")
-    limited.run("update joblane.tasks set first_due_at = first_due_at - interval '1 hour' where id = 'a'")
-    deliver_others.hook = others  # type: ignore[attr-defined]
-    limited.take(task)
-    deliver(limited, task, "a")
-    assert [state(limited, id_) for id_ in "abc"] == ["completed", "pending", "held"]
-    [message] = limited.take(task)
-    assert json.loads(message["Body"])["id"] == "b"
-    deliver(limited, task, "b")
-    assert [state(limited, id_) for id_ in "abc"] == ["completed", "completed", "pending"]
-    deliver(limited, task, "c")
-    assert state(limited, "c") == State.COMPLETED
+
+def test_a_key_at_the_enqueue_replaces_the_declared_one(limited: World) -> None:
+    put(limited, sample_keyed, "a", number=1)
+    put(limited, sample_keyed, "b", number=2, key="1")
+    assert ask(limited, sample_keyed, "a", "b") == [RUN, HELD]
+
+
+def test_a_task_keeps_the_slot_of_its_key_while_it_waits_for_a_shared_limit(limited: World) -> None:
+    put(limited, sample_sharing, "x", "y")
+    put(limited, sample_tree, "a", "b", "c")
+    assert ask(limited, sample_sharing, "x", "y") == [RUN, RUN]
+    assert ask(limited, sample_tree, "a", "b", "c") == [HELD, HELD, HELD]
+    assert [limited.row(id_)["waits_for"] for id_ in "abc"] == ["shared", "shared", "sample:tree/0"]
+    # the end of a task of one type starts a task of another, and nobody overtakes
+    put(limited, sample_sharing, "z")
+    assert end(limited, "x") == ["a"]
+    assert ask(limited, sample_sharing, "z") == [HELD]
+    assert ask(limited, sample_tree, "a") == [RUN]
+    # the widest limit is served first: b has waited for it longer than c, which comes up from its key
+    assert end(limited, "a") == ["b"]
+    assert [limited.row(id_)["waits_for"] for id_ in "cz"] == ["shared", "shared"]
+
+
+def test_a_batch_gives_each_slot_back_when_its_task_ends(limited: World) -> None:
+    put(limited, sample_tree, "a", "b", do="look_at_the_others")
+    put(limited, sample_tree, "c", "d")
+    seen: list[list[str]] = []
+    look.append(lambda: seen.append(states(limited, "a", "b", "c", "d")))
+    limited.deliver(sample_tree, *({"type": sample_tree.type, "id": id_, "rec": True} for id_ in "abcd"))
+    look.clear()
+    assert seen == [["active", "active", "held", "held"], ["completed", "active", "pending", "held"]]
+    assert states(limited, "a", "b", "c", "d") == ["completed", "completed", "pending", "pending"]
+    assert {json.loads(message["Body"])["id"] for message in limited.take(sample_tree)} == {"c", "d"}
+
+
+look: list[Any] = []
+
+
+@behaviour
+def look_at_the_others(payload: Sample, ctx: Any) -> None:
+    look[0]()
+
+
+def test_of_a_batch_only_as_many_run_as_there_are_slots(limited: World) -> None:
+    put(limited, sample_single, "a", "b", "c")
+    assert ask(limited, sample_single, "a", "b", "c", together=True) == [RUN, HELD, HELD]
+
+
+def test_a_limit_of_zero_starts_none(limited: World) -> None:
+    limited.run("update joblane.limits set slots = 0 where name = 'sample:single'")
+    put(limited, sample_single, "a")
+    assert ask(limited, sample_single, "a") == [HELD]
+
+
+def test_a_limit_that_is_no_longer_declared_lets_all_pass(limited: World) -> None:
+    put(limited, sample_single, "a", "b", "c")
+    assert ask(limited, sample_single, "a", "b") == [RUN, HELD]
+    limited.run("delete from joblane.limits")
+    assert ask(limited, sample_single, "c") == [HELD]  # behind the one that waits
+    assert limited.sweep().served == 2
+    assert states(limited, "b", "c") == ["pending", "pending"]
+
+
+def test_many_waiting_tasks_are_served_in_several_statements(limited: World) -> None:
+    limited.run("""
+        insert into joblane.tasks (id, type, queue, state, payload_digest, max_attempts, retention_seconds, total_limit,
+                                   first_due_at, seq, waits_for, place)
+        select 'many-' || n, 'sample:single', 'default', 'held', '', 1, 0, 'sample:single', now(), n, 'sample:single', n
+          from generate_series(1, 1100) as n""")
+    limited.run("update joblane.limits set slots = null where name = 'sample:single'")
+    turns = serve(limited.database.get(), [[None, "sample:single", None]])
+    assert len({turn.id for turn in turns}) == 1100
+
+
+# --- What frees a slot ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("state", "how"),
+    [
+        (State.ARCHIVED, {}),
+        (State.CANCELLED, {}),
+        (State.RETRY, {"delay_seconds": 40}),
+        (State.PENDING, {"delay_seconds": 40, "snoozed": True, "counted": False}),
+        (State.RETRY, {"delay_seconds": 4000}),
+    ],
+)
+def test_each_end_of_a_run_frees_its_slot(limited: World, state: State, how: dict[str, Any]) -> None:
+    put(limited, sample_single, "a", "b")
+    assert ask(limited, sample_single, "a", "b") == [RUN, HELD]
+    assert end(limited, "a", state, **how) == ["b"]
+    assert limited.row("a")["passed"] == 0
+
+
+def test_a_resumable_task_keeps_its_slot_between_its_invocations(limited: World) -> None:
+    put(limited, sample_single, "a", "b")
+    assert ask(limited, sample_single, "a", "b") == [RUN, HELD]
+    assert end(limited, "a", State.PENDING, continued=True, counted=False) == []
+    assert ask(limited, sample_single, "b", "a") == [HELD, RUN]
+
+
+def test_a_lost_run_keeps_its_slot_until_a_claim_finds_it(limited: World) -> None:
+    put(limited, sample_single, "a", "b")
+    assert ask(limited, sample_single, "a", "b") == [RUN, HELD]
+    limited.expire_leases()
+    assert ask(limited, sample_single, "b", "a") == [HELD, RUN]
+    limited.run("update joblane.tasks set max_attempts = 1 where id = 'a'")
+    limited.expire_leases()
+    limited.deliver(sample_single, {"type": sample_single.type, "id": "a", "rec": True})
+    assert states(limited, "a", "b") == ["archived", "pending"]
+
+
+@pytest.mark.parametrize("action", [BulkAction.CANCEL, BulkAction.ARCHIVE, BulkAction.DELETE])
+def test_an_operator_who_ends_a_turn_starts_the_next(limited: World, action: BulkAction) -> None:
+    put(limited, sample_single, "a", "b", "c")
+    assert ask(limited, sample_single, "a", "b", "c") == [RUN, HELD, HELD]
+    assert end(limited, "a") == ["b"]
+    connection = limited.database.get()
+    serve_freed(connection, limited.sqs, PREFIX, change(connection, action, ["b"], who="op"))
+    assert states(limited, "c") == ["pending"]
+
+
+def test_a_cancel_by_the_client_starts_the_next(limited: World) -> None:
+    put(limited, sample_single, "a", "b", "c")
+    assert ask(limited, sample_single, "a", "b", "c") == [RUN, HELD, HELD]
+    assert limited.client.cancel("b") == State.CANCELLED
+    assert end(limited, "a") == ["c"]
+    assert limited.client.cancel("c") == State.CANCELLED
+    put(limited, sample_single, "d")
+    assert ask(limited, sample_single, "d") == [RUN]
+
+
+def test_a_deadline_that_passes_while_a_task_waits_archives_it(limited: World) -> None:
+    put(limited, sample_single, "a", "b", "c")
+    limited.run("update joblane.tasks set deadline = now() + interval '1 hour' where id = 'b'")
+    assert ask(limited, sample_single, "a", "b", "c") == [RUN, HELD, HELD]
+    assert limited.row("b")["sweep_at"] == limited.row("b")["deadline"]
+    limited.run("update joblane.tasks set deadline = now(), sweep_at = now() where id = 'b'")
+    assert limited.sweep().sent == 1
+    limited.deliver(sample_single, limited.take(sample_single)[0]["Body"])
+    assert states(limited, "b") == ["archived"]
+    assert end(limited, "a") == ["c"]
+
+
+def test_a_held_task_that_is_ended_by_sql_is_passed_over_and_tidied(limited: World) -> None:
+    put(limited, sample_single, "a", "b", "c")
+    assert ask(limited, sample_single, "a", "b", "c") == [RUN, HELD, HELD]
+    limited.run("update joblane.tasks set state = 'cancelled' where id = 'b'")
+    assert end(limited, "a") == ["c"]
+    limited.sweep()
+    assert limited.row("b")["waits_for"] is None
+
+
+# --- A slot that nobody has served ----------------------------------------------------------------------------------
+
+
+def free_silently(world: World) -> None:
+    """End the run of ``a``, and die before its limits are served."""
+    row = world.row("a")
+    finish(world.database.get(), [Finish("a", row["lease_token"], 1, "completed", State.COMPLETED)])
+
+
+def test_a_newcomer_starts_those_before_it_if_nobody_has(limited: World) -> None:
+    put(limited, sample_single, "a", "b", "c")
+    assert ask(limited, sample_single, "a", "b") == [RUN, HELD]
+    free_silently(limited)
+    limited.deliver(sample_single, {"type": sample_single.type, "id": "c", "rec": True})
+    assert states(limited, "b", "c") == ["pending", "held"]
+    assert [json.loads(message["Body"])["id"] for message in limited.take(sample_single)] == ["b"]
+
+
+def test_the_sweep_starts_those_that_nobody_has_started(limited: World) -> None:
+    put(limited, sample_single, "a", "b")
+    put(limited, sample_keyed, "x", "y")
+    assert ask(limited, sample_single, "a", "b") == [RUN, HELD]
+    assert ask(limited, sample_keyed, "x", "y") == [RUN, HELD]
+    assert limited.sweep().served == 0
+    free_silently(limited)
+    assert limited.sweep().served == 1
+    assert [json.loads(message["Body"])["id"] for message in limited.take(sample_single)] == ["b"]
+    assert states(limited, "y") == ["held"]
+
+
+def test_the_sweep_takes_a_turn_back_that_no_function_claims_if_others_wait(limited: World) -> None:
+    put(limited, sample_sharing, "a", "b", "c")
+    put(limited, sample_tree, "d")
+    assert ask(limited, sample_sharing, "a", "b", "c") == [RUN, RUN, HELD]
+    assert ask(limited, sample_tree, "d") == [HELD]
+    assert end(limited, "a") == ["c"]
+    limited.run("update joblane.tasks set sends = 3 where id = 'c'")
+    assert limited.sweep().served == 1
+    assert states(limited, "c", "d") == ["pending", "pending"]
+    assert ask(limited, sample_sharing, "c") == [HELD]
+
+
+def test_waiting_tasks_that_others_have_locked_are_asked_again(limited: World) -> None:
+    put(limited, sample_single, "a", "b")
+    assert ask(limited, sample_single, "a", "b") == [RUN, HELD]
+    limited.run("begin")
+    limited.run("update joblane.tasks set tags = '{x}' where id = 'b'")
+    assert end(limited, "a") == []
+    limited.run("commit")
+    assert [turn.id for turn in served(limited, limited.row("b"))] == ["b"]
+
+
+def test_a_limit_that_another_process_has_locked_keeps_its_tasks_and_no_others(limited: World) -> None:
+    put(limited, sample_tree, "a")
+    put(limited, sample_tree, "b", number=1)
+    limited.run("update joblane.tasks set shared_limit = null, total_limit = null where id = 'b'")
+    limited.run("begin")
+    limited.run("select pg_advisory_xact_lock(hashtextextended('shared', 7))")
+    assert ask(limited, sample_tree, "a", "b", together=True) == [Verdict.LOCKED, Verdict.LOCKED]
+    limited.run("rollback")
+    assert ask(limited, sample_tree, "a", "b", together=True) == [RUN, RUN]
+
+
+# --- Pauses, redrives and replacements ------------------------------------------------------------------------------
+
+
+def test_a_paused_type_leaves_its_slots_to_others_and_keeps_its_place(limited: World) -> None:
+    put(limited, sample_sharing, "a", "b", "c")
+    put(limited, sample_tree, "d")
+    assert ask(limited, sample_sharing, "a", "b", "c") == [RUN, RUN, HELD]
+    assert ask(limited, sample_tree, "d") == [HELD]
+    limited.run("insert into joblane.pauses (scope, name) values ('type', $1)", sample_sharing.type)
+    assert end(limited, "a") == ["d"]
+    assert states(limited, "c") == ["pending"]
+    assert ask(limited, sample_sharing, "c") == [Verdict.PAUSED]
+    limited.run("delete from joblane.pauses")
+    assert ask(limited, sample_sharing, "c") == [HELD]
+
+
+def test_a_redriven_task_asks_for_a_slot_and_is_the_last_in_its_order(limited: World) -> None:
+    put(limited, sample_ordered, "a", "b")
+    assert ask(limited, sample_ordered, "a", "b") == [RUN, HELD]
+    assert end(limited, "a", State.ARCHIVED) == ["b"]
+    limited.run("update joblane.tasks set dead_sent_at = now(), dead_letter_unsent = false where id = 'a'")
+    redriven = arrival(
+        sample_ordered, Message(sample_ordered.type, "a", rec=True), "a", Queue.DEFAULT, dead_generation=0
+    )
+    assert claim(limited.database.get(), [redriven], LEASE, "request")["a"].verdict is WAIT
+    assert limited.row("a")["seq"] > limited.row("b")["seq"]
+    assert ask(limited, sample_ordered, "a", "b") == [HELD, RUN]
+
+
+@pytest.mark.parametrize(
+    ("options", "after", "place_stays"),
+    [({}, "held", True), ({"process_in": timedelta(hours=1)}, "scheduled", False), ({"key": "7"}, "pending", False)],
+)
+def test_a_replaced_task_keeps_its_place_if_it_is_due_and_has_the_same_limits(
+    limited: World, options: dict[str, Any], after: str, place_stays: bool
+) -> None:
+    unique: dict[str, Any] = {"unique_for": timedelta(hours=1), "unique_key": "it", "on_conflict": OnConflict.REPLACE}
+    put(limited, sample_keyed, "a")
+    put(limited, sample_keyed, "b", **unique)
+    assert ask(limited, sample_keyed, "a", "b") == [RUN, HELD]
+    before = limited.row("b")
+    limited.client.enqueue(sample_keyed, Sample(do="other"), tenant="acme", **unique, **options)
+    row = limited.row("b")
+    assert (row["state"], row["payload"]["do"]) == (after, "other")
+    assert ((row["place"], row["seq"]) == (before["place"], before["seq"])) is place_stays
+    assert row["key_limit"] == f"sample:keyed/{options.get('key', 0)}"
+
+
+# --- Order ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_task_that_waits_for_a_retry_keeps_its_place_in_the_order(limited: World) -> None:
+    put(limited, sample_ordered, "a", "b")
+    assert ask(limited, sample_ordered, "a", "b") == [RUN, HELD]
+    assert end(limited, "a", State.RETRY, delay_seconds=40) == []
+    assert ask(limited, sample_ordered, "b") == [HELD]
+    limited.later("a")
+    assert ask(limited, sample_ordered, "a", "b") == [RUN, HELD]
+    assert end(limited, "a") == ["b"]
+
+
+def test_a_task_that_is_not_due_has_no_place_in_the_order(limited: World) -> None:
+    put(limited, sample_ordered, "later", process_in=timedelta(hours=1))
+    put(limited, sample_ordered, "now")
+    assert ask(limited, sample_ordered, "now") == [RUN]
+
+
+def test_a_task_runs_only_if_none_before_it_is_due(limited: World) -> None:
+    put(limited, sample_ordered, "a", "b")
+    assert ask(limited, sample_ordered, "b", "a") == [HELD, RUN]
+    assert end(limited, "a") == ["b"]
+    put(limited, sample_ordered, "c", "d", number=1)
+    assert ask(limited, sample_ordered, "d") == [HELD]
+    assert limited.sweep().served == 0
+    assert limited.client.cancel("c") == State.CANCELLED
+    assert states(limited, "d") == ["pending"]
+
+
+# --- Rates ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_rate_gives_each_task_its_time(limited: World) -> None:
+    ids = [f"r{number}" for number in range(8)]
+    put(limited, sample_rated, *ids)
+    limited.run("update joblane.limits set step = interval '400 s' where name = 'sample:rated'")
+    assert ask(limited, sample_rated, *ids) == [RUN] * 2 + [WAIT] * 6
+    due = limited.run(
+        "select round(extract(epoch from due_at - now()) / 400), sweep_at < due_at from joblane.tasks"
+        " where state = 'pending' order by id"
+    )
+    assert due == [[number, number > 2] for number in range(1, 7)]  # after 900 s the row waits alone
+    # a copy that comes early waits, and nothing is paid twice
+    assert ask(limited, sample_rated, "r2") == [WAIT]
+    limited.later("r2")
+    assert ask(limited, sample_rated, "r2") == [RUN]
+    # another attempt pays again
+    assert end(limited, "r2", State.RETRY) == []
+    assert ask(limited, sample_rated, "r2") == [WAIT]
+    assert limited.run("select round(extract(epoch from due_at - now()) / 400) from joblane.tasks where id = 'r2'") == [
+        [7]
+    ]
+
+
+def test_a_task_that_waits_for_its_time_keeps_its_slot(limited: World) -> None:
+    limited.run("update joblane.limits set step = interval '400 s', burst = 1 where name = 'sample:single'")
+    put(limited, sample_single, "a", "b", "c")
+    assert ask(limited, sample_single, "a", "b", "c") == [RUN, HELD, HELD]
+    assert end(limited, "a") == ["b"]
+    assert limited.run("select due_at > now() + interval '300 s' from joblane.tasks where id = 'b'") == [[True]]
+    assert ask(limited, sample_single, "b", "c") == [WAIT, HELD]
+
+
+# --- External messages ----------------------------------------------------------------------------------------------
+
+
+def test_an_external_message_waits_with_a_row_of_its_own(limited: World) -> None:
+    put(limited, sample_keyed, "a")
+    assert ask(limited, sample_keyed, "a") == [RUN]
+    assert ask(limited, sample_keyed, "b", rec=False, payload={"do": "nothing"}) == [HELD]
+    assert limited.row("b")["waits_for"] == "sample:keyed/0"
+    assert end(limited, "a") == ["b"]
+    assert ask(limited, sample_keyed, "b", rec=False, payload={"do": "nothing"}) == [RUN]
+
+
+def test_a_message_whose_key_cannot_be_used_becomes_a_dead_letter(limited: World) -> None:
+    limited.deliver(sample_keyed, {"type": sample_keyed.type, "id": "x", "payload": {"number": [1]}})
+    [dead_letter] = limited.dead_letters(sample_keyed)
+    reason = dead_letter["MessageAttributes"]["joblane-reason"]["StringValue"]
+    assert reason == "MessageError: key: number: a string, an integer or a boolean is required, not list"
+
+
+def test_a_database_of_another_isolation_level_is_refused_with_advice(limited: World) -> None:
+    put(limited, sample_single, "a")
+    limited.database.get().execute_simple("set default_transaction_isolation = 'repeatable read'")
+    with pytest.raises(Exception, match="the isolation level read committed is required"):
+        ask(limited, sample_single, "a")
+    limited.database.drop()

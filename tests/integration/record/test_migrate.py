@@ -75,8 +75,8 @@ def test_the_database_in_a_folder_with_a_percent_sign_is_migrated(
 def test_a_migration_has_no_time_limit_whatever_the_role_has(
     database: Database, database_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    limit = "create table joblane.limits as select current_setting('statement_timeout') as statement"
+    limit = "create table joblane.limits_seen as select current_setting('statement_timeout') as statement"
     second_revision(tmp_path, monkeypatch, statement=limit)
     database.get().run(f"alter database {database_url.rpartition('/')[2]} set statement_timeout = '1min'")
     upgrade(database_url)
-    assert database.get().run("select statement from joblane.limits") == [["0"]]
+    assert database.get().run("select statement from joblane.limits_seen") == [["0"]]

@@ -5,7 +5,7 @@ The only task that this module names is the sweep.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict
 from typing import Any, TypeVar, cast
 
@@ -246,14 +246,21 @@ class Jobs(Construct):
             self._grant_receiving_dead_letters(function)
 
     def _grant_enqueue(self, task: Task[Any, Any], function: TaskFunction) -> None:
-        """Allow sending to the lanes of the types in ``Grants.enqueue`` and ``on_archived``, and waking the sweep."""
+        """Allow sending to the lanes of the types in ``Grants.enqueue`` and ``on_archived``, of those that the end of
+        a task can start, and waking the sweep."""
         follows = (task.follower,) if task.follower else ()
         if EVERY_LANE in task.grants.enqueue:
             self._grant_every_lane(function)
             return
         problem = f"task {task.type!r}: grants.enqueue: no task"
         wanted = [_look_up(self.tasks, type_, problem) for type_ in (*task.grants.enqueue, *follows)]
-        self._grant_sending(function, wanted)
+        self._grant_sending(function, list(dict.fromkeys([*wanted, *self._limited_with(task)])))
+
+    def _limited_with(self, task: Task[Any, Any]) -> Iterator[Task[Any, Any]]:
+        """Yield the tasks that the end of this one can start: its own if it has limits, and others that share one."""
+        for other in self.tasks.values() if task.flow else ():
+            if other is task or (task.flow and task.flow.limit and other.flow and other.flow.limit == task.flow.limit):
+                yield other
 
     def _grant_sending(self, function: JobFunction, targets: list[Task[Any, Any]]) -> None:
         """Allow sending to the lanes of ``targets``, and waking the sweep for more messages than one call sends."""

@@ -41,6 +41,7 @@ STATUSES: tuple[tuple[type[errors.JobError], int], ...] = (
     (errors.EnqueueError, 422),
     (errors.UnreadablePayloadError, 422),
     (SelectionError, 422),
+    (errors.LimitError, 422),
     (wire.ArgumentsError, 422),
     (errors.JobError, 400),
 )

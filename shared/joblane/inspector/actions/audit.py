@@ -6,7 +6,6 @@ commit together, and an action that changes nothing leaves no entry.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -21,12 +20,12 @@ from joblane.inspector.errors import BusyError, SelectionError
 from joblane.inspector.scope import Scope
 from joblane.inspector.tasks.filter_sql import LARGEST_PAGE, check_number
 from joblane.inspector.views import AuditEntry
+from joblane.record.audit import line_of, write
 from joblane.record.connection import Connection
 from joblane.record.database import Database
 
 MAX_WHO = 700
 """Characters; the longest ARN of a user is shorter. Source: IAM quotas, a path of 512 and a name of 64."""
-MAX_REASON = 500
 PATIENCE = "3s"
 """The time that an action waits for a row that another transaction has locked."""
 CONTENDED = ("55P03", "40P01")
@@ -41,6 +40,7 @@ PAST = {
     "replay": "replayed",
     "edit": "edited",
     "abort": "aborted",
+    "pass_line": "passed over",
 }
 """Action on one task → its past tense."""
 
@@ -102,14 +102,7 @@ def record(
     connection: Connection, who: str, action: str, target: str, *, reason: str | None, details: Mapping[str, Any]
 ) -> None:
     """Write an entry in the open transaction, or in a transaction of its own."""
-    connection.run(
-        "insert into joblane.audit (who, action, target, reason, details) values ($1, $2, $3, $4, $5::jsonb)",
-        check_who(who),
-        action,
-        target,
-        check_reason(reason),
-        json.dumps(dict(details)),
-    )
+    write(connection, check_who(who), action, target, reason=check_reason(reason), details=details)
 
 
 def check_who(who: str) -> str:
@@ -120,14 +113,10 @@ def check_who(who: str) -> str:
 
 def check_reason(reason: str | None) -> str | None:
     """The reason on a single line; None for an empty reason."""
-    if reason is None:
-        return None
-    if not isinstance(reason, str):
-        raise SelectionError("reason", f"a text is required, not {type(reason).__name__}")
-    line = " ".join(reason.split())
-    if len(line) > MAX_REASON or not line.isprintable():
-        raise SelectionError("reason", f"printable text of at most {MAX_REASON} characters is required")
-    return line or None
+    try:
+        return line_of(reason)
+    except ValueError as error:
+        raise SelectionError("reason", str(error)) from None
 
 
 # --- Reading -------------------------------------------------------------------------------------------------------

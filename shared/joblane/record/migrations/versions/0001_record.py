@@ -191,6 +191,7 @@ begin
                 && @.retention_seconds.floor() == @.retention_seconds)', silent => true)
         then 'options: on_archived: type, queue, max_attempts and retention_seconds are required'
         when (t.state = 'held') <> (t.waits_for is not null)
+         and t.state in ('scheduled', 'pending', 'held', 'active', 'retry')
         then 'waits_for: a held task, and no other, has the limit for which it waits'
         when t.waits_for is not null
          and (t.place is null or t.waits_for not in (t.key_limit, t.total_limit, t.shared_limit)) is not false
@@ -412,7 +413,10 @@ create table joblane.task_types (
     -- Options that the row of a task gets.
     options jsonb not null,
     -- JSON Schema of the payload.
-    schema jsonb not null
+    schema jsonb not null,
+    -- Limits of its tasks: parts of the key, names of the total and of the shared limit, and whether the tasks of a key
+    -- have an order. Null: none.
+    flow jsonb
 )
 """
 
@@ -584,7 +588,8 @@ create function joblane.enqueue(
     type text, payload jsonb default '{}', queue text default null, tenant text default null,
     task_id text default null, process_in interval default null, process_at timestamptz default null,
     unique_key text default null, unique_for interval default null, max_retry integer default null,
-    deadline timestamptz default null, tags text[] default '{}', headers jsonb default '{}'
+    deadline timestamptz default null, tags text[] default '{}', headers jsonb default '{}',
+    key text default null
 ) returns table (id text, created boolean) language plpgsql as $$
 #variable_conflict use_variable
 declare
@@ -594,6 +599,9 @@ declare
     defaults jsonb;
     lasts float8;
     wanted text;
+    part text;
+    value jsonb;
+    limits text[];
 begin
     select t.* into known from joblane.task_types t where t.type = enqueue.type;
     if not found then
@@ -650,13 +658,38 @@ begin
     if unique_key !~ '^[ -~]{1,200}$' then
         raise exception 'unique_key: 1 to 200 printable ASCII characters are required' using errcode = '22023';
     end if;
-    if lasts is not null and unique_key is null then  -- of the payload with its defaults, as a client writes it
-        select coalesce(jsonb_object_agg(name, field -> 'default'), '{}') into defaults
-          from jsonb_each(coalesce(known.schema -> 'properties', '{}')) as p(name, field) where field ? 'default';
+    -- Keys are made of the payload with its defaults, as a client writes it.
+    select coalesce(jsonb_object_agg(name, field -> 'default'), '{}') into defaults
+      from jsonb_each(coalesce(known.schema -> 'properties', '{}')) as p(name, field) where field ? 'default';
+    if lasts is not null and unique_key is null then
         unique_key := left(encode(sha256(convert_to(queue || ' ' || left(encode(sha256(convert_to(
                           joblane.canonical(defaults || payload), 'UTF8')), 'hex'), 32), 'UTF8')), 'hex'), 32);
     end if;
     wanted := case when lasts is not null then type || ' ' || unique_key end;
+    if key is not null and jsonb_array_length(coalesce(known.flow -> 'key', '[]')) = 0 then
+        raise exception 'key: % declares no key', type using errcode = '22023';
+    end if;
+    if key is null then
+        for part in select * from jsonb_array_elements_text(known.flow -> 'key') loop
+            value := case when part = 'tenant' then to_jsonb(tenant)
+                          else (defaults || payload) #> string_to_array(part, '.') end;
+            if coalesce(jsonb_typeof(value), 'null') = 'null' then
+                key := null;
+                exit;
+            end if;
+            if jsonb_typeof(value) not in ('string', 'number', 'boolean') or value #>> '{}' ~ '^-?\d+\.' then
+                raise exception 'key: %: a string, an integer or a boolean is required', part using errcode = '22023';
+            end if;
+            key := concat_ws(' ', key, value #>> '{}');
+        end loop;
+    end if;
+    if key !~ '^[ -~]{1,200}$' then
+        raise exception 'key: 1 to 200 printable ASCII characters are required' using errcode = '22023';
+    end if;
+    limits := array[type || '/' || key, known.flow ->> 'total', known.flow ->> 'shared'];
+    if array_remove(limits, null) = '{}' then
+        limits := null;
+    end if;
     task_id := coalesce(task_id, gen_random_uuid()::text);
     for round in 1..5 loop
         update joblane.tasks t set unique_key = null
@@ -665,12 +698,16 @@ begin
                 or t.state not in ('scheduled', 'pending', 'held', 'active', 'retry'));  -- ended by hand
         insert into joblane.tasks as t (id, type, queue, tenant, tags, state, payload, payload_digest, headers, options,
                                 max_attempts, retention_seconds, deadline, unique_key, unique_until, unique_expires_at,
-                                due_at, sweep_at)
+                                due_at, sweep_at, key_limit, total_limit, shared_limit, ordered, first_due_at, seq)
         values (task_id, type, queue, tenant, tags,
                 case when due > clock_timestamp() then 'scheduled' else 'pending' end,
                 payload, digest, headers, known.options, coalesce(max_retry, known.max_retry) + 1,
                 known.retention_seconds, deadline, wanted, known.unique_until,
-                clock_timestamp() + make_interval(secs => lasts), due, due - interval '15 min')
+                clock_timestamp() + make_interval(secs => lasts), due, due - interval '15 min',
+                limits[1], limits[2], limits[3],
+                case when limits[1] is not null then nullif((known.flow ->> 'ordered')::boolean, false) end,
+                case when limits is not null then due end,
+                case when limits is not null then nextval('joblane.tasks_seq') end)
         on conflict do nothing;
         if found then
             return query select task_id, true;

@@ -1,0 +1,386 @@
+"""Changes of limits by operators.
+
+What is set here is in force in place of what is declared, until it is reset or its time is over. A change is written in
+the caller's transaction, which holds the locks of the limit: no claim decides by the old values after that. Lowering
+stops no task. After the commit, :func:`serve_changed` gives the slots that a raised limit has.
+
+The tasks to which a rate has given a time get new times when the rate changes.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from difflib import SequenceMatcher
+from typing import TYPE_CHECKING, Any
+
+from joblane.errors import EnqueueError, LimitError
+from joblane.flow import Rate, check_key, problem_of_number, problem_of_rate
+from joblane.limits import MAX_DELAY_SECONDS
+from joblane.options import is_storable
+from joblane.record.functions import VERSION
+from joblane.record.serve import Limits, Turn, serve
+from joblane.record.states import SWEEP_MARGIN_SECONDS
+
+if TYPE_CHECKING:
+    from joblane.record.connection import Connection
+
+BATCH = 50
+"""The most limits that are served or planned by one statement."""
+COLUMNS: Mapping[int, tuple[str, int]] = {1: ("key_limit", 1), 2: ("total_limit", 3), 3: ("shared_limit", 5)}
+"""Level of a limit → the column of ``tasks`` that has its name, and the least ``passed`` with a slot of it."""
+
+DECLARED = "select name from joblane.limits order by name"
+SHARED_NAME = "name !~ '[:/]'"
+
+# The widest limit of a task is the limit itself, that of its type, or a shared one.
+LOCK = f"""
+select joblane.lock_limits_{VERSION}(
+  array(select jsonb_array_elements_text($1::jsonb))
+  || case when $2::boolean then array(select name from joblane.limits where {SHARED_NAME}) end)
+"""
+LIVE_CHANGE = "({row}.until is null or {row}.until > clock_timestamp())"
+SET = f"""
+insert into joblane.limit_changes as c (name, slots, step, burst, reason, changed_by, until)
+select $1, $2::integer, make_interval(secs => $3::float8), $4::integer, $5, $6, $7::timestamptz
+ where $7::timestamptz is null or $7::timestamptz > clock_timestamp()
+on conflict (name) do update set
+  slots = coalesce(excluded.slots, case when {LIVE_CHANGE.format(row="c")} then c.slots end),
+  step = coalesce(excluded.step, case when {LIVE_CHANGE.format(row="c")} then c.step end),
+  burst = coalesce(excluded.burst, case when {LIVE_CHANGE.format(row="c")} then c.burst end),
+  reason = excluded.reason, changed_by = excluded.changed_by, since = clock_timestamp(), until = excluded.until
+returning name
+"""
+RESET = """
+delete from joblane.limit_changes where name = any(array(select jsonb_array_elements_text($1::jsonb)))
+returning name, (until is null or until > clock_timestamp())
+"""
+IN_FORCE = f"""
+select slots, extract(epoch from step)::float8, burst from joblane.limit_of_{VERSION}($1)
+"""
+
+WAITING = """
+select t.key_limit, t.total_limit, t.shared_limit from joblane.tasks t
+ where t.waits_for = $1 order by t.place, t.seq limit 1
+"""
+# The keys for which tasks wait, each found by one look-up in the index, and the limits of the first task of each.
+WAITING_KEYS = f"""
+with recursive names as (
+  (select t.waits_for as name, 1 as number from joblane.tasks t
+    where t.waits_for is not null and t.waits_for > $1 and t.waits_for < $2 order by t.waits_for limit 1)
+  union all
+  select (select t.waits_for from joblane.tasks t
+           where t.waits_for is not null and t.waits_for > n.name and t.waits_for < $2 order by t.waits_for limit 1),
+         n.number + 1
+    from names n where n.name is not null and n.number < {BATCH}
+)
+select n.name, t.key_limit, t.total_limit, t.shared_limit
+  from names n,
+       lateral (select w.key_limit, w.total_limit, w.shared_limit from joblane.tasks w
+                 where w.waits_for = n.name order by w.waits_for, w.place, w.seq limit 1) as t
+ order by n.name
+"""
+RATED_KEYS = f"""
+select r.name from joblane.rates r
+ where r.name > $1 and r.name < $2 and r.next_at > clock_timestamp()
+   and not exists (select from joblane.limit_changes o
+                    where o.name = r.name and o.step is not null and {LIVE_CHANGE.format(row="o")})
+ order by r.name limit {BATCH}
+"""
+
+
+def _plan(level: int) -> str:
+    """Return the statement that gives new times to the tasks that wait for their time.
+
+    ``debt`` is the time that the starts so far have used in advance. It is counted in starts of the old rate, without
+    those that wait, and at most a burst of it counts by the new one. The k-th task that waits starts at ``first`` plus
+    k intervals, less the burst.
+    """
+    column, _ = COLUMNS[level]
+    return f"""
+with changed as (
+  select x.name, extract(epoch from l.step)::float8 as step, l.burst, clock_timestamp() as at
+    from jsonb_array_elements_text($1::jsonb) as x(name), lateral joblane.limit_of_{VERSION}(x.name) as l
+   where (extract(epoch from l.step)::float8, l.burst) is distinct from ($2::float8, $3::integer)
+),
+waiting as materialized (
+  select t.id, t.due_at, t.seq, t.sweep_at, c.name
+    from changed c join joblane.tasks t on t.{column} = c.name
+   where t.{column} is not null and t.passed = {2 * level} and t.finished_at is null
+     and t.state in ('pending', 'retry') and t.used_ms = 0 and t.due_at > clock_timestamp()
+   order by t.id for no key update of t
+),
+numbered as (select *, row_number() over (partition by name order by due_at, seq) as number from waiting),
+debts as (
+  select c.*, r.name is not null as has_started, coalesce(extract(epoch from r.next_at - c.at)::float8, 0) as debt,
+         (select count(*) from waiting w where w.name = c.name) as waiting
+    from changed c left join joblane.rates r on r.name = c.name
+),
+plans as (
+  select d.*, case when d.step is null then 0
+                   when $2::float8 is not null
+                   then least(greatest(d.debt / $2::float8 - d.waiting, 0), d.burst) * d.step
+                   when d.debt > 0 then d.debt + (d.burst - 1) * d.step
+                   else 0 end as first
+    from debts d
+),
+planned as (
+  select n.id, n.due_at as before, n.sweep_at, p.at,
+         p.at + make_interval(secs => greatest(0, coalesce(p.first + (n.number - p.burst) * p.step, 0))) as due_at
+    from numbered n join plans p on p.name = n.name
+),
+moved as (
+  update joblane.tasks t
+     set due_at = p.due_at, sends = 0,
+         sweep_at = case when p.sweep_at >= p.before and p.due_at between p.before and p.at
+                              + interval '{MAX_DELAY_SECONDS} s'  -- its message comes too early, and is made to wait
+                         then p.due_at + interval '{SWEEP_MARGIN_SECONDS} s'
+                         else p.due_at - interval '{MAX_DELAY_SECONDS} s' end
+    from planned p where t.id = p.id returning t.id
+),
+kept as (
+  update joblane.rates r set next_at = p.at + make_interval(secs => p.first + p.waiting * p.step)
+    from plans p where r.name = p.name and p.step is not null
+),
+dropped as (delete from joblane.rates r using plans p where r.name = p.name and p.step is null)
+select count(*)::integer from moved
+"""
+
+
+PLAN = {level: _plan(level) for level in COLUMNS}
+
+
+@dataclass(frozen=True, slots=True)
+class Values:
+    """What is set for a limit. None: it stays as it is."""
+
+    slots: int | None = None
+    rate: Rate | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Changed:
+    """A limit that was changed. ``step``, ``burst``: its rate before, as an interval in seconds; None: it had none."""
+
+    name: str
+    step: float | None
+    burst: int | None
+
+
+def level_of(name: str) -> int:
+    """Return 1 for the limit of a key or of each key, 2 for that of a type, 3 for a shared one."""
+    return 1 if "/" in name else 2 if ":" in name else 3
+
+
+def is_of_each_key(name: str) -> bool:
+    """True for ``type/``, which has the values of each key."""
+    return name.endswith("/") and name.count("/") == 1
+
+
+def keys_of(name: str) -> tuple[str, str]:
+    """Return two texts between which are the names of all keys of ``type/``."""
+    return name, f"{name[:-1]}0"  # 0 is the character after the slash
+
+
+# --- What is changed -----------------------------------------------------------------------------------------------
+
+
+def declared_names(connection: Connection) -> list[str]:
+    return [row[0] for row in connection.run(DECLARED)]
+
+
+def names_of(declared: Iterable[str], name: object, key: object = None) -> list[str]:
+    """Return the limits of a type, its total first, that of one of its keys, or a shared one.
+
+    Raises :class:`LimitError`.
+    """
+    declared = set(declared)
+    known = sorted({each.rstrip("/") for each in declared})
+    if not isinstance(name, str) or name not in known:
+        near = sorted(known, key=lambda each: -SequenceMatcher(None, each, str(name)).ratio())
+        listed = f"there are, the nearest first: {', '.join(near)}" if near else "no task declares a limit"
+        raise LimitError("name", f"no limit, and no type with a limit, is named {name!r}; {listed}")
+    if key is None:
+        return [each for each in (name, f"{name}/") if each in declared]
+    try:
+        check_key(key)
+    except EnqueueError as error:
+        raise LimitError("key", str(error).removeprefix("key: ")) from None
+    if f"{name}/" not in declared:
+        what = "is a shared limit, which has no keys" if ":" not in name else "declares no key"
+        raise LimitError("key", f"{name} {what}")
+    return [f"{name}/{key}"]
+
+
+def wanted(
+    declared: Iterable[str],
+    name: str,
+    key: str | None,
+    *,
+    max_per_key: int | None,
+    max_total: int | None,
+    total: int | None,
+    rate: Rate | None,
+) -> dict[str, Values]:
+    """Return the values to set, by the names of the limits. Raises :class:`LimitError` before anything is written."""
+    numbers = {"max_per_key": max_per_key, "max_total": max_total, "total": total}
+    given = [field for field, value in numbers.items() if value is not None]
+    for field in given:
+        if (problem := problem_of_number(numbers[field])) is not None:
+            raise LimitError(field, problem)
+    if rate is not None and (problem := problem_of_rate(rate)) is not None:
+        raise LimitError("rate", problem)
+    names = names_of(declared, name, key)
+    of_keys, others = [each for each in names if "/" in each], [each for each in names if "/" not in each]
+    is_shared = ":" not in name
+    homes = {
+        "max_per_key": of_keys,
+        "max_total": [] if is_shared else others,
+        "total": others if is_shared else [],
+    }
+    for field in given:
+        if not homes[field]:
+            raise LimitError(field, _misplaced(field, name, key, is_shared=is_shared))
+    if not given and rate is None:
+        raise LimitError("total" if is_shared else "max_per_key", "give a number of tasks, a rate, or both")
+    found = {homes[field][0]: Values(slots=numbers[field]) for field in given}
+    if rate is not None:  # that of each key, if the type has keys
+        home = (of_keys or others)[0]
+        found[home] = Values(found.get(home, Values()).slots, rate)
+    return found
+
+
+def _misplaced(field: str, name: str, key: str | None, *, is_shared: bool) -> str:
+    if is_shared:
+        return f"{name} is a shared limit: give total"
+    if field == "total":
+        return f"{name} is a task type: give max_total, or max_per_key"
+    if key is not None:
+        return "the limit of all tasks of a type has no key: leave out the key"
+    return f"{name} does not declare {field}, so its tasks have no such limit; declare it, and deploy"
+
+
+def check_until(until: object) -> str | None:
+    """Return the end of a change as text. Raises :class:`LimitError`."""
+    if until is None:
+        return None
+    if not isinstance(until, datetime) or until.tzinfo is None:
+        raise LimitError("until", "an aware datetime is required, for example datetime.now(UTC) + …")
+    try:
+        until = until.astimezone(UTC)
+    except OverflowError:
+        until = datetime.max.replace(tzinfo=UTC)
+    if not is_storable(until):
+        raise LimitError("until", "a time within the calendar is required")
+    return until.isoformat()
+
+
+# --- The change, in the caller's transaction -----------------------------------------------------------------------
+
+
+def set_limits(
+    connection: Connection, wanted: Mapping[str, Values], *, who: str, reason: str | None, until: str | None
+) -> list[Changed]:
+    """Write changes in the open transaction. What is not given stays as it was set. Raises :class:`LimitError`."""
+    _lock(connection, wanted)
+    changed = []
+    for name, values in wanted.items():
+        before = _before(connection, name)
+        rate = values.rate
+        step, burst = (None, None) if rate is None else (rate.step.total_seconds(), rate.burst)
+        if not connection.run(SET, name, values.slots, step, burst, reason, who, until):
+            raise LimitError("until", "a time in the future is required, by the database's clock")
+        _give_times(connection, before)
+        changed.append(before)
+    return changed
+
+
+def reset_limits(connection: Connection, names: Sequence[str]) -> list[Changed]:
+    """Remove what is set for limits, in the open transaction. Raises :class:`LimitError` if nothing is set."""
+    _lock(connection, names)
+    before = {name: _before(connection, name) for name in names}
+    changed = [before[name] for name, was_live in connection.run(RESET, json.dumps(list(names))) if was_live]
+    if not changed:
+        raise LimitError("name", f"nothing is set for {' and '.join(names)}; `joblane limits` shows what is")
+    for each in changed:
+        _give_times(connection, each)
+    return changed
+
+
+def _lock(connection: Connection, names: Iterable[str]) -> None:
+    """Take the locks of limits until the end of the transaction: no claim decides by the old values after that."""
+    widest = {each for name in names for each in (name, name.split("/")[0])}
+    connection.run(LOCK, json.dumps(sorted(widest)), any(level_of(name) < 3 for name in widest))
+
+
+def _before(connection: Connection, name: str) -> Changed:
+    _, step, burst = connection.run(IN_FORCE, name)[0]
+    return Changed(name, step, burst)
+
+
+def _give_times(connection: Connection, before: Changed, names: Sequence[str] | None = None) -> None:
+    if names is None and is_of_each_key(before.name):  # its keys get their times after the commit, in parts
+        return
+    plan = PLAN[level_of(before.name)]
+    connection.run(plan, json.dumps([before.name] if names is None else list(names)), before.step, before.burst)
+
+
+# --- After its commit ----------------------------------------------------------------------------------------------
+
+
+def serve_changed(connection: Connection, changed: Iterable[Changed], send: Callable[[list[Turn]], object]) -> None:
+    """Give new times to tasks that wait for a rate of their key, and serve limits, in transactions of its own.
+
+    ``send``: sends the messages of tasks that may start. The sweep completes what an interrupted call leaves.
+    """
+    for each in changed:
+        if is_of_each_key(each.name):
+            _give_times_to_keys(connection, each)
+            _serve_keys(connection, each.name, send)
+        elif waiting := connection.run(WAITING, each.name):
+            send(serve(connection, waiting))
+
+
+def _give_times_to_keys(connection: Connection, before: Changed) -> None:
+    position, end = keys_of(before.name)
+    while names := [row[0] for row in connection.run(RATED_KEYS, position, end)]:
+        connection.execute_simple("begin")
+        try:
+            _lock(connection, names)
+            _give_times(connection, before, names)
+            connection.commit()
+        except BaseException:
+            if connection.usable:
+                connection.rollback()
+            raise
+        position = names[-1]
+
+
+def _serve_keys(connection: Connection, name: str, send: Callable[[list[Turn]], object]) -> None:
+    position, end = keys_of(name)
+    while rows := connection.run(WAITING_KEYS, position, end):
+        waiting: list[Limits] = [row[1:] for row in rows]
+        send(serve(connection, waiting))
+        position = rows[-1][0]
+
+
+# --- For the audit -------------------------------------------------------------------------------------------------
+
+
+def target_of(name: object, key: object) -> str:
+    return f"limit:{name}" if key is None else f"limit:{name}/{key}"
+
+
+def details(wanted: Mapping[str, Values], until: str | None) -> dict[str, Any]:
+    """Return what is set."""
+    return {name: _values(values) for name, values in wanted.items()} | ({} if until is None else {"until": until})
+
+
+def _values(values: Values) -> dict[str, Any]:
+    found: dict[str, Any] = {} if values.slots is None else {"at_a_time": values.slots}
+    if values.rate is not None:
+        rate = values.rate
+        found["rate"] = {"starts": rate.starts, "per_seconds": rate.per.total_seconds(), "burst": rate.burst}
+    return found

@@ -1,0 +1,382 @@
+"""Changes of limits: they hold at once, raised limits start waiting tasks, and nothing is written for bad input."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+
+from joblane import JobClient, client_limits
+from joblane.declaration import Task
+from joblane.errors import DatabaseUnavailableError, LimitError
+from joblane.flow import Rate
+from joblane.record.database import Database
+from joblane.record.functions import VERSION
+from joblane.record.limit_status import LimitKind, rate_of
+from tests.samples import (
+    Sample,
+    sample_keyed,
+    sample_rated,
+    sample_sharing,
+    sample_single,
+    sample_tree,
+)
+from tests.world import World
+
+HOUR = timedelta(hours=1)
+KEYED, SINGLE, TREE = sample_keyed.type, sample_single.type, sample_tree.type
+
+
+@pytest.fixture
+def jobs(limited: World) -> JobClient:
+    limited.make("jobs-low-jobs-sweep")
+    return limited.client
+
+
+def put(world: World, task: Task[Any, Any], *ids: str, number: int = 7, tenant: str = "acme") -> None:
+    """Enqueue tasks, and deliver their messages one after the other."""
+    world.lane(task)
+    for id_ in ids:
+        world.client.enqueue(task, Sample(number=number), task_id=id_, tenant=tenant)
+        world.take(task)
+    for id_ in ids:
+        deliver(world, task, id_)
+
+
+def deliver(world: World, task: Task[Any, Any], id_: str) -> None:
+    world.deliver(task, {"type": task.type, "id": id_, "rec": True})
+
+
+def states(world: World, *ids: str) -> list[str]:
+    return [world.row(id_)["state"] for id_ in ids]
+
+
+def sent(world: World, task: Task[Any, Any]) -> list[str]:
+    return [json.loads(message["Body"])["id"] for message in world.take(task)]
+
+
+def woken(world: World) -> bool:
+    return bool(world.depth("jobs-low-jobs-sweep"))
+
+
+def is_set(world: World) -> list[list[Any]]:
+    return world.run("select name, slots from joblane.limit_changes order by name")
+
+
+# --- Raised and lowered --------------------------------------------------------------------------------------------
+
+
+def test_a_limit_of_0_holds_new_tasks_and_raising_it_sends_as_many_as_fit(limited: World, jobs: JobClient) -> None:
+    jobs.limits.set(KEYED, key="7", max_per_key=0, reason="the account is moved")
+    put(limited, sample_keyed, "a", "b", "c")
+    assert states(limited, "a", "b", "c") == ["held", "held", "held"]
+
+    jobs.limits.set(KEYED, key="7", max_per_key=2)
+
+    assert states(limited, "a", "b", "c") == ["pending", "pending", "held"]
+    assert sent(limited, sample_keyed) == ["a", "b"]
+    assert woken(limited)
+    deliver(limited, sample_keyed, "a")
+    assert states(limited, "a", "c") == ["completed", "pending"]
+
+
+def test_lowering_stops_no_task_that_has_a_slot(limited: World, jobs: JobClient) -> None:
+    jobs.limits.set(SINGLE, max_total=0)
+    put(limited, sample_single, "a", "b", "c")
+    jobs.limits.set(SINGLE, max_total=2)
+    assert states(limited, "a", "b", "c") == ["pending", "pending", "held"]
+
+    jobs.limits.set(SINGLE, max_total=1)
+
+    deliver(limited, sample_single, "a")
+    assert states(limited, "a", "b", "c") == ["completed", "pending", "held"]  # b still has its slot
+    deliver(limited, sample_single, "b")
+    assert states(limited, "b", "c") == ["completed", "pending"]
+
+
+def test_a_shared_limit_is_raised_for_all_types(limited: World, jobs: JobClient) -> None:
+    jobs.limits.set("shared", total=0)
+    put(limited, sample_tree, "a")
+    put(limited, sample_sharing, "b")
+    assert states(limited, "a", "b") == ["held", "held"]
+    jobs.limits.reset("shared")
+    assert states(limited, "a", "b") == ["pending", "pending"]
+    assert (sent(limited, sample_tree), sent(limited, sample_sharing)) == (["a"], ["b"])
+
+
+def test_the_limit_of_each_key_is_raised_for_more_keys_than_one_statement_serves(
+    limited: World, jobs: JobClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    jobs.limits.set(KEYED, max_per_key=0)
+    jobs.limits.set(KEYED, key="3", max_per_key=0)
+    for number in range(60):
+        put(limited, sample_keyed, f"t{number:02}", number=number)
+    assert set(states(limited, *(f"t{number:02}" for number in range(60)))) == {"held"}
+
+    jobs.limits.reset(KEYED)
+
+    found = [number for number in range(60) if states(limited, f"t{number:02}") == ["held"]]
+    assert found == [3]  # its own value stays
+    jobs.limits.reset(KEYED, key="3")
+    assert states(limited, "t03") == ["pending"]
+
+
+def test_a_change_ends_at_its_time(limited: World, jobs: JobClient) -> None:
+    jobs.limits.set(SINGLE, max_total=0, until=datetime.now(UTC) + HOUR)
+    put(limited, sample_single, "a")
+    limited.run("update joblane.limit_changes set until = clock_timestamp()")
+    assert jobs.limits.get(SINGLE).change is None
+    limited.sweep()
+    assert states(limited, "a") == ["pending"]
+
+
+def test_a_later_change_keeps_what_it_does_not_name(limited: World, jobs: JobClient) -> None:
+    jobs.limits.set("shared", total=9, reason="more", until=datetime.now(UTC) + HOUR)
+    jobs.limits.set("shared", rate=Rate(5, timedelta(minutes=1), burst=3), reason="slower")
+    change = jobs.limits.get("shared").change
+    assert change is not None
+    assert (change.values.at_a_time, change.values.rate) == (9, Rate(5, timedelta(minutes=1), burst=3))
+    assert (change.reason, change.until) == ("slower", None)
+
+
+# --- Rates ---------------------------------------------------------------------------------------------------------
+
+
+FIRST_DUE = "(select min(due_at) from joblane.tasks where finished_at is null)"
+
+
+def due_in(world: World, *ids: str) -> list[float]:
+    """Return the seconds until tasks are due, after the first of all that have not ended."""
+    rows = world.run(f"select id, extract(epoch from due_at - {FIRST_DUE})::float8 from joblane.tasks")
+    return [round(dict(rows)[id_], 3) for id_ in ids]
+
+
+def due_soonest(world: World) -> float:
+    ((seconds,),) = world.run(f"select extract(epoch from {FIRST_DUE} - clock_timestamp())::float8")
+    return float(seconds)
+
+
+def wait_for_times(world: World, jobs: JobClient, step: timedelta = HOUR) -> list[str]:
+    """Let two tasks use a burst up, and five wait for their times, which are ``step`` apart."""
+    jobs.limits.set(sample_rated.type, rate=Rate(1, step, burst=2))
+    put(world, sample_rated, *"abcdefg")
+    assert states(world, *"abcdefg") == ["completed"] * 2 + ["pending"] * 5
+    assert due_in(world, *"cdefg") == [number * step.total_seconds() for number in range(5)]
+    return list("cdefg")
+
+
+def test_a_slower_rate_gives_waiting_tasks_later_times_in_their_order(limited: World, jobs: JobClient) -> None:
+    waiting = wait_for_times(limited, jobs)
+    jobs.limits.set(sample_rated.type, rate=Rate(1, 10 * HOUR, burst=1))
+    assert due_in(limited, *waiting) == [0, 36_000, 72_000, 108_000, 144_000]
+    assert due_soonest(limited) > 35_000  # the burst was used up
+    assert all(limited.row(id_)["passed"] == 4 for id_ in waiting)
+    put(limited, sample_rated, "new")
+    assert due_in(limited, "new") == [180_000]
+
+
+def test_a_message_that_comes_too_early_is_not_sent_again(limited: World, jobs: JobClient) -> None:
+    waiting = wait_for_times(limited, jobs, timedelta(minutes=10))
+    jobs.limits.set(sample_rated.type, rate=Rate(1, timedelta(minutes=12), burst=1))
+    rows = [limited.row(id_) for id_ in waiting]
+    # Those that are due later than SQS can delay a message wait alone: their early message is acknowledged.
+    assert [row["sweep_at"] > row["due_at"] for row in rows] == [True, False, False, False, False]
+
+
+def test_a_faster_rate_gives_earlier_times_and_the_sweep_sends_the_messages(limited: World, jobs: JobClient) -> None:
+    waiting = wait_for_times(limited, jobs)
+    limited.take(sample_rated)
+
+    jobs.limits.reset(sample_rated.type)
+
+    assert due_in(limited, *waiting) == [0, 1, 2, 3, 4]
+    assert due_soonest(limited) <= 1
+    assert woken(limited)
+    assert limited.sweep().sent == 5
+    limited.run("update joblane.tasks set due_at = clock_timestamp() where finished_at is null")
+    for id_ in waiting:
+        deliver(limited, sample_rated, id_)
+    assert set(states(limited, *waiting)) == {"completed"}
+
+
+def test_a_larger_burst_is_used_at_once(limited: World, jobs: JobClient) -> None:
+    waiting = wait_for_times(limited, jobs)
+    jobs.limits.set(sample_rated.type, rate=Rate(1, 2 * HOUR, burst=5))
+    assert [round(seconds, -2) for seconds in due_in(limited, *waiting)] == [0, 0, 0, 7200, 14_400]
+    assert due_soonest(limited) <= 0
+
+
+def test_without_a_rate_the_waiting_tasks_start_now(limited: World, jobs: JobClient) -> None:
+    jobs.limits.set(KEYED, key="7", rate=Rate(1, HOUR))
+    put(limited, sample_keyed, "a", "b")
+    assert due_soonest(limited) > 3000
+    jobs.limits.reset(KEYED, key="7")
+    assert due_soonest(limited) < 0
+    assert limited.run("select * from joblane.rates") == []
+    deliver(limited, sample_keyed, "b")
+    assert states(limited, "a", "b") == ["completed", "completed"]
+
+
+def test_the_rate_of_each_key_is_changed_for_all_keys_but_those_with_their_own(
+    limited: World, jobs: JobClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    jobs.limits.set(KEYED, rate=Rate(1, HOUR))
+    jobs.limits.set(KEYED, key="2", rate=Rate(1, HOUR))
+    for number in range(3):
+        put(limited, sample_keyed, f"a{number}", f"b{number}", number=number)
+    jobs.limits.set(KEYED, rate=Rate(1, timedelta(minutes=1)))
+    seconds = [
+        round(row[0])
+        for row in limited.run(
+            "select extract(epoch from due_at - clock_timestamp())::float8 from joblane.tasks where id like 'b%'"
+            " order by id"
+        )
+    ]
+    assert seconds == pytest.approx([60, 60, 3600], abs=10)
+
+
+def test_a_change_of_a_rate_is_refused_while_a_task_is_locked(
+    limited: World, jobs: JobClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(client_limits, "PATIENCE", "50ms")
+    wait_for_times(limited, jobs)
+    before = limited.run("select name, step, since from joblane.limit_changes")
+    with closing(Database(limited.url).get()) as other:
+        other.execute_simple("begin")
+        other.run("select from joblane.tasks where id = 'd' for update")
+        with pytest.raises(DatabaseUnavailableError, match="lock timeout"):
+            jobs.limits.set(sample_rated.type, rate=Rate(2, HOUR))
+    assert limited.run("select name, step, since from joblane.limit_changes") == before
+    assert limited.run("select count(*) from joblane.audit") == [[1]]
+
+
+# --- At the same time as a claim -----------------------------------------------------------------------------------
+
+
+def test_a_task_that_a_claim_has_just_left_waiting_is_served(
+    limited: World, jobs: JobClient, wait_until: Callable[[Callable[[], bool]], None]
+) -> None:
+    jobs.limits.set(SINGLE, max_total=0)
+    limited.lane(sample_single)
+    jobs.enqueue(sample_single, Sample(), task_id="a")
+    claim = "select joblane.claim_@version($1, gen_random_uuid(), 60, null)".replace("@version", VERSION)
+    message = {"id": "a", "type": SINGLE, "queue": "default", "rec": True}
+    with closing(Database(limited.url).get()) as other, ThreadPoolExecutor() as threads:
+        other.execute_simple("begin")
+        [[[answer]]] = other.run(claim, json.dumps([message]))
+        assert answer["verdict"] == "held"
+        change = threads.submit(jobs.limits.set, SINGLE, max_total=1)
+        waits = "select count(*) from pg_stat_activity where wait_event = 'advisory' and datname = current_database()"
+        wait_until(lambda: limited.run(waits) == [[1]])
+        other.execute_simple("commit")
+        change.result(timeout=20)
+    assert states(limited, "a") == ["pending"]
+
+
+# --- What is shown -------------------------------------------------------------------------------------------------
+
+
+def test_get_shows_the_values_and_who_has_and_waits_for_the_slots(limited: World, jobs: JobClient) -> None:
+    jobs.limits.set(TREE, max_total=0)
+    put(limited, sample_tree, "a", "b", number=7)
+    put(limited, sample_tree, "c", number=8)
+    jobs.limits.set(TREE, max_total=1, reason="one by one")
+    of_key, total = jobs.limits.get(TREE, key="7"), jobs.limits.get(TREE)
+    assert (of_key.name, of_key.key, of_key.kind) == (TREE, "7", LimitKind.KEY)
+    assert (of_key.declared.at_a_time, of_key.in_force.at_a_time, of_key.change) == (2, 2, None)
+    assert (of_key.taken, of_key.running, of_key.turns, of_key.held) == (2, 0, 1, 0)
+    assert (total.kind, total.declared.at_a_time, total.in_force.at_a_time) == (LimitKind.TOTAL, 3, 1)
+    assert (total.taken, total.turns, total.held) == (1, 1, 2)
+    assert total.oldest_held_at is not None
+    assert total.change is not None
+    assert (total.change.reason, total.change.values.at_a_time) == ("one by one", 1)
+    assert total.change.by
+    limited.run("update joblane.tasks set state = 'active', lease_until = now() where id = 'a'")
+    assert (jobs.limits.get(TREE).running, jobs.limits.get(TREE).turns) == (1, 0)
+    shared = jobs.limits.get("shared")
+    assert (shared.kind, shared.declared.at_a_time, shared.taken, shared.running) == (LimitKind.SHARED, 2, 1, 1)
+
+
+def test_get_shows_the_times_of_a_rate(limited: World, jobs: JobClient) -> None:
+    jobs.limits.set(sample_rated.type, rate=Rate(2, HOUR, burst=2))
+    put(limited, sample_rated, *"abc")
+    found = jobs.limits.get(sample_rated.type)
+    assert found.in_force.rate == Rate(2, HOUR, burst=2)
+    assert found.declared.rate == Rate(1, timedelta(seconds=1), burst=2)
+    assert found.timed == 1
+    assert found.next_start_at is not None
+    assert timedelta(minutes=58) < found.next_start_at - datetime.now(UTC) <= HOUR
+
+
+@pytest.mark.parametrize("rate", [Rate(7, timedelta(minutes=1)), Rate(500_000, timedelta(days=1)), Rate(3, HOUR)])
+def test_a_rate_is_shown_as_it_was_declared(rate: Rate) -> None:
+    assert rate_of(rate.step.total_seconds(), 1) == rate
+
+
+def test_a_change_is_in_the_audit(limited: World, jobs: JobClient) -> None:
+    jobs.limits.set("shared", total=9, reason="more")
+    jobs.limits.reset("shared", reason="done")
+    rows = limited.run("select action, target, reason, details, who from joblane.audit order by number")
+    assert [row[:4] for row in rows] == [
+        ["set_limit", "limit:shared", "more", {"shared": {"at_a_time": 9}}],
+        ["reset_limit", "limit:shared", "done", {"limits": ["shared"]}],
+    ]
+    assert "@" in rows[0][4]
+
+
+# --- Bad input -----------------------------------------------------------------------------------------------------
+
+BAD: list[tuple[str, dict[str, Any], str, str]] = [
+    ("sample:keyd", {"max_per_key": 1}, "name", "the nearest first: sample:keyed"),
+    ("", {"total": 1}, "name", "is named ''"),
+    ("shared", {"key": "7", "total": 1}, "key", "a shared limit, which has no keys"),
+    (SINGLE, {"key": "7", "max_per_key": 1}, "key", "declares no key"),
+    (KEYED, {"key": "x" * 201, "max_per_key": 1}, "key", "1 to 200 printable ASCII"),
+    (KEYED, {"max_per_key": -1}, "max_per_key", "an integer from 0 to 10000"),
+    (KEYED, {"max_per_key": True}, "max_per_key", "an integer"),
+    (KEYED, {"max_total": 1}, "max_total", "does not declare max_total"),
+    (KEYED, {"total": 1}, "total", "is a task type"),
+    (TREE, {"key": "7", "max_total": 1}, "max_total", "leave out the key"),
+    ("shared", {"max_total": 1}, "max_total", "give total"),
+    ("shared", {"rate": Rate(0, HOUR)}, "rate", "starts: an integer from 1"),
+    ("shared", {"rate": 5}, "rate", "a Rate is required"),
+    ("shared", {}, "total", "give a number of tasks, a rate, or both"),
+    ("shared", {"total": 1, "until": datetime.now(UTC) - HOUR}, "until", "in the future"),
+    ("shared", {"total": 1, "until": datetime(2030, 1, 1)}, "until", "aware"),  # noqa: DTZ001 - the test
+    ("shared", {"total": 1, "reason": "x" * 501}, "reason", "at most 500"),
+]
+
+
+@pytest.mark.parametrize(("name", "values", "field", "problem"), BAD)
+def test_bad_input_is_named_and_nothing_is_written(
+    limited: World, jobs: JobClient, name: str, values: dict[str, Any], field: str, problem: str
+) -> None:
+    with pytest.raises(LimitError, match=problem) as caught:
+        jobs.limits.set(name, **values)
+    assert caught.value.field == field
+    assert is_set(limited) == []
+    assert limited.run("select count(*) from joblane.audit") == [[0]]
+    assert jobs.limits.get("shared").declared.at_a_time == 2  # the client can be used again
+
+
+def test_a_reset_of_nothing_is_an_error(limited: World, jobs: JobClient) -> None:
+    with pytest.raises(LimitError, match="nothing is set for sample:tree and sample:tree/"):
+        jobs.limits.reset(TREE)
+
+
+def test_two_values_of_one_call_are_set_together_or_not_at_all(limited: World, jobs: JobClient) -> None:
+    jobs.limits.set(TREE, max_per_key=1, max_total=2)
+    assert is_set(limited) == [[TREE, 2], [f"{TREE}/", 1]]
+    with pytest.raises(LimitError):
+        jobs.limits.set(TREE, max_per_key=5, max_total=-2)
+    assert is_set(limited) == [[TREE, 2], [f"{TREE}/", 1]]
+
+
+def test_a_client_without_a_record_has_no_limits(limited: World) -> None:
+    with pytest.raises(LimitError, match="record=False"):
+        _ = JobClient(record=False).limits
