@@ -16,7 +16,7 @@ from tests.builders.events import record
 
 SPEED = 10.0
 """Delays and visibility timeouts are this many times shorter than on SQS."""
-VISIBILITY_SECONDS = 1.5
+VISIBILITY_SECONDS = 0.8
 
 
 @dataclass(slots=True)

@@ -11,11 +11,12 @@ Without deaths the rule is strict: whenever all workers stand still, no task may
 from __future__ import annotations
 
 import json
+import logging
 import random
 import threading
 import time
-from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -24,6 +25,7 @@ from unittest.mock import patch
 
 from joblane import client as client_module
 from joblane.client import JobClient
+from joblane.declaration import Task
 from joblane.errors import JobError
 from joblane.job import Job
 from joblane.maintenance.held import UNSERVED, Held
@@ -45,7 +47,7 @@ from tests.faults.limit_lanes import Lanes, attributes_of
 from tests.faults.limit_samples import POOL, TASKS, Work
 
 PREFIX = "flow"
-LEASE_SECONDS = 0.8
+LEASE_SECONDS = 0.5
 THREADS = 12
 SHORT = 100
 """The storm's sweep waits while there are more messages than this."""
@@ -53,14 +55,11 @@ MOVES = (5, 1, 0, 3, 5)
 """The values of the shared limit, one after the other."""
 STILL_SECONDS = 0.25
 """The time between two checks while all stand still. The shared limit moves at every second one."""
-# A task fills a slot while it runs, whatever its row says, and from the time at which it gets its turn.
-FILLED = " union all ".join(
-    f"select {column}, array_agg(id) from joblane.tasks where {column} is not null and finished_at is null"
-    f" and (passed >= {level} or state = 'active') and state in {LIVE_SQL} group by 1"
-    for column, level in (("key_limit", 1), ("total_limit", 3), ("shared_limit", 5))
-)
-KEPT = "select id from joblane.tasks where state = 'retry' and finished_at is null and passed > (ordered is true)::int"
-"""Tasks that wait for their next attempt and keep a slot. One in an order keeps its place, which is the slot of its key."""
+FILLED = f"""
+select id, state, ordered is true, passed, key_limit, total_limit, shared_limit from joblane.tasks
+ where finished_at is null and (passed > 0 or state = 'active') and state in {LIVE_SQL}
+"""
+"""The tasks that may have slots."""
 SWEEP = """
 update joblane.tasks t set sweep_at = clock_timestamp() + interval '61 s'
  where t.id in (select id from joblane.tasks where finished_at is null and case state
@@ -80,8 +79,7 @@ select a.id, b.id from joblane.tasks a join joblane.tasks b
                   and y.started_at > a.created_at + $1::interval)
  limit 5
 """
-"""Tasks that started before one that is before them in its order had ended, although that one had been committed for the
-time ``$1``."""
+"""Tasks that started before an earlier task of their order had ended, which had been committed for the time ``$1``."""
 
 
 class Death(KeyboardInterrupt):
@@ -199,6 +197,7 @@ class Storm:
             serve_of_worker(worker, claims)
 
         with (
+            patch.object(logging.getLogger("sqlalchemy.pool"), "disabled", True),  # it reports each connection cut
             patch.object(worker_module, "LEASE_MARGIN", timedelta(0)),
             patch.object(worker_run, "KILL_MARGIN_SECONDS", 0.0),
             patch.object(Worker, "_serve", named),
@@ -268,7 +267,7 @@ class Storm:
         self._lanes.put(lane_name(PREFIX, Queue.DEFAULT, type_), body, delay, tenant, attributes)
 
     def _job(self, number: int) -> Job:
-        task = self._dice.choice(list(TASKS.values()))
+        task = self._dice.choice([task for task in TASKS.values() for _ in range(1 if is_pooled(task) else 2)])
         script: list[str] = []
         dice = self._dice.random()
         if dice < 0.09:
@@ -288,6 +287,7 @@ class Storm:
         )
 
     def _work(self) -> None:
+        """Deliver messages to a worker, and to the next one when it has died."""
         dice = random.Random(self._dice.random())
         while not self._over.is_set():
             fate = Fate(self._died)
@@ -297,20 +297,23 @@ class Storm:
                 while not self._over.is_set():
                     dies = dice.random() < self._deaths
                     fate.begin(dice.randrange(1, 10) if dies else 0, after=dice.random() < 0.5)
-                    with self._gate.open():
-                        idle = not self._deliver(dice.choice(workers), dice)
-                    if idle:
-                        time.sleep(0.002)
+                    if not self._deliver(workers, dice):
+                        time.sleep(0.01)
             database.drop()
 
-    def _deliver(self, worker: Worker, dice: random.Random) -> bool:
-        task = worker._task
-        records = self._lanes.receive(lane_name(PREFIX, Queue.DEFAULT, task.type), task.batch_size)
-        if not records:
+    def _deliver(self, workers: list[Worker], dice: random.Random) -> bool:
+        """Deliver the next messages of a lane. Return False if all are empty."""
+        dice.shuffle(workers)
+        for worker in workers:
+            task = worker._task
+            if records := self._lanes.receive(lane_name(PREFIX, Queue.DEFAULT, task.type), task.batch_size):
+                break
+        else:
             return False
         self.count("invocations")
         context = LambdaContext(seconds=LEASE_SECONDS, aws_request_id=f"{dice.random()}")
-        answer = worker.handle(event(*records), context)
+        with self._gate.open():
+            answer = worker.handle(event(*records), context)
         self._lanes.answer(records, {item["itemIdentifier"] for item in answer["batchItemFailures"]})
         if self._lanes.dead and dice.random() < 0.5:
             self._redrive()
@@ -357,7 +360,7 @@ class Storm:
                 database.get().run("delete from joblane.pauses")
 
     def _move(self) -> None:
-        """Move the shared limit. Then check that nothing waits beside room.
+        """Move the shared limit. Then check that nothing waits for a limit that has room.
 
         It is lowered while all stand still, so that nobody still uses the earlier value, and raised so at times.
         """
@@ -369,11 +372,11 @@ class Storm:
                     with self._gate.closed() if is_still else nullcontext():
                         self._set_pool(database, value)
                 with self._gate.closed():
-                    beside = [row[3] for row in database.get().run(UNSERVED)]
+                    names = [row[3] for row in database.get().run(UNSERVED)]
                 self.count("checks while all stood still")
-                self.count("times that a limit had room and waiting tasks", len(beside))
-                if beside and not self._deaths:
-                    self.wrong(f"waits beside room: {', '.join(beside)}")
+                self.count("times that a limit had room and waiting tasks", len(names))
+                if names and not self._deaths:
+                    self.wrong(f"waits for a limit that has room: {', '.join(names)}")
             self._set_pool(database, POOL.total or 0)
 
     def _set_pool(self, database: Database, value: int) -> None:
@@ -402,24 +405,25 @@ class Storm:
 
     def _watch(self) -> None:
         """Count the slots of each limit from outside."""
-        declared = {name: slots for task in TASKS.values() if task.flow for name, slots, _ in task.flow.declared(task.type)}
+        declared = {row["name"]: row["slots"] for row in declared_limits(TASKS)}
         before: set[str] = set()
         first = 0
         with self._client() as (database, _):
-            for _ in self._every(0.04):
+            for _ in self._every(0.05):
                 last = len(self._pool_values) - 1
-                filled: dict[str, list[str]] = dict(database.get().run(FILLED))
+                rows = database.get().run(FILLED)
                 most_of_pool, first = max(self._pool_values[first:]), last
                 self.count("snapshots")
+                filled = slots_of(rows)
+                pool = filled.pop(POOL.name, set())
                 for name, ids in filled.items():
                     most = declared[f"{name.split('/')[0]}/" if "/" in name else name]
-                    if name != POOL.name and most is not None and len(ids) > most:
+                    if most is not None and len(ids) > most:
                         self.wrong(f"over the limit: {len(ids)} of {most} {name}: {', '.join(ids)}")
-                pool = set(filled.get(POOL.name, ()))
                 if len(pool) > most_of_pool and pool - before:  # to lower the limit stops no task
                     self.wrong(f"over the limit: {len(pool)} of {most_of_pool}: {pool - before} came to {before}")
                 before = pool
-                for (id_,) in database.get().run(KEPT):
+                for id_ in kept(rows):
                     self.wrong(f"keeps its slots while it waits for its next attempt: {id_}")
 
     def _check(self, observer: Database) -> None:
@@ -445,6 +449,26 @@ class Storm:
             self.wrong(f"{swept} tasks were served by the sweep alone, with {died} deaths")
 
 
+def slots_of(rows: Sequence[Sequence[Any]]) -> dict[str, set[str]]:
+    """Return the tasks that have a slot of each limit. A task has one while it runs, whatever its row says."""
+    filled: defaultdict[str, set[str]] = defaultdict(set)
+    for id_, state, _, passed, *limits in rows:
+        for level, name in enumerate(limits):
+            if name is not None and (passed > 2 * level or state == "active"):
+                filled[name].add(id_)
+    return filled
+
+
+def kept(rows: Sequence[Sequence[Any]]) -> list[str]:
+    """Return the tasks that keep slots until their next attempt. In an order a task keeps the slot of its key."""
+    return [row[0] for row in rows if row[1] == "retry" and row[3] > row[2]]
+
+
+def is_pooled(task: Task[Any, Any]) -> bool:
+    """True if a task of this type needs a slot of the shared limit, which a dead worker keeps for a while."""
+    return task.flow is not None and task.flow.limit is POOL
+
+
 def _live(observer: Database) -> tuple[int, int]:
     """Return the number of tasks that are live, and of those of them that wait for a limit."""
     [row] = observer.get().run(
@@ -454,7 +478,7 @@ def _live(observer: Database) -> tuple[int, int]:
 
 
 class Fate:
-    """The death of a worker, at a statement of its invocation. ``frees``: it has freed slots, and has not served them."""
+    """The death of a worker, at a statement of its invocation. ``frees``: slots are free that it has not served yet."""
 
     def __init__(self, died: Callable[[Fate], None]) -> None:
         self.frees = False

@@ -11,7 +11,6 @@ import pytest
 
 from joblane.client import JobClient
 from joblane.job import Job
-from joblane.record import serve as serve_module
 from joblane.record.database import Database
 from joblane.record.task_types import LIMITS, declared_limits
 from tests.integration.record.test_limits import HELD, RUN, TASKS, ask, end, put
@@ -39,7 +38,7 @@ def locked_until_asked_again(world: World, monkeypatch: pytest.MonkeyPatch, id_:
             if not other.get().idle:
                 other.get().commit()
 
-        monkeypatch.setattr(serve_module.time, "sleep", release)
+        monkeypatch.setattr("joblane.record.serve.time.sleep", release)
         yield pauses
 
 
