@@ -1,13 +1,13 @@
 """Background jobs on SQS and Lambda, recorded in PostgreSQL.
 
 Declare
-    task, Payload, Redacted, Queue, Grants, cron, every, ArchivedTask
+    task, Payload, Redacted, Queue, Grants, Limit, Rate, cron, every, ArchivedTask
 Enqueue
     JobClient, Job, Enqueued, OnConflict, Until, DuplicateTaskError, TaskIdConflictError, EnqueueError
 Show
     TaskStatus, Progress, State
 Inside a handler
-    TaskContext, SkipRetry, RetryAfter, Snooze, RevokeTask, TaskTimeout, TaskCancelled, PartialFailure
+    TaskContext, SkipRetry, RetryAfter, Snooze, RateLimited, RevokeTask, TaskTimeout, TaskCancelled, PartialFailure
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
         EnqueueError,
         JobError,
         PartialFailure,
+        RateLimited,
         RetryAfter,
         RevokeTask,
         SkipRetry,
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
         TaskIdConflictError,
         TaskTimeout,
     )
+    from joblane.flow import Limit, Rate
     from joblane.job import Job
     from joblane.payload import ArchivedTask, Payload
     from joblane.queues import Queue
@@ -54,11 +56,14 @@ __all__ = [
     "Job",
     "JobClient",
     "JobError",
+    "Limit",
     "OnConflict",
     "PartialFailure",
     "Payload",
     "Progress",
     "Queue",
+    "Rate",
+    "RateLimited",
     "Redacted",
     "RetryAfter",
     "RevokeTask",
@@ -84,8 +89,9 @@ __getattr__ = importer(
         "joblane.context": "TaskContext",
         "joblane.declaration": "Grants Task",
         "joblane.decorator": "task",
-        "joblane.errors": "DuplicateTaskError EnqueueError JobError PartialFailure RetryAfter RevokeTask "
+        "joblane.errors": "DuplicateTaskError EnqueueError JobError PartialFailure RateLimited RetryAfter RevokeTask "
         "SkipRetry Snooze TaskCancelled TaskIdConflictError TaskTimeout",
+        "joblane.flow": "Limit Rate",
         "joblane.job": "Job",
         "joblane.payload": "ArchivedTask Payload",
         "joblane.queues": "Queue",

@@ -255,7 +255,20 @@ class Snooze(_After):
     """
 
 
-OUTCOMES = (SkipRetry, RevokeTask, RetryAfter, Snooze)
+class RateLimited(_After):
+    """End this run, and start none of the tasks that share its widest limit before ``retry_after`` has passed. No
+    attempt is counted. The work of this run is rolled back.
+
+    Raise it if another service refuses a call because there were too many. One refusal is then heeded by all tasks that
+    share the ``limit`` of the type, or else the type's ``max_total`` or ``rate``, or else the key. A task without a
+    limit waits alone.
+    """
+
+    def __init__(self, retry_after: timedelta, reason: str = "") -> None:
+        super().__init__(retry_after, reason)
+
+
+OUTCOMES = (SkipRetry, RevokeTask, RetryAfter, Snooze, RateLimited)
 """The exceptions by which a handler decides the outcome of its task. Every other exception is a failed attempt."""
 
 

@@ -28,15 +28,16 @@ TENANT = "tenant"
 
 @dataclass(frozen=True)
 class Rate:
-    """At most ``starts`` starts of attempts in the time ``per``, evenly spaced. Retries and ticks count.
-
-    ``burst``: starts that are saved up while nothing starts; they may follow each other at once. 1: none are saved up.
-    So in any time of the length ``per`` at most ``starts`` plus ``burst`` tasks start.
-    """
+    """Starts of attempts in a time, evenly spaced. In any time of the length ``per`` at most ``starts`` plus ``burst``
+    tasks start. Retries and ticks count."""
 
     starts: int
+    """Number of starts. Range: 1 to 1000000."""
     per: timedelta
+    """Time in which they may start. Range: 1 second to 1 day."""
     burst: int = 1
+    """Starts that are saved up while nothing starts, and may follow each other at once. 1: none are saved up.
+    Range: 1 to 1000000."""
 
     @property
     def step(self) -> timedelta:
@@ -46,15 +47,14 @@ class Rate:
 
 @dataclass(frozen=True)
 class Limit:
-    """A limit that several types share: each of them declares ``limit=`` with an equal :class:`Limit`.
-
-    ``name``: lower-case letters, digits, ``_`` and ``-``, 63 at most, the first from a to z. ``total``: tasks that run
-    at a time; None: any number. ``rate``: starts in a time; None: any number.
-    """
+    """A limit that several types share: each of them declares it with ``limit=``, and with the same values."""
 
     name: str
+    """Name of the limit: lower-case letters, digits, ``_`` and ``-``, 63 at most, the first from a to z."""
     total: int | None = None
+    """Tasks of all these types that run at a time. 0: none starts. None: any number. Range: 0 to 10000."""
     rate: Rate | None = None
+    """Starts in a time. None: any number."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +74,10 @@ class Flow:
     @property
     def has_total(self) -> bool:
         return self.max_total is not None or (self.rate is not None and not self.key)
+
+    def widest(self, type_: str) -> str:
+        """Return the name of the limit whose lock the tasks take: shared, of the type, or of each key."""
+        return self.limit.name if self.limit else type_ if self.has_total else f"{type_}/"
 
     def declared(self, type_: str) -> Iterable[tuple[str, int | None, Rate | None]]:
         """Return the name, the tasks at a time and the rate of each limit."""

@@ -21,6 +21,7 @@ RUN_HERE = (
     "enqueue",
     "retry",
     "unique",
+    "limits",
     "cancel",
     "long-work",
     "schedule",

@@ -36,6 +36,7 @@ from joblane.client import Enqueued, JobClient
 from joblane.context import TaskContext
 from joblane.declaration import Grants
 from joblane.decorator import task
+from joblane.flow import Limit, Rate
 from joblane.inspector import errors as inspector_errors
 from joblane.inspector import views
 from joblane.inspector.filter import BulkAction, Filter, PauseScope
@@ -97,7 +98,13 @@ ERRORS: Mapping[str, Sequence[type[BaseException]]] = {
         errors.WaitTimeoutError,
         errors.DatabaseUnavailableError,
     ),
-    "Outcomes that a handler raises": (errors.SkipRetry, errors.RevokeTask, errors.RetryAfter, errors.Snooze),
+    "Outcomes that a handler raises": (
+        errors.SkipRetry,
+        errors.RevokeTask,
+        errors.RetryAfter,
+        errors.Snooze,
+        errors.RateLimited,
+    ),
     "Raised in a handler": (
         errors.Interrupt,
         errors.TaskTimeout,
@@ -162,6 +169,7 @@ def links() -> Mapping[str, str]:
     found |= {"task": "task.md", "cron": "schedules.md#cron", "every": "schedules.md#every"}
     found |= {"JobClient": "enqueue.md", "TaskContext": "context.md", "Job": "enqueue.md#options"}
     found |= {"Grants": "task.md#fields-of-grants", "ArchivedTask": "task.md#archivedtask", "JobTester": "testing.md"}
+    found |= {"Limit": "task.md#fields-of-limit", "Rate": "task.md#fields-of-rate"}
     found |= {
         f"JobClient.{name}": f"enqueue.md#{name}" for name in ("enqueue", "enqueue_many", "get", "wait", "cancel")
     }
@@ -617,10 +625,12 @@ SEE = {
     "Job": "enqueue.md#job",
     "JobClient": "enqueue.md",
     "JobError": "errors.md#joberror",
+    "Limit": "task.md#fields-of-limit",
     "OnConflict": "enqueue.md#onconflict",
     "Payload": "task.md#payload",
     "Progress": "enqueue.md#progress",
     "Queue": "task.md#values-of-queue",
+    "Rate": "task.md#fields-of-rate",
     "Redacted": "task.md#redacted",
     "State": "tables.md#states",
     "Task": "task.md",
@@ -659,6 +669,8 @@ PAGES: Mapping[str, Mapping[str, Callable[[], str]]] = {
     "task": {
         "options": task_options,
         "grants": partial(fields, Grants),
+        "limit": partial(fields, Limit),
+        "rate": partial(fields, Rate),
         "archived": partial(fields, ArchivedTask),
         "queue": partial(fields, Queue),
     },

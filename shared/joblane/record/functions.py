@@ -24,7 +24,9 @@ if TYPE_CHECKING:
     from joblane.record.connection import Connection
 
 FOLDER = Path(__file__).parent
-NAMES = ("claim", "finish", "insert", "lock_limits", "limit_of", "has_room", "pass_limits", "serve_limits")
+NAMES = (
+    "claim", "finish", "insert", "lock_limits", "limit_of", "has_room", "pass_limits", "serve_limits", "delay_limit",
+)  # fmt: skip
 STEPS = (
     "run", "revive", "revive_limited", "revive_paused", "park", "release", "lost", "overdue", "cancel_lost",
     "duplicate", "schedule_paused", "hold", "start_later", "run_with_slots",

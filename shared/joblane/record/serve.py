@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 Limits = Sequence[str | None]
 """The names of a task's limits: of its key, of its type, shared. None: it has no such limit."""
+DELAY = f"select joblane.delay_limit_{VERSION}($1::text[], $2)"
 SERVE = f"select joblane.serve_limits_{VERSION}($1)"
 PAUSES_SECONDS = (0.01, 0.05, 0.25)
 """Waits before a limit is asked again whose waiting tasks are all locked by others, for example by an enqueue that
@@ -42,6 +43,11 @@ class Turn:
         message = Message(self.type, self.id, rec=True, schema=self.schema, headers=self.headers)
         lane = lane_name(prefix, Queue(self.queue), self.type)
         return Entry(lane, message.encode(), math.ceil(self.delay), self.tenant)
+
+
+def delay(connection: Connection, limits: Limits, seconds: float) -> None:
+    """Start no task of the widest of these limits within the next seconds."""
+    connection.run(DELAY, list(limits), seconds)
 
 
 def serve(connection: Connection, freed: Iterable[Limits]) -> list[Turn]:

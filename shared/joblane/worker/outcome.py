@@ -12,6 +12,7 @@ from pydantic_core import to_jsonable_python
 
 from joblane.errors import (
     Continued,
+    RateLimited,
     RetryAfter,
     RevokeTask,
     SkipRetry,
@@ -60,6 +61,8 @@ def _decide(  # noqa: PLR0911 - a row each
             return _finish(claim, "revoked", State.CANCELLED, reason=text_of(error, scrub))
         case Snooze() if claim.snoozes < SNOOZE_CEILING:
             return _finish(claim, "snoozed", State.PENDING, delay=error.delay, counted=False, snoozed=True)
+        case RateLimited():
+            return _finish(claim, "rate_limited", State.PENDING, delay=error.delay, counted=False)
         case SkipRetry():
             return _archived(task, claim, error, scrub, f"SkipRetry: {text_of(error, scrub)}")
         case UnreadablePayloadError() if _waits_for_code(task, claim):

@@ -30,8 +30,9 @@ from joblane.record.connection import (
 from joblane.record.dead_letters import mark_dead_sent, successor_entry
 from joblane.record.finish import cancel_requested, finish
 from joblane.record.run_session import CANCELLED
-from joblane.record.serve import serve
+from joblane.record.serve import delay, serve
 from joblane.record.states import State
+from joblane.sqs.client import Entry
 from joblane.sqs.dead_letter import NO_ROOM, archived_dead_letter, fits, refused_dead_letter, with_id
 from joblane.sqs.message import TICK_ID_PATTERN, Message
 from joblane.sqs.received import Received
@@ -44,7 +45,7 @@ from joblane.worker.run_log import RunLog, fields_of
 if TYPE_CHECKING:
     from joblane.declaration import Task
     from joblane.record.database import Database
-    from joblane.sqs.client import Entry, Sqs
+    from joblane.sqs.client import Sqs
 
 DATABASE_ERRORS = (PostgresError, OSError, WrongStageError)
 ADVICE = {
@@ -137,6 +138,7 @@ class Worker:
             run.execute(self._runner, self._lanes[run.received.queue], lambda_context)
             if run.claim.limits is not None:  # its slots are not kept until the last run of the batch has ended
                 archived += self._finish([run], response)
+                self._delay(run)
                 self._serve([run.claim])
         archived += self._finish([run for run in runs if run.claim.limits is None], response)
         if archived:
@@ -238,6 +240,10 @@ class Worker:
                 self._log.add(run.claim, run.end)
                 if run.end.state is State.ARCHIVED:
                     archived.append(run)
+                elif run.end.is_sent_again:
+                    body = self._message(run, None).encode()
+                    entry = Entry(run.received.queue, body, run.end.visibility_seconds, run.received.group)
+                    self._send([run.received], [entry], response)
                 elif run.end.state in (State.RETRY, State.PENDING) and not run.end.waits_long:
                     response.keep(run.received, run.end.visibility_seconds)
         return archived
@@ -302,6 +308,18 @@ class Worker:
         )
         response.keep(run.received, growing_seconds(run.received.receives))
 
+    def _delay(self, run: Run) -> None:
+        """Delay the widest limit of a task whose handler has raised RateLimited."""
+        if run.end is None or run.end.outcome != "rate_limited" or run.claim.limits is None:
+            return
+        try:
+            self._database.call(delay, run.claim.limits, run.end.delay_seconds)
+        except DATABASE_ERRORS as error:
+            self._logger.warning(
+                "a limit could not be delayed, so that its other tasks may be refused as well",
+                extra={"error": text_of(error), "limits": [name for name in run.claim.limits if name]},
+            )
+
     def _serve(self, claims: Sequence[Claim]) -> None:
         """Give the slots that claims have freed to the tasks that wait for them, and send these tasks' messages."""
         freed = [claim.limits for claim in claims if claim.limits is not None]
@@ -334,10 +352,13 @@ class Worker:
             self._sqs.send_many([successor_entry(self._prefix, successor) for successor in successors])
 
     def _dead_letter(self, run: Run, reason: str) -> Entry:
-        claimed, received = run.claim, run.received
-        type_ = received.message.type if received.message else self._task.type  # the message may have an older name
-        message = Message(type_, claimed.id, claimed.payload, rec=True, schema=claimed.schema, headers=claimed.headers)
-        return archived_dead_letter(received.queue, message, reason, claimed.generation, received.group)
+        message = self._message(run, run.claim.payload)
+        return archived_dead_letter(run.received.queue, message, reason, run.claim.generation, run.received.group)
+
+    def _message(self, run: Run, payload: Any) -> Message:
+        claimed, received = run.claim, run.received.message
+        type_ = received.type if received else self._task.type  # the message may have an older name
+        return Message(type_, claimed.id, payload, rec=True, schema=claimed.schema, headers=claimed.headers)
 
     def _send(self, deliveries: Sequence[Received], entries: Sequence[Entry], response: BatchResponse) -> Iterable[int]:
         """Send one entry per message before the message is acknowledged. If SQS refuses the entry, keep the message.

@@ -74,7 +74,7 @@ def test_a_database_of_another_stage_is_refused(database: Database, database_url
 
 
 def test_a_database_without_tables_has_all_migrations_pending(database: Database, database_url: str) -> None:
-    database.get().run("drop table joblane.alembic_version, joblane.tasks, joblane.task_types")
+    database.get().run("drop table joblane.alembic_version, joblane.tasks, joblane.task_types, joblane.limits cascade")
     found = read(database_url)
     assert (found.revision, found.live, found.types) == (None, {}, [])
     assert found.pending == migrations.pending(None)

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from joblane.declaration import Task
+from joblane.errors import RateLimited
 from joblane.inspector.actions.changes import change, serve_freed
 from joblane.inspector.filter import BulkAction
 from joblane.queues import Queue
@@ -25,6 +26,7 @@ from tests.samples import (
     Sample,
     behaviour,
     sample_keyed,
+    sample_one,
     sample_ordered,
     sample_rated,
     sample_sharing,
@@ -427,6 +429,49 @@ def test_a_task_that_waits_for_its_time_keeps_its_slot(limited: World) -> None:
     assert end(limited, "a") == ["b"]
     assert limited.run("select due_at > now() + interval '300 s' from joblane.tasks where id = 'b'") == [[True]]
     assert ask(limited, sample_single, "b", "c") == [WAIT, HELD]
+
+
+@behaviour
+def refused_by_the_service(payload: Sample, ctx: Any) -> None:
+    raise RateLimited(timedelta(seconds=100), "429")
+
+
+def seconds_until_due(world: World, *ids: str) -> list[int]:
+    rows = world.run("select id, round(extract(epoch from due_at - now()))::int from joblane.tasks")
+    return [dict(rows)[id_] for id_ in ids]
+
+
+def test_a_refusal_by_another_service_delays_all_tasks_that_share_the_limit(limited: World) -> None:
+    put(limited, sample_sharing, "a", do="refused_by_the_service")
+    put(limited, sample_sharing, "b")
+    put(limited, sample_tree, "c")
+    recorded = limited.watch()
+    limited.deliver(sample_sharing, {"type": sample_sharing.type, "id": "a", "rec": True})
+    # it has spent no attempt, and a new message takes the place of its own
+    row = limited.row("a")
+    assert (row["state"], row["attempts"], row["passed"], limited.outcomes("a")) == ("pending", 0, 0, ["rate_limited"])
+    assert [(entry.delay_seconds, json.loads(entry.body)["id"]) for entry in recorded.sent] == [(100, "a")]
+    # the others get their slots, and the time at which the service accepts calls again
+    assert ask(limited, sample_sharing, "b") == [WAIT]
+    assert ask(limited, sample_tree, "c") == [WAIT]
+    assert all(95 <= seconds <= 100 for seconds in seconds_until_due(limited, "a", "b", "c"))
+
+
+def test_a_refusal_moves_the_times_that_a_rate_has_given(limited: World) -> None:
+    limited.run("update joblane.limits set step = interval '10 s', burst = 1 where name = 'sample:rated'")
+    put(limited, sample_rated, "a", do="refused_by_the_service")
+    put(limited, sample_rated, "b", "c", "d", "e")
+    assert ask(limited, sample_rated, "e", "b", "c", "d") == [RUN, WAIT, WAIT, WAIT]
+    limited.run("update joblane.rates set next_at = now()")
+    limited.deliver(sample_rated, {"type": sample_rated.type, "id": "a", "rec": True})
+    assert [round(seconds, -1) for seconds in seconds_until_due(limited, "a", "b", "c", "d")] == [100, 100, 110, 120]
+
+
+def test_a_task_without_a_limit_waits_alone_for_a_service(world: World) -> None:
+    put(world, sample_one, "a", do="refused_by_the_service")
+    put(world, sample_one, "b")
+    assert world.deliver(sample_one, {"type": sample_one.type, "id": "a", "rec": True}) == []
+    assert ask(world, sample_one, "b") == [RUN]
 
 
 # --- External messages ----------------------------------------------------------------------------------------------

@@ -18,6 +18,7 @@ DECLARED = Declared(
     stage="dev",
     prefix="jobs",
     lanes={"data:export": ["default", "critical"], "data:dump": ["default", "critical"], "user:invite": ["low"]},
+    limits={"data:export": "openai"},
     queues={
         (JOBS, "ExportDefault"): "jobs-default-data-export",
         (JOBS, "ExportDefaultDlq"): "jobs-default-data-export-dlq",
@@ -34,6 +35,7 @@ DATABASE = DatabaseState(
     pending={},
     newer=False,
     live={("data:export", "default"): 3, ("user:invite", "low"): 1},
+    limited={("data:export", "openai"): 2, ("user:invite", "user:invite"): 1},
     types=["data:export", "user:invite"],
     max_connections=100,
     kept_connections=3,
@@ -64,6 +66,13 @@ def with_live(*places: tuple[str, str], types: Any = DATABASE.types) -> Database
 
 def test_a_deploy_of_the_same_declarations_is_fine() -> None:
     assert findings_of() == []
+
+
+def test_live_tasks_under_another_limit_are_refused() -> None:
+    database = replace(DATABASE, limited={("data:export", "data:export/"): 2})
+    finding = only(findings_of(database=database))
+    assert finding.what == "task type data:export, limits"
+    assert "becomes openai, and it still has 2 live tasks under data:export/" in finding.why
 
 
 def test_a_first_deploy_is_fine() -> None:

@@ -24,13 +24,15 @@ Place = tuple[str, str]
 class Declared:
     """The resources and settings that the checkout would deploy.
 
-    ``lanes``: type or alias → the queues in which it has a lane. ``queues``: names of SQS queues, by place. ``demand``:
-    of concurrency. The other fields are settings of the stage.
+    ``lanes``: type or alias → the queues in which it has a lane. ``limits``: type or alias with limits → the widest
+    one. ``queues``: names of SQS queues, by place. ``demand``: of concurrency. The other fields are settings of the
+    stage.
     """
 
     stage: str
     prefix: str
     lanes: Mapping[str, Sequence[str]]
+    limits: Mapping[str, str]
     queues: Mapping[Place, str]
     demand: Demand
     database_connections: int
@@ -43,9 +45,9 @@ class DatabaseState:
 
     ``revision``: of the schema; None: there is no schema. ``pending``: revision → purpose of the pending migrations.
     ``newer``: newer code has migrated it. ``live``: (type, queue) → tasks in ``scheduled``, ``pending``, ``active`` or
-    ``retry``. ``types``: types that the deployed code declares. ``max_connections``: of the server.
-    ``kept_connections``: those of them that are reserved for superusers and privileged roles. ``roles``: the findings
-    on the role of the functions.
+    ``retry``. ``limited``: (type, its widest limit) → live tasks with a limit. ``types``: types that the deployed code
+    declares. ``max_connections``: of the server. ``kept_connections``: those of them that are reserved for superusers
+    and privileged roles. ``roles``: the findings on the role of the functions.
     """
 
     address: str
@@ -53,6 +55,7 @@ class DatabaseState:
     pending: Mapping[str, str]
     newer: bool
     live: Mapping[tuple[str, str], int]
+    limited: Mapping[tuple[str, str], int]
     types: Sequence[str]
     max_connections: int
     kept_connections: int
@@ -75,12 +78,26 @@ def examine(
     return [
         *_left_behind(declared, messages or {}, database),
         *_replaced(declared, stacks, messages),
+        *(_other_limits(declared, database) if database else ()),
         *(concurrency(declared.demand, account) if account else ()),
         *(_database(declared, database, stacks) if database else ()),
     ]
 
 
 # --- Tasks and messages --------------------------------------------------------------------------------------------
+
+
+def _other_limits(declared: Declared, database: DatabaseState) -> Iterator[Finding]:
+    """Find live tasks whose widest limit is not that of new tasks of their type, so that neither counts the others."""
+    for (type_, widest), count in sorted(database.limited.items()):
+        if (wanted := declared.limits.get(type_, widest)) != widest:
+            yield refused(
+                f"task type {type_}, limits",
+                f"its widest limit becomes {wanted}, and it still has {_count(count, 'live task')} under {widest}, so "
+                "more tasks than a limit allows could run",
+                "keep the limits as they are until these tasks have run: pause the producers, or give the changed task a "
+                f"new type; {HOW}",
+            )
 
 
 def _left_behind(declared: Declared, messages: Mapping[str, int], database: DatabaseState | None) -> Iterator[Finding]:

@@ -164,6 +164,8 @@ def _not_due(record: Record, last_outcome: str | None) -> str:
         text = f"Attempt {record.attempts} of {record.max_attempts} failed ({record.error_type}); the next is due"
     elif last_outcome == "snoozed":
         text = "Its last run snoozed it: it is due"
+    elif last_outcome == "rate_limited":
+        text = "Its last run met the limit of another service (RateLimited): it is due"
     else:
         text = "It is due"
     if record.due_at - MAX_DELAY > record.now:

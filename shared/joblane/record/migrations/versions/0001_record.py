@@ -240,8 +240,8 @@ create table joblane.task_attempts (
     started_at timestamptz not null default clock_timestamp(),
     -- Time of the end. Null: the run is in progress.
     finished_at timestamptz,
-    -- Outcome: completed, failed, timeout, archived, snoozed, revoked, cancelled, continued, mismatch or lost. Null:
-    -- in progress.
+    -- Outcome: completed, failed, timeout, archived, snoozed, rate_limited, revoked, cancelled, continued, mismatch or
+    -- lost. Null: in progress.
     outcome text,
     -- Milliseconds of the handler and its commit. Null: not known.
     duration_ms integer,
