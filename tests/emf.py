@@ -24,7 +24,7 @@ UNITS = (
 NAMESPACE = re.compile(r"[0-9A-Za-z.\-_/#]{1,255}")
 PRINTABLE = re.compile(r"[!-~]([ -~]*[!-~])?")
 """Names and values of dimensions and metrics: ASCII, no blank around them."""
-OURS = {"task_type", "queue", "check"}
+OURS = {"task_type", "queue", "check", "limit"}
 """Each has as many values as there are declarations; a dimension with more would cost with each value."""
 
 NAME = {"type": "string", "minLength": 1, "maxLength": 255}

@@ -45,6 +45,19 @@ class Rate:
         return self.per / self.starts
 
 
+PERIODS = {timedelta(seconds=1): "a second", timedelta(minutes=1): "a minute", timedelta(hours=1): "an hour"} | {
+    LONGEST_PERIOD: "a day"
+}
+
+
+def rate_text(rate: Rate | None) -> str | None:
+    """Return ``100 a minute, burst 50``; None without a rate."""
+    if rate is None:
+        return None
+    per = PERIODS.get(rate.per, f"in {rate.per.total_seconds():g} s")
+    return f"{rate.starts:,} {per}" + (f", burst {rate.burst:,}" if rate.burst > 1 else "")
+
+
 @dataclass(frozen=True)
 class Limit:
     """A limit that several types share: each of them declares it with ``limit=``, and with the same values."""

@@ -70,7 +70,7 @@ class Tally:
         set is empty. Source: CloudWatch, *Specification: Embedded metric format*, DimensionSet; an exporter of AWS's
         own writes it as ``[]``, github.com/open-telemetry/opentelemetry-collector-contrib, pull request 13766.
         """
-        units: dict[str, str] = dict.fromkeys(self._counts, "Count")
+        units = {name: "Seconds" if name.endswith("Seconds") else "Count" for name in self._counts}
         values: dict[str, Any] = dict(self._counts)
         times, self._times = self._times, {}
         self._counts.clear()

@@ -6,6 +6,7 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+from joblane.flow import Rate
 from joblane.inspector.filter import Filter, PauseScope
 from joblane.inspector.views import (
     Attempt,
@@ -33,6 +34,7 @@ from joblane.inspector.views import (
     Why,
 )
 from joblane.queues import WEIGHTS, Queue
+from joblane.record.limit_status import LimitChange, LimitKind, LimitStatus, LimitValues
 from joblane.record.states import State
 from joblane.record.status import Progress
 
@@ -228,3 +230,22 @@ def log_line(message: str = "wrote the file") -> LogLine:
 
 def examined(grade: Grade = Grade.BAD) -> Check:
     return Check(grade, "mapping of data:export", "it is disabled", "resume it: joblane resume type data:export")
+
+
+def limit(
+    name: str = "openai", key: str | None = None, kind: LimitKind = LimitKind.SHARED, **values: Any
+) -> LimitStatus:
+    change = LimitChange(LimitValues(10, None), "more quota", "ann@laptop", before(hours=1), NOW + timedelta(days=1))
+    given: dict[str, Any] = {
+        "declared": LimitValues(25, Rate(500, timedelta(minutes=1), burst=50)),
+        "change": change,
+        "in_force": LimitValues(10, Rate(500, timedelta(minutes=1), burst=50)),
+        "taken": 10,
+        "running": 7,
+        "turns": 2,
+        "timed": 1,
+        "held": 4321,
+        "oldest_held_at": before(minutes=42),
+        "next_start_at": NOW + timedelta(minutes=5, seconds=30),
+    }
+    return LimitStatus(name=name, key=key, kind=kind, **(given | values))

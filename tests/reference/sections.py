@@ -33,6 +33,7 @@ from joblane.cdk.settings.stage import Stage
 from joblane.cli.exits import MEANINGS
 from joblane.cli.main import COMMANDS, app
 from joblane.client import Enqueued, JobClient
+from joblane.client_limits import Limits
 from joblane.context import TaskContext
 from joblane.declaration import Grants
 from joblane.decorator import task
@@ -48,6 +49,7 @@ from joblane.local import errors as local_errors
 from joblane.payload import ArchivedTask
 from joblane.project import KEYS, Project, ProjectError
 from joblane.queues import Queue
+from joblane.record.limit_status import LimitChange, LimitKind, LimitStatus, LimitValues
 from joblane.record.migrations.comments import Described, described
 from joblane.record.status import Progress, TaskStatus
 from joblane.schedule import MACROS, cron, every
@@ -97,6 +99,7 @@ ERRORS: Mapping[str, Sequence[type[BaseException]]] = {
         errors.UnknownTaskError,
         errors.WaitTimeoutError,
         errors.DatabaseUnavailableError,
+        errors.LimitError,
     ),
     "Outcomes that a handler raises": (
         errors.SkipRetry,
@@ -168,6 +171,7 @@ def links() -> Mapping[str, str]:
     found = {error.__name__: f"errors.md#{error.__name__.lower()}" for group in ERRORS.values() for error in group}
     found |= {"task": "task.md", "cron": "schedules.md#cron", "every": "schedules.md#every"}
     found |= {"JobClient": "enqueue.md", "TaskContext": "context.md", "Job": "enqueue.md#options"}
+    found |= {"LimitStatus": "enqueue.md#limitstatus", "Limits": "enqueue.md#limits"}
     found |= {"Grants": "task.md#fields-of-grants", "ArchivedTask": "task.md#archivedtask", "JobTester": "testing.md"}
     found |= {"Limit": "task.md#fields-of-limit", "Rate": "task.md#fields-of-rate"}
     found |= {
@@ -677,7 +681,9 @@ PAGES: Mapping[str, Mapping[str, Callable[[], str]]] = {
     "schedules": {"functions": partial(functions, cron, every), "macros": macros},
     "enqueue": {
         "client": lambda: "\n\n".join(callable_(JobClient.__init__, "JobClient")).replace("`__init__", "`JobClient"),
-        "methods": partial(members, JobClient, "enqueue", "enqueue_many", "get", "wait", "cancel", "close"),
+        "methods": partial(members, JobClient, "enqueue", "enqueue_many", "get", "wait", "cancel", "limits", "close"),
+        "limits": partial(members, Limits, title="limits."),
+        "limit_classes": partial(class_and_fields, LimitStatus, LimitValues, LimitChange, LimitKind),
         "options": enqueue_options,
         "classes": partial(class_and_fields, Enqueued, TaskStatus, Progress, OnConflict, Until),
     },

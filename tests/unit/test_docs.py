@@ -16,6 +16,7 @@ from botocore import xform_name
 from botocore.exceptions import UnknownServiceError
 from botocore.session import Session
 
+from joblane.cli.commands.limits import Listing
 from joblane.cli.main import app
 from joblane.project import KEYS
 from tests.pages import FENCE, PAGES, ROOT, Block, anchors, blocks, commands, links
@@ -155,6 +156,8 @@ def _problems_of_jobs(words: list[str]) -> Iterator[str]:
     command: Any = typer.main.get_command(app)
     name, left = "joblane", list(words)
     while left:
+        if isinstance(command, Listing) and left[0] not in {*command.commands, "--help"}:
+            left.insert(0, "ls")
         options = {option: parameter for parameter in command.params for option in parameter.opts}
         word = left.pop(0)
         if word.startswith("-") and word != "-":

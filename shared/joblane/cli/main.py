@@ -15,6 +15,7 @@ from joblane.cli.commands import (
     dead,
     deploy,
     enqueue,
+    limits,
     local,
     overview,
     page,
@@ -50,6 +51,7 @@ COMMANDS: Mapping[str, Mapping[str, Callable[..., Any]]] = {
         "schedules": pause.schedules,
         "tick": pause.tick,
     },
+    "Limits": {},  # groups, below
     "Tasks by hand": {
         "enqueue": enqueue.enqueue,
         "replay": enqueue.replay,
@@ -120,6 +122,11 @@ for _heading, _commands in COMMANDS.items():
     for _name, _command in _commands.items():
         app.command(_name, rich_help_panel=_heading)(_command)
 app.add_typer(bulk.group, name="bulk", rich_help_panel="Act on tasks", help="Bulk actions: list, show and stop them.")
+for _name, _group, _help in (
+    ("limits", limits.group, "Limits: show, set and reset them."),
+    ("line", limits.line_group, "The order of a key: show it, and let the next task run first."),
+):
+    app.add_typer(_group, name=_name, rich_help_panel="Limits", help=_help)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

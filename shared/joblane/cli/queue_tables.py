@@ -16,10 +16,10 @@ from joblane.record.states import State
 BLOCKS = " ▁▂▃▄▅▆▇█"
 SPARKS = 12
 """Width of a sparkline: with it the table fits into a terminal of 100 columns."""
-NUMBERS = ("PENDING", "ACTIVE", "RETRY", "SCHEDULED", "DEAD LETTERS")
-LEFT_OUT_FIRST = ("RUNS", "COMPLETED", "OLDEST", "FAILED", "SCHEDULED", "RETRY")
+NUMBERS = ("PENDING", "HELD", "ACTIVE", "RETRY", "SCHEDULED", "DEAD LETTERS")
+LEFT_OUT_FIRST = ("RUNS", "COMPLETED", "OLDEST", "FAILED", "SCHEDULED", "RETRY", "HELD")
 """Columns of queues in the order in which they are left out of a narrow table."""
-LANES_LEFT_OUT_FIRST = ("IN FLIGHT", "IN SQS", "OLDEST", "SCHEDULED", "RETRY")
+LANES_LEFT_OUT_FIRST = ("IN FLIGHT", "IN SQS", "OLDEST", "SCHEDULED", "RETRY", "HELD")
 
 
 def queue_table(overview: Overview, width: int, *, sparks: bool) -> Table:
@@ -72,9 +72,9 @@ def _fitted(
     fold: Mapping[str, int],
     drop: Sequence[str],
 ) -> Table:
-    """The table without the columns ``left_out``, and without the column PAUSED if nothing is paused."""
-    if not any(cells["PAUSED"] for cells in rows):
-        left_out = [*left_out, "PAUSED"]
+    """The table without the columns ``left_out``, and without PAUSED or HELD if no row has anything there."""
+    empty = {"PAUSED": "", "HELD": "0"}
+    left_out = [*left_out, *(title for title, cell in empty.items() if all(cells[title] == cell for cells in rows))]
     shown = [{title: cell for title, cell in cells.items() if title not in left_out} for cells in rows]
     right = (*NUMBERS, "FRONT DOOR", "OLDEST", "IN SQS", "IN FLIGHT", "COMPLETED", "FAILED")
     return fitted(shown, width, fold=fold, right=right, drop=drop) if shown else table()
@@ -133,7 +133,7 @@ def pause_line(pause: Pause) -> str:
 def _counts(tasks: Mapping[State, int], dead: int | None) -> dict[str, object]:
     """The cells of the columns :data:`NUMBERS`."""
     found = {str(state): number for state, number in tasks.items()}
-    live = [f"{found.get(state, 0):,}" for state in ("pending", "active", "retry", "scheduled")]
+    live = [f"{found.get(state, 0):,}" for state in ("pending", "held", "active", "retry", "scheduled")]
     return dict(zip(NUMBERS, (*live, _alarming(dead)), strict=True))
 
 

@@ -40,6 +40,7 @@ CONTROLS |= dict.fromkeys((0x09, 0x0A, 0x0D), " ")
 STYLES = {
     "scheduled": "cyan",
     "pending": "blue",
+    "held": "magenta",
     "active": "bold blue",
     "retry": "yellow",
     "completed": "green",

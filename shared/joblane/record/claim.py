@@ -158,6 +158,8 @@ def arrival(
     unique key, even if the type declares one.
     """
     item: dict[str, Any] = {"id": id_, "type": message.type, "rec": message.rec, "dead_generation": dead_generation}
+    if task.flow is not None:
+        item["limited"] = True
     if message.rec:
         return item
     options = message.options.within(task) if message.options else NONE

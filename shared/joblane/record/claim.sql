@@ -8,8 +8,6 @@ as $$
 declare
   members constant integer := json_array_length(messages);
   any_paused constant boolean := exists (select from joblane.pauses);
-  any_limits constant boolean := exists (select from joblane.limits)
-                                 or exists (select from joblane.tasks w where w.waits_for is not null);
   locked_limits text[];   -- the widest limits of the tasks that may ask for a slot
   widest text;            -- the widest limit of the task. Null: it has none
   asks boolean;           -- it has not passed its limits yet
@@ -34,29 +32,31 @@ declare
   frees boolean;          -- a limit has a slot that others wait for
 begin
   perform set_config('joblane.checks', 'off', true);
-  if any_limits then  -- before any row is locked. A task whose turn it is has its slots, and needs no lock
-    select array_agg(case when r.id is null then coalesce(x.limits[3], x.limits[2], x.limits[1])
-                          else coalesce(r.shared_limit, r.total_limit, r.key_limit) end)
-      into locked_limits
-      from json_to_recordset(messages) as x(id text, limits text[])
-      left join lateral (select q.id, q.state, q.passed, q.finished_at, q.shared_limit, q.total_limit, q.key_limit
-                           from joblane.tasks q where q.id = x.id) as r on true
-     where r.id is null or (r.passed < 6 and r.finished_at is null and r.state <> 'active');
-    begin
-      perform joblane.lock_limits_@version(locked_limits);
-      if locked_limits <> '{null}' then  -- others wait for these locks: do not wait for a row as well
-        perform set_config('lock_timeout', '10ms', true);
-      end if;
-    exception when lock_not_available then
-      locked_limits := null;
-    end;
+  if strpos(messages::text, '"limited"') > 0 then  -- most types have no limit
+    -- Before any row is locked. A task whose turn it is has its slots, and needs no lock.
+    select array_agg(x.widest) into locked_limits
+      from (select case when r.id is null then coalesce(y.limits[3], y.limits[2], y.limits[1])
+                        when r.passed < 6 and r.finished_at is null and r.state <> 'active'
+                        then coalesce(r.shared_limit, r.total_limit, r.key_limit) end as widest
+              from json_to_recordset(messages) as y(id text, limited boolean, limits text[])
+              left join joblane.tasks r on r.id = y.id
+             where y.limited) as x
+     where x.widest is not null;
+    if locked_limits is not null then
+      begin
+        perform joblane.lock_limits_@version(locked_limits);
+        perform set_config('lock_timeout', '10ms', true);  -- others wait for these locks: do not wait for rows as well
+      exception when lock_not_available then
+        locked_limits := null;
+      end;
+    end if;
   end if;
   for m in
     select * from json_to_recordset(messages) as x(
       id text, type text, queue text, tenant text, tags text[], payload json, payload_digest text, schema text,
       headers jsonb, options jsonb, tick text, schedule text, max_attempts integer, retention_seconds bigint,
       deadline timestamptz, unique_key text, unique_until text, unique_seconds float8, rec boolean,
-      dead_generation integer, limits text[], ordered boolean)
+      dead_generation integer, limited boolean, limits text[], ordered boolean)
     order by x.id collate "C"
   loop
     waits := m.rec;
@@ -89,7 +89,7 @@ begin
         t.seq := case when m.limits is not null then nextval('joblane.tasks_seq') end;
       end if;
       widest := coalesce(t.shared_limit, t.total_limit, t.key_limit);
-      asks := any_limits and widest is not null and t.passed < 6;
+      asks := coalesce(m.limited, false) and widest is not null and t.passed < 6;
       paused := false; schedule_paused := false;
       if any_paused then
         paused := @paused;
@@ -193,7 +193,11 @@ begin
       -- Write. Only a row that becomes live can meet another one, and only a new one can be refused.
       exit when not changed;
       if not takes_key then
-        update joblane.tasks r set (@columns) = (@values) where r.id = t.id;
+        if widest is null then
+          update joblane.tasks r set (@columns) = (@values) where r.id = t.id;
+        else
+          update joblane.tasks r set (@columns, @limit_columns) = (@values, @limit_values) where r.id = t.id;
+        end if;
         exit;
       end if;
       begin
@@ -201,14 +205,14 @@ begin
           insert into joblane.tasks
                  (id, type, queue, tenant, tags, payload, payload_digest, schema, headers, options, tick,
                   max_attempts, retention_seconds, unique_until, unique_expires_at, key_limit, total_limit,
-                  shared_limit, ordered, @columns)
+                  shared_limit, ordered, @columns, @limit_columns)
           values (t.id, t.type, t.queue, t.tenant, m.tags, m.payload::jsonb, t.payload_digest, t.schema, t.headers,
                   t.options, m.tick, t.max_attempts, t.retention_seconds, t.unique_until,
                   clock + make_interval(secs => m.unique_seconds), t.key_limit, t.total_limit, t.shared_limit,
-                  t.ordered, @values)
+                  t.ordered, @values, @limit_values)
           on conflict do nothing returning payload into t.payload;
         else
-          update joblane.tasks r set (@columns) = (@values) where r.id = t.id;
+          update joblane.tasks r set (@columns, @limit_columns) = (@values, @limit_values) where r.id = t.id;
         end if;
         exit when found;
       exception

@@ -63,7 +63,7 @@ select slots, extract(epoch from step)::float8, burst from joblane.limit_of_{VER
 
 WAITING = """
 select t.key_limit, t.total_limit, t.shared_limit from joblane.tasks t
- where t.waits_for = $1 order by t.place, t.seq limit 1
+ where t.waits_for = $1 and t.state = 'held' order by t.place, t.seq limit 1
 """
 # The keys for which tasks wait, each found by one look-up in the index, and the limits of the first task of each.
 WAITING_KEYS = f"""
@@ -79,7 +79,7 @@ with recursive names as (
 select n.name, t.key_limit, t.total_limit, t.shared_limit
   from names n,
        lateral (select w.key_limit, w.total_limit, w.shared_limit from joblane.tasks w
-                 where w.waits_for = n.name order by w.waits_for, w.place, w.seq limit 1) as t
+                 where w.waits_for = n.name and w.state = 'held' order by w.waits_for, w.place, w.seq limit 1) as t
  order by n.name
 """
 RATED_KEYS = f"""

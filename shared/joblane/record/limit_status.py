@@ -8,7 +8,7 @@ from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
-from joblane.flow import Rate
+from joblane.flow import PERIODS, Rate
 from joblane.record.functions import VERSION
 from joblane.record.limit_changes import COLUMNS, LIVE_CHANGE, is_of_each_key, keys_of, level_of
 from joblane.record.states import LIVE_SQL
@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from joblane.record.connection import Connection
 
 MOST_COUNTED = 10_000
-PERIODS = tuple(timedelta(seconds=seconds) for seconds in (1, 60, 3600, 86_400))
 
 
 class LimitKind(StrEnum):
@@ -118,7 +117,7 @@ select (select json_build_array(
        x.held, x.oldest
   from (select count(*) as held, min(due_at) as oldest
           from (select due_at from joblane.tasks where waits_for is not null and waits_for >= $1 and waits_for < $2
-                 order by waits_for, place, seq limit {MOST_COUNTED}) as w) as x
+                   and state = 'held' order by waits_for, place, seq limit {MOST_COUNTED}) as w) as x
 """
 
 
@@ -141,7 +140,7 @@ with recursive names as (
 select n.name
   from names n,
        lateral (select w.due_at from joblane.tasks w
-                 where w.waits_for = n.name order by w.waits_for, w.place, w.seq limit 1) as t
+                 where w.waits_for = n.name and w.state = 'held' order by w.waits_for, w.place, w.seq limit 1) as t
  order by t.due_at, n.name limit $3::integer
 """
 

@@ -272,7 +272,7 @@ def test_a_task_due_soon_waits_in_sqs(inspector: Inspector, enqueue: Enqueue) ->
     enqueue("it", process_in=timedelta(minutes=3))
     found = why(inspector, "it")
     assert found.reason is Reason.NOT_DUE
-    assert found.text.endswith("its message should wait in SQS until then.")
+    assert found.text.endswith("Its message should wait in SQS until then.")
 
 
 def test_a_failed_task_names_the_time_of_its_next_attempt(world: World, inspector: Inspector, enqueue: Enqueue) -> None:

@@ -9,15 +9,17 @@ import pytest
 from botocore.exceptions import ClientError
 
 from joblane import TaskContext
+from joblane.declaration import Task
 from joblane.discovery import discover
 from joblane.functions.jobs_sweep.handler import jobs_sweep
+from joblane.maintenance import held_counts
 from joblane.maintenance.unmarked_dead_letters import MAX_RECEIVES, unmarked_dead_letters
 from joblane.queues import dead_letter_name
 from joblane.sqs.client import Sqs
 from joblane.sqs.message import DEAD_ATTRIBUTE, Message
 from tests import emf, logs
 from tests.builders.rows import In, active, archived, put
-from tests.samples import Sample, behaviour, sample_one
+from tests.samples import Sample, behaviour, sample_keyed, sample_one, sample_single
 from tests.world import PREFIX, World
 
 LANE = "jobs-default-sample-one"
@@ -71,6 +73,45 @@ def test_tasks_that_did_not_start_are_overdue_and_the_longest_wait_is_kept(world
     done = world.sweep()
     assert (done.sent, done.overdue) == (3, 2)
     assert done.waits == {"sample:one": pytest.approx(3.5 * MINUTE, abs=5)}
+
+
+def hold(world: World, task: Task[Any, Any], *ids: str, number: int = 7) -> None:
+    """Enqueue tasks whose limit is 0, and deliver them."""
+    world.lane(task)
+    for id_ in ids:
+        world.client.enqueue(task, Sample(number=number), task_id=id_)
+        world.deliver(task, Message(task.type, id_, rec=True).encode())
+
+
+def test_held_tasks_have_metrics_by_limit_and_are_not_late(
+    limited: World, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(held_counts, "PAGE", 2)
+    monkeypatch.setattr(held_counts, "READ", held_counts.READ.replace("limit 10000", "limit 2"))
+    limited.deploy(discover().values())
+    limited.client.limits.set("sample:keyed", max_per_key=0)
+    limited.client.limits.set("sample:single", max_total=0)
+    hold(limited, sample_keyed, "a", "b", number=7)
+    hold(limited, sample_keyed, "c", number=8)
+    hold(limited, sample_single, "d", "e")
+    limited.run("update joblane.tasks set due_at = due_at - interval '1 hour' where id = 'c'")
+
+    limited.lane(jobs_sweep)
+    capsys.readouterr()
+    with logs.lines() as lines:
+        limited.deliver(jobs_sweep, Message(jobs_sweep.type, str(uuid4())).encode(), seconds=240.0)
+    documents = {line["limit"]: line for line in emf.documents(capsys.readouterr().out) if "Held" in line}
+
+    assert {name: line["Held"] for name, line in documents.items()} == {"sample:keyed/": 3, "sample:single": 2}
+    assert documents["sample:keyed/"]["HeldOldestSeconds"] == pytest.approx(3600, abs=600)
+    [directive] = documents["sample:single"]["_aws"]["CloudWatchMetrics"]
+    assert (directive["Dimensions"], {one["Name"]: one["Unit"] for one in directive["Metrics"]}) == (
+        [["limit"]],
+        {"Held": "Count", "HeldOldestSeconds": "Seconds"},
+    )
+    [swept] = [line for line in lines.fields if line["message"] == "swept"]
+    assert swept["held_by_limit"] == {"sample:keyed/": 3, "sample:single": 2}
+    assert (swept["swept"]["overdue"], swept["swept"]["waits"]) == (0, {})
 
 
 def test_a_paused_task_is_not_overdue(world: World) -> None:

@@ -27,9 +27,11 @@ from joblane.inspector.views import (
     Pause,
     ScheduleView,
     Statistic,
+    TaskRow,
     TaskView,
     TypeView,
 )
+from joblane.record.limit_status import LimitStatus
 from joblane.record.states import State
 from tests.builders import views
 from tests.inspector import FakeInspector
@@ -47,6 +49,8 @@ READING: dict[tuple[str, ...], tuple[str, Callable[[], Any], Any]] = {
     ("pause",): ("pauses", lambda: (views.overview().queues[2].pause,), tuple[Pause, ...]),
     ("bulk", "ls"): ("bulks", lambda: (views.bulk(),), tuple[BulkView, ...]),
     ("bulk", "show", "x"): ("bulk_view", views.bulk, BulkView),
+    ("limits",): ("limits", lambda: (views.limit(),), tuple[LimitStatus, ...]),
+    ("line", "show", "x:y", "7"): ("line", lambda: (views.task_row(),), tuple[TaskRow, ...]),
     ("doctor",): ("doctor", lambda: (views.examined(Grade.GOOD),), tuple[Check, ...]),
 }
 
@@ -351,3 +355,13 @@ def test_an_empty_overview_is_shown(jobs: Run, stub: FakeInspector) -> None:
     stub.answers["overview"] = Overview(views.NOW, (), Count(0, exact=True), Count(0, exact=True))
     stub.answers["tasks"] = Page((), None)
     assert jobs("queues").code == jobs("watch").code == 0
+
+
+def test_held_tasks_have_a_column_if_there_are_any(jobs: Run, stub: FakeInspector) -> None:
+    found = views.overview()
+    first, *others = found.queues
+    held = replace(first, tasks={**first.tasks, State.HELD: 4321})
+    stub.answers["overview"] = replace(found, queues=(held, *others))
+    title, critical, *_ = jobs("queues", columns=120).out.splitlines()
+    assert title.split()[:4] == ["QUEUE", "PENDING", "HELD", "ACTIVE"]
+    assert critical.split()[2] == "4,321"

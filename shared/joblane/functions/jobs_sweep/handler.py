@@ -13,6 +13,7 @@ from joblane.declaration import Grants, Task
 from joblane.decorator import task
 from joblane.discovery import discover
 from joblane.errors import text_of
+from joblane.maintenance.held_counts import HeldCounts, held_counts
 from joblane.maintenance.missed_ticks import missed_ticks
 from joblane.maintenance.sweep import Swept, sweep
 from joblane.maintenance.unmarked_dead_letters import unmarked_dead_letters
@@ -46,17 +47,23 @@ class JobsSweep(Payload):
 )
 def jobs_sweep(payload: JobsSweep, ctx: TaskContext) -> dict[str, Any]:
     sqs, tasks = Sqs(), discover()
-    swept = sweep(ctx.connection(), sqs, settings.prefix(), may_continue=lambda: ctx.remaining() > STEP)
-    ctx.logger.info("swept", extra={"swept": vars(swept)})
+
+    def may_continue() -> bool:
+        return ctx.remaining() > STEP
+
+    swept = sweep(ctx.connection(), sqs, settings.prefix(), may_continue=may_continue)
+    held = held_counts(ctx.connection(), may_continue=may_continue)
+    ctx.logger.info("swept", extra={"swept": vars(swept), "held_by_limit": dict(held.by_limit)})
     missed = _missed_ticks(ctx, tasks)
     found = {
-        "WaitingTooLong": _waiting_too_long(ctx, tasks, swept),
+        "WaitingTooLong": _waiting_too_long(ctx, tasks, swept, held),
         "MissedTick": len(missed),
         "StuckLeases": swept.stuck,
         "DeadLettersMovedBySqs": _moved_by_sqs(ctx, tasks, sqs),
     }
     _measure(ctx, swept, found)
-    return vars(swept) | {"missed_ticks": missed}
+    _measure_held(held)
+    return vars(swept) | {"missed_ticks": missed, "held": held.by_limit.total()}
 
 
 def _measure(ctx: TaskContext, swept: Swept, found: Mapping[str, int]) -> None:
@@ -70,15 +77,32 @@ def _measure(ctx: TaskContext, swept: Swept, found: Mapping[str, int]) -> None:
     tally.flush(task_type=ctx.type)
 
 
-def _waiting_too_long(ctx: TaskContext, tasks: Tasks, swept: Swept) -> int:
-    """Return the number of types with a task that has not started within ``target_wait``, and log a line for each."""
+def _measure_held(held: HeldCounts) -> None:
+    """Write the metrics of limits for which tasks wait. A key has no metric of its own: there may be any number."""
+    for name, number in held.by_limit.items():
+        tally = Tally()
+        tally.count("Held", number)
+        tally.count("HeldOldestSeconds", max(0, round(held.oldest[name])))
+        tally.flush(limit=name)
+
+
+def _waiting_too_long(ctx: TaskContext, tasks: Tasks, swept: Swept, held: HeldCounts) -> int:
+    """Return the number of types with a task that has not started within ``target_wait``, and log a line for each.
+
+    Tasks that wait for a limit are not late. The line has their number.
+    """
     late = 0
     for name, waited in swept.waits.items():
         if name in tasks and waited > (target := tasks[name].target_wait.total_seconds()):
             late += 1
             ctx.logger.error(
                 "tasks wait longer than their type's target_wait",
-                extra={"of_type": name, "waits_seconds": waited, "target_seconds": target},
+                extra={
+                    "of_type": name,
+                    "waits_seconds": waited,
+                    "target_seconds": target,
+                    "held": held.by_type[name],
+                },
             )
     return late
 

@@ -27,7 +27,7 @@ with edge as materialized (
   select created_at, id from joblane.tasks where finished_at is null order by created_at, id offset $1::int - 1 limit 1
 )
 select queue, type, state, count(*),
-       extract(epoch from clock_timestamp() - min(due_at) filter (where state <> 'active'))::float8
+       extract(epoch from clock_timestamp() - min(due_at) filter (where state not in ('active', 'held')))::float8
   from ((select queue, type, state, due_at from joblane.tasks where finished_at is null
           order by created_at, id limit $1::int)
         union all
@@ -39,7 +39,7 @@ select queue, type, state, count(*),
 """Live tasks by lane and state: the $1 oldest, which wait longest, and the $1 newest, so that a backlog or tasks that
 are due in months do not hide the others.
 
-The last column: the wait of the task that was due first, negative if none is due yet."""
+The last column: the wait of the task that was due first, negative if none is due yet. A held task is not late."""
 
 STARTED = """
 select queue, date_trunc('minute', started_at, 'UTC'), count(*), count(*) filter (where outcome = 'completed'),

@@ -60,6 +60,15 @@ class Record:
     error_type: str | None
     error_message: str | None
     fingerprint: str | None
+    key_limit: str | None
+    total_limit: str | None
+    shared_limit: str | None
+    ordered: bool | None
+    first_due_at: datetime | None
+    seq: int | None
+    passed: int
+    waits_for: str | None
+    place: float | None
     paused: bool
     now: datetime
 

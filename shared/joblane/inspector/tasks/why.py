@@ -6,12 +6,14 @@ Nothing is guessed from the state alone: each answer is what the claim or the sw
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import datetime, timedelta
 
 from joblane.inspector.durations import stamp
 from joblane.inspector.scope import Scope
 from joblane.inspector.tasks.filter_sql import BOUND
 from joblane.inspector.tasks.row import Record
+from joblane.inspector.tasks.why_held import has_turn, rate_of, why_held
 from joblane.inspector.views import Reason, Why
 from joblane.limits import DEAD_LETTER_RETENTION, MAX_DELAY
 from joblane.queues import dead_letter_name, lane_name
@@ -19,6 +21,7 @@ from joblane.record.conditions import EARLY_SECONDS
 from joblane.record.connection import Connection, Row
 from joblane.record.states import WAITING_SQL, State
 
+EARLY = timedelta(seconds=EARLY_SECONDS)
 PAUSES = """
 select scope, name, reason, paused_by, until from joblane.pauses
  where (until is null or until > clock_timestamp())
@@ -116,7 +119,9 @@ def _waiting(scope: Scope, connection: Connection, record: Record, last_outcome:
         return Why(Reason.NO_LANE, problem)
     pauses = _pauses(connection, record)
     also = f" {_pauses_text(pauses)}" if pauses else ""
-    if record.due_at > record.now + timedelta(seconds=EARLY_SECONDS):
+    if (limited := _limited(connection, record)) is not None:
+        return replace(limited, text=f"{limited.text}{_late(record)}{also}")
+    if record.due_at > record.now + EARLY:
         return Why(Reason.NOT_DUE, f"{_not_due(record, last_outcome)}{_late(record)}{also}", record.due_at)
     if pauses:
         ends = [until for *_, until in pauses]
@@ -128,10 +133,23 @@ def _waiting(scope: Scope, connection: Connection, record: Record, last_outcome:
     in_lane = f"its message should be in {lane}. {_queue_before(connection, record)} If the lane then holds fewer "
     in_lane += f"messages than tasks, {_sweep(record, 'sends another one')}.{_late(record)}"
     if record.claim_alone:
-        text = f"A run was lost while the task was claimed in a batch, so it is now claimed alone: {in_lane}"
-        return Why(Reason.CLAIM_ALONE, text, record.sweep_at)
-    place = "It continues in the next invocation" if last_outcome == "continued" else "It waits in its lane"
-    return Why(Reason.IN_LANE, f"{place}: {in_lane}", record.sweep_at)
+        reason = Reason.CLAIM_ALONE
+        place = "A run was lost while the task was claimed in a batch, so it is now claimed alone"
+    elif has_turn(record):
+        reason, place = Reason.TURN, f"Its turn came at {_text(record.due_at)}"
+    else:
+        continues = last_outcome == "continued"
+        reason, place = Reason.IN_LANE, "It continues in the next invocation" if continues else "It waits in its lane"
+    return Why(reason, f"{place}: {in_lane}", record.sweep_at)
+
+
+def _limited(connection: Connection, record: Record) -> Why | None:
+    """Say which limit a task waits for, or whose rate gave it its time; None if neither is so."""
+    if record.state is State.HELD:
+        return why_held(connection, record)
+    if record.due_at > record.now + EARLY and (rated := rate_of(connection, record)) is not None:
+        return Why(Reason.RATED, f"{rated} {_message_at(record)}", record.due_at)
+    return None
 
 
 def _queue_before(connection: Connection, record: Record) -> str:
@@ -168,11 +186,16 @@ def _not_due(record: Record, last_outcome: str | None) -> str:
         text = "Its last run met the limit of another service (RateLimited): it is due"
     else:
         text = "It is due"
+    return f"{text} at {due}. {_message_at(record)}"
+
+
+def _message_at(record: Record) -> str:
+    """Say where the message of a task is that is due later."""
     if record.due_at - MAX_DELAY > record.now:
-        return f"{text} at {due}. SQS cannot delay a message for that long; {_sweep(record, 'sends it')}."
+        return f"SQS cannot delay a message for that long; {_sweep(record, 'sends it')}."
     if _is_unsent(record):
-        return f"{text} at {due}. Its message has not been sent yet; {_sweep(record, 'sends it')}."
-    return f"{text} at {due}; its message should wait in SQS until then."
+        return f"Its message has not been sent yet; {_sweep(record, 'sends it')}."
+    return "Its message should wait in SQS until then."
 
 
 def _is_unsent(record: Record) -> bool:

@@ -1,0 +1,202 @@
+"""Limits and the order of keys: `limits`, `limits set`, `limits reset`, `line show`, `line pass`."""
+
+from __future__ import annotations
+
+import re
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from joblane.cli import filters, target, terminal
+from joblane.cli.commands import options as o
+from joblane.cli.durations import relative
+from joblane.flow import Rate, rate_text
+from joblane.inspector.durations import duration, stamp
+from joblane.inspector.shell import argument
+
+if TYPE_CHECKING:
+    from joblane.record.limit_status import LimitStatus, LimitValues
+
+LEFT_OUT_FIRST = ("NEXT START", "OLDEST", "TURNS", "RATE")
+"""Columns of `limits` in the order in which they are left out of a narrow table."""
+RATE_SHAPE = re.compile(r"(\d+)/(.+)")
+
+Name = Annotated[str, typer.Argument(metavar="NAME", help="Task type, or name of a shared limit.")]
+Key = Annotated[str | None, typer.Option(metavar="KEY", help="Only this key of the type.")]
+LineKey = Annotated[str, typer.Argument(metavar="KEY", help="Key of the type; with a tenant: 'TENANT KEY'.")]
+
+
+class Listing(TyperGroup):
+    """A group whose command `ls` needs no name: `limits NAME` is `limits ls NAME`."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        if not args or args[0] not in {*self.commands, "--help"}:
+            args = ["ls", *args]
+        return super().parse_args(ctx, args)
+
+
+group = typer.Typer(cls=Listing, rich_markup_mode=None)
+line_group = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
+
+
+@group.command("ls")
+def ls(
+    context: typer.Context,
+    name: Annotated[
+        str | None, typer.Argument(metavar="NAME", help="Task type, or name of a shared limit. Without it: all.")
+    ] = None,
+    key: Key = None,
+    as_json: o.AsJson = False,
+) -> None:
+    """Show limits: their values, the tasks that have their slots, and those that wait.
+
+    Of a type, also the keys whose tasks wait longest. The name of the command can be left out.
+    """
+    found = target.inspector(context).limits(name, key=key)
+    terminal.answer(found, as_json=as_json, nothing="No task declares a limit.")
+    _show(found)
+    if any(one.held for one in found):
+        terminal.say(f"See which tasks wait:  {target.command(context)} ls --state held")
+
+
+@group.command("set")
+def set_(
+    context: typer.Context,
+    name: Name,
+    *,
+    key: Key = None,
+    max_per_key: Annotated[
+        int | None, typer.Option(metavar="N", help="Tasks of one key at a time. 0: none starts.")
+    ] = None,
+    max_total: Annotated[
+        int | None, typer.Option(metavar="N", help="Tasks of the type at a time. 0: none starts.")
+    ] = None,
+    total: Annotated[
+        int | None, typer.Option(metavar="N", help="Tasks of a shared limit at a time. 0: none starts.")
+    ] = None,
+    rate: Annotated[
+        str | None, typer.Option(metavar="N/DURATION", help="Starts in a time, for example 100/1m.")
+    ] = None,
+    burst: Annotated[int | None, typer.Option(metavar="N", help="Starts that are saved up. With --rate.")] = None,
+    until: Annotated[
+        str | None, typer.Option(metavar="TIME", help="Time from which the declared values hold again (ISO 8601).")
+    ] = None,
+    reason: Annotated[str, typer.Option(metavar="TEXT", help="Reason, for operators and the audit.")],
+    as_json: o.AsJson = False,
+) -> None:
+    """Set values of a limit, in place of the declared ones.
+
+    A raised limit starts waiting tasks at once. A lowered one stops none. The values outlive deploys.
+    """
+    found = target.inspector(context).set_limit(
+        name,
+        key=key,
+        max_per_key=max_per_key,
+        max_total=max_total,
+        total=total,
+        rate=_rate(rate, burst),
+        until=filters.time_of(until, "--until"),
+        reason=reason,
+    )
+    terminal.answer(found, as_json=as_json)
+    _show(found)
+    of_key = "" if key is None else f" --key {argument(key)}"
+    terminal.say(f"Declared values again:  {target.command(context)} limits reset {argument(name)}{of_key}")
+
+
+@group.command("reset")
+def reset(
+    context: typer.Context, name: Name, key: Key = None, reason: o.Reason = None, as_json: o.AsJson = False
+) -> None:
+    """Remove what is set for a limit, so that the declared values hold.
+
+    What is set for single keys of a type stays, unless you give the key.
+    """
+    found = target.inspector(context).reset_limit(name, key=key, reason=reason)
+    terminal.answer(found, as_json=as_json)
+    _show(found)
+
+
+@line_group.command("show")
+def line_show(
+    context: typer.Context, type_: o.Type, key: LineKey, limit: o.Limit = 20, as_json: o.AsJson = False
+) -> None:
+    """Show the tasks of an ordered key, in their order."""
+    found = target.inspector(context).line(type_, key, limit=limit)
+    terminal.answer(found, as_json=as_json, nothing="No task of this key waits or runs.")
+    from joblane.cli import task_tables as tables
+
+    console = terminal.console()
+    console.print(tables.tasks(found, datetime.now(UTC), console.width))
+    command = target.command(context)
+    terminal.say(f"See what the first one waits for:  {command} show {argument(found[0].id)}")
+
+
+@line_group.command("pass")
+def line_pass(
+    context: typer.Context, type_: o.Type, key: LineKey, reason: o.Reason = None, as_json: o.AsJson = False
+) -> None:
+    """Move the first task of an ordered key to the end of its order, so that the next one runs."""
+    acted = target.inspector(context).pass_line(type_, key, reason=reason)
+    terminal.answer(acted, as_json=as_json)
+    terminal.say(f"Task {acted.id}: {acted.note}.")
+
+
+# --- Words ---------------------------------------------------------------------------------------------------------
+
+
+def _rate(text: str | None, burst: int | None) -> Rate | None:
+    if text is None:
+        if burst is not None:
+            terminal.usage("give --rate too", "--burst")
+        return None
+    match = RATE_SHAPE.fullmatch(text)
+    if match is None:
+        terminal.usage(f"{text!r} is not a rate; give starts and a time, such as 100/1m or 5/1s", "--rate")
+    per = filters.parsed(duration, match[2], "--rate")
+    return Rate(int(match[1]), per, 1 if burst is None else burst)
+
+
+def _show(found: tuple[LimitStatus, ...]) -> None:
+    now, console = datetime.now(UTC), terminal.console()
+    rows: list[dict[str, object]] = [
+        {
+            "LIMIT": terminal.word(one.name, "bold"),
+            "KEY": {"each-key": "each", "key": one.key}.get(one.kind, "all"),
+            "AT A TIME": _number(one.in_force.at_a_time),
+            "RATE": rate_text(one.in_force.rate),
+            "RUNNING": f"{one.running:,}",
+            "TURNS": f"{one.turns:,}",
+            "HELD": terminal.word(f"{one.held:,}", "yellow" if one.held else ""),
+            "OLDEST": relative(one.oldest_held_at, now) if one.oldest_held_at else None,
+            "NEXT START": relative(one.next_start_at, now) if one.next_start_at else None,
+        }
+        for one in found
+    ]
+    right = ("AT A TIME", "RUNNING", "TURNS", "HELD")
+    console.print(terminal.fitted(rows, console.width, fold={"LIMIT": 20, "KEY": 20}, right=right, drop=LEFT_OUT_FIRST))
+    for sentence in dict.fromkeys(_change(one) for one in found if one.change):
+        terminal.say(sentence)
+
+
+def _change(one: LimitStatus) -> str:
+    """What is set, by whom, until when and why, and the declared values."""
+    change = one.change
+    assert change is not None
+    which = {"each-key": f"{one.name}, each key", "key": f"{one.name}, key {one.key}"}.get(one.kind, one.name)
+    by = f" by {change.by}" if change.by else ""
+    until = f"until {stamp(change.until)}" if change.until else "until it is reset"
+    reason = f": {change.reason}" if change.reason else ""
+    return f"{which}: {_values(change.values)} set{by} {until}{reason}. Declared: {_values(one.declared)}."
+
+
+def _values(values: LimitValues) -> str:
+    parts = [] if values.at_a_time is None else [f"{values.at_a_time:,} at a time"]
+    parts += [] if values.rate is None else [str(rate_text(values.rate))]
+    return " and ".join(parts) or "no limit"
+
+
+def _number(number: int | None) -> str:
+    return "any" if number is None else f"{number:,}"

@@ -1,0 +1,151 @@
+"""Why a task with limits is not running: it waits for a slot, for its order, or for the time that a rate gives it."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any
+
+from joblane.flow import rate_text
+from joblane.inspector.durations import stamp
+from joblane.inspector.shell import argument
+from joblane.inspector.tasks.row import Record
+from joblane.inspector.views import Reason, Why
+from joblane.record.connection import Connection
+from joblane.record.limit_changes import COLUMNS, level_of
+from joblane.record.limit_status import MOST_COUNTED, LimitKind, LimitStatus, status_of
+from joblane.record.states import LIVE_SQL, State
+
+EARLIER = f"""
+select id, state, attempts + 1, due_at, lease_until from joblane.tasks
+ where key_limit = $1 and ordered and finished_at is null and state in {LIVE_SQL}
+   and (first_due_at, seq) < ($2::timestamptz, $3::bigint)
+ order by first_due_at, seq limit {MOST_COUNTED}
+"""
+WAIT_BEFORE = f"""
+select count(*) from (select from joblane.tasks
+                       where waits_for = $1 and state = 'held' and (place, seq) < ($2::float8, $3::bigint)
+                       limit {MOST_COUNTED}) as x
+"""
+
+
+def _holder(level: int) -> str:
+    column, slot = COLUMNS[level]
+    return f"""
+select id, lease_until from joblane.tasks
+ where {column} = $1 and passed >= {slot} and finished_at is null and state = 'active'
+ order by lease_until, id limit 1
+"""
+
+
+HOLDER = {level: _holder(level) for level in COLUMNS}
+
+
+def why_held(connection: Connection, record: Record) -> Why:
+    """Say for which limit a held task waits, who has its slots, and what helps."""
+    name = record.waits_for or ""
+    if level_of(name) == 1 and record.ordered:
+        earlier = connection.run(EARLIER, name, record.first_due_at, record.seq)
+        if earlier:
+            return _in_order(record, earlier)
+    limit = status_of(connection, name)
+    slots, what = limit.in_force.at_a_time, _what(limit)
+    if slots == 0:
+        return _set_to_0(limit, what)
+    ((before,),) = connection.run(WAIT_BEFORE, name, record.place, record.seq)
+    if slots is None or limit.taken < slots:
+        text = (
+            f"It is held by {what}, which has a free slot: the next end of a task there, or the next sweep, starts it."
+        )
+        return Why(Reason.HELD, text)
+    text = f"It is held by {what}: {limit.taken:,} of {slots:,} slots are taken"
+    if limit.running:
+        (id_, until), *_ = connection.run(HOLDER[level_of(name)], name) or [[None, None]]
+        who = f"task {id_} runs" if limit.running == 1 else f"{limit.running:,} tasks run, the first of them {id_}"
+        text += f"; {who}, until {_text(until)} at the latest" if id_ else ""
+    about, more = ("about ", "") if level_of(name) > 1 else ("", " in its key")
+    text += f". Before it wait{'s' if before == 1 else ''} {about}{before:,}{more}"
+    text += "; tenants are served in turn." if level_of(name) > 1 else "."
+    return Why(Reason.HELD, f"{text} To see or change the limit: {_command(limit)}.")
+
+
+def _in_order(record: Record, earlier: list[Any]) -> Why:
+    """The tasks of its key run in order, and another is first."""
+    id_, state, attempt, due_at, lease_until = earlier[0]
+    key = (record.key_limit or "").partition("/")[2]
+    passing = f"`joblane line pass {record.type} {argument(key)}`"
+    until = None
+    match State(state):
+        case State.ACTIVE:
+            first, until = f"which runs, until {_text(lease_until)} at the latest", lease_until
+            helps = f"To see all of them: `joblane line show {record.type} {argument(key)}`"
+        case State.RETRY:
+            first, until = f"which waits for its {_ordinal(attempt)} attempt until {_text(due_at)}", due_at
+            helps = f"To start that one now: `joblane run {id_}`. To let the next one run first: {passing}"
+        case State.HELD:
+            first = "which is held itself"
+            helps = f"To see why: `joblane show {id_}`. To let the next one run first: {passing}"
+        case _:
+            first = f"which is {state}"
+            helps = f"To see why: `joblane show {id_}`. To let the next one run first: {passing}"
+    number = len(earlier)
+    more = f" {number:,} tasks are before it." if number > 1 else ""
+    return Why(Reason.IN_ORDER, f"It is in line behind {id_}, {first}.{more} {helps}.", until)
+
+
+def _set_to_0(limit: LimitStatus, what: str) -> Why:
+    change = limit.change
+    if change is None or change.values.at_a_time is None:
+        return Why(
+            Reason.HELD, f"It is held by {what}, which is declared as 0. To change that: {_command(limit, 'set')}."
+        )
+    by = f" by {change.by}" if change.by else ""
+    until = f" until {_text(change.until)}" if change.until else ""
+    because = f" because: {change.reason}" if change.reason else ""
+    text = f"It is held by {what}, which was set to 0{by}{until}{because}."
+    return Why(Reason.HELD, f"{text} To start the tasks: {_command(limit, 'reset')}.", change.until)
+
+
+def rate_of(connection: Connection, record: Record) -> str | None:
+    """Say which rate gave a task its time; None if none did."""
+    limits = (record.key_limit, record.total_limit, record.shared_limit)
+    is_planned = record.state in (State.PENDING, State.RETRY) and record.passed in (2, 4, 6) and record.used_ms == 0
+    name = limits[record.passed // 2 - 1] if is_planned else None
+    if name is None:
+        return None
+    limit = status_of(connection, name)
+    rate = rate_text(limit.in_force.rate)
+    text = f"The rate of {_what(limit)}" + (f", {rate}," if rate else "")
+    return f"{text} gives it the time {_text(record.due_at)}. To see or change the rate: {_command(limit)}."
+
+
+def has_turn(record: Record) -> bool:
+    """True if a task has its slots, and its message was sent when it got them."""
+    limited = record.key_limit or record.total_limit or record.shared_limit
+    return bool(limited) and record.state is State.PENDING and record.passed == 6 and record.used_ms == 0
+
+
+# --- Words ---------------------------------------------------------------------------------------------------------
+
+
+def _what(limit: LimitStatus) -> str:
+    match limit.kind:
+        case LimitKind.SHARED:
+            return f"the shared limit {limit.name}"
+        case LimitKind.KEY:
+            return f"the limit of {limit.name} for key {limit.key}"
+        case _:
+            return f"the total of {limit.name}"
+
+
+def _command(limit: LimitStatus, action: str = "") -> str:
+    of_key = "" if limit.key is None else f" --key {argument(limit.key)}"
+    return f"`joblane limits {action + ' ' if action else ''}{limit.name}{of_key}`"
+
+
+def _ordinal(number: int) -> str:
+    ending = "th" if number % 100 in (11, 12, 13) else {1: "st", 2: "nd", 3: "rd"}.get(number % 10, "th")
+    return f"{number}{ending}"
+
+
+def _text(at: datetime | None) -> str:
+    return stamp(at) if at is not None else "an unknown time"
