@@ -1,26 +1,46 @@
-"""``make faults``: a long run from a seed, and its report."""
+"""``make faults``: a long run from a seed, a storm of limits, and their reports."""
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import secrets
 import sys
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from tests.faults import limit_plants
+from tests.faults.limit_storm import Storm
 from tests.faults.plants import PLANTS
 from tests.faults.report import table
 from tests.faults.run import run
 from tests.faults.server_of_its_own import database, own_server
 
+CALM = 5
+"""The storm in which no worker dies has this part of the tasks of the other one."""
+
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.faults", description=__doc__)
     parser.add_argument("--seed", type=int, default=secrets.randbelow(10**6))
-    parser.add_argument("--jobs", type=int, default=2000)
+    parser.add_argument("--jobs", type=int, default=2000, help="0: only the storm of limits")
+    parser.add_argument("--tasks", type=int, default=10_000, help="of the storm of limits; 0: no storm")
     parser.add_argument("--minutes", type=float, default=6, help="after this time the run counts as stuck")
-    parser.add_argument("--plant", choices=sorted(PLANTS), help="a bug that the run must find")
+    parser.add_argument("--plant", choices=sorted([*PLANTS, *limit_plants.PLANTS]), help="a bug that its run must find")
     options = parser.parse_args()
+    wrong = False
+    if options.jobs and options.plant not in limit_plants.PLANTS:
+        wrong |= _run_jobs(options)
+    if options.tasks and options.plant not in PLANTS:
+        wrong |= _run_limits(options)
+    if options.plant:
+        print(f"The planted bug ({options.plant}) was {'found' if wrong else 'NOT found'}")
+        return 0 if wrong else 1
+    return 1 if wrong else 0
+
+
+def _run_jobs(options: argparse.Namespace) -> bool:
+    """Return True if the run has found something wrong."""
     print(f"Seed {options.seed}: {options.jobs} jobs", flush=True)
     with TemporaryDirectory() as folder, own_server(Path(folder)) as server:
         name = database(server, "faults")
@@ -37,10 +57,26 @@ def main() -> int:
     print(table(findings))
     if log:
         print(f"The log of the workers:\n{log[-3000:]}")
-    if options.plant:
-        print(f"The planted bug ({options.plant}) was {'found' if findings.wrong else 'NOT found'}")
-        return 0 if findings.wrong else 1
-    return 1 if findings.wrong else 0
+    return bool(findings.wrong)
+
+
+def _run_limits(options: argparse.Namespace) -> bool:
+    """Like :func:`_run_jobs`. A bug may show only where workers die, or only where none does."""
+    wrong = False
+    with TemporaryDirectory() as folder, own_server(Path(folder)) as server:
+        for deaths, tasks in ((0.3, options.tasks), (0.0, options.tasks // CALM)):
+            print(f"Seed {options.seed}: {tasks} tasks with limits, {deaths:.0%} deaths", flush=True)
+            url = server.database_url(database(server, f"limits_{deaths:.0%}".rstrip("%")))
+            plant = limit_plants.planted(url, options.plant) if options.plant else contextlib.nullcontext()
+            log = Path(folder) / "workers.log"
+            with plant, log.open("w") as written, contextlib.redirect_stdout(written):
+                storm = Storm(
+                    url, options.seed, tasks, keys=max(20, tasks // 20), deaths=deaths, seconds=60 * options.minutes
+                )
+                result = storm.go()
+            print(f"{result.table()}\n")
+            wrong |= bool(result.wrong)
+    return wrong
 
 
 if __name__ == "__main__":

@@ -14,6 +14,8 @@ POOL = Limit("pool", total=5)
 OPTIONS: dict[str, Any] = {"max_retry": 3, "retry_delay": timedelta(0), "timeout": timedelta(seconds=30)}
 TOUCHED = 0.2
 """The share of runs that write to the row of a task that waits, and so lock it until their commit."""
+REPEATABLE = 0.2
+"""The share of runs in the isolation level repeatable read."""
 
 
 class Work(Payload):
@@ -26,6 +28,8 @@ class Work(Payload):
 def work(payload: Work, ctx: TaskContext) -> None:
     from sqlalchemy import text
 
+    if random.random() < REPEATABLE:
+        ctx.session.execute(text("set transaction isolation level repeatable read"))
     time.sleep(random.random() * 0.02)
     if random.random() < TOUCHED:
         ctx.session.execute(

@@ -1,67 +1,85 @@
 """A storm of limits: threads run thousands of tasks while workers die, messages come twice, and limits move.
 
-The workers, the client and the statements are the library's. The queues are in memory, and their times run
-:data:`SPEED` times as fast. A worker dies by an error that nothing catches, at one of its statements, with its
-connection cut. The sweep of the storm only sends messages again; it serves no limit, so that a limit which nobody has
-served is found.
+The workers, the client and the statements are the library's. The queues are in memory, and their times are shorter. A
+worker dies by an error that nothing catches, before or after one of its statements, with its connection cut. The
+storm's sweep only sends messages again. It serves limits only when nothing else can, so that a task that nobody has
+served is counted.
+
+Without deaths the rule is strict: whenever all workers stand still, no task may wait for a limit that has room for it.
 """
 
 from __future__ import annotations
 
-import heapq
 import json
+import logging
 import random
 import threading
 import time
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
-from datetime import timedelta
-from itertools import count, pairwise
+from datetime import UTC, datetime, timedelta
 from typing import Any
 from unittest.mock import patch
 
+from joblane import client as client_module
 from joblane.client import JobClient
+from joblane.declaration import Task
 from joblane.errors import JobError
 from joblane.job import Job
 from joblane.maintenance.held import UNSERVED, Held
 from joblane.maintenance.sends import Sends
 from joblane.queues import Queue, lane_name
+from joblane.record.claim import CLAIM, Claim, Verdict
 from joblane.record.database import Database
-from joblane.record.functions import FUNCTIONS, VERSION
-from joblane.record.serve import Turn, serve
+from joblane.record.finish import FINISH
+from joblane.record.serve import SERVE, Turn, serve
 from joblane.record.states import LIVE_SQL
 from joblane.record.task_types import LIMITS, declared_limits
-from joblane.record.transitions import TURN, assignments
-from joblane.sqs.client import Entry
 from joblane.sqs.message import DEAD_ATTRIBUTE, Message
 from joblane.testing.faults import HookedDatabase
 from joblane.worker import run as worker_run
 from joblane.worker import worker as worker_module
 from joblane.worker.worker import Worker
-from tests.builders.events import LambdaContext, event, record
+from tests.builders.events import LambdaContext, event
+from tests.faults.limit_lanes import Lanes, attributes_of
 from tests.faults.limit_samples import POOL, TASKS, Work
 
 PREFIX = "flow"
-SPEED = 10.0
-LEASE_SECONDS = 0.8
-VISIBILITY_SECONDS = 1.5
+LEASE_SECONDS = 0.5
 THREADS = 12
-PATIENCE_SECONDS = 1.0
+SHORT = 100
+"""The storm's sweep waits while there are more messages than this."""
 MOVES = (5, 1, 0, 3, 5)
-"""The values of the shared limit, half a second each."""
-LEVELS = {"key_limit": 1, "total_limit": 3, "shared_limit": 5}
-"""Column of a limit → the least ``passed`` of a task that has a slot of it."""
+"""The values of the shared limit, one after the other."""
+STILL_SECONDS = 0.25
+"""The time between two checks while all stand still. The shared limit moves at every second one."""
+FILLED = f"""
+select id, state, ordered is true, passed, key_limit, total_limit, shared_limit from joblane.tasks
+ where finished_at is null and (passed > 0 or state = 'active') and state in {LIVE_SQL}
+"""
+"""The tasks that may have slots."""
 SWEEP = """
 update joblane.tasks t set sweep_at = clock_timestamp() + interval '61 s'
- where t.id in (select id from joblane.tasks where finished_at is null and state <> 'held'
-                   and (state <> 'active' or lease_until < clock_timestamp()) and due_at <= clock_timestamp()
-                   and sweep_at <= clock_timestamp() + interval '58 s'
+ where t.id in (select id from joblane.tasks where finished_at is null and case state
+                   when 'held' then sweep_at <= clock_timestamp()
+                   when 'active' then lease_until < clock_timestamp()
+                                  and sweep_at <= clock_timestamp() + interval '58 s'
+                   else due_at <= clock_timestamp() and sweep_at <= clock_timestamp() + interval '58 s' end
                  order by id for no key update skip locked)
 returning t.id, t.type, t.queue, t.tenant
 """
-"""The tasks whose message is missing for two seconds."""
+"""The tasks whose message is missing for two seconds, and those that wait for a limit and are past their deadline."""
+OUT_OF_ORDER = """
+select a.id, b.id from joblane.tasks a join joblane.tasks b
+    on a.key_limit = b.key_limit and (a.first_due_at, a.seq) < (b.first_due_at, b.seq)
+ where a.ordered and b.ordered and a.generation = 0 and b.generation = 0
+   and exists (select from joblane.task_attempts y where y.task_id = b.id and y.started_at < a.finished_at
+                  and y.started_at > a.created_at + $1::interval)
+ limit 5
+"""
+"""Tasks that started before an earlier task of their order had ended, which had been committed for the time ``$1``."""
 
 
 class Death(KeyboardInterrupt):
@@ -70,7 +88,7 @@ class Death(KeyboardInterrupt):
 
 @dataclass
 class Result:
-    """``wrong``: the violated rules, one line each."""
+    """``wrong``: the violated rules, one line each. The storm ends with the first one."""
 
     seed: int
     seconds: float = 0.0
@@ -83,194 +101,173 @@ class Result:
         return "\n".join([*lines, *(["WRONG:", *self.wrong] if self.wrong else ["Every limit held."])])
 
 
-class Lanes:
-    """The queues, in the place of :class:`joblane.sqs.client.Sqs`."""
+class Gate:
+    """Any number of threads are inside, or one that keeps the others out."""
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._messages: dict[str, list[tuple[float, int, dict[str, Any]]]] = defaultdict(list)
-        self._flying: dict[str, dict[str, Any]] = {}
-        self._numbers = count()
-        self._visibility: dict[str, float] = {}
-        self.dead: list[Entry] = []
+        self._changed = threading.Condition()
+        self._inside = 0
+        self._closed = False
 
-    def send_many(self, entries: Sequence[Entry], *, brief: bool = False) -> dict[int, str]:
-        for entry in entries:
-            if entry.queue.endswith("-dlq"):
-                self.dead.append(entry)
-            else:
-                attributes = {name: (kind, value) for name, (kind, value) in _attributes(entry).items()}
-                self.put(entry.queue, entry.body, entry.delay_seconds, entry.group, attributes)
-        return {}
+    @contextmanager
+    def open(self) -> Iterator[None]:
+        with self._changed:
+            self._changed.wait_for(lambda: not self._closed)
+            self._inside += 1
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._inside -= 1
+                self._changed.notify_all()
 
-    def put(
-        self, queue: str, body: str, delay: float = 0, group: str | None = None, attributes: Mapping[str, Any] = {}
-    ) -> None:
-        message = {"queue": queue, "body": body, "group": group, "attributes": attributes, "receives": 0}
-        self._push(message, delay / SPEED)
-
-    def _push(self, message: dict[str, Any], seconds: float) -> None:
-        with self._lock:
-            heapq.heappush(self._messages[message["queue"]], (time.monotonic() + seconds, next(self._numbers), message))
-
-    def set_visibility(self, queue: str, receipts: Mapping[str, int]) -> None:
-        self._visibility.update(receipts)
-
-    def receive(self, queue: str, most: int) -> list[dict[str, Any]]:
-        """Return records. They come back after the visibility timeout, unless they are answered."""
-        records: list[dict[str, Any]] = []
-        with self._lock:
-            messages = self._messages[queue]
-            while messages and len(records) < most and messages[0][0] <= time.monotonic():
-                message = heapq.heappop(messages)[2]
-                message["receives"] += 1
-                made = record(
-                    message["body"], queue, group=message["group"], attributes=message["attributes"],
-                    receives=message["receives"],
-                )  # fmt: skip
-                records.append(made)
-                copy = dict(message, receipt=made["receiptHandle"])
-                self._flying[made["receiptHandle"]] = copy
-                heapq.heappush(messages, (time.monotonic() + VISIBILITY_SECONDS, next(self._numbers), copy))
-        return records
-
-    def answer(self, records: Sequence[dict[str, Any]], failed: set[str]) -> None:
-        for one in records:
-            receipt = one["receiptHandle"]
-            message = self._flying.pop(receipt)
-            with self._lock:
-                messages = self._messages[message["queue"]]
-                left = [item for item in messages if item[2] is not message]
-                found = len(left) < len(messages)
-                if found:
-                    heapq.heapify(left)
-                    self._messages[message["queue"]] = left
-            if found and one["messageId"] in failed:
-                self._push(message, self._visibility.pop(receipt, 0) / SPEED)
-
-    @property
-    def number(self) -> int:
-        return sum(len(messages) for messages in self._messages.values())
-
-
-def _attributes(entry: Entry) -> Mapping[str, tuple[str, str]]:
-    return {name: (value["DataType"], value["StringValue"]) for name, value in (entry.attributes or {}).items()}
+    @contextmanager
+    def closed(self) -> Iterator[None]:
+        with self._changed:
+            self._changed.wait_for(lambda: not self._closed)
+            self._closed = True
+            self._changed.wait_for(lambda: not self._inside)
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._closed = False
+                self._changed.notify_all()
 
 
 class Storm:
-    """A storm. ``deaths``: the share of invocations in which the worker dies. Without deaths, no task may wait for a
-    limit that has a slot for it, other than for the moment between a commit and the statement that serves."""
+    """A storm. ``keys``: the number of keys of each type. ``seconds``: a storm that takes longer is stuck. ``deaths``:
+    the share of invocations in which the worker dies."""
 
     def __init__(
         self, url: str, seed: int, tasks: int, *, keys: int = 20, seconds: float = 100.0, deaths: float = 0.3
     ) -> None:
-        self._deaths = deaths
         self._url, self._dice, self._number, self._keys = url, random.Random(seed), tasks, keys
-        self._ends = time.monotonic() + seconds
+        self._ends, self._deaths = time.monotonic() + seconds, deaths
         self._lanes: Any = Lanes()
-        self._over = threading.Event()
-        self._produced = threading.Event()
-        self._observer = Database(url)
-        self._redriven: set[tuple[str, str]] = set()
-        self._pool_values: list[tuple[float, int]] = [(0.0, POOL.total or 0)]
-        self.result = Result(seed)
-        self._counts = self.result.counts
+        self._gate = Gate()
+        self._over, self._produced = threading.Event(), threading.Event()
+        self._redriven: set[str] = set()
         self._lock = threading.Lock()
+        self._who = threading.local()
+        self._pool_values = [POOL.total or 0]
+        """The values of the shared limit, one after the other."""
+        self.result = Result(seed)
 
     def count(self, what: str, number: int = 1) -> None:
         with self._lock:
-            self._counts[what] += number
+            self.result.counts[what] += number
+
+    def wrong(self, line: str) -> None:
+        with self._lock:
+            self.result.wrong.append(line)
 
     def go(self) -> Result:
         started = time.monotonic()
-        sql = self._observer.get().run
-        sql("create table if not exists public.effects (id text)")
-        sql(LIMITS, json.dumps(declared_limits(TASKS)))
-        duties: list[Callable[[], None]] = [
-            self._produce, self._watch, self._move, self._cancel, self._pause, self._sweep, *[self._work] * THREADS,
-        ]  # fmt: skip
-        with (
-            patch.object(worker_module, "LEASE_MARGIN", timedelta(0)),
-            patch.object(worker_run, "KILL_MARGIN_SECONDS", 0.0),
-            patch.object(worker_module, "serve", self._counting_serve),
-        ):
-            threads = [threading.Thread(target=self._safely, args=(duty,), daemon=True) for duty in duties]
-            for thread in threads:
-                thread.start()
-            self._await_end()
-            self._over.set()
-            for thread in threads:
-                thread.join()
-        self._check()
+        with Database(self._url) as observer:
+            observer.get().run("create table if not exists public.effects (id text)")
+            observer.get().run(LIMITS, json.dumps(declared_limits(TASKS)))
+            duties = (self._produce, self._watch, self._move, self._cancel, self._pause, self._sweep)
+            threads = [
+                threading.Thread(target=self._safely, args=(duty,), daemon=True)
+                for duty in (*duties, *[self._work] * THREADS)
+            ]
+            with self._patched():
+                for thread in threads:
+                    thread.start()
+                self._await_end(observer)
+                self._over.set()
+                for thread in threads:
+                    thread.join()
+            if not self.result.wrong:
+                self._check(observer)
         self.result.seconds = time.monotonic() - started
-        self._observer.drop()
         return self.result
 
-    def _counting_serve(self, *arguments: Any) -> list[Turn]:
-        turns = serve(*arguments)
-        self.count("turns given after a run", len(turns))
+    @contextmanager
+    def _patched(self) -> Iterator[None]:
+        """Leases end when the invocation does, and the tasks are counted that each caller has served."""
+        serve_of_worker = Worker._serve
+
+        def named(worker: Worker, claims: Sequence[Claim]) -> None:
+            verdicts = {claim.verdict for claim in claims}
+            self._who.name = "the end of a run" if Verdict.RUN in verdicts else "a claim"
+            if Verdict.HELD in verdicts:
+                self._who.name = "a newcomer"
+            serve_of_worker(worker, claims)
+
+        with (
+            patch.object(logging.getLogger("sqlalchemy.pool"), "disabled", True),  # it reports each connection cut
+            patch.object(worker_module, "LEASE_MARGIN", timedelta(0)),
+            patch.object(worker_run, "KILL_MARGIN_SECONDS", 0.0),
+            patch.object(Worker, "_serve", named),
+            patch.object(worker_module, "serve", lambda *given: self._served(self._who.name, serve(*given))),
+            patch.object(client_module, "serve", lambda *given: self._served("a cancel", serve(*given))),
+        ):
+            yield
+
+    def _served(self, by: str, turns: list[Turn]) -> list[Turn]:
+        self.count(f"tasks served by {by}", len(turns))
         return turns
 
     def _safely(self, duty: Callable[[], None]) -> None:
         try:
             duty()
         except Exception as error:
-            self.result.wrong.append(f"{duty.__name__}: {type(error).__name__}: {error}")
+            self.wrong(f"{duty.__name__}: {type(error).__name__}: {error}")
 
-    def _await_end(self) -> None:
-        """Wait until no task is live. Tasks that are only held are served by the sweep's own step, and counted."""
-        quiet = 0
-        while time.monotonic() < self._ends:
+    def _await_end(self, observer: Database) -> None:
+        """Wait until no task is live. The sweep's own step serves the tasks that only it can start."""
+        while time.monotonic() < self._ends and not self.result.wrong:
             time.sleep(0.1)
-            [[live, held]] = self._sql("select count(*), count(*) filter (where state = 'held') from joblane.tasks"
-                                       " where finished_at is null")  # fmt: skip
             if not self._produced.is_set():
                 continue
-            if live == 0 and self._lanes.number == 0:
+            if not _live(observer)[0] and not self._lanes.depth:
                 return
-            quiet = quiet + 1 if live == held > 0 and self._lanes.number == 0 else 0
-            if quiet >= 20:
-                held_step = Held(PREFIX, Sends(self._observer.get(), self._lanes))
-                list(held_step.steps())
-                self.count("tasks served by the sweep", held_step.served)
-                quiet = 0
-        self.result.wrong.append("the storm did not end in time")
+            with self._gate.closed():
+                live, held = _live(observer)
+                if live == held > 0 and not self._lanes.depth:
+                    step = Held(PREFIX, Sends(observer.get(), self._lanes))
+                    list(step.steps())
+                    self.count("tasks served by the sweep", step.served)
+        if not self.result.wrong:
+            self.wrong(f"not over in time: live, held: {_live(observer)}, messages: {self._lanes.depth}")
 
-    def _sql(self, statement: str, *parameters: Any) -> list[list[Any]]:
-        with self._lock:
-            return self._observer.get().run(statement, *parameters)
+    @contextmanager
+    def _client(self) -> Iterator[tuple[Database, JobClient]]:
+        with Database(self._url) as database:
+            yield database, JobClient.within(database, self._lanes, PREFIX)
 
-    # --- Producers --------------------------------------------------------------------------------------------------
+    def _every(self, seconds: float) -> Iterator[None]:
+        while not self._over.wait(seconds):
+            yield
+
+    # --- Producers and workers ----------------------------------------------------------------------------------------
 
     def _produce(self) -> None:
-        database = Database(self._url)
-        client = JobClient.within(database, self._lanes, PREFIX)
         number = 0
-        while number < self._number:
-            jobs = [self._job(number + n) for n in range(min(self._dice.randint(1, 12), self._number - number))]
-            number += len(jobs)
-            foreign = self._dice.random() < 0.3
-            if foreign:
+        with self._client() as (_, client):
+            while number < self._number and not self._over.is_set():
+                jobs = [self._job(number + n) for n in range(min(self._dice.randint(1, 12), self._number - number))]
+                number += len(jobs)
+                is_external = self._dice.random() < 0.3
+                if not is_external:
+                    for result in client.enqueue_many(jobs):
+                        assert not isinstance(result, JobError), result
                 for job in jobs:
-                    payload = job.payload.model_dump(mode="json")
-                    body = Message(job.task.type, str(job.task_id), payload).encode()
-                    self._lanes.put(lane_name(PREFIX, Queue.DEFAULT, job.task.type), body, group=job.tenant)
-            else:
-                for result in client.enqueue_many(jobs):
-                    assert not isinstance(result, JobError), result
-            for job in jobs:
-                if self._dice.random() < 0.15:
-                    self.count("messages that came twice")
-                    body = Message(job.task.type, str(job.task_id), rec=True).encode()
-                    delay = self._dice.random() * 3
-                    if not foreign:
-                        self._lanes.put(lane_name(PREFIX, Queue.DEFAULT, job.task.type), body, delay, job.tenant)
-            time.sleep(0.001)
-        database.drop()
+                    repeats = self._dice.random() < 0.15
+                    self.count("messages that came twice", repeats)
+                    payload = job.payload.model_dump(mode="json") if is_external else None
+                    body = Message(job.task.type, str(job.task_id), payload, rec=not is_external).encode()
+                    for _ in range(is_external + repeats):
+                        self._put(job.task.type, body, job.tenant, self._dice.random() * 3)
         self._produced.set()
 
+    def _put(self, type_: str, body: str, tenant: str | None, delay: float = 0, **attributes: Any) -> None:
+        self._lanes.put(lane_name(PREFIX, Queue.DEFAULT, type_), body, delay, tenant, attributes)
+
     def _job(self, number: int) -> Job:
-        task = self._dice.choice(list(TASKS.values()))
+        task = self._dice.choice([task for task in TASKS.values() for _ in range(1 if is_pooled(task) else 2)])
         script: list[str] = []
         dice = self._dice.random()
         if dice < 0.09:
@@ -279,259 +276,234 @@ class Storm:
             script = ["snooze"]
         elif dice < 0.14:
             script = ["fail"] * 9
-        key = self._dice.randrange(self._keys) if self._dice.random() < 0.95 else None
-        return Job(task, Work(key=key, script=tuple(script)), task_id=f"t{number:05}", tenant=self._dice.choice("abc"))
-
-    # --- Workers ----------------------------------------------------------------------------------------------------
+        key = int(self._keys * self._dice.random() ** 2) if self._dice.random() < 0.95 else None
+        seconds = 0.3 + 10 * self._dice.random() ** 2
+        return Job(
+            task,
+            Work(key=key, script=tuple(script)),
+            task_id=f"t{number:05}",
+            tenant=self._dice.choice("abc"),
+            deadline=datetime.now(UTC) + timedelta(seconds=seconds) if self._dice.random() < 0.15 else None,
+        )
 
     def _work(self) -> None:
+        """Deliver messages to a worker, and to the next one when it has died."""
         dice = random.Random(self._dice.random())
         while not self._over.is_set():
-            fate = Fate(dice, self._deaths, self.count)
+            fate = Fate(self._died)
             database = HookedDatabase(self._url, fate.hook)
-            workers = {task.type: Worker(task, database, self._lanes, PREFIX) for task in TASKS.values()}
+            workers = [Worker(task, database, self._lanes, PREFIX) for task in TASKS.values()]
             with suppress(Death):
                 while not self._over.is_set():
-                    self._deliver(workers, dice, fate)
+                    dies = dice.random() < self._deaths
+                    fate.begin(dice.randrange(1, 10) if dies else 0, after=dice.random() < 0.5)
+                    if not self._deliver(workers, dice):
+                        time.sleep(0.01)
             database.drop()
 
-    def _deliver(self, workers: Mapping[str, Worker], dice: random.Random, fate: Fate) -> None:
-        task = dice.choice(list(TASKS.values()))
-        queue = lane_name(PREFIX, Queue.DEFAULT, task.type)
-        records = self._lanes.receive(queue, task.batch_size)
-        if not records:
-            time.sleep(0.002)
-            return
-        fate.begin()
-        context = LambdaContext(seconds=LEASE_SECONDS, aws_request_id=f"{dice.random()}")
-        answer = workers[task.type].handle(event(*records), context)
+    def _deliver(self, workers: list[Worker], dice: random.Random) -> bool:
+        """Deliver the next messages of a lane. Return False if all are empty."""
+        dice.shuffle(workers)
+        for worker in workers:
+            task = worker._task
+            if records := self._lanes.receive(lane_name(PREFIX, Queue.DEFAULT, task.type), task.batch_size):
+                break
+        else:
+            return False
         self.count("invocations")
+        context = LambdaContext(seconds=LEASE_SECONDS, aws_request_id=f"{dice.random()}")
+        with self._gate.open():
+            answer = worker.handle(event(*records), context)
         self._lanes.answer(records, {item["itemIdentifier"] for item in answer["batchItemFailures"]})
         if self._lanes.dead and dice.random() < 0.5:
             self._redrive()
+        return True
+
+    def _died(self, fate: Fate) -> None:
+        self.count("workers that died")
+        self.count("workers that died before they could serve", fate.frees)
 
     def _redrive(self) -> None:
+        """Send a dead letter of a task's first life back, twice."""
         with suppress(IndexError):
             dead_letter = self._lanes.dead.pop()
-            attributes = _attributes(dead_letter)
-            id_ = json.loads(dead_letter.body)["id"]
-            generation = attributes[DEAD_ATTRIBUTE][1]
+            attributes, id_ = attributes_of(dead_letter), json.loads(dead_letter.body)["id"]
             with self._lock:
-                if (id_, generation) in self._redriven or int(generation) > 0:
+                if id_ in self._redriven or attributes[DEAD_ATTRIBUTE][1] != "0":
                     return
-                self._redriven.add((id_, generation))
+                self._redriven.add(id_)
             self.count("tasks redriven")
-            lane = dead_letter.queue.removesuffix("-dlq")
             for _ in range(2):
-                self._lanes.put(lane, dead_letter.body, 0, dead_letter.group, attributes)
+                self._lanes.put(
+                    dead_letter.queue.removesuffix("-dlq"), dead_letter.body, 0, dead_letter.group, attributes
+                )
 
-    # --- What else happens ------------------------------------------------------------------------------------------
-
-    @contextmanager
-    def _client(self) -> Iterator[tuple[Database, JobClient]]:
-        database = Database(self._url)
-        yield database, JobClient.within(database, self._lanes, PREFIX)
-        database.drop()
-
-    def _every(self, seconds: float) -> Iterator[None]:
-        while not self._over.wait(seconds):
-            yield
+    # --- What else happens --------------------------------------------------------------------------------------------
 
     def _cancel(self) -> None:
         dice = random.Random(self._dice.random())
+        find = f"select id from joblane.tasks where finished_at is null and state in {LIVE_SQL} offset $1 limit 1"
         with self._client() as (database, client):
-            for _ in self._every(0.03):
-                rows = database.get().run(
-                    f"select id from joblane.tasks where state in {LIVE_SQL} and state <> 'active' offset $1 limit 1",
-                    dice.randrange(40),
-                )
-                for (id_,) in rows if dice.random() < 0.5 else ():
-                    self.count("tasks cancelled", client.cancel(id_) is not None)
+            for _ in self._every(0.05):
+                for (id_,) in database.get().run(find, dice.randrange(60)):
+                    with self._gate.open():
+                        self.count("tasks cancelled", client.cancel(id_) is not None)
 
     def _pause(self) -> None:
         dice = random.Random(self._dice.random())
         with self._client() as (database, _):
-            for _ in self._every(0.7):
+            for _ in self._every(0.4):
                 scope, name = dice.choice([("type", type_) for type_ in TASKS] + [("tenant", "a")])
-                run = database.get().run
-                run("insert into joblane.pauses (scope, name) values ($1, $2) on conflict do nothing", scope, name)
+                database.get().run("insert into joblane.pauses (scope, name) values ($1, $2)", scope, name)
                 self.count("pauses")
-                time.sleep(dice.random() * 0.4)
-                run("delete from joblane.pauses")
+                self._over.wait(dice.random() * 0.4)
+                database.get().run("delete from joblane.pauses")
 
     def _move(self) -> None:
+        """Move the shared limit. Then check that nothing waits for a limit that has room.
+
+        It is lowered while all stand still, so that nobody still uses the earlier value, and raised so at times.
+        """
         with self._client() as (database, _):
-            for number, _ in enumerate(self._every(0.5)):
-                value = MOVES[number % len(MOVES)]
-                self._pool_values.append((time.monotonic(), value))
-                self._set_pool(database, value)
+            for number, _ in enumerate(self._every(STILL_SECONDS)):
+                if number % 2:
+                    value = MOVES[number // 2 % len(MOVES)]
+                    is_still = value < self._pool_values[-1] or number % 4 == 1
+                    with self._gate.closed() if is_still else nullcontext():
+                        self._set_pool(database, value)
+                with self._gate.closed():
+                    names = [row[3] for row in database.get().run(UNSERVED)]
+                self.count("checks while all stood still")
+                self.count("times that a limit had room and waiting tasks", len(names))
+                if names and not self._deaths:
+                    self.wrong(f"waits for a limit that has room: {', '.join(names)}")
             self._set_pool(database, POOL.total or 0)
 
     def _set_pool(self, database: Database, value: int) -> None:
+        self._pool_values.append(value)
         database.get().run(
             "insert into joblane.limit_changes (name, slots) values ($1, $2)"
             " on conflict (name) do update set slots = excluded.slots",
             POOL.name,
             value,
         )
-        self._serve_pool(database)
+        self.serve_pool(database)
 
-    def _serve_pool(self, database: Database) -> None:
-        self._lanes.send_many([turn.entry(PREFIX) for turn in serve(database.get(), [[None, None, POOL.name]])])
+    def serve_pool(self, database: Database) -> None:
+        turns = self._served("a raised limit", serve(database.get(), [[None, None, POOL.name]]))
+        self._lanes.send_many([turn.entry(PREFIX) for turn in turns])
 
     def _sweep(self) -> None:
         with self._client() as (database, _):
             for _ in self._every(0.3):
-                for id_, type_, queue, tenant in database.get().run(SWEEP):
+                # a long lane has the messages; to send them again would only make it longer
+                for id_, type_, _, tenant in database.get().run(SWEEP) if self._lanes.depth < SHORT else ():
                     self.count("messages sent by the sweep")
-                    body = Message(type_, id_, rec=True).encode()
-                    self._lanes.put(lane_name(PREFIX, Queue(queue), type_), body, 0, tenant)
+                    self._put(type_, Message(type_, id_, rec=True).encode(), tenant)
 
-    # --- The check --------------------------------------------------------------------------------------------------
+    # --- The check ----------------------------------------------------------------------------------------------------
 
     def _watch(self) -> None:
         """Count the slots of each limit from outside."""
-        allowed = {name: slots for name, slots, _ in _declared()}
-        seen: dict[str, float] = {}
+        declared = {row["name"]: row["slots"] for row in declared_limits(TASKS)}
+        before: set[str] = set()
+        first = 0
         with self._client() as (database, _):
-            for _ in self._every(0.03):
+            for _ in self._every(0.05):
+                last = len(self._pool_values) - 1
+                rows = database.get().run(FILLED)
+                most_of_pool, first = max(self._pool_values[first:]), last
                 self.count("snapshots")
-                at = time.monotonic()
-                for column, level in LEVELS.items():
-                    for name, running in database.get().run(
-                        f"select {column}, count(*) from joblane.tasks where {column} is not null and passed >= {level}"
-                        f" and finished_at is null and state in {LIVE_SQL} group by 1"
-                    ):
-                        most = self._most_of_pool(at) if name == POOL.name else allowed[_declared_name(name)]
-                        if most is not None and running > most:
-                            self._wrong(f"over the limit: {running} of {most} {name}")
-                unserved = {row[3] for row in database.get().run(UNSERVED)}
-                seen = {name: seen.get(name, at) for name in unserved}
-                late = {name for name, since in seen.items() if at - since > PATIENCE_SECONDS}
-                self.count("times that tasks have waited next to free room for a second", len(late))
-                if late and not self._deaths:
-                    self._wrong(f"waits next to free room: {', '.join(sorted(late))}")
-                for name in late:
-                    seen[name] = float("inf")
+                filled = slots_of(rows)
+                pool = filled.pop(POOL.name, set())
+                for name, ids in filled.items():
+                    most = declared[f"{name.split('/')[0]}/" if "/" in name else name]
+                    if most is not None and len(ids) > most:
+                        self.wrong(f"over the limit: {len(ids)} of {most} {name}: {', '.join(ids)}")
+                if len(pool) > most_of_pool and pool - before:  # to lower the limit stops no task
+                    self.wrong(f"over the limit: {len(pool)} of {most_of_pool}: {pool - before} came to {before}")
+                before = pool
+                for id_ in kept(rows):
+                    self.wrong(f"keeps its slots while it waits for its next attempt: {id_}")
 
-    def _most_of_pool(self, at: float) -> int:
-        """The highest value of the last four seconds: lowering a limit stops no task."""
-        values = self._pool_values
-        recent = [value for (_, value), (until, _) in pairwise([*values, (at, 0)]) if until >= at - 4]
-        return max(recent)
-
-    def _wrong(self, line: str) -> None:
-        with self._lock:
-            if len(self.result.wrong) < 20:
-                self.result.wrong.append(line)
-
-    def _check(self) -> None:
-        for id_, state in self._sql("select id, state from joblane.tasks where finished_at is null"):
-            self._wrong(f"left: {id_} is {state}")
-        for id_, state, effects in self._sql(
-            "select t.id, t.state, (select count(*) from public.effects e where e.id = t.id) from joblane.tasks t"
-            " where (t.state = 'completed') <> ((select count(*) from public.effects e where e.id = t.id) = 1)"
+    def _check(self, observer: Database) -> None:
+        sql, counts = observer.get().run, self.result.counts
+        for state, number in sql("select state, count(*) from joblane.tasks group by 1"):
+            counts[f"tasks {state}"] = number
+        for id_, state, effects in sql(
+            "select t.id, t.state, e.number from joblane.tasks t,"
+            " lateral (select count(*) as number from public.effects e where e.id = t.id) as e"
+            " where e.number <> (t.state = 'completed')::int"
         ):
-            self._wrong(f"{effects} effects: {id_} is {state}")
-        [[number]] = self._sql("select count(*) from joblane.tasks")
+            self.wrong(f"{effects} effects: {id_} is {state}")
+        [[number]] = sql("select count(*) from joblane.tasks")
         if number != self._number:
-            self._wrong(f"{number} rows of {self._number} tasks")
-        self._check_order()
-        died = self._counts["workers that died after a commit"]
-        if self._counts["tasks served by the sweep"] > died:
-            self._wrong(
-                f"{self._counts['tasks served by the sweep']} tasks were served by the sweep alone, with {died} deaths"
-            )
-
-    def _check_order(self) -> None:
-        """A task of an ordered key starts only after all before it have ended, as far as they were there."""
-        pairs = self._sql("""
-            select count(*)::int from joblane.tasks a join joblane.tasks b
-                on a.key_limit = b.key_limit and (a.first_due_at, a.seq) < (b.first_due_at, b.seq)
-             where a.ordered and b.ordered and a.generation = 0 and b.generation = 0""")
-        self._counts["pairs in an order"] = pairs[0][0]
-        for first, second in self._sql("""
-            select a.id, b.id from joblane.tasks a join joblane.tasks b
-                on a.key_limit = b.key_limit and (a.first_due_at, a.seq) < (b.first_due_at, b.seq)
-             where a.ordered and b.ordered and a.generation = 0 and b.generation = 0
-               and exists (select from joblane.task_attempts x join joblane.task_attempts y
-                             on y.task_id = b.id and x.task_id = a.id
-                            where y.started_at < x.started_at and y.started_at > a.created_at + interval '1 s')
-             limit 5"""):
-            self._wrong(f"order broken: {second} ran before {first}")
+            self.wrong(f"{number} rows of {self._number} tasks")
+        for first, second in sql(OUT_OF_ORDER, "1 s"):
+            self.wrong(f"order broken: {second} ran before {first} had ended")
+        [[deadlocks]] = sql("select deadlocks from pg_stat_database where datname = current_database()")
+        if deadlocks:
+            self.wrong(f"{deadlocks} deadlocks")
+        swept, died = counts["tasks served by the sweep"], counts["workers that died before they could serve"]
+        if swept > died:
+            self.wrong(f"{swept} tasks were served by the sweep alone, with {died} deaths")
 
 
-def _declared() -> Iterator[tuple[str, int | None, Any]]:
-    for task in TASKS.values():
-        if task.flow is not None:
-            yield from task.flow.declared(task.type)
+def slots_of(rows: Sequence[Sequence[Any]]) -> dict[str, set[str]]:
+    """Return the tasks that have a slot of each limit. A task has one while it runs, whatever its row says."""
+    filled: defaultdict[str, set[str]] = defaultdict(set)
+    for id_, state, _, passed, *limits in rows:
+        for level, name in enumerate(limits):
+            if name is not None and (passed > 2 * level or state == "active"):
+                filled[name].add(id_)
+    return filled
 
 
-def _declared_name(name: str) -> str:
-    return f"{name.split('/', maxsplit=1)[0]}/" if "/" in name else name
+def kept(rows: Sequence[Sequence[Any]]) -> list[str]:
+    """Return the tasks that keep slots until their next attempt. In an order a task keeps the slot of its key."""
+    return [row[0] for row in rows if row[1] == "retry" and row[3] > row[2]]
+
+
+def is_pooled(task: Task[Any, Any]) -> bool:
+    """True if a task of this type needs a slot of the shared limit, which a dead worker keeps for a while."""
+    return task.flow is not None and task.flow.limit is POOL
+
+
+def _live(observer: Database) -> tuple[int, int]:
+    """Return the number of tasks that are live, and of those of them that wait for a limit."""
+    [row] = observer.get().run(
+        "select count(*), count(*) filter (where state = 'held') from joblane.tasks where finished_at is null"
+    )
+    return row[0], row[1]
 
 
 class Fate:
-    """The death of a worker: at a statement of an invocation, before or after it, or none."""
+    """The death of a worker, at a statement of its invocation. ``frees``: slots are free that it has not served yet."""
 
-    def __init__(self, dice: random.Random, share: float, count: Callable[[str], None]) -> None:
-        self._dice, self._share, self._count = dice, share, count
+    def __init__(self, died: Callable[[Fate], None]) -> None:
+        self.frees = False
+        self._died = died
         self._left = -1
         self._after = False
 
-    def begin(self) -> None:
-        dies = self._dice.random() < self._share
-        self._left = self._dice.randrange(1, 9) if dies else -1
-        self._after = self._dice.random() < 0.5
+    def begin(self, statement: int, *, after: bool) -> None:
+        """Begin an invocation. ``statement``: the number of the statement, from 1, before or after which the worker
+        dies; 0: it survives."""
+        self._left, self._after, self.frees = statement or -1, after, False
 
     def hook(self, statement: str, send: Callable[[], Any]) -> Any:
         self._left -= 1
         if self._left == 0 and not self._after:
-            self._count("workers that died before a statement")
-            raise Death
+            self._die()
         result = send()
+        if statement == CLAIM:
+            self.frees = any(answer["frees"] for answer in result.rows[0][0])
+        elif statement in (FINISH, SERVE):
+            self.frees = statement == FINISH
         if self._left == 0:
-            self._count("workers that died after a commit")
-            raise Death
+            self._die()
         return result
 
-
-# --- Planted bugs -----------------------------------------------------------------------------------------------------
-
-LOCK = f"perform joblane.lock_limits_{VERSION}("
-PLANTS: Mapping[str, tuple[str, str, str]] = {
-    "the claim takes no lock": ("claim", f"{LOCK}locked_limits);", "null;"),
-    "serving takes no lock": ("serve_limits", LOCK, "perform cardinality("),
-    "only one task is served": (
-        "serve_limits",
-        f"while joblane.has_room_{VERSION}(limit_name, level, l.slots) loop",
-        f"for once in 1 .. 1 loop exit when not joblane.has_room_{VERSION}(limit_name, level, l.slots);",
-    ),
-    "a turn takes no slot": ("serve_limits", assignments(TURN), assignments(TURN | {"passed": "t.passed"})),
-    "nobody looks who is first": (
-        "pass_limits",
-        "(o.first_due_at, o.seq) < (t.first_due_at, t.seq)",
-        "false",
-    ),
-    "a claim that ends a task frees nothing": ("claim", "'frees', frees or", "'frees', false and"),
-    "a retry keeps its slots": (
-        "finish",
-        "when t.ordered and not f.is_end then least(t.passed, 1) else 0 end",
-        "when not f.is_end then t.passed else 0 end",
-    ),
-}
-"""Bug → the function of the library, its text, and the text with the bug."""
-SILENT: Mapping[str, tuple[Any, str]] = {
-    "the end of a run serves nobody": (Worker, "_serve"),
-    "a cancel serves nobody": (JobClient, "_serve"),
-    "a raised limit serves nobody": (Storm, "_serve_pool"),
-}
-"""Bug → the class and its method that does nothing."""
-
-
-def plant(url: str, bug: str) -> None:
-    """Plant a bug of :data:`PLANTS` in a database."""
-    function, old, new = PLANTS[bug]
-    assert old in FUNCTIONS[function], f"{function} has changed: the bug can no longer be planted by this text"
-    with Database(url) as database:
-        database.get().execute_simple(FUNCTIONS[function].replace(old, new))
+    def _die(self) -> None:
+        self._died(self)
+        raise Death

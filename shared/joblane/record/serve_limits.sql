@@ -4,7 +4,7 @@
 --
 -- `freed`: an array of [limit of the key, total, shared limit], null where there is none. The answer: `turns`, the tasks
 -- that may start, whose messages the caller sends after the commit, and `asked_again`, the limits to ask for once more:
--- their waiting tasks are all locked by others, or are too many for one call.
+-- the tasks that would be next are locked by others, or are too many for one call.
 create or replace function joblane.serve_limits_@version(freed json) returns json language plpgsql
 set lock_timeout = '5s' set plan_cache_mode = force_generic_plan set enable_seqscan = off
 as $$
@@ -35,14 +35,14 @@ begin
       while joblane.has_room_@version(limit_name, level, l.slots) loop
         select * into w from joblane.tasks t where t.waits_for = limit_name and t.state = 'held'
          order by t.place, t.seq limit 1 for no key update skip locked;
-        if not found or cardinality(turns) = @most_turns then
+        if not found or cardinality(turns) = @most_turns or parked = @most_parked then  -- the lock is not held for long
           if exists (select from joblane.tasks t where t.waits_for = limit_name and t.state = 'held') then
             asked_again := asked_again || limit_name;
           end if;
           exit;
         end if;
-        if w.due_at > clock_timestamp() or @waiter_paused then  -- it leaves its limits, and waits without them
-          exit when parked = @most_parked;  -- the lock is not held for long; the sweep continues
+        -- Not due, or paused: it leaves its limits, and waits without them.
+        if w.due_at > clock_timestamp() + interval '@early s' or @waiter_paused then
           parked := parked + 1;
           update joblane.tasks t set @set_park where t.id = w.id;
           if level = 3 then
@@ -54,7 +54,13 @@ begin
           continue;
         end if;
         select * into way from joblane.pass_limits_@version(w, true);
-        exit when way.waits_for = limit_name;  -- a task before it in its order runs first
+        if way.waits_for = limit_name then  -- a task before it in its order runs first, and may be locked
+          if exists (select from joblane.tasks t where t.waits_for = limit_name and t.state = 'held'
+                        and (t.place, t.seq) < (w.place, w.seq)) then
+            asked_again := asked_again || limit_name;
+          end if;
+          exit;
+        end if;
         if way.waits_for is not null then
           update joblane.tasks t set @set_hold where t.id = w.id;
           continue;

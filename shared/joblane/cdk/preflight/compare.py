@@ -95,7 +95,7 @@ def _other_limits(declared: Declared, database: DatabaseState) -> Iterator[Findi
                 f"task type {type_}, limits",
                 f"its widest limit becomes {wanted}, and it still has {_count(count, 'live task')} under {widest}, so "
                 "more tasks than a limit allows could run",
-    """Find live tasks whose widest limit is not that of new tasks of their type: neither would count the others."""
+                """Find live tasks whose widest limit is not that of new tasks of their type: neither would count the others."""
                 f"new type; {HOW}",
             )
 

@@ -1,0 +1,65 @@
+"""Bugs that a storm of limits must find."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+from unittest.mock import patch
+
+from joblane.client import JobClient
+from joblane.record.database import Database
+from joblane.record.functions import FUNCTIONS, VERSION, assigned
+from joblane.record.transitions import RUN_WITH_SLOTS
+from joblane.worker.worker import Worker
+from tests.faults.limit_storm import Storm
+
+LOCK = f"perform joblane.lock_limits_{VERSION}("
+TEXTS: Mapping[str, tuple[str, str, str]] = {
+    "the claim takes no lock": ("claim", f"{LOCK}locked_limits);", "null;"),
+    "serving takes no lock": ("serve_limits", LOCK, "perform cardinality("),
+    "only one task is served": (
+        "serve_limits",
+        f"while joblane.has_room_{VERSION}(limit_name, level, l.slots) loop",
+        f"for once in 1 .. 1 loop exit when not joblane.has_room_{VERSION}(limit_name, level, l.slots);",
+    ),
+    "a run takes no slot": ("claim", assigned(RUN_WITH_SLOTS), assigned(RUN_WITH_SLOTS | {"passed": "t.passed"})),
+    "nobody looks who is first": ("pass_limits", "(o.first_due_at, o.seq) < (t.first_due_at, t.seq)", "false"),
+    "a claim that ends a task frees nothing": (
+        "claim",
+        "verdict in ('ended', 'archived', 'paused')",
+        "verdict in ('paused')",
+    ),
+    "a claim that parks a task frees nothing": (
+        "claim",
+        "verdict in ('ended', 'archived', 'paused')",
+        "verdict in ('ended', 'archived')",
+    ),
+    "a retry keeps its slots": (
+        "finish",
+        "when t.ordered and not f.is_end then least(t.passed, 1) else 0 end",
+        "when not f.is_end then t.passed else 0 end",
+    ),
+}
+"""Bug → the function of the library, its text, and the text with the bug."""
+METHODS: Mapping[str, tuple[Any, str]] = {
+    "the end of a run serves nobody": (Worker, "_serve"),
+    "a cancel serves nobody": (JobClient, "_serve"),
+    "a raised limit serves nobody": (Storm, "serve_pool"),
+}
+"""Bug → the class, and its method that does nothing."""
+PLANTS = (*TEXTS, *METHODS)
+
+
+@contextmanager
+def planted(url: str, bug: str) -> Iterator[None]:
+    """Plant a bug in a database, or in the code while the block runs."""
+    if bug in METHODS:
+        with patch.object(*METHODS[bug], lambda *_, **__: None):
+            yield
+        return
+    function, old, new = TEXTS[bug]
+    assert old in FUNCTIONS[function], f"{function} has changed: the bug can no longer be planted by this text"
+    with Database(url) as database:
+        database.get().execute_simple(FUNCTIONS[function].replace(old, new))
+    yield
