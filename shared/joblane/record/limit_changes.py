@@ -164,7 +164,7 @@ PLAN = {level: _plan(level) for level in COLUMNS}
 
 @dataclass(frozen=True, slots=True)
 class Values:
-    """What is set for a limit. None: it stays as it is."""
+    """Values to set for a limit. None: the value stays as it is."""
 
     slots: int | None = None
     rate: Rate | None = None
