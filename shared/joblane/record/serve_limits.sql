@@ -41,7 +41,8 @@ begin
           end if;
           exit;
         end if;
-        if w.due_at > clock_timestamp() or @waiter_paused then  -- it leaves its limits, and waits without them
+        -- Not due, or paused: it leaves its limits, and waits without them.
+        if w.due_at > clock_timestamp() + interval '@early s' or @waiter_paused then
           parked := parked + 1;
           update joblane.tasks t set @set_park where t.id = w.id;
           if level = 3 then

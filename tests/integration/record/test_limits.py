@@ -96,6 +96,13 @@ def test_a_second_task_waits_for_the_first_without_a_message(limited: World, tas
     assert ask(limited, task, "c", "b") == [HELD, RUN]
 
 
+def test_a_task_whose_message_came_a_moment_early_is_served(limited: World) -> None:
+    put(limited, sample_single, "a", "b")
+    limited.run("update joblane.tasks set due_at = clock_timestamp() + interval '1.9 s' where id = 'b'")
+    assert ask(limited, sample_single, "a", "b") == [RUN, HELD]
+    assert end(limited, "a") == ["b"]
+
+
 def test_keys_do_not_wait_for_each_other_and_a_task_without_a_key_has_no_limit(limited: World) -> None:
     put(limited, sample_keyed, "a", number=1)
     put(limited, sample_keyed, "b", number=2)

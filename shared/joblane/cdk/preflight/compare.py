@@ -95,8 +95,8 @@ def _other_limits(declared: Declared, database: DatabaseState) -> Iterator[Findi
                 f"task type {type_}, limits",
                 f"its widest limit becomes {wanted}, and it still has {_count(count, 'live task')} under {widest}, so "
                 "more tasks than a limit allows could run",
-    """Find live tasks whose widest limit is not that of new tasks of their type: neither would count the others."""
-                f"new type; {HOW}",
+                "keep the limits as they are until these tasks have run: pause the producers, or give the changed task "
+                f"a new type; {HOW}",
             )
 
 
