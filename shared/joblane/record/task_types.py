@@ -44,6 +44,11 @@ on conflict (name) do update set (slots, step, burst) = (excluded.slots, exclude
 def register(connection: Connection, tasks: Mapping[str, Task[Any, Any]]) -> None:
     """Write the declared types and limits, and remove others."""
     connection.run(REGISTER, _document(tasks))
+    register_limits(connection, tasks)
+
+
+def register_limits(connection: Connection, tasks: Mapping[str, Task[Any, Any]]) -> None:
+    """Write the declared limits, and remove others."""
     connection.run(LIMITS, json.dumps(declared_limits(tasks)))
 
 

@@ -39,6 +39,8 @@ if TYPE_CHECKING:
     from sqlalchemy import Engine
     from sqlalchemy.orm import Session
 
+    from joblane.client_limits import Limits
+
 P = TypeVar("P", bound="Payload")
 R = TypeVar("R")
 LIMIT = 1_000
@@ -47,10 +49,14 @@ NEXT_SWEEP = f"""
 select extract(epoch from min(at) - clock_timestamp())::float8
   from (select sweep_at from joblane.tasks
          where (finished_at is null or dead_letter_unsent) and state in {in_sql(LIVE | {State.ARCHIVED})}
-        union all select until from joblane.pauses) as next(at)
+        union all select until from joblane.pauses
+        union all select until from joblane.limit_changes) as next(at)
  where at > clock_timestamp()
 """
-"""A task that is due for longer waits for the end of a pause, or for its message."""
+"""A task that is due for longer waits for the end of a pause, for a limit, or for its message."""
+
+
+HELD = "select id, waits_for from joblane.tasks where type = $1 and state = 'held' order by waits_for, place, seq"
 
 
 class JobTester:
@@ -84,7 +90,7 @@ class JobTester:
         self._stack = ExitStack()
 
     def __enter__(self) -> Self:
-        self._stack.enter_context(diverted(self.url, self._queues, self._lanes.known.add))
+        self._stack.enter_context(diverted(self.url, self._queues, self._know))
         self._since = Captured(self._enqueued, self._lanes.known.get)
         return self
 
@@ -129,8 +135,23 @@ class JobTester:
             tasks: The tasks.
         """
         for task in tasks:
-            self._lanes.known.add(task)
+            self._know(task)
         registry.register(self._database.get(), self._lanes.known.tasks)
+
+    def _know(self, task: Task[Any, Any]) -> None:
+        """Make a task known. Its limits hold from now on, as after `joblane migrate`."""
+        is_new = task.type not in self._lanes.known.tasks
+        self._lanes.known.add(task)
+        if is_new and task.flow is not None:
+            registry.register_limits(self._database.get(), self._lanes.known.tasks)
+
+    @property
+    def limits(self) -> Limits:
+        """The limits of the known tasks: ``limits.set``, ``reset`` and ``get``, as of :attr:`JobClient.limits`.
+
+        A task is known once it was enqueued here, or by :meth:`register`.
+        """
+        return self.client.limits
 
     def enqueue(
         self, task: Task[P, Any], payload: P, *, session: Session | None = None, **options: Unpack[JobOptions]
@@ -244,6 +265,25 @@ class JobTester:
         __tracebackhide__ = True
         return self._since.assert_enqueued(task, payload, **wanted)
 
+    def assert_held(self, task: Task[Any, Any] | str, *, by: str | None = None) -> list[TaskReport]:
+        """Check that at least one task of a type is held, and return the held ones, in the order in which they wait.
+
+        Args:
+            task: The task, or its type.
+            by: Name of the limit for which they wait: of a shared limit, the type for its total, or the type, a slash
+                and the key. None: any limit.
+        """
+        __tracebackhide__ = True
+        type_ = task if isinstance(task, str) else task.type
+        rows = self._database.get().run(HELD, type_)
+        found = [id_ for id_, limit in rows if by in (None, limit)]
+        if not found:
+            limits = ", ".join(dict.fromkeys(limit for _, limit in rows)) or "none"
+            raise AssertionError(
+                f"no task {type_!r} is held{f' by {by!r}' if by else ''}; limits that hold some: {limits}"
+            )
+        return report.reports(self._database.get(), found)
+
     @contextmanager
     def capture(self) -> Iterator[Captured]:
         """Return a context manager with the tasks that are enqueued inside the block, a :class:`Captured`."""
@@ -313,7 +353,7 @@ class JobTester:
         Raises:
             KitError: the task has no such schedule, or has several and no name is given.
         """
-        self._lanes.known.add(task)
+        self._know(task)
         found = _schedule(task, schedule)
         moment = found.previous(self.now) if at is None else at
         self._queues.send(tick_entry(self._prefix, task, found, moment), sent_at=moment.timestamp())
@@ -354,7 +394,7 @@ class JobTester:
                     tasks = deliveries.report()
                     raise KitError(f"tasks are still due after {limit} invocations. The delivered tasks:\n{tasks}")
             swept = sweep(self._database.get(), self._queues, self._prefix)
-            if not swept.sent:
+            if not swept.sent and not swept.served:
                 return
 
     def _next_moments(self) -> list[datetime]:
