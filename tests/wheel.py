@@ -5,6 +5,8 @@ from __future__ import annotations
 import shutil
 import subprocess
 import sys
+import sysconfig
+from contextlib import suppress
 from pathlib import Path
 
 from joblane.local.tools import Tools, installing_environment
@@ -54,6 +56,18 @@ def install(python: Path, *packages: str) -> None:
         python,
     ]
     run(ROOT, *command, "--constraint", ROOT / "requirements" / "dev.txt", *packages)
+    _link_compiled(Path(sysconfig.get_path("purelib")), Path(next(python.parents[1].glob("lib/python*/site-packages"))))
+
+
+def _link_compiled(ours: Path, theirs: Path) -> None:
+    """Give an environment the compiled modules of this one, where both have the same source: to compile takes 10 s."""
+    for compiled in ours.rglob("__pycache__/*.pyc"):
+        source = compiled.parents[1] / f"{compiled.name.partition('.')[0]}.py"
+        other = theirs / compiled.relative_to(ours)
+        with suppress(FileNotFoundError, FileExistsError):
+            if source.samefile(theirs / source.relative_to(ours)):  # uv links each file to its cache
+                other.parent.mkdir(exist_ok=True)
+                other.hardlink_to(compiled)
 
 
 def run(folder: Path, *command: str | Path, **variables: str) -> str:

@@ -25,9 +25,12 @@ from joblane.sqs.client import Entry, Sqs
 from joblane.sqs.depth import queue_depth
 from joblane.testing.faults import Hook, HookedDatabase
 from joblane.worker.worker import Worker
+from tests import fast_moto
 from tests.builders.events import LambdaContext, event, record
 
 PREFIX = "jobs"
+
+fast_moto.accelerate()
 
 
 class Moto(MockAWS):

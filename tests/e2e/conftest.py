@@ -119,7 +119,7 @@ def one_stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployed]:
             folder, settings=settings, prefix=external.new_prefix(), external_endpoint=endpoint, detached=False
         )
     else:
-        stack = LocalStack(folder, settings=settings, stage=STAGE, detached=False, permissions=True)
+        stack = LocalStack(folder, settings=settings, prefix="other", stage=STAGE, detached=False, permissions=True)
     with ExitStack() as cleanup:
         cleanup.callback(stack.down)
         if endpoint:

@@ -26,7 +26,7 @@ def invoke(deployed: Deployed) -> Any:
 
     def call(method: str, path: str, body: object = None, *, who: dict[str, str]) -> tuple[int, Any]:
         event = http_event(method, path, body, who=who)
-        answer = json.loads(client.invoke(FunctionName="jobs-api", Payload=json.dumps(event))["Payload"].read())
+        answer = json.loads(client.invoke(FunctionName="other-api", Payload=json.dumps(event))["Payload"].read())
         assert "statusCode" in answer, answer
         return answer["statusCode"], json.loads(answer["body"])
 
@@ -111,9 +111,9 @@ def test_the_http_api_rejects_unsigned_requests_and_unknown_routes(http: Http) -
 @pytest.mark.parametrize(
     ("type_", "lane"),
     [
-        ("system:health_check", "jobs-default-system-health-check"),
-        ("tenant:cleanup", "jobs-low-tenant-cleanup"),
-        ("report:generate", "jobs-default-report-generate"),
+        ("system:health_check", "other-default-system-health-check"),
+        ("tenant:cleanup", "other-low-tenant-cleanup"),
+        ("report:generate", "other-default-report-generate"),
     ],
 )
 def test_the_periodic_jobs_run_on_the_stack(type_: str, lane: str, deployed: Deployed) -> None:

@@ -24,9 +24,9 @@ from joblane.discovery import discover
 from tests.e2e.conftest import Deployed, await_true
 
 REFUSED = ("AccessDenied", "AccessDeniedException")
-OTHER = "jobs-low-tenant-cleanup"
-FRONT_DOORS = [f"jobs-{queue}" for queue in Queue]
-LANES = [f"jobs-{queue}-{task.slug}" for task in discover().values() for queue in task.lanes]
+OTHER = "other-low-tenant-cleanup"
+FRONT_DOORS = [f"other-{queue}" for queue in Queue]
+LANES = [f"other-{queue}-{task.slug}" for task in discover().values() for queue in task.lanes]
 
 
 @dataclass
@@ -124,7 +124,7 @@ def producer(deployed: Deployed) -> Iterator[Callable[[str], Caller]]:
     iam = boto3.client("iam")
 
     def create(name: str) -> Caller:
-        user, policy = f"sends-{name}-{uuid.uuid4()}", f"jobs-send-{name}-{deployed.stack.region}"
+        user, policy = f"sends-{name}-{uuid.uuid4()}", f"other-send-{name}-{deployed.stack.region}"
         iam.create_user(UserName=user)
         iam.attach_user_policy(UserName=user, PolicyArn=f"arn:aws:iam::000000000000:policy/{policy}")
         key = iam.create_access_key(UserName=user)["AccessKey"]
@@ -151,7 +151,7 @@ def test_every_job_of_the_platform_runs_with_the_role_of_its_function(deployed: 
     tasks = discover()
     assert {*payloads, "jobs:bulk"} == set(tasks)  # an operator starts it, see below
     sent = {
-        type_: deployed.send(f"jobs-{tasks[type_].queue}-{tasks[type_].slug}", {"type": type_, "payload": payload})
+        type_: deployed.send(f"other-{tasks[type_].queue}-{tasks[type_].slug}", {"type": type_, "payload": payload})
         for type_, payload in payloads.items()
     }
     results = {type_: deployed.await_state(id_, "completed")["result"] for type_, id_ in sent.items()}
@@ -169,56 +169,62 @@ def test_every_job_of_the_platform_runs_with_the_role_of_its_function(deployed: 
     ("name", "allowed", "denied"),
     [
         (
-            "jobs-data-export",
-            ["find jobs-default-data-export", "write exports/a", "send jobs-default-data-export-dlq"],
+            "other-data-export",
+            ["find other-default-data-export", "write exports/a", "send other-default-data-export-dlq"],
             [
                 *("write reports/a", "write a", "read exports/a", "remove exports/a", "list exports/"),
-                *(f"send {OTHER}", f"receive {OTHER}", "send jobs-default", "receive jobs-default-data-export-dlq"),
-                *("purge jobs-default-data-export", "invoke jobs-api", "roles all"),
+                *(f"send {OTHER}", f"receive {OTHER}", "send other-default", "receive other-default-data-export-dlq"),
+                *("purge other-default-data-export", "invoke other-api", "roles all"),
             ],
         ),
         (
-            "jobs-report-generate",
+            "other-report-generate",
             ["write reports/a"],
             ["write exports/a", "read reports/a", "remove reports/a", f"send {OTHER}"],
         ),
         (
-            "jobs-tenant-cleanup",
+            "other-tenant-cleanup",
             ["list exports/a", "list reports/", "remove exports/a"],
-            ["read exports/a", "write exports/a", "list ", "remove a", "send jobs-default-data-export"],
+            ["read exports/a", "write exports/a", "list ", "remove a", "send other-default-data-export"],
         ),
         (
-            "jobs-system-health-check",
-            ["inspect jobs-critical"],
-            ["send jobs-critical", "receive jobs-critical", f"inspect {OTHER}", "read exports/a"],
+            "other-system-health-check",
+            ["inspect other-critical"],
+            ["send other-critical", "receive other-critical", f"inspect {OTHER}", "read exports/a"],
         ),
         (
-            "jobs-router",
-            ["find jobs-default-data-export", "find jobs-default-dlq"],
-            ["send jobs-default-data-export-dlq", "send jobs-default", "receive jobs-default-data-export"],
+            "other-router",
+            ["find other-default-data-export", "find other-default-dlq"],
+            ["send other-default-data-export-dlq", "send other-default", "receive other-default-data-export"],
         ),
         (
-            "jobs-api",
-            ["find jobs-default-data-export", "read exports/a"],
-            ["read reports/a", "write exports/a", "list exports/", "receive jobs-default-data-export", f"send {OTHER}"],
+            "other-api",
+            ["find other-default-data-export", "read exports/a"],
+            [
+                "read reports/a",
+                "write exports/a",
+                "list exports/",
+                "receive other-default-data-export",
+                f"send {OTHER}",
+            ],
         ),
         (
-            "jobs-jobs-sweep",
+            "other-jobs-sweep",
             [f"find {OTHER}", f"find {OTHER}-dlq", f"inspect {OTHER}"],
-            ["send jobs-default", f"receive {OTHER}", f"delete {OTHER}-dlq", "read exports/a"],
+            ["send other-default", f"receive {OTHER}", f"delete {OTHER}-dlq", "read exports/a"],
         ),
         (
-            "jobs-jobs-bulk",
+            "other-jobs-bulk",
             [
                 *(f"find {OTHER}", f"receive {OTHER}-dlq", f"delete {OTHER}-dlq", f"inspect {OTHER}-dlq"),
-                *("receive jobs-default-dlq", "delete jobs-cron-dlq", "find jobs-default"),
+                *("receive other-default-dlq", "delete other-cron-dlq", "find other-default"),
             ],
-            ["receive jobs-default", f"receive {OTHER}", f"delete {OTHER}", f"purge {OTHER}-dlq", "read exports/a"],
+            ["receive other-default", f"receive {OTHER}", f"delete {OTHER}", f"purge {OTHER}-dlq", "read exports/a"],
         ),
         (
-            "jobs-user-invitation",
-            ["find jobs-default-user-invitation"],
-            ["read exports/a", "write exports/a", f"send {OTHER}", "send jobs-default-data-export"],
+            "other-user-invitation",
+            ["find other-default-user-invitation"],
+            ["read exports/a", "write exports/a", f"send {OTHER}", "send other-default-data-export"],
         ),
     ],
 )
@@ -235,7 +241,7 @@ def test_a_function_may_do_what_it_was_granted_and_nothing_else(
 
 def test_a_service_sends_only_the_types_of_its_policies(producer: Callable[[str], Caller]) -> None:
     for task in discover().values():
-        service, own = producer(task.slug), {f"jobs-{queue}-{task.slug}" for queue in task.lanes}
+        service, own = producer(task.slug), {f"other-{queue}-{task.slug}" for queue in task.lanes}
         assert {queue for queue in (*LANES, *FRONT_DOORS) if service.may("find", queue)} == own
         assert not any(service.may("send", queue) for queue in (*LANES, *FRONT_DOORS) if queue not in own)
         assert not any(service.may("receive", queue) for queue in own)
@@ -243,9 +249,9 @@ def test_a_service_sends_only_the_types_of_its_policies(producer: Callable[[str]
 
 def test_a_service_with_the_policy_of_a_front_door_sends_through_it(producer: Callable[[str], Caller]) -> None:
     service = producer("default")
-    assert {queue for queue in (*LANES, *FRONT_DOORS) if service.may("find", queue)} == {"jobs-default"}
+    assert {queue for queue in (*LANES, *FRONT_DOORS) if service.may("find", queue)} == {"other-default"}
     body = json.dumps(service.deployed.export())
-    sent = service.sqs.send_message(QueueUrl=service.deployed.url("jobs-default"), MessageBody=body)
+    sent = service.sqs.send_message(QueueUrl=service.deployed.url("other-default"), MessageBody=body)
     service.deployed.await_state(sent["MessageId"], "completed")
 
 
@@ -270,7 +276,7 @@ def test_a_client_needs_only_the_policy_of_its_type(
 def powerless(deployed: Deployed) -> Iterator[None]:
     """Remove all permissions of the role of `report:generate` during the test."""
     iam = boto3.client("iam")
-    role = boto3.client("lambda").get_function_configuration(FunctionName="jobs-report-generate")["Role"]
+    role = boto3.client("lambda").get_function_configuration(FunctionName="other-report-generate")["Role"]
     name = role.rpartition("/")[2]
     policies = iam.list_role_policies(RoleName=name)["PolicyNames"]
     documents = {policy: iam.get_role_policy(RoleName=name, PolicyName=policy)["PolicyDocument"] for policy in policies}
@@ -285,7 +291,7 @@ def powerless(deployed: Deployed) -> Iterator[None]:
 @pytest.mark.usefixtures("powerless")
 def test_a_function_whose_permissions_are_taken_away_cannot_do_its_job(deployed: Deployed) -> None:
     # when a job is sent with an id, so that its function sends no message
-    deployed.send("jobs-default-report-generate", {"type": "report:generate", "id": "denied"})
+    deployed.send("other-default-report-generate", {"type": "report:generate", "id": "denied"})
     # then the run fails with the reason
     await_true(lambda: (deployed.row("denied") or {}).get("state") == "retry", lambda: f"{deployed.row('denied')}")
     ((error,),) = deployed.database.get().run(

@@ -20,7 +20,7 @@ def refused(deployed: Deployed) -> list[Finding]:
 @pytest.fixture
 def old_lane(deployed: Deployed) -> Iterator[str]:
     """The queue of a type that the checkout does not declare, with a message and a waiting task."""
-    name = "jobs-low-long-gone"
+    name = "other-low-long-gone"
     url = deployed.sqs.create_queue(QueueName=name)["QueueUrl"]
     deployed.send(name, "{}", DelaySeconds=900)
     deployed.database.get().run(

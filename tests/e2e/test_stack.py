@@ -1,29 +1,20 @@
-"""The whole local stack: up, down, and killed programs in between."""
+"""The whole local stack: up, down, and killed programs in between.
+
+The name of this module is the last of its folder, as its test stops the stack of the others.
+"""
 
 from __future__ import annotations
 
 import re
 import shlex
-from typing import TYPE_CHECKING
 
 import boto3
 import pytest
 
+from joblane.local.deployment import Deployment
 from joblane.local.stack import LocalStack
 from joblane.project import Project
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from pathlib import Path
-
-
-@pytest.fixture
-def stack(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[LocalStack]:
-    for name, value in Project.here().migration_environment.items():  # the command line sets these, too
-        monkeypatch.setenv(name, value)
-    stack = LocalStack(tmp_path / "local", prefix="other")
-    yield stack
-    stack.down()
+from tests.e2e.conftest import Deployed
 
 
 def queue_names(stack: LocalStack) -> set[str]:
@@ -46,9 +37,13 @@ def outcomes(stack: LocalStack) -> list[str]:
     return re.findall(r"^ *✅ +(.+?) *$", log, re.MULTILINE)
 
 
-def test_up_and_down_can_be_repeated_and_up_restarts_a_killed_emulator(stack: LocalStack) -> None:
+def test_up_and_down_can_be_repeated_and_up_restarts_a_killed_emulator(
+    one_stack: Deployed, monkeypatch: pytest.MonkeyPatch
+) -> None:
     # given a stack that is up
-    stack.up()
+    stack = one_stack.stack
+    for name, value in Project.here().migration_environment.items():  # the command line sets these, too
+        monkeypatch.setenv(name, value)
     assert stack.emulator is not None
     assert {"other-critical", "other-default", "other-low"} <= queue_names(stack)
     written = dict(line.split("=", 1) for line in shlex.split(stack.env_file.read_text()))
@@ -67,6 +62,7 @@ def test_up_and_down_can_be_repeated_and_up_restarts_a_killed_emulator(stack: Lo
     stack.emulator.kill()
     stack.postgres.kill()
     assert [runs for runs, _ in stack.status().values()] == [False, False, True]
+    monkeypatch.setattr(Deployment, "synth", lambda self: None)  # the templates of the last synthesis are there
     stack.up()
     assert all(runs for runs, _ in stack.status().values())
     assert "other-default" in queue_names(stack)

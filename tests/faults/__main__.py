@@ -25,7 +25,7 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=secrets.randbelow(10**6))
     parser.add_argument("--jobs", type=int, default=2000, help="0: only the storm of limits")
     parser.add_argument("--tasks", type=int, default=10_000, help="of the storm of limits; 0: no storm")
-    parser.add_argument("--minutes", type=float, default=6, help="after this time the run counts as stuck")
+    parser.add_argument("--minutes", type=float, default=15, help="after this time a run counts as stuck")
     parser.add_argument("--plant", choices=sorted([*PLANTS, *limit_plants.PLANTS]), help="a bug that its run must find")
     options = parser.parse_args()
     wrong = False
@@ -61,20 +61,22 @@ def _run_jobs(options: argparse.Namespace) -> bool:
 
 
 def _run_limits(options: argparse.Namespace) -> bool:
-    """Like :func:`_run_jobs`. A bug may show only where workers die, or only where none does."""
-    wrong = False
-    with TemporaryDirectory() as folder, own_server(Path(folder)) as server:
-        for deaths, tasks in ((0.3, options.tasks), (0.0, options.tasks // CALM)):
-            print(f"Seed {options.seed}: {tasks} tasks with limits, {deaths:.0%} deaths", flush=True)
-            url = server.database_url(database(server, f"limits_{deaths:.0%}".rstrip("%")))
-            plant = limit_plants.planted(url, options.plant) if options.plant else contextlib.nullcontext()
-            log = Path(folder) / "workers.log"
-            with plant, log.open("w") as written, contextlib.redirect_stdout(written):
-                storm = Storm(
+    """Like :func:`_run_jobs`. Some bugs show only where workers die, others only where none does."""
+    wrong, out = False, sys.stdout
+    with (
+        TemporaryDirectory() as folder,
+        own_server(Path(folder)) as server,
+        (Path(folder) / "workers.log").open("w") as log,
+        contextlib.redirect_stdout(log),
+    ):
+        for name, deaths, tasks in (("deaths", 0.3, options.tasks), ("calm", 0.0, options.tasks // CALM)):
+            print(f"Seed {options.seed}: {tasks} tasks with limits, {deaths:.0%} deaths", file=out, flush=True)
+            url = server.database_url(database(server, name))
+            with limit_plants.planted(url, options.plant) if options.plant else contextlib.nullcontext():
+                result = Storm(
                     url, options.seed, tasks, keys=max(20, tasks // 20), deaths=deaths, seconds=60 * options.minutes
-                )
-                result = storm.go()
-            print(f"{result.table()}\n")
+                ).go()
+            print(result.table(), file=out, flush=True)
             wrong |= bool(result.wrong)
     return wrong
 

@@ -49,6 +49,8 @@ from tests.faults.limit_samples import POOL, TASKS, Work
 PREFIX = "flow"
 LEASE_SECONDS = 0.5
 THREADS = 12
+CANCELLED = 0.1
+"""The share of tasks that are cancelled. A cancel serves limits: many of them would hide what nobody else serves."""
 SHORT = 100
 """The storm's sweep waits while there are more messages than this."""
 MOVES = (5, 1, 0, 3, 5)
@@ -345,6 +347,8 @@ class Storm:
         find = f"select id from joblane.tasks where finished_at is null and state in {LIVE_SQL} offset $1 limit 1"
         with self._client() as (database, client):
             for _ in self._every(0.05):
+                if self.result.counts["tasks cancelled"] >= CANCELLED * self._number:
+                    break
                 for (id_,) in database.get().run(find, dice.randrange(60)):
                     with self._gate.open():
                         self.count("tasks cancelled", client.cancel(id_) is not None)

@@ -8,7 +8,8 @@ from contextlib import nullcontext
 import pytest
 
 from joblane.local.postgres import Postgres
-from tests.faults.limit_plants import PLANTS, planted
+from joblane.record.functions import FUNCTIONS
+from tests.faults.limit_plants import PLANTS, TEXTS, planted
 from tests.faults.limit_storm import Result, Storm
 from tests.faults.server_of_its_own import database, own_server
 
@@ -48,3 +49,9 @@ def test_a_storm_finds_planted_bugs(server: Postgres, plant: str, found: str) ->
     result = storm(server, f"plant_{PLANTS.index(plant)}", plant, deaths=0.0, tasks=400)
 
     assert any(found in line for line in result.wrong), result.table()
+
+
+@pytest.mark.parametrize("plant", TEXTS)
+def test_every_planted_bug_has_its_place_in_the_code(plant: str) -> None:
+    function, old, _ = TEXTS[plant]
+    assert FUNCTIONS[function].count(old) == 1

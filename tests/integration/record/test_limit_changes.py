@@ -185,7 +185,7 @@ def test_a_message_that_comes_too_early_is_not_sent_again(limited: World, jobs: 
     waiting = wait_for_times(limited, jobs, timedelta(minutes=10))
     jobs.limits.set(sample_rated.type, rate=Rate(1, timedelta(minutes=12), burst=1))
     rows = [limited.row(id_) for id_ in waiting]
-    # Due later than SQS can delay a message, a task waits alone: its early message is acknowledged.
+    # Rows that are due later than SQS can delay a message wait alone: their early message is acknowledged.
     assert [row["sweep_at"] > row["due_at"] for row in rows] == [True, False, False, False, False]
 
 
