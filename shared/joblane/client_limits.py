@@ -22,9 +22,6 @@ if TYPE_CHECKING:
     from joblane.record.database import Database
     from joblane.record.serve import Turn
 
-PATIENCE = "3s"
-"""The time that a change waits for a claim, or for a task that another transaction has locked."""
-
 
 class Limits:
     """Changes limits, and shows them.
@@ -86,12 +83,10 @@ class Limits:
                 rate=rate,
             )
             who = audit.user_of_process()
-            connection.execute_simple("begin")
-            connection.execute_simple(f"set local lock_timeout = '{PATIENCE}'")
-            changed = limit_changes.set_limits(connection, wanted, who=who, reason=line, until=end)
-            target, set_values = limit_changes.target_of(name, key), limit_changes.details(wanted, end)
-            audit.write(connection, who, "set_limit", target, reason=line, details=set_values)
-            connection.commit()
+            with limit_changes.transaction(connection):
+                changed = limit_changes.set_limits(connection, wanted, who=who, reason=line, until=end)
+                target, set_values = limit_changes.target_of(name, key), limit_changes.details(wanted, end)
+                audit.write(connection, who, "set_limit", target, reason=line, details=set_values)
             self._serve(connection, changed)
         self._wake()
 
@@ -111,12 +106,10 @@ class Limits:
         with self._changing() as connection:
             names = limit_changes.names_of(limit_changes.declared_names(connection), name, key)
             who = audit.user_of_process()
-            connection.execute_simple("begin")
-            connection.execute_simple(f"set local lock_timeout = '{PATIENCE}'")
-            changed = limit_changes.reset_limits(connection, names)
-            target, limits = limit_changes.target_of(name, key), [each.name for each in changed]
-            audit.write(connection, who, "reset_limit", target, reason=line, details={"limits": limits})
-            connection.commit()
+            with limit_changes.transaction(connection):
+                changed = limit_changes.reset_limits(connection, names)
+                target, limits = limit_changes.target_of(name, key), [each.name for each in changed]
+                audit.write(connection, who, "reset_limit", target, reason=line, details={"limits": limits})
             self._serve(connection, changed)
         self._wake()
 

@@ -9,7 +9,8 @@ from collections.abc import Iterator
 
 from joblane.maintenance.sends import Sends
 from joblane.record.functions import VERSION
-from joblane.record.serve import Limits, serve
+from joblane.record.limit_changes import end_changes
+from joblane.record.serve import Limits, Turn, serve
 from joblane.record.states import LIVE_SQL
 from joblane.record.transitions import LEFT_LIMITS, assignments
 
@@ -64,10 +65,13 @@ class Held:
     def steps(self) -> Iterator[None]:
         """Serve in batches. It may be stopped after each step."""
         connection = self._sends.connection
+        end_changes(connection, self._send)
         wanted: list[Limits] = [*connection.run(TAKE_BACK), *(row[:3] for row in connection.run(UNSERVED))]
         for start in range(0, len(wanted), BATCH):
             yield
-            turns = serve(connection, wanted[start : start + BATCH])
-            self.served += len(turns)
-            if turns and not self._sends.silent:  # a later sweep sends the messages that SQS does not accept
-                self._sends.sqs.send_many([turn.entry(self._prefix) for turn in turns])
+            self._send(serve(connection, wanted[start : start + BATCH]))
+
+    def _send(self, turns: list[Turn]) -> None:
+        self.served += len(turns)
+        if turns and not self._sends.silent:  # a later sweep sends the messages that SQS does not accept
+            self._sends.sqs.send_many([turn.entry(self._prefix) for turn in turns])

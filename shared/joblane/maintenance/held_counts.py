@@ -31,7 +31,7 @@ select (select json_agg(json_build_array(name, type, number, oldest)) from held)
 class HeldCounts:
     """Held tasks. ``by_limit``: by the declared name of the limit for which they wait, ``type/`` for those of its keys.
 
-    ``oldest``: by the same names, the seconds since the one that was due first was due.
+    ``oldest``: by the same names, the seconds since the earliest due time.
     """
 
     by_limit: Counter[str] = field(default_factory=Counter)

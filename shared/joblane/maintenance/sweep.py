@@ -62,7 +62,8 @@ def sweep(connection: Connection, sqs: Sqs, prefix: str, *, may_continue: Callab
     )
     connection.execute_simple(PLANNING)
     try:
-        _take_turns((messages.steps(), dead_letters.steps(), expiry.steps(), waiting.steps()), may_continue)
+        # Limits first: tasks with new times are then sent by this sweep.
+        _take_turns((waiting.steps(), messages.steps(), dead_letters.steps(), expiry.steps()), may_continue)
     finally:
         if connection.usable:
             connection.execute_simple(RESET_PLANNING)

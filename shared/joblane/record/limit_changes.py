@@ -10,16 +10,20 @@ The tasks to which a rate has given a time get new times when the rate changes.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from difflib import SequenceMatcher
 from typing import TYPE_CHECKING, Any
 
-from joblane.errors import EnqueueError, LimitError
+from pg8000.exceptions import Error as PostgresError
+
+from joblane.errors import EnqueueError, LimitError, sqlstate
 from joblane.flow import Rate, check_key, problem_of_number, problem_of_rate
 from joblane.limits import MAX_DELAY_SECONDS
 from joblane.options import is_storable
+from joblane.record.connection import LOCK_NOT_AVAILABLE
 from joblane.record.functions import VERSION
 from joblane.record.serve import Limits, Turn, serve
 from joblane.record.states import SWEEP_MARGIN_SECONDS
@@ -27,6 +31,8 @@ from joblane.record.states import SWEEP_MARGIN_SECONDS
 if TYPE_CHECKING:
     from joblane.record.connection import Connection
 
+PATIENCE = "3s"
+"""The time that a change waits for a claim, or for a task that another transaction has locked."""
 BATCH = 50
 """The most limits that are served or planned by one statement."""
 COLUMNS: Mapping[int, tuple[str, int]] = {1: ("key_limit", 1), 2: ("total_limit", 3), 3: ("shared_limit", 5)}
@@ -56,6 +62,10 @@ returning name
 RESET = """
 delete from joblane.limit_changes where name = any(array(select jsonb_array_elements_text($1::jsonb)))
 returning name, (until is null or until > clock_timestamp())
+"""
+ENDED = f"""
+select name, extract(epoch from step)::float8, burst from joblane.limit_changes
+ where until <= clock_timestamp() order by name limit {BATCH}
 """
 IN_FORCE = f"""
 select slots, extract(epoch from step)::float8, burst from joblane.limit_of_{VERSION}($1)
@@ -154,7 +164,7 @@ PLAN = {level: _plan(level) for level in COLUMNS}
 
 @dataclass(frozen=True, slots=True)
 class Values:
-    """What is set for a limit. None: it stays as it is."""
+    """Values to set for a limit. None: the value stays as it is."""
 
     slots: int | None = None
     rate: Rate | None = None
@@ -309,6 +319,39 @@ def reset_limits(connection: Connection, names: Sequence[str]) -> list[Changed]:
     return changed
 
 
+def end_changes(connection: Connection, send: Callable[[list[Turn]], object]) -> None:
+    """Remove changes whose time is over, each in a transaction of its own. Call it again for more than a batch.
+
+    Their values are not in force any more, but tasks may wait for times that an ended rate has given them.
+    """
+    for name, step, burst in connection.run(ENDED):
+        try:
+            with transaction(connection):
+                _lock(connection, [name])
+                now = _before(connection, name)
+                before = now if step is None else Changed(name, step, burst)
+                connection.run(RESET, json.dumps([name]))
+                _give_times(connection, before)
+            serve_changed(connection, [before], send)
+        except PostgresError as error:  # a handler has locked one of its tasks; the change stays for the next call
+            if sqlstate(error) != LOCK_NOT_AVAILABLE:
+                raise
+
+
+@contextmanager
+def transaction(connection: Connection) -> Iterator[None]:
+    """Open a transaction for a change, and commit it at the end of the block. An exception rolls back."""
+    connection.execute_simple("begin")
+    try:
+        connection.execute_simple(f"set local lock_timeout = '{PATIENCE}'")
+        yield
+        connection.commit()
+    except BaseException:
+        if connection.usable:
+            connection.rollback()
+        raise
+
+
 def _lock(connection: Connection, names: Iterable[str]) -> None:
     """Take the locks of limits until the end of the transaction: no claim decides by the old values after that."""
     widest = {each for name in names for each in (name, name.split("/")[0])}
@@ -346,15 +389,9 @@ def serve_changed(connection: Connection, changed: Iterable[Changed], send: Call
 def _give_times_to_keys(connection: Connection, before: Changed) -> None:
     position, end = keys_of(before.name)
     while names := [row[0] for row in connection.run(RATED_KEYS, position, end)]:
-        connection.execute_simple("begin")
-        try:
+        with transaction(connection):
             _lock(connection, names)
             _give_times(connection, before, names)
-            connection.commit()
-        except BaseException:
-            if connection.usable:
-                connection.rollback()
-            raise
         position = names[-1]
 
 

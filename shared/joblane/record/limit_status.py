@@ -47,7 +47,7 @@ class LimitChange:
     """Values that an operator has set, in place of the declared ones."""
 
     values: LimitValues
-    """What is set."""
+    """The values that are set. None in it: as declared."""
     reason: str | None
     """Reason that was given."""
     by: str | None
@@ -71,7 +71,7 @@ class LimitStatus:
     declared: LimitValues
     """The values of the declaration."""
     change: LimitChange | None
-    """What an operator has set. Of a key: for this key, else for each key. None: nothing."""
+    """The values that an operator has set. Of a key: for this key, else for each key. None: nothing is set."""
     in_force: LimitValues
     """The values that hold now."""
     taken: int

@@ -11,10 +11,11 @@ from typing import Any
 
 import pytest
 
-from joblane import JobClient, client_limits
+from joblane import JobClient
 from joblane.declaration import Task
 from joblane.errors import DatabaseUnavailableError, LimitError
 from joblane.flow import Rate
+from joblane.record import limit_changes
 from joblane.record.database import Database
 from joblane.record.functions import VERSION
 from joblane.record.limit_status import LimitKind, rate_of
@@ -211,6 +212,34 @@ def test_a_larger_burst_is_used_at_once(limited: World, jobs: JobClient) -> None
     assert due_soonest(limited) <= 0
 
 
+def test_the_sweep_ends_a_rate_whose_time_is_over(limited: World, jobs: JobClient) -> None:
+    """The tasks would otherwise wait for hours for the times of a rate that is not in force any more."""
+    waiting = wait_for_times(limited, jobs)
+    jobs.limits.set(sample_rated.type, until=datetime.now(UTC) + HOUR, rate=Rate(1, 2 * HOUR, burst=2))
+    limited.run("update joblane.limit_changes set until = clock_timestamp()")
+    limited.take(sample_rated)
+
+    swept = limited.sweep()
+
+    assert due_in(limited, *waiting) == [0, 1, 2, 3, 4]
+    assert (due_soonest(limited) <= 1, swept.sent, is_set(limited)) == (True, 5, [])
+
+
+def test_a_change_stays_while_its_tasks_are_locked(
+    limited: World, jobs: JobClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(limit_changes, "PATIENCE", "50ms")
+    wait_for_times(limited, jobs)
+    limited.run("update joblane.limit_changes set until = clock_timestamp()")
+    with closing(Database(limited.url).get()) as other:
+        other.execute_simple("begin")
+        other.run("select from joblane.tasks where id = 'd' for update")
+        limited.sweep()
+        assert len(is_set(limited)) == 1
+    limited.sweep()
+    assert is_set(limited) == []
+
+
 def test_without_a_rate_the_waiting_tasks_start_now(limited: World, jobs: JobClient) -> None:
     jobs.limits.set(KEYED, key="7", rate=Rate(1, HOUR))
     put(limited, sample_keyed, "a", "b")
@@ -241,7 +270,7 @@ def test_the_rate_of_each_key_is_changed_for_all_keys_but_those_with_their_own(l
 def test_a_change_of_a_rate_is_refused_while_a_task_is_locked(
     limited: World, jobs: JobClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(client_limits, "PATIENCE", "50ms")
+    monkeypatch.setattr(limit_changes, "PATIENCE", "50ms")
     wait_for_times(limited, jobs)
     before = limited.run("select name, step, since from joblane.limit_changes")
     with closing(Database(limited.url).get()) as other:
@@ -263,7 +292,7 @@ def test_a_task_that_a_claim_has_just_left_waiting_is_served(
     limited.lane(sample_single)
     jobs.enqueue(sample_single, Sample(), task_id="a")
     claim = "select joblane.claim_@version($1, gen_random_uuid(), 60, null)".replace("@version", VERSION)
-    message = {"id": "a", "type": SINGLE, "queue": "default", "rec": True}
+    message = {"id": "a", "type": SINGLE, "queue": "default", "rec": True, "limited": True}
     with closing(Database(limited.url).get()) as other, ThreadPoolExecutor() as threads:
         other.execute_simple("begin")
         [[[answer]]] = other.run(claim, json.dumps([message]))

@@ -182,7 +182,7 @@ def _show(found: tuple[LimitStatus, ...]) -> None:
 
 
 def _change(one: LimitStatus) -> str:
-    """What is set, by whom, until when and why, and the declared values."""
+    """The values that are set, who set them, until when and why, and the declared values."""
     change = one.change
     assert change is not None
     which = {"each-key": f"{one.name}, each key", "key": f"{one.name}, key {one.key}"}.get(one.kind, one.name)
