@@ -2,8 +2,8 @@
 
 The workers, the client and the statements are the library's. The queues are in memory, and their times are shorter. A
 worker dies by an error that nothing catches, before or after one of its statements, with its connection cut. The
-storm's sweep only sends messages again. It serves limits only when nothing else can, so that a task that nobody has
-served is counted.
+storm's sweep sends messages again, and serves limits only while all workers stand still: it must serve no more tasks
+than workers have died before they could.
 
 Without deaths the rule is strict: whenever all workers stand still, no task may wait for a limit that has room for it.
 """
@@ -53,6 +53,7 @@ CANCELLED = 0.1
 """The share of tasks that are cancelled. A cancel serves limits: many of them would hide what nobody else serves."""
 SHORT = 100
 """The storm's sweep waits while there are more messages than this."""
+SWEEP_SECONDS = 2.0
 MOVES = (5, 1, 0, 3, 5)
 """The values of the shared limit, one after the other."""
 STILL_SECONDS = 0.25
@@ -219,19 +220,18 @@ class Storm:
             self.wrong(f"{duty.__name__}: {type(error).__name__}: {error}")
 
     def _await_end(self, observer: Database) -> None:
-        """Wait until no task is live. The sweep's own step serves the tasks that only it can start."""
+        """Wait until no task is live. At times, while all stand still, serve what only the library's sweep serves."""
+        swept = time.monotonic()
         while time.monotonic() < self._ends and not self.result.wrong:
             time.sleep(0.1)
-            if not self._produced.is_set():
-                continue
-            if not _live(observer)[0] and not self._lanes.depth:
+            if self._produced.is_set() and not _live(observer)[0] and not self._lanes.depth:
                 return
-            with self._gate.closed():
-                live, held = _live(observer)
-                if live == held > 0 and not self._lanes.depth:
+            if time.monotonic() - swept > SWEEP_SECONDS:
+                with self._gate.closed():
                     step = Held(PREFIX, Sends(observer.get(), self._lanes))
                     list(step.steps())
-                    self.count("tasks served by the sweep", step.served)
+                self.count("tasks served by the sweep", step.served)
+                swept = time.monotonic()
         if not self.result.wrong:
             self.wrong(f"not over in time: live, held: {_live(observer)}, messages: {self._lanes.depth}")
 
