@@ -62,10 +62,13 @@ class Held:
         self.served = 0
         self._prefix, self._sends = prefix, sends
 
+    def end_changes(self) -> None:
+        """End changes of limits whose time is over."""
+        end_changes(self._sends.connection, self._send)
+
     def steps(self) -> Iterator[None]:
         """Serve in batches. It may be stopped after each step."""
         connection = self._sends.connection
-        end_changes(connection, self._send)
         wanted: list[Limits] = [*connection.run(TAKE_BACK), *(row[:3] for row in connection.run(UNSERVED))]
         for start in range(0, len(wanted), BATCH):
             yield

@@ -62,8 +62,8 @@ def sweep(connection: Connection, sqs: Sqs, prefix: str, *, may_continue: Callab
     )
     connection.execute_simple(PLANNING)
     try:
-        # Limits first: tasks with new times are then sent by this sweep.
-        _take_turns((waiting.steps(), messages.steps(), dead_letters.steps(), expiry.steps()), may_continue)
+        waiting.end_changes()  # before the walk reads the tasks that get new times
+        _take_turns((messages.steps(), dead_letters.steps(), expiry.steps(), waiting.steps()), may_continue)
     finally:
         if connection.usable:
             connection.execute_simple(RESET_PLANNING)

@@ -12,11 +12,11 @@ from typer.core import TyperGroup
 from joblane.cli import filters, target, terminal
 from joblane.cli.commands import options as o
 from joblane.cli.durations import relative
-from joblane.flow import Rate, rate_text
 from joblane.inspector.durations import duration, stamp
 from joblane.inspector.shell import argument
 
 if TYPE_CHECKING:
+    from joblane.flow import Rate
     from joblane.record.limit_status import LimitStatus, LimitValues
 
 LEFT_OUT_FIRST = ("NEXT START", "OLDEST", "TURNS", "RATE")
@@ -152,6 +152,8 @@ def _rate(text: str | None, burst: int | None) -> Rate | None:
         if burst is not None:
             terminal.usage("give --rate too", "--burst")
         return None
+    from joblane.flow import Rate
+
     match = RATE_SHAPE.fullmatch(text)
     if match is None:
         terminal.usage(f"{text!r} is not a rate; give starts and a time, such as 100/1m or 5/1s", "--rate")
@@ -160,6 +162,8 @@ def _rate(text: str | None, burst: int | None) -> Rate | None:
 
 
 def _show(found: tuple[LimitStatus, ...]) -> None:
+    from joblane.flow import rate_text
+
     now, console = datetime.now(UTC), terminal.console()
     rows: list[dict[str, object]] = [
         {
@@ -193,6 +197,8 @@ def _change(one: LimitStatus) -> str:
 
 
 def _values(values: LimitValues) -> str:
+    from joblane.flow import rate_text
+
     parts = [] if values.at_a_time is None else [f"{values.at_a_time:,} at a time"]
     parts += [] if values.rate is None else [str(rate_text(values.rate))]
     return " and ".join(parts) or "no limit"
