@@ -27,15 +27,15 @@ def storm(server: Postgres, name: str, plant: str | None = None, *, deaths: floa
 
 
 def test_every_limit_holds_while_workers_die(server: Postgres) -> None:
-    result = storm(server, "deaths", deaths=0.2, tasks=400)
+    result = storm(server, "deaths", deaths=0.2, tasks=300)
 
     assert not result.wrong, result.table()
-    assert result.counts["workers that died"] > 50, result.table()
+    assert result.counts["workers that died"] > 20, result.table()
     assert result.counts["tasks served by the end of a run"] > 50, result.table()
 
 
 def test_nothing_waits_for_a_limit_that_has_room_while_nobody_dies(server: Postgres) -> None:
-    result = storm(server, "calm", deaths=0.0, tasks=400)
+    result = storm(server, "calm", deaths=0.0, tasks=500)
 
     assert not result.wrong, result.table()
     assert result.counts["checks while all stood still"] > 5, result.table()
@@ -43,7 +43,7 @@ def test_nothing_waits_for_a_limit_that_has_room_while_nobody_dies(server: Postg
 
 @pytest.mark.parametrize(
     ("plant", "found"),
-    [("the claim takes no lock", "over the limit"), ("the end of a run serves nobody", "waits for a limit")],
+    [("a run takes no slot", "over the limit"), ("the end of a run serves nobody", "waits for a limit")],
 )
 def test_a_storm_finds_planted_bugs(server: Postgres, plant: str, found: str) -> None:
     result = storm(server, f"plant_{PLANTS.index(plant)}", plant, deaths=0.0, tasks=400)
