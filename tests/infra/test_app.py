@@ -110,12 +110,12 @@ PLANTED = {
 def findings(stages: RealStages, tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[tuple[str, str]]]:
     """Rule and sentence of each finding of cfn-lint, by template, with CloudFormation's schemas of :data:`REGIONS`.
 
-    Templates of the stages for AWS, their copies for the other processor, and :data:`PLANTED`.
+    Templates of the stages for AWS, copies of one stage's for the other processor, and :data:`PLANTED`.
     """
     files = [file for stage in ("dev", "prod") for file in stages(stage).directory.glob("*.template.json")]
     assert len(files) == sum(len(stages(stage).templates) for stage in ("dev", "prod"))
     folder = tmp_path_factory.mktemp("lint")
-    for file in [file for file in files if '"arm64"' in file.read_text()]:
+    for file in [file for file in stages("dev").directory.glob("*.template.json") if '"arm64"' in file.read_text()]:
         files.append(folder / f"x86_64-{file.name}")
         files[-1].write_text(file.read_text().replace('"arm64"', '"x86_64"'))
     (folder / "planted").write_text(json.dumps({"Resources": PLANTED}))
