@@ -78,11 +78,15 @@ OUT_OF_ORDER = """
 select a.id, b.id from joblane.tasks a join joblane.tasks b
     on a.key_limit = b.key_limit and (a.first_due_at, a.seq) < (b.first_due_at, b.seq)
  where a.ordered and b.ordered and a.generation = 0 and b.generation = 0
-   and exists (select from joblane.task_attempts y where y.task_id = b.id and y.started_at < a.finished_at
-                  and y.started_at > a.created_at + $1::interval)
+   and b.created_at > a.created_at + $1::interval
+   and exists (select from joblane.task_attempts y where y.task_id = b.id and y.started_at < a.finished_at)
  limit 5
 """
-"""Tasks that started before an earlier task of their order had ended, which had been committed for the time ``$1``."""
+"""Tasks that started before an earlier task of their order had ended.
+
+That one was inserted the time ``$1`` before, and so was committed: a task may take the slot of its key while an earlier
+one is not committed yet, and start long after, because it waits for a wider limit.
+"""
 
 
 class Death(KeyboardInterrupt):
