@@ -43,6 +43,9 @@ def put(world: World, task: Task[Any, Any], id_: str, payload: Mapping[str, Any]
         "retention_seconds": 86_400,
         **columns,
     }
+    if row["state"] == "held":
+        limit = {"total_limit": task.type, "first_due_at": In(-60), "seq": 1, "waits_for": task.type, "place": 0}
+        row = {**limit, **row}
     if row["state"] in ENDED:
         row = {"finished_at": In(-60), **row}
         row = row if row["state"] == "completed" else {"reason": "written by a test", **row}

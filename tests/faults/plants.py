@@ -36,7 +36,7 @@ def token() -> None:
 
 def due() -> None:
     """A message claims its task before it is due."""
-    _replace_function(claim, "claim", f"t.due_at > clock + interval '{EARLY_SECONDS} s'", "false")
+    _replace_function(claim, "claim", f"t.due_at > clock + interval '{EARLY_SECONDS} s' * (t.passed = 0)::int", "false")
 
 
 def dead_letter_order() -> None:

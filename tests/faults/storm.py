@@ -83,7 +83,7 @@ class Storm:
         with suppress(PostgresError, OSError):
             if running := self._sql(RUNNING):
                 (id_,) = self._random.choice(running)
-                for (state,) in self._sql(CANCEL, id_):
+                for state, *_ in self._sql(CANCEL, id_):
                     self.cancelled[id_] = state
                     self._counts["running tasks cancelled"] += state == "active"
 

@@ -349,6 +349,7 @@ def ask(world: World, gathered: Gathered) -> None:
         "logs": [(id_,) for id_ in ids],
         "tasks": [(), (Filter(error="bad"),)],
         "bulk_view": [],
+        "line": [],
     }
     asked = [name for name in vars(Inspector) if permission_of(Inspector, name) is Permission.VIEW]
     for name in asked:

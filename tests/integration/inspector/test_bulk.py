@@ -174,7 +174,7 @@ def test_tasks_that_do_not_allow_the_action_are_not_counted(inspector: Inspector
     view = inspector.bulk_view(view.id)
     assert (view.total, view.done, view.skipped) == (1, 1, 0)
     with pytest.raises(
-        SelectionError, match="states: cancel is for tasks that are scheduled or pending or active or retry, n"
+        SelectionError, match="states: cancel is for tasks that are scheduled or pending or held or active or retry, n"
     ):
         inspector.bulk(BulkAction.CANCEL, Filter(states=(State.ARCHIVED,)), rate=500)
 
