@@ -29,7 +29,7 @@ TENANT = "tenant"
 @dataclass(frozen=True)
 class Rate:
     """Starts of attempts in a time, evenly spaced. In any time of the length ``per`` at most ``starts`` plus ``burst``
-    tasks start. Retries and ticks count."""
+    tasks get their times. Retries and ticks count."""
 
     starts: int
     """Number of starts. Range: 1 to 1000000."""

@@ -183,7 +183,7 @@ class Worker:
             return None if message.id else "MessageError: id: a message that says rec has the id of its row"
         if TICK_ID_PATTERN.fullmatch(message.id or ""):
             return "MessageError: id: has the form of a tick's id, which only the scheduler gives"
-        if self._task.flow is not None:
+        if self._task.flow is not None and self._task.flow.key:
             try:
                 self._task.flow.row(self._task.type, self._task.as_written(message.payload or {}), group)
             except EnqueueError as error:

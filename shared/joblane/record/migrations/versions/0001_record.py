@@ -658,9 +658,11 @@ begin
     if unique_key !~ '^[ -~]{1,200}$' then
         raise exception 'unique_key: 1 to 200 printable ASCII characters are required' using errcode = '22023';
     end if;
-    -- Keys are made of the payload with its defaults, as a client writes it.
-    select coalesce(jsonb_object_agg(name, field -> 'default'), '{}') into defaults
-      from jsonb_each(coalesce(known.schema -> 'properties', '{}')) as p(name, field) where field ? 'default';
+    if (lasts is not null and unique_key is null) or known.flow is not null then
+        -- Keys are made of the payload with its defaults, as a client writes it.
+        select coalesce(jsonb_object_agg(name, field -> 'default'), '{}') into defaults
+          from jsonb_each(coalesce(known.schema -> 'properties', '{}')) as p(name, field) where field ? 'default';
+    end if;
     if lasts is not null and unique_key is null then
         unique_key := left(encode(sha256(convert_to(queue || ' ' || left(encode(sha256(convert_to(
                           joblane.canonical(defaults || payload), 'UTF8')), 'hex'), 32), 'UTF8')), 'hex'), 32);
