@@ -320,9 +320,9 @@ WAIT = "until then tasks wait in their queues, and enqueues fail"
     ("damage", "what", "found", "do"),
     [
         (
-            lambda world: world.run("update joblane.tasks set finished_at = finished_at - interval '8 days'"),
+            lambda world: world.run("update joblane.tasks set finished_at = now() - interval '8 days 12 hours'"),
             "jobs:sweep",
-            "it last completed 8 d ago, and was due 7 d ago",
+            "it last completed 8 d ago, and was due 8 d ago",
             "check the log of its function, its schedule and its lane; `joblane tick jobs:sweep` runs it now",
         ),
         (
