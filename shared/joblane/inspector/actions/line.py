@@ -74,4 +74,4 @@ def _name(scope: Scope, type_: str, key: str) -> str:
     try:
         return f"{task.type}/{check_key(key)}"
     except EnqueueError as error:
-        raise LimitError("key", str(error).removeprefix("key: ")) from None
+        raise LimitError("key", error.problem) from None
