@@ -1,6 +1,6 @@
 """The pages on limits are run: their Python, then their commands, whose outputs are compared with those on the page.
 
-A test delivers the messages of a page's tasks: it claims those that are to be seen running, and leaves them running.
+A test claims tasks of the page, as a worker does, and leaves them running while the commands run.
 """
 
 from __future__ import annotations
