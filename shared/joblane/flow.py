@@ -208,6 +208,26 @@ def check_key_fields(what: str, flow: Flow, model: type[BaseModel]) -> None:
                 raise DeclarationError(f"{what}: key: {name!r} is a redacted field, and keys are shown to operators")
 
 
+def check_shared(flows: Mapping[str, Flow]) -> None:
+    """Raise :class:`DeclarationError` if two types declare a shared limit with different values. ``flows``: by type."""
+    first: dict[str, tuple[str, Limit]] = {}
+    for type_, flow in flows.items():
+        if flow.limit is None:
+            continue
+        other, limit = first.setdefault(flow.limit.name, (type_, flow.limit))
+        if limit != flow.limit:
+            raise DeclarationError(
+                f"task {type_!r}: limit: {limit.name!r} has {_values(flow.limit)}, and in task {other!r} it has "
+                f"{_values(limit)}; declare the limit once, and import it into both"
+            )
+
+
+def _values(limit: Limit) -> str:
+    total = None if limit.total is None else f"total {limit.total:,}"
+    rate = None if limit.rate is None else f"rate {rate_text(limit.rate)}"
+    return " and ".join(text for text in (total, rate) if text)
+
+
 def _parts(what: str, key: object) -> tuple[str, ...]:
     if key is None:
         return ()
