@@ -334,6 +334,13 @@ def test_an_invalid_payload_is_reported_at_its_field_and_the_input_stays(
     assert stub.performed == []
 
 
+def test_a_page_after_a_refused_form_refreshes_itself_from_its_own_address(post: Post) -> None:
+    text = post("/task/edit", id="one", action="edit", payload="[1]").text
+    assert 'hx-get="/task?id=one"' in text
+    text = post("/limits/set", name="account:sync", key=" a&b", reason="").text
+    assert 'hx-get="/limits/show?name=account%3Async&amp;key=+a%26b"' in text
+
+
 def test_each_invalid_field_of_a_payload_is_listed(
     browser: TestClient, post: Post, stub: FakeInspector, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -15,6 +15,7 @@ from joblane.inspector.durations import starts
 from joblane.inspector.errors import SelectionError
 from joblane.inspector.inspector import Inspector
 from joblane.page.filters import Form, age, parsed, whole
+from joblane.page.rendering import query
 from joblane.page.visit import desk, form, page, redirect
 from joblane.record.limit_status import MOST_COUNTED, LimitKind, LimitStatus
 
@@ -60,6 +61,7 @@ def _show(
         request,
         "limit.html",
         status,
+        here=f"/limits/show?{query(name=name, key=key)}",
         name=name,
         key=key,
         own=own,
