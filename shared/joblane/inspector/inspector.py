@@ -257,12 +257,20 @@ class Inspector:
         return limits.reset_limit(self._scope, name, key, reason)
 
     @needs(OPERATE)
-    def pass_line(self, type: str, key: str, *, reason: str | None = None) -> views.ActionResult:  # noqa: A002
+    def pass_line(
+        self,
+        type: str,  # noqa: A002
+        key: str,
+        *,
+        first: str | None = None,
+        reason: str | None = None,
+    ) -> views.ActionResult:
         """Move the first task of an ordered key to the end of its order, so that the next one runs.
 
-        Raises :class:`~joblane.errors.LimitError` if the first task runs, or if it is the only one.
+        ``first``: only if this task is the first one. Raises :class:`~joblane.errors.LimitError` if another one is, if
+        the first task runs, or if it is the only one.
         """
-        return line.pass_line(self._scope, type, key, reason)
+        return line.pass_line(self._scope, type, key, first, reason)
 
     # --- Edit ------------------------------------------------------------------------------------------------------
 
