@@ -225,15 +225,10 @@ def check_shared(flows: Mapping[str, Flow]) -> None:
         other, limit = first.setdefault(flow.limit.name, (type_, flow.limit))
         if limit != flow.limit:
             raise DeclarationError(
-                f"task {type_!r}: limit: {limit.name!r} has {_values(flow.limit)}, and in task {other!r} it has "
-                f"{_values(limit)}; declare the limit once, and import it into both"
+                f"task {type_!r}: limit: {limit.name!r} is {values_text(flow.limit.total, flow.limit.rate)}, and in "
+                f"task {other!r} it is {values_text(limit.total, limit.rate)}; declare the limit once, and import it "
+                "into both"
             )
-
-
-def _values(limit: Limit) -> str:
-    total = None if limit.total is None else f"total {limit.total:,}"
-    rate = None if limit.rate is None else f"rate {rate_text(limit.rate)}"
-    return " and ".join(text for text in (total, rate) if text)
 
 
 def _parts(what: str, key: object) -> tuple[str, ...]:

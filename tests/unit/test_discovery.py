@@ -295,8 +295,8 @@ def test_a_shared_limit_with_two_values_is_refused_and_both_types_are_named(pack
     with pytest.raises(DeclarationError) as caught:
         discover(package.name)
     assert str(caught.value) == (
-        "task 'data:read': limit: 'openai' has total 5 and rate 100 a minute, burst 50, and in task 'data:export' it "
-        "has total 5; declare the limit once, and import it into both"
+        "task 'data:read': limit: 'openai' is 5 at a time and 100 a minute, burst 50, and in task 'data:export' it is "
+        "5 at a time; declare the limit once, and import it into both"
     )
 
 

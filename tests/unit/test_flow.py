@@ -107,6 +107,6 @@ def test_types_that_share_a_limit_declare_the_same_values() -> None:
     different = declare("shop:third", limit=Limit("openai", 4))
     with pytest.raises(
         DeclarationError,
-        match=r"^task 'shop:third': limit: 'openai' has total 4, and in task 'shop:order' it has total 3",
+        match=r"^task 'shop:third': limit: 'openai' is 4 at a time, and in task 'shop:order' it is 3 at",
     ):
         declared_limits({task.type: task for task in (one, different)})
