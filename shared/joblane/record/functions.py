@@ -55,16 +55,15 @@ def assigned(columns: Columns) -> str:
 def _values() -> dict[str, str]:
     """Return the text for each ``@name`` of a template."""
     steps: dict[str, Columns] = {name: getattr(transitions, name.upper()) for name in STEPS}
-    limit_columns = sorted({*transitions.LEFT_LIMITS, "first_due_at", "seq"})
-    columns = sorted({column for step in steps.values() for column in step} - set(limit_columns))
+    columns = sorted({column for step in steps.values() for column in step})
     return {
         **{name: f"changed := true; {assigned(step)}" for name, step in steps.items()},
         **{name: getattr(transitions, name.upper()).replace(NOW, "clock") for name in TIMES},
         **{f"set_{name}": assignments(getattr(transitions, name.upper())) for name in SERVED},
         "columns": ", ".join(columns),
         "values": ", ".join(f"t.{column}" for column in columns),
-        "limit_columns": ", ".join(limit_columns),
-        "limit_values": ", ".join(f"t.{column}" for column in limit_columns),
+        "run_columns": ", ".join(transitions.RUN),
+        "run_values": ", ".join(f"t.{column}" for column in transitions.RUN),
         "lease_released": assignments(transitions.LEASE_RELEASED),
         "new": transitions.NEW.format(document="given"),
         "due_state": transitions.DUE_STATE,

@@ -27,6 +27,7 @@ begin
            or (level = 1 and t.ordered and exists (
                  select from joblane.tasks o
                   where o.key_limit = limit_name and o.ordered and o.finished_at is null and o.state in @live
+                    and o.passed = any ('{0,1,2,3,4,5,6}')  -- for the index
                     and (o.first_due_at, o.seq) < (t.first_due_at, t.seq)))
            or (not is_next and not (level = 1 and t.ordered) and exists (
                  select from joblane.tasks w
