@@ -31,6 +31,7 @@ from joblane.inspector.views import (
     TaskView,
     TypeView,
 )
+from joblane.record.limit_status import LimitStatus
 from joblane.record.states import State
 from tests.builders import views
 
@@ -57,6 +58,7 @@ class FakeInspector:
     paused: dict[tuple[PauseScope, str], Pause] = field(default_factory=dict)
     started: dict[str, BulkView] = field(default_factory=dict)
     lines: list[LogLine] = field(default_factory=list)
+    limited: list[LimitStatus] = field(default_factory=lambda: [views.limit()])
     tenant: str = "acme"
 
     def __getattr__(self, operation: str) -> Callable[..., Any]:
@@ -150,6 +152,12 @@ class FakeInspector:
         pause = self.paused.get((PauseScope.SCHEDULE, "tenant:cleanup:nightly"))
         return (replace(views.schedule(), name="nightly", pause=pause),)
 
+    def _limits(self, name: str | None, key: str | None) -> tuple[LimitStatus, ...]:
+        return tuple(self.limited)
+
+    def _line(self, type: str, key: str, limit: int) -> tuple[TaskRow, ...]:  # noqa: A002
+        return tuple(self.rows[:limit])
+
     def _statistics(self, within: object, by: str) -> tuple[Statistic, ...]:
         return (views.statistic(views.TYPE if by == "type" else self.tenant),)
 
@@ -192,6 +200,12 @@ class FakeInspector:
         before = self.paused.get((scope, name))
         made = self.paused[scope, name] = Pause(scope, name, reason, "op", before.since if before else views.NOW, until)
         return replace(made, replaced=before is not None, replaced_by=before.by if before else None)
+
+    def _set_limit(self, **_: Any) -> tuple[LimitStatus, ...]:
+        return tuple(self.limited)
+
+    def _reset_limit(self, **_: Any) -> tuple[LimitStatus, ...]:
+        return tuple(self.limited)
 
     def _resume(self, scope: PauseScope, name: str, reason: str | None) -> Pause:
         return self.paused.pop((scope, name))

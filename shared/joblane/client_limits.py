@@ -12,7 +12,7 @@ from pg8000.exceptions import Error as PostgresError
 from joblane.errors import DatabaseUnavailableError, LimitError, text_of
 from joblane.flow import Rate
 from joblane.record import audit, limit_changes
-from joblane.record.limit_changes import Changed
+from joblane.record.limit_changes import Changed, Given
 from joblane.record.limit_status import LimitStatus, status_of
 
 if TYPE_CHECKING:
@@ -71,22 +71,12 @@ class Limits:
             DatabaseUnavailableError: the database is unavailable, or a transaction has locked a task of the limit for
                 more than three seconds. Nothing was changed.
         """
-        end, line = limit_changes.check_until(until), _line_of(reason)
+        given, who, line = Given(max_per_key, max_total, total, rate, until), audit.user_of_process(), _line_of(reason)
         with self._changing() as connection:
-            wanted = limit_changes.wanted(
-                limit_changes.declared_names(connection),
-                name,
-                key,
-                max_per_key=max_per_key,
-                max_total=max_total,
-                total=total,
-                rate=rate,
-            )
-            who = audit.user_of_process()
             with limit_changes.transaction(connection):
-                changed = limit_changes.set_limits(connection, wanted, who=who, reason=line, until=end)
-                target, set_values = limit_changes.target_of(name, key), limit_changes.details(wanted, end)
-                audit.write(connection, who, "set_limit", target, reason=line, details=set_values)
+                changed, details = limit_changes.set_limit(connection, name, key, given, who=who, reason=line)
+                target = limit_changes.target_of(name, key)
+                audit.write(connection, who, "set_limit", target, reason=line, details=details)
             self._serve(connection, changed)
         self._wake()
 
@@ -102,14 +92,12 @@ class Limits:
             LimitError: an argument is wrong, or nothing was set. Nothing was changed.
             DatabaseUnavailableError: as for :meth:`set`.
         """
-        line = _line_of(reason)
+        who, line = audit.user_of_process(), _line_of(reason)
         with self._changing() as connection:
-            names = limit_changes.names_of(limit_changes.declared_names(connection), name, key)
-            who = audit.user_of_process()
             with limit_changes.transaction(connection):
-                changed = limit_changes.reset_limits(connection, names)
-                target, limits = limit_changes.target_of(name, key), [each.name for each in changed]
-                audit.write(connection, who, "reset_limit", target, reason=line, details={"limits": limits})
+                changed, details = limit_changes.reset_limit(connection, name, key)
+                target = limit_changes.target_of(name, key)
+                audit.write(connection, who, "reset_limit", target, reason=line, details=details)
             self._serve(connection, changed)
         self._wake()
 

@@ -17,6 +17,23 @@ class JobError(Exception):
     """
 
 
+class FieldError(JobError, ValueError):
+    """A call has a wrong argument. Nothing was done. The subclasses say which calls raise it.
+
+    Correct the argument that ``field`` names.
+    """
+
+    field: str
+    """Name of the argument, or of the filter's field."""
+    problem: str
+    """The problem, without the field."""
+
+    def __init__(self, field: str, problem: str) -> None:
+        super().__init__(f"{field}: {problem}")
+        self.field = field
+        self.problem = problem
+
+
 # --- Declaring and configuring -------------------------------------------------------------------------------------
 
 
@@ -64,18 +81,11 @@ class ForeignSchemaError(JobError):
 # --- Enqueueing ----------------------------------------------------------------------------------------------------
 
 
-class EnqueueError(JobError, ValueError):
+class EnqueueError(FieldError):
     """An enqueue has a wrong argument. Nothing was written or sent.
 
     Correct the call: an enqueue with the same arguments is refused again.
     """
-
-    field: str
-    """Name of the argument."""
-
-    def __init__(self, field: str, problem: str) -> None:
-        super().__init__(f"{field}: {problem}")
-        self.field = field
 
 
 class LaneError(EnqueueError):
@@ -91,21 +101,11 @@ class LaneError(EnqueueError):
         )
 
 
-class LimitError(JobError, ValueError):
+class LimitError(FieldError):
     """A change of a limit has a wrong argument. Nothing was changed.
 
     Correct the argument that ``field`` names.
     """
-
-    field: str
-    """Name of the argument."""
-    problem: str
-    """The problem, without the field."""
-
-    def __init__(self, field: str, problem: str) -> None:
-        super().__init__(f"{field}: {problem}")
-        self.field = field
-        self.problem = problem
 
 
 class PayloadError(EnqueueError):

@@ -22,6 +22,8 @@ LIMIT_NAME = re.compile(r"[a-z][a-z0-9_-]{0,62}")
 """The name of a shared limit. It has no colon and no slash, which the names of the other limits have."""
 MAX_KEY = 200
 MAX_AT_A_TIME = 10_000
+MAX_BURST = 1_000_000
+"""Also the most starts of a rate."""
 LONGEST_PERIOD = timedelta(days=1)
 TENANT = "tenant"
 
@@ -56,6 +58,12 @@ def rate_text(rate: Rate | None) -> str | None:
         return None
     per = PERIODS.get(rate.per, f"in {rate.per.total_seconds():g} s")
     return f"{rate.starts:,} {per}" + (f", burst {rate.burst:,}" if rate.burst > 1 else "")
+
+
+def values_text(at_a_time: int | None, rate: Rate | None) -> str:
+    """Return ``25 at a time and 500 a minute``, or ``no limit``."""
+    parts = [None if at_a_time is None else f"{at_a_time:,} at a time", rate_text(rate)]
+    return " and ".join(filter(None, parts)) or "no limit"
 
 
 @dataclass(frozen=True)
@@ -243,8 +251,8 @@ def problem_of_rate(rate: object) -> str | None:
     if not isinstance(rate, Rate):
         return f"a Rate is required, not {rate!r}"
     for field, value in (("starts", rate.starts), ("burst", rate.burst)):
-        if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= 1_000_000:
-            return f"{field}: an integer from 1 to 1,000,000 is required, not {value!r}"
+        if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= MAX_BURST:
+            return f"{field}: an integer from 1 to {MAX_BURST:,} is required, not {value!r}"
     if not isinstance(rate.per, timedelta) or not timedelta(seconds=1) <= rate.per <= LONGEST_PERIOD:
-        return f"per: a timedelta from 1 second to 1 day is required, not {rate.per!r}"
+        return f"per: a timedelta from 1 second to 1 day is required, not {rate.per}"
     return None

@@ -74,10 +74,24 @@ insert into joblane.task_progress (task_id, done, total, note)
 select id, 420, 1000, 'members' from joblane.tasks where state = 'active'
 """
 
+LIMITS = """
+insert into joblane.limits (name, slots, step, burst)
+values ('data:export/', 2, null, null), ('storage', 10, interval '0.12 s', 50)
+"""
+HELD = """
+update joblane.tasks
+   set state = 'held', sweep_at = null, key_limit = 'data:export/' || tenant, shared_limit = 'storage', passed = 0,
+       waits_for = 'data:export/' || tenant, place = extract(epoch from due_at), first_due_at = due_at,
+       seq = nextval('joblane.tasks_seq')
+ where state = 'pending' and type = 'data:export'
+"""
+
 
 def seed(connection: Connection, tasks: int) -> None:
     """Insert a task for each second up to now; one of fifty is archived, with three kinds of errors."""
     connection.run(TASKS, str(tasks))
     connection.run(ATTEMPTS)
     connection.run(PROGRESS)
+    connection.run(LIMITS)
+    connection.run(HELD)
     connection.run("analyze")

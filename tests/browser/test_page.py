@@ -23,6 +23,8 @@ PAGES = {
     "dead": "/dead",
     "redrive": "/dead/redrive",
     "schedules": "/schedules",
+    "limits": "/limits",
+    "limit": "/limits/show?name=data:export",
     "statistics": "/statistics",
     "audit": "/audit",
     "problem": "/task?id=unknown",
@@ -313,8 +315,9 @@ def test_a_redrive_of_one_group_leaves_the_other_groups(visit: Visit, site: Site
     assert now == {type_: count for type_, count in groups.items() if type_ != "user:invitation"}
 
 
-def test_a_queue_is_paused_and_resumed(visit: Visit, site: Site) -> None:
-    page = visit().page
+def test_a_queue_and_a_limit_are_paused_and_resumed(visit: Visit, site: Site) -> None:
+    visitor = visit()
+    page = visitor.page
     page.get_by_label("Pause queue low").click()
     form = page.locator("#pause-low form")
     form.get_by_label("For", exact=True).select_option("1 hour")
@@ -325,6 +328,40 @@ def test_a_queue_is_paused_and_resumed(visit: Visit, site: Site) -> None:
     page.get_by_label("Resume queue low").first.click()
     expect(page.get_by_text("Resumed the queue low.")).to_be_visible()
     assert site.inspector.pauses() == ()
+    # and when a key's limit is paused, from one of its tasks
+    visitor.go(f"/task?id={any_task(site, State.HELD, tenant='acme')}")
+    page.get_by_role("link", name="data:export/acme").first.click()
+    page.locator("#pause summary").click()
+    form = page.locator("#pause form")
+    form.get_by_role("button").click()
+    expect(form.get_by_label("Reason")).to_be_focused()  # it is required
+    form.get_by_label("Reason").fill("<i>a bad deploy</i>")
+    form.get_by_role("button").click()
+    # then
+    expect(page.get_by_text("Set. In force now: data:export, key acme: 0 at a time.")).to_be_visible()
+    expect(page.get_by_role("row", name="0 at a time by ann@desk, now: <i>a bad deploy</i>.")).to_be_visible()
+    # and when a value is refused
+    page.locator("#set summary").click()
+    form = page.locator("#set form")
+    form.get_by_label("Rate: starts in a time").fill("100 an hour")
+    form.get_by_label("Reason").fill("more quota")
+    form.get_by_role("button").click()
+    # then
+    expect(form.get_by_label("Rate: starts in a time")).to_have_value("100 an hour")
+    visitor.keep("limit-refused")
+    expect(form.get_by_label("Rate: starts in a time")).to_have_attribute("aria-invalid", "true")
+    _expected(visitor, "400")
+    # and when
+    page.locator("#reset summary").click()
+    form = page.locator("#reset form")
+    form.get_by_label("Reason").fill("it is fixed")
+    form.get_by_role("button").click()
+    # then
+    expect(page.get_by_text("Reset. In force now: data:export, key acme: 2 at a time.")).to_be_visible()
+    assert [entry.action for entry in site.inspector.audit(target="limit:data:export/acme")] == [
+        "reset_limit",
+        "set_limit",
+    ]
 
 
 def test_a_schedule_runs_now(visit: Visit, site: Site) -> None:

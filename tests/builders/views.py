@@ -114,6 +114,8 @@ def task_view(row: TaskRow | None = None, **changes: Any) -> TaskView:
         replays=(),
         progress=Progress(300, 1200, "third file", before(minutes=41)),
         items_done=0,
+        limits=(),
+        waits_for=None,
         attempts=tuple(attempt(run, row) for run in range(1, 5)),
         why=Why(Reason.ARCHIVED, "It was archived after 4 attempts."),
         actions=("retry", "edit", "replay", "delete"),
@@ -221,7 +223,7 @@ def statistic(key: str = TYPE) -> Statistic:
 
 
 def type_view() -> TypeView:
-    return TypeView("data:export", (Queue.DEFAULT, Queue.LOW), 3, 600.0, 604800.0, 1, 512, ("0 2 * * *",), {})
+    return TypeView("data:export", (Queue.DEFAULT, Queue.LOW), 3, 600.0, 604800.0, 1, 512, ("0 2 * * *",), False, {})
 
 
 def log_line(message: str = "wrote the file") -> LogLine:

@@ -21,7 +21,6 @@ RUN_HERE = (
     "enqueue",
     "retry",
     "unique",
-    "limits",
     "cancel",
     "long-work",
     "schedule",

@@ -80,6 +80,7 @@ from tests.reference.docstrings import (
 )
 
 ERRORS: Mapping[str, Sequence[type[BaseException]]] = {
+    "Wrong arguments": (errors.FieldError,),
     "Declaring and configuring": (
         errors.DeclarationError,
         errors.UnknownTypeError,

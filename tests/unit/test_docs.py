@@ -79,6 +79,7 @@ PYTHON = {
     "docs/how-to/test": ("tests/integration/testing/test_pytest_plugin.py", '.glob("test*.md")'),
     "docs/how-to/permissions.md": ("tests/infra/test_docs_permissions.py", "permissions.md"),
     "docs/how-to/own-cdk-app.md": ("tests/infra/test_construct.py", "own-cdk-app.md"),
+    "docs/how-to/limit-": ("tests/integration/test_docs_limits.py", "page(name)"),
     "docs/how-to/existing-database.md": ("tests/integration/record/test_own_alembic.py", "existing-database.md"),
     **{
         f"docs/moving/{name}.md": ("tests/integration/test_docs_moving.py", f"{name}.md")
@@ -87,7 +88,7 @@ PYTHON = {
     **{
         f"docs/how-to/{name}.md": ("tests/integration/test_docs_tasks.py", f'"{name}"')
         for name in (
-            *("cancel", "change-payload", "change-safely", "enqueue", "limits", "long-work", "redact", "retry"),
+            *("cancel", "change-payload", "change-safely", "enqueue", "long-work", "redact", "retry"),
             *("schedule", "trace", "unique", "write"),
         )
     },

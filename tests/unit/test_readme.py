@@ -74,7 +74,14 @@ def test_every_test_that_the_page_of_promises_names_exists() -> None:
     assert set(named) <= existing
 
 
-def test_every_promise_names_how_it_is_kept_and_a_test() -> None:
-    rows = table(PROMISES, "What is promised")
+def test_the_promises_of_limits_are_the_tests_of_failures_in_the_field() -> None:
+    named = [tested.strip("`") for _, _, tested in table(PROMISES, "What limits promise")]
+    tests = (ROOT / "tests" / "integration" / "record" / "test_limits_field.py").read_text()
+    assert named == re.findall(r"^def (test_\w+)", tests, re.M)
+
+
+@pytest.mark.parametrize("heading", ["What is promised", "What limits promise"])
+def test_every_promise_names_how_it_is_kept_and_a_test(heading: str) -> None:
+    rows = table(PROMISES, heading)
     assert rows
     assert [promise for promise, how, tested in rows if not (promise and how and "`" in tested)] == []

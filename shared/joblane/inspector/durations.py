@@ -9,6 +9,7 @@ UNITS = (("d", 86_400), ("h", 3_600), ("min", 60))
 SECONDS = {"s": 1, "m": 60, "min": 60, "h": 3_600, "d": 86_400, "w": 604_800}
 PART = re.compile(r"(\d+(?:\.\d+)?)(s|min|m|h|d|w)")
 SHAPE = re.compile(rf"(?:{PART.pattern})+")
+RATE_SHAPE = re.compile(r"(\d{1,9})/(.+)")
 LONGEST = timedelta(days=36_500)
 FORMS = "90s, 10m, 1h30m, 3d or 1w"
 
@@ -21,6 +22,14 @@ def duration(text: str) -> timedelta:
     if seconds > LONGEST.total_seconds():
         raise ValueError(f"{text!r} is longer than {LONGEST.days} days")
     return timedelta(seconds=seconds)
+
+
+def starts(text: str) -> tuple[int, timedelta]:
+    """``100/1m`` → the starts of a rate, and the time in which they may start. Raises ValueError."""
+    match = RATE_SHAPE.fullmatch(text)
+    if match is None:
+        raise ValueError(f"{text!r} is not a rate; give starts and a time, such as 100/1m or 5/1s")
+    return int(match[1]), duration(match[2])
 
 
 def written(time: timedelta) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from joblane.errors import JobError
+from joblane.errors import FieldError, JobError
 from joblane.record.states import State
 
 
@@ -43,21 +43,11 @@ class ActionError(JobError):
         self.last = last
 
 
-class SelectionError(JobError, ValueError):
+class SelectionError(FieldError):
     """A filter, cursor, name or number is wrong, or nothing matches. Nothing was done.
 
     Correct the argument that ``field`` names.
     """
-
-    field: str
-    """Name of the argument or of the filter's field."""
-    problem: str
-    """The problem, without the field."""
-
-    def __init__(self, field: str, problem: str) -> None:
-        super().__init__(f"{field}: {problem}")
-        self.field = field
-        self.problem = problem
 
 
 class BusyError(JobError):

@@ -19,6 +19,7 @@ from joblane.inspector.permission import Permission, needs
 from joblane.inspector.scope import Scope
 from joblane.inspector.stage import doctor, limits, overview, pauses, schedules, statistics
 from joblane.inspector.tasks import detail, listing, logs
+from joblane.record.limit_changes import Given
 from joblane.record.limit_status import LimitStatus
 
 VIEW, OPERATE, EDIT = Permission
@@ -244,17 +245,8 @@ class Inspector:
 
         Returns the limits that were changed. Raises :class:`~joblane.errors.LimitError`.
         """
-        return limits.set_limit(
-            self._scope,
-            name,
-            key=key,
-            max_per_key=max_per_key,
-            max_total=max_total,
-            total=total,
-            rate=rate,
-            until=until,
-            reason=reason,
-        )
+        given = Given(max_per_key, max_total, total, rate, until)
+        return limits.set_limit(self._scope, name, key, given, reason)
 
     @needs(OPERATE)
     def reset_limit(self, name: str, *, key: str | None = None, reason: str | None = None) -> tuple[LimitStatus, ...]:
@@ -262,15 +254,23 @@ class Inspector:
 
         Raises :class:`~joblane.errors.LimitError`.
         """
-        return limits.reset_limit(self._scope, name, key=key, reason=reason)
+        return limits.reset_limit(self._scope, name, key, reason)
 
     @needs(OPERATE)
-    def pass_line(self, type: str, key: str, *, reason: str | None = None) -> views.ActionResult:  # noqa: A002
+    def pass_line(
+        self,
+        type: str,  # noqa: A002
+        key: str,
+        *,
+        first: str | None = None,
+        reason: str | None = None,
+    ) -> views.ActionResult:
         """Move the first task of an ordered key to the end of its order, so that the next one runs.
 
-        Raises :class:`~joblane.errors.LimitError` if the first task runs, or if it is the only one.
+        ``first``: only if this task is the first one. Raises :class:`~joblane.errors.LimitError` if another one is, if
+        the first task runs, or if it is the only one.
         """
-        return line.pass_line(self._scope, type, key, reason)
+        return line.pass_line(self._scope, type, key, first, reason)
 
     # --- Edit ------------------------------------------------------------------------------------------------------
 

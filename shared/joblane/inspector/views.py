@@ -205,7 +205,8 @@ class Why:
 class TaskView:
     """All details of one task. ``payload`` None: it was cleared. ``actions``: the actions that its state allows now.
 
-    ``headers``: names with masked values, except for ``traceparent``.
+    ``headers``: names with masked values, except for ``traceparent``. ``limits``: the names of its limits, the
+    narrowest first: ``TYPE/KEY``, a type, or the name of a shared limit. ``waits_for``: the limit for which it is held.
     """
 
     row: TaskRow
@@ -226,6 +227,8 @@ class TaskView:
     replays: tuple[str, ...]
     progress: Progress | None
     items_done: int
+    limits: tuple[str, ...]
+    waits_for: str | None
     attempts: tuple[Attempt, ...]
     why: Why
     actions: tuple[str, ...]
@@ -395,6 +398,8 @@ class TypeView:
     batch_size: int
     memory_mb: int
     schedules: tuple[str, ...]
+    ordered: bool
+    """True if the tasks of a key run in order."""
     schema: Mapping[str, Any]
 
 

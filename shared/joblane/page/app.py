@@ -13,7 +13,7 @@ from joblane.page.failures import View, endpoint, http_error_page
 from joblane.page.notices import Notices
 from joblane.page.rendering import FOLDER
 from joblane.page.security import Guard, Keys
-from joblane.page.views import bulk, dead, stage, task, tasks
+from joblane.page.views import bulk, dead, limits, stage, task, tasks
 
 PAGES: dict[str, View] = {
     "/": stage.overview,
@@ -26,6 +26,8 @@ PAGES: dict[str, View] = {
     "/dead": dead.show,
     "/dead/redrive": dead.dry_run,
     "/schedules": stage.schedules,
+    "/limits": limits.list_all,
+    "/limits/show": limits.show,
     "/statistics": stage.statistics,
     "/audit": stage.audit,
 }
@@ -38,6 +40,9 @@ ACTIONS: dict[str, View] = {
     "/bulk/abort": bulk.abort,
     "/dead/redrive/start": dead.redrive,
     "/schedules/tick": stage.tick,
+    "/limits/set": limits.set_values,
+    "/limits/reset": limits.reset,
+    "/limits/pass": limits.let_pass,
 }
 
 

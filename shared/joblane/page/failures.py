@@ -13,13 +13,12 @@ from starlette.responses import Response
 
 from joblane.errors import (
     DatabaseUnavailableError,
-    EnqueueError,
+    FieldError,
     JobError,
-    LimitError,
     UnknownTaskError,
     UnreadablePayloadError,
 )
-from joblane.inspector.errors import ActionError, AwsCallError, BusyError, SelectionError
+from joblane.inspector.errors import ActionError, AwsCallError, BusyError
 from joblane.inspector.inspector import Inspector
 from joblane.page.rendering import problem, query
 from joblane.page.visit import desk
@@ -36,9 +35,7 @@ KINDS: Mapping[type[JobError], tuple[int, str, str]] = {
     UnknownTaskError: (404, "There is no such task", "Check the id; the task may never have been recorded."),
     ActionError: (409, "Not possible in this state", "Nothing was done."),
     BusyError: (409, "Not possible at this moment", ""),
-    SelectionError: (400, "This request is not valid", "Go back and correct it; nothing was done."),
-    LimitError: (400, "This request is not valid", "Go back and correct it; nothing was done."),
-    EnqueueError: (400, "This request is not valid", "Go back and correct it; nothing was done."),
+    FieldError: (400, "This request is not valid", "Go back and correct it; nothing was done."),
     UnreadablePayloadError: (422, "The payload is not valid", "Nothing was done."),
     DatabaseUnavailableError: (503, "The database cannot be reached", UNAVAILABLE),
     AwsCallError: (502, "A call to AWS failed", "`joblane doctor` says what to check."),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Protocol, TypeVar
@@ -15,6 +15,7 @@ from joblane.queues import Queue
 from joblane.record.states import State
 
 Name = TypeVar("Name", bound=StrEnum)
+Value = TypeVar("Value")
 TEXTS = ("tenant", "tag", "error", "fingerprint")
 SHOWN = ("state", "type", "queue", "id", *TEXTS, "newer", "older")
 """Names of the fields above a listing, and of the parameters of its address."""
@@ -78,8 +79,13 @@ def described(chosen: Filter) -> list[tuple[str, str]]:
 
 def age(field: str, text: str) -> timedelta:
     """A duration as on the command line; spaces and capitals are allowed. Raises :class:`SelectionError`."""
+    return parsed(duration, field, text)
+
+
+def parsed(parse: Callable[[str], Value], field: str, text: str) -> Value:
+    """The result of ``parse`` for a text without its spaces and capitals. Raises :class:`SelectionError`."""
     try:
-        return duration("".join(text.split()).lower())
+        return parse("".join(text.split()).lower())
     except ValueError as error:
         raise SelectionError(field, str(error)) from None
 
@@ -115,6 +121,13 @@ class Form:
     @property
     def reason(self) -> str | None:
         return self.text("reason") or None
+
+    @property
+    def required_reason(self) -> str:
+        """Raises :class:`SelectionError`."""
+        if self.reason is None:
+            raise SelectionError("reason", "a reason is required, for other operators and the audit")
+        return self.reason
 
 
 def _names(fields: Fields, field: str, kind: type[Name]) -> tuple[Name, ...]:

@@ -15,10 +15,12 @@ from markupsafe import Markup
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, Response
 
+from joblane.flow import rate_text, values_text
 from joblane.inspector.durations import UNITS, lasting, stamp
 from joblane.inspector.shell import argument
 from joblane.page import sparkline
 from joblane.queues import Queue
+from joblane.record.limit_status import LimitValues
 from joblane.record.states import State
 
 FOLDER = Path(__file__).parent
@@ -101,6 +103,10 @@ def usd(value: float | None) -> str:
     return f"${value:,.2f}" if value >= 1 else f"${value:.6f}".rstrip("0").ljust(5, "0") if value else "$0"
 
 
+def values(given: LimitValues) -> str:
+    return values_text(given.at_a_time, given.rate)
+
+
 def as_json(value: Any) -> str:
     return json.dumps(value, indent=2, ensure_ascii=False, default=str)
 
@@ -125,6 +131,8 @@ def _environment() -> Environment:
         "number": number,
         "usd": usd,
         "as_json": as_json,
+        "rate": rate_text,
+        "values": values,
         "argument": argument,
     }
     made.globals |= {

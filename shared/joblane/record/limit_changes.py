@@ -163,6 +163,17 @@ PLAN = {level: _plan(level) for level in COLUMNS}
 
 
 @dataclass(frozen=True, slots=True)
+class Given:
+    """Values of a limit as they are given to :meth:`joblane.client_limits.Limits.set`. None: not given."""
+
+    max_per_key: int | None
+    max_total: int | None
+    total: int | None
+    rate: Rate | None
+    until: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
 class Values:
     """Values to set for a limit. None: the value stays as it is."""
 
@@ -217,29 +228,21 @@ def names_of(declared: Iterable[str], name: object, key: object = None) -> list[
     try:
         check_key(key)
     except EnqueueError as error:
-        raise LimitError("key", str(error).removeprefix("key: ")) from None
+        raise LimitError("key", error.problem) from None
     if f"{name}/" not in declared:
         what = "is a shared limit, which has no keys" if ":" not in name else "declares no key"
         raise LimitError("key", f"{name} {what}")
     return [f"{name}/{key}"]
 
 
-def wanted(
-    declared: Iterable[str],
-    name: str,
-    key: str | None,
-    *,
-    max_per_key: int | None,
-    max_total: int | None,
-    total: int | None,
-    rate: Rate | None,
-) -> dict[str, Values]:
+def _wanted(declared: Iterable[str], name: str, key: str | None, given: Given) -> dict[str, Values]:
     """Return the values to set, by the names of the limits. Raises :class:`LimitError` before anything is written."""
-    numbers = {"max_per_key": max_per_key, "max_total": max_total, "total": total}
-    given = [field for field, value in numbers.items() if value is not None]
-    for field in given:
-        if (problem := problem_of_number(numbers[field])) is not None:
+    named = {"max_per_key": given.max_per_key, "max_total": given.max_total, "total": given.total}
+    numbers = {field: value for field, value in named.items() if value is not None}
+    for field, number in numbers.items():
+        if (problem := problem_of_number(number)) is not None:
             raise LimitError(field, problem)
+    rate = given.rate
     if rate is not None and (problem := problem_of_rate(rate)) is not None:
         raise LimitError("rate", problem)
     names = names_of(declared, name, key)
@@ -250,12 +253,12 @@ def wanted(
         "max_total": [] if is_shared else others,
         "total": others if is_shared else [],
     }
-    for field in given:
+    for field in numbers:
         if not homes[field]:
             raise LimitError(field, _misplaced(field, name, key, is_shared=is_shared))
-    if not given and rate is None:
+    if not numbers and rate is None:
         raise LimitError("total" if is_shared else "max_per_key", "give a number of tasks, a rate, or both")
-    found = {homes[field][0]: Values(slots=numbers[field]) for field in given}
+    found = {homes[field][0]: Values(slots=number) for field, number in numbers.items()}
     if rate is not None:  # that of each key, if the type has keys
         home = (of_keys or others)[0]
         found[home] = Values(found.get(home, Values()).slots, rate)
@@ -272,7 +275,7 @@ def _misplaced(field: str, name: str, key: str | None, *, is_shared: bool) -> st
     return f"{name} does not declare {field}, so its tasks have no such limit; declare it, and deploy"
 
 
-def check_until(until: object) -> str | None:
+def _until(until: object) -> str | None:
     """Return the end of a change as text. Raises :class:`LimitError`."""
     if until is None:
         return None
@@ -290,25 +293,34 @@ def check_until(until: object) -> str | None:
 # --- The change, in the caller's transaction -----------------------------------------------------------------------
 
 
-def set_limits(
-    connection: Connection, wanted: Mapping[str, Values], *, who: str, reason: str | None, until: str | None
-) -> list[Changed]:
-    """Write changes in the open transaction. What is not given stays as it was set. Raises :class:`LimitError`."""
+def set_limit(
+    connection: Connection, name: str, key: str | None, given: Given, *, who: str, reason: str | None
+) -> tuple[list[Changed], dict[str, Any]]:
+    """Write changes in the open transaction. What is not given stays as it was set. Raises :class:`LimitError`.
+
+    Returns the limits, and the details of the audit.
+    """
+    until = _until(given.until)
+    wanted = _wanted(declared_names(connection), name, key, given)
     _lock(connection, wanted)
     changed = []
-    for name, values in wanted.items():
-        before = _before(connection, name)
+    for limit, values in wanted.items():
+        before = _before(connection, limit)
         rate = values.rate
         step, burst = (None, None) if rate is None else (rate.step.total_seconds(), rate.burst)
-        if not connection.run(SET, name, values.slots, step, burst, reason, who, until):
+        if not connection.run(SET, limit, values.slots, step, burst, reason, who, until):
             raise LimitError("until", "a time in the future is required, by the database's clock")
         _give_times(connection, before)
         changed.append(before)
-    return changed
+    return changed, _details(wanted, until)
 
 
-def reset_limits(connection: Connection, names: Sequence[str]) -> list[Changed]:
-    """Remove what is set for limits, in the open transaction. Raises :class:`LimitError` if nothing is set."""
+def reset_limit(connection: Connection, name: str, key: str | None) -> tuple[list[Changed], dict[str, Any]]:
+    """Remove what is set for a limit, in the open transaction. Raises :class:`LimitError` if nothing is set.
+
+    Returns the limits, and the details of the audit.
+    """
+    names = names_of(declared_names(connection), name, key)
     _lock(connection, names)
     before = {name: _before(connection, name) for name in names}
     changed = [before[name] for name, was_live in connection.run(RESET, json.dumps(list(names))) if was_live]
@@ -316,7 +328,7 @@ def reset_limits(connection: Connection, names: Sequence[str]) -> list[Changed]:
         raise LimitError("name", f"nothing is set for {' and '.join(names)}; `joblane limits` shows what is")
     for each in changed:
         _give_times(connection, each)
-    return changed
+    return changed, {"limits": [each.name for each in changed]}
 
 
 def end_changes(connection: Connection, send: Callable[[list[Turn]], object]) -> None:
@@ -410,8 +422,7 @@ def target_of(name: object, key: object) -> str:
     return f"limit:{name}" if key is None else f"limit:{name}/{key}"
 
 
-def details(wanted: Mapping[str, Values], until: str | None) -> dict[str, Any]:
-    """Return what is set."""
+def _details(wanted: Mapping[str, Values], until: str | None) -> dict[str, Any]:
     return {name: _values(values) for name, values in wanted.items()} | ({} if until is None else {"until": until})
 
 

@@ -73,8 +73,8 @@ def test_a_task_held_by_the_limit_of_its_key(limited: World, operator: Inspector
     assert found.reason is Reason.HELD
     assert found.text == (
         f"It is held by the limit of sample:keyed for key 7: 1 of 1 slots are taken; task a runs, until {stamp(until)}"
-        " at the latest. Before it waits 1 in its key. To see or change the limit: `joblane limits sample:keyed --key"
-        " 7`."
+        " at the latest. 1 task waits before it in its key. To see or change the limit: `joblane limits sample:keyed"
+        " --key 7`."
     )
 
 
@@ -82,7 +82,7 @@ def test_a_task_held_by_a_total(limited: World, operator: Inspector) -> None:
     until = hold_behind_a_run(limited, operator, sample_single, "ab", max_total=1)
     assert why(operator, "b").text == (
         f"It is held by the total of sample:single: 1 of 1 slots are taken; task a runs, until {stamp(until)} at the"
-        " latest. Before it wait about 0; tenants are served in turn. To see or change the limit: `joblane limits"
+        " latest. It is the next one. To see or change the limit: `joblane limits"
         " sample:single`."
     )
 
@@ -99,7 +99,7 @@ def test_a_task_held_by_a_shared_limit_of_several_types(limited: World, operator
         f"the shared limit shared: 2 of 2 slots are taken; 2 tasks run, the first of them a, until {stamp(until)}"
         in text
     )
-    assert "Before it wait" in text
+    assert "About 1 task waits before it; tenants are served in turn." in text
     assert "`joblane limits shared`" in text
 
 

@@ -8,7 +8,6 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from joblane import JobClient
 from joblane.errors import LimitError
 from joblane.flow import Rate
 from joblane.inspector.inspector import Inspector
@@ -81,6 +80,14 @@ def test_an_unknown_limit_is_an_error(operator: Inspector, arguments: tuple[str,
     with pytest.raises(LimitError) as caught:
         operator.limits(name, key=key[0] if key else None)
     assert caught.value.field == field
+
+
+def test_a_held_task_names_its_limits(limited: World, operator: Inspector) -> None:
+    operator.set_limit(ORDERED, key=KEY, max_per_key=0)
+    hold(limited, "a")
+    view = operator.task("a")
+    assert (view.limits, view.waits_for) == ((f"{ORDERED}/{KEY}",), f"{ORDERED}/{KEY}")
+    assert {one.type for one in operator.types() if one.ordered} == {ORDERED}
 
 
 def test_a_change_answers_with_the_limits_and_is_in_the_audit(limited: World, operator: Inspector) -> None:
@@ -184,6 +191,15 @@ def test_a_held_first_task_waits_at_the_end(limited: World, operator: Inspector)
     assert order == ["c", "a", "b"]
 
 
+def test_only_the_task_that_the_operator_saw_first_is_moved(limited: World, operator: Inspector) -> None:
+    operator.set_limit(ORDERED, key=KEY, max_per_key=0)
+    hold(limited, "a", "b", "c")
+    operator.pass_line(ORDERED, KEY, first="a")
+    with pytest.raises(LimitError, match="first: task b is the first of"):
+        operator.pass_line(ORDERED, KEY, first="a")
+    assert [row.id for row in operator.line(ORDERED, KEY)] == ["b", "c", "a"]
+
+
 def test_a_running_or_single_task_keeps_its_place(limited: World, operator: Inspector) -> None:
     operator.set_limit(ORDERED, key=KEY, max_per_key=0)
     hold(limited, "a")
@@ -202,6 +218,6 @@ def test_a_running_or_single_task_keeps_its_place(limited: World, operator: Insp
 
 def test_a_program_sees_what_an_operator_has_set(limited: World, operator: Inspector) -> None:
     operator.set_limit("shared", total=9)
-    change = JobClient().limits.get("shared").change
+    change = limited.client.limits.get("shared").change
     assert change is not None
     assert (change.by, change.values.at_a_time) == ("op", 9)

@@ -10,16 +10,18 @@ from typing import Any
 import pytest
 from starlette.testclient import TestClient
 
-from joblane.errors import DatabaseUnavailableError, PayloadError
+from joblane.errors import DatabaseUnavailableError, LimitError, PayloadError
+from joblane.flow import Rate
 from joblane.inspector.actions.changes import ALLOWED
 from joblane.inspector.durations import stamp
 from joblane.inspector.errors import ActionError, SelectionError
 from joblane.inspector.filter import BulkAction, Filter, PauseScope
-from joblane.inspector.views import AuditEntry, Count, DeadGroup, LogLine, Pause
+from joblane.inspector.views import ActionResult, AuditEntry, Count, DeadGroup, LogLine, Pause
 from joblane.page.app import PAGES as ALL_PAGES
 from joblane.queues import Queue
+from joblane.record.limit_status import LimitChange, LimitKind, LimitValues
 from joblane.record.states import State
-from tests.builders.views import NOW, overview, task_row, task_view
+from tests.builders.views import NOW, limit, overview, task_row, task_view, type_view
 from tests.inspector import FakeInspector
 from tests.unit.page.conftest import COOKIE, Post, client_of
 
@@ -55,6 +57,8 @@ def test_no_text_from_outside_becomes_markup(browser: TestClient, stub: FakeInsp
         "unique_key": planted,
         "replay_of": planted,
         "replays": (planted,),
+        "limits": (f"{planted}/{planted}", planted),
+        "waits_for": f"{planted}/{planted}",
         "why": replace(task_view(row=hurt).why, text=planted),
     }
     stub.groups = [DeadGroup(planted, planted, planted, planted, True, 1, at, at, planted, planted, None)]
@@ -63,11 +67,16 @@ def test_no_text_from_outside_becomes_markup(browser: TestClient, stub: FakeInsp
         (scope, name): Pause(scope, name, planted, planted, at, None)
         for scope, name in [(PauseScope.QUEUE, "low"), (PauseScope.TENANT, planted)]
     }
+    set_by = LimitChange(LimitValues(0, None), planted, planted, at, at)
+    stub.limited = [limit(planted, None, LimitKind.EACH_KEY, change=None)]
+    stub.limited += [limit(planted, planted, LimitKind.KEY, change=set_by)]
+    stub.answers["types"] = [(replace(type_view(), type=planted, ordered=True),)]
     stub.lines = [LogLine(at, planted, planted, 1, None, {planted: planted})]
     bulk = stub.bulk(BulkAction.CANCEL, Filter(tenant=planted, tag=planted))
     stub.started["b"] = replace(bulk, who=planted, stopped=planted, action=planted)
     # when every page is requested, with that text in its address too
-    requested = dict.fromkeys(("tenant", "tag", "error", "fingerprint", "who", "target", "from_", "note"), planted)
+    names = ("tenant", "tag", "error", "fingerprint", "who", "target", "from_", "note", "name", "key")
+    requested = dict.fromkeys(names, planted)
     for path in ALL_PAGES:
         answer = browser.get(
             path,
@@ -325,6 +334,13 @@ def test_an_invalid_payload_is_reported_at_its_field_and_the_input_stays(
     assert stub.performed == []
 
 
+def test_a_page_after_a_refused_form_refreshes_itself_from_its_own_address(post: Post) -> None:
+    text = post("/task/edit", id="one", action="edit", payload="[1]").text
+    assert 'hx-get="/task?id=one"' in text
+    text = post("/limits/set", name="account:sync", key=" a&b", reason="").text
+    assert 'hx-get="/limits/show?name=account%3Async&amp;key=+a%26b"' in text
+
+
 def test_each_invalid_field_of_a_payload_is_listed(
     browser: TestClient, post: Post, stub: FakeInspector, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -454,7 +470,7 @@ def test_the_preselected_action_is_allowed_by_the_listed_state(
     assert options.count("<option") == len(BulkAction)
 
 
-# --- Dead letters, schedules, statistics, audit --------------------------------------------------------------------
+# --- Dead letters, schedules ---------------------------------------------------------------------------------------
 
 
 def test_a_group_of_dead_letters_is_previewed_and_redriven_with_a_canary(
@@ -527,6 +543,172 @@ def test_a_schedule_shows_its_ticks_and_runs_now(browser: TestClient, post: Post
     assert stub.performed == [("tick", "tenant:cleanup", "nightly", None)]
     answer = post("/pause", scope="schedule", name="tenant:cleanup:nightly")
     assert answer.headers["location"].startswith("/schedules?")
+
+
+# --- Limits --------------------------------------------------------------------------------------------------------
+
+SYNC = "account:sync"
+UNCHANGED = dict.fromkeys(("max_per_key", "max_total", "total", "rate", "until"))
+
+
+def test_a_limit_is_shown_with_its_tasks_and_the_declared_value(browser: TestClient) -> None:
+    text = words(browser.get("/limits").text)
+    assert re.search(r"openai shared 7 of 10 10 4,321 4\d min.* 500 a minute, burst 50 1 start later in \d min", text)
+    assert "10 at a time by ann@laptop, 1 h ago, ends in 23 h: more quota." in text
+    assert "Declared: 25 at a time and 500 a minute, burst 50" in text
+
+
+def test_a_stage_without_limits_says_so(browser: TestClient, stub: FakeInspector) -> None:
+    stub.limited = []
+    assert "No task declares a limit." in browser.get("/limits").text
+
+
+def test_the_keys_of_a_type_are_in_the_order_of_their_waits(browser: TestClient, stub: FakeInspector) -> None:
+    each = limit(SYNC, None, LimitKind.EACH_KEY)
+    keys = [
+        limit(SYNC, key, LimitKind.KEY, oldest_held_at=at)
+        for key, at in (("none", None), ("short", NOW), ("long", NOW - timedelta(hours=9)))
+    ]
+    stub.limited = [
+        each,
+        *keys,
+        limit(SYNC, "own", LimitKind.KEY, change=LimitChange(LimitValues(3, None), "it is new", None, NOW, None)),
+    ]
+    text = browser.get("/limits/show", params={"name": SYNC}).text
+    links = re.findall(r'data-row id="key-\d" href="/limits/show\?name=account%3Async&amp;key=(\w+)', text)
+    assert links == ["long", "own", "short", "none"]
+    assert "in all, 10 for each key" in text
+    assert (text.count("more quota"), text.count("it is new")) == (1, 1)  # a change of each key is shown once
+
+
+@pytest.mark.parametrize(
+    ("kind", "field"),
+    [(LimitKind.SHARED, "total"), (LimitKind.TOTAL, "max_total"), (LimitKind.EACH_KEY, "max_per_key")],
+)
+def test_a_limit_is_paused_by_the_field_of_its_kind(
+    browser: TestClient, post: Post, stub: FakeInspector, kind: LimitKind, field: str
+) -> None:
+    stub.limited = [limit(SYNC, None, kind, in_force=LimitValues(0, None))]
+    assert 'id="pause"' not in browser.get("/limits/show", params={"name": SYNC}).text
+    stub.limited = [limit(SYNC, None, kind)]
+    text = browser.get("/limits/show", params={"name": SYNC}).text
+    assert f'<input type="hidden" name="{field}" value="0">' in text
+    answer = post("/limits/set", name=SYNC, reason="a bad deploy", **{field: "0"})
+    assert stub.called("set_limit") == [((SYNC,), UNCHANGED | {"key": None, field: 0, "reason": "a bad deploy"})]
+    assert "Set. In force now: account:sync" in browser.get(answer.headers["location"]).text
+
+
+def test_a_limit_of_a_key_is_set_with_all_its_values(browser: TestClient, post: Post, stub: FakeInspector) -> None:
+    stub.limited = [limit(SYNC, " a/b", LimitKind.KEY)]
+    values = {"max_per_key": "3", "max_total": "", "rate": "100 / 1M", "burst": "5", "for": "1h"}
+    answer = post("/limits/set", name=SYNC, key=" a/b", reason=" it moves ", **values)
+    [(arguments, named)] = stub.called("set_limit")
+    until = named.pop("until")
+    assert timedelta(minutes=59) < until - datetime.now(UTC) <= timedelta(hours=1)
+    rate = Rate(100, timedelta(minutes=1), burst=5)
+    expected = UNCHANGED | {"key": " a/b", "max_per_key": 3, "rate": rate, "reason": "it moves"}
+    del expected["until"]
+    assert (arguments, named) == ((SYNC,), expected)
+    assert answer.headers["location"].startswith("/limits/show?name=account%3Async&key=+a%2Fb&note=")
+    assert "account:sync, key  a/b: 10 at a time and 500 a minute" in browser.get(answer.headers["location"]).text
+
+
+@pytest.mark.parametrize(
+    ("field", "given", "problem"),
+    [
+        ("max_per_key", "many", "a whole number from 0 to 10,000 is required"),
+        ("max_per_key", "-1", "a whole number from 0 to 10,000 is required"),
+        ("max_per_key", "10001", "a whole number from 0 to 10,000 is required"),
+        ("rate", SCRIPT, "is not a rate; give starts and a time"),
+        ("rate", "5/soon", "is not a duration"),
+        ("burst", "5", "give the rate too"),
+        ("for", "soon", "is not a duration"),
+        ("reason", " ", "a reason is required"),
+    ],
+)
+def test_a_refused_value_is_reported_at_its_field_and_the_input_stays(
+    post: Post, stub: FakeInspector, field: str, given: str, problem: str
+) -> None:
+    stub.limited = [limit(SYNC, None, LimitKind.EACH_KEY)]
+    answer = post("/limits/set", **{"name": SYNC, "max_per_key": "7", "reason": "it moves", field: given})
+    assert answer.status_code == 400
+    assert re.search(f'role="alert">{field}: .*{problem}.*Nothing was changed', answer.text)
+    assert '<span class="error" id="wrong">' in answer.text
+    assert f'value="{"it moves" if field != "reason" else "7"}"' in answer.text
+    assert SCRIPT not in answer.text
+    assert stub.performed == []
+
+
+def test_a_value_that_the_database_refuses_is_reported_too(post: Post, stub: FakeInspector) -> None:
+    stub.answers["set_limit"] = LimitError("total", "openai is a task type: give max_total")
+    answer = post("/limits/set", name="openai", total="3", reason="r")
+    assert answer.status_code == 400
+    assert 'role="alert">total: openai is a task type: give max_total. Nothing was changed' in answer.text
+    assert 'value="3"' in answer.text
+
+
+def test_a_limit_is_reset(browser: TestClient, post: Post, stub: FakeInspector) -> None:
+    assert 'action="/limits/reset"' in browser.get("/limits/show", params={"name": "openai"}).text
+    stub.limited = [limit(change=None, in_force=LimitValues(25, None))]
+    assert 'action="/limits/reset"' not in browser.get("/limits/show", params={"name": "openai"}).text
+    answer = post("/limits/reset", name="openai", reason="done")
+    assert stub.performed == [("reset_limit", "openai", None, "done")]
+    assert "Reset. In force now: openai: 25 at a time." in browser.get(answer.headers["location"]).text
+
+
+def test_the_order_of_a_key_is_shown_and_the_next_task_runs_first(
+    browser: TestClient, post: Post, stub: FakeInspector
+) -> None:
+    stub.answers["types"] = [(replace(type_view(), type=SYNC, ordered=True),)]
+    stub.answers["pass_line"] = ActionResult("a", "pass_line", State.RETRY, State.RETRY, note="b is first")
+    stub.limited = [limit(SYNC, "acme 7", LimitKind.KEY)]
+    stub.rows = [task_row(id="a", state=State.RETRY), task_row(id="b", state=State.HELD)]
+    text = browser.get("/limits/show", params={"name": SYNC, "key": "acme 7"}).text
+    assert re.findall(r'id="row-(\w)"', text) == ["a", "b"]
+    assert "a moves to the end of the order, and b is first" in text
+    answer = post("/limits/pass", name=SYNC, key="acme 7", first="a", reason="it fails")
+    assert stub.performed == [("pass_line", SYNC, "acme 7", "a", "it fails")]
+    assert "Task a: b is first." in browser.get(answer.headers["location"]).text
+    stub.rows = stub.rows[:1]
+    assert "/limits/pass" not in browser.get("/limits/show", params={"name": SYNC, "key": "acme 7"}).text
+
+
+def test_a_key_without_an_order_has_no_line(browser: TestClient, stub: FakeInspector) -> None:
+    stub.limited = [limit(SYNC, "7", LimitKind.KEY)]
+    assert "Order of the key" not in browser.get("/limits/show", params={"name": SYNC, "key": "7"}).text
+    assert stub.called("line") == []
+
+
+@pytest.mark.parametrize("path", ["/limits/reset", "/limits/pass"])
+def test_a_change_of_a_limit_needs_a_reason(post: Post, stub: FakeInspector, path: str) -> None:
+    answer = post(path, name=SYNC, key="7", reason=" ")
+    assert answer.status_code == 400
+    assert "Reason: a reason is required, for other operators and the audit." in answer.text
+    assert stub.performed == []
+
+
+def test_an_unknown_limit_is_named(browser: TestClient, stub: FakeInspector) -> None:
+    stub.fails = LimitError("name", f"no limit, and no type with a limit, is named {SCRIPT!r}")
+    answer = browser.get("/limits/show", params={"name": SCRIPT})
+    assert answer.status_code == 400
+    assert "Name: no limit, and no type with a limit, is named" in answer.text
+    assert SCRIPT not in answer.text
+
+
+def test_a_held_task_links_to_its_limits(browser: TestClient, stub: FakeInspector) -> None:
+    stub.changes["one"] = {"limits": ("account:sync/a/b", "openai"), "waits_for": "account:sync/a/b"}
+    text = browser.get("/task", params={"id": "one"}).text
+    of_key = '<a class="id" href="/limits/show?name=account%3Async&amp;key=a%2Fb">account:sync/a/b</a>'
+    assert f"Its limit: {of_key}" in text
+    assert f'<dd>{of_key} <a class="id" href="/limits/show?name=openai">openai</a>' in text
+
+
+def words(page: str) -> str:
+    """The text of a page, without its tags."""
+    return re.sub(" (?=[,:])", "", " ".join(re.sub("<[^>]*>", " ", page).split()))
+
+
+# --- Statistics, audit ---------------------------------------------------------------------------------------------
 
 
 def test_statistics_are_by_type_or_tenant_with_costs_as_estimates(browser: TestClient) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -12,7 +11,7 @@ from typer.core import TyperGroup
 from joblane.cli import filters, target, terminal
 from joblane.cli.commands import options as o
 from joblane.cli.durations import relative
-from joblane.inspector.durations import duration, stamp
+from joblane.inspector.durations import stamp, starts
 from joblane.inspector.shell import argument
 
 if TYPE_CHECKING:
@@ -21,7 +20,6 @@ if TYPE_CHECKING:
 
 LEFT_OUT_FIRST = ("NEXT START", "OLDEST", "TURNS", "RATE")
 """Columns of `limits` in the order in which they are left out of a narrow table."""
-RATE_SHAPE = re.compile(r"(\d+)/(.+)")
 
 Name = Annotated[str, typer.Argument(metavar="NAME", help="Task type, or name of a shared limit.")]
 Key = Annotated[str | None, typer.Option(metavar="KEY", help="Only this key of the type.")]
@@ -154,11 +152,7 @@ def _rate(text: str | None, burst: int | None) -> Rate | None:
         return None
     from joblane.flow import Rate
 
-    match = RATE_SHAPE.fullmatch(text)
-    if match is None:
-        terminal.usage(f"{text!r} is not a rate; give starts and a time, such as 100/1m or 5/1s", "--rate")
-    per = filters.parsed(duration, match[2], "--rate")
-    return Rate(int(match[1]), per, 1 if burst is None else burst)
+    return Rate(*filters.parsed(starts, text, "--rate"), 1 if burst is None else burst)
 
 
 def _show(found: tuple[LimitStatus, ...]) -> None:
@@ -197,11 +191,9 @@ def _change(one: LimitStatus) -> str:
 
 
 def _values(values: LimitValues) -> str:
-    from joblane.flow import rate_text
+    from joblane.flow import values_text
 
-    parts = [] if values.at_a_time is None else [f"{values.at_a_time:,} at a time"]
-    parts += [] if values.rate is None else [str(rate_text(values.rate))]
-    return " and ".join(parts) or "no limit"
+    return values_text(values.at_a_time, values.rate)
 
 
 def _number(number: int | None) -> str:

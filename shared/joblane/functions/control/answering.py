@@ -38,10 +38,8 @@ STATUSES: tuple[tuple[type[errors.JobError], int], ...] = (
     (BusyError, 409),
     (errors.TaskIdConflictError, 409),
     (errors.DuplicateTaskError, 409),
-    (errors.EnqueueError, 422),
+    (errors.FieldError, 422),
     (errors.UnreadablePayloadError, 422),
-    (SelectionError, 422),
-    (errors.LimitError, 422),
     (wire.ArgumentsError, 422),
     (errors.JobError, 400),
 )

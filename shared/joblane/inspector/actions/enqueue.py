@@ -35,6 +35,7 @@ def types(scope: Scope) -> tuple[TypeView, ...]:
             batch_size=task.batch_size,
             memory_mb=task.memory_mb,
             schedules=tuple(f"{schedule.name}: {schedule.text} {schedule.timezone}" for schedule in task.schedules),
+            ordered=task.flow is not None and task.flow.ordered,
             schema=task.schema,
         )
         for task in sorted(scope.tasks.values(), key=lambda task: task.type)

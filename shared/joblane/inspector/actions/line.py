@@ -39,11 +39,13 @@ def line(scope: Scope, type_: str, key: str, limit: int) -> tuple[TaskRow, ...]:
         return tuple(row_of(row) for row in connection.run(LINE, name, limit))
 
 
-def pass_line(scope: Scope, type_: str, key: str, reason: str | None) -> ActionResult:
+def pass_line(scope: Scope, type_: str, key: str, expected: str | None, reason: str | None) -> ActionResult:
     name = _name(scope, type_, key)
     with audit.action(scope, "pass_line", f"line:{name}", reason) as doing:
         first, following = _first_two(doing.connection, name)
         id_, state, *limits = first
+        if expected not in (None, id_):
+            raise LimitError("first", f"task {id_} is the first of {name} now; show the order again")
         if state == State.ACTIVE:
             raise LimitError(
                 "key", f"task {id_} runs now; the next of {name} follows when it ends. To stop it, cancel it"
@@ -74,4 +76,4 @@ def _name(scope: Scope, type_: str, key: str) -> str:
     try:
         return f"{task.type}/{check_key(key)}"
     except EnqueueError as error:
-        raise LimitError("key", str(error).removeprefix("key: ")) from None
+        raise LimitError("key", error.problem) from None

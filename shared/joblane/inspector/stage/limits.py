@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import datetime
 
 from joblane.enqueue.wake import wake
 from joblane.errors import LimitError
-from joblane.flow import Rate
 from joblane.inspector.actions import audit
 from joblane.inspector.scope import Scope
 from joblane.inspector.tasks.filter_sql import reading
 from joblane.record import limit_changes
-from joblane.record.connection import Connection
-from joblane.record.limit_changes import Changed
+from joblane.record.limit_changes import Changed, Given
 from joblane.record.limit_status import LimitStatus, changed_keys, oldest_keys, status_of
 from joblane.record.serve import Turn
 
@@ -37,44 +34,20 @@ def limits(scope: Scope, name: str | None, key: str | None) -> tuple[LimitStatus
         return tuple(status_of(connection, each) for each in dict.fromkeys(found))
 
 
-def set_limit(
-    scope: Scope,
-    name: str,
-    *,
-    key: str | None,
-    max_per_key: int | None,
-    max_total: int | None,
-    total: int | None,
-    rate: Rate | None,
-    until: datetime | None,
-    reason: str | None,
-) -> tuple[LimitStatus, ...]:
-    end = limit_changes.check_until(until)
+def set_limit(scope: Scope, name: str, key: str | None, given: Given, reason: str | None) -> tuple[LimitStatus, ...]:
     with audit.action(scope, "set_limit", limit_changes.target_of(name, key), reason) as doing:
-        wanted = limit_changes.wanted(
-            limit_changes.declared_names(doing.connection),
-            name,
-            key,
-            max_per_key=max_per_key,
-            max_total=max_total,
-            total=total,
-            rate=rate,
-        )
-        checked = audit.check_reason(reason)
-        changed = limit_changes.set_limits(doing.connection, wanted, who=doing.who, reason=checked, until=end)
-        doing.details |= limit_changes.details(wanted, end)
-    return _served(scope, changed, list(wanted))
+        line = audit.check_reason(reason)
+        changed, doing.details = limit_changes.set_limit(doing.connection, name, key, given, who=doing.who, reason=line)
+    return _served(scope, changed)
 
 
-def reset_limit(scope: Scope, name: str, *, key: str | None, reason: str | None) -> tuple[LimitStatus, ...]:
+def reset_limit(scope: Scope, name: str, key: str | None, reason: str | None) -> tuple[LimitStatus, ...]:
     with audit.action(scope, "reset_limit", limit_changes.target_of(name, key), reason) as doing:
-        names = limit_changes.names_of(limit_changes.declared_names(doing.connection), name, key)
-        changed = limit_changes.reset_limits(doing.connection, names)
-        doing.details |= {"limits": [each.name for each in changed]}
-    return _served(scope, changed, [each.name for each in changed])
+        changed, doing.details = limit_changes.reset_limit(doing.connection, name, key)
+    return _served(scope, changed)
 
 
-def _served(scope: Scope, changed: Sequence[Changed], names: Sequence[str]) -> tuple[LimitStatus, ...]:
+def _served(scope: Scope, changed: Sequence[Changed]) -> tuple[LimitStatus, ...]:
     """Start tasks that wait for raised limits; a sweep, woken here, sends the messages of those with new times."""
 
     def send(turns: list[Turn]) -> None:
@@ -82,9 +55,5 @@ def _served(scope: Scope, changed: Sequence[Changed], names: Sequence[str]) -> t
 
     limit_changes.serve_changed(scope.connection, changed, send)
     wake(scope.sqs, scope.prefix)
-    return tuple(_status(scope.connection, names))
-
-
-def _status(connection: Connection, names: Sequence[str]) -> list[LimitStatus]:
-    with reading(connection) as reader:
-        return [status_of(reader, name) for name in names]
+    with reading(scope.connection) as connection:
+        return tuple(status_of(connection, each.name) for each in changed)

@@ -66,6 +66,7 @@ def task(scope: Scope, id_: str) -> TaskView:
         replays=tuple(replays),
         progress=_progress(progress),
         items_done=items_done,
+        limits=tuple(filter(None, (record.key_limit, record.total_limit, record.shared_limit))),
         attempts=tuple(attempts),
         why=reason,
         actions=_actions(record),

@@ -62,10 +62,19 @@ def why_held(connection: Connection, record: Record) -> Why:
         (id_, until), *_ = connection.run(HOLDER[level_of(name)], name) or [[None, None]]
         who = f"task {id_} runs" if limit.running == 1 else f"{limit.running:,} tasks run, the first of them {id_}"
         text += f"; {who}, until {_text(until)} at the latest" if id_ else ""
-    about, more = ("about ", "") if level_of(name) > 1 else ("", " in its key")
-    text += f". Before it wait{'s' if before == 1 else ''} {about}{before:,}{more}"
-    text += "; tenants are served in turn." if level_of(name) > 1 else "."
+    text += f". {_place(before, in_turn=level_of(name) > 1)}"
     return Why(Reason.HELD, f"{text} To see or change the limit: {_command(limit)}.")
+
+
+def _place(before: int, *, in_turn: bool) -> str:
+    """Say how many tasks are served before. ``in_turn``: tenants are, so the number is not exact."""
+    if in_turn:
+        return f"About {_tasks(before)} before it; tenants are served in turn." if before else "It is the next one."
+    return f"{_tasks(before)} before it in its key." if before else "It is the next one of its key."
+
+
+def _tasks(number: int) -> str:
+    return f"{number:,} task waits" if number == 1 else f"{number:,} tasks wait"
 
 
 def _in_order(record: Record, earlier: list[Any]) -> Why:

@@ -14,7 +14,7 @@ from joblane.inspector.errors import SelectionError
 from joblane.inspector.filter import BulkAction
 from joblane.inspector.inspector import Inspector
 from joblane.inspector.views import ActionResult
-from joblane.page.rendering import as_json
+from joblane.page.rendering import as_json, query
 from joblane.page.visit import form, page, redirect
 
 RESULTS = {
@@ -37,7 +37,7 @@ def show(request: Request, inspector: Inspector) -> Response:
 def _show(request: Request, inspector: Inspector, id_: str, status: int = 200, **editing: Any) -> Response:
     """The page of a task. ``text``, ``problems``: of a payload that was refused."""
     view = inspector.task(id_)
-    editing = {"text": as_json(view.payload), "problems": (), "reason": "", **editing}
+    editing = {"text": as_json(view.payload), "problems": (), "reason": "", "here": f"/task?{query(id=id_)}", **editing}
     return page(request, "task.html", status, view=view, row=view.row, **editing)
 
 
