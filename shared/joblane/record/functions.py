@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from joblane.limits import MAX_DELAY_SECONDS
 from joblane.record import transitions
-from joblane.record.conditions import EARLY_SECONDS, PAUSED
+from joblane.record.conditions import BEFORE_IT, EARLY_SECONDS, PAUSED
 from joblane.record.states import ENDED_SQL, LIVE_SQL, SWEEP_MARGIN_SECONDS
 from joblane.record.transitions import NOW, Columns, assignments
 
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 FOLDER = Path(__file__).parent
 NAMES = (
     "claim", "finish", "insert", "lock_limits", "limit_of", "has_room", "pass_limits", "serve_limits", "delay_limit",
+    "waiting_limits",
 )  # fmt: skip
 STEPS = (
     "run", "revive", "revive_limited", "revive_paused", "park", "release", "lost", "overdue", "cancel_lost",
@@ -70,6 +71,7 @@ def _values() -> dict[str, str]:
         "due_sweep": transitions.DUE_SWEEP,
         "paused": PAUSED.format(row="t"),
         "waiter_paused": PAUSED.format(row="w"),
+        "before_it": BEFORE_IT,
         "live": LIVE_SQL,
         "ended": ENDED_SQL,
         "early": str(EARLY_SECONDS),
