@@ -8,10 +8,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from joblane.maintenance.sends import Sends
+from joblane.record.conditions import BEFORE_IT
 from joblane.record.functions import VERSION
 from joblane.record.limit_changes import end_changes
 from joblane.record.serve import Limits, Turn, serve
-from joblane.record.states import LIVE_SQL
 from joblane.record.transitions import LEFT_LIMITS, assignments
 
 SENDS = 3
@@ -19,30 +19,19 @@ SENDS = 3
 BATCH = 50
 """The most limits that one statement serves."""
 
-EARLIER = f"""exists (
-         select from joblane.tasks o
-          where o.key_limit = t.key_limit and o.ordered and o.finished_at is null and o.state in {LIVE_SQL}
-            and (o.first_due_at, o.seq) < (t.first_due_at, t.seq))"""
-"""True if another task is before ``t`` in its order."""
+MOST_LIMITS = 1_000_000
+"""The most limits that one sweep looks at."""
 
-# The limits for which tasks wait, each found by one look-up in the index, and the first task of each.
 UNSERVED = f"""
-with recursive names as (
-  (select t.waits_for as name from joblane.tasks t where t.waits_for is not null order by t.waits_for limit 1)
-  union all
-  select (select t.waits_for from joblane.tasks t
-           where t.waits_for is not null and t.waits_for > n.name order by t.waits_for limit 1)
-    from names n where n.name is not null
-)
 select t.key_limit, t.total_limit, t.shared_limit, n.name
-  from names n,
+  from joblane.waiting_limits_{VERSION}('', null, {MOST_LIMITS}) as n(name),
        lateral (select w.key_limit, w.total_limit, w.shared_limit, w.ordered, w.first_due_at, w.seq
                   from joblane.tasks w where w.waits_for = n.name and w.state = 'held'
                  order by w.waits_for, w.place, w.seq limit 1) as t,
        lateral joblane.limit_of_{VERSION}(n.name) as l
  where joblane.has_room_{VERSION}(
          n.name, case n.name when t.key_limit then 1 when t.total_limit then 2 else 3 end, l.slots)
-   and not (n.name = t.key_limit and t.ordered is true and {EARLIER})
+   and not (n.name = t.key_limit and t.ordered is true and {BEFORE_IT})
 """
 TAKE_BACK = f"""
 update joblane.tasks t set {assignments(LEFT_LIMITS)}

@@ -120,9 +120,9 @@ class Claim:
     snoozes: int
     generation: int
     wait_seconds: int
-    """Seconds until the row is due or its lease ends, rounded up; 0 or more."""
+    """Seconds until the row is due, or until the end of a lease that another run holds, rounded up; 0 or more."""
     waited_ms: int
-    """Milliseconds since the task was due."""
+    """Milliseconds since the task was due; 0 if another run holds it."""
     payload: Any
     schema: str | None
     headers: dict[str, str]
@@ -159,7 +159,7 @@ def arrival(
     """
     item: dict[str, Any] = {"id": id_, "type": message.type, "rec": message.rec, "dead_generation": dead_generation}
     if task.flow is not None:
-        item["limited"] = True
+        item["limits"] = []
     if message.rec:
         return item
     options = message.options.within(task) if message.options else NONE
@@ -221,7 +221,7 @@ def _claim(answer: Mapping[str, Any], token: str) -> Claim:
         snoozes=answer["snoozes"] or 0,
         generation=answer["generation"] or 0,
         wait_seconds=max(0, math.ceil(answer["wait"] or 0)),
-        waited_ms=max(0, int((answer["waited"] or 0) * 1000)),
+        waited_ms=max(0, int((answer["wait"] or 0) * -1000)),
         payload=None if payload is None else read_json(payload),  # read separately, because Python may refuse it
         schema=answer["schema"],
         headers=answer["headers"] or {},

@@ -32,15 +32,15 @@ declare
   frees boolean;          -- a limit has a slot that others wait for
 begin
   perform set_config('joblane.checks', 'off', true);
-  if strpos(messages::text, '"limited"') > 0 then  -- most types have no limit
+  if strpos(messages::text, '"limits"') > 0 then  -- most types have no limit
     -- Before any row is locked. A task whose turn it is has its slots, and needs no lock.
     select array_agg(x.widest) into locked_limits
       from (select case when r.id is null then coalesce(y.limits[3], y.limits[2], y.limits[1])
                         when r.passed < 6 and r.finished_at is null and r.state <> 'active'
                         then coalesce(r.shared_limit, r.total_limit, r.key_limit) end as widest
-              from json_to_recordset(messages) as y(id text, limited boolean, limits text[])
+              from json_to_recordset(messages) as y(id text, limits text[])
               left join joblane.tasks r on r.id = y.id
-             where y.limited) as x
+             where y.limits is not null) as x
      where x.widest is not null;
     if locked_limits is not null then
       begin
@@ -56,7 +56,7 @@ begin
       id text, type text, queue text, tenant text, tags text[], payload json, payload_digest text, schema text,
       headers jsonb, options jsonb, tick text, schedule text, max_attempts integer, retention_seconds bigint,
       deadline timestamptz, unique_key text, unique_until text, unique_seconds float8, rec boolean,
-      dead_generation integer, limited boolean, limits text[], ordered boolean)
+      dead_generation integer, limits text[], ordered boolean)
     order by x.id collate "C"
   loop
     waits := m.rec;
@@ -89,7 +89,7 @@ begin
         t.seq := case when m.limits is not null then nextval('joblane.tasks_seq') end;
       end if;
       widest := coalesce(t.shared_limit, t.total_limit, t.key_limit);
-      asks := coalesce(m.limited, false) and widest is not null and t.passed < 6;
+      asks := widest is not null and t.passed < 6 and m.limits is not null;
       paused := false; schedule_paused := false;
       if any_paused then
         paused := @paused;
@@ -171,7 +171,7 @@ begin
         verdict := 'paused'; @park
       elsif t.deadline <= clock then                       -- waiting, past its deadline: any
         verdict := 'archived'; @overdue
-      elsif t.due_at > clock + interval '@early s' * (t.passed = 0)::int then  -- waiting, not due yet: any
+      elsif t.due_at > clock + (case when t.passed = 0 then interval '@early s' else '0' end) then  -- waiting, not due yet: any
         verdict := 'wait';
       elsif t.claim_alone and members > 1 then             -- waiting, claim_alone is set: in a batch
         verdict := 'claim_alone';
@@ -193,10 +193,10 @@ begin
       -- Write. Only a row that becomes live can meet another one, and only a new one can be refused.
       exit when not changed;
       if not takes_key then
-        if widest is null then
-          update joblane.tasks r set (@columns) = (@values) where r.id = t.id;
+        if verdict = 'run' and not asks then
+          update joblane.tasks r set (@run_columns) = (@run_values) where r.id = t.id;
         else
-          update joblane.tasks r set (@columns, @limit_columns) = (@values, @limit_values) where r.id = t.id;
+          update joblane.tasks r set (@columns) = (@values) where r.id = t.id;
         end if;
         exit;
       end if;
@@ -205,14 +205,14 @@ begin
           insert into joblane.tasks
                  (id, type, queue, tenant, tags, payload, payload_digest, schema, headers, options, tick,
                   max_attempts, retention_seconds, unique_until, unique_expires_at, key_limit, total_limit,
-                  shared_limit, ordered, @columns, @limit_columns)
+                  shared_limit, ordered, @columns)
           values (t.id, t.type, t.queue, t.tenant, m.tags, m.payload::jsonb, t.payload_digest, t.schema, t.headers,
                   t.options, m.tick, t.max_attempts, t.retention_seconds, t.unique_until,
                   clock + make_interval(secs => m.unique_seconds), t.key_limit, t.total_limit, t.shared_limit,
-                  t.ordered, @values, @limit_values)
+                  t.ordered, @values)
           on conflict do nothing returning payload into t.payload;
         else
-          update joblane.tasks r set (@columns, @limit_columns) = (@values, @limit_values) where r.id = t.id;
+          update joblane.tasks r set (@columns) = (@values) where r.id = t.id;
         end if;
         exit when found;
       exception
@@ -237,7 +237,7 @@ begin
       insert into joblane.task_attempts
              (task_id, run, attempt, generation, started_at, request_id, type, queue, tenant, wait_ms)
       values (t.id, t.runs, t.attempts, t.generation, clock, request_id, t.type, t.queue, t.tenant,
-              greatest(0, extract(epoch from clock - t.due_at) * 1000))
+              greatest(0, date_part('epoch', clock - t.due_at) * 1000))
       -- left by a task with the same id whose row was deleted by SQL
       on conflict (task_id, run) do update set
         attempt = excluded.attempt, generation = excluded.generation, started_at = excluded.started_at,
@@ -250,10 +250,9 @@ begin
       'id', m.id, 'verdict', verdict, 'run', t.runs, 'attempt', t.attempts, 'max_attempts', t.max_attempts,
       'snoozes', t.snoozes, 'generation', t.generation, 'payload', t.payload::text, 'schema', t.schema,
       'headers', t.headers, 'options', t.options, 'used_ms', t.used_ms, 'reason', coalesce(refusal, t.reason),
-      'wait', extract(epoch from case when t.state = 'active' then t.lease_until else t.due_at end - clock),
-      'left', extract(epoch from t.deadline - clock),
-      'waited', extract(epoch from clock - t.due_at),
-      'mismatch', extract(epoch from clock - t.mismatch_since),
+      'wait', date_part('epoch', case when verdict = 'leased' then t.lease_until else t.due_at end - clock),
+      'left', date_part('epoch', t.deadline - clock),
+      'mismatch', date_part('epoch', clock - t.mismatch_since),
       'limits', case when widest is not null then array[t.key_limit, t.total_limit, t.shared_limit] end,
       'frees', frees or (changed and widest is not null and verdict in ('ended', 'archived', 'paused')));
   end loop;

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from joblane.record.states import LIVE_SQL
+
 EARLY_SECONDS = 2
 """A message may arrive this early, because SQS delays are whole seconds."""
 PAUSED = """exists (select from joblane.pauses p
@@ -19,3 +21,9 @@ UNPAUSED = f"""t.type not in {_NAMES.format("type")}
 HOLDER = """(select h.id from joblane.tasks h
           where h.unique_key = {key} and h.unique_key is not null and h.finished_at is null and h.id <> {id})"""
 """The id of the live task that holds a unique key."""
+BEFORE_IT = f"""exists (
+         select from joblane.tasks o
+          where o.key_limit = t.key_limit and o.ordered and o.finished_at is null and o.state in {LIVE_SQL}
+            and o.passed = any ('{{0,1,2,3,4,5,6}}')  -- the second column of the index
+            and (o.first_due_at, o.seq) < (t.first_due_at, t.seq))"""
+"""True if another task is before ``t`` in the order of its key."""

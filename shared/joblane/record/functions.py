@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from joblane.limits import MAX_DELAY_SECONDS
 from joblane.record import transitions
-from joblane.record.conditions import EARLY_SECONDS, PAUSED
+from joblane.record.conditions import BEFORE_IT, EARLY_SECONDS, PAUSED
 from joblane.record.states import ENDED_SQL, LIVE_SQL, SWEEP_MARGIN_SECONDS
 from joblane.record.transitions import NOW, Columns, assignments
 
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 FOLDER = Path(__file__).parent
 NAMES = (
     "claim", "finish", "insert", "lock_limits", "limit_of", "has_room", "pass_limits", "serve_limits", "delay_limit",
+    "waiting_limits",
 )  # fmt: skip
 STEPS = (
     "run", "revive", "revive_limited", "revive_paused", "park", "release", "lost", "overdue", "cancel_lost",
@@ -55,22 +56,22 @@ def assigned(columns: Columns) -> str:
 def _values() -> dict[str, str]:
     """Return the text for each ``@name`` of a template."""
     steps: dict[str, Columns] = {name: getattr(transitions, name.upper()) for name in STEPS}
-    limit_columns = sorted({*transitions.LEFT_LIMITS, "first_due_at", "seq"})
-    columns = sorted({column for step in steps.values() for column in step} - set(limit_columns))
+    columns = sorted({column for step in steps.values() for column in step})
     return {
         **{name: f"changed := true; {assigned(step)}" for name, step in steps.items()},
         **{name: getattr(transitions, name.upper()).replace(NOW, "clock") for name in TIMES},
         **{f"set_{name}": assignments(getattr(transitions, name.upper())) for name in SERVED},
         "columns": ", ".join(columns),
         "values": ", ".join(f"t.{column}" for column in columns),
-        "limit_columns": ", ".join(limit_columns),
-        "limit_values": ", ".join(f"t.{column}" for column in limit_columns),
+        "run_columns": ", ".join(transitions.RUN),
+        "run_values": ", ".join(f"t.{column}" for column in transitions.RUN),
         "lease_released": assignments(transitions.LEASE_RELEASED),
         "new": transitions.NEW.format(document="given"),
         "due_state": transitions.DUE_STATE,
         "due_sweep": transitions.DUE_SWEEP,
         "paused": PAUSED.format(row="t"),
         "waiter_paused": PAUSED.format(row="w"),
+        "before_it": BEFORE_IT,
         "live": LIVE_SQL,
         "ended": ENDED_SQL,
         "early": str(EARLY_SECONDS),

@@ -33,7 +33,7 @@ begin
     from @new
    order by x.unique_key collate "C" nulls first, case when x.unique_key is null then x.id end collate "C", x.ordinality
   on conflict do nothing
-  returning t.id, extract(epoch from t.due_at - clock_timestamp())::float8;
+  returning t.id, date_part('epoch', t.due_at - clock_timestamp());
   perform set_config('joblane.checks', 'on', true);
 end
 $$

@@ -82,19 +82,10 @@ WAITING = """
 select t.key_limit, t.total_limit, t.shared_limit from joblane.tasks t
  where t.waits_for = $1 and t.state = 'held' order by t.place, t.seq limit 1
 """
-# The keys for which tasks wait, each found by one look-up in the index, and the limits of the first task of each.
+# The keys for which tasks wait, and the limits of the first task of each.
 WAITING_KEYS = f"""
-with recursive names as (
-  (select t.waits_for as name, 1 as number from joblane.tasks t
-    where t.waits_for is not null and t.waits_for > $1 and t.waits_for < $2 order by t.waits_for limit 1)
-  union all
-  select (select t.waits_for from joblane.tasks t
-           where t.waits_for is not null and t.waits_for > n.name and t.waits_for < $2 order by t.waits_for limit 1),
-         n.number + 1
-    from names n where n.name is not null and n.number < {BATCH}
-)
 select n.name, t.key_limit, t.total_limit, t.shared_limit
-  from names n,
+  from joblane.waiting_limits_{VERSION}($1, $2, {BATCH}) as n(name),
        lateral (select w.key_limit, w.total_limit, w.shared_limit from joblane.tasks w
                  where w.waits_for = n.name and w.state = 'held' order by w.waits_for, w.place, w.seq limit 1) as t
  order by n.name

@@ -132,18 +132,9 @@ select name from joblane.limit_changes c where name > $1 and name < $2 and {LIVE
  order by name limit 100
 """
 # The keys for which tasks wait, each with its first task, which waits longest.
-OLDEST_KEYS = """
-with recursive names as (
-  (select t.waits_for as name, 1 as number from joblane.tasks t
-    where t.waits_for is not null and t.waits_for > $1 and t.waits_for < $2 order by t.waits_for limit 1)
-  union all
-  select (select t.waits_for from joblane.tasks t
-           where t.waits_for is not null and t.waits_for > n.name and t.waits_for < $2 order by t.waits_for limit 1),
-         n.number + 1
-    from names n where n.name is not null and n.number < 1000
-)
+OLDEST_KEYS = f"""
 select n.name
-  from names n,
+  from joblane.waiting_limits_{VERSION}($1, $2, 1000) as n(name),
        lateral (select w.due_at from joblane.tasks w
                  where w.waits_for = n.name and w.state = 'held' order by w.waits_for, w.place, w.seq limit 1) as t
  order by t.due_at, n.name limit $3::integer

@@ -24,10 +24,7 @@ begin
       if passed < 2 * level - 1 then
         has_room := joblane.has_room_@version(limit_name, level, l.slots);
         if not has_room
-           or (level = 1 and t.ordered and exists (
-                 select from joblane.tasks o
-                  where o.key_limit = limit_name and o.ordered and o.finished_at is null and o.state in @live
-                    and (o.first_due_at, o.seq) < (t.first_due_at, t.seq)))
+           or (level = 1 and t.ordered and @before_it)
            or (not is_next and not (level = 1 and t.ordered) and exists (
                  select from joblane.tasks w
                   where w.waits_for = limit_name and w.state = 'held' and w.id <> t.id)) then

@@ -414,8 +414,8 @@ def test_a_task_is_shown_with_its_runs_its_progress_and_its_result(
     enqueue("again")
     world.run("update joblane.tasks set replay_of = 'it' where id = 'again'")
     world.run(
-        "insert into joblane.audit (who, action, target, reason) values ('ann', 'run', 'it', 'soon'), ('b', "
-        "'run', 'x', '')"
+        "insert into joblane.audit (who, action, target, reason, details) values ('ann', 'run', 'it', 'soon', '{}'),"
+        " ('b', 'run', 'x', '', '{}'), ('ann', 'replay', 'it', null, '{\"new_id\": \"again\"}')"
     )
     deliver(world, "it")
     view = inspector.task("it")
@@ -429,7 +429,7 @@ def test_a_task_is_shown_with_its_runs_its_progress_and_its_result(
     assert view.items_done == 2
     assert view.replays == ("again",)
     assert inspector.task("again").replay_of == "it"
-    [entry] = view.audit
+    entry = view.audit[-1]
     assert (entry.who, entry.action, entry.target, entry.reason, entry.details) == ("ann", "run", "it", "soon", {})
     [attempt] = view.attempts
     assert (attempt.run, attempt.attempt, attempt.outcome, attempt.error_type) == (1, 1, "completed", None)

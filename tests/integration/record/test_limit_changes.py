@@ -292,7 +292,7 @@ def test_a_task_that_a_claim_has_just_left_waiting_is_served(
     limited.lane(sample_single)
     jobs.enqueue(sample_single, Sample(), task_id="a")
     claim = "select joblane.claim_@version($1, gen_random_uuid(), 60, null)".replace("@version", VERSION)
-    message = {"id": "a", "type": SINGLE, "queue": "default", "rec": True, "limited": True}
+    message = {"id": "a", "type": SINGLE, "queue": "default", "rec": True, "limits": []}
     with closing(Database(limited.url).get()) as other, ThreadPoolExecutor() as threads:
         other.execute_simple("begin")
         [[[answer]]] = other.run(claim, json.dumps([message]))

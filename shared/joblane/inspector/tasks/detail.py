@@ -37,7 +37,9 @@ select run, attempt, generation, started_at, finished_at, outcome, duration_ms, 
  order by run
 """
 RELATED = f"""
-select (select array(select id from joblane.tasks where replay_of = $1 order by created_at limit {REPLAYS_SHOWN})),
+select (select array(select details ->> 'new_id' from joblane.audit
+                      where target = $1 and action = 'replay' and details ->> 'new_id' is not null
+                      order by number limit {REPLAYS_SHOWN})),
        p.done, p.total, p.note, p.at,
        coalesce((select c.done from joblane.task_cursors c where c.task_id = $1),
                 (select count(*) from joblane.task_items i where i.task_id = $1))

@@ -219,9 +219,17 @@ begin
 end
 $$
 """
+# PostgreSQL parses the condition of a trigger in each statement, and a call of a function is the shortest.
+CHECKING = """
+create function joblane.checks() returns boolean language plpgsql stable as $$
+begin
+    return current_setting('joblane.checks', true) is distinct from 'off';
+end
+$$
+"""
 CHECKED = """
 create trigger tasks_checked after insert or update on joblane.tasks for each row
-  when (current_setting('joblane.checks', true) is distinct from 'off') execute function joblane.check_task()
+  when (joblane.checks()) execute function joblane.check_task()
 """
 
 # Type, queue and tenant are repeated, so that the runs of the last hour are read without a look-up of each task.
@@ -534,26 +542,19 @@ INDEXES = (
     "create index tasks_tags on joblane.tasks using gin (tags) where tags <> '{}'",
     "create index tasks_failed on joblane.tasks (created_at desc, id desc) where error_type is not null",
     "create index tasks_cause on joblane.tasks (fingerprint, created_at desc, id desc) where fingerprint is not null",
-    # Limits: who has a slot, who waits, and the order of a key. A task without a limit has no entry.
+    # Limits: the tasks of a key, with and without a slot, in their order; who has a slot of a total or a shared limit;
+    # who waits. A task without a limit has no entry, but each index, and each condition of it, costs every task.
     (
-        "create index tasks_key_limit on joblane.tasks (key_limit)"
-        " where key_limit is not null and passed >= 1 and finished_at is null"
+        "create index tasks_key_limit on joblane.tasks (key_limit, passed, first_due_at, seq)"
+        " where key_limit is not null and finished_at is null"
     ),
-    (
-        "create index tasks_total_limit on joblane.tasks (total_limit)"
-        " where total_limit is not null and passed >= 3 and finished_at is null"
-    ),
-    (
-        "create index tasks_shared_limit on joblane.tasks (shared_limit)"
-        " where shared_limit is not null and passed >= 5 and finished_at is null"
-    ),
+    "create index tasks_total_limit on joblane.tasks (total_limit) where passed >= 3",
+    "create index tasks_shared_limit on joblane.tasks (shared_limit) where passed >= 5",
     "create index tasks_waits on joblane.tasks (waits_for, place, seq) where waits_for is not null",
     (
         "create index tasks_waits_tenant on joblane.tasks (waits_for, coalesce(tenant, ''), place)"
         " where waits_for is not null"
     ),
-    ("create index tasks_order on joblane.tasks (key_limit, first_due_at, seq) where ordered and finished_at is null"),
-    "create index tasks_replays on joblane.tasks (replay_of) where replay_of is not null",
     # Runs lie on disk in the order in which they began, so the latest are found by a range of pages.
     (
         "create index task_attempts_started on joblane.task_attempts"
@@ -737,5 +738,5 @@ def upgrade() -> None:
     ):  # fmt: skip
         for statement in statements(table):
             op.execute(statement)
-    for statement in (*INDEXES, CHECKS, CHECKED, CANONICAL, ENQUEUE):
+    for statement in (*INDEXES, CHECKS, CHECKING, CHECKED, CANONICAL, ENQUEUE):
         op.execute(statement)
