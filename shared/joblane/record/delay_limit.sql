@@ -32,7 +32,9 @@ begin
                     else t.due_at + later + interval '@sweep_margin s' end
    where t.id = any (waiting) and later > interval '0';
   perform set_config('joblane.checks', 'on', true);
-  insert into joblane.rates as r (name, next_at) values (limit_name, opens + coalesce((l.burst - 1) * l.step, '0'))
-  on conflict (name) do update set next_at = greatest(r.next_at + coalesce(later, '0'), excluded.next_at);
+  insert into joblane.rates as r (name, next_at, delayed_until)
+  values (limit_name, opens + coalesce((l.burst - 1) * l.step, '0'), opens)
+  on conflict (name) do update set next_at = greatest(r.next_at + coalesce(later, '0'), excluded.next_at),
+                                   delayed_until = greatest(r.delayed_until, opens);
 end
 $function$

@@ -104,7 +104,8 @@ def _plan(level: int) -> str:
 
     ``debt`` is the time that the starts so far have used in advance. It is counted in starts of the old rate, without
     those that wait, and at most a burst of it counts by the new one. The k-th task that waits starts at ``first`` plus
-    k intervals, less the burst.
+    k intervals, less the burst. ``delay`` is the time for which a handler has delayed the limit: the first task that
+    waits starts at its end, or later.
     """
     column, _ = COLUMNS[level]
     return f"""
@@ -123,20 +124,23 @@ waiting as materialized (
 numbered as (select *, row_number() over (partition by name order by due_at, seq) as number from waiting),
 debts as (
   select c.*, r.name is not null as has_started, coalesce(extract(epoch from r.next_at - c.at)::float8, 0) as debt,
+         coalesce(greatest(extract(epoch from r.delayed_until - c.at)::float8, 0), 0) as delay,
          (select count(*) from waiting w where w.name = c.name) as waiting
     from changed c left join joblane.rates r on r.name = c.name
 ),
 plans as (
-  select d.*, case when d.step is null then 0
-                   when $2::float8 is not null
-                   then least(greatest(d.debt / $2::float8 - d.waiting, 0), d.burst) * d.step
-                   when d.debt > 0 then d.debt + (d.burst - 1) * d.step
-                   else 0 end as first
+  select d.*, case when d.step is null then d.delay
+                   when $2::float8 is null and d.debt > 0 then d.debt + (d.burst - 1) * d.step
+                   when $2::float8 is null then 0
+                   when d.delay = 0 then least(greatest(d.debt / $2::float8 - d.waiting, 0), d.burst) * d.step
+                   else d.delay + (d.burst - 1  -- the burst is used up, and what is left of the last interval counts
+                          + least(greatest((d.debt - d.delay) / $2::float8 - ($3::integer - 1) - d.waiting, 0), 1)
+                        ) * d.step end as first
     from debts d
 ),
 planned as (
   select n.id, n.due_at as before, n.sweep_at, p.at,
-         p.at + make_interval(secs => greatest(0, coalesce(p.first + (n.number - p.burst) * p.step, 0))) as due_at
+         p.at + make_interval(secs => greatest(p.delay, coalesce(p.first + (n.number - p.burst) * p.step, 0))) as due_at
     from numbered n join plans p on p.name = n.name
 ),
 moved as (
@@ -149,10 +153,10 @@ moved as (
     from planned p where t.id = p.id returning t.id
 ),
 kept as (
-  update joblane.rates r set next_at = p.at + make_interval(secs => p.first + p.waiting * p.step)
-    from plans p where r.name = p.name and p.step is not null
+  update joblane.rates r set next_at = p.at + make_interval(secs => p.first + coalesce(p.waiting * p.step, 0))
+    from plans p where r.name = p.name and (p.step is not null or p.delay > 0)
 ),
-dropped as (delete from joblane.rates r using plans p where r.name = p.name and p.step is null)
+dropped as (delete from joblane.rates r using plans p where r.name = p.name and p.step is null and p.delay = 0)
 select count(*)::integer from moved
 """
 

@@ -19,6 +19,7 @@ from joblane.record import limit_changes
 from joblane.record.database import Database
 from joblane.record.functions import VERSION
 from joblane.record.limit_status import LimitKind, rate_of
+from joblane.record.serve import delay
 from tests.samples import (
     Sample,
     sample_keyed,
@@ -280,6 +281,74 @@ def test_a_change_of_a_rate_is_refused_while_a_task_is_locked(
             jobs.limits.set(sample_rated.type, rate=Rate(2, HOUR))
     assert limited.run("select name, step, since from joblane.limit_changes") == before
     assert limited.run("select count(*) from joblane.audit") == [[1]]
+
+
+# --- Rates of a limit that a handler has delayed -------------------------------------------------------------------
+
+DELAY = 1000
+
+
+def seconds_until_due(world: World, *ids: str) -> list[int]:
+    rows = world.run("select id, extract(epoch from due_at - clock_timestamp())::float8 from joblane.tasks")
+    return [round(dict(rows)[id_], -1) for id_ in ids]
+
+
+@pytest.mark.parametrize(
+    ("rate", "after"),
+    [
+        (Rate(1, timedelta(minutes=10)), [0, 600, 1200, 1800]),
+        (Rate(1, timedelta(seconds=10)), [0, 10, 20, 30]),
+        (Rate(1, timedelta(minutes=10), burst=3), [0, 600, 1200, 1800]),
+        (Rate(1, HOUR), [0, 3600, 7200, 10_800]),
+    ],
+)
+def test_another_rate_keeps_the_delay_of_another_service(
+    limited: World, jobs: JobClient, rate: Rate, after: list[int]
+) -> None:
+    jobs.limits.set(sample_rated.type, rate=Rate(1, timedelta(minutes=1), burst=2))
+    put(limited, sample_rated, *"abcd")
+    delay(limited.database.get(), [None, sample_rated.type, None], DELAY)
+    put(limited, sample_rated, "e")
+    assert seconds_until_due(limited, *"cde") == [DELAY, DELAY + 60, DELAY + 120]
+
+    jobs.limits.set(sample_rated.type, rate=rate)
+
+    put(limited, sample_rated, "new")
+    assert seconds_until_due(limited, *"cde", "new") == [DELAY + seconds for seconds in after]
+    jobs.limits.reset(sample_rated.type)
+    assert seconds_until_due(limited, *"cde", "new") == [DELAY] * 4  # one a second, rounded
+
+
+def test_without_a_rate_the_delay_of_another_service_stays(limited: World, jobs: JobClient) -> None:
+    jobs.limits.set(KEYED, key="7", rate=Rate(1, HOUR), max_per_key=9)
+    put(limited, sample_keyed, "a", "b", "c")
+    delay(limited.database.get(), [f"{KEYED}/7", None, None], DELAY)
+    jobs.limits.set(KEYED, key="7", max_per_key=9)
+    assert seconds_until_due(limited, "b", "c") == [3600, 7200]  # later than the delay
+
+    jobs.limits.reset(KEYED, key="7")
+    jobs.limits.set(KEYED, key="7", max_per_key=9)
+
+    put(limited, sample_keyed, "d")
+    assert seconds_until_due(limited, "b", "c", "d") == [DELAY] * 3
+    jobs.limits.set(KEYED, key="7", rate=Rate(1, HOUR))
+    assert seconds_until_due(limited, "b", "c", "d") == [DELAY, DELAY + 3600, DELAY + 7200]
+
+
+def test_a_delay_that_ends_before_the_first_time_starts_no_task_early(limited: World, jobs: JobClient) -> None:
+    jobs.limits.set(sample_rated.type, rate=Rate(1, HOUR))
+    put(limited, sample_rated, "a", "b")
+    delay(limited.database.get(), [None, sample_rated.type, None], 60)
+    assert seconds_until_due(limited, "b") == [3600]
+    jobs.limits.set(sample_rated.type, rate=Rate(2, HOUR))
+    assert seconds_until_due(limited, "b") == [pytest.approx(1800, abs=60)]
+
+
+def test_a_delay_that_is_over_has_no_effect_on_a_new_rate(limited: World, jobs: JobClient) -> None:
+    waiting = wait_for_times(limited, jobs)
+    delay(limited.database.get(), [None, sample_rated.type, None], 0)
+    jobs.limits.set(sample_rated.type, rate=Rate(1, timedelta(minutes=10), burst=2))
+    assert seconds_until_due(limited, *waiting) == [600, 1200, 1800, 2400, 3000]
 
 
 # --- At the same time as a claim -----------------------------------------------------------------------------------

@@ -490,12 +490,14 @@ create table joblane.limit_changes (
 """
 
 RATES = """
--- One row for each limit with a rate that has started a task.
+-- One row for each limit with a rate that has started a task, or that a handler has delayed.
 create table joblane.rates (
     -- Name of the limit. Each key has its own.
     name text collate "C" primary key,
     -- Time of the next start, if none was saved up.
-    next_at timestamptz not null
+    next_at timestamptz not null,
+    -- Time until which a handler has delayed the limit by RateLimited. Null: none has.
+    delayed_until timestamptz
 ) with (fillfactor = 50)
 """
 
