@@ -83,6 +83,8 @@ class Limits:
     def reset(self, name: str, *, key: str | None = None, reason: str | None = None) -> None:
         """Remove what was set, so that the declared values hold. What was set for single keys of a type stays.
 
+        Also what was set for a limit that no task declares any more can be removed.
+
         Args:
             name: A task type, or the name of a shared limit.
             key: Only what was set for this key. None: what was set for the type and for each of its keys.
@@ -114,7 +116,7 @@ class Limits:
             DatabaseUnavailableError: the database is unavailable.
         """
         with self._changing() as connection:
-            names = limit_changes.names_of(limit_changes.declared_names(connection), name, key)
+            names = limit_changes.names_of(limit_changes.known_names(connection), name, key)
             return status_of(connection, names[0])
 
     def _serve(self, connection: Connection, changed: list[Changed]) -> None:

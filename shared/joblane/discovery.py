@@ -16,6 +16,7 @@ from joblane import schedule_overrides as schedules
 from joblane import settings
 from joblane.declaration import Task, check_type
 from joblane.errors import DeclarationError, JobError, UnknownTypeError
+from joblane.flow import check_shared
 from joblane.function import Function
 from joblane.payload import ArchivedTask
 from joblane.queues import folder_of
@@ -42,6 +43,7 @@ def discover(package: str | None = None, *, times: Times | None = None) -> dict[
     tasks = dict(sorted(tasks.items()))
     for task in tasks.values():
         _check_references(task, tasks)
+    check_shared({type_: task.flow for type_, task in tasks.items() if task.flow})
     times = schedules.of_environment() if times is None else times
     return {type_: schedules.apply(task, times) for type_, task in tasks.items()}
 

@@ -216,6 +216,21 @@ def check_key_fields(what: str, flow: Flow, model: type[BaseModel]) -> None:
                 raise DeclarationError(f"{what}: key: {name!r} is a redacted field, and keys are shown to operators")
 
 
+def check_shared(flows: Mapping[str, Flow]) -> None:
+    """Raise :class:`DeclarationError` if two types declare a shared limit with different values. ``flows``: by type."""
+    first: dict[str, tuple[str, Limit]] = {}
+    for type_, flow in flows.items():
+        if flow.limit is None:
+            continue
+        other, limit = first.setdefault(flow.limit.name, (type_, flow.limit))
+        if limit != flow.limit:
+            raise DeclarationError(
+                f"task {type_!r}: limit: {limit.name!r} is {values_text(flow.limit.total, flow.limit.rate)}, and in "
+                f"task {other!r} it is {values_text(limit.total, limit.rate)}; declare the limit once, and import it "
+                "into both"
+            )
+
+
 def _parts(what: str, key: object) -> tuple[str, ...]:
     if key is None:
         return ()

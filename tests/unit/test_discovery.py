@@ -268,3 +268,39 @@ def test_the_error_of_a_missing_package_points_to_the_lock_file(package: Package
     with pytest.raises(DeclarationError) as caught:
         discover(package.name)
     assert "lock" not in str(caught.value)
+
+
+LIMITED = """
+from datetime import timedelta
+
+from joblane import Limit, Payload, Rate, TaskContext, task
+
+class Body(Payload):
+    pass
+
+@task("{type}", limit=Limit("openai", {values}))
+def {function}(payload: Body, ctx: TaskContext) -> None:
+    pass
+"""
+
+
+def add_limited(package: Package, type_: str, values: str) -> None:
+    function = type_.replace(":", "_")
+    package.add(function, LIMITED.format(type=type_, function=function, values=values))
+
+
+def test_a_shared_limit_with_two_values_is_refused_and_both_types_are_named(package: Package) -> None:
+    add_limited(package, "data:export", "total=5")
+    add_limited(package, "data:read", "total=5, rate=Rate(100, per=timedelta(minutes=1), burst=50)")
+    with pytest.raises(DeclarationError) as caught:
+        discover(package.name)
+    assert str(caught.value) == (
+        "task 'data:read': limit: 'openai' is 5 at a time and 100 a minute, burst 50, and in task 'data:export' it is "
+        "5 at a time; declare the limit once, and import it into both"
+    )
+
+
+def test_types_that_declare_a_shared_limit_with_the_same_values_are_discovered(package: Package) -> None:
+    add_limited(package, "data:export", "total=5")
+    add_limited(package, "data:read", "total=5")
+    assert types_of(package) == ["data:export", "data:read"]

@@ -106,6 +106,7 @@ def test_types_that_share_a_limit_declare_the_same_values() -> None:
     ]
     different = declare("shop:third", limit=Limit("openai", 4))
     with pytest.raises(
-        DeclarationError, match=r"^task 'shop:third': limit: 'openai' has other values in another type$"
+        DeclarationError,
+        match=r"^task 'shop:third': limit: 'openai' is 4 at a time, and in task 'shop:order' it is 3 at",
     ):
         declared_limits({task.type: task for task in (one, different)})

@@ -11,6 +11,8 @@ from joblane.sqs.message import Message
 
 SWEEP = "jobs:sweep"
 """Task type of the sweep."""
+WOKEN = f"{SWEEP}:woken:"
+"""The beginning of the id of a sweep that was woken."""
 SHARED_SECONDS = 5
 """All wake-ups within an interval of this many seconds start one sweep, at its end."""
 
@@ -20,5 +22,5 @@ def wake(sqs: Sqs, prefix: str) -> None:
     work."""
     now = time.time()
     ends = (math.floor(now / SHARED_SECONDS) + 1) * SHARED_SECONDS
-    message = Message(SWEEP, f"{SWEEP}:woken:{ends}")
+    message = Message(SWEEP, f"{WOKEN}{ends}")
     sqs.send_many([Entry(lane_name(prefix, Queue.LOW, SWEEP), message.encode(), math.ceil(ends - now))], brief=True)

@@ -94,8 +94,8 @@ class Inspector:
     def limits(self, name: str | None = None, *, key: str | None = None) -> tuple[LimitStatus, ...]:
         """Limits with their values, and the numbers of tasks that have their slots and wait for them.
 
-        ``name`` None: all declared limits, and the keys for which something is set. A type: its total, the values of
-        each key, and of its keys those for which something is set, and the 20 whose tasks wait longest.
+        ``name`` None: all declared limits, and all limits and keys for which something is set. A type: its total, the
+        values of each key, and of its keys those for which something is set, and the 20 whose tasks wait longest.
 
         Raises :class:`~joblane.errors.LimitError`.
         """

@@ -48,6 +48,13 @@ select joblane.lock_limits_{VERSION}(
   || case when $2::boolean then array(select name from joblane.limits where {SHARED_NAME}) end)
 """
 LIVE_CHANGE = "({row}.until is null or {row}.until > clock_timestamp())"
+UNDECLARED = f"""
+select c.name from joblane.limit_changes c
+ where {LIVE_CHANGE.format(row="c")} and not exists (
+   select from joblane.limits d
+    where d.name = case when strpos(c.name, '/') > 0 then split_part(c.name, '/', 1) || '/' else c.name end)
+ order by c.name limit 1000
+"""
 SET = f"""
 insert into joblane.limit_changes as c (name, slots, step, burst, reason, changed_by, until)
 select $1, $2::integer, make_interval(secs => $3::float8), $4::integer, $5, $6, $7::timestamptz
@@ -203,24 +210,34 @@ def declared_names(connection: Connection) -> list[str]:
     return [row[0] for row in connection.run(DECLARED)]
 
 
-def names_of(declared: Iterable[str], name: object, key: object = None) -> list[str]:
+def undeclared_names(connection: Connection) -> list[str]:
+    """Return the limits, and those of keys, for which values are set, and which no task declares any more."""
+    return [row[0] for row in connection.run(UNDECLARED)]
+
+
+def known_names(connection: Connection) -> list[str]:
+    """Return the declared limits, and those for which only an operator's values are left."""
+    return sorted([*declared_names(connection), *undeclared_names(connection)])
+
+
+def names_of(known: Iterable[str], name: object, key: object = None) -> list[str]:
     """Return the limits of a type, its total first, that of one of its keys, or a shared one.
 
     Raises :class:`LimitError`.
     """
-    declared = set(declared)
-    known = sorted({each.rstrip("/") for each in declared})
-    if not isinstance(name, str) or name not in known:
-        near = sorted(known, key=lambda each: -SequenceMatcher(None, each, str(name)).ratio())
+    known = set(known)
+    names = sorted({each.partition("/")[0] for each in known})
+    if not isinstance(name, str) or name not in names:
+        near = sorted(names, key=lambda each: -SequenceMatcher(None, each, str(name)).ratio())
         listed = f"there are, the nearest first: {', '.join(near)}" if near else "no task declares a limit"
         raise LimitError("name", f"no limit, and no type with a limit, is named {name!r}; {listed}")
     if key is None:
-        return [each for each in (name, f"{name}/") if each in declared]
+        return [each for each in (name, f"{name}/") if each in known] or [f"{name}/"]
     try:
         check_key(key)
     except EnqueueError as error:
         raise LimitError("key", error.problem) from None
-    if f"{name}/" not in declared:
+    if not known & {f"{name}/", f"{name}/{key}"}:
         what = "is a shared limit, which has no keys" if ":" not in name else "declares no key"
         raise LimitError("key", f"{name} {what}")
     return [f"{name}/{key}"]
@@ -311,7 +328,7 @@ def reset_limit(connection: Connection, name: str, key: str | None) -> tuple[lis
 
     Returns the limits, and the details of the audit.
     """
-    names = names_of(declared_names(connection), name, key)
+    names = names_of(known_names(connection), name, key)
     _lock(connection, names)
     before = {name: _before(connection, name) for name in names}
     changed = [before[name] for name, was_live in connection.run(RESET, json.dumps(list(names))) if was_live]

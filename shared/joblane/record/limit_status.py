@@ -69,7 +69,7 @@ class LimitStatus:
     kind: LimitKind
     """The tasks that it counts together."""
     declared: LimitValues
-    """The values of the declaration."""
+    """The values of the declaration. Both None: no task declares the limit any more."""
     change: LimitChange | None
     """The values that an operator has set. Of a key: for this key, else for each key. None: nothing is set."""
     in_force: LimitValues
@@ -88,6 +88,11 @@ class LimitStatus:
     """Time from which the oldest of them was due, in UTC. None: none waits."""
     next_start_at: datetime | None
     """Time at which the next task can start by its rate, in UTC. None: now, or it has no rate."""
+
+    @property
+    def is_declared(self) -> bool:
+        """False if no task declares it any more, and only the values hold that an operator has set."""
+        return self.declared != LimitValues(None, None)
 
 
 VALUES = f"""

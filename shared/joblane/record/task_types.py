@@ -7,8 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from joblane.declaration import Task
-from joblane.errors import DeclarationError
-from joblane.flow import Rate
+from joblane.flow import check_shared
 from joblane.options import NONE
 from joblane.record.connection import Connection
 
@@ -89,13 +88,11 @@ def _row(task: Task[Any, Any]) -> dict[str, Any]:
 
 def declared_limits(tasks: Mapping[str, Task[Any, Any]]) -> list[dict[str, Any]]:
     """Return the rows of ``joblane.limits``. Raises :class:`DeclarationError` if two types declare one differently."""
-    found: dict[str, tuple[int | None, Rate | None]] = {}
-    for task in tasks.values():
-        for name, slots, rate in () if task.flow is None else task.flow.declared(task.type):
-            if found.setdefault(name, (slots, rate)) != (slots, rate):
-                raise DeclarationError(f"task {task.type!r}: limit: {name!r} has other values in another type")
+    flows = {task.type: task.flow for task in tasks.values() if task.flow}
+    check_shared(flows)
+    found = {limit[0]: limit for type_, flow in flows.items() for limit in flow.declared(type_)}
     return [
         {"name": name, "slots": slots}
         | ({} if rate is None else {"step": rate.step.total_seconds(), "burst": rate.burst})
-        for name, (slots, rate) in found.items()
+        for name, slots, rate in found.values()
     ]

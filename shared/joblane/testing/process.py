@@ -7,7 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 from unittest import mock
 from weakref import WeakKeyDictionary
 
@@ -16,9 +16,19 @@ from joblane.declaration import Task
 from joblane.record.database import Database
 from joblane.record.insert import NewTask
 from joblane.sqs.client import Sqs
+from joblane.testing.errors import KitError
 
 if TYPE_CHECKING:
     from sqlalchemy.orm import Session
+
+IN_MEMORY = ("send", "send_many", "set_visibility", "url", "attributes")
+"""The methods of :class:`Sqs` that the queues in memory have."""
+OF_AWS = ("client", "brief_client", "sender", "brief_sender")
+"""Everything through which :class:`Sqs` reaches AWS. A property also hides what was made before the test."""
+
+
+def _refuse(_: Sqs) -> NoReturn:
+    raise KitError("a test of jobs has no SQS; the library sends to queues in memory")
 
 
 @contextmanager
@@ -43,10 +53,10 @@ def diverted(url: str, queues: Sqs, add: Callable[[Task[Any, Any]], None]) -> It
     def to_memory(name: str) -> Callable[..., Any]:
         return lambda _, *arguments, **named: getattr(queues, name)(*arguments, **named)
 
+    methods: dict[str, Any] = {name: to_memory(name) for name in IN_MEMORY}
+    methods |= dict.fromkeys(OF_AWS, property(_refuse))
     with (
-        mock.patch.object(Sqs, "send", to_memory("send")),
-        mock.patch.object(Sqs, "send_many", to_memory("send_many")),
-        mock.patch.object(Sqs, "set_visibility", to_memory("set_visibility")),
+        mock.patch.multiple(Sqs, **methods),
         mock.patch.multiple(JobClient, _enqueue=add_and_enqueue, _database=to_database),
     ):
         try:

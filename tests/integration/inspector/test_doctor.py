@@ -268,6 +268,29 @@ def test_an_old_pause_without_an_end_is_a_warning(stage: Stage) -> None:
     assert "tenant over" not in found
 
 
+def test_values_of_undeclared_limits_are_a_warning(stage: Stage) -> None:
+    stage.world.run("insert into joblane.limits (name, slots) values ('openai', 5), ('sample:one/', 1)")
+    stage.world.run(
+        "insert into joblane.limit_changes (name, slots, reason, changed_by, since, until) values "
+        "('openai', 0, 'its quota', 'ann', clock_timestamp(), null), "
+        "('sample:one/7', 0, null, null, clock_timestamp(), null), "
+        "('gone', 0, 'its quota', 'ann', clock_timestamp() - interval '3 days', null), "
+        "('gone:type/a b', 0, null, null, clock_timestamp(), null), "
+        "('gone:over', 0, null, null, clock_timestamp(), clock_timestamp())"
+    )
+    found = {what: check for what, check in stage.found(Grade.WARNING).items() if what.startswith("limit ")}
+    assert {what: (check.found, check.do) for what, check in found.items()} == {
+        "limit gone": (
+            "0 at a time was set 3 d ago by ann: its quota. No task declares this limit any more",
+            "`joblane limits reset gone` removes it",
+        ),
+        "limit gone:type, key a b": (
+            "0 at a time was set 0 s ago by an unknown operator. No task declares this limit any more",
+            "`joblane limits reset gone:type --key 'a b'` removes it",
+        ),
+    }
+
+
 def test_an_unavailable_database_is_reported_once_and_aws_is_still_checked(stage: Stage) -> None:
     unavailable = Scope(Database("postgresql://nobody@127.0.0.1:1/none"), stage.scope.sqs, PREFIX, TASKS, "op")
     first, *others = Inspector(unavailable).doctor()

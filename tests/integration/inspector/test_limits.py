@@ -71,6 +71,29 @@ def test_of_a_type_the_keys_whose_tasks_wait_longest_come_first(limited: World, 
     assert [(one.key, one.held) for one in keys] == [("acme 2", 2), ("acme 1", 2), ("acme 3", 2)]
 
 
+def test_what_is_set_for_undeclared_limits_is_listed_and_reset(limited: World, operator: Inspector) -> None:
+    operator.set_limit("shared", total=0)
+    operator.set_limit(KEYED, max_per_key=5)
+    operator.set_limit(KEYED, key="7", max_per_key=0)
+    operator.set_limit(ORDERED, key="9", max_per_key=0)
+    limited.run("delete from joblane.limits where name <> 'sample:single'")
+    listed = [(one.name, one.key, one.kind, one.is_declared) for one in operator.limits()]
+    assert listed == [
+        (KEYED, None, LimitKind.EACH_KEY, False),
+        (KEYED, "7", LimitKind.KEY, False),
+        (ORDERED, "9", LimitKind.KEY, False),
+        (SINGLE, None, LimitKind.TOTAL, True),
+        ("shared", None, LimitKind.SHARED, False),
+    ]
+    assert [(one.kind, one.key) for one in operator.limits(ORDERED)] == [
+        (LimitKind.EACH_KEY, None),
+        (LimitKind.KEY, "9"),
+    ]
+    for name, key in (("shared", None), (KEYED, None), (KEYED, "7"), (ORDERED, "9")):
+        operator.reset_limit(name, key=key)
+    assert [one.name for one in operator.limits()] == [SINGLE]
+
+
 @pytest.mark.parametrize(
     ("arguments", "field"),
     [(("nosuch",), "name"), ((None, "7"), "key"), (("shared", "7"), "key"), ((SINGLE, "7"), "key")],

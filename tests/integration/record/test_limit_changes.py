@@ -356,6 +356,58 @@ def test_a_change_is_in_the_audit(limited: World, jobs: JobClient) -> None:
     assert "@" in rows[0][4]
 
 
+# --- Limits that are not declared any more -------------------------------------------------------------------------
+
+
+def undeclare(world: World, *names: str) -> None:
+    for name in names:
+        world.run("delete from joblane.limits where name = $1", name)
+
+
+def test_what_is_set_for_an_undeclared_limit_is_shown_and_reset(limited: World, jobs: JobClient) -> None:
+    jobs.limits.set(SINGLE, max_total=0, reason="a bad release")
+    put(limited, sample_single, "a")
+    undeclare(limited, SINGLE)
+    assert states(limited, "a") == ["held"]
+    found = jobs.limits.get(SINGLE)
+    assert (found.is_declared, found.in_force.at_a_time, found.held) == (False, 0, 1)
+    jobs.limits.reset(SINGLE)
+    assert (states(limited, "a"), is_set(limited)) == (["pending"], [])
+
+
+def test_what_is_set_for_a_key_of_an_undeclared_type_is_shown_and_reset(limited: World, jobs: JobClient) -> None:
+    jobs.limits.set(KEYED, key="7", max_per_key=0)
+    put(limited, sample_keyed, "a")
+    undeclare(limited, f"{KEYED}/")
+    found = jobs.limits.get(KEYED, key="7")
+    assert (found.is_declared, found.in_force.at_a_time, found.held) == (False, 0, 1)
+    assert (jobs.limits.get(KEYED).kind, jobs.limits.get(KEYED).held) == (LimitKind.EACH_KEY, 1)
+    with pytest.raises(LimitError, match="nothing is set for sample:keyed/; `joblane limits` shows what is"):
+        jobs.limits.reset(KEYED)
+    with pytest.raises(LimitError, match="declares no key"):
+        jobs.limits.reset(KEYED, key="8")
+    jobs.limits.reset(KEYED, key="7")
+    assert (states(limited, "a"), is_set(limited)) == (["pending"], [])
+
+
+def test_a_removed_limit_of_a_type_with_others_is_reset_with_them(limited: World, jobs: JobClient) -> None:
+    jobs.limits.set(TREE, max_total=0)
+    put(limited, sample_tree, "a")
+    undeclare(limited, TREE)
+    jobs.limits.reset(TREE)
+    assert (states(limited, "a"), is_set(limited)) == (["pending"], [])
+
+
+def test_an_undeclared_limit_cannot_be_set(limited: World, jobs: JobClient) -> None:
+    jobs.limits.set("shared", total=0)
+    undeclare(limited, "shared")
+    with pytest.raises(LimitError, match="no limit, and no type with a limit, is named 'shared'"):
+        jobs.limits.set("shared", total=5)
+    jobs.limits.reset("shared")
+    with pytest.raises(LimitError, match="no limit, and no type with a limit, is named 'shared'"):
+        jobs.limits.reset("shared")
+
+
 # --- Bad input -----------------------------------------------------------------------------------------------------
 
 BAD: list[tuple[str, dict[str, Any], str, str]] = [

@@ -69,3 +69,23 @@ def test_a_rate_spaces_starts_in_the_time_of_the_test(jobs: JobTester) -> None:
     jobs.drain(within=timedelta(minutes=5))
     assert {jobs.task(str(number)).state for number in range(4)} == {State.COMPLETED}
     assert jobs.now - before >= 3 * MINUTE - timedelta(seconds=1)
+
+
+def test_a_change_starts_waiting_tasks_and_runs_no_sweep(jobs: JobTester) -> None:
+    jobs.register(account_sync)
+    jobs.limits.set("service", total=0)
+    jobs.enqueue(account_sync, Account(), task_id="a")
+    assert jobs.drain().only.state is State.HELD
+    jobs.limits.reset("service")
+    assert jobs.task("a").state is State.PENDING
+    assert jobs.drain().check().only.id == "a"
+
+
+def test_tasks_with_earlier_times_by_a_new_rate_run(jobs: JobTester) -> None:
+    jobs.register(account_mail)
+    jobs.limits.set("account:mail", rate=Rate(1, per=timedelta(hours=1)))
+    for number in range(2):
+        jobs.enqueue(account_mail, Account(), task_id=str(number))
+    jobs.drain()
+    jobs.limits.set("account:mail", rate=Rate(10, per=timedelta(seconds=1), burst=10))
+    assert jobs.drain(within=timedelta(seconds=1)).check().only.id == "1"

@@ -10,8 +10,9 @@ from datetime import timedelta
 import pytest
 from sqlalchemy import text
 
-from joblane import ArchivedTask, JobClient, Queue, SkipRetry, Snooze, State, TaskContext, task
+from joblane import ArchivedTask, Job, JobClient, Queue, SkipRetry, Snooze, State, TaskContext, task
 from joblane.errors import EnqueueError, LeaseLostError, TaskCancelled, UnknownTaskError
+from joblane.functions.jobs_sweep.handler import jobs_sweep
 from joblane.sqs.client import Sqs
 from joblane.sqs.tick import tick_entry
 from joblane.testing import JobTester, KitError, NotRunError
@@ -252,10 +253,45 @@ def test_clients_of_the_application_enqueue_here_in_every_test(time: int, jobs: 
     assert len(jobs.enqueued()) == 3
 
 
-def test_nothing_reaches_sqs(jobs: JobTester) -> None:
+@pytest.fixture
+def aws_settings(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Settings with which boto3 makes a client, whose requests fail at once."""
+    monkeypatch.setenv("AWS_REGION", "us-east-1")
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "test")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "test")
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:1")
+
+
+@pytest.mark.parametrize("name", ["client", "brief_client", "sender", "brief_sender"])
+def test_nothing_reaches_sqs(aws_settings: None, jobs: JobTester, name: str) -> None:
     Sqs().send(tick_entry("jobs", order_nightly, order_nightly.schedules[0], jobs.now))
-    with pytest.raises(KitError, match="has no SQS"):
-        _ = jobs._queues.client
+    for sqs in (Sqs(), early._sqs, jobs._queues):
+        with pytest.raises(KitError, match="has no SQS"):
+            getattr(sqs, name)
+
+
+def test_a_client_of_sqs_that_was_made_before_the_test_is_not_used(
+    aws_settings: None, joblane_database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sqs = Sqs()
+    assert sqs.client.meta.endpoint_url == "http://127.0.0.1:1"
+    with JobTester(joblane_database), pytest.raises(KitError, match="has no SQS"):
+        sqs.receive_many("jobs-default-order-mail", 0)
+
+
+def test_an_enqueue_of_many_tasks_wakes_no_sweep(jobs: JobTester) -> None:
+    with jobs.session() as session:
+        jobs.client.enqueue_many([Job(order_quiet, Order(number=number)) for number in range(101)], session=session)
+    assert {one.type for one in jobs.enqueued()} == {order_quiet.type}
+    assert {one.type for one in jobs.drain().check()} == {order_quiet.type}
+
+
+def test_a_tick_of_the_sweep_reads_the_queues_of_the_test(
+    aws_settings: None, jobs: JobTester, caplog: pytest.LogCaptureFixture
+) -> None:
+    jobs.tick(jobs_sweep)
+    assert jobs.drain().check().only.type == "jobs:sweep"
+    assert [record.message for record in caplog.records if record.levelname == "WARNING"] == []
 
 
 def test_on_archived_finds_the_other_task(jobs: JobTester) -> None:

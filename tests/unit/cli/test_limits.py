@@ -34,6 +34,20 @@ def test_limits_are_shown_with_their_values_and_the_tasks_that_wait(jobs: Run, s
     assert "jobs --stage dev ls --state held" in ran.err
 
 
+def test_an_undeclared_limit_is_shown_with_the_command_that_resets_it(jobs: Run, stub: FakeInspector) -> None:
+    nothing = LimitValues(None, None)
+    stub.answers["limits"] = (
+        views.limit(declared=nothing),
+        views.limit("account:sync", "a b", LimitKind.KEY, declared=nothing),
+        views.limit("mail"),
+    )
+    ran = jobs("--stage", "dev", "limits", columns=120)
+    assert "more quota. No task declares this limit any more." in ran.err
+    assert "Remove it:  jobs --stage dev limits reset openai\n" in ran.err
+    assert "Remove it:  jobs --stage dev limits reset account:sync --key 'a b'\n" in ran.err
+    assert ran.err.count("Remove it:") == 2
+
+
 @pytest.mark.parametrize(
     ("arguments", "called"),
     [

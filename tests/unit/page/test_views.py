@@ -656,6 +656,15 @@ def test_a_limit_is_reset(browser: TestClient, post: Post, stub: FakeInspector) 
     assert "Reset. In force now: openai: 25 at a time." in browser.get(answer.headers["location"]).text
 
 
+def test_an_undeclared_limit_is_shown_and_reset(browser: TestClient, post: Post, stub: FakeInspector) -> None:
+    stub.limited = [limit(declared=LimitValues(None, None))]
+    assert "more quota. No task declares this limit any more" in words(browser.get("/limits").text)
+    stub.limited = [limit(declared=LimitValues(None, None), change=None, in_force=LimitValues(None, None))]
+    answer = post("/limits/reset", name="openai", reason="its type is gone")
+    assert answer.headers["location"].startswith("/limits?note=")
+    assert "Reset. In force now: openai: no limit." in browser.get(answer.headers["location"]).text
+
+
 def test_the_order_of_a_key_is_shown_and_the_next_task_runs_first(
     browser: TestClient, post: Post, stub: FakeInspector
 ) -> None:

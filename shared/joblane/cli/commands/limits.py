@@ -55,6 +55,12 @@ def ls(
     found = target.inspector(context).limits(name, key=key)
     terminal.answer(found, as_json=as_json, nothing="No task declares a limit.")
     _show(found)
+    undeclared: dict[object, LimitStatus] = {}
+    for one in found:  # a key without values of its own has the change of each key, which is before it
+        if one.change and not one.is_declared:
+            undeclared.setdefault((one.name, one.change), one)
+    for one in undeclared.values():
+        terminal.say(f"Remove it:  {_reset_command(context, one.name, one.key)}")
     if any(one.held for one in found):
         terminal.say(f"See which tasks wait:  {target.command(context)} ls --state held")
 
@@ -100,8 +106,7 @@ def set_(
     )
     terminal.answer(found, as_json=as_json)
     _show(found)
-    of_key = "" if key is None else f" --key {argument(key)}"
-    terminal.say(f"Declared values again:  {target.command(context)} limits reset {argument(name)}{of_key}")
+    terminal.say(f"Declared values again:  {_reset_command(context, name, key)}")
 
 
 @group.command("reset")
@@ -187,7 +192,13 @@ def _change(one: LimitStatus) -> str:
     by = f" by {change.by}" if change.by else ""
     until = f"until {stamp(change.until)}" if change.until else "until it is reset"
     reason = f": {change.reason}" if change.reason else ""
-    return f"{which}: {_values(change.values)} set{by} {until}{reason}. Declared: {_values(one.declared)}."
+    declared = f"Declared: {_values(one.declared)}" if one.is_declared else "No task declares this limit any more"
+    return f"{which}: {_values(change.values)} set{by} {until}{reason}. {declared}."
+
+
+def _reset_command(context: typer.Context, name: str, key: str | None) -> str:
+    of_key = "" if key is None else f" --key {argument(key)}"
+    return f"{target.command(context)} limits reset {argument(name)}{of_key}"
 
 
 def _values(values: LimitValues) -> str:

@@ -1,4 +1,4 @@
-"""Checks of a deployment in its database: the schema, the clock, the sweep, ticks, types and pauses."""
+"""Checks of a deployment in its database: the schema, the clock, the sweep, ticks, types, pauses and limits."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from pg8000.exceptions import Error as PostgresError
 
 from joblane.enqueue.wake import SWEEP
 from joblane.errors import sqlstate, text_of
+from joblane.flow import values_text
 from joblane.inspector.durations import lasting
 from joblane.inspector.scope import Scope
 from joblane.inspector.shell import argument
@@ -19,6 +20,8 @@ from joblane.inspector.views import Check, Grade
 from joblane.maintenance.missed_ticks import LONGEST_LOOK_BACK, PATIENCE
 from joblane.record import functions, migrations
 from joblane.record.connection import READ_ONLY
+from joblane.record.limit_changes import undeclared_names
+from joblane.record.limit_status import status_of
 from joblane.record.states import LIVE_SQL
 from joblane.sqs.tick import id_of
 
@@ -183,6 +186,20 @@ def pauses(scope: Scope) -> Iterator[Check]:
             yield Check(Grade.GOOD, what, found)
 
 
+def limits(scope: Scope) -> Iterator[Check]:
+    for limit in [status_of(scope.connection, name) for name in undeclared_names(scope.connection)]:
+        if (change := limit.change) is None:
+            continue
+        of_key, option = (f", key {limit.key}", f" --key {argument(limit.key)}") if limit.key is not None else ("", "")
+        since, reason = lasting(datetime.now(UTC) - change.since), f": {change.reason}" if change.reason else ""
+        found = (
+            f"{values_text(change.values.at_a_time, change.values.rate)} was set {since} ago by "
+            f"{change.by or 'an unknown operator'}{reason}. No task declares this limit any more"
+        )
+        do = f"`joblane limits reset {argument(limit.name)}{option}` removes it"
+        yield Check(Grade.WARNING, f"limit {limit.name}{of_key}", found, do)
+
+
 def _times(next_after: Callable[[datetime], datetime], moment: datetime) -> Iterator[datetime]:
     while True:
         yield (moment := next_after(moment))
@@ -196,5 +213,6 @@ PARTS: tuple[tuple[str, Callable[[Scope], Iterator[Check]]], ...] = (
     ("ticks", ticks),
     ("types", undeclared),
     ("pauses", pauses),
+    ("limits", limits),
 )
 """The migrations come first: on an empty database there is nothing else to check."""

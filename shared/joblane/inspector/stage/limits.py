@@ -20,13 +20,13 @@ KEYS_SHOWN = 20
 
 def limits(scope: Scope, name: str | None, key: str | None) -> tuple[LimitStatus, ...]:
     with reading(scope.connection) as connection:
-        declared = limit_changes.declared_names(connection)
+        known = limit_changes.known_names(connection)
         if name is not None:
-            found = limit_changes.names_of(declared, name, key)
+            found = limit_changes.names_of(known, name, key)
         elif key is not None:
             raise LimitError("key", "give the task type too")
         else:
-            found = declared
+            found = known
         of_keys = [] if key is not None else [each for each in found if limit_changes.is_of_each_key(each)]
         for each in of_keys:
             found += changed_keys(connection, each)

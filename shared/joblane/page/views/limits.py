@@ -92,7 +92,10 @@ def reset(request: Request, inspector: Inspector) -> Response:
     given = form(request)
     name, key = _target(given)
     changed = inspector.reset_limit(name, key=key, reason=given.required_reason)
-    return redirect(request, "/limits/show", f"Reset. In force now: {_in_force(changed)}.", name=name, key=key)
+    notice = f"Reset. In force now: {_in_force(changed)}."
+    if not any(one.is_declared for one in changed):  # it has no page any more
+        return redirect(request, "/limits", notice)
+    return redirect(request, "/limits/show", notice, name=name, key=key)
 
 
 def let_pass(request: Request, inspector: Inspector) -> Response:
