@@ -85,7 +85,7 @@ def _usual(folder: Path, console: Console, only: list[str]) -> list[Ratio]:
                     "roundtrips": lambda: roundtrips.run(server.url),
                     "lives": lambda: lives.run(steady),
                     "limiting": lambda: limiting.run(steady, durable),
-                    "old_snapshot": lambda: limiting.beside_a_snapshot(durable),
+                    "old_snapshot": lambda: limiting.next_to_a_snapshot(durable),
                     "recording": lambda: recording.run(steady),
                     "finishing": lambda: finishing.run(steady),
                     "first_claims": lambda: first_claims.run(steady),

@@ -50,7 +50,7 @@ def run(steady: Postgres, durable: Postgres) -> list[Ratio]:
     return [*_on(steady, _without_limits), *_on(steady, _lives), *_on(durable, _starts)]
 
 
-def beside_a_snapshot(durable: Postgres) -> list[Ratio]:
+def next_to_a_snapshot(durable: Postgres) -> list[Ratio]:
     """Starts of a hot limit while another transaction keeps an old snapshot, so that no dead row can be removed."""
     return _on(durable, _old_snapshot)
 
