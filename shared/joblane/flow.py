@@ -96,9 +96,13 @@ class Flow:
     def has_total(self) -> bool:
         return self.max_total is not None or (self.rate is not None and not self.key)
 
-    def widest(self, type_: str) -> str:
-        """Return the name of the limit whose lock the tasks take: shared, of the type, or of each key."""
-        return self.limit.name if self.limit else type_ if self.has_total else f"{type_}/"
+    def names(self, type_: str) -> tuple[str | None, str | None, str | None]:
+        """Return the names of the limits: of each key, of the type, shared. None: there is no such limit."""
+        return (
+            f"{type_}/" if self.key else None,
+            type_ if self.has_total else None,
+            self.limit.name if self.limit else None,
+        )
 
     def declared(self, type_: str) -> Iterable[tuple[str, int | None, Rate | None]]:
         """Return the name, the tasks at a time and the rate of each limit."""

@@ -96,6 +96,17 @@ def test_a_value_that_is_no_key_is_refused(value: Any) -> None:
         names(declare(key="account_id", max_per_key=1), {"account_id": value})
 
 
+def test_tasks_of_a_former_name_keep_their_limits() -> None:
+    renamed = declare(aliases=["shop:sale"], key="tenant", max_per_key=2, max_total=9, limit=Limit("openai", 3))
+    assert declared_limits({renamed.type: renamed}) == [
+        {"name": "shop:order/", "slots": 2},
+        {"name": "shop:order", "slots": 9},
+        {"name": "openai", "slots": 3},
+        {"name": "shop:sale/", "slots": 2},
+        {"name": "shop:sale", "slots": 9},
+    ]
+
+
 def test_types_that_share_a_limit_declare_the_same_values() -> None:
     one = declare(limit=Limit("openai", 3, Rate(60, per=MINUTE, burst=5)), key="tenant", max_per_key=2)
     other = declare("shop:refund", limit=Limit("openai", 3, Rate(60, per=MINUTE, burst=5)), max_total=1)

@@ -88,9 +88,14 @@ def _row(task: Task[Any, Any]) -> dict[str, Any]:
 
 def declared_limits(tasks: Mapping[str, Task[Any, Any]]) -> list[dict[str, Any]]:
     """Return the rows of ``joblane.limits``. Raises :class:`DeclarationError` if two types declare one differently."""
-    flows = {task.type: task.flow for task in tasks.values() if task.flow}
-    check_shared(flows)
-    found = {limit[0]: limit for type_, flow in flows.items() for limit in flow.declared(type_)}
+    check_shared({task.type: task.flow for task in tasks.values() if task.flow})
+    found = {
+        limit[0]: limit
+        for task in tasks.values()
+        if task.flow
+        for type_ in task.types  # a task keeps the names of the limits that its type had at the enqueue
+        for limit in task.flow.declared(type_)
+    }
     return [
         {"name": name, "slots": slots}
         | ({} if rate is None else {"step": rate.step.total_seconds(), "burst": rate.burst})

@@ -44,6 +44,18 @@ def test_only_live_tasks_are_counted_by_type_and_queue(database: Database, datab
     assert read(database_url).live == {("data:gone", "low"): 4, ("data:gone", "default"): 1}
 
 
+def test_live_tasks_are_counted_by_the_names_of_their_limits(database: Database, database_url: str) -> None:
+    for id_ in "abc":
+        put(database, id_, "data:export", "low", "pending")
+    database.get().run("update joblane.tasks set first_due_at = now(), seq = 1 where id < 'c'")
+    database.get().run("update joblane.tasks set key_limit = 'data:dump/a/b', shared_limit = 'openai' where id = 'a'")
+    database.get().run("update joblane.tasks set total_limit = 'data:export' where id = 'b'")
+    assert read(database_url).limited == {
+        ("data:export", ("data:dump/", None, "openai")): 1,
+        ("data:export", (None, "data:export", None)): 1,
+    }
+
+
 def test_schema_and_limits_are_those_of_the_server(database: Database, database_url: str) -> None:
     database.get().run(
         "insert into joblane.task_types values ('data:export', '{default}', 1, 60, null, 'finish', '{}', '{}')"

@@ -18,7 +18,7 @@ DECLARED = Declared(
     stage="dev",
     prefix="jobs",
     lanes={"data:export": ["default", "critical"], "data:dump": ["default", "critical"], "user:invite": ["low"]},
-    limits={"data:export": "openai"},
+    limits=dict.fromkeys(("data:export", "data:dump"), ("data:export/", None, "openai")),
     queues={
         (JOBS, "ExportDefault"): "jobs-default-data-export",
         (JOBS, "ExportDefaultDlq"): "jobs-default-data-export-dlq",
@@ -35,7 +35,11 @@ DATABASE = DatabaseState(
     pending={},
     newer=False,
     live={("data:export", "default"): 3, ("user:invite", "low"): 1},
-    limited={("data:export", "openai"): 2, ("user:invite", "user:invite"): 1},
+    limited={
+        ("data:export", ("data:export/", None, "openai")): 2,
+        ("data:export", (None, None, "openai")): 1,
+        ("user:invite", (None, "user:invite", None)): 1,
+    },
     types=["data:export", "user:invite"],
     max_connections=100,
     kept_connections=3,
@@ -69,10 +73,20 @@ def test_a_deploy_of_the_same_declarations_is_fine() -> None:
 
 
 def test_live_tasks_under_another_limit_are_refused() -> None:
-    database = replace(DATABASE, limited={("data:export", "data:export/"): 2})
+    database = replace(DATABASE, limited={("data:export", ("data:export/", None, None)): 2})
     finding = only(findings_of(database=database))
     assert finding.what == "task type data:export, limits"
-    assert "becomes openai, and it still has 2 live tasks under data:export/" in finding.why
+    assert "its widest limit becomes openai, and it still has 2 live tasks under data:export/" in finding.why
+
+
+def test_live_tasks_of_a_former_name_with_a_limit_of_the_type_are_refused() -> None:
+    database = replace(DATABASE, limited={("data:dump", ("data:dump/", None, "openai")): 2})
+    finding = only(findings_of(database=database))
+    assert finding.what == "task type data:dump, limits"
+    assert "its limit becomes data:export/, and it still has 2 live tasks under data:dump/" in finding.why
+    assert finding.do.startswith("keep its name and limits as they are until these tasks have run")
+    shared = replace(DATABASE, limited={("data:dump", (None, None, "openai")): 2})
+    assert findings_of(database=shared) == []
 
 
 def test_a_first_deploy_is_fine() -> None:

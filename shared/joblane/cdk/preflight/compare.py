@@ -18,21 +18,22 @@ HOW = "docs/how-to/change-safely.md describes how"
 
 Place = tuple[str, str]
 """Stack and logical id."""
+Names = tuple[str | None, ...]
+"""The limits of a type, see :meth:`joblane.flow.Flow.names`."""
 
 
 @dataclass(frozen=True)
 class Declared:
     """The resources and settings that the checkout would deploy.
 
-    ``lanes``: type or alias → the queues in which it has a lane. ``limits``: type or alias with limits → the widest
-    one. ``queues``: names of SQS queues, by place. ``demand``: of concurrency. The other fields are settings of the
-    stage.
+    ``lanes``: type or alias → the queues in which it has a lane. ``limits``: type or alias with limits → their names.
+    ``queues``: names of SQS queues, by place. ``demand``: of concurrency. The other fields are settings of the stage.
     """
 
     stage: str
     prefix: str
     lanes: Mapping[str, Sequence[str]]
-    limits: Mapping[str, str]
+    limits: Mapping[str, Names]
     queues: Mapping[Place, str]
     demand: Demand
     database_connections: int
@@ -45,9 +46,9 @@ class DatabaseState:
 
     ``revision``: of the schema; None: there is no schema. ``pending``: revision → purpose of the pending migrations.
     ``newer``: newer code has migrated it. ``live``: (type, queue) → tasks in ``scheduled``, ``pending``, ``active`` or
-    ``retry``. ``limited``: (type, its widest limit) → live tasks with a limit. ``types``: types that the deployed code
-    declares. ``max_connections``: of the server. ``kept_connections``: those of them that are reserved for superusers
-    and privileged roles. ``roles``: the findings on the role of the functions.
+    ``retry``. ``limited``: (type, names of their limits) → live tasks with a limit. ``types``: types that the deployed
+    code declares. ``max_connections``: of the server. ``kept_connections``: those of them that are reserved for
+    superusers and privileged roles. ``roles``: the findings on the role of the functions.
     """
 
     address: str
@@ -55,7 +56,7 @@ class DatabaseState:
     pending: Mapping[str, str]
     newer: bool
     live: Mapping[tuple[str, str], int]
-    limited: Mapping[tuple[str, str], int]
+    limited: Mapping[tuple[str, Names], int]
     types: Sequence[str]
     max_connections: int
     kept_connections: int
@@ -88,16 +89,28 @@ def examine(
 
 
 def _other_limits(declared: Declared, database: DatabaseState) -> Iterator[Finding]:
-    """Find live tasks whose widest limit is not that of new tasks of their type, so that neither counts the others."""
-    for (type_, widest), count in sorted(database.limited.items()):
-        if (wanted := declared.limits.get(type_, widest)) != widest:
-            yield refused(
-                f"task type {type_}, limits",
-                f"its widest limit becomes {wanted}, and it still has {_count(count, 'live task')} under {widest}, so "
-                "more tasks than a limit allows could run",
-                "keep the limits as they are until these tasks have run: pause the producers, or give the changed task "
-                f"a new type; {HOW}",
-            )
+    """Find live tasks that new tasks of their type would not count: with another widest limit, whose lock they take, or
+    with limits of a former name of the type."""
+    for (type_, names), count in sorted(database.limited.items(), key=str):
+        wanted = declared.limits.get(type_, names)
+        before, after = _widest(names), _widest(wanted)
+        which = "widest limit"
+        if before == after:
+            renamed = [(old, new) for old, new in zip(names, wanted, strict=True) if old and new and old != new]
+            if not renamed:
+                continue
+            which, (before, after) = "limit", renamed[0]
+        yield refused(
+            f"task type {type_}, limits",
+            f"its {which} becomes {after}, and it still has {_count(count, 'live task')} under {before}, so more tasks "
+            "than a limit allows could run",
+            "keep its name and limits as they are until these tasks have run: pause the producers, or give the changed "
+            f"task a new type; {HOW}",
+        )
+
+
+def _widest(names: Names) -> str | None:
+    return next((name for name in reversed(names) if name), None)
 
 
 def _left_behind(declared: Declared, messages: Mapping[str, int], database: DatabaseState | None) -> Iterator[Finding]:

@@ -61,7 +61,7 @@ select type, queue, count(*) from joblane.tasks where finished_at is null and st
  group by type, queue
 """
 LIMITED = """
-select type, coalesce(shared_limit, total_limit, type || '/'), count(*) from joblane.tasks
+select type, array[split_part(key_limit, '/', 1) || '/', total_limit, shared_limit], count(*) from joblane.tasks
  where finished_at is null and first_due_at is not null group by 1, 2
 """
 # reserved_connections exists from PostgreSQL 16
@@ -161,7 +161,7 @@ def read_declared(templates: Mapping[str, Template], tasks: Iterable[Task[Any, A
         stage=settings["stage"],
         prefix=settings["prefix"],
         lanes={type_: [str(queue) for queue in task.lanes] for task in tasks for type_ in task.types},
-        limits={type_: task.flow.widest(task.type) for task in tasks if task.flow for type_ in task.types},
+        limits={type_: task.flow.names(task.type) for task in tasks if task.flow for type_ in task.types},
         queues={place: properties["QueueName"] for place, properties in queues.items()},
         demand=Demand(
             **_concurrency(templates),
@@ -382,7 +382,7 @@ def _read_database(connection: Connection, address: str, wanted: Wanted | None) 
         pending=migrations.pending(revision),
         newer=migrations.is_newer(revision),
         live={(type_, queue): count for type_, queue, count in rows("joblane.tasks", LIVE)},
-        limited={(type_, widest): count for type_, widest, count in rows("joblane.limits", LIMITED)},
+        limited={(type_, tuple(names)): count for type_, names, count in rows("joblane.limits", LIMITED)},
         types=[type_ for (type_,) in rows("joblane.task_types", "select type from joblane.task_types")],
         max_connections=max_connections,
         kept_connections=kept,
