@@ -44,7 +44,11 @@ def main() -> int:
 
 
 def _usual(folder: Path, console: Console, only: list[str]) -> list[Ratio]:
-    with Postgres(folder / "postgres") as server, Postgres(folder / "steady", settings=AUTOVACUUM) as steady:
+    with (
+        Postgres(folder / "postgres") as server,
+        Postgres(folder / "steady", settings=AUTOVACUUM) as steady,
+        Postgres(folder / "durable", durable=True) as durable,
+    ):
         upgrade(server.url)
         emulator = MiniStack(folder, None, REGION)
         emulator.start()
@@ -60,6 +64,7 @@ def _usual(folder: Path, console: Console, only: list[str]) -> list[Ratio]:
                 finishing,
                 first_claims,
                 handling,
+                limiting,
                 lives,
                 moves,
                 recording,
@@ -79,6 +84,8 @@ def _usual(folder: Path, console: Console, only: list[str]) -> list[Ratio]:
                     "moves": lambda: moves.run(server.url),
                     "roundtrips": lambda: roundtrips.run(server.url),
                     "lives": lambda: lives.run(steady),
+                    "limiting": lambda: limiting.run(steady, durable),
+                    "old_snapshot": lambda: limiting.next_to_a_snapshot(durable),
                     "recording": lambda: recording.run(steady),
                     "finishing": lambda: finishing.run(steady),
                     "first_claims": lambda: first_claims.run(steady),

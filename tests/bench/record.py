@@ -13,9 +13,10 @@ from datetime import timedelta
 from typing import Any
 from unittest.mock import patch
 
-from joblane import Payload, TaskContext, task
+from joblane import Payload, Task, TaskContext, task
 from joblane.client import JobClient
 from joblane.job import Job
+from joblane.queues import Queue, lane_name
 from joblane.record.claim import claim
 from joblane.record.database import Database
 from joblane.record.finish import finish
@@ -26,7 +27,7 @@ from tests.bench import backends
 from tests.bench.quiet import silent
 from tests.builders.events import LambdaContext, event, record
 
-PREFIX, LANE = "jobs", "jobs-default-bench-record"
+PREFIX = "jobs"
 
 
 CREATED = "clock_timestamp() - n * interval '1 day' * 24 / $1::int"
@@ -44,6 +45,16 @@ def bench_record(payload: Work, ctx: TaskContext) -> None:
     pass
 
 
+@task("bench:keyed", timeout=timedelta(seconds=10), batch_size=10, key="tenant_id", max_per_key=3)
+def bench_keyed(payload: Work, ctx: TaskContext) -> None:
+    pass
+
+
+@task("bench:total", timeout=timedelta(seconds=10), batch_size=10, max_total=1)
+def bench_total(payload: Work, ctx: TaskContext) -> None:
+    pass
+
+
 class Accepting(Sqs):
     """SQS that accepts each message at once, and keeps it."""
 
@@ -57,32 +68,41 @@ class Accepting(Sqs):
 
 
 class Record:
-    """A database with its tables, one connection, and the client and worker on it."""
+    """A database with its tables, one connection, and the client and worker on it.
 
-    def __init__(self, url: str) -> None:
+    ``keys``: the number of values of ``tenant_id``.
+    """
+
+    def __init__(self, url: str, task_: Task[Work, None] = bench_record, *, keys: int = 1) -> None:
+        self.task, self._keys = task_, keys
+        self._lane = lane_name(PREFIX, Queue.DEFAULT, task_.type)
         self.database = Database(url)
         self.connection = self.database.get()
         self.pid = backends.pid_of(self.connection)
-        self._sqs = Accepting()
-        self._client = JobClient.within(self.database, self._sqs, PREFIX)
-        self.worker = worker.Worker(bench_record, self.database, self._sqs, PREFIX)
+        self.sqs = Accepting()
+        self._client = JobClient.within(self.database, self.sqs, PREFIX)
+        self.worker = worker.Worker(task_, self.database, self.sqs, PREFIX)
         self._numbers = itertools.count()
 
     def enqueue(self, count: int, batch: int) -> list[str]:
         """Enqueue tasks, ``batch`` with one call. Return the bodies of their messages."""
-        self._sqs.bodies = []
+        self.sqs.bodies = []
         for _ in range(0, count, batch):
-            jobs = [Job(bench_record, Work(tenant_id="acme", number=next(self._numbers))) for _ in range(batch)]
+            jobs = [Job(self.task, self._work()) for _ in range(batch)]
             if batch == 1:
                 self._client.enqueue(jobs[0].task, jobs[0].payload)
             else:
                 self._client.enqueue_many(jobs)
-        return self._sqs.bodies
+        return self.sqs.bodies
+
+    def _work(self) -> Work:
+        number = next(self._numbers)
+        return Work(tenant_id=f"acme{number % self._keys}", number=number)
 
     def events(self, bodies: Sequence[str], batch: int) -> list[dict[str, Any]]:
         """Return the events of the messages, ``batch`` to an event."""
         return [
-            event(*(record(body, LANE) for body in bodies[start : start + batch]))
+            event(*(record(body, self._lane) for body in bodies[start : start + batch]))
             for start in range(0, len(bodies), batch)
         ]
 

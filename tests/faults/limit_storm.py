@@ -505,7 +505,7 @@ class Fate:
             self._die()
         result = send()
         if statement == CLAIM:
-            self.frees = any(answer["frees"] for answer in result.rows[0][0])
+            self.frees = any(answer["serve"] for answer in result.rows[0][0])
         elif statement in (FINISH, SERVE):
             self.frees = statement == FINISH
         if self._left == 0:

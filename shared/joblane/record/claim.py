@@ -135,8 +135,8 @@ class Claim:
     mismatch_seconds: float | None
     limits: Limits | None = None
     """The names of its limits: of its key, of its type, shared. None: it has no limit."""
-    frees: bool = False
-    """The claim has freed slots of these limits, or has found some for others."""
+    serve: bool = False
+    """These limits have to be served after the claim: it has freed slots of them, or the task waits for one."""
 
 
 CLAIM = f"select joblane.claim_{VERSION}($1, $2, $3, $4)"
@@ -231,5 +231,5 @@ def _claim(answer: Mapping[str, Any], token: str) -> Claim:
         reason=answer["reason"],
         mismatch_seconds=answer["mismatch"],
         limits=answer["limits"],
-        frees=answer["frees"] or False,
+        serve=answer["serve"] or False,
     )

@@ -29,7 +29,6 @@ declare
   verdict text;
   refusal text;
   changed boolean;        -- a transition was applied to `t`
-  frees boolean;          -- a limit has a slot that others wait for
 begin
   perform set_config('joblane.checks', 'off', true);
   if strpos(messages::text, '"limits"') > 0 then  -- most types have no limit
@@ -61,7 +60,7 @@ begin
   loop
     waits := m.rec;
     loop  -- once, or again if another transaction inserts the same id or unique key at the same moment
-      changed := false; frees := false; refusal := null; holder := null; is_locked := false;
+      changed := false; refusal := null; holder := null; is_locked := false;
 
       -- Lock the row. Most rows are there and free. Only a wait needs a subtransaction.
       select * into t from joblane.tasks r where r.id = m.id for no key update skip locked;
@@ -182,7 +181,7 @@ begin
       else  -- its limits decide
         select * into way from joblane.pass_limits_@version(t, false);
         if way.waits_for is not null then                  -- waiting, due, gets no slot: any
-          verdict := 'held'; frees := way.behind_others; @hold
+          verdict := 'held'; @hold
         elsif way.starts_at is not null then               -- waiting, due, gets a later time by a rate: any
           verdict := 'wait'; @start_later
         else                                               -- waiting, due, gets its slots: any
@@ -254,7 +253,7 @@ begin
       'left', date_part('epoch', t.deadline - clock),
       'mismatch', date_part('epoch', clock - t.mismatch_since),
       'limits', case when widest is not null then array[t.key_limit, t.total_limit, t.shared_limit] end,
-      'frees', frees or (changed and widest is not null and verdict in ('ended', 'archived', 'paused')));
+      'serve', widest is not null and changed and verdict in ('held', 'ended', 'archived', 'paused'));
   end loop;
   perform set_config('joblane.checks', 'on', true);
   return to_json(answers);

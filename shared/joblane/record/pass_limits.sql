@@ -2,19 +2,18 @@
 -- time, if the limit has a rate. `passed` counts these steps: two for each level, 6 for all. A task keeps what it has
 -- passed. The caller holds the lock of the widest limit.
 --
--- `waits_for`: the limit that does not let it pass, and its `place` among those who wait there. `behind_others`: that
--- limit has a slot, but others wait for it. `starts_at`: the time that a rate gives it, if that is later than now. All
--- null: it has passed all limits. `is_next`: it is the first of the list in which it waits.
+-- `waits_for`: the limit that does not let it pass, and its `place` among those who wait there. `starts_at`: the time
+-- that a rate gives it, if that is later than now. All null: it has passed all limits. `is_next`: it is the first of the
+-- list in which it waits.
 create or replace function joblane.pass_limits_@version(
   t joblane.tasks, is_next boolean,
-  out passed smallint, out waits_for text, out place float8, out behind_others boolean, out starts_at timestamptz)
+  out passed smallint, out waits_for text, out place float8, out starts_at timestamptz)
 language plpgsql as $$
 #variable_conflict use_column
 declare
   names constant text[] := array[t.key_limit, t.total_limit, t.shared_limit];
   limit_name text;
   l record;            -- the limit's values
-  has_room boolean;
 begin
   passed := t.passed;
   for level in passed / 2 + 1 .. 3 loop
@@ -22,14 +21,12 @@ begin
     if limit_name is not null then
       select * into l from joblane.limit_of_@version(limit_name);
       if passed < 2 * level - 1 then
-        has_room := joblane.has_room_@version(limit_name, level, l.slots);
-        if not has_room
+        if not joblane.has_room_@version(limit_name, level, l.slots)
            or (level = 1 and t.ordered and @before_it)
            or (not is_next and not (level = 1 and t.ordered) and exists (
                  select from joblane.tasks w
                   where w.waits_for = limit_name and w.state = 'held' and w.id <> t.id)) then
           waits_for := limit_name;
-          behind_others := has_room;
           place := case
             when t.waits_for = limit_name then t.place
             when level = 1 then extract(epoch from t.first_due_at)

@@ -61,8 +61,9 @@ def serve(connection: Connection, freed: Iterable[Limits]) -> list[Turn]:
     while wanted:
         ((answer,),) = connection.run(SERVE, json.dumps(wanted))
         turns += [Turn(**turn) for turn in answer["turns"]]
-        wanted = [limits for limits in wanted if any(name in answer["asked_again"] for name in limits)]
-        if wanted and not answer["turns"]:
+        again = {*answer["asked_again"], *answer["moved"]}
+        wanted = [limits for limits in wanted if not again.isdisjoint(limits)]
+        if answer["asked_again"] and not answer["turns"]:
             if (pause := next(pauses, None)) is None:
                 break
             time.sleep(pause)

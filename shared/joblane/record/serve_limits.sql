@@ -1,10 +1,12 @@
--- Gives what limits have free to the tasks that wait for them. It is called after the commit of whatever freed a slot:
--- the end of a run, a cancel, a pause, a raised limit. Freeing needs no lock; giving does. The lock waits for each claim
--- that has counted before that commit, so that a task which that claim left waiting is seen here.
+-- Gives what limits have free to the tasks that wait for them. Freeing a slot needs no lock; giving one does. Two call
+-- this after their commit: who has freed a slot (the end of a run, a cancel, a pause, a raised limit), and who has left a
+-- task waiting (a claim). The later of both commits sees the other's work, so at least one of them finds the task and the
+-- slot. Both look without the lock first, as usually nobody waits, or no slot is free.
 --
 -- `freed`: an array of [limit of the key, total, shared limit], null where there is none. The answer: `turns`, the tasks
--- that may start, whose messages the caller sends after the commit, and `asked_again`, the limits to ask for once more:
--- the tasks that would be next are locked by others, or are too many for one call.
+-- that may start, whose messages the caller sends after the commit; `moved`, the limits for which tasks wait now that
+-- have got a slot of a narrower one; and `asked_again`: the tasks that would be next are locked by others, or are too
+-- many for one call. The caller asks for the limits of both once more.
 create or replace function joblane.serve_limits_@version(freed json) returns json language plpgsql
 set lock_timeout = '5s' set plan_cache_mode = force_generic_plan set enable_seqscan = off
 as $$
@@ -17,9 +19,18 @@ declare
   w joblane.tasks;     -- the first task that waits for it
   way record;          -- how far that task gets
   turns json[] := '{}';
+  moved text[] := '{}';
   asked_again text[] := '{}';
   parked integer := 0;
 begin
+  if not exists (
+    select from json_array_elements(freed) as f,
+           lateral (values (1, f ->> 0), (2, f ->> 1), (3, f ->> 2)) as n(level, name)
+     where case when exists (select from joblane.tasks t where t.waits_for = n.name and t.state = 'held')
+                then joblane.has_room_@version(n.name, n.level, (joblane.limit_of_@version(n.name)).slots) end)
+  then
+    return json_build_object('turns', turns, 'moved', moved, 'asked_again', asked_again);
+  end if;
   select array_agg(f ->> 0), array_agg(f ->> 1), array_agg(f ->> 2) into keys, totals, shared
     from json_array_elements(freed) as f;
   perform joblane.lock_limits_@version(
@@ -63,6 +74,7 @@ begin
         end if;
         if way.waits_for is not null then
           update joblane.tasks t set @set_hold where t.id = w.id;
+          moved := moved || way.waits_for;
           continue;
         elsif way.starts_at is not null then
           update joblane.tasks t set @set_start_later where t.id = w.id returning * into w;
@@ -76,6 +88,6 @@ begin
     end loop;
   end loop;
   perform set_config('joblane.checks', 'on', true);
-  return json_build_object('turns', turns, 'asked_again', asked_again);
+  return json_build_object('turns', turns, 'moved', moved, 'asked_again', asked_again);
 end
 $$

@@ -132,7 +132,7 @@ class Worker:
                 case Verdict.WAIT | Verdict.HELD | Verdict.PAUSED | Verdict.ENDED | Verdict.OBSOLETE | Verdict.GONE:
                     fields = self._log_fields(run.claim) | {"verdict": verdict}
                     self._logger.info("message acknowledged", extra=fields)
-        self._serve([run.claim for run in claimed if run.claim.frees])
+        self._serve([run.claim for run in claimed if run.claim.serve])
         self._log.begin(len(runs), round((time.perf_counter() - started) * 1000))
         for run in runs:
             run.execute(self._runner, self._lanes[run.received.queue], lambda_context)

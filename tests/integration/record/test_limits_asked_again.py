@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, cast
 from unittest.mock import Mock
 
 import pytest
@@ -12,10 +13,16 @@ import pytest
 from joblane.client import JobClient
 from joblane.job import Job
 from joblane.record.database import Database
+from joblane.record.finish import Finish, finish
+from joblane.record.serve import serve
+from joblane.record.states import State
 from joblane.record.task_types import LIMITS, declared_limits
 from tests.integration.record.test_limits import HELD, RUN, TASKS, ask, end, put
-from tests.samples import Sample, sample_keyed, sample_ordered
+from tests.samples import Sample, sample_keyed, sample_ordered, sample_tree
 from tests.world import PREFIX, World
+
+if TYPE_CHECKING:
+    from joblane.record.connection import Connection
 
 
 @pytest.fixture
@@ -70,3 +77,32 @@ def test_more_paused_tasks_than_one_call_moves_do_not_hide_the_next_one(limited:
     limited.run("insert into joblane.pauses (scope, name) values ('tenant', 'x')")
     assert end(limited, "a") == ["z"]
     assert limited.run("select count(*) from joblane.tasks where tenant = 'x' and state = 'pending'") == [[450]]
+
+
+def test_a_task_that_moves_to_its_total_is_served_if_a_slot_is_freed_meanwhile(limited: World) -> None:
+    put(limited, sample_tree, "a", "b", number=1)
+    put(limited, sample_tree, "c", number=2)
+    limited.run("update joblane.limits set slots = 1 where name = 'sample:tree/'")
+    assert ask(limited, sample_tree, "a", "c", "b") == [RUN, RUN, HELD]
+    limited.run("update joblane.limits set slots = 1 where name = 'sample:tree'")
+
+    class Slow:
+        """Commits the first statement only after another task has ended, whose worker finds nobody waiting."""
+
+        def run(self, statement: str, *parameters: Any) -> Any:
+            connection = other.get()
+            if row["finished_at"] is not None:
+                return connection.run(statement, *parameters)
+            connection.execute_simple("begin")
+            rows = connection.run(statement, *parameters)
+            assert end(limited, "c") == []
+            row["finished_at"] = "now"
+            connection.commit()
+            return rows
+
+    row = limited.row("a")
+    ended = Finish("a", row["lease_token"], row["runs"], "completed", State.COMPLETED)
+    assert finish(limited.database.get(), [ended]) == {"a"}
+    with Database(limited.url) as other:
+        turns = serve(cast("Connection", Slow()), [[row["key_limit"], row["total_limit"], row["shared_limit"]]])
+    assert [turn.id for turn in turns] == ["b"]

@@ -544,11 +544,11 @@ INDEXES = (
     "create index tasks_tags on joblane.tasks using gin (tags) where tags <> '{}'",
     "create index tasks_failed on joblane.tasks (created_at desc, id desc) where error_type is not null",
     "create index tasks_cause on joblane.tasks (fingerprint, created_at desc, id desc) where fingerprint is not null",
-    # Limits: the tasks of a key, with and without a slot, in their order; who has a slot of a total or a shared limit;
-    # who waits. A task without a limit has no entry, but each index, and each condition of it, costs every task.
+    # Limits: who has a slot of a key, and all tasks of a key with an order; who has a slot of a total or a shared
+    # limit; who waits. A task without a limit has no entry, but each index, and each condition of it, costs every task.
     (
         "create index tasks_key_limit on joblane.tasks (key_limit, passed, first_due_at, seq)"
-        " where key_limit is not null and finished_at is null"
+        " where key_limit is not null and (ordered or passed >= 1) and finished_at is null"
     ),
     "create index tasks_total_limit on joblane.tasks (total_limit) where passed >= 3",
     "create index tasks_shared_limit on joblane.tasks (shared_limit) where passed >= 5",
