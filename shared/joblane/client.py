@@ -210,8 +210,9 @@ class JobClient:
 
         Returns ``cancelled`` if the task was waiting: it never runs. Returns ``active`` if the task is running: the run
         is interrupted at its next ``ctx.check()`` or ``ctx.progress()``, or rolled back at its end. Returns None if the
-        task has ended or is unknown. The tasks that wait for a limit of the cancelled one start at once; if a handler
-        cancels in its transaction, they start at the end of another task with this limit, or by the sweep.
+        task has ended or is unknown. The tasks that wait for a limit of the cancelled one start at once.
+
+        A cancel commits by itself, also in a handler: a rollback does not undo it.
 
         Raises:
             DatabaseUnavailableError: the database is unavailable.

@@ -10,8 +10,9 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
+from sqlalchemy import text
 
-from joblane import JobClient
+from joblane import JobClient, TaskContext
 from joblane.declaration import Task
 from joblane.errors import DatabaseUnavailableError, LimitError
 from joblane.flow import Rate
@@ -22,7 +23,9 @@ from joblane.record.limit_status import LimitKind, rate_of
 from joblane.record.serve import delay
 from tests.samples import (
     Sample,
+    behaviour,
     sample_keyed,
+    sample_one,
     sample_rated,
     sample_sharing,
     sample_single,
@@ -372,6 +375,31 @@ def test_a_task_that_a_claim_has_just_left_waiting_is_served(
         other.execute_simple("commit")
         change.result(timeout=20)
     assert states(limited, "a") == ["pending"]
+
+
+# --- In a handler whose transaction is open ------------------------------------------------------------------------
+
+
+@behaviour
+def changes_a_limit_and_fails(payload: Sample, ctx: TaskContext) -> None:
+    ctx.session.execute(text("select 1"))
+    with pytest.raises(LimitError, match="transaction is open, and a change of limits commits: use a new JobClient"):
+        ctx._client.limits.set(SINGLE, max_total=0)
+    with JobClient() as own:
+        own.limits.reset(SINGLE)
+        own.cancel("a")
+    raise ValueError("it fails")
+
+
+def test_a_client_of_the_handler_changes_limits_and_cancels_at_once(limited: World, jobs: JobClient) -> None:
+    """Its transaction is another one: its rollback undoes neither, and the waiting task does not wait for its end."""
+    jobs.limits.set(SINGLE, max_total=0)
+    put(limited, sample_single, "a", "b")
+    limited.lane(sample_one)
+    jobs.enqueue(sample_one, Sample(do="changes_a_limit_and_fails"), task_id="handler")
+    deliver(limited, sample_one, "handler")
+    assert (states(limited, "a", "b"), is_set(limited)) == (["cancelled", "pending"], [])
+    assert sent(limited, sample_single) == ["a", "b"]
 
 
 # --- What is shown -------------------------------------------------------------------------------------------------
