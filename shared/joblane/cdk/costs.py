@@ -9,6 +9,7 @@ import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from itertools import takewhile
 from typing import Any
 
 from joblane.cdk.errors import SynthError
@@ -117,11 +118,8 @@ def busy_hours(task: Task[Any, Any]) -> int:
 
 def times(schedule: Any) -> list[datetime]:
     """Return the ticks of ``schedule`` in the month from :data:`START`."""
-    found, moment = [], schedule.next_after(START - timedelta(seconds=1))
-    while moment < START + MONTH:
-        found.append(moment)
-        moment = schedule.next_after(moment)
-    return found
+    end = START + MONTH
+    return list(takewhile(lambda moment: moment < end, schedule.after(START - timedelta(seconds=1))))
 
 
 # --- The lines -----------------------------------------------------------------------------------------------------
