@@ -36,8 +36,7 @@ select t.key_limit, t.total_limit, t.shared_limit, n.name
 TAKE_BACK = f"""
 update joblane.tasks t set {assignments(LEFT_LIMITS)}
  where t.id in (select r.id from joblane.tasks r
-                 where r.shared_limit is not null and r.passed >= 5 and r.finished_at is null
-                   and r.state = 'pending' and r.sends >= {SENDS}
+                 where r.shared_limit is not null and r.passed >= 5 and r.state = 'pending' and r.sends >= {SENDS}
                    and exists (select from joblane.tasks w where w.waits_for = r.shared_limit)
                  order by r.id for no key update skip locked)
 returning t.key_limit, t.total_limit, t.shared_limit

@@ -34,13 +34,14 @@ begin
   if strpos(messages::text, '"limits"') > 0 then  -- most types have no limit
     -- Before any row is locked. A task whose turn it is has its slots, and needs no lock.
     select array_agg(x.widest) into locked_limits
-      from (select case when r.id is null then coalesce(y.limits[3], y.limits[2], y.limits[1])
-                        when r.passed < 6 and r.finished_at is null and r.state <> 'active'
-                        then coalesce(r.shared_limit, r.total_limit, r.key_limit) end as widest
+      from (select coalesce(
+                     (select case when r.passed = 6 or r.finished_at is not null or r.state = 'active' then ''
+                                  else coalesce(r.shared_limit, r.total_limit, r.key_limit, '') end
+                        from joblane.tasks r where r.id = y.id),
+                     y.limits[3], y.limits[2], y.limits[1]) as widest
               from json_to_recordset(messages) as y(id text, limits text[])
-              left join joblane.tasks r on r.id = y.id
              where y.limits is not null) as x
-     where x.widest is not null;
+     where x.widest <> '';
     if locked_limits is not null then
       begin
         perform joblane.lock_limits_@version(locked_limits);

@@ -23,7 +23,8 @@ HOLDER = """(select h.id from joblane.tasks h
 """The id of the live task that holds a unique key."""
 BEFORE_IT = f"""exists (
          select from joblane.tasks o
-          where o.key_limit = t.key_limit and o.ordered and o.finished_at is null and o.state in {LIVE_SQL}
+          where o.key_limit = t.key_limit and o.ordered and o.expire_at is null and o.state in {LIVE_SQL}
             and o.passed = any ('{{0,1,2,3,4,5,6}}')  -- the second column of the index
             and (o.first_due_at, o.seq) < (t.first_due_at, t.seq))"""
-"""True if another task is before ``t`` in the order of its key."""
+"""True if another task is before ``t`` in the order of its key. A live task has no ``expire_at``: with ``finished_at``,
+PostgreSQL might read all live tasks from their index."""

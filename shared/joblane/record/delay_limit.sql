@@ -18,8 +18,7 @@ begin
   execute format($$
     select array_agg(t.id), greatest(interval '0', $1 - min(t.due_at))
       from (select t.id, t.due_at from joblane.tasks t
-             where t.%1$I = $2 and t.%1$I is not null and t.passed >= %2$s and t.finished_at is null
-               and t.passed = %2$s + 1 and t.state in ('pending', 'retry') and t.used_ms = 0
+             where t.%1$I = $2 and t.passed = %2$s + 1 and t.state in ('pending', 'retry') and t.used_ms = 0
                and t.due_at > clock_timestamp()
              order by t.id for no key update skip locked) as t
   $$, (array['key_limit', 'total_limit', 'shared_limit'])[level], 2 * level - 1)

@@ -117,8 +117,7 @@ with changed as (
 waiting as materialized (
   select t.id, t.due_at, t.seq, t.sweep_at, c.name
     from changed c join joblane.tasks t on t.{column} = c.name
-   where t.{column} is not null and t.passed = {2 * level} and t.finished_at is null
-     and t.state in ('pending', 'retry') and t.used_ms = 0 and t.due_at > clock_timestamp()
+   where t.passed = {2 * level} and t.state in ('pending', 'retry') and t.used_ms = 0 and t.due_at > clock_timestamp()
    order by t.id for no key update of t
 ),
 numbered as (select *, row_number() over (partition by name order by due_at, seq) as number from waiting),

@@ -118,7 +118,7 @@ select (select json_build_array(
           count(*) filter (where state in ('pending', 'retry') and passed = {2 * level} and due_at > now()))
           from (select state, passed, due_at from joblane.tasks
                  where {column} is not null and {column} >= $1 and {column} < $2 and passed >= {slot}
-                   and finished_at is null and state in {LIVE_SQL} limit {MOST_COUNTED}) as x),
+                   and state in {LIVE_SQL} limit {MOST_COUNTED}) as x),
        x.held, x.oldest
   from (select count(*) as held, min(due_at) as oldest
           from (select due_at from joblane.tasks where waits_for is not null and waits_for >= $1 and waits_for < $2

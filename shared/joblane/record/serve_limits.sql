@@ -26,7 +26,7 @@ begin
   if not exists (
     select from json_array_elements(freed) as f,
            lateral (values (1, f ->> 0), (2, f ->> 1), (3, f ->> 2)) as n(level, name)
-     where case when exists (select from joblane.tasks t where t.waits_for = n.name and t.state = 'held')
+     where case when (select true from joblane.tasks t where t.waits_for = n.name and t.state = 'held' limit 1)
                 then joblane.has_room_@version(n.name, n.level, (joblane.limit_of_@version(n.name)).slots) end)
   then
     return json_build_object('turns', turns, 'moved', moved, 'asked_again', asked_again);

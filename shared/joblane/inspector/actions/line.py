@@ -16,7 +16,7 @@ from joblane.record.serve import serve
 from joblane.record.states import LIVE_SQL, State
 from joblane.record.transitions import NOW
 
-ORDERED = f"key_limit = $1 and ordered and finished_at is null and state in {LIVE_SQL}"
+ORDERED = f"key_limit = $1 and ordered and expire_at is null and state in {LIVE_SQL}"
 LINE = f"select {COLUMNS} from joblane.tasks where {ORDERED} order by first_due_at, seq limit $2::integer"
 FIRST = f"""
 select id, state, total_limit, shared_limit from joblane.tasks

@@ -17,7 +17,7 @@ from joblane.record.states import LIVE_SQL, State
 
 EARLIER = f"""
 select id, state, attempts + 1, due_at, lease_until from joblane.tasks
- where key_limit = $1 and ordered and finished_at is null and state in {LIVE_SQL}
+ where key_limit = $1 and ordered and expire_at is null and state in {LIVE_SQL}
    and (first_due_at, seq) < ($2::timestamptz, $3::bigint)
  order by first_due_at, seq limit {MOST_COUNTED}
 """
@@ -32,7 +32,7 @@ def _holder(level: int) -> str:
     column, slot = COLUMNS[level]
     return f"""
 select id, lease_until from joblane.tasks
- where {column} = $1 and passed >= {slot} and finished_at is null and state = 'active'
+ where {column} = $1 and passed >= {slot} and state = 'active'
  order by lease_until, id limit 1
 """
 

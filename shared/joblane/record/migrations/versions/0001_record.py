@@ -548,7 +548,7 @@ INDEXES = (
     # limit; who waits. A task without a limit has no entry, but each index, and each condition of it, costs every task.
     (
         "create index tasks_key_limit on joblane.tasks (key_limit, passed, first_due_at, seq)"
-        " where key_limit is not null and (ordered or passed >= 1) and finished_at is null"
+        " where passed >= 1 or ordered and expire_at is null"
     ),
     "create index tasks_total_limit on joblane.tasks (total_limit) where passed >= 3",
     "create index tasks_shared_limit on joblane.tasks (shared_limit) where passed >= 5",
