@@ -4,7 +4,7 @@ It is 60 times faster than the case that it stands for: 5,000 tasks at 100 a min
 second, the unit of SQS's delays, is a 60th of a second. The workers, the clients and the statements are the library's.
 
 A *time* is the moment at which the rate lets a task start. A task starts later if its machine is slow: the rule for
-starts ignores those that were late, the rule for times is strict.
+starts ignores late ones, the rule for times is strict.
 """
 
 from __future__ import annotations
