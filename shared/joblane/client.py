@@ -222,20 +222,28 @@ class JobClient:
             return None
         state, *limits = rows[0]
         if state == State.CANCELLED and any(limits):
-            self._serve(limits)
+            self._serve([limits])
         return State(state)
 
-    def _serve(self, freed: Freed) -> None:
-        """Start the tasks that wait for the limits of a cancelled one. If it fails, the sweep does it."""
-        with self._connecting() as database:
-            try:
-                if not database.get().idle:  # a handler's transaction, which has not committed the cancel yet
+    def _serve(self, freed: Sequence[Freed]) -> None:
+        """Start the tasks that wait for these limits, after the commit. If it fails, the sweep does it."""
+        try:
+            with self._connecting() as database:
+                try:
+                    if not database.get().idle:  # a handler's transaction, which has not committed yet
+                        return
+                    turns = serve(database.get(), freed)
+                except (PostgresError, OSError):
+                    database.drop()
                     return
-                turns = serve(database.get(), [freed])
-            except (PostgresError, OSError):
-                database.drop()
-                return
+        except (JobError, settings.MissingSettingError):  # a program that only enqueues in sessions needs no setting
+            return
         self._send_turns(turns)
+
+    def _serve_replaced(self, tasks: Iterable[NewTask | JobError]) -> None:
+        """Start the tasks that wait for what replaced tasks have given back."""
+        if freed := [task.freed for task in tasks if isinstance(task, NewTask) and task.freed]:
+            self._serve(freed)
 
     def _query(self, sql: str, task_id: str) -> list[list[Any]]:
         if not isinstance(task_id, str):
@@ -341,6 +349,7 @@ class JobClient:
         near = _near(inserted)
         entries = [replace(task.entry, delay_seconds=delay_seconds(task.due_seconds)) for task in near]
         sent = self._send_rows(entries, near)
+        self._serve_replaced(inserted)
         return [
             result if isinstance(result, JobError) else _result(result, sent=result.id in sent) for result in inserted
         ]
@@ -392,7 +401,8 @@ class JobClient:
             session,
             [
                 replace(task, delay=None, at=now + timedelta(seconds=max(0.0, task.due_seconds)))
-                for task in _near(inserted)
+                for task in inserted
+                if isinstance(task, NewTask) and (_is_near(task) or task.freed)
             ],
         )
         return [result if isinstance(result, JobError) else _result(result, sent=False) for result in inserted]
@@ -411,11 +421,13 @@ class JobClient:
 
     def send_committed(self, tasks: Sequence[NewTask]) -> None:
         """Send the messages of tasks whose rows were committed. The session's outbox calls it."""
-        inline = tasks[:INLINE_SENDS]
+        near = _near(tasks)
+        inline = near[:INLINE_SENDS]
         entries = [replace(task.entry, delay_seconds=delay_seconds(seconds_until(task.at))) for task in inline]
         self._send_rows(entries, inline)
-        if len(tasks) > INLINE_SENDS:
+        if len(near) > INLINE_SENDS:
             wake(self._sqs, self._prefix)
+        self._serve_replaced(tasks)
 
     @cached_property
     def limits(self) -> Limits:
@@ -496,11 +508,11 @@ def _refuse_repeats(tasks: Sequence[NewTask]) -> None:
 
 def _near(inserted: Sequence[NewTask | JobError]) -> list[NewTask]:
     """Return the tasks whose messages SQS can delay until they are due."""
-    return [
-        task
-        for task in inserted
-        if isinstance(task, NewTask) and task.state is None and task.due_seconds <= MAX_DELAY_SECONDS
-    ]
+    return [task for task in inserted if isinstance(task, NewTask) and _is_near(task)]
+
+
+def _is_near(task: NewTask) -> bool:
+    return task.state is None and task.due_seconds <= MAX_DELAY_SECONDS
 
 
 def _result(new: NewTask, *, sent: bool) -> Enqueued:

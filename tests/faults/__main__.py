@@ -1,4 +1,4 @@
-"""``make faults``: a long run from a seed, a storm of limits, and their reports."""
+"""``make faults``: a long run from a seed, a storm of limits, a run of a rate, and their reports."""
 
 from __future__ import annotations
 
@@ -6,12 +6,14 @@ import argparse
 import contextlib
 import secrets
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from tests.faults import limit_plants
 from tests.faults.limit_storm import Storm
 from tests.faults.plants import PLANTS
+from tests.faults.rate_run import RateRun
 from tests.faults.report import table
 from tests.faults.run import run
 from tests.faults.server_of_its_own import database, own_server
@@ -23,16 +25,22 @@ CALM = 5
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.faults", description=__doc__)
     parser.add_argument("--seed", type=int, default=secrets.randbelow(10**6))
-    parser.add_argument("--jobs", type=int, default=2000, help="0: only the storm of limits")
+    parser.add_argument("--jobs", type=int, default=2000, help="0: no run of jobs")
     parser.add_argument("--tasks", type=int, default=10_000, help="of the storm of limits; 0: no storm")
+    parser.add_argument("--rated", type=int, default=5000, help="tasks of the run of a rate; 0: no such run")
     parser.add_argument("--minutes", type=float, default=15, help="after this time a run counts as stuck")
-    parser.add_argument("--plant", choices=sorted([*PLANTS, *limit_plants.PLANTS]), help="a bug that its run must find")
+    parts = (
+        ("jobs", _run_jobs, PLANTS),
+        ("tasks", _run_limits, limit_plants.PLANTS),
+        ("rated", _run_rate, limit_plants.RATE_PLANTS),
+    )
+    names = sorted(bug for _, _, bugs in parts for bug in bugs)
+    parser.add_argument("--plant", choices=names, help="a bug that its run must find")
     options = parser.parse_args()
     wrong = False
-    if options.jobs and options.plant not in limit_plants.PLANTS:
-        wrong |= _run_jobs(options)
-    if options.tasks and options.plant not in PLANTS:
-        wrong |= _run_limits(options)
+    for number, run_part, bugs in parts:
+        if getattr(options, number) and (not options.plant or options.plant in bugs):
+            wrong |= run_part(options)
     if options.plant:
         print(f"The planted bug ({options.plant}) was {'found' if wrong else 'NOT found'}")
         return 0 if wrong else 1
@@ -62,23 +70,41 @@ def _run_jobs(options: argparse.Namespace) -> bool:
 
 def _run_limits(options: argparse.Namespace) -> bool:
     """Like :func:`_run_jobs`. Some bugs show only where workers die, others only where none does."""
-    wrong, out = False, sys.stdout
+    wrong = False
+    for deaths, tasks in ((0.3, options.tasks), (0.0, options.tasks // CALM)):
+        print(f"Seed {options.seed}: {tasks} tasks with limits, {deaths:.0%} deaths", flush=True)
+        with _database(options.plant) as url:
+            result = Storm(
+                url, options.seed, tasks, keys=max(20, tasks // 20), deaths=deaths, seconds=60 * options.minutes
+            ).go()
+        print(result.table(), flush=True)
+        wrong |= bool(result.wrong)
+    return wrong
+
+
+def _run_rate(options: argparse.Namespace) -> bool:
+    """Like :func:`_run_jobs`."""
+    print(f"Seed {options.seed}: {options.rated} tasks with a rate", flush=True)
+    with _database(options.plant) as url:
+        result = RateRun(url, options.seed, options.rated, seconds=60 * options.minutes).go()
+    print(result.table(), flush=True)
+    return bool(result.wrong)
+
+
+@contextlib.contextmanager
+def _database(plant: str | None) -> Iterator[str]:
+    """Return a database on its own server. What the workers print goes to a file."""
     with (
         TemporaryDirectory() as folder,
         own_server(Path(folder)) as server,
         (Path(folder) / "workers.log").open("w") as log,
-        contextlib.redirect_stdout(log),
     ):
-        for name, deaths, tasks in (("deaths", 0.3, options.tasks), ("calm", 0.0, options.tasks // CALM)):
-            print(f"Seed {options.seed}: {tasks} tasks with limits, {deaths:.0%} deaths", file=out, flush=True)
-            url = server.database_url(database(server, name))
-            with limit_plants.planted(url, options.plant) if options.plant else contextlib.nullcontext():
-                result = Storm(
-                    url, options.seed, tasks, keys=max(20, tasks // 20), deaths=deaths, seconds=60 * options.minutes
-                ).go()
-            print(result.table(), file=out, flush=True)
-            wrong |= bool(result.wrong)
-    return wrong
+        url = server.database_url(database(server, "limits"))
+        with (
+            contextlib.redirect_stdout(log),
+            limit_plants.planted(url, plant) if plant else contextlib.nullcontext(),
+        ):
+            yield url
 
 
 if __name__ == "__main__":

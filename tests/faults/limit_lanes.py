@@ -15,7 +15,6 @@ from joblane.sqs.client import Entry
 from tests.builders.events import record
 
 SPEED = 10.0
-"""Delays and visibility timeouts are this many times shorter than on SQS."""
 VISIBILITY_SECONDS = 0.8
 
 
@@ -32,9 +31,13 @@ class Sent:
 
 
 class Lanes:
-    """The queues. ``dead``: the dead letters. ``depth``: the number of other messages, those in flight included."""
+    """The queues. ``dead``: the dead letters. ``depth``: the number of other messages, those in flight included.
 
-    def __init__(self) -> None:
+    ``speed``: delays and visibility timeouts are this many times shorter than on SQS.
+    """
+
+    def __init__(self, speed: float = SPEED) -> None:
+        self._speed = speed
         self.dead: list[Entry] = []
         self.depth = 0
         self._lock = threading.Lock()
@@ -61,7 +64,7 @@ class Lanes:
     ) -> None:
         with self._lock:
             self.depth += 1
-            self._push(Sent(queue, body, group, attributes), delay / SPEED)
+            self._push(Sent(queue, body, group, attributes), delay / self._speed)
 
     def _push(self, message: Sent, seconds: float) -> None:
         message.number = next(self._numbers)
@@ -101,7 +104,7 @@ class Lanes:
                 if number != message.number:  # it has come again since
                     continue
                 if one["messageId"] in failed:
-                    self._push(message, self._visibility.pop(receipt, 0) / SPEED)
+                    self._push(message, self._visibility.pop(receipt, 0) / self._speed)
                 else:
                     message.number = 0
                     self.depth -= 1

@@ -8,6 +8,7 @@ from typing import Any
 from unittest.mock import patch
 
 from joblane.client import JobClient
+from joblane.record import limit_changes
 from joblane.record.database import Database
 from joblane.record.functions import FUNCTIONS, VERSION, assigned
 from joblane.record.transitions import RUN_WITH_SLOTS
@@ -40,15 +41,22 @@ TEXTS: Mapping[str, tuple[str, str, str]] = {
         "when t.ordered and not f.is_end then least(t.passed, 1) else 0 end",
         "when not f.is_end then t.passed else 0 end",
     ),
+    "a rate gives each time twice": (
+        "pass_limits",
+        "greatest(r.next_at, clock_timestamp()) + l.step",
+        "greatest(r.next_at, clock_timestamp()) + l.step / 2",
+    ),
 }
-"""Bug → the function of the library, its text, and the text with the bug."""
 METHODS: Mapping[str, tuple[Any, str]] = {
     "the end of a run serves nobody": (Worker, "_serve"),
     "a cancel serves nobody": (JobClient, "_serve"),
     "a raised limit serves nobody": (Storm, "serve_pool"),
+    "a changed rate plans nobody anew": (limit_changes, "_give_times"),
 }
-"""Bug → the class, and its method that does nothing."""
-PLANTS = (*TEXTS, *METHODS)
+"""Bug → the class or module, and its method that does nothing."""
+RATE_PLANTS = ("a rate gives each time twice", "a changed rate plans nobody anew")
+"""The bugs that a run of a rate must find."""
+PLANTS = tuple(bug for bug in (*TEXTS, *METHODS) if bug not in RATE_PLANTS)
 
 
 @contextmanager

@@ -146,10 +146,11 @@ def _replace(run: Run, tasks: Mapping[int, NewTask], room: int | None) -> dict[i
     """
     last = {task.unique.key: (position, task) for position, task in tasks.items() if task.unique is not None}
     rows = run(REPLACE, *_documents(dict(last.values()), room)) if last else []
-    replaced = {key: (id_, due) for id_, due, key in rows}
+    replaced = {key: (id_, due, freed) for id_, due, key, *freed in rows}
     results: dict[int, NewTask | JobError] = {}
     for position, task in tasks.items():
         if task.unique is not None and task.unique.key in replaced:
-            id_, due = replaced[task.unique.key]
-            results[position] = replace(with_row_id(task, id_), due_seconds=due, created=False)
+            id_, due, limits = replaced[task.unique.key]
+            freed = limits if any(limits) else None
+            results[position] = replace(with_row_id(task, id_), due_seconds=due, created=False, freed=freed)
     return results

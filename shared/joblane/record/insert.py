@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from joblane.declaration import Task
     from joblane.options import Options
     from joblane.queues import Queue
+    from joblane.record.serve import Limits
     from joblane.sqs.client import Entry
     from joblane.unique import OnConflict, Unique
 
@@ -41,7 +42,9 @@ select t.id, t.type, t.payload_digest, extract(epoch from t.due_at - clock_times
 # `payload_digest` stays: it identifies the message of an external producer as the row's own.
 REPLACE = f"""
 with waiting as (
-  select id, unique_key, key_limit, total_limit, shared_limit from joblane.tasks
+  select id, unique_key, key_limit, total_limit, shared_limit,
+         passed > 0 or waits_for is not null or due_at <= clock_timestamp() as may_free
+    from joblane.tasks
    where unique_key = any(array(select unique_key from jsonb_to_recordset(cast($1 as jsonb)) as x(unique_key text)))
      and finished_at is null and state in {WAITING_SQL} and (state <> 'pending' or used_ms = 0)
    order by unique_key for no key update
@@ -67,16 +70,20 @@ replaced as (
                          and waiting.total_limit is not distinct from x.limits[2]
                          and waiting.shared_limit is not distinct from x.limits[3]) as s(stays)
    where t.id = waiting.id and waiting.unique_key = x.unique_key
-  returning t.id, t.unique_key, t.due_at
+  returning t.id, t.unique_key, t.due_at,
+    case when waiting.may_free and not stays then array[waiting.key_limit, waiting.total_limit, waiting.shared_limit]
+         else array[null::text, null, null] end as freed
 ),
 items as (delete from joblane.task_items where task_id in (select id from replaced)),
 cursors as (delete from joblane.task_cursors where task_id in (select id from replaced)),
 progress as (delete from joblane.task_progress where task_id in (select id from replaced))
-select id, extract(epoch from due_at - clock_timestamp())::float8, unique_key from replaced
+select id, extract(epoch from due_at - clock_timestamp())::float8, unique_key, freed[1], freed[2], freed[3]
+  from replaced
 """
 """Replace each waiting task that holds a unique key by the new task with that key, and reset its counts. It keeps its
-slots and its place if it is due now and has the same limits; otherwise the sweep gives its slots to others. Rows are
-locked in the order of keys. A task stays unchanged if an attempt is under way or the task has ended."""
+slots and its place if it is due now and has the same limits; otherwise the last three columns are the limits that must
+be served after the commit. Rows are locked in the order of keys. A task stays unchanged if an attempt is under way or
+the task has ended."""
 
 
 @dataclass(slots=True)
@@ -84,9 +91,10 @@ class NewTask:
     """A new task: checked, with its message.
 
     ``delay``: seconds from the database's now; ``at``: an aware time; neither: due now. ``limits``: the columns of
-    :meth:`Flow.row`. ``unsent``: the sweep sends the message. The last three fields hold the result of the insert.
+    :meth:`Flow.row`. ``unsent``: the sweep sends the message. The last four fields hold the result of the insert.
     ``due_seconds``: from now. ``created``: False if an existing task holds the unique key. ``state``: the state of an
-    existing task that stays unchanged, or None if the message must be sent.
+    existing task that stays unchanged, or None if the message must be sent. ``freed``: the limits of a replaced task
+    that must be served after the commit.
     """
 
     id: str
@@ -106,6 +114,7 @@ class NewTask:
     due_seconds: float = 0.0
     created: bool = True
     state: State | None = None
+    freed: Limits | None = None
 
     def row(self) -> dict[str, Any]:
         """Return the item of the parameter of :data:`INSERT` and :data:`REPLACE`, a JSON array."""

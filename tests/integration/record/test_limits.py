@@ -8,11 +8,16 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
+from sqlalchemy.orm import Session
 
+from joblane.client import JobClient
 from joblane.declaration import Task
 from joblane.errors import RateLimited
 from joblane.inspector.actions.changes import change, serve_freed
 from joblane.inspector.filter import BulkAction
+from joblane.inspector.inspector import Inspector
+from joblane.inspector.scope import Scope
+from joblane.job import Job
 from joblane.queues import Queue
 from joblane.record.claim import Claim, Verdict, arrival, claim
 from joblane.record.finish import Finish, finish
@@ -362,16 +367,70 @@ def test_a_redriven_task_asks_for_a_slot_and_is_the_last_in_its_order(limited: W
 def test_a_replaced_task_keeps_its_place_if_it_is_due_and_has_the_same_limits(
     limited: World, options: dict[str, Any], after: str, place_stays: bool
 ) -> None:
-    unique: dict[str, Any] = {"unique_for": timedelta(hours=1), "unique_key": "it", "on_conflict": OnConflict.REPLACE}
     put(limited, sample_keyed, "a")
-    put(limited, sample_keyed, "b", **unique)
+    put(limited, sample_keyed, "b", **UNIQUE)
     assert ask(limited, sample_keyed, "a", "b") == [RUN, HELD]
     before = limited.row("b")
-    limited.client.enqueue(sample_keyed, Sample(do="other"), tenant="acme", **unique, **options)
+    limited.client.enqueue(sample_keyed, Sample(do="other"), tenant="acme", **UNIQUE, **options)
     row = limited.row("b")
     assert (row["state"], row["payload"]["do"]) == (after, "other")
     assert ((row["place"], row["seq"]) == (before["place"], before["seq"])) is place_stays
     assert row["key_limit"] == f"sample:keyed/{options.get('key', 0)}"
+
+
+UNIQUE: dict[str, Any] = {"unique_for": timedelta(hours=1), "unique_key": "it", "on_conflict": OnConflict.REPLACE}
+
+
+def give_a_turn(world: World) -> None:
+    """Give ``b`` its turn, which ``c`` waits for. A conflict replaces ``b``."""
+    put(world, sample_single, "a")
+    put(world, sample_single, "b", **UNIQUE)
+    put(world, sample_single, "c")
+    assert ask(world, sample_single, "a", "b", "c") == [RUN, HELD, HELD]
+    assert end(world, "a") == ["b"]
+
+
+@pytest.mark.parametrize("options", [{"process_in": timedelta(seconds=5)}, {"process_in": timedelta(hours=1)}])
+def test_a_replacement_that_gives_a_turn_back_starts_the_next(limited: World, options: dict[str, Any]) -> None:
+    give_a_turn(limited)
+    limited.client.enqueue(sample_single, Sample(), **UNIQUE, **options)
+    assert states(limited, "b", "c") == ["scheduled", "pending"]
+
+
+@pytest.mark.parametrize("options", [{"process_in": timedelta(seconds=5)}, {"process_in": timedelta(hours=1)}])
+def test_a_replacement_in_a_session_starts_the_next_after_its_commit(
+    limited: World, session: Session, options: dict[str, Any]
+) -> None:
+    give_a_turn(limited)
+    limited.client.enqueue(sample_single, Sample(), session=session, **UNIQUE, **options)
+    session.rollback()
+    assert states(limited, "b", "c") == ["pending", "held"]
+    limited.client.enqueue(sample_single, Sample(), session=session, **UNIQUE, **options)
+    assert states(limited, "b", "c") == ["pending", "held"]
+    session.commit()
+    assert states(limited, "b", "c") == ["scheduled", "pending"]
+    assert "c" in [json.loads(message["Body"])["id"] for message in limited.take(sample_single)]
+
+
+def test_without_a_database_setting_a_replacement_leaves_the_next_to_the_sweep(
+    limited: World, session: Session, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    give_a_turn(limited)
+    monkeypatch.delenv("DATABASE_URL")
+    JobClient().enqueue(sample_single, Sample(), session=session, process_in=timedelta(hours=1), **UNIQUE)
+    session.commit()
+    assert limited.sweep().served == 1
+    assert states(limited, "b", "c") == ["scheduled", "pending"]
+
+
+def test_a_replacement_by_an_operator_that_gives_a_turn_back_starts_the_next(limited: World) -> None:
+    give_a_turn(limited)
+    Inspector(Scope(limited.database, limited.sqs, PREFIX, TASKS, "op")).enqueue(
+        sample_single.type,
+        {"do": "nothing"},
+        options={"unique_for": 3600, "unique_key": "it", "on_conflict": "replace", "process_in": 3600},
+    )
+    assert states(limited, "b", "c") == ["scheduled", "pending"]
 
 
 # --- Order ----------------------------------------------------------------------------------------------------------
@@ -427,6 +486,32 @@ def test_a_rate_gives_each_task_its_time(limited: World) -> None:
     assert limited.run("select round(extract(epoch from due_at - now()) / 400) from joblane.tasks where id = 'r2'") == [
         [7]
     ]
+
+
+def test_ticks_pay_for_the_rate(limited: World) -> None:
+    limited.run("update joblane.limits set step = interval '400 s', burst = 1 where name = 'sample:rated'")
+    put(limited, sample_rated, "a")
+    tick: dict[str, Any] = {"rec": False, "tick": {"schedule": "hourly"}, "payload": {}}
+    assert ask(limited, sample_rated, "tick-1", **tick) == [RUN]
+    assert end(limited, "tick-1") == []
+    assert ask(limited, sample_rated, "a") == [WAIT]
+    assert ask(limited, sample_rated, "tick-2", **tick) == [WAIT]
+    assert [round(seconds, -2) for seconds in seconds_until_due(limited, "a", "tick-2")] == [400, 800]
+
+
+def test_each_of_500_keys_has_a_rate_of_its_own(limited: World) -> None:
+    limited.run("update joblane.limits set slots = null, step = interval '400 s', burst = 1"
+                " where name = 'sample:keyed/'")  # fmt: skip
+    limited.lane(sample_keyed)
+    ids = [f"{name}{number:03}" for name in "ab" for number in range(500)]
+    limited.client.enqueue_many([Job(sample_keyed, Sample(number=int(id_[1:])), task_id=id_) for id_ in ids])
+    verdicts = [
+        verdict
+        for at in range(0, 1000, 10)
+        for verdict in ask(limited, sample_keyed, *ids[at : at + 10], together=True)
+    ]
+    assert verdicts == [RUN] * 500 + [WAIT] * 500
+    assert {round(seconds, -2) for seconds in seconds_until_due(limited, *ids[500:])} == {400}
 
 
 def test_a_task_that_waits_for_its_time_keeps_its_slot(limited: World) -> None:

@@ -172,14 +172,14 @@ def test_tenants_start_in_turns_whatever_number_of_keys_each_has(limited: World)
     limited.run("update joblane.limits set slots = case name when 'sample:tree/' then 1 when 'sample:tree' then 5 end"
                 " where name in ('sample:tree/', 'sample:tree', 'shared')")  # fmt: skip
     client = JobClient.within(limited.database, Mock(send_many=lambda *_, **__: {}), PREFIX)
-    many = [("A", number % 100) for number in range(1000)]
+    many = [("A", number % 1000) for number in range(10_000)]
     few = [
         (tenant, 1000 + 10 * tenant_number + number)
         for number in range(10)
         for tenant_number, tenant in enumerate("bcdefghij")
     ]
     jobs = [
-        Job(sample_tree, Sample(number=key), task_id=f"{tenant}{number:04}", tenant=tenant)
+        Job(sample_tree, Sample(number=key), task_id=f"{tenant}{number:05}", tenant=tenant)
         for number, (tenant, key) in enumerate([*many, *few])
     ]
     client.enqueue_many(jobs)
@@ -200,3 +200,12 @@ def test_tenants_start_in_turns_whatever_number_of_keys_each_has(limited: World)
         start(end(limited, starts[position]))
     assert len(starts) == 120
     assert sum(not id_.startswith("A") for id_ in starts) == 90
+
+
+def test_a_lone_tenant_gets_all_slots_of_a_total(limited: World) -> None:
+    """Tenants take turns only while tasks of several of them wait."""
+    limited.run("update joblane.limits set slots = case name when 'sample:tree/' then 1 when 'sample:tree' then 5 end")
+    for number, id_ in enumerate("abcdefg"):
+        put(limited, sample_tree, id_, number=number)
+    assert ask(limited, sample_tree, *"abcdefg") == [RUN] * 5 + [HELD] * 2
+    assert [end(limited, id_) for id_ in "ab"] == [["f"], ["g"]]

@@ -20,6 +20,7 @@ from joblane.job import Job, JobOptions
 from joblane.limits import MAX_DELAY_SECONDS
 from joblane.record.connection import Connection
 from joblane.record.insert import NewTask
+from joblane.record.serve import serve
 from joblane.record.states import State
 from joblane.redaction import restored
 
@@ -81,7 +82,12 @@ def insert(connection: Connection, ready: NewTask) -> NewTask:
 
 
 def send_inserted(scope: Scope, inserted: NewTask) -> dict[str, str]:
-    """Send the message after the commit, if SQS can delay it until it is due. Returns failures, like :func:`send`."""
+    """Send the message after the commit, if SQS can delay it until it is due, and serve the limits of a replaced task.
+
+    Returns failures, like :func:`send`.
+    """
+    if inserted.freed:
+        scope.sqs.send_many([turn.entry(scope.prefix) for turn in serve(scope.connection, [inserted.freed])])
     if inserted.state is not None or inserted.due_seconds > MAX_DELAY_SECONDS:
         return {}
     entry = inserted.entry

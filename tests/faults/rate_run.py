@@ -1,0 +1,264 @@
+"""A run of a rate: eight producers enqueue more tasks than may start, and the rate is halved midway.
+
+It is 60 times faster than the case that it stands for: 5,000 tasks at 100 a minute. A minute is a second here, and so a
+second, the unit of SQS's delays, is a 60th of a second. The workers, the clients and the statements are the library's.
+
+A *time* is the moment at which the rate lets a task start. A task starts later if its machine is slow: the rule for
+starts ignores late ones, the rule for times is strict.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import random
+import threading
+import time
+from bisect import bisect_left
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from datetime import timedelta
+from itertools import pairwise
+from types import SimpleNamespace
+from typing import Any
+from unittest.mock import patch
+
+from joblane import Payload, Rate, RetryAfter, TaskContext, task
+from joblane.client import JobClient
+from joblane.job import Job
+from joblane.queues import Queue, lane_name
+from joblane.record import claim as claim_module
+from joblane.record.claim import CLAIM
+from joblane.record.database import Database
+from joblane.record.task_types import LIMITS, declared_limits
+from joblane.testing.faults import HookedDatabase
+from joblane.worker import worker as worker_module
+from joblane.worker.worker import Worker
+from tests.builders.events import LambdaContext, event
+from tests.faults.limit_lanes import Lanes
+from tests.faults.limit_storm import Result
+
+PREFIX = "rate"
+PER = timedelta(seconds=1)
+SPEED = 60
+STARTS, BURST = 100, 50
+PRODUCERS, THREADS = 8, 6
+AT_ONCE = 10
+"""The tasks of one enqueue."""
+SURPLUS = 2.5
+"""The producers enqueue this many times more tasks in a second than may start."""
+RETRIED = 0.02
+"""The share of tasks whose first run fails. Its retry is a start, too."""
+MOST_CLAIMS = 2.05
+"""The most claims of a start: one that gives the time, and one at that time."""
+LATE_SECONDS = 0.25
+ROUNDED_SECONDS = 0.002
+"""The times of starts are known to the millisecond."""
+WAITING = """
+select id, extract(epoch from due_at)::float8 from joblane.tasks
+ where passed = 4 and state in ('pending', 'retry') and due_at > clock_timestamp() order by due_at
+"""
+ATTEMPTS = """
+select task_id, run, extract(epoch from started_at)::float8, wait_ms / 1000.0::float8 from joblane.task_attempts
+"""
+
+
+class Call(Payload):
+    fails: bool = False
+
+
+@task("rate:call", rate=Rate(STARTS, PER, BURST), retry_delay=timedelta(0), batch_size=10)
+def rate_call(payload: Call, ctx: TaskContext) -> None:
+    if payload.fails and ctx.attempt == 1:
+        raise RetryAfter(timedelta(0), "again")
+
+
+LANE = lane_name(PREFIX, Queue.DEFAULT, rate_call.type)
+
+
+class RateRun:
+    """A run. ``starts``: the starts in a second, until they are halved. ``seconds``: a run that takes longer is
+    stuck."""
+
+    def __init__(
+        self, url: str, seed: int, tasks: int, *, starts: int = STARTS, burst: int = BURST, seconds: float = 600
+    ) -> None:
+        self._url, self._seed, self._number, self._seconds = url, seed, tasks, seconds
+        self._rate, self._halved = Rate(starts, PER, burst), Rate(starts // 2, PER, burst)
+        self._lanes: Any = Lanes(speed=1)
+        self._over = threading.Event()
+        self._lock = threading.Lock()
+        self._claims: Counter[str] = Counter()
+        """Task → its claims that had an answer, without those that found the limit locked."""
+        self._timed: set[tuple[str, int]] = set()
+        """The ids and numbers of runs to which the rate has given a later time."""
+        self._started = 0
+        self._replanned: set[str] = set()
+        self._changed_at = 0.0
+        self._of_change: list[str] = []
+        """The rules that the change of the rate has violated. The run continues."""
+        self.result = Result(seed)
+
+    def go(self) -> Result:
+        began = time.monotonic()
+        with Database(self._url) as observer, self._scaled():
+            observer.get().run(LIMITS, json.dumps(declared_limits({rate_call.type: rate_call})))
+            self._set_rate(self._rate)
+            duties = [lambda number=number: self._produce(number) for number in range(PRODUCERS)]
+            threads = [
+                threading.Thread(target=self._safely, args=(duty,), daemon=True)
+                for duty in [*duties, *[self._work] * THREADS]
+            ]
+            for thread in threads:
+                thread.start()
+            self._await(lambda: self._started >= self._number // 2, began)
+            self._halve(observer)
+            self._await(lambda: self._has_ended(observer), began)
+            self._over.set()
+            for thread in threads:
+                thread.join()
+            if not self.result.wrong:
+                self._check(observer)
+        self.result.seconds = time.monotonic() - began
+        return self.result
+
+    @contextmanager
+    def _scaled(self) -> Iterator[None]:
+        """Let the delays of messages be multiples of a 60th of a second."""
+        scaled = SimpleNamespace(ceil=lambda seconds: math.ceil(seconds * SPEED) / SPEED)
+        with (
+            patch.object(claim_module, "math", scaled),
+            patch.object(worker_module, "growing_seconds", lambda *_: worker_module.LOCKED_SECONDS / SPEED),
+        ):
+            yield
+
+    def _safely(self, duty: Callable[[], None]) -> None:
+        try:
+            duty()
+        except Exception as error:
+            self.result.wrong.append(f"{type(error).__name__}: {error}")
+
+    def _await(self, condition: Callable[[], bool], began: float) -> None:
+        while not self.result.wrong and not condition():
+            time.sleep(0.05)
+            if time.monotonic() - began > self._seconds:
+                self.result.wrong.append(f"not over in time: {self._started} starts, messages: {self._lanes.depth}")
+
+    def _has_ended(self, observer: Database) -> bool:
+        [[ended]] = observer.get().run("select count(*) from joblane.tasks where finished_at is not null")
+        return bool(ended == self._number)
+
+    def _set_rate(self, rate: Rate) -> None:
+        with Database(self._url) as database:
+            JobClient.within(database, self._lanes, PREFIX).limits.set(rate_call.type, rate=rate)
+
+    # --- Producers and workers ----------------------------------------------------------------------------------------
+
+    def _produce(self, number: int) -> None:
+        dice = random.Random(f"{self._seed}/{number}")
+        ids = [f"t{each:05}" for each in range(number, self._number, PRODUCERS)]
+        with Database(self._url) as database:
+            client = JobClient.within(database, self._lanes, PREFIX)
+            for first in range(0, len(ids), AT_ONCE):
+                jobs = [
+                    Job(rate_call, Call(fails=dice.random() < RETRIED), task_id=id_)
+                    for id_ in ids[first : first + AT_ONCE]
+                ]
+                client.enqueue_many(jobs)
+                self._over.wait(2 * dice.random() * PRODUCERS * AT_ONCE / (SURPLUS * self._rate.starts))
+
+    def _work(self) -> None:
+        with HookedDatabase(self._url, self._note) as database:
+            worker = Worker(rate_call, database, self._lanes, PREFIX)
+            while not self._over.is_set():
+                if not (records := self._lanes.receive(LANE, rate_call.batch_size)):
+                    time.sleep(0.002)
+                    continue
+                answer = worker.handle(event(*records), LambdaContext(seconds=60))
+                self._lanes.answer(records, {item["itemIdentifier"] for item in answer["batchItemFailures"]})
+
+    def _note(self, statement: str, send: Callable[[], Any]) -> Any:
+        """Count the claims in the answer of a statement."""
+        result = send()
+        if statement == CLAIM:
+            with self._lock:
+                for answer in result.rows[0][0]:
+                    verdict, id_ = answer["verdict"], answer["id"]
+                    self.result.counts[f"claims: {verdict}"] += 1
+                    self._claims[id_] += verdict != "locked"
+                    self._started += verdict == "run"
+                    if verdict == "wait":
+                        self._timed.add((id_, answer["run"] + 1))
+        return result
+
+    # --- The checks ---------------------------------------------------------------------------------------------------
+
+    def _halve(self, observer: Database) -> None:
+        """Halve the rate, and check the times of the tasks that wait."""
+        if self.result.wrong:
+            return
+        before: dict[Any, Any] = dict(observer.get().run(WAITING))
+        self._set_rate(self._halved)
+        rows = observer.get().run(WAITING)
+        [[now]] = observer.get().run("select extract(epoch from clock_timestamp())::float8")
+        self._changed_at, step = now, self._halved.step.total_seconds()
+        self._replanned = {id_ for id_, _ in rows}
+        counts = self.result.counts
+        counts["tasks that waited while the rate was halved"] = len(rows)
+        if not rows:
+            self._of_change.append("no task waited while the rate was halved")
+        gaps = [second[1] - first[1] for first, second in pairwise(rows)]
+        close = sum(abs(gap - step) > ROUNDED_SECONDS for gap in gaps)
+        if close:
+            self._of_change.append(
+                f"{close} of {len(gaps)} tasks were not planned anew: their times are not {step:g} s apart"
+            )
+        both = [id_ for id_, _ in rows if id_ in before]
+        if both != sorted(both, key=lambda id_: before[id_]):
+            self._of_change.append("the halved rate has changed the order of the tasks that wait")
+        if early := [id_ for id_, due in rows if id_ in before and due < before[id_] - ROUNDED_SECONDS]:
+            self._of_change.append(f"the halved rate gives {len(early)} tasks earlier times")
+
+    def _check(self, observer: Database) -> None:
+        counts, wrong = self.result.counts, self.result.wrong
+        wrong += self._of_change
+        starts, times, late = [], [], 0
+        for id_, run, started, waited in observer.get().run(ATTEMPTS):
+            is_timed = (id_, run) in self._timed
+            times.append(started - waited if is_timed else started)
+            if is_timed and waited > LATE_SECONDS:
+                late += 1
+            else:
+                starts.append(started)
+        counts["tasks"], counts["starts"] = self._number, len(times)
+        counts[f"starts more than {LATE_SECONDS:g} s after their time"] = late
+        after = self._changed_at + self._halved.step.total_seconds()
+        for what, given, rate in (
+            ("times", times, self._rate),
+            ("starts", starts, self._rate),
+            ("times after the change", [each for each in times if each > after], self._halved),
+        ):
+            most = most_in_a_second(given)
+            counts[f"the most {what} in a second"] = most
+            if most > rate.starts + rate.burst:
+                wrong.append(f"{most} {what} in a second; {rate.starts} and a burst of {rate.burst} are allowed")
+        runs = Counter(row[0] for row in observer.get().run(ATTEMPTS))
+        for what, ids, extra in (
+            ("tasks", runs.keys() - self._replanned, 0),
+            ("tasks that waited at the change", self._replanned, 1),  # their message comes at the earlier time, too
+        ):
+            started, claims = sum(runs[id_] for id_ in ids), sum(self._claims[id_] for id_ in ids)
+            counts[f"claims of 100 starts of {what}"] = round(100 * claims / max(started, 1))
+            if claims > MOST_CLAIMS * started + extra * len(ids):
+                wrong.append(f"{claims} claims of {started} starts of {what}")
+        [[done]] = observer.get().run("select count(*) from joblane.tasks where state = 'completed'")
+        if done != self._number:
+            wrong.append(f"{done} of {self._number} tasks are completed")
+
+
+def most_in_a_second(moments: Sequence[float]) -> int:
+    """Return the most moments of any second."""
+    moments = sorted(moments)
+    ends = (bisect_left(moments, first + PER.total_seconds() - ROUNDED_SECONDS) for first in moments)
+    return max((end - position for position, end in enumerate(ends)), default=0)
