@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from joblane.local.postgres import Postgres
     from joblane.testing.databases import Databases
+    from tests.databases import ReusedDatabases
 
 ROOT = Path(__file__).parents[1]
 TOGETHER, ON_THEIR_OWN = (
@@ -77,12 +78,28 @@ def joblane_server(postgres: Postgres) -> str:
     return postgres.url
 
 
+@pytest.fixture(scope="session")
+def reused_databases(joblane_databases: Databases) -> Iterator[ReusedDatabases]:
+    """The source of the databases for one test."""
+    from tests.databases import ReusedDatabases
+
+    databases = ReusedDatabases(joblane_databases)
+    yield databases
+    databases.drop()
+
+
 @pytest.fixture
-def database_url(postgres: Postgres, joblane_databases: Databases) -> Iterator[str]:
+def database_url(postgres: Postgres, reused_databases: ReusedDatabases) -> Iterator[str]:
     """Address of a migrated, empty database for one test (`postgresql://…`, without a driver's name)."""
-    with joblane_databases.clone() as url:
+    with reused_databases.lend() as url:
         yield url
         postgres.start()  # where the test left it stopped
+
+
+@pytest.fixture
+def joblane_database(database_url: str) -> str:
+    """The database of the fixture `jobs`."""
+    return database_url
 
 
 def administer(server: Postgres, statement: str) -> None:

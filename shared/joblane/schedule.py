@@ -198,9 +198,13 @@ class Schedule:
 
     def next_after(self, moment: datetime) -> datetime:
         """Return the first time after ``moment`` at which the schedule fires, in UTC."""
+        return next(self.after(moment))
+
+    def after(self, moment: datetime) -> Iterator[datetime]:
+        """Yield the times after ``moment`` at which the schedule fires, in UTC. They have no end."""
         moment = _in_utc(moment)
         wall = moment.astimezone(_zone(self.timezone)).replace(tzinfo=None)
-        return next(fire for fire in self._fires(wall) if fire > moment)
+        return (fire for fire in self._fires(wall) if fire > moment)
 
     def previous(self, moment: datetime) -> datetime:
         """Return the last time up to and including ``moment`` at which the schedule fires, in UTC."""

@@ -15,9 +15,12 @@ from joblane.inspector.inspector import Inspector
 from joblane.inspector.scope import Scope
 from joblane.record.database import Database
 from joblane.record.task_types import LIMITS, declared_limits
+from tests import fast_typer
 from tests.bulks import TASKS, Bulks
 from tests.samples import LIMITED
 from tests.world import PREFIX, World, mocked_aws
+
+fast_typer.accelerate()
 
 
 @pytest.fixture

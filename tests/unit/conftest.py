@@ -11,8 +11,11 @@ from hypothesis import settings
 
 from joblane.queues import dead_letter_name
 from joblane.sqs.client import Sqs
+from tests import fast_typer
 from tests.sends import Sends
 from tests.world import mocked_aws
+
+fast_typer.accelerate()
 
 settings.register_profile("unit", derandomize=True, deadline=None, max_examples=100)
 settings.load_profile("unit")

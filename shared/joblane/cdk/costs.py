@@ -9,6 +9,8 @@ import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from functools import cache
+from itertools import takewhile
 from typing import Any
 
 from joblane.cdk.errors import SynthError
@@ -17,6 +19,7 @@ from joblane.declaration import Task
 from joblane.enqueue.wake import SWEEP
 from joblane.prices import PRICES
 from joblane.queues import Queue
+from joblane.schedule import Schedule
 from joblane.schedule_overrides import apply_all
 
 MONTH = timedelta(days=30)
@@ -115,13 +118,11 @@ def busy_hours(task: Task[Any, Any]) -> int:
     return len({moment.replace(minute=0, second=0) for moment in moments})
 
 
-def times(schedule: Any) -> list[datetime]:
-    """Return the ticks of ``schedule`` in the month from :data:`START`."""
-    found, moment = [], schedule.next_after(START - timedelta(seconds=1))
-    while moment < START + MONTH:
-        found.append(moment)
-        moment = schedule.next_after(moment)
-    return found
+@cache
+def times(schedule: Schedule) -> tuple[datetime, ...]:
+    """Return the ticks of ``schedule`` in the month from :data:`START`: 43,200 if it fires each minute."""
+    end = START + MONTH
+    return tuple(takewhile(lambda moment: moment < end, schedule.after(START - timedelta(seconds=1))))
 
 
 # --- The lines -----------------------------------------------------------------------------------------------------

@@ -10,9 +10,10 @@ import time
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
+from datetime import datetime
 from typing import Any
 
-from pg8000.converters import make_params
+from pg8000.converters import TIMESTAMPTZ, make_params, timestamptz_in
 from pg8000.dbapi import Connection as DbapiConnection
 from pg8000.exceptions import DatabaseError, InterfaceError
 from pg8000.exceptions import Error as PostgresError
@@ -73,6 +74,14 @@ def read_json(text: str) -> Any:
         return text
 
 
+def read_time(text: str) -> datetime | str:
+    """Read a ``timestamptz`` in a fraction of pg8000's time. A time that Python cannot hold is returned as text."""
+    try:
+        return datetime.fromisoformat(text)
+    except ValueError:
+        return timestamptz_in(text)  # type: ignore[no-any-return]
+
+
 def _int_or_text(digits: str) -> int | str:
     try:
         return int(digits)
@@ -111,6 +120,7 @@ class Connection(DbapiConnection):  # type: ignore[misc]
         super().__init__(*args, **options)
         for oid in JSON_OIDS:
             self.register_in_adapter(oid, read_json)
+        self.register_in_adapter(TIMESTAMPTZ, read_time)
         self._usock.settimeout(self._answer_seconds)
         if self._by_statement:
             self.limit(limits)

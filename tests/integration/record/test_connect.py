@@ -10,13 +10,14 @@ from threading import Thread
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from pg8000.converters import timestamptz_in
 from pg8000.exceptions import DatabaseError
 from sqlalchemy import text
 from sqlalchemy.orm import Session
 
 from joblane.errors import sqlstate
 from joblane.record import connection as module
-from joblane.record.connection import is_unavailable
+from joblane.record.connection import is_unavailable, read_time
 from joblane.record.database import STARTUP, Database
 from joblane.record.login import LoginError
 from joblane.record.migrate import migrate
@@ -53,6 +54,15 @@ def test_times_are_read_right_whatever_the_style_and_zone_of_the_database(databa
             # the text of a time keeps the zone: by its name, CST, it would be a time in the United States
             assert database.get().run("select $1::timestamptz::text::timestamptz", moment.isoformat()) == [[moment]]
             database.reset()
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["2026-02-01 12:30:00+00", "2026-02-01 12:30:00.5+05:30", "infinity", "-infinity", "20000-01-01 00:00:00+00",
+     "0001-01-01 00:00:00+00 BC"],
+)  # fmt: skip
+def test_a_time_is_read_as_pg8000_reads_it(text: str) -> None:
+    assert read_time(text) == timestamptz_in(text)
 
 
 LIMITS = "select current_setting('lock_timeout'), current_setting('statement_timeout')"

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from datetime import datetime, tzinfo
 from typing import Any, cast
 
 import pytest
 from starlette.testclient import TestClient
 
 from joblane.inspector.inspector import Inspector
+from joblane.page import rendering
 from joblane.page.app import build
 from joblane.page.desk import Desk
 from joblane.page.security import Keys
+from tests.builders import views
 from tests.inspector import FakeInspector
 
 PORT = 8700
@@ -20,6 +23,19 @@ KEYS = Keys(token="the-token", session="the-session", form="the-form-token")
 COOKIE = {f"joblane-{PORT}": KEYS.session}
 SAME = {"origin": ADDRESS, "sec-fetch-site": "same-origin"}
 Post = Callable[..., Any]
+
+
+class Clock(datetime):
+    """The time at which the examples of :mod:`tests.builders.views` were made, however long the tests run."""
+
+    @classmethod
+    def now(cls, tz: tzinfo | None = None) -> Clock:
+        return cls.fromtimestamp(views.NOW.timestamp(), tz)
+
+
+@pytest.fixture(autouse=True)
+def clock(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rendering, "datetime", Clock)
 
 
 @pytest.fixture

@@ -554,7 +554,7 @@ UNCHANGED = dict.fromkeys(("max_per_key", "max_total", "total", "rate", "until")
 def test_a_limit_is_shown_with_its_tasks_and_the_declared_value(browser: TestClient) -> None:
     text = words(browser.get("/limits").text)
     assert re.search(r"openai shared 7 of 10 10 4,321 4\d min.* 500 a minute, burst 50 1 start later in \d min", text)
-    assert "10 at a time by ann@laptop, 1 h ago, ends in 23 h: more quota." in text
+    assert "10 at a time by ann@laptop, 1 h ago, ends in 1 d: more quota." in text
     assert "Declared: 25 at a time and 500 a minute, burst 50" in text
 
 
