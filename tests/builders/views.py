@@ -237,7 +237,9 @@ def examined(grade: Grade = Grade.BAD) -> Check:
 def limit(
     name: str = "openai", key: str | None = None, kind: LimitKind = LimitKind.SHARED, **values: Any
 ) -> LimitStatus:
-    change = LimitChange(LimitValues(10, None), "more quota", "ann@laptop", before(hours=1), NOW + timedelta(days=1))
+    change = LimitChange(
+        LimitValues(10, None), "more quota", "ann@laptop", before(hours=1), NOW + timedelta(days=1), kind
+    )
     given: dict[str, Any] = {
         "declared": LimitValues(25, Rate(500, timedelta(minutes=1), burst=50)),
         "change": change,

@@ -56,6 +56,8 @@ class LimitChange:
     """Time of the change, in UTC."""
     until: datetime | None
     """Time until which it holds, in UTC. None: until it is reset."""
+    kind: LimitKind
+    """The limit for which it is set. Of the limit of a key: ``key``, or ``each-key``."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +92,11 @@ class LimitStatus:
     """Time at which the next task can start by its rate, in UTC. None: now, or it has no rate."""
 
     @property
+    def own_change(self) -> LimitChange | None:
+        """The change that a reset removes. None: nothing is set for it. Something may be set for each key."""
+        return self.change if self.change is not None and self.change.kind is self.kind else None
+
+    @property
     def is_declared(self) -> bool:
         """False if no task declares it any more, and only the values hold that an operator has set."""
         return self.declared != LimitValues(None, None)
@@ -97,7 +104,7 @@ class LimitStatus:
 
 VALUES = f"""
 select clock_timestamp(), d.slots, extract(epoch from d.step)::float8, d.burst,
-       c.slots, extract(epoch from c.step)::float8, c.burst, c.reason, c.changed_by, c.since, c.until,
+       c.slots, extract(epoch from c.step)::float8, c.burst, c.reason, c.changed_by, c.since, c.until, c.name,
        l.slots, extract(epoch from l.step)::float8, l.burst,
        (select r.next_at - greatest(coalesce(l.burst, 1) - 1, 0) * coalesce(l.step, interval '0')
           from joblane.rates r where r.name = $1)
@@ -149,16 +156,16 @@ def status_of(connection: Connection, name: str) -> LimitStatus:
     low, high = keys_of(name) if is_of_each_key(name) else (name, f"{name}\x01")
     numbers, held, oldest = connection.run(COUNTS[level_of(name)], low, high)[0]
     change = None
-    if row[8] is not None:
-        change = LimitChange(_values(row[3:6]), row[6], row[7], row[8], row[9])
-    next_at = row[13]
+    if row[10] is not None:
+        change = LimitChange(_values(row[3:6]), row[6], row[7], row[8], row[9], kind_of(row[10]))
+    next_at = row[14]
     return LimitStatus(
         name=base,
         key=key or None,
         kind=kind_of(name),
         declared=_values(row[0:3]),
         change=change,
-        in_force=_values(row[10:13]),
+        in_force=_values(row[11:14]),
         taken=numbers[0],
         running=numbers[1],
         turns=numbers[2],

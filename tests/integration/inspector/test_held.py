@@ -115,6 +115,13 @@ def test_a_limit_set_to_0_names_the_operator_the_end_and_the_reason(limited: Wor
     )
 
 
+def test_a_limit_set_to_0_for_each_key_names_the_command_that_resets_it(limited: World, operator: Inspector) -> None:
+    operator.set_limit("sample:keyed", max_per_key=0)
+    put(limited, sample_keyed, "a")
+    assert "which was set to 0 for each key by op." in why(operator, "a").text
+    assert why(operator, "a").text.endswith("To start the tasks: `joblane limits reset sample:keyed`.")
+
+
 def test_a_task_whose_turn_came(limited: World, operator: Inspector) -> None:
     operator.set_limit("sample:single", max_total=0)
     put(limited, sample_single, "a")
@@ -154,7 +161,7 @@ def test_a_task_in_line_behind_a_running_and_a_held_one(limited: World, operator
     operator.set_limit("sample:ordered", max_per_key=0)
     put(limited, sample_ordered, "a", "b")
     assert "behind a, which is held itself. To see why: `joblane show a`." in why(operator, "b").text
-    assert "which was set to 0 by op" in why(operator, "a").text
+    assert "which was set to 0 for each key by op" in why(operator, "a").text
     operator.reset_limit("sample:ordered")
     until = run_for_an_hour(limited, "a")
     found = why(operator, "b")

@@ -426,6 +426,15 @@ def test_get_shows_the_values_and_who_has_and_waits_for_the_slots(limited: World
     assert (shared.kind, shared.declared.at_a_time, shared.taken, shared.running) == (LimitKind.SHARED, 2, 1, 1)
 
 
+def test_get_of_a_key_says_whether_its_change_is_its_own_or_that_of_each_key(limited: World, jobs: JobClient) -> None:
+    jobs.limits.set(KEYED, max_per_key=0, reason="all")
+    jobs.limits.set(KEYED, key="7", max_per_key=3, reason="one")
+    own, inherited, each = jobs.limits.get(KEYED, key="7"), jobs.limits.get(KEYED, key="8"), jobs.limits.get(KEYED)
+    found = [(one.change.reason, one.change.kind) for one in (own, inherited, each) if one.change]
+    assert found == [("one", LimitKind.KEY), ("all", LimitKind.EACH_KEY), ("all", LimitKind.EACH_KEY)]
+    assert (own.own_change, inherited.own_change, each.own_change) == (own.change, None, each.change)
+
+
 def test_get_shows_the_times_of_a_rate(limited: World, jobs: JobClient) -> None:
     jobs.limits.set(sample_rated.type, rate=Rate(2, HOUR, burst=2))
     put(limited, sample_rated, *"abc")

@@ -48,6 +48,19 @@ def test_an_undeclared_limit_is_shown_with_the_command_that_resets_it(jobs: Run,
     assert ran.err.count("Remove it:") == 2
 
 
+def test_what_is_set_for_each_key_is_reported_once_and_for_each_key(jobs: Run, stub: FakeInspector) -> None:
+    nothing = LimitValues(None, None)
+    each = views.limit("account:sync", None, LimitKind.EACH_KEY, declared=nothing)
+    stub.answers["limits"] = (
+        each,
+        views.limit("account:sync", "7", LimitKind.KEY, declared=nothing, change=each.change),
+    )
+    ran = jobs("limits", "account:sync", columns=120)
+    assert ran.err.count("account:sync, each key: 10 at a time set by ann@laptop") == 1
+    assert "key 7:" not in ran.err
+    assert re.findall(r"Remove it:  (.*)", ran.err) == ["jobs limits reset account:sync"]
+
+
 @pytest.mark.parametrize(
     ("arguments", "called"),
     [

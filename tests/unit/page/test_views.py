@@ -67,7 +67,7 @@ def test_no_text_from_outside_becomes_markup(browser: TestClient, stub: FakeInsp
         (scope, name): Pause(scope, name, planted, planted, at, None)
         for scope, name in [(PauseScope.QUEUE, "low"), (PauseScope.TENANT, planted)]
     }
-    set_by = LimitChange(LimitValues(0, None), planted, planted, at, at)
+    set_by = LimitChange(LimitValues(0, None), planted, planted, at, at, LimitKind.SHARED)
     stub.limited = [limit(planted, None, LimitKind.EACH_KEY, change=None)]
     stub.limited += [limit(planted, planted, LimitKind.KEY, change=set_by)]
     stub.answers["types"] = [(replace(type_view(), type=planted, ordered=True),)]
@@ -566,19 +566,36 @@ def test_a_stage_without_limits_says_so(browser: TestClient, stub: FakeInspector
 def test_the_keys_of_a_type_are_in_the_order_of_their_waits(browser: TestClient, stub: FakeInspector) -> None:
     each = limit(SYNC, None, LimitKind.EACH_KEY)
     keys = [
-        limit(SYNC, key, LimitKind.KEY, oldest_held_at=at)
+        limit(SYNC, key, LimitKind.KEY, oldest_held_at=at, change=each.change)
         for key, at in (("none", None), ("short", NOW), ("long", NOW - timedelta(hours=9)))
     ]
     stub.limited = [
         each,
         *keys,
-        limit(SYNC, "own", LimitKind.KEY, change=LimitChange(LimitValues(3, None), "it is new", None, NOW, None)),
+        limit(
+            SYNC,
+            "own",
+            LimitKind.KEY,
+            change=LimitChange(LimitValues(3, None), "it is new", None, NOW, None, LimitKind.KEY),
+        ),
     ]
     text = browser.get("/limits/show", params={"name": SYNC}).text
     links = re.findall(r'data-row id="key-\d" href="/limits/show\?name=account%3Async&amp;key=(\w+)', text)
     assert links == ["long", "own", "short", "none"]
     assert "in all, 10 for each key" in text
     assert (text.count("more quota"), text.count("it is new")) == (1, 1)  # a change of each key is shown once
+
+
+def test_a_key_offers_a_reset_only_of_what_is_set_for_it(browser: TestClient, stub: FakeInspector) -> None:
+    own = limit(SYNC, "7", LimitKind.KEY)
+    stub.limited = [own]
+    text = browser.get("/limits/show", params={"name": SYNC, "key": "7"}).text
+    assert 'id="reset"' in text
+    assert "10 at a time by ann@laptop" in words(text)
+    stub.limited = [replace(own, change=limit(SYNC, None, LimitKind.EACH_KEY).change)]
+    text = browser.get("/limits/show", params={"name": SYNC, "key": "7"}).text
+    assert 'id="reset"' not in text
+    assert "10 at a time for each key by ann@laptop" in words(text)
 
 
 @pytest.mark.parametrize(

@@ -55,12 +55,10 @@ def ls(
     found = target.inspector(context).limits(name, key=key)
     terminal.answer(found, as_json=as_json, nothing="No task declares a limit.")
     _show(found)
-    undeclared: dict[object, LimitStatus] = {}
-    for one in found:  # a key without values of its own has the change of each key, which is before it
-        if one.change and not one.is_declared:
-            undeclared.setdefault((one.name, one.change), one)
-    for one in undeclared.values():
-        terminal.say(f"Remove it:  {_reset_command(context, one.name, one.key)}")
+    undeclared = [one for one in found if one.change and not one.is_declared]
+    resets = [_reset_command(context, one.name, one.key if one.own_change else None) for one in undeclared]
+    for command in dict.fromkeys(resets):
+        terminal.say(f"Remove it:  {command}")
     if any(one.held for one in found):
         terminal.say(f"See which tasks wait:  {target.command(context)} ls --state held")
 
@@ -188,7 +186,7 @@ def _change(one: LimitStatus) -> str:
     """The values that are set, who set them, until when and why, and the declared values."""
     change = one.change
     assert change is not None
-    which = {"each-key": f"{one.name}, each key", "key": f"{one.name}, key {one.key}"}.get(one.kind, one.name)
+    which = {"each-key": f"{one.name}, each key", "key": f"{one.name}, key {one.key}"}.get(change.kind, one.name)
     by = f" by {change.by}" if change.by else ""
     until = f"until {stamp(change.until)}" if change.until else "until it is reset"
     reason = f": {change.reason}" if change.reason else ""

@@ -107,10 +107,11 @@ def _set_to_0(limit: LimitStatus, what: str) -> Why:
         return Why(
             Reason.HELD, f"It is held by {what}, which is declared as 0. To change that: {_command(limit, 'set')}."
         )
+    where = "" if limit.own_change else " for each key"
     by = f" by {change.by}" if change.by else ""
     until = f" until {_text(change.until)}" if change.until else ""
     because = f" because: {change.reason}" if change.reason else ""
-    text = f"It is held by {what}, which was set to 0{by}{until}{because}."
+    text = f"It is held by {what}, which was set to 0{where}{by}{until}{because}."
     return Why(Reason.HELD, f"{text} To start the tasks: {_command(limit, 'reset')}.", change.until)
 
 
@@ -147,7 +148,9 @@ def _what(limit: LimitStatus) -> str:
 
 
 def _command(limit: LimitStatus, action: str = "") -> str:
-    of_key = "" if limit.key is None else f" --key {argument(limit.key)}"
+    """Return the command for a limit. ``reset`` is of each key if the key has no change of its own."""
+    is_of_key = limit.key is not None and not (action == "reset" and limit.own_change is None)
+    of_key = f" --key {argument(limit.key or '')}" if is_of_key else ""
     return f"`joblane limits {action + ' ' if action else ''}{limit.name}{of_key}`"
 
 

@@ -65,7 +65,6 @@ def _show(
         name=name,
         key=key,
         own=own,
-        each_key=next((one.change for one in own if one.kind is LimitKind.EACH_KEY), None),
         keys=sorted((one for one in found if one not in own), key=lambda one: one.oldest_held_at or NEVER),
         numbers=[(NUMBERS[one.kind], one) for one in own],
         has_keys=key is None and any(one.kind is LimitKind.EACH_KEY for one in own),
