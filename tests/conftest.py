@@ -50,7 +50,7 @@ def pytest_configure() -> None:
 
 
 def pytest_collection_finish() -> None:
-    """Keep what was imported, half a million objects, out of the search for garbage, which takes a tenth of the time."""
+    """Keep the half million objects of the imports out of the search for garbage: it takes a tenth of the time."""
     gc.collect()
     gc.freeze()
 
