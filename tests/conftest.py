@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import gc
 import signal
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -46,6 +47,12 @@ def pytest_configure() -> None:
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     hashed = functools.cache(core.hi)
     core.hi = lambda function, password, salt, iterations: hashed(function, password, salt, int(iterations))
+
+
+def pytest_collection_finish() -> None:
+    """Keep the half million objects of the imports out of the search for garbage: it takes a tenth of the time."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.hookimpl(optionalhook=True)
