@@ -11,8 +11,8 @@ from joblane.record.migrations.comments import statements
 revision = "0001"
 down_revision = None
 
-# The lines with `--` are written to the database as comments, see `joblane.record.migrations.comments`. The texts of long
-# functions are in the `.sql` files of this folder.
+# The lines with `--` are written to the database as comments, see `joblane.record.migrations.comments`. The texts of
+# long functions are in the `.sql` files of this folder.
 
 # A task is live while `finished_at` is null. A statement that needs an index of live tasks has this condition in
 # addition to its states. A claim writes no index entry if the new version of the row fits on the same page, so an
