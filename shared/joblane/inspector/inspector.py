@@ -150,7 +150,9 @@ class Inspector:
 
     @needs(OPERATE)
     def run(self, id: str, *, reason: str | None = None) -> views.ActionResult:  # noqa: A002
-        """Run a waiting task now. Raises :class:`ActionError`, as all actions on one task do."""
+        """Run a waiting task now, unless it waits for the time that a rate gave it: change the rate instead. Raises
+        :class:`ActionError`, as all actions on one task do.
+        """
         return single.change_state(self._scope, BulkAction.RUN, id, reason)
 
     @needs(OPERATE)

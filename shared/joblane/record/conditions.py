@@ -28,3 +28,7 @@ BEFORE_IT = f"""exists (
             and (o.first_due_at, o.seq) < (t.first_due_at, t.seq))"""
 """True if another task is before ``t`` in the order of its key. A live task has no ``expire_at``: with ``finished_at``,
 PostgreSQL might read all live tasks from their index."""
+HAS_TIME = "t.state = 'pending' and t.passed in (2, 4, 6) and t.due_at > clock_timestamp()"
+"""True if row ``t`` waits for the time that the rate of a limit, or a delay of the limit, has given it."""
+UNDER_WAY = "(t.state = 'active' or (t.state in ('pending', 'held') and t.used_ms > 0))"
+"""True if an attempt is under way: in an invocation, or between two, where it may wait for a slot."""

@@ -8,6 +8,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from joblane.json_values import digest
+from joblane.record.conditions import HAS_TIME, UNDER_WAY
 from joblane.record.functions import VERSION
 from joblane.record.states import WAITING_SQL, State
 from joblane.record.transitions import DUE_STATE, DUE_SWEEP, NEW, RESET, assignments
@@ -23,10 +24,10 @@ if TYPE_CHECKING:
 # The casts are for a session whose driver gives parameters a type.
 INSERT = f"select * from joblane.insert_{VERSION}(cast($1 as json))"
 
-EXISTING = """
+EXISTING = f"""
 select t.id, t.queue, t.state, case when t.finished_at is null then t.unique_key end,
        extract(epoch from t.due_at - clock_timestamp())::float8,
-       x.id = t.id, t.state = 'active' or (t.state = 'pending' and t.used_ms > 0)
+       x.id = t.id, {UNDER_WAY}
   from jsonb_to_recordset(cast($1 as jsonb)) as x(id text, unique_key text)
   join joblane.tasks t on t.id = x.id or (t.unique_key = x.unique_key and t.finished_at is null)
 """
@@ -43,24 +44,26 @@ select t.id, t.type, t.payload_digest, extract(epoch from t.due_at - clock_times
 REPLACE = f"""
 with waiting as (
   select id, unique_key, key_limit, total_limit, shared_limit,
-         passed > 0 or waits_for is not null or due_at <= clock_timestamp() as may_free
-    from joblane.tasks
+         passed > 0 or waits_for is not null or due_at <= clock_timestamp() as may_free, {HAS_TIME} as has_time
+    from joblane.tasks t
    where unique_key = any(array(select unique_key from jsonb_to_recordset(cast($1 as jsonb)) as x(unique_key text)))
-     and finished_at is null and state in {WAITING_SQL} and (state <> 'pending' or used_ms = 0)
+     and finished_at is null and state in {WAITING_SQL} and not {UNDER_WAY}
    order by unique_key for no key update
 ),
 replaced as (
   update joblane.tasks t set
     queue = x.queue, tenant = x.tenant, owner = x.owner, tags = coalesce(x.tags, '{{}}'),
-    state = case when stays then t.state else {DUE_STATE} end,
+    state = case when stays and t.state = 'held' then t.state else {DUE_STATE} end,
     payload = x.payload, schema = x.schema, headers = coalesce(x.headers, '{{}}'),
     options = coalesce(x.options, '{{}}'), max_attempts = x.max_attempts, {assignments(RESET)},
     retention_seconds = x.retention_seconds, deadline = x.deadline,
     unique_until = coalesce(x.unique_until, 'finish'),
     unique_expires_at = clock_timestamp() + make_interval(secs => x.unique_seconds),
-    due_at = d.due_at, sweep_at = case when stays and t.state = 'held' then x.deadline else {DUE_SWEEP} end,
+    due_at = case when stays and has_time then t.due_at else d.due_at end,
+    sweep_at = case when stays and has_time then t.sweep_at when stays and t.state = 'held' then x.deadline
+                    else {DUE_SWEEP} end,
     key_limit = x.limits[1], total_limit = x.limits[2], shared_limit = x.limits[3], ordered = x.ordered,
-    first_due_at = case when stays then t.first_due_at when x.limits is not null then d.due_at end,
+    first_due_at = case when x.limits is not null then least(case when stays then t.first_due_at end, d.due_at) end,
     seq = case when stays then t.seq when x.limits is not null then nextval('joblane.tasks_seq') end,
     passed = case when stays then t.passed else 0 end, waits_for = case when stays then t.waits_for end,
     place = case when stays then t.place end
@@ -81,9 +84,9 @@ select id, extract(epoch from due_at - clock_timestamp())::float8, unique_key, f
   from replaced
 """
 """Replace each waiting task that holds a unique key by the new task with that key, and reset its counts. It keeps its
-slots and its place if it is due now and has the same limits; otherwise the last three columns are the limits that must
-be served after the commit. Rows are locked in the order of keys. A task stays unchanged if an attempt is under way or
-the task has ended."""
+slots, its place and the time that a rate gave it if it is due now and has the same limits; otherwise the last three
+columns are the limits that must be served after the commit. Rows are locked in the order of keys. A task stays
+unchanged if an attempt is under way or the task has ended."""
 
 
 @dataclass(slots=True)

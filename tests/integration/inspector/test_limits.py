@@ -10,10 +10,14 @@ import pytest
 
 from joblane.errors import LimitError
 from joblane.flow import Rate
+from joblane.inspector.actions.changes import change
+from joblane.inspector.durations import stamp
+from joblane.inspector.errors import ActionError
+from joblane.inspector.filter import BulkAction
 from joblane.inspector.inspector import Inspector
 from joblane.inspector.scope import Scope
 from joblane.record.limit_status import LimitKind
-from tests.samples import LIMITED, Sample, sample_keyed, sample_ordered, sample_single, sample_tree
+from tests.samples import LIMITED, Sample, sample_keyed, sample_ordered, sample_rated, sample_single, sample_tree
 from tests.world import World
 
 KEYED, ORDERED, SINGLE, TREE = sample_keyed.type, sample_ordered.type, sample_single.type, sample_tree.type
@@ -41,6 +45,40 @@ def deliver(world: World, id_: str) -> None:
 
 def states(world: World, *ids: str) -> list[str]:
     return [world.row(id_)["state"] for id_ in ids]
+
+
+# --- Run ------------------------------------------------------------------------------------------------------------
+
+
+def test_run_leaves_out_a_task_that_waits_for_the_time_of_a_rate(limited: World, operator: Inspector) -> None:
+    operator.set_limit("sample:rated", rate=Rate(1, timedelta(hours=1)))
+    limited.lane(sample_rated)
+    for id_ in ("a", "b", "c"):
+        limited.client.enqueue(sample_rated, Sample(), task_id=id_, tenant="acme")
+        limited.deliver(sample_rated, limited.take(sample_rated)[0]["Body"])
+    before = limited.row("b")
+    due_at = operator.task("b").why.until
+    assert due_at is not None
+    with pytest.raises(ActionError) as refused:
+        operator.run("b")
+    assert str(refused.value).startswith(
+        "task 'b' is pending: the rate of the total of sample:rated, 1 an hour, gives it the time"
+        f" {stamp(due_at)}. To change the rate: `joblane limits set sample:rated` with --rate"
+    )
+    assert change(limited.database.get(), BulkAction.RUN, ["b", "c"], who="op") == []
+    assert limited.row("b") == before
+    assert "run" not in operator.task("b").actions
+
+
+def test_run_gives_a_scheduled_task_its_place_in_the_order_from_now_on(limited: World, operator: Inspector) -> None:
+    limited.lane(sample_ordered)
+    limited.client.enqueue(sample_ordered, Sample(), task_id="a", tenant="acme", process_in=timedelta(hours=20))
+    operator.run("a")
+    limited.client.enqueue(sample_ordered, Sample(), task_id="b", tenant="acme")
+    assert [row.id for row in operator.line(ORDERED, "acme 0")] == ["a", "b"]
+    operator.run("b")
+    limited.deliver(sample_ordered, {"type": ORDERED, "id": "b", "rec": True})
+    assert states(limited, "a", "b") == ["pending", "held"]
 
 
 # --- Values --------------------------------------------------------------------------------------------------------

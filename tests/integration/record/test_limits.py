@@ -12,8 +12,9 @@ from sqlalchemy.orm import Session
 
 from joblane.client import JobClient
 from joblane.declaration import Task
-from joblane.errors import RateLimited
+from joblane.errors import DuplicateTaskError, RateLimited
 from joblane.inspector.actions.changes import change, serve_freed
+from joblane.inspector.errors import ActionError
 from joblane.inspector.filter import BulkAction
 from joblane.inspector.inspector import Inspector
 from joblane.inspector.scope import Scope
@@ -419,6 +420,47 @@ def test_a_replacement_by_an_operator_that_gives_a_turn_back_starts_the_next(lim
         options={"unique_for": 3600, "unique_key": "it", "on_conflict": "replace", "process_in": 3600},
     )
     assert states(limited, "b", "c") == ["scheduled", "pending"]
+
+
+def test_a_replaced_task_keeps_the_time_that_its_rate_gave_it(limited: World) -> None:
+    limited.run("update joblane.limits set step = interval '60 s', burst = 1 where name = 'sample:rated'")
+    put(limited, sample_rated, "a")
+    put(limited, sample_rated, "b", **UNIQUE)
+    assert ask(limited, sample_rated, "a", "b") == [RUN, WAIT]
+    before = limited.row("b")
+    limited.client.enqueue(sample_rated, Sample(do="other"), tenant="acme", **UNIQUE)
+    kept = {name: before[name] for name in ("state", "due_at", "sweep_at", "passed", "first_due_at", "seq")}
+    assert limited.row("b")["payload"]["do"] == "other"
+    assert limited.row("b") | kept == limited.row("b")
+    assert ask(limited, sample_rated, "b") == [WAIT]
+    limited.client.enqueue(sample_rated, Sample(), tenant="acme", process_in=timedelta(seconds=1), **UNIQUE)
+    assert (limited.row("b")["state"], limited.row("b")["passed"]) == ("scheduled", 0)
+
+
+def test_a_scheduled_task_that_is_replaced_by_one_due_now_has_its_place_from_now_on(limited: World) -> None:
+    put(limited, sample_ordered, "a", process_in=timedelta(hours=20), **UNIQUE)
+    limited.client.enqueue(sample_ordered, Sample(), tenant="acme", **UNIQUE)
+    put(limited, sample_ordered, "b")
+    assert states(limited, "a", "b") == ["pending", "pending"]
+    assert ask(limited, sample_ordered, "b", "a") == [HELD, RUN]
+
+
+def test_a_held_task_between_two_invocations_is_not_replaced(limited: World) -> None:
+    put(limited, sample_single, "a", **UNIQUE)
+    put(limited, sample_single, "b", tenant="other")
+    assert ask(limited, sample_single, "a", "b") == [RUN, HELD]
+    assert end(limited, "a", State.PENDING, continued=True, counted=False, duration_ms=1000) == []
+    limited.run("insert into joblane.pauses (scope, name) values ('tenant', 'acme')")
+    assert ask(limited, sample_single, "a") == [Verdict.PAUSED]
+    assert [turn.id for turn in served(limited, limited.row("a"))] == ["b"]
+    limited.run("delete from joblane.pauses")
+    assert ask(limited, sample_single, "a") == [HELD]
+    with pytest.raises(DuplicateTaskError, match="a running task cannot be replaced"):
+        limited.client.enqueue(sample_single, Sample(do="other"), tenant="acme", **UNIQUE)
+    assert (limited.row("a")["payload"]["do"], limited.row("a")["used_ms"]) == ("nothing", 1000)
+    operator = Inspector(Scope(limited.database, limited.sqs, PREFIX, TASKS, "op"))
+    with pytest.raises(ActionError, match="an attempt continues in the next invocation"):
+        operator.edit("a", {"do": "other"}, reason="because")
 
 
 # --- Order ----------------------------------------------------------------------------------------------------------

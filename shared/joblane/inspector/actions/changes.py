@@ -15,7 +15,7 @@ from pg8000.exceptions import DatabaseError
 from joblane.errors import sqlstate
 from joblane.inspector.filter import BulkAction
 from joblane.queues import Queue, lane_name
-from joblane.record.conditions import HOLDER
+from joblane.record.conditions import HAS_TIME, HOLDER
 from joblane.record.connection import Connection
 from joblane.record.serve import Limits, serve
 from joblane.record.states import ENDED, LIVE, LIVE_SQL, WAITING, State, in_sql
@@ -72,7 +72,11 @@ class Changed:
 
 # --- The statements ------------------------------------------------------------------------------------------------
 
-RUN_NOW: Columns = TO_SEND | {"due_at": f"least(t.due_at, {NOW})"}
+RUN_NOW: Columns = TO_SEND | {
+    "due_at": f"least(t.due_at, {NOW})",
+    "first_due_at": f"case when t.first_due_at is not null then least(t.first_due_at, {NOW}) end",
+}
+"""A scheduled task has its place in an order from now on."""
 ARCHIVE: Columns = ARCHIVED | {
     "reason": "'archived by ' || c.who",
     "fingerprint": f"coalesce(t.fingerprint, {FINGERPRINT.format(row='t', error='Archived')})",
@@ -119,7 +123,7 @@ RETRY = _statement(
                order by coalesce(unique_key, id), id)""",
 )
 STATEMENTS: Mapping[BulkAction, str] = {
-    BulkAction.RUN: _statement(BulkAction.RUN, RUN_NOW),
+    BulkAction.RUN: _statement(BulkAction.RUN, RUN_NOW, only=f"not ({HAS_TIME})"),
     BulkAction.RETRY: RETRY,
     BulkAction.ARCHIVE: _statement(BulkAction.ARCHIVE, ARCHIVE),
     BulkAction.DELETE: _statement(BulkAction.DELETE, DELETE, only="not t.cleared", more=DELETE_DEPENDENT),

@@ -23,6 +23,7 @@ from joblane.inspector.filter import BulkAction
 from joblane.inspector.scope import Scope
 from joblane.inspector.tasks.filter_sql import BULK_TYPE
 from joblane.inspector.tasks.row import Record, check_id, read
+from joblane.inspector.tasks.why_held import keeps_time
 from joblane.inspector.views import ActionResult
 from joblane.job import Job
 from joblane.record.conditions import HOLDER
@@ -55,6 +56,8 @@ def _problem(doing: Action, action: BulkAction, found: Record) -> str | None:
     """The reason why a row was not changed; None if its state is the reason."""
     if found.state not in ALLOWED[action]:
         return None
+    if action is BulkAction.RUN:
+        return keeps_time(doing.connection, found)
     if action is BulkAction.CANCEL:
         return "cancellation was requested already; the run stops at its next check, or when it returns"
     if action is BulkAction.DELETE:

@@ -127,6 +127,8 @@ def _actions(record: Record) -> tuple[str, ...]:
         allowed.remove("cancel")  # a cancellation was requested already
     if record.between_invocations:
         allowed.remove("edit")
+    if record.has_time:
+        allowed.remove("run")
     return tuple(map(str, allowed))
 
 

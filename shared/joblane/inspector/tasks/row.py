@@ -75,7 +75,12 @@ class Record:
     @property
     def between_invocations(self) -> bool:
         """True if an attempt has started in one invocation and continues in the next."""
-        return self.state is State.PENDING and self.used_ms > 0
+        return self.state in (State.PENDING, State.HELD) and self.used_ms > 0
+
+    @property
+    def has_time(self) -> bool:
+        """True if it waits for the time that the rate of a limit, or a delay of the limit, has given it."""
+        return self.state is State.PENDING and self.passed in (2, 4, 6) and self.due_at > self.now
 
     def into(self, view: Callable[..., View], **own: Any) -> View:
         """A ``view`` of this row: fields of the same name come from the row, all other fields from ``own``."""

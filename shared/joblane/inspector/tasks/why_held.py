@@ -117,15 +117,28 @@ def _set_to_0(limit: LimitStatus, what: str) -> Why:
 
 def rate_of(connection: Connection, record: Record) -> str | None:
     """Say which rate gave a task its time; None if none did."""
-    limits = (record.key_limit, record.total_limit, record.shared_limit)
-    is_planned = record.state in (State.PENDING, State.RETRY) and record.passed in (2, 4, 6) and record.used_ms == 0
-    name = limits[record.passed // 2 - 1] if is_planned else None
-    if name is None:
+    limit = _giver(connection, record)
+    return None if limit is None else f"The {_rated(limit, record)}. To see or change the rate: {_command(limit)}."
+
+
+def keeps_time(connection: Connection, record: Record) -> str | None:
+    """Say why a task is not run before the time that a rate gave it; None if none did."""
+    limit = _giver(connection, record)
+    if limit is None:
         return None
-    limit = status_of(connection, name)
+    return f"the {_rated(limit, record)}. To change the rate: {_command(limit, 'set')} with --rate"
+
+
+def _giver(connection: Connection, record: Record) -> LimitStatus | None:
+    limits = (record.key_limit, record.total_limit, record.shared_limit)
+    name = limits[record.passed // 2 - 1] if record.has_time else None
+    return status_of(connection, name) if name is not None else None
+
+
+def _rated(limit: LimitStatus, record: Record) -> str:
     rate = rate_text(limit.in_force.rate)
-    text = f"The rate of {_what(limit)}" + (f", {rate}," if rate else "")
-    return f"{text} gives it the time {_text(record.due_at)}. To see or change the rate: {_command(limit)}."
+    given = f"rate of {_what(limit)}" + (f", {rate}," if rate else "")
+    return f"{given} gives it the time {_text(record.due_at)}"
 
 
 def has_turn(record: Record) -> bool:
