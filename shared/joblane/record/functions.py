@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 FOLDER = Path(__file__).parent
 NAMES = (
     "claim", "finish", "insert", "lock_limits", "limit_of", "has_room", "pass_limits", "serve_limits", "delay_limit",
-    "waiting_limits",
+    "plan_limits", "waiting_limits",
 )  # fmt: skip
 STEPS = (
     "run", "revive", "revive_limited", "revive_paused", "park", "release", "lost", "overdue", "cancel_lost",

@@ -21,12 +21,10 @@ from pg8000.exceptions import Error as PostgresError
 
 from joblane.errors import EnqueueError, LimitError, sqlstate
 from joblane.flow import Rate, check_key, problem_of_number, problem_of_rate
-from joblane.limits import MAX_DELAY_SECONDS
 from joblane.options import is_storable
 from joblane.record.connection import LOCK_NOT_AVAILABLE
 from joblane.record.functions import VERSION
 from joblane.record.serve import Limits, Turn, serve
-from joblane.record.states import SWEEP_MARGIN_SECONDS
 
 if TYPE_CHECKING:
     from joblane.record.connection import Connection
@@ -97,70 +95,7 @@ select r.name from joblane.rates r
                     where o.name = r.name and o.step is not null and {LIVE_CHANGE.format(row="o")})
  order by r.name limit {BATCH}
 """
-
-
-def _plan(level: int) -> str:
-    """Return the statement that gives new times to the tasks that wait for their time.
-
-    ``debt`` is the time that the starts so far have used in advance. It is counted in starts of the old rate, without
-    those that wait, and at most a burst of it counts by the new one. The k-th task that waits starts at ``first`` plus
-    k intervals, less the burst. ``delay`` is the time for which a handler has delayed the limit: the first task that
-    waits starts at its end, or later.
-    """
-    column, _ = COLUMNS[level]
-    return f"""
-with changed as (
-  select x.name, extract(epoch from l.step)::float8 as step, l.burst, clock_timestamp() as at
-    from jsonb_array_elements_text($1::jsonb) as x(name), lateral joblane.limit_of_{VERSION}(x.name) as l
-   where (extract(epoch from l.step)::float8, l.burst) is distinct from ($2::float8, $3::integer)
-),
-waiting as materialized (
-  select t.id, t.due_at, t.seq, t.sweep_at, c.name
-    from changed c join joblane.tasks t on t.{column} = c.name
-   where t.passed = {2 * level} and t.state in ('pending', 'retry') and t.used_ms = 0 and t.due_at > clock_timestamp()
-   order by t.id for no key update of t
-),
-numbered as (select *, row_number() over (partition by name order by due_at, seq) as number from waiting),
-debts as (
-  select c.*, r.name is not null as has_started, coalesce(extract(epoch from r.next_at - c.at)::float8, 0) as debt,
-         coalesce(greatest(extract(epoch from r.delayed_until - c.at)::float8, 0), 0) as delay,
-         (select count(*) from waiting w where w.name = c.name) as waiting
-    from changed c left join joblane.rates r on r.name = c.name
-),
-plans as (
-  select d.*, case when d.step is null then d.delay
-                   when $2::float8 is null and d.debt > 0 then d.debt + (d.burst - 1) * d.step
-                   when $2::float8 is null then 0
-                   when d.delay = 0 then least(greatest(d.debt / $2::float8 - d.waiting, 0), d.burst) * d.step
-                   else d.delay + (d.burst - 1  -- the burst is used up, and what is left of the last interval counts
-                          + least(greatest((d.debt - d.delay) / $2::float8 - ($3::integer - 1) - d.waiting, 0), 1)
-                        ) * d.step end as first
-    from debts d
-),
-planned as (
-  select n.id, n.due_at as before, n.sweep_at, p.at,
-         p.at + make_interval(secs => greatest(p.delay, coalesce(p.first + (n.number - p.burst) * p.step, 0))) as due_at
-    from numbered n join plans p on p.name = n.name
-),
-moved as (
-  update joblane.tasks t
-     set due_at = p.due_at, sends = 0,
-         sweep_at = case when p.sweep_at >= p.before and p.due_at between p.before and p.at
-                              + interval '{MAX_DELAY_SECONDS} s'  -- its message comes too early, and is made to wait
-                         then p.due_at + interval '{SWEEP_MARGIN_SECONDS} s'
-                         else p.due_at - interval '{MAX_DELAY_SECONDS} s' end
-    from planned p where t.id = p.id returning t.id
-),
-kept as (
-  update joblane.rates r set next_at = p.at + make_interval(secs => p.first + coalesce(p.waiting * p.step, 0))
-    from plans p where r.name = p.name and (p.step is not null or p.delay > 0)
-),
-dropped as (delete from joblane.rates r using plans p where r.name = p.name and p.step is null and p.delay = 0)
-select count(*)::integer from moved
-"""
-
-
-PLAN = {level: _plan(level) for level in COLUMNS}
+PLAN = f"select joblane.plan_limits_{VERSION}($1::text[], $2, $3::float8, $4::integer)"
 
 
 @dataclass(frozen=True, slots=True)
@@ -389,8 +324,8 @@ def _before(connection: Connection, name: str) -> Changed:
 def _give_times(connection: Connection, before: Changed, names: Sequence[str] | None = None) -> None:
     if names is None and is_of_each_key(before.name):  # its keys get their times after the commit, in parts
         return
-    plan = PLAN[level_of(before.name)]
-    connection.run(plan, json.dumps([before.name] if names is None else list(names)), before.step, before.burst)
+    names = [before.name] if names is None else list(names)
+    connection.run(PLAN, names, level_of(before.name), before.step, before.burst)
 
 
 # --- After its commit ----------------------------------------------------------------------------------------------

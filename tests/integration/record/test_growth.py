@@ -16,6 +16,7 @@ from joblane.record.dead_letters import MARK_DEAD_SENT
 from joblane.record.finish import FINISH
 from joblane.record.functions import FUNCTIONS, VERSION
 from joblane.record.insert import EXISTING, INSERT
+from joblane.record.limit_changes import PLAN
 from joblane.record.serve import SERVE
 from joblane.record.status import STATUS
 from joblane.record.transitions import CANCEL
@@ -57,8 +58,8 @@ ROWS_READ = """
 select sum(coalesce(seq_tup_read, 0) + coalesce(idx_tup_fetch, 0))::int from pg_stat_xact_all_tables
  where schemaname = 'joblane'
 """
-MOST_ROWS = 8
-"""The rows that a statement may read for each task."""
+MOST_ROWS = 9
+"""The rows that a statement may read for each task. All rows of the almost empty table are fewer."""
 
 MOST_ROWS_WITH_LIMITS = 16
 LIMITED = """
@@ -70,6 +71,11 @@ select $2 || n, 'a:b', 'default', $3, '{}', '', 4, 60, now() + interval '1 day',
 """
 """Tasks with limits, each with its own key and an order, or all with one key."""
 BUSY = "update joblane.tasks set state = 'active', passed = 6 where id = 'busy-1'"
+TIMED = """
+update joblane.tasks set passed = $2::int, total_limit = $1, due_at = now() + interval '1 day'
+ where key_limit = 'a:b/' || $1
+"""
+"""Lets tasks wait for the time of a rate: of their key, with ``passed`` 2, or of their type, with 4."""
 DECLARED = "insert into joblane.limits (name, slots) values ('a:b/', 1), ('a:b', 1000000)"
 NEW_ROW = {
     "type": "a:b", "queue": "default", "payload": {}, "payload_digest": "", "headers": {}, "options": {}, "tags": [],
@@ -114,6 +120,8 @@ MEASURED: dict[str, tuple[str, tuple[str, ...], int]] = {
     "claim of tasks with limits": (CLAIM, (_claimed_with_limits("limited"), TOKEN, "60", "r"), 150),
     "claim of tasks that wait": (CLAIM, (_claimed_with_limits("late"), TOKEN, "60", "r"), 150),
     "serving": (SERVE, (json.dumps([[f"a:b/{id_}", "a:b", None] for id_ in _ids("held")]),), 150),
+    "changed rate of a key": (PLAN, ("{a:b/timed-2}", "1", "9", "1"), 150),
+    "changed rate of a type": (PLAN, ("{timed-4}", "2", "9", "1"), 150),
     "finish": (FINISH, (_ends(), "false"), 50),
     "insert": (INSERT, _documents("i"), 50),
     "conflicts of an insert": (EXISTING, _documents("waiting"), 20),
@@ -123,7 +131,13 @@ MEASURED: dict[str, tuple[str, tuple[str, ...], int]] = {
 }
 """Statement, parameters, and the buffers that it may read for each task."""
 OF_ONE_TASK = {"status", "cancel"}
-WITH_LIMITS = {"claim of tasks with limits", "claim of tasks that wait", "serving"}
+WITH_LIMITS = {
+    "claim of tasks with limits",
+    "claim of tasks that wait",
+    "serving",
+    "changed rate of a key",
+    "changed rate of a type",
+}
 OF_RUNS = "any(array(select f.id from f))"
 GROWING = [
     ("claim", "claim", "where r.id = m.id for no key update skip locked", "where r.id || '' = m.id for no key update"),
@@ -145,6 +159,8 @@ GROWING = [
         "joblane.tasks r where r.id || '' = y.id",
     ),
     ("serving", "serve_limits", "t.waits_for = n.name", "t.waits_for || '' = n.name"),
+    ("changed rate of a key", "plan_limits", "t.%I = any ($1)", "lower(t.%I) = any ($1)"),
+    ("changed rate of a type", "plan_limits", "t.%I = $1", "lower(t.%I) = $1"),
 ]
 """Faults that the test must find: a statement, its function, and a look-up there that becomes a scan."""
 
@@ -195,6 +211,17 @@ def fill_with_given(connection: Connection) -> None:
     connection.run(LIMITED, str(GIVEN), "late-", "pending", "busy")
     connection.run(LIMITED, "1", "busy-", "pending", "busy")
     connection.run(BUSY)
+    for sql, parameters in _timed("timed", GIVEN // 2):
+        connection.run(sql, *parameters)
+
+
+def _timed(name: str, number: int) -> list[tuple[str, tuple[str, ...]]]:
+    return [
+        statement
+        for passed in ("2", "4")
+        for key in (f"{name}-{passed}",)
+        for statement in ((LIMITED, (str(number), f"{key}-", "pending", key)), (TIMED, (key, passed)))
+    ]
 
 
 SKEWED: list[tuple[str, tuple[str, ...]]] = [
@@ -204,6 +231,7 @@ SKEWED: list[tuple[str, tuple[str, ...]]] = [
         for state in ("pending", "held")
         for key in ("", "busy")
     ),
+    *_timed("timed-more", 5000),
 ]
 
 

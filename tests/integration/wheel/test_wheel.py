@@ -26,7 +26,9 @@ NEEDED = (
     "page/templates/base.html",
     "record/certificates/rds.pem",
     "record/migrations/script.py.mako",
+    "record/migrations/versions/0001_enqueue.sql",
     "record/migrations/versions/0001_record.py",
+    "record/plan_limits.sql",
 )
 """Files that no import would miss."""
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from alembic import op
 
 from joblane.record.migrations.comments import statements
@@ -9,7 +11,8 @@ from joblane.record.migrations.comments import statements
 revision = "0001"
 down_revision = None
 
-# The lines with `--` are written to the database as comments, see `joblane.record.migrations.comments`.
+# The lines with `--` are written to the database as comments, see `joblane.record.migrations.comments`. The texts of
+# long functions are in the `.sql` files of this folder.
 
 # A task is live while `finished_at` is null. A statement that needs an index of live tasks has this condition in
 # addition to its states. A claim writes no index entry if the new version of the row fits on the same page, so an
@@ -138,87 +141,6 @@ create table joblane.tasks (
 ) with (fillfactor = 60, autovacuum_vacuum_scale_factor = 0.05, autovacuum_analyze_scale_factor = 0.05)
 """
 
-# A trigger refuses values that no code writes and that would stop the sweep or the Inspector at their row: names that
-# no queue or message can have, times that Python cannot hold, numbers that overflow. The library's functions switch it
-# off by joblane.checks while they run. CHECK constraints are not used: PostgreSQL parses their text in each statement,
-# so that the statements of a task took 60 % more CPU.
-CHECKS = r"""
-create function joblane.check_task() returns trigger language plpgsql as $$
-declare
-    t constant joblane.tasks := new;
-    wrong text;
-begin
-    wrong := case
-        when (length(t.id) between 1 and 200) is not true then 'id: 1 to 200 characters are required'
-        when t.type !~ '^[a-z0-9_]+:[a-z0-9_]+$' then 'type: a name with a colon, such as data:copy, is required'
-        when t.queue not in ('critical', 'default', 'low') then 'queue: critical, default or low is required'
-        when not length(t.tenant) between 1 and 128 or t.tenant ~ '[^!-~]'
-        then 'tenant: 1 to 128 ASCII letters, digits and punctuation, or null, are required'
-        when array_position(t.tags, null) is not null then 'tags: null is not a tag'
-        when t.state not in ('scheduled', 'pending', 'held', 'active', 'retry', 'completed', 'archived', 'cancelled')
-        then 'state: there is no such state'
-        when t.unique_until not in ('finish', 'start') then 'unique_until: finish or start is required'
-        when t.max_attempts not between 1 and 1000 then 'max_attempts: 1 to 1,000 is required'
-        when t.attempts > 1000 then 'attempts: 0 to 1,000 is required'
-        when t.retention_seconds not between 0 and 315360000
-        then 'retention_seconds: 0 to 315,360,000 (3650 days) is required'
-        when least(t.attempts, t.runs, t.snoozes, t.continuations, t.generation, t.sends, t.batch_size, t.used_ms) < 0
-          or greatest(t.runs, t.snoozes, t.continuations, t.generation) > 2000000000
-          or t.used_ms > 315360000000
-        then 'attempts, runs and the other numbers: 0 to 2,000,000,000 is required'
-        when least(t.created_at, t.due_at, t.deadline, t.lease_until, t.sweep_at, t.mismatch_since,
-                   t.cancel_requested_at, t.finished_at, t.dead_sent_at, t.unique_expires_at, t.expire_at)
-                 < timestamptz '1973-01-01 UTC'
-          or greatest(t.created_at, t.due_at, t.deadline, t.lease_until, t.sweep_at, t.mismatch_since,
-                      t.cancel_requested_at, t.finished_at, t.dead_sent_at, t.unique_expires_at, t.expire_at)
-                 >= timestamptz '9999-12-30 UTC'
-          or t.dead_sent_at >= timestamptz '9999-01-01 UTC'
-        then 'due_at and the other times: a year from 1973 to 9999 is required'
-        when jsonb_typeof(t.headers) <> 'object' or jsonb_path_exists(t.headers, '$.* ? (@.type() != "string")')
-        then 'headers: an object of strings is required'
-        when jsonb_typeof(t.options) <> 'object' then 'options: an object is required'
-        when t.options ? 'timeout' and not jsonb_path_exists(
-                t.options, 'strict $.timeout ? (@ >= 1 && @ <= 315360000)', silent => true)
-        then 'options: timeout: 1 to 315,360,000 seconds are required'
-        when t.options ? 'retry_delay' and (jsonb_typeof(t.options -> 'retry_delay') <> 'array' or jsonb_path_exists(
-                t.options, 'strict $.retry_delay[*] ? (@.type() != "number" || @ < 0 || @ > 31536000)'))
-        then 'options: retry_delay: a list of seconds, each from 0 to 31,536,000, is required'
-        when t.options ? 'on_archived' and not jsonb_path_exists(t.options, 'strict $.on_archived ? (
-                @.type like_regex "^[a-z0-9_]+:[a-z0-9_]+$"
-                && (@.queue == "critical" || @.queue == "default" || @.queue == "low")
-                && @.max_attempts > 0 && @.max_attempts <= 1000 && @.max_attempts.floor() == @.max_attempts
-                && @.retention_seconds >= 0 && @.retention_seconds <= 315360000
-                && @.retention_seconds.floor() == @.retention_seconds)', silent => true)
-        then 'options: on_archived: type, queue, max_attempts and retention_seconds are required'
-        when (t.state = 'held') <> (t.waits_for is not null)
-         and t.state in ('scheduled', 'pending', 'held', 'active', 'retry')
-        then 'waits_for: a held task, and no other, has the limit for which it waits'
-        when t.waits_for is not null
-         and (t.place is null or t.waits_for not in (t.key_limit, t.total_limit, t.shared_limit)) is not false
-        then 'waits_for: one of its limits, with its place, is required'
-        when coalesce(t.key_limit, t.total_limit, t.shared_limit) is not null
-         and (t.first_due_at is null or t.seq is null)
-        then 'first_due_at: a task with a limit has this time and seq'
-        when t.passed not between 0 and 6 then 'passed: 0 to 6 is required'
-        when t.finished_at is not null and t.state not in ('completed', 'archived', 'cancelled')
-        then 'finished_at: a live task has none'
-        when t.finished_at is not null and t.state in ('archived', 'cancelled') and t.reason is null
-        then 'reason: an archived or cancelled task has one'
-        when t.finished_at is not null and t.expire_at is null
-        then 'expire_at: a time is required with finished_at; or set the state alone, and the sweep sets both'
-        when t.dead_letter_unsent
-         and (t.state <> 'archived' or (t.finished_at is not null and t.dead_sent_at is not null))
-        then 'dead_letter_unsent: only an archived task without dead_sent_at has an unsent dead letter'
-        when t.state = 'archived' and t.finished_at is not null and t.dead_sent_at is null and not t.dead_letter_unsent
-        then 'dead_letter_unsent: true is required for an archived task without dead_sent_at'
-    end;
-    if wrong is not null then
-        raise exception '%', wrong using errcode = 'check_violation', table = 'tasks', schema = 'joblane';
-    end if;
-    return null;
-end
-$$
-"""
 # PostgreSQL parses the condition of a trigger in each statement, and a call of a function is the shortest.
 CHECKING = """
 create function joblane.checks() returns boolean language plpgsql stable as $$
@@ -565,172 +487,6 @@ INDEXES = (
     "create index audit_target on joblane.audit (target, number)",
 )
 
-# JSON as the library writes it for a digest: keys in order, no spaces. A number that a float of 64 bits cannot hold is
-# refused; a client is less strict and accepts long integers.
-CANONICAL = r"""
-create function joblane.canonical(value jsonb) returns text language plpgsql immutable parallel safe as $$
-begin
-  if jsonb_typeof(value) = 'number' and abs(value::numeric) > 1.7976931348623157e308 then
-    raise exception 'payload: a number is too large' using errcode = '22023';
-  end if;
-  return case jsonb_typeof(value)
-         when 'object' then '{' || coalesce((
-              select string_agg(to_json(key)::text || ':' || joblane.canonical(item), ',' order by key collate "C")
-                from jsonb_each(value) as e(key, item)), '') || '}'
-         when 'array' then '[' || coalesce((
-              select string_agg(joblane.canonical(item), ',' order by position)
-                from jsonb_array_elements(value) with ordinality as e(item, position)), '') || ']'
-         else value::text end;
-end
-$$
-"""
-
-# The rules are those of JobClient.enqueue. The sweep sends the message, unless the caller sends it after the commit.
-ENQUEUE = r"""
-create function joblane.enqueue(
-    type text, payload jsonb default '{}', queue text default null, tenant text default null,
-    task_id text default null, process_in interval default null, process_at timestamptz default null,
-    unique_key text default null, unique_for interval default null, max_retry integer default null,
-    deadline timestamptz default null, tags text[] default '{}', headers jsonb default '{}',
-    key text default null
-) returns table (id text, created boolean) language plpgsql as $$
-#variable_conflict use_variable
-declare
-    known joblane.task_types%rowtype;
-    due timestamptz := coalesce(process_at, clock_timestamp() + coalesce(process_in, interval '0'));
-    digest text := left(encode(sha256(convert_to(joblane.canonical(payload), 'UTF8')), 'hex'), 32);
-    defaults jsonb;
-    lasts float8;
-    wanted text;
-    part text;
-    value jsonb;
-    limits text[];
-begin
-    select t.* into known from joblane.task_types t where t.type = enqueue.type;
-    if not found then
-        raise exception 'type: there is no task %', quote_nullable(type) using errcode = '22023',
-            hint = 'It is written by `joblane migrate` of the code that declares it.';
-    end if;
-    queue := coalesce(queue, known.queues[1]);
-    if not queue = any(known.queues) then
-        raise exception 'queue: % has no lane in %; it has one in: %', type, quote_nullable(queue),
-            array_to_string(known.queues, ', ') using errcode = '22023';
-    end if;
-    if jsonb_typeof(payload) is distinct from 'object' then
-        raise exception 'payload: a JSON object is required' using errcode = '22023';
-    end if;
-    if jsonb_typeof(headers) is distinct from 'object'
-       or (select count(*) > 32 or bool_or(jsonb_typeof(v) <> 'string' or length(k) > 100 or length(v #>> '{}') > 1000)
-             from jsonb_each(headers) as h(k, v)) then
-        raise exception 'headers: an object of at most 32 strings is required' using errcode = '22023';
-    end if;
-    if task_id !~ '^[!-~]{1,200}$' then
-        raise exception 'task_id: 1 to 200 printable ASCII characters without spaces are required'
-            using errcode = '22023';
-    end if;
-    if task_id ~ '^[a-z0-9_]+:[a-z0-9_]+:[a-z0-9-]+:\d{4}-\d\d-\d\dT\d\d:\d\dZ$' then
-        raise exception 'task_id: has the form of a tick''s id, which only the scheduler gives' using errcode = '22023';
-    end if;
-    if tenant !~ '^[!-~]{1,128}$' then
-        raise exception 'tenant: 1 to 128 ASCII letters, digits and punctuation are required' using errcode = '22023';
-    end if;
-    if process_in is not null and process_at is not null then
-        raise exception 'process_at: give process_in or process_at, not both' using errcode = '22023';
-    end if;
-    if not isfinite(process_at) or process_in < interval '0' or due > clock_timestamp() + interval '3650 days' then
-        raise exception 'process_%: from now to 3650 days ahead is required',
-            case when process_at is null then 'in' else 'at' end using errcode = '22023';
-    end if;
-    due := greatest(due, clock_timestamp() - interval '1 day');  -- a past time runs now, however far it is
-    if max_retry not between 0 and known.max_retry then
-        raise exception 'max_retry: 0 to %, which % declares, is required', known.max_retry, type
-            using errcode = '22023';
-    end if;
-    if not isfinite(deadline) or deadline <= greatest(due, clock_timestamp()) then
-        raise exception 'deadline: a time after the task is due is required' using errcode = '22023';
-    end if;
-    tags := coalesce(tags, '{}');
-    if cardinality(tags) > 20
-       or exists (select from unnest(tags) as one where (length(one) between 1 and 100) is not true) then
-        raise exception 'tags: at most 20 strings of 1 to 100 characters are required' using errcode = '22023';
-    end if;
-    lasts := coalesce(extract(epoch from unique_for), known.unique_seconds);
-    if not lasts between 1 and 315360000 or (lasts is null and unique_key is not null) then
-        raise exception 'unique_for: an interval of 1 second to 3650 days is required' using errcode = '22023';
-    end if;
-    if unique_key !~ '^[ -~]{1,200}$' then
-        raise exception 'unique_key: 1 to 200 printable ASCII characters are required' using errcode = '22023';
-    end if;
-    if (lasts is not null and unique_key is null) or known.flow is not null then
-        -- Keys are made of the payload with its defaults, as a client writes it.
-        select coalesce(jsonb_object_agg(name, field -> 'default'), '{}') into defaults
-          from jsonb_each(coalesce(known.schema -> 'properties', '{}')) as p(name, field) where field ? 'default';
-    end if;
-    if lasts is not null and unique_key is null then
-        unique_key := left(encode(sha256(convert_to(queue || ' ' || left(encode(sha256(convert_to(
-                          joblane.canonical(defaults || payload), 'UTF8')), 'hex'), 32), 'UTF8')), 'hex'), 32);
-    end if;
-    wanted := case when lasts is not null then type || ' ' || unique_key end;
-    if key is not null and jsonb_array_length(coalesce(known.flow -> 'key', '[]')) = 0 then
-        raise exception 'key: % declares no key', type using errcode = '22023';
-    end if;
-    if key is null then
-        for part in select * from jsonb_array_elements_text(known.flow -> 'key') loop
-            value := case when part = 'tenant' then to_jsonb(tenant)
-                          else (defaults || payload) #> string_to_array(part, '.') end;
-            if coalesce(jsonb_typeof(value), 'null') = 'null' then
-                key := null;
-                exit;
-            end if;
-            if jsonb_typeof(value) not in ('string', 'number', 'boolean') or value #>> '{}' ~ '^-?\d+\.' then
-                raise exception 'key: %: a string, an integer or a boolean is required', part using errcode = '22023';
-            end if;
-            key := concat_ws(' ', key, value #>> '{}');
-        end loop;
-    end if;
-    if key !~ '^[ -~]{1,200}$' then
-        raise exception 'key: 1 to 200 printable ASCII characters are required' using errcode = '22023';
-    end if;
-    limits := array[type || '/' || key, known.flow ->> 'total', known.flow ->> 'shared'];
-    if array_remove(limits, null) = '{}' then
-        limits := null;
-    end if;
-    task_id := coalesce(task_id, gen_random_uuid()::text);
-    for round in 1..5 loop
-        update joblane.tasks t set unique_key = null
-         where t.unique_key = wanted and t.finished_at is null
-           and (t.unique_expires_at <= clock_timestamp()
-                or t.state not in ('scheduled', 'pending', 'held', 'active', 'retry'));  -- ended by hand
-        insert into joblane.tasks as t (id, type, queue, tenant, tags, state, payload, payload_digest, headers, options,
-                                max_attempts, retention_seconds, deadline, unique_key, unique_until, unique_expires_at,
-                                due_at, sweep_at, key_limit, total_limit, shared_limit, ordered, first_due_at, seq)
-        values (task_id, type, queue, tenant, tags,
-                case when due > clock_timestamp() then 'scheduled' else 'pending' end,
-                payload, digest, headers, known.options, coalesce(max_retry, known.max_retry) + 1,
-                known.retention_seconds, deadline, wanted, known.unique_until,
-                clock_timestamp() + make_interval(secs => lasts), due, due - interval '15 min',
-                limits[1], limits[2], limits[3],
-                case when limits[1] is not null then nullif((known.flow ->> 'ordered')::boolean, false) end,
-                case when limits is not null then due end,
-                case when limits is not null then nextval('joblane.tasks_seq') end)
-        on conflict do nothing;
-        if found then
-            return query select task_id, true;
-            return;
-        end if;
-        return query select t.id, false from joblane.tasks t
-                      where t.id = task_id
-                         or (t.unique_key = wanted and t.finished_at is null)
-                      order by (t.id = task_id) desc limit 1;
-        if found then
-            return;
-        end if;
-    end loop;
-    raise exception 'unique_key: its holder is changing; enqueue it again' using errcode = '40001';
-end
-$$
-"""
-
 
 def upgrade() -> None:
     op.execute("create sequence joblane.tasks_seq")
@@ -740,5 +496,10 @@ def upgrade() -> None:
     ):  # fmt: skip
         for statement in statements(table):
             op.execute(statement)
-    for statement in (*INDEXES, CHECKS, CHECKING, CHECKED, CANONICAL, ENQUEUE):
+    for statement in (*INDEXES, _text("check_task"), CHECKING, CHECKED, _text("canonical"), _text("enqueue")):
         op.execute(statement)
+
+
+def _text(function: str) -> str:
+    """Return the statement that creates a function, from its file."""
+    return (Path(__file__).parent / f"{revision}_{function}.sql").read_text("utf-8")
