@@ -12,7 +12,7 @@ from pg8000.exceptions import Error as PostgresError
 from joblane.errors import DatabaseUnavailableError, LimitError, text_of
 from joblane.flow import Rate
 from joblane.record import audit, limit_changes
-from joblane.record.limit_changes import Changed, Given
+from joblane.record.limit_changes import Given
 from joblane.record.limit_status import LimitStatus, status_of
 
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ class Limits:
         """Set values of a limit, in place of the declared ones. A value that is not given stays as it is.
 
         A raised limit starts waiting tasks at once. A lowered one stops none. If the rate changes, tasks that wait for
-        their time get new times.
+        their time get new times, at once or with the next sweep.
 
         Args:
             name: A task type, or the name of a shared limit.
@@ -69,8 +69,8 @@ class Limits:
 
         Raises:
             LimitError: an argument is wrong. Nothing was changed.
-            DatabaseUnavailableError: the database is unavailable, or a transaction has locked a task of the limit for
-                more than three seconds. Nothing was changed.
+            DatabaseUnavailableError: the database is unavailable, or a claim has locked the limit for more than three
+                seconds. Nothing was changed.
         """
         given, who, line = Given(max_per_key, max_total, total, rate, until), audit.user_of_process(), _line_of(reason)
         with self._changing() as connection:
@@ -82,7 +82,8 @@ class Limits:
         self._wake()
 
     def reset(self, name: str, *, key: str | None = None, reason: str | None = None) -> None:
-        """Remove what was set, so that the declared values hold. What was set for single keys of a type stays.
+        """Remove what was set, so that the declared values hold, and end a delay of the limit by
+        :class:`~joblane.errors.RateLimited`. What was set for single keys of a type stays.
 
         Also what was set for a limit that no task declares any more can be removed.
 
@@ -92,7 +93,7 @@ class Limits:
             reason: Reason, for the audit.
 
         Raises:
-            LimitError: an argument is wrong, or nothing was set. Nothing was changed.
+            LimitError: an argument is wrong, or nothing was set and the limit is not delayed. Nothing was changed.
             DatabaseUnavailableError: as for :meth:`set`.
         """
         who, line = audit.user_of_process(), _line_of(reason)
@@ -120,7 +121,7 @@ class Limits:
             names = limit_changes.names_of(limit_changes.known_names(connection), name, key)
             return status_of(connection, names[0])
 
-    def _serve(self, connection: Connection, changed: list[Changed]) -> None:
+    def _serve(self, connection: Connection, changed: list[str]) -> None:
         """Serve limits after the commit. If it fails, the sweep does it."""
         try:
             limit_changes.serve_changed(connection, changed, self._send)

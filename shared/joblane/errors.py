@@ -261,7 +261,8 @@ class RateLimited(_After):
 
     Raise it if another service refuses a call because there were too many. One refusal is then heeded by all tasks that
     share the ``limit`` of the type, or else the type's ``max_total`` or ``rate``, or else the key. A task without a
-    limit waits alone.
+    limit waits alone. The other tasks wait a day at most, this task the whole time. ``joblane limits reset`` ends their
+    wait.
     """
 
     def __init__(self, retry_after: timedelta, reason: str = "") -> None:

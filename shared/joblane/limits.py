@@ -58,6 +58,8 @@ SCHEMA_RECEIVES = 8
 """Receives of a message that waits an hour for code that knows the schema of its payload."""
 RECEIVE_HEADROOM = 20
 """Receives that never reach the code: throttles, failed starts, pollers that were scaled in."""
+LONGEST_LIMIT_DELAY = timedelta(days=1)
+"""The longest time for which a handler's ``RateLimited`` delays the other tasks of its limit."""
 CONTENT_KEPT_FOR_MESSAGES = QUEUE_RETENTION + DEAD_LETTER_RETENTION
 """An id is kept this long after the task has ended. After that, none of its messages can return."""
 

@@ -253,7 +253,9 @@ class Inspector:
 
     @needs(OPERATE)
     def reset_limit(self, name: str, *, key: str | None = None, reason: str | None = None) -> tuple[LimitStatus, ...]:
-        """Remove what is set for a limit, so that the declared values hold. Returns the limits that were changed.
+        """Remove what is set for a limit, so that the declared values hold, and end a delay by ``RateLimited``.
+
+        Returns the limits that were changed.
 
         Raises :class:`~joblane.errors.LimitError`.
         """

@@ -18,10 +18,12 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
+from itertools import chain
 
 from joblane.maintenance.expiry import Expiry
 from joblane.maintenance.held import Held
 from joblane.maintenance.messages import Messages
+from joblane.maintenance.rates import Rates
 from joblane.maintenance.sends import Sends
 from joblane.maintenance.unsent_dead_letters import UnsentDeadLetters
 from joblane.maintenance.walk import PLANNING, RESET_PLANNING, Walk
@@ -54,7 +56,7 @@ class Swept:
 
 def sweep(connection: Connection, sqs: Sqs, prefix: str, *, may_continue: Callable[[], bool] = lambda: True) -> Swept:
     """Sweep in batches, each in its own transaction, until nothing is due or ``may_continue()`` is false."""
-    walk, sends, expiry = Walk(connection), Sends(connection, sqs), Expiry(connection)
+    walk, sends, expiry, rates = Walk(connection), Sends(connection, sqs), Expiry(connection), Rates(connection)
     messages, dead_letters, waiting = (
         Messages(prefix, walk, sends),
         UnsentDeadLetters(prefix, sends),
@@ -62,8 +64,10 @@ def sweep(connection: Connection, sqs: Sqs, prefix: str, *, may_continue: Callab
     )
     connection.execute_simple(PLANNING)
     try:
-        waiting.end_changes()  # before the walk reads the tasks that get new times
-        _take_turns((messages.steps(), dead_letters.steps(), expiry.steps(), waiting.steps()), may_continue)
+        waiting.end_changes()
+        rates.plan(may_continue)  # before the walk reads the tasks that get new times
+        limits = chain(waiting.steps(), rates.steps())
+        _take_turns((messages.steps(), dead_letters.steps(), expiry.steps(), limits), may_continue)
     finally:
         if connection.usable:
             connection.execute_simple(RESET_PLANNING)

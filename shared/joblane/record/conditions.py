@@ -6,6 +6,8 @@ from joblane.record.states import LIVE_SQL
 
 EARLY_SECONDS = 2
 """A message may arrive this early, because SQS delays are whole seconds."""
+UNUSED_SECONDS = 5
+"""The times of a rate are given anew if tasks leave more of them unused. A task that starts early leaves a moment."""
 PAUSED = """exists (select from joblane.pauses p
           where (p.until is null or p.until > now())
             and ((p.scope = 'type' and p.name = {row}.type)

@@ -1,6 +1,6 @@
--- Lets no task of a limit start within the next `delay_seconds`: a handler has met the limit of another service, see
--- RateLimited. Tasks that have got a later time by a rate keep their distances, from that moment on. `limits`: of the key,
--- of the type, shared; the widest is delayed.
+-- Lets no task of a limit start within the next `delay_seconds`, a day at most: a handler has met the limit of another
+-- service, see RateLimited. Tasks that have got a later time by a rate keep their distances, from that moment on.
+-- `limits`: of the key, of the type, shared; the widest is delayed.
 create or replace function joblane.delay_limit_@version(limits text[], delay_seconds float8) returns void
 language plpgsql set lock_timeout = '5s' set enable_seqscan = off
 as $function$
@@ -14,7 +14,7 @@ declare
 begin
   perform joblane.lock_limits_@version(array[limit_name]);
   select * into l from joblane.limit_of_@version(limit_name);
-  opens := clock_timestamp() + make_interval(secs => delay_seconds);
+  opens := clock_timestamp() + make_interval(secs => least(delay_seconds, @longest_delay));
   execute format($$
     select array_agg(t.id), greatest(interval '0', $1 - min(t.due_at))
       from (select t.id, t.due_at from joblane.tasks t
@@ -31,8 +31,8 @@ begin
                     else t.due_at + later + interval '@sweep_margin s' end
    where t.id = any (waiting) and later > interval '0';
   perform set_config('joblane.checks', 'on', true);
-  insert into joblane.rates as r (name, next_at, delayed_until)
-  values (limit_name, opens + coalesce((l.burst - 1) * l.step, '0'), opens)
+  insert into joblane.rates as r (name, next_at, delayed_until, step, burst)
+  values (limit_name, opens + coalesce((l.burst - 1) * l.step, '0'), opens, l.step, l.burst)
   on conflict (name) do update set next_at = greatest(r.next_at + coalesce(later, '0'), excluded.next_at),
                                    delayed_until = greatest(r.delayed_until, opens);
 end

@@ -14,9 +14,9 @@ from graphlib import TopologicalSorter
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from joblane.limits import MAX_DELAY_SECONDS
+from joblane.limits import LONGEST_LIMIT_DELAY, MAX_DELAY_SECONDS
 from joblane.record import transitions
-from joblane.record.conditions import BEFORE_IT, EARLY_SECONDS, PAUSED
+from joblane.record.conditions import BEFORE_IT, EARLY_SECONDS, PAUSED, UNUSED_SECONDS
 from joblane.record.states import ENDED_SQL, LIVE_SQL, SWEEP_MARGIN_SECONDS
 from joblane.record.transitions import NOW, Columns, assignments
 
@@ -78,6 +78,8 @@ def _values() -> dict[str, str]:
         "most_parked": "200",
         "most_turns": "100",
         "max_delay": str(MAX_DELAY_SECONDS),
+        "longest_delay": str(int(LONGEST_LIMIT_DELAY.total_seconds())),
+        "unused_seconds": str(UNUSED_SECONDS),
         "sweep_margin": str(SWEEP_MARGIN_SECONDS),
         "version": "@version",
     }

@@ -10,7 +10,7 @@ The tasks to which a rate has given a time get new times when the rate changes.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -22,6 +22,7 @@ from pg8000.exceptions import Error as PostgresError
 from joblane.errors import EnqueueError, LimitError, sqlstate
 from joblane.flow import Rate, check_key, problem_of_number, problem_of_rate
 from joblane.options import is_storable
+from joblane.record.conditions import UNUSED_SECONDS
 from joblane.record.connection import LOCK_NOT_AVAILABLE
 from joblane.record.functions import VERSION
 from joblane.record.serve import Limits, Turn, serve
@@ -33,6 +34,8 @@ PATIENCE = "3s"
 """The time that a change waits for a claim, or for a task that another transaction has locked."""
 BATCH = 50
 """The most limits that are served or planned by one statement."""
+LOOKED_AT = 1000
+"""The limits that one statement looks at for times that may be wrong."""
 COLUMNS: Mapping[int, tuple[str, int]] = {1: ("key_limit", 1), 2: ("total_limit", 3), 3: ("shared_limit", 5)}
 """Level of a limit → the column of ``tasks`` that has its name, and the least ``passed`` with a slot of it."""
 
@@ -70,13 +73,9 @@ delete from joblane.limit_changes where name = any(array(select jsonb_array_elem
 returning name, (until is null or until > clock_timestamp())
 """
 ENDED = f"""
-select name, extract(epoch from step)::float8, burst from joblane.limit_changes
+select name from joblane.limit_changes
  where until <= clock_timestamp() order by name limit {BATCH}
 """
-IN_FORCE = f"""
-select slots, extract(epoch from step)::float8, burst from joblane.limit_of_{VERSION}($1)
-"""
-
 WAITING = """
 select t.key_limit, t.total_limit, t.shared_limit from joblane.tasks t
  where t.waits_for = $1 and t.state = 'held' order by t.place, t.seq limit 1
@@ -89,14 +88,24 @@ select n.name, t.key_limit, t.total_limit, t.shared_limit
                  where w.waits_for = n.name and w.state = 'held' order by w.waits_for, w.place, w.seq limit 1) as t
  order by n.name
 """
-RATED_KEYS = f"""
-select r.name from joblane.rates r
- where r.name > $1 and r.name < $2 and r.next_at > clock_timestamp()
-   and not exists (select from joblane.limit_changes o
-                    where o.name = r.name and o.step is not null and {LIVE_CHANGE.format(row="o")})
- order by r.name limit {BATCH}
+# Those of the first limits of a range whose times may be wrong; null for the others.
+PLANNED_ANEW = f"""
+select r.name, case when r.next_at > clock_timestamp()
+                     and ((r.step, r.burst) is distinct from (l.step, l.burst)
+                       or r.next_at > greatest(clock_timestamp(), r.delayed_until)
+                                      + coalesce(l.burst * l.step, interval '0') + interval '{UNUSED_SECONDS} s')
+                    then r.name end
+  from (select * from joblane.rates x where x.name > $1 and (x.name < $2 or $2 is null)
+         order by x.name limit {LOOKED_AT}) as r,
+       lateral joblane.limit_of_{VERSION}(r.name) as l
+ order by r.name
 """
-PLAN = f"select joblane.plan_limits_{VERSION}($1::text[], $2, $3::float8, $4::integer)"
+PLAN = f"select joblane.plan_limits_{VERSION}($1::text[], $2)"
+END_DELAYS = """
+update joblane.rates set delayed_until = null
+ where name = any(array(select jsonb_array_elements_text($1::jsonb))) and delayed_until > clock_timestamp()
+returning name
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,15 +125,6 @@ class Values:
 
     slots: int | None = None
     rate: Rate | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Changed:
-    """A limit that was changed. ``step``, ``burst``: its rate before, as an interval in seconds; None: it had none."""
-
-    name: str
-    step: float | None
-    burst: int | None
 
 
 def level_of(name: str) -> int:
@@ -242,7 +242,7 @@ def _until(until: object) -> str | None:
 
 def set_limit(
     connection: Connection, name: str, key: str | None, given: Given, *, who: str, reason: str | None
-) -> tuple[list[Changed], dict[str, Any]]:
+) -> tuple[list[str], dict[str, Any]]:
     """Write changes in the open transaction. What is not given stays as it was set. Raises :class:`LimitError`.
 
     Returns the limits, and the details of the audit.
@@ -250,32 +250,29 @@ def set_limit(
     until = _until(given.until)
     wanted = _wanted(declared_names(connection), name, key, given)
     _lock(connection, wanted)
-    changed = []
     for limit, values in wanted.items():
-        before = _before(connection, limit)
         rate = values.rate
         step, burst = (None, None) if rate is None else (rate.step.total_seconds(), rate.burst)
         if not connection.run(SET, limit, values.slots, step, burst, reason, who, until):
             raise LimitError("until", "a time in the future is required, by the database's clock")
-        _give_times(connection, before)
-        changed.append(before)
-    return changed, _details(wanted, until)
+    _give_times(connection, wanted)
+    return list(wanted), _details(wanted, until)
 
 
-def reset_limit(connection: Connection, name: str, key: str | None) -> tuple[list[Changed], dict[str, Any]]:
-    """Remove what is set for a limit, in the open transaction. Raises :class:`LimitError` if nothing is set.
+def reset_limit(connection: Connection, name: str, key: str | None) -> tuple[list[str], dict[str, Any]]:
+    """Remove what is set for a limit, and end its delay by a handler, in the open transaction.
 
-    Returns the limits, and the details of the audit.
+    Returns the limits, and the details of the audit. Raises :class:`LimitError` if there is neither.
     """
     names = names_of(known_names(connection), name, key)
     _lock(connection, names)
-    before = {name: _before(connection, name) for name in names}
-    changed = [before[name] for name, was_live in connection.run(RESET, json.dumps(list(names))) if was_live]
-    if not changed:
+    was_set = [name for name, was_live in connection.run(RESET, json.dumps(names)) if was_live]
+    delayed = [row[0] for row in connection.run(END_DELAYS, json.dumps(names))]
+    if not was_set and not delayed:
         raise LimitError("name", f"nothing is set for {' and '.join(names)}; `joblane limits` shows what is")
-    for each in changed:
-        _give_times(connection, each)
-    return changed, {"limits": [each.name for each in changed]}
+    changed = [name for name in names if name in was_set or name in delayed]
+    _give_times(connection, changed)
+    return changed, {"limits": was_set} | ({"delays": delayed} if delayed else {})
 
 
 def end_changes(connection: Connection, send: Callable[[list[Turn]], object]) -> None:
@@ -283,18 +280,22 @@ def end_changes(connection: Connection, send: Callable[[list[Turn]], object]) ->
 
     Their values are not in force any more, but tasks may wait for times that an ended rate has given them.
     """
-    for name, step, burst in connection.run(ENDED):
-        try:
-            with transaction(connection):
-                _lock(connection, [name])
-                now = _before(connection, name)
-                before = now if step is None else Changed(name, step, burst)
-                connection.run(RESET, json.dumps([name]))
-                _give_times(connection, before)
-            serve_changed(connection, [before], send)
-        except PostgresError as error:  # a handler has locked one of its tasks; the change stays for the next call
-            if sqlstate(error) != LOCK_NOT_AVAILABLE:
-                raise
+    for (name,) in connection.run(ENDED):
+        with _skipping_locked(), transaction(connection):
+            _lock(connection, [name])
+            connection.run(RESET, json.dumps([name]))
+            _give_times(connection, [name])
+        serve_changed(connection, [name], send)
+
+
+@contextmanager
+def _skipping_locked() -> Iterator[None]:
+    """Leave a limit that stays locked to the next sweep."""
+    try:
+        yield
+    except PostgresError as error:
+        if sqlstate(error) != LOCK_NOT_AVAILABLE:
+            raise
 
 
 @contextmanager
@@ -317,41 +318,54 @@ def _lock(connection: Connection, names: Iterable[str]) -> None:
     connection.run(LOCK, json.dumps(sorted(widest)), any(level_of(name) < 3 for name in widest))
 
 
-def _before(connection: Connection, name: str) -> Changed:
-    _, step, burst = connection.run(IN_FORCE, name)[0]
-    return Changed(name, step, burst)
+def _give_times(connection: Connection, names: Iterable[str]) -> None:
+    """Give new times to the tasks that wait for the times of these limits, in the open transaction.
 
-
-def _give_times(connection: Connection, before: Changed, names: Sequence[str] | None = None) -> None:
-    if names is None and is_of_each_key(before.name):  # its keys get their times after the commit, in parts
-        return
-    names = [before.name] if names is None else list(names)
-    connection.run(PLAN, names, level_of(before.name), before.step, before.burst)
+    The keys of ``type/`` get theirs after the commit, in parts.
+    """
+    by_level: dict[int, list[str]] = {}
+    for name in names:
+        if not is_of_each_key(name):
+            by_level.setdefault(level_of(name), []).append(name)
+    for level, found in by_level.items():
+        connection.run(PLAN, found, level)
 
 
 # --- After its commit ----------------------------------------------------------------------------------------------
 
 
-def serve_changed(connection: Connection, changed: Iterable[Changed], send: Callable[[list[Turn]], object]) -> None:
+def serve_changed(connection: Connection, changed: Iterable[str], send: Callable[[list[Turn]], object]) -> None:
     """Give new times to tasks that wait for a rate of their key, and serve limits, in transactions of its own.
 
     ``send``: sends the messages of tasks that may start. The sweep completes what an interrupted call leaves.
     """
-    for each in changed:
-        if is_of_each_key(each.name):
-            _give_times_to_keys(connection, each)
-            _serve_keys(connection, each.name, send)
-        elif waiting := connection.run(WAITING, each.name):
+    for name in changed:
+        if is_of_each_key(name):
+            plan_anew(connection, *keys_of(name))
+            _serve_keys(connection, name, send)
+        elif waiting := connection.run(WAITING, name):
             send(serve(connection, waiting))
 
 
-def _give_times_to_keys(connection: Connection, before: Changed) -> None:
-    position, end = keys_of(before.name)
-    while names := [row[0] for row in connection.run(RATED_KEYS, position, end)]:
-        with transaction(connection):
-            _lock(connection, names)
-            _give_times(connection, before, names)
-        position = names[-1]
+def plan_anew(
+    connection: Connection,
+    after: str = "",
+    before: str | None = None,
+    may_continue: Callable[[], bool] = lambda: True,
+) -> None:
+    """Give new times to the tasks of limits in a range whose times are not those of the rate in force.
+
+    It changes nothing where a task is locked. Each part is a transaction of its own.
+    """
+    while rows := connection.run(PLANNED_ANEW, after, before):
+        names = [name for _, name in rows if name is not None]
+        for start in range(0, len(names), BATCH):
+            with _skipping_locked(), transaction(connection):
+                _lock(connection, names[start : start + BATCH])
+                _give_times(connection, names[start : start + BATCH])
+        if len(rows) < LOOKED_AT or not may_continue():
+            return
+        after = rows[-1][0]
 
 
 def _serve_keys(connection: Connection, name: str, send: Callable[[list[Turn]], object]) -> None:

@@ -90,6 +90,8 @@ class LimitStatus:
     """Time from which the oldest of them was due, in UTC. None: none waits."""
     next_start_at: datetime | None
     """Time at which the next task can start by its rate, in UTC. None: now, or it has no rate."""
+    delayed_until: datetime | None = None
+    """Time until which a handler has delayed it by ``RateLimited``, in UTC. A reset ends it. None: none has."""
 
     @property
     def own_change(self) -> LimitChange | None:
@@ -107,7 +109,8 @@ select clock_timestamp(), d.slots, extract(epoch from d.step)::float8, d.burst,
        c.slots, extract(epoch from c.step)::float8, c.burst, c.reason, c.changed_by, c.since, c.until, c.name,
        l.slots, extract(epoch from l.step)::float8, l.burst,
        (select r.next_at - greatest(coalesce(l.burst, 1) - 1, 0) * coalesce(l.step, interval '0')
-          from joblane.rates r where r.name = $1)
+          from joblane.rates r where r.name = $1),
+       (select r.delayed_until from joblane.rates r where r.name = $1)
   from joblane.limit_of_{VERSION}($1) as l
   left join joblane.limits d on d.name = $2
   left join lateral (
@@ -158,7 +161,7 @@ def status_of(connection: Connection, name: str) -> LimitStatus:
     change = None
     if row[10] is not None:
         change = LimitChange(_values(row[3:6]), row[6], row[7], row[8], row[9], kind_of(row[10]))
-    next_at = row[14]
+    next_at, delayed_until = row[14:]
     return LimitStatus(
         name=base,
         key=key or None,
@@ -173,6 +176,7 @@ def status_of(connection: Connection, name: str) -> LimitStatus:
         held=held,
         oldest_held_at=oldest,
         next_start_at=next_at if next_at is not None and next_at > now else None,
+        delayed_until=delayed_until if delayed_until is not None and delayed_until > now else None,
     )
 
 

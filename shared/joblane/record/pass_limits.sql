@@ -43,8 +43,11 @@ begin
       end if;
       passed := 2 * level;
       if l.step is not null then  -- starts are `step` apart, and up to `burst` of them are saved up
-        insert into joblane.rates as r (name, next_at) values (limit_name, clock_timestamp() + l.step)
-        on conflict (name) do update set next_at = greatest(r.next_at, clock_timestamp()) + l.step
+        insert into joblane.rates as r (name, next_at, step, burst)
+        values (limit_name, clock_timestamp() + l.step, l.step, l.burst)
+        on conflict (name) do update set next_at = greatest(r.next_at, clock_timestamp()) + l.step,
+          step = case when r.next_at > clock_timestamp() then r.step else l.step end,
+          burst = case when r.next_at > clock_timestamp() then r.burst else l.burst end
         returning r.next_at - l.burst * l.step into starts_at;
       else  -- a handler has met a limit of another service, see RateLimited
         select r.delayed_until into starts_at from joblane.rates r where r.name = limit_name;

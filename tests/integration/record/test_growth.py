@@ -76,6 +76,11 @@ update joblane.tasks set passed = $2::int, total_limit = $1, due_at = now() + in
  where key_limit = 'a:b/' || $1
 """
 """Lets tasks wait for the time of a rate: of their key, with ``passed`` 2, or of their type, with 4."""
+RATED = """
+insert into joblane.rates (name, next_at, step, burst)
+select name, now() + interval '1 day', interval '9 s', 1 from unnest(array['a:b/' || $1, $1]) as name
+"""
+"""The rate that has given these times, and is not in force any more."""
 DECLARED = "insert into joblane.limits (name, slots) values ('a:b/', 1), ('a:b', 1000000)"
 NEW_ROW = {
     "type": "a:b", "queue": "default", "payload": {}, "payload_digest": "", "headers": {}, "options": {}, "tags": [],
@@ -120,8 +125,8 @@ MEASURED: dict[str, tuple[str, tuple[str, ...], int]] = {
     "claim of tasks with limits": (CLAIM, (_claimed_with_limits("limited"), TOKEN, "60", "r"), 150),
     "claim of tasks that wait": (CLAIM, (_claimed_with_limits("late"), TOKEN, "60", "r"), 150),
     "serving": (SERVE, (json.dumps([[f"a:b/{id_}", "a:b", None] for id_ in _ids("held")]),), 150),
-    "changed rate of a key": (PLAN, ("{a:b/timed-2}", "1", "9", "1"), 150),
-    "changed rate of a type": (PLAN, ("{timed-4}", "2", "9", "1"), 150),
+    "changed rate of a key": (PLAN, ("{a:b/timed-2}", "1"), 150),
+    "changed rate of a type": (PLAN, ("{timed-4}", "2"), 150),
     "finish": (FINISH, (_ends(), "false"), 50),
     "insert": (INSERT, _documents("i"), 50),
     "conflicts of an insert": (EXISTING, _documents("waiting"), 20),
@@ -159,7 +164,7 @@ GROWING = [
         "joblane.tasks r where r.id || '' = y.id",
     ),
     ("serving", "serve_limits", "t.waits_for = n.name", "t.waits_for || '' = n.name"),
-    ("changed rate of a key", "plan_limits", "t.%I = any ($1)", "lower(t.%I) = any ($1)"),
+    ("changed rate of a key", "plan_limits", "t.%I = $1", "lower(t.%I) = $1"),
     ("changed rate of a type", "plan_limits", "t.%I = $1", "lower(t.%I) = $1"),
 ]
 """Faults that the test must find: a statement, its function, and a look-up there that becomes a scan."""
@@ -220,7 +225,7 @@ def _timed(name: str, number: int) -> list[tuple[str, tuple[str, ...]]]:
         statement
         for passed in ("2", "4")
         for key in (f"{name}-{passed}",)
-        for statement in ((LIMITED, (str(number), f"{key}-", "pending", key)), (TIMED, (key, passed)))
+        for statement in ((LIMITED, (str(number), f"{key}-", "pending", key)), (TIMED, (key, passed)), (RATED, (key,)))
     ]
 
 

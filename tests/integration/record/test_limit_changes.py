@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
+from contextlib import AbstractContextManager, closing
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -14,13 +15,14 @@ from sqlalchemy import text
 
 from joblane import JobClient, TaskContext
 from joblane.declaration import Task
-from joblane.errors import DatabaseUnavailableError, LimitError
+from joblane.errors import LimitError
 from joblane.flow import Rate
-from joblane.record import limit_changes
+from joblane.record.connection import Connection
 from joblane.record.database import Database
 from joblane.record.functions import VERSION
 from joblane.record.limit_status import LimitKind, rate_of
 from joblane.record.serve import delay
+from joblane.record.task_types import register_limits
 from tests.samples import (
     Sample,
     behaviour,
@@ -240,21 +242,6 @@ def test_the_sweep_ends_a_rate_whose_time_is_over(limited: World, jobs: JobClien
     assert (due_soonest(limited) <= 1, swept.sent, is_set(limited)) == (True, 5, [])
 
 
-def test_a_change_stays_while_its_tasks_are_locked(
-    limited: World, jobs: JobClient, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(limit_changes, "PATIENCE", "50ms")
-    wait_for_times(limited, jobs)
-    limited.run("update joblane.limit_changes set until = clock_timestamp()")
-    with closing(Database(limited.url).get()) as other:
-        other.execute_simple("begin")
-        other.run("select from joblane.tasks where id = 'd' for update")
-        limited.sweep()
-        assert len(is_set(limited)) == 1
-    limited.sweep()
-    assert is_set(limited) == []
-
-
 def test_without_a_rate_the_waiting_tasks_start_now(limited: World, jobs: JobClient) -> None:
     jobs.limits.set(KEYED, key="7", rate=Rate(1, HOUR))
     put(limited, sample_keyed, "a", "b")
@@ -282,19 +269,104 @@ def test_the_rate_of_each_key_is_changed_for_all_keys_but_those_with_their_own(l
     assert seconds == pytest.approx([60, 60, 600], abs=30)
 
 
-def test_a_change_of_a_rate_is_refused_while_a_task_is_locked(
-    limited: World, jobs: JobClient, monkeypatch: pytest.MonkeyPatch
+def wait_by_key(world: World, jobs: JobClient, **rate: Any) -> list[str]:
+    """Let a task of each of three keys start, and another wait an hour."""
+    jobs.limits.set(KEYED, max_per_key=9, rate=Rate(1, HOUR), **rate)
+    for number in range(3):
+        put(world, sample_keyed, f"a{number}", f"b{number}", number=number)
+    assert [seconds > 3000 for seconds in seconds_until_due(world, "b0", "b1", "b2")] == [True] * 3
+    return ["b0", "b1", "b2"]
+
+
+def locked(world: World, id_: str) -> AbstractContextManager[Connection]:
+    """Lock a task in a transaction of its own."""
+    other = Database(world.url).get()
+    other.execute_simple("begin")
+    other.run("select from joblane.tasks where id = $1 for update", id_)
+    return closing(other)
+
+
+def test_the_sweep_gives_the_times_that_a_locked_task_has_prevented(limited: World, jobs: JobClient) -> None:
+    waiting = wait_for_times(limited, jobs)
+    with locked(limited, "d"):
+        jobs.limits.set(sample_rated.type, rate=Rate(2, HOUR))
+        limited.sweep()
+        assert due_in(limited, *waiting) == [0, 3600, 7200, 10_800, 14_400]
+    limited.sweep()
+    assert due_in(limited, *waiting) == [0, 1800, 3600, 5400, 7200]
+
+
+def test_a_locked_task_of_a_key_does_not_keep_the_other_keys_from_new_times(limited: World, jobs: JobClient) -> None:
+    waiting = wait_by_key(limited, jobs)
+    with locked(limited, "b0"):
+        jobs.limits.set(KEYED, rate=Rate(1, timedelta(minutes=1)))
+        assert [seconds > 100 for seconds in seconds_until_due(limited, *waiting)] == [True, False, False]
+    limited.sweep()
+    assert max(seconds_until_due(limited, *waiting)) < 100
+
+
+def test_the_end_of_a_change_gives_the_keys_new_times_once_no_task_is_locked(limited: World, jobs: JobClient) -> None:
+    waiting = wait_by_key(limited, jobs, until=datetime.now(UTC) + HOUR)
+    limited.run("update joblane.limit_changes set until = clock_timestamp()")
+    with locked(limited, "b0"):
+        limited.sweep()
+    limited.sweep()
+    assert (max(seconds_until_due(limited, *waiting)) < 100, is_set(limited)) == (True, [])
+
+
+def test_a_change_of_a_key_with_a_locked_task_stops_no_other_limit(limited: World, jobs: JobClient) -> None:
+    jobs.limits.set(KEYED, key="7", max_per_key=5, rate=Rate(1, HOUR))
+    put(limited, sample_keyed, "a", "b")
+    with locked(limited, "b"):
+        jobs.limits.set(KEYED, key="7", rate=Rate(1, timedelta(minutes=1)))
+        put(limited, sample_sharing, "other")
+    assert states(limited, "other") == ["completed"]
+
+
+@pytest.mark.parametrize("declared", [Rate(1, timedelta(minutes=1)), Rate(1, 10 * HOUR), None])
+def test_the_sweep_after_a_deploy_plans_a_changed_rate_anew(
+    limited: World, jobs: JobClient, declared: Rate | None
 ) -> None:
-    monkeypatch.setattr(limit_changes, "PATIENCE", "50ms")
-    wait_for_times(limited, jobs)
-    before = limited.run("select name, step, since from joblane.limit_changes")
-    with closing(Database(limited.url).get()) as other:
-        other.execute_simple("begin")
-        other.run("select from joblane.tasks where id = 'd' for update")
-        with pytest.raises(DatabaseUnavailableError, match="lock timeout"):
-            jobs.limits.set(sample_rated.type, rate=Rate(2, HOUR))
-    assert limited.run("select name, step, since from joblane.limit_changes") == before
-    assert limited.run("select count(*) from joblane.audit") == [[1]]
+    limited.run("update joblane.limits set step = interval '1 hour', burst = 1 where name = 'sample:rated'")
+    put(limited, sample_rated, *"abcd")
+    assert due_in(limited, *"bcd") == [0, 3600, 7200]
+    own = replace(sample_rated, flow=replace(sample_rated.flow, rate=declared, max_total=9))
+
+    register_limits(limited.database.get(), {own.type: own})
+    limited.sweep()
+
+    step = declared.step.total_seconds() if declared else 0
+    assert due_in(limited, *"bcd") == [0, step, 2 * step]
+    assert due_soonest(limited) <= step
+    put(limited, sample_rated, "new")
+    assert limited.row("new")["state"] == ("pending" if declared else "completed")
+
+
+def test_the_sweep_gives_back_the_times_of_cancelled_tasks(limited: World, jobs: JobClient) -> None:
+    jobs.limits.set(sample_rated.type, rate=Rate(1, timedelta(minutes=1)))
+    ids = [f"r{number:02}" for number in range(20)]
+    put(limited, sample_rated, *ids)
+    for id_ in ids[1:-2]:
+        jobs.cancel(id_)
+    limited.sweep()
+    assert due_in(limited, *ids[-2:]) == [0, 60]
+    assert due_soonest(limited) <= 60
+    before = limited.run("select next_at from joblane.rates")
+    limited.sweep()
+    assert limited.run("select next_at from joblane.rates") == before
+    put(limited, sample_rated, "new")
+    assert due_in(limited, "new") == [120]
+
+
+def test_the_sweep_removes_what_is_known_of_a_rate_that_has_long_been_idle(limited: World, jobs: JobClient) -> None:
+    jobs.limits.set(KEYED, max_per_key=9, rate=Rate(1, HOUR))
+    for number in range(4):
+        put(limited, sample_keyed, f"a{number}", number=number)
+    delay(limited.database.get(), [f"{KEYED}/2", None, None], DELAY)
+    limited.run("update joblane.rates set next_at = now() - interval '2 hours' where name ~ '[012]$'")
+    limited.run("update joblane.rates set next_at = now() - interval '50 minutes' where name ~ '3$'")
+    limited.sweep()
+    assert limited.run("select name from joblane.rates order by 1") == [[f"{KEYED}/2"], [f"{KEYED}/3"]]
 
 
 # --- Rates of a limit that a handler has delayed -------------------------------------------------------------------
@@ -305,6 +377,12 @@ DELAY = 1000
 def seconds_until_due(world: World, *ids: str) -> list[int]:
     rows = world.run("select id, extract(epoch from due_at - clock_timestamp())::float8 from joblane.tasks")
     return [round(dict(rows)[id_], -1) for id_ in ids]
+
+
+def end_of_changes(world: World) -> None:
+    """Let the time of all changes be over. Unlike a reset, this keeps delays."""
+    world.run("update joblane.limit_changes set until = clock_timestamp()")
+    world.sweep()
 
 
 @pytest.mark.parametrize(
@@ -329,7 +407,7 @@ def test_another_rate_keeps_the_delay_of_another_service(
 
     put(limited, sample_rated, "new")
     assert seconds_until_due(limited, *"cde", "new") == [DELAY + seconds for seconds in after]
-    jobs.limits.reset(sample_rated.type)
+    end_of_changes(limited)
     assert seconds_until_due(limited, *"cde", "new") == [DELAY] * 4  # one a second, rounded
 
 
@@ -340,7 +418,7 @@ def test_without_a_rate_the_delay_of_another_service_stays(limited: World, jobs:
     jobs.limits.set(KEYED, key="7", max_per_key=9)
     assert seconds_until_due(limited, "b", "c") == [3600, 7200]  # later than the delay
 
-    jobs.limits.reset(KEYED, key="7")
+    end_of_changes(limited)
     jobs.limits.set(KEYED, key="7", max_per_key=9)
 
     put(limited, sample_keyed, "d")
@@ -363,6 +441,41 @@ def test_a_delay_that_is_over_has_no_effect_on_a_new_rate(limited: World, jobs: 
     delay(limited.database.get(), [None, sample_rated.type, None], 0)
     jobs.limits.set(sample_rated.type, rate=Rate(1, timedelta(minutes=10), burst=2))
     assert seconds_until_due(limited, *waiting) == [600, 1200, 1800, 2400, 3000]
+
+
+def test_a_reset_ends_the_delay_of_a_limit_without_a_rate(limited: World, jobs: JobClient) -> None:
+    delay(limited.database.get(), [None, None, "shared"], DELAY)
+    put(limited, sample_sharing, "a", "b")
+    assert seconds_until_due(limited, "a", "b") == [DELAY] * 2
+    jobs.limits.reset("shared", reason="the service is back")
+    assert max(seconds_until_due(limited, "a", "b")) <= 0
+    deliver(limited, sample_sharing, "a")
+    put(limited, sample_tree, "c")
+    assert states(limited, "a", "c") == ["completed", "completed"]
+    assert limited.run("select reason, details from joblane.audit") == [
+        ["the service is back", {"limits": [], "delays": ["shared"]}]
+    ]
+    with pytest.raises(LimitError, match="nothing is set for shared"):
+        jobs.limits.reset("shared")
+
+
+def test_a_reset_ends_the_delay_of_a_limit_with_a_rate(limited: World, jobs: JobClient) -> None:
+    jobs.limits.set(sample_rated.type, rate=Rate(1, timedelta(minutes=1)))
+    put(limited, sample_rated, *"abc")
+    delay(limited.database.get(), [None, sample_rated.type, None], DELAY)
+    assert seconds_until_due(limited, "b", "c") == [DELAY, DELAY + 60]
+    found = jobs.limits.get(sample_rated.type).delayed_until
+    assert found is not None
+    assert found - datetime.now(UTC) <= timedelta(seconds=DELAY)
+    jobs.limits.reset(sample_rated.type)
+    assert max(seconds_until_due(limited, "b", "c")) <= 2
+    assert jobs.limits.get(sample_rated.type).delayed_until is None
+
+
+def test_a_limit_is_delayed_by_a_day_at_most(limited: World) -> None:
+    delay(limited.database.get(), [None, None, "shared"], 315_360_000.0)
+    put(limited, sample_sharing, "a")
+    assert seconds_until_due(limited, "a") == [86_400]
 
 
 # --- At the same time as a claim -----------------------------------------------------------------------------------

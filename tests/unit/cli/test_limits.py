@@ -61,6 +61,14 @@ def test_what_is_set_for_each_key_is_reported_once_and_for_each_key(jobs: Run, s
     assert re.findall(r"Remove it:  (.*)", ran.err) == ["jobs limits reset account:sync"]
 
 
+def test_a_delay_is_shown_with_the_command_that_ends_it(jobs: Run, stub: FakeInspector) -> None:
+    until = datetime(2099, 1, 1, tzinfo=UTC)
+    stub.answers["limits"] = (views.limit("account:sync", "7", LimitKind.KEY, change=None, delayed_until=until),)
+    ran = jobs("limits", "account:sync", "--key", "7", columns=120)
+    assert "account:sync, key 7: a handler has delayed it until 2099-01-01 00:00:00Z." in ran.err
+    assert "End the delay:  jobs limits reset account:sync --key 7\n" in ran.err
+
+
 @pytest.mark.parametrize(
     ("arguments", "called"),
     [

@@ -680,6 +680,13 @@ def test_a_limit_is_reset(browser: TestClient, post: Post, stub: FakeInspector) 
     assert "Reset. In force now: openai: 25 at a time." in browser.get(answer.headers["location"]).text
 
 
+def test_the_delay_of_a_limit_is_ended_by_a_reset(browser: TestClient, stub: FakeInspector) -> None:
+    stub.limited = [limit(change=None, delayed_until=NOW + timedelta(hours=1))]
+    text = browser.get("/limits/show", params={"name": "openai"}).text
+    assert 'action="/limits/reset"' in text
+    assert "A handler has delayed the limit until" in text
+
+
 def test_an_undeclared_limit_is_shown_and_reset(browser: TestClient, post: Post, stub: FakeInspector) -> None:
     stub.limited = [limit(declared=LimitValues(None, None))]
     assert "more quota. No task declares this limit any more" in words(browser.get("/limits").text)

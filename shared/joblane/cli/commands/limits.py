@@ -16,7 +16,7 @@ from joblane.inspector.shell import argument
 
 if TYPE_CHECKING:
     from joblane.flow import Rate
-    from joblane.record.limit_status import LimitStatus, LimitValues
+    from joblane.record.limit_status import LimitKind, LimitStatus, LimitValues
 
 LEFT_OUT_FIRST = ("NEXT START", "OLDEST", "TURNS", "RATE")
 """Columns of `limits` in the order in which they are left out of a narrow table."""
@@ -59,6 +59,12 @@ def ls(
     resets = [_reset_command(context, one.name, one.key if one.own_change else None) for one in undeclared]
     for command in dict.fromkeys(resets):
         terminal.say(f"Remove it:  {command}")
+    for one in found:
+        if one.delayed_until is not None:
+            terminal.say(
+                f"{_which(one, one.kind)}: a handler has delayed it until {stamp(one.delayed_until)}. End the delay:  "
+                f"{_reset_command(context, one.name, one.key)}"
+            )
     if any(one.held for one in found):
         terminal.say(f"See which tasks wait:  {target.command(context)} ls --state held")
 
@@ -115,7 +121,7 @@ def set_(
 def reset(
     context: typer.Context, name: Name, key: Key = None, reason: o.Reason = None, as_json: o.AsJson = False
 ) -> None:
-    """Remove what is set for a limit, so that the declared values hold.
+    """Remove what is set for a limit, so that the declared values hold, and end a delay by RateLimited.
 
     What is set for single keys of a type stays, unless you give the key.
     """
@@ -190,12 +196,16 @@ def _change(one: LimitStatus) -> str:
     """The values that are set, who set them, until when and why, and the declared values."""
     change = one.change
     assert change is not None
-    which = {"each-key": f"{one.name}, each key", "key": f"{one.name}, key {one.key}"}.get(change.kind, one.name)
+    which = _which(one, change.kind)
     by = f" by {change.by}" if change.by else ""
     until = f"until {stamp(change.until)}" if change.until else "until it is reset"
     reason = f": {change.reason}" if change.reason else ""
     declared = f"Declared: {_values(one.declared)}" if one.is_declared else "No task declares this limit any more"
     return f"{which}: {_values(change.values)} set{by} {until}{reason}. {declared}."
+
+
+def _which(one: LimitStatus, kind: LimitKind) -> str:
+    return {"each-key": f"{one.name}, each key", "key": f"{one.name}, key {one.key}"}.get(kind, one.name)
 
 
 def _reset_command(context: typer.Context, name: str, key: str | None) -> str:

@@ -11,7 +11,7 @@ from joblane.inspector.errors import SelectionError
 from joblane.inspector.scope import Scope
 from joblane.inspector.tasks.filter_sql import reading
 from joblane.record import limit_changes
-from joblane.record.limit_changes import Changed, Given
+from joblane.record.limit_changes import Given
 from joblane.record.limit_status import LimitStatus, changed_keys, oldest_keys, status_of
 from joblane.record.serve import Turn
 
@@ -50,7 +50,7 @@ def reset_limit(scope: Scope, name: str, key: str | None, reason: str | None) ->
     return _served(scope, changed)
 
 
-def _served(scope: Scope, changed: Sequence[Changed]) -> tuple[LimitStatus, ...]:
+def _served(scope: Scope, changed: Sequence[str]) -> tuple[LimitStatus, ...]:
     """Start tasks that wait for raised limits; a sweep, woken here, sends the messages of those with new times."""
 
     def send(turns: list[Turn]) -> None:
@@ -59,4 +59,4 @@ def _served(scope: Scope, changed: Sequence[Changed]) -> tuple[LimitStatus, ...]
     limit_changes.serve_changed(scope.connection, changed, send)
     wake(scope.sqs, scope.prefix)
     with reading(scope.connection) as connection:
-        return tuple(status_of(connection, each.name) for each in changed)
+        return tuple(status_of(connection, each) for each in changed)

@@ -419,7 +419,11 @@ create table joblane.rates (
     -- Time of the next start, if none was saved up.
     next_at timestamptz not null,
     -- Time until which a handler has delayed the limit by RateLimited. Null: none has.
-    delayed_until timestamptz
+    delayed_until timestamptz,
+    -- Time between two starts by which the times up to next_at were given. Null: none was given by a rate.
+    step interval,
+    -- Starts that were saved up then.
+    burst integer
 ) with (fillfactor = 50)
 """
 

@@ -1,0 +1,41 @@
+"""What is known of the starts of rates: times that need a new plan, and rates that have been idle for long.
+
+An operator, a deploy or the end of a change gives another rate; a cancellation or a pause leaves times unused.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+from joblane.record.connection import Connection
+from joblane.record.limit_changes import plan_anew
+
+BATCH = 1000
+MOST_BATCHES = 10
+
+# A row whose time is over means the same as none.
+FORGET = f"""
+delete from joblane.rates where name = any(array(
+  select r.name from joblane.rates r
+   where r.next_at < clock_timestamp() - interval '1 hour'
+     and (r.delayed_until is null or r.delayed_until < clock_timestamp())
+   limit {BATCH} for update skip locked))
+returning name
+"""
+
+
+class Rates:
+    """Gives new times, and forgets idle rates."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+
+    def plan(self, may_continue: Callable[[], bool]) -> None:
+        plan_anew(self._connection, may_continue=may_continue)
+
+    def steps(self) -> Iterator[None]:
+        """Forget in batches. It may be stopped after each step."""
+        for _ in range(MOST_BATCHES):
+            if len(self._connection.run(FORGET)) < BATCH:
+                return
+            yield
