@@ -26,6 +26,8 @@ MAX_AT_A_TIME = 10_000
 MAX_BURST = 1_000_000
 """Also the most starts of a rate."""
 LONGEST_PERIOD = timedelta(days=1)
+LONGEST_BURST = timedelta(days=3650)
+"""The longest time for which starts can be saved up."""
 TENANT = "tenant"
 
 
@@ -40,7 +42,7 @@ class Rate:
     """Time in which they may start. Range: 1 second to 1 day."""
     burst: int = 1
     """Starts that are saved up while nothing starts, and may follow each other at once. 1: none are saved up.
-    Range: 1 to 1000000."""
+    Range: 1 to 1000000, and at most the starts of ten years."""
 
     @property
     def step(self) -> timedelta:
@@ -312,4 +314,6 @@ def problem_of_rate(rate: object) -> str | None:
             return f"{field}: an integer from 1 to {MAX_BURST:,} is required, not {value!r}"
     if not isinstance(rate.per, timedelta) or not timedelta(seconds=1) <= rate.per <= LONGEST_PERIOD:
         return f"per: a timedelta from 1 second to 1 day is required, not {rate.per}"
+    if (most := LONGEST_BURST // rate.step) < rate.burst:
+        return f"burst: at most {most:,} at this rate, the starts of ten years, not {rate.burst:,}"
     return None

@@ -78,6 +78,10 @@ def declare(type_: str = "shop:order", **options: Any) -> Task[Order, None]:
         ({"rate": 5}, "rate: a Rate is required, not 5"),
         ({"rate": Rate(0, per=MINUTE)}, "rate: starts: an integer from 1"),
         ({"rate": Rate(1, per=MINUTE, burst=0)}, "rate: burst: an integer from 1"),
+        (
+            {"rate": Rate(1, per=timedelta(days=1), burst=3651)},
+            "rate: burst: at most 3,650 at this rate, the starts of",
+        ),
         ({"rate": Rate(1, per=timedelta(0))}, "rate: per: a timedelta from 1 second to 1 day"),
         ({"limit": Limit("openai", rate=Rate(0, per=MINUTE))}, "limit: 'openai': rate: starts: an integer from 1"),
     ],
