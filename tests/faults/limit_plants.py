@@ -28,13 +28,13 @@ TEXTS: Mapping[str, tuple[str, str, str]] = {
     "nobody looks who is first": ("pass_limits", "(o.first_due_at, o.seq) < (t.first_due_at, t.seq)", "false"),
     "a claim that ends a task frees nothing": (
         "claim",
-        "verdict in ('held', 'ended', 'archived', 'paused')",
+        "verdict in ('held', 'ended', 'archived', 'paused', 'send_dead_letter')",
         "verdict in ('held', 'paused')",
     ),
     "a claim that parks a task frees nothing": (
         "claim",
-        "verdict in ('held', 'ended', 'archived', 'paused')",
-        "verdict in ('held', 'ended', 'archived')",
+        "verdict in ('held', 'ended', 'archived', 'paused', 'send_dead_letter')",
+        "verdict in ('held', 'ended', 'archived', 'send_dead_letter')",
     ),
     "a retry keeps its slots": (
         "finish",

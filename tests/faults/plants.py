@@ -36,7 +36,8 @@ def token() -> None:
 
 def due() -> None:
     """A message claims its task before it is due."""
-    _replace_function(claim, "claim", f"t.due_at > clock + interval '{EARLY_SECONDS} s' * (t.passed = 0)::int", "false")
+    early = f"(case when t.passed = 0 then interval '{EARLY_SECONDS} s' else '0' end)"
+    _replace_function(claim, "claim", f"t.due_at > clock + {early}", "false")
 
 
 def dead_letter_order() -> None:

@@ -8,16 +8,19 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from joblane.maintenance.sends import Sends
-from joblane.record.conditions import BEFORE_IT
+from joblane.record.conditions import BEFORE_IT, PAUSED
 from joblane.record.functions import VERSION
 from joblane.record.limit_changes import end_changes
 from joblane.record.serve import Limits, Turn, serve
-from joblane.record.transitions import LEFT_LIMITS, assignments
+from joblane.record.transitions import LEFT_LIMITS, LET_GO, assignments
 
-SENDS = 3
-"""Messages of the sweep after which a turn is taken back: seven minutes after its time."""
+UNCLAIMED = "interval '7 minutes'"
+"""The time after which the slots of a task that nobody claims are taken back, for a lane of a shared limit may stand
+still."""
 BATCH = 50
 """The most limits that one statement serves."""
+PAGE = 10_000
+"""The most tasks that one statement moves."""
 
 MOST_LIMITS = 1_000_000
 """The most limits that one sweep looks at."""
@@ -33,12 +36,33 @@ select t.key_limit, t.total_limit, t.shared_limit, n.name
          n.name, case n.name when t.key_limit then 1 when t.total_limit then 2 else 3 end, l.slots)
    and not (n.name = t.key_limit and t.ordered is true and {BEFORE_IT})
 """
+# A task that may start, and a lost run. The other tasks of its lane that wait go behind all others, because they would
+# get the same slots one after the other.
 TAKE_BACK = f"""
 update joblane.tasks t set {assignments(LEFT_LIMITS)}
  where t.id in (select r.id from joblane.tasks r
-                 where r.shared_limit is not null and r.passed >= 5 and r.state = 'pending' and r.sends >= {SENDS}
+                 where r.shared_limit is not null and r.passed >= 5
+                   and case r.state when 'pending' then r.due_at when 'active' then r.lease_until end
+                       < clock_timestamp() - {UNCLAIMED}
                    and exists (select from joblane.tasks w where w.waits_for = r.shared_limit)
                  order by r.id for no key update skip locked)
+returning t.key_limit, t.total_limit, t.shared_limit, t.type, t.queue
+"""
+GO_BEHIND = f"""
+update joblane.tasks t
+   set place = (select w.place + 1 from joblane.tasks w where w.waits_for = $1 order by w.place desc limit 1)
+ where t.id in (select w.id from joblane.tasks w
+                 where w.waits_for = $1 and w.state = 'held' and w.type = $2 and w.queue = $3
+                 order by w.id limit {PAGE} for no key update skip locked)
+"""
+# What is paused leaves its limits. No claim does it, as the sweep sends no message for it.
+LEAVE = f"""
+update joblane.tasks t set {assignments(LET_GO)}
+ where t.id in (select r.id from joblane.tasks r
+                 where r.passed >= 1
+                   and (r.state in ('pending', 'held') or (r.state = 'active' and r.lease_until < clock_timestamp()))
+                   and {PAUSED.format(row="r")}
+                 order by r.id limit {PAGE} for no key update skip locked)
 returning t.key_limit, t.total_limit, t.shared_limit
 """
 
@@ -57,7 +81,13 @@ class Held:
     def steps(self) -> Iterator[None]:
         """Serve in batches. It may be stopped after each step."""
         connection = self._sends.connection
-        wanted: list[Limits] = [*connection.run(TAKE_BACK), *(row[:3] for row in connection.run(UNSERVED))]
+        wanted: list[Limits] = []
+        if connection.run("select from joblane.pauses limit 1"):
+            wanted += connection.run(LEAVE)
+        for *limits, type_, queue in connection.run(TAKE_BACK):
+            connection.run(GO_BEHIND, limits[2], type_, queue)
+            wanted.append(limits)
+        wanted += [row[:3] for row in connection.run(UNSERVED)]
         for start in range(0, len(wanted), BATCH):
             yield
             self._send(serve(connection, wanted[start : start + BATCH]))

@@ -35,9 +35,9 @@ any                                           another type, or external with ano
 ``active``, lease over, cancel requested      any                                       cancelled; ``ended``
 ``active``, lease over, no attempts left      any                                       archived; ``archived``
 ``active``, lease over, past its deadline     any                                       archived; ``archived``
-``active``, lease over, paused                in a batch, or was in one                 waiting; ``paused``
-``active``, lease over, paused                any                                       ``paused``: no change
+``active``, lease over, paused                any                                       waiting; ``paused``
 ``active``, lease over                        in a batch                                waiting; ``claim_alone``
+``active``, lease over, slots taken back      any                                       waiting; ``claim_alone``
 ``active``, lease over                        alone                                     the run was lost; ``run``
 waiting, paused                               any                                       ``paused``: the row waits
 waiting, past its deadline                    any                                       archived; ``archived``

@@ -158,11 +158,11 @@ begin
           verdict := 'archived'; @lost
         elsif t.deadline <= clock then                     -- active, lease over, past its deadline: any
           verdict := 'archived'; @overdue
-        elsif paused and (members > 1 or uncounted = 1) then -- active, lease over, paused: in a batch, or was in one
-          verdict := 'paused'; @release
         elsif paused then                                  -- active, lease over, paused: any
-          verdict := 'paused';
+          verdict := 'paused'; @release
         elsif members > 1 then                             -- active, lease over: in a batch
+          verdict := 'claim_alone'; @release
+        elsif widest is not null and t.passed < 6 then     -- active, lease over, slots taken back: any
           verdict := 'claim_alone'; @release
         else                                               -- active, lease over: alone
           verdict := 'run'; @run
@@ -254,7 +254,7 @@ begin
       'left', date_part('epoch', t.deadline - clock),
       'mismatch', date_part('epoch', clock - t.mismatch_since),
       'limits', case when widest is not null then array[t.key_limit, t.total_limit, t.shared_limit] end,
-      'serve', widest is not null and changed and verdict in ('held', 'ended', 'archived', 'paused'));
+      'serve', widest is not null and verdict in ('held', 'ended', 'archived', 'paused', 'send_dead_letter'));
   end loop;
   perform set_config('joblane.checks', 'on', true);
   return to_json(answers);

@@ -76,7 +76,7 @@ def _values() -> dict[str, str]:
         "ended": ENDED_SQL,
         "early": str(EARLY_SECONDS),
         "most_parked": "200",
-        "most_turns": "500",
+        "most_turns": "100",
         "max_delay": str(MAX_DELAY_SECONDS),
         "sweep_margin": str(SWEEP_MARGIN_SECONDS),
         "version": "@version",

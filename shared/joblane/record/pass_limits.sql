@@ -47,7 +47,7 @@ begin
         on conflict (name) do update set next_at = greatest(r.next_at, clock_timestamp()) + l.step
         returning r.next_at - l.burst * l.step into starts_at;
       else  -- a handler has met a limit of another service, see RateLimited
-        select r.next_at into starts_at from joblane.rates r where r.name = limit_name;
+        select r.delayed_until into starts_at from joblane.rates r where r.name = limit_name;
       end if;
       if starts_at > clock_timestamp() then
         return;

@@ -50,20 +50,23 @@ def delay(connection: Connection, limits: Limits, seconds: float) -> None:
     connection.run(DELAY, list(limits), seconds)
 
 
+def _distinct(limits: Iterable[Limits]) -> list[list[str | None]]:
+    return [list(each) for each in dict.fromkeys(tuple(each) for each in limits)]
+
+
 def serve(connection: Connection, freed: Iterable[Limits]) -> list[Turn]:
     """Serve limits in a transaction of its own, after the commit of whatever freed their slots.
 
     Return the tasks whose messages are to be sent; the sweep sends those of a caller that dies before.
     """
-    wanted = [list(limits) for limits in dict.fromkeys(tuple(limits) for limits in freed)]
+    wanted = _distinct(freed)
     turns: list[Turn] = []
     pauses = iter(PAUSES_SECONDS)
     while wanted:
         ((answer,),) = connection.run(SERVE, json.dumps(wanted))
         turns += [Turn(**turn) for turn in answer["turns"]]
-        again = {*answer["asked_again"], *answer["moved"]}
-        wanted = [limits for limits in wanted if not again.isdisjoint(limits)]
-        if answer["asked_again"] and not answer["turns"]:
+        wanted = _distinct([*answer["again"], *answer["later"]])
+        if answer["later"] and not answer["again"] and not answer["turns"]:
             if (pause := next(pauses, None)) is None:
                 break
             time.sleep(pause)

@@ -4,9 +4,9 @@
 -- slot. Both look without the lock first, as usually nobody waits, or no slot is free.
 --
 -- `freed`: an array of [limit of the key, total, shared limit], null where there is none. The answer: `turns`, the tasks
--- that may start, whose messages the caller sends after the commit; `moved`, the limits for which tasks wait now that
--- have got a slot of a narrower one; and `asked_again`: the tasks that would be next are locked by others, or are too
--- many for one call. The caller asks for the limits of both once more.
+-- that may start, whose messages the caller sends after the commit; and such arrays for which the caller asks once more:
+-- `again` at once, as tasks wait for another limit now, or are too many for one call; `later` after a pause, as the
+-- tasks that would be next are locked by others.
 create or replace function joblane.serve_limits_@version(freed json) returns json language plpgsql
 set lock_timeout = '5s' set plan_cache_mode = force_generic_plan set enable_seqscan = off
 as $$
@@ -19,8 +19,8 @@ declare
   w joblane.tasks;     -- the first task that waits for it
   way record;          -- how far that task gets
   turns json[] := '{}';
-  moved text[] := '{}';
-  asked_again text[] := '{}';
+  again json[] := '{}';
+  later json[] := '{}';
   parked integer := 0;
 begin
   if not exists (
@@ -29,7 +29,7 @@ begin
      where case when (select true from joblane.tasks t where t.waits_for = n.name and t.state = 'held' limit 1)
                 then joblane.has_room_@version(n.name, n.level, (joblane.limit_of_@version(n.name)).slots) end)
   then
-    return json_build_object('turns', turns, 'moved', moved, 'asked_again', asked_again);
+    return json_build_object('turns', turns, 'again', again, 'later', later);
   end if;
   select array_agg(f ->> 0), array_agg(f ->> 1), array_agg(f ->> 2) into keys, totals, shared
     from json_array_elements(freed) as f;
@@ -46,10 +46,13 @@ begin
       while joblane.has_room_@version(limit_name, level, l.slots) loop
         select * into w from joblane.tasks t where t.waits_for = limit_name and t.state = 'held'
          order by t.place, t.seq limit 1 for no key update skip locked;
-        if not found or cardinality(turns) = @most_turns or parked = @most_parked then  -- the lock is not held for long
-          if exists (select from joblane.tasks t where t.waits_for = limit_name and t.state = 'held') then
-            asked_again := asked_again || limit_name;
-          end if;
+        if not found then
+          later := later || array(
+            select json_build_array(t.key_limit, t.total_limit, t.shared_limit) from joblane.tasks t
+             where t.waits_for = limit_name and t.state = 'held' order by t.place, t.seq limit 1);
+          exit;
+        elsif cardinality(turns) = @most_turns or parked = @most_parked then  -- the lock is not held for long
+          again := again || json_build_array(w.key_limit, w.total_limit, w.shared_limit);
           exit;
         end if;
         -- Not due, or paused: it leaves its limits, and waits without them.
@@ -68,13 +71,13 @@ begin
         if way.waits_for = limit_name then  -- a task before it in its order runs first, and may be locked
           if exists (select from joblane.tasks t where t.waits_for = limit_name and t.state = 'held'
                         and (t.place, t.seq) < (w.place, w.seq)) then
-            asked_again := asked_again || limit_name;
+            later := later || json_build_array(w.key_limit, w.total_limit, w.shared_limit);
           end if;
           exit;
         end if;
         if way.waits_for is not null then
           update joblane.tasks t set @set_hold where t.id = w.id;
-          moved := moved || way.waits_for;
+          again := again || json_build_array(w.key_limit, w.total_limit, w.shared_limit);
           continue;
         elsif way.starts_at is not null then
           update joblane.tasks t set @set_start_later where t.id = w.id returning * into w;
@@ -88,6 +91,6 @@ begin
     end loop;
   end loop;
   perform set_config('joblane.checks', 'on', true);
-  return json_build_object('turns', turns, 'moved', moved, 'asked_again', asked_again);
+  return json_build_object('turns', turns, 'again', again, 'later', later);
 end
 $$

@@ -103,6 +103,10 @@ DELETED: Columns = LEFT_LIMITS | {
 """The task's content is deleted, and the task never runs again."""
 
 
+def _unless_active(columns: Columns) -> Columns:
+    return {name: f"case when t.state = 'active' then t.{name} else {value} end" for name, value in columns.items()}
+
+
 NEW = """rows from (json_to_recordset({document}) as (
          id text, type text, queue text, tenant text, owner text, tags text[], payload jsonb, payload_digest text,
          schema text, headers jsonb, options jsonb, max_attempts integer, retention_seconds bigint,
@@ -138,6 +142,8 @@ PARK: Columns = LEFT_LIMITS | {
     "sweep_at": UNSENT_SWEEP.format(due="t.due_at"),
 }
 """The message is acknowledged, and the row waits for the end of a pause."""
+LET_GO: Columns = LEFT_LIMITS | _unless_active({name: PARK[name] for name in ("state", "sweep_at")})
+"""The same for a row without a message, or for a lost run, which the next claim finds."""
 PASS: Columns = {"passed": "way.passed", "waits_for": "null", "place": "null"}
 """It has a slot of each of its limits. ``way`` is the answer of ``pass_limits.sql``."""
 RUN_WITH_SLOTS: Columns = RUN | PASS
@@ -154,8 +160,8 @@ START_LATER: Columns = PASS | {
     "state": "'pending'",
     "due_at": "way.starts_at",
     "sends": "0",
-    "sweep_at": f"case when way.starts_at > {NOW} + interval '{MAX_DELAY_SECONDS} s'"
-    f" then {UNSENT_SWEEP.format(due='way.starts_at')} else way.starts_at + interval '{SWEEP_MARGIN_SECONDS} s' end",
+    "sweep_at": f"least(t.deadline, case when way.starts_at > {NOW} + interval '{MAX_DELAY_SECONDS} s'"
+    f" then {UNSENT_SWEEP.format(due='way.starts_at')} else way.starts_at + interval '{SWEEP_MARGIN_SECONDS} s' end)",
 }
 """A rate has given it a later time."""
 TURN: Columns = PASS | TO_SEND | {"due_at": NOW}
@@ -187,10 +193,6 @@ CANCEL_LOST: Columns = CANCELLED | {"reason": "'cancelled while it ran'"}
 _SKIPPED: Columns = {name: value for name, value in CANCELLED.items() if name != "cancel_requested_at"}
 DUPLICATE: Columns = _SKIPPED | {"reason": "'DuplicateTask: its unique key is held by ' || holder.id"}
 SCHEDULE_PAUSED: Columns = _SKIPPED | {"reason": "'SchedulePaused: its schedule is paused'"}
-
-
-def _unless_active(columns: Columns) -> Columns:
-    return {name: f"case when t.state = 'active' then t.{name} else {value} end" for name, value in columns.items()}
 
 
 CANCEL_REQUESTED: Columns = _unless_active(

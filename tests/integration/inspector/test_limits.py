@@ -81,6 +81,34 @@ def test_run_gives_a_scheduled_task_its_place_in_the_order_from_now_on(limited: 
     assert states(limited, "a", "b") == ["pending", "held"]
 
 
+# --- Edit -----------------------------------------------------------------------------------------------------------
+
+
+def test_an_edit_that_gives_the_limits_another_key_is_refused(limited: World, operator: Inspector) -> None:
+    limited.lane(sample_keyed)
+    limited.client.enqueue(sample_keyed, Sample(number=1), task_id="a")
+    with pytest.raises(ActionError, match=r"gives its limits another key, .*; cancel it, and replay it instead"):
+        operator.edit("a", {"number": 2})
+    operator.archive("a")
+    with pytest.raises(ActionError, match=r"gives its limits another key, .* them; replay it instead"):
+        operator.edit("a", {"number": 2})
+    assert (limited.row("a")["payload"]["number"], limited.row("a")["key_limit"]) == (1, f"{KEYED}/1")
+    operator.edit("a", {"number": 1, "do": "other"})
+    new = operator.replay_with("a", {"number": 2}).new_id
+    assert new is not None
+    assert limited.row(new)["key_limit"] == f"{KEYED}/2"
+
+
+@pytest.mark.parametrize("key", ["'7'", "null"])
+def test_an_edit_leaves_a_key_alone_that_is_not_from_the_payload(limited: World, operator: Inspector, key: str) -> None:
+    limited.lane(sample_keyed)
+    limited.client.enqueue(sample_keyed, Sample(number=1), task_id="a")
+    limited.run(f"update joblane.tasks set key_limit = '{KEYED}/' || {key} where id = 'a'")
+    before = limited.row("a")["key_limit"]
+    operator.edit("a", {"number": 2})
+    assert (limited.row("a")["payload"]["number"], limited.row("a")["key_limit"]) == (2, before)
+
+
 # --- Values --------------------------------------------------------------------------------------------------------
 
 

@@ -352,7 +352,8 @@ def test_a_pause_does_not_stop_a_live_run_and_delays_the_next_run(world: World) 
     assert world.deliver(sample_one, RECORDED) == []
 
     row = world.row("it")
-    assert (row["state"], row["attempts"], row["runs"]) == ("active", 1, 1)
+    assert (row["state"], row["attempts"], row["runs"]) == ("pending", 1, 1)
+    assert world.outcomes("it") == ["lost"]
     (sent,) = resume_and_sweep(world, "it")
     assert world.deliver(sample_one, sent["Body"]) == []
     assert world.outcomes("it") == ["lost", "completed"]

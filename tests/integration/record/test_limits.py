@@ -299,18 +299,6 @@ def test_the_sweep_starts_those_that_nobody_has_started(limited: World) -> None:
     assert states(limited, "y") == ["held"]
 
 
-def test_the_sweep_takes_a_turn_back_that_no_function_claims_if_others_wait(limited: World) -> None:
-    put(limited, sample_sharing, "a", "b", "c")
-    put(limited, sample_tree, "d")
-    assert ask(limited, sample_sharing, "a", "b", "c") == [RUN, RUN, HELD]
-    assert ask(limited, sample_tree, "d") == [HELD]
-    assert end(limited, "a") == ["c"]
-    limited.run("update joblane.tasks set sends = 3 where id = 'c'")
-    assert limited.sweep().served == 1
-    assert states(limited, "c", "d") == ["pending", "pending"]
-    assert ask(limited, sample_sharing, "c") == [HELD]
-
-
 def test_waiting_tasks_that_others_have_locked_are_asked_again(limited: World) -> None:
     put(limited, sample_single, "a", "b")
     assert ask(limited, sample_single, "a", "b") == [RUN, HELD]

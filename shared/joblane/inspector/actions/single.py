@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 from joblane.enqueue.check import check
 from joblane.enqueue.wake import wake
-from joblane.errors import UnreadablePayloadError
+from joblane.errors import EnqueueError, UnreadablePayloadError
+from joblane.flow import Flow
 from joblane.inspector.actions import audit
 from joblane.inspector.actions.audit import Action
 from joblane.inspector.actions.changes import ALLOWED, change, entry_of, send, serve_freed
@@ -28,7 +29,7 @@ from joblane.inspector.views import ActionResult
 from joblane.job import Job
 from joblane.record.conditions import HOLDER
 from joblane.record.insert import NewTask
-from joblane.record.states import State
+from joblane.record.states import ENDED, State
 from joblane.redaction import restored
 
 CLEARED = "its payload was cleared, by retention or by an operator, so it can neither run again nor be replayed"
@@ -75,7 +76,7 @@ EDIT = "update joblane.tasks set payload = $2::jsonb, schema = $3, mismatch_sinc
 
 
 def edit(scope: Scope, id_: str, payload: Mapping[str, Any], reason: str | None) -> ActionResult:
-    """Change the payload. The unique key and the progress of ``ctx.each`` and ``ctx.resume`` stay."""
+    """Change the payload. The unique key, the limits and the progress of ``ctx.each`` and ``ctx.resume`` stay."""
     with _on(scope, "edit", id_, reason) as (doing, found):
         _allow(doing, "edit", found)
         if found.between_invocations:
@@ -83,10 +84,30 @@ def edit(scope: Scope, id_: str, payload: Mapping[str, Any], reason: str | None)
         ready = _ready(scope, found, payload)
         if ready.payload == found.payload:
             raise _refusal(doing, "edit", found, "the payload is unchanged")
+        if _changes_key(ready, found):
+            instead = "replay it" if found.state in ENDED else "cancel it, and replay it"
+            problem = f"the payload gives its limits another key, and an edit does not change them; {instead} instead"
+            raise _refusal(doing, "edit", found, problem)
         document = json.dumps(ready.payload, ensure_ascii=False)
         doing.connection.run(EDIT, id_, document, ready.task.schema_digest)
         doing.details |= _difference(ready, found)
     return ActionResult(id_, "edit", found.state, found.state)
+
+
+def _changes_key(ready: NewTask, found: Record) -> bool:
+    """True if the limits of a row have the key of its payload, and the edited payload gives another one."""
+    flow = ready.task.flow
+    if flow is None or not flow.key:
+        return False
+    old, new = found.key_limit, _key_limit(flow, found, ready.payload)
+    with suppress(EnqueueError):
+        return old != new and old == _key_limit(flow, found, ready.task.as_written(found.payload))
+    return False  # the old payload gives no key, so the task has one that the enqueue gave it
+
+
+def _key_limit(flow: Flow, found: Record, payload: Mapping[str, Any]) -> str | None:
+    name: str | None = flow.row(found.type, payload, found.tenant).get("limits", [None])[0]
+    return name
 
 
 def replay(scope: Scope, id_: str, payload: Mapping[str, Any] | None, reason: str | None) -> ActionResult:
