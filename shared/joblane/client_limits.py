@@ -63,8 +63,9 @@ class Limits:
             max_total: Tasks of the type at a time. 0: none starts. Range: 0 to 10000.
             total: Tasks at a time, of a shared limit. 0: none starts. Range: 0 to 10000.
             rate: Starts in a time: of the key or each key, of the type if it has no key, or of the shared limit.
-            until: Time at which the declared values hold again. None: when :meth:`reset` is called.
-            reason: Reason, for operators and the audit. At most 500 characters.
+            until: Time at which the declared values hold again. None: as an earlier change has set it, else when
+                :meth:`reset` is called.
+            reason: Reason, for operators and the audit. At most 500 characters. None or empty: no reason.
 
         Raises:
             LimitError: an argument is wrong. Nothing was changed.

@@ -241,11 +241,12 @@ class Inspector:
         total: int | None = None,
         rate: Rate | None = None,
         until: datetime | None = None,
-        reason: str | None = None,
+        reason: str,
     ) -> tuple[LimitStatus, ...]:
         """Set values of a limit in place of the declared ones, as :meth:`joblane.client_limits.Limits.set` does.
 
-        Returns the limits that were changed. Raises :class:`~joblane.errors.LimitError`.
+        Returns the limits that were changed. Raises :class:`~joblane.errors.LimitError`, and
+        :class:`~joblane.inspector.errors.SelectionError` without a reason.
         """
         given = Given(max_per_key, max_total, total, rate, until)
         return limits.set_limit(self._scope, name, key, given, reason)

@@ -61,7 +61,8 @@ on conflict (name) do update set
   slots = coalesce(excluded.slots, case when {LIVE_CHANGE.format(row="c")} then c.slots end),
   step = coalesce(excluded.step, case when {LIVE_CHANGE.format(row="c")} then c.step end),
   burst = coalesce(excluded.burst, case when {LIVE_CHANGE.format(row="c")} then c.burst end),
-  reason = excluded.reason, changed_by = excluded.changed_by, since = clock_timestamp(), until = excluded.until
+  until = coalesce(excluded.until, case when {LIVE_CHANGE.format(row="c")} then c.until end),
+  reason = excluded.reason, changed_by = excluded.changed_by, since = clock_timestamp()
 returning name
 """
 RESET = """

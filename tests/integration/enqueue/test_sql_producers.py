@@ -12,10 +12,10 @@ from typing import Any
 import pytest
 from pg8000.exceptions import DatabaseError
 
-from joblane import Queue, task
+from joblane import Payload, Queue, task
 from joblane.context import TaskContext
 from joblane.declaration import Task
-from joblane.errors import sqlstate
+from joblane.errors import EnqueueError, sqlstate
 from joblane.json_values import canonical
 from joblane.local.postgres_programs import program
 from joblane.maintenance.sweep import sweep
@@ -27,6 +27,15 @@ from tests.world import PREFIX, World
 
 @task("sample:kept", queue=Queue.LOW, max_retry=2, unique_for=timedelta(hours=1))
 def sample_kept(payload: Sample, ctx: TaskContext) -> None:
+    pass
+
+
+class OfAccount(Payload):
+    account: Any = None
+
+
+@task("sample:of_account", key="account", max_per_key=1)
+def sample_of_account(payload: OfAccount, ctx: TaskContext) -> None:
     pass
 
 
@@ -220,6 +229,27 @@ def test_limits_are_those_of_the_client(known: World, one: Task[Any, Any], argum
     assert [known.row(id_)[name] for name in columns] == [known.row(client.id)[name] for name in columns]
     assert (known.row(id_)["seq"] is None) == (known.row(client.id)["seq"] is None)
     assert (known.row(id_)["first_due_at"] is None) == (known.row(client.id)["first_due_at"] is None)
+
+
+@pytest.mark.parametrize("account", ["10.0.0.1", "1.5", "-1.x", "7", "true", "a/b", 7, -7, 10**20, True, None])
+def test_a_value_gives_the_key_that_it_gives_in_a_client(known: World, account: object) -> None:
+    register(known.database.get(), {sample_of_account.type: sample_of_account})
+    known.lane(sample_of_account)
+    [[id_]] = known.run(
+        "select id from joblane.enqueue('sample:of_account', $1::jsonb)", json.dumps({"account": account})
+    )
+    client = known.client.enqueue(sample_of_account, OfAccount(account=account))
+    assert known.row(id_)["key_limit"] == known.row(client.id)["key_limit"]
+
+
+@pytest.mark.parametrize("account", [1.5, -0.1, [1], {"a": 1}, "", "x" * 201, "ä"])
+def test_a_value_that_is_no_key_in_a_client_is_none_in_sql(known: World, account: object) -> None:
+    register(known.database.get(), {sample_of_account.type: sample_of_account})
+    with pytest.raises(DatabaseError) as caught:
+        known.run("select id from joblane.enqueue('sample:of_account', $1::jsonb)", json.dumps({"account": account}))
+    assert caught.value.args[0]["M"].startswith("key: ")
+    with pytest.raises(EnqueueError, match=r"^key: "):
+        known.client.enqueue(sample_of_account, OfAccount(account=account))
 
 
 @pytest.mark.parametrize("seed", range(4))

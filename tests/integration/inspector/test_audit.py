@@ -169,6 +169,6 @@ def test_an_action_whose_entry_cannot_be_written_is_not_done(deployed: World, in
     before = deployed.run(contents)
 
     with pytest.raises(DatabaseError):
-        getattr(inspector, name)(*ACTS[name], **NAMED.get(name, {}))
+        getattr(inspector, name)(*ACTS[name], reason="because", **NAMED.get(name, {}))
 
     assert deployed.run(contents) == before

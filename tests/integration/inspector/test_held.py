@@ -61,9 +61,9 @@ def why(inspector: Inspector, id_: str) -> Why:
 def hold_behind_a_run(world: World, operator: Inspector, task: Task[Any, Any], ids: str, **values: Any) -> datetime:
     """Hold tasks by a limit of 0, then let the first of them run."""
     none: dict[str, Any] = dict.fromkeys(values, 0)
-    operator.set_limit(task.type, **none)
+    operator.set_limit(task.type, **none, reason="r")
     put(world, task, *ids)
-    operator.set_limit(task.type, **values)
+    operator.set_limit(task.type, **values, reason="r")
     return run_for_an_hour(world, ids[0])
 
 
@@ -88,10 +88,10 @@ def test_a_task_held_by_a_total(limited: World, operator: Inspector) -> None:
 
 
 def test_a_task_held_by_a_shared_limit_of_several_types(limited: World, operator: Inspector) -> None:
-    operator.set_limit("shared", total=0)
+    operator.set_limit("shared", total=0, reason="r")
     put(limited, sample_tree, "a", "b")
     put(limited, sample_sharing, "c", "d")
-    operator.set_limit("shared", total=2)
+    operator.set_limit("shared", total=2, reason="r")
     until = run_for_an_hour(limited, "a")
     run_for_an_hour(limited, "b")
     text = why(operator, "d").text
@@ -116,14 +116,25 @@ def test_a_limit_set_to_0_names_the_operator_the_end_and_the_reason(limited: Wor
 
 
 def test_a_limit_set_to_0_for_each_key_names_the_command_that_resets_it(limited: World, operator: Inspector) -> None:
-    operator.set_limit("sample:keyed", max_per_key=0)
+    operator.set_limit("sample:keyed", max_per_key=0, reason="r")
     put(limited, sample_keyed, "a")
-    assert "which was set to 0 for each key by op." in why(operator, "a").text
+    assert "which was set to 0 for each key by op because: r." in why(operator, "a").text
     assert why(operator, "a").text.endswith("To start the tasks: `joblane limits reset sample:keyed`.")
 
 
+def test_a_key_with_a_rate_of_its_own_names_the_change_that_sets_its_slots_to_0(
+    limited: World, operator: Inspector
+) -> None:
+    operator.set_limit("sample:keyed", key="7", rate=Rate(5, timedelta(seconds=1)), reason="slow")
+    operator.set_limit("sample:keyed", max_per_key=0, reason="stop")
+    put(limited, sample_keyed, "a")
+    found = why(operator, "a").text
+    assert "which was set to 0 for each key by op because: stop." in found
+    assert found.endswith("To start the tasks: `joblane limits reset sample:keyed`.")
+
+
 def test_a_task_whose_turn_came(limited: World, operator: Inspector) -> None:
-    operator.set_limit("sample:single", max_total=0)
+    operator.set_limit("sample:single", max_total=0, reason="r")
     put(limited, sample_single, "a")
     operator.reset_limit("sample:single")
     found = why(operator, "a")
@@ -133,7 +144,7 @@ def test_a_task_whose_turn_came(limited: World, operator: Inspector) -> None:
 
 
 def test_a_task_with_a_time_of_its_rate(limited: World, operator: Inspector) -> None:
-    operator.set_limit("sample:rated", rate=Rate(1, HOUR, burst=1))
+    operator.set_limit("sample:rated", rate=Rate(1, HOUR, burst=1), reason="r")
     put(limited, sample_rated, "a", "b")
     found = why(operator, "b")
     assert found.reason is Reason.RATED
@@ -158,7 +169,7 @@ def test_a_task_in_line_behind_a_retry(limited: World, operator: Inspector) -> N
 
 
 def test_a_task_in_line_behind_a_running_and_a_held_one(limited: World, operator: Inspector) -> None:
-    operator.set_limit("sample:ordered", max_per_key=0)
+    operator.set_limit("sample:ordered", max_per_key=0, reason="r")
     put(limited, sample_ordered, "a", "b")
     assert "behind a, which is held itself. To see why: `joblane show a`." in why(operator, "b").text
     assert "which was set to 0 for each key by op" in why(operator, "a").text
@@ -173,14 +184,14 @@ def test_a_task_in_line_behind_a_running_and_a_held_one(limited: World, operator
 
 def test_a_free_slot_is_named(limited: World, operator: Inspector) -> None:
     """As if a process had died before it could serve the limit."""
-    operator.set_limit("sample:single", max_total=0)
+    operator.set_limit("sample:single", max_total=0, reason="r")
     put(limited, sample_single, "a")
     limited.run("delete from joblane.limit_changes")
     assert "has a free slot: the next end of a task there, or the next sweep, starts it" in why(operator, "a").text
 
 
 def test_a_pause_of_a_held_task_is_named_too(limited: World, operator: Inspector) -> None:
-    operator.set_limit("sample:single", max_total=0)
+    operator.set_limit("sample:single", max_total=0, reason="r")
     put(limited, sample_single, "a")
     operator.pause(PauseScope.TYPE, "sample:single", reason="stop")
     assert "set to 0 by op" in why(operator, "a").text
@@ -188,7 +199,7 @@ def test_a_pause_of_a_held_task_is_named_too(limited: World, operator: Inspector
 
 
 def test_held_tasks_are_counted_and_listed_and_are_not_late(limited: World, operator: Inspector) -> None:
-    operator.set_limit("sample:single", max_total=0)
+    operator.set_limit("sample:single", max_total=0, reason="r")
     put(limited, sample_single, "a", "b")
     limited.run("update joblane.tasks set due_at = due_at - interval '1 hour'")
     [lane] = [lane for queue in operator.overview().queues for lane in queue.lanes if lane.type == "sample:single"]

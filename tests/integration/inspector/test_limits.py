@@ -12,7 +12,7 @@ from joblane.errors import LimitError
 from joblane.flow import Rate
 from joblane.inspector.actions.changes import change
 from joblane.inspector.durations import stamp
-from joblane.inspector.errors import ActionError
+from joblane.inspector.errors import ActionError, SelectionError
 from joblane.inspector.filter import BulkAction
 from joblane.inspector.inspector import Inspector
 from joblane.inspector.scope import Scope
@@ -51,7 +51,7 @@ def states(world: World, *ids: str) -> list[str]:
 
 
 def test_run_leaves_out_a_task_that_waits_for_the_time_of_a_rate(limited: World, operator: Inspector) -> None:
-    operator.set_limit("sample:rated", rate=Rate(1, timedelta(hours=1)))
+    operator.set_limit("sample:rated", rate=Rate(1, timedelta(hours=1)), reason="slow")
     limited.lane(sample_rated)
     for id_ in ("a", "b", "c"):
         limited.client.enqueue(sample_rated, Sample(), task_id=id_, tenant="acme")
@@ -113,7 +113,7 @@ def test_an_edit_leaves_a_key_alone_that_is_not_from_the_payload(limited: World,
 
 
 def test_all_declared_limits_are_listed_and_keys_with_values_of_their_own(operator: Inspector) -> None:
-    operator.set_limit(KEYED, key="7", max_per_key=3)
+    operator.set_limit(KEYED, key="7", max_per_key=3, reason="a test")
     found = {(one.name, one.key, one.kind) for one in operator.limits()}
     assert found == {
         ("shared", None, LimitKind.SHARED),
@@ -128,7 +128,7 @@ def test_all_declared_limits_are_listed_and_keys_with_values_of_their_own(operat
 
 
 def test_of_a_type_the_keys_whose_tasks_wait_longest_come_first(limited: World, operator: Inspector) -> None:
-    operator.set_limit(ORDERED, max_per_key=0)
+    operator.set_limit(ORDERED, max_per_key=0, reason="a test")
     for number in (1, 2, 3):
         hold(limited, f"a{number}", f"b{number}", number=number)
     limited.run("update joblane.tasks set due_at = due_at - interval '1 hour' where id = 'a2'")
@@ -138,10 +138,10 @@ def test_of_a_type_the_keys_whose_tasks_wait_longest_come_first(limited: World, 
 
 
 def test_what_is_set_for_undeclared_limits_is_listed_and_reset(limited: World, operator: Inspector) -> None:
-    operator.set_limit("shared", total=0)
-    operator.set_limit(KEYED, max_per_key=5)
-    operator.set_limit(KEYED, key="7", max_per_key=0)
-    operator.set_limit(ORDERED, key="9", max_per_key=0)
+    operator.set_limit("shared", total=0, reason="a test")
+    operator.set_limit(KEYED, max_per_key=5, reason="a test")
+    operator.set_limit(KEYED, key="7", max_per_key=0, reason="a test")
+    operator.set_limit(ORDERED, key="9", max_per_key=0, reason="a test")
     limited.run("delete from joblane.limits where name <> 'sample:single'")
     listed = [(one.name, one.key, one.kind, one.is_declared) for one in operator.limits()]
     assert listed == [
@@ -172,7 +172,7 @@ def test_an_unknown_limit_is_an_error(operator: Inspector, arguments: tuple[str,
 
 
 def test_a_held_task_names_its_limits(limited: World, operator: Inspector) -> None:
-    operator.set_limit(ORDERED, key=KEY, max_per_key=0)
+    operator.set_limit(ORDERED, key=KEY, max_per_key=0, reason="a test")
     hold(limited, "a")
     view = operator.task("a")
     assert (view.limits, view.waits_for) == ((f"{ORDERED}/{KEY}",), f"{ORDERED}/{KEY}")
@@ -204,17 +204,24 @@ def test_a_change_answers_with_the_limits_and_is_in_the_audit(limited: World, op
 
 def test_bad_input_leaves_neither_a_change_nor_an_entry(limited: World, operator: Inspector) -> None:
     with pytest.raises(LimitError, match="an integer from 0"):
-        operator.set_limit(TREE, max_per_key=1, max_total=-1)
+        operator.set_limit(TREE, max_per_key=1, max_total=-1, reason="a test")
     with pytest.raises(LimitError, match="in the future"):
-        operator.set_limit(TREE, max_total=1, until=datetime(2020, 1, 1, tzinfo=UTC))
+        operator.set_limit(TREE, max_total=1, until=datetime(2020, 1, 1, tzinfo=UTC), reason="a test")
     with pytest.raises(LimitError, match="nothing is set"):
         operator.reset_limit(TREE)
     assert limited.run("select * from joblane.limit_changes") == []
     assert operator.audit() == ()
 
 
+@pytest.mark.parametrize("reason", ["", "  ", None])
+def test_a_change_without_a_reason_is_refused(limited: World, operator: Inspector, reason: str) -> None:
+    with pytest.raises(SelectionError, match="reason: a reason is required"):
+        operator.set_limit(TREE, max_total=1, reason=reason)
+    assert limited.run("select * from joblane.limit_changes") == []
+
+
 def test_a_raised_limit_sends_the_messages_and_wakes_the_sweep(limited: World, operator: Inspector) -> None:
-    operator.set_limit(ORDERED, key=KEY, max_per_key=0)
+    operator.set_limit(ORDERED, key=KEY, max_per_key=0, reason="a test")
     hold(limited, "a", "b")
     limited.run("truncate joblane.audit")
     operator.reset_limit(ORDERED, key=KEY)
@@ -227,7 +234,7 @@ def test_a_raised_limit_sends_the_messages_and_wakes_the_sweep(limited: World, o
 
 
 def test_the_order_of_a_key_is_shown(limited: World, operator: Inspector) -> None:
-    operator.set_limit(ORDERED, key=KEY, max_per_key=0)
+    operator.set_limit(ORDERED, key=KEY, max_per_key=0, reason="a test")
     hold(limited, "c", "a", "b")
     hold(limited, "other", number=8)
     assert [(row.id, row.state) for row in operator.line(ORDERED, KEY)] == [("c", "held"), ("a", "held"), ("b", "held")]
@@ -266,7 +273,7 @@ def test_the_first_task_gives_its_place_to_the_next(limited: World, operator: In
 
 
 def test_a_held_first_task_waits_at_the_end(limited: World, operator: Inspector) -> None:
-    operator.set_limit(ORDERED, key=KEY, max_per_key=0)
+    operator.set_limit(ORDERED, key=KEY, max_per_key=0, reason="a test")
     hold(limited, "a", "b", "c")
     operator.pass_line(ORDERED, KEY)
     operator.pass_line(ORDERED, KEY)
@@ -281,7 +288,7 @@ def test_a_held_first_task_waits_at_the_end(limited: World, operator: Inspector)
 
 
 def test_only_the_task_that_the_operator_saw_first_is_moved(limited: World, operator: Inspector) -> None:
-    operator.set_limit(ORDERED, key=KEY, max_per_key=0)
+    operator.set_limit(ORDERED, key=KEY, max_per_key=0, reason="a test")
     hold(limited, "a", "b", "c")
     operator.pass_line(ORDERED, KEY, first="a")
     with pytest.raises(LimitError, match="first: task b is the first of"):
@@ -290,7 +297,7 @@ def test_only_the_task_that_the_operator_saw_first_is_moved(limited: World, oper
 
 
 def test_a_running_or_single_task_keeps_its_place(limited: World, operator: Inspector) -> None:
-    operator.set_limit(ORDERED, key=KEY, max_per_key=0)
+    operator.set_limit(ORDERED, key=KEY, max_per_key=0, reason="a test")
     hold(limited, "a")
     with pytest.raises(LimitError, match="only task a is in the order"):
         operator.pass_line(ORDERED, KEY)
@@ -306,7 +313,7 @@ def test_a_running_or_single_task_keeps_its_place(limited: World, operator: Insp
 
 
 def test_a_program_sees_what_an_operator_has_set(limited: World, operator: Inspector) -> None:
-    operator.set_limit("shared", total=9)
+    operator.set_limit("shared", total=9, reason="a test")
     change = limited.client.limits.get("shared").change
     assert change is not None
     assert (change.by, change.values.at_a_time) == ("op", 9)

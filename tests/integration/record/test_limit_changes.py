@@ -141,12 +141,23 @@ def test_a_change_ends_at_its_time(limited: World, jobs: JobClient) -> None:
 
 
 def test_a_later_change_keeps_what_it_does_not_name(limited: World, jobs: JobClient) -> None:
-    jobs.limits.set("shared", total=9, reason="more", until=datetime.now(UTC) + HOUR)
+    until = datetime.now(UTC) + HOUR
+    jobs.limits.set("shared", total=9, reason="more", until=until)
     jobs.limits.set("shared", rate=Rate(5, timedelta(minutes=1), burst=3), reason="slower")
     change = jobs.limits.get("shared").change
     assert change is not None
     assert (change.values.at_a_time, change.values.rate) == (9, Rate(5, timedelta(minutes=1), burst=3))
-    assert (change.reason, change.until) == ("slower", None)
+    assert change.reason == "slower"
+    assert change.until == until  # an end that nobody named would otherwise be lost, and the change stay for good
+
+
+def test_a_change_that_is_over_leaves_no_end_to_the_next(limited: World, jobs: JobClient) -> None:
+    jobs.limits.set("shared", total=9, until=datetime.now(UTC) + HOUR)
+    limited.run("update joblane.limit_changes set until = clock_timestamp()")
+    jobs.limits.set("shared", total=8)
+    change = jobs.limits.get("shared").change
+    assert change is not None
+    assert (change.values.at_a_time, change.until) == (8, None)
 
 
 # --- Rates ---------------------------------------------------------------------------------------------------------
@@ -530,6 +541,7 @@ BAD: list[tuple[str, dict[str, Any], str, str]] = [
     ("shared", {"max_total": 1}, "max_total", "give total"),
     ("shared", {"rate": Rate(0, HOUR)}, "rate", "starts: an integer from 1"),
     ("shared", {"rate": 5}, "rate", "a Rate is required"),
+    ("shared", {"rate": Rate(1, 24 * HOUR, 3651)}, "rate", "burst: at most 3,650 at this rate"),
     ("shared", {}, "total", "give a number of tasks, a rate, or both"),
     ("shared", {"total": 1, "until": datetime.now(UTC) - HOUR}, "until", "in the future"),
     ("shared", {"total": 1, "until": datetime(2030, 1, 1)}, "until", "aware"),  # noqa: DTZ001 - the test

@@ -615,6 +615,13 @@ def test_a_limit_is_paused_by_the_field_of_its_kind(
     assert "Set. In force now: account:sync" in browser.get(answer.headers["location"]).text
 
 
+def test_a_form_says_until_when_new_values_hold(browser: TestClient, stub: FakeInspector) -> None:
+    stub.limited = [limit(SYNC, None, LimitKind.TOTAL, change=None)]
+    assert '<option value="">until it is reset</option>' in browser.get("/limits/show", params={"name": SYNC}).text
+    stub.limited = [limit(SYNC, None, LimitKind.TOTAL)]
+    assert '<option value="">as set before</option>' in browser.get("/limits/show", params={"name": SYNC}).text
+
+
 def test_a_limit_of_a_key_is_set_with_all_its_values(browser: TestClient, post: Post, stub: FakeInspector) -> None:
     stub.limited = [limit(SYNC, " a/b", LimitKind.KEY)]
     values = {"max_per_key": "3", "max_total": "", "rate": "100 / 1M", "burst": "5", "for": "1h"}

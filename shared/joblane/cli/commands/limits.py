@@ -83,7 +83,11 @@ def set_(
     ] = None,
     burst: Annotated[int | None, typer.Option(metavar="N", help="Starts that are saved up. With --rate.")] = None,
     until: Annotated[
-        str | None, typer.Option(metavar="TIME", help="Time from which the declared values hold again (ISO 8601).")
+        str | None,
+        typer.Option(
+            metavar="TIME",
+            help="Time from which the declared values hold again (ISO 8601). Without it: as set before, else a reset.",
+        ),
     ] = None,
     reason: Annotated[str, typer.Option(metavar="TEXT", help="Reason, for operators and the audit.")],
     as_json: o.AsJson = False,

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from joblane.enqueue.wake import wake
 from joblane.errors import LimitError
 from joblane.inspector.actions import audit
+from joblane.inspector.errors import SelectionError
 from joblane.inspector.scope import Scope
 from joblane.inspector.tasks.filter_sql import reading
 from joblane.record import limit_changes
@@ -34,7 +35,9 @@ def limits(scope: Scope, name: str | None, key: str | None) -> tuple[LimitStatus
         return tuple(status_of(connection, each) for each in dict.fromkeys(found))
 
 
-def set_limit(scope: Scope, name: str, key: str | None, given: Given, reason: str | None) -> tuple[LimitStatus, ...]:
+def set_limit(scope: Scope, name: str, key: str | None, given: Given, reason: str) -> tuple[LimitStatus, ...]:
+    if audit.check_reason(reason) is None:
+        raise SelectionError("reason", "a reason is required")
     with audit.action(scope, "set_limit", limit_changes.target_of(name, key), reason) as doing:
         line = audit.check_reason(reason)
         changed, doing.details = limit_changes.set_limit(doing.connection, name, key, given, who=doing.who, reason=line)

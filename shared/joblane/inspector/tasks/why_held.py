@@ -50,7 +50,7 @@ def why_held(connection: Connection, record: Record) -> Why:
     limit = status_of(connection, name)
     slots, what = limit.in_force.at_a_time, _what(limit)
     if slots == 0:
-        return _set_to_0(limit, what)
+        return _set_to_0(connection, limit, what)
     ((before,),) = connection.run(WAIT_BEFORE, name, record.place, record.seq)
     if slots is None or limit.taken < slots:
         text = (
@@ -101,18 +101,21 @@ def _in_order(record: Record, earlier: list[Any]) -> Why:
     return Why(Reason.IN_ORDER, f"It is in line behind {id_}, {first}.{more} {helps}.", until)
 
 
-def _set_to_0(limit: LimitStatus, what: str) -> Why:
-    change = limit.change
+def _set_to_0(connection: Connection, limit: LimitStatus, what: str) -> Why:
+    own = limit.own_change
+    is_inherited = limit.key is not None and (own is None or own.values.at_a_time is None)
+    source = status_of(connection, f"{limit.name}/") if is_inherited else limit
+    change = source.change
     if change is None or change.values.at_a_time is None:
         return Why(
             Reason.HELD, f"It is held by {what}, which is declared as 0. To change that: {_command(limit, 'set')}."
         )
-    where = "" if limit.own_change else " for each key"
+    where = " for each key" if is_inherited else ""
     by = f" by {change.by}" if change.by else ""
     until = f" until {_text(change.until)}" if change.until else ""
     because = f" because: {change.reason}" if change.reason else ""
     text = f"It is held by {what}, which was set to 0{where}{by}{until}{because}."
-    return Why(Reason.HELD, f"{text} To start the tasks: {_command(limit, 'reset')}.", change.until)
+    return Why(Reason.HELD, f"{text} To start the tasks: {_command(source, 'reset')}.", change.until)
 
 
 def rate_of(connection: Connection, record: Record) -> str | None:
@@ -161,9 +164,7 @@ def _what(limit: LimitStatus) -> str:
 
 
 def _command(limit: LimitStatus, action: str = "") -> str:
-    """Return the command for a limit. ``reset`` is of each key if the key has no change of its own."""
-    is_of_key = limit.key is not None and not (action == "reset" and limit.own_change is None)
-    of_key = f" --key {argument(limit.key or '')}" if is_of_key else ""
+    of_key = "" if limit.key is None else f" --key {argument(limit.key)}"
     return f"`joblane limits {action + ' ' if action else ''}{limit.name}{of_key}`"
 
 

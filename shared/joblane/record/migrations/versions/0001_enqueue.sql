@@ -94,7 +94,8 @@ begin
                 key := null;
                 exit;
             end if;
-            if jsonb_typeof(value) not in ('string', 'number', 'boolean') or value #>> '{}' ~ '^-?\d+\.' then
+            if jsonb_typeof(value) not in ('string', 'number', 'boolean')
+               or (jsonb_typeof(value) = 'number' and strpos(value::text, '.') > 0) then
                 raise exception 'key: %: a string, an integer or a boolean is required', part using errcode = '22023';
             end if;
             key := concat_ws(' ', key, value #>> '{}');
