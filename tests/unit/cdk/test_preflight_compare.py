@@ -96,8 +96,8 @@ def test_live_tasks_under_a_key_of_another_field_are_refused() -> None:
     finding = only(findings_of(database=database))
     assert finding.what == "task type data:export, limits"
     assert "its key becomes tenant,account_id, and it still has 2 live tasks under account_id" in finding.why
-    without_a_key = {("data:export", (None, None, "openai")): 1}
-    assert findings_of(database=replace(database, limited=without_a_key)) == []
+    without_a_key = replace(database, limited={("data:export", (None, None, "openai")): 1})
+    assert findings_of(database=without_a_key) == []
 
 
 def test_a_first_deploy_is_fine() -> None:

@@ -52,7 +52,8 @@ class DatabaseState:
     ``newer``: newer code has migrated it. ``live``: (type, queue) → tasks in ``scheduled``, ``pending``, ``active`` or
     ``retry``. ``limited``: (type, names of their limits) → live tasks with a limit. ``keys``: type with limits → their
     key, as the deployed code declares it. ``types``: types that it declares. ``max_connections``: of the server.
-    ``kept_connections``: those of them that are reserved for superusers and privileged roles. ``roles``: the findings on the role of the functions.
+    ``kept_connections``: those of them that are reserved for superusers and privileged roles. ``roles``: the findings
+    on the role of the functions.
     """
 
     address: str
