@@ -8,15 +8,16 @@ type, and one that several types share. A task carries the names of its limits i
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any, Literal
+from types import NoneType, UnionType
+from typing import Annotated, Any, Literal, NotRequired, Required, Union, get_args, get_origin
 
-from pydantic import BaseModel
+from pydantic import BaseModel, RootModel
 
 from joblane.errors import DeclarationError, EnqueueError
-from joblane.redaction import redacted_names
+from joblane.redaction import field_types, has_fields, redacted_names
 
 LIMIT_NAME = re.compile(r"[a-z][a-z0-9_-]{0,62}")
 """The name of a shared limit. It has no colon and no slash, which the names of the other limits have."""
@@ -210,16 +211,53 @@ def flow_of(
 
 
 def check_key_fields(what: str, flow: Flow, model: type[BaseModel]) -> None:
-    """Raise :class:`DeclarationError` if a part of the key is no field of the payload, or a redacted one."""
+    """Raise :class:`DeclarationError` if a part of the key is no field of the payload, a redacted one, or one whose
+    values are no keys."""
     for part in flow.key:
-        kind: Any = model
-        for name in () if part == TENANT else part.split("."):
-            if isinstance(kind, type) and issubclass(kind, BaseModel):
-                if name not in kind.model_fields:
-                    raise DeclarationError(f"{what}: key: {kind.__name__} has no field {name!r}")
-                kind = kind.model_fields[name].annotation
+        if part == TENANT:
+            continue
+        kinds: list[Any] = [model]
+        for name in part.split("."):
+            kinds = [kind for each in kinds for kind in _kinds_of_field(what, each, name)]
             if name in redacted_names(model):
                 raise DeclarationError(f"{what}: key: {name!r} is a redacted field, and keys are shown to operators")
+        for kind in kinds:
+            if isinstance(kind, type) and (has_fields(kind) or issubclass(kind, float) or _is_collection(kind)):
+                raise DeclarationError(
+                    f"{what}: key: {part}: a field with a string, an integer or a boolean is required, not "
+                    f"{kind.__name__}"
+                )
+
+
+def _is_collection(kind: type[Any]) -> bool:
+    return issubclass(kind, Collection) and not issubclass(kind, (str, bytes))
+
+
+def _kinds_of_field(what: str, kind: Any, name: str) -> Iterator[Any]:
+    """Return the types of a field of ``kind``. A field of any type can have any fields."""
+    if kind is Any or kind is object:
+        yield Any
+        return
+    fields = field_types(kind) if isinstance(kind, type) and has_fields(kind) else {}
+    if name not in fields:
+        raise DeclarationError(f"{what}: key: {getattr(kind, '__name__', kind)} has no field {name!r}")
+    yield from _kinds(fields[name])
+
+
+def _kinds(annotation: Any) -> Iterator[Any]:
+    """Return the types of an annotation: of ``Account | None`` it is ``Account``, of ``list[int]`` it is ``list``."""
+    origin = get_origin(annotation)
+    if hasattr(annotation, "__value__"):  # a type alias
+        yield from _kinds(annotation.__value__)
+    elif origin in (Annotated, Required, NotRequired):
+        yield from _kinds(get_args(annotation)[0])
+    elif origin in (Union, UnionType):
+        for each in get_args(annotation):
+            yield from _kinds(each)
+    elif isinstance(annotation, type) and issubclass(annotation, RootModel):
+        yield from _kinds(annotation.model_fields["root"].annotation)
+    elif annotation is not NoneType:
+        yield origin or annotation
 
 
 def check_shared(flows: Mapping[str, Flow]) -> None:

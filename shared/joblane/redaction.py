@@ -50,21 +50,23 @@ def redacted_names(model: type[BaseModel]) -> frozenset[str]:
     names: set[str] = set()
     kinds: list[Any] = [model]
     for kind in kinds:  # grows during the loop
-        for name, hint in _hints(kind).items():
+        for name, hint in field_types(kind).items():
             parts = _parts_of(hint)
             if any(part is Redacted or isinstance(part, Redacted) for part in parts):
                 names |= {name, *_keys(kind, name, parts)}
-            kinds += [part for part in parts if _has_fields(part) and part not in kinds]
+            kinds += [part for part in parts if has_fields(part) and part not in kinds]
     return frozenset(names)
 
 
-def _has_fields(part: Any) -> bool:
+def has_fields(part: Any) -> bool:
+    """True for a type whose values are JSON objects with declared fields."""
     if not isinstance(part, type) or issubclass(part, RootModel):
         return False
     return issubclass(part, BaseModel) or is_dataclass(part) or is_typeddict(part)
 
 
-def _hints(kind: type[Any]) -> Mapping[str, Any]:
+def field_types(kind: type[Any]) -> Mapping[str, Any]:
+    """Return field → annotation, of a type with fields."""
     known: Mapping[str, FieldInfo] | None = getattr(kind, "__pydantic_fields__", None)
     if known is None:
         return get_type_hints(kind, include_extras=True)
@@ -77,7 +79,7 @@ def _parts_of(hint: Any) -> list[Any]:
     for part in parts:  # grows during the loop
         inside = [*get_args(part), get_origin(part), getattr(part, "__value__", None)]
         if isinstance(part, type) and (issubclass(part, RootModel) or hasattr(part, "_field_defaults")):
-            inside += _hints(part).values()  # a root model or a named tuple: JSON has no keys for it
+            inside += field_types(part).values()  # a root model or a named tuple: JSON has no keys for it
         parts += [item for item in inside if item is not None and item not in parts]
     return parts
 

@@ -59,10 +59,11 @@ MOVES = (5, 1, 0, 3, 5)
 STILL_SECONDS = 0.25
 """The time between two checks while all stand still. The shared limit moves at every second one."""
 FILLED = f"""
-select id, state, ordered is true, passed, key_limit, total_limit, shared_limit from joblane.tasks
+select id, case when state = 'active' and passed = 0 and lease_until < clock_timestamp() then 'lost' else state end,
+       ordered is true, passed, key_limit, total_limit, shared_limit from joblane.tasks
  where finished_at is null and (passed > 0 or state = 'active') and state in {LIVE_SQL}
 """
-"""The tasks that may have slots."""
+"""The tasks that may have slots. A sweep takes those of a lost run back if it is paused."""
 SWEEP = """
 update joblane.tasks t set sweep_at = clock_timestamp() + interval '61 s'
  where t.id in (select id from joblane.tasks where finished_at is null and case state

@@ -25,6 +25,13 @@ class Order(Payload):
     account_id: int | None = None
     token: Annotated[str, Redacted] = ""
     address: Address = Address()
+    billing: Address | None = None
+    either: Annotated[Address | int | None, "documented"] = None
+    size: float = 0.0
+    parts: dict[str, int] | None = None
+    lines: list[int] | None = None
+    anything: Any = None
+    name: Annotated[str | int | None, "documented"] = None
 
 
 def declare(type_: str = "shop:order", **options: Any) -> Task[Order, None]:
@@ -44,6 +51,16 @@ def declare(type_: str = "shop:order", **options: Any) -> Task[Order, None]:
         ({"key": "account_id", "order": "fifo"}, "order: 'first-due' or None is required, not 'fifo'"),
         ({"key": "nobody", "max_per_key": 1}, "key: Order has no field 'nobody'"),
         ({"key": "address.street", "max_per_key": 1}, "key: Address has no field 'street'"),
+        ({"key": "billing.street", "max_per_key": 1}, "key: Address has no field 'street'"),
+        ({"key": "billing..city", "max_per_key": 1}, "key: Address has no field ''"),
+        ({"key": "either.city", "max_per_key": 1}, "key: int has no field 'city'"),
+        ({"key": "account_id.city", "max_per_key": 1}, "key: int has no field 'city'"),
+        ({"key": "parts.city", "max_per_key": 1}, "key: dict has no field 'city'"),
+        ({"key": "billing", "max_per_key": 1}, "key: billing: a field with a string, an integer or a boolean is"),
+        ({"key": "tenant,either", "max_per_key": 1}, "key: either: a field with a string, an integer or a boolean"),
+        ({"key": "parts", "max_per_key": 1}, "key: parts: a field with a string, an integer or a boolean is required"),
+        ({"key": "lines", "max_per_key": 1}, "key: lines: a field with a string, an integer or a boolean is required"),
+        ({"key": "size", "max_per_key": 1}, "key: size: a field with a string, an integer or a boolean is required"),
         ({"key": "token", "max_per_key": 1}, "key: 'token' is a redacted field"),
         ({"key": "account_id,token", "max_per_key": 1}, "key: a field of the payload"),
         ({"key": "tenant,tenant", "max_per_key": 1}, "key: a field of the payload"),
@@ -72,6 +89,13 @@ def declare(type_: str = "shop:order", **options: Any) -> Task[Order, None]:
 def test_a_limit_that_cannot_work_is_refused_at_import(options: dict[str, Any], said: str) -> None:
     with pytest.raises(DeclarationError, match=re.escape(f"task 'shop:order': {said}")):
         declare(**options)
+
+
+@pytest.mark.parametrize("key", ["billing.city", "name", "tenant,name", "anything", "anything.id", "account_id"])
+def test_a_field_whose_values_can_be_keys_is_accepted(key: str) -> None:
+    flow = declare(key=key, max_per_key=1).flow
+    assert flow is not None
+    assert ",".join(flow.key) == key
 
 
 def names(one: Task[Order, None], payload: dict[str, Any], tenant: str | None = None, **how: Any) -> Any:

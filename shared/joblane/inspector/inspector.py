@@ -273,7 +273,7 @@ class Inspector:
         """Move the first task of an ordered key to the end of its order, so that the next one runs.
 
         ``first``: only if this task is the first one. Raises :class:`~joblane.errors.LimitError` if another one is, if
-        the first task runs, or if it is the only one.
+        the first task runs, or if no other one is due.
         """
         return line.pass_line(self._scope, type, key, first, reason)
 

@@ -14,6 +14,8 @@ from joblane.cdk.preflight.read import read_database
 from joblane.cdk.preflight.roles import Wanted
 from joblane.record import migrations
 from joblane.record.database import Database
+from joblane.record.task_types import register
+from tests.samples import sample_one, sample_ordered, sample_single
 
 
 @pytest.fixture
@@ -54,6 +56,11 @@ def test_live_tasks_are_counted_by_the_names_of_their_limits(database: Database,
         ("data:export", ("data:dump/", None, "openai")): 1,
         ("data:export", (None, "data:export", None)): 1,
     }
+
+
+def test_the_keys_are_those_that_the_deployed_code_declares(database: Database, database_url: str) -> None:
+    register(database.get(), {task.type: task for task in (sample_ordered, sample_single, sample_one)})
+    assert read(database_url).keys == {sample_ordered.type: ("tenant", "number"), sample_single.type: ()}
 
 
 def test_schema_and_limits_are_those_of_the_server(database: Database, database_url: str) -> None:

@@ -299,17 +299,31 @@ def test_only_the_task_that_the_operator_saw_first_is_moved(limited: World, oper
 def test_a_running_or_single_task_keeps_its_place(limited: World, operator: Inspector) -> None:
     operator.set_limit(ORDERED, key=KEY, max_per_key=0, reason="a test")
     hold(limited, "a")
-    with pytest.raises(LimitError, match="only task a is in the order"):
+    with pytest.raises(LimitError, match="only task a is due in the order"):
         operator.pass_line(ORDERED, KEY)
     hold(limited, "b")
     operator.reset_limit(ORDERED, key=KEY)
     limited.run("update joblane.tasks set state = 'active', lease_until = now() + interval '1 hour' where id = 'a'")
     with pytest.raises(LimitError, match="task a runs now"):
         operator.pass_line(ORDERED, KEY)
-    with pytest.raises(LimitError, match="no task is in the order"):
+    with pytest.raises(LimitError, match="no task is due in the order"):
         operator.pass_line(ORDERED, "none")
     with pytest.raises(LimitError, match=f"{KEYED} declares no order; types with an order: {ORDERED}"):
         operator.pass_line(KEYED, "7")
+
+
+def test_a_task_that_is_not_due_takes_no_first_place(limited: World, operator: Inspector) -> None:
+    operator.set_limit(ORDERED, key=KEY, max_per_key=0, reason="a test")
+    for id_, hours in (("b", 1), ("c", 2)):
+        in_hours = timedelta(hours=hours)
+        limited.client.enqueue(sample_ordered, Sample(number=7), task_id=id_, tenant="acme", process_in=in_hours)
+    with pytest.raises(LimitError, match=r"no task is due in the order .*, so there is none to move"):
+        operator.pass_line(ORDERED, KEY)
+    hold(limited, "a")
+    with pytest.raises(LimitError, match="only task a is due in the order"):
+        operator.pass_line(ORDERED, KEY)
+    assert [row.id for row in operator.line(ORDERED, KEY)] == ["a", "b", "c"]
+    assert operator.audit(target="a") == ()
 
 
 def test_a_program_sees_what_an_operator_has_set(limited: World, operator: Inspector) -> None:

@@ -401,6 +401,17 @@ def test_a_replacement_in_a_session_starts_the_next_after_its_commit(
     assert "c" in [json.loads(message["Body"])["id"] for message in limited.take(sample_single)]
 
 
+@behaviour
+def replaces(payload: Sample, ctx: Any) -> None:
+    ctx.enqueue(sample_single, Sample(), process_in=timedelta(hours=1), **UNIQUE)
+
+
+def test_a_replacement_by_a_handler_starts_the_next_after_its_commit(limited: World) -> None:
+    give_a_turn(limited)
+    limited.deliver(sample_one, {"type": sample_one.type, "id": "handler", "payload": {"do": "replaces"}})
+    assert states(limited, "handler", "b", "c") == ["completed", "scheduled", "pending"]
+
+
 def test_without_a_database_setting_a_replacement_leaves_the_next_to_the_sweep(
     limited: World, session: Session, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -19,6 +19,7 @@ DECLARED = Declared(
     prefix="jobs",
     lanes={"data:export": ["default", "critical"], "data:dump": ["default", "critical"], "user:invite": ["low"]},
     limits=dict.fromkeys(("data:export", "data:dump"), ("data:export/", None, "openai")),
+    keys=dict.fromkeys(("data:export", "data:dump"), ("tenant", "account_id")),
     queues={
         (JOBS, "ExportDefault"): "jobs-default-data-export",
         (JOBS, "ExportDefaultDlq"): "jobs-default-data-export-dlq",
@@ -40,6 +41,7 @@ DATABASE = DatabaseState(
         ("data:export", (None, None, "openai")): 1,
         ("user:invite", (None, "user:invite", None)): 1,
     },
+    keys={"data:export": ("tenant", "account_id"), "user:invite": ()},
     types=["data:export", "user:invite"],
     max_connections=100,
     kept_connections=3,
@@ -87,6 +89,15 @@ def test_live_tasks_of_a_former_name_with_a_limit_of_the_type_are_refused() -> N
     assert finding.do.startswith("keep its name and limits as they are until these tasks have run")
     shared = replace(DATABASE, limited={("data:dump", (None, None, "openai")): 2})
     assert findings_of(database=shared) == []
+
+
+def test_live_tasks_under_a_key_of_another_field_are_refused() -> None:
+    database = replace(DATABASE, keys={"data:export": ("account_id",)})
+    finding = only(findings_of(database=database))
+    assert finding.what == "task type data:export, limits"
+    assert "its key becomes tenant,account_id, and it still has 2 live tasks under account_id" in finding.why
+    without_a_key = replace(database, limited={("data:export", (None, None, "openai")): 1})
+    assert findings_of(database=without_a_key) == []
 
 
 def test_a_first_deploy_is_fine() -> None:

@@ -20,6 +20,8 @@ Place = tuple[str, str]
 """Stack and logical id."""
 Names = tuple[str | None, ...]
 """The limits of a type, see :meth:`joblane.flow.Flow.names`."""
+Key = tuple[str, ...]
+"""The parts of the key of a type's limits, see :attr:`joblane.flow.Flow.key`."""
 
 
 @dataclass(frozen=True)
@@ -27,13 +29,15 @@ class Declared:
     """The resources and settings that the checkout would deploy.
 
     ``lanes``: type or alias → the queues in which it has a lane. ``limits``: type or alias with limits → their names.
-    ``queues``: names of SQS queues, by place. ``demand``: of concurrency. The other fields are settings of the stage.
+    ``keys``: type or alias with limits → their key. ``queues``: names of SQS queues, by place. ``demand``: of
+    concurrency. The other fields are settings of the stage.
     """
 
     stage: str
     prefix: str
     lanes: Mapping[str, Sequence[str]]
     limits: Mapping[str, Names]
+    keys: Mapping[str, Key]
     queues: Mapping[Place, str]
     demand: Demand
     database_connections: int
@@ -46,9 +50,10 @@ class DatabaseState:
 
     ``revision``: of the schema; None: there is no schema. ``pending``: revision → purpose of the pending migrations.
     ``newer``: newer code has migrated it. ``live``: (type, queue) → tasks in ``scheduled``, ``pending``, ``active`` or
-    ``retry``. ``limited``: (type, names of their limits) → live tasks with a limit. ``types``: types that the deployed
-    code declares. ``max_connections``: of the server. ``kept_connections``: those of them that are reserved for
-    superusers and privileged roles. ``roles``: the findings on the role of the functions.
+    ``retry``. ``limited``: (type, names of their limits) → live tasks with a limit. ``keys``: type with limits → their
+    key, as the deployed code declares it. ``types``: types that it declares. ``max_connections``: of the server.
+    ``kept_connections``: those of them that are reserved for superusers and privileged roles. ``roles``: the findings
+    on the role of the functions.
     """
 
     address: str
@@ -57,6 +62,7 @@ class DatabaseState:
     newer: bool
     live: Mapping[tuple[str, str], int]
     limited: Mapping[tuple[str, Names], int]
+    keys: Mapping[str, Key]
     types: Sequence[str]
     max_connections: int
     kept_connections: int
@@ -89,17 +95,21 @@ def examine(
 
 
 def _other_limits(declared: Declared, database: DatabaseState) -> Iterator[Finding]:
-    """Find live tasks that new tasks of their type would not count: with another widest limit, whose lock they take, or
-    with limits of a former name of the type."""
+    """Find live tasks that new tasks of their type would not count: with another widest limit, whose lock they take,
+    with limits of a former name of the type, or with a key that is made of another field."""
     for (type_, names), count in sorted(database.limited.items(), key=str):
         wanted = declared.limits.get(type_, names)
         before, after = _widest(names), _widest(wanted)
         which = "widest limit"
         if before == after:
             renamed = [(old, new) for old, new in zip(names, wanted, strict=True) if old and new and old != new]
-            if not renamed:
+            old_key, new_key = (",".join(keys.get(type_, ())) for keys in (database.keys, declared.keys))
+            if renamed:
+                which, (before, after) = "limit", renamed[0]
+            elif names[0] and old_key and new_key and old_key != new_key:
+                which, before, after = "key", old_key, new_key
+            else:
                 continue
-            which, (before, after) = "limit", renamed[0]
         yield refused(
             f"task type {type_}, limits",
             f"its {which} becomes {after}, and it still has {_count(count, 'live task')} under {before}, so more tasks "

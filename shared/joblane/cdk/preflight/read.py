@@ -64,6 +64,7 @@ LIMITED = """
 select type, array[split_part(key_limit, '/', 1) || '/', total_limit, shared_limit], count(*) from joblane.tasks
  where finished_at is null and first_due_at is not null group by 1, 2
 """
+KEYS = "select type, flow -> 'key' from joblane.task_types where flow is not null"
 # reserved_connections exists from PostgreSQL 16
 CONNECTIONS = """
 select current_setting('max_connections')::int,
@@ -162,6 +163,7 @@ def read_declared(templates: Mapping[str, Template], tasks: Iterable[Task[Any, A
         prefix=settings["prefix"],
         lanes={type_: [str(queue) for queue in task.lanes] for task in tasks for type_ in task.types},
         limits={type_: task.flow.names(task.type) for task in tasks if task.flow for type_ in task.types},
+        keys={type_: task.flow.key for task in tasks if task.flow for type_ in task.types},
         queues={place: properties["QueueName"] for place, properties in queues.items()},
         demand=Demand(
             **_concurrency(templates),
@@ -383,6 +385,7 @@ def _read_database(connection: Connection, address: str, wanted: Wanted | None) 
         newer=migrations.is_newer(revision),
         live={(type_, queue): count for type_, queue, count in rows("joblane.tasks", LIVE)},
         limited={(type_, tuple(names)): count for type_, names, count in rows("joblane.limits", LIMITED)},
+        keys={type_: tuple(key) for type_, key in rows("joblane.task_types", KEYS)},
         types=[type_ for (type_,) in rows("joblane.task_types", "select type from joblane.task_types")],
         max_connections=max_connections,
         kept_connections=kept,

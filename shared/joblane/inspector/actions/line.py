@@ -20,7 +20,7 @@ ORDERED = f"key_limit = $1 and ordered and expire_at is null and state in {LIVE_
 LINE = f"select {COLUMNS} from joblane.tasks where {ORDERED} order by first_due_at, seq limit $2::integer"
 FIRST = f"""
 select id, state, total_limit, shared_limit from joblane.tasks
- where {ORDERED} order by first_due_at, seq limit 2 for no key update
+ where {ORDERED} and first_due_at <= now() order by first_due_at, seq limit 2 for no key update
 """
 # A task that waits, for this key or for a wider limit, waits for its place from now on.
 TO_THE_END = f"""
@@ -64,7 +64,8 @@ def _first_two(connection: Connection, name: str) -> tuple[list[Any], str]:
     rows = connection.run(FIRST, name)
     if len(rows) < 2:
         found = f"only task {rows[0][0]} is" if rows else "no task is"
-        raise LimitError("key", f"{found} in the order of {name}, so there is none to take the first place")
+        lacks = "take the first place" if rows else "move to the end"
+        raise LimitError("key", f"{found} due in the order of {name}, so there is none to {lacks}")
     return rows[0], rows[1][0]
 
 
