@@ -1,4 +1,4 @@
-"""What is known of the starts of rates: times that need a new plan, and rates that have been idle for long.
+"""The times that rates have given: they are given anew if they are wrong, and forgotten after an hour without starts.
 
 An operator, a deploy or the end of a change gives another rate; a cancellation or a pause leaves times unused.
 """

@@ -16,7 +16,7 @@ from sqlalchemy import text
 from joblane import JobClient, TaskContext
 from joblane.declaration import Task
 from joblane.errors import LimitError
-from joblane.flow import Rate
+from joblane.flow import Flow, Rate
 from joblane.record.connection import Connection
 from joblane.record.database import Database
 from joblane.record.functions import VERSION
@@ -330,7 +330,7 @@ def test_the_sweep_after_a_deploy_plans_a_changed_rate_anew(
     limited.run("update joblane.limits set step = interval '1 hour', burst = 1 where name = 'sample:rated'")
     put(limited, sample_rated, *"abcd")
     assert due_in(limited, *"bcd") == [0, 3600, 7200]
-    own = replace(sample_rated, flow=replace(sample_rated.flow, rate=declared, max_total=9))
+    own = replace(sample_rated, flow=Flow(max_total=9, rate=declared))
 
     register_limits(limited.database.get(), {own.type: own})
     limited.sweep()
