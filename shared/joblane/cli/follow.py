@@ -83,7 +83,7 @@ def report(view: BulkView) -> str:
     all_of_it = view.done == view.total > 1
     number = f"all {plural(view.total)}" if all_of_it else f"{view.done:,} of {plural(view.total)}"
     parts = [f"{number} {view.result}"]
-    parts += [f"{view.skipped:,} skipped (changed in the meantime)"] if view.skipped else []
+    parts += [f"{view.skipped:,} skipped ({view.why_skipped})"] if view.skipped else []
     parts += [f"{view.failed:,} failed{' again' if view.action == 'redrive' else ''}"] if view.failed else []
     text = f"{view.action.capitalize()}: {', '.join(parts)}."
     how = "Stopping" if view.shown_state == "stopping" else "Stopped"

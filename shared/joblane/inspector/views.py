@@ -266,8 +266,8 @@ BULK_RESULTS = {
 class BulkView:
     """A bulk action, which is a task of type ``jobs:bulk``. ``state``: the state of that task.
 
-    ``total``: tasks that matched at the start. ``done``, ``skipped`` (changed in the meantime), ``failed``: tasks so
-    far. ``stopped``: why the action ended early, None if it did not.
+    ``total``: tasks that matched at the start. ``done``, ``skipped``, ``failed``: tasks so far. ``stopped``: why the
+    action ended early, None if it did not.
     """
 
     id: str
@@ -288,6 +288,11 @@ class BulkView:
     def result(self) -> str:
         """The result for each of the ``done`` tasks, in words."""
         return BULK_RESULTS.get(self.action, "changed")
+
+    @property
+    def why_skipped(self) -> str:
+        """Why tasks were skipped, in words."""
+        return "changed in the meantime" + (", or waiting for the time of a rate" if self.action == "run" else "")
 
     @property
     def shown_state(self) -> str:

@@ -16,6 +16,7 @@ from joblane.inspector.errors import ActionError, SelectionError
 from joblane.inspector.filter import BulkAction
 from joblane.inspector.inspector import Inspector
 from joblane.inspector.scope import Scope
+from joblane.inspector.views import Reason
 from joblane.record.limit_status import LimitKind
 from tests.samples import LIMITED, Sample, sample_keyed, sample_ordered, sample_rated, sample_single, sample_tree
 from tests.world import World
@@ -68,6 +69,21 @@ def test_run_leaves_out_a_task_that_waits_for_the_time_of_a_rate(limited: World,
     assert change(limited.database.get(), BulkAction.RUN, ["b", "c"], who="op") == []
     assert limited.row("b") == before
     assert "run" not in operator.task("b").actions
+
+
+@pytest.mark.parametrize("waiting", ["retry", "scheduled"])
+def test_run_starts_a_retry_or_a_scheduled_task_which_asks_its_rate(
+    limited: World, operator: Inspector, waiting: str
+) -> None:
+    operator.set_limit("sample:rated", rate=Rate(1, timedelta(hours=1)), reason="a test")
+    limited.lane(sample_rated)
+    limited.client.enqueue(sample_rated, Sample(), task_id="a", tenant="acme", process_in=timedelta(hours=9))
+    limited.run("update joblane.tasks set state = $1 where id = 'a'", waiting)
+    assert operator.run("a").after == "pending"
+    limited.client.enqueue(sample_rated, Sample(), task_id="b", tenant="acme")
+    limited.deliver(sample_rated, {"type": sample_rated.type, "id": "b", "rec": True})
+    limited.deliver(sample_rated, {"type": sample_rated.type, "id": "a", "rec": True})
+    assert (states(limited, "a", "b"), operator.task("a").why.reason) == (["pending", "completed"], Reason.RATED)
 
 
 def test_run_gives_a_scheduled_task_its_place_in_the_order_from_now_on(limited: World, operator: Inspector) -> None:

@@ -228,6 +228,16 @@ def test_a_lost_run_keeps_its_slot_until_a_claim_finds_it(limited: World) -> Non
     assert states(limited, "a", "b") == ["archived", "pending"]
 
 
+def test_the_run_after_a_lost_one_takes_no_start_of_a_rate(limited: World) -> None:
+    limited.run("update joblane.limits set step = interval '60 s', burst = 1 where name = 'sample:rated'")
+    put(limited, sample_rated, "a")
+    assert ask(limited, sample_rated, "a") == [RUN]
+    before = limited.run("select next_at from joblane.rates")
+    limited.expire_leases()
+    assert ask(limited, sample_rated, "a") == [RUN]
+    assert limited.run("select next_at from joblane.rates") == before
+
+
 @pytest.mark.parametrize("action", [BulkAction.CANCEL, BulkAction.ARCHIVE, BulkAction.DELETE])
 def test_an_operator_who_ends_a_turn_starts_the_next(limited: World, action: BulkAction) -> None:
     put(limited, sample_single, "a", "b", "c")

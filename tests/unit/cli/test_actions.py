@@ -90,6 +90,13 @@ def test_an_action_by_filter_is_counted_confirmed_started_and_followed(jobs: Run
     assert ran.code == 0
 
 
+def test_a_run_says_why_it_has_skipped_tasks(jobs: Run, stub: FakeInspector) -> None:
+    stub.answers["count"] = Count(940, exact=True)
+    stub.answers["bulk"] = stub.answers["bulk_view"] = views.bulk(action="run")
+    ran = jobs("run", "--type", "data:export", person="y")
+    assert "10 skipped (changed in the meantime, or waiting for the time of a rate)." in ran.out
+
+
 def test_after_the_answer_no_nothing_is_done(jobs: Run, stub: FakeInspector) -> None:
     stub.answers["count"] = Count(940, exact=True)
     ran = jobs("delete", "--state", "archived", person="n")
