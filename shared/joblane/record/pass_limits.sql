@@ -48,7 +48,7 @@ begin
         on conflict (name) do update set next_at = greatest(r.next_at, clock_timestamp()) + l.step,
           step = case when r.next_at > clock_timestamp() then r.step else l.step end,
           burst = case when r.next_at > clock_timestamp() then r.burst else l.burst end
-        returning r.next_at - l.burst * l.step into starts_at;
+        returning greatest(r.next_at - l.burst * l.step, r.delayed_until) into starts_at;
       else  -- a handler has met a limit of another service, see RateLimited
         select r.delayed_until into starts_at from joblane.rates r where r.name = limit_name;
       end if;

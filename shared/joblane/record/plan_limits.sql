@@ -15,6 +15,7 @@ declare
   r record;           -- what it has given, and by which rate
   step_now float8;    -- in seconds
   step_before float8;
+  burst_before integer;
   clock timestamptz;
   waiting text[];     -- ids of the tasks that wait for their time, in their order
   number integer;     -- of them
@@ -29,11 +30,12 @@ begin
     continue when not found;
     clock := clock_timestamp();
     step_now := extract(epoch from l.step);
-    step_before := extract(epoch from r.step);
+    step_before := coalesce(extract(epoch from r.step), step_now);
+    burst_before := coalesce(r.burst, l.burst);
     debt := extract(epoch from r.next_at - clock);
     delay := greatest(coalesce(extract(epoch from r.delayed_until - clock), 0), 0);
     execute format('select count(*) from joblane.tasks t where %s', timed) into number using limit_name, clock;
-    continue when (step_now, l.burst) is not distinct from (step_before, r.burst)
+    continue when (l.step, l.burst) is not distinct from (r.step, r.burst)
       and debt <= delay + coalesce((number + l.burst) * step_now, 0) + @unused_seconds;
     execute format('select coalesce(array_agg(w.id order by w.due_at, w.seq), ''{}'') from ('
                    'select t.id, t.due_at, t.seq from joblane.tasks t where %s order by t.id'
@@ -43,13 +45,11 @@ begin
 
     if step_now is null then
       first := delay;
-    elsif step_before is null then       -- a debt without a rate is a delay
-      first := case when debt > 0 then debt + (l.burst - 1) * step_now else 0 end;
     elsif delay = 0 then                 -- counted in starts: at most a burst of the debt counts by the new rate
       first := least(greatest(debt / step_before - number, 0), l.burst) * step_now;
     else                                 -- the burst is used up, and the rest of the last interval counts
       first := delay + (l.burst - 1
-                        + least(greatest((debt - delay) / step_before - (r.burst - 1) - number, 0), 1)) * step_now;
+                        + least(greatest((debt - delay) / step_before - (burst_before - 1) - number, 0), 1)) * step_now;
     end if;
 
     update joblane.tasks t set

@@ -472,6 +472,17 @@ def test_a_reset_ends_the_delay_of_a_limit_with_a_rate(limited: World, jobs: Job
     assert jobs.limits.get(sample_rated.type).delayed_until is None
 
 
+def test_tasks_that_come_between_a_deploy_with_a_first_rate_and_the_sweep_keep_its_times(
+    limited: World, jobs: JobClient
+) -> None:
+    delay(limited.database.get(), [None, None, "shared"], DELAY)
+    limited.run("update joblane.limits set slots = null, step = interval '1 minute', burst = 3 where name = 'shared'")
+    put(limited, sample_sharing, *"abcdef")
+    assert seconds_until_due(limited, *"abcdef") == [DELAY] * 3 + [DELAY + 60, DELAY + 120, DELAY + 180]
+    limited.sweep()
+    assert seconds_until_due(limited, *"abcdef") == [DELAY + 60 * number for number in range(6)]
+
+
 def test_a_limit_is_delayed_by_a_day_at_most(limited: World) -> None:
     delay(limited.database.get(), [None, None, "shared"], 315_360_000.0)
     put(limited, sample_sharing, "a")
