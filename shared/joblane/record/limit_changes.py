@@ -88,12 +88,24 @@ select n.name, t.key_limit, t.total_limit, t.shared_limit
                  where w.waits_for = n.name and w.state = 'held' order by w.waits_for, w.place, w.seq limit 1) as t
  order by n.name
 """
-# Those of the first limits of a range whose times may be wrong; null for the others.
+
+
+def _number_timed(level: int) -> str:
+    column, _ = COLUMNS[level]
+    return f"""(select count(*) from joblane.tasks t
+      where t.{column} = r.name and t.passed = {2 * level} and t.state in ('pending', 'retry') and t.used_ms = 0
+        and t.due_at > clock_timestamp())"""
+
+
+# The first limits of a range, with their names again if their times are wrong: another rate has given them, or they are
+# more than those of the tasks that wait for them and of the burst.
 PLANNED_ANEW = f"""
 select r.name, case when r.next_at > clock_timestamp()
                      and ((r.step, r.burst) is distinct from (l.step, l.burst)
-                       or r.next_at > greatest(clock_timestamp(), r.delayed_until)
-                                      + coalesce(l.burst * l.step, interval '0') + interval '{UNUSED_SECONDS} s')
+                       or r.next_at > greatest(clock_timestamp(), r.delayed_until) + interval '{UNUSED_SECONDS} s'
+                                      + coalesce(l.step * (l.burst + case when r.name like '%/%' then {_number_timed(1)}
+                                                                          when r.name like '%:%' then {_number_timed(2)}
+                                                                          else {_number_timed(3)} end), '0'))
                     then r.name end
   from (select * from joblane.rates x where x.name > $1 and (x.name < $2 or $2 is null)
          order by x.name limit {LOOKED_AT}) as r,

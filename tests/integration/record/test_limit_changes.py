@@ -17,6 +17,7 @@ from joblane import JobClient, TaskContext
 from joblane.declaration import Task
 from joblane.errors import LimitError
 from joblane.flow import Flow, Rate
+from joblane.record import limit_changes
 from joblane.record.connection import Connection
 from joblane.record.database import Database
 from joblane.record.functions import VERSION
@@ -356,6 +357,22 @@ def test_the_sweep_gives_back_the_times_of_cancelled_tasks(limited: World, jobs:
     assert limited.run("select next_at from joblane.rates") == before
     put(limited, sample_rated, "new")
     assert due_in(limited, "new") == [120]
+
+
+def test_the_sweep_locks_no_limit_whose_times_are_right(
+    limited: World, jobs: JobClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wait_for_times(limited, jobs)
+    wait_by_key(limited, jobs)
+    delay(limited.database.get(), [None, None, "shared"], DELAY)
+    locked: list[list[str]] = []
+    monkeypatch.setattr(limit_changes, "_lock", lambda _, names: locked.append(list(names)))
+    limited.sweep()
+    assert locked == []
+    jobs.cancel("f")
+    jobs.cancel("g")
+    limited.sweep()
+    assert locked == [[sample_rated.type]]
 
 
 def test_the_sweep_removes_what_is_known_of_a_rate_that_has_long_been_idle(limited: World, jobs: JobClient) -> None:
