@@ -117,7 +117,7 @@ def _lives(databases: Databases) -> list[Ratio]:
         _more("WAL of a life with a free slot, bytes", setting, free["wal"], bare["wal"], WITH_ROOM_BYTES),
         _more("claims of a task that waits", setting, waited["claims"], bare["claims"], 1),
         _more("CPU of PostgreSQL of a life with a free slot, µs", setting, free["cpu"], bare["cpu"], bare["cpu"]),
-        _more("CPU of PostgreSQL of a life that waits, µs", setting, waited["cpu"], bare["cpu"], 2 * bare["cpu"]),
+        _more("CPU of PostgreSQL of a life that waits, µs", setting, waited["cpu"], bare["cpu"], 4 * bare["cpu"]),
     ]
 
 
@@ -140,7 +140,7 @@ def _wait(record: Record) -> None:
         record.sqs.bodies = []
         record.deliver(bodies, 1)
         ended += len(bodies)
-    assert ended == TASKS, ended
+    assert ended == TASKS + 1, "the last one is delivered again, after those before it"
 
 
 def _cost(record: Record, work: Callable[[Record], None]) -> dict[str, float]:

@@ -78,16 +78,29 @@ returning t.id, t.type, t.queue, t.tenant
 OUT_OF_ORDER = """
 select a.id, b.id from joblane.tasks a join joblane.tasks b
     on a.key_limit = b.key_limit and (a.first_due_at, a.seq) < (b.first_due_at, b.seq)
+  join public.born on born.id = a.id
  where a.ordered and b.ordered and a.generation = 0 and b.generation = 0
-   and b.created_at > a.created_at + $1::interval
+   and b.created_at > pg_xact_commit_timestamp(born.xid) + $1::interval
    and exists (select from joblane.task_attempts y where y.task_id = b.id and y.started_at < a.finished_at)
  limit 5
 """
 """Tasks that started before an earlier task of their order had ended.
 
-That one was inserted the time ``$1`` before, and so was committed: a task may take the slot of its key while an earlier
-one is not committed yet, and start long after, because it waits for a wider limit.
+That one was committed before the other was inserted: a task may take the slot of its key while an earlier one is not
+committed yet, and start long after, because it waits for a wider limit. ``$1``: a commit is seen this long after its
+time at the latest.
 """
+BORN = """
+create table public.born (id text primary key, xid xid);
+create function public.note_birth() returns trigger language plpgsql as $$
+begin
+  insert into public.born values (new.id, pg_current_xact_id()::xid);
+  return null;
+end
+$$;
+create trigger born after insert on joblane.tasks for each row execute function public.note_birth();
+"""
+"""The transaction that has inserted each task."""
 
 
 class Death(KeyboardInterrupt):
@@ -174,6 +187,7 @@ class Storm:
         started = time.monotonic()
         with Database(self._url) as observer:
             observer.get().run("create table if not exists public.effects (id text)")
+            observer.get().execute_simple(BORN)
             observer.get().run(LIMITS, json.dumps(declared_limits(TASKS)))
             duties = (self._produce, self._watch, self._move, self._cancel, self._pause, self._sweep)
             threads = [

@@ -8,7 +8,7 @@ from joblane.local.postgres import Postgres
 from joblane.record.migrations import upgrade
 from tests.conftest import administer
 
-SETTINGS = {"fsync": "off", "autovacuum_naptime": "10s"}
+SETTINGS = {"fsync": "off", "autovacuum_naptime": "10s", "track_commit_timestamp": "on"}
 """Settings without fsync. A power failure loses commits, but a kill does not: they are written before the answer."""
 
 
