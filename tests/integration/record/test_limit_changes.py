@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager, closing
+from contextlib import closing, contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -18,7 +18,6 @@ from joblane.declaration import Task
 from joblane.errors import LimitError
 from joblane.flow import Flow, Rate
 from joblane.record import limit_changes
-from joblane.record.connection import Connection
 from joblane.record.database import Database
 from joblane.record.functions import VERSION
 from joblane.record.limit_status import LimitKind, rate_of
@@ -279,12 +278,14 @@ def wait_by_key(world: World, jobs: JobClient, **rate: Any) -> list[str]:
     return ["b0", "b1", "b2"]
 
 
-def locked(world: World, id_: str) -> AbstractContextManager[Connection]:
+@contextmanager
+def locked(world: World, id_: str) -> Iterator[None]:
     """Lock a task in a transaction of its own."""
-    other = Database(world.url).get()
-    other.execute_simple("begin")
-    other.run("select from joblane.tasks where id = $1 for update", id_)
-    return closing(other)
+    with Database(world.url) as database:
+        database.get().execute_simple("begin")
+        database.get().run("select from joblane.tasks where id = $1 for update", id_)
+        yield
+        database.get().rollback()
 
 
 def test_the_sweep_gives_the_times_that_a_locked_task_has_prevented(limited: World, jobs: JobClient) -> None:
@@ -489,9 +490,7 @@ def test_a_reset_ends_the_delay_of_a_limit_with_a_rate(limited: World, jobs: Job
     assert jobs.limits.get(sample_rated.type).delayed_until is None
 
 
-def test_tasks_that_come_between_a_deploy_with_a_first_rate_and_the_sweep_keep_its_times(
-    limited: World, jobs: JobClient
-) -> None:
+def test_a_delay_holds_for_tasks_of_a_first_rate_that_the_sweep_plans_later(limited: World, jobs: JobClient) -> None:
     delay(limited.database.get(), [None, None, "shared"], DELAY)
     limited.run("update joblane.limits set slots = null, step = interval '1 minute', burst = 3 where name = 'shared'")
     put(limited, sample_sharing, *"abcdef")
