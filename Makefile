@@ -29,10 +29,10 @@ UV := $(TOOLS)/bin/uv
 ENVIRONMENT := PATH="$(CURDIR)/$(TOOLS)/bin:$(CURDIR)/.venv/bin:$$PATH" JSII_NODE="$(CURDIR)/$(TOOLS)/bin/node" \
 	JSII_RUNTIME_PACKAGE_CACHE_ROOT="$(CURDIR)/.joblane/cache/jsii"
 RUN := $(ENVIRONMENT) .venv/bin/python -m
-# Long tests first, so that no worker runs one of them alone at the end. One worker more than there are processors: a test
-# spends a third of its time waiting for other processes.
+# Long tests first, so that no worker runs one of them alone at the end. Two workers more than there are processors: a test
+# spends a part of its time waiting for other processes, and three workers have used two processors to 80 %.
 TESTS ?= tests/faults tests/e2e tests/browser tests/infra tests/integration tests/unit
-WORKERS ?= $(shell expr $$(getconf _NPROCESSORS_ONLN) + 1)
+WORKERS ?= $(shell expr $$(getconf _NPROCESSORS_ONLN) + 2)
 
 .PHONY: help demo up down status test modules quick check lint types words format docs bench bench-large bench-peers faults synth preflight deploy lock wheel tools clean
 
