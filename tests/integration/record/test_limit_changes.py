@@ -360,6 +360,19 @@ def test_the_sweep_gives_back_the_times_of_cancelled_tasks(limited: World, jobs:
     assert due_in(limited, "new") == [120]
 
 
+def test_the_sweep_gives_back_the_times_of_paused_tasks(limited: World, jobs: JobClient) -> None:
+    jobs.limits.set(sample_rated.type, rate=Rate(1, timedelta(minutes=1)))
+    ids = [f"r{number:02}" for number in range(10)]
+    put(limited, sample_rated, *ids)
+    limited.run("insert into joblane.pauses (scope, name) values ('tenant', 'acme')")
+    limited.run("update joblane.tasks set due_at = clock_timestamp() where finished_at is null")
+    for id_ in ids[1:]:
+        deliver(limited, sample_rated, id_)
+    limited.sweep()
+    put(limited, sample_rated, "new", tenant="other")
+    assert seconds_until_due(limited, "new") == [60]
+
+
 def test_the_sweep_locks_no_limit_whose_times_are_right(
     limited: World, jobs: JobClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
