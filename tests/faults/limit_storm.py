@@ -78,29 +78,41 @@ returning t.id, t.type, t.queue, t.tenant
 OUT_OF_ORDER = """
 select a.id, b.id from joblane.tasks a join joblane.tasks b
     on a.key_limit = b.key_limit and (a.first_due_at, a.seq) < (b.first_due_at, b.seq)
-  join public.born on born.id = a.id
+  join public.moments born on born.id = a.id and born.what = 'born'
+  join public.moments ends on ends.id = a.id and ends.what = 'ends'
  where a.ordered and b.ordered and a.generation = 0 and b.generation = 0
    and b.created_at > pg_xact_commit_timestamp(born.xid) + $1::interval
-   and exists (select from joblane.task_attempts y where y.task_id = b.id and y.started_at < a.finished_at)
+   and exists (select from public.moments starts
+                where starts.id = b.id and starts.what = 'starts'
+                  and pg_xact_commit_timestamp(starts.xid) < pg_xact_commit_timestamp(ends.xid))
  limit 5
 """
-"""Tasks that started before an earlier task of their order had ended.
+"""Tasks whose start was committed before the end of an earlier task of their order.
 
 That one was committed before the other was inserted: a task may take the slot of its key while an earlier one is not
 committed yet, and start long after, because it waits for a wider limit. ``$1``: a commit is seen this long after its
-time at the latest.
+time at the latest. The times in the rows are too early for this: a claim reads the clock, and then looks who is first.
 """
-BORN = """
-create table public.born (id text primary key, xid xid);
-create function public.note_birth() returns trigger language plpgsql as $$
+MOMENTS = """
+create table public.moments (id text, what text, xid xid);
+create index on public.moments (id);
+create function public.note() returns trigger language plpgsql as $$
+declare
+  was text := case when tg_op = 'UPDATE' then old.state end;
 begin
-  insert into public.born values (new.id, pg_current_xact_id()::xid);
+  insert into public.moments
+  select new.id, what, pg_current_xact_id()::xid
+    from (values ('born', tg_op = 'INSERT'), ('starts', new.state = 'active' and was is distinct from 'active'),
+                 ('ends', new.finished_at is not null and was not in ('completed', 'archived', 'cancelled'))
+         ) as moments(what, is_now)
+   where is_now;
   return null;
 end
 $$;
-create trigger born after insert on joblane.tasks for each row execute function public.note_birth();
+create trigger noted after insert or update on joblane.tasks for each row when (new.ordered)
+  execute function public.note();
 """
-"""The transaction that has inserted each task."""
+"""The transactions in which each task with an order was inserted, started and ended."""
 
 
 class Death(KeyboardInterrupt):
@@ -187,7 +199,7 @@ class Storm:
         started = time.monotonic()
         with Database(self._url) as observer:
             observer.get().run("create table if not exists public.effects (id text)")
-            observer.get().execute_simple(BORN)
+            observer.get().execute_simple(MOMENTS)
             observer.get().run(LIMITS, json.dumps(declared_limits(TASKS)))
             duties = (self._produce, self._watch, self._move, self._cancel, self._pause, self._sweep)
             threads = [

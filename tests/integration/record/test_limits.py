@@ -642,3 +642,12 @@ def test_a_database_of_another_isolation_level_is_refused_with_advice(limited: W
     with pytest.raises(Exception, match="the isolation level read committed is required"):
         ask(limited, sample_single, "a")
     limited.database.drop()
+
+
+def test_a_lone_tenant_gets_all_slots_of_a_total(limited: World) -> None:
+    """Tenants take turns only while tasks of several of them wait."""
+    limited.run("update joblane.limits set slots = case name when 'sample:tree/' then 1 when 'sample:tree' then 5 end")
+    for number, id_ in enumerate("abcdefg"):
+        put(limited, sample_tree, id_, number=number)
+    assert ask(limited, sample_tree, *"abcdefg") == [RUN] * 5 + [HELD] * 2
+    assert [end(limited, id_) for id_ in "ab"] == [["f"], ["g"]]

@@ -200,12 +200,3 @@ def test_tenants_start_in_turns_whatever_number_of_keys_each_has(limited: World)
         start(end(limited, starts[position]))
     assert len(starts) == 120
     assert sum(not id_.startswith("A") for id_ in starts) == 90
-
-
-def test_a_lone_tenant_gets_all_slots_of_a_total(limited: World) -> None:
-    """Tenants take turns only while tasks of several of them wait."""
-    limited.run("update joblane.limits set slots = case name when 'sample:tree/' then 1 when 'sample:tree' then 5 end")
-    for number, id_ in enumerate("abcdefg"):
-        put(limited, sample_tree, id_, number=number)
-    assert ask(limited, sample_tree, *"abcdefg") == [RUN] * 5 + [HELD] * 2
-    assert [end(limited, id_) for id_ in "ab"] == [["f"], ["g"]]
