@@ -28,7 +28,7 @@ from joblane.client import JobClient
 from joblane.declaration import Task
 from joblane.errors import JobError
 from joblane.job import Job
-from joblane.maintenance.held import UNSERVED, Held
+from joblane.maintenance.held import LEAVE, UNSERVED, Held
 from joblane.maintenance.sends import Sends
 from joblane.queues import Queue, lane_name
 from joblane.record.claim import CLAIM, Claim, Verdict
@@ -259,6 +259,7 @@ class Storm:
                 return
             if time.monotonic() - swept > SWEEP_SECONDS:
                 with self._gate.closed():
+                    self._serve_paused(observer)
                     step = Held(PREFIX, Sends(observer.get(), self._lanes))
                     list(step.steps())
                 self.count("tasks served by the sweep", step.served)
@@ -426,6 +427,11 @@ class Storm:
 
     def serve_pool(self, database: Database) -> None:
         turns = self._served("a raised limit", serve(database.get(), [[None, None, POOL.name]]))
+        self._lanes.send_many([turn.entry(PREFIX) for turn in turns])
+
+    def _serve_paused(self, database: Database) -> None:
+        """Give the slots of paused tasks to others, as the sweep does: nobody else does it."""
+        turns = self._served("the end of a paused task's turn", serve(database.get(), database.get().run(LEAVE)))
         self._lanes.send_many([turn.entry(PREFIX) for turn in turns])
 
     def _sweep(self) -> None:
