@@ -21,7 +21,6 @@ BATCH = 50
 """The most limits that one statement serves."""
 PAGE = 10_000
 """The most tasks that one statement moves."""
-
 MOST_LIMITS = 1_000_000
 """The most limits that one sweep looks at."""
 
@@ -36,6 +35,9 @@ select t.key_limit, t.total_limit, t.shared_limit, n.name
          n.name, case n.name when t.key_limit then 1 when t.total_limit then 2 else 3 end, l.slots)
    and not (n.name = t.key_limit and t.ordered is true and {BEFORE_IT})
 """
+# The order of each statement is that of the index of limits. In the order of ids it would read the whole table, as the
+# sweep's settings avoid a sort.
+
 # A task that may start, and a lost run. The other tasks of its lane that wait go behind all others, because they would
 # get the same slots one after the other.
 TAKE_BACK = f"""
@@ -45,7 +47,7 @@ update joblane.tasks t set {assignments(LEFT_LIMITS)}
                    and case r.state when 'pending' then r.due_at when 'active' then r.lease_until end
                        < clock_timestamp() - {UNCLAIMED}
                    and exists (select from joblane.tasks w where w.waits_for = r.shared_limit)
-                 order by r.id for no key update skip locked)
+                 order by r.shared_limit for no key update skip locked)
 returning t.key_limit, t.total_limit, t.shared_limit, t.type, t.queue
 """
 GO_BEHIND = f"""
@@ -53,7 +55,7 @@ update joblane.tasks t
    set place = (select w.place + 1 from joblane.tasks w where w.waits_for = $1 order by w.place desc limit 1)
  where t.id in (select w.id from joblane.tasks w
                  where w.waits_for = $1 and w.state = 'held' and w.type = $2 and w.queue = $3
-                 order by w.id limit {PAGE} for no key update skip locked)
+                 order by w.place, w.seq limit {PAGE} for no key update skip locked)
 """
 # What is paused leaves its limits. No claim does it, as the sweep sends no message for it.
 LEAVE = f"""
@@ -62,7 +64,7 @@ update joblane.tasks t set {assignments(LET_GO)}
                  where r.passed >= 1
                    and (r.state in ('pending', 'held') or (r.state = 'active' and r.lease_until < clock_timestamp()))
                    and {PAUSED.format(row="r")}
-                 order by r.id limit {PAGE} for no key update skip locked)
+                 order by r.key_limit, r.passed limit {PAGE} for no key update skip locked)
 returning t.key_limit, t.total_limit, t.shared_limit
 """
 

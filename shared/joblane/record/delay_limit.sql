@@ -20,7 +20,7 @@ begin
       from (select t.id, t.due_at from joblane.tasks t
              where t.%1$I = $2 and t.passed = %2$s + 1 and t.state in ('pending', 'retry') and t.used_ms = 0
                and t.due_at > clock_timestamp()
-             order by t.id for no key update skip locked) as t
+             for no key update skip locked) as t
   $$, (array['key_limit', 'total_limit', 'shared_limit'])[level], 2 * level - 1)
     into waiting, later using opens, limit_name;
   perform set_config('joblane.checks', 'off', true);

@@ -38,7 +38,7 @@ begin
     continue when (l.step, l.burst) is not distinct from (r.step, r.burst)
       and debt <= delay + coalesce((number + l.burst) * step_now, 0) + @unused_seconds;
     execute format('select coalesce(array_agg(w.id order by w.due_at, w.seq), ''{}'') from ('
-                   'select t.id, t.due_at, t.seq from joblane.tasks t where %s order by t.id'
+                   'select t.id, t.due_at, t.seq from joblane.tasks t where %s'
                    ' for no key update skip locked) as w', timed)
       into waiting using limit_name, clock;
     continue when cardinality(waiting) < number;

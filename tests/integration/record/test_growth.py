@@ -8,6 +8,9 @@ from typing import Any
 
 import pytest
 
+from joblane.maintenance.held import GO_BEHIND, LEAVE, TAKE_BACK, UNSERVED
+from joblane.maintenance.rates import FORGET
+from joblane.maintenance.walk import PLANNING
 from joblane.record import transitions
 from joblane.record.claim import CLAIM
 from joblane.record.connection import Connection
@@ -16,7 +19,7 @@ from joblane.record.dead_letters import MARK_DEAD_SENT
 from joblane.record.finish import FINISH
 from joblane.record.functions import FUNCTIONS, VERSION
 from joblane.record.insert import EXISTING, INSERT
-from joblane.record.limit_changes import PLAN
+from joblane.record.limit_changes import PLAN, PLANNED_ANEW
 from joblane.record.serve import SERVE
 from joblane.record.status import STATUS
 from joblane.record.transitions import CANCEL
@@ -70,6 +73,15 @@ select $2 || n, 'a:b', 'default', $3, '{}', '', 4, 60, now() + interval '1 day',
   from generate_series(1, $1::int) n, lateral (select 'a:b/' || case when $4 = '' then $2 || n else $4 end as key) as k
 """
 """Tasks with limits, each with its own key and an order, or all with one key."""
+SHARED = """
+update joblane.tasks set shared_limit = 'shared', passed = case state when 'held' then 4 else 6 end,
+       waits_for = case when state = 'held' then 'shared' end, due_at = now() - interval '1 hour'
+ where id like 'held-%' or id like 'limited-%'
+"""
+"""Half of them have slots of a shared limit, and the others wait for it."""
+WRONG_TIMES = """
+insert into joblane.rates (name, next_at, step, burst) values ('a:b', now() + interval '1 day', interval '1 minute', 1)
+"""
 BUSY = "update joblane.tasks set state = 'active', passed = 6 where id = 'busy-1'"
 TIMED = """
 update joblane.tasks set passed = $2::int, total_limit = $1, due_at = now() + interval '1 day'
@@ -285,6 +297,35 @@ def test_a_statement_that_grows_is_found(
     assert Costs(connection, name, sql, parameters).rows <= most_rows(name)
     growing = Costs(connection, name, sql.replace(version, f"{function}_growing"), parameters)
     assert growing.rows > 10 * most_rows(name)
+
+
+def test_the_sweep_of_limits_reads_no_task_that_has_ended(connection: Connection) -> None:
+    # given tasks with limits, of which two have slots that nobody uses, a rate whose times are wrong, and a pause
+    fill_with_given(connection)
+    connection.run(PAUSE)
+    connection.run(SHARED)
+    connection.run(WRONG_TIMES)
+    connection.run(ENDED, "5000")
+    connection.execute_simple("analyze joblane.tasks")
+    # when the sweep's statements run with its settings
+    connection.execute_simple(PLANNING)
+    statements: dict[str, tuple[Any, ...]] = {
+        LEAVE: (),
+        TAKE_BACK: (),
+        GO_BEHIND: ("shared", "a:b", "default"),
+        UNSERVED: (),
+        PLANNED_ANEW: ("", None),
+        PLAN: (["a:b"], 2),
+        FORGET: (),
+    }
+    for statement, parameters in statements.items():
+        connection.execute_simple("begin")
+        [[before]] = connection.run(ROWS_READ)
+        connection.run(statement, *parameters)
+        [[after]] = connection.run(ROWS_READ)
+        connection.execute_simple("rollback")
+        # then they read the tasks with limits, some more than once
+        assert after - before < 500, (after - before, statement)
 
 
 def test_no_index_names_a_column_that_an_ordinary_claim_changes(connection: Connection) -> None:
