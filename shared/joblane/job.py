@@ -52,7 +52,7 @@ class JobOptions(TypedDict, total=False):
 
 
 class OnParentDead(StrEnum):
-    """What a task does if a task for which it waits ends without success."""
+    """The fate of a task if a task for which it waits ends without success."""
 
     HOLD = "hold"
     """It waits until an archived parent is redriven and completes. A cancelled parent cancels it."""
@@ -154,10 +154,10 @@ class Job:
     """Key of this task for the limits of its type: 1 to 200 printable ASCII characters. None: the key that the task
     declares."""
     after: Sequence[str | WithId] = ()
-    """Tasks that have to end before this one runs, its *parents*: at most 1,000 ids, or results of an enqueue. Each must
-    exist, in this database, when this task is enqueued; a parent that has completed is not waited for. Refused with
+    """Tasks that have to end before this one runs, its *parents*: at most 1,000 ids, or results of an enqueue. Each
+    has to exist in this stage's database. This task does not wait for a parent that has completed. Refused with
     ``record=False``, and with ``on_conflict="replace"``. For more parents, use a batch."""
     on_parent_dead: OnParentDead | str = OnParentDead.HOLD
-    """What this task does if a parent is archived: ``"hold"`` (it waits until the parent is redriven and completes),
+    """The fate of this task if a parent is archived: ``"hold"`` (it waits until the parent is redriven and completes),
     ``"cancel"`` (it is cancelled), or ``"run"`` (it runs). If a parent is cancelled or deleted, this task is cancelled,
     unless ``"run"``. Only with ``after``."""

@@ -21,6 +21,7 @@ from pydantic.fields import FieldInfo
 import joblane
 import joblane.cdk
 from joblane import errors, testing
+from joblane.batch import Batch
 from joblane.cdk.app import JoblaneApp
 from joblane.cdk.construct import JobDatabase, Joblane
 from joblane.cdk.constructs.granted_bucket import GrantedBucket
@@ -32,7 +33,6 @@ from joblane.cdk.settings.section import SecretReference
 from joblane.cdk.settings.stage import Stage
 from joblane.cli.exits import MEANINGS
 from joblane.cli.main import COMMANDS, app
-from joblane.batch import Batch
 from joblane.client import JobClient
 from joblane.client_limits import Limits
 from joblane.context import TaskContext
@@ -179,7 +179,8 @@ def links() -> Mapping[str, str]:
     found |= {"Grants": "task.md#fields-of-grants", "ArchivedTask": "task.md#archivedtask", "JobTester": "testing.md"}
     found |= {"Limit": "task.md#fields-of-limit", "Rate": "task.md#fields-of-rate"}
     found |= {
-        f"JobClient.{name}": f"enqueue.md#{name}" for name in ("enqueue", "enqueue_many", "batch", "get", "wait", "cancel")
+        f"JobClient.{name}": f"enqueue.md#{name}"
+        for name in ("enqueue", "enqueue_many", "batch", "get", "wait", "cancel")
     }
     return found | {"Joblane": "public-names.md#joblane", "JoblaneApp": "public-names.md#joblaneapp"}
 
@@ -687,7 +688,9 @@ PAGES: Mapping[str, Mapping[str, Callable[[], str]]] = {
     "schedules": {"functions": partial(functions, cron, every), "macros": macros},
     "enqueue": {
         "client": lambda: "\n\n".join(callable_(JobClient.__init__, "JobClient")).replace("`__init__", "`JobClient"),
-        "methods": partial(members, JobClient, "enqueue", "enqueue_many", "batch", "get", "wait", "cancel", "limits", "close"),
+        "methods": partial(
+            members, JobClient, "enqueue", "enqueue_many", "batch", "get", "wait", "cancel", "limits", "close"
+        ),
         "batches": lambda: "\n\n".join([*map(said, doc(Batch, "Batch").text), members(Batch, title="batch.")]),
         "limits": partial(members, Limits, title="limits."),
         "limit_classes": partial(class_and_fields, LimitStatus, LimitValues, LimitChange, LimitKind),

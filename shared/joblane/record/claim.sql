@@ -66,6 +66,7 @@ begin
     waits := m.rec;
     loop  -- once, or again if another transaction inserts the same id or unique key at the same moment
       changed := false; refusal := null; holder := null; is_locked := false; is_released := false;
+      parent_open := false; parent_id := null;
 
       -- Lock the row. Most rows are there and free. Only a wait needs a subtransaction.
       select * into t from joblane.tasks r where r.id = m.id for no key update skip locked;
@@ -92,11 +93,12 @@ begin
         t.ordered := m.ordered; t.first_due_at := case when m.limits is not null then clock end;
         t.seq := case when m.limits is not null then nextval('joblane.tasks_seq') end;
       end if;
-      if t.waits_for = '@parents' and t.finished_at is null then  -- most tasks have no parents
+      if t.waits_for = '*parents' and t.finished_at is null then  -- most tasks have no parents
         begin
           select * into parent_open, parent_id, parent_fate
             from joblane.open_parents_@version(t.id, t.place is not null or t.options ? 'callback_of');
           is_released := not parent_open and parent_id is null;
+          parent_open := parent_open and (t.deadline <= clock) is not true;
         exception when lock_not_available or deadlock_detected then
           is_locked := true;
           perform set_config('lock_timeout', '10ms', true);
@@ -185,13 +187,10 @@ begin
         else                                               -- active, lease over: alone
           verdict := 'run'; @run
         end if;
-      elsif t.waits_for = '@parents' and parent_id is not null then  -- waiting, a parent cancels it: any
+      elsif parent_id is not null then                     -- waiting, a parent cancels it: any
         verdict := 'ended'; @cancelled_by_parent
-      elsif t.waits_for = '@parents' and (t.deadline <= clock) is not true then  -- waiting, a parent is open: any
-        verdict := 'held';
-        if t.place is null then
-          @hold_for_parents
-        end if;
+      elsif parent_open then                               -- waiting, a parent is open: any
+        verdict := 'held'; @hold_for_parents
       elsif paused then                                    -- waiting, paused: any
         verdict := 'paused'; @park
       elsif t.deadline <= clock then                       -- waiting, past its deadline: any
@@ -281,7 +280,7 @@ begin
       'limits', case when widest is not null then array[t.key_limit, t.total_limit, t.shared_limit] end,
       'serve', widest is not null and verdict in ('held', 'ended', 'archived', 'paused', 'send_dead_letter'),
       'release', case when changed and verdict in ('held', 'ended', 'archived') then
-                   t.waits_for = '@parents' or exists (select from joblane.task_parents e where e.parent = t.id) end);
+                   t.waits_for = '*parents' or exists (select from joblane.task_parents e where e.parent = t.id) end);
   end loop;
   perform set_config('joblane.checks', 'on', true);
   return to_json(answers);

@@ -25,7 +25,7 @@ from joblane.record.conditions import (
     PAUSED,
     UNUSED_SECONDS,
 )
-from joblane.record.states import ENDED_SQL, LIVE_SQL, PARENTS, SWEEP_MARGIN_SECONDS, WAITING_SQL
+from joblane.record.states import ENDED_SQL, LIVE_SQL, SWEEP_MARGIN_SECONDS, WAITING_SQL
 from joblane.record.transitions import NOW, Columns, assignments
 
 if TYPE_CHECKING:
@@ -94,7 +94,6 @@ def _values() -> dict[str, str]:
         "unused_seconds": str(UNUSED_SECONDS),
         "sweep_margin": str(SWEEP_MARGIN_SECONDS),
         "version": "@version",
-        "parents": PARENTS,
     }
 
 

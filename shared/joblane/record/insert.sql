@@ -31,7 +31,7 @@ begin
          clock_timestamp() + make_interval(secs => x.unique_seconds), d.due_at, @due_sweep,
          x.limits[1], x.limits[2], x.limits[3], x.ordered, case when x.limits is not null and x.waits is not true then d.due_at end,
          case when x.limits is not null then nextval('joblane.tasks_seq') end,
-         case when x.waits then '@parents' end
+         case when x.waits then '*parents' end
     from @new
    order by x.unique_key collate "C" nulls first, case when x.unique_key is null then x.id end collate "C", x.ordinality
   on conflict do nothing

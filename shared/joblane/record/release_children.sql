@@ -20,7 +20,7 @@ begin
   if cardinality(children) > 0 then
     with free as materialized (  -- a child without a place is not held yet: its own message finds out
       select t.id from joblane.tasks t
-       where t.id = any (children) and t.state = 'held' and t.waits_for = '@parents' and t.place is not null
+       where t.id = any (children) and t.state = 'held' and t.waits_for = '*parents' and t.place is not null
          and not exists (select from joblane.task_parents e where e.child = t.id)
        order by t.id for no key update skip locked
     ),
@@ -32,7 +32,7 @@ begin
              'delay', greatest(0, extract(epoch from r.due_at - clock_timestamp()))))
       into turns from released r;
     select coalesce(array_agg(t.id), '{}') into later from joblane.tasks t
-     where t.id = any (children) and t.state = 'held' and t.waits_for = '@parents' and t.place is not null
+     where t.id = any (children) and t.state = 'held' and t.waits_for = '*parents' and t.place is not null
        and not exists (select from joblane.task_parents e where e.child = t.id);
   end if;
   if cardinality(ended) > 0 then
@@ -42,7 +42,7 @@ begin
                 from joblane.task_parents e left join joblane.tasks p on p.id = e.parent
                where e.parent = any (ended) and @cancels) as x,
              lateral (select t.id from joblane.tasks t
-                       where t.id = x.child and t.waits_for = '@parents' and t.state in @waiting
+                       where t.id = x.child and t.waits_for = '*parents' and t.state in @waiting
                          for no key update skip locked) as t
     ),
     ended_now as (

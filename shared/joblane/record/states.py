@@ -34,7 +34,7 @@ ENDED = frozenset({State.COMPLETED, State.ARCHIVED, State.CANCELLED})
 """The task has ended. Its row changes only when an operator acts, and when it expires."""
 
 
-PARENTS = "@parents"
+PARENTS = "*parents"
 """Value of ``waits_for`` of a task that waits for its parents. No limit has such a name."""
 
 

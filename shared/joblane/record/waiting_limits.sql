@@ -4,7 +4,7 @@ create or replace function joblane.waiting_limits_@version(low text, high text, 
 language plpgsql stable set plan_cache_mode = force_generic_plan set enable_seqscan = off
 as $$
 declare
-  name text := greatest(low, '@parents');
+  name text := greatest(low, '*parents');
 begin
   for number in 1 .. most loop
     select t.waits_for into name from joblane.tasks t

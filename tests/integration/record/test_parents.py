@@ -151,7 +151,7 @@ def test_a_dead_parent_holds_its_child_until_it_is_redriven(world: World) -> Non
 
 
 @pytest.mark.parametrize("known", [True, False], ids=["held", "not held yet"])
-def test_a_dead_parent_cancels_its_child_if_told_so(world: World, known: bool) -> None:
+def test_a_dead_parent_cancels_its_child_with_that_option(world: World, known: bool) -> None:
     put(world, "a")
     put(world, "child", after=["a"], on_parent_dead="cancel")
     put(world, "grandchild", after=["child"])
@@ -164,7 +164,7 @@ def test_a_dead_parent_cancels_its_child_if_told_so(world: World, known: bool) -
 
 
 @pytest.mark.parametrize("state", [State.ARCHIVED, State.CANCELLED])
-def test_a_child_runs_after_a_dead_or_cancelled_parent_if_told_so(world: World, state: State) -> None:
+def test_a_child_runs_after_a_dead_or_cancelled_parent_with_that_option(world: World, state: State) -> None:
     put(world, "a")
     put(world, "child", after=["a"], on_parent_dead="run")
     assert ask(world, "child") is HELD

@@ -144,7 +144,7 @@ begin
                 case when limits[1] is not null then nullif((known.flow ->> 'ordered')::boolean, false) end,
                 case when limits is not null and not waits then due end,
                 case when limits is not null then nextval('joblane.tasks_seq') end,
-                case when waits then '@parents' end)
+                case when waits then '*parents' end)
         on conflict do nothing;
         if found then
             insert into joblane.task_parents (child, parent, on_parent_dead)

@@ -115,9 +115,9 @@ create table joblane.tasks (
     -- Steps through its limits: 1 slot of its key, 2 a time by its rate, 3 and 4 the same for its type, 5 and 6 for its
     -- shared limit. 0: it has no slot.
     passed smallint not null default 0,
-    -- Limit for whose slot the task waits; @parents: it waits for other tasks, see joblane.task_parents. Null: neither.
+    -- Limit for whose slot the task waits; *parents: it waits for other tasks, see joblane.task_parents. Null: neither.
     waits_for text collate "C",
-    -- Place among the tasks that wait for the same. Null: none, or it has @parents and is not held yet.
+    -- Place among the tasks that wait for the same. Null: none, or it has *parents and is not held yet.
     place float8,
 
     -- Seconds for which payload and result are kept after the task is completed or cancelled.
