@@ -9,7 +9,6 @@ import pytest
 
 from joblane.inspector.filter import BulkAction
 from joblane.job import Job
-from joblane.record import release as releasing
 from joblane.record.claim import Verdict
 from joblane.record.finish import Finish, finish
 from joblane.record.release import RELEASE, release
@@ -117,7 +116,7 @@ def test_oca_queue_885_the_last_end_that_meets_another_is_not_lost(
             database.get().commit()
         one.get().execute_simple("begin")
         one.get().run(RELEASE, [], ends[0].released)  # and its process dies before the commit
-        monkeypatch.setattr(releasing.time, "sleep", lambda _: one.get().rollback())
+        monkeypatch.setattr("joblane.record.release.time.sleep", lambda _: one.get().rollback())
         assert [turn.id for turn in release(other.get(), [], ends[1].released)] == ["child"]
     assert ask(world, "child") is RUN
 
