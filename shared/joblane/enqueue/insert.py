@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from joblane.enqueue.check import with_row_id
+from joblane.enqueue.parents import refuse_unknown
 from joblane.errors import DuplicateTaskError, JobError, TaskIdConflictError
 from joblane.json_values import digest
 from joblane.queues import Queue
@@ -29,7 +30,10 @@ ROUNDS = 5
 
 @dataclass(slots=True)
 class Holder:
-    """The task that holds a key. ``under_way``: an attempt is under way, in an invocation or between two."""
+    """The task that holds a key.
+
+    ``under_way``: it cannot be replaced, as an attempt is under way, or it waits for other tasks.
+    """
 
     id: str
     queue: Queue
@@ -42,17 +46,19 @@ def insert_tasks(run: Run, tasks: Sequence[NewTask], *, room: int | None = None)
     """Insert the rows. Return a result for each task, in order.
 
     ``room``: the number of messages that the caller's open transaction may still send itself. The sweep sends the
-    others. None: no transaction is open. Raises the errors of ``run``.
+    others. None: no transaction is open. Raises the errors of ``run``, and :class:`EnqueueError` for a parent that does
+    not exist.
     """
+    refuse_unknown(run, tasks)
     results: dict[int, NewTask | JobError] = {}
     unresolved = dict(enumerate(tasks))
     for _ in range(ROUNDS):
         if not unresolved:
             break
-        due = {row[0]: row[1] for row in run(INSERT, *_documents(unresolved, room))}
+        inserted = {id_: rest for id_, *rest in run(INSERT, *_documents(unresolved, room))}
         for position, task in unresolved.items():
-            if task.id in due:
-                task.due_seconds = due[task.id]
+            if task.id in inserted:
+                task.due_seconds, task.waits = inserted[task.id][0], bool(inserted[task.id][1])
                 results[position] = task
         unresolved = _without(unresolved, results)
         if unresolved:
@@ -135,7 +141,9 @@ def _return_or_refuse(task: NewTask, holder: Holder) -> NewTask | JobError:
         due, state = holder.due_seconds, holder.state
         return replace(existing, queue=holder.queue, at=None, due_seconds=due, created=False, state=state)
     if task.on_conflict is OnConflict.REPLACE:
-        return DuplicateTaskError(holder.id, holder.state, "a running task cannot be replaced")
+        return DuplicateTaskError(
+            holder.id, holder.state, "a running task cannot be replaced, nor one that waits for other tasks"
+        )
     return DuplicateTaskError(holder.id, holder.state)
 
 

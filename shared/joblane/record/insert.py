@@ -22,6 +22,10 @@ if TYPE_CHECKING:
     from joblane.unique import OnConflict, Unique
 
 # The casts are for a session whose driver gives parameters a type.
+BATCH_TAG = "batch:"
+"""A member of a batch has a tag of this and the batch's id."""
+WAITS = ("after", "callback_of")
+"""The relations of a task that waits for others."""
 INSERT = f"select * from joblane.insert_{VERSION}(cast($1 as json))"
 
 EXISTING = f"""
@@ -40,6 +44,10 @@ select t.id, t.type, t.payload_digest, extract(epoch from t.due_at - clock_times
 """
 """The existing tasks with the ids of an insert whose answer was lost."""
 
+RELATIONS = ("after", "on_parent_dead", "enqueued_by", "batch", "callback_of", "callback")
+"""The options of a task that name other tasks, and its batch."""
+KEPT_RELATIONS = f"""(select coalesce(jsonb_object_agg(o.key, o.value), '{{}}') from jsonb_each(t.options) as o
+                 where o.key = any('{{{",".join(RELATIONS)}}}'))"""
 # `payload_digest` stays: it identifies the message of an external producer as the row's own.
 REPLACE = f"""
 with waiting as (
@@ -52,10 +60,12 @@ with waiting as (
 ),
 replaced as (
   update joblane.tasks t set
-    queue = x.queue, tenant = x.tenant, owner = x.owner, tags = coalesce(x.tags, '{{}}'),
+    queue = x.queue, tenant = x.tenant, owner = x.owner,
+    tags = coalesce(x.tags, '{{}}') || array(select '{BATCH_TAG}' || (t.options ->> 'batch') where t.options ? 'batch'),
     state = case when stays and t.state = 'held' then t.state else {DUE_STATE} end,
     payload = x.payload, schema = x.schema, headers = coalesce(x.headers, '{{}}'),
-    options = coalesce(x.options, '{{}}'), max_attempts = x.max_attempts, {assignments(RESET)},
+    options = coalesce(x.options, '{{}}') || {KEPT_RELATIONS},
+    max_attempts = x.max_attempts, {assignments(RESET)},
     retention_seconds = x.retention_seconds, deadline = x.deadline,
     unique_until = coalesce(x.unique_until, 'finish'),
     unique_expires_at = clock_timestamp() + make_interval(secs => x.unique_seconds),
@@ -94,10 +104,11 @@ class NewTask:
     """A new task: checked, with its message.
 
     ``delay``: seconds from the database's now; ``at``: an aware time; neither: due now. ``limits``: the columns of
-    :meth:`Flow.row`. ``unsent``: the sweep sends the message. The last four fields hold the result of the insert.
-    ``due_seconds``: from now. ``created``: False if an existing task holds the unique key. ``state``: the state of an
-    existing task that stays unchanged, or None if the message must be sent. ``freed``: the limits of a replaced task
-    that must be served after the commit.
+    :meth:`Flow.row`. ``links``: the relations to other tasks, see ``link_task.sql``. ``unsent``: the sweep sends the
+    message. The last five fields hold the result of the insert. ``due_seconds``: from now. ``created``: False if an
+    existing task holds the unique key. ``state``: the state of an existing task that stays unchanged, or None if the
+    message must be sent. ``freed``: the limits of a replaced task that must be served after the commit. ``waits``: the
+    task waits for other tasks.
     """
 
     id: str
@@ -113,11 +124,13 @@ class NewTask:
     at: datetime | None
     entry: Entry
     limits: Mapping[str, Any] = field(default_factory=dict)
+    links: Mapping[str, Any] = field(default_factory=dict)
     unsent: bool = False
     due_seconds: float = 0.0
     created: bool = True
     state: State | None = None
     freed: Limits | None = None
+    waits: bool = False
 
     def row(self) -> dict[str, Any]:
         """Return the item of the parameter of :data:`INSERT` and :data:`REPLACE`, a JSON array."""
@@ -142,6 +155,11 @@ class NewTask:
             "unsent": self.unsent,
             **self.limits,
         }
+        if self.links:
+            row["options"] |= self.links
+            row["waits"] = not self.links.keys().isdisjoint(WAITS)
+            if "batch" in self.links:
+                row["tags"] = [*options.tags, BATCH_TAG + self.links["batch"]]
         if unique is not None:
             row |= {"unique_key": unique.key, "unique_until": unique.until, "unique_seconds": unique.seconds}
         return row
