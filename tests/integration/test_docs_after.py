@@ -12,9 +12,7 @@ from joblane.testing import JobTester
 from tests.integration.docs_page import Page
 
 IMPORTS = "create table imports (id int primary key, source text); create table amounts (import_id int, amount int)"
-LETTERS = (
-    "create table readers (id int primary key, address text); create table letters (mailing_id int, reader_id int)"
-)
+MAILS = "create table readers (id int primary key, address text); create table mails (mailing_id int, reader_id int)"
 
 
 def execute(jobs: JobTester, script: str) -> None:
@@ -57,9 +55,9 @@ def test_the_tests_of_an_import_pass(docs_page: Callable[[str], Page], jobs: Job
 
 def test_the_end_of_a_batch_calls_back(docs_page: Callable[[str], Page], jobs: JobTester) -> None:
     read = docs_page("batches")
-    execute(jobs, LETTERS + "; insert into readers values (1, 'ann@example.com'), (2, null), (3, 'bob@example.com')")
+    execute(jobs, MAILS + "; insert into readers values (1, 'ann@example.com'), (2, null), (3, 'bob@example.com')")
     read.python()
-    begin(read, jobs, "send_letters", 7)
+    begin(read, jobs, "send_mails", 7)
     assert jobs.task("mailing-7:on_end").result == 2
     read.commands()
     read.commands()
@@ -73,7 +71,7 @@ def test_members_are_added_by_a_member_and_in_several_transactions(
     docs_page: Callable[[str], Page], jobs: JobTester
 ) -> None:
     read = docs_page("batches")
-    execute(jobs, LETTERS + "; insert into readers select n, 'reader@example.com' from generate_series(1, 3) n")
+    execute(jobs, MAILS + "; insert into readers select n, 'reader@example.com' from generate_series(1, 3) n")
     read.left = [block for block in read.left if block.language == "python"]
     while read.left:
         read.python()
