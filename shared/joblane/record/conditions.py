@@ -32,5 +32,7 @@ BEFORE_IT = f"""exists (
 PostgreSQL might read all live tasks from their index."""
 HAS_TIME = "t.state = 'pending' and t.passed in (2, 4, 6) and t.due_at > clock_timestamp()"
 """True if row ``t`` waits for the time that the rate of a limit, or a delay of the limit, has given it."""
+BEGUN = "(t.runs > 0 or t.state = 'active')"
+"""True if a run of row ``t`` has begun. It may have ended since, and the row may wait for its next run."""
 UNDER_WAY = "(t.state = 'active' or (t.state in ('pending', 'held') and t.used_ms > 0))"
 """True if an attempt is under way: in an invocation, or between two, where it may wait for a slot."""
