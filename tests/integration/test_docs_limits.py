@@ -1,4 +1,4 @@
-"""The pages on limits are run: their Python, then their commands, whose outputs are compared with those on the page.
+"""The pages on limits and debounce are run: their Python, then their commands, whose outputs are as on the page.
 
 A test claims tasks of the page, as a worker does, and leaves them running while the commands run.
 """
@@ -196,3 +196,14 @@ def test_the_test_of_a_held_task_passes(page: Callable[[str], Page], jobs: JobTe
     read.python()
     jobs.drain().check()
     read.names["test_an_account_waits_for_its_limit"](jobs)
+
+
+def test_a_debounced_task_is_shown_and_its_test_passes(page: Callable[[str], Page], jobs: JobTester) -> None:
+    read = page("debounce")
+    read.python()
+    read.commands()
+    read.python()
+    jobs.drain(within=timedelta(seconds=10)).check()
+    assert read.states("rebuild-1") == [State.COMPLETED]
+    read.names["test_a_burst_of_changes_is_one_rebuild"](jobs)
+    assert read.left == []

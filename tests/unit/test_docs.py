@@ -80,6 +80,7 @@ PYTHON = {
     "docs/how-to/permissions.md": ("tests/infra/test_docs_permissions.py", "permissions.md"),
     "docs/how-to/own-cdk-app.md": ("tests/infra/test_construct.py", "own-cdk-app.md"),
     "docs/how-to/limit-": ("tests/integration/test_docs_limits.py", "page(name)"),
+    "docs/how-to/debounce.md": ("tests/integration/test_docs_limits.py", '"debounce"'),
     "docs/how-to/existing-database.md": ("tests/integration/record/test_own_alembic.py", "existing-database.md"),
     **{
         f"docs/moving/{name}.md": ("tests/integration/test_docs_moving.py", f"{name}.md")
