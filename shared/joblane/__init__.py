@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING
 from joblane.lazy import importer
 
 if TYPE_CHECKING:
-    from joblane.client import Enqueued, JobClient
+    from joblane.batch import Batch
+    from joblane.client import JobClient
     from joblane.context import TaskContext
     from joblane.declaration import Grants, Task
     from joblane.decorator import task
@@ -36,8 +37,9 @@ if TYPE_CHECKING:
         TaskTimeout,
     )
     from joblane.flow import Limit, Rate
-    from joblane.job import Job
+    from joblane.job import Job, OnParentDead
     from joblane.payload import ArchivedTask, Payload
+    from joblane.producer import Enqueued
     from joblane.queues import Queue
     from joblane.record.states import State
     from joblane.record.status import Progress, TaskStatus
@@ -49,6 +51,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "ArchivedTask",
+    "Batch",
     "DuplicateTaskError",
     "EnqueueError",
     "Enqueued",
@@ -59,6 +62,7 @@ __all__ = [
     "Keep",
     "Limit",
     "OnConflict",
+    "OnParentDead",
     "PartialFailure",
     "Payload",
     "Progress",
@@ -86,14 +90,16 @@ __all__ = [
 __getattr__ = importer(
     __name__,
     {
-        "joblane.client": "Enqueued JobClient",
+        "joblane.batch": "Batch",
+        "joblane.client": "JobClient",
+        "joblane.producer": "Enqueued",
         "joblane.context": "TaskContext",
         "joblane.declaration": "Grants Task",
         "joblane.decorator": "task",
         "joblane.errors": "DuplicateTaskError EnqueueError JobError PartialFailure RateLimited RetryAfter RevokeTask "
         "SkipRetry Snooze TaskCancelled TaskIdConflictError TaskTimeout",
         "joblane.flow": "Limit Rate",
-        "joblane.job": "Job",
+        "joblane.job": "Job OnParentDead",
         "joblane.payload": "ArchivedTask Payload",
         "joblane.queues": "Queue",
         "joblane.record.states": "State",

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, Unpack, overload
 
 from joblane import telemetry
 from joblane.errors import JobError, shortened
+from joblane.job import Job, check_names
 from joblane.loops import Loops, Source
 from joblane.record.time_limits import OPERATOR
 from joblane.scrubbing import Scrub, scrubber
@@ -24,10 +25,12 @@ if TYPE_CHECKING:
     from sqlalchemy import Select
     from sqlalchemy.orm import Session
 
-    from joblane.client import Enqueued, JobClient
+    from joblane.batch import Batch
+    from joblane.client import JobClient
     from joblane.declaration import Task
-    from joblane.job import Job, JobOptions
+    from joblane.job import JobOptions
     from joblane.payload import Payload
+    from joblane.producer import Enqueued
     from joblane.queues import Queue
     from joblane.record.claim import Claim
     from joblane.record.connection import Connection
@@ -37,6 +40,8 @@ T = TypeVar("T")
 P = TypeVar("P", bound="Payload")
 OWN_TYPES = "jobs:"
 """The category of Joblane's own task types."""
+ENQUEUED_BY = "enqueued_by"
+"""The relation to the task whose run has enqueued another one."""
 REPORT_EVERY_SECONDS = 1.0
 MAX_NOTE = 200
 
@@ -155,14 +160,28 @@ class TaskContext:
         Arguments and errors are those of :meth:`JobClient.enqueue`. The new task is in the trace of this run, unless
         its ``headers`` name another trace.
         """
+        check_names(options)
         options["headers"] = headers_within(self._span, options.get("headers", {}))
-        return self._client.enqueue(task, payload, session=self.session, **options)
+        return self._client.enqueue_one(Job(task, payload, **options), self.session, {ENQUEUED_BY: self.task_id})
 
     def enqueue_many(self, jobs: Iterable[Job]) -> list[Enqueued | JobError]:
         """Enqueue many tasks in this task's transaction. See :meth:`JobClient.enqueue_many`."""
         if self._span is not None:
             jobs = (replace(job, headers=headers_within(self._span, job.headers)) for job in jobs)
-        return self._client.enqueue_many(jobs, session=self.session)
+        return self._client.enqueue_all(jobs, self.session, {ENQUEUED_BY: self.task_id})
+
+    @cached_property
+    def batch(self) -> Batch | None:
+        """The batch of which this task is a member, to add members in this task's transaction, also after it is sealed.
+        None: the task is no member of a batch."""
+        from joblane.batch import Batch
+
+        id_ = self._claim.options.get("batch")
+        return None if id_ is None else Batch.of_member(self._client, id_, self.session, self.task_id)
+
+    def new_batch(self, id: str, *, on_end: Job | None = None, on_success: Job | None = None) -> Batch:  # noqa: A002
+        """Return a new batch in this task's transaction. See :meth:`JobClient.batch`."""
+        return self._client.batch(id, on_end=on_end, on_success=on_success, session=self.session)
 
     def check(self) -> None:
         """Raise an exception if this run has to stop. Reads the row at most once a second.

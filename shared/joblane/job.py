@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING, Any, TypedDict
+from enum import StrEnum
+from typing import TYPE_CHECKING, Any, Protocol, TypedDict
 
 from joblane.declaration import Task
 from joblane.errors import EnqueueError
@@ -15,6 +16,14 @@ from joblane.unique import Keep, OnConflict, Until
 if TYPE_CHECKING:
     from joblane.payload import Payload
     from joblane.retry import RetryDelay
+
+
+class WithId(Protocol):
+    """A result of an enqueue, for example."""
+
+    @property
+    def id(self) -> str:
+        """Id of a task."""
 
 
 class JobOptions(TypedDict, total=False):
@@ -41,6 +50,19 @@ class JobOptions(TypedDict, total=False):
     longest: timedelta | None
     keep: Keep | str
     key: str | None
+    after: Sequence[str | WithId]
+    on_parent_dead: OnParentDead | str
+
+
+class OnParentDead(StrEnum):
+    """The fate of a task if a task for which it waits ends without success."""
+
+    HOLD = "hold"
+    """It waits until an archived parent is redriven and completes. A cancelled parent cancels it."""
+    CANCEL = "cancel"
+    """An archived or cancelled parent cancels it."""
+    RUN = "run"
+    """It runs when all parents have ended, in whatever way."""
 
 
 ELSEWHERE = {
@@ -56,6 +78,8 @@ ELSEWHERE = {
     "queue_name": "queue",
     "max_wait": "longest",
     "max_delay": "longest",
+    "depends_on": "after",
+    "parents": "after",
 }
 """Option of another library → the option here."""
 
@@ -144,3 +168,11 @@ class Job:
     key: str | None = None
     """Key of this task for the limits of its type: 1 to 200 printable ASCII characters. None: the key that the task
     declares."""
+    after: Sequence[str | WithId] = ()
+    """Tasks that have to end before this one runs, its *parents*: at most 1,000 ids, or results of an enqueue. Each
+    has to exist in this stage's database. This task does not wait for a parent that has completed. Refused with
+    ``record=False``, and with ``on_conflict="replace"``. For more parents, use a batch."""
+    on_parent_dead: OnParentDead | str = OnParentDead.HOLD
+    """The fate of this task if a parent is archived: ``"hold"`` (it waits until the parent is redriven and completes),
+    ``"cancel"`` (it is cancelled), or ``"run"`` (it runs). If a parent is cancelled or deleted, this task is cancelled,
+    unless ``"run"``. Only with ``after``."""

@@ -1,5 +1,5 @@
-"""``make faults``: a long run from a seed, a storm of limits, a run of a rate, a storm of debounced enqueues, and their
-reports."""
+"""``make faults``: a long run from a seed, storms of limits, of graphs and of debounced enqueues, a run of a rate, and
+their reports."""
 
 from __future__ import annotations
 
@@ -11,8 +11,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from tests.faults import debounce_plants, limit_plants
+from tests.faults import debounce_plants, graph_plants, limit_plants
 from tests.faults.debounce_storm import DebounceStorm
+from tests.faults.graph_storm import GraphStorm
 from tests.faults.limit_storm import Storm
 from tests.faults.plants import PLANTS
 from tests.faults.rate_run import RateRun
@@ -31,12 +32,14 @@ def main() -> int:
     parser.add_argument("--tasks", type=int, default=10_000, help="of the storm of limits; 0: no storm")
     parser.add_argument("--rated", type=int, default=5000, help="tasks of the run of a rate; 0: no such run")
     parser.add_argument("--bursts", type=float, default=10, help="virtual minutes of debounced enqueues; 0: none")
+    parser.add_argument("--graphs", type=int, default=1000, help="of the storm of graphs; 0: no storm")
     parser.add_argument("--minutes", type=float, default=15, help="after this time a run counts as stuck")
     parts = (
         ("jobs", _run_jobs, PLANTS),
         ("tasks", _run_limits, limit_plants.PLANTS),
         ("rated", _run_rate, limit_plants.RATE_PLANTS),
         ("bursts", _run_bursts, debounce_plants.PLANTS),
+        ("graphs", _run_graphs, graph_plants.PLANTS),
     )
     names = sorted(bug for _, _, bugs in parts for bug in bugs)
     parser.add_argument("--plant", choices=names, help="a bug that its run must find")
@@ -104,6 +107,18 @@ def _run_bursts(options: argparse.Namespace) -> bool:
     return bool(result.wrong)
 
 
+def _run_graphs(options: argparse.Namespace) -> bool:
+    """Like :func:`_run_limits`."""
+    wrong = False
+    for deaths, graphs in ((0.3, options.graphs), (0.0, options.graphs // CALM)):
+        print(f"Seed {options.seed}: {graphs} graphs of tasks, {deaths:.0%} deaths", flush=True)
+        with _database(options.plant) as url:
+            result = GraphStorm(url, options.seed, graphs, deaths=deaths, seconds=60 * options.minutes).go()
+        print(result.table(), flush=True)
+        wrong |= bool(result.wrong)
+    return wrong
+
+
 @contextlib.contextmanager
 def _database(plant: str | None) -> Iterator[str]:
     """Return a database on its own server. What the workers print goes to a file."""
@@ -113,9 +128,19 @@ def _database(plant: str | None) -> Iterator[str]:
         (Path(folder) / "workers.log").open("w") as log,
     ):
         url = server.database_url(database(server, "limits"))
-        planted = debounce_plants.planted if plant in debounce_plants.PLANTS else limit_plants.planted
-        with contextlib.redirect_stdout(log), planted(url, plant) if plant else contextlib.nullcontext():
+        with (
+            contextlib.redirect_stdout(log),
+            _planted(url, plant) if plant else contextlib.nullcontext(),
+        ):
             yield url
+
+
+def _planted(url: str, plant: str) -> contextlib.AbstractContextManager[None]:
+    if plant in graph_plants.PLANTS:
+        return graph_plants.planted(url, plant)
+    if plant in debounce_plants.PLANTS:
+        return debounce_plants.planted(url, plant)
+    return limit_plants.planted(url, plant)
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from unittest.mock import patch
 
 from joblane.enqueue import insert
-from joblane.record.conditions import BEGUN
+from joblane.record.conditions import UNDER_WAY
 from joblane.record.database import Database
 from joblane.record.functions import FUNCTIONS
 from joblane.record.insert import EXISTING
@@ -52,7 +52,7 @@ def planted(url: str, bug: str) -> Iterator[None]:
             database.get().execute_simple(FUNCTIONS["claim"].replace(KEY, "t.unique_key"))
     if bug == TOUCHED:
         assert WAITING_SQL in push
-        push = push.replace(WAITING_SQL, LIVE_SQL).replace(f"not {BEGUN}", "true")
-        existing = existing.replace(BEGUN, "false")
+        push = push.replace(WAITING_SQL, LIVE_SQL).replace(f"runs = 0 and not {UNDER_WAY}", "true")
+        existing = existing.replace(f"{UNDER_WAY}, t.runs > 0", "false, false")
     with patch.object(insert, "PUSH", push), patch.object(insert, "EXISTING", existing):
         yield

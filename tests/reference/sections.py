@@ -21,6 +21,7 @@ from pydantic.fields import FieldInfo
 import joblane
 import joblane.cdk
 from joblane import errors, testing
+from joblane.batch import Batch
 from joblane.cdk.app import JoblaneApp
 from joblane.cdk.construct import JobDatabase, Joblane
 from joblane.cdk.constructs.granted_bucket import GrantedBucket
@@ -32,7 +33,7 @@ from joblane.cdk.settings.section import SecretReference
 from joblane.cdk.settings.stage import Stage
 from joblane.cli.exits import MEANINGS
 from joblane.cli.main import COMMANDS, app
-from joblane.client import Enqueued, JobClient
+from joblane.client import JobClient
 from joblane.client_limits import Limits
 from joblane.context import TaskContext
 from joblane.declaration import Grants
@@ -44,9 +45,10 @@ from joblane.inspector.filter import BulkAction, Filter, PauseScope
 from joblane.inspector.inspector import Inspector
 from joblane.inspector.permission import Permission, permission_of
 from joblane.inspector.wire import ArgumentsError
-from joblane.job import Job, JobOptions
+from joblane.job import Job, JobOptions, OnParentDead
 from joblane.local import errors as local_errors
 from joblane.payload import ArchivedTask
+from joblane.producer import Enqueued
 from joblane.project import KEYS, Project, ProjectError
 from joblane.queues import Queue
 from joblane.record.limit_status import LimitChange, LimitKind, LimitStatus, LimitValues
@@ -140,7 +142,7 @@ ERRORS: Mapping[str, Sequence[type[BaseException]]] = {
 """Heading → the errors below it. A test compares them with all that the library defines."""
 INSIDE = {"Continued", "LoginError", "Killed", "_After", "Refusal"}
 """Errors that no caller meets."""
-INTERNAL = {"within", "send_committed", "close", "objects"}
+INTERNAL = {"within", "send_committed", "close", "objects", "of_member"}
 """Public methods for the library alone; ``close`` of a context, while that of a client is for its user."""
 SETTINGS: Mapping[str, type[BaseModel]] = {
     "stage": Stage,
@@ -172,11 +174,13 @@ def links() -> Mapping[str, str]:
     found = {error.__name__: f"errors.md#{error.__name__.lower()}" for group in ERRORS.values() for error in group}
     found |= {"task": "task.md", "cron": "schedules.md#cron", "every": "schedules.md#every"}
     found |= {"JobClient": "enqueue.md", "TaskContext": "context.md", "Job": "enqueue.md#options"}
+    found |= {"Batch": "enqueue.md#batches", "OnParentDead": "enqueue.md#onparentdead"}
     found |= {"LimitStatus": "enqueue.md#limitstatus", "Limits": "enqueue.md#limits"}
     found |= {"Grants": "task.md#fields-of-grants", "ArchivedTask": "task.md#archivedtask", "JobTester": "testing.md"}
     found |= {"Limit": "task.md#fields-of-limit", "Rate": "task.md#fields-of-rate"}
     found |= {
-        f"JobClient.{name}": f"enqueue.md#{name}" for name in ("enqueue", "enqueue_many", "get", "wait", "cancel")
+        f"JobClient.{name}": f"enqueue.md#{name}"
+        for name in ("enqueue", "enqueue_many", "batch", "get", "wait", "cancel")
     }
     return found | {"Joblane": "public-names.md#joblane", "JoblaneApp": "public-names.md#joblaneapp"}
 
@@ -625,6 +629,7 @@ def _first(what: Any, name: str) -> str:
 
 SEE = {
     "ArchivedTask": "task.md#archivedtask",
+    "Batch": "enqueue.md#batches",
     "Enqueued": "enqueue.md#enqueued",
     "Grants": "task.md#fields-of-grants",
     "Job": "enqueue.md#job",
@@ -633,6 +638,7 @@ SEE = {
     "Keep": "enqueue.md#keep",
     "Limit": "task.md#fields-of-limit",
     "OnConflict": "enqueue.md#onconflict",
+    "OnParentDead": "enqueue.md#onparentdead",
     "Payload": "task.md#payload",
     "Progress": "enqueue.md#progress",
     "Queue": "task.md#values-of-queue",
@@ -683,11 +689,14 @@ PAGES: Mapping[str, Mapping[str, Callable[[], str]]] = {
     "schedules": {"functions": partial(functions, cron, every), "macros": macros},
     "enqueue": {
         "client": lambda: "\n\n".join(callable_(JobClient.__init__, "JobClient")).replace("`__init__", "`JobClient"),
-        "methods": partial(members, JobClient, "enqueue", "enqueue_many", "get", "wait", "cancel", "limits", "close"),
+        "methods": partial(
+            members, JobClient, "enqueue", "enqueue_many", "batch", "get", "wait", "cancel", "limits", "close"
+        ),
+        "batches": lambda: "\n\n".join([*map(said, doc(Batch, "Batch").text), members(Batch, title="batch.")]),
         "limits": partial(members, Limits, title="limits."),
         "limit_classes": partial(class_and_fields, LimitStatus, LimitValues, LimitChange, LimitKind),
         "options": enqueue_options,
-        "classes": partial(class_and_fields, Enqueued, TaskStatus, Progress, OnConflict, Until),
+        "classes": partial(class_and_fields, Enqueued, TaskStatus, Progress, OnConflict, Until, OnParentDead),
     },
     "context": {"attributes": partial(fields, TaskContext), "methods": partial(members, TaskContext)},
     "errors": {"tree": error_tree, "errors": error_sections},

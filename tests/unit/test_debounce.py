@@ -72,6 +72,7 @@ def test_a_task_without_a_debounce_has_none() -> None:
         ({"keep": "all"}, "keep: 'all' is not one of last, first"),
         ({"process_in": MINUTE}, "process_in: give process_in or debounce, not both"),
         ({"process_at": datetime(2030, 1, 1, tzinfo=UTC)}, "process_at: give process_at or debounce, not both"),
+        ({"after": ["a"]}, "after: give after or debounce, not both"),
         ({"on_conflict": "replace"}, "on_conflict: leave it out: a further enqueue with debounce pushes the waiting"),
         ({"on_conflict": "return"}, "on_conflict: leave it out"),
         ({"record": False}, "debounce: it needs a row, and a client with record=False writes none"),

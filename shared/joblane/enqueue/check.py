@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from joblane.declaration import Task
 from joblane.enqueue.check_debounce import check_debounce
 from joblane.enqueue.check_options import check_options, in_utc
+from joblane.enqueue.parents import check_parents
 from joblane.errors import EnqueueError, LaneError, MessageError, PayloadError
 from joblane.flow import check_key
 from joblane.job import Job
@@ -78,8 +79,10 @@ def check(job: Job, *, record: bool, prefix: str) -> NewTask:
         entry = replace(entry, body=replace(message, payload=None).encode())
     owner = None if job.owner is None else _id("owner", job.owner)
     limits = _limits(job, payload, tenant)
+    links = check_parents(job)
     return NewTask(
-        id_, task, queue, payload, headers, owner, options, unique, on_conflict, delay, at, entry, limits, debounce
+        *(id_, task, queue, payload, headers, owner, options, unique, on_conflict, delay, at, entry, limits, links),
+        debounce=debounce,
     )
 
 
@@ -93,6 +96,8 @@ def _check_without_a_row(job: Job, when: str, seconds: float) -> None:
     """Refuse options that need a row."""
     if seconds > MAX_DELAY_SECONDS:
         raise EnqueueError(when, "without a record at most 15 minutes are possible")
+    if job.after:
+        raise EnqueueError("after", "it needs a row, and a client with record=False writes none")
     if job.owner is not None:
         raise EnqueueError("owner", "it needs a row, and a client with record=False writes none")
     if isinstance(job.retention, timedelta) and job.retention > job.task.retention:

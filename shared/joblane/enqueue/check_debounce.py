@@ -34,6 +34,8 @@ def check_debounce(job: Job, *, record: bool) -> tuple[Debounce, timedelta] | No
     for name, value in (("process_in", job.process_in), ("process_at", job.process_at)):
         if value is not None:
             raise EnqueueError(name, f"give {name} or debounce, not both: debounce says when the task is due")
+    if job.after:
+        raise EnqueueError("after", "give after or debounce, not both: a task cannot be pushed while its parents run")
     if job.on_conflict != OnConflict.RAISE:
         raise EnqueueError("on_conflict", "leave it out: a further enqueue with debounce pushes the waiting task")
     longest = _longest(job.longest, debounce)

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from joblane.enqueue.check import with_row_id
+from joblane.enqueue.parents import refuse_unknown
 from joblane.errors import DuplicateTaskError, JobError, TaskIdConflictError
 from joblane.json_values import digest
 from joblane.queues import Queue
@@ -24,19 +25,21 @@ Run = Callable[..., Sequence[Sequence[Any]]]
 """Executes SQL once for each of its parameters, all in one transaction, and returns the rows of all."""
 MAX_ROWS, MAX_CHARACTERS = 10_000, 16_000_000
 """The most rows and characters of one statement, which then takes about a second. The client ends one after 10 s."""
-BEGUN = (
-    'it has begun, and keeps the key until it ends; enqueue each task with this key with unique_until="start", so that '
-    "a change while it runs makes another task"
+NOT_PUSHED = (
+    "it has begun, or waits for other tasks, and cannot be pushed; enqueue all tasks with this key with debounce, or "
+    'with unique_until="start" and without after, so that a change while it runs makes another task'
 )
-"""A debounced task cannot push such a holder."""
 ROUNDS = 5
 """The tries of an insert. If a key's holder ends between the INSERT and the second statement, the key is free again."""
 
 
 @dataclass(slots=True)
 class Holder:
-    """The task that holds a key. ``under_way``: an attempt is under way, in an invocation or between two. ``begun``: a
-    run has begun."""
+    """The task that holds a key.
+
+    ``under_way``: it cannot be replaced, as an attempt is under way, or it waits for other tasks. ``begun``: a run has
+    begun.
+    """
 
     id: str
     queue: Queue
@@ -50,17 +53,19 @@ def insert_tasks(run: Run, tasks: Sequence[NewTask], *, room: int | None = None)
     """Insert the rows. Return a result for each task, in order.
 
     ``room``: the number of messages that the caller's open transaction may still send itself. The sweep sends the
-    others. None: no transaction is open. Raises the errors of ``run``.
+    others. None: no transaction is open. Raises the errors of ``run``, and :class:`EnqueueError` for a parent that does
+    not exist.
     """
+    refuse_unknown(run, tasks)
     results: dict[int, NewTask | JobError] = {}
     unresolved = dict(enumerate(tasks))
     for _ in range(ROUNDS):
         if not unresolved:
             break
-        due = {row[0]: row[1] for row in run(INSERT, *_documents(unresolved, room))}
+        inserted = {id_: rest for id_, *rest in run(INSERT, *_documents(unresolved, room))}
         for position, task in unresolved.items():
-            if task.id in due:
-                task.due_seconds = due[task.id]
+            if task.id in inserted:
+                task.due_seconds, task.waits = inserted[task.id][0], bool(inserted[task.id][1])
                 results[position] = task
         unresolved = _without(unresolved, results)
         if unresolved:
@@ -130,7 +135,7 @@ def _resolve(run: Run, conflicting: Mapping[int, NewTask], room: int | None) -> 
         if task.id in ids:
             results[position] = TaskIdConflictError(task.id)
         elif holder is not None:
-            if task.debounce is not None and not holder.begun:
+            if task.debounce is not None and not (holder.begun or holder.under_way):
                 pushing[position] = task
             elif task.on_conflict is OnConflict.REPLACE and not holder.under_way:
                 replacing[position] = task
@@ -149,9 +154,11 @@ def _return_or_refuse(task: NewTask, holder: Holder) -> NewTask | JobError:
             existing, queue=holder.queue, at=None, due_seconds=due, created=False, changed=False, state=state
         )
     if task.debounce is not None:
-        return DuplicateTaskError(holder.id, holder.state, BEGUN)
+        return DuplicateTaskError(holder.id, holder.state, NOT_PUSHED)
     if task.on_conflict is OnConflict.REPLACE:
-        return DuplicateTaskError(holder.id, holder.state, "a running task cannot be replaced")
+        return DuplicateTaskError(
+            holder.id, holder.state, "a running task cannot be replaced, nor one that waits for other tasks"
+        )
     return DuplicateTaskError(holder.id, holder.state)
 
 

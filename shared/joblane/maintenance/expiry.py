@@ -9,7 +9,7 @@ from joblane.limits import CONTENT_KEPT_FOR_MESSAGES
 from joblane.record.connection import Connection
 from joblane.record.row_by_row import LOCKED, run_rows
 from joblane.record.states import ENDED_SQL
-from joblane.record.transitions import ARCHIVED_EXPIRES, LEFT_LIMITS, RETENTION_EXPIRES, assignments
+from joblane.record.transitions import ARCHIVED_EXPIRES, NO_LIMITS, RETENTION_EXPIRES, assignments
 
 BATCH = 500
 """The most rows per statement."""
@@ -17,7 +17,7 @@ BATCH = 500
 # An operator may end a task by an UPDATE of `state` alone. This statement sets the other columns of an ended row.
 TIDY = f"""
 update joblane.tasks t
-   set finished_at = now(), {assignments(LEFT_LIMITS)},
+   set finished_at = now(), {assignments(NO_LIMITS)},
        expire_at = coalesce(t.expire_at, case t.state when 'archived' then {ARCHIVED_EXPIRES}
                                                       else {RETENTION_EXPIRES} end),
        dead_letter_unsent = t.state = 'archived' and t.dead_sent_at is null,
@@ -57,6 +57,12 @@ cursors as (
 ),
 progress as (
   delete from joblane.task_progress p using due where p.task_id = due.id
+),
+parents as (
+  delete from joblane.task_parents e using deleted where e.child = deleted.id
+),
+children as (
+  delete from joblane.task_children c using deleted where c.parent = deleted.id
 ),
 ended_bulks as (
   delete from joblane.bulks b using deleted where b.id = deleted.id

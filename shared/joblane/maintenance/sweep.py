@@ -23,6 +23,7 @@ from itertools import chain
 from joblane.maintenance.expiry import Expiry
 from joblane.maintenance.held import Held
 from joblane.maintenance.messages import Messages
+from joblane.maintenance.parents import Parents
 from joblane.maintenance.rates import Rates
 from joblane.maintenance.sends import Sends
 from joblane.maintenance.unsent_dead_letters import UnsentDeadLetters
@@ -36,6 +37,7 @@ class Swept:
     """The result of one sweep. ``unsent``: messages that SQS did not accept; the next sweep sends them again.
 
     ``paused``: due tasks that are paused. ``served``: tasks that waited for a limit although it had a slot for them.
+    ``released``: tasks that waited for parents which had ended.
     ``overdue``: the number of tasks that were due, not started and not paused.
     ``waits``: type → the longest wait of these tasks in seconds. A task is overdue when it has been due for a minute.
     After each further message it is not counted until its next ``sweep_at``. ``stuck``: runs whose lease ended ten
@@ -49,6 +51,7 @@ class Swept:
     cleared: int = 0
     removed: int = 0
     served: int = 0
+    released: int = 0
     overdue: int = field(default=0, compare=False)
     waits: dict[str, int] = field(default_factory=dict, compare=False)
     stuck: int = field(default=0, compare=False)
@@ -57,17 +60,15 @@ class Swept:
 def sweep(connection: Connection, sqs: Sqs, prefix: str, *, may_continue: Callable[[], bool] = lambda: True) -> Swept:
     """Sweep in batches, each in its own transaction, until nothing is due or ``may_continue()`` is false."""
     walk, sends, expiry, rates = Walk(connection), Sends(connection, sqs), Expiry(connection), Rates(connection)
-    messages, dead_letters, waiting = (
-        Messages(prefix, walk, sends),
-        UnsentDeadLetters(prefix, sends),
-        Held(prefix, sends),
-    )
+    messages, dead_letters = Messages(prefix, walk, sends), UnsentDeadLetters(prefix, sends)
+    waiting, parents = Held(prefix, sends), Parents(prefix, sends)
     connection.execute_simple(PLANNING)
     try:
         waiting.end_changes()
         rates.plan(may_continue)  # before the walk reads the tasks that get new times
-        limits = chain(waiting.steps(), rates.steps())
-        _take_turns((messages.steps(), dead_letters.steps(), expiry.steps(), limits), may_continue)
+        held = chain(waiting.steps(), rates.steps(), parents.steps())
+        duties = (messages.steps(), dead_letters.steps(), expiry.steps(), held)
+        _take_turns(duties, may_continue)
     finally:
         if connection.usable:
             connection.execute_simple(RESET_PLANNING)
@@ -79,6 +80,7 @@ def sweep(connection: Connection, sqs: Sqs, prefix: str, *, may_continue: Callab
         expiry.cleared,
         expiry.removed,
         waiting.served,
+        parents.released,
         walk.overdue,
         walk.waits,
         walk.stuck,

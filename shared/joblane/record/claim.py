@@ -39,6 +39,8 @@ any                                           another type, or external with ano
 ``active``, lease over                        in a batch                                waiting; ``claim_alone``
 ``active``, lease over, slots taken back      any                                       waiting; ``claim_alone``
 ``active``, lease over                        alone                                     the run was lost; ``run``
+waiting, a parent cancels it                  any                                       cancelled; ``ended``
+waiting, a parent is open                     any                                       the row waits; ``held``
 waiting, paused                               any                                       ``paused``: the row waits
 waiting, past its deadline                    any                                       archived; ``archived``
 waiting, not due yet                          any                                       ``wait``
@@ -50,10 +52,11 @@ waiting, due, gets a later time by a rate     any                               
 waiting, due, gets its slots                  any                                       ``run``
 ============================================  ========================================  ================================
 
-*Slots*: a row passes its limits one after the other, see ``pass_limits.sql``. It has its slots already if
-``serve_limits.sql`` has given them to it. The locks of limits are taken before those of rows. *Paused*: its type, queue
-or tenant is paused. A lost run that was claimed in a batch does not count as an attempt. If the database cannot store a
-new row, the verdict is ``refused``; if another transaction holds its id or unique key and does not end, ``locked``.
+*Parents*: see ``open_parents.sql``. *Slots*: a row passes its limits one after the other, see ``pass_limits.sql``. It
+has its slots already if ``serve_limits.sql`` has given them to it. The locks of limits are taken before those of rows.
+*Paused*: its type, queue or tenant is paused. A lost run that was claimed in a batch does not count as an attempt. If
+the database cannot store a new row, the verdict is ``refused``; if another transaction holds its id or unique key and
+does not end, ``locked``.
 """
 
 from __future__ import annotations
@@ -88,7 +91,7 @@ class Verdict(StrEnum):
     CLAIM_ALONE = "claim_alone"
     WAIT = "wait"
     HELD = "held"
-    """A limit has no slot for the task: the message is acknowledged, and the row waits."""
+    """A limit has no slot for the task, or a parent is open: the message is acknowledged, and the row waits."""
     LEASED = "leased"
     PAUSED = "paused"
     GONE = "gone"
@@ -137,6 +140,8 @@ class Claim:
     """The names of its limits: of its key, of its type, shared. None: it has no limit."""
     serve: bool = False
     """These limits have to be served after the claim: it has freed slots of them, or the task waits for one."""
+    release: bool = False
+    """This claim has ended the task, which has children, or it has left the task waiting for its parents."""
 
 
 CLAIM = f"select joblane.claim_{VERSION}($1, $2, $3, $4)"
@@ -232,4 +237,5 @@ def _claim(answer: Mapping[str, Any], token: str) -> Claim:
         mismatch_seconds=answer["mismatch"],
         limits=answer["limits"],
         serve=answer["serve"] or False,
+        release=answer["release"] or False,
     )

@@ -12,6 +12,10 @@ declare
   widest text;            -- the widest limit of the task. Null: it has none
   asks boolean;           -- it has not passed its limits yet
   way record;             -- how far it gets through them
+  parent_open boolean;    -- it waits for its parents
+  parent_id text;         -- a parent that cancels it
+  parent_fate text;       -- how that parent ended
+  is_released boolean;    -- it does not wait for its parents any more
   leased_until constant timestamptz := clock_timestamp() + make_interval(secs => lease_seconds);
   answers json[];
   m record;               -- the message
@@ -61,7 +65,8 @@ begin
   loop
     waits := m.rec;
     loop  -- once, or again if another transaction inserts the same id or unique key at the same moment
-      changed := false; refusal := null; holder := null; is_locked := false;
+      changed := false; refusal := null; holder := null; is_locked := false; is_released := false;
+      parent_open := false; parent_id := null;
 
       -- Lock the row. Most rows are there and free. Only a wait needs a subtransaction.
       select * into t from joblane.tasks r where r.id = m.id for no key update skip locked;
@@ -87,6 +92,21 @@ begin
         t.key_limit := m.limits[1]; t.total_limit := m.limits[2]; t.shared_limit := m.limits[3];
         t.ordered := m.ordered; t.first_due_at := case when m.limits is not null then clock end;
         t.seq := case when m.limits is not null then nextval('joblane.tasks_seq') end;
+      end if;
+      if t.waits_for = '*parents' and t.finished_at is null then  -- most tasks have no parents
+        begin
+          select * into parent_open, parent_id, parent_fate
+            from joblane.open_parents_@version(t.id, t.place is not null or t.options ? 'callback_of');
+          is_released := not parent_open and parent_id is null;
+          parent_open := parent_open and (t.deadline <= clock) is not true;
+        exception when lock_not_available or deadlock_detected then
+          is_locked := true;
+          perform set_config('lock_timeout', '10ms', true);
+        end;
+      end if;
+      if is_released then
+        t.waits_for := null; t.place := null;
+        t.first_due_at := case when t.seq is not null then greatest(t.due_at, clock) end;
       end if;
       widest := coalesce(t.shared_limit, t.total_limit, t.key_limit);
       asks := widest is not null and t.passed < 6 and m.limits is not null;
@@ -167,6 +187,10 @@ begin
         else                                               -- active, lease over: alone
           verdict := 'run'; @run
         end if;
+      elsif parent_id is not null then                     -- waiting, a parent cancels it: any
+        verdict := 'ended'; @cancelled_by_parent
+      elsif parent_open then                               -- waiting, a parent is open: any
+        verdict := 'held'; @hold_for_parents
       elsif paused then                                    -- waiting, paused: any
         verdict := 'paused'; @park
       elsif t.deadline <= clock then                       -- waiting, past its deadline: any
@@ -193,7 +217,7 @@ begin
       -- Write. Only a row that becomes live can meet another one, and only a new one can be refused.
       exit when not changed;
       if not takes_key then
-        if verdict = 'run' and not asks then
+        if verdict = 'run' and not asks and not is_released then
           update joblane.tasks r set (@run_columns) = (@run_values) where r.id = t.id;
         else
           update joblane.tasks r set (@columns) = (@values) where r.id = t.id;
@@ -254,7 +278,9 @@ begin
       'left', date_part('epoch', t.deadline - clock),
       'mismatch', date_part('epoch', clock - t.mismatch_since),
       'limits', case when widest is not null then array[t.key_limit, t.total_limit, t.shared_limit] end,
-      'serve', widest is not null and verdict in ('held', 'ended', 'archived', 'paused', 'send_dead_letter'));
+      'serve', widest is not null and verdict in ('held', 'ended', 'archived', 'paused', 'send_dead_letter'),
+      'release', case when changed and verdict in ('held', 'ended', 'archived') then
+                   t.waits_for = '*parents' or exists (select from joblane.task_parents e where e.parent = t.id) end);
   end loop;
   perform set_config('joblane.checks', 'on', true);
   return to_json(answers);

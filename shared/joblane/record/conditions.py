@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from joblane.record.states import LIVE_SQL
+from joblane.record.states import ENDED_SQL, LIVE_SQL, PARENTS
 
 EARLY_SECONDS = 2
 """A message may arrive this early, because SQS delays are whole seconds."""
@@ -32,7 +32,20 @@ BEFORE_IT = f"""exists (
 PostgreSQL might read all live tasks from their index."""
 HAS_TIME = "t.state = 'pending' and t.passed in (2, 4, 6) and t.due_at > clock_timestamp()"
 """True if row ``t`` waits for the time that the rate of a limit, or a delay of the limit, has given it."""
-BEGUN = "(t.runs > 0 or t.state = 'active')"
-"""True if a run of row ``t`` has begun. It may have ended since, and the row may wait for its next run."""
-UNDER_WAY = "(t.state = 'active' or (t.state in ('pending', 'held') and t.used_ms > 0))"
-"""True if an attempt is under way: in an invocation, or between two, where it may wait for a slot."""
+UNDER_WAY = f"""(t.state = 'active' or (t.state in ('pending', 'held') and t.used_ms > 0)
+            or coalesce(t.waits_for = '{PARENTS}', false))"""
+"""True if no enqueue replaces the task: an attempt is under way, in an invocation or between two, where it may wait for
+a slot, or it waits for its parents."""
+PARENT_LETS_GO = f"""coalesce((select p.state = 'completed' or (e.on_parent_dead = 'run' and p.state in {ENDED_SQL})
+                   from joblane.tasks p where p.id = e.parent), e.on_parent_dead = 'run')"""
+"""True if the child of row ``e`` of ``task_parents`` does not wait for this parent any more."""
+_GONE = """(p.id is null and not exists (select from joblane.batches b
+                                  where b.id = substr(e.parent, 2) and e.parent like ' %'))"""
+PARENT_CANCELS = f"""(e.on_parent_dead <> 'run' and (p.state = 'cancelled' or {_GONE}
+               or (p.state = 'archived' and (e.on_parent_dead = 'cancel' or p.cleared))))"""
+"""True if the child of row ``e`` of ``task_parents`` can never run, as its parent ``p`` did not complete.
+
+A parent whose content is removed cannot be redriven.
+"""
+FATE = "case when p.id is null or p.cleared then 'was deleted' else 'was ' || p.state end"
+"""How a parent ``p`` ended that cancels its child."""

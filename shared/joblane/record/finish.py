@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from joblane.limits import MAX_DELAY_SECONDS
@@ -46,9 +46,13 @@ class Finish:
     billed_ms: int | None = None
     memory_mb: int | None = None
     cost_usd: float | None = None
+    released: list[str] = field(default_factory=list)
+    """Children that do not wait for this task any more, once the finish is committed."""
+    look: bool = False
+    """The task may have children for which :func:`~joblane.record.release.release` has to look after the commit."""
 
     def row(self) -> dict[str, Any]:
-        return {name: getattr(self, name) for name in self.__slots__}
+        return {name: getattr(self, name) for name in self.__slots__ if name not in ("released", "look")}
 
     @property
     def waits_long(self) -> bool:
@@ -70,14 +74,21 @@ FINISH = f"select joblane.finish_{VERSION}($1, $2)"
 
 def finish(connection: Connection, runs: Sequence[Finish], *, waits: bool = True) -> set[str]:
     """Finish at most 10 runs, in the open transaction or in a new one. Return the ids of the tasks that were finished.
+    Their ends get what has to follow the commit, in ``released`` and ``look``.
 
     ``waits``: wait up to 5 s in all for rows that other transactions have locked; otherwise these are left out. If an
     id is missing, the run does not hold the task any more, or the task has a cancel request, or its row is locked: see
     :func:`cancel_requested`. A single run whose row is still locked raises pg8000's ``DatabaseError``.
     """
     document = json.dumps([run.row() for run in runs], ensure_ascii=False)
-    ((ids,),) = connection.run(FINISH, document, "true" if waits else "false")
-    return set(ids)
+    ((answer,),) = connection.run(FINISH, document, "true" if waits else "false")
+    if answer["released"] or answer["look"]:
+        ends = {run.id: run for run in runs}
+        for parent, child in answer["released"] or ():
+            ends[parent].released.append(child)
+        for id_ in answer["look"] or ():
+            ends[id_].look = True
+    return set(answer["finished"])
 
 
 def cancel_requested(connection: Connection, id_: str, token: str) -> bool | None:

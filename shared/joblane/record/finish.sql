@@ -5,12 +5,18 @@
 -- longer than a claim, because without the finish the run's work is lost. With these settings and the conditions with
 -- `any` each row is looked up by its key, whatever the statistics: a join alone may read all of an index that was empty
 -- when its plan was made.
+--
+-- The rows of task_parents of the tasks that let their children go are deleted, in a later statement than the one that
+-- has locked the tasks: it sees a child that was inserted in between, see open_parents.sql. `released`: pairs of a task
+-- and such a child. `look`: tasks whose children the caller has to look for after the commit.
 create or replace function joblane.finish_@version(runs json, waits boolean) returns json language plpgsql
 set lock_timeout = '5s' set plan_cache_mode = force_generic_plan set enable_seqscan = off
 set enable_hashjoin = off set enable_mergejoin = off
 as $$
 declare
-  finished json;
+  finished text[];
+  released json;
+  look text[];
   missing record;
   waits_until constant timestamptz := clock_timestamp() + current_setting('lock_timeout')::interval;
 begin
@@ -84,8 +90,22 @@ begin
       fingerprint = f.fingerprint, traceback = f.traceback
     from f where a.task_id = f.id and a.run = f.run and a.task_id = any(array(select f.id from f))
   )
-  select coalesce(json_agg(id), '[]') into finished from finishes;
+  select coalesce(array_agg(id), '{}') into finished from finishes;
   perform set_config('joblane.checks', 'on', true);
-  return finished;
+  if exists (select from joblane.task_parents e where e.parent = any (finished)) then
+    with gone as (
+      delete from joblane.task_parents e using json_to_recordset(runs) as x(id text, state text)
+       where e.parent = x.id and e.parent = any (finished)
+         and (x.state = 'completed' or (e.on_parent_dead = 'run' and x.state in @ended))
+      returning e.parent, e.child
+    )
+    select json_agg(json_build_array(g.parent, g.child)) into released from gone g;
+    select array_agg(x.id) into look from json_to_recordset(runs) as x(id text, state text)
+     where x.id = any (finished) and x.state in ('archived', 'cancelled');
+  end if;
+  if current_setting('transaction_isolation') <> 'read committed' then  -- its snapshot may be older than a child
+    look := finished;
+  end if;
+  return json_build_object('finished', finished, 'released', released, 'look', look);
 end
 $$

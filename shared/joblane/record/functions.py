@@ -16,8 +16,16 @@ from typing import TYPE_CHECKING
 
 from joblane.limits import LONGEST_LIMIT_DELAY, MAX_DELAY_SECONDS
 from joblane.record import transitions
-from joblane.record.conditions import BEFORE_IT, EARLY_SECONDS, PAUSED, UNUSED_SECONDS
-from joblane.record.states import ENDED_SQL, LIVE_SQL, SWEEP_MARGIN_SECONDS
+from joblane.record.conditions import (
+    BEFORE_IT,
+    EARLY_SECONDS,
+    FATE,
+    PARENT_CANCELS,
+    PARENT_LETS_GO,
+    PAUSED,
+    UNUSED_SECONDS,
+)
+from joblane.record.states import ENDED_SQL, LIVE_SQL, SWEEP_MARGIN_SECONDS, WAITING_SQL
 from joblane.record.transitions import NOW, Columns, assignments
 
 if TYPE_CHECKING:
@@ -26,15 +34,15 @@ if TYPE_CHECKING:
 FOLDER = Path(__file__).parent
 NAMES = (
     "claim", "finish", "insert", "lock_limits", "limit_of", "has_room", "pass_limits", "serve_limits", "delay_limit",
-    "plan_limits", "waiting_limits",
+    "plan_limits", "waiting_limits", "link_task", "open_parents", "release_children",
 )  # fmt: skip
 STEPS = (
     "run", "revive", "revive_limited", "revive_paused", "park", "release", "lost", "overdue", "cancel_lost",
-    "duplicate", "schedule_paused", "hold", "start_later", "run_with_slots",
+    "duplicate", "schedule_paused", "hold", "start_later", "run_with_slots", "hold_for_parents", "cancelled_by_parent",
 )  # fmt: skip
 """The transitions of the claim."""
-SERVED = ("hold", "turn", "start_later", "park")
-"""The transitions of a task that waits for a limit."""
+SERVED = ("hold", "turn", "start_later", "park", "released", "cancelled_by_parent")
+"""The transitions of a task that waits for a limit or for its parents."""
 TIMES = ("sweep_soon", "archived_expires", "cleared_expires", "retention_expires")
 """The times that the finish writes."""
 
@@ -72,7 +80,11 @@ def _values() -> dict[str, str]:
         "paused": PAUSED.format(row="t"),
         "waiter_paused": PAUSED.format(row="w"),
         "before_it": BEFORE_IT,
+        "parent_lets_go": PARENT_LETS_GO,
+        "cancels": PARENT_CANCELS,
+        "fate": FATE,
         "live": LIVE_SQL,
+        "waiting": WAITING_SQL,
         "ended": ENDED_SQL,
         "early": str(EARLY_SECONDS),
         "most_parked": "200",

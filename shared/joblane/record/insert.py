@@ -8,7 +8,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from joblane.json_values import digest
-from joblane.record.conditions import BEGUN, HAS_TIME, UNDER_WAY
+from joblane.record.conditions import HAS_TIME, UNDER_WAY
 from joblane.record.functions import VERSION
 from joblane.record.states import WAITING_SQL, State
 from joblane.record.transitions import DUE_STATE, DUE_SWEEP, NEW, RESET, Columns, assignments
@@ -21,18 +21,22 @@ if TYPE_CHECKING:
     from joblane.sqs.client import Entry
     from joblane.unique import Debounce, OnConflict, Unique
 
+BATCH_TAG = "batch:"
+"""A member of a batch has a tag of this and the batch's id."""
+WAITS = ("after", "callback_of")
+"""The relations of a task that waits for others."""
 # The casts are for a session whose driver gives parameters a type.
 INSERT = f"select * from joblane.insert_{VERSION}(cast($1 as json))"
 
 EXISTING = f"""
 select t.id, t.queue, t.state, case when t.finished_at is null then t.unique_key end,
        extract(epoch from t.due_at - clock_timestamp())::float8,
-       x.id = t.id, {UNDER_WAY}, {BEGUN}
+       x.id = t.id, {UNDER_WAY}, t.runs > 0
   from jsonb_to_recordset(cast($1 as jsonb)) as x(id text, unique_key text)
   join joblane.tasks t on t.id = x.id or (t.unique_key = x.unique_key and t.finished_at is null)
 """
-"""The existing tasks that kept rows from being inserted, by id or by unique key. The last two columns: an attempt is
-under way, in an invocation or between two; a run has begun."""
+"""The existing tasks that kept rows from being inserted, by id or by unique key. The last two columns: no
+enqueue replaces it; a run has begun."""
 
 SAME = """
 select t.id, t.type, t.payload_digest, extract(epoch from t.due_at - clock_timestamp())::float8
@@ -40,14 +44,20 @@ select t.id, t.type, t.payload_digest, extract(epoch from t.due_at - clock_times
 """
 """The existing tasks with the ids of an insert whose answer was lost."""
 
+RELATIONS = ("after", "on_parent_dead", "enqueued_by", "batch", "callback_of", "callback")
+"""The options of a task that name other tasks, and its batch."""
+KEPT_RELATIONS = f"""(select coalesce(jsonb_object_agg(o.key, o.value), '{{}}') from jsonb_each(t.options) as o
+                 where o.key = any('{{{",".join(RELATIONS)}}}'))"""
 CONTENT: Columns = {
     "queue": "x.queue",
     "tenant": "x.tenant",
     "owner": "x.owner",
-    "tags": "coalesce(x.tags, '{}')",
+    "tags": f"coalesce(x.tags, '{{}}')"
+    f" || array(select '{BATCH_TAG}' || (t.options ->> 'batch') where t.options ? 'batch')",
     "payload": "x.payload",
     "schema": "x.schema",
     "headers": "coalesce(x.headers, '{}')",
+    "options": f"coalesce(x.options, '{{}}') || {KEPT_RELATIONS}",
     "max_attempts": "x.max_attempts",
     "retention_seconds": "x.retention_seconds",
     "deadline": "x.deadline",
@@ -56,8 +66,8 @@ CONTENT: Columns = {
     "shared_limit": "x.limits[3]",
     "ordered": "x.ordered",
 }
-"""The columns that a waiting task gets from a new task in its place, without its options. `payload_digest` stays: it
-identifies the message of an external producer as the row's own."""
+"""The columns that a waiting task gets from a new task in its place. It keeps its relations to other tasks, and its
+`payload_digest`, which identifies the message of an external producer as the row's own."""
 
 REPLACE = f"""
 with waiting as (
@@ -70,8 +80,7 @@ with waiting as (
 ),
 replaced as (
   update joblane.tasks t set
-    {assignments(CONTENT | RESET)}, options = coalesce(x.options, '{{}}'),
-    state = case when stays and t.state = 'held' then t.state else {DUE_STATE} end,
+    {assignments(CONTENT | RESET)}, state = case when stays and t.state = 'held' then t.state else {DUE_STATE} end,
     unique_until = coalesce(x.unique_until, 'finish'),
     unique_expires_at = clock_timestamp() + make_interval(secs => x.unique_seconds),
     due_at = case when stays and has_time then t.due_at else d.due_at end,
@@ -108,10 +117,11 @@ class NewTask:
     """A new task: checked, with its message.
 
     ``delay``: seconds from the database's now; ``at``: an aware time; neither: due now. ``limits``: the columns of
-    :meth:`Flow.row`. ``unsent``: the sweep sends the message. The last five fields hold the result of the insert.
-    ``due_seconds``: from now. ``created``: False if an existing task holds the unique key. ``changed``: False if that
-    task stays unchanged. ``state``: the state of an existing task that needs no message, or None if the message must be
-    sent. ``freed``: the limits of a replaced task that must be served after the commit.
+    :meth:`Flow.row`. ``links``: the relations to other tasks, see ``link_task.sql``. ``unsent``: the sweep sends the
+    message. The last six fields hold the result of the insert. ``due_seconds``: from now. ``created``: False if an
+    existing task holds the unique key. ``changed``: False if that task stays unchanged. ``state``: the state of an
+    existing task that needs no message, or None if the message must be sent. ``freed``: the limits of a replaced task
+    that must be served after the commit. ``waits``: the task waits for other tasks.
     """
 
     id: str
@@ -127,6 +137,7 @@ class NewTask:
     at: datetime | None
     entry: Entry
     limits: Mapping[str, Any] = field(default_factory=dict)
+    links: Mapping[str, Any] = field(default_factory=dict)
     debounce: Debounce | None = None
     unsent: bool = False
     due_seconds: float = 0.0
@@ -134,6 +145,7 @@ class NewTask:
     changed: bool = True
     state: State | None = None
     freed: Limits | None = None
+    waits: bool = False
 
     def row(self) -> dict[str, Any]:
         """Return the item of the parameter of :data:`INSERT`, :data:`REPLACE` and ``PUSH``, a JSON array."""
@@ -161,6 +173,11 @@ class NewTask:
             "unsent": self.unsent,
             **self.limits,
         }
+        if self.links:
+            row["options"] |= self.links
+            row["waits"] = not self.links.keys().isdisjoint(WAITS)
+            if "batch" in self.links:
+                row["tags"] = [*options.tags, BATCH_TAG + self.links["batch"]]
         if unique is not None:
             row |= {"unique_key": unique.key, "unique_until": unique.until, "unique_seconds": unique.seconds}
         return row

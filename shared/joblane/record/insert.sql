@@ -1,8 +1,9 @@
--- The insert of new tasks. It answers with the id of each task that was inserted, and the seconds until it is due. A
--- task whose id or unique key already exists is not inserted. Keys are inserted in their order, so that two callers
--- with the same keys cannot deadlock. Of two new tasks with the same key, the first is inserted. The insert waits
--- longer than a claim, because a lock that it does not get fails the caller's transaction.
-create or replace function joblane.insert_@version(given json) returns table (id text, due_seconds float8)
+-- The insert of new tasks. It answers with the id of each task that was inserted, the seconds until it is due, and if
+-- it waits for other tasks. A task whose id or unique key already exists is not inserted. Keys are inserted in their
+-- order, so that two callers with the same keys cannot deadlock. Of two new tasks with the same key, the first is
+-- inserted. The insert waits longer than a claim, because a lock that it does not get fails the caller's transaction.
+create or replace function joblane.insert_@version(given json)
+returns table (id text, due_seconds float8, waits boolean)
 language plpgsql set lock_timeout = '5s' set plan_cache_mode = force_generic_plan set enable_seqscan = off
 as $$
 #variable_conflict use_column
@@ -23,17 +24,21 @@ begin
   insert into joblane.tasks as t
          (id, type, queue, tenant, owner, tags, state, payload, payload_digest, schema, headers, options,
           max_attempts, retention_seconds, deadline, unique_key, unique_until, unique_expires_at, due_at, sweep_at,
-          key_limit, total_limit, shared_limit, ordered, first_due_at, seq)
-  select x.id, x.type, x.queue, x.tenant, x.owner, coalesce(x.tags, '{}'), @due_state,
+          key_limit, total_limit, shared_limit, ordered, first_due_at, seq, waits_for)
+  select x.id, x.type, x.queue, x.tenant, x.owner, coalesce(x.tags, '{}'),
+         case when x.waits and d.due_at <= clock_timestamp() then 'held' else @due_state end,
          x.payload, x.payload_digest, x.schema, coalesce(x.headers, '{}'), coalesce(x.options, '{}'),
          x.max_attempts, x.retention_seconds, x.deadline, x.unique_key, coalesce(x.unique_until, 'finish'),
          clock_timestamp() + make_interval(secs => x.unique_seconds), d.due_at, @due_sweep,
-         x.limits[1], x.limits[2], x.limits[3], x.ordered, case when x.limits is not null then d.due_at end,
-         case when x.limits is not null then nextval('joblane.tasks_seq') end
+         x.limits[1], x.limits[2], x.limits[3], x.ordered,
+         case when x.limits is not null and x.waits is not true then d.due_at end,
+         case when x.limits is not null then nextval('joblane.tasks_seq') end,
+         case when x.waits then '*parents' end
     from @new
    order by x.unique_key collate "C" nulls first, case when x.unique_key is null then x.id end collate "C", x.ordinality
   on conflict do nothing
-  returning t.id, date_part('epoch', t.due_at - clock_timestamp());
+  returning t.id, date_part('epoch', t.due_at - clock_timestamp()),
+    case when t.options ?| '{after,callback_of,enqueued_by,batch}' then joblane.link_task_@version(t.id, t.options) end;
   perform set_config('joblane.checks', 'on', true);
 end
 $$

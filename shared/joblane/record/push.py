@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from joblane.record.conditions import BEGUN
+from joblane.record.conditions import UNDER_WAY
 from joblane.record.insert import CONTENT
 from joblane.record.states import WAITING_SQL
 from joblane.record.transitions import DUE_STATE, DUE_SWEEP, NEW, assignments
 
 PUSHED_CONTENT = {name: f"case when keeps then t.{name} else {value} end" for name, value in CONTENT.items()}
+PUSHED_CONTENT["options"] += """ || jsonb_build_object('debounce', (x.options -> 'debounce')
+                                    || jsonb_build_object('asks', w.asks + x.asks, 'longest', l.longest))"""
 IS_LIMITED = "case when keeps then t.seq is not null else x.limits is not null end"
 
 # `d` is the time at which the task is due, as in the other statements of an enqueue. It is read once the row is locked:
@@ -22,7 +24,7 @@ with waiting as (
          state <> 'held' and sweep_at >= due_at as has_message
     from joblane.tasks t
    where unique_key = any(array(select unique_key from jsonb_to_recordset(cast($1 as jsonb)) as x(unique_key text)))
-     and finished_at is null and state in {WAITING_SQL} and not {BEGUN}
+     and finished_at is null and state in {WAITING_SQL} and runs = 0 and not {UNDER_WAY}
    order by unique_key for no key update
 ),
 asked as (
@@ -33,9 +35,6 @@ asked as (
 pushed as (
   update joblane.tasks t set
     {assignments(PUSHED_CONTENT)},
-    options = case when keeps then t.options else x.options end
-              || jsonb_build_object('debounce', (x.options -> 'debounce')
-                                    || jsonb_build_object('asks', w.asks + x.asks, 'longest', l.longest)),
     unique_until = x.unique_until,
     unique_expires_at = clock_timestamp() + make_interval(secs => x.unique_seconds),
     state = case when stays then t.state else {DUE_STATE} end,
@@ -69,4 +68,4 @@ select id, extract(epoch from due_at - clock_timestamp())::float8, unique_key, f
 A task that is held, or has a slot of a limit or a time by a rate, keeps them, and its time. The last column is the
 state of a task that needs no message: it has one, which arrives early and then waits for the rest of the time. The
 three columns before are the limits that must be served after the commit. Rows are locked in the order of keys. A task
-stays unchanged if it has begun or ended."""
+stays unchanged if it has begun or ended, or waits for its parents."""

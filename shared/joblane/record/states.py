@@ -13,7 +13,8 @@ SWEEP_MARGIN_SECONDS = 60
 
 
 class State(StrEnum):
-    """The states of a task: those of asynq, ``held`` and ``cancelled``. A held task waits for a slot of a limit."""
+    """The states of a task: those of asynq, ``held`` and ``cancelled``. A held task waits for a slot of a limit, or for
+    other tasks."""
 
     SCHEDULED = "scheduled"
     PENDING = "pending"
@@ -31,6 +32,10 @@ LIVE = WAITING | {State.ACTIVE}
 """The task has not ended. It holds its unique key."""
 ENDED = frozenset({State.COMPLETED, State.ARCHIVED, State.CANCELLED})
 """The task has ended. Its row changes only when an operator acts, and when it expires."""
+
+
+PARENTS = "*parents"
+"""Value of ``waits_for`` of a task that waits for its parents. No limit has such a name."""
 
 
 def in_sql(states: Iterable[State]) -> str:

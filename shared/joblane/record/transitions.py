@@ -7,7 +7,7 @@ reason. ``tests/integration/record/test_transitions.py`` lists the columns in wh
 from __future__ import annotations
 
 from joblane.limits import CONTENT_KEPT_FOR_MESSAGES, MAX_DELAY_SECONDS
-from joblane.record.states import ARCHIVED_RETENTION, LIVE_SQL, SWEEP_MARGIN_SECONDS
+from joblane.record.states import ARCHIVED_RETENTION, LIVE_SQL, PARENTS, SWEEP_MARGIN_SECONDS
 
 Columns = dict[str, str]
 
@@ -27,8 +27,14 @@ CLEARED_EXPIRES = f"{NOW} + interval '{CONTENT_KEPT_FOR_MESSAGES.days} days'"
 
 LEASE_RELEASED: Columns = {"lease_token": "null", "lease_until": "null", "batch_size": "0", "claim_alone": "false"}
 """No run holds the task."""
-LEFT_LIMITS: Columns = {"passed": "0", "waits_for": "null", "place": "null"}
-"""The task has no slot of a limit, and waits for none."""
+NO_LIMITS: Columns = {"passed": "0", "waits_for": "null", "place": "null"}
+"""The task has no slot of a limit, and waits for nothing."""
+LEFT_LIMITS: Columns = {
+    "passed": "0",
+    "waits_for": f"case when t.waits_for = '{PARENTS}' then t.waits_for end",
+    "place": f"case when t.waits_for = '{PARENTS}' then t.place end",
+}
+"""The task has no slot of a limit, and waits for none. It still waits for its parents."""
 RESET: Columns = {
     "attempts": "0",
     "snoozes": "0",
@@ -52,7 +58,7 @@ REVIVED: Columns = RESET | {
     "dead_letter_unsent": "false",
     "finished_at": "null",
     "expire_at": "null",
-    "first_due_at": f"case when t.first_due_at is not null then {NOW} end",
+    "first_due_at": f"case when t.seq is not null then {NOW} end",
     "seq": "case when t.seq is not null then nextval('joblane.tasks_seq') end",
 }
 """The task is live again, the last in its order. A dead letter of its previous generation is obsolete from now on."""
@@ -61,7 +67,7 @@ TO_SEND: Columns = {"state": "'pending'", "sends": "0", "sweep_at": SWEEP_SOON}
 
 _ENDED: Columns = (
     LEASE_RELEASED
-    | LEFT_LIMITS
+    | NO_LIMITS
     | {
         "used_ms": "0",
         "sends": "0",
@@ -84,7 +90,7 @@ CANCELLED: Columns = _ENDED | {
     "sweep_at": "null",
 }
 """The task is stopped before it completed. It has no dead letter."""
-DELETED: Columns = LEFT_LIMITS | {
+DELETED: Columns = NO_LIMITS | {
     "state": f"case when t.state in {LIVE_SQL} then 'cancelled' else t.state end",
     # without this, a redriven dead letter would revive a task that has no payload
     "generation": "t.generation + (t.state = 'archived')::int",
@@ -111,7 +117,7 @@ NEW = """rows from (json_to_recordset({document}) as (
          id text, type text, queue text, tenant text, owner text, tags text[], payload jsonb, payload_digest text,
          schema text, headers jsonb, options jsonb, max_attempts integer, retention_seconds bigint,
          deadline timestamptz, unique_key text, unique_until text, unique_seconds float8, delay float8,
-         at timestamptz, unsent boolean, limits text[], ordered boolean)) with ordinality as x,
+         at timestamptz, unsent boolean, limits text[], ordered boolean, waits boolean)) with ordinality as x,
        lateral (select coalesce(x.at, clock_timestamp() + make_interval(secs => coalesce(x.delay, 0)))) as d(due_at)"""
 """The new tasks of an enqueue, as ``x``, each with its due time, as ``d``."""
 DUE_STATE = "case when d.due_at > clock_timestamp() then 'scheduled' else 'pending' end"
@@ -156,6 +162,29 @@ HOLD: Columns = {
     "sweep_at": "t.deadline",
 }
 """The row waits for a slot without a message."""
+HOLD_FOR_PARENTS: Columns = {
+    "state": "'held'",
+    "waits_for": f"'{PARENTS}'",
+    "place": "extract(epoch from t.created_at)",
+    "sends": "0",
+    "sweep_at": "t.deadline",
+}
+"""The row waits for its parents without a message. With its ``place``, the end of its last parent releases it; before,
+its message does."""
+RELEASED: Columns = {
+    "state": f"case when t.due_at > {NOW} then 'scheduled' else 'pending' end",
+    "waits_for": "null",
+    "place": "null",
+    "sends": "0",
+    "due_at": f"greatest(t.due_at, {NOW})",
+    "first_due_at": f"case when t.seq is not null then greatest(t.due_at, {NOW}) end",
+    "sweep_at": f"case when t.due_at > {NOW} + interval '{MAX_DELAY_SECONDS} s'"
+    f" then {UNSENT_SWEEP.format(due='t.due_at')}"
+    f" else greatest(t.due_at, {NOW}) + interval '{SWEEP_MARGIN_SECONDS} s' end",
+}
+"""It has no open parent any more. If it is due, its message is sent after the commit, and it enters its order now."""
+CANCELLED_BY_PARENT: Columns = CANCELLED | {"reason": "'cancelled: its parent ' || parent_id || ' ' || parent_fate"}
+"""A parent ended without success. The names without ``t.`` are those of ``open_parents.sql``."""
 START_LATER: Columns = PASS | {
     "state": "'pending'",
     "due_at": "way.starts_at",
@@ -208,5 +237,6 @@ def assignments(columns: Columns) -> str:
 
 CANCEL = f"""
 update joblane.tasks t set {assignments(CANCEL_REQUESTED)}
- where id = $1 and finished_at is null and state in {LIVE_SQL} returning state, key_limit, total_limit, shared_limit
+ where id = $1 and finished_at is null and state in {LIVE_SQL} returning state,
+       exists (select from joblane.task_parents e where e.parent = t.id), key_limit, total_limit, shared_limit
 """

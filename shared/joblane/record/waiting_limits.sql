@@ -1,10 +1,10 @@
 -- The limits for which tasks wait, in the order of their names, each found by one look-up in the index: those after
--- `low` and before `high`, `most` at most. `high` null: no end.
+-- `low` and before `high`, `most` at most. `high` null: no end. A task that waits for its parents waits for no limit.
 create or replace function joblane.waiting_limits_@version(low text, high text, most integer) returns setof text
 language plpgsql stable set plan_cache_mode = force_generic_plan set enable_seqscan = off
 as $$
 declare
-  name text := low;
+  name text := greatest(low, '*parents');
 begin
   for number in 1 .. most loop
     select t.waits_for into name from joblane.tasks t

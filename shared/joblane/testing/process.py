@@ -38,7 +38,7 @@ def diverted(url: str, queues: Sqs, add: Callable[[Task[Any, Any]], None]) -> It
     ``add`` is called with each task that is enqueued.
     """
     databases: WeakKeyDictionary[JobClient, Database] = WeakKeyDictionary()
-    enqueue = JobClient._enqueue
+    enqueue, insert = JobClient._enqueue, JobClient.insert_unsent
 
     def to_database(client: JobClient) -> Database:
         if client._opened is not None and client._sqs is queues:  # the client of a running task keeps its connection
@@ -50,6 +50,11 @@ def diverted(url: str, queues: Sqs, add: Callable[[Task[Any, Any]], None]) -> It
             add(new.task)
         return enqueue(client, tasks, session)
 
+    def add_and_insert(client: JobClient, session: Session, tasks: Sequence[NewTask]) -> Any:
+        for new in tasks:
+            add(new.task)
+        return insert(client, session, tasks)
+
     def to_memory(name: str) -> Callable[..., Any]:
         return lambda _, *arguments, **named: getattr(queues, name)(*arguments, **named)
 
@@ -57,7 +62,7 @@ def diverted(url: str, queues: Sqs, add: Callable[[Task[Any, Any]], None]) -> It
     methods |= dict.fromkeys(OF_AWS, property(_refuse))
     with (
         mock.patch.multiple(Sqs, **methods),
-        mock.patch.multiple(JobClient, _enqueue=add_and_enqueue, _database=to_database),
+        mock.patch.multiple(JobClient, _enqueue=add_and_enqueue, insert_unsent=add_and_insert, _database=to_database),
     ):
         try:
             yield

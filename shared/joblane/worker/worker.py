@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -28,7 +28,8 @@ from joblane.record.connection import (
     is_of_row,
 )
 from joblane.record.dead_letters import mark_dead_sent, successor_entry
-from joblane.record.finish import cancel_requested, finish
+from joblane.record.finish import Finish, cancel_requested, finish
+from joblane.record.release import release
 from joblane.record.run_session import CANCELLED
 from joblane.record.serve import delay, serve
 from joblane.record.states import State
@@ -133,6 +134,7 @@ class Worker:
                     fields = self._log_fields(run.claim) | {"verdict": verdict}
                     self._logger.info("message acknowledged", extra=fields)
         self._serve([run.claim for run in claimed if run.claim.serve])
+        self._release_claimed([run.claim for run in claimed if run.claim.release])
         self._log.begin(len(runs), round((time.perf_counter() - started) * 1000))
         for run in runs:
             run.execute(self._runner, self._lanes[run.received.queue], lambda_context)
@@ -244,6 +246,7 @@ class Worker:
                     self._send_again(run, run.end.visibility_seconds, response)
                 elif run.end.state in (State.RETRY, State.PENDING) and not run.end.waits_long:
                     response.keep(run.received, run.end.visibility_seconds)
+        self._release_finished([run.end for run in runs if run.end is not None and run.recorded])
         return archived
 
     def _record(self, runs: Sequence[Run], response: BatchResponse) -> None:
@@ -330,6 +333,28 @@ class Worker:
                 "slots of limits are free, and the tasks that wait for them could not be started; the next run with "
                 "these limits, or the sweep, starts them",
                 extra={"error": text_of(error), "limits": sorted({name for names in freed for name in names if name})},
+            )
+        else:  # the sweep sends the messages that SQS does not accept here
+            self._sqs.send_many([turn.entry(self._prefix) for turn in turns])
+
+    def _release_claimed(self, claims: Sequence[Claim]) -> None:
+        """Release the children of tasks that the claim has ended. Look once more for the parents of those it holds."""
+        held = {claim.id for claim in claims if claim.verdict is Verdict.HELD}
+        self._release([claim.id for claim in claims if claim.id not in held], held)
+
+    def _release_finished(self, ends: Sequence[Finish]) -> None:
+        self._release([end.id for end in ends if end.look], [child for end in ends for child in end.released])
+
+    def _release(self, ended: Collection[str], children: Collection[str]) -> None:
+        """Start the tasks whose parents have ended, and send their messages."""
+        if not ended and not children:
+            return
+        try:
+            turns = self._database.call(release, ended, children)
+        except DATABASE_ERRORS as error:
+            self._logger.warning(
+                "tasks whose parents have ended could not be started; the sweep starts them",
+                extra={"error": text_of(error), "parents": list(ended), "task_ids": list(children)},
             )
         else:  # the sweep sends the messages that SQS does not accept here
             self._sqs.send_many([turn.entry(self._prefix) for turn in turns])

@@ -14,6 +14,7 @@ from pg8000.exceptions import DatabaseError
 from joblane import (
     DuplicateTaskError,
     Enqueued,
+    EnqueueError,
     Job,
     JobClient,
     Keep,
@@ -303,11 +304,37 @@ def test_a_holder_that_keeps_its_key_until_it_ends_is_named(jobs: JobTester, sta
         jobs.drain()
     before = row(jobs, first.id)
     with pytest.raises(
-        DuplicateTaskError, match=f"{first.id}', which is {before['state']}; it has begun, and"
+        DuplicateTaskError, match=f"{first.id}', which is {before['state']}; it has begun, or"
     ) as caught:
         ask(jobs, 2)
-    assert 'enqueue each task with this key with unique_until="start"' in str(caught.value)
+    assert "enqueue all tasks with this key with debounce" in str(caught.value)
     assert row(jobs, first.id) == before
+
+
+def test_a_holder_that_waits_for_other_tasks_is_named_and_not_pushed(jobs: JobTester) -> None:
+    parent = jobs.enqueue(index_rebuild, Change(number=1), process_in=HOUR, unique_key="parent")
+    child = jobs.enqueue(index_rebuild, Change(number=2), after=[parent], unique_key="acme", process_in=MINUTE)
+    before = row(jobs, child.id)
+    with pytest.raises(DuplicateTaskError, match="it has begun, or waits for other tasks, and cannot be pushed"):
+        ask(jobs, 3)
+    assert row(jobs, child.id) == before
+
+
+def test_a_task_waits_for_a_debounced_task_however_often_it_is_pushed(jobs: JobTester) -> None:
+    first = ask(jobs, 1)
+    jobs.enqueue(index_rebuild, Change(number=2), after=[first], unique_key="child")
+    jobs.travel(6 * SECOND)
+    ask(jobs, 3)
+    jobs.travel(6 * SECOND)
+    jobs.drain()
+    assert RAN == []
+    jobs.drain(within=HOUR).check()
+    assert RAN == [3, 2]
+
+
+def test_a_member_of_a_batch_is_not_debounced(jobs: JobTester) -> None:
+    with pytest.raises(EnqueueError, match="debounce: a task that is pushed would not become a member"):
+        jobs.client.batch("import-7").enqueue(index_rebuild, Change(number=1), **HOW)
 
 
 @pytest.mark.parametrize("ends", ["cancel", "archive"])

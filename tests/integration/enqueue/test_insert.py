@@ -14,8 +14,8 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 
 from joblane import DuplicateTaskError, Enqueued, Job, JobClient, JobError
-from joblane.client import INLINE_SENDS
 from joblane.enqueue import insert as module
+from joblane.producer import INLINE_SENDS
 from joblane.record.insert import NewTask
 from joblane.testing.faults import HookedDatabase
 from tests.builders.rows import put
@@ -69,9 +69,9 @@ def test_a_statement_has_a_limited_number_of_rows_and_characters(
 ) -> None:
     documents: list[Any] = []
 
-    def run(_: str, *given: str) -> list[tuple[str, float]]:
+    def run(_: str, *given: str) -> list[tuple[str, float, None]]:
         documents.extend(json.loads(document) for document in given)
-        return [(row["id"], 0.0) for document in documents for row in document]
+        return [(row["id"], 0.0, None) for document in documents for row in document]
 
     assert len(module.insert_tasks(run, client._checked(many(10, size)))) == 10
     assert [len(document) for document in documents] == lengths
@@ -124,9 +124,9 @@ def test_parts_whose_answer_was_lost_are_written_once(world: World, client: JobC
 def test_parts_take_their_unique_keys_in_one_order(client: JobClient, parts: None) -> None:
     taken: list[str] = []
 
-    def run(_: str, *given: str) -> list[tuple[str, float]]:
+    def run(_: str, *given: str) -> list[tuple[str, float, None]]:
         taken.extend(row["unique_key"] for document in given for row in json.loads(document))
-        return [(row["id"], 0.0) for document in given for row in json.loads(document)]
+        return [(row["id"], 0.0, None) for document in given for row in json.loads(document)]
 
     module.insert_tasks(run, client._checked(keyed("d", "a", "c", "b", "B")))
     assert taken == [f"sample:only {key}" for key in ("B", "a", "b", "c", "d")]

@@ -185,7 +185,8 @@ def test_a_running_task_cannot_be_replaced(world: World, client: JobClient) -> N
     assert world.deliver(sample_only, recorded(sample_only, first.id)) == []
 
     assert str(caught[0]) == (
-        f"unique_key: held by task '{first.id}', which is active; a running task cannot be replaced"
+        f"unique_key: held by task '{first.id}', which is active; a running task cannot be replaced, "
+        "nor one that waits for other tasks"
     )
     assert (world.row(first.id)["result"], len(states(world))) == (1, 1)
 

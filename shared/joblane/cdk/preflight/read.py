@@ -62,7 +62,7 @@ select type, queue, count(*) from joblane.tasks where finished_at is null and st
 """
 LIMITED = """
 select type, array[split_part(key_limit, '/', 1) || '/', total_limit, shared_limit], count(*) from joblane.tasks
- where finished_at is null and first_due_at is not null group by 1, 2
+ where finished_at is null and seq is not null group by 1, 2
 """
 KEYS = "select type, flow -> 'key' from joblane.task_types where flow is not null"
 # reserved_connections exists from PostgreSQL 16

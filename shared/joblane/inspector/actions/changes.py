@@ -17,8 +17,9 @@ from joblane.inspector.filter import BulkAction
 from joblane.queues import Queue, lane_name
 from joblane.record.conditions import HAS_TIME, HOLDER
 from joblane.record.connection import Connection
+from joblane.record.release import release
 from joblane.record.serve import Limits, serve
-from joblane.record.states import ENDED, LIVE, LIVE_SQL, WAITING, State, in_sql
+from joblane.record.states import ENDED, LIVE, LIVE_SQL, PARENTS, WAITING, State, in_sql
 from joblane.record.transitions import (
     ARCHIVED,
     CANCEL_REQUESTED,
@@ -34,7 +35,7 @@ from joblane.sqs.client import Entry, Sqs
 from joblane.sqs.message import Message
 
 ALLOWED: Mapping[str, frozenset[State]] = {
-    BulkAction.RUN: WAITING - {State.HELD},
+    BulkAction.RUN: WAITING,
     BulkAction.RETRY: frozenset({State.ARCHIVED, State.CANCELLED}),
     BulkAction.ARCHIVE: WAITING,
     BulkAction.DELETE: WAITING | ENDED,
@@ -65,6 +66,11 @@ class Changed:
     limits: Limits
 
     @property
+    def has_ended(self) -> bool:
+        """True if its children have to be released, or cancelled."""
+        return self.after in ENDED
+
+    @property
     def frees(self) -> bool:
         """True if its slots are free now, so that its limits have to be served after the commit."""
         return self.after in ENDED and any(self.limits)
@@ -74,9 +80,13 @@ class Changed:
 
 RUN_NOW: Columns = TO_SEND | {
     "due_at": f"least(t.due_at, {NOW})",
-    "first_due_at": f"case when t.first_due_at is not null then least(t.first_due_at, {NOW}) end",
+    "first_due_at": f"case when t.seq is not null then least(t.first_due_at, {NOW}) end",
+    "waits_for": "null",
+    "place": "null",
 }
-"""A scheduled task has its place in an order from now on."""
+"""A scheduled task has its place in an order from now on. A child does not wait for its parents any more."""
+RUN_ALONE = """,
+parents as (delete from joblane.task_parents where child in (select id from changed))"""
 ARCHIVE: Columns = ARCHIVED | {
     "reason": "'archived by ' || c.who",
     "fingerprint": f"coalesce(t.fingerprint, {FINGERPRINT.format(row='t', error='Archived')})",
@@ -122,8 +132,9 @@ RETRY = _statement(
     chosen="""(select distinct on (coalesce(unique_key, id)) id, before, who from chosen
                order by coalesce(unique_key, id), id)""",
 )
+NOT_LIMITED = f"(t.state <> 'held' or t.waits_for = '{PARENTS}')"
 STATEMENTS: Mapping[BulkAction, str] = {
-    BulkAction.RUN: _statement(BulkAction.RUN, RUN_NOW, only=f"not ({HAS_TIME})"),
+    BulkAction.RUN: _statement(BulkAction.RUN, RUN_NOW, only=f"not ({HAS_TIME}) and {NOT_LIMITED}", more=RUN_ALONE),
     BulkAction.RETRY: RETRY,
     BulkAction.ARCHIVE: _statement(BulkAction.ARCHIVE, ARCHIVE),
     BulkAction.DELETE: _statement(BulkAction.DELETE, DELETE, only="not t.cleared", more=DELETE_DEPENDENT),
@@ -192,10 +203,16 @@ def entry_of(prefix: str, changed: Changed) -> Entry:
 
 
 def serve_freed(connection: Connection, sqs: Sqs, prefix: str, rows: Sequence[Changed]) -> None:
-    """Start the tasks that wait for the limits of ended ones. Call it after the commit; otherwise the sweep does it."""
+    """Start the tasks that wait for the limits of ended ones, or for the ended ones themselves.
+
+    Call it after the commit; otherwise the sweep does it.
+    """
     freed = [row.limits for row in rows if row.frees]
-    if freed:
-        sqs.send_many([turn.entry(prefix) for turn in serve(connection, freed)])
+    ended = [row.id for row in rows if row.has_ended]
+    turns = serve(connection, freed) if freed else []
+    turns += release(connection, ended) if ended else []
+    if turns:
+        sqs.send_many([turn.entry(prefix) for turn in turns])
 
 
 def send(sqs: Sqs, entries: Mapping[str, Entry]) -> dict[str, str]:

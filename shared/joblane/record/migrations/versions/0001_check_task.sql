@@ -55,12 +55,13 @@ begin
         then 'options: on_archived: type, queue, max_attempts and retention_seconds are required'
         when (t.state = 'held') <> (t.waits_for is not null)
          and t.state in ('scheduled', 'pending', 'held', 'active', 'retry')
+         and (t.waits_for = '*parents' and t.state <> 'active') is not true
         then 'waits_for: a held task, and no other, has the limit for which it waits'
-        when t.waits_for is not null
+        when t.waits_for <> '*parents'
          and (t.place is null or t.waits_for not in (t.key_limit, t.total_limit, t.shared_limit)) is not false
         then 'waits_for: one of its limits, with its place, is required'
         when coalesce(t.key_limit, t.total_limit, t.shared_limit) is not null
-         and (t.first_due_at is null or t.seq is null)
+         and (t.seq is null or (t.first_due_at is null and t.waits_for is null and t.finished_at is null))
         then 'first_due_at: a task with a limit has this time and seq'
         when t.passed not between 0 and 6 then 'passed: 0 to 6 is required'
         when t.finished_at is not null and t.state not in ('completed', 'archived', 'cancelled')

@@ -4,7 +4,7 @@ create function joblane.enqueue(
     task_id text default null, process_in interval default null, process_at timestamptz default null,
     unique_key text default null, unique_for interval default null, max_retry integer default null,
     deadline timestamptz default null, tags text[] default '{}', headers jsonb default '{}',
-    key text default null
+    key text default null, after text[] default null, on_parent_dead text default 'hold'
 ) returns table (id text, created boolean) language plpgsql as $$
 #variable_conflict use_variable
 declare
@@ -17,6 +17,7 @@ declare
     part text;
     value jsonb;
     limits text[];
+    waits boolean;
 begin
     select t.* into known from joblane.task_types t where t.type = enqueue.type;
     if not found then
@@ -109,6 +110,19 @@ begin
         limits := null;
     end if;
     task_id := coalesce(task_id, gen_random_uuid()::text);
+    if on_parent_dead is null or on_parent_dead not in ('hold', 'cancel', 'run') then
+        raise exception 'on_parent_dead: hold, cancel or run is required' using errcode = '22023';
+    end if;
+    after := array(select distinct p from unnest(after) as p where p is not null);
+    waits := cardinality(after) > 0;
+    if cardinality(after) > 1000 then
+        raise exception 'after: at most 1,000 parents' using errcode = '22023';
+    end if;
+    select p into part from unnest(after) as p
+     where (select true from joblane.tasks t where t.id = p) is null limit 1;
+    if part is not null then
+        raise exception 'after: there is no task %', quote_literal(part) using errcode = '22023';
+    end if;
     for round in 1..5 loop
         update joblane.tasks t set unique_key = null
          where t.unique_key = wanted and t.finished_at is null
@@ -116,18 +130,29 @@ begin
                 or t.state not in ('scheduled', 'pending', 'held', 'active', 'retry'));  -- ended by hand
         insert into joblane.tasks as t (id, type, queue, tenant, tags, state, payload, payload_digest, headers, options,
                                 max_attempts, retention_seconds, deadline, unique_key, unique_until, unique_expires_at,
-                                due_at, sweep_at, key_limit, total_limit, shared_limit, ordered, first_due_at, seq)
+                                due_at, sweep_at, key_limit, total_limit, shared_limit, ordered, first_due_at, seq,
+                                waits_for)
         values (task_id, type, queue, tenant, tags,
-                case when due > clock_timestamp() then 'scheduled' else 'pending' end,
-                payload, digest, headers, known.options, coalesce(max_retry, known.max_retry) + 1,
+                case when due > clock_timestamp() then 'scheduled' when waits then 'held' else 'pending' end,
+                payload, digest, headers,
+                case when waits then known.options || jsonb_build_object('after', after, 'on_parent_dead', on_parent_dead)
+                     else known.options end,
+                coalesce(max_retry, known.max_retry) + 1,
                 known.retention_seconds, deadline, wanted, known.unique_until,
                 clock_timestamp() + make_interval(secs => lasts), due, due - interval '15 min',
                 limits[1], limits[2], limits[3],
                 case when limits[1] is not null then nullif((known.flow ->> 'ordered')::boolean, false) end,
-                case when limits is not null then due end,
-                case when limits is not null then nextval('joblane.tasks_seq') end)
+                case when limits is not null and not waits then due end,
+                case when limits is not null then nextval('joblane.tasks_seq') end,
+                case when waits then '*parents' end)
         on conflict do nothing;
         if found then
+            insert into joblane.task_parents (child, parent, on_parent_dead)
+            select task_id, t.id, enqueue.on_parent_dead from joblane.tasks t
+             where t.id = any(after) and t.state <> 'completed'
+            on conflict do nothing;
+            insert into joblane.task_children (parent, child) select p, task_id from unnest(after) as p
+            on conflict do nothing;
             return query select task_id, true;
             return;
         end if;

@@ -42,8 +42,9 @@ create table joblane.tasks (
     schema text,
     -- Headers for the handler. Empty once the payload is removed.
     headers jsonb not null default '{}',
-    -- Options that no column has: timeout and retry_delay in seconds, the declared on_archived, and debounce: the
-    -- number of asks, the longest wait after the first one in seconds, and which payload is kept.
+    -- Options that no column has: timeout and retry_delay in seconds, the declared on_archived, relations (after,
+    -- on_parent_dead, enqueued_by, batch, callback_of, callback), and debounce: the number of asks, the longest wait
+    -- after the first one in seconds, and which payload is kept.
     options jsonb not null default '{}',
     -- Id of the tick that made this task. Null: no tick.
     tick text,
@@ -108,16 +109,16 @@ create table joblane.tasks (
     shared_limit text collate "C",
     -- True: the tasks of its key start in the order of first_due_at and seq.
     ordered boolean,
-    -- Time from which the task was first due. Null: it has no limit.
+    -- Time from which the task was first due. Null: it has no limit, or it waits for its parents.
     first_due_at timestamptz,
     -- Number of the task among those with a limit, in the order of their inserts. Null: it has no limit.
     seq bigint,
     -- Steps through its limits: 1 slot of its key, 2 a time by its rate, 3 and 4 the same for its type, 5 and 6 for its
     -- shared limit. 0: it has no slot.
     passed smallint not null default 0,
-    -- Limit for whose slot the task waits. Null: it waits for none.
+    -- Limit for whose slot the task waits; *parents: it waits for other tasks, see joblane.task_parents. Null: neither.
     waits_for text collate "C",
-    -- Place among the tasks that wait for the same limit.
+    -- Place among the tasks that wait for the same. Null: none, or it has *parents and is not held yet.
     place float8,
 
     -- Seconds for which payload and result are kept after the task is completed or cancelled.
@@ -247,6 +248,30 @@ create table joblane.task_progress (
 ) with (fillfactor = 50)
 """
 
+PARENTS = """
+-- One row for each task for which another one waits. It is deleted when the parent lets its child go.
+create table joblane.task_parents (
+    -- Id of the task that waits.
+    child text collate "C" not null,
+    -- Id of the task for which it waits. A space and the id of a batch: the callback waits until the batch is sealed.
+    parent text collate "C" not null,
+    -- What the child does if the parent is archived: hold, cancel or run. If it is cancelled, the first two cancel it.
+    on_parent_dead text not null check (on_parent_dead in ('hold', 'cancel', 'run')),
+    primary key (child, parent)
+)
+"""
+
+CHILDREN = """
+-- One row for each task that waited for another one, or that a run of it has enqueued. For what operators see.
+create table joblane.task_children (
+    -- Id of the task that ended before, or whose run enqueued the child. The row is deleted with it.
+    parent text collate "C" not null,
+    -- Id of the child.
+    child text collate "C" not null,
+    primary key (parent, child)
+)
+"""
+
 # A wrong value here would stop the Inspector or the sweep. These tables are not on the path of a message.
 FIRST, LAST = "timestamptz '1973-01-01 UTC'", "timestamptz '9999-12-30 UTC'"
 """Times that pg8000 can read in every zone."""
@@ -267,6 +292,22 @@ create table joblane.pauses (
     -- Operator who paused it. Null: not known.
     paused_by text,
     primary key (scope, name)
+)
+"""
+
+BATCHES = f"""
+-- One row for each batch. Its members have the tag batch: and its id.
+create table joblane.batches (
+    -- Id.
+    id text collate "C" primary key,
+    -- Time at which it was made.
+    created_at timestamptz not null default clock_timestamp() check (created_at between {FIRST} and {LAST}),
+    -- Time from which only its own members add members. Null: it is not sealed yet.
+    sealed_at timestamptz check (sealed_at between {FIRST} and {LAST}),
+    -- Id of the callback that runs once all members have ended. Null: none.
+    on_end text collate "C",
+    -- Id of the callback that runs once all members have completed. Null: none.
+    on_success text collate "C"
 )
 """
 
@@ -490,14 +531,16 @@ INDEXES = (
         " using brin (started_at) with (pages_per_range = 16, autosummarize = on)"
     ),
     "create index audit_target on joblane.audit (target, number)",
+    "create index task_parents_parent on joblane.task_parents (parent)",
+    "create index batches_created on joblane.batches (created_at, id)",
 )
 
 
 def upgrade() -> None:
     op.execute("create sequence joblane.tasks_seq")
     for table in (
-        TASKS, ATTEMPTS, ITEMS, CURSORS, PROGRESS, PAUSES, AUDIT, BULKS, TYPES, STAGE, SCHEDULES, LIMITS, LIMIT_CHANGES,
-        RATES, FUNCTIONS,
+        TASKS, ATTEMPTS, ITEMS, CURSORS, PROGRESS, PARENTS, CHILDREN, BATCHES, PAUSES, AUDIT, BULKS, TYPES, STAGE,
+        SCHEDULES, LIMITS, LIMIT_CHANGES, RATES, FUNCTIONS,
     ):  # fmt: skip
         for statement in statements(table):
             op.execute(statement)

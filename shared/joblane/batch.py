@@ -1,0 +1,214 @@
+"""Batches: tasks whose common end starts a callback."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import replace
+from functools import cache
+from typing import TYPE_CHECKING, Any, Self, TypeVar, Unpack
+
+from joblane.errors import EnqueueError, JobError
+from joblane.job import Job, JobOptions, check_names
+from joblane.sqs.message import ID_PATTERN
+from joblane.unique import OnConflict
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+    from sqlalchemy import TextClause
+    from sqlalchemy.orm import Session
+
+    from joblane.declaration import Task
+    from joblane.payload import Payload
+    from joblane.producer import Enqueued, Producer
+    from joblane.record.insert import NewTask
+
+MAX_BATCH_ID = 90
+"""A tag has at most 100 characters, and ``batch:`` is before the id."""
+P = TypeVar("P", bound="Payload")
+
+CREATE = """
+insert into joblane.batches (id, on_end, on_success)
+select id, on_end, on_success from jsonb_to_record(cast(:given as jsonb)) as x(id text, on_end text, on_success text)
+on conflict do nothing returning id
+"""
+OPEN = "select sealed_at is null from joblane.batches where id = cast(:given as jsonb) ->> 'id' for share"
+"""The lock makes a seal wait for the transactions that add members."""
+SEAL = """
+with sealed as (
+  update joblane.batches set sealed_at = clock_timestamp()
+   where id = cast(:given as jsonb) ->> 'id' and sealed_at is null returning id, on_end, on_success
+),
+gone as (
+  delete from joblane.task_parents e using sealed s
+   where e.child = any(array[s.on_end, s.on_success]) and e.parent = ' ' || s.id
+)
+update joblane.tasks t set sweep_at = clock_timestamp()
+  from sealed s where t.id = any(array[s.on_end, s.on_success]) and t.state = 'held'
+"""
+
+
+class Batch:
+    """A batch of tasks, its *members*. :meth:`JobClient.batch` and :meth:`TaskContext.new_batch` make one.
+
+    In ``with jobs.batch("import-7", on_end=Job(…), session=session) as batch:`` all members are enqueued in one
+    transaction, and the end of the block seals the batch. If the block ends with an exception, neither the batch nor a
+    member exists. Without ``with``, add members in any number of transactions, and call :meth:`seal` after the last.
+
+    A callback runs when the batch is sealed and its members have ended. Its id is the batch's id with ``:on_end`` or
+    ``:on_success``, so it exists once. A member that is redriven after ``on_end`` does not start it again. An empty
+    batch starts both callbacks at its seal.
+    """
+
+    id: str
+    """Id of the batch."""
+
+    def __init__(
+        self,
+        client: Producer,
+        id: str,  # noqa: A002
+        session: Session | None,
+        *,
+        on_end: Job | None = None,
+        on_success: Job | None = None,
+    ) -> None:
+        if not isinstance(id, str) or not ID_PATTERN.fullmatch(id) or len(id) > MAX_BATCH_ID:
+            raise EnqueueError("id", f"1 to {MAX_BATCH_ID} printable ASCII characters without spaces are required")
+        self.id = id
+        self._client = client
+        self._session = session
+        self._member: str | None = None
+        self._callbacks = [
+            _callback(client, id, name, job)
+            for name, job in (("on_end", on_end), ("on_success", on_success))
+            if job is not None
+        ]
+        self._exists = self._sealed = False
+        self._block = ExitStack()
+
+    @classmethod
+    def of_member(cls, client: Producer, id_: str, session: Session, member: str) -> Self:
+        """Return the batch of a running member, which holds it open."""
+        batch = cls(client, id_, session)
+        batch._exists, batch._member = True, member
+        return batch
+
+    def enqueue(self, task: Task[P, Any], payload: P, **options: Unpack[JobOptions]) -> Enqueued:
+        """Enqueue a member. Arguments and errors are those of :meth:`JobClient.enqueue`.
+
+        If ``on_conflict="return"`` returns an existing task, this task does not become a member.
+
+        Raises:
+            EnqueueError: the batch is sealed, or an argument is wrong. Nothing was written or sent.
+        """
+        check_names(options)
+        with self._adding() as session:
+            return self._client.enqueue_one(_member(Job(task, payload, **options)), session, self._links)
+
+    def enqueue_many(self, jobs: Iterable[Job]) -> list[Enqueued | JobError]:
+        """Enqueue members. See :meth:`JobClient.enqueue_many`, and :meth:`enqueue`."""
+        members = [_member(job) for job in jobs]
+        with self._adding() as session:
+            return self._client.enqueue_all(members, session, self._links)
+
+    def seal(self) -> None:
+        """Seal the batch: from now on only running members add members, by :attr:`TaskContext.batch`.
+
+        It waits for open transactions of others that add members.
+
+        Raises:
+            EnqueueError: the batch is sealed already.
+        """
+        if self._member is not None:
+            raise EnqueueError("batch", f"{self.id!r} is sealed by its creator, not by a member")
+        with self._adding() as session:
+            session.execute(_statement(SEAL), self._given())
+            self._client.send_after_commit(session, self._callbacks)
+        self._sealed = True
+
+    def __enter__(self) -> Self:
+        if self._exists:
+            raise EnqueueError("batch", f"{self.id!r} has members already; begin the block before the first one")
+        self._session = self._block.enter_context(self._client.session(self._session))
+        self._block.enter_context(self._session.begin_nested())
+        try:
+            self._create(self._session)
+        except BaseException:
+            self._block.__exit__(*sys.exc_info())
+            raise
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        if kind is None:
+            try:
+                self.seal()
+            except BaseException:
+                self._block.__exit__(*sys.exc_info())
+                raise
+        self._block.__exit__(kind, error, at)
+
+    @contextmanager
+    def _adding(self) -> Iterator[Session]:
+        """Return the session in which members are added. The batch is open until its transaction ends."""
+        if self._sealed:
+            raise EnqueueError("batch", f"{self.id!r} is sealed; only a running member adds members, by ctx.batch")
+        with self._client.session(self._session) as session:
+            if not self._exists:
+                self._create(session)
+            elif self._member is None:
+                is_open = session.execute(_statement(OPEN), self._given()).scalar()
+                if not is_open:
+                    what = "does not exist" if is_open is None else "is sealed"
+                    raise EnqueueError(
+                        "batch", f"{self.id!r} {what}; its transaction was rolled back, or it was sealed"
+                    )
+            yield session
+
+    def _create(self, session: Session) -> None:
+        callbacks = {task.links["callback"]: task.id for task in self._callbacks}
+        if session.execute(_statement(CREATE), self._given(**callbacks)).first() is None:
+            raise EnqueueError("id", f"a batch {self.id!r} exists already")
+        if self._callbacks:
+            for result in self._client.insert_unsent(session, self._callbacks):
+                if isinstance(result, JobError):
+                    raise result
+        self._exists = True
+
+    @property
+    def _links(self) -> dict[str, Any]:
+        return {"batch": self.id} | ({} if self._member is None else {"enqueued_by": self._member})
+
+    def _given(self, **more: str) -> dict[str, str]:
+        return {"given": json.dumps({"id": self.id, **more})}
+
+
+def _member(job: Job) -> Job:
+    if job.on_conflict == OnConflict.REPLACE:
+        raise EnqueueError("on_conflict", "a member of a batch cannot replace another task; use 'return' or 'raise'")
+    if job.debounce is not None:
+        raise EnqueueError("debounce", "a task that is pushed would not become a member; enqueue it without the batch")
+    return job
+
+
+def _callback(client: Producer, batch: str, name: str, job: object) -> NewTask:
+    """Check a callback. Raises :class:`EnqueueError`."""
+    if not isinstance(job, Job):
+        raise EnqueueError(name, f"a Job is required, not {type(job).__name__}")
+    if job.task_id is not None or job.after:
+        raise EnqueueError(name, "a callback has no task_id and no after of its own")
+    try:
+        task = client.checked(replace(job, task_id=f"{batch}:{name}"))
+    except EnqueueError as error:
+        error.args = (f"{name}: {error}",)
+        raise
+    return replace(task, links={"callback_of": batch, "callback": name})
+
+
+@cache
+def _statement(sql: str) -> TextClause:
+    from sqlalchemy import text
+
+    return text(sql)

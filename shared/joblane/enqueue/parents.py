@@ -1,0 +1,72 @@
+"""The parents of a new task: the tasks that have to end before it runs."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from joblane.errors import EnqueueError
+from joblane.job import Job, OnParentDead
+from joblane.sqs.message import ID_PATTERN
+from joblane.unique import OnConflict
+
+if TYPE_CHECKING:
+    from joblane.record.insert import NewTask
+
+MAX_PARENTS = 1_000
+"""The first claim of a child locks the rows of its parents."""
+UNKNOWN = """
+select x.id from jsonb_array_elements_text(cast($1 as jsonb)) as x(id)
+ where (select true from joblane.tasks t where t.id = x.id) is null
+"""
+"""The ids that no task has."""
+
+
+def check_parents(job: Job) -> dict[str, Any]:
+    """Return the relations of a job for its row. Raises :class:`EnqueueError`."""
+    after = job.after
+    if isinstance(after, str) or not isinstance(after, Sequence):
+        raise EnqueueError("after", "a list of ids, or of results of an enqueue, is required")
+    if len(after) > MAX_PARENTS:
+        raise EnqueueError("after", f"at most {MAX_PARENTS:,} parents, not {len(after):,}; put them into a batch")
+    parents = list(dict.fromkeys(_id(parent) for parent in after))
+    try:
+        on_parent_dead = OnParentDead(job.on_parent_dead)
+    except ValueError:
+        raise EnqueueError(
+            "on_parent_dead", f"{job.on_parent_dead!r} is not one of {', '.join(OnParentDead)}"
+        ) from None
+    if not parents:
+        if on_parent_dead is not OnParentDead.HOLD:
+            raise EnqueueError("on_parent_dead", "give after too: this task has no parents")
+        return {}
+    if job.task_id in parents:
+        raise EnqueueError("after", "a task cannot wait for itself")
+    if job.on_conflict == OnConflict.REPLACE:
+        raise EnqueueError("after", "a task that replaces another one cannot get parents; use on_conflict='return'")
+    return {"after": parents, "on_parent_dead": on_parent_dead}
+
+
+def _id(parent: object) -> str:
+    id_ = getattr(parent, "id", parent)
+    if not isinstance(id_, str) or not ID_PATTERN.fullmatch(id_):
+        raise EnqueueError("after", f"an id, or a result of an enqueue, is required, not {type(parent).__name__}")
+    return id_
+
+
+def refuse_unknown(run: Callable[..., Sequence[Sequence[Any]]], tasks: Sequence[NewTask]) -> None:
+    """Raise :class:`EnqueueError` if a parent does not exist.
+
+    A parent exists before its child, so there are no cycles.
+    """
+    wanted = {parent for task in tasks for parent in task.links.get("after", ())}
+    if not wanted:
+        return
+    unknown = [id_ for (id_,) in run(UNKNOWN, json.dumps(sorted(wanted)))]
+    if unknown:
+        raise EnqueueError(
+            "after",
+            f"there is no task {unknown[0]!r} in this stage's database; enqueue the parent first, in the same "
+            "transaction or in an earlier one",
+        )

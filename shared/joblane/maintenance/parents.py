@@ -1,0 +1,80 @@
+"""The tasks that wait for parents which have ended, because the process that ended the last one died too early.
+
+A parent may also have been ended, or its row deleted, by SQL.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from joblane.maintenance.sends import Sends
+from joblane.record.conditions import PARENT_CANCELS, PARENT_LETS_GO
+from joblane.record.release import release
+from joblane.record.states import PARENTS
+
+PAGE = 5_000
+"""The most rows that one statement reads."""
+KEPT = "interval '120 days'"
+"""A batch is kept until no member is left: archived tasks are kept for 90 days, and each row 24 days longer."""
+
+ENDED = f"""
+with page as materialized (
+  select e.child, e.parent, e.on_parent_dead from joblane.task_parents e
+   where (e.child, e.parent) > ($1, $2) order by e.child, e.parent limit {PAGE}
+)
+select (select json_agg(distinct e.parent) from page e
+         where {PARENT_LETS_GO} or (select {PARENT_CANCELS} from (select) as one
+                                      left join joblane.tasks p on p.id = e.parent)),
+       (select json_agg(distinct e.child) from page e
+         where (select c.finished_at is null from joblane.tasks c where c.id = e.child) is not true),
+       last.child, last.parent, (select count(*) from page)
+  from (select * from page order by child desc, parent desc limit 1) as last
+"""
+"""The parents that have ended, and the children that have, of a page of the rows of ``task_parents``."""
+FORGET_PARENTS = "delete from joblane.task_parents where child = any($1::text[])"
+HELD = f"""
+with page as materialized (
+  select t.id, t.place, t.state from joblane.tasks t
+   where t.waits_for = '{PARENTS}' and t.place > $1::float8 order by t.waits_for, t.place limit {PAGE}
+)
+select (select json_agg(page.id) from page
+         where page.state = 'held'
+           and (select true from joblane.task_parents e where e.child = page.id limit 1) is null),
+       (select max(place) from page), (select count(*) from page)
+"""
+"""The tasks of a page that wait for no parent any more. Tasks with the same place at the end of a page are left to the
+next sweep."""
+FORGET_BATCHES = f"delete from joblane.batches where created_at < clock_timestamp() - {KEPT}"
+
+
+class Parents:
+    """Releases tasks. ``released``: the tasks that may start now."""
+
+    def __init__(self, prefix: str, sends: Sends) -> None:
+        self.released = 0
+        self._prefix, self._sends = prefix, sends
+
+    def steps(self) -> Iterator[None]:
+        """Release in batches. It may be stopped after each step."""
+        connection = self._sends.connection
+        connection.run(FORGET_BATCHES)
+        position, number = ("", ""), PAGE
+        while number == PAGE and (rows := connection.run(ENDED, *position)):
+            ((ended, ended_children, *last, number),) = rows
+            position = tuple(last)
+            if ended_children:
+                connection.run(FORGET_PARENTS, ended_children)
+            self._release(ended or (), ())
+            yield
+        place, number = "-infinity", PAGE
+        while number == PAGE:
+            ((children, last_place, number),) = connection.run(HELD, place)
+            place = str(last_place)
+            self._release((), children or ())
+            yield
+
+    def _release(self, ended: list[str] | tuple[()], children: list[str] | tuple[()]) -> None:
+        turns = release(self._sends.connection, ended, children)
+        self.released += len(turns)
+        if turns and not self._sends.silent:  # a later sweep sends the messages that SQS does not accept
+            self._sends.sqs.send_many([turn.entry(self._prefix) for turn in turns])

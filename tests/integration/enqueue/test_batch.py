@@ -1,0 +1,294 @@
+"""Batches: members, the seal, and the callbacks."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from typing import Any
+
+import pytest
+from sqlalchemy.orm import Session
+
+from joblane import TaskContext
+from joblane.client import JobClient
+from joblane.errors import EnqueueError, SkipRetry, TaskIdConflictError
+from joblane.inspector.filter import BulkAction
+from joblane.job import Job
+from joblane.record.states import State
+from tests.integration.record.test_parents import HELD, RUN, act, ask, end, run, second, states
+from tests.samples import Sample, behaviour, sample_one
+from tests.world import World
+
+JOB = Job(sample_one, Sample(do="nothing", number=0))
+END, SUCCESS = "import-7:on_end", "import-7:on_success"
+
+
+@pytest.fixture(autouse=True)
+def lane(world: World) -> None:
+    world.lane(sample_one)
+
+
+@behaviour
+def adds_a_member(_: Sample, ctx: TaskContext) -> None:
+    assert ctx.batch is not None
+    ctx.batch.enqueue(sample_one, Sample(), task_id="late")
+
+
+@behaviour
+def adds_a_member_and_fails(payload: Sample, ctx: TaskContext) -> None:
+    adds_a_member(payload, ctx)
+    raise SkipRetry("no")
+
+
+@behaviour
+def names_its_batch(_: Sample, ctx: TaskContext) -> str:
+    return str(ctx.batch)
+
+
+@behaviour
+def makes_a_batch(_: Sample, ctx: TaskContext) -> None:
+    with ctx.new_batch("import-7", on_end=JOB) as batch:
+        batch.enqueue_many([member("b"), member("c")])
+
+
+def member(id_: str, do: str = "nothing", **options: Any) -> Job:
+    return Job(sample_one, Sample(do=do, number=0), task_id=id_, **options)
+
+
+def batch_of(world: World, *ids: str, do: str = "nothing") -> None:
+    """Make a batch with both callbacks, and take the messages away."""
+    with world.client.batch("import-7", on_end=JOB, on_success=JOB) as batch:
+        batch.enqueue_many([member(id_, do) for id_ in ids])
+    while world.take(sample_one):
+        pass
+
+
+def failing(world: World, session: Session | None) -> None:
+    """Make a batch in a block that ends with an exception."""
+    with suppress(ZeroDivisionError), world.client.batch("import-7", on_end=JOB, session=session) as batch:
+        batch.enqueue(sample_one, Sample())
+        1 / 0  # noqa: B018
+
+
+def deliver(world: World, id_: str) -> None:
+    assert world.deliver(sample_one, {"v": 1, "type": "sample:one", "id": id_, "rec": True}) == []
+
+
+def callbacks(world: World) -> list[str]:
+    """Deliver the callbacks' messages, and return their states."""
+    for id_ in (END, SUCCESS):
+        if world.row(id_)["state"] == "held":
+            ask(world, id_)
+    return states(world, END, SUCCESS)
+
+
+# --- Callbacks -------------------------------------------------------------------------------------------------------
+
+
+def test_callbacks_run_once_all_members_have_completed(world: World) -> None:
+    batch_of(world, "a", "b")
+    assert callbacks(world) == ["held", "held"]
+    assert run(world, "a") == []
+    assert sorted(run(world, "b")) == [END, SUCCESS]
+    assert ask(world, END) is RUN
+
+
+def test_a_callback_whose_message_comes_after_the_last_end_runs_at_once(world: World) -> None:
+    batch_of(world, "a")
+    assert run(world, "a") == []
+    assert ask(world, END) is RUN
+
+
+def test_an_empty_batch_calls_both_at_its_seal(world: World) -> None:
+    with world.client.batch("import-7", on_end=JOB, on_success=JOB):
+        pass
+    assert len(world.take(sample_one)) == 2
+    assert [ask(world, END), ask(world, SUCCESS)] == [RUN, RUN]
+
+
+def test_on_success_runs_after_the_redrive_of_the_last_dead_member(world: World) -> None:
+    batch_of(world, "a", "b")
+    callbacks(world)
+    assert run(world, "a", State.ARCHIVED) == []
+    assert run(world, "b") == [END], "the end of a dead member counts"
+    assert states(world, SUCCESS) == ["held"]
+    act(world, BulkAction.RETRY, "a")
+    assert run(world, "a") == [SUCCESS]
+
+
+def test_a_cancelled_member_cancels_on_success(world: World) -> None:
+    batch_of(world, "a", "b")
+    callbacks(world)
+    world.client.cancel("a")
+    assert run(world, "b") == [END]
+    assert world.row(SUCCESS)["reason"] == "cancelled: its parent a was cancelled"
+
+
+def test_a_batch_without_callbacks_only_groups_its_members(world: World) -> None:
+    with world.client.batch("import-7") as batch:
+        batch.enqueue(sample_one, Sample(), task_id="a", tags=["mine"])
+    assert world.row("a")["tags"] == ["mine", "batch:import-7"]
+    assert world.run("select count(*) from joblane.task_parents") == [[0]]
+    assert run(world, "a") == []
+
+
+# --- The seal --------------------------------------------------------------------------------------------------------
+
+
+def test_members_are_added_in_several_transactions_until_the_seal(world: World) -> None:
+    batch = world.client.batch("import-7", on_end=JOB)
+    batch.enqueue_many([member("a")])
+    assert ask(world, END) is HELD
+    assert run(world, "a") == [], "the batch is open"
+    batch.enqueue_many([member("b")])
+    assert run(world, "b") == []
+    while world.take(sample_one):
+        pass
+    batch.seal()
+    assert len(world.take(sample_one)) == 1, "the seal sends the callback's message"
+    assert ask(world, END) is RUN
+
+
+def test_the_sweep_sends_the_message_that_a_dead_sealer_did_not(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    batch = world.client.batch("import-7", on_end=JOB)
+    batch.enqueue_many([member("a")])
+    ask(world, END)
+    run(world, "a")
+    while world.take(sample_one):
+        pass
+    monkeypatch.setattr(JobClient, "send_after_commit", lambda *_: None)
+    batch.seal()
+    swept = world.sweep()
+    assert swept.sent + swept.released == 1
+    assert ask(world, END) is RUN
+
+
+def test_a_batch_that_is_sealed_while_its_last_member_ends_calls_once(world: World) -> None:
+    batch = world.client.batch("import-7", on_end=JOB)
+    batch.enqueue_many([member("a")])
+    assert ask(world, END) is HELD
+    assert ask(world, "a") is RUN
+    with second(world) as other, Session(other.engine) as sealing, sealing.begin():
+        batch._session = sealing
+        batch.seal()
+        assert end(world, "a") == [], "the seal has not committed"
+    assert ask(world, END) is RUN
+
+
+def test_a_sealed_batch_takes_no_member(world: World) -> None:
+    batch = world.client.batch("import-7")
+    batch.enqueue(sample_one, Sample())
+    batch.seal()
+    with pytest.raises(EnqueueError, match="batch: 'import-7' is sealed"):
+        batch.enqueue(sample_one, Sample())
+    with pytest.raises(EnqueueError, match="batch: 'import-7' is sealed"):
+        batch.seal()
+
+
+def test_a_member_adds_a_member_as_it_ends(world: World) -> None:
+    batch_of(world, "a", do="adds_a_member")
+    callbacks(world)
+    deliver(world, "a")
+    assert states(world, "a", "late") == ["completed", "pending"]
+    assert callbacks(world) == ["held", "held"]
+    assert sorted(run(world, "late")) == [END, SUCCESS]
+
+
+def test_a_member_that_fails_adds_nothing(world: World) -> None:
+    batch_of(world, "a", do="adds_a_member_and_fails")
+    deliver(world, "a")
+    assert world.run("select count(*) from joblane.tasks where id = 'late'") == [[0]]
+    assert ask(world, END) is RUN
+
+
+def test_a_task_outside_of_a_batch_has_none(world: World) -> None:
+    world.client.enqueue(sample_one, Sample(do="names_its_batch"), task_id="a")
+    deliver(world, "a")
+    assert world.row("a")["result"] == "None"
+
+
+# --- One transaction -------------------------------------------------------------------------------------------------
+
+
+def test_nothing_exists_after_an_exception_in_the_block(world: World) -> None:
+    with Session(world.database.engine) as session, session.begin():
+        failing(world, session)
+        world.client.enqueue(sample_one, Sample(), task_id="other", session=session)
+    assert world.run("select id from joblane.tasks") == [["other"]]
+    assert world.run("select count(*) from joblane.batches") == [[0]]
+    assert len(world.take(sample_one)) == 1, "no message of what was rolled back"
+
+
+def test_nothing_exists_after_an_exception_in_a_block_without_a_session(world: World) -> None:
+    failing(world, None)
+    assert world.run("select count(*) from joblane.tasks") == [[0]]
+    assert world.take(sample_one) == []
+
+
+def test_nothing_is_sent_before_the_callers_commit(world: World) -> None:
+    with Session(world.database.engine) as session:
+        with world.client.batch("import-7", on_end=JOB, session=session) as batch:
+            batch.enqueue(sample_one, Sample())
+        assert world.take(sample_one) == []
+        session.commit()
+    assert len(world.take(sample_one)) == 2
+
+
+def test_a_handler_makes_a_batch_in_its_transaction(world: World) -> None:
+    world.client.enqueue(sample_one, Sample(do="makes_a_batch"), task_id="a")
+    deliver(world, "a")
+    assert states(world, "a", "b", "c", END) == ["completed", "pending", "pending", "held"]
+
+
+# --- Bad input -------------------------------------------------------------------------------------------------------
+
+
+def test_a_batch_id_that_exists_is_refused(world: World) -> None:
+    batch_of(world, "a")
+    with pytest.raises(EnqueueError, match="id: a batch 'import-7' exists already"):
+        batch_of(world, "b")
+    assert world.run("select count(*) from joblane.tasks") == [[3]]
+
+
+def test_a_task_with_the_id_of_a_callback_is_named(world: World) -> None:
+    world.client.enqueue(sample_one, Sample(), task_id=END)
+    with pytest.raises(TaskIdConflictError, match=END):
+        batch_of(world, "a")
+    assert world.run("select count(*) from joblane.batches") == [[0]]
+
+
+@pytest.mark.parametrize(
+    ("says", "id_", "callbacks"),
+    [
+        ("id: 1 to 90 printable", "a b", {}),
+        ("id: 1 to 90 printable", "x" * 91, {}),
+        ("id: 1 to 90 printable", None, {}),
+        ("on_end: a Job is required, not function", "b", {"on_end": lambda: None}),
+        ("on_success: a callback has no task_id", "b", {"on_success": member("x")}),
+        ("on_end: tenant: 1 to 128", "b", {"on_end": Job(sample_one, Sample(), tenant="")}),
+        ("on_end: payload: ", "b", {"on_end": Job(sample_one, {"number": 1})}),  # type: ignore[arg-type]
+    ],
+)
+def test_a_wrong_batch_is_refused_before_anything_is_written(
+    world: World, says: str, id_: Any, callbacks: dict[str, Any]
+) -> None:
+    with pytest.raises(EnqueueError, match=says):
+        world.client.batch(id_, **callbacks)
+
+
+def test_a_wrong_member_leaves_nothing(world: World) -> None:
+    members = [member("a"), Job(sample_one, Sample(), on_conflict="replace")]
+    with pytest.raises(EnqueueError, match="on_conflict"), world.client.batch("import-7", on_end=JOB) as batch:
+        batch.enqueue_many(members)
+    assert world.run("select count(*) from joblane.tasks") == [[0]]
+
+
+def test_a_client_without_a_record_makes_no_batch() -> None:
+    with pytest.raises(EnqueueError, match="batch: a batch needs rows"):
+        JobClient(record=False).batch("import-7")
+
+
+def test_the_block_comes_before_the_first_member(world: World) -> None:
+    batch = world.client.batch("import-7")
+    batch.enqueue(sample_one, Sample())
+    with pytest.raises(EnqueueError, match="has members already"), batch:
+        pass
