@@ -43,7 +43,7 @@ PRODUCERS, KEYS, THREADS = 50, 20, 4
 PAUSE_SECONDS = 5.0
 """The mean pause of a producer, in virtual time."""
 ROLLED_BACK, RETRIED = 0.1, 0.1
-"""The shares of asks that are rolled back, and of first runs that fail."""
+"""The shares of asks that are rolled back, and of first runs of a type that fail."""
 LATE_SECONDS = 5.0
 TABLES = f"""
 create table public.asks (
@@ -77,14 +77,14 @@ SEEN: dict[str, int] = {}
 """Task → the number of committed asks for it when its first run began."""
 
 
-def work(payload: Ask, ctx: TaskContext) -> None:
+def work(payload: Ask, ctx: TaskContext, retried: float = 0.0) -> None:
     count = text("select count(*) from public.asks where task_id = :id")
     SEEN.setdefault(ctx.task_id, ctx.session.scalar(count, {"id": ctx.task_id}))
     ctx.session.execute(
         text("insert into public.effects values (:id, :token)"), {"id": ctx.task_id, "token": payload.token}
     )
     time.sleep(random.random() * 2 / SPEED)
-    if ctx.attempt == 1 and random.random() < RETRIED:
+    if ctx.attempt == 1 and random.random() < retried:
         raise RetryAfter(timedelta(seconds=3), "again")
 
 
@@ -98,7 +98,7 @@ def burst_free(payload: Ask, ctx: TaskContext) -> None:
 
 @task("burst:single", key="key", max_per_key=1, **OPTIONS)
 def burst_single(payload: Ask, ctx: TaskContext) -> None:
-    work(payload, ctx)
+    work(payload, ctx, RETRIED)
 
 
 TASKS = {each.type: each for each in (burst_free, burst_single)}
