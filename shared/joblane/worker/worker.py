@@ -336,7 +336,7 @@ class Worker:
                 extra={"error": text_of(error), "limits": sorted({name for names in freed for name in names if name})},
             )
         else:
-            send_turns(self._sqs, self._prefix, turns, self._logger)
+            send_turns(self._sqs, self._prefix, turns)
 
     def _release_claimed(self, claims: Sequence[Claim]) -> None:
         """Release the children of tasks that the claim has ended. Look once more for the parents of those it holds."""
@@ -358,7 +358,7 @@ class Worker:
                 extra={"error": text_of(error), "parents": list(ended), "task_ids": list(children)},
             )
         else:
-            send_turns(self._sqs, self._prefix, turns, self._logger)
+            send_turns(self._sqs, self._prefix, turns)
 
     def _send_dead_letters(self, runs: Sequence[Run], response: BatchResponse) -> None:
         """Send the dead letters of archived tasks, mark them as sent, and send the successors' messages."""
