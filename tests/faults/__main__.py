@@ -1,4 +1,4 @@
-"""``make faults``: a long run from a seed, a storm of limits, a run of a rate, and their reports."""
+"""``make faults``: a long run from a seed, storms of limits and of graphs, a run of a rate, and their reports."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from tests.faults import limit_plants
+from tests.faults import graph_plants, limit_plants
+from tests.faults.graph_storm import GraphStorm
 from tests.faults.limit_storm import Storm
 from tests.faults.plants import PLANTS
 from tests.faults.rate_run import RateRun
@@ -28,11 +29,13 @@ def main() -> int:
     parser.add_argument("--jobs", type=int, default=2000, help="0: no run of jobs")
     parser.add_argument("--tasks", type=int, default=10_000, help="of the storm of limits; 0: no storm")
     parser.add_argument("--rated", type=int, default=5000, help="tasks of the run of a rate; 0: no such run")
+    parser.add_argument("--graphs", type=int, default=1000, help="of the storm of graphs; 0: no storm")
     parser.add_argument("--minutes", type=float, default=15, help="after this time a run counts as stuck")
     parts = (
         ("jobs", _run_jobs, PLANTS),
         ("tasks", _run_limits, limit_plants.PLANTS),
         ("rated", _run_rate, limit_plants.RATE_PLANTS),
+        ("graphs", _run_graphs, graph_plants.PLANTS),
     )
     names = sorted(bug for _, _, bugs in parts for bug in bugs)
     parser.add_argument("--plant", choices=names, help="a bug that its run must find")
@@ -91,6 +94,18 @@ def _run_rate(options: argparse.Namespace) -> bool:
     return bool(result.wrong)
 
 
+def _run_graphs(options: argparse.Namespace) -> bool:
+    """Like :func:`_run_limits`."""
+    wrong = False
+    for deaths, graphs in ((0.3, options.graphs), (0.0, options.graphs // CALM)):
+        print(f"Seed {options.seed}: {graphs} graphs of tasks, {deaths:.0%} deaths", flush=True)
+        with _database(options.plant) as url:
+            result = GraphStorm(url, options.seed, graphs, deaths=deaths, seconds=60 * options.minutes).go()
+        print(result.table(), flush=True)
+        wrong |= bool(result.wrong)
+    return wrong
+
+
 @contextlib.contextmanager
 def _database(plant: str | None) -> Iterator[str]:
     """Return a database on its own server. What the workers print goes to a file."""
@@ -102,9 +117,15 @@ def _database(plant: str | None) -> Iterator[str]:
         url = server.database_url(database(server, "limits"))
         with (
             contextlib.redirect_stdout(log),
-            limit_plants.planted(url, plant) if plant else contextlib.nullcontext(),
+            _planted(url, plant) if plant else contextlib.nullcontext(),
         ):
             yield url
+
+
+def _planted(url: str, plant: str) -> contextlib.AbstractContextManager[None]:
+    if plant in graph_plants.PLANTS:
+        return graph_plants.planted(url, plant)
+    return limit_plants.planted(url, plant)
 
 
 if __name__ == "__main__":

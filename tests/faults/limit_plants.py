@@ -49,7 +49,7 @@ TEXTS: Mapping[str, tuple[str, str, str]] = {
 }
 METHODS: Mapping[str, tuple[Any, str]] = {
     "the end of a run serves nobody": (Worker, "_serve"),
-    "a cancel serves nobody": (JobClient, "_serve"),
+    "a cancel serves nobody": (JobClient, "_start"),
     "a raised limit serves nobody": (Storm, "serve_pool"),
     "a changed rate plans nobody anew": (limit_changes, "_give_times"),
 }

@@ -25,10 +25,13 @@ with page as materialized (
 select (select json_agg(distinct e.parent) from page e
          where {PARENT_LETS_GO} or (select {PARENT_CANCELS} from (select) as one
                                       left join joblane.tasks p on p.id = e.parent)),
+       (select json_agg(distinct e.child) from page e
+         where (select c.finished_at is null from joblane.tasks c where c.id = e.child) is not true),
        last.child, last.parent, (select count(*) from page)
   from (select * from page order by child desc, parent desc limit 1) as last
 """
-"""The parents that have ended, of a page of the rows of ``task_parents``."""
+"""The parents that have ended, and the children that have, of a page of the rows of ``task_parents``."""
+FORGET_PARENTS = "delete from joblane.task_parents where child = any($1::text[])"
 HELD = f"""
 with page as materialized (
   select t.id, t.place, t.state from joblane.tasks t
@@ -41,7 +44,7 @@ select (select json_agg(page.id) from page
 """
 """The tasks of a page that wait for no parent any more. Tasks with the same place at the end of a page are left to the
 next sweep."""
-FORGET = f"delete from joblane.batches where created_at < clock_timestamp() - {KEPT}"
+FORGET_BATCHES = f"delete from joblane.batches where created_at < clock_timestamp() - {KEPT}"
 
 
 class Parents:
@@ -54,11 +57,13 @@ class Parents:
     def steps(self) -> Iterator[None]:
         """Release in batches. It may be stopped after each step."""
         connection = self._sends.connection
-        connection.run(FORGET)
+        connection.run(FORGET_BATCHES)
         position, number = ("", ""), PAGE
         while number == PAGE and (rows := connection.run(ENDED, *position)):
-            ((ended, *last, number),) = rows
+            ((ended, ended_children, *last, number),) = rows
             position = tuple(last)
+            if ended_children:
+                connection.run(FORGET_PARENTS, ended_children)
             self._release(ended or (), ())
             yield
         place, number = "-infinity", PAGE

@@ -2,7 +2,8 @@
 -- it waits for other tasks. A task whose id or unique key already exists is not inserted. Keys are inserted in their
 -- order, so that two callers with the same keys cannot deadlock. Of two new tasks with the same key, the first is
 -- inserted. The insert waits longer than a claim, because a lock that it does not get fails the caller's transaction.
-create or replace function joblane.insert_@version(given json) returns table (id text, due_seconds float8, waits boolean)
+create or replace function joblane.insert_@version(given json)
+returns table (id text, due_seconds float8, waits boolean)
 language plpgsql set lock_timeout = '5s' set plan_cache_mode = force_generic_plan set enable_seqscan = off
 as $$
 #variable_conflict use_column
@@ -29,7 +30,8 @@ begin
          x.payload, x.payload_digest, x.schema, coalesce(x.headers, '{}'), coalesce(x.options, '{}'),
          x.max_attempts, x.retention_seconds, x.deadline, x.unique_key, coalesce(x.unique_until, 'finish'),
          clock_timestamp() + make_interval(secs => x.unique_seconds), d.due_at, @due_sweep,
-         x.limits[1], x.limits[2], x.limits[3], x.ordered, case when x.limits is not null and x.waits is not true then d.due_at end,
+         x.limits[1], x.limits[2], x.limits[3], x.ordered,
+         case when x.limits is not null and x.waits is not true then d.due_at end,
          case when x.limits is not null then nextval('joblane.tasks_seq') end,
          case when x.waits then '*parents' end
     from @new

@@ -20,7 +20,8 @@ begin
     insert into joblane.task_parents (child, parent, on_parent_dead)
     select t.id, new_id, case when t.options ->> 'callback' = 'on_end' then 'run' else 'hold' end
       from joblane.batches b, joblane.tasks t
-     where b.id = given ->> 'batch' and t.id = any (array[b.on_end, b.on_success]) and t.waits_for = '*parents'
+     where b.id = given ->> 'batch' and t.id = any (array[b.on_end, b.on_success])
+       and t.waits_for is not distinct from '*parents'
     on conflict do nothing;
   end if;
   return given ?| array['after', 'callback_of'];

@@ -1,15 +1,14 @@
 -- The parents for which a task still waits, as its claim decides. The caller has locked the task's row.
 --
--- `is_held`: the claim of this task has called the function before, or the parents' rows were inserted together with
--- those of joblane.task_parents. Otherwise a parent may be at its end: it has looked for children, did not see this one,
--- and has not committed. So the first call locks the parents' rows, which waits for that commit. A parent that ends
--- later finds the child, because the finish looks for children after it has locked its own row.
+-- `is_held`: a claim of this task has called the function before, or each row of joblane.task_parents was inserted
+-- together with its parent's row. Otherwise a parent may be at its end: it has looked for children, did not see this
+-- one, and has not committed. So the first call locks the parents' rows, which waits for that commit. A parent that
+-- ends later finds the child, because the finish looks for children after it has locked its own row.
 --
--- `is_open`: a parent has not ended, or is archived and the child waits for its redrive. `parent_id` and `parent_fate`: a parent that
--- cancels the child, and how it ended; null: none.
+-- `is_open`: a parent has not ended, or is archived and the child waits for its redrive. `parent_id`, `parent_fate`: a
+-- parent that cancels the child, and how it ended; null: none.
 create or replace function joblane.open_parents_@version(
-  child text, is_held boolean, out is_open boolean, out parent_id text,
-  out parent_fate text)
+  child text, is_held boolean, out is_open boolean, out parent_id text, out parent_fate text)
 language plpgsql set plan_cache_mode = force_generic_plan set enable_seqscan = off
 set enable_hashjoin = off set enable_mergejoin = off
 as $$

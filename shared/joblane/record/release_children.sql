@@ -3,9 +3,11 @@
 --
 -- `ended`: tasks that have ended without success, or whose children are not known; their rows of task_parents are
 -- deleted here, and their children are cancelled if they have to be. `children`: tasks of which rows of task_parents
--- were deleted in a transaction that has committed. The answer: `turns`, the tasks that are released, whose messages the
--- caller sends after the commit; `ended` and `children`, for which the caller calls once more, at once; `later`, children
--- whose rows are locked by others, for which it calls after a pause.
+-- were deleted in a transaction that has committed. The answer: `turns`, the tasks that are released, whose messages
+-- the caller sends after the commit; `ended` and `children`, for which the caller calls once more, at once; `later`,
+-- children whose rows are locked by others, for which it calls after a pause.
+--
+-- `is not distinct from`: with `=` PostgreSQL may read all tasks that wait for their parents from an index.
 create or replace function joblane.release_children_@version(ended text[], children text[]) returns json
 language plpgsql set lock_timeout = '5s' set plan_cache_mode = force_generic_plan set enable_seqscan = off
 set enable_hashjoin = off set enable_mergejoin = off
@@ -20,8 +22,8 @@ begin
   if cardinality(children) > 0 then
     with free as materialized (  -- a child without a place is not held yet: its own message finds out
       select t.id from joblane.tasks t
-       where t.id = any (children) and t.state = 'held' and t.waits_for = '*parents' and t.place is not null
-         and not exists (select from joblane.task_parents e where e.child = t.id)
+       where t.id = any (children) and t.state = 'held' and t.waits_for is not distinct from '*parents'
+         and t.place is not null and not exists (select from joblane.task_parents e where e.child = t.id)
        order by t.id for no key update skip locked
     ),
     released as (
@@ -32,8 +34,8 @@ begin
              'delay', greatest(0, extract(epoch from r.due_at - clock_timestamp()))))
       into turns from released r;
     select coalesce(array_agg(t.id), '{}') into later from joblane.tasks t
-     where t.id = any (children) and t.state = 'held' and t.waits_for = '*parents' and t.place is not null
-       and not exists (select from joblane.task_parents e where e.child = t.id);
+     where t.id = any (children) and t.state = 'held' and t.waits_for is not distinct from '*parents'
+       and t.place is not null and not exists (select from joblane.task_parents e where e.child = t.id);
   end if;
   if cardinality(ended) > 0 then
     with children_to_cancel as materialized (
@@ -42,14 +44,17 @@ begin
                 from joblane.task_parents e left join joblane.tasks p on p.id = e.parent
                where e.parent = any (ended) and @cancels) as x,
              lateral (select t.id from joblane.tasks t
-                       where t.id = x.child and t.waits_for = '*parents' and t.state in @waiting
+                       where t.id = x.child and t.waits_for is not distinct from '*parents' and t.state in @waiting
                          for no key update skip locked) as t
     ),
     ended_now as (
       update joblane.tasks t set @set_cancelled_by_parent
         from children_to_cancel c
-       where t.id = c.id and t.id = any (array(select c.id from children_to_cancel c))
+       where t.id = c.id
       returning t.id
+    ),
+    theirs as (
+      delete from joblane.task_parents e where e.child = any (array(select c.id from children_to_cancel c))
     )
     select coalesce(array_agg(e.id), '{}') into cancelled from ended_now e;
     with gone as (

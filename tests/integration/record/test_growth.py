@@ -8,7 +8,10 @@ from typing import Any
 
 import pytest
 
+from joblane.enqueue.parents import UNKNOWN
 from joblane.maintenance.held import GO_BEHIND, LEAVE, TAKE_BACK, UNSERVED
+from joblane.maintenance.parents import ENDED as ENDED_PARENTS
+from joblane.maintenance.parents import HELD
 from joblane.maintenance.rates import FORGET
 from joblane.maintenance.walk import PLANNING
 from joblane.record import transitions
@@ -20,6 +23,7 @@ from joblane.record.finish import FINISH
 from joblane.record.functions import FUNCTIONS, VERSION
 from joblane.record.insert import EXISTING, INSERT
 from joblane.record.limit_changes import PLAN, PLANNED_ANEW
+from joblane.record.release import RELEASE
 from joblane.record.serve import SERVE
 from joblane.record.status import STATUS
 from joblane.record.transitions import CANCEL
@@ -61,7 +65,7 @@ ROWS_READ = """
 select sum(coalesce(seq_tup_read, 0) + coalesce(idx_tup_fetch, 0))::int from pg_stat_xact_all_tables
  where schemaname = 'joblane'
 """
-MOST_ROWS = 9
+MOST_ROWS = 14
 """The rows that a statement may read for each task. All rows of the almost empty table are fewer."""
 
 MOST_ROWS_WITH_LIMITS = 16
@@ -93,6 +97,20 @@ insert into joblane.rates (name, next_at, step, burst)
 select name, now() + interval '1 day', interval '9 s', 1 from unnest(array['a:b/' || $1, $1]) as name
 """
 """The rate that has given these times, and is not in force any more."""
+CHILDREN = """
+insert into joblane.tasks (id, type, queue, state, payload, payload_digest, max_attempts, retention_seconds, sweep_at,
+                           waits_for, place)
+select $2 || n, 'a:b', 'default', 'held', '{}', '', 4, 60, now() + interval '1 day', '*parents',
+       case when $3 <> '' then n end
+  from generate_series(1, $1::int) n
+"""
+"""Tasks that wait for their parents: held, or not claimed yet if ``$3`` is empty."""
+PARENTS = """
+insert into joblane.task_parents (child, parent, on_parent_dead)
+select $2 || case when right($2, 1) = '-' then n::text else '' end,
+       $3 || case when right($3, 1) = '-' then n::text else '' end, $4 from generate_series(1, $1::int) n
+"""
+"""Rows of task_parents. A name that ends with ``-`` gets a number."""
 DECLARED = "insert into joblane.limits (name, slots) values ('a:b/', 1), ('a:b', 1000000)"
 NEW_ROW = {
     "type": "a:b", "queue": "default", "payload": {}, "payload_digest": "", "headers": {}, "options": {}, "tags": [],
@@ -115,15 +133,19 @@ def _messages(prefix: str, *, rec: bool) -> str:
     )
 
 
-def _ends() -> str:
+def _ends(prefix: str = "active") -> str:
     end = {"token": TOKEN, "run": 1, "outcome": "completed", "state": "completed", "delay_seconds": 0, "counted": True}
     flags = dict.fromkeys(("snoozed", "mismatch", "continued"), False)
-    return json.dumps([end | flags | {"id": id_} for id_ in _ids("active")])
+    return json.dumps([end | flags | {"id": id_} for id_ in _ids(prefix)])
 
 
 def _documents(prefix: str, **columns: Any) -> tuple[str]:
     unique = {"unique_seconds": 60}
     return (json.dumps([NEW_ROW | unique | columns | {"id": id_, "unique_key": id_} for id_ in _ids(prefix)]),)
+
+
+def _array(prefix: str) -> str:
+    return f"{{{','.join(_ids(prefix))}}}"
 
 
 def _claimed_with_limits(prefix: str) -> str:
@@ -140,6 +162,12 @@ MEASURED: dict[str, tuple[str, tuple[str, ...], int]] = {
     "changed rate of a key": (PLAN, ("{a:b/timed-2}", "1"), 150),
     "changed rate of a type": (PLAN, ("{timed-4}", "2"), 150),
     "finish": (FINISH, (_ends(), "false"), 50),
+    "claim of children": (CLAIM, (_messages("fresh", rec=True), TOKEN, "60", "r"), 60),
+    "finish of parents": (FINISH, (_ends("parent"), "false"), 60),
+    "release": (RELEASE, ("{}", _array("free")), 40),
+    "release of the children of dead tasks": (RELEASE, (_array("dead"), "{}"), 60),
+    "insert of children": (INSERT, _documents("c", options={"after": ["waiting-1"], "on_parent_dead": "hold"}), 70),
+    "parents of an insert": (UNKNOWN, (json.dumps(_ids("waiting")),), 10),
     "insert": (INSERT, _documents("i"), 50),
     "conflicts of an insert": (EXISTING, _documents("waiting"), 20),
     "mark of dead letters": (MARK_DEAD_SENT, _documents("dead", generation=0), 60),
@@ -178,6 +206,12 @@ GROWING = [
     ("serving", "serve_limits", "t.waits_for = n.name", "t.waits_for || '' = n.name"),
     ("changed rate of a key", "plan_limits", "t.%I = $1", "lower(t.%I) = $1"),
     ("changed rate of a type", "plan_limits", "t.%I = $1", "lower(t.%I) = $1"),
+    (
+        "release",
+        "release_children",
+        "from joblane.task_parents e where e.child = t.id",
+        "from joblane.task_parents e where e.child || '' = t.id",
+    ),
 ]
 """Faults that the test must find: a statement, its function, and a look-up there that becomes a scan."""
 
@@ -220,7 +254,12 @@ class Costs:
 def fill_with_given(connection: Connection) -> None:
     for state in ("pending", "active"):
         connection.run(ROWS, state, str(GIVEN), "waiting-" if state == "pending" else "active-", TOKEN)
+    connection.run(ROWS, "active", str(GIVEN), "parent-", TOKEN)
     connection.run(ARCHIVED, str(GIVEN))
+    for child, parent, held in (("fresh-", "waiting-", ""), ("child-", "parent-", "y"), ("stopped-", "dead-", "y")):
+        connection.run(CHILDREN, str(GIVEN), child, held)
+        connection.run(PARENTS, str(GIVEN), child, parent, "cancel")
+    connection.run(CHILDREN, str(GIVEN), "free-", "y")
     connection.run(ATTEMPTS)
     connection.run(DECLARED)
     connection.run(LIMITED, str(GIVEN), "limited-", "pending", "")
@@ -249,6 +288,9 @@ SKEWED: list[tuple[str, tuple[str, ...]]] = [
         for key in ("", "busy")
     ),
     *_timed("timed-more", 5000),
+    (CHILDREN, ("5000", "child-more-", "y")),
+    (PARENTS, ("5000", "child-more-", "a-parent-of-many", "hold")),
+    (PARENTS, ("5000", "a-callback", "active-more-", "hold")),
 ]
 
 
@@ -286,7 +328,7 @@ def test_a_statement_that_grows_is_found(
     # given a function that scans a table
     text = FUNCTIONS[function]
     assert lookup in text, "the function has changed: the fault can no longer be planted by this text"
-    for sql, parameters in [*SKEWED, (PAUSES, ("100",))]:
+    for sql, parameters in [*SKEWED, (PAUSES, ("200",))]:
         connection.run(sql, *parameters)
     connection.run(ATTEMPTS)
     fill_with_given(connection)
@@ -317,6 +359,8 @@ def test_the_sweep_of_limits_reads_no_task_that_has_ended(connection: Connection
         PLANNED_ANEW: ("", None),
         PLAN: (["a:b"], 2),
         FORGET: (),
+        ENDED_PARENTS: ("", ""),
+        HELD: ("-infinity",),
     }
     for statement, parameters in statements.items():
         connection.execute_simple("begin")

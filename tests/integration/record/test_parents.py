@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,8 +14,9 @@ from pg8000.exceptions import DatabaseError
 from sqlalchemy import text
 from sqlalchemy.orm import Session
 
+from joblane import TaskContext
 from joblane.client import JobClient
-from joblane.errors import DuplicateTaskError, EnqueueError
+from joblane.errors import DuplicateTaskError, EnqueueError, SkipRetry
 from joblane.inspector.actions.changes import change, serve_freed
 from joblane.inspector.filter import BulkAction
 from joblane.job import Job
@@ -27,11 +29,16 @@ from joblane.record.states import State
 from joblane.record.task_types import register
 from joblane.sqs.message import Message
 from joblane.unique import OnConflict
-from tests.samples import Sample, sample_one, sample_only, sample_ordered
+from tests.samples import Sample, behaviour, sample_one, sample_only, sample_ordered
 from tests.world import PREFIX, World
 
 LEASE = timedelta(seconds=60)
 RUN, HELD, ENDED, LOCKED = Verdict.RUN, Verdict.HELD, Verdict.ENDED, Verdict.LOCKED
+
+
+@behaviour
+def dies_at_once(_: Sample, ctx: TaskContext) -> None:
+    raise SkipRetry("no")
 
 
 def put(world: World, *ids: str, task: Any = sample_one, **options: Any) -> None:
@@ -244,6 +251,46 @@ def test_a_child_past_its_deadline_is_archived(world: World) -> None:
     assert ask(world, "child") is HELD
     world.run("update joblane.tasks set deadline = now() - interval '1 s' where id = 'child'")
     assert ask(world, "child") is Verdict.ARCHIVED
+
+
+# --- A worker --------------------------------------------------------------------------------------------------------
+
+
+def deliver(world: World, *ids: str) -> list[str]:
+    return world.deliver(sample_one, *({"v": 1, "type": "sample:one", "id": id_, "rec": True} for id_ in ids))
+
+
+def sent(world: World) -> list[str]:
+    return [json.loads(message["Body"])["id"] for message in world.take(sample_one)]
+
+
+def test_a_worker_sends_the_message_of_a_released_child(world: World) -> None:
+    put(world, "a")
+    put(world, "child", after=["a"])
+    assert deliver(world, "child") == []
+    assert states(world, "child") == ["held"]
+    assert deliver(world, "a") == []
+    assert sent(world) == ["child"]
+
+
+def test_a_worker_releases_the_children_of_a_task_that_its_claim_ends(world: World) -> None:
+    put(world, "a", max_retry=0)
+    put(world, "child", after=["a"], on_parent_dead="run")
+    deliver(world, "child")
+    assert ask(world, "a") is RUN
+    world.expire_leases()
+    assert deliver(world, "a") == []
+    assert sent(world) == ["child"]
+
+
+def test_a_worker_cancels_the_children_of_a_dead_task(world: World) -> None:
+    put(world, "a", max_retry=0)
+    put(world, "child", after=["a"], on_parent_dead="cancel")
+    deliver(world, "child")
+    world.run("update joblane.tasks set payload = '{\"do\": \"dies_at_once\"}' where id = 'a'")
+    deliver(world, "a")
+    assert states(world, "a", "child") == ["archived", "cancelled"]
+    assert world.run("select count(*) from joblane.task_parents") == [[0]]
 
 
 # --- The sweep -------------------------------------------------------------------------------------------------------

@@ -1,0 +1,356 @@
+"""A storm of graphs: threads run random graphs of tasks, and batches, while workers die and messages come twice.
+
+Workers, client and statements are the library's, as in :mod:`tests.faults.limit_storm`. The storm counts who releases
+each child. The library's sweep releases children only while all workers stand still, and no more than workers have died
+before they could release one; without deaths it must find none.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import random
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from datetime import timedelta
+from typing import Any
+from unittest.mock import patch
+
+from joblane import client as client_module
+from joblane.client import JobClient
+from joblane.errors import JobError
+from joblane.job import Job
+from joblane.maintenance import parents as parents_module
+from joblane.maintenance.parents import Parents
+from joblane.maintenance.sends import Sends
+from joblane.queues import Queue, lane_name
+from joblane.record.claim import CLAIM
+from joblane.record.database import Database
+from joblane.record.finish import FINISH
+from joblane.record.release import RELEASE, release
+from joblane.record.serve import Turn
+from joblane.record.task_types import LIMITS, declared_limits
+from joblane.sqs.message import DEAD_ATTRIBUTE, Message
+from joblane.testing.faults import HookedDatabase
+from joblane.worker import run as worker_run
+from joblane.worker import worker as worker_module
+from joblane.worker.worker import Worker
+from tests.builders.events import LambdaContext, event
+from tests.faults.graph_samples import TASKS, Node, graph_one
+from tests.faults.limit_lanes import Lanes, attributes_of
+from tests.faults.limit_storm import LEASE_SECONDS, SWEEP, SWEEP_SECONDS, Death, Fate, Gate, Result
+
+PREFIX = "graph"
+THREADS = 10
+BATCHES = 0.4
+"""The share of graphs that are a batch."""
+LEFT = """
+select t.id, t.state, t.reason from joblane.tasks t
+ where t.finished_at is null
+   and not (t.waits_for = '*parents' and exists (
+          select from joblane.task_parents e, joblane.tasks p where e.child = t.id and p.id = e.parent
+                                                                and (p.state = 'archived' or p.waits_for = '*parents')))
+"""
+"""The live tasks, without those that wait for a dead parent, or for a task that does."""
+
+
+class GraphFate(Fate):
+    """``frees``: children may wait that the worker has not released yet."""
+
+    def hook(self, statement: str, send: Callable[[], Any]) -> Any:
+        def noting() -> Any:
+            result = send()
+            answers: Any = result.rows[0][0] if statement in (CLAIM, FINISH, RELEASE) else None
+            if statement == CLAIM:
+                self.frees |= any(answer["release"] for answer in answers)
+            elif statement == FINISH:
+                self.frees |= bool(answers["released"] or answers["look"])
+            elif statement == RELEASE:
+                self.frees = bool(answers["ended"] or answers["children"] or answers["later"])
+            return result
+
+        frees = self.frees
+        result = super().hook(statement, noting)
+        self.frees |= frees and statement != RELEASE
+        return result
+
+
+class GraphStorm:
+    """A storm of ``graphs``. ``seconds``: one that takes longer is stuck. ``deaths``: the share of invocations in which
+    the worker dies."""
+
+    def __init__(self, url: str, seed: int, graphs: int, *, seconds: float = 100.0, deaths: float = 0.3) -> None:
+        self._url, self._dice, self._number = url, random.Random(seed), graphs
+        self._ends, self._deaths = time.monotonic() + seconds, deaths
+        self._lanes: Any = Lanes()
+        self._gate = Gate()
+        self._over, self._produced = threading.Event(), threading.Event()
+        self._lock = threading.Lock()
+        self._redriven: set[str] = set()
+        self.result = Result(seed)
+
+    def count(self, what: str, number: int = 1) -> None:
+        with self._lock:
+            self.result.counts[what] += number
+
+    def wrong(self, line: str) -> None:
+        with self._lock:
+            self.result.wrong.append(line)
+
+    def go(self) -> Result:
+        started = time.monotonic()
+        with Database(self._url) as observer:
+            observer.get().execute_simple(
+                "create table public.effects (id text); create table public.early (id text, p text)"
+            )
+            observer.get().run(LIMITS, json.dumps(declared_limits(TASKS)))
+            threads = [
+                threading.Thread(target=self._safely, args=(duty,), daemon=True)
+                for duty in (self._produce, self._produce_batches, self._cancel, self._sweep, *[self._work] * THREADS)
+            ]
+            with self._patched():
+                for thread in threads:
+                    thread.start()
+                self._await_end(observer)
+                self._over.set()
+                for thread in threads:
+                    thread.join()
+            if not self.result.wrong:
+                self._check(observer)
+        self.result.seconds = time.monotonic() - started
+        return self.result
+
+    @contextmanager
+    def _patched(self) -> Iterator[None]:
+        """Leases end when the invocation does, and the children are counted that each caller has released."""
+
+        def by(who: str) -> Callable[..., list[Turn]]:
+            def counted(connection: Any, ended: Sequence[str], children: Sequence[str] = ()) -> list[Turn]:
+                turns = release(connection, ended, children)
+                self.count(f"children released by {who}", len(turns))
+                return turns
+
+            return counted
+
+        with (
+            patch.object(logging.getLogger("sqlalchemy.pool"), "disabled", True),  # it reports each connection cut
+            patch.object(worker_module, "LEASE_MARGIN", timedelta(0)),
+            patch.object(worker_run, "KILL_MARGIN_SECONDS", 0.0),
+            patch.object(worker_module, "release", by("a worker")),
+            patch.object(client_module, "release", by("a cancel")),
+            patch.object(parents_module, "release", by("the sweep")),
+        ):
+            yield
+
+    def _safely(self, duty: Callable[[], None]) -> None:
+        try:
+            duty()
+        except Exception as error:
+            self.wrong(f"{duty.__name__}: {type(error).__name__}: {error}")
+
+    def _await_end(self, observer: Database) -> None:
+        swept = time.monotonic()
+        while time.monotonic() < self._ends and not self.result.wrong:
+            time.sleep(0.1)
+            is_quiet = self._produced.is_set() and not self._lanes.depth
+            if is_quiet and not observer.get().run(LEFT):
+                return
+            if time.monotonic() - swept > SWEEP_SECONDS:
+                with self._gate.closed():
+                    list(Parents(PREFIX, Sends(observer.get(), self._lanes)).steps())
+                swept = time.monotonic()
+        if not self.result.wrong:
+            self.wrong(f"not over in time: {observer.get().run(LEFT)[:9]}, messages: {self._lanes.depth}")
+
+    @contextmanager
+    def _client(self) -> Iterator[tuple[Database, JobClient]]:
+        with Database(self._url) as database:
+            yield database, JobClient.within(database, self._lanes, PREFIX)
+
+    def _every(self, seconds: float) -> Iterator[None]:
+        while not self._over.wait(seconds):
+            yield
+
+    # --- Producers ----------------------------------------------------------------------------------------------------
+
+    def _produce(self) -> None:
+        """Make graphs of two to nine tasks, each with up to three parents: in one transaction, or while they run."""
+        from sqlalchemy.orm import Session
+
+        dice = random.Random(self._dice.random())
+        with self._client() as (database, client):
+            for number in range(self._number - int(self._number * BATCHES)):
+                if self._over.is_set():
+                    break
+                together = dice.random() < 0.5
+                jobs = self._graph(f"g{number:04}", dice)
+                with Session(database.engine) as session:
+                    for job in jobs:
+                        client.enqueue(**_arguments(job), session=session if together else None)
+                        if not together:
+                            time.sleep(dice.random() * 0.01)
+                    session.commit()
+                self._repeat(jobs, dice)
+                self.count("tasks of graphs", len(jobs))
+        self._produced.set()
+
+    def _graph(self, name: str, dice: random.Random) -> list[Job]:
+        jobs: list[Job] = []
+        for n in range(dice.randint(2, 9)):
+            parents = dice.sample([str(job.task_id) for job in jobs], min(len(jobs), dice.randint(0, 3)))
+            on_parent_dead = dice.choice(["hold", "hold", "cancel", "run"])
+            node = Node(
+                needs=() if on_parent_dead == "run" else tuple(parents),
+                follows=tuple(parents) if on_parent_dead == "run" else (),
+                script=self._script(dice),
+            )
+            more: dict[str, Any] = {"after": parents, "on_parent_dead": on_parent_dead} if parents else {}
+            jobs.append(Job(dice.choice(list(TASKS.values())), node, task_id=f"{name}-{n}", **more))
+        return jobs
+
+    def _script(self, dice: random.Random) -> tuple[str, ...]:
+        number = dice.random()
+        return ("retry",) if number < 0.08 else ("fail",) * 3 if number < 0.14 else ()
+
+    def _repeat(self, jobs: Sequence[Job], dice: random.Random) -> None:
+        """Deliver some of the messages once more, at any time."""
+        for job in jobs:
+            for _ in range(dice.random() < 0.3):
+                self.count("messages that came twice")
+                body = Message(job.task.type, str(job.task_id), rec=True).encode()
+                self._put(job.task.type, body, dice.random() * 3)
+
+    def _put(self, type_: str, body: str, delay: float = 0, **attributes: Any) -> None:
+        self._lanes.put(lane_name(PREFIX, Queue.DEFAULT, type_), body, delay, None, attributes)
+
+    def _produce_batches(self) -> None:
+        """Make batches of none to twelve members: in one block, or sealed while the members run."""
+        dice = random.Random(self._dice.random())
+        with self._client() as (_, client):
+            for number in range(int(self._number * BATCHES)):
+                if self._over.is_set():
+                    break
+                name = f"b{number:04}"
+                ids = [f"{name}-{n}" for n in range(dice.choice([0, 1, 2, 3, 12]))]
+                jobs = [
+                    Job(
+                        dice.choice(list(TASKS.values())),
+                        Node(script=self._script(dice), adds=f"{id_}-late" if dice.random() < 0.2 else None),
+                        task_id=id_,
+                    )
+                    for id_ in ids
+                ]
+                ends = Job(graph_one, Node(follows=tuple(ids)))
+                succeeds = Job(graph_one, Node(needs=tuple(ids)))
+                batch = client.batch(name, on_end=ends, on_success=succeeds)
+                if dice.random() < 0.5:
+                    with batch:
+                        batch.enqueue_many(jobs)
+                else:
+                    for job in jobs:
+                        assert not isinstance(batch.enqueue_many([job])[0], JobError)
+                    time.sleep(dice.random() * 0.05)
+                    batch.seal()
+                self._repeat(jobs, dice)
+                self.count("tasks of batches", len(jobs) + 2)
+
+    # --- Workers ------------------------------------------------------------------------------------------------------
+
+    def _work(self) -> None:
+        """Deliver messages to a worker, and to the next one when it has died."""
+        dice = random.Random(self._dice.random())
+        while not self._over.is_set():
+            fate = GraphFate(self._died)
+            database = HookedDatabase(self._url, fate.hook)
+            workers = [Worker(task, database, self._lanes, PREFIX) for task in TASKS.values()]
+            with suppress(Death):
+                while not self._over.is_set():
+                    dies = dice.random() < self._deaths
+                    fate.begin(dice.randrange(1, 10) if dies else 0, after=dice.random() < 0.5)
+                    if not self._deliver(workers, dice):
+                        time.sleep(0.01)
+            database.drop()
+
+    def _deliver(self, workers: list[Worker], dice: random.Random) -> bool:
+        """Deliver the next messages of a lane. Return False if all are empty."""
+        dice.shuffle(workers)
+        for worker in workers:
+            task = worker._task
+            if records := self._lanes.receive(lane_name(PREFIX, Queue.DEFAULT, task.type), task.batch_size):
+                break
+        else:
+            return False
+        self.count("invocations")
+        context = LambdaContext(seconds=LEASE_SECONDS, aws_request_id=f"{dice.random()}")
+        with self._gate.open():
+            answer = worker.handle(event(*records), context)
+        self._lanes.answer(records, {item["itemIdentifier"] for item in answer["batchItemFailures"]})
+        if self._lanes.dead and dice.random() < 0.3:
+            self._redrive()
+        return True
+
+    def _died(self, fate: Fate) -> None:
+        self.count("workers that died")
+        self.count("workers that died before they could release", fate.frees)
+
+    def _redrive(self) -> None:
+        """Send a dead letter of a task's first life back, twice. Its runs then fail no more."""
+        with suppress(IndexError):
+            dead_letter = self._lanes.dead.pop()
+            attributes, id_ = attributes_of(dead_letter), json.loads(dead_letter.body)["id"]
+            with self._lock:
+                if id_ in self._redriven or attributes[DEAD_ATTRIBUTE][1] != "0":
+                    return
+                self._redriven.add(id_)
+            with self._client() as (database, _):
+                forget = "update joblane.tasks set payload = payload - 'script' where id = $1"
+                database.get().run(forget, id_)
+            self.count("tasks redriven")
+            for _ in range(2):
+                self._lanes.put(dead_letter.queue.removesuffix("-dlq"), dead_letter.body, 0, None, attributes)
+
+    def _cancel(self) -> None:
+        dice = random.Random(self._dice.random())
+        find = "select id from joblane.tasks where finished_at is null and state <> 'active' offset $1 limit 1"
+        with self._client() as (database, client):
+            for _ in self._every(0.15):
+                for (id_,) in database.get().run(find, dice.randrange(60)):
+                    with self._gate.open():
+                        self.count("tasks cancelled by a client", client.cancel(id_) is not None)
+
+    def _sweep(self) -> None:
+        with self._client() as (database, _):
+            for _ in self._every(0.3):
+                for id_, type_, _, _ in database.get().run(SWEEP):
+                    self.count("messages sent by the sweep")
+                    self._put(type_, Message(type_, id_, rec=True).encode())
+
+    # --- The check ----------------------------------------------------------------------------------------------------
+
+    def _check(self, observer: Database) -> None:
+        sql, counts = observer.get().run, self.result.counts
+        for state, number in sql("select state, count(*) from joblane.tasks group by 1"):
+            counts[f"tasks {state}"] = number
+        for id_, state, effects in sql(
+            "select t.id, t.state, e.number from joblane.tasks t,"
+            " lateral (select count(*) as number from public.effects e where e.id = t.id) as e"
+            " where e.number <> (t.state = 'completed')::int"
+        ):
+            self.wrong(f"{effects} effects: {id_} is {state}")
+        for id_, parent in sql("select * from public.early limit 5"):
+            self.wrong(f"{id_} ran before {parent} had ended")
+        for (id_,) in sql("select id from joblane.tasks where state = 'cancelled' and reason is null limit 5"):
+            self.wrong(f"cancelled without a reason: {id_}")
+        [[deadlocks]] = sql("select deadlocks from pg_stat_database where datname = current_database()")
+        if deadlocks:
+            self.wrong(f"{deadlocks} deadlocks")
+        swept, died = counts["children released by the sweep"], counts["workers that died before they could release"]
+        if swept > died:
+            self.wrong(f"{swept} children were released by the sweep alone, with {died} deaths")
+
+
+def _arguments(job: Job) -> dict[str, Any]:
+    more = {"after": job.after, "on_parent_dead": job.on_parent_dead} if job.after else {}
+    return {"task": job.task, "payload": job.payload, "task_id": job.task_id, **more}
