@@ -12,7 +12,7 @@ from dataclasses import dataclass
 class Ratio:
     """A comparison. ``ratio`` is Joblane / bare.
 
-    ``bound`` is its limit: an upper one if ``at_most``, or else a lower one.
+    ``bound`` is its limit: an upper one if ``at_most``, or else a lower one. None: any ratio is accepted.
     """
 
     name: str
@@ -20,16 +20,18 @@ class Ratio:
     ours: str
     bare: str
     ratio: float
-    bound: float
+    bound: float | None
     at_most: bool
 
     @property
     def holds(self) -> bool:
+        if self.bound is None:
+            return True
         return self.ratio <= self.bound if self.at_most else self.ratio >= self.bound
 
     @property
     def required(self) -> str:
-        return f"{'≤' if self.at_most else '≥'} {self.bound:g}"
+        return "none" if self.bound is None else f"{'≤' if self.at_most else '≥'} {self.bound:g}"
 
 
 def within(name: str, setting: str, ours: float, target: float, unit: str) -> Ratio:

@@ -137,18 +137,18 @@ def test_the_metrics_that_alarms_read_are_those_that_the_costs_page_counts(
     found = alarms_of(prod)
     parts = {part_of(task.type) for task in lanes}
     timed = {part_of(task.type) for task in lanes if not task.resumable}
-    # three for each lane, throttles of the parts and of the other functions, near timeouts, and seven of the stage
-    assert len(found) == 3 * len(lanes) + len(parts) + 1 + len(timed) + 7
+    # three for each lane, throttles of the parts and of the other functions, near timeouts, and eight of the stage
+    assert len(found) == 3 * len(lanes) + len(parts) + 1 + len(timed) + 8
     metrics = sum(len(metrics_of(alarm)) for alarm in found.values())
-    assert metrics == 7 * len(lanes) - sum(task.resumable for task in lanes) + len(functions) + 10
+    assert metrics == 7 * len(lanes) - sum(task.resumable for task in lanes) + len(functions) + 11
 
 
-def test_a_small_stage_has_eight_alarms_that_read_eleven_metrics(small: Template) -> None:
+def test_a_small_stage_has_nine_alarms_that_read_twelve_metrics(small: Template) -> None:
     found = alarms_of(small)
     names = {name.removeprefix("jobs-dev-") for name in found}
-    of_sweep = {"moved-by-sqs", "waiting", "missed-tick", "stuck-lease", "sweep"}
+    of_sweep = {"moved-by-sqs", "waiting", "missed-tick", "stuck-lease", "old-snapshot", "sweep"}
     assert names == {"archived", "throttles", "refused", *of_sweep}
-    assert sum(len(metrics_of(alarm)) for alarm in found.values()) == 11
+    assert sum(len(metrics_of(alarm)) for alarm in found.values()) == 12
     assert templates.of_type(small, "AWS::KMS::Key") == {}
 
 
@@ -236,7 +236,16 @@ def test_an_hourly_sweep_is_missed_after_four_hours_and_a_disabled_sweep_never(s
     hourly = stack_of(synth(monitoring={"email": "off"}, schedules={"jobs:sweep": "@hourly"}), "monitoring")
     assert alarms_of(hourly)["acme-sweep"]["Period"] == 3600
     off = stack_of(synth(monitoring={"email": "off"}, schedules={"jobs:sweep": "off"}), "monitoring")
-    assert {"acme-sweep", "acme-stuck-lease", "acme-missed-tick"} & set(alarms_of(off)) == set()
+    assert {"acme-sweep", "acme-stuck-lease", "acme-missed-tick", "acme-old-snapshot"} & set(alarms_of(off)) == set()
+
+
+def test_an_old_snapshot_has_an_alarm_with_a_threshold_in_minutes(synth: Synth, watched: Template) -> None:
+    [alarm] = (alarm for name, alarm in alarms_of(watched).items() if name.endswith("-old-snapshot"))
+    assert (alarm["MetricName"], alarm["Statistic"], alarm["Threshold"]) == ("OldestSnapshotSeconds", "Maximum", 1800)
+    assert dimensions(alarm) == {"task_type": "jobs:sweep"}
+    longer = stack_of(synth(monitoring={"email": "off", "old_snapshot_minutes": 120}), "monitoring")
+    assert alarms_of(longer)["acme-old-snapshot"]["Threshold"] == 7200
+    assert "for 120 minutes" in alarms_of(longer)["acme-old-snapshot"]["AlarmDescription"]
 
 
 def test_a_stage_sets_thresholds_and_leaves_alarms_out(acme: Template) -> None:

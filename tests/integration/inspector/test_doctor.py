@@ -34,6 +34,7 @@ from joblane.queues import (
 from joblane.record import functions
 from joblane.record.database import Database
 from joblane.sqs.tick import id_of
+from tests.builders.snapshots import pid_of, session, swept
 from tests.samples import sample_batch, sample_one, sample_tick
 from tests.world import PREFIX, World
 
@@ -289,6 +290,38 @@ def test_values_of_undeclared_limits_are_a_warning(stage: Stage) -> None:
             "`joblane limits reset gone:type --key 'a b'` removes it",
         ),
     }
+
+
+def test_an_old_snapshot_is_a_warning_with_the_statement_that_ends_it(stage: Stage) -> None:
+    with session(stage.world.url, name="pg_dump") as dump:
+        swept(stage.world, 45)
+        [[user, database]] = dump.run("select current_user::text, current_database()::text")
+        assert stage.found(Grade.WARNING)["snapshots"] == Check(
+            Grade.WARNING,
+            "snapshots",
+            f"the session {pid_of(dump)} (user {user}, database {database}, application pg_dump, idle in transaction) "
+            "has kept dead rows for 45 min or longer: tasks with limits start more slowly",
+            f"end it: select pg_terminate_backend({pid_of(dump)})",
+        )
+    assert "snapshots" not in stage.found()
+
+
+def test_snapshots_are_unknown_to_a_role_that_may_not_see_sessions(stage: Stage) -> None:
+    for statement in (
+        "create role reader login password 'x'",
+        "grant usage on schema joblane to reader",
+        "grant select on all tables in schema joblane to reader",
+        "revoke select on pg_stat_activity from public",
+    ):
+        stage.world.run(statement)
+    try:
+        with Database(f"postgresql://reader:x@{stage.world.url.split('@')[1]}") as database:
+            [check] = doctor_database.snapshots(Scope(database, stage.scope.sqs, PREFIX, TASKS, "op"))
+    finally:
+        for statement in ("grant select on pg_stat_activity to public", "drop owned by reader", "drop role reader"):
+            stage.world.run(statement)
+    assert (check.grade, check.what) == (Grade.UNKNOWN, "snapshots")
+    assert "permission denied for view pg_stat_activity" in check.found
 
 
 def test_an_unavailable_database_is_reported_once_and_aws_is_still_checked(stage: Stage) -> None:

@@ -48,7 +48,7 @@ class Monitoring(Settings):
     ``"off"``: no mail, because you subscribe to the SNS topic ``PREFIX-alarms`` in another way. None: nobody is
     notified, as the synthesis says; refused if ``removal`` is ``"retain"``."""
     detail: Literal["lanes", "stage"] = "lanes"
-    """``lanes``: alarms for each type in each of its queues. ``stage``: alarms for the whole stage only, which read 12
+    """``lanes``: alarms for each type in each of its queues. ``stage``: alarms for the whole stage only, which read 13
     metrics at most, and a dashboard with at most 50 metrics, for any number of types. The alarms of
     ``failing_percent`` and ``near_timeout_percent`` exist only with ``lanes``."""
     topic_key: bool = True
@@ -70,6 +70,9 @@ class Monitoring(Settings):
     """Ticks that did not arrive."""
     stuck_leases: Count = 1
     """Runs whose lease ended more than ten minutes ago and whose end is not recorded."""
+    old_snapshot_minutes: Annotated[int, Field(ge=15)] | Literal["off"] = 30
+    """Minutes for which a session, a prepared transaction, a standby or a replication slot has kept dead rows of the
+    database. The sweep reports none below 15."""
     throttles: Count = 1
     """Throttled invocations of the stage's functions within 5 minutes; with ``detail`` ``stage``, of all functions of
     the account in the region."""

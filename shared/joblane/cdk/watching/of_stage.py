@@ -127,5 +127,15 @@ def _of_sweep(sweep: Task[Any, Any], prefix: str, monitoring: Monitoring) -> Ite
         says="The leases of runs ended more than ten minutes ago, and the sweep has not found them.",
         run="joblane doctor",
     )
+    minutes = monitoring.old_snapshot_minutes
+    yield from reported(
+        "old-snapshot",
+        "OldestSnapshotSeconds",
+        minutes * 60 if isinstance(minutes, int) else "off",
+        heading="an-old-snapshot",
+        says=f"A transaction, a standby or a replication slot has kept dead rows for {minutes} minutes, so tasks with "
+        "limits start more slowly. The sweep's log names it.",
+        run="joblane doctor",
+    )
     completed = partial(own_metric, prefix, "Completed", task_type=SWEEP, queue=sweep.queue.value)
     yield from silence("sweep", "the-sweep-does-not-run", completed, gap, monitoring.silence)

@@ -7,18 +7,22 @@ from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+from pg8000.exceptions import DatabaseError
+
 from joblane import settings
 from joblane.context import TaskContext
 from joblane.declaration import Grants, Task
 from joblane.decorator import task
 from joblane.discovery import discover
-from joblane.errors import text_of
+from joblane.errors import sqlstate, text_of
 from joblane.maintenance.held_counts import HeldCounts, held_counts
 from joblane.maintenance.missed_ticks import missed_ticks
+from joblane.maintenance.old_snapshot import old_snapshot
 from joblane.maintenance.sweep import Swept, sweep
 from joblane.maintenance.unmarked_dead_letters import unmarked_dead_letters
 from joblane.payload import Payload
 from joblane.queues import Queue, front_door_name, lane_name
+from joblane.record.connection import INSUFFICIENT_PRIVILEGE
 from joblane.schedule import every
 from joblane.sqs.client import Sqs
 from joblane.telemetry import Tally
@@ -60,6 +64,7 @@ def jobs_sweep(payload: JobsSweep, ctx: TaskContext) -> dict[str, Any]:
         "MissedTick": len(missed),
         "StuckLeases": swept.stuck,
         "DeadLettersMovedBySqs": _moved_by_sqs(ctx, tasks, sqs),
+        "OldestSnapshotSeconds": _old_snapshot_seconds(ctx),
     }
     _measure(ctx, swept, found)
     _measure_held(held)
@@ -115,6 +120,28 @@ def _missed_ticks(ctx: TaskContext, tasks: Tasks) -> list[str]:
             extra={"tick": tick},
         )
     return missed
+
+
+def _old_snapshot_seconds(ctx: TaskContext) -> int:
+    """Return the age of the oldest snapshot that keeps dead rows, and log its holder. 0: it is not old, or unknown."""
+    try:
+        oldest = old_snapshot(ctx.connection())
+    except DatabaseError as error:
+        if sqlstate(error) != INSUFFICIENT_PRIVILEGE:
+            raise
+        ctx.logger.warning(
+            "the sweep may not look for old snapshots; grant the functions' user what PostgreSQL grants to everyone by "
+            "default: select on pg_stat_activity, pg_stat_progress_vacuum, pg_prepared_xacts and pg_replication_slots",
+            extra={"error": text_of(error)},
+        )
+        return 0
+    if oldest is None:
+        return 0
+    ctx.logger.error(
+        "an old snapshot keeps dead rows, so that tasks with limits start more slowly: end it as old_snapshot.end says",
+        extra={"old_snapshot": oldest.document()},
+    )
+    return oldest.seconds
 
 
 def _moved_by_sqs(ctx: TaskContext, tasks: Tasks, sqs: Sqs) -> int:

@@ -1,4 +1,4 @@
-"""Checks of a deployment in its database: the schema, the clock, the sweep, ticks, types, pauses and limits."""
+"""Checks of a deployment in its database: schema, clock, sweep, ticks, types, pauses, limits and old snapshots."""
 
 from __future__ import annotations
 
@@ -18,8 +18,9 @@ from joblane.inspector.shell import argument
 from joblane.inspector.stage.pauses import current
 from joblane.inspector.views import Check, Grade
 from joblane.maintenance.missed_ticks import LONGEST_LOOK_BACK, PATIENCE
+from joblane.maintenance.old_snapshot import old_snapshot
 from joblane.record import functions, migrations
-from joblane.record.connection import READ_ONLY
+from joblane.record.connection import INSUFFICIENT_PRIVILEGE, READ_ONLY
 from joblane.record.limit_changes import undeclared_names
 from joblane.record.limit_status import status_of
 from joblane.record.states import LIVE_SQL
@@ -200,6 +201,22 @@ def limits(scope: Scope) -> Iterator[Check]:
         yield Check(Grade.WARNING, f"limit {limit.name}{of_key}", found, do)
 
 
+def snapshots(scope: Scope) -> Iterator[Check]:
+    """No snapshot keeps dead rows for long. If the role lacks the rights to see them, the result is unknown."""
+    try:
+        oldest = old_snapshot(scope.connection)
+    except PostgresError as error:
+        if sqlstate(error) != INSUFFICIENT_PRIVILEGE:
+            raise
+        do = "grant the role this right, which PostgreSQL grants to everyone by default"
+        yield Check(Grade.UNKNOWN, "snapshots", f"they cannot be looked for: {text_of(error)}", do)
+        return
+    if oldest is not None:
+        since = lasting(timedelta(seconds=oldest.seconds))
+        found = f"the {oldest.text} has kept dead rows for {since} or longer: tasks with limits start more slowly"
+        yield Check(Grade.WARNING, "snapshots", found, f"end it: {oldest.end}")
+
+
 def _times(next_after: Callable[[datetime], datetime], moment: datetime) -> Iterator[datetime]:
     while True:
         yield (moment := next_after(moment))
@@ -214,5 +231,6 @@ PARTS: tuple[tuple[str, Callable[[Scope], Iterator[Check]]], ...] = (
     ("types", undeclared),
     ("pauses", pauses),
     ("limits", limits),
+    ("snapshots", snapshots),
 )
 """The migrations come first: on an empty database there is nothing else to check."""
