@@ -165,7 +165,7 @@ MEASURED: dict[str, tuple[str, tuple[str, ...], int]] = {
     "claim of children": (CLAIM, (_messages("fresh", rec=True), TOKEN, "60", "r"), 60),
     "finish of parents": (FINISH, (_ends("parent"), "false"), 60),
     "release": (RELEASE, ("{}", _array("free")), 40),
-    "release of the children of dead tasks": (RELEASE, (_array("dead"), "{}"), 60),
+    "release of the children of archived tasks": (RELEASE, (_array("dead"), "{}"), 60),
     "insert of children": (INSERT, _documents("c", options={"after": ["waiting-1"], "on_parent_dead": "hold"}), 70),
     "parents of an insert": (UNKNOWN, (json.dumps(_ids("waiting")),), 10),
     "insert": (INSERT, _documents("i"), 50),

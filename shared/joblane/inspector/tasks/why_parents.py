@@ -14,8 +14,8 @@ from joblane.record.connection import Connection
 from joblane.record.limit_status import MOST_COUNTED
 from joblane.record.states import State
 
-# A callback waits for all members of its batch. Each parent is looked up by its id: a join might read more rows. With an
-# order, the index of the other column might be read.
+# A callback waits for all members of its batch. Each parent is looked up by its id, as a join might read more rows. An
+# order might let the index of the other column be read.
 OPEN = f"""
 with open as materialized (
   select e.child, e.parent, e.on_parent_dead from joblane.task_parents e where e.child = $1 limit {MOST_COUNTED}
