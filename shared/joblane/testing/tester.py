@@ -285,8 +285,10 @@ class JobTester:
         found = [id_ for id_, holders in rows if by is None or by in holders]
         if not found:
             holders = dict.fromkeys(holder for _, holders in rows for holder in holders)
-            what = f"held by: {', '.join(holders)}" if holders else "none is held"
-            raise AssertionError(f"no task {type_!r} is held{f' by {by!r}' if by else ''}; {what}")
+            listed = ", ".join(holders) or "none"
+            raise AssertionError(
+                f"no task {type_!r} is held{f' by {by!r}' if by else ''}; limits and tasks that hold some: {listed}"
+            )
         return report.reports(self._database.get(), found)
 
     @contextmanager

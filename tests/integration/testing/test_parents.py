@@ -74,7 +74,7 @@ def test_a_child_is_held_by_its_parent(jobs: JobTester) -> None:
     report = jobs.drain()
     assert report.released == []
     assert [one.id for one in jobs.assert_held(graph_step, by="a")] == ["child"]
-    with pytest.raises(AssertionError, match="no task 'graph:step' is held by 'b'; held by: a"):
+    with pytest.raises(AssertionError, match="no task 'graph:step' is held by 'b'; limits and tasks that hold some: a"):
         jobs.assert_held(graph_step, by="b")
 
 
