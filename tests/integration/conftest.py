@@ -5,18 +5,25 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 from sqlalchemy import create_engine
 from sqlalchemy.orm import Session
 
+from joblane.cli import connect as connecting
+from joblane.cli import target
+from joblane.declaration import Task
 from joblane.functions.jobs_bulk import handler as bulk_handler
 from joblane.inspector.inspector import Inspector
 from joblane.inspector.scope import Scope
+from joblane.record import audit
 from joblane.record.database import Database
 from joblane.record.task_types import LIMITS, declared_limits
+from joblane.testing import JobTester
 from tests import fast_typer
 from tests.bulks import TASKS, Bulks
+from tests.integration.docs_page import WHO, Page
 from tests.samples import LIMITED
 from tests.world import PREFIX, World, mocked_aws
 
@@ -95,3 +102,25 @@ def limited(world: World) -> World:
     """A world with the limits of the samples."""
     world.run(LIMITS, json.dumps(declared_limits({task.type: task for task in LIMITED})))
     return world
+
+
+@pytest.fixture
+def docs_page(
+    jobs: JobTester, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Callable[[str], Page]]:
+    """Return a page. Its commands are those of the operator ``ann@laptop``, at a terminal of 100 columns."""
+    database, tasks = Database(jobs.url), dict[str, Task[Any, Any]]()
+    operator = Inspector(Scope(database, jobs._queues, "jobs", tasks, WHO))
+    monkeypatch.setattr(connecting, "connect", lambda **_: operator)
+    monkeypatch.setattr(target, "program", lambda: "joblane")
+    monkeypatch.setattr(audit, "user_of_process", lambda: WHO)
+    monkeypatch.setenv("COLUMNS", "100")
+    monkeypatch.delenv("JOBLANE_STAGE", raising=False)
+
+    def read(name: str) -> Page:
+        made = Page(name, jobs, capsys)
+        made.tasks = tasks
+        return made
+
+    yield read
+    database.drop()

@@ -140,16 +140,36 @@ def test_django(world: World, load: Load) -> None:
         connections.close_all()
 
 
+def run_in_psql(world: World, part: str) -> None:
+    """Run the only block of SQL on the pages that has this part."""
+    [script] = [block.text for block in blocks("sql", *PAGES) if part in block.text]
+    command = [str(program("psql")), world.url, "-v", "ON_ERROR_STOP=1", "-q", "-c", script]
+    subprocess.run(command, check=True, capture_output=True)
+
+
 @pytest.mark.usefixtures("load")
 def test_the_sql_runs_in_psql(world: World) -> None:
-    [block] = blocks("sql", *PAGES)
-    command = [str(program("psql")), world.url, "-v", "ON_ERROR_STOP=1", "-q", "-c", block.text]
-    subprocess.run(command, check=True, capture_output=True)
+    run_in_psql(world, "remind-7")
     row = world.row("remind-7")
     assert (row["state"], row["tenant"], row["payload"]) == ("scheduled", "acme", {"invoice_id": 7})
     world.later("remind-7")
     assert world.sweep().sent == 1
     assert ran(world, "remind-7") == 7
+
+
+@pytest.mark.usefixtures("load")
+@pytest.mark.parametrize("payload", ["{}", '{"invoice_id": 8}'], ids=["dead parent", "parent"])
+def test_a_child_of_sql_runs_after_its_parent(world: World, payload: str) -> None:
+    run_in_psql(world, "remind-9")
+    world.run("update joblane.tasks set payload = $1::jsonb where id = 'remind-8'", payload)
+    task = sys.modules[HANDLER].invoice_remind
+    assert world.sweep().sent == 2
+    messages = sorted(world.take(task), key=lambda message: "remind-9" not in message["Body"])
+    for message in messages:  # the child's comes first
+        world.deliver(task, message["Body"])
+        assert world.row("remind-9")["state"] == ("held" if message is messages[0] else "pending")
+    assert world.row("remind-8")["state"] == ("completed" if "8" in payload else "archived")
+    assert ran(world, "remind-9") == 9
 
 
 def test_the_sql_function_takes_a_payload_that_does_not_fit_and_it_is_archived(world: World, load: Load) -> None:

@@ -79,7 +79,11 @@ PYTHON = {
     "docs/how-to/test": ("tests/integration/testing/test_pytest_plugin.py", '.glob("test*.md")'),
     "docs/how-to/permissions.md": ("tests/infra/test_docs_permissions.py", "permissions.md"),
     "docs/how-to/own-cdk-app.md": ("tests/infra/test_construct.py", "own-cdk-app.md"),
-    "docs/how-to/limit-": ("tests/integration/test_docs_limits.py", "page(name)"),
+    "docs/how-to/limit-": ("tests/integration/test_docs_limits.py", "docs_page(name)"),
+    **{
+        f"docs/how-to/{name}.md": ("tests/integration/test_docs_after.py", f'docs_page("{name}")')
+        for name in ("after", "batches")
+    },
     "docs/how-to/existing-database.md": ("tests/integration/record/test_own_alembic.py", "existing-database.md"),
     **{
         f"docs/moving/{name}.md": ("tests/integration/test_docs_moving.py", f"{name}.md")

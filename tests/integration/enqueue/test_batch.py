@@ -174,6 +174,31 @@ def test_a_batch_that_is_sealed_while_its_last_member_ends_calls_once(world: Wor
     assert ask(world, END) is RUN
 
 
+def test_a_batch_that_is_never_sealed_cancels_its_callbacks_in_the_end(world: World) -> None:
+    world.client.batch("import-7", on_end=JOB, on_success=JOB).enqueue(sample_one, Sample(), task_id="a")
+    assert callbacks(world) == ["held", "held"]
+    world.run("update joblane.batches set created_at = now() - interval '121 days'")
+    world.sweep()
+    assert states(world, "a", END, SUCCESS) == ["pending", "cancelled", "cancelled"]
+    assert world.row(END)["reason"] == "cancelled: its batch import-7 was not sealed"
+
+
+def test_an_operator_starts_the_callback_of_a_batch_that_is_not_sealed(world: World) -> None:
+    world.client.batch("import-7", on_end=JOB).enqueue(sample_one, Sample(), task_id="a")
+    assert ask(world, END) is HELD
+    act(world, BulkAction.RUN, END)
+    assert ask(world, END) is RUN
+
+
+def test_a_cancelled_on_success_that_is_retried_runs_at_once(world: World) -> None:
+    batch_of(world, "a", "b")
+    callbacks(world)
+    world.client.cancel("a")
+    assert states(world, SUCCESS) == ["cancelled"]
+    act(world, BulkAction.RETRY, "a", SUCCESS)
+    assert ask(world, SUCCESS) is RUN
+
+
 def test_a_sealed_batch_takes_no_member(world: World) -> None:
     batch = world.client.batch("import-7")
     batch.enqueue(sample_one, Sample())
