@@ -36,6 +36,12 @@ UNDER_WAY = f"""(t.state = 'active' or (t.state in ('pending', 'held') and t.use
             or coalesce(t.waits_for = '{PARENTS}', false))"""
 """True if no enqueue replaces the task: an attempt is under way, in an invocation or between two, where it may wait for
 a slot, or it waits for its parents."""
+IS_FREE = f"""t.state = 'held' and t.waits_for is not distinct from '{PARENTS}' and t.place is not null
+         and not exists (select from joblane.task_parents e where e.child = t.id)"""
+"""True if a task is held for its parents and has none any more. Without a place it is not held yet: its message comes.
+
+``is not distinct from``: with ``=`` PostgreSQL may read all tasks that wait for their parents from an index.
+"""
 PARENT_LETS_GO = f"""coalesce((select p.state = 'completed' or (e.on_parent_dead = 'run' and p.state in {ENDED_SQL})
                    from joblane.tasks p where p.id = e.parent), e.on_parent_dead = 'run')"""
 """True if the child of row ``e`` of ``task_parents`` does not wait for this parent any more."""

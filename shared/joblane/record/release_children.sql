@@ -6,36 +6,32 @@
 -- were deleted in a transaction that has committed. The answer: `turns`, the tasks that are released, whose messages
 -- the caller sends after the commit; `ended` and `children`, for which the caller calls once more, at once; `later`,
 -- children whose rows are locked by others, for which it calls after a pause.
---
--- `is not distinct from`: with `=` PostgreSQL may read all tasks that wait for their parents from an index.
 create or replace function joblane.release_children_@version(ended text[], children text[]) returns json
 language plpgsql set lock_timeout = '5s' set plan_cache_mode = force_generic_plan set enable_seqscan = off
 set enable_hashjoin = off set enable_mergejoin = off
 as $$
 declare
+  free text[];
   turns json;
   later text[] := '{}';
   cancelled text[] := '{}';
   without_it text[] := '{}';
 begin
   perform set_config('joblane.checks', 'off', true);
-  if cardinality(children) > 0 then
-    with free as materialized (  -- a child without a place is not held yet: its own message finds out
-      select t.id from joblane.tasks t
-       where t.id = any (children) and t.state = 'held' and t.waits_for is not distinct from '*parents'
-         and t.place is not null and not exists (select from joblane.task_parents e where e.child = t.id)
-       order by t.id for no key update skip locked
+  -- Most children wait for another parent. An update of the table costs more, as it opens all indexes.
+  free := array(select t.id from joblane.tasks t where t.id = any (children) and @is_free);
+  if cardinality(free) > 0 then
+    with locked as materialized (
+      select t.id from joblane.tasks t where t.id = any (free) and @is_free order by t.id for no key update skip locked
     ),
     released as (
-      update joblane.tasks t set @set_released where t.id = any (array(select free.id from free)) returning t.*
+      update joblane.tasks t set @set_released where t.id = any (array(select l.id from locked l)) returning t.*
     )
     select json_agg(json_build_object(
              'id', r.id, 'type', r.type, 'queue', r.queue, 'tenant', r.tenant, 'schema', r.schema, 'headers', r.headers,
              'delay', greatest(0, extract(epoch from r.due_at - clock_timestamp()))))
       into turns from released r;
-    select coalesce(array_agg(t.id), '{}') into later from joblane.tasks t
-     where t.id = any (children) and t.state = 'held' and t.waits_for is not distinct from '*parents'
-       and t.place is not null and not exists (select from joblane.task_parents e where e.child = t.id);
+    later := array(select t.id from joblane.tasks t where t.id = any (free) and @is_free);
   end if;
   if cardinality(ended) > 0 then
     with children_to_cancel as materialized (
