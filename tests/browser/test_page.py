@@ -368,7 +368,7 @@ def test_a_queue_and_a_limit_are_paused_and_resumed(visit: Visit, site: Site) ->
 
 
 def test_a_batch_is_opened_retried_and_sealed(visit: Visit, site: Site) -> None:
-    # given a child that waits for a dead task, and a callback that waits for dead members
+    # given a child that waits for an archived task, and a callback that waits for archived members
     page = visit().go("/task?id=child")
     expect(page.get_by_text(re.compile("It waits for task .*, which is archived, and for 1 more"))).to_be_visible()
     expect(page.get_by_role("heading", name="Parents")).to_be_visible()
