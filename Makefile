@@ -96,9 +96,10 @@ bench-peers: tools ## Measure jobs and crashes against other systems; optional O
 	@$(RUN) tests.bench.peers $(if $(QUICK),--quick) $(if $(WRITE),--write) $(if $(PART),--part $(PART)) \
 		$(if $(ONLY),--only $(ONLY))
 
-faults: .venv/.dev ## Run thousands of jobs while everything fails; optional SEED=, JOBS=, TASKS=, RATED=, GRAPHS=, PLANT=
+faults: .venv/.dev ## Run thousands of jobs while all fails; optional SEED=, JOBS=, TASKS=, RATED=, GRAPHS=, BURSTS=, PLANT=
 	@$(RUN) tests.faults $(if $(SEED),--seed $(SEED)) $(if $(JOBS),--jobs $(JOBS)) $(if $(TASKS),--tasks $(TASKS)) \
-		$(if $(RATED),--rated $(RATED)) $(if $(GRAPHS),--graphs $(GRAPHS)) $(if $(MINUTES),--minutes $(MINUTES)) $(if $(PLANT),--plant "$(PLANT)")
+		$(if $(RATED),--rated $(RATED)) $(if $(GRAPHS),--graphs $(GRAPHS)) $(if $(BURSTS),--bursts $(BURSTS)) \
+		$(if $(MINUTES),--minutes $(MINUTES)) $(if $(PLANT),--plant "$(PLANT)")
 	@$(if $(PLANT),,$(RUN) pytest -q tests/faults)
 
 # The stages of cdk.json that are for AWS.

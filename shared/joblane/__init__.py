@@ -3,7 +3,7 @@
 Declare
     task, Payload, Redacted, Queue, Grants, Limit, Rate, cron, every, ArchivedTask
 Enqueue
-    JobClient, Job, Enqueued, OnConflict, Until, DuplicateTaskError, TaskIdConflictError, EnqueueError
+    JobClient, Job, Enqueued, Keep, OnConflict, Until, DuplicateTaskError, TaskIdConflictError, EnqueueError
 Show
     TaskStatus, Progress, State
 Inside a handler
@@ -45,7 +45,7 @@ if TYPE_CHECKING:
     from joblane.record.status import Progress, TaskStatus
     from joblane.redaction import Redacted
     from joblane.schedule import cron, every
-    from joblane.unique import OnConflict, Until
+    from joblane.unique import Keep, OnConflict, Until
 
 __version__ = "0.1.0"
 
@@ -59,6 +59,7 @@ __all__ = [
     "Job",
     "JobClient",
     "JobError",
+    "Keep",
     "Limit",
     "OnConflict",
     "OnParentDead",
@@ -105,6 +106,6 @@ __getattr__ = importer(
         "joblane.redaction": "Redacted",
         "joblane.schedule": "cron every",
         "joblane.record.status": "Progress TaskStatus",
-        "joblane.unique": "OnConflict Until",
+        "joblane.unique": "Keep OnConflict Until",
     },
 )

@@ -188,6 +188,8 @@ class Batch:
 def _member(job: Job) -> Job:
     if job.on_conflict == OnConflict.REPLACE:
         raise EnqueueError("on_conflict", "a member of a batch cannot replace another task; use 'return' or 'raise'")
+    if job.debounce is not None:
+        raise EnqueueError("debounce", "a task that is pushed would not become a member; enqueue it without the batch")
     return job
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypedDict
 from joblane.declaration import Task
 from joblane.errors import EnqueueError
 from joblane.queues import Queue
-from joblane.unique import OnConflict, Until
+from joblane.unique import Keep, OnConflict, Until
 
 if TYPE_CHECKING:
     from joblane.payload import Payload
@@ -46,6 +46,9 @@ class JobOptions(TypedDict, total=False):
     unique_key: str | None
     unique_until: Until | str | None
     on_conflict: OnConflict | str
+    debounce: timedelta | None
+    longest: timedelta | None
+    keep: Keep | str
     key: str | None
     after: Sequence[str | WithId]
     on_parent_dead: OnParentDead | str
@@ -73,6 +76,8 @@ ELSEWHERE = {
     "time_limit": "timeout",
     "job_id": "task_id",
     "queue_name": "queue",
+    "max_wait": "longest",
+    "max_delay": "longest",
     "depends_on": "after",
     "parents": "after",
 }
@@ -150,6 +155,16 @@ class Job:
     """Result if a live task holds the key. ``"raise"``: :class:`DuplicateTaskError`. ``"return"``: the existing task.
     ``"replace"``: the existing task with this payload, time and options, or
     :class:`DuplicateTaskError` if that task is running."""
+    debounce: timedelta | None = None
+    """Time for which no further enqueue with the unique key must come before the task runs. Each enqueue pushes the
+    waiting task. It requires a unique key with ``unique_until="start"``, and is refused with ``process_in``,
+    ``process_at``, ``on_conflict`` and ``record=False``. None: no debounce. Range: 5 seconds to 1 day."""
+    longest: timedelta | None = None
+    """Time after the first enqueue at which a debounced task is due, however often it is pushed: at least ``debounce``,
+    and at most ``unique_for``. None: ten times ``debounce``."""
+    keep: Keep | str = Keep.LAST
+    """Payload and options of a debounced task. ``"last"``: those of the last enqueue. ``"first"``: those of the first
+    enqueue; the others only push the task."""
     key: str | None = None
     """Key of this task for the limits of its type: 1 to 200 printable ASCII characters. None: the key that the task
     declares."""

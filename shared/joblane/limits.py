@@ -58,6 +58,13 @@ SCHEMA_RECEIVES = 8
 """Receives of a message that waits an hour for code that knows the schema of its payload."""
 RECEIVE_HEADROOM = 20
 """Receives that never reach the code: throttles, failed starts, pollers that were scaled in."""
+EARLY_RECEIVES = RECEIVE_HEADROOM // 2
+"""A message that was received more often, and is early again, is replaced by a copy, whose receives are counted anew.
+The message of a debounced task arrives early after each push."""
+SHORTEST_DEBOUNCE, LONGEST_DEBOUNCE = timedelta(seconds=5), timedelta(days=1)
+"""A task may start 2 seconds early, because SQS's delays are whole seconds: below 5 seconds it would be no debounce."""
+LONGEST_PUSHES = 10
+"""The default of ``longest`` is this many times ``debounce``."""
 LONGEST_LIMIT_DELAY = timedelta(days=1)
 """The longest time for which a handler's ``RateLimited`` delays the other tasks of its limit."""
 CONTENT_KEPT_FOR_MESSAGES = QUEUE_RETENTION + DEAD_LETTER_RETENTION

@@ -73,9 +73,10 @@ class Enqueued:
     """``pending`` if the task is due, ``held`` if it waits for its parents, ``scheduled`` if it is due later. For an
     existing task: its state."""
     sent: bool
-    """True if the message is in SQS. False if it is sent after the commit of the session, or later by the sweep."""
+    """True if this call has sent the message. False if it is sent after the commit of the session, or later by the
+    sweep, or if an existing task has its message already."""
     created: bool = True
-    """False if an existing task held the unique key and was returned or replaced."""
+    """False if an existing task held the unique key and was returned, replaced or pushed."""
     past: bool = False
     """True if ``process_at`` was in the past, so that the task is due now."""
 

@@ -43,6 +43,26 @@ class OnConflict(StrEnum):
     :class:`DuplicateTaskError`."""
 
 
+class Keep(StrEnum):
+    """The payload and options that a debounced task gets: those of the first or of the last enqueue."""
+
+    LAST = "last"
+    FIRST = "first"
+
+
+@dataclass(slots=True)
+class Debounce:
+    """The debounce of a task. ``longest``: seconds after its first enqueue it is due. ``asks``: number of enqueues."""
+
+    longest: float
+    keep: Keep
+    asks: int = 1
+
+    def row(self) -> dict[str, Any]:
+        """Return the part ``debounce`` of the row's options."""
+        return {"asks": self.asks, "longest": self.longest, "keep": self.keep}
+
+
 @dataclass(slots=True)
 class Unique:
     """A key to hold, for at most ``seconds``."""

@@ -1,4 +1,5 @@
-"""``make faults``: a long run from a seed, storms of limits and of graphs, a run of a rate, and their reports."""
+"""``make faults``: a long run from a seed, storms of limits, of graphs and of debounced enqueues, a run of a rate, and
+their reports."""
 
 from __future__ import annotations
 
@@ -10,7 +11,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from tests.faults import graph_plants, limit_plants
+from tests.faults import debounce_plants, graph_plants, limit_plants
+from tests.faults.debounce_storm import DebounceStorm
 from tests.faults.graph_storm import GraphStorm
 from tests.faults.limit_storm import Storm
 from tests.faults.plants import PLANTS
@@ -29,12 +31,14 @@ def main() -> int:
     parser.add_argument("--jobs", type=int, default=2000, help="0: no run of jobs")
     parser.add_argument("--tasks", type=int, default=10_000, help="of the storm of limits; 0: no storm")
     parser.add_argument("--rated", type=int, default=5000, help="tasks of the run of a rate; 0: no such run")
+    parser.add_argument("--bursts", type=float, default=10, help="virtual minutes of debounced enqueues; 0: none")
     parser.add_argument("--graphs", type=int, default=1000, help="of the storm of graphs; 0: no storm")
     parser.add_argument("--minutes", type=float, default=15, help="after this time a run counts as stuck")
     parts = (
         ("jobs", _run_jobs, PLANTS),
         ("tasks", _run_limits, limit_plants.PLANTS),
         ("rated", _run_rate, limit_plants.RATE_PLANTS),
+        ("bursts", _run_bursts, debounce_plants.PLANTS),
         ("graphs", _run_graphs, graph_plants.PLANTS),
     )
     names = sorted(bug for _, _, bugs in parts for bug in bugs)
@@ -94,6 +98,15 @@ def _run_rate(options: argparse.Namespace) -> bool:
     return bool(result.wrong)
 
 
+def _run_bursts(options: argparse.Namespace) -> bool:
+    """Like :func:`_run_jobs`."""
+    print(f"Seed {options.seed}: {options.bursts:g} virtual minutes of debounced enqueues", flush=True)
+    with _database(options.plant) as url:
+        result = DebounceStorm(url, options.seed, seconds=60 * options.bursts, real_seconds=60 * options.minutes).go()
+    print(result.table(), flush=True)
+    return bool(result.wrong)
+
+
 def _run_graphs(options: argparse.Namespace) -> bool:
     """Like :func:`_run_limits`."""
     wrong = False
@@ -125,6 +138,8 @@ def _database(plant: str | None) -> Iterator[str]:
 def _planted(url: str, plant: str) -> contextlib.AbstractContextManager[None]:
     if plant in graph_plants.PLANTS:
         return graph_plants.planted(url, plant)
+    if plant in debounce_plants.PLANTS:
+        return debounce_plants.planted(url, plant)
     return limit_plants.planted(url, plant)
 
 

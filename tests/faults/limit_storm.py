@@ -121,9 +121,11 @@ class Death(KeyboardInterrupt):
 
 @dataclass
 class Result:
-    """``wrong``: the violated rules, one line each. The storm ends with the first one."""
+    """``wrong``: the violated rules, one line each. The storm ends with the first one. ``held``: the last line of the
+    table if there are none."""
 
     seed: int
+    held: str = "Every limit held."
     seconds: float = 0.0
     counts: Counter[str] = field(default_factory=Counter)
     wrong: list[str] = field(default_factory=list)
@@ -131,7 +133,7 @@ class Result:
     def table(self) -> str:
         lines = [f"seed {self.seed}: {self.seconds:.0f} s"]
         lines += [f"{name:<60} {number:>7}" for name, number in sorted(self.counts.items())]
-        return "\n".join([*lines, *(["WRONG:", *self.wrong] if self.wrong else ["Every limit held."])])
+        return "\n".join([*lines, *(["WRONG:", *self.wrong] if self.wrong else [self.held])])
 
 
 class Gate:

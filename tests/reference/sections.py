@@ -635,6 +635,7 @@ SEE = {
     "Job": "enqueue.md#job",
     "JobClient": "enqueue.md",
     "JobError": "errors.md#joberror",
+    "Keep": "enqueue.md#keep",
     "Limit": "task.md#fields-of-limit",
     "OnConflict": "enqueue.md#onconflict",
     "OnParentDead": "enqueue.md#onparentdead",

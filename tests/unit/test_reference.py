@@ -184,6 +184,8 @@ def enqueue(**options: Any) -> None:
 
     def report_ranged(payload: Ranged, ctx: TaskContext) -> None: ...
 
+    if "debounce" in options:
+        options |= {"unique_for": timedelta(days=10), "unique_until": "start"}
     check(Job(task("report:ranged")(report_ranged), Ranged(), **options), record=True, prefix="jobs")
 
 
@@ -222,7 +224,7 @@ def test_the_ranges_of_most_numbers_and_durations_are_known() -> None:
         *("max_retry", "timeout", "retention", "unique_for", "batch_size", "max_concurrency", "memory_mb"),
         *("target_wait", "max_per_key", "max_total"),
     }
-    assert {name for name, *_ in ENQUEUED} == {"process_in", "retention", "unique_for"}
+    assert {name for name, *_ in ENQUEUED} == {"process_in", "retention", "unique_for", "debounce"}
 
 
 def test_the_intervals_of_every_are_those_of_its_docstring() -> None:

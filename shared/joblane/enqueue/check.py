@@ -13,6 +13,7 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from joblane.declaration import Task
+from joblane.enqueue.check_debounce import check_debounce
 from joblane.enqueue.check_options import check_options, in_utc
 from joblane.enqueue.parents import check_parents
 from joblane.errors import EnqueueError, LaneError, MessageError, PayloadError
@@ -44,13 +45,17 @@ def check(job: Job, *, record: bool, prefix: str) -> NewTask:
     queue = task.queue if job.queue is None else _lane(task, job.queue)
     delay, at = _when(job.process_in, job.process_at)
     seconds = delay or seconds_until(at)
+    debounce, latest = None, seconds
+    if (debounced := check_debounce(job, record=record)) is not None:
+        debounce, delay = debounced[0], debounced[1].total_seconds()
+        seconds, latest = delay, debounce.longest
     if not record:
         _check_without_a_row(job, "process_at" if at else "process_in", seconds)
     id_ = new_id() if job.task_id is None else _task_id(job.task_id)
     tenant = _tenant(job.tenant)
     payload = task.write(job.payload)
     headers = _headers(job.headers) if job.headers else {}
-    options = _options(job, seconds)
+    options = _options(job, latest)
     on_conflict = _member(OnConflict, "on_conflict", job.on_conflict)
     unique = _unique(job, queue, payload, record=record)
     message = Message(
@@ -76,7 +81,8 @@ def check(job: Job, *, record: bool, prefix: str) -> NewTask:
     limits = _limits(job, payload, tenant)
     links = check_parents(job)
     return NewTask(
-        id_, task, queue, payload, headers, owner, options, unique, on_conflict, delay, at, entry, limits, links
+        *(id_, task, queue, payload, headers, owner, options, unique, on_conflict, delay, at, entry, limits, links),
+        debounce=debounce,
     )
 
 
@@ -106,6 +112,7 @@ def _lane(task: Task[Any, Any], queue: Queue) -> Queue:
 
 
 def _options(job: Job, seconds: float) -> Options:
+    """Return the options. ``seconds``: the time until the task is due at the latest."""
     given = (job.max_retry, job.timeout, job.retention, job.retry_delay, job.deadline)
     if not job.tags and given == NOT_GIVEN:
         return NONE

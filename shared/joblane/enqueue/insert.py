@@ -17,13 +17,18 @@ from joblane.errors import DuplicateTaskError, JobError, TaskIdConflictError
 from joblane.json_values import digest
 from joblane.queues import Queue
 from joblane.record.insert import EXISTING, INSERT, REPLACE, SAME, NewTask
+from joblane.record.push import PUSH
 from joblane.record.states import State
-from joblane.unique import OnConflict
+from joblane.unique import Debounce, Keep, OnConflict
 
 Run = Callable[..., Sequence[Sequence[Any]]]
 """Executes SQL once for each of its parameters, all in one transaction, and returns the rows of all."""
 MAX_ROWS, MAX_CHARACTERS = 10_000, 16_000_000
 """The most rows and characters of one statement, which then takes about a second. The client ends one after 10 s."""
+NOT_PUSHED = (
+    "it has begun, or waits for other tasks, and cannot be pushed; enqueue all tasks with this key with debounce, or "
+    'with unique_until="start" and without after, so that a change while it runs makes another task'
+)
 ROUNDS = 5
 """The tries of an insert. If a key's holder ends between the INSERT and the second statement, the key is free again."""
 
@@ -32,7 +37,8 @@ ROUNDS = 5
 class Holder:
     """The task that holds a key.
 
-    ``under_way``: it cannot be replaced, as an attempt is under way, or it waits for other tasks.
+    ``under_way``: it cannot be replaced, as an attempt is under way, or it waits for other tasks. ``begun``: a run has
+    begun.
     """
 
     id: str
@@ -40,6 +46,7 @@ class Holder:
     state: State
     due_seconds: float
     under_way: bool
+    begun: bool
 
 
 def insert_tasks(run: Run, tasks: Sequence[NewTask], *, room: int | None = None) -> list[NewTask | JobError]:
@@ -64,7 +71,7 @@ def insert_tasks(run: Run, tasks: Sequence[NewTask], *, room: int | None = None)
         if unresolved:
             results |= _resolve(run, unresolved, room)
             unresolved = _without(unresolved, results)
-        if room is not None and any(isinstance(task, NewTask) and task.state is None for task in results.values()):
+        if room is not None and any(isinstance(task, NewTask) and task.changed for task in results.values()):
             break  # this transaction holds keys now; another round would lock further keys out of order
     unknown = {position: DuplicateTaskError("unknown", "changing", "enqueue it again") for position in unresolved}
     return [result for _, result in sorted((results | unknown).items())]
@@ -115,23 +122,27 @@ def _resolve(run: Run, conflicting: Mapping[int, NewTask], room: int | None) -> 
     wanted = [{"id": task.id, "unique_key": task.unique.key if task.unique else None} for task in conflicting.values()]
     ids: set[str] = set()
     holders: dict[str, Holder] = {}
-    for id_, queue, state, key, due, same_id, under_way in run(EXISTING, json.dumps(wanted)):
+    for id_, queue, state, key, due, same_id, under_way, begun in run(EXISTING, json.dumps(wanted)):
         if same_id:
             ids.add(id_)
         if key is not None:
-            holders[key] = Holder(id_, Queue(queue), State(state), due, under_way)
+            holders[key] = Holder(id_, Queue(queue), State(state), due, under_way, begun)
     results: dict[int, NewTask | JobError] = {}
     replacing: dict[int, NewTask] = {}
+    pushing: dict[int, NewTask] = {}
     for position, task in conflicting.items():
         holder = holders.get(task.unique.key) if task.unique else None
         if task.id in ids:
             results[position] = TaskIdConflictError(task.id)
         elif holder is not None:
-            if task.on_conflict is OnConflict.REPLACE and not holder.under_way:
+            if task.debounce is not None and not (holder.begun or holder.under_way):
+                pushing[position] = task
+            elif task.on_conflict is OnConflict.REPLACE and not holder.under_way:
                 replacing[position] = task
             else:
                 results[position] = _return_or_refuse(task, holder)
-    return results | _replace(run, replacing, room)
+    results |= _change(run, REPLACE, replacing, room)
+    return results | _change(run, PUSH, pushing, room)
 
 
 def _return_or_refuse(task: NewTask, holder: Holder) -> NewTask | JobError:
@@ -139,7 +150,11 @@ def _return_or_refuse(task: NewTask, holder: Holder) -> NewTask | JobError:
     if task.on_conflict is OnConflict.RETURN:
         existing = with_row_id(task, holder.id)
         due, state = holder.due_seconds, holder.state
-        return replace(existing, queue=holder.queue, at=None, due_seconds=due, created=False, state=state)
+        return replace(
+            existing, queue=holder.queue, at=None, due_seconds=due, created=False, changed=False, state=state
+        )
+    if task.debounce is not None:
+        return DuplicateTaskError(holder.id, holder.state, NOT_PUSHED)
     if task.on_conflict is OnConflict.REPLACE:
         return DuplicateTaskError(
             holder.id, holder.state, "a running task cannot be replaced, nor one that waits for other tasks"
@@ -147,18 +162,40 @@ def _return_or_refuse(task: NewTask, holder: Holder) -> NewTask | JobError:
     return DuplicateTaskError(holder.id, holder.state)
 
 
-def _replace(run: Run, tasks: Mapping[int, NewTask], room: int | None) -> dict[int, NewTask | JobError]:
-    """Replace the holders of the keys in one statement. Of several tasks with the same key, the last replaces it.
+def _change(run: Run, sql: str, tasks: Mapping[int, NewTask], room: int | None) -> dict[int, NewTask | JobError]:
+    """Replace or push the holders of the keys in one statement. Of several tasks with the same key, the last replaces
+    it, and all push it.
 
     A task whose holder has started or ended since has no result.
     """
-    last = {task.unique.key: (position, task) for position, task in tasks.items() if task.unique is not None}
-    rows = run(REPLACE, *_documents(dict(last.values()), room)) if last else []
-    replaced = {key: (id_, due, freed) for id_, due, key, *freed in rows}
+    last: dict[str, tuple[int, NewTask]] = {}
+    for position, task in tasks.items():
+        if task.unique is not None:
+            earlier = last.get(task.unique.key)
+            last[task.unique.key] = position, _asked_again(earlier[1], task) if earlier else task
+    rows = run(sql, *_documents(dict(last.values()), room)) if last else []
+    changed = {key: (id_, due, freed, state) for id_, due, key, *freed, state in rows}
     results: dict[int, NewTask | JobError] = {}
     for position, task in tasks.items():
-        if task.unique is not None and task.unique.key in replaced:
-            id_, due, limits = replaced[task.unique.key]
+        if task.unique is not None and task.unique.key in changed:
+            id_, due, limits, state = changed[task.unique.key]
             freed = limits if any(limits) else None
-            results[position] = replace(with_row_id(task, id_), due_seconds=due, created=False, freed=freed)
+            results[position] = replace(
+                with_row_id(task, id_),
+                due_seconds=due,
+                created=False,
+                state=None if state is None else State(state),
+                freed=freed,
+            )
     return results
+
+
+def _asked_again(earlier: NewTask, later: NewTask) -> NewTask:
+    """Return a task in the place of two of one call with the same key. The asks of debounced tasks add up."""
+    first, second = earlier.debounce, later.debounce
+    if first is None or second is None:
+        return later
+    keep = Keep.FIRST if first.keep is second.keep is Keep.FIRST else Keep.LAST
+    content = earlier if second.keep is Keep.FIRST else later
+    debounce = Debounce(min(first.longest, second.longest), keep, first.asks + second.asks)
+    return replace(content, delay=later.delay, unique=later.unique, debounce=debounce)

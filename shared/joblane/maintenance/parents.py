@@ -15,7 +15,7 @@ from joblane.record.states import PARENTS
 PAGE = 5_000
 """The most rows that one statement reads."""
 KEPT = "interval '120 days'"
-"""A batch is kept until no member is left: archived tasks are kept for 90 days, and each row 24 days longer."""
+"""A batch is kept longer than ended members: archived tasks are kept for 90 days, and each row 24 days longer."""
 
 ENDED = f"""
 with page as materialized (
@@ -44,7 +44,15 @@ select (select json_agg(page.id) from page
 """
 """The tasks of a page that wait for no parent any more. Tasks with the same place at the end of a page are left to the
 next sweep."""
-FORGET_BATCHES = f"delete from joblane.batches where created_at < clock_timestamp() - {KEPT}"
+FORGET_BATCHES = f"""
+delete from joblane.batches b
+ where b.created_at < clock_timestamp() - {KEPT}
+   and (b.sealed_at is null
+        or (select true from joblane.tasks t
+             where t.id = any (array[b.on_end, b.on_success]) and t.finished_at is null limit 1) is null)
+"""
+"""A batch that is not sealed is forgotten, which cancels its callbacks. A sealed one whose callbacks wait has members,
+due in a year for example, and a member may add others."""
 
 
 class Parents:

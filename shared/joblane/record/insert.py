@@ -11,7 +11,7 @@ from joblane.json_values import digest
 from joblane.record.conditions import HAS_TIME, UNDER_WAY
 from joblane.record.functions import VERSION
 from joblane.record.states import WAITING_SQL, State
-from joblane.record.transitions import DUE_STATE, DUE_SWEEP, NEW, RESET, assignments
+from joblane.record.transitions import DUE_STATE, DUE_SWEEP, NEW, RESET, Columns, assignments
 
 if TYPE_CHECKING:
     from joblane.declaration import Task
@@ -19,24 +19,24 @@ if TYPE_CHECKING:
     from joblane.queues import Queue
     from joblane.record.serve import Limits
     from joblane.sqs.client import Entry
-    from joblane.unique import OnConflict, Unique
+    from joblane.unique import Debounce, OnConflict, Unique
 
-# The casts are for a session whose driver gives parameters a type.
 BATCH_TAG = "batch:"
 """A member of a batch has a tag of this and the batch's id."""
 WAITS = ("after", "callback_of")
 """The relations of a task that waits for others."""
+# The casts are for a session whose driver gives parameters a type.
 INSERT = f"select * from joblane.insert_{VERSION}(cast($1 as json))"
 
 EXISTING = f"""
 select t.id, t.queue, t.state, case when t.finished_at is null then t.unique_key end,
        extract(epoch from t.due_at - clock_timestamp())::float8,
-       x.id = t.id, {UNDER_WAY}
+       x.id = t.id, {UNDER_WAY}, t.runs > 0
   from jsonb_to_recordset(cast($1 as jsonb)) as x(id text, unique_key text)
   join joblane.tasks t on t.id = x.id or (t.unique_key = x.unique_key and t.finished_at is null)
 """
-"""The existing tasks that kept rows from being inserted, by id or by unique key. The last column is true if an attempt
-is under way, in an invocation or between two."""
+"""The existing tasks that kept rows from being inserted, by id or by unique key. The last two columns: no
+enqueue replaces it; a run has begun."""
 
 SAME = """
 select t.id, t.type, t.payload_digest, extract(epoch from t.due_at - clock_timestamp())::float8
@@ -48,7 +48,27 @@ RELATIONS = ("after", "on_parent_dead", "enqueued_by", "batch", "callback_of", "
 """The options of a task that name other tasks, and its batch."""
 KEPT_RELATIONS = f"""(select coalesce(jsonb_object_agg(o.key, o.value), '{{}}') from jsonb_each(t.options) as o
                  where o.key = any('{{{",".join(RELATIONS)}}}'))"""
-# `payload_digest` stays: it identifies the message of an external producer as the row's own.
+CONTENT: Columns = {
+    "queue": "x.queue",
+    "tenant": "x.tenant",
+    "owner": "x.owner",
+    "tags": f"coalesce(x.tags, '{{}}')"
+    f" || array(select '{BATCH_TAG}' || (t.options ->> 'batch') where t.options ? 'batch')",
+    "payload": "x.payload",
+    "schema": "x.schema",
+    "headers": "coalesce(x.headers, '{}')",
+    "options": f"coalesce(x.options, '{{}}') || {KEPT_RELATIONS}",
+    "max_attempts": "x.max_attempts",
+    "retention_seconds": "x.retention_seconds",
+    "deadline": "x.deadline",
+    "key_limit": "x.limits[1]",
+    "total_limit": "x.limits[2]",
+    "shared_limit": "x.limits[3]",
+    "ordered": "x.ordered",
+}
+"""The columns that a waiting task gets from a new task in its place. It keeps its relations to other tasks, and its
+`payload_digest`, which identifies the message of an external producer as the row's own."""
+
 REPLACE = f"""
 with waiting as (
   select id, unique_key, key_limit, total_limit, shared_limit,
@@ -60,19 +80,12 @@ with waiting as (
 ),
 replaced as (
   update joblane.tasks t set
-    queue = x.queue, tenant = x.tenant, owner = x.owner,
-    tags = coalesce(x.tags, '{{}}') || array(select '{BATCH_TAG}' || (t.options ->> 'batch') where t.options ? 'batch'),
-    state = case when stays and t.state = 'held' then t.state else {DUE_STATE} end,
-    payload = x.payload, schema = x.schema, headers = coalesce(x.headers, '{{}}'),
-    options = coalesce(x.options, '{{}}') || {KEPT_RELATIONS},
-    max_attempts = x.max_attempts, {assignments(RESET)},
-    retention_seconds = x.retention_seconds, deadline = x.deadline,
+    {assignments(CONTENT | RESET)}, state = case when stays and t.state = 'held' then t.state else {DUE_STATE} end,
     unique_until = coalesce(x.unique_until, 'finish'),
     unique_expires_at = clock_timestamp() + make_interval(secs => x.unique_seconds),
     due_at = case when stays and has_time then t.due_at else d.due_at end,
     sweep_at = case when stays and has_time then t.sweep_at when stays and t.state = 'held' then x.deadline
                     else {DUE_SWEEP} end,
-    key_limit = x.limits[1], total_limit = x.limits[2], shared_limit = x.limits[3], ordered = x.ordered,
     first_due_at = case when x.limits is not null then least(case when stays then t.first_due_at end, d.due_at) end,
     seq = case when stays then t.seq when x.limits is not null then nextval('joblane.tasks_seq') end,
     passed = case when stays then t.passed else 0 end, waits_for = case when stays then t.waits_for end,
@@ -90,13 +103,13 @@ replaced as (
 items as (delete from joblane.task_items where task_id in (select id from replaced)),
 cursors as (delete from joblane.task_cursors where task_id in (select id from replaced)),
 progress as (delete from joblane.task_progress where task_id in (select id from replaced))
-select id, extract(epoch from due_at - clock_timestamp())::float8, unique_key, freed[1], freed[2], freed[3]
+select id, extract(epoch from due_at - clock_timestamp())::float8, unique_key, freed[1], freed[2], freed[3], null
   from replaced
 """
 """Replace each waiting task that holds a unique key by the new task with that key, and reset its counts. It keeps its
-slots, its place and the time that a rate gave it if it is due now and has the same limits; otherwise the last three
-columns are the limits that must be served after the commit. Rows are locked in the order of keys. A task stays
-unchanged if an attempt is under way or the task has ended."""
+slots, its place and the time that a rate gave it if it is due now and has the same limits; otherwise three columns are
+the limits that must be served after the commit. The last column is null: a message must be sent. Rows are locked in the
+order of keys. A task stays unchanged if an attempt is under way or the task has ended."""
 
 
 @dataclass(slots=True)
@@ -105,10 +118,10 @@ class NewTask:
 
     ``delay``: seconds from the database's now; ``at``: an aware time; neither: due now. ``limits``: the columns of
     :meth:`Flow.row`. ``links``: the relations to other tasks, see ``link_task.sql``. ``unsent``: the sweep sends the
-    message. The last five fields hold the result of the insert. ``due_seconds``: from now. ``created``: False if an
-    existing task holds the unique key. ``state``: the state of an existing task that stays unchanged, or None if the
-    message must be sent. ``freed``: the limits of a replaced task that must be served after the commit. ``waits``: the
-    task waits for other tasks.
+    message. The last six fields hold the result of the insert. ``due_seconds``: from now. ``created``: False if an
+    existing task holds the unique key. ``changed``: False if that task stays unchanged. ``state``: the state of an
+    existing task that needs no message, or None if the message must be sent. ``freed``: the limits of a replaced task
+    that must be served after the commit. ``waits``: the task waits for other tasks.
     """
 
     id: str
@@ -125,16 +138,21 @@ class NewTask:
     entry: Entry
     limits: Mapping[str, Any] = field(default_factory=dict)
     links: Mapping[str, Any] = field(default_factory=dict)
+    debounce: Debounce | None = None
     unsent: bool = False
     due_seconds: float = 0.0
     created: bool = True
+    changed: bool = True
     state: State | None = None
     freed: Limits | None = None
     waits: bool = False
 
     def row(self) -> dict[str, Any]:
-        """Return the item of the parameter of :data:`INSERT` and :data:`REPLACE`, a JSON array."""
+        """Return the item of the parameter of :data:`INSERT`, :data:`REPLACE` and ``PUSH``, a JSON array."""
         task, options, unique = self.task, self.options, self.unique
+        options_of_row = options.row(task)
+        if self.debounce is not None:
+            options_of_row["debounce"] = self.debounce.row()
         row = {
             "id": self.id,
             "type": task.type,
@@ -146,7 +164,7 @@ class NewTask:
             "payload_digest": digest(self.payload),
             "schema": task.schema_digest,
             "headers": self.headers,
-            "options": options.row(task),
+            "options": options_of_row,
             "max_attempts": options.max_attempts(task),
             "retention_seconds": options.retention_seconds(task),
             "deadline": options.deadline and options.deadline.isoformat(),

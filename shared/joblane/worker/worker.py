@@ -17,7 +17,7 @@ from pg8000.exceptions import Error as PostgresError
 from joblane import telemetry
 from joblane.client import JobClient
 from joblane.errors import UNDEFINED_FUNCTION, EnqueueError, TaskCancelled, WrongStageError, sqlstate, text_of
-from joblane.limits import LEASE_MARGIN, MAX_DELAY_SECONDS
+from joblane.limits import EARLY_RECEIVES, LEASE_MARGIN, MAX_DELAY_SECONDS
 from joblane.queues import lane_name
 from joblane.record.claim import Claim, Verdict, arrival, claim
 from joblane.record.connection import (
@@ -108,7 +108,7 @@ class Worker:
                 case Verdict.CLAIM_ALONE:
                     to_claim_alone.append(run)
                 case Verdict.WAIT if wait <= MAX_DELAY_SECONDS:
-                    response.keep(run.received, wait)
+                    self._keep_early(run, response)
                 case Verdict.LEASED:
                     response.keep(run.received, wait + 1)
                 case Verdict.LOCKED:
@@ -243,9 +243,7 @@ class Worker:
                 if run.end.state is State.ARCHIVED:
                     archived.append(run)
                 elif run.end.is_sent_again:
-                    body = self._message(run, None).encode()
-                    entry = Entry(run.received.queue, body, run.end.visibility_seconds, run.received.group)
-                    self._send([run.received], [entry], response)
+                    self._send_again(run, run.end.visibility_seconds, response)
                 elif run.end.state in (State.RETRY, State.PENDING) and not run.end.waits_long:
                     response.keep(run.received, run.end.visibility_seconds)
         self._release_finished([run.end for run in runs if run.end is not None and run.recorded])
@@ -384,6 +382,18 @@ class Worker:
         claimed, received = run.claim, run.received.message
         type_ = received.type if received else self._task.type  # the message may have an older name
         return Message(type_, claimed.id, payload, rec=True, schema=claimed.schema, headers=claimed.headers)
+
+    def _keep_early(self, run: Run, response: BatchResponse) -> None:
+        """Keep a message that is early until its task is due. If it was received often, a copy takes its place."""
+        if run.received.receives > EARLY_RECEIVES:
+            self._send_again(run, run.claim.wait_seconds, response)
+        else:
+            response.keep(run.received, run.claim.wait_seconds)
+
+    def _send_again(self, run: Run, seconds: int, response: BatchResponse) -> None:
+        """Send a copy of a message, whose receives are counted anew, and acknowledge the message."""
+        entry = Entry(run.received.queue, self._message(run, None).encode(), seconds, run.received.group)
+        self._send([run.received], [entry], response)
 
     def _send(self, deliveries: Sequence[Received], entries: Sequence[Entry], response: BatchResponse) -> Iterable[int]:
         """Send one entry per message before the message is acknowledged. If SQS refuses the entry, keep the message.

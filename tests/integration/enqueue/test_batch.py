@@ -183,6 +183,20 @@ def test_a_batch_that_is_never_sealed_cancels_its_callbacks_in_the_end(world: Wo
     assert world.row(END)["reason"] == "cancelled: its batch import-7 was not sealed"
 
 
+def test_a_batch_is_kept_as_long_as_a_callback_waits(world: World) -> None:
+    batch_of(world, "a", do="adds_a_member")
+    callbacks(world)
+    world.run("update joblane.batches set created_at = now() - interval '121 days'")
+    world.sweep()
+    deliver(world, "a")
+    world.sweep()
+    assert states(world, "a", END, SUCCESS) == ["completed", "held", "held"]
+    for id_ in run(world, "late"):
+        run(world, id_)
+    world.sweep()
+    assert world.run("select count(*) from joblane.batches") == [[0]]
+
+
 def test_an_operator_starts_the_callback_of_a_batch_that_is_not_sealed(world: World) -> None:
     world.client.batch("import-7", on_end=JOB).enqueue(sample_one, Sample(), task_id="a")
     assert ask(world, END) is HELD

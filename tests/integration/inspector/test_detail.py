@@ -12,6 +12,7 @@ import pytest
 from joblane import Queue, Snooze, TaskContext, task
 from joblane.declaration import Task
 from joblane.errors import UnknownTaskError
+from joblane.inspector.durations import stamp
 from joblane.inspector.inspector import Inspector
 from joblane.inspector.scope import Scope
 from joblane.inspector.tasks.detail import ATTEMPTS_SHOWN
@@ -273,6 +274,28 @@ def test_a_task_due_soon_waits_in_sqs(inspector: Inspector, enqueue: Enqueue) ->
     found = why(inspector, "it")
     assert found.reason is Reason.NOT_DUE
     assert found.text.endswith("Its message should wait in SQS until then.")
+
+
+def test_a_debounced_task_says_how_often_it_was_pushed(world: World, inspector: Inspector, enqueue: Enqueue) -> None:
+    how: dict[str, Any] = {"unique_for": timedelta(hours=1), "unique_until": "start", "unique_key": "k"}
+    how |= {"debounce": timedelta(minutes=1), "longest": timedelta(minutes=5)}
+    enqueue("it", **how)
+    first = inspector.task("it").row.created_at
+    ends = f"runs at {stamp(first + timedelta(minutes=5))} at the latest."
+    found = why(inspector, "it")
+    assert (found.reason, found.until) == (Reason.NOT_DUE, inspector.task("it").row.due_at)
+    assert found.text.endswith(f"wait in SQS until then. A further enqueue pushes it; it {ends}")
+    enqueue("a", **how)
+    assert why(inspector, "it").text.endswith(f"It was pushed 1 time since {stamp(first)}; it {ends}")
+    for id_ in "bcd":
+        enqueue(id_, **how)
+    assert f"It was pushed 4 times since {stamp(first)}; it {ends}" in why(inspector, "it").text
+    world.later("it")
+    assert why(inspector, "it").text.endswith(f"It was pushed 4 times since {stamp(first)}; it {ends}")
+    start(world, "it")
+    assert "pushed" not in why(inspector, "it").text
+    world.run("update joblane.tasks set state = 'retry', error_type = 'ValueError', due_at = now() + interval '1 min'")
+    assert "pushed" not in why(inspector, "it").text
 
 
 def test_a_failed_task_names_the_time_of_its_next_attempt(world: World, inspector: Inspector, enqueue: Enqueue) -> None:

@@ -66,7 +66,7 @@ def test_a_task_whose_lane_is_missing_is_left_to_the_sweep(inspector: Inspector)
 @pytest.mark.parametrize(
     ("option", "says"),
     [
-        ({"proces_in": 5}, "options: unknown: 'proces_in'; valid are deadline, headers, key, max_retry"),
+        ({"proces_in": 5}, "options: unknown: 'proces_in'; valid are after, deadline, debounce, headers,"),
         ({"process_in": "5"}, "process_in: a number of seconds"),
         ({"process_in": True}, "process_in: a number of seconds"),
         ({"process_in": 1e300}, "process_in: a number of seconds"),

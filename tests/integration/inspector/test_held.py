@@ -206,3 +206,18 @@ def test_held_tasks_are_counted_and_listed_and_are_not_late(limited: World, oper
     assert lane.tasks == {State.HELD: 2}
     assert lane.oldest_wait_seconds is None
     assert {row.id for row in operator.tasks(Filter(states=(State.HELD,))).tasks} == {"a", "b"}
+
+
+def test_a_held_task_that_was_pushed_says_so_and_no_latest_time(limited: World, operator: Inspector) -> None:
+    how: dict[str, Any] = {"unique_for": HOUR, "unique_until": "start", "unique_key": "k"}
+    limited.lane(sample_single)
+    limited.run("update joblane.limits set slots = 0 where name = 'sample:single'")
+    limited.client.enqueue(sample_single, Sample(), task_id="b", debounce=timedelta(minutes=1), **how)
+    limited.later("b")
+    limited.deliver(sample_single, {"type": "sample:single", "id": "b", "rec": True})
+    assert "pushed" not in why(operator, "b").text
+    for _ in range(2):
+        limited.client.enqueue(sample_single, Sample(number=2), debounce=timedelta(minutes=1), **how)
+    found = why(operator, "b")
+    assert found.reason is Reason.HELD
+    assert found.text.endswith(f"It was pushed 2 times since {stamp(operator.task('b').row.created_at)}.")

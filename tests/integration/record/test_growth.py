@@ -23,6 +23,7 @@ from joblane.record.finish import FINISH
 from joblane.record.functions import FUNCTIONS, VERSION
 from joblane.record.insert import EXISTING, INSERT
 from joblane.record.limit_changes import PLAN, PLANNED_ANEW
+from joblane.record.push import PUSH
 from joblane.record.release import RELEASE
 from joblane.record.serve import SERVE
 from joblane.record.status import STATUS
@@ -117,6 +118,8 @@ NEW_ROW = {
     "max_attempts": 4, "retention_seconds": 60,
 }  # fmt: skip
 
+DEBOUNCE = {"debounce": {"asks": 1, "longest": 60, "keep": "last"}}
+
 
 def _ids(prefix: str) -> list[str]:
     return [f"{prefix}-{number}" for number in range(1, GIVEN + 1)]
@@ -170,6 +173,7 @@ MEASURED: dict[str, tuple[str, tuple[str, ...], int]] = {
     "parents of an insert": (UNKNOWN, (json.dumps(_ids("waiting")),), 10),
     "insert": (INSERT, _documents("i"), 50),
     "conflicts of an insert": (EXISTING, _documents("waiting"), 20),
+    "push": (PUSH, _documents("waiting", options=DEBOUNCE, unique_until="start", delay=10), 50),
     "mark of dead letters": (MARK_DEAD_SENT, _documents("dead", generation=0), 60),
     "status": (STATUS, ("waiting-1",), 15),
     "cancel": (CANCEL, ("waiting-2",), 30),

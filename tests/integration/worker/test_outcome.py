@@ -11,8 +11,9 @@ from sqlalchemy import text
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 from joblane import JobError, Payload, RetryAfter, RevokeTask, SkipRetry, Snooze, TaskContext
-from joblane.limits import SCHEMA_RECEIVES, SNOOZE_CEILING
+from joblane.limits import EARLY_RECEIVES, SCHEMA_RECEIVES, SNOOZE_CEILING
 from joblane.record.database import Database
+from joblane.sqs.message import Message
 from joblane.worker.outcome import MISMATCH_PATIENCE
 from tests.builders.rows import In, put
 from tests.samples import Sample, behaviour, sample_forgotten, sample_one
@@ -452,3 +453,30 @@ def test_retention_zero_clears_the_headers_too(world: World) -> None:
     id_ = enqueue(world, "nothing", sample_forgotten, headers={"traceparent": "00-1-2-3"})
     deliver_sent(world, sample_forgotten)
     assert world.row(id_)["headers"] == {}
+
+
+# --- Early messages --------------------------------------------------------------------------------------------------
+
+
+def test_a_message_that_is_early_again_and_again_is_replaced_by_a_copy(world: World) -> None:
+    watched = world.watch()
+    id_ = enqueue(world, "nothing", process_in=timedelta(minutes=5))
+    body = Message(sample_one.type, id_, rec=True).encode()
+
+    kept = world.deliver(sample_one, body, receives=EARLY_RECEIVES)
+    assert (len(kept), watched.visibilities, watched.sent) == (1, [300], [])
+
+    assert world.deliver(sample_one, body, receives=EARLY_RECEIVES + 1, group="acme") == []
+    (copy,) = watched.sent
+    assert (copy.queue, copy.delay_seconds, copy.group) == (world.lane(sample_one), 300, "acme")
+    world.later(id_)
+    assert world.deliver(sample_one, copy.body) == []
+    assert world.row(id_)["state"] == "completed"
+
+
+def test_an_early_message_stays_if_its_copy_is_not_accepted(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    id_ = enqueue(world, "nothing", process_in=timedelta(minutes=5))
+    worker = world.worker(sample_one)
+    monkeypatch.setattr(worker._sqs, "send_many", lambda entries, **_: dict.fromkeys(range(len(entries)), "no"))
+    body = Message(sample_one.type, id_, rec=True).encode()
+    assert len(world.deliver(sample_one, body, receives=EARLY_RECEIVES + 1)) == 1

@@ -62,7 +62,7 @@ def enqueue(
     with audit.action(scope, "enqueue", ready.id, reason) as doing:
         inserted = insert(doing.connection, ready)
         doing.target = inserted.id
-        doing.changed = inserted.state is None
+        doing.changed = inserted.changed
         doing.details |= {"type": task.type, "queue": inserted.queue, "options": sorted(options)}
     failed = send_inserted(scope, inserted)
     after = inserted.state or (State.SCHEDULED if inserted.due_seconds > 0 else State.PENDING)
@@ -148,6 +148,8 @@ CONVERTED: Mapping[str, Callable[[str, Any], Any]] = {
     "timeout": _duration,
     "retention": _duration,
     "unique_for": _duration,
+    "debounce": _duration,
+    "longest": _duration,
     "retry_delay": _durations,
     "process_at": _moment,
     "deadline": _moment,

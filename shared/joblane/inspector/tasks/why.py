@@ -119,10 +119,11 @@ def _waiting(scope: Scope, connection: Connection, record: Record, last_outcome:
         return Why(Reason.NO_LANE, problem)
     pauses = _pauses(connection, record)
     also = f" {_pauses_text(pauses)}" if pauses else ""
+    pushed = _pushed(record)
     if (limited := _limited(connection, record)) is not None:
-        return replace(limited, text=f"{limited.text}{_late(record)}{also}")
+        return replace(limited, text=f"{limited.text}{pushed}{_late(record)}{also}")
     if record.due_at > record.now + EARLY:
-        return Why(Reason.NOT_DUE, f"{_not_due(record, last_outcome)}{_late(record)}{also}", record.due_at)
+        return Why(Reason.NOT_DUE, f"{_not_due(record, last_outcome)}{pushed}{_late(record)}{also}", record.due_at)
     if pauses:
         ends = [until for *_, until in pauses]
         return Why(Reason.PAUSED, f"{_pauses_text(pauses)}{_late(record)}", None if None in ends else max(ends))
@@ -131,7 +132,7 @@ def _waiting(scope: Scope, connection: Connection, record: Record, last_outcome:
         text = f"It is due, but its message to {lane} has not been sent yet; {_sweep(record, 'sends it')}."
         return Why(Reason.UNSENT, text + _late(record), record.sweep_at)
     in_lane = f"its message should be in {lane}. {_queue_before(connection, record)} If the lane then holds fewer "
-    in_lane += f"messages than tasks, {_sweep(record, 'sends another one')}.{_late(record)}"
+    in_lane += f"messages than tasks, {_sweep(record, 'sends another one')}.{pushed}{_late(record)}"
     if record.claim_alone:
         reason = Reason.CLAIM_ALONE
         place = "A run was lost while the task was claimed in a batch, so it is now claimed alone"
@@ -207,6 +208,20 @@ def _late(record: Record) -> str:
     if record.deadline is None or record.deadline > max(record.now, record.due_at):
         return ""
     return f" It will not run: its deadline is {_text(record.deadline)}, and it is archived when its message arrives."
+
+
+def _pushed(record: Record) -> str:
+    """Say how often a debounced task was pushed, and when it runs at the latest. A task with a place among those that
+    wait for a limit is not pushed further."""
+    debounce = record.options.get("debounce")
+    if debounce is None or record.runs > 0:
+        return ""
+    pushes = debounce["asks"] - 1
+    times = f"pushed {pushes:,} time{'' if pushes == 1 else 's'} since {_text(record.created_at)}"
+    if record.state is State.HELD or record.passed > 0:
+        return f" It was {times}." if pushes else ""
+    at_latest = f"runs at {_text(record.created_at + timedelta(seconds=debounce['longest']))} at the latest"
+    return f" It was {times}; it {at_latest}." if pushes else f" A further enqueue pushes it; it {at_latest}."
 
 
 def _pauses(connection: Connection, record: Record) -> Sequence[Row]:

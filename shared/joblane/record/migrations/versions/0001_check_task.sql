@@ -42,6 +42,10 @@ begin
         when t.options ? 'retry_delay' and (jsonb_typeof(t.options -> 'retry_delay') <> 'array' or jsonb_path_exists(
                 t.options, 'strict $.retry_delay[*] ? (@.type() != "number" || @ < 0 || @ > 31536000)'))
         then 'options: retry_delay: a list of seconds, each from 0 to 31,536,000, is required'
+        when t.options ? 'debounce' and not jsonb_path_exists(t.options, 'strict $.debounce ? (
+                @.asks > 0 && @.asks <= 2000000000 && @.asks.floor() == @.asks
+                && @.longest > 0 && @.longest <= 315360000)', silent => true)
+        then 'options: debounce: the number of asks, and longest, 1 to 315,360,000 seconds, are required'
         when t.options ? 'on_archived' and not jsonb_path_exists(t.options, 'strict $.on_archived ? (
                 @.type like_regex "^[a-z0-9_]+:[a-z0-9_]+$"
                 && (@.queue == "critical" || @.queue == "default" || @.queue == "low")
