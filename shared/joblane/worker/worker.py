@@ -42,6 +42,7 @@ from joblane.worker import outcome
 from joblane.worker.batch_response import BatchResponse, growing_seconds
 from joblane.worker.run import Alarm, Run, Runner
 from joblane.worker.run_log import RunLog, fields_of
+from joblane.worker.turns import send_turns
 
 if TYPE_CHECKING:
     from joblane.declaration import Task
@@ -334,8 +335,8 @@ class Worker:
                 "these limits, or the sweep, starts them",
                 extra={"error": text_of(error), "limits": sorted({name for names in freed for name in names if name})},
             )
-        else:  # the sweep sends the messages that SQS does not accept here
-            self._sqs.send_many([turn.entry(self._prefix) for turn in turns])
+        else:
+            send_turns(self._sqs, self._prefix, turns)
 
     def _release_claimed(self, claims: Sequence[Claim]) -> None:
         """Release the children of tasks that the claim has ended. Look once more for the parents of those it holds."""
@@ -356,8 +357,8 @@ class Worker:
                 "tasks whose parents have ended could not be started; the sweep starts them",
                 extra={"error": text_of(error), "parents": list(ended), "task_ids": list(children)},
             )
-        else:  # the sweep sends the messages that SQS does not accept here
-            self._sqs.send_many([turn.entry(self._prefix) for turn in turns])
+        else:
+            send_turns(self._sqs, self._prefix, turns)
 
     def _send_dead_letters(self, runs: Sequence[Run], response: BatchResponse) -> None:
         """Send the dead letters of archived tasks, mark them as sent, and send the successors' messages."""
