@@ -16,6 +16,7 @@ declare
   parent_id text;         -- a parent that cancels it
   parent_fate text;       -- how that parent ended
   is_released boolean;    -- it does not wait for its parents any more
+  has_relatives boolean;  -- it waits for its parents, or it has ended, and children wait for it
   leased_until constant timestamptz := clock_timestamp() + make_interval(secs => lease_seconds);
   answers json[];
   m record;               -- the message
@@ -270,6 +271,11 @@ begin
         memory_mb = null, cost_usd = null, error_type = null, error_message = null, fingerprint = null,
         traceback = null;
     end if;
+    has_relatives := null;
+    if changed and verdict in ('held', 'ended', 'archived') then
+      has_relatives := t.waits_for = '*parents' or exists (select from joblane.task_parents e where e.parent = t.id);
+    end if;
+    -- Without a subquery, which PL/pgSQL runs much faster.
     answers := answers || json_build_object(
       'id', m.id, 'verdict', verdict, 'run', t.runs, 'attempt', t.attempts, 'max_attempts', t.max_attempts,
       'snoozes', t.snoozes, 'generation', t.generation, 'payload', t.payload::text, 'schema', t.schema,
@@ -279,8 +285,7 @@ begin
       'mismatch', date_part('epoch', clock - t.mismatch_since),
       'limits', case when widest is not null then array[t.key_limit, t.total_limit, t.shared_limit] end,
       'serve', widest is not null and verdict in ('held', 'ended', 'archived', 'paused', 'send_dead_letter'),
-      'release', case when changed and verdict in ('held', 'ended', 'archived') then
-                   t.waits_for = '*parents' or exists (select from joblane.task_parents e where e.parent = t.id) end);
+      'release', has_relatives);
   end loop;
   perform set_config('joblane.checks', 'on', true);
   return to_json(answers);

@@ -24,6 +24,7 @@ from joblane.queues import Queue
 from joblane.record.claim import Verdict, arrival, claim
 from joblane.record.database import Database
 from joblane.record.finish import Finish, finish
+from joblane.record.functions import FUNCTIONS
 from joblane.record.release import release
 from joblane.record.states import State
 from joblane.record.task_types import register
@@ -495,3 +496,29 @@ def test_sql_refuses_an_unknown_parent(world: World) -> None:
     register(world.database.get(), {sample_one.type: sample_one})
     with pytest.raises(DatabaseError, match="after: there is no task 'unknown'"):
         world.run("select joblane.enqueue('sample:one', after => array['unknown'])")
+
+
+# --- Planted faults --------------------------------------------------------------------------------------------------
+
+PLANTED = [
+    ("open_parents", "order by t.id for share", "order by t.id", "claimed_while_its_parent_commits_waits_for_it"),
+    ("open_parents", "if not is_held then", "if false then", "child_of_a_cancelled_parent_is_cancelled_by_its_own"),
+    ("finish", "e.parent = x.id and", "false and", "a_child_runs_after_its_last_parent"),
+    ("finish", "<> 'read committed'", "= 'never'", "a_finish_with_an_old_snapshot_looks_again"),
+    ("finish", "(x.state = 'completed' or", "(x.state <> 'retry' or", "a_dead_parent_holds_its_child"),
+    ("release_children", "not exists (select", "true or exists (select", "two_parents_that_end_at_once"),
+    ("release_children", "and t.place is not null", "", "whose_parents_end_before_its_message_comes"),
+    ("release_children", "greatest(t.due_at, clock_timestamp()) end, sweep", "t.created_at end, sweep",
+     "enters_its_order_when_it_is_released"),
+]  # fmt: skip
+"""A function, a text there and the fault, and a part of the name of the test that finds it."""
+
+
+@pytest.mark.parametrize(("function", "old", "new", "name"), PLANTED)
+def test_each_planted_fault_is_found(world: World, function: str, old: str, new: str, name: str) -> None:
+    text_of_function = FUNCTIONS[function]
+    assert old in text_of_function, "the function has changed: the fault can no longer be planted by this text"
+    [test] = [test for found, test in globals().items() if name in found]
+    world.run(text_of_function.replace(old, new))
+    with pytest.raises(AssertionError):
+        test(world)
