@@ -6,6 +6,7 @@ returns json language plpgsql
 set lock_timeout = '500ms' set plan_cache_mode = force_generic_plan set enable_seqscan = off
 as $$
 declare
+  setting text;           -- an assignment costs less than `perform`
   members constant integer := json_array_length(messages);
   any_paused constant boolean := exists (select from joblane.pauses);
   locked_limits text[];   -- the widest limits of the tasks that may ask for a slot
@@ -35,7 +36,7 @@ declare
   refusal text;
   changed boolean;        -- a transition was applied to `t`
 begin
-  perform set_config('joblane.checks', 'off', true);
+  setting := set_config('joblane.checks', 'off', true);
   if strpos(messages::text, '"limits"') > 0 then  -- most types have no limit
     -- Before any row is locked. A task whose turn it is has its slots, and needs no lock.
     select array_agg(x.widest) into locked_limits
@@ -287,7 +288,7 @@ begin
       'serve', widest is not null and verdict in ('held', 'ended', 'archived', 'paused', 'send_dead_letter'),
       'release', has_relatives);
   end loop;
-  perform set_config('joblane.checks', 'on', true);
+  setting := set_config('joblane.checks', 'on', true);
   return to_json(answers);
 end
 $$

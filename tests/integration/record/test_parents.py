@@ -16,11 +16,12 @@ from sqlalchemy.orm import Session
 
 from joblane import TaskContext
 from joblane.client import JobClient
+from joblane.enqueue.wake import SWEEP
 from joblane.errors import DuplicateTaskError, EnqueueError, SkipRetry
 from joblane.inspector.actions.changes import change, serve_freed
 from joblane.inspector.filter import BulkAction
 from joblane.job import Job
-from joblane.queues import Queue
+from joblane.queues import Queue, lane_name
 from joblane.record.claim import Verdict, arrival, claim
 from joblane.record.database import Database
 from joblane.record.finish import Finish, finish
@@ -30,6 +31,7 @@ from joblane.record.states import State
 from joblane.record.task_types import register
 from joblane.sqs.message import Message
 from joblane.unique import OnConflict
+from joblane.worker import worker
 from tests.samples import Sample, behaviour, sample_one, sample_only, sample_ordered
 from tests.world import PREFIX, World
 
@@ -292,6 +294,21 @@ def test_a_worker_cancels_the_children_of_a_dead_task(world: World) -> None:
     deliver(world, "a")
     assert states(world, "a", "child") == ["archived", "cancelled"]
     assert world.run("select count(*) from joblane.task_parents") == [[0]]
+
+
+def test_a_worker_wakes_the_sweep_for_the_children_that_are_too_many(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(worker, "MOST_RELEASED", 2)
+    world.make(lane_name(PREFIX, Queue.LOW, SWEEP))
+    put(world, "a")
+    put(world, "c1", "c2", "c3", after=["a"])
+    for child in ("c1", "c2", "c3"):
+        assert ask(world, child) is HELD
+    deliver(world, "a")
+    assert sorted(states(world, "c1", "c2", "c3")) == ["held", "pending", "pending"]
+    assert world.depth(lane_name(PREFIX, Queue.LOW, SWEEP)) == 1
+    assert world.sweep().released == 1
 
 
 # --- The sweep -------------------------------------------------------------------------------------------------------
