@@ -230,6 +230,30 @@ def test_a_child_of_a_deleted_dead_parent_is_cancelled(world: World) -> None:
     assert world.row("child")["reason"] == "cancelled: its parent a was deleted"
 
 
+def test_a_dead_parent_whose_content_is_removed_cancels_its_child(world: World) -> None:
+    put(world, "a")
+    put(world, "child", after=["a"])
+    assert ask(world, "child") is HELD
+    run(world, "a", State.ARCHIVED)
+    world.run(
+        "update joblane.tasks set expire_at = now(), dead_letter_unsent = false, dead_sent_at = now() where id = 'a'"
+    )
+    assert world.sweep().cleared == 1
+    world.sweep()
+    assert world.row("child")["reason"] == "cancelled: its parent a was deleted"
+
+
+@pytest.mark.parametrize("end_it", [BulkAction.CANCEL, BulkAction.ARCHIVE])
+def test_a_child_that_an_operator_retries_does_not_wait_any_more(world: World, end_it: BulkAction) -> None:
+    put(world, "a")
+    put(world, "child", after=["a"])
+    assert ask(world, "child") is HELD
+    act(world, end_it, "child")
+    act(world, BulkAction.RETRY, "child")
+    assert ask(world, "child") is RUN
+    assert run(world, "a") == []
+
+
 def test_an_operator_runs_a_child_without_its_parents(world: World) -> None:
     put(world, "a")
     put(world, "child", after=["a"])
