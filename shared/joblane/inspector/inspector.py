@@ -164,8 +164,8 @@ class Inspector:
 
     @needs(OPERATE)
     def run(self, id: str, *, reason: str | None = None) -> views.ActionResult:  # noqa: A002
-        """Run a waiting task now, unless it waits for the time that a rate gave it: change the rate instead. Raises
-        :class:`ActionError`, as all actions on one task do.
+        """Run a waiting task now, also one that waits for other tasks. Raises :class:`ActionError`, as all actions on
+        one task do, also if it waits for a limit, or for the time of a rate: change the limit instead.
         """
         return single.change_state(self._scope, BulkAction.RUN, id, reason)
 
