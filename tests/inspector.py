@@ -10,12 +10,15 @@ from typing import Any
 
 from joblane.errors import UnknownTaskError
 from joblane.inspector.actions.changes import ALLOWED
+from joblane.inspector.errors import UnknownBatchError
 from joblane.inspector.filter import BulkAction, Filter, PauseScope
 from joblane.inspector.inspector import Inspector
 from joblane.inspector.permission import Permission, permission_of
 from joblane.inspector.views import (
     ActionResult,
     AuditEntry,
+    BatchRow,
+    BatchView,
     BulkView,
     Count,
     DeadGroup,
@@ -59,6 +62,7 @@ class FakeInspector:
     started: dict[str, BulkView] = field(default_factory=dict)
     lines: list[LogLine] = field(default_factory=list)
     limited: list[LimitStatus] = field(default_factory=lambda: [views.limit()])
+    batched: list[BatchView] = field(default_factory=lambda: [views.batch()])
     tenant: str = "acme"
 
     def __getattr__(self, operation: str) -> Callable[..., Any]:
@@ -158,6 +162,15 @@ class FakeInspector:
     def _line(self, type: str, key: str, limit: int) -> tuple[TaskRow, ...]:  # noqa: A002
         return tuple(self.rows[:limit])
 
+    def _batches(self, limit: int) -> tuple[BatchRow, ...]:
+        return tuple(one.row for one in self.batched)[:limit]
+
+    def _batch(self, id: str) -> BatchView:  # noqa: A002
+        for one in self.batched:
+            if one.row.id == id:
+                return one
+        raise UnknownBatchError(id)
+
     def _statistics(self, within: object, by: str) -> tuple[Statistic, ...]:
         return (views.statistic(views.TYPE if by == "type" else self.tenant),)
 
@@ -206,6 +219,9 @@ class FakeInspector:
 
     def _reset_limit(self, **_: Any) -> tuple[LimitStatus, ...]:
         return tuple(self.limited)
+
+    def _seal_batch(self, id: str, reason: str | None) -> BatchView:  # noqa: A002
+        return self._batch(id)
 
     def _resume(self, scope: PauseScope, name: str, reason: str | None) -> Pause:
         return self.paused.pop((scope, name))

@@ -199,6 +199,8 @@ def _callback(client: Producer, batch: str, name: str, job: object) -> NewTask:
         raise EnqueueError(name, f"a Job is required, not {type(job).__name__}")
     if job.task_id is not None or job.after:
         raise EnqueueError(name, "a callback has no task_id and no after of its own")
+    if job.debounce is not None or job.on_conflict != OnConflict.RAISE:
+        raise EnqueueError(name, "a callback is a task of its own: it has no debounce, and no on_conflict")
     try:
         task = client.checked(replace(job, task_id=f"{batch}:{name}"))
     except EnqueueError as error:

@@ -51,7 +51,8 @@ class Grants:
     these buckets. If the app declares a bucket with ``removes=True``, the function can list and delete its objects
     instead."""
     enqueue: tuple[str, ...] = ()
-    """Types that the function can enqueue, for example ``("user:invitation",)``. ``("*",)``: all types."""
+    """Types that the function can enqueue, and types of tasks that wait for tasks of this one, for example
+    ``("user:invitation",)``. ``("*",)``: all types."""
     mail: bool = False
     """True: the function can send e-mail by Amazon SES, from the address in the stage's setting ``mail_from``."""
     dead_letters: bool = False

@@ -85,6 +85,43 @@ update joblane.tasks
        seq = nextval('joblane.tasks_seq')
  where state = 'pending' and type = 'data:export'
 """
+BATCH = """
+with members as (
+  update joblane.tasks set tags = array['batch:import-7'], options = '{"batch": "import-7"}'
+   where type = 'tenant:initialize' and state in ('completed', 'archived') returning id, state
+),
+callbacks as (
+  insert into joblane.tasks (id, type, queue, state, payload, payload_digest, options, max_attempts, retention_seconds,
+                             waits_for, place)
+  select 'import-7:' || name, 'data:export', 'default', 'held', '{}', '', json_build_object('callback_of', 'import-7',
+         'callback', name), 4, 604800, '*parents', 1 from unnest(array['on_end', 'on_success']) as name
+  returning id
+),
+parents as (
+  insert into joblane.task_parents
+  select c.id, m.id, 'hold' from callbacks c, members m
+   where m.state = 'archived' and c.id like '%success'
+)
+insert into joblane.batches (id, created_at, sealed_at, on_end, on_success) values
+  ('import-7', now() - interval '2 hours', now() - interval '1 hour', 'import-7:on_end', 'import-7:on_success'),
+  ('import-8', now(), null, null, null)
+"""
+CHILD = """
+with child as (
+  insert into joblane.tasks (id, type, queue, state, payload, payload_digest, options, max_attempts, retention_seconds,
+                             waits_for, place)
+  select 'child', 'data:export', 'default', 'held', '{}', '',
+         json_build_object('after', json_agg(p.id), 'on_parent_dead', 'hold'), 4, 604800, '*parents', 1
+    from (select id from joblane.tasks where state = 'archived' and type = 'data:export' order by id limit 2) as p
+  returning id, options
+),
+related as (
+  insert into joblane.task_children
+  select p.parent, c.id from child c, jsonb_array_elements_text(c.options -> 'after') p(parent)
+)
+insert into joblane.task_parents
+select c.id, p.parent, 'hold' from child c, jsonb_array_elements_text(c.options -> 'after') p(parent)
+"""
 
 
 def seed(connection: Connection, tasks: int) -> None:
@@ -94,4 +131,6 @@ def seed(connection: Connection, tasks: int) -> None:
     connection.run(PROGRESS)
     connection.run(LIMITS)
     connection.run(HELD)
+    connection.run(BATCH)
+    connection.run(CHILD)
     connection.run("analyze")

@@ -25,6 +25,9 @@ PAGES = {
     "schedules": "/schedules",
     "limits": "/limits",
     "limit": "/limits/show?name=data:export",
+    "batches": "/batches",
+    "batch": "/batches/show?id=import-7",
+    "task-child": "/task?id=child",
     "statistics": "/statistics",
     "audit": "/audit",
     "problem": "/task?id=unknown",
@@ -362,6 +365,41 @@ def test_a_queue_and_a_limit_are_paused_and_resumed(visit: Visit, site: Site) ->
         "reset_limit",
         "set_limit",
     ]
+
+
+def test_a_batch_is_opened_retried_and_sealed(visit: Visit, site: Site) -> None:
+    # given a child that waits for an archived task, and a callback that waits for archived members
+    page = visit().go("/task?id=child")
+    expect(page.get_by_text(re.compile("It waits for task .*, which is archived, and for 1 more"))).to_be_visible()
+    expect(page.get_by_role("heading", name="Parents")).to_be_visible()
+    page.get_by_role("link", name="Batches", exact=True).click()
+    page.get_by_role("link", name="import-7:on_success").click()
+    expect(
+        page.get_by_text(re.compile("It waits for .* members of batch import-7, .* of them archived"))
+    ).to_be_visible()
+    # when the members are retried
+    page.get_by_role("link", name="import-7", exact=True).click()
+    archived = site.inspector.batch("import-7").members[State.ARCHIVED]
+    page.locator("#retry summary").click()
+    form = page.locator("#retry form")
+    expect(form.get_by_text(f"Each of the {archived} archived members")).to_be_visible()
+    form.get_by_label("Tasks a second").fill("500")
+    form.get_by_label("Reason").fill("it is fixed")
+    form.get_by_role("button").click()
+    site.work("jobs:bulk")
+    # then
+    expect(page.get_by_text("All tasks were processed.")).to_be_visible()
+    assert State.ARCHIVED not in site.inspector.batch("import-7").members
+    # and when another batch is sealed
+    page.get_by_role("link", name="Batches", exact=True).click()
+    page.get_by_role("link", name="import-8", exact=True).click()
+    page.locator("#seal summary").click()
+    page.locator("#seal form").get_by_label("Reason").fill("the importer died")
+    page.locator("#seal form").get_by_role("button").click()
+    # then
+    expect(page.get_by_text("Sealed. Its callbacks run once its members have ended.")).to_be_visible()
+    expect(page.locator("#seal")).to_have_count(0)
+    assert [entry.reason for entry in site.inspector.audit(target="batch:import-8")] == ["the importer died"]
 
 
 def test_a_schedule_runs_now(visit: Visit, site: Site) -> None:

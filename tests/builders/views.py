@@ -11,6 +11,8 @@ from joblane.inspector.filter import Filter, PauseScope
 from joblane.inspector.views import (
     Attempt,
     AuditEntry,
+    BatchRow,
+    BatchView,
     BulkView,
     Check,
     Count,
@@ -25,6 +27,8 @@ from joblane.inspector.views import (
     Pause,
     QueueView,
     Reason,
+    Relative,
+    Relatives,
     ScheduleView,
     Statistic,
     TaskRow,
@@ -116,6 +120,12 @@ def task_view(row: TaskRow | None = None, **changes: Any) -> TaskView:
         items_done=0,
         limits=(),
         waits_for=None,
+        parents=Relatives((), more=False),
+        on_parent_dead=None,
+        children=Relatives((), more=False),
+        enqueued_by=None,
+        batch=None,
+        callback=None,
         attempts=tuple(attempt(run, row) for run in range(1, 5)),
         why=Why(Reason.ARCHIVED, "It was archived after 4 attempts."),
         actions=("retry", "edit", "replay", "delete"),
@@ -199,6 +209,27 @@ def bulk(**changes: Any) -> BulkView:
         stopped=None,
         started_at=before(minutes=1),
         finished_at=NOW,
+    )
+    return replace(made, **changes)
+
+
+def batch_row(**changes: Any) -> BatchRow:
+    made = BatchRow(
+        id="import-7",
+        created_at=before(hours=2),
+        sealed_at=before(hours=1),
+        on_end=Relative("import-7:on_end", TYPE, State.COMPLETED),
+        on_success=Relative("import-7:on_success", TYPE, State.HELD),
+    )
+    return replace(made, **changes)
+
+
+def batch(**changes: Any) -> BatchView:
+    made = BatchView(
+        row=batch_row(),
+        members={State.COMPLETED: 9_998, State.ARCHIVED: 2},
+        exact=True,
+        dead=(task_row(id="dead-1"), task_row(id="dead-2")),
     )
     return replace(made, **changes)
 

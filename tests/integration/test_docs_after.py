@@ -34,6 +34,7 @@ def test_a_child_waits_for_its_dead_parent(docs_page: Callable[[str], Page], job
     read.python()
     begin(read, jobs, "start_import", 7)
     read.commands()
+    read.commands()
     execute(jobs, "update imports set source = '1 2' where id = 7")
     read.commands()
     jobs.drain().check()

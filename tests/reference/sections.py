@@ -67,6 +67,7 @@ from joblane.testing import (
     JobTester,
     KitError,
     NotRunError,
+    Released,
     TaskReport,
 )
 from joblane.unique import OnConflict, Until
@@ -124,6 +125,7 @@ ERRORS: Mapping[str, Sequence[type[BaseException]]] = {
     "The Inspector": (
         inspector_errors.ActionError,
         inspector_errors.SelectionError,
+        inspector_errors.UnknownBatchError,
         inspector_errors.BusyError,
         inspector_errors.SchemaError,
         inspector_errors.AwsCallError,
@@ -708,7 +710,7 @@ PAGES: Mapping[str, Mapping[str, Callable[[], str]]] = {
     "testing": {
         "attributes": partial(fields, JobTester),
         "tester": partial(members, JobTester),
-        "classes": partial(class_and_fields, TaskReport, EnqueuedTask, DeadLetter),
+        "classes": partial(class_and_fields, TaskReport, Released, EnqueuedTask, DeadLetter),
         "report": partial(members, DrainReport, title="DrainReport."),
         "captured": partial(members, Captured, title="Captured."),
     },

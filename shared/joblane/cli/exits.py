@@ -23,7 +23,9 @@ MEANINGS = {
     Exit.DONE: "done",
     Exit.FAILED: "refused or failed; `wait`, `deploy`: archived or cancelled; `doctor`: a check is bad",
     Exit.USAGE: "usage error: nothing was done",
-    Exit.NOTHING: ("no such task, type, queue, schedule or pause, or nothing matches; `status`: a part is stopped"),
+    Exit.NOTHING: (
+        "no such task, batch, type, queue, schedule or pause, or nothing matches; `status`: a part is stopped"
+    ),
     Exit.STATE: "the task is in another state, or was changed in the meantime",
     Exit.UNAVAILABLE: (
         "the stack, its database or its API is unavailable; `doctor`: a check is unknown, and none is bad"
@@ -45,6 +47,7 @@ OPTIONS = {
     "created_after": "--newer",
     "created_before": "--older",
     "ids": "ID",
+    "id": "ID",
     "type": "TYPE",
     "scope": "SCOPE",
     "name": "NAME",
@@ -71,7 +74,7 @@ def exit_of(error: Exception) -> Exit | None:
     from pg8000.exceptions import Error as PostgresError
 
     from joblane import errors
-    from joblane.inspector.errors import ActionError, AwsCallError, BusyError, SelectionError
+    from joblane.inspector.errors import ActionError, AwsCallError, BusyError, SelectionError, UnknownBatchError
     from joblane.inspector.wire import ArgumentsError
     from joblane.local.errors import ForbiddenError, LocalError, MisuseError, UnavailableError
     from joblane.record.connection import is_unavailable
@@ -87,6 +90,7 @@ def exit_of(error: Exception) -> Exit | None:
     kinds: dict[type[Exception], Exit] = {  # the first entry that fits applies
         errors.UnknownTaskError: Exit.NOTHING,
         errors.UnknownTypeError: Exit.NOTHING,
+        UnknownBatchError: Exit.NOTHING,
         ActionError: Exit.STATE,
         BusyError: Exit.STATE,
         ArgumentsError: Exit.USAGE,

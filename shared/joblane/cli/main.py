@@ -11,6 +11,7 @@ from typer.core import TyperGroup
 
 from joblane.cli.commands import (
     actions,
+    batch,
     bulk,
     dead,
     deploy,
@@ -122,6 +123,9 @@ for _heading, _commands in COMMANDS.items():
     for _name, _command in _commands.items():
         app.command(_name, rich_help_panel=_heading)(_command)
 app.add_typer(bulk.group, name="bulk", rich_help_panel="Act on tasks", help="Bulk actions: list, show and stop them.")
+app.add_typer(
+    batch.group, name="batch", rich_help_panel="Act on tasks", help="Batches: list, show, retry and seal them."
+)
 for _name, _group, _help in (
     ("limits", limits.group, "Limits: show, set and reset them."),
     ("line", limits.line_group, "The order of a key: show it, and let the next task run first."),

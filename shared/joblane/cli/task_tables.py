@@ -15,7 +15,7 @@ from joblane.cli.durations import milliseconds, relative, short
 from joblane.cli.terminal import BETWEEN, WIDE, row, table, word
 from joblane.inspector.durations import stamp
 from joblane.inspector.shell import argument
-from joblane.inspector.views import Attempt, AuditEntry, TaskRow, TaskView
+from joblane.inspector.views import Attempt, AuditEntry, Relatives, TaskRow, TaskView
 from joblane.record.states import WAITING
 
 MAX_PAYLOAD_LINES = 60
@@ -87,6 +87,11 @@ def task(to: Console, view: TaskView, now: datetime, command: str) -> None:
     to.print(_facts(view, now))
     if view.progress is not None:
         to.print(_progress(view))
+    on_dead = f"if one is archived: {view.on_parent_dead}" if view.on_parent_dead else ""
+    for title, relatives, note in (("Parents", view.parents, on_dead), ("Children", view.children, "")):
+        if relatives.tasks:
+            _section(to, title, note)
+            to.print(_relatives(relatives))
     if view.attempts:
         _section(to, "Attempts")
         to.print(_attempts(view.attempts, now, to.width))
@@ -101,9 +106,9 @@ def task(to: Console, view: TaskView, now: datetime, command: str) -> None:
     _next(to, view, command)
 
 
-def _section(to: Console, title: str) -> None:
+def _section(to: Console, title: str, note: str = "") -> None:
     to.print()
-    to.print(word(title, "bold"))
+    to.print(word(title, "bold"), *([word(note, "dim")] if note else []))
 
 
 def _facts(view: TaskView, now: datetime) -> Table:
@@ -142,9 +147,20 @@ def _named(view: TaskView, now: datetime) -> Iterator[tuple[str, str | None]]:
     yield "options", json.dumps(view.options) if view.options else None
     yield "headers", ", ".join(f"{name}={value}" for name, value in view.headers.items())
     yield "items done", str(view.items_done) if view.items_done else None
+    yield "batch", view.batch and (f"{view.batch}, {view.callback} callback" if view.callback else view.batch)
+    yield "enqueued by", view.enqueued_by
     yield "replay of", view.replay_of
     yield "replayed as", ", ".join(view.replays)
     yield "payload", "cleared: its retention has passed, or it was deleted" if view.payload is None else None
+
+
+def _relatives(relatives: Relatives) -> Table:
+    made = table("ID", "TYPE", "STATE", fold=("ID",))
+    for one in relatives.tasks:
+        row(made, one.id, one.type or "", one.state or "removed")
+    if relatives.more:
+        made.caption, made.caption_justify, made.caption_style = "and more", "left", "dim"
+    return made
 
 
 def _progress(view: TaskView) -> RenderableType:

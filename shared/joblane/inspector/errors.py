@@ -50,6 +50,20 @@ class SelectionError(FieldError):
     """
 
 
+class UnknownBatchError(JobError, LookupError):
+    """There is no batch with this id in this stage.
+
+    Check the id, and the stage.
+    """
+
+    batch_id: str
+    """The id."""
+
+    def __init__(self, batch_id: str) -> None:
+        super().__init__(f"there is no batch {batch_id!r} in this stage; `joblane batch ls` lists the latest")
+        self.batch_id = batch_id
+
+
 class BusyError(JobError):
     """A run or another operator is changing the same task at this moment. Nothing was done.
 

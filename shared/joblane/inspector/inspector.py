@@ -17,7 +17,7 @@ from joblane.inspector.bulk import dead, start
 from joblane.inspector.filter import BulkAction, Filter, PauseScope
 from joblane.inspector.permission import Permission, needs
 from joblane.inspector.scope import Scope
-from joblane.inspector.stage import doctor, limits, overview, pauses, schedules, statistics
+from joblane.inspector.stage import batches, doctor, limits, overview, pauses, schedules, statistics
 from joblane.inspector.tasks import detail, listing, logs
 from joblane.record.limit_changes import Given
 from joblane.record.limit_status import LimitStatus
@@ -110,6 +110,20 @@ class Inspector:
         return line.line(self._scope, type, key, limit)
 
     @needs(VIEW)
+    def batches(self, *, limit: int = 50) -> tuple[views.BatchRow, ...]:
+        """Batches, newest first. ``limit``: 1 to 500."""
+        return batches.batches(self._scope, limit)
+
+    @needs(VIEW)
+    def batch(self, id: str) -> views.BatchView:  # noqa: A002
+        """A batch with its members by state, counted up to 50,000, and its archived members.
+
+        To run these again, call :meth:`redrive` with their tag, ``batch:`` and the id. Raises
+        :class:`~joblane.inspector.errors.UnknownBatchError`.
+        """
+        return batches.batch(self._scope, id)
+
+    @needs(VIEW)
     def schedules(self) -> tuple[views.ScheduleView, ...]:
         """All schedules, with their next times and last ticks."""
         return schedules.schedules(self._scope)
@@ -150,8 +164,8 @@ class Inspector:
 
     @needs(OPERATE)
     def run(self, id: str, *, reason: str | None = None) -> views.ActionResult:  # noqa: A002
-        """Run a waiting task now, unless it waits for the time that a rate gave it: change the rate instead. Raises
-        :class:`ActionError`, as all actions on one task do.
+        """Run a waiting task now, also one that waits for other tasks. Raises :class:`ActionError`, as all actions on
+        one task do, also if it waits for a limit, or for the time of a rate: change the limit instead.
         """
         return single.change_state(self._scope, BulkAction.RUN, id, reason)
 
@@ -212,6 +226,15 @@ class Inspector:
     def abort(self, id: str, *, reason: str | None = None) -> views.BulkView:  # noqa: A002
         """Stop a bulk action. Tasks that it has changed stay changed."""
         return start.abort(self._scope, id, reason)
+
+    @needs(OPERATE)
+    def seal_batch(self, id: str, *, reason: str | None = None) -> views.BatchView:  # noqa: A002
+        """Seal a batch whose creator cannot do it any more: its callbacks then run once its members have ended.
+
+        Raises :class:`~joblane.inspector.errors.UnknownBatchError`, and
+        :class:`~joblane.inspector.errors.SelectionError` if it is sealed already.
+        """
+        return batches.seal(self._scope, id, reason)
 
     @needs(OPERATE)
     def pause(

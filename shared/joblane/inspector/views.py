@@ -13,7 +13,7 @@ from typing import Any
 
 from joblane.inspector.filter import Filter, PauseScope
 from joblane.queues import Queue
-from joblane.record.states import State
+from joblane.record.states import ENDED, State
 from joblane.record.status import Progress
 
 
@@ -182,6 +182,7 @@ class Reason(StrEnum):
     PAUSED = "paused"
     HELD = "held"
     IN_ORDER = "in-order"
+    PARENTS = "parents"
     RATED = "rated"
     TURN = "turn"
     NOT_DUE = "not-due"
@@ -202,11 +203,34 @@ class Why:
 
 
 @dataclass(frozen=True, slots=True)
+class Relative:
+    """A parent or child of a task, or a callback of a batch. ``type``, ``state`` None: its row is removed."""
+
+    id: str
+    type: str | None
+    state: State | None
+
+
+@dataclass(frozen=True, slots=True)
+class Relatives:
+    """At most 50 parents or children of a task. ``more``: True if it has more than these."""
+
+    tasks: tuple[Relative, ...]
+    more: bool
+
+
+@dataclass(frozen=True, slots=True)
 class TaskView:
     """All details of one task. ``payload`` None: it was cleared. ``actions``: the actions that its state allows now.
 
     ``headers``: names with masked values, except for ``traceparent``. ``limits``: the names of its limits, the
-    narrowest first: ``TYPE/KEY``, a type, or the name of a shared limit. ``waits_for``: the limit for which it is held.
+    narrowest first: ``TYPE/KEY``, a type, or the name of a shared limit. ``waits_for``: the limit for which it is held,
+    None if it waits for no limit.
+
+    ``parents``: the tasks after which it runs, archived ones first, then those that have not ended. ``on_parent_dead``:
+    None without parents. ``children``: the tasks that run after it, or that its runs enqueued. ``enqueued_by``: the id
+    of the task whose run enqueued it. ``batch``: the id of its batch. ``callback``: ``on_end`` or ``on_success`` if it
+    is this callback of the batch, None if it is a member.
     """
 
     row: TaskRow
@@ -229,11 +253,52 @@ class TaskView:
     items_done: int
     limits: tuple[str, ...]
     waits_for: str | None
+    parents: Relatives
+    on_parent_dead: str | None
+    children: Relatives
+    enqueued_by: str | None
+    batch: str | None
+    callback: str | None
     attempts: tuple[Attempt, ...]
     why: Why
     actions: tuple[str, ...]
     audit: tuple[AuditEntry, ...]
     log_link: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class BatchRow:
+    """A batch. ``sealed_at`` None: members can be added. ``on_end``, ``on_success``: its callbacks, or None."""
+
+    id: str
+    created_at: datetime
+    sealed_at: datetime | None
+    on_end: Relative | None
+    on_success: Relative | None
+
+
+@dataclass(frozen=True, slots=True)
+class BatchView:
+    """A batch with its members. ``members``: their number by state.
+
+    ``exact`` False: the batch has more members than the 50,000 that are counted. ``dead``: the latest archived members,
+    at most 20. Members whose rows are removed are in neither.
+    """
+
+    row: BatchRow
+    members: Mapping[State, int]
+    exact: bool
+    dead: tuple[TaskRow, ...]
+
+    @property
+    def number(self) -> int:
+        """The number of members that are counted."""
+        return sum(self.members.values())
+
+    @property
+    def ended(self) -> int:
+        """The number of these that have ended, archived ones included."""
+        return sum(number for state, number in self.members.items() if state in ENDED)
 
 
 @dataclass(frozen=True, slots=True)
@@ -292,7 +357,7 @@ class BulkView:
     @property
     def why_skipped(self) -> str:
         """Why tasks were skipped, in words."""
-        return "changed in the meantime" + (", or waiting for the time of a rate" if self.action == "run" else "")
+        return "changed in the meantime" + (", or waiting for a limit" if self.action == "run" else "")
 
     @property
     def shown_state(self) -> str:

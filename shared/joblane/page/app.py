@@ -13,7 +13,7 @@ from joblane.page.failures import View, endpoint, http_error_page
 from joblane.page.notices import Notices
 from joblane.page.rendering import FOLDER
 from joblane.page.security import Guard, Keys
-from joblane.page.views import bulk, dead, limits, stage, task, tasks
+from joblane.page.views import batches, bulk, dead, limits, stage, task, tasks
 
 PAGES: dict[str, View] = {
     "/": stage.overview,
@@ -28,6 +28,8 @@ PAGES: dict[str, View] = {
     "/schedules": stage.schedules,
     "/limits": limits.list_all,
     "/limits/show": limits.show,
+    "/batches": batches.list_all,
+    "/batches/show": batches.show,
     "/statistics": stage.statistics,
     "/audit": stage.audit,
 }
@@ -43,6 +45,8 @@ ACTIONS: dict[str, View] = {
     "/limits/set": limits.set_values,
     "/limits/reset": limits.reset,
     "/limits/pass": limits.let_pass,
+    "/batches/retry": batches.retry,
+    "/batches/seal": batches.seal,
 }
 
 

@@ -6,6 +6,7 @@ returns json language plpgsql
 set lock_timeout = '500ms' set plan_cache_mode = force_generic_plan set enable_seqscan = off
 as $$
 declare
+  setting text;           -- an assignment costs less than `perform`
   members constant integer := json_array_length(messages);
   any_paused constant boolean := exists (select from joblane.pauses);
   locked_limits text[];   -- the widest limits of the tasks that may ask for a slot
@@ -16,6 +17,7 @@ declare
   parent_id text;         -- a parent that cancels it
   parent_fate text;       -- how that parent ended
   is_released boolean;    -- it does not wait for its parents any more
+  has_relatives boolean;  -- it waits for its parents, or it has ended, and children wait for it
   leased_until constant timestamptz := clock_timestamp() + make_interval(secs => lease_seconds);
   answers json[];
   m record;               -- the message
@@ -34,7 +36,7 @@ declare
   refusal text;
   changed boolean;        -- a transition was applied to `t`
 begin
-  perform set_config('joblane.checks', 'off', true);
+  setting := set_config('joblane.checks', 'off', true);
   if strpos(messages::text, '"limits"') > 0 then  -- most types have no limit
     -- Before any row is locked. A task whose turn it is has its slots, and needs no lock.
     select array_agg(x.widest) into locked_limits
@@ -270,6 +272,11 @@ begin
         memory_mb = null, cost_usd = null, error_type = null, error_message = null, fingerprint = null,
         traceback = null;
     end if;
+    has_relatives := null;
+    if changed and verdict in ('held', 'ended', 'archived') then
+      has_relatives := t.waits_for = '*parents' or exists (select from joblane.task_parents e where e.parent = t.id);
+    end if;
+    -- Without a subquery, which PL/pgSQL runs much faster.
     answers := answers || json_build_object(
       'id', m.id, 'verdict', verdict, 'run', t.runs, 'attempt', t.attempts, 'max_attempts', t.max_attempts,
       'snoozes', t.snoozes, 'generation', t.generation, 'payload', t.payload::text, 'schema', t.schema,
@@ -279,10 +286,9 @@ begin
       'mismatch', date_part('epoch', clock - t.mismatch_since),
       'limits', case when widest is not null then array[t.key_limit, t.total_limit, t.shared_limit] end,
       'serve', widest is not null and verdict in ('held', 'ended', 'archived', 'paused', 'send_dead_letter'),
-      'release', case when changed and verdict in ('held', 'ended', 'archived') then
-                   t.waits_for = '*parents' or exists (select from joblane.task_parents e where e.parent = t.id) end);
+      'release', has_relatives);
   end loop;
-  perform set_config('joblane.checks', 'on', true);
+  setting := set_config('joblane.checks', 'on', true);
   return to_json(answers);
 end
 $$

@@ -7,15 +7,19 @@ as $$
 declare
   parents constant text[] := array(select jsonb_array_elements_text(given -> 'after'));
 begin
-  insert into joblane.task_parents (child, parent, on_parent_dead)
-  select new_id, t.id, given ->> 'on_parent_dead'
-    from joblane.tasks t where t.id = any (parents) and t.state <> 'completed'
-   union all
-  select new_id, ' ' || (given ->> 'callback_of'), 'hold' where given ? 'callback_of'
-  on conflict do nothing;
-  insert into joblane.task_children (parent, child)
-  select parent, new_id from unnest(parents || (given ->> 'enqueued_by')) as parent where parent is not null
-  on conflict do nothing;
+  if given ?| '{after,callback_of}' then
+    insert into joblane.task_parents (child, parent, on_parent_dead)
+    select new_id, t.id, given ->> 'on_parent_dead'
+      from joblane.tasks t where t.id = any (parents) and t.state <> 'completed'
+     union all
+    select new_id, ' ' || (given ->> 'callback_of'), 'hold' where given ? 'callback_of'
+    on conflict do nothing;
+  end if;
+  if given ?| '{after,enqueued_by}' then
+    insert into joblane.task_children (parent, child)
+    select parent, new_id from unnest(parents || (given ->> 'enqueued_by')) as parent where parent is not null
+    on conflict do nothing;
+  end if;
   if given ? 'batch' then  -- the callbacks of the batch wait for this task
     insert into joblane.task_parents (child, parent, on_parent_dead)
     select t.id, new_id, case when t.options ->> 'callback' = 'on_end' then 'run' else 'hold' end
@@ -24,6 +28,6 @@ begin
        and t.waits_for is not distinct from '*parents'
     on conflict do nothing;
   end if;
-  return given ?| array['after', 'callback_of'];
+  return given ?| '{after,callback_of}';
 end
 $$

@@ -3,7 +3,7 @@
 The fixture ``jobs`` of the pytest plugin is a :class:`JobTester`. ``docs/how-to/test.md`` has examples.
 
 Run tasks
-    JobTester, DrainReport, TaskReport
+    JobTester, DrainReport, TaskReport, Released
 Inspect tasks
     EnqueuedTask, Captured, DeadLetter
 Cause faults
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from joblane.testing.errors import KitError
     from joblane.testing.faults import Fault
     from joblane.testing.queues import DeadLetter
-    from joblane.testing.report import CrashedError, DrainReport, NotRunError, TaskReport
+    from joblane.testing.report import CrashedError, DrainReport, NotRunError, Released, TaskReport
     from joblane.testing.tester import JobTester
 
 __all__ = [
@@ -36,6 +36,7 @@ __all__ = [
     "JobTester",
     "KitError",
     "NotRunError",
+    "Released",
     "TaskReport",
 ]
 
@@ -46,7 +47,7 @@ __getattr__ = importer(
         "joblane.testing.errors": "KitError",
         "joblane.testing.faults": "Fault",
         "joblane.testing.queues": "DeadLetter",
-        "joblane.testing.report": "CrashedError DrainReport NotRunError TaskReport",
+        "joblane.testing.report": "CrashedError DrainReport NotRunError Released TaskReport",
         "joblane.testing.tester": "JobTester",
     },
 )

@@ -101,18 +101,20 @@ class Lanes:
         """Invoke the task's function with received messages."""
         deliveries.invocations += 1
         self._context = None
-        self.killer.start(task.type)
-        try:
-            self._handle(task, self.killer.database, batch)
-        except Killed:
-            deliveries.killed += 1
-            self._clean_up_process()
-        finally:
-            self.killer.end()
-        if (fault := self._faults.find(task.type, Kind.DUPLICATE)) is not None:
-            fault.strikes()
-            self._handle_copy(task, batch)
-        deliveries.add(self._ids(task, batch))
+        ids = self._ids(task, batch)
+        with deliveries.releasing(ids):
+            self.killer.start(task.type)
+            try:
+                self._handle(task, self.killer.database, batch)
+            except Killed:
+                deliveries.killed += 1
+                self._clean_up_process()
+            finally:
+                self.killer.end()
+            if (fault := self._faults.find(task.type, Kind.DUPLICATE)) is not None:
+                fault.strikes()
+                self._handle_copy(task, batch)
+        deliveries.add(ids)
 
     def _handle(self, task: Task[Any, Any], database: Database, batch: Sequence[QueuedMessage]) -> None:
         """Invoke the function in a process, and delete the messages that it acknowledges."""

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
 from joblane.declaration import Task
 from joblane.record.connection import Connection
 from joblane.record.database import Database
-from joblane.record.states import State
+from joblane.record.states import PARENTS, State
 from joblane.testing.errors import KitError
 
 TASKS = """
@@ -19,6 +20,23 @@ select t.id, t.type, t.state, t.attempts, t.max_attempts, t.runs, t.result, t.re
   from jsonb_array_elements_text($1::jsonb) with ordinality as x(id, position) join joblane.tasks t using (id)
  order by x.position
 """
+
+WAITING = f"""
+select t.id from joblane.tasks t
+ where t.waits_for = '{PARENTS}' and exists (select from joblane.task_parents e where e.child = t.id)
+"""
+RELEASED = """
+select t.id, array(select i.id from jsonb_array_elements_text($2::jsonb) with ordinality as i(id, position)
+                    where t.options -> 'after' ? i.id
+                       or (select m.options ->> 'batch' from joblane.tasks m where m.id = i.id)
+                          = t.options ->> 'callback_of'
+                    order by i.position)
+  from jsonb_array_elements_text($1::jsonb) with ordinality as x(id, position) join joblane.tasks t using (id)
+ where t.state not in ('cancelled', 'archived')
+   and not exists (select from joblane.task_parents e where e.child = t.id)
+ order by x.position
+"""
+"""The tasks for which no parent is open any more, each with its parents among the given ids."""
 
 
 @dataclass(frozen=True)
@@ -77,6 +95,16 @@ class CrashedError(KitError):
         self.task = task
 
 
+@dataclass(frozen=True)
+class Released:
+    """A task that waited for its parents, or a callback for the members of its batch, when the last of them ended."""
+
+    child: str
+    """Id of the task."""
+    parents: tuple[str, ...]
+    """Those that ended in the same invocation. Empty: the sweep found that none is open."""
+
+
 @dataclass
 class DrainReport(Sequence[TaskReport]):
     """A sequence of the tasks that were delivered, each once, in the order of their first delivery."""
@@ -87,6 +115,8 @@ class DrainReport(Sequence[TaskReport]):
     """Number of invocations."""
     killed: int = 0
     """Number of invocations that a fault has killed."""
+    released: Sequence[Released] = ()
+    """The tasks whose last parent ended, in order."""
 
     def __getitem__(self, position: Any) -> Any:
         return self.tasks[position]
@@ -129,6 +159,7 @@ class Deliveries:
     def __init__(self, database: Database) -> None:
         self.invocations = 0
         self.killed = 0
+        self.released: list[Released] = []
         self._database = database
         self._tasks: dict[str, TaskReport] = {}
 
@@ -137,11 +168,20 @@ class Deliveries:
         for task in reports(self._database.get(), ids):
             self._tasks[task.id] = task
 
+    @contextmanager
+    def releasing(self, ids: Sequence[str]) -> Iterator[None]:
+        """Add the tasks whose last parent ends in the block, in which the tasks ``ids`` run."""
+        waiting = [id_ for (id_,) in self._database.get().run(WAITING)]
+        yield
+        if waiting:
+            found = self._database.get().run(RELEASED, json.dumps(waiting), json.dumps(list(ids)))
+            self.released += [Released(child, tuple(parents)) for child, parents in found]
+
     def report(self) -> DrainReport:
         for task in reports(self._database.get(), self._tasks):
             result = self._tasks[task.id].result if task.result is None else task.result
             self._tasks[task.id] = replace(task, result=result)
-        return DrainReport(list(self._tasks.values()), self.invocations, self.killed)
+        return DrainReport(list(self._tasks.values()), self.invocations, self.killed, self.released)
 
 
 def reports(connection: Connection, ids: Iterable[str]) -> list[TaskReport]:

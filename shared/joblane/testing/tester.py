@@ -20,7 +20,7 @@ from joblane.producer import Enqueued
 from joblane.queues import Queue, check_prefix
 from joblane.record import task_types as registry
 from joblane.record.database import Database
-from joblane.record.states import LIVE, State, in_sql
+from joblane.record.states import LIVE, PARENTS, State, in_sql
 from joblane.schedule import Schedule
 from joblane.sqs.client import Entry
 from joblane.sqs.message import Message
@@ -55,9 +55,13 @@ select extract(epoch from min(at) - clock_timestamp())::float8
  where at > clock_timestamp()
 """
 """A task that is due for longer waits for the end of a pause, for a limit, or for its message."""
-
-
-HELD = "select id, waits_for from joblane.tasks where type = $1 and state = 'held' order by waits_for, place, seq"
+HELD = f"""
+select t.id, case when t.waits_for = '{PARENTS}'
+                  then array(select ltrim(e.parent) from joblane.task_parents e where e.child = t.id order by e.parent)
+                  else array[t.waits_for] end
+  from joblane.tasks t where t.type = $1 and t.state = 'held' order by t.waits_for, t.place, t.seq
+"""
+"""The held tasks of a type, each with what it waits for. Before the id of a batch is a space."""
 
 
 class JobTester:
@@ -271,17 +275,19 @@ class JobTester:
 
         Args:
             task: The task, or its type.
-            by: Name of the limit for which they wait: of a shared limit, the type for its total, or the type, a slash
-                and the key. None: any limit.
+            by: What they wait for: the id of a parent, of a member of a batch, or of a batch that is not sealed; or the
+                name of a limit: of a shared limit, the type for its total, or the type, a slash and the key. None:
+                anything.
         """
         __tracebackhide__ = True
         type_ = task if isinstance(task, str) else task.type
         rows = self._database.get().run(HELD, type_)
-        found = [id_ for id_, limit in rows if by in (None, limit)]
+        found = [id_ for id_, holders in rows if by is None or by in holders]
         if not found:
-            limits = ", ".join(dict.fromkeys(limit for _, limit in rows)) or "none"
+            holders = dict.fromkeys(holder for _, holders in rows for holder in holders)
+            listed = ", ".join(holders) or "none"
             raise AssertionError(
-                f"no task {type_!r} is held{f' by {by!r}' if by else ''}; limits that hold some: {limits}"
+                f"no task {type_!r} is held{f' by {by!r}' if by else ''}; limits and tasks that hold some: {listed}"
             )
         return report.reports(self._database.get(), found)
 
@@ -394,8 +400,9 @@ class JobTester:
                 if deliveries.invocations > limit:
                     tasks = deliveries.report()
                     raise KitError(f"tasks are still due after {limit} invocations. The delivered tasks:\n{tasks}")
-            swept = sweep(self._database.get(), self._queues, self._prefix)
-            if not swept.sent and not swept.served:
+            with deliveries.releasing(()):
+                swept = sweep(self._database.get(), self._queues, self._prefix)
+            if not swept.sent and not swept.served and not swept.released:
                 return
 
     def _next_moments(self) -> list[datetime]:

@@ -16,6 +16,7 @@ from pg8000.exceptions import Error as PostgresError
 
 from joblane import telemetry
 from joblane.client import JobClient
+from joblane.enqueue.wake import wake
 from joblane.errors import UNDEFINED_FUNCTION, EnqueueError, TaskCancelled, WrongStageError, sqlstate, text_of
 from joblane.limits import EARLY_RECEIVES, LEASE_MARGIN, MAX_DELAY_SECONDS
 from joblane.queues import lane_name
@@ -42,6 +43,7 @@ from joblane.worker import outcome
 from joblane.worker.batch_response import BatchResponse, growing_seconds
 from joblane.worker.run import Alarm, Run, Runner
 from joblane.worker.run_log import RunLog, fields_of
+from joblane.worker.turns import send_turns
 
 if TYPE_CHECKING:
     from joblane.declaration import Task
@@ -57,6 +59,8 @@ ADVICE = {
 }
 """SQLSTATE → what an operator can do."""
 EARLY_TICK = "MessageError: tick: it is for a time after the message was sent, and only the scheduler sends ticks"
+MOST_RELEASED = 1_000
+"""The most children that a worker releases, in about a second. It wakes the sweep for the others."""
 LOCKED_SECONDS = 5
 """The first visibility timeout of a message whose row is locked. Another run's finish or an operator's edit holds a
 lock for a short time, but a transaction that enqueues may hold it for minutes."""
@@ -334,8 +338,8 @@ class Worker:
                 "these limits, or the sweep, starts them",
                 extra={"error": text_of(error), "limits": sorted({name for names in freed for name in names if name})},
             )
-        else:  # the sweep sends the messages that SQS does not accept here
-            self._sqs.send_many([turn.entry(self._prefix) for turn in turns])
+        else:
+            send_turns(self._sqs, self._prefix, turns)
 
     def _release_claimed(self, claims: Sequence[Claim]) -> None:
         """Release the children of tasks that the claim has ended. Look once more for the parents of those it holds."""
@@ -343,7 +347,10 @@ class Worker:
         self._release([claim.id for claim in claims if claim.id not in held], held)
 
     def _release_finished(self, ends: Sequence[Finish]) -> None:
-        self._release([end.id for end in ends if end.look], [child for end in ends for child in end.released])
+        children = [child for end in ends for child in end.released]
+        self._release([end.id for end in ends if end.look], children[:MOST_RELEASED])
+        if len(children) > MOST_RELEASED:
+            wake(self._sqs, self._prefix)
 
     def _release(self, ended: Collection[str], children: Collection[str]) -> None:
         """Start the tasks whose parents have ended, and send their messages."""
@@ -354,10 +361,10 @@ class Worker:
         except DATABASE_ERRORS as error:
             self._logger.warning(
                 "tasks whose parents have ended could not be started; the sweep starts them",
-                extra={"error": text_of(error), "parents": list(ended), "task_ids": list(children)},
+                extra={"error": text_of(error), "parents": list(ended), "task_ids": list(children)[:100]},
             )
-        else:  # the sweep sends the messages that SQS does not accept here
-            self._sqs.send_many([turn.entry(self._prefix) for turn in turns])
+        else:
+            send_turns(self._sqs, self._prefix, turns)
 
     def _send_dead_letters(self, runs: Sequence[Run], response: BatchResponse) -> None:
         """Send the dead letters of archived tasks, mark them as sent, and send the successors' messages."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import suppress
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -10,14 +11,15 @@ from sqlalchemy.orm import Session
 
 from joblane import TaskContext
 from joblane.client import JobClient
-from joblane.errors import EnqueueError, SkipRetry, TaskIdConflictError
+from joblane.errors import DuplicateTaskError, EnqueueError, SkipRetry, TaskIdConflictError
 from joblane.inspector.filter import BulkAction
 from joblane.job import Job
 from joblane.record.states import State
 from tests.integration.record.test_parents import HELD, RUN, act, ask, end, run, second, states
-from tests.samples import Sample, behaviour, sample_one
+from tests.samples import Sample, behaviour, sample_one, sample_only
 from tests.world import World
 
+SECOND = timedelta(seconds=1)
 JOB = Job(sample_one, Sample(do="nothing", number=0))
 END, SUCCESS = "import-7:on_end", "import-7:on_success"
 
@@ -303,6 +305,8 @@ def test_a_task_with_the_id_of_a_callback_is_named(world: World) -> None:
         ("id: 1 to 90 printable", None, {}),
         ("on_end: a Job is required, not function", "b", {"on_end": lambda: None}),
         ("on_success: a callback has no task_id", "b", {"on_success": member("x")}),
+        ("on_end: a callback is a task of its own", "b", {"on_end": Job(sample_one, Sample(), on_conflict="return")}),
+        ("on_end: a callback is a task of its own", "b", {"on_end": Job(sample_one, Sample(), debounce=SECOND)}),
         ("on_end: tenant: 1 to 128", "b", {"on_end": Job(sample_one, Sample(), tenant="")}),
         ("on_end: payload: ", "b", {"on_end": Job(sample_one, {"number": 1})}),  # type: ignore[arg-type]
     ],
@@ -331,3 +335,11 @@ def test_the_block_comes_before_the_first_member(world: World) -> None:
     batch.enqueue(sample_one, Sample())
     with pytest.raises(EnqueueError, match="has members already"), batch:
         pass
+
+
+def test_a_callback_whose_unique_key_is_taken_leaves_nothing(world: World) -> None:
+    world.client.enqueue(sample_only, Sample(number=1))
+    callback = Job(sample_only, Sample(number=1))
+    with pytest.raises(DuplicateTaskError), world.client.batch("import-7", on_end=callback):
+        pass
+    assert world.run("select count(*) from joblane.batches") == [[0]]

@@ -123,10 +123,12 @@ ACTS: dict[str, tuple[Any, ...]] = {
     "tick": ("sample:tick",),
     "set_limit": ("shared",),
     "reset_limit": ("shared",),
+    "seal_batch": ("open",),
 }
 NAMED: dict[str, dict[str, Any]] = {"tick": {"schedule": "0"}, "set_limit": {"total": 5}}
 SHARED = """
-with declared as (insert into joblane.limits (name, slots) values ('shared', 2))
+with batch as (insert into joblane.batches (id) values ('open')),
+declared as (insert into joblane.limits (name, slots) values ('shared', 2))
 insert into joblane.limit_changes (name, slots) values ('shared', 3)
 """
 OWN_TESTS = {"bulk", "redrive", "abort", "pass_line"}
@@ -164,7 +166,8 @@ def test_an_action_whose_entry_cannot_be_written_is_not_done(deployed: World, in
     deployed.run("alter table joblane.audit add constraint full_up check (who <> 'op')")
     contents = (
         "select (select jsonb_agg(t order by id) from joblane.tasks t), (select jsonb_agg(p order by name) "
-        "from joblane.pauses p), (select jsonb_agg(c) from joblane.limit_changes c)"
+        "from joblane.pauses p), (select jsonb_agg(c) from joblane.limit_changes c), "
+        "(select jsonb_agg(b) from joblane.batches b)"
     )
     before = deployed.run(contents)
 

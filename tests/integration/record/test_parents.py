@@ -16,19 +16,22 @@ from sqlalchemy.orm import Session
 
 from joblane import TaskContext
 from joblane.client import JobClient
+from joblane.enqueue.wake import SWEEP
 from joblane.errors import DuplicateTaskError, EnqueueError, SkipRetry
 from joblane.inspector.actions.changes import change, serve_freed
 from joblane.inspector.filter import BulkAction
 from joblane.job import Job
-from joblane.queues import Queue
+from joblane.queues import Queue, lane_name
 from joblane.record.claim import Verdict, arrival, claim
 from joblane.record.database import Database
 from joblane.record.finish import Finish, finish
+from joblane.record.functions import FUNCTIONS
 from joblane.record.release import release
 from joblane.record.states import State
 from joblane.record.task_types import register
 from joblane.sqs.message import Message
 from joblane.unique import OnConflict
+from joblane.worker import worker
 from tests.samples import Sample, behaviour, sample_one, sample_only, sample_ordered
 from tests.world import PREFIX, World
 
@@ -227,6 +230,30 @@ def test_a_child_of_a_deleted_dead_parent_is_cancelled(world: World) -> None:
     assert world.row("child")["reason"] == "cancelled: its parent a was deleted"
 
 
+def test_a_dead_parent_whose_content_is_removed_cancels_its_child(world: World) -> None:
+    put(world, "a")
+    put(world, "child", after=["a"])
+    assert ask(world, "child") is HELD
+    run(world, "a", State.ARCHIVED)
+    world.run(
+        "update joblane.tasks set expire_at = now(), dead_letter_unsent = false, dead_sent_at = now() where id = 'a'"
+    )
+    assert world.sweep().cleared == 1
+    world.sweep()
+    assert world.row("child")["reason"] == "cancelled: its parent a was deleted"
+
+
+@pytest.mark.parametrize("end_it", [BulkAction.CANCEL, BulkAction.ARCHIVE])
+def test_a_child_that_an_operator_retries_does_not_wait_any_more(world: World, end_it: BulkAction) -> None:
+    put(world, "a")
+    put(world, "child", after=["a"])
+    assert ask(world, "child") is HELD
+    act(world, end_it, "child")
+    act(world, BulkAction.RETRY, "child")
+    assert ask(world, "child") is RUN
+    assert run(world, "a") == []
+
+
 def test_an_operator_runs_a_child_without_its_parents(world: World) -> None:
     put(world, "a")
     put(world, "child", after=["a"])
@@ -291,6 +318,21 @@ def test_a_worker_cancels_the_children_of_a_dead_task(world: World) -> None:
     deliver(world, "a")
     assert states(world, "a", "child") == ["archived", "cancelled"]
     assert world.run("select count(*) from joblane.task_parents") == [[0]]
+
+
+def test_a_worker_wakes_the_sweep_for_the_children_that_are_too_many(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(worker, "MOST_RELEASED", 2)
+    world.make(lane_name(PREFIX, Queue.LOW, SWEEP))
+    put(world, "a")
+    put(world, "c1", "c2", "c3", after=["a"])
+    for child in ("c1", "c2", "c3"):
+        assert ask(world, child) is HELD
+    deliver(world, "a")
+    assert sorted(states(world, "c1", "c2", "c3")) == ["held", "pending", "pending"]
+    assert world.depth(lane_name(PREFIX, Queue.LOW, SWEEP)) == 1
+    assert world.sweep().released == 1
 
 
 # --- The sweep -------------------------------------------------------------------------------------------------------
@@ -495,3 +537,29 @@ def test_sql_refuses_an_unknown_parent(world: World) -> None:
     register(world.database.get(), {sample_one.type: sample_one})
     with pytest.raises(DatabaseError, match="after: there is no task 'unknown'"):
         world.run("select joblane.enqueue('sample:one', after => array['unknown'])")
+
+
+# --- Planted faults --------------------------------------------------------------------------------------------------
+
+PLANTED = [
+    ("open_parents", "order by t.id for share", "order by t.id", "claimed_while_its_parent_commits_waits_for_it"),
+    ("open_parents", "if not is_held then", "if false then", "child_of_a_cancelled_parent_is_cancelled_by_its_own"),
+    ("finish", "e.parent = x.id and", "false and", "a_child_runs_after_its_last_parent"),
+    ("finish", "<> 'read committed'", "= 'never'", "a_finish_with_an_old_snapshot_looks_again"),
+    ("finish", "(x.state = 'completed' or", "(x.state <> 'retry' or", "a_dead_parent_holds_its_child"),
+    ("release_children", "not exists (select", "true or exists (select", "two_parents_that_end_at_once"),
+    ("release_children", "and t.place is not null", "", "whose_parents_end_before_its_message_comes"),
+    ("release_children", "greatest(t.due_at, clock_timestamp()) end, sweep", "t.created_at end, sweep",
+     "enters_its_order_when_it_is_released"),
+]  # fmt: skip
+"""A function, a text there and the fault, and a part of the name of the test that finds it."""
+
+
+@pytest.mark.parametrize(("function", "old", "new", "name"), PLANTED)
+def test_each_planted_fault_is_found(world: World, function: str, old: str, new: str, name: str) -> None:
+    text_of_function = FUNCTIONS[function]
+    assert old in text_of_function, "the function has changed: the fault can no longer be planted by this text"
+    [test] = [test for found, test in globals().items() if name in found]
+    world.run(text_of_function.replace(old, new))
+    with pytest.raises(AssertionError):
+        test(world)

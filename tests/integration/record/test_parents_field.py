@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from datetime import timedelta
+from typing import Any
 
 import pytest
+from pg8000.exceptions import DatabaseError
 
 from joblane.inspector.filter import BulkAction
 from joblane.job import Job
 from joblane.record.claim import Verdict
 from joblane.record.finish import Finish, finish
+from joblane.record.functions import FUNCTIONS
 from joblane.record.release import RELEASE, release
 from joblane.record.states import State
 from tests.integration.record.test_parents import (
@@ -186,3 +189,33 @@ def test_rq_1692_a_child_is_released_after_the_commit_of_its_parent(world: World
         assert ask(world, "child") is HELD
         handler.get().commit()
     assert [turn.id for turn in release(world.database.get(), [], ended.released)] == ["child"]
+
+
+# --- Planted faults --------------------------------------------------------------------------------------------------
+
+IS_FREE = "t.state = 'held' and t.waits_for is not distinct from '*parents' and t.place is not null\n         and"
+PLANTED = [
+    ("oban_722", "link_task", " and t.state <> 'completed'", "", {}),
+    ("oca_queue_885_and", "claim", "('held', 'ended', 'archived') then", "('held', 'ended') then",
+     {"how": "its last run is killed"}),
+    ("oca_queue_885_the_last", "release_children", "later := array(select t.id from joblane.tasks t where",
+     "later := array(select t.id from joblane.tasks t where false and", {"monkeypatch": None}),
+    ("sidekiq_batch_100", "link_task", "where given ? 'callback_of'", "where false", {}),
+    ("sidekiq_6852", "release_children", IS_FREE, "", {}),
+    ("fossology_3852", "link_task", "t.state <> 'completed'", "t.finished_at is null",
+     {"on_parent_dead": "hold", "fate": HELD}),
+    ("rq_1692", "release_children", "any (ended) and coalesce(", "any (ended) and coalesce(true, ", {}),
+]  # fmt: skip
+"""A part of the name of a test, the function and the text there that the fault replaces, and the test's parameters."""
+
+
+@pytest.mark.parametrize(("name", "function", "old", "new", "given"), PLANTED)
+def test_each_planted_fault_is_found(
+    world: World, monkeypatch: pytest.MonkeyPatch, name: str, function: str, old: str, new: str, given: dict[str, Any]
+) -> None:
+    text_of_function = FUNCTIONS[function]
+    assert old in text_of_function, "the function has changed: the fault can no longer be planted by this text"
+    [test] = [test for found, test in globals().items() if found.startswith(f"test_{name}")]
+    world.run(text_of_function.replace(old, new))
+    with pytest.raises((AssertionError, DatabaseError)):
+        test(world, **given | ({"monkeypatch": monkeypatch} if "monkeypatch" in given else {}))

@@ -42,12 +42,12 @@ def test_a_task_is_held_while_its_limit_is_0_and_runs_when_it_is_raised(jobs: Jo
 
 def test_a_wrong_or_missing_limit_fails_the_check(jobs: JobTester) -> None:
     jobs.enqueue(account_sync, Account(), task_id="a")
-    with pytest.raises(AssertionError, match="no task 'account:sync' is held; limits that hold some: none"):
+    with pytest.raises(AssertionError, match="no task 'account:sync' is held; limits and tasks that hold some: none"):
         jobs.assert_held("account:sync")
     jobs.limits.set("account:sync", key="7", max_per_key=0)
     jobs.drain()
     jobs.assert_held(account_sync, by="account:sync/7")
-    with pytest.raises(AssertionError, match="held by 'service'; limits that hold some: account:sync/7"):
+    with pytest.raises(AssertionError, match="held by 'service'; limits and tasks that hold some: account:sync/7"):
         jobs.assert_held(account_sync, by="service")
 
 

@@ -94,7 +94,7 @@ def test_a_run_says_why_it_has_skipped_tasks(jobs: Run, stub: FakeInspector) -> 
     stub.answers["count"] = Count(940, exact=True)
     stub.answers["bulk"] = stub.answers["bulk_view"] = views.bulk(action="run")
     ran = jobs("run", "--type", "data:export", person="y")
-    assert "10 skipped (changed in the meantime, or waiting for the time of a rate)." in ran.out
+    assert "10 skipped (changed in the meantime, or waiting for a limit)." in ran.out
 
 
 def test_after_the_answer_no_nothing_is_done(jobs: Run, stub: FakeInspector) -> None:

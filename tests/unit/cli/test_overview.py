@@ -16,6 +16,8 @@ from joblane.cli.queue_tables import sparkline
 from joblane.inspector.filter import Filter
 from joblane.inspector.views import (
     AuditEntry,
+    BatchRow,
+    BatchView,
     BulkView,
     Check,
     Count,
@@ -49,6 +51,9 @@ READING: dict[tuple[str, ...], tuple[str, Callable[[], Any], Any]] = {
     ("pause",): ("pauses", lambda: (views.overview().queues[2].pause,), tuple[Pause, ...]),
     ("bulk", "ls"): ("bulks", lambda: (views.bulk(),), tuple[BulkView, ...]),
     ("bulk", "show", "x"): ("bulk_view", views.bulk, BulkView),
+    ("batch", "ls"): ("batches", lambda: (views.batch_row(),), tuple[BatchRow, ...]),
+    ("batch", "show", "import-7"): ("batch", views.batch, BatchView),
+    ("batch", "seal", "import-7"): ("seal_batch", views.batch, BatchView),
     ("limits",): ("limits", lambda: (views.limit(),), tuple[LimitStatus, ...]),
     ("line", "show", "x:y", "7"): ("line", lambda: (views.task_row(),), tuple[TaskRow, ...]),
     ("doctor",): ("doctor", lambda: (views.examined(Grade.GOOD),), tuple[Check, ...]),

@@ -11,6 +11,7 @@ from starlette.testclient import TestClient
 from joblane.page.app import ACTIONS, PAGES
 from joblane.page.security import MAX_FORM_BYTES
 from joblane.page.serving import listen, server
+from tests.builders import views
 from tests.inspector import FakeInspector
 from tests.unit.page.conftest import ADDRESS, COOKIE, KEYS, SAME, Post, client_of
 
@@ -179,6 +180,7 @@ def test_read_only_refuses_every_action(stub: FakeInspector, path: str) -> None:
 
 @pytest.mark.parametrize("path", [*(path for path in PAGES if path != "/bulk/show"), "/task?id=one"])
 def test_read_only_shows_no_form_that_acts(stub: FakeInspector, path: str) -> None:
+    stub.batched = [views.batch(row=views.batch_row(id="one", sealed_at=None))]
     reader = client_of(stub, read_only=True)
     reader.cookies.update(COOKIE)
     answer = reader.get(path, params={"action": "cancel", "id": "one"})

@@ -16,16 +16,16 @@ from joblane.inspector.actions.changes import ALLOWED
 from joblane.inspector.durations import stamp
 from joblane.inspector.errors import ActionError, SelectionError
 from joblane.inspector.filter import BulkAction, Filter, PauseScope
-from joblane.inspector.views import ActionResult, AuditEntry, Count, DeadGroup, LogLine, Pause
+from joblane.inspector.views import ActionResult, AuditEntry, Count, DeadGroup, LogLine, Pause, Relative, Relatives
 from joblane.page.app import PAGES as ALL_PAGES
 from joblane.queues import Queue
 from joblane.record.limit_status import LimitChange, LimitKind, LimitValues
 from joblane.record.states import State
-from tests.builders.views import NOW, limit, overview, task_row, task_view, type_view
+from tests.builders.views import NOW, batch, batch_row, limit, overview, task_row, task_view, type_view
 from tests.inspector import FakeInspector
 from tests.unit.page.conftest import COOKIE, Post, client_of
 
-PAGES = [path for path in ALL_PAGES if path not in ("/task", "/task/logs", "/bulk/new", "/bulk/show")]
+PAGES = [path for path in ALL_PAGES if path not in ("/task", "/task/logs", "/bulk/new", "/bulk/show", "/batches/show")]
 SCRIPT = "<script>alert(1)</script>"
 QUOTED = "\"' onmouseover=alert(2) x='"
 
@@ -59,6 +59,12 @@ def test_no_text_from_outside_becomes_markup(browser: TestClient, stub: FakeInsp
         "replays": (planted,),
         "limits": (f"{planted}/{planted}", planted),
         "waits_for": f"{planted}/{planted}",
+        "parents": Relatives((Relative(planted, planted, State.HELD), Relative(planted, None, None)), more=True),
+        "on_parent_dead": planted,
+        "children": Relatives((Relative(planted, planted, None),), more=False),
+        "enqueued_by": planted,
+        "batch": planted,
+        "callback": planted,
         "why": replace(task_view(row=hurt).why, text=planted),
     }
     stub.groups = [DeadGroup(planted, planted, planted, planted, True, 1, at, at, planted, planted, None)]
@@ -71,6 +77,8 @@ def test_no_text_from_outside_becomes_markup(browser: TestClient, stub: FakeInsp
     stub.limited = [limit(planted, None, LimitKind.EACH_KEY, change=None)]
     stub.limited += [limit(planted, planted, LimitKind.KEY, change=set_by)]
     stub.answers["types"] = [(replace(type_view(), type=planted, ordered=True),)]
+    callbacks = {"on_end": Relative(planted, planted, State.HELD), "on_success": Relative(planted, None, None)}
+    stub.batched = [batch(row=batch_row(id=planted, **callbacks), dead=(hurt,))]
     stub.lines = [LogLine(at, planted, planted, 1, None, {planted: planted})]
     bulk = stub.bulk(BulkAction.CANCEL, Filter(tenant=planted, tag=planted))
     stub.started["b"] = replace(bulk, who=planted, stopped=planted, action=planted)
@@ -765,3 +773,78 @@ def test_the_audit_is_paged(browser: TestClient, stub: FakeInspector) -> None:
     assert "before=31" in text
     assert "id-30" not in text
     assert "id-30" in browser.get("/audit", params={"before": "31"}).text
+
+
+# --- Parents, children and batches ---------------------------------------------------------------------------------
+
+
+def test_a_task_shows_its_parents_children_and_batch(browser: TestClient, stub: FakeInspector) -> None:
+    stub.changes["one"] = {
+        "parents": Relatives((Relative("a", "b:c", State.ARCHIVED), Relative("gone", None, None)), more=True),
+        "on_parent_dead": "hold",
+        "children": Relatives((Relative("child", "b:c", State.HELD),), more=False),
+        "enqueued_by": "creator",
+        "batch": "import-7",
+        "callback": "on_end",
+    }
+    text = browser.get("/task", params={"id": "one"}).text
+    shown = words(text)
+    assert (
+        "It runs after these. If one is archived: hold. Task Type State a b:c archived gone – removed And more."
+        in shown
+    )
+    assert "Children These run after it, or were enqueued by its runs. Task Type State child b:c held" in shown
+    assert "Batch import-7 its on_end callback Enqueued by creator" in shown
+    for address in ("/task?id=a", "/task?id=child", "/task?id=creator", "/batches/show?id=import-7"):
+        assert f'href="{address}"' in text
+
+
+def test_a_task_without_relatives_has_no_part_for_them(browser: TestClient) -> None:
+    text = browser.get("/task", params={"id": "one"}).text
+    assert "Parents" not in text
+    assert "Batch</dt>" not in text
+
+
+def test_batches_are_listed_with_their_callbacks(browser: TestClient, stub: FakeInspector) -> None:
+    stub.batched = [batch(), batch(row=batch_row(id="open", sealed_at=None, on_end=None, on_success=None))]
+    text = browser.get("/batches").text
+    assert 'href="/batches/show?id=import-7"' in text
+    assert "import-7:on_end completed import-7:on_success held" in words(text)
+    assert "no – –" in words(text)
+    stub.batched = []
+    assert "There are no batches." in browser.get("/batches").text
+
+
+def test_a_batch_shows_its_progress_and_its_archived_members(browser: TestClient, stub: FakeInspector) -> None:
+    stub.batched = [batch(members={State.COMPLETED: 9_997, State.ARCHIVED: 2, State.ACTIVE: 1})]
+    text = browser.get("/batches/show", params={"id": "import-7"}).text
+    assert "9,999 of 10,000 members" in words(text)
+    assert '<progress id="progress" max="10000" value="9999">' in text
+    assert 'href="/task?id=dead-1"' in text
+    assert "Each of the 2 archived members gets new attempts." in text
+    assert 'id="seal"' not in text
+    stub.batched = [batch(members={State.ACTIVE: 50_001}, exact=False, dead=(), row=batch_row(sealed_at=None))]
+    text = browser.get("/batches/show", params={"id": "import-7"}).text
+    assert "0 of at least 50,001 members" in words(text)
+    assert 'id="retry"' not in text
+    assert 'id="seal"' in text
+
+
+def test_an_unknown_batch_has_a_page_of_its_own(browser: TestClient) -> None:
+    answer = browser.get("/batches/show", params={"id": "unknown"})
+    assert answer.status_code == 404
+    assert "There is no such batch" in answer.text
+
+
+def test_the_archived_members_of_a_batch_are_redriven(browser: TestClient, post: Post, stub: FakeInspector) -> None:
+    answer = post("/batches/retry", id="import-7", canary="3", rate="20", reason="it is fixed")
+    chosen = Filter(tag="batch:import-7", states=(State.ARCHIVED,))
+    assert stub.performed == [("redrive", chosen, 3, 20, "it is fixed")]
+    assert answer.headers["location"].startswith("/bulk/show?id=b&note=")
+
+
+def test_a_batch_is_sealed(browser: TestClient, post: Post, stub: FakeInspector) -> None:
+    stub.batched = [batch(row=batch_row(sealed_at=None))]
+    answer = post("/batches/seal", id="import-7", reason="the importer died")
+    assert stub.performed == [("seal_batch", "import-7", "the importer died")]
+    assert answer.headers["location"].startswith("/batches/show?id=import-7&note=")

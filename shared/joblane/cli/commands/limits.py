@@ -66,7 +66,7 @@ def ls(
                 f"{_reset_command(context, one.name, one.key)}"
             )
     if any(one.held for one in found):
-        terminal.say(f"See which tasks wait:  {target.command(context)} ls --state held")
+        terminal.say(f"See all held tasks:  {target.command(context)} ls --state held")
 
 
 @group.command("set")

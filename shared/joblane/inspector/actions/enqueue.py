@@ -65,7 +65,9 @@ def enqueue(
         doing.changed = inserted.changed
         doing.details |= {"type": task.type, "queue": inserted.queue, "options": sorted(options)}
     failed = send_inserted(scope, inserted)
-    after = inserted.state or (State.SCHEDULED if inserted.due_seconds > 0 else State.PENDING)
+    after = inserted.state or (
+        State.SCHEDULED if inserted.due_seconds > 0 else State.HELD if inserted.waits else State.PENDING
+    )
     id_ = inserted.id
     return ActionResult(id_, "enqueue", None, after, new_id=id_ if inserted.created else None, note=note_of(failed))
 

@@ -17,7 +17,11 @@ from joblane.record.states import LIVE_SQL, State
 from joblane.record.transitions import NOW
 
 ORDERED = f"key_limit = $1 and ordered and expire_at is null and state in {LIVE_SQL}"
-LINE = f"select {COLUMNS} from joblane.tasks where {ORDERED} order by first_due_at, seq limit $2::integer"
+LINE = f"""
+select {COLUMNS} from joblane.tasks
+ where {ORDERED} and first_due_at is not null order by first_due_at, seq limit $2::integer
+"""
+"""A task that waits for its parents has no place yet."""
 FIRST = f"""
 select id, state, total_limit, shared_limit from joblane.tasks
  where {ORDERED} and first_due_at <= now() order by first_due_at, seq limit 2 for no key update

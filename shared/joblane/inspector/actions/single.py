@@ -24,11 +24,11 @@ from joblane.inspector.filter import BulkAction
 from joblane.inspector.scope import Scope
 from joblane.inspector.tasks.filter_sql import BULK_TYPE
 from joblane.inspector.tasks.row import Record, check_id, read
-from joblane.inspector.tasks.why_held import keeps_time
+from joblane.inspector.tasks.why_held import keeps_slot, keeps_time
 from joblane.inspector.views import ActionResult
 from joblane.job import Job
 from joblane.record.conditions import HOLDER
-from joblane.record.insert import NewTask
+from joblane.record.insert import BATCH_TAG, NewTask
 from joblane.record.states import ENDED, State
 from joblane.redaction import restored
 
@@ -58,7 +58,7 @@ def _problem(doing: Action, action: BulkAction, found: Record) -> str | None:
     if found.state not in ALLOWED[action]:
         return None
     if action is BulkAction.RUN:
-        return keeps_time(doing.connection, found)
+        return keeps_slot(found) if found.is_limited else keeps_time(doing.connection, found)
     if action is BulkAction.CANCEL:
         return "cancellation was requested already; the run stops at its next check, or when it returns"
     if action is BulkAction.DELETE:
@@ -138,13 +138,14 @@ def _ready(scope: Scope, found: Record, edited: Mapping[str, Any] | None) -> New
         if edited is not None:
             raise
         raise UnreadablePayloadError(f"{error}; replay it with a corrected payload") from None
+    batch = f"{BATCH_TAG}{found.options.get('batch')}"  # a replay is no member
     job = Job(
         task,
         payload,
         queue=found.queue if found.queue in task.lanes else None,
         tenant=found.tenant,
         owner=found.owner,
-        tags=found.tags,
+        tags=[tag for tag in found.tags if tag != batch],
         headers=found.headers,
     )
     return check(job, record=True, prefix=scope.prefix)

@@ -12,12 +12,13 @@ from joblane.inspector.actions.changes import ALLOWED
 from joblane.inspector.links import logs_link
 from joblane.inspector.scope import Scope
 from joblane.inspector.tasks.filter_sql import BULK_TYPE, reading
+from joblane.inspector.tasks.relatives import relatives
 from joblane.inspector.tasks.row import Record, read
 from joblane.inspector.tasks.why import why
 from joblane.inspector.views import Attempt, TaskRow, TaskView
 from joblane.payload import Payload
 from joblane.record.connection import Row
-from joblane.record.states import State
+from joblane.record.states import PARENTS, State
 from joblane.record.status import Progress
 from joblane.redaction import MASK, masked, redacted_names
 from joblane.scrubbing import OPEN_HEADER, scrubbed, scrubber
@@ -54,6 +55,7 @@ def task(scope: Scope, id_: str) -> TaskView:
         [[replays, *progress, items_done]] = connection.run(RELATED, id_)
         entries = audit.entries(scope, id_, None, None, AUDIT_SHOWN)
         ended = [attempt.outcome for attempt in attempts if attempt.outcome is not None]
+        related = relatives(connection, record)
         reason = why(scope, connection, record, ended[-1] if ended else None)
     declared = scope.task(record.type)
     return record.into(
@@ -67,6 +69,8 @@ def task(scope: Scope, id_: str) -> TaskView:
         progress=_progress(progress),
         items_done=items_done,
         limits=tuple(filter(None, (record.key_limit, record.total_limit, record.shared_limit))),
+        waits_for=None if record.waits_for == PARENTS else record.waits_for,
+        **related,
         attempts=tuple(attempts),
         why=reason,
         actions=_actions(record),
@@ -127,7 +131,7 @@ def _actions(record: Record) -> tuple[str, ...]:
         allowed.remove("cancel")  # a cancellation was requested already
     if record.between_invocations:
         allowed.remove("edit")
-    if record.has_time:
+    if record.has_time or record.is_limited:
         allowed.remove("run")
     return tuple(map(str, allowed))
 

@@ -11,7 +11,7 @@ from joblane.errors import UnknownTaskError
 from joblane.queues import Queue
 from joblane.record.conditions import PAUSED
 from joblane.record.connection import Connection
-from joblane.record.states import State
+from joblane.record.states import PARENTS, State
 from joblane.sqs.message import ID_PATTERN
 
 View = TypeVar("View")
@@ -81,6 +81,11 @@ class Record:
     def has_time(self) -> bool:
         """True if it waits for the time that the rate of a limit, or a delay of the limit, has given it."""
         return self.state is State.PENDING and self.passed in (2, 4, 6) and self.due_at > self.now
+
+    @property
+    def is_limited(self) -> bool:
+        """True if it is held by a limit or its order, and not by its parents."""
+        return self.state is State.HELD and self.waits_for != PARENTS
 
     def into(self, view: Callable[..., View], **own: Any) -> View:
         """A ``view`` of this row: fields of the same name come from the row, all other fields from ``own``."""

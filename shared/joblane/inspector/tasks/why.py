@@ -14,12 +14,13 @@ from joblane.inspector.scope import Scope
 from joblane.inspector.tasks.filter_sql import BOUND
 from joblane.inspector.tasks.row import Record
 from joblane.inspector.tasks.why_held import has_turn, rate_of, why_held
+from joblane.inspector.tasks.why_parents import why_parents
 from joblane.inspector.views import Reason, Why
 from joblane.limits import DEAD_LETTER_RETENTION, MAX_DELAY
 from joblane.queues import dead_letter_name, lane_name
 from joblane.record.conditions import EARLY_SECONDS
 from joblane.record.connection import Connection, Row
-from joblane.record.states import WAITING_SQL, State
+from joblane.record.states import PARENTS, WAITING_SQL, State
 
 EARLY = timedelta(seconds=EARLY_SECONDS)
 PAUSES = """
@@ -120,8 +121,8 @@ def _waiting(scope: Scope, connection: Connection, record: Record, last_outcome:
     pauses = _pauses(connection, record)
     also = f" {_pauses_text(pauses)}" if pauses else ""
     pushed = _pushed(record)
-    if (limited := _limited(connection, record)) is not None:
-        return replace(limited, text=f"{limited.text}{pushed}{_late(record)}{also}")
+    if (other := _other(connection, record)) is not None:
+        return replace(other, text=f"{other.text}{pushed}{_late(record)}{also}")
     if record.due_at > record.now + EARLY:
         return Why(Reason.NOT_DUE, f"{_not_due(record, last_outcome)}{pushed}{_late(record)}{also}", record.due_at)
     if pauses:
@@ -144,9 +145,12 @@ def _waiting(scope: Scope, connection: Connection, record: Record, last_outcome:
     return Why(reason, f"{place}: {in_lane}", record.sweep_at)
 
 
-def _limited(connection: Connection, record: Record) -> Why | None:
-    """Say which limit a task waits for, or whose rate gave it its time; None if neither is so."""
-    if record.state is State.HELD:
+def _other(connection: Connection, record: Record) -> Why | None:
+    """Say which tasks or limit a task waits for, or whose rate gave it its time; None if nothing of this is so."""
+    if record.waits_for == PARENTS and (waits := why_parents(connection, record)) is not None:
+        later = f" It is due at {_text(record.due_at)}." if record.due_at > record.now + EARLY else ""
+        return replace(waits, text=waits.text + later)
+    if record.is_limited:
         return why_held(connection, record)
     if record.due_at > record.now + EARLY and (rated := rate_of(connection, record)) is not None:
         return Why(Reason.RATED, f"{rated} {_message_at(record)}", record.due_at)

@@ -41,7 +41,7 @@ HOLDER = {level: _holder(level) for level in COLUMNS}
 
 
 def why_held(connection: Connection, record: Record) -> Why:
-    """Say for which limit a held task waits, who has its slots, and what helps."""
+    """Say for which limit a held task waits, which task has its slots, and what helps."""
     name = record.waits_for or ""
     if level_of(name) == 1 and record.ordered:
         earlier = connection.run(EARLIER, name, record.first_due_at, record.seq)
@@ -82,23 +82,34 @@ def _in_order(record: Record, earlier: list[Any]) -> Why:
     id_, state, attempt, due_at, lease_until = earlier[0]
     key = (record.key_limit or "").partition("/")[2]
     passing = f"`joblane line pass {record.type} {argument(key)}`"
-    until = None
+    first, until = standing(State(state), attempt, due_at, lease_until)
     match State(state):
         case State.ACTIVE:
-            first, until = f"which runs, until {_text(lease_until)} at the latest", lease_until
             helps = f"To see all of them: `joblane line show {record.type} {argument(key)}`"
         case State.RETRY:
-            first, until = f"which waits for its {_ordinal(attempt)} attempt until {_text(due_at)}", due_at
             helps = f"To start that one now: `joblane run {id_}`. To let the next one run first: {passing}"
-        case State.HELD:
-            first = "which is held itself"
-            helps = f"To see why: `joblane show {id_}`. To let the next one run first: {passing}"
         case _:
-            first = f"which is {state}"
             helps = f"To see why: `joblane show {id_}`. To let the next one run first: {passing}"
     number = len(earlier)
     more = f" {number:,} tasks are before it." if number > 1 else ""
-    return Why(Reason.IN_ORDER, f"It is in line behind {id_}, {first}.{more} {helps}.", until)
+    return Why(Reason.IN_ORDER, f"It is in line behind {id_}, which {first}.{more} {helps}.", until)
+
+
+def standing(
+    state: State, attempt: int, due_at: datetime | None, lease_until: datetime | None
+) -> tuple[str, datetime | None]:
+    """Say what a task does for which another one waits, and until when. ``attempt``: the number of its next one."""
+    match state:
+        case State.ACTIVE:
+            return f"runs, until {_text(lease_until)} at the latest", lease_until
+        case State.RETRY:
+            return f"waits for its {_ordinal(attempt)} attempt until {_text(due_at)}", due_at
+        case State.SCHEDULED:
+            return f"is scheduled for {_text(due_at)}", due_at
+        case State.HELD:
+            return "is held itself", None
+        case _:
+            return f"is {state}", None
 
 
 def _set_to_0(connection: Connection, limit: LimitStatus, what: str) -> Why:
@@ -130,6 +141,16 @@ def keeps_time(connection: Connection, record: Record) -> str | None:
     if limit is None:
         return None
     return f"the {_rated(limit, record)}. To change the rate: {_command(limit, 'set')} with --rate"
+
+
+def keeps_slot(record: Record) -> str:
+    """Say why a task that a limit or its order holds is not run."""
+    name, _, key = (record.waits_for or "").partition("/")
+    command = f"joblane limits {argument(name)}" + (f" --key {argument(key)}" if key else "")
+    return (
+        f"it waits for the limit {record.waits_for}. To see what it waits for: `joblane show {argument(record.id)}`. "
+        f"To see or change the limit: `{command}`"
+    )
 
 
 def _giver(connection: Connection, record: Record) -> LimitStatus | None:

@@ -1,0 +1,156 @@
+"""`batch`: list batches, show one, run its archived members again, and seal it."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from joblane.cli import target, terminal
+from joblane.cli.commands import options as o
+from joblane.cli.durations import relative
+from joblane.cli.exits import Exit
+from joblane.cli.follow import follow
+from joblane.cli.terminal import plural, word
+from joblane.inspector.durations import stamp
+from joblane.inspector.shell import argument
+from joblane.record.states import State
+
+if TYPE_CHECKING:
+    from joblane.inspector.views import BatchRow, BatchView, Relative
+
+BAR_WIDTH = 30
+LEFT_OUT_FIRST = ("CREATED",)
+
+group = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
+BatchId = Annotated[str, typer.Argument(metavar="ID", help="Id of the batch.")]
+
+
+@group.command("ls")
+def ls(context: typer.Context, limit: o.Limit = 20, as_json: o.AsJson = False) -> None:
+    """List batches, newest first."""
+    found = target.inspector(context).batches(limit=limit)
+    terminal.answer(found, as_json=as_json, nothing="There are no batches.")
+    now, console = datetime.now(UTC), terminal.console()
+    rows = [
+        {
+            "ID": one.id,
+            "CREATED": relative(one.created_at, now),
+            "SEALED": relative(one.sealed_at, now) if one.sealed_at else word("no", "yellow"),
+            "ON END": _state(one.on_end),
+            "ON SUCCESS": _state(one.on_success),
+        }
+        for one in found
+    ]
+    console.print(terminal.fitted(rows, console.width, fold={"ID": 30}, right=(), drop=LEFT_OUT_FIRST))
+
+
+@group.command("show")
+def show(context: typer.Context, id_: BatchId, as_json: o.AsJson = False) -> None:
+    """Show a batch: its members by state, its callbacks, and its archived members."""
+    view = target.inspector(context).batch(id_)
+    terminal.answer(view, as_json=as_json)
+    _show(view, target.command(context))
+
+
+@group.command("retry")
+def retry(
+    context: typer.Context,
+    id_: BatchId,
+    *,
+    canary: Annotated[
+        int,
+        typer.Option(
+            metavar="N", min=0, max=100, help="Try N first; continue only if all of them complete. 0: all at once."
+        ),
+    ] = 0,
+    rate: o.Rate = 50,
+    reason: o.Reason = None,
+    yes: o.Yes = False,
+    dry_run: o.DryRun = False,
+    as_json: o.AsJson = False,
+) -> None:
+    """Run the archived members of a batch again.
+
+    Its on_success callback runs once all members have completed.
+    """
+    from joblane.inspector.filter import BulkAction
+    from joblane.inspector.stage.batches import archived_members
+
+    inspector = target.inspector(context)
+    inspector.batch(id_)  # an unknown batch is an error of its own
+    chosen = archived_members(id_)
+    count = inspector.count(chosen, action=BulkAction.RETRY)
+    if not count.number:
+        terminal.stop(f"no member of the batch {id_!r} is archived", Exit.NOTHING)
+    if dry_run:
+        terminal.answer(count, as_json=as_json)
+        terminal.console().print(word(f"{terminal.counted(count)} would be redriven.", "none"))
+        return
+    first = f", the first {min(canary, count.number)} as a canary" if canary else ""
+    terminal.confirm(f"Redrive {terminal.counted(count)} of batch {id_}{first}?", yes=yes)
+    started = inspector.redrive(chosen, canary=canary, rate=rate, reason=reason)
+    raise typer.Exit(follow(inspector, started, target.command(context), as_json=as_json))
+
+
+@group.command("seal")
+def seal(context: typer.Context, id_: BatchId, reason: o.Reason = None, as_json: o.AsJson = False) -> None:
+    """Seal a batch whose creator cannot do it any more.
+
+    From then on only its running members add members, and its callbacks run once its members have ended.
+    """
+    view = target.inspector(context).seal_batch(id_, reason=reason)
+    terminal.answer(view, as_json=as_json)
+    _show(view, target.command(context))
+
+
+# --- Words ---------------------------------------------------------------------------------------------------------
+
+
+def _show(view: BatchView, command: str) -> None:
+    from rich.progress_bar import ProgressBar
+    from rich.table import Table
+
+    from joblane.cli import task_tables as tables
+
+    console, now = terminal.console(), datetime.now(UTC)
+    line = Table.grid(padding=(0, 1))
+    least = "" if view.exact else "at least "
+    members = f"{view.ended:,} of {least}{plural(view.number, 'member')} ended"
+    line.add_row(word(view.row.id, "bold"), ProgressBar(total=view.number or 1, completed=view.ended, width=BAR_WIDTH))
+    console.print(line)
+    console.print(word(f"{members}. {_sealed(view.row, now)}", "none"))
+    made = terminal.table("STATE", "MEMBERS", right=("MEMBERS",))
+    for state in State:
+        if number := view.members.get(state):
+            terminal.row(made, state, f"{number:,}")
+    console.print(made)
+    callbacks = [(name, one) for name, one in (("on_end", view.row.on_end), ("on_success", view.row.on_success)) if one]
+    if callbacks:
+        console.print()
+        made = terminal.table("CALLBACK", "ID", "TYPE", "STATE", fold=("ID",))
+        for name, one in callbacks:
+            terminal.row(made, name, one.id, one.type or "", _state(one))
+        console.print(made)
+    id_ = argument(view.row.id)
+    steps = [(f"{command} ls --tag {argument(f'batch:{view.row.id}')}", "its members")]
+    if view.dead:
+        console.print()
+        console.print(word("Archived members", "bold"))
+        console.print(tables.tasks(view.dead, now, console.width))
+        steps.append((f"{command} batch retry {id_}", "run the archived members again"))
+    if view.row.sealed_at is None:
+        steps.append((f"{command} batch seal {id_}", "if its creator cannot seal it any more"))
+    console.print()
+    terminal.steps(console, steps)
+
+
+def _sealed(row: BatchRow, now: datetime) -> str:
+    if row.sealed_at is None:
+        return "It is not sealed: its callbacks wait until its creator seals it."
+    return f"Sealed at {stamp(row.sealed_at)} ({relative(row.sealed_at, now)})."
+
+
+def _state(callback: Relative | None) -> str | None:
+    return None if callback is None else callback.state or "removed"
