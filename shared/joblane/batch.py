@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Iterable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import replace
 from functools import cache
 from typing import TYPE_CHECKING, Any, Self, TypeVar, Unpack
 
 from joblane.errors import EnqueueError, JobError
 from joblane.job import Job, JobOptions, check_names
+from joblane.producer import plain, translated
 from joblane.sqs.message import ID_PATTERN
 from joblane.unique import OnConflict
 
@@ -79,14 +80,16 @@ class Batch:
             raise EnqueueError("id", f"1 to {MAX_BATCH_ID} printable ASCII characters without spaces are required")
         self.id = id
         self._client = client
-        self._session = session
+        self._given_session = session
+        self._open: Session | None = None
+        """The session of the ``with`` block, inside of it."""
         self._member: str | None = None
         self._callbacks = [
             _callback(client, id, name, job)
             for name, job in (("on_end", on_end), ("on_success", on_success))
             if job is not None
         ]
-        self._exists = self._sealed = False
+        self._exists = False
         self._block = ExitStack()
 
     @classmethod
@@ -127,18 +130,18 @@ class Batch:
         with self._adding() as session:
             session.execute(_statement(SEAL), self._given())
             self._client.send_after_commit(session, self._callbacks)
-        self._sealed = True
 
     def __enter__(self) -> Self:
         if self._exists:
             raise EnqueueError("batch", f"{self.id!r} has members already; begin the block before the first one")
-        self._session = self._block.enter_context(self._client.session(self._session))
-        self._block.enter_context(self._session.begin_nested())
         try:
-            self._create(self._session)
+            session = self._block.enter_context(self._in_session())
+            self._block.enter_context(session.begin_nested())
+            self._create(session)
         except BaseException:
             self._block.__exit__(*sys.exc_info())
             raise
+        self._open = session
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
@@ -146,26 +149,53 @@ class Batch:
             try:
                 self.seal()
             except BaseException:
-                self._block.__exit__(*sys.exc_info())
+                self._leave(*sys.exc_info())
                 raise
+        self._leave(kind, error, at)
+
+    def _leave(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self._open, self._exists = None, kind is None
         self._block.__exit__(kind, error, at)
+
+    @contextmanager
+    def _in_session(self) -> Iterator[Session]:
+        """Return the caller's session, or one that commits at the end of the block."""
+        if self._given_session is not None:
+            yield plain(self._given_session)
+        else:
+            with self._client.own_session() as session:
+                yield session
 
     @contextmanager
     def _adding(self) -> Iterator[Session]:
         """Return the session in which members are added. The batch is open until its transaction ends."""
-        if self._sealed:
+        if self._open is not None:
+            with self._translated():
+                yield self._open
+            return
+        existed = self._exists
+        try:
+            with self._in_session() as session, self._translated():
+                if not existed:
+                    with session.begin_nested():
+                        self._create(session)
+                elif self._member is None:
+                    self._check_open(session)
+                yield session
+        except BaseException:
+            if self._given_session is None:  # its transaction is rolled back
+                self._exists = existed
+            raise
+
+    def _translated(self) -> AbstractContextManager[None]:
+        return nullcontext() if self._given_session is not None else translated()
+
+    def _check_open(self, session: Session) -> None:
+        is_open = session.execute(_statement(OPEN), self._given()).scalar()
+        if is_open is None:
+            raise EnqueueError("batch", f"{self.id!r} does not exist: its transaction was rolled back")
+        if not is_open:
             raise EnqueueError("batch", f"{self.id!r} is sealed; only a running member adds members, by ctx.batch")
-        with self._client.session(self._session) as session:
-            if not self._exists:
-                self._create(session)
-            elif self._member is None:
-                is_open = session.execute(_statement(OPEN), self._given()).scalar()
-                if not is_open:
-                    what = "does not exist" if is_open is None else "is sealed"
-                    raise EnqueueError(
-                        "batch", f"{self.id!r} {what}; its transaction was rolled back, or it was sealed"
-                    )
-            yield session
 
     def _create(self, session: Session) -> None:
         callbacks = {task.links["callback"]: task.id for task in self._callbacks}

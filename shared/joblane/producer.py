@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from functools import cache, cached_property
@@ -120,24 +120,22 @@ class Producer:
         return check(job, record=self._record, prefix=self._prefix)
 
     @contextmanager
-    def session(self, given: Session | None) -> Iterator[Session]:
-        """Return ``given``, or a session on a connection of its own, which commits at the end of the block.
+    def own_session(self) -> Iterator[Session]:
+        """Return a session on a connection of its own, which commits at the end of the block.
 
-        Raises :class:`DatabaseUnavailableError` from the session of its own.
+        Raises :class:`DatabaseUnavailableError` if it cannot commit.
         """
-        if given is not None:
-            yield _plain(given)
-            return
-        from sqlalchemy.exc import DBAPIError
         from sqlalchemy.orm import Session
 
         own = self._database().another()
+        session = Session(own.engine)
         try:
-            with Session(own.engine) as session, session.begin():
-                yield session
-        except (DBAPIError, PostgresError, OSError) as error:
-            raise DatabaseUnavailableError(f"the database is unavailable: {text_of(error)}") from error
+            yield session
+            with translated():
+                session.commit()
         finally:
+            with suppress(Exception):  # rolls back, unless the connection is broken
+                session.close()
             own.drop()
 
     def insert_unsent(self, session: Session, tasks: Sequence[NewTask]) -> list[NewTask | JobError]:
@@ -258,7 +256,7 @@ class Producer:
 
     def _insert_in(self, session: Session, tasks: Sequence[NewTask]) -> list[Enqueued | JobError]:
         """Write the rows in the caller's transaction. Its commit sends their messages."""
-        session = _plain(session)
+        session = plain(session)
         self._check_stage(session)
         outbox = Outbox.of(session, self.send_committed)
         room = max(0, INLINE_SENDS - outbox.waiting(session))
@@ -336,7 +334,18 @@ class Producer:
         self._lock = threading.Lock()
 
 
-def _plain(session: Session) -> Session:
+@contextmanager
+def translated() -> Iterator[None]:
+    """Raise :class:`DatabaseUnavailableError` in the place of a driver's error."""
+    from sqlalchemy.exc import DBAPIError
+
+    try:
+        yield
+    except (DBAPIError, PostgresError, OSError) as error:
+        raise DatabaseUnavailableError(f"the database is unavailable: {text_of(error)}") from error
+
+
+def plain(session: Session) -> Session:
     """Return the session that a ``scoped_session`` has now. Raises :class:`EnqueueError` for anything else."""
     from sqlalchemy.orm import Session, scoped_session
 

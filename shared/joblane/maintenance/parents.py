@@ -31,7 +31,10 @@ select (select json_agg(distinct e.parent) from page e
   from (select * from page order by child desc, parent desc limit 1) as last
 """
 """The parents that have ended, and the children that have, of a page of the rows of ``task_parents``."""
-FORGET_PARENTS = "delete from joblane.task_parents where child = any($1::text[])"
+FORGET_PARENTS = """
+delete from joblane.task_parents where ctid = any(array(
+  select ctid from joblane.task_parents where child = any($1::text[]) for update skip locked))
+"""
 HELD = f"""
 with page as materialized (
   select t.id, t.place, t.state from joblane.tasks t

@@ -255,6 +255,9 @@ begin
       waits := true;
     end loop;
 
+    if changed and takes_key and not is_new then
+      perform joblane.wait_again_@version(t.id, t.options ->> 'batch');
+    end if;
     if not is_new and t.runs > (verdict = 'run')::integer then  -- an earlier run that has not reported its end is lost
       update joblane.task_attempts a set outcome = 'lost', finished_at = clock
        where a.task_id = t.id and a.outcome is null and (a.run < t.runs or t.state <> 'active');

@@ -36,6 +36,7 @@ FOLDER = Path(__file__).parent
 NAMES = (
     "claim", "finish", "insert", "lock_limits", "limit_of", "has_room", "pass_limits", "serve_limits", "delay_limit",
     "plan_limits", "waiting_limits", "link_task", "open_parents", "release_children",
+    "wait_again",
 )  # fmt: skip
 STEPS = (
     "run", "revive", "revive_limited", "revive_paused", "park", "release", "lost", "overdue", "cancel_lost",

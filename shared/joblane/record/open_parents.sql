@@ -17,8 +17,9 @@ begin
     perform from joblane.tasks t
       where t.id = any (array(select e.parent from joblane.task_parents e where e.child = open_parents_@version.child))
       order by t.id for share;
-    delete from joblane.task_parents e
-     where e.child = open_parents_@version.child and @parent_lets_go;
+    delete from joblane.task_parents d where d.ctid = any (array(
+      select e.ctid from joblane.task_parents e
+       where e.child = open_parents_@version.child and @parent_lets_go for update skip locked));
     select e.parent, @fate into parent_id, parent_fate
       from joblane.task_parents e left join joblane.tasks p on p.id = e.parent
      where e.child = open_parents_@version.child and @cancels limit 1;

@@ -6,6 +6,8 @@
 -- were deleted in a transaction that has committed. The answer: `turns`, the tasks that are released, whose messages
 -- the caller sends after the commit; `ended` and `children`, for which the caller calls once more, at once; `later`,
 -- children whose rows are locked by others, for which it calls after a pause.
+--
+-- Only a finish waits for rows of task_parents. Others skip those that are locked, so that no finish is in a deadlock.
 create or replace function joblane.release_children_@version(ended text[], children text[]) returns json
 language plpgsql set lock_timeout = '5s' set plan_cache_mode = force_generic_plan set enable_seqscan = off
 set enable_hashjoin = off set enable_mergejoin = off
@@ -50,13 +52,15 @@ begin
       returning t.id
     ),
     theirs as (
-      delete from joblane.task_parents e where e.child = any (array(select c.id from children_to_cancel c))
+      delete from joblane.task_parents d where d.ctid = any (array(
+        select e.ctid from joblane.task_parents e
+         where e.child = any (array(select c.id from children_to_cancel c)) for update skip locked))
     )
     select coalesce(array_agg(e.id), '{}') into cancelled from ended_now e;
     with gone as (
-      delete from joblane.task_parents e
-       where e.parent = any (ended) and @parent_lets_go
-      returning e.child
+      delete from joblane.task_parents d where d.ctid = any (array(
+        select e.ctid from joblane.task_parents e where e.parent = any (ended) and @parent_lets_go for update skip locked))
+      returning d.child
     )
     select coalesce(array_agg(distinct g.child), '{}') into without_it from gone g;
   end if;

@@ -170,7 +170,7 @@ def test_a_batch_that_is_sealed_while_its_last_member_ends_calls_once(world: Wor
     assert ask(world, END) is HELD
     assert ask(world, "a") is RUN
     with second(world) as other, Session(other.engine) as sealing, sealing.begin():
-        batch._session = sealing
+        batch._given_session = sealing
         batch.seal()
         assert end(world, "a") == [], "the seal has not committed"
     assert ask(world, END) is RUN
@@ -343,3 +343,49 @@ def test_a_callback_whose_unique_key_is_taken_leaves_nothing(world: World) -> No
     with pytest.raises(DuplicateTaskError), world.client.batch("import-7", on_end=callback):
         pass
     assert world.run("select count(*) from joblane.batches") == [[0]]
+
+
+def test_a_seal_that_was_rolled_back_can_be_repeated(world: World) -> None:
+    with Session(world.database.engine) as session:
+        batch = world.client.batch("import-7", on_end=JOB, session=session)
+        batch.enqueue_many([member("a")])
+        session.commit()
+        batch.seal()
+        session.rollback()
+        batch.seal()
+        session.commit()
+    assert world.run("select sealed_at is not null from joblane.batches") == [[True]]
+
+
+def test_a_first_call_that_fails_leaves_no_half_of_a_batch(world: World) -> None:
+    world.client.enqueue(sample_one, Sample(), task_id=SUCCESS)
+    with Session(world.database.engine) as session:
+        batch = world.client.batch("import-7", on_end=JOB, on_success=JOB, session=session)
+        with pytest.raises(TaskIdConflictError):
+            batch.enqueue(sample_one, Sample())
+        session.commit()
+    assert world.run("select count(*) from joblane.batches") == [[0]]
+    assert world.run("select id from joblane.tasks") == [[SUCCESS]]
+
+
+def test_a_batch_without_a_session_can_begin_again_after_a_failed_call(world: World) -> None:
+    batch = world.client.batch("import-7", on_end=JOB)
+    with pytest.raises(EnqueueError, match="after: there is no task"):
+        batch.enqueue(sample_one, Sample(), after=["unknown"])
+    batch.enqueue(sample_one, Sample(), task_id="a")
+    assert world.run("select count(*) from joblane.batches") == [[1]]
+
+
+def test_an_error_of_the_block_itself_is_not_translated(world: World) -> None:
+    with pytest.raises(FileNotFoundError), world.client.batch("import-7", on_end=JOB):
+        open("/there/is/no/such/file")  # noqa: SIM115, PTH123
+    assert world.run("select count(*) from joblane.batches") == [[0]]
+
+
+def test_on_end_waits_for_a_dead_member_that_runs_again(world: World) -> None:
+    batch_of(world, "a", "b")
+    callbacks(world)
+    assert run(world, "a", State.ARCHIVED) == []
+    act(world, BulkAction.RETRY, "a")
+    assert run(world, "b") == [], "the first one has not ended for good"
+    assert sorted(run(world, "a")) == [END, SUCCESS]

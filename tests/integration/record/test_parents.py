@@ -55,7 +55,7 @@ def put(world: World, *ids: str, task: Any = sample_one, **options: Any) -> None
 
 def ask(world: World, id_: str, *, task: Any = sample_one, database: Database | None = None, **how: Any) -> Verdict:
     """Claim a task, as a worker does, and look for its parents again if the claim asks for it."""
-    item = arrival(task, Message(task.type, id_, **{"rec": True, **how}), id_, Queue.DEFAULT)
+    item = arrival(task, Message(task.type, id_, rec=True), id_, Queue.DEFAULT, **how)
     connection = (database or world.database).get()
     claimed = claim(connection, [item], LEASE, "request")[id_]
     if claimed.release:
@@ -278,6 +278,30 @@ def test_a_child_past_its_deadline_is_archived(world: World) -> None:
     assert ask(world, "child") is HELD
     world.run("update joblane.tasks set deadline = now() - interval '1 s' where id = 'child'")
     assert ask(world, "child") is Verdict.ARCHIVED
+
+
+def test_a_child_waits_again_for_a_dead_parent_that_is_redriven(world: World) -> None:
+    put(world, "a", "b", max_retry=0)
+    put(world, "child", after=["a", "b"], on_parent_dead="run")
+    assert ask(world, "child") is HELD
+    assert run(world, "a", State.ARCHIVED) == []
+    world.run("update joblane.tasks set dead_sent_at = now(), dead_letter_unsent = false where id = 'a'")
+    assert ask(world, "a", dead_generation=0) is RUN, "its dead letter comes back"
+    assert run(world, "b") == []
+    assert end(world, "a") == ["child"]
+
+
+def test_a_release_does_not_wait_for_rows_that_a_finish_deletes(world: World) -> None:
+    put(world, "a", "b")
+    put(world, "child", after=["a", "b"], on_parent_dead="cancel")
+    assert ask(world, "child") is HELD
+    assert ask(world, "a") is RUN
+    assert ask(world, "b") is RUN
+    with second(world) as handler:
+        finish_open(handler, world, "a")  # has deleted a row, and not committed
+        assert end(world, "b", State.ARCHIVED) == []
+        assert states(world, "child") == ["cancelled"]
+        handler.get().commit()
 
 
 # --- A worker --------------------------------------------------------------------------------------------------------

@@ -17,6 +17,7 @@ from joblane.inspector.filter import BulkAction
 from joblane.queues import Queue, lane_name
 from joblane.record.conditions import HAS_TIME, HOLDER
 from joblane.record.connection import Connection
+from joblane.record.functions import VERSION
 from joblane.record.release import release
 from joblane.record.serve import Limits, serve
 from joblane.record.states import ENDED, LIVE, LIVE_SQL, PARENTS, WAITING, State, in_sql
@@ -104,7 +105,10 @@ attempts as (
 )"""
 
 
-def _statement(action: str, become: Columns, *, only: str = "true", chosen: str = "chosen", more: str = "") -> str:
+def _statement(
+    action: str, become: Columns, *, only: str = "true", chosen: str = "chosen", more: str = "", then: str = "null"
+) -> str:
+    """Return the statement of an action. ``then``: an expression that is evaluated for each changed row ``t``."""
     return f"""
 with chosen as materialized (
   select t.id, t.state as before, t.unique_key, $2::text as who from joblane.tasks t
@@ -116,7 +120,7 @@ changed as (
   update joblane.tasks t set {assignments(become)}
     from {chosen} c where t.id = c.id
   returning t.id, t.type, t.queue, t.tenant, c.before, t.state, t.due_at, t.schema, t.headers,
-            t.key_limit, t.total_limit, t.shared_limit
+            t.key_limit, t.total_limit, t.shared_limit, {then}
 ){more}
 select id, type, queue, tenant, before, state, extract(epoch from due_at - clock_timestamp())::float8, schema, headers,
        key_limit, total_limit, shared_limit
@@ -131,6 +135,7 @@ RETRY = _statement(
     only=f"not t.cleared and {HOLDER.format(key='t.unique_key', id='t.id')} is null",
     chosen="""(select distinct on (coalesce(unique_key, id)) id, before, who from chosen
                order by coalesce(unique_key, id), id)""",
+    then=f"joblane.wait_again_{VERSION}(t.id, t.options ->> 'batch')",
 )
 NOT_LIMITED = f"(t.state <> 'held' or t.waits_for = '{PARENTS}')"
 STATEMENTS: Mapping[BulkAction, str] = {
