@@ -29,10 +29,12 @@ from joblane import (
 from joblane.limits import EARLY_RECEIVES
 from joblane.record.claim import arrival, claim
 from joblane.record.database import Database
+from joblane.record.insert import EXISTING
 from joblane.record.serve import serve
 from joblane.record.states import State
 from joblane.sqs.message import Message
 from joblane.testing import JobTester
+from joblane.testing.faults import HookedDatabase
 
 WaitUntil = Callable[[Callable[[], bool]], None]
 SECOND, MINUTE, HOUR = timedelta(seconds=1), timedelta(minutes=1), timedelta(hours=1)
@@ -89,7 +91,8 @@ def index_ordered(payload: Change, ctx: TaskContext) -> None:
     run(payload, ctx)
 
 
-HOW: dict[str, Any] = {"unique_key": "acme", "debounce": 10 * SECOND, "longest": MINUTE}
+HOW: dict[str, Any] = {"unique_key": "acme", "debounce": 30 * SECOND, "longest": 3 * MINUTE}
+"""A test lets at most 20 of the 30 seconds pass if nothing shall run, so that it passes on a slow machine too."""
 
 
 @pytest.fixture(autouse=True)
@@ -112,14 +115,19 @@ def asks(jobs: JobTester, id_: str) -> int:
     return row(jobs, id_)["options"]["debounce"]["asks"]  # type: ignore[no-any-return]
 
 
-def due_in(jobs: JobTester, id_: str, *, since: str = "clock_timestamp()") -> int:
-    """Return the whole seconds from the insert, or from now, until a task is due."""
+def due_after(jobs: JobTester, id_: str, since: str) -> int:
     sql = f"select round(extract(epoch from due_at - {since}))::int from joblane.tasks where id = $1"
     return jobs._database.get().run(sql, id_)[0][0]  # type: ignore[no-any-return]
 
 
 def due_after_first(jobs: JobTester, id_: str) -> int:
-    return due_in(jobs, id_, since="created_at")
+    """Return the seconds from the first enqueue until a task is due."""
+    return due_after(jobs, id_, "created_at")
+
+
+def due_after_last(jobs: JobTester, id_: str) -> int:
+    """Return the seconds from the last enqueue, which has renewed the unique key, until a task is due."""
+    return due_after(jobs, id_, "(unique_expires_at - interval '24 hours')")
 
 
 def messages(jobs: JobTester) -> int:
@@ -140,42 +148,42 @@ def test_many_enqueues_are_one_task_with_the_last_payload(jobs: JobTester) -> No
     first = ask(jobs, 1)
     assert (first.state, first.created, first.sent) == (State.SCHEDULED, True, True)
     for number in (2, 3):
-        jobs.travel(6 * SECOND)
+        jobs.travel(20 * SECOND)
         jobs.drain()
         assert RAN == []
         again = ask(jobs, number)
         assert again == Enqueued(first.id, "index:rebuild", Queue.DEFAULT, State.SCHEDULED, sent=False, created=False)
-    assert (due_in(jobs, first.id), asks(jobs, first.id)) == (10, 3)
+    assert (due_after_last(jobs, first.id), asks(jobs, first.id)) == (30, 3)
     jobs.drain(within=HOUR).check()
     assert RAN == [3]
 
 
 def test_the_first_payload_is_kept_if_that_is_asked_for(jobs: JobTester) -> None:
     first = ask(jobs, 1, keep="first", tags=["first"], queue=Queue.LOW)
-    jobs.travel(6 * SECOND)
+    jobs.travel(20 * SECOND)
     ask(jobs, 2, keep=Keep.FIRST, tags=["second"], max_retry=0)
     pushed = row(jobs, first.id)
     assert (pushed["tags"], pushed["queue"], pushed["max_attempts"]) == (["first"], "low", 2)
-    assert (due_in(jobs, first.id), asks(jobs, first.id)) == (10, 2)
+    assert (due_after_last(jobs, first.id), asks(jobs, first.id)) == (30, 2)
     jobs.drain(within=HOUR).check()
     assert RAN == [1]
 
 
 def test_the_last_enqueue_decides_on_all_options_and_on_the_time(jobs: JobTester) -> None:
     first = ask(jobs, 1, tags=["first"], tenant="a", retention=HOUR)
-    again = ask(jobs, 2, tags=["second"], max_retry=0, timeout=5 * SECOND, debounce=30 * SECOND)
+    again = ask(jobs, 2, tags=["second"], max_retry=0, timeout=5 * SECOND, debounce=MINUTE)
     pushed = row(jobs, first.id)
     assert (again.id, pushed["tags"], pushed["tenant"], pushed["max_attempts"]) == (first.id, ["second"], None, 1)
     assert (pushed["retention_seconds"], pushed["options"]["timeout"]) == (86400, 5)
-    assert due_in(jobs, first.id) == 30
+    assert due_after_last(jobs, first.id) == 60
 
 
 def test_the_shortest_longest_wait_of_all_enqueues_holds(jobs: JobTester) -> None:
     first = ask(jobs, 1, longest=HOUR)
-    ask(jobs, 2, longest=20 * SECOND)
-    jobs.travel(9 * SECOND)
-    ask(jobs, 3, longest=HOUR, debounce=30 * SECOND)
-    assert due_after_first(jobs, first.id) == 20
+    ask(jobs, 2, longest=MINUTE)
+    jobs.travel(20 * SECOND)
+    ask(jobs, 3, longest=HOUR, debounce=2 * MINUTE)
+    assert due_after_first(jobs, first.id) == 60
 
 
 def test_a_waiting_task_of_another_enqueue_counts_as_the_first_ask(jobs: JobTester) -> None:
@@ -215,39 +223,40 @@ def test_keys_are_debounced_apart(jobs: JobTester) -> None:
 def test_agenda_1736_a_push_near_the_longest_wait_does_not_pass_it(jobs: JobTester) -> None:
     """With a delay and a longest wait of 2 s each, an enqueue after 0.5 s moved the job to 2.5 s: the new time was not
     cut to the longest wait. Here the time is cut to the first enqueue, whatever the debounce is."""
-    first = ask(jobs, 1, longest=10 * SECOND)
-    jobs.travel(3 * SECOND)
-    ask(jobs, 2, longest=10 * SECOND)
-    assert due_after_first(jobs, first.id) == 10
-    jobs.drain(within=7 * SECOND).check()
+    first = ask(jobs, 1, longest=30 * SECOND)
+    jobs.travel(10 * SECOND)
+    ask(jobs, 2, longest=30 * SECOND)
+    assert due_after_first(jobs, first.id) == 30
+    jobs.drain(within=20 * SECOND).check()
     assert RAN == [2]
 
 
 def test_laravel_61281_the_next_burst_has_a_longest_wait_of_its_own(jobs: JobTester) -> None:
     """The time of the first dispatch was in a cache, and stayed there after the job had run: the first dispatch of the
     next burst was overdue, and not debounced at all. Here the first enqueue is the row's insert."""
-    first = ask(jobs, 1, debounce=30 * SECOND)
+    first = ask(jobs, 1, longest=MINUTE)
     jobs.drain(within=30 * SECOND).check()
     jobs.travel(62 * SECOND)
-    second = ask(jobs, 2, debounce=30 * SECOND)
-    assert (second.created, due_in(jobs, second.id)) == (True, 30)
+    second = ask(jobs, 2, longest=MINUTE)
+    assert (second.created, due_after_last(jobs, second.id)) == (True, 30)
     assert second.id != first.id
-    jobs.travel(20 * SECOND)
-    ask(jobs, 3, debounce=30 * SECOND)
-    assert due_in(jobs, second.id) == 30
+    jobs.travel(10 * SECOND)
+    ask(jobs, 3, longest=MINUTE)
+    assert due_after_last(jobs, second.id) == 30
 
 
 def test_laravel_61548_a_longest_wait_is_not_forgotten_however_often_it_is_pushed(jobs: JobTester) -> None:
     """The time of the first dispatch expired in the cache before a long maxWait was over, and started anew: a job that
     was dispatched often never ran. Here it is as old as the row."""
-    first = ask(jobs, 0, debounce=MINUTE, longest=30 * MINUTE)
-    for number in range(1, 40):
-        jobs.travel(50 * SECOND)
+    how: dict[str, Any] = {"debounce": MINUTE, "longest": 30 * MINUTE}
+    first = ask(jobs, 0, **how)
+    for number in range(1, 61):
+        jobs.travel(30 * SECOND)
         jobs.drain()
         if RAN:
             break
-        assert ask(jobs, number, debounce=MINUTE, longest=30 * MINUTE).id == first.id
-    assert RAN == [number - 1] == [35]  # 36 times 50 s are 30 minutes
+        assert ask(jobs, number, **how).id == first.id
+    assert (number, RAN) == (60, [59])
 
 
 def test_graphile_583_the_time_moves_up_to_its_bound_and_then_a_new_cycle_starts(jobs: JobTester) -> None:
@@ -255,26 +264,26 @@ def test_graphile_583_the_time_moves_up_to_its_bound_and_then_a_new_cycle_starts
     after the run starts a new cycle. Seconds are ten times those of the request."""
     how: dict[str, Any] = {"debounce": 20 * SECOND, "longest": 100 * SECOND}
     first = ask(jobs, 0, **how)
-    now, dues = 0, [due_after_first(jobs, first.id)]
-    for at in (10, 25, 42, 59, 76, 90):
-        jobs.travel((at - now) * SECOND)
-        now = at
+    for at in range(10, 90, 10):
+        jobs.travel(10 * SECOND)
         jobs.drain()
         assert RAN == []
         ask(jobs, at, **how)
-        dues.append(due_after_first(jobs, first.id))
-    assert dues == [20, 30, 45, 62, 79, 96, 100]
+        assert due_after_last(jobs, first.id) == 20 or at == 80
+    jobs.travel(10 * SECOND)
+    ask(jobs, 90, **how)
+    assert due_after_first(jobs, first.id) == 100
     jobs.drain(within=10 * SECOND).check()
     assert RAN == [90]
     fresh = ask(jobs, 120, **how)
-    assert (fresh.created, due_in(jobs, fresh.id)) == (True, 20)
+    assert (fresh.created, due_after_first(jobs, fresh.id)) == (True, 20)
 
 
 def test_a_change_while_the_task_runs_makes_another_task(jobs: JobTester) -> None:
     later: list[Enqueued] = []
     first = ask(jobs, 1)
     DURING.append(lambda ctx: later.extend([ask(jobs, 2), ask(jobs, 3)]))
-    jobs.drain(within=10 * SECOND).check()
+    jobs.drain(within=30 * SECOND).check()
     assert [(one.id == later[0].id, one.created) for one in later] == [(True, True), (True, False)]
     assert first.id != later[0].id
     jobs.drain(within=HOUR).check()
@@ -284,7 +293,7 @@ def test_a_change_while_the_task_runs_makes_another_task(jobs: JobTester) -> Non
 @pytest.mark.parametrize("ends", ["retry", "snooze"])
 def test_a_task_that_has_begun_is_not_touched(jobs: JobTester, ends: str) -> None:
     first = ask(jobs, 1, ends=(ends,))
-    jobs.drain(within=10 * SECOND)
+    jobs.drain(within=30 * SECOND)
     before = row(jobs, first.id)
     assert before["state"] in ("retry", "scheduled", "pending")
     assert before["runs"] == 1
@@ -323,9 +332,9 @@ def test_a_holder_that_waits_for_other_tasks_is_named_and_not_pushed(jobs: JobTe
 def test_a_task_waits_for_a_debounced_task_however_often_it_is_pushed(jobs: JobTester) -> None:
     first = ask(jobs, 1)
     jobs.enqueue(index_rebuild, Change(number=2), after=[first], unique_key="child")
-    jobs.travel(6 * SECOND)
+    jobs.travel(20 * SECOND)
     ask(jobs, 3)
-    jobs.travel(6 * SECOND)
+    jobs.travel(20 * SECOND)
     jobs.drain()
     assert RAN == []
     jobs.drain(within=HOUR).check()
@@ -340,20 +349,37 @@ def test_a_member_of_a_batch_is_not_debounced(jobs: JobTester) -> None:
 @pytest.mark.parametrize("ends", ["cancel", "archive"])
 def test_the_end_of_the_task_ends_the_debounce(jobs: JobTester, ends: str) -> None:
     first = ask(jobs, 1, ends=("fail",), max_retry=0)
-    jobs.travel(5 * SECOND)
+    jobs.travel(10 * SECOND)
     ask(jobs, 2, ends=("fail",), max_retry=0)
     if ends == "cancel":
         assert jobs.client.cancel(first.id) is State.CANCELLED
     else:
-        jobs.drain(within=10 * SECOND)
+        jobs.drain(within=30 * SECOND)
         assert jobs.task(first.id).state is State.ARCHIVED
     fresh = ask(jobs, 3)
-    assert (fresh.created, asks(jobs, fresh.id), due_in(jobs, fresh.id)) == (True, 1, 10)
+    assert (fresh.created, asks(jobs, fresh.id), due_after_first(jobs, fresh.id)) == (True, 1, 30)
+
+
+def test_a_task_that_begins_just_before_its_push_is_not_pushed(jobs: JobTester) -> None:
+    first = jobs.enqueue(index_rebuild, Change(number=1), unique_key="acme", unique_until="finish")
+    begin = "update joblane.tasks set state = 'retry', runs = 1, attempts = 1, error_type = 'E'"
+
+    def between(statement: str, send: Callable[[], Any]) -> Any:
+        result = send()
+        if statement == EXISTING:
+            jobs._database.get().run(begin)
+        return result
+
+    with HookedDatabase(jobs.url, between) as database:
+        client = JobClient.within(database, jobs._queues, "jobs")
+        with pytest.raises(DuplicateTaskError, match="which is retry; it has begun"):
+            client.enqueue(index_rebuild, Change(number=2), **HOW)
+    assert row(jobs, first.id)["payload"]["number"] == 1
 
 
 def test_an_enqueue_during_a_claim_waits_for_it_and_makes_another_task(jobs: JobTester, wait_until: WaitUntil) -> None:
     first = ask(jobs, 1)
-    jobs.travel(10 * SECOND)
+    jobs.travel(30 * SECOND)
     waiting = "select exists (select from pg_locks where not granted)"
     with Database(jobs.url) as worker, Database(jobs.url) as database, ThreadPoolExecutor(1) as threads:
         other = JobClient.within(database, jobs._queues, "jobs")
@@ -369,7 +395,7 @@ def test_an_enqueue_during_a_claim_waits_for_it_and_makes_another_task(jobs: Job
 
 def test_a_claim_during_an_enqueue_waits_for_its_commit(jobs: JobTester) -> None:
     first = ask(jobs, 1)
-    jobs.travel(10 * SECOND)
+    jobs.travel(30 * SECOND)
     with jobs.session() as session:
         ask(jobs, 2, session=session)
         assert start(jobs, first.id) == "locked"
@@ -382,7 +408,7 @@ def test_a_claim_during_an_enqueue_waits_for_its_commit(jobs: JobTester) -> None
 def test_a_pushed_task_has_one_message(jobs: JobTester) -> None:
     for number in range(8):
         ask(jobs, number)
-        jobs.travel(4 * SECOND)
+        jobs.travel(20 * SECOND)
         jobs.drain()
     assert (messages(jobs), len(jobs._queues.sent), RAN) == (1, 1, [])
     jobs.drain(within=HOUR).check()
@@ -390,9 +416,9 @@ def test_a_pushed_task_has_one_message(jobs: JobTester) -> None:
 
 
 def test_a_task_whose_time_comes_earlier_gets_a_message_for_it(jobs: JobTester) -> None:
-    ask(jobs, 1, debounce=MINUTE, longest=MINUTE)
-    assert ask(jobs, 2, debounce=10 * SECOND, longest=MINUTE).sent
-    jobs.drain(within=10 * SECOND).check()
+    ask(jobs, 1, debounce=5 * MINUTE, longest=5 * MINUTE)
+    assert ask(jobs, 2, longest=5 * MINUTE).sent
+    jobs.drain(within=MINUTE).check()
     assert RAN == [2]
 
 
@@ -413,7 +439,7 @@ def test_a_task_that_is_pushed_far_ahead_waits_without_a_message(jobs: JobTester
         ask(jobs, number, **how)
     assert len(jobs._queues.sent) <= 11
     assert RAN == []
-    jobs.drain(within=10 * MINUTE).check()
+    jobs.drain(within=15 * MINUTE).check()
     assert RAN == [11]
     jobs.drain(within=HOUR)
     assert (messages(jobs), RAN) == (0, [11])
@@ -422,25 +448,25 @@ def test_a_task_that_is_pushed_far_ahead_waits_without_a_message(jobs: JobTester
 def test_a_message_that_was_lost_is_sent_by_the_sweep(jobs: JobTester) -> None:
     ask(jobs, 1)
     jobs._queues._queues.clear()
-    jobs.travel(5 * SECOND)
+    jobs.travel(10 * SECOND)
     ask(jobs, 2)
-    jobs.drain(within=10 * SECOND)
+    jobs.drain(within=30 * SECOND)
     assert RAN == []
-    jobs.drain(within=2 * MINUTE).check()
+    jobs.drain(within=5 * MINUTE).check()
     assert RAN == [2]
 
 
 def test_early_arrivals_are_no_receives_that_lead_to_a_dead_letter(jobs: JobTester) -> None:
     arrivals = 0
-    for number in range(300):
-        ask(jobs, number, debounce=8 * SECOND, longest=HOUR)
-        jobs.travel(5 * SECOND)
+    for number in range(200):
+        ask(jobs, number, longest=3 * HOUR)
+        jobs.travel(20 * SECOND)
         arrivals += jobs.drain().invocations
     assert RAN == []
     assert arrivals > index_rebuild.numbers.max_receive_count
     assert len(jobs._queues.sent) - 1 == arrivals // (EARLY_RECEIVES + 1)
     jobs.drain(within=MINUTE).check()
-    assert (RAN, messages(jobs)) == ([299], 0)
+    assert (RAN, messages(jobs)) == ([199], 0)
 
 
 # --- In a transaction ------------------------------------------------------------------------------------------------
@@ -448,15 +474,16 @@ def test_early_arrivals_are_no_receives_that_lead_to_a_dead_letter(jobs: JobTest
 
 def test_a_push_is_part_of_the_callers_transaction(jobs: JobTester) -> None:
     first = ask(jobs, 1)
-    jobs.travel(5 * SECOND)
+    jobs.travel(10 * SECOND)
+    before = row(jobs, first.id)
     with jobs.session() as session:
         ask(jobs, 2, session=session)
         session.rollback()
-    assert (asks(jobs, first.id), due_in(jobs, first.id)) == (1, 5)
+    assert row(jobs, first.id) == before
     with jobs.session() as session:
         again = ask(jobs, 3, session=session)
         assert (again.id, again.sent, again.created) == (first.id, False, False)
-    assert (asks(jobs, first.id), due_in(jobs, first.id), messages(jobs)) == (2, 10, 1)
+    assert (asks(jobs, first.id), due_after_last(jobs, first.id), messages(jobs)) == (2, 30, 1)
     jobs.drain(within=HOUR).check()
     assert RAN == [3]
 
@@ -480,7 +507,7 @@ def test_a_handler_pushes_a_task_if_its_work_commits(jobs: JobTester) -> None:
         DURING.append(lambda ctx: ctx.enqueue(index_rebuild, Change(number=2), **HOW))
         jobs.drain()
         assert asks(jobs, first.id) == expected
-    jobs.drain(within=10 * SECOND)
+    jobs.drain(within=MINUTE)
     assert 2 in RAN
 
 
@@ -502,10 +529,10 @@ def held(jobs: JobTester) -> Enqueued:
     """Let a task run, and return one that waits behind it for the limit of their key."""
     jobs.register(index_single)
     first = ask(jobs, 1, index_single)
-    jobs.travel(10 * SECOND)
+    jobs.travel(30 * SECOND)
     assert start(jobs, first.id, index_single) == "run"
     second = ask(jobs, 2, index_single)
-    jobs.travel(10 * SECOND)
+    jobs.travel(30 * SECOND)
     jobs.drain()
     assert row(jobs, second.id)["state"] == "held"
     return second
@@ -532,8 +559,8 @@ def test_a_held_task_whose_new_payload_has_another_key_leaves_its_place(jobs: Jo
     assert (after["state"], after["key_limit"], after["place"]) == ("scheduled", "index:single/globex", None)
     ask(jobs, 4, index_single, shop="initech", keep="first")
     assert row(jobs, second.id)["key_limit"] == "index:single/globex"
-    jobs.drain(within=10 * SECOND).check()
-    assert RAN == [3]
+    jobs.drain(within=MINUTE).check()
+    assert RAN[0] == 3
 
 
 def test_an_index_is_rebuilt_at_most_once_a_minute_and_never_twice_at_once(jobs: JobTester) -> None:
@@ -580,7 +607,7 @@ def test_a_task_with_a_time_by_a_rate_keeps_it(jobs: JobTester) -> None:
     jobs.register(index_rated)
     for key in ("a", "b"):
         second = ask(jobs, 1, index_rated, unique_key=key)
-    jobs.travel(10 * SECOND)
+    jobs.travel(30 * SECOND)
     jobs.drain()
     before = row(jobs, second.id)
     assert (before["state"], before["passed"]) == ("pending", 4)
@@ -595,11 +622,11 @@ def test_a_task_with_a_time_by_a_rate_keeps_it(jobs: JobTester) -> None:
 def test_a_pushed_task_has_its_place_in_an_order_from_its_new_time_on(jobs: JobTester) -> None:
     jobs.register(index_ordered)
     first = ask(jobs, 1, index_ordered)
-    other = jobs.enqueue(index_ordered, Change(number=2), process_in=12 * SECOND, unique_key="other")
-    jobs.travel(5 * SECOND)
+    other = jobs.enqueue(index_ordered, Change(number=2), process_in=40 * SECOND, unique_key="other")
+    jobs.travel(20 * SECOND)
     ask(jobs, 3, index_ordered)
     assert row(jobs, first.id)["first_due_at"] == row(jobs, first.id)["due_at"]
-    jobs.travel(7 * SECOND)
+    jobs.travel(20 * SECOND)
     assert start(jobs, other.id, index_ordered) == "run"
 
 
@@ -607,7 +634,7 @@ def test_a_due_task_that_is_pushed_lets_the_next_in_its_order_run(jobs: JobTeste
     # given a due task whose message has not come yet, and one behind it
     jobs.register(index_ordered)
     first = ask(jobs, 1, index_ordered)
-    jobs.travel(11 * SECOND)
+    jobs.travel(30 * SECOND)
     other = jobs.enqueue(index_ordered, Change(number=2), unique_key="other")
     assert start(jobs, other.id, index_ordered) == "held"
     # when it is pushed, then the other is first
