@@ -350,7 +350,10 @@ def ask(world: World, gathered: Gathered) -> None:
         "tasks": [(), (Filter(error="bad"),)],
         "bulk_view": [],
         "line": [],
+        "batch": [("all",)],
     }
+    world.run("insert into joblane.batches (id) values ('all') on conflict do nothing")
+    world.run("update joblane.tasks set tags = array['batch:all']")
     asked = [name for name in vars(Inspector) if permission_of(Inspector, name) is Permission.VIEW]
     for name in asked:
         for given in arguments.get(name, [()]):
