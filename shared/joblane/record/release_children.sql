@@ -7,7 +7,7 @@
 -- the caller sends after the commit; `ended` and `children`, for which the caller calls once more, at once; `later`,
 -- children whose rows are locked by others, for which it calls after a pause.
 --
--- Only a finish waits for rows of task_parents. Others skip those that are locked, so that no finish is in a deadlock.
+-- Only a finish waits for rows of task_parents. Others skip locked rows, so that no finish is in a deadlock.
 create or replace function joblane.release_children_@version(ended text[], children text[]) returns json
 language plpgsql set lock_timeout = '5s' set plan_cache_mode = force_generic_plan set enable_seqscan = off
 set enable_hashjoin = off set enable_mergejoin = off
