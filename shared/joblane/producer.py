@@ -130,6 +130,9 @@ class Producer:
         own = self._database().another()
         session = Session(own.engine)
         try:
+            with translated():
+                session.connection()
+                own.get().limit(CLIENT)  # a caller's transaction has no limits
             yield session
             with translated():
                 session.commit()

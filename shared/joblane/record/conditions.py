@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from joblane.record.states import ENDED_SQL, LIVE_SQL, PARENTS
+from joblane.record.states import ENDED_SQL, LIVE_SQL, PARENTS, WAITING_SQL
 
 EARLY_SECONDS = 2
 """A message may arrive this early, because SQS delays are whole seconds."""
@@ -53,5 +53,10 @@ PARENT_CANCELS = f"""(e.on_parent_dead <> 'run' and (p.state = 'cancelled' or {_
 
 A parent whose content is removed cannot be redriven.
 """
+WAITS_FOR_PARENTS = f"t.waits_for is not distinct from '{PARENTS}' and t.state in {WAITING_SQL}"
+"""True if row ``t`` waits for its parents, held or not."""
+PARENT_CANCELS_CHILD = f"""({PARENT_CANCELS}
+               and exists (select from joblane.tasks t where t.id = e.child and {WAITS_FOR_PARENTS}))"""
+"""True if a parent cancels its child, and has not done so."""
 FATE = "case when p.id is null or p.cleared then 'was deleted' else 'was ' || p.state end"
 """How a parent ``p`` ended that cancels its child."""

@@ -22,11 +22,13 @@ from joblane.record.conditions import (
     FATE,
     IS_FREE,
     PARENT_CANCELS,
+    PARENT_CANCELS_CHILD,
     PARENT_LETS_GO,
     PAUSED,
     UNUSED_SECONDS,
+    WAITS_FOR_PARENTS,
 )
-from joblane.record.states import ENDED_SQL, LIVE_SQL, SWEEP_MARGIN_SECONDS, WAITING_SQL
+from joblane.record.states import ENDED_SQL, LIVE_SQL, SWEEP_MARGIN_SECONDS
 from joblane.record.transitions import NOW, Columns, assignments
 
 if TYPE_CHECKING:
@@ -85,9 +87,11 @@ def _values() -> dict[str, str]:
         "is_free": IS_FREE,
         "parent_lets_go": PARENT_LETS_GO,
         "cancels": PARENT_CANCELS,
+        "cancels_child": PARENT_CANCELS_CHILD,
+        "waits_for_parents": WAITS_FOR_PARENTS,
+        "most_released": "5000",
         "fate": FATE,
         "live": LIVE_SQL,
-        "waiting": WAITING_SQL,
         "ended": ENDED_SQL,
         "early": str(EARLY_SECONDS),
         "most_parked": "200",

@@ -25,15 +25,20 @@ def release(connection: Connection, ended: Iterable[str], children: Iterable[str
     let go. Returns the tasks whose messages are to be sent; the sweep sends those of a caller that dies before.
     """
     parents, waiting = list(dict.fromkeys(ended)), list(dict.fromkeys(children))
+    locked_parents: list[str] = []
+    locked: list[str] = []
     turns: list[Turn] = []
     pauses = iter(PAUSES_SECONDS)
-    while parents or waiting:
-        ((answer,),) = connection.run(RELEASE, parents[:MOST], waiting[:MOST])
-        turns += [Turn(**turn) for turn in answer["turns"]]
-        parents, waiting = [*parents[MOST:], *answer["ended"]], [*waiting[MOST:], *answer["children"]]
-        if answer["later"] and not parents and not waiting:
+    while parents or waiting or locked_parents or locked:
+        if not parents and not waiting:
             if (pause := next(pauses, None)) is None:
                 break
             time.sleep(pause)
-            waiting = answer["later"]
+            parents, waiting, locked_parents, locked = locked_parents, locked, [], []
+        ((answer,),) = connection.run(RELEASE, parents[:MOST], waiting[:MOST])
+        turns += [Turn(**turn) for turn in answer["turns"]]
+        parents, waiting = [*parents[MOST:], *answer["ended"]], [*waiting[MOST:], *answer["children"]]
+        locked += answer["later"]
+        is_progress = answer["ended"] or answer["children"]
+        (parents if is_progress else locked_parents).extend(answer["remaining"])
     return [turn for turn in turns if turn.delay <= MAX_DELAY_SECONDS]

@@ -5,7 +5,8 @@
 -- deleted here, and their children are cancelled if they have to be. `children`: tasks of which rows of task_parents
 -- were deleted in a transaction that has committed. The answer: `turns`, the tasks that are released, whose messages
 -- the caller sends after the commit; `ended` and `children`, for which the caller calls once more, at once; `later`,
--- children whose rows are locked by others, for which it calls after a pause.
+-- children whose rows are locked by others, for which it calls after a pause; `remaining`, ended tasks with further
+-- children, which are too many for one call, or locked by others.
 --
 -- Only a finish waits for rows of task_parents. Others skip locked rows, so that no finish is in a deadlock.
 create or replace function joblane.release_children_@version(ended text[], children text[]) returns json
@@ -18,6 +19,7 @@ declare
   later text[] := '{}';
   cancelled text[] := '{}';
   without_it text[] := '{}';
+  remaining text[] := '{}';
 begin
   perform set_config('joblane.checks', 'off', true);
   -- Most children wait for another parent. An update of the table costs more, as it opens all indexes.
@@ -40,9 +42,8 @@ begin
       select distinct on (t.id) t.id, x.parent_id, x.parent_fate
         from (select e.child, e.parent as parent_id, @fate as parent_fate
                 from joblane.task_parents e left join joblane.tasks p on p.id = e.parent
-               where e.parent = any (ended) and @cancels) as x,
-             lateral (select t.id from joblane.tasks t
-                       where t.id = x.child and t.waits_for is not distinct from '*parents' and t.state in @waiting
+               where e.parent = any (ended) and @cancels_child limit @most_released) as x,
+             lateral (select t.id from joblane.tasks t where t.id = x.child and @waits_for_parents
                          for no key update skip locked) as t
     ),
     ended_now as (
@@ -59,13 +60,18 @@ begin
     select coalesce(array_agg(e.id), '{}') into cancelled from ended_now e;
     with gone as (
       delete from joblane.task_parents d where d.ctid = any (array(
-        select e.ctid from joblane.task_parents e where e.parent = any (ended) and @parent_lets_go for update skip locked))
+        select e.ctid from joblane.task_parents e
+         where e.parent = any (ended) and @parent_lets_go limit @most_released for update skip locked))
       returning d.child
     )
     select coalesce(array_agg(distinct g.child), '{}') into without_it from gone g;
+    remaining := array(
+      select o.id from unnest(ended) as o(id)
+       where (select true from joblane.task_parents e left join joblane.tasks p on p.id = e.parent
+               where e.parent = o.id and (@parent_lets_go or @cancels_child) limit 1));
   end if;
   perform set_config('joblane.checks', 'on', true);
-  return json_build_object(
-    'turns', coalesce(turns, '[]'), 'ended', cancelled, 'children', without_it, 'later', later);
+  return json_build_object('turns', coalesce(turns, '[]'), 'ended', cancelled, 'children', without_it, 'later', later,
+                           'remaining', remaining);
 end
 $$

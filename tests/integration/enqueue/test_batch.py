@@ -11,10 +11,11 @@ from sqlalchemy.orm import Session
 
 from joblane import TaskContext
 from joblane.client import JobClient
-from joblane.errors import DuplicateTaskError, EnqueueError, SkipRetry, TaskIdConflictError
+from joblane.errors import DatabaseUnavailableError, DuplicateTaskError, EnqueueError, SkipRetry, TaskIdConflictError
 from joblane.inspector.filter import BulkAction
 from joblane.job import Job
 from joblane.record.states import State
+from joblane.record.time_limits import TimeLimits
 from tests.integration.record.test_parents import HELD, RUN, act, ask, end, run, second, states
 from tests.samples import Sample, behaviour, sample_one, sample_only
 from tests.world import World
@@ -389,3 +390,15 @@ def test_on_end_waits_for_a_dead_member_that_runs_again(world: World) -> None:
     act(world, BulkAction.RETRY, "a")
     assert run(world, "b") == [], "the first one has not ended for good"
     assert sorted(run(world, "a")) == [END, SUCCESS]
+
+
+def test_a_seal_does_not_wait_for_ever(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("joblane.producer.CLIENT", TimeLimits(connect=5, lock=0.1, statement=5))
+    batch = world.client.batch("import-7", on_end=JOB)
+    batch.enqueue(sample_one, Sample())
+    with second(world) as other:
+        other.get().execute_simple("begin; select from joblane.batches for share")
+        with pytest.raises(DatabaseUnavailableError, match="lock timeout"):
+            batch.seal()
+        other.get().commit()
+    batch.seal()

@@ -69,7 +69,7 @@ select sum(coalesce(seq_tup_read, 0) + coalesce(idx_tup_fetch, 0))::int from pg_
 MOST_ROWS = 14
 """The rows that a statement may read for each task. All rows of the almost empty table are fewer."""
 
-MOST_ROWS_WITH_LIMITS = 16
+MOST_ROWS_WITH_LIMITS = 20
 LIMITED = """
 insert into joblane.tasks (id, type, queue, state, payload, payload_digest, max_attempts, retention_seconds, sweep_at,
                            key_limit, total_limit, ordered, first_due_at, seq, waits_for, place)
@@ -181,6 +181,7 @@ MEASURED: dict[str, tuple[str, tuple[str, ...], int]] = {
 """Statement, parameters, and the buffers that it may read for each task."""
 OF_ONE_TASK = {"status", "cancel"}
 WITH_LIMITS = {
+    "release of the children of archived tasks",
     "claim of tasks with limits",
     "claim of tasks that wait",
     "serving",

@@ -113,8 +113,14 @@ begin
     if on_parent_dead is null or on_parent_dead not in ('hold', 'cancel', 'run') then
         raise exception 'on_parent_dead: hold, cancel or run is required' using errcode = '22023';
     end if;
-    after := array(select distinct p from unnest(after) as p where p is not null);
+    if array_position(after, null) is not null then
+        raise exception 'after: null is not an id' using errcode = '22023';
+    end if;
+    after := array(select distinct p from unnest(after) as p);
     waits := cardinality(after) > 0;
+    if not waits and on_parent_dead <> 'hold' then
+        raise exception 'on_parent_dead: give after too' using errcode = '22023';
+    end if;
     if cardinality(after) > 1000 then
         raise exception 'after: at most 1,000 parents' using errcode = '22023';
     end if;
