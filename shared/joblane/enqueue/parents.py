@@ -51,7 +51,8 @@ def check_parents(job: Job) -> dict[str, Any]:
 def _id(parent: object) -> str:
     id_ = getattr(parent, "id", parent)
     if not isinstance(id_, str) or not ID_PATTERN.fullmatch(id_):
-        raise EnqueueError("after", f"an id, or a result of an enqueue, is required, not {type(parent).__name__}")
+        shown = repr(parent) if isinstance(parent, str) else type(parent).__name__
+        raise EnqueueError("after", f"an id, or a result of an enqueue, is required, not {shown}")
     return id_
 
 

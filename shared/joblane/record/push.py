@@ -16,7 +16,7 @@ IS_LIMITED = "case when keeps then t.seq is not null else x.limits is not null e
 # of two pushes at once, the later commit has the later time.
 PUSH = f"""
 with waiting as (
-  select id, unique_key, queue, key_limit, total_limit, shared_limit, due_at, created_at,
+  select id, unique_key, queue, key_limit, total_limit, shared_limit, due_at, deadline, created_at,
          coalesce((options #>> '{{debounce,asks}}')::int, 1) as asks,
          (options #>> '{{debounce,longest}}')::float8 as longest,
          state = 'held' or passed > 0 as has_place,
@@ -49,7 +49,10 @@ pushed as (
     from asked as x join waiting as w on w.unique_key = x.unique_key,
          lateral (select least(w.longest, x.longest)) as l(longest),
          lateral (select least(clock_timestamp() + make_interval(secs => x.delay),
-                               w.created_at + make_interval(secs => l.longest))) as d(due_at),
+                               greatest(clock_timestamp(), w.created_at + make_interval(secs => l.longest)))
+         ) as pushed(due_at),
+         lateral (select case when x.keeps and w.deadline <= pushed.due_at then w.due_at else pushed.due_at end
+         ) as d(due_at),
          lateral (select w.has_place and (x.keeps or (w.key_limit is not distinct from x.limits[1]
                          and w.total_limit is not distinct from x.limits[2]
                          and w.shared_limit is not distinct from x.limits[3]))) as s(stays)
@@ -63,7 +66,7 @@ select id, extract(epoch from due_at - clock_timestamp())::float8, unique_key, f
   from pushed
 """
 """Push each waiting task that holds a unique key: it is due when the new task with that key would be, and no later than
-``longest`` after its insert, which was the first ask. It gets the new content, unless the first is kept.
+``longest`` after its insert, which was the first ask, but not past a deadline that is kept. It gets the new content, unless the first is kept.
 
 A task that is held, or has a slot of a limit or a time by a rate, keeps them, and its time. The last column is the
 state of a task that needs no message: it has one, which arrives early and then waits for the rest of the time. The

@@ -195,6 +195,24 @@ def test_a_waiting_task_of_another_enqueue_counts_as_the_first_ask(jobs: JobTest
     assert RAN == [2]
 
 
+def test_a_task_whose_deadline_is_kept_is_not_pushed_past_it(jobs: JobTester) -> None:
+    soon = {"unique_key": "acme", "process_in": 5 * SECOND, "deadline": datetime.now(UTC) + 20 * SECOND}
+    first = jobs.enqueue(index_rebuild, Change(number=1), **soon)
+    assert ask(jobs, 2, keep="first").id == first.id
+    jobs.drain(within=HOUR).check()
+    assert RAN == [1]
+
+
+def test_a_push_of_an_old_task_is_due_now_and_not_before(jobs: JobTester) -> None:
+    first = jobs.enqueue(index_rebuild, Change(number=1), unique_key="acme", process_in=HOUR)
+    jobs.travel(10 * MINUTE)
+    ask(jobs, 2)
+    [[late]] = jobs._database.get().run(
+        "select extract(epoch from clock_timestamp() - due_at)::float8 from joblane.tasks where id = $1", first.id
+    )
+    assert late < 5
+
+
 def test_enqueues_of_one_call_are_counted_and_the_last_payload_wins(jobs: JobTester) -> None:
     def many(*numbers: int, **options: Any) -> list[Any]:
         jobs_ = [Job(index_rebuild, Change(number=number), **HOW | options) for number in numbers]
