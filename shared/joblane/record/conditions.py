@@ -56,7 +56,7 @@ A parent whose content is removed cannot be redriven.
 WAITS_FOR_PARENTS = f"t.waits_for is not distinct from '{PARENTS}' and t.state in {WAITING_SQL}"
 """True if row ``t`` waits for its parents, held or not."""
 PARENT_CANCELS_CHILD = f"""({PARENT_CANCELS}
-               and exists (select from joblane.tasks t where t.id = e.child and {WAITS_FOR_PARENTS}))"""
-"""True if a parent cancels its child, and has not done so."""
+               and (select true from joblane.tasks t where t.id = e.child and {WAITS_FOR_PARENTS} limit 1))"""
+"""True if a parent cancels its child, and has not done so. PostgreSQL may read all tasks for an ``exists``."""
 FATE = "case when p.id is null or p.cleared then 'was deleted' else 'was ' || p.state end"
 """How a parent ``p`` ended that cancels its child."""

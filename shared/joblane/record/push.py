@@ -66,7 +66,8 @@ select id, extract(epoch from due_at - clock_timestamp())::float8, unique_key, f
   from pushed
 """
 """Push each waiting task that holds a unique key: it is due when the new task with that key would be, and no later than
-``longest`` after its insert, which was the first ask, but not past a deadline that is kept. It gets the new content, unless the first is kept.
+``longest`` after its insert, which was the first ask, nor past a deadline that is kept. It gets the new content, unless
+the first is kept.
 
 A task that is held, or has a slot of a limit or a time by a rate, keeps them, and its time. The last column is the
 state of a task that needs no message: it has one, which arrives early and then waits for the rest of the time. The

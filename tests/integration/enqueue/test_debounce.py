@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from itertools import pairwise
 from typing import Any
 
@@ -196,7 +196,7 @@ def test_a_waiting_task_of_another_enqueue_counts_as_the_first_ask(jobs: JobTest
 
 
 def test_a_task_whose_deadline_is_kept_is_not_pushed_past_it(jobs: JobTester) -> None:
-    soon = {"unique_key": "acme", "process_in": 5 * SECOND, "deadline": datetime.now(UTC) + 20 * SECOND}
+    soon: dict[str, Any] = {"unique_key": "acme", "process_in": 5 * SECOND, "deadline": datetime.now(UTC) + 20 * SECOND}
     first = jobs.enqueue(index_rebuild, Change(number=1), **soon)
     assert ask(jobs, 2, keep="first").id == first.id
     jobs.drain(within=HOUR).check()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
@@ -496,7 +497,7 @@ def test_a_locked_child_of_a_cancelled_parent_is_cancelled_after_a_pause(
     assert ask(world, "child") is HELD
     with second(world) as editor:
         editor.get().execute_simple("begin; select from joblane.tasks where id = 'child' for update")
-        monkeypatch.setattr(release_module.time, "sleep", lambda _: editor.get().commit())
+        monkeypatch.setattr(time, "sleep", lambda _: editor.get().commit())
         assert run(world, "a", State.CANCELLED) == []
     assert states(world, "child") == ["cancelled"]
 
@@ -509,7 +510,7 @@ def test_a_locked_child_is_released_after_the_others(world: World, monkeypatch: 
     monkeypatch.setattr(release_module, "MOST", 1)
     with second(world) as editor:
         editor.get().execute_simple("begin; select from joblane.tasks where id = 'c1' for update")
-        monkeypatch.setattr(release_module.time, "sleep", lambda _: editor.get().commit())
+        monkeypatch.setattr(time, "sleep", lambda _: editor.get().commit())
         assert sorted(run(world, "a")) == ["c1", "c2"]
 
 
