@@ -131,8 +131,8 @@ class Producer:
         session = Session(own.engine)
         try:
             with translated():
-                session.connection()
-                own.get().limit(CLIENT)  # a caller's transaction has no limits
+                self._check_stage(session)
+                own.get().limit(CLIENT)  # the transaction has begun, and a caller's has no limits
             yield session
             with translated():
                 session.commit()

@@ -49,7 +49,8 @@ pushed as (
     from asked as x join waiting as w on w.unique_key = x.unique_key,
          lateral (select least(w.longest, x.longest)) as l(longest),
          lateral (select least(clock_timestamp() + make_interval(secs => x.delay),
-                               greatest(clock_timestamp(), w.created_at + make_interval(secs => l.longest)))
+                               greatest(w.created_at + make_interval(secs => l.longest),
+                                        least(w.due_at, clock_timestamp())))
          ) as pushed(due_at),
          lateral (select case when x.keeps and w.deadline <= pushed.due_at then w.due_at else pushed.due_at end
          ) as d(due_at),
