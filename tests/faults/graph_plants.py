@@ -11,7 +11,7 @@ from joblane.record.database import Database
 from joblane.record.functions import FUNCTIONS
 from joblane.worker.worker import Worker
 
-OPEN = "not exists (select from joblane.task_parents e where e.child = t.id)"
+OPEN = "(select true from joblane.task_parents e where e.child = t.id order by e.parent desc limit 1) is null"
 TEXTS: Mapping[str, tuple[str, str, str]] = {
     "a child is released by its first parent": ("release_children", OPEN, "true"),
     "a claim asks for no parent": ("claim", "if t.waits_for = '*parents' and", "if false and"),

@@ -37,8 +37,11 @@ UNDER_WAY = f"""(t.state = 'active' or (t.state in ('pending', 'held') and t.use
 """True if no enqueue replaces the task: an attempt is under way, in an invocation or between two, where it may wait for
 a slot, or it waits for its parents."""
 IS_FREE = f"""t.state = 'held' and t.waits_for is not distinct from '{PARENTS}' and t.place is not null
-         and not exists (select from joblane.task_parents e where e.child = t.id)"""
+         and (select true from joblane.task_parents e where e.child = t.id order by e.parent desc limit 1) is null"""
 """True if a task is held for its parents and has none any more. Without a place it is not held yet: its message comes.
+
+The last parent is looked up first: parents end about in the order of their ids, and an index keeps entries of deleted
+rows for a while.
 
 ``is not distinct from``: with ``=`` PostgreSQL may read all tasks that wait for their parents from an index.
 """

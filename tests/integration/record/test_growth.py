@@ -214,8 +214,8 @@ GROWING = [
     (
         "release",
         "release_children",
-        "from joblane.task_parents e where e.child = t.id",
-        "from joblane.task_parents e where e.child || '' = t.id",
+        "from joblane.task_parents e where e.child = t.id order",
+        "from joblane.task_parents e where e.child || '' = t.id order",
     ),
 ]
 """Faults that the test must find: a statement, its function, and a look-up there that becomes a scan."""

@@ -204,7 +204,7 @@ PLANTED = [
     ("sidekiq_6852", "release_children", IS_FREE, "", {}),
     ("fossology_3852", "link_task", "t.state <> 'completed'", "t.finished_at is null",
      {"on_parent_dead": "hold", "fate": HELD}),
-    ("rq_1692", "release_children", "not exists (select", "true or exists (select", {}),
+    ("rq_1692", "release_children", "limit 1) is null", "limit 1) is not distinct from true", {}),
 ]  # fmt: skip
 """A part of the name of a test, the function and the text there that the fault replaces, and the test's parameters."""
 
