@@ -7,6 +7,7 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
+from pg8000.exceptions import DatabaseError
 from sqlalchemy.orm import Session
 
 from joblane import TaskContext
@@ -14,6 +15,7 @@ from joblane.client import JobClient
 from joblane.errors import DatabaseUnavailableError, DuplicateTaskError, EnqueueError, SkipRetry, TaskIdConflictError
 from joblane.inspector.filter import BulkAction
 from joblane.job import Job
+from joblane.record.functions import FUNCTIONS
 from joblane.record.states import State
 from joblane.record.time_limits import TimeLimits
 from tests.integration.record.test_parents import HELD, RUN, act, ask, end, run, second, states
@@ -170,11 +172,20 @@ def test_a_batch_that_is_sealed_while_its_last_member_ends_calls_once(world: Wor
     batch.enqueue_many([member("a")])
     assert ask(world, END) is HELD
     assert ask(world, "a") is RUN
+    while world.take(sample_one):
+        pass
     with second(world) as other, Session(other.engine) as sealing, sealing.begin():
         batch._given_session = sealing
         batch.seal()
         assert end(world, "a") == [], "the seal has not committed"
+    assert len(world.take(sample_one)) == 1, "the seal has committed last, and sends the message"
     assert ask(world, END) is RUN
+
+
+def test_a_seal_that_sends_no_message_is_found(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(JobClient, "send_after_commit", lambda *_: None)
+    with pytest.raises(AssertionError):
+        test_a_batch_that_is_sealed_while_its_last_member_ends_calls_once(world)
 
 
 def test_a_batch_that_is_never_sealed_cancels_its_callbacks_in_the_end(world: World) -> None:
@@ -402,3 +413,24 @@ def test_a_seal_does_not_wait_for_ever(world: World, monkeypatch: pytest.MonkeyP
             batch.seal()
         other.get().commit()
     batch.seal()
+
+
+# --- Planted faults --------------------------------------------------------------------------------------------------
+
+PLANTED = [
+    ("link_task", "where given ? 'callback_of'", "where false", "members_are_added_in_several_transactions"),
+    ("link_task", "if given ? 'batch' then", "if false then", "a_member_adds_a_member_as_it_ends"),
+    ("finish", "(x.state = 'completed' or", "(x.state <> 'retry' or", "on_success_runs_after_the_redrive"),
+    ("wait_again", "where b.id = batch", "where false", "on_end_waits_for_a_dead_member"),
+]
+"""A function, a text there and the fault, and a part of the name of the test that finds it."""
+
+
+@pytest.mark.parametrize(("function", "old", "new", "name"), PLANTED)
+def test_each_planted_fault_is_found(world: World, function: str, old: str, new: str, name: str) -> None:
+    text = FUNCTIONS[function]
+    assert old in text, "the function has changed: the fault can no longer be planted by this text"
+    [test] = [test for found, test in globals().items() if name in found]
+    world.run(text.replace(old, new))
+    with pytest.raises((AssertionError, DatabaseError)):
+        test(world)

@@ -610,10 +610,14 @@ def test_sql_refuses_wrong_parents(world: World, given: str, says: str) -> None:
 
 # --- Planted faults --------------------------------------------------------------------------------------------------
 
+OTHER_PARENT = "select from joblane.task_parents o where o.child = g.child and o.parent <> g.parent"
 PLANTED = [
     ("open_parents", "order by t.id for share", "order by t.id", "claimed_while_its_parent_commits_waits_for_it"),
     ("open_parents", "if not is_held then", "if false then", "child_of_a_cancelled_parent_is_cancelled_by_its_own"),
     ("finish", "e.parent = x.id and", "false and", "a_child_runs_after_its_last_parent"),
+    ("finish", "into released from gone g;",
+     f"into released from gone g where not exists ({OTHER_PARENT});", "two_parents_that_end_at_once"),
+    ("finish", "where e.parent = x.id and", "where false and", "a_completed_parent_can_be_removed"),
     ("finish", "<> 'read committed'", "= 'never'", "a_finish_with_an_old_snapshot_looks_again"),
     ("finish", "(x.state = 'completed' or", "(x.state <> 'retry' or", "a_dead_parent_holds_its_child"),
     ("release_children", "limit 1) is null", "limit 1) is not distinct from true", "runs_after_its_last_parent"),
