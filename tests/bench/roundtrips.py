@@ -55,7 +55,6 @@ class CountingProxy(FreezingProxy):
         with suppress(OSError):
             while data := client.recv(65536):
                 buffer += data
-                server.sendall(data)
                 while True:
                     header = 1 if started else 0  # the first message has no type
                     if len(buffer) < header + 4:
@@ -66,6 +65,7 @@ class CountingProxy(FreezingProxy):
                     if started:
                         self.counts[chr(buffer[0])] += 1
                     started, buffer = True, buffer[length:]
+                server.sendall(data)  # counted before the server can answer
 
 
 def run(url: str) -> list[Ratio]:
