@@ -3,23 +3,21 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Iterable, Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
-from functools import cache
 from typing import TYPE_CHECKING, Any, Self, TypeVar, Unpack
 
 from joblane.errors import EnqueueError, JobError
 from joblane.job import Job, JobOptions, check_names
-from joblane.producer import plain, translated
+from joblane.producer import plain, runner, translated
+from joblane.record.batches import CREATE, IS_OPEN, SEAL
 from joblane.sqs.message import ID_PATTERN
 from joblane.unique import OnConflict
 
 if TYPE_CHECKING:
     from types import TracebackType
 
-    from sqlalchemy import TextClause
     from sqlalchemy.orm import Session
 
     from joblane.declaration import Task
@@ -30,26 +28,6 @@ if TYPE_CHECKING:
 MAX_BATCH_ID = 90
 """A tag has at most 100 characters, and ``batch:`` is before the id."""
 P = TypeVar("P", bound="Payload")
-
-CREATE = """
-insert into joblane.batches (id, on_end, on_success)
-select id, on_end, on_success from jsonb_to_record(cast(:given as jsonb)) as x(id text, on_end text, on_success text)
-on conflict do nothing returning id
-"""
-OPEN = "select sealed_at is null from joblane.batches where id = cast(:given as jsonb) ->> 'id' for share"
-"""The lock makes a seal wait for the transactions that add members."""
-SEAL = """
-with sealed as (
-  update joblane.batches set sealed_at = clock_timestamp()
-   where id = cast(:given as jsonb) ->> 'id' and sealed_at is null returning id, on_end, on_success
-),
-gone as (
-  delete from joblane.task_parents e using sealed s
-   where e.child = any(array[s.on_end, s.on_success]) and e.parent = ' ' || s.id
-)
-update joblane.tasks t set sweep_at = clock_timestamp()
-  from sealed s where t.id = any(array[s.on_end, s.on_success]) and t.state = 'held'
-"""
 
 
 class Batch:
@@ -90,7 +68,6 @@ class Batch:
             if job is not None
         ]
         self._exists = False
-        self._block = ExitStack()
 
     @classmethod
     def of_member(cls, client: Producer, id_: str, session: Session, member: str) -> Self:
@@ -128,34 +105,31 @@ class Batch:
         if self._member is not None:
             raise EnqueueError("batch", f"{self.id!r} is sealed by its creator, not by a member")
         with self._adding() as session:
-            session.execute(_statement(SEAL), self._given())
+            runner(session)(SEAL, self._given())
             self._client.send_after_commit(session, self._callbacks)
 
     def __enter__(self) -> Self:
         if self._exists:
             raise EnqueueError("batch", f"{self.id!r} has members already; begin the block before the first one")
-        try:
-            session = self._block.enter_context(self._in_session())
-            self._block.enter_context(session.begin_nested())
-            self._create(session)
-        except BaseException:
-            self._block.__exit__(*sys.exc_info())
-            raise
-        self._open = session
+        self._block = self._one_transaction()
+        self._block.__enter__()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        if kind is None:
-            try:
-                self.seal()
-            except BaseException:
-                self._leave(*sys.exc_info())
-                raise
-        self._leave(kind, error, at)
-
-    def _leave(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        self._open, self._exists = None, kind is None
         self._block.__exit__(kind, error, at)
+
+    @contextmanager
+    def _one_transaction(self) -> Iterator[None]:
+        """The ``with`` block. It is a savepoint of the caller's session, or a transaction of its own."""
+        try:
+            with self._in_session() as self._open, self._open.begin_nested():
+                with self._translated():
+                    self._create(self._open)
+                yield
+                self.seal()
+        finally:
+            self._open = None
+        self._exists = True
 
     @contextmanager
     def _in_session(self) -> Iterator[Session]:
@@ -173,46 +147,42 @@ class Batch:
             with self._translated():
                 yield self._open
             return
-        existed = self._exists
-        try:
-            with self._in_session() as session, self._translated():
-                if not existed:
-                    with session.begin_nested():
-                        self._create(session)
-                elif self._member is None:
+        with self._in_session() as session, self._translated():
+            if self._exists:
+                if self._member is None:
                     self._check_open(session)
                 yield session
-        except BaseException:
-            if self._given_session is None:  # its transaction is rolled back
-                self._exists = existed
-            raise
+            else:
+                with session.begin_nested():
+                    self._create(session)
+                    yield session
+        self._exists = True
 
     def _translated(self) -> AbstractContextManager[None]:
         return nullcontext() if self._given_session is not None else translated()
 
     def _check_open(self, session: Session) -> None:
-        is_open = session.execute(_statement(OPEN), self._given()).scalar()
-        if is_open is None:
+        rows = runner(session)(IS_OPEN, self._given())
+        if not rows:
             raise EnqueueError("batch", f"{self.id!r} does not exist: its transaction was rolled back")
-        if not is_open:
+        if rows != [[True]]:
             raise EnqueueError("batch", f"{self.id!r} is sealed; only a running member adds members, by ctx.batch")
 
     def _create(self, session: Session) -> None:
         callbacks = {task.links["callback"]: task.id for task in self._callbacks}
-        if session.execute(_statement(CREATE), self._given(**callbacks)).first() is None:
+        if not runner(session)(CREATE, self._given(**callbacks)):
             raise EnqueueError("id", f"a batch {self.id!r} exists already")
         if self._callbacks:
             for result in self._client.insert_unsent(session, self._callbacks):
                 if isinstance(result, JobError):
                     raise result
-        self._exists = True
 
     @property
     def _links(self) -> dict[str, Any]:
         return {"batch": self.id} | ({} if self._member is None else {"enqueued_by": self._member})
 
-    def _given(self, **more: str) -> dict[str, str]:
-        return {"given": json.dumps({"id": self.id, **more})}
+    def _given(self, **more: str) -> str:
+        return json.dumps({"id": self.id, **more})
 
 
 def _member(job: Job) -> Job:
@@ -237,10 +207,3 @@ def _callback(client: Producer, batch: str, name: str, job: object) -> NewTask:
         error.args = (f"{name}: {error}",)
         raise
     return replace(task, links={"callback_of": batch, "callback": name})
-
-
-@cache
-def _statement(sql: str) -> TextClause:
-    from sqlalchemy import text
-
-    return text(sql)

@@ -102,8 +102,7 @@ class Producer:
 
     def enqueue_one(self, job: Job, session: Session | None, links: Mapping[str, Any]) -> Enqueued:
         """Enqueue one job. ``links``: its relations to other tasks besides ``after``, see ``link_task.sql``."""
-        checked = check(job, record=self._record, prefix=self._prefix)
-        result = self._enqueue([replace(checked, links={**checked.links, **links})], session)[0]
+        result = self._enqueue([_linked(self.checked(job), links)], session)[0]
         if isinstance(result, JobError):
             raise result
         return result
@@ -112,8 +111,7 @@ class Producer:
         self, jobs: Iterable[Job], session: Session | None, links: Mapping[str, Any]
     ) -> list[Enqueued | JobError]:
         """Enqueue jobs, see :meth:`enqueue_one`."""
-        checked = self._checked(jobs)
-        return self._enqueue([replace(task, links={**task.links, **links}) for task in checked], session)
+        return self._enqueue([_linked(task, links) for task in self._checked(jobs)], session)
 
     def checked(self, job: Job) -> NewTask:
         """Check a job. Raises :class:`EnqueueError`."""
@@ -144,7 +142,7 @@ class Producer:
     def insert_unsent(self, session: Session, tasks: Sequence[NewTask]) -> list[NewTask | JobError]:
         """Write rows whose messages are sent by :meth:`send_after_commit`, in this or in a later transaction."""
         self._check_stage(session)
-        return insert_tasks(_runner(session), tasks, room=len(tasks))
+        return insert_tasks(runner(session), tasks, room=len(tasks))
 
     def send_after_commit(self, session: Session, tasks: Sequence[NewTask]) -> None:
         """Send the messages of tasks once the session has committed."""
@@ -180,7 +178,7 @@ class Producer:
         tasks: list[NewTask] = []
         for position, job in enumerate(jobs):
             try:
-                tasks.append(check(job, record=self._record, prefix=self._prefix))
+                tasks.append(self.checked(job))
             except EnqueueError as error:
                 error.args = (f"job {position}: {error}",)
                 raise
@@ -263,7 +261,7 @@ class Producer:
         self._check_stage(session)
         outbox = Outbox.of(session, self.send_committed)
         room = max(0, INLINE_SENDS - outbox.waiting(session))
-        inserted = insert_tasks(_runner(session), tasks, room=room)
+        inserted = insert_tasks(runner(session), tasks, room=room)
         now = datetime.now(UTC)  # the commit may come later: the time counts, not the delay
         outbox.add(
             session,
@@ -363,7 +361,7 @@ def plain(session: Session) -> Session:
     return session() if isinstance(session, scoped_session) else session  # a registry would give other sessions later
 
 
-def _runner(session: Session) -> Callable[..., list[list[Any]]]:
+def runner(session: Session) -> Callable[..., list[list[Any]]]:
     """Return the function by which :func:`insert_tasks` runs its statements in a session."""
     from sqlalchemy.exc import StatementError
 
@@ -417,6 +415,10 @@ def _refuse_repeats(tasks: Sequence[NewTask]) -> None:
         if task.id in seen:
             raise EnqueueError("task_id", f"{task.id!r} is given to two jobs of this call")
         seen.add(task.id)
+
+
+def _linked(task: NewTask, links: Mapping[str, Any]) -> NewTask:
+    return replace(task, links={**task.links, **links}) if links else task  # most tasks have none
 
 
 def _near(inserted: Sequence[NewTask | JobError]) -> list[NewTask]:

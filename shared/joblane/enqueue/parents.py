@@ -26,6 +26,8 @@ select x.id from jsonb_array_elements_text(cast($1 as jsonb)) as x(id)
 def check_parents(job: Job) -> dict[str, Any]:
     """Return the relations of a job for its row. Raises :class:`EnqueueError`."""
     after = job.after
+    if after == () and job.on_parent_dead == OnParentDead.HOLD:  # most tasks
+        return {}
     if isinstance(after, str) or not isinstance(after, Sequence):
         raise EnqueueError("after", "a list of ids, or of results of an enqueue, is required")
     if len(after) > MAX_PARENTS:

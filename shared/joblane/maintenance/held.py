@@ -96,5 +96,4 @@ class Held:
 
     def _send(self, turns: list[Turn]) -> None:
         self.served += len(turns)
-        if turns and not self._sends.silent:  # a later sweep sends the messages that SQS does not accept
-            self._sends.sqs.send_many([turn.entry(self._prefix) for turn in turns])
+        self._sends.start(self._prefix, turns)

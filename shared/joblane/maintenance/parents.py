@@ -87,5 +87,4 @@ class Parents:
     def _release(self, ended: list[str] | tuple[()], children: list[str] | tuple[()]) -> None:
         turns = release(self._sends.connection, ended, children)
         self.released += len(turns)
-        if turns and not self._sends.silent:  # a later sweep sends the messages that SQS does not accept
-            self._sends.sqs.send_many([turn.entry(self._prefix) for turn in turns])
+        self._sends.start(self._prefix, turns)

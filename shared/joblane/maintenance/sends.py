@@ -10,6 +10,7 @@ from joblane import telemetry
 from joblane.errors import MessageError, text_of
 from joblane.record.connection import Connection
 from joblane.record.row_by_row import leave_row, run_rows
+from joblane.record.serve import Turn
 from joblane.sqs.client import NO_ANSWER, NO_SUCH_QUEUE, Entry, Sqs
 from joblane.sqs.depth import queue_depth
 from joblane.sqs.message import TENANT_PATTERN, Message, decode
@@ -65,6 +66,11 @@ class Sends:
         if failed:
             self._give_back(taken, failed, {one.entry.queue for one in sent})
         return sent
+
+    def start(self, prefix: str, turns: Sequence[Turn]) -> None:
+        """Send the messages of tasks that may start now. A later sweep sends those that SQS does not accept."""
+        if turns and not self.silent:
+            self.sqs.send_many([turn.entry(prefix) for turn in turns])
 
     def depth(self, queue: str) -> int | None:
         """Return the number of messages in a queue, in flight and delayed ones included; None if it cannot be read."""

@@ -95,12 +95,7 @@ def redrive(
     *,
     type_: o.Types = None,
     everything: Annotated[bool, typer.Option("--all", help="All archived tasks and dead letters.")] = False,
-    canary: Annotated[
-        int,
-        typer.Option(
-            metavar="N", min=0, max=100, help="Try N first; continue only if all of them complete. 0: all at once."
-        ),
-    ] = 0,
+    canary: o.Canary = 0,
     rate: o.Rate = 50,
     reason: o.Reason = None,
     yes: o.Yes = False,

@@ -15,6 +15,12 @@ AsJson = Annotated[bool, typer.Option("--json", "--as-json", help="Print one JSO
 Reason = Annotated[str | None, typer.Option(metavar="TEXT", help="Reason, for the audit.")]
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Count the tasks, and do nothing.")]
+Canary = Annotated[
+    int,
+    typer.Option(
+        metavar="N", min=0, max=100, help="Try N first; continue only if all of them complete. 0: all at once."
+    ),
+]
 Rate = Annotated[int, typer.Option(metavar="N", min=1, max=500, help="Tasks a second.")]
 Limit = Annotated[int, typer.Option("--limit", "-n", metavar="N", min=1, max=500, help="Show at most N.")]
 

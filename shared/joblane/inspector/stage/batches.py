@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from joblane.batch import SEAL
 from joblane.enqueue.wake import wake
 from joblane.inspector.actions import audit
 from joblane.inspector.errors import SelectionError, UnknownBatchError
@@ -14,6 +13,7 @@ from joblane.inspector.scope import Scope
 from joblane.inspector.tasks import listing
 from joblane.inspector.tasks.filter_sql import LARGEST_PAGE, check_number, reading
 from joblane.inspector.views import BatchRow, BatchView, Relative
+from joblane.record.batches import SEAL
 from joblane.record.connection import Connection
 from joblane.record.insert import BATCH_TAG
 from joblane.record.states import State
@@ -74,7 +74,7 @@ def seal(scope: Scope, id_: str, reason: str | None) -> BatchView:
         [[is_sealed]] = doing.connection.run(LOCK, id_)
         if is_sealed:
             raise SelectionError("id", f"the batch {id_!r} is sealed already")
-        doing.connection.run(SEAL.replace(":given", "$1"), json.dumps({"id": id_}))
+        doing.connection.run(SEAL, json.dumps({"id": id_}))
     wake(scope.sqs, scope.prefix)  # it sends the messages of the callbacks
     return batch(scope, id_)
 
