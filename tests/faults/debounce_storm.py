@@ -33,8 +33,8 @@ from joblane.sqs.client import Entry
 from joblane.worker.worker import Worker
 from tests.builders.events import LambdaContext, event
 from tests.faults.clock import SCHEMA, Clock
+from tests.faults.dying_workers import Result
 from tests.faults.limit_lanes import Lanes
-from tests.faults.limit_storm import Result
 
 PREFIX = "burst"
 SPEED = 10

@@ -1,6 +1,6 @@
 """A storm of graphs: threads run random graphs of tasks, and batches, while workers die and messages come twice.
 
-Workers, client and statements are the library's, as in :mod:`tests.faults.limit_storm`. The storm counts who releases
+Workers, client and statements are the library's, see :mod:`tests.faults.dying_workers`. The storm counts who releases
 each child. The library's sweep releases children only while all workers stand still, and no more than workers have died
 before they could release one; without deaths it must find none.
 """
@@ -8,42 +8,31 @@ before they could release one; without deaths it must find none.
 from __future__ import annotations
 
 import json
-import logging
 import random
-import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
-from datetime import timedelta
+from contextlib import contextmanager
 from typing import Any
 from unittest.mock import patch
 
 from joblane import client as client_module
-from joblane.client import JobClient
 from joblane.errors import JobError
 from joblane.job import Job
 from joblane.maintenance import parents as parents_module
 from joblane.maintenance.parents import Parents
 from joblane.maintenance.sends import Sends
-from joblane.queues import Queue, lane_name
 from joblane.record.claim import CLAIM
 from joblane.record.database import Database
 from joblane.record.finish import FINISH
 from joblane.record.release import RELEASE, release
 from joblane.record.serve import Turn
 from joblane.record.task_types import LIMITS, declared_limits
-from joblane.sqs.message import DEAD_ATTRIBUTE, Message
-from joblane.testing.faults import HookedDatabase
-from joblane.worker import run as worker_run
+from joblane.sqs.message import Message
 from joblane.worker import worker as worker_module
-from joblane.worker.worker import Worker
-from tests.builders.events import LambdaContext, event
+from tests.faults.dying_workers import SWEEP_SECONDS, DyingWorkers, Fate, Result
 from tests.faults.graph_samples import TASKS, Node, graph_one
-from tests.faults.limit_lanes import Lanes, attributes_of
-from tests.faults.limit_storm import LEASE_SECONDS, SWEEP, SWEEP_SECONDS, Death, Fate, Gate, Result
 
 PREFIX = "graph"
-THREADS = 10
 BATCHES = 0.4
 """The share of graphs that are a batch."""
 LEFT = """
@@ -59,45 +48,25 @@ select t.id, t.state, t.reason from joblane.tasks t
 class GraphFate(Fate):
     """``frees``: children may wait that the worker has not released yet."""
 
-    def hook(self, statement: str, send: Callable[[], Any]) -> Any:
-        def noting() -> Any:
-            result = send()
-            answers: Any = result.rows[0][0] if statement in (CLAIM, FINISH, RELEASE) else None
-            if statement == CLAIM:
-                self.frees |= any(answer["release"] for answer in answers)
-            elif statement == FINISH:
-                self.frees |= bool(answers["released"] or answers["look"])
-            elif statement == RELEASE:
-                self.frees = bool(answers["ended"] or answers["children"] or answers["later"])
-            return result
-
-        frees = self.frees
-        result = super().hook(statement, noting)
-        self.frees |= frees and statement != RELEASE
-        return result
+    def note(self, statement: str, result: Any) -> None:
+        if statement not in (CLAIM, FINISH, RELEASE):
+            return
+        answer = result.rows[0][0]
+        if statement == CLAIM:
+            self.frees |= any(one["release"] for one in answer)
+        elif statement == FINISH:
+            self.frees |= bool(answer["released"] or answer["look"])
+        else:
+            self.frees = any(answer[name] for name in ("ended", "children", "later", "remaining"))
 
 
-class GraphStorm:
-    """A storm of ``graphs``. ``seconds``: one that takes longer is stuck. ``deaths``: the share of invocations in which
-    the worker dies."""
+class GraphStorm(DyingWorkers):
+    """A storm of ``graphs``."""
+
+    prefix, tasks, fate, before = PREFIX, TASKS, GraphFate, "release"
 
     def __init__(self, url: str, seed: int, graphs: int, *, seconds: float = 100.0, deaths: float = 0.3) -> None:
-        self._url, self._dice, self._number = url, random.Random(seed), graphs
-        self._ends, self._deaths = time.monotonic() + seconds, deaths
-        self._lanes: Any = Lanes()
-        self._gate = Gate()
-        self._over, self._produced = threading.Event(), threading.Event()
-        self._lock = threading.Lock()
-        self._redriven: set[str] = set()
-        self.result = Result(seed)
-
-    def count(self, what: str, number: int = 1) -> None:
-        with self._lock:
-            self.result.counts[what] += number
-
-    def wrong(self, line: str) -> None:
-        with self._lock:
-            self.result.wrong.append(line)
+        super().__init__(url, seed, graphs, seconds=seconds, deaths=deaths)
 
     def go(self) -> Result:
         started = time.monotonic()
@@ -106,17 +75,8 @@ class GraphStorm:
                 "create table public.effects (id text); create table public.early (id text, p text)"
             )
             observer.get().run(LIMITS, json.dumps(declared_limits(TASKS)))
-            threads = [
-                threading.Thread(target=self._safely, args=(duty,), daemon=True)
-                for duty in (self._produce, self._produce_batches, self._cancel, self._sweep, *[self._work] * THREADS)
-            ]
-            with self._patched():
-                for thread in threads:
-                    thread.start()
+            with self._patched(), self._running((self._produce, self._produce_batches, self._cancel)):
                 self._await_end(observer)
-                self._over.set()
-                for thread in threads:
-                    thread.join()
             if not self.result.wrong:
                 self._check(observer)
         self.result.seconds = time.monotonic() - started
@@ -124,7 +84,7 @@ class GraphStorm:
 
     @contextmanager
     def _patched(self) -> Iterator[None]:
-        """Leases end when the invocation does, and the children are counted that each caller has released."""
+        """Count the children that each caller has released."""
 
         def by(who: str) -> Callable[..., list[Turn]]:
             def counted(connection: Any, ended: Sequence[str], children: Sequence[str] = ()) -> list[Turn]:
@@ -135,20 +95,11 @@ class GraphStorm:
             return counted
 
         with (
-            patch.object(logging.getLogger("sqlalchemy.pool"), "disabled", True),  # it reports each connection cut
-            patch.object(worker_module, "LEASE_MARGIN", timedelta(0)),
-            patch.object(worker_run, "KILL_MARGIN_SECONDS", 0.0),
             patch.object(worker_module, "release", by("a worker")),
             patch.object(client_module, "release", by("a cancel")),
             patch.object(parents_module, "release", by("the sweep")),
         ):
             yield
-
-    def _safely(self, duty: Callable[[], None]) -> None:
-        try:
-            duty()
-        except Exception as error:
-            self.wrong(f"{duty.__name__}: {type(error).__name__}: {error}")
 
     def _await_end(self, observer: Database) -> None:
         swept = time.monotonic()
@@ -163,15 +114,6 @@ class GraphStorm:
                 swept = time.monotonic()
         if not self.result.wrong:
             self.wrong(f"not over in time: {observer.get().run(LEFT)[:9]}, messages: {self._lanes.depth}")
-
-    @contextmanager
-    def _client(self) -> Iterator[tuple[Database, JobClient]]:
-        with Database(self._url) as database:
-            yield database, JobClient.within(database, self._lanes, PREFIX)
-
-    def _every(self, seconds: float) -> Iterator[None]:
-        while not self._over.wait(seconds):
-            yield
 
     # --- Producers ----------------------------------------------------------------------------------------------------
 
@@ -220,10 +162,7 @@ class GraphStorm:
             for _ in range(dice.random() < 0.3):
                 self.count("messages that came twice")
                 body = Message(job.task.type, str(job.task_id), rec=True).encode()
-                self._put(job.task.type, body, dice.random() * 3)
-
-    def _put(self, type_: str, body: str, delay: float = 0, **attributes: Any) -> None:
-        self._lanes.put(lane_name(PREFIX, Queue.DEFAULT, type_), body, delay, None, attributes)
+                self._put(job.task.type, body, None, dice.random() * 3)
 
     def _produce_batches(self) -> None:
         """Make batches of none to twelve members: in one block, or sealed while the members run."""
@@ -256,60 +195,10 @@ class GraphStorm:
                 self._repeat(jobs, dice)
                 self.count("tasks of batches", len(jobs) + 2)
 
-    # --- Workers ------------------------------------------------------------------------------------------------------
-
-    def _work(self) -> None:
-        """Deliver messages to a worker, and to the next one when it has died."""
-        dice = random.Random(self._dice.random())
-        while not self._over.is_set():
-            fate = GraphFate(self._died)
-            database = HookedDatabase(self._url, fate.hook)
-            workers = [Worker(task, database, self._lanes, PREFIX) for task in TASKS.values()]
-            with suppress(Death):
-                while not self._over.is_set():
-                    dies = dice.random() < self._deaths
-                    fate.begin(dice.randrange(1, 10) if dies else 0, after=dice.random() < 0.5)
-                    if not self._deliver(workers, dice):
-                        time.sleep(0.01)
-            database.drop()
-
-    def _deliver(self, workers: list[Worker], dice: random.Random) -> bool:
-        """Deliver the next messages of a lane. Return False if all are empty."""
-        dice.shuffle(workers)
-        for worker in workers:
-            task = worker._task
-            if records := self._lanes.receive(lane_name(PREFIX, Queue.DEFAULT, task.type), task.batch_size):
-                break
-        else:
-            return False
-        self.count("invocations")
-        context = LambdaContext(seconds=LEASE_SECONDS, aws_request_id=f"{dice.random()}")
-        with self._gate.open():
-            answer = worker.handle(event(*records), context)
-        self._lanes.answer(records, {item["itemIdentifier"] for item in answer["batchItemFailures"]})
-        if self._lanes.dead and dice.random() < 0.3:
-            self._redrive()
-        return True
-
-    def _died(self, fate: Fate) -> None:
-        self.count("workers that died")
-        self.count("workers that died before they could release", fate.frees)
-
-    def _redrive(self) -> None:
-        """Send a dead letter of a task's first life back, twice. Its runs then fail no more."""
-        with suppress(IndexError):
-            dead_letter = self._lanes.dead.pop()
-            attributes, id_ = attributes_of(dead_letter), json.loads(dead_letter.body)["id"]
-            with self._lock:
-                if id_ in self._redriven or attributes[DEAD_ATTRIBUTE][1] != "0":
-                    return
-                self._redriven.add(id_)
-            with self._client() as (database, _):
-                forget = "update joblane.tasks set payload = payload - 'script' where id = $1"
-                database.get().run(forget, id_)
-            self.count("tasks redriven")
-            for _ in range(2):
-                self._lanes.put(dead_letter.queue.removesuffix("-dlq"), dead_letter.body, 0, None, attributes)
+    def _before_redrive(self, id_: str) -> None:
+        """Its runs fail no more."""
+        with self._client() as (database, _):
+            database.get().run("update joblane.tasks set payload = payload - 'script' where id = $1", id_)
 
     def _cancel(self) -> None:
         dice = random.Random(self._dice.random())
@@ -319,13 +208,6 @@ class GraphStorm:
                 for (id_,) in database.get().run(find, dice.randrange(60)):
                     with self._gate.open():
                         self.count("tasks cancelled by a client", client.cancel(id_) is not None)
-
-    def _sweep(self) -> None:
-        with self._client() as (database, _):
-            for _ in self._every(0.3):
-                for id_, type_, _, _ in database.get().run(SWEEP):
-                    self.count("messages sent by the sweep")
-                    self._put(type_, Message(type_, id_, rec=True).encode())
 
     # --- The check ----------------------------------------------------------------------------------------------------
 

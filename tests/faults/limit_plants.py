@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from typing import Any
-from unittest.mock import patch
+from contextlib import AbstractContextManager
 
 from joblane.client import JobClient
 from joblane.record import limit_changes
-from joblane.record.database import Database
-from joblane.record.functions import FUNCTIONS, VERSION, assigned
+from joblane.record.functions import VERSION, assigned
 from joblane.record.transitions import RUN_WITH_SLOTS
 from joblane.worker.worker import Worker
 from tests.faults.limit_storm import Storm
+from tests.faults.planting import Methods, Texts, plant
 
 LOCK = f"perform joblane.lock_limits_{VERSION}("
-TEXTS: Mapping[str, tuple[str, str, str]] = {
+TEXTS: Texts = {
     "the claim takes no lock": ("claim", f"{LOCK}locked_limits);", "null;"),
     "serving takes no lock": ("serve_limits", LOCK, "perform cardinality("),
     "only one task is served": (
@@ -47,7 +44,7 @@ TEXTS: Mapping[str, tuple[str, str, str]] = {
         "greatest(r.next_at, clock_timestamp()) + l.step / 2",
     ),
 }
-METHODS: Mapping[str, tuple[Any, str]] = {
+METHODS: Methods = {
     "the end of a run serves nobody": (Worker, "_serve"),
     "a cancel serves nobody": (JobClient, "_start"),
     "a raised limit serves nobody": (Storm, "serve_pool"),
@@ -59,15 +56,6 @@ RATE_PLANTS = ("a rate gives each time twice", "a changed rate plans nobody anew
 PLANTS = tuple(bug for bug in (*TEXTS, *METHODS) if bug not in RATE_PLANTS)
 
 
-@contextmanager
-def planted(url: str, bug: str) -> Iterator[None]:
+def planted(url: str, bug: str) -> AbstractContextManager[None]:
     """Plant a bug in a database, or in the code while the block runs."""
-    if bug in METHODS:
-        with patch.object(*METHODS[bug], lambda *_, **__: None):
-            yield
-        return
-    function, old, new = TEXTS[bug]
-    assert old in FUNCTIONS[function], f"{function} has changed: the bug can no longer be planted by this text"
-    with Database(url) as database:
-        database.get().execute_simple(FUNCTIONS[function].replace(old, new))
-    yield
+    return plant(url, bug, TEXTS, METHODS)

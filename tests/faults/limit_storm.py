@@ -1,9 +1,7 @@
 """A storm of limits: threads run thousands of tasks while workers die, messages come twice, and limits move.
 
-The workers, the client and the statements are the library's. The queues are in memory, and their times are shorter. A
-worker dies by an error that nothing catches, before or after one of its statements, with its connection cut. The
-storm's sweep sends messages again, and serves limits only while all workers stand still: it must serve no more tasks
-than workers have died before they could.
+See :mod:`tests.faults.dying_workers`. The storm's sweep sends messages again, and serves limits only while all workers
+stand still: it must serve no more tasks than workers have died before they could.
 
 Without deaths the rule is strict: whenever all workers stand still, no task may wait for a limit that has room for it.
 """
@@ -11,49 +9,37 @@ Without deaths the rule is strict: whenever all workers stand still, no task may
 from __future__ import annotations
 
 import json
-import logging
 import random
 import threading
 import time
-from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext, suppress
-from dataclasses import dataclass, field
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from unittest.mock import patch
 
 from joblane import client as client_module
-from joblane.client import JobClient
 from joblane.declaration import Task
 from joblane.errors import JobError
 from joblane.job import Job
 from joblane.maintenance.held import LEAVE, UNSERVED, Held
 from joblane.maintenance.sends import Sends
-from joblane.queues import Queue, lane_name
 from joblane.record.claim import CLAIM, Claim, Verdict
 from joblane.record.database import Database
 from joblane.record.finish import FINISH
 from joblane.record.serve import SERVE, Turn, serve
 from joblane.record.states import LIVE_SQL
 from joblane.record.task_types import LIMITS, declared_limits
-from joblane.sqs.message import DEAD_ATTRIBUTE, Message
-from joblane.testing.faults import HookedDatabase
-from joblane.worker import run as worker_run
+from joblane.sqs.message import Message
 from joblane.worker import worker as worker_module
 from joblane.worker.worker import Worker
-from tests.builders.events import LambdaContext, event
-from tests.faults.limit_lanes import Lanes, attributes_of
+from tests.faults.dying_workers import SWEEP_SECONDS, DyingWorkers, Fate, Result
 from tests.faults.limit_samples import POOL, TASKS, Work
 
 PREFIX = "flow"
-LEASE_SECONDS = 0.5
-THREADS = 12
 CANCELLED = 0.1
 """The share of tasks that are cancelled. A cancel serves limits: many of them would hide what nobody else serves."""
-SHORT = 100
-"""The storm's sweep waits while there are more messages than this."""
-SWEEP_SECONDS = 2.0
 MOVES = (5, 1, 0, 3, 5)
 """The values of the shared limit, one after the other."""
 STILL_SECONDS = 0.25
@@ -64,17 +50,6 @@ select id, case when state = 'active' and passed = 0 and lease_until < clock_tim
  where finished_at is null and (passed > 0 or state = 'active') and state in {LIVE_SQL}
 """
 """The tasks that may have slots. A sweep takes those of a lost run back if it is paused."""
-SWEEP = """
-update joblane.tasks t set sweep_at = clock_timestamp() + interval '61 s'
- where t.id in (select id from joblane.tasks where finished_at is null and case state
-                   when 'held' then sweep_at <= clock_timestamp()
-                   when 'active' then lease_until < clock_timestamp()
-                                  and sweep_at <= clock_timestamp() + interval '58 s'
-                   else due_at <= clock_timestamp() and sweep_at <= clock_timestamp() + interval '58 s' end
-                 order by id for no key update skip locked)
-returning t.id, t.type, t.queue, t.tenant
-"""
-"""The tasks whose message is missing for two seconds, and those that wait for a limit and are past their deadline."""
 OUT_OF_ORDER = """
 select a.id, b.id from joblane.tasks a join joblane.tasks b
     on a.key_limit = b.key_limit and (a.first_due_at, a.seq) < (b.first_due_at, b.seq)
@@ -115,87 +90,29 @@ create trigger noted after insert or update on joblane.tasks for each row when (
 """The transactions in which each task with an order was inserted, started and ended."""
 
 
-class Death(KeyboardInterrupt):
-    """The end of a worker's process: the only error that a worker lets pass."""
+class LimitFate(Fate):
+    """``frees``: slots are free that the worker has not served yet."""
+
+    def note(self, statement: str, result: Any) -> None:
+        if statement == CLAIM:
+            self.frees = any(answer["serve"] for answer in result.rows[0][0])
+        elif statement in (FINISH, SERVE):
+            self.frees = statement == FINISH
 
 
-@dataclass
-class Result:
-    """``wrong``: the violated rules, one line each. The storm ends with the first one. ``held``: the last line of the
-    table if there are none."""
+class Storm(DyingWorkers):
+    """A storm. ``keys``: the number of keys of each type."""
 
-    seed: int
-    held: str = "Every limit held."
-    seconds: float = 0.0
-    counts: Counter[str] = field(default_factory=Counter)
-    wrong: list[str] = field(default_factory=list)
-
-    def table(self) -> str:
-        lines = [f"seed {self.seed}: {self.seconds:.0f} s"]
-        lines += [f"{name:<60} {number:>7}" for name, number in sorted(self.counts.items())]
-        return "\n".join([*lines, *(["WRONG:", *self.wrong] if self.wrong else [self.held])])
-
-
-class Gate:
-    """Any number of threads are inside, or one that keeps the others out."""
-
-    def __init__(self) -> None:
-        self._changed = threading.Condition()
-        self._inside = 0
-        self._closed = False
-
-    @contextmanager
-    def open(self) -> Iterator[None]:
-        with self._changed:
-            self._changed.wait_for(lambda: not self._closed)
-            self._inside += 1
-        try:
-            yield
-        finally:
-            with self._changed:
-                self._inside -= 1
-                self._changed.notify_all()
-
-    @contextmanager
-    def closed(self) -> Iterator[None]:
-        with self._changed:
-            self._changed.wait_for(lambda: not self._closed)
-            self._closed = True
-            self._changed.wait_for(lambda: not self._inside)
-        try:
-            yield
-        finally:
-            with self._changed:
-                self._closed = False
-                self._changed.notify_all()
-
-
-class Storm:
-    """A storm. ``keys``: the number of keys of each type. ``seconds``: a storm that takes longer is stuck. ``deaths``:
-    the share of invocations in which the worker dies."""
+    prefix, tasks, fate, before = PREFIX, TASKS, LimitFate, "serve"
 
     def __init__(
         self, url: str, seed: int, tasks: int, *, keys: int = 20, seconds: float = 100.0, deaths: float = 0.3
     ) -> None:
-        self._url, self._dice, self._number, self._keys = url, random.Random(seed), tasks, keys
-        self._ends, self._deaths = time.monotonic() + seconds, deaths
-        self._lanes: Any = Lanes()
-        self._gate = Gate()
-        self._over, self._produced = threading.Event(), threading.Event()
-        self._redriven: set[str] = set()
-        self._lock = threading.Lock()
+        super().__init__(url, seed, tasks, seconds=seconds, deaths=deaths)
+        self._keys = keys
         self._who = threading.local()
         self._pool_values = [POOL.total or 0]
         """The values of the shared limit, one after the other."""
-        self.result = Result(seed)
-
-    def count(self, what: str, number: int = 1) -> None:
-        with self._lock:
-            self.result.counts[what] += number
-
-    def wrong(self, line: str) -> None:
-        with self._lock:
-            self.result.wrong.append(line)
 
     def go(self) -> Result:
         started = time.monotonic()
@@ -203,18 +120,9 @@ class Storm:
             observer.get().run("create table if not exists public.effects (id text)")
             observer.get().execute_simple(MOMENTS)
             observer.get().run(LIMITS, json.dumps(declared_limits(TASKS)))
-            duties = (self._produce, self._watch, self._move, self._cancel, self._pause, self._sweep)
-            threads = [
-                threading.Thread(target=self._safely, args=(duty,), daemon=True)
-                for duty in (*duties, *[self._work] * THREADS)
-            ]
-            with self._patched():
-                for thread in threads:
-                    thread.start()
+            duties = (self._produce, self._watch, self._move, self._cancel, self._pause)
+            with self._patched(), self._running(duties):
                 self._await_end(observer)
-                self._over.set()
-                for thread in threads:
-                    thread.join()
             if not self.result.wrong:
                 self._check(observer)
         self.result.seconds = time.monotonic() - started
@@ -222,7 +130,7 @@ class Storm:
 
     @contextmanager
     def _patched(self) -> Iterator[None]:
-        """Leases end when the invocation does, and the tasks are counted that each caller has served."""
+        """Count the tasks that each caller has served."""
         serve_of_worker = Worker._serve
 
         def named(worker: Worker, claims: Sequence[Claim]) -> None:
@@ -233,9 +141,6 @@ class Storm:
             serve_of_worker(worker, claims)
 
         with (
-            patch.object(logging.getLogger("sqlalchemy.pool"), "disabled", True),  # it reports each connection cut
-            patch.object(worker_module, "LEASE_MARGIN", timedelta(0)),
-            patch.object(worker_run, "KILL_MARGIN_SECONDS", 0.0),
             patch.object(Worker, "_serve", named),
             patch.object(worker_module, "serve", lambda *given: self._served(self._who.name, serve(*given))),
             patch.object(client_module, "serve", lambda *given: self._served("a cancel", serve(*given))),
@@ -245,12 +150,6 @@ class Storm:
     def _served(self, by: str, turns: list[Turn]) -> list[Turn]:
         self.count(f"tasks served by {by}", len(turns))
         return turns
-
-    def _safely(self, duty: Callable[[], None]) -> None:
-        try:
-            duty()
-        except Exception as error:
-            self.wrong(f"{duty.__name__}: {type(error).__name__}: {error}")
 
     def _await_end(self, observer: Database) -> None:
         """Wait until no task is live. At times, while all stand still, serve what only the library's sweep serves."""
@@ -268,15 +167,6 @@ class Storm:
                 swept = time.monotonic()
         if not self.result.wrong:
             self.wrong(f"not over in time: live, held: {_live(observer)}, messages: {self._lanes.depth}")
-
-    @contextmanager
-    def _client(self) -> Iterator[tuple[Database, JobClient]]:
-        with Database(self._url) as database:
-            yield database, JobClient.within(database, self._lanes, PREFIX)
-
-    def _every(self, seconds: float) -> Iterator[None]:
-        while not self._over.wait(seconds):
-            yield
 
     # --- Producers and workers ----------------------------------------------------------------------------------------
 
@@ -299,9 +189,6 @@ class Storm:
                         self._put(job.task.type, body, job.tenant, self._dice.random() * 3)
         self._produced.set()
 
-    def _put(self, type_: str, body: str, tenant: str | None, delay: float = 0, **attributes: Any) -> None:
-        self._lanes.put(lane_name(PREFIX, Queue.DEFAULT, type_), body, delay, tenant, attributes)
-
     def _job(self, number: int) -> Job:
         task = self._dice.choice([task for task in TASKS.values() for _ in range(1 if is_pooled(task) else 2)])
         script: list[str] = []
@@ -321,58 +208,6 @@ class Storm:
             tenant=self._dice.choice("abc"),
             deadline=datetime.now(UTC) + timedelta(seconds=seconds) if self._dice.random() < 0.15 else None,
         )
-
-    def _work(self) -> None:
-        """Deliver messages to a worker, and to the next one when it has died."""
-        dice = random.Random(self._dice.random())
-        while not self._over.is_set():
-            fate = Fate(self._died)
-            database = HookedDatabase(self._url, fate.hook)
-            workers = [Worker(task, database, self._lanes, PREFIX) for task in TASKS.values()]
-            with suppress(Death):
-                while not self._over.is_set():
-                    dies = dice.random() < self._deaths
-                    fate.begin(dice.randrange(1, 10) if dies else 0, after=dice.random() < 0.5)
-                    if not self._deliver(workers, dice):
-                        time.sleep(0.01)
-            database.drop()
-
-    def _deliver(self, workers: list[Worker], dice: random.Random) -> bool:
-        """Deliver the next messages of a lane. Return False if all are empty."""
-        dice.shuffle(workers)
-        for worker in workers:
-            task = worker._task
-            if records := self._lanes.receive(lane_name(PREFIX, Queue.DEFAULT, task.type), task.batch_size):
-                break
-        else:
-            return False
-        self.count("invocations")
-        context = LambdaContext(seconds=LEASE_SECONDS, aws_request_id=f"{dice.random()}")
-        with self._gate.open():
-            answer = worker.handle(event(*records), context)
-        self._lanes.answer(records, {item["itemIdentifier"] for item in answer["batchItemFailures"]})
-        if self._lanes.dead and dice.random() < 0.5:
-            self._redrive()
-        return True
-
-    def _died(self, fate: Fate) -> None:
-        self.count("workers that died")
-        self.count("workers that died before they could serve", fate.frees)
-
-    def _redrive(self) -> None:
-        """Send a dead letter of a task's first life back, twice."""
-        with suppress(IndexError):
-            dead_letter = self._lanes.dead.pop()
-            attributes, id_ = attributes_of(dead_letter), json.loads(dead_letter.body)["id"]
-            with self._lock:
-                if id_ in self._redriven or attributes[DEAD_ATTRIBUTE][1] != "0":
-                    return
-                self._redriven.add(id_)
-            self.count("tasks redriven")
-            for _ in range(2):
-                self._lanes.put(
-                    dead_letter.queue.removesuffix("-dlq"), dead_letter.body, 0, dead_letter.group, attributes
-                )
 
     # --- What else happens --------------------------------------------------------------------------------------------
 
@@ -435,14 +270,6 @@ class Storm:
         """Give the slots of paused tasks to others, as the sweep does: nobody else does it."""
         turns = self._served("the end of a paused task's turn", serve(database.get(), database.get().run(LEAVE)))
         self._lanes.send_many([turn.entry(PREFIX) for turn in turns])
-
-    def _sweep(self) -> None:
-        with self._client() as (database, _):
-            for _ in self._every(0.3):
-                # a long lane has the messages; to send them again would only make it longer
-                for id_, type_, _, tenant in database.get().run(SWEEP) if self._lanes.depth < SHORT else ():
-                    self.count("messages sent by the sweep")
-                    self._put(type_, Message(type_, id_, rec=True).encode(), tenant)
 
     # --- The check ----------------------------------------------------------------------------------------------------
 
@@ -518,35 +345,3 @@ def _live(observer: Database) -> tuple[int, int]:
         "select count(*), count(*) filter (where state = 'held') from joblane.tasks where finished_at is null"
     )
     return row[0], row[1]
-
-
-class Fate:
-    """The death of a worker, at a statement of its invocation. ``frees``: slots are free that it has not served yet."""
-
-    def __init__(self, died: Callable[[Fate], None]) -> None:
-        self.frees = False
-        self._died = died
-        self._left = -1
-        self._after = False
-
-    def begin(self, statement: int, *, after: bool) -> None:
-        """Begin an invocation. ``statement``: the number of the statement, from 1, before or after which the worker
-        dies; 0: it survives."""
-        self._left, self._after, self.frees = statement or -1, after, False
-
-    def hook(self, statement: str, send: Callable[[], Any]) -> Any:
-        self._left -= 1
-        if self._left == 0 and not self._after:
-            self._die()
-        result = send()
-        if statement == CLAIM:
-            self.frees = any(answer["serve"] for answer in result.rows[0][0])
-        elif statement in (FINISH, SERVE):
-            self.frees = statement == FINISH
-        if self._left == 0:
-            self._die()
-        return result
-
-    def _die(self) -> None:
-        self._died(self)
-        raise Death

@@ -36,8 +36,8 @@ from joblane.testing.faults import HookedDatabase
 from joblane.worker import worker as worker_module
 from joblane.worker.worker import Worker
 from tests.builders.events import LambdaContext, event
+from tests.faults.dying_workers import Result
 from tests.faults.limit_lanes import Lanes
-from tests.faults.limit_storm import Result
 
 PREFIX = "rate"
 PER = timedelta(seconds=1)

@@ -11,7 +11,7 @@ from joblane.local.postgres import Postgres
 from joblane.record.push import PUSH
 from tests.faults.debounce_plants import KEPT, PLANTS, TEXTS, TOUCHED, planted
 from tests.faults.debounce_storm import DebounceStorm
-from tests.faults.limit_storm import Result
+from tests.faults.dying_workers import Result
 from tests.faults.server_of_its_own import database, own_server
 
 

@@ -8,9 +8,9 @@ from contextlib import nullcontext
 import pytest
 
 from joblane.local.postgres import Postgres
+from tests.faults.dying_workers import Result
 from tests.faults.graph_plants import PLANTS, planted
 from tests.faults.graph_storm import GraphStorm
-from tests.faults.limit_storm import Result
 from tests.faults.server_of_its_own import database, own_server
 
 

@@ -9,8 +9,9 @@ import pytest
 
 from joblane.local.postgres import Postgres
 from joblane.record.functions import FUNCTIONS
+from tests.faults.dying_workers import Result
 from tests.faults.limit_plants import PLANTS, TEXTS, planted
-from tests.faults.limit_storm import Result, Storm
+from tests.faults.limit_storm import Storm
 from tests.faults.server_of_its_own import database, own_server
 
 

@@ -6,8 +6,8 @@ from contextlib import nullcontext
 
 import pytest
 
+from tests.faults.dying_workers import Result
 from tests.faults.limit_plants import planted
-from tests.faults.limit_storm import Result
 from tests.faults.rate_run import RateRun, most_in_a_second
 
 

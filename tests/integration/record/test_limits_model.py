@@ -42,8 +42,9 @@ from joblane.sqs.client import Entry
 from joblane.testing.faults import HookedDatabase
 from joblane.worker.worker import Worker
 from tests.builders.events import LambdaContext, event, record
+from tests.faults.dying_workers import Death, Fate
 from tests.faults.limit_lanes import attributes_of
-from tests.faults.limit_storm import FILLED, Death, Fate, kept, slots_of
+from tests.faults.limit_storm import FILLED, LimitFate, kept, slots_of
 from tests.samples import (
     Sample,
     behaviour,
@@ -110,7 +111,7 @@ class Process:
     """A worker's process. ``task_id``: of the handler that waits for its end. ``stalled``: it would serve next."""
 
     def __init__(self, url: str, messages: Any) -> None:
-        self.fate = Fate(self._died)
+        self.fate = LimitFate(self._died)
         self.stalls = self.stalled = self.died_with_slots = self._over = False
         self.task_id: str | None = None
         self.busy: list[Sent] = []
