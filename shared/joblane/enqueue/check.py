@@ -81,8 +81,21 @@ def check(job: Job, *, record: bool, prefix: str) -> NewTask:
     limits = _limits(job, payload, tenant)
     links = check_parents(job)
     return NewTask(
-        *(id_, task, queue, payload, headers, owner, options, unique, on_conflict, delay, at, entry, limits, links),
-        debounce=debounce,
+        id_,
+        task,
+        queue,
+        payload,
+        headers,
+        owner,
+        options,
+        unique,
+        on_conflict,
+        delay,
+        at,
+        entry,
+        limits,
+        links,
+        debounce,
     )
 
 

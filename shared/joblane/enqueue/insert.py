@@ -30,7 +30,7 @@ NOT_PUSHED = (
     'with unique_until="start" and without after, so that a change while it runs makes another task'
 )
 PARENT_CHARACTERS = MAX_CHARACTERS // 20_000
-"""A parent takes as long as this many characters: about 50 µs."""
+"""The insert of a parent takes no longer than that of this many characters of a row."""
 ROUNDS = 5
 """The tries of an insert. If a key's holder ends between the INSERT and the second statement, the key is free again."""
 

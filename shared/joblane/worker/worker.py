@@ -60,7 +60,7 @@ ADVICE = {
 """SQLSTATE → what an operator can do."""
 EARLY_TICK = "MessageError: tick: it is for a time after the message was sent, and only the scheduler sends ticks"
 MOST_RELEASED = 1_000
-"""The most children that a worker releases, in about a second. It wakes the sweep for the others."""
+"""The most children that a worker releases. It wakes the sweep for the others."""
 LOCKED_SECONDS = 5
 """The first visibility timeout of a message whose row is locked. Another run's finish or an operator's edit holds a
 lock for a short time, but a transaction that enqueues may hold it for minutes."""
