@@ -147,7 +147,7 @@ class DyingWorkers:
     tasks: Mapping[str, Task[Any, Any]]
     fate: type[Fate] = Fate
     before: str
-    """What a worker that dies may not have done yet."""
+    """The work that a worker may leave undone when it dies: a verb."""
 
     def __init__(self, url: str, seed: int, number: int, *, seconds: float, deaths: float) -> None:
         self._url, self._dice, self._number = url, random.Random(seed), number
@@ -260,7 +260,7 @@ class DyingWorkers:
                 )
 
     def _before_redrive(self, id_: str) -> None:
-        """Prepare a dead task for its second life."""
+        """Prepare an archived task for its second life."""
 
     def _sweep(self) -> None:
         with self._client() as (database, _):
