@@ -89,15 +89,3 @@ def alarm_restored() -> Iterator[None]:
         signal.signal(signal.SIGALRM, signal.SIG_DFL if handler is None else handler)
         if left:
             signal.setitimer(signal.ITIMER_REAL, max(left - (time.monotonic() - started), 0.001), interval)
-
-
-class LambdaContext:
-    """The attributes of Lambda's context object that the library reads."""
-
-    def __init__(self, seconds: float, number: int) -> None:
-        self._ends = time.monotonic() + seconds
-        self.aws_request_id = f"00000000-0000-4000-8000-{number:012}"
-        self.memory_limit_in_mb = "512"
-
-    def get_remaining_time_in_millis(self) -> int:
-        return int(max(0.0, self._ends - time.monotonic()) * 1000)
