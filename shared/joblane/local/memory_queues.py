@@ -7,7 +7,7 @@ import time
 import uuid
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from joblane.errors import SendError
@@ -114,7 +114,8 @@ class MemoryQueues(Sqs):
         for message in [message for message in self.queues[queue].values() if message.visible_at <= now]:
             if message.receives >= max_receives:
                 self.delete(message)
-                self.queues[dead_letter_name(queue)][message.message_id] = message
+                message.entry = replace(message.entry, queue=dead_letter_name(queue))
+                self.queues[message.entry.queue][message.message_id] = message
             elif len(received) < most:
                 received.append(self.take(message, visibility_seconds))
         return received

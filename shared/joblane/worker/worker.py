@@ -67,15 +67,17 @@ lock for a short time, but a transaction that enqueues may hold it for minutes."
 
 
 class Worker:
-    """Serves one task type."""
+    """Serves one task type. ``log``: the report of its invocations; None: a new one."""
 
-    def __init__(self, task: Task[Any, Any], database: Database, sqs: Sqs, prefix: str) -> None:
+    def __init__(
+        self, task: Task[Any, Any], database: Database, sqs: Sqs, prefix: str, *, log: RunLog | None = None
+    ) -> None:
         self._task = task
         self._database = database
         self._sqs = sqs
         self._prefix = prefix
         self._logger = telemetry.logger()
-        self._log = RunLog(task)
+        self._log = log or RunLog(task)
         client = JobClient.within(database, sqs, prefix)
         self._runner = Runner(task, database, database.another(), Alarm(), client, self._log)
         self._lanes = {lane_name(prefix, queue, type_): queue for type_ in task.types for queue in task.lanes}
