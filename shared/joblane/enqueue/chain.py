@@ -1,4 +1,4 @@
-"""What a run may enqueue: the types that its task declares, and chains of a declared depth."""
+"""The limits of an enqueue by a run: the types that its task declares, and the depth of a chain."""
 
 from __future__ import annotations
 

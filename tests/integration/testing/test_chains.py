@@ -1,4 +1,4 @@
-"""What a run may enqueue: types that its task declares, and chains of a declared depth."""
+"""The limits of an enqueue by a run: types that its task declares, and chains of a declared depth."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a handler prints: log lines of its task on Lambda, and the standard output as it is elsewhere."""
+"""Printed text of a handler: log lines of its task on Lambda, and the standard output as it is elsewhere."""
 
 from __future__ import annotations
 
