@@ -69,10 +69,8 @@ print(kept.id)
 def source(type_: str, result: str = "1", *, body: str | None = None) -> str:
     options, own = TYPES.get(type_, ("", ""))
     function = type_.replace(":", "_")
-    return HANDLER.format(
-        name=function.title().replace("_", ""), type=type_, options=options, function=function, body=body or own or "pass",
-        result=result,
-    )  # fmt: skip
+    names = {"name": function.title().replace("_", ""), "type": type_, "function": function}
+    return HANDLER.format(**names, options=options, body=body or own or "pass", result=result)
 
 
 class Dev:
@@ -153,10 +151,6 @@ class Dev:
 
     def processes(self) -> list[psutil.Process]:
         return psutil.Process(self.process.pid).children(recursive=True)
-
-    def worker(self) -> psutil.Process:
-        """The process that runs a task now: the one whose session is in a transaction, or has a lease."""
-        raise NotImplementedError
 
 
 def env_file_of(local: Path) -> dict[str, str]:
@@ -298,6 +292,9 @@ def test_a_second_start_the_stack_and_a_port_in_use_are_refused(dev: Dev) -> Non
     for command in ("dev", "up", "down"):
         refused = dev.run("-m", "joblane.cli", command)
         assert (refused.returncode, "stop it with Ctrl-C first" in refused.stderr) == (1, True), refused.stderr
+    busy = dev.run("-m", "joblane.cli", "dev", "--folder", str(dev.root / "other"))
+    assert "The queues of `joblane dev` cannot listen" in busy.stderr
+    assert "JOBLANE_AWS_PORT" in busy.stderr
     assert "joblane dev" in dev.run("-m", "joblane.cli", "status").stdout
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -55,7 +56,7 @@ def dev(
         aws_port=options.aws_port,
         postgres_port=options.postgres_port,
         prefix=check_prefix(settings.prefix()),
-        page=_page(page_port) if page else None,
+        open_page=partial(_page, page_port) if page else None,
         raw=as_json,
     ).run()
 

@@ -15,6 +15,7 @@ from joblane.queues import function_name, log_group_name
 
 MAX_FILE_BYTES = 5_000_000
 """After this size the file becomes ``dev.log.1``, which replaces the one before."""
+LIBRARY = f"{Path(__file__).parents[2]}{os.sep}"
 OWN = "dev"
 """The source of the command's own lines."""
 WIDTH = 18
@@ -160,7 +161,9 @@ def _shown(line: Mapping[str, Any]) -> Iterator[tuple[str | None, str, str | Non
         for task in tasks:
             yield task.get("task_id"), f"completed in {task.get('ms')} ms{_attempt(task)}", GREEN
     elif "traceback" in line:
-        yield id_, str(line["traceback"]), RED
+        yield id_, _own_frames(str(line["traceback"])), RED
+    elif line.get("printed"):
+        yield id_, message, None
     elif message.startswith("task ") and "outcome" in line:
         yield id_, _end(line), colour
     else:
@@ -176,12 +179,25 @@ def _end(line: Mapping[str, Any]) -> str:
     state = line["message"].removeprefix("task ")
     again = f", again in {line['again_in_seconds']} s" if "again_in_seconds" in line else ""
     ms = f" after {line['ms']} ms" if "ms" in line else ""
-    why = line.get("error_message") or line.get("reason") or line.get("error_type") or ""
+    why = line.get("error") or line.get("reason") or line.get("error_type") or ""
     kind = line.get("error_type") or ""
-    cause = why if not kind or str(why).startswith(kind) else f"{kind}: {why}"
+    cause = why if kind in str(why) else f"{kind}: {why}"
     outcome = "" if line["outcome"] == state else f" ({line['outcome']})"
     more = f"  (joblane show {line['task_id']})" if state == "archived" else ""
     return f"{state}{outcome}{ms}{_attempt(line)}{again}{': ' if cause else ''}{cause}{more}"
+
+
+def _own_frames(traceback: str) -> str:
+    """Return a traceback without the frames of the library, which called the handler."""
+    kept, is_library = [], False
+    for line in traceback.splitlines():
+        if line.startswith('  File "'):
+            is_library = line.startswith(f'  File "{LIBRARY}')
+        elif not line.startswith("    "):
+            is_library = False
+        if not is_library:
+            kept.append(line)
+    return "\n".join(kept)
 
 
 def _attempt(fields: Mapping[str, Any]) -> str:

@@ -6,7 +6,7 @@ import asyncio
 import os
 import signal
 import socket
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -30,6 +30,7 @@ from joblane.local.ports import HOST
 from joblane.local.postgres import Postgres
 from joblane.local.tools import clean_environment
 from joblane.project import Project
+from joblane.queues import folder_of
 from joblane.sqs.client import Entry
 from joblane.worker.router import Router
 
@@ -50,7 +51,11 @@ class _Server(uvicorn.Server):
 
 
 class Dev:
-    """`joblane dev` in one folder. ``page`` None: without the page. ``raw``: logs as their processes write them."""
+    """`joblane dev` in one folder.
+
+    ``open_page``: makes the operator's page, which listens on its port; None: without it. ``raw``: logs as their
+    processes write them.
+    """
 
     def __init__(
         self,
@@ -60,13 +65,14 @@ class Dev:
         aws_port: int,
         postgres_port: int,
         prefix: str,
-        page: Page | None,
+        open_page: Callable[[], Page] | None,
         raw: bool,
     ) -> None:
         self._project, self._folder, self._prefix = project, folder, prefix
         self._aws_port = aws_port
         self._postgres = Postgres(folder / "postgres", postgres_port)
-        self._page = page
+        self._open_page = open_page
+        self._page: Page | None = None
         self._raw = raw
         self._env_file = folder / "env"
 
@@ -75,6 +81,7 @@ class Dev:
         _own_stage(self._project)
         with lock.held(self._folder):
             listening = listen(self._aws_port)
+            self._page = self._open_page() if self._open_page else None
             zygote = Zygote(self._lost_zygote)
             zygote.start(self._project.root, clean_environment(self._project))
             self._zygote = zygote
@@ -92,6 +99,7 @@ class Dev:
         self._problem: str | None = None
         self._pools: dict[str, Pool] = {}
         self._reported: set[str] = set()
+        self._routes: dict[str, Sequence[str]] = {}
         self._router = Router({}, self._new_queues(), self._prefix)
         self._endpoint = Endpoint(self._queues, self._aws_port, self._log.search)
         self._zygote.listen()
@@ -215,7 +223,10 @@ class Dev:
     async def _declare(self, declared: Mapping[str, Any]) -> str:
         """Make the queues, and return the address of the database, once it has started."""
         self._queues.declare(declared["types"])
-        self._router = Router(declared["routes"], self._queues, self._prefix)
+        broken = {folder for folder, _ in declared["broken"]}
+        kept = {type_: queues for type_, queues in self._routes.items() if folder_of(type_) in broken}
+        self._routes = {**kept, **declared["routes"]}
+        self._router = Router(self._routes, self._queues, self._prefix)
         for folder, text in declared["broken"]:
             self._report_broken(folder, text)
         await self._postgres_started
@@ -226,7 +237,7 @@ class Dev:
         types = declared["types"]
         broken = {folder for folder, _ in declared["broken"]}
         for type_, pool in list(self._pools.items()):
-            if type_ not in types and type_.replace(":", "_") not in broken:
+            if type_ not in types and folder_of(type_) not in broken:
                 del self._pools[type_]
                 self._keep(pool.close(GRACE_SECONDS))
                 self._log.say(f"{type_} is not declared any more; its messages stay in the queue.", YELLOW)
@@ -251,7 +262,8 @@ class Dev:
             self._endpoint.ready.set()
             if self._page_process is not None:
                 self._page_process.listen()
-        for name in self._queues.front_doors:
+        for name in self._queues.front_doors:  # may have messages of a type that is declared now
+            self._queues.give_back([message for message in self._queues.queues[name].values() if message.receives], 0)
             self._route(name)
         for pool in self._pools.values():
             pool.serve()
@@ -283,7 +295,7 @@ class Dev:
     def _report_broken(self, folder: str, text: str) -> None:
         """Print an error of a handler, once for each save. Its messages stay in the queue."""
         for type_, pool in self._pools.items():
-            if type_ == folder or type_.replace(":", "_") == folder:
+            if type_ == folder or folder_of(type_) == folder:
                 pool.broken = True
         if folder not in self._reported:
             self._reported.add(folder)
@@ -355,9 +367,7 @@ class Dev:
     def _reload(self, paths: Sequence[Path]) -> None:
         forget_compiled(paths)
         self._reported.clear()
-        root = self._project.root.resolve()
-        names = [str(path.relative_to(root)) if path.is_relative_to(root) else str(path) for path in paths]
-        shown = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+        shown = _names(self._project.root.resolve(), paths)
         try:
             self._project = Project.at(self._project.root)
             _own_stage(self._project)
@@ -369,9 +379,14 @@ class Dev:
         self._log.say(f"{shown} saved: reloaded.{more}")
         if self._page_process is not None:
             self._page_process.restart()
-        for name in self._queues.front_doors:  # messages of a type that may be declared now
-            self._queues.give_back(list(self._queues.queues[name].values()), 0)
         self._keep(self._control.run())
+
+
+def _names(root: Path, paths: Sequence[Path]) -> str:
+    """Return the names of saved files, without the temporary ones of an editor."""
+    kept = [path for path in paths if path.exists()] or list(paths)
+    names = [str(path.relative_to(root)) if path.is_relative_to(root) else str(path) for path in kept]
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
 
 
 def listen(port: int) -> socket.socket:
