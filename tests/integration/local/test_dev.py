@@ -211,11 +211,11 @@ def test_a_retry_a_setting_and_an_archived_task_show_what_happened(dev: Dev) -> 
 def test_an_archived_task_is_retried_with_the_code_of_the_last_save(dev: Dev) -> None:
     archived = dev.send("fail:always")
     dev.await_state(archived, "archived")
-    dev.save("fail:always", source("fail:always", "mended", body="pass"))
+    dev.save("fail:always", source("fail:always", "repaired", body="pass"))
     dev.await_line("fail_always/handler.py saved")
     done = dev.run("-m", "joblane.cli", "retry", archived)
     assert done.returncode == 0, done.stderr
-    assert dev.await_state(archived, "completed")["result"] == "mended"
+    assert dev.await_state(archived, "completed")["result"] == "repaired"
 
 
 def test_a_save_reloads_also_twice_in_a_second_with_the_same_size(dev: Dev) -> None:
@@ -234,8 +234,8 @@ def test_a_broken_handler_is_named_once_and_its_messages_wait_for_the_next_save(
     dev.await_state(other, "completed")
     assert dev.row(waiting) == {}
     assert sum("NameError" in line for line in dev.lines()[before:]) == 1
-    dev.save("say:text", source("say:text", "mended"))
-    assert dev.await_state(waiting, "completed")["result"] == "mended"
+    dev.save("say:text", source("say:text", "repaired"))
+    assert dev.await_state(waiting, "completed")["result"] == "repaired"
 
 
 def test_a_new_type_runs_after_its_first_save_and_a_removed_one_keeps_its_messages(dev: Dev) -> None:

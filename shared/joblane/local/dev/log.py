@@ -1,4 +1,4 @@
-"""One stream of all logs: for people, or as the JSON lines that workers write; and a bounded file of them."""
+"""The stream of all logs: for people, or as the JSON lines that workers write; and a bounded file of them."""
 
 from __future__ import annotations
 

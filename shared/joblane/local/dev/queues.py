@@ -82,8 +82,8 @@ class DevQueues(MemoryQueues):
             return start + f"Its queues begin with {self.prefix}-: check JOBLANE_PREFIX of the sender."
         lanes = [name for name in self.rules if name not in self.front_doors and not name.endswith(DEAD_LETTERS)]
         lane = f" Each declared type has a lane, such as {lanes[0]}." if lanes else ""
-        doors = f"The front doors are {', '.join(self.front_doors)}.{lane}"
-        return f"{start}{doors} Is the type declared in a handler.py, and saved?"
+        ways = f"The front doors are {', '.join(self.front_doors)}.{lane}"
+        return f"{start}{ways} Is the type declared in a handler.py, and saved?"
 
     def find(self, queue: str, receipt: str) -> QueuedMessage | None:
         """Return the message that was received with this receipt handle last."""
