@@ -106,7 +106,7 @@ class _Reader:
                 return _any([self.node(one, config) for one in schema["choices"].values()])
             case "literal":
                 return _one_of(schema["expected"])
-            case "enum" if getattr(schema["cls"]._missing_, "__func__", None) is Enum._missing_.__func__:  # type: ignore[attr-defined]
+            case "enum" if _is_plain(schema["cls"]):
                 return _one_of([member.value for member in schema["members"]])
             case "list" | "set" | "frozenset":
                 items = self.node(schema["items_schema"], config) if "items_schema" in schema else None
@@ -160,3 +160,8 @@ def _any(nodes: list[Node]) -> Node:
     if len(known) < len(nodes):
         return None
     return {"any": known, "says": " or ".join(dict.fromkeys(node["says"] for node in known[::-1]))}
+
+
+def _is_plain(enum: type[Enum]) -> bool:
+    """True if the class accepts the values of its members only."""
+    return getattr(enum._missing_, "__func__", None) is getattr(Enum._missing_, "__func__", None)

@@ -74,7 +74,7 @@ class Open(BaseModel):
 
 class Tree(BaseModel):
     value: int
-    children: list[Tree] = []
+    children: list[Tree] = Field(default=[])
 
 
 class Root(RootModel[list[int]]):
@@ -116,21 +116,24 @@ ANNOTATIONS: list[Any] = [
     Annotated[float, Field(strict=True)], Annotated[list[int], Field(min_length=1)],
 ]  # fmt: skip
 VALUES: list[Any] = [
-    None, True, False, 0, 1, 2, 4, -3, 1.0, 5.5, 1e300, 10**30, "", "a", "b", "red", "cat", "x", "5", " 5 ", "5.0", "5.5",
+    None, True, False, 0, 1, 2, 4, -3, 1.0, 5.5, 1e300, 10**30, "", "a", "b", "red", "cat", "x", "5", " 5 ", "5.0",
+    "5.5",
     "1_000", "+5", "-0", "inf", "-Infinity", "nan", "NaN", "1e5", "٣", "true", "OFF", "yes", "null", "[1]", "12", "P1D",
     "2030-01-31", "2030-01-31T12:00:00Z", "2030-01-31T12:00:00", "12:30", "1", "b2c1f2f0-7a0e-4c37-9f3c-1d3b0f9f4a11",
     "https://example.org/x", [], [1], ["1"], ["x"], [None], [1, "x"], [[1]], {}, {"a": 1}, {"a": "x"}, {"a": [True]},
     {"sku": "a"}, {"sku": 1}, {"sku": "a", "count": "2"}, {"sku": "a", "tags": None}, {"sku": "a", "other": 1},
     {"sku": "a", "count": None}, [{"sku": "a"}], [{"sku": "a", "count": "x"}], {"name": 5}, {"name": "n", "more": 1},
     {"kind": "cat", "lives": 9}, {"kind": "dog", "name": "n"}, {"kind": "cow"}, {"kind": "cat"}, {"n": 1}, {"n": "x"},
-    {"value": 1, "children": [{"value": "2"}]}, {"value": 1, "children": [{"value": "x"}]}, {"value": 1, "children": {}},
-    {"value": 1, "children": [{}]}, [0, [1, [], 1]], 1893456000, "5 days", "0x1f", "1,5", "True", "t", "½", "Ⅷ",
+    {"value": 1, "children": [{"value": "2"}]}, {"value": 1, "children": [{"value": "x"}]},
+    {"value": 1, "children": {}}, {"value": 1, "children": [{}]}, [0, [1, [], 1]], 1893456000, "5 days", "0x1f", "1,5",
+    "True", "t", "½", "Ⅷ",
 ]  # fmt: skip
+KEYS = ["sku", "count", "name", "value", "children", "kind", "n", "x"]
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers(-5, 10**20) | st.floats(allow_nan=False, allow_infinity=False)
     | st.text(alphabet=st.characters(codec="utf-8", exclude_characters="\0"), max_size=6) | st.sampled_from(VALUES),
     lambda inner: st.lists(inner, max_size=3)
-    | st.dictionaries(st.sampled_from(["sku", "count", "name", "value", "children", "kind", "n", "x"]), inner, max_size=3),
+    | st.dictionaries(st.sampled_from(KEYS), inner, max_size=3),
     max_leaves=6,
 )  # fmt: skip
 
@@ -154,7 +157,8 @@ FIELDS = st.dictionaries(st.sampled_from(["FIRST", "first", "two", "second", "th
 MODELS: list[type[BaseModel]] = [
     type("Model", (Payload,), {"__annotations__": {"v": annotation}}) for annotation in ANNOTATIONS
 ]
-CHECKS = {model: check_of(model) for model in [*MODELS, Fields]}
+CHECKED: list[type[BaseModel]] = [*MODELS, Fields]
+CHECKS = {model: check_of(model) for model in CHECKED}
 
 
 def refused(connection: Any, pairs: Sequence[tuple[type[BaseModel], Any]]) -> list[str | None]:
@@ -206,7 +210,7 @@ class Report(Payload):
     page_rows: int
     since: date | None = None
     format: Literal["csv", "xlsx"] = "csv"
-    lines: list[Line] = []
+    lines: list[Line] = Field(default=[])
 
 
 @task("report:export")
@@ -214,6 +218,7 @@ def report_export(payload: Report, ctx: TaskContext) -> None:
     pass
 
 
+NO_TEXT = "a text is required, not a number"
 HINT = (
     "Report has page_rows (an integer, required), since (a date as a text or null), format (one of csv, xlsx), "
     "lines (a list)."
@@ -232,7 +237,7 @@ HINT = (
         ({"page_rows": 1, "format": "secret"}, "format: one of csv, xlsx is required"),
         ({"page_rows": 1, "secret": 2}, "an unknown field; known are lines, since, format, page_rows"),
         ({"page_rows": 1, "lines": [{"sku": "a"}, {}]}, "lines.1.sku: a value is required"),
-        ({"page_rows": 1, "lines": [{"sku": "a", "tags": ["secret", 1]}]}, "lines.0.tags.1: a text is required, not a number"),
+        ({"page_rows": 1, "lines": [{"sku": "a", "tags": ["secret", 1]}]}, f"lines.0.tags.1: {NO_TEXT}"),
         ({"page_rows": 1, "lines": {"secret": 1}}, "lines: a list is required, not an object"),
     ],
 )  # fmt: skip
