@@ -32,9 +32,19 @@ def nothing(payload: Sample, ctx: TaskContext) -> None:
     pass
 
 
+@behaviour
+async def nothing_async(payload: Sample, ctx: TaskContext) -> None:
+    pass
+
+
 @task("sample:one", max_retry=3, timeout=timedelta(seconds=20), retry_delay=timedelta(seconds=40))
 def sample_one(payload: Sample, ctx: TaskContext) -> Any:
     return behaviours[payload.do](payload, ctx)
+
+
+@task("sample:async", max_retry=3, timeout=timedelta(seconds=20), retry_delay=timedelta(seconds=40))
+async def sample_async(payload: Sample, ctx: TaskContext) -> Any:
+    return await behaviours[payload.do](payload, ctx)
 
 
 @task(

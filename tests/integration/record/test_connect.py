@@ -17,8 +17,9 @@ from sqlalchemy.orm import Session
 
 from joblane.errors import sqlstate
 from joblane.record import connection as module
+from joblane.record.connecting import STARTUP
 from joblane.record.connection import is_unavailable, read_time
-from joblane.record.database import STARTUP, Database
+from joblane.record.database import Database
 from joblane.record.login import LoginError
 from joblane.record.migrate import migrate
 from joblane.record.time_limits import WORKER
