@@ -32,7 +32,7 @@ CONVERTERS: dict[str, Callable[[str], Any]] = {
 """The library's statements have texts as parameters. asyncpg takes a value of the type that the server infers."""
 IN_USE = (
     "ctx.async_session is in use by another asyncio task. Its connection runs one statement at a time: await every task"
-    " that uses it, for example in an asyncio.TaskGroup, before the handler goes on"
+    " that uses it, for example in an asyncio.TaskGroup, before the handler continues"
 )
 
 

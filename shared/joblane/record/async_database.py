@@ -8,7 +8,6 @@ statements on it run inside :meth:`AsyncConnection.bounded`.
 from __future__ import annotations
 
 import asyncio
-import os
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -159,7 +158,7 @@ def _connect(
             asyncpg.connect(
                 host=host,
                 port=port,
-                user=user or os.environ.get("USER"),
+                user=user,
                 password=password or "",
                 database=database or user,
                 ssl=False if host in LOOPBACK else verified(host, ca_file),

@@ -49,7 +49,7 @@ class Running:
         if claimed.verdict is not Verdict.RUN:
             raise KitError(f"{task.type} {id_} cannot run: the verdict of its claim is {claimed.verdict}")
         work = RunSession(database, database.another(), id_, claimed.token)
-        client = JobClient.within(database, sqs, prefix)
+        client = JobClient.within(database, sqs, prefix, task)
         context = TaskContext(task, claimed, queue, work, client, seconds=task.timeout.total_seconds())
         return cls(context, work, task, claimed, database, started)
 

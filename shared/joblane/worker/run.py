@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from joblane.record.claim import Claim
     from joblane.record.database import Database
     from joblane.sqs.received import Received
+    from joblane.worker.printed import Printed
     from joblane.worker.run_log import RunLog
 
 KILL_MARGIN_SECONDS = 3.0
@@ -41,6 +43,8 @@ class Runner:
     alarm: Alarm
     client: JobClient
     log: RunLog
+    printed: Printed | None
+    """Logs what handlers print. None: it stays on the standard output."""
 
 
 @dataclass(slots=True)
@@ -68,7 +72,8 @@ class Run:
         payload: Payload | None = None
         try:
             payload = task.read(claim.payload, claim.schema)
-            with alarm.set(seconds, margin=LOOP_SECONDS if task.is_async else 0):
+            printed = runner.printed.during(context.log_fields) if runner.printed else nullcontext()
+            with printed, alarm.set(seconds, margin=LOOP_SECONDS if task.is_async else 0):
                 result = call(task, payload, context, work, alarm)
             self.end = completed(claim, result, ms_since(started))
             runner.log.price(claim, self.end)
