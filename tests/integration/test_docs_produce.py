@@ -1,4 +1,4 @@
-"""The producers of `produce*.md` and `fastapi.md` are run, over moto and PostgreSQL, and a worker runs what they send."""
+"""The producers of `produce*.md` and `fastapi.md` run over moto and PostgreSQL, and a worker runs what they send."""
 
 from __future__ import annotations
 
