@@ -13,6 +13,7 @@ from types import ModuleType
 from typing import Any
 
 import pytest
+from pg8000.exceptions import DatabaseError
 from sqlalchemy import Engine, create_engine
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncEngine
@@ -195,15 +196,12 @@ def test_a_child_of_sql_runs_after_its_parent(world: World, payload: str) -> Non
     assert ran(world, "remind-9") == 9
 
 
-def test_the_sql_function_takes_a_payload_that_does_not_fit_and_it_is_archived(world: World, load: Load) -> None:
-    [[task_id, created]] = world.run("""select * from joblane.enqueue('invoice:remind', '{"invoice_id": "x"}')""")
-    assert created
-    world.later(task_id)
-    world.sweep()
-    task = sys.modules[HANDLER].invoice_remind
-    for message in world.take(task):
-        world.deliver(task, message["Body"])
-    assert world.row(task_id)["state"] == "archived"
+def test_the_sql_function_refuses_a_payload_that_does_not_fit_as_the_page_shows(world: World, load: Load) -> None:
+    [shown] = [block.text for block in blocks("text", *PAGES) if block.text.startswith("ERROR:")]
+    with pytest.raises(DatabaseError) as refusal:
+        world.run("""select * from joblane.enqueue('invoice:remind', '{"invoice_id": "seven"}')""")
+    said = refusal.value.args[0]
+    assert shown.splitlines() == [f"ERROR:  {said['M']}", f"HINT:  {said['H']}"]
 
 
 def through_the_front_door(world: World, body: str, message_id: str) -> Any:

@@ -201,9 +201,7 @@ def test_without_a_transaction_of_django_a_task_commits_and_is_sent_at_once(
     assert (rows(world), sent(sends)) == ([id_], [id_])
 
 
-def test_many_tasks_of_one_transaction_of_django_are_sent_in_batches(
-    world: World, sends: Sends, django: Any
-) -> None:
+def test_many_tasks_of_one_transaction_of_django_are_sent_in_batches(world: World, sends: Sends, django: Any) -> None:
     from django.db import transaction
 
     with transaction.atomic():
