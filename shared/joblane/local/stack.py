@@ -132,8 +132,8 @@ class LocalStack:
         Raises: `LocalError`; parts that did start keep running, so that they can be inspected.
         """
         steps = Steps(self._console or Console(quiet=True))
+        self.check()
         with self._alone():
-            self.check()
             self.tools.fetch(steps, emulator=self.emulator is not None)
             if not self._detached:
                 atexit.register(self.down)
@@ -159,7 +159,6 @@ class LocalStack:
         if not self.folder.exists():
             return
         with self._alone():
-            lock.refuse_if_held(self.folder)
             self.env_file.unlink(missing_ok=True)
             self.ticker.stop()
             if self.emulator:
@@ -238,9 +237,10 @@ class LocalStack:
     def _alone(self) -> Iterator[None]:
         """Lock the folder, so that a second `up` or `down` waits for the first."""
         self._make_folder()
-        lock = os.open(self.folder / "lock", os.O_CREAT | os.O_RDWR, 0o600)
+        turn = os.open(self.folder / "lock", os.O_CREAT | os.O_RDWR, 0o600)
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX)
+            fcntl.flock(turn, fcntl.LOCK_EX)
+            lock.refuse_if_held(self.folder)
             yield
         finally:
-            os.close(lock)
+            os.close(turn)

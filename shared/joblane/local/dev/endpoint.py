@@ -121,7 +121,7 @@ class Endpoint:
     def _queue_attributes(self, given: Json) -> Json:
         name, rule = self._name(given), self._queues.rules[self._name(given)]
         arn = f"arn:aws:sqs:{REGION}:{ACCOUNT}:"
-        found = {
+        known = {
             **self._queues.attributes(name, ()),
             "VisibilityTimeout": str(int(rule.visibility_seconds)),
             "MessageRetentionPeriod": str(int(QUEUE_RETENTION.total_seconds())),
@@ -132,9 +132,9 @@ class Endpoint:
         }
         if rule.max_receives < NO_LIMIT:
             policy = {"deadLetterTargetArn": arn + dead_letter_name(name), "maxReceiveCount": rule.max_receives}
-            found["RedrivePolicy"] = json.dumps(policy)
+            known["RedrivePolicy"] = json.dumps(policy)
         names = given.get("AttributeNames") or []
-        return {"Attributes": {key: value for key, value in found.items() if "All" in names or key in names}}
+        return {"Attributes": {key: value for key, value in known.items() if "All" in names or key in names}}
 
     def _purge(self, given: Json) -> Json:
         self._queues.queues[self._name(given)].clear()

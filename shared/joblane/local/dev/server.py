@@ -194,8 +194,9 @@ class Dev:
         return {
             **{name: str(value) for name, value in stage.get("settings", {}).items()},
             **clean_environment(self._project),
-            **{name: value for name, value in os.environ.items() if name.startswith("AWS_ENDPOINT_URL_")},
+            **_other_endpoints(),
             **self._addresses(stage),
+            "JOBLANE_STAGE": "local",
             "POWERTOOLS_METRICS_DISABLED": "true",
         }
 
@@ -380,6 +381,12 @@ class Dev:
         if self._page_process is not None:
             self._page_process.restart()
         self._keep(self._control.run())
+
+
+def _other_endpoints() -> dict[str, str]:
+    """Return the endpoints of other services that this process's environment has, such as that of S3."""
+    given = {name: value for name, value in os.environ.items() if name.startswith("AWS_ENDPOINT_URL")}
+    return {name: value for name, value in given.items() if not name.endswith("_SQS")}
 
 
 def _names(root: Path, paths: Sequence[Path]) -> str:
