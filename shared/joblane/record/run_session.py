@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Protocol
 
 from pg8000.exceptions import Error as PostgresError
 
@@ -22,6 +22,18 @@ if TYPE_CHECKING:
     from joblane.record.time_limits import TimeLimits
 
 CANCELLED = "the task was cancelled while it ran"
+
+
+class Transaction(Protocol):
+    """An open transaction of another driver, which commits with the end of the run. See :meth:`RunSession.join`."""
+
+    def run(self, sql: str, *parameters: str | None) -> list[list[Any]]:
+        """Execute a statement with ``$1``-style parameters in the transaction, and return its rows."""
+
+    def commit(self) -> None: ...
+
+    def roll_back(self) -> None:
+        """Roll back, also if the handler was interrupted at any point."""
 
 
 class RunSession:
@@ -46,6 +58,7 @@ class RunSession:
         self._id = id_
         self._token = token
         self._committing = False
+        self._joined: Transaction | None = None
         self.used = False
         """A transaction of the session has begun."""
         self.lent = False
@@ -103,6 +116,10 @@ class RunSession:
             connection.limit(limits)
         return connection
 
+    def join(self, transaction: Transaction) -> None:
+        """Commit the end of the run in ``transaction`` instead of the session."""
+        self._joined = transaction
+
     def flush(self) -> None:
         """Flush the session's pending writes."""
         if "session" in self.__dict__:
@@ -116,6 +133,11 @@ class RunSession:
         Raises :class:`TaskCancelled` if the task has a cancel request, :class:`LeaseLostError` if another run holds the
         task, and any error of the commit.
         """
+        if self._joined is not None:
+            with self.uninterrupted:
+                self._record(self._joined, end)  # type: ignore[arg-type]
+                self._joined.commit()
+            return True
         if "session" not in self.__dict__:
             if self.lent and self.database.usable and not self.database.get().idle:
                 raise JobError(
@@ -212,6 +234,8 @@ class RunSession:
 
         ``interrupted``: a timeout interrupted the handler at any point, so the connection is dropped.
         """
+        if self._joined is not None:
+            self._joined.roll_back()
         if not self.touched:
             if self.lent and self.database.in_transaction:
                 self.database.drop()
