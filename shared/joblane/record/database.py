@@ -348,3 +348,18 @@ def _verified(host: str, ca_file: str | None) -> ssl.SSLContext:
     if ca_file is None and RDS_HOST.search(host):
         context.load_verify_locations(RDS_CERTIFICATES)
     return context
+
+
+def address_of(url: str, *, again: bool = False) -> dict[str, Any]:
+    """Return host, port, login, database and ca_file of an address, for another driver.
+
+    ``again``: read the secret of the address once more, after the server has refused its login. Raises ValueError, and
+    :class:`LoginError` if a secret cannot be read.
+    """
+    options = _connect_options(url, None)
+    if "url_secret" not in options:
+        del options["startup"], options["limits"]
+        return options
+    if again:
+        forget(options["url_secret"])
+    return _options_in(options["url_secret"])

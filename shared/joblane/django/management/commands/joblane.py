@@ -8,8 +8,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 from urllib.parse import quote
 
-from django.conf import settings
 from django.core.management.base import BaseCommand, CommandError
+from django.db import connections
+
+from joblane.django.database import URL
 
 OWN_DATABASE = ("up", "down", "status", "dev", "init", "new")
 """Commands that have no database, or start their own."""
@@ -40,7 +42,7 @@ class Command(BaseCommand):  # type: ignore[misc]
                 raise
             raise CommandError(text) from None
         if not os.environ.get("DATABASE_URL", "").strip() and not _has_own_database(arguments):
-            os.environ["DATABASE_URL"] = url_of(settings.DATABASES[_alias()])
+            os.environ["DATABASE_URL"] = url_of(connections[_alias()].settings_dict)
         main(list(arguments))
 
 
@@ -63,6 +65,8 @@ def url_of(database: Mapping[str, Any]) -> str:
 
     Raises ``CommandError`` if it is no PostgreSQL.
     """
+    if URL in database:
+        return str(database[URL])
     if "postg" not in database["ENGINE"]:
         raise CommandError(f"DATABASES: {database['ENGINE']} is no PostgreSQL; set DATABASE_URL")
     user, password, name = (quote(str(database.get(key) or ""), safe="") for key in ("USER", "PASSWORD", "NAME"))
