@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from joblane.context import TaskContext
     from joblane.declaration import Grants, Task
     from joblane.decorator import task
+    from joblane.enqueue.result import Enqueued
     from joblane.errors import (
         DuplicateTaskError,
         EnqueueError,
@@ -39,7 +40,6 @@ if TYPE_CHECKING:
     from joblane.flow import Limit, Rate
     from joblane.job import Job, OnParentDead
     from joblane.payload import ArchivedTask, Payload
-    from joblane.producer import Enqueued
     from joblane.queues import Queue
     from joblane.record.states import State
     from joblane.record.status import Progress, TaskStatus
@@ -92,7 +92,7 @@ __getattr__ = importer(
     {
         "joblane.batch": "Batch",
         "joblane.client": "JobClient",
-        "joblane.producer": "Enqueued",
+        "joblane.enqueue.result": "Enqueued",
         "joblane.context": "TaskContext",
         "joblane.declaration": "Grants Task",
         "joblane.decorator": "task",

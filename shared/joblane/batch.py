@@ -8,9 +8,9 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Self, TypeVar, Unpack
 
+from joblane.enqueue.session import plain, runner, translated
 from joblane.errors import EnqueueError, JobError
 from joblane.job import Job, JobOptions, check_names
-from joblane.producer import plain, runner, translated
 from joblane.record.batches import CREATE, IS_OPEN, SEAL
 from joblane.sqs.message import ID_PATTERN
 from joblane.unique import OnConflict
@@ -21,8 +21,9 @@ if TYPE_CHECKING:
     from sqlalchemy.orm import Session
 
     from joblane.declaration import Task
+    from joblane.enqueue.result import Enqueued
     from joblane.payload import Payload
-    from joblane.producer import Enqueued, Producer
+    from joblane.producer import Producer
     from joblane.record.insert import NewTask
 
 MAX_BATCH_ID = 90

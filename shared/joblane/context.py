@@ -28,9 +28,9 @@ if TYPE_CHECKING:
     from joblane.batch import Batch
     from joblane.client import JobClient
     from joblane.declaration import Task
+    from joblane.enqueue.result import Enqueued
     from joblane.job import JobOptions
     from joblane.payload import Payload
-    from joblane.producer import Enqueued
     from joblane.queues import Queue
     from joblane.record.claim import Claim
     from joblane.record.connection import Connection

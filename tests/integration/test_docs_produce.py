@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
-from urllib.parse import urlsplit
 
 import pytest
 from sqlalchemy import Engine, create_engine
@@ -24,6 +23,7 @@ from joblane.project import Project
 from joblane.record.task_types import register
 from joblane.worker.router import Router
 from tests.builders.events import record
+from tests.django_database import django_database
 from tests.pages import ROOT, blocks
 from tests.world import PREFIX, World
 
@@ -112,22 +112,7 @@ def test_a_rollback_of_an_async_session_leaves_no_task(world: World, load: Load)
 
 
 def test_django(world: World, load: Load) -> None:
-    import django
-    from django.conf import settings
-    from django.db import connections
-
-    address = urlsplit(world.url)
-    database = {
-        "ENGINE": "django.db.backends.postgresql",
-        "NAME": address.path[1:],
-        "USER": address.username,
-        "PASSWORD": address.password,
-        "HOST": address.hostname,
-        "PORT": address.port,
-    }
-    settings.configure(DATABASES={"default": database})
-    django.setup()
-    try:
+    with django_database(world.url):
         module = load("django_jobs.py")
         task_id = module.bill("acme")
         assert ran(world, task_id) == 1
@@ -136,8 +121,6 @@ def test_django(world: World, load: Load) -> None:
             module.transaction.set_rollback(True)
         assert world.run("select id from joblane.tasks where id = $1", undone) == []
         assert world.take(module.invoice_remind) == []
-    finally:
-        connections.close_all()
 
 
 def run_in_psql(world: World, part: str) -> None:

@@ -38,6 +38,7 @@ from joblane.client_limits import Limits
 from joblane.context import TaskContext
 from joblane.declaration import Grants
 from joblane.decorator import task
+from joblane.enqueue.result import Enqueued
 from joblane.flow import Limit, Rate
 from joblane.inspector import errors as inspector_errors
 from joblane.inspector import views
@@ -48,7 +49,6 @@ from joblane.inspector.wire import ArgumentsError
 from joblane.job import Job, JobOptions, OnParentDead
 from joblane.local import errors as local_errors
 from joblane.payload import ArchivedTask
-from joblane.producer import Enqueued
 from joblane.project import KEYS, Project, ProjectError
 from joblane.queues import Queue
 from joblane.record.limit_status import LimitChange, LimitKind, LimitStatus, LimitValues
@@ -146,6 +146,19 @@ INSIDE = {"Continued", "LoginError", "Killed", "_After", "Refusal"}
 """Errors that no caller meets."""
 INTERNAL = {"within", "send_committed", "close", "objects", "of_member"}
 """Public methods for the library alone; ``close`` of a context, while that of a client is for its user."""
+CLIENT_METHODS = (
+    "enqueue",
+    "enqueue_many",
+    "aenqueue",
+    "aenqueue_many",
+    "batch",
+    "get",
+    "aget",
+    "wait",
+    "await_end",
+    "cancel",
+    "acancel",
+)
 SETTINGS: Mapping[str, type[BaseModel]] = {
     "stage": Stage,
     "aurora": Aurora,
@@ -180,10 +193,7 @@ def links() -> Mapping[str, str]:
     found |= {"LimitStatus": "enqueue.md#limitstatus", "Limits": "enqueue.md#limits"}
     found |= {"Grants": "task.md#fields-of-grants", "ArchivedTask": "task.md#archivedtask", "JobTester": "testing.md"}
     found |= {"Limit": "task.md#fields-of-limit", "Rate": "task.md#fields-of-rate"}
-    found |= {
-        f"JobClient.{name}": f"enqueue.md#{name}"
-        for name in ("enqueue", "enqueue_many", "batch", "get", "wait", "cancel")
-    }
+    found |= {f"JobClient.{name}": f"enqueue.md#{name}" for name in CLIENT_METHODS}
     return found | {"Joblane": "public-names.md#joblane", "JoblaneApp": "public-names.md#joblaneapp"}
 
 
@@ -691,9 +701,7 @@ PAGES: Mapping[str, Mapping[str, Callable[[], str]]] = {
     "schedules": {"functions": partial(functions, cron, every), "macros": macros},
     "enqueue": {
         "client": lambda: "\n\n".join(callable_(JobClient.__init__, "JobClient")).replace("`__init__", "`JobClient"),
-        "methods": partial(
-            members, JobClient, "enqueue", "enqueue_many", "batch", "get", "wait", "cancel", "limits", "close"
-        ),
+        "methods": partial(members, JobClient, *CLIENT_METHODS, "limits", "close"),
         "batches": lambda: "\n\n".join([*map(said, doc(Batch, "Batch").text), members(Batch, title="batch.")]),
         "limits": partial(members, Limits, title="limits."),
         "limit_classes": partial(class_and_fields, LimitStatus, LimitValues, LimitChange, LimitKind),

@@ -12,11 +12,11 @@ from joblane import settings
 from joblane.client import JobClient
 from joblane.context import TaskContext
 from joblane.declaration import Task
+from joblane.enqueue.result import Enqueued
 from joblane.errors import UnknownTaskError
 from joblane.job import JobOptions
 from joblane.maintenance.sweep import sweep
 from joblane.payload import Payload
-from joblane.producer import Enqueued
 from joblane.queues import Queue, check_prefix
 from joblane.record import task_types as registry
 from joblane.record.database import Database
