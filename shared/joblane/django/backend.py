@@ -9,6 +9,7 @@ from types import ModuleType
 from typing import Any
 
 from django.apps import apps
+from django.db import connections
 from django.tasks import Task as DjangoTaskFunction
 from django.tasks import TaskResult, TaskResultStatus
 from django.tasks.backends.base import BaseTaskBackend
@@ -103,7 +104,7 @@ class JoblaneBackend(BaseTaskBackend):  # type: ignore[misc]
         at = task.run_after
         if at is not None and timezone.is_naive(at):  # Django allows it without USE_TZ
             at = timezone.make_aware(at)
-        _enqueue(declared, payload, self.database, result.id, at)
+        _client().enqueue(declared, payload, connection=connections[self.database], task_id=result.id, process_at=at)
         object.__setattr__(result, "enqueued_at", timezone.now())
         task_enqueued.send(type(self), task_result=result)
         return result
@@ -191,24 +192,3 @@ def no_handler(queue_name: str) -> str:
 @cache
 def _client() -> JobClient:
     return JobClient()
-
-
-def _enqueue(declared: Any, payload: Any, alias: str, id_: str, at: Any) -> None:  # temporary
-    from django.db import transaction
-
-    from joblane.django.transaction import DjangoTransaction
-    from joblane.enqueue.insert import insert_tasks
-    from joblane.job import Job
-    from joblane.record.insert import NewTask
-
-    client, connection = _client(), DjangoTransaction(alias)
-
-    def run(sql: str, *documents: str) -> list[Any]:
-        return [row for document in documents for row in connection.run(sql, document)]
-
-    new = client.checked(Job(declared, payload, task_id=id_, process_at=at))
-    inserted = insert_tasks(run, [new], room=100)
-    if isinstance(inserted[0], Exception):
-        raise inserted[0]
-    tasks = [task for task in inserted if isinstance(task, NewTask)]
-    transaction.on_commit(lambda: client.send_committed(tasks), using=alias, robust=True)

@@ -10,10 +10,10 @@ import pytest
 
 from joblane.testing import JobTester
 from joblane.testing.databases import Databases
-from tests import django_site
+from tests import django_database
 from tests.databases import SCHEMA, Clone
 
-TASKS: Any = django_site.TASKS
+TASKS: Any = django_database.TASKS
 
 
 class Shops:
@@ -27,7 +27,7 @@ class Shops:
     def lend(self) -> Iterator[str]:
         """Yield the URL of an empty one."""
         clone = self._free.pop() if self._free else self._new()
-        with django_site.using(clone.url):
+        with django_database.django_database(clone.url):
             yield clone.url
         if clone.emptied():
             self._free.append(clone)
@@ -40,7 +40,7 @@ class Shops:
         from tests.integration.django_tasks.shop.models import Note
 
         clone = Clone(self._databases)
-        with django_site.using(clone.url), connection.schema_editor() as editor:
+        with django_database.django_database(clone.url), connection.schema_editor() as editor:
             editor.create_model(Note)
         clone._schema = clone._run(SCHEMA)
         return clone
@@ -53,7 +53,7 @@ class Shops:
 @pytest.fixture(scope="session")
 def shops(joblane_databases: Databases) -> Iterator[Shops]:
     """The databases of these tests."""
-    django_site.configure()
+    django_database.configure()
     shops = Shops(joblane_databases)
     yield shops
     shops.drop()

@@ -180,7 +180,7 @@ def test_the_command_passes_its_arguments_and_the_database(
     from django.db import connections
 
     from joblane.cli import main
-    from tests.django_site import database_of
+    from tests.django_database import database_of
 
     seen: list[tuple[list[str], str | None]] = []
     monkeypatch.setattr(main, "main", lambda given: seen.append((given, os.environ.get("DATABASE_URL"))))

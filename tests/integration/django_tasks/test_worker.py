@@ -15,7 +15,7 @@ from joblane.declaration import Task
 from joblane.discovery import load
 from joblane.django import DjangoTask
 from joblane.testing import JobTester
-from tests import django_site
+from tests import django_database
 from tests.integration.django_tasks.conftest import TASKS, backend
 
 Run = Callable[..., Any]
@@ -33,7 +33,7 @@ def die() -> None:
 
 def drain_and_die(jobs: JobTester) -> None:
     """Run what is due in a process that is killed."""
-    django_site.close()
+    django_database.close()
     child = os.fork()
     if child == 0:
         try:
