@@ -12,6 +12,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, TypeVar, Unpack, overload
 
 from joblane import telemetry
+from joblane.enqueue.chain import links_of_run
 from joblane.errors import JobError, shortened
 from joblane.job import Job, check_names
 from joblane.loops import Loops, Source
@@ -40,8 +41,6 @@ T = TypeVar("T")
 P = TypeVar("P", bound="Payload")
 OWN_TYPES = "jobs:"
 """The category of Joblane's own task types."""
-ENQUEUED_BY = "enqueued_by"
-"""The relation to the task whose run has enqueued another one."""
 REPORT_EVERY_SECONDS = 1.0
 MAX_NOTE = 200
 
@@ -159,16 +158,25 @@ class TaskContext:
 
         Arguments and errors are those of :meth:`JobClient.enqueue`. The new task is in the trace of this run, unless
         its ``headers`` name another trace.
+
+        Raises:
+            EnqueueError: also if the task's ``grants`` do not name the type of the new task. Nothing was written.
+            DepthError: the new task is deeper than its ``max_depth``. Do not catch it: it archives this task.
         """
         check_names(options)
         options["headers"] = headers_within(self._span, options.get("headers", {}))
-        return self._client.enqueue_one(Job(task, payload, **options), self.session, {ENQUEUED_BY: self.task_id})
+        return self._client.enqueue_one(Job(task, payload, **options), self.session, self._links)
 
     def enqueue_many(self, jobs: Iterable[Job]) -> list[Enqueued | JobError]:
         """Enqueue many tasks in this task's transaction. See :meth:`JobClient.enqueue_many`."""
         if self._span is not None:
             jobs = (replace(job, headers=headers_within(self._span, job.headers)) for job in jobs)
-        return self._client.enqueue_all(jobs, self.session, {ENQUEUED_BY: self.task_id})
+        return self._client.enqueue_all(jobs, self.session, self._links)
+
+    @cached_property
+    def _links(self) -> Mapping[str, Any]:
+        """The relations of the tasks that this run enqueues, for the client."""
+        return links_of_run(self.task_id, self._claim.options)
 
     @cached_property
     def batch(self) -> Batch | None:
@@ -177,11 +185,13 @@ class TaskContext:
         from joblane.batch import Batch
 
         id_ = self._claim.options.get("batch")
-        return None if id_ is None else Batch.of_member(self._client, id_, self.session, self.task_id)
+        return None if id_ is None else Batch.of_member(self._client, id_, self.session, self._links)
 
     def new_batch(self, id: str, *, on_end: Job | None = None, on_success: Job | None = None) -> Batch:  # noqa: A002
         """Return a new batch in this task's transaction. See :meth:`JobClient.batch`."""
-        return self._client.batch(id, on_end=on_end, on_success=on_success, session=self.session)
+        from joblane.batch import Batch
+
+        return Batch(self._client, id, self.session, on_end=on_end, on_success=on_success, links=self._links)
 
     def check(self) -> None:
         """Raise an exception if this run has to stop. Reads the row at most once a second.

@@ -14,7 +14,19 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 from pydantic import ValidationError
 
 from joblane import retry
-from joblane.declaration import MAX_RETENTION, MAX_TARGET_WAIT, MEMORY_MB, TARGET_WAIT, Grants, P, R, Task, check_type
+from joblane.declaration import (
+    DEFAULT_MAX_DEPTH,
+    MAX_RETENTION,
+    MAX_TARGET_WAIT,
+    MEMORY_MB,
+    MOST_DEPTH,
+    TARGET_WAIT,
+    Grants,
+    P,
+    R,
+    Task,
+    check_type,
+)
 from joblane.errors import DeclarationError
 from joblane.flow import Limit, Rate, check_key_fields, flow_of
 from joblane.json_values import canonical
@@ -49,6 +61,7 @@ def task(
     aliases: Sequence[str] = (),
     front_door: bool | None = None,
     batch_size: int = 1,
+    max_depth: int = DEFAULT_MAX_DEPTH,
     max_concurrency: int | None = None,
     memory_mb: int = 512,
     target_wait: timedelta | None = None,
@@ -104,6 +117,11 @@ def task(
         front_door: True if external producers can send this type to a front door. True is refused for ``jobs:*`` and
             ``system:*``. None: False for these, True for all others.
         batch_size: Maximum number of messages in one invocation. They run one after the other. Range: 1 to 10.
+        max_depth: Longest chain of enqueues by which a task of this type is made. A task that is enqueued outside of a
+            run has depth 0, and a task that a run enqueues is one deeper than the run's task. An enqueue that is deeper
+            raises :class:`DepthError`, so that a task that enqueues itself does not do so for ever. A value above 15
+            also switches off Lambda's own guard, which stops a function after about 16 such runs. 0: no run enqueues
+            this type. Range: 0 to 10000.
         max_concurrency: Maximum number of concurrent invocations for each lane of the task. None: the lane's share of
             the stage's ``concurrency_budget``. Range: 2 to 1000.
         memory_mb: Memory of the Lambda function, in MB. Range: 128 to 10240.
@@ -141,6 +159,7 @@ def task(
         raise DeclarationError(f"{what}: also: names a queue twice: {', '.join(lanes)}")
     _check_range(what, "max_retry", max_retry, 0, retry.MAX_RETRY)
     _check_range(what, "batch_size", batch_size, 1, 10)
+    _check_range(what, "max_depth", max_depth, 0, MOST_DEPTH)
     _check_range(what, "memory_mb", memory_mb, MEMORY_MB.start, MEMORY_MB.stop - 1)
     if max_concurrency is not None:
         _check_range(what, "max_concurrency", max_concurrency, MIN_CONCURRENCY, MAX_CONCURRENCY)
@@ -194,6 +213,7 @@ def task(
             archived_to=on_archived,
             front_door=not closed if front_door is None else front_door,
             batch_size=batch_size,
+            max_depth=max_depth,
             max_concurrency=max_concurrency,
             memory_mb=memory_mb,
             target_wait=TARGET_WAIT[lanes[0]] if target_wait is None else target_wait,

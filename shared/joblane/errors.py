@@ -224,6 +224,14 @@ class SkipRetry(JobError):  # noqa: N818 - the field's name for it, as in asynq
     """
 
 
+class DepthError(SkipRetry):
+    """A run has enqueued a task that is further from the outside than the task's ``max_depth``. Nothing was enqueued.
+
+    The run's task is archived, because each retry would do the same. End the chain, raise ``max_depth`` of the type
+    that the message names, or loop over ``ctx.resume`` in one task.
+    """
+
+
 class RevokeTask(JobError):  # noqa: N818
     """End the task as ``cancelled``: no retry, no dead letter, no alarm.
 

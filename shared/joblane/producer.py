@@ -19,15 +19,17 @@ from weakref import WeakSet
 from pg8000.exceptions import Error as PostgresError
 
 from joblane import settings, telemetry
+from joblane.enqueue.chain import DEPTH, not_granted, too_deep
 from joblane.enqueue.check import check, delay_seconds, seconds_until
 from joblane.enqueue.foreign import Foreign
 from joblane.enqueue.insert import insert_again, insert_tasks
 from joblane.enqueue.outbox import INLINE_SENDS, Outbox
-from joblane.enqueue.result import Enqueued, enqueued, linked, near_tasks, refuse_repeats, results, to_send
+from joblane.enqueue.result import Enqueued, enqueued, near_tasks, refuse_repeats, results, to_send
 from joblane.enqueue.session import asynchronous, plain, runner, translated
 from joblane.enqueue.wake import wake
 from joblane.errors import (
     DatabaseUnavailableError,
+    DepthError,
     EnqueueError,
     JobError,
     SendError,
@@ -50,6 +52,7 @@ if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncSession
     from sqlalchemy.orm import Session
 
+    from joblane.declaration import Task
     from joblane.enqueue.threads import Threads
     from joblane.record.connection import Connection
 
@@ -69,20 +72,23 @@ class Producer:
         self._lock = threading.Lock()
         self._opened: Database | None = None
         self._owns = True
+        self._task: Task[Any, Any] | None = None
+        """The task whose runs use this client. None: a client outside of runs."""
         follow_forks(self, Producer._after_fork)
         self._checked_engines: WeakSet[Engine] = WeakSet()
         self._checked_databases: set[Hashable] = set()
 
     @classmethod
-    def within(cls, database: Database, sqs: Sqs, prefix: str) -> Self:
-        """Return a client over existing connections, those of a running task."""
+    def within(cls, database: Database, sqs: Sqs, prefix: str, task: Task[Any, Any] | None = None) -> Self:
+        """Return a client over existing connections, those of a running ``task``. None: there is none."""
         client = cls()
+        client._task = task
         client._opened, client._sqs, client._prefix, client._owns = database, sqs, prefix, False
         return client
 
     def enqueue_one(self, job: Job, session: Session | Foreign | None, links: Mapping[str, Any]) -> Enqueued:
         """Enqueue one job. ``links``: its relations to other tasks besides ``after``, see ``link_task.sql``."""
-        result = self._enqueue([linked(self.checked(job), links)], session)[0]
+        result = self._enqueue([self.linked(self.checked(job), links)], session)[0]
         if isinstance(result, JobError):
             raise result
         return result
@@ -91,7 +97,7 @@ class Producer:
         self, jobs: Iterable[Job], session: Session | Foreign | None, links: Mapping[str, Any]
     ) -> list[Enqueued | JobError]:
         """Enqueue jobs, see :meth:`enqueue_one`."""
-        return self._enqueue([linked(task, links) for task in self._checked(jobs)], session)
+        return self._enqueue([self.linked(task, links) for task in self._checked(jobs)], session)
 
     async def aenqueue_one(
         self, job: Job, session: AsyncSession | Foreign | None, links: Mapping[str, Any]
@@ -122,7 +128,18 @@ class Producer:
 
     def checked(self, job: Job) -> NewTask:
         """Check a job. Raises :class:`EnqueueError`."""
-        return check(job, record=self._record, prefix=self._prefix)
+        new = check(job, record=self._record, prefix=self._prefix)
+        if self._task is not None and not self._task.may_enqueue(new.task.type):
+            raise EnqueueError("task", not_granted(self._task, new.task.type))
+        return new
+
+    def linked(self, new: NewTask, links: Mapping[str, Any]) -> NewTask:
+        """Return a task with its relations to others. Raises :class:`DepthError`."""
+        if not links:  # most tasks have none
+            return new
+        if links.get(DEPTH, 0) > new.task.max_depth:
+            raise DepthError(too_deep(new.task, self._task or new.task, links[DEPTH]))
+        return replace(new, links={**new.links, **links})
 
     @contextmanager
     def own_session(self) -> Iterator[Session]:

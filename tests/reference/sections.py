@@ -99,6 +99,7 @@ ERRORS: Mapping[str, Sequence[type[BaseException]]] = {
         errors.PayloadError,
         errors.TaskIdConflictError,
         errors.DuplicateTaskError,
+        errors.DepthError,
         errors.SendError,
         errors.UnknownTaskError,
         errors.WaitTimeoutError,

@@ -105,7 +105,7 @@ def _claimed(task: Task[Any, Any], payload: dict[str, Any], tenant: str | None, 
 
 def _run(task: Task[Any, Any], claimed: Claim, database: Database) -> Invoked:
     work = RunSession(database, database.another(), claimed.id, claimed.token)
-    client = JobClient.within(database, Sqs(), settings.prefix())
+    client = JobClient.within(database, Sqs(), settings.prefix(), task)
     context = TaskContext(task, claimed, task.queue, work, client, seconds=task.timeout.total_seconds())
     payload, started = task.read(claimed.payload, claimed.schema), time.perf_counter()
     try:

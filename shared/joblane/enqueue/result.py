@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Container, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
-from typing import Any
 
 from joblane.enqueue.check import is_past
 from joblane.errors import EnqueueError, JobError
@@ -43,10 +42,6 @@ def refuse_repeats(tasks: Sequence[NewTask]) -> None:
         if task.id in seen:
             raise EnqueueError("task_id", f"{task.id!r} is given to two jobs of this call")
         seen.add(task.id)
-
-
-def linked(task: NewTask, links: Mapping[str, Any]) -> NewTask:
-    return replace(task, links={**task.links, **links}) if links else task  # most tasks have none
 
 
 def near_tasks(inserted: Sequence[NewTask | JobError]) -> list[NewTask]:

@@ -38,7 +38,7 @@ def run_context(database: Database, task: Task[Any, Any], id_: str, sqs: Sqs, pr
     if claimed.verdict is not Verdict.RUN:
         raise KitError(f"{task.type} {id_} cannot run: the verdict of its claim is {claimed.verdict}")
     work = RunSession(database, database.another(), id_, claimed.token)
-    client = JobClient.within(database, sqs, prefix)
+    client = JobClient.within(database, sqs, prefix, task)
     context = TaskContext(task, claimed, queue, work, client, seconds=task.timeout.total_seconds())
     try:
         yield context

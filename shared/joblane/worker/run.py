@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import threading
 import time
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from joblane.record.claim import Claim
     from joblane.record.database import Database
     from joblane.sqs.received import Received
+    from joblane.worker.printed import Printed
     from joblane.worker.run_log import RunLog
 
 KILL_MARGIN_SECONDS = 3.0
@@ -45,6 +47,8 @@ class Runner:
     alarm: Alarm
     client: JobClient
     log: RunLog
+    printed: Printed | None
+    """Logs what handlers print. None: it stays on the standard output."""
 
 
 @dataclass(slots=True)
@@ -72,7 +76,7 @@ class Run:
         payload: Payload | None = None
         try:
             payload = task.read(claim.payload, claim.schema)
-            with alarm.set(seconds):
+            with runner.printed.during(context.log_fields) if runner.printed else nullcontext(), alarm.set(seconds):
                 result = task.function(payload, context)
                 work.flush()  # inside the time limit, because it may wait for a lock
             self.end = completed(claim, result, ms_since(started))

@@ -43,8 +43,9 @@ create table joblane.tasks (
     -- Headers for the handler. Empty once the payload is removed.
     headers jsonb not null default '{}',
     -- Options that no column has: timeout and retry_delay in seconds, the declared on_archived, relations (after,
-    -- on_parent_dead, enqueued_by, batch, callback_of, callback), and debounce: the number of asks, the longest wait
-    -- after the first one in seconds, and which payload is kept.
+    -- on_parent_dead, enqueued_by, batch, callback_of, callback), depth: the number of enqueues by runs that led to the
+    -- task, and debounce: the number of asks, the longest wait after the first one in seconds, and which payload is
+    -- kept.
     options jsonb not null default '{}',
     -- Id of the tick that made this task. Null: no tick.
     tick text,
