@@ -4,6 +4,8 @@ Settings
     JoblaneBackend, which ``TASKS`` names as ``joblane.django.JoblaneBackend``; database
 Handlers
     django_tasks, DjangoTask
+Inside a task
+    current_run
 """
 
 from __future__ import annotations
@@ -17,8 +19,9 @@ if TYPE_CHECKING:
     from joblane.django.database import database
     from joblane.django.declare import django_tasks
     from joblane.django.payload import DjangoTask
+    from joblane.django.running import current_run
 
-__all__ = ["DjangoTask", "JoblaneBackend", "database", "django_tasks"]
+__all__ = ["DjangoTask", "JoblaneBackend", "current_run", "database", "django_tasks"]
 
 # A handler declares its queue without an import of Django: a deploy reads it on machines that have no Django.
 __getattr__ = importer(
@@ -28,5 +31,6 @@ __getattr__ = importer(
         "joblane.django.database": "database",
         "joblane.django.declare": "django_tasks",
         "joblane.django.payload": "DjangoTask",
+        "joblane.django.running": "current_run",
     },
 )

@@ -24,8 +24,10 @@ from joblane.declaration import Task
 from joblane.discovery import load
 from joblane.django.payload import CATEGORY, DjangoTask, type_of
 from joblane.django.results import read_row, result_of, run_after
+from joblane.django.running import current_run, enqueue_in_run
 from joblane.enqueue.check import new_id
 from joblane.errors import DeclarationError, UnknownTypeError
+from joblane.job import JobOptions
 from joblane.queues import folder_of
 
 OPTIONS = ("database", "functions", "modules")
@@ -104,7 +106,11 @@ class JoblaneBackend(BaseTaskBackend):  # type: ignore[misc]
         at = task.run_after
         if at is not None and timezone.is_naive(at):  # Django allows it without USE_TZ
             at = timezone.make_aware(at)
-        _client().enqueue(declared, payload, connection=connections[self.database], task_id=result.id, process_at=at)
+        connection, options = connections[self.database], JobOptions(task_id=result.id, process_at=at)
+        if (run := current_run()) is None:
+            _client().enqueue(declared, payload, connection=connection, **options)
+        else:
+            enqueue_in_run(run, declared, payload, connection, options)
         object.__setattr__(result, "enqueued_at", timezone.now())
         task_enqueued.send(type(self), task_result=result)
         return result

@@ -12,6 +12,7 @@ from traceback import format_exception
 from typing import TYPE_CHECKING, Any
 
 from joblane.django.payload import SETTINGS
+from joblane.django.running import RUN
 from joblane.errors import (
     DeclarationError,
     JobError,
@@ -66,12 +67,15 @@ def prepare() -> None:
 def run_task(queue_name: str, payload: DjangoTask, ctx: TaskContext, *, atomic: bool) -> Any:
     """Run the registered task that the payload names, and return its return value as JSON."""
     prepare()
+    token = RUN.set(ctx)
     try:
         backend, task = _find(queue_name, payload, ctx)
         return _run(backend, task, ctx, atomic=atomic)
     except BaseException as error:
         describe(error)
         raise
+    finally:
+        RUN.reset(token)
 
 
 def _run(backend: JoblaneBackend, task: Any, ctx: TaskContext, *, atomic: bool) -> Any:

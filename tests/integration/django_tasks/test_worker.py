@@ -157,6 +157,28 @@ def test_a_task_that_enqueues_another_does_both_or_neither(
     assert notes() == ["first", "first, second", "first, third"]
 
 
+def test_a_task_enqueues_what_its_queue_grants(shop: Any, run: Run, django_jobs: JobTester) -> None:
+    # given a queue that grants nothing
+    result = run(shop.send_mail)
+    assert "'django:default' does not declare that it enqueues 'django:mail'" in result.errors[0].traceback
+    # and its own type, which needs no grant
+    result = run(shop.chain, "own")
+    assert django_jobs.task(result.return_value).state == "completed"
+    [[parent]] = django_jobs._database.get().run(
+        "select options ->> 'enqueued_by' from joblane.tasks where id = $1", result.return_value
+    )
+    assert parent == result.id
+
+
+def test_a_task_reports_its_progress(shop: Any, run: Run, django_jobs: JobTester) -> None:
+    result = run(shop.report, 2)
+    status = django_jobs.client.get(result.return_value)
+    assert status is not None
+    assert status.progress is not None
+    assert (status.progress.done, status.progress.total) == (2, 2)
+    assert shop.report.func(2) is None
+
+
 def test_a_function_of_on_commit_that_fails_changes_nothing(shop: Any, run: Run, notes: Notes) -> None:
     from django.db import transaction
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from typing import Any
 
 from django.db import IntegrityError, connection, transaction
 from django.tasks import task
 
+from joblane.django import current_run
 from tests.integration.django_tasks.shop.models import Note
 
 hooks: dict[str, Callable[[], object]] = {}
@@ -134,9 +134,17 @@ async def sleep_async() -> None:
     await asyncio.sleep(30)
 
 
-@task(queue_name="mail")
-def sleep() -> None:
-    time.sleep(30)
+@task
+def report(steps: int) -> str | None:
+    run = current_run()
+    for step in range(steps if run else 0):
+        run.progress(step + 1, steps)  # type: ignore[union-attr]
+    return run.task_id if run else None
+
+
+@task
+def send_mail() -> str:
+    return str(answer.using(queue_name="mail").enqueue().id)
 
 
 @task
