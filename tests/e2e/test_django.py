@@ -1,4 +1,4 @@
-"""A Django project on the emulator: its tasks are enqueued in its transactions, and run in Lambda functions."""
+"""The project of ``docs/how-to/django.md`` on the emulator: its tasks run in Lambda functions, and its tests pass."""
 
 from __future__ import annotations
 
@@ -17,26 +17,12 @@ from joblane.local.stack import LocalStack
 from joblane.local.tools import clean_environment
 from joblane.project import LOCKS, Project
 from tests.e2e.conftest import Deployed, allow_batches
-from tests.pages import ROOT
+from tests.pages import ROOT, blocks
 
 PACKAGES = ("asgiref", "django", "psycopg", "psycopg-binary", "sqlparse")
-SETTINGS = """
-from joblane.django import database
-
-DATABASES = {"default": database()}
-INSTALLED_APPS = ["joblane.django", "shop"]
-SECRET_KEY = "of the test"
-DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
-TASKS = {"default": {"BACKEND": "joblane.django.JoblaneBackend", "QUEUES": ["default", "mail"]}}
-"""
-MODELS = """
-from django.db import models
-
-
-class Receipt(models.Model):
-    order = models.IntegerField()
-    line = models.TextField()
-"""
+FILE = re.compile(r"# (\S+\.py)\n")
+"""The first line of a block: its file."""
+PAGE = ROOT / "docs" / "how-to" / "django.md"
 MIGRATION = """
 from django.db import migrations, models
 
@@ -49,41 +35,10 @@ class Migration(migrations.Migration):
             [
                 ("id", models.BigAutoField(primary_key=True, auto_created=True, serialize=False)),
                 ("order", models.IntegerField()),
-                ("line", models.TextField()),
+                ("mailed", models.BooleanField(default=False)),
             ],
         )
     ]
-"""
-TASKS = """
-from django.tasks import task
-
-from shop.models import Receipt
-
-
-@task(takes_context=True)
-def write_receipt(context, order, line):
-    receipt = Receipt.objects.create(order=order, line=line)
-    return {"receipt": receipt.id, "attempt": context.attempt}
-
-
-@task(queue_name="mail")
-async def count(order):
-    return await Receipt.objects.filter(order=order).acount()
-
-
-@task
-def refuse(order):
-    Receipt.objects.create(order=order, line="never")
-    raise LookupError("there is no such order")
-"""
-HANDLER = """
-import os
-from datetime import timedelta
-
-from joblane.django import django_tasks
-
-os.environ.setdefault("DJANGO_SETTINGS_MODULE", "shop.settings")
-django_{name} = django_tasks("{name}", max_retry=1, retry_delay=timedelta(0))
 """
 PROGRAM = """
 import json
@@ -94,32 +49,24 @@ from django.db import transaction
 
 django.setup()
 from shop.models import Receipt
-from shop.tasks import count, refuse, write_receipt
+from shop.orders import pay, show
+from shop.tasks import mail_receipt, refund
 
+paid = pay(7)
 with transaction.atomic():
-    written = write_receipt.enqueue(7, "two candles")
-    refused = refuse.enqueue(7)
-with transaction.atomic():
-    write_receipt.enqueue(7, "rolled back")
+    pay(8)
     transaction.set_rollback(True)
-
-
-def end(result):
-    until = time.monotonic() + 90
-    while not result.is_finished and time.monotonic() < until:
-        time.sleep(0.1)
-        result.refresh()
-    return result
-
-
-value = end(written).return_value
-failed = end(refused)
-counted = end(count.enqueue(7))
+refused = refund.enqueue(1)
+until = time.monotonic() + 90
+while time.monotonic() < until:
+    refused.refresh()
+    if refused.is_finished and Receipt.objects.filter(mailed=True).exists():
+        break
+    time.sleep(0.1)
 print(json.dumps({
-    "value": value,
-    "failed": [str(failed.status), failed.attempts, [error.exception_class_path for error in failed.errors]],
-    "count": counted.return_value,
-    "lines": list(Receipt.objects.values_list("line", flat=True)),
+    "paid": show(paid),
+    "refused": [str(refused.status), refused.attempts, [error.exception_class_path for error in refused.errors]],
+    "receipts": list(Receipt.objects.values_list("order", "mailed")),
 }))
 """
 
@@ -133,16 +80,14 @@ def lock() -> str:
 
 def write_project(root: Path) -> Project:
     root.mkdir()
+    [toml] = [block.text for block in blocks("toml", PAGE)]
     files = {
-        "pyproject.toml": '[project]\nname = "shop"\n\n[tool.joblane]\ncode = ["shop"]\nlock = "lock.txt"\n',
-        "lock.txt": lock(),
+        "pyproject.toml": f'[project]\nname = "shop"\n\n{toml}',
+        "functions.txt": lock(),
         "shop/__init__.py": "",
-        "shop/settings.py": SETTINGS,
-        "shop/models.py": MODELS,
-        "shop/tasks.py": TASKS,
         "shop/migrations/__init__.py": "",
         "shop/migrations/0001_initial.py": MIGRATION,
-        **{f"functions/django_{name}/handler.py": HANDLER.format(name=name) for name in ("default", "mail")},
+        **{FILE.match(block.text)[1]: block.text for block in blocks("python", PAGE)},  # type: ignore[index]
     }
     for name, text in files.items():
         (root / name).parent.mkdir(parents=True, exist_ok=True)
@@ -201,6 +146,8 @@ def test_the_tasks_of_a_django_project_run_in_lambda(shop: Shop) -> None:
     # when it enqueues tasks
     found: dict[str, Any] = json.loads(shop.run("-c", PROGRAM))
     # then they run once, with the results
-    assert found["value"] == {"receipt": 1, "attempt": 1}
-    assert found["failed"] == ["FAILED", 2, ["builtins.LookupError"] * 2]
-    assert (found["count"], found["lines"]) == (1, ["two candles"])
+    assert found["paid"] == {"receipt": 1, "attempt": 1}
+    assert found["refused"] == ["FAILED", 2, ["builtins.LookupError"] * 2]
+    assert found["receipts"] == [[7, True]]
+    # and the project's own tests pass
+    assert "Found 2 test(s)" in shop.run("-m", "django", "test", "--pattern", "tests*.py")

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
-from urllib.parse import unquote, urlsplit
+from urllib.parse import quote, unquote, urlsplit
 
 from joblane import settings
 
@@ -40,3 +41,14 @@ def database(url: str | None = None, **changes: Any) -> dict[str, Any]:
         "CONN_HEALTH_CHECKS": True,
         **changes,
     }
+
+
+def url_of(entry: Mapping[str, Any]) -> str:
+    """Return the address of an entry of ``DATABASES``. Raises ValueError if it is no PostgreSQL."""
+    if URL in entry and entry["NAME"] in (IN_SECRET, urlsplit(entry[URL]).path.lstrip("/")):
+        return str(entry[URL])
+    if "postg" not in entry["ENGINE"]:
+        raise ValueError(f"DATABASES: {entry['ENGINE']} is no PostgreSQL; set DATABASE_URL")
+    user, password, name = (quote(str(entry.get(key) or ""), safe="") for key in ("USER", "PASSWORD", "NAME"))
+    login = f"{user}:{password}@" if password else f"{user}@" if user else ""
+    return f"postgresql://{login}{entry.get('HOST') or 'localhost'}:{entry.get('PORT') or 5432}/{name}"

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import os
 from argparse import REMAINDER
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
-from urllib.parse import quote
 
 from django.core.management.base import BaseCommand, CommandError
 from django.db import connections
 
-from joblane.django.database import URL
+from joblane.django.database import url_of
 
 OWN_DATABASE = ("up", "down", "status", "dev", "init", "new")
 """Commands that have no database, or start their own."""
@@ -42,7 +41,10 @@ class Command(BaseCommand):  # type: ignore[misc]
                 raise
             raise CommandError(text) from None
         if not os.environ.get("DATABASE_URL", "").strip() and not _has_own_database(arguments):
-            os.environ["DATABASE_URL"] = url_of(connections[_alias()].settings_dict)
+            try:
+                os.environ["DATABASE_URL"] = url_of(connections[_alias()].settings_dict)
+            except ValueError as error:
+                raise CommandError(str(error)) from None
         main(list(arguments))
 
 
@@ -58,18 +60,3 @@ def _alias() -> str:
 
     backends = [backend for backend in task_backends.all() if isinstance(backend, JoblaneBackend)]
     return backends[0].database if backends else "default"
-
-
-def url_of(database: Mapping[str, Any]) -> str:
-    """Return ``postgresql://user:password@host:port/name`` of an entry of ``DATABASES``.
-
-    Raises ``CommandError`` if it is no PostgreSQL.
-    """
-    if URL in database:
-        return str(database[URL])
-    if "postg" not in database["ENGINE"]:
-        raise CommandError(f"DATABASES: {database['ENGINE']} is no PostgreSQL; set DATABASE_URL")
-    user, password, name = (quote(str(database.get(key) or ""), safe="") for key in ("USER", "PASSWORD", "NAME"))
-    host = database.get("HOST") or "localhost"
-    login = f"{user}:{password}@" if password else f"{user}@" if user else ""
-    return f"postgresql://{login}{host}:{database.get('PORT') or 5432}/{name}"
