@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import suppress
+import asyncio
+import json
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from datetime import timedelta
 from typing import Any
 
+import asyncpg
 import psycopg
 import pytest
 from psycopg.rows import dict_row
@@ -148,7 +151,7 @@ def test_a_connection_of_another_stage_is_refused(
         world.client.enqueue(sample_one, Sample(), connection=connection, after_commit=print)
 
 
-def test_psycopg_is_told_of_functions_that_the_database_lacks(
+def test_functions_that_the_database_lacks_are_named(
     world: World, sends: Sends, connection: psycopg.Connection[Any]
 ) -> None:
     world.run(f"drop function joblane.insert_{VERSION}")
@@ -198,9 +201,7 @@ def test_without_a_transaction_of_django_a_task_commits_and_is_sent_at_once(
     assert (rows(world), sent(sends)) == ([id_], [id_])
 
 
-def test_many_tasks_of_one_transaction_of_django_are_sent_in_batches_and_by_the_sweep(
-    world: World, sends: Sends, django: Any
-) -> None:
+def test_many_tasks_of_one_transaction_of_django_are_sent_in_batches(world: World, sends: Sends, django: Any) -> None:
     from django.db import transaction
 
     with transaction.atomic():
@@ -221,6 +222,81 @@ def test_what_django_cannot_report_is_refused(world: World, sends: Sends, django
     callbacks.pop()()
     django.set_autocommit(True)
     assert sent(sends) == [id_]
+
+
+# --- Asynchronous connections --------------------------------------------------------------------------------------
+
+
+class Odd(asyncpg.Record):  # type: ignore[misc]
+    """A record whose values have other names."""
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(())
+
+
+Opened = tuple[Any, Callable[[], AbstractAsyncContextManager[Any]]]
+
+
+@asynccontextmanager
+async def asyncpg_connection(url: str) -> AsyncIterator[Opened]:
+    """A connection of a pool, with a codec for json, and records of its own class."""
+
+    async def prepare(connection: Any) -> None:
+        for name in ("json", "jsonb"):
+            await connection.set_type_codec(name, encoder=json.dumps, decoder=json.loads, schema="pg_catalog")
+
+    pool = asyncpg.create_pool(url, min_size=1, max_size=1, init=prepare, record_class=Odd)
+    async with pool, pool.acquire() as connection:
+        yield connection, connection.transaction
+
+
+@asynccontextmanager
+async def psycopg_connection(url: str) -> AsyncIterator[Opened]:
+    connection = await psycopg.AsyncConnection.connect(
+        url, row_factory=dict_row, cursor_factory=psycopg.AsyncRawCursor, autocommit=True
+    )
+    async with connection:
+        yield connection, connection.transaction
+
+
+@pytest.mark.parametrize("opened", [asyncpg_connection, psycopg_connection])
+def test_a_task_commits_with_the_work_of_an_asynchronous_connection(
+    world: World, sends: Sends, opened: Callable[[str], AbstractAsyncContextManager[Opened]]
+) -> None:
+    callbacks: list[Callable[[], Awaitable[None]]] = []
+    there: dict[str, Any] = {"after_commit": callbacks.append}
+    held: dict[str, Any] = {"unique_key": "100%", "unique_for": timedelta(hours=1)}
+
+    async def main() -> list[str]:
+        async with opened(world.url) as (connection, transaction):
+            there["connection"] = connection
+            with pytest.raises(EnqueueError, match=r"connection: it .*has no open transaction, so the task could not"):
+                await world.client.aenqueue(sample_one, Sample(), **there)
+            with pytest.raises(EnqueueError, match=r"connection: it is asynchronous: use await jobs\.aenqueue\("):
+                world.client.enqueue(sample_one, Sample(), **there)
+            async with transaction():
+                await connection.execute("insert into work values ('done')")
+                one = await world.client.aenqueue(sample_one, Sample(do="%s"), **held, **there)
+                again = await world.client.aenqueue(sample_one, Sample(), on_conflict="return", **held, **there)
+                assert (again.id, again.created) == (one.id, False)
+                many = await world.client.aenqueue_many(
+                    [Job(sample_one, Sample(), task_id=id_) for id_ in ("a", "b", one.id)], **there
+                )
+                assert isinstance(many[2], TaskIdConflictError)
+                with suppress(ZeroDivisionError):
+                    async with transaction():
+                        await world.client.aenqueue(sample_one, Sample(), task_id="gone", **there)
+                        raise ZeroDivisionError
+                assert (rows(world), sends.messages) == ([], [])
+            assert sends.messages == []
+            for send in callbacks[:-1]:
+                await send()
+            return [one.id, "a", "b"]
+
+    ids = asyncio.run(main())
+    assert rows(world) == sorted(ids)
+    assert list(dict.fromkeys(sent(sends))) == ids
+    assert world.run("select what from work") == [["done"]]
 
 
 # --- Sends and arguments -------------------------------------------------------------------------------------------
@@ -274,6 +350,15 @@ def test_a_wrong_connection_is_named_with_what_would_be_right(
     for arguments, message in refused:
         with pytest.raises(EnqueueError, match=message):
             world.client.enqueue(sample_one, Sample(), **arguments)
+    for given, message in (
+        ({"connection": connection}, r"connection: it is not asynchronous: use jobs\.enqueue\(.* in a thread"),
+        (
+            {"connection": Stranger()},
+            "a connection of asyncpg, or an AsyncConnection of psycopg is required, not",
+        ),
+    ):
+        with pytest.raises(EnqueueError, match=message):
+            asyncio.run(world.client.aenqueue(sample_one, Sample(), after_commit=print, **given))
     with pytest.raises(EnqueueError, match="connection: a client made with record=False writes no row"):
         JobClient(record=False).enqueue(sample_one, Sample(), connection=connection, after_commit=print)
     assert (rows(world), sends.messages) == ([], [])

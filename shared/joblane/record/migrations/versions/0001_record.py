@@ -387,6 +387,8 @@ create table joblane.task_types (
     options jsonb not null,
     -- JSON Schema of the payload.
     schema jsonb not null,
+    -- Check of a payload, see joblane/payload_check.py. It refuses only what a worker refuses.
+    payload_check jsonb not null,
     -- Limits of its tasks: parts of the key, names of the total and of the shared limit, and whether the tasks of a key
     -- have an order. Null: none.
     flow jsonb
@@ -545,7 +547,15 @@ def upgrade() -> None:
     ):  # fmt: skip
         for statement in statements(table):
             op.execute(statement)
-    for statement in (*INDEXES, _text("check_task"), CHECKING, CHECKED, _text("canonical"), _text("enqueue")):
+    for statement in (
+        *INDEXES,
+        _text("check_task"),
+        CHECKING,
+        CHECKED,
+        _text("canonical"),
+        _text("payload_problem"),
+        _text("enqueue"),
+    ):
         op.execute(statement)
 
 
