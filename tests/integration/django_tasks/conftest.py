@@ -104,7 +104,7 @@ def run(django_jobs: JobTester) -> Callable[..., Any]:
 
 @pytest.fixture
 def notes(shop: Any) -> Callable[[], list[str]]:
-    """What tasks have written."""
+    """The lines that tasks have written."""
     from tests.integration.django_tasks.shop.models import Note
 
     return lambda: list(Note.objects.order_by("id").values_list("text", flat=True))

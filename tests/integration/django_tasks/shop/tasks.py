@@ -12,7 +12,7 @@ from joblane.django import current_run
 from tests.integration.django_tasks.shop.models import Note
 
 hooks: dict[str, Callable[[], object]] = {}
-"""What a test does inside a task."""
+"""Functions of a test that run inside a task."""
 
 
 class RefusedError(Exception):
