@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import builtins
 import hashlib
+import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -118,6 +119,11 @@ class Task(Generic[P, R]):
             """Raise AttributeError, with advice for a name of another library."""
             hint = "; call jobs.enqueue(task, payload), with jobs = JobClient()" if name in ENQUEUE_ELSEWHERE else ""
             raise AttributeError(f"a task has no attribute {name!r}{hint}")
+
+    @cached_property
+    def is_async(self) -> bool:
+        """True for an ``async def`` function, whose call returns a coroutine."""
+        return inspect.iscoroutinefunction(self.function)
 
     @property
     def folder(self) -> str:

@@ -76,8 +76,8 @@ def task(
 ) -> Callable[[Callable[[P, TaskContext], R]], Task[P, R]]:
     """Declare a function as a task. A declaration that cannot work is refused at import, with the reason.
 
-    The function has the name of its folder, ``category_action`` for the type ``category:action``. It is a plain
-    function of two parameters: the payload, annotated with its subclass of :class:`Payload`, and a
+    The function has the name of its folder, ``category_action`` for the type ``category:action``. It is a ``def`` or an
+    ``async def`` of two parameters: the payload, annotated with its subclass of :class:`Payload`, and a
     :class:`TaskContext`. Its return value is stored as the result and has to be JSON.
 
     Args:
@@ -292,10 +292,10 @@ def _check_ticks(what: str, schedules: Sequence[Schedule], payload: type[Any]) -
 
 def _payload_class(what: str, function: Callable[..., Any]) -> type[Any]:
     """Return the class of the first parameter. Only that annotation is evaluated."""
-    if inspect.iscoroutinefunction(function) or inspect.isgeneratorfunction(function):
+    if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
         raise DeclarationError(
-            f"{what}: a plain function is required, as handlers are not awaited or iterated; to call asynchronous "
-            "code, have a plain handler run it: asyncio.run(work(payload))"
+            f"{what}: the function yields, and nothing would iterate over it; to work item by item, loop over "
+            "ctx.each(items), or in an `async def` function over ctx.aeach(items)"
         )
     parameters = list(inspect.signature(function).parameters.values())
     if len(parameters) != 2:

@@ -37,11 +37,11 @@ def test_an_entry_of_databases_has_the_address_of_the_environment(
 
 
 def test_a_login_in_a_secret_is_read_when_django_connects(database_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    from joblane.record import database as record
+    from joblane.record import connecting
 
     # given a secret with the address, whose password was changed meanwhile
     values = [database_url.replace("@", "-old@"), database_url]
-    monkeypatch.setattr(record, "text_of_secret", lambda name: values.pop(0) if values[1:] else values[0])
+    monkeypatch.setattr(connecting, "text_of_secret", lambda name: values.pop(0) if values[1:] else values[0])
     # then Django reads it again
     assert connected(database("postgresql:///?secret=shop/url"))[1] == database_url.rpartition("/")[2]
     assert values == [database_url]

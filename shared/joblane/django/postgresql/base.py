@@ -8,7 +8,7 @@ from django.core.exceptions import ImproperlyConfigured
 from django.db.backends.postgresql import base
 
 from joblane.django.database import IN_SECRET, URL
-from joblane.record.database import (
+from joblane.record.connecting import (
     CONNECT_TIMEOUT_SECONDS,
     LOGIN_REFUSED,
     LOOPBACK,
