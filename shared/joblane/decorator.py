@@ -76,8 +76,8 @@ def task(
 ) -> Callable[[Callable[[P, TaskContext], R]], Task[P, R]]:
     """Declare a function as a task. A declaration that cannot work is refused at import, with the reason.
 
-    The function has the name of its folder, ``category_action`` for the type ``category:action``. It is a plain
-    function of two parameters: the payload, annotated with its subclass of :class:`Payload`, and a
+    The function has the name of its folder, ``category_action`` for the type ``category:action``. It is a ``def`` or an
+    ``async def`` of two parameters: the payload, annotated with its subclass of :class:`Payload`, and a
     :class:`TaskContext`. Its return value is stored as the result and has to be JSON.
 
     Args:
@@ -189,7 +189,7 @@ def task(
     def declare(function: Callable[[P, TaskContext], R]) -> Task[P, R]:
         if function.__name__ != folder_of(type_):
             raise DeclarationError(f"{what}: the function is called {function.__name__!r}, not {folder_of(type_)!r}")
-        payload = _payload_class(what, function)
+        payload = payload_class(what, function)
         check_model(f"{what}: {payload.__name__}", payload, set())
         _check_ticks(what, schedules, payload)
         if flow is not None:
@@ -290,12 +290,12 @@ def _check_ticks(what: str, schedules: Sequence[Schedule], payload: type[Any]) -
             raise DeclarationError(f"{what}: schedule: {schedule.name!r}: payload is not JSON: {error}") from None
 
 
-def _payload_class(what: str, function: Callable[..., Any]) -> type[Any]:
+def payload_class(what: str, function: Callable[..., Any]) -> type[Any]:
     """Return the class of the first parameter. Only that annotation is evaluated."""
-    if inspect.iscoroutinefunction(function) or inspect.isgeneratorfunction(function):
+    if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
         raise DeclarationError(
-            f"{what}: a plain function is required, as handlers are not awaited or iterated; to call asynchronous "
-            "code, have a plain handler run it: asyncio.run(work(payload))"
+            f"{what}: the function yields, and nothing would iterate over it; to work item by item, loop over "
+            "ctx.each(items), or in an `async def` function over ctx.aeach(items)"
         )
     parameters = list(inspect.signature(function).parameters.values())
     if len(parameters) != 2:
@@ -303,7 +303,10 @@ def _payload_class(what: str, function: Callable[..., Any]) -> type[Any]:
     annotation = parameters[0].annotation
     if isinstance(annotation, str):
         names = inspect.getclosurevars(function)
-        annotation = {**names.globals, **names.nonlocals, **function.__globals__}.get(annotation)
+        first, *inside = annotation.split(".")
+        annotation = {**names.globals, **names.nonlocals, **function.__globals__}.get(first)
+        for name in inside:
+            annotation = getattr(annotation, name, None)
     if not isinstance(annotation, type) or not issubclass(annotation, Payload):
         raise DeclarationError(
             f"{what}: annotate {parameters[0].name!r} with a subclass of Payload, defined above the function"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -83,6 +84,15 @@ def alarm_restored() -> Iterator[None]:
         signal.signal(signal.SIGALRM, signal.SIG_DFL if handler is None else handler)
         if left:
             signal.setitimer(signal.ITIMER_REAL, max(left - (time.monotonic() - started), 0.001), interval)
+
+
+def refuse_running_loop() -> None:
+    """Refuse to run an async handler in a coroutine, as the worker does not."""
+    if sys.modules.get("asyncio") is not None and sys.modules["asyncio"]._get_running_loop() is not None:
+        raise KitError(
+            "an `async def` handler runs on the worker's own event loop, and this test has one already: make the test "
+            "a plain `def`, or call the kit in another thread, for example await asyncio.to_thread(jobs.drain)"
+        )
 
 
 class LambdaContext:

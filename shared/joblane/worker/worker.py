@@ -40,8 +40,9 @@ from joblane.sqs.message import TICK_ID_PATTERN, Message
 from joblane.sqs.received import Received
 from joblane.sqs.tick import is_early, tick_id
 from joblane.worker import outcome
+from joblane.worker.alarm import Alarm
 from joblane.worker.batch_response import BatchResponse, growing_seconds
-from joblane.worker.run import Alarm, Run, Runner
+from joblane.worker.run import Run, Runner
 from joblane.worker.run_log import RunLog, fields_of
 from joblane.worker.turns import send_turns
 

@@ -66,7 +66,7 @@ def test_run_hands_over_the_options_and_waits_for_no_time(jobs: JobTester) -> No
         return Receipt(number=payload.number)
 
     options = {"task_id": "mine", "queue": Queue.LOW, "max_retry": 1, "headers": {"traceparent": "t"}}
-    receipt = jobs.run(order_look, Order(number=3), process_in=timedelta(days=3), **options)  # type: ignore[arg-type]
+    receipt = jobs.run(order_look, Order(number=3), process_in=timedelta(days=3), **options)  # type: ignore[call-overload]
     assert receipt == Receipt(number=3)  # the object itself; the row has its JSON form
     assert jobs.task("mine").result == {"number": 3}
 
