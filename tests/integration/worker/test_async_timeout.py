@@ -163,8 +163,16 @@ def test_a_coroutine_that_outlives_its_timeout_ends_and_leaves_nothing_open(
 ) -> None:
     effects.run("insert into effects values ('x', 'free')")
 
+    pids: list[int] = []
+
+    async def note_pid(ctx: TaskContext) -> None:
+        pid = text("select pg_backend_pid()")
+        found = ctx.session.execute(pid) if write is write_plainly else await ctx.async_session.execute(pid)
+        pids.append(found.scalar_one())
+
     async def too_long(ctx: TaskContext) -> None:
         await write(ctx, "lost")
+        await note_pid(ctx)
         update = text("update effects set what = 'locked' where task_id = 'x'")
         ctx.session.execute(update) if write is write_plainly else await ctx.async_session.execute(update)
         await wait(ctx)
@@ -177,6 +185,7 @@ def test_a_coroutine_that_outlives_its_timeout_ends_and_leaves_nothing_open(
     assert effects.outcomes("it") == ["timeout"]
 
     async def next_one(ctx: TaskContext) -> list[Any]:
+        await note_pid(ctx)
         own = text("select :id")
         if write is write_plainly:
             return [ctx.session.execute(own, {"id": ctx.task_id}).scalar()]
@@ -184,6 +193,7 @@ def test_a_coroutine_that_outlives_its_timeout_ends_and_leaves_nothing_open(
 
     result = run(effects, next_one, "next")["result"]
     assert set(result) == {"next"}
+    assert len(set(pids)) == len(pids)  # the connection was not used again
     ends = time.monotonic() + 10  # the server notices a lost client within 2 seconds
     while open_transactions(effects):
         assert time.monotonic() < ends
@@ -285,6 +295,26 @@ def test_the_commit_of_the_completion_is_not_cancelled(effects: World) -> None:
     behaviours["run_handler"] = run_handler
     assert effects.deliver(sample_async, body(), seconds=SOON) == []
     assert (effects.row("it")["state"], written(effects)) == ("completed", ["done"])
+
+
+def test_a_commit_that_is_not_answered_in_time_fails(effects: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    effects.run(
+        "create function slowly() returns trigger language plpgsql as $$begin perform pg_sleep(30); return null; end$$"
+    )
+    effects.run(
+        "create constraint trigger slow after insert on effects deferrable initially deferred"
+        " for each row execute function slowly()"
+    )
+
+    async def wait_for_long(ctx: TaskContext) -> None:
+        await write_async(ctx, "lost")
+        connection = ctx._work.database._connection
+        connection._answer = 0.2
+
+    began = time.monotonic()
+    row = run(effects, wait_for_long)
+    assert (row["state"], row["error_type"]) == ("retry", "TimeoutError")
+    assert time.monotonic() - began < 15
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
