@@ -44,6 +44,8 @@ EVERY_LANE = "*"
 DEFAULT_MAX_DEPTH, MOST_DEPTH = 15, 10_000
 """With the first task, a chain of this depth has 16 runs. Lambda stops a function that is invoked more than 16 times in
 a chain of messages. Source: AWS Lambda developer guide, *Recursive loop detection*."""
+NO_HANDLER = "joblane.declared"
+"""Module of the function of a task that is declared without one."""
 ENQUEUE_ELSEWHERE = ("delay", "apply_async", "send", "send_with_options", "defer", "defer_async", "enqueue", "schedule")
 """Methods with which other libraries enqueue a task."""
 
@@ -124,6 +126,11 @@ class Task(Generic[P, R]):
     def is_async(self) -> bool:
         """True for an ``async def`` function, whose call returns a coroutine."""
         return inspect.iscoroutinefunction(self.function)
+
+    @property
+    def has_handler(self) -> bool:
+        """False if the task is declared by :func:`~joblane.declared.declare`, so that it can only be enqueued."""
+        return self.function.__module__ != NO_HANDLER
 
     @property
     def folder(self) -> str:

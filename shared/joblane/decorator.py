@@ -189,7 +189,7 @@ def task(
     def declare(function: Callable[[P, TaskContext], R]) -> Task[P, R]:
         if function.__name__ != folder_of(type_):
             raise DeclarationError(f"{what}: the function is called {function.__name__!r}, not {folder_of(type_)!r}")
-        payload = _payload_class(what, function)
+        payload = payload_class(what, function)
         check_model(f"{what}: {payload.__name__}", payload, set())
         _check_ticks(what, schedules, payload)
         if flow is not None:
@@ -290,7 +290,7 @@ def _check_ticks(what: str, schedules: Sequence[Schedule], payload: type[Any]) -
             raise DeclarationError(f"{what}: schedule: {schedule.name!r}: payload is not JSON: {error}") from None
 
 
-def _payload_class(what: str, function: Callable[..., Any]) -> type[Any]:
+def payload_class(what: str, function: Callable[..., Any]) -> type[Any]:
     """Return the class of the first parameter. Only that annotation is evaluated."""
     if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
         raise DeclarationError(
@@ -303,7 +303,10 @@ def _payload_class(what: str, function: Callable[..., Any]) -> type[Any]:
     annotation = parameters[0].annotation
     if isinstance(annotation, str):
         names = inspect.getclosurevars(function)
-        annotation = {**names.globals, **names.nonlocals, **function.__globals__}.get(annotation)
+        first, *inside = annotation.split(".")
+        annotation = {**names.globals, **names.nonlocals, **function.__globals__}.get(first)
+        for name in inside:
+            annotation = getattr(annotation, name, None)
     if not isinstance(annotation, type) or not issubclass(annotation, Payload):
         raise DeclarationError(
             f"{what}: annotate {parameters[0].name!r} with a subclass of Payload, defined above the function"

@@ -37,6 +37,7 @@ from joblane.client import JobClient
 from joblane.client_limits import Limits
 from joblane.context import TaskContext
 from joblane.declaration import Grants
+from joblane.declared import declare, handles
 from joblane.decorator import task
 from joblane.enqueue.result import Enqueued
 from joblane.flow import Limit, Rate
@@ -189,6 +190,7 @@ def links() -> Mapping[str, str]:
     """Name → where the reference has it."""
     found = {error.__name__: f"errors.md#{error.__name__.lower()}" for group in ERRORS.values() for error in group}
     found |= {"task": "task.md", "cron": "schedules.md#cron", "every": "schedules.md#every"}
+    found |= {"declare": "task.md#declare", "handles": "task.md#handles"}
     found |= {"JobClient": "enqueue.md", "TaskContext": "context.md", "Job": "enqueue.md#options"}
     found |= {"Batch": "enqueue.md#batches", "OnParentDead": "enqueue.md#onparentdead"}
     found |= {"LimitStatus": "enqueue.md#limitstatus", "Limits": "enqueue.md#limits"}
@@ -662,6 +664,8 @@ SEE = {
     "TaskContext": "context.md",
     "TaskStatus": "enqueue.md#taskstatus",
     "Until": "enqueue.md#until",
+    "declare": "task.md#declare",
+    "handles": "task.md#handles",
     "cron": "schedules.md#cron",
     "every": "schedules.md#every",
     "task": "task.md",
@@ -697,6 +701,7 @@ PAGES: Mapping[str, Mapping[str, Callable[[], str]]] = {
         "limit": partial(fields, Limit),
         "rate": partial(fields, Rate),
         "archived": partial(fields, ArchivedTask),
+        "apart": partial(functions, declare, handles),
         "queue": partial(fields, Queue),
     },
     "schedules": {"functions": partial(functions, cron, every), "macros": macros},

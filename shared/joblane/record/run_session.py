@@ -262,6 +262,8 @@ class RunSession:
 
         Raises :class:`LeaseLostError` if ``mark`` returns False.
         """
+        if self._joined is not None:
+            raise JobError(ONE_SESSION)
         self.flush()
         with self._committing_now():
             if not mark(self.connection(), self._id, self._token):

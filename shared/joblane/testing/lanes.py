@@ -33,7 +33,9 @@ class KnownTasks:
         self.tasks: dict[str, Task[Any, Any]] = {}
 
     def add(self, task: Task[Any, Any]) -> None:
-        self.tasks[task.type] = task
+        """Make a task known. A task of `declare` has its function in its folder, if that is here."""
+        if task.has_handler or task.type not in self.tasks:
+            self.tasks[task.type] = task
         if task.archived_to is not None and not isinstance(task.archived_to, str):
             self.tasks.setdefault(task.archived_to.type, task.archived_to)
 
@@ -42,14 +44,16 @@ class KnownTasks:
 
         Raises :class:`KitError`.
         """
-        for task in self.tasks.values():
-            if type_ in task.types:
-                return task
+        known = next((task for task in self.tasks.values() if type_ in task.types), None)
+        if known is not None and known.has_handler:
+            return known
         packages = {task.function.__module__.split(".")[0] for task in self.tasks.values()}
         for package in sorted({*packages, "functions"}):
             with suppress(DeclarationError, ModuleNotFoundError):
                 self.add(task := load(type_, package))
                 return task
+        if known is not None:
+            return known
         raise KitError(f"no task of the type {type_!r} is known; if it exists, call jobs.register(…)")
 
 
@@ -99,6 +103,7 @@ class Lanes:
 
     def deliver(self, task: Task[Any, Any], batch: Sequence[QueuedMessage], deliveries: Deliveries) -> None:
         """Invoke the task's function with received messages."""
+        task = task if task.has_handler else self.known.get(task.type)
         deliveries.invocations += 1
         self._context = None
         ids = self._ids(task, batch)
