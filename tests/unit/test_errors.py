@@ -48,10 +48,10 @@ def test_errors_carry_their_data_as_fields() -> None:
 
 
 def test_the_text_of_another_drivers_error_has_its_code_and_no_value_of_a_row() -> None:
-    class UniqueViolation(Exception):  # as asyncpg's and psycopg's
+    class UniqueViolationError(Exception):  # as asyncpg's and psycopg's
         sqlstate = "23505"
 
-    error = UniqueViolation('duplicate key value violates "members_email"\nDETAIL:  Key (email)=(ann@example.org)')
+    error = UniqueViolationError('duplicate key value violates "members_email"\nDETAIL:  Key (email)=(ann@example.org)')
     around = JobError("around")
     around.__dict__["orig"] = error
     for each in (error, around):
