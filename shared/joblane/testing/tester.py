@@ -15,6 +15,7 @@ from joblane.declaration import Task
 from joblane.enqueue.result import Enqueued
 from joblane.errors import TaskTimeout, UnknownTaskError
 from joblane.job import JobOptions
+from joblane.local.memory_queues import QueuedMessage
 from joblane.maintenance.sweep import sweep
 from joblane.payload import Payload
 from joblane.queues import Queue, check_prefix
@@ -33,7 +34,7 @@ from joblane.testing.errors import KitError
 from joblane.testing.faults import Fault, Faults, Kind
 from joblane.testing.lanes import Lanes
 from joblane.testing.process import alarm_restored, diverted
-from joblane.testing.queues import DeadLetter, MemoryQueues, QueuedMessage
+from joblane.testing.queues import DeadLetter, KitQueues
 from joblane.testing.report import CrashedError, Deliveries, DrainReport, NotRunError, TaskReport
 from joblane.worker.alarm import TIMED_OUT
 
@@ -89,7 +90,7 @@ class JobTester:
         self.client = JobClient()
         self._prefix = check_prefix(settings.prefix())
         self._clock = Clock()
-        self._queues = MemoryQueues(self._clock)
+        self._queues = KitQueues(self._clock)
         self._faults = Faults()
         self._lanes = Lanes(url, self._prefix, self._queues, self._faults, self.travel)
         self._database = Database(url)
