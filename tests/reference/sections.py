@@ -180,6 +180,10 @@ SHORT_TYPES = {
     "Task[P, Any]": "task",
     "Task[P, R]": "task",
     "P": "`Payload`",
+    "AfterCommit": "function",
+    "AsyncAfterCommit": "function",
+    "AnySession": "`Session`, `scoped_session`",
+    "AnyAsyncSession": "`AsyncSession`, `async_scoped_session`",
     "Unpack[JobOptions]": "enqueue options",
     "Unpack[StageSettings]": "settings",
 }

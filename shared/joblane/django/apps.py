@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import platform
+
+import django
 from django.apps import AppConfig
+from django.core.exceptions import ImproperlyConfigured
 
 
 class JoblaneConfig(AppConfig):  # type: ignore[misc]
@@ -11,3 +15,11 @@ class JoblaneConfig(AppConfig):  # type: ignore[misc]
     name = "joblane.django"
     label = "joblane"
     verbose_name = "Joblane"
+
+    def ready(self) -> None:
+        """Check the version of Django."""
+        if django.VERSION < (6,):
+            raise ImproperlyConfigured(
+                f"joblane.django needs Django 6, which needs Python 3.12; this is Django {django.get_version()} on "
+                f"Python {platform.python_version()}. jobs.enqueue(…, connection=django.db.connection) works without it"
+            )

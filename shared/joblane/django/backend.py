@@ -18,6 +18,7 @@ from django.tasks.exceptions import InvalidTask, InvalidTaskBackend, TaskResultD
 from django.tasks.signals import task_enqueued
 from django.utils import timezone
 from django.utils.module_loading import module_has_submodule
+from pydantic import ValidationError
 
 from joblane.client import JobClient
 from joblane.declaration import Task
@@ -122,15 +123,16 @@ class JoblaneBackend(BaseTaskBackend):  # type: ignore[misc]
         of the queue is over.
         """
         row = read_row(self.database, result_id)
-        payload = row and row["payload"]
-        if not row or not payload or not row["type"].startswith(f"{CATEGORY}:") or payload["backend"] != self.alias:
+        if not row or not row["payload"] or not row["type"].startswith(f"{CATEGORY}:"):
             raise TaskResultDoesNotExist(result_id)
         try:
-            queue_name = row["type"].removeprefix(f"{CATEGORY}:")
-            task = self.task_of(payload["task"], queue_name, run_after=run_after(row))
-        except InvalidTask as error:  # the code has changed since
+            payload = DjangoTask.model_validate(row["payload"])
+            task = self.task_of(payload.task, row["type"].removeprefix(f"{CATEGORY}:"), run_after=run_after(row))
+        except (ValidationError, InvalidTask) as error:  # no call of a task, or the code has changed since
             raise TaskResultDoesNotExist(f"{result_id}: {error}") from None
-        return result_of(row, task, result_id)
+        if payload.backend != self.alias:
+            raise TaskResultDoesNotExist(result_id)
+        return result_of(row, payload, task, result_id)
 
     def check(self, **kwargs: Any) -> list[Any]:
         """Return the problems for Django's system checks."""
@@ -191,7 +193,7 @@ def no_handler(queue_name: str) -> str:
     folder = folder_of(type_of(queue_name))
     return (
         f"Queue {queue_name!r} has no handler: write functions/{folder}/handler.py with the line "
-        f"`{folder} = django_tasks({queue_name!r})`"
+        f"`{folder} = django_tasks({queue_name!r})`, or run `manage.py joblane new {type_of(queue_name)}`"
     )
 
 

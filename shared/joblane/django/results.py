@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import builtins
-import re
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
@@ -15,6 +13,8 @@ from django.tasks.base import TaskError
 from django.utils import timezone
 
 from joblane import errors
+from joblane.django.failures import CLASS_LINE, path_of, path_of_name
+from joblane.django.payload import DjangoTask
 from joblane.record.connection import read_json
 from joblane.record.states import State
 from joblane.sqs.message import ID_PATTERN
@@ -38,9 +38,6 @@ select json_build_object('type', t.type, 'state', t.state, 'payload', t.payload,
                from joblane.task_attempts a where a.task_id = t.id and a.generation = t.generation))::text
   from joblane.tasks t where t.id = %s
 """
-CLASS_NOTE = "Class of the error: "
-"""The start of the note with the path of an error's class, the last line of its traceback: a row has only its name."""
-CLASS_LINE = re.compile(rf"^{CLASS_NOTE}([\w.]+)\n", re.M)
 
 
 def read_row(alias: str, result_id: str) -> dict[str, Any] | None:
@@ -58,8 +55,8 @@ def run_after(row: Mapping[str, Any]) -> datetime | None:
     return _time(row["due_at"]) if row["state"] == State.SCHEDULED else None
 
 
-def result_of(row: Mapping[str, Any], task: Any, result_id: str) -> Any:
-    """Return the result of a row of :data:`RESULT`."""
+def result_of(row: Mapping[str, Any], payload: DjangoTask, task: Any, result_id: str) -> Any:
+    """Return the result of a row of :data:`RESULT`, which has this payload."""
     state = State(row["state"])
     runs = row["runs"] or []
     failures = [TaskError(**_failure(run)) for run in runs if run["error_type"]]
@@ -74,8 +71,8 @@ def result_of(row: Mapping[str, Any], task: Any, result_id: str) -> Any:
         started_at=_time(runs[0]["started_at"]) if runs else None,
         last_attempted_at=_time(runs[-1]["started_at"]) if runs else None,
         finished_at=_time(row["finished_at"]),
-        args=row["payload"]["args"],
-        kwargs=row["payload"]["kwargs"],
+        args=payload.args,
+        kwargs=payload.kwargs,
         backend=task.backend,
         errors=failures,
         worker_ids=list(workers.values()),
@@ -103,12 +100,3 @@ def _end_without_error(state: State, reason: str | None) -> dict[str, str]:
     """Return the error of a task that failed without one: a process was lost, a deadline passed, it was cancelled."""
     path = path_of(errors.TaskCancelled if state is State.CANCELLED else errors.JobError)
     return {"exception_class_path": path, "traceback": f"{reason or state}\n"}
-
-
-def path_of(kind: type[BaseException]) -> str:
-    return f"{kind.__module__}.{kind.__qualname__}"
-
-
-def path_of_name(name: str) -> str:
-    """Return the path of a class of which only the name is known."""
-    return next((path_of(vars(home)[name]) for home in (errors, builtins) if name in vars(home)), name)

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from functools import cache
 from inspect import iscoroutinefunction
 from traceback import format_exception
 from typing import TYPE_CHECKING, Any
 
+from joblane.django.failures import describe, path_of
 from joblane.django.payload import SETTINGS
 from joblane.django.running import RUN
 from joblane.errors import (
@@ -23,7 +23,6 @@ from joblane.errors import (
     Snooze,
     TaskCancelled,
     TaskTimeout,
-    storable,
 )
 
 if TYPE_CHECKING:
@@ -83,7 +82,12 @@ def _run(backend: JoblaneBackend, task: Any, ctx: TaskContext, *, atomic: bool) 
     from django.tasks.signals import task_started
     from django.utils.json import normalize_json
 
-    from joblane.django.transaction import DjangoTransaction, discard_connections, refresh_connections
+    from joblane.django.transaction import (
+        DjangoTransaction,
+        discard_connections,
+        discard_open_connections,
+        refresh_connections,
+    )
 
     refresh_connections()
     reset_queries()
@@ -97,12 +101,16 @@ def _run(backend: JoblaneBackend, task: Any, ctx: TaskContext, *, atomic: bool) 
         value = normalize_json(_call(task, result, ctx))
         if transaction is not None:
             transaction.check()
+        elif discard_open_connections():
+            raise JobError("the task has left a transaction open: it is rolled back")
     except BaseException as error:
         interrupted = isinstance(error, TaskTimeout)
         if transaction is not None:
             transaction.roll_back(interrupted=interrupted)
         elif interrupted:
             discard_connections()
+        else:
+            discard_open_connections()
         if _is_last(error, ctx):
             _send_finished(backend, result, "FAILED", error=error)
         raise
@@ -189,8 +197,6 @@ def _send_finished(
     from django.tasks.signals import task_finished
     from django.utils import timezone
 
-    from joblane.django.results import path_of
-
     if error is not None:
         result.errors.append(
             TaskError(exception_class_path=path_of(type(error)), traceback="".join(format_exception(error)))
@@ -198,34 +204,4 @@ def _send_finished(
     object.__setattr__(result, "status", TaskResultStatus[status])
     object.__setattr__(result, "finished_at", timezone.now())
     object.__setattr__(result, "_return_value", value)
-    task_finished.send(type(backend), task_result=result)
-
-
-def describe(error: BaseException) -> None:
-    """Note the path of an error's class for the result of the task, and remove rows from the database's errors."""
-    from joblane.django.results import CLASS_NOTE, path_of
-
-    for link in _chain(error):
-        _hide_rows(link)
-    error.add_note(f"{CLASS_NOTE}{path_of(type(error))}")
-
-
-def _hide_rows(error: BaseException) -> None:
-    """Keep the message and the code of an error of psycopg, or of Django's around it, without values of rows."""
-    from django.db import Error as DjangoError
-
-    original = error.__cause__ if isinstance(error, DjangoError) else error
-    code, diagnosis = getattr(original, "sqlstate", None), getattr(original, "diag", None)
-    if isinstance(code, str) and diagnosis is not None:
-        message = storable(diagnosis.message_primary or type(error).__name__)
-        if code.startswith("22"):  # data exceptions quote the value
-            message = message.partition('"')[0].rstrip(" :")
-        error.args = (f"{message} ({code})",)
-
-
-def _chain(error: BaseException | None) -> Iterator[BaseException]:
-    seen: set[int] = set()
-    while error is not None and id(error) not in seen and len(seen) < 50:
-        seen.add(id(error))
-        yield error
-        error = error.__cause__ or error.__context__
+    task_finished.send_robust(type(backend), task_result=result)  # an error of a receiver does not replace the task's

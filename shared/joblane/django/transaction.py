@@ -10,6 +10,7 @@ from typing import Any
 
 from django.db import connections, transaction
 
+from joblane.django.failures import describe, hide_rows
 from joblane.errors import JobError, text_of
 from joblane.record.connection import JSON_OIDS, Row, read_json
 from joblane.telemetry import logger
@@ -52,6 +53,8 @@ class DjangoTransaction:
                 f"a transaction is open on Django's connection {self._alias!r}, so a run could not commit; in a test, "
                 "use TransactionTestCase instead of TestCase"
             )
+        if not connections[self._alias].get_autocommit():
+            raise JobError(f"DATABASES[{self._alias!r}]: AUTOCOMMIT: True is required")
         self._atomic.__enter__()
         self._open = True
         # The first function that runs after the commit. A later one may fail, and then those after it do not run.
@@ -84,7 +87,9 @@ class DjangoTransaction:
         try:
             self._atomic.__exit__(None, None, None)
         except Exception as error:
+            hide_rows(error)
             if not self._committed:
+                describe(error)
                 raise
             logger().warning(
                 "a function of transaction.on_commit has failed; its task is completed",
@@ -124,6 +129,14 @@ def refresh_connections() -> None:
     for used in connections.all(initialized_only=True):
         if not used.in_atomic_block:
             used.close_if_unusable_or_obsolete()
+
+
+def discard_open_connections() -> bool:
+    """Discard the connections, and return True, if a transaction is still open on one."""
+    is_open = any(used.in_atomic_block or not used.get_autocommit() for used in connections.all(initialized_only=True))
+    if is_open:
+        discard_connections()
+    return is_open
 
 
 def discard_connections() -> None:

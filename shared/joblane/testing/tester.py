@@ -13,7 +13,7 @@ from joblane.client import JobClient
 from joblane.context import TaskContext
 from joblane.declaration import Task
 from joblane.enqueue.result import Enqueued
-from joblane.errors import UnknownTaskError
+from joblane.errors import TaskTimeout, UnknownTaskError
 from joblane.job import JobOptions
 from joblane.local.memory_queues import QueuedMessage
 from joblane.maintenance.sweep import sweep
@@ -36,6 +36,7 @@ from joblane.testing.lanes import Lanes
 from joblane.testing.process import alarm_restored, diverted
 from joblane.testing.queues import DeadLetter, KitQueues
 from joblane.testing.report import CrashedError, Deliveries, DrainReport, NotRunError, TaskReport
+from joblane.worker.alarm import TIMED_OUT
 
 if TYPE_CHECKING:
     from sqlalchemy import Engine
@@ -193,9 +194,12 @@ class JobTester:
         result, error = self._lanes.results.pop(id_)
         if deliveries.killed:
             raise CrashedError(self.task(id_))
+        ended = self.task(id_)
+        if task.is_async and error is not None and ended.error_type == TaskTimeout.__name__:
+            raise TaskTimeout(TIMED_OUT) from error  # the coroutine was cancelled
         if error is not None:
             raise error
-        if (ended := self.task(id_)).state is not State.COMPLETED:
+        if ended.state is not State.COMPLETED:
             raise NotRunError(ended)
         return result
 
@@ -469,6 +473,21 @@ class JobTester:
             times: Number of times that it happens.
         """
         return self._faults.armed(Kind.CRASH_AFTER_COMMIT, task, times, commit)
+
+    def cancel_at_check(
+        self, task: Task[Any, Any] | None = None, *, check: int = 1, times: int = 1
+    ) -> AbstractContextManager[Fault]:
+        """Arm a fault: an operator cancels a task while it runs, just before the run checks for it.
+
+        Each call of ``ctx.check`` and ``ctx.progress`` is a check, and so is the end of each item of ``ctx.each`` and
+        of each chunk of ``ctx.resume``. The run ends there with :class:`TaskCancelled`.
+
+        Args:
+            task: Task whose runs it concerns. None: all tasks.
+            check: Number of the check within the run, from 1.
+            times: Number of runs in which it happens.
+        """
+        return self._faults.armed(Kind.CANCEL_AT_CHECK, task, times, check)
 
     def late_acknowledgement(
         self, task: Task[Any, Any] | None = None, *, times: int = 1

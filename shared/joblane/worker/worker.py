@@ -90,6 +90,8 @@ class Worker:
         self._logger = telemetry.logger()
         self._log = log or RunLog(task)
         client = JobClient.within(database, sqs, prefix, task)
+        if task.is_async:
+            import joblane.worker.async_call  # noqa: F401 - not in the time of its first run
         self._runner = Runner(task, database, database.another(), Alarm(), client, self._log, printed)
         self._lanes = {lane_name(prefix, queue, type_): queue for type_ in task.types for queue in task.lanes}
 

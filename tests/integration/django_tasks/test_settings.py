@@ -131,6 +131,16 @@ def test_a_wrong_option_is_refused(options: dict[str, Any], shop: Any) -> None:
         default_task_backend.check()
 
 
+def test_an_older_django_is_refused(shop: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    import django
+    from django.apps import apps
+    from django.core.exceptions import ImproperlyConfigured
+
+    monkeypatch.setattr(django, "VERSION", (5, 2, 0, "final", 0))
+    with pytest.raises(ImproperlyConfigured, match=r"joblane\.django needs Django 6, which needs Python 3\.12"):
+        apps.get_app_config("joblane").ready()
+
+
 # --- Declarations --------------------------------------------------------------------------------------------------
 
 

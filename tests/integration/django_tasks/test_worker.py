@@ -11,9 +11,10 @@ from typing import Any
 
 import pytest
 
+from joblane import cron
 from joblane.declaration import Task
 from joblane.discovery import load
-from joblane.django import DjangoTask
+from joblane.django import DjangoTask, django_tasks
 from joblane.testing import JobTester
 from tests import django_database
 from tests.integration.django_tasks.conftest import TASKS, backend
@@ -25,6 +26,12 @@ HERE = "tests.integration.django_tasks"
 
 def declared(queue_name: str) -> Task[DjangoTask, Any]:
     return load(f"django:{queue_name}", TASKS["OPTIONS"]["functions"])
+
+
+def default_task_backend() -> Any:
+    from django.tasks import task_backends
+
+    return task_backends["default"]
 
 
 def die() -> None:
@@ -212,20 +219,20 @@ def test_a_task_runs_in_the_queue_of_using(shop: Any, run: Run, django_jobs: Job
     assert shop.meaning.get_result(result.id).task.queue_name == "loose"
 
 
-@pytest.mark.parametrize(
-    "path", ["os.system", f"{HERE}.never.imported", f"{HERE}.shop.tasks.RefusedError", f"{HERE}.shop.tasks.nowhere"]
-)
-def test_a_path_that_is_not_registered_never_runs(path: str, shop: Any, django_jobs: JobTester) -> None:
-    # given a message of another program
+def test_a_path_that_is_not_registered_never_runs(shop: Any, django_jobs: JobTester) -> None:
+    # given messages of another program
     task = declared("default")
-    id_ = django_jobs.enqueue(task, DjangoTask(task=path, args=["true"])).id
-    # then it waits for a deploy
+    paths = ["os.system", f"{HERE}.never.imported", f"{HERE}.shop.tasks.RefusedError", f"{HERE}.shop.tasks.nowhere"]
+    ids = [django_jobs.enqueue(task, DjangoTask(task=path, args=["true"])).id for path in paths]
+    # then they wait for a deploy
     django_jobs.drain()
-    assert django_jobs.task(id_).state == "pending"
-    # and ends after an hour, with the reason, and no module was imported
+    assert [django_jobs.task(id_).state for id_ in ids] == ["pending"] * 4
+    # and end after an hour, with the reason, and no module was imported
     django_jobs.drain(within=timedelta(hours=2))
-    [dead_letter] = django_jobs.dead_letters(task)
-    assert f"{path} is not the path of a registered Django task: define it by @task" in dead_letter.reason
+    reasons = sorted(dead_letter.reason for dead_letter in django_jobs.dead_letters(task))
+    assert len(reasons) == 4
+    for path, reason in zip(sorted(paths), reasons, strict=True):
+        assert f"{path} is not the path of a registered Django task: define it by @task" in reason
     assert f"{HERE}.never" not in sys.modules
 
 
@@ -242,6 +249,37 @@ def test_a_backend_that_is_not_joblanes_never_runs(shop: Any, django_jobs: JobTe
     assert len(reasons) == 2
     assert "TASKS has no JoblaneBackend of the name 'now'" in reasons[0]
     assert "TASKS has no JoblaneBackend of the name 'unknown'" in reasons[1]
+
+
+def test_a_tick_runs_the_task_that_its_schedule_names(
+    shop: Any, django_jobs: JobTester, notes: Notes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # given a queue with a schedule
+    nightly = cron("0 2 * * *", payload={"task": shop.write.module_path, "args": ["nightly"]})
+    task = django_tasks("nightly", schedule=nightly)
+    monkeypatch.setattr(default_task_backend(), "queues", {"nightly"})
+    django_jobs.register(task)
+    # when its tick comes
+    id_ = django_jobs.tick(task)
+    django_jobs.drain(within=timedelta(days=1))
+    # then the task has run, and its result can be read
+    assert notes() == ["nightly"]
+    assert shop.write.get_result(id_).return_value == "nightly"
+
+
+@pytest.mark.parametrize("name", ["leave_open", "leave_atomic"])
+def test_without_atomic_an_open_transaction_fails_the_task(name: str, shop: Any, run: Run, notes: Notes) -> None:
+    result = run(getattr(shop, name).using(queue_name="loose"))
+    assert "the task has left a transaction open" in result.errors[0].traceback
+    assert notes() == []
+    assert run(shop.answer).return_value == 7
+
+
+def test_a_constraint_that_fails_at_the_commit_fails_the_task(shop: Any, run: Run, django_jobs: JobTester) -> None:
+    result = run(shop.break_at_commit)
+    assert (result.status, result.errors[0].exception_class.__module__) == ("FAILED", "django.db.utils")
+    assert "violates foreign key constraint" in result.errors[0].traceback
+    assert "987654321" not in result.errors[0].traceback
 
 
 def test_a_message_that_is_no_call_is_refused(shop: Any, django_jobs: JobTester) -> None:

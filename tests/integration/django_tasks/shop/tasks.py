@@ -148,6 +148,27 @@ def send_mail() -> str:
 
 
 @task
+def leave_open() -> None:
+    transaction.set_autocommit(False)
+    Note.objects.create(text="open")
+
+
+@task
+def leave_atomic() -> None:
+    transaction.atomic().__enter__()
+    Note.objects.create(text="open")
+
+
+@task
+def break_at_commit() -> None:
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "create temporary table owners (id int primary key); create temporary table things (owner int references"
+            " owners deferrable initially deferred); insert into things values (987654321)"
+        )
+
+
+@task
 def answer() -> int:
     with connection.cursor() as cursor:
         cursor.execute("select 7")
