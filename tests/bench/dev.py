@@ -24,7 +24,7 @@ from tests.bench.report import Ratio, median, within
 
 START_SECONDS, SAVE_SECONDS = 3, 2
 ROUNDS = 5
-TYPE, DOOR = "bench:run", "jobs-default"
+TYPE, QUEUE = "bench:run", "jobs-default"
 PATIENCE_SECONDS = 60
 HANDLER = """
 from sqlalchemy import text
@@ -61,12 +61,12 @@ def run(folder: Path) -> list[Ratio]:
         with _dev(root, environment) as variables, environment_of(variables):
             url, sqs = variables["DATABASE_URL"], Sqs()
             starts.append(_ended(url, waiting)[0] - began)
-            assert sqs.url(DOOR)  # makes the client
+            assert sqs.url(QUEUE)  # makes the client
             began, result = time.time(), None
             handler.write_text(HANDLER.format(number=number))
             while result != number:  # a message may be faster than the save
                 id_ = str(uuid.uuid4())
-                sqs.send(Entry(DOOR, json.dumps({"type": TYPE, "id": id_, "payload": {}})))
+                sqs.send(Entry(QUEUE, json.dumps({"type": TYPE, "id": id_, "payload": {}})))
                 ended_at, result = _ended(url, id_)
             saves.append(ended_at - began)
             sqs.client.close()
