@@ -9,6 +9,8 @@ import signal
 import subprocess
 import sys
 import time
+import urllib.error
+import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -243,6 +245,9 @@ def test_a_broken_handler_is_named_once_and_its_messages_wait_for_the_next_save(
 def test_a_new_type_runs_after_its_first_save_and_a_removed_one_keeps_its_messages(dev: Dev) -> None:
     unknown = dev.send("new:type")
     dev.await_line("of no declared type", "jobs-default")
+    forged = urllib.request.Request(dev.variables["AWS_ENDPOINT_URL"], b"{}", {"Origin": "https://evil.example"})
+    with pytest.raises(urllib.error.HTTPError, match="403"):
+        urllib.request.build_opener(urllib.request.ProxyHandler({})).open(forged)
     dev.save("new:type")
     dev.await_state(unknown, "completed")
     (dev.root / "functions" / "new_type" / "handler.py").unlink()
@@ -275,8 +280,6 @@ def _is_worker(process: psutil.Process) -> bool:
 
 
 def test_the_page_answers_with_its_token_and_again_after_a_save(dev: Dev) -> None:
-    import urllib.request
-
     address = dev.await_line("Page:").rpartition(" ")[2]
     for _ in range(2):
         opener = urllib.request.build_opener(urllib.request.ProxyHandler({}), urllib.request.HTTPCookieProcessor())

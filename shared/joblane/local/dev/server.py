@@ -7,7 +7,7 @@ import os
 import signal
 import socket
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import aclosing, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,7 @@ from joblane.local.dev.page import Page, PageProcess
 from joblane.local.dev.pool import GRACE_SECONDS, Pool
 from joblane.local.dev.processes import Process, Zygote
 from joblane.local.dev.queues import DevQueues
-from joblane.local.dev.watching import forget_compiled, saves
+from joblane.local.dev.watching import code_of, forget_compiled, saves
 from joblane.local.emulator import guarded
 from joblane.local.errors import LocalError, PortBusyError
 from joblane.local.ports import HOST
@@ -362,8 +362,15 @@ class Dev:
     # --- Reload ----------------------------------------------------------------------------------------------------
 
     async def _follow_saves(self) -> None:
-        async for paths in saves(self._project, self._stop):
-            self._reload(paths)
+        while True:
+            known = code_of(self._project)
+            async with aclosing(saves(self._project)) as found:
+                async for saved in found:
+                    paths = saved or [Path(name) for name, _ in code_of(self._project) ^ known]
+                    if paths:
+                        self._reload(paths)
+                    if any(path.parent == self._project.root.resolve() for path in paths):
+                        break  # the folders of the code may be others
 
     def _reload(self, paths: Sequence[Path]) -> None:
         forget_compiled(paths)
