@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -21,6 +22,7 @@ from joblane.local.daemon import await_end
 from joblane.local.ports import free_port
 from joblane.local.tools import environment_of
 from joblane.record.database import Database
+from tests.pages import ROOT, blocks
 
 PATIENCE_SECONDS = 60
 HANDLER = """
@@ -42,8 +44,8 @@ def {function}(payload: {name}, ctx: TaskContext) -> str:
     return "{result}"
 """
 TYPES = {
-    "say:text": ("", "time.sleep(payload.seconds)"),
-    "fail:once": (
+    "mail:welcome": ("", "time.sleep(payload.seconds)"),
+    "invoice:remind": (
         'max_retry=1, retry_delay=timedelta(seconds=1), environment=("GREETING", "UNSET_SETTING")',
         'if ctx.attempt == 1: raise ValueError("the first time")\n    ctx.logger.info(ctx.settings["GREETING"])',
     ),
@@ -54,13 +56,13 @@ TYPES = {
 PRODUCER = """
 import json, sys
 from joblane import JobClient
-from functions.say_text.handler import SayText, say_text
+from functions.mail_welcome.handler import MailWelcome, mail_welcome
 from sqlalchemy import create_engine
 from sqlalchemy.orm import Session
 import os
 jobs = JobClient()
 with Session(create_engine(os.environ["DATABASE_URL"].replace("postgresql:", "postgresql+pg8000:"))) as session:
-    kept = jobs.enqueue(say_text, SayText(text="committed"), session=session)
+    kept = jobs.enqueue(mail_welcome, MailWelcome(text="committed"), session=session)
     session.commit()
 print(kept.id)
 """
@@ -190,8 +192,8 @@ def test_a_program_enqueues_with_the_variables_and_its_printed_lines_are_shown(d
     )
     id_ = done.stdout.strip()
     assert dev.await_state(id_, "completed")["result"] == "1", done.stderr
-    dev.await_line("say:text", id_[-8:], "says committed")
-    dev.await_line("say:text", id_[-8:], "completed in")
+    dev.await_line("mail:welcome", id_[-8:], "says committed")
+    dev.await_line("mail:welcome", id_[-8:], "completed in")
     dev.await_line("Settings without a value: UNSET_SETTING.")
     shown = dev.run("-m", "joblane.cli", "logs", id_)
     assert "tasks completed" in shown.stdout, shown.stderr
@@ -199,10 +201,10 @@ def test_a_program_enqueues_with_the_variables_and_its_printed_lines_are_shown(d
 
 
 def test_a_retry_a_setting_and_an_archived_task_show_what_happened(dev: Dev) -> None:
-    retried, archived = dev.send("fail:once"), dev.send("fail:always")
+    retried, archived = dev.send("invoice:remind"), dev.send("fail:always")
     assert dev.await_state(retried, "completed")["attempts"] == 2
-    dev.await_line("fail:once", retried[-8:], "retry", "ValueError: the first time")
-    dev.await_line("fail:once", retried[-8:], "good morning")
+    dev.await_line("invoice:remind", retried[-8:], "retry", "ValueError: the first time")
+    dev.await_line("invoice:remind", retried[-8:], "good morning")
     dev.await_state(archived, "archived")
     dev.await_line("archived", f"joblane show {archived}")
     assert any("in fail_always" in line for line in dev.lines()), "no traceback"
@@ -221,20 +223,20 @@ def test_an_archived_task_is_retried_with_the_code_of_the_last_save(dev: Dev) ->
 def test_a_save_reloads_also_twice_in_a_second_with_the_same_size(dev: Dev) -> None:
     for result in ("2", "3", "4"):
         before = len(dev.lines())
-        dev.save("say:text", source("say:text", result))
-        dev.await_line("say_text/handler.py saved", after=before)
-        assert dev.await_state(dev.send("say:text"), "completed")["result"] == result
+        dev.save("mail:welcome", source("mail:welcome", result))
+        dev.await_line("mail_welcome/handler.py saved", after=before)
+        assert dev.await_state(dev.send("mail:welcome"), "completed")["result"] == result
 
 
 def test_a_broken_handler_is_named_once_and_its_messages_wait_for_the_next_save(dev: Dev) -> None:
     before = len(dev.lines())
-    dev.save("say:text", source("say:text", "x") + "\nundefined_name\n")
-    dev.await_line("say_text/handler.py, line", "NameError: name 'undefined_name'", after=before)
-    waiting, other = dev.send("say:text"), dev.send("one:only")
+    dev.save("mail:welcome", source("mail:welcome", "x") + "\nundefined_name\n")
+    dev.await_line("mail_welcome/handler.py, line", "NameError: name 'undefined_name'", after=before)
+    waiting, other = dev.send("mail:welcome"), dev.send("one:only")
     dev.await_state(other, "completed")
     assert dev.row(waiting) == {}
     assert sum("NameError" in line for line in dev.lines()[before:]) == 1
-    dev.save("say:text", source("say:text", "repaired"))
+    dev.save("mail:welcome", source("mail:welcome", "repaired"))
     assert dev.await_state(waiting, "completed")["result"] == "repaired"
 
 
@@ -279,10 +281,20 @@ def test_the_page_answers_with_its_token_and_again_after_a_save(dev: Dev) -> Non
     for _ in range(2):
         opener = urllib.request.build_opener(urllib.request.ProxyHandler({}), urllib.request.HTTPCookieProcessor())
         with opener.open(address, timeout=30) as answer:
-            assert "say:text" in answer.read().decode() or answer.status == 200
+            assert "mail:welcome" in answer.read().decode() or answer.status == 200
         before = len(dev.lines())
-        dev.save("say:text")
+        dev.save("mail:welcome")
         dev.await_line("saved: reloaded", after=before)
+
+
+def test_the_lines_of_the_documentation_are_those_of_the_stream(dev: Dev) -> None:
+    for block in blocks("text", ROOT / "docs" / "how-to" / "dev.md"):
+        for line in block.text.splitlines():
+            clock, source, rest = line[:12], line[14:34].rstrip(), line[34:]
+            rest = rest if source == "dev" else rest[8:]  # without the id of a task
+            pattern = ".*" + re.escape(rest.strip()).replace("…", ".*")
+            assert re.fullmatch(r"\d\d:\d\d:\d\d\.\d{3}", clock)
+            assert any(re.fullmatch(pattern, found) for found in dev.lines() if source in found), line
 
 
 def test_a_second_start_the_stack_and_a_port_in_use_are_refused(dev: Dev) -> None:
@@ -296,7 +308,7 @@ def test_a_second_start_the_stack_and_a_port_in_use_are_refused(dev: Dev) -> Non
 
 
 def test_after_a_kill_nothing_runs_and_the_next_start_continues_all_tasks(dev: Dev) -> None:
-    interrupted, delayed = dev.send("die:once", seconds=30), dev.send("say:text", text="later", seconds=20)
+    interrupted, delayed = dev.send("die:once", seconds=30), dev.send("mail:welcome", text="later", seconds=20)
     dev.await_state(interrupted, "active")
     dev.await_state(delayed, "active")
     started = [process for process in dev.processes() if _is_worker(process)]
@@ -304,7 +316,7 @@ def test_after_a_kill_nothing_runs_and_the_next_start_continues_all_tasks(dev: D
     dev.process.wait()
     assert await_end(started, 5)
 
-    dev.save("say:text", source("say:text", "next", body="pass"))
+    dev.save("mail:welcome", source("mail:welcome", "next", body="pass"))
     dev.start()
     assert dev.await_state(interrupted, "completed")["attempts"] == 2
     assert dev.await_state(delayed, "completed")["result"] == "next"
