@@ -222,7 +222,7 @@ class RunSession:
         if self._joined is not None:
             with self.uninterrupted:
                 self._record(self._joined, end)
-                self._joined.commit()
+                self._own.commit_joined(self._joined.commit)
             return True
         if "session" not in self.__dict__:
             if self.lent and self.database.usable and not self.database.get().idle:
