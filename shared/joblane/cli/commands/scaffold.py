@@ -68,7 +68,9 @@ def new(
             "Add the queue's name to QUEUES of TASKS in Django's settings, and correct the settings' module here."
         )
         return
-    terminal.say(f"Test it:  {_pytest(test)}\nThen write your code into handler.py. `joblane dev` runs it, `joblane up` deploys it.")
+    terminal.say(
+        f"Test it:  {_pytest(test)}\nThen write your code into handler.py. `joblane dev` runs it, `joblane up` deploys it."
+    )
 
 
 def _pytest(test: Path) -> str:
