@@ -69,7 +69,8 @@ def new(
         )
         return
     terminal.say(
-        f"Test it:  {_pytest(test)}\nThen write your code into handler.py. `joblane dev` runs it, `joblane up` deploys it."
+        f"Test it:  {_pytest(test)}\n"
+        "Then write your code into handler.py. `joblane dev` runs it, and `joblane up` deploys it."
     )
 
 
