@@ -77,9 +77,10 @@ class Dev:
         self._env_file = folder / "env"
 
     def run(self) -> None:
-        """Run until Ctrl-C or SIGTERM. Raises :class:`LocalError` if it cannot start."""
+        """Run until Ctrl-C, SIGTERM, or the end of the terminal. Raises :class:`LocalError` if it cannot start."""
         _own_stage(self._project)
         with lock.held(self._folder):
+            self._env_file.unlink(missing_ok=True)  # that of a command that was killed
             listening = listen(self._aws_port)
             self._page = self._open_page() if self._open_page else None
             zygote = Zygote(self._lost_zygote)
@@ -113,7 +114,7 @@ class Dev:
         self._page_process = PageProcess(self._page, self._start_page) if self._page else None
         self._jobs: set[asyncio.Task[Any]] = set()
         loop = asyncio.get_running_loop()
-        for number in (signal.SIGINT, signal.SIGTERM):
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             loop.add_signal_handler(number, self._on_signal)
         server = _Server(_config(guarded(self._endpoint, self._aws_port)))
         self._postgres_started = asyncio.create_task(asyncio.to_thread(self._postgres.start))
