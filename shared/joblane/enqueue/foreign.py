@@ -194,10 +194,10 @@ class Django(Foreign):
             return
         hooks = self.connection.run_on_commit
         savepoints, last, *_ = hooks[-1] if hooks else (None, None)
-        is_joined = (
-            isinstance(last, OnCommit) and last.send == send and savepoints == set(self.connection.savepoint_ids)
-        )
-        self.connection.on_commit(OnCommit(send, tasks, last.unsent if is_joined else []))
+        unsent: list[NewTask] = []
+        if isinstance(last, OnCommit) and last.send == send and savepoints == set(self.connection.savepoint_ids):
+            unsent = last.unsent
+        self.connection.on_commit(OnCommit(send, tasks, unsent))
 
 
 class OnCommit:
@@ -253,6 +253,7 @@ def opened(
     if kind is None:
         given = "psycopg2's" if names[0][0] == "psycopg2" else f"{names[0][0]}.{names[0][1]}"
         advice = "for SQLAlchemy's give session=" if names[0][0] == "sqlalchemy" else "or give an SQLAlchemy session="
+        advice = "take a connection from it" if names[0][1].endswith("Pool") else advice
         raise EnqueueError("connection", f"{ASYNC if is_async else SYNC} is required, not {given}; {advice}")
     if kind.is_async and not is_async:
         raise EnqueueError("connection", "it is asynchronous: use await jobs.aenqueue(task, payload, connection=…)")

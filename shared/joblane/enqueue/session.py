@@ -34,8 +34,8 @@ def plain(session: AnySession) -> Session:
     if hasattr(session, "run_sync"):
         raise EnqueueError(
             "session",
-            "a plain Session is required; with an AsyncSession use await jobs.aenqueue(task, payload, session=session), "
-            "or await session.run_sync(function) with a function that takes the plain session",
+            "a plain Session is required; with an AsyncSession use await jobs.aenqueue(task, payload, session=session)"
+            ", or for a batch await session.run_sync(function), whose first argument is the plain session",
         )
     if not isinstance(session, (Session, scoped_session)):
         raise EnqueueError("session", f"an SQLAlchemy Session is required, not {_named(session)}")

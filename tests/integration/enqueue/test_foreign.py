@@ -355,6 +355,10 @@ class Stranger:
     pass
 
 
+class Pool:
+    pass
+
+
 async def keep_later(send: Callable[[], None]) -> None:
     pass
 
@@ -371,6 +375,7 @@ def test_a_wrong_connection_is_named_with_what_would_be_right(
             {"connection": Stranger()},
             "a connection of psycopg or of Django is required, not tests.Stranger",
         ),
+        ({"connection": Pool()}, r"not tests\.Pool; take a connection from it"),
         ({"connection": engine.connect()}, r"not sqlalchemy.Connection; for SQLAlchemy's give session="),
         ({"connection": connection, "after_commit": []}, "after_commit: a plain function .* is required, .* not list"),
         (
