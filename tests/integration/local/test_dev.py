@@ -9,6 +9,8 @@ import signal
 import subprocess
 import sys
 import time
+import urllib.error
+import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -25,6 +27,7 @@ from joblane.record.database import Database
 from tests.pages import ROOT, blocks
 
 PATIENCE_SECONDS = 60
+NOT_INHERITED = ("AWS_", "DATABASE_URL", "PYTHONDONTWRITEBYTECODE")
 HANDLER = """
 import os, time
 from datetime import timedelta
@@ -88,7 +91,7 @@ class Dev:
         for type_ in TYPES:
             self.save(type_)
         self._environment = {
-            **{name: value for name, value in os.environ.items() if not name.startswith(("AWS_", "DATABASE_URL"))},
+            **{name: value for name, value in os.environ.items() if not name.startswith(NOT_INHERITED)},
             "JOBLANE_AWS_PORT": str(free_port()),
             "JOBLANE_POSTGRES_PORT": str(free_port()),
             "JOBLANE_PAGE_PORT": str(free_port()),
@@ -236,6 +239,7 @@ def test_a_broken_handler_is_named_once_and_its_messages_wait_for_the_next_save(
     dev.await_state(other, "completed")
     assert dev.row(waiting) == {}
     assert sum("NameError" in line for line in dev.lines()[before:]) == 1
+    assert not any("of no declared type" in line for line in dev.lines()[before:])
     dev.save("mail:welcome", source("mail:welcome", "repaired"))
     assert dev.await_state(waiting, "completed")["result"] == "repaired"
 
@@ -243,6 +247,9 @@ def test_a_broken_handler_is_named_once_and_its_messages_wait_for_the_next_save(
 def test_a_new_type_runs_after_its_first_save_and_a_removed_one_keeps_its_messages(dev: Dev) -> None:
     unknown = dev.send("new:type")
     dev.await_line("of no declared type", "jobs-default")
+    forged = urllib.request.Request(dev.variables["AWS_ENDPOINT_URL"], b"{}", {"Origin": "https://evil.example"})
+    with pytest.raises(urllib.error.HTTPError, match="403"):
+        urllib.request.build_opener(urllib.request.ProxyHandler({})).open(forged)
     dev.save("new:type")
     dev.await_state(unknown, "completed")
     (dev.root / "functions" / "new_type" / "handler.py").unlink()
@@ -275,8 +282,6 @@ def _is_worker(process: psutil.Process) -> bool:
 
 
 def test_the_page_answers_with_its_token_and_again_after_a_save(dev: Dev) -> None:
-    import urllib.request
-
     address = dev.await_line("Page:").rpartition(" ")[2]
     for _ in range(2):
         opener = urllib.request.build_opener(urllib.request.ProxyHandler({}), urllib.request.HTTPCookieProcessor())
@@ -308,9 +313,10 @@ def test_a_second_start_the_stack_and_a_port_in_use_are_refused(dev: Dev) -> Non
 
 
 def test_after_a_kill_nothing_runs_and_the_next_start_continues_all_tasks(dev: Dev) -> None:
-    interrupted, delayed = dev.send("die:once", seconds=30), dev.send("mail:welcome", text="later", seconds=20)
+    interrupted = dev.send("die:once", seconds=30)
+    delayed = dev.run("-m", "joblane.cli", "enqueue", "mail:welcome", "--in", "3s").stdout.strip()
     dev.await_state(interrupted, "active")
-    dev.await_state(delayed, "active")
+    assert dev.row(delayed)["state"] == "scheduled"
     started = [process for process in dev.processes() if _is_worker(process)]
     dev.process.kill()
     dev.process.wait()

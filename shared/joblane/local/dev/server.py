@@ -7,7 +7,7 @@ import os
 import signal
 import socket
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import aclosing, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,7 @@ from joblane.local.dev.page import Page, PageProcess
 from joblane.local.dev.pool import GRACE_SECONDS, Pool
 from joblane.local.dev.processes import Process, Zygote
 from joblane.local.dev.queues import DevQueues
-from joblane.local.dev.watching import forget_compiled, saves
+from joblane.local.dev.watching import code_of, forget_compiled, saves
 from joblane.local.emulator import guarded
 from joblane.local.errors import LocalError, PortBusyError
 from joblane.local.ports import HOST
@@ -77,9 +77,10 @@ class Dev:
         self._env_file = folder / "env"
 
     def run(self) -> None:
-        """Run until Ctrl-C or SIGTERM. Raises :class:`LocalError` if it cannot start."""
+        """Run until Ctrl-C, SIGTERM, or the end of the terminal. Raises :class:`LocalError` if it cannot start."""
         _own_stage(self._project)
         with lock.held(self._folder):
+            self._env_file.unlink(missing_ok=True)  # that of a command that was killed
             listening = listen(self._aws_port)
             self._page = self._open_page() if self._open_page else None
             zygote = Zygote(self._lost_zygote)
@@ -113,7 +114,7 @@ class Dev:
         self._page_process = PageProcess(self._page, self._start_page) if self._page else None
         self._jobs: set[asyncio.Task[Any]] = set()
         loop = asyncio.get_running_loop()
-        for number in (signal.SIGINT, signal.SIGTERM):
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             loop.add_signal_handler(number, self._on_signal)
         server = _Server(_config(guarded(self._endpoint, self._aws_port)))
         self._postgres_started = asyncio.create_task(asyncio.to_thread(self._postgres.start))
@@ -362,8 +363,15 @@ class Dev:
     # --- Reload ----------------------------------------------------------------------------------------------------
 
     async def _follow_saves(self) -> None:
-        async for paths in saves(self._project, self._stop):
-            self._reload(paths)
+        while True:
+            known = code_of(self._project)
+            async with aclosing(saves(self._project)) as found:
+                async for saved in found:
+                    paths = saved or [Path(name) for name, _ in code_of(self._project) ^ known]
+                    if paths:
+                        self._reload(paths)
+                    if any(path.parent == self._project.root.resolve() for path in paths):
+                        break  # the folders of the code may be others
 
     def _reload(self, paths: Sequence[Path]) -> None:
         forget_compiled(paths)
