@@ -412,6 +412,11 @@ def test_a_session_of_the_other_kind_is_refused_with_the_call_that_takes_it(worl
     assert (rows(world), sends.messages) == ([], [])
 
 
+def test_another_event_loop_than_asyncios_is_named(world: World) -> None:
+    with pytest.raises(RuntimeError, match=r"asyncio's event loop is required; .* call the plain function in a thread"):
+        world.client.aget("a").send(None)
+
+
 AUTOCOMMIT = "session: its connection is in AUTOCOMMIT, so the task could not commit together with your work"
 
 
