@@ -28,6 +28,7 @@ from joblane.inspector.views import (
     Overview,
     Page,
     Pause,
+    Paused,
     ScheduleView,
     Statistic,
     TaskRow,
@@ -119,7 +120,8 @@ class FakeInspector:
             queues.append(
                 replace(one, front_door=Depth(), pause=self.paused.get((PauseScope.QUEUE, one.queue)), lanes=lanes)
             )
-        return Overview(views.NOW, tuple(queues), Count(1_234, exact=True), Count(3_651, exact=True))
+        paused = tuple(Paused(pause, 12) for pause in self.paused.values() if pause.scope is not PauseScope.SCHEDULE)
+        return Overview(views.NOW, tuple(queues), Count(1_234, exact=True), Count(3_651, exact=True), paused)
 
     def _pauses(self) -> tuple[Pause, ...]:
         return tuple(self.paused.values())
@@ -177,7 +179,7 @@ class FakeInspector:
     def _types(self) -> tuple[TypeView, ...]:
         return (views.type_view(),)
 
-    def _audit(self, target: str | None, who: str | None, before: int | None, limit: int) -> tuple[AuditEntry, ...]:
+    def _audit(self, before: int | None, limit: int, **_: object) -> tuple[AuditEntry, ...]:
         return tuple(one for one in self.entries if before is None or one.number < before)[:limit]
 
     def _bulks(self, limit: int) -> tuple[BulkView, ...]:

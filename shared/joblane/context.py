@@ -15,6 +15,7 @@ from joblane import telemetry
 from joblane.errors import JobError, shortened
 from joblane.job import Job, check_names
 from joblane.loops import Loops, Source
+from joblane.queues import OWN_TYPES
 from joblane.record.time_limits import OPERATOR
 from joblane.scrubbing import Scrub, scrubber
 from joblane.settings import Settings
@@ -38,8 +39,6 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 P = TypeVar("P", bound="Payload")
-OWN_TYPES = "jobs:"
-"""The category of Joblane's own task types."""
 ENQUEUED_BY = "enqueued_by"
 """The relation to the task whose run has enqueued another one."""
 REPORT_EVERY_SECONDS = 1.0

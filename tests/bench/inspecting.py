@@ -244,7 +244,7 @@ def _other_queries(scope: Scope) -> list[Query]:
             "overview: statements",
             {"60 minutes": read_overview},
             (
-                Selection(overview.LIVE_ROWS, (str(BOUND),)),
+                Selection(overview.LIVE_ROWS, (str(BOUND), ["acme"])),
                 Selection(overview.ARCHIVED, ()),
                 Selection(overview.STARTED, hour),
             ),

@@ -25,6 +25,7 @@ from joblane.inspector.views import (
     Minute,
     Overview,
     Pause,
+    Paused,
     QueueView,
     Reason,
     Relative,
@@ -165,7 +166,7 @@ def overview(minutes: int = 60) -> Overview:
         )
         for queue in Queue
     )
-    return Overview(NOW, views, Count(7, exact=True), Count(3_651, exact=True))
+    return Overview(NOW, views, Count(7, exact=True), Count(3_651, exact=True), (Paused(pause, 4),))
 
 
 def dead() -> DeadLetters:

@@ -58,11 +58,7 @@ class FilterOptions:
     ] = None
 
     def filter(self, ids: Sequence[str] = ()) -> Filter:
-        now = datetime.now(UTC)
-        after = None if self.newer is None else parsed(lambda text: ago(text, now), self.newer, "--newer")
-        before = None if self.older is None else parsed(lambda text: ago(text, now), self.older, "--older")
-        if after is not None and before is not None and after >= before:
-            usage(f"nothing is older than {self.older} and newer than {self.newer}", "--older and --newer")
+        after, before = time_range(self.newer, self.older)
         return Filter(
             ids=tuple(dict.fromkeys(ids)),
             id_prefix=self.id_prefix,
@@ -76,6 +72,16 @@ class FilterOptions:
             created_after=after,
             created_before=before,
         )
+
+
+def time_range(newer: str | None, older: str | None) -> tuple[datetime | None, datetime | None]:
+    """The times of ``--newer`` and ``--older``."""
+    now = datetime.now(UTC)
+    after = None if newer is None else parsed(lambda text: ago(text, now), newer, "--newer")
+    before = None if older is None else parsed(lambda text: ago(text, now), older, "--older")
+    if after is not None and before is not None and after >= before:
+        usage(f"nothing is older than {older} and newer than {newer}", "--older and --newer")
+    return after, before
 
 
 def parsed(parse: Callable[[str], R], text: str, option: str) -> R:

@@ -140,10 +140,34 @@ class Inspector:
 
     @needs(VIEW)
     def audit(
-        self, *, target: str | None = None, who: str | None = None, before: int | None = None, limit: int = 50
+        self,
+        *,
+        target: str | None = None,
+        who: str | None = None,
+        action: str | None = None,
+        bulk: str | None = None,
+        since: datetime | None = None,
+        until: datetime | None = None,
+        before: int | None = None,
+        limit: int = 50,
     ) -> tuple[views.AuditEntry, ...]:
-        """Actions of operators, newest first. ``before``: only entries below this number. ``limit``: 1 to 500."""
-        return audit.entries(self._scope, target, who, before, limit)
+        """Actions of operators, newest first.
+
+        A bulk action has one entry, and one more for each of its tasks. The entries of its tasks are listed only with
+        ``target``, the id of a task, or ``bulk``, the id of the bulk action. ``since``, ``until``: times with a zone,
+        the first included. ``before``: only entries below this number. ``limit``: 1 to 500.
+        """
+        return audit.entries(
+            self._scope,
+            target=target,
+            who=who,
+            name=action,
+            bulk=bulk,
+            since=since,
+            until=until,
+            before=before,
+            limit=limit,
+        )
 
     @needs(VIEW)
     def bulks(self, *, limit: int = 20) -> tuple[views.BulkView, ...]:

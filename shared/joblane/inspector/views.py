@@ -37,6 +37,14 @@ class Pause:
 
 
 @dataclass(frozen=True, slots=True)
+class Paused:
+    """A pause, and the number of tasks that are due and wait because of it, among the live tasks of the overview."""
+
+    pause: Pause
+    waiting: int
+
+
+@dataclass(frozen=True, slots=True)
 class Depth:
     """Messages in one SQS queue, counted approximately. All None: SQS did not answer for this queue.
 
@@ -105,7 +113,8 @@ class Count:
 
 @dataclass(frozen=True, slots=True)
 class Overview:
-    """The three queues. ``archived``: archived tasks that are kept, counted up to 1,000.
+    """The three queues. ``archived``: archived tasks that are kept, counted up to 1,000. ``paused``: the pauses of
+    queues, types and tenants. ``oldest_wait_seconds`` leaves out what is paused.
 
     ``live``: the live tasks that ``tasks`` and ``oldest_wait_seconds`` cover. ``exact`` False: there are at
     least 40,000, and only the oldest and the newest 20,000 are covered.
@@ -115,6 +124,7 @@ class Overview:
     queues: tuple[QueueView, ...]
     archived: Count
     live: Count
+    paused: tuple[Paused, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -328,11 +338,25 @@ BULK_RESULTS = {
 
 
 @dataclass(frozen=True, slots=True)
+class BulkOutcome:
+    """The tasks that a bulk action has sent, by their state now, without those that another action has changed since.
+    ``exact`` False: only the first 20,000 tasks are counted."""
+
+    completed: int
+    waiting: int
+    active: int
+    archived: int
+    cancelled: int
+    exact: bool
+
+
+@dataclass(frozen=True, slots=True)
 class BulkView:
     """A bulk action, which is a task of type ``jobs:bulk``. ``state``: the state of that task.
 
     ``total``: tasks that matched at the start. ``done``, ``skipped``, ``failed``: tasks so far. ``stopped``: why the
-    action ended early, None if it did not.
+    action ended early, None if it did not. ``reason``: the operator's, None if none was given. ``outcome``: of the
+    tasks that it has sent; None in a listing, and for an action that sends none.
     """
 
     id: str
@@ -348,6 +372,8 @@ class BulkView:
     stopped: str | None
     started_at: datetime
     finished_at: datetime | None
+    reason: str | None = None
+    outcome: BulkOutcome | None = None
 
     @property
     def result(self) -> str:
@@ -370,7 +396,10 @@ class BulkView:
 
 @dataclass(frozen=True, slots=True)
 class AuditEntry:
-    """An action of an operator. ``target``: a task's id, or for example ``type:data:export`` or ``queue:low``."""
+    """An action of an operator. ``target``: a task's id, or for example ``type:data:export`` or ``queue:low``.
+
+    ``bulk``: the id of the bulk action that acted on the task, None for an action of its own.
+    """
 
     number: int
     at: datetime
@@ -378,6 +407,7 @@ class AuditEntry:
     action: str
     target: str
     reason: str | None
+    bulk: str | None = None
     details: Mapping[str, Any] = field(default_factory=dict)
 
 

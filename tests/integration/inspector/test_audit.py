@@ -44,9 +44,15 @@ def test_an_entry_says_who_did_what_to_which_task_and_why(
     assert entries[2].at.tzinfo is not None
     assert [one.action for one in inspector.audit(target="one", who="bob")] == ["delete"]
     assert inspector.audit(before=entries[0].number, limit=1) == (entries[1],)
+    assert [one.target for one in inspector.audit(action="cancel")] == ["two", "one"]
+    assert inspector.audit(since=entries[1].at, until=entries[0].at) == (entries[1],)
+    assert inspector.audit(bulk="none") == ()
 
 
-@pytest.mark.parametrize("given", [{"limit": 0}, {"limit": 501}, {"before": -1}, {"before": "x"}, {"who": "nul\0"}])
+@pytest.mark.parametrize(
+    "given",
+    [{"limit": 0}, {"limit": 501}, {"before": -1}, {"before": "x"}, {"who": "nul\0"}, {"since": "x"}],
+)
 def test_an_invalid_query_names_its_field(inspector: Inspector, given: dict[str, Any]) -> None:
     with pytest.raises(SelectionError, match=f"^{next(iter(given))}: "):
         inspector.audit(**given)

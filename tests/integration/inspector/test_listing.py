@@ -427,7 +427,7 @@ def test_plain_texts_are_accepted_for_states_and_queues(filled: Scope) -> None:
 @pytest.mark.parametrize(
     ("sql", "parameters"),
     [
-        (overview.LIVE_ROWS, ("20000",)),
+        (overview.LIVE_ROWS, ("20000", ["acme"])),
         (overview.ARCHIVED, ()),
         (overview.STARTED, (START,)),
         (why.AHEAD, ("sample:one", "default", START)),

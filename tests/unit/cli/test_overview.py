@@ -6,6 +6,7 @@ import json
 import re
 from collections.abc import Callable
 from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
@@ -192,7 +193,7 @@ def test_queues_show_depths_and_pauses(jobs: Run, stub: FakeInspector) -> None:
     assert low.split()[:7] == ["low", "12", "2", "3", "1,200", "4", "1m"]
     assert low.rstrip().endswith("yes")
     assert ran.err.splitlines() == [
-        "queue low is paused by ann@laptop: the database moves",
+        "queue low is paused by ann@laptop: the database moves (4 due tasks wait)",
         "7 archived tasks. See why: jobs dead",
     ]
     assert ran.out.count("data:export") == 3
@@ -259,7 +260,18 @@ def test_the_audit_names_the_option_for_the_next_page(jobs: Run, stub: FakeInspe
     stub.answers["audit"] = views.task_view().audit
     ran = jobs("audit", "--limit", "1", "--who", "ann@laptop", "--target", "queue:low")
     assert "--before 7" in ran.err
-    assert stub.called("audit") == [((), {"target": "queue:low", "who": "ann@laptop", "before": None, "limit": 1})]
+    [(_, named)] = stub.called("audit")
+    given = {name: value for name, value in named.items() if value is not None}
+    assert given == {"target": "queue:low", "who": "ann@laptop", "limit": 1}
+
+
+def test_the_audit_is_filtered_by_action_and_time(jobs: Run, stub: FakeInspector) -> None:
+    stub.answers["audit"] = views.task_view().audit
+    assert jobs("audit", "--action", "redrive", "--newer", "2h", "--bulk", "b1").code == 0
+    [(_, named)] = stub.called("audit")
+    assert (named["action"], named["bulk"], named["until"]) == ("redrive", "b1", None)
+    assert timedelta(hours=1, minutes=59) < datetime.now(UTC) - named["since"] < timedelta(hours=2, minutes=1)
+    assert jobs("audit", "--newer", "1h", "--older", "2h").code == 2
 
 
 def test_the_doctor_ends_with_1_if_a_check_is_bad_and_says_what_to_do(jobs: Run, stub: FakeInspector) -> None:

@@ -46,7 +46,7 @@ def test_no_text_from_outside_becomes_markup(browser: TestClient, stub: FakeInsp
         fingerprint=planted,
         type=planted,
     )
-    entry = AuditEntry(1, at, planted, planted, planted, planted, {planted: planted, "more": [planted]})
+    entry = AuditEntry(1, at, planted, planted, planted, planted, planted, {planted: planted, "more": [planted]})
     stub.rows, stub.entries, stub.tenant = [hurt], [entry], planted
     stub.changes[planted] = {
         "payload": {planted: planted},
@@ -532,14 +532,27 @@ def test_obsolete_dead_letters_are_removed_by_a_redrive_of_a_type_or_of_all(
     assert "Redrive all" in text
     for requested, expected in [({}, True), ({"type": "data:export"}, True), ({"fingerprint": "f1"}, False)]:
         text = browser.get("/dead/redrive", params=requested).text
-        assert "Redrive 40?" in text
+        assert ("Redrive 40?" if requested else "Redrive everything: 40 tasks of 1 type?") in text
         assert ("In addition, this removes 1 obsolete dead letter" in text) is expected, requested
+
+
+def test_an_empty_type_never_redrives_everything(browser: TestClient, post: Post, stub: FakeInspector) -> None:
+    # given dead letters, of which one cannot be read, and so has no type
+    one = DeadGroup("f1", "data:export", "KeyError", "missing", True, 40, NOW, NOW, "id", "default", None)
+    stub.groups = [one, replace(one, fingerprint="f2", type="", recorded=False, count=1)]
+    # then no type is chosen at first, and the unreadable ones are no choice
+    text = browser.get("/dead").text
+    assert re.findall("<option[^>]*>([^<]*)", text) == ["Choose a type", "data:export"]
+    # and an empty type is refused
+    assert browser.get("/dead/redrive?type=").status_code == 400
+    post("/dead/redrive/start", type="", canary="0", rate="10")
+    assert stub.performed == []
 
 
 def test_a_redrive_of_all_does_not_count_bulk_actions(browser: TestClient, stub: FakeInspector) -> None:
     one = DeadGroup("f1", "data:export", "KeyError", "missing", True, 40, NOW, NOW, "id", "default", None)
     stub.groups = [one, replace(one, fingerprint="f2", type="jobs:bulk", count=3)]
-    assert "Redrive 40?" in browser.get("/dead/redrive").text
+    assert "Redrive everything: 40 tasks of 1 type?" in browser.get("/dead/redrive").text
     assert "Redrive 3?" in browser.get("/dead/redrive", params={"type": "jobs:bulk"}).text
 
 

@@ -114,14 +114,32 @@ def audit(
         str | None, typer.Option("--target", metavar="TARGET", help="A task's id, or type:data:export, queue:low …")
     ] = None,
     who: Annotated[str | None, typer.Option(metavar="NAME", help="Only actions of this operator.")] = None,
+    action: Annotated[
+        str | None, typer.Option(metavar="ACTION", help="Only this action: pause, retry, redrive …")
+    ] = None,
+    bulk: Annotated[
+        str | None, typer.Option(metavar="ID", help="The entries of the tasks of this bulk action or redrive.")
+    ] = None,
+    older: Annotated[
+        str | None, typer.Option(metavar="AGE", help="Only actions before this: an age (10m, 2h, 3d) or a time.")
+    ] = None,
+    newer: Annotated[
+        str | None, typer.Option(metavar="AGE", help="Only actions after this: an age (10m, 2h, 3d) or a time.")
+    ] = None,
     before: Annotated[int | None, typer.Option(metavar="NO", help="Only entries with a lower NO than this.")] = None,
     limit: o.Limit = 50,
     as_json: o.AsJson = False,
 ) -> None:
-    """List actions of operators, newest first."""
+    """List actions of operators, newest first.
+
+    A bulk action or redrive is one line. --bulk lists its tasks.
+    """
     from joblane.cli import task_tables as tables
 
-    found = target.inspector(context).audit(target=target_, who=who, before=before, limit=limit)
+    since, until = filters.time_range(newer, older)
+    found = target.inspector(context).audit(
+        target=target_, who=who, action=action, bulk=bulk, since=since, until=until, before=before, limit=limit
+    )
     terminal.answer(found, as_json=as_json, nothing="No audit entry matches.")
     console = terminal.console()
     console.print(tables.audit(found, datetime.now(UTC), console.width))

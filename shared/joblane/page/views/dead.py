@@ -9,6 +9,7 @@ from starlette.responses import Response
 
 from joblane.inspector.bulk.dead import removable, within
 from joblane.inspector.bulk.start import MAX_CANARY
+from joblane.inspector.errors import SelectionError
 from joblane.inspector.filter import Filter
 from joblane.inspector.inspector import Inspector
 from joblane.page.filters import Fields, read, whole, write
@@ -16,11 +17,13 @@ from joblane.page.views.bulk import DEFAULT_RATE, rate_of
 from joblane.page.visit import form, page, redirect
 
 CANARY = 5
+UNREADABLE = ""
+"""The type of a group of dead letters that cannot be read."""
 
 
 def show(request: Request, inspector: Inspector) -> Response:
     found = inspector.dead()
-    return page(request, "dead.html", dead=found, types=sorted({group.type for group in found.groups}))
+    return page(request, "dead.html", dead=found, types=sorted({group.type for group in found.groups} - {UNREADABLE}))
 
 
 def dry_run(request: Request, inspector: Inspector) -> Response:
@@ -32,6 +35,8 @@ def dry_run(request: Request, inspector: Inspector) -> Response:
         request,
         "redrive.html",
         groups=groups,
+        everything=wanted == Filter(),
+        types=len({group.type for group in groups}),
         count=sum(group.count for group in groups),
         obsolete=removable(found, wanted),
         fields=write(wanted),
@@ -51,4 +56,7 @@ def redrive(request: Request, inspector: Inspector) -> Response:
 
 
 def _wanted(given: Fields) -> Filter:
+    """Read the filter. A type that is given and empty would select everything, so it is refused."""
+    if UNREADABLE in given.getlist("type"):
+        raise SelectionError("type", "choose a type; `Redrive all` redrives all types")
     return read(given, datetime.now(UTC))

@@ -326,6 +326,8 @@ create table joblane.audit (
     target text not null,
     -- Reason that the operator gave, 500 characters at most. Null: none.
     reason text,
+    -- Id of the bulk action or redrive that acted on the task. Null: an action of its own.
+    bulk text collate "C",
     -- Further facts: states, names and numbers, never a payload value.
     details jsonb not null default '{{}}' check (jsonb_typeof(details) = 'object')
 )
@@ -531,6 +533,9 @@ INDEXES = (
         " using brin (started_at) with (pages_per_range = 16, autosummarize = on)"
     ),
     "create index audit_target on joblane.audit (target, number)",
+    # A bulk action has an entry for each of its tasks, which a list of actions must not walk over.
+    "create index audit_actions on joblane.audit (number) where bulk is null",
+    "create index audit_bulk on joblane.audit (bulk, number) where bulk is not null",
     "create index task_parents_parent on joblane.task_parents (parent)",
     "create index batches_created on joblane.batches (created_at, id)",
 )
