@@ -85,7 +85,7 @@ def test_the_oldest_wait_is_that_of_the_task_that_was_due_first(deployed: World,
 
 
 def test_a_pause_says_how_many_tasks_wait_for_its_end(deployed: World, inspector: Inspector) -> None:
-    # given tasks of two tenants that are due, one that is due later, and one of another queue
+    # given tasks of two tenants that are due, a later task, and one of another queue
     for id_, tenant in (("a", "acme"), ("b", "acme"), ("c", "globex")):
         enqueue(deployed, id_, tenant=tenant)
     enqueue(deployed, "later", tenant="acme", process_in=timedelta(hours=1))
