@@ -57,8 +57,16 @@ class FilterOptions:
         str | None, typer.Option(metavar="AGE", help="Only tasks newer than this: an age (10m, 2h, 3d) or a time.")
     ] = None
 
+    ended_older: Annotated[
+        str | None, typer.Option(metavar="AGE", help="Only tasks that ended before this: an age or a time.")
+    ] = None
+    ended_newer: Annotated[
+        str | None, typer.Option(metavar="AGE", help="Only tasks that ended after this: an age or a time.")
+    ] = None
+
     def filter(self, ids: Sequence[str] = ()) -> Filter:
         after, before = time_range(self.newer, self.older)
+        ended_after, ended_before = time_range(self.ended_newer, self.ended_older, "--ended-newer", "--ended-older")
         return Filter(
             ids=tuple(dict.fromkeys(ids)),
             id_prefix=self.id_prefix,
@@ -71,16 +79,20 @@ class FilterOptions:
             fingerprint=self.fingerprint,
             created_after=after,
             created_before=before,
+            ended_after=ended_after,
+            ended_before=ended_before,
         )
 
 
-def time_range(newer: str | None, older: str | None) -> tuple[datetime | None, datetime | None]:
-    """The times of ``--newer`` and ``--older``."""
+def time_range(
+    newer: str | None, older: str | None, newer_option: str = "--newer", older_option: str = "--older"
+) -> tuple[datetime | None, datetime | None]:
+    """The times of two options that are ages or times."""
     now = datetime.now(UTC)
-    after = None if newer is None else parsed(lambda text: ago(text, now), newer, "--newer")
-    before = None if older is None else parsed(lambda text: ago(text, now), older, "--older")
+    after = None if newer is None else parsed(lambda text: ago(text, now), newer, newer_option)
+    before = None if older is None else parsed(lambda text: ago(text, now), older, older_option)
     if after is not None and before is not None and after >= before:
-        usage(f"nothing is older than {older} and newer than {newer}", "--older and --newer")
+        usage(f"nothing is older than {older} and newer than {newer}", f"{older_option} and {newer_option}")
     return after, before
 
 

@@ -13,7 +13,7 @@ from typing import Any
 from joblane.flow import Rate
 from joblane.inspector import views
 from joblane.inspector.actions import audit, enqueue, line, single
-from joblane.inspector.bulk import dead, start
+from joblane.inspector.bulk import causes, dead, start
 from joblane.inspector.filter import BulkAction, Filter, PauseScope
 from joblane.inspector.permission import Permission, needs
 from joblane.inspector.scope import Scope
@@ -81,9 +81,15 @@ class Inspector:
         return logs.of_task(self._scope, id, limit)
 
     @needs(VIEW)
-    def dead(self) -> views.DeadLetters:
-        """Archived tasks, and dead letters without a row, grouped by their error."""
-        return dead.groups(self._scope)
+    def dead(
+        self, *, types: tuple[str, ...] = (), since: datetime | None = None, sort: str = "count"
+    ) -> views.DeadLetters:
+        """Archived tasks, and dead letters without a row, grouped by their error.
+
+        ``types``: none for all. ``since``: only groups that got a task at this time or later. ``sort``: ``count``, the
+        largest group first, or ``last``, the group with the latest task first.
+        """
+        return dead.groups(self._scope, types, since, sort)
 
     @needs(VIEW)
     def pauses(self) -> tuple[views.Pause, ...]:
@@ -185,6 +191,14 @@ class Inspector:
         return doctor.checks(self._scope)
 
     # --- Actions ---------------------------------------------------------------------------------------------------
+
+    @needs(OPERATE)
+    def acknowledge(self, fingerprint: str, *, reason: str) -> views.ActionResult:
+        """Mark the cause of archived tasks as known, with a note, until another task fails with it.
+
+        ``fingerprint``: of a group of :meth:`dead`. Raises :class:`~joblane.inspector.errors.SelectionError`.
+        """
+        return causes.acknowledge(self._scope, fingerprint, reason)
 
     @needs(OPERATE)
     def run(self, id: str, *, reason: str | None = None) -> views.ActionResult:  # noqa: A002

@@ -41,6 +41,7 @@ ACTIONS: dict[str, View] = {
     "/bulk/start": bulk.start,
     "/bulk/abort": bulk.abort,
     "/dead/redrive/start": dead.redrive,
+    "/dead/acknowledge": dead.acknowledge,
     "/schedules/tick": stage.tick,
     "/limits/set": limits.set_values,
     "/limits/reset": limits.reset,

@@ -130,6 +130,7 @@ ACTS: dict[str, tuple[Any, ...]] = {
     "set_limit": ("shared",),
     "reset_limit": ("shared",),
     "seal_batch": ("open",),
+    "acknowledge": ("aaaa",),
 }
 NAMED: dict[str, dict[str, Any]] = {"tick": {"schedule": "0"}, "set_limit": {"total": 5}}
 SHARED = """
@@ -152,7 +153,7 @@ def test_every_action_is_tested_here() -> None:
 @pytest.mark.parametrize("name", ACTS)
 def test_every_action_leaves_one_entry_without_the_payload(deployed: World, inspector: Inspector, name: str) -> None:
     put(deployed, sample_one, "waiting", {"do": "nothing", "number": 815004711})
-    put(deployed, sample_one, "archived", {"do": "nothing", "number": 815004711}, **archived())
+    put(deployed, sample_one, "archived", {"do": "nothing", "number": 815004711}, **archived(fingerprint="aaaa"))
     deployed.run("insert into joblane.pauses (scope, name) values ('queue', 'low')")
     deployed.run(SHARED)
 
@@ -166,14 +167,14 @@ def test_every_action_leaves_one_entry_without_the_payload(deployed: World, insp
 @pytest.mark.parametrize("name", ACTS)
 def test_an_action_whose_entry_cannot_be_written_is_not_done(deployed: World, inspector: Inspector, name: str) -> None:
     put(deployed, sample_one, "waiting")
-    put(deployed, sample_one, "archived", **archived())
+    put(deployed, sample_one, "archived", **archived(fingerprint="aaaa"))
     deployed.run("insert into joblane.pauses (scope, name) values ('queue', 'low')")
     deployed.run(SHARED)
     deployed.run("alter table joblane.audit add constraint full_up check (who <> 'op')")
     contents = (
         "select (select jsonb_agg(t order by id) from joblane.tasks t), (select jsonb_agg(p order by name) "
         "from joblane.pauses p), (select jsonb_agg(c) from joblane.limit_changes c), "
-        "(select jsonb_agg(b) from joblane.batches b)"
+        "(select jsonb_agg(b) from joblane.batches b), (select jsonb_agg(c) from joblane.causes c)"
     )
     before = deployed.run(contents)
 

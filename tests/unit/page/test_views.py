@@ -238,7 +238,7 @@ def test_an_invalid_filter_is_reported_at_its_field_and_the_input_stays(browser:
     assert 'value="yesterday"' in answer.text
     assert 'value="acme"' in answer.text
     assert 'aria-invalid="true" aria-describedby="wrong"' in answer.text
-    assert "give a number and a unit" in answer.text
+    assert "is neither a duration" in answer.text
 
 
 def test_ages_that_exclude_each_other_are_reported_at_their_field(browser: TestClient) -> None:
@@ -403,8 +403,8 @@ def test_a_bulk_action_is_counted_first_and_then_started_with_the_same_filter(
     assert "Cancel 12 tasks?" in text
     assert "dry run" in text
     assert stub.performed == []
-    before = text.split('name="before" value="')[1].split('"')[0]
-    answer = post("/bulk/start", action="cancel", state="retry", before=before, rate="20", reason="wrong day")
+    before = text.split('name="older" value="')[1].split('"')[0]
+    answer = post("/bulk/start", action="cancel", state="retry", older=before, rate="20", reason="wrong day")
     requested = Filter(states=(State.RETRY,), created_before=datetime.fromisoformat(before))
     assert stub.performed == [("bulk", BulkAction.CANCEL, requested, 20, "wrong day")]
     assert answer.headers["location"].startswith("/bulk/show?id=b&note=")

@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from starlette.requests import Request
 from starlette.responses import Response
 
-from joblane.inspector.bulk.dead import removable, within
+from joblane.inspector.bulk.dead import SORTS, removable, within
 from joblane.inspector.bulk.start import MAX_CANARY
 from joblane.inspector.errors import SelectionError
 from joblane.inspector.filter import Filter
@@ -22,8 +22,11 @@ UNREADABLE = ""
 
 
 def show(request: Request, inspector: Inspector) -> Response:
-    found = inspector.dead()
-    return page(request, "dead.html", dead=found, types=sorted({group.type for group in found.groups} - {UNREADABLE}))
+    sort = request.query_params.get("sort") or SORTS[0]
+    found = inspector.dead(sort=sort)
+    return page(
+        request, "dead.html", dead=found, sort=sort, types=sorted({group.type for group in found.groups} - {UNREADABLE})
+    )
 
 
 def dry_run(request: Request, inspector: Inspector) -> Response:
@@ -53,6 +56,12 @@ def redrive(request: Request, inspector: Inspector) -> Response:
     started = inspector.redrive(_wanted(given), canary=canary, rate=rate, reason=given.reason)
     what = f"redrive of {started.total:,}" if started.total else "removal of obsolete dead letters"
     return redirect(request, "/bulk/show", f"Started: {what}.", id=started.id)
+
+
+def acknowledge(request: Request, inspector: Inspector) -> Response:
+    given = form(request)
+    inspector.acknowledge(given.text("fingerprint"), reason=given.required_reason)
+    return redirect(request, "/dead", "The error is known, until another task fails with it.")
 
 
 def _wanted(given: Fields) -> Filter:

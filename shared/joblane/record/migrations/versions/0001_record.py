@@ -333,6 +333,20 @@ create table joblane.audit (
 )
 """
 
+CAUSES = f"""
+-- Causes of archived tasks that an operator has acknowledged.
+create table joblane.causes (
+    -- Fingerprint of the error.
+    fingerprint text collate "C" primary key,
+    -- Time of the acknowledgement. A task that is archived later opens the cause again.
+    at timestamptz not null default clock_timestamp() check (at between {FIRST} and {LAST}),
+    -- Operator, as in joblane.audit.
+    who text not null,
+    -- Note for other operators, 500 characters at most.
+    note text not null
+)
+"""
+
 BULKS = """
 -- One row for each bulk action. A task of type jobs:bulk with the same id does its work.
 create table joblane.bulks (
@@ -544,8 +558,8 @@ INDEXES = (
 def upgrade() -> None:
     op.execute("create sequence joblane.tasks_seq")
     for table in (
-        TASKS, ATTEMPTS, ITEMS, CURSORS, PROGRESS, PARENTS, CHILDREN, BATCHES, PAUSES, AUDIT, BULKS, TYPES, STAGE,
-        SCHEDULES, LIMITS, LIMIT_CHANGES, RATES, FUNCTIONS,
+        TASKS, ATTEMPTS, ITEMS, CURSORS, PROGRESS, PARENTS, CHILDREN, BATCHES, PAUSES, AUDIT, CAUSES, BULKS, TYPES,
+        STAGE, SCHEDULES, LIMITS, LIMIT_CHANGES, RATES, FUNCTIONS,
     ):  # fmt: skip
         for statement in statements(table):
             op.execute(statement)
