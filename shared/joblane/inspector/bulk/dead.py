@@ -49,7 +49,7 @@ READ_SECONDS = 20
 """The visibility timeout of messages that are read, which matters only if they cannot be released."""
 MAX_GROUPS = 500
 NEW = "1 day"
-"""A cause is marked as new for this long after its first task, among those that are archived now."""
+"""A cause is marked as new for this long after its first task, among the tasks that wait for a redrive."""
 SORTS = ("count", "last")
 """The orders of the groups: the largest first, or those that came last first."""
 
