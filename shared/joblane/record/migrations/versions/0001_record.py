@@ -427,6 +427,8 @@ create table joblane.schedules (
     type text collate "C" not null,
     -- Name of the schedule.
     name text collate "C" not null,
+    -- Time of the first sweep that knew the schedule.
+    since timestamptz not null default clock_timestamp() check (since between {FIRST} and {LAST}),
     -- Time up to which the sweep has searched for missed ticks.
     checked_until timestamptz not null check (checked_until between {FIRST} and {LAST}),
     primary key (type, name)
