@@ -17,7 +17,7 @@ from joblane.inspector.bulk import causes, dead, start
 from joblane.inspector.filter import BulkAction, Filter, PauseScope
 from joblane.inspector.permission import Permission, needs
 from joblane.inspector.scope import Scope
-from joblane.inspector.stage import batches, doctor, limits, overview, pauses, schedules, statistics
+from joblane.inspector.stage import batches, doctor, limits, overview, pauses, performance, schedules, statistics
 from joblane.inspector.tasks import detail, listing, logs
 from joblane.record.limit_changes import Given
 from joblane.record.limit_status import LimitStatus
@@ -138,6 +138,15 @@ class Inspector:
     def statistics(self, *, within: timedelta = timedelta(days=1), by: str = "type") -> tuple[views.Statistic, ...]:
         """Runs of the last ``within``, the most expensive first. ``by``: ``type`` or ``tenant``."""
         return statistics.statistics(self._scope, within, by)
+
+    @needs(VIEW)
+    def performance(self, kind: PauseScope, name: str, *, within: timedelta = timedelta(days=1)) -> views.Performance:
+        """The runs of a type or a tenant over time. ``kind``: ``type`` or ``tenant``. ``within``: 5 minutes to 30 days.
+
+        A tenant's runs are by hour. The 200 tenants with the most runs of an hour have numbers of their own; the name
+        ``*`` is for all others, and the empty name for tasks without a tenant.
+        """
+        return performance.performance(self._scope, kind, name, within)
 
     @needs(VIEW)
     def types(self) -> tuple[views.TypeView, ...]:

@@ -89,6 +89,63 @@ class Minute:
 
 
 @dataclass(frozen=True, slots=True)
+class Percentiles:
+    """Times in milliseconds, each within 10 %: half of the runs took less than ``p50``."""
+
+    p50: int
+    p95: int
+    p99: int
+
+
+@dataclass(frozen=True, slots=True)
+class RunCounts:
+    """Runs that ended in a time. ``failed``: they failed or timed out, and were retried. ``archived``: their task was
+    archived after them. ``others``: snoozed, cancelled and the like.
+
+    ``wait_ms``: from the due time to the start. ``duration_ms``: of runs that completed or failed. None: no such run.
+    """
+
+    completed: int
+    failed: int
+    archived: int
+    lost: int
+    others: int
+    cost_usd: float
+    wait_ms: Percentiles | None
+    duration_ms: Percentiles | None
+
+    @property
+    def number(self) -> int:
+        """All runs."""
+        return self.completed + self.failed + self.archived + self.lost + self.others
+
+    @property
+    def unsuccessful(self) -> int:
+        """Runs that failed, timed out or were lost."""
+        return self.failed + self.archived + self.lost
+
+
+@dataclass(frozen=True, slots=True)
+class Period:
+    """The runs that ended from ``at`` on, for the ``step_seconds`` of the whole."""
+
+    at: datetime
+    counts: RunCounts
+
+
+@dataclass(frozen=True, slots=True)
+class Performance:
+    """The runs of a type or a tenant. ``periods``: oldest first, without gaps; the last one is not over yet."""
+
+    kind: PauseScope
+    name: str
+    at: datetime
+    step_seconds: int
+    total: RunCounts
+    periods: tuple[Period, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class QueueView:
     """A queue: the sum of its lanes, and its front door. ``minutes``: oldest first, without gaps."""
 
