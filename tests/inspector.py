@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 from joblane.errors import UnknownTaskError
@@ -29,6 +29,7 @@ from joblane.inspector.views import (
     Page,
     Pause,
     Paused,
+    Performance,
     ScheduleView,
     Statistic,
     TaskRow,
@@ -172,6 +173,9 @@ class FakeInspector:
             if one.row.id == id:
                 return one
         raise UnknownBatchError(id)
+
+    def _performance(self, kind: PauseScope, name: str, within: timedelta) -> Performance:
+        return views.performance(kind, name)
 
     def _statistics(self, within: object, by: str) -> tuple[Statistic, ...]:
         return (views.statistic(views.TYPE if by == "type" else self.tenant),)

@@ -38,6 +38,7 @@ COMMANDS: Mapping[str, Mapping[str, Callable[..., Any]]] = {
         "wait": tasks.wait,
         "queues": overview.queues,
         "stats": overview.stats,
+        "runs": overview.runs,
         "watch": watch.watch,
         "page": page.page,
         "types": overview.types,

@@ -13,7 +13,7 @@ from joblane.page.failures import View, endpoint, http_error_page
 from joblane.page.notices import Notices
 from joblane.page.rendering import FOLDER
 from joblane.page.security import Guard, Keys
-from joblane.page.views import batches, bulk, dead, limits, stage, task, tasks
+from joblane.page.views import batches, bulk, dead, limits, runs, stage, task, tasks
 
 PAGES: dict[str, View] = {
     "/": stage.overview,
@@ -31,6 +31,7 @@ PAGES: dict[str, View] = {
     "/batches": batches.list_all,
     "/batches/show": batches.show,
     "/statistics": stage.statistics,
+    "/runs": runs.show,
     "/audit": stage.audit,
 }
 ACTIONS: dict[str, View] = {

@@ -14,7 +14,7 @@ from pydantic import TypeAdapter
 
 from joblane.cli import watch as live
 from joblane.cli.queue_tables import sparkline
-from joblane.inspector.filter import Filter
+from joblane.inspector.filter import Filter, PauseScope
 from joblane.inspector.views import (
     AuditEntry,
     BatchRow,
@@ -28,6 +28,7 @@ from joblane.inspector.views import (
     Overview,
     Page,
     Pause,
+    Performance,
     ScheduleView,
     Statistic,
     TaskRow,
@@ -45,6 +46,7 @@ READING: dict[tuple[str, ...], tuple[str, Callable[[], Any], Any]] = {
     ("show", "x"): ("task", views.task_view, TaskView),
     ("queues",): ("overview", views.overview, Overview),
     ("stats",): ("statistics", lambda: (views.statistic(),), tuple[Statistic, ...]),
+    ("runs", "data:export"): ("performance", views.performance, Performance),
     ("audit",): ("audit", lambda: views.task_view().audit, tuple[AuditEntry, ...]),
     ("types",): ("types", lambda: (views.type_view(),), tuple[TypeView, ...]),
     ("dead",): ("dead", views.dead, DeadLetters),
@@ -272,6 +274,22 @@ def test_the_audit_is_filtered_by_action_and_time(jobs: Run, stub: FakeInspector
     assert (named["action"], named["bulk"], named["until"]) == ("redrive", "b1", None)
     assert timedelta(hours=1, minutes=59) < datetime.now(UTC) - named["since"] < timedelta(hours=2, minutes=1)
     assert jobs("audit", "--newer", "1h", "--older", "2h").code == 2
+
+
+def test_the_runs_of_a_type_are_shown_with_percentiles_tasks_and_errors(jobs: Run, stub: FakeInspector) -> None:
+    stub.answers |= {"performance": views.performance(), "overview": views.overview(), "dead": views.dead()}
+    stub.answers["pauses"] = (Pause(PauseScope.TYPE, "data:export", "bad release", "ann", views.NOW, None),)
+    ran = jobs("runs", "data:export", "--within", "2h")
+    assert stub.called("performance") == [((PauseScope.TYPE, "data:export"), {"within": timedelta(hours=2)})]
+    assert "p50 90 ms, p95 1.4 s, p99 9.0 s" in ran.out
+    assert "6 (3.6%), 2 archived, 1 lost" in ran.out
+    assert re.search("^default +12 ", ran.out, re.M)
+    assert "940 archived: TimeoutError: the upload did not end" in ran.err
+    assert "type data:export is paused by ann: bad release" in ran.err
+    # and those of a tenant
+    assert jobs("runs", "--tenant", "acme").code == 0
+    assert stub.called("performance")[1][0] == (PauseScope.TENANT, "acme")
+    assert jobs("runs").code == jobs("runs", "a:b", "--tenant", "acme").code == 2
 
 
 def test_the_doctor_ends_with_1_if_a_check_is_bad_and_says_what_to_do(jobs: Run, stub: FakeInspector) -> None:

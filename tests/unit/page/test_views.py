@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import re
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -110,7 +111,7 @@ def test_a_refusal_escapes_the_request(browser: TestClient) -> None:
 @pytest.mark.parametrize("path", PAGES)
 def test_an_unavailable_database_is_shown_with_the_remedy(browser: TestClient, stub: FakeInspector, path: str) -> None:
     stub.fails = DatabaseUnavailableError("the database did not answer: connection refused")
-    answer = browser.get(path)
+    answer = browser.get(path, params={"type": "a:b"})
     if path == "/bulk":  # its queries do not fail here
         return
     assert answer.status_code == 503
@@ -778,6 +779,21 @@ def test_statistics_are_by_type_or_tenant_with_costs_as_estimates(browser: TestC
     assert "Cost, estimated" in text
     assert "$0.0213" in text
     assert browser.get("/statistics", params={"by": "colour"}).status_code == 400
+
+
+@pytest.mark.parametrize("given", [{"type": "data:export"}, {"tenant": "acme", "within": "7d"}, {"tenant": ""}])
+def test_runs_over_time_lead_to_the_tasks_of_each_column(browser: TestClient, given: dict[str, str]) -> None:
+    text = browser.get("/runs", params=given).text
+    assert text.count('<svg class="chart"') == 3
+    assert "44 runs" in text or "46 runs: 40 completed, 6 failed" in text
+    addresses = re.findall(r'<a href="(/tasks[^"]*ended_older=[^"]*)"', text)
+    assert len(addresses) == 36
+    assert browser.get(html.unescape(addresses[0])).status_code == 200
+
+
+def test_runs_of_nothing_are_a_bad_request(browser: TestClient) -> None:
+    assert browser.get("/runs").status_code == 400
+    assert browser.get("/runs", params={"type": "a:b", "within": "x"}).status_code == 400
 
 
 def test_the_audit_is_paged(browser: TestClient, stub: FakeInspector) -> None:

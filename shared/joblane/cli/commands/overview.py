@@ -7,12 +7,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from joblane.cli import filters, target, terminal
+from joblane.cli import completion, filters, target, terminal
 from joblane.cli.commands import options as o
 from joblane.cli.durations import milliseconds, short
 from joblane.cli.exits import Exit
 from joblane.cli.terminal import WIDE
 from joblane.inspector.durations import duration
+from joblane.inspector.filter import PauseScope
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -76,6 +77,45 @@ def stats(
             "Costs are estimates: run time, requests and queue calls at list prices, without the database and free "
             "tiers. See docs/explanation/costs.md."
         )
+
+
+def runs(
+    context: typer.Context,
+    type_: Annotated[
+        str | None, typer.Argument(metavar="TYPE", help="Task type.", autocompletion=completion.task_types)
+    ] = None,
+    tenant: Annotated[str | None, typer.Option(metavar="TENANT", help="The runs of this tenant, by hour.")] = None,
+    within: Annotated[
+        str, typer.Option(metavar="DURATION", help="Runs that ended within this time: 15m, 1d, 7d; 30d at most.")
+    ] = "1d",
+    as_json: o.AsJson = False,
+) -> None:
+    """Show the runs of one type or tenant over time.
+
+    Throughput, failures, percentiles of waits and durations, cost, tasks now, and errors.
+    """
+    from joblane.cli import run_tables
+    from joblane.cli.queue_tables import pause_line
+
+    if (type_ is None) == (tenant is None):
+        terminal.usage("give a type or --tenant", "TYPE")
+    kind, name = (PauseScope.TYPE, type_) if tenant is None else (PauseScope.TENANT, tenant)
+    inspector, length = target.inspector(context), filters.parsed(duration, within, "--within")
+    found = inspector.performance(kind, name or "", within=length)
+    terminal.answer(found, as_json=as_json)
+    console = terminal.console()
+    console.print(run_tables.performance(found, console.width))
+    if kind is PauseScope.TYPE:
+        overview = inspector.overview(minutes=1)
+        console.print(run_tables.now(overview, found.name))
+        errors = (
+            inspector.dead(types=(found.name,), sort="last").groups if run_tables.lanes(overview, found.name) else ()
+        )
+        for line in run_tables.error_lines(errors):
+            terminal.say(line)
+    for pause in inspector.pauses():
+        if (pause.scope, pause.name) == (kind, found.name):
+            terminal.say(pause_line(pause))
 
 
 def _statistics(found: tuple[Statistic, ...], by: str, width: int, *, cost: bool) -> Table:
