@@ -7,6 +7,7 @@ worker's response to Lambda. The worker reaches the queues by HTTP, because moto
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import signal
@@ -21,6 +22,7 @@ from typing import Any
 
 from botocore.exceptions import ClientError
 from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
 
 from joblane import TaskContext
 from joblane.client import JobClient
@@ -131,6 +133,9 @@ def work(order: dict[str, Any]) -> dict[str, Any]:
     if "enqueue" in order:
         client = JobClient()
         client._sqs = DeadlySqs(when)
+        if order["driver"] is not None:
+            asyncio.run(enqueue_in_session(client, order["enqueue"], order["driver"]))
+            return {}
         return {"id": client.enqueue(sample_one, Sample(), task_id=order["enqueue"]).id}
     database = HookedDatabase(order["environment"]["DATABASE_URL"], hook_until(when))
     sqs = DeadlySqs(when)
@@ -138,6 +143,13 @@ def work(order: dict[str, Any]) -> dict[str, Any]:
     vars(bulk_run).update(HIDDEN_SECONDS=1, POLL_SECONDS=0.1)  # dead letters of a killed run are visible again soon
     worker = Worker(TASKS[order["type"]], database, sqs, PREFIX)
     return worker.handle({"Records": order["records"]}, LambdaContext())
+
+
+async def enqueue_in_session(client: JobClient, id_: str, driver: str) -> None:
+    engine = create_async_engine(os.environ["DATABASE_URL"].replace("postgresql://", f"postgresql+{driver}://"))
+    async with AsyncSession(engine) as session:
+        await client.aenqueue(sample_one, Sample(), task_id=id_, session=session)
+        await session.commit()
 
 
 def fork(order: dict[str, Any]) -> dict[str, Any]:
@@ -201,8 +213,9 @@ class Workers:
         answer = self._order({"type": type_, "records": records, "dies": dies})
         return [item["itemIdentifier"] for item in answer["batchItemFailures"]] if answer else None
 
-    def enqueue(self, id_: str, *, dies: str) -> None:
-        self._order({"enqueue": id_, "dies": dies})
+    def enqueue(self, id_: str, *, dies: str, driver: str | None = None) -> None:
+        """Enqueue a task. ``driver``: the driver of an ``AsyncSession``. None: without a session."""
+        self._order({"enqueue": id_, "dies": dies, "driver": driver})
 
     def _order(self, order: dict[str, Any]) -> dict[str, Any] | None:
         assert self._process.stdin is not None

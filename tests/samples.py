@@ -6,7 +6,7 @@ from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
 
-from joblane import ArchivedTask, Payload, Queue, TaskContext, task
+from joblane import ArchivedTask, Grants, Payload, Queue, TaskContext, task
 from joblane.flow import Limit, Rate
 
 Behaviour = Callable[[Any, TaskContext], Any]
@@ -32,9 +32,25 @@ def nothing(payload: Sample, ctx: TaskContext) -> None:
     pass
 
 
+@behaviour
+async def nothing_async(payload: Sample, ctx: TaskContext) -> None:
+    pass
+
+
 @task("sample:one", max_retry=3, timeout=timedelta(seconds=20), retry_delay=timedelta(seconds=40))
 def sample_one(payload: Sample, ctx: TaskContext) -> Any:
     return behaviours[payload.do](payload, ctx)
+
+
+@task(
+    "sample:async",
+    max_retry=3,
+    timeout=timedelta(seconds=20),
+    retry_delay=timedelta(seconds=40),
+    grants=Grants(enqueue=("sample:one",)),
+)
+async def sample_async(payload: Sample, ctx: TaskContext) -> Any:
+    return await behaviours[payload.do](payload, ctx)
 
 
 @task(

@@ -12,7 +12,7 @@ from uuid import UUID
 from sqlalchemy import BigInteger, DateTime, text
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
-from joblane import TaskContext, task
+from joblane import Grants, TaskContext, task
 from tests.samples import Sample, behaviour, behaviours
 from tests.world import World
 
@@ -64,7 +64,14 @@ def die() -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-@task("sample:long", max_retry=5, timeout=timedelta(minutes=30), resumable=True, retry_delay=timedelta(seconds=40))
+@task(
+    "sample:long",
+    max_retry=5,
+    timeout=timedelta(minutes=30),
+    resumable=True,
+    retry_delay=timedelta(seconds=40),
+    grants=Grants(enqueue=("sample:one",)),
+)
 def sample_long(payload: Sample, ctx: TaskContext) -> Any:
     return behaviours[payload.do](payload, ctx)
 

@@ -105,7 +105,7 @@ class World:
         """Yield a world over a database, with the queues of the mocked AWS."""
         world = cls(url, Sqs(), Database(url), JobClient(), Database(url))
         yield world
-        world.database.drop()
+        world.database.close()
         world._observer.drop()
         world.client.close()
 

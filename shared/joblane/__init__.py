@@ -1,7 +1,7 @@
 """Background jobs on SQS and Lambda, recorded in PostgreSQL.
 
 Declare
-    task, Payload, Redacted, Queue, Grants, Limit, Rate, cron, every, ArchivedTask
+    task, declare, handles, Payload, Redacted, Queue, Grants, Limit, Rate, cron, every, ArchivedTask
 Enqueue
     JobClient, Job, Enqueued, Keep, OnConflict, Until, DuplicateTaskError, TaskIdConflictError, EnqueueError
 Show
@@ -21,7 +21,9 @@ if TYPE_CHECKING:
     from joblane.client import JobClient
     from joblane.context import TaskContext
     from joblane.declaration import Grants, Task
+    from joblane.declared import declare, handles
     from joblane.decorator import task
+    from joblane.enqueue.result import Enqueued
     from joblane.errors import (
         DuplicateTaskError,
         EnqueueError,
@@ -39,7 +41,6 @@ if TYPE_CHECKING:
     from joblane.flow import Limit, Rate
     from joblane.job import Job, OnParentDead
     from joblane.payload import ArchivedTask, Payload
-    from joblane.producer import Enqueued
     from joblane.queues import Queue
     from joblane.record.states import State
     from joblane.record.status import Progress, TaskStatus
@@ -83,7 +84,9 @@ __all__ = [
     "TaskTimeout",
     "Until",
     "cron",
+    "declare",
     "every",
+    "handles",
     "task",
 ]
 
@@ -92,9 +95,10 @@ __getattr__ = importer(
     {
         "joblane.batch": "Batch",
         "joblane.client": "JobClient",
-        "joblane.producer": "Enqueued",
+        "joblane.enqueue.result": "Enqueued",
         "joblane.context": "TaskContext",
         "joblane.declaration": "Grants Task",
+        "joblane.declared": "declare handles",
         "joblane.decorator": "task",
         "joblane.errors": "DuplicateTaskError EnqueueError JobError PartialFailure RateLimited RetryAfter RevokeTask "
         "SkipRetry Snooze TaskCancelled TaskIdConflictError TaskTimeout",

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Self, TypeVar, Unpack
 
+from joblane.enqueue.session import plain, runner, translated
 from joblane.errors import EnqueueError, JobError
 from joblane.job import Job, JobOptions, check_names
-from joblane.producer import plain, runner, translated
 from joblane.record.batches import CREATE, IS_OPEN, SEAL
 from joblane.sqs.message import ID_PATTERN
 from joblane.unique import OnConflict
@@ -21,8 +21,9 @@ if TYPE_CHECKING:
     from sqlalchemy.orm import Session
 
     from joblane.declaration import Task
+    from joblane.enqueue.result import Enqueued
     from joblane.payload import Payload
-    from joblane.producer import Enqueued, Producer
+    from joblane.producer import Producer
     from joblane.record.insert import NewTask
 
 MAX_BATCH_ID = 90
@@ -53,7 +54,10 @@ class Batch:
         *,
         on_end: Job | None = None,
         on_success: Job | None = None,
+        links: Mapping[str, Any] | None = None,
     ) -> None:
+        """``links``: the relations of its tasks to the run that makes the batch, or whose task is a member of it. None:
+        no run does."""
         if not isinstance(id, str) or not ID_PATTERN.fullmatch(id) or len(id) > MAX_BATCH_ID:
             raise EnqueueError("id", f"1 to {MAX_BATCH_ID} printable ASCII characters without spaces are required")
         self.id = id
@@ -61,19 +65,21 @@ class Batch:
         self._given_session = session
         self._open: Session | None = None
         """The session of the ``with`` block, inside of it."""
-        self._member: str | None = None
+        self._of_member = False
+        """A running member has this object, to add members."""
+        self._run_links = links or {}
         self._callbacks = [
-            _callback(client, id, name, job)
+            _callback(client, id, name, job, self._run_links)
             for name, job in (("on_end", on_end), ("on_success", on_success))
             if job is not None
         ]
         self._exists = False
 
     @classmethod
-    def of_member(cls, client: Producer, id_: str, session: Session, member: str) -> Self:
-        """Return the batch of a running member, which holds it open."""
-        batch = cls(client, id_, session)
-        batch._exists, batch._member = True, member
+    def of_member(cls, client: Producer, id_: str, session: Session, links: Mapping[str, Any]) -> Self:
+        """Return the batch of a running member, which holds it open. ``links``: as in :meth:`__init__`."""
+        batch = cls(client, id_, session, links=links)
+        batch._exists = batch._of_member = True
         return batch
 
     def enqueue(self, task: Task[P, Any], payload: P, **options: Unpack[JobOptions]) -> Enqueued:
@@ -102,7 +108,7 @@ class Batch:
         Raises:
             EnqueueError: the batch is sealed already.
         """
-        if self._member is not None:
+        if self._of_member:
             raise EnqueueError("batch", f"{self.id!r} is sealed by its creator, not by a member")
         with self._adding() as session:
             runner(session)(SEAL, self._given())
@@ -149,7 +155,7 @@ class Batch:
             return
         with self._in_session() as session, self._translated():
             if self._exists:
-                if self._member is None:
+                if not self._of_member:
                     self._check_open(session)
                 yield session
             else:
@@ -179,7 +185,7 @@ class Batch:
 
     @property
     def _links(self) -> dict[str, Any]:
-        return {"batch": self.id} | ({} if self._member is None else {"enqueued_by": self._member})
+        return {"batch": self.id, **self._run_links}
 
     def _given(self, **more: str) -> str:
         return json.dumps({"id": self.id, **more})
@@ -193,7 +199,7 @@ def _member(job: Job) -> Job:
     return job
 
 
-def _callback(client: Producer, batch: str, name: str, job: object) -> NewTask:
+def _callback(client: Producer, batch: str, name: str, job: object, links: Mapping[str, Any]) -> NewTask:
     """Check a callback. Raises :class:`EnqueueError`."""
     if not isinstance(job, Job):
         raise EnqueueError(name, f"a Job is required, not {type(job).__name__}")
@@ -206,4 +212,4 @@ def _callback(client: Producer, batch: str, name: str, job: object) -> NewTask:
     except EnqueueError as error:
         error.args = (f"{name}: {error}",)
         raise
-    return replace(task, links={"callback_of": batch, "callback": name})
+    return client.linked(task, {"callback_of": batch, "callback": name, **links})

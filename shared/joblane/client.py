@@ -5,11 +5,13 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable
 from datetime import timedelta
-from functools import cached_property
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any, Self, TypeVar, Unpack
 
 from pg8000.exceptions import Error as PostgresError
 
+from joblane.enqueue.foreign import opened
+from joblane.enqueue.result import Enqueued
 from joblane.enqueue.wake import wake
 from joblane.errors import (
     DatabaseUnavailableError,
@@ -21,7 +23,7 @@ from joblane.errors import (
     text_of,
 )
 from joblane.job import Job, JobOptions, check_names
-from joblane.producer import Enqueued, Producer
+from joblane.producer import Producer
 from joblane.record.release import release
 from joblane.record.serve import serve
 from joblane.record.states import State
@@ -30,11 +32,13 @@ from joblane.record.transitions import CANCEL
 from joblane.sqs.message import ID_PATTERN
 
 if TYPE_CHECKING:
+    from sqlalchemy.ext.asyncio import AsyncSession
     from sqlalchemy.orm import Session
 
     from joblane.batch import Batch
     from joblane.client_limits import Limits
     from joblane.declaration import Task
+    from joblane.enqueue.foreign import AfterCommit, AsyncAfterCommit, Foreign
     from joblane.payload import Payload
 
 FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 0.05, 2.0
@@ -58,7 +62,14 @@ class JobClient(Producer):
         super().__init__(record=record)
 
     def enqueue(
-        self, task: Task[P, Any], payload: P, *, session: Session | None = None, **options: Unpack[JobOptions]
+        self,
+        task: Task[P, Any],
+        payload: P,
+        *,
+        session: Session | None = None,
+        connection: object = None,
+        after_commit: AfterCommit | None = None,
+        **options: Unpack[JobOptions],
     ) -> Enqueued:
         """Enqueue one task.
 
@@ -67,6 +78,11 @@ class JobClient(Producer):
             payload: An instance of the task's payload class.
             session: An SQLAlchemy ``Session`` or ``scoped_session``. The task exists once the session commits; its
                 message is sent after that. None: the client commits the row and sends the message at once.
+            connection: A connection of psycopg or of Django, in place of ``session``. The task exists once its
+                transaction commits.
+            after_commit: Gets a function without arguments that sends the message; call it after the commit. Required
+                with a connection of psycopg, for example ``callbacks.append`` of a list. None with a connection of
+                Django: its ``on_commit`` calls the function.
             options: The enqueue options, see :class:`~joblane.job.Job`.
 
         Raises:
@@ -79,9 +95,17 @@ class JobClient(Producer):
             MissingSettingError: ``DATABASE_URL`` is not set.
         """
         check_names(options)
-        return self.enqueue_one(Job(task, payload, **options), session, {})
+        place = _place(session, connection, after_commit)
+        return self.enqueue_one(Job(task, payload, **options), place, {})
 
-    def enqueue_many(self, jobs: Iterable[Job], *, session: Session | None = None) -> list[Enqueued | JobError]:
+    def enqueue_many(
+        self,
+        jobs: Iterable[Job],
+        *,
+        session: Session | None = None,
+        connection: object = None,
+        after_commit: AfterCommit | None = None,
+    ) -> list[Enqueued | JobError]:
         """Enqueue many tasks with one INSERT per 10,000 tasks, in one transaction, and batched sends.
 
         Returns a result for each job, in order. A job that was not enqueued has its error in place of a result:
@@ -91,6 +115,8 @@ class JobClient(Producer):
             jobs: The jobs. Each can have a ``task_id`` of its own.
             session: As for :meth:`enqueue`. After the session's commit the client sends the first 100 messages, and the
                 sweep sends the rest.
+            connection: As for :meth:`enqueue`.
+            after_commit: As for :meth:`enqueue`. It gets at most one function for all jobs.
 
         Raises:
             EnqueueError: an argument of a job is wrong. The message has the job's position. Nothing was written or
@@ -98,7 +124,48 @@ class JobClient(Producer):
             DatabaseUnavailableError: the database is unavailable.
             WrongStageError: the database belongs to another stage.
         """
-        return self.enqueue_all(jobs, session, {})
+        return self.enqueue_all(jobs, _place(session, connection, after_commit), {})
+
+    async def aenqueue(
+        self,
+        task: Task[P, Any],
+        payload: P,
+        *,
+        session: AsyncSession | None = None,
+        connection: object = None,
+        after_commit: AsyncAfterCommit | None = None,
+        **options: Unpack[JobOptions],
+    ) -> Enqueued:
+        """Enqueue one task without blocking the event loop. Options and errors are those of :meth:`enqueue`.
+
+        If the caller is cancelled meanwhile, the task may have been enqueued, unless it is in a transaction that does
+        not commit.
+
+        Args:
+            task: A function declared by ``@task``.
+            payload: An instance of the task's payload class.
+            session: An SQLAlchemy ``AsyncSession`` or ``async_scoped_session``. The task exists once the session
+                commits. ``await session.commit()`` ends when the message is sent, in a thread.
+            connection: A connection of asyncpg, or an ``AsyncConnection`` of psycopg, in place of ``session``. The task
+                exists once its transaction commits.
+            after_commit: Gets an asynchronous function without arguments that sends the message; await it after the
+                commit. Required with ``connection``, for example ``callbacks.append`` of a list.
+            options: The enqueue options, see :class:`~joblane.job.Job`.
+        """
+        check_names(options)
+        place = _async_place(session, connection, after_commit)
+        return await self.aenqueue_one(Job(task, payload, **options), place, {})
+
+    async def aenqueue_many(
+        self,
+        jobs: Iterable[Job],
+        *,
+        session: AsyncSession | None = None,
+        connection: object = None,
+        after_commit: AsyncAfterCommit | None = None,
+    ) -> list[Enqueued | JobError]:
+        """Enqueue many tasks without blocking the event loop, see :meth:`enqueue_many` and :meth:`aenqueue`."""
+        return await self.aenqueue_all(jobs, _async_place(session, connection, after_commit), {})
 
     def batch(
         self,
@@ -137,6 +204,10 @@ class JobClient(Producer):
         rows = self._query(STATUS, task_id)
         return TaskStatus.of(rows[0]) if rows else None
 
+    async def aget(self, task_id: str) -> TaskStatus | None:
+        """Return the state of a task as :meth:`get` does, without blocking the event loop."""
+        return await self.threads.call(partial(self.get, task_id))
+
     def wait(self, task_id: str, timeout: timedelta) -> TaskStatus:
         """Wait until a task has ended, and return its state.
 
@@ -151,20 +222,19 @@ class JobClient(Producer):
             UnknownTaskError: no task has this id.
             DatabaseUnavailableError: the database is unavailable.
         """
-        if not isinstance(timeout, timedelta):
-            raise TypeError(f"timeout: a timedelta is required, not {type(timeout).__name__}")
-        ends, pause = time.monotonic() + timeout.total_seconds(), FIRST_PAUSE_SECONDS
-        while True:
-            status = self.get(task_id)
-            if status is None:
-                raise UnknownTaskError(task_id)
-            if status.ended:
-                return status
-            left = ends - time.monotonic()
-            if left <= 0:
-                raise WaitTimeoutError(task_id, status.state, timeout)
-            time.sleep(min(pause, left))
-            pause = min(pause * 1.5, LONGEST_PAUSE_SECONDS)
+        waiting = _Waiting(task_id, timeout)
+        while not (status := waiting.checked(self.get(task_id))).ended:
+            time.sleep(waiting.pause())
+        return status
+
+    async def await_end(self, task_id: str, timeout: timedelta) -> TaskStatus:
+        """Wait until a task has ended as :meth:`wait` does, without blocking the event loop."""
+        import asyncio
+
+        waiting = _Waiting(task_id, timeout)
+        while not (status := waiting.checked(await self.aget(task_id))).ended:
+            await asyncio.sleep(waiting.pause())
+        return status
 
     def cancel(self, task_id: str) -> State | None:
         """Cancel a task.
@@ -188,6 +258,10 @@ class JobClient(Producer):
         if state == State.CANCELLED and has_children:
             self._start(lambda connection: release(connection, [task_id]))
         return State(state)
+
+    async def acancel(self, task_id: str) -> State | None:
+        """Cancel a task as :meth:`cancel` does, without blocking the event loop."""
+        return await self.threads.call(partial(self.cancel, task_id))
 
     @cached_property
     def limits(self) -> Limits:
@@ -217,8 +291,52 @@ class JobClient(Producer):
     def __exit__(self, *_: object) -> None:
         self.close()
 
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.threads.call(self.close, always=True)
+
     def __del__(self) -> None:
         try:  # noqa: SIM105
             self.close()
         except Exception:  # noqa: S110 - at the interpreter's end modules are gone, `suppress` too
             pass
+
+
+class _Waiting:
+    """A wait for the end of a task, with growing pauses between reads."""
+
+    def __init__(self, task_id: str, timeout: timedelta) -> None:
+        if not isinstance(timeout, timedelta):
+            raise TypeError(f"timeout: a timedelta is required, not {type(timeout).__name__}")
+        self._task_id, self._timeout = task_id, timeout
+        self._ends, self._pause = time.monotonic() + timeout.total_seconds(), FIRST_PAUSE_SECONDS
+
+    def checked(self, status: TaskStatus | None) -> TaskStatus:
+        """Return the state. Raises :class:`UnknownTaskError`, and :class:`WaitTimeoutError` if the time is over."""
+        if status is None:
+            raise UnknownTaskError(self._task_id)
+        if not status.ended and time.monotonic() >= self._ends:
+            raise WaitTimeoutError(self._task_id, status.state, self._timeout)
+        return status
+
+    def pause(self) -> float:
+        """Return the seconds until the next read."""
+        pause = min(self._pause, max(0.0, self._ends - time.monotonic()))
+        self._pause = min(self._pause * 1.5, LONGEST_PAUSE_SECONDS)
+        return pause
+
+
+def _place(session: Session | None, connection: object, after_commit: AfterCommit | None) -> Session | Foreign | None:
+    if connection is None and after_commit is None:
+        return session
+    return opened(connection, after_commit, session, is_async=False)
+
+
+def _async_place(
+    session: AsyncSession | None, connection: object, after_commit: AsyncAfterCommit | None
+) -> AsyncSession | Foreign | None:
+    if connection is None and after_commit is None:
+        return session
+    return opened(connection, after_commit, session, is_async=True)

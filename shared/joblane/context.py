@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import AbstractContextManager
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Iterator, Mapping
+from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, TypeVar, Unpack, overload
 
 from joblane import telemetry
+from joblane.enqueue.chain import links_of_run
 from joblane.errors import JobError, shortened
 from joblane.job import Job, check_names
 from joblane.loops import Loops, Source
 from joblane.queues import OWN_TYPES
+from joblane.record.run_session import ONE_SESSION
 from joblane.record.time_limits import OPERATOR
 from joblane.scrubbing import Scrub, scrubber
 from joblane.settings import Settings
@@ -24,14 +26,15 @@ from joblane.sqs.traceparent import headers_within, span_of
 if TYPE_CHECKING:
     from aws_lambda_powertools import Logger
     from sqlalchemy import Select
+    from sqlalchemy.ext.asyncio import AsyncSession
     from sqlalchemy.orm import Session
 
     from joblane.batch import Batch
     from joblane.client import JobClient
     from joblane.declaration import Task
+    from joblane.enqueue.result import Enqueued
     from joblane.job import JobOptions
     from joblane.payload import Payload
-    from joblane.producer import Enqueued
     from joblane.queues import Queue
     from joblane.record.claim import Claim
     from joblane.record.connection import Connection
@@ -39,8 +42,6 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 P = TypeVar("P", bound="Payload")
-ENQUEUED_BY = "enqueued_by"
-"""The relation to the task whose run has enqueued another one."""
 REPORT_EVERY_SECONDS = 1.0
 MAX_NOTE = 200
 
@@ -95,9 +96,11 @@ class TaskContext:
         self._ends = time.monotonic() + seconds
         self._continues = continues
         self._reported_at = self._asked_at = -math.inf
+        self._has_ended = False
 
     def close(self) -> None:
         """Remove the run's fields from the logger."""
+        self._has_ended = True
         if "logger" in self.__dict__:
             self.logger.remove_keys(list(self.log_fields))
 
@@ -141,16 +144,46 @@ class TaskContext:
         """An SQLAlchemy session whose work commits together with the task's completion, or not at all.
 
         It is made on first use. A call of ``commit()`` is refused: after a later failure, half of the handler's work
-        would stay.
+        would stay. In an ``async def`` handler its statements block the event loop.
+
+        Raises:
+            JobError: the run uses :attr:`async_session`.
         """
+        self._refuse_async("ctx.session", "await ctx.async_session.execute(…)")
         return self._work.session
+
+    @property
+    def async_session(self) -> AsyncSession:
+        """An SQLAlchemy ``AsyncSession`` over asyncpg, whose work commits together with the task's completion, or not
+        at all. Only for an ``async def`` handler with the packages of ``joblane[async]``.
+
+        It is made on first use. Calls of ``commit()`` are refused, and ``close()`` loses its work, so use it without
+        ``async with``. Its objects do not expire at a commit. It runs one statement at a time.
+
+        Raises:
+            JobError: the handler is not an ``async def``; or the run uses :attr:`session`, :meth:`connection` or
+                :meth:`enqueue`; or a package is missing; or the run has ended.
+        """
+        if not self._task.is_async:
+            raise JobError("ctx.async_session is for an `async def` handler; this one is a `def`: use ctx.session")
+        if self._has_ended:
+            raise JobError("ctx.async_session: the run has ended; the handler awaits all of its asyncio tasks")
+        if "_loops" in self.__dict__ and self._loops.is_plain:
+            raise JobError("ctx.async_session: its work cannot commit in a plain loop; use async for … in ctx.aeach(…)")
+        return self._work.async_session
+
+    def _refuse_async(self, name: str, instead: str) -> None:
+        if self._work.is_async:
+            raise JobError(f"{name}: {ONE_SESSION}, and this one uses ctx.async_session; use {instead}")
 
     def connection(self) -> Connection:
         """Return the database connection of the session, to run statements in the same transaction.
 
         Raises:
-            JobError: the connection broke after the transaction began. The work of the transaction is lost.
+            JobError: the connection broke after the transaction began. The work of the transaction is lost. Or the run
+                uses :attr:`async_session`.
         """
+        self._refuse_async("ctx.connection()", "await ctx.async_session.execute(…)")
         return self._work.lend(OPERATOR if self.type.startswith(OWN_TYPES) else None)
 
     def enqueue(self, task: Task[P, Any], payload: P, **options: Unpack[JobOptions]) -> Enqueued:
@@ -158,16 +191,33 @@ class TaskContext:
 
         Arguments and errors are those of :meth:`JobClient.enqueue`. The new task is in the trace of this run, unless
         its ``headers`` name another trace.
+
+        Raises:
+            EnqueueError: also if the task's ``grants`` do not name the type of the new task. Nothing was written.
+            DepthError: the new task is deeper than its ``max_depth``. Do not catch it: it archives this task.
         """
+        self._refuse_async("ctx.enqueue", "await ctx.aenqueue(…)")
+        return self._enqueue(self.session, task, payload, options)
+
+    def _enqueue(self, session: Session, task: Task[P, Any], payload: P, options: JobOptions) -> Enqueued:
         check_names(options)
         options["headers"] = headers_within(self._span, options.get("headers", {}))
-        return self._client.enqueue_one(Job(task, payload, **options), self.session, {ENQUEUED_BY: self.task_id})
+        return self._client.enqueue_one(Job(task, payload, **options), session, self._links)
 
     def enqueue_many(self, jobs: Iterable[Job]) -> list[Enqueued | JobError]:
         """Enqueue many tasks in this task's transaction. See :meth:`JobClient.enqueue_many`."""
+        self._refuse_async("ctx.enqueue_many", "await ctx.aenqueue_many(…)")
+        return self._enqueue_many(self.session, jobs)
+
+    def _enqueue_many(self, session: Session, jobs: Iterable[Job]) -> list[Enqueued | JobError]:
         if self._span is not None:
             jobs = (replace(job, headers=headers_within(self._span, job.headers)) for job in jobs)
-        return self._client.enqueue_all(jobs, self.session, {ENQUEUED_BY: self.task_id})
+        return self._client.enqueue_all(jobs, session, self._links)
+
+    @cached_property
+    def _links(self) -> Mapping[str, Any]:
+        """The relations of the tasks that this run enqueues, for the client."""
+        return links_of_run(self.task_id, self._claim.options)
 
     @cached_property
     def batch(self) -> Batch | None:
@@ -176,11 +226,13 @@ class TaskContext:
         from joblane.batch import Batch
 
         id_ = self._claim.options.get("batch")
-        return None if id_ is None else Batch.of_member(self._client, id_, self.session, self.task_id)
+        return None if id_ is None else Batch.of_member(self._client, id_, self.session, self._links)
 
     def new_batch(self, id: str, *, on_end: Job | None = None, on_success: Job | None = None) -> Batch:  # noqa: A002
         """Return a new batch in this task's transaction. See :meth:`JobClient.batch`."""
-        return self._client.batch(id, on_end=on_end, on_success=on_success, session=self.session)
+        from joblane.batch import Batch
+
+        return Batch(self._client, id, self.session, on_end=on_end, on_success=on_success, links=self._links)
 
     def check(self) -> None:
         """Raise an exception if this run has to stop. Reads the row at most once a second.
@@ -249,6 +301,7 @@ class TaskContext:
             TaskCancelled: the task was cancelled.
             LeaseLostError: another run holds the task.
         """
+        self._refuse_async("ctx.each", "async for … in ctx.aeach(…)")
         return self._loops.each(items, key)
 
     def isolated(self) -> AbstractContextManager[None]:
@@ -257,6 +310,7 @@ class TaskContext:
         Exceptions that concern the whole task pass through: SkipRetry, RevokeTask, RetryAfter, Snooze, LeaseLostError,
         TaskTimeout, TaskCancelled, and those of an unavailable database.
         """
+        self._refuse_async("ctx.isolated", "async with ctx.aisolated()")
         return self._loops.isolated()
 
     @overload
@@ -290,7 +344,60 @@ class TaskContext:
             TaskCancelled: the task was cancelled.
             LeaseLostError: another run holds the task.
         """
+        self._refuse_async("ctx.resume", "async for … in ctx.aresume(…)")
         return self._loops.resume(source, cursor, chunk)
+
+    # --- In an `async def` handler ---------------------------------------------------------------------------------
+
+    async def aenqueue(self, task: Task[P, Any], payload: P, **options: Unpack[JobOptions]) -> Enqueued:
+        """Like :meth:`enqueue`, in the transaction of :attr:`async_session`.
+
+        If the handler has used :attr:`session`, or ``joblane[async]`` is not installed, it is in that of
+        :attr:`session`.
+        """
+        return await self._work.awaited(self._enqueue, self._session_to_enqueue(), task, payload, options)
+
+    async def aenqueue_many(self, jobs: Iterable[Job]) -> list[Enqueued | JobError]:
+        """Like :meth:`enqueue_many`, in the transaction that :meth:`aenqueue` describes."""
+        return await self._work.awaited(self._enqueue_many, self._session_to_enqueue(), jobs)
+
+    def _session_to_enqueue(self) -> Session:
+        has_plain = self._work.touched and not self._work.is_async
+        if has_plain or self._work.lent or not self._task.is_async or not self._work.can_be_async:
+            return self.session
+        return self.async_session.sync_session
+
+    async def acheck(self) -> None:
+        """Like :meth:`check`, which an ``async def`` handler can call too."""
+        self.check()
+
+    async def aprogress(self, done: int, total: int | None = None, note: str | None = None) -> None:
+        """Like :meth:`progress`, which an ``async def`` handler can call too."""
+        self.progress(done, total, note)
+
+    def aeach(self, items: Iterable[T] | AsyncIterable[T], *, key: Callable[[T], str] = str) -> AsyncIterator[T]:
+        """Like :meth:`each`, for ``async for``. ``items`` can be asynchronous too.
+
+        The work of :attr:`async_session` commits item by item, or that of :attr:`session`.
+        """
+        from joblane.async_loops import AsyncEach
+
+        return AsyncEach(self._loops, items, key)
+
+    def aisolated(self) -> AbstractAsyncContextManager[None]:
+        """Like :meth:`isolated`, for ``async with`` in a loop over :meth:`aeach`."""
+        from joblane.async_loops import isolated
+
+        return isolated(self._loops)
+
+    def aresume(self, source: Any, *, cursor: Any = None, chunk: int = 100) -> AsyncIterator[Any]:
+        """Like :meth:`resume`, for ``async for``.
+
+        The source function can be an ``async def``, which returns the items or yields them.
+        """
+        from joblane.async_loops import AsyncResume
+
+        return AsyncResume(self._loops, source, cursor, chunk)
 
 
 def _is_count(value: object) -> bool:

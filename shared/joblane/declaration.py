@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import builtins
 import hashlib
+import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -38,6 +39,13 @@ TARGET_WAIT: Mapping[Queue, timedelta] = {
 }
 """Default of ``target_wait``, by home queue: time that a task may wait after it is due before an alarm is raised."""
 MAX_TARGET_WAIT = timedelta(days=1)
+EVERY_LANE = "*"
+"""In ``Grants.enqueue``: all types."""
+DEFAULT_MAX_DEPTH, MOST_DEPTH = 15, 10_000
+"""With the first task, a chain of this depth has 16 runs. Lambda stops a function that is invoked more than 16 times in
+a chain of messages. Source: AWS Lambda developer guide, *Recursive loop detection*."""
+NO_HANDLER = "joblane.declared"
+"""Module of the function of a task that is declared without one."""
 ENQUEUE_ELSEWHERE = ("delay", "apply_async", "send", "send_with_options", "defer", "defer_async", "enqueue", "schedule")
 """Methods with which other libraries enqueue a task."""
 
@@ -52,7 +60,10 @@ class Grants:
     instead."""
     enqueue: tuple[str, ...] = ()
     """Types that the function can enqueue, and types of tasks that wait for tasks of this one, for example
-    ``("user:invitation",)``. ``("*",)``: all types."""
+    ``("user:invitation",)``. ``("*",)``: all types. The task's own type, and that of ``on_archived``, need no entry.
+    On AWS, IAM refuses a message of another type. So :meth:`TaskContext.enqueue` and the batches of the context refuse
+    it everywhere, before anything is written. They cannot check tasks that wait for others: the sweep sends these
+    messages, some minutes later."""
     mail: bool = False
     """True: the function can send e-mail by Amazon SES, from the address in the stage's setting ``mail_from``."""
     dead_letters: bool = False
@@ -91,6 +102,7 @@ class Task(Generic[P, R]):
     archived_to: Task[Any, Any] | str | None
     front_door: bool
     batch_size: int
+    max_depth: int
     max_concurrency: int | None
     memory_mb: int
     target_wait: timedelta
@@ -109,6 +121,16 @@ class Task(Generic[P, R]):
             """Raise AttributeError, with advice for a name of another library."""
             hint = "; call jobs.enqueue(task, payload), with jobs = JobClient()" if name in ENQUEUE_ELSEWHERE else ""
             raise AttributeError(f"a task has no attribute {name!r}{hint}")
+
+    @cached_property
+    def is_async(self) -> bool:
+        """True for an ``async def`` function, whose call returns a coroutine."""
+        return inspect.iscoroutinefunction(self.function)
+
+    @property
+    def has_handler(self) -> bool:
+        """False if the task is declared by :func:`~joblane.declared.declare`, so that it can only be enqueued."""
+        return self.function.__module__ != NO_HANDLER
 
     @property
     def folder(self) -> str:
@@ -137,6 +159,11 @@ class Task(Generic[P, R]):
     def follower(self) -> str | None:
         """The type of the task that ``on_archived`` names."""
         return self.archived_to.type if isinstance(self.archived_to, Task) else self.archived_to
+
+    def may_enqueue(self, type_: str) -> bool:
+        """True if the permissions of the function include the lanes of ``type_``, by its declaration."""
+        granted = self.grants.enqueue
+        return type_ in granted or EVERY_LANE in granted or type_ in (self.type, self.follower)
 
     @cached_property
     def schema(self) -> Mapping[str, Any]:

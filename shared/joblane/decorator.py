@@ -14,7 +14,19 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 from pydantic import ValidationError
 
 from joblane import retry
-from joblane.declaration import MAX_RETENTION, MAX_TARGET_WAIT, MEMORY_MB, TARGET_WAIT, Grants, P, R, Task, check_type
+from joblane.declaration import (
+    DEFAULT_MAX_DEPTH,
+    MAX_RETENTION,
+    MAX_TARGET_WAIT,
+    MEMORY_MB,
+    MOST_DEPTH,
+    TARGET_WAIT,
+    Grants,
+    P,
+    R,
+    Task,
+    check_type,
+)
 from joblane.errors import DeclarationError
 from joblane.flow import Limit, Rate, check_key_fields, flow_of
 from joblane.json_values import canonical
@@ -49,6 +61,7 @@ def task(
     aliases: Sequence[str] = (),
     front_door: bool | None = None,
     batch_size: int = 1,
+    max_depth: int = DEFAULT_MAX_DEPTH,
     max_concurrency: int | None = None,
     memory_mb: int = 512,
     target_wait: timedelta | None = None,
@@ -63,8 +76,8 @@ def task(
 ) -> Callable[[Callable[[P, TaskContext], R]], Task[P, R]]:
     """Declare a function as a task. A declaration that cannot work is refused at import, with the reason.
 
-    The function has the name of its folder, ``category_action`` for the type ``category:action``. It is a plain
-    function of two parameters: the payload, annotated with its subclass of :class:`Payload`, and a
+    The function has the name of its folder, ``category_action`` for the type ``category:action``. It is a ``def`` or an
+    ``async def`` of two parameters: the payload, annotated with its subclass of :class:`Payload`, and a
     :class:`TaskContext`. Its return value is stored as the result and has to be JSON.
 
     Args:
@@ -104,6 +117,11 @@ def task(
         front_door: True if external producers can send this type to a front door. True is refused for ``jobs:*`` and
             ``system:*``. None: False for these, True for all others.
         batch_size: Maximum number of messages in one invocation. They run one after the other. Range: 1 to 10.
+        max_depth: Longest chain of enqueues by which a task of this type is made. A task that is enqueued outside of a
+            run has depth 0, and a task that a run enqueues is one deeper than the run's task. An enqueue that is deeper
+            raises :class:`DepthError`, so that a task that enqueues itself does not do so for ever. A value above 15
+            also switches off Lambda's own guard, which stops a function after about 16 such runs. 0: no run enqueues
+            this type. Range: 0 to 10000.
         max_concurrency: Maximum number of concurrent invocations for each lane of the task. None: the lane's share of
             the stage's ``concurrency_budget``. Range: 2 to 1000.
         memory_mb: Memory of the Lambda function, in MB. Range: 128 to 10240.
@@ -141,6 +159,7 @@ def task(
         raise DeclarationError(f"{what}: also: names a queue twice: {', '.join(lanes)}")
     _check_range(what, "max_retry", max_retry, 0, retry.MAX_RETRY)
     _check_range(what, "batch_size", batch_size, 1, 10)
+    _check_range(what, "max_depth", max_depth, 0, MOST_DEPTH)
     _check_range(what, "memory_mb", memory_mb, MEMORY_MB.start, MEMORY_MB.stop - 1)
     if max_concurrency is not None:
         _check_range(what, "max_concurrency", max_concurrency, MIN_CONCURRENCY, MAX_CONCURRENCY)
@@ -170,7 +189,7 @@ def task(
     def declare(function: Callable[[P, TaskContext], R]) -> Task[P, R]:
         if function.__name__ != folder_of(type_):
             raise DeclarationError(f"{what}: the function is called {function.__name__!r}, not {folder_of(type_)!r}")
-        payload = _payload_class(what, function)
+        payload = payload_class(what, function)
         check_model(f"{what}: {payload.__name__}", payload, set())
         _check_ticks(what, schedules, payload)
         if flow is not None:
@@ -194,6 +213,7 @@ def task(
             archived_to=on_archived,
             front_door=not closed if front_door is None else front_door,
             batch_size=batch_size,
+            max_depth=max_depth,
             max_concurrency=max_concurrency,
             memory_mb=memory_mb,
             target_wait=TARGET_WAIT[lanes[0]] if target_wait is None else target_wait,
@@ -270,12 +290,12 @@ def _check_ticks(what: str, schedules: Sequence[Schedule], payload: type[Any]) -
             raise DeclarationError(f"{what}: schedule: {schedule.name!r}: payload is not JSON: {error}") from None
 
 
-def _payload_class(what: str, function: Callable[..., Any]) -> type[Any]:
+def payload_class(what: str, function: Callable[..., Any]) -> type[Any]:
     """Return the class of the first parameter. Only that annotation is evaluated."""
-    if inspect.iscoroutinefunction(function) or inspect.isgeneratorfunction(function):
+    if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
         raise DeclarationError(
-            f"{what}: a plain function is required, as handlers are not awaited or iterated; to call asynchronous "
-            "code, have a plain handler run it: asyncio.run(work(payload))"
+            f"{what}: the function yields, and nothing would iterate over it; to work item by item, loop over "
+            "ctx.each(items), or in an `async def` function over ctx.aeach(items)"
         )
     parameters = list(inspect.signature(function).parameters.values())
     if len(parameters) != 2:
@@ -283,7 +303,10 @@ def _payload_class(what: str, function: Callable[..., Any]) -> type[Any]:
     annotation = parameters[0].annotation
     if isinstance(annotation, str):
         names = inspect.getclosurevars(function)
-        annotation = {**names.globals, **names.nonlocals, **function.__globals__}.get(annotation)
+        first, *inside = annotation.split(".")
+        annotation = {**names.globals, **names.nonlocals, **function.__globals__}.get(first)
+        for name in inside:
+            annotation = getattr(annotation, name, None)
     if not isinstance(annotation, type) or not issubclass(annotation, Payload):
         raise DeclarationError(
             f"{what}: annotate {parameters[0].name!r} with a subclass of Payload, defined above the function"

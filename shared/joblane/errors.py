@@ -4,10 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from datetime import timedelta
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from pg8000.exceptions import Error as PostgresError
 
 
 class JobError(Exception):
@@ -224,6 +220,14 @@ class SkipRetry(JobError):  # noqa: N818 - the field's name for it, as in asynq
     """
 
 
+class DepthError(SkipRetry):
+    """A run has enqueued a task that is further from the outside than the task's ``max_depth``. Nothing was enqueued.
+
+    The run's task is archived, because each retry would do the same. End the chain, raise ``max_depth`` of the type
+    that the message names, or loop over ``ctx.resume`` in one task.
+    """
+
+
 class RevokeTask(JobError):  # noqa: N818
     """End the task as ``cancelled``: no retry, no dead letter, no alarm.
 
@@ -352,17 +356,20 @@ def text_of(error: BaseException, scrub: Callable[[str], str] = str) -> str:
 
     original = getattr(error, "orig", None) or error
     try:
-        text = _of_database(original) if isinstance(original, PostgresError) else str(error)
+        of_database = isinstance(original, PostgresError) or sqlstate(original) is not None
+        text = _of_database(original) if of_database else str(error)
     except Exception:  # an error that cannot be printed is still a failed attempt
         text = ""
     return scrub(shortened(text, MAX_TEXT))[:MAX_TEXT] or type(error).__name__
 
 
-def _of_database(error: PostgresError) -> str:
+def _of_database(error: BaseException) -> str:
     code = sqlstate(error)
     if code is None:
         return str(error)
-    message = str(error.args[0].get("M", "database error"))
+    fields = error.args[0] if error.args else "database error"
+    message = str(fields.get("M", "database error")) if isinstance(fields, dict) else str(fields)
+    message = message.partition("\nDETAIL:")[0]  # asyncpg and psycopg add it, and it contains values of rows
     if code.startswith("22"):  # data exceptions quote the value: invalid input syntax for type uuid: "…"
         message = message.partition('"')[0].rstrip(" :")
     if code == UNDEFINED_FUNCTION and " joblane." in message:
@@ -371,10 +378,11 @@ def _of_database(error: PostgresError) -> str:
 
 
 def sqlstate(error: BaseException) -> str | None:
-    """Return the server's five-character code of a pg8000 error, or of an SQLAlchemy error around it."""
+    """Return the server's five-character code of a driver's error, or of an SQLAlchemy error around it."""
     original = getattr(error, "orig", None) or error
     first = original.args[0] if original.args else None
-    return first.get("C") if isinstance(first, dict) else None
+    code = first.get("C") if isinstance(first, dict) else getattr(original, "sqlstate", None)
+    return code if isinstance(code, str) else None
 
 
 _CONTROLS = dict.fromkeys(code for code in (*range(32), *range(127, 160)) if chr(code) not in "\n\t")

@@ -55,82 +55,138 @@ class Loops:
     check: Callable[[], None]
     remaining: Callable[[], timedelta]
     continues: bool
-    _loop_name: str = ""
+    open: str = ""
+    """The open loop: ``each``, ``resume`` or none."""
+    is_plain: bool = False
+    """The open loop is not an asynchronous one."""
+    failures: list[Exception] = field(default_factory=list)
+    """The errors of the items that failed."""
     _resumed: bool = False
-    _failures: list[Exception] = field(default_factory=list)
 
     def each(self, items: Iterable[T], key: Callable[[T], str]) -> Iterator[T]:
         with self._loop("each"):
-            done = self._read(checkpoints.done_items)
-            self._failures = []
+            steps = Items(self, key)
             for item in items:
-                name = key_of(item, key)
-                if name in done:
-                    continue
-                failures = len(self._failures)
-                yield item
-                if len(self._failures) == failures:
-                    self.work.keep(partial(checkpoints.mark_item, key=name))
-                    done.add(name)
-                else:
-                    self.work.roll_back()
-                self.check()
-            if self._failures:
-                raise PartialFailure(len(self._failures), len(done), self._failures[0]) from self._failures[0]
+                if steps.begin(item):
+                    yield item
+                    steps.keep()
+            steps.end()
 
     @contextmanager
     def isolated(self) -> Iterator[None]:
-        if self._loop_name != "each":
-            raise JobError("ctx.isolated() belongs inside a loop over ctx.each(…), which knows the current item")
+        self.check_isolated()
         try:
             yield
             self.work.flush()
-        except (*OUTCOMES, LeaseLostError):
-            raise
-        except Exception as error:  # any failure of this item
-            if not self.work.database.usable or (sqlstate(error) not in (None, TIMED_OUT) and is_unavailable(error)):
+        except Exception as error:
+            if not self.is_of_item(error) or not self.work.database.usable:
                 raise
-            self.work.roll_back()
-            self._failures.append(error)
+            self.fail_item(error)
 
     def resume(self, source: Any, cursor: Any, chunk: int) -> Iterator[Any]:
-        if self._resumed:
-            raise CursorError("source: a task has one cursor, so a handler has one loop over ctx.resume(…)")
         with self._loop("resume"):
-            self._resumed = True
-            after, done = self._read(checkpoints.read_cursor)
-            pages: Pages[Any] = Pages(source, cursor, lambda: self.work.session, chunk, done)
-            slowest = 0.0
-            while True:
-                started = time.monotonic()
-                page, after = pages.after(after)
-                if not page:
-                    return
+            steps: Chunks[Any] = Chunks(self, source, cursor, chunk)
+            while page := steps.begin():
                 yield from page
-                done += len(page)
-                self.work.keep(partial(checkpoints.move_cursor, cursor=json.dumps(after), done=done))
-                slowest = max(slowest, time.monotonic() - started)
-                self.check()
-                reserve = min(timedelta(seconds=5 + 3 * slowest), RESUME_RESERVE)
-                if self.continues and self.remaining() < reserve:
-                    raise Continued
+                steps.keep()
 
     @contextmanager
     def _loop(self, name: str) -> Iterator[None]:
-        """Refuse a loop inside a loop: the inner one would commit half of the outer one's item."""
-        if self._loop_name:
-            raise JobError("a loop over ctx.each(…) or ctx.resume(…) cannot be inside another such loop")
-        self._loop_name = name
+        self.enter(name)
+        self.is_plain = True
         try:
             yield
         finally:
-            self._loop_name = ""
+            self.open, self.is_plain = "", False
 
-    def _read(self, read: Callable[[Any, str], T]) -> T:
+    def enter(self, name: str) -> None:
+        """Refuse a loop inside a loop: the inner one would commit half of the outer one's item."""
+        if name == "resume" and self._resumed:
+            raise CursorError("source: a task has one cursor, so a handler has one loop over ctx.resume(…)")
+        if self.open:
+            raise JobError("a loop over ctx.each(…) or ctx.resume(…) cannot be inside another such loop")
+        self.open = name
+        self._resumed = self._resumed or name == "resume"
+
+    def check_isolated(self) -> None:
+        if self.open != "each":
+            raise JobError("ctx.isolated() belongs inside a loop over ctx.each(…), which knows the current item")
+
+    def is_of_item(self, error: Exception) -> bool:
+        """True if an error concerns only the current item."""
+        is_outcome = isinstance(error, (*OUTCOMES, LeaseLostError))
+        return not is_outcome and (sqlstate(error) in (None, TIMED_OUT) or not is_unavailable(error))
+
+    def fail_item(self, error: Exception) -> None:
+        self.work.roll_back()
+        self.failures.append(error)
+
+    def read(self, read: Callable[[Any, str], T]) -> T:
         """Flush the session, and read a checkpoint without an interrupt by the timeout."""
         self.work.flush()
         with self.work.own_statements():
             return read(self.work.connection(), self.task_id)
+
+
+class Items(Generic[T]):
+    """The steps of a loop over ``ctx.each``: :meth:`begin` and :meth:`keep` for each item, then :meth:`end`."""
+
+    def __init__(self, loops: Loops, key: Callable[[T], str]) -> None:
+        self._loops = loops
+        self._key = key
+        self._done = loops.read(checkpoints.done_items)
+        self._name = ""
+        self._failed = 0
+        loops.failures = []
+
+    def begin(self, item: T) -> bool:
+        """Return False if an earlier run, or this one, has finished the item."""
+        self._name = key_of(item, self._key)
+        self._failed = len(self._loops.failures)
+        return self._name not in self._done
+
+    def keep(self) -> None:
+        """Commit the work for the item. If it failed, roll it back."""
+        work = self._loops.work
+        if len(self._loops.failures) == self._failed:
+            work.keep(partial(checkpoints.mark_item, key=self._name))
+            self._done.add(self._name)
+        else:
+            work.roll_back()
+        self._loops.check()
+
+    def end(self) -> None:
+        """Raise :class:`PartialFailure` if items failed."""
+        if failures := self._loops.failures:
+            raise PartialFailure(len(failures), len(self._done), failures[0]) from failures[0]
+
+
+class Chunks(Generic[T]):
+    """The steps of a loop over ``ctx.resume``: :meth:`begin` and :meth:`keep` for each chunk."""
+
+    def __init__(self, loops: Loops, source: Any, cursor: Any, size: int) -> None:
+        self._loops = loops
+        self.after, self._done = loops.read(checkpoints.read_cursor)
+        self._pages: Pages[T] = Pages(source, cursor, lambda: loops.work.session, size, self._done)
+        self._page: list[T] = []
+        self._slowest = self._started = 0.0
+
+    def begin(self) -> list[T]:
+        """Return the items of the next chunk, none at the end."""
+        self._started = time.monotonic()
+        self._page, self.after = self._pages.after(self.after)
+        return self._page
+
+    def keep(self) -> None:
+        """Commit the work for the chunk. Raises :class:`Continued` if the next chunk belongs to another invocation."""
+        loops = self._loops
+        self._done += len(self._page)
+        loops.work.keep(partial(checkpoints.move_cursor, cursor=json.dumps(self.after), done=self._done))
+        self._slowest = max(self._slowest, time.monotonic() - self._started)
+        loops.check()
+        reserve = min(timedelta(seconds=5 + 3 * self._slowest), RESUME_RESERVE)
+        if loops.continues and loops.remaining() < reserve:
+            raise Continued
 
 
 def key_of(item: T, key: Callable[[T], str]) -> str:

@@ -8,24 +8,28 @@ a task can be lost between the caller's commit and the send.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, replace
-from datetime import UTC, datetime, timedelta
-from functools import cache, cached_property
-from typing import TYPE_CHECKING, Any, Self
+from dataclasses import replace
+from datetime import UTC, datetime
+from functools import cached_property, partial
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 from weakref import WeakSet
 
 from pg8000.exceptions import Error as PostgresError
 
 from joblane import settings, telemetry
-from joblane.enqueue.check import check, delay_seconds, is_past, seconds_until
+from joblane.enqueue.chain import DEPTH, not_granted, too_deep
+from joblane.enqueue.check import check, delay_seconds, seconds_until
+from joblane.enqueue.foreign import Foreign
 from joblane.enqueue.insert import insert_again, insert_tasks
-from joblane.enqueue.outbox import Outbox
+from joblane.enqueue.outbox import INLINE_SENDS, Outbox
+from joblane.enqueue.result import Enqueued, enqueued, near_tasks, refuse_repeats, results, to_send
+from joblane.enqueue.session import asynchronous, plain, runner, translated
 from joblane.enqueue.wake import wake
 from joblane.errors import (
-    UNDEFINED_FUNCTION,
     DatabaseUnavailableError,
+    DepthError,
     EnqueueError,
     JobError,
     SendError,
@@ -34,51 +38,29 @@ from joblane.errors import (
 )
 from joblane.forking import follow_forks
 from joblane.job import Job
-from joblane.limits import MAX_DELAY_SECONDS
-from joblane.queues import Queue, check_prefix
+from joblane.queues import check_prefix
 from joblane.record.connection import REFUSED_CLASSES, SHUT_DOWN
 from joblane.record.database import Database
-from joblane.record.functions import VERSION
 from joblane.record.insert import NewTask
 from joblane.record.serve import Turn, serve
 from joblane.record.stage import STAGE, match_stage
-from joblane.record.states import State
 from joblane.record.time_limits import CLIENT
 from joblane.sqs.client import PAUSED, Entry, Sqs
 
 if TYPE_CHECKING:
-    from sqlalchemy import Engine, TextClause
+    from sqlalchemy import Engine
+    from sqlalchemy.ext.asyncio import AsyncSession
     from sqlalchemy.orm import Session
 
+    from joblane.declaration import Task
+    from joblane.enqueue.threads import Threads
     from joblane.record.connection import Connection
 
 LONGEST_TURN_SECONDS = CLIENT.connect + CLIENT.answer
 """A thread waits this long for its turn on the client's connection."""
-INLINE_SENDS = 100
-"""Messages sent at once after a session's commit. The client wakes the sweep for the rest."""
-NO_FUNCTIONS = f"the database lacks the functions of this code, version {VERSION}: run `joblane migrate` of this code"
-
-
-@dataclass(frozen=True, slots=True)
-class Enqueued:
-    """The result of an enqueue: a task that was accepted."""
-
-    id: str
-    """Id of the task."""
-    type: str
-    """Type of the task."""
-    queue: Queue
-    """Queue in which the task waits."""
-    state: State
-    """``pending`` if the task is due, ``held`` if it waits for its parents, ``scheduled`` if it is due later. For an
-    existing task: its state."""
-    sent: bool
-    """True if this call has sent the message. False if it is sent after the commit of the session, or later by the
-    sweep, or if an existing task has its message already."""
-    created: bool = True
-    """False if an existing task held the unique key and was returned, replaced or pushed."""
-    past: bool = False
-    """True if ``process_at`` was in the past, so that the task is due now."""
+NOT_SENT = "messages could not be sent; their rows are safe and the sweep sends them"
+A = TypeVar("A")
+T = TypeVar("T")
 
 
 class Producer:
@@ -90,32 +72,74 @@ class Producer:
         self._lock = threading.Lock()
         self._opened: Database | None = None
         self._owns = True
+        self._task: Task[Any, Any] | None = None
+        """The task whose runs use this client. None: a client outside of runs."""
         follow_forks(self, Producer._after_fork)
         self._checked_engines: WeakSet[Engine] = WeakSet()
+        self._checked_databases: set[Hashable] = set()
 
     @classmethod
-    def within(cls, database: Database, sqs: Sqs, prefix: str) -> Self:
-        """Return a client over existing connections, those of a running task."""
+    def within(cls, database: Database, sqs: Sqs, prefix: str, task: Task[Any, Any] | None = None) -> Self:
+        """Return a client over existing connections, those of a running ``task``. None: there is none."""
         client = cls()
+        client._task = task
         client._opened, client._sqs, client._prefix, client._owns = database, sqs, prefix, False
         return client
 
-    def enqueue_one(self, job: Job, session: Session | None, links: Mapping[str, Any]) -> Enqueued:
+    def enqueue_one(self, job: Job, session: Session | Foreign | None, links: Mapping[str, Any]) -> Enqueued:
         """Enqueue one job. ``links``: its relations to other tasks besides ``after``, see ``link_task.sql``."""
-        result = self._enqueue([_linked(self.checked(job), links)], session)[0]
+        result = self._enqueue([self.linked(self.checked(job), links)], session)[0]
         if isinstance(result, JobError):
             raise result
         return result
 
     def enqueue_all(
-        self, jobs: Iterable[Job], session: Session | None, links: Mapping[str, Any]
+        self, jobs: Iterable[Job], session: Session | Foreign | None, links: Mapping[str, Any]
     ) -> list[Enqueued | JobError]:
         """Enqueue jobs, see :meth:`enqueue_one`."""
-        return self._enqueue([_linked(task, links) for task in self._checked(jobs)], session)
+        return self._enqueue([self.linked(task, links) for task in self._checked(jobs)], session)
+
+    async def aenqueue_one(
+        self, job: Job, session: AsyncSession | Foreign | None, links: Mapping[str, Any]
+    ) -> Enqueued:
+        """Enqueue one job as :meth:`enqueue_one` does, without blocking the event loop."""
+        return await self._without_blocking(self.enqueue_one, job, session, links)
+
+    async def aenqueue_all(
+        self, jobs: Iterable[Job], session: AsyncSession | Foreign | None, links: Mapping[str, Any]
+    ) -> list[Enqueued | JobError]:
+        """Enqueue jobs, see :meth:`aenqueue_one`."""
+        return await self._without_blocking(self.enqueue_all, list(jobs), session, links)
+
+    async def _without_blocking(
+        self,
+        enqueue: Callable[[A, Any, Mapping[str, Any]], T],
+        jobs: A,
+        session: AsyncSession | Foreign | None,
+        links: Mapping[str, Any],
+    ) -> T:
+        """Call ``enqueue`` where it can wait: in a thread, or in the caller's transaction, whose driver waits."""
+        if session is None:
+            return await self.threads.call(partial(enqueue, jobs, None, links))
+        from sqlalchemy.util import greenlet_spawn
+
+        place = session if isinstance(session, Foreign) else asynchronous(session).sync_session
+        return await greenlet_spawn(enqueue, jobs, place, links)
 
     def checked(self, job: Job) -> NewTask:
         """Check a job. Raises :class:`EnqueueError`."""
-        return check(job, record=self._record, prefix=self._prefix)
+        new = check(job, record=self._record, prefix=self._prefix)
+        if self._task is not None and not self._task.may_enqueue(new.task.type):
+            raise EnqueueError("task", not_granted(self._task, new.task.type))
+        return new
+
+    def linked(self, new: NewTask, links: Mapping[str, Any]) -> NewTask:
+        """Return a task with its relations to others. Raises :class:`DepthError`."""
+        if not links:  # most tasks have none
+            return new
+        if links.get(DEPTH, 0) > new.task.max_depth:
+            raise DepthError(too_deep(new.task, self._task or new.task, links[DEPTH]))
+        return replace(new, links={**new.links, **links})
 
     @contextmanager
     def own_session(self) -> Iterator[Session]:
@@ -147,17 +171,20 @@ class Producer:
     def send_after_commit(self, session: Session, tasks: Sequence[NewTask]) -> None:
         """Send the messages of tasks once the session has committed."""
         now = datetime.now(UTC)
-        Outbox.of(session, self.send_committed).add(session, [replace(task, delay=None, at=now) for task in tasks])
+        self._outbox(session).add(session, [replace(task, delay=None, at=now) for task in tasks])
 
     def send_committed(self, tasks: Sequence[NewTask]) -> None:
         """Send the messages of tasks whose rows were committed. The session's outbox calls it."""
-        near = _near(tasks)
-        inline = near[:INLINE_SENDS]
-        entries = [replace(task.entry, delay_seconds=delay_seconds(seconds_until(task.at))) for task in inline]
-        self._send_rows(entries, inline)
-        if len(near) > INLINE_SENDS:
-            wake(self._sqs, self._prefix)
-        self._serve_replaced(tasks)
+        try:
+            near = near_tasks(tasks)
+            inline = near[:INLINE_SENDS]
+            entries = [replace(task.entry, delay_seconds=delay_seconds(seconds_until(task.at))) for task in inline]
+            self._send_rows(entries, inline)
+            if len(near) > INLINE_SENDS:
+                wake(self._sqs, self._prefix)
+            self._serve_replaced(tasks)
+        except Exception as error:  # the caller's commit has succeeded
+            telemetry.logger().warning(NOT_SENT, extra={"messages": len(tasks), "error": text_of(error)})
 
     def close(self) -> None:
         """Close the client's connection. The client can be used again: it then connects anew."""
@@ -165,11 +192,14 @@ class Producer:
             if self._opened is not None and self._owns:
                 self._opened.drop()
 
-    def _enqueue(self, tasks: Sequence[NewTask], session: Session | None) -> list[Enqueued | JobError]:
+    def _enqueue(self, tasks: Sequence[NewTask], session: Session | Foreign | None) -> list[Enqueued | JobError]:
         if not self._record:
             if session is not None:
-                raise EnqueueError("session", "a client made with record=False writes no row; make JobClient()")
+                name = "connection" if isinstance(session, Foreign) else "session"
+                raise EnqueueError(name, "a client made with record=False writes no row; make JobClient()")
             return self._send_without_rows(tasks)
+        if isinstance(session, Foreign):
+            return self._insert_through(session, tasks)
         if session is not None:
             return self._insert_in(session, tasks)
         return self._send_recorded(self._insert(tasks))
@@ -182,7 +212,7 @@ class Producer:
             except EnqueueError as error:
                 error.args = (f"job {position}: {error}",)
                 raise
-        _refuse_repeats(tasks)
+        refuse_repeats(tasks)
         return tasks
 
     def _send_without_rows(self, tasks: Sequence[NewTask]) -> list[Enqueued | JobError]:
@@ -195,7 +225,7 @@ class Producer:
         return [
             SendError(f"{task.entry.queue}: {failed[position]}")
             if position in failed
-            else _enqueued(task, task.entry.delay_seconds, sent=True)
+            else enqueued(task, task.entry.delay_seconds, sent=True)
             for position, task in enumerate(tasks)
         ]
 
@@ -236,13 +266,11 @@ class Producer:
 
     def _send_recorded(self, inserted: Sequence[NewTask | JobError]) -> list[Enqueued | JobError]:
         """Send the messages that SQS can delay until they are due. The sweep sends the others, and those that fail."""
-        near = _near(inserted)
+        near = near_tasks(inserted)
         entries = [replace(task.entry, delay_seconds=delay_seconds(task.due_seconds)) for task in near]
         sent = self._send_rows(entries, near)
         self._serve_replaced(inserted)
-        return [
-            result if isinstance(result, JobError) else _result(result, sent=result.id in sent) for result in inserted
-        ]
+        return results(inserted, sent)
 
     def _send_rows(self, entries: Sequence[Entry], tasks: Sequence[NewTask]) -> set[str]:
         if not entries:
@@ -250,7 +278,7 @@ class Producer:
         failed = self._sqs.send_many(entries, brief=True)
         for position, why in [item for item in failed.items() if item[1] != PAUSED][:1]:
             telemetry.logger().warning(
-                "messages could not be sent; their rows are safe and the sweep sends them",
+                NOT_SENT,
                 extra={"messages": len(failed), "queue": entries[position].queue, "error": why},
             )
         return {task.id for position, task in enumerate(tasks) if position not in failed}
@@ -259,19 +287,34 @@ class Producer:
         """Write the rows in the caller's transaction. Its commit sends their messages."""
         session = plain(session)
         self._check_stage(session)
-        outbox = Outbox.of(session, self.send_committed)
+        outbox = self._outbox(session)
         room = max(0, INLINE_SENDS - outbox.waiting(session))
         inserted = insert_tasks(runner(session), tasks, room=room)
-        now = datetime.now(UTC)  # the commit may come later: the time counts, not the delay
-        outbox.add(
-            session,
-            [
-                replace(task, delay=None, at=now + timedelta(seconds=max(0.0, task.due_seconds)))
-                for task in inserted
-                if isinstance(task, NewTask) and (_is_near(task) or task.freed)
-            ],
-        )
-        return [result if isinstance(result, JobError) else _result(result, sent=False) for result in inserted]
+        outbox.add(session, to_send(inserted))
+        return results(inserted)
+
+    def _insert_through(self, connection: Foreign, tasks: Sequence[NewTask]) -> list[Enqueued | JobError]:
+        """Write the rows through the caller's own driver, in the caller's transaction."""
+        if connection.database is None or connection.database not in self._checked_databases:
+            match_stage(connection.rows(STAGE), self._prefix)
+            self._checked_databases.add(connection.database)
+        inserted = insert_tasks(connection.run, tasks, room=connection.room)
+        if tasks := to_send(inserted):
+            connection.send_later(tasks, self.send_committed, self._always_in_thread)
+        return results(inserted)
+
+    def _outbox(self, session: Session) -> Outbox:
+        return Outbox.of(session, self.send_committed, self._always_in_thread)
+
+    async def _always_in_thread(self, send: Callable[[], None]) -> None:
+        await self.threads.call(send, always=True)
+
+    @cached_property
+    def threads(self) -> Threads:
+        """The threads of asynchronous callers."""
+        from joblane.enqueue.threads import Threads
+
+        return Threads()
 
     def _check_stage(self, session: Session) -> None:
         """Check the stage of the session's database, once per engine. Raises :class:`WrongStageError`."""
@@ -331,61 +374,9 @@ class Producer:
             self._lock.release()
 
     def _after_fork(self) -> None:
-        """Make a new lock, because another thread of the parent may have held it."""
+        """Make a new lock, which another thread of the parent may have held, and new threads."""
         self._lock = threading.Lock()
-
-
-@contextmanager
-def translated() -> Iterator[None]:
-    """Raise :class:`DatabaseUnavailableError` in the place of a driver's error."""
-    from sqlalchemy.exc import DBAPIError
-
-    try:
-        yield
-    except (DBAPIError, PostgresError, OSError) as error:
-        raise DatabaseUnavailableError(f"the database is unavailable: {text_of(error)}") from error
-
-
-def plain(session: Session) -> Session:
-    """Return the session that a ``scoped_session`` has now. Raises :class:`EnqueueError` for anything else."""
-    from sqlalchemy.orm import Session, scoped_session
-
-    if hasattr(session, "run_sync"):
-        raise EnqueueError(
-            "session",
-            "a plain Session is required; with an AsyncSession use "
-            "await session.run_sync(lambda s: jobs.enqueue(task, payload, session=s))",
-        )
-    if not isinstance(session, (Session, scoped_session)):
-        raise EnqueueError("session", f"an SQLAlchemy Session is required, not {type(session).__name__}")
-    return session() if isinstance(session, scoped_session) else session  # a registry would give other sessions later
-
-
-def runner(session: Session) -> Callable[..., list[list[Any]]]:
-    """Return the function by which :func:`insert_tasks` runs its statements in a session."""
-    from sqlalchemy.exc import StatementError
-
-    def run(sql: str, *documents: str) -> list[list[Any]]:
-        statement = _statement(sql)
-        try:
-            return [list(row) for one in documents for row in session.execute(statement, {"document": one})]
-        except StatementError as error:
-            if "joblane." in (error.statement or ""):  # not a flush of the caller's objects
-                error.hide_parameters = True  # payloads
-            code = sqlstate(error) or getattr(error.orig, "sqlstate", None) or getattr(error.orig, "pgcode", None)
-            if code == UNDEFINED_FUNCTION:
-                raise DatabaseUnavailableError(NO_FUNCTIONS) from error
-            raise
-
-    return run
-
-
-@cache
-def _statement(sql: str) -> TextClause:
-    """Return an SQL text for a session. It is made once, because SQLAlchemy reads it by a regular expression."""
-    from sqlalchemy import text
-
-    return text(sql.replace("$1", ":document"))
+        self.__dict__.pop("threads", None)
 
 
 def _is_lost(error: Exception) -> bool:
@@ -407,34 +398,3 @@ def _refusal(error: Exception, tasks: Sequence[NewTask], *, may_exist: bool) -> 
         f"{others}: check it with get(), or enqueue it again with this task_id, which makes no second task",
         task_ids=[task.id for task in tasks],
     )
-
-
-def _refuse_repeats(tasks: Sequence[NewTask]) -> None:
-    seen: set[str] = set()
-    for task in tasks:
-        if task.id in seen:
-            raise EnqueueError("task_id", f"{task.id!r} is given to two jobs of this call")
-        seen.add(task.id)
-
-
-def _linked(task: NewTask, links: Mapping[str, Any]) -> NewTask:
-    return replace(task, links={**task.links, **links}) if links else task  # most tasks have none
-
-
-def _near(inserted: Sequence[NewTask | JobError]) -> list[NewTask]:
-    """Return the tasks whose messages SQS can delay until they are due."""
-    return [task for task in inserted if isinstance(task, NewTask) and _is_near(task)]
-
-
-def _is_near(task: NewTask) -> bool:
-    return task.state is None and task.due_seconds <= MAX_DELAY_SECONDS
-
-
-def _result(new: NewTask, *, sent: bool) -> Enqueued:
-    result = _enqueued(new, new.due_seconds, sent=sent)
-    return result if new.created else replace(result, state=new.state or result.state, created=False)
-
-
-def _enqueued(new: NewTask, due_seconds: float, *, sent: bool) -> Enqueued:
-    state = State.SCHEDULED if due_seconds > 0 else State.HELD if new.waits else State.PENDING
-    return Enqueued(new.id, new.task.type, new.queue, state, sent, past=is_past(new.at))

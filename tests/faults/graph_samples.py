@@ -7,9 +7,14 @@ import time
 from datetime import timedelta
 from typing import Any
 
-from joblane import Job, Payload, RetryAfter, TaskContext, task
+from joblane import Grants, Job, Payload, RetryAfter, TaskContext, task
 
-OPTIONS: dict[str, Any] = {"max_retry": 2, "retry_delay": timedelta(0), "timeout": timedelta(seconds=30)}
+OPTIONS: dict[str, Any] = {
+    "max_retry": 2,
+    "retry_delay": timedelta(0),
+    "timeout": timedelta(seconds=30),
+    "grants": Grants(enqueue=("graph:one",)),
+}
 REPEATABLE = 0.3
 """The share of runs in the isolation level repeatable read."""
 

@@ -17,7 +17,19 @@ from typing import Any
 
 from sqlalchemy import Column, Integer, MetaData, Table, select, text
 
-from joblane import ArchivedTask, Job, Payload, Queue, RetryAfter, RevokeTask, SkipRetry, Snooze, TaskContext, task
+from joblane import (
+    ArchivedTask,
+    Grants,
+    Job,
+    Payload,
+    Queue,
+    RetryAfter,
+    RevokeTask,
+    SkipRetry,
+    Snooze,
+    TaskContext,
+    task,
+)
 from joblane.record.database import Database
 from joblane.record.states import LIVE_SQL
 
@@ -227,7 +239,14 @@ def mix_child(payload: Work, ctx: TaskContext) -> None:
     play(payload, ctx, lambda _: effect(ctx))
 
 
-@task("mix:parent", max_retry=6, retry_delay=DELAYS, timeout=TIMEOUT, retention=RETENTION)
+@task(
+    "mix:parent",
+    max_retry=6,
+    retry_delay=DELAYS,
+    timeout=TIMEOUT,
+    retention=RETENTION,
+    grants=Grants(enqueue=("mix:child",)),
+)
 def mix_parent(payload: Work, ctx: TaskContext) -> None:
     def work(_: int) -> None:
         effect(ctx)

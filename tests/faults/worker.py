@@ -23,8 +23,8 @@ from sqlalchemy.orm import Session
 import joblane.functions.jobs_sweep.handler as sweep_handler
 from joblane import Job, JobClient
 from joblane.discovery import discover
+from joblane.enqueue.result import Enqueued
 from joblane.errors import DatabaseUnavailableError, JobError
-from joblane.producer import Enqueued
 from joblane.queues import Queue, front_door_name, lane_name
 from joblane.record.database import Database
 from joblane.worker.router import Router

@@ -91,6 +91,13 @@ def test_an_emulator_accepts_plain_http(local: Synthesised) -> None:
     assert not templates.of_type(local.whole("jobs-jobs"), "AWS::SQS::QueuePolicy")
 
 
+def test_lambdas_guard_is_off_where_a_long_chain_is_declared(
+    template: Template, tasks: dict[str, Task[Any, Any]]
+) -> None:
+    off = {name for name, made in templates.functions(template).items() if made.get("RecursiveLoop") == "Allow"}
+    assert off == {f"acme-{task.slug}" for task in tasks.values() if task.max_depth > 15} == {"acme-order-ship"}
+
+
 # --- Mappings ------------------------------------------------------------------------------------------------------
 
 

@@ -1,4 +1,4 @@
-"""The producers of `docs/how-to/produce*.md` are run, over moto and PostgreSQL, and a worker runs what they send."""
+"""The producers of `produce*.md` and `fastapi.md` run over moto and PostgreSQL, and a worker runs what they send."""
 
 from __future__ import annotations
 
@@ -11,23 +11,28 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
-from urllib.parse import urlsplit
 
 import pytest
+from pg8000.exceptions import DatabaseError
 from sqlalchemy import Engine, create_engine
-from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
+from sqlalchemy.exc import IntegrityError
+from sqlalchemy.ext.asyncio import AsyncEngine
 from sqlalchemy.orm import Session
+from starlette.testclient import TestClient
 
+from joblane.errors import JobError
 from joblane.local.postgres_programs import program
 from joblane.local.tools import Tools
 from joblane.project import Project
 from joblane.record.task_types import register
 from joblane.worker.router import Router
 from tests.builders.events import record
+from tests.django_database import django_database
 from tests.pages import ROOT, blocks
 from tests.world import PREFIX, World
 
-PAGES = sorted((ROOT / "docs" / "how-to").glob("produce*.md"))
+HOW_TO = ROOT / "docs" / "how-to"
+PAGES = [*sorted(HOW_TO.glob("produce*.md")), HOW_TO / "fastapi.md"]
 HANDLER = "functions.invoice_remind.handler"
 
 
@@ -87,47 +92,68 @@ def test_flask(world: World, load: Load) -> None:
     assert ran(world, answer.json["task"]) == 1
 
 
-@pytest.mark.parametrize("name", ["fastapi_app.py", "async_app.py"])
-def test_fastapi(name: str, world: World, load: Load) -> None:
-    from starlette.testclient import TestClient
-
+def test_fastapi_in_threads(world: World, load: Load) -> None:
     load("billing.py")
-    with TestClient(load(name).app) as client:
+    with TestClient(load("fastapi_threads.py").app) as client:
         answer = client.post("/invoices", params={"customer": "acme"})
     assert ran(world, answer.json()["task"]) == 1
 
 
-def test_a_rollback_of_an_async_session_leaves_no_task(world: World, load: Load) -> None:
-    bill, app = load("billing.py").bill, load("async_app.py")
-
-    async def undo() -> None:
-        async with AsyncSession(app.engine) as session:
-            await session.run_sync(bill, "acme")
-            await session.rollback()
-        await app.engine.dispose()
-
-    asyncio.run(undo())
-    assert world.run("select count(*) from joblane.tasks") == [[0]]
+def test_fastapi(world: World, load: Load) -> None:
+    app = load("fastapi_app.py").app
+    world.run("alter table invoices add unique (customer) deferrable initially deferred")
+    with TestClient(app) as client:
+        task = client.post("/invoices", params={"customer": "acme"}).json()["task"]
+        assert client.get(f"/tasks/{task}").json() == {"state": "pending"}
+        assert ran(world, task) == 1
+        assert client.get(f"/tasks/{task}").json() == {"state": "completed"}
+        assert client.get("/tasks/unknown").status_code == 404
+        # a commit that fails is an error of the request, and leaves no task
+        with pytest.raises(IntegrityError):
+            client.post("/invoices", params={"customer": "acme"})
+    assert world.run("select count(*) from joblane.tasks") == [[1]]
     assert world.take(sys.modules[HANDLER].invoice_remind) == []
 
 
-def test_django(world: World, load: Load) -> None:
-    import django
-    from django.conf import settings
-    from django.db import connections
+def test_an_application_without_joblanes_lifespan_says_so(load: Load) -> None:
+    app = load("fastapi_app.py").app
+    with pytest.raises(JobError, match=r"this application has no client: use FastAPI\(lifespan="):
+        TestClient(app).get("/tasks/unknown")
 
-    address = urlsplit(world.url)
-    database = {
-        "ENGINE": "django.db.backends.postgresql",
-        "NAME": address.path[1:],
-        "USER": address.username,
-        "PASSWORD": address.password,
-        "HOST": address.hostname,
-        "PORT": address.port,
-    }
-    settings.configure(DATABASES={"default": database})
-    django.setup()
-    try:
+
+def test_async_session(world: World, load: Load) -> None:
+    module = load("async_billing.py")
+
+    async def main() -> str:
+        try:
+            return str(await module.bill("acme"))
+        finally:
+            await module.engine.dispose()
+
+    assert ran(world, asyncio.run(main())) == 1
+
+
+def test_a_batch_in_an_async_session(world: World, load: Load) -> None:
+    engine, remind = load("async_billing.py").engine, load("async_batch.py").remind
+
+    async def main() -> None:
+        await remind([7, 8])
+        await engine.dispose()
+
+    asyncio.run(main())
+    assert len(world.take(sys.modules[HANDLER].invoice_remind)) == 2
+
+
+def test_psycopg(world: World, load: Load) -> None:
+    assert ran(world, load("psycopg_billing.py").bill("acme")) == 1
+
+
+def test_asyncpg(world: World, load: Load) -> None:
+    assert ran(world, asyncio.run(load("asyncpg_billing.py").bill("acme"))) == 1
+
+
+def test_django(world: World, load: Load) -> None:
+    with django_database(world.url):
         module = load("django_jobs.py")
         task_id = module.bill("acme")
         assert ran(world, task_id) == 1
@@ -136,8 +162,6 @@ def test_django(world: World, load: Load) -> None:
             module.transaction.set_rollback(True)
         assert world.run("select id from joblane.tasks where id = $1", undone) == []
         assert world.take(module.invoice_remind) == []
-    finally:
-        connections.close_all()
 
 
 def run_in_psql(world: World, part: str) -> None:
@@ -172,15 +196,12 @@ def test_a_child_of_sql_runs_after_its_parent(world: World, payload: str) -> Non
     assert ran(world, "remind-9") == 9
 
 
-def test_the_sql_function_takes_a_payload_that_does_not_fit_and_it_is_archived(world: World, load: Load) -> None:
-    [[task_id, created]] = world.run("""select * from joblane.enqueue('invoice:remind', '{"invoice_id": "x"}')""")
-    assert created
-    world.later(task_id)
-    world.sweep()
-    task = sys.modules[HANDLER].invoice_remind
-    for message in world.take(task):
-        world.deliver(task, message["Body"])
-    assert world.row(task_id)["state"] == "archived"
+def test_the_sql_function_refuses_a_payload_that_does_not_fit_as_the_page_shows(world: World, load: Load) -> None:
+    [shown] = [block.text for block in blocks("text", *PAGES) if block.text.startswith("ERROR:")]
+    with pytest.raises(DatabaseError) as refusal:
+        world.run("""select * from joblane.enqueue('invoice:remind', '{"invoice_id": "seven"}')""")
+    said = refusal.value.args[0]
+    assert shown.splitlines() == [f"ERROR:  {said['M']}", f"HINT:  {said['H']}"]
 
 
 def through_the_front_door(world: World, body: str, message_id: str) -> Any:

@@ -9,7 +9,7 @@ import pytest
 from pydantic import BaseModel
 from sqlalchemy import text
 
-from joblane.errors import DeclarationError, SkipRetry, UnreadablePayloadError
+from joblane.errors import SkipRetry, UnreadablePayloadError
 from joblane.record.database import Database
 from joblane.record.states import State
 from joblane.testing import JobTester
@@ -203,18 +203,6 @@ def test_trace(jobs: JobTester) -> None:
     page("trace")
     traceparent = jobs.drain().check().only.result
     assert traceparent.split("-")[1] == "4bf92f3577b34da6a3ce929d0e0e4736"
-
-
-def test_an_asynchronous_handler_is_refused_as_is_said() -> None:
-    from joblane import Payload, TaskContext, task
-
-    class Nothing(Payload):
-        pass
-
-    with pytest.raises(DeclarationError, match="a plain function is required"):
-
-        @task("say:nothing")
-        async def say_nothing(payload: Nothing, ctx: TaskContext) -> None: ...
 
 
 def test_the_back_off_is_as_long_as_is_said() -> None:

@@ -37,7 +37,9 @@ from joblane.client import JobClient
 from joblane.client_limits import Limits
 from joblane.context import TaskContext
 from joblane.declaration import Grants
+from joblane.declared import declare, handles
 from joblane.decorator import task
+from joblane.enqueue.result import Enqueued
 from joblane.flow import Limit, Rate
 from joblane.inspector import errors as inspector_errors
 from joblane.inspector import views
@@ -48,7 +50,6 @@ from joblane.inspector.wire import ArgumentsError
 from joblane.job import Job, JobOptions, OnParentDead
 from joblane.local import errors as local_errors
 from joblane.payload import ArchivedTask
-from joblane.producer import Enqueued
 from joblane.project import KEYS, Project, ProjectError
 from joblane.queues import Queue
 from joblane.record.limit_status import LimitChange, LimitKind, LimitStatus, LimitValues
@@ -99,6 +100,7 @@ ERRORS: Mapping[str, Sequence[type[BaseException]]] = {
         errors.PayloadError,
         errors.TaskIdConflictError,
         errors.DuplicateTaskError,
+        errors.DepthError,
         errors.SendError,
         errors.UnknownTaskError,
         errors.WaitTimeoutError,
@@ -146,6 +148,19 @@ INSIDE = {"Continued", "LoginError", "Killed", "_After", "Refusal"}
 """Errors that no caller meets."""
 INTERNAL = {"within", "send_committed", "close", "objects", "of_member"}
 """Public methods for the library alone; ``close`` of a context, while that of a client is for its user."""
+CLIENT_METHODS = (
+    "enqueue",
+    "enqueue_many",
+    "aenqueue",
+    "aenqueue_many",
+    "batch",
+    "get",
+    "aget",
+    "wait",
+    "await_end",
+    "cancel",
+    "acancel",
+)
 SETTINGS: Mapping[str, type[BaseModel]] = {
     "stage": Stage,
     "aurora": Aurora,
@@ -175,15 +190,13 @@ def links() -> Mapping[str, str]:
     """Name → where the reference has it."""
     found = {error.__name__: f"errors.md#{error.__name__.lower()}" for group in ERRORS.values() for error in group}
     found |= {"task": "task.md", "cron": "schedules.md#cron", "every": "schedules.md#every"}
+    found |= {"declare": "task.md#declare", "handles": "task.md#handles"}
     found |= {"JobClient": "enqueue.md", "TaskContext": "context.md", "Job": "enqueue.md#options"}
     found |= {"Batch": "enqueue.md#batches", "OnParentDead": "enqueue.md#onparentdead"}
     found |= {"LimitStatus": "enqueue.md#limitstatus", "Limits": "enqueue.md#limits"}
     found |= {"Grants": "task.md#fields-of-grants", "ArchivedTask": "task.md#archivedtask", "JobTester": "testing.md"}
     found |= {"Limit": "task.md#fields-of-limit", "Rate": "task.md#fields-of-rate"}
-    found |= {
-        f"JobClient.{name}": f"enqueue.md#{name}"
-        for name in ("enqueue", "enqueue_many", "batch", "get", "wait", "cancel")
-    }
+    found |= {f"JobClient.{name}": f"enqueue.md#{name}" for name in CLIENT_METHODS}
     return found | {"Joblane": "public-names.md#joblane", "JoblaneApp": "public-names.md#joblaneapp"}
 
 
@@ -651,6 +664,8 @@ SEE = {
     "TaskContext": "context.md",
     "TaskStatus": "enqueue.md#taskstatus",
     "Until": "enqueue.md#until",
+    "declare": "task.md#declare",
+    "handles": "task.md#handles",
     "cron": "schedules.md#cron",
     "every": "schedules.md#every",
     "task": "task.md",
@@ -686,14 +701,13 @@ PAGES: Mapping[str, Mapping[str, Callable[[], str]]] = {
         "limit": partial(fields, Limit),
         "rate": partial(fields, Rate),
         "archived": partial(fields, ArchivedTask),
+        "apart": partial(functions, declare, handles),
         "queue": partial(fields, Queue),
     },
     "schedules": {"functions": partial(functions, cron, every), "macros": macros},
     "enqueue": {
         "client": lambda: "\n\n".join(callable_(JobClient.__init__, "JobClient")).replace("`__init__", "`JobClient"),
-        "methods": partial(
-            members, JobClient, "enqueue", "enqueue_many", "batch", "get", "wait", "cancel", "limits", "close"
-        ),
+        "methods": partial(members, JobClient, *CLIENT_METHODS, "limits", "close"),
         "batches": lambda: "\n\n".join([*map(said, doc(Batch, "Batch").text), members(Batch, title="batch.")]),
         "limits": partial(members, Limits, title="limits."),
         "limit_classes": partial(class_and_fields, LimitStatus, LimitValues, LimitChange, LimitKind),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from datetime import timedelta
 from typing import Annotated, Any, Literal
 from uuid import UUID
@@ -358,20 +358,28 @@ def test_a_function_with_other_parameters_is_refused() -> None:
         task("data:other")(data_other)  # type: ignore[arg-type]
 
 
-def test_coroutine_functions_and_generator_functions_are_refused() -> None:
-    async def coroutine(payload: Empty, ctx: TaskContext) -> None:
-        pass
-
+def test_a_function_that_yields_is_refused_with_the_loop_that_would_be_right() -> None:
     def generator(payload: Empty, ctx: TaskContext) -> Iterator[int]:
         yield 1
 
-    for function in (coroutine, generator):
+    async def asynchronous(payload: Empty, ctx: TaskContext) -> AsyncIterator[int]:
+        yield 1
+
+    for function in (generator, asynchronous):
         function.__name__ = "data_other"
-        with pytest.raises(
-            DeclarationError,
-            match=r"a plain function is required, as handlers are not awaited .* asyncio\.run\(work\(payload\)\)",
-        ):
+        with pytest.raises(DeclarationError, match=r"the function yields, .* ctx\.each\(items\), .* ctx\.aeach"):
             task("data:other")(function)
+
+
+def test_a_coroutine_function_is_declared_as_asynchronous() -> None:
+    async def data_other(payload: Empty, ctx: TaskContext) -> None:
+        pass
+
+    def data_import(payload: Empty, ctx: TaskContext) -> None:
+        pass
+
+    assert task("data:other")(data_other).is_async
+    assert not task("data:import")(data_import).is_async
 
 
 # --- Payloads that cannot read their written form ------------------------------------------------------------------

@@ -222,7 +222,7 @@ def test_the_longest_timeouts_of_a_resumable_task(max_retry: int, hours: float, 
 def test_the_ranges_of_most_numbers_and_durations_are_known() -> None:
     assert {name for name, *_ in DECLARED} == {
         *("max_retry", "timeout", "retention", "unique_for", "batch_size", "max_concurrency", "memory_mb"),
-        *("target_wait", "max_per_key", "max_total"),
+        *("target_wait", "max_depth", "max_per_key", "max_total"),
     }
     assert {name for name, *_ in ENQUEUED} == {"process_in", "retention", "unique_for", "debounce"}
 

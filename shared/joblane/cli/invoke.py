@@ -38,7 +38,7 @@ from joblane.sqs.client import Sqs
 from joblane.sqs.message import Message
 from joblane.worker import outcome
 from joblane.worker.failure import Failure
-from joblane.worker.run import completed, ms_since
+from joblane.worker.run import call, completed, ms_since
 
 LEASE = timedelta(hours=12)
 """Time for a person with a debugger. If this process is killed, the sweep archives the task after this time."""
@@ -105,12 +105,11 @@ def _claimed(task: Task[Any, Any], payload: dict[str, Any], tenant: str | None, 
 
 def _run(task: Task[Any, Any], claimed: Claim, database: Database) -> Invoked:
     work = RunSession(database, database.another(), claimed.id, claimed.token)
-    client = JobClient.within(database, Sqs(), settings.prefix())
+    client = JobClient.within(database, Sqs(), settings.prefix(), task)
     context = TaskContext(task, claimed, task.queue, work, client, seconds=task.timeout.total_seconds())
     payload, started = task.read(claimed.payload, claimed.schema), time.perf_counter()
     try:
-        result = task.function(payload, context)
-        work.flush()
+        result = call(task, payload, context, work)
         end = completed(claimed, result, ms_since(started))
         work.finish(end)
     except BaseException as error:  # any end of a handler, Ctrl-C too, is recorded, and leaves no waiting row

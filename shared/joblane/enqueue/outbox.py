@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -10,7 +11,11 @@ if TYPE_CHECKING:
 
     from joblane.record.insert import NewTask
 
+INLINE_SENDS = 100
+"""Messages sent at once after a commit. The client wakes the sweep for the rest."""
 Send = Callable[[Sequence["NewTask"]], None]
+InThread = Callable[[Callable[[], None]], Coroutine[Any, Any, None]]
+"""Runs a function in a thread, also if the caller is cancelled meanwhile."""
 
 
 class Outbox:
@@ -21,21 +26,24 @@ class Outbox:
 
     KEY = "joblane.outbox"
 
-    def __init__(self, send: Send) -> None:
+    def __init__(self, send: Send, in_thread: InThread) -> None:
         self._send = send
+        self._in_thread = in_thread
         self._transaction: Any = None
         self._tasks: list[tuple[NewTask, Any]] = []  # each with its savepoint, None without one
+        self._committed: list[NewTask] = []
 
     @classmethod
-    def of(cls, session: Session, send: Send) -> Outbox:
+    def of(cls, session: Session, send: Send, in_thread: InThread) -> Outbox:
         """Return the session's outbox for a client's ``send``. The first call listens to the session's commits."""
         from sqlalchemy import event
 
         outboxes: dict[Send, Outbox] = session.info.setdefault(cls.KEY, {})
         if send not in outboxes:
-            outboxes[send] = cls(send)
-            event.listen(session, "after_commit", outboxes[send].committed)
-            event.listen(session, "after_soft_rollback", outboxes[send].rolled_back)
+            outbox = outboxes[send] = cls(send, in_thread)
+            event.listen(session, "after_commit", outbox.committed)
+            event.listen(session, "after_soft_rollback", outbox.rolled_back)
+            event.listen(session, "after_transaction_end", outbox.ended)
         return outboxes[send]
 
     def waiting(self, session: Session) -> int:
@@ -54,7 +62,8 @@ class Outbox:
         self._tasks = [(task, savepoint) for task, savepoint in self._tasks if not _is_within(savepoint, transaction)]
 
     def committed(self, session: Session) -> None:
-        """Send the messages. SQLAlchemy also calls this at the release of a savepoint, which is not a commit.
+        """Note that the tasks are committed. SQLAlchemy also calls this at the release of a savepoint, which is no
+        commit.
 
         A session can be part of a transaction of its caller, whose commit SQLAlchemy does not report afterwards. Then
         the sweep sends the messages.
@@ -63,7 +72,23 @@ class Outbox:
             return
         tasks, self._tasks = [task for task, _ in self._tasks], []
         if not _is_joined(session):
+            self._committed += tasks
+
+    def ended(self, session: Session, _: object) -> None:
+        """Send the messages of committed tasks.
+
+        The transaction has ended by now: its connection is in the pool again, and an exception, such as the
+        cancellation of an asynchronous caller, cannot leave the session between two states.
+        """
+        if not self._committed:
+            return
+        tasks, self._committed = self._committed, []
+        if not session.get_bind().dialect.is_async:
             self._send(tasks)
+            return
+        from sqlalchemy.util import await_only
+
+        await_only(self._in_thread(partial(self._send, tasks)))
 
 
 def _is_within(savepoint: Any, transaction: Any) -> bool:

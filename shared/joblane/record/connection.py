@@ -126,6 +126,11 @@ class Connection(DbapiConnection):  # type: ignore[misc]
             self.limit(limits)
 
     @property
+    def driver_connection(self) -> DbapiConnection:
+        """The driver's connection, as SQLAlchemy names it."""
+        return self
+
+    @property
     def idle(self) -> bool:
         """True if no transaction is open."""
         return not self._in_transaction

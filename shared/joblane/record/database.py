@@ -8,49 +8,33 @@ takes longer than a whole job.
 from __future__ import annotations
 
 import socket
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from functools import cached_property
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, Self, TypeVar
-from urllib.parse import parse_qs, unquote, urlsplit
 
-from pg8000.exceptions import DatabaseError
 from pg8000.exceptions import Error as PostgresError
 
-from joblane import telemetry
-from joblane.errors import sqlstate, text_of
 from joblane.forking import follow_forks
+from joblane.record.connecting import (
+    CONNECT_TIMEOUT_SECONDS,
+    LOOPBACK,
+    connect_options,
+    connected,
+    keep_alive,
+    verified,
+)
 from joblane.record.connection import Connection, has_timed_out, is_unavailable
-from joblane.record.login import RDS_HOST, IamLogin, Login, LoginError, PasswordLogin, SecretLogin
+from joblane.record.login import IamLogin, Login
 from joblane.record.stage import check_stage
 from joblane.record.time_limits import OPERATOR, TimeLimits
-from joblane.secret_values import SecretError, forget, text_of_secret
 
 if TYPE_CHECKING:
-    import ssl
-
     from sqlalchemy import Engine
+
+    from joblane.record.async_database import AsyncDatabase
 
 P = ParamSpec("P")
 T = TypeVar("T")
-CONNECT_TIMEOUT_SECONDS = 5
-USER_TIMEOUT_MS = 10_000
-"""The connection fails if the peer acknowledges nothing for this long (``TCP_USER_TIMEOUT``). Keepalive covers idle
-connections."""
-STARTUP = {"client_connection_check_interval": "2000", "DateStyle": "ISO"}
-"""Parameters of each session. The server checks every 2,000 ms whether the client of a running statement is still
-connected. If not, it ends the statement and releases its locks. pg8000 reads times in ISO form only."""
-STARTUP_REFUSED = ("08P01", "0A000", "22023", "42704")
-"""SQLSTATEs of a proxy, a pooler or a server that does not know or accept a parameter."""
-LOOPBACK = ("127.0.0.1", "::1", "localhost")
-RDS_CERTIFICATES = Path(__file__).parent / "certificates" / "rds.pem"
-"""RDS's certificate authorities, which no system trusts by default. Source: RDS, *Using SSL/TLS to encrypt a
-connection*."""
-QUERY = ("auth", "secret", "sslrootcert", "sslmode")
-VERIFYING = ("require", "verify-ca", "verify-full")
-LOGIN_REFUSED = "28"
-"""SQLSTATE class *invalid authorization specification*."""
-URL_FORM = "postgresql://user:password@host:port/database"
 
 
 class Database:
@@ -67,7 +51,7 @@ class Database:
     """
 
     def __init__(self, url: str, *, prefix: str | None = None, limits: TimeLimits | None = OPERATOR) -> None:
-        self._options = _connect_options(url, limits)
+        self._options = connect_options(url, limits)
         self._prefix = prefix
         self._connection: Connection | None = None
         follow_forks(self, Database._after_fork)
@@ -76,7 +60,13 @@ class Database:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the connections, also the asynchronous one."""
         self.drop()
+        if "asynchronous" in self.__dict__:
+            self.asynchronous.close()
 
     def another(self) -> Database:
         """Return a second connection to the same database, opened on first use."""
@@ -92,6 +82,14 @@ class Database:
             connection.abandon()
         if "engine" in self.__dict__:
             self.engine.dispose(close=False)
+        self.__dict__.pop("asynchronous", None)
+
+    @cached_property
+    def asynchronous(self) -> AsyncDatabase:
+        """The process's asyncpg connection to the same database. Raises ImportError without `joblane[async]`."""
+        from joblane.record.async_database import AsyncDatabase
+
+        return AsyncDatabase(self._options, self._prefix)
 
     def get(self) -> Connection:
         """Return the open connection, or a new one if the last one was closed or interrupted.
@@ -102,7 +100,7 @@ class Database:
         if self._connection is not None and not self._connection.answers():
             self.drop()
         if self._connection is None:
-            connection = _connected(**self._options)
+            connection = connected(_connect, **self._options)
             if self._prefix is not None:
                 try:
                     check_stage(connection, self._prefix)
@@ -205,106 +203,6 @@ class Database:
         return engine
 
 
-def _connect_options(url: str, limits: TimeLimits | None) -> dict[str, Any]:
-    """Return the arguments of :func:`_connected`."""
-    parts = urlsplit(url)
-    query = {name: values[-1] for name, values in parse_qs(parts.query).items()}
-    of_session = {"startup": STARTUP | (limits.startup if limits else {}), "limits": limits}
-    ours = parts.scheme.split("+")[0] in ("postgresql", "postgres")
-    if ours and not parts.netloc and query.keys() == {"secret"}:
-        return {"url_secret": query["secret"], **of_session}
-    if not ours or not parts.hostname:
-        raise ValueError(f"DATABASE_URL: {URL_FORM} is required")
-    _check_query(query)
-    host, port, user = parts.hostname, parts.port or 5432, unquote(parts.username or "")
-    password = unquote(parts.password) if parts.password else None
-    return {
-        "host": host,
-        "port": port,
-        "login": _login(host, port, user, password, query),
-        "database": unquote(parts.path.lstrip("/")) or None,
-        "ca_file": query.get("sslrootcert"),
-        **of_session,
-    }
-
-
-def _check_query(query: Mapping[str, str]) -> None:
-    for name, value in query.items():
-        if name not in QUERY:
-            raise ValueError(f"DATABASE_URL: unknown parameter {name!r}; the parameters are {', '.join(QUERY)}")
-        if name == "auth" and value != "iam":
-            raise ValueError("DATABASE_URL: auth: must be 'iam'; leave it out to log in with a password")
-        if name == "sslmode" and value not in VERIFYING:
-            raise ValueError("DATABASE_URL: sslmode: the server is always verified; leave it out")
-
-
-def _login(host: str, port: int, user: str, password: str | None, query: Mapping[str, str]) -> Login:
-    if sum(map(bool, (password, query.get("auth"), query.get("secret")))) > 1:
-        raise ValueError("DATABASE_URL: give one of a password, auth=iam and secret=NAME")
-    if "secret" in query:
-        return SecretLogin(query["secret"], user)
-    if "auth" in query:
-        if not user:
-            raise ValueError("DATABASE_URL: auth=iam: the user is required, postgresql://user@host/database?auth=iam")
-        return IamLogin(user, host, port)
-    return PasswordLogin(user, password)
-
-
-def _connected(*, url_secret: str | None = None, **options: Any) -> Connection:
-    """Connect. ``url_secret``: the secret with the URL, which is read again if the server refuses its login."""
-    if url_secret is None:
-        return _logged_in(**options)
-    given = _options_in(url_secret)
-    try:
-        return _logged_in(**given, **options)
-    except LoginError:
-        forget(url_secret)
-    return _logged_in(**_options_in(url_secret), **options)
-
-
-def _options_in(secret: str) -> dict[str, Any]:
-    """Return the arguments of :func:`_logged_in` for the URL in a secret. Raises :class:`LoginError`."""
-    try:
-        options = _connect_options(text_of_secret(secret).strip(), None)
-    except SecretError as error:
-        raise LoginError(f"DATABASE_URL: {error}") from None
-    except ValueError:  # its text may quote the URL
-        options = {}
-    if "login" not in options:
-        forget(secret)
-        raise LoginError(f"DATABASE_URL: secret {secret!r}: its text is not {URL_FORM}")
-    del options["startup"], options["limits"]  # those of the process
-    return options
-
-
-def _logged_in(*, login: Login, startup: dict[str, str], **options: Any) -> Connection:
-    """Connect. If the server refuses outdated credentials or ``startup``, try once more with new ones, or without it.
-
-    Raises :class:`LoginError` for a refused login. ``startup`` is emptied, for all connections of the process.
-    """
-    renewed = False
-    while True:
-        try:
-            return _connect(login, startup=startup, **options)
-        except DatabaseError as error:
-            code = sqlstate(error) or ""
-            if startup and code in STARTUP_REFUSED:
-                telemetry.logger().warning(
-                    f"the server refuses {', '.join(startup)} as startup parameters; connecting without them, and "
-                    "setting the timeouts by a statement",
-                    extra={"error": text_of(error)},
-                )
-                startup.clear()
-            elif not code.startswith(LOGIN_REFUSED):
-                raise
-            elif renewed or not login.renewed():
-                raise LoginError(
-                    f"the database at {options['host']} refuses the login: {text_of(error)}; {login.advice}"
-                ) from error
-            else:
-                renewed = True
-
-
 def _connect(
     login: Login,
     *,
@@ -317,34 +215,15 @@ def _connect(
 ) -> Connection:
     user, password = login.now()
     plain = socket.create_connection((host, port), limits.connect if limits else CONNECT_TIMEOUT_SECONDS)
-    plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    plain.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-    for name, value in (
-        ("TCP_KEEPIDLE", 3),
-        ("TCP_KEEPINTVL", 1),
-        ("TCP_KEEPCNT", 3),
-        ("TCP_USER_TIMEOUT", USER_TIMEOUT_MS),
-    ):
-        if hasattr(socket, name):  # not every system has all of them
-            plain.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
+    keep_alive(plain)
     return Connection(
         host=host,
         sock=plain,
         user=user,
         password=password,
         database=database,
-        ssl_context=False if host in LOOPBACK else _verified(host, ca_file),
+        ssl_context=False if host in LOOPBACK else verified(host, ca_file),
         application_name="joblane",
         startup_params=startup,
         limits=limits,
     )
-
-
-def _verified(host: str, ca_file: str | None) -> ssl.SSLContext:
-    """Return a context that verifies certificate and host name, which pg8000 by itself does not."""
-    import ssl
-
-    context = ssl.create_default_context(cafile=ca_file)
-    if ca_file is None and RDS_HOST.search(host):
-        context.load_verify_locations(RDS_CERTIFICATES)
-    return context

@@ -6,14 +6,21 @@ import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 from joblane.limits import MAX_DELAY_SECONDS
 from joblane.record.functions import VERSION
 from joblane.record.states import State
 
-if TYPE_CHECKING:
-    from joblane.record.connection import Connection
+
+class Statements(Protocol):
+    """A connection of any driver."""
+
+    def run(self, sql: str, *parameters: str) -> list[list[Any]]:
+        """Execute a statement with ``$1``-style parameters and return its rows.
+
+        The server infers the types of the parameters. JSON arrives as Python values.
+        """
 
 
 @dataclass(slots=True)
@@ -72,7 +79,7 @@ class Finish:
 FINISH = f"select joblane.finish_{VERSION}($1, $2)"
 
 
-def finish(connection: Connection, runs: Sequence[Finish], *, waits: bool = True) -> set[str]:
+def finish(connection: Statements, runs: Sequence[Finish], *, waits: bool = True) -> set[str]:
     """Finish at most 10 runs, in the open transaction or in a new one. Return the ids of the tasks that were finished.
     Their ends get what has to follow the commit, in ``released`` and ``look``.
 
@@ -91,7 +98,7 @@ def finish(connection: Connection, runs: Sequence[Finish], *, waits: bool = True
     return set(answer["finished"])
 
 
-def cancel_requested(connection: Connection, id_: str, token: str) -> bool | None:
+def cancel_requested(connection: Statements, id_: str, token: str) -> bool | None:
     """True if the task of a run has a cancel request. None if the run does not hold the task any more."""
     rows = connection.run(
         "select cancel_requested_at is not null from joblane.tasks"

@@ -4,24 +4,60 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
-from functools import cached_property
-from typing import TYPE_CHECKING
+from functools import cached_property, partial, wraps
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, Protocol, TypeVar
 
 from pg8000.exceptions import Error as PostgresError
 
 from joblane.errors import JobError, LeaseLostError, TaskCancelled, text_of
+from joblane.event_loop import process_loop
 from joblane.record import checkpoints
-from joblane.record.finish import Finish, cancel_requested, finish
+from joblane.record.finish import Finish, Statements, cancel_requested, finish
 from joblane.telemetry import logger
 
 if TYPE_CHECKING:
+    from sqlalchemy.ext.asyncio import AsyncSession
     from sqlalchemy.orm import Session
 
     from joblane.record.connection import Connection
     from joblane.record.database import Database
     from joblane.record.time_limits import TimeLimits
 
+P = ParamSpec("P")
+T = TypeVar("T")
 CANCELLED = "the task was cancelled while it ran"
+ONE_SESSION = "a run has one session, because two transactions cannot commit together"
+NO_PACKAGES = (
+    "ctx.async_session needs SQLAlchemy's asyncio extra and asyncpg: add joblane[async] to the function's own packages,"
+    " or use ctx.session, whose statements block the event loop"
+)
+
+
+class Transaction(Statements, Protocol):
+    """An open transaction of another driver, which commits with the end of the run. See :meth:`RunSession.join`."""
+
+    def commit(self) -> None: ...
+
+    def roll_back(self) -> None:
+        """Roll back, also if the handler was interrupted at any point."""
+
+
+def _on_loop(method: Callable[Concatenate[RunSession, P], T]) -> Callable[Concatenate[RunSession, P], T]:
+    """Run the method on the process's loop if the session is asynchronous. In a greenlet of a loop, just call it."""
+
+    @wraps(method)
+    def call(work: RunSession, *args: P.args, **kwargs: P.kwargs) -> T:
+        if not work.is_async:
+            return method(work, *args, **kwargs)
+        from sqlalchemy.util import greenlet_spawn
+        from sqlalchemy.util.concurrency import in_greenlet
+
+        if in_greenlet():
+            return method(work, *args, **kwargs)
+        return process_loop.run(lambda: greenlet_spawn(partial(method, work, *args, **kwargs)))
+
+    return call  # type: ignore[return-value]
 
 
 class RunSession:
@@ -29,6 +65,8 @@ class RunSession:
 
     ``side``: a second connection to the same database. Its writes are visible at once while a transaction is open.
     ``uninterrupted``: a context in which no timeout interrupts.
+
+    After :attr:`async_session` was used, :attr:`session` is its synchronous side, which works in a greenlet.
     """
 
     def __init__(
@@ -40,7 +78,10 @@ class RunSession:
         *,
         uninterrupted: AbstractContextManager[None] | None = None,
     ) -> None:
-        self.database = database
+        self.database: Any = database
+        """The connection of the session: a :class:`Database`, or an :class:`AsyncDatabase` with the same methods."""
+        self._own = database
+        self._joined: Transaction | None = None
         self.uninterrupted = nullcontext() if uninterrupted is None else uninterrupted
         self._side = side
         self._id = id_
@@ -52,6 +93,64 @@ class RunSession:
         """The handler has called ``ctx.connection()``."""
         self.has_kept = False
         """The work of an item or a chunk is committed already."""
+        self.has_left_tasks = False
+        """An asyncio task of the handler may still use the asynchronous session."""
+        self.refusal = ""
+        """The reason why the run cannot have an asynchronous session. Empty: it can."""
+
+    @property
+    def is_async(self) -> bool:
+        """True if the handler has used its asynchronous session."""
+        return "async_session" in self.__dict__
+
+    @property
+    def can_be_async(self) -> bool:
+        """True if the run can have an asynchronous session, and its packages are installed."""
+        return not self.refusal and all(find_spec(name) is not None for name in ("asyncpg", "greenlet"))
+
+    @cached_property
+    def async_session(self) -> AsyncSession:
+        """The handler's asynchronous session, see :attr:`session`. Closing it ends it, and rolls its work back.
+
+        Raises :class:`JobError` if the run has another session already, or a package is missing.
+        """
+        if self.refusal:
+            raise JobError(f"ctx.async_session: {self.refusal}")
+        if self.touched or self.lent or self._joined is not None:
+            raise JobError(
+                f"ctx.async_session: {ONE_SESSION}; this one uses ctx.session, ctx.connection() or ctx.enqueue already"
+            )
+        if not self.can_be_async:
+            raise JobError(NO_PACKAGES)
+        from sqlalchemy.ext.asyncio import AsyncSession
+
+        from joblane.record.async_session import RunsSession
+
+        database = self._own.asynchronous
+        # Without expiry, because an expired attribute would be read by a statement, which needs an await.
+        made = AsyncSession(
+            database.engine, sync_session_class=RunsSession, expire_on_commit=False, close_resets_only=False
+        )
+        self.database = database
+        self.session = self._watched(made.sync_session)
+        return made
+
+    async def awaited(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Call a function that uses the session, from a coroutine."""
+        if not self.is_async:
+            return function(*args, **kwargs)
+        from sqlalchemy.util import greenlet_spawn
+
+        return await greenlet_spawn(partial(function, *args, **kwargs))
+
+    def join(self, transaction: Transaction) -> None:
+        """Commit the run's end in another driver's transaction, in the place of the session's.
+
+        Raises :class:`JobError` if the run has a session.
+        """
+        if self.touched or self.lent:
+            raise JobError(ONE_SESSION)
+        self._joined = transaction
 
     @cached_property
     def session(self) -> Session:
@@ -59,10 +158,15 @@ class RunSession:
 
         It refuses a commit by the handler.
         """
-        from sqlalchemy import event
         from sqlalchemy.orm import Session
 
-        session = Session(self.database.engine)
+        if self._joined is not None:
+            raise JobError(ONE_SESSION)
+        return self._watched(Session(self.database.engine))
+
+    def _watched(self, session: Session) -> Session:
+        from sqlalchemy import event
+
         event.listen(session, "before_commit", self._refuse_commit)
         event.listen(session, "after_begin", self._note_use)
         return session
@@ -91,9 +195,9 @@ class RunSession:
         connection = self.database.get()
         if "session" in self.__dict__ and self.session.in_transaction():
             used = self.session.connection()
-            if used.invalidated or used.connection.dbapi_connection is not connection:
+            if used.invalidated or used.connection.driver_connection is not connection.driver_connection:
                 raise JobError("the database connection broke under the handler: its work is rolled back")
-        return connection
+        return connection  # type: ignore[no-any-return]
 
     def lend(self, limits: TimeLimits | None) -> Connection:
         """Return the connection for the handler's own statements, with their limits until the end of the run."""
@@ -103,11 +207,13 @@ class RunSession:
             connection.limit(limits)
         return connection
 
+    @_on_loop
     def flush(self) -> None:
         """Flush the session's pending writes."""
         if "session" in self.__dict__:
             self.session.flush()
 
+    @_on_loop
     def commit(self, end: Finish) -> bool:
         """Commit the session's work together with the end of the run.
 
@@ -116,6 +222,11 @@ class RunSession:
         Raises :class:`TaskCancelled` if the task has a cancel request, :class:`LeaseLostError` if another run holds the
         task, and any error of the commit.
         """
+        if self._joined is not None:
+            with self.uninterrupted:
+                self._record(self._joined, end)
+                self._joined.commit()
+            return True
         if "session" not in self.__dict__:
             if self.lent and self.database.usable and not self.database.get().idle:
                 raise JobError(
@@ -135,9 +246,9 @@ class RunSession:
     def finish(self, end: Finish) -> None:
         """Like :meth:`commit`, and record ``end`` even if the session wrote nothing."""
         if not self.commit(end):
-            self._record(self.database.get(), end)
+            self._record(self._own.get(), end)
 
-    def _record(self, connection: Connection, end: Finish) -> None:
+    def _record(self, connection: Statements, end: Finish) -> None:
         """Record ``end``, or raise the reason that the task's row did not take it."""
         # A wait needs a subtransaction, whose lock makes a multixact of the row: only if the row is not free.
         if not finish(connection, [end], waits=False) and not finish(connection, [end]):
@@ -187,10 +298,10 @@ class RunSession:
 
         Raises :class:`TaskCancelled` and :class:`LeaseLostError`.
         """
-        with self.own_statements():
-            own = done is None or self.database.get().idle
+        with self.uninterrupted, self._own.get().bounded():
+            own = done is None or (not self.is_async and self._own.get().idle)
             try:
-                connection = self.connection() if own else self._side.get()
+                connection = self._connection_to_report(own=own)
                 cancelled = checkpoints.write_progress(
                     connection, self._id, self._token, done=done, total=total, note=note
                 )
@@ -204,14 +315,22 @@ class RunSession:
         if cancelled is None:
             raise self._lease_lost()
 
+    def _connection_to_report(self, *, own: bool) -> Connection:
+        if self.is_async:
+            return self._own.get()  # another asyncio task may use the session's connection
+        return self.connection() if own else self._side.get()
+
     def _lease_lost(self) -> LeaseLostError:
         return LeaseLostError(f"{self._id}: another run has taken the task over")
 
+    @_on_loop
     def undo(self, *, interrupted: bool = False) -> None:
         """Roll back the handler's writes.
 
         ``interrupted``: a timeout interrupted the handler at any point, so the connection is dropped.
         """
+        if self._joined is not None:
+            self._joined.roll_back()
         if not self.touched:
             if self.lent and self.database.in_transaction:
                 self.database.drop()
@@ -226,13 +345,18 @@ class RunSession:
             except (SQLAlchemyError, PostgresError, OSError):
                 usable = False
         if not usable:
+            if self.is_async:
+                self.database.cut()  # otherwise SQLAlchemy would wait for the end of its statement
             with suppress(SQLAlchemyError, AssertionError):  # fails if the session was interrupted in a state change
                 self.session.invalidate()
             self.database.drop()
 
+    @_on_loop
     def close(self) -> None:
         """Clean up for the next task: side connection, settings, role, locks and temporary tables of the session."""
         if self._side.open:
             self._side.drop()
-        if self.used or self.lent:
+        if self.is_async and self.has_left_tasks:
+            self.database.drop()  # such a task would take part in the next run's transaction
+        elif self.used or self.lent:
             self.database.reset()

@@ -9,22 +9,23 @@ from typing import Any
 from joblane.declaration import Task
 from joblane.flow import check_shared
 from joblane.options import NONE
+from joblane.payload_check import check_of
 from joblane.record.connection import Connection
 
 REGISTER = """
 with declared as (
   select * from jsonb_to_recordset($1::jsonb) as x(
     type text, queues text[], max_retry integer, retention_seconds bigint, unique_seconds float8, unique_until text,
-    options jsonb, schema jsonb, flow jsonb)
+    options jsonb, schema jsonb, payload_check jsonb, flow jsonb)
 ),
 dropped as (
   delete from joblane.task_types t where not exists (select from declared d where d.type = t.type)
 )
 insert into joblane.task_types select d.* from declared d
 on conflict (type) do update set
-  (queues, max_retry, retention_seconds, unique_seconds, unique_until, options, schema, flow)
+  (queues, max_retry, retention_seconds, unique_seconds, unique_until, options, schema, payload_check, flow)
   = (excluded.queues, excluded.max_retry, excluded.retention_seconds, excluded.unique_seconds, excluded.unique_until,
-     excluded.options, excluded.schema, excluded.flow)
+     excluded.options, excluded.schema, excluded.payload_check, excluded.flow)
 """
 
 
@@ -76,6 +77,7 @@ def _row(task: Task[Any, Any]) -> dict[str, Any]:
         "unique_until": task.unique_until,
         "options": NONE.row(task),
         "schema": task.schema,
+        "payload_check": check_of(task.payload),
         "flow": task.flow
         and {
             "key": task.flow.key,

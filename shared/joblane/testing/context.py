@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import Any
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass
+from typing import Any, Self
 
 from joblane.client import JobClient
 from joblane.context import TaskContext
 from joblane.declaration import Task
 from joblane.limits import LEASE_MARGIN
 from joblane.queues import Queue
-from joblane.record.claim import Verdict, arrival, claim
+from joblane.record.claim import Claim, Verdict, arrival, claim
 from joblane.record.database import Database
 from joblane.record.finish import finish
 from joblane.record.run_session import RunSession
@@ -25,30 +26,72 @@ from joblane.worker.run import completed, ms_since
 REQUEST_ID = "a test's own call"
 
 
-@contextmanager
-def run_context(database: Database, task: Task[Any, Any], id_: str, sqs: Sqs, prefix: str) -> Iterator[TaskContext]:
-    """Claim the task, and finish it as a worker does: completed, or failed if the block raises.
+NOT_HERE = "in a coroutine of its own loop, a test calls a handler inside of `async with jobs.acontext(…)`"
 
-    Raises :class:`TaskCancelled` and :class:`LeaseLostError` at the end of the block, as a worker does.
-    """
-    started = time.perf_counter()
-    queue = Queue(database.get().run("select queue from joblane.tasks where id = $1", id_)[0][0])
-    arrived = arrival(task, Message(task.type, id_, rec=True), id_, queue)
-    claimed = claim(database.get(), [arrived], task.timeout + LEASE_MARGIN, REQUEST_ID)[id_]
-    if claimed.verdict is not Verdict.RUN:
-        raise KitError(f"{task.type} {id_} cannot run: the verdict of its claim is {claimed.verdict}")
-    work = RunSession(database, database.another(), id_, claimed.token)
-    client = JobClient.within(database, sqs, prefix)
-    context = TaskContext(task, claimed, queue, work, client, seconds=task.timeout.total_seconds())
+
+@dataclass
+class Running:
+    """A claimed task, whose handler a test calls itself."""
+
+    context: TaskContext
+    work: RunSession
+    _task: Task[Any, Any]
+    _claim: Claim
+    _database: Database
+    _started: float
+
+    @classmethod
+    def claimed(cls, database: Database, task: Task[Any, Any], id_: str, sqs: Sqs, prefix: str) -> Self:
+        started = time.perf_counter()
+        queue = Queue(database.get().run("select queue from joblane.tasks where id = $1", id_)[0][0])
+        arrived = arrival(task, Message(task.type, id_, rec=True), id_, queue)
+        claimed = claim(database.get(), [arrived], task.timeout + LEASE_MARGIN, REQUEST_ID)[id_]
+        if claimed.verdict is not Verdict.RUN:
+            raise KitError(f"{task.type} {id_} cannot run: the verdict of its claim is {claimed.verdict}")
+        work = RunSession(database, database.another(), id_, claimed.token)
+        client = JobClient.within(database, sqs, prefix, task)
+        context = TaskContext(task, claimed, queue, work, client, seconds=task.timeout.total_seconds())
+        return cls(context, work, task, claimed, database, started)
+
+    def complete(self) -> None:
+        """Raises :class:`TaskCancelled` and :class:`LeaseLostError`, as a worker does."""
+        self.work.flush()
+        self.work.finish(completed(self._claim, None, ms_since(self._started)))
+
+    def fail(self, error: BaseException) -> None:
+        self.work.undo()
+        finish(self._database.get(), [outcome.failed(self._task, self._claim, error, ms_since(self._started))])
+
+    def close(self) -> None:
+        self.context.close()
+        self.work.close()
+
+
+@contextmanager
+def run_context(running: Running) -> Iterator[TaskContext]:
+    """Finish the task as a worker does: completed, or failed if the block raises."""
+    running.work.refusal = NOT_HERE
     try:
-        yield context
-        work.flush()
-        end = completed(claimed, None, ms_since(started))
-        work.finish(end)
+        yield running.context
+        running.complete()
     except BaseException as error:
-        work.undo()
-        finish(database.get(), [outcome.failed(task, claimed, error, ms_since(started))])
+        running.fail(error)
         raise
     finally:
-        context.close()
-        work.close()
+        running.close()
+
+
+@asynccontextmanager
+async def arun_context(running: Running, database: Database) -> AsyncIterator[TaskContext]:
+    """Like :func:`run_context`, on the loop of the test."""
+    awaited = running.work.awaited
+    try:
+        yield running.context
+        await awaited(running.complete)
+    except BaseException as error:
+        await awaited(running.fail, error)
+        raise
+    finally:
+        await awaited(running.close)
+        if running.work.is_async:
+            await database.asynchronous.aclose()

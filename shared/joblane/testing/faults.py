@@ -6,7 +6,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import Enum, auto
-from typing import Any
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
 
 from joblane.declaration import Task
 from joblane.record.checkpoints import MARK_ITEM, MOVE_CURSOR
@@ -15,6 +16,9 @@ from joblane.record.database import Database
 from joblane.record.finish import FINISH
 from joblane.record.time_limits import OPERATOR, TimeLimits
 from joblane.testing.errors import Killed
+
+if TYPE_CHECKING:
+    from joblane.record.async_database import AsyncDatabase
 
 Send = Callable[[], Any]
 Hook = Callable[[str, Send], Any]
@@ -29,6 +33,12 @@ class HookedDatabase(Database):
         self._hook = hook
         self._hooked: Connection | None = None
 
+    @property
+    def is_busy(self) -> bool:
+        """True if a transaction of either session is open."""
+        is_async = "asynchronous" in self.__dict__
+        return self.in_transaction or (is_async and self.asynchronous.in_transaction)
+
     def get(self) -> Connection:
         connection = super().get()
         if connection is not self._hooked:
@@ -39,6 +49,24 @@ class HookedDatabase(Database):
                 execute_simple=lambda sql: self._hook(sql, lambda: simple(sql)),
             )
         return connection
+
+    @cached_property
+    def asynchronous(self) -> AsyncDatabase:
+        made = super().asynchronous
+        opened, dialect = made._connected, made.engine.sync_engine.dialect
+        commit = dialect.do_commit
+
+        def connected() -> Any:
+            driver_connection = opened()
+            connection = made._connection
+            assert connection is not None
+            run = connection.run
+            connection.__dict__["run"] = lambda sql, *rest: self._hook(sql, lambda: run(sql, *rest))
+            return driver_connection
+
+        made.__dict__["_connected"] = connected
+        dialect.__dict__["do_commit"] = lambda used: self._hook("commit", lambda: commit(used))
+        return made
 
 
 class Kind(Enum):
@@ -143,7 +171,7 @@ class Killer:
     def _is_commit(self, sql: str, fault: Fault) -> bool:
         """True if this statement is the commit that the fault names."""
         self._finishing = self._finishing or sql == FINISH
-        commits_itself = sql in (FINISH, MARK_ITEM, MOVE_CURSOR) and self.database.get().idle
+        commits_itself = sql in (FINISH, MARK_ITEM, MOVE_CURSOR) and not self.database.is_busy
         if not commits_itself and sql != "commit":
             return False
         self._commits += 1

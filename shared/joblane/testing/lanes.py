@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from datetime import timedelta
 from functools import wraps
@@ -20,7 +20,7 @@ from joblane.sqs.message import decode
 from joblane.sqs.tick import tick_id
 from joblane.testing.errors import Killed, KitError
 from joblane.testing.faults import Faults, Killer, Kind
-from joblane.testing.process import LambdaContext, alarm_restored
+from joblane.testing.process import LambdaContext, alarm_restored, refuse_running_loop
 from joblane.testing.queues import MemoryQueues, QueuedMessage
 from joblane.testing.report import Deliveries
 from joblane.worker.worker import Worker
@@ -33,7 +33,9 @@ class KnownTasks:
         self.tasks: dict[str, Task[Any, Any]] = {}
 
     def add(self, task: Task[Any, Any]) -> None:
-        self.tasks[task.type] = task
+        """Make a task known. A task of `declare` has its function in its folder, if that is here."""
+        if task.has_handler or task.type not in self.tasks:
+            self.tasks[task.type] = task
         if task.archived_to is not None and not isinstance(task.archived_to, str):
             self.tasks.setdefault(task.archived_to.type, task.archived_to)
 
@@ -42,14 +44,16 @@ class KnownTasks:
 
         Raises :class:`KitError`.
         """
-        for task in self.tasks.values():
-            if type_ in task.types:
-                return task
+        known = next((task for task in self.tasks.values() if type_ in task.types), None)
+        if known is not None and known.has_handler:
+            return known
         packages = {task.function.__module__.split(".")[0] for task in self.tasks.values()}
         for package in sorted({*packages, "functions"}):
             with suppress(DeclarationError, ModuleNotFoundError):
                 self.add(task := load(type_, package))
                 return task
+        if known is not None:
+            return known
         raise KitError(f"no task of the type {type_!r} is known; if it exists, call jobs.register(…)")
 
 
@@ -77,7 +81,7 @@ class Lanes:
         self._context: TaskContext | None = None
 
     def close(self) -> None:
-        self.killer.database.drop()
+        self.killer.database.close()
 
     def lane(self, task: Task[Any, Any], queue: Queue | None = None) -> str:
         return lane_name(self._prefix, queue or task.queue, task.type)
@@ -99,6 +103,7 @@ class Lanes:
 
     def deliver(self, task: Task[Any, Any], batch: Sequence[QueuedMessage], deliveries: Deliveries) -> None:
         """Invoke the task's function with received messages."""
+        task = task if task.has_handler else self.known.get(task.type)
         deliveries.invocations += 1
         self._context = None
         ids = self._ids(task, batch)
@@ -132,6 +137,8 @@ class Lanes:
     def _invoke(
         self, task: Task[Any, Any], database: Database, batch: Sequence[QueuedMessage], records: list[dict[str, Any]]
     ) -> dict[str, list[dict[str, str]]]:
+        if task.is_async:
+            refuse_running_loop()
         worker = Worker(self._instrumented(task, batch), database, self._queues, self._prefix)
         seconds = (self.invocation or task.numbers.function_timeout).total_seconds()
         with alarm_restored():
@@ -144,17 +151,33 @@ class Lanes:
         def function(payload: Any, ctx: TaskContext) -> Any:
             self._before(task, batch)
             self._context = ctx
-            try:
-                result = task.function(payload, ctx)
-            except BaseException as error:
-                if ctx.task_id in self.results:
-                    self.results[ctx.task_id] = (None, error)
-                raise
-            if ctx.task_id in self.results:
-                self.results[ctx.task_id] = (result, None)
-            return result
+            if task.is_async:
+                return awaited(payload, ctx)
+            with self._recorded(ctx) as result:
+                result.append(task.function(payload, ctx))
+            return result[0]
 
-        return replace(task, function=function)
+        async def awaited(payload: Any, ctx: TaskContext) -> Any:
+            with self._recorded(ctx) as result:
+                result.append(await task.function(payload, ctx))
+            return result[0]
+
+        made = replace(task, function=function)
+        made.__dict__["is_async"] = task.is_async
+        return made
+
+    @contextmanager
+    def _recorded(self, ctx: TaskContext) -> Iterator[list[Any]]:
+        """Record the result that the block appends to the list, or its error."""
+        result: list[Any] = []
+        try:
+            yield result
+        except BaseException as error:
+            if ctx.task_id in self.results:
+                self.results[ctx.task_id] = (None, error)
+            raise
+        if ctx.task_id in self.results:
+            self.results[ctx.task_id] = (result[0], None)
 
     def _before(self, task: Task[Any, Any], batch: Sequence[QueuedMessage]) -> None:
         """Cause the faults between the claim and the handler's first line."""
@@ -173,9 +196,8 @@ class Lanes:
         """Discard the session and the connections of the killed process, so that they do not affect a later test."""
         context, self._context = self._context, None
         if context is not None:
-            if context._work.touched:
-                with suppress(Exception, Killed):
-                    context.session.invalidate()
+            with suppress(Exception, Killed):
+                context._work.undo(interrupted=True)
             context.close()
         self.killer.database.drop()
 

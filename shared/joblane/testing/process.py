@@ -3,23 +3,22 @@
 from __future__ import annotations
 
 import signal
+import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import Any, NoReturn
 from unittest import mock
 from weakref import WeakKeyDictionary
 
 from joblane.client import JobClient
 from joblane.declaration import Task
+from joblane.job import Job
 from joblane.record.database import Database
 from joblane.record.insert import NewTask
 from joblane.sqs.client import Sqs
 from joblane.testing.errors import KitError
-
-if TYPE_CHECKING:
-    from sqlalchemy.orm import Session
 
 IN_MEMORY = ("send", "send_many", "set_visibility", "url", "attributes")
 """The methods of :class:`Sqs` that the queues in memory have."""
@@ -38,22 +37,18 @@ def diverted(url: str, queues: Sqs, add: Callable[[Task[Any, Any]], None]) -> It
     ``add`` is called with each task that is enqueued.
     """
     databases: WeakKeyDictionary[JobClient, Database] = WeakKeyDictionary()
-    enqueue, insert = JobClient._enqueue, JobClient.insert_unsent
+    check, adding = JobClient.checked, threading.Lock()
 
     def to_database(client: JobClient) -> Database:
         if client._opened is not None and client._sqs is queues:  # the client of a running task keeps its connection
             return client._opened
         return databases.setdefault(client, Database(url))
 
-    def add_and_enqueue(client: JobClient, tasks: Sequence[NewTask], session: Session | None) -> Any:
-        for new in tasks:
+    def check_and_add(client: JobClient, job: Job) -> NewTask:
+        new = check(client, job)
+        with adding:  # asynchronous enqueues check in threads
             add(new.task)
-        return enqueue(client, tasks, session)
-
-    def add_and_insert(client: JobClient, session: Session, tasks: Sequence[NewTask]) -> Any:
-        for new in tasks:
-            add(new.task)
-        return insert(client, session, tasks)
+        return new
 
     def to_memory(name: str) -> Callable[..., Any]:
         return lambda _, *arguments, **named: getattr(queues, name)(*arguments, **named)
@@ -62,7 +57,7 @@ def diverted(url: str, queues: Sqs, add: Callable[[Task[Any, Any]], None]) -> It
     methods |= dict.fromkeys(OF_AWS, property(_refuse))
     with (
         mock.patch.multiple(Sqs, **methods),
-        mock.patch.multiple(JobClient, _enqueue=add_and_enqueue, insert_unsent=add_and_insert, _database=to_database),
+        mock.patch.multiple(JobClient, checked=check_and_add, _database=to_database),
     ):
         try:
             yield
@@ -89,6 +84,15 @@ def alarm_restored() -> Iterator[None]:
         signal.signal(signal.SIGALRM, signal.SIG_DFL if handler is None else handler)
         if left:
             signal.setitimer(signal.ITIMER_REAL, max(left - (time.monotonic() - started), 0.001), interval)
+
+
+def refuse_running_loop() -> None:
+    """Refuse to run an async handler in a coroutine, as the worker does not."""
+    if sys.modules.get("asyncio") is not None and sys.modules["asyncio"]._get_running_loop() is not None:
+        raise KitError(
+            "an `async def` handler runs on the worker's own event loop, and this test has one already: make the test "
+            "a plain `def`, or call the kit in another thread, for example await asyncio.to_thread(jobs.drain)"
+        )
 
 
 class LambdaContext:

@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from collections.abc import AsyncIterator, Coroutine, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, asynccontextmanager, contextmanager
 from datetime import datetime, timedelta
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Self, TypeVar, Unpack
+from typing import TYPE_CHECKING, Any, Self, TypeVar, Unpack, overload
 
 from joblane import settings
 from joblane.client import JobClient
 from joblane.context import TaskContext
 from joblane.declaration import Task
+from joblane.enqueue.result import Enqueued
 from joblane.errors import UnknownTaskError
 from joblane.job import JobOptions
 from joblane.maintenance.sweep import sweep
 from joblane.payload import Payload
-from joblane.producer import Enqueued
 from joblane.queues import Queue, check_prefix
 from joblane.record import task_types as registry
 from joblane.record.database import Database
@@ -27,7 +27,7 @@ from joblane.sqs.message import Message
 from joblane.sqs.tick import id_of, tick_entry
 from joblane.testing import clock, report
 from joblane.testing.clock import Clock
-from joblane.testing.context import run_context
+from joblane.testing.context import Running, arun_context, run_context
 from joblane.testing.enqueued import Captured, EnqueuedTask, read
 from joblane.testing.errors import KitError
 from joblane.testing.faults import Fault, Faults, Kind
@@ -102,7 +102,7 @@ class JobTester:
     def __exit__(self, *_: object) -> None:
         self._stack.close()
         self._lanes.close()
-        self._database.drop()
+        self._database.close()
         if "engine" in self.__dict__:
             self.engine.dispose()
 
@@ -166,7 +166,11 @@ class JobTester:
 
     # --- Running ---------------------------------------------------------------------------------------------------
 
-    def run(self, task: Task[P, R], payload: P, **options: Unpack[JobOptions]) -> R:
+    @overload
+    def run(self, task: Task[P, Coroutine[Any, Any, R]], payload: P, **options: Unpack[JobOptions]) -> R: ...
+    @overload
+    def run(self, task: Task[P, R], payload: P, **options: Unpack[JobOptions]) -> R: ...
+    def run(self, task: Task[P, Any], payload: P, **options: Unpack[JobOptions]) -> Any:
         """Enqueue a task, run it now, without other tasks, and return the handler's return value.
 
         There is one run. If the handler raises an exception, the failure is recorded as in production, so the task may
@@ -192,7 +196,7 @@ class JobTester:
             raise error
         if (ended := self.task(id_)).state is not State.COMPLETED:
             raise NotRunError(ended)
-        return result  # type: ignore[no-any-return]
+        return result
 
     def drain(self, *, limit: int = LIMIT, within: timedelta | None = None) -> DrainReport:
         """Run all tasks that are due, and those that they enqueue, until none is due. Errors are in the report.
@@ -227,14 +231,26 @@ class JobTester:
             TaskCancelled: at the end of the block, if the task was cancelled.
             LeaseLostError: at the end of the block, if another run holds the task.
         """
-        id_, message = self._due(task, payload, options)
-        self._queues.delete(message)
         with (
             alarm_restored(),
             Database(self.url) as own,
-            run_context(own, task, id_, self._queues, self._prefix) as ctx,
+            run_context(self._running(own, task, payload, options)) as ctx,
         ):
             yield ctx
+
+    @asynccontextmanager
+    async def acontext(
+        self, task: Task[P, Any], payload: P, **options: Unpack[JobOptions]
+    ) -> AsyncIterator[TaskContext]:
+        """Like :meth:`context`, for ``async with`` in a coroutine of the test, to ``await task(payload, ctx)``."""
+        with Database(self.url) as own:
+            async with arun_context(self._running(own, task, payload, options), own) as ctx:
+                yield ctx
+
+    def _running(self, own: Database, task: Task[P, Any], payload: P, options: JobOptions) -> Running:
+        id_, message = self._due(task, payload, options)
+        self._queues.delete(message)
+        return Running.claimed(own, task, id_, self._queues, self._prefix)
 
     def _due(self, task: Task[P, Any], payload: P, options: JobOptions) -> tuple[str, QueuedMessage]:
         """Enqueue a task and make it due now. Return its id and its message, received."""

@@ -40,7 +40,7 @@ class Failure:
         """``scrub``: removes redacted values from texts, see :mod:`joblane.scrubbing`."""
         name = type(error).__name__
         stack = tracebacks.extract_tb(error.__traceback__)
-        frames = [frame for frame in stack if _is_project_code(frame.filename)]
+        frames = [frame for frame in stack if is_project_code(frame.filename)]
         where = f"{frames[-1].filename.rpartition('/')[2]}:{frames[-1].name}" if frames else ""
         message = text_of(error, scrub)
         key = "|".join((type_, name, normalised(message), where))
@@ -65,7 +65,7 @@ def _traceback(error: BaseException, scrub: Scrub) -> str:
     return "".join(reversed(kept))[-MAX_TRACEBACK:]
 
 
-def _is_project_code(file: str) -> bool:
+def is_project_code(file: str) -> bool:
     """True for the project's own code. The fingerprint uses the innermost such frame, not one in a library."""
     return not file.startswith(NOT_PROJECT_CODE) and "/site-packages/" not in file
 

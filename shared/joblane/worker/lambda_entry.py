@@ -11,6 +11,7 @@ from joblane.discovery import load
 from joblane.record.database import Database
 from joblane.record.time_limits import WORKER
 from joblane.sqs.client import Sqs
+from joblane.worker.printed import Printed
 from joblane.worker.worker import Worker
 
 handler = Worker(
@@ -18,4 +19,5 @@ handler = Worker(
     Database(settings.database_url(), prefix=settings.prefix(), limits=WORKER),
     Sqs(),
     settings.prefix(),
+    printed=Printed(),
 ).handle

@@ -64,7 +64,7 @@ def _decide(  # noqa: PLR0911 - a row each
         case RateLimited():
             return _finish(claim, "rate_limited", State.PENDING, delay=error.delay, counted=False)
         case SkipRetry():
-            return _archived(task, claim, error, scrub, f"SkipRetry: {text_of(error, scrub)}")
+            return _archived(task, claim, error, scrub, f"{type(error).__name__}: {text_of(error, scrub)}")
         case UnreadablePayloadError() if _waits_for_code(task, claim):
             return _finish(claim, "mismatch", State.PENDING, delay=_mismatch_delay(claim), counted=False, mismatch=True)
         case UnreadablePayloadError():

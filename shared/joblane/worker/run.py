@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import signal
-import threading
 import time
+from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
 from joblane import telemetry
 from joblane.context import TaskContext
@@ -15,10 +14,9 @@ from joblane.record.finish import Finish
 from joblane.record.run_session import RunSession
 from joblane.record.states import State
 from joblane.worker import outcome
+from joblane.worker.alarm import TIMED_OUT, Alarm
 
 if TYPE_CHECKING:
-    from types import FrameType, TracebackType
-
     from joblane.client import JobClient
     from joblane.declaration import Task
     from joblane.payload import Payload
@@ -26,13 +24,13 @@ if TYPE_CHECKING:
     from joblane.record.claim import Claim
     from joblane.record.database import Database
     from joblane.sqs.received import Received
+    from joblane.worker.printed import Printed
     from joblane.worker.run_log import RunLog
 
 KILL_MARGIN_SECONDS = 3.0
 """The alarm fires at least this long before Lambda kills the function."""
-REPEAT_SECONDS = 1.0
-"""The alarm fires again at this interval, in case the handler swallows the first one."""
-TIMED_OUT = "the handler exceeded its timeout"
+LOOP_SECONDS = 1.0
+"""An ``async def`` handler is cancelled at its timeout, and the alarm fires this much later if it has not ended."""
 
 
 @dataclass(slots=True)
@@ -45,6 +43,8 @@ class Runner:
     alarm: Alarm
     client: JobClient
     log: RunLog
+    printed: Printed | None
+    """Logs what handlers print. None: it stays on the standard output."""
 
 
 @dataclass(slots=True)
@@ -72,9 +72,9 @@ class Run:
         payload: Payload | None = None
         try:
             payload = task.read(claim.payload, claim.schema)
-            with alarm.set(seconds):
-                result = task.function(payload, context)
-                work.flush()  # inside the time limit, because it may wait for a lock
+            printed = runner.printed.during(context.log_fields) if runner.printed else nullcontext()
+            with printed, alarm.set(seconds, margin=LOOP_SECONDS if task.is_async else 0):
+                result = call(task, payload, context, work, alarm)
             self.end = completed(claim, result, ms_since(started))
             runner.log.price(claim, self.end)
             self.recorded = work.commit(self.end)
@@ -95,6 +95,17 @@ class Run:
                 )
         context.close()
         work.close()
+
+
+def call(task: Task[Any, Any], payload: Any, context: TaskContext, work: RunSession, alarm: Alarm | None = None) -> Any:
+    """Call the handler, and flush its session, which may wait for a lock. ``alarm`` None: without a time limit."""
+    if task.is_async:
+        from joblane.worker.async_call import call_async
+
+        return call_async(task, payload, context, work, alarm)
+    result = task.function(payload, context)
+    work.flush()
+    return result
 
 
 def completed(claim: Claim, result: Any, duration_ms: int) -> Finish:
@@ -129,73 +140,3 @@ def _decisive_error(raised: BaseException, alarm: Alarm) -> BaseException:
 def ms_since(started: float) -> int:
     """Return the milliseconds since ``started``, a value of ``time.perf_counter()``."""
     return round((time.perf_counter() - started) * 1000)
-
-
-class Alarm:
-    """The process's alarm, armed inside ``with alarm.set(seconds):`` and deferred inside ``with alarm.deferred:``.
-
-    Signals reach only the main thread, where Lambda runs handlers. In another thread no alarm is set.
-    """
-
-    def __init__(self) -> None:
-        self._seconds = 0.0
-        self._armed = False
-        self.fired = False
-        """True if the alarm has raised the timeout since it was set."""
-        self.deferred = _Deferred(self)
-        """The context for the library's own statements. An alarm that fires inside is raised at its end."""
-
-    def set(self, seconds: float) -> Alarm:
-        """Raise :class:`TaskTimeout` ``seconds`` after the start of the body, or before it if no time is left."""
-        self._seconds = seconds
-        self.fired = False
-        return self
-
-    def __enter__(self) -> None:
-        if self._seconds <= 0:
-            raise TaskTimeout(TIMED_OUT)
-        if threading.current_thread() is threading.main_thread():
-            signal.signal(signal.SIGALRM, self._fire)
-            self._armed = True
-            signal.setitimer(signal.ITIMER_REAL, max(self._seconds, 0.001), REPEAT_SECONDS)
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        self.silence()
-
-    def silence(self) -> None:
-        """Stop the alarm. Code that catches :class:`TaskTimeout` calls this first: it may have fired on the way out."""
-        if self._armed:
-            self._armed = False
-            signal.setitimer(signal.ITIMER_REAL, 0)
-        self.deferred.missed = False
-
-    def _fire(self, _number: int, _frame: FrameType | None) -> None:
-        if self._armed and self.deferred.active:
-            self.deferred.missed = True
-        elif self._armed:
-            self.raise_it()
-
-    def raise_it(self) -> NoReturn:
-        """Raise the timeout in the calling code."""
-        self.fired = True
-        raise TaskTimeout(TIMED_OUT)
-
-
-class _Deferred:
-    """A context in which the alarm does not interrupt. Such contexts do not nest."""
-
-    active = False
-    missed = False
-    """True if the alarm fired inside. To wait for the next one could let a loop of such contexts run for ever."""
-
-    def __init__(self, alarm: Alarm) -> None:
-        self._alarm = alarm
-
-    def __enter__(self) -> None:
-        self.active = True
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        self.active = False
-        if self.missed and error is None:
-            self.missed = False
-            self._alarm.raise_it()

@@ -111,6 +111,8 @@ def fields_of(claim: Claim) -> dict[str, Any]:
 def _end_fields(end: Finish) -> dict[str, Any]:
     cause = {"error_type": end.error_type, "fingerprint": end.fingerprint, "reason": end.reason}
     fields = {"outcome": end.outcome, "ms": end.duration_ms} | {name: value for name, value in cause.items() if value}
+    if end.reason is None and end.error_message:  # a reason has it
+        fields["error"] = end.error_message
     if end.state in (State.RETRY, State.PENDING):
         fields["again_in_seconds"] = end.visibility_seconds
     return fields

@@ -40,8 +40,9 @@ from joblane.sqs.message import TICK_ID_PATTERN, Message
 from joblane.sqs.received import Received
 from joblane.sqs.tick import is_early, tick_id
 from joblane.worker import outcome
+from joblane.worker.alarm import Alarm
 from joblane.worker.batch_response import BatchResponse, growing_seconds
-from joblane.worker.run import Alarm, Run, Runner
+from joblane.worker.run import Run, Runner
 from joblane.worker.run_log import RunLog, fields_of
 from joblane.worker.turns import send_turns
 
@@ -49,6 +50,7 @@ if TYPE_CHECKING:
     from joblane.declaration import Task
     from joblane.record.database import Database
     from joblane.sqs.client import Sqs
+    from joblane.worker.printed import Printed
 
 DATABASE_ERRORS = (PostgresError, OSError, WrongStageError)
 ADVICE = {
@@ -69,15 +71,18 @@ lock for a short time, but a transaction that enqueues may hold it for minutes."
 class Worker:
     """Serves one task type."""
 
-    def __init__(self, task: Task[Any, Any], database: Database, sqs: Sqs, prefix: str) -> None:
+    def __init__(
+        self, task: Task[Any, Any], database: Database, sqs: Sqs, prefix: str, *, printed: Printed | None = None
+    ) -> None:
+        """``printed``: logs what handlers print. None: it stays on the standard output."""
         self._task = task
         self._database = database
         self._sqs = sqs
         self._prefix = prefix
         self._logger = telemetry.logger()
         self._log = RunLog(task)
-        client = JobClient.within(database, sqs, prefix)
-        self._runner = Runner(task, database, database.another(), Alarm(), client, self._log)
+        client = JobClient.within(database, sqs, prefix, task)
+        self._runner = Runner(task, database, database.another(), Alarm(), client, self._log, printed)
         self._lanes = {lane_name(prefix, queue, type_): queue for type_ in task.types for queue in task.lanes}
 
     def handle(self, event: Mapping[str, Any], lambda_context: Any) -> dict[str, list[dict[str, str]]]:

@@ -14,10 +14,10 @@ from sqlalchemy import create_engine, text
 from sqlalchemy.orm import Session
 
 from joblane import JobClient, settings
+from joblane.enqueue.result import Enqueued
 from joblane.functions.jobs_sweep.handler import jobs_sweep
 from joblane.job import Job
 from joblane.local.ticker import Ticker
-from joblane.producer import Enqueued
 from joblane.record.migrations import upgrade
 from joblane.sqs.client import Sqs
 from tests.bench.functions.peers_effect.handler import peers_effect

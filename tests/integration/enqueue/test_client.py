@@ -200,7 +200,7 @@ def test_what_is_no_session_is_refused(world: World, sends: Sends) -> None:
 
 def test_an_asynchronous_session_is_refused_with_the_way_to_do_it(world: World, sends: Sends) -> None:
     odd: Any = AsyncSession()
-    with nothing_happens(world, sends), pytest.raises(EnqueueError, match=r"await session\.run_sync\(lambda s: "):
+    with nothing_happens(world, sends), pytest.raises(EnqueueError, match=r"await jobs\.aenqueue\("):
         world.client.enqueue(sample_one, Sample(), session=odd)
 
 

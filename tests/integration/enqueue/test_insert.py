@@ -15,7 +15,7 @@ from sqlalchemy.orm import Session
 
 from joblane import DuplicateTaskError, Enqueued, Job, JobClient, JobError
 from joblane.enqueue import insert as module
-from joblane.producer import INLINE_SENDS
+from joblane.enqueue.outbox import INLINE_SENDS
 from joblane.record.insert import NewTask
 from joblane.testing.faults import HookedDatabase
 from tests.builders.rows import put

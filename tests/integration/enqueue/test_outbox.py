@@ -16,10 +16,10 @@ from sqlalchemy.orm import Session, scoped_session, sessionmaker
 from sqlalchemy.pool import QueuePool
 
 from joblane import Enqueued, JobClient, TaskContext
+from joblane.enqueue.outbox import INLINE_SENDS
 from joblane.errors import DatabaseUnavailableError, TaskIdConflictError, sqlstate
 from joblane.job import Job
 from joblane.maintenance.sweep import sweep
-from joblane.producer import INLINE_SENDS
 from joblane.record.connection import LOCK_NOT_AVAILABLE
 from joblane.record.database import Database
 from joblane.record.functions import VERSION

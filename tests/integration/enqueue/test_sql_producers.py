@@ -41,7 +41,7 @@ def sample_of_account(payload: OfAccount, ctx: TaskContext) -> None:
 
 @pytest.fixture
 def known(world: World) -> World:
-    register(world.database.get(), {one.type: one for one in (sample_one, sample_kept, *LIMITED)})
+    register(world.database.get(), {one.type: one for one in (sample_one, sample_kept, sample_of_account, *LIMITED)})
     world.lane(sample_one)
     world.lane(sample_kept)
     return world
@@ -162,8 +162,10 @@ def test_a_far_time_waits_in_the_row(known: World) -> None:
         ("'sample:one', unique_for => '11 years'", "unique_for: an interval"),
         ("'sample:one', unique_key => '', unique_for => '1 h'", "unique_key: 1 to 200"),
         ("'sample:one', key => 'k'", "key: sample:one declares no key"),
-        ("'sample:keyed', '{\"number\": [1]}'", "key: number: a string, an integer or a boolean is required"),
-        ("'sample:keyed', '{\"number\": 1.5}'", "key: number: a string, an integer or a boolean is required"),
+        ("'sample:keyed', '{\"number\": [1]}'", "payload: number: an integer is required, not a list"),
+        ("'sample:keyed', '{\"number\": 1.5}'", "payload: number: an integer is required, not a fraction"),
+        ("'sample:of_account', '{\"account\": [1]}'", "key: account: a string, an integer or a boolean is required"),
+        ("'sample:of_account', '{\"account\": 1.5}'", "key: account: a string, an integer or a boolean is required"),
         ("'sample:keyed', key => repeat('k', 201)", "key: 1 to 200 printable ASCII characters"),
     ],
 )

@@ -17,8 +17,9 @@ from sqlalchemy.orm import Session
 
 from joblane.errors import sqlstate
 from joblane.record import connection as module
+from joblane.record.connecting import STARTUP
 from joblane.record.connection import is_unavailable, read_time
-from joblane.record.database import STARTUP, Database
+from joblane.record.database import Database
 from joblane.record.login import LoginError
 from joblane.record.migrate import migrate
 from joblane.record.time_limits import WORKER
@@ -105,7 +106,7 @@ def test_a_callers_transaction_begins_in_one_round_trip(postgres: Postgres) -> N
 def test_a_refused_parameter_is_left_out_from_then_on(
     postgres: Postgres, startup: dict[str, str], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr("joblane.record.database.STARTUP", startup)
+    monkeypatch.setattr("joblane.record.connecting.STARTUP", startup)
     with Database(postgres.url) as database, database.another() as second:
         for connecting in (database, second, database):
             connecting.drop()

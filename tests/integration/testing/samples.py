@@ -8,7 +8,7 @@ from typing import Any
 from pydantic import BaseModel
 from sqlalchemy import text
 
-from joblane import Payload, Queue, SkipRetry, Snooze, TaskContext, cron, task
+from joblane import Grants, Payload, Queue, SkipRetry, Snooze, TaskContext, cron, task
 
 TABLE = "create table effects (id bigserial primary key, task_id text, what text, at timestamptz default now())"
 
@@ -32,7 +32,14 @@ class Receipt(BaseModel):
     number: int
 
 
-@task("order:ship", also=[Queue.CRITICAL], max_retry=2, retry_delay=timedelta(minutes=1), timeout=timedelta(seconds=20))
+@task(
+    "order:ship",
+    also=[Queue.CRITICAL],
+    max_retry=2,
+    retry_delay=timedelta(minutes=1),
+    timeout=timedelta(seconds=20),
+    grants=Grants(enqueue=("order:mail",)),
+)
 def order_ship(payload: Order, ctx: TaskContext) -> dict[str, int]:
     write(ctx, f"shipped {payload.number}")
     ctx.enqueue(order_mail, Order(number=payload.number), queue=Queue.LOW, tags=["mail"])

@@ -6,7 +6,7 @@ from datetime import timedelta
 
 import pytest
 
-from joblane import Job, Payload, SkipRetry, TaskContext, task
+from joblane import Grants, Job, Payload, SkipRetry, TaskContext, task
 from joblane.testing import JobTester, Released
 
 RAN: list[str] = []
@@ -29,7 +29,7 @@ def graph_many(payload: Step, ctx: TaskContext) -> None:
     RAN.append(ctx.task_id)
 
 
-@task("graph:fan")
+@task("graph:fan", grants=Grants(enqueue=("graph:step",)))
 def graph_fan(payload: Step, ctx: TaskContext) -> None:
     """Adds members to its batch, or makes one."""
     RAN.append(ctx.task_id)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 import time
@@ -9,6 +10,7 @@ from datetime import timedelta
 
 import pytest
 from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
 
 from joblane import ArchivedTask, Job, JobClient, Queue, SkipRetry, Snooze, State, TaskContext, task
 from joblane.errors import EnqueueError, LeaseLostError, TaskCancelled, UnknownTaskError
@@ -64,7 +66,7 @@ def test_run_hands_over_the_options_and_waits_for_no_time(jobs: JobTester) -> No
         return Receipt(number=payload.number)
 
     options = {"task_id": "mine", "queue": Queue.LOW, "max_retry": 1, "headers": {"traceparent": "t"}}
-    receipt = jobs.run(order_look, Order(number=3), process_in=timedelta(days=3), **options)  # type: ignore[arg-type]
+    receipt = jobs.run(order_look, Order(number=3), process_in=timedelta(days=3), **options)  # type: ignore[call-overload]
     assert receipt == Receipt(number=3)  # the object itself; the row has its JSON form
     assert jobs.task("mine").result == {"number": 3}
 
@@ -361,3 +363,19 @@ def test_the_alarm_of_another_library_is_restored(jobs: JobTester) -> None:
 
 def test_the_database_of_the_test_is_in_the_environment(jobs: JobTester) -> None:
     assert os.environ["DATABASE_URL"] == jobs.url
+
+
+def test_asynchronous_enqueues_are_diverted_too(jobs: JobTester, effects: Effects) -> None:
+    async def main() -> None:
+        engine = create_async_engine(jobs.url.replace("postgresql://", "postgresql+psycopg://"))
+        async with early as client, AsyncSession(engine) as session:
+            await asyncio.gather(*(client.aenqueue(order_ship, Order(number=number)) for number in range(9)))
+            await client.aenqueue(order_mail, Order(number=9), session=session)
+            assert jobs.enqueued(order_mail) == []
+            await session.commit()
+        await engine.dispose()
+
+    asyncio.run(main())
+    jobs.assert_enqueued(order_mail, count=1)
+    assert len(jobs.drain()) == 19  # each shipment enqueues a mail
+    assert {f"shipped {number}" for number in range(9)} <= set(effects())

@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 
 from joblane import EnqueueError, Job, JobError, SkipRetry, State, TaskContext
+from joblane.enqueue.outbox import INLINE_SENDS
 from joblane.enqueue.wake import SWEEP
 from joblane.errors import TaskIdConflictError
 from joblane.limits import MAX_BATCH
-from joblane.producer import INLINE_SENDS
 from joblane.queues import Queue, lane_name
 from joblane.sqs.client import Entry
 from joblane.testing.faults import HookedDatabase

@@ -170,10 +170,13 @@ def test_a_dead_letter_whose_mark_was_killed_is_sent_again_unchanged(world: Worl
     assert world.sweep().dead_letters == 0
 
 
-def test_a_task_whose_producer_was_killed_before_the_send_runs_after_the_sweep(world: World, workers: Workers) -> None:
+@pytest.mark.parametrize("driver", [None, "asyncpg", "psycopg"])
+def test_a_task_whose_producer_was_killed_before_the_send_runs_after_the_sweep(
+    world: World, workers: Workers, driver: str | None
+) -> None:
     lane = world.lane(sample_one)
 
-    workers.enqueue("it", dies="before the send")
+    workers.enqueue("it", dies="before the send", driver=driver)
     assert workers.status == KILLED
     assert (world.row("it")["state"], world.depth(lane)) == ("pending", 0)
     assert world.sweep().sent == 0  # its own message may be under way

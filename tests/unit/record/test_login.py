@@ -15,8 +15,9 @@ import pytest
 from cryptography import x509
 
 from joblane import secret_values
+from joblane.record.connecting import RDS_CERTIFICATES
 from joblane.record.connection import is_unavailable
-from joblane.record.database import RDS_CERTIFICATES, Database
+from joblane.record.database import Database
 from joblane.record.login import RDS_HOST, IamLogin, LoginError, PasswordLogin, SecretLogin
 from tests.world import mocked_aws
 

@@ -36,7 +36,7 @@ from joblane.cdk.inspector_grants import grant_inspecting
 from joblane.cdk.nag import acknowledge_wildcards
 from joblane.cdk.settings.stage import Stage
 from joblane.cdk.shares import shares
-from joblane.declaration import Task
+from joblane.declaration import EVERY_LANE, Task
 from joblane.enqueue.wake import SWEEP
 from joblane.function import Function
 from joblane.limits import MAX_BATCH, MIN_CONCURRENCY, RECEIVE_HEADROOM
@@ -44,8 +44,6 @@ from joblane.queues import Queue, dead_letter_name, front_door_name, lane_name, 
 
 SYSTEM = "system:"
 """Category of tasks that monitor the others: they may read the attributes of the front doors."""
-EVERY_LANE = "*"
-"""In ``Grants.enqueue``: all lanes and their DLQs."""
 
 T = TypeVar("T")
 

@@ -19,7 +19,7 @@ from joblane.cdk.database_access import Login
 from joblane.cdk.nag import acknowledge, acknowledge_wildcards
 from joblane.cdk.settings.section import SecretReference
 from joblane.cdk.settings.stage import Value
-from joblane.declaration import Task
+from joblane.declaration import DEFAULT_MAX_DEPTH, Task
 from joblane.project import FUNCTIONS
 from joblane.queues import function_name, log_group_name
 from joblane.schedule_overrides import VARIABLE as SCHEDULES
@@ -37,6 +37,7 @@ class JobFunction(Construct):
     """A function with its log group, and a role that may write only to that group.
 
     ``login``: to the database; None: the function needs none. ``reserved_concurrency``: both reserved and the limit.
+    ``recursive``: Lambda's own guard does not stop it in a long chain of messages.
     """
 
     def __init__(
@@ -53,6 +54,7 @@ class JobFunction(Construct):
         environment: Mapping[str, Value],
         login: Login | None = None,
         reserved_concurrency: int | None = None,
+        recursive: bool = False,
     ) -> None:
         super().__init__(scope, id_)
         self.name, stage = name, shared.stage
@@ -85,6 +87,7 @@ class JobFunction(Construct):
             timeout=Duration.seconds(math.ceil(timeout.total_seconds())),
             memory_size=memory_mb,
             reserved_concurrent_executions=reserved_concurrency,
+            recursive_loop=lambda_.RecursiveLoop.ALLOW if recursive else None,
             log_group=logs,
             role=self.role,
             vpc=place.vpc if place else None,
@@ -152,6 +155,7 @@ class TaskFunction(JobFunction):
                 **({MAIL_FROM: sender} if sender else {}),
             },
             login=shared.access.functions,
+            recursive=task.max_depth > DEFAULT_MAX_DEPTH,
         )
         if sender:
             self._grant_mail(sender)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
+from joblane.enqueue.chain import DEPTH
 from joblane.inspector.tasks.row import Record
 from joblane.inspector.views import Relative, Relatives
 from joblane.record.connection import Connection
@@ -39,7 +40,7 @@ def relatives(connection: Connection, record: Record) -> dict[str, Any]:
         "enqueued_by": options.get("enqueued_by"),
         "batch": options.get("batch") or options.get("callback_of"),
         "callback": options.get("callback"),
-        "options": {name: value for name, value in options.items() if name not in (*RELATIONS, BULK_OPTION)},
+        "options": {name: value for name, value in options.items() if name not in (*RELATIONS, DEPTH, BULK_OPTION)},
     }
 
 

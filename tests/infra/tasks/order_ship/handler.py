@@ -14,6 +14,7 @@ class OrderShip(Payload):
     "order:ship",
     queue=Queue.CRITICAL,
     timeout=timedelta(minutes=10),
+    max_depth=100,
     grants=Grants(enqueue=("report:build",)),
 )
 def order_ship(payload: OrderShip, ctx: object) -> None:

@@ -32,6 +32,10 @@ begin
     if jsonb_typeof(payload) is distinct from 'object' then
         raise exception 'payload: a JSON object is required' using errcode = '22023';
     end if;
+    part := joblane.payload_problem(known.payload_check -> 'check', payload, known.payload_check -> 'defs');
+    if part is not null then
+        raise exception 'payload: %', part using errcode = '22023', hint = known.payload_check ->> 'hint';
+    end if;
     if jsonb_typeof(headers) is distinct from 'object'
        or (select count(*) > 32 or bool_or(jsonb_typeof(v) <> 'string' or length(k) > 100 or length(v #>> '{}') > 1000)
              from jsonb_each(headers) as h(k, v)) then

@@ -43,8 +43,9 @@ create table joblane.tasks (
     -- Headers for the handler. Empty once the payload is removed.
     headers jsonb not null default '{}',
     -- Options that no column has: timeout and retry_delay in seconds, the declared on_archived, relations (after,
-    -- on_parent_dead, enqueued_by, batch, callback_of, callback), and debounce: the number of asks, the longest wait
-    -- after the first one in seconds, and which payload is kept.
+    -- on_parent_dead, enqueued_by, batch, callback_of, callback), depth: the number of enqueues by runs that led to the
+    -- task, and debounce: the number of asks, the longest wait after the first one in seconds, and which payload is
+    -- kept.
     options jsonb not null default '{}',
     -- Id of the tick that made this task. Null: no tick.
     tick text,
@@ -447,6 +448,8 @@ create table joblane.task_types (
     options jsonb not null,
     -- JSON Schema of the payload.
     schema jsonb not null,
+    -- Check of a payload, see joblane/payload_check.py. It refuses only what a worker refuses.
+    payload_check jsonb not null,
     -- Limits of its tasks: parts of the key, names of the total and of the shared limit, and whether the tasks of a key
     -- have an order. Null: none.
     flow jsonb
@@ -612,7 +615,15 @@ def upgrade() -> None:
         for statement in statements(table):
             op.execute(statement)
     op.execute("insert into joblane.run_statistics_until default values")
-    for statement in (*INDEXES, _text("check_task"), CHECKING, CHECKED, _text("canonical"), _text("enqueue")):
+    for statement in (
+        *INDEXES,
+        _text("check_task"),
+        CHECKING,
+        CHECKED,
+        _text("canonical"),
+        _text("payload_problem"),
+        _text("enqueue"),
+    ):
         op.execute(statement)
 
 

@@ -1,0 +1,251 @@
+"""A connection of the caller's own driver: psycopg, asyncpg, or Django's. The task joins its open transaction.
+
+No driver is imported here before the caller has used it: a connection is recognised by the module of its class.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Hashable, Sequence
+from functools import cache, partial
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from joblane.enqueue.outbox import INLINE_SENDS
+from joblane.enqueue.session import NO_FUNCTIONS
+from joblane.errors import UNDEFINED_FUNCTION, DatabaseUnavailableError, EnqueueError
+
+if TYPE_CHECKING:
+    from joblane.enqueue.outbox import InThread, Send
+    from joblane.record.insert import NewTask
+
+AfterCommit = Callable[[Callable[[], None]], object]
+"""Keeps a function, which the caller calls after the commit."""
+AsyncAfterCommit = Callable[[Callable[[], Awaitable[None]]], object]
+"""Keeps an asynchronous function, which the caller awaits after the commit."""
+SYNC = "a connection of psycopg or of Django"
+ASYNC = "a connection of asyncpg, or an AsyncConnection of psycopg"
+
+
+class Foreign:
+    """The open transaction of a caller's connection."""
+
+    is_async: ClassVar[bool] = False
+    database: Hashable = None
+    """The address of the database. None: not known."""
+
+    def __init__(self, connection: Any, after_commit: Callable[[Any], object] | None) -> None:
+        """Raises :class:`EnqueueError` if the task could not commit together with the caller's work."""
+        self.connection = connection
+        if after_commit is None:
+            self.need_after_commit()
+        self.keep = after_commit
+
+    def need_after_commit(self) -> None:
+        raise EnqueueError(
+            "after_commit",
+            "required with this connection, because its driver does not report the commit: give callbacks.append of a "
+            f"list, and after the commit {'await' if self.is_async else 'call'} each of the callbacks",
+        )
+
+    @property
+    def room(self) -> int:
+        """The number of messages that the transaction may still send itself."""
+        return INLINE_SENDS
+
+    def run(self, sql: str, *documents: str) -> list[Sequence[Any]]:
+        """Run a statement of :func:`insert_tasks`."""
+        try:
+            return [row for document in documents for row in self.rows(sql, document)]
+        except Exception as error:
+            if UNDEFINED_FUNCTION in (getattr(each, "sqlstate", None) for each in (error, error.__cause__)):
+                raise DatabaseUnavailableError(NO_FUNCTIONS) from error
+            raise
+
+    def rows(self, sql: str, document: str | None = None) -> Sequence[Sequence[Any]]:
+        """Run a statement with the parameter ``$1``, and return its rows."""
+        raise NotImplementedError
+
+    def send_later(self, tasks: list[NewTask], send: Send, in_thread: InThread) -> None:
+        """Have the messages of tasks sent after the commit."""
+        if self.keep is not None:
+            self.keep(partial(in_thread, partial(send, tasks)) if self.is_async else partial(send, tasks))
+
+
+class Psycopg(Foreign):
+    """A transaction of psycopg 3."""
+
+    def __init__(self, connection: Any, after_commit: AfterCommit | AsyncAfterCommit | None) -> None:
+        from psycopg.pq import TransactionStatus
+
+        super().__init__(connection, after_commit)
+        if connection.autocommit and connection.info.transaction_status == TransactionStatus.IDLE:
+            raise EnqueueError(
+                "connection",
+                "it is in autocommit mode and has no open transaction, so the task could not commit together with your "
+                f"work; enqueue inside {'async ' * self.is_async}with connection.transaction():, or without connection",
+            )
+        self.database = connection.info.host, connection.info.port, connection.info.dbname
+
+    def rows(self, sql: str, document: str | None = None) -> Sequence[Sequence[Any]]:
+        from psycopg import Cursor
+        from psycopg.rows import tuple_row
+
+        with Cursor(self.connection, row_factory=tuple_row) as cursor:  # whatever class and rows the connection has
+            return cursor.execute(*_pyformat(sql, document)).fetchall()
+
+
+class AsyncPsycopg(Psycopg):
+    """A transaction of an ``AsyncConnection`` of psycopg 3."""
+
+    is_async = True
+
+    def rows(self, sql: str, document: str | None = None) -> Sequence[Sequence[Any]]:
+        from sqlalchemy.util import await_only
+
+        return await_only(self._rows(sql, document))
+
+    async def _rows(self, sql: str, document: str | None) -> Sequence[Sequence[Any]]:
+        from psycopg import AsyncCursor
+        from psycopg.rows import tuple_row
+
+        async with AsyncCursor(self.connection, row_factory=tuple_row) as cursor:
+            await cursor.execute(*_pyformat(sql, document))
+            return await cursor.fetchall()
+
+
+class Asyncpg(Foreign):
+    """A transaction of asyncpg."""
+
+    is_async = True
+
+    def __init__(self, connection: Any, after_commit: AsyncAfterCommit | None) -> None:
+        super().__init__(connection, after_commit)
+        if not connection.is_in_transaction():
+            raise EnqueueError(
+                "connection",
+                "it has no open transaction, so the task could not commit together with your work; enqueue inside "
+                "async with connection.transaction():, or without connection",
+            )
+        parameters = getattr(connection, "_params", None)
+        if parameters is not None:
+            self.database = getattr(connection, "_addr", None), parameters.database
+
+    def rows(self, sql: str, document: str | None = None) -> Sequence[Sequence[Any]]:
+        from asyncpg import Record
+        from sqlalchemy.util import await_only
+
+        documents = () if document is None else (document,)
+        # a text, because the connection may have a codec of its own for json
+        rows = await_only(self.connection.fetch(_as_text(sql), *documents, record_class=Record))
+        return [tuple(row) for row in rows]
+
+
+class Django(Foreign):
+    """A transaction of Django, which reports its commit."""
+
+    def __init__(self, connection: Any, after_commit: AfterCommit | None) -> None:
+        super().__init__(connection, after_commit)
+        if connection.vendor != "postgresql":
+            raise EnqueueError("connection", f"a connection to PostgreSQL is required, not to {connection.vendor}")
+        if after_commit is None and not (connection.in_atomic_block or connection.get_autocommit()):
+            raise EnqueueError(
+                "connection",
+                "its transaction was begun without Django's atomic(), and Django does not report its commit; use "
+                "atomic(), or give after_commit",
+            )
+        settings = connection.settings_dict
+        self.database = settings["HOST"], settings["PORT"], settings["NAME"]
+
+    def need_after_commit(self) -> None:
+        pass
+
+    @property
+    def room(self) -> int:
+        waiting = sum(len(hook.tasks) for _, hook, *_ in self.connection.run_on_commit if isinstance(hook, OnCommit))
+        return max(0, INLINE_SENDS - waiting)
+
+    def run(self, sql: str, *documents: str) -> list[Sequence[Any]]:
+        if len(documents) == 1 or self.connection.in_atomic_block:
+            return super().run(sql, *documents)
+        from django.db import transaction
+
+        with transaction.atomic(using=self.connection.alias):
+            return super().run(sql, *documents)
+
+    def rows(self, sql: str, document: str | None = None) -> Sequence[Sequence[Any]]:
+        with self.connection.cursor() as cursor:
+            cursor.execute(*_pyformat(sql, document))
+            rows: Sequence[Sequence[Any]] = cursor.fetchall()
+            return rows
+
+    def send_later(self, tasks: list[NewTask], send: Send, in_thread: InThread) -> None:
+        if self.keep is not None:
+            super().send_later(tasks, send, in_thread)
+            return
+        hooks = self.connection.run_on_commit
+        savepoints, last, *_ = hooks[-1] if hooks else (None, None)
+        if isinstance(last, OnCommit) and last.send == send and savepoints == set(self.connection.savepoint_ids):
+            last.tasks += tasks  # sent together, or rolled back together
+        else:
+            self.connection.on_commit(OnCommit(send, tasks))
+
+
+class OnCommit:
+    """The sends after a commit of Django. Django forgets it with the savepoint in which it was made."""
+
+    def __init__(self, send: Send, tasks: list[NewTask]) -> None:
+        self.send = send
+        self.tasks = tasks
+
+    def __call__(self) -> None:
+        self.send(self.tasks)
+
+
+KINDS: dict[tuple[str, str], type[Foreign]] = {
+    ("psycopg", "Connection"): Psycopg,
+    ("psycopg", "AsyncConnection"): AsyncPsycopg,
+    ("asyncpg", "Connection"): Asyncpg,
+    ("asyncpg", "PoolConnectionProxy"): Asyncpg,
+    ("django", "BaseDatabaseWrapper"): Django,
+    ("django", "ConnectionProxy"): Django,
+}
+"""Package and name of a class → its transactions."""
+
+
+def opened(
+    connection: Any, after_commit: Callable[[Any], object] | None, session: object, *, is_async: bool
+) -> Foreign:
+    """Return the open transaction of a caller's connection. Raises :class:`EnqueueError`."""
+    if connection is None:
+        raise EnqueueError("after_commit", "only with connection; a session reports its commit by itself")
+    if session is not None:
+        raise EnqueueError("connection", "give session or connection, not both")
+    names = [(base.__module__.partition(".")[0], base.__name__) for base in type(connection).__mro__]
+    kind = next((KINDS[name] for name in names if name in KINDS), None)
+    if kind is None:
+        given = "psycopg2's" if names[0][0] == "psycopg2" else f"{names[0][0]}.{names[0][1]}"
+        advice = "for SQLAlchemy's give session=" if names[0][0] == "sqlalchemy" else "or give an SQLAlchemy session="
+        raise EnqueueError("connection", f"{ASYNC if is_async else SYNC} is required, not {given}; {advice}")
+    if kind.is_async and not is_async:
+        raise EnqueueError("connection", "it is asynchronous: use await jobs.aenqueue(task, payload, connection=…)")
+    if is_async and not kind.is_async:
+        raise EnqueueError(
+            "connection",
+            "it is not asynchronous: use jobs.enqueue(task, payload, connection=…), in a function that runs in a "
+            f"thread{', by sync_to_async' if kind is Django else ''}",
+        )
+    return kind(connection, after_commit)
+
+
+def _pyformat(sql: str, document: str | None) -> tuple[Any, dict[str, str] | None]:
+    """Return a statement and its parameters for psycopg and Django."""
+    return (sql, None) if document is None else (_with_names(sql), {"document": document})
+
+
+@cache
+def _with_names(sql: str) -> str:
+    return sql.replace("%", "%%").replace("$1", "%(document)s")
+
+
+@cache
+def _as_text(sql: str) -> str:
+    return sql.replace("$1", "cast($1 as text)")

@@ -1,0 +1,94 @@
+"""The caller's SQLAlchemy session, and the statements of an enqueue in it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import cache
+from typing import TYPE_CHECKING, Any
+
+from pg8000.exceptions import Error as PostgresError
+
+from joblane.errors import UNDEFINED_FUNCTION, DatabaseUnavailableError, EnqueueError, sqlstate, text_of
+from joblane.record.functions import VERSION
+
+if TYPE_CHECKING:
+    from sqlalchemy import TextClause
+    from sqlalchemy.ext.asyncio import AsyncSession
+    from sqlalchemy.orm import Session
+
+NO_FUNCTIONS = f"the database lacks the functions of this code, version {VERSION}: run `joblane migrate` of this code"
+
+
+def plain(session: Session) -> Session:
+    """Return the session that a ``scoped_session`` has now.
+
+    Raises :class:`EnqueueError` for anything else, and for a session whose statements commit by themselves.
+    """
+    from sqlalchemy.orm import Session, scoped_session
+
+    if hasattr(session, "run_sync"):
+        raise EnqueueError(
+            "session",
+            "a plain Session is required; with an AsyncSession use await jobs.aenqueue(task, payload, session=session)",
+        )
+    if not isinstance(session, (Session, scoped_session)):
+        raise EnqueueError("session", f"an SQLAlchemy Session is required, not {type(session).__name__}")
+    session = session() if isinstance(session, scoped_session) else session  # a registry would give others later
+    if getattr(session.connection().connection.dbapi_connection, "autocommit", False):
+        raise EnqueueError(
+            "session",
+            "its connection is in AUTOCOMMIT, so the task could not commit together with your work; use an engine "
+            "without this isolation level, or enqueue without session",
+        )
+    return session
+
+
+def asynchronous(session: AsyncSession) -> AsyncSession:
+    """Return the session that an ``async_scoped_session`` has now. Raises :class:`EnqueueError` for anything else."""
+    from sqlalchemy.ext.asyncio import AsyncSession, async_scoped_session
+    from sqlalchemy.orm import Session, scoped_session
+
+    if isinstance(session, (Session, scoped_session)):
+        raise EnqueueError("session", "with a plain Session use jobs.enqueue(task, payload, session=session)")
+    if not isinstance(session, (AsyncSession, async_scoped_session)):
+        raise EnqueueError("session", f"an SQLAlchemy AsyncSession is required, not {type(session).__name__}")
+    return session() if isinstance(session, async_scoped_session) else session
+
+
+def runner(session: Session) -> Callable[..., list[list[Any]]]:
+    """Return the function by which :func:`insert_tasks` runs its statements in a session."""
+    from sqlalchemy.exc import StatementError
+
+    def run(sql: str, *documents: str) -> list[list[Any]]:
+        statement = _statement(sql)
+        try:
+            return [list(row) for one in documents for row in session.execute(statement, {"document": one})]
+        except StatementError as error:
+            if "joblane." in (error.statement or ""):  # not a flush of the caller's objects
+                error.hide_parameters = True  # payloads
+            code = sqlstate(error) or getattr(error.orig, "sqlstate", None) or getattr(error.orig, "pgcode", None)
+            if code == UNDEFINED_FUNCTION:
+                raise DatabaseUnavailableError(NO_FUNCTIONS) from error
+            raise
+
+    return run
+
+
+@contextmanager
+def translated() -> Iterator[None]:
+    """Raise :class:`DatabaseUnavailableError` in the place of a driver's error."""
+    from sqlalchemy.exc import DBAPIError
+
+    try:
+        yield
+    except (DBAPIError, PostgresError, OSError) as error:
+        raise DatabaseUnavailableError(f"the database is unavailable: {text_of(error)}") from error
+
+
+@cache
+def _statement(sql: str) -> TextClause:
+    """Return an SQL text for a session. It is made once, because SQLAlchemy reads it by a regular expression."""
+    from sqlalchemy import text
+
+    return text(sql.replace("$1", ":document"))

@@ -1,0 +1,74 @@
+"""The text that a handler prints: each line becomes a log line with the fields of the run, for ``joblane logs``."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, TextIO
+
+from joblane import telemetry
+
+MAX_LINE, MAX_LINES = 1_000, 1_000
+"""Characters of a line, and lines of a run, that are logged. CloudWatch bills each byte."""
+USERS_FRAME = 4
+"""The frame of ``print``, below :meth:`Printed.write` and two more, for the field ``location``."""
+
+
+class Printed:
+    """The standard output while a handler runs.
+
+    A line that is a JSON object stays as it is: it comes from a logger, or is a metric of CloudWatch.
+    """
+
+    def __init__(self) -> None:
+        telemetry.logger()  # its handler keeps the real standard output
+        self._fields: Mapping[str, Any] = {}
+        self._under: TextIO = sys.stdout
+        self._line = ""
+        self._lines = 0
+
+    @contextmanager
+    def during(self, fields: Mapping[str, Any]) -> Iterator[None]:
+        """Take the place of ``sys.stdout`` in the block. ``fields``: those of the run's log lines."""
+        self._under, self._fields, self._line, self._lines = sys.stdout, fields, "", 0
+        sys.stdout = self
+        try:
+            yield
+        finally:
+            sys.stdout = self._under
+            if self._line:
+                self._write(self._line)
+
+    def write(self, text: str) -> int:
+        if not isinstance(text, str):
+            raise TypeError(f"write() argument must be str, not {type(text).__name__}")
+        *lines, rest = (self._line + text).split("\n")
+        self._line = rest if rest.startswith("{") else rest[: MAX_LINE + 1]
+        for line in lines:
+            self._write(line)
+        return len(text)
+
+    def _write(self, line: str) -> None:
+        if line.startswith("{") and line.endswith("}"):
+            self._under.write(f"{line}\n")
+            return
+        if not line.strip():
+            return
+        self._lines += 1
+        if self._lines <= MAX_LINES:
+            shown = line if len(line) <= MAX_LINE else f"{line[: MAX_LINE - 1]}…"
+            telemetry.logger().info(shown, extra={**self._fields, "printed": True}, stacklevel=USERS_FRAME)
+        elif self._lines == MAX_LINES + 1:
+            telemetry.logger().warning(
+                f"the handler has printed {MAX_LINES:,} lines; the others of this run are not logged",
+                extra=dict(self._fields),
+            )
+
+    def writelines(self, lines: Iterable[str]) -> None:
+        for line in lines:
+            self.write(line)
+
+    def __getattr__(self, name: str) -> Any:
+        """Return what else the output has. ``buffer``, for example, takes bytes, which are not logged."""
+        return getattr(self._under, name)

@@ -1,0 +1,408 @@
+"""Enqueueing in an ``AsyncSession``: the outbox's rules, and sends that do not block the event loop."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, suppress
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from sqlalchemy import create_engine, text
+from sqlalchemy.ext.asyncio import (
+    AsyncEngine,
+    AsyncSession,
+    async_scoped_session,
+    async_sessionmaker,
+    create_async_engine,
+)
+from sqlalchemy.orm import Session, scoped_session, sessionmaker
+
+from joblane import Enqueued, Job, JobClient, telemetry
+from joblane.errors import EnqueueError, TaskIdConflictError, UnknownTaskError, WaitTimeoutError
+from joblane.sqs.client import CONNECTIONS
+from joblane.sqs.message import decode
+from tests.samples import Sample, sample_one
+from tests.sends import Sends
+from tests.world import World
+
+LANE = "jobs-default-sample-one"
+DRIVERS = ["asyncpg", "psycopg"]
+
+
+@pytest.fixture
+def sends(world: World) -> Sends:
+    world.lane(sample_one)
+    world.client._sqs = world.sqs
+    world.run("create table work (what text)")
+    return Sends.of(world.sqs)
+
+
+@pytest.fixture(params=DRIVERS)
+def driver(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@asynccontextmanager
+async def engine_of(world: World, driver: str = "asyncpg", **options: Any) -> AsyncIterator[AsyncEngine]:
+    engine = create_async_engine(world.url.replace("postgresql://", f"postgresql+{driver}://"), **options)
+    try:
+        yield engine
+    finally:
+        await engine.dispose()
+
+
+async def work(session: AsyncSession, what: str = "done") -> None:
+    """The caller's own write in the same transaction."""
+    await session.execute(text("insert into work values (:what)"), {"what": what})
+
+
+async def enqueue(world: World, session: AsyncSession | None = None, task_id: str | None = None, **options: Any) -> str:
+    return (await world.client.aenqueue(sample_one, Sample(), session=session, task_id=task_id, **options)).id
+
+
+def sent(sends: Sends) -> list[str | None]:
+    return [decode(entry["MessageBody"]).id for entry in sends.to(LANE)]
+
+
+def rows(world: World) -> list[str]:
+    return [row[0] for row in world.run("select id from joblane.tasks order by id")]
+
+
+# --- The rules of the outbox ---------------------------------------------------------------------------------------
+
+
+def test_the_task_commits_with_the_callers_work_and_is_sent_in_a_thread(
+    world: World, sends: Sends, driver: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, threads = world.client.send_committed, list[str]()
+
+    def note(tasks: Any) -> None:
+        threads.append(threading.current_thread().name)
+        real(tasks)
+
+    monkeypatch.setattr(world.client, "send_committed", note)
+
+    async def main() -> str:
+        async with engine_of(world, driver, pool_size=1, max_overflow=0) as engine, AsyncSession(engine) as session:
+            await work(session)
+            result = await world.client.aenqueue(sample_one, Sample(number=7), session=session)
+            assert (result.sent, rows(world), sends.messages) == (False, [], [])
+            await session.commit()
+            assert sent(sends) == [result.id], "the commit ends after the send"
+            await work(session)  # the session is usable, and gave its connection back
+            await session.commit()
+            return result.id
+
+    id_ = asyncio.run(main())
+    assert (rows(world), world.run("select what from work")) == ([id_], [["done"], ["done"]])
+    assert [name.startswith("joblane") for name in threads] == [True]
+
+
+def test_only_what_a_transaction_commits_is_sent(world: World, sends: Sends, driver: str) -> None:
+    async def main() -> list[str]:
+        async with engine_of(world, driver) as engine:
+            async with AsyncSession(engine) as session:  # two commits, and a rollback between them
+                first = await enqueue(world, session)
+                await session.commit()
+                await enqueue(world, session)
+                await session.rollback()
+                second = await enqueue(world, session)
+                await session.commit()
+            async with AsyncSession(engine) as session:  # closed without a commit
+                await enqueue(world, session)
+            async with AsyncSession(engine) as session, session.begin():  # savepoints
+                async with session.begin_nested():
+                    third = await enqueue(world, session)
+                with suppress(ZeroDivisionError):
+                    async with session.begin_nested():
+                        await enqueue(world, session)
+                        raise ZeroDivisionError
+                assert sent(sends) == [first, second]
+            with suppress(ZeroDivisionError):
+                async with async_sessionmaker(engine).begin() as session:
+                    await enqueue(world, session)
+                    raise ZeroDivisionError
+            return [first, second, third]
+
+    committed = asyncio.run(main())
+    assert sent(sends) == committed
+    assert rows(world) == sorted(committed)
+
+
+def test_a_session_in_a_transaction_of_its_callers_leaves_the_send_to_the_sweep(
+    world: World, sends: Sends, driver: str
+) -> None:
+    async def main() -> str:
+        async with engine_of(world, driver) as engine, engine.connect() as connection:
+            outer = await connection.begin()
+            async with AsyncSession(connection) as session:
+                id_ = await enqueue(world, session)
+                await session.commit()
+            assert sends.messages == []
+            await outer.commit()
+            return id_
+
+    id_ = asyncio.run(main())
+    world.run("update joblane.tasks set sweep_at = now()")
+    assert world.sweep().sent == 1
+    assert sent(sends) == [id_]
+
+
+def test_functions_that_run_in_the_plain_session_enqueue_as_ever(world: World, sends: Sends, driver: str) -> None:
+    def bill(session: Session) -> list[str]:
+        one = world.client.enqueue(sample_one, Sample(), session=session, task_id="one")
+        with world.client.batch("import", on_end=Job(sample_one, Sample()), session=session) as batch:
+            many = batch.enqueue_many([Job(sample_one, Sample(), task_id=f"m{number}") for number in range(3)])
+        return [result.id for result in [one, *many] if isinstance(result, Enqueued)]
+
+    async def main() -> list[str]:
+        async with engine_of(world, driver) as engine:
+            sessions = async_scoped_session(async_sessionmaker(engine), scopefunc=asyncio.current_task)
+            made = await sessions().run_sync(bill)
+            # and the client takes the scope's session
+            made.append(await enqueue(world, sessions, "scoped"))  # type: ignore[arg-type]
+            with pytest.raises(TaskIdConflictError):
+                await enqueue(world, sessions, "one")  # type: ignore[arg-type]
+            results = await world.client.aenqueue_many(
+                [Job(sample_one, Sample(), task_id=id_) for id_ in ("one", "more")],
+                session=sessions,  # type: ignore[arg-type]
+            )
+            assert [type(result) for result in results] == [TaskIdConflictError, Enqueued]
+            assert sends.messages == []
+            await sessions.commit()
+            await sessions.remove()
+            return [*made, "more"]
+
+    made = asyncio.run(main())
+    assert sorted(sent(sends), key=str) == rows(world) == sorted([*made, "import:on_end"])
+
+
+# --- The event loop ------------------------------------------------------------------------------------------------
+
+
+class Gate:
+    """Holds up the sends of a client."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, client: JobClient) -> None:
+        self.opens = threading.Event()
+        self.on_send: Callable[[], object] = lambda: None
+        real = client._sqs.send_many
+
+        def send(*arguments: Any, **named: Any) -> Any:
+            self.on_send()
+            assert self.opens.wait(20)
+            return real(*arguments, **named)
+
+        monkeypatch.setattr(client._sqs, "send_many", send)
+
+
+def test_a_timeout_during_the_send_ends_the_commit_and_not_the_send(
+    world: World, sends: Sends, driver: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gate = Gate(monkeypatch, world.client)
+
+    async def main() -> str:
+        loop = asyncio.get_running_loop()
+        async with engine_of(world, driver, pool_size=1, max_overflow=0) as engine, AsyncSession(engine) as session:
+            id_ = await enqueue(world, session)
+            timeout = asyncio.timeout(None)
+            gate.on_send = lambda: loop.call_soon_threadsafe(timeout.reschedule, loop.time())
+            with pytest.raises(TimeoutError):
+                async with timeout:
+                    await session.commit()
+            # then the session is whole: its transaction has ended, and its connection is in the pool
+            assert (rows(world), session.in_transaction(), engine.pool.checkedout()) == ([id_], False, 0)  # type: ignore[attr-defined]
+            assert sends.messages == []
+            await work(session)
+            await session.commit()
+            gate.opens.set()
+            return id_
+
+    id_ = asyncio.run(main())
+    wait_for_threads()
+    assert sent(sends) == [id_]
+    assert world.run("select what from work") == [["done"]]
+
+
+def test_cancelled_requests_have_committed_and_are_sent_even_if_the_loop_ends_first(
+    world: World, sends: Sends, driver: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # given more requests than the client has threads
+    gate, ids = Gate(monkeypatch, world.client), [f"r{number}" for number in range(CONNECTIONS + 2)]
+
+    async def request(engine: AsyncEngine, id_: str) -> None:
+        async with AsyncSession(engine) as session, session.begin():
+            await enqueue(world, session, id_)
+
+    async def main() -> None:
+        async with engine_of(world, driver, pool_size=2, max_overflow=0) as engine:
+            tasks = [asyncio.create_task(request(engine, id_)) for id_ in ids]
+            while len(rows(world)) < len(ids) or engine.pool.checkedout():  # type: ignore[attr-defined]
+                await asyncio.sleep(0.01)
+            # when
+            for task in tasks:
+                task.cancel()
+            results = await asyncio.gather(*tasks, return_exceptions=True)
+            assert {type(result) for result in results} == {asyncio.CancelledError}
+            assert engine.pool.checkedout() == 0  # type: ignore[attr-defined]
+
+    asyncio.run(main())
+    assert sends.messages == []
+    gate.opens.set()
+    wait_for_threads()
+    # then
+    assert sorted(sent(sends), key=str) == ids
+
+
+def wait_for_threads() -> None:
+    """Wait until the client has no thread."""
+    for thread in threading.enumerate():
+        if thread.name.startswith("joblane"):
+            thread.join(20)
+            assert not thread.is_alive()
+
+
+@pytest.mark.parametrize(("in_session", "number"), [(False, 1_000), (True, 300)])
+def test_a_thousand_enqueues_at_once_neither_block_the_loop_nor_leave_a_thread(
+    world: World,
+    sends: Sends,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    in_session: bool,
+    number: int,
+) -> None:
+    # given sends that take half a second at first
+    messages: list[Any] = []
+
+    def send_slowly(entries: Any, *, brief: bool = False) -> dict[int, str]:
+        if len(messages) < 8:
+            time.sleep(0.5)
+        messages.extend(entries)
+        return {}
+
+    monkeypatch.setattr(world.client._sqs, "send_many", send_slowly)
+
+    async def one(engine: AsyncEngine) -> str:
+        if not in_session:
+            return await enqueue(world)
+        async with AsyncSession(engine) as session, session.begin():
+            return await enqueue(world, session)
+
+    async def main() -> list[str]:
+        asyncio.get_running_loop().slow_callback_duration = 0.4  # a slow machine needs some of it
+        async with engine_of(world, pool_size=4) as engine:
+            tasks = list[asyncio.Task[str]]()
+            for _ in range(number):
+                tasks.append(asyncio.create_task(one(engine)))
+                if len(tasks) % 50 == 0:
+                    await asyncio.sleep(0)  # in debug mode it takes long to make a task
+            return await asyncio.gather(*tasks)
+
+    # when
+    before = threading.active_count()
+    ids = asyncio.run(main(), debug=True)
+    # then
+    assert [record.getMessage() for record in caplog.records if record.name == "asyncio" and record.levelno > 20] == []
+    assert rows(world) == sorted(ids)
+    assert len(messages) == number
+    wait_for_threads()
+    assert threading.active_count() == before
+
+
+def test_an_unavailable_sqs_after_an_asynchronous_commit_is_a_warning(
+    world: World, sends: Sends, driver: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lines: list[dict[str, Any]] = []
+    monkeypatch.setattr(telemetry.logger(), "warning", lambda *_, extra: lines.append(extra))
+    world.sqs.client.delete_queue(QueueUrl=world.sqs.url(LANE))
+    world.sqs._urls.clear()
+
+    async def main() -> str:
+        async with engine_of(world, driver) as engine, AsyncSession(engine) as session:
+            id_ = await enqueue(world, session)
+            await session.commit()
+            return id_
+
+    id_ = asyncio.run(main())
+    assert [(line["messages"], line["queue"]) for line in lines] == [(1, LANE)]
+    world.lane(sample_one)
+    world.run("update joblane.tasks set sweep_at = now()")
+    assert world.sweep().sent == 1
+    assert sent(sends) == [id_]
+
+
+# --- Without a session ---------------------------------------------------------------------------------------------
+
+
+def test_a_client_is_used_without_blocking(world: World, sends: Sends) -> None:
+    async def main() -> JobClient:
+        async with JobClient() as jobs:
+            jobs._sqs = world.sqs
+            one = await jobs.aenqueue(sample_one, Sample())
+            assert one.sent
+            many = await jobs.aenqueue_many(Job(sample_one, Sample(), task_id=id_) for id_ in ("a", "b"))
+            assert sent(sends) == [one.id, *(result.id for result in many if isinstance(result, Enqueued))]
+            assert await jobs.acancel("a") == "cancelled"
+            status = await jobs.await_end("a", timedelta(seconds=5))
+            assert (status.state, await jobs.aget("unknown")) == ("cancelled", None)
+            with pytest.raises(WaitTimeoutError):
+                await jobs.await_end("b", timedelta(seconds=0.1))
+            with pytest.raises(UnknownTaskError):
+                await jobs.await_end("unknown", timedelta(seconds=5))
+            with pytest.raises(EnqueueError, match="job 1: task: "):
+                await jobs.aenqueue_many([Job(sample_one, Sample()), Job("no task", Sample())])  # type: ignore[arg-type]
+            assert jobs._database().open
+        return jobs
+
+    assert not asyncio.run(main())._database().open
+
+
+# --- What is refused -----------------------------------------------------------------------------------------------
+
+
+def test_a_session_of_the_other_kind_is_refused_with_the_call_that_takes_it(world: World, sends: Sends) -> None:
+    async def main() -> None:
+        engine = create_engine("sqlite://")
+        odd: list[tuple[Any, str]] = [
+            (Session(engine), r"session: with a plain Session use jobs\.enqueue\("),
+            (scoped_session(sessionmaker(engine)), r"session: with a plain Session use jobs\.enqueue\("),
+            ("x", "session: an SQLAlchemy AsyncSession is required, not str"),
+        ]
+        for session, message in odd:
+            with pytest.raises(EnqueueError, match=message):
+                await enqueue(world, session)
+        async with engine_of(world) as async_engine, AsyncSession(async_engine) as session:
+            with pytest.raises(EnqueueError, match=r"session: a plain Session is required; .* await jobs\.aenqueue\("):
+                world.client.enqueue(sample_one, Sample(), session=session)  # type: ignore[arg-type]
+        engine.dispose()
+
+    asyncio.run(main())
+    assert (rows(world), sends.messages) == ([], [])
+
+
+AUTOCOMMIT = "session: its connection is in AUTOCOMMIT, so the task could not commit together with your work"
+
+
+@pytest.mark.parametrize("driver", ["asyncpg", "psycopg", "pg8000"])
+def test_a_session_whose_statements_commit_by_themselves_is_refused(world: World, sends: Sends, driver: str) -> None:
+    async def main() -> None:
+        async with engine_of(world, driver, isolation_level="AUTOCOMMIT") as engine, AsyncSession(engine) as session:
+            with pytest.raises(EnqueueError, match=AUTOCOMMIT):
+                await enqueue(world, session)
+            await session.commit()
+
+    if driver != "pg8000":
+        asyncio.run(main())
+    if driver != "asyncpg":
+        engine = create_engine(world.url.replace("postgresql://", f"postgresql+{driver}://"))
+        with Session(engine.execution_options(isolation_level="AUTOCOMMIT")) as session:
+            with pytest.raises(EnqueueError, match=AUTOCOMMIT):
+                world.client.enqueue(sample_one, Sample(), session=session)
+            with pytest.raises(EnqueueError, match=AUTOCOMMIT):
+                world.client.batch("b", session=session).enqueue(sample_one, Sample())
+        engine.dispose()
+    assert (rows(world), sends.messages) == ([], [])

@@ -1,0 +1,527 @@
+"""``async def`` handlers: either session commits with the completion, and the loops commit step by step."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Awaitable, Callable
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from sqlalchemy import text
+
+from joblane import Snooze, TaskContext, task
+from joblane.client import JobClient
+from joblane.errors import CursorError, JobError
+from joblane.record.connection import is_unavailable
+from tests.builders.events import message
+from tests.samples import Sample, behaviour, behaviours, sample_async, sample_one
+from tests.world import World
+
+Handler = Callable[[TaskContext], Awaitable[Any]]
+Write = Callable[[TaskContext, str], Awaitable[None]]
+INSERT = text("insert into effects values (:id, :what)")
+
+
+def body(id_: str = "it") -> dict[str, Any]:
+    return message("run_handler", id_, type_="sample:async")
+
+
+@pytest.fixture
+def effects(world: World) -> World:
+    world.run("create table effects (task_id text, what text unique)")
+    return world
+
+
+async def write_plainly(ctx: TaskContext, what: str) -> None:
+    ctx.session.execute(INSERT, {"id": ctx.task_id, "what": what})
+
+
+async def write_async(ctx: TaskContext, what: str) -> None:
+    await ctx.async_session.execute(INSERT, {"id": ctx.task_id, "what": what})
+
+
+@pytest.fixture(params=[write_plainly, write_async])
+def write(request: pytest.FixtureRequest) -> Write:
+    """Write an effect through either session."""
+    return request.param  # type: ignore[no-any-return]
+
+
+def run(world: World, handler: Handler, id_: str = "it") -> dict[str, Any]:
+    """Deliver a task whose handler is the function, and return its row."""
+
+    async def run_handler(payload: Sample, ctx: TaskContext) -> Any:
+        return await handler(ctx)
+
+    behaviours["run_handler"] = run_handler
+    world.deliver(sample_async, body(id_))
+    return world.row(id_)
+
+
+def written(world: World) -> list[str]:
+    return [what for (what,) in world.run("select what from effects order by what")]
+
+
+def open_transactions(world: World) -> list[list[Any]]:
+    return world.run(
+        "select state, query from pg_stat_activity where datname = current_database() and pid <> pg_backend_pid()"
+        " and xact_start is not null"
+    )
+
+
+# --- The end of a run ----------------------------------------------------------------------------------------------
+
+
+def test_the_work_of_a_coroutine_commits_with_its_completion(effects: World, write: Write) -> None:
+    async def returns(ctx: TaskContext) -> dict[str, int]:
+        await write(ctx, "a")
+        await asyncio.sleep(0)
+        await write(ctx, "b")
+        assert written(effects) == []
+        return {"number": 7}
+
+    row = run(effects, returns)
+
+    assert (row["state"], row["result"], row["attempts"]) == ("completed", {"number": 7}, 1)
+    assert written(effects) == ["a", "b"]
+    assert open_transactions(effects) == []
+    effects.deliver(sample_async, body())  # delivered twice
+    assert effects.row("it")["runs"] == 1
+
+
+async def fails(ctx: TaskContext) -> None:
+    raise ValueError("no")
+
+
+async def cancels_itself(ctx: TaskContext) -> None:
+    raise asyncio.CancelledError
+
+
+async def snoozes(ctx: TaskContext) -> None:
+    raise Snooze(timedelta(seconds=5))
+
+
+async def returns_an_object(ctx: TaskContext) -> object:
+    return object()
+
+
+async def is_cancelled(ctx: TaskContext) -> None:
+    with ctx._client._database().another() as other:
+        other.get().run("update joblane.tasks set cancel_requested_at = now() where id = $1", ctx.task_id)
+
+
+async def loses_its_lease(ctx: TaskContext) -> None:
+    with ctx._client._database().another() as other:
+        other.get().run("update joblane.tasks set lease_token = gen_random_uuid() where id = $1", ctx.task_id)
+
+
+async def violates(ctx: TaskContext) -> None:
+    if ctx._work.is_async:
+        await write_async(ctx, "half")
+    else:
+        await write_plainly(ctx, "half")
+
+
+async def commits(ctx: TaskContext) -> None:
+    await ctx.async_session.commit() if ctx._work.is_async else ctx.session.commit()
+
+
+async def loses_its_connection(ctx: TaskContext) -> None:
+    kill = text("select pg_terminate_backend(pg_backend_pid())")
+    await ctx.async_session.execute(kill) if ctx._work.is_async else ctx.session.execute(kill)
+
+
+async def swallows_the_loss(ctx: TaskContext) -> None:
+    with pytest.raises(Exception, match=r"terminat|closed|connection") as caught:
+        await loses_its_connection(ctx)
+    assert is_unavailable(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("end", "state", "error_type"),
+    [
+        (fails, "retry", "ValueError"),
+        (cancels_itself, "retry", "CancelledError"),
+        (snoozes, "pending", None),
+        (returns_an_object, "retry", "PydanticSerializationError"),
+        (is_cancelled, "cancelled", None),
+        (loses_its_lease, "active", None),
+        (violates, "retry", "any"),
+        (commits, "retry", "JobError"),
+        (loses_its_connection, "retry", "any"),
+        (swallows_the_loss, "retry", "JobError"),
+    ],
+)
+def test_a_coroutine_that_does_not_complete_leaves_no_effect(
+    effects: World, write: Write, end: Handler, state: str, error_type: str | None
+) -> None:
+    async def ends(ctx: TaskContext) -> Any:
+        await write(ctx, "half")
+        return await end(ctx)
+
+    row = run(effects, ends)
+
+    assert row["state"] == state, row
+    assert error_type in (row["error_type"], "any"), row
+    assert "half" not in (row["error_message"] or "")  # no value of a row
+    assert written(effects) == []
+    assert open_transactions(effects) == []
+
+    async def next_one(ctx: TaskContext) -> str:
+        await write(ctx, "next")
+        return ctx.task_id
+
+    assert run(effects, next_one, "next")["result"] == "next"
+    assert written(effects) == ["next"]
+
+
+def test_a_session_that_the_handler_closes_does_not_complete_without_its_work(effects: World) -> None:
+    async def closes(ctx: TaskContext) -> None:
+        async with ctx.async_session as session:
+            session.add_all([])
+            await write_async(ctx, "lost")
+
+    row = run(effects, closes)
+
+    assert row["state"] == "retry"
+    assert "use it without `async with`" in row["error_message"]
+    assert written(effects) == []
+
+
+def test_a_task_that_was_left_takes_no_part_in_the_next_run(effects: World, caplog: pytest.LogCaptureFixture) -> None:
+    left: list[asyncio.Task[None]] = []
+    may_go = asyncio.Event()
+
+    async def leave(ctx: TaskContext) -> None:
+        session = ctx.async_session
+
+        async def late() -> None:
+            await may_go.wait()
+            await session.execute(INSERT, {"id": ctx.task_id, "what": "late"})
+
+        async def asks_late() -> None:
+            await may_go.wait()
+            await ctx.async_session.execute(INSERT, {"id": ctx.task_id, "what": "late"})
+
+        await write_async(ctx, "in time")
+        left.extend(asyncio.create_task(task()) for task in (late, asks_late))
+
+    assert run(effects, leave)["state"] == "completed"
+    assert "the handler has ended before its asyncio task" in caplog.text
+
+    async def next_one(ctx: TaskContext) -> None:
+        await write_async(ctx, "next")
+        may_go.set()
+        await asyncio.wait(left)
+
+    assert run(effects, next_one, "next")["state"] == "completed"
+    assert written(effects) == ["in time", "next"]
+    errors = [str(task.exception()) for task in left]
+    assert "closed by the end of its run" in errors[0]
+    assert "the run has ended" in errors[1]
+
+
+def test_settings_and_locks_of_a_session_are_gone_before_the_next_task(effects: World) -> None:
+    see = text(
+        "select coalesce(current_setting('app.tenant', true), ''), current_setting('search_path'),"
+        " (select count(*) from pg_locks where locktype = 'advisory' and pid = pg_backend_pid()),"
+        " to_regclass('pg_temp.mine')::text, current_user = session_user, pg_backend_pid()"
+    )
+
+    async def look(ctx: TaskContext) -> list[Any]:
+        return list((await ctx.async_session.execute(see)).one())
+
+    async def leave_things(ctx: TaskContext) -> None:
+        for statement in (
+            "set app.tenant = 'acme'",
+            "set search_path = acme, public",
+            "select pg_advisory_lock(7)",
+            "create temp table mine (n int)",
+        ):
+            await ctx.async_session.execute(text(statement))
+
+    before = run(effects, look, "before")["result"]
+    assert run(effects, leave_things)["state"] == "completed"
+    assert run(effects, look, "after")["result"] == before  # on the same connection
+
+
+def test_a_modules_own_client_keeps_its_loop(world: World) -> None:
+    loops: list[asyncio.AbstractEventLoop] = []
+
+    async def note(ctx: TaskContext) -> None:
+        loops.append(asyncio.get_running_loop())
+
+    for id_ in ("first", "second"):
+        assert run(world, note, id_)["state"] == "completed"
+    assert loops[0] is loops[1]
+
+
+def test_a_database_of_another_stage_gets_no_session(effects: World) -> None:
+    effects.database._prefix = "jobs"
+
+    async def starts(ctx: TaskContext) -> None:
+        effects.run("update joblane.stage set prefix = 'other'")
+        await write_async(ctx, "a")
+
+    effects.run("insert into joblane.stage (prefix) values ('jobs')")
+    row = run(effects, starts)
+    assert (row["state"], row["error_type"]) == ("retry", "WrongStageError")
+
+
+# --- One session ---------------------------------------------------------------------------------------------------
+
+
+async def use_session(ctx: TaskContext) -> None:
+    ctx.session.execute(text("select 1"))
+
+
+async def use_connection(ctx: TaskContext) -> None:
+    ctx.connection().run("select 1")
+
+
+async def use_enqueue(ctx: TaskContext) -> None:
+    ctx.enqueue(sample_one, Sample())
+
+
+async def use_each(ctx: TaskContext) -> None:
+    for _ in ctx.each(["a"]):
+        ctx.async_session.add_all([])
+
+
+async def use_resume(ctx: TaskContext) -> None:
+    for _ in ctx.resume(["a"]):
+        pass
+
+
+async def use_async_session(ctx: TaskContext) -> None:
+    await ctx.async_session.execute(text("select 1"))
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "message"),
+    [
+        (use_session, use_async_session, "ctx.async_session: a run has one session"),
+        (use_connection, use_async_session, "ctx.async_session: a run has one session"),
+        (use_enqueue, use_async_session, "ctx.async_session: a run has one session"),
+        (use_each, use_async_session, "async for … in ctx.aeach"),
+        (use_async_session, use_session, "ctx.session: a run has one session.* use await ctx.async_session.execute"),
+        (use_async_session, use_connection, r"ctx.connection\(\): a run has one session"),
+        (use_async_session, use_enqueue, r"use await ctx.aenqueue\(…\)"),
+        (use_async_session, use_each, r"use async for … in ctx.aeach\(…\)"),
+        (use_async_session, use_resume, r"use async for … in ctx.aresume\(…\)"),
+    ],
+)
+def test_a_run_has_one_session(world: World, first: Handler, second: Handler, message: str) -> None:
+    world.lane(sample_one)
+
+    async def both(ctx: TaskContext) -> None:
+        await first(ctx)
+        await second(ctx)
+
+    async def use_both(ctx: TaskContext) -> None:
+        with pytest.raises(JobError, match=message):
+            await both(ctx)
+
+    row = run(world, use_both)
+    assert row["state"] == "completed", row
+
+
+def test_a_plain_handler_has_no_asynchronous_session(world: World) -> None:
+    @behaviour
+    def wants_async_session(payload: Sample, ctx: TaskContext) -> None:
+        assert ctx.async_session
+
+    world.deliver(sample_one, message("wants_async_session"))
+    assert "is for an `async def` handler" in world.row("it")["error_message"]
+
+
+def test_missing_packages_are_named(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("joblane.record.run_session.find_spec", lambda name: None)
+    world.lane(sample_one)
+
+    async def enqueue_and_want(ctx: TaskContext) -> None:
+        with pytest.raises(JobError, match=r"add joblane\[async\] to the function's own packages"):
+            assert ctx.async_session
+        await ctx.aenqueue(sample_one, Sample())  # by ctx.session
+
+    assert run(world, enqueue_and_want)["state"] == "completed"
+    assert len(world.take(sample_one)) == 1
+
+
+def test_a_plain_handlers_process_imports_neither_asyncio_nor_greenlet() -> None:
+    code = (
+        "import sys; from joblane.worker.worker import Worker; from tests.samples import sample_one;"
+        " names = {'asyncio', 'greenlet', 'asyncpg', 'joblane.async_loops', 'joblane.worker.async_call'};"
+        " print(*names & {*sys.modules})"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], check=True, capture_output=True, text=True,
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
+    )  # fmt: skip
+    assert done.stdout == "\n"
+
+
+# --- Enqueueing ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("fails_first", [False, True])
+def test_a_task_is_enqueued_exactly_when_the_work_commits(effects: World, write: Write, fails_first: bool) -> None:
+    effects.lane(sample_one)
+
+    async def enqueue(ctx: TaskContext) -> None:
+        await write(ctx, "a")
+        await ctx.aenqueue(sample_one, Sample(), task_id="one")
+        await ctx.aenqueue_many([])
+        assert effects.run("select from joblane.tasks where id = 'one'") == []
+        assert effects.received(effects.lane(sample_one)) == []
+        if fails_first:
+            raise ValueError
+
+    run(effects, enqueue)
+
+    assert len(effects.take(sample_one)) == len(written(effects)) == int(not fails_first)
+    if not fails_first:
+        assert effects.row("one")["options"]["enqueued_by"] == "it"
+
+
+# --- Loops ---------------------------------------------------------------------------------------------------------
+
+
+async def numbers() -> AsyncIterator[str]:
+    for item in ("a", "b", "c"):
+        await asyncio.sleep(0)
+        yield item
+
+
+@pytest.mark.parametrize("items", [lambda: ["a", "b", "c"], numbers], ids=["plain", "asynchronous"])
+def test_a_retry_continues_the_loop_after_the_items_that_are_done(
+    effects: World, write: Write, items: Callable[[], Any]
+) -> None:
+    async def item_by_item(ctx: TaskContext) -> None:
+        async for item in ctx.aeach(items()):
+            await write(ctx, item)
+            await ctx.aprogress(1)
+            if item == "c" and ctx.attempt == 1:
+                raise ValueError
+
+    assert run(effects, item_by_item)["state"] == "retry"
+    assert written(effects) == ["a", "b"]
+    effects.later("it")
+    assert run(effects, item_by_item)["state"] == "completed"
+    assert written(effects) == ["a", "b", "c"]
+
+
+def test_an_item_that_fails_alone_does_not_stop_the_others(effects: World, write: Write) -> None:
+    async def isolate(ctx: TaskContext) -> None:
+        async for item in ctx.aeach(["a", "b", "c", "d"]):
+            async with ctx.aisolated():
+                await write(ctx, item)
+                if item == "b":
+                    raise ValueError
+                if item == "c" and ctx._work.is_async:
+                    async with asyncio.timeout(0.02):  # ends the query, and the connection with it
+                        await ctx.async_session.execute(text("select pg_sleep(10)"))
+
+    row = run(effects, isolate)
+
+    assert row["error_type"] == "PartialFailure"
+    assert written(effects) == (["a", "d"] if write is write_async else ["a", "c", "d"])
+
+
+def test_a_loop_that_was_left_is_closed(effects: World, write: Write) -> None:
+    async def leave_and_begin_another(ctx: TaskContext) -> None:
+        async for _ in ctx.aeach(["a", "b"]):
+            await write(ctx, "first")
+            with pytest.raises(JobError, match="cannot be inside another such loop"):
+                async for _ in ctx.aeach(["c"]):
+                    pass
+            break
+        async for item in ctx.aeach(["c"]):
+            await write(ctx, item)
+
+    row = run(effects, leave_and_begin_another)
+    assert row["state"] == "completed", row
+    assert written(effects) == ["c", "first"]
+    assert effects.run("select key from joblane.task_items") == [["c"]]
+
+
+async def returned(after: int | None) -> list[int]:
+    return list(range((after or 0) + 1, 6))
+
+
+async def yielded(after: int | None) -> AsyncIterator[int]:
+    for number in range((after or 0) + 1, 6):
+        yield number
+
+
+@pytest.mark.parametrize("source", [returned, yielded, range(1, 6), lambda after: range((after or 0) + 1, 6)])
+def test_a_retry_resumes_after_the_last_chunk(effects: World, write: Write, source: Any) -> None:
+    async def chunk_by_chunk(ctx: TaskContext) -> None:
+        cursor = None if isinstance(source, range) else lambda number: number
+        async for number in ctx.aresume(source, cursor=cursor, chunk=2):
+            await write(ctx, str(number))
+            if number == 4 and ctx.attempt == 1:
+                raise ValueError
+
+    assert run(effects, chunk_by_chunk)["state"] == "retry"
+    assert written(effects) == ["1", "2"]
+    effects.later("it")
+    assert run(effects, chunk_by_chunk)["state"] == "completed"
+    assert written(effects) == ["1", "2", "3", "4", "5"]
+
+
+def test_a_select_is_resumed_in_the_asynchronous_session(effects: World) -> None:
+    from sqlalchemy import Column, Integer, MetaData, Table, select
+
+    effects.run("create table members (id integer primary key)")
+    effects.run("insert into members select generate_series(1, 5)")
+    members = Table("members", MetaData(), Column("id", Integer, primary_key=True))
+
+    async def by_query(ctx: TaskContext) -> None:
+        await ctx.async_session.execute(text("select 1"))
+        async for row in ctx.aresume(select(members.c.id), cursor=members.c.id, chunk=2):
+            await write_async(ctx, str(row))
+
+    row = run(effects, by_query)
+    assert row["state"] == "completed", row
+    assert written(effects) == ["1", "2", "3", "4", "5"]
+
+
+def test_a_source_that_returns_no_items_is_refused(world: World) -> None:
+    async def nothing(after: Any) -> None: ...
+
+    async def resume(ctx: TaskContext) -> None:
+        with pytest.raises(CursorError, match="it must return items, not NoneType"):
+            async for _ in ctx.aresume(nothing, cursor=lambda item: item):
+                pass
+
+    assert run(world, resume)["state"] == "completed"
+
+
+@task("sample:chunks", timeout=timedelta(minutes=30), resumable=True)
+async def sample_chunks(payload: Sample, ctx: TaskContext) -> None:
+    async for number in ctx.aresume(range(3), chunk=1):
+        await write_async(ctx, str(number))
+
+
+def test_a_resumable_coroutine_continues_in_the_next_invocation(effects: World) -> None:
+    sent = {"type": "sample:chunks", "id": "it", "payload": {}}
+    effects.deliver(sample_chunks, sent, seconds=4.0)
+    assert (effects.outcomes("it"), written(effects)) == (["continued"], ["0"])
+    effects.deliver(sample_chunks, sent)
+    assert (effects.row("it")["state"], written(effects)) == ("completed", ["0", "1", "2"])
+
+
+def test_a_cancel_is_seen_by_a_check(world: World) -> None:
+    other = JobClient()
+
+    async def check(ctx: TaskContext) -> None:
+        await ctx.async_session.execute(text("select 1"))
+        other.cancel(ctx.task_id)
+        await ctx.acheck()
+
+    assert run(world, check)["state"] == "cancelled"
+    other.close()

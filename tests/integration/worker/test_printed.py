@@ -1,0 +1,88 @@
+"""Printed text of a handler: log lines of its task on Lambda, and the standard output as it is elsewhere."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+import pytest
+
+from joblane import TaskContext
+from joblane.worker.printed import MAX_LINE, MAX_LINES, Printed
+from joblane.worker.worker import Worker
+from tests.logs import lines
+from tests.samples import Sample, behaviour, sample_batch, sample_one
+from tests.world import PREFIX, World
+
+METRIC = '{"_aws":{"Timestamp":1},"Pages":3}'
+
+
+@behaviour
+def prints(payload: Sample, ctx: TaskContext) -> None:
+    print("page", payload.number)
+    print()
+    print("50 %s done", 1)
+    sys.stdout.write("two\nlines, and a rest")
+    print(METRIC)
+    print(METRIC, end="")
+
+
+@behaviour
+def prints_and_fails(payload: Sample, ctx: TaskContext) -> None:
+    print("x" * 5_000)
+    print("before the error", end="")
+    raise ValueError("no page")
+
+
+@behaviour
+def prints_for_ever(payload: Sample, ctx: TaskContext) -> None:
+    for number in range(MAX_LINES + 50):
+        print("line", number)
+
+
+def delivered(world: World, task: Any, *runs: tuple[str, str]) -> dict[str, list[str]]:
+    """Run tasks, each of an id and a behaviour, as on Lambda. Return what each of them has printed, as log lines."""
+    world.workers[task.type] = Worker(task, world.database, world.sqs, PREFIX, printed=Printed())
+    with lines() as found:
+        world.deliver(task, *({"type": task.type, "id": id_, "payload": {"do": do, "number": 7}} for id_, do in runs))
+    printed = [line for line in found.fields if line.get("printed")]
+    assert all(line["location"].startswith("prints") for line in printed)
+    return {id_: [line["message"] for line in printed if line["task_id"] == id_] for id_, _ in runs}
+
+
+def test_each_printed_line_is_a_log_line_of_its_task(world: World, capsys: pytest.CaptureFixture[str]) -> None:
+    # when two tasks of a batch print
+    before = sys.stdout
+    found = delivered(world, sample_batch, ("a", "prints"), ("b", "prints"))
+    # then
+    assert found == {id_: ["page 7", "50 %s done 1", "two", "lines, and a rest" + METRIC] for id_ in "ab"}
+    assert sys.stdout is before
+    # and a line of JSON, of a metric for example, is on the output as it is, once
+    assert capsys.readouterr().out.splitlines().count(METRIC) == 2
+
+
+def test_the_lines_of_a_failed_run_are_kept_and_its_retry_says_the_error(world: World) -> None:
+    world.workers[sample_one.type] = Worker(sample_one, world.database, world.sqs, PREFIX, printed=Printed())
+    with lines() as found:
+        world.deliver(sample_one, {"type": "sample:one", "id": "it", "payload": {"do": "prints_and_fails"}})
+    long, rest, retry = found.fields
+    assert (long["message"], rest["message"]) == ("x" * (MAX_LINE - 1) + "…", "before the error")
+    assert (retry["message"], retry["error_type"], retry["error"]) == ("task retry", "ValueError", "no page")
+
+
+def test_a_run_that_prints_without_end_logs_a_limited_number_of_lines(world: World) -> None:
+    world.workers[sample_one.type] = Worker(sample_one, world.database, world.sqs, PREFIX, printed=Printed())
+    with lines() as found:
+        world.deliver(sample_one, {"type": "sample:one", "id": "it", "payload": {"do": "prints_for_ever"}})
+    messages = [line["message"] for line in found.fields]
+    assert messages[MAX_LINES - 1 : -1] == [
+        f"line {MAX_LINES - 1}",
+        "the handler has printed 1,000 lines; the others of this run are not logged",
+    ]
+
+
+def test_without_it_a_print_stays_on_the_output(world: World, capsys: pytest.CaptureFixture[str]) -> None:
+    with lines() as found:
+        world.deliver(sample_one, {"type": "sample:one", "id": "it", "payload": {"do": "prints"}})
+    assert capsys.readouterr().out.startswith("page 0\n\n50 %s done 1\n")
+    assert [line["message"] for line in found.fields] == ["tasks completed"]
