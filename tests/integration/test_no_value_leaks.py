@@ -35,7 +35,7 @@ from joblane import (
     task,
 )
 from joblane.cli.main import main
-from joblane.inspector.filter import Filter
+from joblane.inspector.filter import Filter, PauseScope
 from joblane.inspector.inspector import Inspector
 from joblane.inspector.permission import Permission, permission_of
 from joblane.inspector.scope import Scope
@@ -351,6 +351,7 @@ def ask(world: World, gathered: Gathered) -> None:
         "bulk_view": [],
         "line": [],
         "batch": [("all",)],
+        "performance": [(PauseScope.TYPE, "leak:one"), (PauseScope.TENANT, "")],
     }
     world.run("insert into joblane.batches (id) values ('all') on conflict do nothing")
     world.run("update joblane.tasks set tags = array['batch:all']")
