@@ -398,7 +398,17 @@ def browse(world: World, gathered: Gathered) -> None:
     keys = Keys(token="the-token", session="the-session", form="the-form-token")
     app = build(Desk(lambda: inspector, 1), port=8700, keys=keys)
     addresses = [
-        *("/", "/tasks", "/tasks?error=bad", "/dead", "/schedules", "/statistics", "/audit", "/bulk"),
+        *(
+            "/",
+            "/tasks",
+            "/tasks?error=bad",
+            "/dead",
+            "/schedules",
+            "/statistics",
+            "/runs?type=leak:one",
+            "/audit",
+            "/bulk",
+        ),
         *(f"{path}?id=leak:one-{how}" for path in ("/task", "/task/logs") for how in LOGGED),
     ]
     browser = TestClient(app, base_url="http://127.0.0.1:8700", cookies={"joblane-8700": keys.session})
