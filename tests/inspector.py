@@ -174,6 +174,9 @@ class FakeInspector:
                 return one
         raise UnknownBatchError(id)
 
+    def _failures(self, minutes: int, limit: int) -> tuple[TaskRow, ...]:
+        return tuple(row for row in self.rows if row.state in (State.RETRY, State.ARCHIVED))[:limit]
+
     def _performance(self, kind: PauseScope, name: str, within: timedelta) -> Performance:
         return views.performance(kind, name)
 

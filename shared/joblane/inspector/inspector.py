@@ -140,6 +140,14 @@ class Inspector:
         return statistics.statistics(self._scope, within, by)
 
     @needs(VIEW)
+    def failures(self, *, minutes: int = 60, limit: int = 20) -> tuple[views.TaskRow, ...]:
+        """The last failed runs, latest end first: their tasks, with the end and the error of the run.
+
+        ``minutes``: 1 to 240. ``limit``: 1 to 500.
+        """
+        return listing.failures(self._scope, minutes, limit)
+
+    @needs(VIEW)
     def performance(self, kind: PauseScope, name: str, *, within: timedelta = timedelta(days=1)) -> views.Performance:
         """The runs of a type or a tenant over time. ``kind``: ``type`` or ``tenant``. ``within``: 5 minutes to 30 days.
 

@@ -12,6 +12,8 @@ from joblane.inspector.filter import PauseScope
 from joblane.inspector.inspector import Inspector
 from joblane.maintenance import run_statistics
 from joblane.maintenance.run_statistics import add_up
+from tests.builders.rows import put
+from tests.samples import sample_one
 from tests.world import World
 
 NOW = datetime.now(UTC).replace(second=0, microsecond=0)
@@ -72,6 +74,35 @@ def test_a_tenants_runs_are_by_hour(ended: World, inspector: Inspector) -> None:
     assert found.step_seconds == 3600
     assert 18 <= found.total.number <= 21
     assert inspector.performance(PauseScope.TENANT, "globex").total.number == 0
+
+
+def test_the_last_failures_are_listed_by_their_end(deployed: World, inspector: Inspector) -> None:
+    # given a task of long ago that has failed now, one that failed earlier and has completed since, and two others
+    for id_, minutes, outcome in (
+        ("old", 1, "archived"),
+        ("done", 5, "failed"),
+        ("good", 0, "completed"),
+        ("far", 90, "lost"),
+    ):
+        put(deployed, sample_one, id_, state="completed")
+        deployed.run(
+            "insert into joblane.task_attempts (task_id, run, attempt, generation, started_at, finished_at, outcome,"
+            " error_type, error_message) values ($1, 1, 2, 1, clock_timestamp() - make_interval(mins => $2::int + 1),"
+            " clock_timestamp() - make_interval(mins => $2::int), $3, 'ValueError', 'bad')",
+            id_,
+            str(minutes),
+            outcome,
+        )
+    deployed.run("update joblane.tasks set created_at = created_at - interval '9 days' where id = 'old'")
+    # then
+    found = inspector.failures(minutes=60)
+    assert [(row.id, row.attempts, row.error_type) for row in found] == [
+        ("old", 2, "ValueError"),
+        ("done", 2, "ValueError"),
+    ]
+    assert [row.id for row in inspector.failures(minutes=240, limit=3)] == ["old", "done", "far"]
+    with pytest.raises(SelectionError, match=r"^minutes: "):
+        inspector.failures(minutes=241)
 
 
 @pytest.mark.parametrize(

@@ -339,6 +339,7 @@ def test_watch_in_a_pipe_or_a_dumb_terminal_prints_one_frame(
         monkeypatch.setenv(name, value)
     stub.answers["overview"] = views.overview()
     stub.answers["tasks"] = lambda chosen, **_: Page((views.task_row(state=chosen.states[0]),), None)
+    stub.answers["failures"] = (views.task_row(state=State.RETRY),)
     # when
     ran = jobs("watch")
     # then
@@ -346,7 +347,8 @@ def test_watch_in_a_pipe_or_a_dumb_terminal_prints_one_frame(
     assert ran.out.count("Active") == 1
     assert "Latest failures" in ran.out
     chosen = [arguments[0] for arguments, _ in stub.called("tasks")]
-    assert chosen == [Filter(states=(State.ACTIVE,)), Filter(states=(State.RETRY, State.ARCHIVED))]
+    assert chosen == [Filter(states=(State.ACTIVE,))]
+    assert stub.called("failures") == [((), {"minutes": 30, "limit": 8})]
 
 
 @pytest.mark.parametrize("command", ["queues", "watch"])
