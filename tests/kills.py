@@ -35,11 +35,11 @@ from joblane.sqs.client import Entry, Sqs
 from joblane.testing.faults import HookedDatabase, Send
 from joblane.worker.worker import Worker
 from tests.builders.events import LambdaContext
-from tests.samples import Sample, behaviour, sample_batch, sample_forgotten, sample_one
+from tests.samples import Sample, behaviour, sample_async, sample_batch, sample_forgotten, sample_one
 from tests.samples_long import HANDLED, sample_long
 from tests.world import PREFIX, World
 
-TASKS = {task.type: task for task in (sample_one, sample_batch, sample_forgotten, sample_long, jobs_bulk)}
+TASKS = {task.type: task for task in (sample_one, sample_async, sample_batch, sample_forgotten, sample_long, jobs_bulk)}
 KILLED = -signal.SIGKILL
 DEATHS = {
     "after the claim": CLAIM,
@@ -60,6 +60,16 @@ def die() -> None:
 @behaviour
 def write_effect(payload: Sample, ctx: TaskContext) -> str:
     ctx.session.execute(text("insert into effects values (:id, :what)"), {"id": ctx.task_id, "what": "done"})
+    return "written"
+
+
+@behaviour
+async def write_effects_by_item(payload: Sample, ctx: TaskContext) -> str:
+    async for item in ctx.aeach(["a", "b"]):
+        await ctx.async_session.execute(
+            text("insert into effects values (:id, :what)"), {"id": ctx.task_id, "what": item}
+        )
+    await ctx.async_session.execute(text("insert into effects values (:id, 'end')"), {"id": ctx.task_id})
     return "written"
 
 

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     from joblane.declaration import Task
     from joblane.enqueue.result import Enqueued
+    from joblane.enqueue.session import AnySession
     from joblane.payload import Payload
     from joblane.producer import Producer
     from joblane.record.insert import NewTask
@@ -50,7 +51,7 @@ class Batch:
         self,
         client: Producer,
         id: str,  # noqa: A002
-        session: Session | None,
+        session: AnySession | None,
         *,
         on_end: Job | None = None,
         on_success: Job | None = None,

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar, Unpack
 
 from pg8000.exceptions import Error as PostgresError
 
-from joblane.enqueue.foreign import opened
+from joblane.enqueue.foreign import place
 from joblane.enqueue.result import Enqueued
 from joblane.enqueue.wake import wake
 from joblane.errors import (
@@ -32,13 +32,11 @@ from joblane.record.transitions import CANCEL
 from joblane.sqs.message import ID_PATTERN
 
 if TYPE_CHECKING:
-    from sqlalchemy.ext.asyncio import AsyncSession
-    from sqlalchemy.orm import Session
-
     from joblane.batch import Batch
     from joblane.client_limits import Limits
     from joblane.declaration import Task
-    from joblane.enqueue.foreign import AfterCommit, AsyncAfterCommit, Foreign
+    from joblane.enqueue.foreign import AfterCommit, AsyncAfterCommit
+    from joblane.enqueue.session import AnyAsyncSession, AnySession
     from joblane.payload import Payload
 
 FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 0.05, 2.0
@@ -66,7 +64,7 @@ class JobClient(Producer):
         task: Task[P, Any],
         payload: P,
         *,
-        session: Session | None = None,
+        session: AnySession | None = None,
         connection: object = None,
         after_commit: AfterCommit | None = None,
         **options: Unpack[JobOptions],
@@ -76,10 +74,10 @@ class JobClient(Producer):
         Args:
             task: A function declared by ``@task``.
             payload: An instance of the task's payload class.
-            session: An SQLAlchemy ``Session`` or ``scoped_session``. The task exists once the session commits; its
+            session: A session of SQLAlchemy. The task exists once the session commits; its
                 message is sent after that. None: the client commits the row and sends the message at once.
             connection: A connection of psycopg or of Django, in place of ``session``. The task exists once its
-                transaction commits.
+                transaction commits. None: none.
             after_commit: Gets a function without arguments that sends the message; call it after the commit. Required
                 with a connection of psycopg, for example ``callbacks.append`` of a list. None with a connection of
                 Django: its ``on_commit`` calls the function.
@@ -95,14 +93,14 @@ class JobClient(Producer):
             MissingSettingError: ``DATABASE_URL`` is not set.
         """
         check_names(options)
-        place = _place(session, connection, after_commit)
-        return self.enqueue_one(Job(task, payload, **options), place, {})
+        where = place(session, connection, after_commit)
+        return self.enqueue_one(Job(task, payload, **options), where, {})
 
     def enqueue_many(
         self,
         jobs: Iterable[Job],
         *,
-        session: Session | None = None,
+        session: AnySession | None = None,
         connection: object = None,
         after_commit: AfterCommit | None = None,
     ) -> list[Enqueued | JobError]:
@@ -124,14 +122,14 @@ class JobClient(Producer):
             DatabaseUnavailableError: the database is unavailable.
             WrongStageError: the database belongs to another stage.
         """
-        return self.enqueue_all(jobs, _place(session, connection, after_commit), {})
+        return self.enqueue_all(jobs, place(session, connection, after_commit), {})
 
     async def aenqueue(
         self,
         task: Task[P, Any],
         payload: P,
         *,
-        session: AsyncSession | None = None,
+        session: AnyAsyncSession | None = None,
         connection: object = None,
         after_commit: AsyncAfterCommit | None = None,
         **options: Unpack[JobOptions],
@@ -144,28 +142,29 @@ class JobClient(Producer):
         Args:
             task: A function declared by ``@task``.
             payload: An instance of the task's payload class.
-            session: An SQLAlchemy ``AsyncSession`` or ``async_scoped_session``. The task exists once the session
-                commits. ``await session.commit()`` ends when the message is sent, in a thread.
+            session: An asynchronous session of SQLAlchemy. The task exists once the session commits. A thread sends the
+                message, and ``await session.commit()`` ends after that. None: a thread commits the row and sends the
+                message at once.
             connection: A connection of asyncpg, or an ``AsyncConnection`` of psycopg, in place of ``session``. The task
-                exists once its transaction commits.
+                exists once its transaction commits. None: none.
             after_commit: Gets an asynchronous function without arguments that sends the message; await it after the
                 commit. Required with ``connection``, for example ``callbacks.append`` of a list.
             options: The enqueue options, see :class:`~joblane.job.Job`.
         """
         check_names(options)
-        place = _async_place(session, connection, after_commit)
-        return await self.aenqueue_one(Job(task, payload, **options), place, {})
+        where = place(session, connection, after_commit, is_async=True)
+        return await self.aenqueue_one(Job(task, payload, **options), where, {})
 
     async def aenqueue_many(
         self,
         jobs: Iterable[Job],
         *,
-        session: AsyncSession | None = None,
+        session: AnyAsyncSession | None = None,
         connection: object = None,
         after_commit: AsyncAfterCommit | None = None,
     ) -> list[Enqueued | JobError]:
         """Enqueue many tasks without blocking the event loop, see :meth:`enqueue_many` and :meth:`aenqueue`."""
-        return await self.aenqueue_all(jobs, _async_place(session, connection, after_commit), {})
+        return await self.aenqueue_all(jobs, place(session, connection, after_commit, is_async=True), {})
 
     def batch(
         self,
@@ -173,7 +172,7 @@ class JobClient(Producer):
         *,
         on_end: Job | None = None,
         on_success: Job | None = None,
-        session: Session | None = None,
+        session: AnySession | None = None,
     ) -> Batch:
         """Return a new batch: tasks whose common end starts a callback. See :class:`~joblane.batch.Batch`.
 
@@ -326,17 +325,3 @@ class _Waiting:
         pause = min(self._pause, max(0.0, self._ends - time.monotonic()))
         self._pause = min(self._pause * 1.5, LONGEST_PAUSE_SECONDS)
         return pause
-
-
-def _place(session: Session | None, connection: object, after_commit: AfterCommit | None) -> Session | Foreign | None:
-    if connection is None and after_commit is None:
-        return session
-    return opened(connection, after_commit, session, is_async=False)
-
-
-def _async_place(
-    session: AsyncSession | None, connection: object, after_commit: AsyncAfterCommit | None
-) -> AsyncSession | Foreign | None:
-    if connection is None and after_commit is None:
-        return session
-    return opened(connection, after_commit, session, is_async=True)

@@ -225,11 +225,13 @@ class TaskContext:
         None: the task is no member of a batch."""
         from joblane.batch import Batch
 
+        self._refuse_async("ctx.batch", "ctx.session")
         id_ = self._claim.options.get("batch")
         return None if id_ is None else Batch.of_member(self._client, id_, self.session, self._links)
 
     def new_batch(self, id: str, *, on_end: Job | None = None, on_success: Job | None = None) -> Batch:  # noqa: A002
         """Return a new batch in this task's transaction. See :meth:`JobClient.batch`."""
+        self._refuse_async("ctx.new_batch", "ctx.session")
         from joblane.batch import Batch
 
         return Batch(self._client, id, self.session, on_end=on_end, on_success=on_success, links=self._links)

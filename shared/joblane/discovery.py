@@ -6,7 +6,8 @@ import importlib
 import sys
 import traceback
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from types import ModuleType
@@ -26,6 +27,28 @@ LIBRARY = "joblane.functions"
 """The package of the library's own tasks and functions: the sweep, bulk actions and the control API."""
 
 
+@dataclass(frozen=True, slots=True)
+class Broken:
+    """A handler that cannot be used. ``folder``: its folder in the package. ``text``: file, line and error."""
+
+    folder: str
+    text: str
+
+
+_broken: list[Broken] | None = None
+"""None: a broken handler is an error."""
+
+
+def leave_out_broken() -> list[Broken]:
+    """Let this process discover the tasks without those whose handlers are broken, as a development server must.
+
+    Returns the list to which each discovery adds the broken handlers.
+    """
+    global _broken  # noqa: PLW0603
+    _broken = []
+    return _broken
+
+
 def discover(package: str | None = None, *, times: Times | None = None) -> dict[str, Task[Any, Any]]:
     """Return every task under ``package`` (default: the project's) and the library's own tasks, by type, sorted.
 
@@ -37,12 +60,14 @@ def discover(package: str | None = None, *, times: Times | None = None) -> dict[
     """
     tasks: dict[str, Task[Any, Any]] = {}
     for where, folder, module in _handlers(package):
-        task = _task_of(module, where, folder)
-        if task is not None and tasks.setdefault(task.type, task) is not task:
-            raise DeclarationError(f"{where}: {task.type!r} is a task of the library; use another type")
+        with _left_out(folder):
+            task = _task_of(module, where, folder)
+            if task is not None and tasks.setdefault(task.type, task) is not task:
+                raise DeclarationError(f"{where}: {task.type!r} is a task of the library; use another type")
     tasks = dict(sorted(tasks.items()))
-    for task in tasks.values():
-        _check_references(task, tasks)
+    for task in list(tasks.values()):
+        with _left_out(task.folder, tasks):
+            _check_references(task, tasks)
     check_shared({type_: task.flow for type_, task in tasks.items() if task.flow})
     times = schedules.of_environment() if times is None else times
     return {type_: schedules.apply(task, times) for type_, task in tasks.items()}
@@ -75,17 +100,52 @@ def _handlers(package: str | None) -> Iterator[tuple[str, str, ModuleType]]:
         root = _folder_of(parent)
         for path in sorted(root.glob("*/handler.py")):
             folder = path.parent.name
-            try:
-                module = importlib.import_module(f"{parent}.{folder}.handler")
-            except JobError:
-                raise
-            except (Exception, SystemExit) as error:
-                origin = _origin(error, path, root.parents[parent.count(".")])
-                raise DeclarationError(
-                    f"{origin}\n{_hint(error)}Fix it and run this again; "
-                    f"`python -m {parent}.{folder}.handler` shows the whole traceback."
-                ) from error
-            yield f"{parent}/{folder}/handler.py", folder, module
+            module = None
+            with _left_out(folder):
+                module = _imported(parent, path)
+            if module is not None:
+                yield f"{parent}/{folder}/handler.py", folder, module
+
+
+def _imported(parent: str, path: Path) -> ModuleType:
+    """Import a ``handler.py`` of the package ``parent``. Raises :class:`DeclarationError`, with file and line."""
+    name = f"{parent}.{path.parent.name}.handler"
+    try:
+        return importlib.import_module(name)
+    except JobError:
+        raise
+    except (Exception, SystemExit) as error:
+        raise DeclarationError(_advised(error, path, name)) from error
+
+
+def _advised(error: BaseException, path: Path, name: str) -> str:
+    """Return file and line of an error in the import of the module ``name`` at ``path``, and what to do."""
+    origin = _origin(error, path, path.parents[name.count(".")])
+    again = "Fix it and run this again" if _broken is None else "Fix it and save"
+    return f"{origin}\n{_hint(error)}{again}; `python -m {name}` shows the whole traceback."
+
+
+def text_of_broken(type_: str, error: BaseException) -> str:
+    """Return the text of an error that :func:`load` has raised for a type of the project."""
+    if isinstance(error, JobError):
+        return str(error)
+    name = f"{settings.functions()}.{folder_of(type_)}.handler"
+    root = Path(next(iter(importlib.import_module(settings.functions()).__path__)))
+    return _advised(error, root / folder_of(type_) / "handler.py", name)
+
+
+@contextmanager
+def _left_out(folder: str, tasks: dict[str, Task[Any, Any]] | None = None) -> Iterator[None]:
+    """Note an error of the handler in ``folder``, and remove its task from ``tasks``; see :func:`leave_out_broken`."""
+    try:
+        yield
+    except JobError as error:
+        if _broken is None:
+            raise
+        if not any(broken.folder == folder for broken in _broken):
+            _broken.append(Broken(folder, str(error)))
+        for type_ in [type_ for type_ in tasks or () if folder_of(type_) == folder]:
+            tasks.pop(type_)  # type: ignore[union-attr]
 
 
 def _folder_of(package: str) -> Path:

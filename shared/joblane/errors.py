@@ -346,6 +346,8 @@ class LeaseLostError(JobError):
 MAX_TEXT = 2_000
 
 
+NOT_IN_DEV = "NotInJoblaneDev"
+"""Code of AWS's errors with which `joblane dev` answers calls of services other than SQS."""
 UNDEFINED_FUNCTION = "42883"
 """SQLSTATE of a function that does not exist. The library's functions have the version of their code in their names."""
 

@@ -31,7 +31,7 @@ class EventLoop:
         follow_forks(self, EventLoop._after_fork)
 
     def run(self, work: Callable[[], Coroutine[Any, Any, T]]) -> T:
-        """Run a coroutine to its end.
+        """Run the coroutine that ``work`` returns to its end. ``work`` itself is called outside of the loop.
 
         Raises :class:`JobError` if a loop runs in this thread already.
         """
@@ -43,10 +43,11 @@ class EventLoop:
                 "an asyncio loop runs in this thread already, and an async handler has a loop of its own; call this in "
                 "another thread: await asyncio.to_thread(…)"
             )
+        coroutine = work()
         if self._runner is None:
             self._runner = asyncio.Runner()
             self._runner.get_loop().set_exception_handler(_handle_error)
-        return self._runner.run(work(), context=contextvars.copy_context())
+        return self._runner.run(coroutine, context=contextvars.copy_context())
 
     def closes(self, connection: Any) -> None:
         """Call ``connection.terminate()`` when the loop is discarded, and ``connection.abandon()`` after a fork."""

@@ -22,7 +22,7 @@ from joblane import settings, telemetry
 from joblane.enqueue.chain import DEPTH, not_granted, too_deep
 from joblane.enqueue.check import check, delay_seconds, seconds_until
 from joblane.enqueue.foreign import Foreign
-from joblane.enqueue.insert import insert_again, insert_tasks
+from joblane.enqueue.insert import insert_again, insert_tasks, is_lost, refusal
 from joblane.enqueue.outbox import INLINE_SENDS, Outbox
 from joblane.enqueue.result import Enqueued, enqueued, near_tasks, refuse_repeats, results, to_send
 from joblane.enqueue.session import asynchronous, plain, runner, translated
@@ -33,13 +33,11 @@ from joblane.errors import (
     EnqueueError,
     JobError,
     SendError,
-    sqlstate,
     text_of,
 )
 from joblane.forking import follow_forks
 from joblane.job import Job
 from joblane.queues import check_prefix
-from joblane.record.connection import REFUSED_CLASSES, SHUT_DOWN
 from joblane.record.database import Database
 from joblane.record.insert import NewTask
 from joblane.record.serve import Turn, serve
@@ -49,10 +47,10 @@ from joblane.sqs.client import PAUSED, Entry, Sqs
 
 if TYPE_CHECKING:
     from sqlalchemy import Engine
-    from sqlalchemy.ext.asyncio import AsyncSession
     from sqlalchemy.orm import Session
 
     from joblane.declaration import Task
+    from joblane.enqueue.session import AnyAsyncSession, AnySession
     from joblane.enqueue.threads import Threads
     from joblane.record.connection import Connection
 
@@ -86,7 +84,7 @@ class Producer:
         client._opened, client._sqs, client._prefix, client._owns = database, sqs, prefix, False
         return client
 
-    def enqueue_one(self, job: Job, session: Session | Foreign | None, links: Mapping[str, Any]) -> Enqueued:
+    def enqueue_one(self, job: Job, session: AnySession | Foreign | None, links: Mapping[str, Any]) -> Enqueued:
         """Enqueue one job. ``links``: its relations to other tasks besides ``after``, see ``link_task.sql``."""
         result = self._enqueue([self.linked(self.checked(job), links)], session)[0]
         if isinstance(result, JobError):
@@ -94,19 +92,19 @@ class Producer:
         return result
 
     def enqueue_all(
-        self, jobs: Iterable[Job], session: Session | Foreign | None, links: Mapping[str, Any]
+        self, jobs: Iterable[Job], session: AnySession | Foreign | None, links: Mapping[str, Any]
     ) -> list[Enqueued | JobError]:
         """Enqueue jobs, see :meth:`enqueue_one`."""
         return self._enqueue([self.linked(task, links) for task in self._checked(jobs)], session)
 
     async def aenqueue_one(
-        self, job: Job, session: AsyncSession | Foreign | None, links: Mapping[str, Any]
+        self, job: Job, session: AnyAsyncSession | Foreign | None, links: Mapping[str, Any]
     ) -> Enqueued:
         """Enqueue one job as :meth:`enqueue_one` does, without blocking the event loop."""
         return await self._without_blocking(self.enqueue_one, job, session, links)
 
     async def aenqueue_all(
-        self, jobs: Iterable[Job], session: AsyncSession | Foreign | None, links: Mapping[str, Any]
+        self, jobs: Iterable[Job], session: AnyAsyncSession | Foreign | None, links: Mapping[str, Any]
     ) -> list[Enqueued | JobError]:
         """Enqueue jobs, see :meth:`aenqueue_one`."""
         return await self._without_blocking(self.enqueue_all, list(jobs), session, links)
@@ -115,7 +113,7 @@ class Producer:
         self,
         enqueue: Callable[[A, Any, Mapping[str, Any]], T],
         jobs: A,
-        session: AsyncSession | Foreign | None,
+        session: AnyAsyncSession | Foreign | None,
         links: Mapping[str, Any],
     ) -> T:
         """Call ``enqueue`` where it can wait: in a thread, or in the caller's transaction, whose driver waits."""
@@ -192,7 +190,7 @@ class Producer:
             if self._opened is not None and self._owns:
                 self._opened.drop()
 
-    def _enqueue(self, tasks: Sequence[NewTask], session: Session | Foreign | None) -> list[Enqueued | JobError]:
+    def _enqueue(self, tasks: Sequence[NewTask], session: AnySession | Foreign | None) -> list[Enqueued | JobError]:
         if not self._record:
             if session is not None:
                 name = "connection" if isinstance(session, Foreign) else "session"
@@ -256,13 +254,13 @@ class Producer:
                 return insert_tasks(run, tasks)
             except (PostgresError, OSError) as error:
                 database.drop()
-                if not (sent and _is_lost(error)):
-                    raise _refusal(error, tasks, may_exist=False) from error
+                if not (sent and is_lost(error)):
+                    raise refusal(error, tasks, may_exist=False) from error
             try:
                 return insert_again(run, tasks)
             except (PostgresError, OSError) as error:
                 database.drop()
-                raise _refusal(error, tasks, may_exist=True) from error
+                raise refusal(error, tasks, may_exist=True) from error
 
     def _send_recorded(self, inserted: Sequence[NewTask | JobError]) -> list[Enqueued | JobError]:
         """Send the messages that SQS can delay until they are due. The sweep sends the others, and those that fail."""
@@ -283,7 +281,7 @@ class Producer:
             )
         return {task.id for position, task in enumerate(tasks) if position not in failed}
 
-    def _insert_in(self, session: Session, tasks: Sequence[NewTask]) -> list[Enqueued | JobError]:
+    def _insert_in(self, session: AnySession, tasks: Sequence[NewTask]) -> list[Enqueued | JobError]:
         """Write the rows in the caller's transaction. Its commit sends their messages."""
         session = plain(session)
         self._check_stage(session)
@@ -307,7 +305,10 @@ class Producer:
         return Outbox.of(session, self.send_committed, self._always_in_thread)
 
     async def _always_in_thread(self, send: Callable[[], None]) -> None:
-        await self.threads.call(send, always=True)
+        try:
+            await self.threads.call(send, always=True)
+        except RuntimeError as error:  # no thread can be started: too many, or the interpreter ends
+            telemetry.logger().warning(NOT_SENT, extra={"error": text_of(error)})
 
     @cached_property
     def threads(self) -> Threads:
@@ -377,24 +378,3 @@ class Producer:
         """Make a new lock, which another thread of the parent may have held, and new threads."""
         self._lock = threading.Lock()
         self.__dict__.pop("threads", None)
-
-
-def _is_lost(error: Exception) -> bool:
-    """True if the connection broke. The server may have committed, and its answer was lost."""
-    code = sqlstate(error)
-    return code is None or code.startswith(SHUT_DOWN)
-
-
-def _refusal(error: Exception, tasks: Sequence[NewTask], *, may_exist: bool) -> JobError:
-    if (sqlstate(error) or "").startswith(REFUSED_CLASSES):
-        return EnqueueError("payload", f"the database cannot store it: {text_of(error)}")
-    if not may_exist:
-        return DatabaseUnavailableError(
-            f"the database did not accept the task: {text_of(error)}; nothing was written or sent, enqueue it again"
-        )
-    others = f" and {len(tasks) - 1} more" if len(tasks) > 1 else ""
-    return DatabaseUnavailableError(
-        f"the database did not answer: {text_of(error)}; the task may have been accepted. Its id is {tasks[0].id}"
-        f"{others}: check it with get(), or enqueue it again with this task_id, which makes no second task",
-        task_ids=[task.id for task in tasks],
-    )

@@ -56,6 +56,7 @@ def _usual(folder: Path, console: Console, only: list[str]) -> list[Ratio]:
             _configure(server, emulator)
             # Imported here, because these modules read the settings above.
             from tests.bench import (
+                asynchronous,
                 dead_letters,
                 delivering,
                 deploying,
@@ -92,6 +93,7 @@ def _usual(folder: Path, console: Console, only: list[str]) -> list[Ratio]:
                     "finishing": lambda: finishing.run(steady),
                     "first_claims": lambda: first_claims.run(steady),
                     "enqueueing": enqueueing.run,
+                    "async": asynchronous.run,
                     "dead_letters": dead_letters.run,
                     "end_to_end": lambda: end_to_end.run(server, emulator, folder),
                     "deploying": lambda: deploying.run(folder),

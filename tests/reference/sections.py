@@ -144,7 +144,7 @@ ERRORS: Mapping[str, Sequence[type[BaseException]]] = {
     "The testing kit": (KitError, NotRunError, CrashedError),
 }
 """Heading → the errors below it. A test compares them with all that the library defines."""
-INSIDE = {"Continued", "LoginError", "Killed", "_After", "Refusal"}
+INSIDE = {"AwsError", "Continued", "LoginError", "Killed", "_After", "Refusal"}
 """Errors that no caller meets."""
 INTERNAL = {"within", "send_committed", "close", "objects", "of_member"}
 """Public methods for the library alone; ``close`` of a context, while that of a client is for its user."""
@@ -180,6 +180,10 @@ SHORT_TYPES = {
     "Task[P, Any]": "task",
     "Task[P, R]": "task",
     "P": "`Payload`",
+    "AfterCommit": "function",
+    "AsyncAfterCommit": "function",
+    "AnySession": "`Session`, `scoped_session`",
+    "AnyAsyncSession": "`AsyncSession`, `async_scoped_session`",
     "Unpack[JobOptions]": "enqueue options",
     "Unpack[StageSettings]": "settings",
 }

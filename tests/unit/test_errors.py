@@ -47,6 +47,18 @@ def test_errors_carry_their_data_as_fields() -> None:
     assert "it has one in: default, low" in str(LaneError("a:b", "critical", ["default", "low"]))
 
 
+def test_the_text_of_another_drivers_error_has_its_code_and_no_value_of_a_row() -> None:
+    class UniqueViolationError(Exception):  # as asyncpg's and psycopg's
+        sqlstate = "23505"
+
+    error = UniqueViolationError('duplicate key value violates "members_email"\nDETAIL:  Key (email)=(ann@example.org)')
+    around = JobError("around")
+    around.__dict__["orig"] = error
+    for each in (error, around):
+        assert errors.sqlstate(each) == "23505"
+        assert errors.text_of(each) == 'duplicate key value violates "members_email" (23505)'
+
+
 @pytest.mark.parametrize("kind", [RetryAfter, Snooze])
 def test_an_outcome_with_a_delay_needs_a_timedelta_of_zero_or_more(kind: Any) -> None:
     assert kind(timedelta(0)).delay == timedelta(0)

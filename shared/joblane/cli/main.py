@@ -15,6 +15,7 @@ from joblane.cli.commands import (
     bulk,
     dead,
     deploy,
+    dev,
     enqueue,
     limits,
     local,
@@ -61,7 +62,7 @@ COMMANDS: Mapping[str, Mapping[str, Callable[..., Any]]] = {
         "invoke": enqueue.invoke,
         "schema": deploy.schema,
     },
-    "Local stack": {"up": local.up, "down": local.down, "status": local.status},
+    "Local stack": {"dev": dev.dev, "up": local.up, "down": local.down, "status": local.status},
     "Deploy": {
         "deploy": deploy.deploy,
         "migrate": deploy.migrate,

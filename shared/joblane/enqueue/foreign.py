@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Hashable, Sequence
 from functools import cache, partial
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 from joblane.enqueue.outbox import INLINE_SENDS
 from joblane.enqueue.session import NO_FUNCTIONS
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from joblane.enqueue.outbox import InThread, Send
     from joblane.record.insert import NewTask
 
+S = TypeVar("S")
 AfterCommit = Callable[[Callable[[], None]], object]
 """Keeps a function, which the caller calls after the commit."""
 AsyncAfterCommit = Callable[[Callable[[], Awaitable[None]]], object]
@@ -209,6 +210,15 @@ KINDS: dict[tuple[str, str], type[Foreign]] = {
     ("django", "ConnectionProxy"): Django,
 }
 """Package and name of a class → its transactions."""
+
+
+def place(
+    session: S, connection: Any, after_commit: Callable[[Any], object] | None, *, is_async: bool = False
+) -> S | Foreign:
+    """Return the session, or the open transaction of a caller's connection. Raises :class:`EnqueueError`."""
+    if connection is None and after_commit is None:
+        return session
+    return opened(connection, after_commit, session, is_async=is_async)
 
 
 def opened(

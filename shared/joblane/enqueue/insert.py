@@ -13,9 +13,18 @@ from typing import Any
 
 from joblane.enqueue.check import with_row_id
 from joblane.enqueue.parents import refuse_unknown
-from joblane.errors import DuplicateTaskError, JobError, TaskIdConflictError
+from joblane.errors import (
+    DatabaseUnavailableError,
+    DuplicateTaskError,
+    EnqueueError,
+    JobError,
+    TaskIdConflictError,
+    sqlstate,
+    text_of,
+)
 from joblane.json_values import digest
 from joblane.queues import Queue
+from joblane.record.connection import REFUSED_CLASSES, SHUT_DOWN
 from joblane.record.insert import EXISTING, INSERT, REPLACE, SAME, NewTask
 from joblane.record.push import PUSH
 from joblane.record.states import State
@@ -91,6 +100,27 @@ def insert_again(run: Run, tasks: Sequence[NewTask]) -> list[NewTask | JobError]
             task.due_seconds = due
             results[position] = task
     return results
+
+
+def is_lost(error: Exception) -> bool:
+    """True if the connection broke. The server may have committed, and its answer was lost."""
+    code = sqlstate(error)
+    return code is None or code.startswith(SHUT_DOWN)
+
+
+def refusal(error: Exception, tasks: Sequence[NewTask], *, may_exist: bool) -> JobError:
+    if (sqlstate(error) or "").startswith(REFUSED_CLASSES):
+        return EnqueueError("payload", f"the database cannot store it: {text_of(error)}")
+    if not may_exist:
+        return DatabaseUnavailableError(
+            f"the database did not accept the task: {text_of(error)}; nothing was written or sent, enqueue it again"
+        )
+    others = f" and {len(tasks) - 1} more" if len(tasks) > 1 else ""
+    return DatabaseUnavailableError(
+        f"the database did not answer: {text_of(error)}; the task may have been accepted. Its id is {tasks[0].id}"
+        f"{others}: check it with get(), or enqueue it again with this task_id, which makes no second task",
+        task_ids=[task.id for task in tasks],
+    )
 
 
 def _is_conflict(result: NewTask | JobError) -> bool:

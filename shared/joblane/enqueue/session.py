@@ -14,13 +14,16 @@ from joblane.record.functions import VERSION
 
 if TYPE_CHECKING:
     from sqlalchemy import TextClause
-    from sqlalchemy.ext.asyncio import AsyncSession
-    from sqlalchemy.orm import Session
+    from sqlalchemy.ext.asyncio import AsyncSession, async_scoped_session
+    from sqlalchemy.orm import Session, scoped_session
+
+    AnySession = Session | scoped_session[Any]
+    AnyAsyncSession = AsyncSession | async_scoped_session[Any]
 
 NO_FUNCTIONS = f"the database lacks the functions of this code, version {VERSION}: run `joblane migrate` of this code"
 
 
-def plain(session: Session) -> Session:
+def plain(session: AnySession) -> Session:
     """Return the session that a ``scoped_session`` has now.
 
     Raises :class:`EnqueueError` for anything else, and for a session whose statements commit by themselves.
@@ -44,7 +47,7 @@ def plain(session: Session) -> Session:
     return session
 
 
-def asynchronous(session: AsyncSession) -> AsyncSession:
+def asynchronous(session: AnyAsyncSession) -> AsyncSession:
     """Return the session that an ``async_scoped_session`` has now. Raises :class:`EnqueueError` for anything else."""
     from sqlalchemy.ext.asyncio import AsyncSession, async_scoped_session
     from sqlalchemy.orm import Session, scoped_session

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shlex
 import stat
@@ -9,6 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from joblane.local.errors import LocalError
+from joblane.project import FUNCTIONS, Project
 
 VARIABLES = (
     "AWS_ENDPOINT_URL",
@@ -23,6 +25,23 @@ VARIABLES = (
     "JOBLANE_SCHEDULES",
 )
 """Addresses and names of the stack. The file has the settings of its tasks, too."""
+
+
+def addresses(
+    endpoint: str, *, region: str, database_url: str, project: Project, prefix: str, schedules: Mapping[str, object]
+) -> dict[str, str]:
+    """Return the variables with which a program uses a stack of this machine."""
+    return {
+        "AWS_ENDPOINT_URL": endpoint,
+        "AWS_ACCESS_KEY_ID": "test",
+        "AWS_SECRET_ACCESS_KEY": "test",
+        "AWS_DEFAULT_REGION": region,
+        "AWS_REGION": region,  # SDKs other than Python's read this name
+        "DATABASE_URL": database_url,
+        **({} if project.functions == FUNCTIONS else {"JOBLANE_FUNCTIONS": project.functions}),
+        "JOBLANE_PREFIX": prefix,
+        "JOBLANE_SCHEDULES": json.dumps(schedules),
+    }
 
 
 def write(path: Path, variables: Mapping[str, str]) -> None:

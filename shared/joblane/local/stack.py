@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import atexit
 import fcntl
-import json
 import os
 import sys
 from collections.abc import Iterator, Mapping
@@ -29,12 +28,13 @@ from rich.console import Console
 from joblane.local import env_file
 from joblane.local.daemon import Daemon
 from joblane.local.deployment import Deployment, app_command, cdk_json, local_stage
+from joblane.local.dev import lock
 from joblane.local.errors import LocalError
 from joblane.local.ministack import MiniStack, is_healthy
 from joblane.local.postgres import Postgres
 from joblane.local.progress import Steps
 from joblane.local.tools import Tools, clean_environment
-from joblane.project import FUNCTIONS, Project
+from joblane.project import Project
 
 PREFIX = "jobs"
 REGION = "us-east-1"
@@ -101,17 +101,17 @@ class LocalStack:
     @property
     def environment(self) -> dict[str, str]:
         """Addresses and names in `env_file`. The file has the settings of the tasks, too."""
+        schedules = local_stage(self.project, self._stage).get("schedules", {})
         return {
-            "AWS_ENDPOINT_URL": self.endpoint,
             "AWS_ENDPOINT_URL_S3": self.endpoint,
-            "AWS_ACCESS_KEY_ID": "test",
-            "AWS_SECRET_ACCESS_KEY": "test",
-            "AWS_DEFAULT_REGION": self.region,
-            "AWS_REGION": self.region,  # SDKs other than Python's read this name
-            "DATABASE_URL": self.database_url,
-            **({} if self.project.functions == FUNCTIONS else {"JOBLANE_FUNCTIONS": self.project.functions}),
-            "JOBLANE_PREFIX": self.prefix,
-            "JOBLANE_SCHEDULES": json.dumps(local_stage(self.project, self._stage).get("schedules", {})),
+            **env_file.addresses(
+                self.endpoint,
+                region=self.region,
+                database_url=self.database_url,
+                project=self.project,
+                prefix=self.prefix,
+                schedules=schedules,
+            ),
         }
 
     @property
@@ -121,6 +121,7 @@ class LocalStack:
 
     def check(self) -> None:
         """Raise the errors of `up` that can be found before anything is fetched or started."""
+        lock.refuse_if_held(self.folder)
         local_stage(self.project, self._stage)
         app_command(cdk_json(self.project).get("app"))
         self._make_folder()
@@ -166,6 +167,11 @@ class LocalStack:
 
     def status(self) -> dict[str, tuple[bool, str]]:
         """Return for each part true if it runs, and its address or log."""
+        if lock.is_held(self.folder):
+            return {
+                "PostgreSQL": (self.postgres.running, self.postgres.address),
+                "joblane dev": (True, str(self.folder / "dev.log")),
+            }
         address = self.emulator.address if self.emulator else self.endpoint
         is_own = self.emulator is None or self.emulator.pid is not None
         return {
@@ -231,9 +237,10 @@ class LocalStack:
     def _alone(self) -> Iterator[None]:
         """Lock the folder, so that a second `up` or `down` waits for the first."""
         self._make_folder()
-        lock = os.open(self.folder / "lock", os.O_CREAT | os.O_RDWR, 0o600)
+        turn = os.open(self.folder / "lock", os.O_CREAT | os.O_RDWR, 0o600)
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX)
+            fcntl.flock(turn, fcntl.LOCK_EX)
+            lock.refuse_if_held(self.folder)
             yield
         finally:
-            os.close(lock)
+            os.close(turn)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -81,6 +82,20 @@ class AsyncConnection:
             yield
         finally:
             self._seconds = before
+
+    @contextmanager
+    def limited(self) -> Iterator[None]:
+        """Limit the time of a statement that SQLAlchemy runs, inside :meth:`bounded`."""
+        limit = asyncio.timeout(self._seconds)
+        await_only(limit.__aenter__())
+        try:
+            yield
+        except BaseException:
+            if limit.expired():
+                self.terminate()
+            await_only(limit.__aexit__(*sys.exc_info()))  # raises TimeoutError in the place of the cancellation
+            raise
+        await_only(limit.__aexit__(None, None, None))
 
     def run(self, sql: str, *parameters: Any) -> list[Row]:
         """Execute ``sql`` with ``$1``-style parameters and return its rows."""

@@ -8,6 +8,8 @@ statements on it run inside :meth:`AsyncConnection.bounded`.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
+from contextlib import nullcontext
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -61,11 +63,21 @@ class AsyncDatabase:
             json_deserializer=read_json,
         )
         event.listen(engine.sync_engine, "checkout", check)
+        dialect = engine.sync_engine.dialect
+        for name in ("do_commit", "do_rollback"):
+            setattr(dialect, name, self._limited(getattr(dialect, name)))
         return engine
+
+    def _limited(self, statement: Callable[[Any], None]) -> Callable[[Any], None]:
+        def run(used: Any) -> None:
+            with nullcontext() if self._connection is None else self._connection.limited():
+                statement(used)
+
+        return run
 
     def get(self) -> AsyncConnection:
         """Return the open connection, or a new one."""
-        if self._connection is None or not self._connection.usable:
+        if self._connection is None or not self._connection.answers():
             self.drop()
             self.engine.sync_engine.connect().close()
         assert self._connection is not None

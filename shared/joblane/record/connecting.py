@@ -110,6 +110,21 @@ def connected(connect: Callable[..., T], *, url_secret: str | None = None, **opt
     return _logged_in(connect, **_options_in(url_secret), **options)
 
 
+def address_of(url: str, *, again: bool = False) -> dict[str, Any]:
+    """Return host, port, login, database and ca_file of an address, for a driver that connects by itself.
+
+    ``again``: read the secret of the address once more, after the server has refused its login. Raises ValueError, and
+    :class:`LoginError` if a secret cannot be read.
+    """
+    options = connect_options(url, None)
+    if "url_secret" not in options:
+        del options["startup"], options["limits"]
+        return options
+    if again:
+        forget(options["url_secret"])
+    return _options_in(options["url_secret"])
+
+
 def _options_in(secret: str) -> dict[str, Any]:
     """Return the options of :func:`_logged_in` for the URL in a secret. Raises :class:`LoginError`."""
     try:

@@ -17,7 +17,8 @@ from joblane.errors import DeclarationError, sqlstate, text_of
 from joblane.queues import check_prefix
 from joblane.record.connection import LOCK_NOT_AVAILABLE, Connection, is_unavailable
 from joblane.record.database import Database
-from joblane.record.migrations import LOCK, checked_revision, is_newer, script, upgrade
+from joblane.record.functions import installed
+from joblane.record.migrations import LOCK, applied, checked_revision, is_newer, newest, script, upgrade
 from joblane.record.stage import WRITE_STAGE, check_project, check_schema, check_stage, take_stage
 from joblane.record.task_types import literal, register, register_statement
 
@@ -139,6 +140,11 @@ def migrate(
             in_turn(lambda: _grant(database, user, by_iam=by_iam))
         revision = checked_revision(database.get()) or ""
     return Migrated(len(tasks), revision, is_newer(revision))
+
+
+def is_migrated(connection: Connection) -> bool:
+    """True if the schema and the functions are those of this code."""
+    return applied(connection) == newest() and installed(connection)
 
 
 def migration_sql(url: str | None) -> str:

@@ -122,17 +122,18 @@ class RunSession:
             )
         if not self.can_be_async:
             raise JobError(NO_PACKAGES)
-        from sqlalchemy.ext.asyncio import AsyncSession
+        with self.uninterrupted:  # a half-imported driver would fail in every later run of the process
+            from sqlalchemy.ext.asyncio import AsyncSession
 
-        from joblane.record.async_session import RunsSession
+            from joblane.record.async_session import RunsSession
 
-        database = self._own.asynchronous
-        # Without expiry, because an expired attribute would be read by a statement, which needs an await.
-        made = AsyncSession(
-            database.engine, sync_session_class=RunsSession, expire_on_commit=False, close_resets_only=False
-        )
-        self.database = database
-        self.session = self._watched(made.sync_session)
+            database = self._own.asynchronous
+            # Without expiry, because an expired attribute would be read by a statement, which needs an await.
+            made = AsyncSession(
+                database.engine, sync_session_class=RunsSession, expire_on_commit=False, close_resets_only=False
+            )
+            self.database = database
+            self.session = self._watched(made.sync_session)
         return made
 
     async def awaited(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
@@ -158,10 +159,11 @@ class RunSession:
 
         It refuses a commit by the handler.
         """
-        from sqlalchemy.orm import Session
-
         if self._joined is not None:
             raise JobError(ONE_SESSION)
+        with self.uninterrupted:
+            from sqlalchemy.orm import Session
+
         return self._watched(Session(self.database.engine))
 
     def _watched(self, session: Session) -> Session:
@@ -260,6 +262,8 @@ class RunSession:
 
         Raises :class:`LeaseLostError` if ``mark`` returns False.
         """
+        if self._joined is not None:
+            raise JobError(ONE_SESSION)
         self.flush()
         with self._committing_now():
             if not mark(self.connection(), self._id, self._token):

@@ -14,14 +14,16 @@ from joblane.context import TaskContext
 from joblane.declaration import Task
 from joblane.discovery import load
 from joblane.errors import DeclarationError, JobError
+from joblane.local.lambda_context import LambdaContext
+from joblane.local.memory_queues import QueuedMessage
 from joblane.queues import Queue, lane_name
 from joblane.record.database import Database
 from joblane.sqs.message import decode
 from joblane.sqs.tick import tick_id
 from joblane.testing.errors import Killed, KitError
 from joblane.testing.faults import Faults, Killer, Kind
-from joblane.testing.process import LambdaContext, alarm_restored, refuse_running_loop
-from joblane.testing.queues import MemoryQueues, QueuedMessage
+from joblane.testing.process import alarm_restored, refuse_running_loop
+from joblane.testing.queues import KitQueues
 from joblane.testing.report import Deliveries
 from joblane.worker.worker import Worker
 
@@ -65,7 +67,7 @@ class Lanes:
     """
 
     def __init__(
-        self, url: str, prefix: str, queues: MemoryQueues, faults: Faults, stand_still: Callable[[timedelta], object]
+        self, url: str, prefix: str, queues: KitQueues, faults: Faults, stand_still: Callable[[timedelta], object]
     ) -> None:
         self.known = KnownTasks()
         self.invocation: timedelta | None = None
@@ -142,7 +144,9 @@ class Lanes:
         worker = Worker(self._instrumented(task, batch), database, self._queues, self._prefix)
         seconds = (self.invocation or task.numbers.function_timeout).total_seconds()
         with alarm_restored():
-            return worker.handle({"Records": records}, LambdaContext(seconds, next(self._numbers)))
+            return worker.handle(
+                {"Records": records}, LambdaContext(seconds, f"00000000-0000-4000-8000-{next(self._numbers):012}")
+            )
 
     def _instrumented(self, task: Task[Any, Any], batch: Sequence[QueuedMessage]) -> Task[Any, Any]:
         """Return the task with a function that causes the test's faults and records the result."""

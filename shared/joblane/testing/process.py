@@ -93,15 +93,3 @@ def refuse_running_loop() -> None:
             "an `async def` handler runs on the worker's own event loop, and this test has one already: make the test "
             "a plain `def`, or call the kit in another thread, for example await asyncio.to_thread(jobs.drain)"
         )
-
-
-class LambdaContext:
-    """The attributes of Lambda's context object that the library reads."""
-
-    def __init__(self, seconds: float, number: int) -> None:
-        self._ends = time.monotonic() + seconds
-        self.aws_request_id = f"00000000-0000-4000-8000-{number:012}"
-        self.memory_limit_in_mb = "512"
-
-    def get_remaining_time_in_millis(self) -> int:
-        return int(max(0.0, self._ends - time.monotonic()) * 1000)

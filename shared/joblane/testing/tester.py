@@ -13,8 +13,9 @@ from joblane.client import JobClient
 from joblane.context import TaskContext
 from joblane.declaration import Task
 from joblane.enqueue.result import Enqueued
-from joblane.errors import UnknownTaskError
+from joblane.errors import TaskTimeout, UnknownTaskError
 from joblane.job import JobOptions
+from joblane.local.memory_queues import QueuedMessage
 from joblane.maintenance.sweep import sweep
 from joblane.payload import Payload
 from joblane.queues import Queue, check_prefix
@@ -33,8 +34,9 @@ from joblane.testing.errors import KitError
 from joblane.testing.faults import Fault, Faults, Kind
 from joblane.testing.lanes import Lanes
 from joblane.testing.process import alarm_restored, diverted
-from joblane.testing.queues import DeadLetter, MemoryQueues, QueuedMessage
+from joblane.testing.queues import DeadLetter, KitQueues
 from joblane.testing.report import CrashedError, Deliveries, DrainReport, NotRunError, TaskReport
+from joblane.worker.alarm import TIMED_OUT
 
 if TYPE_CHECKING:
     from sqlalchemy import Engine
@@ -88,7 +90,7 @@ class JobTester:
         self.client = JobClient()
         self._prefix = check_prefix(settings.prefix())
         self._clock = Clock()
-        self._queues = MemoryQueues(self._clock)
+        self._queues = KitQueues(self._clock)
         self._faults = Faults()
         self._lanes = Lanes(url, self._prefix, self._queues, self._faults, self.travel)
         self._database = Database(url)
@@ -192,9 +194,12 @@ class JobTester:
         result, error = self._lanes.results.pop(id_)
         if deliveries.killed:
             raise CrashedError(self.task(id_))
+        ended = self.task(id_)
+        if task.is_async and error is not None and ended.error_type == TaskTimeout.__name__:
+            raise TaskTimeout(TIMED_OUT) from error  # the coroutine was cancelled
         if error is not None:
             raise error
-        if (ended := self.task(id_)).state is not State.COMPLETED:
+        if ended.state is not State.COMPLETED:
             raise NotRunError(ended)
         return result
 

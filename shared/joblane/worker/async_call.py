@@ -28,11 +28,9 @@ _reported: set[str] = set()
 
 def call_async(task: Task[Any, Any], payload: Any, context: TaskContext, work: RunSession, alarm: Alarm | None) -> Any:
     """Run the handler to its end, and flush its session. ``alarm`` None: without a time limit."""
-    handler = task.function(payload, context)
     try:
-        return process_loop.run(lambda: _handle(handler, context, work, alarm))
+        return process_loop.run(lambda: _handle(task.function(payload, context), context, work, alarm))
     finally:
-        handler.close()
         if alarm is not None:
             alarm.cancel = None
             if alarm.struck:

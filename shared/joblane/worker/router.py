@@ -6,7 +6,7 @@ unknown type waits up to an hour, because a deploy may be under way, and then go
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -29,6 +29,11 @@ class Router:
         self._sqs = sqs
         self._prefix = prefix
         self._logger = telemetry.logger()
+
+    @property
+    def types(self) -> Collection[str]:
+        """The types that the front doors accept."""
+        return self._routes.keys()
 
     def handle(self, event: Mapping[str, Any], _context: Any) -> dict[str, list[dict[str, str]]]:
         """Lambda's entry: an SQS event in, a partial batch response out."""

@@ -5,10 +5,27 @@ from __future__ import annotations
 from base64 import b64decode, b64encode
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 from zlib import compress, decompress
+
+if TYPE_CHECKING:
+    from joblane.declaration import Task
 
 Routes = Mapping[str, Sequence[str]]
 """Each type that accepts external messages → its queues, home queue first."""
+
+
+def routes_of(tasks: Mapping[str, Task[Any, Any]]) -> dict[str, list[str]]:
+    """Return the queues in which each type has a lane, its own queue first: ``{"data:export": ["default"]}``.
+
+    Types with ``front_door=False`` are not in it.
+    """
+    return {
+        type_: [str(queue) for queue in task.lanes]
+        for task in tasks.values()
+        if task.front_door
+        for type_ in task.types
+    }
 
 
 def encode(routes: Routes) -> str:

@@ -72,16 +72,26 @@ class Worker:
     """Serves one task type."""
 
     def __init__(
-        self, task: Task[Any, Any], database: Database, sqs: Sqs, prefix: str, *, printed: Printed | None = None
+        self,
+        task: Task[Any, Any],
+        database: Database,
+        sqs: Sqs,
+        prefix: str,
+        *,
+        printed: Printed | None = None,
+        log: RunLog | None = None,
     ) -> None:
-        """``printed``: logs what handlers print. None: it stays on the standard output."""
+        """``printed``: logs what handlers print. None: it stays on the standard output. ``log``: the report of its
+        invocations; None: a new one."""
         self._task = task
         self._database = database
         self._sqs = sqs
         self._prefix = prefix
         self._logger = telemetry.logger()
-        self._log = RunLog(task)
+        self._log = log or RunLog(task)
         client = JobClient.within(database, sqs, prefix, task)
+        if task.is_async:
+            import joblane.worker.async_call  # noqa: F401 - not in the time of its first run
         self._runner = Runner(task, database, database.another(), Alarm(), client, self._log, printed)
         self._lanes = {lane_name(prefix, queue, type_): queue for type_ in task.types for queue in task.lanes}
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import signal
@@ -37,6 +38,17 @@ def invoke_write(payload: Sample, ctx: TaskContext) -> Any:
 def invoke_fail(payload: Sample, ctx: TaskContext) -> None:
     ctx.session.execute(text(WRITES))
     raise ValueError("no such file")
+
+
+@behaviour
+async def invoke_write_async(payload: Sample, ctx: TaskContext) -> Any:
+    await ctx.async_session.execute(text(WRITES))
+    if payload.number == 2:
+        os.kill(os.getpid(), signal.SIGINT)
+        await asyncio.sleep(30)
+    if payload.number:
+        raise ValueError("no such file")
+    return "done"
 
 
 @behaviour
@@ -77,7 +89,8 @@ def record(database_url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Datab
     monkeypatch.setenv("DATABASE_URL", database_url)
 
     def load(type_: str) -> Any:
-        return {"sample:one": samples.sample_one, "sample:secret": sample_secret}[type_]
+        known = (samples.sample_one, samples.sample_async, sample_secret)
+        return next(each for each in known if each.type == type_)
 
     monkeypatch.setattr(invoking, "load", load)
     monkeypatch.setattr(connecting, "connect", lambda **_: SimpleNamespace(pauses=tuple))
@@ -147,6 +160,24 @@ def test_ctrl_c_rolls_back_and_leaves_no_waiting_task(record: Database, capsys: 
     finally:
         signal.signal(signal.SIGINT, before)
     assert (code, rows(record)[0]["state"], written(record)) == (130, "cancelled", 0)
+
+
+@pytest.mark.parametrize(
+    ("number", "ends", "state", "rows_written"),
+    [(0, 0, "completed", 1), (1, 1, "cancelled", 0), (2, 130, "cancelled", 0)],
+    ids=["completes", "fails", "is interrupted"],
+)
+def test_a_coroutine_runs_as_in_a_worker(
+    record: Database, capsys: pytest.CaptureFixture[str], number: int, ends: int, state: str, rows_written: int
+) -> None:
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        payload = json.dumps({"do": "invoke_write_async", "number": number})
+        code, out, _ = invoke(capsys, "--json", payload, type_="sample:async")
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert (code, rows(record)[0]["state"], written(record)) == (ends, state, rows_written)
+    assert out.strip() == ('"done"' if number == 0 else "")
 
 
 def test_a_redacted_value_is_neither_stored_nor_shown(record: Database, capsys: pytest.CaptureFixture[str]) -> None:

@@ -131,7 +131,7 @@ def due_after_last(jobs: JobTester, id_: str) -> int:
 
 
 def messages(jobs: JobTester) -> int:
-    return sum(len(queue) for queue in jobs._queues._queues.values())
+    return sum(len(queue) for queue in jobs._queues.queues.values())
 
 
 def start(jobs: JobTester, id_: str, task: Any = index_rebuild) -> str:
@@ -465,7 +465,7 @@ def test_a_task_that_is_pushed_far_ahead_waits_without_a_message(jobs: JobTester
 
 def test_a_message_that_was_lost_is_sent_by_the_sweep(jobs: JobTester) -> None:
     ask(jobs, 1)
-    jobs._queues._queues.clear()
+    jobs._queues.queues.clear()
     jobs.travel(10 * SECOND)
     ask(jobs, 2)
     jobs.drain(within=30 * SECOND)

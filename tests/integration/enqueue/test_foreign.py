@@ -178,6 +178,9 @@ def test_a_task_commits_with_the_work_of_django(world: World, sends: Sends, djan
         with transaction.atomic():
             second = world.client.enqueue(sample_one, Sample(), connection=django).id
         third = world.client.enqueue(sample_one, Sample(), connection=django).id
+        with suppress(ZeroDivisionError), transaction.atomic():
+            world.client.enqueue(sample_one, Sample(), connection=django)
+            raise ZeroDivisionError
         assert (rows(world), sends.messages) == ([], [])
     assert sent(sends) == [first, second, third]
     assert order == [1], "hooks run in their order"

@@ -11,7 +11,7 @@ from joblane.limits import MAX_MESSAGE_BYTES
 from joblane.sqs.client import Entry
 from joblane.sqs.message import Message
 from joblane.testing.clock import Clock
-from joblane.testing.queues import MemoryQueues
+from joblane.testing.queues import KitQueues
 
 LANE = "jobs-default-order-mail"
 BODY = Message("order:mail", "one", {"number": 1}).encode()
@@ -23,15 +23,15 @@ def clock() -> Clock:
 
 
 @pytest.fixture
-def queues(clock: Clock) -> MemoryQueues:
-    return MemoryQueues(clock)
+def queues(clock: Clock) -> KitQueues:
+    return KitQueues(clock)
 
 
-def received(queues: MemoryQueues, *, most: int = 10, visibility: float = 30, max_receives: int = 100) -> list[str]:
+def received(queues: KitQueues, *, most: int = 10, visibility: float = 30, max_receives: int = 100) -> list[str]:
     return [held.entry.body for held in queues.receive(LANE, most, visibility, max_receives)]
 
 
-def test_a_message_is_hidden_by_its_delay_and_by_a_receive(queues: MemoryQueues, clock: Clock) -> None:
+def test_a_message_is_hidden_by_its_delay_and_by_a_receive(queues: KitQueues, clock: Clock) -> None:
     queues.send(Entry(LANE, BODY, delay_seconds=60))
     assert received(queues) == []
     clock.travelled += timedelta(seconds=60)
@@ -41,7 +41,7 @@ def test_a_message_is_hidden_by_its_delay_and_by_a_receive(queues: MemoryQueues,
     assert received(queues) == [BODY]
 
 
-def test_visibility_is_set_by_the_last_receipt_alone(queues: MemoryQueues) -> None:
+def test_visibility_is_set_by_the_last_receipt_alone(queues: KitQueues) -> None:
     queues.send(Entry(LANE, BODY))
     [held] = queues.receive(LANE, 1, 30, 100)
     queues.set_visibility(LANE, {"another": 0})
@@ -50,7 +50,7 @@ def test_visibility_is_set_by_the_last_receipt_alone(queues: MemoryQueues) -> No
     assert received(queues) == [BODY]
 
 
-def test_a_message_that_is_received_too_often_is_a_dead_letter(queues: MemoryQueues) -> None:
+def test_a_message_that_is_received_too_often_is_a_dead_letter(queues: KitQueues) -> None:
     queues.send(Entry(LANE, BODY))
     assert received(queues, visibility=0, max_receives=2) == [BODY]
     assert received(queues, visibility=0, max_receives=2) == [BODY]
@@ -59,7 +59,7 @@ def test_a_message_that_is_received_too_often_is_a_dead_letter(queues: MemoryQue
     assert (dead_letter.id, dead_letter.reason) == ("one", "received too often")
 
 
-def test_what_sqs_does_not_take_is_refused(queues: MemoryQueues) -> None:
+def test_what_sqs_does_not_take_is_refused(queues: KitQueues) -> None:
     with pytest.raises(SendError, match="too much"):
         queues.send(Entry(LANE, "x" * (MAX_MESSAGE_BYTES + 1)))
     with pytest.raises(SendError, match="901 s"):
@@ -69,7 +69,7 @@ def test_what_sqs_does_not_take_is_refused(queues: MemoryQueues) -> None:
     assert received(queues) == [BODY]
 
 
-def test_retention_ends_a_message(queues: MemoryQueues, clock: Clock) -> None:
+def test_retention_ends_a_message(queues: KitQueues, clock: Clock) -> None:
     queues.send(Entry(LANE, BODY))
     clock.travelled += timedelta(days=11)
     assert received(queues) == []

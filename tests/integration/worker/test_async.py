@@ -166,7 +166,8 @@ def test_a_coroutine_that_does_not_complete_leaves_no_effect(
 
     assert row["state"] == state, row
     assert error_type in (row["error_type"], "any"), row
-    assert "half" not in (row["error_message"] or "")  # no value of a row
+    traceback = effects.run("select coalesce(traceback, '') from joblane.task_attempts where task_id = 'it'")
+    assert "=(half)" not in f"{row['error_message']} {traceback}"  # the driver's text has the value of the row
     assert written(effects) == []
     assert open_transactions(effects) == []
 
@@ -362,6 +363,21 @@ def test_a_plain_handlers_process_imports_neither_asyncio_nor_greenlet() -> None
         env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
     )  # fmt: skip
     assert done.stdout == "\n"
+
+
+def test_no_timeout_interrupts_the_import_of_the_driver(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """asyncpg cannot be imported a second time in a process, if an exception has ended the first."""
+    seen: list[int] = []
+
+    class Finder:
+        def find_spec(self, name: str, *_: object) -> None:
+            if name == "joblane.record.async_session":
+                seen.append(world.worker(sample_async)._runner.alarm.deferred.active)
+
+    monkeypatch.delitem(sys.modules, "joblane.record.async_session")
+    monkeypatch.setattr(sys, "meta_path", [Finder(), *sys.meta_path])
+    assert run(world, use_async_session)["state"] == "completed"
+    assert seen == [1]
 
 
 # --- Enqueueing ----------------------------------------------------------------------------------------------------

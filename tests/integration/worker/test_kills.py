@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from typing import Any
 
@@ -11,7 +12,7 @@ from joblane.declaration import Task
 from tests.builders.events import record
 from tests.builders.rows import put
 from tests.kills import KILLED, Workers, killable_workers
-from tests.samples import sample_batch, sample_forgotten, sample_one
+from tests.samples import sample_async, sample_batch, sample_forgotten, sample_one
 from tests.world import World
 
 
@@ -63,6 +64,22 @@ def test_a_process_killed_after_the_claim_counts_as_one_run_and_the_task_is_retr
     assert (row["state"], row["attempts"], row["runs"]) == ("completed", 2, 2)
     assert world.outcomes("it") == ["lost", "completed"]
     assert effects(world) == ["it"]
+
+
+def test_a_coroutine_killed_after_any_of_its_statements_has_each_effect_once(world: World, workers: Workers) -> None:
+    for number in itertools.count(1):
+        id_ = f"it-{number}"
+        message = sent(world, "write_effects_by_item", task=sample_async, id_=id_)
+        workers.handle("sample:async", message, dies=f"after statement {number}")
+        if was_killed := workers.status == KILLED:
+            world.expire_leases()
+            assert workers.handle("sample:async", message) == []
+        assert world.row(id_)["state"] == "completed"
+        written = world.run("select what from effects where task_id = $1 order by what", id_)
+        assert written == [["a"], ["b"], ["end"]], number
+        if not was_killed:
+            break
+    assert number > 8  # a claim, a read, two commits with their marks and checks, and the last with the finish
 
 
 def test_a_process_killed_in_its_handler_leaves_no_effect_and_the_task_is_sent_again(

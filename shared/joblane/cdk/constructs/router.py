@@ -12,7 +12,7 @@ from joblane.cdk.constructs.queue_pair import RECEIVING, SENDING, queue_arn
 from joblane.cdk.constructs.task_function import JobFunction
 from joblane.cdk.nag import acknowledge_wildcards
 from joblane.queues import Queue, dead_letter_name, front_door_name
-from joblane.worker.routes import encode
+from joblane.worker.routes import encode, routes_of
 
 HANDLER = "joblane.functions.router.handler.handler"
 TIMEOUT = timedelta(seconds=30)
@@ -43,7 +43,7 @@ class Router(JobFunction):
             handler=HANDLER,
             timeout=TIMEOUT,
             memory_mb=MEMORY_MB,
-            environment={"JOBLANE_ROUTES": encode(routes(tasks))},
+            environment={"JOBLANE_ROUTES": encode(routes_of(tasks))},
         )
         front_doors = [front_door_name(prefix, queue) for queue in Queue]
         lanes = [queue_arn(f"{name}-*") for name in front_doors]
@@ -62,16 +62,3 @@ class Router(JobFunction):
             "A list of hundreds of lanes is longer than IAM allows. The policy denies the lanes' dead-letter queues, "
             "and the policies of closed lanes deny this role.",
         )
-
-
-def routes(tasks: Tasks) -> dict[str, list[str]]:
-    """Return the queues in which each type has a lane, its own queue first: ``{"data:export": ["default"]}``.
-
-    Types with ``front_door=False`` are not in it.
-    """
-    return {
-        type_: [str(queue) for queue in task.lanes]
-        for task in tasks.values()
-        if task.front_door
-        for type_ in task.types
-    }

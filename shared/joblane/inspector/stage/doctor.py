@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator
 
 from pg8000.exceptions import Error as PostgresError
 
-from joblane.errors import sqlstate, text_of
+from joblane.errors import NOT_IN_DEV, sqlstate, text_of
 from joblane.inspector.scope import Scope
 from joblane.inspector.stage import doctor_aws, doctor_database, doctor_work
 from joblane.inspector.stage.aws import is_emulator
@@ -64,6 +64,8 @@ def _aws(scope: Scope, what: str, permission: str, part: Part) -> list[Check]:
         return [check for check in found if check.grade is not Grade.GOOD] or found
     except ClientError as error:
         code = str(error.response.get("Error", {}).get("Code", ""))
+        if code == NOT_IN_DEV:
+            return [Check(Grade.GOOD, what, "`joblane dev` has none of it", "")]
         do = f"allow {permission}" if code in DENIED else "run this again"
         return [Check(Grade.UNKNOWN, what, f"AWS answers {error.operation_name} with {code}", do)]
     except BotoCoreError as error:

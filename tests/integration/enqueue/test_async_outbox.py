@@ -6,6 +6,7 @@ import asyncio
 import threading
 import time
 from collections.abc import AsyncIterator, Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, suppress
 from datetime import timedelta
 from typing import Any
@@ -29,6 +30,7 @@ from tests.samples import Sample, sample_one
 from tests.sends import Sends
 from tests.world import World
 
+AnyAsyncSession = AsyncSession | async_scoped_session[AsyncSession]
 LANE = "jobs-default-sample-one"
 DRIVERS = ["asyncpg", "psycopg"]
 
@@ -60,7 +62,9 @@ async def work(session: AsyncSession, what: str = "done") -> None:
     await session.execute(text("insert into work values (:what)"), {"what": what})
 
 
-async def enqueue(world: World, session: AsyncSession | None = None, task_id: str | None = None, **options: Any) -> str:
+async def enqueue(
+    world: World, session: AnyAsyncSession | None = None, task_id: str | None = None, **options: Any
+) -> str:
     return (await world.client.aenqueue(sample_one, Sample(), session=session, task_id=task_id, **options)).id
 
 
@@ -164,12 +168,12 @@ def test_functions_that_run_in_the_plain_session_enqueue_as_ever(world: World, s
             sessions = async_scoped_session(async_sessionmaker(engine), scopefunc=asyncio.current_task)
             made = await sessions().run_sync(bill)
             # and the client takes the scope's session
-            made.append(await enqueue(world, sessions, "scoped"))  # type: ignore[arg-type]
+            made.append(await enqueue(world, sessions, "scoped"))
             with pytest.raises(TaskIdConflictError):
-                await enqueue(world, sessions, "one")  # type: ignore[arg-type]
+                await enqueue(world, sessions, "one")
             results = await world.client.aenqueue_many(
                 [Job(sample_one, Sample(), task_id=id_) for id_ in ("one", "more")],
-                session=sessions,  # type: ignore[arg-type]
+                session=sessions,
             )
             assert [type(result) for result in results] == [TaskIdConflictError, Enqueued]
             assert sends.messages == []
@@ -333,6 +337,25 @@ def test_an_unavailable_sqs_after_an_asynchronous_commit_is_a_warning(
     world.run("update joblane.tasks set sweep_at = now()")
     assert world.sweep().sent == 1
     assert sent(sends) == [id_]
+
+
+def test_a_commit_that_can_start_no_thread_leaves_the_send_to_the_sweep(
+    world: World, sends: Sends, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lines: list[dict[str, Any]] = []
+    monkeypatch.setattr(telemetry.logger(), "warning", lambda *_, extra: lines.append(extra))
+
+    def refuse(*_: Any) -> None:
+        raise RuntimeError("can't start new thread")
+
+    async def main() -> str:
+        async with engine_of(world) as engine, AsyncSession(engine) as session, session.begin():
+            monkeypatch.setattr(ThreadPoolExecutor, "submit", refuse)
+            return await enqueue(world, session)
+
+    id_ = asyncio.run(main())
+    assert lines == [{"error": "can't start new thread"}]
+    assert (rows(world), sends.messages) == ([id_], [])
 
 
 # --- Without a session ---------------------------------------------------------------------------------------------

@@ -1,0 +1,59 @@
+"""The declaration of a queue of Django tasks: the tasks of one ``queue_name`` are one type and one Lambda function."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import Any
+
+from joblane.context import TaskContext
+from joblane.declaration import Task
+from joblane.decorator import task
+from joblane.django.payload import SETTINGS, DjangoTask, type_of
+from joblane.errors import DeclarationError
+from joblane.queues import folder_of
+
+
+def django_tasks(queue_name: str, *, atomic: bool = True, **options: Any) -> Task[DjangoTask, Any]:
+    """Declare a queue of Django tasks, in its own ``handler.py``.
+
+    The folder is ``django_NAME``, for example ``functions/django_mail/handler.py`` for the queue ``mail``. The type is
+    ``django:NAME``. External producers cannot send it to a front door, unless ``front_door=True``.
+
+    Args:
+        queue_name: Name of the queue in ``QUEUES`` of Django's setting ``TASKS``: lower-case letters, digits and single
+            underscores.
+        atomic: True: a run is one transaction on Django's connection. What the task writes commits together with its
+            completion, so it takes effect exactly once. False: the task manages its own transactions, and what it
+            has committed before a crash is done again by the next run.
+        options: The options of :func:`joblane.task`, for all tasks of the queue, except ``resumable``.
+            ``DJANGO_SETTINGS_MODULE`` is added to ``environment``.
+
+    Raises:
+        DeclarationError: the name or an option is wrong.
+    """
+    type_ = type_of(queue_name)
+    if not isinstance(atomic, bool):
+        raise DeclarationError(f"task {type_!r}: atomic: True or False is required, not {atomic!r}")
+    if "resumable" in options:
+        raise DeclarationError(
+            f"task {type_!r}: resumable: a Django task has no ctx.resume; declare it by @task instead"
+        )
+    environment = options.pop("environment", ())
+    names = environment if isinstance(environment, str) else (SETTINGS, *environment)
+
+    def run(payload: DjangoTask, ctx: TaskContext) -> Any:
+        from joblane.django.run import run_task
+
+        return run_task(queue_name, payload, ctx, atomic=atomic)
+
+    run.__name__ = run.__qualname__ = folder_of(type_)
+    run.__module__ = sys._getframe(1).f_globals["__name__"]  # the handler, where discovery looks for its task
+    run.__annotations__["payload"] = DjangoTask
+    declared = task(type_, environment=names, front_door=options.pop("front_door", False), **options)(run)
+    if os.environ.get("JOBLANE_TASK") == type_:
+        # A function has more processor while it starts than for its first message.
+        from joblane.django.run import prepare
+
+        prepare()
+    return declared

@@ -1,0 +1,279 @@
+"""The processes of one task type, and what Lambda does for them: receive, invoke, delete what was handled.
+
+A type has one process at first. If it is busy and more messages wait, up to :data:`MOST` run at once, and no more than
+its ``max_concurrency``. A save ends idle processes at once. A busy one may finish its tasks for :data:`GRACE_SECONDS`,
+while new messages run the new code.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import uuid
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any
+
+from joblane.errors import MessageError
+from joblane.local.dev.log import RED, YELLOW, Log, short
+from joblane.local.dev.processes import Process, ended
+from joblane.sqs.message import decode
+
+if TYPE_CHECKING:
+    from joblane.local.dev.queues import DevQueues
+    from joblane.local.memory_queues import QueuedMessage
+
+MOST = 3
+"""Processes of one type."""
+BUSY_SECONDS = 0.25
+"""After this time of a run another process is started for the messages that wait."""
+GRACE_SECONDS = 5.0
+IDLE_SECONDS = 300.0
+LONGEST_PAUSE_SECONDS = 10
+"""The longest pause before a message whose process has ended is received again."""
+REQUEST = "dev-"
+"""The beginning of the ids of invocations."""
+
+EndLeases = Callable[[str], Awaitable[Sequence[str]]]
+"""Request id → the ids of the tasks that its process had claimed and not ended."""
+
+
+class Worker:
+    """A process and what it does. ``generation``: the code that it runs, by the number of saves."""
+
+    def __init__(self, generation: int) -> None:
+        self.generation = generation
+        self.process: Process | None = None
+        self.ready = False
+        self.request_id: str | None = None
+        """Id of the invocation. None: it is idle."""
+        self.task_ids: list[str] = []
+        self.since = 0.0
+        """The loop's time of the begin of the invocation, or of idleness."""
+
+    @property
+    def is_free(self) -> bool:
+        return self.ready and self.request_id is None
+
+
+class Pool:
+    """``start``: starts a process of the type, with a function for its lines of output. ``broken``: the handler cannot
+    be imported, so that its messages stay in the queue."""
+
+    def __init__(
+        self,
+        type_: str,
+        declared: Mapping[str, Any],
+        *,
+        queues: DevQueues,
+        log: Log,
+        start: Callable[[str, Callable[[str], None]], Awaitable[Process]],
+        end_leases: EndLeases,
+        report_broken: Callable[[str, str], None],
+    ) -> None:
+        self.type = type_
+        self.declared = declared
+        self.broken = False
+        self._queues, self._log = queues, log
+        self._start, self._end_leases, self._report_broken = start, end_leases, report_broken
+        self._generation = 0
+        self._workers: list[Worker] = []
+        self._timer: asyncio.TimerHandle | None = None
+        self._runs: set[asyncio.Task[None]] = set()
+        self._closing = False
+
+    # --- Messages to processes -------------------------------------------------------------------------------------
+
+    def serve(self) -> None:
+        """Give the messages that are visible to free processes; start a process if that is needed."""
+        if self.broken or self._closing:
+            return
+        while lane := self._lane():
+            current = [worker for worker in self._workers if worker.generation == self._generation]
+            worker = next((worker for worker in current if worker.is_free), None)
+            if worker is None:
+                self._grow(current)
+                return
+            if batch := self._queues.receive_some(lane, self.declared["batch_size"]):
+                self._run(worker, batch)
+        self._serve_at(self._next_visible_at())
+
+    def _lane(self) -> str | None:
+        now = self._queues.seconds()
+        for lane in self.declared["lanes"]:
+            if any(message.visible_at <= now for message in self._queues.queues[lane].values()):
+                return str(lane)
+        return None
+
+    def _next_visible_at(self) -> float | None:
+        times = (self._queues.next_visible_at(lane) for lane in self.declared["lanes"])
+        return min((at for at in times if at is not None), default=None)
+
+    def _serve_at(self, at: float | None) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if at is not None:
+            seconds = max(0.001, at - self._queues.seconds())
+            self._timer = asyncio.get_running_loop().call_later(seconds, self.serve)
+
+    def _grow(self, current: Sequence[Worker]) -> None:
+        if any(not worker.ready for worker in current):
+            return  # it serves when it is ready
+        if len(current) >= min(MOST, self.declared["max_concurrency"] or MOST):
+            return  # it serves when a process is free
+        now = asyncio.get_running_loop().time()
+        busy_for = min((now - worker.since for worker in current), default=BUSY_SECONDS)
+        if busy_for < BUSY_SECONDS:
+            self._serve_at(self._queues.seconds() + BUSY_SECONDS - busy_for)
+            return
+        worker = Worker(self._generation)
+        self._workers.append(worker)
+        self._keep(self._begin(worker))
+
+    def _keep(self, run: Awaitable[None]) -> None:
+        task = asyncio.ensure_future(run)
+        self._runs.add(task)
+        task.add_done_callback(self._runs.discard)
+
+    # --- One process -----------------------------------------------------------------------------------------------
+
+    async def _begin(self, worker: Worker) -> None:
+        """Start the process, and wait until it has imported its handler."""
+        worker.process = await self._start(self.type, lambda line: self._add_line(worker, line))
+        if self._closing:
+            worker.process.kill()
+        message = await worker.process.receive()
+        if message is not None and message["kind"] == "ready":
+            worker.ready, worker.since = True, asyncio.get_running_loop().time()
+            if worker.generation != self._generation:  # saved in the meantime
+                worker.process.kill()
+                self._forget(worker)
+            self.serve()
+            return
+        self._forget(worker)
+        await worker.process.close()
+        if worker.generation == self._generation and not self._closing:
+            self.broken = True
+            if message is not None:
+                self._report_broken(message["folder"], message["text"])
+            else:
+                what = ended(worker.process.code.result())
+                self._report_broken(self.type, f"{self.type}: the process {what} while it imported the handler.")
+
+    def _run(self, worker: Worker, batch: Sequence[QueuedMessage]) -> None:
+        worker.request_id = f"{REQUEST}{uuid.uuid4()}"
+        worker.task_ids = [_id(message) for message in batch]
+        worker.since = asyncio.get_running_loop().time()
+        self._keep(self._invoke(worker, batch, worker.request_id))
+
+    async def _invoke(self, worker: Worker, batch: Sequence[QueuedMessage], request_id: str) -> None:
+        process = worker.process
+        assert process is not None
+        process.send({"request_id": request_id, "records": [message.record() for message in batch]})
+        answer: Mapping[str, Any] | None = None
+        with suppress(TimeoutError):
+            answer = await asyncio.wait_for(process.receive(), self.declared["function_seconds"])
+        if answer is None:
+            if not process.ended:
+                await asyncio.sleep(0.05)  # its exit status comes by another way
+            if not process.ended:
+                self._log.say(
+                    f"{self.type}: killed after {self.declared['function_seconds']:.0f} s, the function's timeout, "
+                    "as Lambda does.",
+                    RED,
+                )
+            await self._lose(worker, batch, request_id)
+            return
+        kept = {item["itemIdentifier"] for item in answer["response"]["batchItemFailures"]}
+        for message in batch:
+            if message.message_id not in kept:
+                self._queues.delete(message)
+        worker.request_id, worker.since = None, asyncio.get_running_loop().time()
+        if worker.generation != self._generation or self._closing:
+            process.kill()
+            self._forget(worker)
+        self.serve()
+
+    async def _lose(self, worker: Worker, batch: Sequence[QueuedMessage], request_id: str) -> None:
+        """The process has ended within an invocation: end its leases, so that its tasks can run again at once."""
+        process = worker.process
+        assert process is not None
+        process.kill()
+        self._forget(worker)
+        await process.close()
+        if self._closing:
+            return
+        lost = await self._end_leases(request_id)
+        tasks = ", ".join(map(short, lost)) or "no task"
+        self._log.say(
+            f"{self.type}: process {process.pid} {ended(process.code.result())} while it ran {tasks}. The attempt "
+            "counts, as on AWS, and the message is delivered again.",
+            YELLOW,
+        )
+        self._queues.give_back(batch, min(max(message.receives for message in batch) - 1, LONGEST_PAUSE_SECONDS))
+
+    def _forget(self, worker: Worker) -> None:
+        if worker in self._workers:
+            self._workers.remove(worker)
+
+    def _add_line(self, worker: Worker, line: str) -> None:
+        if line:
+            self._log.add(self.type, line, worker.request_id, worker.task_ids if worker.request_id else ())
+
+    # --- Reload and end --------------------------------------------------------------------------------------------
+
+    def reload(self) -> list[str]:
+        """End the processes with the old code. Return the ids of the tasks that they may still finish."""
+        self._generation += 1
+        self.broken = False
+        running: list[str] = []
+        for worker in list(self._workers):
+            if worker.is_free and worker.process is not None:
+                worker.process.kill()
+                self._forget(worker)
+            elif worker.request_id is not None:
+                running += worker.task_ids
+                loop, request_id = asyncio.get_running_loop(), worker.request_id
+                loop.call_later(GRACE_SECONDS, self._end_late, worker, request_id)
+        asyncio.get_running_loop().call_soon(self.serve)
+        return running
+
+    def _end_late(self, worker: Worker, request_id: str) -> None:
+        if worker.request_id == request_id and worker.process is not None and not worker.process.ended:
+            self._log.say(
+                f"{self.type}: {', '.join(map(short, worker.task_ids))} did not finish within {GRACE_SECONDS:.0f} s "
+                "of the save; its process with the old code is ended.",
+                YELLOW,
+            )
+            worker.process.kill()
+
+    def end_idle(self) -> None:
+        """End the processes that had no message for :data:`IDLE_SECONDS`."""
+        now = asyncio.get_running_loop().time()
+        for worker in list(self._workers):
+            if worker.is_free and now - worker.since > IDLE_SECONDS and worker.process is not None:
+                worker.process.kill()
+                self._forget(worker)
+
+    async def close(self, seconds: float) -> list[str]:
+        """Stop receiving; give running tasks ``seconds`` to end. Return the ids of the tasks that did not."""
+        self._closing = True
+        self._serve_at(None)
+        busy = [worker for worker in self._workers if worker.request_id is not None]
+        if busy and self._runs:
+            await asyncio.wait(self._runs, timeout=seconds)
+        left = [id_ for worker in busy if worker.request_id is not None for id_ in worker.task_ids]
+        for worker in self._workers:
+            if worker.process is not None:
+                worker.process.kill()
+        for task in self._runs:
+            task.cancel()
+        return left
+
+
+def _id(message: QueuedMessage) -> str:
+    """Return the task's id of a message, as far as the message has it."""
+    try:
+        return decode(message.entry.body).id or message.message_id
+    except MessageError:
+        return message.message_id

@@ -1,0 +1,429 @@
+"""The command `joblane dev`: PostgreSQL, queues, processes for the tasks, ticks, and reload on save."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import socket
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import uvicorn
+
+from joblane.local import env_file
+from joblane.local.deployment import local_stage
+from joblane.local.dev import lock
+from joblane.local.dev.control import Control
+from joblane.local.dev.endpoint import REGION, Endpoint
+from joblane.local.dev.log import GREEN, RED, YELLOW, Log, short
+from joblane.local.dev.page import Page, PageProcess
+from joblane.local.dev.pool import GRACE_SECONDS, Pool
+from joblane.local.dev.processes import Process, Zygote
+from joblane.local.dev.queues import DevQueues
+from joblane.local.dev.watching import forget_compiled, saves
+from joblane.local.emulator import guarded
+from joblane.local.errors import LocalError, PortBusyError
+from joblane.local.ports import HOST
+from joblane.local.postgres import Postgres
+from joblane.local.tools import clean_environment
+from joblane.project import Project
+from joblane.queues import folder_of
+from joblane.sqs.client import Entry
+from joblane.worker.router import Router
+
+END_SECONDS = 0.8
+"""Time for running tasks to end after Ctrl-C."""
+IDLE_CHECK_SECONDS = 30.0
+ROUTED = 10
+"""Messages that the router takes at once, as on AWS."""
+
+
+class _Server(uvicorn.Server):
+    """A server that leaves the signals to the command."""
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Capture none."""
+        yield
+
+
+class Dev:
+    """`joblane dev` in one folder.
+
+    ``open_page``: makes the operator's page, which listens on its port; None: without it. ``raw``: logs as their
+    processes write them.
+    """
+
+    def __init__(
+        self,
+        project: Project,
+        folder: Path,
+        *,
+        aws_port: int,
+        postgres_port: int,
+        prefix: str,
+        open_page: Callable[[], Page] | None,
+        raw: bool,
+    ) -> None:
+        self._project, self._folder, self._prefix = project, folder, prefix
+        self._aws_port = aws_port
+        self._postgres = Postgres(folder / "postgres", postgres_port)
+        self._open_page = open_page
+        self._page: Page | None = None
+        self._raw = raw
+        self._env_file = folder / "env"
+
+    def run(self) -> None:
+        """Run until Ctrl-C or SIGTERM. Raises :class:`LocalError` if it cannot start."""
+        _own_stage(self._project)
+        with lock.held(self._folder):
+            listening = listen(self._aws_port)
+            self._page = self._open_page() if self._open_page else None
+            zygote = Zygote(self._lost_zygote)
+            zygote.start(self._project.root, clean_environment(self._project))
+            self._zygote = zygote
+            log = self._log = Log(self._folder / "dev.log", self._prefix, raw=self._raw)
+            try:
+                asyncio.run(self._main(listening))
+            finally:
+                self._env_file.unlink(missing_ok=True)
+                zygote.close()
+                self._postgres.stop()
+                log.close()
+
+    async def _main(self, listening: socket.socket) -> None:
+        self._stop = asyncio.Event()
+        self._problem: str | None = None
+        self._pools: dict[str, Pool] = {}
+        self._reported: set[str] = set()
+        self._routes: dict[str, Sequence[str]] = {}
+        self._router = Router({}, self._new_queues(), self._prefix)
+        self._endpoint = Endpoint(self._queues, self._aws_port, self._log.search)
+        self._zygote.listen()
+        self._control = Control(
+            self._log,
+            self._spawn_control,
+            on_declared=self._declare,
+            on_ready=self._start,
+            on_entries=self._send,
+        )
+        self._page_process = PageProcess(self._page, self._start_page) if self._page else None
+        self._jobs: set[asyncio.Task[Any]] = set()
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.add_signal_handler(number, self._on_signal)
+        server = _Server(_config(guarded(self._endpoint, self._aws_port)))
+        self._postgres_started = asyncio.create_task(asyncio.to_thread(self._postgres.start))
+        serving = asyncio.create_task(server.serve([listening]))
+        self._keep(self._follow_saves())
+        self._keep(self._control.run())
+        self._keep(self._check_idle())
+        try:
+            await self._stop.wait()
+        finally:
+            await self._end()
+            server.should_exit = server.force_exit = True
+            with suppress(asyncio.TimeoutError):
+                await asyncio.wait_for(serving, 1)
+        if self._problem is not None:
+            raise LocalError(self._problem)
+
+    def _keep(self, job: Any) -> None:
+        """Run in the background; an error of the job ends the command."""
+        task = asyncio.ensure_future(job)
+        self._jobs.add(task)
+
+        def done(task: asyncio.Task[Any]) -> None:
+            self._jobs.discard(task)
+            if not task.cancelled() and (error := task.exception()) is not None and not self._stop.is_set():
+                self._fail(error)
+
+        task.add_done_callback(done)
+
+    def _fail(self, error: BaseException) -> None:
+        if isinstance(error, LocalError):
+            self._problem = str(error)
+        else:
+            asyncio.get_running_loop().call_exception_handler({"message": "joblane dev ends", "exception": error})
+            self._problem = f"`joblane dev` ended by an error of its own: {type(error).__name__}: {error}"
+        self._stop.set()
+
+    # --- Signals and the end ---------------------------------------------------------------------------------------
+
+    def _on_signal(self) -> None:
+        if self._stop.is_set():  # the second one
+            self._env_file.unlink(missing_ok=True)
+            self._postgres.kill()
+            os._exit(130)  # the zygote kills the other processes
+        self._log.say("Stopping.")
+        self._stop.set()
+
+    def _lost_zygote(self) -> None:
+        self._problem = "The process that starts the others was killed, and they with it. Run `joblane dev` again."
+        self._stop.set()
+
+    async def _end(self) -> None:
+        self._env_file.unlink(missing_ok=True)
+        self._postgres_started.add_done_callback(lambda task: task.cancelled() or task.exception())
+        left = [
+            id_
+            for ids in await asyncio.gather(*(each.close(END_SECONDS) for each in self._pools.values()))
+            for id_ in ids
+        ]
+        if left:
+            self._log.say(f"Still running, and started again by the next `joblane dev`: {', '.join(map(short, left))}")
+        self._control.stop()
+        if self._page_process is not None:
+            self._page_process.close()
+        for task in list(self._jobs):
+            task.cancel()
+        await asyncio.wait([self._postgres_started])
+
+    # --- The declarations ------------------------------------------------------------------------------------------
+
+    def _new_queues(self) -> DevQueues:
+        self._queues = DevQueues(self._prefix, self._changed)
+        return self._queues
+
+    def _environment(self) -> dict[str, str]:
+        """Return the environment of the project's processes: this one's, with the settings of the stage `local`."""
+        stage = _own_stage(self._project)
+        return {
+            **{name: str(value) for name, value in stage.get("settings", {}).items()},
+            **clean_environment(self._project),
+            **_other_endpoints(),
+            **self._addresses(stage),
+            "JOBLANE_STAGE": "local",
+            "POWERTOOLS_METRICS_DISABLED": "true",
+        }
+
+    def _addresses(self, stage: Mapping[str, Any]) -> dict[str, str]:
+        url = self._postgres.url if self._postgres_started.done() else "postgresql://nobody@127.0.0.1/not-started"
+        endpoint, schedules = f"http://{HOST}:{self._aws_port}", stage.get("schedules", {})
+        return env_file.addresses(
+            endpoint,
+            region=REGION,
+            database_url=url,
+            project=self._project,
+            prefix=self._prefix,
+            schedules=schedules,
+        )
+
+    async def _spawn_control(self, since: str | None) -> Process:
+        arguments = {"since": since, "stamp": str(self._folder / "postgres" / "migrated")}
+        target = "joblane.local.dev.control_process:serve"
+        return await self._zygote.spawn(target, arguments, self._environment(), self._control_line)
+
+    def _control_line(self, line: str) -> None:
+        if line:
+            self._log.add("control", line, None, ())
+
+    async def _declare(self, declared: Mapping[str, Any]) -> str:
+        """Make the queues, and return the address of the database, once it has started."""
+        self._queues.declare(declared["types"])
+        broken = {folder for folder, _ in declared["broken"]}
+        kept = {type_: queues for type_, queues in self._routes.items() if folder_of(type_) in broken}
+        self._routes = {**kept, **declared["routes"]}
+        self._router = Router(self._routes, self._queues, self._prefix)
+        for folder, text in declared["broken"]:
+            self._report_broken(folder, text)
+        await self._postgres_started
+        return self._postgres.url
+
+    def _start(self, declared: Mapping[str, Any], messages: int) -> None:
+        """Serve the declared types: the database is ready."""
+        types = declared["types"]
+        broken = {folder for folder, _ in declared["broken"]}
+        for type_, pool in list(self._pools.items()):
+            if type_ not in types and folder_of(type_) not in broken:
+                del self._pools[type_]
+                self._keep(pool.close(GRACE_SECONDS))
+                self._log.say(f"{type_} is not declared any more; its messages stay in the queue.", YELLOW)
+        for type_, each in types.items():
+            if (known := self._pools.get(type_)) is not None:
+                known.declared = each
+                continue
+            if self._endpoint.ready.is_set():
+                self._log.say(f"{type_} is new.", GREEN)
+            self._pools[type_] = Pool(
+                type_,
+                each,
+                queues=self._queues,
+                log=self._log,
+                start=self._start_worker,
+                end_leases=self._control.end_leases,
+                report_broken=self._report_broken,
+            )
+        if not self._endpoint.ready.is_set():
+            self._write_env_file(declared)
+            self._banner(declared, messages)
+            self._endpoint.ready.set()
+            if self._page_process is not None:
+                self._page_process.listen()
+        for name in self._queues.front_doors:  # may have messages of a type that is declared now
+            self._queues.give_back([message for message in self._queues.queues[name].values() if message.receives], 0)
+            self._route(name)
+        for pool in self._pools.values():
+            pool.serve()
+
+    def _write_env_file(self, declared: Mapping[str, Any]) -> None:
+        given = {name: value for name, value in declared["settings"].items() if name not in env_file.VARIABLES}
+        env_file.write(self._env_file, {**given, **self._addresses(_own_stage(self._project))})
+
+    def _banner(self, declared: Mapping[str, Any], messages: int) -> None:
+        types = [type_ for type_ in declared["types"] if not type_.startswith("jobs:")]
+        shown = self._env_file
+        if shown.is_relative_to(Path.cwd()):
+            shown = shown.relative_to(Path.cwd())
+        database = f"{HOST}:{self._postgres.port}"
+        self._log.say(f"SQS on http://{HOST}:{self._aws_port}, PostgreSQL on {database}, {len(types)} task types")
+        self._log.say(f"Your programs:  set -a; . {shown}; set +a")
+        if self._page is not None:
+            self._log.say(f"Page:           {self._page.address}")
+        if messages:
+            self._log.say(f"{messages} tasks of the last time have their messages again.")
+        if missing := declared["missing"]:
+            self._log.say(
+                f"Settings without a value: {', '.join(missing)}. Set them in the environment, or in `settings` of the "
+                "stage `local` in cdk.json.",
+                YELLOW,
+            )
+        self._log.say("Ready. A save reloads; Ctrl-C stops.", GREEN)
+
+    def _report_broken(self, folder: str, text: str) -> None:
+        """Print an error of a handler, once for each save. Its messages stay in the queue."""
+        for type_, pool in self._pools.items():
+            if type_ == folder or folder_of(type_) == folder:
+                pool.broken = True
+        if folder not in self._reported:
+            self._reported.add(folder)
+            self._log.say(f"{text}\nIts messages wait. The other tasks run.", RED)
+
+    # --- Messages --------------------------------------------------------------------------------------------------
+
+    def _changed(self, queue: str) -> None:
+        loop = asyncio.get_running_loop()
+        self._endpoint.changed(queue)
+        if queue in self._queues.front_doors:
+            loop.call_soon(self._route, queue)
+            return
+        for pool in self._pools.values():
+            if queue in pool.declared["lanes"]:
+                loop.call_soon(pool.serve)
+
+    def _route(self, front_door: str) -> None:
+        """Forward the visible messages of a front door, as its router does on AWS."""
+        if not self._endpoint.ready.is_set():
+            return
+        while batch := self._queues.receive_some(front_door, ROUTED):
+            response = self._router.handle({"Records": [message.record() for message in batch]}, None)
+            kept = {item["itemIdentifier"] for item in response["batchItemFailures"]}
+            for message in batch:
+                if message.message_id not in kept:
+                    self._queues.delete(message)
+                elif message.receives == 1:
+                    self._log.say(
+                        f"A message in {front_door} is of no declared type that takes messages from a front door. It "
+                        f"waits an hour for one: {sorted(self._router.types)}",
+                        YELLOW,
+                    )
+        at = self._queues.next_visible_at(front_door)
+        if at is not None:
+            asyncio.get_running_loop().call_later(max(0.05, at - self._queues.seconds()), self._route, front_door)
+
+    def _send(self, entries: Sequence[Sequence[Any]]) -> None:
+        for queue, body, delay, group, attributes in entries:
+            self._queues.send_many([Entry(queue, body, delay, group, attributes)])
+
+    # --- Processes -------------------------------------------------------------------------------------------------
+
+    async def _start_worker(self, type_: str, on_line: Any) -> Process:
+        target = "joblane.local.dev.worker_process:serve"
+        return await self._zygote.spawn(target, {"type": type_}, self._environment(), on_line)
+
+    async def _start_page(self, page: Page) -> Process:
+        return await self._zygote.spawn(
+            page.target, page.arguments, self._environment(), self._page_line, [page.listening.fileno()]
+        )
+
+    def _page_line(self, line: str) -> None:
+        if line:
+            self._log.add("page", line, None, ())
+
+    async def _check_idle(self) -> None:
+        while True:
+            await asyncio.sleep(IDLE_CHECK_SECONDS)
+            for pool in self._pools.values():
+                pool.end_idle()
+
+    # --- Reload ----------------------------------------------------------------------------------------------------
+
+    async def _follow_saves(self) -> None:
+        async for paths in saves(self._project, self._stop):
+            self._reload(paths)
+
+    def _reload(self, paths: Sequence[Path]) -> None:
+        forget_compiled(paths)
+        self._reported.clear()
+        shown = _names(self._project.root.resolve(), paths)
+        try:
+            self._project = Project.at(self._project.root)
+            _own_stage(self._project)
+        except (LocalError, Exception) as error:
+            self._log.say(f"{shown} saved: {error}", RED)
+            return
+        running = [id_ for pool in self._pools.values() for id_ in pool.reload()]
+        more = f" Still on the old code: {', '.join(map(short, running))}." if running else ""
+        self._log.say(f"{shown} saved: reloaded.{more}")
+        if self._page_process is not None:
+            self._page_process.restart()
+        self._keep(self._control.run())
+
+
+def _other_endpoints() -> dict[str, str]:
+    """Return the endpoints of other services that this process's environment has, such as that of S3."""
+    given = {name: value for name, value in os.environ.items() if name.startswith("AWS_ENDPOINT_URL")}
+    return {name: value for name, value in given.items() if not name.endswith("_SQS")}
+
+
+def _names(root: Path, paths: Sequence[Path]) -> str:
+    """Return the names of saved files, without the temporary ones of an editor."""
+    kept = [path for path in paths if path.exists()] or list(paths)
+    names = [str(path.relative_to(root)) if path.is_relative_to(root) else str(path) for path in kept]
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+
+
+def listen(port: int) -> socket.socket:
+    """Listen on the port of the queues. Raises :class:`PortBusyError`."""
+    listening = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+    listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listening.bind((HOST, port))
+        listening.listen(128)
+    except OSError as error:
+        listening.close()
+        raise PortBusyError("The queues of `joblane dev`", port, "JOBLANE_AWS_PORT") from error
+    return listening
+
+
+def _config(app: Any) -> uvicorn.Config:
+    return uvicorn.Config(
+        app,
+        access_log=False,
+        log_level="error",
+        lifespan="off",
+        ws="none",
+        http="h11",
+        loop="asyncio",
+        server_header=False,
+        proxy_headers=False,
+        timeout_keep_alive=75,
+    )
+
+
+def _own_stage(project: Project) -> dict[str, Any]:
+    """Return the stage `local` of cdk.json; empty if there is no such file. Raises :class:`LocalError`."""
+    return local_stage(project, {}) if (project.root / "cdk.json").exists() else {}

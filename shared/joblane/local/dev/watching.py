@@ -1,0 +1,70 @@
+"""Noticing saved files."""
+
+from __future__ import annotations
+
+import asyncio
+import importlib.util
+from collections.abc import AsyncIterator, Iterable
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from joblane.project import Project
+
+if TYPE_CHECKING:
+    from watchfiles import Change
+
+STEP_MS, DEBOUNCE_MS = 30, 400
+"""Changes that follow each other within 30 ms belong together, for 400 ms at most."""
+SETTINGS = ("pyproject.toml", "cdk.json")
+"""Files of the project's root whose change is a reload, too."""
+
+
+async def saves(project: Project, stop: asyncio.Event) -> AsyncIterator[list[Path]]:
+    """Yield the files that were saved together: those in the folders of the code, and :data:`SETTINGS`."""
+    from watchfiles import DefaultFilter, awatch
+
+    folders = [folder.resolve() for folder in project.code_folders if folder.is_dir()]
+    root = project.root.resolve()
+    ignored = DefaultFilter()
+
+    def is_code(change: Change, path: str) -> bool:
+        file = Path(path)
+        if file.parent == root:
+            return file.name in SETTINGS
+        return any(file.is_relative_to(folder) for folder in folders) and ignored(change, path)
+
+    # the root without its subfolders would need a watcher of its own
+    watchers = [_watch(awatch, folders, is_code, stop, recursive=True)]
+    watchers.append(_watch(awatch, [root], is_code, stop, recursive=False))
+    found: asyncio.Queue[set[str]] = asyncio.Queue()
+    running = [asyncio.create_task(_forward(watcher, found)) for watcher in watchers]
+    try:
+        while not stop.is_set():
+            changed = await found.get()
+            yield sorted(map(Path, changed))
+    finally:
+        for task in running:
+            task.cancel()
+
+
+async def _watch(
+    awatch: object, paths: Iterable[Path], is_code: object, stop: asyncio.Event, *, recursive: bool
+) -> AsyncIterator[set[str]]:
+    async for changes in awatch(  # type: ignore[operator]
+        *paths, watch_filter=is_code, step=STEP_MS, debounce=DEBOUNCE_MS, stop_event=stop, recursive=recursive
+    ):
+        yield {path for _, path in changes}
+
+
+async def _forward(watcher: AsyncIterator[set[str]], to: asyncio.Queue[set[str]]) -> None:
+    async for changed in watcher:
+        await to.put(changed)
+
+
+def forget_compiled(paths: Iterable[Path]) -> None:
+    """Remove the compiled form of changed modules: Python does not notice two saves of the same size in one second."""
+    for path in paths:
+        if path.suffix == ".py":
+            with suppress(OSError, NotImplementedError):
+                Path(importlib.util.cache_from_source(str(path))).unlink()

@@ -1,0 +1,54 @@
+"""A process that runs the tasks of one type, as a Lambda function does."""
+
+from __future__ import annotations
+
+import json
+import time
+from typing import TYPE_CHECKING, Any
+
+from joblane import discovery, settings
+from joblane.local.dev.channel import Channel
+from joblane.local.lambda_context import LambdaContext
+from joblane.project import Project
+from joblane.queues import folder_of
+from joblane.record.database import Database
+from joblane.record.time_limits import WORKER
+from joblane.sqs.client import Sqs
+from joblane.worker.printed import Printed
+from joblane.worker.run_log import RunLog
+from joblane.worker.worker import Worker
+
+if TYPE_CHECKING:
+    from joblane.record.claim import Claim
+    from joblane.record.finish import Finish
+
+
+class TracedRunLog(RunLog):
+    """Also writes the tracebacks of failed runs, which on AWS are in the row alone."""
+
+    def add(self, claim: Claim, end: Finish) -> None:
+        """Add a run whose end is recorded."""
+        super().add(claim, end)
+        if end.traceback:
+            line = {"level": "ERROR", "message": "traceback", "task_id": claim.id, "traceback": end.traceback}
+            print(json.dumps(line))  # noqa: T201
+
+
+def serve(channel: Channel, _files: list[int], *, type: str) -> None:  # noqa: A002 - a name of the wire
+    """Serve invocations until the command ends this process. Import errors of the handler are sent to the command."""
+    Project.here().activate()
+    discovery.leave_out_broken()  # the sweep and bulk actions discover all tasks
+    try:
+        task = discovery.load(type)
+    except (Exception, SystemExit) as error:
+        channel.send({"kind": "broken", "folder": folder_of(type), "text": discovery.text_of_broken(type, error)})
+        return
+    database = Database(settings.database_url(), prefix=settings.prefix(), limits=WORKER)
+    worker = Worker(task, database, Sqs(), settings.prefix(), printed=Printed(), log=TracedRunLog(task))
+    seconds = task.numbers.function_timeout.total_seconds()
+    channel.send({"kind": "ready"})
+    for invocation in channel:
+        context = LambdaContext(seconds, invocation["request_id"])
+        started = time.monotonic()
+        response: dict[str, Any] = worker.handle({"Records": invocation["records"]}, context)
+        channel.send({"kind": "done", "response": response, "seconds": time.monotonic() - started})

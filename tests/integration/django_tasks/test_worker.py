@@ -1,0 +1,300 @@
+"""The run of a Django task: its work commits with its completion, whatever happens to the process."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from collections.abc import Callable
+from datetime import timedelta
+from typing import Any
+
+import pytest
+
+from joblane import cron
+from joblane.declaration import Task
+from joblane.discovery import load
+from joblane.django import DjangoTask, django_tasks
+from joblane.testing import JobTester
+from tests import django_database
+from tests.integration.django_tasks.conftest import TASKS, backend
+
+Run = Callable[..., Any]
+Notes = Callable[[], list[str]]
+HERE = "tests.integration.django_tasks"
+
+
+def declared(queue_name: str) -> Task[DjangoTask, Any]:
+    return load(f"django:{queue_name}", TASKS["OPTIONS"]["functions"])
+
+
+def default_task_backend() -> Any:
+    from django.tasks import task_backends
+
+    return task_backends["default"]
+
+
+def die() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def drain_and_die(jobs: JobTester) -> None:
+    """Run what is due in a process that is killed."""
+    django_database.close()
+    child = os.fork()
+    if child == 0:
+        try:
+            jobs.drain()
+        finally:
+            os._exit(1)
+    assert os.WTERMSIG(os.waitpid(child, 0)[1]) == signal.SIGKILL
+
+
+@pytest.mark.parametrize("name", ["write", "write_async"])
+def test_what_a_task_writes_commits_with_its_end(name: str, shop: Any, run: Run, notes: Notes) -> None:
+    result = run(getattr(shop, name), "hello")
+    assert (result.return_value, notes()) == ("hello", ["hello"])
+
+
+@pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")
+@pytest.mark.parametrize(
+    ("point", "attempts"), [("after the write", 2), ("before the commit", 2), ("after the commit", 1)]
+)
+def test_a_killed_process_writes_once(
+    point: str, attempts: int, shop: Any, django_jobs: JobTester, notes: Notes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from django.db.backends.base.base import BaseDatabaseWrapper
+
+    commit = BaseDatabaseWrapper.commit
+
+    def dying(connection: Any) -> None:
+        if point == "after the commit":
+            commit(connection)
+        die()
+
+    # given a process that is killed
+    result = shop.write.enqueue("once")
+    with monkeypatch.context() as patch:
+        if point == "after the write":
+            patch.setitem(shop.hooks, "die", die)
+        else:
+            patch.setattr(BaseDatabaseWrapper, "commit", dying)
+        drain_and_die(django_jobs)
+    assert notes() == (["once"] if attempts == 1 else [])
+    # when another one gets the message
+    django_jobs.drain(within=timedelta(hours=1))
+    # then the work is done once
+    result.refresh()
+    assert (result.status, result.attempts, notes()) == ("SUCCESSFUL", attempts, ["once"])
+
+
+@pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")
+def test_without_atomic_a_killed_process_leaves_its_commits(
+    shop: Any, django_jobs: JobTester, notes: Notes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    result = shop.write_loosely.enqueue("loose")
+    with monkeypatch.context() as patch:
+        patch.setitem(shop.hooks, "die", die)
+        drain_and_die(django_jobs)
+    assert notes() == ["loose"]
+    django_jobs.drain(within=timedelta(hours=1))
+    result.refresh()
+    assert result.errors[-1].exception_class.__name__ == "IntegrityError"
+
+
+def test_a_run_that_has_lost_its_lease_writes_nothing(shop: Any, django_jobs: JobTester, notes: Notes) -> None:
+    take_over = "update joblane.tasks set lease_token = gen_random_uuid()"
+    result = shop.write.enqueue("late")
+    shop.hooks["lose"] = lambda: django_jobs._database.get().run(take_over)
+    django_jobs.drain()
+    assert (notes(), shop.write.get_result(result.id).status) == ([], "RUNNING")
+
+
+@pytest.mark.parametrize("while_running", [False, True], ids=["later", "while running"])
+def test_a_duplicate_message_writes_once(while_running: bool, shop: Any, django_jobs: JobTester, notes: Notes) -> None:
+    with django_jobs.duplicate(declared("default"), while_running=while_running):
+        result = shop.write.enqueue("once")
+        django_jobs.drain(within=timedelta(minutes=30))
+    result.refresh()
+    assert (result.status, notes()) == ("SUCCESSFUL", ["once"])
+
+
+def test_a_cancel_while_it_runs_rolls_back(shop: Any, django_jobs: JobTester, notes: Notes) -> None:
+    result = shop.write.enqueue("cancelled")
+    shop.hooks["cancel"] = lambda: django_jobs.client.cancel(result.id)
+    django_jobs.drain()
+    result.refresh()
+    assert (result.status, notes()) == ("FAILED", [])
+    assert result.errors[-1].exception_class.__name__ == "TaskCancelled"
+
+
+def test_an_error_rolls_back(shop: Any, run: Run, notes: Notes) -> None:
+    assert (run(shop.write_and_fail, "undone").status, notes()) == ("FAILED", [])
+
+
+def test_a_swallowed_database_error_fails_the_task(shop: Any, run: Run, notes: Notes) -> None:
+    result = run(shop.swallow, "twice")
+    assert (result.status, notes()) == ("FAILED", [])
+    assert "put the statement that may fail into its own `with transaction.atomic():`" in result.errors[-1].traceback
+    assert (run(shop.savepoint, "twice").status, notes()) == ("SUCCESSFUL", ["twice", "twice again"])
+
+
+def test_no_value_of_a_row_is_in_an_error(shop: Any, run: Run, django_jobs: JobTester) -> None:
+    run(shop.write, "a secret value")
+    result = run(shop.write, "a secret value")
+    [[stored]] = django_jobs._database.get().run(
+        "select string_agg(concat_ws(' ', reason, error_message, a.traceback), ' ') from joblane.tasks"
+        " join (select task_id, traceback from joblane.task_attempts) a on task_id = id where id = $1",
+        result.id,
+    )
+    assert "duplicate key value violates unique constraint" in stored
+    assert "23505" in stored
+    assert "secret" not in stored
+    assert [error.exception_class.__module__ for error in result.errors] == ["django.db.utils"] * 2
+
+
+def test_a_task_that_enqueues_another_does_both_or_neither(
+    shop: Any, run: Run, django_jobs: JobTester, notes: Notes
+) -> None:
+    result = run(shop.chain, "first")
+    assert notes() == ["first", "first, second"]
+    assert shop.write.get_result(result.return_value).status == "SUCCESSFUL"
+    shop.write.enqueue("first, third")
+    run(shop.chain, "first")  # fails, as the first note exists
+    assert notes() == ["first", "first, second", "first, third"]
+
+
+def test_a_task_enqueues_what_its_queue_grants(shop: Any, run: Run, django_jobs: JobTester) -> None:
+    # given a queue that grants nothing
+    result = run(shop.send_mail)
+    assert "'django:default' does not declare that it enqueues 'django:mail'" in result.errors[0].traceback
+    # and its own type, which needs no grant
+    result = run(shop.chain, "own")
+    assert django_jobs.task(result.return_value).state == "completed"
+    [[parent]] = django_jobs._database.get().run(
+        "select options ->> 'enqueued_by' from joblane.tasks where id = $1", result.return_value
+    )
+    assert parent == result.id
+
+
+def test_a_task_reports_its_progress(shop: Any, run: Run, django_jobs: JobTester) -> None:
+    result = run(shop.report, 2)
+    status = django_jobs.client.get(result.return_value)
+    assert status is not None
+    assert status.progress is not None
+    assert (status.progress.done, status.progress.total) == (2, 2)
+    assert shop.report.func(2) is None
+
+
+def test_a_function_of_on_commit_that_fails_changes_nothing(shop: Any, run: Run, notes: Notes) -> None:
+    from django.db import transaction
+
+    def fail() -> None:
+        raise ValueError
+
+    shop.hooks["on commit"] = lambda: transaction.on_commit(fail)
+    assert (run(shop.write, "kept").status, notes()) == ("SUCCESSFUL", ["kept"])
+
+
+@pytest.mark.parametrize("name", ["sleep_in_query", "sleep_async"])
+def test_after_a_timeout_the_next_task_sees_its_own_rows(
+    name: str, shop: Any, run: Run, django_jobs: JobTester
+) -> None:
+    # when a task is interrupted
+    result = run(getattr(shop, name))
+    # then it has failed, and no transaction is open
+    assert (result.status, result.errors[0].exception_class.__name__) == ("FAILED", "TaskTimeout")
+    [[open_]] = django_jobs._database.get().run(
+        "select count(*) from pg_stat_activity where datname = current_database() and pid <> pg_backend_pid()"
+        " and (state <> 'idle' or xact_start is not null)"
+    )
+    assert open_ == 0
+    # and the next task gets its own answer
+    assert run(shop.answer).return_value == 7
+
+
+def test_a_task_runs_in_the_queue_of_using(shop: Any, run: Run, django_jobs: JobTester) -> None:
+    result = run(shop.meaning.using(queue_name="loose"))
+    assert (result.return_value, django_jobs.task(result.id).type) == (42, "django:loose")
+    assert shop.meaning.get_result(result.id).task.queue_name == "loose"
+
+
+def test_a_path_that_is_not_registered_never_runs(shop: Any, django_jobs: JobTester) -> None:
+    # given messages of another program
+    task = declared("default")
+    paths = ["os.system", f"{HERE}.never.imported", f"{HERE}.shop.tasks.RefusedError", f"{HERE}.shop.tasks.nowhere"]
+    ids = [django_jobs.enqueue(task, DjangoTask(task=path, args=["true"])).id for path in paths]
+    # then they wait for a deploy
+    django_jobs.drain()
+    assert [django_jobs.task(id_).state for id_ in ids] == ["pending"] * 4
+    # and end after an hour, with the reason, and no module was imported
+    django_jobs.drain(within=timedelta(hours=2))
+    reasons = sorted(dead_letter.reason for dead_letter in django_jobs.dead_letters(task))
+    assert len(reasons) == 4
+    for path, reason in zip(sorted(paths), reasons, strict=True):
+        assert f"{path} is not the path of a registered Django task: define it by @task" in reason
+    assert f"{HERE}.never" not in sys.modules
+
+
+def test_a_backend_that_is_not_joblanes_never_runs(shop: Any, django_jobs: JobTester) -> None:
+    from django.test import override_settings
+
+    immediate = {"BACKEND": "django.tasks.backends.immediate.ImmediateBackend"}
+    task, path = declared("default"), shop.meaning.module_path
+    with override_settings(TASKS={"default": backend(), "now": immediate}):
+        for name in ("now", "unknown"):
+            django_jobs.enqueue(task, DjangoTask(task=path, backend=name))
+        django_jobs.drain(within=timedelta(hours=2))
+    reasons = sorted(dead_letter.reason for dead_letter in django_jobs.dead_letters(task))
+    assert len(reasons) == 2
+    assert "TASKS has no JoblaneBackend of the name 'now'" in reasons[0]
+    assert "TASKS has no JoblaneBackend of the name 'unknown'" in reasons[1]
+
+
+def test_a_tick_runs_the_task_that_its_schedule_names(
+    shop: Any, django_jobs: JobTester, notes: Notes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # given a queue with a schedule
+    nightly = cron("0 2 * * *", payload={"task": shop.write.module_path, "args": ["nightly"]})
+    task = django_tasks("nightly", schedule=nightly)
+    monkeypatch.setattr(default_task_backend(), "queues", {"nightly"})
+    django_jobs.register(task)
+    # when its tick comes
+    id_ = django_jobs.tick(task)
+    django_jobs.drain(within=timedelta(days=1))
+    # then the task has run, and its result can be read
+    assert notes() == ["nightly"]
+    assert shop.write.get_result(id_).return_value == "nightly"
+
+
+@pytest.mark.parametrize("name", ["leave_open", "leave_atomic"])
+def test_without_atomic_an_open_transaction_fails_the_task(name: str, shop: Any, run: Run, notes: Notes) -> None:
+    result = run(getattr(shop, name).using(queue_name="loose"))
+    assert "the task has left a transaction open" in result.errors[0].traceback
+    assert notes() == []
+    assert run(shop.answer).return_value == 7
+
+
+def test_a_constraint_that_fails_at_the_commit_fails_the_task(shop: Any, run: Run, django_jobs: JobTester) -> None:
+    result = run(shop.break_at_commit)
+    assert (result.status, result.errors[0].exception_class.__module__) == ("FAILED", "django.db.utils")
+    assert "violates foreign key constraint" in result.errors[0].traceback
+    assert "987654321" not in result.errors[0].traceback
+
+
+def test_a_message_that_is_no_call_is_refused(shop: Any, django_jobs: JobTester) -> None:
+    from pydantic import ValidationError
+
+    for path in ("", "system", "os.system; x", "../os.system"):
+        with pytest.raises(ValidationError):
+            DjangoTask(task=path)
+
+
+def test_a_run_needs_djangos_own_transaction(shop: Any, django_jobs: JobTester) -> None:
+    from django.db import transaction
+
+    result = shop.meaning.enqueue()
+    with transaction.atomic():
+        django_jobs.drain()
+    result.refresh()
+    assert "use TransactionTestCase instead of TestCase" in result.errors[0].traceback

@@ -1,0 +1,323 @@
+"""`joblane dev` as a process: it runs tasks, reloads on save, and leaves nothing running. The tests use it in order."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import boto3
+import psutil
+import pytest
+
+from joblane.local import env_file
+from joblane.local.daemon import await_end
+from joblane.local.ports import free_port
+from joblane.local.tools import environment_of
+from joblane.record.database import Database
+
+PATIENCE_SECONDS = 60
+HANDLER = """
+import os, time
+from datetime import timedelta
+
+from joblane import Payload, TaskContext, task
+
+
+class {name}(Payload):
+    text: str = ""
+    seconds: float = 0
+
+
+@task("{type}", {options})
+def {function}(payload: {name}, ctx: TaskContext) -> str:
+    print("says", payload.text)
+    {body}
+    return "{result}"
+"""
+TYPES = {
+    "say:text": ("", "time.sleep(payload.seconds)"),
+    "fail:once": (
+        'max_retry=1, retry_delay=timedelta(seconds=1), environment=("GREETING", "UNSET_SETTING")',
+        'if ctx.attempt == 1: raise ValueError("the first time")\n    ctx.logger.info(ctx.settings["GREETING"])',
+    ),
+    "fail:always": ("max_retry=0", 'raise ValueError("always")'),
+    "one:only": ("max_total=1", "time.sleep(payload.seconds)"),
+    "die:once": ("max_retry=1", "if ctx.attempt == 1: print('process', os.getpid()); time.sleep(payload.seconds)"),
+}
+PRODUCER = """
+import json, sys
+from joblane import JobClient
+from functions.say_text.handler import SayText, say_text
+from sqlalchemy import create_engine
+from sqlalchemy.orm import Session
+import os
+jobs = JobClient()
+with Session(create_engine(os.environ["DATABASE_URL"].replace("postgresql:", "postgresql+pg8000:"))) as session:
+    kept = jobs.enqueue(say_text, SayText(text="committed"), session=session)
+    session.commit()
+print(kept.id)
+"""
+
+
+def source(type_: str, result: str = "1", *, body: str | None = None) -> str:
+    options, own = TYPES.get(type_, ("", ""))
+    function = type_.replace(":", "_")
+    names = {"name": function.title().replace("_", ""), "type": type_, "function": function}
+    return HANDLER.format(**names, options=options, body=body or own or "pass", result=result)
+
+
+class Dev:
+    """A project, and `joblane dev` in it."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.log = root / "stream.log"
+        self.local = root / ".joblane"
+        (root / "pyproject.toml").write_text('[project]\nname = "p"\nversion = "0"\n')
+        (root / "functions").mkdir()
+        (root / "functions" / "__init__.py").touch()
+        for type_ in TYPES:
+            self.save(type_)
+        self._environment = {
+            **{name: value for name, value in os.environ.items() if not name.startswith(("AWS_", "DATABASE_URL"))},
+            "JOBLANE_AWS_PORT": str(free_port()),
+            "JOBLANE_POSTGRES_PORT": str(free_port()),
+            "JOBLANE_PAGE_PORT": str(free_port()),
+            "GREETING": "good morning",
+        }
+
+    def start(self) -> None:
+        with self.log.open("ab") as out:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "joblane.cli", "dev"],
+                cwd=self.root,
+                env=self._environment,
+                stdout=out,
+                stderr=out,
+            )
+        self.await_line("Ready.")
+        self.variables = {**env_file_of(self.local), "NO_PROXY": "127.0.0.1"}
+
+    def save(self, type_: str, text: str | None = None) -> None:
+        folder = self.root / "functions" / type_.replace(":", "_")
+        folder.mkdir(exist_ok=True)
+        new = folder / "handler.py.new"  # as many editors do
+        new.write_text(source(type_) if text is None else text)
+        new.rename(folder / "handler.py")
+
+    def lines(self) -> list[str]:
+        return self.log.read_text().splitlines()
+
+    def await_line(self, *parts: str, after: int = 0) -> str:
+        def found() -> list[str]:
+            return [line for line in self.lines()[after:] if all(part in line for part in parts)]
+
+        await_true(lambda: bool(found()), lambda: f"no line with {parts} in\n" + "\n".join(self.lines()[after:]))
+        return found()[0]
+
+    def send(self, type_: str, **payload: Any) -> str:
+        """Send by boto3 to a front door. Return the task's id."""
+        with environment_of(self.variables):
+            sqs = boto3.client("sqs")
+            url = sqs.get_queue_url(QueueName="jobs-default")["QueueUrl"]
+            sent = sqs.send_message(QueueUrl=url, MessageBody=json.dumps({"type": type_, "payload": payload}))
+            sqs.close()
+        return str(sent["MessageId"])
+
+    def run(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        """Run the command line, or Python, in the project."""
+        command = [sys.executable, *arguments]
+        return subprocess.run(
+            command, cwd=self.root, env=self._environment, capture_output=True, text=True, check=False
+        )
+
+    def row(self, id_: str) -> dict[str, Any]:
+        with Database(self.variables["DATABASE_URL"]) as database:
+            rows = database.get().run("select to_jsonb(t) from joblane.tasks t where id = $1", id_)
+        return dict(rows[0][0]) if rows else {}
+
+    def await_state(self, id_: str, state: str) -> dict[str, Any]:
+        await_true(
+            lambda: self.row(id_).get("state") == state, lambda: f"{self.row(id_)}\n" + "\n".join(self.lines()[-30:])
+        )
+        return self.row(id_)
+
+    def processes(self) -> list[psutil.Process]:
+        return psutil.Process(self.process.pid).children(recursive=True)
+
+
+def env_file_of(local: Path) -> dict[str, str]:
+    text = (local / "env").read_text()
+    pairs = (line.split("=", 1) for line in text.splitlines())
+    return {name: value.strip("'") for name, value in pairs if name in env_file.VARIABLES}
+
+
+def await_true(condition: Callable[[], bool], otherwise: Callable[[], str]) -> None:
+    ends = time.monotonic() + PATIENCE_SECONDS
+    while not condition():
+        assert time.monotonic() < ends, otherwise()
+        time.sleep(0.03)
+
+
+@pytest.fixture(scope="module")
+def dev(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Dev]:
+    dev = Dev(tmp_path_factory.mktemp("project"))
+    dev.start()
+    yield dev
+    if dev.process.poll() is None:
+        started = dev.processes()
+        dev.process.terminate()
+        dev.process.wait(20)
+        assert await_end(started, 5)
+
+
+def test_a_program_enqueues_with_the_variables_and_its_printed_lines_are_shown(dev: Dev) -> None:
+    program = dev.root / "producer.py"
+    program.write_text(PRODUCER)
+    done = subprocess.run(
+        [sys.executable, str(program)],
+        env={**os.environ, **dev.variables, "PYTHONPATH": str(dev.root)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    id_ = done.stdout.strip()
+    assert dev.await_state(id_, "completed")["result"] == "1", done.stderr
+    dev.await_line("say:text", id_[-8:], "says committed")
+    dev.await_line("say:text", id_[-8:], "completed in")
+    dev.await_line("Settings without a value: UNSET_SETTING.")
+    shown = dev.run("-m", "joblane.cli", "logs", id_)
+    assert "tasks completed" in shown.stdout, shown.stderr
+    assert "GREETING" in (dev.local / "env").read_text()
+
+
+def test_a_retry_a_setting_and_an_archived_task_show_what_happened(dev: Dev) -> None:
+    retried, archived = dev.send("fail:once"), dev.send("fail:always")
+    assert dev.await_state(retried, "completed")["attempts"] == 2
+    dev.await_line("fail:once", retried[-8:], "retry", "ValueError: the first time")
+    dev.await_line("fail:once", retried[-8:], "good morning")
+    dev.await_state(archived, "archived")
+    dev.await_line("archived", f"joblane show {archived}")
+    assert any("in fail_always" in line for line in dev.lines()), "no traceback"
+
+
+def test_an_archived_task_is_retried_with_the_code_of_the_last_save(dev: Dev) -> None:
+    archived = dev.send("fail:always")
+    dev.await_state(archived, "archived")
+    dev.save("fail:always", source("fail:always", "repaired", body="pass"))
+    dev.await_line("fail_always/handler.py saved")
+    done = dev.run("-m", "joblane.cli", "retry", archived)
+    assert done.returncode == 0, done.stderr
+    assert dev.await_state(archived, "completed")["result"] == "repaired"
+
+
+def test_a_save_reloads_also_twice_in_a_second_with_the_same_size(dev: Dev) -> None:
+    for result in ("2", "3", "4"):
+        before = len(dev.lines())
+        dev.save("say:text", source("say:text", result))
+        dev.await_line("say_text/handler.py saved", after=before)
+        assert dev.await_state(dev.send("say:text"), "completed")["result"] == result
+
+
+def test_a_broken_handler_is_named_once_and_its_messages_wait_for_the_next_save(dev: Dev) -> None:
+    before = len(dev.lines())
+    dev.save("say:text", source("say:text", "x") + "\nundefined_name\n")
+    dev.await_line("say_text/handler.py, line", "NameError: name 'undefined_name'", after=before)
+    waiting, other = dev.send("say:text"), dev.send("one:only")
+    dev.await_state(other, "completed")
+    assert dev.row(waiting) == {}
+    assert sum("NameError" in line for line in dev.lines()[before:]) == 1
+    dev.save("say:text", source("say:text", "repaired"))
+    assert dev.await_state(waiting, "completed")["result"] == "repaired"
+
+
+def test_a_new_type_runs_after_its_first_save_and_a_removed_one_keeps_its_messages(dev: Dev) -> None:
+    unknown = dev.send("new:type")
+    dev.await_line("of no declared type", "jobs-default")
+    dev.save("new:type")
+    dev.await_state(unknown, "completed")
+    (dev.root / "functions" / "new_type" / "handler.py").unlink()
+    dev.await_line("new:type is not declared any more")
+
+
+def test_tasks_of_a_limit_run_one_after_another(dev: Dev) -> None:
+    ids = [dev.send("one:only", seconds=0.3) for _ in range(3)]
+    for id_ in ids:
+        dev.await_state(id_, "completed")
+    with Database(dev.variables["DATABASE_URL"]) as database:
+        overlapping = database.get().run(
+            "select count(*) from joblane.task_attempts a join joblane.task_attempts b"
+            " on a.task_id < b.task_id and a.type = 'one:only' and b.type = 'one:only'"
+            " and a.started_at < b.finished_at and b.started_at < a.finished_at"
+        )
+    assert overlapping == [[0]]
+
+
+def test_a_task_whose_worker_is_killed_runs_again_at_once(dev: Dev) -> None:
+    id_ = dev.send("die:once", seconds=30)
+    os.kill(int(dev.await_line("die:once", id_[-8:], "process").rpartition(" ")[2]), signal.SIGKILL)
+    row = dev.await_state(id_, "completed")
+    assert row["attempts"] == 2
+    dev.await_line("die:once", "killed by signal 9", id_[-8:])
+
+
+def _is_worker(process: psutil.Process) -> bool:
+    return "zygote" in " ".join(process.cmdline())
+
+
+def test_the_page_answers_with_its_token_and_again_after_a_save(dev: Dev) -> None:
+    import urllib.request
+
+    address = dev.await_line("Page:").rpartition(" ")[2]
+    for _ in range(2):
+        opener = urllib.request.build_opener(urllib.request.ProxyHandler({}), urllib.request.HTTPCookieProcessor())
+        with opener.open(address, timeout=30) as answer:
+            assert "say:text" in answer.read().decode() or answer.status == 200
+        before = len(dev.lines())
+        dev.save("say:text")
+        dev.await_line("saved: reloaded", after=before)
+
+
+def test_a_second_start_the_stack_and_a_port_in_use_are_refused(dev: Dev) -> None:
+    for command in ("dev", "up", "down"):
+        refused = dev.run("-m", "joblane.cli", command)
+        assert (refused.returncode, "stop it with Ctrl-C first" in refused.stderr) == (1, True), refused.stderr
+    busy = dev.run("-m", "joblane.cli", "dev", "--folder", str(dev.root / "other"))
+    assert "The queues of `joblane dev` cannot listen" in busy.stderr
+    assert "JOBLANE_AWS_PORT" in busy.stderr
+    assert "joblane dev" in dev.run("-m", "joblane.cli", "status").stdout
+
+
+def test_after_a_kill_nothing_runs_and_the_next_start_continues_all_tasks(dev: Dev) -> None:
+    interrupted, delayed = dev.send("die:once", seconds=30), dev.send("say:text", text="later", seconds=20)
+    dev.await_state(interrupted, "active")
+    dev.await_state(delayed, "active")
+    started = [process for process in dev.processes() if _is_worker(process)]
+    dev.process.kill()
+    dev.process.wait()
+    assert await_end(started, 5)
+
+    dev.save("say:text", source("say:text", "next", body="pass"))
+    dev.start()
+    assert dev.await_state(interrupted, "completed")["attempts"] == 2
+    assert dev.await_state(delayed, "completed")["result"] == "next"
+    dev.await_line("2 tasks of the last time have their messages again")
+
+
+def test_ctrl_c_ends_a_running_task_and_everything_else(dev: Dev) -> None:
+    id_ = dev.send("one:only", seconds=30)
+    dev.await_state(id_, "active")
+    started = dev.processes()
+    dev.process.send_signal(signal.SIGINT)
+    assert dev.process.wait(20) == 0
+    assert await_end(started, 5)
+    assert not (dev.local / "env").exists()
+    dev.await_line("started again by the next `joblane dev`", id_[-8:])
+    assert "Traceback (most recent call last):\n  File" not in dev.log.read_text().rpartition("Stopping.")[2]

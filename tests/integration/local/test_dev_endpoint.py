@@ -1,0 +1,276 @@
+"""The queues of `joblane dev` over HTTP: boto3 sees SQS, and a page in a browser is refused."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import http.client
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from typing import Any, NamedTuple
+
+import boto3
+import pytest
+import uvicorn
+from botocore.config import Config
+from botocore.exceptions import ClientError
+
+from joblane.errors import NOT_IN_DEV
+from joblane.limits import MAX_MESSAGE_BYTES
+from joblane.local.dev.endpoint import Endpoint
+from joblane.local.dev.messages import md5_of_attributes
+from joblane.local.dev.queues import DevQueues
+from joblane.local.dev.server import _config, listen
+from joblane.local.emulator import guarded
+from joblane.local.ports import free_port
+from joblane.local.tools import environment_of
+from joblane.sqs.client import Entry, Sqs
+from tests.integration.local.test_guard import BROWSERS
+
+LANE = "jobs-default-order-mail"
+TYPES = {"order:mail": {"lanes": [LANE], "visibility_seconds": 60.0, "max_receive_count": 2}}
+ATTRIBUTES: dict[str, Any] = {
+    "name": {"DataType": "String", "StringValue": "Ännie"},
+    "count": {"DataType": "Number.int", "StringValue": "7"},
+    "bytes": {"DataType": "Binary", "BinaryValue": b"\x00\xff"},
+}
+
+
+class Served(NamedTuple):
+    """A running endpoint. ``call``: calls a function in its thread."""
+
+    port: int
+    queues: DevQueues
+    sqs: Any
+    url: str
+    call: Callable[[Callable[[], object]], None]
+
+
+@pytest.fixture(scope="module")
+def served() -> Iterator[Served]:
+    port, started = free_port(), threading.Event()
+    known: dict[str, Any] = {}
+
+    async def main() -> None:
+        queues = DevQueues("jobs", lambda queue: known["endpoint"].changed(queue))  # noqa: PLW0108 - made below
+        queues.declare(TYPES)
+        endpoint = known["endpoint"] = Endpoint(
+            queues, port, lambda *asked: [{"message": str(asked[0]), "timestamp": 5}]
+        )
+        endpoint.ready.set()
+        known.update(
+            queues=queues, loop=asyncio.get_running_loop(), server=uvicorn.Server(_config(guarded(endpoint, port)))
+        )
+        listening = listen(port)
+        started.set()
+        await known["server"].serve([listening])
+
+    thread = threading.Thread(target=lambda: asyncio.run(main()))
+    thread.start()
+    assert started.wait(10)
+    with environment_of(variables(port)):
+        sqs = boto3.client("sqs")
+        url = sqs.get_queue_url(QueueName=LANE)["QueueUrl"]
+        yield Served(port, known["queues"], sqs, url, known["loop"].call_soon_threadsafe)
+        sqs.close()
+    known["server"].should_exit = known["server"].force_exit = True
+    thread.join(5)
+    assert not thread.is_alive()
+
+
+@pytest.fixture(autouse=True)
+def empty(served: Served) -> None:
+    for queue in served.queues.queues.values():
+        queue.clear()
+
+
+def variables(port: int) -> dict[str, str]:
+    return {
+        "AWS_ENDPOINT_URL": f"http://127.0.0.1:{port}",
+        "AWS_ACCESS_KEY_ID": "test",
+        "AWS_SECRET_ACCESS_KEY": "test",
+        "AWS_REGION": "us-east-1",
+        "AWS_DEFAULT_REGION": "us-east-1",
+    }
+
+
+def received(served: Served, **options: Any) -> list[Any]:
+    return list(served.sqs.receive_message(QueueUrl=served.url, MaxNumberOfMessages=10, **options).get("Messages", []))
+
+
+def depth(served: Served, url: str | None = None) -> dict[str, str]:
+    found = served.sqs.get_queue_attributes(QueueUrl=url or served.url, AttributeNames=["All"])["Attributes"]
+    names = (
+        "ApproximateNumberOfMessages",
+        "ApproximateNumberOfMessagesNotVisible",
+        "ApproximateNumberOfMessagesDelayed",
+    )
+    return {name: found[name] for name in names}
+
+
+def test_a_message_arrives_with_attributes_group_and_the_digests_that_sdks_verify(served: Served) -> None:
+    sent = served.sqs.send_message(
+        QueueUrl=served.url, MessageBody="bödy", MessageAttributes=ATTRIBUTES, MessageGroupId="acme"
+    )
+    [message] = received(served, AttributeNames=["All"], MessageAttributeNames=["All"])
+    assert message["MessageId"] == sent["MessageId"]
+    assert message["Body"] == "bödy"
+    assert message["MessageAttributes"] == ATTRIBUTES
+    assert message["MD5OfBody"] == sent["MD5OfMessageBody"] == hashlib.md5("bödy".encode()).hexdigest()
+    assert message["MD5OfMessageAttributes"] == sent["MD5OfMessageAttributes"] == md5_of_attributes(ATTRIBUTES)
+    assert (message["Attributes"]["ApproximateReceiveCount"], message["Attributes"]["MessageGroupId"]) == ("1", "acme")
+    served.sqs.change_message_visibility(
+        QueueUrl=served.url, ReceiptHandle=message["ReceiptHandle"], VisibilityTimeout=0
+    )
+    [message] = received(served, MessageAttributeNames=["na.*", "count"])
+    assert list(message["MessageAttributes"]) == ["count"]
+
+
+def test_the_digest_of_attributes_is_that_of_another_implementation(served: Served) -> None:
+    from moto.sqs.models import Message
+
+    other = Message("id", "body", {})
+    other.message_attributes = ATTRIBUTES
+    assert md5_of_attributes(ATTRIBUTES) == other.attribute_md5
+
+
+def test_a_batch_accepts_what_it_can_and_names_the_rest(served: Served) -> None:
+    entries = [{"Id": "good", "MessageBody": "1"}, {"Id": "bad", "MessageBody": "2", "DelaySeconds": 901}]
+    answer = served.sqs.send_message_batch(QueueUrl=served.url, Entries=entries)
+    assert [item["Id"] for item in answer["Successful"]] == ["good"]
+    [failed] = answer["Failed"]
+    assert (failed["Id"], failed["Code"], failed["SenderFault"]) == ("bad", "InvalidParameterValue", True)
+
+
+@pytest.mark.parametrize(
+    ("entries", "code"),
+    [
+        ([], "EmptyBatchRequest"),
+        ([{"Id": str(n), "MessageBody": "x"} for n in range(11)], "TooManyEntriesInBatchRequest"),
+        ([{"Id": "a", "MessageBody": "x"}] * 2, "BatchEntryIdsNotDistinct"),
+        ([{"Id": str(n), "MessageBody": "x" * (MAX_MESSAGE_BYTES // 2 + 1)} for n in range(2)], "BatchRequestTooLong"),
+    ],
+)
+def test_a_whole_batch_is_refused_as_sqs_refuses_it(served: Served, entries: list[Any], code: str) -> None:
+    with pytest.raises(ClientError, match=code):
+        served.sqs.send_message_batch(QueueUrl=served.url, Entries=entries)
+    assert received(served) == []
+
+
+@pytest.mark.parametrize(
+    ("options", "problem"),
+    [
+        ({"MessageBody": "x" * (MAX_MESSAGE_BYTES + 1)}, "must be shorter than 1048576 bytes"),
+        ({"MessageBody": "\x00"}, "InvalidMessageContents"),
+        ({"MessageBody": "x", "DelaySeconds": 901}, "Must be between 0 and 900"),
+        ({"MessageBody": "x", "MessageGroupId": "with blank"}, "MessageGroupId"),
+        (
+            {"MessageBody": "x", "MessageAttributes": {"a": {"DataType": "String", "StringValue": ""}}},
+            "non-empty value",
+        ),
+    ],
+)
+def test_a_message_is_refused_as_sqs_refuses_it(served: Served, options: dict[str, Any], problem: str) -> None:
+    with pytest.raises(ClientError, match=problem):
+        served.sqs.send_message(QueueUrl=served.url, **options)
+    assert received(served) == []
+
+
+def test_a_received_message_is_hidden_returned_and_deleted_by_its_receipt(served: Served) -> None:
+    served.sqs.send_message(QueueUrl=served.url, MessageBody="one")
+    [message] = received(served)
+    receipt = message["ReceiptHandle"]
+    assert received(served) == []
+    assert depth(served)["ApproximateNumberOfMessagesNotVisible"] == "1"
+    served.sqs.change_message_visibility(QueueUrl=served.url, ReceiptHandle=receipt, VisibilityTimeout=0)
+    [again] = received(served)
+    answer = served.sqs.delete_message_batch(
+        QueueUrl=served.url,
+        Entries=[{"Id": "1", "ReceiptHandle": again["ReceiptHandle"]}, {"Id": "2", "ReceiptHandle": "x"}],
+    )
+    assert [item["Id"] for item in answer["Successful"]] == ["1"]
+    assert [item["Code"] for item in answer["Failed"]] == ["ReceiptHandleIsInvalid"]
+    assert set(depth(served).values()) == {"0"}
+
+
+def test_a_message_that_is_received_too_often_moves_to_the_dead_letters(served: Served) -> None:
+    served.sqs.send_message(QueueUrl=served.url, MessageBody="one")
+    assert [len(received(served, VisibilityTimeout=0)) for _ in range(3)] == [1, 1, 0]
+    dead = served.sqs.get_queue_url(QueueName=f"{LANE}-dlq")["QueueUrl"]
+    [message] = served.sqs.receive_message(QueueUrl=dead)["Messages"]
+    served.sqs.delete_message(QueueUrl=dead, ReceiptHandle=message["ReceiptHandle"])
+    assert set(depth(served, dead).values()) == {"0"}
+
+
+def test_a_long_poll_ends_with_the_message_that_it_waits_for(served: Served) -> None:
+    served.call(lambda: asyncio.get_running_loop().call_later(0.1, lambda: served.queues.send(Entry(LANE, "late"))))
+    [message] = received(served, WaitTimeSeconds=20)
+    assert message["Body"] == "late"
+    served.sqs.send_message(QueueUrl=served.url, MessageBody="delayed", DelaySeconds=1)
+    assert [found["Body"] for found in received(served, WaitTimeSeconds=20)] == ["delayed"]
+
+
+def test_the_library_sends_by_its_own_way(served: Served) -> None:
+    sqs = Sqs()
+    assert sqs.send_many([Entry(LANE, str(number)) for number in range(25)]) == {}
+    assert sqs.send_many([Entry(LANE, "again"), Entry(LANE, "")]).keys() == {1}
+    assert depth(served)["ApproximateNumberOfMessages"] == "26"
+    sqs.client.close()
+
+
+@pytest.mark.parametrize(
+    ("name", "advice"),
+    [("jobs-default-no-such", "Is the type declared in a handler.py, and saved"), ("other-default", "JOBLANE_PREFIX")],
+)
+def test_a_missing_queue_is_named_with_what_to_do(served: Served, name: str, advice: str) -> None:
+    with pytest.raises(served.sqs.exceptions.QueueDoesNotExist, match=f"{name}.*{advice}") as caught:
+        served.sqs.get_queue_url(QueueName=name)
+    assert caught.value.response["Error"]["Code"] == "AWS.SimpleQueueService.NonExistentQueue"
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        ("lambda", lambda client: client.list_functions()),
+        ("scheduler", lambda client: client.list_schedules()),
+        ("cloudformation", lambda client: client.describe_stacks()),
+        ("sts", lambda client: client.get_caller_identity()),
+        ("s3", lambda client: client.list_objects_v2(Bucket="exports")),
+        ("secretsmanager", lambda client: client.get_secret_value(SecretId="x")),
+        ("logs", lambda client: client.describe_log_groups()),
+        ("sesv2", lambda client: client.get_account()),
+    ],
+    ids=lambda call: call[0],
+)
+def test_another_service_is_refused_with_a_sentence(served: Served, call: tuple[Any, Callable[[Any], object]]) -> None:
+    client = boto3.client(call[0], config=Config(retries={"total_max_attempts": 1}, s3={"addressing_style": "path"}))
+    with pytest.raises(ClientError, match="`joblane dev` has SQS only") as caught:
+        call[1](client)
+    assert caught.value.response["Error"]["Code"] == NOT_IN_DEV
+    client.close()
+
+
+def test_the_lines_of_a_log_group_are_found(served: Served) -> None:
+    client = boto3.client("logs")
+    [event] = client.filter_log_events(logGroupName="/aws/lambda/jobs-order-mail")["events"]
+    assert event["message"] == "/aws/lambda/jobs-order-mail"
+    client.close()
+
+
+@pytest.mark.parametrize("headers", [*BROWSERS.values(), {"Host": "evil.example"}], ids=[*BROWSERS, "another host"])
+def test_a_browser_and_another_host_are_refused(served: Served, headers: dict[str, str]) -> None:
+    connection = http.client.HTTPConnection("127.0.0.1", served.port, timeout=10)
+    body = f'{{"QueueUrl": "{served.url}", "MessageBody": "forged"}}'
+    connection.request("POST", "/", body, {"X-Amz-Target": "AmazonSQS.SendMessage", **headers})
+    assert connection.getresponse().status == 403
+    connection.close()
+    assert received(served) == []
+
+
+def test_a_body_that_is_no_json_is_refused(served: Served) -> None:
+    connection = http.client.HTTPConnection("127.0.0.1", served.port, timeout=10)
+    connection.request("POST", "/", b"[", {"X-Amz-Target": "AmazonSQS.SendMessage"})
+    assert connection.getresponse().status == 400
+    with suppress(OSError):
+        connection.close()
