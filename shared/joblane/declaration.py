@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar
 from pydantic import ValidationError
 
 from joblane import retry
+from joblane.ambiguous import ambiguous_fields, is_ambiguous
 from joblane.errors import DeclarationError, PayloadError, UnreadablePayloadError
 from joblane.flow import Flow
 from joblane.json_values import canonical
@@ -73,6 +74,15 @@ class Grants:
     """AWS services that the task's own code calls, as boto3 names them, for example ``("dynamodb",)``. The synthesis
     checks that the network of the stage reaches them. It does not allow any call: add the permissions that you need to
     the function's role. SQS, S3, mail and secrets need no entry."""
+
+    def __post_init__(self) -> None:
+        for name, example in (("buckets", "exports"), ("enqueue", "data:export"), ("services", "dynamodb")):
+            value = getattr(self, name)
+            if not isinstance(value, (tuple, list)) or not all(isinstance(item, str) for item in value):
+                raise DeclarationError(f"grants: {name}: a tuple of texts is required, for example ({example!r},)")
+        for type_ in self.enqueue:
+            if type_ != EVERY_LANE:
+                check_type(type_)
 
 
 P = TypeVar("P", bound=Payload)
@@ -202,12 +212,25 @@ class Task(Generic[P, R]):
     def write(self, payload: P) -> dict[str, Any]:
         """Return ``payload`` as JSON values. Raises :class:`PayloadError` if it is not of the declared class."""
         if type(payload) is not self.payload:
-            raise PayloadError("payload", f"{self.type} takes {self.payload.__name__}, not {type(payload).__name__}")
+            name = self.payload.__name__
+            hint = f"; build it by {name}(…), which checks the fields" if isinstance(payload, Mapping) else ""
+            raise PayloadError("payload", f"{self.type} takes {name}, not {type(payload).__name__}{hint}")
         try:
-            return payload.model_dump(mode="json", warnings="error")  # as by model_copy(update=…), which checks nothing
+            written = payload.model_dump(
+                mode="json", warnings="error"
+            )  # as by model_copy(update=…), which checks nothing
         except (TypeError, ValueError, RecursionError) as error:  # pydantic's text would show the value
             where, why = unwritable(payload), type(error).__name__
             raise PayloadError("payload", f"{where}: the value cannot be written as JSON ({why})") from None
+        for name, problem in self._ambiguous.items():
+            if name in written and is_ambiguous(getattr(payload, name), written[name], problem):
+                raise PayloadError("payload", f"{name}: {problem}")
+        return written
+
+    @cached_property
+    def _ambiguous(self) -> Mapping[str, str]:
+        """The fields whose values can reach the handler as others, each with the problem."""
+        return ambiguous_fields(self.payload)
 
     def key_of_message(self, queue: str, payload: Mapping[str, Any], schedule: str | None) -> Unique | None:
         """Return the unique key of a message without a row, as the task declares it.
@@ -230,8 +253,11 @@ class Task(Generic[P, R]):
             return payload
 
 
-def check_type(type_: str) -> None:
+def check_type(type_: object) -> None:
     """Raise :class:`DeclarationError` if ``type_`` is no task type."""
+    if callable(type_):
+        name = getattr(type_, "__name__", type_)
+        raise DeclarationError(f'task {name!r}: write the type into the decorator: @task("category:action")')
     if not isinstance(type_, str) or not TYPE_PATTERN.fullmatch(type_):
         raise DeclarationError(
             f"task type {type_!r}: 'category:action' is required, lower-case letters, digits and single underscores, "

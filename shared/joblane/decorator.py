@@ -182,6 +182,8 @@ def task(
         back_off = retry.check_retry_delay(retry_delay)
     except DeclarationError as error:
         raise DeclarationError(f"{what}: {error}") from None
+    if grants is not None and not isinstance(grants, Grants):
+        raise DeclarationError(f"{what}: grants: Grants(…) is required, not {type(grants).__name__}")
     flow = flow_of(what, key=key, max_per_key=max_per_key, max_total=max_total, limit=limit, rate=rate, order=order)
     numbers = Numbers.of(timeout=timeout, batch_size=batch_size, max_retry=max_retry, resumable=resumable, what=what)
     schedules = _schedules(what, list(schedule) if isinstance(schedule, (list, tuple)) else [schedule])
@@ -251,7 +253,8 @@ def _check_range(what: str, name: str, value: object, low: int, high: int) -> No
 
 def _check_duration(what: str, name: str, value: object, low: timedelta, high: timedelta) -> None:
     if not isinstance(value, timedelta) or not low <= value <= high:
-        raise DeclarationError(f"{what}: {name}: a timedelta from {low} to {high} is required, not {value!r}")
+        seconds = f"; write timedelta(seconds={value})" if isinstance(value, (int, float)) else ""
+        raise DeclarationError(f"{what}: {name}: a timedelta from {low} to {high} is required, not {value!r}{seconds}")
 
 
 def _check_environment(what: str, names: Sequence[str]) -> None:
@@ -285,7 +288,10 @@ def _check_ticks(what: str, schedules: Sequence[Schedule], payload: type[Any]) -
         try:
             payload.model_validate(json.loads(canonical(schedule.payload)))
         except ValidationError as error:
-            raise DeclarationError(f"{what}: schedule: {schedule.name!r}: {describe(error, payload)}") from None
+            raise DeclarationError(
+                f"{what}: schedule: {schedule.name!r}: {describe(error, payload)}; give each field a default, or the "
+                "schedule a payload: cron(…, payload={…})"
+            ) from None
         except (TypeError, ValueError) as error:
             raise DeclarationError(f"{what}: schedule: {schedule.name!r}: payload is not JSON: {error}") from None
 

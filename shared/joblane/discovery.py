@@ -191,6 +191,14 @@ def _check_references(task: Task[Any, Any], tasks: Mapping[str, Task[Any, Any]])
                 f"{what}: on_archived: {type_!r} has a key; a task that follows others can only have max_total, limit "
                 "and rate"
             )
+    chain = [task.type]
+    while (following := tasks[chain[-1]].follower if chain[-1] in tasks else None) is not None:
+        if following in chain:
+            raise DeclarationError(
+                f"{what}: on_archived: {' → '.join(map(repr, [*chain, following]))} is a circle without an end; leave "
+                "on_archived out of the last one"
+            )
+        chain.append(following)
     for alias in task.aliases:
         if any(alias in other.types for other in tasks.values() if other is not task):
             raise DeclarationError(f"{what}: aliases: {alias!r} belongs to another task")

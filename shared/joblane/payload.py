@@ -113,10 +113,10 @@ def _unwritable_in(value: Any, depth: int) -> str:
 
 def _models(info: FieldInfo) -> list[type[BaseModel]]:
     """Return the models that a field can hold."""
-    return [part for part in _parts(info) if isinstance(part, type) and issubclass(part, BaseModel)]
+    return [part for part in parts_of(info) if isinstance(part, type) and issubclass(part, BaseModel)]
 
 
-def _parts(info: FieldInfo) -> list[Any]:
+def parts_of(info: FieldInfo) -> list[Any]:
     """Return a field's annotation and all its parts, down to those with a serializer of their own."""
     parts = [info.rebuild_annotation()]
     for part in parts:  # grows during the loop
@@ -168,7 +168,7 @@ def _check_key(where: str, name: str, info: FieldInfo, config: ConfigDict) -> No
 
 
 def _check_value(where: str, info: FieldInfo, seen: set[type[BaseModel]]) -> None:
-    if any(isinstance(part, type) and issubclass(part, (Secret, SecretStr, SecretBytes)) for part in _parts(info)):
+    if any(isinstance(part, type) and issubclass(part, (Secret, SecretStr, SecretBytes)) for part in parts_of(info)):
         raise DeclarationError(f"{where}: a secret is written as asterisks; pass the name to look it up by")
     for nested in _models(info):
         if nested not in seen:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from datetime import timedelta
 from typing import Any
 
@@ -18,6 +19,7 @@ from tests.pages import ROOT, blocks
 HOW_TO = ROOT / "docs" / "how-to"
 RUN_HERE = (
     "write",
+    "async",
     "enqueue",
     "retry",
     "unique",
@@ -72,6 +74,15 @@ def test_write(jobs: JobTester) -> None:
     assert jobs.run(remind, payload(invoice_id=known)) == {"sent_to": "ann@example.com"}
     with pytest.raises(SkipRetry):
         jobs.run(remind, payload(invoice_id="00000000-0000-0000-0000-000000000000"))
+
+
+def test_async(jobs: JobTester) -> None:
+    names = page("async")
+    execute(jobs, "create table prices (product text, cents integer)")
+    names["test_prices_are_refreshed_once"](jobs)
+    asyncio.run(names["refresh"](jobs))
+    jobs.enqueue(names["prices_mail_all"], names["PricesMailAll"](customers=["ann", "ben"]))
+    assert len(jobs.drain().check().of(names["prices_mail"])) == 2
 
 
 def test_a_task_in_a_session_exists_once_that_has_committed(jobs: JobTester) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -18,6 +19,8 @@ from joblane.schedule import parse
 
 FIRST_TYPE = "hello:world"
 """The type of the job that `joblane init` writes, and that the first `joblane up` runs."""
+DJANGO = "django:"
+"""The start of the types of Django's tasks, which :mod:`joblane.django` declares."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +39,10 @@ class Initialised:
 
 
 def new(project: Project, type_: str, *, queue: str, schedule: str | None, resumable: bool) -> list[Path]:
-    """Write a job and its test, the test last. Raises :class:`LocalError`, before anything is written."""
+    """Write a job and its test, the test last. Of a queue of Django tasks, write only the handler.
+
+    Raises :class:`LocalError`, before anything is written.
+    """
     try:
         check_type(type_)
         if schedule is not None:
@@ -52,7 +58,10 @@ def new(project: Project, type_: str, *, queue: str, schedule: str | None, resum
         )
     folder = folder_of(type_)
     target, test = project.handlers / folder, _test(project, folder)
-    for path in (target, test):
+    queue_name = type_.removeprefix(DJANGO) if type_.startswith(DJANGO) else None
+    if queue_name and (schedule is not None or resumable):
+        raise MisuseError("--schedule, --resumable: a queue of Django tasks has many; see docs/how-to/django.md")
+    for path in (target,) if queue_name else (target, test):
         if path.exists():
             raise LocalError(f"{path.relative_to(project.root)} already exists; nothing was written.")
     words = {
@@ -63,7 +72,13 @@ def new(project: Project, type_: str, *, queue: str, schedule: str | None, resum
         "queue": Queue(queue).name,
         "schedule": schedule,
         "resumable": resumable,
+        "queue_name": queue_name,
+        "settings": os.environ.get("DJANGO_SETTINGS_MODULE") or "project.settings",
     }
+    if queue_name:
+        handler = target / "handler.py"
+        _write(project.root, {handler: _text("django_handler.py", words)})
+        return [handler]
     files = {target / "handler.py": _text("handler.py", words), test: _text("test.py", words)}
     _write(project.root, files)
     return list(files)

@@ -193,7 +193,7 @@ def no_handler(queue_name: str) -> str:
     folder = folder_of(type_of(queue_name))
     return (
         f"Queue {queue_name!r} has no handler: write functions/{folder}/handler.py with the line "
-        f"`{folder} = django_tasks({queue_name!r})`"
+        f"`{folder} = django_tasks({queue_name!r})`, or run `manage.py joblane new {type_of(queue_name)}`"
     )
 
 

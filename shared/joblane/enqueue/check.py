@@ -41,7 +41,11 @@ def check(job: Job, *, record: bool, prefix: str) -> NewTask:
     """Check every field and create the message. Raises :class:`EnqueueError` with the field's name."""
     task = job.task
     if not isinstance(task, Task):
-        raise EnqueueError("task", f"a function declared by @task is required, not {type(task).__name__}")
+        raise EnqueueError(
+            "task",
+            f"a function declared by @task is required, not {type(task).__name__}; import it from its handler, or from "
+            "a package of declarations",
+        )
     queue = task.queue if job.queue is None else _lane(task, job.queue)
     delay, at = _when(job.process_in, job.process_at)
     seconds = delay or seconds_until(at)
@@ -186,7 +190,10 @@ def _when(process_in: timedelta | None, process_at: datetime | None) -> tuple[fl
         raise EnqueueError("process_at", "give process_in or process_at, not both")
     if process_in is not None:
         if not isinstance(process_in, timedelta):
-            raise EnqueueError("process_in", f"a timedelta is required, not {type(process_in).__name__}")
+            raise EnqueueError(
+                "process_in",
+                f"a timedelta is required, not {type(process_in).__name__}, for example timedelta(seconds=5)",
+            )
         if not timedelta(0) <= process_in <= LONGEST_WAIT:
             raise EnqueueError("process_in", f"from zero to {LONGEST_WAIT.days} days is required, not {process_in}")
         return process_in.total_seconds(), None

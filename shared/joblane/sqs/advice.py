@@ -9,6 +9,10 @@ KEYS = "Give the process a role, a profile by AWS_PROFILE, or AWS_ACCESS_KEY_ID 
 PROFILE = "Check AWS_PROFILE, and the files of AWS_CONFIG_FILE and AWS_SHARED_CREDENTIALS_FILE"
 SIGN_IN = "Sign in again, for example by `aws sso login`"
 RENEW = "Renew the credentials of the process"
+DEPLOY = (
+    "Deploy the type: `joblane up` on the local stack, `joblane deploy` on AWS; or check JOBLANE_PREFIX, AWS_REGION "
+    "and the account"
+)
 ADVICE = {
     "NoCredentialsError": KEYS,
     "PartialCredentialsError": KEYS,
@@ -46,8 +50,8 @@ ADVICE_BY_CODE = {
     "InvalidSignature": "Check AWS_SECRET_ACCESS_KEY, and the clock of the machine",
     "SignatureDoesNotMatch": "Check AWS_SECRET_ACCESS_KEY, and the clock of the machine",
     "AccessDenied": "Allow the process sqs:GetQueueUrl and sqs:SendMessage on the queue",
-    "NonExistentQueue": "Deploy the stage, or check JOBLANE_PREFIX, AWS_REGION and the account",
-    "QueueDoesNotExist": "Deploy the stage, or check JOBLANE_PREFIX, AWS_REGION and the account",
+    "NonExistentQueue": DEPLOY,
+    "QueueDoesNotExist": DEPLOY,
 }
 """Part of an error code of AWS → the sentence."""
 

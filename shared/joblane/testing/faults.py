@@ -75,6 +75,7 @@ class Kind(Enum):
     CRASH_BEFORE_COMMIT = auto()
     CRASH_AFTER_COMMIT = auto()
     LATE_ACKNOWLEDGEMENT = auto()
+    CANCEL_AT_CHECK = auto()
 
 
 CRASHES = (Kind.CRASH_BEFORE_COMMIT, Kind.CRASH_AFTER_COMMIT)
@@ -90,8 +91,8 @@ class Fault:
     """Type of the tasks that it concerns. None: all."""
     left: int
     """Number of times that it will still happen."""
-    commit: int | None = None
-    """Number of the commit within a run, from 1. None: the last one."""
+    number: int | None = None
+    """Number of the commit, or of the check, within a run, from 1. None: the last commit."""
     happened: int = 0
     """Number of times that it has happened."""
 
@@ -108,14 +109,14 @@ class Faults:
         self._armed: list[Fault] = []
 
     @contextmanager
-    def armed(self, kind: Kind, task: Task[Any, Any] | None, times: int, commit: int | None = None) -> Iterator[Fault]:
+    def armed(self, kind: Kind, task: Task[Any, Any] | None, times: int, number: int | None = None) -> Iterator[Fault]:
         """Arm a fault for the block.
 
         Raises AssertionError if it happened less often than ``times``, because the test would then prove nothing.
         """
-        if times < 1 or (commit is not None and commit < 1):
-            raise ValueError("times, commit: numbers from 1 are required")
-        fault = Fault(kind, task.type if task else None, times, commit)
+        if times < 1 or (number is not None and number < 1):
+            raise ValueError("times, commit, check: numbers from 1 are required")
+        fault = Fault(kind, task.type if task else None, times, number)
         self._armed.append(fault)
         try:
             yield fault
@@ -175,4 +176,4 @@ class Killer:
         if not commits_itself and sql != "commit":
             return False
         self._commits += 1
-        return self._finishing if fault.commit is None else self._commits == fault.commit
+        return self._finishing if fault.number is None else self._commits == fault.number

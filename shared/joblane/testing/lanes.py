@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
@@ -18,6 +19,7 @@ from joblane.local.lambda_context import LambdaContext
 from joblane.local.memory_queues import QueuedMessage
 from joblane.queues import Queue, lane_name
 from joblane.record.database import Database
+from joblane.record.transitions import CANCEL
 from joblane.sqs.message import decode
 from joblane.sqs.tick import tick_id
 from joblane.testing.errors import Killed, KitError
@@ -155,6 +157,7 @@ class Lanes:
         def function(payload: Any, ctx: TaskContext) -> Any:
             self._before(task, batch)
             self._context = ctx
+            self._cancel_at_check(task, ctx)
             if task.is_async:
                 return awaited(payload, ctx)
             with self._recorded(ctx) as result:
@@ -182,6 +185,27 @@ class Lanes:
             raise
         if ctx.task_id in self.results:
             self.results[ctx.task_id] = (result[0], None)
+
+    def _cancel_at_check(self, task: Task[Any, Any], ctx: TaskContext) -> None:
+        """Cancel the task at the check that a fault names, if one is armed."""
+        fault = self._faults.find(task.type, Kind.CANCEL_AT_CHECK)
+        if fault is None:
+            return
+        checks = itertools.count(1)
+
+        def cancelling(check: Callable[..., None]) -> Callable[..., None]:
+            @wraps(check)
+            def counted(*arguments: Any, **named: Any) -> None:
+                if next(checks) == fault.number and fault.left:
+                    fault.strikes()
+                    with Database(self._url) as database:  # the operator's
+                        database.get().run(CANCEL, ctx.task_id)
+                    ctx._asked_at = ctx._reported_at = -math.inf  # so that this check reads the row
+                check(*arguments, **named)
+
+            return counted
+
+        vars(ctx).update(check=cancelling(ctx.check), progress=cancelling(ctx.progress))
 
     def _before(self, task: Task[Any, Any], batch: Sequence[QueuedMessage]) -> None:
         """Cause the faults between the claim and the handler's first line."""

@@ -474,6 +474,21 @@ class JobTester:
         """
         return self._faults.armed(Kind.CRASH_AFTER_COMMIT, task, times, commit)
 
+    def cancel_at_check(
+        self, task: Task[Any, Any] | None = None, *, check: int = 1, times: int = 1
+    ) -> AbstractContextManager[Fault]:
+        """Arm a fault: an operator cancels a task while it runs, just before the run checks for it.
+
+        Each call of ``ctx.check`` and ``ctx.progress`` is a check, and so is the end of each item of ``ctx.each`` and
+        of each chunk of ``ctx.resume``. The run ends there with :class:`TaskCancelled`.
+
+        Args:
+            task: Task whose runs it concerns. None: all tasks.
+            check: Number of the check within the run, from 1.
+            times: Number of runs in which it happens.
+        """
+        return self._faults.armed(Kind.CANCEL_AT_CHECK, task, times, check)
+
     def late_acknowledgement(
         self, task: Task[Any, Any] | None = None, *, times: int = 1
     ) -> AbstractContextManager[Fault]:

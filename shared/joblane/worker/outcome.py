@@ -140,12 +140,14 @@ def _finish(
 def storable_result(result: Any) -> Any:
     """Return a handler's result as JSON values. NaN and infinities, which JSON lacks, become null.
 
-    Raises pydantic's ``PydanticSerializationError`` or TypeError; the attempt then fails.
+    Raises TypeError; the attempt then fails.
     """
-    value = to_jsonable_python(result, inf_nan_mode="null")
     try:
+        value = to_jsonable_python(result, inf_nan_mode="null")
         check_tree(value, "result")
         json.dumps(value)  # fails for an integer of thousands of digits, which the checks above accept
     except ValueError as error:  # MessageError is a ValueError too
-        raise TypeError(f"the handler's result cannot be stored: {error}") from None
+        raise TypeError(
+            f"the handler's result cannot be stored: {error}; return texts, numbers, lists, dicts or a pydantic model"
+        ) from None
     return value

@@ -39,6 +39,13 @@ class Router:
         """Lambda's entry: an SQS event in, a partial batch response out."""
         deliveries = [Received.read(record) for record in event["Records"]]
         kept = {delivery.message_id: delivery for delivery in deliveries if self._is_early(delivery)}
+        for delivery in kept.values():
+            if delivery.receives == 1 and delivery.message is not None:
+                self._logger.warning(
+                    f"{self._unknown(delivery.message.type)}; the message waits an hour for a deploy of the type, then "
+                    "it is a dead letter",
+                    extra={"message_id": delivery.message_id, "queue": delivery.queue},
+                )
         forwarded = [delivery for delivery in deliveries if delivery.message_id not in kept]
         failed = self._sqs.send_many([self._entry(delivery) for delivery in forwarded]) if forwarded else {}
         for position, why in failed.items():
@@ -60,6 +67,14 @@ class Router:
         unknown = delivery.message is not None and delivery.message.type not in self._routes
         return unknown and time.time() - delivery.sent_at < PATIENCE_SECONDS
 
+    def _unknown(self, type_: str) -> str:
+        """Return the problem of a type without a route, with the types whose names are similar."""
+        from difflib import get_close_matches
+
+        near = get_close_matches(type_, self._routes, n=1, cutoff=0.75)
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        return f"no task {type_!r} takes messages from a front door{hint}"
+
     def _entry(self, delivery: Received) -> Entry:
         route = self._route(delivery)
         return route if isinstance(route, Entry) else refused_dead_letter(delivery, route)
@@ -70,7 +85,7 @@ class Router:
         if message is None:
             return f"MessageError: {delivery.refusal}"
         if message.type not in self._routes:
-            return f"UnknownType: no task {message.type!r} takes messages from a front door"
+            return f"UnknownType: {self._unknown(message.type)}"
         if message.tick is not None or TICK_ID_PATTERN.fullmatch(message.id or ""):
             return "MessageError: id: has the form of a tick's id, which only the scheduler gives"
         queues = self._routes[message.type]

@@ -72,6 +72,19 @@ def test_the_written_files_pass_the_formatter_and_the_linter(project: Path) -> N
     run(project, "ruff", "check", "functions", "tests")
 
 
+def test_a_queue_of_django_tasks_gets_its_handler(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "functions").mkdir()
+    monkeypatch.setenv("DJANGO_SETTINGS_MODULE", "shop.settings")
+    [handler] = written(tmp_path, "django:mail", {"queue": "low"})
+    namespace: dict[str, Any] = {"__name__": "functions.django_mail.handler"}
+    exec(handler.read_text(), namespace)
+    declared = namespace["django_mail"]
+    assert (declared.type, declared.queue, declared.max_retry) == ("django:mail", "low", 3)
+    assert '"shop.settings"' in handler.read_text()
+    with pytest.raises(LocalError, match="a queue of Django tasks has many"):
+        written(tmp_path, "django:other", {"schedule": "@hourly"})
+
+
 @pytest.mark.parametrize(
     ("type_", "options", "problem"),
     [

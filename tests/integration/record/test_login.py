@@ -10,7 +10,7 @@ from contextlib import ExitStack, suppress
 from datetime import UTC, datetime, timedelta
 from ipaddress import ip_address
 from threading import Thread
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import boto3
 import pytest
@@ -18,8 +18,10 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from moto import mock_aws
+from sqlalchemy.util import greenlet_spawn
 
 from joblane import secret_values
+from joblane.event_loop import process_loop
 from joblane.local.ports import free_port
 from joblane.record.connection import is_unavailable
 from joblane.record.database import Database
@@ -34,6 +36,8 @@ if TYPE_CHECKING:
     from joblane.local.postgres import Postgres
 
 Make = Callable[[str, str], Database]
+Ask = Callable[..., list[list[Any]]]
+"""Runs a statement on a connection of one of the drivers."""
 NAMED, UNNAMED = "127.0.0.2", "127.0.0.3"
 """Addresses of this machine for which TLS is required. The certificate is for the first."""
 
@@ -106,36 +110,49 @@ def at(postgres: Postgres, tls: tuple[int, Path]) -> Iterator[Callable[[str, str
 
         def make(host: str, query: str) -> Database:
             database = Database(postgres.url.replace(f"127.0.0.1:{postgres.port}", f"{host}:{tls[0]}") + query)
-            opened.callback(database.drop)
+            opened.callback(database.close)
             return database
 
         yield make
 
 
-def test_a_server_with_a_known_certificate_and_name_is_accepted(at: Make, tls: tuple[int, Path]) -> None:
-    assert at(NAMED, f"?sslrootcert={tls[1]}").get().run("select 1") == [[1]]
+def by_pg8000(database: Database, sql: str = "select 1") -> list[list[Any]]:
+    return database.get().run(sql)
 
 
-def test_a_server_under_another_name_is_refused(at: Make, tls: tuple[int, Path]) -> None:
+def by_asyncpg(database: Database, sql: str = "select 1") -> list[list[Any]]:
+    return process_loop.run(lambda: greenlet_spawn(lambda: database.asynchronous.get().run(sql)))
+
+
+@pytest.fixture(params=[by_pg8000, by_asyncpg])
+def ask(request: pytest.FixtureRequest) -> Ask:
+    return request.param  # type: ignore[no-any-return]
+
+
+def test_a_server_with_a_known_certificate_and_name_is_accepted(at: Make, tls: tuple[int, Path], ask: Ask) -> None:
+    assert ask(at(NAMED, f"?sslrootcert={tls[1]}")) == [[1]]
+
+
+def test_a_server_under_another_name_is_refused(at: Make, tls: tuple[int, Path], ask: Ask) -> None:
     with pytest.raises(OSError, match="IP address mismatch") as caught:
-        at(UNNAMED, f"?sslrootcert={tls[1]}").get()
+        ask(at(UNNAMED, f"?sslrootcert={tls[1]}"))
     assert is_unavailable(caught.value)
 
 
-def test_a_server_of_an_unknown_authority_is_refused(at: Make) -> None:
+def test_a_server_of_an_unknown_authority_is_refused(at: Make, ask: Ask) -> None:
     with pytest.raises(OSError, match="self-signed certificate"):
-        at(NAMED, "").get()
+        ask(at(NAMED, ""))
 
 
-def test_a_server_without_tls_is_refused_before_a_password_is_sent(postgres: Postgres) -> None:
+def test_a_server_without_tls_is_refused_before_a_password_is_sent(postgres: Postgres, ask: Ask) -> None:
     """The host name is not a loopback name, although it is this machine."""
     with pytest.raises(Exception, match="SSL") as caught:
-        Database(postgres.url.replace("127.0.0.1", "0x7f000001")).get()
+        ask(Database(postgres.url.replace("127.0.0.1", "0x7f000001")))
     assert is_unavailable(caught.value)
 
 
 def test_a_rotated_secret_is_read_again_within_the_same_call(
-    postgres: Postgres, tls: tuple[int, Path], monkeypatch: pytest.MonkeyPatch
+    postgres: Postgres, tls: tuple[int, Path], monkeypatch: pytest.MonkeyPatch, ask: Ask
 ) -> None:
     port, authority = tls
     monkeypatch.setenv("AWS_DEFAULT_REGION", "eu-central-1")
@@ -144,17 +161,17 @@ def test_a_rotated_secret_is_read_again_within_the_same_call(
         secrets = boto3.client("secretsmanager")
         secrets.create_secret(Name="acme", SecretString=json.dumps({"username": "rotating", "password": "one"}))
         database = Database(f"postgresql://{NAMED}:{port}/joblane?secret=acme&sslrootcert={authority}")
-        assert database.get().run("select current_user::text") == [["rotating"]]
+        assert ask(database, "select current_user::text") == [["rotating"]]
 
         administer(postgres, "alter role rotating password 'two'")
         secrets.put_secret_value(SecretId="acme", SecretString=json.dumps({"username": "rotating", "password": "two"}))
-        database.drop()
-        assert database.get().run("select current_user::text") == [["rotating"]]
+        database.close()
+        assert ask(database, "select current_user::text") == [["rotating"]]
 
         administer(postgres, "alter role rotating password 'three'")
-        database.drop()
+        database.close()
         with pytest.raises(LoginError, match=r"refuses the login: .*28P01\); check the secret") as caught:
-            database.get()
+            ask(database)
         assert is_unavailable(caught.value)
     administer(postgres, "drop role rotating")
 

@@ -170,3 +170,32 @@ def test_a_crash_leaves_no_thread_or_lock_behind(jobs: JobTester, effects: Effec
         session.execute(text("set local lock_timeout = '2s'"))
         session.execute(text("lock table effects in access exclusive mode"))
     assert threading.active_count() == before
+
+
+@task("order:watch")
+def order_watch(payload: Order, ctx: TaskContext) -> None:
+    for number in range(payload.number):
+        ctx.check()
+        ctx.progress(number, payload.number)
+        SEEN.append(number)
+
+
+SEEN: list[int] = []
+
+
+def test_a_task_is_cancelled_at_the_check_that_a_test_names(jobs: JobTester) -> None:
+    # when at the progress of the second step
+    SEEN.clear()
+    first, second = (jobs.enqueue(order_watch, Order(number=3)).id for _ in range(2))
+    with jobs.cancel_at_check(order_watch, check=4) as fault:
+        jobs.drain()
+    # then one run ends there, and the other one is not concerned
+    assert (jobs.task(first).state, jobs.task(second).state) == (State.CANCELLED, State.COMPLETED)
+    assert (SEEN, fault.happened) == ([0, 0, 1, 2], 1)
+    # and a run with fewer checks fails the test
+    jobs.enqueue(order_watch, Order(number=1))
+    with (
+        pytest.raises(AssertionError, match="cancel at check: it happened 0 of 1 times"),
+        jobs.cancel_at_check(check=4),
+    ):
+        jobs.drain()

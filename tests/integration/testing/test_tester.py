@@ -76,7 +76,7 @@ def test_a_result_that_cannot_be_kept_is_a_failed_attempt(jobs: JobTester) -> No
     def order_object(payload: Order, ctx: TaskContext) -> object:
         return object()
 
-    with pytest.raises(NotRunError, match="order:object mine is retry after 1 of 6 attempts, PydanticSerialization"):
+    with pytest.raises(NotRunError, match="order:object mine is retry after 1 of 6 attempts, TypeError"):
         jobs.run(order_object, Order(number=1), task_id="mine")
 
 

@@ -51,7 +51,7 @@ def new(
 ) -> None:
     """Write a job that works, and a test of it.
 
-    In functions/ and tests/ of this project.
+    In functions/ and tests/ of this project. For django:NAME: the handler of a queue of Django tasks.
     """
     from joblane.cli.scaffold import new as write
 
@@ -60,6 +60,11 @@ def new(
     for path in written:
         typer.echo(terminal.clean(str(path.relative_to(project.root))))
     test = written[-1].relative_to(project.root)
+    if len(written) == 1:
+        terminal.say(
+            "Add the queue's name to QUEUES of TASKS in Django's settings, and correct the settings' module here."
+        )
+        return
     terminal.say(f"Test it:  {_pytest(test)}\nThen write your code into handler.py. `joblane up` deploys it.")
 
 
