@@ -32,10 +32,34 @@ STEPS = (
 BY_HOUR = timedelta(hours=1)
 END = "infinity"
 FIELDS = "at, completed, failed, archived, lost, others, cost_usd, waits, durations"
+
+
+def _histograms(column: str) -> str:
+    return f"""
+  select at, array_agg(array[bucket, number]) as {column}
+    from (select at, {column}[i][1] as bucket, sum({column}[i][2])::int as number
+            from found, generate_subscripts({column}, 1) as i group by 1, 2) as buckets
+   group by at"""
+
+
 ADDED_UP = f"""
-select {FIELDS} from joblane.run_statistics
- where kind = $1 and name = $2 and seconds = $3::int and at >= $4::timestamptz and at < $5::timestamptz order by at
+with found as (
+  select to_timestamp(floor(extract(epoch from at) / $6::int) * $6::int) as at, completed, failed, archived, lost,
+         others, cost_usd, waits, durations
+    from joblane.run_statistics
+   where kind = $1 and name = $2 and seconds = $3::int and at >= $4::timestamptz and at < $5::timestamptz
+),
+waits as ({_histograms("waits")}),
+durations as ({_histograms("durations")}),
+sums as (
+  select at, sum(completed) as completed, sum(failed) as failed, sum(archived) as archived, sum(lost) as lost,
+         sum(others) as others, sum(cost_usd) as cost_usd
+    from found group by at
+)
+select {FIELDS.replace("waits, durations", "coalesce(waits, '{}'), coalesce(durations, '{}')")}
+  from sums left join waits using (at) left join durations using (at)
 """
+"""The rows of a name, added up in periods of $6 seconds."""
 UNTIL = "select until, clock_timestamp() from joblane.run_statistics_until"
 LATEST_COLUMNS = {PauseScope.TYPE: "type", PauseScope.TENANT: "coalesce(tenant, '')"}
 
@@ -103,15 +127,15 @@ def _rows(
     connection: Connection, kind: PauseScope, name: str, *, step: timedelta, since: datetime, until: datetime
 ) -> Iterable[list[Any]]:
     """Yield the rows of minutes or hours, and of the runs that ended after ``until``, which no sweep has added up."""
-    hour = _floor(until, BY_HOUR)
+    hour, length = _floor(until, BY_HOUR), str(round(step.total_seconds()))
     if step >= BY_HOUR:
-        yield from connection.run(ADDED_UP, kind, name, "3600", since, hour)
+        yield from connection.run(ADDED_UP, kind, name, "3600", since, hour, length)
     if kind is PauseScope.TENANT:
         until = hour  # a tenant has no minutes
     elif step >= BY_HOUR:
-        yield from connection.run(ADDED_UP, kind, name, "60", max(since, hour), until)
+        yield from connection.run(ADDED_UP, kind, name, "60", max(since, hour), until, length)
     else:
-        yield from connection.run(ADDED_UP, kind, name, "60", since, until)
+        yield from connection.run(ADDED_UP, kind, name, "60", since, until, length)
     column = LATEST_COLUMNS[kind]
     latest = f"with {counting('minute', column, repr(''), f'{column} = $3')} select {FIELDS} from rows"
     yield from connection.run(latest, max(since, until), END, name)
