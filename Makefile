@@ -34,7 +34,7 @@ RUN := $(ENVIRONMENT) .venv/bin/python -m
 TESTS ?= tests/faults tests/e2e tests/browser tests/infra tests/integration tests/unit
 WORKERS ?= $(shell expr $$(getconf _NPROCESSORS_ONLN) + 2)
 
-.PHONY: help demo up down status test modules quick check lint types words format docs bench bench-large bench-peers faults synth preflight deploy lock wheel tools clean
+.PHONY: help demo up dev down status test modules quick check lint types words format docs bench bench-large bench-peers faults synth preflight deploy lock wheel tools clean
 
 help: ## List these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-11s %s\n", $$1, $$2 }' Makefile
@@ -44,6 +44,9 @@ demo: .venv/.run ## Run the platform's jobs on a local stack, and show the resul
 
 up: .venv/.run ## Start the local stack and leave it running; other programs connect with .joblane/env
 	@$(RUN) joblane.cli.main up
+
+dev: .venv/.run ## Run the platform's jobs here without a deploy, and reload on save; Ctrl-C stops it
+	@$(RUN) joblane.cli.main dev
 
 down: .venv/.run ## Stop the local stack
 	@$(RUN) joblane.cli.main down

@@ -64,7 +64,7 @@ class Grants:
     ``("user:invitation",)``. ``("*",)``: all types. The task's own type, and that of ``on_archived``, need no entry.
     On AWS, IAM refuses a message of another type. So :meth:`TaskContext.enqueue` and the batches of the context refuse
     it everywhere, before anything is written. They cannot check tasks that wait for others: the sweep sends these
-    messages, some minutes later."""
+    messages, some minutes later, and `joblane doctor` warns."""
     mail: bool = False
     """True: the function can send e-mail by Amazon SES, from the address in the stage's setting ``mail_from``."""
     dead_letters: bool = False

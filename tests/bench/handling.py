@@ -98,7 +98,7 @@ def _without_database() -> Iterator[None]:
     class Idle:
         idle = True
 
-    def claim(_connection: object, arrivals: Any, _lease: object, _request: object) -> dict[str, Claim]:
+    def claim(_connection: object, arrivals: Any, _lease: object, _request: object, _token: object) -> dict[str, Claim]:
         return {
             item["id"]: Claim(
                 item["id"],

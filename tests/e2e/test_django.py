@@ -142,7 +142,6 @@ def test_the_tasks_of_a_django_project_run_in_lambda(shop: Shop) -> None:
     # given the project's tables, and Joblane's, by Django's own commands
     shop.run("-m", "django", "migrate", "--verbosity", "0")
     assert "The schema is up to date" in shop.run("-m", "django", "joblane", "migrate")
-    assert "no issues" in shop.run("-m", "django", "check")
     # when it enqueues tasks
     found: dict[str, Any] = json.loads(shop.run("-c", PROGRAM))
     # then they run once, with the results

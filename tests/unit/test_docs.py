@@ -39,6 +39,7 @@ RUN = {
         "wheel.environment(",
     ),
     "joblane init": ("tests/e2e/adopter/test_adopter.py", '"2. Make the folder a project"'),
+    "joblane dev": ("tests/integration/local/test_dev.py", '"joblane.cli", "dev"'),
     "joblane up": ("tests/e2e/adopter/test_adopter.py", '"6. Start the local stack"'),
     "joblane new invoice:remind": ("tests/integration/cli/test_scaffold.py", '"order:pay": {}'),
     "joblane down": ("tests/e2e/adopter/test_adopter.py", '"joblane", "down"'),

@@ -13,6 +13,7 @@ from tests.pages import ROOT, table
 
 PAGE = ROOT / "docs" / "how-to" / "troubleshooting.md"
 HEADINGS = (
+    "`joblane dev` does not start, or does not run a task",
     "`joblane up` fails",
     "`joblane` finds no stack",
     "A deploy to AWS",

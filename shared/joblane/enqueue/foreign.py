@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Hashable, Sequence
 from functools import cache, partial
+from inspect import iscoroutinefunction
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 from joblane.enqueue.outbox import INLINE_SENDS
@@ -38,6 +39,12 @@ class Foreign:
         self.connection = connection
         if after_commit is None:
             self.need_after_commit()
+        elif not callable(after_commit) or iscoroutinefunction(after_commit):
+            given = "an asynchronous one" if callable(after_commit) else type(after_commit).__name__
+            raise EnqueueError(
+                "after_commit",
+                f"a plain function that keeps a callback is required, like callbacks.append, not {given}",
+            )
         self.keep = after_commit
 
     def need_after_commit(self) -> None:
@@ -78,7 +85,10 @@ class Psycopg(Foreign):
         from psycopg.pq import TransactionStatus
 
         super().__init__(connection, after_commit)
-        if connection.autocommit and connection.info.transaction_status == TransactionStatus.IDLE:
+        status = connection.info.transaction_status
+        # in a pipeline the server may not have answered a BEGIN yet, so psycopg's own count of the open blocks is read
+        in_block = getattr(connection, "_num_transactions", 0) > 0
+        if connection.autocommit and not in_block and status in (TransactionStatus.IDLE, TransactionStatus.ACTIVE):
             raise EnqueueError(
                 "connection",
                 "it is in autocommit mode and has no open transaction, so the task could not commit together with your "
@@ -184,21 +194,30 @@ class Django(Foreign):
             return
         hooks = self.connection.run_on_commit
         savepoints, last, *_ = hooks[-1] if hooks else (None, None)
+        unsent: list[NewTask] = []
         if isinstance(last, OnCommit) and last.send == send and savepoints == set(self.connection.savepoint_ids):
-            last.tasks += tasks  # sent together, or rolled back together
-        else:
-            self.connection.on_commit(OnCommit(send, tasks))
+            unsent = last.unsent
+        self.connection.on_commit(OnCommit(send, tasks, unsent))
 
 
 class OnCommit:
-    """The sends after a commit of Django. Django forgets it with the savepoint in which it was made."""
+    """The send after a commit of Django. Django forgets it with the savepoint in which it was made.
 
-    def __init__(self, send: Send, tasks: list[NewTask]) -> None:
+    Each enqueue has its own, so that Django's ``captureOnCommitCallbacks`` sees it. The first of those that commit or
+    roll back together sends the messages of all.
+    """
+
+    def __init__(self, send: Send, tasks: list[NewTask], unsent: list[NewTask]) -> None:
         self.send = send
         self.tasks = tasks
+        self.unsent = unsent
+        unsent += tasks
 
     def __call__(self) -> None:
-        self.send(self.tasks)
+        tasks = self.unsent.copy()
+        self.unsent.clear()
+        if tasks:
+            self.send(tasks)
 
 
 KINDS: dict[tuple[str, str], type[Foreign]] = {
@@ -234,6 +253,7 @@ def opened(
     if kind is None:
         given = "psycopg2's" if names[0][0] == "psycopg2" else f"{names[0][0]}.{names[0][1]}"
         advice = "for SQLAlchemy's give session=" if names[0][0] == "sqlalchemy" else "or give an SQLAlchemy session="
+        advice = "take a connection from it" if names[0][1].endswith("Pool") else advice
         raise EnqueueError("connection", f"{ASYNC if is_async else SYNC} is required, not {given}; {advice}")
     if kind.is_async and not is_async:
         raise EnqueueError("connection", "it is asynchronous: use await jobs.aenqueue(task, payload, connection=…)")

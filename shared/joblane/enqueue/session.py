@@ -28,17 +28,27 @@ def plain(session: AnySession) -> Session:
 
     Raises :class:`EnqueueError` for anything else, and for a session whose statements commit by themselves.
     """
+    from sqlalchemy.exc import UnboundExecutionError
     from sqlalchemy.orm import Session, scoped_session
 
     if hasattr(session, "run_sync"):
         raise EnqueueError(
             "session",
-            "a plain Session is required; with an AsyncSession use await jobs.aenqueue(task, payload, session=session)",
+            "a plain Session is required; with an AsyncSession use await jobs.aenqueue(task, payload, session=session)"
+            ", or for a batch await session.run_sync(function), whose first argument is the plain session",
         )
     if not isinstance(session, (Session, scoped_session)):
-        raise EnqueueError("session", f"an SQLAlchemy Session is required, not {type(session).__name__}")
+        raise EnqueueError("session", f"an SQLAlchemy Session is required, not {_named(session)}")
     session = session() if isinstance(session, scoped_session) else session  # a registry would give others later
-    if getattr(session.connection().connection.dbapi_connection, "autocommit", False):
+    try:
+        connection = session.connection()
+    except UnboundExecutionError as error:
+        raise EnqueueError(
+            "session",
+            "it has no default database, where the task would be written; give it the engine of Joblane's tables, "
+            "for example Session(engine, binds=…)",
+        ) from error
+    if getattr(connection.connection.dbapi_connection, "autocommit", False):
         raise EnqueueError(
             "session",
             "its connection is in AUTOCOMMIT, so the task could not commit together with your work; use an engine "
@@ -55,8 +65,13 @@ def asynchronous(session: AnyAsyncSession) -> AsyncSession:
     if isinstance(session, (Session, scoped_session)):
         raise EnqueueError("session", "with a plain Session use jobs.enqueue(task, payload, session=session)")
     if not isinstance(session, (AsyncSession, async_scoped_session)):
-        raise EnqueueError("session", f"an SQLAlchemy AsyncSession is required, not {type(session).__name__}")
+        raise EnqueueError("session", f"an SQLAlchemy AsyncSession is required, not {_named(session)}")
     return session() if isinstance(session, async_scoped_session) else session
+
+
+def _named(given: object) -> str:
+    name = type(given).__name__
+    return f"{name}; give a driver's connection as connection=" if "Connection" in name else name
 
 
 def runner(session: Session) -> Callable[..., list[list[Any]]]:

@@ -13,6 +13,7 @@ from typing import TypeVar
 from joblane.sqs.client import CONNECTIONS
 
 T = TypeVar("T")
+NO_LOOP = "asyncio's event loop is required; with another, such as trio's, call the plain function in a thread"
 
 
 class Threads:
@@ -32,8 +33,11 @@ class Threads:
 
         A cancellation does not wait for the call: one that runs continues. ``always``: one that has not begun runs too.
         """
-        loop, context = asyncio.get_running_loop(), contextvars.copy_context()
-        ended = loop.create_future()
+        try:
+            loop = asyncio.get_running_loop()
+        except RuntimeError:
+            raise RuntimeError(NO_LOOP) from None
+        context, ended = contextvars.copy_context(), loop.create_future()
 
         def end() -> None:
             if not ended.done():

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
-from functools import cached_property, partial, wraps
+from functools import cached_property, partial
 from importlib.util import find_spec
-from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, ParamSpec, Protocol, TypeVar
 
 from pg8000.exceptions import Error as PostgresError
 
@@ -41,23 +41,6 @@ class Transaction(Statements, Protocol):
 
     def roll_back(self) -> None:
         """Roll back, also if the handler was interrupted at any point."""
-
-
-def _on_loop(method: Callable[Concatenate[RunSession, P], T]) -> Callable[Concatenate[RunSession, P], T]:
-    """Run the method on the process's loop if the session is asynchronous. In a greenlet of a loop, just call it."""
-
-    @wraps(method)
-    def call(work: RunSession, *args: P.args, **kwargs: P.kwargs) -> T:
-        if not work.is_async:
-            return method(work, *args, **kwargs)
-        from sqlalchemy.util import greenlet_spawn
-        from sqlalchemy.util.concurrency import in_greenlet
-
-        if in_greenlet():
-            return method(work, *args, **kwargs)
-        return process_loop.run(lambda: greenlet_spawn(partial(method, work, *args, **kwargs)))
-
-    return call  # type: ignore[return-value]
 
 
 class RunSession:
@@ -134,7 +117,21 @@ class RunSession:
             )
             self.database = database
             self.session = self._watched(made.sync_session)
+        for method in (self.flush, self.commit, self.undo, self.close):
+            self.__dict__[method.__name__] = self._on_loop(method)
         return made
+
+    def _on_loop(self, method: Callable[..., Any]) -> Callable[..., Any]:
+        """Return the method as one that runs on the process's loop. In a greenlet of a loop, it is just called."""
+        from sqlalchemy.util import greenlet_spawn
+        from sqlalchemy.util.concurrency import in_greenlet
+
+        def call(*args: Any, **kwargs: Any) -> Any:
+            if in_greenlet():
+                return method(*args, **kwargs)
+            return process_loop.run(lambda: greenlet_spawn(partial(method, *args, **kwargs)))
+
+        return call
 
     async def awaited(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Call a function that uses the session, from a coroutine."""
@@ -209,13 +206,11 @@ class RunSession:
             connection.limit(limits)
         return connection
 
-    @_on_loop
     def flush(self) -> None:
         """Flush the session's pending writes."""
         if "session" in self.__dict__:
             self.session.flush()
 
-    @_on_loop
     def commit(self, end: Finish) -> bool:
         """Commit the session's work together with the end of the run.
 
@@ -227,7 +222,7 @@ class RunSession:
         if self._joined is not None:
             with self.uninterrupted:
                 self._record(self._joined, end)
-                self._joined.commit()
+                self._own.commit_joined(self._joined.commit)
             return True
         if "session" not in self.__dict__:
             if self.lent and self.database.usable and not self.database.get().idle:
@@ -327,7 +322,6 @@ class RunSession:
     def _lease_lost(self) -> LeaseLostError:
         return LeaseLostError(f"{self._id}: another run has taken the task over")
 
-    @_on_loop
     def undo(self, *, interrupted: bool = False) -> None:
         """Roll back the handler's writes.
 
@@ -355,7 +349,6 @@ class RunSession:
                 self.session.invalidate()
             self.database.drop()
 
-    @_on_loop
     def close(self) -> None:
         """Clean up for the next task: side connection, settings, role, locks and temporary tables of the session."""
         if self._side.open:

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from joblane.record.async_database import AsyncDatabase
 
 Send = Callable[[], Any]
+JOINED_COMMIT = "commit of another driver"
 Hook = Callable[[str, Send], Any]
 """Called for every statement with its SQL and a function that sends it. Returns the result of that function."""
 
@@ -67,6 +68,9 @@ class HookedDatabase(Database):
         made.__dict__["_connected"] = connected
         dialect.__dict__["do_commit"] = lambda used: self._hook("commit", lambda: commit(used))
         return made
+
+    def commit_joined(self, commit: Callable[[], object]) -> None:
+        self._hook(JOINED_COMMIT, commit)
 
 
 class Kind(Enum):
@@ -171,9 +175,9 @@ class Killer:
 
     def _is_commit(self, sql: str, fault: Fault) -> bool:
         """True if this statement is the commit that the fault names."""
-        self._finishing = self._finishing or sql == FINISH
+        self._finishing = self._finishing or sql in (FINISH, JOINED_COMMIT)
         commits_itself = sql in (FINISH, MARK_ITEM, MOVE_CURSOR) and not self.database.is_busy
-        if not commits_itself and sql != "commit":
+        if not commits_itself and sql not in ("commit", JOINED_COMMIT):
             return False
         self._commits += 1
         return self._finishing if fault.number is None else self._commits == fault.number

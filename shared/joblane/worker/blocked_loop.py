@@ -59,9 +59,7 @@ class _Watch:
                 self._report(sys._current_frames().get(thread_id))
 
     def _report(self, frame: FrameType | None) -> None:
-        """Log the innermost line of the project's code."""
-        while frame is not None and not is_project_code(frame.f_code.co_filename):
-            frame = frame.f_back
+        frame = project_frame(frame)
         if frame is None:
             return
         place = f"{frame.f_code.co_filename}:{frame.f_lineno}"
@@ -72,3 +70,12 @@ class _Watch:
                 "asynchronous client there, or await asyncio.to_thread(…)",
                 extra=dict(self._log_fields),
             )
+
+
+def project_frame(frame: FrameType | None) -> FrameType | None:
+    """Return the innermost frame of the project's code that the loop has called. None: the loop itself runs."""
+    while frame is not None and frame.f_code.co_name != "_run_once":
+        if is_project_code(frame.f_code.co_filename):
+            return frame
+        frame = frame.f_back
+    return None

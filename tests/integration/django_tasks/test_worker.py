@@ -88,6 +88,19 @@ def test_a_killed_process_writes_once(
     assert (result.status, result.attempts, notes()) == ("SUCCESSFUL", attempts, ["once"])
 
 
+@pytest.mark.parametrize(("crash", "attempts"), [("crash_before_commit", 2), ("crash_after_commit", 1)])
+def test_the_kits_crashes_are_those_of_djangos_commit(
+    crash: str, attempts: int, shop: Any, django_jobs: JobTester, notes: Notes
+) -> None:
+    with getattr(django_jobs, crash)(declared("default")):
+        result = shop.write.enqueue("once")
+        assert django_jobs.drain().killed == 1
+    assert notes() == (["once"] if attempts == 1 else [])
+    django_jobs.drain(within=timedelta(hours=1))
+    result.refresh()
+    assert (result.status, result.attempts, notes()) == ("SUCCESSFUL", attempts, ["once"])
+
+
 @pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")
 def test_without_atomic_a_killed_process_leaves_its_commits(
     shop: Any, django_jobs: JobTester, notes: Notes, monkeypatch: pytest.MonkeyPatch

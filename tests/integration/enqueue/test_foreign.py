@@ -138,9 +138,15 @@ def test_an_open_transaction_of_an_autocommit_connection_is_enough(world: World,
     with psycopg.connect(world.url, autocommit=True) as connection:
         with pytest.raises(EnqueueError, match=r"connection: it is in autocommit mode and has no open transaction"):
             world.client.enqueue(sample_one, Sample(), connection=connection, **there)
+        with connection.pipeline():
+            connection.execute("insert into work values ('done')")  # the server has not answered yet
+            with pytest.raises(EnqueueError, match=r"connection: it is in autocommit mode and has no open transaction"):
+                world.client.enqueue(sample_one, Sample(), connection=connection, **there)
         with connection.transaction():
-            id_ = world.client.enqueue(sample_one, Sample(), connection=connection, **there).id
-    assert (rows(world), len(callbacks)) == ([id_], 1)
+            ids = [world.client.enqueue(sample_one, Sample(), connection=connection, **there).id]
+        with connection.pipeline(), connection.transaction():
+            ids.append(world.client.enqueue(sample_one, Sample(), connection=connection, **there).id)
+    assert (rows(world), len(callbacks)) == (ids, 2)
 
 
 def test_a_connection_of_another_stage_is_refused(
@@ -213,6 +219,19 @@ def test_many_tasks_of_one_transaction_of_django_are_sent_in_batches(world: Worl
     assert len(sent(sends)) == INLINE_SENDS
     assert sends.requests == INLINE_SENDS / 10
     assert world.sweep().sent == 20
+
+
+def test_djangos_tests_see_the_send_of_each_enqueue(world: World, sends: Sends, django: Any) -> None:
+    from django.db import transaction
+    from django.test import TestCase
+
+    with transaction.atomic():  # as that of a TestCase
+        world.client.enqueue(sample_one, Sample(), connection=django, task_id="before")
+        for expected in (["before", "a"], ["before", "a", "b"]):
+            with TestCase.captureOnCommitCallbacks(execute=True) as callbacks:
+                world.client.enqueue(sample_one, Sample(), connection=django, task_id=expected[-1])
+            assert len(callbacks) == 1
+            assert sent(sends) == expected
 
 
 def test_what_django_cannot_report_is_refused(world: World, sends: Sends, django: Any) -> None:
@@ -336,6 +355,14 @@ class Stranger:
     pass
 
 
+class Pool:
+    pass
+
+
+async def keep_later(send: Callable[[], None]) -> None:
+    pass
+
+
 def test_a_wrong_connection_is_named_with_what_would_be_right(
     world: World, sends: Sends, connection: psycopg.Connection[Any]
 ) -> None:
@@ -348,11 +375,20 @@ def test_a_wrong_connection_is_named_with_what_would_be_right(
             {"connection": Stranger()},
             "a connection of psycopg or of Django is required, not tests.Stranger",
         ),
+        ({"connection": Pool()}, r"not tests\.Pool; take a connection from it"),
         ({"connection": engine.connect()}, r"not sqlalchemy.Connection; for SQLAlchemy's give session="),
+        ({"connection": connection, "after_commit": []}, "after_commit: a plain function .* is required, .* not list"),
+        (
+            {"connection": connection, "after_commit": keep_later},
+            "after_commit: a plain function .* not an asynchronou",
+        ),
+        ({"session": connection}, "Session is required, not Connection; give a driver's connection as connection="),
+        ({"session": Session()}, r"session: it has no default database, .* for example Session\(engine, binds=…\)"),
     ]
     for arguments, message in refused:
         with pytest.raises(EnqueueError, match=message):
             world.client.enqueue(sample_one, Sample(), **arguments)
+    assert connection.execute("select id from joblane.tasks").fetchall() == []
     for given, message in (
         ({"connection": connection}, r"connection: it is not asynchronous: use jobs\.enqueue\(.* in a thread"),
         (

@@ -301,6 +301,18 @@ def test_undeclared_types_are_reported_with_their_number_of_tasks(stage: Stage) 
     assert "type gone:before" not in found
 
 
+def test_a_type_that_may_not_start_those_that_wait_for_it_is_a_warning(stage: Stage) -> None:
+    # given a task that waits for one of another type, and one for its own
+    parent = next(type_ for type_ in TASKS if type_ != "jobs:sweep")
+    for id_, type_ in (("parent", parent), ("same", parent), ("child", "jobs:sweep")):
+        insert(stage.world, id_, type_, "completed")
+    stage.world.run("insert into joblane.task_parents values ('child', 'parent', 'hold'), ('same', 'parent', 'hold')")
+    # then
+    warning = stage.found(Grade.WARNING)[f"type {parent}"]
+    assert warning.found.startswith("tasks of 'jobs:sweep' wait for its tasks, and it may not send their messages")
+    assert warning.do == "add 'jobs:sweep' to its grants.enqueue, and deploy it"
+
+
 def test_an_old_pause_without_an_end_is_a_warning(stage: Stage) -> None:
     stage.world.run(
         "insert into joblane.pauses (scope, name, reason, since, until, paused_by) values "

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
 import time
+import urllib.error
+import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -21,8 +24,10 @@ from joblane.local.daemon import await_end
 from joblane.local.ports import free_port
 from joblane.local.tools import environment_of
 from joblane.record.database import Database
+from tests.pages import ROOT, blocks
 
 PATIENCE_SECONDS = 60
+NOT_INHERITED = ("AWS_", "DATABASE_URL", "PYTHONDONTWRITEBYTECODE")
 HANDLER = """
 import os, time
 from datetime import timedelta
@@ -42,8 +47,8 @@ def {function}(payload: {name}, ctx: TaskContext) -> str:
     return "{result}"
 """
 TYPES = {
-    "say:text": ("", "time.sleep(payload.seconds)"),
-    "fail:once": (
+    "mail:welcome": ("", "time.sleep(payload.seconds)"),
+    "invoice:remind": (
         'max_retry=1, retry_delay=timedelta(seconds=1), environment=("GREETING", "UNSET_SETTING")',
         'if ctx.attempt == 1: raise ValueError("the first time")\n    ctx.logger.info(ctx.settings["GREETING"])',
     ),
@@ -54,13 +59,13 @@ TYPES = {
 PRODUCER = """
 import json, sys
 from joblane import JobClient
-from functions.say_text.handler import SayText, say_text
+from functions.mail_welcome.handler import MailWelcome, mail_welcome
 from sqlalchemy import create_engine
 from sqlalchemy.orm import Session
 import os
 jobs = JobClient()
 with Session(create_engine(os.environ["DATABASE_URL"].replace("postgresql:", "postgresql+pg8000:"))) as session:
-    kept = jobs.enqueue(say_text, SayText(text="committed"), session=session)
+    kept = jobs.enqueue(mail_welcome, MailWelcome(text="committed"), session=session)
     session.commit()
 print(kept.id)
 """
@@ -86,7 +91,7 @@ class Dev:
         for type_ in TYPES:
             self.save(type_)
         self._environment = {
-            **{name: value for name, value in os.environ.items() if not name.startswith(("AWS_", "DATABASE_URL"))},
+            **{name: value for name, value in os.environ.items() if not name.startswith(NOT_INHERITED)},
             "JOBLANE_AWS_PORT": str(free_port()),
             "JOBLANE_POSTGRES_PORT": str(free_port()),
             "JOBLANE_PAGE_PORT": str(free_port()),
@@ -190,8 +195,8 @@ def test_a_program_enqueues_with_the_variables_and_its_printed_lines_are_shown(d
     )
     id_ = done.stdout.strip()
     assert dev.await_state(id_, "completed")["result"] == "1", done.stderr
-    dev.await_line("say:text", id_[-8:], "says committed")
-    dev.await_line("say:text", id_[-8:], "completed in")
+    dev.await_line("mail:welcome", id_[-8:], "says committed")
+    dev.await_line("mail:welcome", id_[-8:], "completed in")
     dev.await_line("Settings without a value: UNSET_SETTING.")
     shown = dev.run("-m", "joblane.cli", "logs", id_)
     assert "tasks completed" in shown.stdout, shown.stderr
@@ -199,10 +204,10 @@ def test_a_program_enqueues_with_the_variables_and_its_printed_lines_are_shown(d
 
 
 def test_a_retry_a_setting_and_an_archived_task_show_what_happened(dev: Dev) -> None:
-    retried, archived = dev.send("fail:once"), dev.send("fail:always")
+    retried, archived = dev.send("invoice:remind"), dev.send("fail:always")
     assert dev.await_state(retried, "completed")["attempts"] == 2
-    dev.await_line("fail:once", retried[-8:], "retry", "ValueError: the first time")
-    dev.await_line("fail:once", retried[-8:], "good morning")
+    dev.await_line("invoice:remind", retried[-8:], "retry", "ValueError: the first time")
+    dev.await_line("invoice:remind", retried[-8:], "good morning")
     dev.await_state(archived, "archived")
     dev.await_line("archived", f"joblane show {archived}")
     assert any("in fail_always" in line for line in dev.lines()), "no traceback"
@@ -221,26 +226,30 @@ def test_an_archived_task_is_retried_with_the_code_of_the_last_save(dev: Dev) ->
 def test_a_save_reloads_also_twice_in_a_second_with_the_same_size(dev: Dev) -> None:
     for result in ("2", "3", "4"):
         before = len(dev.lines())
-        dev.save("say:text", source("say:text", result))
-        dev.await_line("say_text/handler.py saved", after=before)
-        assert dev.await_state(dev.send("say:text"), "completed")["result"] == result
+        dev.save("mail:welcome", source("mail:welcome", result))
+        dev.await_line("mail_welcome/handler.py saved", after=before)
+        assert dev.await_state(dev.send("mail:welcome"), "completed")["result"] == result
 
 
 def test_a_broken_handler_is_named_once_and_its_messages_wait_for_the_next_save(dev: Dev) -> None:
     before = len(dev.lines())
-    dev.save("say:text", source("say:text", "x") + "\nundefined_name\n")
-    dev.await_line("say_text/handler.py, line", "NameError: name 'undefined_name'", after=before)
-    waiting, other = dev.send("say:text"), dev.send("one:only")
+    dev.save("mail:welcome", source("mail:welcome", "x") + "\nundefined_name\n")
+    dev.await_line("mail_welcome/handler.py, line", "NameError: name 'undefined_name'", after=before)
+    waiting, other = dev.send("mail:welcome"), dev.send("one:only")
     dev.await_state(other, "completed")
     assert dev.row(waiting) == {}
     assert sum("NameError" in line for line in dev.lines()[before:]) == 1
-    dev.save("say:text", source("say:text", "repaired"))
+    assert not any("of no declared type" in line for line in dev.lines()[before:])
+    dev.save("mail:welcome", source("mail:welcome", "repaired"))
     assert dev.await_state(waiting, "completed")["result"] == "repaired"
 
 
 def test_a_new_type_runs_after_its_first_save_and_a_removed_one_keeps_its_messages(dev: Dev) -> None:
     unknown = dev.send("new:type")
     dev.await_line("of no declared type", "jobs-default")
+    forged = urllib.request.Request(dev.variables["AWS_ENDPOINT_URL"], b"{}", {"Origin": "https://evil.example"})
+    with pytest.raises(urllib.error.HTTPError, match="403"):
+        urllib.request.build_opener(urllib.request.ProxyHandler({})).open(forged)
     dev.save("new:type")
     dev.await_state(unknown, "completed")
     (dev.root / "functions" / "new_type" / "handler.py").unlink()
@@ -273,16 +282,24 @@ def _is_worker(process: psutil.Process) -> bool:
 
 
 def test_the_page_answers_with_its_token_and_again_after_a_save(dev: Dev) -> None:
-    import urllib.request
-
     address = dev.await_line("Page:").rpartition(" ")[2]
     for _ in range(2):
         opener = urllib.request.build_opener(urllib.request.ProxyHandler({}), urllib.request.HTTPCookieProcessor())
         with opener.open(address, timeout=30) as answer:
-            assert "say:text" in answer.read().decode() or answer.status == 200
+            assert "mail:welcome" in answer.read().decode() or answer.status == 200
         before = len(dev.lines())
-        dev.save("say:text")
+        dev.save("mail:welcome")
         dev.await_line("saved: reloaded", after=before)
+
+
+def test_the_lines_of_the_documentation_are_those_of_the_stream(dev: Dev) -> None:
+    for block in blocks("text", ROOT / "docs" / "how-to" / "dev.md"):
+        for line in block.text.splitlines():
+            clock, source, rest = line[:12], line[14:34].rstrip(), line[34:]
+            rest = rest if source == "dev" else rest[8:]  # without the id of a task
+            pattern = ".*" + re.escape(rest.strip()).replace("…", ".*")
+            assert re.fullmatch(r"\d\d:\d\d:\d\d\.\d{3}", clock)
+            assert any(re.fullmatch(pattern, found) for found in dev.lines() if source in found), line
 
 
 def test_a_second_start_the_stack_and_a_port_in_use_are_refused(dev: Dev) -> None:
@@ -296,15 +313,16 @@ def test_a_second_start_the_stack_and_a_port_in_use_are_refused(dev: Dev) -> Non
 
 
 def test_after_a_kill_nothing_runs_and_the_next_start_continues_all_tasks(dev: Dev) -> None:
-    interrupted, delayed = dev.send("die:once", seconds=30), dev.send("say:text", text="later", seconds=20)
+    interrupted = dev.send("die:once", seconds=30)
+    delayed = dev.run("-m", "joblane.cli", "enqueue", "mail:welcome", "--in", "3s").stdout.strip()
     dev.await_state(interrupted, "active")
-    dev.await_state(delayed, "active")
+    assert dev.row(delayed)["state"] == "scheduled"
     started = [process for process in dev.processes() if _is_worker(process)]
     dev.process.kill()
     dev.process.wait()
     assert await_end(started, 5)
 
-    dev.save("say:text", source("say:text", "next", body="pass"))
+    dev.save("mail:welcome", source("mail:welcome", "next", body="pass"))
     dev.start()
     assert dev.await_state(interrupted, "completed")["attempts"] == 2
     assert dev.await_state(delayed, "completed")["result"] == "next"

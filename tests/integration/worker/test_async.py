@@ -207,8 +207,13 @@ def test_a_task_that_was_left_takes_no_part_in_the_next_run(effects: World, capl
             await may_go.wait()
             await ctx.async_session.execute(INSERT, {"id": ctx.task_id, "what": "late"})
 
+        async def keeps_the_drivers_connection() -> None:
+            await may_go.wait()
+            await driver_connection.execute("insert into effects values ('it', 'late')")
+
         await write_async(ctx, "in time")
-        left.extend(asyncio.create_task(task()) for task in (late, asks_late))
+        driver_connection: Any = (await (await session.connection()).get_raw_connection()).driver_connection
+        left.extend(asyncio.create_task(task()) for task in (late, asks_late, keeps_the_drivers_connection))
 
     assert run(effects, leave)["state"] == "completed"
     assert "the handler has ended before its asyncio task" in caplog.text
@@ -223,6 +228,20 @@ def test_a_task_that_was_left_takes_no_part_in_the_next_run(effects: World, capl
     errors = [str(task.exception()) for task in left]
     assert "closed by the end of its run" in errors[0]
     assert "the run has ended" in errors[1]
+    assert "connection is closed" in errors[2]
+
+
+def test_a_session_that_another_task_still_uses_does_not_commit(effects: World) -> None:
+    async def leave_a_query(ctx: TaskContext) -> None:
+        await write_async(ctx, "half")
+        asyncio.create_task(ctx.async_session.execute(text("select pg_sleep(10)")))  # noqa: RUF006
+        await asyncio.sleep(0.05)
+
+    row = run(effects, leave_a_query)
+    assert row["state"] == "retry"
+    assert "in use by another asyncio task" in row["error_message"], row["error_message"]
+    assert run(effects, lambda ctx: write_async(ctx, "next"), "next")["state"] == "completed"
+    assert written(effects) == ["next"]
 
 
 def test_settings_and_locks_of_a_session_are_gone_before_the_next_task(effects: World) -> None:

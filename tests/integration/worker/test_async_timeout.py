@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import signal
+import sys
+import threading
 import time
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
@@ -68,10 +70,6 @@ async def query_by_the_driver(ctx: TaskContext) -> None:
     await connection.driver_connection.fetch("select 'secret of the first', pg_sleep(30)")
 
 
-async def wait_in_a_thread(ctx: TaskContext) -> None:
-    await asyncio.to_thread(time.sleep, 0.6)
-
-
 async def wait_in_a_group(ctx: TaskContext) -> None:
     async with asyncio.TaskGroup() as group:
         for _ in range(2):
@@ -84,11 +82,6 @@ async def block(ctx: TaskContext) -> None:
 
 async def block_by_the_plain_session(ctx: TaskContext) -> None:
     ctx.session.execute(text("select pg_sleep(30)"))
-
-
-async def busy_loop(ctx: TaskContext) -> None:
-    while True:
-        pass
 
 
 async def block_in_a_group(ctx: TaskContext) -> None:
@@ -122,13 +115,6 @@ async def block_the_clean_up(ctx: TaskContext) -> None:
         time.sleep(30)
 
 
-async def translate(ctx: TaskContext) -> None:
-    try:
-        await asyncio.sleep(30)
-    except asyncio.CancelledError as error:
-        raise ValueError from error
-
-
 async def fail_the_clean_up(ctx: TaskContext) -> None:
     try:
         await asyncio.sleep(30)
@@ -142,18 +128,14 @@ async def fail_the_clean_up(ctx: TaskContext) -> None:
         (write_async, sleep),
         (write_async, query),
         (write_async, query_by_the_driver),
-        (write_async, wait_in_a_thread),
         (write_async, wait_in_a_group),
         (write_async, block),
-        (write_async, busy_loop),
         (write_async, block_in_a_group),
         (write_async, block_in_a_callback),
         (write_async, swallow),
         (write_async, swallow_in_a_query),
         (write_async, block_the_clean_up),
-        (write_async, translate),
         (write_async, fail_the_clean_up),
-        (write_plainly, sleep),
         (write_plainly, block_by_the_plain_session),
         (write_plainly, swallow),
     ],
@@ -207,8 +189,9 @@ def _tasks() -> set[asyncio.Task[Any]]:
     return asyncio.all_tasks(runner.get_loop()) if runner is not None else set()
 
 
-def test_a_timeout_that_ends_by_the_cancellation_keeps_the_loop(world: World) -> None:
+def test_a_timeout_that_ends_by_the_cancellation_keeps_the_loop(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     loops: list[Any] = []
+    monkeypatch.setattr(worker_run, "LOOP_SECONDS", 10)
 
     async def note(ctx: TaskContext) -> None:
         loops.append(asyncio.get_running_loop())
@@ -220,6 +203,7 @@ def test_a_timeout_that_ends_by_the_cancellation_keeps_the_loop(world: World) ->
     run(world, note, "first")
     run_out(world, note)
     run(world, note, "second")
+    monkeypatch.setattr(worker_run, "LOOP_SECONDS", 0.2)
     world.deliver(sample_async, message("run_handler", "third", type_="sample:async"), seconds=SOON)
     run(world, note, "fourth")
     assert loops[0] is loops[1] is loops[2]
@@ -270,8 +254,12 @@ def test_the_commit_of_an_item_is_not_cancelled_and_the_timeout_comes_after_it(e
     async def item_by_item(ctx: TaskContext) -> None:
         async for item in ctx.aeach(["a", "b", "c"]):
             await write_async(ctx, item)
+            if item == "a":  # both fire in the commit
+                alarm = effects.workers["sample:async"]._runner.alarm
+                asyncio.get_running_loop().call_later(0.05, alarm.expire)
+                signal.setitimer(signal.ITIMER_REAL, 0.1, 1)
 
-    row = run_out(effects, item_by_item)  # with 0.2 s; the alarm fires in the commit, too
+    row = run(effects, item_by_item)
 
     assert row["error_type"] == "TaskTimeout"
     assert written(effects) == ["a"] == [key for (key,) in effects.run("select key from joblane.task_items")]
@@ -288,13 +276,10 @@ def test_the_commit_of_the_completion_is_not_cancelled(effects: World) -> None:
 
     async def end_in_time(ctx: TaskContext) -> None:
         await write_async(ctx, "done")
+        signal.setitimer(signal.ITIMER_REAL, 0.3, 1)
 
-    async def run_handler(payload: Sample, ctx: TaskContext) -> Any:
-        return await end_in_time(ctx)
-
-    behaviours["run_handler"] = run_handler
-    assert effects.deliver(sample_async, body(), seconds=SOON) == []
-    assert (effects.row("it")["state"], written(effects)) == ("completed", ["done"])
+    assert run(effects, end_in_time)["state"] == "completed"
+    assert written(effects) == ["done"]
 
 
 def test_a_commit_that_is_not_answered_in_time_fails(effects: World, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -355,14 +340,21 @@ def test_a_call_that_blocks_the_loop_is_logged_once_with_its_line(
     monkeypatch.setattr(blocked_loop, "BEAT_SECONDS", 0.05)
 
     async def blocks(ctx: TaskContext) -> None:
-        await asyncio.sleep(0.3)
+        main = threading.get_ident()
+
+        def look() -> Any:
+            time.sleep(0.05)
+            return sys._current_frames()[main]
+
+        frame = await asyncio.to_thread(look)
+        assert blocked_loop.project_frame(frame) is None  # the loop waits
         time.sleep(0.5)
 
     for id_ in ("first", "second"):
         assert run(world, blocks, id_)["state"] == "completed"
 
     lines = [record.getMessage() for record in caplog.records if "blocks the event loop" in record.getMessage()]
-    place = f"{__file__}:{blocks.__code__.co_firstlineno + 2}, in blocks, blocks the event loop for more than a second"
+    place = f"{__file__}:{blocks.__code__.co_firstlineno + 9}, in blocks, blocks the event loop for more than a second"
     assert [line.startswith(place) for line in lines] == [True], lines
 
 

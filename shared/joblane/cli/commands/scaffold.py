@@ -31,7 +31,10 @@ def init() -> None:
         terminal.say(note)
     terminal.say("\nNext:")
     payload = shlex.quote('{"name": "Ada"}')
-    steps = [(_pytest(done.test), "runs the job in a test")]
+    steps = [
+        (_pytest(done.test), "runs the job in a test"),
+        ("joblane dev", "runs jobs on this machine without a deploy, and reloads on save; Ctrl-C stops it"),
+    ]
     if done.deploys:
         steps += [
             ("joblane up", "starts AWS and PostgreSQL on this machine, deploys, and runs the job"),
@@ -65,7 +68,10 @@ def new(
             "Add the queue's name to QUEUES of TASKS in Django's settings, and correct the settings' module here."
         )
         return
-    terminal.say(f"Test it:  {_pytest(test)}\nThen write your code into handler.py. `joblane up` deploys it.")
+    terminal.say(
+        f"Test it:  {_pytest(test)}\n"
+        "Then write your code into handler.py. `joblane dev` runs it, and `joblane up` deploys it."
+    )
 
 
 def _pytest(test: Path) -> str:

@@ -55,6 +55,13 @@ select type, count(*) from joblane.tasks
  group by type order by type
 """
 KNOWN_SCHEDULES = "select type, name, since from joblane.schedules"
+WAITING = """
+select distinct p.type, c.type
+  from (select child, parent from joblane.task_parents limit 10000) e
+  join joblane.tasks p on p.id = e.parent join joblane.tasks c on c.id = e.child
+ order by p.type, c.type
+"""
+"""The types of some tasks that others wait for, each with the type that waits."""
 SEEN = """
 select x.id from jsonb_array_elements_text($1::jsonb) as x(id) join joblane.tasks t on t.id = x.id order by x.id
 """
@@ -182,6 +189,17 @@ def undeclared(scope: Scope) -> Iterator[Check]:
         yield Check(Grade.GOOD, "types", "the types of all live tasks are declared")
 
 
+def grants(scope: Scope) -> Iterator[Check]:
+    """The end of a task may send the messages of the tasks that wait for it. An enqueue cannot check that."""
+    for parent, child in scope.connection.run(WAITING):
+        task = next((task for task in scope.tasks.values() if parent in task.types), None)
+        if task is not None and not task.may_enqueue(child):
+            found = (
+                f"tasks of {child!r} wait for its tasks, and it may not send their messages: they start minutes late"
+            )
+            yield Check(Grade.WARNING, f"type {parent}", found, f"add {child!r} to its grants.enqueue, and deploy it")
+
+
 def pauses(scope: Scope) -> Iterator[Check]:
     for pause in sorted(current(scope.connection), key=lambda pause: pause.since):
         since = datetime.now(UTC) - pause.since
@@ -236,6 +254,7 @@ PARTS: tuple[tuple[str, Callable[[Scope], Iterator[Check]]], ...] = (
     (SWEEP, sweep),
     ("ticks", ticks),
     ("types", undeclared),
+    ("grants", grants),
     ("pauses", pauses),
     ("limits", limits),
     ("snapshots", snapshots),

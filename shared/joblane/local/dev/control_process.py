@@ -50,7 +50,8 @@ def serve(channel: Channel, _files: list[int], *, since: str | None, stamp: str)
         _migrate(database, given["database"], tasks, Path(stamp), complete=not broken)
         entries = recover(database.get(), settings.prefix()) if since is None else []
     except Exception as error:  # the migrations of the project may raise anything
-        channel.send({"kind": "failed", "text": f"{type(error).__name__}: {text_of(error)}"})
+        text = f"The database could not be brought up to date: {type(error).__name__}: {text_of(error)}"
+        channel.send({"kind": "failed", "text": text})
         return
     for message in _messages(entries):
         channel.send(message)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import sys
@@ -15,7 +16,8 @@ from joblane.queues import function_name, log_group_name
 
 MAX_FILE_BYTES = 5_000_000
 """After this size the file becomes ``dev.log.1``, which replaces the one before."""
-LIBRARY = f"{Path(__file__).parents[2]}{os.sep}"
+LIBRARIES = tuple(f'  File "{folder}{os.sep}' for folder in (Path(__file__).parents[2], Path(asyncio.__file__).parent))
+"""The beginnings of frames that are not of the handler."""
 OWN = "dev"
 """The source of the command's own lines."""
 WIDTH = 18
@@ -192,7 +194,7 @@ def _own_frames(traceback: str) -> str:
     kept, is_library = [], False
     for line in traceback.splitlines():
         if line.startswith('  File "'):
-            is_library = line.startswith(f'  File "{LIBRARY}')
+            is_library = line.startswith(LIBRARIES)
         elif not line.startswith("    "):
             is_library = False
         if not is_library:

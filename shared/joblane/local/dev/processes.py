@@ -178,8 +178,6 @@ class Zygote:
         with suppress(RuntimeError):
             asyncio.get_running_loop().remove_reader(self._control)
         self._control.close()
-        try:
-            self._child.wait(1)
-        except subprocess.TimeoutExpired:
-            self._child.kill()
-            self._child.wait()
+        with suppress(ProcessLookupError):
+            os.killpg(self._child.pid, signal.SIGKILL)  # its session
+        self._child.wait()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import importlib.util
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncGenerator, AsyncIterator, Iterable
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,45 +14,50 @@ from joblane.project import Project
 if TYPE_CHECKING:
     from watchfiles import Change
 
+START_SECONDS = 0.05
+"""The watchers have started."""
 STEP_MS, DEBOUNCE_MS = 30, 400
 """Changes that follow each other within 30 ms belong together, for 400 ms at most."""
 SETTINGS = ("pyproject.toml", "cdk.json")
 """Files of the project's root whose change is a reload, too."""
 
 
-async def saves(project: Project, stop: asyncio.Event) -> AsyncIterator[list[Path]]:
-    """Yield the files that were saved together: those in the folders of the code, and :data:`SETTINGS`."""
+async def saves(project: Project) -> AsyncGenerator[list[Path]]:
+    """Yield the files that were saved together: those in the folders of the code, and :data:`SETTINGS`.
+
+    A folder of the code that is created or removed is one of them, too. The first yield is empty: from then on no save
+    is missed.
+    """
     from watchfiles import DefaultFilter, awatch
 
-    folders = [folder.resolve() for folder in project.code_folders if folder.is_dir()]
+    folders = [folder.resolve() for folder in project.code_folders]
     root = project.root.resolve()
     ignored = DefaultFilter()
 
     def is_code(change: Change, path: str) -> bool:
         file = Path(path)
         if file.parent == root:
-            return file.name in SETTINGS
+            return file.name in SETTINGS or file in folders
         return any(file.is_relative_to(folder) for folder in folders) and ignored(change, path)
 
     # the root without its subfolders would need a watcher of its own
-    watchers = [_watch(awatch, folders, is_code, stop, recursive=True)]
-    watchers.append(_watch(awatch, [root], is_code, stop, recursive=False))
+    watchers = [_watch(awatch, [folder for folder in folders if folder.is_dir()], is_code, recursive=True)]
+    watchers.append(_watch(awatch, [root], is_code, recursive=False))
     found: asyncio.Queue[set[str]] = asyncio.Queue()
     running = [asyncio.create_task(_forward(watcher, found)) for watcher in watchers]
     try:
-        while not stop.is_set():
-            changed = await found.get()
-            yield sorted(map(Path, changed))
+        await asyncio.sleep(START_SECONDS)
+        yield []
+        while True:
+            yield sorted(map(Path, await found.get()))
     finally:
         for task in running:
             task.cancel()
 
 
-async def _watch(
-    awatch: object, paths: Iterable[Path], is_code: object, stop: asyncio.Event, *, recursive: bool
-) -> AsyncIterator[set[str]]:
+async def _watch(awatch: object, paths: Iterable[Path], is_code: object, *, recursive: bool) -> AsyncIterator[set[str]]:
     async for changes in awatch(  # type: ignore[operator]
-        *paths, watch_filter=is_code, step=STEP_MS, debounce=DEBOUNCE_MS, stop_event=stop, recursive=recursive
+        *paths, watch_filter=is_code, step=STEP_MS, debounce=DEBOUNCE_MS, recursive=recursive
     ):
         yield {path for _, path in changes}
 
@@ -60,6 +65,16 @@ async def _watch(
 async def _forward(watcher: AsyncIterator[set[str]], to: asyncio.Queue[set[str]]) -> None:
     async for changed in watcher:
         await to.put(changed)
+
+
+def code_of(project: Project) -> frozenset[tuple[str, int]]:
+    """Return the files of the code with their times, to compare."""
+    files = (path for folder in project.code_folders for path in folder.rglob("*.py"))
+    found = set()
+    for path in files:
+        with suppress(OSError):
+            found.add((str(path), path.stat().st_mtime_ns))
+    return frozenset(found)
 
 
 def forget_compiled(paths: Iterable[Path]) -> None:

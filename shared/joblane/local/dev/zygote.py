@@ -2,7 +2,7 @@
 project's code, so that a new process has the code as it is on the disk.
 
 It has one thread: a fork in a process with several can copy a lock that nobody releases. When the command ends, it
-kills the processes that it has forked, and ends.
+kills the processes of its group, which it has forked, and itself.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import traceback
 from contextlib import suppress
 from typing import Any, NoReturn
 
-from joblane.local.dev.channel import Channel, encoded
+from joblane.local.dev.channel import Channel, Message, encoded
 
 PRELOADED = (
     "joblane.discovery",
@@ -74,12 +74,16 @@ class Zygote:
                 self._answer()
 
     def _answer(self) -> None:
-        data, files, _, _ = socket.recv_fds(self._control, MOST_BYTES, MOST_FILES)
-        while data and not data.endswith(b"\n"):
-            more = self._control.recv(MOST_BYTES)
-            data = data + more if more else b""
+        data, files = b"", list[int]()
+        try:
+            data, files, _, _ = socket.recv_fds(self._control, MOST_BYTES, MOST_FILES)
+            while data and not data.endswith(b"\n"):
+                more = self._control.recv(MOST_BYTES)
+                data = data + more if more else b""
+        except ConnectionError:
+            data = b""
         if not data:
-            self._end()
+            os.killpg(0, signal.SIGKILL)  # the command has ended
         request = json.loads(data)
         pid = os.fork()
         if pid == 0:
@@ -88,20 +92,18 @@ class Zygote:
         for file in files:
             os.close(file)
         self._children.add(pid)
-        self._control.sendall(encoded({"kind": "started", "pid": pid}))
+        self._send({"kind": "started", "pid": pid})
 
     def _reap(self) -> None:
         for pid in list(self._children):
             done, status = os.waitpid(pid, os.WNOHANG)
             if done:
                 self._children.discard(pid)
-                self._control.sendall(encoded({"kind": "ended", "pid": pid, "code": os.waitstatus_to_exitcode(status)}))
+                self._send({"kind": "ended", "pid": pid, "code": os.waitstatus_to_exitcode(status)})
 
-    def _end(self) -> NoReturn:
-        for pid in self._children:
-            with suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
-        os._exit(0)
+    def _send(self, message: Message) -> None:
+        with suppress(ConnectionError):  # the next read notices that the command has ended
+            self._control.sendall(encoded(message))
 
     def _become(self, request: dict[str, Any], files: list[int]) -> NoReturn:
         """Run the target in the new process, which never returns."""
