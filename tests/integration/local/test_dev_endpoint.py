@@ -21,7 +21,7 @@ from joblane.limits import MAX_MESSAGE_BYTES
 from joblane.local.dev.endpoint import Endpoint
 from joblane.local.dev.messages import md5_of_attributes
 from joblane.local.dev.queues import DevQueues
-from joblane.local.dev.server import _config, listen
+from joblane.local.dev.serving import config, listen
 from joblane.local.emulator import guarded
 from joblane.local.ports import free_port
 from joblane.local.tools import environment_of
@@ -60,7 +60,7 @@ def served() -> Iterator[Served]:
         )
         endpoint.ready.set()
         known.update(
-            queues=queues, loop=asyncio.get_running_loop(), server=uvicorn.Server(_config(guarded(endpoint, port)))
+            queues=queues, loop=asyncio.get_running_loop(), server=uvicorn.Server(config(guarded(endpoint, port)))
         )
         listening = listen(port)
         started.set()

@@ -6,12 +6,10 @@ import asyncio
 import os
 import signal
 import socket
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import aclosing, contextmanager, suppress
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import aclosing, suppress
 from pathlib import Path
 from typing import Any
-
-import uvicorn
 
 from joblane.local import env_file
 from joblane.local.deployment import local_stage
@@ -23,9 +21,10 @@ from joblane.local.dev.page import Page, PageProcess
 from joblane.local.dev.pool import GRACE_SECONDS, Pool
 from joblane.local.dev.processes import Process, Zygote
 from joblane.local.dev.queues import DevQueues
+from joblane.local.dev.serving import Server, config, listen
 from joblane.local.dev.watching import code_of, forget_compiled, saves
 from joblane.local.emulator import guarded
-from joblane.local.errors import LocalError, PortBusyError
+from joblane.local.errors import LocalError
 from joblane.local.ports import HOST
 from joblane.local.postgres import Postgres
 from joblane.local.tools import clean_environment
@@ -39,15 +38,6 @@ END_SECONDS = 0.8
 IDLE_CHECK_SECONDS = 30.0
 ROUTED = 10
 """Messages that the router takes at once, as on AWS."""
-
-
-class _Server(uvicorn.Server):
-    """A server that leaves the signals to the command."""
-
-    @contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        """Capture none."""
-        yield
 
 
 class Dev:
@@ -116,7 +106,7 @@ class Dev:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             loop.add_signal_handler(number, self._on_signal)
-        server = _Server(_config(guarded(self._endpoint, self._aws_port)))
+        server = Server(config(guarded(self._endpoint, self._aws_port)))
         self._postgres_started = asyncio.create_task(asyncio.to_thread(self._postgres.start))
         serving = asyncio.create_task(server.serve([listening]))
         self._keep(self._follow_saves())
@@ -402,34 +392,6 @@ def _names(root: Path, paths: Sequence[Path]) -> str:
     kept = [path for path in paths if path.exists()] or list(paths)
     names = [str(path.relative_to(root)) if path.is_relative_to(root) else str(path) for path in kept]
     return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
-
-
-def listen(port: int) -> socket.socket:
-    """Listen on the port of the queues. Raises :class:`PortBusyError`."""
-    listening = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
-    listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    try:
-        listening.bind((HOST, port))
-        listening.listen(128)
-    except OSError as error:
-        listening.close()
-        raise PortBusyError("The queues of `joblane dev`", port, "JOBLANE_AWS_PORT") from error
-    return listening
-
-
-def _config(app: Any) -> uvicorn.Config:
-    return uvicorn.Config(
-        app,
-        access_log=False,
-        log_level="error",
-        lifespan="off",
-        ws="none",
-        http="h11",
-        loop="asyncio",
-        server_header=False,
-        proxy_headers=False,
-        timeout_keep_alive=75,
-    )
 
 
 def _own_stage(project: Project) -> dict[str, Any]:
