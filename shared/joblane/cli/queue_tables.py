@@ -8,7 +8,7 @@ from rich.table import Table
 from rich.text import Text
 
 from joblane.cli.durations import short
-from joblane.cli.terminal import LEAST_NAME, fitted, table, word
+from joblane.cli.terminal import LEAST_NAME, fitted, plural, table, word
 from joblane.inspector.durations import stamp
 from joblane.inspector.views import Depth, Lane, Overview, Pause
 from joblane.record.states import State
@@ -95,11 +95,11 @@ def paused(pause: Pause | None, lanes: Sequence[Lane] = ()) -> str:
 
 
 def pause_lines(overview: Overview) -> list[str]:
-    """A sentence for each pause: its target, operator and reason."""
-    found = [queue.pause for queue in overview.queues] + [
-        lane.pause for queue in overview.queues for lane in queue.lanes
+    """A sentence for each pause: its target, operator and reason, and the number of due tasks that wait for its end."""
+    return [
+        f"{pause_line(paused.pause)} ({plural(paused.waiting, 'due task')} wait{'' if paused.waiting != 1 else 's'})"
+        for paused in overview.paused
     ]
-    return [pause_line(pause) for pause in dict.fromkeys(pause for pause in found if pause)]
 
 
 def unknown_lines(overview: Overview) -> list[str]:

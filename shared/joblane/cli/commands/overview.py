@@ -7,12 +7,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from joblane.cli import filters, target, terminal
+from joblane.cli import completion, filters, target, terminal
 from joblane.cli.commands import options as o
 from joblane.cli.durations import milliseconds, short
 from joblane.cli.exits import Exit
 from joblane.cli.terminal import WIDE
 from joblane.inspector.durations import duration
+from joblane.inspector.filter import PauseScope
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -78,6 +79,45 @@ def stats(
         )
 
 
+def runs(
+    context: typer.Context,
+    type_: Annotated[
+        str | None, typer.Argument(metavar="TYPE", help="Task type.", autocompletion=completion.task_types)
+    ] = None,
+    tenant: Annotated[str | None, typer.Option(metavar="TENANT", help="The runs of this tenant, by hour.")] = None,
+    within: Annotated[
+        str, typer.Option(metavar="DURATION", help="Runs that ended within this time: 15m, 1d, 7d; 30d at most.")
+    ] = "1d",
+    as_json: o.AsJson = False,
+) -> None:
+    """Show the runs of one type or tenant over time.
+
+    Throughput, failures, percentiles of waits and durations, cost, tasks now, and errors.
+    """
+    from joblane.cli import run_tables
+    from joblane.cli.queue_tables import pause_line
+
+    if (type_ is None) == (tenant is None):
+        terminal.usage("give a type or --tenant", "TYPE")
+    kind, name = (PauseScope.TYPE, type_) if tenant is None else (PauseScope.TENANT, tenant)
+    inspector, length = target.inspector(context), filters.parsed(duration, within, "--within")
+    found = inspector.performance(kind, name or "", within=length)
+    terminal.answer(found, as_json=as_json)
+    console = terminal.console()
+    console.print(run_tables.performance(found, console.width))
+    if kind is PauseScope.TYPE:
+        overview = inspector.overview(minutes=1)
+        console.print(run_tables.now(overview, found.name))
+        errors = (
+            inspector.dead(types=(found.name,), sort="last").groups if run_tables.lanes(overview, found.name) else ()
+        )
+        for line in run_tables.error_lines(errors):
+            terminal.say(line)
+    for pause in inspector.pauses():
+        if (pause.scope, pause.name) == (kind, found.name):
+            terminal.say(pause_line(pause))
+
+
 def _statistics(found: tuple[Statistic, ...], by: str, width: int, *, cost: bool) -> Table:
     from joblane.cli.task_tables import dollars
 
@@ -114,14 +154,32 @@ def audit(
         str | None, typer.Option("--target", metavar="TARGET", help="A task's id, or type:data:export, queue:low …")
     ] = None,
     who: Annotated[str | None, typer.Option(metavar="NAME", help="Only actions of this operator.")] = None,
+    action: Annotated[
+        str | None, typer.Option(metavar="ACTION", help="Only this action: pause, retry, redrive …")
+    ] = None,
+    bulk: Annotated[
+        str | None, typer.Option(metavar="ID", help="The entries of the tasks of this bulk action or redrive.")
+    ] = None,
+    older: Annotated[
+        str | None, typer.Option(metavar="AGE", help="Only actions before this: an age (10m, 2h, 3d) or a time.")
+    ] = None,
+    newer: Annotated[
+        str | None, typer.Option(metavar="AGE", help="Only actions after this: an age (10m, 2h, 3d) or a time.")
+    ] = None,
     before: Annotated[int | None, typer.Option(metavar="NO", help="Only entries with a lower NO than this.")] = None,
     limit: o.Limit = 50,
     as_json: o.AsJson = False,
 ) -> None:
-    """List actions of operators, newest first."""
+    """List actions of operators, newest first.
+
+    A bulk action or redrive is one line. --bulk lists its tasks.
+    """
     from joblane.cli import task_tables as tables
 
-    found = target.inspector(context).audit(target=target_, who=who, before=before, limit=limit)
+    since, until = filters.time_range(newer, older)
+    found = target.inspector(context).audit(
+        target=target_, who=who, action=action, bulk=bulk, since=since, until=until, before=before, limit=limit
+    )
     terminal.answer(found, as_json=as_json, nothing="No audit entry matches.")
     console = terminal.console()
     console.print(tables.audit(found, datetime.now(UTC), console.width))
