@@ -86,7 +86,8 @@ class EventLoop:
 
 
 _LEFT: list[Any] = []
-"""The loops and connections of parent processes. Their clean-up would talk to the parent's servers."""
+"""Objects without a clean-up: loops and connections of parent processes, which would talk to the parent's servers, and
+coroutines that ignore their end, which would run for ever."""
 process_loop = EventLoop()
 """The loop of this process."""
 
@@ -122,9 +123,14 @@ def _close_tasks(loop: AbstractEventLoop) -> None:
     """Close the coroutines of tasks that have not ended, and run the callbacks of closed connections."""
     import asyncio
 
-    for task in asyncio.all_tasks(loop):
-        task._log_destroy_pending = False  # type: ignore[attr-defined]
-        with suppress(BaseException):
-            task.get_coro().close()  # type: ignore[union-attr]
-    loop.call_soon(loop.stop)
-    loop.run_forever()
+    async def close() -> None:
+        """Close on the loop, because a coroutine that ignores its end would otherwise not get to its next await."""
+        for task in asyncio.all_tasks() - {asyncio.current_task()}:
+            task._log_destroy_pending = False  # type: ignore[attr-defined]
+            coroutine = task.get_coro()
+            _LEFT.append(coroutine)
+            with suppress(BaseException):
+                coroutine.close()  # type: ignore[union-attr]
+                _LEFT.remove(coroutine)
+
+    loop.run_until_complete(close())

@@ -245,7 +245,7 @@ def test_a_task_that_was_left_takes_no_part_in_the_next_run(effects: World, capl
     assert "connection is closed" in errors[2]
 
 
-def test_a_task_or_thread_that_was_left_takes_no_part_in_the_next_run_by_the_plain_session(effects: World) -> None:
+def test_a_left_task_or_thread_takes_no_part_in_the_next_run_by_the_plain_session(effects: World) -> None:
     left: list[asyncio.Future[None]] = []
     may_go, thread_may_go = asyncio.Event(), threading.Event()
 
