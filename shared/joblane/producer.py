@@ -25,7 +25,7 @@ from joblane.enqueue.foreign import Foreign
 from joblane.enqueue.insert import insert_again, insert_tasks, is_lost, refusal
 from joblane.enqueue.outbox import INLINE_SENDS, Outbox
 from joblane.enqueue.result import Enqueued, enqueued, near_tasks, refuse_repeats, results, to_send
-from joblane.enqueue.session import asynchronous, plain, runner, translated
+from joblane.enqueue.session import asynchronous, executed, plain, runner, translated
 from joblane.enqueue.wake import wake
 from joblane.errors import (
     DatabaseUnavailableError,
@@ -294,7 +294,7 @@ class Producer:
     def _insert_through(self, connection: Foreign, tasks: Sequence[NewTask]) -> list[Enqueued | JobError]:
         """Write the rows through the caller's own driver, in the caller's transaction."""
         if connection.database is None or connection.database not in self._checked_databases:
-            match_stage(connection.rows(STAGE), self._prefix)
+            match_stage(connection.run(STAGE, None), self._prefix)
             self._checked_databases.add(connection.database)
         inserted = insert_tasks(connection.run, tasks, room=connection.room)
         if tasks := to_send(inserted):
@@ -319,14 +319,12 @@ class Producer:
 
     def _check_stage(self, session: Session) -> None:
         """Check the stage of the session's database, once per engine. Raises :class:`WrongStageError`."""
-        from sqlalchemy import text
-
         engine = session.get_bind().engine
         if engine not in self._checked_engines:
             if (
                 self._opened is None or engine is not self._opened.engine
             ):  # the client's own engine was checked when it connected
-                match_stage(session.execute(text(STAGE)).all(), self._prefix)
+                match_stage(executed(session, STAGE), self._prefix)
             self._checked_engines.add(engine)
 
     def _start(self, find: Callable[[Connection], list[Turn]]) -> None:

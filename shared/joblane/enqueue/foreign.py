@@ -11,8 +11,8 @@ from inspect import iscoroutinefunction
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 from joblane.enqueue.outbox import INLINE_SENDS
-from joblane.enqueue.session import NO_FUNCTIONS
-from joblane.errors import UNDEFINED_FUNCTION, DatabaseUnavailableError, EnqueueError
+from joblane.enqueue.session import lacking
+from joblane.errors import DatabaseUnavailableError, EnqueueError
 
 if TYPE_CHECKING:
     from joblane.enqueue.outbox import InThread, Send
@@ -59,16 +59,16 @@ class Foreign:
         """The number of messages that the transaction may still send itself."""
         return INLINE_SENDS
 
-    def run(self, sql: str, *documents: str) -> list[Sequence[Any]]:
-        """Run a statement of :func:`insert_tasks`."""
+    def run(self, sql: str, *documents: str | None) -> list[Sequence[Any]]:
+        """Run a statement of Joblane once for each parameter ``$1``; None: it has none. Return the rows of all."""
         try:
             return [row for document in documents for row in self.rows(sql, document)]
         except Exception as error:
-            if UNDEFINED_FUNCTION in (getattr(each, "sqlstate", None) for each in (error, error.__cause__)):
-                raise DatabaseUnavailableError(NO_FUNCTIONS) from error
+            if lack := lacking(error) or (error.__cause__ and lacking(error.__cause__)):
+                raise DatabaseUnavailableError(lack) from error
             raise
 
-    def rows(self, sql: str, document: str | None = None) -> Sequence[Sequence[Any]]:
+    def rows(self, sql: str, document: str | None) -> Sequence[Sequence[Any]]:
         """Run a statement with the parameter ``$1``, and return its rows."""
         raise NotImplementedError
 
@@ -96,7 +96,7 @@ class Psycopg(Foreign):
             )
         self.database = connection.info.host, connection.info.port, connection.info.dbname
 
-    def rows(self, sql: str, document: str | None = None) -> Sequence[Sequence[Any]]:
+    def rows(self, sql: str, document: str | None) -> Sequence[Sequence[Any]]:
         from psycopg import Cursor
         from psycopg.rows import tuple_row
 
@@ -109,7 +109,7 @@ class AsyncPsycopg(Psycopg):
 
     is_async = True
 
-    def rows(self, sql: str, document: str | None = None) -> Sequence[Sequence[Any]]:
+    def rows(self, sql: str, document: str | None) -> Sequence[Sequence[Any]]:
         from sqlalchemy.util import await_only
 
         return await_only(self._rows(sql, document))
@@ -140,7 +140,7 @@ class Asyncpg(Foreign):
         if parameters is not None:
             self.database = getattr(connection, "_addr", None), parameters.database
 
-    def rows(self, sql: str, document: str | None = None) -> Sequence[Sequence[Any]]:
+    def rows(self, sql: str, document: str | None) -> Sequence[Sequence[Any]]:
         from asyncpg import Record
         from sqlalchemy.util import await_only
 
@@ -174,7 +174,7 @@ class Django(Foreign):
         waiting = sum(len(hook.tasks) for _, hook, *_ in self.connection.run_on_commit if isinstance(hook, OnCommit))
         return max(0, INLINE_SENDS - waiting)
 
-    def run(self, sql: str, *documents: str) -> list[Sequence[Any]]:
+    def run(self, sql: str, *documents: str | None) -> list[Sequence[Any]]:
         if len(documents) == 1 or self.connection.in_atomic_block:
             return super().run(sql, *documents)
         from django.db import transaction
@@ -182,7 +182,7 @@ class Django(Foreign):
         with transaction.atomic(using=self.connection.alias):
             return super().run(sql, *documents)
 
-    def rows(self, sql: str, document: str | None = None) -> Sequence[Sequence[Any]]:
+    def rows(self, sql: str, document: str | None) -> Sequence[Sequence[Any]]:
         with self.connection.cursor() as cursor:
             cursor.execute(*_pyformat(sql, document))
             rows: Sequence[Sequence[Any]] = cursor.fetchall()

@@ -27,6 +27,7 @@ from joblane.queues import Queue
 from joblane.record.connection import REFUSED_CLASSES, SHUT_DOWN
 from joblane.record.insert import EXISTING, INSERT, REPLACE, SAME, NewTask
 from joblane.record.push import PUSH
+from joblane.record.stage import NOT_MIGRATED
 from joblane.record.states import State
 from joblane.unique import Debounce, Keep, OnConflict
 
@@ -112,8 +113,10 @@ def refusal(error: Exception, tasks: Sequence[NewTask], *, may_exist: bool) -> J
     if (sqlstate(error) or "").startswith(REFUSED_CLASSES):
         return EnqueueError("payload", f"the database cannot store it: {text_of(error)}")
     if not may_exist:
+        first = "run `joblane migrate` and " if sqlstate(error) in NOT_MIGRATED else ""
         return DatabaseUnavailableError(
-            f"the database did not accept the task: {text_of(error)}; nothing was written or sent, enqueue it again"
+            f"the database did not accept the task: {text_of(error)}; nothing was written or sent, {first}enqueue it "
+            "again"
         )
     others = f" and {len(tasks) - 1} more" if len(tasks) > 1 else ""
     return DatabaseUnavailableError(

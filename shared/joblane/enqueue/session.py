@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
 from typing import TYPE_CHECKING, Any
@@ -11,6 +11,7 @@ from pg8000.exceptions import Error as PostgresError
 
 from joblane.errors import UNDEFINED_FUNCTION, DatabaseUnavailableError, EnqueueError, sqlstate, text_of
 from joblane.record.functions import VERSION
+from joblane.record.stage import NOT_MIGRATED
 
 if TYPE_CHECKING:
     from sqlalchemy import TextClause
@@ -21,6 +22,9 @@ if TYPE_CHECKING:
     AnyAsyncSession = AsyncSession | async_scoped_session[Any]
 
 NO_FUNCTIONS = f"the database lacks the functions of this code, version {VERSION}: run `joblane migrate` of this code"
+NO_TABLES = "the database lacks Joblane's tables: run `joblane migrate`, or connect to the database that has them"
+LACKS = {UNDEFINED_FUNCTION: NO_FUNCTIONS, **dict.fromkeys(NOT_MIGRATED, NO_TABLES)}
+"""SQLSTATE → what is wrong."""
 
 
 def plain(session: AnySession) -> Session:
@@ -76,21 +80,36 @@ def _named(given: object) -> str:
 
 def runner(session: Session) -> Callable[..., list[list[Any]]]:
     """Return the function by which :func:`insert_tasks` runs its statements in a session."""
-    from sqlalchemy.exc import StatementError
 
     def run(sql: str, *documents: str) -> list[list[Any]]:
-        statement = _statement(sql)
-        try:
-            return [list(row) for one in documents for row in session.execute(statement, {"document": one})]
-        except StatementError as error:
-            if "joblane." in (error.statement or ""):  # not a flush of the caller's objects
-                error.hide_parameters = True  # payloads
-            code = sqlstate(error) or getattr(error.orig, "sqlstate", None) or getattr(error.orig, "pgcode", None)
-            if code == UNDEFINED_FUNCTION:
-                raise DatabaseUnavailableError(NO_FUNCTIONS) from error
-            raise
+        return [list(row) for one in documents for row in executed(session, sql, document=one)]
 
     return run
+
+
+def executed(session: Session, sql: str, **parameters: str) -> Sequence[Sequence[Any]]:
+    """Run a statement of Joblane in a session, and return its rows.
+
+    Raises :class:`DatabaseUnavailableError` if the database lacks Joblane's tables or functions.
+    """
+    from sqlalchemy.exc import StatementError
+
+    statement = _statement(sql)
+    try:
+        return session.execute(statement, parameters).all()
+    except StatementError as error:
+        if "joblane." in (error.statement or ""):  # not a flush of the caller's objects
+            error.hide_parameters = True  # payloads
+            if lack := lacking(error):
+                raise DatabaseUnavailableError(lack) from error
+        raise
+
+
+def lacking(error: BaseException) -> str | None:
+    """Return what Joblane's database lacks, by the error of a driver. None: another error."""
+    original = getattr(error, "orig", None)
+    codes = (sqlstate(error), getattr(original, "sqlstate", None), getattr(original, "pgcode", None))
+    return next((LACKS[code] for code in codes if code in LACKS), None)
 
 
 @contextmanager

@@ -157,9 +157,17 @@ def test_a_connection_of_another_stage_is_refused(
         world.client.enqueue(sample_one, Sample(), connection=connection, after_commit=print)
 
 
-def test_functions_that_the_database_lacks_are_named(
-    world: World, sends: Sends, connection: psycopg.Connection[Any]
+def test_tables_and_functions_that_the_database_lacks_are_named(
+    world: World, sends: Sends, connection: psycopg.Connection[Any], django: Any
 ) -> None:
+    world.run("alter schema joblane rename to elsewhere")
+    for there in ({"connection": connection, "after_commit": print}, {"connection": django}):
+        with pytest.raises(
+            DatabaseUnavailableError, match="the database lacks Joblane's tables: run `joblane migrate`"
+        ):
+            world.client.enqueue(sample_one, Sample(), **there)
+    connection.rollback()
+    world.run("alter schema elsewhere rename to joblane")
     world.run(f"drop function joblane.insert_{VERSION}")
     with pytest.raises(DatabaseUnavailableError, match="run `joblane migrate`"):
         world.client.enqueue(sample_one, Sample(), connection=connection, after_commit=print)

@@ -637,7 +637,16 @@ def test_a_batch_mixes_up_nobodys_children(world: World, sends: Sends) -> None:
     assert [id_ for id_ in rows(world) if id_.startswith("child")] == ["child-0", "child-2"]
 
 
-def test_an_enqueue_in_a_session_names_the_functions_that_the_database_lacks(world: World, session: Session) -> None:
+def test_an_enqueue_names_what_the_database_lacks(world: World, session: Session) -> None:
+    world.run("alter schema joblane rename to elsewhere")
+    with pytest.raises(DatabaseUnavailableError, match="the database lacks Joblane's tables: run `joblane migrate`"):
+        world.client.enqueue(sample_one, Sample(), session=session)
+    session.rollback()
+    with pytest.raises(
+        DatabaseUnavailableError, match="nothing was written or sent, run `joblane migrate` and enqueue"
+    ):
+        world.client.enqueue(sample_one, Sample())
+    world.run("alter schema elsewhere rename to joblane")
     world.run(f"drop function joblane.insert_{VERSION}")
     with pytest.raises(DatabaseUnavailableError, match=rf"version {VERSION}: run `joblane migrate`"):
         world.client.enqueue(sample_one, Sample(), session=session)
