@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 from joblane.errors import UnknownTaskError
@@ -28,10 +28,13 @@ from joblane.inspector.views import (
     Overview,
     Page,
     Pause,
+    Paused,
+    Performance,
     ScheduleView,
     Statistic,
     TaskRow,
     TaskView,
+    TenantRow,
     TypeView,
 )
 from joblane.record.limit_status import LimitStatus
@@ -119,7 +122,8 @@ class FakeInspector:
             queues.append(
                 replace(one, front_door=Depth(), pause=self.paused.get((PauseScope.QUEUE, one.queue)), lanes=lanes)
             )
-        return Overview(views.NOW, tuple(queues), Count(1_234, exact=True), Count(3_651, exact=True))
+        paused = tuple(Paused(pause, 12) for pause in self.paused.values() if pause.scope is not PauseScope.SCHEDULE)
+        return Overview(views.NOW, tuple(queues), Count(1_234, exact=True), Count(3_651, exact=True), paused)
 
     def _pauses(self) -> tuple[Pause, ...]:
         return tuple(self.paused.values())
@@ -149,7 +153,7 @@ class FakeInspector:
     def _logs(self, id: str, limit: int) -> tuple[LogLine, ...]:  # noqa: A002
         return tuple(self.lines)
 
-    def _dead(self) -> DeadLetters:
+    def _dead(self, types: tuple[str, ...], since: datetime | None, sort: str) -> DeadLetters:
         return DeadLetters(tuple(self.groups), {"jobs-default-data-export-dlq": 4}, 0, self.obsolete)
 
     def _schedules(self) -> tuple[ScheduleView, ...]:
@@ -171,13 +175,24 @@ class FakeInspector:
                 return one
         raise UnknownBatchError(id)
 
+    def _tenants(self, limit: int) -> tuple[TenantRow, ...]:
+        names = (self.tenant or "acme", "globex", "")
+        pause = {name: self.paused.get((PauseScope.TENANT, name)) for name in names}
+        return tuple(views.tenant_row(tenant=name, pause=pause[name]) for name in names)
+
+    def _failures(self, minutes: int, limit: int) -> tuple[TaskRow, ...]:
+        return tuple(row for row in self.rows if row.state in (State.RETRY, State.ARCHIVED))[:limit]
+
+    def _performance(self, kind: PauseScope, name: str, within: timedelta) -> Performance:
+        return views.performance(kind, name)
+
     def _statistics(self, within: object, by: str) -> tuple[Statistic, ...]:
         return (views.statistic(views.TYPE if by == "type" else self.tenant),)
 
     def _types(self) -> tuple[TypeView, ...]:
         return (views.type_view(),)
 
-    def _audit(self, target: str | None, who: str | None, before: int | None, limit: int) -> tuple[AuditEntry, ...]:
+    def _audit(self, before: int | None, limit: int, **_: object) -> tuple[AuditEntry, ...]:
         return tuple(one for one in self.entries if before is None or one.number < before)[:limit]
 
     def _bulks(self, limit: int) -> tuple[BulkView, ...]:

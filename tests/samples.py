@@ -37,7 +37,13 @@ async def nothing_async(payload: Sample, ctx: TaskContext) -> None:
     pass
 
 
-@task("sample:one", max_retry=3, timeout=timedelta(seconds=20), retry_delay=timedelta(seconds=40))
+@task(
+    "sample:one",
+    max_retry=3,
+    timeout=timedelta(seconds=20),
+    retry_delay=timedelta(seconds=40),
+    grants=Grants(enqueue=("sample:single",)),
+)
 def sample_one(payload: Sample, ctx: TaskContext) -> Any:
     return behaviours[payload.do](payload, ctx)
 

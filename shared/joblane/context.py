@@ -16,6 +16,7 @@ from joblane.enqueue.chain import links_of_run
 from joblane.errors import JobError, shortened
 from joblane.job import Job, check_names
 from joblane.loops import Loops, Source
+from joblane.queues import OWN_TYPES
 from joblane.record.run_session import ONE_SESSION
 from joblane.record.time_limits import OPERATOR
 from joblane.scrubbing import Scrub, scrubber
@@ -41,8 +42,6 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 P = TypeVar("P", bound="Payload")
-OWN_TYPES = "jobs:"
-"""The category of Joblane's own task types."""
 REPORT_EVERY_SECONDS = 1.0
 MAX_NOTE = 200
 

@@ -28,6 +28,8 @@ class Queue(StrEnum):
 WEIGHTS: Mapping[Queue, int] = {Queue.CRITICAL: 6, Queue.DEFAULT: 3, Queue.LOW: 1}
 """Shares of the concurrency budget, as in the weighted queues of asynq. SQS has no strict priority."""
 
+OWN_TYPES = "jobs:"
+"""The category of Joblane's own task types. A pause of a queue leaves them out."""
 TYPE_PATTERN = re.compile(r"[a-z][a-z0-9]*(_[a-z0-9]+)*:[a-z][a-z0-9]*(_[a-z0-9]+)*")
 PREFIX_PATTERN = re.compile(r"[a-z][a-z0-9]*(-[a-z0-9]+)*")
 MAX_QUEUE_NAME = 80

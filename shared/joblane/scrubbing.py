@@ -6,6 +6,7 @@ can put a value together again, and the time grows with the size of the values, 
 
 from __future__ import annotations
 
+import html
 import json
 import re
 from bisect import bisect_left
@@ -48,9 +49,9 @@ Scrub = Callable[[str], str]
 def scrubber(model: type[BaseModel], *payloads: Any, headers: Mapping[str, str] | None = None) -> Scrub:
     """Return a function that replaces the values of redacted fields and headers in a text.
 
-    ``payloads``: JSON values, or payload objects. It finds a value unchanged, in upper or lower case, quoted, in JSON,
-    in a URL, and shortened: its beginning, or a part next to an ellipsis. It does not find a value in another encoding,
-    or one shorter than :data:`MIN_SCRUBBED` characters.
+    ``payloads``: JSON values, or payload objects. It finds a value unchanged, in upper, lower or title case, quoted up
+    to three times, in JSON, in a URL, in HTML, and shortened: its beginning, or a part next to an ellipsis. It does not
+    find a value in another encoding, or one shorter than :data:`MIN_SCRUBBED` characters.
     """
     names = redacted_names(model)
     values = {text for payload in payloads for text in _texts(names, payload)} if names else set()
@@ -197,16 +198,18 @@ def _as_text(leaf: Any) -> Iterable[str]:
 def _forms(value: str) -> set[str]:
     if len(value) > MAX_REWRITTEN:
         return {value}
+    cases = {value, value.upper(), value.lower(), value.title()}
     if PLAIN.fullmatch(value):
-        return {value, value.upper(), value.lower()}
+        return cases
     quoted = _quoted(value)
     twice = {text for inner in quoted for text in _quoted(inner)}
+    thrice = {text for inner in twice for text in _quoted(inner)}
     addresses = {
         quote(value, errors="replace"),
         quote(value, safe="", errors="replace"),
         quote_plus(value, errors="replace"),
     }
-    return {value, value.upper(), value.lower()} | quoted | twice | addresses
+    return cases | quoted | twice | thrice | addresses | {html.escape(value), html.escape(value, quote=False)}
 
 
 def _quoted(text: str) -> set[str]:

@@ -51,6 +51,8 @@ ABSENT = "jobs:bulk"
 """A declared type without tasks."""
 INDEX_SECONDS = 120
 """Target for a rebuild of all indexes of the table. While a migration builds an index, no task can be enqueued."""
+ALL_CAUSES: tuple[Any, ...] = ([], None, "count")
+"""Parameters of the statement of causes: those of all types."""
 CAUSES = """
 update joblane.tasks set fingerprint = left(md5(type || '|' || error_type), 16) where error_type is not null
 """
@@ -244,7 +246,7 @@ def _other_queries(scope: Scope) -> list[Query]:
             "overview: statements",
             {"60 minutes": read_overview},
             (
-                Selection(overview.LIVE_ROWS, (str(BOUND),)),
+                Selection(overview.LIVE_ROWS, (str(BOUND), ["acme"])),
                 Selection(overview.ARCHIVED, ()),
                 Selection(overview.STARTED, hour),
             ),
@@ -278,7 +280,7 @@ def _other_queries(scope: Scope) -> list[Query]:
         ),
         Query(
             "dead letters: statements",
-            {"groups": lambda: scope.connection.run(dead.GROUPS)},
-            (Selection(dead.GROUPS, ()),),
+            {"groups": lambda: scope.connection.run(dead.GROUPS, *ALL_CAUSES)},
+            (Selection(dead.GROUPS, ALL_CAUSES),),
         ),
     ]

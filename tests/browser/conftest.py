@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import pytest
 from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Page, Request, sync_playwright
@@ -18,7 +18,7 @@ from joblane.inspector.inspector import Inspector
 from joblane.inspector.scope import Scope
 from joblane.page.app import build
 from joblane.page.desk import Desk
-from joblane.page.security import ADDRESS, Keys
+from joblane.page.security import Keys, address_of
 from joblane.page.serving import listen, server
 from joblane.record.database import Database
 from joblane.sqs.client import Sqs
@@ -55,13 +55,12 @@ def browser() -> Iterator[Browser]:
 
 @dataclass
 class Site:
-    """The page, and the world behind it. ``address``: includes the token. ``read_only``: the address of a read-only
-    page."""
+    """The page, and the world behind it. ``read_only``: a second page that refuses actions."""
 
     world: World
     inspector: Inspector
-    address: str
-    read_only: str
+    page: Served
+    read_only: Served
 
     def work(self, type_: str) -> None:
         """Run all messages in the lane of a type."""
@@ -89,25 +88,28 @@ def site(joblane_databases: Databases) -> Iterator[Site]:
             return Inspector(Scope(made[-1], Sqs(), PREFIX, discover(times={}), "ann@desk"))
 
         desk = Desk(connect)
-        with _served(desk, read_only=False) as address, _served(desk, read_only=True) as reading:
-            yield Site(world, connect(), address, reading)
+        with Served(desk, read_only=False) as page, Served(desk, read_only=True) as reading:
+            yield Site(world, connect(), page, reading)
         for database in made:
             database.drop()
 
 
-class _served:  # noqa: N801 - used as a statement
-    """Serve a page in a thread until the block ends."""
+class Served:
+    """A page that a thread serves until the block ends. ``address``: signs the next browser in."""
 
     def __init__(self, desk: Desk, *, read_only: bool) -> None:
         self._listening = listen(0)
         port, keys = self._listening.getsockname()[1], Keys()
-        self._server = server(build(desk, port=port, keys=keys, read_only=read_only))
+        self._server = server(build(desk, port=port, keys=keys, read_only=read_only, say=self._renewed))
         self._thread = threading.Thread(target=self._server.run, kwargs={"sockets": [self._listening]})
-        self._address = f"http://{ADDRESS}:{port}/?token={keys.token}"
+        self.address = address_of(port, keys.token)
 
-    def __enter__(self) -> str:
+    def _renewed(self, line: str) -> None:
+        self.address = line.rpartition(" ")[2]
+
+    def __enter__(self) -> Self:
         self._thread.start()
-        return self._address
+        return self
 
     def __exit__(self, *_: object) -> None:
         self._server.should_exit = True
@@ -142,8 +144,8 @@ def visit(browser: Browser, site: Site) -> Iterator[Callable[..., Visitor]]:
     """Open the page at its printed address; at the end there must be no troubles and no strayed requests."""
     visitors: list[Visitor] = []
 
-    def open_it(address: str | None = None, **options: Any) -> Visitor:
-        address = address or site.address
+    def open_it(served: Served | None = None, **options: Any) -> Visitor:
+        address = (served or site.page).address
         context = browser.new_context(**{"viewport": {"width": 1280, "height": 900}, **options})
         context.set_default_timeout(10_000)
         base = address.partition("/?")[0]

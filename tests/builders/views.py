@@ -25,14 +25,20 @@ from joblane.inspector.views import (
     Minute,
     Overview,
     Pause,
+    Paused,
+    Percentiles,
+    Performance,
+    Period,
     QueueView,
     Reason,
     Relative,
     Relatives,
+    RunCounts,
     ScheduleView,
     Statistic,
     TaskRow,
     TaskView,
+    TenantRow,
     Tick,
     TypeView,
     Why,
@@ -165,7 +171,18 @@ def overview(minutes: int = 60) -> Overview:
         )
         for queue in Queue
     )
-    return Overview(NOW, views, Count(7, exact=True), Count(3_651, exact=True))
+    return Overview(NOW, views, Count(7, exact=True), Count(3_651, exact=True), (Paused(pause, 4),))
+
+
+def performance(kind: PauseScope = PauseScope.TYPE, name: str = "data:export") -> Performance:
+    none = RunCounts(0, 0, 0, 0, 0, 0.0, None, None)
+    some = RunCounts(40, 3, 2, 1, 0, 0.25, Percentiles(90, 1_400, 9_000), Percentiles(800, 2_000, 4_000))
+    periods = tuple(Period(before(minutes=10 * at), none if at % 3 else some) for at in range(12, 0, -1))
+    return Performance(kind, name, NOW, 600, replace(some, completed=160), periods)
+
+
+def tenant_row(**changes: Any) -> TenantRow:
+    return replace(TenantRow("acme", 1_200, 3, 2, 40, 320.0, 900, 12, None), **changes)
 
 
 def dead() -> DeadLetters:

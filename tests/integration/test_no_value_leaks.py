@@ -35,7 +35,7 @@ from joblane import (
     task,
 )
 from joblane.cli.main import main
-from joblane.inspector.filter import Filter
+from joblane.inspector.filter import Filter, PauseScope
 from joblane.inspector.inspector import Inspector
 from joblane.inspector.permission import Permission, permission_of
 from joblane.inspector.scope import Scope
@@ -351,6 +351,7 @@ def ask(world: World, gathered: Gathered) -> None:
         "bulk_view": [],
         "line": [],
         "batch": [("all",)],
+        "performance": [(PauseScope.TYPE, "leak:one"), (PauseScope.TENANT, "")],
     }
     world.run("insert into joblane.batches (id) values ('all') on conflict do nothing")
     world.run("update joblane.tasks set tags = array['batch:all']")
@@ -397,7 +398,17 @@ def browse(world: World, gathered: Gathered) -> None:
     keys = Keys(token="the-token", session="the-session", form="the-form-token")
     app = build(Desk(lambda: inspector, 1), port=8700, keys=keys)
     addresses = [
-        *("/", "/tasks", "/tasks?error=bad", "/dead", "/schedules", "/statistics", "/audit", "/bulk"),
+        *(
+            "/",
+            "/tasks",
+            "/tasks?error=bad",
+            "/dead",
+            "/schedules",
+            "/statistics",
+            "/runs?type=leak:one",
+            "/audit",
+            "/bulk",
+        ),
         *(f"{path}?id=leak:one-{how}" for path in ("/task", "/task/logs") for how in LOGGED),
     ]
     browser = TestClient(app, base_url="http://127.0.0.1:8700", cookies={"joblane-8700": keys.session})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import json
 import subprocess
 import sys
@@ -63,6 +64,10 @@ def scrub_of(token: str) -> Callable[[str], str]:
         lambda value: repr(value.encode()),
         str.upper,
         str.lower,
+        str.title,
+        html.escape,
+        lambda value: html.escape(value, quote=False),
+        lambda value: repr(repr(json.dumps(value))),
         lambda value: repr(Login(token=value)),
         lambda value: f"before{value}after",
     ],
@@ -190,6 +195,12 @@ def test_the_message_and_traceback_of_a_failure_hold_no_value() -> None:
     failure = fail(ValueError(f"bad {SECRET}"))
     assert failure.error_message == f"bad {MASK}"
     assert failure.traceback.endswith(f"ValueError: bad {MASK}\n")
+    assert "pl4nted" not in whole(failure)
+
+
+def test_the_name_of_an_error_class_holds_no_value() -> None:
+    failure = fail(type(f"No{SECRET}", (ValueError,), {})("bad"))
+    assert failure.error_type == f"No{MASK}"
     assert "pl4nted" not in whole(failure)
 
 

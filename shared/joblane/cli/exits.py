@@ -46,6 +46,8 @@ OPTIONS = {
     "queues": "--queue",
     "created_after": "--newer",
     "created_before": "--older",
+    "ended_after": "--ended-newer",
+    "ended_before": "--ended-older",
     "ids": "ID",
     "id": "ID",
     "type": "TYPE",

@@ -57,12 +57,16 @@ class FilterOptions:
         str | None, typer.Option(metavar="AGE", help="Only tasks newer than this: an age (10m, 2h, 3d) or a time.")
     ] = None
 
+    ended_older: Annotated[
+        str | None, typer.Option(metavar="AGE", help="Only tasks that ended before this: an age or a time.")
+    ] = None
+    ended_newer: Annotated[
+        str | None, typer.Option(metavar="AGE", help="Only tasks that ended after this: an age or a time.")
+    ] = None
+
     def filter(self, ids: Sequence[str] = ()) -> Filter:
-        now = datetime.now(UTC)
-        after = None if self.newer is None else parsed(lambda text: ago(text, now), self.newer, "--newer")
-        before = None if self.older is None else parsed(lambda text: ago(text, now), self.older, "--older")
-        if after is not None and before is not None and after >= before:
-            usage(f"nothing is older than {self.older} and newer than {self.newer}", "--older and --newer")
+        after, before = time_range(self.newer, self.older)
+        ended_after, ended_before = time_range(self.ended_newer, self.ended_older, "--ended-newer", "--ended-older")
         return Filter(
             ids=tuple(dict.fromkeys(ids)),
             id_prefix=self.id_prefix,
@@ -75,7 +79,21 @@ class FilterOptions:
             fingerprint=self.fingerprint,
             created_after=after,
             created_before=before,
+            ended_after=ended_after,
+            ended_before=ended_before,
         )
+
+
+def time_range(
+    newer: str | None, older: str | None, newer_option: str = "--newer", older_option: str = "--older"
+) -> tuple[datetime | None, datetime | None]:
+    """The times of two options that are ages or times."""
+    now = datetime.now(UTC)
+    after = None if newer is None else parsed(lambda text: ago(text, now), newer, newer_option)
+    before = None if older is None else parsed(lambda text: ago(text, now), older, older_option)
+    if after is not None and before is not None and after >= before:
+        usage(f"nothing is older than {older} and newer than {newer}", f"{older_option} and {newer_option}")
+    return after, before
 
 
 def parsed(parse: Callable[[str], R], text: str, option: str) -> R:

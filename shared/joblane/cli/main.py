@@ -39,6 +39,7 @@ COMMANDS: Mapping[str, Mapping[str, Callable[..., Any]]] = {
         "wait": tasks.wait,
         "queues": overview.queues,
         "stats": overview.stats,
+        "runs": overview.runs,
         "watch": watch.watch,
         "page": page.page,
         "types": overview.types,
@@ -46,7 +47,7 @@ COMMANDS: Mapping[str, Mapping[str, Callable[..., Any]]] = {
         "doctor": overview.doctor,
     },
     "Act on tasks": {action: actions.command(action) for action in actions.HELP},
-    "Dead letters": {"dead": dead.dead, "redrive": dead.redrive},
+    "Dead letters": {"dead": dead.dead, "ack": dead.acknowledge, "redrive": dead.redrive},
     "Pauses and schedules": {
         "pause": pause.pause,
         "resume": pause.resume,

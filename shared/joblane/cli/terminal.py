@@ -36,6 +36,8 @@ CONTROLS: dict[int, str] = dict.fromkeys(
     (*range(0x20), *range(0x7F, 0xA0), *range(0x202A, 0x202F), *range(0x2066, 0x206A)), "\ufffd"
 )
 """C0, C1 and the marks that change the direction of text."""
+ESCAPES = {code: f"\\u{code:04x}" for code in (*CONTROLS, 0x200E, 0x200F) if code not in (0x0A, 0x20)}
+"""The same as escapes of JSON."""
 CONTROLS |= dict.fromkeys((0x09, 0x0A, 0x0D), " ")
 STYLES = {
     "scheduled": "cyan",
@@ -80,7 +82,8 @@ def say(text: str) -> None:
 
 def document(value: Any) -> None:
     """Print an answer as one JSON document: its keys are the fields of the answer, its times ISO 8601 in UTC."""
-    typer.echo(json_of(value, indent=2))
+    text = json_of(value, indent=2)
+    typer.echo(escaped(text) if sys.stdout.isatty() else text)
 
 
 def answer(value: Any, *, as_json: bool, nothing: str | None = None) -> None:
@@ -97,6 +100,11 @@ def json_of(value: Any, *, indent: int | None = None) -> str:
     from pydantic_core import to_json
 
     return to_json(value, indent=indent, inf_nan_mode="null").decode()
+
+
+def escaped(document: str) -> str:
+    """A JSON document whose control characters and marks of direction are escapes, which a terminal does not obey."""
+    return document.translate(ESCAPES)
 
 
 def clean(value: object, *, lines: bool = False) -> str:

@@ -31,6 +31,10 @@ ACTIVE_SHOWN, FAILED_SHOWN = 8, 8
 MOST_SPARKS, OTHER_COLUMNS = 30, 38
 """Width of a sparkline, and of the columns next to the two sparklines of a line."""
 END_KEYS = ("q", "Q", "\x03", "\x1b")
+LONGEST_SEQUENCE = 64
+"""Bytes that one key or one move of the mouse's wheel sends at most."""
+SEQUENCE_SECONDS = 0.05
+"""A terminal sends the bytes of a key at once. After this time Escape was pressed alone."""
 KeyWaiter = Callable[[float], bool]
 
 
@@ -48,8 +52,8 @@ def take_snapshot(inspector: Inspector, minutes: int) -> Snapshot:
     """Query the inspector for one frame."""
     overview = inspector.overview(minutes=minutes)
     active = inspector.tasks(Filter(states=(State.ACTIVE,)), limit=ACTIVE_SHOWN)
-    failed = inspector.tasks(Filter(states=(State.RETRY, State.ARCHIVED)), limit=FAILED_SHOWN)
-    return Snapshot(datetime.now(UTC), overview, active.tasks, failed.tasks)
+    failed = inspector.failures(minutes=minutes, limit=FAILED_SHOWN)
+    return Snapshot(datetime.now(UTC), overview, active.tasks, failed)
 
 
 def frame(snapshot: Snapshot, width: int, problem: str | None) -> RenderableType:
@@ -148,8 +152,11 @@ def _pressed(descriptor: int, seconds: float) -> bool:
     ends = time.monotonic() + seconds
     while (left := ends - time.monotonic()) > 0:
         if select.select([descriptor], [], [], left)[0]:
-            pressed = os.read(descriptor, 1).decode(errors="replace")
-            if pressed in END_KEYS or not pressed:
+            pressed = os.read(descriptor, 1)
+            if pressed == b"\x1b" and select.select([descriptor], [], [], SEQUENCE_SECONDS)[0]:
+                os.read(descriptor, LONGEST_SEQUENCE)  # the rest of an arrow or function key
+                continue
+            if not pressed or pressed.decode(errors="replace") in END_KEYS:
                 return True
     return False
 

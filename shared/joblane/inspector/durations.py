@@ -10,6 +10,7 @@ SECONDS = {"s": 1, "m": 60, "min": 60, "h": 3_600, "d": 86_400, "w": 604_800}
 PART = re.compile(r"(\d+(?:\.\d+)?)(s|min|m|h|d|w)")
 SHAPE = re.compile(rf"(?:{PART.pattern})+")
 RATE_SHAPE = re.compile(r"(\d{1,9})/(.+)")
+CLOCK_SHAPE = re.compile(r"\d{1,2}:\d{2}[Zz]?")
 LONGEST = timedelta(days=36_500)
 FORMS = "90s, 10m, 1h30m, 3d or 1w"
 
@@ -60,7 +61,10 @@ def moment(text: str) -> datetime:
 
 
 def ago(text: str, now: datetime) -> datetime:
-    """``now`` minus a duration, or the given time. Raises ValueError."""
+    """``now`` minus a duration, the last ``14:30`` in UTC, or the given time. Raises ValueError."""
+    if CLOCK_SHAPE.fullmatch(text):
+        today = moment(f"{now.astimezone(UTC):%Y-%m-%d}T{text.rstrip('Zz').zfill(5)}")
+        return today if today <= now else today - timedelta(days=1)
     return now - duration(text) if SHAPE.fullmatch(text) else _moment_or_duration(text)
 
 
@@ -69,7 +73,7 @@ def _moment_or_duration(text: str) -> datetime:
         return moment(text)
     except ValueError:
         raise ValueError(
-            f"{text!r} is neither a duration, such as {FORMS}, nor a time, such as 2026-11-25T14:30Z"
+            f"{text!r} is neither a duration, such as {FORMS}, nor a time, such as 14:30 or 2026-11-25T14:30Z (UTC)"
         ) from None
 
 

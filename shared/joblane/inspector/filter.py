@@ -36,6 +36,10 @@ class Filter:
     """Earliest time of the enqueue, inclusive."""
     created_before: datetime | None = None
     """Latest time of the enqueue, exclusive."""
+    ended_after: datetime | None = None
+    """Earliest time of the end, inclusive. With this or the next field, a task matches only if it has ended."""
+    ended_before: datetime | None = None
+    """Latest time of the end, exclusive."""
 
 
 class BulkAction(StrEnum):

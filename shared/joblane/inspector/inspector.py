@@ -13,11 +13,21 @@ from typing import Any
 from joblane.flow import Rate
 from joblane.inspector import views
 from joblane.inspector.actions import audit, enqueue, line, single
-from joblane.inspector.bulk import dead, start
+from joblane.inspector.bulk import causes, dead, start
 from joblane.inspector.filter import BulkAction, Filter, PauseScope
 from joblane.inspector.permission import Permission, needs
 from joblane.inspector.scope import Scope
-from joblane.inspector.stage import batches, doctor, limits, overview, pauses, schedules, statistics
+from joblane.inspector.stage import (
+    batches,
+    doctor,
+    limits,
+    overview,
+    pauses,
+    performance,
+    schedules,
+    statistics,
+    tenants,
+)
 from joblane.inspector.tasks import detail, listing, logs
 from joblane.record.limit_changes import Given
 from joblane.record.limit_status import LimitStatus
@@ -81,9 +91,15 @@ class Inspector:
         return logs.of_task(self._scope, id, limit)
 
     @needs(VIEW)
-    def dead(self) -> views.DeadLetters:
-        """Archived tasks, and dead letters without a row, grouped by their error."""
-        return dead.groups(self._scope)
+    def dead(
+        self, *, types: tuple[str, ...] = (), since: datetime | None = None, sort: str = "count"
+    ) -> views.DeadLetters:
+        """Archived tasks, and dead letters without a row, grouped by their error.
+
+        ``types``: none for all. ``since``: only groups that got a task at this time or later. ``sort``: ``count``, the
+        largest group first, or ``last``, the group with the latest task first.
+        """
+        return dead.groups(self._scope, types, since, sort)
 
     @needs(VIEW)
     def pauses(self) -> tuple[views.Pause, ...]:
@@ -134,16 +150,62 @@ class Inspector:
         return statistics.statistics(self._scope, within, by)
 
     @needs(VIEW)
+    def tenants(self, *, limit: int = 50) -> tuple[views.TenantRow, ...]:
+        """Tenants with live tasks or runs of the last hour, by their numbers of due tasks. ``limit``: 1 to 500."""
+        return tenants.tenants(self._scope, limit)
+
+    @needs(VIEW)
+    def failures(self, *, minutes: int = 60, limit: int = 20) -> tuple[views.TaskRow, ...]:
+        """The last failed runs, latest end first: their tasks, with the end and the error of the run.
+
+        ``minutes``: 1 to 240. ``limit``: 1 to 500.
+        """
+        return listing.failures(self._scope, minutes, limit)
+
+    @needs(VIEW)
+    def performance(self, kind: PauseScope, name: str, *, within: timedelta = timedelta(days=1)) -> views.Performance:
+        """The runs of a type or a tenant over time. ``kind``: ``type`` or ``tenant``. ``within``: 5 minutes to 30 days.
+
+        A tenant's runs are by hour. The 200 tenants with the most runs of an hour have numbers of their own; the name
+        ``*`` is for all others, and the empty name for tasks without a tenant.
+        """
+        return performance.performance(self._scope, kind, name, within)
+
+    @needs(VIEW)
     def types(self) -> tuple[views.TypeView, ...]:
         """The declared task types."""
         return enqueue.types(self._scope)
 
     @needs(VIEW)
     def audit(
-        self, *, target: str | None = None, who: str | None = None, before: int | None = None, limit: int = 50
+        self,
+        *,
+        target: str | None = None,
+        who: str | None = None,
+        action: str | None = None,
+        bulk: str | None = None,
+        since: datetime | None = None,
+        until: datetime | None = None,
+        before: int | None = None,
+        limit: int = 50,
     ) -> tuple[views.AuditEntry, ...]:
-        """Actions of operators, newest first. ``before``: only entries below this number. ``limit``: 1 to 500."""
-        return audit.entries(self._scope, target, who, before, limit)
+        """Actions of operators, newest first.
+
+        A bulk action has one entry, and one more for each of its tasks. The entries of its tasks are listed only with
+        ``target``, the id of a task, or ``bulk``, the id of the bulk action. ``since``, ``until``: times with a zone,
+        the first included. ``before``: only entries below this number. ``limit``: 1 to 500.
+        """
+        return audit.entries(
+            self._scope,
+            target=target,
+            who=who,
+            name=action,
+            bulk=bulk,
+            since=since,
+            until=until,
+            before=before,
+            limit=limit,
+        )
 
     @needs(VIEW)
     def bulks(self, *, limit: int = 20) -> tuple[views.BulkView, ...]:
@@ -161,6 +223,14 @@ class Inspector:
         return doctor.checks(self._scope)
 
     # --- Actions ---------------------------------------------------------------------------------------------------
+
+    @needs(OPERATE)
+    def acknowledge(self, fingerprint: str, *, reason: str) -> views.ActionResult:
+        """Mark the cause of archived tasks as known, with a note, until another task fails with it.
+
+        ``fingerprint``: of a group of :meth:`dead`. Raises :class:`~joblane.inspector.errors.SelectionError`.
+        """
+        return causes.acknowledge(self._scope, fingerprint, reason)
 
     @needs(OPERATE)
     def run(self, id: str, *, reason: str | None = None) -> views.ActionResult:  # noqa: A002

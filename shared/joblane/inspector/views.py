@@ -37,6 +37,14 @@ class Pause:
 
 
 @dataclass(frozen=True, slots=True)
+class Paused:
+    """A pause, and the number of tasks that are due and wait because of it, among the live tasks of the overview."""
+
+    pause: Pause
+    waiting: int
+
+
+@dataclass(frozen=True, slots=True)
 class Depth:
     """Messages in one SQS queue, counted approximately. All None: SQS did not answer for this queue.
 
@@ -81,6 +89,82 @@ class Minute:
 
 
 @dataclass(frozen=True, slots=True)
+class TenantRow:
+    """A tenant now, by its live tasks, of which the 20,000 oldest and the 20,000 newest of the stage are counted.
+
+    ``tenant``: empty for tasks without one. ``due``: tasks that are due and have not started. ``later``: tasks that are
+    due later. ``oldest_wait_seconds``: None if no task is due. ``started``, ``failed``: runs of the last hour.
+    """
+
+    tenant: str
+    due: int
+    held: int
+    active: int
+    later: int
+    oldest_wait_seconds: float | None
+    started: int
+    failed: int
+    pause: Pause | None
+
+
+@dataclass(frozen=True, slots=True)
+class Percentiles:
+    """Times in milliseconds, each within 10 %: half of the runs took less than ``p50``."""
+
+    p50: int
+    p95: int
+    p99: int
+
+
+@dataclass(frozen=True, slots=True)
+class RunCounts:
+    """Runs that ended in a time. ``failed``: they failed or timed out, and were retried. ``archived``: their task was
+    archived after them. ``others``: snoozed, cancelled and the like.
+
+    ``wait_ms``: from the due time to the start. ``duration_ms``: of runs that completed or failed. None: no such run.
+    """
+
+    completed: int
+    failed: int
+    archived: int
+    lost: int
+    others: int
+    cost_usd: float
+    wait_ms: Percentiles | None
+    duration_ms: Percentiles | None
+
+    @property
+    def number(self) -> int:
+        """All runs."""
+        return self.completed + self.failed + self.archived + self.lost + self.others
+
+    @property
+    def unsuccessful(self) -> int:
+        """Runs that failed, timed out or were lost."""
+        return self.failed + self.archived + self.lost
+
+
+@dataclass(frozen=True, slots=True)
+class Period:
+    """The runs that ended from ``at`` on, for the ``step_seconds`` of the whole."""
+
+    at: datetime
+    counts: RunCounts
+
+
+@dataclass(frozen=True, slots=True)
+class Performance:
+    """The runs of a type or a tenant. ``periods``: oldest first, without gaps; the last one is not over yet."""
+
+    kind: PauseScope
+    name: str
+    at: datetime
+    step_seconds: int
+    total: RunCounts
+    periods: tuple[Period, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class QueueView:
     """A queue: the sum of its lanes, and its front door. ``minutes``: oldest first, without gaps."""
 
@@ -105,7 +189,8 @@ class Count:
 
 @dataclass(frozen=True, slots=True)
 class Overview:
-    """The three queues. ``archived``: archived tasks that are kept, counted up to 1,000.
+    """The three queues. ``archived``: archived tasks that are kept, counted up to 1,000. ``paused``: the pauses of
+    queues, types and tenants. ``oldest_wait_seconds`` leaves out what is paused.
 
     ``live``: the live tasks that ``tasks`` and ``oldest_wait_seconds`` cover. ``exact`` False: there are at
     least 40,000, and only the oldest and the newest 20,000 are covered.
@@ -115,6 +200,7 @@ class Overview:
     queues: tuple[QueueView, ...]
     archived: Count
     live: Count
+    paused: tuple[Paused, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -328,11 +414,25 @@ BULK_RESULTS = {
 
 
 @dataclass(frozen=True, slots=True)
+class BulkOutcome:
+    """The tasks that a bulk action has sent, by their state now, without those that another action has changed since.
+    ``exact`` False: only the first 20,000 tasks are counted."""
+
+    completed: int
+    waiting: int
+    active: int
+    archived: int
+    cancelled: int
+    exact: bool
+
+
+@dataclass(frozen=True, slots=True)
 class BulkView:
     """A bulk action, which is a task of type ``jobs:bulk``. ``state``: the state of that task.
 
     ``total``: tasks that matched at the start. ``done``, ``skipped``, ``failed``: tasks so far. ``stopped``: why the
-    action ended early, None if it did not.
+    action ended early, None if it did not. ``reason``: the operator's, None if none was given. ``outcome``: of the
+    tasks that it has sent; None in a listing, and for an action that sends none.
     """
 
     id: str
@@ -348,6 +448,8 @@ class BulkView:
     stopped: str | None
     started_at: datetime
     finished_at: datetime | None
+    reason: str | None = None
+    outcome: BulkOutcome | None = None
 
     @property
     def result(self) -> str:
@@ -370,7 +472,10 @@ class BulkView:
 
 @dataclass(frozen=True, slots=True)
 class AuditEntry:
-    """An action of an operator. ``target``: a task's id, or for example ``type:data:export`` or ``queue:low``."""
+    """An action of an operator. ``target``: a task's id, or for example ``type:data:export`` or ``queue:low``.
+
+    ``bulk``: the id of the bulk action that acted on the task, None for an action of its own.
+    """
 
     number: int
     at: datetime
@@ -378,7 +483,17 @@ class AuditEntry:
     action: str
     target: str
     reason: str | None
+    bulk: str | None = None
     details: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Acknowledged:
+    """An operator's note on a cause of failures. It ends once another task fails with the cause."""
+
+    at: datetime
+    who: str
+    note: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -386,6 +501,8 @@ class DeadGroup:
     """Tasks, or dead letters, with the same error. ``fingerprint``: the argument of a redrive.
 
     ``recorded``: True for archived tasks; False for dead letters that never had a row, or that SQS itself moved.
+    ``is_new``: the first of the tasks was archived less than a day ago. ``acknowledged``: None if no operator has
+    acknowledged the cause, or if it has come again since.
     """
 
     fingerprint: str
@@ -399,11 +516,13 @@ class DeadGroup:
     example: str
     queue: str
     log_link: str | None
+    is_new: bool = False
+    acknowledged: Acknowledged | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class DeadLetters:
-    """``groups``: largest first. ``depths``: the number of messages in each dead-letter queue that holds any.
+    """``groups``: 500 at most. ``depths``: the number of messages in each dead-letter queue that holds any.
 
     ``unread``: the number of messages that were not read: at most 100 of each queue are read. ``obsolete``: type → the
     number of dead letters whose tasks were retried or deleted.

@@ -9,6 +9,7 @@ from typing import Any
 
 from joblane.declaration import Task
 from joblane.record.connection import Connection
+from joblane.schedule import Schedule
 from joblane.sqs.tick import id_of
 
 PATIENCE = timedelta(minutes=30)
@@ -39,16 +40,17 @@ select x.id from jsonb_array_elements_text($1::jsonb) as x(id)
 MARK_CHECKED = "update joblane.schedules set checked_until = $1::timestamptz where checked_until < $1::timestamptz"
 
 
+def key_of(schedule: Schedule) -> str:
+    """The name of a schedule in ``joblane.schedules``."""
+    return f"{schedule.name} {schedule.text} {schedule.timezone}"
+
+
 def missed_ticks(connection: Connection, tasks: Iterable[Task[Any, Any]], now: datetime) -> list[str]:
     """Return the ids of the ticks that were missed since the last call, oldest first per schedule.
 
     It looks back a day at most. ``now``: an aware time.
     """
-    schedules = {
-        (task.type, f"{schedule.name} {schedule.text} {schedule.timezone}"): schedule
-        for task in tasks
-        for schedule in task.schedules
-    }
+    schedules = {(task.type, key_of(schedule)): schedule for task in tasks for schedule in task.schedules}
     declared = [{"type": type_, "name": name} for type_, name in schedules]
     horizon = now - PATIENCE
     expected: list[str] = []

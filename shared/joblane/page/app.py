@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
@@ -12,8 +14,8 @@ from joblane.page.desk import Desk
 from joblane.page.failures import View, endpoint, http_error_page
 from joblane.page.notices import Notices
 from joblane.page.rendering import FOLDER
-from joblane.page.security import Guard, Keys
-from joblane.page.views import batches, bulk, dead, limits, stage, task, tasks
+from joblane.page.security import Guard, Keys, address_of
+from joblane.page.views import batches, bulk, dead, limits, runs, stage, task, tasks
 
 PAGES: dict[str, View] = {
     "/": stage.overview,
@@ -31,6 +33,8 @@ PAGES: dict[str, View] = {
     "/batches": batches.list_all,
     "/batches/show": batches.show,
     "/statistics": stage.statistics,
+    "/runs": runs.show,
+    "/tenants": stage.tenants,
     "/audit": stage.audit,
 }
 ACTIONS: dict[str, View] = {
@@ -41,6 +45,7 @@ ACTIONS: dict[str, View] = {
     "/bulk/start": bulk.start,
     "/bulk/abort": bulk.abort,
     "/dead/redrive/start": dead.redrive,
+    "/dead/acknowledge": dead.acknowledge,
     "/schedules/tick": stage.tick,
     "/limits/set": limits.set_values,
     "/limits/reset": limits.reset,
@@ -59,16 +64,22 @@ def build(
     stage: str = "local",
     command: str = "joblane",
     readable: tuple[type[Exception], ...] = (),
+    say: Callable[[str], object] = lambda _: None,
 ) -> Starlette:
     """Build the page. ``stage``: the stage's name on the page. ``command``: the command line for the same stage.
 
-    ``readable``: classes of errors whose text is shown, in addition to the library's own errors.
+    ``readable``: classes of errors whose text is shown, in addition to the library's own errors. ``say``: called with a
+    line for the operator, which has the address for the next browser.
     """
+
+    def renewed(token: str) -> None:
+        say(f"A browser has signed in. Address for another one: {address_of(port, token)}")
+
     routes = [Route(path, endpoint(view), methods=["GET"]) for path, view in PAGES.items()]
     routes += [Route(path, endpoint(view), methods=["POST"]) for path, view in ACTIONS.items()]
     app = Starlette(
         routes=[*routes, Mount("/static", StaticFiles(directory=FOLDER / "static"))],
-        middleware=[Middleware(Guard, port=port, keys=keys, read_only=read_only)],
+        middleware=[Middleware(Guard, port=port, keys=keys, read_only=read_only, renewed=renewed)],
         exception_handlers={HTTPException: http_error_page},
     )
     app.state.desk = desk

@@ -8,7 +8,7 @@ from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Protocol, TypeVar
 
-from joblane.inspector.durations import duration, moment, stamp
+from joblane.inspector.durations import SHAPE, ago, duration, stamp
 from joblane.inspector.errors import SelectionError
 from joblane.inspector.filter import Filter
 from joblane.queues import Queue
@@ -17,7 +17,9 @@ from joblane.record.states import State
 Name = TypeVar("Name", bound=StrEnum)
 Value = TypeVar("Value")
 TEXTS = ("tenant", "tag", "error", "fingerprint")
-SHOWN = ("state", "type", "queue", "id", *TEXTS, "newer", "older")
+AGES = (("newer", "older", "created"), ("ended_newer", "ended_older", "ended"))
+"""Fields of ages or times, and the times of the filter."""
+SHOWN = ("state", "type", "queue", "id", *TEXTS, "newer", "older", "ended_newer", "ended_older")
 """Names of the fields above a listing, and of the parameters of its address."""
 
 
@@ -28,7 +30,7 @@ class Fields(Protocol):
 
 
 def read(fields: Fields, now: datetime) -> Filter:
-    """Read a filter; an empty field matches any task. ``newer``, ``older``: ages; ``after``, ``before``: times.
+    """Read a filter; an empty field matches any task. The fields :data:`AGES`: an age, or a time.
 
     Raises :class:`SelectionError`, which names the field.
     """
@@ -36,19 +38,24 @@ def read(fields: Fields, now: datetime) -> Filter:
     def first(name: str) -> str | None:
         return next((text for given in fields.getlist(name) if (text := given.strip())), None)
 
-    texts = {name: first(name) for name in TEXTS}
-    newer, older = first("newer"), first("older")
-    if newer and older and age("newer", newer) <= age("older", older):
-        raise SelectionError("older", f"nothing is older than {older} and newer than {newer}")
+    times: list[datetime | None] = []
+    for newer, older, _ in AGES:
+        after, before = (_time(field, first(field), now) for field in (newer, older))
+        if after and before and after >= before:
+            raise SelectionError(older, f"nothing is older than {first(older)} and newer than {first(newer)}")
+        times += [after, before]
+    created_after, created_before, ended_after, ended_before = times
     return Filter(
         ids=tuple(fields.getlist("ids")),
         id_prefix=first("id"),
         states=_names(fields, "state", State),
         types=tuple(filter(None, fields.getlist("type"))),
         queues=_names(fields, "queue", Queue),
-        created_after=now - age("newer", newer) if newer else _time("after", first("after")),
-        created_before=now - age("older", older) if older else _time("before", first("before")),
-        **texts,
+        created_after=created_after,
+        created_before=created_before,
+        ended_after=ended_after,
+        ended_before=ended_before,
+        **{name: first(name) for name in TEXTS},
     )
 
 
@@ -62,7 +69,11 @@ def write(chosen: Filter) -> list[tuple[str, str]]:
         *(("queue", queue) for queue in chosen.queues),
         *((name, getattr(chosen, name)) for name in TEXTS),
     ]
-    times = (("after", chosen.created_after), ("before", chosen.created_before))
+    times = (
+        (field, getattr(chosen, f"{name}_{end}"))
+        for *fields, name in AGES
+        for field, end in zip(fields, ("after", "before"), strict=True)
+    )
     pairs += [(name, at.isoformat()) for name, at in times if at is not None]
     return [(name, str(value)) for name, value in pairs if value is not None]
 
@@ -72,8 +83,14 @@ def described(chosen: Filter) -> list[tuple[str, str]]:
     if chosen.ids:
         return [("selected tasks", f"{len(chosen.ids):,}")]
     names = {"id": "id begins with", "error": "error contains"}
-    pairs = [(names.get(name, name), value) for name, value in write(chosen) if name not in ("after", "before")]
-    times = (("created from", chosen.created_after), ("created before", chosen.created_before))
+    ages = [field for *fields, _ in AGES for field in fields]
+    pairs = [(names.get(name, name), value) for name, value in write(chosen) if name not in ages]
+    times = (
+        ("created from", chosen.created_after),
+        ("created before", chosen.created_before),
+        ("ended from", chosen.ended_after),
+        ("ended before", chosen.ended_before),
+    )
     return pairs + [(name, stamp(at)) for name, at in times if at is not None]
 
 
@@ -134,10 +151,12 @@ def _names(fields: Fields, field: str, kind: type[Name]) -> tuple[Name, ...]:
     return tuple(name_of(kind, field, text) for text in fields.getlist(field) if text)
 
 
-def _time(field: str, text: str | None) -> datetime | None:
+def _time(field: str, text: str | None, now: datetime) -> datetime | None:
+    """The time that is given, or the time before ``now`` of an age. Raises :class:`SelectionError`."""
     if text is None:
         return None
+    compact = "".join(text.split()).lower()
     try:
-        return moment(text)
+        return ago(compact if SHAPE.fullmatch(compact) else text, now)
     except ValueError as error:
         raise SelectionError(field, str(error)) from None

@@ -8,10 +8,10 @@ action needs a token from the page's own forms, and headers of the browser that 
 from __future__ import annotations
 
 import secrets
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from http.cookies import CookieError, SimpleCookie
-from urllib.parse import parse_qs, urlencode
+from urllib.parse import parse_qs, quote, urlencode
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import Request
@@ -43,18 +43,31 @@ STATIC = {"cache-control": "private, max-age=600"}
 
 @dataclass(frozen=True, slots=True)
 class Keys:
-    """The secrets of one process. ``token``: in the address; ``session``: in the cookie; ``form``: in each form."""
+    """The secrets of one process. ``token``: in the first address; ``session``: in the cookie; ``form``: in each
+    form."""
 
     token: str = field(default_factory=lambda: secrets.token_urlsafe(32), repr=False)
     session: str = field(default_factory=lambda: secrets.token_urlsafe(32), repr=False)
     form: str = field(default_factory=lambda: secrets.token_urlsafe(32), repr=False)
 
 
-class Guard:
-    """Middleware in front of all routes. An accepted form is in the request's state as ``form``."""
+def address_of(port: int, token: str) -> str:
+    """The address that signs a browser in."""
+    return f"http://{ADDRESS}:{port}/?token={token}"
 
-    def __init__(self, app: ASGIApp, *, port: int, keys: Keys, read_only: bool) -> None:
+
+class Guard:
+    """Middleware in front of all routes. An accepted form is in the request's state as ``form``.
+
+    A token is good for one browser. ``renewed``: called with the token for the next one.
+    """
+
+    def __init__(
+        self, app: ASGIApp, *, port: int, keys: Keys, read_only: bool, renewed: Callable[[str], object]
+    ) -> None:
         self._app = app
+        self._token = keys.token
+        self._renewed = renewed
         self._host = f"{ADDRESS}:{port}"
         self._cookie = f"joblane-{port}"
         self._keys = keys
@@ -83,23 +96,25 @@ class Guard:
         if request.url.path.startswith(STATIC_PATH):
             return None
         token = request.query_params.get("token")
-        if token is not None and request.method == "GET" and equal(token, self._keys.token):
+        if token is not None and request.method == "GET" and equal(token, self._token):
+            self._token = secrets.token_urlsafe(32)
+            self._renewed(self._token)
             return self._sign_in(request)
         if not equal(_cookies(request.headers).get(self._cookie, ""), self._keys.session):
             return problem(
                 request,
                 401,
                 "This browser is not signed in",
-                "Open the whole address that `joblane page` printed when it started. Its token changes with each "
-                "start. After a link from another site, load the page again.",
+                "After a link from another site, load the page again. Otherwise open the last address that `joblane "
+                "page` has printed: each is good for one browser.",
+                back=(_own_address(request), "Load it again") if request.method == "GET" else None,
                 stranger=True,
             )
         return None
 
     def _sign_in(self, request: Request) -> Response:
         """Set the cookie, and redirect to an address without the token, which keeps it out of the browser's history."""
-        rest = [(name, value) for name, value in request.query_params.multi_items() if name != "token"]
-        answer = RedirectResponse(f"/?{urlencode(rest)}" if rest else "/", status_code=303)
+        answer = RedirectResponse(_own_address(request), status_code=303)
         answer.set_cookie(self._cookie, self._keys.session, httponly=True, samesite="strict", path="/")
         return answer
 
@@ -136,6 +151,13 @@ class Guard:
         if origin not in (None, "null", f"http://{self._host}"):
             return False
         return site == "same-origin" if site else origin == f"http://{self._host}"
+
+
+def _own_address(request: Request) -> str:
+    """The address of a request on this page, without its token."""
+    rest = [(name, value) for name, value in request.query_params.multi_items() if name != "token"]
+    path = quote(f"/{request.url.path.lstrip('/')}")  # an address with two slashes would name another host
+    return f"{path}?{urlencode(rest)}" if rest else path
 
 
 def equal(given: str, wanted: str) -> bool:

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import socket
 import webbrowser
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from html import escape
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import uvicorn
 from starlette.types import ASGIApp
@@ -45,6 +49,18 @@ def server(app: ASGIApp) -> uvicorn.Server:
 
 def serve(app: ASGIApp, listening: socket.socket, *, opened: str | None = None, say: Callable[[str], None]) -> None:
     """Serve until Ctrl-C. ``opened``: the address to open in the browser."""
-    if opened and not webbrowser.open(opened):
-        say("No browser could be started; open the address yourself.")
-    server(app).run(sockets=[listening])
+    with _page_that_opens(opened) if opened else nullcontext() as file:
+        if file is not None and not webbrowser.open(file.as_uri()):
+            say("No browser could be started; open the address yourself.")
+        server(app).run(sockets=[listening])
+
+
+@contextmanager
+def _page_that_opens(address: str) -> Iterator[Path]:
+    """A file that leads to the address, and that only this user can read. Everybody can read the arguments of a browser
+    that is started, so the address cannot be one of them."""
+    with TemporaryDirectory(prefix="joblane-page-") as folder:
+        file = Path(folder) / "open.html"
+        file.touch(mode=0o600)
+        file.write_text(f'<!doctype html><meta http-equiv="refresh" content="0; url={escape(address)}">')
+        yield file

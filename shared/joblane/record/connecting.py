@@ -34,6 +34,7 @@ LOOPBACK = ("127.0.0.1", "::1", "localhost")
 RDS_CERTIFICATES = Path(__file__).parent / "certificates" / "rds.pem"
 """RDS's certificate authorities, which no system trusts by default. Source: RDS, *Using SSL/TLS to encrypt a
 connection*."""
+ENCODED = "a password with one of the characters / ? # @ : has to be percent-encoded"
 QUERY = ("auth", "secret", "sslrootcert", "sslmode")
 VERIFYING = ("require", "verify-ca", "verify-full")
 LOGIN_REFUSED = "28"
@@ -43,7 +44,11 @@ URL_FORM = "postgresql://user:password@host:port/database"
 
 def connect_options(url: str, limits: TimeLimits | None) -> dict[str, Any]:
     """Return the options of :func:`connected`."""
-    parts = urlsplit(url)
+    try:
+        parts = urlsplit(url)
+        port = parts.port or 5432
+    except ValueError:  # its text may have a part of the password
+        raise ValueError(f"DATABASE_URL: {URL_FORM} is required; {ENCODED}") from None
     query = {name: values[-1] for name, values in parse_qs(parts.query).items()}
     of_session = {"startup": STARTUP | (limits.startup if limits else {}), "limits": limits}
     ours = parts.scheme.split("+")[0] in ("postgresql", "postgres")
@@ -51,8 +56,12 @@ def connect_options(url: str, limits: TimeLimits | None) -> dict[str, Any]:
         return {"url_secret": query["secret"], **of_session}
     if not ours or not parts.hostname:
         raise ValueError(f"DATABASE_URL: {URL_FORM} is required")
+    if (
+        parts.fragment or "@" in parts.path + parts.query or (query and not parts.path)
+    ):  # the rest may be of the password
+        raise ValueError(f"DATABASE_URL: {URL_FORM} is required; {ENCODED}")
     _check_query(query)
-    host, port, user = parts.hostname, parts.port or 5432, unquote(parts.username or "")
+    host, user = parts.hostname, unquote(parts.username or "")
     password = unquote(parts.password) if parts.password else None
     return {
         "host": host,

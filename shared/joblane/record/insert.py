@@ -46,6 +46,8 @@ select t.id, t.type, t.payload_digest, extract(epoch from t.due_at - clock_times
 
 RELATIONS = ("after", "on_parent_dead", "enqueued_by", "batch", "callback_of", "callback")
 """The options of a task that name other tasks, and its batch."""
+BULK_OPTION = "bulk"
+"""The option that names the bulk action which has changed the task last."""
 KEPT_RELATIONS = f"""(select coalesce(jsonb_object_agg(o.key, o.value), '{{}}') from jsonb_each(t.options) as o
                  where o.key = any('{{{",".join(RELATIONS)}}}'))"""
 CONTENT: Columns = {

@@ -38,7 +38,7 @@ class Failure:
     @classmethod
     def of(cls, type_: str, error: BaseException, scrub: Scrub) -> Failure:
         """``scrub``: removes redacted values from texts, see :mod:`joblane.scrubbing`."""
-        name = type(error).__name__
+        name = scrub(type(error).__name__)
         stack = tracebacks.extract_tb(error.__traceback__)
         frames = [frame for frame in stack if is_project_code(frame.filename)]
         where = f"{frames[-1].filename.rpartition('/')[2]}:{frames[-1].name}" if frames else ""
@@ -108,7 +108,7 @@ def _parts(error: BaseException, scrub: Scrub, seen: set[int]) -> Iterator[Part]
 
 
 def _line(error: BaseException, scrub: Scrub) -> str:
-    return f"{type(error).__qualname__}: {text_of(error, scrub)}\n"
+    return f"{scrub(type(error).__qualname__)}: {text_of(error, scrub)}\n"
 
 
 def _note(note: object, scrub: Scrub) -> str:

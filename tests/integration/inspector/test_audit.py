@@ -44,9 +44,15 @@ def test_an_entry_says_who_did_what_to_which_task_and_why(
     assert entries[2].at.tzinfo is not None
     assert [one.action for one in inspector.audit(target="one", who="bob")] == ["delete"]
     assert inspector.audit(before=entries[0].number, limit=1) == (entries[1],)
+    assert [one.target for one in inspector.audit(action="cancel")] == ["two", "one"]
+    assert inspector.audit(since=entries[1].at, until=entries[0].at) == (entries[1],)
+    assert inspector.audit(bulk="none") == ()
 
 
-@pytest.mark.parametrize("given", [{"limit": 0}, {"limit": 501}, {"before": -1}, {"before": "x"}, {"who": "nul\0"}])
+@pytest.mark.parametrize(
+    "given",
+    [{"limit": 0}, {"limit": 501}, {"before": -1}, {"before": "x"}, {"who": "nul\0"}, {"since": "x"}],
+)
 def test_an_invalid_query_names_its_field(inspector: Inspector, given: dict[str, Any]) -> None:
     with pytest.raises(SelectionError, match=f"^{next(iter(given))}: "):
         inspector.audit(**given)
@@ -124,6 +130,7 @@ ACTS: dict[str, tuple[Any, ...]] = {
     "set_limit": ("shared",),
     "reset_limit": ("shared",),
     "seal_batch": ("open",),
+    "acknowledge": ("aaaa",),
 }
 NAMED: dict[str, dict[str, Any]] = {"tick": {"schedule": "0"}, "set_limit": {"total": 5}}
 SHARED = """
@@ -146,7 +153,7 @@ def test_every_action_is_tested_here() -> None:
 @pytest.mark.parametrize("name", ACTS)
 def test_every_action_leaves_one_entry_without_the_payload(deployed: World, inspector: Inspector, name: str) -> None:
     put(deployed, sample_one, "waiting", {"do": "nothing", "number": 815004711})
-    put(deployed, sample_one, "archived", {"do": "nothing", "number": 815004711}, **archived())
+    put(deployed, sample_one, "archived", {"do": "nothing", "number": 815004711}, **archived(fingerprint="aaaa"))
     deployed.run("insert into joblane.pauses (scope, name) values ('queue', 'low')")
     deployed.run(SHARED)
 
@@ -160,14 +167,14 @@ def test_every_action_leaves_one_entry_without_the_payload(deployed: World, insp
 @pytest.mark.parametrize("name", ACTS)
 def test_an_action_whose_entry_cannot_be_written_is_not_done(deployed: World, inspector: Inspector, name: str) -> None:
     put(deployed, sample_one, "waiting")
-    put(deployed, sample_one, "archived", **archived())
+    put(deployed, sample_one, "archived", **archived(fingerprint="aaaa"))
     deployed.run("insert into joblane.pauses (scope, name) values ('queue', 'low')")
     deployed.run(SHARED)
     deployed.run("alter table joblane.audit add constraint full_up check (who <> 'op')")
     contents = (
         "select (select jsonb_agg(t order by id) from joblane.tasks t), (select jsonb_agg(p order by name) "
         "from joblane.pauses p), (select jsonb_agg(c) from joblane.limit_changes c), "
-        "(select jsonb_agg(b) from joblane.batches b)"
+        "(select jsonb_agg(b) from joblane.batches b), (select jsonb_agg(c) from joblane.causes c)"
     )
     before = deployed.run(contents)
 

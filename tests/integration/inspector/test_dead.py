@@ -6,12 +6,14 @@ import json
 import subprocess
 import sys
 from collections.abc import Mapping
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
 
 from joblane import Queue
 from joblane.inspector.bulk.dead_letters import FINGERPRINT, queues_of
+from joblane.inspector.errors import SelectionError
 from joblane.inspector.inspector import Inspector
 from joblane.inspector.views import DeadGroup
 from joblane.queues import dead_letter_name
@@ -95,6 +97,49 @@ def test_dead_letters_of_archived_rows_are_not_read(
         put_dead(bulks.world, f"it{number}", fingerprint=f"cause{number % 3}")
     monkeypatch.setattr(bulks.sqs, "receive_many", None)
     assert [group.count for group in inspector.dead().groups] == [10, 10, 10]
+
+
+def test_groups_are_chosen_by_type_and_time_and_sorted_by_the_latest(inspector: Inspector, bulks: Bulks) -> None:
+    # given a large cause of two days ago, a small one of today, and a message without a row
+    world = bulks.world
+    for number in range(3):
+        put_dead(world, f"old{number}", fingerprint="aaaa")
+    put_dead(world, "young", fingerprint="bbbb")
+    put_dead_letter(world, external(type="gone:type"))
+    world.run(
+        "update joblane.tasks set finished_at = finished_at - interval '2 d', created_at = created_at - interval '2 d'"
+        " where fingerprint = 'aaaa'"
+    )
+    # then
+    assert inspector.dead().groups[0].fingerprint == "aaaa"
+    by_time = inspector.dead(sort="last").groups
+    assert by_time[-1].fingerprint == "aaaa"
+    assert {group.fingerprint: group.is_new for group in by_time if group.recorded} == {"aaaa": False, "bbbb": True}
+    since = datetime.now(UTC) - timedelta(hours=1)
+    assert {group.type for group in inspector.dead(since=since).groups} == {"sample:one", "gone:type"}
+    assert [group.fingerprint for group in inspector.dead(since=since, types=("sample:one",)).groups] == ["bbbb"]
+    wrong: list[dict[str, Any]] = [{"sort": "age"}, {"types": ("no:such",)}, {"since": since.replace(tzinfo=None)}]
+    for given in wrong:
+        with pytest.raises(SelectionError):
+            inspector.dead(**given)
+
+
+def test_a_known_cause_is_open_again_once_another_task_fails(inspector: Inspector, bulks: Bulks) -> None:
+    # given
+    put_dead(bulks.world, "first", fingerprint="aaaa")
+    # when
+    inspector.acknowledge("aaaa", reason="the provider knows")
+    # then
+    known = only_group(inspector).acknowledged
+    assert known is not None
+    assert (known.who, known.note) == ("op", "the provider knows")
+    # and
+    put_dead(bulks.world, "second", fingerprint="aaaa", finished_at=datetime.now(UTC).isoformat())
+    assert only_group(inspector).acknowledged is None
+    # and an unknown cause, or no note, is refused
+    for fingerprint, note in (("cccc", "why"), ("aaaa", "  "), ("a b", "why")):
+        with pytest.raises(SelectionError):
+            inspector.acknowledge(fingerprint, reason=note)
 
 
 def test_a_cleared_row_is_in_no_group(inspector: Inspector, bulks: Bulks) -> None:

@@ -22,6 +22,7 @@ from joblane.inspector.inspector import Inspector
 from joblane.inspector.scope import Scope
 from joblane.inspector.stage import doctor, doctor_aws, doctor_database
 from joblane.inspector.views import Check, Grade
+from joblane.maintenance.missed_ticks import key_of
 from joblane.queues import (
     Queue,
     cron_group_name,
@@ -34,6 +35,7 @@ from joblane.queues import (
 from joblane.record import functions
 from joblane.record.database import Database
 from joblane.sqs.tick import id_of
+from tests.builders.rows import active, put
 from tests.builders.snapshots import pid_of, session, swept
 from tests.samples import sample_batch, sample_one, sample_tick
 from tests.world import PREFIX, World
@@ -139,7 +141,7 @@ def test_a_complete_deployment_has_no_findings(stage: Stage) -> None:
     found = stage.found()
     assert found.keys() == {
         *("migrations", "writes", "clock", "jobs:sweep", "ticks", "types"),
-        *("mappings", "queues", "functions", "schedules"),
+        *("mappings", "queues", "functions", "schedules", "runs", "waits", "leases"),
     }
     assert found["mappings"].found == "all 8 exist and are enabled"
     assert found["queues"].found == "all 17 exist, and none has dead letters"
@@ -240,8 +242,54 @@ def test_missed_ticks_are_reported_from_the_first_tick_on(stage: Stage) -> None:
         )
     # then
     check = stage.found(Grade.WARNING)["ticks of sample:tick"]
-    assert check.found.startswith("1 of its last ")
+    assert check.found.startswith("only ")
     assert check.found.endswith(id_of("sample:tick", hourly.name, hour - timedelta(hours=3)))
+
+
+def test_a_schedule_without_any_tick_is_reported_once_a_sweep_has_known_it(stage: Stage) -> None:
+    # given schedules that no sweep has seen yet, as after a first deploy
+    assert stage.found()["ticks"].found == "no tick was due in the last day"
+    # when
+    hourly, _ = sample_tick.schedules
+    stage.world.run(
+        "insert into joblane.schedules (type, name, since, checked_until) values ('sample:tick', $1,"
+        " clock_timestamp() - interval '5 h', clock_timestamp())",
+        key_of(hourly),
+    )
+    # then
+    check = stage.found(Grade.BAD)["ticks of sample:tick"]
+    assert check.found.startswith("none of its last ")
+
+
+# --- The work ------------------------------------------------------------------------------------------------------
+
+
+def test_a_type_that_fails_is_reported_by_its_share_of_the_last_runs(stage: Stage) -> None:
+    insert_runs = (
+        "insert into joblane.task_attempts (task_id, run, attempt, generation, started_at, type, outcome)"
+        " select 'x' || n, 1, 1, 1, clock_timestamp() - make_interval(mins => $1::int), 'sample:one',"
+        " case when n <= $2::int then 'failed' else 'completed' end from generate_series(1, 20) as n"
+    )
+    stage.world.run(insert_runs, "20", "20")
+    assert stage.found()["runs"].grade is Grade.GOOD
+    stage.world.run("delete from joblane.task_attempts")
+    stage.world.run(insert_runs, "1", "3")
+    assert "3 of 20 runs" in stage.found(Grade.WARNING)["runs of sample:one"].found
+    stage.world.run("update joblane.task_attempts set outcome = 'timeout' where task_id < 'x2'")
+    check = stage.found(Grade.BAD)["runs of sample:one"]
+    assert "`joblane pause type sample:one`" in check.do
+
+
+def test_a_wait_past_the_target_and_a_stuck_lease_are_reported(stage: Stage) -> None:
+    insert(stage.world, "late", "sample:one", "pending")
+    stage.world.run("update joblane.tasks set due_at = due_at - interval '30 min' where id = 'late'")
+    put(stage.world, sample_one, "stuck", **active(-600))
+    found = stage.wrong()
+    assert found["waits of sample:one"].found == "a task of queue low has been due for 30 min; the target is 10 min"
+    assert found["leases of sample:one"].found.endswith("for example stuck")
+    # and a pause explains the wait
+    stage.world.run("insert into joblane.pauses (scope, name) values ('type', 'sample:one')")
+    assert stage.found()["waits"].grade is Grade.GOOD
 
 
 def test_undeclared_types_are_reported_with_their_number_of_tasks(stage: Stage) -> None:

@@ -73,6 +73,8 @@ KINDS = {
     "fingerprint": Filter(fingerprint="cfcd208495d565ef"),
     "fingerprint and type": Filter(fingerprint="cfcd208495d565ef", types=("sample:one",)),
     "created range": Filter(created_after=START + timedelta(minutes=10), created_before=START + timedelta(minutes=11)),
+    "ended range": Filter(ended_after=START, ended_before=START + timedelta(minutes=11)),
+    "ended and state": Filter(ended_after=START, states=(State.ARCHIVED, State.PENDING)),
 }
 
 WALKED = {"queue", "an empty queue"}
@@ -174,6 +176,8 @@ def holds(filter_: Filter, row: Any) -> bool:
             not filter_.fingerprint or row.fingerprint == filter_.fingerprint,
             not filter_.created_after or row.created_at >= filter_.created_after,
             not filter_.created_before or row.created_at < filter_.created_before,
+            not filter_.ended_after or (row.finished_at and row.finished_at >= filter_.ended_after),
+            not filter_.ended_before or (row.finished_at and row.finished_at < filter_.ended_before),
         )
     )
 
@@ -380,6 +384,10 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
         {"created_after": START, "created_before": START},
         "created_before: a time after created_after",
     ),
+    "ends the wrong way round": (
+        {"ended_after": START, "ended_before": START},
+        "ended_before: a time after ended_after",
+    ),
 }
 
 
@@ -427,7 +435,7 @@ def test_plain_texts_are_accepted_for_states_and_queues(filled: Scope) -> None:
 @pytest.mark.parametrize(
     ("sql", "parameters"),
     [
-        (overview.LIVE_ROWS, ("20000",)),
+        (overview.LIVE_ROWS, ("20000", ["acme"])),
         (overview.ARCHIVED, ()),
         (overview.STARTED, (START,)),
         (why.AHEAD, ("sample:one", "default", START)),

@@ -84,6 +84,29 @@ def test_the_oldest_wait_is_that_of_the_task_that_was_due_first(deployed: World,
     assert queue_of(found, Queue.LOW).oldest_wait_seconds is None
 
 
+def test_a_pause_says_how_many_tasks_wait_for_its_end(deployed: World, inspector: Inspector) -> None:
+    # given tasks of two tenants that are due, a later task, and one of another queue
+    for id_, tenant in (("a", "acme"), ("b", "acme"), ("c", "globex")):
+        enqueue(deployed, id_, tenant=tenant)
+    enqueue(deployed, "later", tenant="acme", process_in=timedelta(hours=1))
+    deployed.run("update joblane.tasks set due_at = due_at - interval '20 min' where id = 'a'")
+    # when
+    inspector.pause(PauseScope.TENANT, "acme", reason="flood")
+    # then what is paused is not late
+    found = inspector.overview()
+    assert [(one.pause.name, one.waiting) for one in found.paused] == [("acme", 2)]
+    assert lane_of(found, "sample:one").tasks == {State.PENDING: 3, State.SCHEDULED: 1}
+    waited = queue_of(found).oldest_wait_seconds
+    assert waited is not None
+    assert waited < 600
+    # and a pause of a queue or of a type counts the tasks of all tenants
+    inspector.pause(PauseScope.TYPE, "sample:one", reason="bug")
+    inspector.pause(PauseScope.QUEUE, "default", reason="outage")
+    found = inspector.overview()
+    assert {one.pause.name: one.waiting for one in found.paused} == {"acme": 2, "sample:one": 3, "default": 3}
+    assert queue_of(found).oldest_wait_seconds is None
+
+
 def test_depths_of_lanes_front_doors_and_dead_letter_queues_come_from_sqs(
     deployed: World, inspector: Inspector
 ) -> None:

@@ -15,6 +15,7 @@ from joblane.inspector.bulk.dead_letters import FINGERPRINT
 from joblane.inspector.errors import SelectionError
 from joblane.inspector.filter import Filter
 from joblane.inspector.inspector import Inspector
+from joblane.inspector.views import BulkOutcome
 from tests.builders.rows import put
 from tests.bulks import Bulks
 from tests.integration.inspector.test_bulk import BRIEF, states
@@ -109,10 +110,32 @@ def test_a_redrive_of_one_group_touches_only_that_group(inspector: Inspector, ra
     view = inspector.bulk_view(view.id)
     assert (view.action, view.state, view.total, view.done, view.failed) == ("redrive", State.COMPLETED, 2, 2, 0)
     [entry] = inspector.audit(target="b0")
-    assert (entry.action, entry.who, entry.reason, entry.details) == ("redrive", "op", "fixed", {"bulk": view.id})
+    assert (entry.action, entry.who, entry.reason, entry.details) == ("redrive", "op", "fixed", {})
+    # and the list of actions has one entry for it, which its tasks can be listed by
+    assert [one.target for one in inspector.audit(action="redrive")] == [view.id]
+    assert [(one.target, one.bulk) for one in inspector.audit(bulk=view.id)] == [("b1", view.id), ("b0", view.id)]
     # and its dead letters are gone, and those of the other groups are visible
     assert sorted(json.loads(one["Body"])["id"] for one in world.received(DLQ)) == ["a0", "a1", "c0", "c1"]
     assert {group.fingerprint for group in inspector.dead().groups} == {"aaaa", "cccc"}
+
+
+def test_a_redrive_shows_what_its_tasks_are_now(inspector: Inspector, ran: Bulks) -> None:
+    # given a redrive of tasks of which one completes, one fails again, one is archived by hand, and one waits
+    world = ran.world
+    for id_, do in (("good", "redrive_counts"), ("bad", "redrive_fails"), ("hand", "nothing"), ("wait", "nothing")):
+        put_dead(world, id_, fingerprint="aaaa", payload={"do": do, "number": 0})
+    view = inspector.redrive(Filter(fingerprint="aaaa"), rate=500)
+    assert inspector.bulk_view(view.id).outcome == BulkOutcome(0, 0, 0, 0, 0, exact=True)
+    # when
+    ran.run(view.id)
+    assert inspector.bulk_view(view.id).outcome == BulkOutcome(0, 4, 0, 0, 0, exact=True)
+    for id_ in ("good", "bad"):
+        world.deliver(sample_one, {"type": "sample:one", "id": id_, "rec": True})
+    inspector.archive("hand")
+    # then the action of one task since then is not counted for the redrive
+    assert inspector.bulk_view(view.id).outcome == BulkOutcome(1, 1, 0, 1, 0, exact=True)
+    inspector.retry("bad")
+    assert inspector.bulk_view(view.id).outcome == BulkOutcome(1, 1, 0, 0, 0, exact=True)
 
 
 def test_an_empty_filter_redrives_all(inspector: Inspector, ran: Bulks) -> None:

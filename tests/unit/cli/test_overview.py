@@ -6,6 +6,7 @@ import json
 import re
 from collections.abc import Callable
 from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
@@ -13,7 +14,7 @@ from pydantic import TypeAdapter
 
 from joblane.cli import watch as live
 from joblane.cli.queue_tables import sparkline
-from joblane.inspector.filter import Filter
+from joblane.inspector.filter import Filter, PauseScope
 from joblane.inspector.views import (
     AuditEntry,
     BatchRow,
@@ -27,6 +28,7 @@ from joblane.inspector.views import (
     Overview,
     Page,
     Pause,
+    Performance,
     ScheduleView,
     Statistic,
     TaskRow,
@@ -44,6 +46,7 @@ READING: dict[tuple[str, ...], tuple[str, Callable[[], Any], Any]] = {
     ("show", "x"): ("task", views.task_view, TaskView),
     ("queues",): ("overview", views.overview, Overview),
     ("stats",): ("statistics", lambda: (views.statistic(),), tuple[Statistic, ...]),
+    ("runs", "data:export"): ("performance", views.performance, Performance),
     ("audit",): ("audit", lambda: views.task_view().audit, tuple[AuditEntry, ...]),
     ("types",): ("types", lambda: (views.type_view(),), tuple[TypeView, ...]),
     ("dead",): ("dead", views.dead, DeadLetters),
@@ -192,7 +195,7 @@ def test_queues_show_depths_and_pauses(jobs: Run, stub: FakeInspector) -> None:
     assert low.split()[:7] == ["low", "12", "2", "3", "1,200", "4", "1m"]
     assert low.rstrip().endswith("yes")
     assert ran.err.splitlines() == [
-        "queue low is paused by ann@laptop: the database moves",
+        "queue low is paused by ann@laptop: the database moves (4 due tasks wait)",
         "7 archived tasks. See why: jobs dead",
     ]
     assert ran.out.count("data:export") == 3
@@ -259,7 +262,46 @@ def test_the_audit_names_the_option_for_the_next_page(jobs: Run, stub: FakeInspe
     stub.answers["audit"] = views.task_view().audit
     ran = jobs("audit", "--limit", "1", "--who", "ann@laptop", "--target", "queue:low")
     assert "--before 7" in ran.err
-    assert stub.called("audit") == [((), {"target": "queue:low", "who": "ann@laptop", "before": None, "limit": 1})]
+    [(_, named)] = stub.called("audit")
+    given = {name: value for name, value in named.items() if value is not None}
+    assert given == {"target": "queue:low", "who": "ann@laptop", "limit": 1}
+
+
+def test_tenants_are_shown_with_what_waits_and_who_is_paused(jobs: Run, stub: FakeInspector) -> None:
+    pause = Pause(PauseScope.TENANT, "globex", "flood", "ann", views.NOW, None)
+    stub.answers["tenants"] = (views.tenant_row(), views.tenant_row(tenant="globex", pause=pause, due=0))
+    ran = jobs("queues", "--by", "tenant")
+    assert re.search("^acme +1,200 +5m +2 +3 +40 +900 +12", ran.out, re.M)
+    assert "tenant globex is paused by ann: flood" in ran.err
+    assert "pause tenant acme" in ran.err
+    assert jobs("queues", "--by", "type").code == 2
+    stub.answers["tenants"] = ()
+    assert jobs("queues", "--by", "tenant").code == 0
+
+
+def test_the_audit_is_filtered_by_action_and_time(jobs: Run, stub: FakeInspector) -> None:
+    stub.answers["audit"] = views.task_view().audit
+    assert jobs("audit", "--action", "redrive", "--newer", "2h", "--bulk", "b1").code == 0
+    [(_, named)] = stub.called("audit")
+    assert (named["action"], named["bulk"], named["until"]) == ("redrive", "b1", None)
+    assert timedelta(hours=1, minutes=59) < datetime.now(UTC) - named["since"] < timedelta(hours=2, minutes=1)
+    assert jobs("audit", "--newer", "1h", "--older", "2h").code == 2
+
+
+def test_the_runs_of_a_type_are_shown_with_percentiles_tasks_and_errors(jobs: Run, stub: FakeInspector) -> None:
+    stub.answers |= {"performance": views.performance(), "overview": views.overview(), "dead": views.dead()}
+    stub.answers["pauses"] = (Pause(PauseScope.TYPE, "data:export", "bad release", "ann", views.NOW, None),)
+    ran = jobs("runs", "data:export", "--within", "2h")
+    assert stub.called("performance") == [((PauseScope.TYPE, "data:export"), {"within": timedelta(hours=2)})]
+    assert "p50 90 ms, p95 1.4 s, p99 9.0 s" in ran.out
+    assert "6 (3.6%), 2 archived, 1 lost" in ran.out
+    assert re.search("^default +12 ", ran.out, re.M)
+    assert "940 archived: TimeoutError: the upload did not end" in ran.err
+    assert "type data:export is paused by ann: bad release" in ran.err
+    # and those of a tenant
+    assert jobs("runs", "--tenant", "acme").code == 0
+    assert stub.called("performance")[1][0] == (PauseScope.TENANT, "acme")
+    assert jobs("runs").code == jobs("runs", "a:b", "--tenant", "acme").code == 2
 
 
 def test_the_doctor_ends_with_1_if_a_check_is_bad_and_says_what_to_do(jobs: Run, stub: FakeInspector) -> None:
@@ -309,6 +351,7 @@ def test_watch_in_a_pipe_or_a_dumb_terminal_prints_one_frame(
         monkeypatch.setenv(name, value)
     stub.answers["overview"] = views.overview()
     stub.answers["tasks"] = lambda chosen, **_: Page((views.task_row(state=chosen.states[0]),), None)
+    stub.answers["failures"] = (views.task_row(state=State.RETRY),)
     # when
     ran = jobs("watch")
     # then
@@ -316,7 +359,8 @@ def test_watch_in_a_pipe_or_a_dumb_terminal_prints_one_frame(
     assert ran.out.count("Active") == 1
     assert "Latest failures" in ran.out
     chosen = [arguments[0] for arguments, _ in stub.called("tasks")]
-    assert chosen == [Filter(states=(State.ACTIVE,)), Filter(states=(State.RETRY, State.ARCHIVED))]
+    assert chosen == [Filter(states=(State.ACTIVE,))]
+    assert stub.called("failures") == [((), {"minutes": 30, "limit": 8})]
 
 
 @pytest.mark.parametrize("command", ["queues", "watch"])

@@ -50,8 +50,25 @@ def quiet(stub: FakeInspector) -> FakeInspector:
 @pytest.mark.parametrize("key", ["q", "Q", "\x1b"])
 def test_only_an_end_key_ends_it(quiet: FakeInspector, keyboard: int, key: str) -> None:
     os.write(keyboard, f"xy {key}".encode())
+    # then none of the other keys, of which arrows, function keys and the mouse send several bytes, has ended it
     assert views.ID in view(quiet, 60)
     assert len(quiet.called("overview")) == 1
+
+
+@pytest.mark.parametrize("sequence", ["\x1b[B", "\x1bOP", "\x1b[15~", "\x1b[<64;10;10M"])
+def test_a_key_of_several_bytes_does_not_end_it(quiet: FakeInspector, keyboard: int, sequence: str) -> None:
+    # given a key of several bytes during the first frame, and an end key during the second
+    def second() -> object:
+        os.write(keyboard, b"q")
+        return views.overview()
+
+    answers = iter([views.overview, second])
+    quiet.answers["overview"] = lambda **_: next(answers)()
+    os.write(keyboard, sequence.encode())
+    # when
+    view(quiet, 0.3)
+    # then
+    assert len(quiet.called("overview")) == 2
 
 
 def test_it_updates_and_reports_an_unavailable_database(quiet: FakeInspector, keyboard: int) -> None:

@@ -22,6 +22,7 @@ from joblane.queues import Queue
 from joblane.record.states import State
 
 NOW = datetime(2026, 1, 31, 8, 0, tzinfo=UTC)
+START = NOW - timedelta(hours=2)
 HTMX = "d6fdc75f204e6bdefa99b69bf1e6d4ac69b8a364f77929f45c13476b4000f717"
 
 
@@ -31,7 +32,8 @@ HTMX = "d6fdc75f204e6bdefa99b69bf1e6d4ac69b8a364f77929f45c13476b4000f717"
         Filter(),
         Filter(ids=("a", "b c", "ü&=")),
         Filter(id_prefix="01", states=(State.RETRY, State.ACTIVE), types=("a:b",), queues=(Queue.LOW,)),
-        Filter(tenant="t", tag="x y", error="50%", fingerprint="f", created_after=NOW, created_before=NOW),
+        Filter(tenant="t", tag="x y", error="50%", fingerprint="f", created_after=START, created_before=NOW),
+        Filter(ended_after=START, ended_before=NOW),
     ],
 )
 def test_a_filter_survives_a_round_trip(chosen: Filter) -> None:
@@ -43,7 +45,7 @@ def test_an_empty_field_matches_any_task() -> None:
 
 
 @pytest.mark.parametrize(
-    "field", ["state=gone", "queue=fast", "newer=2", "older=h", "older=999999w", "after=monday", "before=1"]
+    "field", ["state=gone", "queue=fast", "newer=2", "older=h", "older=999999w", "newer=monday", "ended_older=1"]
 )
 def test_an_invalid_field_is_named(field: str) -> None:
     with pytest.raises(SelectionError) as caught:
@@ -66,6 +68,21 @@ def test_an_invalid_field_is_named(field: str) -> None:
 )
 def test_ages_are_read(text: str, seconds: int) -> None:
     assert age("older", text) == timedelta(seconds=seconds)
+
+
+@pytest.mark.parametrize(
+    ("text", "at"),
+    [
+        ("2h", START),
+        ("2026-01-30 06:30", datetime(2026, 1, 30, 6, 30, tzinfo=UTC)),
+        ("2026-01-30T06:30+02:00", datetime(2026, 1, 30, 4, 30, tzinfo=UTC)),
+        ("7:30", datetime(2026, 1, 31, 7, 30, tzinfo=UTC)),
+        ("14:30Z", datetime(2026, 1, 30, 14, 30, tzinfo=UTC)),
+    ],
+)
+def test_an_age_or_a_time_is_read(text: str, at: datetime) -> None:
+    assert read(QueryParams(query(newer=text)), NOW) == Filter(created_after=at)
+    assert read(QueryParams(query(ended_newer=text)), NOW) == Filter(ended_after=at)
 
 
 def test_times_of_a_filter_are_written_as_on_the_command_line() -> None:

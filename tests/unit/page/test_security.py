@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import logging
-from typing import Any
+import stat
+from pathlib import Path
+from typing import Any, cast
+from urllib.parse import unquote
 
 import pytest
 from starlette.testclient import TestClient
 
 from joblane.page.app import ACTIONS, PAGES
 from joblane.page.security import MAX_FORM_BYTES
-from joblane.page.serving import listen, server
+from joblane.page.serving import listen, serve, server
 from tests.builders import views
 from tests.inspector import FakeInspector
 from tests.unit.page.conftest import ADDRESS, COOKIE, KEYS, SAME, Post, client_of
@@ -45,7 +48,56 @@ def test_the_token_becomes_a_cookie_and_is_removed_from_the_address(stranger: Te
 
 def test_the_token_never_redirects_to_another_site(stranger: TestClient) -> None:
     answer = stranger.get("//evil.example/", params={"token": KEYS.token})
-    assert answer.headers.get("location", "/") == "/"
+    assert answer.headers["location"] in ("/", "/evil.example/")
+
+
+def test_a_link_to_a_task_survives_the_sign_in(stranger: TestClient) -> None:
+    # given a link from elsewhere, which a browser opens without its cookie
+    refused = stranger.get("/task", params={"id": "a b&c"})
+    assert refused.status_code == 401
+    assert 'href="/task?id=a+b%26c"' in refused.text  # the same page again, from this page
+    # when it is opened with the token
+    answer = stranger.get("/task", params={"id": "a b&c", "token": KEYS.token})
+    # then
+    assert (answer.status_code, answer.headers["location"]) == (303, "/task?id=a+b%26c")
+
+
+def test_a_token_is_good_for_one_browser(stub: FakeInspector) -> None:
+    # given
+    said: list[str] = []
+    first, second = (client_of(stub, say=said.append) for _ in range(2))
+    assert first.get("/", params={"token": KEYS.token}).status_code == 303
+    first.cookies.clear()
+    # when it is used again
+    assert first.get("/", params={"token": KEYS.token}).status_code == 401
+    # then the operator has the address for the next browser, and only that one is good
+    [line] = said
+    token = line.partition("token=")[2]
+    assert second.get("/", params={"token": token}).status_code == 401  # another process
+    assert first.get("/", params={"token": token}).status_code == 303
+
+
+def test_the_address_is_in_a_file_for_this_user_and_in_no_argument(monkeypatch: pytest.MonkeyPatch) -> None:
+    # given
+    opened: list[str] = []
+    content: list[tuple[int, str]] = []
+
+    def open_browser(address: str) -> bool:
+        file = Path(unquote(address.removeprefix("file://")))
+        opened.append(address)
+        content.append((stat.S_IMODE(file.stat().st_mode), file.read_text()))
+        return True
+
+    monkeypatch.setattr("webbrowser.open", open_browser)
+    monkeypatch.setattr("uvicorn.Server.run", lambda *_, **__: None)
+    # when
+    with listen(0) as listening:
+        serve(cast(Any, None), listening, opened=f"{ADDRESS}/?token=secret", say=print)
+    # then
+    [(mode, text)] = content
+    assert (mode, "secret" in opened[0]) == (0o600, False)
+    assert f"url={ADDRESS}/?token=secret" in text
+    assert not Path(unquote(opened[0].removeprefix("file://"))).exists()
 
 
 @pytest.mark.parametrize("token", ["", "wrong", "the-token ", "ümlaut"])
@@ -183,7 +235,7 @@ def test_read_only_shows_no_form_that_acts(stub: FakeInspector, path: str) -> No
     stub.batched = [views.batch(row=views.batch_row(id="one", sealed_at=None))]
     reader = client_of(stub, read_only=True)
     reader.cookies.update(COOKIE)
-    answer = reader.get(path, params={"action": "cancel", "id": "one"})
+    answer = reader.get(path, params={"action": "cancel", "id": "one", "type": "a:b"})
     assert answer.status_code == 200
     assert 'method="post"' not in answer.text
     assert KEYS.form not in answer.text

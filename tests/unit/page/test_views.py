@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import re
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -46,7 +47,7 @@ def test_no_text_from_outside_becomes_markup(browser: TestClient, stub: FakeInsp
         fingerprint=planted,
         type=planted,
     )
-    entry = AuditEntry(1, at, planted, planted, planted, planted, {planted: planted, "more": [planted]})
+    entry = AuditEntry(1, at, planted, planted, planted, planted, planted, {planted: planted, "more": [planted]})
     stub.rows, stub.entries, stub.tenant = [hurt], [entry], planted
     stub.changes[planted] = {
         "payload": {planted: planted},
@@ -110,7 +111,7 @@ def test_a_refusal_escapes_the_request(browser: TestClient) -> None:
 @pytest.mark.parametrize("path", PAGES)
 def test_an_unavailable_database_is_shown_with_the_remedy(browser: TestClient, stub: FakeInspector, path: str) -> None:
     stub.fails = DatabaseUnavailableError("the database did not answer: connection refused")
-    answer = browser.get(path)
+    answer = browser.get(path, params={"type": "a:b"})
     if path == "/bulk":  # its queries do not fail here
         return
     assert answer.status_code == 503
@@ -238,7 +239,7 @@ def test_an_invalid_filter_is_reported_at_its_field_and_the_input_stays(browser:
     assert 'value="yesterday"' in answer.text
     assert 'value="acme"' in answer.text
     assert 'aria-invalid="true" aria-describedby="wrong"' in answer.text
-    assert "give a number and a unit" in answer.text
+    assert "is neither a duration" in answer.text
 
 
 def test_ages_that_exclude_each_other_are_reported_at_their_field(browser: TestClient) -> None:
@@ -403,8 +404,8 @@ def test_a_bulk_action_is_counted_first_and_then_started_with_the_same_filter(
     assert "Cancel 12 tasks?" in text
     assert "dry run" in text
     assert stub.performed == []
-    before = text.split('name="before" value="')[1].split('"')[0]
-    answer = post("/bulk/start", action="cancel", state="retry", before=before, rate="20", reason="wrong day")
+    before = text.split('name="older" value="')[1].split('"')[0]
+    answer = post("/bulk/start", action="cancel", state="retry", older=before, rate="20", reason="wrong day")
     requested = Filter(states=(State.RETRY,), created_before=datetime.fromisoformat(before))
     assert stub.performed == [("bulk", BulkAction.CANCEL, requested, 20, "wrong day")]
     assert answer.headers["location"].startswith("/bulk/show?id=b&note=")
@@ -532,14 +533,27 @@ def test_obsolete_dead_letters_are_removed_by_a_redrive_of_a_type_or_of_all(
     assert "Redrive all" in text
     for requested, expected in [({}, True), ({"type": "data:export"}, True), ({"fingerprint": "f1"}, False)]:
         text = browser.get("/dead/redrive", params=requested).text
-        assert "Redrive 40?" in text
+        assert ("Redrive 40?" if requested else "Redrive everything: 40 tasks of 1 type?") in text
         assert ("In addition, this removes 1 obsolete dead letter" in text) is expected, requested
+
+
+def test_an_empty_type_never_redrives_everything(browser: TestClient, post: Post, stub: FakeInspector) -> None:
+    # given dead letters, of which one cannot be read, and so has no type
+    one = DeadGroup("f1", "data:export", "KeyError", "missing", True, 40, NOW, NOW, "id", "default", None)
+    stub.groups = [one, replace(one, fingerprint="f2", type="", recorded=False, count=1)]
+    # then no type is chosen at first, and the unreadable ones are no choice
+    text = browser.get("/dead").text
+    assert re.findall("<option[^>]*>([^<]*)", text) == ["Choose a type", "data:export"]
+    # and an empty type is refused
+    assert browser.get("/dead/redrive?type=").status_code == 400
+    post("/dead/redrive/start", type="", canary="0", rate="10")
+    assert stub.performed == []
 
 
 def test_a_redrive_of_all_does_not_count_bulk_actions(browser: TestClient, stub: FakeInspector) -> None:
     one = DeadGroup("f1", "data:export", "KeyError", "missing", True, 40, NOW, NOW, "id", "default", None)
     stub.groups = [one, replace(one, fingerprint="f2", type="jobs:bulk", count=3)]
-    assert "Redrive 40?" in browser.get("/dead/redrive").text
+    assert "Redrive everything: 40 tasks of 1 type?" in browser.get("/dead/redrive").text
     assert "Redrive 3?" in browser.get("/dead/redrive", params={"type": "jobs:bulk"}).text
 
 
@@ -765,6 +779,28 @@ def test_statistics_are_by_type_or_tenant_with_costs_as_estimates(browser: TestC
     assert "Cost, estimated" in text
     assert "$0.0213" in text
     assert browser.get("/statistics", params={"by": "colour"}).status_code == 400
+
+
+@pytest.mark.parametrize("given", [{"type": "data:export"}, {"tenant": "acme", "within": "7d"}, {"tenant": ""}])
+def test_runs_over_time_lead_to_the_tasks_of_each_column(browser: TestClient, given: dict[str, str]) -> None:
+    text = browser.get("/runs", params=given).text
+    assert text.count('<svg class="chart"') == 3
+    assert "44 runs" in text or "46 runs: 40 completed, 6 failed" in text
+    addresses = re.findall(r'<a href="(/tasks[^"]*ended_older=[^"]*)"', text)
+    assert len(addresses) == 36
+    assert browser.get(html.unescape(addresses[0])).status_code == 200
+
+
+def test_a_tenant_is_paused_where_its_tasks_are_counted(browser: TestClient, post: Post, stub: FakeInspector) -> None:
+    text = browser.get("/tenants").text
+    assert '<a data-row id="tenant-2" href="/runs?tenant=globex">globex</a>' in text
+    post("/pause", scope="tenant", name="globex", reason="flood")
+    assert "flood" in browser.get("/tenants").text
+
+
+def test_runs_of_nothing_are_a_bad_request(browser: TestClient) -> None:
+    assert browser.get("/runs").status_code == 400
+    assert browser.get("/runs", params={"type": "a:b", "within": "x"}).status_code == 400
 
 
 def test_the_audit_is_paged(browser: TestClient, stub: FakeInspector) -> None:

@@ -169,6 +169,22 @@ def test_a_password_together_with_another_login_is_refused_and_not_shown() -> No
     assert "hunter2" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    "url",
+    [
+        "postgresql://jobs:p/hunter2@db.internal:5432/acme",
+        "postgresql://jobs:12?hunter2=x@db.internal/acme",
+        "postgresql://jobs:12#hunter2@db.internal/acme",
+        "postgresql://jobs:[hunter2@db.internal/acme",
+        "postgresql://jobs:12/hunter2@db.internal/acme",
+    ],
+)
+def test_a_password_that_is_not_encoded_is_not_shown(url: str) -> None:
+    with pytest.raises(ValueError, match="percent-encoded") as caught:
+        Database(url)
+    assert "hunter2" not in "".join(traceback.format_exception(caught.value))
+
+
 # --- Certificates --------------------------------------------------------------------------------------------------
 
 

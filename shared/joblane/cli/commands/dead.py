@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import replace
 from datetime import UTC, datetime
+from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -13,6 +14,7 @@ from joblane.cli import target, terminal
 from joblane.cli.commands import options as o
 from joblane.cli.durations import relative
 from joblane.cli.exits import Exit
+from joblane.cli.filters import time_range
 from joblane.cli.follow import follow
 from joblane.cli.terminal import NARROW, WIDE, plural, word
 from joblane.inspector.filter import BulkAction, Filter
@@ -30,12 +32,36 @@ FINGERPRINT = re.compile(r"[0-9a-f]{16}")
 """The form of fingerprints made by :class:`joblane.worker.failure.Failure`."""
 
 
-def dead(context: typer.Context, as_json: o.AsJson = False) -> None:
-    """Show archived tasks and dead letters, grouped by error."""
-    found = target.inspector(context).dead()
+class Sort(StrEnum):
+    """The order of the groups."""
+
+    COUNT = "count"
+    LAST = "last"
+
+
+def dead(
+    context: typer.Context,
+    *,
+    type_: o.Types = None,
+    newer: Annotated[
+        str | None,
+        typer.Option(metavar="AGE", help="Only errors that came after this: an age (10m, 2h, 3d) or a time."),
+    ] = None,
+    sort: Annotated[Sort, typer.Option(help="The largest group first, or the latest.")] = Sort.COUNT,
+    as_json: o.AsJson = False,
+) -> None:
+    """Show archived tasks and dead letters, grouped by error.
+
+    An error that first came within a day is marked as new. `joblane ack` marks an error as known.
+    """
+    since, _ = time_range(newer, None)
+    found = target.inspector(context).dead(types=tuple(type_ or ()), since=since, sort=sort.value)
     terminal.answer(found, as_json=as_json)
     if not found.groups and not found.unread:
-        terminal.say("There are no archived tasks and no dead letters.")
+        some = type_ or newer
+        terminal.say(
+            f"There are no {'such ' if some else ''}archived tasks and no {'such ' if some else ''}dead letters."
+        )
     if found.groups:
         _groups(terminal.console(), found)
     if found.obsolete:
@@ -66,6 +92,10 @@ def _groups(to: Console, found: DeadLetters) -> None:
 
 def _error(group: DeadGroup) -> str:
     text = f"{group.error_type}: {group.message}" if group.message else group.error_type
+    if group.acknowledged:
+        text = f"[known to {group.acknowledged.who}: {group.acknowledged.note}] {text}"
+    elif group.is_new:
+        text = f"[new] {text}"
     return text if group.recorded else f"{text} (messages without a row, in {group.queue})"
 
 
@@ -84,6 +114,18 @@ def _next_steps(group: DeadGroup, command: str) -> None:
     terminal.steps(to, [*(details if group.recorded else []), (again, meaning)])
     if group.log_link:
         to.print(word(f"  Log: {group.log_link}", "none"), soft_wrap=True)
+
+
+def acknowledge(
+    context: typer.Context,
+    fingerprint: Annotated[str, typer.Argument(metavar="FINGERPRINT", help="A fingerprint from `joblane dead`.")],
+    reason: Annotated[str, typer.Option("--reason", metavar="NOTE", help="Note for other operators.")],
+    as_json: o.AsJson = False,
+) -> None:
+    """Mark an error as known, until another task fails with it."""
+    result = target.inspector(context).acknowledge(fingerprint, reason=reason)
+    terminal.answer(result, as_json=as_json)
+    terminal.say("It is known now, until another task fails with it. Nothing was sent again.")
 
 
 def redrive(

@@ -97,5 +97,5 @@ def serve_page(_channel: Channel, files: list[int], *, port: int, keys: dict[str
     Project.here().activate()
     discovery.leave_out_broken()
     desk = Desk(lambda: connect(stage=None, profile=None, region=None))
-    app: Any = build(desk, port=port, keys=Keys(**keys), command=command, readable=(LocalError,))
+    app: Any = build(desk, port=port, keys=Keys(**keys), command=command, readable=(LocalError,), say=print)
     serve(app, socket.socket(fileno=files[0]), say=print)

@@ -7,12 +7,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from joblane.cli import filters, target, terminal
+from joblane.cli import completion, filters, target, terminal
 from joblane.cli.commands import options as o
 from joblane.cli.durations import milliseconds, short
 from joblane.cli.exits import Exit
 from joblane.cli.terminal import WIDE
 from joblane.inspector.durations import duration
+from joblane.inspector.filter import PauseScope
+from joblane.inspector.shell import argument
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -28,12 +30,20 @@ def queues(
     context: typer.Context,
     lanes: Annotated[bool, typer.Option("--lanes", help="Also list each lane: one task type in one queue.")] = False,
     minutes: Annotated[int, typer.Option(metavar="N", min=1, max=240, help="Count runs of the last N minutes.")] = 60,
+    by: Annotated[
+        str, typer.Option(metavar="KEY", help="queue or tenant.", autocompletion=lambda: ["queue", "tenant"])
+    ] = "queue",
     as_json: o.AsJson = False,
 ) -> None:
-    """Show the three queues.
+    """Show the three queues, or the tenants.
 
-    Their tasks by state, dead letters, throughput and pauses.
+    Their tasks by state, dead letters, throughput and pauses. --by tenant: who has many tasks waiting, and who waits.
     """
+    if by == "tenant":
+        _tenants(context, as_json=as_json)
+        return
+    if by != "queue":
+        terminal.usage(f"{by!r} is neither queue nor tenant", "--by")
     found = target.inspector(context).overview(minutes=minutes)
     terminal.answer(found, as_json=as_json)
     from joblane.cli.queue_tables import lane_table, pause_lines, queue_table, unknown_lines
@@ -49,6 +59,22 @@ def queues(
         terminal.say(
             f"{terminal.counted(found.archived, 'archived task').capitalize()}. See why: {target.command(context)} dead"
         )
+
+
+def _tenants(context: typer.Context, *, as_json: bool) -> None:
+    from joblane.cli.queue_tables import pause_line, tenant_table
+
+    found = target.inspector(context).tenants()
+    terminal.answer(found, as_json=as_json, nothing="No tenant has live tasks, or runs of the last hour.")
+    console = terminal.console()
+    console.print(tenant_table(found, console.width))
+    for row in found:
+        if row.pause is not None:
+            terminal.say(pause_line(row.pause))
+    if found[0].due:
+        name = argument(found[0].tenant) if found[0].tenant else ""
+        if name:
+            terminal.say(f"Stop one for a while: {target.command(context)} pause tenant {name} --for 1h --reason …")
 
 
 def stats(
@@ -76,6 +102,45 @@ def stats(
             "Costs are estimates: run time, requests and queue calls at list prices, without the database and free "
             "tiers. See docs/explanation/costs.md."
         )
+
+
+def runs(
+    context: typer.Context,
+    type_: Annotated[
+        str | None, typer.Argument(metavar="TYPE", help="Task type.", autocompletion=completion.task_types)
+    ] = None,
+    tenant: Annotated[str | None, typer.Option(metavar="TENANT", help="The runs of this tenant, by hour.")] = None,
+    within: Annotated[
+        str, typer.Option(metavar="DURATION", help="Runs that ended within this time: 15m, 1d, 7d; 30d at most.")
+    ] = "1d",
+    as_json: o.AsJson = False,
+) -> None:
+    """Show the runs of one type or tenant over time.
+
+    Throughput, failures, percentiles of waits and durations, cost, tasks now, and errors.
+    """
+    from joblane.cli import run_tables
+    from joblane.cli.queue_tables import pause_line
+
+    if (type_ is None) == (tenant is None):
+        terminal.usage("give a type or --tenant", "TYPE")
+    kind, name = (PauseScope.TYPE, type_) if tenant is None else (PauseScope.TENANT, tenant)
+    inspector, length = target.inspector(context), filters.parsed(duration, within, "--within")
+    found = inspector.performance(kind, name or "", within=length)
+    terminal.answer(found, as_json=as_json)
+    console = terminal.console()
+    console.print(run_tables.performance(found, console.width))
+    if kind is PauseScope.TYPE:
+        overview = inspector.overview(minutes=1)
+        console.print(run_tables.now(overview, found.name))
+        errors = (
+            inspector.dead(types=(found.name,), sort="last").groups if run_tables.lanes(overview, found.name) else ()
+        )
+        for line in run_tables.error_lines(errors):
+            terminal.say(line)
+    for pause in inspector.pauses():
+        if (pause.scope, pause.name) == (kind, found.name):
+            terminal.say(pause_line(pause))
 
 
 def _statistics(found: tuple[Statistic, ...], by: str, width: int, *, cost: bool) -> Table:
@@ -114,14 +179,32 @@ def audit(
         str | None, typer.Option("--target", metavar="TARGET", help="A task's id, or type:data:export, queue:low …")
     ] = None,
     who: Annotated[str | None, typer.Option(metavar="NAME", help="Only actions of this operator.")] = None,
+    action: Annotated[
+        str | None, typer.Option(metavar="ACTION", help="Only this action: pause, retry, redrive …")
+    ] = None,
+    bulk: Annotated[
+        str | None, typer.Option(metavar="ID", help="The entries of the tasks of this bulk action or redrive.")
+    ] = None,
+    older: Annotated[
+        str | None, typer.Option(metavar="AGE", help="Only actions before this: an age (10m, 2h, 3d) or a time.")
+    ] = None,
+    newer: Annotated[
+        str | None, typer.Option(metavar="AGE", help="Only actions after this: an age (10m, 2h, 3d) or a time.")
+    ] = None,
     before: Annotated[int | None, typer.Option(metavar="NO", help="Only entries with a lower NO than this.")] = None,
     limit: o.Limit = 50,
     as_json: o.AsJson = False,
 ) -> None:
-    """List actions of operators, newest first."""
+    """List actions of operators, newest first.
+
+    A bulk action or redrive is one line. --bulk lists its tasks.
+    """
     from joblane.cli import task_tables as tables
 
-    found = target.inspector(context).audit(target=target_, who=who, before=before, limit=limit)
+    since, until = filters.time_range(newer, older)
+    found = target.inspector(context).audit(
+        target=target_, who=who, action=action, bulk=bulk, since=since, until=until, before=before, limit=limit
+    )
     terminal.answer(found, as_json=as_json, nothing="No audit entry matches.")
     console = terminal.console()
     console.print(tables.audit(found, datetime.now(UTC), console.width))

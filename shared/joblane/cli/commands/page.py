@@ -26,7 +26,7 @@ def page(
     """Serve the operator's page to a browser on this machine."""
     from joblane.page.app import build
     from joblane.page.desk import Desk
-    from joblane.page.security import ADDRESS, Keys
+    from joblane.page.security import Keys, address_of
     from joblane.page.serving import listen, serve
 
     desk = Desk(partial(target.inspector, context))
@@ -46,9 +46,11 @@ def page(
         stage=where.stage or "local",
         command=target.command(context),
         readable=(LocalError,),
+        say=typer.echo,
     )
-    address = f"http://{ADDRESS}:{port}/?token={keys.token}"
+    address = address_of(port, keys.token)
     typer.echo(
-        f"{'Read-only. ' if read_only else ''}Open this address, and keep it secret; Ctrl-C stops the page:\n{address}"
+        f"{'Read-only. ' if read_only else ''}Open this address in one browser, and keep it secret; Ctrl-C stops the "
+        f"page:\n{address}"
     )
     serve(app, listening, opened=address if open_browser else None, say=typer.echo)

@@ -18,6 +18,7 @@ from joblane.errors import sqlstate, text_of
 from joblane.maintenance.held_counts import HeldCounts, held_counts
 from joblane.maintenance.missed_ticks import missed_ticks
 from joblane.maintenance.old_snapshot import old_snapshot
+from joblane.maintenance.run_statistics import add_up
 from joblane.maintenance.sweep import Swept, sweep
 from joblane.maintenance.unmarked_dead_letters import unmarked_dead_letters
 from joblane.payload import Payload
@@ -58,6 +59,7 @@ def jobs_sweep(payload: JobsSweep, ctx: TaskContext) -> dict[str, Any]:
     swept = sweep(ctx.connection(), sqs, settings.prefix(), may_continue=may_continue)
     held = held_counts(ctx.connection(), may_continue=may_continue)
     ctx.logger.info("swept", extra={"swept": vars(swept), "held_by_limit": dict(held.by_limit)})
+    add_up(ctx.connection(), may_continue=may_continue)
     missed = _missed_ticks(ctx, tasks)
     found = {
         "WaitingTooLong": _waiting_too_long(ctx, tasks, swept, held),

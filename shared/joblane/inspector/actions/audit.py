@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 from pg8000.exceptions import Error as PostgresError
@@ -123,19 +123,40 @@ def check_reason(reason: str | None) -> str | None:
 
 
 def entries(
-    scope: Scope, target: str | None, who: str | None, before: int | None, limit: int
+    scope: Scope,
+    *,
+    target: str | None = None,
+    who: str | None = None,
+    name: str | None = None,
+    bulk: str | None = None,
+    since: datetime | None = None,
+    until: datetime | None = None,
+    before: int | None = None,
+    limit: int,
 ) -> tuple[AuditEntry, ...]:
+    """``name``: of the action. The entries for the tasks of bulk actions are left out unless ``target`` or ``bulk`` is
+    given."""
     check_number("limit", limit, LARGEST_PAGE)
     if before is not None and (type(before) is not int or not 0 <= before < 2**63):
         raise SelectionError("before", "the number of an entry is required")
-    for name, value in (("target", target), ("who", who)):
-        if value is not None and (not isinstance(value, str) or "\0" in value):
-            raise SelectionError(name, "a text without NUL is required")
-    filters = {"target = $": target, "who = $": who, "number < $": before}
+    texts = {"target": target, "who": who, "action": name, "bulk": bulk}
+    times = {"since": since, "until": until}
+    for field_, text in texts.items():
+        if text is not None and (not isinstance(text, str) or "\0" in text):
+            raise SelectionError(field_, "a text without NUL is required")
+    for field_, at in times.items():
+        if at is not None and (not isinstance(at, datetime) or at.tzinfo is None):
+            raise SelectionError(field_, "a time with a zone is required")
+    if since is not None and until is not None and since >= until:
+        raise SelectionError("until", "a time after since is required")
+    columns = {f"{field_} = $": text for field_, text in texts.items()}
+    filters = {**columns, "at >= $": since, "at < $": until, "number < $": before}
     given = {condition: str(value) for condition, value in filters.items() if value is not None}
     conditions = [f"{condition}{number}" for number, condition in enumerate(given, start=2)]
+    if target is None and bulk is None:
+        conditions.append("bulk is null")
     rows = scope.connection.run(
-        "select number, at, who, action, target, reason, details from joblane.audit"
+        "select number, at, who, action, target, reason, bulk, details from joblane.audit"
         f" where {' and '.join(conditions) or 'true'} order by number desc limit $1::int",
         str(limit),
         *given.values(),

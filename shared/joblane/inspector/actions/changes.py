@@ -18,6 +18,7 @@ from joblane.queues import Queue, lane_name
 from joblane.record.conditions import HAS_TIME, HOLDER
 from joblane.record.connection import Connection
 from joblane.record.functions import VERSION
+from joblane.record.insert import BULK_OPTION
 from joblane.record.release import release
 from joblane.record.serve import Limits, serve
 from joblane.record.states import ENDED, LIVE, LIVE_SQL, PARENTS, WAITING, State, in_sql
@@ -105,6 +106,11 @@ attempts as (
 )"""
 
 
+MARKED = f"""case when $3::text is not null then t.options || jsonb_build_object('{BULK_OPTION}', $3::text)
+       when t.options ? '{BULK_OPTION}' then t.options || '{{"{BULK_OPTION}": ""}}' else t.options end"""
+"""The options of a changed row, which name the last bulk action that changed it; none after an action on it alone."""
+
+
 def _statement(
     action: str, become: Columns, *, only: str = "true", chosen: str = "chosen", more: str = "", then: str = "null"
 ) -> str:
@@ -117,7 +123,7 @@ with chosen as materialized (
    order by t.id for no key update of t skip locked
 ),
 changed as (
-  update joblane.tasks t set {assignments(become)}
+  update joblane.tasks t set {assignments(become)}, options = {MARKED}
     from {chosen} c where t.id = c.id
   returning t.id, t.type, t.queue, t.tenant, c.before, t.state, t.due_at, t.schema, t.headers,
             t.key_limit, t.total_limit, t.shared_limit, {then}
@@ -161,8 +167,12 @@ update joblane.tasks t set unique_key = null
 """Free the unique keys that tasks need from holders whose ``unique_for`` has passed."""
 
 
-def change(connection: Connection, action: BulkAction, ids: Sequence[str], *, who: str) -> list[Changed]:
+def change(
+    connection: Connection, action: BulkAction, ids: Sequence[str], *, who: str, bulk: str | None = None
+) -> list[Changed]:
     """Apply ``action`` to the tasks, in the open transaction or in a transaction of its own. Returns the changed rows.
+
+    ``bulk``: the id of the bulk action, None for an action on a single task.
 
     Call :func:`send` for the pending rows after the commit; otherwise the sweep sends their messages. The sweep also
     sends the dead letters of archived rows.
@@ -172,20 +182,20 @@ def change(connection: Connection, action: BulkAction, ids: Sequence[str], *, wh
         connection.run(FREE_EXPIRED, document)
     for last in (False,) * (ROUNDS - 1) + (True,):
         try:
-            return [_changed(row) for row in _fenced(connection, STATEMENTS[action], document, who)]
+            return [_changed(row) for row in _fenced(connection, STATEMENTS[action], document, who, bulk)]
         except DatabaseError as error:
             if last or sqlstate(error) != UNIQUE_VIOLATION:
                 raise
     raise AssertionError
 
 
-def _fenced(connection: Connection, statement: str, document: str, who: str) -> list[list[object]]:
+def _fenced(connection: Connection, statement: str, *parameters: str | None) -> list[list[object]]:
     """Run the statement behind a savepoint, so that its failure does not abort the open transaction."""
     if connection.idle or statement is not RETRY:
-        return connection.run(statement, document, who)
+        return connection.run(statement, *parameters)
     connection.execute_simple("savepoint change")
     try:
-        rows = connection.run(statement, document, who)
+        rows = connection.run(statement, *parameters)
     except DatabaseError:
         connection.execute_simple("rollback to savepoint change")
         raise

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from datetime import datetime
 from typing import Any
 
 from joblane.inspector.bulk import start
@@ -27,8 +28,8 @@ from joblane.inspector.errors import SelectionError
 from joblane.inspector.filter import BulkAction, Filter
 from joblane.inspector.links import log_group_link
 from joblane.inspector.scope import Scope
-from joblane.inspector.tasks.filter_sql import BULK_TYPE
-from joblane.inspector.views import BulkView, DeadGroup, DeadLetters
+from joblane.inspector.tasks.filter_sql import BULK_TYPE, checked
+from joblane.inspector.views import Acknowledged, BulkView, DeadGroup, DeadLetters
 from joblane.limits import MAX_BATCH
 from joblane.maintenance.unmarked_dead_letters import expected_dead_letters
 from joblane.queues import Queue, dead_letter_name, lane_name
@@ -47,25 +48,47 @@ to the row with its id. So such a message is listed even if its task has ended. 
 READ_SECONDS = 20
 """The visibility timeout of messages that are read, which matters only if they cannot be released."""
 MAX_GROUPS = 500
+NEW = "1 day"
+"""A cause is marked as new for this long after its first task, among the tasks that wait for a redrive."""
+SORTS = ("count", "last")
+"""The orders of the groups: the largest first, or those that came last first."""
 
 GROUPS = f"""
 select g.fingerprint, t.type, coalesce(t.error_type, 'Archived'), coalesce(t.error_message, t.reason, ''),
-       g.number, g.first_at, g.last_at, g.example, t.queue
+       g.number, g.first_at, g.last_at, g.example, t.queue, g.first_at > clock_timestamp() - interval '{NEW}',
+       c.at, c.who, c.note
   from (select coalesce(fingerprint, '') as fingerprint, count(*) as number, min(finished_at) as first_at,
                max(finished_at) as last_at, (array_agg(id order by finished_at desc))[1] as example
           from joblane.tasks
          where (dead_sent_at is not null or dead_letter_unsent) and state = 'archived' and not cleared
+           and (cardinality($1::text[]) = 0 or type = any($1::text[]))
            group by 1, case when fingerprint is null then type end
        ) as g join joblane.tasks t on t.id = g.example
- order by g.number desc, g.last_at desc, g.fingerprint limit {MAX_GROUPS}
+         left join joblane.causes c on c.fingerprint = g.fingerprint and c.at >= g.last_at
+ where $2::timestamptz is null or g.last_at >= $2::timestamptz
+ order by case when $3 = 'last' then g.last_at end desc, g.number desc, g.last_at desc, g.fingerprint
+ limit {MAX_GROUPS}
 """
+"""The causes of the types $1 (none: all) that came at $2 or later.
+
+A cause that is known is open again once another task has failed with it."""
 
 
-def groups(scope: Scope) -> DeadLetters:
+def groups(scope: Scope, types: Sequence[str], since: datetime | None, sort: str) -> DeadLetters:
     """The groups. Messages that are read are invisible to other consumers meanwhile, and are then released."""
+    if sort not in SORTS:
+        raise SelectionError("sort", f"{' or '.join(SORTS)} is required")
+    chosen = checked(scope, Filter(types=tuple(types), ended_after=since))
     depths, dead_letters, unread = _unexpected_dead_letters(scope)
-    found = [*_recorded(scope), *_unrecorded(scope, dead_letters)]
+    unrecorded = [
+        group
+        for group in _unrecorded(scope, dead_letters)
+        if (not types or group.type in chosen.types) and (since is None or group.last_at >= since)
+    ]
+    found = [*_recorded(scope, chosen.types, since, sort), *unrecorded]
     found.sort(key=lambda group: (-group.count, group.fingerprint))
+    if sort == "last":
+        found.sort(key=lambda group: group.last_at, reverse=True)
     obsolete = Counter(dead_letter.type for dead_letter in dead_letters if dead_letter.kind is Kind.OBSOLETE)
     return DeadLetters(tuple(found), {queue: depth.all for queue, depth in sorted(depths.items())}, unread, obsolete)
 
@@ -134,7 +157,8 @@ def _wanted(scope: Scope, filter_: Filter) -> tuple[list[DeadLetter], int]:
 # --- The task table ------------------------------------------------------------------------------------------------
 
 
-def _recorded(scope: Scope) -> list[DeadGroup]:
+def _recorded(scope: Scope, types: Sequence[str], since: datetime | None, sort: str) -> list[DeadGroup]:
+    rows = scope.connection.run(GROUPS, list(types), since, sort)
     return [
         DeadGroup(
             fingerprint=fingerprint,
@@ -148,8 +172,10 @@ def _recorded(scope: Scope) -> list[DeadGroup]:
             example=example,
             queue=dead_letter_name(lane_name(scope.prefix, Queue(queue), type_)),
             log_link=_log_link(scope, type_),
+            is_new=is_new,
+            acknowledged=None if at is None else Acknowledged(at, who, note),
         )
-        for fingerprint, type_, error_type, message, number, first, last, example, queue in scope.connection.run(GROUPS)
+        for fingerprint, type_, error_type, message, number, first, last, example, queue, is_new, at, who, note in rows
     ]
 
 

@@ -55,6 +55,8 @@ def wanted(dead_letter: DeadLetter, filter_: Filter, prefix: str, tasks: Mapping
         and (not filter_.error or filter_.error.lower() in error)
         and (filter_.created_after is None or dead_letter.at >= filter_.created_after)
         and (filter_.created_before is None or dead_letter.at < filter_.created_before)
+        and (filter_.ended_after is None or dead_letter.at >= filter_.ended_after)
+        and (filter_.ended_before is None or dead_letter.at < filter_.ended_before)
     )
 
 

@@ -58,8 +58,8 @@ update joblane.bulks set done = done + $2::int, skipped = skipped + $3::int, fai
 """
 STOP = "update joblane.bulks set stopped = $2, failed = failed + $3::int, done = done - $3::int where id = $1"
 AUDIT = """
-insert into joblane.audit (who, action, target, reason, details)
-select b.who, b.action, x.id, b.reason, jsonb_build_object('bulk', b.id)
+insert into joblane.audit (who, action, target, reason, bulk)
+select b.who, b.action, x.id, b.reason, b.id
   from joblane.bulks b, jsonb_array_elements_text(cast($2 as jsonb)) as x(id) where b.id = $1
 """
 """An entry for each task, so that the task's page shows who changed it."""
@@ -253,7 +253,7 @@ class BulkRun:
     # --- The actions of steps, in their transactions ---------------------------------------------------------------
 
     def _change(self, ids: list[str]) -> None:
-        changed = change(self._ctx.connection(), self._action, ids, who=self._order.who)
+        changed = change(self._ctx.connection(), self._action, ids, who=self._order.who, bulk=self._ctx.task_id)
         self._pending, self._connection = changed, self._ctx.connection()
         self._count([row.id for row in changed], skipped=len(ids) - len(changed))
 

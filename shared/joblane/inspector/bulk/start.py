@@ -16,13 +16,13 @@ from joblane.inspector.actions import audit
 from joblane.inspector.errors import ActionError, SelectionError
 from joblane.inspector.filter import BulkAction, Filter
 from joblane.inspector.scope import Scope
-from joblane.inspector.tasks.filter_sql import BULK_TYPE, LARGEST_PAGE, aimed, check_number, checked
+from joblane.inspector.tasks.filter_sql import BOUND, BULK_TYPE, LARGEST_PAGE, aimed, check_number, checked
 from joblane.inspector.tasks.listing import count_all
 from joblane.inspector.tasks.row import check_id
-from joblane.inspector.views import BulkView
+from joblane.inspector.views import BulkOutcome, BulkView
 from joblane.job import Job
-from joblane.record.insert import NewTask
-from joblane.record.states import LIVE, State
+from joblane.record.insert import BULK_OPTION, NewTask
+from joblane.record.states import LIVE, WAITING_SQL, State
 from joblane.record.transitions import CANCEL
 
 REDRIVE = "redrive"
@@ -112,10 +112,24 @@ def _check_total(scope: Scope, total: int, rate: int) -> None:
 
 # --- Reading -------------------------------------------------------------------------------------------------------
 
+SENDING = (BulkAction.RUN, BulkAction.RETRY, REDRIVE)
+"""The actions that send tasks."""
+_UNCHANGED = f"coalesce(t.options ->> '{BULK_OPTION}', $1) = $1"
+OUTCOME = f"""
+select count(*), count(*) filter (where {_UNCHANGED} and t.state = 'completed'),
+       count(*) filter (where {_UNCHANGED} and t.state in {WAITING_SQL}),
+       count(*) filter (where {_UNCHANGED} and t.state = 'active'),
+       count(*) filter (where {_UNCHANGED} and t.state = 'archived'),
+       count(*) filter (where {_UNCHANGED} and t.state = 'cancelled')
+  from (select target from joblane.audit where bulk = $1 order by number limit {BOUND}) as a
+  left join joblane.tasks t on t.id = a.target
+"""
+"""The states of the tasks that a bulk action has sent. A dead letter without a row has none until a worker claims it;
+its row does not name the action."""
 VIEW = """
 select b.id, b.action, b.filter, b.who, t.state, b.total, b.done, b.skipped, b.failed, b.canary,
        coalesce(b.stopped, case when t.state in ('archived', 'cancelled') then t.reason end),
-       b.started_at, t.finished_at
+       b.started_at, t.finished_at, b.reason
   from joblane.bulks b join joblane.tasks t on t.id = b.id
 """
 
@@ -124,7 +138,12 @@ def view(scope: Scope, id_: str) -> BulkView:
     rows = scope.connection.run(f"{VIEW} where b.id = $1", check_id(id_))
     if not rows:
         raise UnknownTaskError(id_)
-    return _view(rows[0])
+    found = _view(rows[0])
+    if found.action not in SENDING:
+        return found
+    [[number, completed, waiting, active, archived, cancelled]] = scope.connection.run(OUTCOME, found.id)
+    outcome = BulkOutcome(completed, waiting, active, archived, cancelled, exact=number < BOUND)
+    return replace(found, outcome=outcome)
 
 
 def bulks(scope: Scope, limit: int) -> tuple[BulkView, ...]:

@@ -1,4 +1,4 @@
-"""The checks of a deployment: all required parts exist and are enabled.
+"""The checks of a deployment: all required parts exist and are enabled, and the work goes well.
 
 A part that cannot be checked is reported as unknown, and the other parts are still checked.
 """
@@ -11,7 +11,7 @@ from pg8000.exceptions import Error as PostgresError
 
 from joblane.errors import NOT_IN_DEV, sqlstate, text_of
 from joblane.inspector.scope import Scope
-from joblane.inspector.stage import doctor_aws, doctor_database
+from joblane.inspector.stage import doctor_aws, doctor_database, doctor_work
 from joblane.inspector.stage.aws import is_emulator
 from joblane.inspector.unavailable import DENIED, MISSING
 from joblane.inspector.views import Check, Grade
@@ -35,7 +35,7 @@ def checks_of_database(scope: Scope) -> Iterator[Check]:
     """All checks of the database. If it is unavailable, that is the only finding; missing tables are not reported in
     addition to missing migrations."""
     unmigrated = False
-    for what, part in doctor_database.PARTS:
+    for what, part in (*doctor_database.PARTS, *doctor_work.PARTS):
         try:
             found = list(part(scope))
             unmigrated = unmigrated or any(check.do == doctor_database.MIGRATE for check in found)

@@ -217,7 +217,7 @@ def _wrong_schedule(
         yield Check(Grade.BAD, what, "it does not exist: its ticks are not sent", DEPLOY)
         return
     there = (deployed["ScheduleExpression"], deployed.get("ScheduleExpressionTimezone", "UTC"))
-    if there != times:
+    if there[: 1 if local else 2] != times[: 1 if local else 2]:  # emulators know no time zones
         found = f"its times are {' '.join(there)}, and this code declares {' '.join(times)}"
         yield Check(Grade.WARNING, what, found, f"{DEPLOY}, or use the version that is deployed")
     if deployed["State"] != "ENABLED" and not local:

@@ -17,7 +17,7 @@ from joblane.inspector.scope import Scope
 from joblane.inspector.shell import argument
 from joblane.inspector.stage.pauses import current
 from joblane.inspector.views import Check, Grade
-from joblane.maintenance.missed_ticks import LONGEST_LOOK_BACK, PATIENCE
+from joblane.maintenance.missed_ticks import LONGEST_LOOK_BACK, PATIENCE, key_of
 from joblane.maintenance.old_snapshot import old_snapshot
 from joblane.record import functions, migrations
 from joblane.record.connection import INSUFFICIENT_PRIVILEGE, READ_ONLY
@@ -54,6 +54,7 @@ select type, count(*) from joblane.tasks
    and type not in (select x.type from jsonb_array_elements_text($1::jsonb) as x(type))
  group by type order by type
 """
+KNOWN_SCHEDULES = "select type, name, since from joblane.schedules"
 WAITING = """
 select distinct p.type, c.type
   from (select child, parent from joblane.task_parents limit 10000) e
@@ -151,24 +152,30 @@ def sweep(scope: Scope) -> Iterator[Check]:
 
 
 def ticks(scope: Scope) -> Iterator[Check]:
-    """All ticks of the last day arrived. A schedule is checked from its first tick that did: it may be new."""
-    wrong, until = False, datetime.now(UTC) - PATIENCE
+    """All ticks of the last day arrived. A schedule is checked from the first sweep that knew it, as it may be new, or
+    from an earlier tick that did arrive."""
+    known = {(type_, name): since for type_, name, since in scope.connection.run(KNOWN_SCHEDULES)}
+    wrong, arrived, until = False, 0, datetime.now(UTC) - PATIENCE
     for task in scope.tasks.values():
         for schedule in task.schedules:
-            times = _times(schedule.next_after, until - LONGEST_LOOK_BACK)
-            expected = [
-                id_of(task.type, schedule.name, moment) for moment in takewhile(lambda moment: moment <= until, times)
-            ]
-            seen = {id_ for (id_,) in scope.connection.run(SEEN, json.dumps(expected))}
-            since_first = expected[next((at for at, id_ in enumerate(expected) if id_ in seen), len(expected)) :]
-            missed = [id_ for id_ in since_first if id_ not in seen]
+            moments = list(takewhile(lambda at: at <= until, _times(schedule.next_after, until - LONGEST_LOOK_BACK)))
+            ids = {at: id_of(task.type, schedule.name, at) for at in moments}
+            seen = {id_ for (id_,) in scope.connection.run(SEEN, json.dumps(list(ids.values())))}
+            first = min((at for at in moments if ids[at] in seen), default=until)
+            since = min(first, known.get((task.type, key_of(schedule)), until))
+            expected = [ids[at] for at in moments if at >= since]
+            missed = [id_ for id_ in expected if id_ not in seen]
+            arrived += len(expected) - len(missed)
             if missed:
                 wrong = True
-                found = f"{len(missed)} of its last {len(since_first)} ticks did not arrive, most recently {missed[-1]}"
+                some = "none" if len(missed) == len(expected) else f"only {len(expected) - len(missed)}"
+                found = f"{some} of its last {len(expected)} ticks arrived; the latest missing one is {missed[-1]}"
                 do = f"was the stage down, or its lane behind? `joblane tick {task.type}` sends a tick now"
-                yield Check(Grade.WARNING, f"ticks of {task.type}", found, do)
+                grade = Grade.BAD if len(missed) == len(expected) else Grade.WARNING
+                yield Check(grade, f"ticks of {task.type}", found, do)
     if not wrong:
-        yield Check(Grade.GOOD, "ticks", "all ticks of the last day arrived")
+        all_of_them = f"all {arrived} ticks of the last day arrived" if arrived else "no tick was due in the last day"
+        yield Check(Grade.GOOD, "ticks", all_of_them)
 
 
 def undeclared(scope: Scope) -> Iterator[Check]:

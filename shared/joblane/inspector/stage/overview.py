@@ -13,8 +13,8 @@ from joblane.inspector.scope import Scope
 from joblane.inspector.stage import pauses
 from joblane.inspector.stage.depths import depth_of, depths_by_name, total
 from joblane.inspector.tasks.filter_sql import BOUND, check_number, reading
-from joblane.inspector.views import Count, Depth, Lane, Minute, Overview, Pause, QueueView
-from joblane.queues import WEIGHTS, Queue, dead_letter_name, front_door_name, lane_name
+from joblane.inspector.views import Count, Depth, Lane, Minute, Overview, Pause, Paused, QueueView
+from joblane.queues import OWN_TYPES, WEIGHTS, Queue, dead_letter_name, front_door_name, lane_name
 from joblane.record.connection import Connection
 from joblane.record.states import LIVE, State
 
@@ -26,20 +26,22 @@ LIVE_ROWS = """
 with edge as materialized (
   select created_at, id from joblane.tasks where finished_at is null order by created_at, id offset $1::int - 1 limit 1
 )
-select queue, type, state, count(*),
+select queue, type, state, case when tenant = any($2::text[]) then tenant end, count(*),
+       count(*) filter (where state not in ('active', 'held') and due_at <= clock_timestamp()),
        extract(epoch from clock_timestamp() - min(due_at) filter (where state not in ('active', 'held')))::float8
-  from ((select queue, type, state, due_at from joblane.tasks where finished_at is null
+  from ((select queue, type, state, tenant, due_at from joblane.tasks where finished_at is null
           order by created_at, id limit $1::int)
         union all
-        (select queue, type, state, due_at from joblane.tasks
+        (select queue, type, state, tenant, due_at from joblane.tasks
           where finished_at is null and (created_at, id) > ((select created_at from edge), (select id from edge))
           order by created_at desc, id desc limit $1::int)) as live
- group by queue, type, state
+ group by 1, 2, 3, 4
 """
-"""Live tasks by lane and state: the $1 oldest, which wait longest, and the $1 newest, so that a backlog or tasks that
-are due in months do not hide the others.
+"""Live tasks by lane, state and paused tenant ($2: the paused tenants): the $1 oldest, which wait longest, and the $1
+newest, so that a backlog or tasks that are due in months do not hide the others.
 
-The last column: the wait of the task that was due first, negative if none is due yet. A held task is not late."""
+The last columns: the number of tasks that are due and do not run, and the wait of the task that was due first, negative
+if none is due yet. A held task is not late."""
 
 STARTED = """
 select queue, date_trunc('minute', started_at, 'UTC'), count(*), count(*) filter (where outcome = 'completed'),
@@ -66,6 +68,8 @@ class Recorded:
     waits: dict[tuple[str, str], float] = field(default_factory=dict)
     minutes: dict[tuple[str, datetime], list[Any]] = field(default_factory=dict)
     pauses: dict[tuple[str, str], Pause] = field(default_factory=dict)
+    waiting: Counter[tuple[str, str]] = field(default_factory=Counter)
+    """Tasks that are due and wait, by the pause that keeps them."""
 
 
 def overview(scope: Scope, minutes: int) -> Overview:
@@ -95,23 +99,38 @@ def overview(scope: Scope, minutes: int) -> Overview:
         ),
         archived=recorded.archived,
         live=Count(recorded.live, exact=recorded.live < 2 * BOUND),
+        paused=tuple(
+            Paused(pause, recorded.waiting[key])
+            for key, pause in recorded.pauses.items()
+            if pause.scope is not PauseScope.SCHEDULE
+        ),
     )
 
 
 def read(connection: Connection, minutes: int) -> Recorded:
     [[at, archived]] = connection.run(ARCHIVED)
     recorded = Recorded(at, Count(min(archived, MOST_ARCHIVED), exact=archived <= MOST_ARCHIVED))
-    for queue, type_, state, number, waited in connection.run(LIVE_ROWS, str(BOUND)):
+    recorded.pauses = {(pause.scope, pause.name): pause for pause in pauses.current(connection)}
+    tenants = [name for kind, name in recorded.pauses if kind is PauseScope.TENANT]
+    for queue, type_, state, tenant, number, due, waited in connection.run(LIVE_ROWS, str(BOUND), tenants):
         recorded.live += number
         if state not in LIVE:  # ended by an update of its row, which the next sweep completes
             continue
-        recorded.tasks.setdefault((queue, type_), Counter())[State(state)] = number
-        if waited is not None and waited >= 0:
+        recorded.tasks.setdefault((queue, type_), Counter())[State(state)] += number
+        found = [pause for pause in _pauses_of(queue, type_, tenant) if pause in recorded.pauses]
+        recorded.waiting.update(dict.fromkeys(found, due))
+        if waited is not None and waited >= 0 and not found:
             recorded.waits[queue, type_] = max(waited, recorded.waits.get((queue, type_), 0.0))
     for queue, minute, *numbers in connection.run(STARTED, _last_minutes(at, minutes)[0]):
         recorded.minutes[queue, minute] = numbers
-    recorded.pauses = {(pause.scope, pause.name): pause for pause in pauses.current(connection)}
     return recorded
+
+
+def _pauses_of(queue: str, type_: str, tenant: str | None) -> list[tuple[PauseScope, str]]:
+    """The pauses that would keep a task from running. A pause of a queue excludes Joblane's own types."""
+    found = [(PauseScope.TYPE, type_)]
+    found += [] if type_.startswith(OWN_TYPES) else [(PauseScope.QUEUE, queue)]
+    return found if tenant is None else [*found, (PauseScope.TENANT, tenant)]
 
 
 def _lane(recorded: Recorded, queue: Queue, type_: str, name: str, depth: Depth) -> Lane:

@@ -53,7 +53,7 @@ def task(scope: Scope, id_: str) -> TaskView:
         record = read(connection, id_)
         attempts = [Attempt(*row) for row in connection.run(ATTEMPTS, id_)]
         [[replays, *progress, items_done]] = connection.run(RELATED, id_)
-        entries = audit.entries(scope, id_, None, None, AUDIT_SHOWN)
+        entries = audit.entries(scope, target=id_, limit=AUDIT_SHOWN)
         ended = [attempt.outcome for attempt in attempts if attempt.outcome is not None]
         related = relatives(connection, record)
         reason = why(scope, connection, record, ended[-1] if ended else None)

@@ -69,9 +69,10 @@ def checked(scope: Scope, filter_: Filter) -> Filter:
         text = getattr(filter_, name)
         if text is not None and (not isinstance(text, str) or len(text) > longest or storable(text) != text):
             raise SelectionError(name, f"a text of 1 to {longest} characters is required")
-    after, before = filter_.created_after, filter_.created_before
-    if after is not None and before is not None and after >= before:
-        raise SelectionError("created_before", "a time after created_after is required")
+    for name in ("created", "ended"):
+        after, before = getattr(filter_, f"{name}_after"), getattr(filter_, f"{name}_before")
+        if after is not None and before is not None and after >= before:
+            raise SelectionError(f"{name}_before", f"a time after {name}_after is required")
     _check_types(scope, filter_.types)
     return replace(
         filter_,

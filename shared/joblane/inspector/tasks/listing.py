@@ -25,6 +25,18 @@ COLUMNS = (
     " error_message, fingerprint"
 )
 """Columns in the order that :func:`row_of` reads."""
+MOST_MINUTES = 240
+FAILURES = """
+select t.id, t.type, t.queue, t.state, t.tenant, t.tags, a.attempt, t.max_attempts, t.created_at, t.due_at,
+       a.finished_at, t.reason, a.error_type, a.error_message, a.fingerprint
+  from (select * from joblane.task_attempts
+         where started_at >= now() - make_interval(mins => $1::int + 30) and finished_at is not null
+           and finished_at >= now() - make_interval(mins => $1::int)
+           and outcome in ('failed', 'timeout', 'archived', 'lost')
+         order by finished_at desc limit $2::int) as a
+  join joblane.tasks t on t.id = a.task_id order by a.finished_at desc
+"""
+"""The last failed runs by their end. A run that took more than 30 minutes longer than the period is left out."""
 
 
 def tasks(scope: Scope, filter_: Filter, action: BulkAction | None, after: str | None, limit: int) -> Page:
@@ -43,6 +55,14 @@ def tasks(scope: Scope, filter_: Filter, action: BulkAction | None, after: str |
         if reached:
             return Page(tuple(matching), cursor_of(row.created_at, row.id), row.created_at)
     return Page(tuple(matching), None)
+
+
+def failures(scope: Scope, minutes: int, limit: int) -> tuple[TaskRow, ...]:
+    """The last failed runs, latest end first. ``finished_at`` and the error are those of the run."""
+    check_number("minutes", minutes, MOST_MINUTES)
+    check_number("limit", limit, LARGEST_PAGE)
+    rows = scope.connection.run(FAILURES, str(minutes), str(limit))
+    return tuple(map(row_of, rows))
 
 
 def count(scope: Scope, filter_: Filter, action: BulkAction | None) -> Count:

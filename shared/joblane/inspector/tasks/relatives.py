@@ -9,7 +9,7 @@ from joblane.enqueue.chain import DEPTH
 from joblane.inspector.tasks.row import Record
 from joblane.inspector.views import Relative, Relatives
 from joblane.record.connection import Connection
-from joblane.record.insert import RELATIONS
+from joblane.record.insert import BULK_OPTION, RELATIONS
 from joblane.record.states import ENDED_SQL, State
 
 SHOWN = 50
@@ -40,7 +40,7 @@ def relatives(connection: Connection, record: Record) -> dict[str, Any]:
         "enqueued_by": options.get("enqueued_by"),
         "batch": options.get("batch") or options.get("callback_of"),
         "callback": options.get("callback"),
-        "options": {name: value for name, value in options.items() if name not in (*RELATIONS, DEPTH)},
+        "options": {name: value for name, value in options.items() if name not in (*RELATIONS, DEPTH, BULK_OPTION)},
     }
 
 

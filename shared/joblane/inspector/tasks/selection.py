@@ -134,6 +134,8 @@ def _tested(values: _Values, filter_: Filter, after: str | None, order: str, *, 
 def _indexed(values: _Values, filter_: Filter) -> Iterator[str]:
     """The sources: conditions that together hold for all tasks that the filter can match."""
     states = frozenset(filter_.states or State)
+    if filter_.ended_after or filter_.ended_before:
+        states &= ENDED
     ended = states & ENDED
     if filter_.fingerprint:
         yield f"fingerprint = {values.add(filter_.fingerprint)}"
@@ -169,8 +171,8 @@ def _place(values: _Values, filter_: Filter, after: str | None, order: str) -> I
     """Conditions that an index in the order of a listing can search for."""
     if filter_.created_after:
         yield f"created_at >= {values.add(filter_.created_after)}"
-    if filter_.created_before:
-        yield f"created_at < {values.add(filter_.created_before)}"
+    if before := min(filter(None, (filter_.created_before, filter_.ended_before)), default=None):
+        yield f"created_at < {values.add(before)}"  # a task is created before it ends
     if after is not None:
         created_at, id_ = position_of(after)
         compared = "<" if "desc" in order else ">"
@@ -200,6 +202,10 @@ def _conditions(values: _Values, filter_: Filter, *, acting: bool) -> Iterator[s
     if filter_.error:
         text = "lower(concat(error_type, ': ', error_message))"
         yield f"error_type is not null and strpos({text}, lower({values.add(filter_.error)})) > 0"
+    if filter_.ended_after:
+        yield f"finished_at is not null and finished_at >= {values.add(filter_.ended_after)}"
+    if filter_.ended_before:
+        yield f"finished_at is not null and finished_at < {values.add(filter_.ended_before)}"
     if filter_.fingerprint:
         yield f"fingerprint is not distinct from {values.add(filter_.fingerprint)}"
     if acting:

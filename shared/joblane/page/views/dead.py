@@ -7,8 +7,9 @@ from datetime import UTC, datetime
 from starlette.requests import Request
 from starlette.responses import Response
 
-from joblane.inspector.bulk.dead import removable, within
+from joblane.inspector.bulk.dead import SORTS, removable, within
 from joblane.inspector.bulk.start import MAX_CANARY
+from joblane.inspector.errors import SelectionError
 from joblane.inspector.filter import Filter
 from joblane.inspector.inspector import Inspector
 from joblane.page.filters import Fields, read, whole, write
@@ -16,11 +17,16 @@ from joblane.page.views.bulk import DEFAULT_RATE, rate_of
 from joblane.page.visit import form, page, redirect
 
 CANARY = 5
+UNREADABLE = ""
+"""The type of a group of dead letters that cannot be read."""
 
 
 def show(request: Request, inspector: Inspector) -> Response:
-    found = inspector.dead()
-    return page(request, "dead.html", dead=found, types=sorted({group.type for group in found.groups}))
+    sort = request.query_params.get("sort") or SORTS[0]
+    found = inspector.dead(sort=sort)
+    return page(
+        request, "dead.html", dead=found, sort=sort, types=sorted({group.type for group in found.groups} - {UNREADABLE})
+    )
 
 
 def dry_run(request: Request, inspector: Inspector) -> Response:
@@ -32,6 +38,8 @@ def dry_run(request: Request, inspector: Inspector) -> Response:
         request,
         "redrive.html",
         groups=groups,
+        everything=wanted == Filter(),
+        types=len({group.type for group in groups}),
         count=sum(group.count for group in groups),
         obsolete=removable(found, wanted),
         fields=write(wanted),
@@ -50,5 +58,14 @@ def redrive(request: Request, inspector: Inspector) -> Response:
     return redirect(request, "/bulk/show", f"Started: {what}.", id=started.id)
 
 
+def acknowledge(request: Request, inspector: Inspector) -> Response:
+    given = form(request)
+    inspector.acknowledge(given.text("fingerprint"), reason=given.required_reason)
+    return redirect(request, "/dead", "The error is known, until another task fails with it.")
+
+
 def _wanted(given: Fields) -> Filter:
+    """Read the filter. A type that is given and empty would select everything, so it is refused."""
+    if UNREADABLE in given.getlist("type"):
+        raise SelectionError("type", "choose a type; `Redrive all` redrives all types")
     return read(given, datetime.now(UTC))

@@ -18,13 +18,15 @@ from joblane.page.visit import form, page, redirect
 WITHIN = ("1h", "1d", "7d", "30d")
 BY = ("type", "tenant")
 AUDIT_PER_PAGE = 50
+AUDIT_FIELDS = ("target", "who", "action", "bulk")
 
 
 def overview(request: Request, inspector: Inspector) -> Response:
     minutes = whole("minutes", request.query_params.get("minutes") or "60", 1, 240)
     found, paused = inspector.overview(minutes=minutes), inspector.pauses()
+    waiting = {(one.pause.scope, one.pause.name): one.waiting for one in found.paused}
     flows = {view.queue: flow(view.minutes) for view in found.queues}
-    return page(request, "overview.html", overview=found, minutes=minutes, flows=flows, pauses=paused)
+    return page(request, "overview.html", overview=found, minutes=minutes, flows=flows, pauses=paused, waiting=waiting)
 
 
 def flow(minutes: tuple[Minute, ...]) -> dict[str, float | None]:
@@ -50,6 +52,10 @@ def tick(request: Request, inspector: Inspector) -> Response:
     return redirect(request, "/schedules", f"Sent: {sent.new_id or sent.id}. It runs as soon as its lane has capacity.")
 
 
+def tenants(request: Request, inspector: Inspector) -> Response:
+    return page(request, "tenants.html", tenants=inspector.tenants())
+
+
 def statistics(request: Request, inspector: Inspector) -> Response:
     within, by = request.query_params.get("within") or "1d", request.query_params.get("by") or "type"
     if by not in BY:
@@ -60,11 +66,21 @@ def statistics(request: Request, inspector: Inspector) -> Response:
 
 def audit(request: Request, inspector: Inspector) -> Response:
     """A page of the audit. ``before``: the number of the last entry on the previous page."""
-    target, who, before = (request.query_params.get(name, "").strip() for name in ("target", "who", "before"))
+    given = {name: request.query_params.get(name, "").strip() for name in (*AUDIT_FIELDS, "newer", "before")}
+    newer, before = given.pop("newer"), given.pop("before")
     number = whole("before", before, 0, 999_999_999) if before else None
-    found = inspector.audit(target=target or None, who=who or None, before=number, limit=AUDIT_PER_PAGE)
+    found = inspector.audit(
+        target=given["target"] or None,
+        who=given["who"] or None,
+        action=given["action"] or None,
+        bulk=given["bulk"] or None,
+        since=datetime.now(UTC) - age("newer", newer) if newer else None,
+        before=number,
+        limit=AUDIT_PER_PAGE,
+    )
     more = found[-1].number if len(found) == AUDIT_PER_PAGE else None
-    return page(request, "audit.html", entries=found, target=target, who=who, more=more, first=number is None)
+    chosen = {**given, "newer": newer}
+    return page(request, "audit.html", entries=found, chosen=chosen, more=more, first=number is None)
 
 
 def pause(request: Request, inspector: Inspector) -> Response:

@@ -26,6 +26,8 @@ FIELDS = {
     "queues": "queue",
     "created_after": "newer",
     "created_before": "older",
+    "ended_after": "ended_newer",
+    "ended_before": "ended_older",
 }
 """Field of the filter → field of the form."""
 

@@ -277,6 +277,51 @@ create table joblane.task_children (
 FIRST, LAST = "timestamptz '1973-01-01 UTC'", "timestamptz '9999-12-30 UTC'"
 """Times that pg8000 can read in every zone."""
 
+RUN_STATISTICS = f"""
+-- Runs by type and queue, for each minute and each hour, and by tenant, for each hour. The sweep writes the rows, and
+-- removes them after 30 days. A minute or an hour without runs has no row.
+create table joblane.run_statistics (
+    -- Kind of the name: type or tenant.
+    kind text not null check (kind in ('type', 'tenant')),
+    -- Type of the tasks, or tenant: empty for tasks without a tenant, * for all tenants without a row in this hour.
+    name text collate "C" not null,
+    -- Queue of the tasks. Empty for a tenant.
+    queue text not null,
+    -- Length of the period: 60 or 3600.
+    seconds integer not null check (seconds in (60, 3600)),
+    -- Begin of the period in which the runs ended.
+    at timestamptz not null check (at between {FIRST} and {LAST}),
+    -- Runs that completed.
+    completed integer not null,
+    -- Runs that failed or timed out, and whose task is retried.
+    failed integer not null,
+    -- Runs after which the task was archived.
+    archived integer not null,
+    -- Runs that were lost.
+    lost integer not null,
+    -- Runs with another outcome, for example snoozed or cancelled.
+    others integer not null,
+    -- Estimated cost in US dollars.
+    cost_usd double precision not null,
+    -- Waits from the due time to the claim, as pairs of a bucket and a number. Bucket 0 has the waits of 0 ms, bucket n
+    -- those of 2 ^ ((n - 1) / 4) up to 2 ^ (n / 4) ms.
+    waits integer[] not null,
+    -- Durations of the handlers and their commits, as pairs like those of waits.
+    durations integer[] not null,
+    primary key (kind, name, seconds, at, queue)
+)
+"""
+
+RUN_STATISTICS_UNTIL = f"""
+-- Time up to which the sweep has added up the runs. One row.
+create table joblane.run_statistics_until (
+    -- End of the last minute. Null: none yet.
+    until timestamptz check (until between {FIRST} and {LAST}),
+    -- Always true, so that the table has only one row.
+    only_row boolean primary key default true check (only_row)
+)
+"""
+
 PAUSES = f"""
 -- One row for each pause.
 create table joblane.pauses (
@@ -327,8 +372,24 @@ create table joblane.audit (
     target text not null,
     -- Reason that the operator gave, 500 characters at most. Null: none.
     reason text,
+    -- Id of the bulk action or redrive that acted on the task. Null: an action of its own.
+    bulk text collate "C",
     -- Further facts: states, names and numbers, never a payload value.
     details jsonb not null default '{{}}' check (jsonb_typeof(details) = 'object')
+)
+"""
+
+CAUSES = f"""
+-- Causes of archived tasks that an operator has acknowledged.
+create table joblane.causes (
+    -- Fingerprint of the error.
+    fingerprint text collate "C" primary key,
+    -- Time of the acknowledgement. A task that is archived later opens the cause again.
+    at timestamptz not null default clock_timestamp() check (at between {FIRST} and {LAST}),
+    -- Operator, as in joblane.audit.
+    who text not null,
+    -- Note for other operators, 500 characters at most.
+    note text not null
 )
 """
 
@@ -414,6 +475,8 @@ create table joblane.schedules (
     type text collate "C" not null,
     -- Name of the schedule.
     name text collate "C" not null,
+    -- Time of the first sweep that knew the schedule.
+    since timestamptz not null default clock_timestamp() check (since between {FIRST} and {LAST}),
     -- Time up to which the sweep has searched for missed ticks.
     checked_until timestamptz not null check (checked_until between {FIRST} and {LAST}),
     primary key (type, name)
@@ -533,7 +596,11 @@ INDEXES = (
         "create index task_attempts_started on joblane.task_attempts"
         " using brin (started_at) with (pages_per_range = 16, autosummarize = on)"
     ),
+    "create index run_statistics_at on joblane.run_statistics using brin (at) with (pages_per_range = 16)",
     "create index audit_target on joblane.audit (target, number)",
+    # A bulk action has an entry for each of its tasks, which a list of actions must not walk over.
+    "create index audit_actions on joblane.audit (number) where bulk is null",
+    "create index audit_bulk on joblane.audit (bulk, number) where bulk is not null",
     "create index task_parents_parent on joblane.task_parents (parent)",
     "create index batches_created on joblane.batches (created_at, id)",
 )
@@ -542,11 +609,12 @@ INDEXES = (
 def upgrade() -> None:
     op.execute("create sequence joblane.tasks_seq")
     for table in (
-        TASKS, ATTEMPTS, ITEMS, CURSORS, PROGRESS, PARENTS, CHILDREN, BATCHES, PAUSES, AUDIT, BULKS, TYPES, STAGE,
-        SCHEDULES, LIMITS, LIMIT_CHANGES, RATES, FUNCTIONS,
+        TASKS, ATTEMPTS, RUN_STATISTICS, RUN_STATISTICS_UNTIL, ITEMS, CURSORS, PROGRESS, PARENTS, CHILDREN, BATCHES,
+        PAUSES, AUDIT, CAUSES, BULKS, TYPES, STAGE, SCHEDULES, LIMITS, LIMIT_CHANGES, RATES, FUNCTIONS,
     ):  # fmt: skip
         for statement in statements(table):
             op.execute(statement)
+    op.execute("insert into joblane.run_statistics_until default values")
     for statement in (
         *INDEXES,
         _text("check_task"),

@@ -1,0 +1,92 @@
+"""The runs of a type or a tenant over time, with its tasks now, its errors and its pause."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from datetime import timedelta
+
+from markupsafe import Markup
+from starlette.requests import Request
+from starlette.responses import Response
+
+from joblane.inspector.durations import stamp
+from joblane.inspector.errors import SelectionError
+from joblane.inspector.filter import PauseScope
+from joblane.inspector.inspector import Inspector
+from joblane.inspector.views import Percentiles, Performance
+from joblane.page import chart
+from joblane.page.chart import Column, Series
+from joblane.page.filters import age
+from joblane.page.rendering import query, span
+from joblane.page.visit import page
+
+WITHIN = ("15m", "2h", "1d", "7d", "30d")
+MOST_ERRORS = 5
+PERCENTILES = ("p50", "p95", "p99")
+
+
+def show(request: Request, inspector: Inspector) -> Response:
+    """``type`` or ``tenant``: the name. ``within``: a duration."""
+    given, within = request.query_params, request.query_params.get("within") or "1d"
+    kind = PauseScope.TENANT if "tenant" in given else PauseScope.TYPE
+    name = given.get(str(kind), "")
+    if not name and kind is PauseScope.TYPE:
+        raise SelectionError("type", "the name of a type is required")
+    found = inspector.performance(kind, name, within=age("within", within))
+    columns = [_column(found, number) for number in range(len(found.periods))]
+    is_type = kind is PauseScope.TYPE
+    overview = inspector.overview(minutes=1) if is_type else None
+    lanes = [lane for queue in overview.queues for lane in queue.lanes if lane.type == name] if overview else []
+    errors = inspector.dead(types=(name,), sort="last").groups[:MOST_ERRORS] if lanes else ()
+    pauses = [pause for pause in inspector.pauses() if (pause.scope, pause.name) == (kind, name)]
+    return page(
+        request,
+        "runs.html",
+        kind=str(kind),
+        name=name,
+        found=found,
+        within=within,
+        withins=WITHIN if is_type else WITHIN[2:],
+        lanes=lanes,
+        errors=errors,
+        pause=pauses[0] if pauses else None,
+        runs=_runs(columns, found),
+        waits=_times(columns, found, lambda period: period.wait_ms, "waits from due to start"),
+        durations=_times(columns, found, lambda period: period.duration_ms, "durations of runs"),
+    )
+
+
+def _column(found: Performance, number: int) -> Column:
+    period = found.periods[number]
+    counts, end = period.counts, period.at + timedelta(seconds=found.step_seconds)
+    lines = [
+        f"{stamp(period.at)} to {end:%H:%M}",
+        f"{counts.number:,} runs: {counts.completed:,} completed, {counts.unsuccessful:,} failed",
+    ]
+    for title, times in (("waited", counts.wait_ms), ("took", counts.duration_ms)):
+        if times is not None:
+            lines.append(
+                f"{title} p50 {span(times.p50 / 1000)}, p95 {span(times.p95 / 1000)}, p99 {span(times.p99 / 1000)}"
+            )
+    chosen = {str(found.kind): found.name, "ended_newer": period.at.isoformat(), "ended_older": end.isoformat()}
+    return Column(period.at, f"/tasks?{query(chosen)}", "\n".join(lines))
+
+
+def _runs(columns: Sequence[Column], found: Performance) -> Markup:
+    counts = [period.counts for period in found.periods]
+    series = [
+        Series("good", [one.completed + one.others for one in counts]),
+        Series("bad", [one.unsuccessful for one in counts]),
+    ]
+    every = span(found.step_seconds)
+    return chart.stacked(columns, series, f"Runs of {found.name}, every {every}", lambda value: f"{value:,.10g}")
+
+
+def _times(columns: Sequence[Column], found: Performance, read: Callable[..., Percentiles | None], what: str) -> Markup:
+    times = [read(period.counts) for period in found.periods]
+    series = [
+        Series(name, [None if one is None else getattr(one, name) / 1000 for one in times]) for name in PERCENTILES
+    ]
+    return chart.lines(
+        columns, series, f"{found.name}: {what}, in percentiles", lambda value: span(value) if value else "0"
+    )
