@@ -149,6 +149,45 @@ def test_an_open_transaction_of_an_autocommit_connection_is_enough(world: World,
     assert (rows(world), len(callbacks)) == (ids, 2)
 
 
+def test_the_function_for_the_send_shows_no_payload(
+    world: World, sends: Sends, connection: psycopg.Connection[Any]
+) -> None:
+    callbacks: list[Callable[[], None]] = []
+    there: dict[str, Any] = {"connection": connection, "after_commit": callbacks.append}
+    world.client.enqueue(sample_one, Sample(do="the value"), task_id="a", **there)
+    assert "id='a'" in repr(callbacks)
+    assert "the value" not in repr(callbacks)
+
+
+class Traced:
+    """A proxy, as tracers put around connections."""
+
+    def __init__(self, connection: object) -> None:
+        self._connection = connection
+
+    @property
+    def __class__(self) -> type[Any]:
+        return type(self._connection)
+
+    @__class__.setter
+    def __class__(self, _: type[Any]) -> None:
+        raise TypeError
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._connection, name)
+
+
+def test_the_proxy_of_a_tracer_is_a_connection(
+    world: World, sends: Sends, connection: psycopg.Connection[Any], django: Any
+) -> None:
+    callbacks: list[Callable[[], None]] = []
+    one = world.client.enqueue(sample_one, Sample(), connection=Traced(connection), after_commit=callbacks.append).id
+    connection.commit()
+    callbacks.pop()()
+    two = world.client.enqueue(sample_one, Sample(), connection=Traced(django)).id
+    assert sent(sends) == rows(world) == [one, two]
+
+
 def test_a_connection_of_another_stage_is_refused(
     world: World, sends: Sends, connection: psycopg.Connection[Any]
 ) -> None:
