@@ -21,7 +21,8 @@ TICK = Markup('<text class="x" x="{}" y="{}">{}</text>')
 BAR = Markup('<rect class="{}" x="{}" y="{}" width="{}" height="{}"/>')
 LINE = Markup('<polyline class="{}" points="{}"/>')
 HOVER = Markup(
-    '<a href="{}" tabindex="-1" aria-hidden="true"><rect class="hover" x="{}" y="{}" width="{}" height="{}"><title>{}</title></rect></a>'
+    '<a href="{}" tabindex="-1" aria-hidden="true"><rect class="hover" x="{}" y="{}" width="{}" height="{}">'
+    "<title>{}</title></rect></a>"
 )
 
 
