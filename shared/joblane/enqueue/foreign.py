@@ -63,6 +63,9 @@ class Foreign:
         """Run a statement of Joblane once for each parameter ``$1``; None: it has none. Return the rows of all."""
         try:
             return [row for document in documents for row in self.rows(sql, document)]
+        except UnicodeEncodeError:
+            message = "the task has characters that its client_encoding lacks; set it to UTF8"
+            raise EnqueueError("connection", message) from None  # the error has the payload
         except Exception as error:
             if lack := lacking(error) or (error.__cause__ and lacking(error.__cause__)):
                 raise DatabaseUnavailableError(lack) from error

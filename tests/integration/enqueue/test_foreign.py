@@ -13,6 +13,7 @@ import asyncpg
 import psycopg
 import pytest
 from psycopg.rows import dict_row
+from psycopg.types.numeric import NumericLoader
 from sqlalchemy import create_engine
 from sqlalchemy.orm import Session
 
@@ -157,6 +158,22 @@ def test_the_function_for_the_send_shows_no_payload(
     world.client.enqueue(sample_one, Sample(do="the value"), task_id="a", **there)
     assert "id='a'" in repr(callbacks)
     assert "the value" not in repr(callbacks)
+
+
+def test_a_connection_may_have_other_numbers_and_characters(
+    world: World, sends: Sends, connection: psycopg.Connection[Any]
+) -> None:
+    there: dict[str, Any] = {"connection": connection, "after_commit": print}
+    connection.adapters.register_loader("float8", NumericLoader)  # makes decimals
+    held: dict[str, Any] = {"unique_key": "a", "unique_for": timedelta(hours=1), "process_in": timedelta(minutes=1)}
+    for on_conflict in ("raise", "return", "replace"):
+        result = world.client.enqueue(sample_one, Sample(), on_conflict=on_conflict, **held, **there)
+        assert result.state == "scheduled"
+    connection.execute("set client_encoding to latin1")
+    with pytest.raises(
+        EnqueueError, match=r"^connection: the task has characters that its client_encoding lacks; set it"
+    ):
+        world.client.enqueue(sample_one, Sample(do="中"), **there)
 
 
 class Traced:
