@@ -6,7 +6,6 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from joblane.enqueue.chain import DEPTH
 from joblane.queues import Queue, lane_name
 from joblane.record.row_by_row import run_rows
 from joblane.record.states import SWEEP_MARGIN_SECONDS
@@ -42,7 +41,7 @@ select case when length(m.id) <= {MAX_ID - 20} then m.id else left(m.id, {MAX_ID
        '', m.headers, a.max_attempts, a.retention_seconds, clock_timestamp() + interval '{SWEEP_MARGIN_SECONDS} s',
        a.limits[2], a.limits[3], case when a.limits is not null then clock_timestamp() end,
        case when a.limits is not null then nextval('joblane.tasks_seq') end,
-       case when m.options ? '{DEPTH}' then jsonb_build_object('{DEPTH}', m.options -> '{DEPTH}') else '{{}}' end
+       case when m.options ? 'depth' then jsonb_build_object('depth', m.options -> 'depth') else '{{}}' end
   from marked m, jsonb_to_record(m.options -> 'on_archived')
                    as a(type text, queue text, max_attempts integer, retention_seconds bigint, limits text[])
  where m.options ? 'on_archived'
