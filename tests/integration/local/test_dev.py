@@ -279,6 +279,16 @@ def test_a_task_whose_worker_is_killed_runs_again_at_once(dev: Dev) -> None:
     dev.await_line("die:once", "killed by signal 9", id_[-8:])
 
 
+def test_postgres_starts_again_when_it_is_killed_and_tasks_run(dev: Dev) -> None:
+    server = int((dev.local / "postgres" / "data" / "postmaster.pid").read_text().split()[0])
+    before = len(dev.lines())
+    os.kill(server, signal.SIGKILL)
+    dev.await_line("PostgreSQL was killed, and starts again", after=before)
+    dev.await_line("PostgreSQL runs again", after=before)
+    id_ = dev.send("mail:welcome")
+    assert dev.await_state(id_, "completed")
+
+
 def _is_worker(process: psutil.Process) -> bool:
     return "zygote" in " ".join(process.cmdline())
 
