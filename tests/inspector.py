@@ -34,6 +34,7 @@ from joblane.inspector.views import (
     Statistic,
     TaskRow,
     TaskView,
+    TenantRow,
     TypeView,
 )
 from joblane.record.limit_status import LimitStatus
@@ -173,6 +174,11 @@ class FakeInspector:
             if one.row.id == id:
                 return one
         raise UnknownBatchError(id)
+
+    def _tenants(self, limit: int) -> tuple[TenantRow, ...]:
+        names = (self.tenant or "acme", "globex", "")
+        pause = {name: self.paused.get((PauseScope.TENANT, name)) for name in names}
+        return tuple(views.tenant_row(tenant=name, pause=pause[name]) for name in names)
 
     def _failures(self, minutes: int, limit: int) -> tuple[TaskRow, ...]:
         return tuple(row for row in self.rows if row.state in (State.RETRY, State.ARCHIVED))[:limit]

@@ -29,6 +29,8 @@ PAGES = {
     "batch": "/batches/show?id=import-7",
     "task-child": "/task?id=child",
     "statistics": "/statistics",
+    "runs": "/runs?type=user:invitation&within=2h",
+    "tenants": "/tenants",
     "audit": "/audit",
     "problem": "/task?id=unknown",
 }

@@ -38,6 +38,7 @@ from joblane.inspector.views import (
     Statistic,
     TaskRow,
     TaskView,
+    TenantRow,
     Tick,
     TypeView,
     Why,
@@ -178,6 +179,10 @@ def performance(kind: PauseScope = PauseScope.TYPE, name: str = "data:export") -
     some = RunCounts(40, 3, 2, 1, 0, 0.25, Percentiles(90, 1_400, 9_000), Percentiles(800, 2_000, 4_000))
     periods = tuple(Period(before(minutes=10 * at), none if at % 3 else some) for at in range(12, 0, -1))
     return Performance(kind, name, NOW, 600, replace(some, completed=160), periods)
+
+
+def tenant_row(**changes: Any) -> TenantRow:
+    return replace(TenantRow("acme", 1_200, 3, 2, 40, 320.0, 900, 12, None), **changes)
 
 
 def dead() -> DeadLetters:

@@ -10,7 +10,7 @@ from rich.text import Text
 from joblane.cli.durations import short
 from joblane.cli.terminal import LEAST_NAME, fitted, plural, table, word
 from joblane.inspector.durations import stamp
-from joblane.inspector.views import Depth, Lane, Overview, Pause
+from joblane.inspector.views import Depth, Lane, Overview, Pause, TenantRow
 from joblane.record.states import State
 
 BLOCKS = " ▁▂▃▄▅▆▇█"
@@ -62,6 +62,28 @@ def lane_table(overview: Overview, width: int) -> Table:
         for lane in queue.lanes
     ]
     return _fitted(rows, width, [], fold={"TYPE": LEAST_NAME}, drop=LANES_LEFT_OUT_FIRST)
+
+
+def tenant_table(tenants: Sequence[TenantRow], width: int) -> Table:
+    """A row for each tenant."""
+    rows: list[dict[str, object]] = [
+        {
+            "TENANT": row.tenant or word("none", "dim"),
+            "DUE": f"{row.due:,}",
+            "OLDEST": _oldest(row.oldest_wait_seconds),
+            "ACTIVE": f"{row.active:,}",
+            "HELD": f"{row.held:,}",
+            "LATER": f"{row.later:,}",
+            "RUNS 1H": f"{row.started:,}",
+            "FAILED 1H": _alarming(row.failed),
+            "PAUSED": "yes" if row.pause else "",
+        }
+        for row in tenants
+    ]
+    right = ("DUE", "OLDEST", "ACTIVE", "HELD", "LATER", "RUNS 1H", "FAILED 1H")
+    if not any(row.pause for row in tenants):
+        rows = [{title: cell for title, cell in row.items() if title != "PAUSED"} for row in rows]
+    return fitted(rows, width, fold={"TENANT": LEAST_NAME}, right=right, drop=("LATER", "HELD"))
 
 
 def _fitted(

@@ -72,6 +72,8 @@ class DjangoTransaction:
         used = connections[self._alias]
         if used.closed_in_transaction or used.connection is None:
             raise JobError("the task has closed the database connection: what it wrote is rolled back")
+        if used.atomic_blocks != [self._atomic]:
+            raise JobError("the task has left a block of transaction.atomic() open: what it wrote is rolled back")
         if used.needs_rollback or _status(used) not in CLEAN:
             raise JobError(
                 "the task has caught an error of the database, and what it wrote is rolled back; put the statement "

@@ -63,6 +63,9 @@ class Foreign:
         """Run a statement of Joblane once for each parameter ``$1``; None: it has none. Return the rows of all."""
         try:
             return [row for document in documents for row in self.rows(sql, document)]
+        except UnicodeEncodeError:
+            message = "the task has characters that its client_encoding lacks; set it to UTF8"
+            raise EnqueueError("connection", message) from None  # the error has the payload
         except Exception as error:
             if lack := lacking(error) or (error.__cause__ and lacking(error.__cause__)):
                 raise DatabaseUnavailableError(lack) from error
@@ -171,8 +174,13 @@ class Django(Foreign):
 
     @property
     def room(self) -> int:
-        waiting = sum(len(hook.tasks) for _, hook, *_ in self.connection.run_on_commit if isinstance(hook, OnCommit))
-        return max(0, INLINE_SENDS - waiting)
+        room = INLINE_SENDS
+        for _, hook, *_ in self.connection.run_on_commit:
+            if isinstance(hook, OnCommit):
+                room -= len(hook.tasks)
+                if room <= 0:  # there may be thousands of others
+                    return 0
+        return room
 
     def run(self, sql: str, *documents: str | None) -> list[Sequence[Any]]:
         if len(documents) == 1 or self.connection.in_atomic_block:
@@ -248,7 +256,8 @@ def opened(
         raise EnqueueError("after_commit", "only with connection; a session reports its commit by itself")
     if session is not None:
         raise EnqueueError("connection", "give session or connection, not both")
-    names = [(base.__module__.partition(".")[0], base.__name__) for base in type(connection).__mro__]
+    shown = connection.__class__  # a tracer's proxy shows the class of the connection in it
+    names = [(base.__module__.partition(".")[0], base.__name__) for base in shown.__mro__]
     kind = next((KINDS[name] for name in names if name in KINDS), None)
     if kind is None:
         given = "psycopg2's" if names[0][0] == "psycopg2" else f"{names[0][0]}.{names[0][1]}"

@@ -77,7 +77,8 @@ def insert_tasks(run: Run, tasks: Sequence[NewTask], *, room: int | None = None)
         inserted = {id_: rest for id_, *rest in run(INSERT, *_documents(unresolved, room))}
         for position, task in unresolved.items():
             if task.id in inserted:
-                task.due_seconds, task.waits = inserted[task.id][0], bool(inserted[task.id][1])
+                due, waits, *_ = inserted[task.id]
+                task.due_seconds, task.waits = float(due), bool(waits)  # a caller's driver may make decimals of floats
                 results[position] = task
         unresolved = _without(unresolved, results)
         if unresolved:
@@ -185,7 +186,7 @@ def _return_or_refuse(task: NewTask, holder: Holder) -> NewTask | JobError:
     """Return the holder of the key as the result, or the error."""
     if task.on_conflict is OnConflict.RETURN:
         existing = with_row_id(task, holder.id)
-        due, state = holder.due_seconds, holder.state
+        due, state = float(holder.due_seconds), holder.state
         return replace(
             existing, queue=holder.queue, at=None, due_seconds=due, created=False, changed=False, state=state
         )
@@ -218,7 +219,7 @@ def _change(run: Run, sql: str, tasks: Mapping[int, NewTask], room: int | None) 
             freed = limits if any(limits) else None
             results[position] = replace(
                 with_row_id(task, id_),
-                due_seconds=due,
+                due_seconds=float(due),
                 created=False,
                 state=None if state is None else State(state),
                 freed=freed,

@@ -17,7 +17,17 @@ from joblane.inspector.bulk import causes, dead, start
 from joblane.inspector.filter import BulkAction, Filter, PauseScope
 from joblane.inspector.permission import Permission, needs
 from joblane.inspector.scope import Scope
-from joblane.inspector.stage import batches, doctor, limits, overview, pauses, performance, schedules, statistics
+from joblane.inspector.stage import (
+    batches,
+    doctor,
+    limits,
+    overview,
+    pauses,
+    performance,
+    schedules,
+    statistics,
+    tenants,
+)
 from joblane.inspector.tasks import detail, listing, logs
 from joblane.record.limit_changes import Given
 from joblane.record.limit_status import LimitStatus
@@ -138,6 +148,11 @@ class Inspector:
     def statistics(self, *, within: timedelta = timedelta(days=1), by: str = "type") -> tuple[views.Statistic, ...]:
         """Runs of the last ``within``, the most expensive first. ``by``: ``type`` or ``tenant``."""
         return statistics.statistics(self._scope, within, by)
+
+    @needs(VIEW)
+    def tenants(self, *, limit: int = 50) -> tuple[views.TenantRow, ...]:
+        """Tenants with live tasks or runs of the last hour, by their numbers of due tasks. ``limit``: 1 to 500."""
+        return tenants.tenants(self._scope, limit)
 
     @needs(VIEW)
     def failures(self, *, minutes: int = 60, limit: int = 20) -> tuple[views.TaskRow, ...]:

@@ -89,6 +89,25 @@ class Minute:
 
 
 @dataclass(frozen=True, slots=True)
+class TenantRow:
+    """A tenant now, by its live tasks, of which the 20,000 oldest and the 20,000 newest of the stage are counted.
+
+    ``tenant``: empty for tasks without one. ``due``: tasks that are due and have not started. ``later``: tasks that are
+    due later. ``oldest_wait_seconds``: None if no task is due. ``started``, ``failed``: runs of the last hour.
+    """
+
+    tenant: str
+    due: int
+    held: int
+    active: int
+    later: int
+    oldest_wait_seconds: float | None
+    started: int
+    failed: int
+    pause: Pause | None
+
+
+@dataclass(frozen=True, slots=True)
 class Percentiles:
     """Times in milliseconds, each within 10 %: half of the runs took less than ``p50``."""
 

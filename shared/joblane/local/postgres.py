@@ -80,6 +80,14 @@ class Postgres:
         return self._process() is not None
 
     @property
+    def stopped(self) -> bool:
+        """True if a signal has stopped the server's process, which then answers nobody."""
+        process = self._process()
+        with suppress(psutil.NoSuchProcess):
+            return process is not None and process.status() == psutil.STATUS_STOPPED
+        return False
+
+    @property
     def address(self) -> str:
         """The address of the running server, or else of the next start."""
         lines = self._pid_file() if self.running else []
@@ -102,8 +110,9 @@ class Postgres:
         self.folder.mkdir(parents=True, exist_ok=True)
         if not self.data.exists():
             self._initialise()
-        # the pid of a killed server may belong to another program now
-        (self.data / "postmaster.pid").unlink(missing_ok=True)
+        if self._pid_file():  # the server was killed; its pid may belong to another program now
+            self._end_sessions_of_killed()
+            (self.data / "postmaster.pid").unlink(missing_ok=True)
         if not port_is_free(self.port):
             raise PortBusyError("PostgreSQL", self.port, "JOBLANE_POSTGRES_PORT")
         options = {"listen_addresses": HOST, "port": str(self.port), "unix_socket_directories": "", **self._settings}
@@ -200,6 +209,16 @@ class Postgres:
         child.kill()
         problem = f"PostgreSQL was not ready after {START_SECONDS:.0f} s."
         raise LocalError(f"{problem} The end of {self.log}:\n{tail(self.log)}")
+
+    def _end_sessions_of_killed(self) -> None:
+        """Kill the sessions of a server that was killed: those in a statement would write to the data of the next."""
+        left = []
+        for process in psutil.process_iter():
+            with suppress(psutil.Error, OSError):
+                if process.name() == "postgres" and process.cwd() == str(self.data):
+                    process.kill()
+                    left.append(process)
+        await_end(left, STOP_SECONDS)
 
     def _process(self) -> psutil.Process | None:
         lines = self._pid_file()

@@ -15,13 +15,14 @@ LEFT, RIGHT, TOP, BOTTOM = 56, 8, 8, 22
 MOST_LABELS = 6
 HOURS_OF_DATES = 48
 
-SVG = Markup('<svg class="chart" viewBox="0 0 {} {}" role="img" aria-label="{}">{}{}{}</svg>')
+SVG = Markup('<svg class="chart" viewBox="0 0 {} {}" role="group" aria-label="{}">{}{}{}</svg>')
 GRID = Markup('<path class="grid" d="M{} {}H{}"/><text class="y" x="{}" y="{}">{}</text>')
 TICK = Markup('<text class="x" x="{}" y="{}">{}</text>')
 BAR = Markup('<rect class="{}" x="{}" y="{}" width="{}" height="{}"/>')
 LINE = Markup('<polyline class="{}" points="{}"/>')
 HOVER = Markup(
-    '<a href="{}" tabindex="-1"><rect class="hover" x="{}" y="{}" width="{}" height="{}"><title>{}</title></rect></a>'
+    '<a href="{}" tabindex="-1" aria-hidden="true"><rect class="hover" x="{}" y="{}" width="{}" height="{}">'
+    "<title>{}</title></rect></a>"
 )
 
 

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from joblane.record.connection import Connection
 
 # If the type declares `on_archived`, the same statement inserts the successor. Its id derives from the task's id and
-# generation, so a repeated call inserts nothing.
+# generation, so a repeated call inserts nothing. Its depth is that of the task: what it enqueues continues the chain.
 MARK_DEAD_SENT = f"""
 with unmarked as materialized (
   select r.id from (select * from jsonb_to_recordset($1::jsonb) as x(id text, generation integer)
@@ -32,7 +32,7 @@ marked as (
 )
 insert into joblane.tasks
        (id, type, queue, tenant, state, payload, payload_digest, headers, max_attempts, retention_seconds, sweep_at,
-        total_limit, shared_limit, first_due_at, seq)
+        total_limit, shared_limit, first_due_at, seq, options)
 select case when length(m.id) <= {MAX_ID - 20} then m.id else left(m.id, {MAX_ID - 53}) || '-' || md5(m.id) end
          || ':archived:' || m.generation,
        a.type, a.queue, m.tenant, 'pending',
@@ -40,7 +40,8 @@ select case when length(m.id) <= {MAX_ID - 20} then m.id else left(m.id, {MAX_ID
                           'reason', coalesce(m.reason, 'archived'), 'error_type', m.error_type, 'runs', m.runs),
        '', m.headers, a.max_attempts, a.retention_seconds, clock_timestamp() + interval '{SWEEP_MARGIN_SECONDS} s',
        a.limits[2], a.limits[3], case when a.limits is not null then clock_timestamp() end,
-       case when a.limits is not null then nextval('joblane.tasks_seq') end
+       case when a.limits is not null then nextval('joblane.tasks_seq') end,
+       case when m.options ? 'depth' then jsonb_build_object('depth', m.options -> 'depth') else '{{}}' end
   from marked m, jsonb_to_record(m.options -> 'on_archived')
                    as a(type text, queue text, max_attempts integer, retention_seconds bigint, limits text[])
  where m.options ? 'on_archived'

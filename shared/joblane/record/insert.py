@@ -129,7 +129,7 @@ class NewTask:
     id: str
     task: Task[Any, Any]
     queue: Queue
-    payload: Mapping[str, Any]
+    payload: Mapping[str, Any] = field(repr=False)
     headers: Mapping[str, str]
     owner: str | None
     options: Options

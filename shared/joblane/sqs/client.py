@@ -42,7 +42,7 @@ class Entry:
     """A message to send. ``delay_seconds`` 0 to 900; ``group``: the tenant, for SQS's fair queues."""
 
     queue: str
-    body: str
+    body: str = field(repr=False)
     delay_seconds: int = 0
     group: str | None = None
     attributes: Attributes = field(default_factory=dict)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from threading import get_ident
 from typing import Any, TextIO
 
 from joblane import telemetry
@@ -25,26 +26,30 @@ class Printed:
         telemetry.logger()  # its handler keeps the real standard output
         self._fields: Mapping[str, Any] = {}
         self._under: TextIO = sys.stdout
-        self._line = ""
+        self._rests: dict[int, str] = {}
+        """Thread → the begin of a line that has no end yet. Lines of threads do not mix."""
         self._lines = 0
 
     @contextmanager
     def during(self, fields: Mapping[str, Any]) -> Iterator[None]:
         """Take the place of ``sys.stdout`` in the block. ``fields``: those of the run's log lines."""
-        self._under, self._fields, self._line, self._lines = sys.stdout, fields, "", 0
+        self._under, self._fields, self._lines = sys.stdout, fields, 0
+        self._rests.clear()
         sys.stdout = self
         try:
             yield
         finally:
             sys.stdout = self._under
-            if self._line:
-                self._write(self._line)
+            for rest in list(self._rests.values()):
+                self._write(rest)
 
     def write(self, text: str) -> int:
         if not isinstance(text, str):
             raise TypeError(f"write() argument must be str, not {type(text).__name__}")
-        *lines, rest = (self._line + text).split("\n")
-        self._line = rest if rest.startswith("{") else rest[: MAX_LINE + 1]
+        thread = get_ident()
+        *lines, rest = (self._rests.pop(thread, "") + text).split("\n")
+        if rest:
+            self._rests[thread] = rest if rest.startswith("{") else rest[: MAX_LINE + 1]
         for line in lines:
             self._write(line)
         return len(text)

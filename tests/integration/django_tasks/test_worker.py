@@ -288,6 +288,13 @@ def test_without_atomic_an_open_transaction_fails_the_task(name: str, shop: Any,
     assert run(shop.answer).return_value == 7
 
 
+def test_an_open_block_of_atomic_fails_the_task_and_no_other(shop: Any, run: Run, notes: Notes) -> None:
+    result = run(shop.leave_atomic)
+    assert (result.status, notes()) == ("FAILED", [])
+    assert "left a block of transaction.atomic() open" in result.errors[0].traceback
+    assert run(shop.answer).return_value == 7
+
+
 def test_a_constraint_that_fails_at_the_commit_fails_the_task(shop: Any, run: Run, django_jobs: JobTester) -> None:
     result = run(shop.break_at_commit)
     assert (result.status, result.errors[0].exception_class.__module__) == ("FAILED", "django.db.utils")

@@ -13,6 +13,7 @@ import asyncpg
 import psycopg
 import pytest
 from psycopg.rows import dict_row
+from psycopg.types.numeric import NumericLoader
 from sqlalchemy import create_engine
 from sqlalchemy.orm import Session
 
@@ -147,6 +148,61 @@ def test_an_open_transaction_of_an_autocommit_connection_is_enough(world: World,
         with connection.pipeline(), connection.transaction():
             ids.append(world.client.enqueue(sample_one, Sample(), connection=connection, **there).id)
     assert (rows(world), len(callbacks)) == (ids, 2)
+
+
+def test_the_function_for_the_send_shows_no_payload(
+    world: World, sends: Sends, connection: psycopg.Connection[Any]
+) -> None:
+    callbacks: list[Callable[[], None]] = []
+    there: dict[str, Any] = {"connection": connection, "after_commit": callbacks.append}
+    world.client.enqueue(sample_one, Sample(do="the value"), task_id="a", **there)
+    assert "id='a'" in repr(callbacks)
+    assert "the value" not in repr(callbacks)
+
+
+def test_a_connection_may_have_other_numbers_and_characters(
+    world: World, sends: Sends, connection: psycopg.Connection[Any]
+) -> None:
+    there: dict[str, Any] = {"connection": connection, "after_commit": print}
+    connection.adapters.register_loader("float8", NumericLoader)  # makes decimals
+    held: dict[str, Any] = {"unique_key": "a", "unique_for": timedelta(hours=1), "process_in": timedelta(minutes=1)}
+    for on_conflict in ("raise", "return", "replace"):
+        result = world.client.enqueue(sample_one, Sample(), on_conflict=on_conflict, **held, **there)
+        assert result.state == "scheduled"
+    connection.execute("set client_encoding to latin1")
+    with pytest.raises(
+        EnqueueError, match=r"^connection: the task has characters that its client_encoding lacks; set it"
+    ):
+        world.client.enqueue(sample_one, Sample(do="中"), **there)
+
+
+class Traced:
+    """A proxy, as tracers put around connections."""
+
+    def __init__(self, connection: object) -> None:
+        self._connection = connection
+
+    @property
+    def __class__(self) -> type[Any]:
+        return type(self._connection)
+
+    @__class__.setter
+    def __class__(self, _: type[Any]) -> None:
+        raise TypeError
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._connection, name)
+
+
+def test_the_proxy_of_a_tracer_is_a_connection(
+    world: World, sends: Sends, connection: psycopg.Connection[Any], django: Any
+) -> None:
+    callbacks: list[Callable[[], None]] = []
+    one = world.client.enqueue(sample_one, Sample(), connection=Traced(connection), after_commit=callbacks.append).id
+    connection.commit()
+    callbacks.pop()()
+    two = world.client.enqueue(sample_one, Sample(), connection=Traced(django)).id
+    assert sent(sends) == rows(world) == [one, two]
 
 
 def test_a_connection_of_another_stage_is_refused(

@@ -76,6 +76,33 @@ def test_a_tenants_runs_are_by_hour(ended: World, inspector: Inspector) -> None:
     assert inspector.performance(PauseScope.TENANT, "globex").total.number == 0
 
 
+def test_tenants_are_listed_by_their_due_tasks(deployed: World, inspector: Inspector) -> None:
+    # given
+    for number in range(3):
+        put(deployed, sample_one, f"flood{number}", tenant="flood")
+    put(deployed, sample_one, "late", tenant="late")
+    put(deployed, sample_one, "held", tenant="late", state="held")
+    put(deployed, sample_one, "later", state="scheduled", due_at=(NOW + timedelta(hours=1)).isoformat())
+    deployed.run("update joblane.tasks set due_at = due_at - interval '10 min' where id = 'late'")
+    deployed.run(
+        "insert into joblane.task_attempts (task_id, run, attempt, generation, tenant, outcome)"
+        " values ('x', 1, 1, 1, 'fast', 'completed'), ('y', 1, 1, 1, 'fast', 'timeout')"
+    )
+    inspector.pause(PauseScope.TENANT, "flood", reason="flood")
+    # when
+    found = inspector.tenants()
+    # then
+    assert [(row.tenant, row.due, row.held, row.later, row.started, row.failed) for row in found] == [
+        ("flood", 3, 0, 0, 0, 0),
+        ("late", 1, 1, 0, 0, 0),
+        ("fast", 0, 0, 0, 2, 1),
+        ("", 0, 0, 1, 0, 0),
+    ]
+    assert [row.pause is not None for row in found] == [True, False, False, False]
+    assert found[1].oldest_wait_seconds == pytest.approx(600, abs=30)
+    assert [row.tenant for row in inspector.tenants(limit=1)] == ["flood"]
+
+
 def test_the_last_failures_are_listed_by_their_end(deployed: World, inspector: Inspector) -> None:
     # given a task of long ago that has failed now, one that failed earlier and has completed since, and two others
     for id_, minutes, outcome in (

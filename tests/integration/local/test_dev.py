@@ -47,6 +47,7 @@ def {function}(payload: {name}, ctx: TaskContext) -> str:
     return "{result}"
 """
 TYPES = {
+    "hello:world": ("", 'ctx.logger.info("greeting")'),
     "mail:welcome": ("", "time.sleep(payload.seconds)"),
     "invoice:remind": (
         'max_retry=1, retry_delay=timedelta(seconds=1), environment=("GREETING", "UNSET_SETTING")',
@@ -195,6 +196,7 @@ def test_a_program_enqueues_with_the_variables_and_its_printed_lines_are_shown(d
     )
     id_ = done.stdout.strip()
     assert dev.await_state(id_, "completed")["result"] == "1", done.stderr
+    dev.await_state(dev.send("hello:world"), "completed")
     dev.await_line("mail:welcome", id_[-8:], "says committed")
     dev.await_line("mail:welcome", id_[-8:], "completed in")
     dev.await_line("Settings without a value: UNSET_SETTING.")
@@ -275,6 +277,16 @@ def test_a_task_whose_worker_is_killed_runs_again_at_once(dev: Dev) -> None:
     row = dev.await_state(id_, "completed")
     assert row["attempts"] == 2
     dev.await_line("die:once", "killed by signal 9", id_[-8:])
+
+
+def test_postgres_starts_again_when_it_is_killed_and_tasks_run(dev: Dev) -> None:
+    server = int((dev.local / "postgres" / "data" / "postmaster.pid").read_text().split()[0])
+    before = len(dev.lines())
+    os.kill(server, signal.SIGKILL)
+    dev.await_line("PostgreSQL was killed, and starts again", after=before)
+    dev.await_line("PostgreSQL runs again", after=before)
+    id_ = dev.send("mail:welcome")
+    assert dev.await_state(id_, "completed")
 
 
 def _is_worker(process: psutil.Process) -> bool:

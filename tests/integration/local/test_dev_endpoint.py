@@ -274,3 +274,21 @@ def test_a_body_that_is_no_json_is_refused(served: Served) -> None:
     assert connection.getresponse().status == 400
     with suppress(OSError):
         connection.close()
+
+
+@pytest.mark.parametrize(
+    ("operation", "body"),
+    [
+        ("ListQueues", "[" * 200_000),
+        ("ListQueues", '{"QueueNamePrefix": 5}'),
+        ("SendMessage", '{"QueueUrl": "/%s", "MessageBody": "a", "MessageAttributes": [1]}'),
+        ("SendMessageBatch", '{"QueueUrl": "/%s", "Entries": [{"Id": "a", "MessageAttributes": "b"}]}'),
+        ("GetQueueAttributes", '{"QueueUrl": "/%s", "AttributeNames": 5}'),
+    ],
+)
+def test_a_field_of_another_type_is_refused(served: Served, operation: str, body: str) -> None:
+    connection = http.client.HTTPConnection("127.0.0.1", served.port, timeout=10)
+    connection.request("POST", "/", body.replace("%s", LANE), {"X-Amz-Target": f"AmazonSQS.{operation}"})
+    answer = connection.getresponse()
+    assert (answer.status, b"SerializationException" in answer.read()) == (400, True)
+    connection.close()

@@ -9,6 +9,7 @@ import pytest
 
 from joblane import EnqueueError, Grants, Job, JobClient, Payload, State, TaskContext, task
 from joblane.enqueue.check import new_id
+from joblane.payload import ArchivedTask
 from joblane.testing import JobTester
 
 OUTSIDE = JobClient()
@@ -53,6 +54,16 @@ def chain_itself(payload: Link, ctx: TaskContext) -> None:
 @task("chain:short", max_depth=1)
 def chain_short(payload: Link, ctx: TaskContext) -> None:
     ctx.enqueue(chain_short, Link())
+
+
+@task("chain:archived", grants=Grants(enqueue=("chain:failing",)))
+def chain_archived(payload: ArchivedTask, ctx: TaskContext) -> None:
+    ctx.enqueue(chain_failing, Link())
+
+
+@task("chain:failing", max_retry=0, max_depth=2, on_archived=chain_archived)
+def chain_failing(payload: Link, ctx: TaskContext) -> None:
+    raise ValueError("always")
 
 
 def batch_of_member(ctx: TaskContext) -> Any:
@@ -123,3 +134,10 @@ def test_a_depth_is_counted_from_the_outside_and_declared(jobs: JobTester) -> No
     ran = jobs.drain()
     assert [each.state for each in ran] == [State.COMPLETED, State.ARCHIVED]
     assert "max_depth=1;" in (ran[-1].reason or "")
+
+
+def test_a_task_that_its_on_archived_enqueues_again_ends_at_its_depth(jobs: JobTester) -> None:
+    jobs.enqueue(chain_failing, Link())
+    ran = jobs.drain()
+    assert [each.type for each in ran] == ["chain:failing", "chain:archived"] * 3
+    assert (ran[-1].state, ran[-1].error_type) == (State.ARCHIVED, "DepthError")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from threading import Thread
 from typing import Any
 
 import pytest
@@ -25,6 +26,16 @@ def prints(payload: Sample, ctx: TaskContext) -> None:
     sys.stdout.write("two\nlines, and a rest")
     print(METRIC)
     print(METRIC, end="")
+
+
+@behaviour
+def prints_in_threads(payload: Sample, ctx: TaskContext) -> None:
+    sys.stdout.write("the begin, ")
+    for text in ("of another thread\n", "without an end"):
+        thread = Thread(target=sys.stdout.write, args=(text,))
+        thread.start()
+        thread.join()
+    sys.stdout.write("the end\n")
 
 
 @behaviour
@@ -59,6 +70,14 @@ def test_each_printed_line_is_a_log_line_of_its_task(world: World, capsys: pytes
     assert sys.stdout is before
     # and a line of JSON, of a metric for example, is on the output as it is, once
     assert capsys.readouterr().out.splitlines().count(METRIC) == 2
+
+
+def test_lines_of_threads_do_not_mix(world: World) -> None:
+    world.workers[sample_one.type] = Worker(sample_one, world.database, world.sqs, PREFIX, printed=Printed())
+    with lines() as found:
+        world.deliver(sample_one, {"type": "sample:one", "id": "it", "payload": {"do": "prints_in_threads"}})
+    printed = [line["message"] for line in found.fields if line.get("printed")]
+    assert printed == ["of another thread", "the begin, the end", "without an end"]
 
 
 def test_the_lines_of_a_failed_run_are_kept_and_its_retry_says_the_error(world: World) -> None:

@@ -267,6 +267,18 @@ def test_the_audit_names_the_option_for_the_next_page(jobs: Run, stub: FakeInspe
     assert given == {"target": "queue:low", "who": "ann@laptop", "limit": 1}
 
 
+def test_tenants_are_shown_with_what_waits_and_who_is_paused(jobs: Run, stub: FakeInspector) -> None:
+    pause = Pause(PauseScope.TENANT, "globex", "flood", "ann", views.NOW, None)
+    stub.answers["tenants"] = (views.tenant_row(), views.tenant_row(tenant="globex", pause=pause, due=0))
+    ran = jobs("queues", "--by", "tenant")
+    assert re.search("^acme +1,200 +5m +2 +3 +40 +900 +12", ran.out, re.M)
+    assert "tenant globex is paused by ann: flood" in ran.err
+    assert "pause tenant acme" in ran.err
+    assert jobs("queues", "--by", "type").code == 2
+    stub.answers["tenants"] = ()
+    assert jobs("queues", "--by", "tenant").code == 0
+
+
 def test_the_audit_is_filtered_by_action_and_time(jobs: Run, stub: FakeInspector) -> None:
     stub.answers["audit"] = views.task_view().audit
     assert jobs("audit", "--action", "redrive", "--newer", "2h", "--bulk", "b1").code == 0

@@ -106,3 +106,18 @@ def test_lines_of_a_task_are_found_also_after_the_file_was_replaced(
     assert log.search(GROUP, 0, 1 << 50, "other", 100) == []
     assert (tmp_path / "dev.log").stat().st_size <= 600
     assert (tmp_path / "dev.log").stat().st_mode & 0o077 == 0
+
+
+def test_a_full_disk_is_named_once_and_lines_are_shown(tmp_path: Path, out: io.StringIO) -> None:
+    # given
+    (tmp_path / "full.log").symlink_to("/dev/full")
+    full = Log(tmp_path / "full.log", "jobs", out=out)
+    # when
+    for text in ("one", "two"):
+        full.add("order:ship", text, None, ())
+    full.close()
+    # then
+    shown = out.getvalue()
+    assert shown.count("cannot be kept") == 1
+    assert "No space left on device" in shown
+    assert [line.split()[-1] for line in shown.splitlines() if "order:ship" in line] == ["one", "two"]

@@ -791,6 +791,13 @@ def test_runs_over_time_lead_to_the_tasks_of_each_column(browser: TestClient, gi
     assert browser.get(html.unescape(addresses[0])).status_code == 200
 
 
+def test_a_tenant_is_paused_where_its_tasks_are_counted(browser: TestClient, post: Post, stub: FakeInspector) -> None:
+    text = browser.get("/tenants").text
+    assert '<a data-row id="tenant-2" href="/runs?tenant=globex">globex</a>' in text
+    post("/pause", scope="tenant", name="globex", reason="flood")
+    assert "flood" in browser.get("/tenants").text
+
+
 def test_runs_of_nothing_are_a_bad_request(browser: TestClient) -> None:
     assert browser.get("/runs").status_code == 400
     assert browser.get("/runs", params={"type": "a:b", "within": "x"}).status_code == 400

@@ -14,6 +14,7 @@ from joblane.cli.exits import Exit
 from joblane.cli.terminal import WIDE
 from joblane.inspector.durations import duration
 from joblane.inspector.filter import PauseScope
+from joblane.inspector.shell import argument
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -29,12 +30,20 @@ def queues(
     context: typer.Context,
     lanes: Annotated[bool, typer.Option("--lanes", help="Also list each lane: one task type in one queue.")] = False,
     minutes: Annotated[int, typer.Option(metavar="N", min=1, max=240, help="Count runs of the last N minutes.")] = 60,
+    by: Annotated[
+        str, typer.Option(metavar="KEY", help="queue or tenant.", autocompletion=lambda: ["queue", "tenant"])
+    ] = "queue",
     as_json: o.AsJson = False,
 ) -> None:
-    """Show the three queues.
+    """Show the three queues, or the tenants.
 
-    Their tasks by state, dead letters, throughput and pauses.
+    Their tasks by state, dead letters, throughput and pauses. --by tenant: who has many tasks waiting, and who waits.
     """
+    if by == "tenant":
+        _tenants(context, as_json=as_json)
+        return
+    if by != "queue":
+        terminal.usage(f"{by!r} is neither queue nor tenant", "--by")
     found = target.inspector(context).overview(minutes=minutes)
     terminal.answer(found, as_json=as_json)
     from joblane.cli.queue_tables import lane_table, pause_lines, queue_table, unknown_lines
@@ -50,6 +59,22 @@ def queues(
         terminal.say(
             f"{terminal.counted(found.archived, 'archived task').capitalize()}. See why: {target.command(context)} dead"
         )
+
+
+def _tenants(context: typer.Context, *, as_json: bool) -> None:
+    from joblane.cli.queue_tables import pause_line, tenant_table
+
+    found = target.inspector(context).tenants()
+    terminal.answer(found, as_json=as_json, nothing="No tenant has live tasks, or runs of the last hour.")
+    console = terminal.console()
+    console.print(tenant_table(found, console.width))
+    for row in found:
+        if row.pause is not None:
+            terminal.say(pause_line(row.pause))
+    if found[0].due:
+        name = argument(found[0].tenant) if found[0].tenant else ""
+        if name:
+            terminal.say(f"Stop one for a while: {target.command(context)} pause tenant {name} --for 1h --reason …")
 
 
 def stats(

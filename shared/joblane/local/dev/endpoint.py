@@ -36,6 +36,7 @@ MAX_WAIT_SECONDS = 20
 MAX_VISIBILITY_SECONDS = int(MAX_VISIBILITY.total_seconds())
 HEALTH_PATH = "/_localstack/health"
 SCOPE = re.compile(r"Credential=[^/]+/\d{8}/[^/]+/([a-z0-9-]+)/aws4_request")
+UNKNOWN = "this service"
 BATCH_ID = re.compile(r"[A-Za-z0-9_-]{1,80}")
 QUERY_CODES = {"QueueDoesNotExist": "AWS.SimpleQueueService.NonExistentQueue"}
 """Codes that differ in SQS's older protocol. botocore shows those."""
@@ -95,6 +96,9 @@ class Endpoint:
                 raise _not_here(service, operation, headers)
         except AwsError as error:
             await _refuse(send, error, headers)
+        except (AttributeError, TypeError, ValueError) as error:
+            text = f"A field of the request is not of its type: {type(error).__name__}: {error}"
+            await _refuse(send, AwsError("SerializationException", text), headers)
 
     # --- Queues ----------------------------------------------------------------------------------------------------
 
@@ -260,7 +264,7 @@ async def _read(receive: Any) -> bytes | None:
 def _json(body: bytes) -> Json:
     try:
         found = json.loads(body or b"{}")
-    except ValueError:
+    except (ValueError, RecursionError):
         found = None
     if not isinstance(found, dict):
         raise AwsError("SerializationException", "The body is not a JSON object.")
@@ -271,11 +275,11 @@ def _not_here(service: str, operation: str, headers: Mapping[str, str]) -> AwsEr
     if service == "AmazonSQS":
         return AwsError("UnsupportedOperation", f"The queues of `joblane dev` have no operation {operation}.")
     scope = SCOPE.search(headers.get("authorization", ""))
-    name = scope[1] if scope else service or "this service"
+    name = scope[1] if scope else service or UNKNOWN
     if name == "sqs":
         text = "`joblane dev` speaks SQS's JSON protocol: use a version of the SDK from 2024 or newer."
         return AwsError("UnsupportedOperation", text)
-    variable = re.sub(r"\W", "_", name).upper()
+    variable = re.sub(r"\W", "_", name).upper() if name != UNKNOWN else "…"
     text = (
         f"`joblane dev` has SQS only, and not {name}. `joblane up` starts an emulator of other services; or set "
         f"AWS_ENDPOINT_URL_{variable} to your own before `joblane dev`."

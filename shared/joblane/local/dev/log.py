@@ -8,6 +8,7 @@ import os
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -49,9 +50,11 @@ class Log:
         self._file.touch(mode=0o600)
         self._written = self._file.open("a", encoding="utf-8", errors="replace")
         self._size = self._file.stat().st_size
+        self._is_lossy = False
 
     def close(self) -> None:
-        self._written.close()
+        with suppress(OSError):  # the disk is full
+            self._written.close()
 
     def say(self, text: str, colour: str = CYAN) -> None:
         """Write a line of the command itself."""
@@ -101,14 +104,26 @@ class Log:
         group = log_group_name(function_name(self._prefix, type_))
         entry = {"at": int(time.time() * 1000), "group": group, "request": request_id, "tasks": task_ids, "text": text}
         line = json.dumps(entry) + "\n"
-        if self._size + len(line) > MAX_FILE_BYTES:
-            self._written.close()
+        try:
+            if self._size + len(line) > MAX_FILE_BYTES:
+                self._replace()
+            self._written.write(line)
+            self._written.flush()
+        except OSError as error:  # the disk is full: the processes go on, and their lines are shown
+            if not self._is_lossy:
+                self.say(f"The lines cannot be kept in {self._file}: {error.strerror}.", RED)
+            self._is_lossy = True
+        else:
+            self._is_lossy = False
+            self._size += len(line)
+
+    def _replace(self) -> None:
+        """Begin a new file. The last one takes the place of the one before."""
+        self.close()
+        with suppress(FileNotFoundError):  # the last call has failed in between
             self._file.replace(self._file.with_suffix(".log.1"))
-            self._file.touch(mode=0o600)
-            self._written, self._size = self._file.open("a", encoding="utf-8", errors="replace"), 0
-        self._written.write(line)
-        self._written.flush()
-        self._size += len(line)
+        self._file.touch(mode=0o600)
+        self._written, self._size = self._file.open("a", encoding="utf-8", errors="replace"), 0
 
     def search(self, group: str, start: int, end: int, term: str, limit: int) -> list[dict[str, Any]]:
         """Return the kept lines of a log group with ``term``, as CloudWatch Logs does. Times in ms since 1970."""

@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import uuid
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from joblane.errors import MessageError
@@ -171,17 +170,17 @@ class Pool:
         assert process is not None
         process.send({"request_id": request_id, "records": [message.record() for message in batch]})
         answer: Mapping[str, Any] | None = None
-        with suppress(TimeoutError):
-            answer = await asyncio.wait_for(process.receive(), self.declared["function_seconds"])
+        seconds = self.declared["function_seconds"]
+        why = "it has closed the connection to `joblane dev`"
+        try:
+            answer = await asyncio.wait_for(process.receive(), seconds)
+        except TimeoutError:
+            why = f"the function's timeout of {seconds:.0f} s is over, as Lambda does"
         if answer is None:
             if not process.ended:
                 await asyncio.sleep(0.05)  # its exit status comes by another way
             if not process.ended:
-                self._log.say(
-                    f"{self.type}: killed after {self.declared['function_seconds']:.0f} s, the function's timeout, "
-                    "as Lambda does.",
-                    RED,
-                )
+                self._log.say(f"{self.type}: process {process.pid} is killed: {why}.", RED)
             await self._lose(worker, batch, request_id)
             return
         kept = {item["itemIdentifier"] for item in answer["response"]["batchItemFailures"]}

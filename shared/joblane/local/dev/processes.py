@@ -16,8 +16,8 @@ from typing import Any
 
 from joblane.local.dev.channel import Message, encoded
 
-MAX_LINE = 64 << 20
-"""Bytes of a message to the command, and of a line of output."""
+MAX_MESSAGE, MAX_LINE = 64 << 20, 1 << 20
+"""Bytes of a message to the command, and of a line of output. A longer line is several."""
 
 
 class Process:
@@ -31,7 +31,7 @@ class Process:
         self.output: asyncio.Task[None]
 
     async def connect(self, connection: socket.socket, output: int, on_line: Callable[[str], None]) -> None:
-        self._reader, self._writer = await asyncio.open_connection(sock=connection, limit=MAX_LINE)
+        self._reader, self._writer = await asyncio.open_connection(sock=connection, limit=MAX_MESSAGE)
         self.output = asyncio.create_task(_read_lines(output, on_line))
 
     def send(self, message: Message) -> None:
@@ -71,12 +71,23 @@ def ended(code: int) -> str:
 
 
 async def _read_lines(output: int, on_line: Callable[[str], None]) -> None:
-    reader = asyncio.StreamReader(limit=MAX_LINE)
+    def add(line: bytes) -> None:
+        on_line(line.decode("utf-8", "replace").rstrip("\r"))
+
+    reader = asyncio.StreamReader()
     loop = asyncio.get_running_loop()
     transport, _ = await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), os.fdopen(output, "rb"))
     try:
-        while line := await reader.readline():
-            on_line(line.decode("utf-8", "replace").rstrip("\r\n"))
+        rest = b""
+        while data := await reader.read(1 << 16):
+            *lines, rest = (rest + data).split(b"\n")
+            for line in lines:
+                add(line)
+            if len(rest) >= MAX_LINE:
+                add(rest)
+                rest = b""
+        if rest:
+            add(rest)
     finally:
         transport.close()
 

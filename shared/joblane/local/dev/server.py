@@ -15,6 +15,7 @@ from joblane.local import env_file
 from joblane.local.deployment import local_stage
 from joblane.local.dev import lock
 from joblane.local.dev.control import Control
+from joblane.local.dev.database import await_end
 from joblane.local.dev.endpoint import REGION, Endpoint
 from joblane.local.dev.log import GREEN, RED, YELLOW, Log, short
 from joblane.local.dev.page import Page, PageProcess
@@ -22,7 +23,7 @@ from joblane.local.dev.pool import GRACE_SECONDS, Pool
 from joblane.local.dev.processes import Process, Zygote
 from joblane.local.dev.queues import DevQueues
 from joblane.local.dev.serving import Server, config, listen
-from joblane.local.dev.watching import code_of, forget_compiled, saves
+from joblane.local.dev.watching import code_of, forget_compiled, names_of, saves
 from joblane.local.emulator import guarded
 from joblane.local.errors import LocalError
 from joblane.local.ports import HOST
@@ -110,6 +111,7 @@ class Dev:
         self._postgres_started = asyncio.create_task(asyncio.to_thread(self._postgres.start))
         serving = asyncio.create_task(server.serve([listening]))
         self._keep(self._follow_saves())
+        self._keep(self._follow_postgres())
         self._keep(self._control.run())
         self._keep(self._check_idle())
         try:
@@ -185,7 +187,7 @@ class Dev:
         return {
             **{name: str(value) for name, value in stage.get("settings", {}).items()},
             **clean_environment(self._project),
-            **_other_endpoints(),
+            **env_file.other_endpoints(),
             **self._addresses(stage),
             "JOBLANE_STAGE": "local",
             "POWERTOOLS_METRICS_DISABLED": "true",
@@ -270,7 +272,8 @@ class Dev:
         if shown.is_relative_to(Path.cwd()):
             shown = shown.relative_to(Path.cwd())
         database = f"{HOST}:{self._postgres.port}"
-        self._log.say(f"SQS on http://{HOST}:{self._aws_port}, PostgreSQL on {database}, {len(types)} task types")
+        count, kind = len(types), "task type" if len(types) == 1 else "task types"
+        self._log.say(f"SQS on http://{HOST}:{self._aws_port}, PostgreSQL on {database}, {count} {kind}")
         self._log.say(f"Your programs:  set -a; . {shown}; set +a")
         if self._page is not None:
             self._log.say(f"Page:           {self._page.address}")
@@ -292,6 +295,16 @@ class Dev:
         if folder not in self._reported:
             self._reported.add(folder)
             self._log.say(f"{text}\nIts messages wait. The other tasks run.", RED)
+
+    async def _follow_postgres(self) -> None:
+        """Start the server again each time it was killed. An error of the start ends the command."""
+        await self._postgres_started
+        while True:
+            await await_end(self._postgres, self._log)
+            self._postgres_started = asyncio.create_task(asyncio.to_thread(self._postgres.start))
+            await self._postgres_started
+            self._log.say("PostgreSQL runs again.", GREEN)
+            self._keep(self._control.run())
 
     # --- Messages --------------------------------------------------------------------------------------------------
 
@@ -366,7 +379,7 @@ class Dev:
     def _reload(self, paths: Sequence[Path]) -> None:
         forget_compiled(paths)
         self._reported.clear()
-        shown = _names(self._project.root.resolve(), paths)
+        shown = names_of(self._project.root.resolve(), paths)
         try:
             self._project = Project.at(self._project.root)
             _own_stage(self._project)
@@ -379,19 +392,6 @@ class Dev:
         if self._page_process is not None:
             self._page_process.restart()
         self._keep(self._control.run())
-
-
-def _other_endpoints() -> dict[str, str]:
-    """Return the endpoints of other services that this process's environment has, such as that of S3."""
-    given = {name: value for name, value in os.environ.items() if name.startswith("AWS_ENDPOINT_URL")}
-    return {name: value for name, value in given.items() if not name.endswith("_SQS")}
-
-
-def _names(root: Path, paths: Sequence[Path]) -> str:
-    """Return the names of saved files, without the temporary ones of an editor."""
-    kept = [path for path in paths if path.exists()] or list(paths)
-    names = [str(path.relative_to(root)) if path.is_relative_to(root) else str(path) for path in kept]
-    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
 
 
 def _own_stage(project: Project) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import importlib.util
-from collections.abc import AsyncGenerator, AsyncIterator, Iterable
+from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -83,3 +83,10 @@ def forget_compiled(paths: Iterable[Path]) -> None:
         if path.suffix == ".py":
             with suppress(OSError, NotImplementedError):
                 Path(importlib.util.cache_from_source(str(path))).unlink()
+
+
+def names_of(root: Path, paths: Sequence[Path]) -> str:
+    """Return the names of saved files, without the temporary ones of an editor."""
+    kept = [path for path in paths if path.exists()] or list(paths)
+    names = [str(path.relative_to(root)) if path.is_relative_to(root) else str(path) for path in kept]
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")

@@ -52,6 +52,10 @@ def tick(request: Request, inspector: Inspector) -> Response:
     return redirect(request, "/schedules", f"Sent: {sent.new_id or sent.id}. It runs as soon as its lane has capacity.")
 
 
+def tenants(request: Request, inspector: Inspector) -> Response:
+    return page(request, "tenants.html", tenants=inspector.tenants())
+
+
 def statistics(request: Request, inspector: Inspector) -> Response:
     within, by = request.query_params.get("within") or "1d", request.query_params.get("by") or "type"
     if by not in BY:
