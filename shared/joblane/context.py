@@ -145,7 +145,8 @@ class TaskContext:
         """An SQLAlchemy session whose work commits together with the task's completion, or not at all.
 
         It is made on first use. A call of ``commit()`` is refused: after a later failure, half of the handler's work
-        would stay. In an ``async def`` handler its statements block the event loop.
+        would stay. To close it loses its work, and fails the attempt, so use it without ``with``. In an ``async def``
+        handler its statements block the event loop.
 
         Raises:
             JobError: the run uses :attr:`async_session`, or has ended.
