@@ -80,7 +80,7 @@ def lock() -> str:
 
 def write_project(root: Path) -> Project:
     root.mkdir()
-    [toml] = [block.text for block in blocks("toml", PAGE)]
+    [_, toml] = [block.text for block in blocks("toml", PAGE)]  # for joblane dev, and with the lock file
     files = {
         "pyproject.toml": f'[project]\nname = "shop"\n\n{toml}',
         "functions.txt": lock(),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+from importlib import import_module
 
 import django
 from django.apps import AppConfig
@@ -17,9 +18,10 @@ class JoblaneConfig(AppConfig):  # type: ignore[misc]
     verbose_name = "Joblane"
 
     def ready(self) -> None:
-        """Check the version of Django."""
+        """Check the version of Django, and let ``manage.py check`` ask the backends."""
         if django.VERSION < (6,):
             raise ImproperlyConfigured(
                 f"joblane.django needs Django 6, which needs Python 3.12; this is Django {django.get_version()} on "
                 f"Python {platform.python_version()}. jobs.enqueue(…, connection=django.db.connection) works without it"
             )
+        import_module("django.tasks")  # it registers Django's check of TASKS, and nothing in Django imports it

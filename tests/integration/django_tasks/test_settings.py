@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,6 +15,7 @@ from joblane.django import database, django_tasks
 from joblane.errors import DeclarationError
 from joblane.secret_values import SecretError
 from tests.integration.django_tasks.conftest import backend
+from tests.pages import ROOT
 
 
 def connected(entry: dict[str, Any]) -> Any:
@@ -101,6 +105,30 @@ def test_a_check_names_what_is_wrong(
         found = [str(problem.msg) for problem in run_checks() if str(problem.id).startswith("joblane.")]
     assert len(found) == (text is not None)
     assert (text or "") in "".join(found)
+
+
+def test_manage_py_check_asks_the_backend_before_a_task_is_imported(tmp_path: Path) -> None:
+    # given a project whose applications import no task
+    (tmp_path / "functions").mkdir()
+    (tmp_path / "shop.py").write_text(
+        "from joblane.django import database\n"
+        "SECRET_KEY = 'x'\n"
+        "INSTALLED_APPS = ['joblane.django']\n"
+        "DATABASES = {'default': database('postgresql://shop@127.0.0.1/shop')}\n"
+        "TASKS = {'default': {'BACKEND': 'joblane.django.JoblaneBackend', 'QUEUES': ['mail']}}\n"
+    )
+    # when Django checks it
+    done = subprocess.run(
+        [sys.executable, "-m", "django", "check"],
+        cwd=tmp_path,
+        env={**os.environ, "DJANGO_SETTINGS_MODULE": "shop", "PYTHONPATH": str(ROOT / "shared")},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    # then the queue without a handler is reported
+    assert "write functions/django_mail/handler.py" in done.stderr
+    assert done.returncode == 1
 
 
 def test_a_check_requires_postgresql(shop: Any) -> None:

@@ -47,6 +47,7 @@ def {function}(payload: {name}, ctx: TaskContext) -> str:
     return "{result}"
 """
 TYPES = {
+    "hello:world": ("", 'ctx.logger.info("greeting")'),
     "mail:welcome": ("", "time.sleep(payload.seconds)"),
     "invoice:remind": (
         'max_retry=1, retry_delay=timedelta(seconds=1), environment=("GREETING", "UNSET_SETTING")',
@@ -195,6 +196,7 @@ def test_a_program_enqueues_with_the_variables_and_its_printed_lines_are_shown(d
     )
     id_ = done.stdout.strip()
     assert dev.await_state(id_, "completed")["result"] == "1", done.stderr
+    dev.await_state(dev.send("hello:world"), "completed")
     dev.await_line("mail:welcome", id_[-8:], "says committed")
     dev.await_line("mail:welcome", id_[-8:], "completed in")
     dev.await_line("Settings without a value: UNSET_SETTING.")

@@ -272,7 +272,8 @@ class Dev:
         if shown.is_relative_to(Path.cwd()):
             shown = shown.relative_to(Path.cwd())
         database = f"{HOST}:{self._postgres.port}"
-        self._log.say(f"SQS on http://{HOST}:{self._aws_port}, PostgreSQL on {database}, {len(types)} task types")
+        count, kind = len(types), "task type" if len(types) == 1 else "task types"
+        self._log.say(f"SQS on http://{HOST}:{self._aws_port}, PostgreSQL on {database}, {count} {kind}")
         self._log.say(f"Your programs:  set -a; . {shown}; set +a")
         if self._page is not None:
             self._log.say(f"Page:           {self._page.address}")
