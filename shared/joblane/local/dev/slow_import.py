@@ -35,4 +35,4 @@ def _name(thread: int, root: Path) -> None:
     own = [each for each in places if each[0].is_relative_to(root) and "site-packages" not in each[0].parts]
     path, line = [*own, *places][0]
     shown = path.relative_to(root) if path.is_relative_to(root) else path
-    print(f"{shown}, line {line}: this import takes longer than {SECONDS:.0f} s, and goes on.", flush=True)  # noqa: T201
+    print(f"{shown}, line {line}: this import has not ended after {SECONDS:.0f} s.", flush=True)  # noqa: T201
