@@ -44,6 +44,7 @@ T = TypeVar("T")
 P = TypeVar("P", bound="Payload")
 REPORT_EVERY_SECONDS = 1.0
 MAX_NOTE = 200
+ENDED = "the run has ended; a handler waits for all of its asyncio tasks and threads"
 
 
 class TaskContext:
@@ -147,7 +148,7 @@ class TaskContext:
         would stay. In an ``async def`` handler its statements block the event loop.
 
         Raises:
-            JobError: the run uses :attr:`async_session`.
+            JobError: the run uses :attr:`async_session`, or has ended.
         """
         self._refuse_async("ctx.session", "await ctx.async_session.execute(…)")
         return self._work.session
@@ -167,12 +168,14 @@ class TaskContext:
         if not self._task.is_async:
             raise JobError("ctx.async_session is for an `async def` handler; this one is a `def`: use ctx.session")
         if self._has_ended:
-            raise JobError("ctx.async_session: the run has ended; the handler awaits all of its asyncio tasks")
+            raise JobError(f"ctx.async_session: {ENDED}")
         if "_loops" in self.__dict__ and self._loops.is_plain:
             raise JobError("ctx.async_session: its work cannot commit in a plain loop; use async for … in ctx.aeach(…)")
         return self._work.async_session
 
     def _refuse_async(self, name: str, instead: str) -> None:
+        if self._has_ended:
+            raise JobError(f"{name}: {ENDED}")
         if self._work.is_async:
             raise JobError(f"{name}: {ONE_SESSION}, and this one uses ctx.async_session; use {instead}")
 
@@ -270,6 +273,8 @@ class TaskContext:
             self._report(done, total, self._scrub(shortened(note, MAX_NOTE))[:MAX_NOTE] if note else None)
 
     def _report(self, done: int | None, total: int | None, note: str | None) -> None:
+        if self._has_ended:
+            raise JobError(f"ctx.check: {ENDED}")
         self._asked_at = time.monotonic()
         self._work.report(done, total, note)
 

@@ -33,10 +33,13 @@ class EventLoop:
     def run(self, work: Callable[[], Coroutine[Any, Any, T]]) -> T:
         """Run the coroutine that ``work`` returns to its end. ``work`` itself is called outside of the loop.
 
+        If another task of the loop ends it, by ``sys.exit()`` or ``loop.stop()``, the loop is discarded.
+
         Raises :class:`JobError` if a loop runs in this thread already.
         """
         import asyncio
         import contextvars
+        import inspect
 
         if asyncio._get_running_loop() is not None:
             raise JobError(
@@ -47,7 +50,11 @@ class EventLoop:
         if self._runner is None:
             self._runner = asyncio.Runner()
             self._runner.get_loop().set_exception_handler(_handle_error)
-        return self._runner.run(coroutine, context=contextvars.copy_context())
+        try:
+            return self._runner.run(coroutine, context=contextvars.copy_context())
+        finally:
+            if inspect.getcoroutinestate(coroutine) != inspect.CORO_CLOSED:  # it would continue in the next run
+                self.discard()
 
     def closes(self, connection: Any) -> None:
         """Call ``connection.terminate()`` when the loop is discarded, and ``connection.abandon()`` after a fork."""
@@ -59,6 +66,7 @@ class EventLoop:
         if runner is None:
             return
         loop = runner.get_loop()
+        _leave(loop)
         for step in (self._terminate, partial(_cancel_tasks, loop), partial(_close_tasks, loop), loop.close):
             with suppress(BaseException):  # also the alarm, which fires again if a handler's clean-up blocks
                 step()
@@ -78,7 +86,8 @@ class EventLoop:
 
 
 _LEFT: list[Any] = []
-"""The loops and connections of parent processes. Their clean-up would talk to the parent's servers."""
+"""Objects without a clean-up: loops and connections of parent processes, which would talk to the parent's servers, and
+coroutines that ignore their end, which would run for ever."""
 process_loop = EventLoop()
 """The loop of this process."""
 
@@ -90,6 +99,14 @@ def _handle_error(loop: AbstractEventLoop, context: dict[str, Any]) -> None:
         loop.default_exception_handler(context)
     elif "handle" in context:
         loop.stop()
+
+
+def _leave(loop: AbstractEventLoop) -> None:
+    """Note that the loop does not run. The alarm may have interrupted it before it has done so."""
+    import asyncio
+
+    if asyncio._get_running_loop() is loop:
+        asyncio._set_running_loop(None)
 
 
 def _cancel_tasks(loop: AbstractEventLoop) -> None:
@@ -106,9 +123,14 @@ def _close_tasks(loop: AbstractEventLoop) -> None:
     """Close the coroutines of tasks that have not ended, and run the callbacks of closed connections."""
     import asyncio
 
-    for task in asyncio.all_tasks(loop):
-        task._log_destroy_pending = False  # type: ignore[attr-defined]
-        with suppress(BaseException):
-            task.get_coro().close()  # type: ignore[union-attr]
-    loop.call_soon(loop.stop)
-    loop.run_forever()
+    async def close() -> None:
+        """Close on the loop, because a coroutine that ignores its end would otherwise not get to its next await."""
+        for task in asyncio.all_tasks() - {asyncio.current_task()}:
+            task._log_destroy_pending = False  # type: ignore[attr-defined]
+            coroutine = task.get_coro()
+            _LEFT.append(coroutine)
+            with suppress(BaseException):
+                coroutine.close()  # type: ignore[union-attr]
+                _LEFT.remove(coroutine)
+
+    loop.run_until_complete(close())

@@ -63,7 +63,8 @@ class AsyncDatabase:
             json_deserializer=read_json,
         )
         event.listen(engine.sync_engine, "checkout", check)
-        dialect = engine.sync_engine.dialect
+        dialect: Any = engine.sync_engine.dialect
+        dialect.do_begin = _begin
         for name in ("do_commit", "do_rollback"):
             setattr(dialect, name, self._limited(getattr(dialect, name)))
         return engine
@@ -151,6 +152,14 @@ class AsyncDatabase:
                 return
         assert self._prefix is not None
         match_stage(rows, self._prefix)
+
+
+def _begin(used: Any) -> None:
+    """Begin the transaction at once, for handlers that take asyncpg's connection from the session.
+
+    SQLAlchemy would begin it with its own first statement, and each statement before that would commit by itself.
+    """
+    await_only(used._start_transaction())
 
 
 def _connect(

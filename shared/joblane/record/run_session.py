@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     from joblane.record.connection import Connection
     from joblane.record.database import Database
+    from joblane.record.handler_session import HandlerSession
     from joblane.record.time_limits import TimeLimits
 
 P = ParamSpec("P")
@@ -108,15 +109,17 @@ class RunSession:
         with self.uninterrupted:  # a half-imported driver would fail in every later run of the process
             from sqlalchemy.ext.asyncio import AsyncSession
 
-            from joblane.record.async_session import RunsSession
+            from joblane.record.handler_session import HandlerSession
 
             database = self._own.asynchronous
             # Without expiry, because an expired attribute would be read by a statement, which needs an await.
             made = AsyncSession(
-                database.engine, sync_session_class=RunsSession, expire_on_commit=False, close_resets_only=False
+                database.engine, sync_session_class=HandlerSession, expire_on_commit=False, close_resets_only=False
             )
+            session: Any = made.sync_session
+            session.is_async = True
             self.database = database
-            self.session = self._watched(made.sync_session)
+            self.session = self._watched(session)
         for method in (self.flush, self.commit, self.undo, self.close):
             self.__dict__[method.__name__] = self._on_loop(method)
         return made
@@ -151,7 +154,7 @@ class RunSession:
         self._joined = transaction
 
     @cached_property
-    def session(self) -> Session:
+    def session(self) -> HandlerSession:
         """The handler's session, created on first use because importing SQLAlchemy takes longer than most tasks.
 
         It refuses a commit by the handler.
@@ -159,11 +162,11 @@ class RunSession:
         if self._joined is not None:
             raise JobError(ONE_SESSION)
         with self.uninterrupted:
-            from sqlalchemy.orm import Session
+            from joblane.record.handler_session import HandlerSession
 
-        return self._watched(Session(self.database.engine))
+        return self._watched(HandlerSession(self.database.engine, close_resets_only=False))
 
-    def _watched(self, session: Session) -> Session:
+    def _watched(self, session: HandlerSession) -> HandlerSession:
         from sqlalchemy import event
 
         event.listen(session, "before_commit", self._refuse_commit)
@@ -335,6 +338,7 @@ class RunSession:
             return
         from sqlalchemy.exc import SQLAlchemyError
 
+        self.session.has_closed = True  # also if another thread keeps SQLAlchemy from closing it
         usable = self.database.usable and not interrupted
         if usable:
             try:

@@ -6,7 +6,9 @@ import asyncio
 import os
 import subprocess
 import sys
+import threading
 from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import suppress
 from datetime import timedelta
 from typing import Any
 
@@ -16,6 +18,7 @@ from sqlalchemy import text
 from joblane import Snooze, TaskContext, task
 from joblane.client import JobClient
 from joblane.errors import CursorError, JobError
+from joblane.event_loop import process_loop
 from joblane.record.connection import is_unavailable
 from tests.builders.events import message
 from tests.samples import Sample, behaviour, behaviours, sample_async, sample_one
@@ -179,6 +182,17 @@ def test_a_coroutine_that_does_not_complete_leaves_no_effect(
     assert written(effects) == ["next"]
 
 
+def test_a_plain_session_that_the_handler_closes_does_not_complete_without_its_work(effects: World) -> None:
+    async def closes(ctx: TaskContext) -> None:
+        with ctx.session:
+            await write_plainly(ctx, "lost")
+
+    row = run(effects, closes)
+
+    assert row["state"] == "retry"
+    assert "ctx.session was closed by the end of its run, or by the handler" in row["error_message"]
+
+
 def test_a_session_that_the_handler_closes_does_not_complete_without_its_work(effects: World) -> None:
     async def closes(ctx: TaskContext) -> None:
         async with ctx.async_session as session:
@@ -229,6 +243,103 @@ def test_a_task_that_was_left_takes_no_part_in_the_next_run(effects: World, capl
     assert "closed by the end of its run" in errors[0]
     assert "the run has ended" in errors[1]
     assert "connection is closed" in errors[2]
+
+
+def test_a_left_task_or_thread_takes_no_part_in_the_next_run_by_the_plain_session(effects: World) -> None:
+    left: list[asyncio.Future[None]] = []
+    may_go, thread_may_go = asyncio.Event(), threading.Event()
+
+    async def leave(ctx: TaskContext) -> None:
+        session = ctx.session
+        late = {"id": ctx.task_id, "what": "late"}
+
+        async def uses_the_session() -> None:
+            await may_go.wait()
+            session.execute(INSERT, late)
+
+        async def asks_for_the_session() -> None:
+            await may_go.wait()
+            ctx.session.execute(INSERT, late)
+
+        async def enqueues() -> None:
+            await may_go.wait()
+            await ctx.aenqueue(sample_one, Sample())
+
+        def uses_the_session_in_a_thread() -> None:
+            thread_may_go.wait(10)
+            session.execute(INSERT, late)
+
+        await write_plainly(ctx, "in time")
+        left.extend(asyncio.create_task(task()) for task in (uses_the_session, asks_for_the_session, enqueues))
+        left.append(asyncio.ensure_future(asyncio.to_thread(uses_the_session_in_a_thread)))
+        await asyncio.sleep(0)
+
+    assert run(effects, leave)["state"] == "completed"
+
+    async def next_one(ctx: TaskContext) -> None:
+        await write_plainly(ctx, "next")
+        may_go.set()
+        thread_may_go.set()
+        await asyncio.wait(left)
+
+    assert run(effects, next_one, "next")["state"] == "completed"
+    assert written(effects) == ["in time", "next"]
+    errors = [str(task.exception()) for task in left]
+    assert ["was closed by the end of its run" in error for error in errors] == [True, False, False, True], errors
+    assert ["the run has ended" in error for error in errors] == [False, True, True, False], errors
+
+
+@pytest.mark.parametrize("how", ["stops the loop", "exits in a task"])
+def test_a_coroutine_that_ends_its_loop_does_not_continue_in_the_next_run(
+    effects: World, write: Write, how: str
+) -> None:
+    async def exits() -> None:
+        sys.exit(3)
+
+    async def ends_the_loop(ctx: TaskContext) -> None:
+        await write(ctx, "half")
+        if how == "stops the loop":
+            asyncio.get_running_loop().stop()
+        else:
+            with suppress(BaseException):
+                await asyncio.create_task(exits())
+        for _ in range(100):
+            await asyncio.sleep(0)
+        await write(ctx, "late")
+
+    async def next_one(ctx: TaskContext) -> None:
+        await write(ctx, "next")
+        await asyncio.sleep(0.01)
+
+    row = run(effects, ends_the_loop)
+    assert (row["state"], row["error_type"]) == ("retry", "RuntimeError" if "stop" in how else "SystemExit")
+    assert run(effects, next_one, "next")["state"] == "completed"
+    assert written(effects) == ["next"]
+
+
+def test_a_loop_that_was_interrupted_at_its_end_is_not_taken_for_a_running_one(world: World) -> None:
+    async def completes(ctx: TaskContext) -> None: ...
+
+    run(world, completes)
+    assert process_loop._runner is not None
+    asyncio._set_running_loop(process_loop._runner.get_loop())
+    process_loop.discard()
+    assert run(world, completes, "next")["state"] == "completed"
+
+
+@pytest.mark.parametrize("fails_after", [True, False])
+def test_what_the_drivers_connection_writes_first_commits_with_the_completion(
+    effects: World, fails_after: bool
+) -> None:
+    async def copies(ctx: TaskContext) -> None:
+        connection: Any = await (await ctx.async_session.connection()).get_raw_connection()
+        await connection.driver_connection.copy_records_to_table("effects", records=[("it", "copied")])
+        assert written(effects) == []
+        if fails_after:
+            raise ValueError
+
+    assert run(effects, copies)["state"] == ("retry" if fails_after else "completed")
+    assert written(effects) == ([] if fails_after else ["copied"])
 
 
 def test_a_session_that_another_task_still_uses_does_not_commit(effects: World) -> None:
@@ -390,10 +501,10 @@ def test_no_timeout_interrupts_the_import_of_the_driver(world: World, monkeypatc
 
     class Finder:
         def find_spec(self, name: str, *_: object) -> None:
-            if name == "joblane.record.async_session":
+            if name == "joblane.record.handler_session":
                 seen.append(world.worker(sample_async)._runner.alarm.deferred.active)
 
-    monkeypatch.delitem(sys.modules, "joblane.record.async_session")
+    monkeypatch.delitem(sys.modules, "joblane.record.handler_session")
     monkeypatch.setattr(sys, "meta_path", [Finder(), *sys.meta_path])
     assert run(world, use_async_session)["state"] == "completed"
     assert seen == [1]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import signal
 import sys
 import threading
@@ -209,6 +210,25 @@ def test_a_timeout_that_ends_by_the_cancellation_keeps_the_loop(world: World, mo
     assert loops[0] is loops[1] is loops[2]
     assert loops[4] is not loops[3]
     assert loops[3].is_closed()
+
+
+def test_a_coroutine_that_ignores_its_end_does_not_run_on(world: World) -> None:
+    ignored: list[str] = []
+
+    async def swallow_everything(ctx: TaskContext) -> None:
+        while True:
+            try:
+                await asyncio.sleep(30)
+            except BaseException as error:
+                ignored.append(type(error).__name__)
+
+    async def wait_for_it(ctx: TaskContext) -> None:
+        async with asyncio.TaskGroup() as group:
+            group.create_task(swallow_everything(ctx))
+
+    run_out(world, wait_for_it)
+    gc.collect()
+    assert len(ignored) < 10, ignored[:10]
 
 
 def test_a_decision_of_the_handler_in_its_clean_up_counts(world: World) -> None:
