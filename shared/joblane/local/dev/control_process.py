@@ -14,6 +14,7 @@ from joblane.declaration import Task
 from joblane.errors import JobError, text_of
 from joblane.local.dev.channel import Channel
 from joblane.local.dev.recovery import Collected, end_leases, recover
+from joblane.local.dev.slow_import import named_if_slow
 from joblane.local.ticker import Ticker
 from joblane.project import Project
 from joblane.queues import lane_name
@@ -38,7 +39,8 @@ def serve(channel: Channel, _files: list[int], *, since: str | None, stamp: str)
     project.activate()
     broken = discovery.leave_out_broken()
     try:
-        tasks = discovery.discover()
+        with named_if_slow(project.root):
+            tasks = discovery.discover()
     except JobError as error:
         channel.send({"kind": "failed", "text": str(error)})
         return

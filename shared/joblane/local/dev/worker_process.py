@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from joblane import discovery, settings
 from joblane.local.dev.channel import Channel
+from joblane.local.dev.slow_import import named_if_slow
 from joblane.local.lambda_context import LambdaContext
 from joblane.project import Project
 from joblane.queues import folder_of
@@ -36,10 +37,12 @@ class TracedRunLog(RunLog):
 
 def serve(channel: Channel, _files: list[int], *, type: str) -> None:  # noqa: A002 - a name of the wire
     """Serve invocations until the command ends this process. Import errors of the handler are sent to the command."""
-    Project.here().activate()
+    project = Project.here()
+    project.activate()
     discovery.leave_out_broken()  # the sweep and bulk actions discover all tasks
     try:
-        task = discovery.load(type)
+        with named_if_slow(project.root):
+            task = discovery.load(type)
     except (Exception, SystemExit) as error:
         channel.send({"kind": "broken", "folder": folder_of(type), "text": discovery.text_of_broken(type, error)})
         return

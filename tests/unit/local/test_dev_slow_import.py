@@ -1,0 +1,38 @@
+"""An import that does not end is named by its line."""
+
+from __future__ import annotations
+
+import runpy
+from collections.abc import Callable
+from pathlib import Path
+from threading import Event
+
+import pytest
+
+from joblane.local.dev import slow_import
+from joblane.local.dev.slow_import import named_if_slow
+
+
+@pytest.fixture
+def naming(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[[], None]:
+    """A function that ends when the place was named."""
+    named = Event()
+    name = slow_import._name
+
+    def name_and_tell(thread: int, root: Path) -> None:
+        name(thread, root)
+        named.set()
+
+    monkeypatch.setattr(slow_import, "SECONDS", 0.01)
+    monkeypatch.setattr(slow_import, "_name", name_and_tell)
+    return lambda: None if named.wait(10) else pytest.fail("not named")
+
+
+def test_a_slow_import_is_named_by_its_line(
+    tmp_path: Path, naming: Callable[[], None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    handler = tmp_path / "handler.py"
+    handler.write_text("import os\nwait()\n")
+    with named_if_slow(tmp_path):
+        runpy.run_path(str(handler), {"wait": naming})
+    assert capsys.readouterr().out.startswith("handler.py, line 2: this import has not ended after")
