@@ -22,9 +22,9 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).parents[1]
 TOGETHER, ON_THEIR_OWN = (
     ("tests/e2e/", "tests/infra/"),
-    ("/test_demo.py", "/test_adopter.py", "/test_dev_stage.py", "/test_django.py"),
+    ("/test_demo.py", "/test_adopter.py", "/test_dev_stage.py"),
 )
-"""Folders whose tests, but for four files, share what takes long to make: a stack, the CDK and its templates."""
+"""Folders whose tests, but for three files, share what takes long to make: a stack, the CDK and its templates."""
 
 
 def pytest_addoption(parser: pytest.Parser, pluginmanager: pytest.PytestPluginManager) -> None:
