@@ -178,8 +178,13 @@ class RunSession:
         """True if the handler has used its session."""
         return "session" in self.__dict__
 
-    def _note_use(self, *_: object) -> None:
+    def _note_use(self, _session: Session, _transaction: object, connection: Any) -> None:
         self.used = True
+        if getattr(connection.connection.dbapi_connection, "autocommit", False):
+            raise JobError(
+                "a handler's session commits with the task's completion, so its connection cannot be in AUTOCOMMIT; use a "
+                "connection of your own for statements that commit by themselves"
+            )
 
     def _refuse_commit(self, session: Session) -> None:
         if not self._committing and not session.in_nested_transaction():

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -13,24 +13,24 @@ from joblane.inspector.inspector import Inspector
 from joblane.maintenance import run_statistics
 from joblane.maintenance.run_statistics import add_up
 from tests.builders.rows import put
+from tests.integration.maintenance.test_run_statistics import this_minute
 from tests.samples import sample_one
 from tests.world import World
-
-NOW = datetime.now(UTC).replace(second=0, microsecond=0)
 
 
 @pytest.fixture
 def ended(deployed: World) -> World:
     """A stage in which a run has ended every 20 minutes of three days, the last of them not added up."""
+    now = this_minute()
     deployed.run(
         "insert into joblane.task_attempts (task_id, run, attempt, generation, started_at, finished_at, type, queue,"
         " tenant, outcome, wait_ms, duration_ms, cost_usd)"
         " select 't' || n, 1, 1, 1, at - interval '1 s', at, 'a:b', 'low', 'acme',"
         " case when n % 10 = 0 then 'failed' else 'completed' end, 100 * (n % 10), 1000, 0.001"
         " from (select n, $1::timestamptz - make_interval(mins => 1 + 20 * n) as at from generate_series(0, 215) n) x",
-        NOW,
+        now,
     )
-    deployed.run("update joblane.run_statistics_until set until = $1", NOW - timedelta(days=3, hours=1))
+    deployed.run("update joblane.run_statistics_until set until = $1", now - timedelta(days=3, hours=1))
     return deployed
 
 
@@ -82,7 +82,7 @@ def test_tenants_are_listed_by_their_due_tasks(deployed: World, inspector: Inspe
         put(deployed, sample_one, f"flood{number}", tenant="flood")
     put(deployed, sample_one, "late", tenant="late")
     put(deployed, sample_one, "held", tenant="late", state="held")
-    put(deployed, sample_one, "later", state="scheduled", due_at=(NOW + timedelta(hours=1)).isoformat())
+    put(deployed, sample_one, "later", state="scheduled", due_at=(this_minute() + timedelta(hours=1)).isoformat())
     deployed.run("update joblane.tasks set due_at = due_at - interval '10 min' where id = 'late'")
     deployed.run(
         "insert into joblane.task_attempts (task_id, run, attempt, generation, tenant, outcome)"

@@ -15,7 +15,9 @@ from joblane.record.database import Database
 from joblane.record.run_statistics import merged, percentile
 from tests.world import World
 
-NOW = datetime.now(UTC).replace(second=0, microsecond=0)
+
+def this_minute() -> datetime:
+    return datetime.now(UTC).replace(second=0, microsecond=0)
 
 
 def run_ended(world: World, at: datetime, **columns: Any) -> None:
@@ -39,14 +41,15 @@ def add(world: World) -> int:
 
 def test_each_run_is_added_up_once_by_type_and_minute(world: World) -> None:
     # given
-    ago = NOW - timedelta(minutes=20)
+    now = this_minute()
+    ago = now - timedelta(minutes=20)
     run_ended(world, ago, cost_usd=0.5, tenant="acme")
     run_ended(world, ago + timedelta(seconds=59), outcome="failed", wait_ms=0)
     run_ended(world, ago + timedelta(minutes=1), outcome="timeout", duration_ms=900_000)
     run_ended(world, ago + timedelta(minutes=1), outcome="archived", queue="low")
     run_ended(world, ago + timedelta(minutes=1), outcome="lost", duration_ms=None, type="c:d")
     run_ended(world, ago + timedelta(minutes=1), outcome="snoozed", type="c:d")
-    run_ended(world, NOW + timedelta(seconds=1), type="too:young")
+    run_ended(world, now + timedelta(seconds=1), type="too:young")
     # when
     assert add(world) >= 58
     assert add(world) in (0, 1)
@@ -65,7 +68,7 @@ def test_an_hour_is_the_sum_of_its_minutes_and_has_the_tenants(world: World, mon
     # given runs of four tenants in the last full hour, of which two have rows of their own
     monkeypatch.setattr(run_statistics, "FIRST", timedelta(hours=3))
     monkeypatch.setattr(run_statistics, "TENANTS", run_statistics.TENANTS.replace("limit 200", "limit 2"))
-    hour = NOW.replace(minute=0) - timedelta(hours=1)
+    hour = this_minute().replace(minute=0) - timedelta(hours=1)
     for tenant, number in (("acme", 3), ("globex", 2), ("few", 1), (None, 1)):
         for minute in range(number):
             run_ended(world, hour + timedelta(minutes=minute), tenant=tenant, wait_ms=2**minute)
@@ -79,7 +82,7 @@ def test_an_hour_is_the_sum_of_its_minutes_and_has_the_tenants(world: World, mon
 
 
 def test_two_sweeps_at_once_add_nothing_up_twice(world: World) -> None:
-    run_ended(world, NOW - timedelta(minutes=20))
+    run_ended(world, this_minute() - timedelta(minutes=20))
     with Database(world.url) as database:
         other = database.get()
         other.execute_simple("begin")

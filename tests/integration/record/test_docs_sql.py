@@ -134,14 +134,3 @@ def test_a_type_is_paused_and_resumed(shop: JobTester) -> None:
     assert [task.runs for task in shop.drain(within=timedelta(minutes=20)).of(order_ship)] == [0]
     execute(shop, statement_with("delete from joblane.pauses"))
     assert shop.drain(within=timedelta(minutes=20)).of(order_ship)[0].state == "completed"
-
-
-def test_stuck_leases_ended_ten_minutes_ago(shop: JobTester) -> None:
-    enqueue(shop)
-    with shop.crash_before_commit(order_ship):
-        shop.drain()
-    assert query(shop, statement_with("lease_until < now() - interval '10 minutes'")) == []
-    execute(shop, "update joblane.tasks set lease_until = now() - interval '11 minutes'")
-    assert [row["id"] for row in query(shop, statement_with("lease_until < now() - interval '10 minutes'"))] == [
-        "TASK-ID"
-    ]

@@ -342,6 +342,33 @@ def test_what_the_drivers_connection_writes_first_commits_with_the_completion(
     assert written(effects) == ([] if fails_after else ["copied"])
 
 
+@pytest.mark.parametrize("is_async", [False, True])
+def test_a_session_in_autocommit_is_refused_and_the_next_run_has_a_transaction(effects: World, is_async: bool) -> None:
+    # given a handler whose statements would commit by themselves
+    async def handler(ctx: TaskContext) -> None:
+        options = {"execution_options": {"isolation_level": "AUTOCOMMIT"}}
+        if is_async:
+            await ctx.async_session.connection(**options)
+            await write_async(ctx, "early")
+        else:
+            ctx.session.connection(**options)
+            await write_plainly(ctx, "early")
+
+    # when
+    row = run(effects, handler)
+    # then
+    assert (row["state"], effects.run("select what from effects")) == ("retry", [])
+    assert "AUTOCOMMIT" in row["error_message"]
+
+    # and the next run on the connection rolls its work back
+    async def fails(ctx: TaskContext) -> None:
+        await (write_async if is_async else write_plainly)(ctx, "undone")
+        raise ValueError
+
+    assert run(effects, fails, "next")["state"] == "retry"
+    assert effects.run("select what from effects") == []
+
+
 def test_a_session_that_another_task_still_uses_does_not_commit(effects: World) -> None:
     async def leave_a_query(ctx: TaskContext) -> None:
         await write_async(ctx, "half")

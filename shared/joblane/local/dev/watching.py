@@ -87,6 +87,6 @@ def forget_compiled(paths: Iterable[Path]) -> None:
 
 def names_of(root: Path, paths: Sequence[Path]) -> str:
     """Return the names of saved files, without the temporary ones of an editor."""
-    kept = [path for path in paths if path.exists()] or list(paths)
+    kept = [path for path in paths if path.is_file()] or list(paths)
     names = [str(path.relative_to(root)) if path.is_relative_to(root) else str(path) for path in kept]
     return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
