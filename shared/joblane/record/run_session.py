@@ -182,8 +182,8 @@ class RunSession:
         self.used = True
         if getattr(connection.connection.dbapi_connection, "autocommit", False):
             raise JobError(
-                "a handler's session commits with the task's completion, so its connection cannot be in AUTOCOMMIT; use a "
-                "connection of your own for statements that commit by themselves"
+                "a handler's session commits with the task's completion, so its connection cannot be in AUTOCOMMIT; "
+                "use a connection of your own for statements that commit by themselves"
             )
 
     def _refuse_commit(self, session: Session) -> None:
