@@ -33,6 +33,7 @@ from joblane.json_values import canonical
 from joblane.limits import MAX_CONCURRENCY, MIN_CONCURRENCY, Numbers
 from joblane.payload import ArchivedTask, Payload, check_model, describe
 from joblane.queues import Queue, folder_of
+from joblane.redaction import check_marks
 from joblane.schedule import Schedule, parse
 from joblane.unique import LONGEST_UNIQUE, Until
 
@@ -193,6 +194,7 @@ def task(
             raise DeclarationError(f"{what}: the function is called {function.__name__!r}, not {folder_of(type_)!r}")
         payload = payload_class(what, function)
         check_model(f"{what}: {payload.__name__}", payload, set())
+        check_marks(what, payload)
         _check_ticks(what, schedules, payload)
         if flow is not None:
             check_key_fields(what, flow, payload)

@@ -8,6 +8,7 @@ that payload. So a payload of another schema, or of no schema, is masked too.
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import is_dataclass
 from functools import cache
@@ -16,7 +17,7 @@ from typing import TYPE_CHECKING, Any, get_args, get_origin, get_type_hints, is_
 from pydantic import AliasPath, BaseModel, RootModel
 from pydantic.fields import FieldInfo
 
-from joblane.errors import PayloadError
+from joblane.errors import DeclarationError, PayloadError
 from joblane.payload import aliases
 
 if TYPE_CHECKING:
@@ -42,6 +43,24 @@ def unmarked(schema: Any) -> Any:
     if isinstance(schema, Mapping):
         return {name: unmarked(part) for name, part in schema.items() if name != MARK or part is not True}
     return [unmarked(part) for part in schema] if isinstance(schema, list) else schema
+
+
+def check_marks(where: str, model: type[BaseModel]) -> None:
+    """Refuse marks on fields without a name. Raises :class:`DeclarationError`."""
+    kinds: list[Any] = [model]
+    for kind in kinds:  # grows during the loop
+        extra = get_type_hints(kind, include_extras=True).get("__pydantic_extra__") if _has_typed_extra(kind) else None
+        if any(part is Redacted or isinstance(part, Redacted) for part in _parts_of(extra)):
+            raise DeclarationError(
+                f"{where}: {kind.__name__} marks fields as redacted that it does not name, in __pydantic_extra__; put "
+                "them into a field: extras: Annotated[dict[str, str], Redacted]"
+            )
+        for hint in field_types(kind).values():
+            kinds += [part for part in _parts_of(hint) if has_fields(part) and part not in kinds]
+
+
+def _has_typed_extra(kind: type[Any]) -> bool:
+    return any("__pydantic_extra__" in inspect.get_annotations(base) for base in kind.__mro__ if base is not BaseModel)
 
 
 @cache

@@ -18,10 +18,12 @@ from pydantic import (
     ConfigDict,
     Field,
     ImportString,
+    Json,
     PlainSerializer,
     Secret,
     SecretBytes,
     SecretStr,
+    SerializeAsAny,
     ValidationError,
     computed_field,
     create_model,
@@ -30,7 +32,7 @@ from pydantic import (
 )
 from pydantic.alias_generators import to_camel
 
-from joblane import Grants, Payload, Queue, Task, TaskContext, cron, every, task
+from joblane import Grants, Payload, Queue, Redacted, Task, TaskContext, cron, every, task
 from joblane.declaration import MAX_SLUG
 from joblane.errors import DeclarationError, PayloadError, UnreadablePayloadError
 from joblane.payload import describe
@@ -448,6 +450,23 @@ class Chain(Payload):
     start: Node
 
 
+class Written(Payload):
+    body: Json[dict[str, str]]
+
+
+class Open(Payload):
+    animals: list[SerializeAsAny[Node]]
+
+
+class Extra(BaseModel):
+    model_config = ConfigDict(extra="allow")
+    __pydantic_extra__: dict[str, Annotated[str, Redacted]]
+
+
+class Extras(Payload):
+    inner: Extra
+
+
 def taking(payload: type[Payload]) -> Task[Any, Any]:
     def data_other(payload: Payload, ctx: TaskContext) -> None:
         pass
@@ -471,6 +490,9 @@ def taking(payload: type[Payload]) -> Task[Any, Any]:
         (Nested, "Nested.pets.number: is written as 'number'"),
         (Deep, "Deep.by_name.pets.number: is written as 'number'"),
         (Chain, "Chain.start.login.password: a secret is written"),
+        (Written, "Written.body: Json is written as a value and read as a text"),
+        (Open, "Open.animals: with SerializeAsAny"),
+        (Extras, "Extra marks fields as redacted that it does not name"),
     ],
 )
 def test_a_payload_that_cannot_read_its_written_form_is_refused(payload: type[Payload], why: str) -> None:
