@@ -119,8 +119,10 @@ class Shop:
 
 
 @pytest.fixture
-def shop(one_stack: Deployed, tmp_path: Path) -> Iterator[Shop]:
+def shop(one_stack: Deployed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Shop]:
     """The project, deployed to the running emulator."""
+    for name in ("JOBLANE_PROJECT", "JOBLANE_MIGRATIONS"):  # of the project that an earlier test has activated
+        monkeypatch.delenv(name, raising=False)
     project = write_project(tmp_path / "shop")
     project.make_folder()
     for name in ("tools", "build"):  # the layer with Django is built once for all runs
