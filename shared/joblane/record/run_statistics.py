@@ -14,6 +14,8 @@ PER_OCTAVE = 4
 """Buckets for each doubling of the time."""
 LATEST_END = "3 h"
 """A run is counted if it ends at most this long after its start. A run that is found lost later is not counted."""
+FAILED_OUTCOMES = "('failed', 'timeout', 'archived', 'lost')"
+"""The outcomes of runs that failed, for SQL's ``in``."""
 OTHERS = "*"
 """The name for all tenants without a row of their own."""
 

@@ -59,7 +59,6 @@ def jobs_sweep(payload: JobsSweep, ctx: TaskContext) -> dict[str, Any]:
     swept = sweep(ctx.connection(), sqs, settings.prefix(), may_continue=may_continue)
     held = held_counts(ctx.connection(), may_continue=may_continue)
     ctx.logger.info("swept", extra={"swept": vars(swept), "held_by_limit": dict(held.by_limit)})
-    add_up(ctx.connection(), may_continue=may_continue)
     missed = _missed_ticks(ctx, tasks)
     found = {
         "WaitingTooLong": _waiting_too_long(ctx, tasks, swept, held),
@@ -70,6 +69,7 @@ def jobs_sweep(payload: JobsSweep, ctx: TaskContext) -> dict[str, Any]:
     }
     _measure(ctx, swept, found)
     _measure_held(held)
+    add_up(ctx.connection(), may_continue=may_continue)  # last: only charts depend on it
     return vars(swept) | {"missed_ticks": missed, "held": held.by_limit.total()}
 
 

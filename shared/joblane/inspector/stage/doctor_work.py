@@ -10,6 +10,7 @@ from joblane.inspector.scope import Scope
 from joblane.inspector.stage import overview
 from joblane.inspector.tasks.filter_sql import BOUND
 from joblane.inspector.views import Check, Grade
+from joblane.record.run_statistics import FAILED_OUTCOMES
 
 MINUTES = 15
 LEAST_RUNS = 5
@@ -19,7 +20,7 @@ STUCK = "5 min"
 """A lease is stuck this long after its end: until then the message, or the next sweep, finds it."""
 
 FAILING = f"""
-select type, count(*), count(*) filter (where outcome in ('failed', 'timeout', 'archived', 'lost'))
+select type, count(*), count(*) filter (where outcome in {FAILED_OUTCOMES})
   from joblane.task_attempts
  where started_at >= now() - interval '{MINUTES} min' and outcome is not null and type is not null
  group by type order by type

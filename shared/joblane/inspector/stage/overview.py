@@ -16,6 +16,7 @@ from joblane.inspector.tasks.filter_sql import BOUND, check_number, reading
 from joblane.inspector.views import Count, Depth, Lane, Minute, Overview, Pause, Paused, QueueView
 from joblane.queues import OWN_TYPES, WEIGHTS, Queue, dead_letter_name, front_door_name, lane_name
 from joblane.record.connection import Connection
+from joblane.record.run_statistics import FAILED_OUTCOMES
 from joblane.record.states import LIVE, State
 
 MOST_MINUTES = 240
@@ -43,9 +44,9 @@ newest, so that a backlog or tasks that are due in months do not hide the others
 The last columns: the number of tasks that are due and do not run, and the wait of the task that was due first, negative
 if none is due yet. A held task is not late."""
 
-STARTED = """
+STARTED = f"""
 select queue, date_trunc('minute', started_at, 'UTC'), count(*), count(*) filter (where outcome = 'completed'),
-       count(*) filter (where outcome in ('failed', 'timeout', 'archived', 'lost')), avg(wait_ms)::float8
+       count(*) filter (where outcome in {FAILED_OUTCOMES}), avg(wait_ms)::float8
   from joblane.task_attempts
  where started_at >= $1 and queue is not null
  group by 1, 2

@@ -7,6 +7,7 @@ from joblane.inspector.scope import Scope
 from joblane.inspector.stage import pauses
 from joblane.inspector.tasks.filter_sql import BOUND, LARGEST_PAGE, check_number, reading
 from joblane.inspector.views import TenantRow
+from joblane.record.run_statistics import FAILED_OUTCOMES
 
 MINUTES = 60
 
@@ -33,7 +34,7 @@ waiting as (
 ),
 runs as (
   select coalesce(tenant, '') as tenant, count(*) as started,
-         count(*) filter (where outcome in ('failed', 'timeout', 'archived', 'lost')) as failed
+         count(*) filter (where outcome in {FAILED_OUTCOMES}) as failed
     from joblane.task_attempts where started_at >= now() - interval '{MINUTES} min' group by 1
 )
 select tenant, coalesce(due, 0), coalesce(held, 0), coalesce(active, 0), coalesce(later, 0), oldest,

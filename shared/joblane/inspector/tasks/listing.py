@@ -14,6 +14,7 @@ from joblane.inspector.tasks.selection import is_narrow, select
 from joblane.inspector.views import Count, Page, TaskRow
 from joblane.queues import Queue
 from joblane.record.connection import Connection
+from joblane.record.run_statistics import FAILED_OUTCOMES
 from joblane.record.states import State
 
 COUNT_CAP = 10_000
@@ -26,13 +27,13 @@ COLUMNS = (
 )
 """Columns in the order that :func:`row_of` reads."""
 MOST_MINUTES = 240
-FAILURES = """
+FAILURES = f"""
 select t.id, t.type, t.queue, t.state, t.tenant, t.tags, a.attempt, t.max_attempts, t.created_at, t.due_at,
        a.finished_at, t.reason, a.error_type, a.error_message, a.fingerprint
   from (select * from joblane.task_attempts
          where started_at >= now() - make_interval(mins => $1::int + 30) and finished_at is not null
            and finished_at >= now() - make_interval(mins => $1::int)
-           and outcome in ('failed', 'timeout', 'archived', 'lost')
+           and outcome in {FAILED_OUTCOMES}
          order by finished_at desc limit $2::int) as a
   join joblane.tasks t on t.id = a.task_id order by a.finished_at desc
 """
