@@ -23,23 +23,30 @@ MOST_MINUTES = 240
 MOST_ARCHIVED = 1_000
 """Archived tasks are counted up to here: each is a page of the table, which nobody else reads."""
 
-LIVE_ROWS = """
-with edge as materialized (
+LIVE_TASKS = """
+edge as materialized (
   select created_at, id from joblane.tasks where finished_at is null order by created_at, id offset $1::int - 1 limit 1
-)
+),
+live as (
+  (select queue, type, state, tenant, due_at from joblane.tasks where finished_at is null
+    order by created_at, id limit $1::int)
+  union all
+  (select queue, type, state, tenant, due_at from joblane.tasks
+    where finished_at is null and (created_at, id) > ((select created_at from edge), (select id from edge))
+    order by created_at desc, id desc limit $1::int)
+)"""
+"""Live tasks: the $1 oldest, which wait longest, and the $1 newest.
+
+So neither a backlog nor tasks that are due in months hide the others."""
+LIVE_ROWS = f"""
+with {LIVE_TASKS}
 select queue, type, state, case when tenant = any($2::text[]) then tenant end, count(*),
        count(*) filter (where state not in ('active', 'held') and due_at <= clock_timestamp()),
        extract(epoch from clock_timestamp() - min(due_at) filter (where state not in ('active', 'held')))::float8
-  from ((select queue, type, state, tenant, due_at from joblane.tasks where finished_at is null
-          order by created_at, id limit $1::int)
-        union all
-        (select queue, type, state, tenant, due_at from joblane.tasks
-          where finished_at is null and (created_at, id) > ((select created_at from edge), (select id from edge))
-          order by created_at desc, id desc limit $1::int)) as live
+  from live
  group by 1, 2, 3, 4
 """
-"""Live tasks by lane, state and paused tenant ($2: the paused tenants): the $1 oldest, which wait longest, and the $1
-newest, so that a backlog or tasks that are due in months do not hide the others.
+"""Live tasks by lane, state and paused tenant ($2: the paused tenants).
 
 The last columns: the number of tasks that are due and do not run, and the wait of the task that was due first, negative
 if none is due yet. A held task is not late."""

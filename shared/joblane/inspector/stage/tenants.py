@@ -5,24 +5,15 @@ from __future__ import annotations
 from joblane.inspector.filter import PauseScope
 from joblane.inspector.scope import Scope
 from joblane.inspector.stage import pauses
+from joblane.inspector.stage.overview import LIVE_TASKS
 from joblane.inspector.tasks.filter_sql import BOUND, LARGEST_PAGE, check_number, reading
 from joblane.inspector.views import TenantRow
 from joblane.record.run_statistics import FAILED_OUTCOMES
 
 MINUTES = 60
 
-# As in the overview, the oldest and the newest live tasks are counted, so that a backlog does not hide the others.
 TENANTS = f"""
-with edge as materialized (
-  select created_at, id from joblane.tasks where finished_at is null order by created_at, id offset {BOUND} - 1 limit 1
-),
-live as (
-  (select tenant, state, due_at from joblane.tasks where finished_at is null order by created_at, id limit {BOUND})
-  union all
-  (select tenant, state, due_at from joblane.tasks
-    where finished_at is null and (created_at, id) > ((select created_at from edge), (select id from edge))
-    order by created_at desc, id desc limit {BOUND})
-),
+with {LIVE_TASKS},
 waiting as (
   select coalesce(tenant, '') as tenant,
          count(*) filter (where state in ('pending', 'retry', 'scheduled') and due_at <= clock_timestamp()) as due,
@@ -40,7 +31,7 @@ runs as (
 select tenant, coalesce(due, 0), coalesce(held, 0), coalesce(active, 0), coalesce(later, 0), oldest,
        coalesce(started, 0), coalesce(failed, 0)
   from waiting full join runs using (tenant)
- order by 2 desc, 3 desc, 7 desc, 1 limit $1::int
+ order by 2 desc, 3 desc, 7 desc, 1 limit $2::int
 """
 
 
@@ -49,7 +40,7 @@ def tenants(scope: Scope, limit: int) -> tuple[TenantRow, ...]:
     check_number("limit", limit, LARGEST_PAGE)
     with reading(scope.connection) as connection:
         paused = {pause.name: pause for pause in pauses.current(connection) if pause.scope is PauseScope.TENANT}
-        rows = connection.run(TENANTS, str(limit))
+        rows = connection.run(TENANTS, str(BOUND), str(limit))
     return tuple(
         TenantRow(tenant, due, held, active, later, oldest, started, failed, paused.get(tenant))
         for tenant, due, held, active, later, oldest, started, failed in rows
