@@ -65,10 +65,10 @@ def test_each_run_is_added_up_once_by_type_and_minute(world: World) -> None:
 
 
 def test_an_hour_is_the_sum_of_its_minutes_and_has_the_tenants(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    # given runs of four tenants in the last full hour, of which two have rows of their own
+    # given runs of four tenants in the last full hour that is added up, of which two have rows of their own
     monkeypatch.setattr(run_statistics, "FIRST", timedelta(hours=3))
     monkeypatch.setattr(run_statistics, "TENANTS", run_statistics.TENANTS.replace("limit 200", "limit 2"))
-    hour = this_minute().replace(minute=0) - timedelta(hours=1)
+    hour = (this_minute() - timedelta(minutes=3)).replace(minute=0) - timedelta(hours=1)
     for tenant, number in (("acme", 3), ("globex", 2), ("few", 1), (None, 1)):
         for minute in range(number):
             run_ended(world, hour + timedelta(minutes=minute), tenant=tenant, wait_ms=2**minute)
