@@ -393,6 +393,20 @@ create table joblane.causes (
 )
 """
 
+DEPLOYS = f"""
+-- One row for each deploy that changed the version, written by the migration of the deploy. The latest 1,000 are kept.
+create table joblane.deploys (
+    -- Number of the deploy, ascending.
+    number bigint generated always as identity primary key,
+    -- Time of the migration.
+    at timestamptz not null default clock_timestamp() check (at between {FIRST} and {LAST}),
+    -- Version: that of the stage's settings, or the commit.
+    version text not null,
+    -- Person who deployed. Null: not known.
+    deployed_by text
+)
+"""
+
 BULKS = """
 -- One row for each bulk action. A task of type jobs:bulk with the same id does its work.
 create table joblane.bulks (
@@ -610,7 +624,7 @@ def upgrade() -> None:
     op.execute("create sequence joblane.tasks_seq")
     for table in (
         TASKS, ATTEMPTS, RUN_STATISTICS, RUN_STATISTICS_UNTIL, ITEMS, CURSORS, PROGRESS, PARENTS, CHILDREN, BATCHES,
-        PAUSES, AUDIT, CAUSES, BULKS, TYPES, STAGE, SCHEDULES, LIMITS, LIMIT_CHANGES, RATES, FUNCTIONS,
+        PAUSES, AUDIT, CAUSES, DEPLOYS, BULKS, TYPES, STAGE, SCHEDULES, LIMITS, LIMIT_CHANGES, RATES, FUNCTIONS,
     ):  # fmt: skip
         for statement in statements(table):
             op.execute(statement)
