@@ -52,8 +52,8 @@ $$
 """
 FORBIDDEN = "42501"
 # The user may read and write every table that the migrating role owns, now or later, and may not change a schema. It
-# may only read the migrations' version, the stage and the deploys, and only insert into the audit. PUBLIC may have lost its right to
-# call functions. Two grants at the same time would fail, hence the lock.
+# may only read the migrations' version, the stage and the deploys, and only insert into the audit. PUBLIC may have lost
+# its right to call functions. Two grants at the same time would fail, hence the lock.
 GRANT = """
 do $$
 declare
@@ -122,8 +122,8 @@ def migrate(
     ``prefix``: the stage's prefix; None: the prefix in the settings. ``user``: a role that gets the right to read and
     write; None if the functions log in as the tables' owner. ``by_iam``: the user logs in by IAM and is created if it
     does not exist. ``patience``: how long to wait for an unavailable database, for example a paused database. It waits
-    for tables in use, and for another migration, for at least a minute. ``version``: that of the code, which is recorded
-    as a deploy, with ``by``, the person who deploys; None: nothing is recorded.
+    for tables in use, and for another migration, for at least a minute. ``version``: recorded as a deploy, with ``by``,
+    the person who deploys; None: nothing is recorded.
 
     Raises :class:`WrongStageError` and :class:`ForeignSchemaError` before any change.
     """
