@@ -351,6 +351,7 @@ def ask(world: World, gathered: Gathered) -> None:
         "bulk_view": [],
         "line": [],
         "batch": [("all",)],
+        "marks": [(PauseScope.TYPE, ("leak:one",)), (PauseScope.TENANT, ("acme",))],
         "performance": [(PauseScope.TYPE, "leak:one"), (PauseScope.TENANT, "")],
     }
     world.run("insert into joblane.batches (id) values ('all') on conflict do nothing")

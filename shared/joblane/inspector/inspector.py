@@ -21,6 +21,7 @@ from joblane.inspector.stage import (
     batches,
     doctor,
     limits,
+    marks,
     overview,
     pauses,
     performance,
@@ -170,6 +171,17 @@ class Inspector:
         ``*`` is for all others, and the empty name for tasks without a tenant.
         """
         return performance.performance(self._scope, kind, name, within)
+
+    @needs(VIEW)
+    def marks(
+        self, kind: PauseScope, names: tuple[str, ...], *, within: timedelta = timedelta(days=1)
+    ) -> tuple[views.Mark, ...]:
+        """Deploys, pauses, changes of limits and bulk actions, latest first. ``within``: 1 minute to 30 days.
+
+        ``kind``, ``names``: only those that concern these types, queues or tenants, 10 at most. A type has the pauses
+        of its queues too. At most 200 marks.
+        """
+        return marks.marks(self._scope, kind, names, within)
 
     @needs(VIEW)
     def types(self) -> tuple[views.TypeView, ...]:

@@ -369,7 +369,7 @@ create table joblane.audit (
     -- Name of the Inspector's operation.
     action text not null,
     -- Id of the task, or the name of the type, queue, tenant or schedule.
-    target text not null,
+    target text collate "C" not null,
     -- Reason that the operator gave, 500 characters at most. Null: none.
     reason text,
     -- Id of the bulk action or redrive that acted on the task. Null: an action of its own.
