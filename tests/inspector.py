@@ -20,10 +20,12 @@ from joblane.inspector.views import (
     BatchRow,
     BatchView,
     BulkView,
+    Check,
     Count,
     DeadGroup,
     DeadLetters,
     Depth,
+    Grade,
     LogLine,
     Mark,
     Overview,
@@ -190,6 +192,9 @@ class FakeInspector:
 
     def _marks(self, kind: PauseScope, names: tuple[str, ...], within: timedelta) -> tuple[Mark, ...]:
         return tuple(self.marked)
+
+    def _why_slow(self, name: str) -> tuple[Check, ...]:
+        return (views.examined(Grade.BAD), views.examined(Grade.GOOD))
 
     def _statistics(self, within: object, by: str) -> tuple[Statistic, ...]:
         return (views.statistic(views.TYPE if by == "type" else self.tenant),)

@@ -1,9 +1,9 @@
 """Every operation of an inspector that reads, over a million tasks and 30 days of statistics.
 
 So each page and each command: these only put the answers into words. The tasks are those of ``inspecting``, with the
-runs of ten days, the statistics of 30 days for each type, minute and hour, three bulk actions of 100,000 tasks, and
-deploys. The times are the processor time of PostgreSQL's session, without parallel workers, with planning: the best of
-some calls. SQS is imitated.
+runs of ten days, 100,000 that wait for limits, the statistics of 30 days for each type, minute and hour, three bulk
+actions of 100,000 tasks, and deploys. The times are the processor time of PostgreSQL's session, without parallel
+workers, with planning: the best of some calls. SQS is imitated.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+from joblane.declaration import Task
 from joblane.discovery import discover
 from joblane.errors import JobError
 from joblane.inspector.filter import BulkAction, Filter, PauseScope
@@ -21,7 +22,9 @@ from joblane.inspector.permission import Permission, permission_of
 from joblane.inspector.scope import Scope
 from joblane.inspector.stage import doctor_database, doctor_work
 from joblane.local.postgres import Postgres
+from joblane.queues import Queue
 from joblane.record.database import Database
+from joblane.record.deploys import write_deploy
 from joblane.record.migrations import upgrade
 from joblane.record.states import State
 from joblane.record.task_types import register
@@ -29,6 +32,7 @@ from joblane.sqs.client import Sqs
 from joblane.testing.databases import administer
 from tests.bench import backends
 from tests.bench.inspecting import CAUSES, TASK_ROWS, TASKS, types_of_rows
+from tests.bench.record import bench_keyed
 from tests.bench.report import Ratio, within
 
 ROUNDS = 5
@@ -40,6 +44,15 @@ select id, 1, 1, 0, created_at, finished_at, case when state = 'archived' then '
        20 + abs(hashtext(id)) % 4000, type, queue, tenant, abs(hashtext(id)) % 90000, 60, 512, 0.000001
   from joblane.tasks where state in ('completed', 'archived') order by created_at
 """
+LIMITED = bench_keyed.type
+HELD = """
+insert into joblane.tasks (id, type, queue, tenant, state, payload, payload_digest, max_attempts, retention_seconds,
+                           key_limit, waits_for, place, first_due_at, seq, due_at, created_at)
+select 'held-' || n, $1, 'default', 'tenant-' || n % 200, 'held', '{}', '', 6, 604800, $1 || '/' || n % 200,
+       $1 || '/' || n % 200, n, at, n, at, at
+  from (select n, clock_timestamp() - n * interval '1 s' as at from generate_series(1, 100000) n) as x
+"""
+"""100,000 tasks that wait for 200 keys."""
 HISTOGRAM = "(select array_agg(array[b + n % 7, 1 + n % 3]) from generate_series(10, 24) b)"
 STATISTICS = f"""
 insert into joblane.run_statistics
@@ -82,19 +95,24 @@ def run(server: Postgres) -> list[Ratio]:
     database = Database(server.database_url("operations"))
     try:
         fill(server.database_url("operations"), database)
-        return measured(Scope(database, Empty(), "jobs", discover(), "bench"))
+        return measured(Scope(database, Empty(), "jobs", _tasks(), "bench"))
     finally:
         database.drop()
         administer(server.database_url("postgres"), "drop database operations with (force)")
+
+
+def _tasks() -> dict[str, Task[Any, Any]]:
+    return {**discover(), LIMITED: bench_keyed}
 
 
 def fill(url: str, database: Database) -> None:
     upgrade(url)
     types, connection = types_of_rows(), database.get()
     connection.limit(None)
-    register(connection, discover())
+    register(connection, _tasks())
     connection.run(TASK_ROWS, str(TASKS), types)
     connection.run(CAUSES)
+    connection.run(HELD, LIMITED)
     connection.run(ATTEMPTS)
     connection.run(STATISTICS, types, "60")
     connection.run(STATISTICS, types, "3600")
@@ -103,6 +121,8 @@ def fill(url: str, database: Database) -> None:
     connection.run(AUDIT)
     connection.run(ACTIONS, types[0])
     connection.run(BULKS)
+    for number in range(200):
+        write_deploy(connection, f"v{number}", "ann")
     for table in ("tasks", "task_attempts", "run_statistics", "audit"):
         connection.run(f"vacuum analyze joblane.{table}")
     database.drop()
@@ -148,6 +168,12 @@ def _calls(scope: Scope) -> Mapping[str, Callable[[], object]]:
         "dead: a type": lambda: inspector.dead(types=(types[0],), sort="last"),
         "dead: newer": lambda: inspector.dead(since=now - timedelta(minutes=15)),
         "pauses:": inspector.pauses,
+        "why_slow:": lambda: inspector.why_slow(types[0]),
+        "why_slow: a type with limits": lambda: inspector.why_slow(LIMITED),
+        "limits: a type": lambda: inspector.limits(LIMITED),
+        "marks: a type": lambda: inspector.marks(PauseScope.TYPE, (types[0],), within=timedelta(days=30)),
+        "marks: a tenant": lambda: inspector.marks(PauseScope.TENANT, ("tenant-0",), within=timedelta(days=30)),
+        "marks: queues": lambda: inspector.marks(PauseScope.QUEUE, tuple(Queue), within=timedelta(hours=4)),
         "limits: all": inspector.limits,
         "line:": lambda: _refused(lambda: inspector.line(types[0], "7")),
         "batches:": inspector.batches,

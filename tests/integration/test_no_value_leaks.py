@@ -351,6 +351,7 @@ def ask(world: World, gathered: Gathered) -> None:
         "bulk_view": [],
         "line": [],
         "batch": [("all",)],
+        "why_slow": [("leak:one",)],
         "marks": [(PauseScope.TYPE, ("leak:one",)), (PauseScope.TENANT, ("acme",))],
         "performance": [(PauseScope.TYPE, "leak:one"), (PauseScope.TENANT, "")],
     }

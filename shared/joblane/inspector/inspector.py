@@ -28,6 +28,7 @@ from joblane.inspector.stage import (
     schedules,
     statistics,
     tenants,
+    why_slow,
 )
 from joblane.inspector.tasks import detail, listing, logs
 from joblane.record.limit_changes import Given
@@ -147,7 +148,10 @@ class Inspector:
 
     @needs(VIEW)
     def statistics(self, *, within: timedelta = timedelta(days=1), by: str = "type") -> tuple[views.Statistic, ...]:
-        """Runs of the last ``within``, the most expensive first. ``by``: ``type`` or ``tenant``."""
+        """Runs of the last ``within``, the most expensive first. ``by``: ``type`` or ``tenant``.
+
+        More than a day: by whole hours, and without runs that were found lost three hours after their start.
+        """
         return statistics.statistics(self._scope, within, by)
 
     @needs(VIEW)
@@ -182,6 +186,11 @@ class Inspector:
         of its queues too. At most 200 marks.
         """
         return marks.marks(self._scope, kind, names, within)
+
+    @needs(VIEW)
+    def why_slow(self, name: str) -> tuple[views.Check, ...]:
+        """Why the tasks of a declared type start late, in the order of the runbook, from the record alone."""
+        return why_slow.why_slow(self._scope, name)
 
     @needs(VIEW)
     def types(self) -> tuple[views.TypeView, ...]:

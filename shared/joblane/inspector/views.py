@@ -578,7 +578,11 @@ class ScheduleView:
 
 @dataclass(frozen=True, slots=True)
 class Statistic:
-    """Runs of one ``key``, a type or a tenant, that started within a period. ``cost_usd``: an estimate."""
+    """Runs of one ``key``, a type or a tenant, that started within a period. ``cost_usd``: an estimate.
+
+    A period of more than a day has the runs that ended in its hours. The ``key`` ``*`` then stands for the tenants that
+    had no numbers of their own in an hour.
+    """
 
     key: str
     started: int

@@ -60,6 +60,12 @@ def show(request: Request, inspector: Inspector) -> Response:
     )
 
 
+def why(request: Request, inspector: Inspector) -> Response:
+    """``type``: the name of a declared type."""
+    name = request.query_params.get("type", "")
+    return page(request, "why.html", name=name, checks=inspector.why_slow(name))
+
+
 def _column(found: Performance, number: int) -> Column:
     period = found.periods[number]
     counts, end = period.counts, period.at + timedelta(seconds=found.step_seconds)

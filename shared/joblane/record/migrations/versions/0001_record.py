@@ -308,6 +308,12 @@ create table joblane.run_statistics (
     waits integer[] not null,
     -- Durations of the handlers and their commits, as pairs like those of waits.
     durations integer[] not null,
+    -- Sum of the waits, in milliseconds.
+    wait_ms bigint not null default 0,
+    -- Sum of the durations, in milliseconds.
+    duration_ms bigint not null default 0,
+    -- Longest duration, in milliseconds. Null: none is known.
+    longest_ms integer,
     primary key (kind, name, seconds, at, queue)
 )
 """
