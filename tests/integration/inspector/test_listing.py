@@ -100,7 +100,7 @@ def filled(postgres: Any, joblane_databases: Any) -> Iterator[Scope]:
         database = Database(url)
         database.get().run(FILL, ROWS)
         database.get().run(FILL_RUNS, ROWS)
-        database.get().run("analyze joblane.task_attempts")
+        database.get().run("vacuum analyze joblane.task_attempts")  # as by autovacuum
         database.get().run("analyze joblane.tasks")
         yield Scope(database, Sqs(), PREFIX, TASKS, "op")
         database.drop()
