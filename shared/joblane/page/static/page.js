@@ -3,7 +3,7 @@
 
 (() => {
   const ROWS = "[data-row]";
-  const GO = { q: "/", t: "/tasks", d: "/dead", s: "/schedules", l: "/limits", b: "/bulk", a: "/audit" };
+  const GO = { q: "/", t: "/tasks", d: "/dead", s: "/schedules", l: "/limits", b: "/bulk", e: "/types", a: "/audit" };
   let awaitsArea = false;
 
   const typing = (target) => target.closest("input:not([type=checkbox]), textarea, select, [contenteditable], dialog");
