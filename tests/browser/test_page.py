@@ -70,6 +70,22 @@ def test_the_token_is_removed_from_the_address(visit: Visit) -> None:
     visitor = visit()
     assert visitor.page.url == visitor.base + "/"
     assert visitor.page.evaluate("document.cookie") == ""  # no script can read it
+    [cookie] = visitor.context.cookies()
+    assert visitor.page.url.endswith(f"{cookie['path']}/")  # no other port gets it
+
+
+def test_a_link_without_the_base_leads_a_browser_that_is_signed_in_to_the_task(visit: Visit, site: Site) -> None:
+    # given
+    visitor = visit()
+    id_ = any_task(site, State.COMPLETED)
+    for base in ("", "/~of-another-process"):
+        # when
+        visitor.page.goto(f"{visitor.base.rpartition('/')[0]}{base}/task?id={id_}")
+        # then
+        visitor.page.wait_for_url(f"{visitor.base}/task?id={id_}")
+        expect(visitor.page.get_by_role("heading", level=1)).to_contain_text(id_)
+    assert {trouble.partition("(")[2] for trouble in visitor.troubles} == {"Unauthorized)"}
+    visitor.troubles.clear()
 
 
 def test_tasks_are_filtered_and_paged_and_a_task_is_opened(visit: Visit, site: Site) -> None:
@@ -286,12 +302,14 @@ def test_a_task_is_enqueued_by_the_form_of_its_type(visit: Visit, site: Site) ->
     _expected(visitor, "422")
     # and when it is corrected, and the form is sent twice, with keys only
     tenant.fill("6f1c5d0e-6f0a-4b0b-9a59-0d1f7f5f2c11")
-    sent = page.evaluate("new URLSearchParams(new FormData(document.querySelector('form.enqueue'))).toString()")
+    sent = page.evaluate(
+        "(form => [form.action, String(new URLSearchParams(new FormData(form)))])(document.querySelector('.enqueue'))"
+    )
     page.keyboard.press("Enter")
     expect(page.get_by_text("Enqueued: the task is pending.")).to_be_visible()
     id_ = page.locator("h1").inner_text()
     again = page.evaluate(
-        "body => fetch('/enqueue/start', {method: 'POST', body: new URLSearchParams(body)}).then(got => got.url)", sent
+        "([to, body]) => fetch(to, {method: 'POST', body: new URLSearchParams(body)}).then(got => got.url)", sent
     )
     # then there is one task
     assert f"id={id_}" in again

@@ -4,7 +4,10 @@
 (() => {
   const ROWS = "[data-row]";
   const GO = { q: "/", t: "/tasks", d: "/dead", s: "/schedules", l: "/limits", b: "/bulk", e: "/types", a: "/audit" };
+  const BASE = new URL(document.currentScript.src).pathname.replace(/\/static\/.*/, "");
   let awaitsArea = false;
+
+  localStorage.setItem("joblane-base", BASE);  // for link.js
 
   const typing = (target) => target.closest("input:not([type=checkbox]), textarea, select, [contenteditable], dialog");
   const visible = (element) => element.getClientRects().length > 0;
@@ -27,7 +30,7 @@
   function press(key) {
     if (awaitsArea) {
       awaitsArea = false;
-      if (GO[key]) location.assign(GO[key]);
+      if (GO[key]) location.assign(BASE + GO[key]);
       return Boolean(GO[key]);
     }
     switch (key) {
