@@ -30,7 +30,7 @@ class Kind(StrEnum):
     INTEGER = "integer"
     NUMBER = "number"
     CHOICE = "choice"
-    """One of several JSON values: an enumeration or a boolean."""
+    """A value out of several: an enumeration or a boolean."""
     TIME = "time"
     DATE = "date"
     JSON = "json"

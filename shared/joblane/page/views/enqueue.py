@@ -22,7 +22,7 @@ from joblane.page.visit import form, page, redirect
 from joblane.unique import OnConflict
 
 PREFIX = "payload:"
-"""Of the names of the payload's inputs: options have names of their own."""
+"""Prefix of the names of the payload's inputs: options have names of their own."""
 MOST_RETRIES = 1_000_000
 
 
