@@ -13,7 +13,7 @@ from starlette.testclient import TestClient
 
 from joblane.errors import DatabaseUnavailableError, LimitError, PayloadError
 from joblane.flow import Rate
-from joblane.inspector.actions.changes import ALLOWED
+from joblane.inspector.choices import ALLOWED
 from joblane.inspector.durations import stamp
 from joblane.inspector.errors import ActionError, SelectionError
 from joblane.inspector.filter import BulkAction, Filter, PauseScope
