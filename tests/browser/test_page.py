@@ -68,6 +68,22 @@ def test_the_token_is_removed_from_the_address(visit: Visit) -> None:
     visitor = visit()
     assert visitor.page.url == visitor.base + "/"
     assert visitor.page.evaluate("document.cookie") == ""  # no script can read it
+    [cookie] = visitor.context.cookies()
+    assert visitor.page.url.endswith(f"{cookie['path']}/")  # no other port gets it
+
+
+def test_a_link_without_the_base_leads_a_browser_that_is_signed_in_to_the_task(visit: Visit, site: Site) -> None:
+    # given
+    visitor = visit()
+    id_ = any_task(site, State.COMPLETED)
+    for base in ("", "/~of-another-process"):
+        # when
+        visitor.page.goto(f"{visitor.base.rpartition('/')[0]}{base}/task?id={id_}")
+        # then
+        visitor.page.wait_for_url(f"{visitor.base}/task?id={id_}")
+        expect(visitor.page.get_by_role("heading", level=1)).to_contain_text(id_)
+    assert {trouble.partition("(")[2] for trouble in visitor.troubles} == {"Unauthorized)"}
+    visitor.troubles.clear()
 
 
 def test_tasks_are_filtered_and_paged_and_a_task_is_opened(visit: Visit, site: Site) -> None:
@@ -156,13 +172,19 @@ def _refresh(page: Page) -> None:
 def test_a_stale_page_says_so_until_it_is_refreshed(visit: Visit) -> None:
     visitor = visit()
     page = visitor.go("/tasks?state=retry")
-    stale = page.get_by_text(
-        re.compile(r"Not up to date since \d\d:\d\d:\d\dZ: the page does not answer.*Retrying every 10 s\.")
-    )
-    expect(stale).to_be_hidden()
+    since = r"Not up to date since \d\d:\d\d:\d\dZ: no answer from the "
+    without_page = page.get_by_text(re.compile(since + "page; check .* still runs. Retrying every 10 s\\."))
+    stale = page.get_by_text(re.compile(since + "database. Retrying every 10 s\\."))
+    expect(without_page).to_be_hidden()
     page.route("**/tasks?*", lambda route: route.abort())
     _refresh(page)
+    expect(without_page).to_be_visible()
+    # and when the page answers, and its database does not
+    page.unroute("**/tasks?*")
+    page.route("**/tasks?*", lambda route: route.fulfill(status=503, body="unavailable"))
+    _refresh(page)
     expect(stale).to_be_visible()
+    # and when both answer
     page.unroute("**/tasks?*")
     _refresh(page)
     expect(stale).to_be_hidden()
