@@ -174,13 +174,19 @@ def _refresh(page: Page) -> None:
 def test_a_stale_page_says_so_until_it_is_refreshed(visit: Visit) -> None:
     visitor = visit()
     page = visitor.go("/tasks?state=retry")
-    stale = page.get_by_text(
-        re.compile(r"Not up to date since \d\d:\d\d:\d\dZ: the page does not answer.*Retrying every 10 s\.")
-    )
-    expect(stale).to_be_hidden()
+    since = r"Not up to date since \d\d:\d\d:\d\dZ: no answer from the "
+    without_page = page.get_by_text(re.compile(since + "page; check .* still runs. Retrying every 10 s\\."))
+    stale = page.get_by_text(re.compile(since + "database. Retrying every 10 s\\."))
+    expect(without_page).to_be_hidden()
     page.route("**/tasks?*", lambda route: route.abort())
     _refresh(page)
+    expect(without_page).to_be_visible()
+    # and when the page answers, and its database does not
+    page.unroute("**/tasks?*")
+    page.route("**/tasks?*", lambda route: route.fulfill(status=503, body="unavailable"))
+    _refresh(page)
     expect(stale).to_be_visible()
+    # and when both answer
     page.unroute("**/tasks?*")
     _refresh(page)
     expect(stale).to_be_hidden()

@@ -263,6 +263,8 @@ def schedule() -> ScheduleView:
         ticks=ticks,
         pause=None,
         on_aws="ENABLED",
+        missed=2,
+        missed_at=(before(hours=1), before(hours=20)),
     )
 
 

@@ -13,7 +13,7 @@ from starlette.testclient import TestClient
 
 from joblane.errors import DatabaseUnavailableError, LimitError, PayloadError
 from joblane.flow import Rate
-from joblane.inspector.actions.changes import ALLOWED
+from joblane.inspector.choices import ALLOWED
 from joblane.inspector.durations import stamp
 from joblane.inspector.errors import ActionError, SelectionError
 from joblane.inspector.filter import BulkAction, Filter, PauseScope
@@ -22,7 +22,7 @@ from joblane.page.app import PAGES as ALL_PAGES
 from joblane.queues import Queue
 from joblane.record.limit_status import LimitChange, LimitKind, LimitValues
 from joblane.record.states import State
-from tests.builders.views import NOW, batch, batch_row, limit, overview, task_row, task_view, type_view
+from tests.builders.views import NOW, batch, batch_row, limit, overview, schedule, task_row, task_view, type_view
 from tests.inspector import FakeInspector
 from tests.unit.page.conftest import COOKIE, Post, client_of
 
@@ -562,8 +562,9 @@ def test_a_redrive_of_all_does_not_count_bulk_actions(browser: TestClient, stub:
 
 def test_a_schedule_shows_its_ticks_and_runs_now(browser: TestClient, post: Post, stub: FakeInspector) -> None:
     text = browser.get("/schedules").text
-    for shown in ("0 2 * * *", "in 5 h", "completed", "missed", "ENABLED"):
+    for shown in ("0 2 * * *", "in 5 h", "completed", "missed", "ENABLED", "2 missed in 24 h"):
         assert shown in text
+    assert all(stamp(at) in text for at in schedule().missed_at)
     post("/schedules/tick", type="tenant:cleanup", schedule="nightly")
     assert stub.performed == [("tick", "tenant:cleanup", "nightly", None)]
     answer = post("/pause", scope="schedule", name="tenant:cleanup:nightly")

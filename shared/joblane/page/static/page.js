@@ -112,9 +112,9 @@
 
   function showStale(event) {
     const status = event.detail.xhr?.status;
-    const problem = status === 503 ? "the database does not answer"
+    const problem = status === 503 ? "no answer from the database"
       : status ? `the page answered with status ${status}`
-      : "the page does not answer; check that `joblane page` still runs";
+      : "no answer from the page; check that `joblane page` still runs";
     const seconds = document.querySelector("#live[hx-trigger]")?.getAttribute("hx-trigger").match(/every (\d+)s/)?.[1];
     const text = `Not up to date since ${updatedAt.toISOString().slice(11, 19)}Z: ${problem}.`
       + (seconds ? ` Retrying every ${seconds} s.` : "");
