@@ -18,7 +18,7 @@ from enum import StrEnum
 from typing import Any, TypeVar
 
 from joblane.errors import storable
-from joblane.inspector.actions.changes import ALLOWED
+from joblane.inspector.choices import ALLOWED
 from joblane.inspector.durations import LONGEST
 from joblane.inspector.errors import SelectionError
 from joblane.inspector.filter import BulkAction, Filter
@@ -29,8 +29,6 @@ from joblane.record.connection import Connection
 from joblane.record.states import State
 from joblane.sqs.message import ID_PATTERN, MAX_ID, TENANT_PATTERN
 
-BULK_TYPE = "jobs:bulk"
-"""The task type that carries out bulk actions."""
 LARGEST_PAGE = 500
 MAX_VALUES = LARGEST_PAGE
 """Values of one field of a filter: enough for the ids of a whole page."""

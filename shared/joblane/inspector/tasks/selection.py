@@ -15,8 +15,9 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any
 
+from joblane.inspector.choices import BULK_TYPE
 from joblane.inspector.filter import Filter
-from joblane.inspector.tasks.filter_sql import BOUND, BULK_TYPE, position_of
+from joblane.inspector.tasks.filter_sql import BOUND, position_of
 from joblane.record.connection import Connection
 from joblane.record.states import ENDED, LIVE, State
 
