@@ -47,7 +47,8 @@ def test_an_empty_field_matches_any_task() -> None:
 
 
 @pytest.mark.parametrize(
-    "field", ["state=gone", "queue=fast", "newer=2", "older=h", "older=999999w", "newer=monday", "ended_older=1", "longer=x"]
+    "field",
+    ["state=gone", "queue=fast", "newer=2", "older=h", "older=999999w", "newer=monday", "ended_older=1", "longer=x"],
 )
 def test_an_invalid_field_is_named(field: str) -> None:
     with pytest.raises(SelectionError) as caught:

@@ -61,7 +61,9 @@ def checked(scope: Scope, filter_: Filter) -> Filter:
         if isinstance(value, datetime) and value.tzinfo is None:
             raise SelectionError(each.name, "a time with a zone is required")
         if isinstance(value, timedelta) and not timedelta(0) < value <= LONGEST:
-            raise SelectionError(each.name, f"a duration of more than 0 s, and of {LONGEST.days} days at most, is required")
+            raise SelectionError(
+                each.name, f"a duration of more than 0 s, and of {LONGEST.days} days at most, is required"
+            )
     for id_ in filter_.ids:
         _match("ids", id_, ID_PATTERN, f"1 to {MAX_ID} printable ASCII characters without spaces are required")
     _match("id_prefix", filter_.id_prefix, ID_PATTERN, f"1 to {MAX_ID} printable ASCII characters without spaces")
