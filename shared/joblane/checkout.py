@@ -28,18 +28,9 @@ def deployer(folder: Path, environment: Mapping[str, str] = os.environ) -> str |
 
 
 def _git(folder: Path, *arguments: str) -> str | None:
-    command = ["git", "-C", str(folder), *arguments]
-    environment = {**os.environ, "GIT_OPTIONAL_LOCKS": "0"}
+    command = ["git", "--no-optional-locks", "-C", str(folder), *arguments]
     try:
-        done = subprocess.run(  # noqa: S603
-            command,
-            capture_output=True,
-            check=False,
-            env=environment,
-            errors="replace",
-            text=True,
-            timeout=SECONDS,
-        )
+        done = subprocess.run(command, capture_output=True, check=False, errors="replace", text=True, timeout=SECONDS)  # noqa: S603
     except (OSError, subprocess.TimeoutExpired):
         return None
     return _line(done.stdout) if done.returncode == 0 else None

@@ -68,13 +68,13 @@ select 'tenant', 'tenant-' || t, '', 3600, date_trunc('hour', now(), 'UTC') - n 
 """
 AUDIT = """
 insert into joblane.audit (at, who, action, target, reason, bulk)
-select now() - (300000 - n) * interval '8 s', 'ann', 'retry', md5(n::text)::uuid::text, 'mended', 'bulk-' || n / 100000
+select now() - (300000 - n) * interval '8 s', 'ann', 'retry', md5(n::text)::uuid::text, 'fixed', 'bulk-' || n / 100000
   from generate_series(0, 299999) as n
 """
 ACTIONS = """
 insert into joblane.audit (at, who, action, target, reason)
 select now() - (3000 - n) * interval '15 min', 'ann', (array['pause', 'resume', 'set_limit', 'redrive'])[1 + n % 4],
-       case n % 4 when 2 then $1 when 3 then 'bulk-' || n % 3 else 'type:' || $1 end, 'mended'
+       case n % 4 when 2 then $1 when 3 then 'bulk-' || n % 3 else 'type:' || $1 end, 'fixed'
   from generate_series(1, 3000) as n
 """
 BULKS = """

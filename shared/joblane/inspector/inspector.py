@@ -200,7 +200,7 @@ class Inspector:
 
     @needs(VIEW)
     def why_slow(self, name: str) -> tuple[views.Check, ...]:
-        """Why the tasks of a declared type start late, in the order of the runbook, from the record alone."""
+        """Why the tasks of a declared type start late, in the order of the runbook, from the database alone."""
         return why_slow.why_slow(self._scope, name)
 
     @needs(VIEW)

@@ -82,13 +82,13 @@ def test_a_bulk_action_is_a_mark_of_what_it_can_touch(deployed: World, inspector
         put(deployed, sample_one, name, **columns)
     # when
     ids = {
-        what: inspector.bulk(BulkAction.RETRY, filter_, reason="mended").id for what, (filter_, *_) in FILTERS.items()
+        what: inspector.bulk(BulkAction.RETRY, filter_, reason="fixed").id for what, (filter_, *_) in FILTERS.items()
     }
     # then
     for at, (kind, name) in enumerate([(TYPE, ONE), (TENANT, "acme")]):
         found = inspector.marks(kind, (name,))
         assert {mark.bulk for mark in found} == {ids[what] for what, (_, *touches) in FILTERS.items() if touches[at]}
-        assert all(mark.text.startswith("retry of ") and mark.reason == "mended" for mark in found)
+        assert all(mark.text.startswith("retry of ") and mark.reason == "fixed" for mark in found)
 
 
 def test_old_marks_and_more_than_the_bound_are_left_out(

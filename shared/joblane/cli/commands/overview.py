@@ -255,7 +255,7 @@ def slow(
     """Say why the tasks of a type start late.
 
     Pauses, limits, tenants, lanes, durations, arrivals, failures and the sweep, each with its numbers and the command
-    that mends it. Exit status 1 if one of them delays tasks.
+    that fixes it. Exit status 1 if one of them delays tasks.
     """
     _judge(target.inspector(context).why_slow(type_), as_json=as_json)
 

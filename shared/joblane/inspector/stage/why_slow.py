@@ -1,6 +1,6 @@
-"""Why the tasks of a type start late: the list of the runbook, from the record alone.
+"""Why the tasks of a type start late: the list of the runbook, from the database alone.
 
-Each finding is a :class:`~joblane.inspector.views.Check` with its numbers and the command that mends it.
+Each finding is a :class:`~joblane.inspector.views.Check` with its numbers and the command that fixes it.
 """
 
 from __future__ import annotations
@@ -218,7 +218,7 @@ def _flooded(_: Scope, subject: _Subject) -> Iterator[Check]:
 
 
 def _lanes(_: Scope, subject: _Subject) -> Iterator[Check]:
-    """The record has no limit of a lane but the declared one: its share of the budget is not compared."""
+    """The database has no limit of a lane but the declared one, so its share of the budget is not compared."""
     most = subject.task.max_concurrency
     for queue, live in sorted(subject.queues.items()):
         if not live.due:
