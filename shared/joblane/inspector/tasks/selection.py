@@ -4,8 +4,8 @@ A source is a condition with an index of its own that yields its rows in the ord
 the sources of a filter, and tests its conditions on the first :data:`BOUND` rows. The row at the bound is returned even
 if it does not match: all rows before it were tested, so a walk continues there.
 
-An id prefix or a tag has an index without that order. Its rows are read and sorted if they are not more than
-:data:`NARROW`; a prefix or tag that more tasks have is tested like any other condition.
+An id prefix, a tag or a parent has an index without that order. Its rows are read and sorted if they are not more than
+:data:`NARROW`; one that more tasks have is tested like any other condition.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from joblane.record.states import ENDED, LIVE, State
 
 NARROW = 5_000
 """Rows in no order, each on a page of its own, that a statement reads at most."""
+CHILDREN = "select child from joblane.task_children where parent = {parent} limit {limit}"
 IS_LIVE, IS_ENDED = "finished_at is null", "finished_at > '-infinity'"
 IS_ARCHIVED = "(dead_sent_at is not null or dead_letter_unsent)"
 IS_UNSUCCESSFUL = "reason is not null and finished_at is not null"
@@ -90,14 +91,16 @@ select count(*) filter (where matches), max(created_at) filter (where reached), 
 
 
 def is_narrow(connection: Connection, filter_: Filter) -> bool:
-    """True if an index of ids or of tags yields so few rows for the filter that all of them can be read."""
+    """True if an index of ids, tags or parents yields so few rows for the filter that all of them can be read."""
     values = _Values()
     condition = _narrow_condition(values, filter_)
     if filter_.ids or condition is None:
         return condition is not None
     # without an order, only the index of the condition can be used
     number = f"(select count(*) from (select from joblane.tasks where {condition} limit {NARROW + 1}) as found)"
-    if not filter_.id_prefix:
+    if filter_.parent:
+        number = f"(select count(*) from ({CHILDREN.format(parent='$1', limit=NARROW + 1)}) as found)"
+    elif not filter_.id_prefix:
         number = f"case when ({COMMON_TAG}) > {NARROW} then {NARROW + 1} else {number} end"
     return bool(connection.run(f"select {number}", *values.given)[0][0] <= NARROW)
 
@@ -161,6 +164,8 @@ def _narrow_condition(values: _Values, filter_: Filter) -> str | None:
     """The condition of an index without the order of a listing; None if the filter has none."""
     if filter_.ids:
         return f"id = any({values.add(list(filter_.ids))}::text[])"
+    if filter_.parent:
+        return f"id = any(array({CHILDREN.format(parent=values.add(filter_.parent), limit=NARROW)}))"
     if filter_.id_prefix:
         return f"id >= {values.add(filter_.id_prefix)} and id < {values.add(_past(filter_.id_prefix))}"
     if filter_.tag:
@@ -196,6 +201,11 @@ def _conditions(values: _Values, filter_: Filter, *, acting: bool) -> Iterator[s
             yield f"{column} = any({values.add([str(value) for value in several])}::text[])"
     if filter_.id_prefix:
         yield f"id >= {values.add(filter_.id_prefix)} and id < {values.add(_past(filter_.id_prefix))}"
+    if filter_.parent:
+        child = (
+            f"select true from joblane.task_children c where c.parent = {values.add(filter_.parent)} and c.child = id"
+        )
+        yield f"({child}) is not null"  # `exists` could read all children of the parent into a hash
     if filter_.tenant:
         yield f"tenant is not distinct from {values.add(filter_.tenant)}"
     if filter_.tag:
