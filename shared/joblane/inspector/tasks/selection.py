@@ -210,11 +210,6 @@ def _conditions(values: _Values, filter_: Filter, *, acting: bool) -> Iterator[s
             yield f"{column} = any({values.add([str(value) for value in several])}::text[])"
     if filter_.id_prefix:
         yield f"id >= {values.add(filter_.id_prefix)} and id < {values.add(_past(filter_.id_prefix))}"
-    if filter_.parent:
-        child = (
-            f"select true from joblane.task_children c where c.parent = {values.add(filter_.parent)} and c.child = id"
-        )
-        yield f"({child}) is not null"  # `exists` could read all children of the parent into a hash
     if filter_.tenant:
         yield f"tenant is not distinct from {values.add(filter_.tenant)}"
     if filter_.tag:
@@ -228,12 +223,20 @@ def _conditions(values: _Values, filter_: Filter, *, acting: bool) -> Iterator[s
         yield f"finished_at is not null and finished_at < {values.add(filter_.ended_before)}"
     if filter_.fingerprint:
         yield f"fingerprint is not distinct from {values.add(filter_.fingerprint)}"
-    if filter_.longer:
-        yield f"({TOOK_MS}) > {values.add(str(filter_.longer / timedelta(milliseconds=1)))}::float8"
+    yield from _in_other_tables(values, filter_)
     if acting:
         yield "not cleared"
         if not (filter_.ids or filter_.types or filter_.fingerprint):
             yield f"type <> '{BULK_TYPE}'"
+
+
+def _in_other_tables(values: _Values, filter_: Filter) -> Iterator[str]:
+    """The conditions that look up another row for each task. A lookup by `exists` could read all of them into a hash."""
+    if filter_.parent:
+        parent = values.add(filter_.parent)
+        yield f"(select true from joblane.task_children c where c.parent = {parent} and c.child = id) is not null"
+    if filter_.longer:
+        yield f"({TOOK_MS}) > {values.add(str(filter_.longer / timedelta(milliseconds=1)))}::float8"
 
 
 def _where(conditions: Sequence[str]) -> str:
