@@ -231,7 +231,7 @@ def _conditions(values: _Values, filter_: Filter, *, acting: bool) -> Iterator[s
 
 
 def _in_other_tables(values: _Values, filter_: Filter) -> Iterator[str]:
-    """The conditions that look up another row for each task. A lookup by `exists` could read all of them into a hash."""
+    """The conditions that look up another row for each task. `exists` could read all of them into a hash."""
     if filter_.parent:
         parent = values.add(filter_.parent)
         yield f"(select true from joblane.task_children c where c.parent = {parent} and c.child = id) is not null"
