@@ -316,10 +316,30 @@ class Relative:
 
 @dataclass(frozen=True, slots=True)
 class Relatives:
-    """At most 50 parents or children of a task. ``more``: True if it has more than these."""
+    """The parents or children of a task. ``tasks``: at most 50 of them, archived ones first, then those that have not
+    ended. ``more``: True if it has more than these.
+
+    ``states``: the number of all of them by state, ``removed``: of those whose rows are removed. ``exact`` False: there
+    are more than the 1,000 that are counted.
+    """
 
     tasks: tuple[Relative, ...]
     more: bool
+    states: Mapping[State, int] = field(default_factory=dict)
+    removed: int = 0
+    exact: bool = True
+
+    @property
+    def number(self) -> str:
+        """The number of all of them, in words."""
+        return f"{'' if self.exact else 'at least '}{sum(self.states.values()) + self.removed:,}"
+
+    @property
+    def summary(self) -> str:
+        """``5 completed, 1 archived``."""
+        order = sorted(State, key=lambda state: state not in ENDED)
+        found = [*((self.states.get(state, 0), str(state)) for state in order), (self.removed, "removed")]
+        return ", ".join(f"{number:,} {name}" for number, name in found if number)
 
 
 @dataclass(frozen=True, slots=True)
@@ -330,10 +350,10 @@ class TaskView:
     narrowest first: ``TYPE/KEY``, a type, or the name of a shared limit. ``waits_for``: the limit for which it is held,
     None if it waits for no limit.
 
-    ``parents``: the tasks after which it runs, archived ones first, then those that have not ended. ``on_parent_dead``:
-    None without parents. ``children``: the tasks that run after it, or that its runs enqueued. ``enqueued_by``: the id
-    of the task whose run enqueued it. ``batch``: the id of its batch. ``callback``: ``on_end`` or ``on_success`` if it
-    is this callback of the batch, None if it is a member.
+    ``parents``: the tasks after which it runs. ``on_parent_dead``: None without parents. ``children``: the tasks that
+    run after it, or that its runs enqueued. ``enqueued_by``: the id of the task whose run enqueued it. ``batch``: the
+    id of its batch. ``callback``: ``on_end`` or ``on_success`` if it is this callback of the batch, None if it is a
+    member.
     """
 
     row: TaskRow

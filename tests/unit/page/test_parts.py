@@ -33,6 +33,7 @@ HTMX = "d6fdc75f204e6bdefa99b69bf1e6d4ac69b8a364f77929f45c13476b4000f717"
         Filter(ids=("a", "b c", "ü&=")),
         Filter(id_prefix="01", states=(State.RETRY, State.ACTIVE), types=("a:b",), queues=(Queue.LOW,)),
         Filter(tenant="t", tag="x y", error="50%", fingerprint="f", created_after=START, created_before=NOW),
+        Filter(parent="01-a"),
         Filter(ended_after=START, ended_before=NOW),
         Filter(longer=timedelta(minutes=90)),
         Filter(longer=timedelta(seconds=1.5)),

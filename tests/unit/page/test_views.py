@@ -852,7 +852,9 @@ def test_a_task_shows_its_parents_children_and_batch(browser: TestClient, stub: 
     stub.changes["one"] = {
         "parents": Relatives((Relative("a", "b:c", State.ARCHIVED), Relative("gone", None, None)), more=True),
         "on_parent_dead": "hold",
-        "children": Relatives((Relative("child", "b:c", State.HELD),), more=False),
+        "children": Relatives(
+            (Relative("child", "b:c", State.HELD),), True, {State.COMPLETED: 5, State.ARCHIVED: 1, State.HELD: 1_000}, 2
+        ),
         "enqueued_by": "creator",
         "batch": "import-7",
         "callback": "on_end",
@@ -863,9 +865,17 @@ def test_a_task_shows_its_parents_children_and_batch(browser: TestClient, stub: 
         "It runs after these. If one is archived: hold. Task Type State a b:c archived gone – removed And more."
         in shown
     )
-    assert "Children These run after it, or were enqueued by its runs. Task Type State child b:c held" in shown
+    title = "Children (1,008): 5 completed, 1 archived, 1,000 held, 2 removed"
+    note = "These run after it, or were enqueued by its runs."
+    assert f"{title} {note} Task Type State child b:c held All children" in shown
     assert "Batch import-7 its on_end callback Enqueued by creator" in shown
-    for address in ("/task?id=a", "/task?id=child", "/task?id=creator", "/batches/show?id=import-7"):
+    for address in (
+        "/task?id=a",
+        "/task?id=child",
+        "/task?id=creator",
+        "/tasks?parent=one",
+        "/batches/show?id=import-7",
+    ):
         assert f'href="{address}"' in text
 
 
