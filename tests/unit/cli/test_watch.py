@@ -135,7 +135,7 @@ def test_a_chart_has_one_scale_and_shows_a_single_failure() -> None:
 # --- Filter ----------------------------------------------------------------------------------------------------------
 
 
-def test_a_filter_has_the_words_of_ls_and_escape_ends_it(stub: FakeInspector) -> None:
+def test_a_filter_is_written_as_for_ls_and_escape_ends_it(stub: FakeInspector) -> None:
     async def scenario(screen: Screen) -> None:
         await screen.press("2", "slash")
         await screen.type("state=retry type=data:export tenant=acme")
@@ -159,7 +159,7 @@ def test_a_filter_has_the_words_of_ls_and_escape_ends_it(stub: FakeInspector) ->
     watch(stub, scenario)
 
 
-def test_words_of_a_filter_are_checked() -> None:
+def test_each_word_of_a_filter_is_checked() -> None:
     now = datetime.now(UTC)
     found = words.parsed("state=retry --state archived --queue=low id=ab error='did not end' newer=2h")
     assert (found.states, found.queues, found.id_prefix) == ((State.RETRY, State.ARCHIVED), (Queue.LOW,), "ab")
