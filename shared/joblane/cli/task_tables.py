@@ -91,7 +91,7 @@ def task(to: Console, view: TaskView, now: datetime, command: str) -> None:
     on_dead = f"if one is archived: {view.on_parent_dead}" if view.on_parent_dead else ""
     for title, relatives, note in (("Parents", view.parents, on_dead), ("Children", view.children, "")):
         if relatives.tasks:
-            _section(to, title, note)
+            _section(to, f"{title} ({relatives.number}): {relatives.summary}", note)
             to.print(_relatives(relatives))
     if view.attempts:
         _section(to, "Attempts")
@@ -253,6 +253,8 @@ def _next(to: Console, view: TaskView, command: str) -> None:
     id_ = argument(view.row.id)
     steps = [(f"{command} logs {id_}", "its log lines")] if view.attempts else []
     steps += [(f"{command} {COMMANDS.get(action, action)} {id_}", MEANINGS.get(action, "")) for action in view.actions]
+    if view.children.more:
+        steps.append((f"{command} ls --parent {id_}", "all its children"))
     if view.row.fingerprint and view.row.state == "archived":
         steps.append((f"{command} dead", "other tasks with the same error"))
     if view.log_link is not None:

@@ -299,10 +299,30 @@ class Relative:
 
 @dataclass(frozen=True, slots=True)
 class Relatives:
-    """At most 50 parents or children of a task. ``more``: True if it has more than these."""
+    """The parents or children of a task. ``tasks``: at most 50 of them, archived ones first, then those that have not
+    ended. ``more``: True if it has more than these.
+
+    ``states``: the number of all of them by state, ``removed``: of those whose rows are removed. ``exact`` False: there
+    are more than the 1,000 that are counted.
+    """
 
     tasks: tuple[Relative, ...]
     more: bool
+    states: Mapping[State, int] = field(default_factory=dict)
+    removed: int = 0
+    exact: bool = True
+
+    @property
+    def number(self) -> str:
+        """The number of all of them, in words."""
+        return f"{'' if self.exact else 'at least '}{sum(self.states.values()) + self.removed:,}"
+
+    @property
+    def summary(self) -> str:
+        """``5 completed, 1 archived``."""
+        order = sorted(State, key=lambda state: state not in ENDED)
+        found = [*((self.states.get(state, 0), str(state)) for state in order), (self.removed, "removed")]
+        return ", ".join(f"{number:,} {name}" for number, name in found if number)
 
 
 @dataclass(frozen=True, slots=True)
@@ -313,10 +333,10 @@ class TaskView:
     narrowest first: ``TYPE/KEY``, a type, or the name of a shared limit. ``waits_for``: the limit for which it is held,
     None if it waits for no limit.
 
-    ``parents``: the tasks after which it runs, archived ones first, then those that have not ended. ``on_parent_dead``:
-    None without parents. ``children``: the tasks that run after it, or that its runs enqueued. ``enqueued_by``: the id
-    of the task whose run enqueued it. ``batch``: the id of its batch. ``callback``: ``on_end`` or ``on_success`` if it
-    is this callback of the batch, None if it is a member.
+    ``parents``: the tasks after which it runs. ``on_parent_dead``: None without parents. ``children``: the tasks that
+    run after it, or that its runs enqueued. ``enqueued_by``: the id of the task whose run enqueued it. ``batch``: the
+    id of its batch. ``callback``: ``on_end`` or ``on_success`` if it is this callback of the batch, None if it is a
+    member.
     """
 
     row: TaskRow
@@ -546,7 +566,10 @@ class Tick:
 @dataclass(frozen=True, slots=True)
 class ScheduleView:
     """``next``: the next times. ``ticks``: the last ticks, newest first. ``on_aws``: the state of the schedule in
-    EventBridge Scheduler, None if not known."""
+    EventBridge Scheduler, None if not known.
+
+    ``missed``: number of ticks of the last 24 hours that did not arrive within 30 minutes. ``missed_at``: the times of
+    the last 20 of them, newest first."""
 
     type: str
     name: str
@@ -557,6 +580,8 @@ class ScheduleView:
     ticks: tuple[Tick, ...]
     pause: Pause | None
     on_aws: str | None
+    missed: int
+    missed_at: tuple[datetime, ...]
 
 
 @dataclass(frozen=True, slots=True)

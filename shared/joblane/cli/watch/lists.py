@@ -12,7 +12,7 @@ from rich.table import Table
 
 from joblane.cli import run_tables
 from joblane.cli.commands.dead import group_table
-from joblane.cli.commands.pause import schedule_table
+from joblane.cli.commands.pause import missed_line, schedule_table
 from joblane.cli.durations import milliseconds, relative, short
 from joblane.cli.queue_tables import overview_table, pause_line, pause_lines, unknown_lines
 from joblane.cli.task_tables import last_error, tries, when
@@ -49,7 +49,7 @@ class Target:
 
     @property
     def scopes(self) -> list[tuple[PauseScope, str]]:
-        """What `p` can pause, the nearest first."""
+        """Scopes that `p` can pause, the nearest first."""
         named = {
             PauseScope.SCHEDULE: self.schedule,
             PauseScope.TYPE: self.type,
@@ -269,7 +269,8 @@ def _schedules(inspector: Inspector, asked: Asked) -> tuple[ScheduleView, ...]:
 
 def _draw_schedules(found: tuple[ScheduleView, ...], asked: Asked, width: int) -> Listing:
     targets = [Target(f"{one.type}:{one.name}", type=one.type, schedule=f"{one.type}:{one.name}") for one in found]
-    notes = [pause_line(one.pause) for one in found if one.pause is not None]
+    notes = [missed_line(one) for one in found if one.missed]
+    notes += [pause_line(one.pause) for one in found if one.pause is not None]
     return Listing(schedule_table(found, width) if found else table(), tuple(targets), None, tuple(notes))
 
 
