@@ -58,6 +58,7 @@ READING: dict[tuple[str, ...], tuple[str, Callable[[], Any], Any]] = {
     ("batch", "seal", "import-7"): ("seal_batch", views.batch, BatchView),
     ("limits",): ("limits", lambda: (views.limit(),), tuple[LimitStatus, ...]),
     ("line", "show", "x:y", "7"): ("line", lambda: (views.task_row(),), tuple[TaskRow, ...]),
+    ("why", "slow", "x:y"): ("why_slow", lambda: (views.examined(Grade.GOOD),), tuple[Check, ...]),
     ("doctor",): ("doctor", lambda: (views.examined(Grade.GOOD),), tuple[Check, ...]),
 }
 
