@@ -64,6 +64,11 @@ class FilterOptions:
         str | None, typer.Option(metavar="AGE", help="Only tasks that ended after this: an age or a time.")
     ] = None
 
+    longer: Annotated[
+        str | None,
+        typer.Option(metavar="DURATION", help="Only tasks whose last run took longer than this: 30s, 5m, 1h."),
+    ] = None
+
     def filter(self, ids: Sequence[str] = ()) -> Filter:
         after, before = time_range(self.newer, self.older)
         ended_after, ended_before = time_range(self.ended_newer, self.ended_older, "--ended-newer", "--ended-older")
@@ -81,6 +86,7 @@ class FilterOptions:
             created_before=before,
             ended_after=ended_after,
             ended_before=ended_before,
+            longer=duration_of(self.longer, "--longer"),
         )
 
 
