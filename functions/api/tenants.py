@@ -52,9 +52,7 @@ def _address(email: str) -> str:
 class NewTenant(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    name: Annotated[
-        str, StringConstraints(strip_whitespace=True, min_length=1, max_length=255), AfterValidator(_name)
-    ]
+    name: Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=255), AfterValidator(_name)]
     slug: Annotated[str, StringConstraints(pattern=r"^[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?$")] = Field(
         description="Lower-case letters, digits and inner hyphens, 63 characters at most; unique among tenants."
     )

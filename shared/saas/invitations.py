@@ -90,9 +90,7 @@ def create(
     return session.execute(statement).scalar_one_or_none()
 
 
-def sent_today(
-    session: Session, limit: int, *, tenant_id: UUID | None = None, invited_by: str | None = None
-) -> int:
+def sent_today(session: Session, limit: int, *, tenant_id: UUID | None = None, invited_by: str | None = None) -> int:
     """Return the number of invitations of the last 24 hours, at most ``limit``. None: of all tenants, by all users."""
     invitations = user_invitations.c
     sent = select(invitations.id).where(invitations.created_at > func.now() - timedelta(days=1))

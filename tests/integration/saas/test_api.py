@@ -322,7 +322,9 @@ def test_a_name_that_would_be_a_link_or_a_line_in_a_mail_is_refused(api: Api, na
 
 
 def test_a_name_may_have_dots_and_marks(api: Api) -> None:
-    for number, name in enumerate(["St. Gallen AG", "A.C.M.E. Inc.", "Node 2.0", "Q&A: 24/7", "J.P. Doe", "Who's who?"]):
+    for number, name in enumerate(
+        ["St. Gallen AG", "A.C.M.E. Inc.", "Node 2.0", "Q&A: 24/7", "J.P. Doe", "Who's who?"]
+    ):
         assert api("POST", "/tenants", {"name": name, "slug": f"a-{number}"}, who=claims()).status == 201
 
 
