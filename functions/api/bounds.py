@@ -1,4 +1,4 @@
-"""Bounds of what a caller and a tenant may create in a day, so that nobody floods the platform or the mailboxes of others.
+"""Bounds of what a caller and a tenant may create in a day, so that nobody floods the platform, or mailboxes of others.
 
 A service of the account, which IAM has verified, has no bound.
 """

@@ -107,7 +107,7 @@ def is_one_line(value: str) -> bool:
 
 
 def has_address(value: str) -> bool:
-    """Return true if a mail program could show a link for a part of the text: ``a@b``, ``https://…``, ``example.com``."""
+    """Return true if a mail program could show a part of it as a link: ``a@b``, ``https://…``, ``example.com``."""
     return ADDRESS.search(unicodedata.normalize("NFKC", value)) is not None
 
 

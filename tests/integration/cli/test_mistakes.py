@@ -8,6 +8,7 @@ import re
 import shlex
 import subprocess
 import sys
+from typing import Any
 
 import pytest
 
@@ -95,7 +96,7 @@ def test_the_help_of_no_command_has_brackets_around_names_or_types_of_python(
 ) -> None:
     import typer.main
 
-    group = typer.main.get_command(app)
+    group: Any = typer.main.get_command(app)
     names = [
         [name, *more] for name, found in group.commands.items() for more in ([], *([sub] for sub in _below(found)))
     ]

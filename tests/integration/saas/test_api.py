@@ -352,7 +352,8 @@ def test_a_tenant_and_a_caller_send_a_bounded_number_of_invitations_a_day(api: A
     # given
     role, other = api.platform.role(tenant, "Viewer"), api.platform.tenant(slug="other")
     fill = """insert into saas.user_invitations (tenant_id, email, invited_by, role_id, token, expires_at)
-              select $1::uuid, 'x@example.org', $2, $3::uuid, gen_random_uuid()::text, now() from generate_series(1, $4::int)"""
+              select $1::uuid, 'x@example.org', $2, $3::uuid, gen_random_uuid()::text, now()
+                from generate_series(1, $4::int)"""
     api.platform.world.run(fill, tenant, "bob", role, INVITATIONS_A_DAY - 1)
     # when
     assert invite(api, tenant, role).status == 201
