@@ -162,8 +162,13 @@ def targets() -> set[str]:
     return set(re.findall(r"^([a-z]+):.*?## ", (ROOT / "Makefile").read_text(), re.M))
 
 
+@cache
+def _joblane() -> Any:
+    return typer.main.get_command(app)
+
+
 def _problems_of_jobs(words: list[str]) -> Iterator[str]:
-    command: Any = typer.main.get_command(app)
+    command = _joblane()
     name, left = "joblane", list(words)
     while left:
         if isinstance(command, Listing) and left[0] not in {*command.commands, "--help"}:

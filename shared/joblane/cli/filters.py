@@ -64,6 +64,11 @@ class FilterOptions:
         str | None, typer.Option(metavar="AGE", help="Only tasks that ended after this: an age or a time.")
     ] = None
 
+    lease_over: Annotated[
+        bool,
+        typer.Option("--lease-over", help="Only tasks whose run has stopped without a result: their lease is over."),
+    ] = False
+
     def filter(self, ids: Sequence[str] = ()) -> Filter:
         after, before = time_range(self.newer, self.older)
         ended_after, ended_before = time_range(self.ended_newer, self.ended_older, "--ended-newer", "--ended-older")
@@ -81,6 +86,7 @@ class FilterOptions:
             created_before=before,
             ended_after=ended_after,
             ended_before=ended_before,
+            lease_over=self.lease_over,
         )
 
 

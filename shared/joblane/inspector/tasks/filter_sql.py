@@ -73,12 +73,16 @@ def checked(scope: Scope, filter_: Filter) -> Filter:
         after, before = getattr(filter_, f"{name}_after"), getattr(filter_, f"{name}_before")
         if after is not None and before is not None and after >= before:
             raise SelectionError(f"{name}_before", f"a time after {name}_after is required")
+    if type(filter_.lease_over) is not bool:
+        raise SelectionError("lease_over", "true or false is required")
+    if filter_.lease_over and filter_.states and State.ACTIVE not in filter_.states:
+        raise SelectionError("lease_over", "only active tasks have a lease; leave out the states, or name active")
     _check_types(scope, filter_.types)
     return replace(
         filter_,
         ids=tuple(dict.fromkeys(filter_.ids)),
         types=tuple(dict.fromkeys(filter_.types)),
-        states=_members("states", State, filter_.states),
+        states=(State.ACTIVE,) if filter_.lease_over else _members("states", State, filter_.states),
         queues=_members("queues", Queue, filter_.queues),
     )
 

@@ -208,6 +208,8 @@ def _conditions(values: _Values, filter_: Filter, *, acting: bool) -> Iterator[s
         yield f"finished_at is not null and finished_at < {values.add(filter_.ended_before)}"
     if filter_.fingerprint:
         yield f"fingerprint is not distinct from {values.add(filter_.fingerprint)}"
+    if filter_.lease_over:
+        yield "lease_until is not null and lease_until < clock_timestamp()"
     if acting:
         yield "not cleared"
         if not (filter_.ids or filter_.types or filter_.fingerprint):
