@@ -9,7 +9,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from joblane.errors import UnknownTaskError
-from joblane.inspector.actions.changes import ALLOWED
+from joblane.inspector.choices import ALLOWED
 from joblane.inspector.errors import UnknownBatchError
 from joblane.inspector.filter import BulkAction, Filter, PauseScope
 from joblane.inspector.inspector import Inspector

@@ -1,4 +1,4 @@
-"""The lazy import of public names: a module is imported when a program first uses one of its names.
+"""Lazy imports: a module is imported when a program first uses one of its names.
 
 A worker's start, ``joblane --help`` and the pytest plugin all import the package, and each needs only a part of it.
 """
@@ -23,3 +23,16 @@ def importer(package: str, homes: Mapping[str, str]) -> Callable[[str], Any]:
         return value
 
     return get
+
+
+class _Module:
+    def __init__(self, name: str) -> None:
+        self._name = name
+
+    def __getattr__(self, attribute: str) -> Any:
+        return getattr(importlib.import_module(self._name), attribute)
+
+
+def modules(package: str, names: str) -> list[Any]:
+    """Return a stand-in for each module of ``package`` in ``names``, which are separated by spaces."""
+    return [_Module(f"{package}.{name}") for name in names.split()]

@@ -30,7 +30,7 @@ from joblane.inspector.inspector import Inspector
 from joblane.inspector.scope import Scope
 from joblane.inspector.stage import overview
 from joblane.inspector.tasks import listing
-from joblane.inspector.tasks.filter_sql import BOUND, aimed, checked, cursor_of, reading
+from joblane.inspector.tasks.filter_sql import BOUND, aimed, checked, cursor_of, mark_of, reading
 from joblane.inspector.tasks.selection import Selection, count, select
 from joblane.inspector.tasks.why import AHEAD
 from joblane.local.postgres import Postgres
@@ -200,6 +200,7 @@ def _listings(scope: Scope) -> list[Query]:
         "text that no error has": Filter(error="no such text"),
         "a fingerprint": Filter(fingerprint=fingerprint),
         "a fingerprint and a type": Filter(fingerprint=fingerprint, types=(types[0],)),
+        "a long last run": Filter(longer=timedelta(seconds=30)),
         "a day": Filter(created_after=five_days_ago, created_before=five_days_ago + timedelta(days=1)),
         "a tenant, archived, of a day": Filter(
             tenant="tenant-3",
@@ -208,15 +209,18 @@ def _listings(scope: Scope) -> list[Query]:
             created_before=five_days_ago + timedelta(days=1),
         ),
     }
-    return [_listing(inspector, name, filter_, cursor_of(five_days_ago, "m")) for name, filter_ in kinds.items()]
+    return [
+        _listing(inspector, name, filter_, cursor_of(five_days_ago, "m"), mark_of(checked(scope, filter_), None))
+        for name, filter_ in kinds.items()
+    ]
 
 
-def _listing(inspector: Inspector, name: str, filter_: Filter, deep: str) -> Query:
+def _listing(inspector: Inspector, name: str, filter_: Filter, deep: str, mark: str) -> Query:
     return Query(
         f"tasks: {name}",
         {
             "first page": lambda: inspector.tasks(filter_),
-            "page in the middle": lambda: inspector.tasks(filter_, after=deep),
+            "page in the middle": lambda: inspector.tasks(filter_, after=f"{deep}.{mark}"),
             "count": lambda: inspector.count(filter_),
         },
         (

@@ -119,7 +119,8 @@ class Served:
 
 @dataclass
 class Visitor:
-    """A browser on the page. ``troubles``: errors of the console; ``strayed``: requests to other hosts."""
+    """A browser on the page. ``base``: the beginning of all addresses; ``troubles``: errors of the console;
+    ``strayed``: requests to other hosts."""
 
     context: BrowserContext
     page: Page
@@ -148,8 +149,8 @@ def visit(browser: Browser, site: Site) -> Iterator[Callable[..., Visitor]]:
         address = (served or site.page).address
         context = browser.new_context(**{"viewport": {"width": 1280, "height": 900}, **options})
         context.set_default_timeout(10_000)
-        base = address.partition("/?")[0]
-        visitor = Visitor(context, context.new_page(), base, [], [])
+        origin = address.partition("/?")[0]
+        visitor = Visitor(context, context.new_page(), origin, [], [])
         visitors.append(visitor)
 
         def listened(message: ConsoleMessage) -> None:
@@ -157,13 +158,14 @@ def visit(browser: Browser, site: Site) -> Iterator[Callable[..., Visitor]]:
                 visitor.troubles.append(message.text)
 
         def asked(request: Request) -> None:
-            if not request.url.startswith(base + "/"):
+            if not request.url.startswith(origin + "/"):
                 visitor.strayed.append(request.url)
 
         visitor.page.on("console", listened)
         visitor.page.on("pageerror", lambda error: visitor.troubles.append(str(error)))
         context.on("request", asked)
         visitor.page.goto(address)
+        visitor.base = visitor.page.url.rstrip("/")
         return visitor
 
     yield open_it

@@ -263,6 +263,8 @@ def schedule() -> ScheduleView:
         ticks=ticks,
         pause=None,
         on_aws="ENABLED",
+        missed=2,
+        missed_at=(before(hours=1), before(hours=20)),
     )
 
 
@@ -270,8 +272,11 @@ def statistic(key: str = TYPE) -> Statistic:
     return Statistic(key, 1200, 1190, 6, 3, 1, 420, 5300, 61000, 0.0213)
 
 
-def type_view() -> TypeView:
-    return TypeView("data:export", (Queue.DEFAULT, Queue.LOW), 3, 600.0, 604800.0, 1, 512, ("0 2 * * *",), False, {})
+def type_view(**changes: Any) -> TypeView:
+    made = TypeView(
+        TYPE, (Queue.DEFAULT, Queue.LOW), 3, 600.0, 604800.0, 1, 512, ("every day at 02:00 UTC",), False, {}
+    )
+    return replace(made, **changes)
 
 
 def log_line(message: str = "wrote the file") -> LogLine:

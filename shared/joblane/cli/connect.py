@@ -268,7 +268,7 @@ def _on_emulator(url: str) -> str:
 
     An emulator does not resolve the names of AWS. Source: LocalStack, *API Gateway*, on custom ids and URLs.
     """
-    from joblane.record.connecting import LOOPBACK
+    from joblane.record.login import LOOPBACK
 
     endpoint = os.environ.get("AWS_ENDPOINT_URL", "")
     if urlsplit(endpoint).hostname not in LOOPBACK:

@@ -68,6 +68,10 @@ class FilterOptions:
         bool,
         typer.Option("--lease-over", help="Only tasks whose run has stopped without a result: their lease is over."),
     ] = False
+    longer: Annotated[
+        str | None,
+        typer.Option(metavar="DURATION", help="Only tasks whose last run took longer than this: 30s, 5m, 1h."),
+    ] = None
 
     def filter(self, ids: Sequence[str] = ()) -> Filter:
         after, before = time_range(self.newer, self.older)
@@ -87,6 +91,7 @@ class FilterOptions:
             ended_after=ended_after,
             ended_before=ended_before,
             lease_over=self.lease_over,
+            longer=duration_of(self.longer, "--longer"),
         )
 
 

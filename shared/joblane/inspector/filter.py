@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from enum import StrEnum
 
 from joblane.queues import Queue
@@ -42,6 +42,8 @@ class Filter:
     """Latest time of the end, exclusive."""
     lease_over: bool = False
     """True: only active tasks whose lease has ended: their run has stopped without a result."""
+    longer: timedelta | None = None
+    """Least duration of the last run, exclusive. A run in progress counts with its time so far."""
 
 
 class BulkAction(StrEnum):

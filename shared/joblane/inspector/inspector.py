@@ -8,29 +8,40 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import datetime, timedelta
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from joblane.flow import Rate
 from joblane.inspector import views
-from joblane.inspector.actions import audit, enqueue, line, single
-from joblane.inspector.bulk import causes, dead, start
 from joblane.inspector.filter import BulkAction, Filter, PauseScope
 from joblane.inspector.permission import Permission, needs
-from joblane.inspector.scope import Scope
-from joblane.inspector.stage import (
-    batches,
-    doctor,
-    limits,
-    overview,
-    pauses,
-    performance,
-    schedules,
-    statistics,
-    tenants,
-)
-from joblane.inspector.tasks import detail, listing, logs
+from joblane.lazy import modules
 from joblane.record.limit_changes import Given
 from joblane.record.limit_status import LimitStatus
+
+if TYPE_CHECKING:
+    from joblane.inspector.actions import audit, enqueue, line, single
+    from joblane.inspector.bulk import causes, dead, start
+    from joblane.inspector.scope import Scope
+    from joblane.inspector.stage import (
+        batches,
+        doctor,
+        limits,
+        overview,
+        pauses,
+        performance,
+        schedules,
+        statistics,
+        tenants,
+    )
+    from joblane.inspector.tasks import detail, listing, logs
+else:  # imported by the first call: a remote inspector needs only the signatures, and no database driver
+    audit, enqueue, line, single = modules("joblane.inspector.actions", "audit enqueue line single")
+    causes, dead, start = modules("joblane.inspector.bulk", "causes dead start")
+    batches, doctor, limits, overview, pauses, performance, schedules, statistics, tenants = modules(
+        "joblane.inspector.stage",
+        "batches doctor limits overview pauses performance schedules statistics tenants",
+    )
+    detail, listing, logs = modules("joblane.inspector.tasks", "detail listing logs")
 
 VIEW, OPERATE, EDIT = Permission
 

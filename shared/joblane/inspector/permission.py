@@ -7,8 +7,6 @@ from enum import StrEnum
 from functools import wraps
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
-from joblane.inspector.unavailable import translated_errors
-
 P = ParamSpec("P")
 R = TypeVar("R")
 Operation = Callable[Concatenate[Any, P], R]
@@ -29,6 +27,8 @@ def needs(permission: Permission) -> Callable[[Operation[P, R]], Operation[P, R]
     def mark(function: Operation[P, R]) -> Operation[P, R]:
         @wraps(function)
         def operation(inspector: Any, *args: P.args, **kwargs: P.kwargs) -> R:
+            from joblane.inspector.unavailable import translated_errors  # a remote inspector has no database driver
+
             with translated_errors(inspector._scope):
                 return function(inspector, *args, **kwargs)
 

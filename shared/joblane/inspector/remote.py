@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 from joblane.inspector import wire
 from joblane.inspector.permission import Permission
 from joblane.local.errors import ForbiddenError, LocalError, UnavailableError
-from joblane.record.connecting import LOOPBACK
+from joblane.record.login import LOOPBACK
 
 if TYPE_CHECKING:
     from botocore.awsrequest import AWSPreparedRequest, AWSResponse

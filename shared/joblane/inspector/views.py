@@ -546,7 +546,10 @@ class Tick:
 @dataclass(frozen=True, slots=True)
 class ScheduleView:
     """``next``: the next times. ``ticks``: the last ticks, newest first. ``on_aws``: the state of the schedule in
-    EventBridge Scheduler, None if not known."""
+    EventBridge Scheduler, None if not known.
+
+    ``missed``: number of ticks of the last 24 hours that did not arrive within 30 minutes. ``missed_at``: the times of
+    the last 20 of them, newest first."""
 
     type: str
     name: str
@@ -557,6 +560,8 @@ class ScheduleView:
     ticks: tuple[Tick, ...]
     pause: Pause | None
     on_aws: str | None
+    missed: int
+    missed_at: tuple[datetime, ...]
 
 
 @dataclass(frozen=True, slots=True)

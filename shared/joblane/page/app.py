@@ -15,7 +15,7 @@ from joblane.page.failures import View, endpoint, http_error_page
 from joblane.page.notices import Notices
 from joblane.page.rendering import FOLDER
 from joblane.page.security import Guard, Keys, address_of
-from joblane.page.views import batches, bulk, dead, limits, runs, stage, task, tasks
+from joblane.page.views import batches, bulk, dead, enqueue, limits, runs, stage, task, tasks
 
 PAGES: dict[str, View] = {
     "/": stage.overview,
@@ -35,6 +35,8 @@ PAGES: dict[str, View] = {
     "/statistics": stage.statistics,
     "/runs": runs.show,
     "/tenants": stage.tenants,
+    "/types": enqueue.types,
+    "/enqueue": enqueue.show,
     "/audit": stage.audit,
 }
 ACTIONS: dict[str, View] = {
@@ -47,6 +49,7 @@ ACTIONS: dict[str, View] = {
     "/dead/redrive/start": dead.redrive,
     "/dead/acknowledge": dead.acknowledge,
     "/schedules/tick": stage.tick,
+    "/enqueue/start": enqueue.start,
     "/limits/set": limits.set_values,
     "/limits/reset": limits.reset,
     "/limits/pass": limits.let_pass,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -24,11 +25,16 @@ from joblane.record.limit_status import LimitValues
 from joblane.record.states import State
 
 FOLDER = Path(__file__).parent
+ADDRESSES = re.compile(r'(?<=\s)(href|src|action|formaction|hx-get)="/')
+"""Addresses in HTML. No escaped value contains a quotation mark."""
 NOTHING = Markup('<span class="none">–</span>')
 
 
 def render(request: Request, template: str, status: int = 200, **values: Any) -> Response:
-    """A page from a template. ``request.app.state.common``: values that all pages show."""
+    """A page from a template. ``request.app.state.common``: values that all pages show.
+
+    Templates and views name addresses without the page's base, which is added here.
+    """
     parameters = [(name, value) for name, value in request.query_params.multi_items() if name != "note"]
     common = {
         "now": datetime.now(UTC),
@@ -37,7 +43,12 @@ def render(request: Request, template: str, status: int = 200, **values: Any) ->
         "notice": None,
     }
     text = TEMPLATES.get_template(template).render({**common, **request.app.state.common, **values})
-    return HTMLResponse(text, status_code=status)
+    return HTMLResponse(ADDRESSES.sub(rf'\1="{base_of(request)}/', text), status_code=status)
+
+
+def base_of(request: Request) -> str:
+    """The base with which the address of the request began."""
+    return str(getattr(request.state, "base", ""))
 
 
 def problem(

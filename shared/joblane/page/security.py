@@ -1,12 +1,14 @@
 """Access to the page: only a browser on this machine that opened the address with the token, and no other site in it.
 
 Another site in the same browser can send requests to 127.0.0.1, and can let its own name resolve to that address (DNS
-rebinding). So the Host header must be the page's own. A cookie replaces the token, and is not sent from other sites. An
-action needs a token from the page's own forms, and headers of the browser that name this page as the origin.
+rebinding). So the Host header must be the page's own. A cookie replaces the token, and is not sent from other sites. A
+browser sends cookies to every port of a host, so all addresses begin with a random base, and the cookie is for the
+base. An action needs a token from the page's own forms, and headers of the browser that name this page as the origin.
 """
 
 from __future__ import annotations
 
+import re
 import secrets
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -18,12 +20,14 @@ from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from joblane.page.rendering import problem
+from joblane.page.rendering import base_of, problem
 
 ADDRESS = "127.0.0.1"
 MAX_FORM_BYTES = 4 * 1024 * 1024
 """Size of an action's form: a payload of SQS's 1 MiB can be three times as long when its characters are escaped."""
 SAFE_METHODS = ("GET", "HEAD")
+OTHER_BASE = re.compile(r"^/~[^/]*")
+"""The base in a link of another process of the page."""
 
 HEADERS = {
     "content-security-policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; "
@@ -43,12 +47,13 @@ STATIC = {"cache-control": "private, max-age=600"}
 
 @dataclass(frozen=True, slots=True)
 class Keys:
-    """The secrets of one process. ``token``: in the first address; ``session``: in the cookie; ``form``: in each
-    form."""
+    """The secrets of one process. ``token``: in the first address; ``session``: in the cookie; ``form``: in each form;
+    ``base``: the first part of all addresses, as in ``/~x``, or empty."""
 
     token: str = field(default_factory=lambda: secrets.token_urlsafe(32), repr=False)
     session: str = field(default_factory=lambda: secrets.token_urlsafe(32), repr=False)
     form: str = field(default_factory=lambda: secrets.token_urlsafe(32), repr=False)
+    base: str = field(default_factory=lambda: f"/~{secrets.token_urlsafe(16)}", repr=False)
 
 
 def address_of(port: int, token: str) -> str:
@@ -77,16 +82,29 @@ class Guard:
         if scope["type"] != "http":  # there are no web sockets
             return
 
+        scope = self._inner(scope)
         kept = STATIC if scope["path"].startswith(STATIC_PATH) else {}
 
         async def send_with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
-                MutableHeaders(scope=message).update({**HEADERS, **kept})
+                headers = MutableHeaders(scope=message)
+                headers.update({**HEADERS, **kept})
+                if "location" in headers:
+                    headers["location"] = self._keys.base + headers["location"].removeprefix(f"http://{self._host}")
             await send(message)
 
         request = Request(scope, receive)
         answer = self._refusal(request) or await self._form_refusal(request)
         await (answer or self._app)(scope, receive, send_with_headers)
+
+    def _inner(self, scope: Scope) -> Scope:
+        """The request as the routes see it. The state has the ``base`` only if the address began with it, so no other
+        response contains the base."""
+        base = self._keys.base
+        if not f"{scope['path']}/".startswith(f"{base}/"):
+            return scope
+        path = scope["path"].removeprefix(base) or "/"
+        return {**scope, "path": path, "state": {**scope.get("state", {}), "base": base}}
 
     def _refusal(self, request: Request) -> Response | None:
         """The refusal of a request; None for an accepted request."""
@@ -100,13 +118,14 @@ class Guard:
             self._token = secrets.token_urlsafe(32)
             self._renewed(self._token)
             return self._sign_in(request)
-        if not equal(_cookies(request.headers).get(self._cookie, ""), self._keys.session):
+        has_base = base_of(request) == self._keys.base
+        if not has_base or not equal(_cookies(request.headers).get(self._cookie, ""), self._keys.session):
             return problem(
                 request,
                 401,
                 "This browser is not signed in",
-                "After a link from another site, load the page again. Otherwise open the last address that `joblane "
-                "page` has printed: each is good for one browser.",
+                "Open the last address that `joblane page` has printed: each is good for one browser. After that, or "
+                "after a link from another site, load this page again.",
                 back=(_own_address(request), "Load it again") if request.method == "GET" else None,
                 stranger=True,
             )
@@ -115,7 +134,8 @@ class Guard:
     def _sign_in(self, request: Request) -> Response:
         """Set the cookie, and redirect to an address without the token, which keeps it out of the browser's history."""
         answer = RedirectResponse(_own_address(request), status_code=303)
-        answer.set_cookie(self._cookie, self._keys.session, httponly=True, samesite="strict", path="/")
+        path = self._keys.base or "/"
+        answer.set_cookie(self._cookie, self._keys.session, httponly=True, samesite="strict", path=path)
         return answer
 
     async def _form_refusal(self, request: Request) -> Response | None:
@@ -154,9 +174,10 @@ class Guard:
 
 
 def _own_address(request: Request) -> str:
-    """The address of a request on this page, without its token."""
+    """The address of a request on this page, without its token and without the base of another process."""
     rest = [(name, value) for name, value in request.query_params.multi_items() if name != "token"]
-    path = quote(f"/{request.url.path.lstrip('/')}")  # an address with two slashes would name another host
+    inner = OTHER_BASE.sub("", request.url.path)
+    path = quote(f"/{inner.lstrip('/')}")  # an address with two slashes would name another host
     return f"{path}?{urlencode(rest)}" if rest else path
 
 

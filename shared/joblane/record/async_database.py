@@ -21,9 +21,9 @@ from sqlalchemy.util import await_only, greenlet_spawn
 from joblane.errors import JobError
 from joblane.event_loop import process_loop
 from joblane.record.async_connection import AsyncConnection, translated
-from joblane.record.connecting import CONNECT_TIMEOUT_SECONDS, LOOPBACK, connected, keep_alive, verified
+from joblane.record.connecting import CONNECT_TIMEOUT_SECONDS, connected, keep_alive, verified
 from joblane.record.connection import RESET, read_json
-from joblane.record.login import Login
+from joblane.record.login import LOOPBACK, Login
 from joblane.record.stage import NOT_MIGRATED, STAGE, match_stage
 
 if TYPE_CHECKING:

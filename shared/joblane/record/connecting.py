@@ -30,7 +30,6 @@ USER_TIMEOUT_MS = 10_000
 connections."""
 STARTUP_REFUSED = ("08P01", "0A000", "22023", "42704")
 """SQLSTATEs of a proxy, a pooler or a server that does not know or accept a parameter."""
-LOOPBACK = ("127.0.0.1", "::1", "localhost")
 RDS_CERTIFICATES = Path(__file__).parent / "certificates" / "rds.pem"
 """RDS's certificate authorities, which no system trusts by default. Source: RDS, *Using SSL/TLS to encrypt a
 connection*."""

@@ -17,14 +17,13 @@ from pg8000.exceptions import Error as PostgresError
 from joblane.forking import follow_forks
 from joblane.record.connecting import (
     CONNECT_TIMEOUT_SECONDS,
-    LOOPBACK,
     connect_options,
     connected,
     keep_alive,
     verified,
 )
 from joblane.record.connection import Connection, has_timed_out, is_unavailable
-from joblane.record.login import IamLogin, Login
+from joblane.record.login import LOOPBACK, IamLogin, Login
 from joblane.record.stage import check_stage
 from joblane.record.time_limits import OPERATOR, TimeLimits
 

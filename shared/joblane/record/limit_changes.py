@@ -17,13 +17,10 @@ from datetime import UTC, datetime
 from difflib import SequenceMatcher
 from typing import TYPE_CHECKING, Any
 
-from pg8000.exceptions import Error as PostgresError
-
 from joblane.errors import EnqueueError, LimitError, sqlstate
 from joblane.flow import Rate, check_key, problem_of_number, problem_of_rate
 from joblane.options import is_storable
 from joblane.record.conditions import UNUSED_SECONDS
-from joblane.record.connection import LOCK_NOT_AVAILABLE
 from joblane.record.functions import VERSION
 from joblane.record.serve import Limits, Turn, serve
 
@@ -303,6 +300,10 @@ def end_changes(connection: Connection, send: Callable[[list[Turn]], object]) ->
 @contextmanager
 def _skipping_locked() -> Iterator[None]:
     """Leave a limit that stays locked to the next sweep."""
+    from pg8000.exceptions import Error as PostgresError  # a remote inspector has no driver
+
+    from joblane.record.connection import LOCK_NOT_AVAILABLE
+
     try:
         yield
     except PostgresError as error:

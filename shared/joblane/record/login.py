@@ -16,6 +16,7 @@ from joblane.secret_values import SecretError, fetch
 if TYPE_CHECKING:
     from botocore.credentials import Credentials
 
+LOOPBACK = ("127.0.0.1", "::1", "localhost")
 TOKEN_SECONDS = 900
 """A token opens connections for this long. An open connection stays open. Source: RDS, *IAM database
 authentication*."""

@@ -13,7 +13,8 @@ import pytest
 from joblane import Payload, SkipRetry, TaskContext, task
 from joblane.discovery import successor_of
 from joblane.errors import DuplicateTaskError, PayloadError, UnknownTaskError, UnreadablePayloadError
-from joblane.inspector.actions.changes import ALLOWED, change
+from joblane.inspector.actions.changes import change
+from joblane.inspector.choices import ALLOWED
 from joblane.inspector.errors import ActionError
 from joblane.inspector.filter import BulkAction
 from joblane.inspector.inspector import Inspector

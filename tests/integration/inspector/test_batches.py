@@ -6,12 +6,12 @@ from dataclasses import replace
 
 import pytest
 
+from joblane.inspector.choices import archived_members
 from joblane.inspector.errors import BusyError, SelectionError, UnknownBatchError
 from joblane.inspector.filter import BulkAction
 from joblane.inspector.inspector import Inspector
 from joblane.inspector.scope import Scope
 from joblane.inspector.stage import batches
-from joblane.inspector.stage.batches import archived_members
 from joblane.inspector.tasks.filter_sql import reading
 from joblane.inspector.views import Relative
 from joblane.job import Job

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -18,6 +19,7 @@ from joblane.inspector.filter import PauseScope
 from joblane.inspector.inspector import Inspector
 from joblane.inspector.scope import Scope
 from joblane.inspector.views import ScheduleView
+from joblane.maintenance.missed_ticks import PATIENCE
 from joblane.record.states import State
 from joblane.sqs.tick import id_of
 from tests.builders.rows import put
@@ -30,6 +32,11 @@ HOUR = timedelta(hours=1)
 @task("sample:both", schedule="0 3 1 * MON")
 def sample_both(payload: Sample, ctx: TaskContext) -> None:
     """On the first of the month and on Mondays: two schedules on AWS."""
+
+
+@task("sample:frequent", schedule="* * * * *")
+def sample_frequent(payload: Sample, ctx: TaskContext) -> None:
+    """A tick for each minute."""
 
 
 def over(scope: Scope, *tasks: Any) -> Inspector:
@@ -97,6 +104,41 @@ def test_the_last_ten_ticks_are_shown_newest_first(world: World, inspector: Insp
 
 def test_a_schedule_without_recorded_ticks_has_missed_none(inspector: Inspector) -> None:
     assert first(inspector).ticks == ()
+
+
+def test_a_frequent_schedule_names_ticks_that_were_missed_hours_ago(world: World, scope: Scope) -> None:
+    # given a schedule of every minute with all ticks of two hours, except for three that are an hour and more old
+    latest = datetime.now(UTC).replace(second=0, microsecond=0) - PATIENCE
+    lost = [latest - timedelta(minutes=minutes) for minutes in (60, 61, 90)]
+    ticks = [at for at in (latest - timedelta(minutes=minutes) for minutes in range(-30, 120)) if at not in lost]
+    insert_ticks(world, "sample:frequent", ticks)
+    # when
+    view = first(over(scope, sample_frequent))
+    # then, though none of them is among the last ticks
+    assert all(tick.state for tick in view.ticks)
+    assert (view.missed, view.missed_at) == (3, tuple(lost))
+
+
+def test_many_missed_ticks_are_counted_and_the_last_are_named(world: World, scope: Scope) -> None:
+    oldest = datetime.now(UTC).replace(second=0, microsecond=0) - PATIENCE - timedelta(minutes=300)
+    insert_ticks(world, "sample:frequent", [oldest])
+    view = first(over(scope, sample_frequent))
+    assert view.missed in (300, 301)  # a minute may end meanwhile
+    assert len(view.missed_at) == 20
+    assert view.missed_at[0] - view.missed_at[-1] == timedelta(minutes=19)
+
+
+def test_a_schedule_that_no_sweep_has_known_has_missed_no_tick(inspector: Inspector) -> None:
+    assert [(view.missed, view.missed_at) for view in inspector.schedules()] == [(0, ()), (0, ())]
+
+
+def insert_ticks(world: World, type_: str, times: list[datetime]) -> None:
+    world.run(
+        "insert into joblane.tasks (id, type, queue, state, payload, payload_digest, max_attempts, retention_seconds)"
+        " select x.id, $1, 'default', 'pending', '{}', '', 4, 60 from jsonb_array_elements_text($2::jsonb) as x(id)",
+        type_,
+        json.dumps([id_of(type_, "0", at) for at in times]),
+    )
 
 
 def test_a_paused_schedule_has_its_pause(inspector: Inspector) -> None:

@@ -99,7 +99,7 @@ def row(deployed: World) -> World:
 def test_a_value_that_no_code_writes_is_refused_or_handled(
     row: World, inspector: Inspector, subtests: pytest.Subtests, change: str
 ) -> None:
-    keys = Keys(token="t", session="s", form="f")
+    keys = Keys(token="t", session="s", form="f", base="")
     browser = TestClient(build(Desk(lambda: inspector), port=8700, keys=keys), base_url="http://127.0.0.1:8700")
     browser.cookies.update({"joblane-8700": keys.session})
     row.run(f"alter database {row.url.rpartition('/')[2]} set timezone = 'Pacific/Kiritimati'")  # UTC+14

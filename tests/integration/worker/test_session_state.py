@@ -27,7 +27,7 @@ def message(do: str, id_: str) -> str:
     return Message("sample:one", id_, {"do": do}).encode()
 
 
-@pytest.mark.parametrize("end", ["completes", "fails", "commits by item"])
+@pytest.mark.parametrize("end", ["completes", "fails", "commits by item", "uses the connection", "connection, fails"])
 def test_settings_role_locks_and_temporary_tables_are_gone_before_the_next_task(world: World, end: str) -> None:
     seen: list[Any] = []
 
@@ -47,8 +47,11 @@ def test_settings_role_locks_and_temporary_tables_are_gone_before_the_next_task(
             "create temp table mine (n int)",
             "set role pg_monitor",
         ):
-            ctx.session.execute(text(statement))
-        if end == "fails":
+            if "connection" in end:
+                ctx.connection().run(statement)
+            else:
+                ctx.session.execute(text(statement))
+        if "fails" in end:
             raise ValueError
 
     world.deliver(sample_one, message("see_session", "before"))

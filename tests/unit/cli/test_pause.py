@@ -88,6 +88,20 @@ def test_schedules_are_shown_with_the_next_time_and_the_last_ticks(jobs: Run, st
     stub.answers["schedules"] = (replace(views.schedule(), next=(soon,)),)
     ran = jobs("schedules", columns=80)
     assert ran.out.splitlines()[1].split() == ["tenant:cleanup", "0", "0", "2", "*", "*", "*", "in", "5h30m", "✓×"]
+    assert ran.out.splitlines()[2] == "tenant:cleanup 0: 2 missed in 24 h: " + ", ".join(
+        f"{at:%H:%M}Z" for at in views.schedule().missed_at
+    )
+    assert "jobs tick TYPE" in ran.err
+
+
+def test_many_missed_ticks_are_counted_and_the_latest_are_named(jobs: Run, stub: FakeInspector) -> None:
+    times = tuple(views.NOW - timedelta(minutes=n) for n in range(20))
+    stub.answers["schedules"] = (replace(views.schedule(), ticks=(), missed=1_234, missed_at=times),)
+    ran = jobs("schedules")
+    line = ran.out.splitlines()[2]
+    assert line.startswith("tenant:cleanup 0: 1,234 missed in 24 h: ")
+    assert line.endswith(", …")
+    assert line.count("Z") == 6
     assert "jobs tick TYPE" in ran.err
 
 

@@ -40,7 +40,7 @@ def test_every_option_of_ls_becomes_a_part_of_the_filter(jobs: Run, stub: FakeIn
     ran = jobs(
         *("ls", "--state", "retry", "-s", "archived", "--type", "a:b", "-t", "c:d", "--queue", "low"),
         *("--tenant", "acme", "--tag", "nightly", "--id", "0193", "--error", "Timeout", "--fingerprint", "f"),
-        *("--older", "2h", "--newer", "2026-01-02T03:04Z", "--limit", "7", "--after", "x"),
+        *("--older", "2h", "--newer", "2026-01-02T05:04+02:00", "--longer", "1h30m", "--limit", "7", "--after", "x"),
     )
     # then
     [((chosen,), named)] = stub.called("tasks")
@@ -57,6 +57,7 @@ def test_every_option_of_ls_becomes_a_part_of_the_filter(jobs: Run, stub: FakeIn
         error="Timeout",
         fingerprint="f",
         created_after=datetime(2026, 1, 2, 3, 4, tzinfo=UTC),
+        longer=timedelta(minutes=90),
     )
     assert ran.code == 0
 
@@ -101,6 +102,7 @@ def test_nothing_is_cut_in_a_pipe(jobs: Run, stub: FakeInspector) -> None:
         (("--queue", "fast"), "'fast' is not valid; valid are critical, default, low"),
         (("--older", "soon"), "'soon' is neither a duration"),
         (("--newer", "10y"), "'10y' is neither a duration"),
+        (("--longer", "14:30"), "'14:30' is not a duration"),
         (("--limit", "501"), "less than or equal to 500"),
     ],
 )

@@ -19,7 +19,7 @@ from tests.inspector import FakeInspector
 
 PORT = 8700
 ADDRESS = f"http://127.0.0.1:{PORT}"
-KEYS = Keys(token="the-token", session="the-session", form="the-form-token")
+KEYS = Keys(token="the-token", session="the-session", form="the-form-token", base="")
 COOKIE = {f"joblane-{PORT}": KEYS.session}
 SAME = {"origin": ADDRESS, "sec-fetch-site": "same-origin"}
 Post = Callable[..., Any]

@@ -34,6 +34,8 @@ HTMX = "d6fdc75f204e6bdefa99b69bf1e6d4ac69b8a364f77929f45c13476b4000f717"
         Filter(id_prefix="01", states=(State.RETRY, State.ACTIVE), types=("a:b",), queues=(Queue.LOW,)),
         Filter(tenant="t", tag="x y", error="50%", fingerprint="f", created_after=START, created_before=NOW),
         Filter(ended_after=START, ended_before=NOW),
+        Filter(longer=timedelta(minutes=90)),
+        Filter(longer=timedelta(seconds=1.5)),
     ],
 )
 def test_a_filter_survives_a_round_trip(chosen: Filter) -> None:
@@ -45,7 +47,8 @@ def test_an_empty_field_matches_any_task() -> None:
 
 
 @pytest.mark.parametrize(
-    "field", ["state=gone", "queue=fast", "newer=2", "older=h", "older=999999w", "newer=monday", "ended_older=1"]
+    "field",
+    ["state=gone", "queue=fast", "newer=2", "older=h", "older=999999w", "newer=monday", "ended_older=1", "longer=x"],
 )
 def test_an_invalid_field_is_named(field: str) -> None:
     with pytest.raises(SelectionError) as caught:

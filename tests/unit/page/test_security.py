@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
+import re
 import stat
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 from urllib.parse import unquote
@@ -11,13 +13,15 @@ from urllib.parse import unquote
 import pytest
 from starlette.testclient import TestClient
 
-from joblane.page.app import ACTIONS, PAGES
-from joblane.page.security import MAX_FORM_BYTES
+from joblane.page.app import ACTIONS, PAGES, build
+from joblane.page.desk import Desk
+from joblane.page.security import MAX_FORM_BYTES, Keys
 from joblane.page.serving import listen, serve, server
 from tests.builders import views
 from tests.inspector import FakeInspector
-from tests.unit.page.conftest import ADDRESS, COOKIE, KEYS, SAME, Post, client_of
+from tests.unit.page.conftest import ADDRESS, COOKIE, KEYS, PORT, SAME, Post, client_of
 
+BASE = "/~a-base"
 FORM = {"csrf": KEYS.form, "id": "one", "action": "retry"}
 
 # --- Pages ----------------------------------------------------------------------------------------------------
@@ -60,6 +64,60 @@ def test_a_link_to_a_task_survives_the_sign_in(stranger: TestClient) -> None:
     answer = stranger.get("/task", params={"id": "a b&c", "token": KEYS.token})
     # then
     assert (answer.status_code, answer.headers["location"]) == (303, "/task?id=a+b%26c")
+
+
+def based(stub: FakeInspector) -> TestClient:
+    """A page whose addresses have a base, as `joblane page` serves it."""
+    page = build(Desk(lambda: cast(Any, stub)), port=PORT, keys=replace(KEYS, base=BASE))
+    return TestClient(page, base_url=ADDRESS, follow_redirects=False)
+
+
+def test_the_cookie_is_for_the_base_and_no_other_program_gets_it(stub: FakeInspector) -> None:
+    """A browser sends cookies to every port of 127.0.0.1."""
+    browser = based(stub)
+    # when
+    answer = browser.get("/task", params={"id": "one", "token": KEYS.token})
+    # then
+    assert answer.headers["location"] == f"{BASE}/task?id=one"
+    assert f"path={BASE};" in answer.headers["set-cookie"].lower()
+    assert browser.get(answer.headers["location"]).status_code == 200
+    # and nothing without the base is shown, even with the cookie
+    for path in ("/", "/tasks", f"{BASE}x/tasks", "/~other/tasks", "/nothing"):
+        refused = browser.get(path, headers={"cookie": f"joblane-{PORT}={KEYS.session}"})
+        assert (refused.status_code, BASE in refused.text) == (401, False)
+    assert len(Keys().base) > 20
+    assert Keys().base != Keys().base
+
+
+@pytest.mark.parametrize("path", ["/task?id=a+b%26c", "/~other-1_x/task?id=a+b%26c"])
+def test_a_link_of_another_process_leads_to_the_same_page(stub: FakeInspector, path: str) -> None:
+    refused = based(stub).get(path)
+    assert 'href="/task?id=a+b%26c"' in refused.text
+    assert 'src="/static/link.js"' in refused.text  # adds the base, in a browser that is signed in
+    assert based(stub).get(f"{path}&token={KEYS.token}").headers["location"] == f"{BASE}/task?id=a+b%26c"
+
+
+@pytest.mark.parametrize("path", [*PAGES, "/nothing", "/task?id=unknown"])
+def test_all_addresses_of_a_page_have_the_base(stub: FakeInspector, path: str) -> None:
+    # given
+    browser = based(stub)
+    browser.cookies.update(COOKIE)
+    # when
+    text = browser.get(
+        BASE + path, params={"action": "cancel", "id": "one", "type": "a:b", "name": "/x", "key": "/y"}
+    ).text
+    # then
+    found = re.findall(r'[\w-]+="(/[^"]*)', text)
+    assert len(found) > 5
+    assert [address for address in found if not address.startswith(f"{BASE}/") and address not in ("/x", "/y")] == []
+
+
+def test_actions_redirect_below_the_base(stub: FakeInspector) -> None:
+    browser = based(stub)
+    browser.cookies.update(COOKIE)
+    answer = browser.post(f"{BASE}/task/act", data=FORM, headers=SAME)
+    assert answer.headers["location"].startswith(f"{BASE}/task?")
+    assert browser.get(f"{BASE}/tasks/").headers["location"] == f"{BASE}/tasks"
 
 
 def test_a_token_is_good_for_one_browser(stub: FakeInspector) -> None:
@@ -235,7 +293,7 @@ def test_read_only_shows_no_form_that_acts(stub: FakeInspector, path: str) -> No
     stub.batched = [views.batch(row=views.batch_row(id="one", sealed_at=None))]
     reader = client_of(stub, read_only=True)
     reader.cookies.update(COOKIE)
-    answer = reader.get(path, params={"action": "cancel", "id": "one", "type": "a:b"})
+    answer = reader.get(path, params={"action": "cancel", "id": "one", "type": views.TYPE})
     assert answer.status_code == 200
     assert 'method="post"' not in answer.text
     assert KEYS.form not in answer.text

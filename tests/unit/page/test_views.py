@@ -13,7 +13,7 @@ from starlette.testclient import TestClient
 
 from joblane.errors import DatabaseUnavailableError, LimitError, PayloadError
 from joblane.flow import Rate
-from joblane.inspector.actions.changes import ALLOWED
+from joblane.inspector.choices import ALLOWED
 from joblane.inspector.durations import stamp
 from joblane.inspector.errors import ActionError, SelectionError
 from joblane.inspector.filter import BulkAction, Filter, PauseScope
@@ -22,7 +22,7 @@ from joblane.page.app import PAGES as ALL_PAGES
 from joblane.queues import Queue
 from joblane.record.limit_status import LimitChange, LimitKind, LimitValues
 from joblane.record.states import State
-from tests.builders.views import NOW, batch, batch_row, limit, overview, task_row, task_view, type_view
+from tests.builders.views import NOW, batch, batch_row, limit, overview, schedule, task_row, task_view, type_view
 from tests.inspector import FakeInspector
 from tests.unit.page.conftest import COOKIE, Post, client_of
 
@@ -77,7 +77,10 @@ def test_no_text_from_outside_becomes_markup(browser: TestClient, stub: FakeInsp
     set_by = LimitChange(LimitValues(0, None), planted, planted, at, at, LimitKind.SHARED)
     stub.limited = [limit(planted, None, LimitKind.EACH_KEY, change=None)]
     stub.limited += [limit(planted, planted, LimitKind.KEY, change=set_by)]
-    stub.answers["types"] = [(replace(type_view(), type=planted, ordered=True),)]
+    choice = {"enum": [planted], "description": planted, "default": planted}
+    properties = {planted: choice, "text": {"type": "string", "default": planted}}
+    schema = {"properties": properties, "required": [planted]}
+    stub.answers["types"] = [(type_view(type=planted, ordered=True, schedules=(planted,), schema=schema),)]
     callbacks = {"on_end": Relative(planted, planted, State.HELD), "on_success": Relative(planted, None, None)}
     stub.batched = [batch(row=batch_row(id=planted, **callbacks), dead=(hurt,))]
     stub.lines = [LogLine(at, planted, planted, 1, None, {planted: planted})]
@@ -85,7 +88,7 @@ def test_no_text_from_outside_becomes_markup(browser: TestClient, stub: FakeInsp
     stub.started["b"] = replace(bulk, who=planted, stopped=planted, action=planted)
     # when every page is requested, with that text in its address too
     names = ("tenant", "tag", "error", "fingerprint", "who", "target", "from_", "note", "name", "key")
-    requested = dict.fromkeys(names, planted)
+    requested = dict.fromkeys((*names, "type"), planted)
     for path in ALL_PAGES:
         answer = browser.get(
             path,
@@ -112,7 +115,7 @@ def test_a_refusal_escapes_the_request(browser: TestClient) -> None:
 def test_an_unavailable_database_is_shown_with_the_remedy(browser: TestClient, stub: FakeInspector, path: str) -> None:
     stub.fails = DatabaseUnavailableError("the database did not answer: connection refused")
     answer = browser.get(path, params={"type": "a:b"})
-    if path == "/bulk":  # its queries do not fail here
+    if path in ("/bulk", "/types", "/enqueue"):  # their queries do not fail here
         return
     assert answer.status_code == 503
     assert "connection refused" in answer.text
@@ -559,8 +562,9 @@ def test_a_redrive_of_all_does_not_count_bulk_actions(browser: TestClient, stub:
 
 def test_a_schedule_shows_its_ticks_and_runs_now(browser: TestClient, post: Post, stub: FakeInspector) -> None:
     text = browser.get("/schedules").text
-    for shown in ("0 2 * * *", "in 5 h", "completed", "missed", "ENABLED"):
+    for shown in ("0 2 * * *", "in 5 h", "completed", "missed", "ENABLED", "2 missed in 24 h"):
         assert shown in text
+    assert all(stamp(at) in text for at in schedule().missed_at)
     post("/schedules/tick", type="tenant:cleanup", schedule="nightly")
     assert stub.performed == [("tick", "tenant:cleanup", "nightly", None)]
     answer = post("/pause", scope="schedule", name="tenant:cleanup:nightly")

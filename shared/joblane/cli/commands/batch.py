@@ -70,8 +70,8 @@ def retry(
 
     Its on_success callback runs once all members have completed.
     """
+    from joblane.inspector.choices import archived_members
     from joblane.inspector.filter import BulkAction
-    from joblane.inspector.stage.batches import archived_members
 
     inspector = target.inspector(context)
     inspector.batch(id_)  # an unknown batch is an error of its own

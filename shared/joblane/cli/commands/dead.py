@@ -148,7 +148,7 @@ def redrive(
 
     Choose the tasks by fingerprint, ids, type, or --all. Dead letters without a row are sent back as well.
     """
-    from joblane.inspector.bulk.dead import removable
+    from joblane.inspector.choices import removable
 
     if everything and (which or type_):
         terminal.usage("give --all without a fingerprint, ids or --type", "--all")
@@ -204,7 +204,7 @@ def _number(inspector: Inspector, chosen: Filter, found: DeadLetters, *, exactly
     such an id are found only by the redrive itself.
     """
 
-    from joblane.inspector.bulk.dead import within
+    from joblane.inspector.choices import within
 
     if not chosen.ids:
         return sum(group.count for group in within(found.groups, chosen))

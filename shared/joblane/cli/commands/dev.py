@@ -76,6 +76,7 @@ def _page(port: int) -> Page:
         listening.close()
         raise PortBusyError("The page", port, "JOBLANE_PAGE_PORT") from error
     keys = {name: secrets.token_urlsafe(32) for name in ("token", "session", "form")}
+    keys["base"] = f"/~{secrets.token_urlsafe(16)}"
     return Page(
         "joblane.cli.commands.dev:serve_page",
         {"port": port, "keys": keys, "command": program()},

@@ -25,6 +25,8 @@ Scope = Annotated[
     str, typer.Argument(metavar="SCOPE", help="queue, type, tenant or schedule.", autocompletion=completion.scopes)
 ]
 Name = Annotated[str, typer.Argument(metavar="NAME", help="Its name; TYPE:NAME for a schedule.")]
+MISSED_SHOWN = 6
+"""Times of missed ticks; ``--json`` shows more."""
 
 
 def pause(
@@ -107,8 +109,18 @@ def schedules(context: typer.Context, as_json: o.AsJson = False) -> None:
     terminal.answer(found, as_json=as_json)
     console = terminal.console()
     console.print(_schedule_table(found, console.width))
-    if any(tick.state is None for schedule in found for tick in schedule.ticks):
+    missed = [schedule for schedule in found if schedule.missed]
+    for schedule in missed:
+        console.print(terminal.word(_missed(schedule)))
+    if missed or any(tick.state is None for schedule in found for tick in schedule.ticks):
         terminal.say(f"× marks a missed tick. Send a tick now:  {target.command(context)} tick TYPE")
+
+
+def _missed(schedule: ScheduleView) -> str:
+    """The number of missed ticks, and the times of the latest."""
+    times = ", ".join(f"{at.astimezone(UTC):%H:%M}Z" for at in schedule.missed_at[:MISSED_SHOWN])
+    more = ", …" if schedule.missed > MISSED_SHOWN else ""
+    return f"{schedule.type} {schedule.name}: {schedule.missed:,} missed in 24 h: {times}{more}"
 
 
 def _schedule_table(found: tuple[ScheduleView, ...], width: int) -> Table:

@@ -11,12 +11,11 @@ from joblane.django.database import IN_SECRET, URL
 from joblane.record.connecting import (
     CONNECT_TIMEOUT_SECONDS,
     LOGIN_REFUSED,
-    LOOPBACK,
     RDS_CERTIFICATES,
     USER_TIMEOUT_MS,
     address_of,
 )
-from joblane.record.login import RDS_HOST
+from joblane.record.login import LOOPBACK, RDS_HOST
 
 
 class DatabaseWrapper(base.DatabaseWrapper):  # type: ignore[misc]

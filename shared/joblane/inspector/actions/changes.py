@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pg8000.exceptions import DatabaseError
 
 from joblane.errors import sqlstate
+from joblane.inspector.choices import ALLOWED
 from joblane.inspector.filter import BulkAction
 from joblane.queues import Queue, lane_name
 from joblane.record.conditions import HAS_TIME, HOLDER
@@ -21,7 +22,7 @@ from joblane.record.functions import VERSION
 from joblane.record.insert import BULK_OPTION
 from joblane.record.release import release
 from joblane.record.serve import Limits, serve
-from joblane.record.states import ENDED, LIVE, LIVE_SQL, PARENTS, WAITING, State, in_sql
+from joblane.record.states import ENDED, LIVE_SQL, PARENTS, State, in_sql
 from joblane.record.transitions import (
     ARCHIVED,
     CANCEL_REQUESTED,
@@ -35,17 +36,6 @@ from joblane.record.transitions import (
 )
 from joblane.sqs.client import Entry, Sqs
 from joblane.sqs.message import Message
-
-ALLOWED: Mapping[str, frozenset[State]] = {
-    BulkAction.RUN: WAITING,
-    BulkAction.RETRY: frozenset({State.ARCHIVED, State.CANCELLED}),
-    BulkAction.ARCHIVE: WAITING,
-    BulkAction.DELETE: WAITING | ENDED,
-    BulkAction.CANCEL: LIVE,
-    "replay": ENDED,
-    "edit": WAITING | {State.ARCHIVED},
-}
-"""The states that allow an action."""
 
 UNIQUE_VIOLATION = "23505"
 ROUNDS = 3

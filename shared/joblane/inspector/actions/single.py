@@ -17,12 +17,12 @@ from joblane.errors import EnqueueError, UnreadablePayloadError
 from joblane.flow import Flow
 from joblane.inspector.actions import audit
 from joblane.inspector.actions.audit import Action
-from joblane.inspector.actions.changes import ALLOWED, change, entry_of, send, serve_freed
+from joblane.inspector.actions.changes import change, entry_of, send, serve_freed
 from joblane.inspector.actions.enqueue import insert, named, note_of, send_inserted
+from joblane.inspector.choices import ALLOWED, BULK_TYPE
 from joblane.inspector.errors import ActionError
 from joblane.inspector.filter import BulkAction
 from joblane.inspector.scope import Scope
-from joblane.inspector.tasks.filter_sql import BULK_TYPE
 from joblane.inspector.tasks.row import Record, check_id, read
 from joblane.inspector.tasks.why_held import keeps_slot, keeps_time
 from joblane.inspector.views import ActionResult

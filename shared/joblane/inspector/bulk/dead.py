@@ -24,11 +24,12 @@ from joblane.inspector.bulk.dead_letters import (
     queues_of,
 )
 from joblane.inspector.bulk.redrive import wanted
+from joblane.inspector.choices import SORTS, removes_obsolete
 from joblane.inspector.errors import SelectionError
 from joblane.inspector.filter import BulkAction, Filter
 from joblane.inspector.links import log_group_link
 from joblane.inspector.scope import Scope
-from joblane.inspector.tasks.filter_sql import BULK_TYPE, checked
+from joblane.inspector.tasks.filter_sql import checked
 from joblane.inspector.views import Acknowledged, BulkView, DeadGroup, DeadLetters
 from joblane.limits import MAX_BATCH
 from joblane.maintenance.unmarked_dead_letters import expected_dead_letters
@@ -50,8 +51,6 @@ READ_SECONDS = 20
 MAX_GROUPS = 500
 NEW = "1 day"
 """A cause is marked as new for this long after its first task, among the tasks that wait for a redrive."""
-SORTS = ("count", "last")
-"""The orders of the groups: the largest first, or those that came last first."""
 
 GROUPS = f"""
 select g.fingerprint, t.type, coalesce(t.error_type, 'Archived'), coalesce(t.error_message, t.reason, ''),
@@ -103,7 +102,7 @@ def redrive(scope: Scope, filter_: Filter, canary: int, rate: int, reason: str |
     dead_letters, obsolete = _wanted(scope, frozen)
     if canary and any(dead_letter.id is None for dead_letter in dead_letters):
         raise SelectionError("canary", "an unreadable message creates no task to wait for; leave the canary out")
-    none = obsolete > 0 and _removes_obsolete(filter_)
+    none = obsolete > 0 and removes_obsolete(filter_)
     return start.begin(
         scope,
         start.REDRIVE,
@@ -114,32 +113,6 @@ def redrive(scope: Scope, filter_: Filter, canary: int, rate: int, reason: str |
         dead_letters=len(dead_letters),
         may_be_none=none,
     )
-
-
-def within(found: Sequence[DeadGroup], filter_: Filter) -> list[DeadGroup]:
-    """Return the groups that a redrive with this filter sends back.
-
-    A redrive without a type or fingerprint leaves out bulk actions and unreadable messages, because they would be
-    refused again. To redrive them, give their type or fingerprint.
-    """
-    fingerprint, types = filter_.fingerprint, filter_.types
-    return [
-        group
-        for group in found
-        if fingerprint in (None, group.fingerprint)
-        and (group.type in types if types else fingerprint or group.type not in ("", BULK_TYPE))
-    ]
-
-
-def removable(found: DeadLetters, filter_: Filter) -> int:
-    """The number of obsolete dead letters that a redrive of all, or by types only, removes."""
-    if not _removes_obsolete(filter_):
-        return 0
-    return sum(number for type_, number in found.obsolete.items() if not filter_.types or type_ in filter_.types)
-
-
-def _removes_obsolete(filter_: Filter) -> bool:
-    return replace(filter_, types=(), states=()) == Filter()
 
 
 def _wanted(scope: Scope, filter_: Filter) -> tuple[list[DeadLetter], int]:

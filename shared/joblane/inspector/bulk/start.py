@@ -13,10 +13,11 @@ from joblane.enqueue.check import check, new_id
 from joblane.enqueue.insert import insert_tasks
 from joblane.errors import UnknownTaskError
 from joblane.inspector.actions import audit
+from joblane.inspector.choices import BULK_TYPE, MAX_CANARY, MAX_RATE
 from joblane.inspector.errors import ActionError, SelectionError
 from joblane.inspector.filter import BulkAction, Filter
 from joblane.inspector.scope import Scope
-from joblane.inspector.tasks.filter_sql import BOUND, BULK_TYPE, LARGEST_PAGE, aimed, check_number, checked
+from joblane.inspector.tasks.filter_sql import BOUND, LARGEST_PAGE, aimed, check_number, checked
 from joblane.inspector.tasks.listing import count_all
 from joblane.inspector.tasks.row import check_id
 from joblane.inspector.views import BulkOutcome, BulkView
@@ -27,8 +28,6 @@ from joblane.record.transitions import CANCEL
 
 REDRIVE = "redrive"
 """The action of a row of ``bulks`` that retries archived tasks and sends dead letters back."""
-MAX_RATE = 500
-MAX_CANARY = 100
 
 FILTER: TypeAdapter[Filter] = TypeAdapter(Filter)
 

@@ -7,8 +7,8 @@ from typing import Any
 
 from joblane.enqueue.wake import wake
 from joblane.inspector.actions import audit
+from joblane.inspector.choices import archived_members
 from joblane.inspector.errors import SelectionError, UnknownBatchError
-from joblane.inspector.filter import Filter
 from joblane.inspector.scope import Scope
 from joblane.inspector.tasks import listing
 from joblane.inspector.tasks.filter_sql import LARGEST_PAGE, check_number, reading
@@ -57,11 +57,6 @@ def batch(scope: Scope, id_: str) -> BatchView:
         has_dead = members.get(State.ARCHIVED) or not exact
         dead = listing.tasks(scope, archived_members(id_), None, None, DEAD_SHOWN).tasks if has_dead else ()
     return BatchView(row, members, exact, dead)
-
-
-def archived_members(id_: str) -> Filter:
-    """Return the filter for the members of a batch that a redrive runs again."""
-    return Filter(tag=f"{BATCH_TAG}{id_}", states=(State.ARCHIVED,))
 
 
 def seal(scope: Scope, id_: str, reason: str | None) -> BatchView:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
-from itertools import takewhile
 
 from pg8000.exceptions import Error as PostgresError
 
@@ -15,9 +14,10 @@ from joblane.flow import values_text
 from joblane.inspector.durations import lasting
 from joblane.inspector.scope import Scope
 from joblane.inspector.shell import argument
+from joblane.inspector.stage.last_ticks import last_ticks
 from joblane.inspector.stage.pauses import current
 from joblane.inspector.views import Check, Grade
-from joblane.maintenance.missed_ticks import LONGEST_LOOK_BACK, PATIENCE, key_of
+from joblane.maintenance.missed_ticks import PATIENCE
 from joblane.maintenance.old_snapshot import old_snapshot
 from joblane.record import functions, migrations
 from joblane.record.connection import INSUFFICIENT_PRIVILEGE, READ_ONLY
@@ -54,7 +54,6 @@ select type, count(*) from joblane.tasks
    and type not in (select x.type from jsonb_array_elements_text($1::jsonb) as x(type))
  group by type order by type
 """
-KNOWN_SCHEDULES = "select type, name, since from joblane.schedules"
 WAITING = """
 select distinct p.type, c.type
   from (select child, parent from joblane.task_parents limit 10000) e
@@ -62,9 +61,6 @@ select distinct p.type, c.type
  order by p.type, c.type
 """
 """The types of some tasks that others wait for, each with the type that waits."""
-SEEN = """
-select x.id from jsonb_array_elements_text($1::jsonb) as x(id) join joblane.tasks t on t.id = x.id order by x.id
-"""
 
 
 def schema(scope: Scope) -> Iterator[Check]:
@@ -152,27 +148,18 @@ def sweep(scope: Scope) -> Iterator[Check]:
 
 
 def ticks(scope: Scope) -> Iterator[Check]:
-    """All ticks of the last day arrived. A schedule is checked from the first sweep that knew it, as it may be new, or
-    from an earlier tick that did arrive."""
-    known = {(type_, name): since for type_, name, since in scope.connection.run(KNOWN_SCHEDULES)}
-    wrong, arrived, until = False, 0, datetime.now(UTC) - PATIENCE
-    for task in scope.tasks.values():
-        for schedule in task.schedules:
-            moments = list(takewhile(lambda at: at <= until, _times(schedule.next_after, until - LONGEST_LOOK_BACK)))
-            ids = {at: id_of(task.type, schedule.name, at) for at in moments}
-            seen = {id_ for (id_,) in scope.connection.run(SEEN, json.dumps(list(ids.values())))}
-            first = min((at for at in moments if ids[at] in seen), default=until)
-            since = min(first, known.get((task.type, key_of(schedule)), until))
-            expected = [ids[at] for at in moments if at >= since]
-            missed = [id_ for id_ in expected if id_ not in seen]
-            arrived += len(expected) - len(missed)
-            if missed:
-                wrong = True
-                some = "none" if len(missed) == len(expected) else f"only {len(expected) - len(missed)}"
-                found = f"{some} of its last {len(expected)} ticks arrived; the latest missing one is {missed[-1]}"
-                do = f"was the stage down, or its lane behind? `joblane tick {task.type}` sends a tick now"
-                grade = Grade.BAD if len(missed) == len(expected) else Grade.WARNING
-                yield Check(grade, f"ticks of {task.type}", found, do)
+    """All ticks of the last day arrived."""
+    wrong, arrived = False, 0
+    for (type_, name), found in last_ticks(scope).items():
+        missed = len(found.missed)
+        arrived += found.due - missed
+        if missed:
+            wrong = True
+            some = "none" if missed == found.due else f"only {found.due - missed}"
+            latest = id_of(type_, name, found.missed[0])
+            text = f"{some} of its last {found.due} ticks arrived; the latest missing one is {latest}"
+            do = f"was the stage down, or its lane behind? `joblane tick {type_}` sends a tick now"
+            yield Check(Grade.BAD if missed == found.due else Grade.WARNING, f"ticks of {type_}", text, do)
     if not wrong:
         all_of_them = f"all {arrived} ticks of the last day arrived" if arrived else "no tick was due in the last day"
         yield Check(Grade.GOOD, "ticks", all_of_them)
@@ -240,11 +227,6 @@ def snapshots(scope: Scope) -> Iterator[Check]:
         since = lasting(timedelta(seconds=oldest.seconds))
         found = f"the {oldest.text} has kept dead rows for {since} or longer: tasks with limits start more slowly"
         yield Check(Grade.WARNING, "snapshots", found, f"end it: {oldest.end}")
-
-
-def _times(next_after: Callable[[datetime], datetime], moment: datetime) -> Iterator[datetime]:
-    while True:
-        yield (moment := next_after(moment))
 
 
 PARTS: tuple[tuple[str, Callable[[Scope], Iterator[Check]]], ...] = (

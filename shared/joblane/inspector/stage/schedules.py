@@ -18,6 +18,7 @@ from joblane.inspector.filter import PauseScope
 from joblane.inspector.scope import Scope
 from joblane.inspector.stage import pauses
 from joblane.inspector.stage.aws import client
+from joblane.inspector.stage.last_ticks import last_ticks
 from joblane.inspector.views import ActionResult, ScheduleView, Tick
 from joblane.limits import CONTENT_KEPT_FOR_MESSAGES
 from joblane.maintenance.missed_ticks import PATIENCE
@@ -29,6 +30,8 @@ from joblane.sqs.tick import id_of, tick_entry
 
 NEXT_TIMES = 3
 PAST = 10
+MISSED_SHOWN = 20
+"""Times of missed ticks."""
 MISSING = "MISSING"
 """State of a schedule that does not exist on AWS, while other schedules of the stage do."""
 
@@ -54,6 +57,7 @@ def schedules(scope: Scope) -> tuple[ScheduleView, ...]:
     declared = [(task, schedule) for task in scope.tasks.values() for schedule in task.schedules]
     paused = {pause.name: pause for pause in pauses.current(scope.connection) if pause.scope is PauseScope.SCHEDULE}
     known = _known_ticks(scope, declared)
+    last_day = last_ticks(scope)
     states = _states_on_aws(scope)
     now = datetime.now(UTC)
     return tuple(
@@ -67,6 +71,8 @@ def schedules(scope: Scope) -> tuple[ScheduleView, ...]:
             ticks=_ticks(task, schedule, now, known.get((task.type, str(schedule.name)), {})),
             pause=paused.get(f"{task.type}:{schedule.name}"),
             on_aws=_state(task, schedule, states),
+            missed=len(missed := last_day[task.type, str(schedule.name)].missed),
+            missed_at=missed[:MISSED_SHOWN],
         )
         for task, schedule in declared
     )

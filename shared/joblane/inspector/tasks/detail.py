@@ -8,10 +8,10 @@ from typing import Any
 
 from joblane.declaration import Task
 from joblane.inspector.actions import audit
-from joblane.inspector.actions.changes import ALLOWED
+from joblane.inspector.choices import ALLOWED, BULK_TYPE
 from joblane.inspector.links import logs_link
 from joblane.inspector.scope import Scope
-from joblane.inspector.tasks.filter_sql import BULK_TYPE, reading
+from joblane.inspector.tasks.filter_sql import reading
 from joblane.inspector.tasks.relatives import relatives
 from joblane.inspector.tasks.row import Record, read
 from joblane.inspector.tasks.why import why

@@ -12,10 +12,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from datetime import timedelta
 from typing import Any
 
+from joblane.inspector.choices import BULK_TYPE
 from joblane.inspector.filter import Filter
-from joblane.inspector.tasks.filter_sql import BOUND, BULK_TYPE, position_of
+from joblane.inspector.tasks.filter_sql import BOUND, position_of
 from joblane.record.connection import Connection
 from joblane.record.states import ENDED, LIVE, State
 
@@ -32,6 +34,14 @@ select s.most_common_elem_freqs[array_position(s.most_common_elems::text::text[]
 """
 """How many tasks have a tag, if the last ANALYZE found it among the common tags; otherwise null. A GIN index collects
 all rows of a tag before it yields the first, so an index scan for a common tag takes as long as the tag is common."""
+
+
+TOOK_MS = """
+select coalesce(a.duration_ms,
+                case when a.finished_at is null then extract(epoch from now() - a.started_at) * 1000 end)
+  from joblane.task_attempts a where a.task_id = r.id and a.run = r.runs
+"""
+"""Duration of the last run of a row ``r``."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -210,6 +220,8 @@ def _conditions(values: _Values, filter_: Filter, *, acting: bool) -> Iterator[s
         yield f"fingerprint is not distinct from {values.add(filter_.fingerprint)}"
     if filter_.lease_over:
         yield "lease_until is not null and lease_until < clock_timestamp()"
+    if filter_.longer:
+        yield f"({TOOK_MS}) > {values.add(str(filter_.longer / timedelta(milliseconds=1)))}::float8"
     if acting:
         yield "not cleared"
         if not (filter_.ids or filter_.types or filter_.fingerprint):

@@ -3,8 +3,11 @@
 
 (() => {
   const ROWS = "[data-row]";
-  const GO = { q: "/", t: "/tasks", d: "/dead", s: "/schedules", l: "/limits", b: "/bulk", a: "/audit" };
+  const GO = { q: "/", t: "/tasks", d: "/dead", s: "/schedules", l: "/limits", b: "/bulk", e: "/types", a: "/audit" };
+  const BASE = new URL(document.currentScript.src).pathname.replace(/\/static\/.*/, "");
   let awaitsArea = false;
+
+  localStorage.setItem("joblane-base", BASE);  // for link.js
 
   const typing = (target) => target.closest("input:not([type=checkbox]), textarea, select, [contenteditable], dialog");
   const visible = (element) => element.getClientRects().length > 0;
@@ -27,7 +30,7 @@
   function press(key) {
     if (awaitsArea) {
       awaitsArea = false;
-      if (GO[key]) location.assign(GO[key]);
+      if (GO[key]) location.assign(BASE + GO[key]);
       return Boolean(GO[key]);
     }
     switch (key) {
@@ -109,9 +112,9 @@
 
   function showStale(event) {
     const status = event.detail.xhr?.status;
-    const problem = status === 503 ? "the database does not answer"
+    const problem = status === 503 ? "no answer from the database"
       : status ? `the page answered with status ${status}`
-      : "the page does not answer; check that `joblane page` still runs";
+      : "no answer from the page; check that `joblane page` still runs";
     const seconds = document.querySelector("#live[hx-trigger]")?.getAttribute("hx-trigger").match(/every (\d+)s/)?.[1];
     const text = `Not up to date since ${updatedAt.toISOString().slice(11, 19)}Z: ${problem}.`
       + (seconds ? ` Retrying every ${seconds} s.` : "");

@@ -5,9 +5,8 @@ from __future__ import annotations
 from starlette.requests import Request
 from starlette.responses import Response
 
-from joblane.inspector.bulk.start import MAX_CANARY
+from joblane.inspector.choices import MAX_CANARY, archived_members
 from joblane.inspector.inspector import Inspector
-from joblane.inspector.stage.batches import archived_members
 from joblane.page.filters import whole
 from joblane.page.views.bulk import DEFAULT_RATE, rate_of
 from joblane.page.visit import form, page, redirect

@@ -7,8 +7,7 @@ from datetime import UTC, datetime
 from starlette.requests import Request
 from starlette.responses import Response
 
-from joblane.inspector.bulk.dead import SORTS, removable, within
-from joblane.inspector.bulk.start import MAX_CANARY
+from joblane.inspector.choices import MAX_CANARY, SORTS, removable, within
 from joblane.inspector.errors import SelectionError
 from joblane.inspector.filter import Filter
 from joblane.inspector.inspector import Inspector
