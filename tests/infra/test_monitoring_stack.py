@@ -409,7 +409,7 @@ def test_each_topic_sends_mails_to_its_address(acme: Template, prod: Template, s
     assert addresses(small) == {}
 
 
-def test_a_channel_of_slack_shows_both_topics_and_its_members_can_run_nothing(acme: Template, prod: Template) -> None:
+def test_a_channel_of_slack_shows_both_topics_and_can_run_nothing(acme: Template, prod: Template) -> None:
     ((_, channel),) = templates.of_type(acme, "AWS::Chatbot::SlackChannelConfiguration").items()
     assert (channel["SlackWorkspaceId"], channel["SlackChannelId"]) == (SLACK["workspace_id"], SLACK["channel_id"])
     assert channel["SnsTopicArns"] == [{"Ref": topic} for topic in topics_of(acme)]
@@ -485,7 +485,7 @@ def test_a_small_stages_dashboard_has_fifty_metrics_and_names_what_it_leaves_out
     assert "functions' errors" in note_of(small)
 
 
-def test_the_dashboard_begins_with_six_numbers_and_shows_limits_percentiles_and_deploys(prod: Template) -> None:
+def test_the_dashboard_begins_with_six_numbers_and_has_limits_and_deploys(prod: Template) -> None:
     widgets = dashboard_of(prod)["widgets"]
     numbers = [each["properties"] for each in widgets if each["y"] == 0]
     assert [each["view"] for each in numbers] == ["singleValue"] * 6

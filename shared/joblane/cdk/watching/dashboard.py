@@ -142,7 +142,7 @@ def _note(prefix: str, links: Links, left_out: Sequence[str], most: int) -> str:
 
 
 def _logs(prefix: str) -> Row:
-    """What the sweep found, and the deploys, as tables."""
+    """Tables of the findings of the sweep, and of the deploys."""
     return [
         cloudwatch.LogQueryWidget(
             title=title,

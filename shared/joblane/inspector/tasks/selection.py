@@ -218,8 +218,7 @@ def _conditions(values: _Values, filter_: Filter, *, acting: bool) -> Iterator[s
         yield f"finished_at is not null and finished_at < {values.add(filter_.ended_before)}"
     if filter_.fingerprint:
         yield f"fingerprint is not distinct from {values.add(filter_.fingerprint)}"
-    if filter_.lease_over:
-        yield "lease_until is not null and lease_until < clock_timestamp()"
+    yield from ["lease_until is not null and lease_until < clock_timestamp()"] if filter_.lease_over else []
     if filter_.longer:
         yield f"({TOOK_MS}) > {values.add(str(filter_.longer / timedelta(milliseconds=1)))}::float8"
     if acting:
