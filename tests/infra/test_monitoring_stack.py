@@ -193,6 +193,23 @@ def test_every_heading_below_alarms_has_an_alarm(prod: Template) -> None:
     } == named
 
 
+def test_every_section_of_an_alarm_says_what_customers_feel_and_what_is_safe() -> None:
+    section = PAGE.read_text().split("\n## Alarms\n")[1].split("\n## ")[0]
+    for text in section.split("\n### ")[1:]:
+        heading = text.partition("\n")[0]
+        assert text.count("\n**Meaning.**") == text.count("\n**See it.**") == text.count("\n**Do.**") == 1, heading
+        parts = re.findall(r"^- \*\*(.+?):\*\* \S", text, re.M)
+        assert parts == ["Customers", "Normal", "Safe to repeat", "Needs"], heading
+
+
+def test_an_operator_without_a_database_needs_no_sql() -> None:
+    before, _, last = PAGE.read_text().partition("\n## Without the command line\n")
+    sections = [text for text in before.split("\n## ") if "```sql" in text]
+    assert [text.partition("\n")[0] for text in sections] == ["The database is unavailable"]
+    assert "No operator needs it" in sections[0]
+    assert "a login to the database" in last
+
+
 def test_missing_data_is_a_fault_for_the_sweep_and_the_health_check_alone(prod: Template) -> None:
     missing = {name.removeprefix("jobs-prod-"): alarm["TreatMissingData"] for name, alarm in alarms_of(prod).items()}
     silent = {name for name, treated in missing.items() if treated == "breaching"}
@@ -485,7 +502,7 @@ def test_a_small_stages_dashboard_has_fifty_metrics_and_names_what_it_leaves_out
     assert "functions' errors" in note_of(small)
 
 
-def test_the_dashboard_begins_with_six_numbers_and_has_limits_and_deploys(prod: Template) -> None:
+def test_the_dashboard_begins_with_six_numbers_and_has_limits_and_deploys(prod: Template, acme: Template) -> None:
     widgets = dashboard_of(prod)["widgets"]
     numbers = [each["properties"] for each in widgets if each["y"] == 0]
     assert [each["view"] for each in numbers] == ["singleValue"] * 6
@@ -514,6 +531,10 @@ def test_the_dashboard_begins_with_six_numbers_and_has_limits_and_deploys(prod: 
     assert logs["Deploys, newest first"].startswith("SOURCE '/aws/lambda/jobs-prod-migrate' | filter ")
     assert logs["Found by the sweep, newest first"].startswith("SOURCE '/aws/lambda/jobs-prod-jobs-sweep' | filter ")
     assert "`joblane --stage prod dead --sort last`" in note_of(prod)
+    assert f"[button:Runbook]({RUNBOOK}#stop-the-harm-first)" in note_of(acme)
+    assert "stop-the-harm-first" in anchors(PAGE)
+    for command in re.findall(r"`(joblane .+?)`", note_of(prod)):
+        assert list(problems(shlex.split(command))) == []
 
 
 def test_the_saved_queries_search_the_logs_of_every_function(prod: Template, functions: list[str]) -> None:

@@ -47,7 +47,23 @@ RUN = {
 }
 """Commands of blocks without a mark → the file that runs them, and a text in it that shows this."""
 
-BUILT_IN = {"psql", "alias", "set", ".", "export", "cd", "git", "cp", "uv", "python", "python3", "pip", "curl"}
+BUILT_IN = {
+    "psql",
+    "alias",
+    "set",
+    ".",
+    "export",
+    "cd",
+    "git",
+    "cp",
+    "uv",
+    "python",
+    "python3",
+    "pip",
+    "pipx",
+    "uvx",
+    "curl",
+}
 """Programs whose arguments are not checked."""
 OF_THE_CLI = {"query", "output", "region", "profile", "cli-binary-format", "max-items", "no-cli-pager"}
 """Options that every command of the AWS CLI accepts. Source: AWS CLI, *Command line options*."""

@@ -73,8 +73,8 @@ class Monitoring(Settings):
     metrics at most, and a dashboard with at most 50 metrics, for any number of types. The alarms of
     ``failing_percent`` and ``near_timeout_percent`` exist only with ``lanes``."""
     topic_key: bool = True
-    """True: the SNS topic has a KMS key of its own. False: notifications are not encrypted by KMS. They hold names of
-    alarms and numbers only."""
+    """True: the SNS topics have a KMS key of their own. False: notifications are not encrypted by KMS. They hold names
+    of alarms, types and functions, and numbers."""
     archived: Count = 1
     """Archived tasks of one type within 15 minutes; with ``detail`` ``stage``, of all types together."""
     failing_percent: Percent = 50

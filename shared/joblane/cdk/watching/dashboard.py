@@ -125,7 +125,7 @@ def _numbers(prefix: str) -> Row:
 def _note(prefix: str, links: Links, left_out: Sequence[str], most: int) -> str:
     buttons = {
         "primary:Page": links.page,
-        "Runbook": links.runbook and links.section("stop-the-harm"),
+        "Runbook": links.runbook and links.section("stop-the-harm-first"),
         "Saved queries": "#logsV2:logs-insights",
     }
     note = NOTE + (LEFT_OUT if left_out else "")

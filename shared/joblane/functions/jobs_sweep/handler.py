@@ -98,8 +98,9 @@ def _measure_due(waits: Mapping[str, int]) -> None:
 
 def _measure_runs(added: AddedUp) -> None:
     """Write the runs of the stage and their cost, for the dashboard."""
+    found = {"Runs": added.runs, "FailedRuns": added.failed, "CostUsd": added.cost_usd}
     tally = Tally()
-    for name, number in (("Runs", added.runs), ("FailedRuns", added.failed), ("CostUsd", added.cost_usd)):
+    for name, number in found.items():
         if number:
             tally.count(name, number)
     tally.flush(task_type=SWEEP)
