@@ -49,6 +49,7 @@ OPTIONS = {
     "created_before": "--older",
     "ended_after": "--ended-newer",
     "ended_before": "--ended-older",
+    "lease_over": "--lease-over",
     "ids": "ID",
     "id": "ID",
     "scope": "SCOPE",

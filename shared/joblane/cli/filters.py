@@ -68,6 +68,10 @@ class FilterOptions:
         str | None, typer.Option(metavar="AGE", help="Only tasks that ended after this: an age or a time.")
     ] = None
 
+    lease_over: Annotated[
+        bool,
+        typer.Option("--lease-over", help="Only tasks whose run has stopped without a result: their lease is over."),
+    ] = False
     longer: Annotated[
         str | None,
         typer.Option(metavar="DURATION", help="Only tasks whose last run took longer than this: 30s, 5m, 1h."),
@@ -91,6 +95,7 @@ class FilterOptions:
             created_before=before,
             ended_after=ended_after,
             ended_before=ended_before,
+            lease_over=self.lease_over,
             longer=duration_of(self.longer, "--longer"),
         )
 

@@ -83,7 +83,7 @@ def checked(scope: Scope, filter_: Filter) -> Filter:
         filter_,
         ids=tuple(dict.fromkeys(filter_.ids)),
         types=tuple(dict.fromkeys(filter_.types)),
-        states=_members("states", State, filter_.states),
+        states=_states(filter_),
         queues=_members("queues", Queue, filter_.queues),
     )
 
@@ -108,6 +108,17 @@ def check_number(field: str, number: object, most: int, *, least: int = 1) -> No
 def _match(field: str, value: str | None, pattern: re.Pattern[str], wanted: str) -> None:
     if value is not None and (not isinstance(value, str) or not pattern.fullmatch(value)):
         raise SelectionError(field, wanted)
+
+
+def _states(filter_: Filter) -> tuple[State, ...]:
+    states = _members("states", State, filter_.states)
+    if type(filter_.lease_over) is not bool:
+        raise SelectionError("lease_over", "true or false is required")
+    if not filter_.lease_over:
+        return states
+    if states and State.ACTIVE not in states:
+        raise SelectionError("lease_over", "only active tasks have a lease; leave out the states, or name active")
+    return (State.ACTIVE,)
 
 
 def _members(field: str, kind: type[E], values: Iterable[str]) -> tuple[E, ...]:
