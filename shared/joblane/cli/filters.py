@@ -15,6 +15,7 @@ from joblane.cli.commands.options import Types
 from joblane.cli.terminal import usage
 from joblane.inspector.durations import ago, duration, moment
 from joblane.inspector.filter import Filter
+from joblane.inspector.nearest import meant
 from joblane.queues import Queue
 from joblane.record.states import State
 
@@ -130,7 +131,7 @@ def time_of(text: str | None, option: str) -> datetime | None:
 def one_of(kind: type[E], value: str, option: str) -> E:
     """A member by its value."""
     if value not in list(kind):
-        usage(f"{value!r} is not valid; valid are {', '.join(kind)}", option)
+        usage(f"{value!r} is not valid. {meant(value, kind)}Valid: {', '.join(kind)}", option)
     return kind(value)
 
 

@@ -394,7 +394,7 @@ NAIVE = datetime(2026, 1, 1)  # noqa: DTZ001
 BAD: dict[str, tuple[dict[str, Any], str]] = {
     "an unknown type": (
         {"types": ("sample:none",)},
-        "types: there is no task type 'sample:none'; did you mean 'sample:",
+        "types: there is no task type 'sample:none'. Did you mean 'sample:",
     ),
     "a type that no text can hold": ({"types": ("a\0",)}, "types: "),
     "an unknown state": ({"states": ("dead",)}, "states: 'dead' is not a valid State; valid are scheduled, pending"),
