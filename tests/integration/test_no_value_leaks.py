@@ -349,6 +349,7 @@ def ask(world: World, gathered: Gathered) -> None:
         "task": [(id_,) for id_ in ids],
         "logs": [(id_,) for id_ in ids],
         "tasks": [(), (Filter(error="bad"),)],
+        "find": [(PLANTED,), ("leak:one",), ("bad token",)],
         "bulk_view": [],
         "line": [],
         "batch": [("all",)],

@@ -50,6 +50,7 @@ OPTIONS = {
     "ended_before": "--ended-older",
     "ids": "ID",
     "id": "ID",
+    "text": "TEXT",
     "type": "TYPE",
     "scope": "SCOPE",
     "name": "NAME",
