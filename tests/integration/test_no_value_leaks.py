@@ -353,6 +353,8 @@ def ask(world: World, gathered: Gathered) -> None:
         "bulk_view": [],
         "line": [],
         "batch": [("all",)],
+        "why_slow": [("leak:one",)],
+        "marks": [(PauseScope.TYPE, ("leak:one",)), (PauseScope.TENANT, ("acme",))],
         "performance": [(PauseScope.TYPE, "leak:one"), (PauseScope.TENANT, "")],
     }
     world.run("insert into joblane.batches (id) values ('all') on conflict do nothing")
@@ -375,6 +377,7 @@ def use_the_command_line(world: World, gathered: Gathered, capfd: pytest.Capture
         *(["show", f"leak:one-{how}"] for how in LOGGED),
         *([name, "leak:one-chained", "--json"] for name in ("show", "logs")),
         *([name, *more] for name in ("queues", "stats", "types", "dead", "audit") for more in ([], ["--json"])),
+        *(["find", text, *more] for text in (PLANTED, "bad token", "leak:one") for more in ([], ["--json"])),
         ["edit", "known", "--json", wrong],
         ["replay", "known", "--json", wrong],
         ["enqueue", "leak:one", "--json", wrong],
@@ -408,6 +411,7 @@ def browse(world: World, gathered: Gathered) -> None:
             "/schedules",
             "/statistics",
             "/runs?type=leak:one",
+            "/runs/why?type=leak:one",
             "/audit",
             "/bulk",
             "/types",

@@ -50,6 +50,9 @@ class FilterOptions:
     fingerprint: Annotated[
         str | None, typer.Option(metavar="FINGERPRINT", help="Fingerprint of the error, from `joblane dead`.")
     ] = None
+    parent: Annotated[
+        str | None, typer.Option(metavar="ID", help="Tasks that run after this task, or that its runs enqueued.")
+    ] = None
     older: Annotated[
         str | None, typer.Option(metavar="AGE", help="Only tasks older than this: an age (10m, 2h, 3d) or a time.")
     ] = None
@@ -82,6 +85,7 @@ class FilterOptions:
             tag=self.tag,
             error=self.error,
             fingerprint=self.fingerprint,
+            parent=self.parent,
             created_after=after,
             created_before=before,
             ended_after=ended_after,

@@ -32,6 +32,8 @@ class Filter:
     """Text in the class or the message of the last error, in upper or lower case."""
     fingerprint: str | None = None
     """Fingerprint of the last error."""
+    parent: str | None = None
+    """Id of a task. The tasks that run after it, or that its runs enqueued, match: its children."""
     created_after: datetime | None = None
     """Earliest time of the enqueue, inclusive."""
     created_before: datetime | None = None

@@ -16,7 +16,7 @@ from joblane.record.states import State
 
 Name = TypeVar("Name", bound=StrEnum)
 Value = TypeVar("Value")
-TEXTS = ("tenant", "tag", "error", "fingerprint")
+TEXTS = ("tenant", "tag", "error", "fingerprint", "parent")
 AGES = (("newer", "older", "created"), ("ended_newer", "ended_older", "ended"))
 """Fields of ages or times, and the times of the filter."""
 SHOWN = ("state", "type", "queue", "id", *TEXTS, "newer", "older", "ended_newer", "ended_older", "longer")
@@ -84,7 +84,12 @@ def described(chosen: Filter) -> list[tuple[str, str]]:
     """The filter for a reader: pairs of a name and a value."""
     if chosen.ids:
         return [("selected tasks", f"{len(chosen.ids):,}")]
-    names = {"id": "id begins with", "error": "error contains", "longer": "last run took longer than"}
+    names = {
+        "id": "id begins with",
+        "error": "error contains",
+        "parent": "child of",
+        "longer": "last run took longer than",
+    }
     ages = [field for *fields, _ in AGES for field in fields]
     pairs = [(names.get(name, name), value) for name, value in write(chosen) if name not in ages]
     times = (

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 def find(
     context: typer.Context,
     text: Annotated[str, typer.Argument(metavar="TEXT", help="Text of 1 to 200 characters.")],
+    *,
     newer: Annotated[
         str | None,
         typer.Option(metavar="AGE", help="Only errors and payloads of tasks newer than this: an age or a time."),

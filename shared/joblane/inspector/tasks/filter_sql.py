@@ -67,6 +67,7 @@ def checked(scope: Scope, filter_: Filter) -> Filter:
     for id_ in filter_.ids:
         _match("ids", id_, ID_PATTERN, f"1 to {MAX_ID} printable ASCII characters without spaces are required")
     _match("id_prefix", filter_.id_prefix, ID_PATTERN, f"1 to {MAX_ID} printable ASCII characters without spaces")
+    _match("parent", filter_.parent, ID_PATTERN, "the id of a task is required")
     _match("tenant", filter_.tenant, TENANT_PATTERN, "1 to 128 ASCII letters, digits and punctuation are required")
     _match("fingerprint", filter_.fingerprint, FINGERPRINT_PATTERN, "a fingerprint from a listing is required")
     for name, longest in (("tag", MAX_TAG), ("error", MAX_ERROR)):

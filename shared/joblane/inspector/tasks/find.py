@@ -17,6 +17,7 @@ from joblane.inspector.tasks import listing, payload_search
 from joblane.inspector.tasks.filter_sql import FINGERPRINT_PATTERN, checked, mark_of, page_position, reading
 from joblane.inspector.views import Found, FoundGroup, FoundKind, Page
 from joblane.options import MAX_TAG
+from joblane.payload import Payload
 from joblane.record.connection import Connection
 from joblane.redaction import redacted_names
 from joblane.sqs.message import ID_PATTERN, TENANT_PATTERN
@@ -53,7 +54,7 @@ def find(
         if times.created_after is None:
             [[now]] = connection.run("select now()")
             times = replace(times, created_after=(times.created_before or now) - PAYLOADS_WITHIN)
-        found = payload_search.search(scope, connection, text, times, position, MOST_PAYLOADS)
+        found = payload_search.search(scope, text, times, position, MOST_PAYLOADS)
     if found.tasks:
         groups.append(FoundGroup(FoundKind.PAYLOAD, None, Page(found.tasks, None)))
     return Found(None, tuple(groups), found.read, found.to, found.after and f"{found.after}.{mark}")
@@ -107,5 +108,8 @@ def _keys(scope: Scope, text: str) -> list[str]:
 
     Those of types with redacted fields are left out: a key may contain such a value, or be made of it.
     """
-    names = [name for task in scope.tasks.values() if not redacted_names(task.payload) for name in task.types]
-    return [f"{name} {text}" for name in names]
+    return [f"{name} {text}" for task in scope.tasks.values() if not _redacts(task.payload) for name in task.types]
+
+
+def _redacts(model: type[Payload]) -> bool:
+    return bool(redacted_names(model))

@@ -3,7 +3,7 @@
 Only values that an operator may see are compared. The values of redacted fields are left out before anything is
 compared with the text, so neither the result nor the time of a search depends on them.
 
-No index holds the values: a statement reads up to ``BOUND`` rows in the order of a listing. It ends earlier when
+No index holds the values: a statement reads up to 20,000 rows in the order of a listing. It ends earlier when
 :data:`SECONDS` have passed, because large payloads take long to read; one row is always read. It returns where it
 ended, and the next statement continues there.
 """
@@ -22,12 +22,11 @@ from typing import Any
 from joblane.declaration import Task
 from joblane.inspector.filter import Filter
 from joblane.inspector.scope import Scope
-from joblane.inspector.tasks import selection
-from joblane.inspector.tasks.filter_sql import cursor_of
+from joblane.inspector.tasks.filter_sql import BOUND, cursor_of
 from joblane.inspector.tasks.listing import COLUMNS, row_of
 from joblane.inspector.tasks.selection import Selection, Values, newest
 from joblane.inspector.views import TaskRow
-from joblane.record.connection import Connection
+from joblane.payload import Payload
 from joblane.redaction import redacted_names
 
 SECONDS = 0.12
@@ -94,17 +93,15 @@ class PayloadMatches:
     after: str | None
 
 
-def search(
-    scope: Scope, connection: Connection, text: str, filter_: Filter, after: str | None, limit: int
-) -> PayloadMatches:
+def search(scope: Scope, text: str, filter_: Filter, after: str | None, limit: int) -> PayloadMatches:
     """Up to ``limit`` tasks with the text in a value that may be seen. ``filter_``: a checked one, of times only."""
     found = statement(scope.tasks, text, filter_, after, limit)
     matching: list[TaskRow] = []
     row: TaskRow | None = None
-    for *columns, n, matches, earlier_at, earlier_id, is_last in connection.run(found.sql, *found.parameters):
+    for *columns, n, matches, earlier_at, earlier_id, is_last in scope.connection.run(found.sql, *found.parameters):
         if matches is None:  # it was not read
             return PayloadMatches(tuple(matching), n - 1, earlier_at, cursor_of(earlier_at, earlier_id))
-        row, read, ended = row_of(columns), n, is_last and n < selection.BOUND
+        row, read, ended = row_of(columns), n, is_last and n < BOUND
         matching += [row] if matches else []
     if row is None:
         return PayloadMatches((), 0, None, None)
@@ -139,7 +136,8 @@ def statement(
 
 def _known(task: Task[Any, Any]) -> dict[str, Any]:
     """The names of the redacted fields of a type. ``inner``: a path that exists if some are left inside a payload."""
-    names = sorted(redacted_names(task.payload))
+    model: type[Payload] = task.payload
+    names = sorted(redacted_names(model))
     paths = " || ".join(f"exists(@.**.{json.dumps(name)})" for name in names)
     return {"names": names, **({"inner": f"$ ? ({paths})"} if names else {})}
 
