@@ -97,7 +97,7 @@ class Inspector:
         """Find tasks by a text of 1 to 200 characters.
 
         The text is compared with ids and their beginnings, with tenants, tags, fingerprints and the unique keys of live
-        tasks, and with parts of types, errors and values of payloads, in upper or lower case of ASCII letters. A number
+        tasks, and with parts of types, errors and values of payloads, upper or lower case of ASCII is equal. A number
         in a payload has to be equal. What is redacted in an answer is not searched: redacted fields, payloads of types
         that no code declares, and keys of types with redacted fields.
 

@@ -192,7 +192,7 @@ SECRET = {
     "user": "ann",
     "token": "s3cret-one",
     "pin": 4711,
-    "rights": {"door": "s3cret-two", "cards": [{"holder": "s3cret-three"}]},
+    "rights": {"gate": "s3cret-two", "cards": [{"holder": "s3cret-three"}]},
     "cards": [{"holder": "Berta", "card-no": "s3cret-four"}, {"holder": "Carl", "number": "s3cret-five"}],
 }
 TOP = {"user": "ann", "token": "s3cret-one", "pin": 4711}

@@ -34,7 +34,7 @@ SECONDS = 0.12
 NUMBER = re.compile(r"-?(0|[1-9]\d{0,30})(\.\d{1,30})?([eE][+-]?\d{1,2})?")
 """A number as JSON writes it."""
 LOWER = str.maketrans(ascii_uppercase, ascii_lowercase)
-"""Only ASCII letters are equal in upper and lower case: folding all letters takes PostgreSQL several times as long."""
+"""Only ASCII is equal in upper and lower case: folding all of Unicode takes PostgreSQL several times as long."""
 
 # `known` is null for a type that no declaration describes: all of its payload is masked. `visible` lacks the redacted
 # fields at the top. A row with redacted fields further down has them left out on the way through its values, which
