@@ -179,18 +179,21 @@ def _progress(view: TaskView) -> RenderableType:
 
 def _attempts(attempts: Sequence[Attempt], now: datetime, width: int) -> Table:
     wide = width >= WIDE
-    titles = ("RUN", "TRY", "STARTED", "TOOK", "OUTCOME", *(("MEMORY", "COST*") if wide else ()), "ERROR")
-    made = table(*titles, right=("RUN", "TRY", "TOOK", "MEMORY", "COST*"), fold=("ERROR",))
+    more = (("WAITED",), ("MEMORY", "COST*")) if wide else ((), ())
+    titles = ("RUN", "TRY", "STARTED", *more[0], "TOOK", "OUTCOME", *more[1], "ERROR")
+    made = table(*titles, right=("RUN", "TRY", "WAITED", "TOOK", "MEMORY", "COST*"), fold=("ERROR",))
     for attempt in attempts:
         took = (
             milliseconds(attempt.duration_ms)
             if attempt.finished_at
             else f"{short((now - attempt.started_at).total_seconds())}…"
         )
-        more = (attempt.memory_mb and f"{attempt.memory_mb} MB", dollars(attempt.cost_usd)) if wide else ()
+        waited = (milliseconds(attempt.wait_ms),) if wide else ()
+        used = (attempt.memory_mb and f"{attempt.memory_mb} MB", dollars(attempt.cost_usd)) if wide else ()
         error = f"{attempt.error_type}: {attempt.error_message or ''}" if attempt.error_type else ""
-        outcome = attempt.outcome or "running"
-        row(made, attempt.run, attempt.attempt, stamp(attempt.started_at), took, outcome, *more, error)
+        outcome = attempt.outcome or "active"
+        started = stamp(attempt.started_at)
+        row(made, attempt.run, attempt.attempt, started, *waited, took, outcome, *used, error)
     if wide and any(attempt.cost_usd is not None for attempt in attempts):
         made.caption, made.caption_justify, made.caption_style = "* an estimate", "left", "dim"
     return made
