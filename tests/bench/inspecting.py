@@ -120,7 +120,8 @@ def run(server: Postgres) -> list[Ratio]:
         administer(server.database_url("postgres"), "drop database inspecting with (force)")
 
 
-def _types() -> list[str]:
+def types_of_rows() -> list[str]:
+    """The types of the rows, in their order."""
     return sorted(discover().keys() - {ABSENT})
 
 
@@ -128,7 +129,7 @@ def _fill(url: str, database: Database) -> Ratio:
     upgrade(url)
     connection = database.get()
     connection.limit(None)
-    connection.run(TASK_ROWS, str(TASKS), _types())
+    connection.run(TASK_ROWS, str(TASKS), types_of_rows())
     connection.run(CAUSES)
     started = time.perf_counter()
     connection.run("reindex table joblane.tasks")
@@ -175,7 +176,7 @@ def _scans(scope: Scope, statement: Selection) -> str:
 
 
 def _listings(scope: Scope) -> list[Query]:
-    inspector, types = Inspector(scope), _types()
+    inspector, types = Inspector(scope), types_of_rows()
     fingerprint = scope.connection.run("select fingerprint from joblane.tasks where state = 'archived' limit 1")[0][0]
     five_days_ago = datetime.now(UTC) - timedelta(days=5)
     kinds = {

@@ -22,6 +22,7 @@ from joblane.inspector.views import (
     Grade,
     Lane,
     LogLine,
+    Mark,
     Minute,
     Overview,
     Pause,
@@ -180,6 +181,10 @@ def performance(kind: PauseScope = PauseScope.TYPE, name: str = "data:export") -
     some = RunCounts(40, 3, 2, 1, 0, 0.25, Percentiles(90, 1_400, 9_000), Percentiles(800, 2_000, 4_000))
     periods = tuple(Period(before(minutes=10 * at), none if at % 3 else some) for at in range(12, 0, -1))
     return Performance(kind, name, NOW, 600, replace(some, completed=160), periods)
+
+
+def mark(**changes: Any) -> Mark:
+    return replace(Mark(before(minutes=35), "deploy", "deploy 3f2a1c0", "ann"), **changes)
 
 
 def tenant_row(**changes: Any) -> TenantRow:

@@ -352,6 +352,8 @@ def ask(world: World, gathered: Gathered) -> None:
         "bulk_view": [],
         "line": [],
         "batch": [("all",)],
+        "why_slow": [("leak:one",)],
+        "marks": [(PauseScope.TYPE, ("leak:one",)), (PauseScope.TENANT, ("acme",))],
         "performance": [(PauseScope.TYPE, "leak:one"), (PauseScope.TENANT, "")],
     }
     world.run("insert into joblane.batches (id) values ('all') on conflict do nothing")
@@ -407,6 +409,7 @@ def browse(world: World, gathered: Gathered) -> None:
             "/schedules",
             "/statistics",
             "/runs?type=leak:one",
+            "/runs/why?type=leak:one",
             "/audit",
             "/bulk",
             "/types",

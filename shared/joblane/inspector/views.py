@@ -165,6 +165,23 @@ class Performance:
 
 
 @dataclass(frozen=True, slots=True)
+class Mark:
+    """An event on a chart. ``kind``: deploy, pause, resume, limit or bulk.
+
+    ``who``: None if it is not known. ``target``: of its entries in the audit, for example ``type:data:export``; None
+    for a deploy and a bulk action. ``bulk``: the id of the bulk action.
+    """
+
+    at: datetime
+    kind: str
+    text: str
+    who: str | None
+    reason: str | None = None
+    target: str | None = None
+    bulk: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class QueueView:
     """A queue: the sum of its lanes, and its front door. ``minutes``: oldest first, without gaps."""
 
@@ -597,7 +614,11 @@ class ScheduleView:
 
 @dataclass(frozen=True, slots=True)
 class Statistic:
-    """Runs of one ``key``, a type or a tenant, that started within a period. ``cost_usd``: an estimate."""
+    """Runs of one ``key``, a type or a tenant, that started within a period. ``cost_usd``: an estimate.
+
+    A period of more than a day has the runs that ended in its hours. The ``key`` ``*`` then stands for the tenants that
+    had no numbers of their own in an hour.
+    """
 
     key: str
     started: int

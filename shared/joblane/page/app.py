@@ -37,6 +37,7 @@ PAGES: dict[str, View] = {
     "/batches/show": batches.show,
     "/statistics": stage.statistics,
     "/runs": runs.show,
+    "/runs/why": runs.why,
     "/tenants": stage.tenants,
     "/types": enqueue.types,
     "/enqueue": enqueue.show,

@@ -22,6 +22,7 @@ from joblane.page.app import PAGES as ALL_PAGES
 from joblane.queues import Queue
 from joblane.record.limit_status import LimitChange, LimitKind, LimitValues
 from joblane.record.states import State
+from tests.builders import views
 from tests.builders.views import (
     NOW,
     attempt,
@@ -867,6 +868,35 @@ def test_runs_over_time_lead_to_the_tasks_of_each_column(browser: TestClient, gi
     addresses = re.findall(r'<a href="(/tasks[^"]*ended_older=[^"]*)"', text)
     assert len(addresses) == 36
     assert browser.get(html.unescape(addresses[0])).status_code == 200
+
+
+def test_marks_are_on_the_charts_and_in_a_list_with_links(browser: TestClient, stub: FakeInspector) -> None:
+    # given
+    stub.marked = [
+        views.mark(at=views.before(minutes=12), who=None),
+        views.mark(kind="pause", text="type data:export paused", reason="<b>", target="type:data:export"),
+        views.mark(kind="bulk", text="retry of 4 tasks", bulk="b1", at=views.before(minutes=50)),
+    ]
+    # when
+    text = browser.get("/runs", params={"type": "data:export"}).text
+    # then
+    assert [text.count(f'class="mark {kind}"') for kind in ("deploy", "pause", "bulk")] == [3, 3, 3]
+    assert "3 marks: deploys, pauses, limits, bulk actions" in text
+    for address in ("/audit?target=type%3Adata%3Aexport", "/bulk/show?id=b1"):
+        assert f'{address}">' in text
+    assert "type data:export paused</a> by ann: &lt;b&gt;" in text
+    assert f"deploy 3f2a1c0 at {stamp(views.before(minutes=12))}" in text
+    # and the queues have those of all queues and their own
+    stub.marked = [views.mark(), views.mark(kind="pause", text="queue low paused", target="queue:low")]
+    text = browser.get("/").text
+    assert (text.count(">deploy 3f2a1c0</a>"), text.count(">queue low paused</a>")) == (3, 1)
+
+
+def test_why_a_type_is_slow_is_a_page_of_findings(browser: TestClient) -> None:
+    assert "/runs/why?type=data%3Aexport" in browser.get("/runs", params={"type": "data:export"}).text
+    text = browser.get("/runs/why", params={"type": "data:export"}).text
+    assert '<span class="state failed">bad</span>' in text
+    assert "resume it: joblane resume type data:export" in text
 
 
 def test_a_tenant_is_paused_where_its_tasks_are_counted(browser: TestClient, post: Post, stub: FakeInspector) -> None:
