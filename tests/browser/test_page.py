@@ -35,6 +35,7 @@ PAGES = {
     "runs": "/runs?type=user:invitation&within=2h",
     "types": "/types",
     "enqueue": "/enqueue?type=data:export",
+    "why": "/runs/why?type=data:export",
     "tenants": "/tenants",
     "audit": "/audit",
     "problem": "/task?id=unknown",
@@ -63,6 +64,7 @@ def test_queues_expand_into_their_lanes(visit: Visit) -> None:
     page = visit().page
     expect(page.get_by_role("heading", name="critical")).to_be_visible()
     expect(page.get_by_role("img", name="default: the mean wait in each of the last 60 minutes")).to_be_visible()
+    expect(page.get_by_role("link", name="queue default paused")).to_be_visible()
     lane = page.get_by_role("link", name="data:export")
     expect(lane).to_be_hidden()
     page.get_by_text("4 lanes").first.click()

@@ -280,7 +280,20 @@ def statistic(key: str = TYPE) -> Statistic:
 
 def type_view(**changes: Any) -> TypeView:
     made = TypeView(
-        TYPE, (Queue.DEFAULT, Queue.LOW), 3, 600.0, 604800.0, 1, 512, ("every day at 02:00 UTC",), False, {}
+        TYPE,
+        (Queue.DEFAULT, Queue.LOW),
+        3,
+        600.0,
+        604800.0,
+        1,
+        512,
+        ("every day at 02:00 UTC",),
+        False,
+        {},
+        60.0,
+        5,
+        ("tenant",),
+        (TYPE,),
     )
     return replace(made, **changes)
 

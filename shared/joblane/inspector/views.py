@@ -648,6 +648,14 @@ class TypeView:
     ordered: bool
     """True if the tasks of a key run in order."""
     schema: Mapping[str, Any]
+    target_wait_seconds: float
+    """Time within which its tasks should start once they are due."""
+    max_concurrency: int | None
+    """Invocations at the same time in each lane. None: the lane's share of the stage's budget."""
+    key: tuple[str, ...]
+    """Parts of the key of its limits: ``tenant``, or a field of the payload. Empty: its tasks have no key."""
+    limits: tuple[str, ...]
+    """Names under which its limits are found: the type, the name of a shared limit."""
 
 
 @dataclass(frozen=True, slots=True)
