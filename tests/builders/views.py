@@ -19,12 +19,16 @@ from joblane.inspector.views import (
     DeadGroup,
     DeadLetters,
     Depth,
+    Found,
+    FoundGroup,
+    FoundKind,
     Grade,
     Lane,
     LogLine,
     Mark,
     Minute,
     Overview,
+    Page,
     Pause,
     Paused,
     Percentiles,
@@ -272,6 +276,17 @@ def schedule() -> ScheduleView:
         missed=2,
         missed_at=(before(hours=1), before(hours=20)),
     )
+
+
+def found() -> Found:
+    """A search that has found tasks by an error and in payloads, and can continue."""
+    page = Page((task_row(),), None)
+    groups = (
+        FoundGroup(FoundKind.TYPE, Filter(types=(TYPE,)), Page((), None)),
+        FoundGroup(FoundKind.ERROR, Filter(error="time"), page),
+        FoundGroup(FoundKind.PAYLOAD, None, page),
+    )
+    return Found(None, groups, 20_000, before(hours=3), "the=cursor")
 
 
 def statistic(key: str = TYPE) -> Statistic:
