@@ -21,7 +21,7 @@ from joblane.sqs.client import Entry, Sqs
 from tests.builders import alarm_mail
 from tests.builders.rows import In, archived, put
 from tests.integration.cli.conftest import Jobs
-from tests.samples import Sample, behaviour, sample_batch, sample_one, sample_tick
+from tests.samples import Sample, behaviour, sample_one, sample_tick
 from tests.world import World, handle
 
 LANE = "jobs-default-sample-one"
@@ -41,7 +41,8 @@ select (jsonb_populate_record(t, jsonb_build_object('id', $1 || '-' || n))).*
 RUNS = """
 insert into joblane.task_attempts
   (task_id, run, attempt, generation, type, tenant, started_at, finished_at, outcome, wait_ms, duration_ms, cost_usd)
-select $1 || n, 1, 1, 1, $1, '', now() - interval '5 min', now() - interval '4 min', 'completed', 40, $2::int, $3::float8
+select $1 || n, 1, 1, 1, $1, '', now() - interval '5 min', now() - interval '4 min', 'completed', 40,
+       $2::int, $3::float8
   from generate_series(1, 20) n
 """
 
@@ -80,7 +81,7 @@ def put_many(world: World, task: Any, id_: str, number: int, **columns: Any) -> 
 
 
 def fingerprint_in(text: str) -> str:
-    return re.findall(r"\b[0-9a-f]{16}\b", text)[0]
+    return str(re.findall(r"\b[0-9a-f]{16}\b", text)[0])
 
 
 @pytest.fixture
@@ -89,7 +90,7 @@ def evening(deployed: World) -> World:
     missing = {"error_type": "FileNotFoundError", "error_message": "orders.csv does not exist", "fingerprint": "0" * 16}
     put(deployed, sample_one, "export", SENT, tenant="initech", **archived(**missing, reason="orders.csv is missing"))
     put_many(deployed, sample_one, "mail", 60, payload=SENT, **archived(**PROVIDER))
-    due = {"due_at": In(-1_200), "created_at": In(-1_200), "sweep_at": In(600)}
+    due: dict[str, Any] = {"due_at": In(-1_200), "created_at": In(-1_200), "sweep_at": In(600)}
     put_many(deployed, sample_one, "flood", FLOOD, tenant="megacorp", **due)
     put_many(deployed, sample_one, "calm", 3, tenant="globex", **due)
     put(deployed, sample_tick, "former", **due)
