@@ -123,6 +123,16 @@ insert into joblane.task_parents
 select c.id, p.parent, 'hold' from child c, jsonb_array_elements_text(c.options -> 'after') p(parent)
 """
 
+EVENTS = """
+with deployed as (
+  insert into joblane.deploys (at, version, deployed_by) select now() - interval '20 min', '3f2a1c0', 'ann'
+)
+insert into joblane.audit (at, who, action, target, reason)
+select now() - minutes * interval '1 min', 'bob', action, target, 'the provider is unavailable'
+  from (values (40, 'pause', 'type:user:invitation'), (35, 'resume', 'type:user:invitation'),
+               (12, 'pause', 'queue:default'), (11, 'resume', 'queue:default')) as x (minutes, action, target)
+"""
+
 
 def seed(connection: Connection, tasks: int) -> None:
     """Insert a task for each second up to now; one of fifty is archived, with three kinds of errors."""
@@ -133,4 +143,5 @@ def seed(connection: Connection, tasks: int) -> None:
     connection.run(HELD)
     connection.run(BATCH)
     connection.run(CHILD)
+    connection.run(EVENTS)
     connection.run("analyze")

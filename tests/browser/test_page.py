@@ -18,6 +18,7 @@ Visit = Callable[..., Visitor]
 PAGES = {
     "queues": "/",
     "tasks": "/tasks?limit=12",
+    "find": "/find",
     "dry-run": "/bulk/new?action=cancel&which=all&state=scheduled",
     "bulk": "/bulk",
     "dead": "/dead",
@@ -32,6 +33,7 @@ PAGES = {
     "runs": "/runs?type=user:invitation&within=2h",
     "types": "/types",
     "enqueue": "/enqueue?type=data:export",
+    "why": "/runs/why?type=data:export",
     "tenants": "/tenants",
     "audit": "/audit",
     "problem": "/task?id=unknown",
@@ -60,6 +62,7 @@ def test_queues_expand_into_their_lanes(visit: Visit) -> None:
     page = visit().page
     expect(page.get_by_role("heading", name="critical")).to_be_visible()
     expect(page.get_by_role("img", name="default: the mean wait in each of the last 60 minutes")).to_be_visible()
+    expect(page.get_by_role("link", name="queue default paused")).to_be_visible()
     lane = page.get_by_role("link", name="data:export")
     expect(lane).to_be_hidden()
     page.get_by_text("4 lanes").first.click()
@@ -206,12 +209,22 @@ def test_a_task_is_found_opened_and_retried_with_keys_only(visit: Visit, site: S
     keys.press("t")
     page.wait_for_url("**/tasks")
     keys.press("/")
-    expect(page.get_by_label("Id begins with")).to_be_focused()
-    keys.type(id_)
+    box = page.get_by_label("Find anything")
+    expect(box).to_be_focused()
+    keys.press("Escape")
+    expect(box).not_to_be_focused()
+    keys.press("/")
+    keys.type("billing did not")
     keys.press("Enter")
-    page.wait_for_url(f"**id={id_}*")
+    page.wait_for_url("**/find")
     keys.press("j")
-    expect(page.locator("tbody a.id")).to_be_focused()
+    expect(page.get_by_role("region", name="Error contains it").locator("tbody a").first).to_be_focused()
+    keys.press("Enter")
+    page.wait_for_url("**/task?id=*")
+    page.go_back()
+    expect(page.get_by_text(re.compile("Searched the payloads of .* tasks"))).to_be_visible()
+    keys.press("/")
+    keys.type(id_)
     keys.press("Enter")
     page.wait_for_url(f"**/task?id={id_}")
     _tab_to(page, "Reason")
@@ -479,7 +492,7 @@ def test_the_read_only_page_offers_no_action(visit: Visit, site: Site) -> None:
     visitor = visit(site.read_only)
     for name, address in addresses(site).items():
         page = visitor.go(address)
-        assert page.locator("form[method=post], input[type=checkbox]:visible").count() == 0, name
+        assert page.locator("form[method=post]:not([role=search]), input[type=checkbox]:visible").count() == 0, name
         expect(page.get_by_text("read-only", exact=True)).to_be_visible()
     _expected(visitor, "404")
 

@@ -19,12 +19,16 @@ from joblane.inspector.views import (
     DeadGroup,
     DeadLetters,
     Depth,
+    Found,
+    FoundGroup,
+    FoundKind,
     Grade,
     Lane,
     LogLine,
     Mark,
     Minute,
     Overview,
+    Page,
     Pause,
     Paused,
     Percentiles,
@@ -273,13 +277,37 @@ def schedule() -> ScheduleView:
     )
 
 
+def found() -> Found:
+    """A search that has found tasks by an error and in payloads, and can continue."""
+    page = Page((task_row(),), None)
+    groups = (
+        FoundGroup(FoundKind.TYPE, Filter(types=(TYPE,)), Page((), None)),
+        FoundGroup(FoundKind.ERROR, Filter(error="time"), page),
+        FoundGroup(FoundKind.PAYLOAD, None, page),
+    )
+    return Found(None, groups, 20_000, before(hours=3), "the=cursor")
+
+
 def statistic(key: str = TYPE) -> Statistic:
     return Statistic(key, 1200, 1190, 6, 3, 1, 420, 5300, 61000, 0.0213)
 
 
 def type_view(**changes: Any) -> TypeView:
     made = TypeView(
-        TYPE, (Queue.DEFAULT, Queue.LOW), 3, 600.0, 604800.0, 1, 512, ("every day at 02:00 UTC",), False, {}
+        TYPE,
+        (Queue.DEFAULT, Queue.LOW),
+        3,
+        600.0,
+        604800.0,
+        1,
+        512,
+        ("every day at 02:00 UTC",),
+        False,
+        {},
+        60.0,
+        5,
+        ("tenant",),
+        (TYPE,),
     )
     return replace(made, **changes)
 

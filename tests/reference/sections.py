@@ -26,7 +26,7 @@ from joblane.cdk.app import JoblaneApp
 from joblane.cdk.construct import JobDatabase, Joblane
 from joblane.cdk.constructs.granted_bucket import GrantedBucket
 from joblane.cdk.errors import RefusedTemplateError, StageError, SynthError
-from joblane.cdk.settings.apis import Control, Monitoring
+from joblane.cdk.settings.apis import Control, Monitoring, Slack
 from joblane.cdk.settings.database import Aurora, ExistingDatabase
 from joblane.cdk.settings.network import ExistingNetwork, NewNetwork
 from joblane.cdk.settings.section import SecretReference
@@ -128,6 +128,7 @@ ERRORS: Mapping[str, Sequence[type[BaseException]]] = {
         inspector_errors.ActionError,
         inspector_errors.SelectionError,
         inspector_errors.UnknownBatchError,
+        inspector_errors.UnknownBulkError,
         inspector_errors.BusyError,
         inspector_errors.SchemaError,
         inspector_errors.AwsCallError,
@@ -169,6 +170,7 @@ SETTINGS: Mapping[str, type[BaseModel]] = {
     "existing-network": ExistingNetwork,
     "control": Control,
     "monitoring": Monitoring,
+    "slack": Slack,
     "secret": SecretReference,
 }
 PUBLIC_CDK = (JoblaneApp, Joblane, JobDatabase, GrantedBucket, Stage)

@@ -15,11 +15,12 @@ from joblane.page.failures import View, endpoint, http_error_page
 from joblane.page.notices import Notices
 from joblane.page.rendering import FOLDER
 from joblane.page.security import Guard, Keys, address_of
-from joblane.page.views import batches, bulk, dead, enqueue, limits, runs, stage, task, tasks
+from joblane.page.views import batches, bulk, dead, enqueue, find, limits, runs, stage, task, tasks
 
 PAGES: dict[str, View] = {
     "/": stage.overview,
     "/tasks": tasks.show,
+    "/find": find.show,
     "/task": task.show,
     "/task/logs": task.logs,
     "/bulk": bulk.list_all,
@@ -40,6 +41,8 @@ PAGES: dict[str, View] = {
     "/enqueue": enqueue.show,
     "/audit": stage.audit,
 }
+SEARCHES: dict[str, View] = {"/find": find.begin}
+"""Forms that change nothing: a read-only page accepts them."""
 ACTIONS: dict[str, View] = {
     "/pause": stage.pause,
     "/resume": stage.resume,
@@ -80,7 +83,7 @@ def build(
         say(f"A browser has signed in. Address for another one: {address_of(port, token)}")
 
     routes = [Route(path, endpoint(view), methods=["GET"]) for path, view in PAGES.items()]
-    routes += [Route(path, endpoint(view), methods=["POST"]) for path, view in ACTIONS.items()]
+    routes += [Route(path, endpoint(view), methods=["POST"]) for path, view in (SEARCHES | ACTIONS).items()]
     app = Starlette(
         routes=[*routes, Mount("/static", StaticFiles(directory=FOLDER / "static"))],
         middleware=[Middleware(Guard, port=port, keys=keys, read_only=read_only, renewed=renewed)],

@@ -18,7 +18,7 @@ from joblane.errors import (
     UnknownTaskError,
     UnreadablePayloadError,
 )
-from joblane.inspector.errors import ActionError, AwsCallError, BusyError, UnknownBatchError
+from joblane.inspector.errors import ActionError, AwsCallError, BusyError, UnknownBatchError, UnknownBulkError
 from joblane.inspector.inspector import Inspector
 from joblane.page.rendering import problem, query
 from joblane.page.visit import desk
@@ -34,6 +34,7 @@ UNAVAILABLE = (
 KINDS: Mapping[type[JobError], tuple[int, str, str]] = {
     UnknownTaskError: (404, "There is no such task", "Check the id; the task may never have been recorded."),
     UnknownBatchError: (404, "There is no such batch", "Check the id."),
+    UnknownBulkError: (404, "There is no such bulk action", "Check the id."),
     ActionError: (409, "Not possible in this state", "Nothing was done."),
     BusyError: (409, "Not possible at this moment", ""),
     FieldError: (400, "This request is not valid", "Go back and correct it; nothing was done."),

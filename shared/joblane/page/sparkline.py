@@ -19,9 +19,9 @@ Marks = Sequence[tuple[float, str]]
 """Events: the share of the width that lies before, and the text."""
 
 
-def bars(values: Sequence[int], label: str, kind: str, marks: Marks = ()) -> Markup:
-    """A bar for each value, oldest first; none for zero."""
-    step, top = WIDTH / max(len(values), 1), max([1, *values])
+def bars(values: Sequence[int], label: str, kind: str, marks: Marks = (), top: float = 1) -> Markup:
+    """A bar for each value, oldest first; none for zero. ``top``: the least value that is as high as the chart."""
+    step, top = WIDTH / max(len(values), 1), max([1, top, *values])
     drawn = Markup("").join(
         BAR.format(round(at * step, 2), round(HEIGHT - height, 2), round(step * 0.8, 2), round(height, 2))
         for at, height in ((at, max(value * HEIGHT / top, 1.5)) for at, value in enumerate(values) if value)
@@ -29,9 +29,9 @@ def bars(values: Sequence[int], label: str, kind: str, marks: Marks = ()) -> Mar
     return FRAME.format(kind, WIDTH, HEIGHT, label, drawn, _drawn(marks))
 
 
-def line(values: Sequence[int | None], label: str, kind: str, marks: Marks = ()) -> Markup:
-    """A line through the values, with a gap for each None."""
-    step, top = WIDTH / max(len(values), 1), max([1, *(value for value in values if value is not None)])
+def line(values: Sequence[int | None], label: str, kind: str, marks: Marks = (), top: float = 1) -> Markup:
+    """A line through the values, with a gap for each None. ``top``: as of :func:`bars`."""
+    step, top = WIDTH / max(len(values), 1), max([1, top, *(value for value in values if value is not None)])
     runs: list[list[str]] = [[]]
     for at, value in enumerate(values):
         if value is None:

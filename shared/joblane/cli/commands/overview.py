@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated
 
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 why = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
 
 BY = ("type", "tenant")
-LEFT_OUT_FIRST = ("LONGEST", "WAITED", "LOST", "RETRIED", "TOOK", "COMPLETED")
+LEFT_OUT_FIRST = ("LONGEST", "MEAN WAIT", "LOST", "RETRIED", "MEAN TIME", "COMPLETED")
 """Columns of `stats` in the order in which they are left out of a narrow table."""
 
 
@@ -90,7 +91,7 @@ def stats(
 ) -> None:
     """Show runs by type or tenant, and their costs.
 
-    Their outcomes, and their mean times of waiting and running.
+    Their outcomes, and their mean times of waiting and running. `joblane runs TYPE` has percentiles.
     """
     if by not in BY:
         terminal.usage(f"{by!r} is neither type nor tenant", "--by")
@@ -119,13 +120,15 @@ def runs(
 ) -> None:
     """Show the runs of one type or tenant over time.
 
-    Throughput, failures, percentiles of waits and durations, cost, tasks now, and errors.
+    Throughput, failures, percentiles of waits and durations, cost, tasks now, limits, errors, and the latest deploys,
+    pauses, limits and bulk actions.
     """
     from joblane.cli import run_tables
     from joblane.cli.queue_tables import pause_line
+    from joblane.errors import LimitError
 
     if (type_ is None) == (tenant is None):
-        terminal.usage("give a type or --tenant", "TYPE")
+        terminal.usage("give a type or --tenant")
     kind, name = (PauseScope.TYPE, type_) if tenant is None else (PauseScope.TENANT, tenant)
     inspector, length = target.inspector(context), filters.parsed(duration, within, "--within")
     found = inspector.performance(kind, name or "", within=length)
@@ -134,12 +137,19 @@ def runs(
     console.print(run_tables.performance(found, console.width))
     if kind is PauseScope.TYPE:
         overview = inspector.overview(minutes=1)
-        console.print(run_tables.now(overview, found.name))
+        declared = next((one for one in inspector.types() if one.type == found.name), None)
+        console.print(run_tables.now(overview, found.name, declared))
+        for name in declared.limits if declared else ():
+            with suppress(LimitError):  # the database does not have it yet
+                for line in run_tables.limit_lines(inspector.limits(name)):
+                    terminal.say(line)
         errors = (
             inspector.dead(types=(found.name,), sort="last").groups if run_tables.lanes(overview, found.name) else ()
         )
         for line in run_tables.error_lines(errors):
             terminal.say(line)
+    for line in run_tables.mark_lines(inspector.marks(kind, (found.name,), within=length)):
+        terminal.say(line)
     for pause in inspector.pauses():
         if (pause.scope, pause.name) == (kind, found.name):
             terminal.say(pause_line(pause))
@@ -160,8 +170,8 @@ def _statistics(found: tuple[Statistic, ...], by: str, width: int, *, cost: bool
             "RETRIED": f"{statistic.retried:,}",
             "ARCHIVED": f"{statistic.archived:,}",
             "LOST": f"{statistic.lost:,}",
-            "WAITED": milliseconds(statistic.wait_ms),
-            "TOOK": milliseconds(statistic.duration_ms),
+            "MEAN WAIT": milliseconds(statistic.wait_ms),
+            "MEAN TIME": milliseconds(statistic.duration_ms),
             "LONGEST": milliseconds(statistic.longest_ms),
         }
         for statistic in found

@@ -20,7 +20,7 @@ from typing import Any
 from joblane import errors, settings, telemetry
 from joblane.discovery import discover
 from joblane.inspector import wire
-from joblane.inspector.errors import ActionError, BusyError, SelectionError, UnknownBatchError
+from joblane.inspector.errors import ActionError, BusyError, SelectionError, UnknownBatchError, UnknownBulkError
 from joblane.inspector.inspector import Inspector
 from joblane.inspector.permission import Permission
 from joblane.inspector.scope import Scope
@@ -35,6 +35,7 @@ STATUSES: tuple[tuple[type[errors.JobError], int], ...] = (
     (errors.DatabaseUnavailableError, 503),
     (errors.UnknownTaskError, 404),
     (UnknownBatchError, 404),
+    (UnknownBulkError, 404),
     (ActionError, 409),
     (BusyError, 409),
     (errors.TaskIdConflictError, 409),

@@ -38,9 +38,19 @@ def types(scope: Scope) -> tuple[TypeView, ...]:
             schedules=tuple(f"{schedule.name}: {schedule.text} {schedule.timezone}" for schedule in task.schedules),
             ordered=task.flow is not None and task.flow.ordered,
             schema=task.schema,
+            target_wait_seconds=task.target_wait.total_seconds(),
+            max_concurrency=task.max_concurrency,
+            key=task.flow.key if task.flow else (),
+            limits=limits_of(task),
         )
         for task in sorted(scope.tasks.values(), key=lambda task: task.type)
     )
+
+
+def limits_of(task: Task[Any, Any]) -> tuple[str, ...]:
+    """The names under which the limits of a type are found."""
+    names = task.flow.names(task.type) if task.flow else ()
+    return tuple(dict.fromkeys(name.removesuffix("/") for name in names if name is not None))
 
 
 def named(scope: Scope, type_: str) -> Task[Any, Any]:

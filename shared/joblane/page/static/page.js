@@ -52,6 +52,7 @@
   document.addEventListener("keydown", (event) => {
     if (event.ctrlKey || event.metaKey || event.altKey) return;
     if (event.key === "Escape") {
+      if (event.target.matches("[data-search]")) event.target.blur();
       for (const menu of document.querySelectorAll("details.menu[open]")) {
         menu.open = false;
         if (menu.contains(document.activeElement)) menu.querySelector("summary").focus();
