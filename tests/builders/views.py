@@ -104,6 +104,7 @@ def attempt(run: int, of: TaskRow | None = None, **changes: Any) -> Attempt:
         error_message=of.error_message,
         fingerprint=of.fingerprint,
         traceback=f"Traceback (most recent call last):\n{file}\n{of.error_type}: {of.error_message}",
+        wait_ms=1_500,
     )
     return replace(made, **changes)
 
@@ -261,7 +262,7 @@ def batch(**changes: Any) -> BatchView:
 
 
 def schedule() -> ScheduleView:
-    ticks = (Tick(before(hours=1), "a", None), Tick(before(hours=2), "b", State.COMPLETED))
+    ticks = (Tick(before(hours=1), "a", None), Tick(before(hours=2), "b", State.COMPLETED, 1_200))
     return ScheduleView(
         type="tenant:cleanup",
         name="0",

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Any
 
@@ -298,7 +298,10 @@ class Found:
 
 @dataclass(frozen=True, slots=True)
 class Attempt:
-    """A run. ``outcome`` None: it has not ended. ``cost_usd``: an estimate, None if it is not known yet."""
+    """A run. ``outcome`` None: it has not ended. ``cost_usd``: an estimate, None if it is not known yet.
+
+    ``wait_ms``: from the time the task was due to the start; None if not known.
+    """
 
     run: int
     attempt: int
@@ -315,6 +318,12 @@ class Attempt:
     error_message: str | None
     fingerprint: str | None
     traceback: str | None
+    wait_ms: int | None = None
+
+    @property
+    def due_at(self) -> datetime:
+        """The time from which the run was due; its start if that is not known."""
+        return self.started_at - timedelta(milliseconds=self.wait_ms or 0)
 
 
 class Reason(StrEnum):
@@ -615,11 +624,13 @@ class DeadLetters:
 
 @dataclass(frozen=True, slots=True)
 class Tick:
-    """A tick of a schedule. ``state`` None: it did not arrive."""
+    """A tick of a schedule. ``state`` None: it did not arrive. ``duration_ms``: of its last run, None without one that
+    has ended."""
 
     at: datetime
     task_id: str
     state: State | None
+    duration_ms: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -675,6 +686,7 @@ class TypeView:
     batch_size: int
     memory_mb: int
     schedules: tuple[str, ...]
+    """Its schedules in words."""
     ordered: bool
     """True if the tasks of a key run in order."""
     schema: Mapping[str, Any]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 
 from starlette.applications import Starlette
@@ -17,6 +18,8 @@ from joblane.page.rendering import FOLDER
 from joblane.page.security import Guard, Keys, address_of
 from joblane.page.views import batches, bulk, dead, enqueue, find, limits, runs, stage, task, tasks
 
+PRODUCTION = re.compile(r"(prod|production|live)(-.*)?", re.IGNORECASE)
+"""Names of stages that are marked on all pages, so that nobody takes them for another stage."""
 PAGES: dict[str, View] = {
     "/": stage.overview,
     "/tasks": tasks.show,
@@ -92,5 +95,11 @@ def build(
     app.state.desk = desk
     app.state.notices = Notices()
     app.state.readable = readable
-    app.state.common = {"csrf": keys.form, "read_only": read_only, "stage": stage, "command": command}
+    app.state.common = {
+        "csrf": keys.form,
+        "read_only": read_only,
+        "stage": stage,
+        "is_production": bool(PRODUCTION.fullmatch(stage)),
+        "command": command,
+    }
     return app

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from starlette.testclient import TestClient
 
-from joblane.errors import DatabaseUnavailableError, LimitError, PayloadError
+from joblane.errors import DatabaseUnavailableError, LimitError, PayloadError, UnknownTaskError
 from joblane.flow import Rate
 from joblane.inspector.choices import ALLOWED
 from joblane.inspector.durations import stamp
@@ -33,7 +33,18 @@ from joblane.queues import Queue
 from joblane.record.limit_status import LimitChange, LimitKind, LimitValues
 from joblane.record.states import State
 from tests.builders import views
-from tests.builders.views import NOW, batch, batch_row, limit, overview, schedule, task_row, task_view, type_view
+from tests.builders.views import (
+    NOW,
+    attempt,
+    batch,
+    batch_row,
+    limit,
+    overview,
+    schedule,
+    task_row,
+    task_view,
+    type_view,
+)
 from tests.inspector import FakeInspector
 from tests.unit.page.conftest import COOKIE, Post, client_of
 
@@ -293,6 +304,50 @@ def test_a_task_is_shown_with_all_its_details(browser: TestClient) -> None:
         assert shown in text
 
 
+def test_attempts_have_their_waits_and_a_timeline(browser: TestClient, stub: FakeInspector) -> None:
+    # given an attempt that runs
+    made = [attempt(1, wait_ms=None), attempt(2, outcome=None, finished_at=None, started_at=NOW - timedelta(minutes=5))]
+    stub.changes["one"] = {"attempts": tuple(made)}
+    # when
+    text = browser.get("/task", params={"id": "one"}).text
+    # then
+    assert 'data-label="Waited">1.5 s' in text
+    drawn = text[text.index('class="chart timeline"') :].partition("</svg>")[0]
+    assert re.findall(r'<rect class="(\w+)"', drawn) == ["failed", "wait", "active"]
+    begin, end = stamp(task_row().created_at), stamp(NOW)
+    assert f"Timeline of 2 runs from {begin} to {end}" in drawn
+    places = [float(at) for at in re.findall(r'<rect class="\w+" x="([\d.]+)"', drawn)]
+    assert places == sorted(places)
+    assert min(places) >= 56
+    assert max(places) <= 720
+    # and of many attempts, the last
+    stub.changes["one"] = {"attempts": tuple(attempt(run) for run in range(1, 60))}
+    assert "Timeline of 20 runs" in browser.get("/task", params={"id": "one"}).text
+
+
+@pytest.mark.parametrize(("state", "opened"), [(State.ARCHIVED, 1), (State.RETRY, 0)])
+def test_the_last_traceback_of_an_archived_task_is_open(
+    browser: TestClient, stub: FakeInspector, state: State, opened: int
+) -> None:
+    stub.rows = [task_row(id="one", state=state)]
+    text = browser.get("/task", params={"id": "one"}).text
+    assert text.count('<details id="traceback-4" open>') == opened
+    assert text.count('<details id="traceback-') == 4
+
+
+@pytest.mark.parametrize(
+    ("stage", "marked"),
+    [("prod", True), ("Production", True), ("prod-eu", True), ("live", True), ("local", False), ("product", False)],
+)
+def test_a_stage_in_production_is_marked_on_every_page(stub: FakeInspector, stage: str, marked: bool) -> None:
+    browser = client_of(stub, stage=stage)
+    browser.cookies.update(COOKIE)
+    for path in ("/", "/types", "/no-such-page"):
+        text = browser.get(path).text
+        assert (f'{stage}<span class="unseen">, in production</span>' in text) is marked
+        assert f" · {stage} · Joblane</title>" in text
+
+
 @pytest.mark.parametrize("action", [*BulkAction, "replay"])
 def test_a_button_acts_and_the_next_page_says_so_once(
     browser: TestClient, post: Post, stub: FakeInspector, action: str
@@ -424,6 +479,15 @@ def test_a_bulk_action_is_counted_first_and_then_started_with_the_same_filter(
     assert stub.performed == [("bulk", BulkAction.CANCEL, requested, 20, "wrong day")]
     assert answer.headers["location"].startswith("/bulk/show?id=b&note=")
     assert "0 of 12" in browser.get("/bulk/show", params={"id": "b"}).text
+
+
+def test_a_dry_run_shows_a_payload_with_masked_values(browser: TestClient, stub: FakeInspector) -> None:
+    text = words(html.unescape(browser.get("/bulk/new", params={"action": "retry", "which": "all"}).text))
+    assert 'Payload of one { "tenant_id": "acme", "email": "[redacted]" }' in text
+    # and no more if the task was removed meanwhile
+    stub.answers["task"] = UnknownTaskError("one")
+    answer = browser.get("/bulk/new", params={"action": "retry", "which": "all"})
+    assert (answer.status_code, "Payload of" in answer.text) == (200, False)
 
 
 def test_only_selected_tasks_are_taken(browser: TestClient) -> None:
@@ -573,11 +637,21 @@ def test_a_redrive_of_all_does_not_count_bulk_actions(browser: TestClient, stub:
 
 def test_a_schedule_shows_its_ticks_and_runs_now(browser: TestClient, post: Post, stub: FakeInspector) -> None:
     text = browser.get("/schedules").text
-    for shown in ("0 2 * * *", "in 5 h", "completed", "missed", "ENABLED", "2 missed in 24 h"):
+    for shown in (
+        "every day at 02:00 UTC",
+        "0 2 * * *",
+        "in 5 h",
+        "1.2 s",
+        "completed",
+        "missed",
+        "ENABLED",
+        "2 missed in 24 h",
+    ):
         assert shown in text
     assert all(stamp(at) in text for at in schedule().missed_at)
-    post("/schedules/tick", type="tenant:cleanup", schedule="nightly")
-    assert stub.performed == [("tick", "tenant:cleanup", "nightly", None)]
+    assert 'class="completed" x="0" y="0.0" width="9" height="36.0"' in text
+    post("/schedules/tick", type="tenant:cleanup", schedule="nightly", reason="it was missed")
+    assert stub.performed == [("tick", "tenant:cleanup", "nightly", "it was missed")]
     answer = post("/pause", scope="schedule", name="tenant:cleanup:nightly")
     assert answer.headers["location"].startswith("/schedules?")
 
