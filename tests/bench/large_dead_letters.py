@@ -26,7 +26,7 @@ from joblane.sqs.client import Sqs
 from tests.bench.report import Ratio, within
 from tests.builders.events import LambdaContext, event, record
 
-LETTERS = 100
+NUMBER = 100
 BYTES = 1024 * 1024 - 1024  # a redrive adds an id
 START, END = '{"type":"data:export","payload":{"a":[', "0]}}"
 BODY = START + "{},".ljust(3) * ((BYTES - len(START + END)) // 3) + END
@@ -41,9 +41,9 @@ def run() -> list[Ratio]:
         sqs.client.create_queue(QueueName=queue.removesuffix(dead_letter_name("")))
     doors = [dead_letter_name(front_door_name(prefix, queue)) for queue in Queue]
     for door in doors:
-        for _ in range(LETTERS):
+        for _ in range(NUMBER):
             sqs.client.send_message(QueueUrl=sqs.url(door), MessageBody=BODY)
-    setting = f"{LETTERS} of 1 MiB in each of {len(doors)} front doors"
+    setting = f"{NUMBER} of 1 MiB in each of {len(doors)} front doors"
     found = [within("large dead letters", f"{name}: {setting}", _memory(name), MAX_MB, "MB") for name in PROGRAMS]
     left = sum(
         int(sqs.attributes(door, ["ApproximateNumberOfMessages"])["ApproximateNumberOfMessages"]) for door in doors
@@ -77,7 +77,7 @@ def _list() -> None:
     connect.connect = lambda **_: inspector
     with suppress(SystemExit):
         main(["dead"])
-    assert [group.count for group in inspector.dead().groups] == [LETTERS] * len(Queue)
+    assert [group.count for group in inspector.dead().groups] == [NUMBER] * len(Queue)
 
 
 def _page() -> None:
@@ -102,7 +102,7 @@ def _redrive() -> None:
     message = record({"type": "jobs:bulk", "id": view.id, "rec": True}, f"{settings.prefix()}-low-jobs-bulk")
     while (found := inspector.bulk_view(view.id)).state not in ENDED:  # it continues in the next invocation
         assert worker.handle(event(message), LambdaContext(seconds=800))["batchItemFailures"] == []
-    assert (found.done, found.failed) == (LETTERS * len(Queue), 0), found
+    assert (found.done, found.failed) == (NUMBER * len(Queue), 0), found
 
 
 PROGRAMS: Mapping[str, Callable[[], None]] = {"list": _list, "page": _page, "redrive": _redrive}
