@@ -208,7 +208,7 @@ class Visitor:
     def get(self, path: str, **headers: str) -> Answer:
         return self.send("GET", path, headers={"sec-fetch-mode": "navigate", **headers})
 
-    def post(self, path: str, headers: Mapping[str, str] | None = None, **form: str) -> Answer:
+    def post(self, path: str, headers: Mapping[str, str] | None = None, /, **form: str) -> Answer:
         """Send a form of the page. Its token is taken from the page, unless one is given."""
         if "csrf" not in form:
             form["csrf"] = self.form_token()

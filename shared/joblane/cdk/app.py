@@ -188,7 +188,14 @@ class JoblaneApp(Generic[S]):
             add(app, jobs, stage)
         if stage.control is not None:
             function = jobs.function_of_api(CONTROL)
-            ControlStack(app, f"{stage.prefix}-{CONTROL}", stage=stage, control=stage.control, function=function)
+            jobs.page_url = ControlStack(
+                app,
+                f"{stage.prefix}-{CONTROL}",
+                stage=stage,
+                control=stage.control,
+                function=function,
+                page=workload.packages.page,
+            ).page_url
         if stage.monitoring is not None:
             more = self.alarms(stage, workload.tasks)
             MonitoringStack(app, f"{stage.prefix}-monitoring", jobs=jobs, monitoring=stage.monitoring, more=more)

@@ -20,15 +20,12 @@ from joblane.inspector.inspector import Inspector
 from joblane.inspector.permission import Permission, permission_of
 from joblane.inspector.person import Person
 from joblane.page.app import ACTIONS, PAGES
-from joblane.page.hosted import issuer as issuer_module
-from joblane.page.hosted import signing
 from joblane.page.hosted.configuration import Configuration
 from joblane.page.hosted.entry import build
 from joblane.page.hosted.event import MAX_ANSWER_BYTES, respond
 from joblane.page.hosted.guard import SESSION, SIGN_IN
 from joblane.page.rendering import static
 from joblane.record.states import State
-from tests.builders import views
 from tests.inspector import FakeInspector
 from tests.oidc import CLIENT, Answer, LocalIssuer, SigningKey, Visitor, serving
 
@@ -190,7 +187,7 @@ def test_a_session_is_good_in_every_process_and_ends_after_its_time(
     # when the time is over, or the key is another one
     assert opened(key=b"x" * 32).get("/tasks").status == 303
     now = time.time()
-    monkeypatch.setattr(signing.time, "time", lambda: now + 8 * 3600 + 1)
+    monkeypatch.setattr("time.time", lambda: now + 8 * 3600 + 1)
     assert other.get("/tasks").status == 303
 
 
@@ -225,8 +222,8 @@ FORMS: dict[str, tuple[Permission, dict[str, str]]] = {
     "/dead/acknowledge": (OPERATE, {"fingerprint": "f1", "reason": "known"}),
     "/schedules/tick": (OPERATE, {"type": "tenant:cleanup", "schedule": "nightly"}),
     "/limits/set": (OPERATE, {"name": "account:sync", "max_per_key": "3", "reason": "r"}),
-    "/limits/reset": (OPERATE, {"name": "account:sync"}),
-    "/limits/pass": (OPERATE, {"name": "account:sync", "key": "a", "first": "one"}),
+    "/limits/reset": (OPERATE, {"name": "account:sync", "reason": "r"}),
+    "/limits/pass": (OPERATE, {"name": "account:sync", "key": "a", "first": "one", "reason": "r"}),
     "/batches/retry": (OPERATE, {"id": "import-7", "canary": "1", "rate": "20"}),
     "/batches/seal": (OPERATE, {"id": "import-7"}),
 }
@@ -374,7 +371,7 @@ def test_a_weak_or_symmetric_key_of_the_issuer_is_not_used(
 ) -> None:
     secret = base64.urlsafe_b64encode(b"s" * 32).decode()
     weak = SigningKey.rsa("one", 1024)
-    monkeypatch.setattr(jwt.api_jws.warnings, "warn", lambda *_, **__: None)  # of the issuer, on its key
+    monkeypatch.setattr("warnings.warn", lambda *_, **__: None)  # of the issuer, on its key
     for keys, token in (
         ([weak.public], weak.sign),
         (
@@ -405,7 +402,7 @@ def test_new_keys_are_read_once_and_not_for_every_unknown_key(
     assert visitor.sign_in().status == 403
     assert issuer.requests.count("/keys") == 1
     now = time.time()
-    monkeypatch.setattr(issuer_module.time, "time", lambda: now + 61)
+    monkeypatch.setattr("time.time", lambda: now + 61)
     issuer.token = lambda claims: key.sign({**claims, "iat": int(now)})
     # then
     assert visitor.sign_in().status == 303
