@@ -166,7 +166,7 @@ def _sources(folder: Path, left_out_of_library: Sequence[str] = LEFT_OUT_OF_LIBR
     for path in folder.rglob("*"):
         name = path.relative_to(folder)
         parts, hidden = name.parts, any(part.startswith(".") for part in name.parts)
-        operators = folder.name == LIBRARY.name and {parts[0], name.as_posix()} & {*left_out_of_library}
+        operators = folder.name == LIBRARY.name and any(map(name.is_relative_to, left_out_of_library))
         left_out = hidden or operators or {*parts} & {*LEFT_OUT_OF_CODE}
         if path.is_file() and path.suffix != ".pyc" and not left_out:
             yield path
