@@ -20,11 +20,14 @@ from joblane.inspector.views import (
     BatchRow,
     BatchView,
     BulkView,
+    Check,
     Count,
     DeadGroup,
     DeadLetters,
     Depth,
+    Grade,
     LogLine,
+    Mark,
     Overview,
     Page,
     Pause,
@@ -65,6 +68,7 @@ class FakeInspector:
     started: dict[str, BulkView] = field(default_factory=dict)
     lines: list[LogLine] = field(default_factory=list)
     limited: list[LimitStatus] = field(default_factory=lambda: [views.limit()])
+    marked: list[Mark] = field(default_factory=list)
     batched: list[BatchView] = field(default_factory=lambda: [views.batch()])
     tenant: str = "acme"
 
@@ -185,6 +189,12 @@ class FakeInspector:
 
     def _performance(self, kind: PauseScope, name: str, within: timedelta) -> Performance:
         return views.performance(kind, name)
+
+    def _marks(self, kind: PauseScope, names: tuple[str, ...], within: timedelta) -> tuple[Mark, ...]:
+        return tuple(self.marked)
+
+    def _why_slow(self, name: str) -> tuple[Check, ...]:
+        return (views.examined(Grade.BAD), views.examined(Grade.GOOD))
 
     def _statistics(self, within: object, by: str) -> tuple[Statistic, ...]:
         return (views.statistic(views.TYPE if by == "type" else self.tenant),)

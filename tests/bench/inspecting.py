@@ -30,7 +30,7 @@ from joblane.inspector.inspector import Inspector
 from joblane.inspector.scope import Scope
 from joblane.inspector.stage import overview
 from joblane.inspector.tasks import listing
-from joblane.inspector.tasks.filter_sql import BOUND, aimed, checked, cursor_of, reading
+from joblane.inspector.tasks.filter_sql import BOUND, aimed, checked, cursor_of, mark_of, reading
 from joblane.inspector.tasks.selection import Selection, count, select
 from joblane.inspector.tasks.why import AHEAD
 from joblane.local.postgres import Postgres
@@ -120,7 +120,8 @@ def run(server: Postgres) -> list[Ratio]:
         administer(server.database_url("postgres"), "drop database inspecting with (force)")
 
 
-def _types() -> list[str]:
+def types_of_rows() -> list[str]:
+    """The types of the rows, in their order."""
     return sorted(discover().keys() - {ABSENT})
 
 
@@ -128,7 +129,7 @@ def _fill(url: str, database: Database) -> Ratio:
     upgrade(url)
     connection = database.get()
     connection.limit(None)
-    connection.run(TASK_ROWS, str(TASKS), _types())
+    connection.run(TASK_ROWS, str(TASKS), types_of_rows())
     connection.run(CAUSES)
     started = time.perf_counter()
     connection.run("reindex table joblane.tasks")
@@ -175,7 +176,7 @@ def _scans(scope: Scope, statement: Selection) -> str:
 
 
 def _listings(scope: Scope) -> list[Query]:
-    inspector, types = Inspector(scope), _types()
+    inspector, types = Inspector(scope), types_of_rows()
     fingerprint = scope.connection.run("select fingerprint from joblane.tasks where state = 'archived' limit 1")[0][0]
     five_days_ago = datetime.now(UTC) - timedelta(days=5)
     kinds = {
@@ -200,6 +201,7 @@ def _listings(scope: Scope) -> list[Query]:
         "text that no error has": Filter(error="no such text"),
         "a fingerprint": Filter(fingerprint=fingerprint),
         "a fingerprint and a type": Filter(fingerprint=fingerprint, types=(types[0],)),
+        "a long last run": Filter(longer=timedelta(seconds=30)),
         "a day": Filter(created_after=five_days_ago, created_before=five_days_ago + timedelta(days=1)),
         "a tenant, archived, of a day": Filter(
             tenant="tenant-3",
@@ -208,15 +210,18 @@ def _listings(scope: Scope) -> list[Query]:
             created_before=five_days_ago + timedelta(days=1),
         ),
     }
-    return [_listing(inspector, name, filter_, cursor_of(five_days_ago, "m")) for name, filter_ in kinds.items()]
+    return [
+        _listing(inspector, name, filter_, cursor_of(five_days_ago, "m"), mark_of(checked(scope, filter_), None))
+        for name, filter_ in kinds.items()
+    ]
 
 
-def _listing(inspector: Inspector, name: str, filter_: Filter, deep: str) -> Query:
+def _listing(inspector: Inspector, name: str, filter_: Filter, deep: str, mark: str) -> Query:
     return Query(
         f"tasks: {name}",
         {
             "first page": lambda: inspector.tasks(filter_),
-            "page in the middle": lambda: inspector.tasks(filter_, after=deep),
+            "page in the middle": lambda: inspector.tasks(filter_, after=f"{deep}.{mark}"),
             "count": lambda: inspector.count(filter_),
         },
         (

@@ -30,6 +30,8 @@ PAGES = {
     "task-child": "/task?id=child",
     "statistics": "/statistics",
     "runs": "/runs?type=user:invitation&within=2h",
+    "types": "/types",
+    "enqueue": "/enqueue?type=data:export",
     "tenants": "/tenants",
     "audit": "/audit",
     "problem": "/task?id=unknown",
@@ -284,6 +286,43 @@ def test_an_invalid_payload_is_reported_at_its_field_and_can_be_corrected(visit:
     assert new != id_
     assert site.inspector.task(new).payload["export_type"] == "partial"
     assert site.inspector.task(new).replay_of == id_
+
+
+def test_a_task_is_enqueued_by_the_form_of_its_type(visit: Visit, site: Site) -> None:
+    # given
+    visitor = visit()
+    page = visitor.go("/types")
+    page.get_by_role("link", name="Enqueue data:export").click()
+    page.get_by_label("tenant_id").fill("no uuid")
+    page.get_by_label("user_id").fill("auth0|7")
+    page.get_by_label("export_type").select_option("partial")
+    page.get_by_label("Reason").fill("asked for by phone")
+    # when the schema refuses a value
+    page.get_by_role("button", name="Enqueue").click()
+    # then it is shown at its field, and the rest is kept
+    tenant = page.get_by_label("tenant_id")
+    expect(tenant).to_be_focused()
+    expect(tenant).to_have_accessible_description("Input should be a valid UUID")
+    expect(page.get_by_label("user_id")).to_have_value("auth0|7")
+    visitor.keep("enqueue-refused")
+    _expected(visitor, "422")
+    # and when it is corrected, and the form is sent twice, with keys only
+    tenant.fill("6f1c5d0e-6f0a-4b0b-9a59-0d1f7f5f2c11")
+    sent = page.evaluate(
+        "(form => [form.action, String(new URLSearchParams(new FormData(form)))])(document.querySelector('.enqueue'))"
+    )
+    page.keyboard.press("Enter")
+    expect(page.get_by_text("Enqueued: the task is pending.")).to_be_visible()
+    id_ = page.locator("h1").inner_text()
+    again = page.evaluate(
+        "([to, body]) => fetch(to, {method: 'POST', body: new URLSearchParams(body)}).then(got => got.url)", sent
+    )
+    # then there is one task
+    assert f"id={id_}" in again
+    assert len(site.inspector.audit(action="enqueue")) == 1
+    [entry] = site.inspector.audit(target=id_)
+    assert (entry.who, entry.action, entry.reason) == ("ann@desk", "enqueue", "asked for by phone")
+    assert site.inspector.task(id_).payload["export_type"] == "partial"
 
 
 def test_a_bulk_cancel_is_counted_confirmed_and_followed_to_its_end(visit: Visit, site: Site) -> None:

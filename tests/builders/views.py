@@ -22,6 +22,7 @@ from joblane.inspector.views import (
     Grade,
     Lane,
     LogLine,
+    Mark,
     Minute,
     Overview,
     Pause,
@@ -181,6 +182,10 @@ def performance(kind: PauseScope = PauseScope.TYPE, name: str = "data:export") -
     return Performance(kind, name, NOW, 600, replace(some, completed=160), periods)
 
 
+def mark(**changes: Any) -> Mark:
+    return replace(Mark(before(minutes=35), "deploy", "deploy 3f2a1c0", "ann"), **changes)
+
+
 def tenant_row(**changes: Any) -> TenantRow:
     return replace(TenantRow("acme", 1_200, 3, 2, 40, 320.0, 900, 12, None), **changes)
 
@@ -272,8 +277,11 @@ def statistic(key: str = TYPE) -> Statistic:
     return Statistic(key, 1200, 1190, 6, 3, 1, 420, 5300, 61000, 0.0213)
 
 
-def type_view() -> TypeView:
-    return TypeView("data:export", (Queue.DEFAULT, Queue.LOW), 3, 600.0, 604800.0, 1, 512, ("0 2 * * *",), False, {})
+def type_view(**changes: Any) -> TypeView:
+    made = TypeView(
+        TYPE, (Queue.DEFAULT, Queue.LOW), 3, 600.0, 604800.0, 1, 512, ("every day at 02:00 UTC",), False, {}
+    )
+    return replace(made, **changes)
 
 
 def log_line(message: str = "wrote the file") -> LogLine:

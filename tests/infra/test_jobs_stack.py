@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from joblane.cdk.app import Synthesised
+from joblane.checkout import version_of
 from joblane.declaration import Task
 from joblane.discovery import discover
 from joblane.limits import DEAD_LETTER_RETENTION, MAX_MESSAGE_BYTES, QUEUE_RETENTION
@@ -466,6 +468,17 @@ def test_the_migration_runs_again_with_new_code_and_has_a_service_timeout(
     function = templates.functions(template)["acme-migrate"]
     assert int(run["ServiceTimeout"]) == function["Timeout"] + 60
     assert templates.target(template, run["ServiceToken"]) == "acme-migrate"
+
+
+def test_the_migration_records_the_version_of_the_settings_else_the_commit(
+    template: Template, synth: Synth, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GITHUB_ACTOR", "ann")
+    [of_settings] = templates.of_type(synth("dev", version="v1.4").whole("acme-jobs"), "Custom::Migration").values()
+    assert (of_settings["Version"], of_settings["By"]) == ("v1.4", "ann")
+    [usual] = templates.of_type(template, "Custom::Migration").values()
+    commit = version_of(Path(__file__).parent) or ""
+    assert usual["Version"] in (commit, f"{commit.removesuffix('-dirty')}+c0dec0d")
 
 
 def test_the_stack_prints_the_logical_id_of_its_migration(template: Template) -> None:

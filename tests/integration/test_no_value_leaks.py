@@ -12,6 +12,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Annotated, Any
+from uuid import uuid4
 
 import pytest
 from pydantic import BaseModel, Field, TypeAdapter, ValidationError, field_validator
@@ -351,6 +352,8 @@ def ask(world: World, gathered: Gathered) -> None:
         "bulk_view": [],
         "line": [],
         "batch": [("all",)],
+        "why_slow": [("leak:one",)],
+        "marks": [(PauseScope.TYPE, ("leak:one",)), (PauseScope.TENANT, ("acme",))],
         "performance": [(PauseScope.TYPE, "leak:one"), (PauseScope.TENANT, "")],
     }
     world.run("insert into joblane.batches (id) values ('all') on conflict do nothing")
@@ -395,7 +398,7 @@ def use_the_command_line(world: World, gathered: Gathered, capfd: pytest.Capture
 def browse(world: World, gathered: Gathered) -> None:
     """Read the page as a browser does."""
     inspector = Inspector(Scope(world.database, world.sqs, PREFIX, {one.type: one for one in TASKS}, "ann"))
-    keys = Keys(token="the-token", session="the-session", form="the-form-token")
+    keys = Keys(token="the-token", session="the-session", form="the-form-token", base="")
     app = build(Desk(lambda: inspector, 1), port=8700, keys=keys)
     addresses = [
         *(
@@ -406,14 +409,24 @@ def browse(world: World, gathered: Gathered) -> None:
             "/schedules",
             "/statistics",
             "/runs?type=leak:one",
+            "/runs/why?type=leak:one",
             "/audit",
             "/bulk",
+            "/types",
+            "/enqueue?type=leak:one",
         ),
         *(f"{path}?id=leak:one-{how}" for path in ("/task", "/task/logs") for how in LOGGED),
     ]
     browser = TestClient(app, base_url="http://127.0.0.1:8700", cookies={"joblane-8700": keys.session})
     for address in addresses:
         gathered.add(f"page {address.partition('?')[0]}", browser.get(address).text)
+    for token in ("", "invalid "):  # refused by the form, and by the payload class
+        cards = json.dumps(login("x")["cards"]) + ("" if token else ",")
+        values = {"payload:how": "x", "payload:token": value(f"{token}form"), "payload:cards": cards}
+        given = {"csrf": keys.form, "type": "leak:one", "form": str(uuid4()), **values}
+        answer = browser.post("/enqueue/start", data=given, headers={"sec-fetch-site": "same-origin"})
+        assert answer.status_code == 422
+        gathered.add("page /enqueue/start", answer.text)
 
 
 @pytest.fixture

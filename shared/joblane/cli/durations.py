@@ -22,12 +22,15 @@ def short(seconds: float) -> str:
 
 
 def milliseconds(value: float | None) -> str:
-    """``87 ms``, ``4.2 s``, ``12m``; a dash for None."""
+    """``87 ms``, ``4.2 s``, ``4m44s``, ``12m``; a dash for None."""
     if value is None:
         return "–"
     if value < 1000:
         return f"{value:.0f} ms"
-    return f"{value / 1000:.1f} s" if value < 60_000 else short(value / 1000)
+    if value < 60_000:
+        return f"{value / 1000:.1f} s"
+    minutes, seconds = divmod(round(value / 1000), 60)
+    return f"{minutes}m{seconds}s" if minutes < 10 and seconds else short(value / 1000)
 
 
 def relative(at: datetime, now: datetime) -> str:

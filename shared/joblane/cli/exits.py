@@ -21,7 +21,7 @@ class Exit(IntEnum):
 
 MEANINGS = {
     Exit.DONE: "done",
-    Exit.FAILED: "refused or failed; `wait`, `deploy`: archived or cancelled; `doctor`: a check is bad",
+    Exit.FAILED: "refused or failed; `wait`, `deploy`: archived or cancelled; `doctor`, `why`: a check is bad",
     Exit.USAGE: "usage error: nothing was done",
     Exit.NOTHING: (
         "no such task, batch, type, queue, schedule or pause, or nothing matches; `status`: a part is stopped"

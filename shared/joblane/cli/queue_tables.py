@@ -13,12 +13,14 @@ from joblane.inspector.durations import stamp
 from joblane.inspector.views import Depth, Lane, Overview, Pause, TenantRow
 from joblane.record.states import State
 
+ZERO = "·"
 BLOCKS = " ▁▂▃▄▅▆▇█"
 SPARKS = 12
 """Width of a sparkline: with it the table fits into a terminal of 100 columns."""
 NUMBERS = ("PENDING", "HELD", "ACTIVE", "RETRY", "SCHEDULED", "DEAD LETTERS")
 LEFT_OUT_FIRST = ("RUNS", "COMPLETED", "OLDEST", "FAILED", "SCHEDULED", "RETRY", "HELD")
 """Columns of queues in the order in which they are left out of a narrow table."""
+OVERVIEW_LEFT_OUT_FIRST = ("IN SQS", "SCHEDULED", "RETRY", "HELD")
 LANES_LEFT_OUT_FIRST = ("IN FLIGHT", "IN SQS", "OLDEST", "SCHEDULED", "RETRY", "HELD")
 
 
@@ -43,7 +45,7 @@ def queue_table(overview: Overview, width: int, *, sparks: bool) -> Table:
     left_out = [] if sparks else ["RUNS"]
     if not any(_messages(queue.front_door) for queue in overview.queues):
         left_out.append("FRONT DOOR")
-    return _fitted(rows, width, left_out, fold={"PAUSED": len("PAUSED")}, drop=LEFT_OUT_FIRST)
+    return _fitted(rows, width, left_out, fold={}, drop=LEFT_OUT_FIRST)
 
 
 def lane_table(overview: Overview, width: int) -> Table:
@@ -62,6 +64,36 @@ def lane_table(overview: Overview, width: int) -> Table:
         for lane in queue.lanes
     ]
     return _fitted(rows, width, [], fold={"TYPE": LEAST_NAME}, drop=LANES_LEFT_OUT_FIRST)
+
+
+def overview_table(overview: Overview, width: int) -> Table:
+    """A row for each queue, and below it a row for each of its lanes."""
+    rows: list[dict[str, object]] = []
+    for queue in overview.queues:
+        sums = _named_dead(_counts(queue.tasks, _plus(queue.depth.dead, queue.front_door.dead)))
+        sqs = _number(_plus(queue.depth.waiting, _messages(queue.front_door)))
+        rows.append(
+            {
+                "QUEUE": word(queue.queue, "bold"),
+                "TYPE": word(plural(len(queue.lanes), "lane"), "dim"),
+                **sums,
+                "OLDEST": _oldest(queue.oldest_wait_seconds),
+                "IN SQS": sqs,
+                "PAUSED": paused(queue.pause, queue.lanes),
+            }
+        )
+        rows += [
+            {
+                "QUEUE": "",
+                "TYPE": lane.type,
+                **_named_dead(_counts(lane.tasks, lane.depth.dead)),
+                "OLDEST": _oldest(lane.oldest_wait_seconds),
+                "IN SQS": _number(_plus(lane.depth.waiting, lane.depth.delayed)),
+                "PAUSED": paused(lane.pause),
+            }
+            for lane in queue.lanes
+        ]
+    return _fitted(rows, width, [], fold={"TYPE": 32}, drop=OVERVIEW_LEFT_OUT_FIRST)
 
 
 def tenant_table(tenants: Sequence[TenantRow], width: int) -> Table:
@@ -95,10 +127,13 @@ def _fitted(
     drop: Sequence[str],
 ) -> Table:
     """The table without the columns ``left_out``, and without PAUSED or HELD if no row has anything there."""
-    empty = {"PAUSED": "", "HELD": "0"}
-    left_out = [*left_out, *(title for title, cell in empty.items() if all(cells[title] == cell for cells in rows))]
+    empty = ("", ZERO)
+    left_out = [
+        *left_out,
+        *(title for title in ("PAUSED", "HELD") if all(str(cells[title]) in empty for cells in rows)),
+    ]
     shown = [{title: cell for title, cell in cells.items() if title not in left_out} for cells in rows]
-    right = (*NUMBERS, "FRONT DOOR", "OLDEST", "IN SQS", "IN FLIGHT", "COMPLETED", "FAILED")
+    right = (*NUMBERS, "DEAD", "FRONT DOOR", "OLDEST", "IN SQS", "IN FLIGHT", "COMPLETED", "FAILED")
     return fitted(shown, width, fold=fold, right=right, drop=drop) if shown else table()
 
 
@@ -113,7 +148,7 @@ def sparkline(values: Sequence[int], width: int) -> str:
 def paused(pause: Pause | None, lanes: Sequence[Lane] = ()) -> str:
     """The cell of a column PAUSED: ``yes``, or the number of paused lanes of a queue."""
     count = sum(lane.pause is not None for lane in lanes)
-    return "yes" if pause else f"{count} of {len(lanes)} lanes" if count else ""
+    return "yes" if pause else plural(count, "lane") if count else ""
 
 
 def pause_lines(overview: Overview) -> list[str]:
@@ -155,8 +190,13 @@ def pause_line(pause: Pause) -> str:
 def _counts(tasks: Mapping[State, int], dead: int | None) -> dict[str, object]:
     """The cells of the columns :data:`NUMBERS`."""
     found = {str(state): number for state, number in tasks.items()}
-    live = [f"{found.get(state, 0):,}" for state in ("pending", "held", "active", "retry", "scheduled")]
+    live = [_quiet(found.get(state, 0)) for state in ("pending", "held", "active", "retry", "scheduled")]
     return dict(zip(NUMBERS, (*live, _alarming(dead)), strict=True))
+
+
+def _named_dead(cells: Mapping[str, object]) -> dict[str, object]:
+    """The cells with a short title for dead letters."""
+    return {"DEAD" if title == "DEAD LETTERS" else title: cell for title, cell in cells.items()}
 
 
 def _plus(first: int | None, second: int | None) -> int | None:
@@ -172,9 +212,14 @@ def _number(number: int | None) -> str | None:
     return None if number is None else f"{number:,}"
 
 
+def _quiet(number: int) -> str | Text:
+    """A number that is not worth a look if it is 0."""
+    return f"{number:,}" if number else word(ZERO, "dim")
+
+
 def _oldest(seconds: float | None) -> str | None:
     return None if seconds is None else short(seconds)
 
 
-def _alarming(number: int | None) -> Text | None:
-    return None if number is None else word(f"{number:,}", "red" if number else "")
+def _alarming(number: int | None) -> str | Text | None:
+    return None if number is None else word(f"{number:,}", "red") if number else _quiet(0)

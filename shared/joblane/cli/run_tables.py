@@ -17,15 +17,16 @@ MOST_ERRORS = 5
 SPARKS, OTHER_COLUMNS = 60, 46
 
 
-def performance(found: Performance, width: int) -> RenderableType:
-    """Totals, and lines over time."""
+def performance(found: Performance, width: int, *, throughput: bool = True) -> RenderableType:
+    """Totals, and lines over time. ``throughput`` False: without the number of runs over time."""
     total, counts = found.total, [period.counts for period in found.periods]
     sparks = min(SPARKS, max(10, width - OTHER_COLUMNS))
     share = f" ({total.unsuccessful / total.number:.1%})" if total.number else ""
     failed = f"{total.unsuccessful:,}{share}, {total.archived:,} archived, {total.lost:,} lost"
     title = f"{found.name}: from {stamp(found.periods[0].at)}, every {short(found.step_seconds)}"
     made = table("", "", "OVER TIME")
-    row(made, "RUNS", f"{total.number:,}", sparkline([one.number for one in counts], sparks))
+    if throughput:
+        row(made, "RUNS", f"{total.number:,}", sparkline([one.number for one in counts], sparks))
     row(made, "FAILED", failed, word(sparkline([one.unsuccessful for one in counts], sparks), "red"))
     row(made, "WAIT", _times(total.wait_ms), _sparks([one.wait_ms for one in counts], sparks))
     row(made, "DURATION", _times(total.duration_ms), _sparks([one.duration_ms for one in counts], sparks))

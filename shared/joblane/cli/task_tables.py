@@ -82,7 +82,8 @@ def task(to: Console, view: TaskView, now: datetime, command: str) -> None:
     """All details of one task. ``command``: `joblane`, with the options for this stage."""
     task_row = view.row
     to.print(word(task_row.id, "bold"), word(task_row.type), word(task_row.state), sep="  ")
-    to.print(word(view.why.text), *([word(f"({stamp(view.why.until)})", "dim")] if view.why.until else []))
+    until = view.why.until and stamp(view.why.until)
+    to.print(word(view.why.text), *([word(f"({until})", "dim")] if until and until not in view.why.text else []))
     to.print()
     to.print(_facts(view, now))
     if view.progress is not None:
@@ -90,11 +91,11 @@ def task(to: Console, view: TaskView, now: datetime, command: str) -> None:
     on_dead = f"if one is archived: {view.on_parent_dead}" if view.on_parent_dead else ""
     for title, relatives, note in (("Parents", view.parents, on_dead), ("Children", view.children, "")):
         if relatives.tasks:
-            _section(to, title, note)
+            _section(to, f"{title} ({relatives.number}): {relatives.summary}", note)
             to.print(_relatives(relatives))
     if view.attempts:
         _section(to, "Attempts")
-        to.print(_attempts(view.attempts, now, to.width))
+        to.print(_attempts(view, now, to.width))
     _failure(to, view)
     for title, value in (("Payload", view.payload), ("Result", view.result)):
         if value is not None:
@@ -177,8 +178,9 @@ def _progress(view: TaskView) -> RenderableType:
     return line
 
 
-def _attempts(attempts: Sequence[Attempt], now: datetime, width: int) -> Table:
-    wide = width >= WIDE
+def _attempts(view: TaskView, now: datetime, width: int) -> Table:
+    """A row for each run. An error that stands above it is not written again."""
+    attempts, wide, before = view.attempts, width >= WIDE, ""
     titles = ("RUN", "TRY", "STARTED", "TOOK", "OUTCOME", *(("MEMORY", "COST*") if wide else ()), "ERROR")
     made = table(*titles, right=("RUN", "TRY", "TOOK", "MEMORY", "COST*"), fold=("ERROR",))
     for attempt in attempts:
@@ -188,12 +190,18 @@ def _attempts(attempts: Sequence[Attempt], now: datetime, width: int) -> Table:
             else f"{short((now - attempt.started_at).total_seconds())}…"
         )
         more = (attempt.memory_mb and f"{attempt.memory_mb} MB", dollars(attempt.cost_usd)) if wide else ()
-        error = f"{attempt.error_type}: {attempt.error_message or ''}" if attempt.error_type else ""
+        error = _error(attempt)
+        before, error = error, "as above" if error and (error == before or error in view.why.text) else error
         outcome = attempt.outcome or "running"
         row(made, attempt.run, attempt.attempt, stamp(attempt.started_at), took, outcome, *more, error)
     if wide and any(attempt.cost_usd is not None for attempt in attempts):
         made.caption, made.caption_justify, made.caption_style = "* an estimate", "left", "dim"
     return made
+
+
+def _error(attempt: Attempt) -> str:
+    """``TimeoutError: the upload did not end``; empty without an error."""
+    return f"{attempt.error_type}: {attempt.error_message or ''}".rstrip(": ") if attempt.error_type else ""
 
 
 def dollars(value: float | None) -> str | None:
@@ -206,12 +214,15 @@ def dollars(value: float | None) -> str | None:
 
 def _failure(to: Console, view: TaskView) -> None:
     failed = next((attempt for attempt in reversed(view.attempts) if attempt.traceback), None)
-    if view.row.reason and view.row.state in ("archived", "cancelled"):
+    if view.row.reason and view.row.state in ("archived", "cancelled") and view.row.reason not in view.why.text:
         _section(to, "Why it ended")
         to.print(word(view.row.reason))
     if failed is not None and failed.traceback and view.row.state != "completed":
-        _section(to, f"Traceback of run {failed.run}")
-        _lines(to, failed.traceback.rstrip(), MAX_TRACEBACK_LINES, "show all: --json", last=True)
+        text, error = failed.traceback.rstrip(), _error(failed)
+        is_above = bool(error) and error in view.why.text and text.endswith(error)
+        _section(to, f"Traceback of run {failed.run}", "it ends with the error above" if is_above else "")
+        frames = text.removesuffix(error).rpartition("\n")[0] if is_above else text
+        _lines(to, frames, MAX_TRACEBACK_LINES, "show all: --json", last=True)
 
 
 def _lines(to: Console, text: str, most: int, more: str, *, last: bool = False) -> None:
@@ -242,6 +253,8 @@ def _next(to: Console, view: TaskView, command: str) -> None:
     id_ = argument(view.row.id)
     steps = [(f"{command} logs {id_}", "its log lines")] if view.attempts else []
     steps += [(f"{command} {COMMANDS.get(action, action)} {id_}", MEANINGS.get(action, "")) for action in view.actions]
+    if view.children.more:
+        steps.append((f"{command} ls --parent {id_}", "all its children"))
     if view.row.fingerprint and view.row.state == "archived":
         steps.append((f"{command} dead", "other tasks with the same error"))
     if view.log_link is not None:

@@ -129,11 +129,16 @@ def line(value: object) -> Text:
 
 
 def steps(to: Console, rows: Sequence[tuple[str, str]]) -> None:
-    """Print commands to paste, each with its meaning."""
+    """Print commands to paste, each with its meaning: next to it, or in a line of its own on a narrow terminal."""
     width = max((len(command) for command, _ in rows), default=0)
+    longest = max((len(f"  {command}  # {meaning}") for command, meaning in rows), default=0)
     for command, meaning in rows:
-        remark = f"{' ' * (width - len(command))}  # {clean(meaning)}" if meaning else ""
-        to.print(word(f"  {command}", "none").append(remark, "dim"), soft_wrap=True)
+        remark = f"  # {clean(meaning)}" if meaning else ""
+        if to.width < max(WIDE, longest):
+            to.print(*([word(remark, "dim")] if remark else []), word(f"  {command}", "none"), sep="\n", soft_wrap=True)
+        else:
+            padding = " " * (width - len(command)) if remark else ""
+            to.print(word(f"  {command}{padding}", "none").append(remark, "dim"), soft_wrap=True)
 
 
 def table(*titles: str, fold: Sequence[str] = (), right: Sequence[str] = ()) -> Table:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from enum import StrEnum
 
 from joblane.queues import Queue
@@ -32,6 +32,8 @@ class Filter:
     """Text in the class or the message of the last error, in upper or lower case."""
     fingerprint: str | None = None
     """Fingerprint of the last error."""
+    parent: str | None = None
+    """Id of a task. The tasks that run after it, or that its runs enqueued, match: its children."""
     created_after: datetime | None = None
     """Earliest time of the enqueue, inclusive."""
     created_before: datetime | None = None
@@ -40,6 +42,8 @@ class Filter:
     """Earliest time of the end, inclusive. With this or the next field, a task matches only if it has ended."""
     ended_before: datetime | None = None
     """Latest time of the end, exclusive."""
+    longer: timedelta | None = None
+    """Least duration of the last run, exclusive. A run in progress counts with its time so far."""
 
 
 class BulkAction(StrEnum):

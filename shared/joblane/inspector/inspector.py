@@ -26,20 +26,22 @@ if TYPE_CHECKING:
         batches,
         doctor,
         limits,
+        marks,
         overview,
         pauses,
         performance,
         schedules,
         statistics,
         tenants,
+        why_slow,
     )
     from joblane.inspector.tasks import detail, listing, logs
 else:  # imported by the first call: a remote inspector needs only the signatures, and no database driver
     audit, enqueue, line, single = modules("joblane.inspector.actions", "audit enqueue line single")
     causes, dead, start = modules("joblane.inspector.bulk", "causes dead start")
-    batches, doctor, limits, overview, pauses, performance, schedules, statistics, tenants = modules(
+    batches, doctor, limits, marks, overview, pauses, performance, schedules, statistics, tenants, why_slow = modules(
         "joblane.inspector.stage",
-        "batches doctor limits overview pauses performance schedules statistics tenants",
+        "batches doctor limits marks overview pauses performance schedules statistics tenants why_slow",
     )
     detail, listing, logs = modules("joblane.inspector.tasks", "detail listing logs")
 
@@ -157,7 +159,10 @@ class Inspector:
 
     @needs(VIEW)
     def statistics(self, *, within: timedelta = timedelta(days=1), by: str = "type") -> tuple[views.Statistic, ...]:
-        """Runs of the last ``within``, the most expensive first. ``by``: ``type`` or ``tenant``."""
+        """Runs of the last ``within``, the most expensive first. ``by``: ``type`` or ``tenant``.
+
+        More than a day: by whole hours, and without runs that were found lost three hours after their start.
+        """
         return statistics.statistics(self._scope, within, by)
 
     @needs(VIEW)
@@ -181,6 +186,22 @@ class Inspector:
         ``*`` is for all others, and the empty name for tasks without a tenant.
         """
         return performance.performance(self._scope, kind, name, within)
+
+    @needs(VIEW)
+    def marks(
+        self, kind: PauseScope, names: tuple[str, ...], *, within: timedelta = timedelta(days=1)
+    ) -> tuple[views.Mark, ...]:
+        """Deploys, pauses, changes of limits and bulk actions, latest first. ``within``: 1 minute to 30 days.
+
+        ``kind``, ``names``: only those that concern these types, queues or tenants, 10 at most. A type has the pauses
+        of its queues too. At most 200 marks.
+        """
+        return marks.marks(self._scope, kind, names, within)
+
+    @needs(VIEW)
+    def why_slow(self, name: str) -> tuple[views.Check, ...]:
+        """Why the tasks of a declared type start late, in the order of the runbook, from the database alone."""
+        return why_slow.why_slow(self._scope, name)
 
     @needs(VIEW)
     def types(self) -> tuple[views.TypeView, ...]:

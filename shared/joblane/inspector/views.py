@@ -165,6 +165,23 @@ class Performance:
 
 
 @dataclass(frozen=True, slots=True)
+class Mark:
+    """An event on a chart. ``kind``: deploy, pause, resume, limit or bulk.
+
+    ``who``: None if it is not known. ``target``: of its entries in the audit, for example ``type:data:export``; None
+    for a deploy and a bulk action. ``bulk``: the id of the bulk action.
+    """
+
+    at: datetime
+    kind: str
+    text: str
+    who: str | None
+    reason: str | None = None
+    target: str | None = None
+    bulk: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class QueueView:
     """A queue: the sum of its lanes, and its front door. ``minutes``: oldest first, without gaps."""
 
@@ -299,10 +316,30 @@ class Relative:
 
 @dataclass(frozen=True, slots=True)
 class Relatives:
-    """At most 50 parents or children of a task. ``more``: True if it has more than these."""
+    """The parents or children of a task. ``tasks``: at most 50 of them, archived ones first, then those that have not
+    ended. ``more``: True if it has more than these.
+
+    ``states``: the number of all of them by state, ``removed``: of those whose rows are removed. ``exact`` False: there
+    are more than the 1,000 that are counted.
+    """
 
     tasks: tuple[Relative, ...]
     more: bool
+    states: Mapping[State, int] = field(default_factory=dict)
+    removed: int = 0
+    exact: bool = True
+
+    @property
+    def number(self) -> str:
+        """The number of all of them, in words."""
+        return f"{'' if self.exact else 'at least '}{sum(self.states.values()) + self.removed:,}"
+
+    @property
+    def summary(self) -> str:
+        """``5 completed, 1 archived``."""
+        order = sorted(State, key=lambda state: state not in ENDED)
+        found = [*((self.states.get(state, 0), str(state)) for state in order), (self.removed, "removed")]
+        return ", ".join(f"{number:,} {name}" for number, name in found if number)
 
 
 @dataclass(frozen=True, slots=True)
@@ -313,10 +350,10 @@ class TaskView:
     narrowest first: ``TYPE/KEY``, a type, or the name of a shared limit. ``waits_for``: the limit for which it is held,
     None if it waits for no limit.
 
-    ``parents``: the tasks after which it runs, archived ones first, then those that have not ended. ``on_parent_dead``:
-    None without parents. ``children``: the tasks that run after it, or that its runs enqueued. ``enqueued_by``: the id
-    of the task whose run enqueued it. ``batch``: the id of its batch. ``callback``: ``on_end`` or ``on_success`` if it
-    is this callback of the batch, None if it is a member.
+    ``parents``: the tasks after which it runs. ``on_parent_dead``: None without parents. ``children``: the tasks that
+    run after it, or that its runs enqueued. ``enqueued_by``: the id of the task whose run enqueued it. ``batch``: the
+    id of its batch. ``callback``: ``on_end`` or ``on_success`` if it is this callback of the batch, None if it is a
+    member.
     """
 
     row: TaskRow
@@ -566,7 +603,11 @@ class ScheduleView:
 
 @dataclass(frozen=True, slots=True)
 class Statistic:
-    """Runs of one ``key``, a type or a tenant, that started within a period. ``cost_usd``: an estimate."""
+    """Runs of one ``key``, a type or a tenant, that started within a period. ``cost_usd``: an estimate.
+
+    A period of more than a day has the runs that ended in its hours. The ``key`` ``*`` then stands for the tenants that
+    had no numbers of their own in an hour.
+    """
 
     key: str
     started: int

@@ -25,6 +25,7 @@ from pathlib import Path
 
 from rich.console import Console
 
+from joblane.checkout import deployer, version_of
 from joblane.local import env_file
 from joblane.local.daemon import Daemon
 from joblane.local.deployment import Deployment, app_command, cdk_json, local_stage
@@ -204,7 +205,8 @@ class LocalStack:
 
         # the deploy's own migration runs only if the code has changed, and on some emulators never
         with steps.step("Database schema"):
-            migrate(self.database_url, prefix=self.prefix)
+            root = self.project.root
+            migrate(self.database_url, prefix=self.prefix, version=version_of(root), by=deployer(root))
 
     def _synth(self, steps: Steps, deployment: Deployment) -> None:
         with steps.step("CDK synth"):

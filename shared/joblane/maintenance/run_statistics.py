@@ -18,7 +18,10 @@ AT_ONCE = timedelta(minutes=30)
 MOST_TENANTS = 200
 """Tenants of one hour that have a row of their own: those with the most runs."""
 
-COLUMNS = "kind, name, queue, seconds, at, completed, failed, archived, lost, others, cost_usd, waits, durations"
+SUMS = "wait_ms, duration_ms, longest_ms"
+COLUMNS = (
+    f"kind, name, queue, seconds, at, completed, failed, archived, lost, others, cost_usd, waits, durations, {SUMS}"
+)
 NEXT = f"""
 select u.until, date_trunc('minute', clock_timestamp() - interval '{SETTLE}', 'UTC')
   from joblane.run_statistics_until u for update skip locked
@@ -26,7 +29,8 @@ select u.until, date_trunc('minute', clock_timestamp() - interval '{SETTLE}', 'U
 MINUTES = f"""
 with {counting("minute", "type", "coalesce(queue, '')")}
 insert into joblane.run_statistics ({COLUMNS})
-select 'type', name, queue, 60, at, completed, failed, archived, lost, others, cost_usd, waits, durations from rows
+select 'type', name, queue, 60, at, completed, failed, archived, lost, others, cost_usd, waits, durations,
+       {SUMS} from rows
 on conflict do nothing
 """
 TENANTS = f"""
@@ -43,7 +47,8 @@ with largest as (
     )
 }
 insert into joblane.run_statistics ({COLUMNS})
-select 'tenant', name, queue, 3600, at, completed, failed, archived, lost, others, cost_usd, waits, durations from rows
+select 'tenant', name, queue, 3600, at, completed, failed, archived, lost, others, cost_usd, waits, durations,
+       {SUMS} from rows
 on conflict do nothing
 """
 
@@ -63,7 +68,8 @@ with minutes as (
 )
 insert into joblane.run_statistics ({COLUMNS})
 select 'type', m.name, m.queue, 3600, $1::timestamptz, sum(completed), sum(failed), sum(archived), sum(lost),
-       sum(others), sum(cost_usd), {_sum("waits")}, {_sum("durations")}
+       sum(others), sum(cost_usd), {_sum("waits")}, {_sum("durations")},
+       sum(wait_ms), sum(duration_ms), max(longest_ms)
   from minutes m group by m.name, m.queue
 on conflict do nothing
 """

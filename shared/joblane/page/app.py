@@ -16,7 +16,7 @@ from joblane.page.failures import View, endpoint, http_error_page
 from joblane.page.notices import Notices
 from joblane.page.rendering import FOLDER
 from joblane.page.security import Keys, LocalGuard, address_of
-from joblane.page.views import batches, bulk, dead, limits, runs, stage, task, tasks
+from joblane.page.views import batches, bulk, dead, enqueue, limits, runs, stage, task, tasks
 
 PAGES: dict[str, View] = {
     "/": stage.overview,
@@ -35,7 +35,10 @@ PAGES: dict[str, View] = {
     "/batches/show": batches.show,
     "/statistics": stage.statistics,
     "/runs": runs.show,
+    "/runs/why": runs.why,
     "/tenants": stage.tenants,
+    "/types": enqueue.types,
+    "/enqueue": enqueue.show,
     "/audit": stage.audit,
 }
 ACTIONS: dict[str, View] = {
@@ -48,6 +51,7 @@ ACTIONS: dict[str, View] = {
     "/dead/redrive/start": dead.redrive,
     "/dead/acknowledge": dead.acknowledge,
     "/schedules/tick": stage.tick,
+    "/enqueue/start": enqueue.start,
     "/limits/set": limits.set_values,
     "/limits/reset": limits.reset,
     "/limits/pass": limits.let_pass,

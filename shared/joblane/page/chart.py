@@ -1,4 +1,7 @@
-"""Charts over time, as SVG within the page: stacked bars of runs, and lines of percentiles, with axes and units."""
+"""Charts over time, as SVG within the page: stacked bars of runs, and lines of percentiles, with axes and units.
+
+Marks stand for deploys, pauses and the like. The page lists them as text too, for the keyboard and for readers.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +18,7 @@ LEFT, RIGHT, TOP, BOTTOM = 56, 8, 8, 22
 MOST_LABELS = 6
 HOURS_OF_DATES = 48
 
-SVG = Markup('<svg class="chart" viewBox="0 0 {} {}" role="group" aria-label="{}">{}{}{}</svg>')
+SVG = Markup('<svg class="chart" viewBox="0 0 {} {}" role="group" aria-label="{}">{}{}{}{}</svg>')
 GRID = Markup('<path class="grid" d="M{} {}H{}"/><text class="y" x="{}" y="{}">{}</text>')
 TICK = Markup('<text class="x" x="{}" y="{}">{}</text>')
 BAR = Markup('<rect class="{}" x="{}" y="{}" width="{}" height="{}"/>')
@@ -24,6 +27,12 @@ HOVER = Markup(
     '<a href="{}" tabindex="-1" aria-hidden="true"><rect class="hover" x="{}" y="{}" width="{}" height="{}">'
     "<title>{}</title></rect></a>"
 )
+MARK = Markup(
+    '<a href="{}" tabindex="-1" aria-hidden="true" class="mark {}"><title>{}</title>'
+    '<rect x="{}" y="{}" width="{}" height="{}"/><path d="M{} {}V{}m-4-{}h8l-4 6z"/></a>'
+)
+MARK_WIDTH = 8
+"""Width in which the pointer finds a mark."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +52,23 @@ class Column:
     text: str
 
 
-def stacked(columns: Sequence[Column], series: Sequence[Series], label: str, unit: Callable[[float], str]) -> Markup:
+@dataclass(frozen=True, slots=True)
+class Mark:
+    """An event. ``kind``: its class in the style sheet. ``text``: shown while the pointer is on it."""
+
+    at: datetime
+    kind: str
+    address: str
+    text: str
+
+
+def stacked(
+    columns: Sequence[Column],
+    series: Sequence[Series],
+    label: str,
+    unit: Callable[[float], str],
+    marks: Sequence[Mark] = (),
+) -> Markup:
     """Bars, the first series at the bottom."""
     sums = [sum(one.values[at] or 0 for one in series) for at in range(len(columns))]
     top, step = nice(max(sums, default=0)), _step(columns)
@@ -58,10 +83,16 @@ def stacked(columns: Sequence[Column], series: Sequence[Series], label: str, uni
                     BAR.format(one.kind, f"{LEFT + at * step:.1f}", f"{y:.1f}", f"{step * 0.85:.1f}", f"{height:.1f}")
                 )
             base += value
-    return _framed(columns, Markup("").join(drawn), top, label, unit)
+    return _framed(columns, Markup("").join(drawn), top, label, unit, marks=marks)
 
 
-def lines(columns: Sequence[Column], series: Sequence[Series], label: str, unit: Callable[[float], str]) -> Markup:
+def lines(
+    columns: Sequence[Column],
+    series: Sequence[Series],
+    label: str,
+    unit: Callable[[float], str],
+    marks: Sequence[Mark] = (),
+) -> Markup:
     """A line for each series, with a gap for each None."""
     top, step = (
         nice(max((value for one in series for value in one.values if value is not None), default=0)),
@@ -79,7 +110,7 @@ def lines(columns: Sequence[Column], series: Sequence[Series], label: str, unit:
             x, _, y = run[0].partition(",")
             points = run if len(run) > 1 else [f"{float(x) - 1:.1f},{y}", f"{float(x) + 1:.1f},{y}"]
             drawn.append(LINE.format(one.kind, " ".join(points)))
-    return _framed(columns, Markup("").join(drawn), top, label, unit)
+    return _framed(columns, Markup("").join(drawn), top, label, unit, marks=marks)
 
 
 def nice(value: float) -> float:
@@ -90,7 +121,15 @@ def nice(value: float) -> float:
     return float(next(step * power for step in (1, 2, 5, 10) if step * power >= value))
 
 
-def _framed(columns: Sequence[Column], drawn: Markup, top: float, label: str, unit: Callable[[float], str]) -> Markup:
+def _framed(
+    columns: Sequence[Column],
+    drawn: Markup,
+    top: float,
+    label: str,
+    unit: Callable[[float], str],
+    *,
+    marks: Sequence[Mark],
+) -> Markup:
     axes = Markup("").join(
         GRID.format(
             LEFT,
@@ -115,7 +154,27 @@ def _framed(columns: Sequence[Column], drawn: Markup, top: float, label: str, un
         HOVER.format(column.address, f"{LEFT + at * step:.1f}", TOP, f"{step:.1f}", HEIGHT - TOP - BOTTOM, column.text)
         for at, column in enumerate(columns)
     )
-    return SVG.format(WIDTH, HEIGHT, label, axes + texts, drawn, hovers)
+    return SVG.format(WIDTH, HEIGHT, label, axes + texts, drawn, hovers, _drawn(columns, marks))
+
+
+def _drawn(columns: Sequence[Column], marks: Sequence[Mark]) -> Markup:
+    """Draw the marks within the columns. Those of one column are drawn as one, with all texts."""
+    if len(columns) < 2:
+        return Markup()
+    first, length, step = columns[0].at, columns[1].at - columns[0].at, _step(columns)
+    together: dict[int, list[Mark]] = {}
+    for mark in sorted(marks, key=lambda mark: mark.at):
+        if 0 <= (place := (mark.at - first) / length) < len(columns):
+            together.setdefault(int(place), []).append(mark)
+    drawn = []
+    for found in together.values():
+        x = LEFT + (found[0].at - first) / length * step
+        address = found[0].address if len(found) == 1 else "#marks"
+        kind = min((mark.kind for mark in found), key=lambda kind: kind != "deploy")
+        text, bottom = "\n".join(mark.text for mark in found), HEIGHT - BOTTOM
+        area = (f"{x - MARK_WIDTH / 2:.1f}", TOP, MARK_WIDTH, bottom - TOP)
+        drawn.append(MARK.format(address, kind, text, *area, f"{x:.1f}", TOP, bottom, bottom - TOP))
+    return Markup("").join(drawn)
 
 
 def _step(columns: Sequence[Column]) -> float:

@@ -8,7 +8,7 @@ from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Protocol, TypeVar
 
-from joblane.inspector.durations import SHAPE, ago, duration, stamp
+from joblane.inspector.durations import SHAPE, ago, duration, stamp, written
 from joblane.inspector.errors import SelectionError
 from joblane.inspector.filter import Filter
 from joblane.queues import Queue
@@ -16,10 +16,10 @@ from joblane.record.states import State
 
 Name = TypeVar("Name", bound=StrEnum)
 Value = TypeVar("Value")
-TEXTS = ("tenant", "tag", "error", "fingerprint")
+TEXTS = ("tenant", "tag", "error", "fingerprint", "parent")
 AGES = (("newer", "older", "created"), ("ended_newer", "ended_older", "ended"))
 """Fields of ages or times, and the times of the filter."""
-SHOWN = ("state", "type", "queue", "id", *TEXTS, "newer", "older", "ended_newer", "ended_older")
+SHOWN = ("state", "type", "queue", "id", *TEXTS, "newer", "older", "ended_newer", "ended_older", "longer")
 """Names of the fields above a listing, and of the parameters of its address."""
 
 
@@ -55,6 +55,7 @@ def read(fields: Fields, now: datetime) -> Filter:
         created_before=created_before,
         ended_after=ended_after,
         ended_before=ended_before,
+        longer=None if (text := first("longer")) is None else age("longer", text),
         **{name: first(name) for name in TEXTS},
     )
 
@@ -75,6 +76,7 @@ def write(chosen: Filter) -> list[tuple[str, str]]:
         for field, end in zip(fields, ("after", "before"), strict=True)
     )
     pairs += [(name, at.isoformat()) for name, at in times if at is not None]
+    pairs += [] if chosen.longer is None else [("longer", _written(chosen.longer))]
     return [(name, str(value)) for name, value in pairs if value is not None]
 
 
@@ -82,7 +84,12 @@ def described(chosen: Filter) -> list[tuple[str, str]]:
     """The filter for a reader: pairs of a name and a value."""
     if chosen.ids:
         return [("selected tasks", f"{len(chosen.ids):,}")]
-    names = {"id": "id begins with", "error": "error contains"}
+    names = {
+        "id": "id begins with",
+        "error": "error contains",
+        "parent": "child of",
+        "longer": "last run took longer than",
+    }
     ages = [field for *fields, _ in AGES for field in fields]
     pairs = [(names.get(name, name), value) for name, value in write(chosen) if name not in ages]
     times = (
@@ -145,6 +152,11 @@ class Form:
         if self.reason is None:
             raise SelectionError("reason", "a reason is required, for other operators and the audit")
         return self.reason
+
+
+def _written(time: timedelta) -> str:
+    """The text that :func:`age` reads as ``time``."""
+    return f"{time.total_seconds():f}s" if time % timedelta(seconds=1) else written(time)
 
 
 def _names(fields: Fields, field: str, kind: type[Name]) -> tuple[Name, ...]:

@@ -9,23 +9,27 @@ from markupsafe import Markup
 WIDTH, HEIGHT = 240, 36
 
 FRAME = Markup(
-    '<svg class="spark {}" viewBox="0 0 {} {}" preserveAspectRatio="none" role="img" aria-label="{}">{}</svg>'
+    '<svg class="spark {}" viewBox="0 0 {} {}" preserveAspectRatio="none" role="img" aria-label="{}">{}{}</svg>'
 )
 BAR = Markup('<rect x="{}" y="{}" width="{}" height="{}"/>')
 LINE = Markup('<polyline points="{}"/>')
+MARK = Markup('<path class="mark" d="M{} 0V{}"><title>{}</title></path>')
+
+Marks = Sequence[tuple[float, str]]
+"""Events: the share of the width that lies before, and the text."""
 
 
-def bars(values: Sequence[int], label: str, kind: str) -> Markup:
+def bars(values: Sequence[int], label: str, kind: str, marks: Marks = ()) -> Markup:
     """A bar for each value, oldest first; none for zero."""
     step, top = WIDTH / max(len(values), 1), max([1, *values])
     drawn = Markup("").join(
         BAR.format(round(at * step, 2), round(HEIGHT - height, 2), round(step * 0.8, 2), round(height, 2))
         for at, height in ((at, max(value * HEIGHT / top, 1.5)) for at, value in enumerate(values) if value)
     )
-    return FRAME.format(kind, WIDTH, HEIGHT, label, drawn)
+    return FRAME.format(kind, WIDTH, HEIGHT, label, drawn, _drawn(marks))
 
 
-def line(values: Sequence[int | None], label: str, kind: str) -> Markup:
+def line(values: Sequence[int | None], label: str, kind: str, marks: Marks = ()) -> Markup:
     """A line through the values, with a gap for each None."""
     step, top = WIDTH / max(len(values), 1), max([1, *(value for value in values if value is not None)])
     runs: list[list[str]] = [[]]
@@ -38,7 +42,11 @@ def line(values: Sequence[int | None], label: str, kind: str) -> Markup:
     drawn = Markup("").join(
         LINE.format(" ".join(run if len(run) > 1 else [_moved(run[0], -1), _moved(run[0], 1)])) for run in runs if run
     )
-    return FRAME.format(kind, WIDTH, HEIGHT, label, drawn)
+    return FRAME.format(kind, WIDTH, HEIGHT, label, drawn, _drawn(marks))
+
+
+def _drawn(marks: Marks) -> Markup:
+    return Markup("").join(MARK.format(f"{share * WIDTH:.1f}", HEIGHT, text) for share, text in marks)
 
 
 def _moved(point: str, by: float) -> str:

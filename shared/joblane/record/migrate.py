@@ -17,6 +17,7 @@ from joblane.errors import DeclarationError, sqlstate, text_of
 from joblane.queues import check_prefix
 from joblane.record.connection import LOCK_NOT_AVAILABLE, Connection, is_unavailable
 from joblane.record.database import Database
+from joblane.record.deploys import write_deploy
 from joblane.record.functions import installed
 from joblane.record.migrations import LOCK, applied, checked_revision, is_newer, newest, script, upgrade
 from joblane.record.stage import WRITE_STAGE, check_project, check_schema, check_stage, take_stage
@@ -51,8 +52,8 @@ $$
 """
 FORBIDDEN = "42501"
 # The user may read and write every table that the migrating role owns, now or later, and may not change a schema. It
-# may only read the migrations' version and the stage, and only insert into the audit. PUBLIC may have lost its right to
-# call functions. Two grants at the same time would fail, hence the lock.
+# may only read the migrations' version, the stage and the deploys, and only insert into the audit. PUBLIC may have lost
+# its right to call functions. Two grants at the same time would fail, hence the lock.
 GRANT = """
 do $$
 declare
@@ -67,7 +68,8 @@ begin
   end loop;
   for owned in
     select c.oid::regclass as name, c.relkind = 'S' as is_sequence,
-           c.oid in ('joblane.stage'::regclass, 'joblane.functions'::regclass) or c.relname = 'alembic_version'
+           c.oid in ('joblane.stage'::regclass, 'joblane.functions'::regclass, 'joblane.deploys'::regclass)
+             or c.relname = 'alembic_version'
              as read_only,
            c.oid = 'joblane.audit'::regclass as insert_only
       from pg_class c join pg_namespace n on n.oid = c.relnamespace
@@ -112,13 +114,16 @@ def migrate(
     user: str | None = None,
     by_iam: bool = False,
     patience: timedelta = timedelta(0),
+    version: str | None = None,
+    by: str | None = None,
 ) -> Migrated:
     """Bring the database up to date. Repeating it is harmless. A schema of newer code is not changed.
 
     ``prefix``: the stage's prefix; None: the prefix in the settings. ``user``: a role that gets the right to read and
     write; None if the functions log in as the tables' owner. ``by_iam``: the user logs in by IAM and is created if it
     does not exist. ``patience``: how long to wait for an unavailable database, for example a paused database. It waits
-    for tables in use, and for another migration, for at least a minute.
+    for tables in use, and for another migration, for at least a minute. ``version``: recorded as a deploy, with ``by``,
+    the person who deploys; None: nothing is recorded.
 
     Raises :class:`WrongStageError` and :class:`ForeignSchemaError` before any change.
     """
@@ -136,6 +141,8 @@ def migrate(
         in_turn(lambda: take_stage(database.get(), prefix, settings.project()))
         in_turn(lambda: register(database.get(), tasks))
         upgrade_project(url, settings.migrations())
+        if version:
+            in_turn(lambda: write_deploy(database.get(), version, by))
         if user is not None:
             in_turn(lambda: _grant(database, user, by_iam=by_iam))
         revision = checked_revision(database.get()) or ""

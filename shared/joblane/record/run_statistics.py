@@ -9,13 +9,16 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from datetime import timedelta
 
 PER_OCTAVE = 4
 """Buckets for each doubling of the time."""
-LATEST_END = "3 h"
+LATEST_END = timedelta(hours=3)
 """A run is counted if it ends at most this long after its start. A run that is found lost later is not counted."""
 FAILED_OUTCOMES = "('failed', 'timeout', 'archived', 'lost')"
 """The outcomes of runs that failed, for SQL's ``in``."""
+TIMED_OUTCOMES = "('completed', 'failed', 'timeout', 'archived')"
+"""The outcomes of runs whose durations are counted, for SQL's ``in``."""
 OTHERS = "*"
 """The name for all tenants without a row of their own."""
 
@@ -33,12 +36,13 @@ def counting(step: str, name: str, queue: str, condition: str = "true") -> str:
     keys = "at, name, queue"
     return f"""
 ended as (
-  select date_trunc('{step}', finished_at, 'UTC') as at, {name} as name, {queue} as queue, outcome, cost_usd,
+  select date_trunc('{step}', finished_at, 'UTC') as at, {name} as name, {queue} as queue, outcome, cost_usd, wait_ms,
+         case when outcome in {TIMED_OUTCOMES} then duration_ms end as duration_ms,
          case when wait_ms is not null then {_bucket("wait_ms::numeric")} end as wait,
-         case when outcome in ('completed', 'failed', 'timeout', 'archived') and duration_ms is not null
+         case when outcome in {TIMED_OUTCOMES} and duration_ms is not null
               then {_bucket("duration_ms::numeric")} end as duration
     from joblane.task_attempts
-   where started_at >= $1::timestamptz - interval '{LATEST_END}' and finished_at >= $1::timestamptz
+   where started_at >= $1::timestamptz - interval '{LATEST_END.total_seconds():g} s' and finished_at >= $1::timestamptz
      and finished_at < $2::timestamptz and type is not null and {condition}
 ),
 waits as ({_histogram("wait", keys)}),
@@ -48,12 +52,13 @@ counted as (
          count(*) filter (where outcome in ('failed', 'timeout')) as failed,
          count(*) filter (where outcome = 'archived') as archived, count(*) filter (where outcome = 'lost') as lost,
          count(*) filter (where outcome not in ('completed', 'failed', 'timeout', 'archived', 'lost')) as others,
-         coalesce(sum(cost_usd), 0)::float8 as cost_usd
+         coalesce(sum(cost_usd), 0)::float8 as cost_usd, coalesce(sum(wait_ms), 0)::bigint as wait_ms,
+         coalesce(sum(duration_ms), 0)::bigint as duration_ms, max(duration_ms) as longest_ms
     from ended group by {keys}
 ),
 rows as (
   select {keys}, completed, failed, archived, lost, others, cost_usd, coalesce(wait, '{{}}') as waits,
-         coalesce(duration, '{{}}') as durations
+         coalesce(duration, '{{}}') as durations, wait_ms, duration_ms, longest_ms
     from counted left join waits using ({keys}) left join durations using ({keys})
 )"""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -279,7 +280,7 @@ def test_a_running_task_is_asked_to_stop_once(world: World, inspector: Inspector
     put(world, sample_one, "t", **active(60))
     inspector.cancel("t")
 
-    with pytest.raises(ActionError, match=r"requested already.*op cancelled it 0 s ago"):
+    with pytest.raises(ActionError, match=r"requested already.*op cancelled it \d+ s ago"):
         inspector.cancel("t")
 
     assert audited(world) == [("op", "cancel", "t")]
@@ -580,7 +581,7 @@ def test_the_second_of_two_operators_sees_what_the_first_did(
 
     (first,) = [who for who, error in results.items() if error is None]
     (refusal,) = [error for error in results.values() if error is not None]
-    assert f"{first} {'retried' if action == 'retry' else 'archived'} it 0 s ago" in str(refusal)
+    assert re.search(rf"{first} {'retried' if action == 'retry' else 'archived'} it \d+ s ago", str(refusal))
     assert audited(world) == [(first, action, "t")]
 
 

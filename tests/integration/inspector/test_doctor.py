@@ -340,13 +340,13 @@ def test_values_of_undeclared_limits_are_a_warning(stage: Stage) -> None:
         "('gone:over', 0, null, null, clock_timestamp(), clock_timestamp())"
     )
     found = {what: check for what, check in stage.found(Grade.WARNING).items() if what.startswith("limit ")}
-    assert {what: (check.found, check.do) for what, check in found.items()} == {
+    assert {what: (re.sub("[0-9]+ s ago", "now", check.found), check.do) for what, check in found.items()} == {
         "limit gone": (
             "0 at a time was set 3 d ago by ann: its quota. No task declares this limit any more",
             "`joblane limits reset gone` removes it",
         ),
         "limit gone:type, key a b": (
-            "0 at a time was set 0 s ago by an unknown operator. No task declares this limit any more",
+            "0 at a time was set now by an unknown operator. No task declares this limit any more",
             "`joblane limits reset gone:type --key 'a b'` removes it",
         ),
     }

@@ -13,6 +13,7 @@ import pytest
 from joblane import TaskContext
 from joblane.inspector.durations import stamp
 from joblane.inspector.errors import ActionError
+from joblane.inspector.filter import Filter
 from joblane.inspector.inspector import Inspector
 from joblane.inspector.scope import Scope
 from joblane.inspector.tasks import relatives, why_parents
@@ -220,6 +221,30 @@ def test_parents_and_children_are_shown_with_their_states(world: World, operator
     )
     assert (view.on_parent_dead, view.parents.more, view.options) == ("hold", False, {})
     assert operator.task("b").children.tasks == (Relative("child", "sample:one", State.HELD),)
+
+
+def test_children_are_counted_by_state_and_listed_by_their_parent(
+    world: World, operator: Inspector, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # given
+    put(world, "p")
+    for number in range(6):
+        put(world, f"c-{number}", after=["p"])
+    world.run("update joblane.tasks set state = 'completed', finished_at = now(), expire_at = now() where id < 'c-3'")
+    world.run("delete from joblane.tasks where id = 'c-5'")
+    # then
+    found = operator.task("p").children
+    assert (found.number, found.summary) == ("6", "3 completed, 2 held, 1 removed")
+    assert [one.id for one in found.tasks] == ["c-3", "c-4", "c-0", "c-1", "c-2", "c-5"]
+    listed = operator.tasks(Filter(parent="p"))
+    assert sorted(row.id for row in listed.tasks) == ["c-0", "c-1", "c-2", "c-3", "c-4"]
+    assert operator.count(Filter(parent="p", states=(State.HELD,))).number == 2
+    assert operator.tasks(Filter(parent="unknown")).tasks == ()
+    # and the count has a bound
+    monkeypatch.setattr(relatives, "MOST_COUNTED", 4)
+    monkeypatch.setattr(relatives, "CHILDREN", relatives.CHILDREN.replace("1001", "5"))
+    found = operator.task("p").children
+    assert (found.number, found.exact) == ("at least 4", False)
 
 
 def test_many_relatives_are_cut(world: World, operator: Inspector, monkeypatch: pytest.MonkeyPatch) -> None:

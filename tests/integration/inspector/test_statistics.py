@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
@@ -14,6 +14,7 @@ from joblane.inspector.errors import SelectionError
 from joblane.inspector.inspector import Inspector
 from joblane.inspector.scope import Scope
 from joblane.inspector.stage.statistics import STATISTICS
+from joblane.maintenance import run_statistics
 from joblane.prices import PRICES, compute
 from tests.builders.events import message
 from tests.builders.rows import active, put
@@ -119,6 +120,38 @@ def test_runs_that_started_earlier_are_left_out(world: World, inspector: Inspect
     assert [one.started for one in inspector.statistics(within=timedelta(days=30))] == [2]
 
 
+@pytest.mark.parametrize(("by", "keys"), [("type", ["some:work", "rare:work"]), ("tenant", ["acme", ""])])
+def test_the_runs_of_days_are_added_up_hours_and_the_runs_since(
+    world: World, inspector: Inspector, by: str, keys: list[str]
+) -> None:
+    # given a run every 20 minutes of three days, added up until two hours ago
+    for number in range(216):
+        outcome, type_ = ("completed", "some:work") if number % 10 else ("failed", "rare:work")
+        add(world, number, 20 * number + 1, outcome=outcome, type=type_, queue="low", duration_ms=number, wait_ms=7)
+    world.run("update joblane.task_attempts set finished_at = started_at + interval '1 s'")
+    world.run("update joblane.task_attempts set tenant = 'acme' where outcome = 'completed'")
+    now = datetime.now(UTC)
+    world.run("update joblane.run_statistics_until set until = $1", now - timedelta(days=3, hours=1))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(run_statistics, "LONGEST", timedelta(days=9))
+        patch.setattr(run_statistics, "NEXT", run_statistics.NEXT.replace("2 min", "2 h"))
+        run_statistics.add_up(world.database.get(), may_continue=lambda: True)
+    added = world.run("select count(*) from joblane.run_statistics where seconds = 3600")
+    assert added[0][0] > 100
+    # when the runs that are added up are removed
+    world.run(
+        "delete from joblane.task_attempts where finished_at <"
+        " (select date_trunc('hour', until, 'UTC') from joblane.run_statistics_until)"
+    )
+    most, few = inspector.statistics(within=timedelta(days=4), by=by)
+    # then
+    assert [most.key, few.key] == keys
+    assert (most.started, most.completed, few.started, few.retried) == (194, 194, 22, 22)
+    assert (most.wait_ms, few.wait_ms, most.longest_ms, few.longest_ms) == (7, 7, 215, 210)
+    assert most.duration_ms == round(sum(number for number in range(216) if number % 10) / 194)
+    assert most.cost_usd == pytest.approx(194e-6)
+
+
 def test_by_tenant_runs_without_a_tenant_have_an_empty_key(world: World, inspector: Inspector) -> None:
     add(world, 1, 1, tenant="acme", cost_usd=0.5)
     add(world, 2, 1, tenant=None)
@@ -149,5 +182,5 @@ def test_runs_are_found_by_the_index_on_their_start(world: World, by: str) -> No
         " select 'id-' || n, 1, 1, 0, now() - make_interval(mins => n), 'some:work' from generate_series(1, 50000) n"
     )
     world.run("analyze joblane.task_attempts")
-    plan = world.run("explain " + STATISTICS.format(column=by), "3600")
+    plan = world.run("explain " + STATISTICS.format(column=by), "3600", None)
     assert "task_attempts_started" in "\n".join(row[0] for row in plan)

@@ -96,7 +96,7 @@ def test_two_sweeps_at_once_add_nothing_up_twice(world: World) -> None:
 def test_old_statistics_are_removed(world: World) -> None:
     world.run(
         f"insert into joblane.run_statistics ({run_statistics.COLUMNS}) select 'type', 'a:b', 'low', 60,"
-        " now() - make_interval(days => n), 1, 0, 0, 0, 0, 0, '{}', '{}' from generate_series(28, 32) as n"
+        " now() - make_interval(days => n), 1, 0, 0, 0, 0, 0, '{}', '{}', 0, 0, null from generate_series(28, 32) as n"
     )
     world.run(
         "update joblane.run_statistics_until"

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,7 @@ from joblane.errors import sqlstate
 from joblane.functions.jobs_sweep.handler import JobsSweep, jobs_sweep
 from joblane.functions.migrate.handler import handler
 from joblane.local.postgres import Postgres
+from joblane.record import deploys
 from joblane.record import migrate as migrate_module
 from joblane.record.connection import Connection
 from joblane.record.database import Database
@@ -112,6 +113,7 @@ def test_the_granted_user_can_run_all_statements_of_the_library(
         "update joblane.alembic_version set version_num = 'x'",
         "update joblane.stage set prefix = 'x'",
         "insert into joblane.stage (prefix) values ('x')",
+        "insert into joblane.deploys (version) values ('x')",
         "update joblane.audit set who = 'another'",
         "delete from joblane.audit",
         "truncate joblane.audit",
@@ -450,6 +452,35 @@ def test_a_rollback_registers_the_old_codes_types_again(
         # then
         assert came[1]["Status"] == "SUCCESS"
         assert connection.run("select count(*) from joblane.task_types where type = 'jobs:sweep'") == [[1]]
+
+
+def test_a_deploy_and_its_rollback_are_recorded_with_version_and_person(
+    empty: str, answers: tuple[str, list[dict[str, Any]]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # given
+    url, came = answers
+    monkeypatch.setenv("DATABASE_URL", empty)
+    monkeypatch.setattr(deploys, "KEPT", 3)
+
+    def deploy(version: str, by: str = "") -> None:
+        id_ = came[-1]["PhysicalResourceId"] if came else "made-before"
+        properties = {"ServiceToken": "arn", "Code": version[:2], "Version": version, "By": by}
+        handler(
+            {**EVENT, "PhysicalResourceId": id_, "ResourceProperties": properties, "ResponseURL": url}, LambdaContext()
+        )
+
+    # when: the same version again, another person, and a return to the version before
+    for version, by in [("1a", "ann"), ("1a", "ann"), ("2b", ""), ("2b", "bob"), ("1a", "ann")]:
+        deploy(version, by)
+    # then
+    with connected(empty) as connection:
+        rows = connection.run("select version, deployed_by from joblane.deploys order by number")
+        assert rows == [["1a", "ann"], ["2b", None], ["1a", "ann"]]
+        # and the latest are kept
+        deploy("3c")
+        assert len(connection.run("select from joblane.deploys")) == 3
+        [latest, *_] = deploys.deploys(connection, datetime.now(UTC) - timedelta(hours=1), 2)
+        assert (latest.version, latest.by) == ("3c", None)
 
 
 def test_a_manual_invocation_migrates_and_returns_the_number_of_types(

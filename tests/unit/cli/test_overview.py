@@ -12,7 +12,6 @@ from typing import Any
 import pytest
 from pydantic import TypeAdapter
 
-from joblane.cli import watch as live
 from joblane.cli.queue_tables import sparkline
 from joblane.inspector.filter import Filter, PauseScope
 from joblane.inspector.views import (
@@ -59,6 +58,7 @@ READING: dict[tuple[str, ...], tuple[str, Callable[[], Any], Any]] = {
     ("batch", "seal", "import-7"): ("seal_batch", views.batch, BatchView),
     ("limits",): ("limits", lambda: (views.limit(),), tuple[LimitStatus, ...]),
     ("line", "show", "x:y", "7"): ("line", lambda: (views.task_row(),), tuple[TaskRow, ...]),
+    ("why", "slow", "x:y"): ("why_slow", lambda: (views.examined(Grade.GOOD),), tuple[Check, ...]),
     ("doctor",): ("doctor", lambda: (views.examined(Grade.GOOD),), tuple[Check, ...]),
 }
 
@@ -224,7 +224,9 @@ def test_messages_at_a_front_door_have_a_column(jobs: Run, stub: FakeInspector, 
         assert shown["default"] == ["–", "12", "2"]
         assert shown["low"] == ["0", "12", "2"]
         assert "…" not in "".join(lines)
-        assert "3 of 3" in lines[at + 3]
+        assert re.search(r" 3 lanes *$", lines[at + 3])
+        assert "PAUSED" in lines[at]
+        assert max(map(len, lines)) <= columns
     # and without such messages there is no column
     stub.answers["overview"] = found
     assert "FRONT DOOR" not in jobs("queues", columns=columns).out
@@ -388,16 +390,6 @@ def test_an_id_is_whole_at_any_width(
     width = lines[first - 1].index("TYPE")
     shown = "".join(line[:width].strip() for line in lines[first:] if not line.startswith(("Latest", "ID ")))
     assert shown.startswith(id_)
-
-
-def test_a_frame_names_the_time_of_its_data_during_an_outage(capsys: pytest.CaptureFixture[str]) -> None:
-    from joblane.cli.terminal import console
-
-    snapshot = live.Snapshot(views.NOW, views.overview(), (), ())
-    console().print(live.frame(snapshot, 100, "the database is unavailable"))
-    out = capsys.readouterr().out
-    assert f"As of {views.NOW:%H:%M:%S}Z: the database is unavailable" in out
-    assert "Active" not in out
 
 
 def test_an_empty_overview_is_shown(jobs: Run, stub: FakeInspector) -> None:

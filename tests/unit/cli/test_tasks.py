@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shlex
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -10,6 +11,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from joblane.errors import UnknownTaskError
+from joblane.inspector.durations import stamp
 from joblane.inspector.filter import Filter
 from joblane.inspector.views import ActionResult, Page, Reason, TaskView, Why
 from joblane.queues import Queue
@@ -40,7 +42,7 @@ def test_every_option_of_ls_becomes_a_part_of_the_filter(jobs: Run, stub: FakeIn
     ran = jobs(
         *("ls", "--state", "retry", "-s", "archived", "--type", "a:b", "-t", "c:d", "--queue", "low"),
         *("--tenant", "acme", "--tag", "nightly", "--id", "0193", "--error", "Timeout", "--fingerprint", "f"),
-        *("--older", "2h", "--newer", "2026-01-02T03:04Z", "--limit", "7", "--after", "x"),
+        *("--older", "2h", "--newer", "2026-01-02T05:04+02:00", "--longer", "1h30m", "--limit", "7", "--after", "x"),
     )
     # then
     [((chosen,), named)] = stub.called("tasks")
@@ -57,6 +59,7 @@ def test_every_option_of_ls_becomes_a_part_of_the_filter(jobs: Run, stub: FakeIn
         error="Timeout",
         fingerprint="f",
         created_after=datetime(2026, 1, 2, 3, 4, tzinfo=UTC),
+        longer=timedelta(minutes=90),
     )
     assert ran.code == 0
 
@@ -101,6 +104,7 @@ def test_nothing_is_cut_in_a_pipe(jobs: Run, stub: FakeInspector) -> None:
         (("--queue", "fast"), "'fast' is not valid; valid are critical, default, low"),
         (("--older", "soon"), "'soon' is neither a duration"),
         (("--newer", "10y"), "'10y' is neither a duration"),
+        (("--longer", "14:30"), "'14:30' is not a duration"),
         (("--limit", "501"), "less than or equal to 500"),
     ],
 )
@@ -138,11 +142,36 @@ def test_a_task_is_shown_with_its_state_attempts_error_and_next_steps(jobs: Run,
     # then
     assert "It was archived after 4 attempts." in out
     assert "25% 300 of 1,200 third file" in out
-    assert out.count("TimeoutError: the upload did not end") >= 4
+    assert out.count("TimeoutError: the upload did not end") == 3  # the reason, the first run, the traceback
+    assert out.count("as above") == 3
     assert 'File "functions/data_export/handler.py", line 6' in out
     assert '"email": "[redacted]"' in out
     assert f"jobs retry {views.ID}" in out
     assert "ann@laptop" in out
+
+
+def test_an_archived_task_shows_its_error_and_its_times_once(jobs: Run, stub: FakeInspector) -> None:
+    # given the sentence of a real archived task
+    error, at = "TimeoutError: the upload did not end", views.before(hours=1)
+    reason = f"attempt 4 of 4 failed: {error}"
+    why = Why(Reason.ARCHIVED, f"It was archived at {stamp(at)}: {reason}. The sweep sends it at {stamp(at)}.", at)
+    stub.answers["task"] = views.task_view(why=why)
+    # when
+    out = jobs("show", views.ID).out
+    # then
+    assert out.count(error) == 1
+    assert out.count("as above") == 4
+    assert "Traceback of run 4 it ends with the error above\nTraceback (most recent call last):" in out
+    assert out.split("\n\n")[0].count(stamp(at)) == 2
+
+
+def test_remarks_have_their_own_lines_on_a_narrow_terminal(jobs: Run, stub: FakeInspector) -> None:
+    stub.answers["task"] = views.task_view(row=views.task_row())
+    lines = jobs("show", views.ID, columns=80).out.splitlines()
+    at = lines.index(f"  jobs retry {views.ID}")
+    assert lines[at - 1] == "  # run it again, with new attempts"
+    wide = jobs("show", views.ID, columns=120).out
+    assert re.search(f"^  jobs retry {views.ID} +# run it again, with new attempts$", wide, re.MULTILINE)
 
 
 def test_the_next_steps_are_for_the_same_stage(jobs: Run, stub: FakeInspector) -> None:

@@ -1,95 +1,456 @@
-"""The live view on a pseudo-terminal."""
+"""`joblane watch` over an inspector without a stage: its lists, keys, dialogs, and what it does during an outage."""
 
 from __future__ import annotations
 
-import io
-import os
-import pty
-import termios
-from collections.abc import Iterator
+import subprocess
+import sys
+import threading
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 
 import pytest
-from rich.console import Console
+from rich.cells import cell_len
 
-from joblane.cli import watch as live
+from joblane.cli.watch import app as watch_app
+from joblane.cli.watch import feed, words
+from joblane.cli.watch.chart import chart
 from joblane.errors import DatabaseUnavailableError
-from joblane.inspector.inspector import Inspector
-from joblane.inspector.views import Page
+from joblane.inspector.filter import Filter, PauseScope
+from joblane.inspector.views import Depth, Lane, Page
+from joblane.local.errors import ForbiddenError
+from joblane.queues import Queue
+from joblane.record.states import State
 from tests.builders import views
 from tests.inspector import FakeInspector
+from tests.watching import Screen, watch
 
-OFTEN_SECONDS = 0.01
-
-
-@pytest.fixture
-def keyboard(monkeypatch: pytest.MonkeyPatch) -> Iterator[int]:
-    """The keyboard end of the terminal that the view reads."""
-    monkeypatch.setenv("TERM", "xterm")
-    ours, theirs = pty.openpty()
-    with os.fdopen(theirs, "r") as stdin, monkeypatch.context() as patch:
-        patch.setattr("sys.stdin", stdin)
-        before = termios.tcgetattr(theirs)
-        yield ours
-        assert termios.tcgetattr(theirs) == before  # the terminal is restored for the shell
-    os.close(ours)
-
-
-def view(stub: FakeInspector, every: float) -> str:
-    screen = io.StringIO()
-    inspector: Inspector = stub  # type: ignore[assignment]
-    live.run(inspector, Console(file=screen, force_terminal=True, width=100, height=60), every, 30)
-    return screen.getvalue()
+HINTS = "/ filter  p pause  r retry  ? help  q quit"
+AWAY = DatabaseUnavailableError("the database is unavailable: connection refused. An action may have been carried out")
+LISTS = {"1": "QUEUE", "2": "AGE", "3": "AGE", "4": "ENDED", "5": "COUNT", "6": "RUNS 1H", "7": "LAST TICKS"}
+"""Key of a list → a title of its table."""
 
 
 @pytest.fixture
-def quiet(stub: FakeInspector) -> FakeInspector:
-    stub.answers |= {"overview": views.overview(), "tasks": Page((views.task_row(),), None)}
-    return stub
+def stub() -> FakeInspector:
+    states = (State.ARCHIVED, State.RETRY, State.ACTIVE, State.COMPLETED)
+    rows = [views.task_row(id=f"task-{number}", state=states[number % 4]) for number in range(40)]
+    return FakeInspector(rows=rows, groups=list(views.dead().groups))
 
 
-@pytest.mark.parametrize("key", ["q", "Q", "\x1b"])
-def test_only_an_end_key_ends_it(quiet: FakeInspector, keyboard: int, key: str) -> None:
-    os.write(keyboard, f"xy {key}".encode())
-    # then none of the other keys, of which arrows, function keys and the mouse send several bytes, has ended it
-    assert views.ID in view(quiet, 60)
-    assert len(quiet.called("overview")) == 1
+# --- Keys ------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("sequence", ["\x1b[B", "\x1bOP", "\x1b[15~", "\x1b[<64;10;10M"])
-def test_a_key_of_several_bytes_does_not_end_it(quiet: FakeInspector, keyboard: int, sequence: str) -> None:
-    # given a key of several bytes during the first frame, and an end key during the second
-    def second() -> object:
-        os.write(keyboard, b"q")
-        return views.overview()
+def test_keys_choose_lists_and_rows_and_show_a_task(stub: FakeInspector) -> None:
+    async def scenario(screen: Screen) -> None:
+        await screen.press("right")
+        await screen.until("AGE")
+        # when the cursor goes to the third row by three keys for down and two for up
+        await screen.press("j", "down", "j", "k", "up", "j", "enter")
+        # then
+        await screen.until("It was archived after 4 attempts.")
+        assert stub.called("task") == [(("task-2",), {})]
+        await screen.press("G")
+        await screen.until("jobs retry task-2")
+        # and Esc leads back to the list, whose cursor has stayed
+        await screen.press("escape")
+        await screen.until("AGE")
+        await screen.press("enter")
+        await screen.until(lambda: len(stub.called("task")) >= 2)
+        assert {call for (call,), _ in stub.called("task")} == {"task-2"}
 
-    answers = iter([views.overview, second])
-    quiet.answers["overview"] = lambda **_: next(answers)()
-    os.write(keyboard, sequence.encode())
-    # when
-    view(quiet, 0.3)
-    # then
-    assert len(quiet.called("overview")) == 2
-
-
-def test_it_updates_and_reports_an_unavailable_database(quiet: FakeInspector, keyboard: int) -> None:
-    # given a second query that fails, and a third that ends the view
-    def third() -> object:
-        os.write(keyboard, b"q")
-        return views.overview()
-
-    answers = iter(
-        [views.overview, lambda: (_ for _ in ()).throw(DatabaseUnavailableError("the database is unavailable")), third]
-    )
-    quiet.answers["overview"] = lambda **_: next(answers)()
-    # when
-    drawn = view(quiet, OFTEN_SECONDS)
-    # then
-    assert "the database is unavailable" in drawn
-    assert len(quiet.called("overview")) == 3
+    assert watch(stub, scenario).failure is None
 
 
-def test_a_bug_ends_it_and_restores_the_terminal(quiet: FakeInspector, keyboard: int) -> None:
-    answers = iter([views.overview(), ZeroDivisionError()])
-    quiet.answers["overview"] = [next(answers), next(answers)]
+@pytest.mark.parametrize("keys", [("q",), ("escape",), ("ctrl+c",), ("2", "slash", "escape", "q"), ("p", "ctrl+c")])
+def test_q_escape_and_ctrl_c_end_it(stub: FakeInspector, keys: tuple[str, ...]) -> None:
+    async def scenario(screen: Screen) -> None:
+        await screen.press(*keys[:-1])
+        await screen.pilot.pause(0.05)
+        assert screen.app._exit is False
+        await screen.press(keys[-1])
+
+    app = watch(stub, scenario)
+    assert (app._exit, app.failure, app.return_code) == (True, None, 0)
+
+
+@pytest.mark.parametrize("size", [(80, 24), (140, 40)])
+def test_each_list_fits_the_terminal(stub: FakeInspector, size: tuple[int, int]) -> None:
+    async def scenario(screen: Screen) -> None:
+        for key, title in LISTS.items():
+            await screen.press(key)
+            await screen.until(title)
+            assert HINTS in screen.lines[-1]
+            assert "7 Schedules" in screen.lines[1]
+            assert max(map(cell_len, screen.lines)) <= size[0]
+            head = next(line for line in screen.lines if title in line)
+            assert "…" not in head, head
+        await screen.press("1", "question_mark")
+        await screen.until("retry a task or a cause")
+        await screen.press("escape", "5", "enter")
+        await screen.until("Filter: state=archived fingerprint=")
+
+    watch(stub, scenario, size=size)
+
+
+def test_a_task_at_80_columns_has_its_error_and_at_140_its_id(stub: FakeInspector) -> None:
+    shown = {}
+
+    async def scenario(screen: Screen) -> None:
+        await screen.press("2")
+        await screen.until("AGE")
+        shown[screen.app.size.width] = screen.text
+
+    for size in ((80, 24), (140, 40)):
+        watch(stub, scenario, size=size)
+    assert "TimeoutError: the upload" in shown[80]
+    assert "task-7" not in shown[80]
+    assert "task-7" in shown[140]
+
+
+def test_the_overview_has_lanes_pauses_and_the_runs_per_minute(stub: FakeInspector) -> None:
+    found = views.overview(30)
+    names = ("image:resize_all_variants", "data:export")
+    lanes: tuple[Lane, ...] = tuple(views.lane(type=name, name=name, queue=Queue.LOW) for name in names)
+    low = replace(found.queues[2], lanes=lanes, front_door=Depth(0, 0, 0, 0))
+    stub.answers["overview"] = replace(found, queues=(*found.queues[:2], low))
+
+    async def scenario(screen: Screen) -> None:
+        text = screen.text
+        assert "image:resize_all_variants" in text
+        assert "queue low is paused by ann@laptop: the database moves (4 due tasks wait)" in text
+        assert "RUNS PER MINUTE" in text
+        assert "30 minutes ago" in text
+
+    watch(stub, scenario)
+
+
+def test_a_chart_has_one_scale_and_shows_a_single_failure() -> None:
+    title, top, *_, failed, axis = (line.plain for line in chart([0, 800, 400], [0, 1, 0], 80, 4).renderables)  # type: ignore[union-attr]
+    assert title == "RUNS PER MINUTE  1,200 in 3 minutes, 1 failed"
+    assert top.strip() == "800┤    ███"
+    assert failed == "failed    ▁▁▁   "
+    assert axis.split() == ["3", "minutes", "ago", "now"]
+
+
+# --- Filter ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_filter_is_written_as_for_ls_and_escape_ends_it(stub: FakeInspector) -> None:
+    async def scenario(screen: Screen) -> None:
+        await screen.press("2", "slash")
+        await screen.type("state=retry type=data:export tenant=acme")
+        await screen.until("Filter: state=retry type=data:export tenant=acme")
+        chosen = Filter(states=(State.RETRY,), types=("data:export",), tenant="acme")
+        await screen.until(lambda: stub.filters[-1] == chosen)
+        # a list that does not use a word says so
+        await screen.press("6")
+        await screen.until("not used here: state, tenant")
+        # an invalid word changes nothing
+        await screen.press("2", "slash")
+        await screen.type("stat=retry")
+        await screen.until("No such option: --stat")
+        await screen.press("escape")
+        assert "Filter: state=retry type=data:export tenant=acme" in screen.text
+        # when
+        await screen.press("escape")
+        await screen.until(lambda: stub.filters[-1] == Filter())
+        assert "Filter:" not in screen.text
+
+    watch(stub, scenario)
+
+
+def test_each_word_of_a_filter_is_checked() -> None:
+    now = datetime.now(UTC)
+    found = words.parsed("state=retry --state archived --queue=low id=ab error='did not end' newer=2h")
+    assert (found.states, found.queues, found.id_prefix) == ((State.RETRY, State.ARCHIVED), (Queue.LOW,), "ab")
+    assert found.error == "did not end"
+    assert found.created_after is not None
+    assert abs(found.created_after - (now - timedelta(hours=2))) < timedelta(minutes=1)
+    for text, problem in {
+        "state=rety": "'rety' is not valid",
+        "export": "write NAME=VALUE",
+        "error='did": "a quotation mark is missing",
+        "newer=soon": "--newer",
+        "--help": "--help",
+    }.items():
+        with pytest.raises(ValueError, match=problem):
+            words.parsed(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "number"),
+    [
+        ("", 2), ("id=a", 1), ("state=retry", 1), ("type=data:import", 1), ("queue=low", 1), ("tenant=globex", 1),
+        ("tag=daily", 1), ("error=SOCKET", 1), ("fingerprint=0123", 1), ("newer=1h", 1), ("older=1h", 1),
+        ("ended-newer=10m", 1), ("ended-older=10m", 1), ("id=a tenant=acme", 0),
+    ],
+)  # fmt: skip
+def test_a_list_of_failures_applies_each_word(text: str, number: int) -> None:
+    one = views.task_row(id="a1", tenant="globex", type="data:import", tags=("daily",), error_message="socket closed")
+    one = replace(one, queue=Queue.LOW, state=State.RETRY, fingerprint="0123", created_at=views.before(minutes=5))
+    rows = [replace(one, finished_at=views.before(minutes=2)), views.task_row(id="b2")]
+    assert sum(words.matches(words.parsed(text), row) for row in rows) == number
+
+
+# --- Actions ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_pause_needs_a_reason_and_can_be_ended(stub: FakeInspector) -> None:
+    async def scenario(screen: Screen) -> None:
+        await screen.press("2")
+        await screen.until("AGE")
+        await screen.press("p")
+        await screen.until("Pause tenant acme")
+        await screen.press("j", "j", "enter")
+        await screen.until("Running tasks continue, nothing new starts.")
+        await screen.press("enter")
+        await screen.until("A reason is required")
+        await screen.type("they flood")
+        await screen.type("soon")
+        await screen.until("'soon' is not a duration")
+        await screen.press(*["backspace"] * 4)
+        await screen.type("2h")
+        await screen.until("Paused tenant acme until")
+        assert [(call[:4]) for call in stub.performed] == [("pause", PauseScope.TENANT, "acme", "they flood")]
+        # when
+        await screen.press("p")
+        await screen.until("Resume tenant acme")
+        await screen.press("j", "j", "enter")
+        await screen.until("is paused by op until")
+        await screen.press("enter")
+        await screen.until("Resumed tenant acme")
+        assert stub.performed[-1] == ("resume", PauseScope.TENANT, "acme", None)
+
+    watch(stub, scenario)
+
+
+def test_a_retry_says_what_it_does_and_asks(stub: FakeInspector) -> None:
+    async def scenario(screen: Screen) -> None:
+        await screen.press("2")
+        await screen.until("AGE")
+        await screen.press("r")
+        await screen.until("data:export, archived, after 4/4 attempts. It runs again, with new attempts.")
+        await screen.press("escape")
+        await screen.until("Nothing was done.")
+        assert stub.performed == []
+        await screen.press("r")
+        await screen.type("the disk is empty")
+        await screen.until("task-0 was archived, is pending")
+        assert stub.performed == [("retry", "task-0", "the disk is empty")]
+        await screen.press("j", "r")
+        await screen.until("It runs now instead")
+        await screen.press("enter")
+        await screen.until(lambda: stub.performed[-1] == ("run", "task-1", None))
+        await screen.press("j", "r")
+        await screen.until("This task is active")
+        await screen.press("1", "r")
+        await screen.until("r works on a task or a cause.")
+
+    watch(stub, scenario)
+
+
+def test_a_cause_is_redriven_with_a_canary_and_followed(stub: FakeInspector) -> None:
+    stub.answers["bulk_view"] = [views.bulk(action="redrive", state=State.ACTIVE, done=5), views.bulk(action="redrive")]
+
+    async def scenario(screen: Screen) -> None:
+        await screen.press("5")
+        await screen.until("COUNT")
+        await screen.press("r")
+        await screen.until("The first 5 run as a canary, and the rest only if all of them complete.")
+        await screen.until("Enter: redrive 940 tasks")
+        await screen.type("the disk is empty")
+        chosen = Filter(fingerprint=views.FINGERPRINT)
+        await screen.until(lambda: stub.performed == [("redrive", chosen, 5, 50, "the disk is empty")])
+        await screen.until("Redrive: 5 of 940 tasks sent again")
+        await screen.press("R")
+        await screen.until("Redrive: 930 of 940 tasks sent again, 10 skipped")
+        # an unreadable message runs no task that a canary could wait for
+        await screen.press("j", "r")
+        await screen.until("Redrive 2 unreadable messages")
+        assert "canary" not in screen.text
+
+    watch(stub, scenario)
+
+
+def test_read_only_refuses_every_action(stub: FakeInspector) -> None:
+    async def scenario(screen: Screen) -> None:
+        assert "read-only" in screen.lines[0]
+        await screen.press("5")
+        await screen.until("COUNT")
+        for key in ("p", "r"):
+            await screen.press(key)
+            await screen.until("Nothing was done. It was started with --read-only.")
+        assert stub.called("pauses") == stub.performed == []
+
+    watch(stub, scenario, read_only="It was started with --read-only.")
+
+
+def test_a_role_that_only_views_makes_it_read_only(stub: FakeInspector) -> None:
+    stub.answers["retry"] = ForbiddenError("POST /operate/retry of stage 'prod' is answered with 403.")
+
+    async def scenario(screen: Screen) -> None:
+        await screen.press("2")
+        await screen.until("AGE")
+        assert "read-only" not in screen.lines[0]
+        await screen.press("r", "enter")
+        await screen.until("Your role can view this stage, and not act on it")
+        assert "read-only" in screen.lines[0]
+        await screen.press("r")
+        assert len(screen.app.screen_stack) == 1
+        assert len(stub.performed) == 1
+
+    watch(stub, scenario)
+
+
+# --- Outages and bugs ------------------------------------------------------------------------------------------------
+
+
+def test_an_unavailable_database_leaves_the_old_content(stub: FakeInspector, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(feed, "RETRY_SECONDS", 0.1)
+
+    async def scenario(screen: Screen) -> None:
+        await screen.press("2")
+        await screen.until("AGE")
+        stub.fails = AWAY
+        await screen.press("R")
+        await screen.until("Not up to date since")
+        assert "Z: the database is unavailable: connection refused. Retrying every" in screen.sentences
+        assert "TimeoutError: the upload" in screen.text
+        # a list that was not shown yet has nothing to show
+        await screen.press("4")
+        await screen.until("Nothing to show yet: the database is unavailable")
+        await screen.press("p")
+        stub.fails = None
+        await screen.until("ENDED")
+        assert "Not up to date" not in screen.text
+
+    watch(stub, scenario)
+
+
+def test_a_silent_database_blocks_no_key(stub: FakeInspector, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(watch_app, "SILENT_SECONDS", 0.0)
+    answer = threading.Event()
+
+    async def scenario(screen: Screen) -> None:
+        stub.answers["tasks"] = lambda *_, **__: answer.wait(20) and Page((), None)
+        await screen.press("2")
+        await screen.until("Nothing to show yet: no answer from the database. Retrying every 5 s.")
+        await screen.press("1")
+        await screen.until("RUNS PER MINUTE")
+        await screen.until("Not up to date since")
+        await screen.press("question_mark")
+        await screen.until("retry a task or a cause")
+        await screen.press("escape", "2")
+        answer.set()
+        await screen.until("No task matches.")
+        await screen.until(lambda: "no answer" not in screen.text)
+
+    try:
+        watch(stub, scenario)
+    finally:
+        answer.set()
+
+
+@pytest.mark.parametrize("where", ["query", "drawing", "action"])
+def test_a_bug_ends_it_and_prints_no_values(
+    stub: FakeInspector, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, where: str
+) -> None:
+    async def scenario(screen: Screen) -> None:
+        if where == "query":
+            stub.answers["tasks"] = ZeroDivisionError("a bug")
+        if where == "drawing":
+            monkeypatch.setattr(watch_app.Watch, "_details", lambda *_: 1 / 0)
+            await screen.press("2")
+            await screen.until("AGE")
+            await screen.press("enter")
+        if where == "action":
+            stub.answers["retry"] = ZeroDivisionError("a bug")
+            await screen.press("2")
+            await screen.until("AGE")
+            await screen.press("r", "enter")
+        if where == "query":
+            await screen.press("2")
+        while screen.app.failure is None:
+            await screen.pilot.pause(0.01)
+
     with pytest.raises(ZeroDivisionError):
-        view(quiet, OFTEN_SECONDS)
+        watch(stub, scenario)
+    assert "".join(capsys.readouterr()) == ""
+
+
+# --- Text from tasks -------------------------------------------------------------------------------------------------
+
+HOSTILE = "[bold red]x[/] [@click=app.quit]y[/] \x1b[31mred\x9b2J\x07 a\u202eb 漢字かな" + "\n" + "e\u0301👩‍👩‍👧"
+
+
+def test_text_from_tasks_is_neither_markup_nor_control(stub: FakeInspector) -> None:
+    row = views.task_row(
+        id=HOSTILE, type=HOSTILE, tenant=HOSTILE, tags=(HOSTILE,), reason=HOSTILE, error_type=HOSTILE,
+        error_message=HOSTILE,
+    )  # fmt: skip
+    stub.rows = [row, replace(row, state=State.ACTIVE)]
+    stub.changes[HOSTILE] = {"payload": {HOSTILE: HOSTILE}, "attempts": (views.attempt(1, row, traceback=HOSTILE),)}
+    stub.groups = [replace(views.dead().groups[0], type=HOSTILE, error_type=HOSTILE, message=HOSTILE)]
+    stub.answers["statistics"] = (views.statistic(HOSTILE),)
+    stub.answers["schedules"] = (replace(views.schedule(), type=HOSTILE, name=HOSTILE),)
+    stub.answers["failures"] = (row,)
+    found = views.overview()
+    lanes = (views.lane(type=HOSTILE, name=HOSTILE),)
+    stub.answers["overview"] = replace(found, queues=tuple(replace(queue, lanes=lanes) for queue in found.queues))
+    seen = []
+
+    async def scenario(screen: Screen) -> None:
+        def check() -> None:
+            assert not set("\x1b\x9b\x07\u202e\n") & {*"".join(screen.lines)}
+            assert max(map(cell_len, screen.lines)) <= 140
+            seen.append("[bold red]x[/] [@click" in screen.text)
+
+        for key, title in LISTS.items():
+            await screen.press(key)
+            await screen.until(title)
+            check()
+        await screen.press("2", "r")
+        await screen.until("Enter: retry")
+        check()
+        await screen.press("escape", "p")
+        await screen.until("Enter: choose")
+        check()
+        await screen.press("enter")
+        await screen.type(HOSTILE.replace("\n", ""))
+        await screen.press("escape", "enter")
+        await screen.until("Attempts")
+        check()
+        await screen.press("escape", "slash")
+        await screen.type("type=" + "[bold]")
+        await screen.until("Filter: type=[bold]")
+        assert len(screen.app.screen_stack) == 1
+
+    assert watch(stub, scenario, size=(140, 60)).failure is None
+    assert all(seen), seen
+
+
+def test_no_color_is_respected(stub: FakeInspector, monkeypatch: pytest.MonkeyPatch) -> None:
+    colours = []
+
+    async def scenario(screen: Screen) -> None:
+        await screen.press("2")
+        await screen.until("AGE")
+        styles = [segment.style for line in screen.segments for segment in line if segment.style is not None]
+        shown = {style.color.name for style in styles if style.color is not None and not style.color.is_default}
+        colours.append(shown)
+        assert any(style.reverse for style in styles)  # the cursor
+
+    watch(stub, scenario)
+    monkeypatch.setenv("NO_COLOR", "1")
+    watch(stub, scenario)
+    assert [bool(shown) for shown in colours] == [True, False]
+
+
+def test_other_commands_do_not_import_textual() -> None:
+    program = (
+        "import sys, joblane.cli.main\n"
+        "from joblane.cli import filters, task_tables, queue_tables, terminal\n"
+        "print([name for name in sys.modules if name.startswith('textual')])"
+    )
+    ran = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert ran.stdout == "[]\n"

@@ -13,7 +13,7 @@ from starlette.datastructures import QueryParams
 
 from joblane.inspector.errors import SelectionError
 from joblane.inspector.filter import Filter
-from joblane.page import sparkline
+from joblane.page import chart, sparkline
 from joblane.page.desk import Desk
 from joblane.page.filters import age, described, read, write
 from joblane.page.notices import KEPT, Notices
@@ -33,7 +33,10 @@ HTMX = "d6fdc75f204e6bdefa99b69bf1e6d4ac69b8a364f77929f45c13476b4000f717"
         Filter(ids=("a", "b c", "ü&=")),
         Filter(id_prefix="01", states=(State.RETRY, State.ACTIVE), types=("a:b",), queues=(Queue.LOW,)),
         Filter(tenant="t", tag="x y", error="50%", fingerprint="f", created_after=START, created_before=NOW),
+        Filter(parent="01-a"),
         Filter(ended_after=START, ended_before=NOW),
+        Filter(longer=timedelta(minutes=90)),
+        Filter(longer=timedelta(seconds=1.5)),
     ],
 )
 def test_a_filter_survives_a_round_trip(chosen: Filter) -> None:
@@ -45,7 +48,8 @@ def test_an_empty_field_matches_any_task() -> None:
 
 
 @pytest.mark.parametrize(
-    "field", ["state=gone", "queue=fast", "newer=2", "older=h", "older=999999w", "newer=monday", "ended_older=1"]
+    "field",
+    ["state=gone", "queue=fast", "newer=2", "older=h", "older=999999w", "newer=monday", "ended_older=1", "longer=x"],
 )
 def test_an_invalid_field_is_named(field: str) -> None:
     with pytest.raises(SelectionError) as caught:
@@ -133,6 +137,27 @@ def test_a_line_has_gaps_and_a_single_point_is_visible() -> None:
     drawn = sparkline.line([1, 2, None, 3, None, None], "waits", "waited")
     points = re.findall(r'points="([^"]*)"', drawn)
     assert [len(run.split()) for run in points] == [2, 2]
+
+
+def test_marks_are_at_their_time_with_their_text_and_one_for_each_column() -> None:
+    # given an hour in columns of ten minutes
+    columns = [chart.Column(NOW + timedelta(minutes=10 * number), "/tasks", "") for number in range(6)]
+    marks = [
+        chart.Mark(NOW + timedelta(minutes=15), "deploy", "/tasks?a=1&b=2", "deploy <1>"),
+        chart.Mark(NOW + timedelta(minutes=31), "pause", "/audit", "paused"),
+        chart.Mark(NOW + timedelta(minutes=32), "deploy", "/tasks", "deploy 2"),
+        chart.Mark(NOW + timedelta(minutes=60), "bulk", "/bulk", "outside"),
+        chart.Mark(NOW - timedelta(minutes=1), "bulk", "/bulk", "outside"),
+    ]
+    # when
+    drawn = chart.lines(columns, [chart.Series("p50", [1.0] * 6)], "waits", str, marks)
+    found = re.findall(r'<a href="([^"]*)"[^>]*class="mark ([^"]*)"><title>([^<]*)</title>.*?<path d="M([\d.]+)', drawn)
+    # then
+    step = (chart.WIDTH - chart.LEFT - chart.RIGHT) / 6
+    assert found == [
+        ("/tasks?a=1&amp;b=2", "deploy", "deploy &lt;1&gt;", f"{chart.LEFT + 1.5 * step:.1f}"),
+        ("#marks", "deploy", "paused\ndeploy 2", f"{chart.LEFT + 3.1 * step:.1f}"),
+    ]
 
 
 @pytest.mark.parametrize("values", [[], [None], [0]])

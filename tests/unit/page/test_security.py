@@ -302,7 +302,7 @@ def test_read_only_shows_no_form_that_acts(stub: FakeInspector, path: str) -> No
     stub.batched = [views.batch(row=views.batch_row(id="one", sealed_at=None))]
     reader = client_of(stub, read_only=True)
     reader.cookies.update(COOKIE)
-    answer = reader.get(path, params={"action": "cancel", "id": "one", "type": "a:b"})
+    answer = reader.get(path, params={"action": "cancel", "id": "one", "type": views.TYPE})
     assert answer.status_code == 200
     assert 'method="post"' not in answer.text
     assert KEYS.form not in answer.text

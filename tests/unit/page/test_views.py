@@ -22,6 +22,7 @@ from joblane.page.app import PAGES as ALL_PAGES
 from joblane.queues import Queue
 from joblane.record.limit_status import LimitChange, LimitKind, LimitValues
 from joblane.record.states import State
+from tests.builders import views
 from tests.builders.views import NOW, batch, batch_row, limit, overview, schedule, task_row, task_view, type_view
 from tests.inspector import FakeInspector
 from tests.unit.page.conftest import COOKIE, Post, client_of
@@ -77,7 +78,10 @@ def test_no_text_from_outside_becomes_markup(browser: TestClient, stub: FakeInsp
     set_by = LimitChange(LimitValues(0, None), planted, planted, at, at, LimitKind.SHARED)
     stub.limited = [limit(planted, None, LimitKind.EACH_KEY, change=None)]
     stub.limited += [limit(planted, planted, LimitKind.KEY, change=set_by)]
-    stub.answers["types"] = [(replace(type_view(), type=planted, ordered=True),)]
+    choice = {"enum": [planted], "description": planted, "default": planted}
+    properties = {planted: choice, "text": {"type": "string", "default": planted}}
+    schema = {"properties": properties, "required": [planted]}
+    stub.answers["types"] = [(type_view(type=planted, ordered=True, schedules=(planted,), schema=schema),)]
     callbacks = {"on_end": Relative(planted, planted, State.HELD), "on_success": Relative(planted, None, None)}
     stub.batched = [batch(row=batch_row(id=planted, **callbacks), dead=(hurt,))]
     stub.lines = [LogLine(at, planted, planted, 1, None, {planted: planted})]
@@ -85,7 +89,7 @@ def test_no_text_from_outside_becomes_markup(browser: TestClient, stub: FakeInsp
     stub.started["b"] = replace(bulk, who=planted, stopped=planted, action=planted)
     # when every page is requested, with that text in its address too
     names = ("tenant", "tag", "error", "fingerprint", "who", "target", "from_", "note", "name", "key")
-    requested = dict.fromkeys(names, planted)
+    requested = dict.fromkeys((*names, "type"), planted)
     for path in ALL_PAGES:
         answer = browser.get(
             path,
@@ -112,7 +116,7 @@ def test_a_refusal_escapes_the_request(browser: TestClient) -> None:
 def test_an_unavailable_database_is_shown_with_the_remedy(browser: TestClient, stub: FakeInspector, path: str) -> None:
     stub.fails = DatabaseUnavailableError("the database did not answer: connection refused")
     answer = browser.get(path, params={"type": "a:b"})
-    if path == "/bulk":  # its queries do not fail here
+    if path in ("/bulk", "/types", "/enqueue"):  # their queries do not fail here
         return
     assert answer.status_code == 503
     assert "connection refused" in answer.text
@@ -792,6 +796,35 @@ def test_runs_over_time_lead_to_the_tasks_of_each_column(browser: TestClient, gi
     assert browser.get(html.unescape(addresses[0])).status_code == 200
 
 
+def test_marks_are_on_the_charts_and_in_a_list_with_links(browser: TestClient, stub: FakeInspector) -> None:
+    # given
+    stub.marked = [
+        views.mark(at=views.before(minutes=12), who=None),
+        views.mark(kind="pause", text="type data:export paused", reason="<b>", target="type:data:export"),
+        views.mark(kind="bulk", text="retry of 4 tasks", bulk="b1", at=views.before(minutes=50)),
+    ]
+    # when
+    text = browser.get("/runs", params={"type": "data:export"}).text
+    # then
+    assert [text.count(f'class="mark {kind}"') for kind in ("deploy", "pause", "bulk")] == [3, 3, 3]
+    assert "3 marks: deploys, pauses, limits, bulk actions" in text
+    for address in ("/audit?target=type%3Adata%3Aexport", "/bulk/show?id=b1"):
+        assert f'{address}">' in text
+    assert "type data:export paused</a> by ann: &lt;b&gt;" in text
+    assert f"deploy 3f2a1c0 at {stamp(views.before(minutes=12))}" in text
+    # and the queues have those of all queues and their own
+    stub.marked = [views.mark(), views.mark(kind="pause", text="queue low paused", target="queue:low")]
+    text = browser.get("/").text
+    assert (text.count(">deploy 3f2a1c0</a>"), text.count(">queue low paused</a>")) == (3, 1)
+
+
+def test_why_a_type_is_slow_is_a_page_of_findings(browser: TestClient) -> None:
+    assert "/runs/why?type=data%3Aexport" in browser.get("/runs", params={"type": "data:export"}).text
+    text = browser.get("/runs/why", params={"type": "data:export"}).text
+    assert '<span class="state failed">bad</span>' in text
+    assert "resume it: joblane resume type data:export" in text
+
+
 def test_a_tenant_is_paused_where_its_tasks_are_counted(browser: TestClient, post: Post, stub: FakeInspector) -> None:
     text = browser.get("/tenants").text
     assert '<a data-row id="tenant-2" href="/runs?tenant=globex">globex</a>' in text
@@ -819,7 +852,9 @@ def test_a_task_shows_its_parents_children_and_batch(browser: TestClient, stub: 
     stub.changes["one"] = {
         "parents": Relatives((Relative("a", "b:c", State.ARCHIVED), Relative("gone", None, None)), more=True),
         "on_parent_dead": "hold",
-        "children": Relatives((Relative("child", "b:c", State.HELD),), more=False),
+        "children": Relatives(
+            (Relative("child", "b:c", State.HELD),), True, {State.COMPLETED: 5, State.ARCHIVED: 1, State.HELD: 1_000}, 2
+        ),
         "enqueued_by": "creator",
         "batch": "import-7",
         "callback": "on_end",
@@ -830,9 +865,17 @@ def test_a_task_shows_its_parents_children_and_batch(browser: TestClient, stub: 
         "It runs after these. If one is archived: hold. Task Type State a b:c archived gone – removed And more."
         in shown
     )
-    assert "Children These run after it, or were enqueued by its runs. Task Type State child b:c held" in shown
+    title = "Children (1,008): 5 completed, 1 archived, 1,000 held, 2 removed"
+    note = "These run after it, or were enqueued by its runs."
+    assert f"{title} {note} Task Type State child b:c held All children" in shown
     assert "Batch import-7 its on_end callback Enqueued by creator" in shown
-    for address in ("/task?id=a", "/task?id=child", "/task?id=creator", "/batches/show?id=import-7"):
+    for address in (
+        "/task?id=a",
+        "/task?id=child",
+        "/task?id=creator",
+        "/tasks?parent=one",
+        "/batches/show?id=import-7",
+    ):
         assert f'href="{address}"' in text
 
 

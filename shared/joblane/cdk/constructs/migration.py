@@ -11,16 +11,19 @@ from constructs import Construct
 from joblane.cdk.constructs.code import Shared
 from joblane.cdk.constructs.task_function import JobFunction
 from joblane.cdk.database_access import DatabaseAccess
+from joblane.checkout import DIRTY, deployer, version_of
 
 HANDLER = "joblane.functions.migrate.handler.handler"
 TIMEOUT = timedelta(minutes=14)
 MARGIN = timedelta(minutes=1)
 """CloudFormation's own time limit is an hour, also for a function that was killed."""
 MEMORY_MB = 512
+SHORT = 7
+"""Characters of a digest of the code in a version."""
 
 
 class Migration(Construct):
-    """A custom resource that migrates the database whenever the code or the database changes.
+    """A custom resource that migrates the database whenever the code, its version or the database changes.
 
     Resources that need the new schema depend on it. If the migration fails, they stay as they are.
     """
@@ -52,6 +55,8 @@ class Migration(Construct):
                 "Database": access.migration.url,
                 "Functions": access.functions.url,
                 "User": access.user or "",
+                "Version": _version(shared),
+                "By": "" if stage.local else deployer(shared.project.root) or "",
             },
         )
         if access.place:  # its rules are resources of their own, and the function reaches the database only by them
@@ -64,6 +69,16 @@ class Migration(Construct):
     def add_output(self, scope: Construct) -> None:
         """Print the logical id of the resource in a deploy, with which a rollback can skip it."""
         CfnOutput(scope, "MigrationResource", value=Stack.of(self).get_logical_id(self._resource))
+
+
+def _version(shared: Shared) -> str:
+    """Return the version that the deploy records. Empty: the local stack records it."""
+    if shared.stage.local:
+        return ""
+    commit, code = version_of(shared.project.root), shared.hash[:SHORT]
+    if commit and commit.endswith(DIRTY):
+        commit = f"{commit.removesuffix(DIRTY)}+{code}"
+    return shared.stage.version or commit or code
 
 
 def _user(access: DatabaseAccess) -> dict[str, str]:

@@ -103,6 +103,9 @@ class Stage(Settings):
     such a task."""
     architecture: Architecture = "arm64"
     """Processor architecture of the functions. A local stage uses the architecture of this machine."""
+    version: str | None = Field(None, pattern=r"^[\x21-\x7e]{1,64}$")
+    """Version of the code, with which operators see a deploy on charts: 1 to 64 ASCII characters without spaces. None:
+    the commit of the project's folder, or a digest of the code."""
 
     @model_validator(mode="after")
     def _no_secret_in_the_template(self) -> Self:

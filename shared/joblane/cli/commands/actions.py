@@ -83,17 +83,25 @@ def _each(inspector: Inspector, action: str, ids: Sequence[str], reason: str | N
 
 
 def _report(acted: ActionResult) -> None:
-    if acted.action == "cancel" and acted.after == "active":
-        text = "is asked to stop: it is cancelled at its next ctx.check() or ctx.progress(), or when it returns"
-    elif acted.action == "delete":
-        text = f"is {acted.after}; its payload, result and error are cleared"
-    elif acted.before == acted.after or acted.before is None:
-        text = f"is {acted.after}"
-    else:
-        text = f"was {acted.before}, is {acted.after}"
-    terminal.console().print(terminal.word(f"{acted.id} {text}", "none"), soft_wrap=True)
+    terminal.console().print(terminal.word(f"{acted.id} {result_of(acted)}", "none"), soft_wrap=True)
     if acted.note:
-        terminal.say(acted.note.capitalize().rstrip(".") + ".")
+        terminal.say(note_of(acted))
+
+
+def result_of(acted: ActionResult) -> str:
+    """The result of an action, to follow the id of the task."""
+    if acted.action == "cancel" and acted.after == "active":
+        return "is asked to stop: it is cancelled at its next ctx.check() or ctx.progress(), or when it returns"
+    if acted.action == "delete":
+        return f"is {acted.after}; its payload, result and error are cleared"
+    if acted.before == acted.after or acted.before is None:
+        return f"is {acted.after}"
+    return f"was {acted.before}, is {acted.after}"
+
+
+def note_of(acted: ActionResult) -> str:
+    """The note of a result as a sentence; empty without one."""
+    return f"{acted.note.capitalize().rstrip('.')}." if acted.note else ""
 
 
 def _counted(inspector: Inspector, chosen: Filter, action: BulkAction, *, dry_run: bool, as_json: bool) -> str:

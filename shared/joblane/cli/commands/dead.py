@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from enum import StrEnum
@@ -22,7 +23,7 @@ from joblane.inspector.shell import argument
 from joblane.record.states import State
 
 if TYPE_CHECKING:
-    from rich.console import Console
+    from rich.table import Table
 
     from joblane.inspector.inspector import Inspector
     from joblane.inspector.views import DeadGroup, DeadLetters
@@ -63,7 +64,8 @@ def dead(
             f"There are no {'such ' if some else ''}archived tasks and no {'such ' if some else ''}dead letters."
         )
     if found.groups:
-        _groups(terminal.console(), found)
+        console = terminal.console()
+        console.print(group_table(found.groups, console.width))
     if found.obsolete:
         number = sum(found.obsolete.values())
         are, them = ("is obsolete: its task was", "it") if number == 1 else ("are obsolete: their tasks were", "them")
@@ -78,19 +80,27 @@ def dead(
         _next_steps(found.groups[0], target.command(context))
 
 
-def _groups(to: Console, found: DeadLetters) -> None:
-    now, wide = datetime.now(UTC), to.width >= WIDE
-    times, types = ("FIRST", "LAST") if wide else ("LAST",), ("TYPE",) if to.width >= NARROW else ()
-    made = terminal.table("COUNT", "FINGERPRINT", *types, *times, "ERROR", right=("COUNT",), fold=("ERROR",))
-    for group in found.groups:
+def group_table(groups: Sequence[DeadGroup], width: int, *, fingerprints: bool = True) -> Table:
+    """A row for each error. ``fingerprints``: with their fingerprints."""
+    now, wide = datetime.now(UTC), width >= WIDE
+    times, types = ("FIRST", "LAST") if wide else ("LAST",), ("TYPE",) if width >= NARROW else ()
+    names = ("FINGERPRINT",) if fingerprints else ()
+    made = terminal.table("COUNT", *names, *types, *times, "ERROR", right=("COUNT",), fold=("ERROR",))
+    for group in groups:
         when = (relative(group.first_at, now),) if wide else ()
-        cells = (*((group.type,) if types else ()), *when, relative(group.last_at, now))
-        error = _error(group) if types or not group.type else f"{group.type}: {_error(group)}"
-        terminal.row(made, f"{group.count:,}", group.fingerprint, *cells, error)
-    to.print(made)
+        cells = (
+            *((group.fingerprint,) if names else ()),
+            *((group.type,) if types else ()),
+            *when,
+            relative(group.last_at, now),
+        )
+        error = error_of(group) if types or not group.type else f"{group.type}: {error_of(group)}"
+        terminal.row(made, f"{group.count:,}", *cells, error)
+    return made
 
 
-def _error(group: DeadGroup) -> str:
+def error_of(group: DeadGroup) -> str:
+    """The error, with its marks."""
     text = f"{group.error_type}: {group.message}" if group.message else group.error_type
     if group.acknowledged:
         text = f"[known to {group.acknowledged.who}: {group.acknowledged.note}] {text}"

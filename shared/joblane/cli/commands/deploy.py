@@ -61,10 +61,13 @@ def migrate(
     source = load_settings(profile=None, region=None)
     url = settings.database_url()
     with _translated_errors(url, source, "migrate"):
+        from joblane.checkout import deployer, version_of
+        from joblane.project import Project
         from joblane.record.migrate import migrate as bring_up_to_date
         from joblane.record.migrations import newest
 
-        done = bring_up_to_date(url)
+        root = Project.here().root
+        done = bring_up_to_date(url, version=version_of(root), by=deployer(root))
     if done.newer:
         typer.echo(f"The schema is at {done.revision}, newer than this code ({newest()}): it was not changed.")
         typer.echo(f"{done.types} task types are registered.")

@@ -19,7 +19,9 @@ from joblane.inspector.shell import argument
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from joblane.inspector.views import Statistic
+    from joblane.inspector.views import Check, Statistic
+
+why = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
 
 BY = ("type", "tenant")
 LEFT_OUT_FIRST = ("LONGEST", "WAITED", "LOST", "RETRIED", "TOOK", "COMPLETED")
@@ -241,8 +243,25 @@ def doctor(context: typer.Context, as_json: o.AsJson = False) -> None:
 
     Exit status 1 if a check is bad, 5 if a check is unknown and none is bad.
     """
-    found = target.inspector(context).doctor()
-    bad = any(check.grade == "bad" for check in found)
+    _judge(target.inspector(context).doctor(), as_json=as_json)
+
+
+@why.command("slow")
+def slow(
+    context: typer.Context,
+    type_: Annotated[str, typer.Argument(metavar="TYPE", help="Task type.", autocompletion=completion.task_types)],
+    as_json: o.AsJson = False,
+) -> None:
+    """Say why the tasks of a type start late.
+
+    Pauses, limits, tenants, lanes, durations, arrivals, failures and the sweep, each with its numbers and the command
+    that fixes it. Exit status 1 if one of them delays tasks.
+    """
+    _judge(target.inspector(context).why_slow(type_), as_json=as_json)
+
+
+def _judge(found: tuple[Check, ...], *, as_json: bool) -> None:
+    """Print the checks, and exit by the worst."""
     if as_json:
         terminal.document(found)
     else:
@@ -255,7 +274,7 @@ def doctor(context: typer.Context, as_json: o.AsJson = False) -> None:
             counts["warnings"] = counts.pop("warning")
         result = ", ".join(f"{number} {grade}" for grade, number in counts.items() if number)
         terminal.say(f"{terminal.plural(len(found), 'check')}: {result or 'all good'}.")
-    if bad:
+    if any(check.grade == "bad" for check in found):
         raise typer.Exit(Exit.FAILED)
     if any(check.grade == "unknown" for check in found):
         raise typer.Exit(Exit.UNAVAILABLE)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated
 
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     from rich.table import Table
     from rich.text import Text
 
-    from joblane.inspector.views import ScheduleView, Tick
+    from joblane.inspector.views import Pause, ScheduleView, Tick
 
 Scope = Annotated[
     str, typer.Argument(metavar="SCOPE", help="queue, type, tenant or schedule.", autocompletion=completion.scopes)
@@ -58,16 +59,8 @@ def pause(
     chosen, named, ends = _scope(scope), filters.name_of(name, "NAME"), _ends(for_, until)
     paused = target.inspector(context).pause(chosen, named, reason=reason, until=ends)
     terminal.answer(paused, as_json=as_json)
-    effect = "running tasks continue, nothing new starts. Tasks wait without spending attempts"
-    if paused.scope == "schedule":
-        effect = "its ticks run nothing"
-    end = f"until {terminal.clean(stamp(paused.until))}" if paused.until else "until it is resumed"
-    terminal.say(f"Paused {paused.scope} {paused.name} {end}: {effect}.")
-    if paused.replaced:
-        by = f" by {paused.replaced_by}" if paused.replaced_by else ""
-        terminal.say(
-            f"It was already paused{by}, since {stamp(paused.since)}; your reason and end replace the earlier ones."
-        )
+    for line in paused_lines(paused):
+        terminal.say(line)
     terminal.say(f"Resume:  {target.command(context)} resume {paused.scope} {argument(paused.name)}")
 
 
@@ -78,8 +71,32 @@ def resume(
     chosen, named = _scope(scope), filters.name_of(name, "NAME")
     was = target.inspector(context).resume(chosen, named, reason=reason)
     terminal.answer(was, as_json=as_json)
+    terminal.say(resumed_line(was))
+
+
+def paused_lines(paused: Pause) -> list[str]:
+    """Sentences about a new pause: its end, its effect, and the pause that it replaces."""
+    end = f"until {stamp(paused.until)}" if paused.until else "until it is resumed"
+    lines = [f"Paused {paused.scope} {paused.name} {end}: {effect_of(paused.scope)}."]
+    if paused.replaced:
+        by = f" by {paused.replaced_by}" if paused.replaced_by else ""
+        lines.append(
+            f"It was already paused{by}, since {stamp(paused.since)}; your reason and end replace the earlier ones."
+        )
+    return lines
+
+
+def effect_of(scope: PauseScope) -> str:
+    """The effect of a pause."""
+    if scope is PauseScope.SCHEDULE:
+        return "its ticks run nothing"
+    return "running tasks continue, nothing new starts. Tasks wait without spending attempts"
+
+
+def resumed_line(was: Pause) -> str:
+    """A sentence about a pause that was ended."""
     by = f" by {was.by}" if was.by else ""
-    terminal.say(f"Resumed {was.scope} {was.name}; it was paused{by} since {stamp(was.since)}.")
+    return f"Resumed {was.scope} {was.name}; it was paused{by} since {stamp(was.since)}."
 
 
 def _show_pauses(context: typer.Context, *, as_json: bool) -> None:
@@ -108,22 +125,23 @@ def schedules(context: typer.Context, as_json: o.AsJson = False) -> None:
     found = target.inspector(context).schedules()
     terminal.answer(found, as_json=as_json)
     console = terminal.console()
-    console.print(_schedule_table(found, console.width))
+    console.print(schedule_table(found, console.width))
     missed = [schedule for schedule in found if schedule.missed]
     for schedule in missed:
-        console.print(terminal.word(_missed(schedule)))
+        console.print(terminal.word(missed_line(schedule)))
     if missed or any(tick.state is None for schedule in found for tick in schedule.ticks):
         terminal.say(f"× marks a missed tick. Send a tick now:  {target.command(context)} tick TYPE")
 
 
-def _missed(schedule: ScheduleView) -> str:
+def missed_line(schedule: ScheduleView) -> str:
     """The number of missed ticks, and the times of the latest."""
     times = ", ".join(f"{at.astimezone(UTC):%H:%M}Z" for at in schedule.missed_at[:MISSED_SHOWN])
     more = ", …" if schedule.missed > MISSED_SHOWN else ""
     return f"{schedule.type} {schedule.name}: {schedule.missed:,} missed in 24 h: {times}{more}"
 
 
-def _schedule_table(found: tuple[ScheduleView, ...], width: int) -> Table:
+def schedule_table(found: Sequence[ScheduleView], width: int) -> Table:
+    """A row for each schedule."""
     from joblane.cli.queue_tables import paused
 
     wide, now = width >= WIDE, datetime.now(UTC)

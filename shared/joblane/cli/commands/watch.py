@@ -13,26 +13,42 @@ from joblane.cli import target, terminal
 def watch(
     context: typer.Context,
     every: Annotated[float, typer.Option(metavar="SECONDS", min=0.5, max=60, help="Time between updates.")] = 2.0,
-    minutes: Annotated[int, typer.Option(metavar="N", min=1, max=240, help="Count runs of the last N minutes.")] = 30,
+    minutes: Annotated[
+        int, typer.Option(metavar="N", min=1, max=240, help="Chart runs, and list failures, of the last N minutes.")
+    ] = 30,
+    read_only: Annotated[bool, typer.Option("--read-only", help="Refuse every action.")] = False,
     once: Annotated[
         bool,
         typer.Option("--once", help="Print a single frame and end. A pipe or a dumb terminal always gets one frame."),
     ] = False,
 ) -> None:
-    """Watch queues, running tasks and latest failures.
+    """Watch a stage in the terminal, and act on it.
 
-    q or Ctrl-C ends it.
+    Queues, tasks, failures, causes, types and schedules. ? shows the keys. q or Ctrl-C ends it.
     """
-    from joblane.cli import watch as live
-    from joblane.cli.queue_tables import unknown_lines
-
     inspector, console = target.inspector(context), terminal.console()
-    if (
-        once or not sys.stdout.isatty() or console.is_dumb_terminal
-    ):  # under FORCE_COLOR, Rich takes a pipe for a terminal
-        snapshot = live.take_snapshot(inspector, minutes)
-        console.print(live.frame(snapshot, console.width, None))
-        for line in unknown_lines(snapshot.overview):
+    # under FORCE_COLOR, Rich takes a pipe for a terminal
+    if once or not (sys.stdin.isatty() and sys.stdout.isatty()) or console.is_dumb_terminal:
+        from joblane.cli.queue_tables import unknown_lines
+        from joblane.cli.watch.frame import frame
+
+        overview, drawn = frame(inspector, console.width, minutes)
+        console.print(drawn)
+        for line in unknown_lines(overview):
             terminal.say(line)
-    else:
-        live.run(inspector, console, every, minutes)
+        return
+    from joblane.cli.watch.app import Watch
+
+    stage = target.of(context).stage
+    app = Watch(
+        inspector,
+        every=every,
+        minutes=minutes,
+        stage=stage or "local",
+        command=target.command(context),
+        source="the control API" if stage else "the database",
+        read_only="`joblane watch` was started with --read-only." if read_only else None,
+    )
+    app.run(mouse=False)
+    if app.failure is not None:
+        raise app.failure

@@ -34,22 +34,22 @@ A rollback is an update to the old properties. It comes with the id from before 
 update returned, and both have the old digest. After a change of the id CloudFormation deletes the resource with the
 other id. Source: CloudFormation, *Custom resource request types*; aws/aws-cdk, pull request 29581.
 """
-NO_PROPERTIES = ("ServiceToken", "ServiceTimeout")
+NO_PROPERTIES = ("ServiceToken", "ServiceTimeout", "By")
 """Properties that do not concern the database."""
 
 
 def handler(event: Mapping[str, Any], context: Any) -> dict[str, Any]:
     if "ResponseURL" not in event:
-        return _migrate(PATIENCE)
+        return _migrate(PATIENCE, {})
     id_ = event.get("PhysicalResourceId", event["LogicalResourceId"])
     if event["RequestType"] == "Delete":
         return _answer(event, context, "SUCCESS", id_, "the database stays as it is")
     if event["RequestType"] == "Update" and _digest(event["ResourceProperties"]) in _successes(id_):
         done = _answer(event, context, "SUCCESS", id_, "migrated by an earlier deploy; the database was not needed")
-        _follow()
+        _follow(event["ResourceProperties"])
         return done
     try:
-        migrated = _migrate(PATIENCE)
+        migrated = _migrate(PATIENCE, event["ResourceProperties"])
     except (Exception, SystemExit) as error:  # an imported module may end the program
         done = _answer(event, context, "FAILED", id_, _text_of(error))
         _logger().error("the migration failed; CloudFormation rolls the deploy back", exc_info=error)
@@ -59,23 +59,25 @@ def handler(event: Mapping[str, Any], context: Any) -> dict[str, Any]:
     return done
 
 
-def _migrate(patience: timedelta) -> dict[str, Any]:
+def _migrate(patience: timedelta, properties: Mapping[str, Any]) -> dict[str, Any]:
     from joblane import settings
     from joblane.record.migrate import migrate  # not at the top: the discovery of tasks imports this module, too
 
     user, by_iam = os.environ.get("DATABASE_USER") or None, os.environ.get("DATABASE_USER_LOGIN") == "iam"
-    return vars(migrate(settings.database_url(), user=user, by_iam=by_iam, patience=patience))
+    version, by = properties.get("Version") or None, properties.get("By") or None
+    done = migrate(settings.database_url(), user=user, by_iam=by_iam, patience=patience, version=version, by=by)
+    return vars(done)
 
 
-def _follow() -> None:
-    """Register this code's task types again, after the answer. A later deploy had registered its own.
+def _follow(properties: Mapping[str, Any]) -> None:
+    """Register this code's task types and version again, after the answer. A later deploy had registered its own.
 
     Nothing waits for this. If it fails, SQL can enqueue only the types that the later deploy declared.
     """
     logger = _logger()
     logger.info("migrated by an earlier deploy; the database was not needed")
     try:
-        _migrate(timedelta(0))
+        _migrate(timedelta(0), properties)
     except (Exception, SystemExit):
         logger.warning("the declared task types were not registered again; invoke this function", exc_info=True)
 

@@ -52,6 +52,7 @@ def wanted(dead_letter: DeadLetter, filter_: Filter, prefix: str, tasks: Mapping
         and (not filter_.queues or _queue(dead_letter, prefix, tasks) in filter_.queues)
         and (not filter_.tenant or delivery.group == filter_.tenant)
         and not filter_.tag
+        and not filter_.parent
         and (not filter_.error or filter_.error.lower() in error)
         and (filter_.created_after is None or dead_letter.at >= filter_.created_after)
         and (filter_.created_before is None or dead_letter.at < filter_.created_before)

@@ -15,7 +15,9 @@ from joblane.inspector.durations import lasting
 from joblane.inspector.scope import Scope
 from joblane.inspector.shell import argument
 from joblane.inspector.stage.last_ticks import last_ticks
+from joblane.inspector.stage.overview import LIVE_TASKS
 from joblane.inspector.stage.pauses import current
+from joblane.inspector.tasks.filter_sql import BOUND
 from joblane.inspector.views import Check, Grade
 from joblane.maintenance.missed_ticks import PATIENCE
 from joblane.maintenance.old_snapshot import old_snapshot
@@ -49,9 +51,10 @@ select max(finished_at), clock_timestamp()
          order by created_at desc, id desc limit 20) as last
 """
 UNDECLARED = f"""
-select type, count(*) from joblane.tasks
- where finished_at is null and state in {LIVE_SQL}
-   and type not in (select x.type from jsonb_array_elements_text($1::jsonb) as x(type))
+with {LIVE_TASKS}
+select type, count(*) from live
+ where state in {LIVE_SQL}
+   and type not in (select x.type from jsonb_array_elements_text($2::jsonb) as x(type))
  group by type order by type
 """
 WAITING = """
@@ -167,7 +170,7 @@ def ticks(scope: Scope) -> Iterator[Check]:
 
 def undeclared(scope: Scope) -> Iterator[Check]:
     declared = [type_ for task in scope.tasks.values() for type_ in task.types]
-    rows = scope.connection.run(UNDECLARED, json.dumps(declared))
+    rows = scope.connection.run(UNDECLARED, str(BOUND), json.dumps(declared))
     for type_, count in rows:
         found = f"{count} live task{'s' * (count != 1)} of this type, and no code declares it"
         do = f"deploy it again, name it in aliases= of another type, or `joblane archive --type {type_}`"

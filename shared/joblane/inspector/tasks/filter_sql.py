@@ -7,17 +7,19 @@ from __future__ import annotations
 
 import base64
 import binascii
+import hashlib
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import fields, replace
-from datetime import datetime
+from datetime import datetime, timedelta
 from difflib import get_close_matches
 from enum import StrEnum
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from joblane.errors import storable
 from joblane.inspector.choices import ALLOWED
+from joblane.inspector.durations import LONGEST
 from joblane.inspector.errors import SelectionError
 from joblane.inspector.filter import BulkAction, Filter
 from joblane.inspector.scope import Scope
@@ -58,9 +60,14 @@ def checked(scope: Scope, filter_: Filter) -> Filter:
             raise SelectionError(each.name, f"{MAX_VALUES} at most, not {len(value)}")
         if isinstance(value, datetime) and value.tzinfo is None:
             raise SelectionError(each.name, "a time with a zone is required")
+        if isinstance(value, timedelta) and not timedelta(0) < value <= LONGEST:
+            raise SelectionError(
+                each.name, f"a duration of more than 0 s, and of {LONGEST.days} days at most, is required"
+            )
     for id_ in filter_.ids:
         _match("ids", id_, ID_PATTERN, f"1 to {MAX_ID} printable ASCII characters without spaces are required")
     _match("id_prefix", filter_.id_prefix, ID_PATTERN, f"1 to {MAX_ID} printable ASCII characters without spaces")
+    _match("parent", filter_.parent, ID_PATTERN, "the id of a task is required")
     _match("tenant", filter_.tenant, TENANT_PATTERN, "1 to 128 ASCII letters, digits and punctuation are required")
     _match("fingerprint", filter_.fingerprint, FINGERPRINT_PATTERN, "a fingerprint from a listing is required")
     for name, longest in (("tag", MAX_TAG), ("error", MAX_ERROR)):
@@ -146,6 +153,35 @@ def position_of(cursor: str) -> tuple[datetime, str]:
     if created_at is None or created_at.tzinfo is None or not id_ or storable(id_) != id_:
         raise SelectionError("after", "this is not a position that a page has returned; start without it")
     return created_at, id_
+
+
+def page_cursor(of: str, created_at: datetime, id_: str) -> str:
+    """A position that only the listing ``of`` accepts, see :func:`mark_of`."""
+    return f"{cursor_of(created_at, id_)}.{of}"
+
+
+def page_position(of: str, after: str | None) -> str | None:
+    """The position in a cursor of the listing ``of``. Raises :class:`SelectionError`."""
+    if after is None:
+        return None
+    cursor, _, mark = after.partition(".") if isinstance(after, str) else ("", "", "")
+    position_of(cursor)
+    if mark != of:
+        raise SelectionError("after", "this position belongs to a listing with another filter; start without it")
+    return cursor
+
+
+def mark_of(filter_: Filter, *more: object) -> str:
+    """A digest of a checked filter, without its times: an age is another time on each page."""
+    fixed = replace(
+        filter_, created_after=None, created_before=None, ended_after=None, ended_before=None, **_sorted(filter_)
+    )
+    return hashlib.sha256(repr((fixed, *more)).encode()).hexdigest()[:8]
+
+
+def _sorted(filter_: Filter) -> dict[str, Any]:
+    values = {each.name: getattr(filter_, each.name) for each in fields(Filter)}
+    return {name: tuple(sorted(value)) for name, value in values.items() if isinstance(value, tuple)}
 
 
 # --- Planning ------------------------------------------------------------------------------------------------------

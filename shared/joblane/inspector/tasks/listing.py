@@ -9,7 +9,17 @@ from typing import Any
 from joblane.inspector.filter import BulkAction, Filter
 from joblane.inspector.scope import Scope
 from joblane.inspector.tasks import selection
-from joblane.inspector.tasks.filter_sql import LARGEST_PAGE, aimed, check_number, checked, cursor_of, reading
+from joblane.inspector.tasks.filter_sql import (
+    LARGEST_PAGE,
+    aimed,
+    check_number,
+    checked,
+    cursor_of,
+    mark_of,
+    page_cursor,
+    page_position,
+    reading,
+)
 from joblane.inspector.tasks.selection import is_narrow, select
 from joblane.inspector.views import Count, Page, TaskRow
 from joblane.queues import Queue
@@ -43,18 +53,20 @@ select t.id, t.type, t.queue, t.state, t.tenant, t.tags, a.attempt, t.max_attemp
 def tasks(scope: Scope, filter_: Filter, action: BulkAction | None, after: str | None, limit: int) -> Page:
     check_number("limit", limit, LARGEST_PAGE)
     chosen = _chosen(scope, filter_, action)
+    mark = mark_of(chosen, action)
+    position = page_position(mark, after)
     with reading(scope.connection) as connection:
         narrow = is_narrow(connection, chosen)
-        found = select(COLUMNS, chosen, after, limit + 1, narrow=narrow, acting=action is not None)
+        found = select(COLUMNS, chosen, position, limit + 1, narrow=narrow, acting=action is not None)
         rows = connection.run(found.sql, *found.parameters)
     matching: list[TaskRow] = []
     for *columns, matches, reached in rows:
         if len(matching) == limit:
-            return Page(tuple(matching), cursor_of(matching[-1].created_at, matching[-1].id))
+            return Page(tuple(matching), page_cursor(mark, matching[-1].created_at, matching[-1].id))
         row = row_of(columns)
         matching += [row] if matches else []
         if reached:
-            return Page(tuple(matching), cursor_of(row.created_at, row.id), row.created_at)
+            return Page(tuple(matching), page_cursor(mark, row.created_at, row.id), row.created_at)
     return Page(tuple(matching), None)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from typing import Any
 
 from joblane.enqueue.chain import DEPTH
@@ -14,18 +15,21 @@ from joblane.record.states import ENDED_SQL, State
 
 SHOWN = 50
 """Parents or children of a task that are shown."""
+MOST_COUNTED = 1_000
+"""Parents or children of a task whose states are counted, in some milliseconds."""
 _STATE = "left join lateral (select t.type, t.state from joblane.tasks t where t.id = x.id limit 1) p on true"
+ORDER = f"case when p.state = 'archived' then 0 when p.state in {ENDED_SQL} or p.state is null then 2 else 1 end"
 PARENTS = f"""
 select x.id, p.type, p.state
   from (select id, n from jsonb_array_elements_text($1::jsonb) with ordinality as after(id, n)) as x {_STATE}
- order by case when p.state = 'archived' then 0 when p.state in {ENDED_SQL} or p.state is null then 2 else 1 end, x.n
- limit {SHOWN + 1}
+ order by {ORDER}, x.n
 """
 """At most 1,000 ids are given: more parents are not accepted."""
 CHILDREN = f"""
 select x.id, p.type, p.state
-  from (select child as id from joblane.task_children where parent = $1 order by parent, child limit {SHOWN + 1}) as x
-  {_STATE} order by x.id
+  from (select child as id from joblane.task_children where parent = $1 order by parent, child
+         limit {MOST_COUNTED + 1}) as x
+  {_STATE} order by {ORDER}, x.id
 """
 
 
@@ -45,5 +49,12 @@ def relatives(connection: Connection, record: Record) -> dict[str, Any]:
 
 
 def _relatives(rows: Any) -> Relatives:
-    found = [Relative(id_, type_, state and State(state)) for id_, type_, state in rows]
-    return Relatives(tuple(found[:SHOWN]), more=len(found) > SHOWN)
+    found = [Relative(id_, type_, state and State(state)) for id_, type_, state in rows[:MOST_COUNTED]]
+    states = Counter(one.state for one in found if one.state is not None)
+    return Relatives(
+        tuple(found[:SHOWN]),
+        more=len(rows) > SHOWN,
+        states=dict(states),
+        removed=len(found) - states.total(),
+        exact=len(rows) <= MOST_COUNTED,
+    )

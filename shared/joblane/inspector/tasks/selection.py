@@ -4,14 +4,15 @@ A source is a condition with an index of its own that yields its rows in the ord
 the sources of a filter, and tests its conditions on the first :data:`BOUND` rows. The row at the bound is returned even
 if it does not match: all rows before it were tested, so a walk continues there.
 
-An id prefix or a tag has an index without that order. Its rows are read and sorted if they are not more than
-:data:`NARROW`; a prefix or tag that more tasks have is tested like any other condition.
+An id prefix, a tag or a parent has an index without that order. Its rows are read and sorted if they are not more than
+:data:`NARROW`; one that more tasks have is tested like any other condition.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from datetime import timedelta
 from typing import Any
 
 from joblane.inspector.choices import BULK_TYPE
@@ -22,6 +23,7 @@ from joblane.record.states import ENDED, LIVE, State
 
 NARROW = 5_000
 """Rows in no order, each on a page of its own, that a statement reads at most."""
+CHILDREN = "select child from joblane.task_children where parent = {parent} limit {limit}"
 IS_LIVE, IS_ENDED = "finished_at is null", "finished_at > '-infinity'"
 IS_ARCHIVED = "(dead_sent_at is not null or dead_letter_unsent)"
 IS_UNSUCCESSFUL = "reason is not null and finished_at is not null"
@@ -33,6 +35,14 @@ select s.most_common_elem_freqs[array_position(s.most_common_elems::text::text[]
 """
 """How many tasks have a tag, if the last ANALYZE found it among the common tags; otherwise null. A GIN index collects
 all rows of a tag before it yields the first, so an index scan for a common tag takes as long as the tag is common."""
+
+
+TOOK_MS = """
+select coalesce(a.duration_ms,
+                case when a.finished_at is null then extract(epoch from now() - a.started_at) * 1000 end)
+  from joblane.task_attempts a where a.task_id = r.id and a.run = r.runs
+"""
+"""Duration of the last run of a row ``r``."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,14 +100,16 @@ select count(*) filter (where matches), max(created_at) filter (where reached), 
 
 
 def is_narrow(connection: Connection, filter_: Filter) -> bool:
-    """True if an index of ids or of tags yields so few rows for the filter that all of them can be read."""
+    """True if an index of ids, tags or parents yields so few rows for the filter that all of them can be read."""
     values = _Values()
     condition = _narrow_condition(values, filter_)
     if filter_.ids or condition is None:
         return condition is not None
     # without an order, only the index of the condition can be used
     number = f"(select count(*) from (select from joblane.tasks where {condition} limit {NARROW + 1}) as found)"
-    if not filter_.id_prefix:
+    if filter_.parent:
+        number = f"(select count(*) from ({CHILDREN.format(parent='$1', limit=NARROW + 1)}) as found)"
+    elif not filter_.id_prefix:
         number = f"case when ({COMMON_TAG}) > {NARROW} then {NARROW + 1} else {number} end"
     return bool(connection.run(f"select {number}", *values.given)[0][0] <= NARROW)
 
@@ -161,6 +173,8 @@ def _narrow_condition(values: _Values, filter_: Filter) -> str | None:
     """The condition of an index without the order of a listing; None if the filter has none."""
     if filter_.ids:
         return f"id = any({values.add(list(filter_.ids))}::text[])"
+    if filter_.parent:
+        return f"id = any(array({CHILDREN.format(parent=values.add(filter_.parent), limit=NARROW)}))"
     if filter_.id_prefix:
         return f"id >= {values.add(filter_.id_prefix)} and id < {values.add(_past(filter_.id_prefix))}"
     if filter_.tag:
@@ -209,10 +223,20 @@ def _conditions(values: _Values, filter_: Filter, *, acting: bool) -> Iterator[s
         yield f"finished_at is not null and finished_at < {values.add(filter_.ended_before)}"
     if filter_.fingerprint:
         yield f"fingerprint is not distinct from {values.add(filter_.fingerprint)}"
+    yield from _in_other_tables(values, filter_)
     if acting:
         yield "not cleared"
         if not (filter_.ids or filter_.types or filter_.fingerprint):
             yield f"type <> '{BULK_TYPE}'"
+
+
+def _in_other_tables(values: _Values, filter_: Filter) -> Iterator[str]:
+    """The conditions that look up another row for each task. `exists` could read all of them into a hash."""
+    if filter_.parent:
+        parent = values.add(filter_.parent)
+        yield f"(select true from joblane.task_children c where c.parent = {parent} and c.child = id) is not null"
+    if filter_.longer:
+        yield f"({TOOK_MS}) > {values.add(str(filter_.longer / timedelta(milliseconds=1)))}::float8"
 
 
 def _where(conditions: Sequence[str]) -> str:

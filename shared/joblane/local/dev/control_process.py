@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from joblane import discovery, settings
+from joblane.checkout import deployer, version_of
 from joblane.declaration import Task
 from joblane.errors import JobError, text_of
 from joblane.local.dev.channel import Channel
@@ -122,7 +123,8 @@ def _migrate(database: Database, url: str, tasks: Tasks, stamp: Path, *, complet
     digest = _digest(settings.migrations())
     known = stamp.read_text(encoding="ascii") if stamp.exists() else None
     if not is_migrated(database.get()):
-        migrate(url)
+        root = Project.here().root
+        migrate(url, version=version_of(root), by=deployer(root))
     else:
         if complete:
             register(database.get(), tasks)

@@ -14,7 +14,7 @@ from joblane.inspector.errors import SelectionError
 from joblane.inspector.filter import PauseScope
 from joblane.inspector.inspector import Inspector
 from joblane.inspector.views import Percentiles, Performance
-from joblane.page import chart
+from joblane.page import chart, marks
 from joblane.page.chart import Column, Series
 from joblane.page.filters import age
 from joblane.page.rendering import query, span
@@ -34,6 +34,8 @@ def show(request: Request, inspector: Inspector) -> Response:
         raise SelectionError("type", "the name of a type is required")
     found = inspector.performance(kind, name, within=age("within", within))
     columns = [_column(found, number) for number in range(len(found.periods))]
+    events = inspector.marks(kind, (name,), within=age("within", within))
+    drawn = marks.drawn(events, {str(kind): name})
     is_type = kind is PauseScope.TYPE
     overview = inspector.overview(minutes=1) if is_type else None
     lanes = [lane for queue in overview.queues for lane in queue.lanes if lane.type == name] if overview else []
@@ -50,10 +52,18 @@ def show(request: Request, inspector: Inspector) -> Response:
         lanes=lanes,
         errors=errors,
         pause=pauses[0] if pauses else None,
-        runs=_runs(columns, found),
-        waits=_times(columns, found, lambda period: period.wait_ms, "waits from due to start"),
-        durations=_times(columns, found, lambda period: period.duration_ms, "durations of runs"),
+        marks=[(mark, marks.address(mark, {str(kind): name})) for mark in events[: marks.MOST_LISTED]],
+        more_marks=max(0, len(events) - marks.MOST_LISTED),
+        runs=_runs(columns, found, drawn),
+        waits=_times(columns, found, drawn, lambda period: period.wait_ms, "waits from due to start"),
+        durations=_times(columns, found, drawn, lambda period: period.duration_ms, "durations of runs"),
     )
+
+
+def why(request: Request, inspector: Inspector) -> Response:
+    """``type``: the name of a declared type."""
+    name = request.query_params.get("type", "")
+    return page(request, "why.html", name=name, checks=inspector.why_slow(name))
 
 
 def _column(found: Performance, number: int) -> Column:
@@ -72,21 +82,27 @@ def _column(found: Performance, number: int) -> Column:
     return Column(period.at, f"/tasks?{query(chosen)}", "\n".join(lines))
 
 
-def _runs(columns: Sequence[Column], found: Performance) -> Markup:
+def _runs(columns: Sequence[Column], found: Performance, drawn: Sequence[chart.Mark]) -> Markup:
     counts = [period.counts for period in found.periods]
     series = [
         Series("good", [one.completed + one.others for one in counts]),
         Series("bad", [one.unsuccessful for one in counts]),
     ]
     every = span(found.step_seconds)
-    return chart.stacked(columns, series, f"Runs of {found.name}, every {every}", lambda value: f"{value:,.10g}")
+    label = f"Runs of {found.name}, every {every}"
+    return chart.stacked(columns, series, label, lambda value: f"{value:,.10g}", drawn)
 
 
-def _times(columns: Sequence[Column], found: Performance, read: Callable[..., Percentiles | None], what: str) -> Markup:
+def _times(
+    columns: Sequence[Column],
+    found: Performance,
+    drawn: Sequence[chart.Mark],
+    read: Callable[..., Percentiles | None],
+    what: str,
+) -> Markup:
     times = [read(period.counts) for period in found.periods]
     series = [
         Series(name, [None if one is None else getattr(one, name) / 1000 for one in times]) for name in PERCENTILES
     ]
-    return chart.lines(
-        columns, series, f"{found.name}: {what}, in percentiles", lambda value: span(value) if value else "0"
-    )
+    label = f"{found.name}: {what}, in percentiles"
+    return chart.lines(columns, series, label, lambda value: span(value) if value else "0", drawn)

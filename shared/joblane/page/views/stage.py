@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 from starlette.requests import Request
 from starlette.responses import Response
@@ -12,12 +12,16 @@ from joblane.inspector.errors import SelectionError
 from joblane.inspector.filter import PauseScope
 from joblane.inspector.inspector import Inspector
 from joblane.inspector.views import Minute, Pause
+from joblane.page import marks
 from joblane.page.filters import Form, age, name_of, whole
 from joblane.page.visit import form, page, redirect
+from joblane.queues import Queue
 
 WITHIN = ("1h", "1d", "7d", "30d")
 BY = ("type", "tenant")
 AUDIT_PER_PAGE = 50
+MOST_MARKS = 10
+"""Marks of a queue: the latest."""
 AUDIT_FIELDS = ("target", "who", "action", "bulk")
 
 
@@ -26,7 +30,21 @@ def overview(request: Request, inspector: Inspector) -> Response:
     found, paused = inspector.overview(minutes=minutes), inspector.pauses()
     waiting = {(one.pause.scope, one.pause.name): one.waiting for one in found.paused}
     flows = {view.queue: flow(view.minutes) for view in found.queues}
-    return page(request, "overview.html", overview=found, minutes=minutes, flows=flows, pauses=paused, waiting=waiting)
+    events = inspector.marks(PauseScope.QUEUE, tuple(Queue), within=timedelta(minutes=minutes))
+    of_queues = {
+        queue: [mark for mark in events if mark.target in (None, f"queue:{queue}")][:MOST_MARKS] for queue in Queue
+    }
+    return page(
+        request,
+        "overview.html",
+        overview=found,
+        minutes=minutes,
+        flows=flows,
+        pauses=paused,
+        waiting=waiting,
+        marks={queue: [(mark, marks.address(mark, {"queue": queue})) for mark in of_queues[queue]] for queue in Queue},
+        drawn={queue: marks.shares(of_queues[queue], found.at, minutes) for queue in Queue},
+    )
 
 
 def flow(minutes: tuple[Minute, ...]) -> dict[str, float | None]:

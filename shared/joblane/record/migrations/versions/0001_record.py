@@ -308,6 +308,12 @@ create table joblane.run_statistics (
     waits integer[] not null,
     -- Durations of the handlers and their commits, as pairs like those of waits.
     durations integer[] not null,
+    -- Sum of the waits, in milliseconds.
+    wait_ms bigint not null default 0,
+    -- Sum of the durations, in milliseconds.
+    duration_ms bigint not null default 0,
+    -- Longest duration, in milliseconds. Null: none is known.
+    longest_ms integer,
     primary key (kind, name, seconds, at, queue)
 )
 """
@@ -369,7 +375,7 @@ create table joblane.audit (
     -- Name of the Inspector's operation.
     action text not null,
     -- Id of the task, or the name of the type, queue, tenant or schedule.
-    target text not null,
+    target text collate "C" not null,
     -- Reason that the operator gave, 500 characters at most. Null: none.
     reason text,
     -- Id of the bulk action or redrive that acted on the task. Null: an action of its own.
@@ -390,6 +396,20 @@ create table joblane.causes (
     who text not null,
     -- Note for other operators, 500 characters at most.
     note text not null
+)
+"""
+
+DEPLOYS = f"""
+-- One row for each deploy that changed the version, written by the migration of the deploy. The latest 1,000 are kept.
+create table joblane.deploys (
+    -- Number of the deploy, ascending.
+    number bigint generated always as identity primary key,
+    -- Time of the migration.
+    at timestamptz not null default clock_timestamp() check (at between {FIRST} and {LAST}),
+    -- Version: that of the stage's settings, or the commit.
+    version text not null,
+    -- Person who deployed. Null: not known.
+    deployed_by text
 )
 """
 
@@ -610,7 +630,7 @@ def upgrade() -> None:
     op.execute("create sequence joblane.tasks_seq")
     for table in (
         TASKS, ATTEMPTS, RUN_STATISTICS, RUN_STATISTICS_UNTIL, ITEMS, CURSORS, PROGRESS, PARENTS, CHILDREN, BATCHES,
-        PAUSES, AUDIT, CAUSES, BULKS, TYPES, STAGE, SCHEDULES, LIMITS, LIMIT_CHANGES, RATES, FUNCTIONS,
+        PAUSES, AUDIT, CAUSES, DEPLOYS, BULKS, TYPES, STAGE, SCHEDULES, LIMITS, LIMIT_CHANGES, RATES, FUNCTIONS,
     ):  # fmt: skip
         for statement in statements(table):
             op.execute(statement)

@@ -1,0 +1,1 @@
+"""`joblane watch`: the lists, their keys and dialogs, and the refresh. Textual is imported only by this package."""

@@ -1,0 +1,421 @@
+"""The application of `joblane watch`: lists with a cursor, details of a task, filters, pauses and retries."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import UTC, datetime
+from typing import Any, ClassVar
+
+from rich.console import Console, RenderableType
+from rich.text import Text
+from textual.app import App, ComposeResult
+from textual.binding import Binding, BindingType
+from textual.containers import VerticalScroll
+from textual.events import Resize
+from textual.widgets import DataTable, Input, Static
+
+from joblane.cli import task_tables
+from joblane.cli.exits import Exit, exit_of, message_of
+from joblane.cli.follow import report
+from joblane.cli.terminal import word
+from joblane.cli.watch import dialogs, plans, words
+from joblane.cli.watch.feed import RETRY_SECONDS, Done, Feed, Fetched, act
+from joblane.cli.watch.grid import Grid
+from joblane.cli.watch.lists import VIEWS, Asked, Listing, Target, View, task_target
+from joblane.cli.watch.style import CSS
+from joblane.errors import sqlstate
+from joblane.inspector.filter import Filter
+from joblane.inspector.inspector import Inspector
+from joblane.inspector.views import BulkView, TaskView
+from joblane.record.states import ENDED
+
+SILENT_SECONDS = 5.0
+"""A query that takes longer than this is reported as unanswered."""
+READ_ONLY_STATES = ("42501", "25006")
+"""SQLSTATEs *insufficient privilege* and *read-only SQL transaction*."""
+LIST_KEYS = "↑↓ select  ←→ list  Enter show  / filter  p pause  r retry  ? help  q quit"
+TASK_KEYS = "↑↓ scroll  Esc back  p pause  r retry  ? help  q quit"
+FILTER_KEYS = "Enter: filter, empty: all   Esc: cancel   The words are those of joblane ls:"
+HELP = (
+    ("1 to 7, ← →, h l, Tab", "choose the list"),
+    ("↑ ↓, j k, PgUp PgDn, g G", "move"),
+    ("Enter", "show the task, or list the tasks of a row"),
+    ("/", "filter by the words of joblane ls:"),
+    ("", "type=data:export state=retry newer=2h"),
+    ("p", "pause or resume a row's type, queue, tenant"),
+    ("r", "retry a task or a cause, run a waiting task"),
+    ("R", "refresh now"),
+    ("Esc", "back: close, end the filter, then quit"),
+    ("q, Ctrl-C", "quit"),
+)
+
+
+class Watch(App[None]):
+    """The application.
+
+    ``every``: seconds between queries. ``minutes``: the time of charts and failures. ``read_only``: why actions are
+    refused, None if they are not. ``source``: what answers the queries, for the line about its silence.
+    """
+
+    ENABLE_COMMAND_PALETTE = False
+    CSS = CSS
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("q", "quit", show=False),
+        Binding("ctrl+c", "quit", show=False, priority=True),
+        Binding("escape", "leave", show=False),
+        Binding("slash", "filter", show=False),
+        Binding("p", "pause", show=False),
+        Binding("r", "retry", show=False),
+        Binding("R", "refresh", show=False),
+        Binding("question_mark", "help", show=False),
+        *(Binding(str(number), f"view({number})", show=False) for number in range(1, len(VIEWS) + 1)),
+    ]
+
+    def __init__(
+        self,
+        inspector: Inspector,
+        *,
+        every: float,
+        minutes: int,
+        stage: str,
+        command: str,
+        source: str,
+        read_only: str | None = None,
+    ) -> None:
+        super().__init__(ansi_color=True)
+        self.theme = "ansi-dark"  # the terminal's own colours, dark or light
+        self.read_only = read_only
+        self._inspector, self._every, self._source = inspector, every, source
+        self._stage, self._command = stage, command
+        self._asked = Asked(VIEWS[0], minutes=minutes)
+        self._back: list[Asked] = []
+        self._texts: dict[Filter, str] = {}
+        self._answers: dict[Asked, tuple[datetime, Any]] = {}
+        self._problem: str | None = None
+        self._bulk: str | None = None
+        self._feed = Feed(
+            lambda: self._asked, self._fetch, lambda asked: max(every, asked.view.every), self.post_message
+        )
+
+    @property
+    def failure(self) -> Exception | None:
+        """The bug that ended it; None if the user did."""
+        return self._exception
+
+    # --- The screen --------------------------------------------------------------------------------------------------
+
+    def compose(self) -> ComposeResult:
+        for name in ("head", "tabs", "notice", "above", "empty"):
+            yield Static(id=name, markup=False)
+        yield Grid()
+        with Scrolled(id="detail"):
+            yield Static(id="task", markup=False)
+        for name in ("notes", "message", "hints"):
+            yield Static(id=name, markup=False)
+        yield Input(
+            id="filter", compact=True, placeholder="type=data:export state=retry newer=2h", select_on_focus=False
+        )
+
+    def on_mount(self) -> None:
+        self.query_one("#filter").display = False
+        self.say("")
+        self._grid.focus()
+        self._draw()
+        self.set_interval(1, self._draw_notice)
+        self._feed.start()
+
+    def on_unmount(self) -> None:
+        self._feed.end()
+
+    def on_resize(self, _: Resize) -> None:
+        self._draw()
+
+    @property
+    def _grid(self) -> Grid:
+        return self.query_one(Grid)
+
+    def _set(self, name: str, content: RenderableType | None) -> None:
+        static = self.screen_stack[0].query_one(f"#{name}", Static)
+        static.display = bool(content)
+        static.update(content or "")
+
+    def say(self, text: str, style: str = "") -> None:
+        """Show a message until the list changes."""
+        self._set("message", word(text, style or "bold") if text else None)
+
+    def _draw(self) -> None:
+        """Draw the latest answer for what is shown."""
+        if not self.is_running or not self.screen_stack:
+            return
+        asked, answer = self._asked, self._answer()
+        tabs = Text()
+        for number, view in enumerate(VIEWS, 1):
+            tabs.append(f"{number} {view.title}", "reverse bold" if view is asked.view else "").append("  ")
+        self._set("tabs", tabs)
+        keys = LIST_KEYS if asked.task is None else TASK_KEYS
+        self._set("hints", word(FILTER_KEYS if self._filtering else keys, "dim"))
+        self._draw_notice()
+        listing = None
+        if asked.task is None and answer is not None:
+            listing = asked.view.draw(answer[1], asked, self._width)
+        elif asked.task is not None and answer is not None:
+            self.query_one("#task", Static).update(self._details(answer[1]))
+        self._draw_list(asked, listing, loading=answer is None)
+
+    def _draw_list(self, asked: Asked, listing: Listing | None, *, loading: bool) -> None:
+        detail = self.screen_stack[0].query_one("#detail", Scrolled)
+        detail.display = asked.task is not None and not loading
+        self._set("above", None if listing is None else listing.above)
+        self._set("notes", Text("\n").join(map(word, listing.notes)) if listing is not None and listing.notes else None)
+        empty = listing is not None and not listing.targets
+        nothing = "Nothing matches the filter." if asked.chosen != Filter() else asked.view.nothing
+        text = nothing.format(minutes=asked.minutes) if empty else "Loading …" if loading else ""
+        self._set("empty", word(text, "dim"))
+        grid = self.screen_stack[0].query_one(Grid)
+        grid.display = asked.task is None
+        if grid.display:
+            grid.fill(listing, self._width)
+        if not self._filtering and len(self.screen_stack) == 1:
+            (detail if detail.display else grid).focus()
+
+    @property
+    def _width(self) -> int:
+        """Columns for a list: without its margin, and the bar at its right."""
+        return self.size.width - 2
+
+    def _draw_notice(self) -> None:
+        """Draw the first line, and that about a filter, or about data that is not up to date."""
+        asked, answer = self._asked, self._answer()
+        head = word(f"joblane watch  {self._stage}", "bold")
+        if self.read_only:
+            head.append("  read-only", "bold yellow")
+        head.append(f"   {datetime.now(UTC):%Y-%m-%d %H:%M:%SZ}", "dim")
+        self._set("head", head)
+        notice = Text()
+        text = self._texts.get(asked.chosen, "")
+        if text:
+            notice.append_text(word(f"Filter: {text}", "bold"))
+            if not_used := words.unused(asked.chosen, asked.view.fields):
+                notice.append(f"  not used here: {', '.join(not_used)}", "yellow")
+        problem = self._problem
+        if self._feed.waiting_seconds > SILENT_SECONDS:
+            problem = f"no answer from {self._source}"
+        if problem:
+            since = f"Not up to date since {answer[0]:%H:%M:%S}Z: " if answer else "Nothing to show yet: "
+            line = word(f"{since}{problem}. Retrying every {RETRY_SECONDS:.0f} s.", "bold red")
+            notice = Text("\n").join([line, notice]) if text else line
+        self._set("notice", notice if notice.plain else None)
+
+    def _details(self, view: TaskView) -> Text:
+        """The same text as that of `joblane show`."""
+        screen = io.StringIO()
+        console = Console(
+            file=screen, force_terminal=True, color_system="standard", width=self._width, highlight=False, markup=False,
+            emoji=False, no_color=self.no_color, legacy_windows=False,
+        )  # fmt: skip
+        task_tables.task(console, view, datetime.now(UTC), self._command)
+        return Text.from_ansi(screen.getvalue())
+
+    # --- Queries -----------------------------------------------------------------------------------------------------
+
+    def _fetch(self, asked: Asked) -> tuple[Any, BulkView | None]:
+        """In the thread of the feed."""
+        bulk = None if self._bulk is None else self._inspector.bulk_view(self._bulk)
+        if asked.task is not None:
+            return self._inspector.task(asked.task), bulk
+        return asked.view.fetch(self._inspector, asked), bulk
+
+    def _answer(self) -> tuple[datetime, Any] | None:
+        return self._answers.get(replace(self._asked, name=None))
+
+    def on_fetched(self, event: Fetched) -> None:
+        if event.error is not None:
+            self._failed(event.asked, event.error)
+            return
+        data, bulk = event.data
+        self._answers[replace(event.asked, name=None)] = datetime.now(UTC), data
+        self._problem = None
+        if bulk is not None:
+            self.say(report(bulk))
+            self._bulk = None if bulk.state in ENDED else self._bulk
+        self._draw()
+
+    def _failed(self, asked: Asked, error: Exception) -> None:
+        if exit_of(error) is None:
+            self._handle_exception(error)
+        elif replace(asked, name=None) == replace(self._asked, name=None):
+            self._problem = plans.first_sentence(message_of(error))
+            self._draw()
+
+    def _fatal_error(self) -> None:
+        # Textual's own report of a bug prints the values of variables, in which a payload may be.
+        self._close_messages_no_wait()
+
+    # --- Lists -------------------------------------------------------------------------------------------------------
+
+    def _show(self, asked: Asked, *, back: bool = False) -> None:
+        if not back and (asked.task, asked.chosen) != (self._asked.task, self._asked.chosen):
+            self._back.append(self._asked)
+        self._asked, self._problem = asked, None
+        self.say("")
+        self._draw()
+        self._feed.wake()
+
+    def action_view(self, number: int) -> None:
+        view = VIEWS[number - 1]
+        self._show(replace(self._asked, view=view, task=None, name=None), back=self._asked.task is None)
+
+    def action_turn(self, step: int) -> None:
+        self.action_view((VIEWS.index(self._asked.view) + step) % len(VIEWS) + 1)
+
+    def action_refresh(self) -> None:
+        self._feed.wake()
+
+    def action_leave(self) -> None:
+        if self._filtering:
+            self.say("")
+            self._close_filter()
+        elif self._back:
+            self._show(self._back.pop(), back=True)
+        else:
+            self.exit()
+
+    def action_help(self) -> None:
+        text = Text("Keys\n\n", "bold")
+        for keys, meaning in HELP:
+            text.append_text(word(f"{keys:<26}", "")).append_text(word(meaning)).append("\n")
+        self.push_screen(dialogs.Help(text))
+
+    def on_data_table_row_selected(self, _: DataTable.RowSelected) -> None:
+        target = self._grid.target
+        if target is None:
+            return
+        if target.task is not None:
+            self._show(replace(self._asked, task=target.task.id))
+        elif target.cause is not None and not target.cause.recorded:
+            self.say("These messages have no row, so there is no task to show. r sends them back.")
+        else:
+            self._filtered(target.words, view=VIEWS[1])
+
+    def on_data_table_row_highlighted(self, _: DataTable.RowHighlighted) -> None:
+        target = self._grid.target
+        if self._asked.view.selecting and self._asked.task is None and target and target.type != self._asked.name:
+            self._asked = replace(self._asked, name=target.type)
+            self._feed.wake()
+
+    # --- The filter --------------------------------------------------------------------------------------------------
+
+    def action_filter(self) -> None:
+        line = self.query_one("#filter", Input)
+        text = self._texts.get(self._asked.chosen, "")
+        line.display, line.value = True, f"{text} " if text else ""
+        self._draw()
+        line.cursor_position = len(line.value)
+        line.focus()
+
+    def on_input_submitted(self, event: Input.Submitted) -> None:
+        if self._filtered(event.value):
+            self._close_filter()
+
+    def _close_filter(self) -> None:
+        self.query_one("#filter").display = False
+        self._draw()
+
+    @property
+    def _filtering(self) -> bool:
+        return bool(self.screen_stack[0].query_one("#filter").display)
+
+    def _filtered(self, text: str, view: View | None = None) -> bool:
+        """Show the list with a filter; False if the text is not valid."""
+        try:
+            chosen = words.parsed(text)
+        except ValueError as error:
+            self.say(str(error), "red")
+            return False
+        self._texts[chosen] = text.strip()
+        self._show(replace(self._asked, view=view or self._asked.view, chosen=chosen, task=None, name=None))
+        return True
+
+    # --- Actions -----------------------------------------------------------------------------------------------------
+
+    @property
+    def _target(self) -> Target | None:
+        if self._asked.task is None:
+            return self._grid.target
+        answer = self._answer()
+        return answer and task_target(answer[1].row)
+
+    def action_pause(self) -> None:
+        target = self._target
+        if self._may_act() and target is not None:
+            plans_of = plans.pauses(target)
+            act(self._inspector.pauses, lambda found: self._choose(plans_of(found)), self.post_message)
+
+    def action_retry(self) -> None:
+        target = self._target
+        if self._may_act() and target is not None:
+            plan = plans.again(target, datetime.now(UTC))
+            if isinstance(plan, str):
+                self.say(plan)
+            else:
+                self._ask(plan)
+
+    def _may_act(self) -> bool:
+        if self.read_only:
+            self.say(f"Nothing was done. {self.read_only}", "yellow")
+        return not self.read_only
+
+    def _choose(self, found: list[plans.Plan]) -> None:
+        def chosen(number: int | None) -> None:
+            if number is not None:
+                self._ask(found[number])
+
+        if len(found) == 1:
+            self._ask(found[0])
+        else:
+            self.push_screen(dialogs.Choice("Pause or resume", [plan.title for plan in found]), chosen)
+
+    def _ask(self, plan: plans.Plan) -> None:
+        def confirmed(given: dict[str, str] | None) -> None:
+            if given is None:
+                self.say("Nothing was done.")
+            else:
+                self.say(f"{plan.title} …")
+                act(lambda: plan.call(self._inspector, given), self._acted(plan), self.post_message)
+
+        self.push_screen(dialogs.Confirmation(plan.title, plan.text, plan.fields, plan.confirm), confirmed)
+
+    def _acted(self, plan: plans.Plan) -> Callable[[Any], None]:
+        def then(result: Any) -> None:
+            self.say(plan.result(result))
+            self._bulk = result.id if isinstance(result, BulkView) else self._bulk
+            self._feed.wake()
+
+        return then
+
+    def on_done(self, event: Done) -> None:
+        if event.error is None:
+            event.then(event.result)
+            return
+        error, code = event.error, exit_of(event.error)
+        if code is Exit.FORBIDDEN or sqlstate(error) in READ_ONLY_STATES:
+            self.read_only = f"Your role can view this stage, and not act on it: {message_of(error)}"
+            self._may_act()
+            self._draw_notice()
+        elif code is None:
+            self._handle_exception(error)
+        else:
+            self.say(message_of(error), "red")
+
+
+class Scrolled(VerticalScroll):
+    """Details with the keys of the lists."""
+
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("j", "scroll_down", show=False),
+        Binding("k", "scroll_up", show=False),
+        Binding("g", "scroll_home", show=False),
+        Binding("G", "scroll_end", show=False),
+    ]

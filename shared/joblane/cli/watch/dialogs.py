@@ -1,0 +1,134 @@
+"""The dialogs of `joblane watch`: a choice, a confirmation with fields, and the keys."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from rich.text import Text
+from textual.app import ComposeResult
+from textual.binding import Binding, BindingType
+from textual.containers import Vertical, VerticalScroll
+from textual.screen import ModalScreen
+from textual.widgets import Input, OptionList, Static
+
+from joblane.cli.terminal import clean, word
+
+LONGEST_REASON = 500
+
+
+@dataclass(frozen=True)
+class Field:
+    """An input. ``check`` raises ValueError with a sentence for a text that is not valid."""
+
+    name: str
+    label: str
+    check: Callable[[str], object] = str
+
+
+def required(text: str) -> None:
+    """A check of a text that must not be empty."""
+    if not text.strip():
+        raise ValueError("A reason is required: it tells other operators why.")
+
+
+class Dialog(ModalScreen[Any]):
+    """A box in the middle of the screen. Its result is None if it is cancelled."""
+
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("escape", "cancel", show=False),
+        Binding("ctrl+c", "app.quit", show=False, priority=True),
+    ]
+
+    def action_cancel(self) -> None:
+        self.dismiss(None)
+
+
+class Choice(Dialog):
+    """A list of lines, of which Enter chooses one. The result is its number."""
+
+    BINDINGS: ClassVar[list[BindingType]] = [Binding("q", "cancel", show=False)]
+
+    def __init__(self, title: str, lines: Sequence[str]) -> None:
+        super().__init__()
+        self._title, self._lines = title, lines
+
+    def compose(self) -> ComposeResult:
+        with Vertical(classes="box"):
+            yield Static(word(self._title, "bold"))
+            yield Choices(*(word(line) for line in self._lines), markup=False, compact=True)
+            yield Static(word("Enter: choose   Esc: cancel", "dim"))
+
+    def on_option_list_option_selected(self, event: OptionList.OptionSelected) -> None:
+        self.dismiss(event.option_index)
+
+
+class Choices(OptionList):
+    """Options with the keys of the lists."""
+
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("j", "cursor_down", show=False),
+        Binding("k", "cursor_up", show=False),
+    ]
+
+
+class Confirmation(Dialog):
+    """A sentence that says what will happen, and inputs. The result has the texts of the inputs by their names.
+
+    Enter goes to the next input, and in the last one it confirms.
+    """
+
+    def __init__(self, title: str, text: str, fields: Sequence[Field], confirm: str) -> None:
+        super().__init__()
+        self._title, self._text, self._fields, self._confirm = title, text, fields, confirm
+
+    def compose(self) -> ComposeResult:
+        with Vertical(classes="box"):
+            yield Static(word(self._title, "bold"))
+            yield Static(Text(clean(self._text, lines=True)))
+            for field in self._fields:
+                yield Static(word(field.label), classes="label")
+                yield Input(id=field.name, compact=True, max_length=LONGEST_REASON, select_on_focus=False)
+            yield Static(id="problem")
+            yield Static(word(f"Enter: {self._confirm}   Esc: cancel, nothing is done", "dim"))
+
+    def on_input_submitted(self, event: Input.Submitted) -> None:
+        event.stop()
+        inputs = list(self.query(Input))
+        for field, each in zip(self._fields, inputs, strict=True):
+            try:
+                field.check(each.value)
+            except ValueError as error:
+                self.query_one("#problem", Static).update(word(error, "red"))
+                each.focus()
+                return
+            if each is event.input and each is not inputs[-1]:
+                self.query_one("#problem", Static).update("")
+                self.focus_next()
+                return
+        self.dismiss({each.id: each.value.strip() for each in inputs})
+
+
+class Help(Dialog):
+    """The keys."""
+
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("q,question_mark", "cancel", show=False),
+        Binding("j", "down", show=False),
+        Binding("k", "up", show=False),
+    ]
+
+    def __init__(self, text: Text) -> None:
+        super().__init__()
+        self._text = text
+
+    def compose(self) -> ComposeResult:
+        with VerticalScroll(classes="box"):
+            yield Static(self._text)
+
+    def action_down(self) -> None:
+        self.query_one(VerticalScroll).scroll_down(animate=False)
+
+    def action_up(self) -> None:
+        self.query_one(VerticalScroll).scroll_up(animate=False)

@@ -1,0 +1,285 @@
+"""The lists of `joblane watch`: what each fetches, its rows, and the tasks and names that a row stands for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from rich.console import Group, RenderableType
+from rich.table import Table
+
+from joblane.cli import run_tables
+from joblane.cli.commands.dead import group_table
+from joblane.cli.commands.pause import missed_line, schedule_table
+from joblane.cli.durations import milliseconds, relative, short
+from joblane.cli.queue_tables import overview_table, pause_line, pause_lines, unknown_lines
+from joblane.cli.task_tables import last_error, tries, when
+from joblane.cli.terminal import BETWEEN, LEAST_NAME, counted, fitted, plural, table, word
+from joblane.cli.watch.chart import chart
+from joblane.cli.watch.words import CAUSE_FIELDS, ROW_FIELDS, includes, matches, of_lane
+from joblane.inspector.durations import stamp
+from joblane.inspector.filter import Filter, PauseScope
+from joblane.inspector.inspector import Inspector
+from joblane.inspector.views import DeadGroup, DeadLetters, Overview, Page, Performance, ScheduleView, TaskRow
+from joblane.record.states import State
+
+MOST_ROWS = 200
+"""Tasks in a list."""
+RATHER_SECONDS = 15.0
+"""Time between two queries that call SQS or EventBridge Scheduler once for each queue or schedule."""
+LAST_HOUR = timedelta(hours=1)
+LANE_FIELDS = ("types", "queues")
+EDGES = 2
+"""Columns at the edges of the screen that a list leaves free."""
+
+
+@dataclass(frozen=True)
+class Target:
+    """The things that a row stands for. ``key``: what identifies the row. ``schedule``: its type and name."""
+
+    key: str
+    task: TaskRow | None = None
+    cause: DeadGroup | None = None
+    type: str | None = None
+    queue: str | None = None
+    tenant: str | None = None
+    schedule: str | None = None
+
+    @property
+    def scopes(self) -> list[tuple[PauseScope, str]]:
+        """Scopes that `p` can pause, the nearest first."""
+        named = {
+            PauseScope.SCHEDULE: self.schedule,
+            PauseScope.TYPE: self.type,
+            PauseScope.QUEUE: self.queue,
+            PauseScope.TENANT: self.tenant,
+        }
+        return [(scope, name) for scope, name in named.items() if name]
+
+    @property
+    def words(self) -> str:
+        """The filter line for the tasks of the row."""
+        if self.cause is not None:
+            return f"state=archived fingerprint={self.cause.fingerprint}"
+        given = {"type": self.type, "queue": self.queue}
+        return " ".join(f"{name}={value}" for name, value in given.items() if value)
+
+
+@dataclass(frozen=True)
+class Listing:
+    """A list as it is drawn. ``above``: shown above the rows. ``notes``: sentences below them."""
+
+    table: Table
+    targets: tuple[Target, ...]
+    above: RenderableType | None = None
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A query. ``task``: the id of the task whose details are shown, None for the list. ``name``: the selected row."""
+
+    view: View
+    chosen: Filter = field(default_factory=Filter)
+    minutes: int = 30
+    task: str | None = None
+    name: str | None = None
+
+
+@dataclass(frozen=True)
+class View:
+    """A list. ``fields``: the fields of a filter that it uses, None: all. ``every``: the least seconds between queries.
+
+    ``selecting``: True if the selected row changes what is fetched.
+    """
+
+    title: str
+    fetch: Callable[[Inspector, Asked], Any]
+    draw: Callable[[Any, Asked, int], Listing]
+    nothing: str
+    fields: tuple[str, ...] | None = None
+    every: float = 0.0
+    selecting: bool = False
+
+
+def task_target(row: TaskRow) -> Target:
+    return Target(row.id, task=row, type=row.type, queue=row.queue, tenant=row.tenant)
+
+
+# --- Overview --------------------------------------------------------------------------------------------------------
+
+
+def _overview(inspector: Inspector, asked: Asked) -> Overview:
+    found = inspector.overview(minutes=asked.minutes)
+    chosen = asked.chosen
+    queues = [queue for queue in found.queues if not chosen.queues or queue.queue in chosen.queues]
+    lanes = [[lane for lane in queue.lanes if of_lane(chosen, lane.type)] for queue in queues]
+    return replace(found, queues=tuple(replace(q, lanes=tuple(each)) for q, each in zip(queues, lanes, strict=True)))
+
+
+def _draw_overview(found: Overview, asked: Asked, width: int) -> Listing:
+    minutes = list(zip(*(queue.minutes for queue in found.queues), strict=False))
+    started = [sum(each.started for each in minute) for minute in minutes]
+    failed = [sum(each.failed for each in minute) for minute in minutes]
+    targets = []
+    for queue in found.queues:
+        targets.append(Target(f"queue {queue.queue}", queue=queue.queue))
+        targets += [Target(f"lane {lane.name}", type=lane.type, queue=lane.queue) for lane in queue.lanes]
+    dead = counted(found.archived, "archived task")
+    return Listing(
+        overview_table(found, width - BETWEEN),
+        tuple(targets),
+        chart(started, failed, width),
+        (
+            *pause_lines(found),
+            *unknown_lines(found),
+            *([f"{dead}. See why: list 5, Dead."] if found.archived.number else []),
+        ),
+    )
+
+
+# --- Tasks -----------------------------------------------------------------------------------------------------------
+
+
+def _tasks(inspector: Inspector, asked: Asked) -> Page:
+    return inspector.tasks(asked.chosen, limit=MOST_ROWS)
+
+
+def _running(inspector: Inspector, asked: Asked) -> Page:
+    if asked.chosen.states and State.ACTIVE not in asked.chosen.states:
+        return Page((), None)
+    return inspector.tasks(replace(asked.chosen, states=(State.ACTIVE,)), limit=MOST_ROWS)
+
+
+def _draw_tasks(page: Page, asked: Asked, width: int) -> Listing:
+    notes = []
+    if page.searched_to is not None:
+        notes = [f"The search ended at tasks created at {stamp(page.searched_to)}. / narrows it."]
+    elif page.after is not None:
+        notes = [f"The newest {MOST_ROWS} are listed. / narrows the list."]
+    now = datetime.now(UTC)
+    ages = [short((now - row.created_at).total_seconds()) for row in page.tasks]
+    made = _task_table(page.tasks, [("AGE", ages), ("WHEN", [when(row, now) for row in page.tasks])], width)
+    return Listing(made, tuple(map(task_target, page.tasks)), None, tuple(notes))
+
+
+def _failures(inspector: Inspector, asked: Asked) -> tuple[TaskRow, ...]:
+    found = inspector.failures(minutes=asked.minutes, limit=MOST_ROWS)
+    return tuple(row for row in found if matches(asked.chosen, row))
+
+
+def _draw_failures(rows: tuple[TaskRow, ...], asked: Asked, width: int) -> Listing:
+    now = datetime.now(UTC)
+    ended = [relative(row.finished_at or row.created_at, now) for row in rows]
+    return Listing(_task_table(rows, [("ENDED", ended)], width), tuple(map(task_target, rows)))
+
+
+def _task_table(rows: Sequence[TaskRow], times: Sequence[tuple[str, Sequence[str]]], width: int) -> Table:
+    """A row for each task. ``times``: the first columns, each with the cells of all rows."""
+    lines = []
+    for number, row in enumerate(rows):
+        cells: dict[str, object] = {title: of_row[number] for title, of_row in times}
+        cells |= {"TYPE": row.type, "STATE": row.state, "TRY": tries(row), "TENANT": row.tenant or ""}
+        lines.append(cells | {"QUEUE": row.queue, "ID": row.id, "ERROR": last_error(row)})
+    empty = [title for title in ("TENANT", "ERROR", "WHEN") if not any(cells.get(title) for cells in lines)]
+    shown = [{title: cell for title, cell in cells.items() if title not in empty} for cells in lines]
+    fold = {"TYPE": LEAST_NAME, "TENANT": 12, "ERROR": 36}
+    return (
+        fitted(shown, width - BETWEEN, fold=fold, right=("AGE", "TRY"), drop=("ID", "QUEUE", "WHEN"))
+        if shown
+        else table()
+    )
+
+
+# --- Causes, types, schedules ----------------------------------------------------------------------------------------
+
+
+def _dead(inspector: Inspector, asked: Asked) -> DeadLetters:
+    found = inspector.dead(types=asked.chosen.types, since=asked.chosen.ended_after, sort="last")
+    return replace(found, groups=tuple(group for group in found.groups if includes(asked.chosen, group)))
+
+
+def _draw_dead(found: DeadLetters, asked: Asked, width: int) -> Listing:
+    notes = []
+    if found.obsolete:
+        notes = [f"{plural(sum(found.obsolete.values()), 'dead letter')} obsolete: joblane dead says more."]
+    if found.unread:
+        notes.append(f"Counts may still be changing: {plural(found.unread, 'more dead letter')} not read.")
+    targets = [
+        Target(f"{group.fingerprint} {group.recorded}", cause=group, type=group.type or None, queue=group.queue)
+        for group in found.groups
+    ]
+    made = group_table(found.groups, width + EDGES, fingerprints=False) if found.groups else table()
+    return Listing(made, tuple(targets), None, tuple(notes))
+
+
+@dataclass(frozen=True)
+class Types:
+    """The types with their runs of the last hour, and the runs of the selected type."""
+
+    rows: tuple[dict[str, object], ...]
+    selected: Performance | None
+
+
+def _types(inspector: Inspector, asked: Asked) -> Types:
+    found = {each.key: each for each in inspector.statistics(within=LAST_HOUR, by="type")}
+    names = {each.type for each in inspector.types()} | set(found)
+    pauses = {pause.name for pause in inspector.pauses() if pause.scope is PauseScope.TYPE}
+    rows: list[dict[str, object]] = []
+    for name in sorted(name for name in names if of_lane(asked.chosen, name)):
+        one = found.get(name)
+        failed = one.retried + one.archived + one.lost if one else 0
+        rows.append(
+            {
+                "TYPE": name,
+                "RUNS 1H": f"{one.started:,}" if one else word("·", "dim"),
+                "FAILED": word(f"{failed:,}", "red") if failed else word("·", "dim"),
+                "MEAN WAIT": milliseconds(one.wait_ms) if one else "",
+                "MEAN TIME": milliseconds(one.duration_ms) if one else "",
+                "LONGEST": milliseconds(one.longest_ms) if one else "",
+                "PAUSED": "yes" if name in pauses else "",
+            }
+        )
+    selected = asked.name if asked.name in names else rows[0]["TYPE"] if rows else None
+    of_one = inspector.performance(PauseScope.TYPE, str(selected), within=LAST_HOUR) if selected else None
+    return Types(tuple(rows), of_one)
+
+
+def _draw_types(found: Types, asked: Asked, width: int) -> Listing:
+    right = ("RUNS 1H", "FAILED", "MEAN WAIT", "MEAN TIME", "LONGEST")
+    made = table()
+    if found.rows:
+        made = fitted(
+            found.rows, width - BETWEEN, fold={"TYPE": LEAST_NAME}, right=right, drop=("LONGEST", "MEAN WAIT")
+        )
+    above = None
+    if found.selected is not None:
+        counts = [period.counts for period in found.selected.periods]
+        runs = chart([one.number for one in counts], [one.unsuccessful for one in counts], width, height=2)
+        above = Group(runs, run_tables.performance(found.selected, width, throughput=False))
+    targets = [Target(f"type {row['TYPE']}", type=str(row["TYPE"])) for row in found.rows]
+    return Listing(made, tuple(targets), above)
+
+
+def _schedules(inspector: Inspector, asked: Asked) -> tuple[ScheduleView, ...]:
+    return tuple(each for each in inspector.schedules() if of_lane(asked.chosen, each.type))
+
+
+def _draw_schedules(found: tuple[ScheduleView, ...], asked: Asked, width: int) -> Listing:
+    targets = [Target(f"{one.type}:{one.name}", type=one.type, schedule=f"{one.type}:{one.name}") for one in found]
+    notes = [missed_line(one) for one in found if one.missed]
+    notes += [pause_line(one.pause) for one in found if one.pause is not None]
+    return Listing(schedule_table(found, width) if found else table(), tuple(targets), None, tuple(notes))
+
+
+VIEWS = (
+    View("Overview", _overview, _draw_overview, "There are no queues.", LANE_FIELDS),
+    View("Tasks", _tasks, _draw_tasks, "No task matches."),
+    View("Running", _running, _draw_tasks, "Nothing runs."),
+    View("Failures", _failures, _draw_failures, "No run has failed in the last {minutes} minutes.", ROW_FIELDS),
+    View("Dead", _dead, _draw_dead, "No archived tasks, and no dead letters.", CAUSE_FIELDS, every=RATHER_SECONDS),
+    View("Types", _types, _draw_types, "There are no task types.", ("types",), selecting=True),
+    View("Schedules", _schedules, _draw_schedules, "There are no schedules.", ("types",), every=RATHER_SECONDS),
+)

@@ -1,0 +1,136 @@
+"""The actions of `joblane watch`: what each does, in words for its confirmation, and the operation that it calls."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from joblane.cli.commands.actions import note_of, result_of
+from joblane.cli.commands.dead import DEFAULT_CANARY, error_of
+from joblane.cli.commands.pause import effect_of, paused_lines, resumed_line
+from joblane.cli.durations import relative
+from joblane.cli.follow import report
+from joblane.cli.queue_tables import pause_line
+from joblane.cli.task_tables import last_error, tries
+from joblane.cli.terminal import plural
+from joblane.cli.watch.dialogs import Field, required
+from joblane.cli.watch.lists import Target
+from joblane.inspector.durations import duration
+from joblane.inspector.filter import Filter, PauseScope
+from joblane.inspector.inspector import Inspector
+from joblane.inspector.views import DeadGroup, Pause, TaskRow
+from joblane.record.states import WAITING, State
+
+RATE = 50
+"""Tasks a second of a redrive, as of `joblane redrive`."""
+REASON = Field("reason", "Reason, for the audit (optional)")
+REQUIRED_REASON = Field("reason", "Reason, for other operators", required)
+
+
+def _optional_duration(text: str) -> None:
+    if text.strip():
+        duration(text.strip())
+
+
+LENGTH = Field("for", "For how long (90s, 2h, 3d; empty: until it is resumed)", _optional_duration)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """An action. ``text``: what will happen. ``confirm``: the meaning of Enter. ``call`` takes the texts of the fields.
+
+    ``result``: its answer, in sentences.
+    """
+
+    title: str
+    text: str
+    fields: Sequence[Field]
+    confirm: str
+    call: Callable[[Inspector, dict[str, str]], Any]
+    result: Callable[[Any], str]
+
+
+def pauses(target: Target) -> Callable[[Sequence[Pause]], list[Plan]]:
+    """Return a function that returns a plan for each thing that can be paused, from the current pauses."""
+
+    def plans(current: Sequence[Pause]) -> list[Plan]:
+        found = {(pause.scope, pause.name): pause for pause in current}
+        return [
+            _resume(found[scope, name]) if (scope, name) in found else _pause(scope, name)
+            for scope, name in target.scopes
+        ]
+
+    return plans
+
+
+def _pause(scope: PauseScope, name: str) -> Plan:
+    def call(inspector: Inspector, given: dict[str, str]) -> Pause:
+        length = duration(given["for"]) if given["for"] else None
+        until = None if length is None else datetime.now(UTC) + length
+        return inspector.pause(scope, name, reason=given["reason"], until=until)
+
+    title, effect = f"Pause {scope} {name}", effect_of(scope)
+    text = f"{effect[0].upper()}{effect[1:]}."
+    return Plan(
+        title, text, (REQUIRED_REASON, LENGTH), "next, then pause", call, lambda made: " ".join(paused_lines(made))
+    )
+
+
+def _resume(pause: Pause) -> Plan:
+    def call(inspector: Inspector, given: dict[str, str]) -> Pause:
+        return inspector.resume(pause.scope, pause.name, reason=given["reason"] or None)
+
+    line = pause_line(pause)
+    text = f"{line[0].upper()}{line[1:]}. What waits because of it runs again."
+    return Plan(f"Resume {pause.scope} {pause.name}", text, (REASON,), "resume", call, resumed_line)
+
+
+def again(target: Target, now: datetime) -> Plan | str:
+    """The plan that runs a task or the tasks of a cause again, or a sentence that says why there is none."""
+    if target.cause is not None:
+        return _redrive(target.cause)
+    row = target.task
+    if row is None:
+        return "r works on a task or a cause. Enter lists the tasks of this row."
+    if row.state in (State.ARCHIVED, State.CANCELLED):
+        return _of_task("retry", row, f"after {tries(row)} attempts. It runs again, with new attempts.")
+    if row.state in WAITING:
+        due = f", due {relative(row.due_at, now)}" if row.due_at > now else ""
+        return _of_task("run", row, f"waiting{due}. It runs now instead, and its attempts stay as they are.")
+    return f"This task is {row.state}: only archived, cancelled and waiting tasks can run again."
+
+
+def _of_task(action: str, row: TaskRow, text: str) -> Plan:
+    def call(inspector: Inspector, given: dict[str, str]) -> Any:
+        return getattr(inspector, action)(row.id, reason=given["reason"] or None)
+
+    error = f"\n{last_error(row)}" if row.error_type else ""
+    return Plan(
+        f"{action.capitalize()} {row.id}",
+        f"{row.type}, {row.state}, {text}{error}",
+        (REASON,),
+        action,
+        call,
+        lambda acted: f"{acted.id} {result_of(acted)}. {note_of(acted)}".rstrip(),
+    )
+
+
+def _redrive(cause: DeadGroup) -> Plan:
+    canary = min(DEFAULT_CANARY, cause.count) if cause.type else 0  # an unreadable message creates no task to wait for
+
+    def call(inspector: Inspector, given: dict[str, str]) -> Any:
+        chosen = Filter(fingerprint=cause.fingerprint)
+        return inspector.redrive(chosen, canary=canary, rate=RATE, reason=given["reason"] or None)
+
+    what = plural(cause.count, "task" if cause.type else "unreadable message")
+    first = f"The first {canary} run as a canary, and the rest only if all of them complete. " if canary else ""
+    text = f"{error_of(cause)}\n\n{first}At most {RATE} a second are sent again, each with new attempts."
+    of = f" of {cause.type}" if cause.type else ""
+    return Plan(f"Redrive {what}{of}", text, (REASON,), f"redrive {what}", call, report)
+
+
+def first_sentence(text: str) -> str:
+    """The first sentence of an error, without its full stop."""
+    return text.partition("\n")[0].partition(". ")[0].rstrip(".")

@@ -1,0 +1,290 @@
+"""Why the tasks of a type start late: the list of the runbook, from the database alone.
+
+Each finding is a :class:`~joblane.inspector.views.Check` with its numbers and the command that fixes it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from joblane.declaration import Task
+from joblane.inspector.durations import lasting
+from joblane.inspector.errors import SelectionError
+from joblane.inspector.filter import PauseScope
+from joblane.inspector.scope import Scope
+from joblane.inspector.shell import argument
+from joblane.inspector.stage import doctor_database, limits, pauses, performance
+from joblane.inspector.stage.overview import LIVE_TASKS
+from joblane.inspector.tasks.filter_sql import BOUND, reading, unknown_type
+from joblane.inspector.views import Check, Grade, Pause, Performance
+from joblane.queues import OWN_TYPES
+from joblane.record.limit_status import LimitKind, LimitStatus
+
+RECENT, BEFORE = timedelta(minutes=15), timedelta(days=1)
+LEAST_RUNS = 5
+"""With fewer runs, times and failures are not compared."""
+LONGER = 1.5
+"""Runs are longer than before from this factor on."""
+FAILING_SHARE = 0.1
+MOST_TENANTS = 500
+FLOOD_SHARE = 0.5
+LEAST_FLOOD = 20
+"""A tenant with fewer due tasks floods nothing."""
+
+SET = {LimitKind.SHARED: "--total", LimitKind.TOTAL: "--max-total", LimitKind.KEY: "--max-per-key"}
+"""Kind of a limit → the option that sets its tasks at a time."""
+
+LIVE = f"""
+with {LIVE_TASKS}
+select case when grouping(queue) = 0 then queue end, case when grouping(tenant) = 0 then tenant end,
+       count(*) filter (where state in ('pending', 'retry', 'scheduled') and due_at <= clock_timestamp()) as due,
+       count(*) filter (where state = 'active'), count(*) filter (where state = 'held'),
+       count(*) filter (where state in ('pending', 'scheduled') and due_at > clock_timestamp()),
+       count(*) filter (where state = 'retry'),
+       extract(epoch from clock_timestamp() - min(due_at) filter (where state in ('pending', 'retry', 'scheduled')
+               and due_at <= clock_timestamp()))::float8,
+       extract(epoch from min(due_at) filter (where state in ('pending', 'scheduled')
+               and due_at > clock_timestamp()) - clock_timestamp())::float8
+  from (select queue, coalesce(tenant, '') as tenant, state, due_at from live
+         where type = any($2::text[])) as mine
+ group by grouping sets ((queue), (tenant))
+ order by due desc limit {MOST_TENANTS}
+"""
+"""The live tasks by queue, and by tenant: those with the most due tasks."""
+
+# The latest of a type are at the end of one index if they have ended, and of another if they are live.
+ARRIVED = f"""
+select (select count(*) from (select from joblane.tasks where type = any($1::text[]) and finished_at is not null
+                                 and created_at >= now() - make_interval(secs => $2::int) limit {BOUND}) as e)
+     + (select count(*) from (select type from joblane.tasks where finished_at is null
+                                 and created_at >= now() - make_interval(secs => $2::int)
+                               order by created_at desc, id desc limit {BOUND}) as l where type = any($1::text[]))
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class _Live:
+    """Live tasks. ``later``: scheduled; ``oldest``, ``first``: seconds since the first due one, and to the next."""
+
+    due: int = 0
+    active: int = 0
+    held: int = 0
+    later: int = 0
+    retry: int = 0
+    oldest: float | None = None
+    first: float | None = None
+
+    def plus(self, other: _Live) -> _Live:
+        oldest = [each.oldest for each in (self, other) if each.oldest is not None]
+        first = [each.first for each in (self, other) if each.first is not None]
+        return _Live(
+            self.due + other.due,
+            self.active + other.active,
+            self.held + other.held,
+            self.later + other.later,
+            self.retry + other.retry,
+            max(oldest, default=None),
+            min(first, default=None),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class _Subject:
+    """The type with its record: what waits and runs, by queue and by tenant, and its runs of two periods."""
+
+    task: Task[Any, Any]
+    name: str
+    all: _Live
+    queues: dict[str, _Live]
+    tenants: dict[str, _Live]
+    recent: Performance
+    before: Performance
+    arrived: int
+    pauses: tuple[Pause, ...]
+
+
+def why_slow(scope: Scope, name: str) -> tuple[Check, ...]:
+    """In the order of the runbook. Raises :class:`SelectionError` if no such type is declared."""
+    task = scope.task(name) if isinstance(name, str) else None
+    if task is None:
+        raise SelectionError("name", unknown_type(name, scope.tasks))
+    subject = _read(scope, task)
+    parts = (_waits, _paused, _limits, _flooded, _lanes, _longer, _arriving, _failing, _later)
+    found = [check for part in parts for check in part(scope, subject)]
+    return (*found, *doctor_database.sweep(scope))
+
+
+def _read(scope: Scope, task: Task[Any, Any]) -> _Subject:
+    queues: dict[str, _Live] = {}
+    tenants: dict[str, _Live] = {}
+    types = list(task.types)
+    with reading(scope.connection) as connection:
+        for queue, tenant, *numbers in connection.run(LIVE, str(BOUND), types):
+            group, key = (queues, queue) if queue is not None else (tenants, tenant)
+            group[key] = _Live(*numbers)
+        [[arrived]] = connection.run(ARRIVED, types, str(round(RECENT.total_seconds())))
+        current = pauses.current(connection)
+    total = _Live()
+    for each in queues.values():
+        total = total.plus(each)
+    recent, before = (performance.performance(scope, PauseScope.TYPE, task.type, time) for time in (RECENT, BEFORE))
+    return _Subject(task, task.type, total, queues, tenants, recent, before, arrived, current)
+
+
+def _waits(_: Scope, subject: _Subject) -> Iterator[Check]:
+    """The verdict on which the others bear."""
+    live, target = subject.all, subject.task.target_wait
+    if live.oldest is None:
+        held = f"; {live.held:,} wait for a limit" if live.held else ""
+        yield Check(Grade.GOOD, "waits", f"no task is due and waits{held}")
+        return
+    waited = lasting(timedelta(seconds=live.oldest))
+    found = f"{live.due:,} {_tasks(live.due)} due, the oldest for {waited}; the target is {lasting(target)}"
+    if live.oldest <= target.total_seconds():
+        yield Check(Grade.GOOD, "waits", found)
+    else:
+        do = f"read on; `joblane ls --type {subject.name} --state pending` lists them"
+        yield Check(Grade.BAD, "waits", found, do)
+
+
+def _paused(_: Scope, subject: _Subject) -> Iterator[Check]:
+    queues = [] if subject.name.startswith(OWN_TYPES) else [str(queue) for queue in subject.task.lanes]
+    names = {PauseScope.TYPE: subject.task.types, PauseScope.QUEUE: queues, PauseScope.TENANT: tuple(subject.tenants)}
+    found = [pause for pause in subject.pauses if pause.name in names.get(pause.scope, ())]
+    for pause in found:
+        live = {PauseScope.QUEUE: subject.queues, PauseScope.TENANT: subject.tenants}.get(pause.scope)
+        due = subject.all.due if live is None else live.get(pause.name, _Live()).due
+        since, reason = lasting(datetime.now(UTC) - pause.since), f": {pause.reason}" if pause.reason else ""
+        text = (
+            f"{pause.scope} {pause.name} was paused {since} ago by {pause.by or 'an unknown operator'}{reason}. "
+            f"{due:,} due {'task waits' if due == 1 else 'tasks wait'} for its end"
+        )
+        yield Check(Grade.BAD, "pause", text, f"`joblane resume {pause.scope} {argument(pause.name)}`")
+    if not found:
+        yield Check(Grade.GOOD, "pause", "neither the type, nor its queues, nor a tenant with due tasks is paused")
+
+
+def _limits(scope: Scope, subject: _Subject) -> Iterator[Check]:
+    task = subject.task
+    if task.flow is None:
+        yield Check(Grade.GOOD, "limits", "it has no limit")
+        return
+    names = dict.fromkeys(name.removesuffix("/") for name in task.flow.names(task.type) if name is not None)
+    late = datetime.now(UTC) - task.target_wait
+    found = [check for name in names for limit in limits.limits(scope, name, None) for check in _limit(limit, late)]
+    yield from found or [Check(Grade.GOOD, "limits", "none of its limits keeps a task waiting")]
+
+
+def _limit(limit: LimitStatus, late: datetime) -> Iterator[Check]:
+    """Nothing for a limit with free slots. The tasks of each key are counted by the limits of the keys.
+
+    ``late``: tasks that were due before this time wait longer than their target.
+    """
+    if limit.kind is LimitKind.EACH_KEY or not (limit.held or limit.timed):
+        return
+    what = f"limit {limit.name}" + ("" if limit.key is None else f", key {limit.key}")
+    option = "" if limit.key is None else f" --key {argument(limit.key)}"
+    allowed, name = limit.in_force.at_a_time, argument(limit.name)
+    do = f"`joblane limits show {name}{option}` shows it"
+    if limit.own_change is not None:
+        do = f"`joblane limits reset {name}{option}` returns to the declared values"
+    elif allowed is not None:
+        do = f"`joblane limits set {name}{option} {SET[limit.kind]} {2 * allowed or 1} --reason …` raises it"
+    is_late = limit.oldest_held_at is not None and limit.oldest_held_at < late
+    if limit.held and allowed is not None and limit.taken >= allowed:
+        by = f", set by {limit.change.by or 'an operator'}" if limit.change is not None else ""
+        found = f"{limit.running:,} run and {limit.taken:,} of {allowed:,} slots{by} are taken; {limit.held:,} wait"
+        yield Check(Grade.BAD if is_late else Grade.WARNING, what, found, do)
+    elif limit.timed or limit.next_start_at is not None:
+        delayed = f"; a handler has delayed it until {limit.delayed_until:%H:%M:%S}Z" if limit.delayed_until else ""
+        found = f"its rate starts {limit.timed:,} tasks later, and {limit.held:,} wait{delayed}"
+        yield Check(Grade.WARNING, what, found, do)
+
+
+def _flooded(_: Scope, subject: _Subject) -> Iterator[Check]:
+    due = subject.all.due
+    name, live = max(subject.tenants.items(), key=lambda item: item[1].due, default=("", _Live()))
+    if live.due < LEAST_FLOOD or live.due < due * FLOOD_SHARE or len(subject.tenants) < 2:
+        yield Check(Grade.GOOD, "tenants", "no tenant has most of the due tasks")
+    elif not name:
+        yield Check(Grade.GOOD, "tenants", f"{live.due:,} of {due:,} due tasks have no tenant")
+    else:
+        found = f"tenant {name} has {live.due:,} of {due:,} due tasks"
+        do = f"`joblane pause tenant {argument(name)}` lets the others pass; `joblane queues --by tenant` shows all"
+        yield Check(Grade.WARNING, "tenants", found, do)
+
+
+def _lanes(_: Scope, subject: _Subject) -> Iterator[Check]:
+    """The database has no limit of a lane but the declared one, so its share of the budget is not compared."""
+    most = subject.task.max_concurrency
+    for queue, live in sorted(subject.queues.items()):
+        if not live.due:
+            continue
+        at_once = most and most * subject.task.batch_size
+        what, runs = f"lane {queue}", f"{live.active:,} run at a time, and {live.due:,} {_tasks(live.due)} due"
+        if not live.active:
+            do = "is it paused, or its event source mapping disabled or throttled? `joblane doctor` says so"
+            yield Check(Grade.WARNING, what, f"nothing runs, and {live.due:,} {_tasks(live.due)} due", do)
+        elif at_once and live.active >= at_once:
+            do = "raise its `max_concurrency`, and `concurrency_budget` of the stage"
+            yield Check(Grade.BAD, what, f"{runs}: its `max_concurrency` of {most} is reached", do)
+        else:
+            do = "compare with its share of `concurrency_budget`, and with the throttles on the dashboard"
+            yield Check(Grade.GOOD, what, runs, do if not at_once else "")
+    if not any(live.due for live in subject.queues.values()):
+        yield Check(Grade.GOOD, "lanes", f"{subject.all.active:,} {'runs' if subject.all.active == 1 else 'run'}")
+
+
+def _longer(_: Scope, subject: _Subject) -> Iterator[Check]:
+    new, old = subject.recent.total, subject.before.total
+    if new.duration_ms is None or old.duration_ms is None or min(new.number, old.number) < LEAST_RUNS:
+        yield Check(Grade.GOOD, "durations", "too few runs to compare")
+        return
+    now, then = new.duration_ms.p50, old.duration_ms.p50
+    found = f"half of the runs take {_time(now)}, and {_time(then)} over the last day"
+    if now > then * LONGER:
+        do = f"did a deploy or a provider slow it down? `joblane runs {subject.name} --within 1d`"
+        yield Check(Grade.WARNING, "durations", found, do)
+    else:
+        yield Check(Grade.GOOD, "durations", found)
+
+
+def _arriving(_: Scope, subject: _Subject) -> Iterator[Check]:
+    counts, minutes = subject.recent.total, round(RECENT.total_seconds() / 60)
+    ended = counts.completed + counts.archived
+    found = f"{subject.arrived:,} tasks came in the last {minutes} minutes, and {ended:,} ended"
+    if subject.all.due and subject.arrived > ended * 1.1 + LEAST_RUNS:
+        do = "raise `max_concurrency` of the task and `concurrency_budget`, or enqueue less"
+        yield Check(Grade.WARNING, "arrivals", found, do)
+    else:
+        yield Check(Grade.GOOD, "arrivals", found)
+
+
+def _failing(_: Scope, subject: _Subject) -> Iterator[Check]:
+    counts, retry = subject.recent.total, subject.all.retry
+    found = f"{counts.unsuccessful:,} of {counts.number:,} recent runs failed; {retry:,} {_tasks(retry)} retried"
+    if counts.number >= LEAST_RUNS and counts.unsuccessful >= counts.number * FAILING_SHARE:
+        do = f"`joblane ls --type {subject.name} --state retry` and `joblane dead --type {subject.name}` show why"
+        yield Check(Grade.WARNING, "failures", found, do)
+    else:
+        yield Check(Grade.GOOD, "failures", found)
+
+
+def _later(_: Scope, subject: _Subject) -> Iterator[Check]:
+    live = subject.all
+    if live.later:
+        first = f", the first in {lasting(timedelta(seconds=live.first))}" if live.first is not None else ""
+        yield Check(
+            Grade.GOOD, "scheduled", f"{live.later:,} {_tasks(live.later)} due later{first}: these are not late"
+        )
+
+
+def _tasks(number: int) -> str:
+    return "task is" if number == 1 else "tasks are"
+
+
+def _time(ms: int) -> str:
+    return f"{ms} ms" if ms < 1000 else f"{ms / 1000:.1f} s"

@@ -1,0 +1,268 @@
+"""The fields of a form for a payload, from its JSON Schema, and the payload from the texts of the form.
+
+A field whose schema has no input of its own, for example a list, an object or a union, is a text area for JSON. The
+texts only get their JSON types here: the operation checks the payload.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any, NoReturn
+
+from joblane.redaction import MARK
+
+LONGEST_LINE = 200
+"""A text that may be longer, or whose default has several lines, gets a text area."""
+DEEPEST = 20
+"""References that are followed."""
+
+
+class Kind(StrEnum):
+    """The input of a field."""
+
+    TEXT = "text"
+    LINES = "lines"
+    INTEGER = "integer"
+    NUMBER = "number"
+    CHOICE = "choice"
+    """A value out of several: an enumeration or a boolean."""
+    TIME = "time"
+    DATE = "date"
+    JSON = "json"
+
+
+@dataclass(frozen=True, slots=True)
+class PayloadField:
+    """A field of a payload. ``default``: as the text of its input; None: it has none.
+
+    ``choices``: of a choice, each as JSON and as its label. ``masked``: the field is redacted. ``secret``: it is, or a
+    part of its value is.
+    """
+
+    name: str
+    kind: Kind
+    required: bool
+    nullable: bool
+    masked: bool
+    secret: bool
+    default: str | None
+    choices: tuple[tuple[str, str], ...]
+    help: str
+
+    @property
+    def must_be_given(self) -> bool:
+        """True if an empty input is refused."""
+        return self.required and not self.nullable
+
+
+class FieldProblem(ValueError):  # noqa: N818
+    """The text of an input has no value. The message does not show the text."""
+
+
+# --- Fields of a schema --------------------------------------------------------------------------------------------
+
+
+def fields_of(schema: Mapping[str, Any]) -> tuple[PayloadField, ...]:
+    """The fields of an object's schema, in their order."""
+    properties = _mapping(schema.get("properties"))
+    required, secrets = schema.get("required") or (), redacted_in(schema)
+    return tuple(_field(schema, name, _mapping(part), name in required, secrets) for name, part in properties.items())
+
+
+def redacted_in(schema: Any) -> frozenset[str]:
+    """The names of all marked fields: a payload is masked by name, at any depth."""
+    return frozenset(_marked_names(schema))
+
+
+def _marked_names(part: Any) -> Iterator[str]:
+    if isinstance(part, Mapping):
+        for name, one in _mapping(part.get("properties")).items():
+            if _is_marked(one):
+                yield name
+        for one in part.values():
+            yield from _marked_names(one)
+    elif isinstance(part, list):
+        for one in part:
+            yield from _marked_names(one)
+
+
+def _is_marked(part: Any) -> bool:
+    """True for the schema of a marked field; the mark of an optional field can be on one of its alternatives."""
+    if not isinstance(part, Mapping):
+        return False
+    return part.get(MARK) is True or any(_is_marked(one) for one in (*_list(part, "anyOf"), *_list(part, "oneOf")))
+
+
+def _field(
+    schema: Mapping[str, Any], name: str, part: Mapping[str, Any], required: bool, secrets: frozenset[str]
+) -> PayloadField:
+    found = _resolved(schema, part)
+    found, nullable = _without_null(schema, found)
+    kind, choices = _input(found)
+    masked = name in secrets or _is_marked(part)
+    secret = masked or _holds(schema, found, secrets)
+    default = None
+    if "default" in part and part["default"] is not None and not secret:
+        default = _written(kind, part["default"])
+        if kind is Kind.TEXT and "\n" in default:
+            kind = Kind.LINES
+    description = part.get("description") or ""
+    return PayloadField(name, kind, required, nullable, masked, secret, default, choices, str(description))
+
+
+def _resolved(schema: Mapping[str, Any], part: Mapping[str, Any]) -> Mapping[str, Any]:
+    """``part`` with the schema that it refers to."""
+    for _ in range(DEEPEST):
+        reference = part.get("$ref")
+        if not isinstance(reference, str) or not reference.startswith("#/$defs/"):
+            break
+        named = _mapping(_mapping(schema.get("$defs")).get(reference.removeprefix("#/$defs/")))
+        part = {**named, **{name: value for name, value in part.items() if name != "$ref"}}
+    return part
+
+
+def _without_null(schema: Mapping[str, Any], found: Mapping[str, Any]) -> tuple[Mapping[str, Any], bool]:
+    """The schema of the values that are not null, and True if null is a value."""
+    alternatives = [_resolved(schema, _mapping(one)) for one in (*_list(found, "anyOf"), *_list(found, "oneOf"))]
+    others = [one for one in alternatives if one.get("type") != "null"]
+    nullable = len(others) < len(alternatives)
+    if others and all(one.get("type") == "string" and not _constants(one) for one in others) and len(others) > 1:
+        return {"type": "string"}, nullable
+    if len(others) == 1:
+        found = others[0]
+    constants = _constants(found)
+    if None in constants:
+        return {"enum": [one for one in constants if one is not None]}, True
+    return found, nullable
+
+
+def _constants(found: Mapping[str, Any]) -> list[Any]:
+    return [found["const"]] if "const" in found else list(_list(found, "enum"))
+
+
+def _input(found: Mapping[str, Any]) -> tuple[Kind, tuple[tuple[str, str], ...]]:
+    """The kind of input for the values that are not null, and the choices."""
+    if constants := _constants(found):
+        return Kind.CHOICE, tuple(
+            (json.dumps(one), one if isinstance(one, str) else json.dumps(one)) for one in constants
+        )
+    type_, format_ = found.get("type"), found.get("format")
+    if type_ == "boolean":
+        return Kind.CHOICE, (("true", "true"), ("false", "false"))
+    if type_ != "string":
+        return (Kind.INTEGER if type_ == "integer" else Kind.NUMBER if type_ == "number" else Kind.JSON), ()
+    longest = found.get("maxLength")
+    lines = isinstance(longest, int) and longest > LONGEST_LINE
+    return {"date-time": Kind.TIME, "date": Kind.DATE}.get(str(format_), Kind.LINES if lines else Kind.TEXT), ()
+
+
+def _holds(schema: Mapping[str, Any], part: Any, secrets: frozenset[str], depth: int = 0) -> bool:
+    """True if a value of this schema can have a redacted field inside."""
+    if depth > DEEPEST or not secrets:
+        return False
+    if isinstance(part, list):
+        return any(_holds(schema, one, secrets, depth + 1) for one in part)
+    if not isinstance(part, Mapping):
+        return False
+    found = _resolved(schema, part)
+    if any(name in secrets for name in _mapping(found.get("properties"))):
+        return True
+    return any(_holds(schema, one, secrets, depth + 1) for one in found.values())
+
+
+def _written(kind: Kind, value: Any) -> str:
+    """A value as the text of an input."""
+    if isinstance(value, str) and kind in (Kind.TEXT, Kind.LINES, Kind.TIME, Kind.DATE):
+        return value
+    return json.dumps(value, ensure_ascii=False, indent=2 if kind is Kind.JSON and value else None)
+
+
+def _mapping(value: Any) -> Mapping[str, Any]:
+    return value if isinstance(value, Mapping) else {}
+
+
+def _list(part: Mapping[str, Any], name: str) -> list[Any]:
+    value = part.get(name)
+    return value if isinstance(value, list) else []
+
+
+# --- A payload from texts ------------------------------------------------------------------------------------------
+
+LEFT_OUT = object()
+"""In place of the value of a field that the payload does not get."""
+
+
+def value_of(field: PayloadField, text: str) -> Any:
+    """The value of an input, or :data:`LEFT_OUT`. Raises :class:`FieldProblem`."""
+    text = text.replace("\r\n", "\n")
+    if field.kind not in (Kind.TEXT, Kind.LINES):
+        text = text.strip()
+    if not text:
+        if field.must_be_given:
+            raise FieldProblem("a value is required")
+        return None if field.nullable and (field.required or field.default is not None) else LEFT_OUT
+    return READ[field.kind](text)
+
+
+def _text(text: str) -> str:
+    return text
+
+
+def _integer(text: str) -> int:
+    if not re.fullmatch(r"[+-]?[0-9]{1,4000}", text):
+        raise FieldProblem("a whole number is required")
+    return int(text)
+
+
+def _number(text: str) -> float:
+    if re.fullmatch(r"[+-]?[0-9]{1,4000}", text):
+        return int(text)
+    try:
+        number = float(text)
+    except ValueError:
+        number = math.nan
+    if not math.isfinite(number) or "_" in text:
+        raise FieldProblem("a number is required, such as 12 or 0.5")
+    return number
+
+
+def _json(text: str) -> Any:
+    try:
+        return json.loads(text, parse_constant=_not_json)
+    except json.JSONDecodeError as error:
+        raise FieldProblem(f"not JSON: {error.msg} in line {error.lineno}, column {error.colno}") from None
+    except RecursionError:
+        raise FieldProblem("it is nested too deeply") from None
+    except FieldProblem:
+        raise
+    except ValueError:  # Python's own limit on the digits of a number
+        raise FieldProblem("a number in it has too many digits") from None
+
+
+def _not_json(_: str) -> NoReturn:
+    raise FieldProblem("JSON has no NaN and no infinity")
+
+
+def _choice(text: str) -> Any:
+    try:
+        return _json(text)
+    except FieldProblem:
+        return text  # not an option of the form; the schema refuses it
+
+
+READ = {
+    Kind.TEXT: _text,
+    Kind.LINES: _text,
+    Kind.INTEGER: _integer,
+    Kind.NUMBER: _number,
+    Kind.CHOICE: _choice,
+    Kind.TIME: _text,
+    Kind.DATE: _text,
+    Kind.JSON: _json,
+}
+"""Kind → the value of a text that is not empty. Each raises :class:`FieldProblem`."""

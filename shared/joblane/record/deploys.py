@@ -1,0 +1,45 @@
+"""The deploys of a stage, which operators see as marks on charts. The migration of a deploy writes a row."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from joblane.record.connection import Connection
+
+KEPT = 1_000
+"""Deploys that are kept: the latest."""
+
+WRITE = """
+insert into joblane.deploys (version, deployed_by) select $1, $2::text
+ where $1 is distinct from (select version from joblane.deploys order by number desc limit 1)
+returning number
+"""
+REMOVE = "delete from joblane.deploys where number <= $1::bigint"
+READ = """
+select at, version, deployed_by from joblane.deploys where at >= $1::timestamptz order by number desc limit $2::int
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Deploy:
+    """A deploy. ``by``: the person who deployed. None: not known."""
+
+    at: datetime
+    version: str
+    by: str | None
+
+
+def write_deploy(connection: Connection, version: str, by: str | None) -> bool:
+    """Write a deploy, unless the latest one has the same version. Return True if it was written."""
+    for (number,) in connection.run(WRITE, version, by):
+        connection.run(REMOVE, str(number - KEPT))
+        return True
+    return False
+
+
+def deploys(connection: Connection, since: datetime, most: int) -> tuple[Deploy, ...]:
+    """Return the deploys since a time, latest first. ``most``: the largest number of them."""
+    return tuple(Deploy(*row) for row in connection.run(READ, since, str(most)))

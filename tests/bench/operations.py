@@ -1,0 +1,217 @@
+"""Every operation of an inspector that reads, over a million tasks and 30 days of statistics.
+
+So each page and each command: these only put the answers into words. The tasks are those of ``inspecting``, with the
+runs of ten days, 100,000 that wait for limits, the statistics of 30 days for each type, minute and hour, three bulk
+actions of 100,000 tasks, and deploys. The times are the processor time of PostgreSQL's session, without parallel
+workers, with planning: the best of some calls. SQS is imitated.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from joblane.declaration import Task
+from joblane.discovery import discover
+from joblane.errors import JobError
+from joblane.inspector.filter import BulkAction, Filter, PauseScope
+from joblane.inspector.inspector import Inspector
+from joblane.inspector.permission import Permission, permission_of
+from joblane.inspector.scope import Scope
+from joblane.inspector.stage import doctor_database, doctor_work
+from joblane.local.postgres import Postgres
+from joblane.queues import Queue
+from joblane.record.database import Database
+from joblane.record.deploys import write_deploy
+from joblane.record.migrations import upgrade
+from joblane.record.states import State
+from joblane.record.task_types import register
+from joblane.sqs.client import Sqs
+from joblane.testing.databases import administer
+from tests.bench import backends
+from tests.bench.inspecting import CAUSES, TASK_ROWS, TASKS, types_of_rows
+from tests.bench.record import bench_keyed
+from tests.bench.report import Ratio, within
+
+ROUNDS = 5
+TARGET_MS, WEEK_MS = 200, 100
+ATTEMPTS = """
+insert into joblane.task_attempts (task_id, run, attempt, generation, started_at, finished_at, outcome, duration_ms,
+                                   type, queue, tenant, wait_ms, billed_ms, memory_mb, cost_usd)
+select id, 1, 1, 0, created_at, finished_at, case when state = 'archived' then 'archived' else 'completed' end,
+       20 + abs(hashtext(id)) % 4000, type, queue, tenant, abs(hashtext(id)) % 90000, 60, 512, 0.000001
+  from joblane.tasks where state in ('completed', 'archived') order by created_at
+"""
+LIMITED = bench_keyed.type
+HELD = """
+insert into joblane.tasks (id, type, queue, tenant, state, payload, payload_digest, max_attempts, retention_seconds,
+                           key_limit, waits_for, place, first_due_at, seq, due_at, created_at)
+select 'held-' || n, $1, 'default', 'tenant-' || n % 200, 'held', '{}', '', 6, 604800, $1 || '/' || n % 200,
+       $1 || '/' || n % 200, n, at, n, at, at
+  from (select n, clock_timestamp() - n * interval '1 s' as at from generate_series(1, 100000) n) as x
+"""
+"""100,000 tasks that wait for 200 keys."""
+HISTOGRAM = "(select array_agg(array[b + n % 7, 1 + n % 3]) from generate_series(10, 24) b)"
+STATISTICS = f"""
+insert into joblane.run_statistics
+select 'type', t.type, 'default', $2::int, date_trunc('hour', now(), 'UTC') - n * make_interval(secs => $2::int),
+       40, 3, 1, 0, 1, 0.0001, {HISTOGRAM}, {HISTOGRAM}
+  from unnest($1::text[]) as t(type), generate_series(0, 30 * 86400 / $2::int - 1) as n
+"""
+TENANTS = f"""
+insert into joblane.run_statistics
+select 'tenant', 'tenant-' || t, '', 3600, date_trunc('hour', now(), 'UTC') - n * interval '1 hour',
+       40, 3, 1, 0, 1, 0.0001, {HISTOGRAM}, {HISTOGRAM}
+  from generate_series(0, 199) as t, generate_series(0, 719) as n
+"""
+AUDIT = """
+insert into joblane.audit (at, who, action, target, reason, bulk)
+select now() - (300000 - n) * interval '8 s', 'ann', 'retry', md5(n::text)::uuid::text, 'fixed', 'bulk-' || n / 100000
+  from generate_series(0, 299999) as n
+"""
+ACTIONS = """
+insert into joblane.audit (at, who, action, target, reason)
+select now() - (3000 - n) * interval '15 min', 'ann', (array['pause', 'resume', 'set_limit', 'redrive'])[1 + n % 4],
+       case n % 4 when 2 then $1 when 3 then 'bulk-' || n % 3 else 'type:' || $1 end, 'fixed'
+  from generate_series(1, 3000) as n
+"""
+BULKS = """
+insert into joblane.bulks (id, action, filter, who, rate, canary, total)
+select 'bulk-' || n, 'retry', '{}', 'ann', 50, 0, 100000 from generate_series(0, 2) as n
+"""
+
+
+class Empty(Sqs):
+    """SQS with empty queues."""
+
+    def attributes(self, queue: str, names: Any) -> dict[Any, str]:
+        return dict.fromkeys(names, "0")
+
+
+def run(server: Postgres) -> list[Ratio]:
+    administer(server.database_url("postgres"), "create database operations")
+    database = Database(server.database_url("operations"))
+    try:
+        fill(server.database_url("operations"), database)
+        return measured(Scope(database, Empty(), "jobs", _tasks(), "bench"))
+    finally:
+        database.drop()
+        administer(server.database_url("postgres"), "drop database operations with (force)")
+
+
+def _tasks() -> dict[str, Task[Any, Any]]:
+    return {**discover(), LIMITED: bench_keyed}
+
+
+def fill(url: str, database: Database) -> None:
+    upgrade(url)
+    types, connection = types_of_rows(), database.get()
+    connection.limit(None)
+    register(connection, _tasks())
+    connection.run(TASK_ROWS, str(TASKS), types)
+    connection.run(CAUSES)
+    connection.run(HELD, LIMITED)
+    connection.run(ATTEMPTS)
+    connection.run(STATISTICS, types, "60")
+    connection.run(STATISTICS, types, "3600")
+    connection.run(TENANTS)
+    connection.run("update joblane.run_statistics_until set until = date_trunc('minute', now() - interval '2 min')")
+    connection.run(AUDIT)
+    connection.run(ACTIONS, types[0])
+    connection.run(BULKS)
+    for number in range(200):
+        write_deploy(connection, f"v{number}", "ann")
+    for table in ("tasks", "task_attempts", "run_statistics", "audit"):
+        connection.run(f"vacuum analyze joblane.{table}")
+    database.drop()
+
+
+def measured(scope: Scope) -> list[Ratio]:
+    calls, week = _calls(scope), f"performance: a type, {timedelta(days=7)}"
+    missing = {name for name in vars(Inspector) if permission_of(Inspector, name) is Permission.VIEW}
+    missing -= {name.partition(":")[0] for name in calls}
+    assert not missing, f"not measured: {missing}"
+    return [_measured(scope, name, call, WEEK_MS if name == week else TARGET_MS) for name, call in calls.items()]
+
+
+def _measured(scope: Scope, name: str, call: Callable[[], object], target: float) -> Ratio:
+    times = []
+    for _ in range(ROUNDS):
+        scope.connection.run("set max_parallel_workers_per_gather = 0")
+        pid = backends.pid_of(scope.connection)
+        times.append(backends.of(pid, call) * 1000)
+    return within(name, f"CPU ms of PostgreSQL, the best of {ROUNDS}", min(times), target, "ms")
+
+
+def _calls(scope: Scope) -> Mapping[str, Callable[[], object]]:
+    inspector, types, now = Inspector(scope), types_of_rows(), datetime.now(UTC)
+    [[archived]] = scope.connection.run("select id from joblane.tasks where state = 'archived' limit 1")
+    [[pending]] = scope.connection.run("select id from joblane.tasks where state = 'pending' limit 1")
+    day = Filter(ended_after=now - timedelta(days=5), ended_before=now - timedelta(days=4), types=(types[0],))
+    calls: dict[str, Callable[[], object]] = {
+        "overview: 1 minute": lambda: inspector.overview(minutes=1),
+        "overview: 4 hours": lambda: inspector.overview(minutes=240),
+        "tasks: all": inspector.tasks,
+        "tasks: that ended on a day": lambda: inspector.tasks(day),
+        "tasks: archived": lambda: inspector.tasks(Filter(states=(State.ARCHIVED,))),
+        "count: all": inspector.count,
+        "count: that ended on a day": lambda: inspector.count(day),
+        "count: to retry": lambda: inspector.count(Filter(states=(State.ARCHIVED,)), action=BulkAction.RETRY),
+        "task: archived": lambda: inspector.task(archived),
+        "task: pending": lambda: inspector.task(pending),
+        "logs: its runs": lambda: scope.connection.run(
+            "select * from joblane.task_attempts where task_id = $1", archived
+        ),
+        "dead: all": inspector.dead,
+        "dead: a type": lambda: inspector.dead(types=(types[0],), sort="last"),
+        "dead: newer": lambda: inspector.dead(since=now - timedelta(minutes=15)),
+        "pauses:": inspector.pauses,
+        "why_slow:": lambda: inspector.why_slow(types[0]),
+        "why_slow: a type with limits": lambda: inspector.why_slow(LIMITED),
+        "limits: a type": lambda: inspector.limits(LIMITED),
+        "marks: a type": lambda: inspector.marks(PauseScope.TYPE, (types[0],), within=timedelta(days=30)),
+        "marks: a tenant": lambda: inspector.marks(PauseScope.TENANT, ("tenant-0",), within=timedelta(days=30)),
+        "marks: queues": lambda: inspector.marks(PauseScope.QUEUE, tuple(Queue), within=timedelta(hours=4)),
+        "limits: all": inspector.limits,
+        "line:": lambda: _refused(lambda: inspector.line(types[0], "7")),
+        "batches:": inspector.batches,
+        "batch:": lambda: _refused(lambda: inspector.batch("unknown")),
+        "schedules:": inspector.schedules,
+        "tenants:": inspector.tenants,
+        "failures: 1 hour": inspector.failures,
+        "failures: 4 hours": lambda: inspector.failures(minutes=240),
+        "types:": inspector.types,
+        "audit:": inspector.audit,
+        "audit: of a person who did nothing": lambda: inspector.audit(who="nobody"),
+        "audit: of an action": lambda: inspector.audit(action="pause", since=now - timedelta(days=7)),
+        "audit: of a bulk action": lambda: inspector.audit(bulk="bulk-1"),
+        "audit: of a task": lambda: inspector.audit(target=archived),
+        "bulks:": inspector.bulks,
+        "bulk_view:": lambda: _refused(lambda: inspector.bulk_view("bulk-1")),
+    }
+    for within_ in (timedelta(minutes=15), timedelta(hours=2), *(timedelta(days=days) for days in (1, 7, 30))):
+        calls |= {
+            f"performance: a type, {within_}": _performance(inspector, PauseScope.TYPE, types[0], within_),
+            f"performance: a tenant, {within_}": _performance(inspector, PauseScope.TENANT, "tenant-0", within_),
+        }
+        for by in ("type", "tenant"):
+            calls[f"statistics: by {by}, {within_}"] = _statistics(inspector, within_, by)
+    for what, part in (*doctor_database.PARTS, *doctor_work.PARTS):
+        calls[f"doctor: {what}"] = lambda part=part: list(part(scope))  # type: ignore[misc]
+    return calls
+
+
+def _performance(inspector: Inspector, kind: PauseScope, name: str, within_: timedelta) -> Callable[[], object]:
+    return lambda: inspector.performance(kind, name, within=within_)
+
+
+def _statistics(inspector: Inspector, within_: timedelta, by: str) -> Callable[[], object]:
+    return lambda: inspector.statistics(within=within_, by=by)
+
+
+def _refused(call: Callable[[], object]) -> None:
+    """Call an operation whose answer may be a refusal: its statements count."""
+    with suppress(JobError):
+        call()
