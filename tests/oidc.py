@@ -8,7 +8,7 @@ import json
 import secrets
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from html import escape
@@ -18,6 +18,9 @@ from urllib.parse import parse_qs, urlencode, urlsplit
 
 import jwt
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
+
+from joblane.inspector.permission import Permission
+from joblane.page.hosted.configuration import Configuration
 
 CLIENT = "the-client"
 
@@ -98,6 +101,8 @@ class LocalIssuer:
                 return 200, {"keys": self.keys}
             case "/authorize":
                 return 200, self._form(asked)
+            case "/favicon.ico":
+                return 200, ""
         return 404, {}
 
     def answer_of(self, asked: dict[str, str]) -> str:
@@ -179,6 +184,88 @@ def _flat(query: str) -> dict[str, str]:
     return {name: values[0] for name, values in parse_qs(query, keep_blank_values=True).items()}
 
 
+def shared_configuration(issuer: LocalIssuer, address: str) -> Configuration:
+    """The configuration of a page at ``address``."""
+    return Configuration(
+        stage="prod",
+        prefix="jobs-prod",
+        url=address,
+        control_url="https://control.example.org",
+        key_parameter="/jobs-prod/page-key",
+        issuer=issuer.url,
+        client_id=CLIENT,
+        client_secret=None,
+        scopes=("openid", "email"),
+        name_claim="email",
+        roles_claim="groups",
+        groups={
+            Permission.VIEW: ("readers",),
+            Permission.OPERATE: ("ops",),
+            Permission.EDIT: ("leads", "admins"),
+        },
+        session_hours=8,
+    )
+
+
+@contextmanager
+def serving_page(build: Callable[[str], Callable[[dict[str, Any]], dict[str, Any]]]) -> Iterator[str]:
+    """Serve a page's function to a real browser, as API Gateway does. ``build``: makes the function for an address."""
+    handlers: list[Callable[[dict[str, Any]], dict[str, Any]]] = []
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self._answer("GET", b"")
+
+        def do_POST(self) -> None:
+            self._answer("POST", self.rfile.read(int(self.headers.get("Content-Length", "0"))))
+
+        def _answer(self, method: str, body: bytes) -> None:
+            where = urlsplit(self.path)
+            headers = {name.lower(): value for name, value in self.headers.items()}
+            cookies = headers.pop("cookie", "")
+            found = handlers[0](event_of(method, where.path, where.query, headers, cookies.split("; "), body))
+            content = found["body"].encode() if not found["isBase64Encoded"] else base64.b64decode(found["body"])
+            self.send_response(found["statusCode"])
+            for name, value in [*found["headers"].items(), *(("set-cookie", each) for each in found["cookies"])]:
+                self.send_header(name, value)
+            self.send_header("Content-Length", str(len(content)))
+            self.end_headers()
+            self.wfile.write(content)
+
+        def log_message(self, format: str, *args: Any) -> None:  # noqa: A002
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        server.daemon_threads = True
+        address = f"http://127.0.0.1:{server.server_address[1]}"
+        handlers.append(build(address))
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
+        thread.start()
+        try:
+            yield address
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+def event_of(
+    method: str, path: str, query: str, headers: Mapping[str, str], cookies: Sequence[str], body: bytes
+) -> dict[str, Any]:
+    """The event of a request, in the payload format 2.0."""
+    host = headers.get("host", "")
+    return {
+        "version": "2.0",
+        "routeKey": f"{method} /{{path+}}",
+        "rawPath": path,
+        "rawQueryString": query,
+        "cookies": list(cookies),
+        "headers": dict(headers),
+        "requestContext": {"domainName": host, "http": {"method": method, "path": path, "sourceIp": "192.0.2.1"}},
+        "isBase64Encoded": bool(body),
+        "body": base64.b64encode(body).decode(),
+    }
+
+
 # --- The browser ---------------------------------------------------------------------------------------------------
 
 
@@ -222,21 +309,8 @@ class Visitor:
 
     def send(self, method: str, path: str, headers: Mapping[str, str], body: bytes = b"") -> Answer:
         where = urlsplit(path)
-        event: dict[str, Any] = {
-            "version": "2.0",
-            "routeKey": f"{method} /{{path+}}",
-            "rawPath": where.path,
-            "rawQueryString": where.query,
-            "cookies": [f"{name}={value}" for name, value in self.jar.items()],
-            "headers": {"host": self.host, **headers},
-            "requestContext": {
-                "domainName": self.host,
-                "http": {"method": method, "path": where.path, "sourceIp": "192.0.2.1"},
-            },
-            "isBase64Encoded": bool(body),
-            "body": base64.b64encode(body).decode(),
-        }
-        found = self.handle(event)
+        cookies = [f"{name}={value}" for name, value in self.jar.items()]
+        found = self.handle(event_of(method, where.path, where.query, {"host": self.host, **headers}, cookies, body))
         for cookie in found.get("cookies", []):
             name, _, rest = cookie.partition("=")
             value, _, attributes = rest.partition(";")

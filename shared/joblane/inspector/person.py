@@ -1,4 +1,4 @@
-"""A person for whom the stage's page acts, on its way to the control API.
+"""A person that the stage's page acts for, on its way to the control API.
 
 The page has verified the person. The control API believes it only from the role of the page's function.
 """

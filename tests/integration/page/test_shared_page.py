@@ -27,7 +27,7 @@ from joblane.page.hosted.guard import SESSION, SIGN_IN
 from joblane.page.rendering import static
 from joblane.record.states import State
 from tests.inspector import FakeInspector
-from tests.oidc import CLIENT, Answer, LocalIssuer, SigningKey, Visitor, serving
+from tests.oidc import CLIENT, Answer, LocalIssuer, SigningKey, Visitor, serving, shared_configuration
 
 HOST = "page.example.org"
 VIEW, OPERATE, EDIT = Permission
@@ -35,7 +35,7 @@ KEY = b"k" * 32
 
 
 class Remote:
-    """The inspector of a stage, without the stage. ``people``: for whom it acted."""
+    """The inspector of a stage, without the stage. ``people``: those it acted for."""
 
     def __init__(self) -> None:
         self.stub = FakeInspector()
@@ -80,21 +80,7 @@ def remote() -> Remote:
 
 @pytest.fixture
 def configuration(issuer: LocalIssuer) -> Configuration:
-    return Configuration(
-        stage="prod",
-        prefix="jobs-prod",
-        url=f"https://{HOST}",
-        control_url="https://control.example.org",
-        key_parameter="/jobs-prod/page-key",
-        issuer=issuer.url,
-        client_id=CLIENT,
-        client_secret=None,
-        scopes=("openid", "email"),
-        name_claim="email",
-        roles_claim="groups",
-        groups={VIEW: ("readers",), OPERATE: ("ops",), EDIT: ("leads", "admins")},
-        session_hours=8,
-    )
+    return shared_configuration(issuer, f"https://{HOST}")
 
 
 Open = Callable[..., Visitor]
@@ -226,6 +212,7 @@ FORMS: dict[str, tuple[Permission, dict[str, str]]] = {
     "/limits/pass": (OPERATE, {"name": "account:sync", "key": "a", "first": "one", "reason": "r"}),
     "/batches/retry": (OPERATE, {"id": "import-7", "canary": "1", "rate": "20"}),
     "/batches/seal": (OPERATE, {"id": "import-7"}),
+    "/enqueue/start": (EDIT, {"type": "data:export", "form": "019318f2-7f3a-7cc4-9d3e-1f6b2a4c5d6e"}),
 }
 """Every action → the role that it needs, and a form."""
 GROUPS = {VIEW: "readers", OPERATE: "ops", EDIT: "leads"}

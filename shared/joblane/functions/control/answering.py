@@ -136,7 +136,7 @@ def caller_of(event: Mapping[str, Any]) -> str:
 
 
 def person_of(event: Mapping[str, Any], who: str) -> Person | None:
-    """Return the person for whom the stage's page calls; None if another identity calls for itself.
+    """Return the person that the page of the stage calls for; None if another identity calls for itself.
 
     Raises :class:`Refusal` if another identity names a person, and if the page names none.
     """

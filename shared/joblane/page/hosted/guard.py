@@ -1,4 +1,4 @@
-"""Access to the shared page: a person whom the issuer has verified, and whose groups give a role.
+"""Access to the shared page: a person that the issuer has verified and whose groups give a role.
 
 The session is a signed cookie. Nothing is kept in the function, so any of its processes can answer. A browser that is
 not signed in is sent to the issuer and comes back to the page that it wanted.
