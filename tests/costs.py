@@ -43,7 +43,9 @@ def additions() -> list[Line]:
         Line("10 GB of exports", 10, "S3 GB-month"),
         Line("An alarm of one metric", 1, "Alarm"),
         Line("A dashboard", 1, "Dashboard"),
-        Line("The key of the alarms' topic", 1, "Key"),
+        Line("The key of the alarms' topics", 1, "Key"),
+        Line("`monitoring.slack`: a channel of Slack", 0, "Key"),
+        Line("A type whose due tasks wait for the whole month: its `OldestDueSeconds`", 1, "Metric"),
     ]
 
 

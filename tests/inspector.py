@@ -10,7 +10,7 @@ from typing import Any
 
 from joblane.errors import UnknownTaskError
 from joblane.inspector.choices import ALLOWED
-from joblane.inspector.errors import UnknownBatchError
+from joblane.inspector.errors import UnknownBatchError, UnknownBulkError
 from joblane.inspector.filter import BulkAction, Filter, PauseScope
 from joblane.inspector.inspector import Inspector
 from joblane.inspector.permission import Permission, permission_of
@@ -210,7 +210,7 @@ class FakeInspector:
 
     def _bulk_view(self, id: str) -> BulkView:  # noqa: A002
         if id not in self.started:
-            raise UnknownTaskError(id)
+            raise UnknownBulkError(id)
         return self.started[id]
 
     # --- Actions ---------------------------------------------------------------------------------------------------

@@ -46,12 +46,16 @@ BETWEEN_NAMES = re.compile(r"[\s,]+")
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """The caller. ``tenant_id`` None: signed in, without a tenant. ``email`` None: no verified address."""
+    """The caller. ``tenant_id`` None: signed in, without a tenant. ``email`` None: no verified address.
+
+    ``is_service``: a role or user of the account, and no user of the platform.
+    """
 
     user_id: str
     tenant_id: UUID | None
     rank: Rank
     email: str | None = field(repr=False)
+    is_service: bool = False
 
     @property
     def tenant(self) -> UUID:
@@ -106,7 +110,7 @@ def service_of(principal: Mapping[str, Any]) -> Caller:
     name = assumed[1] if assumed else arn
     if not SUBJECT.fullmatch(name):
         raise forbidden("the ARN of a caller may have 200 characters at most")
-    return Caller(name, None, Rank.GUEST, None)
+    return Caller(name, None, Rank.GUEST, None, is_service=True)
 
 
 # --- Claims --------------------------------------------------------------------------------------------------------

@@ -25,6 +25,7 @@ REFUSALS = {
     "413": "The body is too large.",
     "415": "The body is not JSON.",
     "422": "The request is valid and cannot be executed, or its key was used by another request.",
+    "429": "Too much was created in 24 hours, or the rate limit is exceeded.",
     "500": "Internal error.",
     "503": "The database does not answer.",
 }

@@ -11,6 +11,7 @@ from aws_lambda_powertools.event_handler.api_gateway import Router
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints
 
 from functions.api.access import Who
+from functions.api.bounds import check_invitations, check_tenants
 from functions.api.once import Key, key_used, once
 from functions.api.refusals import Refusal, forbidden, not_found
 from functions.api.storage import enqueue
@@ -33,9 +34,12 @@ def _short(metadata: dict[str, Any]) -> dict[str, Any]:
     return metadata
 
 
-def _one_line(name: str) -> str:
+def _name(name: str) -> str:
+    """The name is in the subject and the text of mails to anybody, where an address would become a link."""
     if not mail.is_one_line(name):
         raise ValueError("a visible line is required, without control or direction characters")
+    if mail.has_address(name):
+        raise ValueError("a name without an address of the web or of e-mail is required")
     return name
 
 
@@ -48,9 +52,7 @@ def _address(email: str) -> str:
 class NewTenant(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    name: Annotated[
-        str, StringConstraints(strip_whitespace=True, min_length=1, max_length=255), AfterValidator(_one_line)
-    ]
+    name: Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=255), AfterValidator(_name)]
     slug: Annotated[str, StringConstraints(pattern=r"^[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?$")] = Field(
         description="Lower-case letters, digits and inner hyphens, 63 characters at most; unique among tenants."
     )
@@ -84,6 +86,7 @@ class InvitationCreated(BaseModel):
 @router.post("/tenants", status_code=201, summary="Create a tenant", tags=["tenants"])
 def create_tenant(body: NewTenant, caller: Who, key: Key = None, trace: Trace = None) -> TenantCreated:
     def create(session: Session, id_: UUID) -> TenantCreated:
+        check_tenants(session, caller)
         created = tenants.create(
             session, id_, name=body.name, slug=body.slug, metadata=body.metadata, created_by=caller.user_id
         )
@@ -110,6 +113,7 @@ def invite(
             raise Refusal(422, "the role does not exist", ("role_id", "is no role of this tenant and no system role"))
         if role.rank > caller.rank:
             raise forbidden("a role above your own cannot be granted", ("role_id", "is above your own role"))
+        check_invitations(session, caller, tenant_id)
         expires_at = invitations.create(
             session, id_, tenant_id, email=body.email, role_id=role.id, invited_by=caller.user_id
         )

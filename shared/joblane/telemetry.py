@@ -53,10 +53,10 @@ class Tally:
     """
 
     def __init__(self) -> None:
-        self._counts: defaultdict[str, int] = defaultdict(int)
+        self._counts: defaultdict[str, float] = defaultdict(int)
         self._times: dict[str, list[int]] = {}
 
-    def count(self, name: str, number: int = 1) -> None:
+    def count(self, name: str, number: float = 1) -> None:
         """Add to a count. ``number`` 0 writes the metric with value 0, which an alarm can distinguish from no data."""
         self._counts[name] += number
 
@@ -70,7 +70,7 @@ class Tally:
         set is empty. Source: CloudWatch, *Specification: Embedded metric format*, DimensionSet; an exporter of AWS's
         own writes it as ``[]``, github.com/open-telemetry/opentelemetry-collector-contrib, pull request 13766.
         """
-        units = {name: "Seconds" if name.endswith("Seconds") else "Count" for name in self._counts}
+        units = {name: _unit(name) for name in self._counts}
         values: dict[str, Any] = dict(self._counts)
         times, self._times = self._times, {}
         self._counts.clear()
@@ -86,6 +86,12 @@ class Tally:
 
 
 _encode = json.JSONEncoder(separators=(",", ":")).encode
+
+
+@lru_cache
+def _unit(name: str) -> str:
+    """Return the unit of a count. CloudWatch has none for money."""
+    return "Seconds" if name.endswith("Seconds") else "None" if name.endswith("Usd") else "Count"
 
 
 @lru_cache

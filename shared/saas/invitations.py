@@ -90,6 +90,17 @@ def create(
     return session.execute(statement).scalar_one_or_none()
 
 
+def sent_today(session: Session, limit: int, *, tenant_id: UUID | None = None, invited_by: str | None = None) -> int:
+    """Return the number of invitations of the last 24 hours, at most ``limit``. None: of all tenants, by all users."""
+    invitations = user_invitations.c
+    sent = select(invitations.id).where(invitations.created_at > func.now() - timedelta(days=1))
+    if tenant_id is not None:
+        sent = sent.where(invitations.tenant_id == tenant_id)
+    if invited_by is not None:
+        sent = sent.where(invitations.invited_by == invited_by)
+    return session.execute(select(func.count()).select_from(sent.limit(limit).subquery())).scalar_one()
+
+
 def expire_past(session: Session) -> int:
     """Expire all pending invitations past their time, and return their number."""
     statement = (

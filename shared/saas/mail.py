@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import unicodedata
 from dataclasses import dataclass, field
 from functools import cache
@@ -32,6 +33,8 @@ SUBMISSION_PORT, TLS_PORT = 587, 465
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
 JOINERS = "\u200c\u200d"
 """Format characters that many scripts and emoji need."""
+ADDRESS = re.compile(r"[@\\]|:/|//|\bwww\.|\w[.\u3002](?=\w*[^\W\d_]{2})\w", re.IGNORECASE)
+"""A part of a text that could be an address. U+3002 is a full stop, which browsers take as a dot."""
 LONGEST_ADDRESS = 254
 """Source: RFC 5321, section 4.5.3.1.3, without the angle brackets."""
 
@@ -101,6 +104,11 @@ def is_one_line(value: str) -> bool:
     """Return true if text is safe in a header or a sentence: visible, on one line, without direction characters."""
     hidden = any(unicodedata.category(char) in ("Cc", "Cf", "Cs", "Zl", "Zp") for char in value if char not in JOINERS)
     return not hidden and one_line(value) != ""
+
+
+def has_address(value: str) -> bool:
+    """Return true if a mail program could show a part of it as a link: ``a@b``, ``https://…``, ``example.com``."""
+    return ADDRESS.search(unicodedata.normalize("NFKC", value)) is not None
 
 
 def compose(mail: Mail, sender: Address, to: Address) -> EmailMessage:

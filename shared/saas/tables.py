@@ -75,6 +75,7 @@ tenants = Table(
     _time("deleted_at"),
 )
 """``status``: pending, active, suspended, deleted. ``deleted_at``: time of the soft delete."""
+Index("tenants_creator", tenants.c.created_by, tenants.c.created_at)
 Index("tenants_deleted", tenants.c.deleted_at, postgresql_where=tenants.c.deleted_at.is_not(None))
 
 roles = Table(
@@ -125,6 +126,7 @@ user_invitations = Table(
     _now("updated_at"),
     Index("user_invitations_tenant", "tenant_id", "id"),
     Index("user_invitations_role", "role_id"),
+    Index("user_invitations_inviter", "invited_by", "created_at"),
 )
 """``status``: pending, accepted, expired, cancelled. ``token``: a secret; anyone who has it can accept."""
 Index(

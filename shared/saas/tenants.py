@@ -63,6 +63,14 @@ def create(
     return session.execute(statement).one_or_none() is not None
 
 
+def created_today(session: Session, created_by: str, limit: int) -> int:
+    """Return the number of tenants that a user has created in the last 24 hours, at most ``limit``."""
+    made = select(tenants.c.id).where(
+        tenants.c.created_by == created_by, tenants.c.created_at > func.now() - timedelta(days=1)
+    )
+    return session.execute(select(func.count()).select_from(made.limit(limit).subquery())).scalar_one()
+
+
 def page_after(session: Session, after: UUID | None, size: int) -> list[Tenant]:
     """Return up to ``size`` tenants that are not deleted, in order of their ids."""
     statement = select(tenants).where(tenants.c.deleted_at.is_(None), tenants.c.status != "deleted")

@@ -15,13 +15,21 @@ from aws_cdk import App
 
 from joblane.cdk.partition import part_of
 from joblane.cdk.settings.apis import Monitoring
+from joblane.cdk.shares import shares
 from joblane.cdk.stacks.monitoring import MonitoringStack
 from joblane.cdk.templates import Template, read_assembly, whole
 from joblane.cdk.watching.queries import MAX_LOG_GROUPS, QUERIES
 from joblane.discovery import discover
 from joblane.queues import Queue, function_name, slug_of
 from tests.infra import templates
-from tests.infra.test_monitoring_stack import alarms_of, dashboard_of, metrics_of, metrics_shown
+from tests.infra.test_monitoring_stack import (
+    alarms_of,
+    all_problems,
+    dashboard_of,
+    metrics_of,
+    metrics_shown,
+    note_of,
+)
 
 MAX_RESOURCES, MAX_TEMPLATE_BYTES = 500, 1_000_000
 """Source: CloudFormation quotas, *Resources*, *Template body size in an Amazon S3 object*."""
@@ -32,6 +40,7 @@ STACK = f"{PREFIX}-monitoring"
 TYPES = [f"team_{number % 12}:a_job_with_a_long_name_number_{number:03}" for number in range(197)]
 """With the types of the library 200, with long names."""
 RENAMED = "team_3:renamed"
+PAGE_URL = "https://abcdefghij.execute-api.ap-southeast-2.amazonaws.com/page"
 
 Monitored = Callable[..., dict[str, Template]]
 
@@ -47,11 +56,15 @@ def monitored(tmp_path_factory: pytest.TempPathFactory) -> Monitored:
         tasks = own | {type_: replace(sample, type=type_, schedules=()) for type_ in types}
         functions = [f"{PREFIX}-migrate", f"{PREFIX}-router", *(function_name(PREFIX, type_) for type_ in tasks)]
         jobs: Any = SimpleNamespace(
-            stage=SimpleNamespace(prefix=PREFIX, name="many"), tasks=tasks, function_names=sorted(functions)
+            stage=SimpleNamespace(prefix=PREFIX, name="many"),
+            tasks=tasks,
+            function_names=sorted(functions),
+            shares=shares(PREFIX, 500, tasks.values()),
         )
         folder = tmp_path_factory.mktemp("many")
         app = App(outdir=str(folder))
-        MonitoringStack(app, STACK, jobs=jobs, monitoring=Monitoring(detail=detail, email="off"))
+        monitoring = Monitoring(detail=detail, email="off", runbook_url="https://wiki.acme.io/".ljust(200, "x"))
+        MonitoringStack(app, STACK, jobs=jobs, monitoring=monitoring, page_url=PAGE_URL)
         app.synth()
         return read_assembly(Path(folder))
 
@@ -67,6 +80,13 @@ def test_every_stack_has_less_than_500_resources_and_a_template_that_is_accepted
     assert len(found) == 17
     assert max(len(template["Resources"]) for template in found.values()) < MAX_RESOURCES / 2
     assert max(map(bytes_of, found.values())) < MAX_TEMPLATE_BYTES
+
+
+def test_the_texts_of_alarms_fit_and_have_the_address_of_the_page(monitored: Monitored) -> None:
+    template = whole(monitored(), STACK)
+    assert all_problems(template, PREFIX) == []
+    for alarm in alarms_of(template).values():
+        assert f"\nPage: {PAGE_URL}/" in alarm["AlarmDescription"]
 
 
 def test_every_type_has_its_alarms(monitored: Monitored) -> None:
@@ -87,9 +107,9 @@ def test_the_dashboard_of_the_whole_stage_has_at_most_50_metrics(types: int, mon
     template = monitored("stage", tuple(TYPES[:types]))[STACK]
     shown = metrics_shown(template)
     assert 12 <= len(shown) <= 50
-    text = dashboard_of(template)["widgets"][0]["properties"]["markdown"]
+    text = note_of(template)
     assert "50 at most: " in text
-    assert ("wait p99" in text) == (types == 197)  # otherwise they fit
+    assert ("oldest due" in text) == (types == 197)  # otherwise it fits
 
 
 def test_the_dashboard_of_200_types_is_within_the_limits_of_cloudwatch(monitored: Monitored) -> None:
@@ -102,8 +122,9 @@ def test_the_dashboard_of_200_types_is_within_the_limits_of_cloudwatch(monitored
     assert len(tiles["alarms"]) == MAX_ALARMS_OF_WIDGET
     assert {f"{PREFIX}-sweep", f"{PREFIX}-refused"} <= {arn.rpartition(":")[2] for arn in tiles["alarms"]}
     assert tiles["title"] == f"The first 100 of {len(alarms_of(whole(monitored(), STACK)))} alarms"
-    text = widgets[0]["properties"]["markdown"]
-    assert "2,500 at most: functions' duration p99, ms." in text
+    text = note_of(template)
+    assert f"[button:primary:Page]({PAGE_URL})" in text
+    assert "2,500 at most: wait p50, ms; duration p95, ms; duration p50, ms; started; functions' duration" in text
 
 
 def test_saved_queries_search_all_log_groups_in_as_many_queries_as_needed(monitored: Monitored) -> None:

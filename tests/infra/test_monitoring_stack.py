@@ -8,6 +8,9 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
+from collections.abc import Iterator
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
@@ -17,22 +20,31 @@ from joblane.cdk.app import Synthesised
 from joblane.cdk.partition import part_of
 from joblane.cdk.settings.apis import Monitoring
 from joblane.cdk.summary import concurrency
-from joblane.cdk.watching.alarms import MAX_METRICS, Alarm, longest_gap
+from joblane.cdk.watching.alarms import MAX_DESCRIPTION, MAX_METRICS, Alarm, Links, Topic, longest_gap
 from joblane.cdk.watching.of_lanes import alarms_of_part
 from joblane.cdk.watching.of_stage import alarms_of_stage
 from joblane.cdk.watching.queries import QUERIES
 from joblane.discovery import discover
+from joblane.inspector.durations import duration
 from joblane.queues import Queue
 from joblane.schedule import parse
 from tests.infra import templates
 from tests.infra.conftest import TASKS, RealStages, Synth
 from tests.infra.templates import Properties, Template
 from tests.pages import ROOT, anchors
+from tests.unit.test_docs import problems
 
 PAGE = ROOT / "docs" / "how-to" / "operate.md"
-HEADING = re.compile(r" Run: joblane .+\. Runbook: (docs/how-to/operate\.md)#([a-z-]+)\. No data means that ")
-MAX_DESCRIPTION = 1024
-"""Source: PutMetricAlarm, CloudWatch API reference."""
+TEXT = re.compile(
+    r"(?P<says>[^\n]+)\nRun: (?P<command>joblane --stage [a-z]+ [^\n]+)\n(Page: (?P<page>https://[^\n]+)\n)?"
+    r"Runbook: (?P<runbook>[^\n#]+)#(?P<heading>[a-z-]+)\nNo data means that [^\n]+"
+)
+PYTHON_TIME = re.compile(r"\d:\d\d")
+EVENTS = {"archived", "moved-by-sqs", "refused", "missed-tick", "throttles", "near-timeout"}
+"""Alarms that end by themselves while nothing is repaired."""
+URGENT = {"moved-by-sqs", "waiting-critical", "missed-tick", "stuck-lease", "sweep", "health-check"}
+SLACK = {"workspace_id": "T0123ABCD", "channel_id": "C0456EFGH"}
+RUNBOOK = "https://wiki.acme.io/jobs"
 MAX_RANGE_SECONDS = 86_400
 
 
@@ -66,7 +78,8 @@ def watched(request: pytest.FixtureRequest) -> Template:
 @pytest.fixture(scope="module")
 def acme(synth: Synth) -> Template:
     """The template of the test tasks, with its own thresholds."""
-    done = synth(monitoring={"email": "on-call@example.com", "archived": 7, "throttles": "off"})
+    notified = {"email": "on-call@example.com", "later_email": "team@example.com", "slack": SLACK}
+    done = synth(monitoring={**notified, "runbook_url": RUNBOOK, "archived": 7, "throttles": "off"})
     return stack_of(done, "monitoring")
 
 
@@ -88,28 +101,113 @@ def dimensions(metric: Properties) -> dict[str, str]:
 # --- Every alarm ---------------------------------------------------------------------------------------------------
 
 
-def test_every_alarm_notifies_the_topic_when_it_fires_and_when_it_is_over(watched: Template) -> None:
-    ((topic, _),) = templates.of_type(watched, "AWS::SNS::Topic").items()
-    for alarm in alarms_of(watched).values():
-        assert alarm["AlarmActions"] == alarm["OKActions"] == [{"Ref": topic}]
-        assert alarm.get("ActionsEnabled", True)
+def problems_of(name: str, alarm: Properties, topics: dict[str, str], known: set[str]) -> Iterator[str]:
+    """Yield what is wrong with an alarm. ``name``: without the prefix. ``topics``: logical id → ``urgent``, ``later``.
+    ``known``: the anchors of the runbook."""
+    description = text_of(alarm["AlarmDescription"])
+    found = TEXT.fullmatch(description)
+    kind = next((event for event in EVENTS if name == event or name.startswith(f"{event}-")), "")
+    topic = "urgent" if name in URGENT or name.startswith("waiting-critical-") else "later"
+    notified = {key: [topics[each["Ref"]] for each in alarm.get(key, ())] for key in ("AlarmActions", "OKActions")}
+    if notified["AlarmActions"] != [topic]:
+        yield f"{name} notifies {notified['AlarmActions']}, not {topic}"
+    if notified["OKActions"] != ([] if kind else [topic]):
+        yield f"{name} says {notified['OKActions']} that it is over"
+    if not alarm.get("ActionsEnabled", True):
+        yield f"{name} does nothing"
+    if len(description) > MAX_DESCRIPTION:
+        yield f"{name}: the text has {len(description)} characters"
+    if PYTHON_TIME.search(description):
+        yield f"{name}: a time as Python writes it"
+    if found is None:
+        yield f"{name}: no command and section: {description}"
+        return
+    if found["heading"] not in known:
+        yield f"{name}: the runbook has no {found['heading']}"
+    yield from (f"{name}: {each}" for each in problems(shlex.split(found["command"])))
 
 
-def test_every_alarm_names_a_command_and_a_section_of_the_runbook(watched: Template) -> None:
-    known = anchors(PAGE)
-    for name, alarm in alarms_of(watched).items():
-        found = HEADING.search(alarm["AlarmDescription"])
-        assert found, name
-        assert found[2] in known, name
-        assert len(alarm["AlarmDescription"]) <= MAX_DESCRIPTION
+def text_of(value: Any) -> str:
+    """A text with ``…`` for values from AWS."""
+    parts = value["Fn::Join"][1] if isinstance(value, dict) else [value]
+    return "".join(part if isinstance(part, str) else "…" for part in parts)
+
+
+def topics_of(template: Template) -> dict[str, str]:
+    """Logical id of each topic → the end of its name."""
+    return {
+        logical_id: entry["TopicName"].rpartition("-")[2]
+        for logical_id, entry in templates.of_type(template, "AWS::SNS::Topic").items()
+    }
+
+
+def all_problems(template: Template, prefix: str) -> list[str]:
+    topics, known = topics_of(template), anchors(PAGE)
+    return [
+        problem
+        for name, alarm in alarms_of(template).items()
+        for problem in problems_of(name.removeprefix(f"{prefix}-"), alarm, topics, known)
+    ]
+
+
+def test_every_alarm_has_a_topic_a_command_that_exists_and_a_section(watched: Template, acme: Template) -> None:
+    (prefix,) = {name.rpartition("-stuck-lease")[0] for name in alarms_of(watched) if name.endswith("-stuck-lease")}
+    assert all_problems(watched, prefix) == []
+    assert all_problems(acme, "acme") == []
+    for alarm in alarms_of(acme).values():
+        assert f"\nRunbook: {RUNBOOK}#" in alarm["AlarmDescription"]
+
+
+@pytest.mark.parametrize(
+    ("name", "fields", "problem"),
+    [
+        ("refused", {"is_state": True}, "refused says ['later'] that it is over"),
+        ("sweep", {"is_state": False}, "sweep says [] that it is over"),
+        ("missed-tick", {"topic": Topic.LATER}, "missed-tick notifies ['later'], not urgent"),
+        ("sweep", {"heading": "a-heading"}, "sweep: the runbook has no a-heading"),
+        ("sweep", {"run": "drop"}, "sweep: joblane has no command drop"),
+        ("sweep", {"says": "None for 0:20:00."}, "sweep: a time as Python writes it"),
+        ("sweep", {"says": "x" * MAX_DESCRIPTION}, "sweep: the text has 1198 characters"),
+    ],
+)
+def test_a_wrong_alarm_is_found(name: str, fields: dict[str, Any], problem: str) -> None:
+    topics = {topic.capitalize(): topic.value for topic in Topic}
+
+    def found(alarm: Alarm) -> list[str]:
+        actions = [{"Ref": alarm.topic.capitalize()}]
+        done = {"AlarmActions": actions, "OKActions": actions if alarm.is_state else []}
+        properties = {**done, "AlarmDescription": alarm.description(Links("prod"))}
+        return list(problems_of(name, properties, topics, anchors(PAGE)))
+
+    alarms = alarms_of_stage(Monitoring(), discover(), prefix="jobs", functions=[])
+    [alarm] = (each for each in alarms if each.name == name)
+    assert found(alarm) == []
+    assert found(replace(alarm, **fields)) == [problem]
 
 
 def test_every_heading_below_alarms_has_an_alarm(prod: Template) -> None:
-    named = {HEADING.search(entry["AlarmDescription"])[2] for entry in alarms_of(prod).values()}  # type: ignore[index]
+    named = {TEXT.fullmatch(entry["AlarmDescription"])["heading"] for entry in alarms_of(prod).values()}  # type: ignore[index]
     section = PAGE.read_text().split("\n## Alarms\n")[1].split("\n## ")[0]
     assert {
         re.sub(r"[^a-z-]", "", entry.lower().replace(" ", "-")) for entry in re.findall(r"^### (.+)$", section, re.M)
     } == named
+
+
+def test_every_section_of_an_alarm_says_what_customers_feel_and_what_is_safe() -> None:
+    section = PAGE.read_text().split("\n## Alarms\n")[1].split("\n## ")[0]
+    for text in section.split("\n### ")[1:]:
+        heading = text.partition("\n")[0]
+        assert text.count("\n**Meaning.**") == text.count("\n**See it.**") == text.count("\n**Do.**") == 1, heading
+        parts = re.findall(r"^- \*\*(.+?):\*\* \S", text, re.M)
+        assert parts == ["Customers", "Normal", "Safe to repeat", "Needs"], heading
+
+
+def test_an_operator_without_a_database_needs_no_sql() -> None:
+    before, _, last = PAGE.read_text().partition("\n## Without the command line\n")
+    sections = [text for text in before.split("\n## ") if "```sql" in text]
+    assert [text.partition("\n")[0] for text in sections] == ["The database is unavailable"]
+    assert "No operator needs it" in sections[0]
+    assert "a login to the database" in last
 
 
 def test_missing_data_is_a_fault_for_the_sweep_and_the_health_check_alone(prod: Template) -> None:
@@ -137,18 +235,18 @@ def test_the_metrics_that_alarms_read_are_those_that_the_costs_page_counts(
     found = alarms_of(prod)
     parts = {part_of(task.type) for task in lanes}
     timed = {part_of(task.type) for task in lanes if not task.resumable}
-    # three for each lane, throttles of the parts and of the other functions, near timeouts, and eight of the stage
-    assert len(found) == 3 * len(lanes) + len(parts) + 1 + len(timed) + 8
+    # three for each lane, throttles of the parts and of the other functions, near timeouts, and nine of the stage
+    assert len(found) == 3 * len(lanes) + len(parts) + 1 + len(timed) + 9
     metrics = sum(len(metrics_of(alarm)) for alarm in found.values())
-    assert metrics == 7 * len(lanes) - sum(task.resumable for task in lanes) + len(functions) + 11
+    assert metrics == 7 * len(lanes) - sum(task.resumable for task in lanes) + len(functions) + 12
 
 
-def test_a_small_stage_has_nine_alarms_that_read_twelve_metrics(small: Template) -> None:
+def test_a_small_stage_has_ten_alarms_that_read_13_metrics(small: Template) -> None:
     found = alarms_of(small)
     names = {name.removeprefix("jobs-dev-") for name in found}
-    of_sweep = {"moved-by-sqs", "waiting", "missed-tick", "stuck-lease", "old-snapshot", "sweep"}
+    of_sweep = {"moved-by-sqs", "waiting", "waiting-critical", "missed-tick", "stuck-lease", "old-snapshot", "sweep"}
     assert names == {"archived", "throttles", "refused", *of_sweep}
-    assert sum(len(metrics_of(alarm)) for alarm in found.values()) == 12
+    assert sum(len(metrics_of(alarm)) for alarm in found.values()) == 13
     assert templates.of_type(small, "AWS::KMS::Key") == {}
 
 
@@ -278,37 +376,76 @@ def test_a_stage_without_monitoring_has_no_such_stack(dev: Any, local: Any) -> N
 # --- Topic ---------------------------------------------------------------------------------------------------------
 
 
-def test_the_topic_is_encrypted_and_accepts_only_its_own_alarms_over_tls(acme: Template) -> None:
-    ((topic, properties),) = templates.of_type(acme, "AWS::SNS::Topic").items()
+def test_both_topics_are_encrypted_and_accept_only_their_own_alarms_over_tls(acme: Template) -> None:
+    topics = templates.of_type(acme, "AWS::SNS::Topic")
     ((key, key_properties),) = templates.of_type(acme, "AWS::KMS::Key").items()
-    assert properties["TopicName"] == "acme-alarms"
-    assert properties["KmsMasterKeyId"] == {"Fn::GetAtt": [key, "Arn"]}
-    ((_, policy),) = templates.of_type(acme, "AWS::SNS::TopicPolicy").items()
-    deny, allow = policy["PolicyDocument"]["Statement"]
-    assert (deny["Effect"], deny["Condition"]) == ("Deny", {"Bool": {"aws:SecureTransport": "false"}})
-    for statement in (allow, key_properties["KeyPolicy"]["Statement"][1]):
-        assert statement["Principal"] == {"Service": "cloudwatch.amazonaws.com"}
-        assert statement["Condition"]["StringEquals"] == {"aws:SourceAccount": {"Ref": "AWS::AccountId"}}
-        source = templates.target(acme, statement["Condition"]["ArnLike"]["aws:SourceArn"])
-        assert source.endswith(":alarm:acme-*")
-    assert (allow["Action"], allow["Resource"]) == ("sns:Publish", {"Ref": topic})
+    assert {entry["TopicName"] for entry in topics.values()} == {"acme-urgent", "acme-later"}
+    assert [entry["KmsMasterKeyId"] for entry in topics.values()] == [{"Fn::GetAtt": [key, "Arn"]}] * 2
     assert key_properties["EnableKeyRotation"] is True
+    assert [is_closed(acme, policy) for policy in policies(acme)] == [*topics]
+    assert is_open_to_alarms(acme, key_properties["KeyPolicy"]["Statement"][1])
 
 
-def test_a_topic_without_a_key_is_closed_to_all_but_its_own_alarms_too(small: Template) -> None:
-    ((_, properties),) = templates.of_type(small, "AWS::SNS::Topic").items()
-    assert "KmsMasterKeyId" not in properties
-    ((_, policy),) = templates.of_type(small, "AWS::SNS::TopicPolicy").items()
+def policies(template: Template) -> list[Properties]:
+    return list(templates.of_type(template, "AWS::SNS::TopicPolicy").values())
+
+
+def is_closed(template: Template, policy: Properties) -> str:
+    """Check a policy: TLS only, and only alarms of the stage may publish. Return the topic."""
     deny, allow = policy["PolicyDocument"]["Statement"]
     assert (deny["Effect"], deny["Condition"]) == ("Deny", {"Bool": {"aws:SecureTransport": "false"}})
-    assert allow["Principal"] == {"Service": "cloudwatch.amazonaws.com"}
-    assert set(allow["Condition"]) == {"StringEquals", "ArnLike"}
+    assert is_open_to_alarms(template, allow)
+    ((_, topic),) = allow["Resource"].items()
+    assert (allow["Action"], deny["Resource"], policy["Topics"]) == ("sns:Publish", {"Ref": topic}, [{"Ref": topic}])
+    return str(topic)
 
 
-def test_a_mail_is_sent_if_the_stage_names_an_address(acme: Template, small: Template) -> None:
-    ((_, subscription),) = templates.of_type(acme, "AWS::SNS::Subscription").items()
-    assert (subscription["Protocol"], subscription["Endpoint"]) == ("email", "on-call@example.com")
-    assert templates.of_type(small, "AWS::SNS::Subscription") == {}
+def is_open_to_alarms(template: Template, statement: Properties) -> bool:
+    assert statement["Principal"] == {"Service": "cloudwatch.amazonaws.com"}
+    assert set(statement["Condition"]) == {"StringEquals", "ArnLike"}
+    assert statement["Condition"]["StringEquals"] == {"aws:SourceAccount": {"Ref": "AWS::AccountId"}}
+    source = templates.target(template, statement["Condition"]["ArnLike"]["aws:SourceArn"])
+    return bool(re.search(r":alarm:(acme|jobs-dev)-\*$", source))
+
+
+def test_topics_without_a_key_are_closed_to_all_but_their_own_alarms_too(small: Template) -> None:
+    topics = templates.of_type(small, "AWS::SNS::Topic")
+    assert [entry for entry in topics.values() if "KmsMasterKeyId" in entry] == []
+    assert [is_closed(small, policy) for policy in policies(small)] == [*topics]
+
+
+def test_each_topic_sends_mails_to_its_address(acme: Template, prod: Template, small: Template) -> None:
+    def addresses(template: Template) -> dict[str, str]:
+        topics = topics_of(template)
+        found = templates.of_type(template, "AWS::SNS::Subscription").values()
+        assert {entry["Protocol"] for entry in found} <= {"email"}
+        return {topics[entry["TopicArn"]["Ref"]]: entry["Endpoint"] for entry in found}
+
+    assert addresses(acme) == {"urgent": "on-call@example.com", "later": "team@example.com"}
+    assert addresses(prod) == dict.fromkeys(("urgent", "later"), "on-call@example.com")
+    assert addresses(small) == {}
+
+
+def test_a_channel_of_slack_shows_both_topics_and_can_run_nothing(acme: Template, prod: Template) -> None:
+    ((_, channel),) = templates.of_type(acme, "AWS::Chatbot::SlackChannelConfiguration").items()
+    assert (channel["SlackWorkspaceId"], channel["SlackChannelId"]) == (SLACK["workspace_id"], SLACK["channel_id"])
+    assert channel["SnsTopicArns"] == [{"Ref": topic} for topic in topics_of(acme)]
+    # a channel without a guardrail would have that of an administrator
+    assert [templates.target(acme, policy) for policy in channel["GuardrailPolicies"]] == [
+        "arn:${AWS::Partition}:iam::aws:policy/AWSDenyAll"
+    ]
+    role = channel["IamRoleArn"]["Fn::GetAtt"][0]
+    assert list(templates.statements(acme, role)) == []
+    assert set(acme["Resources"][role]["Properties"]) <= {"AssumeRolePolicyDocument", "Description", "Tags"}
+    assert templates.of_type(prod, "AWS::Chatbot::SlackChannelConfiguration") == {}
+
+
+@pytest.mark.parametrize(
+    ("monitoring", "nobody"),
+    [({}, True), ({"email": "off"}, False), ({"slack": SLACK}, False), ({"later_email": "team@acme.io"}, True)],
+)
+def test_a_stage_notifies_somebody_of_urgent_alarms(monitoring: dict[str, Any], nobody: bool) -> None:
+    assert Monitoring.model_validate(monitoring).notifies_nobody == nobody
 
 
 def test_a_synth_says_that_nobody_is_notified(real_stages: RealStages) -> None:
@@ -331,7 +468,13 @@ def dashboard_of(template: Template) -> Properties:
 
 def metrics_shown(template: Template) -> list[Any]:
     widgets = dashboard_of(template)["widgets"]
-    return [metric for widget in widgets for metric in widget["properties"].get("metrics", [])]
+    found = [metric for widget in widgets for metric in widget["properties"].get("metrics", [])]
+    return [metric for metric in found if not isinstance(metric[0], dict)]  # an expression reads other metrics
+
+
+def note_of(template: Template) -> str:
+    (text,) = (each["properties"]["markdown"] for each in dashboard_of(template)["widgets"] if each["type"] == "text")
+    return str(text)
 
 
 def test_the_dashboard_shows_every_lane_function_and_alarm(
@@ -353,11 +496,45 @@ def test_a_small_stages_dashboard_has_fifty_metrics_and_names_what_it_leaves_out
     shown = metrics_shown(small)
     assert 40 < len(shown) <= 50
     # waits of each lane fit, and numbers of each function do not
-    assert {metric[1] for metric in shown} >= {"Overdue", "Archived", "Throttles", "WaitMs", "Retried", "Completed"}
+    assert {metric[1] for metric in shown} >= {"Overdue", "Archived", "Throttles", "OldestDueSeconds", "WaitMs", "Runs"}
     assert [metric for metric in shown if "FunctionName" in metric] == []
-    text = dashboard_of(small)["widgets"][0]["properties"]["markdown"]
-    assert "50 at most: " in text
-    assert "functions' errors" in text
+    assert "50 at most: " in note_of(small)
+    assert "functions' errors" in note_of(small)
+
+
+def test_the_dashboard_begins_with_six_numbers_and_has_limits_and_deploys(prod: Template, acme: Template) -> None:
+    widgets = dashboard_of(prod)["widgets"]
+    numbers = [each["properties"] for each in widgets if each["y"] == 0]
+    assert [each["view"] for each in numbers] == ["singleValue"] * 6
+    assert [each["title"].partition(",")[0] for each in numbers] == [
+        *("Runs", "Failed", "Archived (dead)", "Oldest due task", "Throttles of the account", "Estimated cost"),
+    ]
+    assert [each["title"] for each in numbers if "24 h" in each["title"]] == [
+        each["title"] for each in numbers if (each.get("start"), each.get("setPeriodToTimeRange")) == ("-P1D", True)
+    ]
+    titled = {each["properties"]["title"]: each["properties"] for each in widgets if "title" in each["properties"]}
+    for percentile in ("p50", "p95", "p99"):
+        for name in ("wait", "duration"):
+            statistics = {metric[-1]["stat"] for metric in titled[f"default: {name} {percentile}, ms"]["metrics"]}
+            assert statistics == {percentile}
+    lines = {
+        title: {each["label"]: each["value"] for each in graph["annotations"]["horizontal"]}
+        for title, graph in titled.items()
+        if graph.get("annotations")
+    }
+    assert lines["default: wait p99, ms"] == lines["default: wait p50, ms"]
+    assert "target_wait 1h" in lines["Oldest due task, s"]
+    for label, value in lines["Oldest due task, s"].items():
+        assert duration(label.removeprefix("target_wait ")).total_seconds() == value
+    assert "limit 2: " in str(lines["Functions: concurrent executions"])
+    logs = {each["properties"]["title"]: each["properties"]["query"] for each in widgets if each["type"] == "log"}
+    assert logs["Deploys, newest first"].startswith("SOURCE '/aws/lambda/jobs-prod-migrate' | filter ")
+    assert logs["Found by the sweep, newest first"].startswith("SOURCE '/aws/lambda/jobs-prod-jobs-sweep' | filter ")
+    assert "`joblane --stage prod dead --sort last`" in note_of(prod)
+    assert f"[button:Runbook]({RUNBOOK}#stop-the-harm-first)" in note_of(acme)
+    assert "stop-the-harm-first" in anchors(PAGE)
+    for command in re.findall(r"`(joblane .+?)`", note_of(prod)):
+        assert list(problems(shlex.split(command))) == []
 
 
 def test_the_saved_queries_search_the_logs_of_every_function(prod: Template, functions: list[str]) -> None:
@@ -365,6 +542,24 @@ def test_the_saved_queries_search_the_logs_of_every_function(prod: Template, fun
     assert {entry["Name"] for entry in found} == {f"jobs-prod/{name}" for name in QUERIES}
     for entry in found:
         assert sorted(entry["LogGroupNames"]) == [f"/aws/lambda/{function}" for function in functions]
+    assert {name for name, text in QUERIES.items() if "task_id" in text} >= {"Slowest runs", "Failures by tenant"}
+    assert [name for name, text in QUERIES.items() if "max(@timestamp)" in text] == []  # shown in milliseconds
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "2026-11-27T10:00:00Z 1b2c Task timed out after 60.00 seconds",
+        "Runtime.HandlerNotFound: Handler 'handler' missing on module",
+        "Runtime.UserCodeSyntaxError: Syntax error in module",
+        "RequestId: 1b2c Error: Runtime exited with error: signal: terminated",
+        "RequestId: 1b2c Error: Runtime exited with error: signal: killed",
+        "Runtime.ExitError",
+    ],
+)
+def test_the_query_of_lost_runs_finds_each_kind(line: str) -> None:
+    patterns = re.findall(r"like /(.+)/", QUERIES["Lost runs"])
+    assert any(re.search(pattern, line) for pattern in patterns)
 
 
 @pytest.mark.parametrize("stage", ["dev", "prod"])

@@ -26,7 +26,14 @@ OIDC: dict[str, Any] = {
 @pytest.fixture(scope="module")
 def done(synth: Synth) -> Synthesised:
     page = {"oidc": {**OIDC, "client_secret": SECRET}, "max_concurrency": 4}
-    return synth(package="functions", control={}, page=page, account_concurrency=1000, log_retention_days=14)
+    return synth(
+        package="functions",
+        control={},
+        page=page,
+        account_concurrency=1000,
+        log_retention_days=14,
+        monitoring={"email": "off"},
+    )
 
 
 @pytest.fixture(scope="module")
@@ -114,7 +121,12 @@ def test_the_api_has_no_authorizer_but_is_limited_and_logged(template: Template)
 
 def test_the_address_is_an_output_and_an_attribute(done: Synthesised, template: Template) -> None:
     assert "PageUrl" in template["Outputs"]
-    assert done.jobs.page_url is not None
+    ((_, parameter),) = templates.of_type(template, "AWS::SSM::Parameter").items()
+    assert parameter["Value"] == template["Outputs"]["PageUrl"]["Value"]
+    # and the texts of alarms read it, so that no export keeps the page from being removed
+    assert done.jobs.page_url == f"{{{{resolve:ssm:{parameter['Name']}}}}}"
+    assert f"{done.jobs.page_url}/" in json.dumps(done.templates["acme-monitoring"])
+    assert "Fn::ImportValue" not in json.dumps(done.templates["acme-monitoring"])
 
 
 def test_a_stage_without_the_setting_has_no_page(synth: Synth) -> None:

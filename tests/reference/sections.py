@@ -26,7 +26,8 @@ from joblane.cdk.app import JoblaneApp
 from joblane.cdk.construct import JobDatabase, Joblane
 from joblane.cdk.constructs.granted_bucket import GrantedBucket
 from joblane.cdk.errors import RefusedTemplateError, StageError, SynthError
-from joblane.cdk.settings.apis import Control, Monitoring
+from joblane.cdk.settings.apis import Control, Monitoring, Oidc, Roles, Slack
+from joblane.cdk.settings.apis import Page as SharedPage
 from joblane.cdk.settings.database import Aurora, ExistingDatabase
 from joblane.cdk.settings.network import ExistingNetwork, NewNetwork
 from joblane.cdk.settings.section import SecretReference
@@ -128,6 +129,7 @@ ERRORS: Mapping[str, Sequence[type[BaseException]]] = {
         inspector_errors.ActionError,
         inspector_errors.SelectionError,
         inspector_errors.UnknownBatchError,
+        inspector_errors.UnknownBulkError,
         inspector_errors.BusyError,
         inspector_errors.SchemaError,
         inspector_errors.AwsCallError,
@@ -168,7 +170,11 @@ SETTINGS: Mapping[str, type[BaseModel]] = {
     "new-network": NewNetwork,
     "existing-network": ExistingNetwork,
     "control": Control,
+    "page": SharedPage,
+    "oidc": Oidc,
+    "roles": Roles,
     "monitoring": Monitoring,
+    "slack": Slack,
     "secret": SecretReference,
 }
 PUBLIC_CDK = (JoblaneApp, Joblane, JobDatabase, GrantedBucket, Stage)

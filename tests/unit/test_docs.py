@@ -47,7 +47,23 @@ RUN = {
 }
 """Commands of blocks without a mark → the file that runs them, and a text in it that shows this."""
 
-BUILT_IN = {"psql", "alias", "set", ".", "export", "cd", "git", "cp", "uv", "python", "python3", "pip", "curl"}
+BUILT_IN = {
+    "psql",
+    "alias",
+    "set",
+    ".",
+    "export",
+    "cd",
+    "git",
+    "cp",
+    "uv",
+    "python",
+    "python3",
+    "pip",
+    "pipx",
+    "uvx",
+    "curl",
+}
 """Programs whose arguments are not checked."""
 OF_THE_CLI = {"query", "output", "region", "profile", "cli-binary-format", "max-items", "no-cli-pager"}
 """Options that every command of the AWS CLI accepts. Source: AWS CLI, *Command line options*."""
@@ -162,8 +178,13 @@ def targets() -> set[str]:
     return set(re.findall(r"^([a-z]+):.*?## ", (ROOT / "Makefile").read_text(), re.M))
 
 
+@cache
+def _joblane() -> Any:
+    return typer.main.get_command(app)
+
+
 def _problems_of_jobs(words: list[str]) -> Iterator[str]:
-    command: Any = typer.main.get_command(app)
+    command = _joblane()
     name, left = "joblane", list(words)
     while left:
         if isinstance(command, Listing) and left[0] not in {*command.commands, "--help"}:

@@ -48,7 +48,7 @@ class Extra:
     sqs_requests: int = 0
 
 
-SWEEP_EXTRA = Extra(metrics=1)  # Overdue; its requests follow from the queues
+SWEEP_EXTRA = Extra(metrics=3)  # Overdue, Runs, CostUsd; its requests follow from the queues
 METADATA = "JoblaneCosts"
 """Key of a template's metadata that holds architecture, schedules and extras of the stage."""
 Tasks = Mapping[str, Task[Any, Any]]

@@ -24,7 +24,8 @@ MEANINGS = {
     Exit.FAILED: "refused or failed; `wait`, `deploy`: archived or cancelled; `doctor`, `why`: a check is bad",
     Exit.USAGE: "usage error: nothing was done",
     Exit.NOTHING: (
-        "no such task, batch, type, queue, schedule or pause, or nothing matches; `status`: a part is stopped"
+        "no such task, bulk action, batch, type, queue, schedule, pause or error, or nothing matches; `status`: a part"
+        " is stopped"
     ),
     Exit.STATE: "the task is in another state, or was changed in the meantime",
     Exit.UNAVAILABLE: (
@@ -37,27 +38,24 @@ MEANINGS = {
 
 
 NOTHING_FOUND = ("type", "types", "filter", "name")
-"""Fields of a :class:`SelectionError` or :class:`LimitError` that mean that the target does not exist."""
+"""Fields of a :class:`SelectionError` or :class:`LimitError` that mean that the target does not exist. The problem
+names the target, so the message needs no option."""
 
 OPTIONS = {
     "id_prefix": "--id",
     "states": "--state",
-    "types": "--type",
     "queues": "--queue",
     "created_after": "--newer",
     "created_before": "--older",
     "ended_after": "--ended-newer",
     "ended_before": "--ended-older",
+    "lease_over": "--lease-over",
     "ids": "ID",
     "id": "ID",
-    "type": "TYPE",
     "scope": "SCOPE",
-    "name": "NAME",
 }
 """Field of a :class:`SelectionError` or :class:`LimitError` → the option or argument; any other field has an option of
 its own name."""
-WITHOUT_OPTION = ("action", "filter")
-"""Fields that no option stands for."""
 
 
 def message_of(error: Exception) -> str:
@@ -65,7 +63,11 @@ def message_of(error: Exception) -> str:
     from joblane.errors import LimitError
     from joblane.inspector.errors import SelectionError
 
-    if not isinstance(error, (LimitError, SelectionError)) or error.field in WITHOUT_OPTION:
+    if not isinstance(error, (LimitError, SelectionError)):
+        return str(error)
+    if error.field in NOTHING_FOUND:
+        return error.problem
+    if error.field == "action":  # no option stands for it
         return str(error)
     option = f"--{error.field.replace('_', '-')}"
     return f"{OPTIONS.get(error.field, option)}: {error.problem}"
@@ -76,7 +78,14 @@ def exit_of(error: Exception) -> Exit | None:
     from pg8000.exceptions import Error as PostgresError
 
     from joblane import errors
-    from joblane.inspector.errors import ActionError, AwsCallError, BusyError, SelectionError, UnknownBatchError
+    from joblane.inspector.errors import (
+        ActionError,
+        AwsCallError,
+        BusyError,
+        SelectionError,
+        UnknownBatchError,
+        UnknownBulkError,
+    )
     from joblane.inspector.wire import ArgumentsError
     from joblane.local.errors import ForbiddenError, LocalError, MisuseError, UnavailableError
     from joblane.record.connection import is_unavailable
@@ -93,6 +102,7 @@ def exit_of(error: Exception) -> Exit | None:
         errors.UnknownTaskError: Exit.NOTHING,
         errors.UnknownTypeError: Exit.NOTHING,
         UnknownBatchError: Exit.NOTHING,
+        UnknownBulkError: Exit.NOTHING,
         ActionError: Exit.STATE,
         BusyError: Exit.STATE,
         ArgumentsError: Exit.USAGE,

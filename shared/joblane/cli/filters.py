@@ -15,6 +15,7 @@ from joblane.cli.commands.options import Types
 from joblane.cli.terminal import usage
 from joblane.inspector.durations import ago, duration, moment
 from joblane.inspector.filter import Filter
+from joblane.inspector.nearest import meant
 from joblane.queues import Queue
 from joblane.record.states import State
 
@@ -67,6 +68,10 @@ class FilterOptions:
         str | None, typer.Option(metavar="AGE", help="Only tasks that ended after this: an age or a time.")
     ] = None
 
+    lease_over: Annotated[
+        bool,
+        typer.Option("--lease-over", help="Only tasks whose run has stopped without a result: their lease is over."),
+    ] = False
     longer: Annotated[
         str | None,
         typer.Option(metavar="DURATION", help="Only tasks whose last run took longer than this: 30s, 5m, 1h."),
@@ -90,6 +95,7 @@ class FilterOptions:
             created_before=before,
             ended_after=ended_after,
             ended_before=ended_before,
+            lease_over=self.lease_over,
             longer=duration_of(self.longer, "--longer"),
         )
 
@@ -125,7 +131,7 @@ def time_of(text: str | None, option: str) -> datetime | None:
 def one_of(kind: type[E], value: str, option: str) -> E:
     """A member by its value."""
     if value not in list(kind):
-        usage(f"{value!r} is not valid; valid are {', '.join(kind)}", option)
+        usage(f"{value!r} is not valid. {meant(value, kind)}Valid: {', '.join(kind)}", option)
     return kind(value)
 
 

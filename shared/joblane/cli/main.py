@@ -27,6 +27,7 @@ from joblane.cli.commands import (
     watch,
 )
 from joblane.cli.exits import Exit, epilog, exit_of, message_of
+from joblane.cli.plain import Command
 from joblane.cli.target import Target
 from joblane.project import Project
 
@@ -123,7 +124,7 @@ def where(
 
 for _heading, _commands in COMMANDS.items():
     for _name, _command in _commands.items():
-        app.command(_name, rich_help_panel=_heading)(_command)
+        app.command(_name, cls=Command, rich_help_panel=_heading)(_command)
 app.add_typer(bulk.group, name="bulk", rich_help_panel="Act on tasks", help="Bulk actions: list, show and stop them.")
 app.add_typer(
     batch.group, name="batch", rich_help_panel="Act on tasks", help="Batches: list, show, retry and seal them."
@@ -136,6 +137,9 @@ for _name, _group, _help in (
     ("line", limits.line_group, "The order of a key: show it, and let the next task run first."),
 ):
     app.add_typer(_group, name=_name, rich_help_panel="Limits", help=_help)
+for _of in app.registered_groups:
+    for _found in _of.typer_instance.registered_commands if _of.typer_instance else ():
+        _found.cls = Command
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

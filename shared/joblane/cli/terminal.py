@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, TextIO
 import typer
 
 from joblane.cli.exits import Exit
+from joblane.cli.plain import UsageError
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
@@ -224,8 +225,8 @@ def stop(message: str, code: Exit) -> NoReturn:
 
 
 def usage(message: str, option: str | None = None) -> NoReturn:
-    """End the command with a usage error."""
-    raise typer.BadParameter(message, param_hint=option)
+    """End the command with a usage error. ``option``: the option or argument that is wrong."""
+    raise UsageError(f"{option}: {message}" if option else message[:1].upper() + message[1:])
 
 
 def confirm(question: str, *, yes: bool) -> None:

@@ -84,6 +84,20 @@ class RoleError(JobError):
         self.needed = needed
 
 
+class UnknownBulkError(JobError, LookupError):
+    """There is no bulk action or redrive with this id in this stage.
+
+    Check the id, and the stage.
+    """
+
+    bulk_id: str
+    """The id."""
+
+    def __init__(self, bulk_id: str) -> None:
+        super().__init__(f"there is no bulk action {bulk_id!r} in this stage; `joblane bulk ls` lists the latest")
+        self.bulk_id = bulk_id
+
+
 class BusyError(JobError):
     """A run or another operator is changing the same task at this moment. Nothing was done.
 

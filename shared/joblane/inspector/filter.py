@@ -42,6 +42,8 @@ class Filter:
     """Earliest time of the end, inclusive. With this or the next field, a task matches only if it has ended."""
     ended_before: datetime | None = None
     """Latest time of the end, exclusive."""
+    lease_over: bool = False
+    """True: only active tasks whose lease has ended: their run has stopped without a result."""
     longer: timedelta | None = None
     """Least duration of the last run, exclusive. A run in progress counts with its time so far."""
 

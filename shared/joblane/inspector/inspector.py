@@ -246,7 +246,7 @@ class Inspector:
 
     @needs(VIEW)
     def bulk_view(self, id: str) -> views.BulkView:  # noqa: A002
-        """The state of one bulk action. Raises :class:`~joblane.errors.UnknownTaskError`."""
+        """The state of one bulk action. Raises :class:`~joblane.inspector.errors.UnknownBulkError`."""
         return start.view(self._scope, id)
 
     @needs(VIEW)

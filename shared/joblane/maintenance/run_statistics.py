@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 
+from joblane.queues import OWN_TYPES
 from joblane.record.connection import Connection
 from joblane.record.run_statistics import OTHERS, counting
 
@@ -27,11 +29,17 @@ select u.until, date_trunc('minute', clock_timestamp() - interval '{SETTLE}', 'U
   from joblane.run_statistics_until u for update skip locked
 """
 MINUTES = f"""
-with {counting("minute", "type", "coalesce(queue, '')")}
-insert into joblane.run_statistics ({COLUMNS})
-select 'type', name, queue, 60, at, completed, failed, archived, lost, others, cost_usd, waits, durations,
-       {SUMS} from rows
-on conflict do nothing
+with {counting("minute", "type", "coalesce(queue, '')")},
+added as (
+  insert into joblane.run_statistics ({COLUMNS})
+  select 'type', name, queue, 60, at, completed, failed, archived, lost, others, cost_usd, waits, durations,
+         {SUMS} from rows
+  on conflict do nothing
+  returning starts_with(name, '{OWN_TYPES}') as own, completed, failed, archived, lost, others, cost_usd
+)
+select coalesce(sum(completed + failed + archived + lost + others) filter (where not own), 0)::int,
+       coalesce(sum(failed + archived + lost) filter (where not own), 0)::int, coalesce(sum(cost_usd), 0)::float8
+  from added
 """
 TENANTS = f"""
 with largest as (
@@ -77,41 +85,52 @@ MARK = "update joblane.run_statistics_until set until = $1::timestamptz"
 REMOVE = f"delete from joblane.run_statistics where at < now() - interval '{KEPT_DAYS} days'"
 
 
-def add_up(connection: Connection, *, may_continue: Callable[[], bool]) -> int:
-    """Add up the runs that have ended since the last call, and remove old statistics. Return the number of minutes.
+@dataclass(slots=True)
+class AddedUp:
+    """The runs of some minutes. ``runs``: of the application's types; ``failed``: of these. ``cost_usd``: of all."""
+
+    minutes: int = 0
+    runs: int = 0
+    failed: int = 0
+    cost_usd: float = 0.0
+
+
+def add_up(connection: Connection, *, may_continue: Callable[[], bool]) -> AddedUp:
+    """Add up the runs that have ended since the last call, and remove old statistics.
 
     Each minute is added up once: two sweeps at once do not do it both, and a sweep that is killed has done nothing.
     """
-    minutes = 0
+    total = AddedUp()
     while may_continue():
         connection.execute_simple("begin")
         try:
-            done = _step(connection)
+            done = _step(connection, total)
             connection.commit()
         except BaseException:
             if connection.usable:
                 connection.rollback()
             raise
-        minutes += done
         if not done:
             break
-    return minutes
+    return total
 
 
-def _step(connection: Connection) -> int:
+def _step(connection: Connection, total: AddedUp) -> bool:
     rows = connection.run(NEXT)
     if not rows:  # another sweep does it
-        return 0
+        return False
     [[until, now]] = rows
     start: datetime = now - FIRST if until is None else max(until, now - LONGEST)
     end: datetime = min(now, start + AT_ONCE)
     if end <= start:
-        return 0
-    connection.run(MINUTES, start, end)
+        return False
+    [[runs, failed, cost_usd]] = connection.run(MINUTES, start, end)
     hour = end.replace(minute=0)
     if start < hour:  # an hour has ended
         connection.run(HOURS, hour - timedelta(hours=1), hour)
         connection.run(TENANTS, hour - timedelta(hours=1), hour)
         connection.run(REMOVE)
     connection.run(MARK, end)
-    return round((end - start) / timedelta(minutes=1))
+    total.minutes += round((end - start) / timedelta(minutes=1))
+    total.runs, total.failed, total.cost_usd = total.runs + runs, total.failed + failed, total.cost_usd + cost_usd
+    return True

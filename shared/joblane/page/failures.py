@@ -18,7 +18,14 @@ from joblane.errors import (
     UnknownTaskError,
     UnreadablePayloadError,
 )
-from joblane.inspector.errors import ActionError, AwsCallError, BusyError, RoleError, UnknownBatchError
+from joblane.inspector.errors import (
+    ActionError,
+    AwsCallError,
+    BusyError,
+    RoleError,
+    UnknownBatchError,
+    UnknownBulkError,
+)
 from joblane.inspector.inspector import Inspector
 from joblane.page.rendering import problem, query
 from joblane.page.visit import desk
@@ -34,6 +41,7 @@ UNAVAILABLE = (
 KINDS: Mapping[type[JobError], tuple[int, str, str]] = {
     UnknownTaskError: (404, "There is no such task", "Check the id; the task may never have been recorded."),
     UnknownBatchError: (404, "There is no such batch", "Check the id."),
+    UnknownBulkError: (404, "There is no such bulk action", "Check the id."),
     ActionError: (409, "Not possible in this state", "Nothing was done."),
     BusyError: (409, "Not possible at this moment", ""),
     RoleError: (403, "Your role does not allow this", "Nothing was done."),

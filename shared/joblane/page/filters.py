@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime, timedelta
 from enum import StrEnum
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from joblane.inspector.durations import SHAPE, ago, duration, stamp, written
 from joblane.inspector.errors import SelectionError
@@ -45,6 +45,7 @@ def read(fields: Fields, now: datetime) -> Filter:
             raise SelectionError(older, f"nothing is older than {first(older)} and newer than {first(newer)}")
         times += [after, before]
     created_after, created_before, ended_after, ended_before = times
+    texts: dict[str, Any] = {name: first(name) for name in TEXTS}
     return Filter(
         ids=tuple(fields.getlist("ids")),
         id_prefix=first("id"),
@@ -56,7 +57,7 @@ def read(fields: Fields, now: datetime) -> Filter:
         ended_after=ended_after,
         ended_before=ended_before,
         longer=None if (text := first("longer")) is None else age("longer", text),
-        **{name: first(name) for name in TEXTS},
+        **texts,
     )
 
 

@@ -45,7 +45,7 @@ class RunLog:
 
     def __init__(self, task: Task[Any, Any]) -> None:
         self._type = task.type
-        self._runs: list[tuple[Claim, Finish]] = []
+        self._runs: list[tuple[Claim, Finish, str | None]] = []
         self._archived: list[Claim] = []
         self._completed = telemetry.frequent_line("tasks completed")
         memory = os.environ.get(MEMORY_VARIABLE, "")
@@ -68,9 +68,9 @@ class RunLog:
         end.memory_mb = self._memory_mb
         end.cost_usd = end.billed_ms * self._usd_per_ms + self._shared_usd + own_calls * self._usd_per_call
 
-    def add(self, claim: Claim, end: Finish) -> None:
+    def add(self, claim: Claim, end: Finish, tenant: str | None) -> None:
         """Add a run whose end is recorded."""
-        self._runs.append((claim, end))
+        self._runs.append((claim, end, tenant))
 
     def add_archived(self, claim: Claim) -> None:
         """Add a task that the claim archived after a lost run or a passed deadline. No run reports that."""
@@ -84,17 +84,18 @@ class RunLog:
         for claim in self._archived:
             fields = fields_of(claim) | {"reason": claim.reason, "outcome": "archived"}
             logger.warning(f"task {State.ARCHIVED}", extra=common | fields)
-        for claim, end in self._runs:
+        for claim, end, tenant in self._runs:
             if end.state is State.COMPLETED:
                 completed.append(fields_of(claim) | {"ms": end.duration_ms})
             else:
-                logger.warning(f"task {end.state}", extra=common | fields_of(claim) | _end_fields(end))
+                of_tenant = {"tenant": tenant} if tenant else {}
+                logger.warning(f"task {end.state}", extra=common | fields_of(claim) | of_tenant | _end_fields(end))
         if completed:
             self._completed.write(common | {"outcome": "completed", "tasks": completed})
         tally = telemetry.Tally()
         for _ in self._archived:
             tally.count(METRICS[State.ARCHIVED])
-        for claim, end in self._runs:
+        for claim, end, _ in self._runs:
             tally.count("Started")
             tally.count("Continued" if end.continued else METRICS[end.state])
             tally.time("WaitMs", claim.waited_ms)

@@ -258,7 +258,7 @@ class Worker:
             if run.end is None:
                 response.keep(run.received)
             elif run.recorded:
-                self._log.add(run.claim, run.end)
+                self._log.add(run.claim, run.end, run.received.group)
                 if run.end.state is State.ARCHIVED:
                     archived.append(run)
                 elif run.end.is_sent_again:

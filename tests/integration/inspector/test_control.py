@@ -187,7 +187,7 @@ def test_the_registered_types_are_the_declared_types(operation: str, arguments: 
 ANN = Person("ann@example.com (u-1)", Permission.OPERATE)
 
 
-def test_the_audit_has_the_person_for_whom_the_page_acts(stage: Stage) -> None:
+def test_the_audit_has_the_person_that_the_page_acts_for(stage: Stage) -> None:
     id_ = stage.waiting()
     stage.of(PAGE).on_behalf_of(ANN).cancel(id_, reason="a mistake")
     assert stage.audited() == [("oidc:ann@example.com (u-1)", "cancel", id_)]

@@ -239,6 +239,22 @@ def test_a_large_queue_is_read_only_in_part(
     assert (found.groups[0].count, found.unread, found.depths) == (20, 30, {FRONT_DOOR: 50})
 
 
+def test_dead_letters_that_the_task_table_counts_are_not_missing(
+    inspector: Inspector, bulks: Bulks, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While tasks fail, the counts of a queue lag behind the table."""
+    monkeypatch.setattr("joblane.inspector.bulk.dead.MAX_READ", 2)
+    for number in range(8):
+        put(bulks.world, sample_one, f"it{number}", **archived(fingerprint="aaaa"))
+    for number in range(5):
+        put_dead_letter(bulks.world, {"type": "sample:one", "id": f"it{number}", "rec": True}, reason="it failed")
+    assert (inspector.dead().depths, inspector.dead().unread) == ({DLQ: 5}, 0)
+    # and of more than it counts, only these
+    for _ in range(6):
+        put_dead_letter(bulks.world, external())
+    assert (inspector.dead().depths, inspector.dead().unread) == ({DLQ: 11}, 1)  # ten are read
+
+
 def test_groups_hold_no_value_of_a_payload(inspector: Inspector, bulks: Bulks) -> None:
     put_dead_letter(bulks.world, external(id="x", payload={"do": "PLANTED"}))
     put_dead_letter(

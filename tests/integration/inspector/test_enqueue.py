@@ -102,7 +102,7 @@ def test_an_invalid_payload_is_refused_without_showing_its_values(inspector: Ins
 def test_an_unknown_type_is_refused_with_a_suggestion(inspector: Inspector) -> None:
     with pytest.raises(
         SelectionError,
-        match=r"type: there is no task type 'sample:none'; did you mean 'sample:one'.*`joblane types` lists all",
+        match=r"type: there is no task type 'sample:none'. Did you mean 'sample:one'.*`joblane types` lists all",
     ):
         inspector.enqueue("sample:none", {})
 

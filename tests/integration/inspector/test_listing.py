@@ -33,7 +33,7 @@ FILL = """
 insert into joblane.tasks (id, type, queue, tenant, tags, state, payload, payload_digest, max_attempts,
   retention_seconds,
                    runs, created_at, due_at, finished_at, expire_at, dead_sent_at, reason, error_type, error_message,
-                   fingerprint)
+                   fingerprint, lease_until)
 select md5(n::text), case when n % 100 = 0 then 'sample:batch' when n % 3 = 0 then 'sample:tick' else 'sample:one' end,
        case when n % 5 = 0 then 'low' else 'default' end,
        case when n % 4 > 0 then 'tenant-' || n % 50 end,
@@ -44,13 +44,14 @@ select md5(n::text), case when n % 100 = 0 then 'sample:batch' when n % 3 = 0 th
        case when s.state in ('archived', 'cancelled') then 'why' end,
        case when s.state = 'archived' then 'ValueError' end,
        case when s.state = 'archived' then 'no 100% of ' || n end,
-       case when s.state = 'archived' then left(md5((n % 4)::text), 16) end
+       case when s.state = 'archived' then left(md5((n % 4)::text), 16) end,
+       case when s.state = 'active' then now() + case when n % 100 = 0 then interval '-1 h' else '1 h' end end
   from generate_series(1, $1::int) n,
        lateral (select case when n % 91 = 0 then 'archived' when n % 80 = 0 then 'pending' when n % 50 = 0 then 'active'
                             when n % 87 = 0 then 'cancelled' else 'completed' end as state,
                        timestamptz '2026-01-01' + n / 10 * interval '1 s' as at) as s
 """
-"""Groups of ten rows have the same created_at."""
+"""Groups of ten rows have the same created_at. Of the active tasks, the leases of sample:batch are over."""
 CHILDREN = """
 insert into joblane.task_children
 select parent, id
@@ -95,6 +96,7 @@ KINDS = {
     "ended range": Filter(ended_after=START, ended_before=START + timedelta(minutes=11)),
     "longer": Filter(longer=timedelta(seconds=20)),
     "ended and state": Filter(ended_after=START, states=(State.ARCHIVED, State.PENDING)),
+    "lease over": Filter(lease_over=True),
 }
 
 WALKED = {"queue", "an empty queue", "longer", "parent of many"}
@@ -202,6 +204,7 @@ def holds(filter_: Filter, row: Any) -> bool:
             not filter_.ended_after or (row.finished_at and row.finished_at >= filter_.ended_after),
             not filter_.longer or row.id in LONG,
             not filter_.ended_before or (row.finished_at and row.finished_at < filter_.ended_before),
+            not filter_.lease_over or (row.state, row.type) == ("active", "sample:batch"),
         )
     )
 
@@ -391,7 +394,7 @@ NAIVE = datetime(2026, 1, 1)  # noqa: DTZ001
 BAD: dict[str, tuple[dict[str, Any], str]] = {
     "an unknown type": (
         {"types": ("sample:none",)},
-        "types: there is no task type 'sample:none'; did you mean 'sample:",
+        "types: there is no task type 'sample:none'. Did you mean 'sample:",
     ),
     "a type that no text can hold": ({"types": ("a\0",)}, "types: "),
     "an unknown state": ({"states": ("dead",)}, "states: 'dead' is not a valid State; valid are scheduled, pending"),

@@ -239,9 +239,9 @@ def test_a_pause_that_has_ended_starts_anew(world: World, inspector: Inspector) 
 @pytest.mark.parametrize(
     ("kind", "name", "says"),
     [
-        (PauseScope.QUEUE, "lowest", "known: critical, default, low"),
-        (PauseScope.TYPE, "sample:none", "there is no task type 'sample:none'; did you mean 'sample:one'"),
-        (PauseScope.SCHEDULE, "sample:tick", "known: sample:tick:0, sample:tick:1"),
+        (PauseScope.QUEUE, "lowest", "Known: critical, default, low"),
+        (PauseScope.TYPE, "sample:none", "there is no task type 'sample:none'. Did you mean 'sample:one'"),
+        (PauseScope.SCHEDULE, "sample:tick", "Known: sample:tick:0, sample:tick:1"),
         (PauseScope.TENANT, "with space", "1 to 128 ASCII letters"),
         ("everything", "x", "queue, type, tenant, schedule are valid"),
     ],

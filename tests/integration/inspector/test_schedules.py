@@ -219,7 +219,7 @@ def test_a_schedule_that_is_off_in_the_stage_can_be_ticked(world: World, scope: 
         ("sample:tick", None, r"give the name of a schedule of sample:tick: 0, 1"),
         ("sample:tick", "2", r"give the name of a schedule of sample:tick: 0, 1"),
         ("sample:one", None, "it is not a periodic task"),
-        ("sample:none", None, "there is no task type 'sample:none'; did you mean 'sample:one'"),
+        ("sample:none", None, "there is no task type 'sample:none'. Did you mean 'sample:one'"),
     ],
 )
 def test_an_unknown_schedule_is_refused(inspector: Inspector, type_: str, schedule: str | None, says: str) -> None:

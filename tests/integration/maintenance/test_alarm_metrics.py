@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from datetime import timedelta
 from typing import Any
 from uuid import uuid4
 
@@ -21,6 +22,7 @@ from joblane.sqs.message import DEAD_ATTRIBUTE, Message
 from tests import emf, logs
 from tests.builders.rows import In, active, archived, put
 from tests.builders.snapshots import MINUTE, pid_of, session, swept
+from tests.integration.maintenance.test_run_statistics import run_ended, this_minute
 from tests.samples import Sample, behaviour, sample_keyed, sample_one, sample_single
 from tests.world import PREFIX, World
 
@@ -134,10 +136,43 @@ def test_a_type_with_a_task_that_waits_longer_than_its_target_is_counted(
     metrics, lines = sweeps(world, capsys)
     # then
     assert metrics.get("WaitingTooLong") == (1 if late else None)
+    assert "CriticalWaitingTooLong" not in metrics
     logged = [line for line in lines if "target_wait" in line["message"]]
     assert [(line["of_type"], line["target_seconds"]) for line in logged] == (
         [("tenant:cleanup", 3600)] if late else []
     )
+
+
+def test_the_sweep_measures_the_oldest_due_task_of_each_type_and_all_runs(
+    world: World, capsys: pytest.CaptureFixture[str]
+) -> None:
+    # given a critical task that is late, one of another type that is not, and runs of the last hour
+    tasks = discover()
+    critical = tasks["tenant:initialize"]
+    world.deploy(tasks.values())
+    put(world, critical, "late", queue="critical", due_at=In(-40 * MINUTE), sweep_at=In(-1))
+    put(world, tasks["tenant:cleanup"], "due", queue="low", due_at=In(-5 * MINUTE), sweep_at=In(-1))
+    for outcome in ("completed", "completed", "archived"):
+        run_ended(world, this_minute() - timedelta(minutes=20), outcome=outcome, cost_usd=0.25)
+    # when
+    world.lane(jobs_sweep)
+    capsys.readouterr()
+    world.deliver(jobs_sweep, Message(jobs_sweep.type, str(uuid4())).encode(), seconds=240.0)
+    documents = emf.documents(capsys.readouterr().out)
+    # then
+    due = {line["task_type"]: line for line in documents if "OldestDueSeconds" in line}
+    assert {name: line["OldestDueSeconds"] for name, line in due.items()} == {
+        "tenant:initialize": pytest.approx(40 * MINUTE, abs=60),
+        "tenant:cleanup": pytest.approx(5 * MINUTE, abs=60),
+    }
+    for line in due.values():  # once by type, once of the whole stage
+        assert [each["Dimensions"] for each in line["_aws"]["CloudWatchMetrics"]] == [[["task_type"]], [[]]]
+    [found] = [line for line in documents if "Overdue" in line]
+    assert (found["WaitingTooLong"], found["CriticalWaitingTooLong"]) == (1, 1)
+    [runs] = [line for line in documents if "Runs" in line]
+    assert (runs["Runs"], runs["FailedRuns"], runs["CostUsd"], runs["task_type"]) == (3, 1, 0.75, "jobs:sweep")
+    units = {metric["Name"]: metric["Unit"] for metric in runs["_aws"]["CloudWatchMetrics"][0]["Metrics"]}
+    assert units == {"Runs": "Count", "FailedRuns": "Count", "CostUsd": "None"}
 
 
 def test_a_lease_is_stuck_ten_minutes_after_its_end_unless_its_task_is_paused(world: World) -> None:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 import random
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
 
 from joblane.maintenance import run_statistics
-from joblane.maintenance.run_statistics import add_up
+from joblane.maintenance.run_statistics import AddedUp, add_up
 from joblane.record.database import Database
 from joblane.record.run_statistics import merged, percentile
 from tests.world import World
@@ -35,7 +36,7 @@ def rows(world: World, columns: str, condition: str = "true") -> list[list[Any]]
     )
 
 
-def add(world: World) -> int:
+def add(world: World) -> AddedUp:
     return add_up(world.database.get(), may_continue=lambda: True)
 
 
@@ -49,16 +50,21 @@ def test_each_run_is_added_up_once_by_type_and_minute(world: World) -> None:
     run_ended(world, ago + timedelta(minutes=1), outcome="archived", queue="low")
     run_ended(world, ago + timedelta(minutes=1), outcome="lost", duration_ms=None, type="c:d")
     run_ended(world, ago + timedelta(minutes=1), outcome="snoozed", type="c:d")
+    run_ended(world, ago + timedelta(minutes=2), type="jobs:sweep", queue="low", cost_usd=0.25)
     run_ended(world, now + timedelta(seconds=1), type="too:young")
     # when
-    assert add(world) >= 58
-    assert add(world) in (0, 1)
+    added = add(world)
+    assert added.minutes >= 58
+    assert (added.runs, added.failed, added.cost_usd) == (6, 4, 0.75)  # the cost includes the library's own runs
+    assert replace(again := add(world), minutes=0) == AddedUp()
+    assert again.minutes in (0, 1)
     # then
     assert rows(world, "name, queue, at, completed, failed, archived, lost, others, cost_usd", "seconds = 60") == [
         ["a:b", "default", ago, 1, 1, 0, 0, 0, 0.5],
         ["a:b", "default", ago + timedelta(minutes=1), 0, 1, 0, 0, 0, 0.0],
         ["a:b", "low", ago + timedelta(minutes=1), 0, 0, 1, 0, 0, 0.0],
         ["c:d", "default", ago + timedelta(minutes=1), 0, 0, 0, 1, 1, 0.0],
+        ["jobs:sweep", "low", ago + timedelta(minutes=2), 1, 0, 0, 0, 0, 0.25],
     ]
     [[waits, durations]] = rows(world, "waits, durations", f"seconds = 60 and name = 'a:b' and at = '{ago}'")
     assert (waits, durations) == ([[0, 1], [27, 1]], [[14, 2]])
@@ -87,9 +93,9 @@ def test_two_sweeps_at_once_add_nothing_up_twice(world: World) -> None:
         other = database.get()
         other.execute_simple("begin")
         other.run(run_statistics.NEXT)
-        assert add(world) == 0
+        assert add(world) == AddedUp()
         other.execute_simple("rollback")
-    assert add(world) > 0
+    assert add(world).minutes > 0
     assert rows(world, "completed", "seconds = 60") == [[1]]
 
 

@@ -16,6 +16,7 @@ import pytest
 from functions.api import refusals, storage
 from functions.api.access import ADMINS, EVERYBODY, ROUTES, caller_of
 from functions.api.app import app
+from functions.api.bounds import INVITATIONS_A_DAY, TENANTS_A_DAY
 from functions.api.document import document
 from functions.api.handler import handler
 from functions.api.once import id_of
@@ -293,6 +294,78 @@ def test_a_name_may_be_of_any_script(api: Api) -> None:
     for number, name in enumerate(["نرم\u200cافزار", "株式会社", "Śląsk & Söhne", "👩\u200d🔬 Labs"]):
         assert api("POST", "/tenants", {"name": name, "slug": f"a-{number}"}, who=claims()).status == 201
     assert api.rows("tenants") == 4
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "Win at evil.example",
+        "evil.example",
+        "EVIL.EXAMPLE/win",
+        "evil。example",
+        "evil．example",
+        "https://10.0.0.1/",
+        "Claim: http:/evil",
+        "//evil",
+        "www.evil",
+        "ceo@evil",
+        "\\\\evil\\share",
+        "Acme\r\nBcc: all",
+        "Acme\x00",
+        "Acme\u202eemca",
+    ],
+)
+def test_a_name_that_would_be_a_link_or_a_line_in_a_mail_is_refused(api: Api, name: str) -> None:
+    answer = api("POST", "/tenants", {"name": name, "slug": "a"}, who=claims())
+    assert (answer.status, list(answer.fields)) == (400, ["name"])
+    assert api.rows("tenants") == 0
+
+
+def test_a_name_may_have_dots_and_marks(api: Api) -> None:
+    for number, name in enumerate(
+        ["St. Gallen AG", "A.C.M.E. Inc.", "Node 2.0", "Q&A: 24/7", "J.P. Doe", "Who's who?"]
+    ):
+        assert api("POST", "/tenants", {"name": name, "slug": f"a-{number}"}, who=claims()).status == 201
+
+
+def test_a_caller_creates_a_bounded_number_of_tenants_a_day(api: Api) -> None:
+    # given
+    fill = """insert into saas.tenants (name, slug, created_by, created_at)
+              select 'T', $1 || n, $1, now() - $2::interval from generate_series(1, $3::int) n"""
+    api.platform.world.run(fill, "ann", "1 hour", TENANTS_A_DAY - 1)
+    api.platform.world.run(fill, "bob", "25 hours", TENANTS_A_DAY)
+    new = {"name": "A", "slug": "the-last"}
+    # when
+    assert api("POST", "/tenants", new, who=claims("ann"), headers={"Idempotency-Key": "once"}).status == 201
+    answer = api("POST", "/tenants", {"name": "A", "slug": "too-many"}, who=claims("ann"))
+    # then the rest of the day is refused, but no repetition, no other caller, and no service of the account
+    assert (answer.status, answer.headers["Retry-After"]) == (429, "3600")
+    assert f"you have created {TENANTS_A_DAY} tenants in 24 hours" in answer.body["message"]
+    assert api("POST", "/tenants", new, who=claims("ann"), headers={"Idempotency-Key": "once"}).status == 201
+    assert api("POST", "/tenants", {"name": "A", "slug": "of-bob"}, who=claims("bob")).status == 201
+    service = "arn:aws:iam::123456789012:user/sign-up"
+    api.platform.world.run(fill, service, "1 hour", TENANTS_A_DAY)
+    assert api("POST", "/tenants", {"name": "A", "slug": "of-service"}, signer=principal(service)).status == 201
+
+
+def test_a_tenant_and_a_caller_send_a_bounded_number_of_invitations_a_day(api: Api, tenant: str) -> None:
+    # given
+    role, other = api.platform.role(tenant, "Viewer"), api.platform.tenant(slug="other")
+    fill = """insert into saas.user_invitations (tenant_id, email, invited_by, role_id, token, expires_at)
+              select $1::uuid, 'x@example.org', $2, $3::uuid, gen_random_uuid()::text, now()
+                from generate_series(1, $4::int)"""
+    api.platform.world.run(fill, tenant, "bob", role, INVITATIONS_A_DAY - 1)
+    # when
+    assert invite(api, tenant, role).status == 201
+    answer = invite(api, tenant, role)
+    # then
+    assert (answer.status, answer.headers["Retry-After"]) == (429, "3600")
+    assert "for this tenant" in answer.body["message"]
+    # and a caller of many tenants has one bound
+    there = api.platform.role(other, "Viewer")
+    assert invite(api, other, there).status == 201
+    api.platform.world.run(fill, api.platform.tenant(slug="third"), "ann", there, INVITATIONS_A_DAY)
+    assert "you have sent" in invite(api, other, there).body["message"]
 
 
 def test_an_existing_slug_is_named_and_nothing_is_written(api: Api, tenant: str) -> None:
@@ -828,7 +901,7 @@ def test_the_document_describes_roles_refusals_keys_and_the_token() -> None:
     found = document(app())
     export = found["paths"]["/exports"]["post"]
     assert export["description"] == "For admin, owner."
-    assert {"202", "400", "401", "403", "404", "413", "415", "422", "500", "503"} == export["responses"].keys()
+    assert {"202", "400", "401", "403", "404", "413", "415", "422", "429", "500", "503"} == export["responses"].keys()
     assert not {"413", "415"} & found["paths"]["/tasks/{task_id}"]["get"]["responses"].keys()
     assert "200" not in found["paths"]["/tenants"]["post"]["responses"]
     assert [item["name"] for item in export["parameters"]] == ["Idempotency-Key", "Traceparent"]

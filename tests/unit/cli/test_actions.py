@@ -68,7 +68,7 @@ def test_different_errors_together_end_with_1(jobs: Run, stub: FakeInspector) ->
 def test_an_action_without_ids_or_a_filter_is_a_usage_error(jobs: Run, stub: FakeInspector) -> None:
     ran = jobs("delete", "--yes")
     assert (ran.code, stub.calls) == (2, [])
-    assert "give ids, or options that choose tasks" in ran.err
+    assert "Give ids, or options that choose tasks" in ran.err
 
 
 # --- By filter -------------------------------------------------------------------------------------------------------
@@ -225,6 +225,17 @@ def test_dead_letters_are_shown_by_group_with_the_next_steps(jobs: Run, stub: Fa
     ]
     assert f"jobs redrive {views.FINGERPRINT} --canary 5" in ran.err
     assert f"jobs show {views.ID}" in ran.err
+
+
+def test_the_signs_in_errors_and_dead_letters_that_were_not_read_are_explained(jobs: Run, stub: FakeInspector) -> None:
+    found = views.dead()
+    groups = (replace(found.groups[0], message="row # has no '…'"),)
+    stub.answers["dead"] = replace(found, groups=groups, unread=1_424)
+    ran = jobs("dead")
+    assert "In the errors, # stands for a number, an id or a time, '…' for a quoted text.\n" in ran.err
+    assert "Counts are still changing: 1,424 more dead letters were not read.\n" in ran.err
+    stub.answers["dead"] = replace(found, groups=(replace(found.groups[0], message="it did not end"),))
+    assert "In the errors" not in jobs("dead").err
 
 
 def test_the_log_of_a_group_is_a_link_to_the_console_or_a_command(jobs: Run, stub: FakeInspector) -> None:

@@ -77,8 +77,8 @@ def test_in_and_at_exclude_each_other(jobs: Run, stub: FakeInspector) -> None:
 @pytest.mark.parametrize(
     ("option", "problem"),
     [
-        (("--queue", "lo"), "'lo' is not valid; valid are critical, default, low"),
-        (("--on-conflict", "foo"), "'foo' is not valid; valid are raise, return, replace"),
+        (("--queue", "lo"), "'lo' is not valid. Did you mean 'low'? Valid: critical, default, low"),
+        (("--on-conflict", "foo"), "'foo' is not valid. Valid: raise, return, replace"),
         (("--at", "9999-12-31T23:00-10:00"), "is outside the calendar"),
     ],
 )
@@ -87,7 +87,7 @@ def test_an_invalid_option_of_enqueue_is_a_usage_error(
 ) -> None:
     ran = jobs("enqueue", "data:export", *option)
     assert (ran.code, stub.calls) == (2, [])
-    assert f"Invalid value for {option[0]}: " in ran.err
+    assert f"{option[0]}: " in ran.err
     assert problem in ran.err
 
 

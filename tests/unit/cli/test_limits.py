@@ -131,14 +131,14 @@ def test_invalid_arguments_are_usage_errors(jobs: Run, stub: FakeInspector, argu
 
 
 @pytest.mark.parametrize(
-    ("field", "code", "shown"), [("name", 3, "NAME"), ("max_per_key", 2, "--max-per-key"), ("until", 2, "--until")]
+    ("field", "code", "shown"), [("name", 3, ""), ("max_per_key", 2, "--max-per-key: "), ("until", 2, "--until: ")]
 )
 def test_a_refused_value_is_named_as_its_option(
     jobs: Run, stub: FakeInspector, field: str, code: int, shown: str
 ) -> None:
     stub.answers["set_limit"] = LimitError(field, "it is wrong")
     ran = jobs("limits", "set", "openai", "--total", "1", "--reason", "r")
-    assert (ran.code, ran.err) == (code, f"joblane: {shown}: it is wrong\n")
+    assert (ran.code, ran.err) == (code, f"joblane: {shown}it is wrong\n")
 
 
 def test_a_reset_shows_the_declared_values(jobs: Run, stub: FakeInspector) -> None:

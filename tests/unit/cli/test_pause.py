@@ -80,7 +80,7 @@ def test_an_invalid_name_is_not_resumed(jobs: Run, stub: FakeInspector) -> None:
 def test_an_unknown_name_ends_with_3(jobs: Run, stub: FakeInspector) -> None:
     stub.answers["pause"] = SelectionError("name", "there is no queue 'lo'; known: critical, default, low")
     ran = jobs("pause", "queue", "lo")
-    assert (ran.code, ran.err) == (3, "joblane: NAME: there is no queue 'lo'; known: critical, default, low\n")
+    assert (ran.code, ran.err) == (3, "joblane: there is no queue 'lo'; known: critical, default, low\n")
 
 
 def test_schedules_are_shown_with_the_next_time_and_the_last_ticks(jobs: Run, stub: FakeInspector) -> None:

@@ -100,12 +100,12 @@ def test_nothing_is_cut_in_a_pipe(jobs: Run, stub: FakeInspector) -> None:
 @pytest.mark.parametrize(
     ("arguments", "problem"),
     [
-        (("--state", "dead"), "'dead' is not valid; valid are scheduled, pending, held, active"),
-        (("--queue", "fast"), "'fast' is not valid; valid are critical, default, low"),
+        (("--state", "dead"), "'dead' is not valid. Valid: scheduled, pending, held, active"),
+        (("--queue", "fast"), "'fast' is not valid. Valid: critical, default, low"),
         (("--older", "soon"), "'soon' is neither a duration"),
         (("--newer", "10y"), "'10y' is neither a duration"),
         (("--longer", "14:30"), "'14:30' is not a duration"),
-        (("--limit", "501"), "less than or equal to 500"),
+        (("--limit", "501"), "--limit: 1 to 500, not 501"),
     ],
 )
 def test_an_invalid_option_is_a_usage_error_with_the_valid_values(
@@ -293,3 +293,15 @@ def test_a_shell_that_has_loaded_the_local_variables_uses_the_local_stack(
     # then it asks the local stack, and suggests commands without a stage
     assert (ran.code, stub.where["stage"]) == (0, None)
     assert "--stage" not in ran.out
+
+
+def test_a_log_without_lines_says_what_became_of_it(jobs: Run, stub: FakeInspector) -> None:
+    stub.lines = []
+    runs = {"gone": views.before(minutes=28), "new": datetime.now(UTC), "open": None}
+    for text, ended in runs.items():
+        stub.changes["one"] = {"attempts": (views.attempt(1, finished_at=ended),)}
+        said = jobs("logs", "one").err
+        assert ("is no longer kept, or was deleted" in said) is (text == "gone")
+        assert ("No log lines yet: CloudWatch has them some seconds after" in said) is (text != "gone")
+    stub.changes["one"] = {"attempts": ()}
+    assert jobs("logs", "one").err == "No log lines: no run of this task has started.\n"

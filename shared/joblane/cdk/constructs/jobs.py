@@ -28,7 +28,7 @@ from joblane.cdk.constructs.migration import Migration
 from joblane.cdk.constructs.parts import Parts
 from joblane.cdk.constructs.queue_pair import RECEIVING, SENDING, QueuePair, add_mapping, queue_arn, send_statement
 from joblane.cdk.constructs.router import VISIBILITY, WAITS, Router
-from joblane.cdk.constructs.shared_page import role_session
+from joblane.cdk.constructs.shared_page import page_url, role_session
 from joblane.cdk.constructs.task_function import OWN_VARIABLES, JobFunction, TaskFunction
 from joblane.cdk.costs import METADATA, Extra
 from joblane.cdk.database_access import DatabaseAccess
@@ -63,7 +63,7 @@ class Jobs(Construct):
     - ``producer_policies``: ``data:export`` sends that type to its lanes, ``default`` sends to that front door;
     - ``shares``: lane → ``MaximumConcurrency``.
 
-    ``page_url``: the address of the page, which the app sets once there is one; None: the stage has no page.
+    ``page_url``: the address of the page, for other stacks; None: the stage has no page.
     ``function_names``: of all functions on AWS, including router and migration, sorted.
     """
 
@@ -79,7 +79,7 @@ class Jobs(Construct):
     ) -> None:
         super().__init__(scope, id_)
         self.stage, self.tasks, self._buckets = workload.stage, workload.tasks, buckets
-        self.page_url: str | None = None
+        self.page_url = page_url(self.stage)
         stage, tasks, functions = self.stage, self.tasks, workload.functions
         if stage.control is None:  # nobody could call the function, and it has many permissions
             functions = {name: function for name, function in functions.items() if not function.inspects}

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from aws_cdk import Aws, CfnOutput, Duration, Stack
 from aws_cdk import aws_iam as iam
 from aws_cdk import aws_lambda as lambda_
+from aws_cdk import aws_ssm as ssm
 from constructs import Construct
 
 from joblane.cdk.constructs.code import ARCHITECTURES, RUNTIME
@@ -43,6 +44,18 @@ def role_name(stage: Stage) -> str:
 def role_session(stage: Stage) -> str:
     """The beginning of the ARN of the role in a session, as API Gateway passes it to the control function."""
     return f"arn:{Aws.PARTITION}:sts::{Aws.ACCOUNT_ID}:assumed-role/{role_name(stage)}/"
+
+
+def page_url(stage: Stage) -> str | None:
+    """The address of the page for other stacks, deployed after its own; None: the stage has no page.
+
+    It is read from a parameter when such a stack changes. An export would keep the page from being removed.
+    """
+    return f"{{{{resolve:ssm:{_address(stage)}}}}}" if stage.page else None
+
+
+def _address(stage: Stage) -> str:
+    return f"/{stage.prefix}/page-url"
 
 
 class SharedPage(Construct):
@@ -98,6 +111,7 @@ class SharedPage(Construct):
         self.url = http.api_endpoint
         configuration = _configuration(stage, settings.oidc, self.url, control_url, f"/{key}")
         function.add_environment(VARIABLE, configuration.to_text())
+        ssm.StringParameter(self, "Address", parameter_name=_address(stage), string_value=self.url)
         CfnOutput(stack, URL, value=self.url)
 
     def _role(self, stage: Stage, allowed: dict[tuple[str, ...], list[str]]) -> iam.Role:

@@ -128,20 +128,41 @@ Percent = Annotated[int, Field(ge=1, le=100)] | Literal["off"]
 EMAIL = r"^[^@\s]+@[^@\s]+\.[^@\s]+$"
 
 
+class Slack(Settings):
+    """A channel of Slack that shows the alarms. Authorise the workspace once in the AWS account before the deploy."""
+
+    workspace_id: str = Field(pattern=r"^T[0-9A-Z]{1,254}$")
+    """Id of the workspace, as the console of Amazon Q Developer in chat applications shows it."""
+    channel_id: str = Field(pattern=r"^[CG][0-9A-Z]{1,254}$")
+    """Id of the channel: the end of the link to it."""
+
+
 class Monitoring(Settings):
-    """Alarms with an SNS topic, a dashboard, and saved queries. A threshold is a number, or ``"off"`` for no alarm."""
+    """Alarms with two SNS topics, a dashboard, and saved queries.
+
+    Alarms that should wake somebody publish to the topic ``PREFIX-urgent``, all others to ``PREFIX-later``. A threshold
+    is a number, or ``"off"`` for no alarm.
+    """
 
     email: str | None = Field(None, pattern=rf"^off$|{EMAIL}")
-    """Address that gets a mail when an alarm fires and when it ends. Confirm the address by the link in the first mail.
-    ``"off"``: no mail, because you subscribe to the SNS topic ``PREFIX-alarms`` in another way. None: nobody is
-    notified, as the synthesis says; refused if ``removal`` is ``"retain"``."""
+    """Address that gets a mail when an alarm fires, and when a state such as a missing sweep ends. Confirm the address
+    by the link in the first mail of each topic. ``"off"``: no mail, because you subscribe to the SNS topics in another
+    way. None: no mail. Without ``slack`` nobody is notified then, as the synthesis says; refused if ``removal`` is
+    ``"retain"``."""
+    later_email: str | None = Field(None, pattern=rf"^off$|{EMAIL}")
+    """Address for the topic ``PREFIX-later``, or ``"off"``. None: the address in ``email``."""
+    slack: Slack | None = None
+    """Channel of Slack for both topics. None: no channel."""
+    runbook_url: str | None = Field(None, max_length=200, pattern=r"^https?://[^\s#]+$")
+    """Address at which your team reads the page [Operate a stage](../how-to/operate.md), for the texts of the alarms,
+    which add the anchor of a section. None: the texts name the file ``docs/how-to/operate.md``."""
     detail: Literal["lanes", "stage"] = "lanes"
-    """``lanes``: alarms for each type in each of its queues. ``stage``: alarms for the whole stage only, which read 13
+    """``lanes``: alarms for each type in each of its queues. ``stage``: alarms for the whole stage only, which read 14
     metrics at most, and a dashboard with at most 50 metrics, for any number of types. The alarms of
     ``failing_percent`` and ``near_timeout_percent`` exist only with ``lanes``."""
     topic_key: bool = True
-    """True: the SNS topic has a KMS key of its own. False: notifications are not encrypted by KMS. They hold names of
-    alarms and numbers only."""
+    """True: the SNS topics have a KMS key of their own. False: notifications are not encrypted by KMS. They hold names
+    of alarms, types and functions, and numbers."""
     archived: Count = 1
     """Archived tasks of one type within 15 minutes; with ``detail`` ``stage``, of all types together."""
     failing_percent: Percent = 50
@@ -168,6 +189,16 @@ class Monitoring(Settings):
     """Duration of a run, in percent of its type's ``timeout``."""
     silence: Annotated[int, Field(ge=2)] | Literal["off"] = 4
     """Successive runs of the sweep, or of a health check, that are missing or did not complete."""
+
+    @property
+    def address_for_later(self) -> str | None:
+        """The address for the topic ``PREFIX-later``."""
+        return self.email if self.later_email is None else self.later_email
+
+    @property
+    def notifies_nobody(self) -> bool:
+        """True if the settings do not say who is notified of urgent alarms."""
+        return self.email is None and self.slack is None
 
     @property
     def is_stage(self) -> bool:

@@ -165,7 +165,8 @@ class Stage(Settings):
         if self.removal == "retain" and self.alarms_of_nobody:
             raise ValueError(
                 'monitoring.email: an address is required, because the removal of this stage is "retain"; '
-                f'or set "off", and subscribe to the SNS topic {self.prefix}-alarms in another way'
+                f'or set slack, or "off" if you subscribe to the topics {self.prefix}-urgent and {self.prefix}-later '
+                "in another way"
             )
         return self
 
@@ -196,7 +197,7 @@ class Stage(Settings):
     @property
     def alarms_of_nobody(self) -> bool:
         """True if there are alarms and the settings do not say who is notified."""
-        return self.monitoring is not None and self.monitoring.email is None
+        return self.monitoring is not None and self.monitoring.notifies_nobody
 
     @property
     def apis(self) -> Mapping[str, HttpLimits]:

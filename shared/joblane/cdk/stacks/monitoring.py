@@ -11,12 +11,12 @@ from aws_cdk import aws_cloudwatch_actions as actions
 from aws_cdk import aws_logs as logs
 from constructs import Construct
 
-from joblane.cdk.constructs.alarm_topic import AlarmTopic
+from joblane.cdk.constructs.alarm_topics import AlarmTopics
 from joblane.cdk.constructs.jobs import Jobs
 from joblane.cdk.partition import part_of
 from joblane.cdk.settings.apis import Monitoring
 from joblane.cdk.watching import dashboard
-from joblane.cdk.watching.alarms import Alarm, Silence
+from joblane.cdk.watching.alarms import Alarm, Links, Silence
 from joblane.cdk.watching.of_lanes import alarms_of_part
 from joblane.cdk.watching.of_stage import alarms_of_stage
 from joblane.cdk.watching.queries import queries_of
@@ -32,17 +32,26 @@ SHOWN = Duration.hours(6)
 class MonitoringStack(Stack):
     """Alarms, dashboard and saved queries of a stage. The alarms of task types are in nested stacks, by their parts.
 
-    ``more``: alarms of the application.
+    ``more``: alarms of the application. ``page_url``: address of the stage's page, for texts and dashboard.
     """
 
     def __init__(
-        self, scope: Construct, id_: str, *, jobs: Jobs, monitoring: Monitoring, more: Sequence[Alarm] = ()
+        self,
+        scope: Construct,
+        id_: str,
+        *,
+        jobs: Jobs,
+        monitoring: Monitoring,
+        more: Sequence[Alarm] = (),
+        page_url: str | None = None,
     ) -> None:
         stage, functions = jobs.stage, jobs.function_names
         describes = f"Joblane, {stage.name}: alarms, dashboard, queries"
         super().__init__(scope, id_, description=describes)
         self._prefix = stage.prefix
-        self._notify = actions.SnsAction(AlarmTopic(self, "Alarms", prefix=stage.prefix, monitoring=monitoring).topic)
+        self._links = Links(stage.name, monitoring.runbook_url, page_url)
+        topics = AlarmTopics(self, "Alarms", prefix=stage.prefix, monitoring=monitoring).topics
+        self._actions = {kind: actions.SnsAction(topic) for kind, topic in topics.items()}
         of_tasks = {function_name(stage.prefix, task.type) for task in jobs.tasks.values()}
         others = [name for name in functions if name not in of_tasks]
         alarms = [*alarms_of_stage(monitoring, jobs.tasks, prefix=stage.prefix, functions=others), *more]
@@ -63,6 +72,8 @@ class MonitoringStack(Stack):
                 jobs.tasks,
                 prefix=stage.prefix,
                 functions=functions,
+                shares=jobs.shares,
+                links=self._links,
                 alarms=[self._known(alarm) for alarm in alarms],
                 most=dashboard.METRICS_OF_FREE if monitoring.is_stage else dashboard.METRICS_OF_DASHBOARD,
             ),
@@ -90,7 +101,7 @@ class MonitoringStack(Stack):
                 stack,
                 alarm.name.title().replace("-", ""),
                 alarm_name=f"{self._prefix}-{alarm.name}",
-                alarm_description=alarm.description,
+                alarm_description=alarm.description(self._links),
                 metric=_metric(alarm),
                 threshold=alarm.threshold,
                 comparison_operator=cloudwatch.ComparisonOperator.LESS_THAN_THRESHOLD
@@ -100,8 +111,9 @@ class MonitoringStack(Stack):
                 datapoints_to_alarm=alarm.rings_after,
                 treat_missing_data=MISSING[alarm.silence],
             )
-            construct.add_alarm_action(self._notify)
-            construct.add_ok_action(self._notify)
+            construct.add_alarm_action(self._actions[alarm.topic])
+            if alarm.is_state:
+                construct.add_ok_action(self._actions[alarm.topic])
 
 
 def _metric(alarm: Alarm) -> cloudwatch.IMetric:

@@ -8,7 +8,7 @@ Sources: CloudWatch, *Using metric math*; its pricing, whose unit is an "alarm m
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
@@ -19,10 +19,16 @@ from aws_cdk import aws_cloudwatch as cloudwatch
 
 from joblane.cdk.settings.apis import Count
 from joblane.declaration import Task
+from joblane.inspector.durations import written
 from joblane.queues import Queue
 from joblane.telemetry import namespace
 
-PAGE = "docs/how-to/operate.md"
+RUNBOOK = "docs/how-to/operate.md"
+"""The page with a section for each alarm, in the documentation of the library."""
+MAX_DESCRIPTION = 1024
+"""Characters of an alarm's description. Source: PutMetricAlarm, CloudWatch API reference."""
+MAX_NAMES = 350
+"""Characters of the names of types or functions in a description."""
 MAX_METRICS = 10
 """Metrics that one alarm reads. Source: CloudWatch quotas, *Metric Math alarms*."""
 MAX_RANGE = timedelta(days=1)
@@ -39,9 +45,44 @@ class Silence(StrEnum):
     FAULT = "No data means that no run has completed. A new stage has no data until its first run."
 
 
+class Topic(StrEnum):
+    """The SNS topics: each alarm publishes to one of them."""
+
+    URGENT = "urgent"
+    """Wake somebody."""
+    LATER = "later"
+    """Look at it during working hours."""
+
+
+@dataclass(frozen=True)
+class Links:
+    """The addresses in the texts of a stage's alarms and on its dashboard.
+
+    ``stage``: its name. ``runbook``: address of a copy of :data:`RUNBOOK`; None: there is none. ``page``: address of
+    the stage's page; None: it has none.
+    """
+
+    stage: str
+    runbook: str | None = None
+    page: str | None = None
+
+    def command(self, words: str) -> str:
+        return f"joblane --stage {self.stage} {words}"
+
+    def section(self, heading: str) -> str:
+        return f"{self.runbook or RUNBOOK}#{heading}"
+
+
+NO_END = "This alarm ends by itself, without a mail."
+
+
 @dataclass(frozen=True, kw_only=True)
 class Alarm:
-    """``name``: without the stage's prefix. ``run``: the first command. ``heading``: the section of :data:`PAGE`.
+    """``name``: without the stage's prefix. ``says``: the problem in plain words. ``run``: the first command, without
+    ``joblane``. ``heading``: the section of :data:`RUNBOOK`. ``path``: the view of the stage's page.
+
+    ``is_state``: True for a state, whose end is worth a mail. False for events: the alarm ends by itself when no
+    further event follows, and its end does not mean that anything was repaired.
 
     The alarm fires when ``expression`` over ``metrics`` (the one metric itself if the expression is empty) reaches
     ``threshold`` in ``rings_after`` of the last ``periods`` periods. With ``below`` it fires below ``threshold``.
@@ -51,8 +92,11 @@ class Alarm:
     heading: str
     says: str
     run: str
+    topic: Topic
+    is_state: bool
     metrics: Metrics
     threshold: float
+    path: str = "/"
     silence: Silence = Silence.FINE
     expression: str = ""
     period: timedelta = FIVE
@@ -60,9 +104,12 @@ class Alarm:
     rings_after: int = 1
     below: bool = False
 
-    @property
-    def description(self) -> str:
-        return f"{self.says} Run: {self.run}. Runbook: {PAGE}#{self.heading}. {self.silence}"
+    def description(self, links: Links) -> str:
+        """Return the text of its mails: the problem, the command, the addresses, each on a line of its own."""
+        page = [f"Page: {links.page}{self.path}"] if links.page else []
+        end = "" if self.is_state else f" {NO_END}"
+        lines = [f"Run: {links.command(self.run)}", *page, f"Runbook: {links.section(self.heading)}"]
+        return "\n".join([self.says, *lines, f"{self.silence}{end}"])
 
 
 def silence(
@@ -80,8 +127,10 @@ def silence(
     yield Alarm(
         name=name,
         heading=heading,
-        says=f"No {name.replace('-', ' ')} has completed for {in_words(periods * period)}.",
-        run="joblane doctor",
+        says=f"No {name.replace('-', ' ')} has completed for {written(periods * period)}.",
+        run="doctor",
+        topic=Topic.URGENT,
+        is_state=True,
         metrics={"completed": completed(statistic="Sum", period=period)},
         threshold=1,
         below=True,
@@ -92,16 +141,22 @@ def silence(
     )
 
 
-def in_words(length: timedelta) -> str:
-    """``1 h 30 min``, for people who read an alarm's mail."""
-    minutes, seconds = divmod(int(length.total_seconds()), 60)
-    hours, minutes = divmod(minutes, 60)
-    parts = [f"{number} {unit}" for number, unit in ((hours, "h"), (minutes, "min"), (seconds, "s")) if number]
-    return " ".join(parts) or "0 s"
+def archived(tasks: int) -> str:
+    """Return what ``tasks`` archived tasks within :data:`QUARTER` mean."""
+    many = "1 task was" if tasks == 1 else f"{tasks} tasks were"
+    return (
+        f"at least {many} archived in {written(QUARTER)}: all attempts failed, or the handler raised SkipRetry. "
+        "Archived tasks are kept, and do not run again by themselves."
+    )
 
 
-def counted(tasks: int) -> str:
-    return "1 task was" if tasks == 1 else f"{tasks} tasks were"
+def listed(names: Sequence[str]) -> str:
+    """Return the names, or as many as fit into a description, and the number of the others."""
+    shown = list(names)
+    while len(", ".join(shown)) > MAX_NAMES:
+        shown.pop()
+    left = len(names) - len(shown)
+    return ", ".join(shown) + (f" and {left} more" if left else "")
 
 
 # --- Metrics -------------------------------------------------------------------------------------------------------

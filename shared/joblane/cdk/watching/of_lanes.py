@@ -12,10 +12,20 @@ from datetime import timedelta
 from typing import Any, TypeVar
 
 from joblane.cdk.settings.apis import Monitoring
-from joblane.cdk.watching.alarms import MAX_METRICS, QUARTER, Alarm, Watched, counted, function_metric, in_words
+from joblane.cdk.watching.alarms import (
+    MAX_METRICS,
+    QUARTER,
+    Alarm,
+    Topic,
+    Watched,
+    archived,
+    function_metric,
+    listed,
+)
 from joblane.cdk.watching.groups import in_groups
 from joblane.declaration import Task
-from joblane.queues import function_name
+from joblane.inspector.durations import written
+from joblane.queues import Queue, function_name
 
 T = TypeVar("T")
 WORST_WAIT, WORST_TIME = "p95", "p99"
@@ -39,8 +49,11 @@ def _of_lane(lane: Watched, monitoring: Monitoring) -> Iterator[Alarm]:
         yield Alarm(
             name=f"archived-{lane.name}",
             heading="archived",
-            says=f"{type_}: at least {counted(monitoring.archived)} archived in 15 minutes.",
-            run="joblane dead",
+            says=f"{type_}: {archived(monitoring.archived)}",
+            run=f"dead --newer 1h --type {type_}",
+            path="/dead",
+            topic=Topic.LATER,
+            is_state=False,
             metrics={"archived": lane.metric("Archived", period=QUARTER)},
             threshold=monitoring.archived,
             period=QUARTER,
@@ -52,8 +65,12 @@ def _of_lane(lane: Watched, monitoring: Monitoring) -> Iterator[Alarm]:
         yield Alarm(
             name=f"waiting-{lane.name}",
             heading="waiting-too-long",
-            says=f"{type_}: tasks started more than {in_words(target)} (its target_wait) after they were due.",
-            run="joblane queues --lanes",
+            says=f"{type_}: tasks of queue {lane.queue} started more than {written(target)} (its target_wait) after "
+            "they were due.",
+            run=f"runs {type_}",
+            path=f"/runs?type={type_}",
+            topic=Topic.URGENT if lane.queue is Queue.CRITICAL else Topic.LATER,
+            is_state=True,
             metrics={"wait": lane.metric("WaitMs", WORST_WAIT)},
             threshold=target / timedelta(milliseconds=1),
         )
@@ -69,8 +86,12 @@ def _failing(lane: Watched, percent: int, runs: int) -> Alarm:
     return Alarm(
         name=f"failing-{lane.name}",
         heading="failing",
-        says=f"{lane.task.type}: at least {percent} % of the runs failed in 15 minutes, with {runs} runs or more.",
-        run=f"joblane ls --state retry --type {lane.task.type}",
+        says=f"{lane.task.type}: at least {percent} % of the runs failed in {written(QUARTER)}, with {runs} runs or "
+        "more. They are tried again.",
+        run=f"runs {lane.task.type}",
+        path=f"/runs?type={lane.task.type}",
+        topic=Topic.LATER,
+        is_state=True,
         metrics=metrics,
         expression=(f"IF(started + errors >= {runs}, 100 * (retried + archived + errors) / (started + errors), 0)"),
         threshold=percent,
@@ -92,9 +113,12 @@ def _near_timeout(group: str, lanes: Sequence[Watched], monitoring: Monitoring) 
             heading="near-the-timeout",
             says=(
                 f"Runs took {monitoring.near_timeout_percent} % of their timeout or more. One of these types: "
-                f"{', '.join(lane.task.type for lane in some)}."
+                f"{listed([lane.task.type for lane in some])}."
             ),
-            run="joblane stats --within 1d",
+            run="stats --within 1d",
+            path="/statistics",
+            topic=Topic.LATER,
+            is_state=False,
             metrics={f"d{n}": lane.metric("DurationMs", WORST_TIME, QUARTER) for n, lane in enumerate(some)},
             expression=f"MAX([{', '.join(shares)}])" if len(shares) > 1 else shares[0],
             threshold=monitoring.near_timeout_percent,
@@ -111,8 +135,10 @@ def throttles(group: str, functions: Sequence[str], monitoring: Monitoring) -> I
         yield Alarm(
             name=f"throttles-{name}",
             heading="throttles",
-            says=f"Lambda throttled one of these functions: {', '.join(some)}.",
-            run="joblane doctor",
+            says=f"Lambda throttled one of these functions: {listed(some)}.",
+            run="doctor",
+            topic=Topic.LATER,
+            is_state=False,
             metrics=metrics,
             expression=" + ".join(metrics) if len(metrics) > 1 else "",
             threshold=monitoring.throttles,

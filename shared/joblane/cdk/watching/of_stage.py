@@ -11,8 +11,9 @@ from joblane.cdk.watching.alarms import (
     FIVE,
     QUARTER,
     Alarm,
+    Topic,
     account_metric,
-    counted,
+    archived,
     longest_gap,
     own_metric,
     queue_metric,
@@ -31,10 +32,11 @@ def alarms_of_stage(
 
     ``functions``: the names of the Lambda functions that are not those of a task type.
     """
+    has_critical = any(task.queue is Queue.CRITICAL for task in tasks.values())
     return [
         *(_instead_of_lanes(monitoring, prefix) if monitoring.is_stage else throttles("shared", functions, monitoring)),
         *_of_dead_letters(prefix, monitoring),
-        *(_of_sweep(tasks[SWEEP], prefix, monitoring) if SWEEP in tasks else ()),
+        *(_of_sweep(tasks[SWEEP], prefix, monitoring, has_critical=has_critical) if SWEEP in tasks else ()),
     ]
 
 
@@ -44,8 +46,11 @@ def _instead_of_lanes(monitoring: Monitoring, prefix: str) -> Iterator[Alarm]:
         yield Alarm(
             name="archived",
             heading="archived",
-            says=f"At least {counted(monitoring.archived)} archived in 15 minutes.",
-            run="joblane dead",
+            says=f"All types together: {archived(monitoring.archived)}",
+            run="dead --newer 1h --sort last",
+            path="/dead",
+            topic=Topic.LATER,
+            is_state=False,
             metrics={"archived": own_metric(prefix, "Archived", statistic="Sum", period=QUARTER)},
             threshold=monitoring.archived,
             period=QUARTER,
@@ -56,7 +61,9 @@ def _instead_of_lanes(monitoring: Monitoring, prefix: str) -> Iterator[Alarm]:
             heading="throttles",
             says="Lambda throttled a function of this account in this region, which may belong to another stage or "
             "application.",
-            run="joblane doctor",
+            run="doctor",
+            topic=Topic.LATER,
+            is_state=False,
             metrics={"throttles": account_metric("Throttles", "Sum")},
             threshold=monitoring.throttles,
         )
@@ -76,40 +83,58 @@ def _of_dead_letters(prefix: str, monitoring: Monitoring) -> Iterator[Alarm]:
         heading="refused",
         says="A front door refused messages, or EventBridge could not send ticks. They are in one of these dead-letter "
         f"queues: {', '.join(map(dead_letter_name, queues))}.",
-        run="joblane dead",
+        run="dead",
+        path="/dead",
+        topic=Topic.LATER,
+        is_state=False,
         metrics=metrics,
         expression=" + ".join(metrics),
         threshold=monitoring.refused,
     )
 
 
-def _of_sweep(sweep: Task[Any, Any], prefix: str, monitoring: Monitoring) -> Iterator[Alarm]:
+def _of_sweep(sweep: Task[Any, Any], prefix: str, monitoring: Monitoring, *, has_critical: bool) -> Iterator[Alarm]:
     gap = longest_gap(sweep)
     if gap is None:  # the stage has switched the sweep off, so its metrics are missing on purpose
         return
 
-    def reported(name: str, metric: str, threshold: Count, *, heading: str, says: str, run: str) -> Iterator[Alarm]:
+    def reported(name: str, metric: str, threshold: Count, **text: Any) -> Iterator[Alarm]:
         if isinstance(threshold, int):
             metrics = {"found": own_metric(prefix, metric, statistic="Maximum", period=FIVE, task_type=SWEEP)}
-            yield Alarm(name=name, heading=heading, says=says, run=run, metrics=metrics, threshold=threshold)
+            yield Alarm(name=name, metrics=metrics, threshold=threshold, **text)
 
     yield from reported(
         "moved-by-sqs",
         "DeadLettersMovedBySqs",
         monitoring.moved_by_sqs,
         heading="dead-letters-that-sqs-moved",
-        says="SQS itself moved messages to a dead-letter queue, so no reason was recorded. The sweep's log names the "
-        "queue.",
-        run="joblane dead",
+        says="SQS itself moved messages to a dead-letter queue: a function crashes at its start, or the database was "
+        "unavailable for a day. The sweep's log names the queue.",
+        run="dead --sort last",
+        path="/dead",
+        topic=Topic.URGENT,
+        is_state=False,
     )
+    late = "tasks are due for longer than the target_wait of their type and have not started. The sweep's log names the"
     yield from reported(
         "waiting",
         "WaitingTooLong",
         1 if monitoring.waiting else "off",
         heading="waiting-too-long",
-        says="Tasks are due for longer than the target_wait of their type and have not started. The sweep's log names "
-        "the types.",
-        run="joblane queues --lanes",
+        says=f"Some {late} types.",
+        run="doctor",
+        topic=Topic.LATER,
+        is_state=True,
+    )
+    yield from reported(
+        "waiting-critical",
+        "CriticalWaitingTooLong",
+        1 if monitoring.waiting and has_critical else "off",
+        heading="waiting-too-long",
+        says=f"Critical {late} types.",
+        run="doctor",
+        topic=Topic.URGENT,
+        is_state=True,
     )
     yield from reported(
         "missed-tick",
@@ -117,15 +142,22 @@ def _of_sweep(sweep: Task[Any, Any], prefix: str, monitoring: Monitoring) -> Ite
         monitoring.missed_ticks,
         heading="a-missed-tick",
         says="A schedule should have fired, and its tick has not arrived. The sweep's log names the schedule.",
-        run="joblane schedules",
+        run="schedules",
+        path="/schedules",
+        topic=Topic.URGENT,
+        is_state=False,
     )
     yield from reported(
         "stuck-lease",
         "StuckLeases",
         monitoring.stuck_leases,
         heading="a-stuck-lease",
-        says="The leases of runs ended more than ten minutes ago, and the sweep has not found them.",
-        run="joblane doctor",
+        says="Runs have stopped without a result: their leases ended more than ten minutes ago, and no sweep has sent "
+        "their tasks again.",
+        run="ls --lease-over",
+        path="/tasks?state=active",
+        topic=Topic.URGENT,
+        is_state=True,
     )
     minutes = monitoring.old_snapshot_minutes
     yield from reported(
@@ -135,7 +167,9 @@ def _of_sweep(sweep: Task[Any, Any], prefix: str, monitoring: Monitoring) -> Ite
         heading="an-old-snapshot",
         says=f"A transaction, a standby or a replication slot has kept dead rows for {minutes} minutes, so tasks with "
         "limits start more slowly. The sweep's log names it.",
-        run="joblane doctor",
+        run="doctor",
+        topic=Topic.LATER,
+        is_state=True,
     )
     completed = partial(own_metric, prefix, "Completed", task_type=SWEEP, queue=sweep.queue.value)
     yield from silence("sweep", "the-sweep-does-not-run", completed, gap, monitoring.silence)

@@ -24,21 +24,55 @@ fields @timestamp, level, message, task_id, task_type, attempt, span_id, parent_
 """,
     "Failures by fingerprint": """
 filter ispresent(fingerprint)
-| stats count(*) as failures, count_distinct(task_id) as tasks, latest(task_id) as example, max(@timestamp) as last
+| stats count(*) as failures, count_distinct(task_id) as tasks, latest(task_id) as example, latest(@timestamp) as last
     by task_type, error_type, fingerprint
 | sort failures desc
 | limit 100
 """,
+    "Failures by tenant": """
+filter ispresent(tenant) and outcome in ["failed", "timeout", "archived", "rate_limited"]
+| stats count(*) as failures, count_distinct(task_id) as tasks, latest(task_id) as example, latest(@timestamp) as last
+    by tenant, task_type, outcome
+| sort failures desc
+| limit 100
+""",
+    "Failed runs of a type over time": """
+filter task_type = "TYPE" and ispresent(Started)
+| fields coalesce(Retried, 0) as retried_runs, coalesce(Archived, 0) as archived_runs
+| stats sum(Started) as runs, sum(retried_runs) as retried, sum(archived_runs) as archived,
+    100 * (sum(retried_runs) + sum(archived_runs)) / sum(Started) as failed_percent by bin(5m)
+""",
     "Slowest runs": """
+filter message = "tasks completed"
+| fields jsonParse(@message) as line
+| unnest line.tasks into each
+| fields @timestamp, each.ms as ms, task_type, each.task_id as task_id, each.attempt as attempt, @log
+| sort ms desc
+| limit 100
+""",
+    "Slowest failed runs": """
+filter ispresent(task_id) and ispresent(ms) and outcome != "completed"
+| fields @timestamp, ms, task_type, task_id, attempt, outcome, error_type, @log
+| sort ms desc
+| limit 100
+""",
+    "Memory and time of invocations": """
 filter @type = "REPORT"
-| fields @duration, @billedDuration, @maxMemoryUsed / 1000000 as used_mb, @memorySize / 1000000 as memory_mb,
-    @requestId, @log
-| sort @duration desc
+| stats count(*) as invocations, pct(@duration, 50) as p50_ms, pct(@duration, 99) as p99_ms,
+    max(@maxMemoryUsed) / 1000000 as most_mb, max(@memorySize) / 1000000 as memory_mb by @log
+| sort p99_ms desc
 | limit 100
 """,
     "Lost runs": """
 fields @timestamp, @message, @requestId, @log
-| filter @message like /Task timed out|Runtime\\.(ExitError|OutOfMemory|ImportModuleError)|signal: killed/
+| filter @message like /Task timed out|signal: (killed|terminated)/
+    or @message like /Runtime\\.(ExitError|OutOfMemory|ImportModuleError|HandlerNotFound|UserCodeSyntaxError)/
+| sort @timestamp desc
+| limit 100
+""",
+    "Throttled and rate-limited": """
+filter outcome = "rate_limited" or @message like /Throttl|TooManyRequests|SlowDown|RequestLimitExceeded/
+| fields @timestamp, message, task_type, task_id, outcome, again_in_seconds, error_type, error, @log
 | sort @timestamp desc
 | limit 100
 """,
@@ -56,7 +90,7 @@ fields @timestamp, message, swept.overdue, swept.sent, swept.unsent, swept.dead_
 | limit 100
 """,
 }
-"""Name → query. In the first two, replace the word in capitals by the id to search for.
+"""Name → query. Replace a word in capitals by the id or the type to search for.
 
 ``@message like`` also finds an id in a batch's list of completed tasks, which has no field of its own.
 """

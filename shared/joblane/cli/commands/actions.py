@@ -44,7 +44,7 @@ def command(action: str) -> Callable[..., None]:
     ) -> None:
         unfiltered = which == filters.FilterOptions()
         if not ids and unfiltered:
-            terminal.usage(f"give ids, or options that choose tasks; `joblane {action} --help` lists them", "[ID]...")
+            terminal.usage(f"give ids, or options that choose tasks; `joblane {action} --help` lists them")
         chosen = which.filter(ids or ())
         inspector = target.inspector(context)
         if unfiltered and not dry_run:

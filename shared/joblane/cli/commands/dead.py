@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from joblane.inspector.views import DeadGroup, DeadLetters
 
 DEFAULT_CANARY = 5
+SIGNS = {"#": "# stands for a number, an id or a time", "…": "'…' for a quoted text", "@": "@ for an address"}
+"""Parts of an error that differ from task to task → their meaning. See :func:`joblane.worker.failure.normalised`."""
 FINGERPRINT = re.compile(r"[0-9a-f]{16}")
 """The form of fingerprints made by :class:`joblane.worker.failure.Failure`."""
 
@@ -75,7 +77,9 @@ def dead(
         )
     if found.unread:
         were = "was" if found.unread == 1 else "were"
-        terminal.say(f"Counts may still be changing: {plural(found.unread, 'more dead letter')} {were} not read.")
+        terminal.say(f"Counts are still changing: {plural(found.unread, 'more dead letter')} {were} not read.")
+    if signs := [meaning for sign, meaning in SIGNS.items() if any(sign in group.message for group in found.groups)]:
+        terminal.say(f"In the errors, {', '.join(signs)}.")
     if found.groups:
         _next_steps(found.groups[0], target.command(context))
 
@@ -163,9 +167,9 @@ def redrive(
     if everything and (which or type_):
         terminal.usage("give --all without a fingerprint, ids or --type", "--all")
     if not (everything or which or type_):
-        terminal.usage("give a fingerprint from `joblane dead`, ids, --type, or --all", "[FINGERPRINT|ID]...")
+        terminal.usage("give a fingerprint from `joblane dead`, ids, --type, or --all")
     inspector = target.inspector(context)
-    found = inspector.dead()
+    found = inspector.dead(types=tuple(type_ or ()))
     chosen = _filter(which or [], type_ or [], found.groups)
     number, removed = _number(inspector, chosen, found, exactly=dry_run), removable(found, chosen)
     if everything and (unreadable := sum(group.count for group in found.groups if not group.type)):
@@ -201,7 +205,7 @@ def _filter(which: list[str], types: list[str], groups: tuple[DeadGroup, ...]) -
     known = {group.fingerprint for group in groups} | {text for text in which if FINGERPRINT.fullmatch(text)}
     fingerprints = [text for text in which if text in known]
     if len(fingerprints) > 1 or (fingerprints and len(which) > 1):
-        terminal.usage("give one fingerprint, or only ids", "[FINGERPRINT|ID]...")
+        terminal.usage("give one fingerprint, or only ids", "FINGERPRINT|ID")
     if fingerprints:
         return Filter(fingerprint=fingerprints[0], types=tuple(types))
     return Filter(ids=tuple(dict.fromkeys(which)), types=tuple(types))

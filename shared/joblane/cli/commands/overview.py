@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 why = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
 
 BY = ("type", "tenant")
-LEFT_OUT_FIRST = ("LONGEST", "WAITED", "LOST", "RETRIED", "TOOK", "COMPLETED")
+LEFT_OUT_FIRST = ("LONGEST", "MEAN WAIT", "LOST", "RETRIED", "MEAN TIME", "COMPLETED")
 """Columns of `stats` in the order in which they are left out of a narrow table."""
 
 
@@ -90,7 +90,7 @@ def stats(
 ) -> None:
     """Show runs by type or tenant, and their costs.
 
-    Their outcomes, and their mean times of waiting and running.
+    Their outcomes, and their mean times of waiting and running. `joblane runs TYPE` has percentiles.
     """
     if by not in BY:
         terminal.usage(f"{by!r} is neither type nor tenant", "--by")
@@ -125,7 +125,7 @@ def runs(
     from joblane.cli.queue_tables import pause_line
 
     if (type_ is None) == (tenant is None):
-        terminal.usage("give a type or --tenant", "TYPE")
+        terminal.usage("give a type or --tenant")
     kind, name = (PauseScope.TYPE, type_) if tenant is None else (PauseScope.TENANT, tenant)
     inspector, length = target.inspector(context), filters.parsed(duration, within, "--within")
     found = inspector.performance(kind, name or "", within=length)
@@ -160,8 +160,8 @@ def _statistics(found: tuple[Statistic, ...], by: str, width: int, *, cost: bool
             "RETRIED": f"{statistic.retried:,}",
             "ARCHIVED": f"{statistic.archived:,}",
             "LOST": f"{statistic.lost:,}",
-            "WAITED": milliseconds(statistic.wait_ms),
-            "TOOK": milliseconds(statistic.duration_ms),
+            "MEAN WAIT": milliseconds(statistic.wait_ms),
+            "MEAN TIME": milliseconds(statistic.duration_ms),
             "LONGEST": milliseconds(statistic.longest_ms),
         }
         for statistic in found

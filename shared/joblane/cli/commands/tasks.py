@@ -12,6 +12,7 @@ import typer
 
 from joblane.cli import filters, target, terminal
 from joblane.cli.commands import options as o
+from joblane.cli.durations import relative
 from joblane.cli.exits import Exit
 from joblane.cli.follow import bar
 from joblane.inspector.durations import stamp
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
 
 POLL_SECONDS = 1.0
 MAX_LOG_LINES = 1000
+LATE = timedelta(minutes=2)
+"""Time after which CloudWatch has the lines of a run."""
 LOG_FIELDS_LEFT_OUT = ("service", "location", "sampling_rate", "task_id", "task_type", "type", "queue", "timestamp")
 
 
@@ -85,7 +88,8 @@ def logs(
 ) -> None:
     """Show the log lines of all attempts of one task."""
     inspector = target.inspector(context)
-    ended = inspector.task(id_).row.state in ENDED
+    view = inspector.task(id_)
+    ended = view.row.state in ENDED
     lines = inspector.logs(id_, limit=MAX_LOG_LINES)
     terminal.answer(lines, as_json=as_json and not follow)
     console, shown = terminal.console(), 0
@@ -106,9 +110,20 @@ def logs(
         terminal.say("\nNo longer following; the task continues.")
         raise typer.Exit(Exit.INTERRUPTED) from None
     if not shown:
-        terminal.say("No log lines: there are none, they are no longer kept, or CloudWatch has not received them yet.")
+        terminal.say(_no_lines(view, datetime.now(UTC)))
     if shown >= MAX_LOG_LINES:
         terminal.say(f"These are the first {MAX_LOG_LINES:,} lines; CloudWatch has the rest.")
+
+
+def _no_lines(view: TaskView, now: datetime) -> str:
+    ends = [attempt.finished_at for attempt in view.attempts if attempt.finished_at]
+    if not view.attempts:
+        return "No log lines: no run of this task has started."
+    if not ends or now - max(ends) < LATE:
+        return "No log lines yet: CloudWatch has them some seconds after they are written."
+    return (
+        f"No log lines: its last run ended {relative(max(ends), now)}, and its log is no longer kept, or was deleted."
+    )
 
 
 def _print_log_line(to: Console, line: LogLine) -> None:

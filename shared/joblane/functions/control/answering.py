@@ -21,7 +21,14 @@ from typing import Any
 from joblane import errors, settings, telemetry
 from joblane.discovery import discover
 from joblane.inspector import wire
-from joblane.inspector.errors import ActionError, BusyError, RoleError, SelectionError, UnknownBatchError
+from joblane.inspector.errors import (
+    ActionError,
+    BusyError,
+    RoleError,
+    SelectionError,
+    UnknownBatchError,
+    UnknownBulkError,
+)
 from joblane.inspector.inspector import Inspector
 from joblane.inspector.permission import Permission
 from joblane.inspector.person import HEADER, Person
@@ -39,6 +46,7 @@ STATUSES: tuple[tuple[type[errors.JobError], int], ...] = (
     (errors.DatabaseUnavailableError, 503),
     (errors.UnknownTaskError, 404),
     (UnknownBatchError, 404),
+    (UnknownBulkError, 404),
     (RoleError, 403),
     (ActionError, 409),
     (BusyError, 409),

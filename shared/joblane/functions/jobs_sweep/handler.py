@@ -14,11 +14,12 @@ from joblane.context import TaskContext
 from joblane.declaration import Grants, Task
 from joblane.decorator import task
 from joblane.discovery import discover
+from joblane.enqueue.wake import SWEEP
 from joblane.errors import sqlstate, text_of
 from joblane.maintenance.held_counts import HeldCounts, held_counts
 from joblane.maintenance.missed_ticks import missed_ticks
 from joblane.maintenance.old_snapshot import old_snapshot
-from joblane.maintenance.run_statistics import add_up
+from joblane.maintenance.run_statistics import AddedUp, add_up
 from joblane.maintenance.sweep import Swept, sweep
 from joblane.maintenance.unmarked_dead_letters import unmarked_dead_letters
 from joblane.payload import Payload
@@ -60,16 +61,19 @@ def jobs_sweep(payload: JobsSweep, ctx: TaskContext) -> dict[str, Any]:
     held = held_counts(ctx.connection(), may_continue=may_continue)
     ctx.logger.info("swept", extra={"swept": vars(swept), "held_by_limit": dict(held.by_limit)})
     missed = _missed_ticks(ctx, tasks)
+    late = _waiting_too_long(ctx, tasks, swept, held)
     found = {
-        "WaitingTooLong": _waiting_too_long(ctx, tasks, swept, held),
+        "WaitingTooLong": len(late),
+        "CriticalWaitingTooLong": sum(tasks[name].queue is Queue.CRITICAL for name in late),
         "MissedTick": len(missed),
         "StuckLeases": swept.stuck,
         "DeadLettersMovedBySqs": _moved_by_sqs(ctx, tasks, sqs),
         "OldestSnapshotSeconds": _old_snapshot_seconds(ctx),
     }
     _measure(ctx, swept, found)
+    _measure_due(swept.waits)
     _measure_held(held)
-    add_up(ctx.connection(), may_continue=may_continue)  # last: only charts depend on it
+    _measure_runs(add_up(ctx.connection(), may_continue=may_continue))  # last: only charts depend on it
     return vars(swept) | {"missed_ticks": missed, "held": held.by_limit.total()}
 
 
@@ -84,6 +88,24 @@ def _measure(ctx: TaskContext, swept: Swept, found: Mapping[str, int]) -> None:
     tally.flush(task_type=ctx.type)
 
 
+def _measure_due(waits: Mapping[str, int]) -> None:
+    """Write the time since the oldest task of each type was due, and of the whole stage, for the dashboard."""
+    for name, seconds in waits.items():
+        tally = Tally()
+        tally.count("OldestDueSeconds", seconds)
+        tally.flush("OldestDueSeconds", task_type=name)
+
+
+def _measure_runs(added: AddedUp) -> None:
+    """Write the runs of the stage and their cost, for the dashboard."""
+    found = {"Runs": added.runs, "FailedRuns": added.failed, "CostUsd": added.cost_usd}
+    tally = Tally()
+    for name, number in found.items():
+        if number:
+            tally.count(name, number)
+    tally.flush(task_type=SWEEP)
+
+
 def _measure_held(held: HeldCounts) -> None:
     """Write the metrics of limits for which tasks wait. A key has no metric of its own: there may be any number."""
     for name, number in held.by_limit.items():
@@ -93,15 +115,15 @@ def _measure_held(held: HeldCounts) -> None:
         tally.flush(limit=name)
 
 
-def _waiting_too_long(ctx: TaskContext, tasks: Tasks, swept: Swept, held: HeldCounts) -> int:
-    """Return the number of types with a task that has not started within ``target_wait``, and log a line for each.
+def _waiting_too_long(ctx: TaskContext, tasks: Tasks, swept: Swept, held: HeldCounts) -> list[str]:
+    """Return the types with a task that has not started within ``target_wait``, and log a line for each.
 
     Tasks that wait for a limit are not late. The line has their number.
     """
-    late = 0
+    late: list[str] = []
     for name, waited in swept.waits.items():
         if name in tasks and waited > (target := tasks[name].target_wait.total_seconds()):
-            late += 1
+            late.append(name)
             ctx.logger.error(
                 "tasks wait longer than their type's target_wait",
                 extra={

@@ -28,8 +28,6 @@ def acknowledge(scope: Scope, fingerprint: str, note: str) -> ActionResult:
         if said is None:
             raise SelectionError("reason", "a note is required, for other operators")
         if not doing.connection.run(IS_CAUSE, fingerprint):
-            raise SelectionError(
-                "fingerprint", f"no archived task has the fingerprint {fingerprint}; see `joblane dead`"
-            )
+            raise SelectionError("filter", f"no archived task has the fingerprint {fingerprint}; see `joblane dead`")
         doing.connection.run(ACKNOWLEDGE, fingerprint, doing.who, said)
     return ActionResult(fingerprint, "acknowledge", State.ARCHIVED, State.ARCHIVED)

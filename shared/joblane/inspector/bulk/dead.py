@@ -167,13 +167,17 @@ def _log_link(scope: Scope, type_: str) -> str | None:
 
 def _unexpected_dead_letters(scope: Scope) -> tuple[Mapping[str, QueueDepth], list[DeadLetter], int]:
     """The depths of the dead-letter queues, the messages read from queues with an unexpected depth, and the number of
-    messages there that were not read."""
+    other messages there that the task table does not account for."""
     depths = dead_letter_depths(scope.sqs, queues_of(scope.prefix, scope.tasks))
     expected = expected_dead_letters(scope.connection, scope.prefix)
     queues = [queue for queue, depth in depths.items() if depth.all != expected[queue]]
     samples = call_for_queues(scope.sqs, lambda queue: _sample(scope.sqs, queue), queues)
     deliveries = [delivery for sample in samples.values() for delivery in sample]
-    unread = sum(max(0, depths[queue].all - len(sample)) for queue, sample in samples.items())
+    unread = sum(
+        depths[queue].all - max(len(sample), expected[queue])
+        for queue, sample in samples.items()
+        if depths[queue].all > max(len(sample), expected[queue])
+    )
     return depths, identified(scope.connection, scope.tasks, deliveries), unread
 
 

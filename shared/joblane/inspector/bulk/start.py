@@ -11,10 +11,9 @@ from pydantic import TypeAdapter
 
 from joblane.enqueue.check import check, new_id
 from joblane.enqueue.insert import insert_tasks
-from joblane.errors import UnknownTaskError
 from joblane.inspector.actions import audit
 from joblane.inspector.choices import BULK_TYPE, MAX_CANARY, MAX_RATE
-from joblane.inspector.errors import ActionError, SelectionError
+from joblane.inspector.errors import ActionError, SelectionError, UnknownBulkError
 from joblane.inspector.filter import BulkAction, Filter
 from joblane.inspector.scope import Scope
 from joblane.inspector.tasks.filter_sql import BOUND, LARGEST_PAGE, aimed, check_number, checked
@@ -136,7 +135,7 @@ select b.id, b.action, b.filter, b.who, t.state, b.total, b.done, b.skipped, b.f
 def view(scope: Scope, id_: str) -> BulkView:
     rows = scope.connection.run(f"{VIEW} where b.id = $1", check_id(id_))
     if not rows:
-        raise UnknownTaskError(id_)
+        raise UnknownBulkError(id_)
     found = _view(rows[0])
     if found.action not in SENDING:
         return found
@@ -160,7 +159,7 @@ def _view(row: list[Any]) -> BulkView:
 
 
 def abort(scope: Scope, id_: str, reason: str | None) -> BulkView:
-    """Stop a bulk action. Raises :class:`UnknownTaskError`, and :class:`ActionError` if it has ended or is stopping."""
+    """Stop a bulk action. Raises :class:`UnknownBulkError`, and :class:`ActionError` if it has ended or is stopping."""
     before = view(scope, id_)
     with audit.action(scope, "abort", id_, reason) as doing:
         [[stopped]] = doing.connection.run("select stopped from joblane.bulks where id = $1 for update", id_)

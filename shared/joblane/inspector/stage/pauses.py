@@ -23,6 +23,7 @@ from joblane.enqueue.wake import SWEEP, wake
 from joblane.inspector.actions import audit
 from joblane.inspector.errors import SelectionError
 from joblane.inspector.filter import PauseScope
+from joblane.inspector.nearest import meant
 from joblane.inspector.scope import Scope
 from joblane.inspector.tasks.filter_sql import unknown_type
 from joblane.inspector.views import Pause
@@ -135,7 +136,9 @@ def _names(scope: Scope, kind: PauseScope, name: str, *, known: bool = True) -> 
     if known and kind is not PauseScope.TENANT and name not in (names := sorted(_known(scope, kind))):
         if kind is PauseScope.TYPE:
             raise SelectionError("name", unknown_type(name, names))
-        raise SelectionError("name", f"there is no {kind} {name!r}; known: {', '.join(names) or 'none'}")
+        raise SelectionError(
+            "name", f"there is no {kind} {name!r}. {meant(name, names)}Known: {', '.join(names) or 'none'}"
+        )
     return kind, [name]
 
 

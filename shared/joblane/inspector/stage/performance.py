@@ -16,6 +16,7 @@ from joblane.inspector.durations import written
 from joblane.inspector.errors import SelectionError
 from joblane.inspector.filter import PauseScope
 from joblane.inspector.scope import Scope
+from joblane.inspector.tasks.filter_sql import check_types
 from joblane.inspector.views import Percentiles, Performance, Period, RunCounts
 from joblane.record.connection import Connection
 from joblane.record.run_statistics import counting, merged, percentile
@@ -113,6 +114,8 @@ def performance(scope: Scope, kind: PauseScope, name: str, within: timedelta) ->
         if (period := periods.get(_floor(at, step))) is not None:
             period.add(row)
             total.add(row)
+    if kind is PauseScope.TYPE and not any(total.numbers):
+        check_types(scope, [name])
     return Performance(
         kind=kind,
         name=name,

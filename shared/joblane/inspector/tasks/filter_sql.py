@@ -13,7 +13,6 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import fields, replace
 from datetime import datetime, timedelta
-from difflib import get_close_matches
 from enum import StrEnum
 from typing import Any, TypeVar
 
@@ -22,6 +21,7 @@ from joblane.inspector.choices import ALLOWED
 from joblane.inspector.durations import LONGEST
 from joblane.inspector.errors import SelectionError
 from joblane.inspector.filter import BulkAction, Filter
+from joblane.inspector.nearest import meant
 from joblane.inspector.scope import Scope
 from joblane.options import MAX_TAG
 from joblane.queues import TYPE_PATTERN, Queue
@@ -78,12 +78,12 @@ def checked(scope: Scope, filter_: Filter) -> Filter:
         after, before = getattr(filter_, f"{name}_after"), getattr(filter_, f"{name}_before")
         if after is not None and before is not None and after >= before:
             raise SelectionError(f"{name}_before", f"a time after {name}_after is required")
-    _check_types(scope, filter_.types)
+    check_types(scope, filter_.types)
     return replace(
         filter_,
         ids=tuple(dict.fromkeys(filter_.ids)),
         types=tuple(dict.fromkeys(filter_.types)),
-        states=_members("states", State, filter_.states),
+        states=_states(filter_),
         queues=_members("queues", Queue, filter_.queues),
     )
 
@@ -110,6 +110,17 @@ def _match(field: str, value: str | None, pattern: re.Pattern[str], wanted: str)
         raise SelectionError(field, wanted)
 
 
+def _states(filter_: Filter) -> tuple[State, ...]:
+    states = _members("states", State, filter_.states)
+    if type(filter_.lease_over) is not bool:
+        raise SelectionError("lease_over", "true or false is required")
+    if not filter_.lease_over:
+        return states
+    if states and State.ACTIVE not in states:
+        raise SelectionError("lease_over", "only active tasks have a lease; leave out the states, or name active")
+    return (State.ACTIVE,)
+
+
 def _members(field: str, kind: type[E], values: Iterable[str]) -> tuple[E, ...]:
     try:
         return tuple(dict.fromkeys(map(kind, values)))
@@ -117,7 +128,7 @@ def _members(field: str, kind: type[E], values: Iterable[str]) -> tuple[E, ...]:
         raise SelectionError(field, f"{error}; valid are {', '.join(kind)}") from None
 
 
-def _check_types(scope: Scope, types: Sequence[str]) -> None:
+def check_types(scope: Scope, types: Sequence[str]) -> None:
     """A type is known if it is declared, is a former name of a declared type, or has rows in the task table."""
     known = {name for task in scope.tasks.values() for name in task.types}
     for type_ in types:
@@ -129,9 +140,7 @@ def _check_types(scope: Scope, types: Sequence[str]) -> None:
 
 def unknown_type(type_: object, known: Iterable[str]) -> str:
     """The message for a type that is not known, with the nearest known names."""
-    near = get_close_matches(str(type_), known, n=2)
-    meant = f"did you mean {' or '.join(map(repr, near))}? " if near else ""
-    return f"there is no task type {type_!r}; {meant}`joblane types` lists all"
+    return f"there is no task type {type_!r}. {meant(type_, known)}`joblane types` lists all"
 
 
 # --- A position in a listing ---------------------------------------------------------------------------------------

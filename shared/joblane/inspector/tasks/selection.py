@@ -223,6 +223,7 @@ def _conditions(values: _Values, filter_: Filter, *, acting: bool) -> Iterator[s
         yield f"finished_at is not null and finished_at < {values.add(filter_.ended_before)}"
     if filter_.fingerprint:
         yield f"fingerprint is not distinct from {values.add(filter_.fingerprint)}"
+    yield from ["lease_until is not null and lease_until < clock_timestamp()"] if filter_.lease_over else []
     yield from _in_other_tables(values, filter_)
     if acting:
         yield "not cleared"

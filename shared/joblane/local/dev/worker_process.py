@@ -27,9 +27,9 @@ if TYPE_CHECKING:
 class TracedRunLog(RunLog):
     """Also writes the tracebacks of failed runs, which on AWS are in the row alone."""
 
-    def add(self, claim: Claim, end: Finish) -> None:
+    def add(self, claim: Claim, end: Finish, tenant: str | None) -> None:
         """Add a run whose end is recorded."""
-        super().add(claim, end)
+        super().add(claim, end, tenant)
         if end.traceback:
             line = {"level": "ERROR", "message": "traceback", "task_id": claim.id, "traceback": end.traceback}
             print(json.dumps(line))  # noqa: T201

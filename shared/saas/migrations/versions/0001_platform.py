@@ -119,6 +119,8 @@ INDEXES = (
     "create index tenant_members_role on saas.tenant_members (role_id)",
     "create index user_invitations_tenant on saas.user_invitations (tenant_id, id)",
     "create index user_invitations_role on saas.user_invitations (role_id)",
+    "create index user_invitations_inviter on saas.user_invitations (invited_by, created_at)",
+    "create index tenants_creator on saas.tenants (created_by, created_at)",
     "create index system_users_expiry on saas.system_users (expires_at) where is_active",
     "create index system_users_grace on saas.system_users (grace_period_at) where grace_period_at is not null",
     "create index api_requests_age on saas.api_requests (created_at)",

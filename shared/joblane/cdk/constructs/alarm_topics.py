@@ -1,0 +1,92 @@
+"""The SNS topics to which alarms publish, and who is notified: addresses, and a channel of Slack."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from aws_cdk import Aws, RemovalPolicy, Stack
+from aws_cdk import aws_chatbot as chatbot
+from aws_cdk import aws_iam as iam
+from aws_cdk import aws_kms as kms
+from aws_cdk import aws_sns as sns
+from aws_cdk.aws_sns_subscriptions import EmailSubscription
+from constructs import Construct
+
+from joblane.cdk.settings.apis import Monitoring, Slack
+from joblane.cdk.watching.alarms import Topic
+
+CLOUDWATCH = iam.ServicePrincipal("cloudwatch.amazonaws.com")
+CHATBOT = iam.ServicePrincipal("chatbot.amazonaws.com")
+"""Amazon Q Developer in chat applications, formerly AWS Chatbot."""
+DENY_ALL = "AWSDenyAll"
+"""A policy that AWS manages. The service attaches ``AdministratorAccess`` if the channel has no guardrail.
+Source: CloudFormation, *AWS::Chatbot::SlackChannelConfiguration*, GuardrailPolicies."""
+
+
+class AlarmTopics(Construct):
+    """``PREFIX-urgent`` and ``PREFIX-later``: reached by TLS only, open to the alarms of the stage, encrypted by a key.
+
+    ``topics``: the topics. They share one key. CloudWatch may not use the AWS managed key for SNS, so there is no
+    encryption by KMS without a key of the stage, which costs money every month.
+    Source: AWS re:Post, *Why didn't I receive an SNS notification for my CloudWatch alarm trigger?*
+    """
+
+    def __init__(self, scope: Construct, id_: str, *, prefix: str, monitoring: Monitoring) -> None:
+        super().__init__(scope, id_)
+        alarms = Stack.of(self).format_arn(service="cloudwatch", resource=f"alarm:{prefix}-*")
+        own = {"StringEquals": {"aws:SourceAccount": Aws.ACCOUNT_ID}, "ArnLike": {"aws:SourceArn": alarms}}
+        key = self._key(prefix, own) if monitoring.topic_key else None
+        self.topics: Mapping[Topic, sns.Topic] = {topic: self._topic(topic, prefix, key, own) for topic in Topic}
+        for topic, address in ((Topic.URGENT, monitoring.email), (Topic.LATER, monitoring.address_for_later)):
+            if address not in (None, "off"):
+                self.topics[topic].add_subscription(EmailSubscription(address))
+        if monitoring.slack is not None:
+            self._add_slack(prefix, monitoring.slack)
+
+    def _topic(self, kind: Topic, prefix: str, key: kms.Key | None, conditions: Mapping[str, Any]) -> sns.Topic:
+        topic = sns.Topic(self, kind.capitalize(), topic_name=f"{prefix}-{kind}", master_key=key, enforce_ssl=True)
+        topic.add_to_resource_policy(
+            iam.PolicyStatement(
+                principals=[CLOUDWATCH], actions=["sns:Publish"], resources=[topic.topic_arn], conditions=conditions
+            )
+        )
+        return topic
+
+    def _key(self, prefix: str, conditions: Mapping[str, Any]) -> kms.Key:
+        key = kms.Key(
+            self,
+            "Key",
+            description=f"Encrypts the notifications of the alarms of {prefix}",
+            enable_key_rotation=True,
+            removal_policy=RemovalPolicy.DESTROY,  # no stored data is encrypted with it
+        )
+        key.add_to_resource_policy(
+            iam.PolicyStatement(
+                principals=[CLOUDWATCH],
+                actions=["kms:Decrypt", "kms:GenerateDataKey"],
+                resources=["*"],  # in a key policy: this key
+                conditions=conditions,
+            )
+        )
+        return key
+
+    def _add_slack(self, prefix: str, slack: Slack) -> None:
+        """Show both topics in a channel, whose members can run nothing in AWS: the role has no permission, and the
+        guardrail denies everything."""
+        role = iam.Role(
+            self,
+            "SlackRole",
+            assumed_by=CHATBOT,
+            description=f"Alarms of {prefix} in Slack: no permissions",
+        )
+        chatbot.CfnSlackChannelConfiguration(
+            self,
+            "Slack",
+            configuration_name=f"{prefix}-alarms",
+            slack_workspace_id=slack.workspace_id,
+            slack_channel_id=slack.channel_id,
+            iam_role_arn=role.role_arn,
+            guardrail_policies=[iam.ManagedPolicy.from_aws_managed_policy_name(DENY_ALL).managed_policy_arn],
+            sns_topic_arns=[topic.topic_arn for topic in self.topics.values()],
+        )

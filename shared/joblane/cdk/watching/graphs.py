@@ -1,0 +1,189 @@
+"""The graphs of the stage's dashboard: those of the whole stage, and those with a metric for each lane or function."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+from aws_cdk import aws_cloudwatch as cloudwatch
+
+from joblane.cdk.constructs.code import Tasks
+from joblane.cdk.watching.alarms import Watched, account_metric, function_metric, own_metric, queue_metric
+from joblane.declaration import Task
+from joblane.enqueue.wake import SWEEP
+from joblane.inspector.durations import written
+from joblane.queues import Queue, cron_group_name, dead_letter_name, front_door_name, lane_name
+
+WIDTH, HEIGHT = 24, 6
+"""Source: CloudWatch, *Dashboard body structure and syntax*."""
+GRAPHS_OF_ROW = 4
+FEW = 3
+"""Names in the label of a line."""
+FOUND = {
+    "Overdue": "overdue tasks",
+    "WaitingTooLong": "types that wait too long",
+    "StuckLeases": "stuck leases",
+    "DeadLettersMovedBySqs": "dead letters moved by SQS",
+    "MissedTick": "missed ticks",
+}
+"""Metric of the sweep → its label."""
+
+Group = Queue | None
+"""None: lanes of all queues, or functions."""
+GROUPS: Sequence[Group] = (*Queue, None)
+MakeMetric = partial[cloudwatch.Metric]
+
+
+@dataclass(frozen=True)
+class Graph:
+    """``metrics``: label → function that makes the metric with a label, because a graph that is left out needs none.
+
+    ``lines``: label → value of a horizontal line.
+    """
+
+    title: str
+    metrics: Mapping[str, MakeMetric]
+    stacked: bool = False
+    lines: Mapping[str, float] = field(default_factory=dict)
+
+    def widget(self) -> cloudwatch.GraphWidget:
+        return cloudwatch.GraphWidget(
+            title=self.title,
+            left=[make(label=label) for label, make in self.metrics.items()],
+            left_y_axis=cloudwatch.YAxisProps(min=0, show_units=False),
+            left_annotations=[
+                cloudwatch.HorizontalAnnotation(label=label, value=value) for label, value in self.lines.items()
+            ],
+            stacked=self.stacked,
+            width=WIDTH // GRAPHS_OF_ROW,
+            height=HEIGHT,
+        )
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A question about all lanes or functions: a graph for each queue with lanes, or a single graph."""
+
+    name: str
+    graphs: Mapping[Group, Graph]
+
+    @property
+    def sizes(self) -> list[int]:
+        return [len(graph.metrics) for graph in self.graphs.values()]
+
+
+def of_stage(prefix: str) -> list[Graph]:
+    """The graphs with the same metrics for any number of types."""
+    names = [*(front_door_name(prefix, queue) for queue in Queue), cron_group_name(prefix)]
+    swept = partial(own_metric, prefix, task_type=SWEEP)
+    runs = {
+        "runs": partial(swept, "Runs", statistic="Sum"),
+        "failed": partial(swept, "FailedRuns", statistic="Sum"),
+        "archived": partial(own_metric, prefix, "Archived", statistic="Sum"),
+    }
+    found = {label: partial(swept, metric, statistic="Maximum") for metric, label in FOUND.items()}
+    account = {
+        "throttles": partial(account_metric, "Throttles", "Sum"),
+        "concurrent executions": partial(account_metric, "ConcurrentExecutions", "Maximum"),
+    }
+    return [
+        Graph("Runs of all types", runs),
+        Graph("Found by the sweep", found),
+        Graph("Dead letters of front doors and schedules", _visible(prefix, map(dead_letter_name, names))),
+        Graph("All functions of the account", account),
+    ]
+
+
+def kinds(tasks: Tasks, prefix: str, functions: Sequence[str], shares: Mapping[str, int]) -> list[Kind]:
+    """All other graphs, most useful first."""
+    lanes = {
+        queue: some
+        for queue in Queue
+        if (some := [Watched(task, queue, prefix) for task in tasks.values() if queue in task.lanes])
+    }
+
+    def of_queues(name: str, make: Callable[[Watched], MakeMetric], **graph: Any) -> Kind:
+        graphs: dict[Group, Graph] = {
+            queue: Graph(
+                f"{queue}: {name}",
+                {lane.task.type: make(lane) for lane in some},
+                **{key: value(some) if callable(value) else value for key, value in graph.items()},
+            )
+            for queue, some in lanes.items()
+        }
+        return Kind(name, graphs)
+
+    def counted(name: str, metric: str) -> Kind:
+        return of_queues(name, lambda lane: partial(lane.metric, metric), stacked=True)
+
+    def times(name: str, metric: str, percentile: str, **graph: Any) -> Kind:
+        return of_queues(f"{name} {percentile}, ms", lambda lane: partial(lane.metric, metric, percentile), **graph)
+
+    def waits(percentile: str) -> Kind:
+        return times("wait", "WaitMs", percentile, lines=lambda some: _targets((lane.task for lane in some), 1000))
+
+    def of_lanes(name: str, metric: str) -> Kind:
+        return of_queues(name, lambda lane: partial(queue_metric, _name(lane), metric, "Maximum"))
+
+    def of_functions(name: str, metric: str, statistic: str = "Sum", lines: Mapping[str, float] | None = None) -> Kind:
+        metrics = {function: partial(function_metric, function, metric, statistic) for function in functions}
+        return Kind(f"functions' {name}", {None: Graph(f"Functions: {name}", metrics, lines=lines or {})})
+
+    dead_letters = [dead_letter_name(_name(lane)) for some in lanes.values() for lane in some]
+    due = {
+        type_: partial(own_metric, prefix, "OldestDueSeconds", statistic="Maximum", task_type=type_) for type_ in tasks
+    }
+    return [
+        Kind("oldest due task, s", {None: Graph("Oldest due task, s", due, lines=_targets(tasks.values(), 1))}),
+        waits("p99"),
+        counted("retried", "Retried"),
+        counted("completed", "Completed"),
+        counted("archived", "Archived"),
+        Kind("dead letters of lanes", {None: Graph("Dead letters of lanes", _visible(prefix, dead_letters))}),
+        of_functions("concurrent executions", "ConcurrentExecutions", "Maximum", _limits(tasks, prefix, shares)),
+        times("duration", "DurationMs", "p99"),
+        of_lanes("messages in lanes", "ApproximateNumberOfMessagesVisible"),
+        of_functions("throttles", "Throttles"),
+        of_functions("errors", "Errors"),
+        waits("p95"),
+        waits("p50"),
+        times("duration", "DurationMs", "p95"),
+        times("duration", "DurationMs", "p50"),
+        counted("started", "Started"),
+        of_functions("duration p99, ms", "Duration", "p99"),
+    ]
+
+
+def _targets(tasks: Iterable[Task[Any, Any]], per_second: int) -> dict[str, float]:
+    """Return a line for each ``target_wait``, in seconds or, with 1000 ``per_second``, in milliseconds."""
+    waits = sorted({task.target_wait for task in tasks})
+    return {f"target_wait {written(wait)}": wait.total_seconds() * per_second for wait in waits}
+
+
+def _limits(tasks: Tasks, prefix: str, shares: Mapping[str, int]) -> dict[str, float]:
+    """Return a line for each concurrency limit. The limit of a function is that of all lanes of its type."""
+    limited: defaultdict[int, list[str]] = defaultdict(list)
+    for task in tasks.values():
+        limited[sum(shares[lane_name(prefix, queue, task.type)] for queue in task.lanes)].append(task.slug)
+    return {f"limit {limit}: {_few(names)}": limit for limit, names in sorted(limited.items())}
+
+
+def _few(names: Sequence[str]) -> str:
+    return ", ".join(names) if len(names) <= FEW else f"{len(names)} types"
+
+
+def _name(lane: Watched) -> str:
+    return lane_name(lane.prefix, lane.queue, lane.task.type)
+
+
+def _visible(prefix: str, queues: Iterable[str]) -> dict[str, MakeMetric]:
+    """Return the messages in dead-letter queues, by the name of the queue or lane."""
+    return {
+        name.removeprefix(f"{prefix}-").removesuffix("-dlq"): partial(
+            queue_metric, name, "ApproximateNumberOfMessagesVisible", "Maximum"
+        )
+        for name in queues
+    }
