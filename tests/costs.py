@@ -18,7 +18,7 @@ from joblane.prices import AS_OF, PRICES
 from tests.pages import ROOT
 
 REFRESH_SECONDS = 5
-"""Of the overview, in its template."""
+"""Time between two refreshes of the overview, as in its template."""
 STAGES = ("dev", "prod")
 """Stages of ``cdk.json`` with a table in the page."""
 PAGE = ROOT / "docs" / "explanation" / "costs.md"

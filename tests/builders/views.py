@@ -19,12 +19,16 @@ from joblane.inspector.views import (
     DeadGroup,
     DeadLetters,
     Depth,
+    Found,
+    FoundGroup,
+    FoundKind,
     Grade,
     Lane,
     LogLine,
     Mark,
     Minute,
     Overview,
+    Page,
     Pause,
     Paused,
     Percentiles,
@@ -100,6 +104,7 @@ def attempt(run: int, of: TaskRow | None = None, **changes: Any) -> Attempt:
         error_message=of.error_message,
         fingerprint=of.fingerprint,
         traceback=f"Traceback (most recent call last):\n{file}\n{of.error_type}: {of.error_message}",
+        wait_ms=1_500,
     )
     return replace(made, **changes)
 
@@ -257,7 +262,7 @@ def batch(**changes: Any) -> BatchView:
 
 
 def schedule() -> ScheduleView:
-    ticks = (Tick(before(hours=1), "a", None), Tick(before(hours=2), "b", State.COMPLETED))
+    ticks = (Tick(before(hours=1), "a", None), Tick(before(hours=2), "b", State.COMPLETED, 1_200))
     return ScheduleView(
         type="tenant:cleanup",
         name="0",
@@ -273,13 +278,37 @@ def schedule() -> ScheduleView:
     )
 
 
+def found() -> Found:
+    """A search that has found tasks by an error and in payloads, and can continue."""
+    page = Page((task_row(),), None)
+    groups = (
+        FoundGroup(FoundKind.TYPE, Filter(types=(TYPE,)), Page((), None)),
+        FoundGroup(FoundKind.ERROR, Filter(error="time"), page),
+        FoundGroup(FoundKind.PAYLOAD, None, page),
+    )
+    return Found(None, groups, 20_000, before(hours=3), "the=cursor")
+
+
 def statistic(key: str = TYPE) -> Statistic:
     return Statistic(key, 1200, 1190, 6, 3, 1, 420, 5300, 61000, 0.0213)
 
 
 def type_view(**changes: Any) -> TypeView:
     made = TypeView(
-        TYPE, (Queue.DEFAULT, Queue.LOW), 3, 600.0, 604800.0, 1, 512, ("every day at 02:00 UTC",), False, {}
+        TYPE,
+        (Queue.DEFAULT, Queue.LOW),
+        3,
+        600.0,
+        604800.0,
+        1,
+        512,
+        ("every day at 02:00 UTC",),
+        False,
+        {},
+        60.0,
+        5,
+        ("tenant",),
+        (TYPE,),
     )
     return replace(made, **changes)
 

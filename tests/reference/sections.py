@@ -146,7 +146,7 @@ ERRORS: Mapping[str, Sequence[type[BaseException]]] = {
     "The testing kit": (KitError, NotRunError, CrashedError),
 }
 """Heading → the errors below it. A test compares them with all that the library defines."""
-INSIDE = {"AwsError", "Continued", "LoginError", "Killed", "_After", "Refusal"}
+INSIDE = {"AwsError", "Continued", "IssuerUnavailableError", "LoginError", "Killed", "_After", "Refusal", "SignInError"}
 """Errors that no caller meets."""
 INTERNAL = {"within", "send_committed", "close", "objects", "of_member"}
 """Public methods for the library alone; ``close`` of a context, while that of a client is for its user."""

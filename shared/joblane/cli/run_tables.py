@@ -10,10 +10,13 @@ from joblane.cli.durations import milliseconds, short
 from joblane.cli.queue_tables import sparkline
 from joblane.cli.task_tables import dollars
 from joblane.cli.terminal import row, table, word
+from joblane.flow import values_text
 from joblane.inspector.durations import stamp
-from joblane.inspector.views import DeadGroup, Lane, Overview, Percentiles, Performance
+from joblane.inspector.views import DeadGroup, Lane, Mark, Overview, Percentiles, Performance, TypeView
+from joblane.record.limit_status import LimitKind, LimitStatus
 
 MOST_ERRORS = 5
+MOST_MARKS = 5
 SPARKS, OTHER_COLUMNS = 60, 46
 
 
@@ -34,13 +37,17 @@ def performance(found: Performance, width: int, *, throughput: bool = True) -> R
     return Group(word(title, "bold"), made)
 
 
-def now(overview: Overview, type_: str) -> RenderableType:
-    """The tasks of a type now, a line for each queue."""
-    made = table("QUEUE", "PENDING", "HELD", "ACTIVE", "RETRY", "SCHEDULED", "OLDEST", right=("PENDING", "ACTIVE"))
+def now(overview: Overview, type_: str, declared: TypeView | None) -> RenderableType:
+    """The tasks of a type now, a line for each queue. ``declared`` None: no code declares it any more."""
+    titles = ("PENDING", "HELD", "ACTIVE", "RETRY", "SCHEDULED", "OLDEST", "TARGET")
+    made = table("QUEUE", *titles, right=("PENDING", "ACTIVE"))
+    most = declared and declared.max_concurrency and declared.max_concurrency * declared.batch_size
+    target = short(declared.target_wait_seconds) if declared else None
     for lane in lanes(overview, type_):
         numbers = [f"{lane.tasks.get(state, 0):,}" for state in ("pending", "held", "active", "retry", "scheduled")]  # type: ignore[call-overload]
         oldest = None if lane.oldest_wait_seconds is None else short(lane.oldest_wait_seconds)
-        row(made, lane.queue, *numbers, oldest)
+        numbers[2] += f"/{most:,}" if most else ""
+        row(made, lane.queue, *numbers, oldest, target)
     return made
 
 
@@ -51,8 +58,37 @@ def lanes(overview: Overview, type_: str) -> list[Lane]:
 
 def error_lines(groups: Sequence[DeadGroup]) -> list[str]:
     """The latest errors, a sentence for each."""
-    lines = [f"{group.count:,} archived: {group.error_type}: {group.message}" for group in groups[:MOST_ERRORS]]
+    lines = [
+        f"{group.count:,} archived: {group.error_type}: {group.message}{_known(group)}"
+        for group in groups[:MOST_ERRORS]
+    ]
     return [*lines, *([f"{len(groups) - MOST_ERRORS} more errors: joblane dead"] if len(groups) > MOST_ERRORS else [])]
+
+
+def limit_lines(limits: Sequence[LimitStatus]) -> list[str]:
+    """The limits with the tasks that run and wait, a sentence for each."""
+    lines = []
+    for limit in limits:
+        name = limit.name if limit.key is None else f"{limit.name}, key {limit.key}"
+        each = " for each key" if limit.kind is LimitKind.EACH_KEY else ""
+        allowed = values_text(limit.in_force.at_a_time, limit.in_force.rate)
+        lines.append(f"Limit {name}: {allowed}{each}. {limit.running:,} run, and {limit.held:,} wait.")
+    return lines
+
+
+def mark_lines(marks: Sequence[Mark]) -> list[str]:
+    """The latest marks, a line for each."""
+    lines = []
+    for mark in marks[:MOST_MARKS]:
+        by, reason = f" by {mark.who}" if mark.who else "", f": {mark.reason}" if mark.reason else ""
+        lines.append(f"{stamp(mark.at)} {mark.text}{by}{reason}")
+    return lines
+
+
+def _known(group: DeadGroup) -> str:
+    if group.acknowledged is None:
+        return " [new]" if group.is_new else ""
+    return f" [known to {group.acknowledged.who}: {group.acknowledged.note}]"
 
 
 def _times(times: Percentiles | None) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -16,11 +17,14 @@ from joblane.page.failures import View, endpoint, http_error_page
 from joblane.page.notices import Notices
 from joblane.page.rendering import FOLDER
 from joblane.page.security import Keys, LocalGuard, address_of
-from joblane.page.views import batches, bulk, dead, enqueue, limits, runs, stage, task, tasks
+from joblane.page.views import batches, bulk, dead, enqueue, find, limits, runs, stage, task, tasks
 
+PRODUCTION = re.compile(r"(prod|production|live)(-.*)?", re.IGNORECASE)
+"""Names of stages that are marked on all pages, so that nobody takes them for another stage."""
 PAGES: dict[str, View] = {
     "/": stage.overview,
     "/tasks": tasks.show,
+    "/find": find.show,
     "/task": task.show,
     "/task/logs": task.logs,
     "/bulk": bulk.list_all,
@@ -41,6 +45,8 @@ PAGES: dict[str, View] = {
     "/enqueue": enqueue.show,
     "/audit": stage.audit,
 }
+SEARCHES: dict[str, View] = {"/find": find.begin}
+"""Forms that change nothing: a read-only page accepts them."""
 ACTIONS: dict[str, View] = {
     "/pause": stage.pause,
     "/resume": stage.resume,
@@ -118,7 +124,7 @@ def assemble(
     ``more``: further routes.
     """
     routes = [Route(path, endpoint(view), methods=["GET"]) for path, view in PAGES.items()]
-    routes += [Route(path, endpoint(view), methods=["POST"]) for path, view in ACTIONS.items()]
+    routes += [Route(path, endpoint(view), methods=["POST"]) for path, view in (SEARCHES | ACTIONS).items()]
     app = Starlette(
         routes=[*routes, *more, Mount("/static", StaticFiles(directory=FOLDER / "static"))],
         middleware=[guard],
@@ -127,5 +133,5 @@ def assemble(
     app.state.desk = desk
     app.state.notices = notices
     app.state.readable = readable
-    app.state.common = dict(common)
+    app.state.common = {**common, "is_production": bool(PRODUCTION.fullmatch(common["stage"]))}
     return app

@@ -6,12 +6,16 @@ from collections.abc import Sequence
 
 from markupsafe import Markup
 
+from joblane.inspector.views import Tick
+
 WIDTH, HEIGHT = 240, 36
+TICK_WIDTH = 12
 
 FRAME = Markup(
     '<svg class="spark {}" viewBox="0 0 {} {}" preserveAspectRatio="none" role="img" aria-label="{}">{}{}</svg>'
 )
 BAR = Markup('<rect x="{}" y="{}" width="{}" height="{}"/>')
+TICK = Markup('<rect class="{}" x="{}" y="{}" width="{}" height="{}"/>')
 LINE = Markup('<polyline points="{}"/>')
 MARK = Markup('<path class="mark" d="M{} 0V{}"><title>{}</title></path>')
 
@@ -19,9 +23,9 @@ Marks = Sequence[tuple[float, str]]
 """Events: the share of the width that lies before, and the text."""
 
 
-def bars(values: Sequence[int], label: str, kind: str, marks: Marks = ()) -> Markup:
-    """A bar for each value, oldest first; none for zero."""
-    step, top = WIDTH / max(len(values), 1), max([1, *values])
+def bars(values: Sequence[int], label: str, kind: str, marks: Marks = (), top: float = 1) -> Markup:
+    """A bar for each value, oldest first; none for zero. ``top``: the least value that is as high as the chart."""
+    step, top = WIDTH / max(len(values), 1), max([1, top, *values])
     drawn = Markup("").join(
         BAR.format(round(at * step, 2), round(HEIGHT - height, 2), round(step * 0.8, 2), round(height, 2))
         for at, height in ((at, max(value * HEIGHT / top, 1.5)) for at, value in enumerate(values) if value)
@@ -29,9 +33,22 @@ def bars(values: Sequence[int], label: str, kind: str, marks: Marks = ()) -> Mar
     return FRAME.format(kind, WIDTH, HEIGHT, label, drawn, _drawn(marks))
 
 
-def line(values: Sequence[int | None], label: str, kind: str, marks: Marks = ()) -> Markup:
-    """A line through the values, with a gap for each None."""
-    step, top = WIDTH / max(len(values), 1), max([1, *(value for value in values if value is not None)])
+def strip(ticks: Sequence[Tick], label: str) -> Markup:
+    """A bar for each tick, the latest on the right: its height is the duration, its colour the state."""
+    longest = max([1, *(tick.duration_ms or 0 for tick in ticks)])
+    drawn = Markup("").join(
+        TICK.format(
+            tick.state or "missed", at * TICK_WIDTH, round(HEIGHT - height, 2), TICK_WIDTH - 3, round(height, 2)
+        )
+        for at, tick in enumerate(reversed(ticks))
+        for height in (max((tick.duration_ms or 0) * HEIGHT / longest, 3),)
+    )
+    return FRAME.format("strip", len(ticks) * TICK_WIDTH, HEIGHT, label, drawn, "")
+
+
+def line(values: Sequence[int | None], label: str, kind: str, marks: Marks = (), top: float = 1) -> Markup:
+    """A line through the values, with a gap for each None. ``top``: as of :func:`bars`."""
+    step, top = WIDTH / max(len(values), 1), max([1, top, *(value for value in values if value is not None)])
     runs: list[list[str]] = [[]]
     for at, value in enumerate(values):
         if value is None:

@@ -86,6 +86,7 @@ def test_a_pause_of_the_type_its_queue_or_a_tenant_is_named(
 def test_a_limit_whose_slots_are_taken_is_named(deployed: World, scope: Scope) -> None:
     # given
     inspector = of(scope, sample_single)
+    assert "the database lacks its limits" in found(inspector, "limits", sample_single).found
     register_limits(deployed.database.get(), {sample_single.type: sample_single})
     put(
         deployed,

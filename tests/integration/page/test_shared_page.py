@@ -19,7 +19,7 @@ import pytest
 from joblane.inspector.inspector import Inspector
 from joblane.inspector.permission import Permission, permission_of
 from joblane.inspector.person import Person
-from joblane.page.app import ACTIONS, PAGES
+from joblane.page.app import ACTIONS, PAGES, SEARCHES
 from joblane.page.hosted.configuration import Configuration
 from joblane.page.hosted.entry import build
 from joblane.page.hosted.event import MAX_ANSWER_BYTES, respond
@@ -237,6 +237,8 @@ def test_a_role_does_what_it_includes_and_nothing_else(visitor: Visitor, remote:
         if not allowed:
             assert title(answer) == "Your role does not allow this"
             assert "Nothing was done" in answer.text
+    for path in SEARCHES:
+        assert visitor.post(path, csrf=token, text="x").status == 303
 
 
 @pytest.mark.parametrize("role", Permission)
@@ -250,7 +252,7 @@ def test_every_role_sees_every_page_and_only_forms_that_it_may_send(visitor: Vis
             assert FORMS[form][0] in list(Permission)[: list(Permission).index(role) + 1], path
 
 
-@pytest.mark.parametrize("path", [*PAGES, *FORMS, "/sign-out", "/nothing"])
+@pytest.mark.parametrize("path", [*PAGES, *SEARCHES, *FORMS, "/sign-out", "/nothing"])
 def test_nobody_sees_or_does_anything_without_a_session(visitor: Visitor, remote: Remote, path: str) -> None:
     assert visitor.get(path).status == 303
     assert visitor.send("GET", path, {"hx-request": "true", "sec-fetch-mode": "cors"}).status == 401
@@ -489,7 +491,7 @@ def test_a_text_that_was_signed_for_another_purpose_is_no_session(visitor: Visit
         ({"sec-fetch-site": "same-site"}, {}, "another site"),
     ],
 )
-@pytest.mark.parametrize("path", [*FORMS, "/sign-out"])
+@pytest.mark.parametrize("path", [*FORMS, *SEARCHES, "/sign-out"])
 def test_a_form_of_another_site_does_nothing(
     visitor: Visitor, remote: Remote, path: str, headers: dict[str, str], form: dict[str, str], wanted: str
 ) -> None:

@@ -125,7 +125,7 @@ def test_a_project_without_functions_is_reported_as_such(monkeypatch: pytest.Mon
 
 def test_a_schema_of_newer_code_is_reported_as_unchanged(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DATABASE_URL", "postgresql://x@127.0.0.1:1/x")
-    monkeypatch.setattr("joblane.record.migrate.migrate", lambda _: Migrated(5, "0999", newer=True))
+    monkeypatch.setattr("joblane.record.migrate.migrate", lambda _, **__: Migrated(5, "0999", newer=True))
     assert jobs("migrate").startswith(
         f"The schema is at 0999, newer than this code ({newest()}): it was not changed.\n"
     )

@@ -23,6 +23,7 @@ from joblane.inspector.views import (
     Count,
     DeadLetters,
     Depth,
+    Found,
     Grade,
     Overview,
     Page,
@@ -34,7 +35,7 @@ from joblane.inspector.views import (
     TaskView,
     TypeView,
 )
-from joblane.record.limit_status import LimitStatus
+from joblane.record.limit_status import LimitKind, LimitStatus
 from joblane.record.states import State
 from tests.builders import views
 from tests.inspector import FakeInspector
@@ -42,6 +43,7 @@ from tests.unit.cli.conftest import Run
 
 READING: dict[tuple[str, ...], tuple[str, Callable[[], Any], Any]] = {
     ("ls",): ("tasks", lambda: Page((views.task_row(),), "c"), Page),
+    ("find", "x"): ("find", views.found, Found),
     ("show", "x"): ("task", views.task_view, TaskView),
     ("queues",): ("overview", views.overview, Overview),
     ("stats",): ("statistics", lambda: (views.statistic(),), tuple[Statistic, ...]),
@@ -293,11 +295,17 @@ def test_the_audit_is_filtered_by_action_and_time(jobs: Run, stub: FakeInspector
 def test_the_runs_of_a_type_are_shown_with_percentiles_tasks_and_errors(jobs: Run, stub: FakeInspector) -> None:
     stub.answers |= {"performance": views.performance(), "overview": views.overview(), "dead": views.dead()}
     stub.answers["pauses"] = (Pause(PauseScope.TYPE, "data:export", "bad release", "ann", views.NOW, None),)
+    stub.answers["types"] = (views.type_view(),)
+    stub.answers["limits"] = (views.limit(views.TYPE, "7", LimitKind.KEY, running=2, held=3),)
+    stub.marked = [views.mark()]
     ran = jobs("runs", "data:export", "--within", "2h")
     assert stub.called("performance") == [((PauseScope.TYPE, "data:export"), {"within": timedelta(hours=2)})]
     assert "p50 90 ms, p95 1.4 s, p99 9.0 s" in ran.out
     assert "6 (3.6%), 2 archived, 1 lost" in ran.out
-    assert re.search("^default +12 ", ran.out, re.M)
+    assert re.search("^default +12 +.* 2/5 .* 1m +1m *$", ran.out, re.M)
+    assert "Limit data:export, key 7: " in ran.err
+    assert "2 run, and 3 wait." in ran.err
+    assert "deploy 3f2a1c0 by ann" in ran.err
     assert "940 archived: TimeoutError: the upload did not end" in ran.err
     assert "type data:export is paused by ann: bad release" in ran.err
     # and those of a tenant

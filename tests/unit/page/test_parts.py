@@ -133,6 +133,13 @@ def test_a_chart_has_a_bar_for_each_minute_with_runs() -> None:
     assert heights == [sparkline.HEIGHT / 2, sparkline.HEIGHT]
 
 
+def test_small_charts_share_the_scale_that_they_are_given() -> None:
+    drawn = sparkline.bars([5], "", "started", [(0.5, "<deploy>")], 10)
+    assert f'height="{sparkline.HEIGHT / 2}"' in drawn
+    assert f'd="M{sparkline.WIDTH / 2:.1f} 0V{sparkline.HEIGHT}"><title>&lt;deploy&gt;</title>' in drawn
+    assert ",18.0 " in sparkline.line([5, 5], "", "waited", (), 10)
+
+
 def test_a_line_has_gaps_and_a_single_point_is_visible() -> None:
     drawn = sparkline.line([1, 2, None, 3, None, None], "waits", "waited")
     points = re.findall(r'points="([^"]*)"', drawn)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated
 
@@ -119,10 +120,12 @@ def runs(
 ) -> None:
     """Show the runs of one type or tenant over time.
 
-    Throughput, failures, percentiles of waits and durations, cost, tasks now, and errors.
+    Throughput, failures, percentiles of waits and durations, cost, tasks now, limits, errors, and the latest deploys,
+    pauses, limits and bulk actions.
     """
     from joblane.cli import run_tables
     from joblane.cli.queue_tables import pause_line
+    from joblane.errors import LimitError
 
     if (type_ is None) == (tenant is None):
         terminal.usage("give a type or --tenant")
@@ -134,12 +137,19 @@ def runs(
     console.print(run_tables.performance(found, console.width))
     if kind is PauseScope.TYPE:
         overview = inspector.overview(minutes=1)
-        console.print(run_tables.now(overview, found.name))
+        declared = next((one for one in inspector.types() if one.type == found.name), None)
+        console.print(run_tables.now(overview, found.name, declared))
+        for name in declared.limits if declared else ():
+            with suppress(LimitError):  # the database does not have it yet
+                for line in run_tables.limit_lines(inspector.limits(name)):
+                    terminal.say(line)
         errors = (
             inspector.dead(types=(found.name,), sort="last").groups if run_tables.lanes(overview, found.name) else ()
         )
         for line in run_tables.error_lines(errors):
             terminal.say(line)
+    for line in run_tables.mark_lines(inspector.marks(kind, (found.name,), within=length)):
+        terminal.say(line)
     for pause in inspector.pauses():
         if (pause.scope, pause.name) == (kind, found.name):
             terminal.say(pause_line(pause))

@@ -7,6 +7,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from joblane.flow import TENANT
+from joblane.inspector.actions.enqueue import limits_of
 from joblane.inspector.durations import written
 from joblane.inspector.errors import SelectionError
 from joblane.inspector.filter import PauseScope
@@ -113,8 +114,7 @@ def _targets(scope: Scope, kind: PauseScope, name: str) -> Iterator[str]:
     if task is not None:
         yield from (f"type:{other}" for other in task.types)
         yield from (f"queue:{queue}" for queue in task.lanes)
-        if task.flow is not None and task.flow.limit is not None:
-            yield f"limit:{task.flow.limit.name}"
+        yield from (f"limit:{limit}" for limit in limits_of(task))
     if kind is PauseScope.TENANT:
         yield from (
             f"limit:{task.type}/{name}" for task in scope.tasks.values() if task.flow and task.flow.key == (TENANT,)

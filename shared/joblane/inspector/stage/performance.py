@@ -31,6 +31,8 @@ STEPS = (
 )
 """The longest time that is shown in periods of a length."""
 BY_HOUR = timedelta(hours=1)
+FIRST = timedelta(hours=1)
+"""The time that is counted here before the first sweep, which adds up as much."""
 END = "infinity"
 FIELDS = "at, completed, failed, archived, lost, others, cost_usd, waits, durations"
 
@@ -110,7 +112,7 @@ def performance(scope: Scope, kind: PauseScope, name: str, within: timedelta) ->
     since = _floor(now - within, step)
     periods = {since + number * step: _Sum() for number in range(int((now - since) / step) + 1)}
     total = _Sum()
-    for at, *row in _rows(connection, kind, name, step=step, since=since, until=until or now):
+    for at, *row in _rows(connection, kind, name, step=step, since=since, until=until or now - FIRST):
         if (period := periods.get(_floor(at, step))) is not None:
             period.add(row)
             total.add(row)

@@ -11,6 +11,8 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from joblane.declaration import Task
+from joblane.errors import LimitError
+from joblane.inspector.actions.enqueue import limits_of
 from joblane.inspector.durations import lasting
 from joblane.inspector.errors import SelectionError
 from joblane.inspector.filter import PauseScope
@@ -172,9 +174,13 @@ def _limits(scope: Scope, subject: _Subject) -> Iterator[Check]:
     if task.flow is None:
         yield Check(Grade.GOOD, "limits", "it has no limit")
         return
-    names = dict.fromkeys(name.removesuffix("/") for name in task.flow.names(task.type) if name is not None)
+    names = limits_of(task)
     late = datetime.now(UTC) - task.target_wait
-    found = [check for name in names for limit in limits.limits(scope, name, None) for check in _limit(limit, late)]
+    try:
+        found = [check for name in names for limit in limits.limits(scope, name, None) for check in _limit(limit, late)]
+    except LimitError as error:
+        yield Check(Grade.WARNING, "limits", f"the database lacks its limits: {error}", doctor_database.MIGRATE)
+        return
     yield from found or [Check(Grade.GOOD, "limits", "none of its limits keeps a task waiting")]
 
 
@@ -235,7 +241,8 @@ def _lanes(_: Scope, subject: _Subject) -> Iterator[Check]:
             do = "compare with its share of `concurrency_budget`, and with the throttles on the dashboard"
             yield Check(Grade.GOOD, what, runs, do if not at_once else "")
     if not any(live.due for live in subject.queues.values()):
-        yield Check(Grade.GOOD, "lanes", f"{subject.all.active:,} {'runs' if subject.all.active == 1 else 'run'}")
+        active = subject.all.active
+        yield Check(Grade.GOOD, "lanes", f"{active:,} {'task runs' if active == 1 else 'tasks run'}, and none is due")
 
 
 def _longer(_: Scope, subject: _Subject) -> Iterator[Check]:

@@ -3,25 +3,31 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from datetime import timedelta
 
 from markupsafe import Markup
 from starlette.requests import Request
 from starlette.responses import Response
 
+from joblane.errors import LimitError
+from joblane.flow import TENANT
 from joblane.inspector.durations import stamp
 from joblane.inspector.errors import SelectionError
 from joblane.inspector.filter import PauseScope
 from joblane.inspector.inspector import Inspector
-from joblane.inspector.views import Percentiles, Performance
+from joblane.inspector.views import Percentiles, Performance, TypeView
 from joblane.page import chart, marks
 from joblane.page.chart import Column, Series
 from joblane.page.filters import age
 from joblane.page.rendering import query, span
-from joblane.page.visit import page
+from joblane.page.visit import desk, page
+from joblane.record.limit_status import MOST_COUNTED, LimitStatus
 
 WITHIN = ("15m", "2h", "1d", "7d", "30d")
 MOST_ERRORS = 5
+MOST_TYPES = 10
+"""Types whose limits of a tenant are shown."""
 PERCENTILES = ("p50", "p95", "p99")
 
 
@@ -40,7 +46,8 @@ def show(request: Request, inspector: Inspector) -> Response:
     overview = inspector.overview(minutes=1) if is_type else None
     lanes = [lane for queue in overview.queues for lane in queue.lanes if lane.type == name] if overview else []
     errors = inspector.dead(types=(name,), sort="last").groups[:MOST_ERRORS] if lanes else ()
-    pauses = [pause for pause in inspector.pauses() if (pause.scope, pause.name) == (kind, name)]
+    pauses = {(pause.scope, pause.name): pause for pause in inspector.pauses()}
+    declared = desk(request).types(inspector)
     return page(
         request,
         "runs.html",
@@ -51,7 +58,11 @@ def show(request: Request, inspector: Inspector) -> Response:
         withins=WITHIN if is_type else WITHIN[2:],
         lanes=lanes,
         errors=errors,
-        pause=pauses[0] if pauses else None,
+        declared=next((one for one in declared if is_type and one.type == name), None),
+        pause=pauses.get((kind, name)),
+        queue_pauses={lane.queue: pauses.get((PauseScope.QUEUE, lane.queue)) for lane in lanes},
+        limits=_limits(inspector, declared, kind, name),
+        most_counted=MOST_COUNTED,
         marks=[(mark, marks.address(mark, {str(kind): name})) for mark in events[: marks.MOST_LISTED]],
         more_marks=max(0, len(events) - marks.MOST_LISTED),
         runs=_runs(columns, found, drawn),
@@ -64,6 +75,20 @@ def why(request: Request, inspector: Inspector) -> Response:
     """``type``: the name of a declared type."""
     name = request.query_params.get("type", "")
     return page(request, "why.html", name=name, checks=inspector.why_slow(name))
+
+
+def _limits(inspector: Inspector, declared: Sequence[TypeView], kind: PauseScope, name: str) -> list[LimitStatus]:
+    """The limits of a type with the keys that wait longest, or those of a tenant in the types with a key of each."""
+    named: list[tuple[str, str | None]] = []
+    if kind is PauseScope.TYPE:
+        named += [(limit, None) for one in declared if one.type == name for limit in one.limits]
+    elif name:
+        named += [(one.type, name) for one in declared if one.key == (TENANT,)][:MOST_TYPES]
+    found: list[LimitStatus] = []
+    for limit, key in named:
+        with suppress(LimitError):  # the database does not have it yet, or the name of a tenant is no key
+            found += inspector.limits(limit, key=key)
+    return found
 
 
 def _column(found: Performance, number: int) -> Column:

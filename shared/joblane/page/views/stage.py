@@ -34,9 +34,15 @@ def overview(request: Request, inspector: Inspector) -> Response:
     of_queues = {
         queue: [mark for mark in events if mark.target in (None, f"queue:{queue}")][:MOST_MARKS] for queue in Queue
     }
+    every = [minute for view in found.queues for minute in view.minutes]
     return page(
         request,
         "overview.html",
+        tops={
+            "started": max((minute.started for minute in every), default=0),
+            "failed": max((minute.failed for minute in every), default=0),
+            "waited": max((minute.wait_ms or 0 for minute in every), default=0),
+        },
         overview=found,
         minutes=minutes,
         flows=flows,
