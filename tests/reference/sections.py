@@ -130,6 +130,7 @@ ERRORS: Mapping[str, Sequence[type[BaseException]]] = {
         inspector_errors.SelectionError,
         inspector_errors.UnknownBatchError,
         inspector_errors.UnknownBulkError,
+        inspector_errors.RoleError,
         inspector_errors.BusyError,
         inspector_errors.SchemaError,
         inspector_errors.AwsCallError,
