@@ -356,6 +356,7 @@ def test_a_task_is_enqueued_by_the_form_of_its_type(visit: Visit, site: Site, ax
     # then it is shown at its field, and the rest is kept
     tenant = page.get_by_label("tenant_id")
     expect(tenant).to_be_focused()
+    expect(tenant).to_have_attribute("aria-invalid", "true")
     expect(tenant).to_have_accessible_description("Input should be a valid UUID")
     expect(page.get_by_label("user_id")).to_have_value("auth0|7")
     visitor.keep("enqueue-refused")
