@@ -25,6 +25,7 @@ from joblane.inspector.views import (
     DeadGroup,
     DeadLetters,
     Depth,
+    Found,
     Grade,
     LogLine,
     Mark,
@@ -144,6 +145,8 @@ class FakeInspector:
         for one in self.rows:
             if action is not None and one.state not in ALLOWED[action]:
                 continue
+            if chosen.id_prefix and not one.id.startswith(chosen.id_prefix):
+                continue
             if (not chosen.ids or one.id in chosen.ids) and (not chosen.states or one.state in chosen.states):
                 yield one
 
@@ -153,6 +156,15 @@ class FakeInspector:
                 changes = {"audit": tuple(self.entries), "actions": views.ACTIONS, "log_link": None}
                 return views.task_view(row=row, **changes | self.changes.get(id, {}))
         raise UnknownTaskError(id)
+
+    def _find(
+        self,
+        text: str,
+        created_after: datetime | None,
+        created_before: datetime | None,
+        after: str | None,
+    ) -> Found:
+        return views.found()
 
     def _logs(self, id: str, limit: int) -> tuple[LogLine, ...]:  # noqa: A002
         return tuple(self.lines)

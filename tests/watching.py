@@ -39,18 +39,27 @@ class Screen:
         return "\n".join(self.lines)
 
     @property
+    def selected(self) -> str:
+        """The text at the cursor, and the name of the list."""
+        return " ".join(
+            segment.text for line in self.segments for segment in line if segment.style and segment.style.reverse
+        )
+
+    @property
     def sentences(self) -> str:
         """The text without line ends."""
         return " ".join(self.text.split())
 
     async def press(self, *keys: str) -> None:
-        await self.pilot.press(*keys)
-        await self.pilot.pause()
+        for key in keys:
+            await self.until(lambda: self.app.focused is not None)
+            self.app.simulate_key(key)
+            await self.pilot.pause(0)  # Pilot.press also waits for the process to be idle, which takes long
 
-    async def type(self, text: str) -> None:
-        """Type a text into the input, and Enter."""
-        assert isinstance(self.app.focused, Input)
-        self.app.focused.insert_text_at_cursor(text)
+    async def type(self, text: str, into: str = "reason") -> None:
+        """Type a text, and Enter. ``into``: the id of the input."""
+        await self.until(lambda: self.app.focused is not None and self.app.focused.id == into)
+        cast(Input, self.app.focused).insert_text_at_cursor(text)
         await self.press("enter")
 
     async def until(self, condition: str | Callable[[], bool]) -> None:

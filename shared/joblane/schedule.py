@@ -107,6 +107,16 @@ _MONTH = _Field("month", 1, 12, ("JAN", "FEB", "MAR", "APR", "MAY", "JUN", "JUL"
 _WEEKDAY = _Field("day-of-week", 0, 7, ("SUN", "MON", "TUE", "WED", "THU", "FRI", "SAT"))
 
 
+def values_of(text: str) -> tuple[frozenset[int], ...]:
+    """Return minutes, hours, days of the month, months, and days of the week from Sunday, which is 0.
+
+    ``text``: the text of a :class:`Schedule`.
+    """
+    fields = (_MINUTE, _HOUR, _DAY, _MONTH, _WEEKDAY)
+    *others, weekdays = (field.values(part) for field, part in zip(fields, text.split(), strict=True))
+    return (*others, frozenset(number % 7 for number in weekdays))
+
+
 def _translate(text: str) -> tuple[str, ...]:
     """Translate five fields to one EventBridge expression, or to two that together fire when either day field matches.
 

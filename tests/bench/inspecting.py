@@ -29,7 +29,7 @@ from joblane.inspector.filter import BulkAction, Filter
 from joblane.inspector.inspector import Inspector
 from joblane.inspector.scope import Scope
 from joblane.inspector.stage import overview
-from joblane.inspector.tasks import listing
+from joblane.inspector.tasks import listing, payload_search
 from joblane.inspector.tasks.filter_sql import BOUND, aimed, checked, cursor_of, mark_of, reading
 from joblane.inspector.tasks.selection import Selection, count, select
 from joblane.inspector.tasks.why import AHEAD
@@ -45,6 +45,8 @@ from tests.bench.report import Ratio, median, within
 TASKS = 1_000_000
 ROUNDS = 9
 TARGET_MS = 80
+FIND_MS = 200
+"""Target for queries that look into each row: a search, and a listing by duration."""
 SEARCH_MS = 2_000
 """Target for the count of a bulk action that has to search all tasks, in statements of 20,000 rows."""
 ABSENT = "jobs:bulk"
@@ -145,7 +147,7 @@ def _fill(url: str, database: Database) -> Ratio:
 
 
 def _measure(scope: Scope) -> list[Ratio]:
-    return [_measured(scope, query) for query in (*_listings(scope), *_other_queries(scope))]
+    return [_measured(scope, query) for query in (*_listings(scope), *_searches(scope), *_other_queries(scope))]
 
 
 def _measured(scope: Scope, query: Query) -> Ratio:
@@ -228,7 +230,26 @@ def _listing(inspector: Inspector, name: str, filter_: Filter, deep: str, mark: 
             *(select(listing.COLUMNS, filter_, after, 51) for after in (None, deep)),
             count(filter_, None, listing.COUNT_CAP + 1),
         ),
+        FIND_MS if filter_.longer else TARGET_MS,  # it looks up the last run of each row
     )
+
+
+def _searches(scope: Scope) -> list[Query]:
+    """A search in payloads ends after a time; these take all of it, or read all rows of a call."""
+    inspector = Inspector(scope)
+    after = inspector.find("no such text").after
+    texts = {"a text that nothing has": "no such text", "the name of a field": "tenant_id", "a tenant": "tenant-0"}
+    return [
+        Query(
+            "find",
+            {
+                **{name: partial(inspector.find, text) for name, text in texts.items()},
+                "further payloads": partial(inspector.find, "no such text", after=after),
+            },
+            (payload_search.statement(scope.tasks, "no such text", Filter(), None, 20),),
+            FIND_MS,
+        )
+    ]
 
 
 def _other_queries(scope: Scope) -> list[Query]:

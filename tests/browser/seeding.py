@@ -122,6 +122,20 @@ related as (
 insert into joblane.task_parents
 select c.id, p.parent, 'hold' from child c, jsonb_array_elements_text(c.options -> 'after') p(parent)
 """
+TICKS = """
+with ticks as (
+  insert into joblane.tasks (id, type, queue, state, payload, payload_digest, tick, max_attempts, attempts, runs,
+                             retention_seconds, created_at, due_at, finished_at, expire_at)
+  select 'tenant:cleanup:0:' || to_char(at at time zone 'UTC', 'YYYY-MM-DD"T"HH24:MI"Z"'), 'tenant:cleanup', 'low',
+         'completed', '{}', '', at::text, 4, 1, 1, 604800, at, at, at, now() + interval '1 day'
+    from (select (date_trunc('day', now() at time zone 'UTC') - n * interval '1 day' + interval '2 hours')
+                 at time zone 'UTC' as at from generate_series(0, 9) n where n <> 4) as days
+   where at <= now()
+  returning id, due_at
+)
+insert into joblane.task_attempts (task_id, run, attempt, generation, started_at, finished_at, outcome, duration_ms)
+select id, 1, 1, 0, due_at, due_at, 'completed', 400 + 90 * extract(day from due_at) from ticks
+"""
 
 EVENTS = """
 with deployed as (
@@ -143,5 +157,6 @@ def seed(connection: Connection, tasks: int) -> None:
     connection.run(HELD)
     connection.run(BATCH)
     connection.run(CHILD)
+    connection.run(TICKS)
     connection.run(EVENTS)
     connection.run("analyze")

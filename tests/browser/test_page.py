@@ -5,11 +5,14 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from typing import Any
+from zoneinfo import ZoneInfo
 
 import pytest
 from playwright.sync_api import Page, Request, expect
 
+from joblane.inspector.durations import stamp
 from joblane.inspector.filter import Filter
+from joblane.page.rendering import as_json
 from joblane.record.states import State
 from tests.browser.conftest import Site, Visitor
 
@@ -18,6 +21,7 @@ Visit = Callable[..., Visitor]
 PAGES = {
     "queues": "/",
     "tasks": "/tasks?limit=12",
+    "find": "/find",
     "dry-run": "/bulk/new?action=cancel&which=all&state=scheduled",
     "bulk": "/bulk",
     "dead": "/dead",
@@ -39,7 +43,7 @@ PAGES = {
 }
 COLOURFUL = ("queues", "tasks", "task-archived", "redrive")
 """Pages that together show all colours."""
-PHONE = {"viewport": {"width": 360, "height": 740}, "is_mobile": True, "has_touch": True}
+PHONE: dict[str, Any] = {"viewport": {"width": 360, "height": 740}, "is_mobile": True, "has_touch": True}
 RULES = {"light": ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "best-practice"], "dark": ["color-contrast"]}
 """Colour scheme → rules of axe; the other rules give the same result in every scheme."""
 
@@ -107,10 +111,48 @@ def test_tasks_are_filtered_and_paged_and_a_task_is_opened(visit: Visit, site: S
     # and
     rows.first.get_by_role("link").first.click()
     expect(page.get_by_text("It was archived")).to_be_visible()
-    traceback = page.locator("#traceback-4 pre")
-    expect(traceback).to_be_hidden()
+    expect(page.locator("#traceback-4 pre")).to_contain_text("SMTPRecipientsRefused: the mailbox does not exist")
+    expect(page.locator("#traceback-3 pre")).to_be_hidden()
+    # and a traceback that was closed stays closed
     page.locator("#traceback-4 summary").click()
-    expect(traceback).to_contain_text("SMTPRecipientsRefused: the mailbox does not exist")
+    _refresh(page)
+    expect(page.locator("#live")).not_to_have_attribute("data-before", "yes")
+    expect(page.locator("#traceback-4 pre")).to_be_hidden()
+
+
+def test_texts_are_copied_and_times_are_local_too_by_pointer_finger_and_key(visit: Visit, site: Site) -> None:
+    # given
+    id_ = any_task(site, State.ARCHIVED, types=("user:invitation",))
+    visitor = visit(**PHONE, timezone_id="Asia/Tokyo", permissions=["clipboard-read", "clipboard-write"])
+    page = visitor.go(f"/task?id={id_}")
+    view = site.inspector.task(id_)
+    # when texts are copied
+    for what, copied in (
+        ("id", id_),
+        ("payload", as_json(view.payload)),
+        ("traceback of run 4", view.attempts[-1].traceback),
+    ):
+        page.get_by_role("button", name=f"Copy the {what}", exact=True).tap()
+        expect(page.locator("#announce")).to_have_text(f"Copied the {what}.")
+        assert page.evaluate("navigator.clipboard.readText()") == copied
+    # then a time shows UTC and the local time, by a finger and by a key
+    created = page.locator(".facts time").first
+    local = view.row.created_at.astimezone(ZoneInfo("Asia/Tokyo"))
+    for by_key in (False, True):
+        if by_key:
+            created.press("Enter")
+        else:
+            created.tap()
+        expect(page.locator("#tip")).to_be_visible()
+        expect(page.locator("#tip")).to_contain_text(stamp(view.row.created_at))
+        expect(page.locator("#tip")).to_contain_text(f"{local:%-I:%M:%S}")
+        expect(page.locator("#tip")).to_contain_text("Asia/Tokyo")
+        box = page.locator("#tip").bounding_box()
+        assert box is not None
+        assert 0 <= box["x"] <= box["x"] + box["width"] <= PHONE["viewport"]["width"]
+        visitor.keep("tip-phone")
+        page.keyboard.press("Escape")
+        expect(page.locator("#tip")).to_be_hidden()
 
 
 def test_older_pages_follow_newer_ones(visit: Visit) -> None:
@@ -208,12 +250,22 @@ def test_a_task_is_found_opened_and_retried_with_keys_only(visit: Visit, site: S
     keys.press("t")
     page.wait_for_url("**/tasks")
     keys.press("/")
-    expect(page.get_by_label("Id begins with")).to_be_focused()
-    keys.type(id_)
+    box = page.get_by_label("Find anything")
+    expect(box).to_be_focused()
+    keys.press("Escape")
+    expect(box).not_to_be_focused()
+    keys.press("/")
+    keys.type("billing did not")
     keys.press("Enter")
-    page.wait_for_url(f"**id={id_}*")
+    page.wait_for_url("**/find")
     keys.press("j")
-    expect(page.locator("tbody a.id")).to_be_focused()
+    expect(page.get_by_role("region", name="Error contains it").locator("tbody a").first).to_be_focused()
+    keys.press("Enter")
+    page.wait_for_url("**/task?id=*")
+    page.go_back()
+    expect(page.get_by_text(re.compile("Searched the payloads of .* tasks"))).to_be_visible()
+    keys.press("/")
+    keys.type(id_)
     keys.press("Enter")
     page.wait_for_url(f"**/task?id={id_}")
     _tab_to(page, "Reason")
@@ -469,9 +521,16 @@ def test_a_batch_is_opened_retried_and_sealed(visit: Visit, site: Site) -> None:
 
 def test_a_schedule_runs_now(visit: Visit, site: Site) -> None:
     page = visit().go("/schedules")
-    page.get_by_role("button", name=re.compile("Run now: tenant:cleanup")).click()
+    expect(page.get_by_text("every day at 02:00")).to_be_visible()
+    expect(page.get_by_role("img", name="Durations of the last ticks of tenant:cleanup")).to_be_visible()
+    page.get_by_text("History").click()
+    expect(page.get_by_text(re.compile("missed$"))).to_have_count(2)  # its mark, and its line of the history
+    page.get_by_label("Run now: tenant:cleanup").click()
+    page.locator("details[open]").get_by_label("Reason").fill("it was missed")
+    page.get_by_role("button", name="Send a tick now").click()
     expect(page.get_by_text("Sent: tenant:cleanup:")).to_be_visible()
-    assert site.inspector.audit(limit=1)[0].action == "tick"
+    [entry] = site.inspector.audit(limit=1)
+    assert (entry.action, entry.reason) == ("tick", "it was missed")
 
 
 # --- Every page -------------------------------------------------------------------------------------------------
@@ -481,7 +540,7 @@ def test_the_read_only_page_offers_no_action(visit: Visit, site: Site) -> None:
     visitor = visit(site.read_only)
     for name, address in addresses(site).items():
         page = visitor.go(address)
-        assert page.locator("form[method=post], input[type=checkbox]:visible").count() == 0, name
+        assert page.locator("form[method=post]:not([role=search]), input[type=checkbox]:visible").count() == 0, name
         expect(page.get_by_text("read-only", exact=True)).to_be_visible()
     _expected(visitor, "404")
 

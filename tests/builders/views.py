@@ -19,12 +19,16 @@ from joblane.inspector.views import (
     DeadGroup,
     DeadLetters,
     Depth,
+    Found,
+    FoundGroup,
+    FoundKind,
     Grade,
     Lane,
     LogLine,
     Mark,
     Minute,
     Overview,
+    Page,
     Pause,
     Paused,
     Percentiles,
@@ -100,6 +104,7 @@ def attempt(run: int, of: TaskRow | None = None, **changes: Any) -> Attempt:
         error_message=of.error_message,
         fingerprint=of.fingerprint,
         traceback=f"Traceback (most recent call last):\n{file}\n{of.error_type}: {of.error_message}",
+        wait_ms=1_500,
     )
     return replace(made, **changes)
 
@@ -257,7 +262,7 @@ def batch(**changes: Any) -> BatchView:
 
 
 def schedule() -> ScheduleView:
-    ticks = (Tick(before(hours=1), "a", None), Tick(before(hours=2), "b", State.COMPLETED))
+    ticks = (Tick(before(hours=1), "a", None), Tick(before(hours=2), "b", State.COMPLETED, 1_200))
     return ScheduleView(
         type="tenant:cleanup",
         name="0",
@@ -271,6 +276,17 @@ def schedule() -> ScheduleView:
         missed=2,
         missed_at=(before(hours=1), before(hours=20)),
     )
+
+
+def found() -> Found:
+    """A search that has found tasks by an error and in payloads, and can continue."""
+    page = Page((task_row(),), None)
+    groups = (
+        FoundGroup(FoundKind.TYPE, Filter(types=(TYPE,)), Page((), None)),
+        FoundGroup(FoundKind.ERROR, Filter(error="time"), page),
+        FoundGroup(FoundKind.PAYLOAD, None, page),
+    )
+    return Found(None, groups, 20_000, before(hours=3), "the=cursor")
 
 
 def statistic(key: str = TYPE) -> Statistic:

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import json
+import os
+import pty
+import select
 import subprocess
 import sys
+import termios
 from collections.abc import Callable
 from typing import Any
 from uuid import uuid4
 
 import pytest
 
-from tests.e2e.conftest import Deployed
+from tests.e2e.conftest import PATIENCE_SECONDS, Deployed
 from tests.pages import ROOT
 
 Jobs = Callable[..., tuple[int, str]]
@@ -76,3 +80,36 @@ def test_archived_tasks_are_grouped_by_cause_and_redriven(deployed: Deployed, jo
     assert action["stopped"] is not None
     assert decoded(jobs("show", row["id"], "--json"))["generation"] == 1
     assert {"enqueue", "redrive"} <= {entry["action"] for entry in decoded(jobs("audit", "--json"))}
+
+
+def test_watch_works_on_a_terminal_and_restores_it(deployed: Deployed) -> None:
+    # given a terminal of 80 columns and 24 lines
+    ours, theirs = pty.openpty()
+    termios.tcsetwinsize(theirs, (24, 80))
+    before, drawn = termios.tcgetattr(theirs), b""
+
+    def read_until(text: bytes) -> None:
+        nonlocal drawn
+        while text not in drawn:
+            assert select.select([ours], [], [], PATIENCE_SECONDS)[0], drawn[-2000:]
+            drawn += os.read(ours, 65_536)
+
+    command = [sys.executable, "-m", "joblane.cli.main", "watch"]
+    environment = {**os.environ, "TERM": "xterm-256color"}
+    environment.pop("COLUMNS", None)
+    with subprocess.Popen(command, cwd=ROOT, stdin=theirs, stdout=theirs, stderr=theirs, env=environment) as watch:
+        # when keys of several bytes, an arrow to the last list and a function key, and then q
+        read_until(b"RUNS PER MINUTE")
+        os.write(ours, b"\x1b[D")
+        read_until(b"LAST TICKS")
+        os.write(ours, b"\x1bOP\x1b[B\x1b[A?")
+        read_until(b"choose the list")
+        os.write(ours, b"\x1b[15~qq")
+        # then it leaves the alternate screen, shows the cursor, and restores the modes
+        read_until(b"\x1b[?1049l")
+        read_until(b"\x1b[?25h")
+        assert watch.wait(PATIENCE_SECONDS) == 0
+    assert termios.tcgetattr(theirs) == before
+    assert b"Traceback" not in drawn
+    for end in (ours, theirs):
+        os.close(end)

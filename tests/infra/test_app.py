@@ -248,7 +248,7 @@ def test_the_command_computes_an_idle_stages_costs_from_its_templates(stages: Re
     text, found, table = output(), json.loads(output("--json")), output("--markdown").splitlines()
     assert text.startswith(f"Stage dev: about ${found['usd']:,.2f} a month if nobody uses it, estimated by prices of ")
     assert re.search(r"Aurora at its minimum capacity +\$ +43\.20", text)
-    assert re.search(r"9 alarms, for each metric they read +\$ +1\.20", text)
+    assert re.search(r"10 alarms, for each metric they read +\$ +1\.30", text)
     assert "NAT gateways" not in text
     assert "runs of system:health_check: its own SQS requests" not in text  # dev has switched it off
     assert "runs of system:health_check: its own SQS requests" in output(stage="prod")

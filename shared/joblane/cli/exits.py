@@ -52,6 +52,7 @@ OPTIONS = {
     "lease_over": "--lease-over",
     "ids": "ID",
     "id": "ID",
+    "text": "TEXT",
     "scope": "SCOPE",
 }
 """Field of a :class:`SelectionError` or :class:`LimitError` → the option or argument; any other field has an option of

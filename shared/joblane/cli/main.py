@@ -17,6 +17,7 @@ from joblane.cli.commands import (
     deploy,
     dev,
     enqueue,
+    find,
     limits,
     local,
     overview,
@@ -35,6 +36,7 @@ COMMANDS: Mapping[str, Mapping[str, Callable[..., Any]]] = {
     "Projects and jobs": {"init": scaffold.init, "new": scaffold.new},
     "Inspect": {
         "ls": tasks.ls,
+        "find": find.find,
         "show": tasks.show,
         "logs": tasks.logs,
         "wait": tasks.wait,

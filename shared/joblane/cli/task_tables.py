@@ -181,19 +181,21 @@ def _progress(view: TaskView) -> RenderableType:
 def _attempts(view: TaskView, now: datetime, width: int) -> Table:
     """A row for each run. An error that stands above it is not written again."""
     attempts, wide, before = view.attempts, width >= WIDE, ""
-    titles = ("RUN", "TRY", "STARTED", "TOOK", "OUTCOME", *(("MEMORY", "COST*") if wide else ()), "ERROR")
-    made = table(*titles, right=("RUN", "TRY", "TOOK", "MEMORY", "COST*"), fold=("ERROR",))
+    more = (("WAITED",), ("MEMORY", "COST*")) if wide else ((), ())
+    titles = ("RUN", "TRY", "STARTED", *more[0], "TOOK", "OUTCOME", *more[1], "ERROR")
+    made = table(*titles, right=("RUN", "TRY", "WAITED", "TOOK", "MEMORY", "COST*"), fold=("ERROR",))
     for attempt in attempts:
         took = (
             milliseconds(attempt.duration_ms)
             if attempt.finished_at
             else f"{short((now - attempt.started_at).total_seconds())}…"
         )
-        more = (attempt.memory_mb and f"{attempt.memory_mb} MB", dollars(attempt.cost_usd)) if wide else ()
+        waited = (milliseconds(attempt.wait_ms),) if wide else ()
+        used = (attempt.memory_mb and f"{attempt.memory_mb} MB", dollars(attempt.cost_usd)) if wide else ()
         error = _error(attempt)
         before, error = error, "as above" if error and (error == before or error in view.why.text) else error
-        outcome = attempt.outcome or "running"
-        row(made, attempt.run, attempt.attempt, stamp(attempt.started_at), took, outcome, *more, error)
+        outcome, started = attempt.outcome or "active", stamp(attempt.started_at)
+        row(made, attempt.run, attempt.attempt, started, *waited, took, outcome, *used, error)
     if wide and any(attempt.cost_usd is not None for attempt in attempts):
         made.caption, made.caption_justify, made.caption_style = "* an estimate", "left", "dim"
     return made

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
         tenants,
         why_slow,
     )
-    from joblane.inspector.tasks import detail, listing, logs
+    from joblane.inspector.tasks import detail, find, listing, logs
 else:  # imported by the first call: a remote inspector needs only the signatures, and no database driver
     audit, enqueue, line, single = modules("joblane.inspector.actions", "audit enqueue line single")
     causes, dead, start = modules("joblane.inspector.bulk", "causes dead start")
@@ -43,7 +43,7 @@ else:  # imported by the first call: a remote inspector needs only the signature
         "joblane.inspector.stage",
         "batches doctor limits marks overview pauses performance schedules statistics tenants why_slow",
     )
-    detail, listing, logs = modules("joblane.inspector.tasks", "detail listing logs")
+    detail, find, listing, logs = modules("joblane.inspector.tasks", "detail find listing logs")
 
 VIEW, OPERATE, EDIT = Permission
 
@@ -84,6 +84,29 @@ class Inspector:
         full: see :class:`~joblane.inspector.views.Page`.
         """
         return listing.tasks(self._scope, filter, action, after, limit)
+
+    @needs(VIEW)
+    def find(
+        self,
+        text: str,
+        *,
+        created_after: datetime | None = None,
+        created_before: datetime | None = None,
+        after: str | None = None,
+    ) -> views.Found:
+        """Find tasks by a text of 1 to 200 characters.
+
+        The text is compared with ids and their beginnings, with tenants, tags, fingerprints and the unique keys of live
+        tasks, and with parts of types, errors and values of payloads, upper or lower case of ASCII is equal. A number
+        in a payload has to be equal. What is redacted in an answer is not searched: redacted fields, payloads of types
+        that no code declares, and keys of types with redacted fields.
+
+        ``created_after``, ``created_before``: times with a zone, for errors and payloads. Payloads: by default of the
+        last 24 hours. One call reads 20,000 payloads, or as many as 0.12 seconds allow. ``after``: the position that
+        the previous answer returned, to search the payloads further. Raises
+        :class:`~joblane.inspector.errors.SelectionError`.
+        """
+        return find.find(self._scope, text, created_after, created_before, after)
 
     @needs(VIEW)
     def count(self, filter: Filter = ALL, *, action: BulkAction | None = None) -> views.Count:  # noqa: A002

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Any
 
@@ -254,9 +254,54 @@ class Page:
     searched_to: datetime | None = None
 
 
+class FoundKind(StrEnum):
+    """Where a search has found its text: a whole name or key, a part of a type or an error, or a value of a payload."""
+
+    ID = "id"
+    KEY = "unique key"
+    TYPE = "type"
+    TENANT = "tenant"
+    TAG = "tag"
+    FINGERPRINT = "fingerprint"
+    ERROR = "error"
+    PAYLOAD = "payload"
+
+
+@dataclass(frozen=True, slots=True)
+class FoundGroup:
+    """Tasks that a search has found in one way.
+
+    ``filter``: of the listing with all of them, None if there is none. ``page``: the newest of them; for a type: none.
+    Without tasks and with ``searched_to``: the listing can search further.
+    """
+
+    kind: FoundKind
+    filter: Filter | None
+    page: Page
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """The answer of a search. ``id``: the only task that the text names; all else is empty then.
+
+    ``read``: the number of tasks whose payloads were searched, newest first. ``searched_to``: creation of the last of
+    them, None if there was none. ``after``: the position from which the next search continues; None if all payloads of
+    the time range were searched.
+    """
+
+    id: str | None
+    groups: tuple[FoundGroup, ...]
+    read: int
+    searched_to: datetime | None
+    after: str | None
+
+
 @dataclass(frozen=True, slots=True)
 class Attempt:
-    """A run. ``outcome`` None: it has not ended. ``cost_usd``: an estimate, None if it is not known yet."""
+    """A run. ``outcome`` None: it has not ended. ``cost_usd``: an estimate, None if it is not known yet.
+
+    ``wait_ms``: from the time the task was due to the start; None if not known.
+    """
 
     run: int
     attempt: int
@@ -273,6 +318,12 @@ class Attempt:
     error_message: str | None
     fingerprint: str | None
     traceback: str | None
+    wait_ms: int | None = None
+
+    @property
+    def due_at(self) -> datetime:
+        """The time from which the run was due; its start if that is not known."""
+        return self.started_at - timedelta(milliseconds=self.wait_ms or 0)
 
 
 class Reason(StrEnum):
@@ -573,11 +624,13 @@ class DeadLetters:
 
 @dataclass(frozen=True, slots=True)
 class Tick:
-    """A tick of a schedule. ``state`` None: it did not arrive."""
+    """A tick of a schedule. ``state`` None: it did not arrive. ``duration_ms``: of its last run, None without one that
+    has ended."""
 
     at: datetime
     task_id: str
     state: State | None
+    duration_ms: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -633,6 +686,7 @@ class TypeView:
     batch_size: int
     memory_mb: int
     schedules: tuple[str, ...]
+    """Its schedules in words."""
     ordered: bool
     """True if the tasks of a key run in order."""
     schema: Mapping[str, Any]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 
 from starlette.applications import Starlette
@@ -15,11 +16,14 @@ from joblane.page.failures import View, endpoint, http_error_page
 from joblane.page.notices import Notices
 from joblane.page.rendering import FOLDER
 from joblane.page.security import Guard, Keys, address_of
-from joblane.page.views import batches, bulk, dead, enqueue, limits, runs, stage, task, tasks
+from joblane.page.views import batches, bulk, dead, enqueue, find, limits, runs, stage, task, tasks
 
+PRODUCTION = re.compile(r"(prod|production|live)(-.*)?", re.IGNORECASE)
+"""Names of stages that are marked on all pages, so that nobody takes them for another stage."""
 PAGES: dict[str, View] = {
     "/": stage.overview,
     "/tasks": tasks.show,
+    "/find": find.show,
     "/task": task.show,
     "/task/logs": task.logs,
     "/bulk": bulk.list_all,
@@ -40,6 +44,8 @@ PAGES: dict[str, View] = {
     "/enqueue": enqueue.show,
     "/audit": stage.audit,
 }
+SEARCHES: dict[str, View] = {"/find": find.begin}
+"""Forms that change nothing: a read-only page accepts them."""
 ACTIONS: dict[str, View] = {
     "/pause": stage.pause,
     "/resume": stage.resume,
@@ -80,7 +86,7 @@ def build(
         say(f"A browser has signed in. Address for another one: {address_of(port, token)}")
 
     routes = [Route(path, endpoint(view), methods=["GET"]) for path, view in PAGES.items()]
-    routes += [Route(path, endpoint(view), methods=["POST"]) for path, view in ACTIONS.items()]
+    routes += [Route(path, endpoint(view), methods=["POST"]) for path, view in (SEARCHES | ACTIONS).items()]
     app = Starlette(
         routes=[*routes, Mount("/static", StaticFiles(directory=FOLDER / "static"))],
         middleware=[Middleware(Guard, port=port, keys=keys, read_only=read_only, renewed=renewed)],
@@ -89,5 +95,11 @@ def build(
     app.state.desk = desk
     app.state.notices = Notices()
     app.state.readable = readable
-    app.state.common = {"csrf": keys.form, "read_only": read_only, "stage": stage, "command": command}
+    app.state.common = {
+        "csrf": keys.form,
+        "read_only": read_only,
+        "stage": stage,
+        "is_production": bool(PRODUCTION.fullmatch(stage)),
+        "command": command,
+    }
     return app

@@ -131,7 +131,7 @@ def whole(field: str, text: str, least: int, most: int) -> int:
 
 
 class Form:
-    """The fields of an action's form."""
+    """The fields of a form."""
 
     def __init__(self, values: Mapping[str, list[str]]) -> None:
         self._values = values

@@ -18,8 +18,9 @@ from starlette.responses import HTMLResponse, Response
 
 from joblane.flow import rate_text, values_text
 from joblane.inspector.durations import UNITS, lasting, stamp
+from joblane.inspector.schedule_words import in_words
 from joblane.inspector.shell import argument
-from joblane.page import sparkline
+from joblane.page import sparkline, timeline
 from joblane.queues import Queue
 from joblane.record.limit_status import LimitValues
 from joblane.record.states import State
@@ -151,6 +152,9 @@ def _environment() -> Environment:
         "query": query,
         "bars": sparkline.bars,
         "line": sparkline.line,
+        "strip": sparkline.strip,
+        "timeline": timeline.of_task,
+        "in_words": in_words,
         "STATES": tuple(State),
         "QUEUES": tuple(Queue),
     }

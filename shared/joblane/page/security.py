@@ -26,6 +26,8 @@ ADDRESS = "127.0.0.1"
 MAX_FORM_BYTES = 4 * 1024 * 1024
 """Size of an action's form: a payload of SQS's 1 MiB can be three times as long when its characters are escaped."""
 SAFE_METHODS = ("GET", "HEAD")
+READING = ("/find",)
+"""Paths of forms that change nothing, so that a read-only page accepts them."""
 OTHER_BASE = re.compile(r"^/~[^/]*")
 """The base in a link of another process of the page."""
 
@@ -142,7 +144,7 @@ class Guard:
         """Read the form of an action, and refuse forms that are not the page's own."""
         if request.method in SAFE_METHODS:
             return None
-        if self._read_only:
+        if self._read_only and request.url.path not in READING:
             return problem(
                 request,
                 403,

@@ -6,12 +6,16 @@ from collections.abc import Sequence
 
 from markupsafe import Markup
 
+from joblane.inspector.views import Tick
+
 WIDTH, HEIGHT = 240, 36
+TICK_WIDTH = 12
 
 FRAME = Markup(
     '<svg class="spark {}" viewBox="0 0 {} {}" preserveAspectRatio="none" role="img" aria-label="{}">{}{}</svg>'
 )
 BAR = Markup('<rect x="{}" y="{}" width="{}" height="{}"/>')
+TICK = Markup('<rect class="{}" x="{}" y="{}" width="{}" height="{}"/>')
 LINE = Markup('<polyline points="{}"/>')
 MARK = Markup('<path class="mark" d="M{} 0V{}"><title>{}</title></path>')
 
@@ -27,6 +31,19 @@ def bars(values: Sequence[int], label: str, kind: str, marks: Marks = (), top: f
         for at, height in ((at, max(value * HEIGHT / top, 1.5)) for at, value in enumerate(values) if value)
     )
     return FRAME.format(kind, WIDTH, HEIGHT, label, drawn, _drawn(marks))
+
+
+def strip(ticks: Sequence[Tick], label: str) -> Markup:
+    """A bar for each tick, the latest on the right: its height is the duration, its colour the state."""
+    longest = max([1, *(tick.duration_ms or 0 for tick in ticks)])
+    drawn = Markup("").join(
+        TICK.format(
+            tick.state or "missed", at * TICK_WIDTH, round(HEIGHT - height, 2), TICK_WIDTH - 3, round(height, 2)
+        )
+        for at, tick in enumerate(reversed(ticks))
+        for height in (max((tick.duration_ms or 0) * HEIGHT / longest, 3),)
+    )
+    return FRAME.format("strip", len(ticks) * TICK_WIDTH, HEIGHT, label, drawn, "")
 
 
 def line(values: Sequence[int | None], label: str, kind: str, marks: Marks = (), top: float = 1) -> Markup:

@@ -39,7 +39,7 @@ def test_a_pause_and_a_retry_are_in_the_audit(deployed: World, inspector: Inspec
         await screen.until("Pause type sample:one")
         await screen.press("enter")
         await screen.type("the provider is unavailable")
-        await screen.press("enter")
+        await screen.type("", "for")
         await screen.until("Paused type sample:one until it is resumed")
         # and a retry that is cancelled, and another one
         await screen.press("r", "escape", "r")
@@ -65,7 +65,7 @@ def test_a_cause_is_redriven_and_the_outcome_is_shown(bulks: Bulks, inspector: I
         await screen.press("5")
         await screen.until("COUNT")
         await screen.press("r")
-        await screen.until("The first 2 run as a canary")
+        await screen.until("Redrive 2 tasks of sample:one")
         await screen.type("it works again")
         await screen.until("Redrive: 0 of 2 tasks sent again.")
         [started] = inspector.bulks()

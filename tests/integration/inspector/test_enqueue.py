@@ -147,5 +147,5 @@ def test_the_types_have_their_options_and_schemas(inspector: Inspector) -> None:
     assert list(found) == sorted(found)
     assert found["sample:batch"].queues == ("default", "critical")
     assert (found["sample:one"].max_retry, found["sample:one"].timeout_seconds) == (3, 20)
-    assert found["sample:tick"].schedules == ("0: 0 * * * * UTC", "1: 30 * * * * UTC")
+    assert found["sample:tick"].schedules == ("every hour", "every hour at :30")
     assert set(found["sample:one"].schema["properties"]) == {"do", "number"}

@@ -17,7 +17,7 @@ from joblane.inspector.filter import BulkAction, Filter
 from joblane.inspector.inspector import Inspector
 from joblane.inspector.scope import Scope
 from joblane.inspector.stage import overview
-from joblane.inspector.tasks import detail, listing, selection, why
+from joblane.inspector.tasks import detail, listing, payload_search, selection, why
 from joblane.inspector.tasks import row as record
 from joblane.inspector.tasks.filter_sql import checked, reading
 from joblane.inspector.tasks.listing import COUNT_CAP, ids
@@ -285,6 +285,7 @@ SKEWED = KINDS | {
 @pytest.fixture
 def few(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(selection, "BOUND", FEW)
+    monkeypatch.setattr(payload_search, "BOUND", FEW)
     monkeypatch.setattr(selection, "NARROW", FEW // 5)
     monkeypatch.setattr(listing, "MOST_STEPS", 1)
     monkeypatch.setattr(overview, "BOUND", FEW)
@@ -303,6 +304,24 @@ def test_no_statement_reads_more_rows_than_the_bound(filled: Scope, explained: E
     # a row lies on a page of its own at worst, and its index entry too; its last run or its parent is another row
     each = 6 if kind == "longer" else 4 if SKEWED[kind].parent else 2
     assert max(explained.buffers) <= each * FEW + 20
+
+
+@pytest.mark.usefixtures("few")
+def test_a_search_scans_and_sorts_no_table_and_reads_no_more_rows_than_the_bound(
+    filled: Scope, explained: Explained, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(payload_search, "SECONDS", 600)
+    inspector = Inspector(filled)
+    found = inspector.find("no such text", created_after=START)
+    assert found.read == FEW
+    assert inspector.find("no such text", created_after=START, after=found.after).read == FEW
+    inspector.find("c4ca4238")
+    assert len(explained.plans) >= 8
+    for plan in explained.plans:
+        assert "Seq Scan on tasks" not in plan, plan
+        assert "Sort Method" not in plan, plan
+    assert max(explained.rows) <= FEW
+    assert max(explained.buffers) <= 2 * FEW + 20
 
 
 @pytest.mark.usefixtures("few")

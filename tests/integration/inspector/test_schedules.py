@@ -79,7 +79,15 @@ def test_recorded_and_missed_ticks_are_shown(world: World, inspector: Inspector)
     recorded = [tick_row(world, hour(5)), tick_row(world, hour(3), "archived"), tick_row(world, hour(2), "cancelled")]
     by_hand = tick_row(world, hour(4) + timedelta(minutes=7))
     put(world, sample_tick, id_of("sample:tick", "1", hour(3)))
+    world.run(
+        "insert into joblane.task_attempts (task_id, run, attempt, generation, duration_ms) values ($1, 1, 1, 0, 9),"
+        " ($1, 2, 2, 0, 1234)",
+        recorded[0],
+    )
 
+    assert {tick.task_id: tick.duration_ms for tick in first(inspector).ticks if tick.duration_ms} == {
+        recorded[0]: 1234  # of the last run
+    }
     found = {tick.at: (tick.task_id, tick.state) for tick in first(inspector).ticks}
 
     assert found.pop(hour(0), None) is None or datetime.now(UTC).minute >= 30

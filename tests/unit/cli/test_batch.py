@@ -95,16 +95,19 @@ def test_a_batch_is_sealed(jobs: Run, stub: FakeInspector) -> None:
 
 def test_a_task_is_shown_with_its_parents_and_children(jobs: Run, stub: FakeInspector) -> None:
     stub.changes["one"] = {
-        "parents": Relatives((Relative("a", "b:c", State.ARCHIVED), Relative("gone", None, None)), more=False),
+        "parents": Relatives(
+            (Relative("a", "b:c", State.ARCHIVED), Relative("gone", None, None)), False, {State.ARCHIVED: 1}, 1
+        ),
         "on_parent_dead": "cancel",
-        "children": Relatives((Relative("child", "b:c", State.HELD),), more=True),
+        "children": Relatives((Relative("child", "b:c", State.HELD),), True, {State.HELD: 1_000}, exact=False),
         "enqueued_by": "creator",
         "batch": "import-7",
     }
     lines = [line.rstrip() for line in jobs("show", "one", columns=120).out.splitlines()]
-    at = lines.index("Parents if one is archived: cancel")
+    at = lines.index("Parents (2): 1 archived, 1 removed if one is archived: cancel")
     assert [line.split() for line in lines[at + 2 : at + 4]] == [["a", "b:c", "archived"], ["gone", "removed"]]
-    at = lines.index("Children")
+    at = lines.index("Children (at least 1,000): 1,000 held")
     assert [line.split() for line in lines[at + 2 : at + 4]] == [["child", "b:c", "held"], ["and", "more"]]
+    assert any("ls --parent one" in line for line in lines)
     assert "batch" in [line.split()[0] for line in lines if line.endswith("import-7")]
     assert any(line.split() == ["enqueued", "by", "creator"] for line in lines)

@@ -23,6 +23,7 @@ from joblane.inspector.views import (
     Count,
     DeadLetters,
     Depth,
+    Found,
     Grade,
     Overview,
     Page,
@@ -42,6 +43,7 @@ from tests.unit.cli.conftest import Run
 
 READING: dict[tuple[str, ...], tuple[str, Callable[[], Any], Any]] = {
     ("ls",): ("tasks", lambda: Page((views.task_row(),), "c"), Page),
+    ("find", "x"): ("find", views.found, Found),
     ("show", "x"): ("task", views.task_view, TaskView),
     ("queues",): ("overview", views.overview, Overview),
     ("stats",): ("statistics", lambda: (views.statistic(),), tuple[Statistic, ...]),

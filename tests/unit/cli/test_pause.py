@@ -87,7 +87,18 @@ def test_schedules_are_shown_with_the_next_time_and_the_last_ticks(jobs: Run, st
     soon = datetime.now(UTC) + timedelta(hours=5, minutes=30, seconds=20)
     stub.answers["schedules"] = (replace(views.schedule(), next=(soon,)),)
     ran = jobs("schedules", columns=80)
-    assert ran.out.splitlines()[1].split() == ["tenant:cleanup", "0", "0", "2", "*", "*", "*", "in", "5h30m", "✓×"]
+    assert ran.out.splitlines()[1].split() == [
+        "tenant:cleanup",
+        "0",
+        "every",
+        "day",
+        "at",
+        "02:00",
+        "UTC",
+        "in",
+        "5h30m",
+        "✓×",
+    ]
     assert ran.out.splitlines()[2] == "tenant:cleanup 0: 2 missed in 24 h: " + ", ".join(
         f"{at:%H:%M}Z" for at in views.schedule().missed_at
     )

@@ -1,4 +1,4 @@
-"""`ls`, `show`, `logs`, `wait`: their queries, output and exit statuses."""
+"""`ls`, `find`, `show`, `logs`, `wait`: their queries, output and exit statuses."""
 
 from __future__ import annotations
 
@@ -12,8 +12,9 @@ import pytest
 
 from joblane.errors import UnknownTaskError
 from joblane.inspector.durations import stamp
+from joblane.inspector.errors import SelectionError
 from joblane.inspector.filter import Filter
-from joblane.inspector.views import ActionResult, Page, Reason, TaskView, Why
+from joblane.inspector.views import ActionResult, Found, FoundGroup, FoundKind, Page, Reason, TaskView, Why
 from joblane.queues import Queue
 from joblane.record.states import State
 from tests.builders import views
@@ -195,6 +196,85 @@ def test_an_unknown_id_ends_with_3(jobs: Run, stub: FakeInspector) -> None:
     stub.answers["task"] = UnknownTaskError("gone")
     ran = jobs("show", "gone")
     assert (ran.code, ran.out, ran.err) == (3, "", "joblane: there is no task 'gone'\n")
+
+
+@pytest.mark.parametrize("command", ["show", "logs"])
+def test_the_beginning_of_one_id_is_enough_to_read(jobs: Run, stub: FakeInspector, command: str) -> None:
+    stub.rows = [views.task_row(id=id_) for id_ in ("01a214ac-1", "01a214ad-2")]
+    stub.lines = [views.log_line()]
+    assert jobs(command, "01a214ac").code == 0
+    [*_, (arguments, _)] = stub.called("task" if command == "show" else "logs")
+    assert arguments == ("01a214ac-1",)
+
+
+@pytest.mark.parametrize("command", ["show", "logs"])
+def test_the_beginning_of_several_ids_names_them(jobs: Run, stub: FakeInspector, command: str) -> None:
+    stub.rows = [views.task_row(id=f"01a214ac-{n}") for n in range(7)]
+    ran = jobs(command, "01a214")
+    assert (ran.code, ran.out) == (2, "")
+    ids = ", ".join(f"01a214ac-{n}" for n in range(5))
+    assert ran.err == f"joblane: ID: several ids begin with '01a214': {ids}, and more; give more of it\n"
+
+
+@pytest.mark.parametrize("command", ["show", "logs"])
+def test_what_no_id_begins_with_is_unknown(jobs: Run, stub: FakeInspector, command: str) -> None:
+    stub.answers["tasks"] = [Page((), None), SelectionError("id_prefix", "1 to 200 printable ASCII characters")]
+    for text in ("02", "a b"):
+        assert (jobs(command, text).code, jobs(command, "").code) == (3, 3)
+
+
+@pytest.mark.parametrize("command", ["retry", "cancel", "run", "archive", "delete"])
+def test_no_action_takes_the_beginning_of_an_id(jobs: Run, stub: FakeInspector, command: str) -> None:
+    stub.rows = [views.task_row(id="01a214ac-1")]
+    stub.answers[command] = UnknownTaskError("01a214ac")
+    assert jobs(command, "01a214ac").code == 3
+    assert stub.called("tasks") == []
+
+
+# --- find ------------------------------------------------------------------------------------------------------------
+
+
+def test_a_search_shows_its_groups_with_their_listings_and_how_to_go_on(jobs: Run, stub: FakeInspector) -> None:
+    ran = jobs("--stage", "dev", "find", "a text", "--newer", "2026-01-02T05:04+02:00", "--older", "1h", "--after", "c")
+    [((text,), named)] = stub.called("find")
+    assert (text, named["after"]) == ("a text", "c")
+    assert named["created_after"] == datetime(2026, 1, 2, 3, 4, tzinfo=UTC)
+    assert abs(datetime.now(UTC) - timedelta(hours=1) - named["created_before"]) < timedelta(minutes=1)
+    lines = ran.out.splitlines()
+    assert "type jobs --stage dev ls --type data:export" in lines
+    assert "error jobs --stage dev ls --error time" in lines
+    assert sum(views.ID in line for line in lines) == 2
+    at = stamp(views.before(hours=3))
+    assert ran.err == (
+        f"Searched the payloads of 20,000 tasks, back to {at}. To search further, add --after the=cursor\n"
+    )
+
+
+def test_a_search_that_names_a_task_shows_it(jobs: Run, stub: FakeInspector) -> None:
+    stub.answers |= {"find": Found(views.ID, (), 0, None, None), "task": views.task_view()}
+    assert "It was archived after 4 attempts." in jobs("find", views.ID[:9]).out
+
+
+def test_a_search_that_finds_nothing_says_so(jobs: Run, stub: FakeInspector) -> None:
+    stub.answers["find"] = [Found(None, (), 7, views.NOW, None), Found(None, (), 0, None, None)]
+    ran = jobs("find", "x")
+    searched = f"Searched the payloads of 7 tasks, back to {stamp(views.NOW)}."
+    assert (ran.code, ran.out, ran.err) == (0, "", f"Nothing found.\n{searched}\n")
+    assert jobs("find", "x").err == "Nothing found.\n"
+
+
+def test_an_error_listing_that_can_search_further_says_so(jobs: Run, stub: FakeInspector) -> None:
+    group = FoundGroup(FoundKind.ERROR, Filter(error="x y"), Page((), "c", views.NOW))
+    stub.answers["find"] = Found(None, (group,), 0, None, None)
+    out = jobs("find", "x y").out
+    assert "jobs ls --error 'x y'" in out
+    assert f"none since {stamp(views.NOW)}; the listing searches further" in out
+
+
+def test_a_search_that_is_refused_does_not_repeat_the_text(jobs: Run, stub: FakeInspector) -> None:
+    stub.answers["find"] = SelectionError("text", "1 to 200 characters are required")
+    ran = jobs("find", "personal")
+    assert (ran.code, ran.err) == (2, "joblane: TEXT: 1 to 200 characters are required\n")
 
 
 # --- logs ------------------------------------------------------------------------------------------------------------

@@ -295,8 +295,21 @@ def test_read_only_shows_no_form_that_acts(stub: FakeInspector, path: str) -> No
     reader.cookies.update(COOKIE)
     answer = reader.get(path, params={"action": "cancel", "id": "one", "type": views.TYPE})
     assert answer.status_code == 200
-    assert 'method="post"' not in answer.text
-    assert KEYS.form not in answer.text
+    assert set(re.findall(r'method="post" action="([^"]*)"', answer.text)) == {"/find"}
+    assert set(re.findall(r"<form[^>]*post[^>]*", answer.text)) == set(re.findall(r"<form[^>]*/find[^>]*", answer.text))
+
+
+def test_read_only_accepts_a_search_with_the_token_of_its_form(stub: FakeInspector) -> None:
+    reader = client_of(stub, read_only=True)
+    reader.cookies.update(COOKIE)
+    assert reader.post("/find", data={"csrf": KEYS.form, "text": "x"}, headers=SAME).status_code == 303
+    assert reader.post("/find", data={"csrf": "other", "text": "x"}, headers=SAME).status_code == 403
+    assert (
+        reader.post(
+            "/find", data={"csrf": KEYS.form, "text": "x"}, headers={"sec-fetch-site": "cross-site"}
+        ).status_code
+        == 403
+    )
 
 
 # --- Secrets --------------------------------------------------------------------------------------------------

@@ -11,19 +11,40 @@ from typing import Any
 import pytest
 from starlette.testclient import TestClient
 
-from joblane.errors import DatabaseUnavailableError, LimitError, PayloadError
+from joblane.errors import DatabaseUnavailableError, LimitError, PayloadError, UnknownTaskError
 from joblane.flow import Rate
 from joblane.inspector.choices import ALLOWED
 from joblane.inspector.durations import stamp
 from joblane.inspector.errors import ActionError, SelectionError
 from joblane.inspector.filter import BulkAction, Filter, PauseScope
-from joblane.inspector.views import ActionResult, AuditEntry, Count, DeadGroup, LogLine, Pause, Relative, Relatives
+from joblane.inspector.views import (
+    ActionResult,
+    AuditEntry,
+    Count,
+    DeadGroup,
+    Found,
+    LogLine,
+    Pause,
+    Relative,
+    Relatives,
+)
 from joblane.page.app import PAGES as ALL_PAGES
 from joblane.queues import Queue
 from joblane.record.limit_status import LimitChange, LimitKind, LimitValues
 from joblane.record.states import State
 from tests.builders import views
-from tests.builders.views import NOW, batch, batch_row, limit, overview, schedule, task_row, task_view, type_view
+from tests.builders.views import (
+    NOW,
+    attempt,
+    batch,
+    batch_row,
+    limit,
+    overview,
+    schedule,
+    task_row,
+    task_view,
+    type_view,
+)
 from tests.inspector import FakeInspector
 from tests.unit.page.conftest import COOKIE, Post, client_of
 
@@ -116,7 +137,7 @@ def test_a_refusal_escapes_the_request(browser: TestClient) -> None:
 def test_an_unavailable_database_is_shown_with_the_remedy(browser: TestClient, stub: FakeInspector, path: str) -> None:
     stub.fails = DatabaseUnavailableError("the database did not answer: connection refused")
     answer = browser.get(path, params={"type": "a:b"})
-    if path in ("/bulk", "/types", "/enqueue"):  # their queries do not fail here
+    if path in ("/bulk", "/types", "/enqueue", "/find"):  # their queries do not fail here
         return
     assert answer.status_code == 503
     assert "connection refused" in answer.text
@@ -283,6 +304,50 @@ def test_a_task_is_shown_with_all_its_details(browser: TestClient) -> None:
         assert shown in text
 
 
+def test_attempts_have_their_waits_and_a_timeline(browser: TestClient, stub: FakeInspector) -> None:
+    # given an attempt that runs
+    made = [attempt(1, wait_ms=None), attempt(2, outcome=None, finished_at=None, started_at=NOW - timedelta(minutes=5))]
+    stub.changes["one"] = {"attempts": tuple(made)}
+    # when
+    text = browser.get("/task", params={"id": "one"}).text
+    # then
+    assert 'data-label="Waited">1.5 s' in text
+    drawn = text[text.index('class="chart timeline"') :].partition("</svg>")[0]
+    assert re.findall(r'<rect class="(\w+)"', drawn) == ["failed", "wait", "active"]
+    begin, end = stamp(task_row().created_at), stamp(NOW)
+    assert f"Timeline of 2 runs from {begin} to {end}" in drawn
+    places = [float(at) for at in re.findall(r'<rect class="\w+" x="([\d.]+)"', drawn)]
+    assert places == sorted(places)
+    assert min(places) >= 56
+    assert max(places) <= 720
+    # and of many attempts, the last
+    stub.changes["one"] = {"attempts": tuple(attempt(run) for run in range(1, 60))}
+    assert "Timeline of 20 runs" in browser.get("/task", params={"id": "one"}).text
+
+
+@pytest.mark.parametrize(("state", "opened"), [(State.ARCHIVED, 1), (State.RETRY, 0)])
+def test_the_last_traceback_of_an_archived_task_is_open(
+    browser: TestClient, stub: FakeInspector, state: State, opened: int
+) -> None:
+    stub.rows = [task_row(id="one", state=state)]
+    text = browser.get("/task", params={"id": "one"}).text
+    assert text.count('<details id="traceback-4" open>') == opened
+    assert text.count('<details id="traceback-') == 4
+
+
+@pytest.mark.parametrize(
+    ("stage", "marked"),
+    [("prod", True), ("Production", True), ("prod-eu", True), ("live", True), ("local", False), ("product", False)],
+)
+def test_a_stage_in_production_is_marked_on_every_page(stub: FakeInspector, stage: str, marked: bool) -> None:
+    browser = client_of(stub, stage=stage)
+    browser.cookies.update(COOKIE)
+    for path in ("/", "/types", "/no-such-page"):
+        text = browser.get(path).text
+        assert (f'{stage}<span class="unseen">, in production</span>' in text) is marked
+        assert f" · {stage} · Joblane</title>" in text
+
+
 @pytest.mark.parametrize("action", [*BulkAction, "replay"])
 def test_a_button_acts_and_the_next_page_says_so_once(
     browser: TestClient, post: Post, stub: FakeInspector, action: str
@@ -414,6 +479,15 @@ def test_a_bulk_action_is_counted_first_and_then_started_with_the_same_filter(
     assert stub.performed == [("bulk", BulkAction.CANCEL, requested, 20, "wrong day")]
     assert answer.headers["location"].startswith("/bulk/show?id=b&note=")
     assert "0 of 12" in browser.get("/bulk/show", params={"id": "b"}).text
+
+
+def test_a_dry_run_shows_a_payload_with_masked_values(browser: TestClient, stub: FakeInspector) -> None:
+    text = words(html.unescape(browser.get("/bulk/new", params={"action": "retry", "which": "all"}).text))
+    assert 'Payload of one { "tenant_id": "acme", "email": "[redacted]" }' in text
+    # and no more if the task was removed meanwhile
+    stub.answers["task"] = UnknownTaskError("one")
+    answer = browser.get("/bulk/new", params={"action": "retry", "which": "all"})
+    assert (answer.status_code, "Payload of" in answer.text) == (200, False)
 
 
 def test_only_selected_tasks_are_taken(browser: TestClient) -> None:
@@ -563,13 +637,123 @@ def test_a_redrive_of_all_does_not_count_bulk_actions(browser: TestClient, stub:
 
 def test_a_schedule_shows_its_ticks_and_runs_now(browser: TestClient, post: Post, stub: FakeInspector) -> None:
     text = browser.get("/schedules").text
-    for shown in ("0 2 * * *", "in 5 h", "completed", "missed", "ENABLED", "2 missed in 24 h"):
+    for shown in (
+        "every day at 02:00 UTC",
+        "0 2 * * *",
+        "in 5 h",
+        "1.2 s",
+        "completed",
+        "missed",
+        "ENABLED",
+        "2 missed in 24 h",
+    ):
         assert shown in text
     assert all(stamp(at) in text for at in schedule().missed_at)
-    post("/schedules/tick", type="tenant:cleanup", schedule="nightly")
-    assert stub.performed == [("tick", "tenant:cleanup", "nightly", None)]
+    assert 'class="completed" x="0" y="0.0" width="9" height="36.0"' in text
+    post("/schedules/tick", type="tenant:cleanup", schedule="nightly", reason="it was missed")
+    assert stub.performed == [("tick", "tenant:cleanup", "nightly", "it was missed")]
     answer = post("/pause", scope="schedule", name="tenant:cleanup:nightly")
     assert answer.headers["location"].startswith("/schedules?")
+
+
+# --- Find ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_search_is_in_no_address_and_its_results_can_be_loaded_again(
+    browser: TestClient, post: Post, stub: FakeInspector
+) -> None:
+    # when
+    answer = post("/find", text=' "ann@acme.example"; ü \n', newer="2026-01-30T06:30+02:00", older="")
+    # then
+    assert (answer.status_code, answer.headers["location"], stub.called("find")) == (303, "/find", [])
+    cookie = answer.headers["set-cookie"]
+    assert all(part in cookie for part in ("Path=/find;", "HttpOnly", "SameSite=strict", "Max-Age=900"))
+    for _ in range(2):
+        text = browser.get("/find").text
+        assert 'value="&#34;ann@acme.example&#34;; ü"' in text
+        assert 'value="2026-01-30T06:30+02:00"' in text
+    at = datetime(2026, 1, 30, 4, 30, tzinfo=UTC)
+    search = (('"ann@acme.example"; ü',), {"created_after": at, "created_before": None, "after": None})
+    assert stub.called("find") == [search, search]
+    for shown in (
+        "/tasks?type=data%3Aexport",
+        "/runs?type=data%3Aexport",
+        "/tasks?error=time",
+        "/find?from=the%3Dcursor",
+    ):
+        assert f'href="{shown}"' in text
+    assert "Searched the payloads of 20,000 tasks, back to" in text
+    assert not any("acme" in address for address in re.findall(r'(?:href|action)="([^"]*)"', text))
+    # and
+    browser.get("/find?from=the%3Dcursor")
+    assert stub.called("find")[-1][1]["after"] == "the=cursor"
+
+
+def test_a_search_that_names_a_task_opens_it(browser: TestClient, post: Post, stub: FakeInspector) -> None:
+    stub.answers["find"] = Found("a b", (), 0, None, None)
+    post("/find", text="a")
+    answer = browser.get("/find")
+    assert (answer.status_code, answer.headers["location"]) == (303, "/task?id=a+b")
+
+
+def test_a_search_that_finds_nothing_says_how_far_it_searched(
+    browser: TestClient, post: Post, stub: FakeInspector
+) -> None:
+    post("/find", text="x")
+    stub.answers["find"] = Found(None, (), 1, NOW, "c")
+    text = browser.get("/find").text
+    assert "Nothing found so far." in text
+    assert f"Searched the payloads of 1 task, back to {stamp(NOW)}." in text
+    stub.answers["find"] = Found(None, (), 0, None, None)
+    text = browser.get("/find").text
+    assert "Nothing found." in text
+    assert "no payload was searched" in text
+    assert "Continue" not in text
+
+
+@pytest.mark.parametrize(
+    ("fields", "field", "problem"),
+    [
+        ({"text": "x" * 5_000}, "text", "1 to 200 characters are required"),
+        ({"text": "x", "newer": "monday"}, "newer", "is neither a duration"),
+        ({"text": "x", "newer": "1h", "older": "1d"}, "older", "nothing is older than 1d and newer than 1h"),
+    ],
+)
+def test_a_search_that_is_refused_says_why_at_its_field(
+    browser: TestClient, post: Post, stub: FakeInspector, fields: dict[str, str], field: str, problem: str
+) -> None:
+    stub.answers["find"] = SelectionError("text", "1 to 200 characters are required")
+    post("/find", **fields)
+    answer = browser.get("/find")
+    assert answer.status_code == 400
+    assert problem in answer.text
+    assert re.search(rf'name="{field}" value="[^"]+"[^>]*aria-invalid="true"', answer.text)
+
+
+def test_a_position_of_another_search_is_refused_with_a_way_back(
+    browser: TestClient, post: Post, stub: FakeInspector
+) -> None:
+    post("/find", text="x")
+    stub.answers["find"] = SelectionError("after", "this position belongs to another one")
+    answer = browser.get("/find", params={"from": "c"})
+    assert answer.status_code == 400
+    assert 'This position belongs to another one. <a href="/find">' in answer.text
+
+
+def test_a_page_without_a_search_is_a_form(browser: TestClient, post: Post, stub: FakeInspector) -> None:
+    assert "Redacted values are not searched" in browser.get("/find").text
+    post("/find", text="  ")
+    assert browser.get("/find").status_code == 200
+    assert stub.called("find") == []
+
+
+def test_the_beginning_of_one_id_opens_its_page(browser: TestClient, stub: FakeInspector) -> None:
+    stub.rows = [task_row(id="01a214ac-1"), task_row(id="02")]
+    assert "01a214ac-1" in browser.get("/task", params={"id": "01a"}).text
+    assert browser.get("/task", params={"id": "03"}).status_code == 404
+    answer = browser.get("/task", params={"id": "0"})
+    assert answer.status_code == 400
+    assert "Several ids begin with" in html.unescape(answer.text) or "several ids begin with" in answer.text
 
 
 # --- Limits --------------------------------------------------------------------------------------------------------

@@ -25,6 +25,7 @@ Rate = Annotated[int, typer.Option(metavar="N", min=1, max=500, help="Tasks a se
 Limit = Annotated[int, typer.Option("--limit", "-n", metavar="N", min=1, max=500, help="Show at most N.")]
 
 Id = Annotated[str, typer.Argument(metavar="ID", help="Id of the task.")]
+IdOrPrefix = Annotated[str, typer.Argument(metavar="ID", help="Id of the task, or the beginning of it.")]
 Ids = Annotated[list[str] | None, typer.Argument(metavar="ID", help="Ids of tasks.", show_default=False)]
 Type = Annotated[
     str, typer.Argument(metavar="TYPE", help="For example data:export.", autocompletion=completion.task_types)

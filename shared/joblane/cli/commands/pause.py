@@ -10,10 +10,11 @@ import typer
 
 from joblane.cli import completion, filters, target, terminal
 from joblane.cli.commands import options as o
-from joblane.cli.durations import relative
+from joblane.cli.durations import milliseconds, relative
 from joblane.cli.terminal import WIDE
 from joblane.inspector.durations import stamp
 from joblane.inspector.filter import PauseScope
+from joblane.inspector.schedule_words import in_words
 from joblane.inspector.shell import argument
 
 if TYPE_CHECKING:
@@ -145,17 +146,36 @@ def schedule_table(found: Sequence[ScheduleView], width: int) -> Table:
     from joblane.cli.queue_tables import paused
 
     wide, now = width >= WIDE, datetime.now(UTC)
-    more = ("TIME ZONE", "OVERLAP", "ON AWS") if wide else ()
+    more = ("OVERLAP", "ON AWS") if wide else ()
     pauses = ("PAUSED",) if any(schedule.pause for schedule in found) else ()
-    made = terminal.table("TYPE", "NAME", "SCHEDULE", *more, "NEXT", "LAST TICKS", *pauses, fold=("SCHEDULE",))
+    took = ("TOOK",) if wide else ()
+    made = terminal.table("TYPE", "NAME", "SCHEDULE", *more, "NEXT", "LAST TICKS", *took, *pauses, fold=("SCHEDULE",))
     for schedule in found:
-        extra = (schedule.timezone, schedule.overlap, schedule.on_aws) if wide else ()
+        extra = (schedule.overlap, schedule.on_aws) if wide else ()
+        words = in_words(schedule.text, schedule.timezone)
         next_time = relative(schedule.next[0], now) if schedule.next else None
         last = (paused(schedule.pause),) if pauses else ()
         terminal.row(
-            made, schedule.type, schedule.name, schedule.text, *extra, next_time, _ticks(schedule.ticks), *last
+            made,
+            schedule.type,
+            schedule.name,
+            words,
+            *extra,
+            next_time,
+            _ticks(schedule.ticks),
+            *(_took(schedule.ticks) for _ in took),
+            *last,
         )
     return made
+
+
+def _took(ticks: tuple[Tick, ...]) -> str | None:
+    """The duration of the last run, and the longest of those whose ticks are shown."""
+    durations = [tick.duration_ms for tick in ticks if tick.duration_ms is not None]
+    if not durations:
+        return None
+    longest = max(durations)
+    return milliseconds(durations[0]) + (f", longest {milliseconds(longest)}" if longest > durations[0] else "")
 
 
 def _ticks(ticks: tuple[Tick, ...]) -> Text:

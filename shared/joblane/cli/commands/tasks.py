@@ -16,6 +16,7 @@ from joblane.cli.durations import relative
 from joblane.cli.exits import Exit
 from joblane.cli.follow import bar
 from joblane.inspector.durations import stamp
+from joblane.inspector.prefix import task_of
 from joblane.inspector.shell import argument
 from joblane.record.states import ENDED
 
@@ -66,12 +67,12 @@ def ls(
         terminal.say(f"There are more tasks. For the next page, add --after {shlex.quote(page.after)}")
 
 
-def show(context: typer.Context, id_: o.Id, as_json: o.AsJson = False) -> None:
+def show(context: typer.Context, id_: o.IdOrPrefix, as_json: o.AsJson = False) -> None:
     """Show all details of one task.
 
     Why it is not running, its attempts, its error, its payload, and commands for the next steps.
     """
-    view = target.inspector(context).task(id_)
+    view = task_of(target.inspector(context), id_)
     terminal.answer(view, as_json=as_json)
     from joblane.cli import task_tables as tables
 
@@ -80,7 +81,7 @@ def show(context: typer.Context, id_: o.Id, as_json: o.AsJson = False) -> None:
 
 def logs(
     context: typer.Context,
-    id_: o.Id,
+    id_: o.IdOrPrefix,
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Follow until the task has ended.")] = False,
     as_json: Annotated[
         bool, typer.Option("--json", "--as-json", help="JSON: one document; with --follow, an object per line.")
@@ -88,8 +89,8 @@ def logs(
 ) -> None:
     """Show the log lines of all attempts of one task."""
     inspector = target.inspector(context)
-    view = inspector.task(id_)
-    ended = view.row.state in ENDED
+    view = task_of(inspector, id_)
+    id_, ended = view.row.id, view.row.state in ENDED
     lines = inspector.logs(id_, limit=MAX_LOG_LINES)
     terminal.answer(lines, as_json=as_json and not follow)
     console, shown = terminal.console(), 0

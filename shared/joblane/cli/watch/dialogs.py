@@ -11,7 +11,7 @@ from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Vertical, VerticalScroll
 from textual.screen import ModalScreen
-from textual.widgets import Input, OptionList, Static
+from textual.widgets import DataTable, Input, Static
 
 from joblane.cli.terminal import clean, word
 
@@ -57,15 +57,22 @@ class Choice(Dialog):
     def compose(self) -> ComposeResult:
         with Vertical(classes="box"):
             yield Static(word(self._title, "bold"))
-            yield Choices(*(word(line) for line in self._lines), markup=False, compact=True)
+            yield Choices(show_header=False, cursor_type="row")
             yield Static(word("Enter: choose   Esc: cancel", "dim"))
 
-    def on_option_list_option_selected(self, event: OptionList.OptionSelected) -> None:
-        self.dismiss(event.option_index)
+    def on_mount(self) -> None:
+        choices = self.query_one(Choices)
+        choices.add_column("")
+        for line in self._lines:
+            choices.add_row(word(line))
+
+    def on_data_table_row_selected(self, event: DataTable.RowSelected) -> None:
+        event.stop()
+        self.dismiss(event.cursor_row)
 
 
-class Choices(OptionList):
-    """Options with the keys of the lists."""
+class Choices(DataTable[Text]):
+    """Lines with the keys of the lists."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("j", "cursor_down", show=False),

@@ -228,9 +228,11 @@ def _types(inspector: Inspector, asked: Asked) -> Types:
     names = {each.type for each in inspector.types()} | set(found)
     pauses = {pause.name for pause in inspector.pauses() if pause.scope is PauseScope.TYPE}
     rows: list[dict[str, object]] = []
-    for name in sorted(name for name in names if of_lane(asked.chosen, name)):
-        one = found.get(name)
-        failed = one.retried + one.archived + one.lost if one else 0
+    failures = {name: each.retried + each.archived + each.lost for name, each in found.items()}
+    for name in sorted(names, key=lambda name: (-failures.get(name, 0), name not in found, name)):
+        if not of_lane(asked.chosen, name):
+            continue
+        one, failed = found.get(name), failures.get(name, 0)
         rows.append(
             {
                 "TYPE": name,

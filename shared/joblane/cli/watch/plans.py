@@ -118,7 +118,8 @@ def _of_task(action: str, row: TaskRow, text: str) -> Plan:
 
 
 def _redrive(cause: DeadGroup) -> Plan:
-    canary = min(DEFAULT_CANARY, cause.count) if cause.type else 0  # an unreadable message creates no task to wait for
+    # an unreadable message creates no task to wait for
+    canary = DEFAULT_CANARY if cause.type and cause.count > DEFAULT_CANARY else 0
 
     def call(inspector: Inspector, given: dict[str, str]) -> Any:
         chosen = Filter(fingerprint=cause.fingerprint)

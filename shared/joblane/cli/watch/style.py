@@ -30,13 +30,16 @@ Grid > .datatable--header, Grid:ansi > .datatable--header {
 }
 Grid > .datatable--cursor,
 Grid:focus > .datatable--cursor,
-Choices > .option-list--option-highlighted,
-Choices:focus > .option-list--option-highlighted {
+Choices > .datatable--cursor,
+Choices:focus > .datatable--cursor {
     background: ansi_default;
     color: ansi_default;
     text-style: reverse;
 }
-Grid > .datatable--even-row, Grid > .datatable--odd-row {
+Grid > .datatable--even-row,
+Grid > .datatable--odd-row,
+Choices > .datatable--even-row,
+Choices > .datatable--odd-row {
     background: ansi_default;
 }
 #empty {
@@ -79,5 +82,11 @@ Choices {
     height: auto;
     margin: 1 0;
     background: ansi_default;
+}
+Input > .input--cursor,
+Input:ansi > .input--cursor {
+    background: ansi_default;
+    color: ansi_default;
+    text-style: reverse;
 }
 """

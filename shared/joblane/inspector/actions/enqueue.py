@@ -13,6 +13,7 @@ from joblane.errors import EnqueueError, JobError
 from joblane.inspector.actions import audit
 from joblane.inspector.actions.changes import send
 from joblane.inspector.errors import SelectionError
+from joblane.inspector.schedule_words import in_words
 from joblane.inspector.scope import Scope
 from joblane.inspector.tasks.filter_sql import unknown_type
 from joblane.inspector.views import ActionResult, TypeView
@@ -35,7 +36,7 @@ def types(scope: Scope) -> tuple[TypeView, ...]:
             retention_seconds=task.retention.total_seconds(),
             batch_size=task.batch_size,
             memory_mb=task.memory_mb,
-            schedules=tuple(f"{schedule.name}: {schedule.text} {schedule.timezone}" for schedule in task.schedules),
+            schedules=tuple(in_words(schedule.text, schedule.timezone) for schedule in task.schedules),
             ordered=task.flow is not None and task.flow.ordered,
             schema=task.schema,
             target_wait_seconds=task.target_wait.total_seconds(),

@@ -37,10 +37,12 @@ MISSING = "MISSING"
 
 # The ids of a schedule's ticks differ only in their times, so the last ticks are at the end of the range in the index.
 TICKS = f"""
-select s.type, s.name, t.id, t.state
+select s.type, s.name, t.id, t.state, a.duration_ms
   from jsonb_to_recordset($1::jsonb) as s(type text, name text, low text, high text),
        lateral (select id, state from joblane.tasks where id >= s.low collate "C" and id < s.high collate "C"
                  order by id desc limit {PAST}) as t
+       left join lateral (select duration_ms from joblane.task_attempts where task_id = t.id
+                           order by task_id desc, run desc limit 1) as a on true
 """
 
 TICKED = """
@@ -111,10 +113,10 @@ def _known_ticks(
         for task, name in ((task, schedule.name) for task, schedule in declared)
     ]
     found: dict[tuple[str, str], dict[datetime, Tick]] = defaultdict(dict)
-    for type_, name, id_, state in scope.connection.run(TICKS, json.dumps(ranges)):
+    for type_, name, id_, state, duration_ms in scope.connection.run(TICKS, json.dumps(ranges)):
         if TICK_ID_PATTERN.fullmatch(id_):
             at = datetime.fromisoformat(id_.removeprefix(f"{type_}:{name}:"))
-            found[type_, name][at] = Tick(at, id_, State(state))
+            found[type_, name][at] = Tick(at, id_, State(state), duration_ms)
     return found
 
 

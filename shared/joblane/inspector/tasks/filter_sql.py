@@ -197,11 +197,12 @@ def _sorted(filter_: Filter) -> dict[str, Any]:
 
 PLANNING = (
     "set local plan_cache_mode = force_custom_plan; set local enable_seqscan = off; set local enable_sort = off;"
-    " set local random_page_cost = 1"
+    " set local random_page_cost = 1; set local jit = off"
 )
 """Plans are made for the actual values, because a generic plan cannot distinguish a rare type from a common one. They
 follow the index that has the order of the listing and that fits best, even if the table's statistics are out of date:
-with equal costs of pages an index that yields only rows that fit costs less than one that yields others as well."""
+with equal costs of pages an index that yields only rows that fit costs less than one that yields others as well. A
+statement is not compiled, which would take longer than the statement."""
 
 
 @contextmanager

@@ -23,6 +23,7 @@ from joblane.record.states import ENDED, LIVE, State
 
 NARROW = 5_000
 """Rows in no order, each on a page of its own, that a statement reads at most."""
+NEWEST = "created_at desc, id desc"
 CHILDREN = "select child from joblane.task_children where parent = {parent} limit {limit}"
 IS_LIVE, IS_ENDED = "finished_at is null", "finished_at > '-infinity'"
 IS_ARCHIVED = "(dead_sent_at is not null or dead_letter_unsent)"
@@ -69,8 +70,8 @@ def select(
     the walk has to continue after it. ``narrow``: the answer of :func:`is_narrow`. ``acting``: see
     :func:`_conditions`.
     """
-    values = _Values()
-    order = "created_at, id" if oldest_first else "created_at desc, id desc"
+    values = Values()
+    order = "created_at, id" if oldest_first else NEWEST
     tested = _tested(values, filter_, after, order, narrow=narrow, acting=acting)
     return Selection(
         f"select {columns}, matches, reached from ({tested}) as t where matches or reached order by {order}"
@@ -86,8 +87,8 @@ def count(
 
     ``most``: the count ends there, without a position. None: only the bound ends it.
     """
-    values = _Values()
-    order = "created_at desc, id desc"
+    values = Values()
+    order = NEWEST
     tested = _tested(values, filter_, after, order, narrow=narrow, acting=acting)
     limit = "" if most is None else f" order by {order} limit {most}"
     return Selection(
@@ -101,7 +102,7 @@ select count(*) filter (where matches), max(created_at) filter (where reached), 
 
 def is_narrow(connection: Connection, filter_: Filter) -> bool:
     """True if an index of ids, tags or parents yields so few rows for the filter that all of them can be read."""
-    values = _Values()
+    values = Values()
     condition = _narrow_condition(values, filter_)
     if filter_.ids or condition is None:
         return condition is not None
@@ -115,7 +116,7 @@ def is_narrow(connection: Connection, filter_: Filter) -> bool:
 
 
 @dataclass(slots=True)
-class _Values:
+class Values:
     """The parameters of a statement."""
 
     given: list[Any] = field(default_factory=list)
@@ -125,7 +126,7 @@ class _Values:
         return f"${len(self.given)}"
 
 
-def _tested(values: _Values, filter_: Filter, after: str | None, order: str, *, narrow: bool, acting: bool) -> str:
+def _tested(values: Values, filter_: Filter, after: str | None, order: str, *, narrow: bool, acting: bool) -> str:
     """The rows up to the bound, each with the columns ``matches`` and ``reached``."""
     place = list(_place(values, filter_, after, order))
     matches = " and ".join([*_conditions(values, filter_, acting=acting), "true"])
@@ -133,18 +134,27 @@ def _tested(values: _Values, filter_: Filter, after: str | None, order: str, *, 
         condition = _narrow_condition(values, filter_)
         rows = f"select * from joblane.tasks where {condition} limit {NARROW}"
         return f"select *, {matches} as matches, false as reached from ({rows}) as r{_where(place)}"
-    # Each source has the order and the bound as well: without them the database would sort all rows of all sources.
-    merged = "\nunion all\n".join(
-        f"(select * from joblane.tasks{_where([condition, *place])} order by {order} limit {BOUND})"
-        for condition in _indexed(values, filter_)
-    )
-    rows = f"select * from (\n{merged}\n) as m order by {order} limit {BOUND}"
+    rows = _rows(values, filter_, place, order)
     return (
         f"select *, {matches} as matches, row_number() over (order by {order}) = {BOUND} as reached from ({rows}) as r"
     )
 
 
-def _indexed(values: _Values, filter_: Filter) -> Iterator[str]:
+def newest(values: Values, filter_: Filter, after: str | None) -> str:
+    """The rows up to the bound, newest first, of which some fit a checked filter."""
+    return _rows(values, filter_, list(_place(values, filter_, after, NEWEST)), NEWEST)
+
+
+def _rows(values: Values, filter_: Filter, place: Sequence[str], order: str) -> str:
+    # Each source has the order and the bound as well: without them the database would sort all rows of all sources.
+    merged = "\nunion all\n".join(
+        f"(select * from joblane.tasks{_where([condition, *place])} order by {order} limit {BOUND})"
+        for condition in _indexed(values, filter_)
+    )
+    return f"select * from (\n{merged}\n) as m order by {order} limit {BOUND}"
+
+
+def _indexed(values: Values, filter_: Filter) -> Iterator[str]:
     """The sources: conditions that together hold for all tasks that the filter can match."""
     states = frozenset(filter_.states or State)
     if filter_.ended_after or filter_.ended_before:
@@ -169,7 +179,7 @@ def _indexed(values: _Values, filter_: Filter) -> Iterator[str]:
             yield IS_ENDED
 
 
-def _narrow_condition(values: _Values, filter_: Filter) -> str | None:
+def _narrow_condition(values: Values, filter_: Filter) -> str | None:
     """The condition of an index without the order of a listing; None if the filter has none."""
     if filter_.ids:
         return f"id = any({values.add(list(filter_.ids))}::text[])"
@@ -182,7 +192,7 @@ def _narrow_condition(values: _Values, filter_: Filter) -> str | None:
     return None
 
 
-def _place(values: _Values, filter_: Filter, after: str | None, order: str) -> Iterator[str]:
+def _place(values: Values, filter_: Filter, after: str | None, order: str) -> Iterator[str]:
     """Conditions that an index in the order of a listing can search for."""
     if filter_.created_after:
         yield f"created_at >= {values.add(filter_.created_after)}"
@@ -194,7 +204,7 @@ def _place(values: _Values, filter_: Filter, after: str | None, order: str) -> I
         yield f"(created_at, id) {compared} ({values.add(created_at)}, {values.add(id_)})"
 
 
-def _conditions(values: _Values, filter_: Filter, *, acting: bool) -> Iterator[str]:
+def _conditions(values: Values, filter_: Filter, *, acting: bool) -> Iterator[str]:
     """The conditions of the filter.
 
     ``acting``: leave out the tasks that a bulk action leaves out: cleared tasks, on which no action is possible, and
@@ -231,7 +241,7 @@ def _conditions(values: _Values, filter_: Filter, *, acting: bool) -> Iterator[s
             yield f"type <> '{BULK_TYPE}'"
 
 
-def _in_other_tables(values: _Values, filter_: Filter) -> Iterator[str]:
+def _in_other_tables(values: Values, filter_: Filter) -> Iterator[str]:
     """The conditions that look up another row for each task. `exists` could read all of them into a hash."""
     if filter_.parent:
         parent = values.add(filter_.parent)

@@ -52,6 +52,7 @@
   document.addEventListener("keydown", (event) => {
     if (event.ctrlKey || event.metaKey || event.altKey) return;
     if (event.key === "Escape") {
+      if (event.target.matches("[data-search]")) event.target.blur();
       for (const menu of document.querySelectorAll("details.menu[open]")) {
         menu.open = false;
         if (menu.contains(document.activeElement)) menu.querySelector("summary").focus();
@@ -82,9 +83,73 @@
     count();
   });
 
+  // --- Copying ------------------------------------------------------------------------------------------------------
+
+  document.addEventListener("click", async (event) => {
+    const button = event.target.closest("[data-copy]");
+    if (!button) return;
+    const text = document.getElementById(button.dataset.copy)?.textContent ?? "";
+    try {
+      await navigator.clipboard.writeText(text);
+      say(`Copied the ${button.getAttribute("aria-label").replace("Copy the ", "")}.`);
+      button.textContent = "Copied";
+    } catch {
+      button.textContent = "The browser refused";
+    }
+    setTimeout(() => { button.textContent = "Copy"; }, 1500);
+  });
+
+  function say(text) {
+    document.getElementById("announce").textContent = text;
+  }
+
+  // --- Tooltips: with the pointer by the browser, with a finger or Enter as a box of the page ---------------------------
+
+  const tip = document.getElementById("tip");
+
+  // The texts of tooltips stay in the title, so that they also work without this script.
+  function tipsOf(root) {
+    for (const time of root.querySelectorAll("time[datetime]:not([data-tip])")) {
+      const at = new Date(time.dateTime);
+      const zone = Intl.DateTimeFormat().resolvedOptions().timeZone;
+      const utc = time.title || `${time.dateTime.slice(0, 19).replace("T", " ")}Z`;
+      const local = at.toLocaleString(undefined, { dateStyle: "medium", timeStyle: "medium" });
+      time.title = `${utc}\n${local} ${zone}`;
+    }
+    for (const element of root.querySelectorAll("main [title]:not([data-tip]), .tag[title]:not([data-tip])")) {
+      if (element.closest("a, button, summary, label, svg")) continue;
+      element.dataset.tip = "";
+      if (element.closest(".listing") || element.matches("td, th, dt")) continue;  // the page of the row has them too
+      element.tabIndex = 0;
+      element.setAttribute("role", "button");
+    }
+  }
+
+  function showTip(element) {
+    tip.textContent = element.title;
+    tip.showPopover();
+    const { left, bottom, top } = element.getBoundingClientRect();
+    const { width, height } = tip.getBoundingClientRect();
+    tip.style.left = `${Math.max(8, Math.min(left, innerWidth - width - 8))}px`;
+    tip.style.top = `${bottom + height + 4 < innerHeight ? bottom + 4 : Math.max(4, top - height - 4)}px`;
+    say(element.title);
+  }
+
+  document.addEventListener("click", (event) => {
+    const element = event.target.closest("[data-tip]");
+    if (element && !event.target.closest("a, button, summary, input")) showTip(element);
+  });
+  document.addEventListener("keydown", (event) => {
+    if (!["Enter", " "].includes(event.key) || !event.target.matches("[data-tip]")) return;
+    event.preventDefault();
+    showTip(event.target);
+  });
+
   // --- Parts that refresh themselves --------------------------------------------------------------------------------
 
   let opened = [];
+  let closed = [];
+  let announced = "";
   let updatedAt = new Date();
 
   // A part is not refreshed while the page is hidden, or while the reader fills in a form of the part.
@@ -98,14 +163,17 @@
   });
   document.addEventListener("htmx:beforeSwap", (event) => {
     if (busy(event.target)) event.detail.shouldSwap = false;
-    opened = [...document.querySelectorAll("#live details[open][id]")].map((details) => details.id);
+    const all = [...document.querySelectorAll("#live details[id]")];
+    opened = all.filter((details) => details.open).map((details) => details.id);
+    closed = all.filter((details) => !details.open).map((details) => details.id);
   });
   document.addEventListener("htmx:afterSwap", () => {
     for (const id of opened) document.getElementById(id)?.setAttribute("open", "");
+    for (const id of closed) document.getElementById(id)?.removeAttribute("open");
     show();
     const announcement = document.getElementById("live")?.dataset.announce;
-    const announced = document.getElementById("announce");
-    if (announcement && announced.textContent !== announcement) announced.textContent = announcement;
+    if (announcement && announcement !== announced) say(announcement);
+    announced = announcement;
     updatedAt = new Date();
     document.getElementById("stale").hidden = true;
   });
@@ -132,12 +200,12 @@
 
   function show() {
     for (const element of document.querySelectorAll(".needs-script")) element.hidden = false;
+    tipsOf(document);
     count();
   }
 
   document.querySelector("[data-keys]")?.addEventListener("click", () => press("?"));
-  const announced = document.getElementById("announce");
-  announced.textContent = "";
+  say("");
   const box = document.getElementById("keys-on");
   if (box) box.checked = keysOn();
   show();

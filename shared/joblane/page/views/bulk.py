@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from contextlib import suppress
 from datetime import UTC, datetime
+from typing import Any
 
 from starlette.requests import Request
 from starlette.responses import Response
 
+from joblane.errors import UnknownTaskError
 from joblane.inspector.choices import MAX_RATE
 from joblane.inspector.errors import SelectionError
 from joblane.inspector.filter import BulkAction, Filter
 from joblane.inspector.inspector import Inspector
+from joblane.inspector.views import TaskRow
 from joblane.page.filters import Fields, described, name_of, read, whole, write
 from joblane.page.visit import form, page, redirect
 
@@ -39,10 +44,19 @@ def dry_run(request: Request, inspector: Inspector) -> Response:
         action=action,
         count=count,
         examples=examples.tasks,
+        payload=_payload_of(inspector, examples.tasks),
         described=described(wanted),
         fields=write(wanted),
         rate=DEFAULT_RATE,
     )
+
+
+def _payload_of(inspector: Inspector, examples: Sequence[TaskRow]) -> Any:
+    """The payload of the first example, with redacted values masked; None without one."""
+    with suppress(UnknownTaskError):  # it was removed just now
+        for row in examples[:1]:
+            return inspector.task(row.id).payload
+    return None
 
 
 def start(request: Request, inspector: Inspector) -> Response:

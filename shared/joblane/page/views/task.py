@@ -13,7 +13,8 @@ from joblane.errors import EnqueueError, JobError, UnreadablePayloadError
 from joblane.inspector.errors import SelectionError
 from joblane.inspector.filter import BulkAction
 from joblane.inspector.inspector import Inspector
-from joblane.inspector.views import ActionResult
+from joblane.inspector.prefix import task_of
+from joblane.inspector.views import ActionResult, TaskView
 from joblane.page.rendering import as_json, query
 from joblane.page.visit import form, page, redirect
 
@@ -31,18 +32,18 @@ EDITS = ("edit", "replay_with")
 
 
 def show(request: Request, inspector: Inspector) -> Response:
-    return _show(request, inspector, request.query_params.get("id", ""))
+    return _show(request, task_of(inspector, request.query_params.get("id", "")))
 
 
-def _show(request: Request, inspector: Inspector, id_: str, status: int = 200, **editing: Any) -> Response:
+def _show(request: Request, view: TaskView, status: int = 200, **editing: Any) -> Response:
     """The page of a task. ``text``, ``problems``: of a payload that was refused."""
-    view = inspector.task(id_)
+    id_ = view.row.id
     editing = {"text": as_json(view.payload), "problems": (), "reason": "", "here": f"/task?{query(id=id_)}", **editing}
     return page(request, "task.html", status, view=view, row=view.row, **editing)
 
 
 def logs(request: Request, inspector: Inspector) -> Response:
-    id_ = request.query_params.get("id", "")
+    id_ = task_of(inspector, request.query_params.get("id", "")).row.id
     return page(request, "logs.html", id=id_, lines=inspector.logs(id_))
 
 
@@ -72,7 +73,7 @@ def edit(request: Request, inspector: Inspector) -> Response:
         problems = _problems(error)
     except RecursionError:
         problems = ["it is nested too deeply"]
-    return _show(request, inspector, id_, 422, text=text, problems=problems, reason=given.text("reason"))
+    return _show(request, inspector.task(id_), 422, text=text, problems=problems, reason=given.text("reason"))
 
 
 def _problems(error: JobError) -> list[str]:
