@@ -561,6 +561,9 @@ def test_every_page_is_readable_in_light_and_dark_mode_and_on_a_phone(
     visit: Visit, site: Site, axe: str, name: str, how: dict[str, Any]
 ) -> None:
     visitor = visit(**how)
+    visitor.page.get_by_label("Find anything").fill("in")  # the page of the search then has results
+    visitor.page.keyboard.press("Enter")
+    expect(visitor.page.get_by_role("heading", name="Error contains it")).to_be_visible()
     for kind, address in addresses(site).items():
         page = visitor.go(address)
         page.evaluate("document.querySelectorAll('details:not(.menu)').forEach(one => one.open = true)")
