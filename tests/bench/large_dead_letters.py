@@ -39,14 +39,14 @@ def run() -> list[Ratio]:
     for queue in queues_of(prefix, discover()):
         sqs.client.create_queue(QueueName=queue)
         sqs.client.create_queue(QueueName=queue.removesuffix(dead_letter_name("")))
-    doors = [dead_letter_name(front_door_name(prefix, queue)) for queue in Queue]
-    for door in doors:
+    queues = [dead_letter_name(front_door_name(prefix, queue)) for queue in Queue]
+    for queue in queues:
         for _ in range(NUMBER):
-            sqs.client.send_message(QueueUrl=sqs.url(door), MessageBody=BODY)
-    setting = f"{NUMBER} of 1 MiB in each of {len(doors)} front doors"
+            sqs.client.send_message(QueueUrl=sqs.url(queue), MessageBody=BODY)
+    setting = f"{NUMBER} of 1 MiB in each of {len(queues)} front doors"
     found = [within("large dead letters", f"{name}: {setting}", _memory(name), MAX_MB, "MB") for name in PROGRAMS]
     left = sum(
-        int(sqs.attributes(door, ["ApproximateNumberOfMessages"])["ApproximateNumberOfMessages"]) for door in doors
+        int(sqs.attributes(queue, ["ApproximateNumberOfMessages"])["ApproximateNumberOfMessages"]) for queue in queues
     )
     assert left == 0, f"{left} dead letters are left"
     return found
