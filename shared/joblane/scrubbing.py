@@ -116,9 +116,8 @@ class Scrubber:
         if self._squeezed is None or "\n" not in text:
             return
         places = [at for at, character in enumerate(text) if not character.isspace()]
-        for first, last in self._squeezed._found(squeezed := "".join(text.split())):
-            last = min(last, len(squeezed))
-            start, end = places[first], places[last - 1] + 1
+        for first, last in self._squeezed._found("".join(text.split())):
+            start, end = places[first], places[min(last, len(places)) - 1] + 1
             if last - first >= MIN_LINE and "\n" in text[start:end]:
                 yield start, end
 

@@ -45,7 +45,7 @@ from joblane.inspector.inspector import Inspector
 from joblane.inspector.permission import Permission, permission_of
 from joblane.inspector.scope import Scope
 from joblane.maintenance.sweep import sweep
-from joblane.page.app import build
+from joblane.page.app import PAGES, build
 from joblane.page.desk import Desk
 from joblane.page.security import Keys
 from joblane.testing import enqueued
@@ -450,20 +450,8 @@ def browse(world: World, gathered: Gathered) -> None:
     keys = Keys(token="the-token", session="the-session", form="the-form-token", base="")
     app = build(Desk(lambda: inspector, 1), port=8700, keys=keys)
     addresses = [
-        *(
-            "/",
-            "/tasks",
-            "/tasks?error=bad",
-            "/dead",
-            "/schedules",
-            "/statistics",
-            "/runs?type=leak:one",
-            "/runs/why?type=leak:one",
-            "/audit",
-            "/bulk",
-            "/types",
-            "/enqueue?type=leak:one",
-        ),
+        *(f"{path}?type=leak:one&id=leak:one-plain&action=retry" for path in PAGES),
+        *("/tasks?error=bad", "/find?text=bad"),
         *(f"{path}?id=leak:one-{how}" for path in ("/task", "/task/logs") for how in LOGGED),
     ]
     browser = TestClient(app, base_url="http://127.0.0.1:8700", cookies={"joblane-8700": keys.session})

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import html
 import base64
+import html
 import json
 import subprocess
 import sys
@@ -312,7 +312,7 @@ def test_a_text_that_takes_too_many_steps_is_masked_to_its_end(monkeypatch: pyte
     assert scrub_of(secret)(text) == MASK
 
 
-SECRET_TEXT = "the pass phrase's \"w\u00f6rds\""
+SECRET_TEXT = 'the pass phrase\'s "w\u00f6rds"'
 
 
 @pytest.mark.parametrize(
