@@ -124,6 +124,7 @@ lock: $(UV) ## Renew all lock files
 	compile pyproject.toml --all-extras --group dev --output-file requirements/dev.txt && \
 	compile pyproject.toml --extra local --group build --constraints requirements/dev.txt --output-file requirements/run.txt && \
 	compile pyproject.toml --constraints requirements/dev.txt --output-file $(LOCKS)/runtime.txt && \
+	compile $(LOCKS)/page.in --constraints requirements/dev.txt --output-file $(LOCKS)/page.txt && \
 	compile requirements/aws-cli.in --output-file requirements/aws-cli.txt && \
 	compile requirements/peers.in --output-file requirements/peers.txt && \
 	for name in ministack node uv; do compile $(LOCKS)/$$name.in --output-file $(LOCKS)/$$name.txt || exit 1; done

@@ -17,6 +17,8 @@ from joblane.discovery import discover
 from joblane.prices import AS_OF, PRICES
 from tests.pages import ROOT
 
+REFRESH_SECONDS = 5
+"""Time between two refreshes of the overview, as in its template."""
 STAGES = ("dev", "prod")
 """Stages of ``cdk.json`` with a table in the page."""
 PAGE = ROOT / "docs" / "explanation" / "costs.md"
@@ -24,6 +26,7 @@ PAGE = ROOT / "docs" / "explanation" / "costs.md"
 
 def additions() -> list[Line]:
     """Amounts that settings add to the smallest stage each month."""
+    refreshes, seconds = 30 * 8 * 3600 / REFRESH_SECONDS, assumed("Seconds of a refresh of the page")
     return [
         Line("`egress` `nat`: one NAT gateway", HOURS, "NAT gateway hour"),
         Line("`egress` `nat`: its public address", HOURS, "Public IPv4 hour"),
@@ -44,6 +47,10 @@ def additions() -> list[Line]:
         Line("An alarm of one metric", 1, "Alarm"),
         Line("A dashboard", 1, "Dashboard"),
         Line("The key of the alarms' topics", 1, "Key"),
+        Line("`page`, while nobody looks: its key is in Parameter Store", 0, "HTTP API request"),
+        Line("`page`: an overview that is visible for 8 hours a day", 2 * refreshes, "HTTP API request"),
+        Line("`page`: the same, its invocations and those of the control API", 2 * refreshes, "Lambda request"),
+        Line("`page`: the same, GB-seconds", refreshes * seconds * (1024 + 512) / 1024, "Lambda GB-second"),
         Line("`monitoring.slack`: a channel of Slack", 0, "Key"),
         Line("A type whose due tasks wait for the whole month: its `OldestDueSeconds`", 1, "Metric"),
     ]

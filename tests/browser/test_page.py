@@ -4,17 +4,24 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from typing import Any
+from dataclasses import replace
+from functools import partial
+from typing import Any, cast
 from zoneinfo import ZoneInfo
 
 import pytest
-from playwright.sync_api import Page, Request, expect
+from playwright.sync_api import Browser, Page, Request, expect
 
 from joblane.inspector.durations import stamp
 from joblane.inspector.filter import Filter
+from joblane.inspector.inspector import Inspector
+from joblane.inspector.person import Person
+from joblane.page.hosted.entry import build
+from joblane.page.hosted.event import respond
 from joblane.page.rendering import as_json
 from joblane.record.states import State
 from tests.browser.conftest import Site, Visitor
+from tests.oidc import LocalIssuer, SigningKey, serving, serving_page, shared_configuration
 
 Visit = Callable[..., Visitor]
 
@@ -342,7 +349,7 @@ def test_an_invalid_payload_is_reported_at_its_field_and_can_be_corrected(visit:
     assert site.inspector.task(new).replay_of == id_
 
 
-def test_a_task_is_enqueued_by_the_form_of_its_type(visit: Visit, site: Site) -> None:
+def test_a_task_is_enqueued_by_the_form_of_its_type(visit: Visit, site: Site, axe: str) -> None:
     # given
     visitor = visit()
     page = visitor.go("/types")
@@ -356,9 +363,13 @@ def test_a_task_is_enqueued_by_the_form_of_its_type(visit: Visit, site: Site) ->
     # then it is shown at its field, and the rest is kept
     tenant = page.get_by_label("tenant_id")
     expect(tenant).to_be_focused()
+    expect(tenant).to_have_attribute("aria-invalid", "true")
     expect(tenant).to_have_accessible_description("Input should be a valid UUID")
     expect(page.get_by_label("user_id")).to_have_value("auth0|7")
     visitor.keep("enqueue-refused")
+    page.evaluate(axe)
+    found = page.evaluate("rules => axe.run(document, {runOnly: rules, resultTypes: []})", RULES["light"])
+    assert [_text(violation) for violation in found["violations"]] == []
     _expected(visitor, "422")
     # and when it is corrected, and the form is sent twice, with keys only
     tenant.fill("6f1c5d0e-6f0a-4b0b-9a59-0d1f7f5f2c11")
@@ -561,6 +572,9 @@ def test_every_page_is_readable_in_light_and_dark_mode_and_on_a_phone(
     visit: Visit, site: Site, axe: str, name: str, how: dict[str, Any]
 ) -> None:
     visitor = visit(**how)
+    visitor.page.get_by_label("Find anything").fill("in")  # the page of the search then has results
+    visitor.page.keyboard.press("Enter")
+    expect(visitor.page.get_by_role("heading", name="Error contains it")).to_be_visible()
     for kind, address in addresses(site).items():
         page = visitor.go(address)
         page.evaluate("document.querySelectorAll('details:not(.menu)').forEach(one => one.open = true)")
@@ -582,6 +596,54 @@ def test_on_a_phone_the_links_to_all_areas_are_visible(visit: Visit, width: int)
         visitor.go(path)
         for link in page.get_by_role("navigation", name="Areas").get_by_role("link").all():
             expect(link).to_be_in_viewport(ratio=1)
+
+
+def test_a_team_signs_in_and_a_deep_link_ends_at_the_task(browser: Browser, site: Site, axe: str) -> None:
+    # given the shared page, an issuer, and a phone that is not signed in
+    id_ = any_task(site, State.ARCHIVED)
+    context = browser.new_context(viewport={"width": 390, "height": 844})
+    context.set_default_timeout(10_000)
+    page, troubles = context.new_page(), list[str]()
+    page.on("console", lambda message: troubles.append(message.text) if message.type == "error" else None)
+    with serving(LocalIssuer(SigningKey.ec("one"))) as issuer, serving_page(partial(_shared, site, issuer)) as address:
+        # when a link of a mail is opened
+        page.goto(f"{address}/task?id={id_}")
+        assert page.url.startswith(f"{issuer.url}/authorize?")
+        page.get_by_role("button", name="Sign in").click()
+        # then
+        page.wait_for_url(f"{address}/task?id={id_}")
+        expect(page.get_by_role("heading", level=1)).to_contain_text(id_)
+        assert page.evaluate("document.cookie") == ""
+        page.get_by_role("button", name="Retry").click()
+        expect(page.get_by_text("Retry: done.")).to_be_visible()
+        expect(page.get_by_text("oidc:ann@example.com (u-1)").first).to_be_visible()
+        _is_readable(page, axe)
+        page.get_by_role("button", name="Sign out").click()
+        expect(page.get_by_role("heading", name="You are signed out")).to_be_visible()
+        _is_readable(page, axe)
+        page.get_by_role("link", name="Sign in again").click()
+        assert page.url.startswith(f"{issuer.url}/authorize?")
+        context.close()
+    assert troubles == []
+
+
+def _is_readable(page: Page, axe: str) -> None:
+    width, seen = page.evaluate("[document.documentElement.scrollWidth, innerWidth]")
+    assert width <= seen
+    page.evaluate(axe)
+    found = page.evaluate("rules => axe.run(document, {runOnly: rules, resultTypes: []})", RULES["light"])
+    assert [_text(violation) for violation in found["violations"]] == []
+
+
+def _shared(site: Site, issuer: LocalIssuer, address: str) -> Callable[[dict[str, Any]], dict[str, Any]]:
+    """The function of the shared page, over the database of the site."""
+
+    class Remote:
+        def on_behalf_of(self, person: Person) -> Inspector:
+            return Inspector(replace(site.inspector._scope, who=f"oidc:{person.name}"))
+
+    page = build(shared_configuration(issuer, address), key=b"k" * 32, secret=None, remote=cast(Any, Remote()))
+    return partial(respond, page)
 
 
 def _text(violation: dict[str, Any]) -> str:

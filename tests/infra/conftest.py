@@ -58,7 +58,7 @@ def no_packages(tmp_path_factory: pytest.TempPathFactory) -> Packages:
     path = tmp_path_factory.mktemp("packages") / "empty.zip"
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("nothing.py", "")
-    return Packages(code=Package(path, "c0de" * 16), layer=Package(path, "1a7e4" * 12))
+    return Packages(code=Package(path, "c0de" * 16), layer=Package(path, "1a7e4" * 12), page=Package(path, "ba9e" * 16))
 
 
 class RealStages:

@@ -26,7 +26,8 @@ from joblane.cdk.app import JoblaneApp
 from joblane.cdk.construct import JobDatabase, Joblane
 from joblane.cdk.constructs.granted_bucket import GrantedBucket
 from joblane.cdk.errors import RefusedTemplateError, StageError, SynthError
-from joblane.cdk.settings.apis import Control, Monitoring, Slack
+from joblane.cdk.settings.apis import Control, Monitoring, Oidc, Roles, Slack
+from joblane.cdk.settings.apis import Page as SharedPage
 from joblane.cdk.settings.database import Aurora, ExistingDatabase
 from joblane.cdk.settings.network import ExistingNetwork, NewNetwork
 from joblane.cdk.settings.section import SecretReference
@@ -129,6 +130,7 @@ ERRORS: Mapping[str, Sequence[type[BaseException]]] = {
         inspector_errors.SelectionError,
         inspector_errors.UnknownBatchError,
         inspector_errors.UnknownBulkError,
+        inspector_errors.RoleError,
         inspector_errors.BusyError,
         inspector_errors.SchemaError,
         inspector_errors.AwsCallError,
@@ -145,7 +147,7 @@ ERRORS: Mapping[str, Sequence[type[BaseException]]] = {
     "The testing kit": (KitError, NotRunError, CrashedError),
 }
 """Heading → the errors below it. A test compares them with all that the library defines."""
-INSIDE = {"AwsError", "Continued", "LoginError", "Killed", "_After", "Refusal"}
+INSIDE = {"AwsError", "Continued", "IssuerUnavailableError", "LoginError", "Killed", "_After", "Refusal", "SignInError"}
 """Errors that no caller meets."""
 INTERNAL = {"within", "send_committed", "close", "objects", "of_member"}
 """Public methods for the library alone; ``close`` of a context, while that of a client is for its user."""
@@ -169,6 +171,9 @@ SETTINGS: Mapping[str, type[BaseModel]] = {
     "new-network": NewNetwork,
     "existing-network": ExistingNetwork,
     "control": Control,
+    "page": SharedPage,
+    "oidc": Oidc,
+    "roles": Roles,
     "monitoring": Monitoring,
     "slack": Slack,
     "secret": SecretReference,

@@ -31,8 +31,9 @@ from joblane.cdk.checks import check, throttling
 from joblane.cdk.constructs.code import Tasks, Workload
 from joblane.cdk.constructs.granted_bucket import GrantedBucket
 from joblane.cdk.constructs.jobs import Jobs
+from joblane.cdk.constructs.shared_page import NAME as PAGE
 from joblane.cdk.costs import Extra
-from joblane.cdk.errors import RefusedTemplateError, SynthError
+from joblane.cdk.errors import RefusedTemplateError, StageError, SynthError
 from joblane.cdk.nag import refuse_findings
 from joblane.cdk.packaging import Packages, build_packages
 from joblane.cdk.settings.load import load_stage, with_schedules_of
@@ -186,12 +187,29 @@ class JoblaneApp(Generic[S]):
         jobs.migration.add_output(stack)
         for add in self.stacks:
             add(app, jobs, stage)
+        control = None
+        if stage.page is not None and PAGE in workload.functions:
+            raise StageError(f"stage {stage.name!r}: page: the folder {PAGE} has a function of that name; rename it")
         if stage.control is not None:
-            function = jobs.function_of_api(CONTROL)
-            ControlStack(app, f"{stage.prefix}-{CONTROL}", stage=stage, control=stage.control, function=function)
+            control = ControlStack(
+                app,
+                f"{stage.prefix}-{CONTROL}",
+                stage=stage,
+                control=stage.control,
+                function=jobs.function_of_api(CONTROL),
+                page=workload.packages.page,
+            )
         if stage.monitoring is not None:
-            more = self.alarms(stage, workload.tasks)
-            MonitoringStack(app, f"{stage.prefix}-monitoring", jobs=jobs, monitoring=stage.monitoring, more=more)
+            monitoring = MonitoringStack(
+                app,
+                f"{stage.prefix}-monitoring",
+                jobs=jobs,
+                monitoring=stage.monitoring,
+                more=self.alarms(stage, workload.tasks),
+                page_url=jobs.page_url,
+            )
+            if control is not None and jobs.page_url is not None:
+                monitoring.add_stack_dependency(control, "its texts have the page's address")
         if not any(map(CfnResource.is_cfn_resource, data.node.find_all())):
             app.node.try_remove_child(data.node.id)  # CloudFormation accepts no template without resources
         for key, value in {**stage.tags, "joblane:stage": stage.name}.items():

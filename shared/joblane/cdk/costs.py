@@ -78,6 +78,7 @@ ASSUMED: Mapping[str, Amount] = {
         10, "KB", "claim, finish and payload with TLS, on an open connection; not measured"
     ),
     "KB of a job through the NAT": Amount(8, "KB", "three requests to SQS with TLS, on open connections"),
+    "Seconds of a refresh of the page": Amount(0.2, "seconds", "in each of its two functions; not measured on AWS"),
     "Hours a day for which a pausing cluster is awake": Amount(8, "hours", "a working day; not measured"),
 }
 

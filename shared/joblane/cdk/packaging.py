@@ -18,7 +18,7 @@ import subprocess
 import sys
 import tempfile
 import zipfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,6 +38,11 @@ LEFT_OUT_OF_CODE = ("tests", "demo", "__pycache__")
 """Folders of these names, and hidden files, are not in the zip; all other files are, including data files."""
 LEFT_OUT_OF_LIBRARY = ("testing", "cli", "page", "local", "cdk", "locks", "inspector/remote.py", "django/testing.py")
 """Parts of the library that no function imports."""
+LEFT_OUT_OF_PAGE = (
+    *("testing", "cli", "cdk", "locks", "django", "functions", "worker", "maintenance", "fastapi.py"),
+    *("local/dev", "record/certificates", "record/migrations"),
+)
+"""Parts of the library that the page's function does not import."""
 PROVIDED = ("boto3", "botocore", "s3transfer", "urllib3")
 """Packages that Lambda's Python runtime or the emulator's environment provides: most of the lock's size.
 jmespath, python-dateutil and six come with boto3 too, but stay in the layer: Powertools and pg8000 need the lock's
@@ -81,10 +86,11 @@ class Package:
 
 @dataclass(frozen=True)
 class Packages:
-    """The code and the layer of the functions."""
+    """The code and the layer of the functions, and the zip of the page, which has both, if the stage has a page."""
 
     code: Package
     layer: Package
+    page: Package | None = None
 
 
 def build_packages(stage: Stage, project: Project) -> Packages:
@@ -98,7 +104,43 @@ def build_packages(stage: Stage, project: Project) -> Packages:
     )
     if not stage.local:
         check_layer(layer.path, stage.architecture)
-    return Packages(code=build_code([*project.code_folders, LIBRARY], target), layer=layer)
+    code, page = build_code([*project.code_folders, LIBRARY], target), None
+    if stage.page is not None:
+        page = build_page(WHEEL_PLATFORMS[stage.architecture], target, find_uv(project))
+        check_layer(page.path, stage.architecture)
+    return Packages(code, layer, page)
+
+
+# --- The page ------------------------------------------------------------------------------------------------------
+
+
+def build_page(platform: str | None, target: Path, uv: str) -> Package:
+    """Zip the page with its packages, of ``platform`` (None: this machine). It has no database driver."""
+    lock = without_provided(_read(LOCKS / "page.txt"))
+    where, python = (platform, PYTHON) if platform else (f"{sys.platform}-{machine.machine()}", RUNNING)
+    files = {path.relative_to(LIBRARY.parent): path.read_bytes() for path in _sources(LIBRARY, LEFT_OUT_OF_PAGE)}
+    contents = [(name.as_posix(), content) for name, content in sorted(files.items())]
+    sources = (part for content in contents for part in content)
+    digest = _digest(LAYOUT, RUNNING, python, where, lock, *LEFT_OUT_OF_LAYER, *sources)
+    package = Package(target / f"page-{where}-{digest[:16]}.zip", digest)
+    if not package.path.exists():
+        with _scratch(target) as scratch:
+            _install(uv, lock, platform, python, scratch)
+            _remove(scratch)
+            for name, content in contents:
+                (scratch / name).parent.mkdir(parents=True, exist_ok=True)
+                (scratch / name).write_bytes(content)
+            if python == RUNNING:
+                _compile(scratch, "/var/task")
+            _zip(scratch, package.path, level=6)
+    return package
+
+
+def _remove(folder: Path) -> None:
+    """Remove the files of packages that no function needs."""
+    for pattern in LEFT_OUT_OF_LAYER:
+        for path in list(folder.glob(pattern)):
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
 # --- Code ----------------------------------------------------------------------------------------------------------
@@ -120,11 +162,11 @@ def build_code(folders: Iterable[Path], target: Path) -> Package:
     return package
 
 
-def _sources(folder: Path) -> Iterator[Path]:
+def _sources(folder: Path, left_out_of_library: Sequence[str] = LEFT_OUT_OF_LIBRARY) -> Iterator[Path]:
     for path in folder.rglob("*"):
         name = path.relative_to(folder)
         parts, hidden = name.parts, any(part.startswith(".") for part in name.parts)
-        operators = folder.name == LIBRARY.name and {parts[0], name.as_posix()} & {*LEFT_OUT_OF_LIBRARY}
+        operators = folder.name == LIBRARY.name and any(map(name.is_relative_to, left_out_of_library))
         left_out = hidden or operators or {*parts} & {*LEFT_OUT_OF_CODE}
         if path.is_file() and path.suffix != ".pyc" and not left_out:
             yield path
@@ -145,9 +187,7 @@ def build_layer(lock: Path, platform: str | None, target: Path, uv: str) -> Pack
     if not package.path.exists():
         with _scratch(target) as scratch:
             _install(uv, wanted, platform, python, scratch / "python")
-            for pattern in LEFT_OUT_OF_LAYER:
-                for path in list((scratch / "python").glob(pattern)):
-                    shutil.rmtree(path) if path.is_dir() else path.unlink()
+            _remove(scratch / "python")
             if python == RUNNING:
                 _compile(scratch, "/opt")
             else:

@@ -64,6 +64,26 @@ class UnknownBatchError(JobError, LookupError):
         self.batch_id = batch_id
 
 
+class RoleError(JobError):
+    """The role of the person who is signed in does not include the operation. Nothing was done.
+
+    Ask for a group with the other role.
+    """
+
+    operation: str
+    """Name of the operation."""
+    role: str
+    """Role of the person."""
+    needed: str
+    """Role that the operation needs."""
+
+    def __init__(self, operation: str, role: str, needed: str) -> None:
+        super().__init__(f"{operation} needs the role to {needed}, and yours is to {role}")
+        self.operation = operation
+        self.role = role
+        self.needed = needed
+
+
 class UnknownBulkError(JobError, LookupError):
     """There is no bulk action or redrive with this id in this stage.
 

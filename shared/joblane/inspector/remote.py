@@ -4,13 +4,16 @@ credentials."""
 from __future__ import annotations
 
 import json
+import math
 import time
 from collections.abc import Callable
+from copy import copy
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from joblane.inspector import wire
 from joblane.inspector.permission import Permission
+from joblane.inspector.person import HEADER, Person
 from joblane.local.errors import ForbiddenError, LocalError, UnavailableError
 from joblane.record.login import LOOPBACK
 
@@ -34,20 +37,38 @@ class RemoteInspector:
     """The operations of :class:`~joblane.inspector.Inspector`, with the same arguments, answers and errors.
 
     ``url``: the address of the control API. ``stage``, ``prefix``: names for error messages. A query is repeated if it
-    gets no answer; an action is never repeated once it may have arrived. Threads may share an object of this class.
+    gets no answer, for ``patience_seconds``; an action is never repeated once it may have arrived. Threads may share an
+    object of this class.
 
     Raises the errors of the operation, and :class:`UnavailableError` if the API cannot be reached.
     """
 
     def __init__(
-        self, url: str, *, stage: str, prefix: str, region: str, credentials: Credentials, verify: bool | str = True
+        self,
+        url: str,
+        *,
+        stage: str,
+        prefix: str,
+        region: str,
+        credentials: Credentials,
+        verify: bool | str = True,
+        read_seconds: float = READ_SECONDS,
+        patience_seconds: float = math.inf,
     ) -> None:
         where = urlsplit(url)
         if where.scheme != "https" and where.hostname not in LOOPBACK:
             raise LocalError(f"{url}: the control API requires https.")
         self._url, self._stage, self._prefix, self._region = url.rstrip("/"), stage, prefix, region
         self._credentials = credentials
-        self._http = _session(verify)
+        self._http = _session(verify, read_seconds)
+        self._patience_seconds = patience_seconds
+        self._person: Person | None = None
+
+    def on_behalf_of(self, person: Person) -> RemoteInspector:
+        """Return an inspector that acts for ``person``, with the same connections. Only the page's role may do it."""
+        acting = copy(self)
+        acting._person = person
+        return acting
 
     def __getattr__(self, operation: str) -> Callable[..., Any]:
         permission = wire.operations().get(operation)
@@ -55,6 +76,8 @@ class RemoteInspector:
             raise AttributeError(f"an inspector has no operation {operation!r}")
 
         def call(*positional: Any, **named: Any) -> Any:
+            if self._person is not None:
+                self._person.check(operation, permission)
             arguments = wire.encode_arguments(operation, positional, named)
             return self._decoded(operation, permission, self._request(operation, permission, arguments))
 
@@ -66,7 +89,9 @@ class RemoteInspector:
         """Return the response, of any status. Raises :class:`UnavailableError` if there is none."""
         from botocore import exceptions as http
 
-        for pause in (*PAUSES_SECONDS, None):
+        ends = time.monotonic() + self._patience_seconds
+        for planned in (*PAUSES_SECONDS, None):
+            pause = planned if planned is not None and time.monotonic() + planned <= ends else None
             request = self._signed(f"{self._url}/{permission}/{operation}", arguments)
             try:
                 answer: AWSResponse = self._http.send(request)
@@ -87,7 +112,10 @@ class RemoteInspector:
         from botocore.awsrequest import AWSRequest
         from botocore.exceptions import BotoCoreError
 
-        request = AWSRequest("POST", url, {"Content-Type": "application/json"}, body)
+        headers = {"Content-Type": "application/json"}
+        if self._person is not None:
+            headers[HEADER] = self._person.header()
+        request = AWSRequest("POST", url, headers, body)
         try:
             credentials = self._credentials.get_frozen_credentials()
         except BotoCoreError as error:
@@ -156,14 +184,14 @@ def _is_repeatable(permission: Permission, status: int) -> bool:
     return status == THROTTLED or (permission is Permission.VIEW and status in TRANSIENT)
 
 
-def _session(verify: bool | str) -> URLLib3Session:
+def _session(verify: bool | str, read_seconds: float) -> URLLib3Session:
     """botocore's HTTP session: it supports proxies, and the certificates of AWS_CA_BUNDLE."""
     from botocore.httpsession import URLLib3Session
     from botocore.utils import get_environ_proxies
 
     options: dict[str, Any] = {
         "verify": verify,
-        "timeout": (CONNECT_SECONDS, READ_SECONDS),
+        "timeout": (CONNECT_SECONDS, read_seconds),
         "proxies": get_environ_proxies("https://execute-api.amazonaws.com"),
     }
     return URLLib3Session(**options)

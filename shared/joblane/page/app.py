@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
@@ -15,7 +16,7 @@ from joblane.page.desk import Desk
 from joblane.page.failures import View, endpoint, http_error_page
 from joblane.page.notices import Notices
 from joblane.page.rendering import FOLDER
-from joblane.page.security import Guard, Keys, address_of
+from joblane.page.security import Keys, LocalGuard, address_of
 from joblane.page.views import batches, bulk, dead, enqueue, find, limits, runs, stage, task, tasks
 
 PRODUCTION = re.compile(r"(prod|production|live)(-.*)?", re.IGNORECASE)
@@ -65,6 +66,18 @@ ACTIONS: dict[str, View] = {
 }
 
 
+COMMON: Mapping[str, Any] = {
+    "csrf": "",
+    "read_only": True,
+    "can_edit": False,
+    "person": None,
+    "stage": "",
+    "command": "joblane",
+}
+"""Values that every template may show. ``csrf``: the token of forms. ``read_only``: no form is shown. ``can_edit``:
+payloads can be changed and tasks enqueued. ``person``: the person who is signed in; None on this machine."""
+
+
 def build(
     desk: Desk,
     *,
@@ -76,7 +89,8 @@ def build(
     readable: tuple[type[Exception], ...] = (),
     say: Callable[[str], object] = lambda _: None,
 ) -> Starlette:
-    """Build the page. ``stage``: the stage's name on the page. ``command``: the command line for the same stage.
+    """Build the page of this machine. ``stage``: the stage's name on the page. ``command``: the command line for the
+    same stage.
 
     ``readable``: classes of errors whose text is shown, in addition to the library's own errors. ``say``: called with a
     line for the operator, which has the address for the next browser.
@@ -85,21 +99,39 @@ def build(
     def renewed(token: str) -> None:
         say(f"A browser has signed in. Address for another one: {address_of(port, token)}")
 
+    common = {**COMMON, "csrf": keys.form, "read_only": read_only, "can_edit": not read_only}
+    return assemble(
+        Middleware(LocalGuard, port=port, keys=keys, read_only=read_only, renewed=renewed),
+        desk=desk,
+        notices=Notices(),
+        readable=readable,
+        common={**common, "stage": stage, "command": command},
+    )
+
+
+def assemble(
+    guard: Middleware,
+    *,
+    desk: Desk | None,
+    notices: Notices,
+    readable: tuple[type[Exception], ...],
+    common: Mapping[str, Any],
+    more: Sequence[Route] = (),
+) -> Starlette:
+    """Build the page behind a guard. ``desk`` None: the guard puts one into the state of each request.
+
+    ``common``: values of all pages, see :data:`COMMON`; the guard replaces them by ``common`` of the request's state.
+    ``more``: further routes.
+    """
     routes = [Route(path, endpoint(view), methods=["GET"]) for path, view in PAGES.items()]
     routes += [Route(path, endpoint(view), methods=["POST"]) for path, view in (SEARCHES | ACTIONS).items()]
     app = Starlette(
-        routes=[*routes, Mount("/static", StaticFiles(directory=FOLDER / "static"))],
-        middleware=[Middleware(Guard, port=port, keys=keys, read_only=read_only, renewed=renewed)],
+        routes=[*routes, *more, Mount("/static", StaticFiles(directory=FOLDER / "static"))],
+        middleware=[guard],
         exception_handlers={HTTPException: http_error_page},
     )
     app.state.desk = desk
-    app.state.notices = Notices()
+    app.state.notices = notices
     app.state.readable = readable
-    app.state.common = {
-        "csrf": keys.form,
-        "read_only": read_only,
-        "stage": stage,
-        "is_production": bool(PRODUCTION.fullmatch(stage)),
-        "command": command,
-    }
+    app.state.common = {**common, "is_production": bool(PRODUCTION.fullmatch(common["stage"]))}
     return app

@@ -18,7 +18,14 @@ from joblane.errors import (
     UnknownTaskError,
     UnreadablePayloadError,
 )
-from joblane.inspector.errors import ActionError, AwsCallError, BusyError, UnknownBatchError, UnknownBulkError
+from joblane.inspector.errors import (
+    ActionError,
+    AwsCallError,
+    BusyError,
+    RoleError,
+    UnknownBatchError,
+    UnknownBulkError,
+)
 from joblane.inspector.inspector import Inspector
 from joblane.page.rendering import problem, query
 from joblane.page.visit import desk
@@ -37,6 +44,7 @@ KINDS: Mapping[type[JobError], tuple[int, str, str]] = {
     UnknownBulkError: (404, "There is no such bulk action", "Check the id."),
     ActionError: (409, "Not possible in this state", "Nothing was done."),
     BusyError: (409, "Not possible at this moment", ""),
+    RoleError: (403, "Your role does not allow this", "Nothing was done."),
     FieldError: (400, "This request is not valid", "Go back and correct it; nothing was done."),
     UnreadablePayloadError: (422, "The payload is not valid", "Nothing was done."),
     DatabaseUnavailableError: (503, "The database cannot be reached", UNAVAILABLE),

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
+from functools import cache
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
@@ -32,7 +34,8 @@ NOTHING = Markup('<span class="none">–</span>')
 
 
 def render(request: Request, template: str, status: int = 200, **values: Any) -> Response:
-    """A page from a template. ``request.app.state.common``: values that all pages show.
+    """A page from a template. ``common`` of the state of the application, and of the request: values that all pages
+    show.
 
     Templates and views name addresses without the page's base, which is added here.
     """
@@ -43,7 +46,8 @@ def render(request: Request, template: str, status: int = 200, **values: Any) ->
         "here": f"{request.url.path}?{query(parameters)}",
         "notice": None,
     }
-    text = TEMPLATES.get_template(template).render({**common, **request.app.state.common, **values})
+    own = getattr(request.state, "common", {})
+    text = TEMPLATES.get_template(template).render({**common, **request.app.state.common, **own, **values})
     return HTMLResponse(ADDRESSES.sub(rf'\1="{base_of(request)}/', text), status_code=status)
 
 
@@ -104,6 +108,13 @@ def time_tag(context: Context, at: datetime | None) -> Markup:
     return Markup('<time datetime="{}" title="{}">{}</time>').format(at.isoformat(), stamp(at), text)
 
 
+@cache
+def static(name: str) -> str:
+    """The address of a static file, with a hash of its content, so that a browser may keep the file."""
+    digest = hashlib.sha256((FOLDER / "static" / name).read_bytes()).hexdigest()
+    return f"/static/{name}?v={digest[:12]}"
+
+
 def number(value: float | None) -> str:
     return "–" if value is None else f"{value:,}"
 
@@ -150,6 +161,7 @@ def _environment() -> Environment:
     made.globals |= {
         "time_tag": time_tag,
         "query": query,
+        "static": static,
         "bars": sparkline.bars,
         "line": sparkline.line,
         "strip": sparkline.strip,

@@ -13,10 +13,11 @@ from functions.data_export.handler import DataExport, data_export
 from joblane.errors import UnknownTaskError, UnreadablePayloadError
 from joblane.functions.control import answering
 from joblane.inspector import wire
-from joblane.inspector.errors import ActionError
+from joblane.inspector.errors import ActionError, RoleError
 from joblane.inspector.filter import BulkAction, Filter, PauseScope
 from joblane.inspector.inspector import Inspector
 from joblane.inspector.permission import Permission
+from joblane.inspector.person import HEADER, Person
 from joblane.inspector.remote import RemoteInspector
 from joblane.local.errors import ForbiddenError
 from joblane.record.states import State
@@ -26,10 +27,14 @@ from tests.world import World
 
 SECOND = Identity(f"{ROLE}/Operator/olga@example.com", OPERATOR.policies, "AKIASECOND")
 
+PAGE_SESSION = f"{ROLE}/acme-page-eu-central-1/"
+PAGE = Identity(f"{PAGE_SESSION}acme-page", tuple(Permission), "AKIAPAGE")
+FAKE_PAGE = Identity(f"{ROLE}/acme-page-eu-central-1x/acme-page", tuple(Permission), "AKIAFAKE")
+
 
 @pytest.fixture(scope="module")
 def address() -> Iterator[str]:
-    with serving(Gateway(control_template(), VIEWER, OPERATOR, SECOND, EDITOR)) as url:
+    with serving(Gateway(control_template(), VIEWER, OPERATOR, SECOND, EDITOR, PAGE, FAKE_PAGE)) as url:
         yield url
 
 
@@ -54,7 +59,8 @@ class Stage:
 
 
 @pytest.fixture
-def stage(address: str, world: World) -> Iterator[Stage]:
+def stage(address: str, world: World, monkeypatch: pytest.MonkeyPatch) -> Iterator[Stage]:
+    monkeypatch.setenv(answering.PAGE_ROLE, PAGE_SESSION)
     answering._scope.cache_clear()
     yield Stage(address, world)
     answering._scope().database.drop()
@@ -174,3 +180,74 @@ def test_the_registered_types_are_the_declared_types(operation: str, arguments: 
     # then the remote answers are equal; a value of an undeclared type would give a warning, which is an error
     assert wire.decode_answer(operation, wire._answer(operation).dump_json(answer)) == answer
     getattr(stage.of(VIEWER), operation)(**arguments)
+
+
+# --- The page, on behalf of a person -------------------------------------------------------------------------------
+
+ANN = Person("ann@example.com (u-1)", Permission.OPERATE)
+
+
+def test_the_audit_has_the_person_that_the_page_acts_for(stage: Stage) -> None:
+    id_ = stage.waiting()
+    stage.of(PAGE).on_behalf_of(ANN).cancel(id_, reason="a mistake")
+    assert stage.audited() == [("oidc:ann@example.com (u-1)", "cancel", id_)]
+
+
+def test_the_control_api_itself_refuses_what_the_role_of_a_person_lacks(stage: Stage) -> None:
+    # given requests of a page that does not check the role
+    id_ = stage.waiting()
+    before = stage.world.row(id_)
+    page = stage.of(PAGE)
+    viewer, operator = (page.on_behalf_of(Person("vera", role)) for role in (Permission.VIEW, Permission.OPERATE))
+    # when
+    answers = [
+        person._request(operation, permission, wire.encode_arguments(operation, arguments, {}))
+        for person, operation, permission, arguments in (
+            (viewer, "cancel", Permission.OPERATE, (id_,)),
+            (viewer, "edit", Permission.EDIT, (id_, {})),
+            (operator, "edit", Permission.EDIT, (id_, {})),
+        )
+    ]
+    # then
+    for answer in answers:
+        assert answer.status_code == 403
+        with pytest.raises(RoleError, match="needs the role to"):
+            page._decoded("cancel", Permission.OPERATE, answer)
+    assert stage.world.row(id_) == before
+    assert stage.audited() == []
+
+
+@pytest.mark.parametrize("identity", [EDITOR, OPERATOR, FAKE_PAGE], ids=lambda identity: identity.key)
+def test_a_person_that_another_caller_names_is_not_believed(stage: Stage, identity: Identity) -> None:
+    id_ = stage.waiting()
+    with pytest.raises(ForbiddenError, match="only the page of the stage may send X-Joblane-Person"):
+        stage.of(identity).on_behalf_of(ANN).cancel(id_)
+    assert stage.audited() == []
+    assert stage.world.row(id_)["state"] == "scheduled"
+
+
+def test_without_a_page_no_person_is_believed(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    for value in ("", None):
+        if value is None:
+            monkeypatch.delenv(answering.PAGE_ROLE)
+        else:
+            monkeypatch.setenv(answering.PAGE_ROLE, value)
+        with pytest.raises(ForbiddenError, match="only the page"):
+            stage.of(PAGE).on_behalf_of(ANN).cancel(stage.waiting())
+    assert stage.audited() == []
+
+
+@pytest.mark.parametrize(
+    "header", [None, "", "x", "e30=", Person("", Permission.VIEW).header(), "eyJuYW1lIjogImEifQ=="]
+)
+def test_the_page_names_a_person_or_does_nothing(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch, header: str | None
+) -> None:
+    id_ = stage.waiting()
+    page = stage.of(PAGE)
+    if header is not None:
+        page = page.on_behalf_of(ANN)
+        monkeypatch.setattr(Person, "header", lambda _: header)
+    with pytest.raises(ForbiddenError, match=f"{HEADER} of the page is not valid"):
+        page.cancel(id_)
+    assert stage.audited() == []

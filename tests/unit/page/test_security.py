@@ -15,6 +15,7 @@ from starlette.testclient import TestClient
 
 from joblane.page.app import ACTIONS, PAGES, build
 from joblane.page.desk import Desk
+from joblane.page.rendering import FOLDER, static
 from joblane.page.security import MAX_FORM_BYTES, Keys
 from joblane.page.serving import listen, serve, server
 from tests.builders import views
@@ -93,7 +94,7 @@ def test_the_cookie_is_for_the_base_and_no_other_program_gets_it(stub: FakeInspe
 def test_a_link_of_another_process_leads_to_the_same_page(stub: FakeInspector, path: str) -> None:
     refused = based(stub).get(path)
     assert 'href="/task?id=a+b%26c"' in refused.text
-    assert 'src="/static/link.js"' in refused.text  # adds the base, in a browser that is signed in
+    assert f'src="{static("link.js")}"' in refused.text  # adds the base, in a browser that is signed in
     assert based(stub).get(f"{path}&token={KEYS.token}").headers["location"] == f"{BASE}/task?id=a+b%26c"
 
 
@@ -189,11 +190,19 @@ def test_every_response_has_the_security_headers(browser: TestClient, path: str)
     assert policy["default-src"] == policy["frame-ancestors"] == policy["base-uri"] == "'none'"
     assert policy["script-src"] == policy["style-src"] == policy["form-action"] == "'self'"
     assert "unsafe" not in headers["content-security-policy"]
-    assert headers["cache-control"] == ("private, max-age=600" if path.startswith("/static/") else "no-store")
+    assert headers["cache-control"] == "no-store"
+
     assert headers["x-content-type-options"] == "nosniff"
     assert headers["referrer-policy"] == "no-referrer"
     assert headers["x-frame-options"] == "DENY"
     assert "access-control-allow-origin" not in headers
+
+
+def test_a_static_file_is_kept_until_its_content_changes(browser: TestClient) -> None:
+    for name in (path.name for path in (FOLDER / "static").iterdir()):
+        answer = browser.get(static(name))
+        assert (answer.status_code, "immutable" in answer.headers["cache-control"]) == (200, True)
+    assert browser.get("/static/nothing.css?v=1").headers["cache-control"] == "no-store"
 
 
 @pytest.mark.parametrize("path", ["/static/../app.py", "/static/..%2fapp.py", "/static/%2e%2e/security.py"])

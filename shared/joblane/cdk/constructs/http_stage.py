@@ -9,10 +9,10 @@ import json
 from collections.abc import Iterable
 from typing import cast
 
-from aws_cdk import Stack
 from aws_cdk import aws_apigatewayv2 as apigateway
 from aws_cdk import aws_lambda as lambda_
 from aws_cdk.aws_apigatewayv2_integrations import HttpLambdaIntegration
+from constructs import Construct
 
 from joblane.cdk.constructs.log_group import log_group
 from joblane.cdk.settings.apis import HttpLimits
@@ -32,16 +32,19 @@ address, and no path, query, header or claim. Source: API Gateway, *Customize HT
 
 
 def add_http_api(
-    stack: Stack,
+    stack: Construct,
     stage: AppStage,
     *,
     name: str,
     function: lambda_.IFunction,
     routes: Iterable[str],
-    authorizer: apigateway.IHttpRouteAuthorizer,
+    authorizer: apigateway.IHttpRouteAuthorizer | None,
     cors: apigateway.CorsPreflightOptions | None = None,
 ) -> apigateway.HttpApi:
-    """Add an HTTP API. ``function`` answers all ``routes`` (such as ``GET /jobs``), and ``authorizer`` guards them."""
+    """Add an HTTP API. ``function`` answers all ``routes`` (such as ``GET /jobs``), and ``authorizer`` guards them.
+
+    ``authorizer`` None: the function itself verifies who calls.
+    """
     http = apigateway.HttpApi(
         stack,
         "Http",
@@ -63,7 +66,9 @@ def add_http_api(
     return http
 
 
-def add_http_stage(stack: Stack, http: apigateway.HttpApi, stage: AppStage, limits: HttpLimits, *, name: str) -> None:
+def add_http_stage(
+    stack: Construct, http: apigateway.HttpApi, stage: AppStage, limits: HttpLimits, *, name: str
+) -> None:
     """Add the stage ``$default``. ``name``: of the API; part of the log group's name."""
     # Log groups with this prefix share one resource policy; an account can have only a few policies.
     # Source: CloudWatch Logs, *Enabling logging from AWS services*.

@@ -28,6 +28,7 @@ from joblane.cdk.constructs.migration import Migration
 from joblane.cdk.constructs.parts import Parts
 from joblane.cdk.constructs.queue_pair import RECEIVING, SENDING, QueuePair, add_mapping, queue_arn, send_statement
 from joblane.cdk.constructs.router import VISIBILITY, WAITS, Router
+from joblane.cdk.constructs.shared_page import page_url, role_session
 from joblane.cdk.constructs.task_function import OWN_VARIABLES, JobFunction, TaskFunction
 from joblane.cdk.costs import METADATA, Extra
 from joblane.cdk.database_access import DatabaseAccess
@@ -39,6 +40,7 @@ from joblane.cdk.shares import shares
 from joblane.declaration import EVERY_LANE, Task
 from joblane.enqueue.wake import SWEEP
 from joblane.function import Function
+from joblane.functions.control.answering import PAGE_ROLE
 from joblane.limits import MAX_BATCH, MIN_CONCURRENCY, RECEIVE_HEADROOM
 from joblane.queues import Queue, dead_letter_name, front_door_name, lane_name, slug_of
 
@@ -61,6 +63,7 @@ class Jobs(Construct):
     - ``producer_policies``: ``data:export`` sends that type to its lanes, ``default`` sends to that front door;
     - ``shares``: lane → ``MaximumConcurrency``.
 
+    ``page_url``: the address of the page, for other stacks; None: the stage has no page.
     ``function_names``: of all functions on AWS, including router and migration, sorted.
     """
 
@@ -76,6 +79,7 @@ class Jobs(Construct):
     ) -> None:
         super().__init__(scope, id_)
         self.stage, self.tasks, self._buckets = workload.stage, workload.tasks, buckets
+        self.page_url = page_url(self.stage)
         stage, tasks, functions = self.stage, self.tasks, workload.functions
         if stage.control is None:  # nobody could call the function, and it has many permissions
             functions = {name: function for name, function in functions.items() if not function.inspects}
@@ -327,7 +331,10 @@ class Jobs(Construct):
             handler=declared.handler,
             timeout=declared.timeout,
             memory_mb=declared.memory_mb,
-            environment={key: settings[key] for key in declared.environment if key in settings},
+            environment={
+                **{key: settings[key] for key in declared.environment if key in settings},
+                **({PAGE_ROLE: role_session(self.stage)} if declared.inspects and self.stage.page else {}),
+            },
             login=self._shared.access.functions,
             reserved_concurrency=self.stage.reserved.get(name),
         )

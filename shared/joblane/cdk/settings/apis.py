@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+import re
 from typing import Annotated, ClassVar, Literal, Self
+from urllib.parse import urlsplit
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
-from joblane.cdk.settings.section import Settings
+from joblane.cdk.settings.section import SECRET_ARN, Settings
 
 
 class HttpLimits(Settings):
@@ -32,6 +34,92 @@ class HttpLimits(Settings):
 
 class Control(HttpLimits):
     """The control API: an HTTP API for operators, authorised by IAM. Its settings are its limits."""
+
+
+Group = Annotated[str, Field(min_length=1)]
+Names = Annotated[tuple[Group, ...], Field(strict=False)]
+
+
+class Roles(Settings):
+    """The groups that give a role on the page. Each role includes those before it: view, operate, edit."""
+
+    view: Names = ()
+    """Groups that see the page."""
+    operate: Names = ()
+    """Groups that decide if and when tasks run, too."""
+    edit: Names = ()
+    """Groups that change payloads and enqueue tasks, too."""
+
+    @model_validator(mode="after")
+    def _somebody(self) -> Self:
+        if not (self.view or self.operate or self.edit):
+            raise ValueError(
+                'at least one group is required, for example {"operate": ["on-call"]}; nobody else signs in'
+            )
+        return self
+
+
+def _issuer(text: str) -> str:
+    where = urlsplit(text)
+    if where.scheme != "https" or not where.hostname or where.query or where.fragment or not text.isascii():
+        raise ValueError(
+            "https:// and a host are required, exactly as in the `iss` of its tokens, for example "
+            "https://cognito-idp.eu-central-1.amazonaws.com/eu-central-1_AbCdEfGhI"
+        )
+    return text
+
+
+PARAMETER_ARN = re.compile(r"arn:aws[a-z-]*:ssm:[a-z0-9-]+:\d{12}:parameter/[\w./-]+", re.ASCII)
+
+
+def _secret(text: str) -> str:
+    if not SECRET_ARN.fullmatch(text) and not PARAMETER_ARN.fullmatch(text):
+        raise ValueError(
+            "the whole ARN of a secret in Secrets Manager or of a parameter in Parameter Store is required, and never "
+            "the secret itself"
+        )
+    return text
+
+
+def _scopes(scopes: tuple[str, ...]) -> tuple[str, ...]:
+    if "openid" not in scopes:
+        raise ValueError("openid is required")
+    return scopes
+
+
+class Oidc(Settings):
+    """An OpenID Connect issuer, such as a user pool of Amazon Cognito, and the client of the page there.
+
+    The client has the authorization code flow with PKCE, and the page's address with ``/signed-in`` as its redirect.
+    """
+
+    issuer: Annotated[str, AfterValidator(_issuer)]
+    """Exactly the ``iss`` of its tokens, https, including a slash at its end."""
+    client_id: str = Field(min_length=1)
+    """Id of the page's client."""
+    client_secret: Annotated[str, AfterValidator(_secret)] | None = None
+    """ARN of the client's secret in Secrets Manager or Parameter Store, whose whole text it is. None: the client is
+    public, and PKCE alone protects its sign-in. If the secret has a KMS key of your own, the key's policy must allow
+    the page's role ``kms:Decrypt``."""
+    scopes: Annotated[tuple[str, ...], Field(strict=False), AfterValidator(_scopes)] = ("openid", "email", "profile")
+    """Scopes that the page asks for, with ``openid``. Some issuers send groups only with a scope of their own."""
+    name_claim: str = Field("email", min_length=1)
+    """Claim of the ID token with the person's name in the audit, which has the ``sub`` as well. An email that the
+    issuer has not verified is left out."""
+    roles_claim: str = Field(min_length=1)
+    """Claim of the ID token with the person's groups: a list of texts, or a text. ``cognito:groups`` in Cognito."""
+    roles: Roles
+    """The groups of each role. A person without such a group sees nothing."""
+    session_hours: int = Field(8, ge=1, le=24)
+    """Hours until a person signs in again. A group that was taken from a person is in effect then."""
+
+
+class Page(HttpLimits):
+    """The page that a team shares: an HTTP API and a function outside of the VPC, which calls the control API. Its
+    other settings are its limits."""
+
+    oidc: Oidc
+    """The sign-in."""
 
 
 Count = Annotated[int, Field(ge=1)] | Literal["off"]

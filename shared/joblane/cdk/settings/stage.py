@@ -10,7 +10,7 @@ from aws_cdk import RemovalPolicy
 from pydantic import AfterValidator, Field, model_validator
 
 from joblane.cdk.errors import StageError
-from joblane.cdk.settings.apis import EMAIL, Control, HttpLimits, Monitoring
+from joblane.cdk.settings.apis import EMAIL, Control, HttpLimits, Monitoring, Page
 from joblane.cdk.settings.database import Aurora, DatabaseSettings, ExistingDatabase, LocalDatabase
 from joblane.cdk.settings.network import Network, NewNetwork
 from joblane.cdk.settings.section import SecretReference, Settings
@@ -52,7 +52,7 @@ class Stage(Settings):
     """Name of the stage."""
     local: bool = False
     """True: a stage for an emulator, with no TLS on queues and buckets, with disabled schedules, and with the
-    architecture and the environment of this machine. It takes no ``database``, ``network``, ``control`` or
+    architecture and the environment of this machine. It takes no ``database``, ``network``, ``control``, ``page`` or
     ``monitoring``."""
     prefix: Annotated[str, AfterValidator(check_prefix)] = "jobs"
     """Start of the names of all resources: lower-case letters, digits and single hyphens, 20 characters at most. It
@@ -83,6 +83,8 @@ class Stage(Settings):
     """The database. A local stage uses the database of ``DATABASE_URL``."""
     control: Control | None = None
     """Control API for operators. None: no control API; operators need the address of the database."""
+    page: Page | None = None
+    """The page for a team, behind a sign-in. None: each operator runs `joblane page`. Requires ``control``."""
     monitoring: Monitoring | None = None
     """Alarms, dashboard and saved queries. None: none of them."""
     tags: Mapping[str, str] = {}
@@ -135,6 +137,8 @@ class Stage(Settings):
             raise ValueError(
                 "control: an emulator does not verify signatures; leave it out, `joblane` reaches the stack directly"
             )
+        if self.page is not None and self.control is None:
+            raise ValueError('page: "control": {} is required with it, because the page calls the control API')
         if self.local and self.network is not None:
             raise ValueError("network: a local stage has no network; leave it out")
         if self.local and self.monitoring is not None:
@@ -197,13 +201,14 @@ class Stage(Settings):
 
     @property
     def apis(self) -> Mapping[str, HttpLimits]:
-        """The HTTP APIs, by the name of the setting, which is also the name of the function."""
+        """The HTTP APIs whose functions use the database, by the name of the setting and of the function."""
         return {} if self.control is None else {"control": self.control}
 
     @property
     def reserved(self) -> Mapping[str, int]:
         """Concurrency that is reserved for functions of APIs, by name."""
-        return {name: api.max_concurrency for name, api in self.apis.items() if api.max_concurrency}
+        apis = self.apis if self.page is None else {**self.apis, "page": self.page}
+        return {name: api.max_concurrency for name, api in apis.items() if api.max_concurrency}
 
     @property
     def ses_sender(self) -> str | None:

@@ -14,7 +14,10 @@ from aws_cdk.aws_apigatewayv2_authorizers import HttpIamAuthorizer
 from constructs import Construct
 
 from joblane.cdk.constructs.http_stage import add_http_api, add_http_stage
+from joblane.cdk.constructs.shared_page import SharedPage
+from joblane.cdk.errors import SynthError
 from joblane.cdk.nag import acknowledge_wildcards
+from joblane.cdk.packaging import Package
 from joblane.cdk.settings.apis import Control
 from joblane.cdk.settings.stage import Stage
 from joblane.functions.control.answering import ROUTES
@@ -27,10 +30,21 @@ URL = "ControlUrl"
 
 
 class ControlStack(Stack):
-    """The stack of the control API. ``function``: answers all routes."""
+    """The stack of the control API, and of the page that calls it, if the stage has one.
+
+    ``function``: answers all routes. ``page``: the zip of the page. ``page_url``: the address of the page; None: there
+    is none.
+    """
 
     def __init__(
-        self, scope: Construct, id_: str, *, stage: Stage, control: Control, function: lambda_.IFunction
+        self,
+        scope: Construct,
+        id_: str,
+        *,
+        stage: Stage,
+        control: Control,
+        function: lambda_.IFunction,
+        page: Package | None = None,
     ) -> None:
         super().__init__(scope, id_, description=f"Joblane, {stage.name}: the control API")
         http = add_http_api(
@@ -40,16 +54,35 @@ class ControlStack(Stack):
             self._add_policy(http, stage, permission)
         add_http_stage(self, http, stage, control, name=FUNCTION)
         CfnOutput(self, URL, value=http.api_endpoint)
+        self.page_url: str | None = None
+        if stage.page is not None:
+            if page is None:
+                raise SynthError(f"stage {stage.name!r}: page: its zip was not built")
+            operations = [self._operations(http, permission) for permission in ROUTES.values()]
+            self.page_url = SharedPage(
+                self,
+                "Page",
+                stage=stage,
+                settings=stage.page,
+                package=page,
+                control_url=http.api_endpoint,
+                operations=operations,
+            ).url
+
+    def _operations(self, http: apigateway.HttpApi, permission: Permission) -> str:
+        """Return the ARN of the operations of a route.
+
+        The API's stage is a ``*``, as in the CDK's own grants, because there is only one.
+        Source: API Gateway, *Control access for invoking an API*: ``API/STAGE/METHOD/PATH``.
+        """
+        return self.format_arn(service="execute-api", resource=http.api_id, resource_name=f"*/POST/{permission}/*")
 
     def _add_policy(self, http: apigateway.HttpApi, stage: Stage, permission: Permission) -> None:
         """Add ``PREFIX-PERMISSION-REGION``: the operations of one route, and finding the API's URL.
 
-        No policy includes another. The API's stage is a ``*``, as in the CDK's own grants, because there is only one.
-        Source: API Gateway, *Control access for invoking an API*: ``API/STAGE/METHOD/PATH``.
+        No policy includes another.
         """
-        operations = self.format_arn(
-            service="execute-api", resource=http.api_id, resource_name=f"*/POST/{permission}/*"
-        )
+        operations = self._operations(http, permission)
         # the caller names the stack; its id, which ends the ARN, is not known at synth
         itself = self.format_arn(service="cloudformation", resource="stack", resource_name=f"{self.stack_name}/*")
         policy = iam.ManagedPolicy(

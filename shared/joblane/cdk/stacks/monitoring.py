@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from itertools import groupby
 
-from aws_cdk import ArnFormat, Duration, NestedStack, Stack
+from aws_cdk import ArnFormat, CfnParameter, Duration, NestedStack, Stack
 from aws_cdk import aws_cloudwatch as cloudwatch
 from aws_cdk import aws_cloudwatch_actions as actions
 from aws_cdk import aws_logs as logs
@@ -27,6 +28,8 @@ MISSING = {
     Silence.FAULT: cloudwatch.TreatMissingData.BREACHING,
 }
 SHOWN = Duration.hours(6)
+PAGE_URL = "PageUrl"
+"""Parameter of the nested stacks."""
 
 
 class MonitoringStack(Stack):
@@ -55,13 +58,13 @@ class MonitoringStack(Stack):
         of_tasks = {function_name(stage.prefix, task.type) for task in jobs.tasks.values()}
         others = [name for name in functions if name not in of_tasks]
         alarms = [*alarms_of_stage(monitoring, jobs.tasks, prefix=stage.prefix, functions=others), *more]
-        self._add_alarms(self, alarms)
+        self._add_alarms(self, alarms, self._links)
         if not monitoring.is_stage:
             by_part = sorted(jobs.tasks.values(), key=lambda task: (part_of(task.type), task.type))
             for part, tasks in groupby(by_part, key=lambda task: part_of(task.type)):
                 of_part = alarms_of_part(part, list(tasks), monitoring, stage.prefix)
-                nested = NestedStack(self, f"Part{part:02}", description=f"{describes}, part {part}")
-                self._add_alarms(nested, of_part)
+                nested = self._nested(f"Part{part:02}", f"{describes}, part {part}")
+                self._add_alarms(nested, of_part, self._links_in(nested))
                 alarms += of_part
         cloudwatch.Dashboard(
             self,
@@ -87,6 +90,20 @@ class MonitoringStack(Stack):
                 log_group_names=groups,
             )
 
+    def _nested(self, id_: str, description: str) -> NestedStack:
+        page = {} if self._links.page is None else {PAGE_URL: self._links.page}
+        return NestedStack(self, id_, description=description, parameters=page)
+
+    def _links_in(self, nested: NestedStack) -> Links:
+        """Return the links with the address of the page as a parameter of ``nested``.
+
+        The address may be a dynamic reference, and a template has at most 60 of them.
+        Source: CloudFormation, *Get values stored in other services using dynamic references*.
+        """
+        if self._links.page is None:
+            return self._links
+        return replace(self._links, page=CfnParameter(nested, PAGE_URL).value_as_string)
+
     def _known(self, alarm: Alarm) -> cloudwatch.IAlarm:
         """Return the alarm by its name, for the dashboard: it may be in a nested stack."""
         name = f"{self._prefix}-{alarm.name}"
@@ -95,13 +112,13 @@ class MonitoringStack(Stack):
         )
         return cloudwatch.Alarm.from_alarm_arn(self, f"Known-{alarm.name}", arn)
 
-    def _add_alarms(self, stack: Stack, alarms: Iterable[Alarm]) -> None:
+    def _add_alarms(self, stack: Stack, alarms: Iterable[Alarm], links: Links) -> None:
         for alarm in alarms:
             construct = cloudwatch.Alarm(
                 stack,
                 alarm.name.title().replace("-", ""),
                 alarm_name=f"{self._prefix}-{alarm.name}",
-                alarm_description=alarm.description(self._links),
+                alarm_description=alarm.description(links),
                 metric=_metric(alarm),
                 threshold=alarm.threshold,
                 comparison_operator=cloudwatch.ComparisonOperator.LESS_THAN_THRESHOLD

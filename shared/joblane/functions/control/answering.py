@@ -2,7 +2,8 @@
 
 Before API Gateway calls this function, it has verified the signature and that IAM allows the route to the caller. The
 route determines the verified permission: an operation that needs another permission is refused. The caller's identity
-comes only from API Gateway, never from a header or a body.
+comes only from API Gateway, never from a header or a body. The one exception is the function of the stage's page: from
+its role, which no other identity has, a header with a verified person is believed, and required.
 """
 
 from __future__ import annotations
@@ -20,13 +21,23 @@ from typing import Any
 from joblane import errors, settings, telemetry
 from joblane.discovery import discover
 from joblane.inspector import wire
-from joblane.inspector.errors import ActionError, BusyError, SelectionError, UnknownBatchError, UnknownBulkError
+from joblane.inspector.errors import (
+    ActionError,
+    BusyError,
+    RoleError,
+    SelectionError,
+    UnknownBatchError,
+    UnknownBulkError,
+)
 from joblane.inspector.inspector import Inspector
 from joblane.inspector.permission import Permission
+from joblane.inspector.person import HEADER, Person
 from joblane.inspector.scope import Scope
 from joblane.record.database import Database
 from joblane.sqs.client import Sqs
 
+PAGE_ROLE = "JOBLANE_PAGE_ROLE"
+"""Variable with the beginning of the ARN of the page's role in a session. It is not set without a page."""
 ROUTES: Mapping[str, Permission] = {f"POST /{permission}/{{operation}}": permission for permission in Permission}
 """All routes of the API → the permission that IAM has verified."""
 MAX_ANSWER_BYTES = 4_500_000
@@ -36,6 +47,7 @@ STATUSES: tuple[tuple[type[errors.JobError], int], ...] = (
     (errors.UnknownTaskError, 404),
     (UnknownBatchError, 404),
     (UnknownBulkError, 404),
+    (RoleError, 403),
     (ActionError, 409),
     (BusyError, 409),
     (errors.TaskIdConflictError, 409),
@@ -58,12 +70,14 @@ class Refusal(Exception):  # noqa: N818 - an answer, not a fault
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """An accepted request. ``who``: the ARN of the signer, with the name of its session."""
+    """An accepted request. ``who``: the ARN of the signer, with the name of its session; if the page acts for a
+    ``person``, ``oidc:`` and the person's name."""
 
     who: str
     operation: str
     permission: Permission
     arguments: bytes
+    person: Person | None = None
 
 
 def answer(event: Mapping[str, Any]) -> dict[str, Any]:
@@ -71,6 +85,8 @@ def answer(event: Mapping[str, Any]) -> dict[str, Any]:
     started, request, content = time.monotonic(), None, b""
     try:
         request = accept(event)
+        if request.person is not None:
+            request.person.check(request.operation, request.permission)
         content = wire.call(Inspector(replace(_scope(), who=request.who)), request.operation, request.arguments)
         status = 200
         if len(content) > MAX_ANSWER_BYTES:
@@ -101,6 +117,7 @@ def answer(event: Mapping[str, Any]) -> dict[str, Any]:
 def accept(event: Mapping[str, Any]) -> Request:
     """Return the caller and the operation of a request. Raises :class:`Refusal`."""
     who = caller_of(event)
+    person = person_of(event, who)
     verified = ROUTES.get(str(event.get("routeKey")))
     operation = str((event.get("pathParameters") or {}).get("operation"))
     needed = wire.operations().get(operation)
@@ -108,7 +125,8 @@ def accept(event: Mapping[str, Any]) -> Request:
         raise Refusal(404, "there is no such operation")
     if needed is not verified:
         raise Refusal(403, f"{operation} needs the permission to {needed}: POST /{needed}/{operation}")
-    return Request(who, operation, needed, _body(event))
+    who = who if person is None else f"oidc:{person.name}"
+    return Request(who, operation, needed, _body(event), person)
 
 
 def caller_of(event: Mapping[str, Any]) -> str:
@@ -123,6 +141,23 @@ def caller_of(event: Mapping[str, Any]) -> str:
     if signer.get("cognitoIdentity"):
         raise Refusal(403, "users of an identity pool share one identity; use a role or a user of the account")
     return arn
+
+
+def person_of(event: Mapping[str, Any], who: str) -> Person | None:
+    """Return the person that the page of the stage calls for; None if another identity calls for itself.
+
+    Raises :class:`Refusal` if another identity names a person, and if the page names none.
+    """
+    given = next((text for name, text in (event.get("headers") or {}).items() if name.lower() == HEADER.lower()), None)
+    page = os.environ.get(PAGE_ROLE)
+    if not page or not who.startswith(page):
+        if given is not None:
+            raise Refusal(403, f"only the page of the stage may send {HEADER}")
+        return None
+    try:
+        return Person.of_header(given or "")
+    except ValueError as error:
+        raise Refusal(403, f"{HEADER} of the page is not valid: {error}") from None
 
 
 def _body(event: Mapping[str, Any]) -> bytes:

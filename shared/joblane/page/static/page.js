@@ -181,6 +181,7 @@
   function showStale(event) {
     const status = event.detail.xhr?.status;
     const problem = status === 503 ? "no answer from the database"
+      : status === 401 ? "you are not signed in any more; load the page again"
       : status ? `the page answered with status ${status}`
       : "no answer from the page; check that `joblane page` still runs";
     const seconds = document.querySelector("#live[hx-trigger]")?.getAttribute("hx-trigger").match(/every (\d+)s/)?.[1];

@@ -1,0 +1,160 @@
+"""The page that a team shares: an HTTP API, and a function outside of the VPC that calls the control API.
+
+The function has a role of its own, with a name that the control API knows. From this role alone the control API accepts
+the name of a person.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from aws_cdk import Aws, CfnOutput, Duration, Stack
+from aws_cdk import aws_iam as iam
+from aws_cdk import aws_lambda as lambda_
+from aws_cdk import aws_ssm as ssm
+from constructs import Construct
+
+from joblane.cdk.constructs.code import ARCHITECTURES, RUNTIME
+from joblane.cdk.constructs.http_stage import add_http_api, add_http_stage
+from joblane.cdk.constructs.log_group import log_group
+from joblane.cdk.nag import acknowledge, acknowledge_wildcards
+from joblane.cdk.packaging import Package
+from joblane.cdk.settings.apis import Oidc
+from joblane.cdk.settings.apis import Page as Settings
+from joblane.cdk.settings.stage import Stage
+from joblane.inspector.permission import Permission
+from joblane.page.hosted.configuration import VARIABLE, Configuration
+from joblane.queues import log_group_name
+
+NAME = "page"
+URL = "PageUrl"
+"""Name of the stack's output with the address of the page."""
+ROUTES = ("GET /", "GET /{path+}", "POST /{path+}")
+ENTRY = "joblane.page.hosted.entry.handler"
+TIMEOUT = Duration.seconds(29)
+"""API Gateway's limit is 30."""
+MEMORY_MB = 1024
+
+
+def role_name(stage: Stage) -> str:
+    """The name of the role. It includes the region, because names of roles are unique in the account."""
+    return f"{stage.prefix}-{NAME}-{Aws.REGION}"
+
+
+def role_session(stage: Stage) -> str:
+    """The beginning of the ARN of the role in a session, as API Gateway passes it to the control function."""
+    return f"arn:{Aws.PARTITION}:sts::{Aws.ACCOUNT_ID}:assumed-role/{role_name(stage)}/"
+
+
+def page_url(stage: Stage) -> str | None:
+    """The address of the page for other stacks, deployed after its own; None: the stage has no page.
+
+    It is read from a parameter when such a stack changes. An export would keep the page from being removed.
+    """
+    return f"{{{{resolve:ssm:{_address(stage)}}}}}" if stage.page else None
+
+
+def _address(stage: Stage) -> str:
+    return f"/{stage.prefix}/page-url"
+
+
+class SharedPage(Construct):
+    """``control_url``: the address of the control API. ``operations``: the ARNs of its routes.
+
+    ``url``: the address of the page.
+    """
+
+    def __init__(
+        self,
+        scope: Construct,
+        id_: str,
+        *,
+        stage: Stage,
+        settings: Settings,
+        package: Package,
+        control_url: str,
+        operations: Sequence[str],
+    ) -> None:
+        super().__init__(scope, id_)
+        stack, self._oidc = Stack.of(self), settings.oidc
+        key = f"{stage.prefix}/page-key"
+        function = lambda_.Function(
+            self,
+            "Function",
+            function_name=f"{stage.prefix}-{NAME}",
+            description="Serves the page to people who have signed in",
+            runtime=RUNTIME,
+            architecture=ARCHITECTURES[stage.architecture],
+            code=lambda_.Code.from_asset(str(package.path), asset_hash=package.hash),
+            handler=ENTRY,
+            timeout=TIMEOUT,
+            memory_size=MEMORY_MB,
+            reserved_concurrent_executions=settings.max_concurrency,
+            logging_format=lambda_.LoggingFormat.JSON,
+            application_log_level_v2=lambda_.ApplicationLogLevel.INFO,
+            log_group=(logs := log_group(self, "Logs", stage=stage, name=log_group_name(f"{stage.prefix}-{NAME}"))),
+            role=self._role(
+                stage,
+                {
+                    ("logs:CreateLogStream", "logs:PutLogEvents"): [logs.log_group_arn],
+                    ("execute-api:Invoke",): list(operations),
+                    ("ssm:GetParameter", "ssm:PutParameter"): [
+                        stack.format_arn(service="ssm", resource="parameter", resource_name=key)
+                    ],
+                },
+            ),
+        )
+        acknowledge(function, "L1", "Lock, zip and tests all use this version of Python.")
+        http = add_http_api(self, stage, name=NAME, function=function, routes=ROUTES, authorizer=None)
+        acknowledge(http, "APIG4", "A browser comes without a token; the function leads it to the sign-in.")
+        add_http_stage(self, http, stage, settings, name=NAME)
+        self.url = http.api_endpoint
+        configuration = _configuration(stage, settings.oidc, self.url, control_url, f"/{key}")
+        function.add_environment(VARIABLE, configuration.to_text())
+        ssm.StringParameter(self, "Address", parameter_name=_address(stage), string_value=self.url)
+        CfnOutput(stack, URL, value=self.url)
+
+    def _role(self, stage: Stage, allowed: dict[tuple[str, ...], list[str]]) -> iam.Role:
+        """The role: it may call the control API, and read the key of its sessions and the secret of its client."""
+        if (secret := self._oidc.client_secret) is not None:
+            reads = "secretsmanager:GetSecretValue" if ":secretsmanager:" in secret else "ssm:GetParameter"
+            allowed = {**allowed, (reads,): [secret]}
+        statements = [
+            iam.PolicyStatement(actions=list(actions), resources=resources) for actions, resources in allowed.items()
+        ]
+        role = iam.Role(
+            self,
+            "Role",
+            role_name=role_name(stage),
+            description=f"Joblane, {stage.name}: the page, which names people to the control API",
+            assumed_by=iam.ServicePrincipal("lambda.amazonaws.com"),
+            inline_policies={"Permissions": iam.PolicyDocument(statements=statements)},
+        )
+        acknowledge_wildcards(
+            role,
+            allowed["execute-api:Invoke",],
+            "A route has only the operations of one permission, and the control API checks the role of the person.",
+        )
+        return role
+
+
+def _configuration(stage: Stage, oidc: Oidc, url: str, control_url: str, key: str) -> Configuration:
+    return Configuration(
+        stage=stage.name,
+        prefix=stage.prefix,
+        url=url,
+        control_url=control_url,
+        key_parameter=key,
+        issuer=oidc.issuer,
+        client_id=oidc.client_id,
+        client_secret=oidc.client_secret,
+        scopes=oidc.scopes,
+        name_claim=oidc.name_claim,
+        roles_claim=oidc.roles_claim,
+        groups={
+            Permission.VIEW: oidc.roles.view,
+            Permission.OPERATE: oidc.roles.operate,
+            Permission.EDIT: oidc.roles.edit,
+        },
+        session_hours=oidc.session_hours,
+    )

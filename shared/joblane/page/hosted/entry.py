@@ -1,0 +1,122 @@
+"""The function of the shared page."""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+import traceback
+from collections.abc import Callable
+from functools import cache
+from typing import TYPE_CHECKING, Any, cast
+
+from starlette.applications import Starlette
+from starlette.middleware import Middleware
+from starlette.routing import Route
+
+from joblane.inspector.inspector import Inspector
+from joblane.inspector.person import Person
+from joblane.inspector.remote import RemoteInspector
+from joblane.local.errors import LocalError
+from joblane.page.app import COMMON, assemble
+from joblane.page.desk import Desk
+from joblane.page.hosted.configuration import Configuration
+from joblane.page.hosted.event import respond
+from joblane.page.hosted.guard import SIGN_OUT, SIGNED_IN, HostedGuard, sign_out
+from joblane.page.hosted.issuer import Issuer
+from joblane.page.hosted.key import client_secret, session_key
+from joblane.page.hosted.signing import Signer
+from joblane.page.notices import Notices
+
+if TYPE_CHECKING:
+    from botocore.credentials import Credentials
+
+NOTICE_SECONDS = 60
+READ_SECONDS, PATIENCE_SECONDS = 20, 5
+"""Limits of a request to the control API, so that the function answers within API Gateway's 30 seconds."""
+
+BUG = "The page failed. Its log group, /aws/lambda/PREFIX-page, says where; the command line can do the same."
+"""Also if the key of the sessions cannot be read."""
+
+log = logging.getLogger(__name__)
+
+
+class SignedNotices(Notices):
+    """Notices that are in the address of the next page, as another process may answer it."""
+
+    def __init__(self, signer: Signer) -> None:
+        self._signer = signer
+
+    def put(self, text: str) -> str:
+        return self._signer.sign("notice", {"text": text}, NOTICE_SECONDS)
+
+    def pop(self, key: str | None) -> str | None:
+        found = self._signer.read("notice", key) if key else None
+        return str(found["text"]) if found else None
+
+
+def build(
+    configuration: Configuration, *, key: bytes, secret: Callable[[], str] | None, remote: RemoteInspector
+) -> Starlette:
+    """Build the page of a stage. ``key``: signs sessions. ``secret``: of the client; None: it is public.
+
+    ``remote``: the inspector of the stage, which acts for a person.
+    """
+    signer = Signer(key)
+    issuer = Issuer(configuration, f"{configuration.url}{SIGNED_IN}", secret)
+
+    def desk_of(person: Person) -> Desk:
+        return Desk(lambda: cast(Inspector, remote.on_behalf_of(person)), size=1)
+
+    stage = configuration.stage
+    return assemble(
+        Middleware(HostedGuard, configuration=configuration, issuer=issuer, signer=signer, desk_of=desk_of),
+        desk=None,
+        notices=SignedNotices(signer),
+        readable=(LocalError,),
+        common={**COMMON, "stage": stage, "command": f"joblane --stage {stage}"},
+        more=[Route(SIGN_OUT, sign_out, methods=["POST"])],
+    )
+
+
+@cache
+def page() -> Starlette:
+    """The page of this process."""
+    from botocore.session import Session
+
+    configuration, session = Configuration.of_environment(), Session()
+    arn = configuration.client_secret
+    remote = RemoteInspector(
+        configuration.control_url,
+        stage=configuration.stage,
+        prefix=configuration.prefix,
+        region=os.environ["AWS_REGION"],
+        credentials=cast("Credentials", session.get_credentials()),
+        read_seconds=READ_SECONDS,
+        patience_seconds=PATIENCE_SECONDS,
+    )
+    return build(
+        configuration,
+        key=session_key(configuration.key_parameter, session.create_client("ssm")),
+        secret=(lambda: client_secret(arn, session.create_client)) if arn else None,
+        remote=remote,
+    )
+
+
+def handler(event: dict[str, Any], context: Any) -> dict[str, Any]:
+    """Answer a request, and log it in one line, without its address."""
+    started = time.monotonic()
+    try:
+        answer = respond(page(), event)
+    except Exception as error:  # its text may hold confidential values
+        frame = traceback.extract_tb(error.__traceback__)[-1]
+        log.error("%s in %s, line %s", type(error).__name__, frame.filename, frame.lineno)
+        answer = {
+            "statusCode": 500,
+            "headers": {"content-type": "text/plain", "cache-control": "no-store"},
+            "body": BUG,
+        }
+    http = event["requestContext"]["http"]
+    extra = {"method": http["method"], "status": answer["statusCode"], "ms": int((time.monotonic() - started) * 1000)}
+    log.info("request", extra=extra)
+    return answer

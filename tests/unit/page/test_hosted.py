@@ -1,0 +1,127 @@
+"""Parts of the shared page's function: its files, its key, and its answer to an error of its own."""
+
+from __future__ import annotations
+
+import base64
+import json
+import logging
+import os
+import re
+import shutil
+import subprocess
+import sys
+from importlib.metadata import packages_distributions
+from pathlib import Path
+from typing import Any
+
+import pytest
+from botocore.exceptions import ClientError
+
+from joblane.cdk.packaging import LEFT_OUT_OF_PAGE, LIBRARY, _sources
+from joblane.page.hosted import entry
+from joblane.page.hosted.issuer import IssuerUnavailableError
+from joblane.page.hosted.key import client_secret, session_key
+from joblane.project import LOCKS
+
+PROGRAM = """
+import sys
+class Absent:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in ("pg8000", "sqlalchemy", "alembic", "aws_lambda_powertools", "cronsim", "tzdata"):
+            raise ModuleNotFoundError(name)
+sys.meta_path.insert(0, Absent())
+import joblane.page.hosted.entry
+joblane.inspector.wire.operations()
+print(*sorted({name.partition(".")[0] for name in sys.modules}))
+"""
+
+
+def test_the_zip_has_all_that_the_function_imports(tmp_path: Path) -> None:
+    # given the files of the zip
+    for path in _sources(LIBRARY, LEFT_OUT_OF_PAGE):
+        target = tmp_path / path.relative_to(LIBRARY.parent)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(path, target)
+    assert not (tmp_path / "joblane" / "cli").exists()
+    assert not (tmp_path / "joblane" / "record" / "migrations").exists()
+    # when
+    found = [path for path in sys.path if "site-packages" in path]
+    program = [sys.executable, "-S", "-c", f"import sys; sys.path[:0] = {[str(tmp_path), *found]!r}\n{PROGRAM}"]
+    done = subprocess.run(program, capture_output=True, text=True, check=False, env={**os.environ, "PYTHONPATH": ""})
+    # then
+    assert done.returncode == 0, done.stderr
+    locked = set(re.findall(r"^([\w-]+)==", (LOCKS / "page.txt").read_text(), re.MULTILINE))
+    known = packages_distributions()
+    used = {name.lower().replace("_", "-") for module in done.stdout.split() for name in known.get(module, [])}
+    assert used - locked - {"joblane"} <= {"botocore", "urllib3", "jmespath", "python-dateutil", "six"}
+    assert {"pyjwt", "starlette", "jinja2"} <= used
+
+
+class MissingError(Exception):
+    pass
+
+
+class ExistsError(Exception):
+    pass
+
+
+class Store:
+    """Parameter Store with one parameter. ``faster``: another process writes this value first."""
+
+    class exceptions:  # noqa: N801
+        ParameterNotFound, ParameterAlreadyExists = MissingError, ExistsError
+
+    def __init__(self, value: str | None = None, faster: str | None = None) -> None:
+        self.value, self.faster, self.written = value, faster, 0
+
+    def get_parameter(self, Name: str, WithDecryption: bool) -> dict[str, Any]:  # noqa: N803
+        assert (Name, WithDecryption) == ("/acme/page-key", True)
+        if self.value is None:
+            raise MissingError
+        return {"Parameter": {"Value": self.value}}
+
+    def put_parameter(self, Name: str, Value: str, Type: str, Overwrite: bool) -> None:  # noqa: N803
+        assert (Type, Overwrite) == ("SecureString", False)
+        if self.faster is not None:
+            self.value = self.faster
+            raise ExistsError
+        self.written += 1
+        self.value = Value
+
+
+def test_the_key_is_made_once_and_by_one_process() -> None:
+    store = Store()
+    key = session_key("/acme/page-key", store)
+    assert (len(key), store.written, session_key("/acme/page-key", store)) == (32, 1, key)
+    slower = Store(faster=base64.b64encode(b"x" * 32).decode())
+    assert session_key("/acme/page-key", slower) == b"x" * 32
+
+
+@pytest.mark.parametrize("value", ["x", base64.b64encode(b"short").decode()])
+def test_a_key_that_is_too_short_is_not_used(value: str) -> None:
+    with pytest.raises(ValueError, match=r"32 bytes|base64-encoded"):
+        session_key("/acme/page-key", Store(value))
+
+
+def test_a_secret_that_cannot_be_read_is_named_by_the_error_of_aws_only() -> None:
+    def clients(service: str) -> Any:
+        raise ClientError({"Error": {"Code": "AccessDenied", "Message": "s3cret"}}, "GetParameter")
+
+    for service in ("ssm", "secretsmanager"):
+        with pytest.raises(IssuerUnavailableError, match=r"cannot be read \(AccessDenied\)") as refused:
+            client_secret(f"arn:aws:{service}:eu-central-1:1:x", clients)
+        assert "s3cret" not in str(refused.value)
+
+
+def test_an_error_of_the_function_shows_no_value(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fails() -> Any:
+        raise ValueError("s3cret")
+
+    monkeypatch.setattr(entry, "page", fails)
+    with caplog.at_level(logging.INFO):
+        answer = entry.handler({"requestContext": {"http": {"method": "GET"}}}, None)
+    assert answer["statusCode"] == 500
+    assert "s3cret" not in json.dumps(answer) + caplog.text
+    assert "ValueError in" in caplog.text
