@@ -24,6 +24,7 @@ from joblane.page.hosted.configuration import Configuration
 from joblane.page.hosted.entry import build
 from joblane.page.hosted.event import MAX_ANSWER_BYTES, respond
 from joblane.page.hosted.guard import SESSION, SIGN_IN
+from joblane.page.hosted.signing import Signer
 from joblane.page.rendering import static
 from joblane.record.states import State
 from tests.inspector import FakeInspector
@@ -467,6 +468,15 @@ def test_no_address_leads_to_another_site_after_the_sign_in(visitor: Visitor, pa
     answer = visitor.get(visitor.at_issuer(visitor.send("GET", path, {})))
     assert answer.status == 303
     assert re.match(r"/(?![/\\])", answer.location), answer.location
+
+
+@pytest.mark.parametrize("path", ["//evil.example", "/\\evil.example", "https://evil.example", "/a\nb", "evil", ""])
+def test_a_kept_address_that_is_not_of_this_page_is_not_used(visitor: Visitor, path: str) -> None:
+    callback = visitor.at_issuer(visitor.get("/dead"))
+    [(name, value)] = visitor.jar.items()
+    signer = Signer(KEY)
+    visitor.jar[name] = signer.sign("sign-in", {**(signer.read("sign-in", value) or {}), "path": path}, 600)
+    assert visitor.get(callback).location == "/"
 
 
 @pytest.mark.parametrize("cookie", ["x", "x.y", ".", "e30.", f"{'a' * 3000}.b", "é.é", "{}"])
