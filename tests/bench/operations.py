@@ -159,6 +159,9 @@ def _calls(scope: Scope) -> Mapping[str, Callable[[], object]]:
         "count: all": inspector.count,
         "count: that ended on a day": lambda: inspector.count(day),
         "count: to retry": lambda: inspector.count(Filter(states=(State.ARCHIVED,)), action=BulkAction.RETRY),
+        "find: part of an id": lambda: inspector.find(archived[:6]),
+        "find: a word of payloads": lambda: inspector.find("no such value", created_after=now - timedelta(days=10)),
+        "tasks: that took long": lambda: inspector.tasks(Filter(longer=timedelta(minutes=9))),
         "task: archived": lambda: inspector.task(archived),
         "task: pending": lambda: inspector.task(pending),
         "logs: its runs": lambda: scope.connection.run(

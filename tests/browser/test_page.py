@@ -349,7 +349,7 @@ def test_an_invalid_payload_is_reported_at_its_field_and_can_be_corrected(visit:
     assert site.inspector.task(new).replay_of == id_
 
 
-def test_a_task_is_enqueued_by_the_form_of_its_type(visit: Visit, site: Site) -> None:
+def test_a_task_is_enqueued_by_the_form_of_its_type(visit: Visit, site: Site, axe: str) -> None:
     # given
     visitor = visit()
     page = visitor.go("/types")
@@ -363,9 +363,13 @@ def test_a_task_is_enqueued_by_the_form_of_its_type(visit: Visit, site: Site) ->
     # then it is shown at its field, and the rest is kept
     tenant = page.get_by_label("tenant_id")
     expect(tenant).to_be_focused()
+    expect(tenant).to_have_attribute("aria-invalid", "true")
     expect(tenant).to_have_accessible_description("Input should be a valid UUID")
     expect(page.get_by_label("user_id")).to_have_value("auth0|7")
     visitor.keep("enqueue-refused")
+    page.evaluate(axe)
+    found = page.evaluate("rules => axe.run(document, {runOnly: rules, resultTypes: []})", RULES["light"])
+    assert [_text(violation) for violation in found["violations"]] == []
     _expected(visitor, "422")
     # and when it is corrected, and the form is sent twice, with keys only
     tenant.fill("6f1c5d0e-6f0a-4b0b-9a59-0d1f7f5f2c11")

@@ -28,10 +28,12 @@ from joblane.discovery import discover
 from joblane.inspector.durations import duration
 from joblane.queues import Queue
 from joblane.schedule import parse
+from tests.builders import alarm_mail
 from tests.infra import templates
 from tests.infra.conftest import TASKS, RealStages, Synth
 from tests.infra.templates import Properties, Template
 from tests.pages import ROOT, anchors
+from tests.samples import sample_one
 from tests.unit.test_docs import problems
 
 PAGE = ROOT / "docs" / "how-to" / "operate.md"
@@ -183,6 +185,12 @@ def test_a_wrong_alarm_is_found(name: str, fields: dict[str, Any], problem: str)
     [alarm] = (each for each in alarms if each.name == name)
     assert found(alarm) == []
     assert found(replace(alarm, **fields)) == [problem]
+
+
+def test_the_mail_of_the_operating_tests_is_that_of_the_alarm() -> None:
+    alarms = alarms_of_part(0, [sample_one], Monitoring(), "jobs")
+    [alarm] = [alarm for alarm in alarms if alarm.name.startswith("archived-")]
+    assert alarm.description(Links("prod")).startswith(alarm_mail.ARCHIVED)
 
 
 def test_every_heading_below_alarms_has_an_alarm(prod: Template) -> None:

@@ -71,10 +71,10 @@ def follow(
 
 
 def outcome_line(outcome: BulkOutcome) -> str:
-    """``Now 2,101 completed, 286 wait, 0 failed again``: the states of the tasks that were sent."""
+    """``Now 2,101 completed, 286 wait, 0 archived again``: the states of the tasks that were sent."""
     numbers = [f"{outcome.completed:,} completed", f"{outcome.waiting:,} wait"]
     numbers += [f"{outcome.active:,} run"] if outcome.active else []
-    numbers.append(f"{outcome.archived:,} failed again")
+    numbers.append(f"{outcome.archived:,} archived again")
     numbers += [f"{outcome.cancelled:,} cancelled"] if outcome.cancelled else []
     return f"Now {', '.join(numbers)}{'' if outcome.exact else ', of the first 20,000'}."
 

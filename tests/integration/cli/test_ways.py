@@ -70,7 +70,7 @@ def test_a_filter_is_counted_acted_on_and_audited(given_up: World, jobs: Jobs) -
     # when it is confirmed
     ran = jobs("retry", *archived, "--yes")
     # then
-    assert (ran.code, ran.out) == (0, "Retry: all 6 tasks sent again. Now 0 completed, 6 wait, 0 failed again.\n")
+    assert (ran.code, ran.out) == (0, "Retry: all 6 tasks sent again. Now 0 completed, 6 wait, 0 archived again.\n")
     assert ids(jobs, *archived) == []
     assert jobs("retry", *archived, "--yes").code == 3
     assert "completed" in jobs("bulk", "ls").out

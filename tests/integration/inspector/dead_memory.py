@@ -1,4 +1,4 @@
-"""Reads 300 large dead letters with 512 MB of memory. A program, because the limit holds for a whole process."""
+"""Reads 300 large dead letters with 256 MB of memory. A program, because the limit holds for a whole process."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class Full(Sqs):
 
 
 def main() -> None:
-    resource.setrlimit(resource.RLIMIT_AS, (512 * 1024**2, 512 * 1024**2))
+    resource.setrlimit(resource.RLIMIT_AS, (256 * 1024**2, 256 * 1024**2))
     resource.setrlimit(resource.RLIMIT_CPU, (25, 25))
     sqs = Full()
     kept = [dead._sample(sqs, queue) for queue in "012"]  # all at once, as an inspector holds them

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -274,6 +275,10 @@ def test_every_dead_letter_queue_of_a_stage_is_known() -> None:
 
 def test_hundreds_of_large_dead_letters_are_read_within_the_functions_memory() -> None:
     done = subprocess.run(
-        [sys.executable, "-m", "tests.integration.inspector.dead_memory"], check=False, capture_output=True, text=True
+        [sys.executable, "-m", "tests.integration.inspector.dead_memory"],
+        env=os.environ | {"MALLOC_ARENA_MAX": "1"},
+        check=False,
+        capture_output=True,
+        text=True,
     )
     assert (done.returncode, done.stdout) == (0, "read"), done.stderr[-2_000:]

@@ -138,6 +138,7 @@ def test_the_runs_of_days_are_added_up_hours_and_the_runs_since(
         run_statistics.add_up(world.database.get(), may_continue=lambda: True)
     added = world.run("select count(*) from joblane.run_statistics where seconds = 3600")
     assert added[0][0] > 100
+    all_runs = inspector.statistics(within=timedelta(days=4), by=by)
     # when the runs that are added up are removed
     world.run(
         "delete from joblane.task_attempts where finished_at <"
@@ -145,6 +146,7 @@ def test_the_runs_of_days_are_added_up_hours_and_the_runs_since(
     )
     most, few = inspector.statistics(within=timedelta(days=4), by=by)
     # then
+    assert (most, few) == all_runs
     assert [most.key, few.key] == keys
     assert (most.started, most.completed, few.started, few.retried) == (194, 194, 22, 22)
     assert (most.wait_ms, few.wait_ms, most.longest_ms, few.longest_ms) == (7, 7, 215, 210)

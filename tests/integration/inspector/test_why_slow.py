@@ -148,6 +148,7 @@ def test_more_tasks_that_arrive_than_end_and_those_that_are_due_later_are_counte
     for number in range(8):
         put(deployed, sample_one, f"t{number}", due_at=In(-1))
     put(deployed, sample_one, "later", state="scheduled", due_at=In(7_300))
+    assert found(inspector, "waits").found.startswith("8 tasks are due, ")
     check = found(inspector, "arrivals")
     assert (check.grade, check.found) == (Grade.WARNING, "9 tasks came in the last 15 minutes, and 0 ended")
     assert found(inspector, "scheduled").found == "1 task is due later, the first in 2 h: these are not late"

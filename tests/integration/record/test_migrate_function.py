@@ -473,6 +473,8 @@ def test_a_deploy_and_its_rollback_are_recorded_with_version_and_person(
     for version, by in [("1a", "ann"), ("1a", "ann"), ("2b", ""), ("2b", "bob"), ("1a", "ann")]:
         deploy(version, by)
     # then
+    needless = [number for number, answer in enumerate(came) if "by an earlier deploy" in answer["Reason"]]
+    assert needless == [1, 3, 4]
     with connected(empty) as connection:
         rows = connection.run("select version, deployed_by from joblane.deploys order by number")
         assert rows == [["1a", "ann"], ["2b", None], ["1a", "ann"]]

@@ -85,6 +85,7 @@ def test_the_kind_of_a_dead_letter_follows_from_its_attributes_and_its_row(found
         (Filter(tenant="acme"), True),
         (Filter(tenant="globex"), False),
         (Filter(tag="any"), False),  # a message has no tags
+        (Filter(parent="any"), False),  # and no parent
         (Filter(error="valueerror: ROW"), True),
         (Filter(error="other"), False),
         (Filter(fingerprint="0123456789abcdef"), False),

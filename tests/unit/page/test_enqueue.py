@@ -306,6 +306,7 @@ def test_refused_texts_are_shown_at_their_fields_and_nothing_is_enqueued(send: A
             "payload:cards",
             "0.holder: is bad",
         ),
+        (UnreadablePayloadError("payload: tags: none of title; pages"), "payload:tags", "none of title; pages"),
         (PayloadError("payload", "token: it is masked"), "payload:token", "it is masked"),
         (EnqueueError("tenant", "1 to 128 ASCII letters"), "tenant", "1 to 128 ASCII letters"),
         (

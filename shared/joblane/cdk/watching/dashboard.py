@@ -53,7 +53,7 @@ filter task_type = "jobs:sweep" and level = "ERROR"
 """
 DEPLOYS = """
 filter message like /^migrated/
-| fields @timestamp, message, revision, types
+| fields @timestamp, version, by, message, revision, types
 | sort @timestamp desc
 | limit 50
 """

@@ -68,7 +68,7 @@ def _of_lane(lane: Watched, monitoring: Monitoring) -> Iterator[Alarm]:
             says=f"{type_}: tasks of queue {lane.queue} started more than {written(target)} (its target_wait) after "
             "they were due.",
             run=f"why slow {type_}",
-            path=f"/runs?type={type_}",
+            path=f"/runs/why?type={type_}",
             topic=Topic.URGENT if lane.queue is Queue.CRITICAL else Topic.LATER,
             is_state=True,
             metrics={"wait": lane.metric("WaitMs", WORST_WAIT)},

@@ -55,7 +55,7 @@ def handler(event: Mapping[str, Any], context: Any) -> dict[str, Any]:
         _logger().error("the migration failed; CloudFormation rolls the deploy back", exc_info=error)
         return done
     done = _answer(event, context, "SUCCESS", _id_after(event, id_), "")
-    _logger().info("migrated", extra=migrated)
+    _logger().info("migrated", extra={**migrated, **_deploy_of(event["ResourceProperties"])})
     return done
 
 
@@ -64,9 +64,14 @@ def _migrate(patience: timedelta, properties: Mapping[str, Any]) -> dict[str, An
     from joblane.record.migrate import migrate  # not at the top: the discovery of tasks imports this module, too
 
     user, by_iam = os.environ.get("DATABASE_USER") or None, os.environ.get("DATABASE_USER_LOGIN") == "iam"
-    version, by = properties.get("Version") or None, properties.get("By") or None
-    done = migrate(settings.database_url(), user=user, by_iam=by_iam, patience=patience, version=version, by=by)
+    deploy = _deploy_of(properties)
+    done = migrate(settings.database_url(), user=user, by_iam=by_iam, patience=patience, **deploy)
     return vars(done)
+
+
+def _deploy_of(properties: Mapping[str, Any]) -> dict[str, str | None]:
+    """Return the version that is deployed, and by which person; None: it is not known."""
+    return {"version": properties.get("Version") or None, "by": properties.get("By") or None}
 
 
 def _follow(properties: Mapping[str, Any]) -> None:

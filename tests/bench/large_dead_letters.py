@@ -1,0 +1,112 @@
+"""100 dead letters of 1 MiB in each front door, on the emulator: the listing, the page and a redrive, within 256 MB.
+
+As a program, ``python -m tests.bench.large_dead_letters NAME`` does one of these, and prints its largest memory in MB.
+"""
+
+from __future__ import annotations
+
+import os
+import resource
+import subprocess
+import sys
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+
+from joblane import settings
+from joblane.discovery import discover
+from joblane.functions.jobs_bulk.handler import jobs_bulk
+from joblane.inspector.bulk.dead_letters import queues_of
+from joblane.inspector.filter import Filter
+from joblane.inspector.inspector import Inspector
+from joblane.inspector.scope import Scope
+from joblane.queues import Queue, dead_letter_name, front_door_name
+from joblane.record.database import Database
+from joblane.record.states import ENDED
+from joblane.sqs.client import Sqs
+from tests.bench.report import Ratio, within
+from tests.builders.events import LambdaContext, event, record
+
+NUMBER = 100
+BYTES = 1024 * 1024 - 1024  # a redrive adds an id
+START, END = '{"type":"data:export","payload":{"a":[', "0]}}"
+BODY = START + "{},".ljust(3) * ((BYTES - len(START + END)) // 3) + END
+"""A payload of empty objects, each of which takes 64 bytes once it is decoded."""
+MAX_MB = 256
+
+
+def run() -> list[Ratio]:
+    sqs, prefix = Sqs(), settings.prefix()
+    for queue in queues_of(prefix, discover()):
+        sqs.client.create_queue(QueueName=queue)
+        sqs.client.create_queue(QueueName=queue.removesuffix(dead_letter_name("")))
+    queues = [dead_letter_name(front_door_name(prefix, queue)) for queue in Queue]
+    for queue in queues:
+        for _ in range(NUMBER):
+            sqs.client.send_message(QueueUrl=sqs.url(queue), MessageBody=BODY)
+    setting = f"{NUMBER} of 1 MiB in each of {len(queues)} front doors"
+    found = [within("large dead letters", f"{name}: {setting}", _memory(name), MAX_MB, "MB") for name in PROGRAMS]
+    left = sum(
+        int(sqs.attributes(queue, ["ApproximateNumberOfMessages"])["ApproximateNumberOfMessages"]) for queue in queues
+    )
+    assert left == 0, f"{left} dead letters are left"
+    return found
+
+
+def _memory(name: str) -> float:
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.bench.large_dead_letters", name],
+        env=os.environ | {"MALLOC_ARENA_MAX": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if done.returncode:
+        raise RuntimeError(done.stderr[-2_000:])
+    return float(done.stdout.rpartition("\n")[2])
+
+
+def _inspector() -> Inspector:
+    return Inspector(Scope(Database(settings.database_url()), Sqs(), settings.prefix(), discover(), "bench"))
+
+
+def _list() -> None:
+    from joblane.cli import connect
+    from joblane.cli.main import main
+
+    inspector = _inspector()
+    connect.connect = lambda **_: inspector
+    with suppress(SystemExit):
+        main(["dead"])
+    assert [group.count for group in inspector.dead().groups] == [NUMBER] * len(Queue)
+
+
+def _page() -> None:
+    from starlette.testclient import TestClient
+
+    from joblane.page.app import build
+    from joblane.page.desk import Desk
+    from joblane.page.security import Keys
+
+    keys = Keys(base="")
+    browser = TestClient(build(Desk(_inspector), port=8700, keys=keys), base_url="http://127.0.0.1:8700")
+    browser.cookies.update({"joblane-8700": keys.session})
+    assert browser.get("/dead").text.count("data:export") >= len(Queue)
+
+
+def _redrive() -> None:
+    from joblane.worker.worker import Worker
+
+    inspector = _inspector()
+    view = inspector.redrive(Filter(types=("data:export",)), rate=500, reason="a bench")
+    worker = Worker(jobs_bulk, Database(settings.database_url()), Sqs(), settings.prefix())
+    message = record({"type": "jobs:bulk", "id": view.id, "rec": True}, f"{settings.prefix()}-low-jobs-bulk")
+    while (found := inspector.bulk_view(view.id)).state not in ENDED:  # it continues in the next invocation
+        assert worker.handle(event(message), LambdaContext(seconds=800))["batchItemFailures"] == []
+    assert (found.done, found.failed) == (NUMBER * len(Queue), 0), found
+
+
+PROGRAMS: Mapping[str, Callable[[], None]] = {"list": _list, "page": _page, "redrive": _redrive}
+
+if __name__ == "__main__":
+    PROGRAMS[sys.argv[1]]()
+    sys.stdout.write(f"\n{resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024:.0f}")
