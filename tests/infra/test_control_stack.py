@@ -102,6 +102,14 @@ def test_no_identity_has_a_policy_by_default(template: Template) -> None:
         assert not {"Users", "Groups", "Roles"} & policy.keys()
 
 
+def test_without_the_setting_there_is_no_page_and_no_role_may_name_a_person(
+    done: Synthesised, template: Template
+) -> None:
+    assert done.jobs.page_url is None
+    assert not templates.of_type(template, "AWS::Lambda::Function")
+    assert "JOBLANE_PAGE_ROLE" not in templates.variables(done.whole("acme-jobs"), "acme-control")
+
+
 # --- Limits and log ------------------------------------------------------------------------------------------------
 
 

@@ -12,8 +12,9 @@ from pathlib import Path
 
 import pytest
 
+from joblane.cdk import packaging
 from joblane.cdk.errors import SynthError
-from joblane.cdk.packaging import build_code, build_layer, check_lock, find_uv, without_provided
+from joblane.cdk.packaging import build_code, build_layer, build_page, check_lock, find_uv, without_provided
 from joblane.project import LOCKS, Project
 from tests.pages import ROOT
 
@@ -207,3 +208,34 @@ def test_a_failed_installation_is_an_error_with_the_output_of_uv(tmp_path: Path,
 def test_the_layer_holds_no_package_of_the_page() -> None:
     lock = Project.here().lock.read_text()
     assert re.findall(r"^(?:starlette|jinja2|uvicorn|anyio|h11)\b", lock, re.MULTILINE) == []
+
+
+# --- The page ------------------------------------------------------------------------------------------------------
+
+
+def test_the_zip_of_the_page_has_its_packages_and_the_page_only(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # given a small library, and packages that are not fetched
+    write(tmp_path, "joblane/page/e.py", "joblane/cli/c.py", "joblane/local/errors.py", "joblane/local/dev/d.py")
+    write(tmp_path, "joblane/record/migrations/m.py", "joblane/worker/w.py", "joblane/page/templates/t.html")
+    installed: list[str] = []
+
+    def install(uv: str, requirements: str, platform: str | None, python: str, target: Path) -> None:
+        installed.append(requirements)
+        write(target, "jwt/j.py", "jwt/tests/t.py", "bin/b")
+
+    monkeypatch.setattr(packaging, "LIBRARY", tmp_path / "joblane")
+    monkeypatch.setattr(packaging, "_install", install)
+    # when
+    built = build_page(None, tmp_path / "built", "uv")
+    # then
+    names = {name for name in zipfile.ZipFile(built.path).namelist() if not name.endswith(".pyc")}
+    assert names == {"joblane/page/e.py", "joblane/page/templates/t.html", "joblane/local/errors.py", "jwt/j.py"}
+    assert "pyjwt==" in installed[0]
+    assert not [name for name in ("pg8000", "sqlalchemy", "boto3") if f"{name}==" in installed[0]]
+    # and it is built again only if something has changed
+    assert build_page(None, tmp_path / "built", "uv") == built
+    assert len(installed) == 1
+    write(tmp_path, "joblane/page/new.py")
+    assert build_page(None, tmp_path / "built", "uv").hash != built.hash

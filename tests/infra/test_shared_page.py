@@ -28,6 +28,7 @@ def done(synth: Synth) -> Synthesised:
     page = {"oidc": {**OIDC, "client_secret": SECRET}, "max_concurrency": 4}
     return synth(
         package="functions",
+        findings=True,
         control={},
         page=page,
         account_concurrency=1000,
@@ -127,13 +128,6 @@ def test_the_address_is_an_output_and_an_attribute(done: Synthesised, template: 
     assert done.jobs.page_url == f"{{{{resolve:ssm:{parameter['Name']}}}}}"
     assert f"{done.jobs.page_url}/" in json.dumps(done.templates["acme-monitoring"])
     assert "Fn::ImportValue" not in json.dumps(done.templates["acme-monitoring"])
-
-
-def test_a_stage_without_the_setting_has_no_page(synth: Synth) -> None:
-    done = synth(package="functions", control={}, removal="destroy")
-    assert done.jobs.page_url is None
-    assert not templates.of_type(done.templates["acme-control"], "AWS::Lambda::Function")
-    assert "JOBLANE_PAGE_ROLE" not in templates.variables(done.whole("acme-jobs"), "acme-control")
 
 
 @pytest.mark.parametrize(

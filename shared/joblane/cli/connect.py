@@ -28,6 +28,8 @@ ENVIRONMENT = "DATABASE_URL of the environment"
 """The source of an address that is not the local stack's."""
 CONTROL_URL = "ControlUrl"
 """Output of the stack ``PREFIX-control``."""
+PAGE_URL = "PageUrl"
+"""The same, if the stage has a page for a team."""
 
 
 def connect(*, stage: str | None, profile: str | None, region: str | None) -> Inspector:
@@ -142,10 +144,11 @@ def _remote(stage: str, profile: str | None, region: str | None) -> RemoteInspec
 
     stack = f"{(prefix := prefix_of(stage))}-control"
     session = aws_session(profile, region)
-    url = _address(session, stage, stack)
+    outputs = _outputs(session, stage, stack)
     bundle = session._session.get_config_variable("ca_bundle")
     return RemoteInspector(
-        url,
+        _on_emulator(outputs[CONTROL_URL]),
+        page_url=outputs.get(PAGE_URL),
         stage=stage,
         prefix=prefix,
         region=session.region_name,
@@ -226,7 +229,8 @@ def prefix_of(stage: str) -> str:
     return str(stages[stage].get("prefix", "jobs"))
 
 
-def _address(session: Session, stage: str, stack: str) -> str:
+def _outputs(session: Session, stage: str, stack: str) -> dict[str, str]:
+    """Return the outputs of the stack, with :data:`CONTROL_URL`."""
     from botocore.config import Config
     from botocore.exceptions import BotoCoreError, ClientError, InvalidRegionError
 
@@ -260,7 +264,7 @@ def _address(session: Session, stage: str, stack: str) -> str:
         raise UnavailableError(
             f"{where}: the stack is {found['StackStatus']} and has no output {CONTROL_URL}; deploy stage {stage!r}."
         )
-    return _on_emulator(outputs[CONTROL_URL])
+    return outputs
 
 
 def _on_emulator(url: str) -> str:

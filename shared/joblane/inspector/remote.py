@@ -40,6 +40,8 @@ class RemoteInspector:
     gets no answer, for ``patience_seconds``; an action is never repeated once it may have arrived. Threads may share an
     object of this class.
 
+    ``page_url``: the address of the page that the stage deploys for a team; None: it has none.
+
     Raises the errors of the operation, and :class:`UnavailableError` if the API cannot be reached.
     """
 
@@ -54,6 +56,7 @@ class RemoteInspector:
         verify: bool | str = True,
         read_seconds: float = READ_SECONDS,
         patience_seconds: float = math.inf,
+        page_url: str | None = None,
     ) -> None:
         where = urlsplit(url)
         if where.scheme != "https" and where.hostname not in LOOPBACK:
@@ -63,6 +66,7 @@ class RemoteInspector:
         self._http = _session(verify, read_seconds)
         self._patience_seconds = patience_seconds
         self._person: Person | None = None
+        self.page_url = page_url
 
     def on_behalf_of(self, person: Person) -> RemoteInspector:
         """Return an inspector that acts for ``person``, with the same connections. Only the page's role may do it."""

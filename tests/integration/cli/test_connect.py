@@ -275,13 +275,17 @@ def refused(code: str, message: str) -> ClientError:
 
 def test_a_stage_is_reached_at_the_address_in_the_outputs_of_its_stack(monkeypatch: pytest.MonkeyPatch) -> None:
     url = "https://a1b2c3.execute-api.eu-central-1.amazonaws.com"
-    outputs = [{"OutputKey": "ControlUrl", "OutputValue": url}]
+    outputs = [
+        {"OutputKey": "ControlUrl", "OutputValue": url},
+        {"OutputKey": "PageUrl", "OutputValue": "https://page.example.org"},
+    ]
     stacks = answering(monkeypatch, {"StackStatus": "CREATE_COMPLETE", "Outputs": outputs})
     remote = there()
     assert stacks.asked == "jobs-dev-control"
     signed = remote._signed(f"{url}/view/pauses", b"{}")
     assert "AKIAOPERATOR" in str(signed.headers["Authorization"])
     assert "/eu-central-1/execute-api/" in str(signed.headers["Authorization"])
+    assert remote.page_url == "https://page.example.org"
 
 
 @pytest.mark.parametrize(

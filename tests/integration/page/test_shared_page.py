@@ -24,6 +24,7 @@ from joblane.page.hosted.configuration import Configuration
 from joblane.page.hosted.entry import build
 from joblane.page.hosted.event import MAX_ANSWER_BYTES, respond
 from joblane.page.hosted.guard import SESSION, SIGN_IN
+from joblane.page.hosted.signing import Signer
 from joblane.page.rendering import static
 from joblane.record.states import State
 from tests.inspector import FakeInspector
@@ -229,6 +230,7 @@ def test_a_role_does_what_it_includes_and_nothing_else(visitor: Visitor, remote:
     token = visitor.form_token()
     for path, (needed, form) in FORMS.items():
         remote.stub.calls.clear()
+        remote.people.clear()
         # when
         answer = visitor.post(path, csrf=token, **form)
         # then
@@ -237,6 +239,7 @@ def test_a_role_does_what_it_includes_and_nothing_else(visitor: Visitor, remote:
         if not allowed:
             assert title(answer) == "Your role does not allow this"
             assert "Nothing was done" in answer.text
+            assert role is not VIEW or remote.people == []  # a viewer's form reaches no inspector
     for path in SEARCHES:
         assert visitor.post(path, csrf=token, text="x").status == 303
 
@@ -252,12 +255,12 @@ def test_every_role_sees_every_page_and_only_forms_that_it_may_send(visitor: Vis
             assert FORMS[form][0] in list(Permission)[: list(Permission).index(role) + 1], path
 
 
-@pytest.mark.parametrize("path", [*PAGES, *SEARCHES, *FORMS, "/sign-out", "/nothing"])
-def test_nobody_sees_or_does_anything_without_a_session(visitor: Visitor, remote: Remote, path: str) -> None:
-    assert visitor.get(path).status == 303
-    assert visitor.send("GET", path, {"hx-request": "true", "sec-fetch-mode": "cors"}).status == 401
-    posted = visitor.post(path, csrf="x", id="one", action="retry")
-    assert (posted.status, title(posted)) == (401, "You are not signed in")
+def test_nobody_sees_or_does_anything_without_a_session(visitor: Visitor, remote: Remote) -> None:
+    for path in [*PAGES, *SEARCHES, *FORMS, "/sign-out", "/nothing"]:
+        assert visitor.get(path).status == 303, path
+        assert visitor.send("GET", path, {"hx-request": "true", "sec-fetch-mode": "cors"}).status == 401, path
+        posted = visitor.post(path, csrf="x", id="one", action="retry")
+        assert (posted.status, title(posted)) == (401, "You are not signed in"), path
     assert remote.people == []
 
 
@@ -431,6 +434,13 @@ def test_an_unknown_state_gets_a_page_that_says_so(visitor: Visitor, query: str)
     assert visitor.issuer.requests == []
 
 
+def test_a_state_that_only_begins_like_the_right_one_is_unknown(visitor: Visitor) -> None:
+    callback = visitor.at_issuer(visitor.get("/dead"))
+    state = callback.partition("state=")[2]
+    assert visitor.get(callback.replace(state, f"{state[:-1]}{'a' if state[-1] != 'a' else 'b'}")).status == 400
+    assert SESSION not in visitor.jar
+
+
 def test_a_sign_in_that_the_issuer_refused_says_so(visitor: Visitor) -> None:
     callback = visitor.at_issuer(visitor.get("/dead"))
     state = callback.partition("state=")[2]
@@ -458,6 +468,15 @@ def test_no_address_leads_to_another_site_after_the_sign_in(visitor: Visitor, pa
     answer = visitor.get(visitor.at_issuer(visitor.send("GET", path, {})))
     assert answer.status == 303
     assert re.match(r"/(?![/\\])", answer.location), answer.location
+
+
+@pytest.mark.parametrize("path", ["//evil.example", "/\\evil.example", "https://evil.example", "/a\nb", "evil", ""])
+def test_a_kept_address_that_is_not_of_this_page_is_not_used(visitor: Visitor, path: str) -> None:
+    callback = visitor.at_issuer(visitor.get("/dead"))
+    [(name, value)] = visitor.jar.items()
+    signer = Signer(KEY)
+    visitor.jar[name] = signer.sign("sign-in", {**(signer.read("sign-in", value) or {}), "path": path}, 600)
+    assert visitor.get(callback).location == "/"
 
 
 @pytest.mark.parametrize("cookie", ["x", "x.y", ".", "e30.", f"{'a' * 3000}.b", "é.é", "{}"])
@@ -491,13 +510,14 @@ def test_a_text_that_was_signed_for_another_purpose_is_no_session(visitor: Visit
         ({"sec-fetch-site": "same-site"}, {}, "another site"),
     ],
 )
-@pytest.mark.parametrize("path", [*FORMS, *SEARCHES, "/sign-out"])
 def test_a_form_of_another_site_does_nothing(
-    visitor: Visitor, remote: Remote, path: str, headers: dict[str, str], form: dict[str, str], wanted: str
+    visitor: Visitor, remote: Remote, headers: dict[str, str], form: dict[str, str], wanted: str
 ) -> None:
-    signed_in(visitor, "leads")
-    answer = visitor.post(path, headers, **{**FORMS.get(path, (EDIT, {}))[1], **form})
-    assert (answer.status, wanted in answer.text) == (403, True)
+    token = signed_in(visitor, "leads").form_token()
+    for path in [*FORMS, *SEARCHES, "/sign-out"]:
+        fields = {"csrf": token, **FORMS.get(path, (EDIT, {}))[1], **form}
+        answer = visitor.post(path, headers, **fields)
+        assert (path, answer.status, wanted in answer.text) == (path, 403, True)
     assert remote.stub.performed == []
     assert visitor.get("/tasks").status == 200
 

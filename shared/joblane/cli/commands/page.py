@@ -24,14 +24,15 @@ def page(
     open_browser: Annotated[bool, typer.Option("--open", help="Open the page in the browser.")] = False,
 ) -> None:
     """Serve the operator's page to a browser on this machine."""
+    from joblane.inspector.remote import RemoteInspector
     from joblane.page.app import build
     from joblane.page.desk import Desk
     from joblane.page.security import Keys, address_of
     from joblane.page.serving import listen, serve
 
     desk = Desk(partial(target.inspector, context))
-    with desk.inspector():
-        pass  # report an unavailable stage here rather than in the browser
+    with desk.inspector() as inspector:  # report an unavailable stage here rather than in the browser
+        shared = inspector.page_url if isinstance(inspector, RemoteInspector) else None
     try:
         listening = listen(port)
     except OSError as error:
@@ -53,4 +54,6 @@ def page(
         f"{'Read-only. ' if read_only else ''}Open this address in one browser, and keep it secret; Ctrl-C stops the "
         f"page:\n{address}"
     )
+    if shared:
+        typer.echo(f"The page of this stage for the team: {shared}")
     serve(app, listening, opened=address if open_browser else None, say=typer.echo)
