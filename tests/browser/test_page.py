@@ -43,6 +43,7 @@ PAGES = {
     "runs": "/runs?type=user:invitation&within=2h",
     "types": "/types",
     "enqueue": "/enqueue?type=data:export",
+    "runs-tenant": "/runs?tenant=acme",
     "why": "/runs/why?type=data:export",
     "tenants": "/tenants",
     "audit": "/audit",

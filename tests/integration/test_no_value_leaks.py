@@ -34,6 +34,7 @@ from joblane import (
     redaction,
     scrubbing,
     task,
+    telemetry,
 )
 from joblane.cli.main import main
 from joblane.inspector.filter import Filter, PauseScope
@@ -429,6 +430,12 @@ def browse(world: World, gathered: Gathered) -> None:
         answer = browser.post("/enqueue/start", data=given, headers={"sec-fetch-site": "same-origin"})
         assert answer.status_code == 422
         gathered.add("page /enqueue/start", answer.text)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def logger() -> None:
+    """Make the process's logger before a test captures the output: it would keep the stream of that test."""
+    telemetry.logger()
 
 
 @pytest.fixture

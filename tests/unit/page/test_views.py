@@ -18,6 +18,7 @@ from joblane.inspector.durations import stamp
 from joblane.inspector.errors import ActionError, SelectionError
 from joblane.inspector.filter import BulkAction, Filter, PauseScope
 from joblane.inspector.views import (
+    Acknowledged,
     ActionResult,
     AuditEntry,
     Count,
@@ -1000,6 +1001,29 @@ def test_marks_are_on_the_charts_and_in_a_list_with_links(browser: TestClient, s
     stub.marked = [views.mark(), views.mark(kind="pause", text="queue low paused", target="queue:low")]
     text = browser.get("/").text
     assert (text.count(">deploy 3f2a1c0</a>"), text.count(">queue low paused</a>")) == (3, 1)
+
+
+def test_a_type_is_shown_against_its_limits_and_target(browser: TestClient, stub: FakeInspector) -> None:
+    # given
+    group = replace(views.dead().groups[0], acknowledged=Acknowledged(NOW, "ann", "provider is down"))
+    stub.groups = [group]
+    stub.paused[PauseScope.QUEUE, "default"] = Pause(PauseScope.QUEUE, "default", "import", "bob", NOW, None)
+    # when
+    shown = words(browser.get("/runs", params={"type": "data:export"}).text)
+    # then
+    assert "2 of 5" in shown
+    assert "1 min 15 s target 1 min" in shown
+    assert "Limits" in shown
+    assert "openai shared" in shown
+    assert "paused with its queue default by bob" in shown
+    assert "known provider is down (ann)" in shown
+    assert stub.called("limits") == [(("data:export",), {"key": None})]
+    # and a tenant against its limit of each type with a key for each tenant
+    assert "openai shared" in words(browser.get("/runs", params={"tenant": "acme"}).text)
+    assert stub.called("limits")[-1] == (("data:export",), {"key": "acme"})
+    # and a limit that the database does not have is left out
+    stub.answers["limits"] = LimitError("name", "no limit")
+    assert browser.get("/runs", params={"type": "data:export"}).status_code == 200
 
 
 def test_why_a_type_is_slow_is_a_page_of_findings(browser: TestClient) -> None:
