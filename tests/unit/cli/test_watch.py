@@ -14,6 +14,7 @@ from rich.cells import cell_len
 from joblane.cli.watch import app as watch_app
 from joblane.cli.watch import feed, words
 from joblane.cli.watch.chart import chart
+from joblane.cli.watch.grid import Grid
 from joblane.errors import DatabaseUnavailableError
 from joblane.inspector.filter import Filter, PauseScope
 from joblane.inspector.views import Depth, Lane, Page
@@ -56,6 +57,11 @@ def test_keys_choose_lists_and_rows_and_show_a_task(stub: FakeInspector) -> None
         # and Esc leads back to the list, whose cursor has stayed
         await screen.press("escape")
         await screen.until("AGE")
+        # and it stays on its row when another row comes
+        stub.rows.insert(0, views.task_row(id="new", state=State.HELD))
+        await screen.press("R")
+        await screen.until("held")
+        assert " active " in screen.selected
         await screen.press("enter")
         await screen.until(lambda: len(stub.called("task")) >= 2)
         assert {call for (call,), _ in stub.called("task")} == {"task-2"}
@@ -84,6 +90,7 @@ def test_each_list_fits_the_terminal(stub: FakeInspector, size: tuple[int, int])
             assert HINTS in screen.lines[-1]
             assert "7 Schedules" in screen.lines[1]
             assert max(map(cell_len, screen.lines)) <= size[0]
+            assert screen.app.query_one(Grid).virtual_size.width <= size[0]
             head = next(line for line in screen.lines if title in line)
             assert "…" not in head, head
             if key == "2":  # an error is worth more than an id, which Enter shows
@@ -328,16 +335,18 @@ def test_a_silent_database_blocks_no_key(stub: FakeInspector, monkeypatch: pytes
 
     async def scenario(screen: Screen) -> None:
         stub.answers["tasks"] = lambda *_, **__: answer.wait(20) and Page((), None)
+        stub.answers["pauses"] = lambda: answer.wait(20) and ()
         await screen.press("2")
         await screen.until("Nothing to show yet: no answer from the database. Retrying every 5 s.")
         await screen.press("1")
         await screen.until("RUNS PER MINUTE")
         await screen.until("Not up to date since")
-        await screen.press("question_mark")
+        await screen.press("p", "question_mark")  # an action that gets no answer
         await screen.until("retry a task or a cause")
         await screen.press("escape", "2")
         answer.set()
         await screen.until("No task matches.")
+        assert len(screen.app.screen_stack) == 1  # a late answer opens no dialog under the user's fingers
         await screen.until(lambda: "no answer" not in screen.text)
 
     try:
@@ -354,7 +363,7 @@ def test_a_bug_ends_it_and_prints_no_values(
         if where == "query":
             stub.answers["tasks"] = ZeroDivisionError("a bug")
         if where == "drawing":
-            monkeypatch.setattr(watch_app.Watch, "_details", lambda *_: 1 / 0)
+            monkeypatch.setattr(watch_app, "details", lambda *_: 1 / 0)
             await screen.press("2")
             await screen.until("AGE")
             await screen.press("enter")

@@ -2,54 +2,38 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any, ClassVar
 
-from rich.console import Console, RenderableType
+from rich.console import RenderableType
 from rich.text import Text
 from textual.app import App, ComposeResult
 from textual.binding import Binding, BindingType
-from textual.containers import VerticalScroll
 from textual.events import Resize
 from textual.widgets import DataTable, Input, Static
 
-from joblane.cli import task_tables
 from joblane.cli.exits import Exit, exit_of, message_of
 from joblane.cli.follow import report
 from joblane.cli.terminal import word
 from joblane.cli.watch import dialogs, plans, words
+from joblane.cli.watch.details import Scrolled, details
 from joblane.cli.watch.feed import RETRY_SECONDS, Done, Feed, Fetched, act
 from joblane.cli.watch.grid import Grid
+from joblane.cli.watch.keys import FILTER_KEYS, LIST_KEYS, TASK_KEYS, help_text
 from joblane.cli.watch.lists import VIEWS, Asked, Listing, Target, View, task_target
 from joblane.cli.watch.style import CSS
 from joblane.errors import sqlstate
 from joblane.inspector.filter import Filter
 from joblane.inspector.inspector import Inspector
-from joblane.inspector.views import BulkView, TaskView
+from joblane.inspector.views import BulkView
 from joblane.record.states import ENDED
 
 SILENT_SECONDS = 5.0
 """A query that takes longer than this is reported as unanswered."""
 READ_ONLY_STATES = ("42501", "25006")
 """SQLSTATEs *insufficient privilege* and *read-only SQL transaction*."""
-LIST_KEYS = "↑↓ select  ←→ list  Enter show  / filter  p pause  r retry  ? help  q quit"
-TASK_KEYS = "↑↓ scroll  Esc back  p pause  r retry  ? help  q quit"
-FILTER_KEYS = "Enter: filter, empty: all   Esc: cancel   The words are those of joblane ls:"
-HELP = (
-    ("1 to 7, ← →, h l, Tab", "choose the list"),
-    ("↑ ↓, j k, PgUp PgDn, g G", "move"),
-    ("Enter", "show the task, or list the tasks of a row"),
-    ("/", "filter by the words of joblane ls:"),
-    ("", "type=data:export state=retry newer=2h"),
-    ("p", "pause or resume a row's type, queue, tenant"),
-    ("r", "retry a task or a cause, run a waiting task"),
-    ("R", "refresh now"),
-    ("Esc", "back: close, end the filter, then quit"),
-    ("q, Ctrl-C", "quit"),
-)
 
 
 class Watch(App[None]):
@@ -161,7 +145,7 @@ class Watch(App[None]):
         if asked.task is None and answer is not None:
             listing = asked.view.draw(answer[1], asked, self._width)
         elif asked.task is not None and answer is not None:
-            self.query_one("#task", Static).update(self._details(answer[1]))
+            self.query_one("#task", Static).update(details(answer[1], self._width, self._command))
         self._draw_list(asked, listing, loading=answer is None)
 
     def _draw_list(self, asked: Asked, listing: Listing | None, *, loading: bool) -> None:
@@ -207,16 +191,6 @@ class Watch(App[None]):
             line = word(f"{since}{problem}. Retrying every {RETRY_SECONDS:.0f} s.", "bold red")
             notice = Text("\n").join([line, notice]) if text else line
         self._set("notice", notice if notice.plain else None)
-
-    def _details(self, view: TaskView) -> Text:
-        """The same text as that of `joblane show`."""
-        screen = io.StringIO()
-        console = Console(
-            file=screen, force_terminal=True, color_system="standard", width=self._width, highlight=False, markup=False,
-            emoji=False, no_color=self.no_color, legacy_windows=False,
-        )  # fmt: skip
-        task_tables.task(console, view, datetime.now(UTC), self._command)
-        return Text.from_ansi(screen.getvalue())
 
     # --- Queries -----------------------------------------------------------------------------------------------------
 
@@ -283,10 +257,7 @@ class Watch(App[None]):
             self.exit()
 
     def action_help(self) -> None:
-        text = Text("Keys\n\n", "bold")
-        for keys, meaning in HELP:
-            text.append_text(word(f"{keys:<26}", "")).append_text(word(meaning)).append("\n")
-        self.push_screen(dialogs.Help(text))
+        self.push_screen(dialogs.Help(help_text()))
 
     def on_data_table_row_selected(self, _: DataTable.RowSelected) -> None:
         target = self._grid.target
@@ -350,8 +321,9 @@ class Watch(App[None]):
     def action_pause(self) -> None:
         target = self._target
         if self._may_act() and target is not None:
-            plans_of = plans.pauses(target)
-            act(self._inspector.pauses, lambda found: self._choose(plans_of(found)), self.post_message)
+            self.say("Reading the pauses …")
+            plans_of, asked = plans.pauses(target), self._asked
+            act(self._inspector.pauses, lambda found: self._choose(plans_of(found), asked), self.post_message)
 
     def action_retry(self) -> None:
         target = self._target
@@ -367,7 +339,11 @@ class Watch(App[None]):
             self.say(f"Nothing was done. {self.read_only}", "yellow")
         return not self.read_only
 
-    def _choose(self, found: list[plans.Plan]) -> None:
+    def _choose(self, found: list[plans.Plan], asked: Asked) -> None:
+        if len(self.screen_stack) > 1 or self._filtering or self._asked != asked:
+            return  # the answer came late, and a key may be meant for what is shown now
+        self.say("")
+
         def chosen(number: int | None) -> None:
             if number is not None:
                 self._ask(found[number])
@@ -408,14 +384,3 @@ class Watch(App[None]):
             self._handle_exception(error)
         else:
             self.say(message_of(error), "red")
-
-
-class Scrolled(VerticalScroll):
-    """Details with the keys of the lists."""
-
-    BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("j", "scroll_down", show=False),
-        Binding("k", "scroll_up", show=False),
-        Binding("g", "scroll_home", show=False),
-        Binding("G", "scroll_end", show=False),
-    ]
