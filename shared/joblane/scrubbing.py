@@ -6,6 +6,7 @@ can put a value together again, and the time grows with the size of the values, 
 
 from __future__ import annotations
 
+import base64
 import html
 import json
 import re
@@ -33,6 +34,11 @@ MIN_START = 16
 read, without an ellipsis."""
 MIN_PIECE = 6
 """The shortest piece of a shortened value that is scrubbed."""
+MIN_ENCODED = 12
+"""The shortest value in base64 or hexadecimal digits that is scrubbed."""
+MAX_ENCODED = 100_000
+"""The most characters of all values that are also searched for in base64, in UTF-16 and broken into lines. Each has
+some fifty forms, which take memory and time at every failure."""
 MAX_REWRITTEN = 10_000
 """The longest value that is also searched for in quoted, JSON and URL form."""
 MAX_STEPS = 3_000_000_000
@@ -50,8 +56,9 @@ def scrubber(model: type[BaseModel], *payloads: Any, headers: Mapping[str, str] 
     """Return a function that replaces the values of redacted fields and headers in a text.
 
     ``payloads``: JSON values, or payload objects. It finds a value unchanged, in upper, lower or title case, quoted up
-    to three times, in JSON, in a URL, in HTML, and shortened: its beginning, or a part next to an ellipsis. It does not
-    find a value in another encoding, or one shorter than :data:`MIN_SCRUBBED` characters.
+    to three times, in JSON, in a URL, in HTML, in base64 or hexadecimal digits also as a part of more, and as bytes of
+    UTF-16; shortened: its beginning, or a part next to an ellipsis; and broken into lines. It does not find a value in
+    another encoding, or one shorter than :data:`MIN_SCRUBBED` characters.
     """
     names = redacted_names(model)
     values = {text for payload in payloads for text in _texts(names, payload)} if names else set()
@@ -60,13 +67,16 @@ def scrubber(model: type[BaseModel], *payloads: Any, headers: Mapping[str, str] 
         return str
     lines = {line.strip() for value in values if "\n" in value for line in value.splitlines()}
     values |= {line for line in lines if len(line) >= MIN_LINE}
-    return Scrubber({written for value in values for form in _forms(value) for written in (form, storable(form))})
+    few = sum(map(len, values)) <= MAX_ENCODED
+    forms = {form for value in values for form in (*_forms(value), *(_encoded(value) if few else ()))}
+    return Scrubber({written for form in forms for written in (form, storable(form))}, in_lines=few)
 
 
 class Scrubber:
     """Replaces the ``forms`` of values in a text, and parts of them."""
 
-    def __init__(self, forms: Collection[str]) -> None:
+    def __init__(self, forms: Collection[str], *, in_lines: bool = True) -> None:
+        """``in_lines``: also find values that were broken into lines."""
         self._forms = sorted(form for form in forms if len(form) >= MIN_SCRUBBED)
         self._starts = {form[:MIN_START] for form in self._forms if len(form) >= MIN_START}
         lengths: defaultdict[str, set[int]] = defaultdict(set)
@@ -75,13 +85,15 @@ class Scrubber:
         self._lengths = {start: sorted(found, reverse=True) for start, found in lengths.items()}
         self._whole = frozenset(self._forms)
         self._haystack = "\0".join(self._forms)
+        small = {"".join(form.split()) for form in self._forms if len(form) <= MAX_REWRITTEN} if in_lines else set()
+        self._squeezed = Scrubber(small, in_lines=False) if small else None
         self.steps = 0
         """Comparisons of characters so far, at most."""
 
     def __call__(self, text: str) -> str:
         parts: list[str] = []
         end = 0
-        for first, last in self._found(text):
+        for first, last in sorted([*self._found(text), *self._found_in_lines(text)]):
             if first >= end:
                 parts += [text[end:first], MASK]
             end = max(end, last)
@@ -98,6 +110,16 @@ class Scrubber:
                 size = max(size, self._common(text[first : first + lengths[0]]))
             if size:
                 yield first, first + size
+
+    def _found_in_lines(self, text: str) -> Iterator[tuple[int, int]]:
+        """Yield where values are that were broken into lines, whatever blanks that added or removed."""
+        if self._squeezed is None or "\n" not in text:
+            return
+        places = [at for at, character in enumerate(text) if not character.isspace()]
+        for first, last in self._squeezed._found("".join(text.split())):
+            start, end = places[first], places[min(last, len(places)) - 1] + 1
+            if last - first >= MIN_LINE and "\n" in text[start:end]:
+                yield start, end
 
     def _common(self, text: str) -> int:
         """Return the length of the longest beginning of ``text`` that is the beginning of a form.
@@ -209,7 +231,27 @@ def _forms(value: str) -> set[str]:
         quote(value, safe="", errors="replace"),
         quote_plus(value, errors="replace"),
     }
-    return cases | quoted | twice | thrice | addresses | {html.escape(value), html.escape(value, quote=False)}
+    pages = {html.escape(value), html.escape(value, quote=False)}
+    return cases | quoted | twice | thrice | addresses | pages
+
+
+def _encoded(value: str) -> set[str]:
+    """Return the value in base64 and in hexadecimal digits, from UTF-8 and UTF-16, and both read as single bytes.
+
+    Base64 of more than the value has one of three forms, of whose ends the neighbours decide. A form that is shorter
+    than :data:`MIN_ENCODED` could be a part of any text.
+    """
+    found: set[str] = set()
+    for code in (value.encode(errors="replace"), value.encode("utf-16-le", errors="replace")):
+        found |= {code.hex(), code.hex().upper(), repr(code)[2:-1], *_quoted(code.decode("latin-1"))}
+        for before in range(3):
+            whole = base64.b64encode(bytes(before) + code).decode()
+            end = len(whole) - (0 if (before + len(code)) % 3 == 0 else 4)
+            sure = whole[0 if before == 0 else 4 : end]
+            found |= {sure, sure.replace("+", "-").replace("/", "_")}
+        whole = base64.b64encode(code).decode().rstrip("=")
+        found |= {whole, whole.replace("+", "-").replace("/", "_")}
+    return {form for form in found if len(form) >= MIN_ENCODED}
 
 
 def _quoted(text: str) -> set[str]:

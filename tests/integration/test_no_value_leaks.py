@@ -6,12 +6,16 @@ written, recorded, sent or answered.
 
 from __future__ import annotations
 
+import base64
+import html
 import json
+import textwrap
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Annotated, Any
+from urllib.parse import quote, urlencode
 from uuid import uuid4
 
 import pytest
@@ -42,7 +46,7 @@ from joblane.inspector.inspector import Inspector
 from joblane.inspector.permission import Permission, permission_of
 from joblane.inspector.scope import Scope
 from joblane.maintenance.sweep import sweep
-from joblane.page.app import build
+from joblane.page.app import PAGES, build
 from joblane.page.desk import Desk
 from joblane.page.security import Keys
 from joblane.testing import enqueued
@@ -54,6 +58,22 @@ from tests.world import PREFIX, World
 PLANTED, TAIL = "pl4nted", "t41l"
 """The start and the end of every value, in characters that no escape changes."""
 HEADER = f"{PLANTED}-header-{TAIL}"
+
+
+def needles(part: str) -> set[str]:
+    """A part of a value as it is, and as it is in base64, in hexadecimal digits, and in UTF-16; in lower case.
+
+    In base64 the characters at both ends of the part are left out, because its neighbours change them.
+    """
+    found = {part}
+    for code in (part.encode(), part.encode("utf-16-le")):
+        whole = [base64.b64encode(bytes(before) + code).decode() for before in range(3)]
+        found |= {code.hex(), repr(code)[2:-1], code.decode("latin-1"), json.dumps(code.decode("latin-1"))[1:-1]}
+        found |= {text[4 : len(text) - 4] for text in whole}
+    return {part, *(text.lower() for text in found if len(text) > len(PLANTED))}  # shorter ones are in other texts
+
+
+NEEDLES = needles(PLANTED) | needles(TAIL)
 SOON = 3.2
 """Seconds of an invocation, of which the handler has a fifth."""
 
@@ -114,6 +134,33 @@ def as_json(payload: Login, ctx: TaskContext) -> None:
 @way
 def many_lines(payload: Login, ctx: TaskContext) -> None:
     raise RuntimeError(f"first\n{payload.token}\nlast {payload.token}\n")
+
+
+@way
+def in_base64(payload: Login, ctx: TaskContext) -> None:
+    code = base64.b64encode(payload.token.encode()).decode()
+    basic = base64.b64encode(f"ann:{payload.token}:x".encode()).decode()
+    wide = base64.urlsafe_b64encode(payload.token.encode("utf-16-le")).decode()
+    raise RuntimeError(f"{code} {basic} {wide} {payload.token.encode().hex()}")
+
+
+@way
+def in_utf16(payload: Login, ctx: TaskContext) -> None:
+    wide = payload.token.encode("utf-16-le")
+    raise RuntimeError(f"{wide!r} {wide.hex()} {wide.decode('latin-1')} {json.dumps(wide.decode('latin-1'))}")
+
+
+@way
+def in_an_address(payload: Login, ctx: TaskContext) -> None:
+    addresses = quote(payload.token), quote(payload.token, safe=""), urlencode({"token": payload.token})
+    raise RuntimeError(f"GET https://x.example/?{' '.join(addresses)} {html.escape(payload.token)}")
+
+
+@way
+def in_short_lines(payload: Login, ctx: TaskContext) -> None:
+    token = payload.token
+    lines = "\n    ".join(token[at : at + 9] for at in range(0, len(token), 9))
+    raise RuntimeError(f"broken:\n    {lines}\n{textwrap.fill(token, 14)}")
 
 
 @way
@@ -236,7 +283,7 @@ class Gathered:
     @property
     def leaks(self) -> dict[str, list[str]]:
         found = {
-            where: [what for what in texts if PLANTED in what.lower() or TAIL in what.lower()]
+            where: [what for what in texts if any(needle in what.lower() for needle in NEEDLES)]
             for where, texts in self.texts.items()
         }
         return {where: texts for where, texts in found.items() if texts}
@@ -404,20 +451,8 @@ def browse(world: World, gathered: Gathered) -> None:
     keys = Keys(token="the-token", session="the-session", form="the-form-token", base="")
     app = build(Desk(lambda: inspector, 1), port=8700, keys=keys)
     addresses = [
-        *(
-            "/",
-            "/tasks",
-            "/tasks?error=bad",
-            "/dead",
-            "/schedules",
-            "/statistics",
-            "/runs?type=leak:one",
-            "/runs/why?type=leak:one",
-            "/audit",
-            "/bulk",
-            "/types",
-            "/enqueue?type=leak:one",
-        ),
+        *(f"{path}?type=leak:one&id=leak:one-plain&action=retry" for path in PAGES),
+        *("/tasks?error=bad", "/find?text=bad"),
         *(f"{path}?id=leak:one-{how}" for path in ("/task", "/task/logs") for how in LOGGED),
     ]
     browser = TestClient(app, base_url="http://127.0.0.1:8700", cookies={"joblane-8700": keys.session})

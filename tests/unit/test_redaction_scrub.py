@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import base64
 import html
 import json
 import subprocess
 import sys
+import textwrap
 from collections.abc import Callable
 from datetime import UTC, datetime
 from decimal import Decimal
@@ -308,3 +310,33 @@ def test_a_text_that_takes_too_many_steps_is_masked_to_its_end(monkeypatch: pyte
     assert scrub_of(secret)(text).endswith("the end")
     monkeypatch.setattr("joblane.scrubbing.MAX_STEPS", 1_000)
     assert scrub_of(secret)(text) == MASK
+
+
+SECRET_TEXT = 'the pass phrase\'s "w\u00f6rds"'
+
+
+@pytest.mark.parametrize(
+    "written",
+    [
+        base64.b64encode(SECRET_TEXT.encode()).decode(),
+        base64.urlsafe_b64encode(b"ann:" + SECRET_TEXT.encode() + b":x").decode(),
+        base64.b64encode(SECRET_TEXT.encode("utf-16-le")).decode(),
+        SECRET_TEXT.encode().hex(),
+        SECRET_TEXT.encode("utf-16-le").hex().upper(),
+        repr(SECRET_TEXT.encode("utf-16-le")),
+        json.dumps(SECRET_TEXT.encode("utf-16-le").decode("latin-1")),
+        textwrap.fill(SECRET_TEXT, 12),
+        "\n    ".join(SECRET_TEXT[at : at + 7] for at in range(0, len(SECRET_TEXT), 7)),
+    ],
+)
+def test_encoded_and_broken_values_leave_two_characters_at_an_end_at_most(written: str) -> None:
+    """In base64 the characters at the ends are encoded together with their neighbours."""
+    left = scrub_of(SECRET_TEXT)(f"it was\n{written}\nhere").partition("it was\n")[2].rpartition("\nhere")[0]
+    assert MASK in left
+    assert len(left.replace(MASK, "")) <= 12
+    assert not any(SECRET_TEXT[at : at + 3] in left for at in range(len(SECRET_TEXT) - 2))
+
+
+def test_lines_that_are_no_value_stay_as_they_are() -> None:
+    text = "Traceback:\n  File one\n    the pass\nphrases"
+    assert scrub_of(SECRET_TEXT)(text) == text

@@ -114,7 +114,7 @@ def many_died(step: Steps, world: World) -> None:
     step(f"redrive {fingerprint} --dry-run", "60 tasks would be redriven")
     step(
         f"redrive {fingerprint} --canary 5 --rate 500 --reason 'the provider is back' --yes",
-        "Redrive: all 60 tasks sent again. Now 5 completed, 55 wait, 0 failed again.",
+        "Redrive: all 60 tasks sent again. Now 5 completed, 55 wait, 0 archived again.",
     )
 
 
@@ -219,7 +219,7 @@ def test_an_outage_of_three_thousand_tasks_takes_six_commands(
     monkeypatch.setattr(bulk_run, "send", send_canary)
     sent = step(
         f"redrive {fingerprint_in(shown)} --canary 5 --rate 500 --reason INC-12 --yes",
-        "all 3,000 tasks sent again. Now 5 completed, 2,995 wait, 0 failed again",
+        "all 3,000 tasks sent again. Now 5 completed, 2,995 wait, 0 archived again",
     )
     assert len(messages) == OUTAGE
     deployed.run(
@@ -228,5 +228,5 @@ def test_an_outage_of_three_thousand_tasks_takes_six_commands(
     )
     # then the last command says how all of them ended
     bulk = re.findall(r"Started bulk action (\S+)\.", sent)[0]
-    step(f"bulk show {bulk}", "Now 3,000 completed, 0 wait, 0 failed again. It is completed")
+    step(f"bulk show {bulk}", "Now 3,000 completed, 0 wait, 0 archived again. It is completed")
     assert step.number <= 6

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import Any
 from uuid import uuid4
 
@@ -20,9 +21,13 @@ from joblane.inspector.permission import Permission
 from joblane.inspector.person import HEADER, Person
 from joblane.inspector.remote import RemoteInspector
 from joblane.local.errors import ForbiddenError
+from joblane.page.hosted.entry import build
+from joblane.page.hosted.event import respond
 from joblane.record.states import State
 from tests.integration.inspector.gateway import ACCOUNT, REGION, Gateway, Identity, control_template, serving
 from tests.integration.inspector.test_remote import EDITOR, OPERATOR, ROLE, VIEWER
+from tests.oidc import LocalIssuer, SigningKey, Visitor, shared_configuration
+from tests.oidc import serving as serving_issuer
 from tests.world import World
 
 SECOND = Identity(f"{ROLE}/Operator/olga@example.com", OPERATOR.policies, "AKIASECOND")
@@ -251,3 +256,21 @@ def test_the_page_names_a_person_or_does_nothing(
     with pytest.raises(ForbiddenError, match=f"{HEADER} of the page is not valid"):
         page.cancel(id_)
     assert stage.audited() == []
+
+
+def test_a_person_who_signs_in_acts_through_both_functions(stage: Stage) -> None:
+    # given the page's function with its own credentials, and a person at the issuer
+    id_ = stage.waiting()
+    with serving_issuer(LocalIssuer(SigningKey.ec("one"))) as issuer:
+        configuration = shared_configuration(issuer, "https://page.example.org")
+        page = build(configuration, key=b"k" * 32, secret=None, remote=stage.of(PAGE))
+        ann = Visitor(partial(respond, page), issuer, "page.example.org")
+        # when
+        assert ann.get(ann.sign_in(f"/task?id={id_}").location).status == 200
+        done = ann.post("/task/act", id=id_, action="cancel", reason="a mistake")
+        refused = ann.post("/task/edit", id=id_, action="edit", payload="{}")
+        # then
+        assert (done.status, refused.status) == (303, 403)
+        assert "Cancel: done." in ann.get(done.location).text
+        assert stage.audited() == [("oidc:ann@example.com (u-1)", "cancel", id_)]
+        assert "oidc:ann@example.com (u-1)" in ann.get("/audit").text

@@ -389,6 +389,19 @@ def test_a_query_is_repeated(fails: int | None, gateway: Gateway, connected: Con
     assert connected(VIEWER).pauses() == ()
 
 
+def test_a_query_is_not_repeated_after_the_patience_of_its_caller(
+    gateway: Gateway, served: tuple[Gateway, str], recorded: Recorded, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("joblane.inspector.remote.PAUSES_SECONDS", (0.0, 9.0))
+    gateway.fails = [503, 503]
+    remote = RemoteInspector(
+        served[1], stage="dev", prefix="acme", region=REGION, credentials=VIEWER.credentials, patience_seconds=5
+    )
+    with pytest.raises(LocalError, match="is answered with 503"):
+        remote.pauses()
+    assert (gateway.fails, recorded.calls) == ([], [])
+
+
 @pytest.mark.parametrize("fails", [None, 500, 502, 503, 504])
 def test_an_action_that_may_have_arrived_is_not_repeated(
     fails: int | None, gateway: Gateway, connected: Connected, recorded: Recorded
