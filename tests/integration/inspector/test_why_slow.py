@@ -205,7 +205,7 @@ def test_a_pause_of_a_tenant_with_few_of_many_due_tasks_is_named(deployed: World
         " where table_schema = 'joblane' and table_name = 'tasks' and column_name not in ('id', 'tenant')"
     )
     deployed.run(
-        f"insert into joblane.tasks (id, tenant, {columns[0]})"  # noqa: S608
+        f"insert into joblane.tasks (id, tenant, {columns[0]})"
         f" select 't' || n, 'tenant' || n / 2, {columns[0]} from joblane.tasks, generate_series(0, 1021) as n"
     )
     inspector.pause(PauseScope.TENANT, "acme")
