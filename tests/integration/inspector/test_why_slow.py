@@ -229,3 +229,8 @@ def test_a_late_sweep_is_named(deployed: World, scope: Scope) -> None:
 def test_a_name_that_is_no_type_is_refused_with_the_nearest(deployed: World, inspector: Inspector, name: Any) -> None:
     with pytest.raises(SelectionError, match="there is no task type"):
         inspector.why_slow(name)
+
+
+def test_a_type_in_capital_letters_is_not_far(deployed: World, inspector: Inspector) -> None:
+    with pytest.raises(SelectionError, match="Did you mean 'sample:one'"):
+        inspector.why_slow(sample_one.type.upper())
