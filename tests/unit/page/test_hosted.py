@@ -19,7 +19,7 @@ from botocore.exceptions import ClientError
 
 from joblane.cdk.packaging import LEFT_OUT_OF_PAGE, LIBRARY, _sources
 from joblane.page.hosted import entry
-from joblane.page.hosted.issuer import IssuerUnavailableError
+from joblane.page.hosted.issuer import IssuerUnavailableError, _is_safe
 from joblane.page.hosted.key import client_secret, session_key
 from joblane.project import LOCKS
 
@@ -101,6 +101,24 @@ def test_the_key_is_made_once_and_by_one_process() -> None:
 def test_a_key_that_is_too_short_is_not_used(value: str) -> None:
     with pytest.raises(ValueError, match=r"32 bytes|base64-encoded"):
         session_key("/acme/page-key", Store(value))
+
+
+@pytest.mark.parametrize(
+    ("url", "issuer", "safe"),
+    [
+        ("https://id.example.com/token", "https://id.example.com", True),
+        ("https://tokens.example.com", "https://id.example.com", True),
+        ("http://127.0.0.1:9001/token", "http://127.0.0.1:8080", True),
+        ("http://127.0.0.1:9001/2018-06-01/runtime/invocation/next", "https://id.example.com", False),
+        ("http://localhost/token", "https://id.example.com", False),
+        ("javascript://localhost/%0aalert(1)", "http://127.0.0.1:8080", False),
+        ("http://id.example.com/token", "http://127.0.0.1:8080", False),
+        ("https:///token", "https://id.example.com", False),
+        (None, "https://id.example.com", False),
+    ],
+)
+def test_an_issuer_leads_to_https_only(url: object, issuer: str, safe: bool) -> None:
+    assert _is_safe(url, issuer) is safe
 
 
 def test_a_secret_that_cannot_be_read_is_named_by_the_error_of_aws_only() -> None:

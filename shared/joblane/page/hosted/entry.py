@@ -7,7 +7,7 @@ import os
 import time
 import traceback
 from collections.abc import Callable
-from functools import cache
+from functools import cache, partial
 from typing import TYPE_CHECKING, Any, cast
 
 from starlette.applications import Starlette
@@ -32,6 +32,8 @@ if TYPE_CHECKING:
     from botocore.credentials import Credentials
 
 NOTICE_SECONDS = 60
+AWS_SECONDS, AWS_ATTEMPTS = 3, 2
+"""Limits of a request for the key of sessions, or for the client's secret. Those of botocore are 60 and 5."""
 READ_SECONDS, PATIENCE_SECONDS = 20, 5
 """Limits of a request to the control API, so that the function answers within API Gateway's 30 seconds."""
 
@@ -82,9 +84,12 @@ def build(
 @cache
 def page() -> Starlette:
     """The page of this process."""
+    from botocore.config import Config
     from botocore.session import Session
 
     configuration, session = Configuration.of_environment(), Session()
+    limits = Config(connect_timeout=AWS_SECONDS, read_timeout=AWS_SECONDS, retries={"total_max_attempts": AWS_ATTEMPTS})
+    clients = partial(session.create_client, config=limits)
     arn = configuration.client_secret
     remote = RemoteInspector(
         configuration.control_url,
@@ -97,8 +102,8 @@ def page() -> Starlette:
     )
     return build(
         configuration,
-        key=session_key(configuration.key_parameter, session.create_client("ssm")),
-        secret=(lambda: client_secret(arn, session.create_client)) if arn else None,
+        key=session_key(configuration.key_parameter, clients("ssm")),
+        secret=(lambda: client_secret(arn, clients)) if arn else None,
         remote=remote,
     )
 
