@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import json
 import logging
 import os
@@ -57,50 +56,27 @@ def test_the_zip_has_all_that_the_function_imports(tmp_path: Path) -> None:
     assert {"pyjwt", "starlette", "jinja2"} <= used
 
 
-class MissingError(Exception):
-    pass
+class Secrets:
+    """Secrets Manager with one secret."""
+
+    def __init__(self, text: str) -> None:
+        self.text = text
+
+    def get_secret_value(self, SecretId: str) -> dict[str, Any]:  # noqa: N803
+        assert SecretId == "arn:key"
+        return {"SecretString": self.text}
 
 
-class ExistsError(Exception):
-    pass
+def test_the_key_of_sessions_is_from_the_whole_secret() -> None:
+    keys = {session_key("arn:key", Secrets(text)) for text in ("a" * 64, "a" * 64, f"{'a' * 63}b")}
+    assert {len(key) for key in keys} == {32}
+    assert len(keys) == 2
 
 
-class Store:
-    """Parameter Store with one parameter. ``faster``: another process writes this value first."""
-
-    class exceptions:  # noqa: N801
-        ParameterNotFound, ParameterAlreadyExists = MissingError, ExistsError
-
-    def __init__(self, value: str | None = None, faster: str | None = None) -> None:
-        self.value, self.faster, self.written = value, faster, 0
-
-    def get_parameter(self, Name: str, WithDecryption: bool) -> dict[str, Any]:  # noqa: N803
-        assert (Name, WithDecryption) == ("/acme/page-key", True)
-        if self.value is None:
-            raise MissingError
-        return {"Parameter": {"Value": self.value}}
-
-    def put_parameter(self, Name: str, Value: str, Type: str, Overwrite: bool) -> None:  # noqa: N803
-        assert (Type, Overwrite) == ("SecureString", False)
-        if self.faster is not None:
-            self.value = self.faster
-            raise ExistsError
-        self.written += 1
-        self.value = Value
-
-
-def test_the_key_is_made_once_and_by_one_process() -> None:
-    store = Store()
-    key = session_key("/acme/page-key", store)
-    assert (len(key), store.written, session_key("/acme/page-key", store)) == (32, 1, key)
-    slower = Store(faster=base64.b64encode(b"x" * 32).decode())
-    assert session_key("/acme/page-key", slower) == b"x" * 32
-
-
-@pytest.mark.parametrize("value", ["x", base64.b64encode(b"short").decode()])
-def test_a_key_that_is_too_short_is_not_used(value: str) -> None:
-    with pytest.raises(ValueError, match=r"32 bytes|base64-encoded"):
-        session_key("/acme/page-key", Store(value))
+@pytest.mark.parametrize("text", ["", "a" * 63])
+def test_a_key_that_is_too_short_is_not_used(text: str) -> None:
+    with pytest.raises(ValueError, match="secret arn:key: 64 characters are required"):
+        session_key("arn:key", Secrets(text))
 
 
 @pytest.mark.parametrize(

@@ -102,7 +102,7 @@ def page() -> Starlette:
     )
     return build(
         configuration,
-        key=session_key(configuration.key_parameter, clients("ssm")),
+        key=session_key(configuration.key_secret, clients("secretsmanager")),
         secret=(lambda: client_secret(arn, clients)) if arn else None,
         remote=remote,
     )
