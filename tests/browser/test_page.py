@@ -421,8 +421,20 @@ def test_a_bulk_cancel_is_counted_confirmed_and_followed_to_its_end(visit: Visit
 
 
 def test_a_bulk_action_is_stopped(visit: Visit, site: Site) -> None:
-    page = visit().go("/bulk/new?action=retry&which=all&state=cancelled")
-    page.get_by_role("button", name=re.compile("Retry .* task")).click()
+    # given a second click before the stage has answered, which starts no second action
+    page, sent = visit().go("/bulk/new?action=retry&which=all&state=cancelled"), list[str]()
+    page.on("request", lambda request: sent.append(request.url) if request.method == "POST" else None)
+    stage = site.world.database.another()
+    stage.get().execute_simple("begin; lock table joblane.bulks in share mode")
+    button = page.get_by_role("button", name=re.compile("Retry .* task"))
+    with page.expect_request("**/bulk/start"):
+        button.click(no_wait_after=True)
+    page.mouse.down()
+    page.mouse.up()
+    stage.close()
+    expect(page.get_by_text("Started: retry of")).to_be_visible()
+    assert len(sent) == 1
+    # then it can be stopped
     page.get_by_role("button", name="Abort").click()
     expect(page.get_by_text("aborted by ann@desk")).to_be_visible()
     expect(page.locator(".state.stopped")).to_be_visible()
