@@ -223,7 +223,7 @@ class Preset(Payload):
     token: Secret = "s3cret-1"
     pin: Annotated[int | None, Redacted] = Field(None, examples=["s3cret-2"])
     card: Card = Card(number="s3cret-3", holder="Ann")
-    more: dict[str, Any] = {"token": "s3cret-4", "default": 1}
+    more: dict[str, Any] = Field({"token": "s3cret-4", "default": 1})
     default: Literal["number"] = "number"
 
 
