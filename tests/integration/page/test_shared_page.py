@@ -12,10 +12,12 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
 from typing import Any, cast
+from urllib.parse import urlencode
 
 import jwt
 import pytest
 
+from joblane.inspector.filter import BulkAction, Filter, PauseScope
 from joblane.inspector.inspector import Inspector
 from joblane.inspector.permission import Permission, permission_of
 from joblane.inspector.person import Person
@@ -27,7 +29,9 @@ from joblane.page.hosted.guard import SESSION, SIGN_IN
 from joblane.page.hosted.signing import Signer
 from joblane.page.rendering import static
 from joblane.page.views.find import COOKIE
+from joblane.record.limit_status import LimitKind
 from joblane.record.states import State
+from tests.builders import views
 from tests.inspector import FakeInspector
 from tests.oidc import CLIENT, Answer, LocalIssuer, SigningKey, Visitor, serving, shared_configuration
 
@@ -273,14 +277,31 @@ def test_a_role_does_what_it_includes_and_nothing_else(visitor: Visitor, remote:
 
 
 @pytest.mark.parametrize("role", Permission)
-def test_every_role_sees_every_page_and_only_forms_that_it_may_send(visitor: Visitor, role: Permission) -> None:
+def test_every_role_sees_every_page_and_just_the_forms_that_it_may_send(
+    visitor: Visitor, remote: Remote, role: Permission
+) -> None:
+    # given a stage in which each action is possible
+    stub = remote.stub
+    stub.rows = [views.task_row(id="one"), views.task_row(id="two")]
+    stub.groups = list(views.dead().groups)
+    stub.batched = [views.batch(row=views.batch_row(id="import-7", sealed_at=None))]
+    stub.answers["types"] = (views.type_view(ordered=True),)
+    stub.limited = [views.limit("data:export", "a", LimitKind.KEY)]
+    stub.bulk(BulkAction.CANCEL, Filter(), rate=1)
+    stub.pause(PauseScope.QUEUE, "low")
     signed_in(visitor, GROUPS[role])
+    seen = set[str]()
     for path in PAGES:
-        answer = visitor.get(f"{path}?id=one&action=cancel&type=a:b&name=x&fingerprint=f1")
-        assert answer.status in (200, 400, 404), path
-        forms = set(re.findall(r'<form method="post" action="([^"]*)"', answer.text))
-        for form in forms - {"/sign-out"}:
-            assert FORMS[form][0] in list(Permission)[: list(Permission).index(role) + 1], path
+        id_ = {"/bulk/show": "b", "/batches/show": "import-7"}.get(path, "one")
+        # when
+        chosen = {"action": "retry"} if path == "/bulk/new" else {"type": "data:export"}
+        more = {"name": "data:export", "key": "a", "fingerprint": views.FINGERPRINT}
+        answer = visitor.get(f"{path}?{urlencode({'id': id_, **chosen, **more})}")
+        assert answer.status == 200, path
+        seen |= set(re.findall(r'<form method="post" action="([^"]*)"', answer.text))
+    # then
+    may = list(Permission)[: list(Permission).index(role) + 1]
+    assert seen == {"/sign-out", *(path for path, (needed, _) in FORMS.items() if needed in may)}
 
 
 def test_nobody_sees_or_does_anything_without_a_session(visitor: Visitor, remote: Remote) -> None:
