@@ -26,9 +26,11 @@ endif
 LOCKS := shared/joblane/locks
 TOOLS := .joblane/tools
 UV := $(TOOLS)/bin/uv
-ENVIRONMENT := PATH="$(CURDIR)/$(TOOLS)/bin:$(CURDIR)/.venv/bin:$$PATH" JSII_NODE="$(CURDIR)/$(TOOLS)/bin/node" \
-	JSII_RUNTIME_PACKAGE_CACHE_ROOT="$(CURDIR)/.joblane/cache/jsii"
+JSII := JSII_NODE="$(CURDIR)/$(TOOLS)/bin/node" JSII_RUNTIME_PACKAGE_CACHE_ROOT="$(CURDIR)/.joblane/cache/jsii"
+ENVIRONMENT := PATH="$(CURDIR)/$(TOOLS)/bin:$(CURDIR)/.venv/bin:$$PATH" $(JSII)
 RUN := $(ENVIRONMENT) .venv/bin/python -m
+# Without .venv/bin on the path, as in the shell of the caller: so the commands that it prints are those that this shell finds.
+JOBLANE := PATH="$(CURDIR)/$(TOOLS)/bin:$$PATH" $(JSII) .venv/bin/python -m joblane.cli.main
 # Long tests first, so that no worker runs one of them alone at the end. Two workers more than there are processors: a test
 # spends a part of its time waiting for other processes, and three workers have used two processors to 80 %.
 TESTS ?= tests/faults tests/e2e tests/browser tests/infra tests/integration tests/unit
@@ -43,16 +45,16 @@ demo: .venv/.run ## Run the platform's jobs on a local stack, and show the resul
 	@$(RUN) saas.demo
 
 up: .venv/.run ## Start the local stack and leave it running; other programs connect with .joblane/env
-	@$(RUN) joblane.cli.main up
+	@$(JOBLANE) up
 
 dev: .venv/.run ## Run the platform's jobs here without a deploy, and reload on save; Ctrl-C stops it
-	@$(RUN) joblane.cli.main dev
+	@$(JOBLANE) dev
 
 down: .venv/.run ## Stop the local stack
-	@$(RUN) joblane.cli.main down
+	@$(JOBLANE) down
 
 status: .venv/.run ## Show which parts of the local stack run
-	@$(RUN) joblane.cli.main status || [ $$? -eq 3 ]
+	@$(JOBLANE) status || [ $$? -eq 3 ]
 
 test: ## Check, then run all tests
 	@$(MAKE) --jobs 2 check modules

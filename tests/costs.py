@@ -47,7 +47,7 @@ def additions() -> list[Line]:
         Line("An alarm of one metric", 1, "Alarm"),
         Line("A dashboard", 1, "Dashboard"),
         Line("The key of the alarms' topics", 1, "Key"),
-        Line("`page`, while nobody looks: its key is in Parameter Store", 0, "HTTP API request"),
+        Line("`page`, while nobody looks: the key of its sessions", 1, "Secret"),
         Line("`page`: an overview that is visible for 8 hours a day", 2 * refreshes, "HTTP API request"),
         Line("`page`: the same, its invocations and those of the control API", 2 * refreshes, "Lambda request"),
         Line("`page`: the same, GB-seconds", refreshes * seconds * (1024 + 512) / 1024, "Lambda GB-second"),

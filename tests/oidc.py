@@ -191,7 +191,7 @@ def shared_configuration(issuer: LocalIssuer, address: str) -> Configuration:
         prefix="jobs-prod",
         url=address,
         control_url="https://control.example.org",
-        key_parameter="/jobs-prod/page-key",
+        key_secret="arn:aws:secretsmanager:eu-central-1:111122223333:secret:key-AbCdEf",
         issuer=issuer.url,
         client_id=CLIENT,
         client_secret=None,

@@ -37,5 +37,6 @@ def _git(folder: Path, *arguments: str) -> str | None:
 
 
 def _line(text: str) -> str | None:
+    """CloudFormation would replace ``{{…}}`` in a template by the value of a parameter."""
     line = " ".join(text.split())[:MOST]
-    return line if line.isprintable() and line else None
+    return line if line.isprintable() and line and "{{" not in line else None

@@ -45,6 +45,32 @@ def unmarked(schema: Any) -> Any:
     return [unmarked(part) for part in schema] if isinstance(schema, list) else schema
 
 
+def shown_schema(model: type[BaseModel], schema: Mapping[str, Any]) -> Any:
+    """Return the JSON Schema of a payload with masks in place of the defaults of redacted fields, without examples."""
+    names = redacted_names(model)
+    return _shown(names, schema) if names else schema
+
+
+def _shown(names: Collection[str], part: Any, *, is_masked: bool = False) -> Any:
+    """``is_masked``: ``part`` is the schema of a redacted field."""
+    if isinstance(part, list):
+        return [_shown(names, one) for one in part]
+    if not isinstance(part, Mapping):
+        return part
+    found = {key: one for key, one in part.items() if key != "examples"}
+    for key, one in found.items():
+        if key in ("properties", "$defs"):  # the keys in these are names
+            found[key] = {
+                name: _shown(names, inner, is_masked=key == "properties" and name in names)
+                for name, inner in one.items()
+            }
+        elif key == "default":
+            found[key] = MASK if is_masked and one is not None else _masked(names, one)
+        elif key not in ("const", "enum"):
+            found[key] = _shown(names, one)
+    return found
+
+
 def check_marks(where: str, model: type[BaseModel]) -> None:
     """Refuse marks on fields without a name. Raises :class:`DeclarationError`."""
     kinds: list[Any] = [model]

@@ -110,11 +110,20 @@ _WEEKDAY = _Field("day-of-week", 0, 7, ("SUN", "MON", "TUE", "WED", "THU", "FRI"
 def values_of(text: str) -> tuple[frozenset[int], ...]:
     """Return minutes, hours, days of the month, months, and days of the week from Sunday, which is 0.
 
-    ``text``: the text of a :class:`Schedule`.
+    If both kinds of days are limited, either may match. ``text``: the text of a :class:`Schedule`.
     """
     fields = (_MINUTE, _HOUR, _DAY, _MONTH, _WEEKDAY)
-    *others, weekdays = (field.values(part) for field, part in zip(fields, text.split(), strict=True))
-    return (*others, frozenset(number % 7 for number in weekdays))
+    *others, days, months, weekdays = (field.values(part) for field, part in zip(fields, text.split(), strict=True))
+    weekdays = frozenset(number % 7 for number in weekdays)
+    if not _both_must_match(text) and (len(days) == 31 or len(weekdays) == 7):  # "1-31 * MON" is every day
+        days, weekdays = _DAY.values("*"), frozenset(range(7))
+    return (*others, days, months, weekdays)
+
+
+def _both_must_match(text: str) -> bool:
+    """True if a day field starts with ``*``: a day has to match both day fields."""
+    _, _, days, _, weekdays = text.split()
+    return days.startswith("*") or weekdays.startswith("*")
 
 
 def _translate(text: str) -> tuple[str, ...]:
@@ -123,26 +132,23 @@ def _translate(text: str) -> tuple[str, ...]:
     On a day that both match, both fire at the same time. The tick's id, made of schedule and time, is then the same, so
     the task runs once. Raises ValueError with the name of the wrong field.
     """
-    minute_text, hour_text, day_text, month_text, weekday_text = text.split()
-    clock = f"{_written(_MINUTE.values(minute_text), 0, 59)} {_written(_HOUR.values(hour_text), 0, 23)}"
-    days, months = _DAY.values(day_text), _MONTH.values(month_text)
-    weekdays = {number % 7 for number in _WEEKDAY.values(weekday_text)}
+    minutes, hours, days, months, weekdays = values_of(text)
+    _, _, day_text, month_text, weekday_text = text.split()
+    clock = f"{_written(minutes, 0, 59)} {_written(hours, 0, 23)}"
     # Refused with a weekday, too: "0 0 31 2 MON" is valid cron for Mondays, and surely a mistake.
-    if min(days) > max(_LONGEST_MONTH[month] for month in months):
+    if min(_DAY.values(day_text)) > max(_LONGEST_MONTH[month] for month in months):
         raise ValueError(f"day-of-month {day_text!r} never comes in month {month_text!r}: name a day that month has")
 
     month = _written(months, 1, 12)
     every_day, every_weekday = len(days) == 31, len(weekdays) == 7
     by_date = f"cron({clock} {_written(days, 1, 31)} {month} ? *)"
     by_weekday = f"cron({clock} ? {month} {_written(weekdays, 0, 6, _WEEKDAY.names)} *)"
-    if not day_text.startswith("*") and not weekday_text.startswith("*"):  # either may match
-        if every_day or every_weekday:
-            return (f"cron({clock} * {month} ? *)",)
-        return by_date, by_weekday
     if every_weekday:
         return (by_date,)
     if every_day:
         return (by_weekday,)
+    if not _both_must_match(text):
+        return by_date, by_weekday
     raise ValueError(
         f"day-of-month {day_text!r} and day-of-week {weekday_text!r}: where one of them starts with '*', cron wants "
         "both to match, and EventBridge cannot; leave one as '*' and let the task look at the date"

@@ -16,6 +16,7 @@ from joblane.inspector.durations import stamp
 from joblane.inspector.filter import Filter
 from joblane.inspector.inspector import Inspector
 from joblane.inspector.person import Person
+from joblane.options import MAX_TAG
 from joblane.page.hosted.entry import build
 from joblane.page.hosted.event import respond
 from joblane.page.rendering import as_json
@@ -420,8 +421,20 @@ def test_a_bulk_cancel_is_counted_confirmed_and_followed_to_its_end(visit: Visit
 
 
 def test_a_bulk_action_is_stopped(visit: Visit, site: Site) -> None:
-    page = visit().go("/bulk/new?action=retry&which=all&state=cancelled")
-    page.get_by_role("button", name=re.compile("Retry .* task")).click()
+    # given a second click before the stage has answered, which starts no second action
+    page, sent = visit().go("/bulk/new?action=retry&which=all&state=cancelled"), list[str]()
+    page.on("request", lambda request: sent.append(request.url) if request.method == "POST" else None)
+    stage = site.world.database.another()
+    stage.get().execute_simple("begin; lock table joblane.bulks in share mode")
+    button = page.get_by_role("button", name=re.compile("Retry .* task"))
+    with page.expect_request("**/bulk/start"):
+        button.click(no_wait_after=True)
+    page.mouse.down()
+    page.mouse.up()
+    stage.close()
+    expect(page.get_by_text("Started: retry of")).to_be_visible()
+    assert len(sent) == 1
+    # then it can be stopped
     page.get_by_role("button", name="Abort").click()
     expect(page.get_by_text("aborted by ann@desk")).to_be_visible()
     expect(page.locator(".state.stopped")).to_be_visible()
@@ -580,7 +593,7 @@ def test_every_page_is_readable_in_light_and_dark_mode_and_on_a_phone(
         page = visitor.go(address)
         page.evaluate("document.querySelectorAll('details:not(.menu)').forEach(one => one.open = true)")
         visitor.keep(f"{kind}-{name}")
-        width, seen = page.evaluate("[document.documentElement.scrollWidth, innerWidth]")
+        width, seen = page.evaluate("[document.documentElement.scrollWidth, document.documentElement.clientWidth]")
         assert width <= seen, f"{kind} scrolls sideways"
         if name == "light" or (name == "dark" and kind in COLOURFUL):
             page.evaluate(axe)
@@ -597,6 +610,20 @@ def test_on_a_phone_the_links_to_all_areas_are_visible(visit: Visit, width: int)
         visitor.go(path)
         for link in page.get_by_role("navigation", name="Areas").get_by_role("link").all():
             expect(link).to_be_in_viewport(ratio=1)
+
+
+def test_the_longest_names_fit_on_a_phone(visit: Visit, site: Site) -> None:
+    # given
+    tenant, tag, id_ = "t" * 128, "g" * MAX_TAG, any_task(site, State.COMPLETED)
+    site.world.run("update joblane.tasks set tenant = $2, tags = array[$3] where id = $1", id_, tenant, tag)
+    visitor = visit(**PHONE)
+    for path in (f"/task?id={id_}", f"/runs?tenant={tenant}", "/tenants"):
+        # when
+        page = visitor.go(path)
+        page.evaluate("document.querySelectorAll('details').forEach(one => one.open = true)")
+        # then
+        width, seen = page.evaluate("[document.documentElement.scrollWidth, document.documentElement.clientWidth]")
+        assert width <= seen, path
 
 
 def test_a_team_signs_in_and_a_deep_link_ends_at_the_task(browser: Browser, site: Site, axe: str) -> None:
@@ -629,7 +656,7 @@ def test_a_team_signs_in_and_a_deep_link_ends_at_the_task(browser: Browser, site
 
 
 def _is_readable(page: Page, axe: str) -> None:
-    width, seen = page.evaluate("[document.documentElement.scrollWidth, innerWidth]")
+    width, seen = page.evaluate("[document.documentElement.scrollWidth, document.documentElement.clientWidth]")
     assert width <= seen
     page.evaluate(axe)
     found = page.evaluate("rules => axe.run(document, {runOnly: rules, resultTypes: []})", RULES["light"])

@@ -86,8 +86,10 @@ def test_every_stack_has_less_than_500_resources_and_a_template_that_is_accepted
 def test_the_texts_of_alarms_fit_and_have_the_address_of_the_page(monitored: Monitored) -> None:
     template = whole(monitored(), STACK)
     assert all_problems(template, PREFIX) == []
-    for alarm in alarms_of(template).values():
-        assert f"\nPage: {PAGE_URL}/" in text_of(alarm["AlarmDescription"])
+    texts = {name: text_of(alarm["AlarmDescription"]) for name, alarm in alarms_of(template).items()}
+    assert [name for name, text in texts.items() if f"\nPage: {PAGE_URL}/" not in text] == []
+    (stuck,) = (text for name, text in texts.items() if name.endswith("-stuck-lease"))
+    assert f"\nPage: {PAGE_URL}/tasks?lease_over=yes\n" in stuck
     # the address may be a dynamic reference
     assert max(json.dumps(each).count(PAGE_URL) for each in monitored().values()) <= MAX_DYNAMIC_REFERENCES / 2
 

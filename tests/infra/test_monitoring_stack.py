@@ -21,6 +21,7 @@ from joblane.cdk.partition import part_of
 from joblane.cdk.settings.apis import Monitoring
 from joblane.cdk.summary import concurrency
 from joblane.cdk.watching.alarms import MAX_DESCRIPTION, MAX_METRICS, Alarm, Links, Topic, longest_gap
+from joblane.cdk.watching.dashboard import DEPLOYS, FINDINGS
 from joblane.cdk.watching.of_lanes import alarms_of_part
 from joblane.cdk.watching.of_stage import alarms_of_stage
 from joblane.cdk.watching.queries import QUERIES
@@ -520,6 +521,7 @@ def test_the_dashboard_begins_with_six_numbers_and_has_limits_and_deploys(prod: 
     assert [each["title"] for each in numbers if "24 h" in each["title"]] == [
         each["title"] for each in numbers if (each.get("start"), each.get("setPeriodToTimeRange")) == ("-P1D", True)
     ]
+    assert numbers[3]["metrics"][0][0]["expression"] == "IF(swept >= 0, FILL(due, 0))"  # no 0 before a sweep says so
     titled = {each["properties"]["title"]: each["properties"] for each in widgets if "title" in each["properties"]}
     for percentile in ("p50", "p95", "p99"):
         for name in ("wait", "duration"):
@@ -552,6 +554,9 @@ def test_the_saved_queries_search_the_logs_of_every_function(prod: Template, fun
         assert sorted(entry["LogGroupNames"]) == [f"/aws/lambda/{function}" for function in functions]
     assert {name for name, text in QUERIES.items() if "task_id" in text} >= {"Slowest runs", "Failures by tenant"}
     assert [name for name, text in QUERIES.items() if "max(@timestamp)" in text] == []  # shown in milliseconds
+    for text in (*QUERIES.values(), DEPLOYS, FINDINGS):
+        for fields in re.findall(r"^(?:\| )?fields (.+(?:\n {4}.+)*)", text, re.M):
+            assert {"by", "as", "in", "like", "and", "or", "not"}.isdisjoint(re.split(r",\s*", fields))  # keywords
 
 
 @pytest.mark.parametrize(

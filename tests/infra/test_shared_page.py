@@ -10,6 +10,7 @@ import pytest
 from joblane.cdk.app import Synthesised
 from joblane.cdk.errors import StageError
 from joblane.page.hosted.configuration import VARIABLE, Configuration
+from joblane.page.hosted.entry import ANSWER_SECONDS
 from tests.infra import templates
 from tests.infra.conftest import Synth
 from tests.infra.templates import Template
@@ -47,6 +48,17 @@ def control_api(template: Template) -> str:
     return next(logical_id for logical_id, api in found if api["Name"] == "acme-control")
 
 
+def key_of_sessions(template: Template) -> str:
+    ((logical_id, _),) = templates.of_type(template, "AWS::SecretsManager::Secret").items()
+    return logical_id
+
+
+def test_the_key_of_sessions_is_no_parameter_that_every_reader_may_read(template: Template) -> None:
+    secret = templates.of_type(template, "AWS::SecretsManager::Secret")[key_of_sessions(template)]
+    assert secret["GenerateSecretString"] == {"ExcludePunctuation": True, "PasswordLength": 64}
+    assert {"Name", "SecretString"} & secret.keys() == set()
+
+
 def test_the_role_may_do_exactly_what_the_page_needs(template: Template) -> None:
     # given the only role of the stack
     ((_, role),) = templates.of_type(template, "AWS::IAM::Role").items()
@@ -70,12 +82,8 @@ def test_the_role_may_do_exactly_what_the_page_needs(template: Template) -> None
             ("Allow", "execute-api:Invoke", f"{api}/*/POST/{permission}/*")
             for permission in ("edit", "operate", "view")
         ),
-        (
-            "Allow",
-            ["ssm:GetParameter", "ssm:PutParameter"],
-            f"arn:${{AWS::Partition}}:ssm:{here}:parameter/acme/page-key",
-        ),
         ("Allow", "secretsmanager:GetSecretValue", SECRET),
+        ("Allow", "secretsmanager:GetSecretValue", key_of_sessions(template)),
     ]
     assert "ManagedPolicyArns" not in role
     assert [each["Principal"] for each in role["AssumeRolePolicyDocument"]["Statement"]] == [
@@ -98,13 +106,13 @@ def test_the_function_is_in_no_network_and_its_configuration_has_no_secret(templ
     function = templates.functions(template)["acme-page"]
     assert "VpcConfig" not in function
     assert "Layers" not in function
-    assert function["Timeout"] < 30
+    assert ANSWER_SECONDS < function["Timeout"] < 30
     assert function["ReservedConcurrentExecutions"] == 4
     ((name, value),) = function["Environment"]["Variables"].items()
     assert name == VARIABLE
     configuration = Configuration.of_text(templates.target(template, value))
     assert configuration.groups == {"view": ("readers",), "operate": ("ops",), "edit": ()}
-    assert (configuration.client_secret, configuration.key_parameter) == (SECRET, "/acme/page-key")
+    assert (configuration.client_secret, configuration.key_secret) == (SECRET, key_of_sessions(template))
     apis = templates.of_type(template, "AWS::ApiGatewayV2::Api")
     assert apis[configuration.control_url]["Name"] == "acme-control"
     assert apis[configuration.url]["Name"] == "acme-page"

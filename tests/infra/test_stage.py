@@ -291,8 +291,13 @@ def test_monitoring_of_a_local_stage_is_refused() -> None:
 @pytest.mark.parametrize(
     ("monitoring", "problem"),
     [
-        ({"email": "nobody"}, "monitoring.email: "),
-        ({}, 'monitoring.email: an address is required, because the removal of this stage is "retain"; or set "off"'),
+        ({"email": "nobody"}, 'monitoring.email: one address such as on-call@example.com, or "off", is required'),
+        ({"email": "a@b.c, d@e.f"}, 'monitoring.email: one address such as on-call@example.com, or "off", is required'),
+        ({"email": "off", "later_email": ""}, "monitoring.later_email: one address "),
+        ({"slack": {"workspace_id": "T01", "channel_id": "#ops"}}, "channel_id: the id of a channel such as C0456EFGH"),
+        ({"slack": {"workspace_id": "ops", "channel_id": "C01"}}, "workspace_id: the id of a workspace such as T0123"),
+        ({"email": "off", "runbook_url": "https://w/#a"}, "monitoring.runbook_url: an address without # is required"),
+        ({}, 'monitoring.email: an address is required, because the removal of this stage is "retain"; or set slack'),
         ({"email": "off", "detail": "all"}, r"monitoring\.detail: "),
         (
             {"email": "off", "detail": "stage", "failing_percent": 30},
@@ -307,6 +312,12 @@ def test_monitoring_of_a_local_stage_is_refused() -> None:
 def test_a_wrong_threshold_is_refused_by_its_name(monitoring: dict[str, Any], problem: str) -> None:
     with pytest.raises(StageError, match=problem):
         load(monitoring=monitoring)
+
+
+@pytest.mark.parametrize("version", ["", "v 1", "v1\n", "x" * 65])
+def test_a_wrong_version_is_refused(version: str) -> None:
+    with pytest.raises(StageError, match="version: 1 to 64 ASCII characters without spaces are required"):
+        load(version=version)
 
 
 def test_a_stage_that_can_be_deleted_needs_no_address_for_its_alarms() -> None:

@@ -85,7 +85,7 @@ class Card(BaseModel):
 
 class Login(Payload):
     how: str
-    token: Annotated[str, Redacted, Field(max_length=100)]
+    token: Annotated[str, Redacted, Field(max_length=100)] = f"{PLANTED}-default-{TAIL}"
     cards: list[Card] = Field(default_factory=list)
 
     @field_validator("token")

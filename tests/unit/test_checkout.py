@@ -43,6 +43,7 @@ def test_the_deployer_is_the_person_of_the_ci_run_else_of_git(repository: Path) 
     assert deployer(repository, {}) == "Ann Lee"
     assert deployer(repository, {"GITHUB_ACTOR": "  bob "}) == "bob"
     assert deployer(repository, {"GITHUB_ACTOR": "a\x00b"}) == "Ann Lee"
+    assert deployer(repository, {"BUILDKITE_BUILD_CREATOR": "{{resolve:ssm:/jobs/name}}"}) == "Ann Lee"
     assert len(deployer(repository, {"GITHUB_ACTOR": "b" * 1000}) or "") == 100
 
 

@@ -53,6 +53,7 @@ BUILT_IN = {
     "set",
     ".",
     "export",
+    "unset",
     "cd",
     "git",
     "cp",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, NamedTuple, TypedDict
 
@@ -11,7 +12,7 @@ from pydantic.dataclasses import dataclass as checked_dataclass
 
 from joblane import Payload, Redacted, TaskContext, task
 from joblane.errors import PayloadError
-from joblane.redaction import MARK, MASK, masked, redacted_names, restored, unmarked
+from joblane.redaction import MARK, MASK, masked, redacted_names, restored, shown_schema, unmarked
 
 Secret = Annotated[str, Redacted]
 
@@ -216,6 +217,33 @@ def test_the_schema_marks_redacted_fields() -> None:
     assert schema["properties"]["pin"][MARK] is True
     assert schema["$defs"]["Card"]["properties"]["number"][MARK] is True
     assert MARK not in schema["properties"]["name"]
+
+
+class Preset(Payload):
+    token: Secret = "s3cret-1"
+    pin: Annotated[int | None, Redacted] = Field(None, examples=["s3cret-2"])
+    card: Card = Card(number="s3cret-3", holder="Ann")
+    more: dict[str, Any] = Field({"token": "s3cret-4", "default": 1})
+    default: Literal["number"] = "number"
+
+
+def test_the_schema_that_is_shown_has_no_default_of_a_redacted_field() -> None:
+    # when
+    schema = Preset.model_json_schema()
+    shown = shown_schema(Preset, schema)
+    # then
+    assert "s3cret" in json.dumps(schema)
+    assert "s3cret" not in json.dumps(shown)
+    defaults = {name: part.get("default") for name, part in shown["properties"].items()}
+    assert defaults == {
+        "token": MASK,
+        "pin": None,
+        "card": {"number": MASK, "holder": "Ann"},
+        "more": {"token": MASK, "default": 1},
+        "default": "number",
+    }
+    assert shown["$defs"] == schema["$defs"]
+    assert shown_schema(Payload, schema) is schema
 
 
 def test_redacting_a_field_does_not_change_the_schema_digest() -> None:

@@ -146,7 +146,7 @@ def test_every_metric_is_in_the_reference() -> None:
 def test_every_log_field_is_in_the_reference() -> None:
     rows = table(page("metrics-and-logs"), "Log fields")
     listed = {name for row in rows for name in CODE.findall(row[0])}
-    migrated = {"types", "revision", "newer", "version", "by"}  # of Migrated and the deploy, as a whole
+    migrated = {"types", "revision", "newer", "version", "deployed_by"}  # of Migrated and the deploy, as a whole
     assert listed == log_fields().keys() | migrated
 
 

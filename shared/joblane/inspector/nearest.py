@@ -8,5 +8,6 @@ from difflib import get_close_matches
 
 def meant(name: object, known: Iterable[str]) -> str:
     """The question for a name that is not known, with at most two of the known names. Empty: none is near."""
-    near = get_close_matches(str(name), [str(each) for each in known], n=2)
+    names = {str(each).lower(): str(each) for each in known}
+    near = [names[each] for each in get_close_matches(str(name).lower(), names, n=2)]
     return f"Did you mean {' or '.join(map(repr, near))}? " if near else ""

@@ -34,7 +34,8 @@ class Person:
 
     def header(self) -> str:
         """The value of :data:`HEADER`."""
-        return base64.urlsafe_b64encode(json.dumps({"name": self.name, "role": self.role}).encode()).decode()
+        text = json.dumps({"name": self.name, "role": self.role}, ensure_ascii=False)
+        return base64.urlsafe_b64encode(text.encode()).decode()
 
     @classmethod
     def of_header(cls, text: str) -> Person:

@@ -69,7 +69,12 @@ class RemoteInspector:
         self.page_url = page_url
 
     def on_behalf_of(self, person: Person) -> RemoteInspector:
-        """Return an inspector that acts for ``person``, with the same connections. Only the page's role may do it."""
+        """Return an inspector that acts for ``person``. Only the page's role may do it.
+
+        It does not use connections of before: the page's function is frozen between requests, and does not see that
+        one has ended. An action that is sent into such a connection would leave open if it was carried out.
+        """
+        self._http.close()
         acting = copy(self)
         acting._person = person
         return acting

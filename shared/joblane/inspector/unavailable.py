@@ -36,7 +36,7 @@ def translated_errors(scope: Scope) -> Iterator[None]:
                 raise
             raise translation from error
         finally:
-            if not scope.database.usable or not scope.connection.idle:
+            if not scope.database.usable or scope.database.in_transaction:
                 scope.database.drop()
 
 

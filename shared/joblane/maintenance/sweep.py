@@ -38,10 +38,11 @@ class Swept:
 
     ``paused``: due tasks that are paused. ``served``: tasks that waited for a limit although it had a slot for them.
     ``released``: tasks that waited for parents which had ended.
-    ``overdue``: the number of tasks that were due, not started and not paused.
-    ``waits``: type → the longest wait of these tasks in seconds. A task is overdue when it has been due for a minute.
-    After each further message it is not counted until its next ``sweep_at``. ``stuck``: runs whose lease ended ten
-    minutes ago and that no claim has found lost. The last three are ignored when two results are compared.
+    ``overdue``: the number of tasks that were due, not started and not paused. A task is overdue when it has been due
+    for a minute. After each further message it is not counted until its next ``sweep_at``.
+    ``waits``: type → the longest wait of these tasks in seconds, including those with a further message. ``stuck``:
+    runs whose lease ended ten minutes ago and that no claim has found lost. The last three are ignored when two
+    results are compared.
     """
 
     sent: int = 0

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from joblane.queues import Queue
 from joblane.record.conditions import UNPAUSED
 from joblane.record.connection import Connection
-from joblane.record.states import ENDED, LIVE_SQL, in_sql
+from joblane.record.states import ENDED, LIVE_SQL, WAITING, State, in_sql
 
 PAGE = 10_000
 """The most rows that one statement reads."""
@@ -39,8 +39,11 @@ select type, queue, max(created_at)::text, (array_agg(id))[count(*)], count(*),
                                  case when state <> 'active' then extract(epoch from now() - due_at)::float8 end,
                                  lease_until < now() - interval '{STUCK_AFTER_MINUTES} minutes'))
          filter (where sweep_at <= now() and state in {LIVE_SQL} and {UNPAUSED}),
-       json_agg(id) filter (where state in {in_sql(ENDED)})
-  from (select id, created_at, type, queue, tenant, state, due_at, sweep_at, lease_until from joblane.tasks
+       json_agg(id) filter (where state in {in_sql(ENDED)}),
+       max(extract(epoch from now() - due_at)::float8)
+         filter (where sends > 1 and sweep_at > now() and state in {in_sql(WAITING - {State.HELD})}
+                   and due_at < now() and {UNPAUSED})
+  from (select id, created_at, type, queue, tenant, state, due_at, sweep_at, lease_until, sends from joblane.tasks
          where finished_at is null and (created_at, id) > ($1::timestamptz, $2)
          order by created_at, id limit {PAGE}) as t
  group by type, queue
@@ -72,8 +75,9 @@ class Lane:
 class Walk:
     """The state of a walk. ``ended``: ids of tasks that were ended by hand. ``paused``: due tasks that are paused.
 
-    ``waits``: type → longest wait in seconds, of the tasks that are due, not started and not paused; ``overdue``: their
-    number. ``stuck``: runs whose lease ended :data:`STUCK_AFTER_MINUTES` ago and that are not paused.
+    ``waits``: type → longest wait in seconds, of the tasks that are due, not started and not paused; ``overdue``: the
+    number of those that the sweep has not sent again. ``stuck``: runs whose lease ended :data:`STUCK_AFTER_MINUTES` ago
+    and that are not paused.
     """
 
     connection: Connection
@@ -92,7 +96,7 @@ class Walk:
         if rows:
             self._position = (rows[0][2], rows[0][3])
         self.is_over = sum(row[4] for row in rows) < PAGE
-        for type_, queue, _, _, _, covered, due, found, ended in rows:
+        for type_, queue, _, _, _, covered, due, found, ended, sent_again in rows:
             lane = self._lanes.setdefault((queue, type_), Lane(type_, queue))
             lane.covered += covered
             self.paused += due - len(found or ())
@@ -105,7 +109,12 @@ class Walk:
                 self.stuck += bool(is_stuck)
                 if late is not None and late >= 0:
                     self.overdue += 1
-                    self.waits[type_] = max(self.waits.get(type_, 0), int(late))
+                    self._wait(type_, late)
+            if sent_again is not None:
+                self._wait(type_, sent_again)
+
+    def _wait(self, type_: str, seconds: float) -> None:
+        self.waits[type_] = max(self.waits.get(type_, 0), int(seconds))
 
     @property
     def is_full(self) -> bool:

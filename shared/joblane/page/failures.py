@@ -82,7 +82,8 @@ def _unexpected(request: Request, error: Exception) -> Response:
     """A bug in the page. Only its place is logged, as the error's text may hold confidential values."""
     frame = traceback.extract_tb(error.__traceback__)[-1]
     log.error("%s in %s, line %s", type(error).__name__, frame.filename, frame.lineno)
-    text = f"{type(error).__name__}: the terminal that runs the page shows where. The command line can do the same."
+    where = "the terminal that runs the page, or the log group of the shared page, shows where"
+    text = f"{type(error).__name__}: {where}. The command line can do the same."
     return problem(request, 500, "The page has a bug", text)
 
 

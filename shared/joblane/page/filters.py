@@ -19,8 +19,11 @@ Value = TypeVar("Value")
 TEXTS = ("tenant", "tag", "error", "fingerprint", "parent")
 AGES = (("newer", "older", "created"), ("ended_newer", "ended_older", "ended"))
 """Fields of ages or times, and the times of the filter."""
-SHOWN = ("state", "type", "queue", "id", *TEXTS, "newer", "older", "ended_newer", "ended_older", "longer")
+SHOWN = ("state", "type", "queue", "id", *TEXTS, "newer", "older", "ended_newer", "ended_older", "longer", "lease_over")
 """Names of the fields above a listing, and of the parameters of its address."""
+
+YES = "yes"
+"""The value of a checked box."""
 
 
 class Fields(Protocol):
@@ -56,6 +59,7 @@ def read(fields: Fields, now: datetime) -> Filter:
         created_before=created_before,
         ended_after=ended_after,
         ended_before=ended_before,
+        lease_over=_checked("lease_over", first("lease_over")),
         longer=None if (text := first("longer")) is None else age("longer", text),
         **texts,
     )
@@ -77,6 +81,7 @@ def write(chosen: Filter) -> list[tuple[str, str]]:
         for field, end in zip(fields, ("after", "before"), strict=True)
     )
     pairs += [(name, at.isoformat()) for name, at in times if at is not None]
+    pairs += [("lease_over", YES)] if chosen.lease_over else []
     pairs += [] if chosen.longer is None else [("longer", _written(chosen.longer))]
     return [(name, str(value)) for name, value in pairs if value is not None]
 
@@ -90,6 +95,7 @@ def described(chosen: Filter) -> list[tuple[str, str]]:
         "error": "error contains",
         "parent": "child of",
         "longer": "last run took longer than",
+        "lease_over": "lease is over",
     }
     ages = [field for *fields, _ in AGES for field in fields]
     pairs = [(names.get(name, name), value) for name, value in write(chosen) if name not in ages]
@@ -162,6 +168,13 @@ def _written(time: timedelta) -> str:
 
 def _names(fields: Fields, field: str, kind: type[Name]) -> tuple[Name, ...]:
     return tuple(name_of(kind, field, text) for text in fields.getlist(field) if text)
+
+
+def _checked(field: str, text: str | None) -> bool:
+    """Raises :class:`SelectionError`."""
+    if text not in (None, YES):
+        raise SelectionError(field, f"{YES} is valid, or leave it out")
+    return text == YES
 
 
 def _time(field: str, text: str | None, now: datetime) -> datetime | None:

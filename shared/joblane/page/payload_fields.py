@@ -38,7 +38,7 @@ class Kind(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class PayloadField:
-    """A field of a payload. ``default``: as the text of its input; None: it has none.
+    """A field of a payload. ``default``: as the text of its input; None: it has none, or a secret one.
 
     ``choices``: of a choice, each as JSON and as its label. ``masked``: the field is redacted. ``secret``: it is, or a
     part of its value is.
@@ -50,6 +50,8 @@ class PayloadField:
     nullable: bool
     masked: bool
     secret: bool
+    has_default: bool
+    """True for a default that is not null."""
     default: str | None
     choices: tuple[tuple[str, str], ...]
     help: str
@@ -106,13 +108,13 @@ def _field(
     kind, choices = _input(found)
     masked = name in secrets or _is_marked(part)
     secret = masked or _holds(schema, found, secrets)
-    default = None
-    if "default" in part and part["default"] is not None and not secret:
+    has_default, default = part.get("default") is not None, None
+    if has_default and not secret:
         default = _written(kind, part["default"])
         if kind is Kind.TEXT and "\n" in default:
             kind = Kind.LINES
     description = part.get("description") or ""
-    return PayloadField(name, kind, required, nullable, masked, secret, default, choices, str(description))
+    return PayloadField(name, kind, required, nullable, masked, secret, has_default, default, choices, str(description))
 
 
 def _resolved(schema: Mapping[str, Any], part: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -148,8 +150,9 @@ def _constants(found: Mapping[str, Any]) -> list[Any]:
 def _input(found: Mapping[str, Any]) -> tuple[Kind, tuple[tuple[str, str], ...]]:
     """The kind of input for the values that are not null, and the choices."""
     if constants := _constants(found):
+        texts = [_written(Kind.CHOICE, one) for one in constants]
         return Kind.CHOICE, tuple(
-            (json.dumps(one), one if isinstance(one, str) else json.dumps(one)) for one in constants
+            (text, one if isinstance(one, str) else text) for text, one in zip(texts, constants, strict=True)
         )
     type_, format_ = found.get("type"), found.get("format")
     if type_ == "boolean":
@@ -161,18 +164,20 @@ def _input(found: Mapping[str, Any]) -> tuple[Kind, tuple[tuple[str, str], ...]]
     return {"date-time": Kind.TIME, "date": Kind.DATE}.get(str(format_), Kind.LINES if lines else Kind.TEXT), ()
 
 
-def _holds(schema: Mapping[str, Any], part: Any, secrets: frozenset[str], depth: int = 0) -> bool:
+def _holds(schema: Mapping[str, Any], part: Any, secrets: frozenset[str]) -> bool:
     """True if a value of this schema can have a redacted field inside."""
-    if depth > DEEPEST or not secrets:
-        return False
-    if isinstance(part, list):
-        return any(_holds(schema, one, secrets, depth + 1) for one in part)
-    if not isinstance(part, Mapping):
-        return False
-    found = _resolved(schema, part)
-    if any(name in secrets for name in _mapping(found.get("properties"))):
-        return True
-    return any(_holds(schema, one, secrets, depth + 1) for one in found.values())
+    definitions = _mapping(schema.get("$defs"))
+    parts, seen = [part], set()
+    for one in parts:  # grows during the loop
+        if isinstance(one, list):
+            parts += one
+        elif isinstance(one, Mapping):
+            if not secrets.isdisjoint(_mapping(one.get("properties"))):
+                return True
+            name = str(one.get("$ref")).removeprefix("#/$defs/")
+            parts += [*one.values(), *([] if name in seen else [definitions.get(name)])]
+            seen.add(name)
+    return False
 
 
 def _written(kind: Kind, value: Any) -> str:
@@ -205,7 +210,7 @@ def value_of(field: PayloadField, text: str) -> Any:
     if not text:
         if field.must_be_given:
             raise FieldProblem("a value is required")
-        return None if field.nullable and (field.required or field.default is not None) else LEFT_OUT
+        return None if field.nullable and (field.required or field.has_default) else LEFT_OUT
     return READ[field.kind](text)
 
 

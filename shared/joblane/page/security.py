@@ -223,7 +223,7 @@ def own_address(request: Request) -> str:
 
 def equal(given: str, wanted: str) -> bool:
     """Compare secrets in constant time."""
-    return secrets.compare_digest(given.encode(), wanted.encode())
+    return secrets.compare_digest(given.encode(errors="surrogatepass"), wanted.encode())
 
 
 def cookies_of(headers: Headers) -> Mapping[str, str]:

@@ -5,8 +5,11 @@ from __future__ import annotations
 import base64
 import inspect
 import json
+import socket
+import threading
 from collections.abc import Callable, Iterator
 from functools import partial
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, get_type_hints
 
 import pytest
@@ -28,6 +31,7 @@ from joblane.inspector.errors import ActionError, AwsCallError, SchemaError, Sel
 from joblane.inspector.filter import BulkAction, Filter
 from joblane.inspector.inspector import Inspector
 from joblane.inspector.permission import Permission
+from joblane.inspector.person import Person
 from joblane.inspector.remote import RemoteInspector
 from joblane.local.errors import ForbiddenError, LocalError
 from joblane.queues import Queue
@@ -410,6 +414,47 @@ def test_an_action_that_may_have_arrived_is_not_repeated(
     with pytest.raises(LocalError, match=r"The action may have been carried out: check the audit .* before you repeat"):
         connected(OPERATOR).cancel("a")
     assert (gateway.fails, gateway.seen, recorded.calls) == ([], [], [])
+
+
+def test_an_action_for_a_person_uses_no_connection_of_before() -> None:
+    # given an API that ends each connection after one answer, which its caller does not see
+    connections: list[int] = []
+
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def do_POST(self) -> None:
+            if self.client_address[1] in connections:
+                self.connection.shutdown(socket.SHUT_RDWR)
+                self.close_connection = True
+                return
+            connections.append(self.client_address[1])
+            self.rfile.read(int(self.headers["Content-Length"]))
+            self.send_response(200)
+            self.send_header("Content-Length", "2")
+            self.end_headers()
+            self.wfile.write(b"{}")
+
+        def log_message(self, format: str, *args: Any) -> None:  # noqa: A002
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
+        thread.start()
+        url = f"http://127.0.0.1:{server.server_address[1]}"
+        remote = RemoteInspector(url, stage="dev", prefix="acme", region=REGION, credentials=EDITOR.credentials)
+        try:
+            # when a person acts twice
+            for _ in range(2):
+                acting = remote.on_behalf_of(Person("ann (u-1)", Permission.OPERATE))
+                answer = acting._request("cancel", Permission.OPERATE, b"{}")
+                # then
+                assert answer.status_code == 200
+        finally:
+            remote._http.close()
+            server.shutdown()
+            thread.join()
+    assert len(connections) == 2
 
 
 def test_a_throttled_action_is_repeated(gateway: Gateway, connected: Connected, recorded: Recorded) -> None:

@@ -62,6 +62,22 @@ def test_a_broken_connection_is_reported_and_the_next_query_gets_a_new_one(
     assert inspector.planted(one) == [[1]]
 
 
+def test_the_end_of_an_operation_does_not_wait_for_the_database(
+    inspector: Planted, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # given a connection to a database that answers no more
+    inspector.planted(one)
+
+    def get(database: Database) -> Any:
+        raise TimeoutError
+
+    monkeypatch.setattr(Database, "get", get)
+    # then an operation without a statement has its answer, and the error of another one is its own
+    assert inspector.planted(lambda scope: "types") == "types"
+    with pytest.raises(AwsCallError):
+        inspector.planted(fail(EndpointConnectionError(endpoint_url="https://sqs")))
+
+
 @pytest.mark.parametrize(
     "statement", ["select * from nothing", "select nothing from joblane.tasks", "select nothing(1)"]
 )

@@ -14,6 +14,7 @@ from joblane.inspector.filter import PauseScope
 from joblane.inspector.inspector import Inspector
 from joblane.inspector.scope import Scope
 from joblane.inspector.views import Check, Grade
+from joblane.record.states import PARENTS
 from joblane.record.task_types import register_limits
 from tests.builders.rows import In, active, put
 from tests.samples import sample_one, sample_single
@@ -139,7 +140,7 @@ def test_runs_that_take_longer_than_before_and_runs_that_fail_are_named(deployed
     runs(deployed, 6, hours_ago=0.02, duration_ms=100, outcome="failed")
     # then
     check = found(inspector, "failures")
-    assert (check.grade, check.found) == (Grade.WARNING, "6 of 12 recent runs failed; 0 tasks are retried")
+    assert (check.grade, check.found) == (Grade.WARNING, "6 of 12 recent runs failed; 0 tasks wait for a retry")
 
 
 def test_more_tasks_that_arrive_than_end_and_those_that_are_due_later_are_counted(
@@ -155,6 +156,67 @@ def test_more_tasks_that_arrive_than_end_and_those_that_are_due_later_are_counte
     assert found(inspector, "scheduled").grade == Grade.GOOD
 
 
+def test_tasks_that_wait_for_others_are_not_said_to_wait_for_a_limit(deployed: World, inspector: Inspector) -> None:
+    for number in range(3):
+        put(deployed, sample_one, f"t{number}", state="held", waits_for=PARENTS, place=1, due_at=LATE, created_at=LATE)
+    assert found(inspector, "waits").found == "no task is due and waits; 3 wait for other tasks"
+
+
+def test_held_tasks_of_a_limit_with_free_slots_are_named(deployed: World, scope: Scope) -> None:
+    # given
+    inspector = of(scope, sample_single)
+    register_limits(deployed.database.get(), {sample_single.type: sample_single})
+    limit = sample_single.type
+    put(deployed, sample_single, "held", state="held", waits_for=limit, place=1, due_at=LATE, created_at=LATE)
+    # when
+    check = found(inspector, f"limit {limit}", sample_single)
+    # then
+    assert (check.grade, check.found) == (Grade.WARNING, "it has free slots, and 1 task is held")
+    assert check.do == "`joblane tick jobs:sweep` starts them"
+
+
+def test_tasks_that_wait_for_a_retry_long_after_an_outage_are_named(deployed: World, inspector: Inspector) -> None:
+    for number in range(6):
+        put(deployed, sample_one, f"t{number}", state="retry", due_at=In(3600), created_at=LATE)
+    check = found(inspector, "failures")
+    assert (check.grade, check.found) == (Grade.WARNING, "0 of 0 recent runs failed; 6 tasks wait for a retry")
+    assert "--state retry" in check.do
+
+
+def test_runs_that_have_stopped_do_not_count_as_running(deployed: World, inspector: Inspector) -> None:
+    # given
+    for number in range(5):
+        put(deployed, sample_one, f"t{number}", **active(-3600))
+    put(deployed, sample_one, "due", due_at=LATE, created_at=LATE)
+    # when
+    check = found(inspector, "leases")
+    # then
+    assert check.grade == Grade.WARNING
+    assert check.found == "5 active tasks are not running: their leases ended more than 5 min ago"
+    assert "--lease-over" in check.do
+    assert found(inspector, "lane default").found == "nothing runs, and 1 task is due"
+
+
+def test_a_pause_of_a_tenant_with_few_of_many_due_tasks_is_named(deployed: World, inspector: Inspector) -> None:
+    # given more tenants than are read, each with more tasks than the paused one
+    put(deployed, sample_one, "paused", tenant="acme", due_at=LATE, created_at=LATE)
+    [columns] = deployed.run(
+        "select string_agg(quote_ident(column_name), ', ') from information_schema.columns"
+        " where table_schema = 'joblane' and table_name = 'tasks' and column_name not in ('id', 'tenant')"
+    )
+    deployed.run(
+        f"insert into joblane.tasks (id, tenant, {columns[0]})"
+        f" select 't' || n, 'tenant' || n / 2, {columns[0]} from joblane.tasks, generate_series(0, 1021) as n"
+    )
+    inspector.pause(PauseScope.TENANT, "acme")
+    # when
+    check = found(inspector, "pause")
+    # then
+    assert check.grade == Grade.BAD
+    assert "1 due task waits for its end" in check.found
+    assert "1,023 tasks are due" in found(inspector, "waits").found
+
+
 def test_a_late_sweep_is_named(deployed: World, scope: Scope) -> None:
     inspector = of(scope, sample_one, jobs_sweep)
     put(deployed, jobs_sweep, "swept", {}, state="completed", finished_at=In(-7200))
@@ -167,3 +229,8 @@ def test_a_late_sweep_is_named(deployed: World, scope: Scope) -> None:
 def test_a_name_that_is_no_type_is_refused_with_the_nearest(deployed: World, inspector: Inspector, name: Any) -> None:
     with pytest.raises(SelectionError, match="there is no task type"):
         inspector.why_slow(name)
+
+
+def test_a_type_in_capital_letters_is_not_far(deployed: World, inspector: Inspector) -> None:
+    with pytest.raises(SelectionError, match="Did you mean 'sample:one'"):
+        inspector.why_slow(sample_one.type.upper())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 from uuid import uuid4
@@ -13,6 +14,7 @@ from botocore.exceptions import ClientError
 from joblane import TaskContext
 from joblane.declaration import Task
 from joblane.discovery import discover
+from joblane.functions.jobs_sweep import handler as sweep_handler
 from joblane.functions.jobs_sweep.handler import jobs_sweep
 from joblane.maintenance import held_counts
 from joblane.maintenance.unmarked_dead_letters import MAX_RECEIVES, unmarked_dead_letters
@@ -78,6 +80,20 @@ def test_tasks_that_did_not_start_are_overdue_and_the_longest_wait_is_kept(world
     assert done.waits == {"sample:one": pytest.approx(3.5 * MINUTE, abs=5)}
 
 
+def test_the_wait_of_a_task_goes_on_after_each_further_message(world: World) -> None:
+    # given a task that no worker claims
+    world.lane(sample_one)
+    put(world, sample_one, "it", due_at=In(-90 * MINUTE), sweep_at=In(-1), sends=5)
+    assert world.sweep().sent == 1
+    # when
+    done = world.sweep()
+    # then
+    assert done.sent == 0
+    assert done.waits == {"sample:one": pytest.approx(90 * MINUTE, abs=60)}
+    world.run("insert into joblane.pauses (scope, name) values ('type', 'sample:one')")
+    assert world.sweep().waits == {}
+
+
 def hold(world: World, task: Task[Any, Any], *ids: str, number: int = 7) -> None:
     """Enqueue tasks whose limit is 0, and deliver them."""
     world.lane(task)
@@ -141,6 +157,23 @@ def test_a_type_with_a_task_that_waits_longer_than_its_target_is_counted(
     assert [(line["of_type"], line["target_seconds"]) for line in logged] == (
         [("tenant:cleanup", 3600)] if late else []
     )
+
+
+def test_a_task_with_a_former_name_of_its_type_waits_too_long_for_the_type(
+    world: World, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # given
+    tasks = discover()
+    renamed = replace(tasks["tenant:cleanup"], aliases=("tenant:tidy",))
+    world.deploy(tasks.values())
+    world.lane(replace(renamed, type="tenant:tidy", aliases=()))
+    monkeypatch.setattr(sweep_handler, "discover", lambda: tasks | {"tenant:cleanup": renamed})
+    put(world, renamed, "it", type="tenant:tidy", queue="low", due_at=In(-61 * MINUTE), sweep_at=In(-1))
+    # when
+    metrics, lines = sweeps(world, capsys)
+    # then
+    assert metrics["WaitingTooLong"] == 1
+    assert [line["of_type"] for line in lines if "target_wait" in line["message"]] == ["tenant:cleanup"]
 
 
 def test_the_sweep_measures_the_oldest_due_task_of_each_type_and_all_runs(

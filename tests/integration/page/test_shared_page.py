@@ -12,10 +12,12 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
 from typing import Any, cast
+from urllib.parse import urlencode
 
 import jwt
 import pytest
 
+from joblane.inspector.filter import BulkAction, Filter, PauseScope
 from joblane.inspector.inspector import Inspector
 from joblane.inspector.permission import Permission, permission_of
 from joblane.inspector.person import Person
@@ -26,7 +28,10 @@ from joblane.page.hosted.event import MAX_ANSWER_BYTES, respond
 from joblane.page.hosted.guard import SESSION, SIGN_IN
 from joblane.page.hosted.signing import Signer
 from joblane.page.rendering import static
+from joblane.page.views.find import COOKIE
+from joblane.record.limit_status import LimitKind
 from joblane.record.states import State
+from tests.builders import views
 from tests.inspector import FakeInspector
 from tests.oidc import CLIENT, Answer, LocalIssuer, SigningKey, Visitor, serving, shared_configuration
 
@@ -150,17 +155,34 @@ def test_the_sign_in_has_a_challenge_and_names_nothing_of_the_page(visitor: Visi
         assert parameter in address
 
 
-def test_two_tabs_sign_in_and_each_ends_at_its_page(visitor: Visitor) -> None:
-    first, second = visitor.get("/task?id=one"), visitor.get("/dead")
-    assert visitor.get(visitor.at_issuer(first)).location == "/task?id=one"
-    assert visitor.get(visitor.at_issuer(second)).location == "/dead"
+def test_many_tabs_sign_in_at_once_and_each_ends_at_its_page(visitor: Visitor) -> None:
+    wanted = [f"/task?id=019318f2-7f3a-7cc4-9d3e-1f6b2a4c5d{number:02}" for number in range(12)]
+    begun = [visitor.get(path) for path in wanted]
+    assert [visitor.get(visitor.at_issuer(answer)).location for answer in begun] == wanted
+    assert list(visitor.jar) == [SESSION]
+
+
+def test_the_forms_of_the_first_tab_are_good_after_the_sign_in_of_another(visitor: Visitor, remote: Remote) -> None:
+    # given tabs that have begun to sign in, and a form of the first
+    begun = [visitor.get(path) for path in ("/task?id=one", "/dead", "/audit")]
+    visitor.get(visitor.at_issuer(begun[0]))
+    token = visitor.form_token()
+    # when
+    visitor.get(visitor.at_issuer(begun[1]))
+    # then
+    assert visitor.post("/task/act", id="one", action="retry", csrf=token).status == 303
+    # and not after that of another person in the same browser
+    visitor.issuer.person["sub"] = "u-2"
+    visitor.get(visitor.at_issuer(begun[2]))
+    assert visitor.post("/task/act", id="one", action="retry", csrf=token).status == 403
 
 
 def test_sign_ins_that_are_not_finished_do_not_fill_the_headers(visitor: Visitor) -> None:
-    for number in range(20):
-        visitor.get(f"/task?id={number}{'x' * 900}")
-    assert len(visitor.jar) <= 3
-    assert sum(len(name) + len(value) for name, value in visitor.jar.items()) < 6_000
+    begun = [visitor.get(f"/task?id={number}{'x' * 900}") for number in range(20)]
+    assert sum(len(name) + len(value) for name, value in visitor.jar.items()) < 5_000
+    for answer in begun[-3:]:  # the oldest gave way
+        assert visitor.get(visitor.at_issuer(answer)).status == 303
+    visitor.jar.clear()
     assert visitor.sign_in(f"/task?id={'x' * 2_000}").location == "/"  # too long to be kept
 
 
@@ -183,14 +205,24 @@ def test_the_client_authenticates_with_its_secret(opened: Open, issuer: LocalIss
     assert opened(secret=lambda: "s3cret").sign_in().status == 303
     refused = opened(secret=lambda: "wr0ng").sign_in()
     assert (refused.status, title(refused)) == (403, "The sign-in was refused")
+    assert "(invalid_grant)" in refused.text
     assert "wr0ng" not in refused.text
 
 
 def test_signing_out_ends_the_session_of_the_browser(visitor: Visitor) -> None:
     signed_in(visitor, "readers")
+    searched = visitor.post("/find", text="ann@example.com")
+    # when
     answer = visitor.post("/sign-out")
+    # then
     assert (answer.status, answer.location) == (303, "/signed-out")
     assert SESSION not in visitor.jar
+    # and the search is forgotten, which may be personal data
+    kept, forgotten = (
+        next(each for each in of.cookies if each.startswith(f"{COOKIE}=")).split("; ") for of in (searched, answer)
+    )
+    assert (forgotten[0], "Max-Age=0" in forgotten) == (f'{COOKIE}=""', True)
+    assert [part for part in kept if part.startswith("Path=")] == [part for part in forgotten if part[:5] == "Path="]
     page = visitor.get(answer.location)
     assert (page.status, title(page)) == (200, "You are signed out")
     assert visitor.get("/tasks").status == 303
@@ -245,14 +277,31 @@ def test_a_role_does_what_it_includes_and_nothing_else(visitor: Visitor, remote:
 
 
 @pytest.mark.parametrize("role", Permission)
-def test_every_role_sees_every_page_and_only_forms_that_it_may_send(visitor: Visitor, role: Permission) -> None:
+def test_every_role_sees_every_page_and_just_the_forms_that_it_may_send(
+    visitor: Visitor, remote: Remote, role: Permission
+) -> None:
+    # given a stage in which each action is possible
+    stub = remote.stub
+    stub.rows = [views.task_row(id="one"), views.task_row(id="two")]
+    stub.groups = list(views.dead().groups)
+    stub.batched = [views.batch(row=views.batch_row(id="import-7", sealed_at=None))]
+    stub.answers["types"] = (views.type_view(ordered=True),)
+    stub.limited = [views.limit("data:export", "a", LimitKind.KEY)]
+    stub.bulk(BulkAction.CANCEL, Filter(), rate=1)
+    stub.pause(PauseScope.QUEUE, "low")
     signed_in(visitor, GROUPS[role])
+    seen = set[str]()
     for path in PAGES:
-        answer = visitor.get(f"{path}?id=one&action=cancel&type=a:b&name=x&fingerprint=f1")
-        assert answer.status in (200, 400, 404), path
-        forms = set(re.findall(r'<form method="post" action="([^"]*)"', answer.text))
-        for form in forms - {"/sign-out"}:
-            assert FORMS[form][0] in list(Permission)[: list(Permission).index(role) + 1], path
+        id_ = {"/bulk/show": "b", "/batches/show": "import-7"}.get(path, "one")
+        # when
+        chosen = {"action": "retry"} if path == "/bulk/new" else {"type": "data:export"}
+        more = {"name": "data:export", "key": "a", "fingerprint": views.FINGERPRINT}
+        answer = visitor.get(f"{path}?{urlencode({'id': id_, **chosen, **more})}")
+        assert answer.status == 200, path
+        seen |= set(re.findall(r'<form method="post" action="([^"]*)"', answer.text))
+    # then
+    may = list(Permission)[: list(Permission).index(role) + 1]
+    assert seen == {"/sign-out", *(path for path, (needed, _) in FORMS.items() if needed in may)}
 
 
 def test_nobody_sees_or_does_anything_without_a_session(visitor: Visitor, remote: Remote) -> None:
@@ -297,6 +346,15 @@ def test_the_name_of_a_person_ends_with_the_subject(visitor: Visitor, remote: Re
     assert remote.people[-1] == Person(name, OPERATE)
 
 
+def test_the_longest_name_fits_into_a_cookie_and_a_header(visitor: Visitor, remote: Remote) -> None:
+    visitor.issuer.person = {"sub": "\U0001f600" * 255, "email": "\U0001f600" * 200, "groups": ["ops"]}
+    visitor.sign_in()
+    assert len(visitor.jar[SESSION]) < 4096 - 100  # with its name and attributes
+    assert visitor.get("/").status == 200
+    assert len(remote.people[-1].header()) < 4096
+    assert Person.of_header(remote.people[-1].header()) == remote.people[-1]
+
+
 # --- Attacks: tokens -----------------------------------------------------------------------------------------------
 
 
@@ -338,6 +396,7 @@ FORGED: dict[str, Forge] = {
     "for several clients": lambda issuer, claims: issuer.key.sign({**claims, "aud": [CLIENT, "another"]}),
     "for another party": lambda issuer, claims: issuer.key.sign({**claims, "azp": "another-client"}),
     "of another issuer": lambda issuer, claims: issuer.key.sign({**claims, "iss": "https://evil.example"}),
+    "of a sign-in that is no text": lambda issuer, claims: issuer.key.sign({**claims, "nonce": "\ud800"}),
     "of another sign-in": lambda issuer, claims: issuer.key.sign({**claims, "nonce": "another"}),
     "with a wrong subject": lambda issuer, claims: issuer.key.sign({**claims, "sub": "a\nb"}),
     **{
@@ -446,6 +505,9 @@ def test_a_sign_in_that_the_issuer_refused_says_so(visitor: Visitor) -> None:
     state = callback.partition("state=")[2]
     answer = visitor.get(f"/signed-in?error=access_denied&state={state}")
     assert (answer.status, title(answer)) == (403, "The sign-in was refused")
+    assert "did not sign you in (access_denied)." in answer.text
+    state = visitor.at_issuer(visitor.get("/dead")).partition("state=")[2]
+    assert "did not sign you in." in visitor.get(f"/signed-in?error=Call+0800&state={state}").text
     other = visitor.get("/dead")
     state = visitor.at_issuer(other).partition("state=")[2]
     assert "another issuer" in visitor.get(f"/signed-in?code=x&state={state}&iss=https://evil.example").text
@@ -474,9 +536,16 @@ def test_no_address_leads_to_another_site_after_the_sign_in(visitor: Visitor, pa
 def test_a_kept_address_that_is_not_of_this_page_is_not_used(visitor: Visitor, path: str) -> None:
     callback = visitor.at_issuer(visitor.get("/dead"))
     [(name, value)] = visitor.jar.items()
-    signer = Signer(KEY)
-    visitor.jar[name] = signer.sign("sign-in", {**(signer.read("sign-in", value) or {}), "path": path}, 600)
+    signer, purpose = Signer(KEY), f"sign-in {name.removeprefix(SIGN_IN)}"
+    assert (signer.read(purpose, value) or {})["path"] == "/dead"
+    visitor.jar[name] = signer.sign(purpose, {"path": path}, 600)
     assert visitor.get(callback).location == "/"
+
+
+def test_the_cookie_of_a_sign_in_is_good_for_no_other_one(visitor: Visitor) -> None:
+    first, second = (visitor.at_issuer(visitor.get(path)) for path in ("/dead", "/audit"))
+    visitor.jar = dict(zip(visitor.jar, reversed(visitor.jar.values()), strict=True))
+    assert [visitor.get(callback).status for callback in (first, second)] == [400, 400]
 
 
 @pytest.mark.parametrize("cookie", ["x", "x.y", ".", "e30.", f"{'a' * 3000}.b", "é.é", "{}"])
@@ -542,6 +611,7 @@ def test_every_response_has_the_headers_of_the_local_page(visitor: Visitor, path
     headers = signed_in(visitor, "ops").get(path).headers
     assert headers["content-security-policy"].startswith("default-src 'none'; script-src 'self'")
     assert (headers["x-frame-options"], headers["cache-control"]) == ("DENY", "no-store")
+    assert headers["strict-transport-security"] == "max-age=31536000"
 
 
 # --- Trouble -------------------------------------------------------------------------------------------------------

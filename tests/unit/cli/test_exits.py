@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import re
+import shlex
 import socket
 import subprocess
 import sys
@@ -233,6 +235,23 @@ def test_a_suggested_command_names_a_program_that_the_shell_finds(
     (tmp_path / "joblane").touch(0o755)
     monkeypatch.setenv("PATH", str(tmp_path))
     assert target.program() == str(bin_ / "joblane")
+
+
+@pytest.mark.parametrize("goal", ["up", "dev", "down", "status"])
+def test_make_prints_commands_that_the_callers_shell_finds(goal: str) -> None:
+    # given a shell whose path lacks the environment
+    env = {**os.environ, "PATH": "/usr/bin:/bin"}
+    planned = subprocess.run(
+        ["make", "--dry-run", goal], cwd=ROOT, env=env, capture_output=True, text=True, check=True
+    ).stdout.splitlines()
+    # when make runs the command line
+    line = next(line for line in reversed(planned) if f"joblane.cli.main {goal}" in line)
+    settings = line.partition(".venv/bin/python")[0]
+    asked = "from joblane.cli.target import program; print(program())"
+    ran = ["sh", "-c", f"{settings} {shlex.quote(sys.executable)} -c {shlex.quote(asked)}"]
+    printed = subprocess.run(ran, cwd=ROOT, env=env, capture_output=True, text=True, check=True).stdout.strip()
+    # then
+    assert printed.endswith("/joblane")
 
 
 @pytest.mark.parametrize("shell", ["sh", "bash"])

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 from uuid import UUID
 
 import pytest
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, Field, create_model
 from starlette.testclient import TestClient
 
 from joblane import Payload, Redacted
@@ -217,6 +217,31 @@ def test_a_text_becomes_a_value_or_a_problem_that_does_not_show_it(name: str, te
         assert value_of(field, text) == value
 
 
+class Tree(BaseModel):
+    branches: list[Tree] = Field(default_factory=list)
+    left: Tree | None = None
+    right: Tree | None = None
+
+
+class Leaf(BaseModel):
+    token: Annotated[str, Redacted] = SECRET
+
+
+def nested(depth: int) -> type[BaseModel]:
+    """A model with a redacted field inside of so many lists of models."""
+    inner: type[BaseModel] = Leaf
+    for n in range(depth):
+        inner = create_model(f"Level{n}", inside=(list[inner], Field(default_factory=list)))  # type: ignore[valid-type]
+    return inner
+
+
+def test_a_redacted_field_is_found_in_any_depth() -> None:
+    model = create_model("Deep", inside=(nested(12), nested(12)()), tree=(Tree | None, None))
+    inside, tree = fields_of(model.model_json_schema())
+    assert (inside.secret, inside.has_default, inside.default) == (True, True, None)
+    assert not tree.secret
+
+
 # --- The form ------------------------------------------------------------------------------------------------------
 
 
@@ -237,6 +262,30 @@ def test_the_form_has_an_input_for_each_field_with_its_default(browser: TestClie
     assert " required" not in found["payload:label"]
     assert '<option value="true" selected>' in text  # of a draft
     assert "For the reader." in text
+
+
+class Preset(Payload):
+    street: Literal["Weg", "Stra\u00dfe"] = "Stra\u00dfe"
+    lines: str = "\none"
+    token: Annotated[str | None, Redacted] = SECRET
+
+
+def test_a_form_that_is_sent_as_it_is_has_the_defaults(browser: TestClient, example: FakeInspector, post: Post) -> None:
+    # given
+    example.answers["types"] = (type_view(schema=Preset.model_json_schema()),)
+    text = browser.get("/enqueue?type=data:export").text
+    # then the choice of the default is selected, and the line break that HTML drops is not the text's
+    [chosen] = re.findall(r'<option value="([^"]*)" selected>Stra\u00dfe<', text)
+    assert re.search(r"<textarea[^>]*>\n\none</textarea>", text)
+    # and an empty input is null, as the form says, also in place of a default that is not shown
+    assert "Redacted: it is never shown. Empty: null." in text
+    assert SECRET not in text
+    # when
+    post(
+        "/enqueue/start", type="data:export", form=FORM, **named({"street": html.unescape(chosen), "lines": "\r\none"})
+    )
+    # then
+    assert example.performed[0][2] == {"street": "Stra\u00dfe", "lines": "\none", "token": None}
 
 
 def test_the_form_enqueues_with_payload_options_and_reason(send: Any, example: FakeInspector) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import json
 import logging
 import os
@@ -10,6 +9,7 @@ import re
 import shutil
 import subprocess
 import sys
+import threading
 from importlib.metadata import packages_distributions
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from botocore.exceptions import ClientError
 
 from joblane.cdk.packaging import LEFT_OUT_OF_PAGE, LIBRARY, _sources
 from joblane.page.hosted import entry
-from joblane.page.hosted.issuer import IssuerUnavailableError
+from joblane.page.hosted.issuer import IssuerUnavailableError, _is_safe
 from joblane.page.hosted.key import client_secret, session_key
 from joblane.project import LOCKS
 
@@ -57,50 +57,45 @@ def test_the_zip_has_all_that_the_function_imports(tmp_path: Path) -> None:
     assert {"pyjwt", "starlette", "jinja2"} <= used
 
 
-class MissingError(Exception):
-    pass
+class Secrets:
+    """Secrets Manager with one secret."""
+
+    def __init__(self, text: str) -> None:
+        self.text = text
+
+    def get_secret_value(self, SecretId: str) -> dict[str, Any]:  # noqa: N803
+        assert SecretId == "arn:key"
+        return {"SecretString": self.text}
 
 
-class ExistsError(Exception):
-    pass
+def test_the_key_of_sessions_is_from_the_whole_secret() -> None:
+    keys = {session_key("arn:key", Secrets(text)) for text in ("a" * 64, "a" * 64, f"{'a' * 63}b")}
+    assert {len(key) for key in keys} == {32}
+    assert len(keys) == 2
 
 
-class Store:
-    """Parameter Store with one parameter. ``faster``: another process writes this value first."""
-
-    class exceptions:  # noqa: N801
-        ParameterNotFound, ParameterAlreadyExists = MissingError, ExistsError
-
-    def __init__(self, value: str | None = None, faster: str | None = None) -> None:
-        self.value, self.faster, self.written = value, faster, 0
-
-    def get_parameter(self, Name: str, WithDecryption: bool) -> dict[str, Any]:  # noqa: N803
-        assert (Name, WithDecryption) == ("/acme/page-key", True)
-        if self.value is None:
-            raise MissingError
-        return {"Parameter": {"Value": self.value}}
-
-    def put_parameter(self, Name: str, Value: str, Type: str, Overwrite: bool) -> None:  # noqa: N803
-        assert (Type, Overwrite) == ("SecureString", False)
-        if self.faster is not None:
-            self.value = self.faster
-            raise ExistsError
-        self.written += 1
-        self.value = Value
+@pytest.mark.parametrize("text", ["", "a" * 63])
+def test_a_key_that_is_too_short_is_not_used(text: str) -> None:
+    with pytest.raises(ValueError, match="secret arn:key: 64 characters are required"):
+        session_key("arn:key", Secrets(text))
 
 
-def test_the_key_is_made_once_and_by_one_process() -> None:
-    store = Store()
-    key = session_key("/acme/page-key", store)
-    assert (len(key), store.written, session_key("/acme/page-key", store)) == (32, 1, key)
-    slower = Store(faster=base64.b64encode(b"x" * 32).decode())
-    assert session_key("/acme/page-key", slower) == b"x" * 32
-
-
-@pytest.mark.parametrize("value", ["x", base64.b64encode(b"short").decode()])
-def test_a_key_that_is_too_short_is_not_used(value: str) -> None:
-    with pytest.raises(ValueError, match=r"32 bytes|base64-encoded"):
-        session_key("/acme/page-key", Store(value))
+@pytest.mark.parametrize(
+    ("url", "issuer", "safe"),
+    [
+        ("https://id.example.com/token", "https://id.example.com", True),
+        ("https://tokens.example.com", "https://id.example.com", True),
+        ("http://127.0.0.1:9001/token", "http://127.0.0.1:8080", True),
+        ("http://127.0.0.1:9001/2018-06-01/runtime/invocation/next", "https://id.example.com", False),
+        ("http://localhost/token", "https://id.example.com", False),
+        ("javascript://localhost/%0aalert(1)", "http://127.0.0.1:8080", False),
+        ("http://id.example.com/token", "http://127.0.0.1:8080", False),
+        ("https:///token", "https://id.example.com", False),
+        (None, "https://id.example.com", False),
+    ],
+)
+def test_an_issuer_leads_to_https_only(url: object, issuer: str, safe: bool) -> None:
+    assert _is_safe(url, issuer) is safe
 
 
 def test_a_secret_that_cannot_be_read_is_named_by_the_error_of_aws_only() -> None:
@@ -125,3 +120,18 @@ def test_an_error_of_the_function_shows_no_value(
     assert answer["statusCode"] == 500
     assert "s3cret" not in json.dumps(answer) + caplog.text
     assert "ValueError in" in caplog.text
+
+
+def test_a_page_that_is_too_slow_for_the_gateway_gets_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    # given a page that is not complete in time
+    ends = threading.Event()
+    monkeypatch.setattr(entry, "page", ends.wait)
+    monkeypatch.setattr(entry, "ANSWER_SECONDS", 0)
+    # when
+    try:
+        answer = entry.handler({"requestContext": {"http": {"method": "POST"}}}, None)
+    finally:
+        ends.set()
+    # then
+    assert answer["statusCode"] == 503
+    assert "An action may have been carried out: check the audit" in answer["body"]

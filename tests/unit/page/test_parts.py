@@ -37,6 +37,7 @@ HTMX = "d6fdc75f204e6bdefa99b69bf1e6d4ac69b8a364f77929f45c13476b4000f717"
         Filter(ended_after=START, ended_before=NOW),
         Filter(longer=timedelta(minutes=90)),
         Filter(longer=timedelta(seconds=1.5)),
+        Filter(lease_over=True),
     ],
 )
 def test_a_filter_survives_a_round_trip(chosen: Filter) -> None:
@@ -49,7 +50,17 @@ def test_an_empty_field_matches_any_task() -> None:
 
 @pytest.mark.parametrize(
     "field",
-    ["state=gone", "queue=fast", "newer=2", "older=h", "older=999999w", "newer=monday", "ended_older=1", "longer=x"],
+    [
+        "state=gone",
+        "queue=fast",
+        "newer=2",
+        "older=h",
+        "older=999999w",
+        "newer=monday",
+        "ended_older=1",
+        "longer=x",
+        "lease_over=x",
+    ],
 )
 def test_an_invalid_field_is_named(field: str) -> None:
     with pytest.raises(SelectionError) as caught:

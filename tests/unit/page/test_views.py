@@ -248,6 +248,21 @@ def test_the_filter_of_the_address_is_used(browser: TestClient, stub: FakeInspec
     )
 
 
+def test_tasks_whose_lease_is_over_are_filtered_by_a_box(browser: TestClient, stub: FakeInspector) -> None:
+    stub.rows = [task_row(id=f"id-{number:03}", state=State.ACTIVE) for number in range(60)]
+    box = r'name="lease_over" type="checkbox" value="yes"( checked)?>'
+    assert re.findall(box, browser.get("/tasks").text) == [""]
+    # the box is checked, and the next page keeps the filter
+    text = browser.get("/tasks", params={"lease_over": "yes"}).text
+    assert re.findall(box, text) == [" checked"]
+    assert "/tasks?lease_over=yes&amp;from=50" in text
+    assert stub.called("tasks")[-1][0] == (Filter(lease_over=True),)
+    # another value is refused with the reason
+    wrong = browser.get("/tasks", params={"lease_over": "maybe"})
+    assert wrong.status_code == 400
+    assert "lease_over: yes is valid, or leave it out" in wrong.text
+
+
 def test_the_next_page_keeps_the_filter(browser: TestClient, stub: FakeInspector) -> None:
     stub.rows = [task_row(id=f"id-{number:03}") for number in range(120)]
     text = browser.get("/tasks", params={"state": "archived"}).text

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from aws_cdk import Aws, CfnOutput, Duration, Stack
+from aws_cdk import Aws, CfnOutput, Duration, RemovalPolicy, Stack
 from aws_cdk import aws_iam as iam
 from aws_cdk import aws_lambda as lambda_
+from aws_cdk import aws_secretsmanager as secretsmanager
 from aws_cdk import aws_ssm as ssm
 from constructs import Construct
 
@@ -23,7 +24,7 @@ from joblane.cdk.settings.apis import Oidc
 from joblane.cdk.settings.apis import Page as Settings
 from joblane.cdk.settings.stage import Stage
 from joblane.inspector.permission import Permission
-from joblane.page.hosted.configuration import VARIABLE, Configuration
+from joblane.page.hosted.configuration import KEY_LENGTH, VARIABLE, Configuration
 from joblane.queues import log_group_name
 
 NAME = "page"
@@ -77,7 +78,16 @@ class SharedPage(Construct):
     ) -> None:
         super().__init__(scope, id_)
         stack, self._oidc = Stack.of(self), settings.oidc
-        key = f"{stage.prefix}/page-key"
+        key = secretsmanager.Secret(
+            self,
+            "Key",
+            description=f"Joblane, {stage.name}: the key that signs the sessions of the page",
+            generate_secret_string=secretsmanager.SecretStringGenerator(
+                password_length=KEY_LENGTH, exclude_punctuation=True
+            ),
+            removal_policy=RemovalPolicy.DESTROY,
+        )
+        acknowledge(key, "SMG4", "A new key ends all sessions; the page about it says how to make one.")
         function = lambda_.Function(
             self,
             "Function",
@@ -98,9 +108,7 @@ class SharedPage(Construct):
                 {
                     ("logs:CreateLogStream", "logs:PutLogEvents"): [logs.log_group_arn],
                     ("execute-api:Invoke",): list(operations),
-                    ("ssm:GetParameter", "ssm:PutParameter"): [
-                        stack.format_arn(service="ssm", resource="parameter", resource_name=key)
-                    ],
+                    ("secretsmanager:GetSecretValue",): [key.secret_arn],
                 },
             ),
         )
@@ -109,7 +117,7 @@ class SharedPage(Construct):
         acknowledge(http, "APIG4", "A browser comes without a token; the function leads it to the sign-in.")
         add_http_stage(self, http, stage, settings, name=NAME)
         self.url = http.api_endpoint
-        configuration = _configuration(stage, settings.oidc, self.url, control_url, f"/{key}")
+        configuration = _configuration(stage, settings.oidc, self.url, control_url, key.secret_arn)
         function.add_environment(VARIABLE, configuration.to_text())
         ssm.StringParameter(self, "Address", parameter_name=_address(stage), string_value=self.url)
         CfnOutput(stack, URL, value=self.url)
@@ -118,7 +126,7 @@ class SharedPage(Construct):
         """The role: it may call the control API, and read the key of its sessions and the secret of its client."""
         if (secret := self._oidc.client_secret) is not None:
             reads = "secretsmanager:GetSecretValue" if ":secretsmanager:" in secret else "ssm:GetParameter"
-            allowed = {**allowed, (reads,): [secret]}
+            allowed = {**allowed, (reads,): [*allowed.get((reads,), []), secret]}
         statements = [
             iam.PolicyStatement(actions=list(actions), resources=resources) for actions, resources in allowed.items()
         ]
@@ -144,7 +152,7 @@ def _configuration(stage: Stage, oidc: Oidc, url: str, control_url: str, key: st
         prefix=stage.prefix,
         url=url,
         control_url=control_url,
-        key_parameter=key,
+        key_secret=key,
         issuer=oidc.issuer,
         client_id=oidc.client_id,
         client_secret=oidc.client_secret,

@@ -126,14 +126,24 @@ Count = Annotated[int, Field(ge=1)] | Literal["off"]
 Percent = Annotated[int, Field(ge=1, le=100)] | Literal["off"]
 """``off``, because the CDK removes JSON's null."""
 EMAIL = r"^[^@\s]+@[^@\s]+\.[^@\s]+$"
+EMAIL_OR_OFF = rf"^off$|{EMAIL}"
+WORKSPACE, CHANNEL, RUNBOOK_URL = r"^T[0-9A-Z]{1,254}$", r"^[CG][0-9A-Z]{1,254}$", r"^https?://[^\s#]+$"
+MEANINGS = {
+    EMAIL: "one address such as no-reply@example.com is required",
+    EMAIL_OR_OFF: 'one address such as on-call@example.com, or "off", is required',
+    WORKSPACE: "the id of a workspace such as T0123ABCD is required",
+    CHANNEL: "the id of a channel such as C0456EFGH is required, which is not its name",
+    RUNBOOK_URL: "an address without # is required, for example https://wiki.example.com/operate",
+}
+"""Pattern → the value that is right, for errors."""
 
 
 class Slack(Settings):
     """A channel of Slack that shows the alarms. Authorise the workspace once in the AWS account before the deploy."""
 
-    workspace_id: str = Field(pattern=r"^T[0-9A-Z]{1,254}$")
+    workspace_id: str = Field(pattern=WORKSPACE)
     """Id of the workspace, as the console of Amazon Q Developer in chat applications shows it."""
-    channel_id: str = Field(pattern=r"^[CG][0-9A-Z]{1,254}$")
+    channel_id: str = Field(pattern=CHANNEL)
     """Id of the channel: the end of the link to it."""
 
 
@@ -144,16 +154,16 @@ class Monitoring(Settings):
     is a number, or ``"off"`` for no alarm.
     """
 
-    email: str | None = Field(None, pattern=rf"^off$|{EMAIL}")
+    email: str | None = Field(None, pattern=EMAIL_OR_OFF)
     """Address that gets a mail when an alarm fires, and when a state such as a missing sweep ends. Confirm the address
     by the link in the first mail of each topic. ``"off"``: no mail, because you subscribe to the SNS topics in another
     way. None: no mail. Without ``slack`` nobody is notified then, as the synthesis says; refused if ``removal`` is
     ``"retain"``."""
-    later_email: str | None = Field(None, pattern=rf"^off$|{EMAIL}")
+    later_email: str | None = Field(None, pattern=EMAIL_OR_OFF)
     """Address for the topic ``PREFIX-later``, or ``"off"``. None: the address in ``email``."""
     slack: Slack | None = None
     """Channel of Slack for both topics. None: no channel."""
-    runbook_url: str | None = Field(None, max_length=200, pattern=r"^https?://[^\s#]+$")
+    runbook_url: str | None = Field(None, max_length=200, pattern=RUNBOOK_URL)
     """Address at which your team reads the page [Operate a stage](../how-to/operate.md), for the texts of the alarms,
     which add the anchor of a section. None: the texts name the file ``docs/how-to/operate.md``."""
     detail: Literal["lanes", "stage"] = "lanes"

@@ -12,13 +12,16 @@ from pydantic_core import ErrorDetails
 from joblane import schedule_overrides as schedules
 from joblane.cdk.errors import StageError
 from joblane.cdk.services import dual_stack_problem
+from joblane.cdk.settings.apis import MEANINGS
 from joblane.cdk.settings.database import GivenDatabase
-from joblane.cdk.settings.stage import Architecture, Stage
+from joblane.cdk.settings.stage import VERSION, Architecture, Stage
 from joblane.declaration import Task
 from joblane.errors import DeclarationError
 
 MACHINES: Mapping[str, Architecture] = {"amd64": "x86_64", "x86_64": "x86_64", "aarch64": "arm64", "arm64": "arm64"}
 """Names of processor architectures in operating systems → in Lambda."""
+RIGHT: Mapping[str, str] = {**MEANINGS, VERSION: "1 to 64 ASCII characters without spaces are required"}
+"""Pattern of a setting → the value that is right."""
 S = TypeVar("S", bound=Stage)
 
 
@@ -172,4 +175,5 @@ def _problem(item: ErrorDetails) -> str:
             return "an object is required"
         case "too_short":
             return f"{known['min_length']} at least are required"
-    return item["msg"].removeprefix("Value error, ").replace("Input should be", "it must be")
+    text = item["msg"].removeprefix("Value error, ").replace("Input should be", "it must be")
+    return RIGHT.get(known.get("pattern", ""), text)

@@ -29,6 +29,7 @@ SECRET_NAME = re.compile(r"_(PASSWORD|SECRET|TOKEN|KEY)$")
 DEFAULT_CONNECTIONS = 100
 """Source: PostgreSQL, *max_connections*."""
 OWN_TAGS = "joblane:"
+VERSION = r"^[\x21-\x7e]{1,64}$"
 TAG_KEY, TAG_VALUE, MAX_TAGS = re.compile(r"[\w .:/=+\-@]{1,128}"), re.compile(r"[\w .:/=+\-@]{0,256}"), 40
 """AWS accepts 50 on a resource, including those of the CDK. Source: *Tagging AWS Resources*."""
 
@@ -103,7 +104,7 @@ class Stage(Settings):
     such a task."""
     architecture: Architecture = "arm64"
     """Processor architecture of the functions. A local stage uses the architecture of this machine."""
-    version: str | None = Field(None, pattern=r"^[\x21-\x7e]{1,64}$")
+    version: str | None = Field(None, pattern=VERSION)
     """Version of the code, with which operators see a deploy on charts: 1 to 64 ASCII characters without spaces. None:
     the commit of the project's folder, or a digest of the code."""
 

@@ -44,7 +44,7 @@ and `joblane stats`, or *All metrics* in CloudWatch: `Joblane/{prefix}`, `AWS/SQ
 
 DAY = "-P1D"
 """Start of a widget's own time range: 24 hours ago. Source: *Dashboard body structure and syntax*."""
-NUMBERS_OF_ROW, METRICS_OF_ROW, HEIGHT_OF_NUMBER = 6, 7, 3
+NUMBERS_OF_ROW, METRICS_OF_ROW, HEIGHT_OF_NUMBER = 6, 8, 3
 FINDINGS = """
 filter task_type = "jobs:sweep" and level = "ERROR"
 | fields @timestamp, message, coalesce(of_type, tick, queue, old_snapshot.holder) as what, waits_seconds, messages
@@ -53,7 +53,7 @@ filter task_type = "jobs:sweep" and level = "ERROR"
 """
 DEPLOYS = """
 filter message like /^migrated/
-| fields @timestamp, version, by, message, revision, types
+| fields @timestamp, version, deployed_by, message, revision, types
 | sort @timestamp desc
 | limit 50
 """
@@ -101,9 +101,13 @@ def _numbers(prefix: str) -> Row:
         using_metrics={"runs": runs, "failed": failed},
         label="failed",
     )
+    # 0 only where a sweep has reported that nothing is due, and not while its metrics have not arrived yet
     due = cloudwatch.MathExpression(
-        expression="FILL(due, 0)",
-        using_metrics={"due": own_metric(prefix, "OldestDueSeconds", statistic="Maximum")},
+        expression="IF(swept >= 0, FILL(due, 0))",
+        using_metrics={
+            "swept": own_metric(prefix, "Overdue", statistic="Maximum", task_type=SWEEP),
+            "due": own_metric(prefix, "OldestDueSeconds", statistic="Maximum"),
+        },
         label="seconds",
     )
     of_day: dict[str, cloudwatch.IMetric] = {

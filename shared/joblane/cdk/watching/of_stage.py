@@ -155,7 +155,7 @@ def _of_sweep(sweep: Task[Any, Any], prefix: str, monitoring: Monitoring, *, has
         says="Runs have stopped without a result: their leases ended more than ten minutes ago, and no sweep has sent "
         "their tasks again.",
         run="ls --lease-over",
-        path="/tasks?state=active",
+        path="/tasks?lease_over=yes",
         topic=Topic.URGENT,
         is_state=True,
     )

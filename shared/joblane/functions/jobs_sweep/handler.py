@@ -61,7 +61,8 @@ def jobs_sweep(payload: JobsSweep, ctx: TaskContext) -> dict[str, Any]:
     held = held_counts(ctx.connection(), may_continue=may_continue)
     ctx.logger.info("swept", extra={"swept": vars(swept), "held_by_limit": dict(held.by_limit)})
     missed = _missed_ticks(ctx, tasks)
-    late = _waiting_too_long(ctx, tasks, swept, held)
+    waits = _by_present_name(swept.waits, tasks)
+    late = _waiting_too_long(ctx, tasks, waits, held)
     found = {
         "WaitingTooLong": len(late),
         "CriticalWaitingTooLong": sum(tasks[name].queue is Queue.CRITICAL for name in late),
@@ -71,7 +72,7 @@ def jobs_sweep(payload: JobsSweep, ctx: TaskContext) -> dict[str, Any]:
         "OldestSnapshotSeconds": _old_snapshot_seconds(ctx),
     }
     _measure(ctx, swept, found)
-    _measure_due(swept.waits)
+    _measure_due(waits)
     _measure_held(held)
     _measure_runs(add_up(ctx.connection(), may_continue=may_continue))  # last: only charts depend on it
     return vars(swept) | {"missed_ticks": missed, "held": held.by_limit.total()}
@@ -115,13 +116,23 @@ def _measure_held(held: HeldCounts) -> None:
         tally.flush(limit=name)
 
 
-def _waiting_too_long(ctx: TaskContext, tasks: Tasks, swept: Swept, held: HeldCounts) -> list[str]:
+def _by_present_name(waits: Mapping[str, int], tasks: Tasks) -> dict[str, int]:
+    """Return the longest wait by type. Tasks that have a former name of their type count as those of the type."""
+    present = {name: task.type for task in tasks.values() for name in task.types}
+    found: dict[str, int] = {}
+    for name, seconds in waits.items():
+        type_ = present.get(name, name)
+        found[type_] = max(seconds, found.get(type_, 0))
+    return found
+
+
+def _waiting_too_long(ctx: TaskContext, tasks: Tasks, waits: Mapping[str, int], held: HeldCounts) -> list[str]:
     """Return the types with a task that has not started within ``target_wait``, and log a line for each.
 
     Tasks that wait for a limit are not late. The line has their number.
     """
     late: list[str] = []
-    for name, waited in swept.waits.items():
+    for name, waited in waits.items():
         if name in tasks and waited > (target := tasks[name].target_wait.total_seconds()):
             late.append(name)
             ctx.logger.error(
@@ -130,7 +141,7 @@ def _waiting_too_long(ctx: TaskContext, tasks: Tasks, swept: Swept, held: HeldCo
                     "of_type": name,
                     "waits_seconds": waited,
                     "target_seconds": target,
-                    "held": held.by_type[name],
+                    "held": sum(held.by_type[each] for each in tasks[name].types),
                 },
             )
     return late

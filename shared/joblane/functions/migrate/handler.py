@@ -55,7 +55,9 @@ def handler(event: Mapping[str, Any], context: Any) -> dict[str, Any]:
         _logger().error("the migration failed; CloudFormation rolls the deploy back", exc_info=error)
         return done
     done = _answer(event, context, "SUCCESS", _id_after(event, id_), "")
-    _logger().info("migrated", extra={**migrated, **_deploy_of(event["ResourceProperties"])})
+    deploy = _deploy_of(event["ResourceProperties"])
+    # `by` is a keyword of Logs Insights
+    _logger().info("migrated", extra={**migrated, "version": deploy["version"], "deployed_by": deploy["by"]})
     return done
 
 

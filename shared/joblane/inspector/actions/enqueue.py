@@ -23,7 +23,7 @@ from joblane.record.connection import Connection
 from joblane.record.insert import NewTask
 from joblane.record.serve import serve
 from joblane.record.states import State
-from joblane.redaction import restored
+from joblane.redaction import restored, shown_schema
 
 
 def types(scope: Scope) -> tuple[TypeView, ...]:
@@ -38,7 +38,7 @@ def types(scope: Scope) -> tuple[TypeView, ...]:
             memory_mb=task.memory_mb,
             schedules=tuple(in_words(schedule.text, schedule.timezone) for schedule in task.schedules),
             ordered=task.flow is not None and task.flow.ordered,
-            schema=task.schema,
+            schema=shown_schema(task.payload, task.schema),
             target_wait_seconds=task.target_wait.total_seconds(),
             max_concurrency=task.max_concurrency,
             key=task.flow.key if task.flow else (),

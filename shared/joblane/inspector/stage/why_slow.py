@@ -19,11 +19,13 @@ from joblane.inspector.filter import PauseScope
 from joblane.inspector.scope import Scope
 from joblane.inspector.shell import argument
 from joblane.inspector.stage import doctor_database, limits, pauses, performance
+from joblane.inspector.stage.doctor_work import STUCK
 from joblane.inspector.stage.overview import LIVE_TASKS
 from joblane.inspector.tasks.filter_sql import BOUND, reading, unknown_type
 from joblane.inspector.views import Check, Grade, Pause, Performance
 from joblane.queues import OWN_TYPES
 from joblane.record.limit_status import LimitKind, LimitStatus
+from joblane.record.states import PARENTS
 
 RECENT, BEFORE = timedelta(minutes=15), timedelta(days=1)
 LEAST_RUNS = 5
@@ -43,19 +45,22 @@ LIVE = f"""
 with {LIVE_TASKS}
 select case when grouping(queue) = 0 then queue end, case when grouping(tenant) = 0 then tenant end,
        count(*) filter (where state in ('pending', 'retry', 'scheduled') and due_at <= clock_timestamp()) as due,
-       count(*) filter (where state = 'active'), count(*) filter (where state = 'held'),
+       count(*) filter (where state = 'active'),
+       count(*) filter (where state = 'active' and lease_until < clock_timestamp() - interval '{STUCK}'),
+       count(*) filter (where state = 'held' and waits_for is distinct from '{PARENTS}'),
+       count(*) filter (where state = 'held' and waits_for = '{PARENTS}'),
        count(*) filter (where state in ('pending', 'scheduled') and due_at > clock_timestamp()),
-       count(*) filter (where state = 'retry'),
+       count(*) filter (where state = 'retry' and due_at > clock_timestamp()),
        extract(epoch from clock_timestamp() - min(due_at) filter (where state in ('pending', 'retry', 'scheduled')
                and due_at <= clock_timestamp()))::float8,
        extract(epoch from min(due_at) filter (where state in ('pending', 'scheduled')
                and due_at > clock_timestamp()) - clock_timestamp())::float8
-  from (select queue, coalesce(tenant, '') as tenant, state, due_at from live
+  from (select queue, coalesce(tenant, '') as tenant, state, due_at, lease_until, waits_for from live
          where type = any($2::text[])) as mine
  group by grouping sets ((queue), (tenant))
- order by due desc limit {MOST_TENANTS}
+ order by grouping(queue), coalesce(tenant = any($3::text[]), false) desc, due desc limit {MOST_TENANTS}
 """
-"""The live tasks by queue, and by tenant: those with the most due tasks."""
+"""The live tasks by queue, and by tenant: the paused tenants ($3), then those with the most due tasks."""
 
 # The latest of a type are at the end of one index if they have ended, and of another if they are live.
 ARRIVED = f"""
@@ -69,11 +74,15 @@ select (select count(*) from (select from joblane.tasks where type = any($1::tex
 
 @dataclass(frozen=True, slots=True)
 class _Live:
-    """Live tasks. ``later``: scheduled; ``oldest``, ``first``: seconds since the first due one, and to the next."""
+    """Live tasks. ``stopped``: active, and their lease ended long ago; ``held``: by a limit; ``after``: by other tasks;
+    ``later``: scheduled; ``retry``: until a later time; ``oldest``, ``first``: seconds since the first due one, and to
+    the next."""
 
     due: int = 0
     active: int = 0
+    stopped: int = 0
     held: int = 0
+    after: int = 0
     later: int = 0
     retry: int = 0
     oldest: float | None = None
@@ -85,7 +94,9 @@ class _Live:
         return _Live(
             self.due + other.due,
             self.active + other.active,
+            self.stopped + other.stopped,
             self.held + other.held,
+            self.after + other.after,
             self.later + other.later,
             self.retry + other.retry,
             max(oldest, default=None),
@@ -114,7 +125,7 @@ def why_slow(scope: Scope, name: str) -> tuple[Check, ...]:
     if task is None:
         raise SelectionError("name", unknown_type(name, scope.tasks))
     subject = _read(scope, task)
-    parts = (_waits, _paused, _limits, _flooded, _lanes, _longer, _arriving, _failing, _later)
+    parts = (_waits, _paused, _limits, _flooded, _lanes, _stopped, _longer, _arriving, _failing, _later)
     found = [check for part in parts for check in part(scope, subject)]
     return (*found, *doctor_database.sweep(scope))
 
@@ -124,11 +135,12 @@ def _read(scope: Scope, task: Task[Any, Any]) -> _Subject:
     tenants: dict[str, _Live] = {}
     types = list(task.types)
     with reading(scope.connection) as connection:
-        for queue, tenant, *numbers in connection.run(LIVE, str(BOUND), types):
+        current = pauses.current(connection)
+        paused = [pause.name for pause in current if pause.scope is PauseScope.TENANT]
+        for queue, tenant, *numbers in connection.run(LIVE, str(BOUND), types, paused):
             group, key = (queues, queue) if queue is not None else (tenants, tenant)
             group[key] = _Live(*numbers)
         [[arrived]] = connection.run(ARRIVED, types, str(round(RECENT.total_seconds())))
-        current = pauses.current(connection)
     total = _Live()
     for each in queues.values():
         total = total.plus(each)
@@ -140,8 +152,10 @@ def _waits(_: Scope, subject: _Subject) -> Iterator[Check]:
     """The verdict on which the others bear."""
     live, target = subject.all, subject.task.target_wait
     if live.oldest is None:
-        held = f"; {live.held:,} wait for a limit" if live.held else ""
-        yield Check(Grade.GOOD, "waits", f"no task is due and waits{held}")
+        held = [f"; {live.held:,} wait for a limit" if live.held else ""]
+        held += [f"; {live.after:,} wait for other tasks" if live.after else ""]
+        do = f"`joblane ls --type {subject.name} --state held`, and `joblane show` says for which" if live.after else ""
+        yield Check(Grade.GOOD, "waits", f"no task is due and waits{''.join(held)}", do)
         return
     waited = lasting(timedelta(seconds=live.oldest))
     found = f"{live.due:,} {_tasks(live.due)} due, the oldest for {waited}; the target is {lasting(target)}"
@@ -208,13 +222,16 @@ def _limit(limit: LimitStatus, late: datetime) -> Iterator[Check]:
         delayed = f"; a handler has delayed it until {limit.delayed_until:%H:%M:%S}Z" if limit.delayed_until else ""
         found = f"its rate starts {limit.timed:,} tasks later, and {limit.held:,} wait{delayed}"
         yield Check(Grade.WARNING, what, found, do)
+    elif limit.held and is_late:
+        found = f"it has free slots, and {limit.held:,} {_tasks(limit.held)} held"
+        yield Check(Grade.WARNING, what, found, "`joblane tick jobs:sweep` starts them")
 
 
 def _flooded(_: Scope, subject: _Subject) -> Iterator[Check]:
     due = subject.all.due
     name, live = max(subject.tenants.items(), key=lambda item: item[1].due, default=("", _Live()))
     if live.due < LEAST_FLOOD or live.due < due * FLOOD_SHARE or len(subject.tenants) < 2:
-        yield Check(Grade.GOOD, "tenants", "no tenant has most of the due tasks")
+        yield Check(Grade.GOOD, "tenants", "no tenant keeps others waiting")
     elif not name:
         yield Check(Grade.GOOD, "tenants", f"{live.due:,} of {due:,} due tasks have no tenant")
     else:
@@ -230,19 +247,28 @@ def _lanes(_: Scope, subject: _Subject) -> Iterator[Check]:
         if not live.due:
             continue
         at_once = most and most * subject.task.batch_size
-        what, runs = f"lane {queue}", f"{live.active:,} run at a time, and {live.due:,} {_tasks(live.due)} due"
-        if not live.active:
+        active = live.active - live.stopped
+        what, runs = f"lane {queue}", f"{active:,} run at a time, and {live.due:,} {_tasks(live.due)} due"
+        if not active:
             do = "is it paused, or its event source mapping disabled or throttled? `joblane doctor` says so"
             yield Check(Grade.WARNING, what, f"nothing runs, and {live.due:,} {_tasks(live.due)} due", do)
-        elif at_once and live.active >= at_once:
+        elif at_once and active >= at_once:
             do = "raise its `max_concurrency`, and `concurrency_budget` of the stage"
             yield Check(Grade.BAD, what, f"{runs}: its `max_concurrency` of {most} is reached", do)
         else:
             do = "compare with its share of `concurrency_budget`, and with the throttles on the dashboard"
             yield Check(Grade.GOOD, what, runs, do if not at_once else "")
     if not any(live.due for live in subject.queues.values()):
-        active = subject.all.active
+        active = subject.all.active - subject.all.stopped
         yield Check(Grade.GOOD, "lanes", f"{active:,} {'task runs' if active == 1 else 'tasks run'}, and none is due")
+
+
+def _stopped(_: Scope, subject: _Subject) -> Iterator[Check]:
+    stopped = subject.all.stopped
+    if stopped:
+        found = f"{stopped:,} active {_tasks(stopped)} not running: their leases ended more than {STUCK} ago"
+        do = f"`joblane ls --type {subject.name} --lease-over`; the sweep sends their messages again"
+        yield Check(Grade.WARNING, "leases", found, do)
 
 
 def _longer(_: Scope, subject: _Subject) -> Iterator[Check]:
@@ -271,9 +297,13 @@ def _arriving(_: Scope, subject: _Subject) -> Iterator[Check]:
 
 
 def _failing(_: Scope, subject: _Subject) -> Iterator[Check]:
-    counts, retry = subject.recent.total, subject.all.retry
-    found = f"{counts.unsuccessful:,} of {counts.number:,} recent runs failed; {retry:,} {_tasks(retry)} retried"
-    if counts.number >= LEAST_RUNS and counts.unsuccessful >= counts.number * FAILING_SHARE:
+    counts, live = subject.recent.total, subject.all
+    waits = "task waits" if live.retry == 1 else "tasks wait"
+    found = f"{counts.unsuccessful:,} of {counts.number:,} recent runs failed; {live.retry:,} {waits} for a retry"
+    fails = counts.number >= LEAST_RUNS and counts.unsuccessful >= counts.number * FAILING_SHARE
+    # after an outage most tasks may wait for hours, and none runs
+    waiting = live.retry >= max(LEAST_RUNS, (live.due + live.active + live.retry + counts.number) * FAILING_SHARE)
+    if fails or waiting:
         do = f"`joblane ls --type {subject.name} --state retry` and `joblane dead --type {subject.name}` show why"
         yield Check(Grade.WARNING, "failures", found, do)
     else:

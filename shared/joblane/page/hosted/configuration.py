@@ -10,19 +10,21 @@ from dataclasses import dataclass
 from joblane.inspector.permission import Permission
 
 VARIABLE = "JOBLANE_PAGE"
+KEY_LENGTH = 64
+"""Letters and digits of the key of sessions: more than 256 bits."""
 
 
 @dataclass(frozen=True, slots=True)
 class Configuration:
-    """``url``: of the page. ``control_url``: of the control API. ``key_parameter``: name of the parameter with the key
-    of sessions. ``client_secret``: ARN of a secret or a parameter; None: the client is public. ``groups``: role → the
+    """``url``: of the page. ``control_url``: of the control API. ``key_secret``: ARN of the secret with the key of
+    sessions. ``client_secret``: ARN of a secret or a parameter; None: the client is public. ``groups``: role → the
     values of ``roles_claim`` that give it."""
 
     stage: str
     prefix: str
     url: str
     control_url: str
-    key_parameter: str
+    key_secret: str
     issuer: str
     client_id: str
     client_secret: str | None

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import re
 import secrets
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
+from starlette.datastructures import MutableHeaders
 from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 from starlette.types import ASGIApp
@@ -19,18 +20,21 @@ from joblane.inspector.permission import Permission
 from joblane.inspector.person import Person
 from joblane.page.desk import Desk
 from joblane.page.hosted.configuration import Configuration
-from joblane.page.hosted.issuer import Issuer, IssuerUnavailableError, SignInError
+from joblane.page.hosted.issuer import Issuer, IssuerUnavailableError, SignInError, error_code
 from joblane.page.hosted.signing import Signer
 from joblane.page.rendering import problem
-from joblane.page.security import Guard, cookies_of, equal, own_address
+from joblane.page.security import Guard, cookies_of, own_address
+from joblane.page.views import find
 
 SIGNED_IN, SIGN_OUT, SIGNED_OUT = "/signed-in", "/sign-out", "/signed-out"
 SESSION = "__Host-joblane"
 SIGN_IN = "__Host-joblane-sign-in-"
-"""Beginning of the cookie of a sign-in that has begun. Each has its own, so that several tabs can sign in."""
-SIGN_IN_SECONDS = 600
-MAX_SIGN_INS = 3
-"""Sign-ins of a browser at a time: API Gateway accepts headers of 10 KB in all."""
+"""Beginning of the cookie of a sign-in that has begun; its state follows. So several tabs can sign in at once."""
+SIGN_IN_SECONDS = 3600
+"""Time for the issuer's pages, which may ask for a second factor, or wait for a person in a tab."""
+MAX_SIGN_IN_BYTES = 4600
+"""Size of a browser's cookies of sign-ins: API Gateway accepts headers of 10 KB in all."""
+STATE = re.compile(r"[A-Za-z0-9_-]{43}", re.ASCII)
 MAX_PATH = 1000
 """Length of an address that a sign-in leads back to."""
 PATH = re.compile(r"/(?![/\\])[^\x00-\x20\x7f\\]*", re.ASCII)
@@ -62,7 +66,7 @@ class HostedGuard(Guard):
             return self._finish_sign_in(request)
         if request.method == "GET" and path == SIGNED_OUT:
             return self._signed_out(request)
-        session = self._signer.read("session", cookies_of(request.headers).get(SESSION, ""))
+        session = self._session(request)
         if session is None:
             return self._start_sign_in(request) if _is_navigation(request) else self._not_signed_in(request)
         person = Person(session["name"], Permission(session["role"]))
@@ -73,9 +77,12 @@ class HostedGuard(Guard):
             "csrf": request.state.form_token,
             "read_only": not person.may(Permission.OPERATE),
             "can_edit": person.may(Permission.EDIT),
-            "person": session["shown"],
+            "person": person.name.partition(" (")[0],
         }
         return None
+
+    def _session(self, request: Request) -> dict[str, Any] | None:
+        return self._signer.read("session", cookies_of(request.headers).get(SESSION, ""))
 
     def action_refusal(self, request: Request) -> Response | None:
         if request.state.role is not Permission.VIEW or request.url.path == SIGN_OUT:
@@ -86,36 +93,33 @@ class HostedGuard(Guard):
     def form_token(self, request: Request) -> str:
         return str(request.state.form_token)
 
+    def finish(self, headers: MutableHeaders) -> None:
+        headers["strict-transport-security"] = "max-age=31536000"
+
     # --- Sign-in ---------------------------------------------------------------------------------------------------
 
     def _start_sign_in(self, request: Request) -> Response:
         """Send the browser to the issuer. A signed cookie keeps where it wanted to go."""
-        state, nonce, verifier = (secrets.token_urlsafe(32) for _ in range(3))
-        wanted = own_address(request)
-        kept = {
-            "state": state,
-            "nonce": nonce,
-            "verifier": verifier,
-            "path": wanted if len(wanted) <= MAX_PATH else "/",
-        }
+        state, wanted = secrets.token_urlsafe(32), own_address(request)
         try:
-            address = self._issuer.authorize_address(state=state, nonce=nonce, verifier=verifier)
+            address = self._issuer.authorize_address(
+                state=state, nonce=self._signer.token("nonce", state), verifier=self._signer.token("verifier", state)
+            )
         except IssuerUnavailableError as error:
             return self._unavailable(request, error)
         answer = RedirectResponse(address, status_code=303)
-        begun = [name for name in cookies_of(request.headers) if name.startswith(SIGN_IN)]
-        if len(begun) >= MAX_SIGN_INS:
-            for name in begun:
-                _forget(answer, name)
-        _set(answer, _cookie_of(state), self._signer.sign("sign-in", kept, SIGN_IN_SECONDS), SIGN_IN_SECONDS)
+        path = wanted if len(wanted) <= MAX_PATH else "/"
+        kept = self._signer.sign(_purpose(state), {"path": path}, SIGN_IN_SECONDS)
+        for name in _without_room(cookies_of(request.headers), len(SIGN_IN + state + kept)):
+            _forget(answer, name)
+        _set(answer, SIGN_IN + state, kept, SIGN_IN_SECONDS)
         return answer
 
     def _finish_sign_in(self, request: Request) -> Response:
         """Verify what the issuer answered, make a session, and lead the browser to the page that it wanted."""
         state = request.query_params.get("state", "")
-        cookie = _cookie_of(state)
-        kept = self._signer.read("sign-in", cookies_of(request.headers).get(cookie, ""))
-        if kept is None or not equal(state, kept["state"]):
+        kept = self._signer.read(_purpose(state), cookies_of(request.headers).get(SIGN_IN + state, ""))
+        if kept is None:
             return self._refused(
                 request,
                 400,
@@ -124,7 +128,7 @@ class HostedGuard(Guard):
             )
         path = str(kept["path"]) if PATH.fullmatch(kept["path"]) else "/"
         try:
-            claims = self._verified(request, kept)
+            claims = self._verified(request, state)
         except IssuerUnavailableError as error:
             return self._unavailable(request, error)
         except SignInError as error:
@@ -135,27 +139,25 @@ class HostedGuard(Guard):
                 f"You are signed in at {self._issuer.host}, but no group of yours has a role on this page. Ask for one."
             )
             return self._refused(request, 403, "You have no role here", text, path=path)
-        name = self._configuration.name_of(claims)
-        session = {
-            "id": secrets.token_urlsafe(16),
-            "name": name,
-            "shown": name.partition(" (")[0],
-            "role": role,
-        }
+        name, before = self._configuration.name_of(claims), self._session(request) or {}
+        is_same = before.get("name") == name  # the forms in the person's other tabs stay good
+        id_ = before["id"] if is_same else secrets.token_urlsafe(16)
+        session = {"id": id_, "name": name, "role": role}
         seconds = self._configuration.session_hours * 3600
         answer = RedirectResponse(path, status_code=303)
-        _forget(answer, cookie)
+        _forget(answer, SIGN_IN + state)
         _set(answer, SESSION, self._signer.sign("session", session, seconds), seconds)
         return answer
 
-    def _verified(self, request: Request, kept: Mapping[str, Any]) -> Mapping[str, Any]:
+    def _verified(self, request: Request, state: str) -> Mapping[str, Any]:
         given = request.query_params
         if given.get("iss", self._configuration.issuer) != self._configuration.issuer:
             raise SignInError("the answer is of another issuer")
         code = given.get("code")
         if not code:
-            raise SignInError(f"{self._issuer.host} did not sign you in")
-        return self._issuer.verify(self._issuer.redeem(code, kept["verifier"]), kept["nonce"])
+            raise SignInError(f"{self._issuer.host} did not sign you in{error_code(given)}")
+        token = self._issuer.redeem(code, self._signer.token("verifier", state))
+        return self._issuer.verify(token, self._signer.token("nonce", state))
 
     # --- Pages -----------------------------------------------------------------------------------------------------
 
@@ -175,14 +177,16 @@ class HostedGuard(Guard):
 
     def _refused(self, request: Request, status: int, title: str, text: str, *, path: str = "/") -> Response:
         answer = problem(request, status, title, text, back=(path, "Sign in again"), stranger=True)
-        _forget(answer, _cookie_of(request.query_params.get("state", "")))
+        if STATE.fullmatch(state := request.query_params.get("state", "")):
+            _forget(answer, SIGN_IN + state)
         return answer
 
 
 def sign_out(request: Request) -> Response:
-    """End the session of this browser."""
+    """End the session of this browser, and forget its search."""
     answer = RedirectResponse(SIGNED_OUT, status_code=303)
     _forget(answer, SESSION)
+    _forget(answer, find.COOKIE, find.PATH)
     return answer
 
 
@@ -192,13 +196,24 @@ def _is_navigation(request: Request) -> bool:
     return request.method == "GET" and mode == "navigate" and "hx-request" not in request.headers
 
 
-def _cookie_of(state: str) -> str:
-    return SIGN_IN + re.sub(r"[^A-Za-z0-9_-]", "", state)[:8]
+def _purpose(state: str) -> str:
+    return f"sign-in {state}"
+
+
+def _without_room(cookies: Mapping[str, str], size: int) -> Iterator[str]:
+    """The sign-ins that give way to one with ``size``: the oldest, which browsers send first (RFC 6265, 5.4)."""
+    sizes = {name: len(name + value) for name, value in cookies.items() if name.startswith(SIGN_IN)}
+    left = size + sum(sizes.values())
+    for name, bytes_ in sizes.items():
+        if left <= MAX_SIGN_IN_BYTES:
+            return
+        left -= bytes_
+        yield name
 
 
 def _set(answer: Response, name: str, value: str, seconds: int) -> None:
     answer.set_cookie(name, value, max_age=seconds, path="/", secure=True, httponly=True, samesite="lax")
 
 
-def _forget(answer: Response, name: str) -> None:
-    answer.set_cookie(name, "", max_age=0, path="/", secure=True, httponly=True, samesite="lax")
+def _forget(answer: Response, name: str, path: str = "/") -> None:
+    answer.set_cookie(name, "", max_age=0, path=path, secure=True, httponly=True, samesite="lax")

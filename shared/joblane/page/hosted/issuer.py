@@ -8,6 +8,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import re
 import time
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
@@ -30,9 +31,14 @@ LEEWAY_SECONDS = 60
 KEPT_SECONDS = 3600
 REFETCH_SECONDS = 60
 """An unknown key id makes the keys be read again, once in this time."""
-CONNECT_SECONDS, READ_SECONDS = 3, 6
+CONNECT_SECONDS, READ_SECONDS = 2, 5
+"""Limits of each of the three requests of a sign-in, which has to end within API Gateway's 30 seconds."""
+HEADERS = {"Accept": "application/json", "Connection": "close"}
+"""A function is frozen between requests, and does not see that a kept connection has ended."""
 MAX_BYTES = 1024 * 1024
 REQUIRED = ("iss", "aud", "exp", "iat", "sub", "nonce")
+ERROR = re.compile(r"[a-z_]{1,40}")
+"""Source: RFC 6749, sections 4.1.2.1 and 5.2. Descriptions are not shown, as they are any text."""
 ENDPOINTS = ("authorization_endpoint", "token_endpoint", "jwks_uri")
 
 
@@ -100,7 +106,9 @@ class Issuer:
             form |= {"client_id": client, "client_secret": secret}
         status, found = self._call("POST", endpoints["token_endpoint"], headers, urlencode(form).encode())
         if 400 <= status < 500 and status not in (404, 429):
-            raise SignInError("the code is not valid, was used before, or the client's secret is wrong")
+            raise SignInError(
+                f"the code is not valid, was used before, or the client's secret is wrong{error_code(found)}"
+            )
         if status != 200 or not isinstance(found.get("id_token"), str):
             raise IssuerUnavailableError(f"the token endpoint answered with status {status} and no ID token")
         return str(found["id_token"])
@@ -163,7 +171,7 @@ class Issuer:
             found = self._get(f"{issuer.rstrip('/')}/.well-known/openid-configuration")
             if found.get("issuer") != issuer:
                 raise IssuerUnavailableError("its configuration names another issuer; compare the setting `issuer`")
-            if wrong := [name for name in ENDPOINTS if not _is_safe(found.get(name))]:
+            if wrong := [name for name in ENDPOINTS if not _is_safe(found.get(name), issuer)]:
                 raise IssuerUnavailableError(f"its configuration has no https address for {', '.join(wrong)}")
             self._metadata, self._metadata_at = found, time.time()
         return self._metadata
@@ -185,7 +193,7 @@ class Issuer:
         if self._http is None:
             options: dict[str, Any] = {"timeout": (CONNECT_SECONDS, READ_SECONDS)}
             self._http = URLLib3Session(**options)
-        request = AWSRequest(method, url, {"Accept": "application/json", **headers}, body or None, stream_output=True)
+        request = AWSRequest(method, url, {**HEADERS, **headers}, body or None, stream_output=True)
         try:
             answer: AWSResponse = self._http.send(request.prepare())
             content = answer.raw.read(MAX_BYTES + 1)
@@ -218,6 +226,17 @@ def _signing_key(found: Any) -> PyJWK | None:
     return None if getattr(key.key, "key_size", 0) < MIN_RSA_BITS and algorithm == "RS256" else key
 
 
-def _is_safe(url: object) -> bool:
-    where = urlsplit(url) if isinstance(url, str) else None
-    return where is not None and (where.scheme == "https" or where.hostname in LOOPBACK)
+def _is_safe(url: object, issuer: str) -> bool:
+    """True for https. An issuer on this machine may have http there, but no other issuer: a function's own runtime
+    answers on its loopback address."""
+    where, own = urlsplit(url) if isinstance(url, str) else None, urlsplit(issuer)
+    if where is None or not where.hostname:
+        return False
+    local = own.hostname in LOOPBACK and where.hostname in LOOPBACK
+    return where.scheme == "https" or (where.scheme == "http" and local)
+
+
+def error_code(answer: Mapping[str, Any]) -> str:
+    """The error of an issuer's answer in parentheses, as in `` (invalid_client)``; empty if there is none."""
+    found = answer.get("error")
+    return f" ({found})" if isinstance(found, str) and ERROR.fullmatch(found) else ""

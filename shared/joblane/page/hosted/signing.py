@@ -25,7 +25,9 @@ class Signer:
 
     def sign(self, purpose: str, value: dict[str, Any], seconds: float) -> str:
         """A text with ``value``, which can be read for ``seconds``."""
-        body = _encoded(json.dumps({**value, "until": time.time() + seconds}, separators=(",", ":")).encode())
+        kept = {**value, "until": int(time.time() + seconds)}
+        text = json.dumps(kept, separators=(",", ":"), ensure_ascii=False)
+        body = _encoded(text.encode(errors="surrogatepass"))
         return f"{body}.{self.token(purpose, body)}"
 
     def read(self, purpose: str, text: str) -> dict[str, Any] | None:

@@ -83,6 +83,17 @@
     count();
   });
 
+  // --- Forms of actions: an impatient second click sends nothing ----------------------------------------------------
+
+  const ONCE_MS = 5000;  // a later click is meant, for example after the loading was stopped
+  let sentAt = -ONCE_MS;
+
+  document.addEventListener("submit", (event) => {
+    if (event.target.method !== "post") return;
+    if (event.timeStamp - sentAt < ONCE_MS) event.preventDefault();
+    else sentAt = event.timeStamp;
+  });
+
   // --- Copying ------------------------------------------------------------------------------------------------------
 
   document.addEventListener("click", async (event) => {
