@@ -53,8 +53,11 @@ class Screen:
     async def press(self, *keys: str) -> None:
         for key in keys:
             await self.until(lambda: self.app.focused is not None)
+            dialogs = len(self.app.screen_stack)
             self.app.simulate_key(key)
             await self.pilot.pause(0)  # Pilot.press also waits for the process to be idle, which takes long
+            if key == "escape" and dialogs > 1:  # a key that follows is for the list
+                await self.until(lambda before=dialogs: len(self.app.screen_stack) < before)  # type: ignore[misc]
 
     async def type(self, text: str, into: str = "reason") -> None:
         """Type a text, and Enter. ``into``: the id of the input."""
