@@ -89,7 +89,7 @@ def watch(
     async def run() -> None:
         async with app.run_test(size=size) as pilot:
             screen = Screen(app, pilot)
-            await screen.until(lambda: "Loading" not in screen.text)
+            await screen.until(lambda: "Loading" not in screen.text and "quit" in screen.text)
             await scenario(screen)
 
     asyncio.run(run())

@@ -206,7 +206,7 @@ def dead() -> DeadLetters:
         first_at=before(days=2),
         last_at=before(minutes=3),
         example=ID,
-        queue="default",
+        queue="jobs-default-data-export-dlq",
         log_link=None,
     )
     other = replace(

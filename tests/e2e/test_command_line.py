@@ -6,6 +6,7 @@ import json
 import os
 import pty
 import select
+import signal
 import subprocess
 import sys
 import termios
@@ -104,11 +105,12 @@ def test_watch_works_on_a_terminal_and_restores_it(deployed: Deployed) -> None:
         read_until(b"LAST TICKS")
         os.write(ours, b"\x1bOP\x1b[B\x1b[A?")
         read_until(b"choose the list")
-        os.write(ours, b"\x1b[15~qq")
+        os.write(ours, b"\x1b[15~q")
+        watch.terminate()
         # then it leaves the alternate screen, shows the cursor, and restores the modes
         read_until(b"\x1b[?1049l")
         read_until(b"\x1b[?25h")
-        assert watch.wait(PATIENCE_SECONDS) == 0
+        assert watch.wait(PATIENCE_SECONDS) == 128 + signal.SIGTERM
     assert termios.tcgetattr(theirs) == before
     assert b"Traceback" not in drawn
     for end in (ours, theirs):

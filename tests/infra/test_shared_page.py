@@ -10,6 +10,7 @@ import pytest
 from joblane.cdk.app import Synthesised
 from joblane.cdk.errors import StageError
 from joblane.page.hosted.configuration import VARIABLE, Configuration
+from joblane.page.hosted.entry import ANSWER_SECONDS
 from tests.infra import templates
 from tests.infra.conftest import Synth
 from tests.infra.templates import Template
@@ -105,7 +106,7 @@ def test_the_function_is_in_no_network_and_its_configuration_has_no_secret(templ
     function = templates.functions(template)["acme-page"]
     assert "VpcConfig" not in function
     assert "Layers" not in function
-    assert function["Timeout"] < 30
+    assert ANSWER_SECONDS < function["Timeout"] < 30
     assert function["ReservedConcurrentExecutions"] == 4
     ((name, value),) = function["Environment"]["Variables"].items()
     assert name == VARIABLE

@@ -26,7 +26,7 @@ def performance(found: Performance, width: int, *, throughput: bool = True) -> R
     sparks = min(SPARKS, max(10, width - OTHER_COLUMNS))
     share = f" ({total.unsuccessful / total.number:.1%})" if total.number else ""
     failed = f"{total.unsuccessful:,}{share}, {total.archived:,} archived, {total.lost:,} lost"
-    title = f"{found.name}: from {stamp(found.periods[0].at)}, every {short(found.step_seconds)}"
+    title = f"{found.name or 'no tenant'}: from {stamp(found.periods[0].at)}, every {short(found.step_seconds)}"
     made = table("", "", "OVER TIME")
     if throughput:
         row(made, "RUNS", f"{total.number:,}", sparkline([one.number for one in counts], sparks))

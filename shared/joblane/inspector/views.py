@@ -590,7 +590,7 @@ class DeadGroup:
 
     ``recorded``: True for archived tasks; False for dead letters that never had a row, or that SQS itself moved.
     ``is_new``: the first of the tasks was archived less than a day ago. ``acknowledged``: None if no operator has
-    acknowledged the cause, or if it has come again since.
+    acknowledged the cause, or if it has come again since. ``queue``: the dead-letter queue.
     """
 
     fingerprint: str

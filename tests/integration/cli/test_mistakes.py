@@ -58,7 +58,7 @@ MISTAKES: dict[str, tuple[int, str]] = {
     "ls --newer banana": (2, "--newer: 'banana' is neither a duration, such as 90s"),
     "ls --newer 1h --older 2h": (2, "--older and --newer: nothing is older than 2h and newer than 1h"),
     "pause tenant acme --for 0s": (2, "a time in the future is required"),
-    "runs": (2, "Give a type or --tenant"),
+    "runs": (2, "Give a type or --tenant, and not both"),
     "retry": (2, "Give ids, or options that choose tasks"),
     "redrive": (2, "Give a fingerprint from `joblane dead`, ids, --type, or --all"),
     "show": (2, "Missing argument 'ID'"),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import pty
 import subprocess
 import sys
 import threading
@@ -10,6 +12,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 from rich.cells import cell_len
+from textual.widgets import Static
 
 from joblane.cli.watch import app as watch_app
 from joblane.cli.watch import feed, words
@@ -17,13 +20,13 @@ from joblane.cli.watch.chart import chart
 from joblane.cli.watch.grid import Grid
 from joblane.errors import DatabaseUnavailableError
 from joblane.inspector.filter import Filter, PauseScope
-from joblane.inspector.views import Depth, Lane, Page
+from joblane.inspector.views import BulkOutcome, Depth, Lane, Page
 from joblane.local.errors import ForbiddenError
 from joblane.queues import Queue
 from joblane.record.states import State
 from tests.builders import views
 from tests.inspector import FakeInspector
-from tests.watching import Screen, watch
+from tests.watching import WAIT_SECONDS, Screen, watch
 
 HINTS = "/ filter  p pause  r retry  ? help  q quit"
 AWAY = DatabaseUnavailableError("the database is unavailable: connection refused. An action may have been carried out")
@@ -98,6 +101,12 @@ def test_each_list_fits_the_terminal(stub: FakeInspector, size: tuple[int, int])
                 assert "TimeoutError: the upload did" in screen.text
         await screen.press("question_mark")
         await screen.until("retry a task or a cause")
+        # the list is drawn in a new size at once, behind a dialog as well
+        await screen.press("escape", "2")
+        await screen.until("AGE")
+        await screen.press("r")
+        await screen.pilot.resize_terminal(200, 40)
+        await screen.until(lambda: any("task-3" in line for line in screen.lines))
         await screen.press("escape", "5", "enter")
         await screen.until("Filter: state=archived fingerprint=")
 
@@ -112,11 +121,10 @@ def test_the_overview_has_lanes_pauses_and_the_runs_per_minute(stub: FakeInspect
     stub.answers["overview"] = replace(found, queues=(*found.queues[:2], low))
 
     async def scenario(screen: Screen) -> None:
-        text = screen.text
-        assert "image:resize_all_variants" in text
-        assert "queue low is paused by ann@laptop: the database moves (4 due tasks wait)" in text
-        assert "RUNS PER MINUTE" in text
-        assert "30 minutes ago" in text
+        await screen.until("image:resize_all_variants")
+        await screen.until("queue low is paused by ann@laptop: the database moves (4 due tasks wait)")
+        await screen.until("RUNS PER MINUTE")
+        await screen.until("30 minutes ago")
 
     watch(stub, scenario)
 
@@ -251,7 +259,12 @@ def test_a_retry_says_what_it_does_and_asks(stub: FakeInspector) -> None:
 
 
 def test_a_cause_is_redriven_with_a_canary_and_followed(stub: FakeInspector) -> None:
-    stub.answers["bulk_view"] = [views.bulk(action="redrive", state=State.ACTIVE, done=5), views.bulk(action="redrive")]
+    waiting, ended = BulkOutcome(900, 30, 0, 0, 0, True), BulkOutcome(928, 0, 0, 2, 0, True)
+    stub.answers["bulk_view"] = [
+        views.bulk(id="b", action="redrive", state=State.ACTIVE, done=5),
+        views.bulk(id="b", action="redrive", outcome=waiting),
+        views.bulk(id="b", action="redrive", outcome=ended),
+    ]
 
     async def scenario(screen: Screen) -> None:
         await screen.press("5")
@@ -264,11 +277,28 @@ def test_a_cause_is_redriven_with_a_canary_and_followed(stub: FakeInspector) -> 
         await screen.until(lambda: stub.performed == [("redrive", chosen, 5, 50, "the disk is empty")])
         await screen.until("Redrive: 5 of 940 tasks sent again")
         await screen.press("R")
-        await screen.until("Redrive: 930 of 940 tasks sent again, 10 skipped")
+        await screen.until(
+            "Redrive: 930 of 940 tasks sent again, 10 skipped (changed in the meantime). Now 900 completed, 30"
+        )
+        # and its tasks are followed after it has sent them all, next to the message of another action
+        await screen.press("1")
+        await screen.until("RUNS PER MINUTE")
+        await screen.press("r")
+        await screen.until("r works on a task or a cause")
+        await screen.press("R")
+        await screen.until("Now 928 completed, 0 wait, 2 archived again. r works on a task or a cause")
+        asked = len(stub.called("bulk_view"))
+        await screen.press("R", "5")
+        await screen.until("COUNT")
+        await screen.until(lambda: "Redrive:" not in screen.text)
+        assert len(stub.called("bulk_view")) == asked
         # an unreadable message runs no task that a canary could wait for
         await screen.press("j", "r")
         await screen.until("Redrive 2 unreadable messages")
         assert "canary" not in screen.text
+        # and it has nothing that can be paused
+        await screen.press("escape", "p")
+        await screen.until("p works on a row with a type, queue, tenant or schedule.")
 
     watch(stub, scenario)
 
@@ -318,10 +348,14 @@ def test_an_unavailable_database_leaves_the_old_content(stub: FakeInspector, mon
         await screen.until("Not up to date since")
         assert "Z: the database is unavailable: connection refused. Retrying every" in screen.sentences
         assert "TimeoutError: the upload" in screen.text
-        # a list that was not shown yet has nothing to show
+        # another list has its old content, or nothing, and says so at once
+        for number, notice in ((1, "Not up to date since"), (4, "Nothing to show yet: the database is unavailable")):
+            screen.app.action_view(number)
+            assert notice in str(screen.app.query_one("#notice", Static).content)
+        # a reading that fails has changed nothing
+        await screen.press("2", "p")
+        await screen.until("Nothing was done: the database is unavailable: connection refused.")
         await screen.press("4")
-        await screen.until("Nothing to show yet: the database is unavailable")
-        await screen.press("p")
         stub.fails = None
         await screen.until("ENDED")
         assert "Not up to date" not in screen.text
@@ -341,13 +375,17 @@ def test_a_silent_database_blocks_no_key(stub: FakeInspector, monkeypatch: pytes
         await screen.press("1")
         await screen.until("RUNS PER MINUTE")
         await screen.until("Not up to date since")
-        await screen.press("p", "question_mark")  # an action that gets no answer
-        await screen.until("retry a task or a cause")
+        # and what is typed before a dialog comes is no key of the list, of which q ends and r retries
+        await screen.press("p", *"queue r", "enter")
+        await screen.until("Reading the pauses …")
+        assert stub.performed == []
         await screen.press("escape", "2")
         answer.set()
         await screen.until("No task matches.")
         assert len(screen.app.screen_stack) == 1  # a late answer opens no dialog under the user's fingers
         await screen.until(lambda: "no answer" not in screen.text)
+        await screen.press("p", "r")  # nor does a key on an empty list
+        await screen.until("r works on a task or a cause")
 
     try:
         watch(stub, scenario)
@@ -381,6 +419,32 @@ def test_a_bug_ends_it_and_prints_no_values(
     with pytest.raises(ZeroDivisionError):
         watch(stub, scenario)
     assert "".join(capsys.readouterr()) == ""
+
+
+def test_it_ends_when_its_terminal_is_gone() -> None:
+    program = (
+        "from joblane.cli.watch.app import Watch\n"
+        "from tests.inspector import FakeInspector\n"
+        "given = dict(minutes=30, stage='local', command='jobs', source='the database')\n"
+        "Watch(FakeInspector(), every=60, **given).run(mouse=False)"
+    )
+    ours, theirs = pty.openpty()
+    # given a terminal that is not the controlling terminal, so its loss sends no signal
+    running = subprocess.Popen(
+        [sys.executable, "-c", program], stdin=theirs, stdout=theirs, stderr=theirs, start_new_session=True
+    )
+    try:
+        os.close(theirs)
+        drawn = b""
+        while b"RUNS PER MINUTE" not in drawn:
+            drawn += os.read(ours, 65_536)
+        # when
+        os.close(ours)
+        # then
+        assert running.wait(WAIT_SECONDS) == 129
+    finally:
+        running.kill()
+        running.wait()
 
 
 # --- Text from tasks -------------------------------------------------------------------------------------------------

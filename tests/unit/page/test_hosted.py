@@ -9,6 +9,7 @@ import re
 import shutil
 import subprocess
 import sys
+import threading
 from importlib.metadata import packages_distributions
 from pathlib import Path
 from typing import Any
@@ -119,3 +120,18 @@ def test_an_error_of_the_function_shows_no_value(
     assert answer["statusCode"] == 500
     assert "s3cret" not in json.dumps(answer) + caplog.text
     assert "ValueError in" in caplog.text
+
+
+def test_a_page_that_is_too_slow_for_the_gateway_gets_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    # given a page that is not complete in time
+    ends = threading.Event()
+    monkeypatch.setattr(entry, "page", ends.wait)
+    monkeypatch.setattr(entry, "ANSWER_SECONDS", 0)
+    # when
+    try:
+        answer = entry.handler({"requestContext": {"http": {"method": "POST"}}}, None)
+    finally:
+        ends.set()
+    # then
+    assert answer["statusCode"] == 503
+    assert "An action may have been carried out: check the audit" in answer["body"]

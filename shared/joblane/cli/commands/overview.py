@@ -130,7 +130,7 @@ def runs(
     from joblane.errors import LimitError
 
     if (type_ is None) == (tenant is None):
-        terminal.usage("give a type or --tenant")
+        terminal.usage("give a type or --tenant, and not both")
     kind, name = (PauseScope.TYPE, type_) if tenant is None else (PauseScope.TENANT, tenant)
     inspector, length = target.inspector(context), filters.parsed(duration, within, "--within")
     found = inspector.performance(kind, name or "", within=length)

@@ -53,3 +53,4 @@ def watch(
     app.run(mouse=False)
     if app.failure is not None:
         raise app.failure
+    raise typer.Exit(app.return_code or 0)

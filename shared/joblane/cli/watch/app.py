@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -17,18 +18,17 @@ from textual.widgets import DataTable, Input, Static
 from joblane.cli.exits import Exit, exit_of, message_of
 from joblane.cli.follow import report
 from joblane.cli.terminal import word
-from joblane.cli.watch import dialogs, plans, words
+from joblane.cli.watch import dialogs, ends, plans, words
 from joblane.cli.watch.details import Scrolled, details
-from joblane.cli.watch.feed import RETRY_SECONDS, Done, Feed, Fetched, act
+from joblane.cli.watch.feed import RETRY_SECONDS, Answers, Done, Feed, Fetched, act
 from joblane.cli.watch.grid import Grid
-from joblane.cli.watch.keys import FILTER_KEYS, LIST_KEYS, TASK_KEYS, help_text
-from joblane.cli.watch.lists import VIEWS, Asked, Listing, Target, View, task_target
+from joblane.cli.watch.keys import ANYWHERE, FILTER_KEYS, LIST_KEYS, TASK_KEYS, help_text
+from joblane.cli.watch.lists import VIEWS, Asked, Listing, Target, View, tabs, task_target
 from joblane.cli.watch.style import CSS
 from joblane.errors import sqlstate
 from joblane.inspector.filter import Filter
 from joblane.inspector.inspector import Inspector
 from joblane.inspector.views import BulkView
-from joblane.record.states import ENDED
 
 SILENT_SECONDS = 5.0
 """A query that takes longer than this is reported as unanswered."""
@@ -47,7 +47,7 @@ class Watch(App[None]):
     CSS = CSS
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("q", "quit", show=False),
-        Binding("ctrl+c", "quit", show=False, priority=True),
+        *ANYWHERE,
         Binding("escape", "leave", show=False),
         Binding("slash", "filter", show=False),
         Binding("p", "pause", show=False),
@@ -76,7 +76,7 @@ class Watch(App[None]):
         self._asked = Asked(VIEWS[0], minutes=minutes)
         self._back: list[Asked] = []
         self._texts: dict[Filter, str] = {}
-        self._answers: dict[Asked, tuple[datetime, Any]] = {}
+        self._answers = Answers()
         self._problem: str | None = None
         self._bulk: str | None = None
         self._feed = Feed(
@@ -96,7 +96,7 @@ class Watch(App[None]):
         yield Grid()
         with Scrolled(id="detail"):
             yield Static(id="task", markup=False)
-        for name in ("notes", "message", "hints"):
+        for name in ("notes", "bulk", "message", "hints"):
             yield Static(id=name, markup=False)
         yield Input(
             id="filter", compact=True, placeholder="type=data:export state=retry newer=2h", select_on_focus=False
@@ -105,16 +105,19 @@ class Watch(App[None]):
     def on_mount(self) -> None:
         self.query_one("#filter").display = False
         self.say("")
+        self._set("bulk", None)
         self._grid.focus()
         self._draw()
         self.set_interval(1, self._draw_notice)
         self._feed.start()
+        if not self.is_headless:
+            ends.await_ends(sys.stdin.fileno(), lambda: self.exit(return_code=ends.TERMINATED))
 
     def on_unmount(self) -> None:
         self._feed.end()
 
     def on_resize(self, _: Resize) -> None:
-        self._draw()
+        self.call_later(self._draw)  # the application takes the new size after this
 
     @property
     def _grid(self) -> Grid:
@@ -133,11 +136,8 @@ class Watch(App[None]):
         """Draw the latest answer for what is shown."""
         if not self.is_running or not self.screen_stack:
             return
-        asked, answer = self._asked, self._answer()
-        tabs = Text()
-        for number, view in enumerate(VIEWS, 1):
-            tabs.append(f"{number} {view.title}", "reverse bold" if view is asked.view else "").append("  ")
-        self._set("tabs", tabs)
+        asked, answer = self._asked, self._answers.of(self._asked)
+        self._set("tabs", tabs(asked.view))
         keys = LIST_KEYS if asked.task is None else TASK_KEYS
         self._set("hints", word(FILTER_KEYS if self._filtering else keys, "dim"))
         self._draw_notice()
@@ -171,7 +171,7 @@ class Watch(App[None]):
 
     def _draw_notice(self) -> None:
         """Draw the first line, and that about a filter, or about data that is not up to date."""
-        asked, answer = self._asked, self._answer()
+        asked, answer = self._asked, self._answers.of(self._asked)
         head = word(f"joblane watch  {self._stage}", "bold")
         if self.read_only:
             head.append("  read-only", "bold yellow")
@@ -180,9 +180,7 @@ class Watch(App[None]):
         notice = Text()
         text = self._texts.get(asked.chosen, "")
         if text:
-            notice.append_text(word(f"Filter: {text}", "bold"))
-            if not_used := words.unused(asked.chosen, asked.view.fields):
-                notice.append(f"  not used here: {', '.join(not_used)}", "yellow")
+            notice = words.notice(text, asked.chosen, asked.view.fields)
         problem = self._problem
         if self._feed.waiting_seconds > SILENT_SECONDS:
             problem = f"no answer from {self._source}"
@@ -201,20 +199,21 @@ class Watch(App[None]):
             return self._inspector.task(asked.task), bulk
         return asked.view.fetch(self._inspector, asked), bulk
 
-    def _answer(self) -> tuple[datetime, Any] | None:
-        return self._answers.get(replace(self._asked, name=None))
-
     def on_fetched(self, event: Fetched) -> None:
         if event.error is not None:
             self._failed(event.asked, event.error)
             return
         data, bulk = event.data
-        self._answers[replace(event.asked, name=None)] = datetime.now(UTC), data
+        self._answers.keep(event.asked, data)
         self._problem = None
-        if bulk is not None:
-            self.say(report(bulk))
-            self._bulk = None if bulk.state in ENDED else self._bulk
+        if bulk is not None and bulk.id == self._bulk:
+            self._follow(bulk)
         self._draw()
+
+    def _follow(self, bulk: BulkView) -> None:
+        """Show the report of a redrive, again and again until none of its tasks waits or runs."""
+        self._set("bulk", word(report(bulk), "bold"))
+        self._bulk = None if plans.is_over(bulk) else bulk.id
 
     def _failed(self, asked: Asked, error: Exception) -> None:
         if exit_of(error) is None:
@@ -232,8 +231,10 @@ class Watch(App[None]):
     def _show(self, asked: Asked, *, back: bool = False) -> None:
         if not back and (asked.task, asked.chosen) != (self._asked.task, self._asked.chosen):
             self._back.append(self._asked)
-        self._asked, self._problem = asked, None
+        self._asked = asked
         self.say("")
+        if self._bulk is None:
+            self._set("bulk", None)
         self._draw()
         self._feed.wake()
 
@@ -315,19 +316,24 @@ class Watch(App[None]):
     def _target(self) -> Target | None:
         if self._asked.task is None:
             return self._grid.target
-        answer = self._answer()
+        answer = self._answers.of(self._asked)
         return answer and task_target(answer[1].row)
 
     def action_pause(self) -> None:
         target = self._target
-        if self._may_act() and target is not None:
-            self.say("Reading the pauses …")
-            plans_of, asked = plans.pauses(target), self._asked
-            act(self._inspector.pauses, lambda found: self._choose(plans_of(found), asked), self.post_message)
+        if not self._may_act():
+            return
+        if target is None or not target.scopes:
+            self.say("p works on a row with a type, queue, tenant or schedule.")
+            return
+        of, waiting = plans.pauses(target), dialogs.Waiting("Reading the pauses …")
+        self.say("")
+        self.push_screen(waiting)
+        act(self._inspector.pauses, lambda found: self._choose(of(found), waiting), self.post_message, reading=True)
 
     def action_retry(self) -> None:
         target = self._target
-        if self._may_act() and target is not None:
+        if self._may_act():
             plan = plans.again(target, datetime.now(UTC))
             if isinstance(plan, str):
                 self.say(plan)
@@ -339,10 +345,10 @@ class Watch(App[None]):
             self.say(f"Nothing was done. {self.read_only}", "yellow")
         return not self.read_only
 
-    def _choose(self, found: list[plans.Plan], asked: Asked) -> None:
-        if len(self.screen_stack) > 1 or self._filtering or self._asked != asked:
-            return  # the answer came late, and a key may be meant for what is shown now
-        self.say("")
+    def _choose(self, found: list[plans.Plan], waiting: dialogs.Waiting) -> None:
+        if self.screen is not waiting:
+            return  # it was cancelled
+        self.pop_screen()
 
         def chosen(number: int | None) -> None:
             if number is not None:
@@ -365,8 +371,11 @@ class Watch(App[None]):
 
     def _acted(self, plan: plans.Plan) -> Callable[[Any], None]:
         def then(result: Any) -> None:
-            self.say(plan.result(result))
-            self._bulk = result.id if isinstance(result, BulkView) else self._bulk
+            if isinstance(result, BulkView):
+                self.say("")
+                self._follow(result)
+            else:
+                self.say(plan.result(result))
             self._feed.wake()
 
         return then
@@ -376,11 +385,15 @@ class Watch(App[None]):
             event.then(event.result)
             return
         error, code = event.error, exit_of(event.error)
+        if event.reading and isinstance(self.screen, dialogs.Waiting):
+            self.pop_screen()
         if code is Exit.FORBIDDEN or sqlstate(error) in READ_ONLY_STATES:
             self.read_only = f"Your role can view this stage, and not act on it: {message_of(error)}"
             self._may_act()
             self._draw_notice()
         elif code is None:
             self._handle_exception(error)
+        elif event.reading:
+            self.say(f"Nothing was done: {plans.first_sentence(message_of(error))}.", "red")
         else:
             self.say(message_of(error), "red")

@@ -14,6 +14,7 @@ from textual.screen import ModalScreen
 from textual.widgets import DataTable, Input, Static
 
 from joblane.cli.terminal import clean, word
+from joblane.cli.watch.keys import ANYWHERE
 
 LONGEST_REASON = 500
 
@@ -38,7 +39,7 @@ class Dialog(ModalScreen[Any]):
 
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("escape", "cancel", show=False),
-        Binding("ctrl+c", "app.quit", show=False, priority=True),
+        *ANYWHERE,
     ]
 
     def action_cancel(self) -> None:
@@ -69,6 +70,19 @@ class Choice(Dialog):
     def on_data_table_row_selected(self, event: DataTable.RowSelected) -> None:
         event.stop()
         self.dismiss(event.cursor_row)
+
+
+class Waiting(Dialog):
+    """A sentence while an answer is awaited. It takes the keys meanwhile: they are meant for the next dialog."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self._text = text
+
+    def compose(self) -> ComposeResult:
+        with VerticalScroll(classes="box"):
+            yield Static(word(self._text))
+            yield Static(word("Esc: cancel", "dim"))
 
 
 class Choices(DataTable[Text]):
@@ -103,7 +117,7 @@ class Confirmation(Dialog):
     def on_input_submitted(self, event: Input.Submitted) -> None:
         event.stop()
         inputs = list(self.query(Input))
-        for field, each in zip(self._fields, inputs, strict=True):
+        for number, (field, each) in enumerate(zip(self._fields, inputs, strict=True), 1):
             try:
                 field.check(each.value)
             except ValueError as error:
@@ -112,7 +126,7 @@ class Confirmation(Dialog):
                 return
             if each is event.input and each is not inputs[-1]:
                 self.query_one("#problem", Static).update("")
-                self.focus_next()
+                inputs[number].focus()
                 return
         self.dismiss({each.id: each.value.strip() for each in inputs})
 

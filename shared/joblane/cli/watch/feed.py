@@ -6,13 +6,15 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from typing import Any
 
 from textual.message import Message
 
 RETRY_SECONDS = 5.0
 """Time between queries while they fail."""
+MOST_ANSWERS = 20
 
 
 class Fetched(Message):
@@ -24,11 +26,32 @@ class Fetched(Message):
 
 
 class Done(Message):
-    """The result of an action, or its error. ``then``: what to do with the result."""
+    """The result of a call, or its error. ``then``: what to do with the result. ``reading``: it changed nothing."""
 
-    def __init__(self, then: Callable[[Any], None], result: Any = None, error: Exception | None = None) -> None:
+    def __init__(
+        self, then: Callable[[Any], None], result: Any = None, error: Exception | None = None, *, reading: bool
+    ) -> None:
         super().__init__()
-        self.then, self.result, self.error = then, result, error
+        self.then, self.result, self.error, self.reading = then, result, error, reading
+
+
+class Answers:
+    """The latest answers and their times, :data:`MOST_ANSWERS` at most, so that a list shows its last content at once.
+
+    An answer is that of a list, whichever of its rows is selected.
+    """
+
+    def __init__(self) -> None:
+        self._kept: dict[Any, tuple[datetime, Any]] = {}
+
+    def keep(self, asked: Any, data: Any) -> None:
+        self._kept.pop(replace(asked, name=None), None)
+        self._kept[replace(asked, name=None)] = datetime.now(UTC), data
+        if len(self._kept) > MOST_ANSWERS:
+            del self._kept[next(iter(self._kept))]
+
+    def of(self, asked: Any) -> tuple[datetime, Any] | None:
+        return self._kept.get(replace(asked, name=None))
 
 
 @dataclass
@@ -79,14 +102,16 @@ class Feed:
             self._wake.wait(self.every(asked) if fetched.error is None else RETRY_SECONDS)
 
 
-def act(call: Callable[[], Any], then: Callable[[Any], None], to: Callable[[Message], object]) -> None:
+def act(
+    call: Callable[[], Any], then: Callable[[Any], None], to: Callable[[Message], object], *, reading: bool = False
+) -> None:
     """Call ``call`` in a thread, and post its result."""
 
     def run() -> None:
         try:
-            done = Done(then, result=call())
+            done = Done(then, result=call(), reading=reading)
         except Exception as error:  # the application decides
-            done = Done(then, error=error)
+            done = Done(then, error=error, reading=reading)
         post(to, done)
 
     threading.Thread(target=run, name="joblane-watch-action", daemon=True).start()

@@ -3,9 +3,15 @@
 from __future__ import annotations
 
 from rich.text import Text
+from textual.binding import Binding
 
 from joblane.cli.terminal import word
 
+ANYWHERE = (
+    Binding("ctrl+c", "app.quit", show=False, priority=True),
+    Binding("ctrl+z", "app.suspend_process", show=False, priority=True),
+)
+"""Keys of the lists and of each dialog."""
 LIST_KEYS = "↑↓ select  ←→ list  Enter show  / filter  p pause  r retry  ? help  q quit"
 TASK_KEYS = "↑↓ scroll  Esc back  p pause  r retry  ? help  q quit"
 FILTER_KEYS = "Enter: filter, empty: all   Esc: cancel   The words are those of joblane ls:"
@@ -20,6 +26,7 @@ HELP = (
     ("R", "refresh now"),
     ("Esc", "back: close, end the filter, then quit"),
     ("q, Ctrl-C", "quit"),
+    ("Ctrl-Z", "back to the shell; fg returns"),
 )
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from rich.console import Group, RenderableType
 from rich.table import Table
+from rich.text import Text
 
 from joblane.cli import run_tables
 from joblane.cli.commands.dead import group_table
@@ -208,8 +209,7 @@ def _draw_dead(found: DeadLetters, asked: Asked, width: int) -> Listing:
     if found.unread:
         notes.append(f"Counts may still be changing: {plural(found.unread, 'more dead letter')} not read.")
     targets = [
-        Target(f"{group.fingerprint} {group.recorded}", cause=group, type=group.type or None, queue=group.queue)
-        for group in found.groups
+        Target(f"{group.fingerprint} {group.recorded}", cause=group, type=group.type or None) for group in found.groups
     ]
     made = group_table(found.groups, width + EDGES, fingerprints=False) if found.groups else table()
     return Listing(made, tuple(targets), None, tuple(notes))
@@ -285,3 +285,11 @@ VIEWS = (
     View("Types", _types, _draw_types, "There are no task types.", ("types",), selecting=True),
     View("Schedules", _schedules, _draw_schedules, "There are no schedules.", ("types",), every=RATHER_SECONDS),
 )
+
+
+def tabs(shown: View) -> Text:
+    """The line with the names of all lists."""
+    line = Text()
+    for number, view in enumerate(VIEWS, 1):
+        line.append(f"{number} {view.title}", "reverse bold" if view is shown else "").append("  ")
+    return line

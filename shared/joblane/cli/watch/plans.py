@@ -20,8 +20,8 @@ from joblane.cli.watch.lists import Target
 from joblane.inspector.durations import duration
 from joblane.inspector.filter import Filter, PauseScope
 from joblane.inspector.inspector import Inspector
-from joblane.inspector.views import DeadGroup, Pause, TaskRow
-from joblane.record.states import WAITING, State
+from joblane.inspector.views import BulkView, DeadGroup, Pause, TaskRow
+from joblane.record.states import ENDED, WAITING, State
 
 RATE = 50
 """Tasks a second of a redrive, as of `joblane redrive`."""
@@ -87,11 +87,11 @@ def _resume(pause: Pause) -> Plan:
     return Plan(f"Resume {pause.scope} {pause.name}", text, (REASON,), "resume", call, resumed_line)
 
 
-def again(target: Target, now: datetime) -> Plan | str:
+def again(target: Target | None, now: datetime) -> Plan | str:
     """The plan that runs a task or the tasks of a cause again, or a sentence that says why there is none."""
-    if target.cause is not None:
+    if target is not None and target.cause is not None:
         return _redrive(target.cause)
-    row = target.task
+    row = None if target is None else target.task
     if row is None:
         return "r works on a task or a cause. Enter lists the tasks of this row."
     if row.state in (State.ARCHIVED, State.CANCELLED):
@@ -130,6 +130,11 @@ def _redrive(cause: DeadGroup) -> Plan:
     text = f"{error_of(cause)}\n\n{first}At most {RATE} a second are sent again, each with new attempts."
     of = f" of {cause.type}" if cause.type else ""
     return Plan(f"Redrive {what}{of}", text, (REASON,), f"redrive {what}", call, report)
+
+
+def is_over(bulk: BulkView) -> bool:
+    """True if a redrive has ended, and none of the tasks that it has sent waits or runs."""
+    return bulk.state in ENDED and not (bulk.outcome and (bulk.outcome.waiting or bulk.outcome.active))
 
 
 def first_sentence(text: str) -> str:

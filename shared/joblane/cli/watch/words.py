@@ -9,10 +9,12 @@ from functools import cache
 from typing import Any
 
 import typer
+from rich.text import Text
 
 from joblane.cli.commands.options import expanded
 from joblane.cli.exits import OPTIONS
 from joblane.cli.filters import FilterOptions
+from joblane.cli.terminal import word
 from joblane.inspector.filter import Filter
 from joblane.inspector.views import DeadGroup, TaskRow
 
@@ -21,7 +23,7 @@ ROW_FIELDS = (
     "created_before", "ended_after", "ended_before",
 )  # fmt: skip
 """Fields that :func:`matches` compares."""
-CAUSE_FIELDS = ("types", "queues", "error", "fingerprint", "ended_after")
+CAUSE_FIELDS = ("types", "error", "fingerprint", "ended_after")
 """Fields that :func:`includes` compares."""
 
 
@@ -31,7 +33,7 @@ def parsed(text: str) -> Filter:
         words = shlex.split(text)
     except ValueError as error:
         raise ValueError(f"{text!r}: {error}".replace("No closing quotation", "a quotation mark is missing")) from error
-    given = [f"--{word}" if "=" in word.split(" ")[0] and not word.startswith("-") else word for word in words]
+    given = [f"--{each}" if "=" in each.split(" ")[0] and not each.startswith("-") else each for each in words]
     try:
         return FilterOptions(**_command().make_context("filter", given).params).filter()
     except Exception as error:
@@ -58,6 +60,14 @@ def unused(chosen: Filter, used: Collection[str] | None) -> list[str]:
     return [OPTIONS.get(name, name).removeprefix("--") for name in given if used is not None and name not in used]
 
 
+def notice(text: str, chosen: Filter, used: Collection[str] | None) -> Text:
+    """The line above a list about its filter: the words ``text``, and which of them the list does not use."""
+    line = word(f"Filter: {text}", "bold")
+    if not_used := unused(chosen, used):
+        line.append(f"  not used here: {', '.join(not_used)}", "yellow")
+    return line
+
+
 def matches(chosen: Filter, row: TaskRow) -> bool:
     """True if a row of a list matches the :data:`ROW_FIELDS` of a filter."""
     error = f"{row.error_type or ''}: {row.error_message or ''}".lower()
@@ -81,7 +91,7 @@ def matches(chosen: Filter, row: TaskRow) -> bool:
 def includes(chosen: Filter, group: DeadGroup) -> bool:
     """True if a cause of dead letters matches the :data:`CAUSE_FIELDS` of a filter."""
     return (
-        of_lane(chosen, group.type, group.queue)
+        of_lane(chosen, group.type)
         and chosen.fingerprint in (None, group.fingerprint)
         and (chosen.error or "").lower() in f"{group.error_type}: {group.message}".lower()
         and (chosen.ended_after is None or group.last_at >= chosen.ended_after)

@@ -7,6 +7,7 @@ import os
 import time
 import traceback
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from functools import cache, partial
 from typing import TYPE_CHECKING, Any, cast
 
@@ -32,15 +33,24 @@ if TYPE_CHECKING:
     from botocore.credentials import Credentials
 
 NOTICE_SECONDS = 60
+ANSWER_SECONDS = 27
+"""After this time the function answers without the page: API Gateway waits for 30 seconds, and then shows no reason."""
 AWS_SECONDS, AWS_ATTEMPTS = 3, 2
 """Limits of a request for the key of sessions, or for the client's secret. Those of botocore are 60 and 5."""
 READ_SECONDS, PATIENCE_SECONDS = 20, 5
-"""Limits of a request to the control API, so that the function answers within API Gateway's 30 seconds."""
+"""Limits of a request to the control API. A page makes up to six requests."""
 
 BUG = "The page failed. Its log group, /aws/lambda/PREFIX-page, says where; the command line can do the same."
 """Also if the key of the sessions cannot be read."""
 
+SLOW = (
+    f"The page was not complete after {ANSWER_SECONDS} seconds: the database or the control API is slow. Load it "
+    "again. An action may have been carried out: check the audit before you repeat it."
+)
+
 log = logging.getLogger(__name__)
+threads = ThreadPoolExecutor()
+"""Each request has a thread, so that it can be left behind."""
 
 
 class SignedNotices(Notices):
@@ -112,16 +122,18 @@ def handler(event: dict[str, Any], context: Any) -> dict[str, Any]:
     """Answer a request, and log it in one line, without its address."""
     started = time.monotonic()
     try:
-        answer = respond(page(), event)
+        answer = threads.submit(lambda: respond(page(), event)).result(timeout=ANSWER_SECONDS)
+    except TimeoutError:
+        answer = _plain(503, SLOW)
     except Exception as error:  # its text may hold confidential values
         frame = traceback.extract_tb(error.__traceback__)[-1]
         log.error("%s in %s, line %s", type(error).__name__, frame.filename, frame.lineno)
-        answer = {
-            "statusCode": 500,
-            "headers": {"content-type": "text/plain", "cache-control": "no-store"},
-            "body": BUG,
-        }
+        answer = _plain(500, BUG)
     http = event["requestContext"]["http"]
     extra = {"method": http["method"], "status": answer["statusCode"], "ms": int((time.monotonic() - started) * 1000)}
     log.info("request", extra=extra)
     return answer
+
+
+def _plain(status: int, text: str) -> dict[str, Any]:
+    return {"statusCode": status, "headers": {"content-type": "text/plain", "cache-control": "no-store"}, "body": text}
