@@ -119,7 +119,7 @@ class RemoteInspector:
     def _signed(self, url: str, body: bytes) -> AWSPreparedRequest:
         from botocore.auth import SigV4Auth
         from botocore.awsrequest import AWSRequest
-        from botocore.exceptions import BotoCoreError
+        from botocore.exceptions import BotoCoreError, ClientError
 
         headers = {"Content-Type": "application/json"}
         if self._person is not None:
@@ -127,7 +127,7 @@ class RemoteInspector:
         request = AWSRequest("POST", url, headers, body)
         try:
             credentials = self._credentials.get_frozen_credentials()
-        except BotoCoreError as error:
+        except (BotoCoreError, ClientError) as error:  # the latter from AssumeRole, at the end of the caller's session
             raise UnavailableError(no_credentials(error)) from error
         SigV4Auth(credentials, SERVICE, self._region).add_auth(request)
         return request.prepare()
