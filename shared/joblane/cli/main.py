@@ -131,9 +131,7 @@ app.add_typer(bulk.group, name="bulk", rich_help_panel="Act on tasks", help="Bul
 app.add_typer(
     batch.group, name="batch", rich_help_panel="Act on tasks", help="Batches: list, show, retry and seal them."
 )
-app.add_typer(
-    overview.why, name="why", rich_help_panel="Inspect", help="Why the tasks of a type start late: `why slow TYPE`."
-)
+app.add_typer(overview.why, name="why", rich_help_panel="Inspect", help="Say why tasks start late: `why slow TYPE`.")
 for _name, _group, _help in (
     ("limits", limits.group, "Limits: show, set and reset them."),
     ("line", limits.line_group, "The order of a key: show it, and let the next task run first."),

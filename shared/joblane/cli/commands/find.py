@@ -37,7 +37,7 @@ def find(
     ] = None,
     as_json: o.AsJson = False,
 ) -> None:
-    """Find tasks by an id, a name, an error or a payload.
+    """Find tasks by an id, a tenant, an error or a payload.
 
     TEXT is an id or its beginning, a tenant, tag, fingerprint or unique key, or a part of a type, of an error or of a
     value in a payload. Payloads are searched back to 24 hours ago, or to --newer.

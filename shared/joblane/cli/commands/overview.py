@@ -112,7 +112,9 @@ def runs(
     type_: Annotated[
         str | None, typer.Argument(metavar="TYPE", help="Task type.", autocompletion=completion.task_types)
     ] = None,
-    tenant: Annotated[str | None, typer.Option(metavar="TENANT", help="The runs of this tenant, by hour.")] = None,
+    tenant: Annotated[
+        str | None, typer.Option(metavar="TENANT", help="The runs of this tenant in place of a type, by hour.")
+    ] = None,
     within: Annotated[
         str, typer.Option(metavar="DURATION", help="Runs that ended within this time: 15m, 1d, 7d; 30d at most.")
     ] = "1d",
@@ -120,8 +122,8 @@ def runs(
 ) -> None:
     """Show the runs of one type or tenant over time.
 
-    Throughput, failures, percentiles of waits and durations, cost, tasks now, limits, errors, and the latest deploys,
-    pauses, limits and bulk actions.
+    Runs, failures, percentiles of waits and durations, cost, tasks now, limits and errors, and the latest deploys,
+    pauses, changed limits and bulk actions.
     """
     from joblane.cli import run_tables
     from joblane.cli.queue_tables import pause_line
@@ -264,8 +266,8 @@ def slow(
 ) -> None:
     """Say why the tasks of a type start late.
 
-    Pauses, limits, tenants, lanes, durations, arrivals, failures and the sweep, each with its numbers and the command
-    that fixes it. Exit status 1 if one of them delays tasks.
+    Checks pauses, limits, tenants, lanes, durations, arrivals, failures and the sweep. Each finding has its numbers and
+    the command that helps. Exit status 1 if one of them delays tasks.
     """
     _judge(target.inspector(context).why_slow(type_), as_json=as_json)
 

@@ -23,7 +23,10 @@ def page(
     read_only: Annotated[bool, typer.Option("--read-only", help="Refuse every action.")] = False,
     open_browser: Annotated[bool, typer.Option("--open", help="Open the page in the browser.")] = False,
 ) -> None:
-    """Serve the operator's page to a browser on this machine."""
+    """Serve the operator's page to a browser on this machine.
+
+    Prints its address, and runs until Ctrl-C.
+    """
     from joblane.inspector.remote import RemoteInspector
     from joblane.page.app import build
     from joblane.page.desk import Desk

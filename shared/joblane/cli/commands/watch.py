@@ -24,7 +24,8 @@ def watch(
 ) -> None:
     """Watch a stage in the terminal, and act on it.
 
-    Queues, tasks, failures, causes, types and schedules. ? shows the keys. q or Ctrl-C ends it.
+    Lists queues, tasks, failures, dead letters, types and schedules. Pauses, retries and redrives. ? shows the keys. q
+    or Ctrl-C ends it.
     """
     inspector, console = target.inspector(context), terminal.console()
     # under FORCE_COLOR, Rich takes a pipe for a terminal
