@@ -616,7 +616,7 @@ def answers() -> str:
     """The classes of the Inspector's answers, with their fields."""
     parts = []
     for name, model in vars(views).items():
-        if isinstance(model, type) and model.__module__ == views.__name__:
+        if isinstance(model, type) and model.__module__.startswith(views.__name__):
             parts += [f"### `{name}`", *map(said, doc(model, name).text)]
             if issubclass(model, Enum):
                 parts.append(f"Values: {values(model)}.")

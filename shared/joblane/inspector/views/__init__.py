@@ -1,0 +1,84 @@
+"""Answers of the inspector: plain typed objects, which JSON can hold unchanged.
+
+Times are aware UTC. In payloads, results and headers the values of redacted fields are masked.
+"""
+
+from joblane.inspector.views.actions import BULK_RESULTS, ActionResult, AuditEntry, BulkOutcome, BulkView
+from joblane.inspector.views.batches import BatchRow, BatchView
+from joblane.inspector.views.dead import Acknowledged, DeadGroup, DeadLetters
+from joblane.inspector.views.runs import Mark, Percentiles, Performance, Period, RunCounts, Statistic
+from joblane.inspector.views.stage import (
+    Check,
+    Count,
+    Depth,
+    Grade,
+    Lane,
+    Minute,
+    Overview,
+    Pause,
+    Paused,
+    QueueView,
+    ScheduleView,
+    TenantRow,
+    Tick,
+    TypeView,
+)
+from joblane.inspector.views.tasks import (
+    Attempt,
+    Found,
+    FoundGroup,
+    FoundKind,
+    LogLine,
+    Page,
+    Reason,
+    Relative,
+    Relatives,
+    TaskRow,
+    TaskView,
+    Why,
+)
+
+__all__ = [
+    "BULK_RESULTS",
+    "Acknowledged",
+    "ActionResult",
+    "Attempt",
+    "AuditEntry",
+    "BatchRow",
+    "BatchView",
+    "BulkOutcome",
+    "BulkView",
+    "Check",
+    "Count",
+    "DeadGroup",
+    "DeadLetters",
+    "Depth",
+    "Found",
+    "FoundGroup",
+    "FoundKind",
+    "Grade",
+    "Lane",
+    "LogLine",
+    "Mark",
+    "Minute",
+    "Overview",
+    "Page",
+    "Pause",
+    "Paused",
+    "Percentiles",
+    "Performance",
+    "Period",
+    "QueueView",
+    "Reason",
+    "Relative",
+    "Relatives",
+    "RunCounts",
+    "ScheduleView",
+    "Statistic",
+    "TaskRow",
+    "TaskView",
+    "TenantRow",
+    "Tick",
+    "TypeView",
+    "Why",
+]

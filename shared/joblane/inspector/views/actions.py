@@ -1,0 +1,111 @@
+"""Results of actions on one task and on many, and their audit."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+from joblane.inspector.filter import Filter
+from joblane.record.states import State
+
+
+@dataclass(frozen=True, slots=True)
+class ActionResult:
+    """The result of an action on one task. ``note``: why the task does not run yet, as a sentence.
+
+    ``new_id``: the id of the task that a replay or an enqueue created; ``after`` is then the state of that task.
+    """
+
+    id: str
+    action: str
+    before: State | None
+    after: State
+    new_id: str | None = None
+    note: str | None = None
+
+
+BULK_RESULTS = {
+    "run": "sent",
+    "retry": "sent again",
+    "redrive": "sent again",
+    "archive": "archived",
+    "delete": "deleted",
+    "cancel": "cancelled or stopping",
+}
+"""Bulk action → the result for each task that it has changed."""
+
+
+@dataclass(frozen=True, slots=True)
+class BulkOutcome:
+    """The tasks that a bulk action has sent, by their state now, without those that another action has changed since.
+    ``exact`` False: only the first 20,000 tasks are counted."""
+
+    completed: int
+    waiting: int
+    active: int
+    archived: int
+    cancelled: int
+    exact: bool
+
+
+@dataclass(frozen=True, slots=True)
+class BulkView:
+    """A bulk action, which is a task of type ``jobs:bulk``. ``state``: the state of that task.
+
+    ``total``: tasks that matched at the start. ``done``, ``skipped``, ``failed``: tasks so far. ``stopped``: why the
+    action ended early, None if it did not. ``reason``: the operator's, None if none was given. ``outcome``: of the
+    tasks that it has sent; None in a listing, and for an action that sends none.
+    """
+
+    id: str
+    action: str
+    filter: Filter
+    who: str
+    state: State
+    total: int
+    done: int
+    skipped: int
+    failed: int
+    canary: int
+    stopped: str | None
+    started_at: datetime
+    finished_at: datetime | None
+    reason: str | None = None
+    outcome: BulkOutcome | None = None
+
+    @property
+    def result(self) -> str:
+        """The result for each of the ``done`` tasks, in words."""
+        return BULK_RESULTS.get(self.action, "changed")
+
+    @property
+    def why_skipped(self) -> str:
+        """Why tasks were skipped, in words."""
+        return "changed in the meantime" + (", or waiting for a limit" if self.action == "run" else "")
+
+    @property
+    def shown_state(self) -> str:
+        """``state``, or ``stopping`` or ``stopped`` if the canary or an operator has ended the action early: the state
+        of its task does not show that."""
+        if self.stopped is None or self.state == "archived":
+            return self.state
+        return "stopped" if self.state in ("completed", "cancelled") else "stopping"
+
+
+@dataclass(frozen=True, slots=True)
+class AuditEntry:
+    """An action of an operator. ``target``: a task's id, or for example ``type:data:export`` or ``queue:low``.
+
+    ``bulk``: the id of the bulk action that acted on the task, None for an action of its own.
+    """
+
+    number: int
+    at: datetime
+    who: str
+    action: str
+    target: str
+    reason: str | None
+    bulk: str | None = None
+    details: Mapping[str, Any] = field(default_factory=dict)

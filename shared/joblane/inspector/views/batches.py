@@ -1,0 +1,45 @@
+"""Batches of tasks."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+
+from joblane.inspector.views.tasks import Relative, TaskRow
+from joblane.record.states import ENDED, State
+
+
+@dataclass(frozen=True, slots=True)
+class BatchRow:
+    """A batch. ``sealed_at`` None: members can be added. ``on_end``, ``on_success``: its callbacks, or None."""
+
+    id: str
+    created_at: datetime
+    sealed_at: datetime | None
+    on_end: Relative | None
+    on_success: Relative | None
+
+
+@dataclass(frozen=True, slots=True)
+class BatchView:
+    """A batch with its members. ``members``: their number by state.
+
+    ``exact`` False: the batch has more members than the 50,000 that are counted. ``dead``: the latest archived members,
+    at most 20. Members whose rows are removed are in neither.
+    """
+
+    row: BatchRow
+    members: Mapping[State, int]
+    exact: bool
+    dead: tuple[TaskRow, ...]
+
+    @property
+    def number(self) -> int:
+        """The number of members that are counted."""
+        return sum(self.members.values())
+
+    @property
+    def ended(self) -> int:
+        """The number of these that have ended, archived ones included."""
+        return sum(number for state, number in self.members.items() if state in ENDED)

@@ -1,0 +1,102 @@
+"""Statistics of runs, and the marks of their charts."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+
+from joblane.inspector.filter import PauseScope
+
+
+@dataclass(frozen=True, slots=True)
+class Percentiles:
+    """Times in milliseconds, each within 10 %: half of the runs took less than ``p50``."""
+
+    p50: int
+    p95: int
+    p99: int
+
+
+@dataclass(frozen=True, slots=True)
+class RunCounts:
+    """Runs that ended in a time. ``failed``: they failed or timed out, and were retried. ``archived``: their task was
+    archived after them. ``others``: snoozed, cancelled and the like.
+
+    ``wait_ms``: from the due time to the start. ``duration_ms``: of runs that completed or failed. None: no such run.
+    """
+
+    completed: int
+    failed: int
+    archived: int
+    lost: int
+    others: int
+    cost_usd: float
+    wait_ms: Percentiles | None
+    duration_ms: Percentiles | None
+
+    @property
+    def number(self) -> int:
+        """All runs."""
+        return self.completed + self.failed + self.archived + self.lost + self.others
+
+    @property
+    def unsuccessful(self) -> int:
+        """Runs that failed, timed out or were lost."""
+        return self.failed + self.archived + self.lost
+
+
+@dataclass(frozen=True, slots=True)
+class Period:
+    """The runs that ended from ``at`` on, for the ``step_seconds`` of the whole."""
+
+    at: datetime
+    counts: RunCounts
+
+
+@dataclass(frozen=True, slots=True)
+class Performance:
+    """The runs of a type or a tenant. ``periods``: oldest first, without gaps; the last one is not over yet."""
+
+    kind: PauseScope
+    name: str
+    at: datetime
+    step_seconds: int
+    total: RunCounts
+    periods: tuple[Period, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Mark:
+    """An event on a chart. ``kind``: deploy, pause, resume, limit or bulk.
+
+    ``who``: None if it is not known. ``target``: of its entries in the audit, for example ``type:data:export``; None
+    for a deploy and a bulk action. ``bulk``: the id of the bulk action.
+    """
+
+    at: datetime
+    kind: str
+    text: str
+    who: str | None
+    reason: str | None = None
+    target: str | None = None
+    bulk: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Statistic:
+    """Runs of one ``key``, a type or a tenant, that started within a period. ``cost_usd``: an estimate.
+
+    A period of more than a day has the runs that ended in its hours. The ``key`` ``*`` then stands for the tenants that
+    had no numbers of their own in an hour.
+    """
+
+    key: str
+    started: int
+    completed: int
+    retried: int
+    archived: int
+    lost: int
+    wait_ms: int | None
+    duration_ms: int | None
+    longest_ms: int | None
+    cost_usd: float

@@ -1,0 +1,247 @@
+"""Tasks: rows of a listing, and one task with its attempts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from enum import StrEnum
+from typing import Any
+
+from joblane.inspector.filter import Filter
+from joblane.inspector.views.actions import AuditEntry
+from joblane.queues import Queue
+from joblane.record.states import ENDED, State
+from joblane.record.status import Progress
+
+
+@dataclass(frozen=True, slots=True)
+class TaskRow:
+    """A line of a listing."""
+
+    id: str
+    type: str
+    queue: Queue
+    state: State
+    tenant: str | None
+    tags: tuple[str, ...]
+    attempts: int
+    max_retry: int
+    created_at: datetime
+    due_at: datetime
+    finished_at: datetime | None
+    reason: str | None
+    error_type: str | None
+    error_message: str | None
+    fingerprint: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """A page of a listing. ``after``: the position from which the next page begins; None on the last page.
+
+    ``searched_to``: the page ends before it is full, because the filter has no index of its own; all tasks that were
+    created since then were searched, and the next page searches further. None: the page is full, or the last one.
+    """
+
+    tasks: tuple[TaskRow, ...]
+    after: str | None
+    searched_to: datetime | None = None
+
+
+class FoundKind(StrEnum):
+    """Where a search has found its text: a whole name or key, a part of a type or an error, or a value of a payload."""
+
+    ID = "id"
+    KEY = "unique key"
+    TYPE = "type"
+    TENANT = "tenant"
+    TAG = "tag"
+    FINGERPRINT = "fingerprint"
+    ERROR = "error"
+    PAYLOAD = "payload"
+
+
+@dataclass(frozen=True, slots=True)
+class FoundGroup:
+    """Tasks that a search has found in one way.
+
+    ``filter``: of the listing with all of them, None if there is none. ``page``: the newest of them; for a type: none.
+    Without tasks and with ``searched_to``: the listing can search further.
+    """
+
+    kind: FoundKind
+    filter: Filter | None
+    page: Page
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """The answer of a search. ``id``: the only task that the text names; all else is empty then.
+
+    ``read``: the number of tasks whose payloads were searched, newest first. ``searched_to``: creation of the last of
+    them, None if there was none. ``after``: the position from which the next search continues; None if all payloads of
+    the time range were searched.
+    """
+
+    id: str | None
+    groups: tuple[FoundGroup, ...]
+    read: int
+    searched_to: datetime | None
+    after: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """A run. ``outcome`` None: it has not ended. ``cost_usd``: an estimate, None if it is not known yet.
+
+    ``wait_ms``: from the time the task was due to the start; None if not known.
+    """
+
+    run: int
+    attempt: int
+    generation: int
+    started_at: datetime
+    finished_at: datetime | None
+    outcome: str | None
+    duration_ms: int | None
+    billed_ms: int | None
+    memory_mb: int | None
+    cost_usd: float | None
+    request_id: str | None
+    error_type: str | None
+    error_message: str | None
+    fingerprint: str | None
+    traceback: str | None
+    wait_ms: int | None = None
+
+    @property
+    def due_at(self) -> datetime:
+        """The time from which the run was due; its start if that is not known."""
+        return self.started_at - timedelta(milliseconds=self.wait_ms or 0)
+
+
+class Reason(StrEnum):
+    """The reason why a task is not running now."""
+
+    ENDED = "ended"
+    RUNNING = "running"
+    STOPPING = "stopping"
+    LOST = "lost"
+    PAUSED = "paused"
+    HELD = "held"
+    IN_ORDER = "in-order"
+    PARENTS = "parents"
+    RATED = "rated"
+    TURN = "turn"
+    NOT_DUE = "not-due"
+    UNSENT = "unsent"
+    NO_LANE = "no-lane"
+    IN_LANE = "in-lane"
+    CLAIM_ALONE = "claim-alone"
+    ARCHIVED = "archived"
+
+
+@dataclass(frozen=True, slots=True)
+class Why:
+    """``text``: the reason, with its numbers, and the next step. ``until``: the time of that step, if known."""
+
+    reason: Reason
+    text: str
+    until: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Relative:
+    """A parent or child of a task, or a callback of a batch. ``type``, ``state`` None: its row is removed."""
+
+    id: str
+    type: str | None
+    state: State | None
+
+
+@dataclass(frozen=True, slots=True)
+class Relatives:
+    """The parents or children of a task. ``tasks``: at most 50 of them, archived ones first, then those that have not
+    ended. ``more``: True if it has more than these.
+
+    ``states``: the number of all of them by state, ``removed``: of those whose rows are removed. ``exact`` False: there
+    are more than the 1,000 that are counted.
+    """
+
+    tasks: tuple[Relative, ...]
+    more: bool
+    states: Mapping[State, int] = field(default_factory=dict)
+    removed: int = 0
+    exact: bool = True
+
+    @property
+    def number(self) -> str:
+        """The number of all of them, in words."""
+        return f"{'' if self.exact else 'at least '}{sum(self.states.values()) + self.removed:,}"
+
+    @property
+    def summary(self) -> str:
+        """``5 completed, 1 archived``."""
+        order = sorted(State, key=lambda state: state not in ENDED)
+        found = [*((self.states.get(state, 0), str(state)) for state in order), (self.removed, "removed")]
+        return ", ".join(f"{number:,} {name}" for number, name in found if number)
+
+
+@dataclass(frozen=True, slots=True)
+class TaskView:
+    """All details of one task. ``payload`` None: it was cleared. ``actions``: the actions that its state allows now.
+
+    ``headers``: names with masked values, except for ``traceparent``. ``limits``: the names of its limits, the
+    narrowest first: ``TYPE/KEY``, a type, or the name of a shared limit. ``waits_for``: the limit for which it is held,
+    None if it waits for no limit.
+
+    ``parents``: the tasks after which it runs. ``on_parent_dead``: None without parents. ``children``: the tasks that
+    run after it, or that its runs enqueued. ``enqueued_by``: the id of the task whose run enqueued it. ``batch``: the
+    id of its batch. ``callback``: ``on_end`` or ``on_success`` if it is this callback of the batch, None if it is a
+    member.
+    """
+
+    row: TaskRow
+    owner: str | None
+    payload: Any
+    result: Any
+    headers: Mapping[str, str]
+    options: Mapping[str, Any]
+    runs: int
+    generation: int
+    deadline: datetime | None
+    dead_sent_at: datetime | None
+    lease_until: datetime | None
+    expire_at: datetime | None
+    cancel_requested_at: datetime | None
+    unique_key: str | None
+    replay_of: str | None
+    replays: tuple[str, ...]
+    progress: Progress | None
+    items_done: int
+    limits: tuple[str, ...]
+    waits_for: str | None
+    parents: Relatives
+    on_parent_dead: str | None
+    children: Relatives
+    enqueued_by: str | None
+    batch: str | None
+    callback: str | None
+    attempts: tuple[Attempt, ...]
+    why: Why
+    actions: tuple[str, ...]
+    audit: tuple[AuditEntry, ...]
+    log_link: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class LogLine:
+    """A line of a log. ``attempt`` None: the line names no attempt. ``fields``: the rest of the JSON."""
+
+    at: datetime
+    level: str
+    message: str
+    attempt: int | None
+    request_id: str | None
+    fields: Mapping[str, Any]
