@@ -132,12 +132,16 @@ class Visitor:
         self.page.goto(self.base + path)
         return self.page
 
-    def keep(self, name: str) -> None:
-        """Take a screenshot, as build output. CI keeps no files, so it takes none."""
+    def size(self, width: int) -> None:
+        self.page.set_viewport_size({"width": width, "height": 900})
+
+    def keep(self, name: str, *, full_page: bool = True) -> None:
+        """Take a screenshot, as build output. CI keeps no files, so it takes none. ``docs/images/page.png`` is a copy
+        of ``readme.png``."""
         if os.environ.get("CI"):
             return
         SCREENSHOTS.mkdir(parents=True, exist_ok=True)
-        self.page.screenshot(path=SCREENSHOTS / f"{name}.png", full_page=True)
+        self.page.screenshot(path=SCREENSHOTS / f"{name}.png", full_page=full_page)
 
 
 @pytest.fixture

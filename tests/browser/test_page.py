@@ -580,25 +580,35 @@ def test_actions_work_without_scripts(visit: Visit, site: Site) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "how"), [("light", {"color_scheme": "light"}), ("dark", {"color_scheme": "dark"}), ("phone", PHONE)]
+    ("name", "how", "widths"),
+    [
+        ("light", {"color_scheme": "light"}, (1440, 390)),
+        ("dark", {"color_scheme": "dark"}, (1440, 390)),
+        ("phone", PHONE, (360,)),
+    ],
 )
 def test_every_page_is_readable_in_light_and_dark_mode_and_on_a_phone(
-    visit: Visit, site: Site, axe: str, name: str, how: dict[str, Any]
+    visit: Visit, site: Site, axe: str, name: str, how: dict[str, Any], widths: tuple[int, ...]
 ) -> None:
     visitor = visit(**how)
     visitor.page.get_by_label("Find anything").fill("in")  # the page of the search then has results
     visitor.page.keyboard.press("Enter")
     expect(visitor.page.get_by_role("heading", name="Error contains it")).to_be_visible()
     for kind, address in addresses(site).items():
+        visitor.size(widths[0])
         page = visitor.go(address)
+        if (kind, name) == ("queues", "light"):
+            visitor.keep("readme", full_page=False)
         page.evaluate("document.querySelectorAll('details:not(.menu)').forEach(one => one.open = true)")
-        visitor.keep(f"{kind}-{name}")
-        width, seen = page.evaluate("[document.documentElement.scrollWidth, document.documentElement.clientWidth]")
-        assert width <= seen, f"{kind} scrolls sideways"
-        if name == "light" or (name == "dark" and kind in COLOURFUL):
-            page.evaluate(axe)
-            found = page.evaluate("rules => axe.run(document, {runOnly: rules, resultTypes: []})", RULES[name])
-            assert [_text(violation) for violation in found["violations"]] == [], kind
+        for width in widths:
+            visitor.size(width)
+            visitor.keep(f"{kind}-{name}-{width}")
+            taken, seen = page.evaluate("[document.documentElement.scrollWidth, document.documentElement.clientWidth]")
+            assert taken <= seen, f"{kind} scrolls sideways at {width}"
+            if name == "light" or (name == "dark" and kind in COLOURFUL):
+                page.evaluate(axe)
+                found = page.evaluate("rules => axe.run(document, {runOnly: rules, resultTypes: []})", RULES[name])
+                assert [_text(violation) for violation in found["violations"]] == [], (kind, width)
     _expected(visitor, "404")
 
 
