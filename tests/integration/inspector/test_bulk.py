@@ -8,8 +8,7 @@ from datetime import timedelta
 import pytest
 
 from joblane import Queue, State
-from joblane.errors import UnknownTaskError
-from joblane.inspector.errors import ActionError, SelectionError
+from joblane.inspector.errors import ActionError, SelectionError, UnknownBulkError
 from joblane.inspector.filter import BulkAction, Filter
 from joblane.inspector.inspector import Inspector
 from tests.builders.rows import archived, put
@@ -264,11 +263,11 @@ def test_an_abort_of_an_ended_action_is_refused(inspector: Inspector, bulks: Bul
     bulks.run(view.id)
     with pytest.raises(ActionError, match=f"task '{view.id}' is completed; abort is for tasks that are scheduled, "):
         inspector.abort(view.id)
-    with pytest.raises(UnknownTaskError):
+    with pytest.raises(UnknownBulkError):
         inspector.abort("nothing")
-    with pytest.raises(UnknownTaskError):
+    with pytest.raises(UnknownBulkError):
         inspector.bulk_view("a")
-    with pytest.raises(UnknownTaskError):
+    with pytest.raises(UnknownBulkError):
         inspector.bulk_view("what no id\0can be")
 
 

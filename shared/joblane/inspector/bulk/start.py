@@ -18,12 +18,12 @@ from joblane.inspector.filter import BulkAction, Filter
 from joblane.inspector.scope import Scope
 from joblane.inspector.tasks.filter_sql import BOUND, LARGEST_PAGE, aimed, check_number, checked
 from joblane.inspector.tasks.listing import count_all
-from joblane.inspector.tasks.row import check_id
 from joblane.inspector.views import BulkOutcome, BulkView
 from joblane.job import Job
 from joblane.record.insert import BULK_OPTION, NewTask
 from joblane.record.states import LIVE, WAITING_SQL, State
 from joblane.record.transitions import CANCEL
+from joblane.sqs.message import ID_PATTERN
 
 REDRIVE = "redrive"
 """The action of a row of ``bulks`` that retries archived tasks and sends dead letters back."""
@@ -133,9 +133,10 @@ select b.id, b.action, b.filter, b.who, t.state, b.total, b.done, b.skipped, b.f
 
 
 def view(scope: Scope, id_: str) -> BulkView:
-    rows = scope.connection.run(f"{VIEW} where b.id = $1", check_id(id_))
+    is_id = isinstance(id_, str) and ID_PATTERN.fullmatch(id_)
+    rows = scope.connection.run(f"{VIEW} where b.id = $1", id_) if is_id else []
     if not rows:
-        raise UnknownBulkError(id_)
+        raise UnknownBulkError(str(id_))
     found = _view(rows[0])
     if found.action not in SENDING:
         return found
