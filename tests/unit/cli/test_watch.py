@@ -192,8 +192,9 @@ def test_each_word_of_a_filter_is_checked() -> None:
 )  # fmt: skip
 def test_a_list_of_failures_applies_each_word(text: str, number: int) -> None:
     one = views.task_row(id="a1", tenant="globex", type="data:import", tags=("daily",), error_message="socket closed")
-    one = replace(one, queue=Queue.LOW, state=State.RETRY, fingerprint="0123", created_at=views.before(minutes=5))
-    rows = [replace(one, finished_at=views.before(minutes=2)), views.task_row(id="b2")]
+    now = datetime.now(UTC)
+    one = replace(one, queue=Queue.LOW, state=State.RETRY, fingerprint="0123", created_at=now - timedelta(minutes=5))
+    rows = [replace(one, finished_at=now - timedelta(minutes=2)), views.task_row(id="b2")]
     assert sum(words.matches(words.parsed(text), row) for row in rows) == number
 
 
