@@ -6,7 +6,6 @@ import base64
 import hashlib
 import json
 import secrets
-import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -21,6 +20,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, rsa
 
 from joblane.inspector.permission import Permission
 from joblane.page.hosted.configuration import Configuration
+from tests.unit.saas.servers import served
 
 CLIENT = "the-client"
 
@@ -167,17 +167,11 @@ def serving(issuer: LocalIssuer) -> Iterator[LocalIssuer]:
         def log_message(self, format: str, *args: Any) -> None:  # noqa: A002
             pass
 
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        server.daemon_threads = True
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
-        thread.start()
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    with served(server):
         issuer.url = f"http://127.0.0.1:{server.server_address[1]}"
         issuer.reset()
-        try:
-            yield issuer
-        finally:
-            server.shutdown()
-            thread.join()
+        yield issuer
 
 
 def _flat(query: str) -> dict[str, str]:
@@ -235,17 +229,11 @@ def serving_page(build: Callable[[str], Callable[[dict[str, Any]], dict[str, Any
         def log_message(self, format: str, *args: Any) -> None:  # noqa: A002
             pass
 
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        server.daemon_threads = True
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    with served(server):
         address = f"http://127.0.0.1:{server.server_address[1]}"
         handlers.append(build(address))
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
-        thread.start()
-        try:
-            yield address
-        finally:
-            server.shutdown()
-            thread.join()
+        yield address
 
 
 def event_of(

@@ -5,6 +5,7 @@ No driver is imported here before the caller has used it: a connection is recogn
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Hashable, Sequence
 from functools import cache, partial
 from inspect import iscoroutinefunction
@@ -27,7 +28,7 @@ SYNC = "a connection of psycopg or of Django"
 ASYNC = "a connection of asyncpg, or an AsyncConnection of psycopg"
 
 
-class Foreign:
+class Foreign(ABC):
     """The open transaction of a caller's connection."""
 
     is_async: ClassVar[bool] = False
@@ -71,9 +72,9 @@ class Foreign:
                 raise DatabaseUnavailableError(lack) from error
             raise
 
+    @abstractmethod
     def rows(self, sql: str, document: str | None) -> Sequence[Sequence[Any]]:
         """Run a statement with the parameter ``$1``, and return its rows."""
-        raise NotImplementedError
 
     def send_later(self, tasks: list[NewTask], send: Send, in_thread: InThread) -> None:
         """Have the messages of tasks sent after the commit."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import re
 import secrets
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from http.cookies import CookieError, SimpleCookie
@@ -63,7 +64,7 @@ def address_of(port: int, token: str) -> str:
     return f"http://{ADDRESS}:{port}/?token={token}"
 
 
-class Guard:
+class Guard(ABC):
     """Middleware in front of all routes. An accepted form is in the request's state as ``form``.
 
     ``origin``: of the page, as in ``https://jobs.example.com``. A subclass says who is signed in, who may act, and
@@ -74,23 +75,23 @@ class Guard:
         self._app = app
         self._origin, self._host = origin, origin.partition("//")[2]
 
+    @abstractmethod
     def refusal(self, request: Request) -> Response | None:
         """The response to a browser that is not signed in, or to a step of its sign-in. None: it is signed in."""
-        raise NotImplementedError
 
+    @abstractmethod
     def action_refusal(self, request: Request) -> Response | None:
         """The refusal of every action; None if the browser may act."""
-        raise NotImplementedError
 
+    @abstractmethod
     def form_token(self, request: Request) -> str:
         """The token in the forms of this browser."""
-        raise NotImplementedError
 
     def inner(self, scope: Scope) -> Scope:
         """The request as the routes see it."""
         return scope
 
-    def finish(self, headers: MutableHeaders) -> None:
+    def finish(self, headers: MutableHeaders) -> None:  # noqa: B027 - most guards change nothing
         """Change the headers of a response."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import fnmatch
 import re
-import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -30,6 +29,7 @@ from tests.builders.events import LambdaContext
 from tests.builders.http_events import http_event, principal
 from tests.infra import templates
 from tests.infra.templates import Template
+from tests.unit.saas.servers import served
 
 Headers = Mapping[str, str] | Message
 """HTTP headers, whose names ignore case."""
@@ -182,12 +182,6 @@ def serving(gateway: Gateway) -> Iterator[str]:
         def log_message(self, format: str, *args: Any) -> None:  # noqa: A002
             pass
 
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        server.daemon_threads = True
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
-        thread.start()
-        try:
-            yield f"http://127.0.0.1:{server.server_address[1]}"
-        finally:
-            server.shutdown()
-            thread.join()
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    with served(server):
+        yield f"http://127.0.0.1:{server.server_address[1]}"

@@ -6,8 +6,8 @@ import base64
 import inspect
 import json
 import socket
-import threading
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, get_type_hints
@@ -39,6 +39,7 @@ from joblane.record.states import State
 from tests.integration.inspector.examples import empty, example
 from tests.integration.inspector.gateway import ACCOUNT, REGION, Gateway, Identity, control_template, serving
 from tests.logs import lines
+from tests.unit.saas import servers
 
 ROLE = f"arn:aws:sts::{ACCOUNT}:assumed-role"
 VIEWER = Identity(f"{ROLE}/Viewer/vera@example.com", (Permission.VIEW,), "AKIAVIEWER")
@@ -438,22 +439,16 @@ def test_an_action_for_a_person_uses_no_connection_of_before() -> None:
         def log_message(self, format: str, *args: Any) -> None:  # noqa: A002
             pass
 
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
-        thread.start()
-        url = f"http://127.0.0.1:{server.server_address[1]}"
-        remote = RemoteInspector(url, stage="dev", prefix="acme", region=REGION, credentials=EDITOR.credentials)
-        try:
-            # when a person acts twice
-            for _ in range(2):
-                acting = remote.on_behalf_of(Person("ann (u-1)", Permission.OPERATE))
-                answer = acting._request("cancel", Permission.OPERATE, b"{}")
-                # then
-                assert answer.status_code == 200
-        finally:
-            remote._http.close()
-            server.shutdown()
-            thread.join()
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    url = f"http://127.0.0.1:{server.server_address[1]}"
+    remote = RemoteInspector(url, stage="dev", prefix="acme", region=REGION, credentials=EDITOR.credentials)
+    with servers.served(server), closing(remote._http):
+        # when a person acts twice
+        for _ in range(2):
+            acting = remote.on_behalf_of(Person("ann (u-1)", Permission.OPERATE))
+            answer = acting._request("cancel", Permission.OPERATE, b"{}")
+            # then
+            assert answer.status_code == 200
     assert len(connections) == 2
 
 

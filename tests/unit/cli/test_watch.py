@@ -18,6 +18,7 @@ from joblane.cli.watch import app as watch_app
 from joblane.cli.watch import feed, words
 from joblane.cli.watch.chart import chart
 from joblane.cli.watch.grid import Grid
+from joblane.cli.watch.lists import MOST_ROWS
 from joblane.errors import DatabaseUnavailableError
 from joblane.inspector.filter import Filter, PauseScope
 from joblane.inspector.views import BulkOutcome, Depth, Lane, Page
@@ -196,6 +197,21 @@ def test_a_list_of_failures_applies_each_word(text: str, number: int) -> None:
     one = replace(one, queue=Queue.LOW, state=State.RETRY, fingerprint="0123", created_at=now - timedelta(minutes=5))
     rows = [replace(one, finished_at=now - timedelta(minutes=2)), views.task_row(id="b2")]
     assert sum(words.matches(words.parsed(text), row) for row in rows) == number
+
+
+def test_a_filter_of_failures_says_that_only_the_latest_are_compared(stub: FakeInspector) -> None:
+    stub.answers["failures"] = (views.task_row(id="a1"),) * MOST_ROWS
+
+    async def scenario(screen: Screen) -> None:
+        await screen.press("4")
+        await screen.until("ENDED")
+        assert "compared" not in screen.text
+        await screen.press("slash")
+        await screen.type("type=rare:type", "filter")
+        await screen.until("Nothing matches the filter.")
+        await screen.until(f"Only the latest {MOST_ROWS} failures are compared with the filter.")
+
+    watch(stub, scenario)
 
 
 # --- Actions ---------------------------------------------------------------------------------------------------------

@@ -167,14 +167,17 @@ def _draw_tasks(page: Page, asked: Asked, width: int) -> Listing:
 
 
 def _failures(inspector: Inspector, asked: Asked) -> tuple[TaskRow, ...]:
-    found = inspector.failures(minutes=asked.minutes, limit=MOST_ROWS)
-    return tuple(row for row in found if matches(asked.chosen, row))
+    return inspector.failures(minutes=asked.minutes, limit=MOST_ROWS)
 
 
-def _draw_failures(rows: tuple[TaskRow, ...], asked: Asked, width: int) -> Listing:
+def _draw_failures(found: tuple[TaskRow, ...], asked: Asked, width: int) -> Listing:
+    rows = [row for row in found if matches(asked.chosen, row)]
     now = datetime.now(UTC)
     ended = [relative(row.finished_at or row.created_at, now) for row in rows]
-    return Listing(_task_table(rows, [("ENDED", ended)], width), tuple(map(task_target, rows)))
+    notes = (f"Only the latest {MOST_ROWS} failures are compared with the filter.",)
+    is_cut = len(found) == MOST_ROWS and asked.chosen != Filter()
+    made = _task_table(rows, [("ENDED", ended)], width)
+    return Listing(made, tuple(map(task_target, rows)), None, notes if is_cut else ())
 
 
 def _task_table(rows: Sequence[TaskRow], times: Sequence[tuple[str, Sequence[str]]], width: int) -> Table:
