@@ -34,6 +34,9 @@ from joblane.inspector.views import (
     Pause,
     Paused,
     Performance,
+    RuntimeSchedulePage,
+    RuntimeScheduleRow,
+    RuntimeScheduleView,
     ScheduleView,
     Statistic,
     TaskRow,
@@ -71,6 +74,7 @@ class FakeInspector:
     limited: list[LimitStatus] = field(default_factory=lambda: [views.limit()])
     marked: list[Mark] = field(default_factory=list)
     batched: list[BatchView] = field(default_factory=lambda: [views.batch()])
+    scheduled: list[RuntimeScheduleRow] = field(default_factory=lambda: [views.runtime_row()])
     tenant: str = "acme"
 
     def __getattr__(self, operation: str) -> Callable[..., Any]:
@@ -176,6 +180,17 @@ class FakeInspector:
         pause = self.paused.get((PauseScope.SCHEDULE, "tenant:cleanup:nightly"))
         return (replace(views.schedule(), name="nightly", pause=pause),)
 
+    def _runtime_schedules(self, limit: int, **_: object) -> RuntimeSchedulePage:
+        found = tuple(self.scheduled[:limit])
+        after = found[-1].name if len(self.scheduled) > limit else None
+        return RuntimeSchedulePage(found, Count(len(self.scheduled), exact=True), after)
+
+    def _runtime_schedule(self, name: str) -> RuntimeScheduleView:
+        for row in self.scheduled:
+            if row.name == name:
+                return replace(views.runtime_schedule(), row=row, audit=tuple(self.entries))
+        raise UnknownScheduleError(name)
+
     def _limits(self, name: str | None, key: str | None) -> tuple[LimitStatus, ...]:
         return tuple(self.limited)
 
@@ -250,6 +265,27 @@ class FakeInspector:
         before = self.paused.get((scope, name))
         made = self.paused[scope, name] = Pause(scope, name, reason, "op", before.since if before else views.NOW, until)
         return replace(made, replaced=before is not None, replaced_by=before.by if before else None)
+
+    def _pause_schedule(self, name: str, reason: str | None) -> RuntimeScheduleView:
+        view = self._runtime_schedule(name)
+        return self._scheduled(replace(view.row, paused_at=views.NOW, next_at=None))
+
+    def _resume_schedule(self, name: str, reason: str | None) -> RuntimeScheduleView:
+        view = self._runtime_schedule(name)
+        return self._scheduled(replace(view.row, paused_at=None, next_at=views.runtime_row().next_at))
+
+    def _scheduled(self, row: RuntimeScheduleRow) -> RuntimeScheduleView:
+        self.scheduled = [row if one.name == row.name else one for one in self.scheduled]
+        return self._runtime_schedule(row.name)
+
+    def _delete_schedule(self, name: str, reason: str | None) -> RuntimeScheduleRow:
+        row = self._runtime_schedule(name).row
+        self.scheduled.remove(row)
+        return row
+
+    def _run_schedule(self, name: str, reason: str | None) -> ActionResult:
+        self._runtime_schedule(name)
+        return ActionResult("new", "run_schedule", None, State.PENDING, "new")
 
     def _set_limit(self, **_: Any) -> tuple[LimitStatus, ...]:
         return tuple(self.limited)

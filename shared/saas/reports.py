@@ -75,12 +75,13 @@ Outcomes = Mapping[str, Mapping[str, Mapping[str, int]]]
 """Tenant → type of task → final state → number of tasks."""
 
 
-def outcomes(session: Session, week: Week) -> Outcomes:
-    """Count the tasks of all tenants that ended in a week, in one query."""
+def outcomes(session: Session, week: Week, tenant_id: UUID | None = None) -> Outcomes:
+    """Count the tasks of a tenant, or of all tenants, that ended in a week, in one query."""
     tasks = _tasks.c
+    is_counted = tasks.tenant.is_not(None) if tenant_id is None else tasks.tenant == str(tenant_id)
     rows = session.execute(
         select(tasks.tenant, tasks.type, tasks.state, func.count())
-        .where(tasks.tenant.is_not(None), week.holds(tasks.finished_at))
+        .where(is_counted, week.holds(tasks.finished_at))
         .group_by(tasks.tenant, tasks.type, tasks.state)
         .order_by(tasks.tenant, tasks.type, tasks.state)
     )

@@ -39,6 +39,9 @@ from joblane.inspector.views import (
     Relative,
     Relatives,
     RunCounts,
+    RuntimeSchedulePage,
+    RuntimeScheduleRow,
+    RuntimeScheduleView,
     ScheduleView,
     Statistic,
     TaskRow,
@@ -276,6 +279,44 @@ def schedule() -> ScheduleView:
         missed=2,
         missed_at=(before(hours=1), before(hours=20)),
     )
+
+
+def runtime_row(**changes: Any) -> RuntimeScheduleRow:
+    made = RuntimeScheduleRow(
+        name="acme-nightly",
+        type=TYPE,
+        tenant="acme",
+        text="0 6 * * *",
+        timezone="Europe/Berlin",
+        missed="latest",
+        paused_at=None,
+        next_at=NOW + timedelta(hours=5, minutes=30, seconds=20),
+        last_at=before(hours=18),
+        last=Relative("acme-nightly-task", TYPE, State.COMPLETED),
+        problem=None,
+    )
+    return replace(made, **changes)
+
+
+def runtime_page(*rows: RuntimeScheduleRow, **changes: Any) -> RuntimeSchedulePage:
+    found = rows or (runtime_row(),)
+    return replace(RuntimeSchedulePage(found, Count(len(found), exact=True), None), **changes)
+
+
+def runtime_schedule(**changes: Any) -> RuntimeScheduleView:
+    """``changes``: of the view, and of its row."""
+    of_row = {name: changes.pop(name) for name in tuple(changes) if name in RuntimeScheduleRow.__dataclass_fields__}
+    row = runtime_row(**of_row)
+    made = RuntimeScheduleView(
+        row=row,
+        payload={"export_type": "full", "token": "[redacted]"},
+        options={"timeout": 60},
+        next=tuple(NOW + timedelta(days=days, hours=5) for days in range(3)),
+        created_at=before(hours=100),
+        updated_at=before(hours=50),
+        audit=(),
+    )
+    return replace(made, **changes)
 
 
 def found() -> Found:

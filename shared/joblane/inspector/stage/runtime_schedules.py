@@ -1,0 +1,190 @@
+"""Schedules that were made at run time: the rows of ``joblane.schedules``.
+
+The sweep makes the tasks of their ticks; see :mod:`joblane.client_schedules` for what they promise.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from itertools import islice
+from typing import Any
+
+from joblane.errors import DeclarationError, UnknownScheduleError
+from joblane.inspector.actions import audit
+from joblane.inspector.errors import SelectionError
+from joblane.inspector.nearest import meant
+from joblane.inspector.scope import Scope
+from joblane.inspector.tasks.detail import shown_payload
+from joblane.inspector.tasks.filter_sql import BOUND, check_number, reading
+from joblane.inspector.views import Count, Relative, RuntimeSchedulePage, RuntimeScheduleRow, RuntimeScheduleView
+from joblane.record.connection import Connection
+from joblane.record.states import State
+from joblane.redaction import MASK
+from joblane.schedule import Schedule
+from joblane.sqs.message import TENANT_PATTERN
+
+LARGEST_PAGE = 200
+COUNT_CAP = 10_000
+"""Schedules are counted up to here."""
+MAX_TEXT = 128
+NEXT_TIMES = 5
+AUDIT_SHOWN = 100
+NEAR = 50
+"""Names before and after a wrong name, among which the meant one is searched."""
+NAME_PATTERN = TENANT_PATTERN
+
+COLUMNS = """s.name, s.type, s.tenant, s.expression, s.timezone, s.missed, s.paused_at,
+       case when s.paused_at is null then s.next_at end, s.last_at, s.last_task, t.type, t.state, s.problem"""
+TASK = "left join lateral (select t.type, t.state from joblane.tasks t where t.id = s.last_task limit 1) t on true"
+# The columns of one index choose what is read, in the order of the names; the other fields choose what is shown.
+PAGE = """
+with read as materialized (
+  select name, {matches} as matches from joblane.schedules where {chosen} and name > $1 order by name limit $2::int
+),
+last as (select count(*) as number, max(name) as name from read),
+found as (select name from read where matches order by name limit $3::int)
+select l.number, l.name, """ + COLUMNS + """
+  from last l left join found f on true left join joblane.schedules s on s.name = f.name
+""" + TASK + " order by f.name"  # fmt: skip
+COUNT = """
+select count(*), count(*) filter (where matches)
+  from (select {matches} as matches from joblane.schedules where {chosen} order by name limit $1::int) as read
+"""
+ONE = f"select {COLUMNS}, s.payload, s.options, s.created_at, s.updated_at from joblane.schedules s {TASK} where s.name = $1"
+NEAREST = f"""
+(select name from joblane.schedules where name >= $1 order by name limit {NEAR})
+union all (select name from joblane.schedules where name < $1 order by name desc limit {NEAR})
+"""
+
+
+# --- Queries -------------------------------------------------------------------------------------------------------
+
+
+def listing(
+    scope: Scope,
+    *,
+    tenant: str | None,
+    type_: str | None,
+    text: str | None,
+    problem: bool,
+    after: str | None,
+    limit: int,
+) -> RuntimeSchedulePage:
+    """A page in the order of the names. Raises :class:`SelectionError`."""
+    check_number("limit", limit, LARGEST_PAGE)
+    _check(tenant=tenant, type=type_, text=text, after=after)
+    if type(problem) is not bool:
+        raise SelectionError("problem", "true or false is required")
+    given = [
+        ("tenant = {}", tenant),
+        ("problem is not null", problem or None),
+        ("type = {}", type_),
+        ("strpos(lower(name), lower({})) > 0", text),
+    ]
+    wanted = [(condition, value) for condition, value in given if value is not None]
+    by_index = wanted[:1] if wanted and wanted[0][1] is not text else []
+    others = wanted[len(by_index) :]
+    most = BOUND if others else limit + 1
+    with reading(scope.connection) as connection:
+        rows = _run(connection, PAGE, by_index, others, after or "", str(most), str(limit + 1))
+        [[read, matching]] = _run(connection, COUNT, by_index, others, str(BOUND if others else COUNT_CAP + 1))
+    exact = read < BOUND if others else read <= COUNT_CAP
+    count = Count(min(matching, COUNT_CAP), exact=exact and matching <= COUNT_CAP)
+    number, last = rows[0][:2]
+    found = tuple(_row(row[2:]) for row in rows if row[2] is not None)
+    if len(found) > limit:
+        return RuntimeSchedulePage(found[:limit], count, found[limit - 1].name)
+    is_bounded = bool(others) and number == most
+    return RuntimeSchedulePage(found, count, last if is_bounded else None, last if is_bounded else None)
+
+
+def _run(
+    connection: Connection,
+    sql: str,
+    by_index: list[tuple[str, Any]],
+    others: list[tuple[str, Any]],
+    *parameters: str,
+) -> list[list[Any]]:
+    values = list(parameters)
+
+    def joined(conditions: list[tuple[str, Any]]) -> str:
+        parts = []
+        for condition, value in conditions:
+            if "{}" in condition:
+                values.append(value)
+            parts.append(condition.format(f"${len(values)}"))
+        return " and ".join(parts) or "true"
+
+    return connection.run(sql.format(chosen=joined(by_index), matches=joined(others)), *values)
+
+
+def _check(**texts: str | None) -> None:
+    for field, text in texts.items():
+        if text is not None and (not isinstance(text, str) or not NAME_PATTERN.fullmatch(text)):
+            raise SelectionError(field, f"1 to {MAX_TEXT} ASCII letters, digits and punctuation are required")
+
+
+def one(scope: Scope, name: str) -> RuntimeScheduleView:
+    """All details of a schedule. Raises :class:`UnknownScheduleError`."""
+    with reading(scope.connection) as connection:
+        row = _read(connection, name)
+        entries = audit.entries(scope, target=target_of(name), limit=AUDIT_SHOWN)
+    shown, (payload, options, created_at, updated_at) = _row(row[:13]), row[13:]
+    return RuntimeScheduleView(
+        row=shown,
+        payload=shown_payload(scope.task(shown.type), payload),
+        options=_options(options),
+        next=_next(shown),
+        created_at=created_at,
+        updated_at=updated_at,
+        audit=entries,
+    )
+
+
+def target_of(name: str) -> str:
+    """The target of the audit."""
+    return f"schedule:{name}"
+
+
+def _read(connection: Connection, name: str) -> list[Any]:
+    is_name = isinstance(name, str) and NAME_PATTERN.fullmatch(name)
+    rows = connection.run(ONE, name) if is_name else []
+    if not rows:
+        raise unknown(connection, name)
+    return rows[0]
+
+
+def unknown(connection: Connection, name: str) -> UnknownScheduleError:
+    """The error for a name that no schedule has, with the nearest names."""
+    error = UnknownScheduleError(str(name))
+    is_name = isinstance(name, str) and NAME_PATTERN.fullmatch(name)
+    known = [near for (near,) in connection.run(NEAREST, name)] if is_name else []
+    if question := meant(name, known):
+        error.args = (f"{error}. {question.strip()}",)
+    return error
+
+
+def _row(row: list[Any]) -> RuntimeScheduleRow:
+    *others, last_task, task_type, state, problem = row
+    last = None if last_task is None else Relative(last_task, task_type, None if state is None else State(state))
+    return RuntimeScheduleRow(*others, last, problem)
+
+
+def _next(row: RuntimeScheduleRow) -> tuple[datetime, ...]:
+    """The times of the next ticks from the next one on; none if its text or time zone is no longer valid."""
+    try:
+        schedule = Schedule(row.text, row.timezone)
+    except DeclarationError:
+        return ()
+    if row.next_at is None:
+        return tuple(islice(schedule.after(datetime.now(UTC)), NEXT_TIMES))
+    return (row.next_at, *islice(schedule.after(row.next_at), NEXT_TIMES - 1))
+
+
+def _options(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Options without the values of headers."""
+    return {
+        name: dict.fromkeys(value, MASK) if name == "headers" and isinstance(value, Mapping) else value
+        for name, value in options.items()
+    }
