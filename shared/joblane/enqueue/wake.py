@@ -1,6 +1,6 @@
 """The wake-ups of the sweep. The sweep plans its own runs, and learns from a wake-up that rows have changed since.
 
-A process calls :func:`wake_after_commit` before each statement that writes to the record. A wake-up is a delayed
+A process calls :func:`wake_after_commit` before each statement that writes to the database. A wake-up is a delayed
 message in the sweep's lane, so that it also arrives if the process ends before it has sent the messages of its rows.
 """
 
@@ -48,7 +48,7 @@ def wake(sqs: Sqs, prefix: str) -> None:
 def wake_after_commit(sqs: Sqs, prefix: str) -> None:
     """Make sure that a sweep starts after a write that follows now: 30 seconds to 4.5 minutes from now.
 
-    Call it before the first statement of a transaction that writes to the record, or before each statement: it only
+    Call it before the first statement of a transaction that writes to the database, or before each statement: it only
     compares two times if an earlier wake-up covers this write. Otherwise it sends a message, for at most 2 seconds, and
     it never raises. If SQS does not accept the message, the next call tries again, and a thread every 15 seconds.
 
