@@ -39,9 +39,9 @@ from joblane.inspector.views import (
     Relative,
     Relatives,
     RunCounts,
-    RuntimeSchedulePage,
-    RuntimeScheduleRow,
-    RuntimeScheduleView,
+    RunTimeSchedulePage,
+    RunTimeScheduleRow,
+    RunTimeScheduleView,
     ScheduleView,
     Statistic,
     TaskRow,
@@ -281,8 +281,8 @@ def schedule() -> ScheduleView:
     )
 
 
-def runtime_row(**changes: Any) -> RuntimeScheduleRow:
-    made = RuntimeScheduleRow(
+def run_time_row(**changes: Any) -> RunTimeScheduleRow:
+    made = RunTimeScheduleRow(
         name="acme-nightly",
         type=TYPE,
         tenant="acme",
@@ -298,16 +298,16 @@ def runtime_row(**changes: Any) -> RuntimeScheduleRow:
     return replace(made, **changes)
 
 
-def runtime_page(*rows: RuntimeScheduleRow, **changes: Any) -> RuntimeSchedulePage:
-    found = rows or (runtime_row(),)
-    return replace(RuntimeSchedulePage(found, Count(len(found), exact=True), None), **changes)
+def run_time_page(*rows: RunTimeScheduleRow, **changes: Any) -> RunTimeSchedulePage:
+    found = rows or (run_time_row(),)
+    return replace(RunTimeSchedulePage(found, Count(len(found), exact=True), None), **changes)
 
 
-def runtime_schedule(**changes: Any) -> RuntimeScheduleView:
+def run_time_schedule(**changes: Any) -> RunTimeScheduleView:
     """``changes``: of the view, and of its row."""
-    of_row = {name: changes.pop(name) for name in tuple(changes) if name in RuntimeScheduleRow.__dataclass_fields__}
-    row = runtime_row(**of_row)
-    made = RuntimeScheduleView(
+    of_row = {name: changes.pop(name) for name in tuple(changes) if name in RunTimeScheduleRow.__dataclass_fields__}
+    row = run_time_row(**of_row)
+    made = RunTimeScheduleView(
         row=row,
         payload={"export_type": "full", "token": "[redacted]"},
         options={"timeout": 60},

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from rich.table import Table
     from rich.text import Text
 
-    from joblane.inspector.views import RuntimeScheduleRow, RuntimeScheduleView, ScheduleView, Tick
+    from joblane.inspector.views import RunTimeScheduleRow, RunTimeScheduleView, ScheduleView, Tick
 
 MISSED_SHOWN = 6
 """Times of missed ticks; ``--json`` shows more."""
@@ -89,7 +89,7 @@ def _ticks(ticks: tuple[Tick, ...]) -> Text:
 # --- Made at run time ----------------------------------------------------------------------------------------------
 
 
-def runtime_table(found: Sequence[RuntimeScheduleRow], width: int) -> Table:
+def run_time_table(found: Sequence[RunTimeScheduleRow], width: int) -> Table:
     """A row for each schedule, at least one."""
     now = datetime.now(UTC)
     rows: list[dict[str, object]] = [
@@ -110,13 +110,13 @@ def runtime_table(found: Sequence[RuntimeScheduleRow], width: int) -> Table:
     return terminal.fitted(rows, width, fold=fold, right=(), drop=LEFT_OUT_FIRST)
 
 
-def _next(one: RuntimeScheduleRow, now: datetime) -> Text | str | None:
+def _next(one: RunTimeScheduleRow, now: datetime) -> Text | str | None:
     if one.paused_at is not None:
         return word("paused", "yellow")
     return None if one.next_at is None else relative(one.next_at, now)
 
 
-def _last(one: RuntimeScheduleRow, now: datetime) -> Text | str | None:
+def _last(one: RunTimeScheduleRow, now: datetime) -> Text | str | None:
     """The state of the last tick's task, and the time of the tick."""
     if one.last_at is None:
         return None
@@ -124,7 +124,7 @@ def _last(one: RuntimeScheduleRow, now: datetime) -> Text | str | None:
     return word(state).append(f" {relative(one.last_at, now)}", "none")
 
 
-def runtime_schedule(to: Console, view: RuntimeScheduleView, now: datetime) -> None:
+def run_time_schedule(to: Console, view: RunTimeScheduleView, now: datetime) -> None:
     """All details of one schedule, with its payload and what operators did."""
     from joblane.cli import task_tables
 
@@ -148,7 +148,7 @@ def runtime_schedule(to: Console, view: RuntimeScheduleView, now: datetime) -> N
         to.print(task_tables.audit(view.audit, now, to.width, targets=False))
 
 
-def _named(view: RuntimeScheduleView, now: datetime) -> Iterator[tuple[str, str | None]]:
+def _named(view: RunTimeScheduleView, now: datetime) -> Iterator[tuple[str, str | None]]:
     one = view.row
 
     def at(moment: datetime | None) -> str | None:

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
         overview,
         pauses,
         performance,
-        runtime_schedules,
+        run_time_schedules,
         schedules,
         statistics,
         tenants,
@@ -43,7 +43,7 @@ else:  # imported by the first call: a remote inspector needs only the signature
     batches, doctor, limits, marks, overview, pauses, performance, statistics, tenants, why_slow = modules(
         "joblane.inspector.stage", "batches doctor limits marks overview pauses performance statistics tenants why_slow"
     )
-    runtime_schedules, schedules = modules("joblane.inspector.stage", "runtime_schedules schedules")
+    run_time_schedules, schedules = modules("joblane.inspector.stage", "run_time_schedules schedules")
     detail, find, listing, logs = modules("joblane.inspector.tasks", "detail find listing logs")
 
 VIEW, OPERATE, EDIT = Permission
@@ -182,7 +182,7 @@ class Inspector:
         return schedules.schedules(self._scope)
 
     @needs(VIEW)
-    def runtime_schedules(
+    def run_time_schedules(
         self,
         *,
         tenant: str | None = None,
@@ -191,21 +191,21 @@ class Inspector:
         problem: bool = False,
         after: str | None = None,
         limit: int = 50,
-    ) -> views.RuntimeSchedulePage:
+    ) -> views.RunTimeSchedulePage:
         """A page of schedules that were made at run time, in the order of their names.
 
         ``text``: a part of the name, upper and lower case of ASCII are equal. ``problem`` True: only those with a
         problem. ``after``: the position that the previous page returned. ``limit``: 1 to 200. A page reads at most
-        20,000 schedules, see :class:`~joblane.inspector.views.RuntimeSchedulePage`.
+        20,000 schedules, see :class:`~joblane.inspector.views.RunTimeSchedulePage`.
         """
-        return runtime_schedules.listing(
+        return run_time_schedules.listing(
             self._scope, tenant=tenant, type_=type, text=text, problem=problem, after=after, limit=limit
         )
 
     @needs(VIEW)
-    def runtime_schedule(self, name: str) -> views.RuntimeScheduleView:
+    def run_time_schedule(self, name: str) -> views.RunTimeScheduleView:
         """A schedule that was made at run time. Raises :class:`~joblane.errors.UnknownScheduleError`."""
-        return runtime_schedules.one(self._scope, name)
+        return run_time_schedules.one(self._scope, name)
 
     @needs(VIEW)
     def statistics(self, *, within: timedelta = timedelta(days=1), by: str = "type") -> tuple[views.Statistic, ...]:
@@ -406,30 +406,30 @@ class Inspector:
         return schedules.tick(self._scope, type, schedule, reason)
 
     @needs(OPERATE)
-    def pause_schedule(self, name: str, *, reason: str | None = None) -> views.RuntimeScheduleView:
+    def pause_schedule(self, name: str, *, reason: str | None = None) -> views.RunTimeScheduleView:
         """Pause a schedule that was made at run time: it has no ticks until it is resumed.
 
         Raises :class:`~joblane.errors.UnknownScheduleError`, and :class:`~joblane.inspector.errors.SelectionError` if
         it is paused already.
         """
-        return runtime_schedules.pause(self._scope, name, reason)
+        return run_time_schedules.pause(self._scope, name, reason)
 
     @needs(OPERATE)
-    def resume_schedule(self, name: str, *, reason: str | None = None) -> views.RuntimeScheduleView:
+    def resume_schedule(self, name: str, *, reason: str | None = None) -> views.RunTimeScheduleView:
         """Resume a schedule that was made at run time, from its next time on.
 
         Raises :class:`~joblane.errors.UnknownScheduleError`, and :class:`~joblane.inspector.errors.SelectionError` if
         it is not paused.
         """
-        return runtime_schedules.resume(self._scope, name, reason)
+        return run_time_schedules.resume(self._scope, name, reason)
 
     @needs(OPERATE)
-    def delete_schedule(self, name: str, *, reason: str | None = None) -> views.RuntimeScheduleRow:
+    def delete_schedule(self, name: str, *, reason: str | None = None) -> views.RunTimeScheduleRow:
         """Delete a schedule that was made at run time. Returns it as it was. Tasks that it has started stay.
 
         Raises :class:`~joblane.errors.UnknownScheduleError`.
         """
-        return runtime_schedules.delete(self._scope, name, reason)
+        return run_time_schedules.delete(self._scope, name, reason)
 
     @needs(OPERATE)
     def run_schedule(self, name: str, *, reason: str | None = None) -> views.ActionResult:
@@ -437,7 +437,7 @@ class Inspector:
 
         Raises :class:`~joblane.errors.UnknownScheduleError`.
         """
-        return runtime_schedules.run(self._scope, name, reason)
+        return run_time_schedules.run(self._scope, name, reason)
 
     @needs(OPERATE)
     def set_limit(

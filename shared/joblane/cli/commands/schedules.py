@@ -17,7 +17,7 @@ from joblane.inspector.shell import argument
 
 if TYPE_CHECKING:
     from joblane.inspector.inspector import Inspector
-    from joblane.inspector.views import RuntimeSchedulePage, RuntimeScheduleView, ScheduleView
+    from joblane.inspector.views import RunTimeSchedulePage, RunTimeScheduleView, ScheduleView
 
 MOST = 200
 """Schedules made at run time of a page."""
@@ -31,7 +31,7 @@ class Schedules:
     """The document of `schedules --json`."""
 
     declared: Sequence[ScheduleView]
-    runtime: RuntimeSchedulePage
+    run_time: RunTimeSchedulePage
 
 
 @group.command("ls")
@@ -68,7 +68,7 @@ def ls(
     out.
     """
     inspector = target.inspector(context)
-    found = inspector.runtime_schedules(
+    found = inspector.run_time_schedules(
         tenant=tenant, type=type_, text=text, problem=problem, after=after, limit=limit
     )
     declared = () if tenant or problem or after else _declared(inspector, type_, text)
@@ -83,7 +83,7 @@ def ls(
 @group.command("show")
 def show(context: typer.Context, name: Name, as_json: o.AsJson = False) -> None:
     """Show a schedule made at run time: its next ticks, its last task, its payload and the actions on it."""
-    view = target.inspector(context).runtime_schedule(name)
+    view = target.inspector(context).run_time_schedule(name)
     terminal.answer(view, as_json=as_json)
     _show_one(context, view)
 
@@ -126,7 +126,7 @@ def delete(
     The application that has made it may make it again.
     """
     inspector = target.inspector(context)
-    view = inspector.runtime_schedule(name)  # an unknown schedule is an error of its own
+    view = inspector.run_time_schedule(name)  # an unknown schedule is an error of its own
     of_tenant = f" of the tenant {view.row.tenant}" if view.row.tenant else ""
     terminal.confirm(f"Delete the schedule {name} of {view.row.type}{of_tenant}?", yes=yes)
     deleted = inspector.delete_schedule(name, reason=reason)
@@ -146,7 +146,7 @@ def _declared(inspector: Inspector, type_: str | None, text: str | None) -> tupl
     )
 
 
-def _show(declared: Sequence[ScheduleView], found: RuntimeSchedulePage) -> None:
+def _show(declared: Sequence[ScheduleView], found: RunTimeSchedulePage) -> None:
     from joblane.cli import schedule_tables as tables
 
     console = terminal.console()
@@ -161,10 +161,10 @@ def _show(declared: Sequence[ScheduleView], found: RuntimeSchedulePage) -> None:
         if declared:
             console.print()
         console.print(terminal.word("Made at run time", "bold"))
-        console.print(tables.runtime_table(found.schedules, console.width))
+        console.print(tables.run_time_table(found.schedules, console.width))
 
 
-def _say_more(context: typer.Context, declared: Sequence[ScheduleView], found: RuntimeSchedulePage) -> None:
+def _say_more(context: typer.Context, declared: Sequence[ScheduleView], found: RunTimeSchedulePage) -> None:
     command = target.command(context)
     if any(one.missed or any(tick.state is None for tick in one.ticks) for one in declared):
         terminal.say(f"× marks a missed tick. Send a tick now:  {command} tick TYPE")
@@ -178,11 +178,11 @@ def _say_more(context: typer.Context, declared: Sequence[ScheduleView], found: R
         terminal.say(f"See a problem:  {command} schedules show NAME")
 
 
-def _show_one(context: typer.Context, view: RuntimeScheduleView) -> None:
+def _show_one(context: typer.Context, view: RunTimeScheduleView) -> None:
     from joblane.cli import schedule_tables as tables
 
     console, command, name = terminal.console(), target.command(context), argument(view.row.name)
-    tables.runtime_schedule(console, view, datetime.now(UTC))
+    tables.run_time_schedule(console, view, datetime.now(UTC))
     console.print()
     steps = [(f"{command} ls --id {argument(view.row.id_prefix)}", "its tasks")]
     steps.append((f"{command} schedules run {name}", "run its task now"))

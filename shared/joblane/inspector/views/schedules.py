@@ -13,12 +13,12 @@ from joblane.inspector.views.tasks import Relative
 
 
 @dataclass(frozen=True, slots=True)
-class RuntimeScheduleRow:
+class RunTimeScheduleRow:
     """A line of the listing. ``text``: five fields of cron. ``missed``: the policy for missed ticks, ``latest`` or
     ``skip``.
 
-    ``next_at``: time of the next tick; None: it is paused. ``last_at``, ``last``: the last tick and its task; None:
-    there was none. ``problem``: why the last tick got no task; None: it got one.
+    ``next_at``: time of the next tick; None: it is paused. ``last_at``, ``last``: the last tick that got a task, up to
+    15 minutes ahead, and this task; None: none yet. ``problem``: why the last tick got no task; None: it got one.
     """
 
     name: str
@@ -36,11 +36,11 @@ class RuntimeScheduleRow:
     @property
     def id_prefix(self) -> str:
         """The beginning of the ids of its tasks."""
-        return f"{self.name}:"
+        return f"@{self.name}:"
 
 
 @dataclass(frozen=True, slots=True)
-class RuntimeSchedulePage:
+class RunTimeSchedulePage:
     """A page of schedules in the order of their names. ``after``: the position from which the next page begins; None on
     the last page. ``count``: all schedules that match.
 
@@ -48,21 +48,21 @@ class RuntimeSchedulePage:
     them. None: the page is full, or the last one.
     """
 
-    schedules: tuple[RuntimeScheduleRow, ...]
+    schedules: tuple[RunTimeScheduleRow, ...]
     count: Count
     after: str | None
     searched_to: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
-class RuntimeScheduleView:
+class RunTimeScheduleView:
     """One schedule. ``payload``: of each tick, with redacted fields masked. ``options``: of each tick's task, with
     masked headers. ``next``: the times of the next ticks; of a paused schedule, as they would be without the pause.
 
     ``audit``: actions of operators on it, newest first.
     """
 
-    row: RuntimeScheduleRow
+    row: RunTimeScheduleRow
     payload: Any
     options: Mapping[str, Any]
     next: tuple[datetime, ...]

@@ -29,7 +29,7 @@ def list_all(request: Request, inspector: Inspector) -> Response:
     try:
         if chosen["problem"] not in ("", YES):
             raise SelectionError("problem", f"{YES} is valid, or leave it out")
-        found = inspector.runtime_schedules(
+        found = inspector.run_time_schedules(
             **{name: text or None for name, text in chosen.items() if name != "problem"},
             problem=bool(chosen["problem"]),
             after=after,
@@ -59,7 +59,7 @@ def _matches(one: ScheduleView, chosen: Mapping[str, Any]) -> bool:
 
 def show(request: Request, inspector: Inspector) -> Response:
     """A schedule that was made at run time. ``name``: its name."""
-    return page(request, "schedule.html", view=inspector.runtime_schedule(request.query_params.get("name", "")))
+    return page(request, "schedule.html", view=inspector.run_time_schedule(request.query_params.get("name", "")))
 
 
 def tick(request: Request, inspector: Inspector) -> Response:

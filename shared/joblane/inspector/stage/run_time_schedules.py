@@ -5,7 +5,9 @@ The sweep makes the tasks of their ticks; see :mod:`joblane.client_schedules` fo
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from dataclasses import replace
 from datetime import UTC, datetime
 from itertools import islice
 from typing import Any
@@ -17,7 +19,7 @@ from joblane.inspector.nearest import meant
 from joblane.inspector.scope import Scope
 from joblane.inspector.tasks.detail import shown_payload
 from joblane.inspector.tasks.filter_sql import BOUND, check_number, reading
-from joblane.inspector.views import Count, Relative, RuntimeSchedulePage, RuntimeScheduleRow, RuntimeScheduleView
+from joblane.inspector.views import Count, Relative, RunTimeSchedulePage, RunTimeScheduleRow, RunTimeScheduleView
 from joblane.record.connection import Connection
 from joblane.record.states import State
 from joblane.redaction import MASK
@@ -34,8 +36,8 @@ NEAR = 50
 """Names before and after a wrong name, among which the meant one is searched."""
 NAME_PATTERN = TENANT_PATTERN
 
-COLUMNS = """s.name, s.type, s.tenant, s.expression, s.timezone, s.missed, s.paused_at,
-       case when s.paused_at is null then s.next_at end, s.last_at, s.last_task, t.type, t.state, s.problem"""
+COLUMNS = """s.name, s.type, s.tenant, s.expression, s.timezone, s.missed, s.paused_at, s.next_at, s.last_at, s.last_task,
+       t.type, t.state, s.problem"""
 TASK = "left join lateral (select t.type, t.state from joblane.tasks t where t.id = s.last_task limit 1) t on true"
 # The columns of one index choose what is read, in the order of the names; the other fields choose what is shown.
 PAGE = """
@@ -70,7 +72,7 @@ def listing(
     problem: bool,
     after: str | None,
     limit: int,
-) -> RuntimeSchedulePage:
+) -> RunTimeSchedulePage:
     """A page in the order of the names. Raises :class:`SelectionError`."""
     check_number("limit", limit, LARGEST_PAGE)
     _check(tenant=tenant, type=type_, text=text, after=after)
@@ -94,9 +96,9 @@ def listing(
     number, last = rows[0][:2]
     found = tuple(_row(row[2:]) for row in rows if row[2] is not None)
     if len(found) > limit:
-        return RuntimeSchedulePage(found[:limit], count, found[limit - 1].name)
+        return RunTimeSchedulePage(found[:limit], count, found[limit - 1].name)
     is_bounded = bool(others) and number == most
-    return RuntimeSchedulePage(found, count, last if is_bounded else None, last if is_bounded else None)
+    return RunTimeSchedulePage(found, count, last if is_bounded else None, last if is_bounded else None)
 
 
 def _run(
@@ -125,13 +127,13 @@ def _check(**texts: str | None) -> None:
             raise SelectionError(field, f"1 to {MAX_TEXT} ASCII letters, digits and punctuation are required")
 
 
-def one(scope: Scope, name: str) -> RuntimeScheduleView:
+def one(scope: Scope, name: str) -> RunTimeScheduleView:
     """All details of a schedule. Raises :class:`UnknownScheduleError`."""
     with reading(scope.connection) as connection:
         row = _read(connection, name)
         entries = audit.entries(scope, target=target_of(name), limit=AUDIT_SHOWN)
     shown, (payload, options, created_at, updated_at) = _row(row[:13]), row[13:]
-    return RuntimeScheduleView(
+    return RunTimeScheduleView(
         row=shown,
         payload=shown_payload(scope.task(shown.type), payload),
         options=_options(options),
@@ -165,21 +167,26 @@ def unknown(connection: Connection, name: str) -> UnknownScheduleError:
     return error
 
 
-def _row(row: list[Any]) -> RuntimeScheduleRow:
-    *others, last_task, task_type, state, problem = row
+def _row(row: list[Any]) -> RunTimeScheduleRow:
+    *others, paused_at, next_at, last_at, last_task, task_type, state, problem = row
     last = None if last_task is None else Relative(last_task, task_type, None if state is None else State(state))
-    return RuntimeScheduleRow(*others, last, problem)
+    made = RunTimeScheduleRow(*others, paused_at, None if paused_at else next_at, last_at, last, problem)
+    if made.next_at is not None and last_at is not None and last_at > (now := datetime.now(UTC)):
+        return replace(made, next_at=next(_after(made, now), made.next_at))  # the tasks of the next ticks are made
+    return made
 
 
-def _next(row: RuntimeScheduleRow) -> tuple[datetime, ...]:
-    """The times of the next ticks from the next one on; none if its text or time zone is no longer valid."""
-    try:
-        schedule = Schedule(row.text, row.timezone)
-    except DeclarationError:
-        return ()
+def _next(row: RunTimeScheduleRow) -> tuple[datetime, ...]:
+    """The times of the next ticks from the next one on."""
     if row.next_at is None:
-        return tuple(islice(schedule.after(datetime.now(UTC)), NEXT_TIMES))
-    return (row.next_at, *islice(schedule.after(row.next_at), NEXT_TIMES - 1))
+        return tuple(islice(_after(row, datetime.now(UTC)), NEXT_TIMES))
+    return (row.next_at, *islice(_after(row, row.next_at), NEXT_TIMES - 1))
+
+
+def _after(row: RunTimeScheduleRow, moment: datetime) -> Iterator[datetime]:
+    """The times after a moment; none if the text or the time zone is no longer valid."""
+    with suppress(DeclarationError):
+        yield from Schedule(row.text, row.timezone).after(moment)
 
 
 def _options(options: Mapping[str, Any]) -> dict[str, Any]:
