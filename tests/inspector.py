@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Any
 
-from joblane.errors import UnknownTaskError
+from joblane.errors import UnknownScheduleError, UnknownTaskError
 from joblane.inspector.choices import ALLOWED
 from joblane.inspector.errors import UnknownBatchError, UnknownBulkError
 from joblane.inspector.filter import BulkAction, Filter, PauseScope

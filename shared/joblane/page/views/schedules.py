@@ -16,6 +16,13 @@ from joblane.page.visit import desk, form, page, redirect
 
 PER_PAGE = 50
 FIELDS = ("text", "tenant", "type", "problem")
+NOTICES = {
+    "run": "Enqueued: {}.",
+    "pause": "Paused. It has no ticks until it is resumed.",
+    "resume": "Resumed.",
+    "delete": "Deleted.",
+}
+"""Action on a schedule that was made at run time → the notice on the next page."""
 
 
 def list_all(request: Request, inspector: Inspector) -> Response:
@@ -69,27 +76,14 @@ def tick(request: Request, inspector: Inspector) -> Response:
     return redirect(request, "/schedules", f"Sent: {sent.new_id or sent.id}. It runs as soon as its lane has capacity.")
 
 
-def pause(request: Request, inspector: Inspector) -> Response:
+def act(request: Request, inspector: Inspector) -> Response:
+    """``action``: on a schedule that was made at run time."""
     given = form(request)
-    paused = inspector.pause_schedule(given.text("name"), reason=given.reason)
-    return redirect(request, "/schedules/show", "Paused. It has no ticks until it is resumed.", name=paused.row.name)
-
-
-def resume(request: Request, inspector: Inspector) -> Response:
-    given = form(request)
-    resumed = inspector.resume_schedule(given.text("name"), reason=given.reason)
-    return redirect(request, "/schedules/show", "Resumed.", name=resumed.row.name)
-
-
-def run(request: Request, inspector: Inspector) -> Response:
-    """Enqueue the task of a schedule now, in addition to its ticks."""
-    given = form(request)
-    enqueued = inspector.run_schedule(given.text("name"), reason=given.reason)
-    notice = f"Enqueued: {enqueued.new_id or enqueued.id}."
-    return redirect(request, "/schedules/show", notice, name=given.text("name"))
-
-
-def delete(request: Request, inspector: Inspector) -> Response:
-    given = form(request)
-    deleted = inspector.delete_schedule(given.text("name"), reason=given.reason)
-    return redirect(request, "/schedules", f"Deleted: {deleted.name}.")
+    name, action = given.text("name"), given.text("action")
+    if action not in NOTICES:
+        raise SelectionError("action", f"{', '.join(NOTICES)} are valid")
+    done = getattr(inspector, f"{action}_schedule")(name, reason=given.reason)
+    if action == "delete":
+        return redirect(request, "/schedules", f"Deleted: {name}.")
+    new_id = done.new_id if action == "run" else ""
+    return redirect(request, "/schedules/show", NOTICES[action].format(new_id), name=name)
