@@ -23,7 +23,8 @@ with declared as (
   select * from jsonb_to_recordset($1::jsonb) as x(type text, name text)
 ),
 dropped as (
-  delete from joblane.declared_schedules s where not exists (select from declared d where (d.type, d.name) = (s.type, s.name))
+  delete from joblane.declared_schedules s
+   where not exists (select from declared d where (d.type, d.name) = (s.type, s.name))
 ),
 new as (
   insert into joblane.declared_schedules (type, name, checked_until)
@@ -37,7 +38,9 @@ select x.id from jsonb_array_elements_text($1::jsonb) as x(id)
  where not exists (select from joblane.tasks t where t.id = x.id)
  order by x.id
 """
-MARK_CHECKED = "update joblane.declared_schedules set checked_until = $1::timestamptz where checked_until < $1::timestamptz"
+MARK_CHECKED = (
+    "update joblane.declared_schedules set checked_until = $1::timestamptz where checked_until < $1::timestamptz"
+)
 
 
 def key_of(schedule: Schedule) -> str:

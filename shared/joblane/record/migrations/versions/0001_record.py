@@ -677,7 +677,8 @@ def upgrade() -> None:
     op.execute("create sequence joblane.schedules_seq")
     for table in (
         TASKS, ATTEMPTS, RUN_STATISTICS, RUN_STATISTICS_UNTIL, ITEMS, CURSORS, PROGRESS, PARENTS, CHILDREN, BATCHES,
-        PAUSES, AUDIT, CAUSES, DEPLOYS, BULKS, TYPES, STAGE, SCHEDULES, DECLARED_SCHEDULES, LIMITS, LIMIT_CHANGES, RATES, FUNCTIONS,
+        PAUSES, AUDIT, CAUSES, DEPLOYS, BULKS, TYPES, STAGE, SCHEDULES, DECLARED_SCHEDULES, LIMITS, LIMIT_CHANGES,
+        RATES, FUNCTIONS,
     ):  # fmt: skip
         for statement in statements(table):
             op.execute(statement)
