@@ -9,14 +9,17 @@ from typing import Any
 
 import pytest
 
+from joblane import cron
 from joblane.errors import UnknownScheduleError
-from joblane.inspector.errors import SelectionError
+from joblane.inspector.errors import BusyError, SelectionError
 from joblane.inspector.inspector import Inspector
 from joblane.inspector.stage import run_time_schedules
 from joblane.inspector.views import Count, Relative
+from joblane.record.database import Database
+from joblane.record.functions import VERSION
 from joblane.record.states import State
 from tests.builders.rows import put
-from tests.samples import sample_one
+from tests.samples import Sample, sample_one
 from tests.world import World
 
 INSERT = """
@@ -203,3 +206,111 @@ def test_an_unknown_name_gets_the_nearest_one(world: World, inspector: Inspector
     with pytest.raises(UnknownScheduleError) as refused:
         inspector.run_time_schedule(name)
     assert str(refused.value) == message
+
+
+# --- Actions -------------------------------------------------------------------------------------------------------
+
+YEARLY = cron("0 6 1 1 *", timezone="Europe/Berlin")
+
+
+def put_one(world: World, name: str = "acme", schedule: Any = YEARLY, **given: Any) -> None:
+    given = {"tenant": "acme", **given}
+    world.client.schedules.put(name, sample_one, Sample(do="nothing", number=7), schedule, **given)
+
+
+def test_each_action_has_an_entry_with_person_and_reason(deployed: World, inspector: Inspector) -> None:
+    # given
+    put_one(deployed)
+    # when
+    paused = inspector.pause_schedule("acme", reason="a holiday")
+    resumed = inspector.resume_schedule("acme", reason="it is over")
+    inspector.run_schedule("acme", reason="the customer asks")
+    deleted = inspector.delete_schedule("acme", reason="moved away")
+    # then
+    assert paused.row.paused_at is not None
+    assert resumed.row == deleted
+    assert [(one.who, one.action, one.target, one.reason) for one in inspector.audit()] == [
+        ("op", "delete_schedule", "schedule:acme", "moved away"),
+        ("op", "run_schedule", "schedule:acme", "the customer asks"),
+        ("op", "resume_schedule", "schedule:acme", "it is over"),
+        ("op", "pause_schedule", "schedule:acme", "a holiday"),
+    ]
+    assert [one.action for one in resumed.audit] == ["resume_schedule", "pause_schedule"]
+    assert names(inspector) == []
+
+
+def test_a_schedule_runs_now_as_the_one_of_its_ticks(deployed: World, inspector: Inspector) -> None:
+    put_one(deployed, tags=["nightly"])
+    acted = inspector.run_schedule("acme")
+    row = deployed.row(str(acted.new_id))
+    assert (row["type"], row["tenant"], row["tags"], row["payload"]["number"]) == ("sample:one", "acme", ["nightly"], 7)
+    assert row["options"]["schedule"] == "acme"
+    assert [json.loads(message["Body"])["id"] for message in deployed.take(sample_one)] == [acted.new_id]
+    [entry] = inspector.audit()
+    assert entry.details == {"type": "sample:one", "tenant": "acme", "id": acted.new_id}
+    assert names(inspector) == ["acme"]
+
+
+def test_a_pause_and_a_delete_cancel_the_ticks_that_were_made_ahead(deployed: World, inspector: Inspector) -> None:
+    # given schedules of every minute, with the tasks of the next minutes
+    for name in ("paused", "deleted"):
+        put_one(deployed, name, "* * * * *")
+    made = "select count(*) from joblane.tasks where options ->> 'schedule' = $1 and state = 'scheduled'"
+    assert all(deployed.run(made, name)[0][0] >= 14 for name in ("paused", "deleted"))
+    # when
+    inspector.pause_schedule("paused")
+    inspector.delete_schedule("deleted")
+    # then
+    assert [deployed.run(made, name) for name in ("paused", "deleted")] == [[[0]], [[0]]]
+    # and after the end of the pause they are made again, and sent
+    inspector.resume_schedule("paused")
+    number = deployed.run(made, "paused")[0][0]
+    assert number >= 14
+
+
+@pytest.mark.parametrize(
+    ("action", "name", "message"),
+    [
+        ("pause_schedule", "paused", "name: the schedule 'paused' is paused already"),
+        ("resume_schedule", "acme", "name: the schedule 'acme' is not paused"),
+        ("run_schedule", "old", "type: there is no task type 'no:type'. `joblane types` lists all"),
+    ],
+)
+def test_an_action_that_is_not_possible_says_why_and_leaves_no_entry(
+    deployed: World, inspector: Inspector, action: str, name: str, message: str
+) -> None:
+    schedules(deployed, {"name": "acme"}, {"name": "paused", "paused_at": datetime.now(UTC)})
+    schedules(deployed, {"name": "old", "type": "no:type"})
+    with pytest.raises(SelectionError, match=f"^{message}"):
+        getattr(inspector, action)(name)
+    assert inspector.audit() == ()
+
+
+@pytest.mark.parametrize("action", ["pause_schedule", "resume_schedule", "delete_schedule", "run_schedule"])
+def test_an_action_on_an_unknown_schedule_leaves_no_entry(deployed: World, inspector: Inspector, action: str) -> None:
+    for name in ("unknown", "a b", "nul\0"):
+        with pytest.raises(UnknownScheduleError):
+            getattr(inspector, action)(name)
+    assert inspector.audit() == ()
+
+
+def test_a_schedule_that_another_transaction_changes_is_busy(deployed: World, inspector: Inspector) -> None:
+    put_one(deployed)
+    holder = Database(deployed.url)
+    holder.get().execute_simple("begin")
+    holder.get().run("update joblane.schedules set problem = 'x'")
+    holder.get().execute_simple("set local lock_timeout = '1ms'")
+    deployed.run("alter function joblane.lock_schedule_VERSION set lock_timeout = '20ms'".replace("VERSION", VERSION))
+    with pytest.raises(BusyError):
+        inspector.pause_schedule("acme")
+    holder.drop()
+    assert inspector.pause_schedule("acme").row.paused_at is not None
+
+
+def test_a_schedule_of_a_type_that_is_not_declared_can_be_paused_resumed_and_deleted(
+    deployed: World, inspector: Inspector
+) -> None:
+    schedules(deployed, {"name": "old", "type": "no:type", "expression": "* * * * *"})
+    assert inspector.pause_schedule("old").row.paused_at is not None
+    assert inspector.resume_schedule("old").row.paused_at is None
+    assert inspector.delete_schedule("old").name == "old"

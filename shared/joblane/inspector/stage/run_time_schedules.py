@@ -1,30 +1,41 @@
 """Schedules that were made at run time: the rows of ``joblane.schedules``.
 
-The sweep makes the tasks of their ticks; see :mod:`joblane.client_schedules` for what they promise.
+Their changes are those of :class:`joblane.client_schedules.Schedules`, with an audit entry in the same transaction.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from contextlib import suppress
-from dataclasses import replace
-from datetime import UTC, datetime
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
 from itertools import islice
 from typing import Any
 
-from joblane.errors import DeclarationError, UnknownScheduleError
+from joblane.enqueue.check import check
+from joblane.enqueue.schedule_changes import Cancelled, ScheduleChanges
+from joblane.enqueue.ticks import NAME_PATTERN
+from joblane.enqueue.wake import wake, wake_after_commit
+from joblane.errors import DeclarationError, ScheduleError, UnknownScheduleError
 from joblane.inspector.actions import audit
-from joblane.inspector.errors import SelectionError
+from joblane.inspector.actions.enqueue import insert, named, note_of, send_inserted
+from joblane.inspector.errors import BusyError, SelectionError
 from joblane.inspector.nearest import meant
 from joblane.inspector.scope import Scope
 from joblane.inspector.tasks.detail import shown_payload
 from joblane.inspector.tasks.filter_sql import BOUND, check_number, reading
-from joblane.inspector.views import Count, Relative, RunTimeSchedulePage, RunTimeScheduleRow, RunTimeScheduleView
+from joblane.inspector.views import (
+    ActionResult,
+    Count,
+    Relative,
+    RunTimeSchedulePage,
+    RunTimeScheduleRow,
+    RunTimeScheduleView,
+)
 from joblane.record.connection import Connection
+from joblane.record.schedules import schedule_of
 from joblane.record.states import State
 from joblane.redaction import MASK
-from joblane.schedule import Schedule
-from joblane.sqs.message import TENANT_PATTERN
 
 LARGEST_PAGE = 200
 COUNT_CAP = 10_000
@@ -34,7 +45,6 @@ NEXT_TIMES = 5
 AUDIT_SHOWN = 100
 NEAR = 50
 """Names before and after a wrong name, among which the meant one is searched."""
-NAME_PATTERN = TENANT_PATTERN
 
 COLUMNS = """s.name, s.type, s.tenant, s.expression, s.timezone, s.missed, s.paused_at, s.next_at, s.last_at, s.last_task,
        t.type, t.state, s.problem"""
@@ -53,7 +63,9 @@ COUNT = """
 select count(*), count(*) filter (where matches)
   from (select {matches} as matches from joblane.schedules where {chosen} order by name limit $1::int) as read
 """
-ONE = f"select {COLUMNS}, s.payload, s.options, s.created_at, s.updated_at from joblane.schedules s {TASK} where s.name = $1"
+ONE = f"""
+select {COLUMNS}, s.payload, s.options, s.created_at, s.updated_at from joblane.schedules s {TASK} where s.name = $1
+"""
 NEAREST = f"""
 (select name from joblane.schedules where name >= $1 order by name limit {NEAR})
 union all (select name from joblane.schedules where name < $1 order by name desc limit {NEAR})
@@ -186,7 +198,7 @@ def _next(row: RunTimeScheduleRow) -> tuple[datetime, ...]:
 def _after(row: RunTimeScheduleRow, moment: datetime) -> Iterator[datetime]:
     """The times after a moment; none if the text or the time zone is no longer valid."""
     with suppress(DeclarationError):
-        yield from Schedule(row.text, row.timezone).after(moment)
+        yield from schedule_of(row.text, row.timezone).after(moment)
 
 
 def _options(options: Mapping[str, Any]) -> dict[str, Any]:
@@ -195,3 +207,81 @@ def _options(options: Mapping[str, Any]) -> dict[str, Any]:
         name: dict.fromkeys(value, MASK) if name == "headers" and isinstance(value, Mapping) else value
         for name, value in options.items()
     }
+
+
+# --- Actions -------------------------------------------------------------------------------------------------------
+
+
+def pause(scope: Scope, name: str, reason: str | None) -> RunTimeScheduleView:
+    with _on(scope, "pause_schedule", name, reason) as on:
+        (is_changed, cancelled), _ = on.changes.pause(on.run, name=name)
+        if not is_changed:
+            raise SelectionError("name", f"the schedule {name!r} is paused already")
+    _wake(scope, cancelled)
+    return one(scope, name)
+
+
+def resume(scope: Scope, name: str, reason: str | None) -> RunTimeScheduleView:
+    """The tasks of the ticks within the next 15 minutes are made here; the sweep makes the others."""
+    with _on(scope, "resume_schedule", name, reason) as on:
+        is_changed, tasks = on.changes.resume(on.run, name=name, task=scope.task(on.schedule.type))
+        if not is_changed:
+            raise SelectionError("name", f"the schedule {name!r} is not paused")
+        inserted = [insert(on.doing.connection, task) for task in tasks]
+    for task in inserted:
+        send_inserted(scope, task)
+    return one(scope, name)
+
+
+def delete(scope: Scope, name: str, reason: str | None) -> RunTimeScheduleRow:
+    with _on(scope, "delete_schedule", name, reason) as on:
+        (_, cancelled), _ = on.changes.delete(on.run, name=name)
+    _wake(scope, cancelled)
+    return on.schedule
+
+
+def run(scope: Scope, name: str, reason: str | None) -> ActionResult:
+    """The audit has the id of the task."""
+    with _on(scope, "run_schedule", name, reason) as on:
+        (job, links), _ = on.changes.job_now(on.run, name=name, task=named(scope, on.schedule.type))
+        ready = check(job, record=True, prefix=scope.prefix)
+        inserted = insert(on.doing.connection, replace(ready, links={**ready.links, **links}))
+        on.doing.details |= {"id": inserted.id}
+    failed = send_inserted(scope, inserted)
+    after = State.HELD if inserted.waits else State.PENDING
+    return ActionResult(inserted.id, "run_schedule", None, after, new_id=inserted.id, note=note_of(failed))
+
+
+@dataclass(frozen=True, slots=True)
+class _Action:
+    """An action on a schedule. ``schedule``: as it was before."""
+
+    doing: audit.Action
+    changes: ScheduleChanges
+    schedule: RunTimeScheduleRow
+
+    def run(self, sql: str, *documents: str) -> list[list[Any]]:
+        """Run a statement once for each document, in the transaction of the action."""
+        return [row for document in documents for row in self.doing.connection.run(sql, document)]
+
+
+@contextmanager
+def _on(scope: Scope, action: str, name: str, reason: str | None) -> Iterator[_Action]:
+    """An action on one schedule. Raises :class:`UnknownScheduleError` and :class:`BusyError`."""
+    target = target_of(name)
+    wake_after_commit(scope.sqs, scope.prefix)
+    try:
+        with audit.action(scope, action, target, reason) as doing:
+            schedule = _row(_read(doing.connection, name)[:13])
+            doing.details |= {"type": schedule.type, "tenant": schedule.tenant}
+            yield _Action(doing, ScheduleChanges(scope.prefix, timedelta(0)), schedule)
+    except ScheduleError as error:
+        if error.field == "name":  # the name is valid, so another transaction holds it
+            raise BusyError(target) from error
+        raise
+
+
+def _wake(scope: Scope, cancelled: Cancelled) -> None:
+    """Start a sweep if tasks wait for what the cancelled ticks have given back."""
+    if cancelled.limits or cancelled.parents:
+        wake(scope.sqs, scope.prefix)
