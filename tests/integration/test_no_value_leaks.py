@@ -315,7 +315,18 @@ def go_all_ways(world: World, gathered: Gathered) -> None:
             world.deliver(leak_one, {"type": "leak:one", "id": f"wrong-{name}", "payload": wrong, **schema})
         world.deliver(leak_one, message("plain", "leak:one") | {"payload": login("plain", value(f"other {last}"))})
         world.deliver(leak_one, {"type": "leak:other", "payload": login("plain")}, json.dumps(login("plain"))[:-1])
+    schedule_badly(world)
     sweep(world.database.get(), world.sqs, PREFIX)
+
+
+def schedule_badly(world: World) -> None:
+    """Put a schedule with values, and one whose stored values do not fit."""
+    put = world.client.schedules.put
+    headers = {"key": HEADER}
+    put("leaky", leak_one, Login(**login("plain")), "* * * * *", headers=headers)
+    put("broken", leak_one, Login(**login("plain")), "0 0 1 1 *", headers=headers)
+    wrong = json.dumps(login("plain", value("invalid")) | {"unknown": 1})
+    world.run("update joblane.schedules set payload = $1, next_at = now() where name = 'broken'", wrong)
 
 
 def enqueue_badly(world: World, gathered: Gathered) -> None:
@@ -364,6 +375,7 @@ def look_everywhere(world: World, gathered: Gathered, logged: list[str], out: tu
     gathered.add("log", *logged)
     gathered.add("output", *out)
     kept = {("tasks", name) for name in ("payload", "headers", "result")} | {("api_requests", "body")}
+    kept |= {("schedules", "payload"), ("schedules", "options")}
     columns = world.run(
         "select table_schema, table_name, column_name from information_schema.columns"
         " where table_schema in ('joblane', 'saas', 'public')"
@@ -402,6 +414,7 @@ def ask(world: World, gathered: Gathered) -> None:
         "line": [],
         "batch": [("all",)],
         "why_slow": [("leak:one",)],
+        "run_time_schedule": [("leaky",), ("broken",)],
         "marks": [(PauseScope.TYPE, ("leak:one",)), (PauseScope.TENANT, ("acme",))],
         "performance": [(PauseScope.TYPE, "leak:one"), (PauseScope.TENANT, "")],
     }
@@ -417,6 +430,10 @@ def ask(world: World, gathered: Gathered) -> None:
             gathered.refused("edit", lambda edit=edit, payload=payload: edit("known", payload))  # type: ignore[misc]
 
 
+    gathered.refused("run now", lambda: inspector.run_schedule("broken"))
+    gathered.add("run now", inspector.run_schedule("leaky"), inspector.audit())
+
+
 def use_the_command_line(world: World, gathered: Gathered, capfd: pytest.CaptureFixture[str]) -> None:
     inspector = Inspector(Scope(world.database, world.sqs, PREFIX, {one.type: one for one in TASKS}, "ann"))
     wrong = json.dumps(login("plain", value("invalid")))
@@ -425,6 +442,7 @@ def use_the_command_line(world: World, gathered: Gathered, capfd: pytest.Capture
         *(["show", f"leak:one-{how}"] for how in LOGGED),
         *([name, "leak:one-chained", "--json"] for name in ("show", "logs")),
         *([name, *more] for name in ("queues", "stats", "types", "dead", "audit") for more in ([], ["--json"])),
+        *(["schedules", *more] for more in ([], ["--json"], ["show", "leaky"], ["show", "broken", "--json"])),
         *(["find", text, *more] for text in (PLANTED, "bad token", "leak:one") for more in ([], ["--json"])),
         ["edit", "known", "--json", wrong],
         ["replay", "known", "--json", wrong],
@@ -452,7 +470,7 @@ def browse(world: World, gathered: Gathered) -> None:
     app = build(Desk(lambda: inspector, 1), port=8700, keys=keys)
     addresses = [
         *(f"{path}?type=leak:one&id=leak:one-plain&action=retry" for path in PAGES),
-        *("/tasks?error=bad", "/find?text=bad"),
+        *("/tasks?error=bad", "/find?text=bad", "/schedules/show?name=leaky", "/schedules/show?name=broken"),
         *(f"{path}?id=leak:one-{how}" for path in ("/task", "/task/logs") for how in LOGGED),
     ]
     browser = TestClient(app, base_url="http://127.0.0.1:8700", cookies={"joblane-8700": keys.session})
@@ -521,9 +539,12 @@ def test_values_that_are_not_taken_out_would_be_found(
         "kit",
         "edit",
         "inspector.tasks",
+        "inspector.run_time_schedule",
         "jobs show",
+        "jobs schedules",
         "jobs invoke",
         "page /task",
+        "page /schedules/show",
         "dead letters' attributes",
     ):
         assert where in leaks

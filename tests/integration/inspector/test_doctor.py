@@ -141,7 +141,7 @@ def test_a_complete_deployment_has_no_findings(stage: Stage) -> None:
     found = stage.found()
     assert found.keys() == {
         *("migrations", "writes", "clock", "jobs:sweep", "ticks", "types"),
-        *("mappings", "queues", "functions", "schedules", "runs", "waits", "leases"),
+        *("mappings", "queues", "functions", "schedules", "runs", "waits", "leases", "schedules at run time"),
     }
     assert found["mappings"].found == "all 8 exist and are enabled"
     assert found["queues"].found == "all 17 exist, and none has dead letters"
@@ -290,6 +290,24 @@ def test_a_wait_past_the_target_and_a_stuck_lease_are_reported(stage: Stage) -> 
     # and a pause explains the wait
     stage.world.run("insert into joblane.pauses (scope, name) values ('type', 'sample:one')")
     assert stage.found()["waits"].grade is Grade.GOOD
+
+
+def test_schedules_at_run_time_with_a_problem_or_a_late_tick_are_reported(stage: Stage) -> None:
+    # given a schedule with a problem, a paused one of the past, and one whose tick got no task
+    stage.world.run(
+        "insert into joblane.schedules (name, type, payload, expression, timezone, revision, next_at, problem, "
+        "paused_at) select name, 'sample:one', '{}', '0 6 * * *', 'UTC', 1, now() + after, problem, paused_at from "
+        "(values ('acme', interval '1 day', 'its type is not declared', null),"
+        " ('paused', '-1 day', null, now()), ('late', '-11 min', null, null), ('soon', '-9 min', null, null)"
+        ") as x(name, after, problem, paused_at)"
+    )
+    # when
+    problem = stage.found(Grade.WARNING)["schedules at run time"]
+    late = stage.found(Grade.BAD)["ticks of schedules at run time"]
+    # then
+    assert problem.found == "1 schedule has a problem, for example acme: its type is not declared"
+    assert "joblane schedules --problem" in problem.do
+    assert late.found == "1 schedule has a tick that is more than 10 min late, for example late"
 
 
 def test_undeclared_types_are_reported_with_their_number_of_tasks(stage: Stage) -> None:
