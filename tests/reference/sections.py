@@ -36,11 +36,13 @@ from joblane.cli.exits import MEANINGS
 from joblane.cli.main import COMMANDS, app
 from joblane.client import JobClient
 from joblane.client_limits import Limits
+from joblane.client_schedules import Schedules
 from joblane.context import TaskContext
 from joblane.declaration import Grants
 from joblane.declared import declare, handles
 from joblane.decorator import task
 from joblane.enqueue.result import Enqueued
+from joblane.events import Event
 from joblane.flow import Limit, Rate
 from joblane.inspector import errors as inspector_errors
 from joblane.inspector import views
@@ -49,12 +51,14 @@ from joblane.inspector.inspector import Inspector
 from joblane.inspector.permission import Permission, permission_of
 from joblane.inspector.wire import ArgumentsError
 from joblane.job import Job, JobOptions, OnParentDead
+from joblane.listeners import on
 from joblane.local import errors as local_errors
 from joblane.payload import ArchivedTask
 from joblane.project import KEYS, Project, ProjectError
 from joblane.queues import Queue
 from joblane.record.limit_status import LimitChange, LimitKind, LimitStatus, LimitValues
 from joblane.record.migrations.comments import Described, described
+from joblane.record.schedules import Missed, PutSchedule, RunTimeSchedule
 from joblane.record.status import Progress, TaskStatus
 from joblane.schedule import MACROS, cron, every
 from joblane.secret_values import SecretError
@@ -107,6 +111,8 @@ ERRORS: Mapping[str, Sequence[type[BaseException]]] = {
         errors.WaitTimeoutError,
         errors.DatabaseUnavailableError,
         errors.LimitError,
+        errors.ScheduleError,
+        errors.UnknownScheduleError,
     ),
     "Outcomes that a handler raises": (
         errors.SkipRetry,
@@ -187,6 +193,8 @@ SHORT_TYPES = {
     "Task[P, Any]": "task",
     "Task[P, R]": "task",
     "P": "`Payload`",
+    "Sequence[Kind]": "list of kinds",
+    "Kind": "`str`",
     "AfterCommit": "function",
     "AsyncAfterCommit": "function",
     "AnySession": "`Session`, `scoped_session`",
@@ -201,10 +209,13 @@ def links() -> Mapping[str, str]:
     """Name → where the reference has it."""
     found = {error.__name__: f"errors.md#{error.__name__.lower()}" for group in ERRORS.values() for error in group}
     found |= {"task": "task.md", "cron": "schedules.md#cron", "every": "schedules.md#every"}
+    found |= {"Event": "events.md#event", "on": "events.md#on"}
     found |= {"declare": "task.md#declare", "handles": "task.md#handles"}
     found |= {"JobClient": "enqueue.md", "TaskContext": "context.md", "Job": "enqueue.md#options"}
     found |= {"Batch": "enqueue.md#batches", "OnParentDead": "enqueue.md#onparentdead"}
     found |= {"LimitStatus": "enqueue.md#limitstatus", "Limits": "enqueue.md#limits"}
+    found |= {"Schedules": "enqueue.md#schedules-at-run-time", "PutSchedule": "enqueue.md#putschedule"}
+    found |= {"RunTimeSchedule": "enqueue.md#runtimeschedule", "Missed": "enqueue.md#missed"}
     found |= {"Grants": "task.md#fields-of-grants", "ArchivedTask": "task.md#archivedtask", "JobTester": "testing.md"}
     found |= {"Limit": "task.md#fields-of-limit", "Rate": "task.md#fields-of-rate"}
     found |= {f"JobClient.{name}": f"enqueue.md#{name}" for name in CLIENT_METHODS}
@@ -657,6 +668,7 @@ SEE = {
     "ArchivedTask": "task.md#archivedtask",
     "Batch": "enqueue.md#batches",
     "Enqueued": "enqueue.md#enqueued",
+    "Event": "events.md#event",
     "Grants": "task.md#fields-of-grants",
     "Job": "enqueue.md#job",
     "JobClient": "enqueue.md",
@@ -679,6 +691,7 @@ SEE = {
     "handles": "task.md#handles",
     "cron": "schedules.md#cron",
     "every": "schedules.md#every",
+    "on": "events.md#on",
     "task": "task.md",
 }
 
@@ -716,12 +729,17 @@ PAGES: Mapping[str, Mapping[str, Callable[[], str]]] = {
         "queue": partial(fields, Queue),
     },
     "schedules": {"functions": partial(functions, cron, every), "macros": macros},
+    "events": {"event": partial(class_and_fields, Event), "listeners": partial(functions, on)},
     "enqueue": {
         "client": lambda: "\n\n".join(callable_(JobClient.__init__, "JobClient")).replace("`__init__", "`JobClient"),
-        "methods": partial(members, JobClient, *CLIENT_METHODS, "limits", "close"),
+        "methods": partial(members, JobClient, *CLIENT_METHODS, "limits", "schedules", "close"),
         "batches": lambda: "\n\n".join([*map(said, doc(Batch, "Batch").text), members(Batch, title="batch.")]),
         "limits": partial(members, Limits, title="limits."),
         "limit_classes": partial(class_and_fields, LimitStatus, LimitValues, LimitChange, LimitKind),
+        "schedules": lambda: "\n\n".join(
+            [*map(said, doc(Schedules, "Schedules").text), members(Schedules, title="schedules.")]
+        ),
+        "schedule_classes": partial(class_and_fields, PutSchedule, RunTimeSchedule, Missed),
         "options": enqueue_options,
         "classes": partial(class_and_fields, Enqueued, TaskStatus, Progress, OnConflict, Until, OnParentDead),
     },
