@@ -6,6 +6,7 @@ import json
 import os
 from collections.abc import Iterable, Iterator, Mapping
 
+from joblane.errors import DeclarationError
 from joblane.secret_values import SecretError, text_of_secret
 
 SECRETS = "JOBLANE_SECRETS"
@@ -15,6 +16,9 @@ MAIL_FROM = "JOBLANE_MAIL_FROM"
 
 SENDER = "JOBLANE_SENDER"
 """Variable that leaves the sends of messages to boto3 if it is ``boto3``."""
+SWEEP_MINUTES = "JOBLANE_SWEEP_MINUTES"
+"""Variable with the interval of the schedule of the sweep, from the stage's setting ``sweep``."""
+DEFAULT_SWEEP_MINUTES = 360
 
 
 class MissingSettingError(LookupError):
@@ -100,6 +104,20 @@ def project() -> str | None:
 def schedules() -> str:
     """Return the times that replace declared ones, as :mod:`joblane.schedule_overrides` reads them. Empty: none."""
     return os.environ.get("JOBLANE_SCHEDULES", "").strip()
+
+
+def sweep_minutes() -> int:
+    """Return the minutes between two sweeps by schedule: the setting ``sweep`` of the stage, by default 360.
+
+    With more than 5, sweeps are planned, and processes that write wake the sweep. Raises :class:`DeclarationError` for
+    a text that is no number.
+    """
+    text = os.environ.get(SWEEP_MINUTES, "").strip()
+    if text and not (text.isascii() and text.isdigit()):
+        raise DeclarationError(
+            f"{SWEEP_MINUTES}: {text!r} is no number of minutes; 5 or {DEFAULT_SWEEP_MINUTES}, for example, is right"
+        )
+    return int(text) if text else DEFAULT_SWEEP_MINUTES
 
 
 def database_url() -> str:

@@ -47,7 +47,7 @@ class JobsSweep(Payload):
     max_retry=0,
     timeout=timedelta(minutes=4),
     retention=timedelta(hours=1),
-    schedule=every(minutes=5),
+    schedule=every(minutes=settings.DEFAULT_SWEEP_MINUTES),
     overlap="allow",  # the next sweep finds a killed one
     grants=Grants(enqueue=("*",)),
 )
