@@ -6,7 +6,6 @@ import json
 import os
 from collections.abc import Iterable, Iterator, Mapping
 
-from joblane.errors import DeclarationError
 from joblane.secret_values import SecretError, text_of_secret
 
 SECRETS = "JOBLANE_SECRETS"
@@ -14,11 +13,13 @@ SECRETS = "JOBLANE_SECRETS"
 MAIL_FROM = "JOBLANE_MAIL_FROM"
 """Variable of functions that may send mail by Amazon SES: the only address from which they may send."""
 
+SWEEP_MINUTES = "JOBLANE_SWEEP_MINUTES"
+"""Variable with the minutes between two scheduled sweeps of the stage, from its setting ``sweep``."""
+DEFAULT_SWEEP_MINUTES = 360
+SHORT_MINUTES = 5
+"""A sweep that runs this often finds everything itself: it plans no run, and nobody wakes it after a commit."""
 SENDER = "JOBLANE_SENDER"
 """Variable that leaves the sends of messages to boto3 if it is ``boto3``."""
-SWEEP_MINUTES = "JOBLANE_SWEEP_MINUTES"
-"""Variable with the interval of the schedule of the sweep, from the stage's setting ``sweep``."""
-DEFAULT_SWEEP_MINUTES = 360
 
 
 class MissingSettingError(LookupError):
@@ -107,17 +108,14 @@ def schedules() -> str:
 
 
 def sweep_minutes() -> int:
-    """Return the minutes between two sweeps by schedule: the setting ``sweep`` of the stage, by default 360.
-
-    With more than 5, sweeps are planned, and processes that write wake the sweep. Raises :class:`DeclarationError` for
-    a text that is no number.
-    """
+    """Return the minutes between two scheduled sweeps. 360 if the variable is not set, or not a number from 1."""
     text = os.environ.get(SWEEP_MINUTES, "").strip()
-    if text and not (text.isascii() and text.isdigit()):
-        raise DeclarationError(
-            f"{SWEEP_MINUTES}: {text!r} is no number of minutes; 5 or {DEFAULT_SWEEP_MINUTES}, for example, is right"
-        )
-    return int(text) if text else DEFAULT_SWEEP_MINUTES
+    return int(text) if text.isascii() and text.isdigit() and int(text) else DEFAULT_SWEEP_MINUTES
+
+
+def sweep_plans() -> bool:
+    """True if the sweep plans its runs between the scheduled ones, and each commit wakes it."""
+    return sweep_minutes() > SHORT_MINUTES
 
 
 def database_url() -> str:

@@ -16,9 +16,8 @@ from typing import Any
 from joblane.cdk.errors import SynthError
 from joblane.cdk.templates import Properties, Template, of_type
 from joblane.declaration import Task
-from joblane.enqueue.wake import SWEEP
 from joblane.prices import PRICES
-from joblane.queues import Queue
+from joblane.queues import SWEEP, Queue
 from joblane.schedule import Schedule
 from joblane.schedule_overrides import apply_all, with_sweep
 
