@@ -51,7 +51,7 @@ URGENT = {"moved-by-sqs", "waiting-critical", "missed-tick", "stuck-lease", "swe
 SLACK = {"workspace_id": "T0123ABCD", "channel_id": "C0456EFGH"}
 RUNBOOK = "https://wiki.acme.io/jobs"
 MAX_RANGE_SECONDS, LONGEST_RANGE_SECONDS = 86_400, 604_800
-"""Of the periods of an alarm: with a period below an hour, and with a longer one."""
+"""Limits of all periods of an alarm together: with a period below an hour, and with a longer one."""
 
 
 def stack_of(done: Synthesised, name: str) -> Template:
