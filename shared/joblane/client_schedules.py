@@ -102,7 +102,7 @@ class Schedules:
 
         The same call again changes nothing. A change holds from the next tick on: tasks that were made ahead, and have
         not begun, are cancelled and made anew. If neither the times nor the time zone change, no tick is lost, not even
-        one that is late. A paused schedule stays paused.
+        a late one. A paused schedule stays paused.
 
         Args:
             name: Name, unique in the stage: 1 to 128 printable ASCII characters without spaces. If customers choose

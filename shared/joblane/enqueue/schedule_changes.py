@@ -191,7 +191,7 @@ class ScheduleChanges:
         return _Locked(self._time(document["now"]), document["revision"], document["row"])
 
     def _cancel_ticks(self, run: Run, name: str, reason: str, now: datetime, *, only_later: bool = False) -> Cancelled:
-        """Cancel the tasks of ticks that have not begun. ``only_later``: only those that are not due yet."""
+        """Cancel the tasks of ticks that have not begun. ``only_later``: only if they are not due yet."""
         start = start_of_ids(name)
         document = {
             "low": start + written(now - LOOK_BACK),

@@ -1,4 +1,4 @@
--- Cancels the tasks of a schedule's ticks that have not begun, or only those that are not due yet. It answers with their
+-- Cancels the tasks of a schedule's ticks that have not begun, or only those not due yet. It answers with their
 -- ids, with what must be served and released after the commit, and with the time of the last tick that has begun before
 -- it was due. Null: another transaction has not released one of the tasks within 5 seconds. `low` and `high`: the range
 -- of ids; `after`: the id before those of ticks that are not due; `time_at`: position of the tick's time in its id.

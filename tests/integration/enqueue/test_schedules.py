@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import pytest
 from sqlalchemy.orm import Session
@@ -23,7 +24,11 @@ def test_a_schedule_is_put_changed_and_deleted(world: World) -> None:
     same = schedules.put("acme:daily", sample_one, Sample(number=1), DAILY, tenant="acme", tags=["report"])
     changed = schedules.put("acme:daily", sample_one, Sample(number=2), DAILY, tenant="acme", tags=["report"])
     # then
-    assert [(put.created, put.changed) for put in (made, same, changed)] == [(True, True), (False, False), (False, True)]
+    assert [(put.created, put.changed) for put in (made, same, changed)] == [
+        (True, True),
+        (False, False),
+        (False, True),
+    ]
     assert made.next_at == same.next_at == changed.next_at == DAILY.next_after(datetime.now(UTC))
     found = schedules.get("acme:daily")
     assert found is not None
@@ -101,10 +106,10 @@ def test_a_deleted_schedule_cancels_the_tasks_made_ahead(world: World) -> None:
         ("delay", {"delay": 1}),
     ],
 )
-def test_a_wrong_argument_is_refused_by_name(world: World, field: str, change: dict[str, object]) -> None:
-    given = {"name": "s", "task": sample_one, "payload": Sample(), "schedule": DAILY} | change
+def test_a_wrong_argument_is_refused_by_name(world: World, field: str, change: dict[str, Any]) -> None:
+    given: dict[str, Any] = {"name": "s", "task": sample_one, "payload": Sample(), "schedule": DAILY} | change
     with pytest.raises(EnqueueError) as refused:
-        world.client.schedules.put(**given)  # type: ignore[arg-type]
+        world.client.schedules.put(**given)
     assert refused.value.field == field
     assert world.run("select count(*) from joblane.schedules") == [[0]]
 
