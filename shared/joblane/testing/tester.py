@@ -17,6 +17,7 @@ from joblane.errors import TaskTimeout, UnknownTaskError
 from joblane.job import JobOptions
 from joblane.local.memory_queues import QueuedMessage
 from joblane.maintenance.sweep import sweep
+from joblane.maintenance.ticks import make_ticks
 from joblane.payload import Payload
 from joblane.queues import Queue, check_prefix
 from joblane.record import task_types as registry
@@ -53,7 +54,8 @@ select extract(epoch from min(at) - clock_timestamp())::float8
   from (select sweep_at from joblane.tasks
          where (finished_at is null or dead_letter_unsent) and state in {in_sql(LIVE | {State.ARCHIVED})}
         union all select until from joblane.pauses
-        union all select until from joblane.limit_changes) as next(at)
+        union all select until from joblane.limit_changes
+        union all select next_at from joblane.schedules where paused_at is null) as next(at)
  where at > clock_timestamp()
 """
 """A task that is due for longer waits for the end of a pause, for a limit, or for its message."""
@@ -97,7 +99,7 @@ class JobTester:
         self._stack = ExitStack()
 
     def __enter__(self) -> Self:
-        self._stack.enter_context(diverted(self.url, self._queues, self._know))
+        self._stack.enter_context(diverted(self.url, self._queues, self._clock, self._know))
         self._since = Captured(self._enqueued, self._lanes.known.get)
         return self
 
@@ -422,6 +424,9 @@ class JobTester:
                     tasks = deliveries.report()
                     raise KitError(f"tasks are still due after {limit} invocations. The delivered tasks:\n{tasks}")
             with deliveries.releasing(()):
+                make_ticks(
+                    self._database.get(), self._lanes.known.find, self._prefix, travelled=self._clock.travelled
+                )
                 swept = sweep(self._database.get(), self._queues, self._prefix)
             if not swept.sent and not swept.served and not swept.released:
                 return
