@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from sqlalchemy.orm import Session
 
     from joblane.client_limits import Limits
+    from joblane.client_schedules import Schedules
 
 P = TypeVar("P", bound="Payload")
 R = TypeVar("R")
@@ -161,6 +162,15 @@ class JobTester:
         A task is known once it was enqueued here, or by :meth:`register`.
         """
         return self.client.limits
+
+    @property
+    def schedules(self) -> Schedules:
+        """The schedules made at run time: ``schedules.put``, ``get`` and so on, as of :attr:`JobClient.schedules`.
+
+        They fire in :meth:`travel` with ``ticks=True``, and in :meth:`drain` with ``within``, each at its time. Without
+        them, the next :meth:`drain` finds their ticks missed.
+        """
+        return self.client.schedules
 
     def enqueue(
         self, task: Task[P, Any], payload: P, *, session: Session | None = None, **options: Unpack[JobOptions]
