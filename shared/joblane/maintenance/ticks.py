@@ -58,8 +58,8 @@ class _Planned:
     next_at: datetime
     tasks: Sequence[NewTask] = ()
     ticks: Sequence[datetime] = ()
-    missed: datetime | None = None
-    """The first tick that was missed. None: none was."""
+    is_late: bool = False
+    """True if ticks were missed."""
     problem: str | None = None
 
     def row(self, travelled: timedelta) -> dict[str, Any]:
@@ -106,7 +106,6 @@ class _Making:
     problems: Counter[tuple[str, str]] = field(default_factory=Counter)
     """Type and problem → the number of schedules."""
     examples: dict[tuple[str, str], str] = field(default_factory=dict)
-    first_missed: datetime | None = None
 
     def batch(self) -> int:
         """Make the tasks of the schedules that fire first. Return the number of these schedules."""
@@ -154,7 +153,7 @@ class _Making:
         except DeclarationError as error:
             return _Planned(stored.name, stored.type, now + WRONG_TIMES, problem=_text(error))
         ticks, following = due_ticks(schedule, next_at, now, stored.missed)
-        planned = _Planned(stored.name, stored.type, following, missed=next_at if next_at < now - GRACE else None)
+        planned = _Planned(stored.name, stored.type, following, is_late=next_at < now - GRACE)
         try:
             planned.tasks, planned.ticks = self._tasks(stored, ticks), ticks
         except JobError as error:
@@ -172,9 +171,7 @@ class _Making:
     def _count(self, planned: Sequence[_Planned]) -> None:
         for each in planned:
             self.result.made += len(each.tasks)
-            if each.missed is not None:
-                self.result.late += 1
-                self.first_missed = min(each.missed, self.first_missed or each.missed)
+            self.result.late += each.is_late
             if each.problem is not None:
                 self.result.problems += 1
                 self.problems[each.type, each.problem] += 1
@@ -208,16 +205,16 @@ class _Making:
                 "ticks of schedules made at run time got no task; put the schedules again, or delete them",
                 extra={
                     "of_type": type_,
-                    "problem": problem,
+                    "error": problem,
                     "schedules": number,
-                    "first": self.examples[type_, problem],
+                    "schedule": self.examples[type_, problem],
                 },
             )
         if self.result.late:
             telemetry.logger().warning(
                 "ticks of schedules made at run time were missed, because no sweep made their tasks in time; of each "
                 "schedule with missed='latest' the newest runs now, and the others do not run",
-                extra={"schedules": self.result.late, "first": str(self.first_missed)},
+                extra={"schedules": self.result.late},
             )
 
 

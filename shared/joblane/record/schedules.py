@@ -54,8 +54,8 @@ select cast(row_to_json(s) as text), cast(clock_timestamp() as text) from joblan
  where s.paused_at is null and s.next_at <= clock_timestamp() + interval '{MAX_DELAY_SECONDS} s'
  order by s.next_at, s.name limit $1::integer for update skip locked
 """
-"""The schedules that fire within the time of a message's delay. Those that are being changed are left to a later
-sweep, which the change wakes."""
+"""The schedules that fire within the time of a message's delay. A locked one is being changed, and is left to the
+sweep that the change has woken."""
 DUE_BY_NAME = f"""
 select cast(row_to_json(s) as text), cast(clock_timestamp() as text) from joblane.schedules s
  where s.name = $1 and s.paused_at is null

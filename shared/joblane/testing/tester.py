@@ -434,9 +434,7 @@ class JobTester:
                     tasks = deliveries.report()
                     raise KitError(f"tasks are still due after {limit} invocations. The delivered tasks:\n{tasks}")
             with deliveries.releasing(()):
-                make_ticks(
-                    self._database.get(), self._lanes.known.find, self._prefix, travelled=self._clock.travelled
-                )
+                make_ticks(self._database.get(), self._lanes.known.find, self._prefix, travelled=self._clock.travelled)
                 swept = sweep(self._database.get(), self._queues, self._prefix)
             if not swept.sent and not swept.served and not swept.released:
                 return

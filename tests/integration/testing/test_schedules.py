@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
 
-from joblane import DuplicateTaskError, Payload, State, TaskContext, cron, every, task
+from joblane import TaskContext, cron, every, task
 from joblane.enqueue.ticks import TICK_PATTERN
 from joblane.record.schedules import Missed
 from joblane.testing import JobTester
-from tests.integration.testing.samples import Order, order_quiet
+from tests.integration.testing.samples import Order
 
 HOUR, DAY = timedelta(hours=1), timedelta(days=1)
 ran: list[tuple[int, str]] = []
