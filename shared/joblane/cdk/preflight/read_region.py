@@ -45,6 +45,17 @@ def findings_on_region(session: Session, needs: rules.Needs, read: Read) -> Iter
         lambda found: rules.rds_role(needs, found),
         *("iam", f"the role {rules.RDS_ROLE}", "iam:GetRole", has_rds_role),
     )
+    for name in sorted(needs.secrets):
+        yield from examine(
+            name,
+            lambda found, name=name: rules.secret(name, region, found),
+            *(
+                "secretsmanager",
+                f"the secret {name}",
+                "secretsmanager:DescribeSecret",
+                lambda client, name=name: has_secret(client, name),
+            ),
+        )
     if sender := needs.sender:
         yield from examine(
             sender,
@@ -67,6 +78,15 @@ def has_parameter(client: Any, name: str) -> bool:
     except client.exceptions.ParameterNotFound:
         return False
     return True
+
+
+def has_secret(client: Any, name: str) -> bool:
+    """Return true if the secret exists and is not scheduled for deletion. Its value is not read."""
+    try:
+        found = client.describe_secret(SecretId=name)
+    except client.exceptions.ResourceNotFoundException:
+        return False
+    return "DeletedDate" not in found
 
 
 def zones(client: EC2Client) -> dict[str, str]:

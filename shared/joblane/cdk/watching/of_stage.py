@@ -17,26 +17,41 @@ from joblane.cdk.watching.alarms import (
     longest_gap,
     own_metric,
     queue_metric,
+    rule_metric,
     silence,
 )
 from joblane.cdk.watching.of_lanes import throttles
 from joblane.declaration import Task
 from joblane.enqueue.wake import SWEEP
-from joblane.queues import Queue, cron_group_name, dead_letter_name, front_door_name
+from joblane.queues import (
+    Queue,
+    cron_group_name,
+    dead_letter_name,
+    event_bus_name,
+    front_door_name,
+    webhook_name,
+)
 
 
 def alarms_of_stage(
-    monitoring: Monitoring, tasks: Mapping[str, Task[Any, Any]], *, prefix: str, functions: Sequence[str]
+    monitoring: Monitoring,
+    tasks: Mapping[str, Task[Any, Any]],
+    *,
+    prefix: str,
+    functions: Sequence[str],
+    webhook_bus: str | None = None,
 ) -> list[Alarm]:
     """Return the alarms that no single task type has.
 
-    ``functions``: the names of the Lambda functions that are not those of a task type.
+    ``functions``: the names of the Lambda functions that are not those of a task type. ``webhook_bus``: the name of the
+    bus whose events a webhook gets; None: the stage has no webhook.
     """
     has_critical = any(task.queue is Queue.CRITICAL for task in tasks.values())
     return [
         *(_instead_of_lanes(monitoring, prefix) if monitoring.is_stage else throttles("shared", functions, monitoring)),
         *_of_dead_letters(prefix, monitoring),
-        *(_of_sweep(tasks[SWEEP], prefix, monitoring, has_critical=has_critical) if SWEEP in tasks else ()),
+        *(_of_webhook(webhook_bus, prefix, monitoring) if webhook_bus else ()),
+        *(_of_sweep(tasks, prefix, monitoring, has_critical=has_critical) if SWEEP in tasks else ()),
     ]
 
 
@@ -93,7 +108,34 @@ def _of_dead_letters(prefix: str, monitoring: Monitoring) -> Iterator[Alarm]:
     )
 
 
-def _of_sweep(sweep: Task[Any, Any], prefix: str, monitoring: Monitoring, *, has_critical: bool) -> Iterator[Alarm]:
+def _of_webhook(bus: str, prefix: str, monitoring: Monitoring) -> Iterator[Alarm]:
+    """Events that EventBridge could not deliver to the webhook: those in the dead-letter queue, and those that are
+    lost because they could not be sent there."""
+    if not isinstance(monitoring.events_refused, int):
+        return
+    queue = dead_letter_name(event_bus_name(prefix))
+    yield Alarm(
+        name="events-refused",
+        heading="an-event-target-that-refuses",
+        says=f"The webhook refused events, or did not accept them within 24 hours. They are in {queue}, and nothing "
+        "sends them again.",
+        run="doctor",
+        topic=Topic.LATER,
+        is_state=False,
+        metrics={
+            "kept": queue_metric(queue, "ApproximateNumberOfMessagesVisible", "Maximum"),
+            "failed": rule_metric(bus, webhook_name(prefix), "FailedInvocations", "Sum"),
+        },
+        # EventBridge writes its metric only if it is not 0
+        expression="FILL(kept, 0) + FILL(failed, 0)",
+        threshold=monitoring.events_refused,
+    )
+
+
+def _of_sweep(
+    tasks: Mapping[str, Task[Any, Any]], prefix: str, monitoring: Monitoring, *, has_critical: bool
+) -> Iterator[Alarm]:
+    sweep = tasks[SWEEP]
     gap = longest_gap(sweep)
     if gap is None:  # the stage has switched the sweep off, so its metrics are missing on purpose
         return
@@ -171,5 +213,28 @@ def _of_sweep(sweep: Task[Any, Any], prefix: str, monitoring: Monitoring, *, has
         topic=Topic.LATER,
         is_state=True,
     )
+    if any(task.events for task in tasks.values()):
+        minutes = monitoring.events_late_minutes
+        yield from reported(
+            "events-late",
+            "EventsOldestSeconds",
+            minutes * 60 if isinstance(minutes, int) else "off",
+            heading="events-that-wait",
+            says=f"Events have waited for {minutes} minutes to be sent to the event bus. Their tasks have ended as "
+            "usual. The sweep's log has the error.",
+            run="doctor",
+            topic=Topic.LATER,
+            is_state=True,
+        )
+        yield from reported(
+            "events-dropped",
+            "EventsDropped",
+            monitoring.events_dropped,
+            heading="events-that-wait",
+            says="Events were deleted unsent, so no target gets them. The sweep's log has the reason.",
+            run="doctor",
+            topic=Topic.LATER,
+            is_state=False,
+        )
     completed = partial(own_metric, prefix, "Completed", task_type=SWEEP, queue=sweep.queue.value)
     yield from silence("sweep", "the-sweep-does-not-run", completed, gap, monitoring.silence)
