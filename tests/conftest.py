@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 import joblane
+from joblane import settings
+from joblane.sqs.client import Sqs
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -68,6 +70,13 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
             return next((one for one in TOGETHER if file.startswith(one) and not file.endswith(ON_THEIR_OWN)), file)
 
     return Folders(config, log)
+
+
+@pytest.fixture(autouse=True)
+def sweep_runs_often(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A stage whose sweep nobody wakes after a commit. The tests of wake-ups and of planned sweeps set another one."""
+    monkeypatch.setenv(settings.SWEEP_MINUTES, "5")
+    monkeypatch.setattr(Sqs, "covered", {})
 
 
 @pytest.fixture(scope="session")

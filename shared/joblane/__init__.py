@@ -2,6 +2,8 @@
 
 Declare
     task, declare, handles, Payload, Redacted, Queue, Grants, Limit, Rate, cron, every, ArchivedTask
+Listen
+    on, Event
 Enqueue
     JobClient, Job, Enqueued, Keep, OnConflict, Until, DuplicateTaskError, TaskIdConflictError, EnqueueError
 Show
@@ -38,8 +40,10 @@ if TYPE_CHECKING:
         TaskIdConflictError,
         TaskTimeout,
     )
+    from joblane.events import Event
     from joblane.flow import Limit, Rate
     from joblane.job import Job, OnParentDead
+    from joblane.listeners import on
     from joblane.payload import ArchivedTask, Payload
     from joblane.queues import Queue
     from joblane.record.states import State
@@ -56,6 +60,7 @@ __all__ = [
     "DuplicateTaskError",
     "EnqueueError",
     "Enqueued",
+    "Event",
     "Grants",
     "Job",
     "JobClient",
@@ -87,6 +92,7 @@ __all__ = [
     "declare",
     "every",
     "handles",
+    "on",
     "task",
 ]
 
@@ -102,8 +108,10 @@ __getattr__ = importer(
         "joblane.decorator": "task",
         "joblane.errors": "DuplicateTaskError EnqueueError JobError PartialFailure RateLimited RetryAfter RevokeTask "
         "SkipRetry Snooze TaskCancelled TaskIdConflictError TaskTimeout",
+        "joblane.events": "Event",
         "joblane.flow": "Limit Rate",
         "joblane.job": "Job OnParentDead",
+        "joblane.listeners": "on",
         "joblane.payload": "ArchivedTask Payload",
         "joblane.queues": "Queue",
         "joblane.record.states": "State",

@@ -110,6 +110,7 @@ class Task(Generic[P, R]):
     resumable: bool
     aliases: tuple[str, ...]
     archived_to: Task[Any, Any] | str | None
+    events: tuple[str, ...]
     front_door: bool
     batch_size: int
     max_depth: int

@@ -28,6 +28,7 @@ from joblane.declaration import (
     check_type,
 )
 from joblane.errors import DeclarationError
+from joblane.event_kinds import Kind, check_kinds
 from joblane.flow import Limit, Rate, check_key_fields, flow_of
 from joblane.json_values import canonical
 from joblane.limits import MAX_CONCURRENCY, MIN_CONCURRENCY, Numbers
@@ -58,6 +59,7 @@ def task(
     unique_for: timedelta | None = None,
     unique_until: Until | str = Until.FINISH,
     on_archived: Task[Any, Any] | str | None = None,
+    events: Sequence[Kind] = (),
     resumable: bool = False,
     aliases: Sequence[str] = (),
     front_door: bool | None = None,
@@ -112,6 +114,8 @@ def task(
             starts.
         on_archived: Another task, or its type. It is enqueued when a task of this type is archived. Its payload class
             is :class:`ArchivedTask`. None: nothing is enqueued.
+        events: Ends that are sent to the stage's EventBridge bus, at least once, see :class:`~joblane.events.Event`:
+            ``"completed"``, ``"archived"``, ``"cancelled"``. They apply to tasks that are enqueued from then on.
         resumable: True if the handler loops over ``ctx.resume(…)``. Then ``timeout`` may exceed the 900 seconds of
             one invocation: the task continues in further invocations. Requires ``batch_size`` 1.
         aliases: Former types of the task. Tasks of these types still run.
@@ -185,6 +189,7 @@ def task(
         raise DeclarationError(f"{what}: {error}") from None
     if grants is not None and not isinstance(grants, Grants):
         raise DeclarationError(f"{what}: grants: Grants(…) is required, not {type(grants).__name__}")
+    kinds = check_kinds(what, events)
     flow = flow_of(what, key=key, max_per_key=max_per_key, max_total=max_total, limit=limit, rate=rate, order=order)
     numbers = Numbers.of(timeout=timeout, batch_size=batch_size, max_retry=max_retry, resumable=resumable, what=what)
     schedules = _schedules(what, list(schedule) if isinstance(schedule, (list, tuple)) else [schedule])
@@ -215,6 +220,7 @@ def task(
             resumable=resumable,
             aliases=tuple(aliases),
             archived_to=on_archived,
+            events=kinds,
             front_door=not closed if front_door is None else front_door,
             batch_size=batch_size,
             max_depth=max_depth,

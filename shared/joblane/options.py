@@ -11,6 +11,7 @@ from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, PlainSe
 
 from joblane.declaration import MAX_RETENTION, Task
 from joblane.discovery import successor_of
+from joblane.event_kinds import EVENTS
 from joblane.retry import LONGEST
 
 MAX_TAGS, MAX_TAG = 20, 100
@@ -107,6 +108,8 @@ class Options:
             row["retry_delay"] = list(self.retry_delay)
         if task.archived_to is not None:
             row["on_archived"] = successor_of(task)
+        if task.events:
+            row[EVENTS] = list(task.events)
         return row
 
     def within(self, task: Task[Any, Any]) -> Options:

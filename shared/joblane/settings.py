@@ -13,6 +13,10 @@ SECRETS = "JOBLANE_SECRETS"
 MAIL_FROM = "JOBLANE_MAIL_FROM"
 """Variable of functions that may send mail by Amazon SES: the only address from which they may send."""
 
+SWEEP_MINUTES = "JOBLANE_SWEEP_MINUTES"
+"""Variable with the minutes between two scheduled sweeps of the stage."""
+SHORT_MINUTES = 5
+"""A sweep that runs this often finds everything itself: it plans no run, and nobody wakes it after a commit."""
 SENDER = "JOBLANE_SENDER"
 """Variable that leaves the sends of messages to boto3 if it is ``boto3``."""
 
@@ -100,6 +104,17 @@ def project() -> str | None:
 def schedules() -> str:
     """Return the times that replace declared ones, as :mod:`joblane.schedule_overrides` reads them. Empty: none."""
     return os.environ.get("JOBLANE_SCHEDULES", "").strip()
+
+
+def sweep_minutes() -> int:
+    """Return the minutes between two scheduled sweeps. 360 if the variable is not set, or not a number from 1."""
+    text = os.environ.get(SWEEP_MINUTES, "").strip()
+    return int(text) if text.isascii() and text.isdigit() and int(text) else 360
+
+
+def sweep_plans() -> bool:
+    """True if the sweep plans its runs between the scheduled ones, and each commit wakes it."""
+    return sweep_minutes() > SHORT_MINUTES
 
 
 def database_url() -> str:

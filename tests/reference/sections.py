@@ -41,6 +41,7 @@ from joblane.declaration import Grants
 from joblane.declared import declare, handles
 from joblane.decorator import task
 from joblane.enqueue.result import Enqueued
+from joblane.events import Event
 from joblane.flow import Limit, Rate
 from joblane.inspector import errors as inspector_errors
 from joblane.inspector import views
@@ -49,6 +50,7 @@ from joblane.inspector.inspector import Inspector
 from joblane.inspector.permission import Permission, permission_of
 from joblane.inspector.wire import ArgumentsError
 from joblane.job import Job, JobOptions, OnParentDead
+from joblane.listeners import on
 from joblane.local import errors as local_errors
 from joblane.payload import ArchivedTask
 from joblane.project import KEYS, Project, ProjectError
@@ -187,6 +189,8 @@ SHORT_TYPES = {
     "Task[P, Any]": "task",
     "Task[P, R]": "task",
     "P": "`Payload`",
+    "Sequence[Kind]": "list of kinds",
+    "Kind": "`str`",
     "AfterCommit": "function",
     "AsyncAfterCommit": "function",
     "AnySession": "`Session`, `scoped_session`",
@@ -201,6 +205,7 @@ def links() -> Mapping[str, str]:
     """Name → where the reference has it."""
     found = {error.__name__: f"errors.md#{error.__name__.lower()}" for group in ERRORS.values() for error in group}
     found |= {"task": "task.md", "cron": "schedules.md#cron", "every": "schedules.md#every"}
+    found |= {"Event": "events.md#event", "on": "events.md#on"}
     found |= {"declare": "task.md#declare", "handles": "task.md#handles"}
     found |= {"JobClient": "enqueue.md", "TaskContext": "context.md", "Job": "enqueue.md#options"}
     found |= {"Batch": "enqueue.md#batches", "OnParentDead": "enqueue.md#onparentdead"}
@@ -657,6 +662,7 @@ SEE = {
     "ArchivedTask": "task.md#archivedtask",
     "Batch": "enqueue.md#batches",
     "Enqueued": "enqueue.md#enqueued",
+    "Event": "events.md#event",
     "Grants": "task.md#fields-of-grants",
     "Job": "enqueue.md#job",
     "JobClient": "enqueue.md",
@@ -679,6 +685,7 @@ SEE = {
     "handles": "task.md#handles",
     "cron": "schedules.md#cron",
     "every": "schedules.md#every",
+    "on": "events.md#on",
     "task": "task.md",
 }
 
@@ -716,6 +723,7 @@ PAGES: Mapping[str, Mapping[str, Callable[[], str]]] = {
         "queue": partial(fields, Queue),
     },
     "schedules": {"functions": partial(functions, cron, every), "macros": macros},
+    "events": {"event": partial(class_and_fields, Event), "listeners": partial(functions, on)},
     "enqueue": {
         "client": lambda: "\n\n".join(callable_(JobClient.__init__, "JobClient")).replace("`__init__", "`JobClient"),
         "methods": partial(members, JobClient, *CLIENT_METHODS, "limits", "close"),

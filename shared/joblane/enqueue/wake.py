@@ -1,10 +1,17 @@
-"""The wake-up of the sweep, for rows whose messages it must send."""
+"""The wake-ups of the sweep. The sweep plans its own runs, and learns from a wake-up that rows have changed since.
+
+A process calls :func:`wake_after_commit` before each statement that writes to the database. A wake-up is a delayed
+message in the sweep's lane, so that it also arrives if the process ends before it has sent the messages of its rows.
+"""
 
 from __future__ import annotations
 
 import math
+import threading
 import time
 
+from joblane import settings, telemetry
+from joblane.forking import follow_forks
 from joblane.queues import Queue, lane_name
 from joblane.sqs.client import Entry, Sqs
 from joblane.sqs.message import Message
@@ -13,14 +20,100 @@ SWEEP = "jobs:sweep"
 """Task type of the sweep."""
 WOKEN = f"{SWEEP}:woken:"
 """The beginning of the id of a sweep that was woken."""
+AFTER_COMMIT = f"{WOKEN}after:"
+"""The beginning of the id of a wake-up that was sent before a commit. The rest is the second at which its delay ends,
+by the sender's clock."""
 SHARED_SECONDS = 5
 """All wake-ups within an interval of this many seconds start one sweep, at its end."""
+GRID_SECONDS = 240
+"""Delayed wake-ups of all processes end at the multiples of this, and so do the times of planned sweeps."""
+COMMIT_SECONDS = 30
+"""The longest time from the check of a wake-up to the first write of the transaction. A transaction that has written is
+visible to the sweep, however long it stays open."""
+RETRY_SECONDS = 15
+"""The pause between two tries to send a wake-up that SQS has not accepted."""
+NOT_WOKEN = (
+    "SQS does not accept the wake-up of the sweep; until it does, a message that its process cannot send waits for the "
+    "next scheduled sweep. Check that this process may send to the lane of jobs:sweep"
+)
 
 
 def wake(sqs: Sqs, prefix: str) -> None:
-    """Start a sweep by a message, within five seconds. If SQS does not accept it, the next scheduled sweep does the
-    work."""
+    """Start a sweep by a message, within five seconds. If SQS does not accept it, the next sweep does the work."""
     now = time.time()
     ends = (math.floor(now / SHARED_SECONDS) + 1) * SHARED_SECONDS
-    message = Message(SWEEP, f"{WOKEN}{ends}")
-    sqs.send_many([Entry(lane_name(prefix, Queue.LOW, SWEEP), message.encode(), math.ceil(ends - now))], brief=True)
+    _send(sqs, prefix, f"{WOKEN}{ends}", math.ceil(ends - now))
+
+
+def wake_after_commit(sqs: Sqs, prefix: str) -> None:
+    """Make sure that a sweep starts after a write that follows now: 30 seconds to 4.5 minutes from now.
+
+    Call it before the first statement of a transaction that writes to the database, or before each statement: it only
+    compares two times if an earlier wake-up covers this write. Otherwise it sends a message, for at most 2 seconds, and
+    it never raises. If SQS does not accept the message, the next call tries again, and a thread every 15 seconds.
+
+    It does nothing in a stage whose sweep runs every five minutes or more often.
+    """
+    if not is_covered(sqs, prefix) and settings.sweep_plans():
+        _waker.cover(sqs, prefix)
+
+
+def is_covered(sqs: Sqs, prefix: str) -> bool:
+    """True if :func:`wake_after_commit` would send nothing, since a wake-up covers a write that follows now."""
+    until = sqs.covered.get(prefix)
+    # the clock of the process stands still while Lambda has frozen it, and the other one can be set back
+    return until is not None and time.monotonic() < until[0] and sqs.now() < until[1]
+
+
+class _Waker:
+    """Sends the wake-ups of this process. One thread sends at a time, and the others wait for it."""
+
+    def __init__(self) -> None:
+        self._after_fork()
+        follow_forks(self, _Waker._after_fork)
+
+    def cover(self, sqs: Sqs, prefix: str) -> bool:
+        """Send a wake-up unless one covers the next write. Return False if SQS does not accept it."""
+        with self._lock:
+            if is_covered(sqs, prefix):
+                return True
+            now, started = sqs.now(), time.monotonic()
+            ends = math.ceil((now + COMMIT_SECONDS) / GRID_SECONDS) * GRID_SECONDS
+            why = _send(sqs, prefix, f"{AFTER_COMMIT}{ends}", math.ceil(ends - now))
+            if why is None:
+                left = ends - now - COMMIT_SECONDS
+                sqs.covered[prefix] = started + left, now + left
+            elif prefix not in self._trying:
+                telemetry.logger().warning(NOT_WOKEN, extra={"error": why})
+                self._try_again(sqs, prefix)
+            return why is None
+
+    def _try_again(self, sqs: Sqs, prefix: str) -> None:
+        thread = threading.Thread(target=self._keep_trying, args=(sqs, prefix), name="joblane-wake", daemon=True)
+        try:
+            thread.start()
+        except RuntimeError:  # too many threads, or the interpreter ends: the next write tries again
+            return
+        self._trying.add(prefix)
+
+    def _keep_trying(self, sqs: Sqs, prefix: str) -> None:
+        trying = self._trying
+        try:
+            time.sleep(RETRY_SECONDS)
+            while not self.cover(sqs, prefix):
+                time.sleep(RETRY_SECONDS)
+        finally:
+            trying.discard(prefix)
+
+    def _after_fork(self) -> None:
+        """Make a new lock, which another thread of the parent may have held, and forget its threads."""
+        self._lock, self._trying = threading.Lock(), set[str]()
+
+
+_waker = _Waker()
+
+
+def _send(sqs: Sqs, prefix: str, id_: str, delay_seconds: int) -> str | None:
+    """Send a message to the sweep. Return None, or the reason why SQS does not accept it."""
+    entry = Entry(lane_name(prefix, Queue.LOW, SWEEP), Message(SWEEP, id_).encode(), delay_seconds)
+    return sqs.send_many([entry], brief=True).get(0)

@@ -64,9 +64,13 @@ class MemoryQueues(Sqs):
     def __init__(self, seconds: Callable[[], float] = time.time) -> None:
         super().__init__()
         self.seconds = seconds
+        self.covered = {}  # type: ignore[misc]  # these queues are not those of the process
         self.queues: defaultdict[str, dict[str, QueuedMessage]] = defaultdict(dict)
         """Queue → its messages by SQS message id, in the order of their sends."""
         self._receipts = itertools.count(1)
+
+    def now(self) -> float:
+        return self.seconds()
 
     def url(self, queue: str) -> str:
         return f"memory:{queue}"

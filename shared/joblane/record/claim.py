@@ -168,7 +168,7 @@ def arrival(
     if message.rec:
         return item
     options = message.options.within(task) if message.options else NONE
-    plain = options is NONE and task.archived_to is None
+    plain = options is NONE and task.archived_to is None and not task.events
     item |= {
         "queue": queue,
         "tenant": tenant,

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import cached_property, partial, wraps
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 from joblane.errors import SendError
 from joblane.forking import follow_forks
@@ -102,6 +102,10 @@ def made_once(make: Callable[[Sqs], T]) -> cached_property[T]:
 class Sqs:
     """SQS by queue name. Queue URLs are cached."""
 
+    covered: ClassVar[dict[str, tuple[float, float]]] = {}
+    """Prefix → the times until which a wake-up of the sweep covers writes, by ``time.monotonic`` and by :meth:`now`.
+    All clients of the process have it in common. See ``joblane/enqueue/wake.py``."""
+
     def __init__(self) -> None:
         self._making = threading.RLock()
         self._urls: dict[str, str] = {}
@@ -141,6 +145,10 @@ class Sqs:
     def is_paused(self) -> bool:
         """True for :data:`PAUSE_SECONDS` after SQS did not answer a brief send."""
         return time.monotonic() < self._paused_until
+
+    def now(self) -> float:
+        """Return the time in seconds since 1970, as the queues have it."""
+        return time.time()
 
     def url(self, queue: str) -> str:
         """Return the queue's URL. Raises botocore's ``QueueDoesNotExist``."""
