@@ -12,18 +12,18 @@ from joblane.cdk.app import Synthesised
 from joblane.cdk.errors import StageError
 from joblane.cdk.settings.stage import Stage
 from tests.infra import templates
-from tests.infra.conftest import Synth
+from tests.infra.conftest import SENDERS, Synth
 from tests.infra.templates import Template
+from tests.infra.test_monitoring_stack import all_problems
 
-TASKS = "tests.infra.senders"
 BUS = "arn:${AWS::Partition}:events:${AWS::Region}:${AWS::AccountId}:event-bus/"
 RULE = "arn:${AWS::Partition}:events:${AWS::Region}:${AWS::AccountId}:rule/"
 WEBHOOK: dict[str, Any] = {"url": "https://hooks.acme.io/joblane", "secret": {"secret": "acme/hook", "field": "key"}}
 
 
 def with_events(synth: Synth, events: Mapping[str, Any] | None = None, **more: Any) -> Synthesised:
-    given = {} if events is None else {"events": events}
-    return synth("dev", package=TASKS, settings={}, **given, **more)
+    given: dict[str, Any] = {**more} if events is None else {**more, "events": events}
+    return synth("dev", package=SENDERS, settings={}, **given)
 
 
 @pytest.fixture(scope="module")
@@ -88,7 +88,7 @@ def test_an_existing_bus_is_used_and_not_created(synth: Synth) -> None:
 
 
 def test_a_local_stage_has_the_bus_on_the_emulator(synth: Synth) -> None:
-    template = synth("local", package=TASKS, settings={}).whole("jobs-jobs")
+    template = synth("local", package=SENDERS, settings={}).whole("jobs-jobs")
     assert only(template, "AWS::Events::EventBus")["Name"] == "jobs-events"
     assert templates.variables(template, "jobs-order-paid")["JOBLANE_EVENT_BUS"] == "jobs-events"
 
@@ -201,6 +201,10 @@ def test_events_that_wait_or_are_dropped_have_alarms(called: Synthesised) -> Non
     assert (dropped["MetricName"], dropped["Threshold"]) == ("EventsDropped", 1)
 
 
+def test_every_alarm_of_events_has_a_topic_a_command_and_a_section(called: Synthesised) -> None:
+    assert all_problems(called.whole("acme-monitoring"), "acme") == []
+
+
 def test_a_stage_without_events_has_no_alarms_of_them(synth: Synth) -> None:
     done = synth("dev", monitoring={"email": "a@acme.io"})
     assert "acme-events" not in json.dumps(done.whole("acme-monitoring"))
@@ -223,7 +227,10 @@ def test_a_stage_without_events_has_no_alarms_of_them(synth: Synth) -> None:
         ({"webhook": {**WEBHOOK, "url": "https://acme.io/*"}}, r"events.webhook.url: .* without \* and spaces"),
         ({"webhook": {**WEBHOOK, "header": "X Key"}}, "events.webhook.header: the name of an HTTP header is required"),
         ({"webhook": {**WEBHOOK, "kinds": []}}, "events.webhook.kinds: 1 at least are required"),
-        ({"webhook": {**WEBHOOK, "kinds": ["failed"]}}, "events.webhook.kinds.0: it must be 'completed', 'archived' or"),
+        (
+            {"webhook": {**WEBHOOK, "kinds": ["failed"]}},
+            "events.webhook.kinds.0: it must be 'completed', 'archived' or",
+        ),
         ({"webhook": {**WEBHOOK, "rate_per_second": 301}}, "events.webhook.rate_per_second: .*less than or equal to"),
         ({"webhook": {**WEBHOOK, "retries": 3}}, "events.webhook.retries: Extra inputs are not permitted"),
     ],
@@ -239,7 +246,10 @@ def test_a_wrong_setting_of_events_is_refused_by_its_name(
 @pytest.mark.parametrize(
     ("webhook", "problem"),
     [
-        ({"types": ["order:packed"]}, "events.webhook.types: no task 'order:packed' declares events=; these do: order:"),
+        (
+            {"types": ["order:packed"]},
+            "events.webhook.types: no task 'order:packed' declares events=; these do: order:",
+        ),
         ({"types": ["order:lost"]}, "events.webhook.types: no task 'order:lost' declares events=; these do: order:b"),
         ({"kinds": ["cancelled"]}, "events.webhook.kinds: no task declares 'cancelled' in events=; declared are arch"),
     ],

@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterable
 from datetime import timedelta
 from typing import Any
 
-from aws_cdk import Aws, CfnResource, SecretValue, Stack
+from aws_cdk import Aws, SecretValue, Stack
 from aws_cdk import aws_events as events
 from aws_cdk import aws_iam as iam
 from constructs import Construct
@@ -52,34 +52,38 @@ def check_events(stage: Stage, tasks: Collection[Task[Any, Any]]) -> bool:
     return True
 
 
+def bus_name(stage: Stage) -> str:
+    """Return the name of the bus of the stage, which is its own or an existing one."""
+    return (stage.events and stage.events.bus) or event_bus_name(stage.prefix)
+
+
 class EventBus(Construct):
     """The stage's own bus, or the existing bus of its settings, with the webhook of the stage if it has one.
 
-    ``name``: of the bus. ``arn``: of the bus.
+    ``bus``: for rules of the application. A stack whose rule refers to it is deployed after this one.
     """
 
     def __init__(self, scope: Construct, id_: str, *, stage: Stage, tasks: Collection[Task[Any, Any]]) -> None:
         super().__init__(scope, id_)
         settings = stage.events
-        existing = settings.bus if settings else None
-        self.name = existing or event_bus_name(stage.prefix)
-        self.arn = Stack.of(self).format_arn(service="events", resource="event-bus", resource_name=self.name)
-        bus = None
-        if existing is None:
-            bus = events.CfnEventBus(
-                self, "Bus", name=self.name, description=f"Joblane, {stage.name}: events of tasks"
-            )
+        self._name = bus_name(stage)
+        # by name: a reference in each nested stack would be an output and a parameter
+        self._arn = Stack.of(self).format_arn(service="events", resource="event-bus", resource_name=self._name)
+        self.bus: events.IEventBus
+        if settings and settings.bus:
+            self.bus = events.EventBus.from_event_bus_name(self, "Bus", settings.bus)
+        else:
+            describes = f"Joblane, {stage.name}: events of tasks"
+            self.bus = events.EventBus(self, "Bus", event_bus_name=self._name, description=describes)
         if settings and settings.webhook:
-            self._add_webhook(stage, settings.webhook, bus, tasks)
+            self._add_webhook(stage, settings.webhook, tasks)
 
     def allow_sending(self, function: JobFunction) -> None:
         """Allow ``function`` to send events to the bus, and give it the name of the bus."""
-        function.allow(["events:PutEvents"], [self.arn])
-        function.function.add_environment(BUS, self.name)
+        function.allow(["events:PutEvents"], [self._arn])
+        function.function.add_environment(BUS, self._name)
 
-    def _add_webhook(
-        self, stage: Stage, webhook: Webhook, bus: CfnResource | None, tasks: Iterable[Task[Any, Any]]
-    ) -> None:
+    def _add_webhook(self, stage: Stage, webhook: Webhook, tasks: Iterable[Task[Any, Any]]) -> None:
         """Add the rule, its target and the queue for events that the target refuses, in the scope ``Webhook``."""
         scope, name = Construct(self, "Webhook"), webhook_name(stage.prefix)
         rule_arn = self._arn_of_rule(name)
@@ -109,9 +113,7 @@ class EventBus(Construct):
             inline_policies={
                 "Send": iam.PolicyDocument(
                     statements=[
-                        iam.PolicyStatement(
-                            actions=["events:InvokeApiDestination"], resources=[destination.attr_arn]
-                        )
+                        iam.PolicyStatement(actions=["events:InvokeApiDestination"], resources=[destination.attr_arn])
                     ]
                 )
             },
@@ -121,7 +123,7 @@ class EventBus(Construct):
             "Rule",
             name=name,
             description=f"Joblane, {stage.name}: events of tasks to {webhook.url}"[:512],
-            event_bus_name=self.name,
+            event_bus_name=self.bus.event_bus_name,
             event_pattern=_pattern(stage, webhook, tasks),
             targets=[
                 events.CfnRule.TargetProperty(
@@ -136,12 +138,10 @@ class EventBus(Construct):
             ],
         )
         rule.node.add_dependency(queue)  # the rule names it, and has no reference to it
-        if bus is not None:
-            rule.add_resource_dependency(bus)
 
     def _arn_of_rule(self, name: str) -> str:
         """Source: EventBridge, *Resources*: the ARN of a rule on the default bus has no name of a bus."""
-        own = name if self.name == DEFAULT_BUS else f"{self.name}/{name}"
+        own = name if self._name == DEFAULT_BUS else f"{self._name}/{name}"
         return Stack.of(self).format_arn(service="events", resource="rule", resource_name=own)
 
 
@@ -154,9 +154,7 @@ def _pattern(stage: Stage, webhook: Webhook, tasks: Iterable[Task[Any, Any]]) ->
     if webhook.kinds:
         detail["kind"] = sorted(webhook.kinds)
     if webhook.types:
-        detail["type"] = sorted(
-            {type_ for task in tasks if {*task.types} & {*webhook.types} for type_ in task.types}
-        )
+        detail["type"] = sorted({type_ for task in tasks if {*task.types} & {*webhook.types} for type_ in task.types})
     return {"source": [source(stage.prefix)], **({"detail": detail} if detail else {})}
 
 

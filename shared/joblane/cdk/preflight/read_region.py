@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from joblane.cdk.preflight import region as rules
@@ -48,13 +49,8 @@ def findings_on_region(session: Session, needs: rules.Needs, read: Read) -> Iter
     for name in sorted(needs.secrets):
         yield from examine(
             name,
-            lambda found, name=name: rules.secret(name, region, found),
-            *(
-                "secretsmanager",
-                f"the secret {name}",
-                "secretsmanager:DescribeSecret",
-                lambda client, name=name: has_secret(client, name),
-            ),
+            partial(rules.secret, name, region),
+            *("secretsmanager", f"the secret {name}", "secretsmanager:DescribeSecret", partial(has_secret, name=name)),
         )
     if sender := needs.sender:
         yield from examine(
@@ -80,7 +76,7 @@ def has_parameter(client: Any, name: str) -> bool:
     return True
 
 
-def has_secret(client: Any, name: str) -> bool:
+def has_secret(client: Any, *, name: str) -> bool:
     """Return true if the secret exists and is not scheduled for deletion. Its value is not read."""
     try:
         found = client.describe_secret(SecretId=name)

@@ -109,8 +109,7 @@ def _of_dead_letters(prefix: str, monitoring: Monitoring) -> Iterator[Alarm]:
 
 
 def _of_webhook(bus: str, prefix: str, monitoring: Monitoring) -> Iterator[Alarm]:
-    """Events that EventBridge could not deliver to the webhook: those in the dead-letter queue, and those that are
-    lost because they could not be sent there."""
+    """Events that EventBridge could not deliver to the webhook, whether the dead-letter queue has them or not."""
     if not isinstance(monitoring.events_refused, int):
         return
     queue = dead_letter_name(event_bus_name(prefix))
