@@ -97,6 +97,27 @@ class LaneError(EnqueueError):
         )
 
 
+class ScheduleError(EnqueueError):
+    """A schedule at run time has a wrong argument, or another transaction is changing it. Nothing was changed.
+
+    Correct the argument that ``field`` names. If another transaction is changing the schedule, try again.
+    """
+
+
+class UnknownScheduleError(JobError, LookupError):
+    """No schedule at run time has this name. Nothing was changed.
+
+    Check the name.
+    """
+
+    name: str
+    """The name."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(f"there is no schedule {name!r}")
+        self.name = name
+
+
 class LimitError(FieldError):
     """A change of a limit has a wrong argument. Nothing was changed.
 
