@@ -144,8 +144,8 @@ class Joblane(Construct):
             build: Function that builds the functions' packages.
             settings: Settings of a stage: ``prefix``, ``concurrency_budget``, ``account_concurrency``,
                 ``database_connections``, ``reserved_connections``, ``log_retention_days``, ``log_level``, ``removal``,
-                ``control``, ``events``, ``sweep``, ``schedules``, ``settings``, ``mail_from`` and ``architecture``, with
-                their defaults.
+                ``control``, ``events``, ``sweep``, ``schedules``, ``settings``, ``mail_from`` and ``architecture``,
+                with their defaults.
 
         Raises:
             SynthError: an argument or a setting is wrong. The message has its name.

@@ -1,4 +1,4 @@
-"""The alarms of events: those that wait, those that were deleted, and those that the webhook refused."""
+"""The alarms of events: waiting events, deleted events, and events that the webhook refused."""
 
 from __future__ import annotations
 
