@@ -312,6 +312,21 @@ class ItemKeyError(JobError, ValueError):
     """
 
 
+class StepError(SkipRetry):
+    """``ctx.step`` cannot use its name, its function, or the value that the function returned. Nothing was stored.
+
+    The task is archived, because each retry would do the same, and might call the function again. Correct the handler,
+    and retry the task.
+    """
+
+    step: str
+    """Name of the step. Empty: the name is wrong."""
+
+    def __init__(self, step: str, problem: str) -> None:
+        super().__init__(f"step {step!r}: {problem}" if step else problem)
+        self.step = step
+
+
 class PartialFailure(JobError):  # noqa: N818
     """Items of ``ctx.each`` failed inside ``ctx.isolated()``. The attempt fails; the work of the other items is kept.
 

@@ -129,6 +129,7 @@ ERRORS: Mapping[str, Sequence[type[BaseException]]] = {
         errors.PartialFailure,
         errors.CursorError,
         errors.ItemKeyError,
+        errors.StepError,
         errors.LeaseLostError,
     ),
     "Reasons of dead letters": (errors.UnreadablePayloadError, errors.MessageError),

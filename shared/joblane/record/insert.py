@@ -104,6 +104,7 @@ replaced as (
 ),
 items as (delete from joblane.task_items where task_id in (select id from replaced)),
 cursors as (delete from joblane.task_cursors where task_id in (select id from replaced)),
+steps as (delete from joblane.task_steps where task_id in (select id from replaced)),
 progress as (delete from joblane.task_progress where task_id in (select id from replaced))
 select id, extract(epoch from due_at - clock_timestamp())::float8, unique_key, freed[1], freed[2], freed[3], null
   from replaced

@@ -1,4 +1,4 @@
-"""The tables of Joblane: tasks, runs, finished items, cursors, progress, pauses, and the audit of operators."""
+"""The tables of Joblane: tasks, runs, finished items, cursors, steps, progress, pauses, and the audit of operators."""
 
 from __future__ import annotations
 
@@ -232,6 +232,22 @@ create table joblane.task_cursors (
     -- Time at which the cursor last moved.
     at timestamptz not null default clock_timestamp()
 ) with (fillfactor = 50)
+"""
+
+STEPS = """
+-- One row for each step of ctx.step that is done. It is committed with the step's work, and removed with the task's
+-- content.
+create table joblane.task_steps (
+    -- Id of the task.
+    task_id text collate "C" not null,
+    -- Name of the step, 1 to 100 characters.
+    name text collate "C" not null,
+    -- Value of the step, at most 64 KiB. It is json, because jsonb would change numbers such as 1e20.
+    value json not null,
+    -- Time at which it was committed.
+    created_at timestamptz not null default clock_timestamp(),
+    primary key (task_id, name)
+)
 """
 
 PROGRESS = """
@@ -675,9 +691,9 @@ def upgrade() -> None:
     op.execute("create sequence joblane.tasks_seq")
     op.execute("create sequence joblane.schedules_seq")
     for table in (
-        TASKS, ATTEMPTS, RUN_STATISTICS, RUN_STATISTICS_UNTIL, ITEMS, CURSORS, PROGRESS, PARENTS, CHILDREN, BATCHES,
-        PAUSES, AUDIT, CAUSES, DEPLOYS, BULKS, TYPES, STAGE, SCHEDULES, DECLARED_SCHEDULES, LIMITS, LIMIT_CHANGES,
-        RATES, FUNCTIONS,
+        TASKS, ATTEMPTS, RUN_STATISTICS, RUN_STATISTICS_UNTIL, ITEMS, CURSORS, STEPS, PROGRESS, PARENTS, CHILDREN,
+        BATCHES, PAUSES, AUDIT, CAUSES, DEPLOYS, BULKS, TYPES, STAGE, SCHEDULES, DECLARED_SCHEDULES, LIMITS,
+        LIMIT_CHANGES, RATES, FUNCTIONS,
     ):  # fmt: skip
         for statement in statements(table):
             op.execute(statement)
