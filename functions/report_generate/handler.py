@@ -18,7 +18,7 @@ PAGE_TENANTS = 100
 
 
 class ReportGenerate(Payload):
-    """``week_ending``: the day after the week's last day; None: the last Sunday before the task was enqueued.
+    """``week_ending``: the day after the week's last day; None: the last Sunday before the tick, or the enqueue, of the task.
 
     ``tenant_id``: the only tenant whose report is written; None: all tenants.
     """
@@ -51,7 +51,7 @@ def report_generate(payload: ReportGenerate, ctx: TaskContext) -> ReportResult:
     week = (
         reports.Week.ending(payload.week_ending)
         if payload.week_ending
-        else reports.Week.before(reports.enqueued_at(ctx.session, ctx.task_id))
+        else reports.Week.before(reports.asked_at(ctx.session, ctx.task_id))
     )
     outcomes, written = reports.outcomes(ctx.session, week, payload.tenant_id), 0
 

@@ -54,13 +54,9 @@ def put(session: Session, tenant_id: UUID, report: ReportSchedule, created_by: s
     if session.execute(others).scalar_one() >= MOST:
         return False
     values = {"day": report.day, "time": report.time, "timezone": report.timezone}
-    statement = insert(report_schedules).values(
-        tenant_id=tenant_id, name=report.name, created_by=created_by, **values
-    )
+    statement = insert(report_schedules).values(tenant_id=tenant_id, name=report.name, created_by=created_by, **values)
     session.execute(
-        statement.on_conflict_do_update(
-            index_elements=["tenant_id", "name"], set_={**values, "updated_at": func.now()}
-        )
+        statement.on_conflict_do_update(index_elements=["tenant_id", "name"], set_={**values, "updated_at": func.now()})
     )
     return True
 

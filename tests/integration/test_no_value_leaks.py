@@ -429,7 +429,6 @@ def ask(world: World, gathered: Gathered) -> None:
         for edit in (inspector.edit, inspector.replay_with):
             gathered.refused("edit", lambda edit=edit, payload=payload: edit("known", payload))  # type: ignore[misc]
 
-
     gathered.refused("run now", lambda: inspector.run_schedule("broken"))
     gathered.add("run now", inspector.run_schedule("leaky"), inspector.audit())
 

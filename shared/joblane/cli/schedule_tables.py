@@ -1,4 +1,4 @@
-"""Tables of schedules: those that the code declares, those that are made at run time, and one of the latter."""
+"""Tables of declared schedules and of schedules at run time, and the details of one at run time."""
 
 from __future__ import annotations
 
@@ -164,7 +164,7 @@ def _named(view: RunTimeScheduleView, now: datetime) -> Iterator[tuple[str, str 
         yield title, at(moment)
         title = "then"
     yield "last tick", at(one.last_at)
-    yield "last task", one.last and f"{one.last.id}  {one.last.state or 'removed'}"
+    yield "last task", f"{one.last.id}  {one.last.state or 'removed'}" if one.last else None
     yield "options", json.dumps(view.options) if view.options else None
     yield "created", at(view.created_at)
     yield "changed", at(view.updated_at) if view.updated_at != view.created_at else None

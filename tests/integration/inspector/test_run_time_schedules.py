@@ -74,7 +74,8 @@ def test_schedules_are_found_by_tenant_type_problem_and_a_part_of_the_name(world
 
 def test_a_page_continues_after_the_one_before(world: World, inspector: Inspector) -> None:
     schedules(world, *({"name": f"s{number}", "tenant": "acme"} for number in range(5)))
-    for given in ({}, {"tenant": "acme"}, {"text": "s"}):
+    filters: list[dict[str, Any]] = [{}, {"tenant": "acme"}, {"text": "s"}]
+    for given in filters:
         found, after = [], None
         for _ in range(3):
             page = inspector.run_time_schedules(**given, after=after, limit=2)

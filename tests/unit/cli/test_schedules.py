@@ -9,8 +9,6 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from pydantic import TypeAdapter
 
-from joblane.cli.commands.schedules import Schedules
-from joblane.errors import UnknownScheduleError
 from joblane.inspector.errors import SelectionError
 from joblane.inspector.views import (
     AuditEntry,
@@ -75,7 +73,7 @@ def test_both_kinds_are_listed_under_their_headings(jobs: Run, stub: FakeInspect
     ran = jobs("schedules", columns=140)
     # then
     lines = ran.out.splitlines()
-    assert [line for line in lines if line and not line.startswith(" ")][0] == "Declared in the code"
+    assert lines[0] == "Declared in the code"
     first, second, third = lines[lines.index("Made at run time") + 2 :]
     assert first.split()[:3] == ["acme-nightly", "data:export", "acme"]
     assert "every day at 06:00 Europe/Berlin" in first
@@ -110,9 +108,7 @@ def test_the_options_choose_and_more_schedules_are_announced(jobs: Run, stub: Fa
     ran = jobs("schedules", "night", "--tenant", "acme", "-t", "data:export", "--problem", "-n", "1", "--after", "a")
     given = {"tenant": "acme", "type": "data:export", "text": "night", "problem": True, "after": "a", "limit": 1}
     assert stub.calls == [("run_time_schedules", (), given)]  # and EventBridge is not asked
-    assert ran.err == (
-        "1 of at least 10,000 schedules made at run time. Continue:  --after acme-nightly\n"
-    )
+    assert ran.err == ("1 of at least 10,000 schedules made at run time. Continue:  --after acme-nightly\n")
     stub.answers["run_time_schedules"] = replace(
         views.run_time_page(), schedules=(), count=Count(0, exact=False), after="m", searched_to="m"
     )

@@ -140,9 +140,7 @@ def delete(
 def _declared(inspector: Inspector, type_: str | None, text: str | None) -> tuple[ScheduleView, ...]:
     wanted = (text or "").lower()
     return tuple(
-        one
-        for one in inspector.schedules()
-        if type_ in (None, one.type) and wanted in f"{one.type}:{one.name}".lower()
+        one for one in inspector.schedules() if type_ in (None, one.type) and wanted in f"{one.type}:{one.name}".lower()
     )
 
 

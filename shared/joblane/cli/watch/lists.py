@@ -15,8 +15,8 @@ from joblane.cli import run_tables
 from joblane.cli.commands.dead import group_table
 from joblane.cli.durations import milliseconds, relative, short
 from joblane.cli.queue_tables import overview_table, pause_line, pause_lines, unknown_lines
-from joblane.cli.task_tables import last_error, tries, when
 from joblane.cli.schedule_tables import missed_line, schedule_table
+from joblane.cli.task_tables import last_error, tries, when
 from joblane.cli.terminal import BETWEEN, LEAST_NAME, counted, fitted, plural, table, word
 from joblane.cli.watch.chart import chart
 from joblane.cli.watch.words import CAUSE_FIELDS, ROW_FIELDS, includes, matches, of_lane

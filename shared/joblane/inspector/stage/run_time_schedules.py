@@ -46,8 +46,8 @@ AUDIT_SHOWN = 100
 NEAR = 50
 """Names before and after a wrong name, among which the meant one is searched."""
 
-COLUMNS = """s.name, s.type, s.tenant, s.expression, s.timezone, s.missed, s.paused_at, s.next_at, s.last_at, s.last_task,
-       t.type, t.state, s.problem"""
+COLUMNS = """s.name, s.type, s.tenant, s.expression, s.timezone, s.missed, s.paused_at, s.next_at, s.last_at,
+       s.last_task, t.type, t.state, s.problem"""
 TASK = "left join lateral (select t.type, t.state from joblane.tasks t where t.id = s.last_task limit 1) t on true"
 # The columns of one index choose what is read, in the order of the names; the other fields choose what is shown.
 PAGE = """
@@ -180,12 +180,17 @@ def unknown(connection: Connection, name: str) -> UnknownScheduleError:
 
 
 def _row(row: list[Any]) -> RunTimeScheduleRow:
-    *others, paused_at, next_at, last_at, last_task, task_type, state, problem = row
-    last = None if last_task is None else Relative(last_task, task_type, None if state is None else State(state))
-    made = RunTimeScheduleRow(*others, paused_at, None if paused_at else next_at, last_at, last, problem)
+    name, type_, tenant, text, timezone, missed, paused_at, next_at, last_at, last_task, *task, problem = row
+    last = None if last_task is None else _relative(last_task, *task)
+    next_at = next_at if paused_at is None else None
+    made = RunTimeScheduleRow(name, type_, tenant, text, timezone, missed, paused_at, next_at, last_at, last, problem)
     if made.next_at is not None and last_at is not None and last_at > (now := datetime.now(UTC)):
         return replace(made, next_at=next(_after(made, now), made.next_at))  # the tasks of the next ticks are made
     return made
+
+
+def _relative(id_: str, type_: str | None, state: str | None) -> Relative:
+    return Relative(id_, type_, None if state is None else State(state))
 
 
 def _next(row: RunTimeScheduleRow) -> tuple[datetime, ...]:

@@ -56,10 +56,11 @@ class RunTimeSchedulePage:
 
 @dataclass(frozen=True, slots=True)
 class RunTimeScheduleView:
-    """One schedule. ``payload``: of each tick, with redacted fields masked. ``options``: of each tick's task, with
-    masked headers. ``next``: the times of the next ticks; of a paused schedule, as they would be without the pause.
+    """All details of one schedule.
 
-    ``audit``: actions of operators on it, newest first.
+    ``payload``: of each tick, with redacted fields masked. ``options``: of each tick's task, with masked headers.
+    ``next``: the times of the next ticks; of a paused schedule, as they would be without the pause. ``audit``: actions
+    of operators on it, newest first.
     """
 
     row: RunTimeScheduleRow

@@ -1,4 +1,4 @@
-"""Schedules: those that the code declares, and those that were made at run time."""
+"""Declared schedules, and schedules at run time."""
 
 from __future__ import annotations
 
