@@ -44,7 +44,7 @@ select count(*) from gone
 class Events:
     """Sends the waiting events in the order in which they were written. ``bus`` None: it deletes them, unsent.
 
-    ``sent``, ``dropped``: numbers of events. ``waiting``: those that are left, also those that a worker sends in the
+    ``sent``, ``dropped``: numbers of events. ``waiting``: the events that are left, also if a worker sends them in the
     next seconds. ``oldest_seconds``: the age of the oldest one.
     """
 
@@ -86,8 +86,9 @@ class Events:
             self.dropped += gone
             yield
         telemetry.logger().error(
-            "events were dropped, because the bus has not accepted them in time; other systems miss these ends",
-            extra={"events": self.dropped, "kept_days": KEPT.days, "kept_events": MOST},
+            f"events were dropped, which other systems now miss: they wait for a bus for {KEPT.days} days, and no more "
+            f"than {MOST:,} of them",
+            extra={"events": self.dropped},
         )
 
     def _delete_all(self) -> Iterator[None]:
@@ -106,7 +107,8 @@ class Events:
         gone = BATCH
         while gone == BATCH:
             [[gone]] = self._connection.run(DROP, until)
-            yield gone
+            if gone:
+                yield gone
 
     def _report(self, bus: str, failed: dict[str, str]) -> None:
         telemetry.logger().error(

@@ -1,4 +1,4 @@
-"""What follows the ends of an invocation's runs: their events are sent, and their listeners are called.
+"""The ends of an invocation's runs: their events are sent, and their listeners are called.
 
 Both come after the response is decided, and change nothing. The sweep sends the events that are not sent here.
 """

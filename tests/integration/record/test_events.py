@@ -1,4 +1,4 @@
-"""The event of a task's end is written in the transaction of the end, by whoever ends it, and by nobody else."""
+"""The event of an end is written in the transaction of the end, for each way in which a task ends, and for no other."""
 
 from __future__ import annotations
 
