@@ -252,7 +252,7 @@ def test_a_schedule_without_any_tick_is_reported_once_a_sweep_has_known_it(stage
     # when
     hourly, _ = sample_tick.schedules
     stage.world.run(
-        "insert into joblane.schedules (type, name, since, checked_until) values ('sample:tick', $1,"
+        "insert into joblane.declared_schedules (type, name, since, checked_until) values ('sample:tick', $1,"
         " clock_timestamp() - interval '5 h', clock_timestamp())",
         key_of(hourly),
     )

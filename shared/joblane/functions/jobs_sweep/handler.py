@@ -4,7 +4,7 @@ It also writes the metrics of faults that only it can see, for the alarms.
 """
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -21,6 +21,7 @@ from joblane.maintenance.missed_ticks import missed_ticks
 from joblane.maintenance.old_snapshot import old_snapshot
 from joblane.maintenance.run_statistics import AddedUp, add_up
 from joblane.maintenance.sweep import Swept, sweep
+from joblane.maintenance.ticks import Ticks, make_ticks
 from joblane.maintenance.unmarked_dead_letters import unmarked_dead_letters
 from joblane.payload import Payload
 from joblane.queues import SWEEP, Queue, front_door_name, lane_name
@@ -58,9 +59,10 @@ def jobs_sweep(payload: JobsSweep, ctx: TaskContext) -> dict[str, Any]:
     def may_continue() -> bool:
         return ctx.remaining() > STEP
 
+    ticks = _make_ticks(ctx, tasks, may_continue)  # before the walk, which sends them
     swept = sweep(ctx.connection(), sqs, settings.prefix(), may_continue=may_continue)
     held = held_counts(ctx.connection(), may_continue=may_continue)
-    ctx.logger.info("swept", extra={"swept": vars(swept), "held_by_limit": dict(held.by_limit)})
+    ctx.logger.info("swept", extra={"swept": vars(swept), "ticks": vars(ticks), "held_by_limit": dict(held.by_limit)})
     missed = _missed_ticks(ctx, tasks)
     waits = _by_present_name(swept.waits, tasks)
     late = _waiting_too_long(ctx, tasks, waits, held)
@@ -68,6 +70,7 @@ def jobs_sweep(payload: JobsSweep, ctx: TaskContext) -> dict[str, Any]:
         "WaitingTooLong": len(late),
         "CriticalWaitingTooLong": sum(tasks[name].queue is Queue.CRITICAL for name in late),
         "MissedTick": len(missed),
+        "ScheduleProblems": ticks.problems,
         "StuckLeases": swept.stuck,
         "DeadLettersMovedBySqs": _moved_by_sqs(ctx, tasks, sqs),
         "OldestSnapshotSeconds": _old_snapshot_seconds(ctx),
@@ -76,7 +79,17 @@ def jobs_sweep(payload: JobsSweep, ctx: TaskContext) -> dict[str, Any]:
     _measure_due(waits)
     _measure_held(held)
     _measure_runs(add_up(ctx.connection(), may_continue=may_continue))  # last: only charts depend on it
-    return vars(swept) | {"missed_ticks": missed, "held": held.by_limit.total()}
+    return vars(swept) | {"ticks": ticks.made, "missed_ticks": missed, "held": held.by_limit.total()}
+
+
+def _make_ticks(ctx: TaskContext, tasks: Tasks, may_continue: Callable[[], bool]) -> Ticks:
+    """Make the tasks of schedules at run time. An error is logged, and the sweep does its other duties."""
+    by_name = {name: task for task in tasks.values() for name in task.types}
+    try:
+        return make_ticks(ctx.connection(), by_name.get, settings.prefix(), may_continue=may_continue)
+    except Exception as error:
+        ctx.logger.error("the ticks of schedules made at run time got no tasks", extra={"error": text_of(error)})
+        return Ticks(problems=1)
 
 
 def _begin_chains() -> None:
