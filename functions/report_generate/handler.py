@@ -18,7 +18,7 @@ PAGE_TENANTS = 100
 
 
 class ReportGenerate(Payload):
-    """``week_ending``: the day after the week's last day; None: the last Sunday before the tick, or the enqueue, of the task.
+    """``week_ending``: the day after the week's last day; None: the last Sunday before the tick or the enqueue.
 
     ``tenant_id``: the only tenant whose report is written; None: all tenants.
     """
