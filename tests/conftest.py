@@ -73,10 +73,12 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
 
 
 @pytest.fixture(autouse=True)
-def sweep_runs_often(monkeypatch: pytest.MonkeyPatch) -> None:
+def sweep_runs_often() -> Iterator[None]:
     """A stage whose sweep nobody wakes after a commit. The tests of wake-ups and of planned sweeps set another one."""
-    monkeypatch.setenv(settings.SWEEP_MINUTES, "5")
-    monkeypatch.setattr(Sqs, "covered", {})
+    with pytest.MonkeyPatch.context() as patch:  # the fixture `monkeypatch` would end after those of each test
+        patch.setenv(settings.SWEEP_MINUTES, "5")
+        patch.setattr(Sqs, "covered", {})
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -26,7 +26,7 @@ from joblane.enqueue.insert import insert_again, insert_tasks, is_lost, refusal
 from joblane.enqueue.outbox import INLINE_SENDS, Outbox
 from joblane.enqueue.result import Enqueued, enqueued, near_tasks, refuse_repeats, results, to_send
 from joblane.enqueue.session import asynchronous, executed, plain, runner, translated
-from joblane.enqueue.wake import wake
+from joblane.enqueue.wake import is_covered, wake, wake_after_commit
 from joblane.errors import (
     DatabaseUnavailableError,
     DepthError,
@@ -164,7 +164,12 @@ class Producer:
     def insert_unsent(self, session: Session, tasks: Sequence[NewTask]) -> list[NewTask | JobError]:
         """Write rows whose messages are sent by :meth:`send_after_commit`, in this or in a later transaction."""
         self._check_stage(session)
+        self.wake_in(session)
         return insert_tasks(runner(session), tasks, room=len(tasks))
+
+    def wake_in(self, session: Session) -> None:
+        """Make sure that a sweep follows a write in the session, see :func:`wake_after_commit`."""
+        self._wake(is_async=session.get_bind().dialect.is_async)
 
     def send_after_commit(self, session: Session, tasks: Sequence[NewTask]) -> None:
         """Send the messages of tasks once the session has committed."""
@@ -232,6 +237,7 @@ class Producer:
 
         If the answer is lost, the same ids are inserted again on a new connection.
         """
+        self._wake()
         with self._connecting() as database:
             sent = False
 
@@ -285,6 +291,7 @@ class Producer:
         """Write the rows in the caller's transaction. Its commit sends their messages."""
         session = plain(session)
         self._check_stage(session)
+        self.wake_in(session)
         outbox = self._outbox(session)
         room = max(0, INLINE_SENDS - outbox.waiting(session))
         inserted = insert_tasks(runner(session), tasks, room=room)
@@ -296,6 +303,7 @@ class Producer:
         if connection.database is None or connection.database not in self._checked_databases:
             match_stage(connection.run(STAGE, None), self._prefix)
             self._checked_databases.add(connection.database)
+        self._wake(is_async=connection.is_async)
         inserted = insert_tasks(connection.run, tasks, room=connection.room)
         if tasks := to_send(inserted):
             connection.send_later(tasks, self.send_committed, self._always_in_thread)
@@ -327,8 +335,20 @@ class Producer:
                 match_stage(executed(session, STAGE), self._prefix)
             self._checked_engines.add(engine)
 
+    def _wake(self, *, is_async: bool = False) -> None:
+        """Make sure that a sweep follows a write. ``is_async``: in a greenlet, whose event loop must not block."""
+        if is_covered(self._sqs, self._prefix):
+            return
+        if not is_async:
+            wake_after_commit(self._sqs, self._prefix)
+            return
+        from sqlalchemy.util import await_only
+
+        await_only(self._always_in_thread(partial(wake_after_commit, self._sqs, self._prefix)))
+
     def _start(self, find: Callable[[Connection], list[Turn]]) -> None:
         """Start the tasks that ``find`` returns, after the commit. If it fails, the sweep does it."""
+        self._wake()
         try:
             with self._connecting() as database:
                 try:

@@ -23,6 +23,7 @@ from itertools import chain
 from joblane.maintenance.expiry import Expiry
 from joblane.maintenance.held import Held
 from joblane.maintenance.messages import Messages
+from joblane.maintenance.next_sweep import NextSweep
 from joblane.maintenance.parents import Parents
 from joblane.maintenance.rates import Rates
 from joblane.maintenance.sends import Sends
@@ -58,18 +59,32 @@ class Swept:
     stuck: int = field(default=0, compare=False)
 
 
-def sweep(connection: Connection, sqs: Sqs, prefix: str, *, may_continue: Callable[[], bool] = lambda: True) -> Swept:
-    """Sweep in batches, each in its own transaction, until nothing is due or ``may_continue()`` is false."""
-    walk, sends, expiry, rates = Walk(connection), Sends(connection, sqs), Expiry(connection), Rates(connection)
+def sweep(
+    connection: Connection,
+    sqs: Sqs,
+    prefix: str,
+    *,
+    may_continue: Callable[[], bool] = lambda: True,
+    following: NextSweep | None = None,
+) -> Swept:
+    """Sweep in batches, each in its own transaction, until nothing is due or ``may_continue()`` is false.
+
+    ``following`` gets the times of what will need a sweep again. None: the caller plans none.
+    """
+    following = following or NextSweep()
+    walk, sends = Walk(connection, following), Sends(connection, sqs, following)
+    expiry, rates = Expiry(connection), Rates(connection)
     messages, dead_letters = Messages(prefix, walk, sends), UnsentDeadLetters(prefix, sends)
     waiting, parents = Held(prefix, sends), Parents(prefix, sends)
     connection.execute_simple(PLANNING)
     try:
+        following.begin(connection)
         waiting.end_changes()
         rates.plan(may_continue)  # before the walk reads the tasks that get new times
         held = chain(waiting.steps(), rates.steps(), parents.steps())
         duties = (messages.steps(), dead_letters.steps(), expiry.steps(), held)
-        _take_turns(duties, may_continue)
+        following.is_late = not _take_turns(duties, may_continue)
+        following.collect(connection, has_paused=walk.paused > 0)
     finally:
         if connection.usable:
             connection.execute_simple(RESET_PLANNING)
@@ -88,10 +103,12 @@ def sweep(connection: Connection, sqs: Sqs, prefix: str, *, may_continue: Callab
     )
 
 
-def _take_turns(duties: tuple[Iterator[None], ...], may_continue: Callable[[], bool]) -> None:
+def _take_turns(duties: tuple[Iterator[None], ...], may_continue: Callable[[], bool]) -> bool:
+    """Take a step of each duty in turn. Return False if there was no time for all steps."""
     waiting = deque(duties)
     while waiting and may_continue():
         duty = waiting.popleft()
         with suppress(StopIteration):
             next(duty)
             waiting.append(duty)
+    return not waiting

@@ -12,9 +12,9 @@ from joblane.record.database import Database
 from joblane.record.time_limits import WORKER
 from joblane.sqs.client import Sqs
 from joblane.worker.printed import Printed
-from joblane.worker.worker import Worker
+from joblane.worker.serving import worker_of
 
-handler = Worker(
+handler = worker_of(
     load(settings.required("JOBLANE_TASK", "the type this function serves", "data:export")),
     Database(settings.database_url(), prefix=settings.prefix(), limits=WORKER),
     Sqs(),

@@ -18,6 +18,7 @@ from joblane.enqueue.wake import SWEEP
 from joblane.errors import sqlstate, text_of
 from joblane.maintenance.held_counts import HeldCounts, held_counts
 from joblane.maintenance.missed_ticks import missed_ticks
+from joblane.maintenance.next_sweep import NextSweep, plan
 from joblane.maintenance.old_snapshot import old_snapshot
 from joblane.maintenance.run_statistics import AddedUp, add_up
 from joblane.maintenance.sweep import Swept, sweep
@@ -27,6 +28,7 @@ from joblane.queues import Queue, front_door_name, lane_name
 from joblane.record.connection import INSUFFICIENT_PRIVILEGE
 from joblane.schedule import every
 from joblane.sqs.client import Sqs
+from joblane.sqs.message import TICK_ID_PATTERN
 from joblane.telemetry import Tally
 
 Tasks = Mapping[str, Task[Any, Any]]
@@ -44,11 +46,12 @@ class JobsSweep(Payload):
 @task(
     "jobs:sweep",
     queue=Queue.LOW,
-    max_retry=0,
+    max_retry=20,  # for 4 hours: a sweep fails if it cannot send the message of the next one
+    retry_delay=[timedelta(seconds=30), timedelta(minutes=2), timedelta(minutes=5), timedelta(minutes=15)],
     timeout=timedelta(minutes=4),
     retention=timedelta(hours=1),
     schedule=every(minutes=5),
-    overlap="allow",  # the next sweep finds a killed one
+    overlap="allow",
     grants=Grants(enqueue=("*",)),
 )
 def jobs_sweep(payload: JobsSweep, ctx: TaskContext) -> dict[str, Any]:
@@ -57,7 +60,10 @@ def jobs_sweep(payload: JobsSweep, ctx: TaskContext) -> dict[str, Any]:
     def may_continue() -> bool:
         return ctx.remaining() > STEP
 
-    swept = sweep(ctx.connection(), sqs, settings.prefix(), may_continue=may_continue)
+    following = NextSweep()
+    swept = sweep(ctx.connection(), sqs, settings.prefix(), may_continue=may_continue, following=following)
+    is_scheduled = TICK_ID_PATTERN.fullmatch(ctx.task_id) is not None
+    planned = plan(ctx.connection(), sqs, settings.prefix(), following, anew=is_scheduled)
     held = held_counts(ctx.connection(), may_continue=may_continue)
     ctx.logger.info("swept", extra={"swept": vars(swept), "held_by_limit": dict(held.by_limit)})
     missed = _missed_ticks(ctx, tasks)
@@ -75,7 +81,8 @@ def jobs_sweep(payload: JobsSweep, ctx: TaskContext) -> dict[str, Any]:
     _measure_due(waits)
     _measure_held(held)
     _measure_runs(add_up(ctx.connection(), may_continue=may_continue))  # last: only charts depend on it
-    return vars(swept) | {"missed_ticks": missed, "held": held.by_limit.total()}
+    next_at = None if planned is None else datetime.fromtimestamp(planned, UTC).isoformat()
+    return vars(swept) | {"missed_ticks": missed, "held": held.by_limit.total(), "planned_sweep_at": next_at}
 
 
 def _measure(ctx: TaskContext, swept: Swept, found: Mapping[str, int]) -> None:

@@ -62,12 +62,15 @@ def handler(event: Mapping[str, Any], context: Any) -> dict[str, Any]:
 
 
 def _migrate(patience: timedelta, properties: Mapping[str, Any]) -> dict[str, Any]:
+    # not at the top: the discovery of tasks imports this module, too
     from joblane import settings
-    from joblane.record.migrate import migrate  # not at the top: the discovery of tasks imports this module, too
+    from joblane.enqueue.wake import wake_after_deploy
+    from joblane.record.migrate import migrate
 
     user, by_iam = os.environ.get("DATABASE_USER") or None, os.environ.get("DATABASE_USER_LOGIN") == "iam"
     deploy = _deploy_of(properties)
     done = migrate(settings.database_url(), user=user, by_iam=by_iam, patience=patience, **deploy)
+    wake_after_deploy()
     return vars(done)
 
 

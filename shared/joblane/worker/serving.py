@@ -1,0 +1,33 @@
+"""The worker of a task type."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from joblane.enqueue.wake import SWEEP
+from joblane.worker.worker import Worker
+
+if TYPE_CHECKING:
+    from joblane.declaration import Task
+    from joblane.record.database import Database
+    from joblane.sqs.client import Sqs
+    from joblane.worker.printed import Printed
+    from joblane.worker.run_log import RunLog
+    from joblane.worker.sweep_worker import SweepWorker
+
+
+def worker_of(
+    task: Task[Any, Any],
+    database: Database,
+    sqs: Sqs,
+    prefix: str,
+    *,
+    printed: Printed | None = None,
+    log: RunLog | None = None,
+) -> Worker | SweepWorker:
+    """Return the worker of a task type. Arguments: as of :class:`Worker`."""
+    if task.type != SWEEP:
+        return Worker(task, database, sqs, prefix, printed=printed, log=log)
+    from joblane.worker.sweep_worker import SweepWorker
+
+    return SweepWorker(task, database, sqs, prefix, printed=printed, log=log)
