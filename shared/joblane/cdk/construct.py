@@ -95,6 +95,7 @@ class StageSettings(TypedDict, total=False):
     log_level: LogLevel
     removal: str
     control: Control
+    sweep: str
     schedules: Mapping[str, str]
     settings: Mapping[str, str | SecretReference]
     mail_from: str
@@ -140,7 +141,8 @@ class Joblane(Construct):
             build: Function that builds the functions' packages.
             settings: Settings of a stage: ``prefix``, ``concurrency_budget``, ``account_concurrency``,
                 ``database_connections``, ``reserved_connections``, ``log_retention_days``, ``log_level``, ``removal``,
-                ``control``, ``schedules``, ``settings``, ``mail_from`` and ``architecture``, with their defaults.
+                ``control``, ``sweep``, ``schedules``, ``settings``, ``mail_from`` and ``architecture``, with their
+                defaults.
 
         Raises:
             SynthError: an argument or a setting is wrong. The message has its name.

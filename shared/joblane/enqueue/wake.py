@@ -13,12 +13,10 @@ import time
 from joblane import settings, telemetry
 from joblane.forking import follow_forks
 from joblane.limits import MAX_DELAY_SECONDS
-from joblane.queues import Queue, lane_name
+from joblane.queues import SWEEP, Queue, lane_name
 from joblane.sqs.client import Entry, Sqs
 from joblane.sqs.message import Message
 
-SWEEP = "jobs:sweep"
-"""Task type of the sweep."""
 WOKEN = f"{SWEEP}:woken:"
 """The beginning of the id of a sweep that was woken."""
 AFTER_COMMIT = f"{WOKEN}after:"
@@ -64,18 +62,6 @@ def wake_after_commit(sqs: Sqs, prefix: str) -> None:
     """
     if not is_covered(sqs, prefix):
         _waker.cover(sqs, prefix)
-
-
-def wake_after_deploy() -> None:
-    """Make sure that a sweep follows a migration: declared limits may have more slots now, and tasks wait for them.
-
-    It does nothing if no task declares a limit.
-    """
-    from joblane.discovery import discover
-    from joblane.record.task_types import declared_limits
-
-    if declared_limits(discover()):
-        wake_after_commit(Sqs(), settings.prefix())
 
 
 def is_covered(sqs: Sqs, prefix: str) -> bool:

@@ -21,7 +21,7 @@ from joblane.record.connection import Connection
 from joblane.sqs.client import Sqs
 
 SOON_SECONDS = 60
-"""What a sweep has left waits at least this long, and at most 5 minutes."""
+"""A sweep leaves something for at least this long, and for at most 5 minutes."""
 UNCLAIMED_MINUTES = 7
 """The time after which the slots of a task that nobody claims are taken back, for a lane of a shared limit may stand
 still."""
@@ -120,8 +120,8 @@ def plan(connection: Connection, sqs: Sqs, prefix: str, found: NextSweep, *, ane
     entry = planned_entry(prefix, target, now)
     for why in sqs.send_many([entry]).values():
         raise SendError(f"{entry.queue}: the message of the next sweep: {why}")
-    # A kill before this statement costs one more sweep. A sweep of the next minutes ends before one that is planned for
-    # later, whose message stays in the lane.
+    # A kill before this statement costs one more sweep. A sweep in the next minutes does not replace a later one,
+    # whose message stays in the lane.
     if not is_open or (planned > target and target - now > MAX_DELAY_SECONDS):
         connection.run(WRITE, target)
     return target

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from joblane.enqueue.wake import SWEEP
 from joblane.maintenance.next_sweep import NextSweep
-from joblane.queues import Queue
+from joblane.queues import SWEEP, Queue
 from joblane.record.conditions import UNPAUSED
 from joblane.record.connection import Connection
 from joblane.record.states import ENDED, LIVE_SQL, WAITING, State, in_sql

@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from joblane.enqueue.wake import PLANNED, SWEEP, WOKEN
+from joblane.enqueue.wake import PLANNED, WOKEN
 from joblane.local.memory_queues import DEAD_LETTERS, MemoryQueues, QueuedMessage
-from joblane.queues import dead_letter_name
+from joblane.queues import SWEEP, dead_letter_name
 from joblane.sqs.client import Entry
 from joblane.sqs.message import DEAD_ATTRIBUTE, REASON_ATTRIBUTE, decode
 from joblane.testing.clock import Clock

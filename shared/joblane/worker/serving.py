@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from joblane.enqueue.wake import SWEEP
+from joblane.queues import SWEEP
 from joblane.worker.worker import Worker
 
 if TYPE_CHECKING:

@@ -5,10 +5,14 @@
   wake-up arrives at least 30 seconds after the writes that it is for, and a planned sweep not before its time. Its id
   has the time of the arrival, by the clock of SQS or of the functions. The clocks of producers do not matter.
 - The message of a sweep that is killed returns when its lease has ended, not after the visibility timeout of the queue.
+- All messages of a sweep begin chains of their own. A run wakes the sweep, and the sweep sends the next task of the
+  same type; a planned sweep is sent again for hours. In one chain of messages Lambda would count these as a loop, and
+  stop the function. Source: Lambda, *Recursive loop detection*.
 """
 
 from __future__ import annotations
 
+import os
 import re
 import time
 from collections.abc import Mapping
@@ -22,10 +26,10 @@ from joblane.enqueue.wake import (
     COMMIT_SECONDS,
     LONGEST_SECONDS,
     PLANNED,
-    SWEEP,
     planned_entry,
 )
 from joblane.limits import LEASE_MARGIN, VISIBILITY_MARGIN
+from joblane.queues import SWEEP
 from joblane.sqs.message import Message
 from joblane.sqs.received import Received
 from joblane.worker.batch_response import BatchResponse, growing_seconds
@@ -38,6 +42,8 @@ if TYPE_CHECKING:
     from joblane.worker.printed import Printed
     from joblane.worker.run_log import RunLog
 
+TRACE_VARIABLE = "_X_AMZN_TRACE_ID"
+"""It has the chain of an invocation. Source: Lambda, *Defined runtime environment variables*."""
 AT = f"{SWEEP}:at:"
 """The beginning of the id of a sweep that was woken after a commit, or planned. The rest is the start of the 30 seconds
 in which its message has arrived, in seconds since 1970."""
@@ -68,6 +74,7 @@ class SweepWorker:
 
     def handle(self, event: Mapping[str, Any], lambda_context: Any) -> dict[str, list[dict[str, str]]]:
         """Lambda's entry, see :meth:`Worker.handle`."""
+        os.environ.pop(TRACE_VARIABLE, None)
         response = BatchResponse()
         due = [found for record in event["Records"] if (found := self._due(record, response)) is not None]
         if response.visibility:
@@ -96,7 +103,7 @@ class SweepWorker:
         return replace(task, function=function)
 
     def _due(self, record: Mapping[str, Any], response: BatchResponse) -> Mapping[str, Any] | None:
-        """Return the record for the worker. None: it is served already, or was sent again, or is kept."""
+        """Return the message for the worker. None: it is served already, or was sent again, or is kept."""
         received = Received.read(record)
         message = received.message
         found = ARRIVAL.fullmatch(message.id or "") if message is not None and not message.rec else None

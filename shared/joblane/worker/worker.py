@@ -17,10 +17,10 @@ from pg8000.exceptions import Error as PostgresError
 
 from joblane import telemetry
 from joblane.client import JobClient
-from joblane.enqueue.wake import SWEEP, wake, wake_after_commit
+from joblane.enqueue.wake import wake, wake_after_commit
 from joblane.errors import UNDEFINED_FUNCTION, EnqueueError, TaskCancelled, WrongStageError, sqlstate, text_of
 from joblane.limits import EARLY_RECEIVES, LEASE_MARGIN, MAX_DELAY_SECONDS
-from joblane.queues import lane_name
+from joblane.queues import SWEEP, lane_name
 from joblane.record.claim import Claim, Verdict, arrival, claim
 from joblane.record.connection import (
     INSUFFICIENT_PRIVILEGE,

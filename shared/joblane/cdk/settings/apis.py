@@ -198,7 +198,9 @@ class Monitoring(Settings):
     near_timeout_percent: Percent = 80
     """Duration of a run, in percent of its type's ``timeout``."""
     silence: Annotated[int, Field(ge=2)] | Literal["off"] = 4
-    """Successive runs of the sweep, or of a health check, that are missing or did not complete."""
+    """Successive runs of the sweep's schedule, or of a health check, that are missing or did not complete. If they take
+    longer than an hour after the first, the alarm fires an hour after the first. ``"off"`` also leaves out the alarm of
+    a lane of the sweep that nothing reads."""
 
     @property
     def address_for_later(self) -> str | None:

@@ -119,7 +119,7 @@ def _of_this_machine(
 def with_schedules_of(stage: Stage, tasks: Mapping[str, Task[Any, Any]]) -> dict[str, Task[Any, Any]]:
     """Return the tasks with the times that they have in ``stage``. Raises :class:`StageError`."""
     try:
-        return schedules.apply_all(tasks, stage.schedules)
+        return schedules.apply_all(tasks, schedules.with_sweep(stage.schedules, stage.sweep_minutes))
     except DeclarationError as error:
         raise StageError(f"cdk.json: stage {stage.name!r}: schedules: {error}") from None
 

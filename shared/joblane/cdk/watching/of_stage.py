@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from datetime import timedelta
 from functools import partial
 from typing import Any
 
@@ -21,8 +22,12 @@ from joblane.cdk.watching.alarms import (
 )
 from joblane.cdk.watching.of_lanes import throttles
 from joblane.declaration import Task
-from joblane.enqueue.wake import SWEEP
-from joblane.queues import Queue, cron_group_name, dead_letter_name, front_door_name
+from joblane.inspector.durations import written
+from joblane.queues import SWEEP, Queue, cron_group_name, dead_letter_name, front_door_name, lane_name
+
+UNREAD = timedelta(minutes=30)
+"""Age of a message in the lane of the sweep. That of a planned sweep is delayed by 15 minutes at most, then replaced.
+"""
 
 
 def alarms_of_stage(
@@ -94,10 +99,6 @@ def _of_dead_letters(prefix: str, monitoring: Monitoring) -> Iterator[Alarm]:
 
 
 def _of_sweep(sweep: Task[Any, Any], prefix: str, monitoring: Monitoring, *, has_critical: bool) -> Iterator[Alarm]:
-    gap = longest_gap(sweep)
-    if gap is None:  # the stage has switched the sweep off, so its metrics are missing on purpose
-        return
-
     def reported(name: str, metric: str, threshold: Count, **text: Any) -> Iterator[Alarm]:
         if isinstance(threshold, int):
             metrics = {"found": own_metric(prefix, metric, statistic="Maximum", period=FIVE, task_type=SWEEP)}
@@ -159,17 +160,30 @@ def _of_sweep(sweep: Task[Any, Any], prefix: str, monitoring: Monitoring, *, has
         topic=Topic.URGENT,
         is_state=True,
     )
-    minutes = monitoring.old_snapshot_minutes
+    snapshot = monitoring.old_snapshot_minutes
     yield from reported(
         "old-snapshot",
         "OldestSnapshotSeconds",
-        minutes * 60 if isinstance(minutes, int) else "off",
+        snapshot * 60 if isinstance(snapshot, int) else "off",
         heading="an-old-snapshot",
-        says=f"A transaction, a standby or a replication slot has kept dead rows for {minutes} minutes, so tasks with "
+        says=f"A transaction, a standby or a replication slot has kept dead rows for {snapshot} minutes, so tasks with "
         "limits start more slowly. The sweep's log names it.",
         run="doctor",
         topic=Topic.LATER,
         is_state=True,
     )
+    if isinstance(monitoring.silence, int):
+        lane = lane_name(prefix, sweep.queue, SWEEP)
+        yield Alarm(
+            name="sweep-lane",
+            heading="the-sweep-does-not-run",
+            says=f"A message has waited in {lane} for {written(UNREAD)}: the sweep's function does not take it.",
+            run="doctor",
+            topic=Topic.URGENT,
+            is_state=True,
+            metrics={"age": queue_metric(lane, "ApproximateAgeOfOldestMessage", "Maximum")},
+            threshold=UNREAD.total_seconds(),
+        )
     completed = partial(own_metric, prefix, "Completed", task_type=SWEEP, queue=sweep.queue.value)
-    yield from silence("sweep", "the-sweep-does-not-run", completed, gap, monitoring.silence)
+    if gap := longest_gap(sweep):
+        yield from silence("sweep", "the-sweep-does-not-run", completed, gap, monitoring.silence)

@@ -14,7 +14,6 @@ from joblane.context import TaskContext
 from joblane.declaration import Grants, Task
 from joblane.decorator import task
 from joblane.discovery import discover
-from joblane.enqueue.wake import SWEEP
 from joblane.errors import sqlstate, text_of
 from joblane.maintenance.held_counts import HeldCounts, held_counts
 from joblane.maintenance.missed_ticks import missed_ticks
@@ -24,7 +23,7 @@ from joblane.maintenance.run_statistics import AddedUp, add_up
 from joblane.maintenance.sweep import Swept, sweep
 from joblane.maintenance.unmarked_dead_letters import unmarked_dead_letters
 from joblane.payload import Payload
-from joblane.queues import Queue, front_door_name, lane_name
+from joblane.queues import SWEEP, Queue, front_door_name, lane_name
 from joblane.record.connection import INSUFFICIENT_PRIVILEGE
 from joblane.schedule import every
 from joblane.sqs.client import Sqs
@@ -50,7 +49,7 @@ class JobsSweep(Payload):
     retry_delay=[timedelta(seconds=30), timedelta(minutes=2), timedelta(minutes=5), timedelta(minutes=15)],
     timeout=timedelta(minutes=4),
     retention=timedelta(hours=1),
-    schedule=every(minutes=5),
+    schedule=every(minutes=settings.DEFAULT_SWEEP_MINUTES),
     overlap="allow",
     grants=Grants(enqueue=("*",)),
 )
