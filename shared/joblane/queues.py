@@ -39,6 +39,8 @@ MAX_QUEUE_NAME = 80
 MAX_FUNCTION_NAME = 64
 """Source: CreateFunction, Lambda API reference."""
 MAX_PREFIX = 20
+DEFAULT_BUS = "default"
+"""The event bus that every account has in EventBridge."""
 
 
 def folder_of(type_: str) -> str:
@@ -87,6 +89,16 @@ def log_group_name(function: str) -> str:
 def cron_group_name(prefix: str) -> str:
     """The group of a stage's schedules in EventBridge Scheduler."""
     return f"{prefix}-cron"
+
+
+def event_bus_name(prefix: str) -> str:
+    """The event bus of a stage in EventBridge. Its dead-letter queue has the events that its webhook refused."""
+    return f"{prefix}-events"
+
+
+def webhook_name(prefix: str) -> str:
+    """The rule of a stage's webhook, its API destination and its connection."""
+    return f"{prefix}-webhook"
 
 
 def schedule_name(type_: str, schedule: str, number: int = 1) -> str:

@@ -33,7 +33,7 @@ from joblane.schedule import parse
 from joblane.schedule_overrides import apply_all, minutes_of, with_sweep
 from tests.builders import alarm_mail
 from tests.infra import templates
-from tests.infra.conftest import TASKS, RealStages, Synth
+from tests.infra.conftest import SENDERS, TASKS, RealStages, Synth
 from tests.infra.templates import Properties, Template
 from tests.pages import ROOT, anchors
 from tests.samples import sample_one
@@ -46,6 +46,7 @@ TEXT = re.compile(
 )
 PYTHON_TIME = re.compile(r"\d:\d\d")
 EVENTS = {"archived", "moved-by-sqs", "refused", "missed-tick", "throttles", "near-timeout"}
+EVENTS |= {"events-refused", "events-dropped"}
 """Alarms that end by themselves while nothing is repaired."""
 URGENT = {"moved-by-sqs", "waiting-critical", "missed-tick", "stuck-lease", "sweep", "sweep-lane", "health-check"}
 SLACK = {"workspace_id": "T0123ABCD", "channel_id": "C0456EFGH"}
@@ -199,6 +200,9 @@ def test_the_mail_of_the_operating_tests_is_that_of_the_alarm() -> None:
 
 def test_every_heading_below_alarms_has_an_alarm(prod: Template) -> None:
     named = {TEXT.fullmatch(entry["AlarmDescription"])["heading"] for entry in alarms_of(prod).values()}  # type: ignore[index]
+    tasks = discover(SENDERS, times={})
+    alarms = alarms_of_stage(Monitoring(), tasks, prefix="acme", functions=[], webhook_bus="acme-events")
+    named |= {alarm.heading for alarm in alarms}
     section = PAGE.read_text().split("\n## Alarms\n")[1].split("\n## ")[0]
     assert {
         re.sub(r"[^a-z-]", "", entry.lower().replace(" ", "-")) for entry in re.findall(r"^### (.+)$", section, re.M)

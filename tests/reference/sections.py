@@ -29,6 +29,7 @@ from joblane.cdk.errors import RefusedTemplateError, StageError, SynthError
 from joblane.cdk.settings.apis import Control, Monitoring, Oidc, Roles, Slack
 from joblane.cdk.settings.apis import Page as SharedPage
 from joblane.cdk.settings.database import Aurora, ExistingDatabase
+from joblane.cdk.settings.events import Events, Webhook
 from joblane.cdk.settings.network import ExistingNetwork, NewNetwork
 from joblane.cdk.settings.section import SecretReference
 from joblane.cdk.settings.stage import Stage
@@ -183,6 +184,8 @@ SETTINGS: Mapping[str, type[BaseModel]] = {
     "roles": Roles,
     "monitoring": Monitoring,
     "slack": Slack,
+    "events": Events,
+    "webhook": Webhook,
     "secret": SecretReference,
 }
 PUBLIC_CDK = (JoblaneApp, Joblane, JobDatabase, GrantedBucket, Stage)

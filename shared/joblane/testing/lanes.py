@@ -60,6 +60,12 @@ class KnownTasks:
             return known
         raise KitError(f"no task of the type {type_!r} is known; if it exists, call jobs.register(…)")
 
+    def find(self, type_: str) -> Task[Any, Any] | None:
+        """Return the task of a type or alias as :meth:`get` does, or None."""
+        with suppress(KitError):
+            return self.get(type_)
+        return None
+
 
 class Lanes:
     """All lanes of one test.

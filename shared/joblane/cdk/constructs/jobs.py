@@ -17,6 +17,7 @@ from constructs import Construct
 
 from joblane.cdk.constructs.code import Shared, Workload
 from joblane.cdk.constructs.cron_schedule import CronGroup, add_schedules
+from joblane.cdk.constructs.event_bus import EventBus, check_events
 from joblane.cdk.constructs.granted_bucket import (
     GrantedBucket,
     grant_objects,
@@ -62,6 +63,7 @@ class Jobs(Construct):
     - ``producer_policies``: ``data:export`` sends that type to its lanes, ``default`` sends to that front door;
     - ``shares``: lane → ``MaximumConcurrency``.
 
+    ``event_bus``: the bus that gets the events of tasks; None: no task declares events.
     ``page_url``: the address of the page, for other stacks; None: the stage has no page.
     ``function_names``: of all functions on AWS, including router and migration, sorted.
     """
@@ -95,6 +97,9 @@ class Jobs(Construct):
         self._parts = Parts(
             self, "Types", flat=stage.local, description=f"Joblane, {stage.name}: task types with their lanes"
         )
+        sends = check_events(stage, tasks.values())
+        self._events = EventBus(self, "Events", stage=stage, tasks=tasks.values()) if sends else None
+        self.event_bus = self._events and self._events.bus
         self._lanes: dict[tuple[str, Queue], QueuePair] = {}
         self.producer_policies = {
             str(queue): self._add_producer_policy(self, str(queue), [front_door.name])
@@ -245,6 +250,8 @@ class Jobs(Construct):
             self._grant_front_door_attributes(function)
         if task.grants.dead_letters:
             self._grant_dead_letters(function)
+        if self._events and (task.events or task.type == SWEEP):  # the sweep sends what the others could not
+            self._events.allow_sending(function)
         if task.type == SWEEP:
             function.allow(["sqs:GetQueueAttributes", "sqs:GetQueueUrl"], self._every_lane())
             self._grant_receiving_dead_letters(function)

@@ -27,7 +27,7 @@ from joblane.settings import MAIL_FROM, SECRETS, SWEEP_MINUTES
 
 OWN_VARIABLES = (
     *("DATABASE_URL", "JOBLANE_FUNCTIONS", MAIL_FROM, "JOBLANE_PREFIX", SCHEDULES, SECRETS, "JOBLANE_STAGE"),
-    *("JOBLANE_PAGE_ROLE", SWEEP_MINUTES),
+    *("JOBLANE_EVENT_BUS", "JOBLANE_PAGE_ROLE", SWEEP_MINUTES),
     "JOBLANE_TASK",
 )
 """Environment variables that Joblane sets in functions."""

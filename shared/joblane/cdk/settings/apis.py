@@ -192,6 +192,12 @@ class Monitoring(Settings):
     old_snapshot_minutes: Annotated[int, Field(ge=15)] | Literal["off"] = 30
     """Minutes for which a session, a prepared transaction, a standby or a replication slot has kept dead rows of the
     database. The sweep reports none below 15."""
+    events_refused: Count = 1
+    """Events that the webhook of ``events`` refused."""
+    events_late_minutes: Annotated[int, Field(ge=10)] | Literal["off"] = 30
+    """Minutes for which an event has waited to be sent to the bus."""
+    events_dropped: Count = 1
+    """Events that were deleted unsent."""
     throttles: Count = 1
     """Throttled invocations of the stage's functions within 5 minutes; with ``detail`` ``stage``, of all functions of
     the account in the region."""

@@ -12,6 +12,7 @@ from pydantic import AfterValidator, Field, model_validator
 from joblane.cdk.errors import StageError
 from joblane.cdk.settings.apis import EMAIL, Control, HttpLimits, Monitoring, Page
 from joblane.cdk.settings.database import Aurora, DatabaseSettings, ExistingDatabase, LocalDatabase
+from joblane.cdk.settings.events import Events
 from joblane.cdk.settings.network import Network, NewNetwork
 from joblane.cdk.settings.section import SecretReference, Settings
 from joblane.errors import DeclarationError
@@ -63,8 +64,8 @@ class Stage(Settings):
     """Name of the stage."""
     local: bool = False
     """True: a stage for an emulator, with no TLS on queues and buckets, with disabled schedules, and with the
-    architecture and the environment of this machine. It takes no ``database``, ``network``, ``control``, ``page`` or
-    ``monitoring``."""
+    architecture and the environment of this machine. It takes no ``database``, ``network``, ``control``, ``page``,
+    ``monitoring`` or ``events``."""
     prefix: Annotated[str, AfterValidator(check_prefix)] = "jobs"
     """Start of the names of all resources: lower-case letters, digits and single hyphens, 20 characters at most. It
     must not begin with the prefix of another stage and a hyphen: two stages cannot have ``jobs`` and
@@ -98,6 +99,9 @@ class Stage(Settings):
     """The page for a team, behind a sign-in. None: each operator runs `joblane page`. Requires ``control``."""
     monitoring: Monitoring | None = None
     """Alarms, dashboard and saved queries. None: none of them."""
+    events: Events | None = None
+    """Bus and webhook of the events of tasks. None: the events of tasks that declare ``events=`` go to a bus of the
+    stage's own, ``PREFIX-events``, for the targets of your own rules."""
     tags: Mapping[str, str] = {}
     """Tags of every resource, in addition to ``joblane:stage``: 40 at most. A key has 1 to 128 letters, digits, spaces
     and any of ``_.:/=+-@``, and starts neither with ``aws:`` nor with ``joblane:``. A value has 256 characters at
@@ -168,6 +172,8 @@ class Stage(Settings):
             raise ValueError("network: a local stage has no network; leave it out")
         if self.local and self.monitoring is not None:
             raise ValueError("monitoring: a local stage has no metrics; leave it out")
+        if self.local and self.events is not None:
+            raise ValueError("events: a local stage has a bus of its own, and sends to no webhook; leave it out")
         if isinstance(self.database, Aurora) and self.network is None:
             raise ValueError('network: {"kind": "new"} or an existing network is required for database.kind aurora')
         if isinstance(self.database, ExistingDatabase) and self.database.security_group_id and self.network is None:

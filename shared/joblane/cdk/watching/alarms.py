@@ -20,7 +20,7 @@ from aws_cdk import aws_cloudwatch as cloudwatch
 from joblane.cdk.settings.apis import Count
 from joblane.declaration import Task
 from joblane.inspector.durations import written
-from joblane.queues import Queue
+from joblane.queues import DEFAULT_BUS, Queue
 from joblane.telemetry import namespace
 
 RUNBOOK = "docs/how-to/operate.md"
@@ -222,6 +222,15 @@ def account_metric(name: str, statistic: str, label: str | None = None) -> cloud
 
 def queue_metric(queue: str, name: str, statistic: str, label: str | None = None) -> cloudwatch.Metric:
     return _metric("AWS/SQS", name, statistic, {"QueueName": queue}, label=label)
+
+
+def rule_metric(bus: str, rule: str, name: str, statistic: str, label: str | None = None) -> cloudwatch.Metric:
+    """Return a metric of an EventBridge rule. Rules of the account's default bus have no dimension for it.
+
+    Source: EventBridge, *Monitoring Amazon EventBridge*.
+    """
+    own = {} if bus == DEFAULT_BUS else {"EventBusName": bus}
+    return _metric("AWS/Events", name, statistic, {**own, "RuleName": rule}, label=label)
 
 
 def _metric(

@@ -20,6 +20,7 @@ from joblane.cdk.watching.alarms import (
     queue_metric,
     silence,
 )
+from joblane.cdk.watching.of_events import alarms_of_events
 from joblane.cdk.watching.of_lanes import throttles
 from joblane.declaration import Task
 from joblane.inspector.durations import written
@@ -31,17 +32,25 @@ UNREAD = timedelta(minutes=30)
 
 
 def alarms_of_stage(
-    monitoring: Monitoring, tasks: Mapping[str, Task[Any, Any]], *, prefix: str, functions: Sequence[str]
+    monitoring: Monitoring,
+    tasks: Mapping[str, Task[Any, Any]],
+    *,
+    prefix: str,
+    functions: Sequence[str],
+    webhook_bus: str | None = None,
 ) -> list[Alarm]:
     """Return the alarms that no single task type has.
 
-    ``functions``: the names of the Lambda functions that are not those of a task type.
+    ``functions``: the names of the Lambda functions that are not those of a task type. ``webhook_bus``: the name of the
+    bus whose events a webhook gets; None: the stage has no webhook.
     """
+    sends = any(task.events for task in tasks.values())
     has_critical = any(task.queue is Queue.CRITICAL for task in tasks.values())
     return [
         *(_instead_of_lanes(monitoring, prefix) if monitoring.is_stage else throttles("shared", functions, monitoring)),
         *_of_dead_letters(prefix, monitoring),
         *(_of_sweep(tasks[SWEEP], prefix, monitoring, has_critical=has_critical) if SWEEP in tasks else ()),
+        *(alarms_of_events(monitoring, prefix=prefix, webhook_bus=webhook_bus) if sends else ()),
     ]
 
 

@@ -3,7 +3,7 @@
 It also writes the metrics of faults that only it can see, for the alarms.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -21,6 +21,7 @@ from joblane.maintenance.next_sweep import NextSweep, plan
 from joblane.maintenance.old_snapshot import old_snapshot
 from joblane.maintenance.run_statistics import AddedUp, add_up
 from joblane.maintenance.sweep import Swept, sweep
+from joblane.maintenance.ticks import Ticks, make_ticks
 from joblane.maintenance.unmarked_dead_letters import unmarked_dead_letters
 from joblane.payload import Payload
 from joblane.queues import SWEEP, Queue, front_door_name, lane_name
@@ -60,11 +61,12 @@ def jobs_sweep(payload: JobsSweep, ctx: TaskContext) -> dict[str, Any]:
         return ctx.remaining() > STEP
 
     following = NextSweep()
+    ticks = _make_ticks(ctx, tasks, may_continue)  # before the walk, which sends them
     swept = sweep(ctx.connection(), sqs, settings.prefix(), may_continue=may_continue, following=following)
     is_scheduled = TICK_ID_PATTERN.fullmatch(ctx.task_id) is not None
     planned = plan(ctx.connection(), sqs, settings.prefix(), following, anew=is_scheduled)
     held = held_counts(ctx.connection(), may_continue=may_continue)
-    ctx.logger.info("swept", extra={"swept": vars(swept), "held_by_limit": dict(held.by_limit)})
+    ctx.logger.info("swept", extra={"swept": vars(swept), "ticks": vars(ticks), "held_by_limit": dict(held.by_limit)})
     missed = _missed_ticks(ctx, tasks)
     waits = _by_present_name(swept.waits, tasks)
     late = _waiting_too_long(ctx, tasks, waits, held)
@@ -72,6 +74,7 @@ def jobs_sweep(payload: JobsSweep, ctx: TaskContext) -> dict[str, Any]:
         "WaitingTooLong": len(late),
         "CriticalWaitingTooLong": sum(tasks[name].queue is Queue.CRITICAL for name in late),
         "MissedTick": len(missed),
+        "ScheduleProblems": ticks.problems,
         "StuckLeases": swept.stuck,
         "DeadLettersMovedBySqs": _moved_by_sqs(ctx, tasks, sqs),
         "OldestSnapshotSeconds": _old_snapshot_seconds(ctx),
@@ -81,7 +84,18 @@ def jobs_sweep(payload: JobsSweep, ctx: TaskContext) -> dict[str, Any]:
     _measure_held(held)
     _measure_runs(add_up(ctx.connection(), may_continue=may_continue))  # last: only charts depend on it
     next_at = None if planned is None else datetime.fromtimestamp(planned, UTC).isoformat()
-    return vars(swept) | {"missed_ticks": missed, "held": held.by_limit.total(), "planned_sweep_at": next_at}
+    counts = {"ticks": ticks.made, "missed_ticks": missed, "held": held.by_limit.total()}
+    return vars(swept) | counts | {"planned_sweep_at": next_at}
+
+
+def _make_ticks(ctx: TaskContext, tasks: Tasks, may_continue: Callable[[], bool]) -> Ticks:
+    """Make the tasks of schedules at run time. An error is logged, and the sweep does its other duties."""
+    by_name = {name: task for task in tasks.values() for name in task.types}
+    try:
+        return make_ticks(ctx.connection(), by_name.get, settings.prefix(), may_continue=may_continue)
+    except Exception as error:
+        ctx.logger.error("the ticks of schedules made at run time got no tasks", extra={"error": text_of(error)})
+        return Ticks(problems=1)
 
 
 def _measure(ctx: TaskContext, swept: Swept, found: Mapping[str, int]) -> None:
