@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Unpack
 
 from joblane.queues import SWEEP
 from joblane.worker.worker import Worker
@@ -11,23 +11,16 @@ if TYPE_CHECKING:
     from joblane.declaration import Task
     from joblane.record.database import Database
     from joblane.sqs.client import Sqs
-    from joblane.worker.printed import Printed
-    from joblane.worker.run_log import RunLog
     from joblane.worker.sweep_worker import SweepWorker
+    from joblane.worker.worker import Options
 
 
 def worker_of(
-    task: Task[Any, Any],
-    database: Database,
-    sqs: Sqs,
-    prefix: str,
-    *,
-    printed: Printed | None = None,
-    log: RunLog | None = None,
+    task: Task[Any, Any], database: Database, sqs: Sqs, prefix: str, **options: Unpack[Options]
 ) -> Worker | SweepWorker:
     """Return the worker of a task type. Arguments: as of :class:`Worker`."""
     if task.type != SWEEP:
-        return Worker(task, database, sqs, prefix, printed=printed, log=log)
+        return Worker(task, database, sqs, prefix, **options)
     from joblane.worker.sweep_worker import SweepWorker
 
-    return SweepWorker(task, database, sqs, prefix, printed=printed, log=log)
+    return SweepWorker(task, database, sqs, prefix, **options)

@@ -18,7 +18,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import wraps
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Unpack
 
 from joblane.enqueue.wake import (
     AFTER_COMMIT,
@@ -39,8 +39,7 @@ if TYPE_CHECKING:
     from joblane.declaration import Task
     from joblane.record.database import Database
     from joblane.sqs.client import Sqs
-    from joblane.worker.printed import Printed
-    from joblane.worker.run_log import RunLog
+    from joblane.worker.worker import Options
 
 TRACE_VARIABLE = "_X_AMZN_TRACE_ID"
 """It has the chain of an invocation. Source: Lambda, *Defined runtime environment variables*."""
@@ -56,17 +55,10 @@ class SweepWorker:
     """Serves ``jobs:sweep``, as :class:`Worker` serves a task."""
 
     def __init__(
-        self,
-        task: Task[Any, Any],
-        database: Database,
-        sqs: Sqs,
-        prefix: str,
-        *,
-        printed: Printed | None = None,
-        log: RunLog | None = None,
+        self, task: Task[Any, Any], database: Database, sqs: Sqs, prefix: str, **options: Unpack[Options]
     ) -> None:
         self._sqs, self._prefix = sqs, prefix
-        self._worker = Worker(self._noted(task), database, sqs, prefix, printed=printed, log=log)
+        self._worker = Worker(self._noted(task), database, sqs, prefix, **options)
         self._returned: tuple[float, float] | None = None
         """The start of the sweep that has returned in this invocation: :meth:`Sqs.now` and ``time.monotonic``."""
         self._served: tuple[float, float] | None = None

@@ -15,6 +15,7 @@ from joblane.declaration import Grants, Task
 from joblane.decorator import task
 from joblane.discovery import discover
 from joblane.errors import sqlstate, text_of
+from joblane.event_bus import bus_of_environment
 from joblane.maintenance.held_counts import HeldCounts, held_counts
 from joblane.maintenance.missed_ticks import missed_ticks
 from joblane.maintenance.next_sweep import NextSweep, plan
@@ -62,9 +63,10 @@ def jobs_sweep(payload: JobsSweep, ctx: TaskContext) -> dict[str, Any]:
 
     following = NextSweep()
     ticks = _make_ticks(ctx, tasks, may_continue)  # before the walk, which sends them
-    swept = sweep(ctx.connection(), sqs, settings.prefix(), may_continue=may_continue, following=following)
+    connection, prefix, bus = ctx.connection(), settings.prefix(), bus_of_environment()
+    swept = sweep(connection, sqs, prefix, bus=bus, may_continue=may_continue, following=following)
     is_scheduled = TICK_ID_PATTERN.fullmatch(ctx.task_id) is not None
-    planned = plan(ctx.connection(), sqs, settings.prefix(), following, anew=is_scheduled)
+    planned = plan(connection, sqs, prefix, following, anew=is_scheduled)
     held = held_counts(ctx.connection(), may_continue=may_continue)
     ctx.logger.info("swept", extra={"swept": vars(swept), "ticks": vars(ticks), "held_by_limit": dict(held.by_limit)})
     missed = _missed_ticks(ctx, tasks)
@@ -78,6 +80,9 @@ def jobs_sweep(payload: JobsSweep, ctx: TaskContext) -> dict[str, Any]:
         "StuckLeases": swept.stuck,
         "DeadLettersMovedBySqs": _moved_by_sqs(ctx, tasks, sqs),
         "OldestSnapshotSeconds": _old_snapshot_seconds(ctx),
+        "EventsWaiting": swept.events_waiting,
+        "EventsOldestSeconds": swept.events_oldest_seconds,
+        "EventsDropped": swept.events_dropped,
     }
     _measure(ctx, swept, found)
     _measure_due(waits)
