@@ -27,7 +27,7 @@ from joblane.testing.faults import Faults, Killer, Kind
 from joblane.testing.process import alarm_restored, refuse_running_loop
 from joblane.testing.queues import KitQueues
 from joblane.testing.report import Deliveries
-from joblane.worker.worker import Worker
+from joblane.worker.serving import worker_of
 
 
 class KnownTasks:
@@ -149,7 +149,7 @@ class Lanes:
     ) -> dict[str, list[dict[str, str]]]:
         if task.is_async:
             refuse_running_loop()
-        worker = Worker(self._instrumented(task, batch), database, self._queues, self._prefix)
+        worker = worker_of(self._instrumented(task, batch), database, self._queues, self._prefix)
         seconds = (self.invocation or task.numbers.function_timeout).total_seconds()
         with alarm_restored():
             return worker.handle(

@@ -469,8 +469,8 @@ class JobTester:
 
         Args:
             task: Task whose runs it concerns. None: all tasks.
-            commit: Number of the commit within the run, from 1, for loops over ``ctx.each`` and ``ctx.resume``. None:
-                the last one.
+            commit: Number of the commit within the run, from 1, for steps, and for loops over ``ctx.each`` and
+                ``ctx.resume``. None: the last one.
             times: Number of times that it happens.
         """
         return self._faults.armed(Kind.CRASH_BEFORE_COMMIT, task, times, commit)
@@ -493,7 +493,8 @@ class JobTester:
         """Arm a fault: an operator cancels a task while it runs, just before the run checks for it.
 
         Each call of ``ctx.check`` and ``ctx.progress`` is a check, and so is the end of each item of ``ctx.each`` and
-        of each chunk of ``ctx.resume``. The run ends there with :class:`TaskCancelled`.
+        of each chunk of ``ctx.resume``, and the begin of each step of ``ctx.step`` that is not done yet. The run ends
+        there with :class:`TaskCancelled`.
 
         Args:
             task: Task whose runs it concerns. None: all tasks.
