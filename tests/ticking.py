@@ -81,7 +81,7 @@ class Days:
 
     def put(self, schedules: Iterable[tuple[str, str, str, str]]) -> None:
         """Insert schedules: name, expression, time zone, and policy."""
-        rows = []
+        rows = list[dict[str, str]]()
         for name, expression, timezone, missed in schedules:
             self.begins[name] = schedule_of(expression, timezone).next_after(self.now)
             rows.append(

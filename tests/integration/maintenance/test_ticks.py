@@ -20,6 +20,8 @@ from joblane.enqueue.ticks import AHEAD, GRACE, due_ticks
 from joblane.errors import ScheduleError
 from joblane.functions.jobs_sweep.handler import jobs_sweep
 from joblane.maintenance import ticks as duty
+from joblane.maintenance.next_sweep import NextSweep
+from joblane.maintenance.sweep import sweep
 from joblane.maintenance.ticks import Ticks, make_ticks
 from joblane.record.connection import Connection
 from joblane.record.database import Database
@@ -372,6 +374,22 @@ def test_the_second_put_replaces_the_first_if_it_commits_in_time(world: World, w
     assert found.payload["number"] == 2
     live = world.run("select count(*), count(distinct due_at) from joblane.tasks where state = 'scheduled'")
     assert live == [[15, 15]]
+
+
+def test_the_next_sweep_is_planned_five_minutes_before_the_next_tick(world: World) -> None:
+    # given a schedule that is paused, and two that fire in one and in two hours
+    for name in ("s", "later", "paused"):
+        put(world, name, cron("0 6 * * *"))
+    for name, minutes in (("s", 60), ("later", 120), ("paused", 30)):
+        at = "update joblane.schedules set next_at = clock_timestamp() + make_interval(mins => $2) where name = $1"
+        world.run(at, name, minutes)
+    world.client.schedules.pause("paused")
+    # when
+    following = NextSweep()
+    swept(world)
+    sweep(world.database.get(), world.sqs, PREFIX, following=following)
+    # then
+    assert following.in_seconds == pytest.approx(55 * 60, abs=30)
 
 
 # --- The function --------------------------------------------------------------------------------------------------
