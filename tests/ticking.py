@@ -60,7 +60,7 @@ class Arrivals(Sqs):
 class Days:
     """Schedules over virtual days. ``made``: schedule → the times of its ticks that got a task, in order.
 
-    ``late``: those that were due for a minute. ``latest_seconds``: of the others, the longest time from a tick to the
+    ``late``: the ticks due for a minute. ``latest_seconds``: of the others, the longest time from a tick to the
     arrival of its message. ``longest_seconds``: of a sweep, with all its sends. ``cpu_seconds``: of this process, in
     all sweeps.
     """
