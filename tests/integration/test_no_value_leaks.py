@@ -334,18 +334,7 @@ def go_all_ways(world: World, gathered: Gathered) -> None:
             world.deliver(leak_one, {"type": "leak:one", "id": f"wrong-{name}", "payload": wrong, **schema})
         world.deliver(leak_one, message("plain", "leak:one") | {"payload": login("plain", value(f"other {last}"))})
         world.deliver(leak_one, {"type": "leak:other", "payload": login("plain")}, json.dumps(login("plain"))[:-1])
-    schedule_badly(world)
     sweep(world.database.get(), world.sqs, PREFIX)
-
-
-def schedule_badly(world: World) -> None:
-    """Put a schedule with values, and one whose stored values do not fit."""
-    put = world.client.schedules.put
-    headers = {"key": HEADER}
-    put("leaky", leak_one, Login(**login("plain")), "* * * * *", headers=headers)
-    put("broken", leak_one, Login(**login("plain")), "0 0 1 1 *", headers=headers)
-    wrong = json.dumps(login("plain", value("invalid")) | {"unknown": 1})
-    world.run("update joblane.schedules set payload = $1, next_at = now() where name = 'broken'", wrong)
 
 
 def enqueue_badly(world: World, gathered: Gathered) -> None:
@@ -452,7 +441,7 @@ def ask(world: World, gathered: Gathered) -> None:
         "line": [],
         "batch": [("all",)],
         "why_slow": [("leak:one",)],
-        "run_time_schedule": [("leaky",), ("broken",)],
+        "run_time_schedule": [("good",), ("old",)],
         "marks": [(PauseScope.TYPE, ("leak:one",)), (PauseScope.TENANT, ("acme",))],
         "performance": [(PauseScope.TYPE, "leak:one"), (PauseScope.TENANT, "")],
     }
@@ -466,9 +455,8 @@ def ask(world: World, gathered: Gathered) -> None:
     for payload in (login("plain", value("invalid")), {"token": value("x") * 9}):
         for edit in (inspector.edit, inspector.replay_with):
             gathered.refused("edit", lambda edit=edit, payload=payload: edit("known", payload))  # type: ignore[misc]
-
-    gathered.refused("run now", lambda: inspector.run_schedule("broken"))
-    gathered.add("run now", inspector.run_schedule("leaky"), inspector.audit())
+    gathered.refused("run now", lambda: inspector.run_schedule("old"))
+    gathered.add("run now", inspector.run_schedule("good"), inspector.audit())
 
 
 def use_the_command_line(world: World, gathered: Gathered, capfd: pytest.CaptureFixture[str]) -> None:
@@ -479,7 +467,7 @@ def use_the_command_line(world: World, gathered: Gathered, capfd: pytest.Capture
         *(["show", f"leak:one-{how}"] for how in LOGGED),
         *([name, "leak:one-chained", "--json"] for name in ("show", "logs")),
         *([name, *more] for name in ("queues", "stats", "types", "dead", "audit") for more in ([], ["--json"])),
-        *(["schedules", *more] for more in ([], ["--json"], ["show", "leaky"], ["show", "broken", "--json"])),
+        *(["schedules", *more] for more in ([], ["--json"], ["show", "good"], ["show", "old", "--json"])),
         *(["find", text, *more] for text in (PLANTED, "bad token", "leak:one") for more in ([], ["--json"])),
         ["edit", "known", "--json", wrong],
         ["replay", "known", "--json", wrong],
@@ -507,7 +495,7 @@ def browse(world: World, gathered: Gathered) -> None:
     app = build(Desk(lambda: inspector, 1), port=8700, keys=keys)
     addresses = [
         *(f"{path}?type=leak:one&id=leak:one-plain&action=retry" for path in PAGES),
-        *("/tasks?error=bad", "/find?text=bad", "/schedules/show?name=leaky", "/schedules/show?name=broken"),
+        *("/tasks?error=bad", "/find?text=bad", "/schedules/show?name=good", "/schedules/show?name=old"),
         *(f"{path}?id=leak:one-{how}" for path in ("/task", "/task/logs") for how in LOGGED),
     ]
     browser = TestClient(app, base_url="http://127.0.0.1:8700", cookies={"joblane-8700": keys.session})
