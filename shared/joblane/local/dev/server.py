@@ -30,7 +30,8 @@ from joblane.local.ports import HOST
 from joblane.local.postgres import Postgres
 from joblane.local.tools import clean_environment
 from joblane.project import Project
-from joblane.queues import folder_of
+from joblane.queues import event_bus_name, folder_of
+from joblane.settings import EVENT_BUS
 from joblane.sqs.client import Entry
 from joblane.worker.router import Router
 
@@ -93,7 +94,7 @@ class Dev:
         self._reported: set[str] = set()
         self._routes: dict[str, Sequence[str]] = {}
         self._router = Router({}, self._new_queues(), self._prefix)
-        self._endpoint = Endpoint(self._queues, self._aws_port, self._log.search)
+        self._endpoint = Endpoint(self._queues, self._aws_port, self._log.search, self._log.show_event)
         self._zygote.listen()
         self._control = Control(
             self._log,
@@ -190,6 +191,7 @@ class Dev:
             **env_file.other_endpoints(),
             **self._addresses(stage),
             "JOBLANE_STAGE": "local",
+            EVENT_BUS: event_bus_name(self._prefix),  # the log shows what is sent to it
             "POWERTOOLS_METRICS_DISABLED": "true",
         }
 
