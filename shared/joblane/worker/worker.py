@@ -42,12 +42,14 @@ from joblane.sqs.tick import is_early, tick_id
 from joblane.worker import outcome
 from joblane.worker.alarm import Alarm
 from joblane.worker.batch_response import BatchResponse, growing_seconds
+from joblane.worker.ends import Ends
 from joblane.worker.run import Run, Runner
 from joblane.worker.run_log import RunLog, fields_of
 from joblane.worker.turns import send_turns
 
 if TYPE_CHECKING:
     from joblane.declaration import Task
+    from joblane.event_bus import EventBus
     from joblane.record.database import Database
     from joblane.sqs.client import Sqs
     from joblane.worker.printed import Printed
@@ -80,9 +82,10 @@ class Worker:
         *,
         printed: Printed | None = None,
         log: RunLog | None = None,
+        bus: EventBus | None = None,
     ) -> None:
         """``printed``: logs what handlers print. None: it stays on the standard output. ``log``: the report of its
-        invocations; None: a new one."""
+        invocations; None: a new one. ``bus``: gets the events of ended tasks; None: the worker sends none."""
         self._task = task
         self._database = database
         self._sqs = sqs
@@ -93,6 +96,7 @@ class Worker:
         if task.is_async:
             import joblane.worker.async_call  # noqa: F401 - not in the time of its first run
         self._runner = Runner(task, database, database.another(), Alarm(), client, self._log, printed)
+        self._ends = Ends(task, database, bus, self._runner.alarm, printed)
         self._lanes = {lane_name(prefix, queue, type_): queue for type_ in task.types for queue in task.lanes}
 
     def handle(self, event: Mapping[str, Any], lambda_context: Any) -> dict[str, list[dict[str, str]]]:
@@ -106,6 +110,7 @@ class Worker:
         if response.visibility:
             self._sqs.set_visibility(deliveries[0].queue, response.visibility)
         self._log.write(self._lanes[deliveries[0].queue])
+        self._ends.follow(lambda_context)
         return {"batchItemFailures": response.failures}
 
     def _run_batch(  # noqa: PLR0912 - a row for each verdict
@@ -136,7 +141,7 @@ class Worker:
                         self._logger.warning(what, extra=self._log_fields(run.claim))
                     response.keep(run.received, growing_seconds(run.received.receives, LOCKED_SECONDS))
                 case Verdict.ARCHIVED:
-                    self._log.add_archived(run.claim)
+                    self._note_archived(run.claim)
                     archived.append(run)
                 case Verdict.SEND_DEAD_LETTER:
                     archived.append(run)
@@ -165,6 +170,11 @@ class Worker:
         if archived:
             self._send_dead_letters(archived, response)
         return {run.claim.id: run.received for run in sorted(to_claim_alone, key=lambda run: run.claim.attempt)}
+
+    def _note_archived(self, claimed: Claim) -> None:
+        """Note the end of a task that the claim has archived."""
+        self._log.add_archived(claimed)
+        self._ends.add(claimed, State.ARCHIVED)
 
     def _claimable(self, deliveries: Sequence[Received], response: BatchResponse) -> dict[str, Received]:
         """Return the messages that can be claimed, by id. Refuse the others, or send a copy with an id."""
@@ -259,6 +269,7 @@ class Worker:
                 response.keep(run.received)
             elif run.recorded:
                 self._log.add(run.claim, run.end, run.received.group)
+                self._ends.add(run.claim, run.end.state)
                 if run.end.state is State.ARCHIVED:
                     archived.append(run)
                 elif run.end.is_sent_again:

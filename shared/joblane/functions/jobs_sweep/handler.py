@@ -16,6 +16,7 @@ from joblane.declaration import Grants, Task
 from joblane.decorator import task
 from joblane.discovery import discover
 from joblane.errors import sqlstate, text_of
+from joblane.event_bus import bus_of_environment
 from joblane.maintenance.held_counts import HeldCounts, held_counts
 from joblane.maintenance.missed_ticks import missed_ticks
 from joblane.maintenance.old_snapshot import old_snapshot
@@ -58,7 +59,8 @@ def jobs_sweep(payload: JobsSweep, ctx: TaskContext) -> dict[str, Any]:
     def may_continue() -> bool:
         return ctx.remaining() > STEP
 
-    swept = sweep(ctx.connection(), sqs, settings.prefix(), may_continue=may_continue)
+    bus = bus_of_environment()
+    swept = sweep(ctx.connection(), sqs, settings.prefix(), bus=bus, may_continue=may_continue)
     held = held_counts(ctx.connection(), may_continue=may_continue)
     ctx.logger.info("swept", extra={"swept": vars(swept), "held_by_limit": dict(held.by_limit)})
     missed = _missed_ticks(ctx, tasks)
@@ -71,6 +73,9 @@ def jobs_sweep(payload: JobsSweep, ctx: TaskContext) -> dict[str, Any]:
         "StuckLeases": swept.stuck,
         "DeadLettersMovedBySqs": _moved_by_sqs(ctx, tasks, sqs),
         "OldestSnapshotSeconds": _old_snapshot_seconds(ctx),
+        "EventsWaiting": swept.events_waiting,
+        "EventsOldestSeconds": swept.events_oldest_seconds,
+        "EventsDropped": swept.events_dropped,
     }
     _measure(ctx, swept, found)
     _measure_due(waits)
