@@ -25,6 +25,7 @@ RUN_HERE = (
     "unique",
     "cancel",
     "long-work",
+    "steps",
     "schedule",
     "change-payload",
     "change-safely",
@@ -141,6 +142,15 @@ def test_unique(jobs: JobTester) -> None:
     assert len(jobs.drain(within=HOUR).check().of(rebuild)) == 2
     again = jobs.enqueue(rebuild, names["IndexRebuild"](shop="acme"))
     assert again.created
+
+
+def test_steps(jobs: JobTester) -> None:
+    names = page("steps")
+    execute(jobs, "create table charges (order_id integer, charge text)")
+    names["test_a_card_is_charged_once"](
+        jobs, lambda: [tuple(row) for row in execute(jobs, "select order_id, charge from charges")]
+    )
+    assert jobs.run(names["order_pay_async"], names["OrderPay"](order=8, cents=100)) == "ch_2"
 
 
 def test_cancel(jobs: JobTester) -> None:

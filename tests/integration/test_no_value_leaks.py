@@ -239,6 +239,23 @@ def returned(payload: Login, ctx: TaskContext) -> dict[str, str]:
 
 
 @way
+def stepped(payload: Login, ctx: TaskContext) -> None:
+    ctx.step(f"call {payload.token!r}", lambda _: {"token": payload.token, "said": f"it is {payload.token}"})
+    ctx.step("call", lambda _: [payload.token, payload.model_dump()])
+    raise SkipRetry("stepped")
+
+
+@way
+def stepped_badly(payload: Login, ctx: TaskContext) -> None:
+    ctx.step(f"call {payload.token!r}", lambda _: {payload.token: payload.token + "\0"})
+
+
+@way
+def stepped_by_a_bad_name(payload: Login, ctx: TaskContext) -> None:
+    ctx.step(payload.token, lambda _: None)
+
+
+@way
 def in_a_header(payload: Login, ctx: TaskContext) -> None:
     raise ValueError(f"bad header {ctx.headers['key']}")
 
@@ -258,7 +275,7 @@ def leak_batch(payload: Login, ctx: TaskContext) -> Any:
 
 
 TASKS = (leak_one, leak_batch, leak_alert)
-LOGGED = ("plain", "chained", "constraint", "skipped", "noted", "snoozed", "returned", "in_a_header")
+LOGGED = ("plain", "chained", "constraint", "skipped", "noted", "snoozed", "returned", "stepped", "in_a_header")
 """Ways whose tasks are looked at one by one."""
 
 
@@ -364,6 +381,7 @@ def look_everywhere(world: World, gathered: Gathered, logged: list[str], out: tu
     gathered.add("log", *logged)
     gathered.add("output", *out)
     kept = {("tasks", name) for name in ("payload", "headers", "result")} | {("api_requests", "body")}
+    kept |= {("task_steps", "name"), ("task_steps", "value")}
     columns = world.run(
         "select table_schema, table_name, column_name from information_schema.columns"
         " where table_schema in ('joblane', 'saas', 'public')"
@@ -505,6 +523,9 @@ def test_no_value_is_anywhere_but_in_the_payload(world: World, api: None, capfd:
     for where in ("log", "output", "tasks.reason", "task_attempts.traceback", "dead letters' attributes", "API", "kit"):
         assert any(gathered.texts[where]), where
     assert world.run("select count(*) from joblane.tasks where payload::text like $1", f"%{PLANTED}%")[0][0] > len(WAYS)
+    for column in ("name", "value"):
+        assert PLANTED in world.run(f"select string_agg({column}::text, '') from joblane.task_steps")[0][0]
+    assert any('call "[redacted]"' in text or "call '[redacted]'" in text for text in gathered.texts["inspector.task"])
 
 
 def test_values_that_are_not_taken_out_would_be_found(

@@ -25,6 +25,7 @@ from joblane.maintenance.events import Events
 from joblane.maintenance.expiry import Expiry
 from joblane.maintenance.held import Held
 from joblane.maintenance.messages import Messages
+from joblane.maintenance.next_sweep import NextSweep
 from joblane.maintenance.parents import Parents
 from joblane.maintenance.rates import Rates
 from joblane.maintenance.sends import Sends
@@ -76,22 +77,29 @@ def sweep(
     *,
     bus: EventBus | None = None,
     may_continue: Callable[[], bool] = lambda: True,
+    following: NextSweep | None = None,
 ) -> Swept:
     """Sweep in batches, each in its own transaction, until nothing is due or ``may_continue()`` is false.
 
-    ``bus`` None: the stage has none, and events are deleted.
+    ``bus`` None: the stage has none, and events are deleted. ``following`` gets the times of what will need a sweep
+    again. None: the caller plans none.
     """
-    walk, sends, expiry, rates = Walk(connection), Sends(connection, sqs), Expiry(connection), Rates(connection)
+    following = following or NextSweep()
+    walk, sends = Walk(connection, following), Sends(connection, sqs, following)
+    expiry, rates = Expiry(connection), Rates(connection)
     messages, dead_letters = Messages(prefix, walk, sends), UnsentDeadLetters(prefix, sends)
     waiting, parents, events = Held(prefix, sends), Parents(prefix, sends), Events(connection, bus)
     connection.execute_simple(PLANNING)
     try:
+        following.begin(connection)
         waiting.end_changes()
         rates.plan(may_continue)  # before the walk reads the tasks that get new times
         held = chain(waiting.steps(), rates.steps(), parents.steps())
         duties = (messages.steps(), dead_letters.steps(), expiry.steps(), held, events.steps())
-        _take_turns(duties, may_continue)
+        following.is_late = not _take_turns(duties, may_continue)
         events.measure()
+        following.is_due |= events.waiting > 0
+        following.collect(connection, has_paused=walk.paused > 0)
     finally:
         if connection.usable:
             connection.execute_simple(RESET_PLANNING)
@@ -114,10 +122,12 @@ def sweep(
     )
 
 
-def _take_turns(duties: tuple[Iterator[None], ...], may_continue: Callable[[], bool]) -> None:
+def _take_turns(duties: tuple[Iterator[None], ...], may_continue: Callable[[], bool]) -> bool:
+    """Take a step of each duty in turn. Return False if there was no time for all steps."""
     waiting = deque(duties)
     while waiting and may_continue():
         duty = waiting.popleft()
         with suppress(StopIteration):
             next(duty)
             waiting.append(duty)
+    return not waiting

@@ -27,7 +27,7 @@ from joblane.testing.faults import Faults, Killer, Kind
 from joblane.testing.process import alarm_restored, refuse_running_loop
 from joblane.testing.queues import KitQueues
 from joblane.testing.report import Deliveries
-from joblane.worker.worker import Worker
+from joblane.worker.serving import worker_of
 
 
 class KnownTasks:
@@ -59,6 +59,12 @@ class KnownTasks:
         if known is not None:
             return known
         raise KitError(f"no task of the type {type_!r} is known; if it exists, call jobs.register(…)")
+
+    def find(self, type_: str) -> Task[Any, Any] | None:
+        """Return the task of a type or alias as :meth:`get` does, or None."""
+        with suppress(KitError):
+            return self.get(type_)
+        return None
 
 
 class Lanes:
@@ -143,7 +149,7 @@ class Lanes:
     ) -> dict[str, list[dict[str, str]]]:
         if task.is_async:
             refuse_running_loop()
-        worker = Worker(self._instrumented(task, batch), database, self._queues, self._prefix)
+        worker = worker_of(self._instrumented(task, batch), database, self._queues, self._prefix)
         seconds = (self.invocation or task.numbers.function_timeout).total_seconds()
         with alarm_restored():
             return worker.handle(

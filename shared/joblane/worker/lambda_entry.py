@@ -14,7 +14,7 @@ from joblane.record.database import Database
 from joblane.record.time_limits import WORKER
 from joblane.sqs.client import Sqs
 from joblane.worker.printed import Printed
-from joblane.worker.worker import Worker
+from joblane.worker.serving import worker_of
 
 if TYPE_CHECKING:
     from joblane.event_bus import EventBus
@@ -29,7 +29,7 @@ def _bus() -> EventBus | None:
     return bus_of_environment(brief=True)
 
 
-handler = Worker(
+handler = worker_of(
     load(settings.required("JOBLANE_TASK", "the type this function serves", "data:export")),
     Database(settings.database_url(), prefix=settings.prefix(), limits=WORKER),
     Sqs(),

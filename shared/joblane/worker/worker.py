@@ -8,18 +8,19 @@ from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any
+from functools import partial
+from typing import TYPE_CHECKING, Any, TypedDict
 
 from pg8000.exceptions import Error as PostgresError
 
 from joblane import telemetry
 from joblane.client import JobClient
-from joblane.enqueue.wake import wake
+from joblane.enqueue.wake import wake, wake_after_commit
 from joblane.errors import UNDEFINED_FUNCTION, EnqueueError, TaskCancelled, WrongStageError, sqlstate, text_of
 from joblane.limits import EARLY_RECEIVES, LEASE_MARGIN, MAX_DELAY_SECONDS
-from joblane.queues import lane_name
+from joblane.queues import SWEEP, lane_name
 from joblane.record.claim import Claim, Verdict, arrival, claim
 from joblane.record.connection import (
     INSUFFICIENT_PRIVILEGE,
@@ -70,6 +71,14 @@ LOCKED_SECONDS = 5
 lock for a short time, but a transaction that enqueues may hold it for minutes."""
 
 
+class Options(TypedDict, total=False):
+    """The optional arguments of a :class:`Worker`."""
+
+    printed: Printed | None
+    log: RunLog | None
+    bus: EventBus | None
+
+
 class Worker:
     """Serves one task type."""
 
@@ -92,10 +101,13 @@ class Worker:
         self._prefix = prefix
         self._logger = telemetry.logger()
         self._log = log or RunLog(task)
+        self._wake: Callable[[], None] = partial(wake_after_commit, sqs, prefix)
+        if task.type == SWEEP:
+            self._wake = lambda: None  # it plans its next run itself, and would wake itself for ever
         client = JobClient.within(database, sqs, prefix, task)
         if task.is_async:
             import joblane.worker.async_call  # noqa: F401 - not in the time of its first run
-        self._runner = Runner(task, database, database.another(), Alarm(), client, self._log, printed)
+        self._runner = Runner(task, database, database.another(), Alarm(), client, self._log, printed, self._wake)
         self._ends = Ends(task, database, bus, self._runner.alarm, printed)
         self._lanes = {lane_name(prefix, queue, type_): queue for type_ in task.types for queue in task.lanes}
 
@@ -242,6 +254,7 @@ class Worker:
         lease = timedelta(milliseconds=lambda_context.get_remaining_time_in_millis()) + LEASE_MARGIN
         try:
             token = str(uuid.uuid4())
+            self._wake()
             claims = self._database.call_again(claim, arrivals, lease, lambda_context.aws_request_id, token)
         except DATABASE_ERRORS as error:
             if len(deliveries) > 1 and is_of_row(error) and sqlstate(error) not in ADVICE:
@@ -298,6 +311,7 @@ class Worker:
             return []
         ends = [run.end for run in runs if run.end is not None]
         try:
+            self._wake()
             finished_ids = self._database.call(finish, ends, waits=waits)
         except DATABASE_ERRORS as error:
             if again and is_of_row(error) and (len(runs) > 1 or (sqlstate(error) or "").startswith(ROLLED_BACK)):
@@ -344,6 +358,7 @@ class Worker:
         if run.end is None or run.end.outcome != "rate_limited" or run.claim.limits is None:
             return
         try:
+            self._wake()
             self._database.call(delay, run.claim.limits, run.end.delay_seconds)
         except DATABASE_ERRORS as error:
             self._logger.warning(
@@ -357,6 +372,7 @@ class Worker:
         if not freed:
             return
         try:
+            self._wake()
             turns = self._database.call(serve, freed)
         except DATABASE_ERRORS as error:
             self._logger.warning(
@@ -383,6 +399,7 @@ class Worker:
         if not ended and not children:
             return
         try:
+            self._wake()
             turns = self._database.call(release, ended, children)
         except DATABASE_ERRORS as error:
             self._logger.warning(
@@ -398,6 +415,7 @@ class Worker:
         failed = self._send([run.received for run in runs], dead_letters, response)
         sent = [(run.claim.id, run.claim.generation) for n, run in enumerate(runs) if n not in failed]
         try:
+            self._wake()
             successors = self._database.call(mark_dead_sent, sent)
         except DATABASE_ERRORS as error:
             self._logger.warning(

@@ -28,6 +28,7 @@ from joblane.inspector.views import (
     Pause,
     Relative,
     Relatives,
+    Step,
 )
 from joblane.page.app import PAGES as ALL_PAGES
 from joblane.queues import Queue
@@ -89,6 +90,7 @@ def test_no_text_from_outside_becomes_markup(browser: TestClient, stub: FakeInsp
         "enqueued_by": planted,
         "batch": planted,
         "callback": planted,
+        "steps": (Step(planted, planted, at, 1),),
         "why": replace(task_view(row=hurt).why, text=planted),
     }
     stub.groups = [DeadGroup(planted, planted, planted, planted, True, 1, at, at, planted, planted, None)]
@@ -318,6 +320,14 @@ def test_a_task_is_shown_with_all_its_details(browser: TestClient) -> None:
         "$0.000036",
     ):
         assert shown in text
+
+
+def test_the_steps_of_a_task_are_shown_with_keys_and_sizes(browser: TestClient, stub: FakeInspector) -> None:
+    assert "steps-title" not in browser.get("/task", params={"id": "one"}).text
+    stub.changes["one"] = {"steps": (Step("charge the card", "456aae85-27f4-503d", NOW, 4_096),)}
+    shown = browser.get("/task", params={"id": "one"}).text
+    for text in ("charge the card", "456aae85-27f4-503d", "4,096 bytes", stamp(NOW)):
+        assert text in shown
 
 
 def test_attempts_have_their_waits_and_a_timeline(browser: TestClient, stub: FakeInspector) -> None:

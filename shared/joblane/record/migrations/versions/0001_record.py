@@ -524,13 +524,15 @@ create table joblane.task_types (
 )
 """
 
-STAGE = """
+STAGE = f"""
 -- The stage and the project of this schema. One row, written by the first joblane migrate.
 create table joblane.stage (
     -- Prefix of the stage.
     prefix text not null,
     -- Name of the project in pyproject.toml. Null: none.
     project text,
+    -- Time of the sweep whose message is in the lane of jobs:sweep. Null: the sweep has planned none yet.
+    planned_sweep_at timestamptz check (planned_sweep_at between {FIRST} and {LAST}),
     -- Always true, so that the table has only one row.
     only_row boolean primary key default true check (only_row)
 )
