@@ -96,7 +96,7 @@ def sweep(
         rates.plan(may_continue)  # before the walk reads the tasks that get new times
         held = chain(waiting.steps(), rates.steps(), parents.steps())
         duties = (messages.steps(), dead_letters.steps(), expiry.steps(), held, events.steps())
-        following.is_late = not _take_turns(duties, may_continue)
+        following.is_late |= not _take_turns(duties, may_continue)
         events.measure()
         following.is_due |= events.waiting > 0
         following.collect(connection, has_paused=walk.paused > 0)
