@@ -115,7 +115,7 @@ PYTHON = {
     **{
         f"docs/how-to/{name}.md": ("tests/integration/test_docs_tasks.py", f'"{name}"')
         for name in (
-            *("async", "cancel", "change-payload", "change-safely", "enqueue", "long-work", "redact", "retry"),
+            *("async", "cancel", "change-payload", "change-safely", "enqueue", "long-work", "redact", "retry", "steps"),
             *("schedule", "trace", "unique", "write"),
         )
     },
