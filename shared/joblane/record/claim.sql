@@ -267,6 +267,9 @@ begin
       waits := true;
     end loop;
 
+    if is_new and verdict = 'ended' and t.options ? 'events' then
+      perform joblane.add_event(r) from joblane.tasks r where r.id = t.id;
+    end if;
     if changed and takes_key and not is_new then
       perform joblane.wait_again_@version(t.id, t.options ->> 'batch');
     end if;
