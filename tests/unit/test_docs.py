@@ -115,8 +115,8 @@ PYTHON = {
     **{
         f"docs/how-to/{name}.md": ("tests/integration/test_docs_tasks.py", f'"{name}"')
         for name in (
-            *("async", "cancel", "change-payload", "change-safely", "enqueue", "long-work", "redact", "retry", "steps"),
-            *("schedule", "trace", "unique", "write"),
+            *("async", "cancel", "change-payload", "change-safely", "enqueue", "long-work", "redact", "retry"),
+            *("events", "schedule", "steps", "trace", "unique", "write"),
         )
     },
 }
