@@ -441,6 +441,7 @@ def ask(world: World, gathered: Gathered) -> None:
         "line": [],
         "batch": [("all",)],
         "why_slow": [("leak:one",)],
+        "run_time_schedule": [("good",), ("old",)],
         "marks": [(PauseScope.TYPE, ("leak:one",)), (PauseScope.TENANT, ("acme",))],
         "performance": [(PauseScope.TYPE, "leak:one"), (PauseScope.TENANT, "")],
     }
@@ -454,6 +455,8 @@ def ask(world: World, gathered: Gathered) -> None:
     for payload in (login("plain", value("invalid")), {"token": value("x") * 9}):
         for edit in (inspector.edit, inspector.replay_with):
             gathered.refused("edit", lambda edit=edit, payload=payload: edit("known", payload))  # type: ignore[misc]
+    gathered.refused("run now", lambda: inspector.run_schedule("old"))
+    gathered.add("run now", inspector.run_schedule("good"), inspector.audit())
 
 
 def use_the_command_line(world: World, gathered: Gathered, capfd: pytest.CaptureFixture[str]) -> None:
@@ -464,6 +467,7 @@ def use_the_command_line(world: World, gathered: Gathered, capfd: pytest.Capture
         *(["show", f"leak:one-{how}"] for how in LOGGED),
         *([name, "leak:one-chained", "--json"] for name in ("show", "logs")),
         *([name, *more] for name in ("queues", "stats", "types", "dead", "audit") for more in ([], ["--json"])),
+        *(["schedules", *more] for more in ([], ["--json"], ["show", "good"], ["show", "old", "--json"])),
         *(["find", text, *more] for text in (PLANTED, "bad token", "leak:one") for more in ([], ["--json"])),
         ["edit", "known", "--json", wrong],
         ["replay", "known", "--json", wrong],
@@ -491,7 +495,7 @@ def browse(world: World, gathered: Gathered) -> None:
     app = build(Desk(lambda: inspector, 1), port=8700, keys=keys)
     addresses = [
         *(f"{path}?type=leak:one&id=leak:one-plain&action=retry" for path in PAGES),
-        *("/tasks?error=bad", "/find?text=bad"),
+        *("/tasks?error=bad", "/find?text=bad", "/schedules/show?name=good", "/schedules/show?name=old"),
         *(f"{path}?id=leak:one-{how}" for path in ("/task", "/task/logs") for how in LOGGED),
     ]
     browser = TestClient(app, base_url="http://127.0.0.1:8700", cookies={"joblane-8700": keys.session})
@@ -565,9 +569,12 @@ def test_values_that_are_not_taken_out_would_be_found(
         "edit",
         "schedule",
         "inspector.tasks",
+        "inspector.run_time_schedule",
         "jobs show",
+        "jobs schedules",
         "jobs invoke",
         "page /task",
+        "page /schedules/show",
         "dead letters' attributes",
     ):
         assert where in leaks
