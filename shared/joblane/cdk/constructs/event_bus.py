@@ -81,7 +81,7 @@ class EventBus(Construct):
     def allow_sending(self, function: JobFunction) -> None:
         """Allow ``function`` to send events to the bus, and give it the name of the bus.
 
-        The function is deployed after the bus: EventBridge accepts events for a bus that does not exist, and drops them.
+        The function is deployed after the bus: EventBridge accepts events for a missing bus, and drops them.
         Source: github.com/aws/aws-cli, issue 9186.
         """
         function.function.node.add_dependency(self.bus)
