@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from datetime import timedelta
+from contextlib import suppress
+from dataclasses import asdict
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
@@ -24,6 +26,7 @@ RUN_HERE = (
     "retry",
     "unique",
     "cancel",
+    "events",
     "long-work",
     "steps",
     "schedule",
@@ -202,6 +205,32 @@ def test_schedule(jobs: JobTester) -> None:
     jobs.assert_enqueued(close, task_id=saturdays, early=True)
 
 
+def test_schedules_made_at_run_time(jobs: JobTester) -> None:
+    # given
+    execute(jobs, "create table reports (customer text)")
+    names = page("schedule")
+    report, show = names["report_write"], names["show_next_report"]
+    # when the order is rolled back, nothing is ordered
+    with suppress(ZeroDivisionError), jobs.session() as session:
+        names["order_weekly_report"](session, "acme")
+        _ = 1 / 0
+    assert show("acme") == "no report is ordered"
+    # when it commits, one report is written each week
+    with jobs.session() as session:
+        names["order_weekly_report"](session, "acme")
+    assert show("acme").startswith("next at ")
+    jobs.travel(14 * DAY, ticks=True).check()
+    jobs.assert_enqueued(report, count=2)
+    # when it is paused, none is, and after the order is cancelled there is no schedule
+    names["pause_reports"]("acme")
+    assert show("acme") == "paused"
+    jobs.travel(14 * DAY, ticks=True).check()
+    jobs.assert_enqueued(report, count=2)
+    with jobs.session() as session:
+        names["cancel_weekly_report"](session, "acme")
+    assert show("acme") == "no report is ordered"
+
+
 def test_change_payload(jobs: JobTester) -> None:
     names = page("change-payload")
     send, payload = names["mail_send"], names["MailSend"]
@@ -238,3 +267,24 @@ def test_the_client_of_a_page_writes_into_the_tests_database(jobs: JobTester) ->
     with jobs.session() as session:
         page("trace")
         assert session.scalar(text("select count(*) from joblane.tasks")) == 1
+
+
+# --- Events --------------------------------------------------------------------------------------------------------
+
+
+def test_events(jobs: JobTester) -> None:
+    names = page("events")
+    export, payload = names["data_export"], names["DataExport"](tenant_id="acme")
+    # as the page's test
+    names["test_an_export_is_announced"](jobs)
+    [event] = jobs.events
+    # as the target of a rule gets it
+    detail = asdict(event) | {name: getattr(event, name).isoformat() for name in ("enqueued_at", "finished_at")}
+    received = names["receive"]({"detail": detail}, None)
+    assert received.startswith(f"{event.id}: data:export for acme completed at ")
+    # the listeners hear other ends, and the one of another type
+    jobs.enqueue(export, payload, task_id="late", deadline=datetime.now(UTC) + HOUR)
+    jobs.travel(2 * HOUR)
+    jobs.drain()
+    assert names["dead"] == {"data:export": 1}
+    assert [event.kind for event in jobs.events] == ["completed", "archived"]

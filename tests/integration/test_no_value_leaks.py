@@ -35,17 +35,20 @@ from joblane import (
     SkipRetry,
     Snooze,
     TaskContext,
+    every,
     redaction,
     scrubbing,
     task,
     telemetry,
 )
 from joblane.cli.main import main
+from joblane.event_kinds import Kind
 from joblane.inspector.filter import Filter, PauseScope
 from joblane.inspector.inspector import Inspector
 from joblane.inspector.permission import Permission, permission_of
 from joblane.inspector.scope import Scope
 from joblane.maintenance.sweep import sweep
+from joblane.maintenance.ticks import make_ticks
 from joblane.page.app import PAGES, build
 from joblane.page.desk import Desk
 from joblane.page.security import Keys
@@ -53,8 +56,10 @@ from joblane.testing import enqueued
 from tests.builders.events import LambdaContext
 from tests.builders.http_events import claims, http_event
 from tests.logs import lines
+from tests.samples_events import Bus
 from tests.world import PREFIX, World
 
+KINDS: tuple[Kind, ...] = ("completed", "archived", "cancelled")
 PLANTED, TAIL = "pl4nted", "t41l"
 """The start and the end of every value, in characters that no escape changes."""
 HEADER = f"{PLANTED}-header-{TAIL}"
@@ -264,12 +269,12 @@ def in_a_header(payload: Login, ctx: TaskContext) -> None:
 def leak_alert(payload: ArchivedTask, ctx: TaskContext) -> None: ...
 
 
-@task("leak:one", max_retry=1, retry_delay=timedelta(seconds=5), on_archived=leak_alert)
+@task("leak:one", max_retry=1, retry_delay=timedelta(seconds=5), on_archived=leak_alert, events=KINDS)
 def leak_one(payload: Login, ctx: TaskContext) -> Any:
     return WAYS[payload.how](payload, ctx)
 
 
-@task("leak:batch", max_retry=1, batch_size=10, retry_delay=timedelta(seconds=5))
+@task("leak:batch", max_retry=1, batch_size=10, retry_delay=timedelta(seconds=5), events=KINDS)
 def leak_batch(payload: Login, ctx: TaskContext) -> Any:
     return WAYS[payload.how](payload, ctx)
 
@@ -332,7 +337,10 @@ def go_all_ways(world: World, gathered: Gathered) -> None:
             world.deliver(leak_one, {"type": "leak:one", "id": f"wrong-{name}", "payload": wrong, **schema})
         world.deliver(leak_one, message("plain", "leak:one") | {"payload": login("plain", value(f"other {last}"))})
         world.deliver(leak_one, {"type": "leak:other", "payload": login("plain")}, json.dumps(login("plain"))[:-1])
-    sweep(world.database.get(), world.sqs, PREFIX)
+    bus = Bus()
+    bus.refusal = "refused"  # so that the events stay in their table, whose columns are searched like all others
+    sweep(world.database.get(), world.sqs, PREFIX, bus=bus)
+    assert {kind for (kind,) in world.run("select detail ->> 'kind' from joblane.events")} == {*KINDS}
 
 
 def enqueue_badly(world: World, gathered: Gathered) -> None:
@@ -365,6 +373,25 @@ def enqueue_badly(world: World, gathered: Gathered) -> None:
         gathered.refused("edit", lambda payload=payload: leak_one.read(payload, None))  # type: ignore[misc]
 
 
+def schedule_badly(world: World, gathered: Gathered) -> None:
+    """Put schedules whose payload is refused, or does not fit any more when the sweep makes the task of a tick."""
+    schedules, good, often = world.client.schedules, Login(**login("plain")), every(minutes=5)
+    nul = Login(how="x", token=f"{value('nul')}\0")
+    gathered.refused("schedule", lambda: schedules.put("s", leak_one, nul, often))
+    gathered.refused("schedule", lambda: schedules.put("s", leak_one, good, often, headers={"key": HEADER * 100}))
+    for name in ("good", "old"):
+        gathered.add("schedule", schedules.put(name, leak_one, good, often, headers={"key": HEADER}))
+        gathered.add("schedule", schedules.get(name), schedules.list(tenant=None))
+    at_once = "update joblane.schedules set next_at = clock_timestamp()"
+    world.run(f"{at_once}, payload = $1::jsonb where name = 'old'", json.dumps(login("x", value("invalid"))))
+    by_type = {one.type: one for one in TASKS}
+    make_ticks(world.database.get(), by_type.get, PREFIX)
+    gathered.refused("schedule", lambda: schedules.run_now("old", task=leak_one))
+    assert [problem is None for (problem,) in world.run("select problem from joblane.schedules order by name")] == [
+        True, False,
+    ]  # fmt: skip
+
+
 def fail_an_assertion(world: World, gathered: Gathered) -> None:
     def look() -> list[enqueued.EnqueuedTask]:
         return enqueued.read(world._observer.get(), [], PREFIX)
@@ -381,7 +408,7 @@ def look_everywhere(world: World, gathered: Gathered, logged: list[str], out: tu
     gathered.add("log", *logged)
     gathered.add("output", *out)
     kept = {("tasks", name) for name in ("payload", "headers", "result")} | {("api_requests", "body")}
-    kept |= {("task_steps", "name"), ("task_steps", "value")}
+    kept |= {("task_steps", "name"), ("task_steps", "value"), ("schedules", "payload"), ("schedules", "options")}
     columns = world.run(
         "select table_schema, table_name, column_name from information_schema.columns"
         " where table_schema in ('joblane', 'saas', 'public')"
@@ -420,6 +447,7 @@ def ask(world: World, gathered: Gathered) -> None:
         "line": [],
         "batch": [("all",)],
         "why_slow": [("leak:one",)],
+        "run_time_schedule": [("good",), ("old",)],
         "marks": [(PauseScope.TYPE, ("leak:one",)), (PauseScope.TENANT, ("acme",))],
         "performance": [(PauseScope.TYPE, "leak:one"), (PauseScope.TENANT, "")],
     }
@@ -433,6 +461,8 @@ def ask(world: World, gathered: Gathered) -> None:
     for payload in (login("plain", value("invalid")), {"token": value("x") * 9}):
         for edit in (inspector.edit, inspector.replay_with):
             gathered.refused("edit", lambda edit=edit, payload=payload: edit("known", payload))  # type: ignore[misc]
+    gathered.refused("run now", lambda: inspector.run_schedule("old"))
+    gathered.add("run now", inspector.run_schedule("good"), inspector.audit())
 
 
 def use_the_command_line(world: World, gathered: Gathered, capfd: pytest.CaptureFixture[str]) -> None:
@@ -443,6 +473,7 @@ def use_the_command_line(world: World, gathered: Gathered, capfd: pytest.Capture
         *(["show", f"leak:one-{how}"] for how in LOGGED),
         *([name, "leak:one-chained", "--json"] for name in ("show", "logs")),
         *([name, *more] for name in ("queues", "stats", "types", "dead", "audit") for more in ([], ["--json"])),
+        *(["schedules", *more] for more in ([], ["--json"], ["show", "good"], ["show", "old", "--json"])),
         *(["find", text, *more] for text in (PLANTED, "bad token", "leak:one") for more in ([], ["--json"])),
         ["edit", "known", "--json", wrong],
         ["replay", "known", "--json", wrong],
@@ -470,7 +501,7 @@ def browse(world: World, gathered: Gathered) -> None:
     app = build(Desk(lambda: inspector, 1), port=8700, keys=keys)
     addresses = [
         *(f"{path}?type=leak:one&id=leak:one-plain&action=retry" for path in PAGES),
-        *("/tasks?error=bad", "/find?text=bad"),
+        *("/tasks?error=bad", "/find?text=bad", "/schedules/show?name=good", "/schedules/show?name=old"),
         *(f"{path}?id=leak:one-{how}" for path in ("/task", "/task/logs") for how in LOGGED),
     ]
     browser = TestClient(app, base_url="http://127.0.0.1:8700", cookies={"joblane-8700": keys.session})
@@ -505,6 +536,7 @@ def gather(world: World, capfd: pytest.CaptureFixture[str]) -> Gathered:
     with lines() as logged:
         go_all_ways(world, gathered)
         enqueue_badly(world, gathered)
+        schedule_badly(world, gathered)
         fail_an_assertion(world, gathered)
     out = capfd.readouterr()
     use_the_command_line(world, gathered, capfd)
@@ -541,10 +573,14 @@ def test_values_that_are_not_taken_out_would_be_found(
         "API",
         "kit",
         "edit",
+        "schedule",
         "inspector.tasks",
+        "inspector.run_time_schedule",
         "jobs show",
+        "jobs schedules",
         "jobs invoke",
         "page /task",
+        "page /schedules/show",
         "dead letters' attributes",
     ):
         assert where in leaks

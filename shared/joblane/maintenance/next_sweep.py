@@ -25,6 +25,8 @@ SOON_SECONDS = 60
 UNCLAIMED_MINUTES = 7
 """The time after which the slots of a task that nobody claims are taken back, for a lane of a shared limit may stand
 still."""
+TICK_MINUTES = 5
+"""The sweep that makes the task of a tick of a schedule at run time is planned for this time before the tick."""
 TRIES = 3
 """Other transactions are usually short, so that a second look finds none open."""
 
@@ -45,6 +47,8 @@ select (select extract(epoch from min(c.until)) from joblane.limit_changes c)::f
            and exists (select from joblane.tasks w where w.waits_for = r.shared_limit))::float8,
        (select extract(epoch from case when count(*) < {MOST_DEAD_LETTERS} then min(d.sweep_at) else now() end)
           from (select sweep_at from joblane.tasks where dead_letter_unsent limit {MOST_DEAD_LETTERS}) as d)::float8,
+       (select extract(epoch from min(s.next_at) - interval '{TICK_MINUTES} minutes')
+          from joblane.schedules s where s.paused_at is null)::float8,
        extract(epoch from clock_timestamp())::float8
 """
 # Both are distances from now, because the clocks of the database and of the functions may differ.
@@ -87,8 +91,8 @@ class NextSweep:
 
     def collect(self, connection: Connection, *, has_paused: bool) -> None:
         """Read the times that no duty has collected. ``has_paused``: tasks are due, and wait for the end of a pause."""
-        ((limit_change, pause, turn, dead_letter, self._ended),) = connection.run(TIMES, self._began)
-        for at in (limit_change, turn, dead_letter):
+        ((limit_change, pause, turn, dead_letter, tick, self._ended),) = connection.run(TIMES, self._began)
+        for at in (limit_change, turn, dead_letter, tick):
             self.add(at)
         if has_paused:
             self.add(pause)

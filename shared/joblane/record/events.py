@@ -14,7 +14,7 @@ COLUMNS = "id, detail ->> 'kind', detail ->> 'finished_at', detail::text"
 BY_ID = f"select {COLUMNS} from joblane.events where id = any($1::text[]) order by created_at, id"
 OLDEST = f"""
 select {COLUMNS}, created_at::text from joblane.events
- where created_at < now() - interval '{SENT_BY_WORKER_SECONDS} s' and (created_at, id) > ($1::timestamptz, $2)
+ where (created_at, id) > ($1::timestamptz, $2) and created_at <= now() - make_interval(secs => $4::float8)
  order by created_at, id limit $3::int
 """
 REMOVE = "delete from joblane.events where id = any($1::text[])"
@@ -36,9 +36,16 @@ def events_by_id(connection: Connection, ids: Iterable[str]) -> list[Unsent]:
     return [Unsent(*row) for row in connection.run(BY_ID, list(ids))]
 
 
-def oldest_events(connection: Connection, after: tuple[str, str], count: int) -> list[tuple[Unsent, str]]:
+def oldest_events(
+    connection: Connection,
+    after: tuple[str, str],
+    count: int,
+    *,
+    older_than_seconds: float = SENT_BY_WORKER_SECONDS,
+) -> list[tuple[Unsent, str]]:
     """Return events that no worker sends any more, with their times, oldest first, after a time and an id."""
-    return [(Unsent(*row), at) for *row, at in connection.run(OLDEST, *after, str(count))]
+    rows = connection.run(OLDEST, *after, str(count), str(older_than_seconds))
+    return [(Unsent(*row), at) for *row, at in rows]
 
 
 def remove_events(connection: Connection, ids: Sequence[str]) -> None:

@@ -14,6 +14,7 @@ from joblane.context import TaskContext
 from joblane.declaration import Task
 from joblane.enqueue.result import Enqueued
 from joblane.errors import TaskTimeout, UnknownTaskError
+from joblane.events import Event
 from joblane.job import JobOptions
 from joblane.local.memory_queues import QueuedMessage
 from joblane.maintenance.sweep import sweep
@@ -32,6 +33,7 @@ from joblane.testing.clock import Clock
 from joblane.testing.context import Running, arun_context, run_context
 from joblane.testing.enqueued import Captured, EnqueuedTask, read
 from joblane.testing.errors import KitError
+from joblane.testing.events import CapturingBus
 from joblane.testing.faults import Fault, Faults, Kind
 from joblane.testing.lanes import Lanes
 from joblane.testing.process import alarm_restored, diverted
@@ -95,7 +97,8 @@ class JobTester:
         self._clock = Clock()
         self._queues = KitQueues(self._clock)
         self._faults = Faults()
-        self._lanes = Lanes(url, self._prefix, self._queues, self._faults, self.travel)
+        self._bus = CapturingBus(self._prefix)
+        self._lanes = Lanes(url, self._prefix, self._queues, self._faults, self.travel, bus=self._bus)
         self._database = Database(url)
         self._stack = ExitStack()
 
@@ -341,6 +344,15 @@ class JobTester:
         """Send a lane's dead letters back to it, and return their number. ``queue`` None: the home queue."""
         return self._queues.redrive(self._lanes.lane(task, queue))
 
+    @property
+    def events(self) -> list[Event]:
+        """The events of tasks that declare ``events``, in the order in which their tasks ended, since the test began.
+
+        A task that ends by a run has its event at once; one that a cancel or an operator ends, after the next
+        :meth:`drain`. An event that is sent twice is listed twice.
+        """
+        return list(self._bus.events)
+
     def _enqueued(self) -> list[EnqueuedTask]:
         return read(self._database.get(), self._queues.sent, self._prefix)
 
@@ -435,7 +447,8 @@ class JobTester:
                     raise KitError(f"tasks are still due after {limit} invocations. The delivered tasks:\n{tasks}")
             with deliveries.releasing(()):
                 make_ticks(self._database.get(), self._lanes.known.find, self._prefix, travelled=self._clock.travelled)
-                swept = sweep(self._database.get(), self._queues, self._prefix)
+                swept = sweep(self._database.get(), self._queues, self._prefix, bus=self._bus)
+                self._bus.take_all(self._database.get())
             if not swept.sent and not swept.served and not swept.released:
                 return
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import io
+import json
 import re
 import zipfile
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from types import SimpleNamespace
 from typing import Any
@@ -34,10 +35,12 @@ from joblane.queues import (
 )
 from joblane.record import functions
 from joblane.record.database import Database
+from joblane.schedule import cron
 from joblane.sqs.tick import id_of
 from tests.builders.rows import active, put
 from tests.builders.snapshots import pid_of, session, swept
 from tests.samples import sample_batch, sample_one, sample_tick
+from tests.samples_events import sample_heard
 from tests.world import PREFIX, World
 
 TASKS = {task.type: task for task in (sample_one, sample_batch, sample_tick, jobs_sweep)}
@@ -141,7 +144,7 @@ def test_a_complete_deployment_has_no_findings(stage: Stage) -> None:
     found = stage.found()
     assert found.keys() == {
         *("migrations", "writes", "clock", "jobs:sweep", "ticks", "types"),
-        *("mappings", "queues", "functions", "schedules", "runs", "waits", "leases"),
+        *("mappings", "queues", "functions", "schedules", "runs", "waits", "leases", "schedules at run time"),
     }
     assert found["mappings"].found == "all 8 exist and are enabled"
     assert found["queues"].found == "all 17 exist, and none has dead letters"
@@ -226,6 +229,24 @@ def test_a_stopped_sweep_is_reported(stage: Stage) -> None:
     assert "`joblane tick jobs:sweep`" in check.do
 
 
+@pytest.mark.parametrize(("planned", "grade"), [("31 minutes", Grade.BAD), ("29 minutes", Grade.GOOD)])
+def test_a_planned_sweep_that_did_not_run_is_reported(stage: Stage, planned: str, grade: Grade) -> None:
+    # given a sweep that has completed, has planned the next one, and would run by its schedule in two days
+    coming = datetime.now(UTC) + timedelta(days=2)
+    rare = replace(jobs_sweep, schedules=(cron(f"0 0 {coming.day} {coming.month} *"),))
+    stage.scope = replace(stage.scope, tasks={**TASKS, "jobs:sweep": rare})
+    stage.world.run("update joblane.tasks set finished_at = now() - interval '40 minutes'")
+    stage.world.run(
+        f"insert into joblane.stage (prefix, planned_sweep_at) values ('{PREFIX}', now() - interval '{planned}')"
+        " on conflict (only_row) do update set planned_sweep_at = excluded.planned_sweep_at"
+    )
+    # then
+    check = stage.found()["jobs:sweep"]
+    assert check.grade is grade
+    assert check.found.startswith("it last completed 40 min ago")
+    assert check.found.endswith("and was due 31 min ago") is (grade is Grade.BAD)
+
+
 def test_a_sweep_that_has_not_run_yet_is_reported_with_its_next_time(stage: Stage) -> None:
     stage.world.run("delete from joblane.tasks")
     check = stage.found(Grade.WARNING)["jobs:sweep"]
@@ -292,6 +313,24 @@ def test_a_wait_past_the_target_and_a_stuck_lease_are_reported(stage: Stage) -> 
     assert stage.found()["waits"].grade is Grade.GOOD
 
 
+def test_schedules_at_run_time_with_a_problem_or_a_late_tick_are_reported(stage: Stage) -> None:
+    # given a schedule with a problem, a paused one of the past, and one whose tick got no task
+    stage.world.run(
+        "insert into joblane.schedules (name, type, payload, expression, timezone, revision, next_at, problem, "
+        "paused_at) select name, 'sample:one', '{}', '0 6 * * *', 'UTC', 1, now() + after, problem, paused_at from "
+        "(values ('acme', interval '1 day', 'its type is not declared', null),"
+        " ('paused', '-1 day', null, now()), ('late', '-11 min', null, null), ('soon', '-9 min', null, null)"
+        ") as x(name, after, problem, paused_at)"
+    )
+    # when
+    problem = stage.found(Grade.WARNING)["schedules at run time"]
+    late = stage.found(Grade.BAD)["ticks of schedules at run time"]
+    # then
+    assert problem.found == "1 schedule has a problem, for example acme: its type is not declared"
+    assert "joblane schedules --problem" in problem.do
+    assert late.found == "1 schedule has a tick that is more than 10 min late, for example late"
+
+
 def test_undeclared_types_are_reported_with_their_number_of_tasks(stage: Stage) -> None:
     for number in range(3):
         insert(stage.world, f"lost-{number}", "gone:away", "pending")
@@ -311,6 +350,37 @@ def test_a_type_that_may_not_start_those_that_wait_for_it_is_a_warning(stage: St
     warning = stage.found(Grade.WARNING)[f"type {parent}"]
     assert warning.found.startswith("tasks of 'jobs:sweep' wait for its tasks, and it may not send their messages")
     assert warning.do == "add 'jobs:sweep' to its grants.enqueue, and deploy it"
+
+
+def test_events_that_wait_are_reported_with_the_reason_of_the_bus(stage: Stage) -> None:
+    stage.scope = replace(stage.scope, tasks={**TASKS, sample_heard.type: sample_heard})
+    assert stage.found()["events"] == Check(Grade.GOOD, "events", "no event waits for the bus")
+    stage.world.run("insert into joblane.events values ('a', now() - interval '1 minute', '{}')")
+    assert stage.found()["events"].found == "1 event waits for the bus, the oldest for 1 min"
+    assert stage.found()["events"].grade is Grade.GOOD
+    stage.world.run("insert into joblane.events values ('b', now() - interval '3 hours', '{}')")
+    check = stage.found(Grade.BAD)["events"]
+    assert check.found == "2 events wait for the bus, the oldest for 3 h"
+    assert "has its function JOBLANE_EVENT_BUS?" in check.do
+    refusal = "AccessDeniedException: no. Allow the function's role events:PutEvents on the bus."
+    stage.world.run(
+        "update joblane.tasks set result = $1::jsonb where id = 'swept'", json.dumps({"events_refusal": refusal})
+    )
+    check = stage.found(Grade.BAD)["events"]
+    assert check.found == f"2 events wait for the bus, the oldest for 3 h: {refusal}"
+    assert check.do == "they are sent as soon as the bus accepts them, and dropped after 3 days"
+
+
+def test_a_bus_that_does_not_exist_is_reported(stage: Stage) -> None:
+    stage.scope = replace(stage.scope, tasks={**TASKS, sample_heard.type: sample_heard})
+    assert not any(what.startswith("bus") for what in stage.found())  # the stage is not deployed with it yet
+    variables = {"Variables": {"JOBLANE_EVENT_BUS": "jobs-events"}}
+    stage.functions.update_function_configuration(FunctionName="jobs-jobs-sweep", Environment=variables)
+    check = stage.found(Grade.BAD)["bus jobs-events"]
+    assert check.found == "it does not exist: EventBridge drops the events, and reports no error"
+    assert check.do == "deploy the stage again, which creates the bus; or correct the setting events.bus"
+    boto3.client("events").create_event_bus(Name="jobs-events")
+    assert stage.found()["bus jobs-events"].grade is Grade.GOOD
 
 
 def test_an_old_pause_without_an_end_is_a_warning(stage: Stage) -> None:

@@ -42,6 +42,7 @@ from tests.builders.views import (
     batch_row,
     limit,
     overview,
+    run_time_row,
     schedule,
     task_row,
     task_view,
@@ -50,7 +51,9 @@ from tests.builders.views import (
 from tests.inspector import FakeInspector
 from tests.unit.page.conftest import COOKIE, Post, client_of
 
-PAGES = [path for path in ALL_PAGES if path not in ("/task", "/task/logs", "/bulk/new", "/bulk/show", "/batches/show")]
+NEEDING = ("/task", "/task/logs", "/bulk/new", "/bulk/show", "/batches/show", "/schedules/show")
+"""Pages that need parameters."""
+PAGES = [path for path in ALL_PAGES if path not in NEEDING]
 SCRIPT = "<script>alert(1)</script>"
 QUOTED = "\"' onmouseover=alert(2) x='"
 
@@ -108,6 +111,12 @@ def test_no_text_from_outside_becomes_markup(browser: TestClient, stub: FakeInsp
     stub.answers["types"] = [(type_view(type=planted, ordered=True, schedules=(planted,), schema=schema),)]
     callbacks = {"on_end": Relative(planted, planted, State.HELD), "on_success": Relative(planted, None, None)}
     stub.batched = [batch(row=batch_row(id=planted, **callbacks), dead=(hurt,))]
+    stub.scheduled = [
+        run_time_row(
+            name=planted, type=planted, tenant=planted, text=planted, timezone=planted, problem=planted,
+            last=Relative(planted, planted, State.HELD),
+        )
+    ]  # fmt: skip
     stub.lines = [LogLine(at, planted, planted, 1, None, {planted: planted})]
     bulk = stub.bulk(BulkAction.CANCEL, Filter(tenant=planted, tag=planted))
     stub.started["b"] = replace(bulk, who=planted, stopped=planted, action=planted)

@@ -62,7 +62,7 @@ def jobs_sweep(payload: JobsSweep, ctx: TaskContext) -> dict[str, Any]:
         return ctx.remaining() > STEP
 
     following = NextSweep()
-    ticks = _make_ticks(ctx, tasks, may_continue)  # before the walk, which sends them
+    ticks = _make_ticks(ctx, tasks, following, may_continue)  # before the walk, which sends them
     connection, prefix, bus = ctx.connection(), settings.prefix(), bus_of_environment()
     swept = sweep(connection, sqs, prefix, bus=bus, may_continue=may_continue, following=following)
     is_scheduled = TICK_ID_PATTERN.fullmatch(ctx.task_id) is not None
@@ -93,14 +93,17 @@ def jobs_sweep(payload: JobsSweep, ctx: TaskContext) -> dict[str, Any]:
     return vars(swept) | counts | {"planned_sweep_at": next_at}
 
 
-def _make_ticks(ctx: TaskContext, tasks: Tasks, may_continue: Callable[[], bool]) -> Ticks:
+def _make_ticks(ctx: TaskContext, tasks: Tasks, following: NextSweep, may_continue: Callable[[], bool]) -> Ticks:
     """Make the tasks of schedules at run time. An error is logged, and the sweep does its other duties."""
     by_name = {name: task for task in tasks.values() for name in task.types}
     try:
-        return make_ticks(ctx.connection(), by_name.get, settings.prefix(), may_continue=may_continue)
+        ticks = make_ticks(ctx.connection(), by_name.get, settings.prefix(), may_continue=may_continue)
     except Exception as error:
         ctx.logger.error("the ticks of schedules made at run time got no tasks", extra={"error": text_of(error)})
+        following.is_due = True
         return Ticks(problems=1)
+    following.is_late = not ticks.is_over
+    return ticks
 
 
 def _measure(ctx: TaskContext, swept: Swept, found: Mapping[str, int]) -> None:

@@ -718,6 +718,7 @@ INDEXES = (
     "create index schedules_next on joblane.schedules (next_at, name) where paused_at is null",
     "create index schedules_tenant on joblane.schedules (tenant, name) where tenant is not null",
     "create index schedules_type on joblane.schedules (type, name)",
+    "create index schedules_problem on joblane.schedules (name) where problem is not null",
 )
 
 
