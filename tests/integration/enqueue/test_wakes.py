@@ -99,7 +99,7 @@ def seal(world: World) -> None:
 
 
 seen: list[str] = []
-"""What the database must have at a later wake-up."""
+"""The contents of the database before the last write."""
 
 
 def inspector(world: World) -> Inspector:

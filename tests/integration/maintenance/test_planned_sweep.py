@@ -466,7 +466,7 @@ def test_a_held_task_starts_although_the_process_that_freed_its_slot_died(
 
 
 meanwhile: list[Any] = []
-"""What the running task waits for."""
+"""Functions that the running task calls."""
 
 
 @behaviour
