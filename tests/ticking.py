@@ -1,6 +1,6 @@
 """Days of schedules at run time in virtual time: every tick is one task, and its message arrives at its time.
 
-The database's session has a clock of its own, which goes on by a step. The sweep runs once after each.
+The database's session has a clock of its own, which is set forward by a step. The sweep runs once after each.
 """
 
 from __future__ import annotations
