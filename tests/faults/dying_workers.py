@@ -21,6 +21,8 @@ from unittest.mock import patch
 
 from joblane.client import JobClient
 from joblane.declaration import Task
+from joblane.enqueue import wake
+from joblane.limits import MAX_BATCH
 from joblane.queues import Queue, lane_name
 from joblane.record.database import Database
 from joblane.sqs.message import DEAD_ATTRIBUTE, Message
@@ -32,7 +34,8 @@ from tests.builders.events import LambdaContext, event
 from tests.faults.limit_lanes import Lanes, attributes_of
 
 LEASE_SECONDS = 0.5
-SWEEP_SECONDS = 2.0
+GRID_SECONDS, COMMIT_SECONDS = 2, 0.2
+"""Of the wake-ups of the sweep, which are so frequent because a storm is short."""
 THREADS = 12
 SHORT = 100
 """The storm's sweep waits while there are more messages than this."""
@@ -177,6 +180,8 @@ class DyingWorkers:
         with ExitStack() as patches:
             for each in (
                 patch.object(logging.getLogger("sqlalchemy.pool"), "disabled", True),  # it reports each connection cut
+                patch.object(wake, "GRID_SECONDS", GRID_SECONDS),
+                patch.object(wake, "COMMIT_SECONDS", COMMIT_SECONDS),
                 patch.object(worker_module, "LEASE_MARGIN", timedelta(0)),
                 patch.object(worker_run, "KILL_MARGIN_SECONDS", 0.0),
             ):
@@ -258,6 +263,13 @@ class DyingWorkers:
                 self._lanes.put(
                     dead_letter.queue.removesuffix("-dlq"), dead_letter.body, 0, dead_letter.group, attributes
                 )
+
+    def _is_woken(self) -> bool:
+        """Take the wake-ups of the sweep. Return False if there is none."""
+        records = self._lanes.receive(lane_name(self.prefix, Queue.LOW, wake.SWEEP), MAX_BATCH)
+        self._lanes.answer(records, set())
+        self.count("wake-ups of the sweep", len(records))
+        return bool(records)
 
     def _before_redrive(self, id_: str) -> None:
         """Prepare an archived task for its second life."""

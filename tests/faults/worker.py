@@ -23,6 +23,7 @@ from sqlalchemy.orm import Session
 import joblane.functions.jobs_sweep.handler as sweep_handler
 from joblane import Job, JobClient
 from joblane.discovery import discover
+from joblane.enqueue import wake
 from joblane.enqueue.result import Enqueued
 from joblane.errors import DatabaseUnavailableError, JobError
 from joblane.queues import Queue, front_door_name, lane_name
@@ -36,6 +37,9 @@ from tests.faults.samples import TASKS, SideConnection, Work
 
 PREFIX = "faults"
 ALL_TASKS = TASKS | {sweep_handler.jobs_sweep.type: sweep_handler.jobs_sweep}
+SWEEP_LANE = lane_name(PREFIX, sweep_handler.jobs_sweep.queue, sweep_handler.jobs_sweep.type)
+GRID_SECONDS, COMMIT_SECONDS = 2, 1
+"""Of the wake-ups of the sweep, which are so frequent because a run is short."""
 
 current = CurrentFate()
 sqs, sqs_of_sweep = FaultySqs(current), FaultySqs(current, SWEEP)
@@ -59,7 +63,7 @@ class Process:
         SideConnection.database = Database(url)
 
     def do(self, order: Mapping[str, Any]) -> dict[str, Any]:
-        current.fate = Fate(**order.get("fate", {}))
+        current.fate, current.ahead = Fate(**order.get("fate", {})), order["ahead"]
         try:
             answer = self._do(order)
             current.at("before", "answer")
@@ -201,6 +205,8 @@ def _warm_up() -> None:
 
 
 def main() -> None:
+    setattr(wake, "GRID_SECONDS", GRID_SECONDS)  # noqa: B010 - in the place of a constant
+    setattr(wake, "COMMIT_SECONDS", COMMIT_SECONDS)  # noqa: B010
     for plant in filter(None, os.environ.get(plants.VARIABLE, "").split(",")):
         plants.PLANTS[plant]()
     discover()

@@ -56,7 +56,7 @@ class Server:
         self.is_busy = True
 
         def act_and_rest() -> None:
-            self._day.draw_fate(self.process, 0.06, 12, self._day.dice.uniform(1, 25))
+            self._day.draw_fate(self.process, 0.15, 12, self._day.dice.uniform(1, 25))
             act(self)
             self.process.fate()
             self.is_busy = False
@@ -75,7 +75,7 @@ class BusyDay(Day):
     def plan(self) -> None:
         ends = self.begins + DAY
         self.servers = [Server(self, f"server {number}") for number in range(3)]
-        for _ in range(self.dice.randint(5, 12)):
+        for _ in range(self.dice.randint(6, 14)):
             self._burst(self.begins + self.dice.uniform(0, DAY))
         for _ in range(self.dice.randint(2, 6) if self.faults else 0):
             begins = self.begins + self.dice.uniform(0, DAY)
@@ -86,7 +86,7 @@ class BusyDay(Day):
             self.queues.refusals.append(Refusal(begins, min(begins + lasts, ends), queue))
         at = self.begins - self.begins % self._interval
         while (at := at + self._interval) < ends + REST:
-            self.tick(SWEEP, at)
+            self.tick(SWEEP, SWEEP.schedules[0], datetime.fromtimestamp(at, UTC))
         self.loop.at(ends, self._calm)
         each(CHECK_SECONDS, self.loop, self.check)
 
@@ -115,7 +115,7 @@ class BusyDay(Day):
     # --- What servers do --------------------------------------------------------------------------------------------
 
     def _burst(self, at: float) -> None:
-        for _ in range(self.dice.randint(1, 10)):
+        for _ in range(self.dice.randint(2, 12)):
             server = self.dice.choice(self.servers)
             act = self.dice.choices(
                 (self._enqueue, self._session, self._cancel, self._pause, self._limit, self._external),
@@ -142,7 +142,7 @@ class BusyDay(Day):
         return Job(task, self._work(), task_id=self.ids[-1], tenant=self.dice.choice((None, *TENANTS)), **options)
 
     def _work(self) -> Work:
-        steps = []
+        steps: list[Step] = []
         while self.dice.random() < 0.3 and len(steps) < 5:
             ends = self.dice.choice(("well", "fails", "fails", "retries", "snoozes", "limited"))
             seconds = round(self.dice.choice((5, 600, 1200, 2 * HOUR)) * self.dice.random())

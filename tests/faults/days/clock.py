@@ -26,16 +26,15 @@ create function {SCHEMA}.clock_timestamp() returns timestamptz language sql vola
 create function {SCHEMA}.now() returns timestamptz language sql stable
     as 'select timestamptz ''epoch'' + last_value * interval ''1 microsecond'' from {SCHEMA}.clock';
 """
+SEARCH_PATH = f"{SCHEMA}, pg_catalog, public"
 SET = f"select pg_catalog.setval('{SCHEMA}.clock', $1::bigint)"
 
 
 def install(connection: Connection) -> None:
-    """Install the clock in the database. Only later connections use it."""
+    """Install the clock. Connections with :data:`SEARCH_PATH` use it."""
     connection.execute_simple(DEFINE)
     for table, column in connection.run(DEFAULTS):
         connection.run(f"alter table {table} alter column {column} set default {SCHEMA}.clock_timestamp()")
-    [[database]] = connection.run("select quote_ident(current_database())")
-    connection.run(f"alter database {database} set search_path = {SCHEMA}, pg_catalog, public")
 
 
 class Clock:
@@ -77,7 +76,8 @@ def virtual(seconds: Callable[[], float], sleep: Callable[[float], None]) -> Ite
         def now(cls, tz: tzinfo | None = None) -> datetime:  # type: ignore[override]
             return datetime.fromtimestamp(seconds(), tz or UTC)
 
-    module, patches = _Time(seconds, sleep), []
+    module = _Time(seconds, sleep)
+    patches: list[Any] = []
     for name, each in list(sys.modules.items()):
         if name.startswith("joblane.") and not name.startswith("joblane.local."):
             if getattr(each, "time", None) is time:

@@ -14,8 +14,8 @@ import itertools
 import os
 import random
 import threading
-from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections import Counter, defaultdict, deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -25,16 +25,21 @@ from typing import Any
 from unittest.mock import patch
 
 import joblane.functions.jobs_sweep.handler as sweep_handler
+from joblane import settings
 from joblane.declaration import Task
 from joblane.enqueue import wake
 from joblane.enqueue.wake import COMMIT_SECONDS, RETRY_SECONDS
 from joblane.local.memory_queues import QueuedMessage
-from joblane.maintenance.walk import PLANNING
+from joblane.maintenance.walk import PLANNING, RESET_PLANNING
 from joblane.queues import lane_name
 from joblane.record import task_types
 from joblane.record.database import Database
-from joblane.sqs.client import Entry
+from joblane.schedule import Schedule
+from joblane.sqs.client import Entry, Sqs
+from joblane.sqs.message import decode
 from joblane.sqs.tick import tick_entry
+from joblane.worker.serving import worker_of
+from joblane.worker.sweep_worker import SweepWorker
 from joblane.worker.worker import Worker
 from tests.faults.days import clock
 from tests.faults.days.loop import Loop
@@ -53,21 +58,22 @@ IDLE_SECONDS = 5 * MINUTE
 """A database that was unused for this long has to be woken."""
 FIXED_HOURS = 6
 SWEEP = sweep_handler.jobs_sweep
-ALL_TASKS = {**TASKS, SWEEP.type: SWEEP}
+ALL_TASKS: Mapping[str, Task[Any, Any]] = {**TASKS, SWEEP.type: SWEEP}
 SWEEP_LANE = lane_name(PREFIX, SWEEP.queue, SWEEP.type)
 
 
 @dataclass
 class Result:
-    """``wrong``: the violated rules, one line each."""
+    """``wrong``: the violated rules, one line each. ``trail``: the last things that happened to the sweep."""
 
     seed: int
     wrong: list[str] = field(default_factory=list)
     counts: Counter[str] = field(default_factory=Counter)
+    trail: deque[str] = field(default_factory=lambda: deque(maxlen=40))
 
     def table(self) -> str:
         lines = [f"seed {self.seed}"] + [f"{name:<60} {number:>7}" for name, number in sorted(self.counts.items())]
-        return "\n".join([*lines, *(["WRONG:", *self.wrong] if self.wrong else ["Nothing was late."])])
+        return "\n".join([*lines, *(["WRONG:", *self.wrong, *self.trail] if self.wrong else ["Nothing was late."])])
 
 
 class DayContext:
@@ -87,7 +93,7 @@ class Environment:
     """An execution environment of a function."""
 
     process: Process
-    worker: Worker
+    worker: Worker | SweepWorker
     used_at: float
     is_busy: bool = False
 
@@ -95,8 +101,11 @@ class Environment:
 class Day:
     """A day over a migrated database in which the clock is installed. ``faults``: the share of things that fail."""
 
-    def __init__(self, url: str, seed: int, *, faults: float = 1.0) -> None:
-        self.url, self.seed, self.faults = url, seed, faults
+    def __init__(
+        self, url: str, seed: int, *, faults: float = 1.0, tasks: Mapping[str, Task[Any, Any]] = ALL_TASKS
+    ) -> None:
+        self.url, self.seed, self.faults, self.tasks = url, seed, faults, tasks
+        self._lanes = {lane_name(PREFIX, queue, task.type): task for task in tasks.values() for queue in task.lanes}
         self.dice = random.Random(f"day {seed}")
         self.result = Result(seed)
         self.begins = datetime(2026, 3, 1, tzinfo=UTC).timestamp() + self.dice.randrange(86_400)
@@ -124,7 +133,7 @@ class Day:
             self._shadow = Shadow(shadow, self.queues, self.loop.clock.sync)
             stack.enter_context(self._patched())
             self.loop.clock.sync()
-            task_types.register(self._observer, TASKS)
+            task_types.register(self._observer, self.tasks)
             self.plan()
             self._run()
             for process in self._processes:
@@ -140,6 +149,7 @@ class Day:
             "JOBLANE_PREFIX": PREFIX,
             "POWERTOOLS_METRICS_DISABLED": "true",
             "DATABASE_URL": self.url,
+            settings.SWEEP_MINUTES: str(FIXED_HOURS * 60),
         }
         with (
             patch.dict(os.environ, environment),
@@ -147,13 +157,17 @@ class Day:
             patch.object(Surroundings, "started", staticmethod(self._started), create=True),
             patch.object(Thread, "loop", self.loop, create=True),
             patch.object(wake, "threading", SimpleNamespace(Thread=Thread, Lock=threading.Lock)),
-            patch.object(wake, "_waker", SimpleNamespace(cover=lambda *given: self._current.waker.cover(*given))),
+            patch.object(wake, "_waker", SimpleNamespace(cover=self._cover)),
             patch.object(sweep_handler, "Sqs", lambda: self.sqs(self._current)),
-            patch.object(sweep_handler, "discover", lambda: TASKS),
+            patch.object(sweep_handler, "discover", lambda: self.tasks),
             patch.object(sweep_handler, "unmarked_dead_letters", lambda *_: {}),
             clock.virtual(self.loop.seconds, self.loop.sleep),
         ):
             yield
+
+    def _cover(self, sqs: Sqs, prefix: str) -> bool:
+        """Wake the sweep by what this process knows."""
+        return self._current.waker.cover(sqs, prefix)
 
     @property
     def _current(self) -> Process:
@@ -162,13 +176,13 @@ class Day:
 
     def process(self, name: str) -> Process:
         """Start a process."""
-        made = Process(self.loop, name, self.url, self._observer, self._used)
+        made = Process(self.loop, name, self.url, self._observer, self._used, self.note)
         made.skew = self.dice.choice((0.0, 0.0, self.dice.uniform(-1, 1), self.dice.uniform(-90, 90)))
         self._processes.append(made)
         return made
 
     def sqs(self, process: Process) -> ProcessSqs:
-        return ProcessSqs(self.queues, process, self._answer_lost)
+        return ProcessSqs(self.queues, process, self._answer_lost, self.note)
 
     def _answer_lost(self, entry: Entry) -> bool:
         return self.dice.random() < 0.005 * self.faults
@@ -181,6 +195,9 @@ class Day:
         if sql == PLANNING:
             self.result.counts["sweeps"] += 1
             self.swept_at = now
+            self.note("a sweep begins")
+        elif sql == RESET_PLANNING:
+            self.note("a sweep ends")
 
     def _started(self, task_id: str) -> int:
         self._starts[task_id] += 1
@@ -193,7 +210,7 @@ class Day:
         self.loop.at(at + self.dice.random(), lambda: self._deliver(queue))
 
     def _deliver(self, queue: str) -> None:
-        task = next(task for task in ALL_TASKS.values() if queue.endswith(lane_name("", task.queue, task.type)))
+        task = self._lanes[queue]
         numbers = task.numbers
         batch = self.queues.receive(
             queue, task.batch_size, numbers.visibility.total_seconds(), numbers.max_receive_count
@@ -201,6 +218,8 @@ class Day:
         if not batch:
             return
         records = [message.record() for message in batch]
+        if task is SWEEP:
+            self.note(f"delivered: {decode(batch[0].entry.body).id}, receive {batch[0].receives}")
         self._invoke(task, batch, records)
         if self.dice.random() < 0.02 * self.faults:
             copies = [message.record(receipt="a copy's") for message in batch]
@@ -213,7 +232,7 @@ class Day:
         environment.is_busy = True
         environment.process.thaw()
         steps = 60 if task is SWEEP else 16
-        self.draw_fate(environment.process, 0.05, steps, self.dice.uniform(1, 100 if task is SWEEP else 25))
+        self.draw_fate(environment.process, 0.1, steps, self.dice.uniform(1, 100 if task is SWEEP else 25))
         context = DayContext(
             self.loop,
             task.numbers.function_timeout.total_seconds(),
@@ -244,7 +263,7 @@ class Day:
             if not environment.is_busy:
                 return environment
         process = self.process(f"λ {task.type}")
-        environment = Environment(process, Worker(task, process.database, self.sqs(process), PREFIX), now)
+        environment = Environment(process, worker_of(task, process.database, self.sqs(process), PREFIX), now)
         warm.append(environment)
         return environment
 
@@ -258,10 +277,13 @@ class Day:
             stall_seconds=stall_seconds,
         )
 
-    def tick(self, task: Task[Any, Any], at: float) -> None:
-        """Send a tick of the schedule of a task, as EventBridge Scheduler does."""
-        moment = datetime.fromtimestamp(at, UTC)
-        self.loop.at(at, lambda: self.queues.send(tick_entry(PREFIX, task, task.schedules[0], moment)) and None)
+    def tick(self, task: Task[Any, Any], schedule: Schedule, moment: datetime) -> None:
+        """Send a tick, as EventBridge Scheduler does."""
+        entry = tick_entry(PREFIX, task, schedule, moment)
+        self.loop.at(moment.timestamp(), lambda: self._send(entry))
+
+    def _send(self, entry: Entry) -> None:
+        self.queues.send(entry)
 
     # --- The rule ---------------------------------------------------------------------------------------------------
 
@@ -290,6 +312,9 @@ class Day:
             and (process.dead or process.is_frozen)
             for process in self._processes
         )
+
+    def note(self, what: str) -> None:
+        self.result.trail.append(f"{self.at(self.loop.now)} {what}")
 
     def at(self, moment: float) -> str:
         """Return a time of the day as text."""

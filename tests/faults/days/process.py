@@ -24,13 +24,21 @@ ENDED = "select not exists (select from pg_stat_activity where pid = $1)"
 
 class Process:
     """``skew``: its clock is so many seconds ahead. ``observer``: a connection of the test. ``used``: is called with
-    each statement.
+    each statement. ``note``: notes what happens.
 
     A *step* is the moment before or after a statement or a send. ``dies_at``, ``stalls_at``: the number of the step,
     from 1; 0: never.
     """
 
-    def __init__(self, loop: Loop, name: str, url: str, observer: Connection, used: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        loop: Loop,
+        name: str,
+        url: str,
+        observer: Connection,
+        used: Callable[[str], None],
+        note: Callable[[str], None],
+    ) -> None:
         self.loop, self.name = loop, name
         self.skew = 0.0
         self.dead = self.died = False
@@ -44,7 +52,7 @@ class Process:
         self.is_frozen = False
         self.thaws: list[Callable[[], None]] = []
         """Called when the process is not frozen any more."""
-        self._observer, self._used = observer, used
+        self._observer, self._used, self._note = observer, used, note
         self._databases: list[ProcessDatabase] = []
         self.database = ProcessDatabase(url, self)
 
@@ -70,12 +78,14 @@ class Process:
         self.steps += 1
         if self.steps == self.dies_at:
             self.died = True
+            self._note(f"{self.name} dies at step {self.steps}")
             self.kill()
             raise Killed
         if self.steps == self.stalls_at:
             if any(database.in_transaction for database in self._databases):  # its locks would hold up the others
                 self.stalls_at += 1
             else:
+                self._note(f"{self.name} stands still for {self.stall_seconds:.0f} s at step {self.steps}")
                 self.loop.sleep(self.stall_seconds)
 
     def kill(self) -> None:

@@ -10,6 +10,7 @@ from joblane.enqueue.wake import SWEEP
 from joblane.local.memory_queues import DEAD_LETTERS, MemoryQueues, QueuedMessage
 from joblane.queues import slug_of
 from joblane.sqs.client import Entry, Sqs
+from joblane.sqs.message import decode
 from tests.faults.days.process import Process
 
 SWEEP_SLUG = slug_of(SWEEP)
@@ -69,9 +70,11 @@ class DayQueues(MemoryQueues):
 class ProcessSqs(Sqs):
     """SQS as a process sees it. ``lost``: draws whether SQS takes a message and its answer is lost."""
 
-    def __init__(self, queues: DayQueues, process: Process, lost: Callable[[Entry], bool]) -> None:
+    def __init__(
+        self, queues: DayQueues, process: Process, lost: Callable[[Entry], bool], note: Callable[[str], None]
+    ) -> None:
         super().__init__()
-        self._queues, self._process, self._lost = queues, process, lost
+        self._queues, self._process, self._lost, self._note = queues, process, lost, note
         self.covered = process.covered  # type: ignore[misc]
 
     def url(self, queue: str) -> str:
@@ -95,6 +98,11 @@ class ProcessSqs(Sqs):
             refused = self._queues.refuses(entry.queue)
             if brief and entry.queue.endswith(SWEEP_SLUG):
                 self._process.unwoken_since = self._queues.seconds() if refused else None
+            if refused or entry.queue.endswith(SWEEP_SLUG):
+                self._note(
+                    f"{self._process.name} sends {decode(entry.body).id} to {entry.queue} in {entry.delay_seconds} s"
+                    + ": refused" * refused
+                )
             if refused:
                 failed[position] = "Refused: by the day"
                 continue
