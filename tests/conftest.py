@@ -73,10 +73,15 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
 
 
 @pytest.fixture(autouse=True)
-def sweep_runs_often(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A stage whose sweep nobody wakes after a commit. The tests of wake-ups and of planned sweeps set another one."""
-    monkeypatch.setenv(settings.SWEEP_MINUTES, "5")
-    monkeypatch.setattr(Sqs, "covered", {})
+def sweep_runs_often() -> Iterator[None]:
+    """A stage whose sweep nobody wakes after a commit. The tests of wake-ups and of planned sweeps set another one.
+
+    Not the fixture ``monkeypatch``, whose changes would then last until after all other fixtures.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(settings.SWEEP_MINUTES, "5")
+        patch.setattr(Sqs, "covered", {})
+        yield
 
 
 @pytest.fixture(scope="session")

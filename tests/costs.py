@@ -84,6 +84,8 @@ def on_top() -> list[Line]:
             jobs / 2 * assumed("KB of a job to and from the database") / 1e6,
             "Traffic between zones",
         ),
+        Line("With an event for each", jobs, "Event"),
+        Line("With `events.webhook`, for each event", jobs, "Webhook request"),
         Line("Behind a NAT gateway", jobs * assumed("KB of a job through the NAT") / 1e6, "NAT gateway GB"),
     ]
 

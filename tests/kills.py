@@ -16,6 +16,7 @@ import sys
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
+from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -71,6 +72,37 @@ async def write_effects_by_item(payload: Sample, ctx: TaskContext) -> str:
         )
     await ctx.async_session.execute(text("insert into effects values (:id, 'end')"), {"id": ctx.task_id})
     return "written"
+
+
+def note_call(name: str, key: str) -> None:
+    with Path(os.environ[HANDLED]).open("a", buffering=1) as handled:
+        print(name, key, file=handled)
+
+
+@behaviour
+def do_steps(payload: Sample, ctx: TaskContext) -> list[Any]:
+    """Two steps, the first with a write. Each call is noted outside of the transaction."""
+
+    def call(name: str, key: str, *, writes: bool) -> dict[str, str]:
+        note_call(name, key)
+        if writes:
+            ctx.session.execute(text("insert into effects values (:id, :what)"), {"id": ctx.task_id, "what": name})
+        return {"of": name}
+
+    return [ctx.step(name, partial(call, name, writes=name == "a")) for name in "ab"]
+
+
+@behaviour
+async def do_steps_async(payload: Sample, ctx: TaskContext) -> list[Any]:
+    async def call(name: str, key: str, *, writes: bool) -> dict[str, str]:
+        note_call(name, key)
+        if writes:
+            await ctx.async_session.execute(
+                text("insert into effects values (:id, :what)"), {"id": ctx.task_id, "what": name}
+            )
+        return {"of": name}
+
+    return [await ctx.astep(name, partial(call, name, writes=name == "a")) for name in "ab"]
 
 
 @behaviour

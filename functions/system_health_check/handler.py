@@ -48,8 +48,7 @@ class HealthResult(BaseModel):
 )
 def system_health_check(payload: SystemHealthCheck, ctx: TaskContext) -> HealthResult:
     from joblane.discovery import load
-    from joblane.enqueue.wake import SWEEP
-    from joblane.queues import front_door_name
+    from joblane.queues import SWEEP, front_door_name
     from joblane.settings import prefix
     from saas import health
 

@@ -34,6 +34,7 @@ from joblane.sqs.message import ID_PATTERN
 if TYPE_CHECKING:
     from joblane.batch import Batch
     from joblane.client_limits import Limits
+    from joblane.client_schedules import Schedules
     from joblane.declaration import Task
     from joblane.enqueue.foreign import AfterCommit, AsyncAfterCommit
     from joblane.enqueue.session import AnyAsyncSession, AnySession
@@ -271,6 +272,16 @@ class JobClient(Producer):
         if not self._record:
             raise LimitError("record", "a client made with record=False knows no limits; make JobClient()")
         return Limits(self._connecting, self._send_turns, lambda: wake(self._sqs, self._prefix))
+
+    @cached_property
+    def schedules(self) -> Schedules:
+        """The schedules made at run time: ``jobs.schedules.put``, ``get``, ``list``, ``pause``, ``resume``, ``delete``
+        and ``run_now``, see :class:`~joblane.client_schedules.Schedules`."""
+        from joblane.client_schedules import Schedules
+
+        if not self._record:
+            raise EnqueueError("record", "a client made with record=False writes no schedules; make JobClient()")
+        return Schedules(self)
 
     def _query(self, sql: str, task_id: str) -> list[list[Any]]:
         if not isinstance(task_id, str):

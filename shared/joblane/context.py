@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from joblane.record.claim import Claim
     from joblane.record.connection import Connection
     from joblane.record.run_session import RunSession
+    from joblane.steps import Steps
 
 T = TypeVar("T")
 P = TypeVar("P", bound="Payload")
@@ -171,7 +172,9 @@ class TaskContext:
         if self._has_ended:
             raise JobError(f"ctx.async_session: {ENDED}")
         if "_loops" in self.__dict__ and self._loops.is_plain:
-            raise JobError("ctx.async_session: its work cannot commit in a plain loop; use async for … in ctx.aeach(…)")
+            raise JobError(
+                "ctx.async_session: its work cannot commit in a plain loop or step; use ctx.aeach(…) or ctx.astep(…)"
+            )
         return self._work.async_session
 
     def _refuse_async(self, name: str, instead: str) -> None:
@@ -355,6 +358,41 @@ class TaskContext:
         self._refuse_async("ctx.resume", "async for … in ctx.aresume(…)")
         return self._loops.resume(source, cursor, chunk)
 
+    @cached_property
+    def _steps(self) -> Steps:
+        from joblane.steps import Steps
+
+        return Steps(self._loops, is_first_run=self._claim.run == 1)
+
+    def step(self, name: str, function: Callable[[str], Any]) -> Any:
+        """Call a function once, and remember its value: a retry returns the value and does not call again.
+
+        The value commits together with the session's work so far. If the process is killed between the call and the
+        commit, the next attempt calls again, with the same key. Work before the step commits with it, and a retry does
+        it again; so write in the function, or after the last step, if it must happen once.
+
+        The value is JSON: :meth:`step` returns the function's value as it is stored, in each run. Texts, finite
+        numbers, booleans, None, lists and dicts return as they are, a tuple as a list, a pydantic model as a dict, a
+        time as a text.
+
+        An exception of the function passes through, and nothing is stored. Steps run one after the other: a step cannot
+        be inside another step, or inside a loop over :meth:`each` or :meth:`resume`. A task has at most 100 steps.
+
+        Args:
+            name: Name of the step, 1 to 100 printable characters, the same in each attempt. A run uses it once.
+                Operators see it; do not put payload values into it.
+            function: Gets the idempotency key of the step, and returns a value of at most 65,536 bytes as JSON. The
+                key is a UUID, made from the task id and the name; so it is the same in each attempt, also after a
+                redrive. Pass it to the service that the function calls.
+
+        Raises:
+            StepError: the name, the function or the value is wrong. Do not catch it: it archives the task.
+            TaskCancelled: the task was cancelled. The function was not called.
+            LeaseLostError: another run holds the task.
+        """
+        self._refuse_async("ctx.step", "await ctx.astep(…)")
+        return self._steps.step(name, function)
+
     # --- In an `async def` handler ---------------------------------------------------------------------------------
 
     async def aenqueue(self, task: Task[P, Any], payload: P, **options: Unpack[JobOptions]) -> Enqueued:
@@ -391,6 +429,15 @@ class TaskContext:
         from joblane.async_loops import AsyncEach
 
         return AsyncEach(self._loops, items, key)
+
+    async def astep(self, name: str, function: Callable[[str], Any]) -> Any:
+        """Like :meth:`step`, with the work of :attr:`async_session`, or that of :attr:`session`.
+
+        The function can be an ``async def``. To make several calls at the same time, make them in one step.
+        """
+        if self._has_ended:
+            raise JobError(f"ctx.astep: {ENDED}")
+        return await self._steps.astep(name, function)
 
     def aisolated(self) -> AbstractAsyncContextManager[None]:
         """Like :meth:`isolated`, for ``async with`` in a loop over :meth:`aeach`."""

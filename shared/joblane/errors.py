@@ -97,6 +97,27 @@ class LaneError(EnqueueError):
         )
 
 
+class ScheduleError(EnqueueError):
+    """A schedule at run time has a wrong argument, or another transaction is changing it. Nothing was changed.
+
+    Correct the argument that ``field`` names. If another transaction is changing the schedule, try again.
+    """
+
+
+class UnknownScheduleError(JobError, LookupError):
+    """No schedule at run time has this name. Nothing was changed.
+
+    Check the name.
+    """
+
+    name: str
+    """The name."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(f"there is no schedule {name!r}")
+        self.name = name
+
+
 class LimitError(FieldError):
     """A change of a limit has a wrong argument. Nothing was changed.
 
@@ -289,6 +310,21 @@ class ItemKeyError(JobError, ValueError):
 
     Correct the handler's ``key``: a text of 1 to 2,000 bytes.
     """
+
+
+class StepError(SkipRetry):
+    """``ctx.step`` cannot use its name, its function, or the value that the function returned. Nothing was stored.
+
+    The task is archived, because each retry would do the same, and might call the function again. Correct the handler,
+    and retry the task.
+    """
+
+    step: str
+    """Name of the step. Empty: the name is wrong."""
+
+    def __init__(self, step: str, problem: str) -> None:
+        super().__init__(f"step {step!r}: {problem}" if step else problem)
+        self.step = step
 
 
 class PartialFailure(JobError):  # noqa: N818

@@ -56,9 +56,9 @@ class Loops:
     remaining: Callable[[], timedelta]
     continues: bool
     open: str = ""
-    """The open loop: ``each``, ``resume`` or none."""
+    """The open loop, ``each`` or ``resume``; or ``step``; or none."""
     is_plain: bool = False
-    """The open loop is not an asynchronous one."""
+    """The open loop or step is not an asynchronous one."""
     failures: list[Exception] = field(default_factory=list)
     """The errors of the items that failed."""
     _resumed: bool = False
@@ -104,7 +104,8 @@ class Loops:
         if name == "resume" and self._resumed:
             raise CursorError("source: a task has one cursor, so a handler has one loop over ctx.resume(…)")
         if self.open:
-            raise JobError("a loop over ctx.each(…) or ctx.resume(…) cannot be inside another such loop")
+            where = "ctx.step(…)" if self.open == "step" else "another such loop"
+            raise JobError(f"a loop over ctx.each(…) or ctx.resume(…) cannot be inside {where}")
         self.open = name
         self._resumed = self._resumed or name == "resume"
 

@@ -47,6 +47,12 @@ PRICES: Mapping[str, Price] = {
         "million",
         "aws.amazon.com/eventbridge/pricing, by cloudburn.io, 2026-03; the first 14 million a month are free",
     ),
+    "Event": Price(
+        1.00,
+        "million",
+        "aws.amazon.com/eventbridge/pricing, custom events of up to 64 KB, by factualminds.com, 2026-06",
+    ),
+    "Webhook request": Price(0.20, "million", "the same, API destinations; a repeated request counts again"),
     "Log ingestion": Price(0.50, "GB", "aws.amazon.com/cloudwatch/pricing, by factualminds.com, 2026-06"),
     "Metric": Price(0.30, "metric-month", "the same, by signoz.io, 2026-02"),
     "Alarm": Price(0.10, "alarm-month", "the same, standard resolution, for each metric that it reads; no dated copy"),

@@ -11,7 +11,7 @@ import threading
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 from weakref import WeakSet
@@ -22,11 +22,11 @@ from joblane import settings, telemetry
 from joblane.enqueue.chain import DEPTH, not_granted, too_deep
 from joblane.enqueue.check import check, delay_seconds, seconds_until
 from joblane.enqueue.foreign import Foreign
-from joblane.enqueue.insert import insert_again, insert_tasks, is_lost, refusal
+from joblane.enqueue.insert import Run, insert_again, insert_tasks, is_lost, refusal
 from joblane.enqueue.outbox import INLINE_SENDS, Outbox
 from joblane.enqueue.result import Enqueued, enqueued, near_tasks, refuse_repeats, results, to_send
 from joblane.enqueue.session import asynchronous, executed, plain, runner, translated
-from joblane.enqueue.wake import wake
+from joblane.enqueue.wake import wake, wake_after_commit
 from joblane.errors import (
     DatabaseUnavailableError,
     DepthError,
@@ -63,6 +63,9 @@ T = TypeVar("T")
 
 class Producer:
     """Inserts rows and sends messages. :class:`~joblane.client.JobClient` is the interface."""
+
+    travelled = timedelta(0)
+    """How far the time of a test is ahead of the database's clock."""
 
     def __init__(self, *, record: bool = True) -> None:
         self._record = record
@@ -160,6 +163,78 @@ class Producer:
             with suppress(Exception):  # rolls back, unless the connection is broken
                 session.close()
             own.drop()
+
+    def change(
+        self,
+        where: AnySession | Foreign | None,
+        change: Callable[[Run], tuple[T, list[NewTask]]],
+        *,
+        writes: bool = True,
+    ) -> T:
+        """Run statements in the caller's transaction, or in one of the client's own, and return their result.
+
+        ``change`` gets a function that runs a statement. It also returns tasks, which are inserted in the same
+        transaction. Their messages are sent after its commit. ``writes`` False: the statements write nothing.
+        """
+        if writes:
+            wake_after_commit(self._sqs, self._prefix)
+        if where is None:
+            return self._change_alone(change)
+        if isinstance(where, Foreign):
+            self._check_foreign(where)
+            result, tasks = change(where.run)
+            if tasks:
+                self._insert_through(where, tasks)
+            return result
+        session = plain(where)
+        self._check_stage(session)
+        result, tasks = change(runner(session))
+        if tasks:
+            self._insert_in(session, tasks)
+        return result
+
+    async def achange(
+        self,
+        where: AnyAsyncSession | Foreign | None,
+        change: Callable[[Run], tuple[T, list[NewTask]]],
+        *,
+        writes: bool = True,
+    ) -> T:
+        """Run statements as :meth:`change` does, without blocking the event loop."""
+
+        def run(given: Any, place: Any, _: object) -> T:
+            result: T = self.change(place, given, writes=writes)
+            return result
+
+        return await self._without_blocking(run, change, where, {})
+
+    def _change_alone(self, change: Callable[[Run], tuple[T, list[NewTask]]]) -> T:
+        with self._connecting() as database:
+            try:
+                connection = database.get()
+                if not connection.idle:
+                    raise EnqueueError(
+                        "session", "the handler's transaction is open: give session=ctx.session, or use a new JobClient"
+                    )
+                connection.execute_simple("begin")
+
+                def run(sql: str, *documents: str) -> list[list[Any]]:
+                    return [row for document in documents for row in connection.run(sql, document)]
+
+                result, tasks = change(run)
+                inserted = insert_tasks(run, tasks, room=INLINE_SENDS) if tasks else []
+                connection.commit()
+            except (PostgresError, OSError) as error:
+                database.drop()
+                raise DatabaseUnavailableError(
+                    f"the database is unavailable: {text_of(error)}; look whether it was changed before you try again"
+                ) from error
+            except BaseException:
+                if self._opened is not None:  # the transaction is rolled back
+                    database.drop()
+                raise
+        self._send_recorded(inserted)
+        return result
 
     def insert_unsent(self, session: Session, tasks: Sequence[NewTask]) -> list[NewTask | JobError]:
         """Write rows whose messages are sent by :meth:`send_after_commit`, in this or in a later transaction."""
@@ -293,13 +368,17 @@ class Producer:
 
     def _insert_through(self, connection: Foreign, tasks: Sequence[NewTask]) -> list[Enqueued | JobError]:
         """Write the rows through the caller's own driver, in the caller's transaction."""
-        if connection.database is None or connection.database not in self._checked_databases:
-            match_stage(connection.run(STAGE, None), self._prefix)
-            self._checked_databases.add(connection.database)
+        self._check_foreign(connection)
         inserted = insert_tasks(connection.run, tasks, room=connection.room)
         if tasks := to_send(inserted):
             connection.send_later(tasks, self.send_committed, self._always_in_thread)
         return results(inserted)
+
+    def _check_foreign(self, connection: Foreign) -> None:
+        """Check the stage of a connection's database, once per database. Raises :class:`WrongStageError`."""
+        if connection.database is None or connection.database not in self._checked_databases:
+            match_stage(connection.run(STAGE, None), self._prefix)
+            self._checked_databases.add(connection.database)
 
     def _outbox(self, session: Session) -> Outbox:
         return Outbox.of(session, self.send_committed, self._always_in_thread)

@@ -30,6 +30,8 @@ WEIGHTS: Mapping[Queue, int] = {Queue.CRITICAL: 6, Queue.DEFAULT: 3, Queue.LOW: 
 
 OWN_TYPES = "jobs:"
 """The category of Joblane's own task types. A pause of a queue leaves them out."""
+SWEEP = f"{OWN_TYPES}sweep"
+"""Task type of the sweep."""
 TYPE_PATTERN = re.compile(r"[a-z][a-z0-9]*(_[a-z0-9]+)*:[a-z][a-z0-9]*(_[a-z0-9]+)*")
 PREFIX_PATTERN = re.compile(r"[a-z][a-z0-9]*(-[a-z0-9]+)*")
 MAX_QUEUE_NAME = 80
@@ -37,6 +39,8 @@ MAX_QUEUE_NAME = 80
 MAX_FUNCTION_NAME = 64
 """Source: CreateFunction, Lambda API reference."""
 MAX_PREFIX = 20
+DEFAULT_BUS = "default"
+"""The event bus that every account has in EventBridge."""
 
 
 def folder_of(type_: str) -> str:
@@ -85,6 +89,16 @@ def log_group_name(function: str) -> str:
 def cron_group_name(prefix: str) -> str:
     """The group of a stage's schedules in EventBridge Scheduler."""
     return f"{prefix}-cron"
+
+
+def event_bus_name(prefix: str) -> str:
+    """The event bus of a stage in EventBridge. Its dead-letter queue has the events that its webhook refused."""
+    return f"{prefix}-events"
+
+
+def webhook_name(prefix: str) -> str:
+    """The rule of a stage's webhook, its API destination and its connection."""
+    return f"{prefix}-webhook"
 
 
 def schedule_name(type_: str, schedule: str, number: int = 1) -> str:

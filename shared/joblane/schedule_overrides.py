@@ -1,43 +1,74 @@
-"""Times of a stage that replace the declared ones: ``{"jobs:sweep": "@hourly", "report:generate:weekly": "off"}``.
+"""Times of a stage that replace the declared ones: ``{"mail:digest": "@hourly", "report:generate:weekly": "off"}``.
 
 A key is a type, or ``type:name`` for one of its schedules. A value is Unix cron text, a macro such as ``"@hourly"``, or
 ``"off"``. Name, time zone and payload stay as declared. The stage hands them to its functions in ``JOBLANE_SCHEDULES``,
 and discovery applies them; so EventBridge, the local ticker and the search for missed ticks have the same times.
+
+The sweep is not among them: the setting ``sweep`` of the stage has its interval, and ``JOBLANE_SWEEP_MINUTES``.
 """
 
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from joblane import settings
 from joblane.errors import DeclarationError
+from joblane.queues import SWEEP
+from joblane.schedule import every
 
 if TYPE_CHECKING:
     from joblane.declaration import Task
 
 VARIABLE = "JOBLANE_SCHEDULES"
 OFF = "off"
+INTERVAL = re.compile(r"(\d{1,4}) (minute|hour)s?", re.ASCII)
 
 Times = Mapping[str, str]
 
 
 def of_environment() -> Times:
-    """Return the times in ``JOBLANE_SCHEDULES``, empty if it is not set. Raises :class:`DeclarationError`."""
+    """Return the times in ``JOBLANE_SCHEDULES``, with that of the sweep. Raises :class:`DeclarationError`."""
     text = settings.schedules()
-    if not text:
-        return {}
     try:
-        found = json.loads(text)
+        found = json.loads(text) if text else {}
     except ValueError:
         found = None
     if not isinstance(found, dict) or not all(isinstance(value, str) for value in found.values()):
         raise DeclarationError(
-            f'{VARIABLE}: a JSON object of texts is required, for example {{"jobs:sweep": "@hourly"}}'
+            f'{VARIABLE}: a JSON object of texts is required, for example {{"report:generate": "@hourly"}}'
         )
-    return found
+    if SWEEP in found:
+        raise DeclarationError(f"{VARIABLE}: {SWEEP}: set its interval by {settings.SWEEP_MINUTES} instead")
+    try:
+        return with_sweep(found, settings.sweep_minutes())
+    except DeclarationError as error:
+        raise DeclarationError(f"{settings.SWEEP_MINUTES}: {error}") from None
+
+
+def minutes_of(interval: str) -> int:
+    """Return the minutes of ``"6 hours"`` or ``"5 minutes"``, the setting ``sweep`` of a stage.
+
+    Raises :class:`DeclarationError` if no schedule can have this interval.
+    """
+    found = INTERVAL.fullmatch(interval)
+    minutes = 0 if found is None else int(found[1]) * (60 if found[2] == "hour" else 1)
+    try:
+        every(minutes=minutes)
+    except DeclarationError:
+        raise DeclarationError(
+            'a text such as "6 hours" or "5 minutes" is required: 1, 2, 3, 4, 5, 6, 10, 12, 15, 20 or 30 minutes, or '
+            "1, 2, 3, 4, 6, 8, 12 or 24 hours"
+        ) from None
+    return minutes
+
+
+def with_sweep(times: Times, minutes: int) -> Times:
+    """Return ``times`` with a sweep every ``minutes``. Raises :class:`DeclarationError`, see :func:`every`."""
+    return {**times, SWEEP: every(minutes=minutes).text}
 
 
 def apply(task: Task[Any, Any], times: Times) -> Task[Any, Any]:

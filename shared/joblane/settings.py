@@ -14,7 +14,8 @@ MAIL_FROM = "JOBLANE_MAIL_FROM"
 """Variable of functions that may send mail by Amazon SES: the only address from which they may send."""
 
 SWEEP_MINUTES = "JOBLANE_SWEEP_MINUTES"
-"""Variable with the minutes between two scheduled sweeps of the stage."""
+"""Variable with the minutes between two scheduled sweeps of the stage, from its setting ``sweep``."""
+DEFAULT_SWEEP_MINUTES = 360
 SHORT_MINUTES = 5
 """A sweep that runs this often finds everything itself: it plans no run, and nobody wakes it after a commit."""
 SENDER = "JOBLANE_SENDER"
@@ -109,7 +110,7 @@ def schedules() -> str:
 def sweep_minutes() -> int:
     """Return the minutes between two scheduled sweeps. 360 if the variable is not set, or not a number from 1."""
     text = os.environ.get(SWEEP_MINUTES, "").strip()
-    return int(text) if text.isascii() and text.isdigit() and int(text) else 360
+    return int(text) if text.isascii() and text.isdigit() and int(text) else DEFAULT_SWEEP_MINUTES
 
 
 def sweep_plans() -> bool:

@@ -130,6 +130,7 @@ def task_view(row: TaskRow | None = None, **changes: Any) -> TaskView:
         replays=(),
         progress=Progress(300, 1200, "third file", before(minutes=41)),
         items_done=0,
+        steps=(),
         limits=(),
         waits_for=None,
         parents=Relatives((), more=False),

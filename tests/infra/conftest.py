@@ -17,6 +17,8 @@ from joblane.cdk.packaging import Package, Packages, find_uv
 from joblane.project import Project
 
 TASKS = "tests.infra.tasks"
+SENDERS = "tests.infra.senders"
+"""Tasks that send events."""
 DATABASE_URL = "postgresql://jobs:jobs@127.0.0.1:5432/jobs"
 DATABASE_SECRET = "arn:aws:secretsmanager:eu-central-1:111122223333:secret:acme/dev-AbCdEf"
 RDS_HOST = "acme.cluster-c1.eu-central-1.rds.amazonaws.com"

@@ -129,10 +129,10 @@ def test_a_producer_may_send_what_was_granted_and_nothing_else(shop: Shop) -> No
     role = iam.Role(shop.stack, "Web", assumed_by=iam.ServicePrincipal("ecs-tasks.amazonaws.com"))
     # when it gets the permission to enqueue a type
     jobs.grant_enqueue(role, "report:build")
-    # then it has only the permissions for the lanes of the type
+    # then it has only the permissions for the lanes of the type and of the sweep, which it wakes
     template = shop.template()
     allowed = templates.allowed_to_role(template, shop.stack.resolve(role.role_arn))
-    lanes = {"shop-default-report-build", "shop-critical-report-build"}
+    lanes = {"shop-default-report-build", "shop-critical-report-build", "shop-low-jobs-sweep"}
     assert allowed == dict.fromkeys(SENDING, lanes)
 
 
@@ -145,7 +145,8 @@ def test_a_producer_policy_can_be_attached(shop: Shop) -> None:
     policy = templates.of_type(template, "AWS::IAM::ManagedPolicy")[attached["Ref"]]
     (statement,) = policy["PolicyDocument"]["Statement"]
     assert set(statement["Action"]) == SENDING
-    assert templates.target(template, statement["Resource"]) == "shop-critical-order-ship"
+    lanes = {templates.target(template, lane) for lane in statement["Resource"]}
+    assert lanes == {"shop-critical-order-ship", "shop-low-jobs-sweep"}
 
 
 def _id(stack: Stack, construct: Any) -> str:

@@ -147,6 +147,18 @@ def test_the_librarys_own_calls_are_needed_and_a_secret_only_by_who_reads_it(no_
     assert found["secretsmanager"] == "function 'api' reads a secret"
 
 
+def test_tasks_that_send_events_need_eventbridge(no_packages: Packages) -> None:
+    @task("order:pay", events=("archived",))
+    def order_pay(payload: Order, ctx: TaskContext) -> None: ...
+
+    work = workload(no_packages, ship(), order_pay)
+    assert needs_of(work, secret_login=False)["events"] == "task 'order:pay' sends events"
+    check("ipv6", work)
+    check("endpoints", work)
+    with pytest.raises(StageError, match=r"none does not reach events \(task 'order:pay' sends events\): add a VPC"):
+        check("none", work)
+
+
 def test_a_declared_service_that_boto3_does_not_have_is_refused(no_packages: Packages) -> None:
     with pytest.raises(SynthError, match=r"task 'order:ship': grants.services: boto3 has no service 'dynamo-db'; did"):
         check_services(workload(no_packages, ship(services=("dynamo-db",))))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from datetime import timedelta
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
@@ -97,7 +98,8 @@ def test_lambdas_guard_is_off_where_a_long_chain_is_declared(
     template: Template, tasks: dict[str, Task[Any, Any]]
 ) -> None:
     off = {name for name, made in templates.functions(template).items() if made.get("RecursiveLoop") == "Allow"}
-    assert off == {f"acme-{task.slug}" for task in tasks.values() if task.max_depth > 15} == {"acme-order-ship"}
+    long = {f"acme-{task.slug}" for task in tasks.values() if task.max_depth > 15}
+    assert (off, long) == ({*long, "acme-jobs-sweep"}, {"acme-order-ship"})  # the sweep sends itself the next one
 
 
 # --- Mappings ------------------------------------------------------------------------------------------------------
@@ -165,6 +167,7 @@ def test_the_environment_has_the_tasks_settings_and_no_secret(template: Template
         "JOBLANE_TASK": "report:build",
         "JOBLANE_PREFIX": "acme",
         "JOBLANE_STAGE": "dev",
+        "JOBLANE_SWEEP_MINUTES": "360",
         "DATABASE_URL": f"postgresql://db.internal:5432/acme?secret={DATABASE_SECRET}",
         "POWERTOOLS_SERVICE_NAME": "acme",
         "POWERTOOLS_LOG_LEVEL": "INFO",
@@ -218,6 +221,7 @@ def test_a_declared_function_has_its_folders_name_and_its_declared_settings(temp
         "JOBLANE_FUNCTIONS": "tests.infra.tasks",
         "JOBLANE_PREFIX": "acme",
         "JOBLANE_STAGE": "dev",
+        "JOBLANE_SWEEP_MINUTES": "360",
         "DATABASE_URL": f"postgresql://db.internal:5432/acme?secret={DATABASE_SECRET}",
         "POWERTOOLS_SERVICE_NAME": "acme",
         "POWERTOOLS_LOG_LEVEL": "INFO",
@@ -257,8 +261,19 @@ def test_a_function_sends_to_its_own_lanes_and_dlqs_and_to_granted_types(templat
     assert templates.allowed(template, "acme-report-build")["sqs:SendMessage"] == {
         *report,
         *(f"{name}-dlq" for name in report),
+        "acme-low-jobs-sweep",
     }
     assert templates.allowed(template, "acme-order-ship")["sqs:SendMessage"] == {*own, *report, "acme-low-jobs-sweep"}
+
+
+def test_every_function_that_writes_to_the_record_may_wake_the_sweep(template: Template) -> None:
+    lane = "acme-low-jobs-sweep"
+    for name, function in templates.functions(template).items():
+        allowed = templates.allowed(template, name)
+        writes = "DATABASE_URL" in function["Environment"]["Variables"] and name != "acme-migrate"
+        for action in ("sqs:GetQueueUrl", "sqs:SendMessage"):
+            queues = [queue.rpartition(":")[2] for queue in allowed.get(action, ())]
+            assert any(fnmatch(lane, queue) for queue in queues) is (writes or name == "acme-router"), name
 
 
 def test_the_sweep_reads_every_dead_letter_queue_and_deletes_nothing(template: Template) -> None:
@@ -327,7 +342,7 @@ def test_no_statement_allows_every_action_or_every_resource(either: Template) ->
 def test_each_expression_of_a_schedule_sends_its_tick_to_the_home_lane(template: Template) -> None:
     schedules = templates.of_type(template, "AWS::Scheduler::Schedule")
     assert {name: item["ScheduleExpression"] for name, item in schedules.items()} == {
-        "jobs-sweep.0": "cron(0/5 * * * ? *)",
+        "jobs-sweep.0": "cron(0 0/6 * * ? *)",
         "report-build.weekly": "cron(0 8 ? * SUN *)",
         "report-build.odd": "cron(30 1 1,15 * ? *)",
         "report-build.odd.2": "cron(30 1 ? * MON *)",
@@ -348,9 +363,9 @@ def test_each_expression_of_a_schedule_sends_its_tick_to_the_home_lane(template:
 def test_a_stages_own_times_are_in_its_schedules_and_functions(synth: Synth, monkeypatch: pytest.MonkeyPatch) -> None:
     # given a shell with the times of another stage
     monkeypatch.setenv("JOBLANE_SCHEDULES", '{"report:build:weekly": "@yearly"}')
-    times = {"jobs:sweep": "@hourly", "report:build:odd": "off"}
+    times = {"report:build:odd": "off"}
     # when
-    template = synth("dev", schedules=times).whole("acme-jobs")
+    template = synth("dev", schedules=times, sweep="1 hour").whole("acme-jobs")
     # then
     schedules = templates.of_type(template, "AWS::Scheduler::Schedule")
     assert {name: item["ScheduleExpression"] for name, item in schedules.items()} == {
@@ -359,6 +374,7 @@ def test_a_stages_own_times_are_in_its_schedules_and_functions(synth: Synth, mon
     }
     for name in templates.functions(template):
         assert json.loads(templates.variables(template, name)["JOBLANE_SCHEDULES"]) == times
+        assert templates.variables(template, name)["JOBLANE_SWEEP_MINUTES"] == "60"
 
 
 def test_without_own_times_a_stage_sets_no_variable_for_them(template: Template) -> None:

@@ -395,11 +395,12 @@ def test_without_ses_as_mail_provider_no_action_of_ses_is_allowed(synth: Synth) 
 
 
 def test_there_is_a_policy_for_each_type_and_each_front_door(dev: Synthesised) -> None:
+    wakes = "acme-low-jobs-sweep"
     assert _producer_policies(dev) == {
-        "acme-send-order-ship-${AWS::Region}": {"acme-critical-order-ship"},
-        "acme-send-report-build-${AWS::Region}": {"acme-default-report-build", "acme-critical-report-build"},
-        "acme-send-jobs-bulk-${AWS::Region}": {"acme-low-jobs-bulk"},
-        "acme-send-jobs-sweep-${AWS::Region}": {"acme-low-jobs-sweep"},
+        "acme-send-order-ship-${AWS::Region}": {"acme-critical-order-ship", wakes},
+        "acme-send-report-build-${AWS::Region}": {"acme-default-report-build", "acme-critical-report-build", wakes},
+        "acme-send-jobs-bulk-${AWS::Region}": {"acme-low-jobs-bulk", wakes},
+        "acme-send-jobs-sweep-${AWS::Region}": {wakes},
         **{f"acme-send-{queue}-${{AWS::Region}}": {f"acme-{queue}"} for queue in Queue},
     }
 
@@ -407,7 +408,11 @@ def test_there_is_a_policy_for_each_type_and_each_front_door(dev: Synthesised) -
 def test_a_renamed_type_keeps_the_policy_of_its_old_name(synth: Synth) -> None:
     found = _producer_policies(synth(package="tests.infra.renamed", settings={}))
     for name in ("data-copy", "data-move"):
-        assert found[f"acme-send-{name}-${{AWS::Region}}"] == {f"acme-default-{name}", f"acme-low-{name}"}
+        assert found[f"acme-send-{name}-${{AWS::Region}}"] == {
+            f"acme-default-{name}",
+            f"acme-low-{name}",
+            "acme-low-jobs-sweep",
+        }
 
 
 def test_a_policys_logical_id_depends_only_on_its_type(synth: Synth) -> None:

@@ -27,11 +27,13 @@ from joblane.cdk.watching.of_stage import alarms_of_stage
 from joblane.cdk.watching.queries import QUERIES
 from joblane.discovery import discover
 from joblane.inspector.durations import duration
+from joblane.limits import MAX_DELAY_SECONDS
 from joblane.queues import Queue
 from joblane.schedule import parse
+from joblane.schedule_overrides import apply_all, minutes_of, with_sweep
 from tests.builders import alarm_mail
 from tests.infra import templates
-from tests.infra.conftest import TASKS, RealStages, Synth
+from tests.infra.conftest import SENDERS, TASKS, RealStages, Synth
 from tests.infra.templates import Properties, Template
 from tests.pages import ROOT, anchors
 from tests.samples import sample_one
@@ -44,11 +46,13 @@ TEXT = re.compile(
 )
 PYTHON_TIME = re.compile(r"\d:\d\d")
 EVENTS = {"archived", "moved-by-sqs", "refused", "missed-tick", "throttles", "near-timeout"}
+EVENTS |= {"events-refused", "events-dropped"}
 """Alarms that end by themselves while nothing is repaired."""
-URGENT = {"moved-by-sqs", "waiting-critical", "missed-tick", "stuck-lease", "sweep", "health-check"}
+URGENT = {"moved-by-sqs", "waiting-critical", "missed-tick", "stuck-lease", "sweep", "sweep-lane", "health-check"}
 SLACK = {"workspace_id": "T0123ABCD", "channel_id": "C0456EFGH"}
 RUNBOOK = "https://wiki.acme.io/jobs"
-MAX_RANGE_SECONDS = 86_400
+MAX_RANGE_SECONDS, LONGEST_RANGE_SECONDS = 86_400, 604_800
+"""Limits of all periods of an alarm together: with a period below an hour, and with a longer one."""
 
 
 def stack_of(done: Synthesised, name: str) -> Template:
@@ -196,6 +200,9 @@ def test_the_mail_of_the_operating_tests_is_that_of_the_alarm() -> None:
 
 def test_every_heading_below_alarms_has_an_alarm(prod: Template) -> None:
     named = {TEXT.fullmatch(entry["AlarmDescription"])["heading"] for entry in alarms_of(prod).values()}  # type: ignore[index]
+    tasks = discover(SENDERS, times={})
+    alarms = alarms_of_stage(Monitoring(), tasks, prefix="acme", functions=[], webhook_bus="acme-events")
+    named |= {alarm.heading for alarm in alarms}
     section = PAGE.read_text().split("\n## Alarms\n")[1].split("\n## ")[0]
     assert {
         re.sub(r"[^a-z-]", "", entry.lower().replace(" ", "-")) for entry in re.findall(r"^### (.+)$", section, re.M)
@@ -233,7 +240,9 @@ def test_no_alarm_exceeds_the_limits_of_cloudwatch(watched: Template) -> None:
     for name, alarm in alarms_of(watched).items():
         found = metrics_of(alarm)
         assert 1 <= len(found) <= MAX_METRICS, name
-        assert {metric["Period"] * alarm["EvaluationPeriods"] <= MAX_RANGE_SECONDS for metric in found} == {True}, name
+        for metric in found:
+            most = MAX_RANGE_SECONDS if metric["Period"] < 3600 else LONGEST_RANGE_SECONDS
+            assert metric["Period"] * alarm["EvaluationPeriods"] <= most, name
         assert alarm["DatapointsToAlarm"] <= alarm["EvaluationPeriods"]
 
 
@@ -244,18 +253,18 @@ def test_the_metrics_that_alarms_read_are_those_that_the_costs_page_counts(
     found = alarms_of(prod)
     parts = {part_of(task.type) for task in lanes}
     timed = {part_of(task.type) for task in lanes if not task.resumable}
-    # three for each lane, throttles of the parts and of the other functions, near timeouts, and nine of the stage
-    assert len(found) == 3 * len(lanes) + len(parts) + 1 + len(timed) + 9
+    # three for each lane, throttles of the parts and of the other functions, near timeouts, and ten of the stage
+    assert len(found) == 3 * len(lanes) + len(parts) + 1 + len(timed) + 10
     metrics = sum(len(metrics_of(alarm)) for alarm in found.values())
-    assert metrics == 7 * len(lanes) - sum(task.resumable for task in lanes) + len(functions) + 12
+    assert metrics == 7 * len(lanes) - sum(task.resumable for task in lanes) + len(functions) + 13
 
 
-def test_a_small_stage_has_ten_alarms_that_read_13_metrics(small: Template) -> None:
+def test_a_small_stage_has_eleven_alarms_that_read_14_metrics(small: Template) -> None:
     found = alarms_of(small)
     names = {name.removeprefix("jobs-dev-") for name in found}
-    of_sweep = {"moved-by-sqs", "waiting", "waiting-critical", "missed-tick", "stuck-lease", "old-snapshot", "sweep"}
-    assert names == {"archived", "throttles", "refused", *of_sweep}
-    assert sum(len(metrics_of(alarm)) for alarm in found.values()) == 13
+    found_by_sweep = {"moved-by-sqs", "waiting", "waiting-critical", "missed-tick", "stuck-lease", "old-snapshot"}
+    assert names == {"archived", "throttles", "refused", *found_by_sweep, "sweep", "sweep-lane"}
+    assert sum(len(metrics_of(alarm)) for alarm in found.values()) == 14
     assert templates.of_type(small, "AWS::KMS::Key") == {}
 
 
@@ -332,18 +341,43 @@ def test_the_dead_letters_of_front_doors_and_schedules_have_an_alarm(acme: Templ
     }
 
 
-def test_the_sweep_is_missed_after_four_intervals_of_its_schedule(watched: Template) -> None:
+def test_the_sweep_is_missed_an_hour_after_its_schedule(watched: Template) -> None:
     (alarm,) = (alarm for name, alarm in alarms_of(watched).items() if re.fullmatch(r"jobs-[a-z]+-sweep", name))
-    assert (alarm["MetricName"], alarm["Period"], alarm["EvaluationPeriods"]) == ("Completed", 300, 4)
+    assert (alarm["MetricName"], alarm["Period"], alarm["EvaluationPeriods"]) == ("Completed", 900, 28)
+    assert alarm["DatapointsToAlarm"] == 28
     assert (alarm["ComparisonOperator"], alarm["Threshold"]) == ("LessThanThreshold", 1)
     assert dimensions(alarm) == {"task_type": "jobs:sweep", "queue": "low"}
+    assert alarm["AlarmDescription"].startswith("No sweep has completed for 7h.")
 
 
-def test_an_hourly_sweep_is_missed_after_four_hours_and_a_disabled_sweep_never(synth: Synth) -> None:
-    hourly = stack_of(synth(monitoring={"email": "off"}, schedules={"jobs:sweep": "@hourly"}), "monitoring")
-    assert alarms_of(hourly)["acme-sweep"]["Period"] == 3600
-    off = stack_of(synth(monitoring={"email": "off"}, schedules={"jobs:sweep": "off"}), "monitoring")
-    assert {"acme-sweep", "acme-stuck-lease", "acme-missed-tick", "acme-old-snapshot"} & set(alarms_of(off)) == set()
+def test_a_lane_of_the_sweep_that_nothing_reads_has_an_alarm(watched: Template) -> None:
+    (alarm,) = (alarm for name, alarm in alarms_of(watched).items() if name.endswith("-sweep-lane"))
+    assert (alarm["MetricName"], alarm["Statistic"]) == ("ApproximateAgeOfOldestMessage", "Maximum")
+    assert (alarm["Threshold"], alarm["TreatMissingData"]) == (1800, "notBreaching")
+    assert re.fullmatch(r"jobs-[a-z]+-low-jobs-sweep", dimensions(alarm)["QueueName"])
+    # a message of a planned sweep waits for 15 minutes, and that of a sweep for its whole run
+    assert alarm["Threshold"] > MAX_DELAY_SECONDS + discover()["jobs:sweep"].timeout.total_seconds()
+
+
+@pytest.mark.parametrize(
+    ("sweep", "period", "periods"),
+    [
+        ("1 minute", 300, 4),
+        ("5 minutes", 300, 4),
+        ("30 minutes", 300, 18),
+        ("1 hour", 300, 24),
+        ("6 hours", 900, 28),
+        ("12 hours", 3600, 13),
+        ("24 hours", 3600, 25),
+    ],
+)
+def test_every_interval_of_the_sweep_has_its_silence(sweep: str, period: int, periods: int) -> None:
+    tasks = apply_all(discover(), with_sweep({}, minutes_of(sweep)))
+    alarms = alarms_of_stage(Monitoring(), tasks, prefix="jobs", functions=[])
+    [alarm] = (each for each in alarms if each.name == "sweep")
+    assert (alarm.period.total_seconds(), alarm.periods, alarm.rings_after) == (period, periods, periods)
+    # later than the interval, by an hour at most
+    assert timedelta(0) < alarm.period * alarm.periods - timedelta(minutes=minutes_of(sweep)) <= timedelta(hours=1)
 
 
 def test_an_old_snapshot_has_an_alarm_with_a_threshold_in_minutes(synth: Synth, watched: Template) -> None:

@@ -60,7 +60,7 @@ def test_adding_a_task_changes_no_queue_and_no_bucket_of_other_tasks(
 
 
 def test_settings_of_the_stage_change_no_queue_and_no_bucket(dev: Synthesised, synth: Synth) -> None:
-    changed = synth("dev", package=TASKS, concurrency_budget=30, schedules={"jobs:sweep": "off"}, log_level="DEBUG")
+    changed = synth("dev", package=TASKS, concurrency_budget=30, sweep="1 hour", log_level="DEBUG")
     assert kept(changed) == kept(dev)
 
 

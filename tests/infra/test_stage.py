@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from infra.settings import PlatformStage
+from joblane import settings
 from joblane.cdk.app import context_of_file
 from joblane.cdk.errors import StageError
 from joblane.cdk.settings.database import Aurora
@@ -43,6 +44,7 @@ def test_a_stage_with_only_a_database_has_defaults_for_a_new_account() -> None:
     stage = load()
     assert (stage.prefix, stage.concurrency_budget, stage.architecture, stage.local) == ("jobs", 20, "arm64", False)
     assert stage.removal == "retain"
+    assert (stage.sweep, stage.sweep_minutes) == ("6 hours", settings.DEFAULT_SWEEP_MINUTES)
 
 
 def test_an_unknown_stage_is_an_error_that_lists_the_stages() -> None:
@@ -76,7 +78,12 @@ def test_stages_that_are_no_object_are_refused(stages: object) -> None:
             "settings: no task declares EMAIL_PROVIDR .*declared are EMAIL_PROVIDER",
         ),
         ({"settings": {"EMAIL_PROVIDER": 1}}, "settings.EMAIL_PROVIDER"),
-        ({"schedules": {"jobs:sweep": 5}}, "schedules.jobs:sweep: .*valid string"),
+        ({"schedules": {"order:ship": 5}}, "schedules.order:ship: .*valid string"),
+        ({"schedules": {"jobs:sweep": "@hourly"}}, "schedules.jobs:sweep: the setting sweep has its interval; write"),
+        ({"schedules": {"jobs:sweep:0": "off"}}, "schedules.jobs:sweep:0: the setting sweep has its interval"),
+        ({"sweep": "7 minutes"}, 'sweep: a text such as "6 hours" or "5 minutes" is required: 1, 2, '),
+        ({"sweep": 5}, "sweep: .*valid string"),
+        ({"sweep": "off"}, "sweep: a text such as"),
     ],
 )
 def test_a_wrong_setting_is_refused_by_its_name(settings: dict[str, Any], problem: str) -> None:
@@ -88,8 +95,8 @@ def test_a_wrong_setting_is_refused_by_its_name(settings: dict[str, Any], proble
     ("schedules", "problem"),
     [
         ({"jobs:swep": "@hourly"}, "jobs:swep: no task with a schedule; there are .*jobs:sweep"),
-        ({"jobs:sweep:nightly": "off"}, "jobs:sweep:nightly: .*there are jobs:sweep:0"),
-        ({"jobs:sweep": "hourly"}, "jobs:sweep: schedule 'hourly': "),
+        ({"report:generate:nightly": "off"}, "report:generate:nightly: .*there are report:generate:0"),
+        ({"report:generate": "hourly"}, "report:generate: schedule 'hourly': "),
     ],
 )
 def test_times_of_unknown_schedules_and_wrong_times_are_refused(schedules: dict[str, str], problem: str) -> None:

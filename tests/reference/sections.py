@@ -29,6 +29,7 @@ from joblane.cdk.errors import RefusedTemplateError, StageError, SynthError
 from joblane.cdk.settings.apis import Control, Monitoring, Oidc, Roles, Slack
 from joblane.cdk.settings.apis import Page as SharedPage
 from joblane.cdk.settings.database import Aurora, ExistingDatabase
+from joblane.cdk.settings.events import Events, Webhook
 from joblane.cdk.settings.network import ExistingNetwork, NewNetwork
 from joblane.cdk.settings.section import SecretReference
 from joblane.cdk.settings.stage import Stage
@@ -36,6 +37,7 @@ from joblane.cli.exits import MEANINGS
 from joblane.cli.main import COMMANDS, app
 from joblane.client import JobClient
 from joblane.client_limits import Limits
+from joblane.client_schedules import Schedules
 from joblane.context import TaskContext
 from joblane.declaration import Grants
 from joblane.declared import declare, handles
@@ -57,6 +59,7 @@ from joblane.project import KEYS, Project, ProjectError
 from joblane.queues import Queue
 from joblane.record.limit_status import LimitChange, LimitKind, LimitStatus, LimitValues
 from joblane.record.migrations.comments import Described, described
+from joblane.record.schedules import Missed, PutSchedule, RunTimeSchedule
 from joblane.record.status import Progress, TaskStatus
 from joblane.schedule import MACROS, cron, every
 from joblane.secret_values import SecretError
@@ -109,6 +112,8 @@ ERRORS: Mapping[str, Sequence[type[BaseException]]] = {
         errors.WaitTimeoutError,
         errors.DatabaseUnavailableError,
         errors.LimitError,
+        errors.ScheduleError,
+        errors.UnknownScheduleError,
     ),
     "Outcomes that a handler raises": (
         errors.SkipRetry,
@@ -124,6 +129,7 @@ ERRORS: Mapping[str, Sequence[type[BaseException]]] = {
         errors.PartialFailure,
         errors.CursorError,
         errors.ItemKeyError,
+        errors.StepError,
         errors.LeaseLostError,
     ),
     "Reasons of dead letters": (errors.UnreadablePayloadError, errors.MessageError),
@@ -178,6 +184,8 @@ SETTINGS: Mapping[str, type[BaseModel]] = {
     "roles": Roles,
     "monitoring": Monitoring,
     "slack": Slack,
+    "events": Events,
+    "webhook": Webhook,
     "secret": SecretReference,
 }
 PUBLIC_CDK = (JoblaneApp, Joblane, JobDatabase, GrantedBucket, Stage)
@@ -210,6 +218,8 @@ def links() -> Mapping[str, str]:
     found |= {"JobClient": "enqueue.md", "TaskContext": "context.md", "Job": "enqueue.md#options"}
     found |= {"Batch": "enqueue.md#batches", "OnParentDead": "enqueue.md#onparentdead"}
     found |= {"LimitStatus": "enqueue.md#limitstatus", "Limits": "enqueue.md#limits"}
+    found |= {"Schedules": "enqueue.md#schedules-at-run-time", "PutSchedule": "enqueue.md#putschedule"}
+    found |= {"RunTimeSchedule": "enqueue.md#runtimeschedule", "Missed": "enqueue.md#missed"}
     found |= {"Grants": "task.md#fields-of-grants", "ArchivedTask": "task.md#archivedtask", "JobTester": "testing.md"}
     found |= {"Limit": "task.md#fields-of-limit", "Rate": "task.md#fields-of-rate"}
     found |= {f"JobClient.{name}": f"enqueue.md#{name}" for name in CLIENT_METHODS}
@@ -726,10 +736,14 @@ PAGES: Mapping[str, Mapping[str, Callable[[], str]]] = {
     "events": {"event": partial(class_and_fields, Event), "listeners": partial(functions, on)},
     "enqueue": {
         "client": lambda: "\n\n".join(callable_(JobClient.__init__, "JobClient")).replace("`__init__", "`JobClient"),
-        "methods": partial(members, JobClient, *CLIENT_METHODS, "limits", "close"),
+        "methods": partial(members, JobClient, *CLIENT_METHODS, "limits", "schedules", "close"),
         "batches": lambda: "\n\n".join([*map(said, doc(Batch, "Batch").text), members(Batch, title="batch.")]),
         "limits": partial(members, Limits, title="limits."),
         "limit_classes": partial(class_and_fields, LimitStatus, LimitValues, LimitChange, LimitKind),
+        "schedules": lambda: "\n\n".join(
+            [*map(said, doc(Schedules, "Schedules").text), members(Schedules, title="schedules.")]
+        ),
+        "schedule_classes": partial(class_and_fields, PutSchedule, RunTimeSchedule, Missed),
         "options": enqueue_options,
         "classes": partial(class_and_fields, Enqueued, TaskStatus, Progress, OnConflict, Until, OnParentDead),
     },

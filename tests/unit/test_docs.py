@@ -99,6 +99,7 @@ PYTHON = {
     "docs/how-to/test": ("tests/integration/testing/test_pytest_plugin.py", '.glob("test*.md")'),
     "docs/how-to/share-payloads.md": ("tests/integration/testing/test_share_payloads.py", "share-payloads.md"),
     "docs/how-to/permissions.md": ("tests/infra/test_docs_permissions.py", "permissions.md"),
+    "docs/how-to/event-targets.md": ("tests/infra/test_docs_events.py", "event-targets.md"),
     "docs/how-to/own-cdk-app.md": ("tests/infra/test_construct.py", "own-cdk-app.md"),
     "docs/how-to/limit-": ("tests/integration/test_docs_limits.py", "docs_page(name)"),
     **{

@@ -10,7 +10,7 @@ from joblane import Payload, TaskContext, cron, task
 from joblane.declaration import Task
 from joblane.discovery import discover, load
 from joblane.errors import DeclarationError
-from joblane.schedule_overrides import apply, apply_all, of_environment
+from joblane.schedule_overrides import apply, apply_all, minutes_of, of_environment
 
 
 class Clean(Payload):
@@ -86,19 +86,59 @@ def test_an_override_without_a_schedule_or_valid_cron_is_refused_by_its_key(key:
 
 
 def test_discovery_applies_the_overrides_of_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert load("jobs:sweep").schedules == load("jobs:sweep", times={}).schedules != ()
-    monkeypatch.setenv("JOBLANE_SCHEDULES", '{"jobs:sweep": "@hourly", "system:health_check": "off"}')
-    assert texts(load("jobs:sweep")) == texts(discover()["jobs:sweep"]) == {"0": "0 * * * *"}
+    monkeypatch.setenv("JOBLANE_SCHEDULES", '{"tenant:cleanup": "@hourly", "system:health_check": "off"}')
+    assert texts(load("tenant:cleanup")) == texts(discover()["tenant:cleanup"]) == {"0": "0 * * * *"}
     assert load("system:health_check").schedules == discover()["system:health_check"].schedules == ()
 
 
 def test_discovery_without_overrides_returns_the_declared_schedules(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("JOBLANE_SCHEDULES", '{"jobs:sweep": "off"}')
-    assert load("jobs:sweep", times={}).schedules
-    assert discover(times={})["jobs:sweep"].schedules
+    monkeypatch.setenv("JOBLANE_SCHEDULES", '{"tenant:cleanup": "off"}')
+    monkeypatch.setenv("JOBLANE_SWEEP_MINUTES", "5")
+    assert load("tenant:cleanup", times={}).schedules
+    assert discover(times={})["tenant:cleanup"].schedules
+    assert texts(load("jobs:sweep", times={})) == {"0": "0 */6 * * *"}
 
 
-@pytest.mark.parametrize("text", ["@hourly", "[]", '{"jobs:sweep": 5}', "{"])
+@pytest.mark.parametrize(("minutes", "text"), [("", "0 */6 * * *"), ("5", "*/5 * * * *"), ("1440", "0 0 * * *")])
+def test_the_sweep_has_the_interval_of_its_own_variable(
+    monkeypatch: pytest.MonkeyPatch, minutes: str, text: str
+) -> None:
+    monkeypatch.setenv("JOBLANE_SWEEP_MINUTES", minutes)
+    assert texts(load("jobs:sweep")) == texts(discover()["jobs:sweep"]) == {"0": text}
+
+
+@pytest.mark.parametrize("minutes", ["7", "90", "2880"])
+def test_an_interval_that_no_schedule_can_have_is_refused_by_its_variable(
+    monkeypatch: pytest.MonkeyPatch, minutes: str
+) -> None:
+    monkeypatch.setenv("JOBLANE_SWEEP_MINUTES", minutes)
+    with pytest.raises(DeclarationError, match=r"^JOBLANE_SWEEP_MINUTES: every"):
+        of_environment()
+
+
+def test_the_interval_of_the_sweep_has_one_place(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("JOBLANE_SCHEDULES", '{"jobs:sweep": "@hourly"}')
+    with pytest.raises(DeclarationError, match="JOBLANE_SCHEDULES: jobs:sweep: set its interval by JOBLANE_SWEEP_MIN"):
+        of_environment()
+
+
+@pytest.mark.parametrize(
+    ("text", "minutes"), [("1 minute", 1), ("5 minutes", 5), ("60 minutes", 60), ("6 hours", 360), ("24 hours", 1440)]
+)
+def test_an_interval_is_written_in_minutes_or_hours(text: str, minutes: int) -> None:
+    assert minutes_of(text) == minutes
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "6", "6h", "0 minutes", "7 minutes", "90 minutes", "5 hours", "48 hours", "1 day", "@hourly", "5  minutes"],
+)
+def test_an_interval_that_no_schedule_can_have_is_refused(text: str) -> None:
+    with pytest.raises(DeclarationError, match=r'a text such as "6 hours" or "5 minutes" is required: 1, 2, .* 24 h'):
+        minutes_of(text)
+
+
+@pytest.mark.parametrize("text", ["@hourly", "[]", '{"tenant:cleanup": 5}', "{"])
 def test_an_unreadable_environment_variable_is_refused_by_its_name(monkeypatch: pytest.MonkeyPatch, text: str) -> None:
     monkeypatch.setenv("JOBLANE_SCHEDULES", text)
     with pytest.raises(DeclarationError, match="JOBLANE_SCHEDULES: a JSON object of texts is required"):

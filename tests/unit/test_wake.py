@@ -10,9 +10,9 @@ import pytest
 
 from joblane import settings, telemetry
 from joblane.enqueue import wake as wakes
-from joblane.enqueue.wake import AFTER_COMMIT, COMMIT_SECONDS, GRID_SECONDS, SWEEP, is_covered, wake_after_commit
+from joblane.enqueue.wake import AFTER_COMMIT, COMMIT_SECONDS, GRID_SECONDS, is_covered, wake_after_commit
 from joblane.local.memory_queues import MemoryQueues
-from joblane.queues import Queue, lane_name
+from joblane.queues import SWEEP, Queue, lane_name
 from joblane.sqs.client import Entry
 from joblane.sqs.message import decode
 

@@ -25,6 +25,7 @@ from joblane.cdk.packaging import build_packages
 from joblane.cdk.plugin import TemplateChecks
 from joblane.cdk.services import dual_stack_problem
 from joblane.cdk.settings.apis import Control
+from joblane.cdk.settings.events import Events
 from joblane.cdk.settings.load import make_stage, with_schedules_of
 from joblane.cdk.settings.network import Egress
 from joblane.cdk.settings.section import SecretReference
@@ -95,6 +96,8 @@ class StageSettings(TypedDict, total=False):
     log_level: LogLevel
     removal: str
     control: Control
+    events: Events
+    sweep: str
     schedules: Mapping[str, str]
     settings: Mapping[str, str | SecretReference]
     mail_from: str
@@ -106,8 +109,9 @@ class Joblane(Construct):
 
     Attributes of the construct, each by name: ``queues`` (``default`` is a front door, ``default-data-export`` a lane),
     ``functions`` (``data:export`` runs a task) and ``producer_policies`` (``data:export`` allows a producer to send
-    that type to its lanes, ``default`` to send to that front door). ``security_group``: the security group of the
-    functions, None without a VPC. ``grant_enqueue`` allows a grantee to enqueue. The synthesis checks the rules of the
+    that type to its lanes, ``default`` to send to that front door). ``event_bus``: the bus that gets the events of
+    tasks, None if no task declares events. ``security_group``: the security group of the functions, None
+    without a VPC. ``grant_enqueue`` allows a grantee to enqueue. The synthesis checks the rules of the
     templates.
     """
 
@@ -140,7 +144,8 @@ class Joblane(Construct):
             build: Function that builds the functions' packages.
             settings: Settings of a stage: ``prefix``, ``concurrency_budget``, ``account_concurrency``,
                 ``database_connections``, ``reserved_connections``, ``log_retention_days``, ``log_level``, ``removal``,
-                ``control``, ``schedules``, ``settings``, ``mail_from`` and ``architecture``, with their defaults.
+                ``control``, ``events``, ``sweep``, ``schedules``, ``settings``, ``mail_from`` and ``architecture``,
+                with their defaults.
 
         Raises:
             SynthError: an argument or a setting is wrong. The message has its name.
@@ -170,7 +175,7 @@ class Joblane(Construct):
             buckets=buckets or {},
         )
         self.jobs.migration.add_output(self)
-        self.queues, self.functions = self.jobs.queues, self.jobs.functions
+        self.queues, self.functions, self.event_bus = self.jobs.queues, self.jobs.functions, self.jobs.event_bus
         self.producer_policies, self.grant_enqueue = self.jobs.producer_policies, self.jobs.grant_enqueue
         if database.resource is not None:
             # not the whole migration: the rule in the database's group waits for the group of the functions, and that

@@ -16,11 +16,10 @@ from typing import Any
 from joblane.cdk.errors import SynthError
 from joblane.cdk.templates import Properties, Template, of_type
 from joblane.declaration import Task
-from joblane.enqueue.wake import SWEEP
 from joblane.prices import PRICES
-from joblane.queues import Queue
+from joblane.queues import SWEEP, Queue
 from joblane.schedule import Schedule
-from joblane.schedule_overrides import apply_all
+from joblane.schedule_overrides import apply_all, with_sweep
 
 MONTH = timedelta(days=30)
 HOURS = MONTH / timedelta(hours=1)
@@ -224,7 +223,7 @@ def of_stage(templates: Templates, tasks: Tasks) -> list[Line]:
     found = next((metadata[METADATA] for metadata in all_metadata if METADATA in metadata), None)
     if found is None:
         raise SynthError("none of the templates contains jobs of Joblane; run the synth of the stage again")
-    tasks = apply_all(tasks, found["schedules"])
+    tasks = apply_all(tasks, with_sweep(found["schedules"], found["sweep_minutes"]))
     extras = {type_: Extra(**extra) for type_, extra in found["extras"].items()}
     return idle(tasks, templates, found["architecture"], extras)
 

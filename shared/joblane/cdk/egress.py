@@ -62,6 +62,9 @@ def _calls(workload: Workload, *, secret_login: bool) -> Iterator[tuple[str, str
     for caller, names in declared:
         if any(isinstance(settings.get(name), SecretReference) for name in names):
             yield "secretsmanager", f"{caller} reads a secret"
+    sending = [type_ for type_, task in workload.tasks.items() if task.events]
+    if sending:
+        yield "events", f"task {sending[0]!r} sends events"
     for type_, task in workload.tasks.items():
         if task.grants.mail and stage.ses_sender:
             yield SES, f"task {type_!r} sends mail"

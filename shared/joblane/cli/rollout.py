@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING, Any
 from joblane.cli import terminal
 from joblane.cli.durations import milliseconds
 from joblane.cli.exits import Exit
-from joblane.enqueue.wake import SWEEP
 from joblane.local.deployment import cdk_command
 from joblane.local.errors import LocalError
 from joblane.local.tools import installing_environment
 from joblane.project import Project
+from joblane.queues import SWEEP
 
 if TYPE_CHECKING:
     from boto3.session import Session

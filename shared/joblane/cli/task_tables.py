@@ -15,7 +15,7 @@ from joblane.cli.durations import milliseconds, relative, short
 from joblane.cli.terminal import BETWEEN, WIDE, row, table, word
 from joblane.inspector.durations import stamp
 from joblane.inspector.shell import argument
-from joblane.inspector.views import Attempt, AuditEntry, Relatives, TaskRow, TaskView
+from joblane.inspector.views import Attempt, AuditEntry, Relatives, Step, TaskRow, TaskView
 from joblane.record.states import WAITING
 
 MAX_PAYLOAD_LINES = 60
@@ -93,6 +93,9 @@ def task(to: Console, view: TaskView, now: datetime, command: str) -> None:
         if relatives.tasks:
             _section(to, f"{title} ({relatives.number}): {relatives.summary}", note)
             to.print(_relatives(relatives))
+    if view.steps:
+        _section(to, "Steps", "done, and not done again by a retry")
+        to.print(_steps(view.steps, to.width))
     if view.attempts:
         _section(to, "Attempts")
         to.print(_attempts(view, now, to.width))
@@ -176,6 +179,15 @@ def _progress(view: TaskView) -> RenderableType:
     bar = ProgressBar(total=reported.total, completed=reported.done, width=BAR_WIDTH) if reported.total else word("")
     line.add_row(bar, word(share), word(counts), word(reported.note or "", "dim"))
     return line
+
+
+def _steps(steps: Sequence[Step], width: int) -> Table:
+    """A row for each step that is done."""
+    wide = width >= WIDE
+    made = table("NAME", "DONE", "BYTES", *(("KEY",) if wide else ()), right=("BYTES",), fold=("NAME",))
+    for step in steps:
+        row(made, step.name, stamp(step.done_at), f"{step.bytes:,}", *((step.key,) if wide else ()))
+    return made
 
 
 def _attempts(view: TaskView, now: datetime, width: int) -> Table:

@@ -12,12 +12,10 @@ import time
 
 from joblane import settings, telemetry
 from joblane.forking import follow_forks
-from joblane.queues import Queue, lane_name
+from joblane.queues import SWEEP, Queue, lane_name
 from joblane.sqs.client import Entry, Sqs
 from joblane.sqs.message import Message
 
-SWEEP = "jobs:sweep"
-"""Task type of the sweep."""
 WOKEN = f"{SWEEP}:woken:"
 """The beginning of the id of a sweep that was woken."""
 AFTER_COMMIT = f"{WOKEN}after:"

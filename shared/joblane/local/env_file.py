@@ -8,9 +8,13 @@ import shlex
 import stat
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
+from joblane.errors import DeclarationError
 from joblane.local.errors import LocalError
 from joblane.project import FUNCTIONS, Project
+from joblane.schedule_overrides import minutes_of
+from joblane.settings import DEFAULT_SWEEP_MINUTES, SWEEP_MINUTES
 
 VARIABLES = (
     "AWS_ENDPOINT_URL",
@@ -23,14 +27,18 @@ VARIABLES = (
     "JOBLANE_FUNCTIONS",
     "JOBLANE_PREFIX",
     "JOBLANE_SCHEDULES",
+    SWEEP_MINUTES,
 )
 """Addresses and names of the stack. The file has the settings of its tasks, too."""
 
 
 def addresses(
-    endpoint: str, *, region: str, database_url: str, project: Project, prefix: str, schedules: Mapping[str, object]
+    endpoint: str, *, region: str, database_url: str, project: Project, prefix: str, stage: Mapping[str, Any]
 ) -> dict[str, str]:
-    """Return the variables with which a program uses a stack of this machine."""
+    """Return the variables with which a program uses a stack of this machine. ``stage``: the one of ``cdk.json``.
+
+    Raises :class:`LocalError` for a wrong ``sweep``.
+    """
     return {
         "AWS_ENDPOINT_URL": endpoint,
         "AWS_ACCESS_KEY_ID": "test",
@@ -40,8 +48,19 @@ def addresses(
         "DATABASE_URL": database_url,
         **({} if project.functions == FUNCTIONS else {"JOBLANE_FUNCTIONS": project.functions}),
         "JOBLANE_PREFIX": prefix,
-        "JOBLANE_SCHEDULES": json.dumps(schedules),
+        "JOBLANE_SCHEDULES": json.dumps(stage.get("schedules", {})),
+        SWEEP_MINUTES: str(sweep_minutes(stage)),
     }
+
+
+def sweep_minutes(stage: Mapping[str, Any]) -> int:
+    """Return the minutes of the setting ``sweep`` of a stage of ``cdk.json``. Raises :class:`LocalError`."""
+    if "sweep" not in stage:
+        return DEFAULT_SWEEP_MINUTES
+    try:
+        return minutes_of(str(stage["sweep"]))
+    except DeclarationError as error:
+        raise LocalError(f"cdk.json: stage 'local': sweep: {error}") from None
 
 
 def write(path: Path, variables: Mapping[str, str]) -> None:

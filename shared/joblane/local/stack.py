@@ -102,7 +102,6 @@ class LocalStack:
     @property
     def environment(self) -> dict[str, str]:
         """Addresses and names in `env_file`. The file has the settings of the tasks, too."""
-        schedules = local_stage(self.project, self._stage).get("schedules", {})
         return {
             "AWS_ENDPOINT_URL_S3": self.endpoint,
             **env_file.addresses(
@@ -111,7 +110,7 @@ class LocalStack:
                 database_url=self.database_url,
                 project=self.project,
                 prefix=self.prefix,
-                schedules=schedules,
+                stage=local_stage(self.project, self._stage),
             ),
         }
 

@@ -55,6 +55,9 @@ items as (
 cursors as (
   delete from joblane.task_cursors c using due where c.task_id = due.id
 ),
+steps as (
+  delete from joblane.task_steps s using due where s.task_id = due.id
+),
 progress as (
   delete from joblane.task_progress p using due where p.task_id = due.id
 ),

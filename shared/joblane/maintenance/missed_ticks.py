@@ -23,25 +23,28 @@ with declared as (
   select * from jsonb_to_recordset($1::jsonb) as x(type text, name text)
 ),
 dropped as (
-  delete from joblane.schedules s where not exists (select from declared d where (d.type, d.name) = (s.type, s.name))
+  delete from joblane.declared_schedules s
+   where not exists (select from declared d where (d.type, d.name) = (s.type, s.name))
 ),
 new as (
-  insert into joblane.schedules (type, name, checked_until)
+  insert into joblane.declared_schedules (type, name, checked_until)
   select d.type, d.name, $2::timestamptz from declared d
   on conflict do nothing
 )
-select s.type, s.name, s.checked_until from joblane.schedules s join declared d using (type, name)
+select s.type, s.name, s.checked_until from joblane.declared_schedules s join declared d using (type, name)
 """
 WITHOUT_TASK = """
 select x.id from jsonb_array_elements_text($1::jsonb) as x(id)
  where not exists (select from joblane.tasks t where t.id = x.id)
  order by x.id
 """
-MARK_CHECKED = "update joblane.schedules set checked_until = $1::timestamptz where checked_until < $1::timestamptz"
+MARK_CHECKED = (
+    "update joblane.declared_schedules set checked_until = $1::timestamptz where checked_until < $1::timestamptz"
+)
 
 
 def key_of(schedule: Schedule) -> str:
-    """The name of a schedule in ``joblane.schedules``."""
+    """The name of a schedule in ``joblane.declared_schedules``."""
     return f"{schedule.name} {schedule.text} {schedule.timezone}"
 
 

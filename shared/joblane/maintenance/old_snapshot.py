@@ -15,7 +15,8 @@ from dataclasses import asdict, dataclass
 from datetime import timedelta
 from typing import Any
 
-from joblane.enqueue.wake import SWEEP, WOKEN
+from joblane.enqueue.wake import WOKEN
+from joblane.queues import SWEEP
 from joblane.record.connection import Connection
 from joblane.record.task_types import literal
 

@@ -1,4 +1,4 @@
-"""Checkpoints of a run: finished items, the cursor of a resumable task, and its reported progress."""
+"""Checkpoints of a run: finished items, the cursor of a resumable task, values of steps, and its reported progress."""
 
 from __future__ import annotations
 
@@ -46,6 +46,28 @@ returning task_id
 def move_cursor(connection: Connection, id_: str, token: str, cursor: str, done: int) -> bool:
     """Move the cursor (JSON text) in the open transaction. Return False if the lease is lost."""
     return bool(connection.run(MOVE_CURSOR, id_, token, cursor, str(done)))
+
+
+def read_steps(connection: Connection, id_: str) -> dict[str, str]:
+    """Return the steps that earlier runs have stored: name → value, as JSON text."""
+    return {
+        row[0]: row[1]
+        for row in connection.run("select name, value::text from joblane.task_steps where task_id = $1", id_)
+    }
+
+
+# Locked like MARK_ITEM. The row exists only if somebody has deleted the task's row by SQL, and not its steps.
+MARK_STEP = """
+insert into joblane.task_steps (task_id, name, value)
+select id, $3, $4::json from joblane.tasks where id = $1 and lease_token = $2::uuid and state = 'active' for share
+on conflict (task_id, name) do update set value = excluded.value, created_at = excluded.created_at
+returning name
+"""
+
+
+def mark_step(connection: Connection, id_: str, token: str, name: str, value: str) -> bool:
+    """Store the value of a step (JSON text) in the open transaction. Return False if the lease is lost."""
+    return bool(connection.run(MARK_STEP, id_, token, name, value))
 
 
 WRITE_PROGRESS = """

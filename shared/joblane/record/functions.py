@@ -28,7 +28,7 @@ from joblane.record.conditions import (
     UNUSED_SECONDS,
     WAITS_FOR_PARENTS,
 )
-from joblane.record.states import ENDED_SQL, LIVE_SQL, SWEEP_MARGIN_SECONDS
+from joblane.record.states import ENDED_SQL, LIVE_SQL, SWEEP_MARGIN_SECONDS, WAITING_SQL
 from joblane.record.transitions import NOW, Columns, assignments
 
 if TYPE_CHECKING:
@@ -38,15 +38,15 @@ FOLDER = Path(__file__).parent
 NAMES = (
     "claim", "finish", "insert", "lock_limits", "limit_of", "has_room", "pass_limits", "serve_limits", "delay_limit",
     "plan_limits", "waiting_limits", "link_task", "open_parents", "release_children",
-    "wait_again",
+    "wait_again", "lock_schedule", "cancel_ticks",
 )  # fmt: skip
 STEPS = (
     "run", "revive", "revive_limited", "revive_paused", "park", "release", "lost", "overdue", "cancel_lost",
     "duplicate", "schedule_paused", "hold", "start_later", "run_with_slots", "hold_for_parents", "cancelled_by_parent",
 )  # fmt: skip
 """The transitions of the claim."""
-SERVED = ("hold", "turn", "start_later", "park", "released", "cancelled_by_parent")
-"""The transitions of a task that waits for a limit or for its parents."""
+SERVED = ("hold", "turn", "start_later", "park", "released", "cancelled_by_parent", "cancelled")
+"""The transitions of a task that waits for a limit, for its parents or for the time of its tick."""
 TIMES = ("sweep_soon", "archived_expires", "cleared_expires", "retention_expires")
 """The times that the finish writes."""
 
@@ -92,6 +92,7 @@ def _values() -> dict[str, str]:
         "most_released": "5000",
         "fate": FATE,
         "live": LIVE_SQL,
+        "waiting": WAITING_SQL,
         "ended": ENDED_SQL,
         "early": str(EARLY_SECONDS),
         "most_parked": "200",

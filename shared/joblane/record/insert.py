@@ -104,6 +104,7 @@ replaced as (
 ),
 items as (delete from joblane.task_items where task_id in (select id from replaced)),
 cursors as (delete from joblane.task_cursors where task_id in (select id from replaced)),
+steps as (delete from joblane.task_steps where task_id in (select id from replaced)),
 progress as (delete from joblane.task_progress where task_id in (select id from replaced))
 select id, extract(epoch from due_at - clock_timestamp())::float8, unique_key, freed[1], freed[2], freed[3], null
   from replaced
@@ -120,7 +121,8 @@ class NewTask:
 
     ``delay``: seconds from the database's now; ``at``: an aware time; neither: due now. ``limits``: the columns of
     :meth:`Flow.row`. ``links``: the relations to other tasks, see ``link_task.sql``. ``unsent``: the sweep sends the
-    message. The last six fields hold the result of the insert. ``due_seconds``: from now. ``created``: False if an
+    message. ``tick_key``: the key that the task of a tick takes when it first runs, until its seconds after the insert
+    have passed. The last six fields hold the result of the insert. ``due_seconds``: from now. ``created``: False if an
     existing task holds the unique key. ``changed``: False if that task stays unchanged. ``state``: the state of an
     existing task that needs no message, or None if the message must be sent. ``freed``: the limits of a replaced task
     that must be served after the commit. ``waits``: the task waits for other tasks.
@@ -141,6 +143,7 @@ class NewTask:
     limits: Mapping[str, Any] = field(default_factory=dict)
     links: Mapping[str, Any] = field(default_factory=dict)
     debounce: Debounce | None = None
+    tick_key: Unique | None = None
     unsent: bool = False
     due_seconds: float = 0.0
     created: bool = True
@@ -182,4 +185,7 @@ class NewTask:
                 row["tags"] = [*options.tags, BATCH_TAG + self.links["batch"]]
         if unique is not None:
             row |= {"unique_key": unique.key, "unique_until": unique.until, "unique_seconds": unique.seconds}
+        if (later := self.tick_key) is not None:
+            row["options"]["tick_key"] = later.key
+            row |= {"unique_until": later.until, "unique_seconds": later.seconds}
         return row

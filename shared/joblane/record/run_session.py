@@ -260,13 +260,17 @@ class RunSession:
             cancelled = cancel_requested(connection, end.id, end.token)
             raise TaskCancelled(CANCELLED) if cancelled else self._lease_lost()
 
+    def check_keeps(self) -> None:
+        """Raise :class:`JobError` if :meth:`keep` cannot commit in this run."""
+        if self._joined is not None:
+            raise JobError(ONE_SESSION)
+
     def keep(self, mark: Callable[[Connection, str, str], bool]) -> None:
         """Commit the session's work so far together with ``mark(connection, task_id, token)``.
 
         Raises :class:`LeaseLostError` if ``mark`` returns False.
         """
-        if self._joined is not None:
-            raise JobError(ONE_SESSION)
+        self.check_keeps()
         self.flush()
         with self._committing_now():
             if not mark(self.connection(), self._id, self._token):

@@ -37,8 +37,10 @@ MAX_DIGITS = 4300
 ID_PATTERN = re.compile(rf"[!-~]{{1,{MAX_ID}}}")
 TENANT_PATTERN = re.compile(r"[A-Za-z0-9!\"#$%&'()*+,\-./:;<=>?@\[\\\]^_`{|}~]{1,128}")
 """``MessageGroupId``. Source: SendMessage, SQS API reference."""
-TICK_ID_PATTERN = re.compile(rf"{TYPE_PATTERN.pattern}:[a-z0-9-]+:\d{{4}}-\d\d-\d\dT\d\d:\d\dZ")
-"""The ids of ticks. A producer may not choose such an id."""
+TICK_ID_PATTERN = re.compile(
+    rf"{TYPE_PATTERN.pattern}:[a-z0-9-]+:\d{{4}}-\d\d-\d\dT\d\d:\d\dZ|@[!-~]+:\d{{4}}-\d\d-\d\dT\d\d:\d\dZ:\d+"
+)
+"""The ids of ticks: of a declared schedule, or of one at run time. A producer may not choose such an id."""
 
 DEAD_ATTRIBUTE = "joblane-dead"
 """The archived generation, on a dead letter. It distinguishes a redrive from an obsolete copy."""

@@ -10,7 +10,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from joblane.declaration import Task
-from joblane.record.checkpoints import MARK_ITEM, MOVE_CURSOR
+from joblane.record.checkpoints import MARK_ITEM, MARK_STEP, MOVE_CURSOR
 from joblane.record.connection import Connection
 from joblane.record.database import Database
 from joblane.record.finish import FINISH
@@ -176,7 +176,7 @@ class Killer:
     def _is_commit(self, sql: str, fault: Fault) -> bool:
         """True if this statement is the commit that the fault names."""
         self._finishing = self._finishing or sql in (FINISH, JOINED_COMMIT)
-        commits_itself = sql in (FINISH, MARK_ITEM, MOVE_CURSOR) and not self.database.is_busy
+        commits_itself = sql in (FINISH, MARK_ITEM, MARK_STEP, MOVE_CURSOR) and not self.database.is_busy
         if not commits_itself and sql not in ("commit", JOINED_COMMIT):
             return False
         self._commits += 1

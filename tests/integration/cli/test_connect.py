@@ -105,7 +105,7 @@ def test_the_environment_takes_precedence_over_the_file(tmp_path: Path, database
 
 
 def test_the_inspector_uses_the_schedules_of_the_stage(tmp_path: Path, database_url: str) -> None:
-    up(tmp_path, database_url, JOBLANE_SCHEDULES='{"jobs:sweep": "@hourly"}')
+    up(tmp_path, database_url, JOBLANE_SWEEP_MINUTES="60")
     scope = here()._scope
     assert [schedule.text for schedule in scope.tasks["jobs:sweep"].schedules] == ["0 * * * *"]
     scope.database.drop()

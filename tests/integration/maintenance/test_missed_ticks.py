@@ -69,13 +69,13 @@ def test_new_times_of_a_schedule_count_only_after_the_change(world: World) -> No
     # then only ticks after that check count
     missed = missed_ticks(world.database.get(), known, NOON + timedelta(hours=2, minutes=32))
     assert missed == [f"sample:hourly:hourly:2026-03-01T14:0{minute}Z" for minute in (1, 2)]
-    assert world.run("select count(*) from joblane.schedules") == [[1]]
+    assert world.run("select count(*) from joblane.declared_schedules") == [[1]]
 
 
 def test_the_row_of_a_removed_schedule_is_deleted(world: World) -> None:
     missed_at(world, 0)
     assert missed_ticks(world.database.get(), [], NOON + timedelta(hours=9)) == []
-    assert world.run("select count(*) from joblane.schedules") == [[0]]
+    assert world.run("select count(*) from joblane.declared_schedules") == [[0]]
 
 
 def test_the_sweep_logs_and_counts_missed_ticks(world: World, capsys: pytest.CaptureFixture[str]) -> None:
@@ -84,7 +84,7 @@ def test_the_sweep_logs_and_counts_missed_ticks(world: World, capsys: pytest.Cap
         world.lane(jobs_sweep)
         with logs.lines() as lines:
             world.deliver(jobs_sweep, Message(jobs_sweep.type, str(uuid4())).encode())
-        world.run("update joblane.schedules set checked_until = checked_until - interval '1 hour'")
+        world.run("update joblane.declared_schedules set checked_until = checked_until - interval '1 hour'")
     # then
     logged = [line["tick"] for line in lines.fields if line["message"].startswith("a tick is missing")]
     assert any(tick.startswith("jobs:sweep:0:") for tick in logged)

@@ -17,12 +17,11 @@ from sqlalchemy.orm import Session
 
 from joblane import TaskContext
 from joblane.client import JobClient
-from joblane.enqueue.wake import SWEEP
 from joblane.errors import DuplicateTaskError, EnqueueError, SkipRetry
 from joblane.inspector.actions.changes import change, serve_freed
 from joblane.inspector.filter import BulkAction
 from joblane.job import Job
-from joblane.queues import Queue, lane_name
+from joblane.queues import SWEEP, Queue, lane_name
 from joblane.record import release as release_module
 from joblane.record.claim import Verdict, arrival, claim
 from joblane.record.database import Database

@@ -12,10 +12,9 @@ import pytest
 
 from joblane import EnqueueError, Job, JobError, SkipRetry, State, TaskContext
 from joblane.enqueue.outbox import INLINE_SENDS
-from joblane.enqueue.wake import SWEEP
 from joblane.errors import TaskIdConflictError
 from joblane.limits import MAX_BATCH
-from joblane.queues import Queue, lane_name
+from joblane.queues import SWEEP, Queue, lane_name
 from joblane.sqs.client import Entry
 from joblane.testing.faults import HookedDatabase
 from tests.builders import events as builders

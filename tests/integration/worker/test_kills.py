@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from joblane.declaration import Task
+from joblane.steps import key_of
 from tests.builders.events import record
 from tests.builders.rows import put
 from tests.kills import KILLED, Workers, killable_workers
 from tests.samples import sample_async, sample_batch, sample_forgotten, sample_one
+from tests.samples_long import HANDLED
 from tests.world import World
 
 
@@ -28,6 +31,13 @@ def workers(world: World, pool: Workers) -> Iterator[Workers]:
     world.run("create table effects (task_id text, what text)")
     with pool.over(world):
         yield pool
+
+
+@pytest.fixture
+def calls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The file in which the handlers of steps note their calls."""
+    monkeypatch.setenv(HANDLED, str(tmp_path / "calls"))
+    return tmp_path / "calls"
 
 
 def sent(world: World, do: str, number: int = 0, task: Task[Any, Any] = sample_one, id_: str = "it") -> dict[str, Any]:
@@ -80,6 +90,36 @@ def test_a_coroutine_killed_after_any_of_its_statements_has_each_effect_once(wor
         if not was_killed:
             break
     assert number > 8  # a claim, a read, two commits with their marks and checks, and the last with the finish
+
+
+@pytest.mark.parametrize(
+    ("task", "do"), [(sample_one, "do_steps"), (sample_async, "do_steps_async")], ids=["plain", "async"]
+)
+def test_a_killed_step_is_called_again_with_its_key_unless_it_was_committed(
+    world: World, calls: Path, workers: Workers, task: Task[Any, Any], do: str
+) -> None:
+    repeated: set[str] = set()
+    for number in itertools.count(1):
+        calls.write_text("")
+        id_ = f"it-{number}"
+        message = sent(world, do, task=task, id_=id_)
+        workers.handle(task.type, message, dies=f"after statement {number}")
+        if was_killed := workers.status == KILLED:
+            stored = {row[0] for row in world.run("select name from joblane.task_steps where task_id = $1", id_)}
+            again = {line.split()[0] for line in calls.read_text().splitlines()} - stored
+            repeated |= again
+            world.expire_leases()
+            assert workers.handle(task.type, message) == []
+
+        assert world.row(id_)["result"] == [{"of": "a"}, {"of": "b"}]
+        made = [line.split() for line in calls.read_text().splitlines()]
+        assert sorted(name for name, _ in made) == sorted(["a", "b", *(again if was_killed else [])]), number
+        assert {key for _, key in made} == {key_of(id_, "a"), key_of(id_, "b")}, number
+        assert world.run("select what from effects where task_id = $1", id_) == [["a"]], number
+        if not was_killed:
+            break
+    assert "a" in repeated  # killed between its call and its commit
+    assert number > 6
 
 
 def test_a_process_killed_in_its_handler_leaves_no_effect_and_the_task_is_sent_again(

@@ -119,6 +119,7 @@ def test_waiting_delayed_and_in_flight_messages_of_the_stages_queues_are_counted
         "jobs-low-data-export",
         "jobs-low-data-export-dlq",
         "jobs-cron-dlq",
+        "jobs-events-dlq",
         "jobs-prod-low",
         "jobs-mine",
     )
@@ -129,6 +130,7 @@ def test_waiting_delayed_and_in_flight_messages_of_the_stages_queues_are_counted
     client.send_message(QueueUrl=urls["jobs-prod-low"], MessageBody="x")
     assert preflight.messages_in_queues(client, "jobs") == {
         "jobs-cron-dlq": 0,
+        "jobs-events-dlq": 0,
         "jobs-low": 0,
         "jobs-low-data-export": 3,
         "jobs-low-data-export-dlq": 0,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from dataclasses import replace
+from datetime import UTC, datetime
 from typing import Any
 
 import boto3
@@ -25,6 +26,7 @@ NEEDS = Needs(
     sender="no-reply@mail.acme.dev",
     bootstrap="/cdk-bootstrap/hnb659fds/version",
 )
+SECRET_ARN = "arn:aws:secretsmanager:eu-central-1:111122223333:secret:acme/dev-AbCdEf"
 AWS: Any = {"region_name": REGION, "aws_access_key_id": "test", "aws_secret_access_key": "test"}
 ZONES = {"eu-central-1a": "euc1-az2", "eu-central-1b": "euc1-az3", "eu-central-1c": "euc1-az1"}
 
@@ -53,11 +55,23 @@ def test_the_needs_are_read_from_the_templates() -> None:
         "Queue": {"Type": "AWS::SQS::Queue", "Properties": {}},
         "Migration": {"Type": "Custom::Migration", "Properties": {}},
         "Subnet": {"Type": "AWS::EC2::Subnet", "Properties": {"AvailabilityZone": "eu-central-1a"}},
+        "Connection": {
+            "Type": "AWS::Events::Connection",
+            "Properties": {
+                "Key": "{{resolve:secretsmanager:acme/hook:SecretString:key::}}",
+                "Whole": f"{{{{resolve:secretsmanager:{SECRET_ARN}:SecretString:::}}}}",
+            },
+        },
     }
     bootstrap = {"BootstrapVersion": {"Default": "/cdk-bootstrap/x/version"}}
     found = Needs.of({"jobs": {"Parameters": bootstrap, "Resources": resources}})
     assert found == Needs(
-        frozenset({"sqs", "ec2", "sesv2"}), ["eu-central-1a"], False, "no-reply@acme.dev", "/cdk-bootstrap/x/version"
+        frozenset({"sqs", "ec2", "events", "sesv2"}),
+        ["eu-central-1a"],
+        False,
+        "no-reply@acme.dev",
+        "/cdk-bootstrap/x/version",
+        frozenset({"acme/hook", SECRET_ARN}),
     )
     assert Needs.of({"jobs": {"Resources": {}}}) == Needs(frozenset(), None, False, None, None)
 
@@ -173,6 +187,22 @@ def test_what_keeps_mails_from_being_sent_is_noted(found: Mail, command: str) ->
     assert command in only(region.mail(NEEDS, REGION, found), Kind.NOTE).do
 
 
+def test_a_missing_secret_that_cloudformation_reads_refuses_the_deploy() -> None:
+    assert "create-secret --name acme/hook" in only(region.secret("acme/hook", REGION, exists=False), Kind.REFUSED).do
+    assert list(region.secret("acme/hook", REGION, exists=True)) == []
+
+
+def test_a_secret_is_looked_up_without_its_value() -> None:
+    with stubbed("secretsmanager") as (client, stub):
+        asked = {"SecretId": "acme/hook"}
+        stub.add_response("describe_secret", {"Name": "acme/hook"}, asked)
+        assert read_region.has_secret(client, name="acme/hook")
+        stub.add_response("describe_secret", {"DeletedDate": datetime(2026, 1, 1, tzinfo=UTC)}, asked)
+        assert not read_region.has_secret(client, name="acme/hook")
+        stub.add_client_error("describe_secret", "ResourceNotFoundException", expected_params=asked)
+        assert not read_region.has_secret(client, name="acme/hook")
+
+
 class Ses:
     """SESv2 with one verified identity."""
 
@@ -208,10 +238,11 @@ def test_each_part_that_is_needed_is_read() -> None:
         read.append(permission)
         return Finding(Kind.UNCHECKED, part, permission)
 
-    assert len(list(read_region.findings_on_region(session, NEEDS, reader))) == len(read) == 4
+    needs = replace(NEEDS, secrets=frozenset({"acme/hook", "acme/other"}))
+    assert len(list(read_region.findings_on_region(session, needs, reader))) == len(read) == 6
     nothing = Needs(frozenset(), None, False, None, None)
     assert list(read_region.findings_on_region(session, replace(nothing, services=NEEDS.services), reader)) == []
-    assert len(read) == 4
+    assert len(read) == 6
 
 
 def test_nothing_is_read_in_a_region_that_lacks_a_service() -> None:

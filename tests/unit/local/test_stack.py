@@ -213,10 +213,19 @@ def test_two_stacks_take_different_ports_and_share_nothing(tmp_path: Path) -> No
 def test_ticker_and_other_programs_use_the_times_of_the_functions(tmp_path: Path) -> None:
     (tmp_path / "postgres").mkdir()
     (tmp_path / "postgres" / "password").write_text("secret")
-    stack = LocalStack(tmp_path, stage={"schedules": {"jobs:sweep": "0 * * * *"}})
+    stack = LocalStack(tmp_path, stage={"schedules": {"tenant:cleanup": "0 * * * *"}, "sweep": "5 minutes"})
 
-    assert json.loads(stack.environment["JOBLANE_SCHEDULES"]) == {"jobs:sweep": "0 * * * *"}
-    assert json.loads(LocalStack(tmp_path).environment["JOBLANE_SCHEDULES"]) == {}
+    assert json.loads(stack.environment["JOBLANE_SCHEDULES"]) == {"tenant:cleanup": "0 * * * *"}
+    assert stack.environment["JOBLANE_SWEEP_MINUTES"] == "5"
+    own = LocalStack(tmp_path).environment
+    assert (json.loads(own["JOBLANE_SCHEDULES"]), own["JOBLANE_SWEEP_MINUTES"]) == ({}, "360")
+
+
+def test_a_wrong_interval_of_the_sweep_is_refused_by_its_name(tmp_path: Path) -> None:
+    (tmp_path / "postgres").mkdir()
+    (tmp_path / "postgres" / "password").write_text("secret")
+    with pytest.raises(LocalError, match=r"cdk\.json: stage 'local': sweep: a text such as \"6 hours\" or"):
+        LocalStack(tmp_path, stage={"sweep": "7 minutes"}).environment  # noqa: B018
 
 
 def test_an_existing_emulator_is_used_unchanged(tmp_path: Path) -> None:

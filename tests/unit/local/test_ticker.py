@@ -90,11 +90,13 @@ def test_the_ticker_sleeps_until_the_next_tick_but_never_long(seconds_before: in
 def test_the_ticker_uses_the_times_of_the_stage(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setenv("JOBLANE_SCHEDULES", '{"jobs:sweep": "0 0 1 1 *", "system:health_check": "off"}')
+    monkeypatch.setenv("JOBLANE_SCHEDULES", '{"tenant:cleanup": "0 0 1 1 *", "system:health_check": "off"}')
+    monkeypatch.setenv("JOBLANE_SWEEP_MINUTES", "1440")
     monkeypatch.setattr("joblane.local.ticker.Sqs", RecordingSqs)
     ticker = Ticker.from_environment()
     times = {clock.task.type: clock.next_at for clock in ticker._clocks}
-    assert (times["jobs:sweep"].month, times["jobs:sweep"].day) == (1, 1)
+    assert (times["tenant:cleanup"].month, times["tenant:cleanup"].day) == (1, 1)
+    assert (times["jobs:sweep"].hour, times["jobs:sweep"].minute) == (0, 0)
     assert "system:health_check" not in times
 
 

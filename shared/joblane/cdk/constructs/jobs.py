@@ -17,6 +17,7 @@ from constructs import Construct
 
 from joblane.cdk.constructs.code import Shared, Workload
 from joblane.cdk.constructs.cron_schedule import CronGroup, add_schedules
+from joblane.cdk.constructs.event_bus import EventBus, check_events
 from joblane.cdk.constructs.granted_bucket import (
     GrantedBucket,
     grant_objects,
@@ -38,11 +39,10 @@ from joblane.cdk.nag import acknowledge_wildcards
 from joblane.cdk.settings.stage import Stage
 from joblane.cdk.shares import shares
 from joblane.declaration import EVERY_LANE, Task
-from joblane.enqueue.wake import SWEEP
 from joblane.function import Function
 from joblane.functions.control.answering import PAGE_ROLE
 from joblane.limits import MAX_BATCH, MIN_CONCURRENCY, RECEIVE_HEADROOM
-from joblane.queues import Queue, dead_letter_name, front_door_name, lane_name, slug_of
+from joblane.queues import SWEEP, Queue, dead_letter_name, front_door_name, lane_name, slug_of
 
 SYSTEM = "system:"
 """Category of tasks that monitor the others: they may read the attributes of the front doors."""
@@ -63,6 +63,7 @@ class Jobs(Construct):
     - ``producer_policies``: ``data:export`` sends that type to its lanes, ``default`` sends to that front door;
     - ``shares``: lane → ``MaximumConcurrency``.
 
+    ``event_bus``: the bus that gets the events of tasks; None: no task declares events.
     ``page_url``: the address of the page, for other stacks; None: the stage has no page.
     ``function_names``: of all functions on AWS, including router and migration, sorted.
     """
@@ -96,6 +97,9 @@ class Jobs(Construct):
         self._parts = Parts(
             self, "Types", flat=stage.local, description=f"Joblane, {stage.name}: task types with their lanes"
         )
+        sends = check_events(stage, tasks.values())
+        self._events = EventBus(self, "Events", stage=stage, tasks=tasks.values()) if sends else None
+        self.event_bus = self._events and self._events.bus
         self._lanes: dict[tuple[str, Queue], QueuePair] = {}
         self.producer_policies = {
             str(queue): self._add_producer_policy(self, str(queue), [front_door.name])
@@ -127,10 +131,13 @@ class Jobs(Construct):
         return self.functions[name]
 
     def grant_enqueue(self, grantee: iam.IGrantable, *types: str) -> None:
-        """Allow ``grantee`` to send tasks of ``types`` to their lanes, and nothing else. Raises :class:`SynthError`."""
+        """Allow ``grantee`` to send tasks of ``types`` to their lanes and to wake the sweep, and nothing else.
+
+        Raises :class:`SynthError`.
+        """
         known = {type_: task for task in self.tasks.values() for type_ in task.types}
         for type_ in types:
-            lanes = self._lanes_of(_look_up(known, type_, "grant_enqueue: no task"), type_)
+            lanes = self._with_sweep(self._lanes_of(_look_up(known, type_, "grant_enqueue: no task"), type_))
             iam.Grant.add_to_principal(
                 grantee=grantee, actions=SENDING, resource_arns=[queue_arn(lane) for lane in lanes]
             )
@@ -164,7 +171,7 @@ class Jobs(Construct):
             for queue in task.lanes:
                 self._lanes[type_, queue] = self._add_lane(scopes[type_], task, type_, queue, function)
             self.producer_policies[type_] = self._add_producer_policy(
-                scopes[type_], slug_of(type_), self._lanes_of(task, type_)
+                scopes[type_], slug_of(type_), self._with_sweep(self._lanes_of(task, type_))
             )
         if task.schedules:
             home = self._lanes[task.type, task.queue]
@@ -220,8 +227,8 @@ class Jobs(Construct):
         so it is never the name of a queue. The name includes the region, because policy names are unique in the account
         and a stage can be in several regions.
 
-        The policy of a type is all that ``JobClient`` needs to send it. After a commit of more than a hundred jobs
-        the client also wakes the sweep; without the policy of ``jobs:sweep`` they wait for the sweep's next run.
+        The policy of a type is all that ``JobClient`` needs to enqueue it: it allows to wake the sweep, too. The policy
+        of a front door is for senders without the database, which wake nothing.
         """
         return iam.ManagedPolicy(
             scope,
@@ -243,6 +250,8 @@ class Jobs(Construct):
             self._grant_front_door_attributes(function)
         if task.grants.dead_letters:
             self._grant_dead_letters(function)
+        if self._events and (task.events or task.type == SWEEP):  # the sweep sends what the others could not
+            self._events.allow_sending(function)
         if task.type == SWEEP:
             function.allow(["sqs:GetQueueAttributes", "sqs:GetQueueUrl"], self._every_lane())
             self._grant_receiving_dead_letters(function)
@@ -265,11 +274,14 @@ class Jobs(Construct):
                 yield other
 
     def _grant_sending(self, function: JobFunction, targets: list[Task[Any, Any]]) -> None:
-        """Allow sending to the lanes of ``targets``, and waking the sweep for more messages than one call sends."""
-        if targets and SWEEP in self.tasks:
-            targets = [*targets, self.tasks[SWEEP]]
-        if lanes := [lane for target in targets for lane in self._lanes_of(target, target.type)]:
-            function.permit(send_statement(lanes))
+        """Allow sending to the lanes of ``targets``, and waking the sweep, as each function that writes has to."""
+        lanes = self._with_sweep([lane for target in targets for lane in self._lanes_of(target, target.type)])
+        function.permit(send_statement(lanes))
+
+    def _with_sweep(self, lanes: Iterable[str]) -> list[str]:
+        """Return ``lanes`` with that of the sweep: who writes to the database sends a wake there."""
+        sweep = self.tasks[SWEEP]
+        return list(dict.fromkeys([*lanes, *self._lanes_of(sweep, SWEEP)]))
 
     def _grant_every_lane(self, function: TaskFunction) -> None:
         """Allow sending to all lanes and their DLQs by a name pattern that no front door matches."""
@@ -368,6 +380,7 @@ def _metadata(stage: Stage, costs: Mapping[str, Extra]) -> dict[str, Any]:
         METADATA: {
             "architecture": stage.architecture,
             "schedules": dict(stage.schedules),
+            "sweep_minutes": stage.sweep_minutes,
             "extras": {type_: asdict(extra) for type_, extra in costs.items()},
         },
     }

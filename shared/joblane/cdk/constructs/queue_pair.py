@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from datetime import timedelta
 from functools import cache
 from typing import Any
@@ -77,11 +77,16 @@ class QueuePair(Construct):
         )
 
 
-def dead_letter_queue(scope: Construct, id_: str, *, stage: Stage, name: str) -> sqs.Queue:
-    """Create a dead-letter queue that no queue moves messages to, but a service."""
+def dead_letter_queue(
+    scope: Construct, id_: str, *, stage: Stage, name: str, accepts: Iterable[Mapping[str, Any]] = ()
+) -> sqs.Queue:
+    """Create a dead-letter queue that no queue moves messages to, but a service.
+
+    ``accepts``: statements for its policy that allow senders without a role.
+    """
     queue = _dead_letters(scope, id_, stage=stage, name=name)
     if not stage.local:
-        _guard(scope, f"{id_}Policy", [queue], None)
+        _guard(scope, f"{id_}Policy", [queue], None, accepts)
     return queue
 
 
@@ -143,8 +148,14 @@ def _queue(scope: Construct, id_: str, *, stage: Stage, name: str, retention: ti
     )
 
 
-def _guard(scope: Construct, id_: str, queues: list[sqs.Queue], closed_to: str | None) -> None:
-    """Add one policy for all ``queues``. In a queue's policy, the resource ``*`` is the queue itself.
+def _guard(
+    scope: Construct,
+    id_: str,
+    queues: list[sqs.Queue],
+    closed_to: str | None,
+    accepts: Iterable[Mapping[str, Any]] = (),
+) -> None:
+    """Add one policy for all ``queues``, because a queue has one policy. The resource ``*`` in it is the queue itself.
 
     Source: CloudFormation, *IAM template snippets*, "Declaring an Amazon SQS policy", which has two queues; IAM, *AWS
     global condition context keys*, on aws:PrincipalArn, which is the role's ARN in a session of the role.
@@ -160,6 +171,9 @@ def _guard(scope: Construct, id_: str, queues: list[sqs.Queue], closed_to: str |
         queues=[queue.queue_url for queue in queues],
         policy_document={
             "Version": "2012-10-17",
-            "Statement": [{"Effect": "Deny", "Principal": {"AWS": "*"}, **each, "Resource": "*"} for each in denied],
+            "Statement": [
+                *({"Effect": "Deny", "Principal": {"AWS": "*"}, **each, "Resource": "*"} for each in denied),
+                *({"Effect": "Allow", **each, "Resource": "*"} for each in accepts),
+            ],
         },
     )

@@ -21,13 +21,13 @@ from joblane.cdk.settings.section import SecretReference
 from joblane.cdk.settings.stage import Value
 from joblane.declaration import DEFAULT_MAX_DEPTH, Task
 from joblane.project import FUNCTIONS
-from joblane.queues import function_name, log_group_name
+from joblane.queues import SWEEP, function_name, log_group_name
 from joblane.schedule_overrides import VARIABLE as SCHEDULES
-from joblane.settings import MAIL_FROM, SECRETS
+from joblane.settings import MAIL_FROM, SECRETS, SWEEP_MINUTES
 
 OWN_VARIABLES = (
     *("DATABASE_URL", "JOBLANE_FUNCTIONS", MAIL_FROM, "JOBLANE_PREFIX", SCHEDULES, SECRETS, "JOBLANE_STAGE"),
-    *("JOBLANE_PAGE_ROLE",),
+    *("JOBLANE_EVENT_BUS", "JOBLANE_PAGE_ROLE", SWEEP_MINUTES),
     "JOBLANE_TASK",
 )
 """Environment variables that Joblane sets in functions."""
@@ -104,6 +104,7 @@ class JobFunction(Construct):
                 "JOBLANE_PREFIX": stage.prefix,
                 **({SCHEDULES: json.dumps(dict(stage.schedules), sort_keys=True)} if stage.schedules else {}),
                 "JOBLANE_STAGE": "local" if stage.local else stage.name,
+                SWEEP_MINUTES: str(stage.sweep_minutes),
                 "POWERTOOLS_SERVICE_NAME": stage.prefix,
                 "POWERTOOLS_LOG_LEVEL": stage.log_level,
             },
@@ -156,7 +157,7 @@ class TaskFunction(JobFunction):
                 **({MAIL_FROM: sender} if sender else {}),
             },
             login=shared.access.functions,
-            recursive=task.max_depth > DEFAULT_MAX_DEPTH,
+            recursive=task.max_depth > DEFAULT_MAX_DEPTH or task.type == SWEEP,  # it sends itself the next sweep
         )
         if sender:
             self._grant_mail(sender)

@@ -49,8 +49,8 @@ MESSAGES: tuple[QueueAttributeNameType, ...] = (
     "ApproximateNumberOfMessagesNotVisible",
     "ApproximateNumberOfMessagesDelayed",
 )
-AFTER_THE_PREFIX = re.compile(rf"-(({'|'.join(Queue)})(-.+)?|cron-dlq)")
-"""Rest of a queue's name: a front door, a lane, a DLQ of these, or the DLQ of the schedules."""
+AFTER_THE_PREFIX = re.compile(rf"-(({'|'.join(Queue)})(-.+)?|(cron|events)-dlq)")
+"""Rest of a queue's name: a front door, a lane, a DLQ of these, or the DLQ of schedules or events."""
 QUEUE_WORD = re.compile(rf"-({'|'.join(Queue)})(?=-|$)")
 """The part of a queue's name after the prefix. A prefix or a type may contain one, too."""
 GONE = ("DELETE_COMPLETE", "DELETE_SKIPPED")

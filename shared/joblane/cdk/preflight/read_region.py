@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from joblane.cdk.preflight import region as rules
@@ -45,6 +46,12 @@ def findings_on_region(session: Session, needs: rules.Needs, read: Read) -> Iter
         lambda found: rules.rds_role(needs, found),
         *("iam", f"the role {rules.RDS_ROLE}", "iam:GetRole", has_rds_role),
     )
+    for name in sorted(needs.secrets):
+        yield from examine(
+            name,
+            partial(rules.secret, name, region),
+            *("secretsmanager", f"the secret {name}", "secretsmanager:DescribeSecret", partial(has_secret, name=name)),
+        )
     if sender := needs.sender:
         yield from examine(
             sender,
@@ -67,6 +74,15 @@ def has_parameter(client: Any, name: str) -> bool:
     except client.exceptions.ParameterNotFound:
         return False
     return True
+
+
+def has_secret(client: Any, *, name: str) -> bool:
+    """Return true if the secret exists and is not scheduled for deletion. Its value is not read."""
+    try:
+        found = client.describe_secret(SecretId=name)
+    except client.exceptions.ResourceNotFoundException:
+        return False
+    return "DeletedDate" not in found
 
 
 def zones(client: EC2Client) -> dict[str, str]:

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -19,6 +20,9 @@ ZONES_WITHOUT_LAMBDA = ("use1-az3",)
 """Ids of zones in which Lambda refuses subnets: *The provided subnets contain availability zone Lambda doesn't
 support*. The name of a zone, such as us-east-1e, means another zone in each account."""
 NOT_REGIONAL = ("iam",)
+RESOLVED = re.compile(r"\{\{resolve:secretsmanager:(arn:(?:[^:{}]*:){5}[^:{}]+|[^:{}]+)")
+"""A dynamic reference, and the name or ARN of its secret. Source: CloudFormation, *Get a secret or secret value from
+Secrets Manager*."""
 
 
 @dataclass(frozen=True)
@@ -28,7 +32,8 @@ class Needs:
     ``services``: as boto3 names them. ``zones``: names of the new network's zones; empty: CloudFormation
     chooses them;
     None: no new network. ``cluster``: True if the stage creates a database cluster. ``sender``: address from which it
-    sends by Amazon SES. ``bootstrap``: name of the SSM parameter with the version of the CDK's bootstrap.
+    sends by Amazon SES. ``bootstrap``: name of the SSM parameter with the version of the CDK's bootstrap. ``secrets``:
+    names or ARNs of the secrets whose values CloudFormation reads in the deploy.
     """
 
     services: frozenset[str]
@@ -36,6 +41,7 @@ class Needs:
     cluster: bool
     sender: str | None
     bootstrap: str | None
+    secrets: frozenset[str] = frozenset()
 
     @classmethod
     def of(cls, templates: Mapping[str, Template]) -> Needs:
@@ -52,7 +58,17 @@ class Needs:
             cluster="AWS::RDS::DBCluster" in kinds,
             sender=min(senders, default=None),
             bootstrap=next((found["Default"] for found in parameters if "Default" in found), None),
+            secrets=frozenset(found for text in _texts([*templates.values()]) for found in RESOLVED.findall(text)),
         )
+
+
+def _texts(node: object) -> Iterator[str]:
+    """Find all texts in a template."""
+    if isinstance(node, str):
+        yield node
+    elif isinstance(node, Mapping | list):
+        for value in node.values() if isinstance(node, Mapping) else node:
+            yield from _texts(value)
 
 
 def _values(node: object, key: str) -> Iterator[str]:
@@ -125,6 +141,17 @@ def rds_role(needs: Needs, exists: bool) -> Iterator[Finding]:
             "the account has no RDS resource yet. RDS creates this role with the first one, and the deploy can fail "
             "because the role is not ready",
             "aws iam create-service-linked-role --aws-service-name rds.amazonaws.com, and wait a minute",
+        )
+
+
+def secret(name: str, region: str, exists: bool) -> Iterator[Finding]:
+    """Find a missing secret, without which the deploy fails. ``name``: or ARN."""
+    if not exists:
+        yield refused(
+            f"secret {name}",
+            f"it does not exist in {region}, and CloudFormation reads it in the deploy",
+            f"create it, with the value in a file: aws secretsmanager create-secret --name {name} --secret-string "
+            "file://FILE",
         )
 
 

@@ -192,13 +192,21 @@ class Monitoring(Settings):
     old_snapshot_minutes: Annotated[int, Field(ge=15)] | Literal["off"] = 30
     """Minutes for which a session, a prepared transaction, a standby or a replication slot has kept dead rows of the
     database. The sweep reports none below 15."""
+    events_refused: Count = 1
+    """Events that the webhook of ``events`` refused."""
+    events_late_minutes: Annotated[int, Field(ge=10)] | Literal["off"] = 30
+    """Minutes for which an event has waited to be sent to the bus."""
+    events_dropped: Count = 1
+    """Events that were deleted unsent."""
     throttles: Count = 1
     """Throttled invocations of the stage's functions within 5 minutes; with ``detail`` ``stage``, of all functions of
     the account in the region."""
     near_timeout_percent: Percent = 80
     """Duration of a run, in percent of its type's ``timeout``."""
     silence: Annotated[int, Field(ge=2)] | Literal["off"] = 4
-    """Successive runs of the sweep, or of a health check, that are missing or did not complete."""
+    """Successive runs of the sweep's schedule, or of a health check, that are missing or did not complete. If they take
+    longer than an hour after the first, the alarm fires an hour after the first. ``"off"`` also leaves out the alarm of
+    a lane of the sweep that nothing reads."""
 
     @property
     def address_for_later(self) -> str | None:

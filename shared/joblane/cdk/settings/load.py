@@ -12,7 +12,7 @@ from pydantic_core import ErrorDetails
 from joblane import schedule_overrides as schedules
 from joblane.cdk.errors import StageError
 from joblane.cdk.services import dual_stack_problem
-from joblane.cdk.settings.apis import MEANINGS
+from joblane.cdk.settings import apis, events
 from joblane.cdk.settings.database import GivenDatabase
 from joblane.cdk.settings.stage import VERSION, Architecture, Stage
 from joblane.declaration import Task
@@ -20,7 +20,11 @@ from joblane.errors import DeclarationError
 
 MACHINES: Mapping[str, Architecture] = {"amd64": "x86_64", "x86_64": "x86_64", "aarch64": "arm64", "arm64": "arm64"}
 """Names of processor architectures in operating systems → in Lambda."""
-RIGHT: Mapping[str, str] = {**MEANINGS, VERSION: "1 to 64 ASCII characters without spaces are required"}
+RIGHT: Mapping[str, str] = {
+    **apis.MEANINGS,
+    **events.MEANINGS,
+    VERSION: "1 to 64 ASCII characters without spaces are required",
+}
 """Pattern of a setting → the value that is right."""
 S = TypeVar("S", bound=Stage)
 
@@ -119,7 +123,7 @@ def _of_this_machine(
 def with_schedules_of(stage: Stage, tasks: Mapping[str, Task[Any, Any]]) -> dict[str, Task[Any, Any]]:
     """Return the tasks with the times that they have in ``stage``. Raises :class:`StageError`."""
     try:
-        return schedules.apply_all(tasks, stage.schedules)
+        return schedules.apply_all(tasks, schedules.with_sweep(stage.schedules, stage.sweep_minutes))
     except DeclarationError as error:
         raise StageError(f"cdk.json: stage {stage.name!r}: schedules: {error}") from None
 

@@ -12,10 +12,13 @@ from pydantic import AfterValidator, Field, model_validator
 from joblane.cdk.errors import StageError
 from joblane.cdk.settings.apis import EMAIL, Control, HttpLimits, Monitoring, Page
 from joblane.cdk.settings.database import Aurora, DatabaseSettings, ExistingDatabase, LocalDatabase
+from joblane.cdk.settings.events import Events
 from joblane.cdk.settings.network import Network, NewNetwork
 from joblane.cdk.settings.section import SecretReference, Settings
+from joblane.errors import DeclarationError
 from joblane.limits import MAX_CONCURRENCY, MIN_CONCURRENCY
-from joblane.queues import check_prefix
+from joblane.queues import SWEEP, check_prefix
+from joblane.schedule_overrides import minutes_of
 
 Architecture = Literal["arm64", "x86_64"]
 LogLevel = Literal["DEBUG", "INFO", "WARNING", "ERROR"]
@@ -43,6 +46,14 @@ REMOVAL = {
 Value = str | SecretReference
 
 
+def _interval(text: str) -> str:
+    try:
+        minutes_of(text)
+    except DeclarationError as error:
+        raise ValueError(str(error)) from None
+    return text
+
+
 class Stage(Settings):
     """The settings of one stage. The defaults suit a new AWS account.
 
@@ -53,8 +64,8 @@ class Stage(Settings):
     """Name of the stage."""
     local: bool = False
     """True: a stage for an emulator, with no TLS on queues and buckets, with disabled schedules, and with the
-    architecture and the environment of this machine. It takes no ``database``, ``network``, ``control``, ``page`` or
-    ``monitoring``."""
+    architecture and the environment of this machine. It takes no ``database``, ``network``, ``control``, ``page``,
+    ``monitoring`` or ``events``."""
     prefix: Annotated[str, AfterValidator(check_prefix)] = "jobs"
     """Start of the names of all resources: lower-case letters, digits and single hyphens, 20 characters at most. It
     must not begin with the prefix of another stage and a hyphen: two stages cannot have ``jobs`` and
@@ -88,14 +99,22 @@ class Stage(Settings):
     """The page for a team, behind a sign-in. None: each operator runs `joblane page`. Requires ``control``."""
     monitoring: Monitoring | None = None
     """Alarms, dashboard and saved queries. None: none of them."""
+    events: Events | None = None
+    """Bus and webhook of the events of tasks. None: the events of tasks that declare ``events=`` go to a bus of the
+    stage's own, ``PREFIX-events``, for the targets of your own rules."""
     tags: Mapping[str, str] = {}
     """Tags of every resource, in addition to ``joblane:stage``: 40 at most. A key has 1 to 128 letters, digits, spaces
     and any of ``_.:/=+-@``, and starts neither with ``aws:`` nor with ``joblane:``. A value has 256 characters at
     most."""
+    sweep: Annotated[str, AfterValidator(_interval)] = "6 hours"
+    """Interval of the sweep's own schedule: 1, 2, 3, 4, 5, 6, 10, 12, 15, 20 or 30 minutes, or 1, 2, 3, 4, 6, 8, 12 or
+    24 hours. Above ``"5 minutes"`` sweeps are planned: a sweep runs when work is due and after each write, and this
+    schedule is the net below. ``"5 minutes"`` or less: only the schedule starts sweeps, for a stage with producers that
+    enqueue by SQL and cannot send to SQS."""
     schedules: Mapping[str, str] = {}
-    """Times that replace the declared times, for example ``{"jobs:sweep": "@hourly"}``. The key is the type, or
+    """Times that replace the declared times, for example ``{"mail:digest": "@hourly"}``. The key is the type, or
     ``type:name`` if the type has several schedules. The value is Unix cron text or ``"off"``. Name, time zone and
-    payload stay as declared."""
+    payload stay as declared. ``sweep`` has the interval of ``jobs:sweep``."""
     settings: Mapping[str, Value] = {}
     """Values of the names that tasks declare in ``environment``: texts, or references to secrets. A
     name that ends in ``_PASSWORD``, ``_SECRET``, ``_TOKEN`` or ``_KEY`` takes a reference only."""
@@ -116,6 +135,15 @@ class Stage(Settings):
                     raise ValueError(
                         f'settings.{name} is a secret; refer to it by {{"secret": "name", "field": "key"}}'
                     )
+        return self
+
+    @model_validator(mode="after")
+    def _one_interval_of_the_sweep(self) -> Self:
+        for key in self.schedules:
+            if key == SWEEP or key.startswith(f"{SWEEP}:"):
+                raise ValueError(
+                    f'schedules.{key}: the setting sweep has its interval; write "sweep": "1 hour", for example'
+                )
         return self
 
     @model_validator(mode="after")
@@ -144,6 +172,8 @@ class Stage(Settings):
             raise ValueError("network: a local stage has no network; leave it out")
         if self.local and self.monitoring is not None:
             raise ValueError("monitoring: a local stage has no metrics; leave it out")
+        if self.local and self.events is not None:
+            raise ValueError("events: a local stage has a bus of its own, and sends to no webhook; leave it out")
         if isinstance(self.database, Aurora) and self.network is None:
             raise ValueError('network: {"kind": "new"} or an existing network is required for database.kind aurora')
         if isinstance(self.database, ExistingDatabase) and self.database.security_group_id and self.network is None:
@@ -194,6 +224,11 @@ class Stage(Settings):
                 f"{f', or {enough}' if enough else ''}"
             )
         return self
+
+    @property
+    def sweep_minutes(self) -> int:
+        """The minutes of ``sweep``."""
+        return minutes_of(self.sweep)
 
     @property
     def alarms_of_nobody(self) -> bool:

@@ -13,6 +13,7 @@ from aws_cdk import aws_logs as logs
 from constructs import Construct
 
 from joblane.cdk.constructs.alarm_topics import AlarmTopics
+from joblane.cdk.constructs.event_bus import bus_name
 from joblane.cdk.constructs.jobs import Jobs
 from joblane.cdk.partition import part_of
 from joblane.cdk.settings.apis import Monitoring
@@ -57,7 +58,11 @@ class MonitoringStack(Stack):
         self._actions = {kind: actions.SnsAction(topic) for kind, topic in topics.items()}
         of_tasks = {function_name(stage.prefix, task.type) for task in jobs.tasks.values()}
         others = [name for name in functions if name not in of_tasks]
-        alarms = [*alarms_of_stage(monitoring, jobs.tasks, prefix=stage.prefix, functions=others), *more]
+        webhook_bus = bus_name(stage) if stage.events and stage.events.webhook else None
+        of_stage = alarms_of_stage(
+            monitoring, jobs.tasks, prefix=stage.prefix, functions=others, webhook_bus=webhook_bus
+        )
+        alarms = [*of_stage, *more]
         self._add_alarms(self, alarms, self._links)
         if not monitoring.is_stage:
             by_part = sorted(jobs.tasks.values(), key=lambda task: (part_of(task.type), task.type))

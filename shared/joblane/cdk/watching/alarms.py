@@ -20,7 +20,7 @@ from aws_cdk import aws_cloudwatch as cloudwatch
 from joblane.cdk.settings.apis import Count
 from joblane.declaration import Task
 from joblane.inspector.durations import written
-from joblane.queues import Queue
+from joblane.queues import DEFAULT_BUS, Queue
 from joblane.telemetry import namespace
 
 RUNBOOK = "docs/how-to/operate.md"
@@ -31,9 +31,15 @@ MAX_NAMES = 350
 """Characters of the names of types or functions in a description."""
 MAX_METRICS = 10
 """Metrics that one alarm reads. Source: CloudWatch quotas, *Metric Math alarms*."""
-MAX_RANGE = timedelta(days=1)
-"""All evaluated periods of an alarm together. Source: PutMetricAlarm, CloudWatch API reference."""
-FIVE, QUARTER = timedelta(minutes=5), timedelta(minutes=15)
+MAX_RANGE, LONGEST_RANGE = timedelta(days=1), timedelta(days=7)
+"""All evaluated periods of an alarm together: with periods below an hour, and with longer ones.
+
+Source: PutMetricAlarm, CloudWatch API reference."""
+FIVE, QUARTER, HOUR = timedelta(minutes=5), timedelta(minutes=15), timedelta(hours=1)
+MAX_PERIODS = 30
+"""Periods of an alarm about silence. With fewer and longer ones it would fire later: a period with a run counts until
+it has left the evaluated range, which is some periods longer. Source: CloudWatch, *Configuring how CloudWatch alarms
+treat missing data*."""
 
 Metrics = Mapping[str, cloudwatch.IMetric]
 
@@ -115,15 +121,19 @@ class Alarm:
 def silence(
     name: str, heading: str, completed: Callable[..., cloudwatch.Metric], gap: timedelta, times: Count
 ) -> Iterator[Alarm]:
-    """An alarm that fires when the metric of completed runs is missing ``times`` in a row.
+    """An alarm that fires when the metric of completed runs is missing ``times`` in a row, or an hour after the first.
 
     ``completed``: returns the metric for a statistic and a period. ``gap``: the longest time between two runs, see
-    :func:`longest_gap`. There is no alarm if the gap is more than a day, or ``times`` is ``off``.
+    :func:`longest_gap`. There is no alarm if the gap is more than six days, or ``times`` is ``off``.
     """
-    if not isinstance(times, int) or gap > MAX_RANGE:
+    if not isinstance(times, int):
         return
-    period = math.ceil(gap / FIVE) * FIVE
-    periods = min(times, MAX_RANGE // period)
+    gap = math.ceil(gap / FIVE) * FIVE
+    silent = gap + min((times - 1) * gap, HOUR)
+    period = next((each for each in (FIVE, QUARTER, HOUR) if silent <= MAX_PERIODS * each), HOUR)
+    periods = math.ceil(silent / period)
+    if periods * period > LONGEST_RANGE:
+        return
     yield Alarm(
         name=name,
         heading=heading,
@@ -212,6 +222,15 @@ def account_metric(name: str, statistic: str, label: str | None = None) -> cloud
 
 def queue_metric(queue: str, name: str, statistic: str, label: str | None = None) -> cloudwatch.Metric:
     return _metric("AWS/SQS", name, statistic, {"QueueName": queue}, label=label)
+
+
+def rule_metric(bus: str, rule: str, name: str, statistic: str, label: str | None = None) -> cloudwatch.Metric:
+    """Return a metric of an EventBridge rule. Rules of the account's default bus have no dimension for it.
+
+    Source: EventBridge, *Monitoring Amazon EventBridge*.
+    """
+    own = {} if bus == DEFAULT_BUS else {"EventBusName": bus}
+    return _metric("AWS/Events", name, statistic, {**own, "RuleName": rule}, label=label)
 
 
 def _metric(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from datetime import timedelta
 from functools import partial
 from typing import Any
 
@@ -19,24 +20,37 @@ from joblane.cdk.watching.alarms import (
     queue_metric,
     silence,
 )
+from joblane.cdk.watching.of_events import alarms_of_events
 from joblane.cdk.watching.of_lanes import throttles
 from joblane.declaration import Task
-from joblane.enqueue.wake import SWEEP
-from joblane.queues import Queue, cron_group_name, dead_letter_name, front_door_name
+from joblane.inspector.durations import written
+from joblane.queues import SWEEP, Queue, cron_group_name, dead_letter_name, front_door_name, lane_name
+
+UNREAD = timedelta(minutes=30)
+"""Age of a message in the lane of the sweep. That of a planned sweep is delayed by 15 minutes at most, then replaced.
+"""
 
 
 def alarms_of_stage(
-    monitoring: Monitoring, tasks: Mapping[str, Task[Any, Any]], *, prefix: str, functions: Sequence[str]
+    monitoring: Monitoring,
+    tasks: Mapping[str, Task[Any, Any]],
+    *,
+    prefix: str,
+    functions: Sequence[str],
+    webhook_bus: str | None = None,
 ) -> list[Alarm]:
     """Return the alarms that no single task type has.
 
-    ``functions``: the names of the Lambda functions that are not those of a task type.
+    ``functions``: the names of the Lambda functions that are not those of a task type. ``webhook_bus``: the name of the
+    bus whose events a webhook gets; None: the stage has no webhook.
     """
+    sends = any(task.events for task in tasks.values())
     has_critical = any(task.queue is Queue.CRITICAL for task in tasks.values())
     return [
         *(_instead_of_lanes(monitoring, prefix) if monitoring.is_stage else throttles("shared", functions, monitoring)),
         *_of_dead_letters(prefix, monitoring),
         *(_of_sweep(tasks[SWEEP], prefix, monitoring, has_critical=has_critical) if SWEEP in tasks else ()),
+        *(alarms_of_events(monitoring, prefix=prefix, webhook_bus=webhook_bus) if sends else ()),
     ]
 
 
@@ -94,10 +108,6 @@ def _of_dead_letters(prefix: str, monitoring: Monitoring) -> Iterator[Alarm]:
 
 
 def _of_sweep(sweep: Task[Any, Any], prefix: str, monitoring: Monitoring, *, has_critical: bool) -> Iterator[Alarm]:
-    gap = longest_gap(sweep)
-    if gap is None:  # the stage has switched the sweep off, so its metrics are missing on purpose
-        return
-
     def reported(name: str, metric: str, threshold: Count, **text: Any) -> Iterator[Alarm]:
         if isinstance(threshold, int):
             metrics = {"found": own_metric(prefix, metric, statistic="Maximum", period=FIVE, task_type=SWEEP)}
@@ -159,17 +169,30 @@ def _of_sweep(sweep: Task[Any, Any], prefix: str, monitoring: Monitoring, *, has
         topic=Topic.URGENT,
         is_state=True,
     )
-    minutes = monitoring.old_snapshot_minutes
+    snapshot = monitoring.old_snapshot_minutes
     yield from reported(
         "old-snapshot",
         "OldestSnapshotSeconds",
-        minutes * 60 if isinstance(minutes, int) else "off",
+        snapshot * 60 if isinstance(snapshot, int) else "off",
         heading="an-old-snapshot",
-        says=f"A transaction, a standby or a replication slot has kept dead rows for {minutes} minutes, so tasks with "
+        says=f"A transaction, a standby or a replication slot has kept dead rows for {snapshot} minutes, so tasks with "
         "limits start more slowly. The sweep's log names it.",
         run="doctor",
         topic=Topic.LATER,
         is_state=True,
     )
+    if isinstance(monitoring.silence, int):
+        lane = lane_name(prefix, sweep.queue, SWEEP)
+        yield Alarm(
+            name="sweep-lane",
+            heading="the-sweep-does-not-run",
+            says=f"A message has waited in {lane} for {written(UNREAD)}: the sweep's function does not take it.",
+            run="doctor",
+            topic=Topic.URGENT,
+            is_state=True,
+            metrics={"age": queue_metric(lane, "ApproximateAgeOfOldestMessage", "Maximum")},
+            threshold=UNREAD.total_seconds(),
+        )
     completed = partial(own_metric, prefix, "Completed", task_type=SWEEP, queue=sweep.queue.value)
-    yield from silence("sweep", "the-sweep-does-not-run", completed, gap, monitoring.silence)
+    if gap := longest_gap(sweep):
+        yield from silence("sweep", "the-sweep-does-not-run", completed, gap, monitoring.silence)

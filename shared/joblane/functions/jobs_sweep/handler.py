@@ -3,6 +3,7 @@
 It also writes the metrics of faults that only it can see, for the alarms.
 """
 
+import os
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -14,7 +15,6 @@ from joblane.context import TaskContext
 from joblane.declaration import Grants, Task
 from joblane.decorator import task
 from joblane.discovery import discover
-from joblane.enqueue.wake import SWEEP
 from joblane.errors import sqlstate, text_of
 from joblane.maintenance.held_counts import HeldCounts, held_counts
 from joblane.maintenance.missed_ticks import missed_ticks
@@ -23,7 +23,7 @@ from joblane.maintenance.run_statistics import AddedUp, add_up
 from joblane.maintenance.sweep import Swept, sweep
 from joblane.maintenance.unmarked_dead_letters import unmarked_dead_letters
 from joblane.payload import Payload
-from joblane.queues import Queue, front_door_name, lane_name
+from joblane.queues import SWEEP, Queue, front_door_name, lane_name
 from joblane.record.connection import INSUFFICIENT_PRIVILEGE
 from joblane.schedule import every
 from joblane.sqs.client import Sqs
@@ -47,11 +47,12 @@ class JobsSweep(Payload):
     max_retry=0,
     timeout=timedelta(minutes=4),
     retention=timedelta(hours=1),
-    schedule=every(minutes=5),
+    schedule=every(minutes=settings.DEFAULT_SWEEP_MINUTES),
     overlap="allow",  # the next sweep finds a killed one
     grants=Grants(enqueue=("*",)),
 )
 def jobs_sweep(payload: JobsSweep, ctx: TaskContext) -> dict[str, Any]:
+    _begin_chains()
     sqs, tasks = Sqs(), discover()
 
     def may_continue() -> bool:
@@ -76,6 +77,17 @@ def jobs_sweep(payload: JobsSweep, ctx: TaskContext) -> dict[str, Any]:
     _measure_held(held)
     _measure_runs(add_up(ctx.connection(), may_continue=may_continue))  # last: only charts depend on it
     return vars(swept) | {"missed_ticks": missed, "held": held.by_limit.total()}
+
+
+def _begin_chains() -> None:
+    """Let the sweep's messages begin chains of their own.
+
+    A run wakes the sweep, and the sweep sends the next task of the same type. In one chain of messages Lambda would
+    count these as a loop, and stop the function of the type. Source: Lambda, *Recursive loop detection*.
+    """
+    from joblane.frequent_line import TRACE_VARIABLE  # it imports Powertools, as the first log line does
+
+    os.environ.pop(TRACE_VARIABLE, None)
 
 
 def _measure(ctx: TaskContext, swept: Swept, found: Mapping[str, int]) -> None:

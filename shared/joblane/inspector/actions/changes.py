@@ -90,6 +90,7 @@ DELETE: Columns = DELETED | {"reason": "'deleted by ' || c.who"}
 DELETE_DEPENDENT = """,
 items as (delete from joblane.task_items where task_id in (select id from changed)),
 cursors as (delete from joblane.task_cursors where task_id in (select id from changed)),
+steps as (delete from joblane.task_steps where task_id in (select id from changed)),
 progress as (delete from joblane.task_progress where task_id in (select id from changed)),
 attempts as (
   update joblane.task_attempts set error_message = null, traceback = null where task_id in (select id from changed)

@@ -8,7 +8,6 @@ from datetime import UTC, datetime, timedelta
 
 from pg8000.exceptions import Error as PostgresError
 
-from joblane.enqueue.wake import SWEEP
 from joblane.errors import sqlstate, text_of
 from joblane.flow import values_text
 from joblane.inspector.durations import lasting
@@ -21,6 +20,7 @@ from joblane.inspector.tasks.filter_sql import BOUND
 from joblane.inspector.views import Check, Grade
 from joblane.maintenance.missed_ticks import PATIENCE
 from joblane.maintenance.old_snapshot import old_snapshot
+from joblane.queues import SWEEP
 from joblane.record import functions, migrations
 from joblane.record.connection import INSUFFICIENT_PRIVILEGE, READ_ONLY
 from joblane.record.limit_changes import undeclared_names

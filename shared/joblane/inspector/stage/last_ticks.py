@@ -12,7 +12,7 @@ from joblane.maintenance.missed_ticks import LONGEST_LOOK_BACK, PATIENCE, key_of
 from joblane.schedule import Schedule
 from joblane.sqs.tick import id_of
 
-KNOWN_SCHEDULES = "select type, name, since from joblane.schedules"
+KNOWN_SCHEDULES = "select type, name, since from joblane.declared_schedules"
 SEEN = """
 select x.id from jsonb_array_elements_text($1::jsonb) as x(id)
  where exists (select from joblane.tasks t where t.id = x.id)

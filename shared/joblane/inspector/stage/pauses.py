@@ -19,7 +19,7 @@ from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Any
 
-from joblane.enqueue.wake import SWEEP, wake
+from joblane.enqueue.wake import wake
 from joblane.inspector.actions import audit
 from joblane.inspector.errors import SelectionError
 from joblane.inspector.filter import PauseScope
@@ -28,7 +28,7 @@ from joblane.inspector.scope import Scope
 from joblane.inspector.tasks.filter_sql import unknown_type
 from joblane.inspector.views import Pause
 from joblane.options import is_storable
-from joblane.queues import Queue
+from joblane.queues import SWEEP, Queue
 from joblane.record.connection import Connection
 from joblane.sqs.message import TENANT_PATTERN
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from datetime import datetime
 from typing import Any
 
 from joblane.declaration import Task
@@ -15,13 +16,14 @@ from joblane.inspector.tasks.filter_sql import reading
 from joblane.inspector.tasks.relatives import relatives
 from joblane.inspector.tasks.row import Record, read
 from joblane.inspector.tasks.why import why
-from joblane.inspector.views import Attempt, TaskRow, TaskView
+from joblane.inspector.views import Attempt, Step, TaskRow, TaskView
 from joblane.payload import Payload
 from joblane.record.connection import Row
 from joblane.record.states import PARENTS, State
 from joblane.record.status import Progress
 from joblane.redaction import MASK, masked, redacted_names
 from joblane.scrubbing import OPEN_HEADER, scrubbed, scrubber
+from joblane.steps import key_of
 from joblane.unique import PAYLOAD_KEY
 
 ATTEMPTS_SHOWN = 500
@@ -47,12 +49,17 @@ select (select array(select details ->> 'new_id' from joblane.audit
   from (select) as single left join joblane.task_progress p on p.task_id = $1
 """
 
+STEPS = """
+select name, created_at, octet_length(value::text) from joblane.task_steps where task_id = $1 order by created_at, name
+"""
+
 
 def task(scope: Scope, id_: str) -> TaskView:
     with reading(scope.connection) as connection:
         record = read(connection, id_)
         attempts = [Attempt(*row) for row in connection.run(ATTEMPTS, id_)]
         [[replays, *progress, items_done]] = connection.run(RELATED, id_)
+        steps = connection.run(STEPS, id_)
         entries = audit.entries(scope, target=id_, limit=AUDIT_SHOWN)
         ended = [attempt.outcome for attempt in attempts if attempt.outcome is not None]
         related = relatives(connection, record)
@@ -68,6 +75,7 @@ def task(scope: Scope, id_: str) -> TaskView:
         replays=tuple(replays),
         progress=_progress(progress),
         items_done=items_done,
+        steps=tuple(_step(declared, record, *row) for row in steps),
         limits=tuple(filter(None, (record.key_limit, record.total_limit, record.shared_limit))),
         waits_for=None if record.waits_for == PARENTS else record.waits_for,
         **related,
@@ -105,6 +113,12 @@ def _key(declared: Task[Any, Any] | None, record: Record) -> str | None:
     if redacted_names(model) and PAYLOAD_KEY.fullmatch(key.rpartition(" ")[2]):
         return f"{record.type} {MASK}"
     return scrubber(model, record.payload)(key)
+
+
+def _step(declared: Task[Any, Any] | None, record: Record, name: str, done_at: datetime, size: int) -> Step:
+    """A handler can put a redacted value into the name."""
+    shown = MASK if declared is None else scrubber(declared.payload, record.payload)(name)
+    return Step(shown, key_of(record.id, name), done_at, size)
 
 
 def _headers(headers: Mapping[str, str]) -> Mapping[str, str]:

@@ -121,6 +121,19 @@ class Attempt:
         return self.started_at - timedelta(milliseconds=self.wait_ms or 0)
 
 
+@dataclass(frozen=True, slots=True)
+class Step:
+    """A step of ``ctx.step`` that is done. Its value is not shown: it may be anything that a service has answered.
+
+    ``key``: its idempotency key, by which the service may know the call. ``bytes``: the size of its value as JSON.
+    """
+
+    name: str
+    key: str
+    done_at: datetime
+    bytes: int
+
+
 class Reason(StrEnum):
     """The reason why a task is not running now."""
 
@@ -220,6 +233,7 @@ class TaskView:
     replays: tuple[str, ...]
     progress: Progress | None
     items_done: int
+    steps: tuple[Step, ...]
     limits: tuple[str, ...]
     waits_for: str | None
     parents: Relatives

@@ -195,14 +195,13 @@ class Dev:
 
     def _addresses(self, stage: Mapping[str, Any]) -> dict[str, str]:
         url = self._postgres.url if self._postgres_started.done() else "postgresql://nobody@127.0.0.1/not-started"
-        endpoint, schedules = f"http://{HOST}:{self._aws_port}", stage.get("schedules", {})
         return env_file.addresses(
-            endpoint,
+            f"http://{HOST}:{self._aws_port}",
             region=REGION,
             database_url=url,
             project=self._project,
             prefix=self._prefix,
-            schedules=schedules,
+            stage=stage,
         )
 
     async def _spawn_control(self, since: str | None) -> Process:

@@ -45,7 +45,8 @@ begin
         raise exception 'task_id: 1 to 200 printable ASCII characters without spaces are required'
             using errcode = '22023';
     end if;
-    if task_id ~ '^[a-z0-9_]+:[a-z0-9_]+:[a-z0-9-]+:\d{4}-\d\d-\d\dT\d\d:\d\dZ$' then
+    if task_id ~ '^([a-z0-9_]+:[a-z0-9_]+:[a-z0-9-]+:\d{4}-\d\d-\d\dT\d\d:\d\dZ|@.+:\d{4}-\d\d-\d\dT\d\d:\d\dZ:\d+)$'
+    then
         raise exception 'task_id: has the form of a tick''s id, which only the scheduler gives' using errcode = '22023';
     end if;
     if tenant !~ '^[!-~]{1,128}$' then

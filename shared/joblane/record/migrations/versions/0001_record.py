@@ -1,4 +1,4 @@
-"""The tables of Joblane: tasks, runs, finished items, cursors, progress, pauses, and the audit of operators."""
+"""The tables of Joblane: tasks, runs, finished items, cursors, steps, progress, pauses, and the audit of operators."""
 
 from __future__ import annotations
 
@@ -44,8 +44,9 @@ create table joblane.tasks (
     headers jsonb not null default '{}',
     -- Options that no column has: timeout and retry_delay in seconds, the declared on_archived, relations (after,
     -- on_parent_dead, enqueued_by, batch, callback_of, callback), depth: the number of enqueues by runs that led to the
-    -- task, and debounce: the number of asks, the longest wait after the first one in seconds, and which payload is
-    -- kept.
+    -- task, debounce: the number of asks, the longest wait after the first one in seconds, and which payload is kept,
+    -- schedule: the name of the schedule at run time that made it, and tick_key: the unique key that it takes when it
+    -- first runs.
     options jsonb not null default '{}',
     -- Id of the tick that made this task. Null: no tick.
     tick text,
@@ -231,6 +232,22 @@ create table joblane.task_cursors (
     -- Time at which the cursor last moved.
     at timestamptz not null default clock_timestamp()
 ) with (fillfactor = 50)
+"""
+
+STEPS = """
+-- One row for each step of ctx.step that is done. It is committed with the step's work, and removed with the task's
+-- content.
+create table joblane.task_steps (
+    -- Id of the task.
+    task_id text collate "C" not null,
+    -- Name of the step, 1 to 100 characters.
+    name text collate "C" not null,
+    -- Value of the step, at most 64 KiB. It is json, because jsonb would change numbers such as 1e20.
+    value json not null,
+    -- Time at which it was committed.
+    created_at timestamptz not null default clock_timestamp(),
+    primary key (task_id, name)
+)
 """
 
 PROGRESS = """
@@ -489,8 +506,48 @@ create table joblane.stage (
 """
 
 SCHEDULES = f"""
--- One row for each schedule whose ticks the sweep has checked.
+-- One row for each schedule made at run time, by a program or an operator. The sweep makes the tasks of its ticks.
 create table joblane.schedules (
+    -- Name: 1 to 128 printable ASCII characters without spaces, unique in the stage.
+    name text collate "C" primary key check (name ~ '^[!-~]{{1,128}}$'),
+    -- Type of its tasks.
+    type text collate "C" not null check (type ~ '^[a-z0-9_]+:[a-z0-9_]+$'),
+    -- Payload of each task.
+    payload jsonb not null check (jsonb_typeof(payload) = 'object'),
+    -- Digest of the payload's schema in the code that put the schedule.
+    schema text,
+    -- Tenant of its tasks. Null: none.
+    tenant text collate "C" check (tenant ~ '^[!-~]{{1,128}}$'),
+    -- Enqueue options of its tasks, by their names; durations in seconds.
+    options jsonb not null default '{{}}' check (jsonb_typeof(options) = 'object'),
+    -- Times at which it fires: five fields of Unix cron.
+    expression text not null,
+    -- Time zone of the times: a name of the IANA database.
+    timezone text not null,
+    -- Policy for ticks that were missed: latest (the newest of them runs late) or skip (none runs).
+    missed text not null default 'latest' check (missed in ('latest', 'skip')),
+    -- Number of the last change of what its tasks are. It is part of the ids of its ticks.
+    revision bigint not null,
+    -- Time since which it is paused. Null: it is not paused.
+    paused_at timestamptz check (paused_at between {FIRST} and {LAST}),
+    -- Time of the next tick that has no task yet. Of a paused schedule it has no meaning.
+    next_at timestamptz not null check (next_at between {FIRST} and {LAST}),
+    -- Time of the last tick that got a task, at most 15 minutes ahead. Null: none yet.
+    last_at timestamptz check (last_at between {FIRST} and {LAST}),
+    -- Id of the task of this tick. Null: none yet.
+    last_task text collate "C",
+    -- Why the last tick got no task. It has no payload value. Null: it got one.
+    problem text,
+    -- Time at which it was first put.
+    created_at timestamptz not null default clock_timestamp() check (created_at between {FIRST} and {LAST}),
+    -- Time at which it was last put with a change, paused or resumed.
+    updated_at timestamptz not null default clock_timestamp() check (updated_at between {FIRST} and {LAST})
+) with (fillfactor = 80)
+"""
+
+DECLARED_SCHEDULES = f"""
+-- One row for each schedule of a declaration whose ticks the sweep has checked.
+create table joblane.declared_schedules (
     -- Type of the task.
     type text collate "C" not null,
     -- Name of the schedule.
@@ -623,14 +680,20 @@ INDEXES = (
     "create index audit_bulk on joblane.audit (bulk, number) where bulk is not null",
     "create index task_parents_parent on joblane.task_parents (parent)",
     "create index batches_created on joblane.batches (created_at, id)",
+    # Schedules at run time: the sweep reads only those that fire soon.
+    "create index schedules_next on joblane.schedules (next_at, name) where paused_at is null",
+    "create index schedules_tenant on joblane.schedules (tenant, name) where tenant is not null",
+    "create index schedules_type on joblane.schedules (type, name)",
 )
 
 
 def upgrade() -> None:
     op.execute("create sequence joblane.tasks_seq")
+    op.execute("create sequence joblane.schedules_seq")
     for table in (
-        TASKS, ATTEMPTS, RUN_STATISTICS, RUN_STATISTICS_UNTIL, ITEMS, CURSORS, PROGRESS, PARENTS, CHILDREN, BATCHES,
-        PAUSES, AUDIT, CAUSES, DEPLOYS, BULKS, TYPES, STAGE, SCHEDULES, LIMITS, LIMIT_CHANGES, RATES, FUNCTIONS,
+        TASKS, ATTEMPTS, RUN_STATISTICS, RUN_STATISTICS_UNTIL, ITEMS, CURSORS, STEPS, PROGRESS, PARENTS, CHILDREN,
+        BATCHES, PAUSES, AUDIT, CAUSES, DEPLOYS, BULKS, TYPES, STAGE, SCHEDULES, DECLARED_SCHEDULES, LIMITS,
+        LIMIT_CHANGES, RATES, FUNCTIONS,
     ):  # fmt: skip
         for statement in statements(table):
             op.execute(statement)

@@ -1,0 +1,239 @@
+"""The changes of schedules at run time, in the transaction of their caller."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING, Any
+
+from joblane.declaration import Task
+from joblane.discovery import load
+from joblane.enqueue.ticks import (
+    SCHEDULE,
+    Stored,
+    by_schedules,
+    due_ticks,
+    keyed,
+    start_of_ids,
+    tick_task,
+    written,
+)
+from joblane.errors import DeclarationError, JobError, ScheduleError, UnknownScheduleError
+from joblane.record.schedules import (
+    CANCEL_TICKS,
+    DELETE,
+    GET,
+    LOCK,
+    PAUSE,
+    RESUME,
+    WRITE,
+    PutSchedule,
+    RunTimeSchedule,
+    read,
+    schedule_of,
+)
+
+if TYPE_CHECKING:
+    from joblane.enqueue.insert import Run
+    from joblane.job import Job
+    from joblane.record.insert import NewTask
+    from joblane.schedule import Schedule
+
+LOOK_BACK = timedelta(days=1)
+"""Ticks that were due earlier, and have not begun yet, are not cancelled with their schedule."""
+COMPARED = ("type", "payload", "schema", "options", "expression", "timezone", "missed")
+"""The columns of a schedule that ``put`` compares."""
+DELETED = "ScheduleDeleted: its schedule was deleted before it ran"
+PAUSED = "SchedulePaused: its schedule was paused before it ran"
+CHANGED = "ScheduleChanged: its schedule was changed before it ran, and makes another task"
+TRY_AGAIN = "it has not ended within 5 seconds. Nothing was changed; try again"
+
+
+@dataclass(frozen=True, slots=True)
+class _Locked:
+    """A locked schedule. ``row`` None: no schedule has the name."""
+
+    now: datetime
+    revision: int
+    row: Mapping[str, Any] | None
+
+
+@dataclass(frozen=True, slots=True)
+class Cancelled:
+    """The result of a cancel of ticks.
+
+    ``begun``: the time of the last tick that has begun before it was due. ``limits``, ``parents``: the limits to serve
+    after the commit, and the cancelled tasks for which others wait.
+    """
+
+    begun: datetime | None = None
+    limits: Sequence[Sequence[str | None]] = ()
+    parents: Sequence[str] = ()
+
+
+NOTHING = Cancelled()
+
+
+@dataclass(frozen=True, slots=True)
+class ScheduleChanges:
+    """The changes of one client.
+
+    Each runs its statements by ``run``, in one transaction. ``travelled``: how far the time of a test is ahead of the
+    database's clock.
+    """
+
+    prefix: str
+    travelled: timedelta
+
+    def put(
+        self, run: Run, *, row: dict[str, Any], task: Task[Any, Any], times: Schedule
+    ) -> tuple[PutSchedule, list[NewTask]]:
+        """Write a schedule, and return the tasks of its ticks in the next 15 minutes. ``row``: the given columns."""
+        name = row["name"]
+        locked = self._locked(run, name)
+        old, now = locked.row, locked.now
+        if old is not None and old["tenant"] != row["tenant"]:
+            raise ScheduleError(
+                "tenant",
+                f"the schedule {name!r} exists, and is of another tenant or of none; put the tenant into the name, or "
+                "delete that schedule first",
+            )
+        if old is not None and all(old[column] == row[column] for column in COMPARED):
+            next_at = RunTimeSchedule.of(old, self.travelled).next_at
+            return PutSchedule(name, created=False, changed=False, next_at=next_at), []
+        is_paused = old is not None and old["paused_at"] is not None
+        next_at = self._next_of_changed(run, row, locked, times)
+        ticks, following = ([], next_at) if is_paused else due_ticks(times, next_at, now, row["missed"])
+        row["revision"] = locked.revision
+        tasks = self._tasks(Stored.of(row), task, ticks)
+        run(WRITE, json.dumps(row | self._moved(tasks, ticks, following), ensure_ascii=False))
+        next_tick = None if is_paused else (ticks[0] if ticks else following) - self.travelled
+        return PutSchedule(name, created=old is None, changed=True, next_at=next_tick), tasks
+
+    def _next_of_changed(self, run: Run, row: Mapping[str, Any], locked: _Locked, times: Schedule) -> datetime:
+        """Cancel the ticks that were made ahead, and return the first one to make."""
+        old = locked.row
+        if old is None:
+            return times.next_after(locked.now)
+        begun = self._cancel_ticks(run, row["name"], CHANGED, locked.now, only_later=True).begun
+        next_at = times.next_after(max(locked.now, begun or locked.now))
+        if (old["expression"], old["timezone"]) == (row["expression"], row["timezone"]):
+            return min(next_at, self._time(old["next_at"]))  # it may be late
+        return next_at
+
+    def resume(self, run: Run, *, name: str, task: Task[Any, Any] | None) -> tuple[bool, list[NewTask]]:
+        """End a pause, and return the tasks of the ticks in the next 15 minutes. False: there is no pause."""
+        locked = self._locked(run, name)
+        if locked.row is None:
+            raise UnknownScheduleError(name)
+        if locked.row["paused_at"] is None:
+            return False, []
+        stored = Stored.of({**locked.row, "revision": locked.revision})
+        times = schedule_of(stored.expression, stored.timezone)
+        next_at = times.next_after(locked.now)
+        ticks, following = due_ticks(times, next_at, locked.now, stored.missed)
+        try:
+            tasks = self._tasks(stored, _task_of(stored.type, task), ticks) if ticks or task else []
+        except JobError:
+            if task is not None:
+                raise
+            ticks, tasks, following = [], [], next_at  # the sweep makes them
+        document = {"name": name, "revision": locked.revision, **self._moved(tasks, ticks, following)}
+        run(RESUME, json.dumps(document))
+        return True, tasks
+
+    def pause(self, run: Run, *, name: str) -> tuple[tuple[bool, Cancelled], list[NewTask]]:
+        """Pause a schedule, and cancel its ticks. False: it is paused already."""
+        locked = self._locked(run, name)
+        if locked.row is None:
+            raise UnknownScheduleError(name)
+        if locked.row["paused_at"] is not None:
+            return (False, NOTHING), []
+        cancelled = self._cancel_ticks(run, name, PAUSED, locked.now)
+        run(PAUSE, json.dumps({"name": name}))
+        return (True, cancelled), []
+
+    def delete(self, run: Run, *, name: str) -> tuple[tuple[bool, Cancelled], list[NewTask]]:
+        """Delete a schedule, and cancel its ticks. False: there is none."""
+        locked = self._locked(run, name)
+        if locked.row is None:
+            return (False, NOTHING), []
+        cancelled = self._cancel_ticks(run, name, DELETED, locked.now)
+        run(DELETE, json.dumps({"name": name}))
+        return (True, cancelled), []
+
+    def job_now(
+        self, run: Run, *, name: str, task: Task[Any, Any] | None
+    ) -> tuple[tuple[Job, dict[str, Any]], list[NewTask]]:
+        """Return the job of a schedule that is to run now, and its relation to the schedule."""
+        schedule = run(GET, json.dumps({"name": name}))
+        if not schedule:
+            raise UnknownScheduleError(name)
+        stored = Stored.of(read(schedule[0][0]))
+        job = stored.job(_task_of(stored.type, task))
+        return (keyed(stored, job), {SCHEDULE: name}), []
+
+    def get(self, run: Run, *, name: str) -> tuple[RunTimeSchedule | None, list[NewTask]]:
+        found = self.found(run, statement=GET, document=json.dumps({"name": name}))[0]
+        return found[0] if found else None, []
+
+    def found(self, run: Run, *, statement: str, document: str) -> tuple[Sequence[RunTimeSchedule], list[NewTask]]:
+        """Return the schedules of the rows that a statement returns."""
+        return [RunTimeSchedule.of(read(row[0]), self.travelled) for row in run(statement, document)], []
+
+    def _locked(self, run: Run, name: str) -> _Locked:
+        [[answer]] = run(LOCK, json.dumps({"name": name}))
+        if answer is None:
+            raise ScheduleError("name", f"another transaction is changing the schedule {name!r}; {TRY_AGAIN}")
+        document = read(answer)
+        return _Locked(self._time(document["now"]), document["revision"], document["row"])
+
+    def _cancel_ticks(self, run: Run, name: str, reason: str, now: datetime, *, only_later: bool = False) -> Cancelled:
+        """Cancel the tasks of ticks that have not begun. ``only_later``: only if they are not due yet."""
+        start = start_of_ids(name)
+        document = {
+            "low": start + written(now - LOOK_BACK),
+            "high": f"{start}:",  # after every digit
+            "after": f"{start}{written(now)};",  # after the tick of this minute
+            "time_at": len(start) + 1,
+            "only_later": only_later,
+            "reason": reason,
+        }
+        [[answer]] = run(CANCEL_TICKS, json.dumps(document))
+        if answer is None:
+            raise ScheduleError("name", f"another transaction holds a task of the schedule {name!r}; {TRY_AGAIN}")
+        cancelled = read(answer)
+        begun = datetime.fromisoformat(cancelled["begun"]) if cancelled["begun"] else None
+        return Cancelled(begun, cancelled["limits"], cancelled["parents"])
+
+    def _tasks(self, stored: Stored, task: Task[Any, Any], ticks: Sequence[datetime]) -> list[NewTask]:
+        job = stored.job(task)
+        return [tick_task(stored, job, tick, prefix=self.prefix, due_at=tick - self.travelled) for tick in ticks]
+
+    def _moved(self, tasks: Sequence[NewTask], ticks: Sequence[datetime], following: datetime) -> dict[str, Any]:
+        """Return the columns with the last tick that got a task, and with the next one."""
+        return {
+            "next_at": (following - self.travelled).isoformat(),
+            "last_at": (ticks[-1] - self.travelled).isoformat() if ticks else None,
+            "last_task": tasks[-1].id if ticks else None,
+        }
+
+    def _time(self, text: str) -> datetime:
+        """Return a time of the database by the clock of the schedules."""
+        return by_schedules(datetime.fromisoformat(text), self.travelled)
+
+
+def _task_of(type_: str, given: Task[Any, Any] | None) -> Task[Any, Any]:
+    """Return the task of a schedule. Raises :class:`ScheduleError`."""
+    if given is None:
+        try:
+            return load(type_)
+        except DeclarationError as error:
+            raise ScheduleError(
+                "task", f"the schedule is of type {type_!r}, which this project does not declare; give task=…"
+            ) from error
+    if not isinstance(given, Task) or type_ not in given.types:
+        raise ScheduleError("task", f"the task {type_!r} is required, of which the schedule is")
+    return given

@@ -1,0 +1,142 @@
+"""The ticks of schedules at run time: which of them are due, and their tasks.
+
+A task is made up to 15 minutes before its tick, so that SQS can delay its message until then, to the second. Its id has
+the name of the schedule, the time and the revision, so that a tick that is handled twice is one task.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any
+
+from joblane.enqueue.check import check
+from joblane.job import Job
+from joblane.limits import MAX_DELAY_SECONDS
+from joblane.record.schedules import Missed
+from joblane.unique import Unique
+
+if TYPE_CHECKING:
+    from joblane.declaration import Task
+    from joblane.record.insert import NewTask
+    from joblane.schedule import Schedule
+
+AHEAD = timedelta(seconds=MAX_DELAY_SECONDS)
+"""The tasks of ticks are made this long before their time."""
+GRACE = timedelta(minutes=6)
+"""A tick that is later than this is missed. A sweep starts at most five minutes after a schedule was put."""
+MAX_NAME = 128
+NAME_PATTERN = re.compile(rf"[!-~]{{1,{MAX_NAME}}}")
+SCHEDULE = "schedule"
+"""The option of a task with the name of its schedule."""
+DURATIONS = ("timeout", "retention", "unique_for")
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """A row of ``joblane.schedules``, for its ticks."""
+
+    name: str
+    type: str
+    payload: Mapping[str, Any]
+    schema: str | None
+    tenant: str | None
+    options: Mapping[str, Any]
+    expression: str
+    timezone: str
+    missed: str
+    revision: int
+
+    @classmethod
+    def of(cls, row: Mapping[str, Any]) -> Stored:
+        return cls(**{name: row[name] for name in cls.__slots__})
+
+    def job(self, task: Task[Any, Any]) -> Job:
+        """Return the job of a tick, without its time. Raises :class:`UnreadablePayloadError`."""
+        options = {name: _option(name, value) for name, value in self.options.items()}
+        return Job(task, task.read(self.payload, self.schema), tenant=self.tenant, **options)
+
+
+def due_ticks(schedule: Schedule, next_at: datetime, now: datetime, missed: str) -> tuple[list[datetime], datetime]:
+    """Return the times of the ticks whose tasks are made now, and the time of the first tick after them.
+
+    At most one of them is past: the newest, if it is not missed, or by the policy.
+    """
+    moment, ticks = next_at, list[datetime]()
+    if next_at <= now:
+        moment = max(schedule.previous(now), next_at)
+        if missed == Missed.LATEST or now - moment <= GRACE:
+            ticks.append(moment)
+        moment = schedule.next_after(moment)
+    while moment <= now + AHEAD:
+        ticks.append(moment)
+        moment = schedule.next_after(moment)
+    return ticks, moment
+
+
+def tick_id(name: str, moment: datetime, revision: int) -> str:
+    """Return the id of a tick's task. No type begins with ``@``, so no declared schedule has such a tick."""
+    return f"{start_of_ids(name)}{written(moment)}:{revision}"
+
+
+def start_of_ids(name: str) -> str:
+    """Return the beginning of the ids of a schedule's ticks. The time follows."""
+    return f"@{name}:"
+
+
+def written(moment: datetime) -> str:
+    """Return a time as it is in an id."""
+    return f"{moment.astimezone(UTC):%Y-%m-%dT%H:%MZ}"
+
+
+def tick_task(stored: Stored, job: Job, moment: datetime, *, prefix: str, due_at: datetime) -> NewTask:
+    """Return the task of the tick at ``moment``, which the sweep sends.
+
+    ``due_at``: the same time by the database's clock, which differs in a test that travels. Raises
+    :class:`EnqueueError`.
+    """
+    new = check(job, record=True, prefix=prefix)
+    key = new.unique
+    if key is None:
+        key = job.task.key_of_message(new.queue, new.payload, f"@{stored.name}")
+    return replace(
+        new,
+        id=tick_id(stored.name, moment, stored.revision),
+        at=due_at,
+        unique=None,
+        tick_key=None if key is None else Unique(key.key, key.seconds + AHEAD.total_seconds(), key.until),
+        links={SCHEDULE: stored.name},
+    )
+
+
+def keyed(stored: Stored, job: Job) -> Job:
+    """Return a job with the unique key that the ticks of its schedule take."""
+    key = None
+    if job.unique_for is None:
+        key = job.task.key_of_message(job.queue or job.task.queue, {}, f"@{stored.name}")
+    if key is None or job.task.unique_for is not None:
+        return job
+    given = key.key.removeprefix(f"{job.task.type} ")
+    return replace(job, unique_key=given, unique_for=timedelta(seconds=key.seconds), unique_until=key.until)
+
+
+def by_schedules(moment: datetime, travelled: timedelta) -> datetime:
+    """Return a time of the database by the clock of the schedules.
+
+    ``travelled``: how far a test has travelled. It has changed the times of the database step by step, so that they
+    are not exact.
+    """
+    moment = moment.astimezone(UTC) + travelled
+    near = (moment + timedelta(milliseconds=5)).replace(second=0, microsecond=0)
+    return near if travelled and abs(near - moment) < timedelta(milliseconds=5) else moment
+
+
+def _option(name: str, value: Any) -> Any:
+    """Return the value of an enqueue option, from JSON."""
+    if name in DURATIONS:
+        return timedelta(seconds=value)
+    if name == "retry_delay":
+        return [timedelta(seconds=each) for each in value]
+    return value
