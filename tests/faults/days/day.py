@@ -33,6 +33,7 @@ from joblane.local.memory_queues import QueuedMessage
 from joblane.maintenance.walk import PLANNING, RESET_PLANNING
 from joblane.queues import lane_name
 from joblane.record import task_types
+from joblane.record.claim import CLAIM
 from joblane.record.database import Database
 from joblane.schedule import Schedule
 from joblane.sqs.client import Entry, Sqs
@@ -59,6 +60,8 @@ IDLE_SECONDS = 5 * MINUTE
 FIXED_HOURS = 6
 SWEEP = sweep_handler.jobs_sweep
 ALL_TASKS: Mapping[str, Task[Any, Any]] = {**TASKS, SWEEP.type: SWEEP}
+SWEEP_NAME = f"λ {SWEEP.type}"
+NOTED = {CLAIM: "a sweep is claimed", PLANNING: "a sweep begins", RESET_PLANNING: "a sweep ends"}
 SWEEP_LANE = lane_name(PREFIX, SWEEP.queue, SWEEP.type)
 
 
@@ -113,8 +116,9 @@ class Day:
         self._environments: defaultdict[str, list[Environment]] = defaultdict(list)
         self._starts: Counter[str] = Counter()
         self._since: dict[str, float] = {}
-        self._used_at = self.swept_at = self._swept_through = self.begins
-        self._moved_at = self.begins
+        self._used_at = self._delivered_at = self.begins
+        self.swept_at = self.begins
+        """The start of the last sweep, also of one that has died. A sweep every five minutes would die as well."""
 
     # --- The surroundings -------------------------------------------------------------------------------------------
 
@@ -176,7 +180,7 @@ class Day:
 
     def process(self, name: str) -> Process:
         """Start a process."""
-        made = Process(self.loop, name, self.url, self._observer, self._used, self.note)
+        made = Process(self.loop, name, self.url, self._observer, self)
         made.skew = self.dice.choice((0.0, 0.0, self.dice.uniform(-1, 1), self.dice.uniform(-90, 90)))
         self._processes.append(made)
         return made
@@ -187,17 +191,19 @@ class Day:
     def _answer_lost(self, entry: Entry) -> bool:
         return self.dice.random() < 0.005 * self.faults
 
-    def _used(self, sql: str) -> None:
-        """Note a statement of a process."""
+    def used(self, process: Process, sql: str) -> None:
         now = self.loop.now
         self.result.counts["wakes of the database"] += now - self._used_at > IDLE_SECONDS
         self._used_at = now
-        if sql == PLANNING:
-            self.result.counts["sweeps"] += 1
-            self.swept_at = now
-            self.note("a sweep begins")
-        elif sql == RESET_PLANNING:
-            self.note("a sweep ends")
+        if process.name == SWEEP_NAME and sql in NOTED:
+            self.result.counts["sweeps"] += sql == PLANNING
+            self.swept_at = max(self.swept_at, now if sql == CLAIM else 0.0)
+            self.note(NOTED[sql])
+
+    def died(self, process: Process) -> None:
+        if process.name == SWEEP_NAME:
+            self.swept_at = max(self.swept_at, self._delivered_at)
+        self.note(f"{process.name} dies at step {process.steps}")
 
     def _started(self, task_id: str) -> int:
         self._starts[task_id] += 1
@@ -219,6 +225,7 @@ class Day:
             return
         records = [message.record() for message in batch]
         if task is SWEEP:
+            self._delivered_at = self.loop.now
             self.note(f"delivered: {decode(batch[0].entry.body).id}, receive {batch[0].receives}")
         self._invoke(task, batch, records)
         if self.dice.random() < 0.02 * self.faults:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import suppress
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from pg8000.exceptions import Error as PostgresError
 
@@ -22,23 +22,27 @@ if TYPE_CHECKING:
 ENDED = "select not exists (select from pg_stat_activity where pid = $1)"
 
 
+class Witness(Protocol):
+    """Sees what happens to the processes."""
+
+    def used(self, process: Process, sql: str) -> None:
+        """A process executes a statement."""
+
+    def died(self, process: Process) -> None:
+        """A process dies."""
+
+    def note(self, what: str) -> None:
+        """Something else happens."""
+
+
 class Process:
-    """``skew``: its clock is so many seconds ahead. ``observer``: a connection of the test. ``used``: is called with
-    each statement. ``note``: notes what happens.
+    """``skew``: its clock is so many seconds ahead. ``observer``: a connection of the test.
 
     A *step* is the moment before or after a statement or a send. ``dies_at``, ``stalls_at``: the number of the step,
     from 1; 0: never.
     """
 
-    def __init__(
-        self,
-        loop: Loop,
-        name: str,
-        url: str,
-        observer: Connection,
-        used: Callable[[str], None],
-        note: Callable[[str], None],
-    ) -> None:
+    def __init__(self, loop: Loop, name: str, url: str, observer: Connection, witness: Witness) -> None:
         self.loop, self.name = loop, name
         self.skew = 0.0
         self.dead = self.died = False
@@ -52,7 +56,7 @@ class Process:
         self.is_frozen = False
         self.thaws: list[Callable[[], None]] = []
         """Called when the process is not frozen any more."""
-        self._observer, self._used, self._note = observer, used, note
+        self._observer, self._witness = observer, witness
         self._databases: list[ProcessDatabase] = []
         self.database = ProcessDatabase(url, self)
 
@@ -78,14 +82,14 @@ class Process:
         self.steps += 1
         if self.steps == self.dies_at:
             self.died = True
-            self._note(f"{self.name} dies at step {self.steps}")
+            self._witness.died(self)
             self.kill()
             raise Killed
         if self.steps == self.stalls_at:
             if any(database.in_transaction for database in self._databases):  # its locks would hold up the others
                 self.stalls_at += 1
             else:
-                self._note(f"{self.name} stands still for {self.stall_seconds:.0f} s at step {self.steps}")
+                self._witness.note(f"{self.name} stands still for {self.stall_seconds:.0f} s at step {self.steps}")
                 self.loop.sleep(self.stall_seconds)
 
     def kill(self) -> None:
@@ -102,7 +106,7 @@ class Process:
     def statement(self, sql: str, send: Send) -> Any:
         self.step()
         self.loop.clock.sync()
-        self._used(sql)
+        self._witness.used(self, sql)
         answer = send()
         self.step()
         return answer
