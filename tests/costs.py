@@ -91,7 +91,7 @@ def on_top() -> list[Line]:
 
 
 SECTIONS: Mapping[str, Callable[[], tuple[list[Line], bool]]] = {
-    "idle": lambda: (smallest(discover(), COSTS), True),
+    "idle": lambda: (smallest(discover(times={}), COSTS), True),
     "additions": lambda: (additions(), False),
     "million": lambda: (million(), True),
     "on-top": lambda: (on_top(), False),

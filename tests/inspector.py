@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Any
 
-from joblane.errors import UnknownTaskError
+from joblane.errors import UnknownScheduleError, UnknownTaskError
 from joblane.inspector.choices import ALLOWED
 from joblane.inspector.errors import UnknownBatchError, UnknownBulkError
 from joblane.inspector.filter import BulkAction, Filter, PauseScope
@@ -34,6 +34,9 @@ from joblane.inspector.views import (
     Pause,
     Paused,
     Performance,
+    RunTimeSchedulePage,
+    RunTimeScheduleRow,
+    RunTimeScheduleView,
     ScheduleView,
     Statistic,
     TaskRow,
@@ -71,6 +74,7 @@ class FakeInspector:
     limited: list[LimitStatus] = field(default_factory=lambda: [views.limit()])
     marked: list[Mark] = field(default_factory=list)
     batched: list[BatchView] = field(default_factory=lambda: [views.batch()])
+    scheduled: list[RunTimeScheduleRow] = field(default_factory=lambda: [views.run_time_row()])
     tenant: str = "acme"
 
     def __getattr__(self, operation: str) -> Callable[..., Any]:
@@ -176,6 +180,17 @@ class FakeInspector:
         pause = self.paused.get((PauseScope.SCHEDULE, "tenant:cleanup:nightly"))
         return (replace(views.schedule(), name="nightly", pause=pause),)
 
+    def _run_time_schedules(self, limit: int, **_: object) -> RunTimeSchedulePage:
+        found = tuple(self.scheduled[:limit])
+        after = found[-1].name if len(self.scheduled) > limit else None
+        return RunTimeSchedulePage(found, Count(len(self.scheduled), exact=True), after)
+
+    def _run_time_schedule(self, name: str) -> RunTimeScheduleView:
+        for row in self.scheduled:
+            if row.name == name:
+                return replace(views.run_time_schedule(), row=row, audit=tuple(self.entries))
+        raise UnknownScheduleError(name)
+
     def _limits(self, name: str | None, key: str | None) -> tuple[LimitStatus, ...]:
         return tuple(self.limited)
 
@@ -250,6 +265,27 @@ class FakeInspector:
         before = self.paused.get((scope, name))
         made = self.paused[scope, name] = Pause(scope, name, reason, "op", before.since if before else views.NOW, until)
         return replace(made, replaced=before is not None, replaced_by=before.by if before else None)
+
+    def _pause_schedule(self, name: str, reason: str | None) -> RunTimeScheduleView:
+        view = self._run_time_schedule(name)
+        return self._scheduled(replace(view.row, paused_at=views.NOW, next_at=None))
+
+    def _resume_schedule(self, name: str, reason: str | None) -> RunTimeScheduleView:
+        view = self._run_time_schedule(name)
+        return self._scheduled(replace(view.row, paused_at=None, next_at=views.run_time_row().next_at))
+
+    def _scheduled(self, row: RunTimeScheduleRow) -> RunTimeScheduleView:
+        self.scheduled = [row if one.name == row.name else one for one in self.scheduled]
+        return self._run_time_schedule(row.name)
+
+    def _delete_schedule(self, name: str, reason: str | None) -> RunTimeScheduleRow:
+        row = self._run_time_schedule(name).row
+        self.scheduled.remove(row)
+        return row
+
+    def _run_schedule(self, name: str, reason: str | None) -> ActionResult:
+        self._run_time_schedule(name)
+        return ActionResult("new", "run_schedule", None, State.PENDING, "new")
 
     def _set_limit(self, **_: Any) -> tuple[LimitStatus, ...]:
         return tuple(self.limited)

@@ -31,21 +31,27 @@ from joblane.functions.jobs_bulk import handler as bulk_handler
 from joblane.functions.jobs_bulk.handler import jobs_bulk
 from joblane.inspector.bulk import run as bulk_run
 from joblane.record.claim import CLAIM
+from joblane.record.events import BY_ID
 from joblane.record.finish import FINISH
 from joblane.sqs.client import Entry, Sqs
 from joblane.testing.faults import HookedDatabase, Send
 from joblane.worker.worker import Worker
 from tests.builders.events import LambdaContext
 from tests.samples import Sample, behaviour, sample_async, sample_batch, sample_forgotten, sample_one
+from tests.samples_events import Bus, sample_heard
 from tests.samples_long import HANDLED, sample_long
 from tests.world import PREFIX, World
 
-TASKS = {task.type: task for task in (sample_one, sample_async, sample_batch, sample_forgotten, sample_long, jobs_bulk)}
+TASKS = {
+    task.type: task
+    for task in (sample_one, sample_async, sample_batch, sample_forgotten, sample_heard, sample_long, jobs_bulk)
+}
 KILLED = -signal.SIGKILL
 DEATHS = {
     "after the claim": CLAIM,
     "after the finish": FINISH,
     "after the commit": "commit",
+    "after the events": BY_ID,
     "while the canary runs": bulk_run.SET_CANARY_END,
 }
 """Point in time → the statement after which the process is killed."""
@@ -183,7 +189,7 @@ def work(order: dict[str, Any]) -> dict[str, Any]:
     sqs = DeadlySqs(when)
     vars(bulk_handler).update(Sqs=lambda: sqs, discover=lambda: TASKS)
     vars(bulk_run).update(HIDDEN_SECONDS=1, POLL_SECONDS=0.1)  # dead letters of a killed run are visible again soon
-    worker = Worker(TASKS[order["type"]], database, sqs, PREFIX)
+    worker = Worker(TASKS[order["type"]], database, sqs, PREFIX, bus=Bus())
     return worker.handle({"Records": order["records"]}, LambdaContext())
 
 

@@ -18,6 +18,7 @@ from moto.sqs.models import sqs_backends
 
 from joblane.client import JobClient
 from joblane.declaration import Task
+from joblane.event_bus import EventBus
 from joblane.maintenance.sweep import Swept, sweep
 from joblane.queues import Queue, dead_letter_name, front_door_name, lane_name
 from joblane.record.database import Database
@@ -190,9 +191,9 @@ class World:
     def outcomes(self, id_: str) -> list[str | None]:
         return [attempt["outcome"] for attempt in self.attempts(id_)]
 
-    def sweep(self) -> Swept:
+    def sweep(self, bus: EventBus | None = None) -> Swept:
         """Run a sweep."""
-        return sweep(self.database.get(), self.sqs, PREFIX)
+        return sweep(self.database.get(), self.sqs, PREFIX, bus=bus)
 
     def watch(self) -> RecordingSqs:
         """Record the messages that the world's workers send from now on. Call it before the first delivery."""

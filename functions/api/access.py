@@ -31,6 +31,10 @@ ROUTES: Mapping[str, frozenset[Rank]] = {
     "POST /tenants/{tenant_id}/invitations": ADMINS,
     "POST /exports": ADMINS,
     "GET /exports/{task_id}": ADMINS,
+    "GET /reports/schedules": ADMINS,
+    "GET /reports/schedules/{name}": ADMINS,
+    "PUT /reports/schedules/{name}": ADMINS,
+    "DELETE /reports/schedules/{name}": ADMINS,
     "GET /tasks/{task_id}": EVERYBODY,
     "GET /openapi.json": EVERYBODY,
 }

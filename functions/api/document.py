@@ -15,12 +15,12 @@ TITLE, VERSION = "Joblane platform API", "1"
 NEVER_ANSWERED = ("HTTPValidationError", "ResponseValidationError", "ValidationError")
 """Schemas of Powertools that no route answers with."""
 ONLY_OF: dict[str, tuple[str, ...]] = {
-    "400": ("POST",),
+    "400": ("POST", "PUT", "GET /reports/schedules/", "DELETE"),
     "409": ("POST /tenants",),
     "410": ("GET /exports",),
-    "413": ("POST",),
-    "415": ("POST",),
-    "422": ("POST",),
+    "413": ("POST", "PUT"),
+    "415": ("POST", "PUT"),
+    "422": ("POST", "PUT"),
 }
 """Status → starts of the routes that answer with it. All routes answer with the other statuses."""
 

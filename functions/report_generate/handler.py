@@ -1,4 +1,4 @@
-"""Writes a weekly report for every tenant: its members, its invitations and the outcomes of its jobs."""
+"""Writes a weekly report for every tenant, or for one: its members, its invitations and the outcomes of its jobs."""
 
 from __future__ import annotations
 
@@ -18,9 +18,13 @@ PAGE_TENANTS = 100
 
 
 class ReportGenerate(Payload):
-    """``week_ending``: the day after the week's last day; None: the last Sunday before the task was enqueued."""
+    """``week_ending``: the day after the week's last day; None: the last Sunday before the tick or the enqueue.
+
+    ``tenant_id``: the only tenant whose report is written; None: all tenants.
+    """
 
     week_ending: date | None = None
+    tenant_id: UUID | None = None
 
 
 class ReportResult(BaseModel):
@@ -47,12 +51,15 @@ def report_generate(payload: ReportGenerate, ctx: TaskContext) -> ReportResult:
     week = (
         reports.Week.ending(payload.week_ending)
         if payload.week_ending
-        else reports.Week.before(reports.enqueued_at(ctx.session, ctx.task_id))
+        else reports.Week.before(reports.asked_at(ctx.session, ctx.task_id))
     )
-    outcomes, written = reports.outcomes(ctx.session, week), 0
+    outcomes, written = reports.outcomes(ctx.session, week, payload.tenant_id), 0
 
     def pages(after: str | None) -> list[list[Tenant]]:
         """Return only the next page: its cursor is that of the page after it."""
+        if payload.tenant_id is not None:
+            tenant = tenants.load(ctx.session, payload.tenant_id) if after is None else None
+            return [[tenant]] if tenant is not None and tenant.status != "deleted" else []
         page = tenants.page_after(ctx.session, None if after is None else UUID(after), PAGE_TENANTS)
         return [page] if page else []
 

@@ -9,7 +9,7 @@ from uuid import UUID
 
 from pydantic import BaseModel
 
-from joblane import Grants, Payload, Queue, TaskContext, task
+from joblane import Grants, JobClient, Payload, Queue, TaskContext, task
 from saas import settings
 
 MAX_TENANTS = 500
@@ -91,11 +91,17 @@ def _remove_old_exports(bucket: str, ctx: TaskContext) -> int:
 
 def _remove_tenant(tenant_id: UUID, grace: timedelta, bucket: str, ctx: TaskContext) -> bool:
     """Delete the row first, so that its lock prevents restoring the tenant, and commit after the objects are removed:
-    without the row no later run would find the objects."""
-    from saas import exports, objects, reports, tenants, uploads
+    without the row no later run would find the objects. The schedules of its reports end in the same transaction."""
+    from saas import exports, objects, report_schedules, reports, tenants, uploads
 
+    schedules = [
+        report_schedules.name_of(tenant_id, report.name)
+        for report in report_schedules.of_tenant(ctx.session, tenant_id)
+    ]
     if not tenants.remove(ctx.session, tenant_id, grace):
         return False
+    for name in schedules:
+        JobClient().schedules.delete(name, session=ctx.session)
     for folder in (exports.folder_of(tenant_id), reports.folder_of(tenant_id)):
         objects.remove(uploads.s3(), bucket, folder)
     return True

@@ -112,6 +112,7 @@ class Batch:
         if self._of_member:
             raise EnqueueError("batch", f"{self.id!r} is sealed by its creator, not by a member")
         with self._adding() as session:
+            self._client.wake_in(session)
             runner(session)(SEAL, self._given())
             self._client.send_after_commit(session, self._callbacks)
 
@@ -176,6 +177,7 @@ class Batch:
             raise EnqueueError("batch", f"{self.id!r} is sealed; only a running member adds members, by ctx.batch")
 
     def _create(self, session: Session) -> None:
+        self._client.wake_in(session)
         callbacks = {task.links["callback"]: task.id for task in self._callbacks}
         if not runner(session)(CREATE, self._given(**callbacks)):
             raise EnqueueError("id", f"a batch {self.id!r} exists already")

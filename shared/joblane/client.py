@@ -249,6 +249,7 @@ class JobClient(Producer):
         Raises:
             DatabaseUnavailableError: the database is unavailable.
         """
+        self._wake()
         rows = self._query(CANCEL, task_id)
         if not rows:
             return None
@@ -271,7 +272,7 @@ class JobClient(Producer):
 
         if not self._record:
             raise LimitError("record", "a client made with record=False knows no limits; make JobClient()")
-        return Limits(self._connecting, self._send_turns, lambda: wake(self._sqs, self._prefix))
+        return Limits(self._connecting, self._send_turns, self._wake, lambda: wake(self._sqs, self._prefix))
 
     @cached_property
     def schedules(self) -> Schedules:

@@ -34,9 +34,11 @@ class Limits:
         self,
         connecting: Callable[[], AbstractContextManager[Database]],
         send: Callable[[list[Turn]], object],
-        wake_sweep: Callable[[], None],
+        wake_after_commit: Callable[[], None],
+        wake: Callable[[], None],
     ) -> None:
-        self._connecting, self._send, self._wake = connecting, send, wake_sweep
+        self._connecting, self._send = connecting, send
+        self._wake_after_commit, self._wake = wake_after_commit, wake
 
     def set(
         self,
@@ -73,6 +75,7 @@ class Limits:
                 seconds. Nothing was changed.
         """
         given, who, line = Given(max_per_key, max_total, total, rate, until), audit.user_of_process(), _line_of(reason)
+        self._wake_after_commit()
         with self._changing() as connection:
             with limit_changes.transaction(connection):
                 changed, details = limit_changes.set_limit(connection, name, key, given, who=who, reason=line)
@@ -97,6 +100,7 @@ class Limits:
             DatabaseUnavailableError: as for :meth:`set`.
         """
         who, line = audit.user_of_process(), _line_of(reason)
+        self._wake_after_commit()
         with self._changing() as connection:
             with limit_changes.transaction(connection):
                 changed, details = limit_changes.reset_limit(connection, name, key)

@@ -11,6 +11,13 @@ Kind = Literal["completed", "archived", "cancelled"]
 KINDS: tuple[str, ...] = get_args(Kind)
 EVENTS = "events"
 """The option of a row with the kinds that its type declares."""
+HEARD: set[str] = set()
+"""The kinds for which this process has listeners, so that others need not import them."""
+
+
+def event_id(task_id: str, redrives: int, kind: str) -> str:
+    """Return the id of an event."""
+    return f"{task_id}:{redrives}:{kind}"
 
 
 def check_kinds(what: str, kinds: object) -> tuple[str, ...]:

@@ -15,9 +15,9 @@ from dataclasses import dataclass, fields
 from datetime import datetime
 from typing import Any
 
-BUS = "JOBLANE_EVENT_BUS"
-"""Variable with the name or the ARN of the EventBridge bus. The functions of all tasks with ``events=``, and of the
-sweep, need it, with ``events:PutEvents`` on the bus. Without it no event is sent, and the sweep deletes them."""
+from joblane.settings import EVENT_BUS
+
+BUS = EVENT_BUS
 DETAIL_TYPE = "Task {kind}"
 """The ``detail-type`` of an event, such as ``Task archived``."""
 
@@ -76,8 +76,3 @@ class Event:
 def source(prefix: str) -> str:
     """Return the ``source`` of a stage's events, such as ``joblane.jobs-prod``."""
     return f"joblane.{prefix}"
-
-
-def event_id(task_id: str, redrives: int, kind: str) -> str:
-    """Return the id of an event."""
-    return f"{task_id}:{redrives}:{kind}"

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 from joblane.declaration import Task, check_type
 from joblane.errors import DeclarationError
-from joblane.event_kinds import KINDS, Kind
+from joblane.event_kinds import HEARD, KINDS, Kind
 from joblane.events import Event
 
 F = TypeVar("F", bound=Callable[[Event], Any])
@@ -33,8 +33,7 @@ class Listener:
         return inspect.iscoroutinefunction(self.function)
 
 
-_listeners: dict[tuple[str, str | None], Listener] = {}
-"""By name and type, so that a module that is loaded again replaces its listeners."""
+_listeners: list[Listener] = []
 
 
 def on(*kinds: Kind, task: Task[Any, Any] | str | None = None) -> Callable[[F], F]:
@@ -65,8 +64,8 @@ def on(*kinds: Kind, task: Task[Any, Any] | str | None = None) -> Callable[[F], 
 
     def declare(function: F) -> F:
         _check(function)
-        listener = Listener(function, tuple(kinds), type_)
-        _listeners[listener.name, type_] = listener
+        _listeners.append(Listener(function, tuple(kinds), type_))
+        HEARD.update(kinds)
         return function
 
     return declare
@@ -74,7 +73,7 @@ def on(*kinds: Kind, task: Task[Any, Any] | str | None = None) -> Callable[[F], 
 
 def listeners(kind: str, task: Task[Any, Any]) -> list[Listener]:
     """Return the listeners that hear an end of a task, in the order of their declarations."""
-    return [item for item in _listeners.values() if kind in item.kinds and item.type in (None, *task.types)]
+    return [item for item in _listeners if kind in item.kinds and item.type in (None, *task.types)]
 
 
 def _check(function: Callable[..., Any]) -> None:

@@ -26,7 +26,7 @@ from joblane.enqueue.insert import Run, insert_again, insert_tasks, is_lost, ref
 from joblane.enqueue.outbox import INLINE_SENDS, Outbox
 from joblane.enqueue.result import Enqueued, enqueued, near_tasks, refuse_repeats, results, to_send
 from joblane.enqueue.session import asynchronous, executed, plain, runner, translated
-from joblane.enqueue.wake import wake, wake_after_commit
+from joblane.enqueue.wake import is_covered, wake, wake_after_commit
 from joblane.errors import (
     DatabaseUnavailableError,
     DepthError,
@@ -176,18 +176,22 @@ class Producer:
         ``change`` gets a function that runs a statement. It also returns tasks, which are inserted in the same
         transaction. Their messages are sent after its commit. ``writes`` False: the statements write nothing.
         """
-        if writes:
-            wake_after_commit(self._sqs, self._prefix)
         if where is None:
+            if writes:
+                self._wake()
             return self._change_alone(change)
         if isinstance(where, Foreign):
             self._check_foreign(where)
+            if writes:
+                self._wake(is_async=where.is_async)
             result, tasks = change(where.run)
             if tasks:
                 self._insert_through(where, tasks)
             return result
         session = plain(where)
         self._check_stage(session)
+        if writes:
+            self.wake_in(session)
         result, tasks = change(runner(session))
         if tasks:
             self._insert_in(session, tasks)
@@ -239,7 +243,12 @@ class Producer:
     def insert_unsent(self, session: Session, tasks: Sequence[NewTask]) -> list[NewTask | JobError]:
         """Write rows whose messages are sent by :meth:`send_after_commit`, in this or in a later transaction."""
         self._check_stage(session)
+        self.wake_in(session)
         return insert_tasks(runner(session), tasks, room=len(tasks))
+
+    def wake_in(self, session: Session) -> None:
+        """Make sure that a sweep follows a write in the session, see :func:`wake_after_commit`."""
+        self._wake(is_async=session.get_bind().dialect.is_async)
 
     def send_after_commit(self, session: Session, tasks: Sequence[NewTask]) -> None:
         """Send the messages of tasks once the session has committed."""
@@ -307,6 +316,7 @@ class Producer:
 
         If the answer is lost, the same ids are inserted again on a new connection.
         """
+        self._wake()
         with self._connecting() as database:
             sent = False
 
@@ -360,6 +370,7 @@ class Producer:
         """Write the rows in the caller's transaction. Its commit sends their messages."""
         session = plain(session)
         self._check_stage(session)
+        self.wake_in(session)
         outbox = self._outbox(session)
         room = max(0, INLINE_SENDS - outbox.waiting(session))
         inserted = insert_tasks(runner(session), tasks, room=room)
@@ -369,6 +380,7 @@ class Producer:
     def _insert_through(self, connection: Foreign, tasks: Sequence[NewTask]) -> list[Enqueued | JobError]:
         """Write the rows through the caller's own driver, in the caller's transaction."""
         self._check_foreign(connection)
+        self._wake(is_async=connection.is_async)
         inserted = insert_tasks(connection.run, tasks, room=connection.room)
         if tasks := to_send(inserted):
             connection.send_later(tasks, self.send_committed, self._always_in_thread)
@@ -406,8 +418,20 @@ class Producer:
                 match_stage(executed(session, STAGE), self._prefix)
             self._checked_engines.add(engine)
 
+    def _wake(self, *, is_async: bool = False) -> None:
+        """Make sure that a sweep follows a write. ``is_async``: in a greenlet, whose event loop must not block."""
+        if is_covered(self._sqs, self._prefix):
+            return
+        if not is_async:
+            wake_after_commit(self._sqs, self._prefix)
+            return
+        from sqlalchemy.util import await_only
+
+        await_only(self._always_in_thread(partial(wake_after_commit, self._sqs, self._prefix)))
+
     def _start(self, find: Callable[[Connection], list[Turn]]) -> None:
         """Start the tasks that ``find`` returns, after the commit. If it fails, the sweep does it."""
+        self._wake()
         try:
             with self._connecting() as database:
                 try:

@@ -18,6 +18,9 @@ SWEEP_MINUTES = "JOBLANE_SWEEP_MINUTES"
 DEFAULT_SWEEP_MINUTES = 360
 SHORT_MINUTES = 5
 """A sweep that runs this often finds everything itself: it plans no run, and nobody wakes it after a commit."""
+EVENT_BUS = "JOBLANE_EVENT_BUS"
+"""Variable with the name or the ARN of the EventBridge bus. The functions of all tasks with ``events=``, and of the
+sweep, need it, with ``events:PutEvents`` on the bus. Without it no event is sent, and the sweep deletes them."""
 SENDER = "JOBLANE_SENDER"
 """Variable that leaves the sends of messages to boto3 if it is ``boto3``."""
 
@@ -85,6 +88,11 @@ def required(name: str, purpose: str, example: str) -> str:
 def prefix() -> str:
     """Return the stage's prefix: the start of the names of all queues and functions."""
     return os.environ.get("JOBLANE_PREFIX", "").strip() or "jobs"
+
+
+def event_bus() -> str | None:
+    """Return the name or the ARN of the stage's EventBridge bus. None: it has none."""
+    return os.environ.get(EVENT_BUS, "").strip() or None
 
 
 def functions() -> str:

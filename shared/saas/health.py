@@ -23,17 +23,21 @@ if TYPE_CHECKING:
 
 PROBE_SECONDS = 5.0
 PROBES_AT_ONCE = 16
-# The sweep does not change paused tasks and a backlog in its lane, so an overdue task alone is no problem.
+# The sweep does not change paused tasks and a backlog in its lane, so an overdue task alone is no problem. The sweep
+# also runs at the time that it has planned; while that lies ahead, its schedule counts.
 OVERDUE = """
-select now() - min(sweep_at) from joblane.tasks
- where (finished_at is null or dead_letter_unsent) and sweep_at < :since
+with expected as (
+  select greatest(:since, max(planned_sweep_at) filter (where planned_sweep_at < :before)) as since from joblane.stage
+)
+select now() - min(t.sweep_at) from joblane.tasks t cross join expected e
+ where (t.finished_at is null or t.dead_letter_unsent) and t.sweep_at < e.since
    and not exists (select from (select finished_at from joblane.tasks
                                  where type = 'jobs:sweep' and state = 'completed' and finished_at is not null
                                  order by created_at desc, id desc limit 20) as last
-                    where finished_at >= :since)
+                    where last.finished_at >= e.since)
 """
 SWEEP_PATIENCE = timedelta(minutes=15)
-"""Time after a scheduled sweep within which one must have completed."""
+"""Time after a scheduled or planned sweep within which one must have completed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,8 +65,8 @@ def check_sweep(session: Session, last_sweep: Callable[[datetime], datetime]) ->
     """
 
     def run() -> None:
-        since = last_sweep(datetime.now(UTC) - SWEEP_PATIENCE)
-        waited = session.execute(text(OVERDUE), {"since": since}).scalar_one()
+        before = datetime.now(UTC) - SWEEP_PATIENCE
+        waited = session.execute(text(OVERDUE), {"since": last_sweep(before), "before": before}).scalar_one()
         if waited is not None:
             raise PlatformError(f"a task has waited for the sweep for {int(waited.total_seconds())} s")
 

@@ -7,6 +7,7 @@ exports. A second write of a report has the same key.
 from __future__ import annotations
 
 import json
+import re
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
 FORMAT = 1
 FOLDER = "reports/"
 SUNDAY = 6
+TICK_ID = re.compile(r"@.+:(\d{4}-\d\d-\d\dT\d\d:\d\dZ):\d+")
+"""Format of the ids of the ticks of schedules at run time."""
 
 _tasks = Table(
     "tasks",
@@ -65,8 +68,13 @@ class Week:
         return and_(column >= self.start, column < self.end)
 
 
-def enqueued_at(session: Session, task_id: str) -> datetime:
-    """Return the time at which a task was enqueued. It is the same in all runs of the task."""
+def asked_at(session: Session, task_id: str) -> datetime:
+    """Return the time of a schedule's tick, or at which another task was enqueued. It is the same in all runs.
+
+    The task of a tick is enqueued ahead of its time, which is in its id.
+    """
+    if tick := TICK_ID.fullmatch(task_id):
+        return datetime.fromisoformat(tick[1])
     found: datetime = session.execute(select(_tasks.c.created_at).where(_tasks.c.id == task_id)).scalar_one()
     return found
 
@@ -75,12 +83,13 @@ Outcomes = Mapping[str, Mapping[str, Mapping[str, int]]]
 """Tenant → type of task → final state → number of tasks."""
 
 
-def outcomes(session: Session, week: Week) -> Outcomes:
-    """Count the tasks of all tenants that ended in a week, in one query."""
+def outcomes(session: Session, week: Week, tenant_id: UUID | None = None) -> Outcomes:
+    """Count the tasks of a tenant, or of all tenants, that ended in a week, in one query."""
     tasks = _tasks.c
+    is_counted = tasks.tenant.is_not(None) if tenant_id is None else tasks.tenant == str(tenant_id)
     rows = session.execute(
         select(tasks.tenant, tasks.type, tasks.state, func.count())
-        .where(tasks.tenant.is_not(None), week.holds(tasks.finished_at))
+        .where(is_counted, week.holds(tasks.finished_at))
         .group_by(tasks.tenant, tasks.type, tasks.state)
         .order_by(tasks.tenant, tasks.type, tasks.state)
     )

@@ -135,6 +135,22 @@ Index(
     postgresql_where=user_invitations.c.status == "pending",
 )
 
+report_schedules = Table(
+    "report_schedules",
+    metadata,
+    Column(
+        "tenant_id", UUID(), ForeignKey(f"{SCHEMA}.tenants.id", ondelete="CASCADE"), primary_key=True, nullable=False
+    ),
+    Column("name", String(40), primary_key=True),
+    Column("day", String(9), nullable=False),
+    Column("time", String(5), nullable=False),
+    Column("timezone", String(64), nullable=False),
+    _string("created_by", 255),
+    _now("created_at"),
+    _now("updated_at"),
+)
+"""Weekly reports that tenants have set up. ``time``: ``HH:MM`` in the time zone."""
+
 system_users = Table(
     "system_users",
     metadata,

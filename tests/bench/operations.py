@@ -66,6 +66,15 @@ select 'tenant', 'tenant-' || t, '', 3600, date_trunc('hour', now(), 'UTC') - n 
        40, 3, 1, 0, 1, 0.0001, {HISTOGRAM}, {HISTOGRAM}
   from generate_series(0, 199) as t, generate_series(0, 719) as n
 """
+SCHEDULES = """
+insert into joblane.schedules (name, type, payload, tenant, expression, timezone, revision, next_at, last_at, last_task,
+                               problem)
+select 'tenant-' || lpad(n::text, 6, '0') || '-nightly', $1, '{}', 'tenant-' || n % 5000, n % 60 || ' 6 * * *',
+       'Europe/Berlin', n, now() + interval '1 hour', now() - interval '23 hours', 'task-' || n,
+       case when n % 20 = 0 then 'the type is not declared' end
+  from generate_series(1, 100000) as n
+"""
+"""100,000 schedules that were made at run time, of 5,000 tenants; 5,000 have a problem."""
 AUDIT = """
 insert into joblane.audit (at, who, action, target, reason, bulk)
 select now() - (300000 - n) * interval '8 s', 'ann', 'retry', md5(n::text)::uuid::text, 'fixed', 'bulk-' || n / 100000
@@ -121,9 +130,10 @@ def fill(url: str, database: Database) -> None:
     connection.run(AUDIT)
     connection.run(ACTIONS, types[0])
     connection.run(BULKS)
+    connection.run(SCHEDULES, types[0])
     for number in range(200):
         write_deploy(connection, f"v{number}", "ann")
-    for table in ("tasks", "task_attempts", "run_statistics", "audit"):
+    for table in ("tasks", "task_attempts", "run_statistics", "audit", "schedules"):
         connection.run(f"vacuum analyze joblane.{table}")
     database.drop()
 
@@ -182,6 +192,16 @@ def _calls(scope: Scope) -> Mapping[str, Callable[[], object]]:
         "batches:": inspector.batches,
         "batch:": lambda: _refused(lambda: inspector.batch("unknown")),
         "schedules:": inspector.schedules,
+        "run_time_schedules: the first page": lambda: inspector.run_time_schedules(limit=200),
+        "run_time_schedules: a later page": lambda: inspector.run_time_schedules(after="tenant-099000", limit=200),
+        "run_time_schedules: a tenant": lambda: inspector.run_time_schedules(tenant="tenant-77"),
+        "run_time_schedules: a type": lambda: inspector.run_time_schedules(type=types[0], limit=200),
+        "run_time_schedules: a type without any": lambda: inspector.run_time_schedules(type="no:type"),
+        "run_time_schedules: a part of a name": lambda: inspector.run_time_schedules(text="019999"),
+        "run_time_schedules: a part of no name": lambda: inspector.run_time_schedules(text="nobody"),
+        "run_time_schedules: a problem": lambda: inspector.run_time_schedules(problem=True, limit=200),
+        "run_time_schedule:": lambda: inspector.run_time_schedule("tenant-077777-nightly"),
+        "run_time_schedule: an unknown name": lambda: _refused(lambda: inspector.run_time_schedule("tenant-07")),
         "tenants:": inspector.tenants,
         "failures: 1 hour": inspector.failures,
         "failures: 4 hours": lambda: inspector.failures(minutes=240),

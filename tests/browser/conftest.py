@@ -24,7 +24,7 @@ from joblane.record.database import Database
 from joblane.sqs.client import Sqs
 from joblane.testing.databases import Databases
 from tests.browser.chromium import chromium
-from tests.browser.seeding import seed
+from tests.browser.seeding import SCHEDULES, seed
 from tests.pages import ROOT
 from tests.world import PREFIX, World, mocked_aws
 
@@ -61,6 +61,10 @@ class Site:
     inspector: Inspector
     page: Served
     read_only: Served
+
+    def seed_schedules(self) -> None:
+        """Put the schedules that a test has deleted."""
+        self.world.run(SCHEDULES)
 
     def work(self, type_: str) -> None:
         """Run all messages in the lane of a type."""

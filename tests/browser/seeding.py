@@ -137,6 +137,22 @@ insert into joblane.task_attempts (task_id, run, attempt, generation, started_at
 select id, 1, 1, 0, due_at, due_at, 'completed', 400 + 90 * extract(day from due_at) from ticks
 """
 
+SCHEDULES = """
+insert into joblane.schedules (name, type, payload, tenant, expression, timezone, revision, next_at, last_at, last_task,
+                               problem, paused_at)
+select name, type, jsonb_build_object('tenant_id', '6f1c5d0e-6f0a-4b0b-9a59-0d1f7f5f2c11', 'user_id', 'auth0|1',
+                                      'export_type', 'full'), tenant, expression, 'Europe/Berlin', 1,
+       now() + interval '5 hours', now() - interval '19 hours',
+       (select id from joblane.tasks where state = 'completed' and type = 'data:export' order by id limit 1), problem,
+       paused_at
+  from (values ('acme-nightly', 'data:export', 'acme', '0 6 * * *', null, null),
+               ('acme-yearly', 'data:export', 'acme', '0 0 1 1 *', null, now() - interval '3 days'),
+               ('globex-monthly', 'data:export', 'globex', '30 7 1 * *',
+                'PayloadError: payload: export_type: Input should be full or partial', null)
+       ) as x(name, type, tenant, expression, problem, paused_at)
+on conflict (name) do nothing
+"""
+
 EVENTS = """
 with deployed as (
   insert into joblane.deploys (at, version, deployed_by) select now() - interval '20 min', '3f2a1c0', 'ann'
@@ -158,5 +174,6 @@ def seed(connection: Connection, tasks: int) -> None:
     connection.run(BATCH)
     connection.run(CHILD)
     connection.run(TICKS)
+    connection.run(SCHEDULES)
     connection.run(EVENTS)
     connection.run("analyze")

@@ -35,6 +35,7 @@ PAGES = {
     "dead": "/dead",
     "redrive": "/dead/redrive",
     "schedules": "/schedules",
+    "schedule": "/schedules/show?name=acme-nightly",
     "limits": "/limits",
     "limit": "/limits/show?name=data:export",
     "batches": "/batches",
@@ -556,6 +557,48 @@ def test_a_schedule_runs_now(visit: Visit, site: Site) -> None:
     expect(page.get_by_text("Sent: tenant:cleanup:")).to_be_visible()
     [entry] = site.inspector.audit(limit=1)
     assert (entry.action, entry.reason) == ("tick", "it was missed")
+
+
+def test_a_schedule_of_a_tenant_is_found_paused_and_resumed(visit: Visit, site: Site) -> None:
+    # given
+    page = visit().go("/schedules")
+    expect(page.get_by_role("heading", name="Declared in the code")).to_be_visible()
+    expect(page.get_by_text("3 schedules")).to_be_visible()
+    # when it is searched
+    page.get_by_role("textbox", name="Tenant").fill("acme")
+    page.get_by_label("Name contains").fill("NIGHT")
+    page.get_by_role("button", name="Filter").click()
+    # then
+    expect(page.get_by_role("heading", name="Declared in the code")).to_have_count(0)
+    expect(page.get_by_text("every day at 06:00 Europe/Berlin")).to_be_visible()
+    page.get_by_role("link", name="acme-nightly", exact=True).click()
+    expect(page.get_by_role("heading", level=1)).to_have_text("acme-nightly")
+    # when it is paused
+    page.get_by_label("Reason").fill("a holiday")
+    page.get_by_role("button", name="Pause").click()
+    expect(page.get_by_text("Paused. It has no ticks until it is resumed.")).to_be_visible()
+    expect(page.get_by_text("Would be next")).to_be_visible()
+    page.get_by_role("button", name="Resume").click()
+    expect(page.get_by_text("Resumed.")).to_be_visible()
+    # then
+    entries = site.inspector.audit(target="schedule:acme-nightly")
+    assert [(entry.action, entry.reason) for entry in entries] == [
+        ("resume_schedule", None),
+        ("pause_schedule", "a holiday"),
+    ]
+
+
+def test_a_schedule_is_run_and_deleted_without_scripts(visit: Visit, site: Site) -> None:
+    visitor = visit(java_script_enabled=False)
+    page = visitor.go("/schedules/show?name=globex-monthly")
+    page.get_by_role("button", name="Run now").click()
+    expect(page.get_by_text("Enqueued: ")).to_be_visible()
+    page.locator("#delete summary").click()
+    page.get_by_role("button", name="Delete the schedule").click()
+    expect(page.get_by_text("Deleted: globex-monthly.")).to_be_visible()
+    assert visitor.go("/schedules/show?name=globex-monthly").get_by_text("There is no such schedule").count() == 1
+    site.seed_schedules()
+    _expected(visitor, "404")
 
 
 # --- Every page -------------------------------------------------------------------------------------------------

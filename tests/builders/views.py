@@ -39,6 +39,9 @@ from joblane.inspector.views import (
     Relative,
     Relatives,
     RunCounts,
+    RunTimeSchedulePage,
+    RunTimeScheduleRow,
+    RunTimeScheduleView,
     ScheduleView,
     Statistic,
     TaskRow,
@@ -277,6 +280,44 @@ def schedule() -> ScheduleView:
         missed=2,
         missed_at=(before(hours=1), before(hours=20)),
     )
+
+
+def run_time_row(**changes: Any) -> RunTimeScheduleRow:
+    made = RunTimeScheduleRow(
+        name="acme-nightly",
+        type=TYPE,
+        tenant="acme",
+        text="0 6 * * *",
+        timezone="Europe/Berlin",
+        missed="latest",
+        paused_at=None,
+        next_at=NOW + timedelta(hours=5, minutes=30, seconds=20),
+        last_at=before(hours=18),
+        last=Relative("acme-nightly-task", TYPE, State.COMPLETED),
+        problem=None,
+    )
+    return replace(made, **changes)
+
+
+def run_time_page(*rows: RunTimeScheduleRow, **changes: Any) -> RunTimeSchedulePage:
+    found = rows or (run_time_row(),)
+    return replace(RunTimeSchedulePage(found, Count(len(found), exact=True), None), **changes)
+
+
+def run_time_schedule(**changes: Any) -> RunTimeScheduleView:
+    """``changes``: of the view, and of its row."""
+    of_row = {name: changes.pop(name) for name in tuple(changes) if name in RunTimeScheduleRow.__dataclass_fields__}
+    row = run_time_row(**of_row)
+    made = RunTimeScheduleView(
+        row=row,
+        payload={"export_type": "full", "token": "[redacted]"},
+        options={"timeout": 60},
+        next=tuple(NOW + timedelta(days=days, hours=5) for days in range(3)),
+        created_at=before(hours=100),
+        updated_at=before(hours=50),
+        audit=(),
+    )
+    return replace(made, **changes)
 
 
 def found() -> Found:

@@ -85,7 +85,7 @@ def test_the_health_check_reads_front_door_attributes_and_only_its_own_messages(
     allowed = templates.allowed(real.whole("jobs-dev-jobs"), "jobs-dev-system-health-check")
     lane = "jobs-dev-default-system-health-check"
     assert allowed["sqs:GetQueueAttributes"] == {"jobs-dev-critical", "jobs-dev-default", "jobs-dev-low", lane}
-    assert allowed["sqs:SendMessage"] == {lane, f"{lane}-dlq"}
+    assert allowed["sqs:SendMessage"] == {lane, f"{lane}-dlq", "jobs-dev-low-jobs-sweep"}
     assert allowed["sqs:ReceiveMessage"] == {lane}
     other = templates.allowed(real.whole("jobs-dev-jobs"), "jobs-dev-data-export")
     assert other["sqs:GetQueueAttributes"] == {"jobs-dev-default-data-export"}
@@ -230,11 +230,13 @@ def test_the_shares_of_concurrency_are_printed(
 
 def test_a_stages_costs_follow_from_its_settings(stages: RealStages) -> None:
     dev, prod = (
-        {line.price: line.amount for line in costs.fixed(stages(name).templates.values())} for name in ("dev", "prod")
+        {line.price: line.amount for line in costs.fixed(costs.as_in_stage(found, discover(times={})), found)}
+        for found in ([*stages(name).templates.values()] for name in ("dev", "prod"))
     )
     assert "NAT gateway hour" not in dev
     assert prod["NAT gateway hour"] == 2 * costs.HOURS
-    assert prod["Aurora ACU-hour"] == 4 * dev["Aurora ACU-hour"]  # twice the least, and a standby
+    assert dev["Aurora ACU-hour"] == pytest.approx(costs.LEAST_AWAKE * 155 / 6)  # 155 wakes of ten minutes
+    assert prod["Aurora ACU-hour"] == 2 * costs.HOURS  # with a standby
     assert dev["SQS request"] == costs.mapped_queues(discover()) * costs.RECEIVES_PER_MAPPING
 
 
@@ -247,14 +249,23 @@ def test_the_command_computes_an_idle_stages_costs_from_its_templates(stages: Re
 
     text, found, table = output(), json.loads(output("--json")), output("--markdown").splitlines()
     assert text.startswith(f"Stage dev: about ${found['usd']:,.2f} a month if nobody uses it, estimated by prices of ")
-    assert re.search(r"Aurora at its minimum capacity +\$ +43\.20", text)
-    assert re.search(r"10 alarms, for each metric they read +\$ +1\.30", text)
+    assert re.search(
+        r"Aurora, awake for 26 of 720 hours +\$ +1\.55  the database; 155 times a month its schedules", text
+    )
+    assert re.search(r"11 alarms, for each metric they read +\$ +1\.40", text)
+    assert text.splitlines()[-1] == (
+        "The database: it may pause; schedules wake it 155 times a month and keep it awake for 26 of 720 hours, for "
+        "$1.55; hours of each type alone: jobs:sweep (20.0), system_user:expiry (5.0), tenant:cleanup (5.0), "
+        "report:generate (0.8). Types that run at the same time share a wake: give them common times in `schedules`."
+    )
+    assert "The database: " not in output(stage="prod")
     assert "NAT gateways" not in text
     assert "runs of system:health_check: its own SQS requests" not in text  # dev has switched it off
     assert "runs of system:health_check: its own SQS requests" in output(stage="prod")
     assert found["usd"] == pytest.approx(sum(line["usd"] for line in found["lines"]))
-    assert table[0] == "| what | amount | a month |"
-    assert table[-1] == f"| **Sum** | | **${found['usd']:,.2f}** |"
+    assert table[0] == "| what | for | amount | a month |"
+    assert table[-1] == f"| **Sum** | | | **${found['usd']:,.2f}** |"
+    assert all(line["for"] for line in found["lines"])
 
 
 def test_a_stage_without_network_database_and_buckets_of_its_own_has_no_data_stack(

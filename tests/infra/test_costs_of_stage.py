@@ -10,12 +10,14 @@ from tests import costs as page
 from tests.infra.conftest import RealStages
 from tests.pages import ROOT
 
-MOST_OF_DEV = 60
-"""Dollars of the stage for development in a month in which nobody uses it."""
+MOST_OF_DEV = 20
+"""Dollars of the stage for development, with its database, in a month in which nobody uses it."""
+MOST_WAKES = 8 * 30
+"""Wakes of its database in this month."""
 
 
 def lines_of(stage: str, real_stages: RealStages) -> list[costs.Line]:
-    return costs.of_stage(real_stages(stage).templates.values(), discover())
+    return costs.of_stage(real_stages(stage).templates.values(), discover(times={}))
 
 
 @pytest.mark.parametrize("stage", page.STAGES)
@@ -33,4 +35,8 @@ def test_a_reader_who_starts_sees_what_the_whole_stage_for_development_costs(rea
 def test_the_stage_for_development_costs_little_when_nobody_uses_it(real_stages: RealStages) -> None:
     lines = lines_of("dev", real_stages)
     assert costs.total(lines) <= MOST_OF_DEV
+    assert all(line.use for line in lines)
+    found = costs.pausing(real_stages("dev").templates.values(), discover(times={}))
+    assert found is not None
+    assert found[0].wakes <= MOST_WAKES
     assert {line.price for line in lines} & {"Key", "Secret", "NAT gateway hour", "Public IPv4 hour"} == set()

@@ -18,8 +18,8 @@ from infra.app import APP
 from joblane.cdk.app import context_of_file
 from joblane.cdk.packaging import Packages
 from joblane.cdk.settings.events import Events
-from joblane.event_kinds import KINDS
-from joblane.events import DETAIL_TYPE, Event, event_id, source
+from joblane.event_kinds import KINDS, event_id
+from joblane.events import DETAIL_TYPE, Event, source
 from joblane.project import Project
 from tests.infra import templates
 from tests.infra.conftest import SENDERS, STAGES

@@ -270,7 +270,7 @@ def test_every_function_that_writes_to_the_record_may_wake_the_sweep(template: T
     lane = "acme-low-jobs-sweep"
     for name, function in templates.functions(template).items():
         allowed = templates.allowed(template, name)
-        writes = "DATABASE_URL" in function["Environment"]["Variables"] and name != "acme-migrate"
+        writes = "DATABASE_URL" in function["Environment"]["Variables"]
         for action in ("sqs:GetQueueUrl", "sqs:SendMessage"):
             queues = [queue.rpartition(":")[2] for queue in allowed.get(action, ())]
             assert any(fnmatch(lane, queue) for queue in queues) is (writes or name == "acme-router"), name
@@ -502,10 +502,11 @@ def test_the_stack_prints_the_logical_id_of_its_migration(template: Template) ->
     assert template["Outputs"]["MigrationResource"]["Value"] == run
 
 
-def test_the_migration_may_only_log_in_and_write_its_log(template: Template) -> None:
+def test_the_migration_may_only_log_in_write_its_log_and_wake_the_sweep(template: Template) -> None:
     allowed = templates.allowed(template, "acme-migrate")
     assert allowed.pop("secretsmanager:GetSecretValue") == {DATABASE_SECRET}
-    assert set(allowed) == {"logs:CreateLogStream", "logs:PutLogEvents"}
+    assert allowed["sqs:SendMessage"] == allowed["sqs:GetQueueUrl"] == {"acme-low-jobs-sweep"}
+    assert set(allowed) == {"logs:CreateLogStream", "logs:PutLogEvents", "sqs:SendMessage", "sqs:GetQueueUrl"}
 
 
 def test_the_migration_logs_in_as_its_own_user_and_grants_the_functions_rights(synth: Synth) -> None:

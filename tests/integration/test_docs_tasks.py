@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
 from datetime import timedelta
 from typing import Any
 
@@ -25,6 +26,7 @@ RUN_HERE = (
     "unique",
     "cancel",
     "long-work",
+    "steps",
     "schedule",
     "change-payload",
     "change-safely",
@@ -143,6 +145,15 @@ def test_unique(jobs: JobTester) -> None:
     assert again.created
 
 
+def test_steps(jobs: JobTester) -> None:
+    names = page("steps")
+    execute(jobs, "create table charges (order_id integer, charge text)")
+    names["test_a_card_is_charged_once"](
+        jobs, lambda: [tuple(row) for row in execute(jobs, "select order_id, charge from charges")]
+    )
+    assert jobs.run(names["order_pay_async"], names["OrderPay"](order=8, cents=100)) == "ch_2"
+
+
 def test_cancel(jobs: JobTester) -> None:
     names = page("cancel")
     jobs.drain().check()
@@ -190,6 +201,32 @@ def test_schedule(jobs: JobTester) -> None:
     jobs.tick(names["stock_count"])
     jobs.drain().check()
     jobs.assert_enqueued(close, task_id=saturdays, early=True)
+
+
+def test_schedules_made_at_run_time(jobs: JobTester) -> None:
+    # given
+    execute(jobs, "create table reports (customer text)")
+    names = page("schedule")
+    report, show = names["report_write"], names["show_next_report"]
+    # when the order is rolled back, nothing is ordered
+    with suppress(ZeroDivisionError), jobs.session() as session:
+        names["order_weekly_report"](session, "acme")
+        _ = 1 / 0
+    assert show("acme") == "no report is ordered"
+    # when it commits, one report is written each week
+    with jobs.session() as session:
+        names["order_weekly_report"](session, "acme")
+    assert show("acme").startswith("next at ")
+    jobs.travel(14 * DAY, ticks=True).check()
+    jobs.assert_enqueued(report, count=2)
+    # when it is paused, none is, and after the order is cancelled there is no schedule
+    names["pause_reports"]("acme")
+    assert show("acme") == "paused"
+    jobs.travel(14 * DAY, ticks=True).check()
+    jobs.assert_enqueued(report, count=2)
+    with jobs.session() as session:
+        names["cancel_weekly_report"](session, "acme")
+    assert show("acme") == "no report is ordered"
 
 
 def test_change_payload(jobs: JobTester) -> None:

@@ -35,6 +35,7 @@ from joblane import (
     SkipRetry,
     Snooze,
     TaskContext,
+    every,
     redaction,
     scrubbing,
     task,
@@ -46,6 +47,7 @@ from joblane.inspector.inspector import Inspector
 from joblane.inspector.permission import Permission, permission_of
 from joblane.inspector.scope import Scope
 from joblane.maintenance.sweep import sweep
+from joblane.maintenance.ticks import make_ticks
 from joblane.page.app import PAGES, build
 from joblane.page.desk import Desk
 from joblane.page.security import Keys
@@ -239,6 +241,23 @@ def returned(payload: Login, ctx: TaskContext) -> dict[str, str]:
 
 
 @way
+def stepped(payload: Login, ctx: TaskContext) -> None:
+    ctx.step(f"call {payload.token!r}", lambda _: {"token": payload.token, "said": f"it is {payload.token}"})
+    ctx.step("call", lambda _: [payload.token, payload.model_dump()])
+    raise SkipRetry("stepped")
+
+
+@way
+def stepped_badly(payload: Login, ctx: TaskContext) -> None:
+    ctx.step(f"call {payload.token!r}", lambda _: {payload.token: payload.token + "\0"})
+
+
+@way
+def stepped_by_a_bad_name(payload: Login, ctx: TaskContext) -> None:
+    ctx.step(payload.token, lambda _: None)
+
+
+@way
 def in_a_header(payload: Login, ctx: TaskContext) -> None:
     raise ValueError(f"bad header {ctx.headers['key']}")
 
@@ -258,7 +277,7 @@ def leak_batch(payload: Login, ctx: TaskContext) -> Any:
 
 
 TASKS = (leak_one, leak_batch, leak_alert)
-LOGGED = ("plain", "chained", "constraint", "skipped", "noted", "snoozed", "returned", "in_a_header")
+LOGGED = ("plain", "chained", "constraint", "skipped", "noted", "snoozed", "returned", "stepped", "in_a_header")
 """Ways whose tasks are looked at one by one."""
 
 
@@ -348,6 +367,25 @@ def enqueue_badly(world: World, gathered: Gathered) -> None:
         gathered.refused("edit", lambda payload=payload: leak_one.read(payload, None))  # type: ignore[misc]
 
 
+def schedule_badly(world: World, gathered: Gathered) -> None:
+    """Put schedules whose payload is refused, or does not fit any more when the sweep makes the task of a tick."""
+    schedules, good, often = world.client.schedules, Login(**login("plain")), every(minutes=5)
+    nul = Login(how="x", token=f"{value('nul')}\0")
+    gathered.refused("schedule", lambda: schedules.put("s", leak_one, nul, often))
+    gathered.refused("schedule", lambda: schedules.put("s", leak_one, good, often, headers={"key": HEADER * 100}))
+    for name in ("good", "old"):
+        gathered.add("schedule", schedules.put(name, leak_one, good, often, headers={"key": HEADER}))
+        gathered.add("schedule", schedules.get(name), schedules.list(tenant=None))
+    at_once = "update joblane.schedules set next_at = clock_timestamp()"
+    world.run(f"{at_once}, payload = $1::jsonb where name = 'old'", json.dumps(login("x", value("invalid"))))
+    by_type = {one.type: one for one in TASKS}
+    make_ticks(world.database.get(), by_type.get, PREFIX)
+    gathered.refused("schedule", lambda: schedules.run_now("old", task=leak_one))
+    assert [problem is None for (problem,) in world.run("select problem from joblane.schedules order by name")] == [
+        True, False,
+    ]  # fmt: skip
+
+
 def fail_an_assertion(world: World, gathered: Gathered) -> None:
     def look() -> list[enqueued.EnqueuedTask]:
         return enqueued.read(world._observer.get(), [], PREFIX)
@@ -364,6 +402,7 @@ def look_everywhere(world: World, gathered: Gathered, logged: list[str], out: tu
     gathered.add("log", *logged)
     gathered.add("output", *out)
     kept = {("tasks", name) for name in ("payload", "headers", "result")} | {("api_requests", "body")}
+    kept |= {("task_steps", "name"), ("task_steps", "value"), ("schedules", "payload"), ("schedules", "options")}
     columns = world.run(
         "select table_schema, table_name, column_name from information_schema.columns"
         " where table_schema in ('joblane', 'saas', 'public')"
@@ -402,6 +441,7 @@ def ask(world: World, gathered: Gathered) -> None:
         "line": [],
         "batch": [("all",)],
         "why_slow": [("leak:one",)],
+        "run_time_schedule": [("good",), ("old",)],
         "marks": [(PauseScope.TYPE, ("leak:one",)), (PauseScope.TENANT, ("acme",))],
         "performance": [(PauseScope.TYPE, "leak:one"), (PauseScope.TENANT, "")],
     }
@@ -415,6 +455,8 @@ def ask(world: World, gathered: Gathered) -> None:
     for payload in (login("plain", value("invalid")), {"token": value("x") * 9}):
         for edit in (inspector.edit, inspector.replay_with):
             gathered.refused("edit", lambda edit=edit, payload=payload: edit("known", payload))  # type: ignore[misc]
+    gathered.refused("run now", lambda: inspector.run_schedule("old"))
+    gathered.add("run now", inspector.run_schedule("good"), inspector.audit())
 
 
 def use_the_command_line(world: World, gathered: Gathered, capfd: pytest.CaptureFixture[str]) -> None:
@@ -425,6 +467,7 @@ def use_the_command_line(world: World, gathered: Gathered, capfd: pytest.Capture
         *(["show", f"leak:one-{how}"] for how in LOGGED),
         *([name, "leak:one-chained", "--json"] for name in ("show", "logs")),
         *([name, *more] for name in ("queues", "stats", "types", "dead", "audit") for more in ([], ["--json"])),
+        *(["schedules", *more] for more in ([], ["--json"], ["show", "good"], ["show", "old", "--json"])),
         *(["find", text, *more] for text in (PLANTED, "bad token", "leak:one") for more in ([], ["--json"])),
         ["edit", "known", "--json", wrong],
         ["replay", "known", "--json", wrong],
@@ -452,7 +495,7 @@ def browse(world: World, gathered: Gathered) -> None:
     app = build(Desk(lambda: inspector, 1), port=8700, keys=keys)
     addresses = [
         *(f"{path}?type=leak:one&id=leak:one-plain&action=retry" for path in PAGES),
-        *("/tasks?error=bad", "/find?text=bad"),
+        *("/tasks?error=bad", "/find?text=bad", "/schedules/show?name=good", "/schedules/show?name=old"),
         *(f"{path}?id=leak:one-{how}" for path in ("/task", "/task/logs") for how in LOGGED),
     ]
     browser = TestClient(app, base_url="http://127.0.0.1:8700", cookies={"joblane-8700": keys.session})
@@ -487,6 +530,7 @@ def gather(world: World, capfd: pytest.CaptureFixture[str]) -> Gathered:
     with lines() as logged:
         go_all_ways(world, gathered)
         enqueue_badly(world, gathered)
+        schedule_badly(world, gathered)
         fail_an_assertion(world, gathered)
     out = capfd.readouterr()
     use_the_command_line(world, gathered, capfd)
@@ -505,6 +549,9 @@ def test_no_value_is_anywhere_but_in_the_payload(world: World, api: None, capfd:
     for where in ("log", "output", "tasks.reason", "task_attempts.traceback", "dead letters' attributes", "API", "kit"):
         assert any(gathered.texts[where]), where
     assert world.run("select count(*) from joblane.tasks where payload::text like $1", f"%{PLANTED}%")[0][0] > len(WAYS)
+    for column in ("name", "value"):
+        assert PLANTED in world.run(f"select string_agg({column}::text, '') from joblane.task_steps")[0][0]
+    assert any('call "[redacted]"' in text or "call '[redacted]'" in text for text in gathered.texts["inspector.task"])
 
 
 def test_values_that_are_not_taken_out_would_be_found(
@@ -520,10 +567,14 @@ def test_values_that_are_not_taken_out_would_be_found(
         "API",
         "kit",
         "edit",
+        "schedule",
         "inspector.tasks",
+        "inspector.run_time_schedule",
         "jobs show",
+        "jobs schedules",
         "jobs invoke",
         "page /task",
+        "page /schedules/show",
         "dead letters' attributes",
     ):
         assert where in leaks

@@ -5,26 +5,20 @@ Amounts that cannot be derived are in :data:`ASSUMED`. ``docs/explanation/costs.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
-from functools import cache
-from itertools import takewhile
+from datetime import datetime, timedelta
 from typing import Any
 
+from joblane.cdk.awake import MONTH, UNTIL_IDLE, Awake, Tasks, awake, moments, sweeps
 from joblane.cdk.errors import SynthError
 from joblane.cdk.templates import Properties, Template, of_type
 from joblane.declaration import Task
 from joblane.prices import PRICES
 from joblane.queues import SWEEP, Queue
-from joblane.schedule import Schedule
 from joblane.schedule_overrides import apply_all, with_sweep
 
-MONTH = timedelta(days=30)
 HOURS = MONTH / timedelta(hours=1)
-START = datetime(2026, 11, 1, tzinfo=UTC)
-"""A Sunday: the month then has five weekly ticks, the largest number."""
 RECEIVES_PER_MAPPING = 5 * 3 * 60 * HOURS
 """Five pollers that each wait 20 s. Source: Lambda, *Configuring scaling behavior for SQS event source mappings*, and
 ``ReceiveMessage``, SQS API reference."""
@@ -34,6 +28,8 @@ SWEEP_REQUESTS = 2
 """SQS requests of a sweep for each dead-letter queue: its URL and its size."""
 LEAST_AWAKE = 0.5
 """Least ACUs of a cluster that may pause, while it runs. Source: Aurora, *Aurora Serverless v2 capacity*."""
+SECONDS_UNTIL_PAUSE = 300
+"""Default of a cluster that may pause. Source: CloudFormation, *ServerlessV2ScalingConfiguration*."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +46,6 @@ class Extra:
 SWEEP_EXTRA = Extra(metrics=3)  # Overdue, Runs, CostUsd; its requests follow from the queues
 METADATA = "JoblaneCosts"
 """Key of a template's metadata that holds architecture, schedules and extras of the stage."""
-Tasks = Mapping[str, Task[Any, Any]]
 Extras = Mapping[str, Extra]
 Templates = Iterable[Template]
 
@@ -78,6 +73,11 @@ ASSUMED: Mapping[str, Amount] = {
     ),
     "KB of a job through the NAT": Amount(8, "KB", "three requests to SQS with TLS, on open connections"),
     "Seconds of a refresh of the page": Amount(0.2, "seconds", "in each of its two functions; not measured on AWS"),
+    "Minutes from a tick until the database is idle": Amount(
+        UNTIL_IDLE / timedelta(minutes=1),
+        "minutes",
+        "the database starts, the task runs, the sweep follows within 4.5 minutes; then comes `pause_after_minutes`",
+    ),
     "Hours a day for which a pausing cluster is awake": Amount(8, "hours", "a working day; not measured"),
 }
 
@@ -88,11 +88,15 @@ def assumed(name: str) -> float:
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """A line of the estimate: ``amount`` times ``price``, which is a name in :data:`~joblane.prices.PRICES`."""
+    """A line of the estimate: ``amount`` times ``price``, which is a name in :data:`~joblane.prices.PRICES`.
+
+    ``use``: the purpose of what it pays for.
+    """
 
     what: str
     amount: float
     price: str
+    use: str = ""
 
     @property
     def dollars(self) -> float:
@@ -109,65 +113,63 @@ def mapped_queues(tasks: Tasks) -> int:
 
 def ticks(task: Task[Any, Any]) -> int:
     """Return the ticks of all schedules of ``task`` in a month."""
-    return sum(len(times(schedule)) for schedule in task.schedules)
+    return sum(1 for _ in moments(task))
 
 
-def busy_hours(task: Task[Any, Any]) -> int:
-    """Return the hours of a month with a tick: a metric costs for each hour in which it is written."""
-    moments = [moment for schedule in task.schedules for moment in times(schedule)]
-    return len({moment.replace(minute=0, second=0) for moment in moments})
-
-
-@cache
-def times(schedule: Schedule) -> tuple[datetime, ...]:
-    """Return the ticks of ``schedule`` in the month from :data:`START`: 43,200 if it fires each minute."""
-    end = START + MONTH
-    return tuple(takewhile(lambda moment: moment < end, schedule.after(START - timedelta(seconds=1))))
+def busy_hours(times: Iterable[datetime]) -> int:
+    """Return the hours of a month with one of ``times``: a metric costs for each hour in which it is written."""
+    return len({moment.replace(minute=0, second=0) for moment in times})
 
 
 # --- The lines -----------------------------------------------------------------------------------------------------
 
 
 def polling(queues: int) -> Line:
-    return Line(f"Polling {queues} queues", queues * RECEIVES_PER_MAPPING, "SQS request")
+    use = "Lambda asks each lane and front door for messages, so that a task starts at once"
+    return Line(f"Polling {queues} queues", queues * RECEIVES_PER_MAPPING, "SQS request", use)
 
 
 def periodic(tasks: Tasks, extras: Extras, compute: str = "Lambda GB-second") -> list[Line]:
     """Return the lines of the periodic tasks. ``extras``: by type. ``compute``: price name of the architecture."""
     extras = {SWEEP: SWEEP_EXTRA, **extras}
-    ran = sum(ticks(task) for task in tasks.values())
-    sweeps = ticks(tasks[SWEEP]) if SWEEP in tasks else 0
+    runs = {task.type: list(moments(task)) for task in tasks.values() if task.schedules}
+    ran = sum(map(len, runs.values()))
+    if SWEEP in runs:
+        runs[SWEEP] = sorted(sweeps(tasks))
+    all_runs, swept = sum(map(len, runs.values())), len(runs.get(SWEEP, ()))
     metric_months = sum(
-        (TASK_METRICS + extras.get(task.type, Extra()).metrics) * busy_hours(task) / HOURS for task in tasks.values()
+        (TASK_METRICS + extras.get(type_, Extra()).metrics) * busy_hours(times) / HOURS for type_, times in runs.items()
     )
-    types = sum(bool(task.schedules) for task in tasks.values())
-    seconds = sum(ticks(task) * task.memory_mb / 1024 for task in tasks.values()) * assumed("Seconds of a periodic run")
+    each_second = sum(len(times) * tasks[type_].memory_mb / 1024 for type_, times in runs.items())
+    what = f"{all_runs:,} runs of periodic tasks, {swept:,} of them sweeps"
     return [
-        Line(f"Metrics of {types} periodic tasks", metric_months, "Metric"),
-        Line(f"{ran:,} ticks: Scheduler", ran, "Schedule invocation"),
-        Line(f"{ran:,} ticks: send, receive, delete", 3 * ran, "SQS request"),
+        Line(f"Metrics of {len(runs)} periodic tasks", metric_months, "Metric", "alarms and dashboard read them"),
+        Line(f"{ran:,} ticks: Scheduler", ran, "Schedule invocation", "EventBridge starts the periodic tasks"),
+        Line(f"{what}: send, receive, delete", 3 * all_runs, "SQS request", "the messages of these runs"),
         *(
-            Line(f"{ticks(tasks[type_]):,} runs of {type_}: its own SQS requests", requests, "SQS request")
+            Line(f"{len(runs[type_]):,} runs of {type_}: its own SQS requests", requests, "SQS request", "its checks")
             for type_, extra in extras.items()
-            if type_ in tasks and (requests := extra.sqs_requests * ticks(tasks[type_]))
+            if type_ in runs and (requests := extra.sqs_requests * len(runs[type_]))
         ),
         Line(
-            f"{sweeps:,} sweeps: reading the sizes of the dead-letter queues",
-            SWEEP_REQUESTS * mapped_queues(tasks) * sweeps,
+            f"{swept:,} sweeps: reading the sizes of the dead-letter queues",
+            SWEEP_REQUESTS * mapped_queues(tasks) * swept,
             "SQS request",
+            "an alarm reports messages that SQS moved there",
         ),
-        Line(f"{ran:,} ticks: invocations", ran, "Lambda request"),
-        Line(f"{ran:,} ticks: GB-seconds", seconds, compute),
-        Line(f"{ran:,} ticks: log", ran * assumed("KB of log of a run") / 1e6, "Log ingestion"),
+        Line(f"{what}: invocations", all_runs, "Lambda request", "the functions of these runs"),
+        Line(f"{what}: GB-seconds", each_second * assumed("Seconds of a periodic run"), compute, "their time"),
+        Line(f"{what}: log", all_runs * assumed("KB of log of a run") / 1e6, "Log ingestion", "`joblane logs`"),
     ]
 
 
 def smallest(tasks: Tasks, extras: Extras) -> list[Line]:
     """Return the lines of the smallest stage: no network, no API, and an existing database with its secret."""
-    return [polling(mapped_queues(tasks)), Line("The secret of the database", 1, "Secret"), *periodic(tasks, extras)]
+    secret = Line("The secret of the database", 1, "Secret", "the password of the functions' user")
+    return [polling(mapped_queues(tasks)), secret, *periodic(tasks, extras)]
 
 
-def fixed(templates: Templates) -> list[Line]:
+def fixed(tasks: Tasks, templates: Templates) -> list[Line]:
     """Return the lines of resources in the templates that cost by the hour or the month."""
     templates = list(templates)
 
@@ -179,26 +181,60 @@ def fixed(templates: Templates) -> list[Line]:
 
     endpoints = [found for found in all_of("AWS::EC2::VPCEndpoint") if found.get("VpcEndpointType") == "Interface"]
     interfaces = sum(len(endpoint["SubnetIds"]) for endpoint in endpoints)  # one in each subnet of an endpoint
-    clusters = all_of("AWS::RDS::DBCluster")
-    scaling = [cluster.get("ServerlessV2ScalingConfiguration") for cluster in clusters]
-    # the sweep and the health check connect so often that a cluster never pauses
-    acus = math.fsum(max(each["MinCapacity"], LEAST_AWAKE) for each in scaling if each is not None)
     lines = [
         polling(count("AWS::Lambda::EventSourceMapping")),
-        Line("NAT gateways", count("AWS::EC2::NatGateway") * HOURS, "NAT gateway hour"),
-        Line("Public addresses", count("AWS::EC2::EIP") * HOURS, "Public IPv4 hour"),
-        Line("Interface endpoints", interfaces * HOURS, "Interface endpoint hour"),
-        Line("Aurora at its minimum capacity", acus * count("AWS::RDS::DBInstance") * HOURS, "Aurora ACU-hour"),
-        Line("Secrets", count("AWS::SecretsManager::Secret"), "Secret"),
+        Line("NAT gateways", count("AWS::EC2::NatGateway") * HOURS, "NAT gateway hour", "`egress`: the way out"),
+        Line("Public addresses", count("AWS::EC2::EIP") * HOURS, "Public IPv4 hour", "those of the NAT gateways"),
+        Line("Interface endpoints", interfaces * HOURS, "Interface endpoint hour", "`egress`: the way to AWS services"),
+        *(_aurora(each, count("AWS::RDS::DBInstance"), tasks) for each in _scaling(templates)),
+        Line("Secrets", count("AWS::SecretsManager::Secret"), "Secret", "logins, and the key of the page's sessions"),
         Line(
             f"{count('AWS::CloudWatch::Alarm')} alarms, for each metric they read",
             sum(_metrics_read(alarm) for alarm in all_of("AWS::CloudWatch::Alarm")),
             "Alarm",
+            "`monitoring`: they report what fails, waits or does not run",
         ),
-        Line("Dashboards", count("AWS::CloudWatch::Dashboard"), "Dashboard"),
-        Line("KMS keys", count("AWS::KMS::Key"), "Key"),
+        Line("Dashboards", count("AWS::CloudWatch::Dashboard"), "Dashboard", "`monitoring`: the stage on one page"),
+        Line("KMS keys", count("AWS::KMS::Key"), "Key", "`topic_key`: it encrypts the mails of alarms"),
     ]
     return [line for line in lines if line.amount]
+
+
+def _scaling(templates: Templates) -> list[Properties]:
+    """Return the range of capacity of each Aurora cluster."""
+    found = [properties for template in templates for _, properties in of_type(template, "AWS::RDS::DBCluster")]
+    return [
+        cluster["ServerlessV2ScalingConfiguration"]
+        for cluster in found
+        if "ServerlessV2ScalingConfiguration" in cluster
+    ]
+
+
+def _aurora(scaling: Properties, instances: int, tasks: Tasks) -> Line:
+    if scaling["MinCapacity"]:
+        acus = scaling["MinCapacity"] * instances
+        return Line("Aurora at its minimum capacity", acus * HOURS, "Aurora ACU-hour", "the database, always awake")
+    found = awake(tasks, _pause(scaling))
+    what = f"Aurora, awake for {found.hours:,.0f} of {HOURS:,.0f} hours"
+    use = f"the database; {found.wakes:,} times a month its schedules wake it"
+    if found.is_always:
+        use = f"the database, always awake because of {next(iter(found.types))}"
+    return Line(what, LEAST_AWAKE * instances * found.hours, "Aurora ACU-hour", use)
+
+
+def _pause(scaling: Properties) -> timedelta:
+    return timedelta(seconds=scaling.get("SecondsUntilAutoPause", SECONDS_UNTIL_PAUSE))
+
+
+def pausing(templates: Templates, tasks: Tasks) -> tuple[Awake, float] | None:
+    """Return the wakes of the stage's database, and their cost in dollars a month. None: no database may pause."""
+    templates = list(templates)
+    found = next((each for each in _scaling(templates) if not each["MinCapacity"]), None)
+    if found is None:
+        return None
+    tasks = as_in_stage(templates, tasks)
+    instances = sum(1 for template in templates for _ in of_type(template, "AWS::RDS::DBInstance"))
+    return awake(tasks, _pause(found)), _aurora(found, instances, tasks).dollars
 
 
 def _metrics_read(alarm: Properties) -> int:
@@ -209,7 +245,7 @@ def _metrics_read(alarm: Properties) -> int:
 def idle(tasks: Tasks, templates: Templates, architecture: str, extras: Extras) -> list[Line]:
     """Return the lines of a stage, most expensive first, without storage, traffic and existing secrets."""
     compute = "Lambda GB-second" if architecture == "arm64" else "Lambda GB-second, x86_64"
-    return sorted([*fixed(templates), *periodic(tasks, extras, compute)], key=lambda line: -line.dollars)
+    return sorted([*fixed(tasks, templates), *periodic(tasks, extras, compute)], key=lambda line: -line.dollars)
 
 
 def of_stage(templates: Templates, tasks: Tasks) -> list[Line]:
@@ -219,13 +255,23 @@ def of_stage(templates: Templates, tasks: Tasks) -> list[Line]:
     Raises :class:`SynthError` if none of the templates contains jobs.
     """
     templates = list(templates)
+    found, tasks = _metadata(templates), as_in_stage(templates, tasks)
+    extras = {type_: Extra(**extra) for type_, extra in found["extras"].items()}
+    return idle(tasks, templates, found["architecture"], extras)
+
+
+def as_in_stage(templates: Templates, tasks: Tasks) -> Tasks:
+    """Return the tasks with the times of the stage of these templates."""
+    found = _metadata(templates)
+    return apply_all(tasks, with_sweep(found["schedules"], found["sweep_minutes"]))
+
+
+def _metadata(templates: Templates) -> Mapping[str, Any]:
     all_metadata = [template.get("Metadata", {}) for template in templates]
     found = next((metadata[METADATA] for metadata in all_metadata if METADATA in metadata), None)
     if found is None:
         raise SynthError("none of the templates contains jobs of Joblane; run the synth of the stage again")
-    tasks = apply_all(tasks, with_sweep(found["schedules"], found["sweep_minutes"]))
-    extras = {type_: Extra(**extra) for type_, extra in found["extras"].items()}
-    return idle(tasks, templates, found["architecture"], extras)
+    return dict(found)
 
 
 def total(lines: Iterable[Line]) -> float:
@@ -233,12 +279,20 @@ def total(lines: Iterable[Line]) -> float:
 
 
 def markdown(lines: Iterable[Line], *, with_sum: bool) -> str:
-    """Return the lines as the Markdown table of ``docs/explanation/costs.md``."""
+    """Return the lines as the Markdown table of ``docs/explanation/costs.md``, with their uses if they have some."""
     lines = list(lines)
-    rows = [f"| {line.what} | {_number(line.amount)} × {line.price} | {_shown(line.dollars)} |" for line in lines]
+    has_use = any(line.use for line in lines)
+    rows = [["what", "for", "amount", "a month"], ["---"] * 4]
+    rows += [[line.what, line.use, f"{_number(line.amount)} × {line.price}", _shown(line.dollars)] for line in lines]
     if with_sum:
-        rows.append(f"| **Sum** | | **{_shown(total(lines))}** |")
-    return "\n".join(["| what | amount | a month |", "|---|---|---|", *rows])
+        rows.append(["**Sum**", "", "", f"**{_shown(total(lines))}**"])
+    return "\n".join(_row(row if has_use else [row[0], *row[2:]]) for row in rows)
+
+
+def _row(cells: list[str]) -> str:
+    if set(cells) == {"---"}:
+        return "|" + "---|" * len(cells)
+    return "|" + "".join(f" {cell} |" if cell else " |" for cell in cells)
 
 
 def _shown(dollars: float) -> str:

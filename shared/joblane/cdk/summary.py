@@ -5,6 +5,7 @@ from __future__ import annotations
 from joblane.cdk.constructs.jobs import Jobs
 from joblane.limits import MIN_CONCURRENCY
 from joblane.queues import WEIGHTS, lane_name
+from joblane.settings import SHORT_MINUTES
 
 
 def concurrency(jobs: Jobs) -> str:
@@ -26,6 +27,11 @@ def concurrency(jobs: Jobs) -> str:
         declared = f"  (declared: {task.max_concurrency})" if task.max_concurrency else ""
         lines.append(f"  {name:{width}}  weight {weight}  {jobs.shares[name]:4}{declared}")
     lines.append(f"  {'sum':{width}}            {sum(jobs.shares.values()):4} of a budget of {budget}")
+    if stage.sweep_minutes > SHORT_MINUTES and not stage.local:
+        lines.append(
+            f"  sweep: planned, and every {stage.sweep}; programs that enqueue by SQL alone cannot wake it and need "
+            '"sweep": "5 minutes"'
+        )
     unset = sorted({name for task in tasks.values() for name in task.environment} - {*stage.settings, *jobs.variables})
     if unset:
         lines.append(f"  settings that tasks declare and the stage does not set: {', '.join(unset)}")

@@ -102,6 +102,7 @@ def exit_of(error: Exception) -> Exit | None:
     kinds: dict[type[Exception], Exit] = {  # the first entry that fits applies
         errors.UnknownTaskError: Exit.NOTHING,
         errors.UnknownTypeError: Exit.NOTHING,
+        errors.UnknownScheduleError: Exit.NOTHING,
         UnknownBatchError: Exit.NOTHING,
         UnknownBulkError: Exit.NOTHING,
         ActionError: Exit.STATE,

@@ -23,6 +23,7 @@ from joblane.context import TaskContext
 from joblane.declaration import Task
 from joblane.discovery import load
 from joblane.enqueue.check import new_id
+from joblane.enqueue.wake import wake_after_commit
 from joblane.errors import LeaseLostError, TaskCancelled, UnreadablePayloadError
 from joblane.local.errors import LocalError
 from joblane.options import Options
@@ -93,6 +94,7 @@ def _claimed(task: Task[Any, Any], payload: dict[str, Any], tenant: str | None, 
     """Insert and claim a row with a single attempt."""
     id_ = new_id()
     message = Message(task.type, id_, payload, schema=task.schema_digest, options=Options(max_retry=0))
+    wake_after_commit(Sqs(), settings.prefix())
     arrived = arrival(task, message, id_, task.queue, tenant=tenant, unique=False)
     claimed = claim(database.get(), [arrived], LEASE, REQUEST_ID)[id_]
     if claimed.verdict is not Verdict.RUN:
@@ -111,10 +113,12 @@ def _run(task: Task[Any, Any], claimed: Claim, database: Database) -> Invoked:
     try:
         result = call(task, payload, context, work)
         end = completed(claimed, result, ms_since(started))
+        wake_after_commit(Sqs(), settings.prefix())
         work.finish(end)
     except BaseException as error:  # any end of a handler, Ctrl-C too, is recorded, and leaves no waiting row
         end = _failed(task, claimed, payload, error, ms_since(started))
         work.undo(interrupted=not isinstance(error, Exception))
+        wake_after_commit(Sqs(), settings.prefix())
         if not isinstance(error, LeaseLostError):
             finish(database.get(), [end])
         if isinstance(error, KeyboardInterrupt):

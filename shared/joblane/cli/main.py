@@ -24,6 +24,7 @@ from joblane.cli.commands import (
     page,
     pause,
     scaffold,
+    schedules,
     tasks,
     watch,
 )
@@ -54,7 +55,6 @@ COMMANDS: Mapping[str, Mapping[str, Callable[..., Any]]] = {
     "Pauses and schedules": {
         "pause": pause.pause,
         "resume": pause.resume,
-        "schedules": pause.schedules,
         "tick": pause.tick,
     },
     "Limits": {},  # groups, below
@@ -132,6 +132,12 @@ app.add_typer(
     batch.group, name="batch", rich_help_panel="Act on tasks", help="Batches: list, show, retry and seal them."
 )
 app.add_typer(overview.why, name="why", rich_help_panel="Inspect", help="Say why tasks start late: `why slow TYPE`.")
+app.add_typer(
+    schedules.group,
+    name="schedules",
+    rich_help_panel="Pauses and schedules",
+    help="Schedules: list all, and act on those made at run time.",
+)
 for _name, _group, _help in (
     ("limits", limits.group, "Limits: show, set and reset them."),
     ("line", limits.line_group, "The order of a key: show it, and let the next task run first."),

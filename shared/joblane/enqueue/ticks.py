@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
-from joblane.enqueue.check import check
+from joblane.enqueue.check import check, with_row_id
 from joblane.job import Job
 from joblane.limits import MAX_DELAY_SECONDS
 from joblane.record.schedules import Missed
@@ -29,6 +29,8 @@ GRACE = timedelta(minutes=6)
 """A tick that is later than this is missed. A sweep starts at most five minutes after a schedule was put."""
 MAX_NAME = 128
 NAME_PATTERN = re.compile(rf"[!-~]{{1,{MAX_NAME}}}")
+TICK_PATTERN = re.compile(r"@(?P<name>[!-~]+):(?P<time>\d{4}-\d\d-\d\dT\d\d:\d\dZ):(?P<revision>\d+)", re.ASCII)
+"""The id of a tick's task."""
 SCHEDULE = "schedule"
 """The option of a task with the name of its schedule."""
 DURATIONS = ("timeout", "retention", "unique_for")
@@ -92,18 +94,17 @@ def written(moment: datetime) -> str:
 
 
 def tick_task(stored: Stored, job: Job, moment: datetime, *, prefix: str, due_at: datetime) -> NewTask:
-    """Return the task of the tick at ``moment``, which the sweep sends.
+    """Return the task of the tick at ``moment``.
 
     ``due_at``: the same time by the database's clock, which differs in a test that travels. Raises
     :class:`EnqueueError`.
     """
-    new = check(job, record=True, prefix=prefix)
+    new = with_row_id(check(job, record=True, prefix=prefix), tick_id(stored.name, moment, stored.revision))
     key = new.unique
     if key is None:
         key = job.task.key_of_message(new.queue, new.payload, f"@{stored.name}")
     return replace(
         new,
-        id=tick_id(stored.name, moment, stored.revision),
         at=due_at,
         unique=None,
         tick_key=None if key is None else Unique(key.key, key.seconds + AHEAD.total_seconds(), key.until),

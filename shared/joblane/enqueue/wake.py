@@ -12,6 +12,7 @@ import time
 
 from joblane import settings, telemetry
 from joblane.forking import follow_forks
+from joblane.limits import MAX_DELAY_SECONDS
 from joblane.queues import SWEEP, Queue, lane_name
 from joblane.sqs.client import Entry, Sqs
 from joblane.sqs.message import Message
@@ -21,10 +22,17 @@ WOKEN = f"{SWEEP}:woken:"
 AFTER_COMMIT = f"{WOKEN}after:"
 """The beginning of the id of a wake-up that was sent before a commit. The rest is the second at which its delay ends,
 by the sender's clock."""
+PLANNED = f"{SWEEP}:planned:"
+"""The beginning of the id of a planned sweep's message. The rest is its time in seconds since 1970."""
 SHARED_SECONDS = 5
 """All wake-ups within an interval of this many seconds start one sweep, at its end."""
 GRID_SECONDS = 240
 """Delayed wake-ups of all processes end at the multiples of this, and so do the times of planned sweeps."""
+AT_ONCE_SECONDS = 30
+"""A sweep that has run out of time is followed by the next one after at most this time. Multiples of it are the times
+of sweeps: see :mod:`joblane.worker.sweep_worker`."""
+LONGEST_SECONDS = 2 * 24 * 3600
+"""A planned sweep that is later than this runs at once: no sweep plans so far ahead."""
 COMMIT_SECONDS = 30
 """The longest time from the check of a wake-up to the first write of the transaction. A transaction that has written is
 visible to the sweep, however long it stays open."""
@@ -52,15 +60,17 @@ def wake_after_commit(sqs: Sqs, prefix: str) -> None:
 
     It does nothing in a stage whose sweep runs every five minutes or more often.
     """
-    if not is_covered(sqs, prefix) and settings.sweep_plans():
+    if not is_covered(sqs, prefix):
         _waker.cover(sqs, prefix)
 
 
 def is_covered(sqs: Sqs, prefix: str) -> bool:
-    """True if :func:`wake_after_commit` would send nothing, since a wake-up covers a write that follows now."""
+    """True if :func:`wake_after_commit` would send nothing."""
     until = sqs.covered.get(prefix)
     # the clock of the process stands still while Lambda has frozen it, and the other one can be set back
-    return until is not None and time.monotonic() < until[0] and sqs.now() < until[1]
+    if until is not None and time.monotonic() < until[0] and sqs.now() < until[1]:
+        return True
+    return not settings.sweep_plans()
 
 
 class _Waker:
@@ -111,7 +121,15 @@ class _Waker:
 _waker = _Waker()
 
 
+def planned_entry(prefix: str, at: int, now: float) -> Entry:
+    """Return the message of a sweep that is planned for ``at``. Both times are in seconds since 1970."""
+    return _entry(prefix, f"{PLANNED}{at}", min(max(0, math.ceil(at - now)), MAX_DELAY_SECONDS))
+
+
+def _entry(prefix: str, id_: str, delay_seconds: int) -> Entry:
+    return Entry(lane_name(prefix, Queue.LOW, SWEEP), Message(SWEEP, id_).encode(), delay_seconds)
+
+
 def _send(sqs: Sqs, prefix: str, id_: str, delay_seconds: int) -> str | None:
     """Send a message to the sweep. Return None, or the reason why SQS does not accept it."""
-    entry = Entry(lane_name(prefix, Queue.LOW, SWEEP), Message(SWEEP, id_).encode(), delay_seconds)
-    return sqs.send_many([entry], brief=True).get(0)
+    return sqs.send_many([_entry(prefix, id_, delay_seconds)], brief=True).get(0)

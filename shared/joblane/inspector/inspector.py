@@ -30,6 +30,7 @@ if TYPE_CHECKING:
         overview,
         pauses,
         performance,
+        run_time_schedules,
         schedules,
         statistics,
         tenants,
@@ -39,10 +40,10 @@ if TYPE_CHECKING:
 else:  # imported by the first call: a remote inspector needs only the signatures, and no database driver
     audit, enqueue, line, single = modules("joblane.inspector.actions", "audit enqueue line single")
     causes, dead, start = modules("joblane.inspector.bulk", "causes dead start")
-    batches, doctor, limits, marks, overview, pauses, performance, schedules, statistics, tenants, why_slow = modules(
-        "joblane.inspector.stage",
-        "batches doctor limits marks overview pauses performance schedules statistics tenants why_slow",
+    batches, doctor, limits, marks, overview, pauses, performance, statistics, tenants, why_slow = modules(
+        "joblane.inspector.stage", "batches doctor limits marks overview pauses performance statistics tenants why_slow"
     )
+    run_time_schedules, schedules = modules("joblane.inspector.stage", "run_time_schedules schedules")
     detail, find, listing, logs = modules("joblane.inspector.tasks", "detail find listing logs")
 
 VIEW, OPERATE, EDIT = Permission
@@ -177,8 +178,34 @@ class Inspector:
 
     @needs(VIEW)
     def schedules(self) -> tuple[views.ScheduleView, ...]:
-        """All schedules, with their next times and last ticks."""
+        """All schedules that the code declares, with their next times and last ticks."""
         return schedules.schedules(self._scope)
+
+    @needs(VIEW)
+    def run_time_schedules(
+        self,
+        *,
+        tenant: str | None = None,
+        type: str | None = None,  # noqa: A002
+        text: str | None = None,
+        problem: bool = False,
+        after: str | None = None,
+        limit: int = 50,
+    ) -> views.RunTimeSchedulePage:
+        """A page of schedules that were made at run time, in the order of their names.
+
+        ``text``: a part of the name, upper and lower case of ASCII are equal. ``problem`` True: only those with a
+        problem. ``after``: the position that the previous page returned. ``limit``: 1 to 200. A page reads at most
+        20,000 schedules, see :class:`~joblane.inspector.views.RunTimeSchedulePage`.
+        """
+        return run_time_schedules.listing(
+            self._scope, tenant=tenant, type_=type, text=text, problem=problem, after=after, limit=limit
+        )
+
+    @needs(VIEW)
+    def run_time_schedule(self, name: str) -> views.RunTimeScheduleView:
+        """A schedule that was made at run time. Raises :class:`~joblane.errors.UnknownScheduleError`."""
+        return run_time_schedules.one(self._scope, name)
 
     @needs(VIEW)
     def statistics(self, *, within: timedelta = timedelta(days=1), by: str = "type") -> tuple[views.Statistic, ...]:
@@ -377,6 +404,40 @@ class Inspector:
     def tick(self, type: str, *, schedule: str | None = None, reason: str | None = None) -> views.ActionResult:  # noqa: A002
         """Send a tick of a periodic task now, even if its schedule is off in this stage."""
         return schedules.tick(self._scope, type, schedule, reason)
+
+    @needs(OPERATE)
+    def pause_schedule(self, name: str, *, reason: str | None = None) -> views.RunTimeScheduleView:
+        """Pause a schedule that was made at run time: it has no ticks until it is resumed.
+
+        Raises :class:`~joblane.errors.UnknownScheduleError`, and :class:`~joblane.inspector.errors.SelectionError` if
+        it is paused already.
+        """
+        return run_time_schedules.pause(self._scope, name, reason)
+
+    @needs(OPERATE)
+    def resume_schedule(self, name: str, *, reason: str | None = None) -> views.RunTimeScheduleView:
+        """Resume a schedule that was made at run time, from its next time on.
+
+        Raises :class:`~joblane.errors.UnknownScheduleError`, and :class:`~joblane.inspector.errors.SelectionError` if
+        it is not paused.
+        """
+        return run_time_schedules.resume(self._scope, name, reason)
+
+    @needs(OPERATE)
+    def delete_schedule(self, name: str, *, reason: str | None = None) -> views.RunTimeScheduleRow:
+        """Delete a schedule that was made at run time. Returns it as it was. Tasks that it has started stay.
+
+        Raises :class:`~joblane.errors.UnknownScheduleError`.
+        """
+        return run_time_schedules.delete(self._scope, name, reason)
+
+    @needs(OPERATE)
+    def run_schedule(self, name: str, *, reason: str | None = None) -> views.ActionResult:
+        """Enqueue the task of a schedule that was made at run time now. Its next time stays as it is.
+
+        Raises :class:`~joblane.errors.UnknownScheduleError`.
+        """
+        return run_time_schedules.run(self._scope, name, reason)
 
     @needs(OPERATE)
     def set_limit(

@@ -26,8 +26,12 @@ MONTHS = (
 
 
 def in_words(text: str, timezone: str) -> str:
-    """``text``: five fields of cron. A schedule without a short name is given in cron."""
-    minutes, hours, days, months, weekdays = (sorted(found) for found in values_of(text))
+    """``text``: five fields of cron. A schedule without a short name is given in cron, and so is a text that is not
+    cron: a row may have been written by hand."""
+    try:
+        minutes, hours, days, months, weekdays = (sorted(found) for found in values_of(text))
+    except ValueError:
+        return f"cron {text} {timezone}"
     often, at = _often(minutes, hours), _at(minutes, hours)
     on = _days(days, months, weekdays)
     if on is None or not (often or at):

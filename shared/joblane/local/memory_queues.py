@@ -37,6 +37,8 @@ class QueuedMessage:
     def system_attributes(self) -> dict[str, str]:
         """The attributes that SQS adds."""
         system = {"ApproximateReceiveCount": str(self.receives), "SentTimestamp": str(int(self.sent_at * 1000))}
+        if self.first_received_at:
+            system["ApproximateFirstReceiveTimestamp"] = str(int(self.first_received_at * 1000))
         if self.entry.group:
             system["MessageGroupId"] = self.entry.group
         return system

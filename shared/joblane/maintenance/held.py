@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from joblane.maintenance.next_sweep import UNCLAIMED_MINUTES
 from joblane.maintenance.sends import Sends
 from joblane.record.conditions import BEFORE_IT, PAUSED
 from joblane.record.functions import VERSION
@@ -14,9 +15,6 @@ from joblane.record.limit_changes import end_changes
 from joblane.record.serve import Limits, Turn, serve
 from joblane.record.transitions import LEFT_LIMITS, LET_GO, assignments
 
-UNCLAIMED = "interval '7 minutes'"
-"""The time after which the slots of a task that nobody claims are taken back, for a lane of a shared limit may stand
-still."""
 BATCH = 50
 """The most limits that one statement serves."""
 PAGE = 10_000
@@ -45,7 +43,7 @@ update joblane.tasks t set {assignments(LEFT_LIMITS)}
  where t.id in (select r.id from joblane.tasks r
                  where r.shared_limit is not null and r.passed >= 5
                    and case r.state when 'pending' then r.due_at when 'active' then r.lease_until end
-                       < clock_timestamp() - {UNCLAIMED}
+                       < clock_timestamp() - interval '{UNCLAIMED_MINUTES} minutes'
                    and exists (select from joblane.tasks w where w.waits_for = r.shared_limit)
                  order by r.shared_limit for no key update skip locked)
 returning t.key_limit, t.total_limit, t.shared_limit, t.type, t.queue
@@ -90,6 +88,8 @@ class Held:
             connection.run(GO_BEHIND, limits[2], type_, queue)
             wanted.append(limits)
         wanted += [row[:3] for row in connection.run(UNSERVED)]
+        if wanted:  # tasks that others have locked, or that no slot was left for
+            self._sends.following.is_due = True
         for start in range(0, len(wanted), BATCH):
             yield
             self._send(serve(connection, wanted[start : start + BATCH]))

@@ -43,7 +43,8 @@ update joblane.tasks t
                 + least(interval '1 minute' * power(2, least(t.sends, 20)), interval '{LONGEST_INTERVAL_SECONDS} s')
   from due where t.id = due.id
 returning t.id, t.type, t.queue, t.tenant, t.schema, t.headers,
-          extract(epoch from t.due_at - clock_timestamp())::float8, t.sweep_at::text, due.sweep_at::text
+          extract(epoch from t.due_at - clock_timestamp())::float8, t.sweep_at::text, due.sweep_at::text,
+          extract(epoch from t.sweep_at)::float8
 """
 
 
@@ -72,6 +73,8 @@ class Messages:
     def _send_all(self, lanes: Sequence[Lane]) -> Iterator[None]:
         names = [lane_name(self._prefix, lane.queue, lane.type) for lane in lanes]
         due = [(name, id_) for name, lane in zip(names, lanes, strict=True) for id_ in self._chosen(name, lane)]
+        if len(due) < sum(lane.due for lane in lanes):  # the lane presumably has the messages of the others
+            self._sends.following.is_due = True
         for start in range(0, len(due), BATCH):
             if self._sends.silent:
                 return
@@ -101,11 +104,14 @@ class Messages:
 
     def _send(self, ids: Sequence[str]) -> None:
         rows = run_rows(self._sends.connection, TAKE, ids)
+        if len(rows) < len(ids):  # another transaction has locked some of them
+            self._sends.following.is_due = True
+        self._sends.following.add(min((row[-1] for row in rows), default=None))
         self.sent += len(self._sends.send([taken for row in rows if (taken := self._taken(row)) is not None]))
 
     def _taken(self, row: Row) -> Taken | None:
         """Return the task with its message, or None if its row does not make a message."""
-        id_, type_, queue, tenant, schema, headers, due_seconds, taken, before = row
+        id_, type_, queue, tenant, schema, headers, due_seconds, taken, before, _ = row
         body = body_of(self._sends.connection, Message(type_, id_, rec=True, schema=schema, headers=headers))
         if body is None:
             return None

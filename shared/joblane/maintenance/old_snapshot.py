@@ -23,8 +23,8 @@ from joblane.record.task_types import literal
 OLD = timedelta(minutes=15)
 """The longest run of a Lambda function. A younger snapshot may be that of a task's own transaction."""
 SWEEPS = 288
-"""The sweeps whose times are read: those of a day, by default. An older snapshot has the age of the first of them.
-Sweeps that were woken are left out: there may be one every five seconds."""
+"""The sweeps whose times are read: those of most of a day if one runs every five minutes. An older snapshot has the age
+of the first of them. Sweeps that were woken at once are left out: there may be one every five seconds."""
 SESSION, PREPARED, STANDBY, SLOT = "session", "prepared transaction", "standby", "replication slot"
 
 IS_AURORA = "select to_regproc('pg_catalog.aurora_replica_status') is not null"

@@ -85,6 +85,8 @@ class Parents:
             yield
 
     def _release(self, ended: list[str] | tuple[()], children: list[str] | tuple[()]) -> None:
+        if ended or children:
+            self._sends.following.is_due = True
         turns = release(self._sends.connection, ended, children)
         self.released += len(turns)
         self._sends.start(self._prefix, turns)

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 from joblane import telemetry
 from joblane.errors import MessageError, text_of
+from joblane.maintenance.next_sweep import NextSweep
 from joblane.record.connection import Connection
 from joblane.record.row_by_row import leave_row, run_rows
 from joblane.record.serve import Turn
@@ -49,10 +50,12 @@ class Sends:
 
     ``refused``: queue → the reason why SQS accepted nothing for it; this sweep sends no more to it. ``silent``: SQS did
     not answer at all, so this sweep sends nothing more. ``unsent``: the number of messages that SQS did not accept.
+    ``following``: gets what is left to the next sweep.
     """
 
     connection: Connection
     sqs: Sqs
+    following: NextSweep = field(default_factory=NextSweep)
     refused: dict[str, str] = field(default_factory=dict)
     silent: bool = False
     unsent: int = 0
@@ -64,11 +67,14 @@ class Sends:
         failed = self.sqs.send_many([one.entry for one in taken])
         sent = [one for position, one in enumerate(taken) if position not in failed]
         if failed:
+            self.following.is_due = True
             self._give_back(taken, failed, {one.entry.queue for one in sent})
         return sent
 
     def start(self, prefix: str, turns: Sequence[Turn]) -> None:
         """Send the messages of tasks that may start now. A later sweep sends those that SQS does not accept."""
+        if turns:
+            self.following.is_due = True
         if turns and not self.silent:
             self.sqs.send_many([turn.entry(prefix) for turn in turns])
 
@@ -88,7 +94,7 @@ class Sends:
                     extra={"queue": queue, "error": str(error)},
                 )
         except BotoCoreError as error:
-            self.silent = True
+            self.silent = self.following.is_due = True
             telemetry.logger().error(SILENT, extra={"error": str(error)})
         return None
 
@@ -108,6 +114,7 @@ class Sends:
 
     def _refuse(self, queue: str, messages: int, why: str) -> None:
         self.refused[queue] = why
+        self.following.is_due = True
         telemetry.logger().error(
             "SQS refuses the messages for a queue; its tasks wait, and every sweep tries again. Check that the queue "
             "exists (was its type removed?), and its policy and key",

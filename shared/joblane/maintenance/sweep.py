@@ -19,10 +19,13 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import chain
+from typing import TYPE_CHECKING
 
+from joblane.maintenance.events import Events
 from joblane.maintenance.expiry import Expiry
 from joblane.maintenance.held import Held
 from joblane.maintenance.messages import Messages
+from joblane.maintenance.next_sweep import NextSweep
 from joblane.maintenance.parents import Parents
 from joblane.maintenance.rates import Rates
 from joblane.maintenance.sends import Sends
@@ -30,6 +33,9 @@ from joblane.maintenance.unsent_dead_letters import UnsentDeadLetters
 from joblane.maintenance.walk import PLANNING, RESET_PLANNING, Walk
 from joblane.record.connection import Connection
 from joblane.sqs.client import Sqs
+
+if TYPE_CHECKING:
+    from joblane.event_bus import EventBus
 
 
 @dataclass
@@ -41,8 +47,10 @@ class Swept:
     ``overdue``: the number of tasks that were due, not started and not paused. A task is overdue when it has been due
     for a minute. After each further message it is not counted until its next ``sweep_at``.
     ``waits``: type → the longest wait of these tasks in seconds, including those with a further message. ``stuck``:
-    runs whose lease ended ten minutes ago and that no claim has found lost. The last three are ignored when two
-    results are compared.
+    runs whose lease ended ten minutes ago and that no claim has found lost. These three are ignored when two results
+    are compared.
+    ``events``: sent events. ``events_dropped``: events that were kept for too long. ``events_waiting``: events that are
+    left. ``events_oldest_seconds``: the age of the oldest one. The last two are ignored when two results are compared.
     """
 
     sent: int = 0
@@ -56,20 +64,42 @@ class Swept:
     overdue: int = field(default=0, compare=False)
     waits: dict[str, int] = field(default_factory=dict, compare=False)
     stuck: int = field(default=0, compare=False)
+    events: int = 0
+    events_dropped: int = 0
+    events_waiting: int = field(default=0, compare=False)
+    events_oldest_seconds: int = field(default=0, compare=False)
 
 
-def sweep(connection: Connection, sqs: Sqs, prefix: str, *, may_continue: Callable[[], bool] = lambda: True) -> Swept:
-    """Sweep in batches, each in its own transaction, until nothing is due or ``may_continue()`` is false."""
-    walk, sends, expiry, rates = Walk(connection), Sends(connection, sqs), Expiry(connection), Rates(connection)
+def sweep(
+    connection: Connection,
+    sqs: Sqs,
+    prefix: str,
+    *,
+    bus: EventBus | None = None,
+    may_continue: Callable[[], bool] = lambda: True,
+    following: NextSweep | None = None,
+) -> Swept:
+    """Sweep in batches, each in its own transaction, until nothing is due or ``may_continue()`` is false.
+
+    ``bus`` None: the stage has none, and events are deleted. ``following`` gets the times of what will need a sweep
+    again. None: the caller plans none.
+    """
+    following = following or NextSweep()
+    walk, sends = Walk(connection, following), Sends(connection, sqs, following)
+    expiry, rates = Expiry(connection), Rates(connection)
     messages, dead_letters = Messages(prefix, walk, sends), UnsentDeadLetters(prefix, sends)
-    waiting, parents = Held(prefix, sends), Parents(prefix, sends)
+    waiting, parents, events = Held(prefix, sends), Parents(prefix, sends), Events(connection, bus)
     connection.execute_simple(PLANNING)
     try:
+        following.begin(connection)
         waiting.end_changes()
         rates.plan(may_continue)  # before the walk reads the tasks that get new times
         held = chain(waiting.steps(), rates.steps(), parents.steps())
-        duties = (messages.steps(), dead_letters.steps(), expiry.steps(), held)
-        _take_turns(duties, may_continue)
+        duties = (messages.steps(), dead_letters.steps(), expiry.steps(), held, events.steps())
+        following.is_late |= not _take_turns(duties, may_continue)
+        events.measure()
+        following.is_due |= events.waiting > 0
+        following.collect(connection, has_paused=walk.paused > 0)
     finally:
         if connection.usable:
             connection.execute_simple(RESET_PLANNING)
@@ -85,13 +115,19 @@ def sweep(connection: Connection, sqs: Sqs, prefix: str, *, may_continue: Callab
         walk.overdue,
         walk.waits,
         walk.stuck,
+        events.sent,
+        events.dropped,
+        events.waiting,
+        events.oldest_seconds,
     )
 
 
-def _take_turns(duties: tuple[Iterator[None], ...], may_continue: Callable[[], bool]) -> None:
+def _take_turns(duties: tuple[Iterator[None], ...], may_continue: Callable[[], bool]) -> bool:
+    """Take a step of each duty in turn. Return False if there was no time for all steps."""
     waiting = deque(duties)
     while waiting and may_continue():
         duty = waiting.popleft()
         with suppress(StopIteration):
             next(duty)
             waiting.append(duty)
+    return not waiting

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from joblane.queues import Queue
+from joblane.maintenance.next_sweep import NextSweep
+from joblane.queues import SWEEP, Queue
 from joblane.record.conditions import UNPAUSED
 from joblane.record.connection import Connection
 from joblane.record.states import ENDED, LIVE_SQL, WAITING, State, in_sql
@@ -42,7 +43,8 @@ select type, queue, max(created_at)::text, (array_agg(id))[count(*)], count(*),
        json_agg(id) filter (where state in {in_sql(ENDED)}),
        max(extract(epoch from now() - due_at)::float8)
          filter (where sends > 1 and sweep_at > now() and state in {in_sql(WAITING - {State.HELD})}
-                   and due_at < now() and {UNPAUSED})
+                   and due_at < now() and {UNPAUSED}),
+       extract(epoch from min(sweep_at) filter (where sweep_at > now() and state in {LIVE_SQL}))::float8
   from (select id, created_at, type, queue, tenant, state, due_at, sweep_at, lease_until, sends from joblane.tasks
          where finished_at is null and (created_at, id) > ($1::timestamptz, $2)
          order by created_at, id limit {PAGE}) as t
@@ -77,10 +79,11 @@ class Walk:
 
     ``waits``: type → longest wait in seconds, of the tasks that are due, not started and not paused; ``overdue``: the
     number of those that the sweep has not sent again. ``stuck``: runs whose lease ended :data:`STUCK_AFTER_MINUTES` ago
-    and that are not paused.
+    and that are not paused. ``following`` gets the least ``sweep_at`` in the future.
     """
 
     connection: Connection
+    following: NextSweep = field(default_factory=NextSweep)
     ended: list[str] = field(default_factory=list)
     waits: dict[str, int] = field(default_factory=dict)
     overdue: int = 0
@@ -96,7 +99,7 @@ class Walk:
         if rows:
             self._position = (rows[0][2], rows[0][3])
         self.is_over = sum(row[4] for row in rows) < PAGE
-        for type_, queue, _, _, _, covered, due, found, ended, sent_again in rows:
+        for type_, queue, _, _, _, covered, due, found, ended, sent_again, next_at in rows:
             lane = self._lanes.setdefault((queue, type_), Lane(type_, queue))
             lane.covered += covered
             self.paused += due - len(found or ())
@@ -112,6 +115,8 @@ class Walk:
                     self._wait(type_, late)
             if sent_again is not None:
                 self._wait(type_, sent_again)
+            if type_ != SWEEP:  # the lane has the messages of the sweep's own runs
+                self.following.add(next_at)
 
     def _wait(self, type_: str, seconds: float) -> None:
         self.waits[type_] = max(self.waits.get(type_, 0), int(seconds))

@@ -17,7 +17,7 @@ from joblane.page.failures import View, endpoint, http_error_page
 from joblane.page.notices import Notices
 from joblane.page.rendering import FOLDER
 from joblane.page.security import Keys, LocalGuard, address_of
-from joblane.page.views import batches, bulk, dead, enqueue, find, limits, runs, stage, task, tasks
+from joblane.page.views import batches, bulk, dead, enqueue, find, limits, runs, schedules, stage, task, tasks
 
 PRODUCTION = re.compile(r"(prod|production|live)(-.*)?", re.IGNORECASE)
 """Names of stages that are marked on all pages, so that nobody takes them for another stage."""
@@ -32,7 +32,8 @@ PAGES: dict[str, View] = {
     "/bulk/show": bulk.show,
     "/dead": dead.show,
     "/dead/redrive": dead.dry_run,
-    "/schedules": stage.schedules,
+    "/schedules": schedules.list_all,
+    "/schedules/show": schedules.show,
     "/limits": limits.list_all,
     "/limits/show": limits.show,
     "/batches": batches.list_all,
@@ -56,7 +57,8 @@ ACTIONS: dict[str, View] = {
     "/bulk/abort": bulk.abort,
     "/dead/redrive/start": dead.redrive,
     "/dead/acknowledge": dead.acknowledge,
-    "/schedules/tick": stage.tick,
+    "/schedules/tick": schedules.tick,
+    "/schedules/act": schedules.act,
     "/enqueue/start": enqueue.start,
     "/limits/set": limits.set_values,
     "/limits/reset": limits.reset,

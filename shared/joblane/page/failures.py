@@ -15,6 +15,7 @@ from joblane.errors import (
     DatabaseUnavailableError,
     FieldError,
     JobError,
+    UnknownScheduleError,
     UnknownTaskError,
     UnreadablePayloadError,
 )
@@ -40,6 +41,7 @@ UNAVAILABLE = (
 )
 KINDS: Mapping[type[JobError], tuple[int, str, str]] = {
     UnknownTaskError: (404, "There is no such task", "Check the id; the task may never have been recorded."),
+    UnknownScheduleError: (404, "There is no such schedule", "It may have been deleted."),
     UnknownBatchError: (404, "There is no such batch", "Check the id."),
     UnknownBulkError: (404, "There is no such bulk action", "Check the id."),
     ActionError: (409, "Not possible in this state", "Nothing was done."),

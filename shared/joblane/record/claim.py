@@ -45,6 +45,8 @@ waiting, paused                               any                               
 waiting, past its deadline                    any                                       archived; ``archived``
 waiting, not due yet                          any                                       ``wait``
 waiting, ``claim_alone`` is set               in a batch                                ``claim_alone``
+waiting, due tick, key taken in the batch     any                                       ``claim_alone``
+waiting, due tick, unique key taken           any                                       cancelled; ``ended``
 waiting, due, has its slots or no limit       any                                       ``run``
 waiting, due, its limits are locked           any                                       ``locked``: no change
 waiting, due, gets no slot                    any                                       the row waits; ``held``

@@ -52,8 +52,9 @@ $$
 """
 FORBIDDEN = "42501"
 # The user may read and write every table that the migrating role owns, now or later, and may not change a schema. It
-# may only read the migrations' version, the stage and the deploys, and only insert into the audit. PUBLIC may have lost
-# its right to call functions. Two grants at the same time would fail, hence the lock.
+# may only read the migrations' version, the stage and the deploys, except for the time of the planned sweep, and only
+# insert into the audit. PUBLIC may have lost its right to call functions. Two grants at the same time would fail, hence
+# the lock.
 GRANT = """
 do $$
 declare
@@ -85,6 +86,7 @@ begin
                      when owned.insert_only then 'update, delete, truncate' else 'truncate' end, owned.name);
     end if;
   end loop;
+  grant update (planned_sweep_at) on joblane.stage to {user};
   grant execute on all functions in schema joblane to {user};
   alter default privileges in schema joblane grant execute on functions to {user};
   alter default privileges grant select, insert, update, delete on tables to {user};

@@ -11,6 +11,7 @@ from functools import lru_cache
 from typing import Any, overload
 
 from joblane.errors import DeclarationError
+from joblane.limits import MAX_DELAY_SECONDS
 from joblane.record.functions import VERSION
 from joblane.schedule import Schedule
 
@@ -47,6 +48,27 @@ update joblane.schedules s
 returning s.name
 """
 DELETE = f"delete from joblane.schedules s where {_NAMED} returning s.name"
+
+DUE = f"""
+select cast(row_to_json(s) as text), cast(clock_timestamp() as text) from joblane.schedules s
+ where s.paused_at is null and s.next_at <= clock_timestamp() + interval '{MAX_DELAY_SECONDS} s'
+ order by s.next_at, s.name limit $1::integer for update skip locked
+"""
+"""The schedules that fire within the time of a message's delay. A locked one is being changed, and is left to the
+sweep that the change has woken."""
+DUE_BY_NAME = f"""
+select cast(row_to_json(s) as text), cast(clock_timestamp() as text) from joblane.schedules s
+ where s.name = $1 and s.paused_at is null
+   and s.next_at <= clock_timestamp() + interval '{MAX_DELAY_SECONDS} s' for update skip locked
+"""
+MOVE = """
+update joblane.schedules s
+   set next_at = x.next_at, last_at = coalesce(x.last_at, s.last_at), last_task = coalesce(x.last_task, s.last_task),
+       problem = x.problem
+  from json_to_recordset($1::json) as x(
+         name text, next_at timestamptz, last_at timestamptz, last_task text, problem text)
+ where s.name = x.name
+"""
 
 
 class Missed(StrEnum):

@@ -15,6 +15,7 @@ from joblane.context import TaskContext
 from joblane.declaration import Task
 from joblane.discovery import load
 from joblane.errors import DeclarationError, JobError
+from joblane.event_bus import EventBus
 from joblane.local.lambda_context import LambdaContext
 from joblane.local.memory_queues import QueuedMessage
 from joblane.queues import Queue, lane_name
@@ -27,7 +28,7 @@ from joblane.testing.faults import Faults, Killer, Kind
 from joblane.testing.process import alarm_restored, refuse_running_loop
 from joblane.testing.queues import KitQueues
 from joblane.testing.report import Deliveries
-from joblane.worker.worker import Worker
+from joblane.worker.serving import worker_of
 
 
 class KnownTasks:
@@ -60,16 +61,29 @@ class KnownTasks:
             return known
         raise KitError(f"no task of the type {type_!r} is known; if it exists, call jobs.register(…)")
 
+    def find(self, type_: str) -> Task[Any, Any] | None:
+        """Return the task of a type or alias as :meth:`get` does, or None."""
+        with suppress(KitError):
+            return self.get(type_)
+        return None
+
 
 class Lanes:
     """All lanes of one test.
 
     ``url``: the database. ``prefix``: the prefix of queue names. ``invocation``: the longest time of an invocation;
-    None: the function's timeout on AWS. ``stand_still``: lets time pass.
+    None: the function's timeout on AWS. ``stand_still``: lets time pass. ``bus``: gets the events of tasks.
     """
 
     def __init__(
-        self, url: str, prefix: str, queues: KitQueues, faults: Faults, stand_still: Callable[[timedelta], object]
+        self,
+        url: str,
+        prefix: str,
+        queues: KitQueues,
+        faults: Faults,
+        stand_still: Callable[[timedelta], object],
+        *,
+        bus: EventBus,
     ) -> None:
         self.known = KnownTasks()
         self.invocation: timedelta | None = None
@@ -81,6 +95,7 @@ class Lanes:
         self._queues = queues
         self._faults = faults
         self._stand_still = stand_still
+        self._bus = bus
         self._numbers = itertools.count(1)
         self._context: TaskContext | None = None
 
@@ -143,7 +158,7 @@ class Lanes:
     ) -> dict[str, list[dict[str, str]]]:
         if task.is_async:
             refuse_running_loop()
-        worker = Worker(self._instrumented(task, batch), database, self._queues, self._prefix)
+        worker = worker_of(self._instrumented(task, batch), database, self._queues, self._prefix, bus=self._bus)
         seconds = (self.invocation or task.numbers.function_timeout).total_seconds()
         with alarm_restored():
             return worker.handle(

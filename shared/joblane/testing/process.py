@@ -18,6 +18,7 @@ from joblane.job import Job
 from joblane.record.database import Database
 from joblane.record.insert import NewTask
 from joblane.sqs.client import Sqs
+from joblane.testing.clock import Clock
 from joblane.testing.errors import KitError
 
 IN_MEMORY = ("send", "send_many", "set_visibility", "url", "attributes")
@@ -31,10 +32,10 @@ def _refuse(_: Sqs) -> NoReturn:
 
 
 @contextmanager
-def diverted(url: str, queues: Sqs, add: Callable[[Task[Any, Any]], None]) -> Iterator[None]:
+def diverted(url: str, queues: Sqs, clock: Clock, add: Callable[[Task[Any, Any]], None]) -> Iterator[None]:
     """Divert every client of the process, also existing ones, so that no test reaches AWS by mistake.
 
-    ``add`` is called with each task that is enqueued.
+    ``clock``: the time of the test. ``add`` is called with each task that is enqueued.
     """
     databases: WeakKeyDictionary[JobClient, Database] = WeakKeyDictionary()
     check, adding = JobClient.checked, threading.Lock()
@@ -57,7 +58,12 @@ def diverted(url: str, queues: Sqs, add: Callable[[Task[Any, Any]], None]) -> It
     methods |= dict.fromkeys(OF_AWS, property(_refuse))
     with (
         mock.patch.multiple(Sqs, **methods),
-        mock.patch.multiple(JobClient, checked=check_and_add, _database=to_database),
+        mock.patch.multiple(
+            JobClient,
+            checked=check_and_add,
+            _database=to_database,
+            travelled=property(lambda _: clock.travelled),
+        ),
     ):
         try:
             yield

@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from joblane.enqueue.wake import WOKEN
+from joblane.enqueue.wake import PLANNED, WOKEN
 from joblane.local.memory_queues import DEAD_LETTERS, MemoryQueues, QueuedMessage
-from joblane.queues import dead_letter_name
+from joblane.queues import SWEEP, dead_letter_name
 from joblane.sqs.client import Entry
 from joblane.sqs.message import DEAD_ATTRIBUTE, REASON_ATTRIBUTE, decode
 from joblane.testing.clock import Clock
@@ -42,10 +42,10 @@ class KitQueues(MemoryQueues):
         return message_id
 
     def send_many(self, entries: Sequence[Entry], *, brief: bool = False) -> dict[int, str]:
-        kept = {  # each drain sweeps, so that no sweep needs to be woken
+        kept = {  # each drain sweeps, so that no sweep needs to be woken or planned
             position: entry
             for position, entry in enumerate(entries)
-            if WOKEN not in entry.body or not (decode(entry.body).id or "").startswith(WOKEN)
+            if SWEEP not in entry.body or not (decode(entry.body).id or "").startswith((WOKEN, PLANNED))
         }
         positions = list(kept)
         return {positions[number]: why for number, why in super().send_many(list(kept.values())).items()}

@@ -14,9 +14,11 @@ from joblane.context import TaskContext
 from joblane.declaration import Task
 from joblane.enqueue.result import Enqueued
 from joblane.errors import TaskTimeout, UnknownTaskError
+from joblane.events import Event
 from joblane.job import JobOptions
 from joblane.local.memory_queues import QueuedMessage
 from joblane.maintenance.sweep import sweep
+from joblane.maintenance.ticks import make_ticks
 from joblane.payload import Payload
 from joblane.queues import Queue, check_prefix
 from joblane.record import task_types as registry
@@ -31,6 +33,7 @@ from joblane.testing.clock import Clock
 from joblane.testing.context import Running, arun_context, run_context
 from joblane.testing.enqueued import Captured, EnqueuedTask, read
 from joblane.testing.errors import KitError
+from joblane.testing.events import CapturingBus
 from joblane.testing.faults import Fault, Faults, Kind
 from joblane.testing.lanes import Lanes
 from joblane.testing.process import alarm_restored, diverted
@@ -43,6 +46,7 @@ if TYPE_CHECKING:
     from sqlalchemy.orm import Session
 
     from joblane.client_limits import Limits
+    from joblane.client_schedules import Schedules
 
 P = TypeVar("P", bound="Payload")
 R = TypeVar("R")
@@ -53,7 +57,8 @@ select extract(epoch from min(at) - clock_timestamp())::float8
   from (select sweep_at from joblane.tasks
          where (finished_at is null or dead_letter_unsent) and state in {in_sql(LIVE | {State.ARCHIVED})}
         union all select until from joblane.pauses
-        union all select until from joblane.limit_changes) as next(at)
+        union all select until from joblane.limit_changes
+        union all select next_at from joblane.schedules where paused_at is null) as next(at)
  where at > clock_timestamp()
 """
 """A task that is due for longer waits for the end of a pause, for a limit, or for its message."""
@@ -92,12 +97,13 @@ class JobTester:
         self._clock = Clock()
         self._queues = KitQueues(self._clock)
         self._faults = Faults()
-        self._lanes = Lanes(url, self._prefix, self._queues, self._faults, self.travel)
+        self._bus = CapturingBus(self._prefix)
+        self._lanes = Lanes(url, self._prefix, self._queues, self._faults, self.travel, bus=self._bus)
         self._database = Database(url)
         self._stack = ExitStack()
 
     def __enter__(self) -> Self:
-        self._stack.enter_context(diverted(self.url, self._queues, self._know))
+        self._stack.enter_context(diverted(self.url, self._queues, self._clock, self._know))
         self._since = Captured(self._enqueued, self._lanes.known.get)
         return self
 
@@ -159,6 +165,15 @@ class JobTester:
         A task is known once it was enqueued here, or by :meth:`register`.
         """
         return self.client.limits
+
+    @property
+    def schedules(self) -> Schedules:
+        """The schedules made at run time: ``schedules.put``, ``get`` and so on, as of :attr:`JobClient.schedules`.
+
+        They fire in :meth:`travel` with ``ticks=True``, and in :meth:`drain` with ``within``, each at its time. Without
+        them, the next :meth:`drain` finds their ticks missed.
+        """
+        return self.client.schedules
 
     def enqueue(
         self, task: Task[P, Any], payload: P, *, session: Session | None = None, **options: Unpack[JobOptions]
@@ -329,6 +344,15 @@ class JobTester:
         """Send a lane's dead letters back to it, and return their number. ``queue`` None: the home queue."""
         return self._queues.redrive(self._lanes.lane(task, queue))
 
+    @property
+    def events(self) -> list[Event]:
+        """The events of tasks that declare ``events``, in the order in which their tasks ended, since the test began.
+
+        A task that ends by a run has its event at once; one that a cancel or an operator ends, after the next
+        :meth:`drain`. An event that is sent twice is listed twice.
+        """
+        return list(self._bus.events)
+
     def _enqueued(self) -> list[EnqueuedTask]:
         return read(self._database.get(), self._queues.sent, self._prefix)
 
@@ -422,7 +446,9 @@ class JobTester:
                     tasks = deliveries.report()
                     raise KitError(f"tasks are still due after {limit} invocations. The delivered tasks:\n{tasks}")
             with deliveries.releasing(()):
-                swept = sweep(self._database.get(), self._queues, self._prefix)
+                make_ticks(self._database.get(), self._lanes.known.find, self._prefix, travelled=self._clock.travelled)
+                swept = sweep(self._database.get(), self._queues, self._prefix, bus=self._bus)
+                self._bus.take_all(self._database.get())
             if not swept.sent and not swept.served and not swept.released:
                 return
 
@@ -456,8 +482,8 @@ class JobTester:
 
         Args:
             task: Task whose runs it concerns. None: all tasks.
-            commit: Number of the commit within the run, from 1, for loops over ``ctx.each`` and ``ctx.resume``. None:
-                the last one.
+            commit: Number of the commit within the run, from 1, for steps, and for loops over ``ctx.each`` and
+                ``ctx.resume``. None: the last one.
             times: Number of times that it happens.
         """
         return self._faults.armed(Kind.CRASH_BEFORE_COMMIT, task, times, commit)
@@ -480,7 +506,8 @@ class JobTester:
         """Arm a fault: an operator cancels a task while it runs, just before the run checks for it.
 
         Each call of ``ctx.check`` and ``ctx.progress`` is a check, and so is the end of each item of ``ctx.each`` and
-        of each chunk of ``ctx.resume``. The run ends there with :class:`TaskCancelled`.
+        of each chunk of ``ctx.resume``, and the begin of each step of ``ctx.step`` that is not done yet. The run ends
+        there with :class:`TaskCancelled`.
 
         Args:
             task: Task whose runs it concerns. None: all tasks.

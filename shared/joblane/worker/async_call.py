@@ -15,7 +15,7 @@ from joblane.worker.blocked_loop import watched
 from joblane.worker.failure import is_project_code
 
 if TYPE_CHECKING:
-    from collections.abc import Coroutine, Iterable
+    from collections.abc import Callable, Coroutine, Iterable
 
     from joblane.context import TaskContext
     from joblane.declaration import Task
@@ -35,6 +35,27 @@ def call_async(task: Task[Any, Any], payload: Any, context: TaskContext, work: R
             alarm.cancel = None
             if alarm.struck:
                 process_loop.discard()
+
+
+def call_listener(listener: Callable[[Any], Coroutine[Any, Any, Any]], event: Any, alarm: Alarm) -> None:
+    """Run a listener to its end, or until its time is over."""
+    try:
+        process_loop.run(lambda: _listen(listener(event), alarm))
+    finally:
+        alarm.cancel = None
+        if alarm.struck:
+            process_loop.discard()
+
+
+async def _listen(listener: Coroutine[Any, Any, Any], alarm: Alarm) -> None:
+    own = asyncio.current_task()
+    assert own is not None
+    alarm.cancel = own.cancel
+    timer = asyncio.get_running_loop().call_later(alarm.seconds, alarm.expire)
+    try:
+        await listener
+    finally:
+        timer.cancel()
 
 
 async def _handle(

@@ -6,18 +6,34 @@ imported here. The first message opens the connections.
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from joblane import settings
 from joblane.discovery import load
 from joblane.record.database import Database
 from joblane.record.time_limits import WORKER
 from joblane.sqs.client import Sqs
 from joblane.worker.printed import Printed
-from joblane.worker.worker import Worker
+from joblane.worker.serving import worker_of
 
-handler = Worker(
+if TYPE_CHECKING:
+    from joblane.event_bus import EventBus
+
+
+def _bus() -> EventBus | None:
+    """Return the bus for events. Most functions send none, and do not import it."""
+    if settings.event_bus() is None:
+        return None
+    from joblane.event_bus import bus_of_environment
+
+    return bus_of_environment(brief=True)
+
+
+handler = worker_of(
     load(settings.required("JOBLANE_TASK", "the type this function serves", "data:export")),
     Database(settings.database_url(), prefix=settings.prefix(), limits=WORKER),
     Sqs(),
     settings.prefix(),
     printed=Printed(),
+    bus=_bus(),
 ).handle

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -45,6 +46,8 @@ class Runner:
     log: RunLog
     printed: Printed | None
     """Logs what handlers print. None: it stays on the standard output."""
+    wake: Callable[[], None]
+    """Makes sure that a sweep follows a write."""
 
 
 @dataclass(slots=True)
@@ -77,6 +80,7 @@ class Run:
                 result = call(task, payload, context, work, alarm)
             self.end = completed(claim, result, ms_since(started))
             runner.log.price(claim, self.end)
+            runner.wake()
             self.recorded = work.commit(self.end)
         except KeyboardInterrupt:
             raise

@@ -8,18 +8,19 @@ from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any
+from functools import partial
+from typing import TYPE_CHECKING, Any, TypedDict
 
 from pg8000.exceptions import Error as PostgresError
 
 from joblane import telemetry
 from joblane.client import JobClient
-from joblane.enqueue.wake import wake
+from joblane.enqueue.wake import wake, wake_after_commit
 from joblane.errors import UNDEFINED_FUNCTION, EnqueueError, TaskCancelled, WrongStageError, sqlstate, text_of
 from joblane.limits import EARLY_RECEIVES, LEASE_MARGIN, MAX_DELAY_SECONDS
-from joblane.queues import lane_name
+from joblane.queues import SWEEP, lane_name
 from joblane.record.claim import Claim, Verdict, arrival, claim
 from joblane.record.connection import (
     INSUFFICIENT_PRIVILEGE,
@@ -42,12 +43,14 @@ from joblane.sqs.tick import is_early, tick_id
 from joblane.worker import outcome
 from joblane.worker.alarm import Alarm
 from joblane.worker.batch_response import BatchResponse, growing_seconds
+from joblane.worker.ends import Ends
 from joblane.worker.run import Run, Runner
 from joblane.worker.run_log import RunLog, fields_of
 from joblane.worker.turns import send_turns
 
 if TYPE_CHECKING:
     from joblane.declaration import Task
+    from joblane.event_bus import EventBus
     from joblane.record.database import Database
     from joblane.sqs.client import Sqs
     from joblane.worker.printed import Printed
@@ -68,6 +71,14 @@ LOCKED_SECONDS = 5
 lock for a short time, but a transaction that enqueues may hold it for minutes."""
 
 
+class Options(TypedDict, total=False):
+    """The optional arguments of a :class:`Worker`."""
+
+    printed: Printed | None
+    log: RunLog | None
+    bus: EventBus | None
+
+
 class Worker:
     """Serves one task type."""
 
@@ -80,19 +91,24 @@ class Worker:
         *,
         printed: Printed | None = None,
         log: RunLog | None = None,
+        bus: EventBus | None = None,
     ) -> None:
         """``printed``: logs what handlers print. None: it stays on the standard output. ``log``: the report of its
-        invocations; None: a new one."""
+        invocations; None: a new one. ``bus``: gets the events of ended tasks; None: the worker sends none."""
         self._task = task
         self._database = database
         self._sqs = sqs
         self._prefix = prefix
         self._logger = telemetry.logger()
         self._log = log or RunLog(task)
+        self._wake: Callable[[], None] = partial(wake_after_commit, sqs, prefix)
+        if task.type == SWEEP:
+            self._wake = lambda: None  # it plans its next run itself, and would wake itself for ever
         client = JobClient.within(database, sqs, prefix, task)
         if task.is_async:
             import joblane.worker.async_call  # noqa: F401 - not in the time of its first run
-        self._runner = Runner(task, database, database.another(), Alarm(), client, self._log, printed)
+        self._runner = Runner(task, database, database.another(), Alarm(), client, self._log, printed, self._wake)
+        self._ends = Ends(task, database, bus, self._runner.alarm, printed)
         self._lanes = {lane_name(prefix, queue, type_): queue for type_ in task.types for queue in task.lanes}
 
     def handle(self, event: Mapping[str, Any], lambda_context: Any) -> dict[str, list[dict[str, str]]]:
@@ -106,6 +122,7 @@ class Worker:
         if response.visibility:
             self._sqs.set_visibility(deliveries[0].queue, response.visibility)
         self._log.write(self._lanes[deliveries[0].queue])
+        self._ends.follow(lambda_context)
         return {"batchItemFailures": response.failures}
 
     def _run_batch(  # noqa: PLR0912 - a row for each verdict
@@ -136,7 +153,7 @@ class Worker:
                         self._logger.warning(what, extra=self._log_fields(run.claim))
                     response.keep(run.received, growing_seconds(run.received.receives, LOCKED_SECONDS))
                 case Verdict.ARCHIVED:
-                    self._log.add_archived(run.claim)
+                    self._note_archived(run.claim)
                     archived.append(run)
                 case Verdict.SEND_DEAD_LETTER:
                     archived.append(run)
@@ -165,6 +182,11 @@ class Worker:
         if archived:
             self._send_dead_letters(archived, response)
         return {run.claim.id: run.received for run in sorted(to_claim_alone, key=lambda run: run.claim.attempt)}
+
+    def _note_archived(self, claimed: Claim) -> None:
+        """Note the end of a task that the claim has archived."""
+        self._log.add_archived(claimed)
+        self._ends.add(claimed, State.ARCHIVED)
 
     def _claimable(self, deliveries: Sequence[Received], response: BatchResponse) -> dict[str, Received]:
         """Return the messages that can be claimed, by id. Refuse the others, or send a copy with an id."""
@@ -232,6 +254,7 @@ class Worker:
         lease = timedelta(milliseconds=lambda_context.get_remaining_time_in_millis()) + LEASE_MARGIN
         try:
             token = str(uuid.uuid4())
+            self._wake()
             claims = self._database.call_again(claim, arrivals, lease, lambda_context.aws_request_id, token)
         except DATABASE_ERRORS as error:
             if len(deliveries) > 1 and is_of_row(error) and sqlstate(error) not in ADVICE:
@@ -259,6 +282,7 @@ class Worker:
                 response.keep(run.received)
             elif run.recorded:
                 self._log.add(run.claim, run.end, run.received.group)
+                self._ends.add(run.claim, run.end.state)
                 if run.end.state is State.ARCHIVED:
                     archived.append(run)
                 elif run.end.is_sent_again:
@@ -287,6 +311,7 @@ class Worker:
             return []
         ends = [run.end for run in runs if run.end is not None]
         try:
+            self._wake()
             finished_ids = self._database.call(finish, ends, waits=waits)
         except DATABASE_ERRORS as error:
             if again and is_of_row(error) and (len(runs) > 1 or (sqlstate(error) or "").startswith(ROLLED_BACK)):
@@ -333,6 +358,7 @@ class Worker:
         if run.end is None or run.end.outcome != "rate_limited" or run.claim.limits is None:
             return
         try:
+            self._wake()
             self._database.call(delay, run.claim.limits, run.end.delay_seconds)
         except DATABASE_ERRORS as error:
             self._logger.warning(
@@ -346,6 +372,7 @@ class Worker:
         if not freed:
             return
         try:
+            self._wake()
             turns = self._database.call(serve, freed)
         except DATABASE_ERRORS as error:
             self._logger.warning(
@@ -372,6 +399,7 @@ class Worker:
         if not ended and not children:
             return
         try:
+            self._wake()
             turns = self._database.call(release, ended, children)
         except DATABASE_ERRORS as error:
             self._logger.warning(
@@ -387,6 +415,7 @@ class Worker:
         failed = self._send([run.received for run in runs], dead_letters, response)
         sent = [(run.claim.id, run.claim.generation) for n, run in enumerate(runs) if n not in failed]
         try:
+            self._wake()
             successors = self._database.call(mark_dead_sent, sent)
         except DATABASE_ERRORS as error:
             self._logger.warning(

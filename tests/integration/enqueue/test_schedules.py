@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Callable
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from typing import Any
+from unittest.mock import ANY
 
+import psycopg
 import pytest
+from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
 from sqlalchemy.orm import Session
 
-from joblane import cron, every
+from joblane import DuplicateTaskError, JobClient, cron, every
 from joblane.errors import EnqueueError, ScheduleError, UnknownScheduleError
-from tests.samples import Sample, sample_one
+from tests.django_database import django_database
+from tests.samples import Sample, sample_batch, sample_one
 from tests.world import World
 
+OFTEN = every(minutes=1)
 DAILY = cron("0 6 * * *", timezone="Europe/Berlin")
 
 
@@ -122,3 +130,127 @@ def test_an_unknown_schedule_and_a_taken_name_are_named(world: World) -> None:
     for call in (schedules.pause, schedules.resume, schedules.run_now):
         with pytest.raises(UnknownScheduleError, match="there is no schedule 'nobody'"):
             call("nobody")
+
+
+def test_run_now_enqueues_a_task_of_the_schedule_and_leaves_its_ticks(world: World) -> None:
+    # given
+    schedules = world.client.schedules
+    schedules.put("s", sample_one, Sample(number=7), DAILY, tenant="acme", tags=["report"])
+    before = schedules.get("s")
+    # when
+    made = schedules.run_now("s", task=sample_one)
+    # then
+    row = world.row(made.id)
+    assert (row["payload"], row["tenant"], row["tags"]) == ({"do": "nothing", "number": 7}, "acme", ["report"])
+    assert (row["state"], row["options"]["schedule"]) == ("pending", "s")
+    assert schedules.get("s") == before
+    with pytest.raises(DuplicateTaskError):  # the type has overlap="skip"
+        schedules.run_now("s", task=sample_one)
+    with pytest.raises(ScheduleError, match="task: the task 'sample:one' is required"):
+        schedules.run_now("s", task=sample_batch)
+    with pytest.raises(ScheduleError, match="task: the schedule is of type 'sample:one', which this project"):
+        schedules.run_now("s")
+
+
+def test_all_options_of_a_schedule_are_those_of_its_tasks(world: World) -> None:
+    # given
+    options: dict[str, Any] = {
+        "queue": "critical",
+        "owner": "ann",
+        "headers": {"a": "b"},
+        "max_retry": 1,
+        "timeout": timedelta(seconds=7.5),
+        "retention": timedelta(hours=2),
+        "retry_delay": [timedelta(seconds=1), timedelta(seconds=2)],
+        "unique_for": timedelta(minutes=5),
+        "unique_key": "k",
+        "unique_until": "start",
+    }
+    # when the schedule has made tasks, and the same is put again
+    for _ in range(2):
+        put = world.client.schedules.put("s", sample_batch, Sample(), every(minutes=5), **options)
+    # then
+    assert put.changed is False
+    row = world.row(world.run("select id from joblane.tasks limit 1")[0][0])
+    wanted = {"timeout": 7.5, "retry_delay": [1, 2], "schedule": "s", "tick_key": "sample:batch k"}
+    assert row["options"] == wanted
+    assert (row["queue"], row["owner"], row["headers"]) == ("critical", "ann", {"a": "b"})
+    assert (row["max_attempts"], row["retention_seconds"], row["unique_until"]) == (2, 7200, "start")
+    assert (row["unique_key"], row["unique_expires_at"] is None) == (None, False)
+
+
+def test_a_client_without_a_record_has_no_schedules(world: World) -> None:
+    with pytest.raises(EnqueueError, match="record=False"):
+        _ = JobClient(record=False).schedules
+
+
+# --- The caller's own transaction ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("ends", ["commit", "rollback"])
+def test_a_schedule_is_part_of_psycopgs_transaction(world: World, ends: str) -> None:
+    sends: list[Callable[[], None]] = []
+    schedules = world.client.schedules
+    with psycopg.connect(world.url) as connection:
+        schedules.put("s", sample_one, Sample(), OFTEN, connection=connection, after_commit=sends.append)
+        assert schedules.pause("s", connection=connection) is True
+        there: dict[str, Any] = {"connection": connection, "after_commit": sends.append}
+        assert schedules.resume("s", task=sample_one, **there) is True
+        assert [each.name for each in schedules.list(connection=connection)] == ["s"]
+        assert schedules.get("s") is None
+        getattr(connection, ends)()
+        for send in sends:
+            send()
+    assert [each.name for each in schedules.list()] == (["s"] if ends == "commit" else [])
+    counts = world.run("select count(*) filter (where state = 'scheduled') between 13 and 16 from joblane.tasks")
+    assert counts == [[ends == "commit"]]
+
+
+def test_a_schedule_is_part_of_djangos_transaction(world: World) -> None:
+    with django_database(world.url) as django:
+        from django.db import transaction
+
+        with suppress(ZeroDivisionError), transaction.atomic():
+            world.client.schedules.put("gone", sample_one, Sample(), OFTEN, connection=django)
+            raise ZeroDivisionError
+        with transaction.atomic():
+            world.client.schedules.put("s", sample_one, Sample(), OFTEN, connection=django)
+    assert [each.name for each in world.client.schedules.list()] == ["s"]
+
+
+@pytest.mark.parametrize("driver", ["asyncpg", "psycopg"])
+def test_the_asynchronous_forms_do_the_same(world: World, driver: str) -> None:
+    schedules = world.client.schedules
+
+    async def main() -> None:
+        engine = create_async_engine(world.url.replace("postgresql://", f"postgresql+{driver}://"))
+        async with AsyncSession(engine) as session:
+            await schedules.aput("gone", sample_one, Sample(), OFTEN, session=session)
+            await session.rollback()
+            put = await schedules.aput("s", sample_one, Sample(), OFTEN, session=session)
+            assert (put.created, await schedules.aget("s")) == (True, None)
+            assert await schedules.apause("s", session=session) is True
+            await session.commit()
+            found = await schedules.aget("s", session=session)
+        await engine.dispose()
+        assert found is not None
+        assert found.paused_at is not None
+        assert await schedules.aresume("s", task=sample_one) is True
+        assert (await schedules.arun_now("s", task=sample_one)).type == "sample:one"
+        assert [each.name for each in await schedules.alist(tenant=None)] == ["s"]
+        assert await schedules.adelete("s") is True
+
+    asyncio.run(main())
+    assert world.run("select state, count(*) from joblane.tasks where id like '@%' group by 1") == [["cancelled", ANY]]
+
+
+def test_a_delete_cancels_the_tasks_that_wait_for_its_ticks(world: World) -> None:
+    # given a tick for which another task waits
+    schedules = world.client.schedules
+    schedules.put("s", sample_one, Sample(), OFTEN)
+    tick = world.run("select max(id) from joblane.tasks")[0][0]
+    child = world.client.enqueue(sample_one, Sample(), after=[tick])
+    # when
+    schedules.delete("s")
+    # then the child can never run
+    assert world.row(child.id)["state"] == "cancelled"

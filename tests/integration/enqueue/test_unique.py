@@ -123,6 +123,7 @@ def test_a_replaced_task_runs_with_the_new_payload_time_and_options(world: World
     )
     world.run("insert into joblane.task_items (task_id, key) values ($1, 'a')", first.id)
     world.run("insert into joblane.task_cursors (task_id, cursor, done) values ($1, '7', 7)", first.id)
+    world.run("insert into joblane.task_steps (task_id, name, value) values ($1, 'a', '1')", first.id)
     world.run("insert into joblane.task_progress (task_id, done) values ($1, 7)", first.id)
 
     # when it is replaced
@@ -142,7 +143,7 @@ def test_a_replaced_task_runs_with_the_new_payload_time_and_options(world: World
     row = world.row(first.id)
     assert (row["tags"], row["tenant"], row["max_attempts"], row["attempts"]) == (["new"], None, 1, 0)
     assert (row["retention_seconds"], row["error_type"], row["snoozes"], row["used_ms"]) == (7200, None, 0, 0)
-    for table in ("task_items", "task_cursors", "task_progress"):
+    for table in ("task_items", "task_cursors", "task_steps", "task_progress"):
         assert world.run(f"select from joblane.{table}") == []
     # and runs once, whichever of its messages comes, when it is due
     assert len(world.deliver(sample_only, recorded(sample_only, first.id))) == 1

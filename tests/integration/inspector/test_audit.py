@@ -127,6 +127,10 @@ ACTS: dict[str, tuple[Any, ...]] = {
     "pause": (PauseScope.TYPE, "sample:one"),
     "resume": (PauseScope.QUEUE, "low"),
     "tick": ("sample:tick",),
+    "pause_schedule": ("nightly",),
+    "resume_schedule": ("paused",),
+    "delete_schedule": ("nightly",),
+    "run_schedule": ("nightly",),
     "set_limit": ("shared",),
     "reset_limit": ("shared",),
     "seal_batch": ("open",),
@@ -135,6 +139,11 @@ ACTS: dict[str, tuple[Any, ...]] = {
 NAMED: dict[str, dict[str, Any]] = {"tick": {"schedule": "0"}, "set_limit": {"total": 5}}
 SHARED = """
 with batch as (insert into joblane.batches (id) values ('open')),
+scheduled as (
+  insert into joblane.schedules (name, type, payload, expression, timezone, revision, next_at, paused_at)
+  select name, 'sample:one', '{"do": "nothing", "number": 815004711}', '* * * * *', 'UTC', 1, now(), paused_at
+    from (values ('nightly', null), ('paused', now())) as x(name, paused_at)
+),
 declared as (insert into joblane.limits (name, slots) values ('shared', 2))
 insert into joblane.limit_changes (name, slots) values ('shared', 3)
 """
@@ -174,7 +183,8 @@ def test_an_action_whose_entry_cannot_be_written_is_not_done(deployed: World, in
     contents = (
         "select (select jsonb_agg(t order by id) from joblane.tasks t), (select jsonb_agg(p order by name) "
         "from joblane.pauses p), (select jsonb_agg(c) from joblane.limit_changes c), "
-        "(select jsonb_agg(b) from joblane.batches b), (select jsonb_agg(c) from joblane.causes c)"
+        "(select jsonb_agg(b) from joblane.batches b), (select jsonb_agg(c) from joblane.causes c), "
+        "(select jsonb_agg(s order by name) from joblane.schedules s)"
     )
     before = deployed.run(contents)
 

@@ -11,7 +11,7 @@ from uuid import uuid4
 import pytest
 
 from functions.data_export.handler import DataExport, data_export
-from joblane.errors import UnknownTaskError, UnreadablePayloadError
+from joblane.errors import UnknownScheduleError, UnknownTaskError, UnreadablePayloadError
 from joblane.functions.control import answering
 from joblane.inspector import wire
 from joblane.inspector.errors import ActionError, RoleError
@@ -58,6 +58,11 @@ class Stage:
         """A task that is due in an hour."""
         payload = DataExport(tenant_id=uuid4(), user_id=uuid4(), export_type="full")
         return self.world.client.enqueue(data_export, payload, process_in=timedelta(hours=1)).id
+
+    def schedule(self, name: str) -> None:
+        """A schedule that was made at run time."""
+        payload = DataExport(tenant_id=uuid4(), user_id=uuid4(), export_type="full")
+        self.world.client.schedules.put(name, data_export, payload, "0 6 1 1 *", tenant="acme")
 
     def audited(self) -> list[tuple[str, str, str]]:
         return [(entry.who, entry.action, entry.target) for entry in self.of(VIEWER).audit()]
@@ -136,6 +141,18 @@ def test_a_forged_caller_is_refused_in_a_body_and_ignored_in_a_header(
     assert stage.audited() == [(OPERATOR.arn, "cancel", id_)]
 
 
+def test_an_operator_acts_on_a_schedule_at_run_time_and_a_viewer_does_not(stage: Stage) -> None:
+    stage.schedule("acme-nightly")
+    with pytest.raises(ForbiddenError):
+        stage.of(VIEWER).pause_schedule("acme-nightly")
+    assert stage.of(OPERATOR).pause_schedule("acme-nightly").row.paused_at is not None
+    with pytest.raises(UnknownScheduleError, match="Did you mean 'acme-nightly'"):
+        stage.of(OPERATOR).resume_schedule("acme-nigthly")
+    assert stage.of(VIEWER).run_time_schedule("acme-nightly").audit[0].who == OPERATOR.arn
+    assert stage.of(OPERATOR).delete_schedule("acme-nightly").name == "acme-nightly"
+    assert stage.of(VIEWER).run_time_schedules().schedules == ()
+
+
 def test_the_second_of_two_operators_sees_what_the_first_did(stage: Stage) -> None:
     id_ = stage.waiting()
     stage.of(OPERATOR).cancel(id_)
@@ -163,6 +180,8 @@ QUESTIONS: list[tuple[str, dict[str, Any]]] = [
     ("dead", {}),
     ("pauses", {}),
     ("schedules", {}),
+    ("run_time_schedules", {"text": "nightly"}),
+    ("run_time_schedule", {"name": "acme-nightly"}),
     ("statistics", {"by": "tenant"}),
     ("types", {}),
     ("audit", {"who": OPERATOR.arn}),
@@ -177,6 +196,7 @@ def test_the_registered_types_are_the_declared_types(operation: str, arguments: 
     cancelled, waiting = stage.waiting(), stage.waiting()
     stage.of(OPERATOR).cancel(cancelled, reason="a mistake")
     stage.of(OPERATOR).pause(PauseScope.TENANT, "acme", until=datetime.now(UTC) + timedelta(hours=1))
+    stage.schedule("acme-nightly")
     if "id" in arguments:
         arguments = {"id": waiting}
     # when the database is queried directly

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from joblane import Queue, Snooze, TaskContext, task
+from joblane import Queue, SkipRetry, Snooze, TaskContext, task
 from joblane.declaration import Task
 from joblane.errors import UnknownTaskError
 from joblane.inspector.durations import stamp
@@ -23,6 +23,7 @@ from joblane.record.claim import arrival, claim
 from joblane.record.states import State
 from joblane.redaction import MASK
 from joblane.sqs.message import Message, decode
+from joblane.steps import key_of
 from tests.bulks import TASKS
 from tests.samples import Sample, behaviour, sample_batch, sample_one
 from tests.world import PREFIX, World
@@ -459,6 +460,25 @@ def test_a_task_is_shown_with_its_runs_its_progress_and_its_result(
     assert attempt.request_id == "11111111-2222-4333-8444-555555555555"
     assert attempt.finished_at is not None
     assert attempt.finished_at >= attempt.started_at
+
+
+def test_a_task_is_shown_with_its_steps_and_their_keys_without_their_values(
+    world: World, inspector: Inspector, enqueue: Enqueue
+) -> None:
+    @behaviour
+    def detailed_steps(payload: Sample, ctx: TaskContext) -> None:
+        ctx.step("charge", lambda _: {"id": "ch_1"})
+        ctx.step("mail", lambda _: None)
+        raise SkipRetry("after two")
+
+    enqueue("it", "detailed_steps")
+    deliver(world, "it")
+
+    charge, mail = inspector.task("it").steps
+    assert (charge.name, charge.key, charge.bytes) == ("charge", key_of("it", "charge"), len('{"id":"ch_1"}'))
+    assert (mail.name, mail.key, mail.bytes) == ("mail", key_of("it", "mail"), 4)
+    assert charge.done_at <= mail.done_at
+    assert "ch_1" not in repr(inspector.task("it"))
 
 
 def test_an_invalid_traceparent_is_masked_like_any_header(inspector: Inspector, enqueue: Enqueue) -> None:

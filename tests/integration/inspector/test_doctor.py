@@ -6,7 +6,7 @@ import io
 import re
 import zipfile
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from types import SimpleNamespace
 from typing import Any
@@ -34,6 +34,7 @@ from joblane.queues import (
 )
 from joblane.record import functions
 from joblane.record.database import Database
+from joblane.schedule import cron
 from joblane.sqs.tick import id_of
 from tests.builders.rows import active, put
 from tests.builders.snapshots import pid_of, session, swept
@@ -141,7 +142,7 @@ def test_a_complete_deployment_has_no_findings(stage: Stage) -> None:
     found = stage.found()
     assert found.keys() == {
         *("migrations", "writes", "clock", "jobs:sweep", "ticks", "types"),
-        *("mappings", "queues", "functions", "schedules", "runs", "waits", "leases"),
+        *("mappings", "queues", "functions", "schedules", "runs", "waits", "leases", "schedules at run time"),
     }
     assert found["mappings"].found == "all 8 exist and are enabled"
     assert found["queues"].found == "all 17 exist, and none has dead letters"
@@ -226,6 +227,24 @@ def test_a_stopped_sweep_is_reported(stage: Stage) -> None:
     assert "`joblane tick jobs:sweep`" in check.do
 
 
+@pytest.mark.parametrize(("planned", "grade"), [("31 minutes", Grade.BAD), ("29 minutes", Grade.GOOD)])
+def test_a_planned_sweep_that_did_not_run_is_reported(stage: Stage, planned: str, grade: Grade) -> None:
+    # given a sweep that has completed, has planned the next one, and would run by its schedule in two days
+    coming = datetime.now(UTC) + timedelta(days=2)
+    rare = replace(jobs_sweep, schedules=(cron(f"0 0 {coming.day} {coming.month} *"),))
+    stage.scope = replace(stage.scope, tasks={**TASKS, "jobs:sweep": rare})
+    stage.world.run("update joblane.tasks set finished_at = now() - interval '40 minutes'")
+    stage.world.run(
+        f"insert into joblane.stage (prefix, planned_sweep_at) values ('{PREFIX}', now() - interval '{planned}')"
+        " on conflict (only_row) do update set planned_sweep_at = excluded.planned_sweep_at"
+    )
+    # then
+    check = stage.found()["jobs:sweep"]
+    assert check.grade is grade
+    assert check.found.startswith("it last completed 40 min ago")
+    assert check.found.endswith("and was due 31 min ago") is (grade is Grade.BAD)
+
+
 def test_a_sweep_that_has_not_run_yet_is_reported_with_its_next_time(stage: Stage) -> None:
     stage.world.run("delete from joblane.tasks")
     check = stage.found(Grade.WARNING)["jobs:sweep"]
@@ -290,6 +309,24 @@ def test_a_wait_past_the_target_and_a_stuck_lease_are_reported(stage: Stage) -> 
     # and a pause explains the wait
     stage.world.run("insert into joblane.pauses (scope, name) values ('type', 'sample:one')")
     assert stage.found()["waits"].grade is Grade.GOOD
+
+
+def test_schedules_at_run_time_with_a_problem_or_a_late_tick_are_reported(stage: Stage) -> None:
+    # given a schedule with a problem, a paused one of the past, and one whose tick got no task
+    stage.world.run(
+        "insert into joblane.schedules (name, type, payload, expression, timezone, revision, next_at, problem, "
+        "paused_at) select name, 'sample:one', '{}', '0 6 * * *', 'UTC', 1, now() + after, problem, paused_at from "
+        "(values ('acme', interval '1 day', 'its type is not declared', null),"
+        " ('paused', '-1 day', null, now()), ('late', '-11 min', null, null), ('soon', '-9 min', null, null)"
+        ") as x(name, after, problem, paused_at)"
+    )
+    # when
+    problem = stage.found(Grade.WARNING)["schedules at run time"]
+    late = stage.found(Grade.BAD)["ticks of schedules at run time"]
+    # then
+    assert problem.found == "1 schedule has a problem, for example acme: its type is not declared"
+    assert "joblane schedules --problem" in problem.do
+    assert late.found == "1 schedule has a tick that is more than 10 min late, for example late"
 
 
 def test_undeclared_types_are_reported_with_their_number_of_tasks(stage: Stage) -> None:

@@ -230,12 +230,13 @@ def test_a_dead_letter_of_an_earlier_generation_does_not_mark_the_next(
 
 
 def expiring(world: World, id_: str, **columns: Any) -> None:
-    """Write a row that has ended, with a result, an attempt and an item."""
+    """Write a row that has ended, with a result, an attempt, an item and a step."""
     ended = {"state": "completed", "finished_at": In(-DAY), "expire_at": In(-1), "sweep_at": None, "result": {"n": 1}}
     all_columns: dict[str, Any] = ended | columns
     put(world, sample_one, id_, **all_columns)
     world.run("insert into joblane.task_attempts (task_id, run, attempt, generation) values ($1, 1, 1, 0)", id_)
     world.run("insert into joblane.task_items (task_id, key) values ($1, 'a')", id_)
+    world.run("insert into joblane.task_steps (task_id, name, value) values ($1, 'a', '1')", id_)
 
 
 @pytest.mark.parametrize("state", ["completed", "cancelled", "archived"])
@@ -246,15 +247,17 @@ def test_content_is_cleared_after_retention_and_the_id_is_kept(world: World, sen
     assert (row["payload"], row["result"], row["headers"], row["cleared"]) == (None, None, {}, True)
     assert abs(until(world, "mine", "expire_at") - (KEPT - DAY)) < 5
     assert world.run("select count(*) from joblane.task_attempts") == [[1]]
+    assert world.run("select from joblane.task_items union all select from joblane.task_steps") == []
     assert swept(world) == Swept()
 
 
-def test_a_row_is_deleted_with_its_attempts_and_items_after_its_messages(world: World, sends: Sends) -> None:
+def test_a_row_is_deleted_with_its_attempts_items_and_steps_after_its_messages(world: World, sends: Sends) -> None:
     expiring(world, "old", cleared=True, finished_at=In(-KEPT - 60))
     expiring(world, "young", cleared=True, finished_at=In(-KEPT + 60), expire_at=In(60))
     assert swept(world) == Swept(removed=1)
-    for table, column in (("tasks", "id"), ("task_attempts", "task_id"), ("task_items", "task_id")):
-        assert world.run(f"select {column} from joblane.{table}") == [["young"]]
+    assert world.run("select id from joblane.tasks") == [["young"]]
+    for table in ("task_attempts", "task_items", "task_steps"):
+        assert world.run(f"select task_id from joblane.{table}") == [["young"]]
 
 
 def test_after_a_long_retention_the_row_is_deleted_with_its_content(world: World, sends: Sends) -> None:
@@ -297,14 +300,14 @@ def test_2000_rows_are_sent_in_batches_of_limited_size(
 
 
 def stopping_after(steps: int) -> Callable[[], bool]:
-    """Return a ``may_continue`` for this number of steps: a page or a batch of one of the four duties."""
+    """Return a ``may_continue`` for this number of steps: a page or a batch of one of the five duties."""
     left = [True] * steps
     return lambda: left.pop() if left else False
 
 
 def test_a_sweep_out_of_time_stops_between_batches_and_has_sent_the_oldest_rows(world: World, sends: Sends) -> None:
     fill(world, 600)
-    for steps, expected in ((0, 0), (4, 0), (5, BATCH), (6, 100)):
+    for steps, expected in ((0, 0), (5, 0), (6, BATCH), (7, 100)):
         assert sweep(world.database.get(), world.sqs, PREFIX, may_continue=stopping_after(steps)).sent == expected
         if expected == BATCH:
             oldest = f"select sends from joblane.tasks order by created_at limit {BATCH}"

@@ -198,7 +198,7 @@ def test_expired_tasks_are_cleared_while_many_messages_are_sent(world: World, se
     fill(world, 5000)
     fill_expired(world, 1200)
     put(world, sample_one, "dead", **archived(dead_sent_at=None, sweep_at=In(-1)))
-    steps = iter([True] * 7)
+    steps = iter([True] * 8)
     # when
     swept = sweep(world.database.get(), world.sqs, PREFIX, may_continue=lambda: next(steps, False))
     # then each duty had its turns

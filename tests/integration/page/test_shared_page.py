@@ -240,6 +240,7 @@ FORMS: dict[str, tuple[Permission, dict[str, str]]] = {
     "/dead/redrive/start": (OPERATE, {"rate": "10"}),
     "/dead/acknowledge": (OPERATE, {"fingerprint": "f1", "reason": "known"}),
     "/schedules/tick": (OPERATE, {"type": "tenant:cleanup", "schedule": "nightly"}),
+    "/schedules/act": (OPERATE, {"name": "acme-nightly", "action": "run"}),
     "/limits/set": (OPERATE, {"name": "account:sync", "max_per_key": "3", "reason": "r"}),
     "/limits/reset": (OPERATE, {"name": "account:sync", "reason": "r"}),
     "/limits/pass": (OPERATE, {"name": "account:sync", "key": "a", "first": "one", "reason": "r"}),
@@ -287,6 +288,7 @@ def test_every_role_sees_every_page_and_just_the_forms_that_it_may_send(
     stub.batched = [views.batch(row=views.batch_row(id="import-7", sealed_at=None))]
     stub.answers["types"] = (views.type_view(ordered=True),)
     stub.limited = [views.limit("data:export", "a", LimitKind.KEY)]
+    stub.scheduled = [views.run_time_row(name="data:export")]
     stub.bulk(BulkAction.CANCEL, Filter(), rate=1)
     stub.pause(PauseScope.QUEUE, "low")
     signed_in(visitor, GROUPS[role])
@@ -294,7 +296,7 @@ def test_every_role_sees_every_page_and_just_the_forms_that_it_may_send(
     for path in PAGES:
         id_ = {"/bulk/show": "b", "/batches/show": "import-7"}.get(path, "one")
         # when
-        chosen = {"action": "retry"} if path == "/bulk/new" else {"type": "data:export"}
+        chosen = {"/bulk/new": {"action": "retry"}, "/schedules": {}}.get(path, {"type": "data:export"})
         more = {"name": "data:export", "key": "a", "fingerprint": views.FINGERPRINT}
         answer = visitor.get(f"{path}?{urlencode({'id': id_, **chosen, **more})}")
         assert answer.status == 200, path

@@ -52,4 +52,4 @@ def test_the_overrides_are_those_of_existing_schedules() -> None:
     (times,) = (json.loads(block) for block in blocks("json schedules"))
     tasks = apply_all(discover(times={}), times)
     assert tasks["system:health_check"].schedules == ()
-    assert [schedule.text for schedule in tasks["jobs:sweep"].schedules] == ["0 * * * *"]
+    assert [schedule.text for schedule in tasks["system_user:expiry"].schedules] == ["0 2 * * *"]

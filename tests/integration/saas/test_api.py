@@ -108,8 +108,15 @@ def call(
         "POST /tenants": {"name": "New", "slug": f"new-{task}"},
         "POST /tenants/{tenant_id}/invitations": {"email": "bob@example.org", "role_id": role},
         "POST /exports": {"export_type": "partial"},
+        "PUT /reports/schedules/{name}": {"day": "monday", "time": "06:30"},
     }.get(route)
-    return api(method, path.format(tenant_id=tenant, task_id=task), body, who=who, signer=signer)
+    if "/reports/schedules/{name}" in route:
+        api.platform.world.run(
+            "insert into saas.report_schedules (tenant_id, name, day, time, timezone, created_by)"
+            " values ($1::text::uuid, 'weekly', 'monday', '06:30', 'UTC', 'ann') on conflict do nothing",
+            tenant,
+        )
+    return api(method, path.format(tenant_id=tenant, task_id=task, name="weekly"), body, who=who, signer=signer)
 
 
 @pytest.mark.parametrize("route", ROUTES)
@@ -134,6 +141,10 @@ def test_the_table_has_the_intended_permissions() -> None:
         "POST /tenants/{tenant_id}/invitations": True,
         "POST /exports": True,
         "GET /exports/{task_id}": True,
+        "GET /reports/schedules": True,
+        "GET /reports/schedules/{name}": True,
+        "PUT /reports/schedules/{name}": True,
+        "DELETE /reports/schedules/{name}": True,
         "GET /tasks/{task_id}": False,
         "GET /openapi.json": False,
     }

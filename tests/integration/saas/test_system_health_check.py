@@ -4,15 +4,24 @@ from __future__ import annotations
 
 import json
 import time
+from datetime import timedelta
 from typing import Any
 
 import pytest
 
 from functions.system_health_check.handler import SystemHealthCheck, system_health_check
+from joblane.schedule import Schedule
 from tests.integration.saas.conftest import Platform
 from tests.logs import lines
 from tests.unit.saas.servers import HttpServer, status
 
+SWEPT = (
+    "insert into joblane.tasks (id, type, queue, state, payload_digest, max_attempts, retention_seconds,"
+    " finished_at, expire_at)"
+    " select 'swept', 'jobs:sweep', 'low', 'completed', '', 1, 60, at, at + interval '1 day'"
+    " from (select now() - interval '{minutes} minutes' as at) as sweep"
+)
+"""Inserts the row of a sweep that completed some minutes ago."""
 FRONT_DOORS = ("jobs-critical", "jobs-default", "jobs-low")
 
 
@@ -100,6 +109,25 @@ def test_a_sweep_is_late_by_the_schedule_of_its_stage(
     assert ("sweep" in check(front_doors)["problems"]) is problem
 
 
+@pytest.mark.parametrize(("planned", "swept", "problem"), [(-20, 30, True), (-20, 18, False), (-10, 30, False)])
+def test_a_sweep_is_late_by_its_own_plan(
+    front_doors: Platform, monkeypatch: pytest.MonkeyPatch, planned: int, swept: int, problem: bool
+) -> None:
+    # given a task that is due, the time of the planned sweep, and the minutes since the last one
+    monkeypatch.setattr(Schedule, "previous", lambda self, moment: moment - timedelta(hours=24))
+    front_doors.world.run(
+        f"insert into joblane.stage (prefix, planned_sweep_at) values ('jobs', now() + interval '{planned} minutes')"
+        " on conflict (only_row) do update set planned_sweep_at = excluded.planned_sweep_at"
+    )
+    front_doors.world.run(
+        "insert into joblane.tasks (id, type, queue, state, payload_digest, max_attempts, retention_seconds, sweep_at)"
+        " values ('left', 'a:b', 'low', 'pending', '', 1, 60, now() - interval '1 hour')"
+    )
+    front_doors.world.run(SWEPT.format(minutes=swept))
+    # then
+    assert ("sweep" in check(front_doors)["problems"]) is problem
+
+
 @pytest.mark.parametrize(("swept_minutes", "problem"), [(1, False), (60, True)])
 def test_a_task_that_stays_overdue_is_no_problem_while_sweeps_complete(
     front_doors: Platform, swept_minutes: int, problem: bool
@@ -109,12 +137,7 @@ def test_a_task_that_stays_overdue_is_no_problem_while_sweeps_complete(
         "insert into joblane.tasks (id, type, queue, state, payload_digest, max_attempts, retention_seconds, sweep_at)"
         " values ('left', 'a:b', 'low', 'pending', '', 1, 60, now() - interval '1 hour')"
     )
-    front_doors.world.run(
-        "insert into joblane.tasks (id, type, queue, state, payload_digest, max_attempts, retention_seconds,"
-        " finished_at, expire_at)"
-        " select 'swept', 'jobs:sweep', 'low', 'completed', '', 1, 60, at, at + interval '1 day'"
-        f" from (select now() - interval '{swept_minutes} minutes' as at) as sweep"
-    )
+    front_doors.world.run(SWEPT.format(minutes=swept_minutes))
     # then
     assert ("sweep" in check(front_doors)["problems"]) is problem
 

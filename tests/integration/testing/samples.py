@@ -71,6 +71,18 @@ def order_snooze(payload: Order, ctx: TaskContext) -> Any:
     raise Snooze(timedelta(seconds=0))
 
 
+@task("order:pay", max_retry=1, retry_delay=timedelta(minutes=1))
+def order_pay(payload: Order, ctx: TaskContext) -> list[Any]:
+    """Two steps. Each writes its key, and the second one after a value of the first one."""
+
+    def call(key: str) -> str:
+        write(ctx, key)
+        return f"paid {payload.number}"
+
+    paid = ctx.step("pay", call)
+    return [paid, ctx.step("mail", lambda _: write(ctx, f"mail: {paid}"))]
+
+
 @task("order:parts", max_retry=1, retry_delay=timedelta(minutes=1))
 def order_parts(payload: Order, ctx: TaskContext) -> int:
     for part in ctx.each(range(payload.number)):

@@ -9,6 +9,7 @@ import pytest
 from sqlalchemy import text
 
 from joblane import State, TaskContext, task
+from joblane.steps import key_of
 from joblane.testing import CrashedError, JobTester
 from tests.integration.testing.conftest import Effects
 from tests.integration.testing.samples import (
@@ -17,6 +18,7 @@ from tests.integration.testing.samples import (
     order_fail,
     order_mail,
     order_parts,
+    order_pay,
     order_quiet,
     order_ship,
 )
@@ -104,6 +106,33 @@ def test_a_crash_at_one_item_does_that_item_again_at_most(
     assert effects() == [f"part {part}" for part in range(kept)]
     jobs.drain(within=LONG).check()
     assert effects() == [f"part {part}" for part in range(5)]
+
+
+@pytest.mark.parametrize(("before", "kept"), [(True, 0), (False, 1)])
+def test_a_crash_at_one_step_does_that_step_again_at_most(
+    before: bool, kept: int, jobs: JobTester, effects: Effects
+) -> None:
+    key = key_of("mine", "pay")
+    jobs.enqueue(order_pay, Order(number=1), task_id="mine")
+    crash = jobs.crash_before_commit if before else jobs.crash_after_commit
+    with crash(order_pay, commit=1):
+        jobs.drain()
+    assert effects() == [key][:kept]
+    assert jobs.drain(within=LONG).check().only.result == ["paid 1", None]
+    assert effects() == [key, "mail: paid 1"]
+
+
+def test_a_step_is_cancelled_before_its_call(jobs: JobTester, effects: Effects) -> None:
+    jobs.enqueue(order_pay, Order(number=1), task_id="mine")
+    with jobs.cancel_at_check(order_pay):
+        assert jobs.drain().only.state is State.CANCELLED
+    assert effects() == []
+
+
+def test_a_function_that_a_test_calls_has_steps(jobs: JobTester, effects: Effects) -> None:
+    with jobs.context(order_pay, Order(number=7)) as ctx:
+        assert order_pay(Order(number=7), ctx) == ["paid 7", None]
+    assert effects() == [key_of(ctx.task_id, "pay"), "mail: paid 7"]
 
 
 def test_a_crash_at_one_chunk_does_that_chunk_again(jobs: JobTester, effects: Effects) -> None:

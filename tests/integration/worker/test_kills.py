@@ -14,7 +14,8 @@ from joblane.steps import key_of
 from tests.builders.events import record
 from tests.builders.rows import put
 from tests.kills import KILLED, Workers, killable_workers
-from tests.samples import sample_async, sample_batch, sample_forgotten, sample_one
+from tests.samples import Sample, sample_async, sample_batch, sample_forgotten, sample_one
+from tests.samples_events import Bus, sample_heard
 from tests.samples_long import HANDLED
 from tests.world import World
 
@@ -339,3 +340,21 @@ def test_a_batch_that_kills_once_runs_again_one_by_one_and_all_complete(world: W
     assert {world.row(id_)["state"] for id_ in ids} == {"completed"}
     assert {world.row(id_)["attempts"] for id_ in ids[1:]} == {1}
     assert not any(world.row(id_)["claim_alone"] for id_ in ids)
+
+
+@pytest.mark.parametrize("dies", ["after the finish", "after the events"])
+def test_a_process_killed_before_it_sends_its_event_leaves_it_to_the_sweep(
+    world: World, workers: Workers, dies: str
+) -> None:
+    world.client.enqueue(sample_heard, Sample(), task_id="it")
+    message = record({"type": "sample:heard", "id": "it", "rec": True}, world.lane(sample_heard))
+
+    assert workers.handle("sample:heard", message, dies=dies) is None
+    assert workers.status == KILLED
+    assert world.row("it")["state"] == "completed"
+    assert world.run("select id from joblane.events") == [["it:0:completed"]]
+    world.run("update joblane.events set created_at = created_at - interval '1 minute'")
+    bus = Bus()
+    swept = world.sweep(bus)
+    assert (swept.events, bus.ids) == (1, ["it:0:completed"])
+    assert world.run("select id from joblane.events") == []

@@ -11,10 +11,12 @@ import pytest
 from functions.system_health_check import handler as health_check
 from infra.health import CHECKS, COSTS
 from joblane.cdk import costs
+from joblane.cdk.awake import MONTH, times
 from joblane.discovery import discover
 from joblane.prices import PRICES, Price
 from joblane.queues import Queue
 from joblane.schedule import Schedule, parse
+from joblane.schedule_overrides import apply_all, minutes_of, with_sweep
 from saas.health import Check
 from tests import costs as page
 from tests.pages import ROOT
@@ -46,7 +48,7 @@ def test_an_idle_mapping_polls_648_000_times_a_month() -> None:
 
 
 def test_lanes_and_front_doors_are_counted_from_the_declarations() -> None:
-    tasks = discover()
+    tasks = discover(times={})
     assert costs.mapped_queues({}) == len(Queue)
     assert costs.mapped_queues(tasks) == len(Queue) + sum(len(task.lanes) for task in tasks.values())
 
@@ -55,7 +57,7 @@ def test_lanes_and_front_doors_are_counted_from_the_declarations() -> None:
 def test_ticks_of_a_month(cron: str, count: int) -> None:
     schedule = parse(cron)
     assert isinstance(schedule, Schedule)
-    assert len(costs.times(schedule)) == count
+    assert len(times(schedule)) == count
 
 
 def test_a_health_check_writes_as_many_metrics_as_are_counted(capsys: pytest.CaptureFixture[str]) -> None:
@@ -74,13 +76,13 @@ def test_a_health_check_writes_as_many_metrics_as_are_counted(capsys: pytest.Cap
 
 
 def test_the_readme_has_the_costs_of_the_smallest_stage() -> None:
-    total = sum(line.dollars for line in costs.smallest(discover(), COSTS))
+    total = sum(line.dollars for line in costs.smallest(discover(times={}), COSTS))
     readme = " ".join((ROOT / "README.md").read_text().split())
     assert re.search(rf"\${total:.2f} a month", readme), f"${total:.2f}"
 
 
 def test_a_month_is_30_days() -> None:
-    assert timedelta(days=30) == costs.MONTH
+    assert timedelta(days=30) == MONTH
 
 
 # --- A stage, by its templates -------------------------------------------------------------------------------------
@@ -91,7 +93,7 @@ def template(*resources: tuple[str, dict[str, object]]) -> dict[str, object]:
 
 
 def amounts(*resources: tuple[str, dict[str, object]]) -> dict[str, float]:
-    return {line.price: line.amount for line in costs.fixed([template(*resources)])}
+    return {line.price: line.amount for line in costs.fixed({}, [template(*resources)])}
 
 
 def test_resources_of_templates_cost_by_the_hour_or_the_month() -> None:
@@ -119,22 +121,53 @@ def test_resources_of_templates_cost_by_the_hour_or_the_month() -> None:
     }
 
 
-@pytest.mark.parametrize(("least", "instances", "hours"), [(0, 1, 360), (1, 1, 720), (1, 2, 1440), (0, 2, 720)])
-def test_each_aurora_instance_costs_its_least_capacity_and_at_least_half_a_unit(
-    least: float, instances: int, hours: float
-) -> None:
+@pytest.mark.parametrize(("least", "instances", "hours"), [(0.5, 1, 360), (1, 1, 720), (1, 2, 1440)])
+def test_each_aurora_instance_costs_its_least_capacity(least: float, instances: int, hours: float) -> None:
     cluster: dict[str, object] = {"ServerlessV2ScalingConfiguration": {"MinCapacity": least}}
     found = amounts(("AWS::RDS::DBCluster", cluster), *[("AWS::RDS::DBInstance", {})] * instances)
     assert found == {"Aurora ACU-hour": hours}
 
 
+@pytest.mark.parametrize(
+    ("sweep", "pause", "hours"),
+    [
+        ("6 hours", 300, 20),  # four times a day, ten minutes each
+        ("6 hours", 3600, 130),
+        ("1 hour", 300, 120),
+        ("10 minutes", 300, 720),
+        ("5 minutes", 300, 720),
+    ],
+)
+def test_an_aurora_that_may_pause_costs_half_a_unit_while_it_is_awake(sweep: str, pause: int, hours: float) -> None:
+    cluster: dict[str, object] = {
+        "ServerlessV2ScalingConfiguration": {"MinCapacity": 0, "SecondsUntilAutoPause": pause}
+    }
+    resources = template(("AWS::RDS::DBCluster", cluster), *[("AWS::RDS::DBInstance", {})] * 2)
+    tasks = apply_all({"jobs:sweep": discover(times={})["jobs:sweep"]}, with_sweep({}, minutes_of(sweep)))
+    [line] = costs.fixed(tasks, [resources])
+    assert line.price == "Aurora ACU-hour"
+    assert line.amount == pytest.approx(2 * costs.LEAST_AWAKE * hours)
+    assert ("always awake because of jobs:sweep" in line.use) is (hours == 720)
+
+
+def test_the_smallest_stage_has_a_sweep_after_each_run_of_another_task() -> None:
+    def runs(sweep: str) -> float:
+        tasks = apply_all(discover(times={}), with_sweep({}, minutes_of(sweep)))
+        return next(line.amount for line in costs.periodic(tasks, {}) if line.price == "Lambda request")
+
+    ticks = sum(costs.ticks(task) for task in discover(times={}).values() if task.type != "jobs:sweep")
+    # the ticks of a minute share a sweep, and the health check runs in each quarter of an hour
+    assert runs("6 hours") == ticks + 120 + 2880
+    assert runs("5 minutes") == ticks + 8640
+
+
 def test_costs_of_zero_have_no_line() -> None:
-    assert costs.fixed([template(("AWS::SQS::Queue", {}))]) == []
+    assert costs.fixed({}, [template(("AWS::SQS::Queue", {}))]) == []
 
 
 def test_the_lines_of_a_stage_come_from_templates_and_tasks_sorted_by_cost() -> None:
     resources = template(("AWS::EC2::NatGateway", {}), ("AWS::Lambda::EventSourceMapping", {}))
-    lines = costs.idle(discover(), [resources], "x86_64", COSTS)
+    lines = costs.idle(discover(times={}), [resources], "x86_64", COSTS)
     assert lines[0].what == "NAT gateways"
     assert lines[0].dollars == pytest.approx(32.40)
     assert [line.dollars for line in lines] == sorted((line.dollars for line in lines), reverse=True)
@@ -142,7 +175,7 @@ def test_the_lines_of_a_stage_come_from_templates_and_tasks_sorted_by_cost() -> 
 
 
 def test_a_tasks_own_metrics_and_requests_are_counted_with_its_runs() -> None:
-    tasks, check = discover(), "system:health_check"
+    tasks, check = discover(times={}), "system:health_check"
     with_own, without = (
         {price: sum(line.amount for line in lines if line.price == price) for price in ("Metric", "SQS request")}
         for lines in (costs.periodic(tasks, COSTS), costs.periodic(tasks, {}))

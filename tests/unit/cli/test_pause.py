@@ -1,8 +1,7 @@
-"""`pause`, `resume`, `schedules`, `tick`."""
+"""`pause`, `resume`, `tick`."""
 
 from __future__ import annotations
 
-from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -81,39 +80,6 @@ def test_an_unknown_name_ends_with_3(jobs: Run, stub: FakeInspector) -> None:
     stub.answers["pause"] = SelectionError("name", "there is no queue 'lo'; known: critical, default, low")
     ran = jobs("pause", "queue", "lo")
     assert (ran.code, ran.err) == (3, "joblane: there is no queue 'lo'; known: critical, default, low\n")
-
-
-def test_schedules_are_shown_with_the_next_time_and_the_last_ticks(jobs: Run, stub: FakeInspector) -> None:
-    soon = datetime.now(UTC) + timedelta(hours=5, minutes=30, seconds=20)
-    stub.answers["schedules"] = (replace(views.schedule(), next=(soon,)),)
-    ran = jobs("schedules", columns=80)
-    assert ran.out.splitlines()[1].split() == [
-        "tenant:cleanup",
-        "0",
-        "every",
-        "day",
-        "at",
-        "02:00",
-        "UTC",
-        "in",
-        "5h30m",
-        "✓×",
-    ]
-    assert ran.out.splitlines()[2] == "tenant:cleanup 0: 2 missed in 24 h: " + ", ".join(
-        f"{at:%H:%M}Z" for at in views.schedule().missed_at
-    )
-    assert "jobs tick TYPE" in ran.err
-
-
-def test_many_missed_ticks_are_counted_and_the_latest_are_named(jobs: Run, stub: FakeInspector) -> None:
-    times = tuple(views.NOW - timedelta(minutes=n) for n in range(20))
-    stub.answers["schedules"] = (replace(views.schedule(), ticks=(), missed=1_234, missed_at=times),)
-    ran = jobs("schedules")
-    line = ran.out.splitlines()[2]
-    assert line.startswith("tenant:cleanup 0: 1,234 missed in 24 h: ")
-    assert line.endswith(", …")
-    assert line.count("Z") == 6
-    assert "jobs tick TYPE" in ran.err
 
 
 def test_a_tick_is_sent_through_the_inspector_and_its_id_is_the_output(jobs: Run, stub: FakeInspector) -> None:

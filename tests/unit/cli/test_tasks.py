@@ -14,7 +14,7 @@ from joblane.errors import UnknownTaskError
 from joblane.inspector.durations import stamp
 from joblane.inspector.errors import SelectionError
 from joblane.inspector.filter import Filter
-from joblane.inspector.views import ActionResult, Found, FoundGroup, FoundKind, Page, Reason, TaskView, Why
+from joblane.inspector.views import ActionResult, Found, FoundGroup, FoundKind, Page, Reason, Step, TaskView, Why
 from joblane.queues import Queue
 from joblane.record.states import State
 from tests.builders import views
@@ -149,6 +149,17 @@ def test_a_task_is_shown_with_its_state_attempts_error_and_next_steps(jobs: Run,
     assert '"email": "[redacted]"' in out
     assert f"jobs retry {views.ID}" in out
     assert "ann@laptop" in out
+
+
+def test_a_task_is_shown_with_its_steps(jobs: Run, stub: FakeInspector) -> None:
+    at = views.before(hours=1)
+    stub.answers["task"] = views.task_view(steps=(Step("charge", "456aae85-27f4-503d-9763-ae4a56bffbe3", at, 1_234),))
+    wide = jobs("show", views.ID, columns=120).out
+    assert "Steps done, and not done again by a retry" in wide
+    assert re.search(r"charge +\d{4}-.* +1,234 +456aae85-27f4-503d-9763-ae4a56bffbe3", wide)
+    narrow = jobs("show", views.ID, columns=80).out
+    assert "1,234" in narrow
+    assert "456aae85" not in narrow
 
 
 def test_an_archived_task_shows_its_error_and_its_times_once(jobs: Run, stub: FakeInspector) -> None:

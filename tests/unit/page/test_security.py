@@ -302,7 +302,8 @@ def test_read_only_shows_no_form_that_acts(stub: FakeInspector, path: str) -> No
     stub.batched = [views.batch(row=views.batch_row(id="one", sealed_at=None))]
     reader = client_of(stub, read_only=True)
     reader.cookies.update(COOKIE)
-    answer = reader.get(path, params={"action": "cancel", "id": "one", "type": views.TYPE})
+    given = {"action": "cancel", "id": "one", "type": views.TYPE, "name": "acme-nightly"}
+    answer = reader.get(path, params=given)
     assert answer.status_code == 200
     assert set(re.findall(r'method="post" action="([^"]*)"', answer.text)) == {"/find"}
     assert set(re.findall(r"<form[^>]*post[^>]*", answer.text)) == set(re.findall(r"<form[^>]*/find[^>]*", answer.text))

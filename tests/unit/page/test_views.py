@@ -28,6 +28,7 @@ from joblane.inspector.views import (
     Pause,
     Relative,
     Relatives,
+    Step,
 )
 from joblane.page.app import PAGES as ALL_PAGES
 from joblane.queues import Queue
@@ -41,6 +42,7 @@ from tests.builders.views import (
     batch_row,
     limit,
     overview,
+    run_time_row,
     schedule,
     task_row,
     task_view,
@@ -49,7 +51,9 @@ from tests.builders.views import (
 from tests.inspector import FakeInspector
 from tests.unit.page.conftest import COOKIE, Post, client_of
 
-PAGES = [path for path in ALL_PAGES if path not in ("/task", "/task/logs", "/bulk/new", "/bulk/show", "/batches/show")]
+NEEDING = ("/task", "/task/logs", "/bulk/new", "/bulk/show", "/batches/show", "/schedules/show")
+"""Pages that need parameters."""
+PAGES = [path for path in ALL_PAGES if path not in NEEDING]
 SCRIPT = "<script>alert(1)</script>"
 QUOTED = "\"' onmouseover=alert(2) x='"
 
@@ -89,6 +93,7 @@ def test_no_text_from_outside_becomes_markup(browser: TestClient, stub: FakeInsp
         "enqueued_by": planted,
         "batch": planted,
         "callback": planted,
+        "steps": (Step(planted, planted, at, 1),),
         "why": replace(task_view(row=hurt).why, text=planted),
     }
     stub.groups = [DeadGroup(planted, planted, planted, planted, True, 1, at, at, planted, planted, None)]
@@ -106,6 +111,12 @@ def test_no_text_from_outside_becomes_markup(browser: TestClient, stub: FakeInsp
     stub.answers["types"] = [(type_view(type=planted, ordered=True, schedules=(planted,), schema=schema),)]
     callbacks = {"on_end": Relative(planted, planted, State.HELD), "on_success": Relative(planted, None, None)}
     stub.batched = [batch(row=batch_row(id=planted, **callbacks), dead=(hurt,))]
+    stub.scheduled = [
+        run_time_row(
+            name=planted, type=planted, tenant=planted, text=planted, timezone=planted, problem=planted,
+            last=Relative(planted, planted, State.HELD),
+        )
+    ]  # fmt: skip
     stub.lines = [LogLine(at, planted, planted, 1, None, {planted: planted})]
     bulk = stub.bulk(BulkAction.CANCEL, Filter(tenant=planted, tag=planted))
     stub.started["b"] = replace(bulk, who=planted, stopped=planted, action=planted)
@@ -318,6 +329,14 @@ def test_a_task_is_shown_with_all_its_details(browser: TestClient) -> None:
         "$0.000036",
     ):
         assert shown in text
+
+
+def test_the_steps_of_a_task_are_shown_with_keys_and_sizes(browser: TestClient, stub: FakeInspector) -> None:
+    assert "steps-title" not in browser.get("/task", params={"id": "one"}).text
+    stub.changes["one"] = {"steps": (Step("charge the card", "456aae85-27f4-503d", NOW, 4_096),)}
+    shown = browser.get("/task", params={"id": "one"}).text
+    for text in ("charge the card", "456aae85-27f4-503d", "4,096 bytes", stamp(NOW)):
+        assert text in shown
 
 
 def test_attempts_have_their_waits_and_a_timeline(browser: TestClient, stub: FakeInspector) -> None:

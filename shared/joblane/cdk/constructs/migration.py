@@ -9,9 +9,11 @@ from aws_cdk import CfnElement, CfnOutput, CustomResource, Duration, Stack
 from constructs import Construct
 
 from joblane.cdk.constructs.code import Shared
+from joblane.cdk.constructs.queue_pair import send_statement
 from joblane.cdk.constructs.task_function import JobFunction
 from joblane.cdk.database_access import DatabaseAccess
 from joblane.checkout import DIRTY, deployer, version_of
+from joblane.queues import SWEEP, Queue, lane_name
 
 HANDLER = "joblane.functions.migrate.handler.handler"
 TIMEOUT = timedelta(minutes=14)
@@ -32,7 +34,7 @@ class Migration(Construct):
         super().__init__(scope, id_)
         stage, access = shared.stage, shared.access
         self.name = f"{stage.prefix}-migrate"
-        self.function = function = JobFunction(
+        made = JobFunction(
             self,
             "Function",
             shared,
@@ -43,7 +45,9 @@ class Migration(Construct):
             memory_mb=MEMORY_MB,
             environment={**_user(access), **shared.project.migration_environment},
             login=access.migration,
-        ).function
+        )
+        made.permit(send_statement([lane_name(stage.prefix, Queue.LOW, SWEEP)]))  # it wakes the sweep at its end
+        self.function = function = made.function
         self.run = run = CustomResource(
             self,
             "Run",

@@ -82,11 +82,12 @@ def check_deploy(stage: str, assembly: Path) -> list[Finding]:
     """
     import boto3
 
+    from joblane.cdk.preflight.pausing import findings_on_pauses
     from joblane.cdk.preflight.read_region import findings_on_region
     from joblane.cdk.preflight.region import Needs
     from joblane.discovery import discover
 
-    declared = read_declared(templates := read_templates(assembly), discover(times={}).values())
+    declared = read_declared(templates := read_templates(assembly), (tasks := discover(times={})).values())
     if declared.stage != stage:
         raise MisuseError(f"{assembly}: its templates are of stage {declared.stage!r}, not {stage!r}")
     # boto3 itself reads AWS_DEFAULT_REGION alone
@@ -112,7 +113,8 @@ def check_deploy(stage: str, assembly: Path) -> list[Finding]:
     }
     unread = [part for part in parts.values() if isinstance(part, Finding)]
     known: dict[str, Any] = {name: None if isinstance(part, Finding) else part for name, part in parts.items()}
-    findings = [*unread, *examine(declared, **known), *findings_on_region(session, Needs.of(templates), read)]
+    pauses = findings_on_pauses(templates.values(), tasks)
+    findings = [*unread, *examine(declared, **known), *findings_on_region(session, Needs.of(templates), read), *pauses]
     return sorted(findings, key=lambda finding: [*Kind].index(finding.kind))
 
 

@@ -249,6 +249,7 @@ def costs(
     """
     extras.need("cdk")
     from joblane.cdk import costs as prices
+    from joblane.cdk.awake import sentences
     from joblane.cdk.preflight.read import read_templates
     from joblane.discovery import discover
     from joblane.prices import AS_OF
@@ -258,7 +259,10 @@ def costs(
     lines = prices.of_stage(templates.values(), discover(times={}))
     total = prices.total(lines)
     if as_json:
-        shown = [{"what": line.what, "amount": line.amount, "price": line.price, "usd": line.dollars} for line in lines]
+        shown = [
+            {"what": line.what, "for": line.use, "amount": line.amount, "price": line.price, "usd": line.dollars}
+            for line in lines
+        ]
         typer.echo(json.dumps({"stage": stage, "prices_as_of": str(AS_OF), "usd": total, "lines": shown}, indent=2))
     elif as_markdown:
         typer.echo(prices.markdown(lines, with_sum=True))
@@ -269,7 +273,10 @@ def costs(
         )
         width = max(len(line.what) for line in lines)
         for line in lines:
-            typer.echo(f"  {line.what:{width}}  ${line.dollars:8,.2f}")
+            typer.echo(f"  {line.what:{width}}  ${line.dollars:8,.2f}  {line.use}")
+        if (pausing := prices.pausing(templates.values(), discover(times={}))) is not None:
+            why, do = sentences(*pausing)
+            typer.echo(f"The database: {why}. {do[0].upper()}{do[1:]}.")
 
 
 def _stage(context: typer.Context, stage: str | None) -> str:

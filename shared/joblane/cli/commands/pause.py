@@ -1,8 +1,7 @@
-"""Pauses and schedules: `pause`, `resume`, `schedules`, `tick`."""
+"""Pauses, and ticks by hand: `pause`, `resume`, `tick`."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated
 
@@ -10,25 +9,17 @@ import typer
 
 from joblane.cli import completion, filters, target, terminal
 from joblane.cli.commands import options as o
-from joblane.cli.durations import milliseconds, relative
-from joblane.cli.terminal import WIDE
 from joblane.inspector.durations import stamp
 from joblane.inspector.filter import PauseScope
-from joblane.inspector.schedule_words import in_words
 from joblane.inspector.shell import argument
 
 if TYPE_CHECKING:
-    from rich.table import Table
-    from rich.text import Text
-
-    from joblane.inspector.views import Pause, ScheduleView, Tick
+    from joblane.inspector.views import Pause
 
 Scope = Annotated[
     str, typer.Argument(metavar="SCOPE", help="queue, type, tenant or schedule.", autocompletion=completion.scopes)
 ]
 Name = Annotated[str, typer.Argument(metavar="NAME", help="Its name; TYPE:NAME for a schedule.")]
-MISSED_SHOWN = 6
-"""Times of missed ticks; ``--json`` shows more."""
 
 
 def pause(
@@ -119,74 +110,6 @@ def _ends(for_: str | None, until: str | None) -> datetime | None:
         terminal.usage("give --for or --until, not both", "--until")
     length = filters.duration_of(for_, "--for")
     return filters.time_of(until, "--until") if length is None else datetime.now(UTC) + length
-
-
-def schedules(context: typer.Context, as_json: o.AsJson = False) -> None:
-    """List schedules, with their next times and last ticks."""
-    found = target.inspector(context).schedules()
-    terminal.answer(found, as_json=as_json)
-    console = terminal.console()
-    console.print(schedule_table(found, console.width))
-    missed = [schedule for schedule in found if schedule.missed]
-    for schedule in missed:
-        console.print(terminal.word(missed_line(schedule)))
-    if missed or any(tick.state is None for schedule in found for tick in schedule.ticks):
-        terminal.say(f"× marks a missed tick. Send a tick now:  {target.command(context)} tick TYPE")
-
-
-def missed_line(schedule: ScheduleView) -> str:
-    """The number of missed ticks, and the times of the latest."""
-    times = ", ".join(f"{at.astimezone(UTC):%H:%M}Z" for at in schedule.missed_at[:MISSED_SHOWN])
-    more = ", …" if schedule.missed > MISSED_SHOWN else ""
-    return f"{schedule.type} {schedule.name}: {schedule.missed:,} missed in 24 h: {times}{more}"
-
-
-def schedule_table(found: Sequence[ScheduleView], width: int) -> Table:
-    """A row for each schedule."""
-    from joblane.cli.queue_tables import paused
-
-    wide, now = width >= WIDE, datetime.now(UTC)
-    more = ("OVERLAP", "ON AWS") if wide else ()
-    pauses = ("PAUSED",) if any(schedule.pause for schedule in found) else ()
-    took = ("TOOK",) if wide else ()
-    made = terminal.table("TYPE", "NAME", "SCHEDULE", *more, "NEXT", "LAST TICKS", *took, *pauses, fold=("SCHEDULE",))
-    for schedule in found:
-        extra = (schedule.overlap, schedule.on_aws) if wide else ()
-        words = in_words(schedule.text, schedule.timezone)
-        next_time = relative(schedule.next[0], now) if schedule.next else None
-        last = (paused(schedule.pause),) if pauses else ()
-        terminal.row(
-            made,
-            schedule.type,
-            schedule.name,
-            words,
-            *extra,
-            next_time,
-            _ticks(schedule.ticks),
-            *(_took(schedule.ticks) for _ in took),
-            *last,
-        )
-    return made
-
-
-def _took(ticks: tuple[Tick, ...]) -> str | None:
-    """The duration of the last run, and the longest of those whose ticks are shown."""
-    durations = [tick.duration_ms for tick in ticks if tick.duration_ms is not None]
-    if not durations:
-        return None
-    longest = max(durations)
-    return milliseconds(durations[0]) + (f", longest {milliseconds(longest)}" if longest > durations[0] else "")
-
-
-def _ticks(ticks: tuple[Tick, ...]) -> Text:
-    """A mark for each of the last ticks, newest last."""
-    from rich.text import Text
-
-    marks = {"completed": ("✓", "green"), "archived": ("✗", "red"), "cancelled": ("–", "dim"), None: ("×", "bold red")}
-    text = Text()
-    for tick in reversed(ticks[:10]):
-        text.append(*marks.get(tick.state, ("…", "blue")))
-    return text
 
 
 def tick(

@@ -13,9 +13,9 @@ from rich.text import Text
 
 from joblane.cli import run_tables
 from joblane.cli.commands.dead import group_table
-from joblane.cli.commands.pause import missed_line, schedule_table
 from joblane.cli.durations import milliseconds, relative, short
 from joblane.cli.queue_tables import overview_table, pause_line, pause_lines, unknown_lines
+from joblane.cli.schedule_tables import missed_line, schedule_table
 from joblane.cli.task_tables import last_error, tries, when
 from joblane.cli.terminal import BETWEEN, LEAST_NAME, counted, fitted, plural, table, word
 from joblane.cli.watch.chart import chart

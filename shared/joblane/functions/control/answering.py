@@ -45,6 +45,7 @@ MAX_ANSWER_BYTES = 4_500_000
 STATUSES: tuple[tuple[type[errors.JobError], int], ...] = (
     (errors.DatabaseUnavailableError, 503),
     (errors.UnknownTaskError, 404),
+    (errors.UnknownScheduleError, 404),
     (UnknownBatchError, 404),
     (UnknownBulkError, 404),
     (RoleError, 403),

@@ -3,8 +3,7 @@
 It also writes the metrics of faults that only it can see, for the alarms.
 """
 
-import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -16,17 +15,21 @@ from joblane.declaration import Grants, Task
 from joblane.decorator import task
 from joblane.discovery import discover
 from joblane.errors import sqlstate, text_of
+from joblane.event_bus import bus_of_environment
 from joblane.maintenance.held_counts import HeldCounts, held_counts
 from joblane.maintenance.missed_ticks import missed_ticks
+from joblane.maintenance.next_sweep import NextSweep, plan
 from joblane.maintenance.old_snapshot import old_snapshot
 from joblane.maintenance.run_statistics import AddedUp, add_up
 from joblane.maintenance.sweep import Swept, sweep
+from joblane.maintenance.ticks import Ticks, make_ticks
 from joblane.maintenance.unmarked_dead_letters import unmarked_dead_letters
 from joblane.payload import Payload
 from joblane.queues import SWEEP, Queue, front_door_name, lane_name
 from joblane.record.connection import INSUFFICIENT_PRIVILEGE
 from joblane.schedule import every
 from joblane.sqs.client import Sqs
+from joblane.sqs.message import TICK_ID_PATTERN
 from joblane.telemetry import Tally
 
 Tasks = Mapping[str, Task[Any, Any]]
@@ -44,23 +47,28 @@ class JobsSweep(Payload):
 @task(
     "jobs:sweep",
     queue=Queue.LOW,
-    max_retry=0,
+    max_retry=20,  # for 4 hours: a sweep fails if it cannot send the message of the next one
+    retry_delay=[timedelta(seconds=30), timedelta(minutes=2), timedelta(minutes=5), timedelta(minutes=15)],
     timeout=timedelta(minutes=4),
     retention=timedelta(hours=1),
     schedule=every(minutes=settings.DEFAULT_SWEEP_MINUTES),
-    overlap="allow",  # the next sweep finds a killed one
+    overlap="allow",
     grants=Grants(enqueue=("*",)),
 )
 def jobs_sweep(payload: JobsSweep, ctx: TaskContext) -> dict[str, Any]:
-    _begin_chains()
     sqs, tasks = Sqs(), discover()
 
     def may_continue() -> bool:
         return ctx.remaining() > STEP
 
-    swept = sweep(ctx.connection(), sqs, settings.prefix(), may_continue=may_continue)
+    following = NextSweep()
+    ticks = _make_ticks(ctx, tasks, following, may_continue)  # before the walk, which sends them
+    connection, prefix, bus = ctx.connection(), settings.prefix(), bus_of_environment()
+    swept = sweep(connection, sqs, prefix, bus=bus, may_continue=may_continue, following=following)
+    is_scheduled = TICK_ID_PATTERN.fullmatch(ctx.task_id) is not None
+    planned = plan(connection, sqs, prefix, following, anew=is_scheduled)
     held = held_counts(ctx.connection(), may_continue=may_continue)
-    ctx.logger.info("swept", extra={"swept": vars(swept), "held_by_limit": dict(held.by_limit)})
+    ctx.logger.info("swept", extra={"swept": vars(swept), "ticks": vars(ticks), "held_by_limit": dict(held.by_limit)})
     missed = _missed_ticks(ctx, tasks)
     waits = _by_present_name(swept.waits, tasks)
     late = _waiting_too_long(ctx, tasks, waits, held)
@@ -68,26 +76,34 @@ def jobs_sweep(payload: JobsSweep, ctx: TaskContext) -> dict[str, Any]:
         "WaitingTooLong": len(late),
         "CriticalWaitingTooLong": sum(tasks[name].queue is Queue.CRITICAL for name in late),
         "MissedTick": len(missed),
+        "ScheduleProblems": ticks.problems,
         "StuckLeases": swept.stuck,
         "DeadLettersMovedBySqs": _moved_by_sqs(ctx, tasks, sqs),
         "OldestSnapshotSeconds": _old_snapshot_seconds(ctx),
+        "EventsWaiting": swept.events_waiting,
+        "EventsOldestSeconds": swept.events_oldest_seconds,
+        "EventsDropped": swept.events_dropped,
     }
     _measure(ctx, swept, found)
     _measure_due(waits)
     _measure_held(held)
     _measure_runs(add_up(ctx.connection(), may_continue=may_continue))  # last: only charts depend on it
-    return vars(swept) | {"missed_ticks": missed, "held": held.by_limit.total()}
+    next_at = None if planned is None else datetime.fromtimestamp(planned, UTC).isoformat()
+    counts = {"ticks": ticks.made, "missed_ticks": missed, "held": held.by_limit.total()}
+    return vars(swept) | counts | {"planned_sweep_at": next_at}
 
 
-def _begin_chains() -> None:
-    """Let the sweep's messages begin chains of their own.
-
-    A run wakes the sweep, and the sweep sends the next task of the same type. In one chain of messages Lambda would
-    count these as a loop, and stop the function of the type. Source: Lambda, *Recursive loop detection*.
-    """
-    from joblane.frequent_line import TRACE_VARIABLE  # it imports Powertools, as the first log line does
-
-    os.environ.pop(TRACE_VARIABLE, None)
+def _make_ticks(ctx: TaskContext, tasks: Tasks, following: NextSweep, may_continue: Callable[[], bool]) -> Ticks:
+    """Make the tasks of schedules at run time. An error is logged, and the sweep does its other duties."""
+    by_name = {name: task for task in tasks.values() for name in task.types}
+    try:
+        ticks = make_ticks(ctx.connection(), by_name.get, settings.prefix(), may_continue=may_continue)
+    except Exception as error:
+        ctx.logger.error("the ticks of schedules made at run time got no tasks", extra={"error": text_of(error)})
+        following.is_due = True
+        return Ticks(problems=1)
+    following.is_late = not ticks.is_over
+    return ticks
 
 
 def _measure(ctx: TaskContext, swept: Swept, found: Mapping[str, int]) -> None:

@@ -62,13 +62,27 @@ def handler(event: Mapping[str, Any], context: Any) -> dict[str, Any]:
 
 
 def _migrate(patience: timedelta, properties: Mapping[str, Any]) -> dict[str, Any]:
+    # not at the top: the discovery of tasks imports this module, too
     from joblane import settings
-    from joblane.record.migrate import migrate  # not at the top: the discovery of tasks imports this module, too
+    from joblane.record.migrate import migrate
 
     user, by_iam = os.environ.get("DATABASE_USER") or None, os.environ.get("DATABASE_USER_LOGIN") == "iam"
     deploy = _deploy_of(properties)
     done = migrate(settings.database_url(), user=user, by_iam=by_iam, patience=patience, **deploy)
+    _wake()
     return vars(done)
+
+
+def _wake() -> None:
+    """Make sure that a sweep follows: declared limits may have more slots now, and tasks wait for them."""
+    from joblane import settings
+    from joblane.discovery import discover
+    from joblane.enqueue.wake import wake_after_commit
+    from joblane.record.task_types import declared_limits
+    from joblane.sqs.client import Sqs
+
+    if declared_limits(discover()):
+        wake_after_commit(Sqs(), settings.prefix())
 
 
 def _deploy_of(properties: Mapping[str, Any]) -> dict[str, str | None]:

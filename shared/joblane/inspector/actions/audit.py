@@ -14,6 +14,7 @@ from typing import Any
 
 from pg8000.exceptions import Error as PostgresError
 
+from joblane.enqueue.wake import wake_after_commit
 from joblane.errors import sqlstate
 from joblane.inspector.durations import lasting
 from joblane.inspector.errors import BusyError, SelectionError
@@ -66,6 +67,7 @@ def action(scope: Scope, name: str, target: str, reason: str | None) -> Iterator
     Raises :class:`SelectionError` for a bad ``reason``, and :class:`BusyError`.
     """
     who, reason = check_who(scope.who), check_reason(reason)
+    wake_after_commit(scope.sqs, scope.prefix)
     database = scope.database
     try:
         connection = database.get()

@@ -76,7 +76,8 @@ EDIT = "update joblane.tasks set payload = $2::jsonb, schema = $3, mismatch_sinc
 
 
 def edit(scope: Scope, id_: str, payload: Mapping[str, Any], reason: str | None) -> ActionResult:
-    """Change the payload. The unique key, the limits and the progress of ``ctx.each`` and ``ctx.resume`` stay."""
+    """Change the payload. The unique key, the limits the steps, and the progress of ``ctx.each`` and
+    ``ctx.resume`` stay."""
     with _on(scope, "edit", id_, reason) as (doing, found):
         _allow(doing, "edit", found)
         if found.between_invocations:

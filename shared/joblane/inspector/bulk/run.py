@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from joblane.context import TaskContext
 from joblane.declaration import Task
-from joblane.enqueue.wake import wake
+from joblane.enqueue.wake import wake, wake_after_commit
 from joblane.errors import SkipRetry
 from joblane.inspector.actions.changes import Changed, change, entry_of, send, serve_freed
 from joblane.inspector.bulk import dead_letters
@@ -146,6 +146,7 @@ class BulkRun:
         try:
             for step in self._ctx.resume(self._steps, cursor=lambda step: asdict(step.then), chunk=1):
                 self._pending = []
+                wake_after_commit(self._sqs, self._prefix)
                 self._ctx.session.execute(text(LOCK), {"id": self._ctx.task_id})
                 step.do()
         finally:

@@ -45,7 +45,7 @@ ADVICE = {
 
 VERSIONS = "select version from joblane.functions order by migrated_at desc"
 SWEPT = """
-select max(finished_at), clock_timestamp()
+select max(finished_at), clock_timestamp(), (select planned_sweep_at from joblane.stage)
   from (select finished_at from joblane.tasks
          where type = $1 and finished_at is not null and state = 'completed'
          order by created_at desc, id desc limit 20) as last
@@ -126,15 +126,11 @@ def clock(scope: Scope) -> Iterator[Check]:
 
 
 def sweep(scope: Scope) -> Iterator[Check]:
-    """The sweep, on which all other tasks rely, runs on time."""
+    """The sweep, on which all other tasks rely, runs on time: by its schedule, and by its own plan."""
     task = scope.tasks.get(SWEEP)
     if task is None:
         return
-    if not task.schedules:
-        found = "it has no schedule in this stage: messages that were not sent at once are never sent"
-        yield Check(Grade.BAD, SWEEP, found, f"give it a schedule: {SWEEP!r} in `schedules` of the stage")
-        return
-    ((last, now),) = scope.connection.run(SWEPT, SWEEP)
+    ((last, now, planned),) = scope.connection.run(SWEPT, SWEEP)
     next_at = min(schedule.next_after(now) for schedule in task.schedules)
     do = f"check the log of its function, its schedule and its lane; `joblane tick {SWEEP}` runs it now"
     if last is None:
@@ -142,6 +138,8 @@ def sweep(scope: Scope) -> Iterator[Check]:
         yield Check(Grade.WARNING, SWEEP, found, do)
         return
     due = min(schedule.next_after(last) for schedule in task.schedules)
+    if planned is not None and planned > last:
+        due = min(due, planned)
     late = now - due
     ran = f"it last completed {lasting(now - last)} ago"
     if late > PATIENCE:

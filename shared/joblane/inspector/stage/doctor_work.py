@@ -1,4 +1,5 @@
-"""Checks of the work itself: failures of the last 15 minutes, tasks that wait past their target, stuck leases."""
+"""Checks of the work itself: failures of the last 15 minutes, tasks that wait past their target, stuck leases, and
+schedules at run time with a problem."""
 
 from __future__ import annotations
 
@@ -31,6 +32,20 @@ select type, count(*), min(id)
          order by created_at, id limit {BOUND}) as live
  where state = 'active' and lease_until < clock_timestamp() - interval '{STUCK}'
  group by type order by type
+"""
+MOST_SCHEDULES = 1_000
+"""Schedules with a problem that are counted."""
+LATE = "10 min"
+"""A schedule whose next tick has no task so long after its time is late: tasks are made ahead."""
+PROBLEMS = f"""
+select count(*), min(name), (array_agg(problem order by name))[1]
+  from (select name, problem from joblane.schedules where problem is not null order by name limit {MOST_SCHEDULES}) as x
+"""
+LATE_SCHEDULES = f"""
+select count(*), min(name)
+  from (select name from joblane.schedules
+         where paused_at is null and next_at < clock_timestamp() - interval '{LATE}'
+         order by next_at limit {MOST_SCHEDULES}) as x
 """
 
 
@@ -77,8 +92,31 @@ def leases(scope: Scope) -> Iterator[Check]:
         yield Check(Grade.GOOD, "leases", "no run holds a task past its lease")
 
 
+def schedules(scope: Scope) -> Iterator[Check]:
+    """Schedules at run time whose last tick got no task, and those whose next tick is late."""
+    what = "schedules at run time"
+    [[number, name, problem]] = scope.connection.run(PROBLEMS)
+    [[late, late_name]] = scope.connection.run(LATE_SCHEDULES)
+    if number:
+        found = f"{_counted(number)} a problem, for example {name}: {problem}"
+        do = "`joblane schedules --problem` lists them. Put them again with what fits the code, or delete them"
+        yield Check(Grade.WARNING, what, found, do)
+    if late:
+        found = f"{_counted(late)} a tick that is more than {LATE} late, for example {late_name}"
+        do = "does the sweep run? It makes the tasks of their ticks: `joblane ls --type jobs:sweep`"
+        yield Check(Grade.BAD, f"ticks of {what}", found, do)
+    if not number and not late:
+        yield Check(Grade.GOOD, what, "none has a problem, and none is late")
+
+
+def _counted(number: int) -> str:
+    least = "at least " if number == MOST_SCHEDULES else ""
+    return f"{least}{number:,} {'schedule has' if number == 1 else 'schedules have'}"
+
+
 PARTS: tuple[tuple[str, Callable[[Scope], Iterator[Check]]], ...] = (
     ("runs", failures),
     ("waits", waits),
     ("leases", leases),
+    ("schedules at run time", schedules),
 )

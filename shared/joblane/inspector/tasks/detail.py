@@ -68,7 +68,7 @@ def task(scope: Scope, id_: str) -> TaskView:
     return record.into(
         TaskView,
         row=record.into(TaskRow, tags=tuple(record.tags), max_retry=record.max_attempts - 1),
-        payload=_shown(declared, record.payload),
+        payload=shown_payload(declared, record.payload),
         result=_result(declared, record),
         headers=_headers(record.headers),
         unique_key=_key(declared, record),
@@ -87,7 +87,7 @@ def task(scope: Scope, id_: str) -> TaskView:
     )
 
 
-def _shown(declared: Task[Any, Any] | None, content: Any) -> Any:
+def shown_payload(declared: Task[Any, Any] | None, content: Any) -> Any:
     """``content`` without the values of redacted fields; all masked if no declaration says which fields are."""
     if content is None:
         return None
@@ -96,7 +96,7 @@ def _shown(declared: Task[Any, Any] | None, content: Any) -> Any:
 
 def _result(declared: Task[Any, Any] | None, record: Record) -> Any:
     """The result, also without the values of the payload's redacted fields: a handler can put them anywhere into it."""
-    shown = _shown(declared, record.result)
+    shown = shown_payload(declared, record.result)
     return shown if declared is None else scrubbed(scrubber(declared.payload, record.payload), shown)
 
 

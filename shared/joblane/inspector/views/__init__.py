@@ -7,6 +7,7 @@ from joblane.inspector.views.actions import BULK_RESULTS, ActionResult, AuditEnt
 from joblane.inspector.views.batches import BatchRow, BatchView
 from joblane.inspector.views.dead import Acknowledged, DeadGroup, DeadLetters
 from joblane.inspector.views.runs import Mark, Percentiles, Performance, Period, RunCounts, Statistic
+from joblane.inspector.views.schedules import RunTimeSchedulePage, RunTimeScheduleRow, RunTimeScheduleView
 from joblane.inspector.views.stage import (
     Check,
     Count,
@@ -74,6 +75,9 @@ __all__ = [
     "Relative",
     "Relatives",
     "RunCounts",
+    "RunTimeSchedulePage",
+    "RunTimeScheduleRow",
+    "RunTimeScheduleView",
     "ScheduleView",
     "Statistic",
     "Step",

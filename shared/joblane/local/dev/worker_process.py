@@ -17,7 +17,7 @@ from joblane.record.time_limits import WORKER
 from joblane.sqs.client import Sqs
 from joblane.worker.printed import Printed
 from joblane.worker.run_log import RunLog
-from joblane.worker.worker import Worker
+from joblane.worker.serving import worker_of
 
 if TYPE_CHECKING:
     from joblane.record.claim import Claim
@@ -47,7 +47,7 @@ def serve(channel: Channel, _files: list[int], *, type: str) -> None:  # noqa: A
         channel.send({"kind": "broken", "folder": folder_of(type), "text": discovery.text_of_broken(type, error)})
         return
     database = Database(settings.database_url(), prefix=settings.prefix(), limits=WORKER)
-    worker = Worker(task, database, Sqs(), settings.prefix(), printed=Printed(), log=TracedRunLog(task))
+    worker = worker_of(task, database, Sqs(), settings.prefix(), printed=Printed(), log=TracedRunLog(task))
     seconds = task.numbers.function_timeout.total_seconds()
     channel.send({"kind": "ready"})
     for invocation in channel:

@@ -1,4 +1,4 @@
-"""The stage: its queues, schedules, pauses, statistics and audit."""
+"""The stage: its queues, pauses, statistics and audit."""
 
 from __future__ import annotations
 
@@ -64,16 +64,6 @@ def flow(minutes: tuple[Minute, ...]) -> dict[str, float | None]:
         "peak": max((minute.started for minute in minutes), default=0),
         "wait_ms": sum(wait * count for wait, count in waits) / waited if waited else None,
     }
-
-
-def schedules(request: Request, inspector: Inspector) -> Response:
-    return page(request, "schedules.html", schedules=inspector.schedules())
-
-
-def tick(request: Request, inspector: Inspector) -> Response:
-    given = form(request)
-    sent = inspector.tick(given.text("type"), schedule=given.text("schedule") or None, reason=given.reason)
-    return redirect(request, "/schedules", f"Sent: {sent.new_id or sent.id}. It runs as soon as its lane has capacity.")
 
 
 def tenants(request: Request, inspector: Inspector) -> Response:

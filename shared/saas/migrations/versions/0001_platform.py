@@ -1,5 +1,5 @@
-"""The platform's tables: tenants with their roles, members and invitations, system users, users' addresses, and the
-stored answers of the HTTP API."""
+"""The platform's tables: tenants with their roles, members, invitations and report schedules, system users, users'
+addresses, and the stored answers of the HTTP API."""
 
 from __future__ import annotations
 
@@ -69,6 +69,21 @@ create table saas.user_invitations (
 )
 """
 
+# When a tenant's own weekly report is written. The library's schedule of the same report is written with the row.
+REPORT_SCHEDULES = """
+create table saas.report_schedules (
+    tenant_id  uuid not null references saas.tenants (id) on delete cascade,
+    name       varchar(40) not null,
+    day        varchar(9) not null,
+    time       varchar(5) not null,
+    timezone   varchar(64) not null,
+    created_by varchar(255) not null,
+    created_at timestamptz not null default now(),
+    updated_at timestamptz not null default now(),
+    primary key (tenant_id, name)
+)
+"""
+
 # `grace_warned_for` is the `grace_period_at` of the last warning; a new grace period needs a new warning.
 SYSTEM_USERS = """
 create table saas.system_users (
@@ -129,7 +144,16 @@ INDEXES = (
 )
 
 
-TABLES = (TENANTS, ROLES, TENANT_MEMBERS, USER_INVITATIONS, SYSTEM_USERS, USER_ADDRESSES, API_REQUESTS)
+TABLES = (
+    TENANTS,
+    ROLES,
+    TENANT_MEMBERS,
+    USER_INVITATIONS,
+    REPORT_SCHEDULES,
+    SYSTEM_USERS,
+    USER_ADDRESSES,
+    API_REQUESTS,
+)
 
 
 def upgrade() -> None:
@@ -139,6 +163,13 @@ def upgrade() -> None:
 
 def downgrade() -> None:
     for name in (
-        *("api_requests", "user_addresses", "system_users", "user_invitations", "tenant_members", "roles", "tenants"),
+        "api_requests",
+        "user_addresses",
+        "system_users",
+        "report_schedules",
+        "user_invitations",
+        "tenant_members",
+        "roles",
+        "tenants",
     ):
         op.execute(f"drop table saas.{name}")

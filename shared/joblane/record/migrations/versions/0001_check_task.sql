@@ -53,6 +53,9 @@ begin
                 && @.retention_seconds >= 0 && @.retention_seconds <= 315360000
                 && @.retention_seconds.floor() == @.retention_seconds)', silent => true)
         then 'options: on_archived: type, queue, max_attempts and retention_seconds are required'
+        when t.options ? 'events' and case when jsonb_typeof(t.options -> 'events') = 'array'
+            then (t.options -> 'events') - array['completed', 'archived', 'cancelled'] <> '[]' else true end
+        then 'options: events: a list of completed, archived and cancelled is required'
         when (t.state = 'held') <> (t.waits_for is not null)
          and t.state in ('scheduled', 'pending', 'held', 'active', 'retry')
          and (t.waits_for = '*parents' and t.state <> 'active') is not true

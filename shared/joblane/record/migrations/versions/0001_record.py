@@ -42,11 +42,11 @@ create table joblane.tasks (
     schema text,
     -- Headers for the handler. Empty once the payload is removed.
     headers jsonb not null default '{}',
-    -- Options that no column has: timeout and retry_delay in seconds, the declared on_archived, relations (after,
-    -- on_parent_dead, enqueued_by, batch, callback_of, callback), depth: the number of enqueues by runs that led to the
-    -- task, debounce: the number of asks, the longest wait after the first one in seconds, and which payload is kept,
-    -- schedule: the name of the schedule at run time that made it, and tick_key: the unique key that it takes when it
-    -- first runs.
+    -- Options that no column has: timeout and retry_delay in seconds, the declared on_archived and events, relations
+    -- (after, on_parent_dead, enqueued_by, batch, callback_of, callback), depth: the number of enqueues by runs that
+    -- led to the task, debounce: the number of asks, the longest wait after the first one in seconds, and which payload
+    -- is kept, schedule: the name of the schedule at run time that made it, and tick_key: the unique key that it takes
+    -- when it first runs.
     options jsonb not null default '{}',
     -- Id of the tick that made this task. Null: no tick.
     tick text,
@@ -156,6 +156,24 @@ $$
 CHECKED = """
 create trigger tasks_checked after insert or update on joblane.tasks for each row
   when (joblane.checks()) execute function joblane.check_task()
+"""
+
+# Each statement that ends a task writes its event: the trigger is the only place for it, except for the claim's insert
+# of a task that never runs. A statement that does not set finished_at, such as the start of a run, does not read the
+# condition.
+ENDING = """
+create function joblane.task_ended() returns trigger language plpgsql as $$
+begin
+    if old.finished_at is null then
+        perform joblane.add_event(new);
+    end if;
+    return null;
+end
+$$
+"""
+ENDED = """
+create trigger tasks_ended after update of finished_at on joblane.tasks for each row
+  when (new.options ? 'events') execute function joblane.task_ended()
 """
 
 # Type, queue and tenant are repeated, so that the runs of the last hour are read without a look-up of each task.
@@ -466,6 +484,19 @@ create table joblane.bulks (
 )
 """
 
+# The rows are few and short-lived: the workers delete what they have sent.
+EVENTS = f"""
+-- One row for each event that is not sent yet: the end of a task whose type declares events.
+create table joblane.events (
+    -- Id of the event: id of the task, number of its redrives, and kind, with colons.
+    id text collate "C" primary key,
+    -- Time at which the event was written. The sweep sends the oldest first.
+    created_at timestamptz not null default clock_timestamp() check (created_at between {FIRST} and {LAST}),
+    -- Fields of the event, as other systems get them.
+    detail json not null check (json_typeof(detail) = 'object')
+) with (autovacuum_vacuum_scale_factor = 0.02)
+"""
+
 TYPES = """
 -- One row for each declared type, for enqueues by SQL. joblane migrate writes the rows.
 create table joblane.task_types (
@@ -493,13 +524,15 @@ create table joblane.task_types (
 )
 """
 
-STAGE = """
+STAGE = f"""
 -- The stage and the project of this schema. One row, written by the first joblane migrate.
 create table joblane.stage (
     -- Prefix of the stage.
     prefix text not null,
     -- Name of the project in pyproject.toml. Null: none.
     project text,
+    -- Time of the sweep whose message is in the lane of jobs:sweep. Null: the sweep has planned none yet.
+    planned_sweep_at timestamptz check (planned_sweep_at between {FIRST} and {LAST}),
     -- Always true, so that the table has only one row.
     only_row boolean primary key default true check (only_row)
 )
@@ -680,10 +713,12 @@ INDEXES = (
     "create index audit_bulk on joblane.audit (bulk, number) where bulk is not null",
     "create index task_parents_parent on joblane.task_parents (parent)",
     "create index batches_created on joblane.batches (created_at, id)",
+    "create index events_created on joblane.events (created_at, id)",
     # Schedules at run time: the sweep reads only those that fire soon.
     "create index schedules_next on joblane.schedules (next_at, name) where paused_at is null",
     "create index schedules_tenant on joblane.schedules (tenant, name) where tenant is not null",
     "create index schedules_type on joblane.schedules (type, name)",
+    "create index schedules_problem on joblane.schedules (name) where problem is not null",
 )
 
 
@@ -692,8 +727,8 @@ def upgrade() -> None:
     op.execute("create sequence joblane.schedules_seq")
     for table in (
         TASKS, ATTEMPTS, RUN_STATISTICS, RUN_STATISTICS_UNTIL, ITEMS, CURSORS, STEPS, PROGRESS, PARENTS, CHILDREN,
-        BATCHES, PAUSES, AUDIT, CAUSES, DEPLOYS, BULKS, TYPES, STAGE, SCHEDULES, DECLARED_SCHEDULES, LIMITS,
-        LIMIT_CHANGES, RATES, FUNCTIONS,
+        BATCHES, PAUSES, AUDIT, CAUSES, DEPLOYS, BULKS, EVENTS, TYPES, STAGE, SCHEDULES, DECLARED_SCHEDULES,
+        LIMITS, LIMIT_CHANGES, RATES, FUNCTIONS,
     ):  # fmt: skip
         for statement in statements(table):
             op.execute(statement)
@@ -706,6 +741,10 @@ def upgrade() -> None:
         _text("canonical"),
         _text("payload_problem"),
         _text("enqueue"),
+        _text("event"),
+        _text("add_event"),
+        ENDING,
+        ENDED,
     ):
         op.execute(statement)
 

@@ -1,0 +1,74 @@
+"""The calls of listeners, see :func:`joblane.listeners.on`. Most workers have none, and do not import this module."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import nullcontext
+from typing import TYPE_CHECKING, Any
+
+from pg8000.exceptions import Error as PostgresError
+
+from joblane import telemetry
+from joblane.errors import TaskTimeout, text_of
+from joblane.events import Event
+from joblane.listeners import Listener, listeners
+from joblane.record.events import events_of_tasks
+from joblane.worker.run import KILL_MARGIN_SECONDS, LOOP_SECONDS
+
+if TYPE_CHECKING:
+    from joblane.declaration import Task
+    from joblane.record.database import Database
+    from joblane.worker.alarm import Alarm
+    from joblane.worker.printed import Printed
+
+
+class Listening:
+    """Calls the listeners of a process, one after the other."""
+
+    def __init__(self, task: Task[Any, Any], database: Database, alarm: Alarm, printed: Printed | None) -> None:
+        self._task, self._database, self._alarm, self._printed = task, database, alarm, printed
+
+    def hear(self, ends: Mapping[str, str], lambda_context: Any) -> None:
+        """Call the listeners of ends, given as id of the event → id of the task. Raises only KeyboardInterrupt."""
+        by_id = {id_: listeners(id_.rpartition(":")[2], self._task) for id_ in ends}
+        task_ids = [ends[id_] for id_, found in by_id.items() if found]
+        if not task_ids:
+            return
+        try:
+            details = self._database.call(events_of_tasks, task_ids)
+        except (PostgresError, OSError) as error:
+            telemetry.logger().warning(
+                "listeners were not called, because the database did not answer",
+                extra={"task_type": self._task.type, "task_ids": task_ids, "error": text_of(error)},
+            )
+            return
+        for detail in details:
+            for listener in by_id.get(detail["id"], ()):  # an operator may have retried the task in between
+                self._call(listener, Event.read(detail), lambda_context)
+
+    def _call(self, listener: Listener, event: Event, lambda_context: Any) -> None:
+        fields = {"task_id": event.task_id, "task_type": self._task.type, "listener": listener.name}
+        seconds = lambda_context.get_remaining_time_in_millis() / 1000 - KILL_MARGIN_SECONDS
+        printed = self._printed.during(fields) if self._printed else nullcontext()
+        try:
+            with printed, self._alarm.set(seconds, margin=LOOP_SECONDS if listener.is_async else 0):
+                self._run(listener, event)
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:  # a listener changes nothing, whatever it raises
+            self._alarm.silence()
+            timed_out = self._alarm.fired or isinstance(error, TaskTimeout)
+            telemetry.logger().error(
+                "a listener has not ended in the time that the invocation had left"
+                if timed_out
+                else "a listener failed",
+                extra=fields | {"error_type": type(error).__name__, "error": text_of(error)},
+            )
+
+    def _run(self, listener: Listener, event: Event) -> None:
+        if not listener.is_async:
+            listener.function(event)
+            return
+        from joblane.worker.async_call import call_listener
+
+        call_listener(listener.function, event, self._alarm)

@@ -1,0 +1,136 @@
+"""The worker of ``jobs:sweep``. It looks at wake-ups and planned sweeps before it claims anything.
+
+- A planned sweep whose time has not come is sent again, with the next delay. Nothing connects to the database.
+- At most one sweep starts for all wake-ups and planned sweeps that arrive within 30 seconds. It serves all of them: a
+  wake-up arrives at least 30 seconds after the writes that it is for, and a planned sweep not before its time. Its id
+  has the time of the arrival, by the clock of SQS or of the functions. The clocks of producers do not matter.
+- The message of a sweep that is killed returns when its lease has ended, not after the visibility timeout of the queue.
+- All messages of a sweep begin chains of their own. A run wakes the sweep, and the sweep sends the next task of the
+  same type; a planned sweep is sent again for hours. In one chain of messages Lambda would count these as a loop, and
+  stop the function. Source: Lambda, *Recursive loop detection*.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import time
+from collections.abc import Mapping
+from dataclasses import replace
+from functools import wraps
+from typing import TYPE_CHECKING, Any, Unpack
+
+from joblane.enqueue.wake import (
+    AFTER_COMMIT,
+    AT_ONCE_SECONDS,
+    COMMIT_SECONDS,
+    LONGEST_SECONDS,
+    PLANNED,
+    planned_entry,
+)
+from joblane.limits import LEASE_MARGIN, VISIBILITY_MARGIN
+from joblane.queues import SWEEP
+from joblane.sqs.message import Message
+from joblane.sqs.received import Received
+from joblane.worker.batch_response import BatchResponse, growing_seconds
+from joblane.worker.worker import Worker
+
+if TYPE_CHECKING:
+    from joblane.declaration import Task
+    from joblane.record.database import Database
+    from joblane.sqs.client import Sqs
+    from joblane.worker.worker import Options
+
+TRACE_VARIABLE = "_X_AMZN_TRACE_ID"
+"""It has the chain of an invocation. Source: Lambda, *Defined runtime environment variables*."""
+AT = f"{SWEEP}:at:"
+"""The beginning of the id of a sweep that was woken after a commit, or planned. The rest is the start of the 30 seconds
+in which its message has arrived, in seconds since 1970."""
+ARRIVAL = re.compile(rf"(?P<kind>{PLANNED}|{AFTER_COMMIT})(?P<time>\d{{1,12}})")
+SERVED_SECONDS = COMMIT_SECONDS - 5
+"""A wake-up that arrives within this time after the start of a sweep is for writes before that start."""
+
+
+class SweepWorker:
+    """Serves ``jobs:sweep``, as :class:`Worker` serves a task."""
+
+    def __init__(
+        self, task: Task[Any, Any], database: Database, sqs: Sqs, prefix: str, **options: Unpack[Options]
+    ) -> None:
+        self._sqs, self._prefix = sqs, prefix
+        self._worker = Worker(self._noted(task), database, sqs, prefix, **options)
+        self._returned: tuple[float, float] | None = None
+        """The start of the sweep that has returned in this invocation: :meth:`Sqs.now` and ``time.monotonic``."""
+        self._served: tuple[float, float] | None = None
+        """The start of the last sweep of this process that is completed."""
+
+    def handle(self, event: Mapping[str, Any], lambda_context: Any) -> dict[str, list[dict[str, str]]]:
+        """Lambda's entry, see :meth:`Worker.handle`."""
+        os.environ.pop(TRACE_VARIABLE, None)
+        response = BatchResponse()
+        due = [found for record in event["Records"] if (found := self._due(record, response)) is not None]
+        if response.visibility:
+            self._sqs.set_visibility(_queue(event["Records"][0]), response.visibility)
+        if not due:
+            return {"batchItemFailures": response.failures}
+        lease = lambda_context.get_remaining_time_in_millis() / 1000 + LEASE_MARGIN.total_seconds()
+        seconds = round(lease + VISIBILITY_MARGIN.total_seconds())
+        self._sqs.set_visibility(_queue(due[0]), {record["receiptHandle"]: seconds for record in due})
+        self._returned = None
+        failures = self._worker.handle({"Records": due}, lambda_context)["batchItemFailures"]
+        if self._returned is not None and not failures:
+            self._served = self._returned
+        return {"batchItemFailures": response.failures + failures}
+
+    def _noted(self, task: Task[Any, Any]) -> Task[Any, Any]:
+        """Return the task with a function that notes the start of each sweep that returns."""
+
+        @wraps(task.function)
+        def function(payload: Any, ctx: Any) -> Any:
+            started = self._sqs.now(), time.monotonic()
+            result = task.function(payload, ctx)
+            self._returned = started
+            return result
+
+        return replace(task, function=function)
+
+    def _due(self, record: Mapping[str, Any], response: BatchResponse) -> Mapping[str, Any] | None:
+        """Return the message for the worker. None: it is served already, or was sent again, or is kept."""
+        received = Received.read(record)
+        message = received.message
+        found = ARRIVAL.fullmatch(message.id or "") if message is not None and not message.rec else None
+        if found is None:  # a tick, an immediate wake-up, or the message of a row
+            return record
+        now, at = self._sqs.now(), 0
+        if found["kind"] == PLANNED:
+            at = int(found["time"])
+            if now < at <= now + LONGEST_SECONDS:
+                self._send_on(received, at, now, response)
+                return None
+        if self._is_served(received, at, now):
+            return None
+        first = record["attributes"].get("ApproximateFirstReceiveTimestamp")
+        arrived = max(int(first) / 1000 if first else now, at)
+        id_ = f"{AT}{int(arrived // AT_ONCE_SECONDS * AT_ONCE_SECONDS)}"
+        return {**record, "body": Message(SWEEP, id_).encode()}
+
+    def _send_on(self, received: Received, at: int, now: float, response: BatchResponse) -> None:
+        """Send a planned sweep again, before its message is deleted."""
+        if self._sqs.send_many([planned_entry(self._prefix, at, now)]):
+            response.keep(received, growing_seconds(received.receives))
+
+    def _is_served(self, received: Received, at: int, now: float) -> bool:
+        """True if the last sweep of this process has begun after what this message is for.
+
+        ``at``: the time of a planned sweep; 0 for a wake-up.
+        """
+        if self._served is None or received.receives > 1:
+            return False
+        started, monotonic = self._served
+        is_recent = 0 <= now - started < SERVED_SECONDS and time.monotonic() - monotonic < SERVED_SECONDS
+        return is_recent and started >= at
+
+
+def _queue(record: Mapping[str, Any]) -> str:
+    queue: str = record["eventSourceARN"].rpartition(":")[2]
+    return queue

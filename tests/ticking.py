@@ -1,0 +1,162 @@
+"""Days of schedules at run time in virtual time: every tick is one task, and its message arrives at its time.
+
+The times in the table of schedules become older by a step, and the sweep runs once after each.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from joblane import TaskContext, task
+from joblane.enqueue.ticks import TICK_PATTERN, by_schedules
+from joblane.maintenance.sweep import sweep
+from joblane.maintenance.ticks import make_ticks
+from joblane.record.connection import Connection
+from joblane.record.schedules import schedule_of
+from joblane.sqs.client import Entry, Sqs
+from joblane.sqs.depth import ATTRIBUTES
+from tests.samples import Sample
+
+PREFIX = "jobs"
+STEP = timedelta(minutes=10)
+AGE = "update joblane.schedules set next_at = next_at - $1::float8 * interval '1 second'"
+INSERT = """
+insert into joblane.schedules (name, type, payload, tenant, expression, timezone, missed, revision, next_at)
+select x.name, 'sample:ticking', '{"number": 1}', x.tenant, x.expression, x.timezone, x.missed, 1, x.next_at
+  from json_to_recordset($1::json) as x(name text, tenant text, expression text, timezone text, missed text,
+                                        next_at timestamptz)
+"""
+CHUNK = 10_000
+
+
+@task("sample:ticking", overlap="allow")
+def sample_ticking(payload: Sample, ctx: TaskContext) -> None:
+    pass
+
+
+class Arrivals(Sqs):
+    """SQS that notes when each message will arrive. ``arrives``: id of the task → the times, in seconds since 1970."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.arrives: defaultdict[str, list[float]] = defaultdict(list)
+
+    def send_many(self, entries: Sequence[Entry], *, brief: bool = False) -> dict[int, str]:
+        for entry in entries:
+            self.arrives[json.loads(entry.body)["id"]].append(time.time() + entry.delay_seconds)
+        return {}
+
+    def attributes(self, queue: str, names: Sequence[str]) -> Mapping[Any, str]:
+        return dict.fromkeys(ATTRIBUTES, "0")
+
+
+@dataclass
+class Days:
+    """Schedules over virtual days. ``made``: schedule → the times of its ticks that got a task, in order.
+
+    ``late``: the ticks due for a minute. ``latest_seconds``: of the others, the longest time from a tick to the
+    arrival of its message. ``longest_seconds``: of a sweep, with all its sends. ``cpu_seconds``: of this process, in
+    all sweeps.
+    """
+
+    connection: Connection
+    travelled: timedelta = timedelta(0)
+    made: defaultdict[str, list[datetime]] = field(default_factory=lambda: defaultdict(list))
+    late: list[tuple[str, datetime]] = field(default_factory=list)
+    latest_seconds: float = 0.0
+    longest_seconds: float = 0.0
+    cpu_seconds: float = 0.0
+    sweeps: int = 0
+    begins: dict[str, datetime] = field(default_factory=dict)
+
+    @property
+    def now(self) -> datetime:
+        return datetime.now(UTC) + self.travelled
+
+    def put(self, schedules: Iterable[tuple[str, str, str, str]]) -> None:
+        """Insert schedules: name, expression, time zone, and policy."""
+        rows = list[dict[str, str]]()
+        for name, expression, timezone, missed in schedules:
+            self.begins[name] = schedule_of(expression, timezone).next_after(self.now)
+            rows.append(
+                {
+                    "name": name, "expression": expression, "timezone": timezone, "missed": missed,
+                    "tenant": f"tenant-{len(rows) % 1000}", "next_at": (self.begins[name] - self.travelled).isoformat(),
+                }
+            )  # fmt: skip
+        for start in range(0, len(rows), CHUNK):
+            self.connection.run(INSERT, json.dumps(rows[start : start + CHUNK]))
+
+    def travel(self, by: timedelta) -> None:
+        """Let time pass without a sweep."""
+        self.connection.run(AGE, str(by.total_seconds()))
+        self.travelled += by
+
+    def sweep(self) -> None:
+        """Run a sweep, and note the tasks that it has made and sent. They are removed."""
+        sqs, started, cpu = Arrivals(), time.monotonic(), time.process_time()
+        tasks = {sample_ticking.type: sample_ticking}
+        while not make_ticks(self.connection, tasks.get, PREFIX, travelled=self.travelled).is_over:
+            pass
+        sweep(self.connection, sqs, PREFIX)
+        self.longest_seconds = max(self.longest_seconds, time.monotonic() - started)
+        self.cpu_seconds += time.process_time() - cpu
+        self.sweeps += 1
+        for id_, due_at in self.connection.run("select id, due_at from joblane.tasks order by id"):
+            found = TICK_PATTERN.fullmatch(id_)
+            assert found is not None
+            tick = datetime.fromisoformat(found["time"])
+            assert by_schedules(due_at, self.travelled) == tick, id_
+            self.made[found["name"]].append(tick)
+            (arrives,) = sqs.arrives.pop(id_)  # one message
+            seconds = arrives - due_at.timestamp()
+            if due_at.timestamp() < time.time() - 60:
+                self.late.append((found["name"], tick))
+            else:
+                self.latest_seconds = max(self.latest_seconds, seconds)
+        assert not sqs.arrives
+        self.connection.run("truncate joblane.tasks")
+
+    def run(self, hours: float) -> None:
+        """Sweep, and let time pass, with a sweep after each step."""
+        ends = self.now + timedelta(hours=hours)
+        self.sweep()
+        while self.now < ends:
+            self.travel(STEP)
+            self.sweep()
+
+    def check(self) -> int:
+        """Check that each tick up to the next one of each schedule got one task. Return their number."""
+        number = 0
+        for name, expression, timezone, next_at in self.connection.run(
+            "select name, expression, timezone, next_at from joblane.schedules"
+        ):
+            ends, moment, expected = by_schedules(next_at, self.travelled), self.begins[name], list[datetime]()
+            assert ends > self.now, name
+            while moment < ends:
+                expected.append(moment)
+                moment = schedule_of(expression, timezone).next_after(moment)
+            assert self.made[name] == expected, name
+            number += len(expected)
+        return number
+
+
+def mixed(number: int) -> Iterable[tuple[str, str, str, str]]:
+    """Yield schedules: most daily, at all minutes of the day, some of them at the same one; few every hour or often."""
+    zones = ("UTC", "Europe/Berlin", "America/New_York", "Asia/Kolkata")
+    for position in range(number):
+        minute, hour = position % 60, position // 60 % 24
+        expression = f"{minute} {hour} * * *"
+        if position % 5 == 0:
+            expression = "0 6 * * *"
+        elif position % 101 == 1:
+            expression = f"{minute} * * * *"
+        elif position % 1009 == 2:
+            expression = "*/5 * * * *"
+        yield f"s{position:06}", expression, zones[position % 4], ("latest", "skip")[position % 2]
