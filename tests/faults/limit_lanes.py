@@ -11,8 +11,7 @@ from dataclasses import dataclass
 from itertools import count
 from typing import Any
 
-from joblane.enqueue.wake import SWEEP
-from joblane.queues import slug_of
+from joblane.queues import SWEEP, slug_of
 from joblane.sqs.client import Entry
 from tests.builders.events import record
 
@@ -33,8 +32,8 @@ class Sent:
 
 
 class Lanes:
-    """The queues. ``dead``: the dead letters. ``depth``: the number of other messages, those in flight included, without
-    those of the sweep.
+    """The queues. ``dead``: the dead letters. ``depth``: the number of other messages, those in flight included, but
+    not those of the sweep.
 
     ``speed``: delays and visibility timeouts are this many times shorter than on SQS.
     """

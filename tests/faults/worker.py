@@ -29,6 +29,8 @@ from joblane.errors import DatabaseUnavailableError, JobError
 from joblane.queues import Queue, front_door_name, lane_name
 from joblane.record.database import Database
 from joblane.worker.router import Router
+from joblane.worker.serving import worker_of
+from joblane.worker.sweep_worker import SweepWorker
 from joblane.worker.worker import Worker
 from tests.builders.events import LambdaContext
 from tests.faults import plants
@@ -50,8 +52,8 @@ class Process:
 
     def __init__(self, url: str) -> None:
         database = FaultyDatabase(url, current)
-        workers = {type_: Worker(task, database, sqs, PREFIX) for type_, task in ALL_TASKS.items()}
-        self._functions: dict[str, Worker | Router] = {
+        workers = {type_: worker_of(task, database, sqs, PREFIX) for type_, task in ALL_TASKS.items()}
+        self._functions: dict[str, Worker | SweepWorker | Router] = {
             lane_name(PREFIX, queue, type_): workers[type_] for type_, task in ALL_TASKS.items() for queue in task.lanes
         }
         router = Router({type_: list(task.lanes) for type_, task in TASKS.items()}, sqs, PREFIX)

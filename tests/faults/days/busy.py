@@ -22,9 +22,8 @@ from tests.faults.days.day import CHECK_SECONDS, FIXED_HOURS, HOUR, MINUTE, SWEE
 from tests.faults.days.queues import Refusal
 from tests.faults.days.samples import POOL, PREFIX, TASKS, Step, Work
 
-DAY = 24 * HOUR
 REST = 14 * HOUR
-"""After the day nothing is enqueued and nothing fails any more, until all tasks have ended."""
+"""The longest time that the tasks of a day take to end after it."""
 LEFT = """
 select id, state, due_at::text, sweep_at::text from joblane.tasks
  where (finished_at is null or dead_letter_unsent) and type like 'day:%' limit 5
@@ -65,25 +64,28 @@ class Server:
 
 
 class BusyDay(Day):
-    """``interval_hours``: of the fixed schedule of the sweep."""
+    """``hours``: after these hours nothing is enqueued, and nothing fails, any more. ``interval_hours``: of the fixed
+    schedule of the sweep."""
 
-    def __init__(self, url: str, seed: int, *, faults: float = 1.0, interval_hours: float = FIXED_HOURS) -> None:
+    def __init__(
+        self, url: str, seed: int, *, faults: float = 1.0, hours: float = 24.0, interval_hours: float = FIXED_HOURS
+    ) -> None:
         super().__init__(url, seed, faults=faults)
-        self._interval = interval_hours * HOUR
+        self._interval, self._ends = interval_hours * HOUR, self.begins + hours * HOUR
         self.ids: list[str] = []
 
     def plan(self) -> None:
-        ends = self.begins + DAY
+        ends, lasts = self._ends, self._ends - self.begins
         self.servers = [Server(self, f"server {number}") for number in range(3)]
-        for _ in range(self.dice.randint(6, 14)):
-            self._burst(self.begins + self.dice.uniform(0, DAY))
-        for _ in range(self.dice.randint(2, 6) if self.faults else 0):
-            begins = self.begins + self.dice.uniform(0, DAY)
+        for _ in range(max(3, round(self.dice.randint(6, 14) * lasts / (24 * HOUR)))):
+            self._burst(self.begins + self.dice.uniform(0, lasts))
+        for _ in range(max(1, round(self.dice.randint(2, 6) * lasts / (24 * HOUR))) if self.faults else 0):
+            begins = self.begins + self.dice.uniform(0, lasts)
             queue = self.dice.choice(
                 (None, None, SWEEP_LANE, *(lane_name(PREFIX, t.queue, t.type) for t in TASKS.values()))
             )
-            lasts = self.dice.choice((30, 4 * MINUTE, 20 * MINUTE, 2 * HOUR))
-            self.queues.refusals.append(Refusal(begins, min(begins + lasts, ends), queue))
+            long = self.dice.choice((30, 4 * MINUTE, 20 * MINUTE, 2 * HOUR))
+            self.queues.refusals.append(Refusal(begins, min(begins + long, ends), queue))
         at = self.begins - self.begins % self._interval
         while (at := at + self._interval) < ends + REST:
             self.tick(SWEEP, SWEEP.schedules[0], datetime.fromtimestamp(at, UTC))
@@ -95,9 +97,9 @@ class BusyDay(Day):
         self.queues.refusals.clear()
 
     def _run(self) -> None:
-        ends = self.begins + DAY + REST
+        ends = self._ends + REST
         while not self.result.wrong and (at := self.loop.next_at()) is not None and at < ends:
-            if self.loop.now > self.begins + DAY and not self._observer.run(LEFT):
+            if self.loop.now > self._ends and not self._observer.run(LEFT):
                 break
             self.loop.step()
         if not self.result.wrong:
@@ -115,7 +117,7 @@ class BusyDay(Day):
     # --- What servers do --------------------------------------------------------------------------------------------
 
     def _burst(self, at: float) -> None:
-        for _ in range(self.dice.randint(2, 12)):
+        for _ in range(self.dice.choice((1, 1, 2, 6, 12))):
             server = self.dice.choice(self.servers)
             act = self.dice.choices(
                 (self._enqueue, self._session, self._cancel, self._pause, self._limit, self._external),
@@ -162,11 +164,12 @@ class BusyDay(Day):
         """Enqueue in a transaction that stays open for a while."""
         with Session(server.process.database.engine) as session:
             server.client.enqueue_many(self._jobs(), session=session)
-            self.loop.sleep(self.dice.choice((0, 5, 200, 20 * MINUTE)) * self.dice.random())
+            self.loop.sleep(self.dice.choice((0, 5, 200, 20 * MINUTE, 20 * MINUTE)) * self.dice.random())
             if self.dice.random() < 0.3:
                 server.client.enqueue_many(self._jobs(), session=session)
                 self.loop.sleep(self.dice.choice((0, 300)) * self.dice.random())
             if self.dice.random() < 0.85:
+                self.draw_fate(server.process, 0.4, 4, self.dice.uniform(1, 25))
                 session.commit()
             else:
                 session.rollback()

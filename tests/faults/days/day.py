@@ -276,10 +276,12 @@ class Day:
 
     def draw_fate(self, process: Process, share: float, steps: int, stall_seconds: float) -> None:
         """Draw whether a process dies, or stands still, at one of its next steps."""
-        dice, fate = self.dice.random(), self.dice.randint(1, steps)
+        dice, only_sends = self.dice.random(), self.dice.random() < 0.5
+        fate = self.dice.randint(1, 4 if only_sends else steps)
         share *= self.faults
         process.fate(
             dies_at=fate if dice < share else 0,
+            only_sends=only_sends,
             stalls_at=fate if share <= dice < 2 * share else 0,
             stall_seconds=stall_seconds,
         )

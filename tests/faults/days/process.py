@@ -39,7 +39,7 @@ class Process:
     """``skew``: its clock is so many seconds ahead. ``observer``: a connection of the test.
 
     A *step* is the moment before or after a statement or a send. ``dies_at``, ``stalls_at``: the number of the step,
-    from 1; 0: never.
+    from 1; 0: never. ``only_sends``: the process dies at a step of a send, and only these count.
     """
 
     def __init__(self, loop: Loop, name: str, url: str, observer: Connection, witness: Witness) -> None:
@@ -47,10 +47,12 @@ class Process:
         self.skew = 0.0
         self.dead = self.died = False
         self.dies_at = self.stalls_at = 0
+        self.only_sends = False
         self.stall_seconds = 0.0
-        self.steps = 0
+        self.steps = self.sends = 0
         self.covered: dict[str, tuple[float, float]] = {}
         self.waker = _Waker()
+        vars(self.waker)["_lock"] = Lock(loop)
         self.unwoken_since: float | None = None
         """SQS has refused its last wake-up of the sweep at this time."""
         self.is_frozen = False
@@ -74,13 +76,18 @@ class Process:
         while self.thaws:
             self.thaws.pop()()
 
-    def fate(self, *, dies_at: int = 0, stalls_at: int = 0, stall_seconds: float = 0.0) -> None:
-        self.steps, self.dies_at, self.stalls_at, self.stall_seconds = 0, dies_at, stalls_at, stall_seconds
+    def fate(
+        self, *, dies_at: int = 0, only_sends: bool = False, stalls_at: int = 0, stall_seconds: float = 0.0
+    ) -> None:
+        self.steps = self.sends = 0
+        self.dies_at, self.only_sends = dies_at, only_sends
+        self.stalls_at, self.stall_seconds = stalls_at, stall_seconds
 
-    def step(self) -> None:
+    def step(self, *, is_send: bool = False) -> None:
         self.alive()
         self.steps += 1
-        if self.steps == self.dies_at:
+        self.sends += is_send
+        if self.dies_at == (self.sends if self.only_sends else self.steps) and (is_send or not self.only_sends):
             self.died = True
             self._witness.died(self)
             self.kill()
@@ -132,6 +139,21 @@ def _backend(connection: Connection) -> int | None:
     with suppress(PostgresError, AttributeError, TypeError):
         return int.from_bytes(connection._backend_key_data[:4], "big")
     return None
+
+
+class Lock:
+    """A lock between the threads of a process."""
+
+    def __init__(self, loop: Loop) -> None:
+        self._loop, self._is_held = loop, False
+
+    def __enter__(self) -> None:
+        while self._is_held:
+            self._loop.sleep(1.0)
+        self._is_held = True
+
+    def __exit__(self, *_: object) -> None:
+        self._is_held = False
 
 
 class Thread:

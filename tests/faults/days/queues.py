@@ -6,9 +6,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from joblane.enqueue.wake import SWEEP
 from joblane.local.memory_queues import DEAD_LETTERS, MemoryQueues, QueuedMessage
-from joblane.queues import slug_of
+from joblane.queues import SWEEP, slug_of
 from joblane.sqs.client import Entry, Sqs
 from joblane.sqs.message import decode
 from tests.faults.days.process import Process
@@ -94,7 +93,7 @@ class ProcessSqs(Sqs):
     def send_many(self, entries: Sequence[Entry], *, brief: bool = False) -> dict[int, str]:
         failed: dict[int, str] = {}
         for position, entry in enumerate(entries):
-            self._process.step()
+            self._process.step(is_send=True)
             refused = self._queues.refuses(entry.queue)
             if brief and entry.queue.endswith(SWEEP_SLUG):
                 self._process.unwoken_since = self._queues.seconds() if refused else None
@@ -109,7 +108,7 @@ class ProcessSqs(Sqs):
             self._queues.send(entry)
             if self._lost(entry):
                 failed[position] = "no answer: by the day"
-            self._process.step()
+            self._process.step(is_send=True)
         return failed
 
     def set_visibility(self, queue: str, receipts: Mapping[str, int]) -> None:
