@@ -12,6 +12,7 @@ import pytest
 
 import joblane
 from joblane import settings
+from joblane.event_kinds import LISTENERS
 from joblane.sqs.client import Sqs
 
 if TYPE_CHECKING:
@@ -70,6 +71,14 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
             return next((one for one in TOGETHER if file.startswith(one) and not file.endswith(ON_THEIR_OWN)), file)
 
     return Folders(config, log)
+
+
+@pytest.fixture(autouse=True)
+def own_listeners() -> Iterator[None]:
+    """The listeners that a test declares do not hear the ends of other tests."""
+    before = list(LISTENERS)
+    yield
+    LISTENERS[:] = before
 
 
 @pytest.fixture(autouse=True)

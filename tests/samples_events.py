@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from datetime import timedelta
 from typing import Any
 
-from joblane import TaskContext, task
+from joblane import ArchivedTask, TaskContext, task
 from joblane.event_bus import EventBus
 from joblane.events import Event
 from joblane.record.events import Unsent
@@ -32,6 +32,16 @@ def sample_heard(payload: Sample, ctx: TaskContext) -> Any:
     "sample:dying", max_retry=1, schedule="0 * * * *", unique_for=timedelta(hours=1), events=("archived", "cancelled")
 )
 def sample_dying(payload: Sample, ctx: TaskContext) -> Any:
+    return behaviours[payload.do](payload, ctx)
+
+
+@task("sample:following", events=("completed",))
+def sample_following(payload: ArchivedTask, ctx: TaskContext) -> None:
+    pass
+
+
+@task("sample:followed", max_retry=1, on_archived=sample_following)
+def sample_followed(payload: Sample, ctx: TaskContext) -> Any:
     return behaviours[payload.do](payload, ctx)
 
 

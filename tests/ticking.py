@@ -1,6 +1,6 @@
 """Days of schedules at run time in virtual time: every tick is one task, and its message arrives at its time.
 
-The times in the table of schedules become older by a step, and the sweep runs once after each.
+The database's session has a clock of its own, which is set forward by a step. The sweep runs once after each.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from joblane import TaskContext, task
-from joblane.enqueue.ticks import TICK_PATTERN, by_schedules
+from joblane.enqueue.ticks import TICK_PATTERN
 from joblane.maintenance.sweep import sweep
 from joblane.maintenance.ticks import make_ticks
 from joblane.record.connection import Connection
@@ -25,7 +25,15 @@ from tests.samples import Sample
 
 PREFIX = "jobs"
 STEP = timedelta(minutes=10)
-AGE = "update joblane.schedules set next_at = next_at - $1::float8 * interval '1 second'"
+CLOCK = """
+create schema virtual;
+create function virtual.clock_timestamp() returns timestamptz language sql volatile
+  as $$select pg_catalog.clock_timestamp() + current_setting('virtual.ahead')::interval$$;
+create function virtual.now() returns timestamptz language sql stable
+  as $$select pg_catalog.now() + current_setting('virtual.ahead')::interval$$;
+"""
+AHEAD = "set search_path = virtual, pg_catalog, public; set virtual.ahead = '{} s'"
+"""A function in a schema before ``pg_catalog`` is called in place of the one there."""
 INSERT = """
 insert into joblane.schedules (name, type, payload, tenant, expression, timezone, missed, revision, next_at)
 select x.name, 'sample:ticking', '{"number": 1}', x.tenant, x.expression, x.timezone, x.missed, 1, x.next_at
@@ -43,13 +51,14 @@ def sample_ticking(payload: Sample, ctx: TaskContext) -> None:
 class Arrivals(Sqs):
     """SQS that notes when each message will arrive. ``arrives``: id of the task → the times, in seconds since 1970."""
 
-    def __init__(self) -> None:
+    def __init__(self, travelled: timedelta) -> None:
         super().__init__()
+        self.travelled = travelled.total_seconds()
         self.arrives: defaultdict[str, list[float]] = defaultdict(list)
 
     def send_many(self, entries: Sequence[Entry], *, brief: bool = False) -> dict[int, str]:
         for entry in entries:
-            self.arrives[json.loads(entry.body)["id"]].append(time.time() + entry.delay_seconds)
+            self.arrives[json.loads(entry.body)["id"]].append(time.time() + self.travelled + entry.delay_seconds)
         return {}
 
     def attributes(self, queue: str, names: Sequence[str]) -> Mapping[Any, str]:
@@ -75,6 +84,10 @@ class Days:
     sweeps: int = 0
     begins: dict[str, datetime] = field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        self.connection.execute_simple(CLOCK)
+        self.travel(timedelta(0))
+
     @property
     def now(self) -> datetime:
         return datetime.now(UTC) + self.travelled
@@ -87,7 +100,7 @@ class Days:
             rows.append(
                 {
                     "name": name, "expression": expression, "timezone": timezone, "missed": missed,
-                    "tenant": f"tenant-{len(rows) % 1000}", "next_at": (self.begins[name] - self.travelled).isoformat(),
+                    "tenant": f"tenant-{len(rows) % 1000}", "next_at": self.begins[name].isoformat(),
                 }
             )  # fmt: skip
         for start in range(0, len(rows), CHUNK):
@@ -95,14 +108,14 @@ class Days:
 
     def travel(self, by: timedelta) -> None:
         """Let time pass without a sweep."""
-        self.connection.run(AGE, str(by.total_seconds()))
         self.travelled += by
+        self.connection.execute_simple(AHEAD.format(self.travelled.total_seconds()))
 
     def sweep(self) -> None:
         """Run a sweep, and note the tasks that it has made and sent. They are removed."""
-        sqs, started, cpu = Arrivals(), time.monotonic(), time.process_time()
+        sqs, started, cpu = Arrivals(self.travelled), time.monotonic(), time.process_time()
         tasks = {sample_ticking.type: sample_ticking}
-        while not make_ticks(self.connection, tasks.get, PREFIX, travelled=self.travelled).is_over:
+        while not make_ticks(self.connection, tasks.get, PREFIX).is_over:
             pass
         sweep(self.connection, sqs, PREFIX)
         self.longest_seconds = max(self.longest_seconds, time.monotonic() - started)
@@ -112,11 +125,11 @@ class Days:
             found = TICK_PATTERN.fullmatch(id_)
             assert found is not None
             tick = datetime.fromisoformat(found["time"])
-            assert by_schedules(due_at, self.travelled) == tick, id_
+            assert due_at == tick, id_
             self.made[found["name"]].append(tick)
             (arrives,) = sqs.arrives.pop(id_)  # one message
             seconds = arrives - due_at.timestamp()
-            if due_at.timestamp() < time.time() - 60:
+            if due_at < self.now - timedelta(minutes=1):
                 self.late.append((found["name"], tick))
             else:
                 self.latest_seconds = max(self.latest_seconds, seconds)
@@ -137,7 +150,7 @@ class Days:
         for name, expression, timezone, next_at in self.connection.run(
             "select name, expression, timezone, next_at from joblane.schedules"
         ):
-            ends, moment, expected = by_schedules(next_at, self.travelled), self.begins[name], list[datetime]()
+            ends, moment, expected = next_at, self.begins[name], list[datetime]()
             assert ends > self.now, name
             while moment < ends:
                 expected.append(moment)

@@ -25,6 +25,7 @@ from joblane.record.database import Database
 from joblane.sqs.client import Entry, Sqs
 from joblane.sqs.depth import queue_depth
 from joblane.testing.faults import Hook, HookedDatabase
+from joblane.worker.serving import worker_of
 from joblane.worker.worker import Worker
 from tests import fast_moto
 from tests.builders.events import LambdaContext, event, record
@@ -131,7 +132,8 @@ class World:
     def worker(self, task: Task[Any, Any]) -> Worker:
         self.lane(task)
         if task.type not in self.workers:
-            self.workers[task.type] = Worker(task, self.database, self.sqs, PREFIX)
+            made: Any = worker_of(task, self.database, self.sqs, PREFIX)  # that of the sweep has the same methods
+            self.workers[task.type] = made
         return self.workers[task.type]
 
     def deliver(

@@ -34,6 +34,7 @@ class InitializeResult(BaseModel):
     retry_delay=BACK_OFF,
     timeout=timedelta(minutes=5),  # ten services with 30 s each; a retry continues with further services
     environment=settings.SERVICES,
+    events=("completed", "archived"),  # other systems hear of a new tenant, or that it was not set up
 )
 def tenant_initialize(payload: TenantInitialize, ctx: TaskContext) -> InitializeResult:
     from saas import services, tenants

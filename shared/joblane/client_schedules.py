@@ -5,20 +5,19 @@ from __future__ import annotations
 import builtins
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from datetime import timedelta
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypedDict, TypeVar, Unpack
 
+from joblane.enqueue.check_schedule import checked_name, checked_row
 from joblane.enqueue.foreign import place
 from joblane.enqueue.schedule_changes import Cancelled, ScheduleChanges
-from joblane.enqueue.ticks import MAX_NAME, NAME_PATTERN
-from joblane.errors import DeclarationError, ScheduleError
-from joblane.job import Job, check_names
+from joblane.errors import ScheduleError
+from joblane.job import Job
 from joblane.record.release import release
 from joblane.record.schedules import Missed, PutSchedule, RunTimeSchedule, listing
 from joblane.record.serve import serve
-from joblane.schedule import Schedule, parse
+from joblane.schedule import Schedule
 
 if TYPE_CHECKING:
     from joblane.client import JobClient
@@ -35,15 +34,6 @@ if TYPE_CHECKING:
 
 P = TypeVar("P", bound="Payload")
 MOST_LISTED = 1_000
-NOT_OF_TICKS = {
-    **dict.fromkeys(("process_in", "process_at"), "the schedule has the times; leave it out"),
-    "task_id": "the id of each task is made of the schedule's name and the time of the tick; leave it out",
-    "deadline": "it is one time, and the schedule fires again and again; leave it out, and limit each run by timeout",
-    "on_conflict": "a tick whose unique key is held by another task is cancelled; leave it out",
-    **dict.fromkeys(("debounce", "longest", "keep"), "a tick is not debounced; leave it out"),
-    **dict.fromkeys(("after", "on_parent_dead"), "a tick waits for no other task; leave it out"),
-}
-"""Enqueue option that a schedule does not take → why."""
 
 
 class TickOptions(TypedDict, total=False):
@@ -167,7 +157,7 @@ class Schedules:
                 seconds. Nothing was changed.
             DatabaseUnavailableError: the database is unavailable.
         """
-        change = partial(self._changes.pause, name=_checked_name(name))
+        change = partial(self._changes.pause, name=checked_name(name))
         paused, cancelled = self._client.change(where := _placed(session, connection), change)
         if where is None:
             self._serve(cancelled)
@@ -175,7 +165,7 @@ class Schedules:
 
     async def apause(self, name: str, *, session: AnyAsyncSession | None = None, connection: object = None) -> bool:
         """Pause a schedule as :meth:`pause` does, without blocking the event loop."""
-        change = partial(self._changes.pause, name=_checked_name(name))
+        change = partial(self._changes.pause, name=checked_name(name))
         where = _placed(session, connection, is_async=True)
         paused, cancelled = await self._client.achange(where, change)
         if where is None:
@@ -187,7 +177,7 @@ class Schedules:
 
         Returns False if no schedule has this name. Arguments and errors are those of :meth:`pause`.
         """
-        change = partial(self._changes.delete, name=_checked_name(name))
+        change = partial(self._changes.delete, name=checked_name(name))
         deleted, cancelled = self._client.change(where := _placed(session, connection), change)
         if where is None:
             self._serve(cancelled)
@@ -195,7 +185,7 @@ class Schedules:
 
     async def adelete(self, name: str, *, session: AnyAsyncSession | None = None, connection: object = None) -> bool:
         """Delete a schedule as :meth:`delete` does, without blocking the event loop."""
-        change = partial(self._changes.delete, name=_checked_name(name))
+        change = partial(self._changes.delete, name=checked_name(name))
         where = _placed(session, connection, is_async=True)
         deleted, cancelled = await self._client.achange(where, change)
         if where is None:
@@ -229,7 +219,7 @@ class Schedules:
             DatabaseUnavailableError: the database is unavailable.
         """
         where = place(session, connection, after_commit)
-        return self._client.change(where, partial(self._changes.resume, name=_checked_name(name), task=task))
+        return self._client.change(where, partial(self._changes.resume, name=checked_name(name), task=task))
 
     async def aresume(
         self,
@@ -242,7 +232,7 @@ class Schedules:
     ) -> bool:
         """Resume a paused schedule as :meth:`resume` does, without blocking the event loop."""
         where = place(session, connection, after_commit, is_async=True)
-        return await self._client.achange(where, partial(self._changes.resume, name=_checked_name(name), task=task))
+        return await self._client.achange(where, partial(self._changes.resume, name=checked_name(name), task=task))
 
     def run_now(
         self,
@@ -274,7 +264,7 @@ class Schedules:
             DatabaseUnavailableError: the database is unavailable.
         """
         where = place(session, connection, after_commit)
-        job, links = self._client.change(where, partial(self._changes.job_now, name=_checked_name(name), task=task))
+        job, links = self._client.change(where, partial(self._changes.job_now, name=checked_name(name), task=task))
         return self._client.enqueue_one(job, where, links)
 
     async def arun_now(
@@ -289,7 +279,7 @@ class Schedules:
         """Enqueue a task of a schedule now as :meth:`run_now` does, without blocking the event loop."""
         where = place(session, connection, after_commit, is_async=True)
         job, links = await self._client.achange(
-            where, partial(self._changes.job_now, name=_checked_name(name), task=task)
+            where, partial(self._changes.job_now, name=checked_name(name), task=task)
         )
         return await self._client.aenqueue_one(job, where, links)
 
@@ -307,7 +297,7 @@ class Schedules:
             DatabaseUnavailableError: the database is unavailable.
         """
         return self._client.change(
-            _placed(session, connection), partial(self._changes.get, name=_checked_name(name)), writes=False
+            _placed(session, connection), partial(self._changes.get, name=checked_name(name)), writes=False
         )
 
     async def aget(
@@ -315,7 +305,7 @@ class Schedules:
     ) -> RunTimeSchedule | None:
         """Return a schedule as :meth:`get` does, without blocking the event loop."""
         where = _placed(session, connection, is_async=True)
-        return await self._client.achange(where, partial(self._changes.get, name=_checked_name(name)), writes=False)
+        return await self._client.achange(where, partial(self._changes.get, name=checked_name(name)), writes=False)
 
     def list(
         self,
@@ -369,24 +359,7 @@ class Schedules:
         self, name: str, job: Job, schedule: Schedule | str, missed: Missed | str, options: Mapping[str, Any]
     ) -> tuple[dict[str, Any], Schedule]:
         """Check the arguments of a put. Return the given columns of its row, and its times."""
-        name, times, policy = _checked_name(name), _checked_times(schedule), _checked_policy(missed)
-        check_names(options)
-        for option in sorted(options.keys() & NOT_OF_TICKS.keys()):
-            raise ScheduleError(option, NOT_OF_TICKS[option])
-        given = {option: value for option, value in options.items() if value is not None}
-        new = self._client.checked(replace(job, **given))
-        row = {
-            "name": name,
-            "type": new.task.type,
-            "payload": new.payload,
-            "schema": new.task.schema_digest,
-            "tenant": job.tenant,
-            "options": _as_json(given, new),
-            "expression": times.text,
-            "timezone": times.timezone,
-            "missed": policy,
-        }
-        return row, times
+        return checked_row(name, job, schedule, missed, options, check=self._client.checked)
 
     def _listing(
         self, tenant: str | None, type_: str | None, after: str | None, limit: int
@@ -416,40 +389,3 @@ def _placed(session: Any, connection: object, *, is_async: bool = False) -> Any:
 
 def _ignored(_: object) -> None:
     pass
-
-
-def _checked_name(name: object) -> str:
-    if not isinstance(name, str) or not NAME_PATTERN.fullmatch(name):
-        raise ScheduleError("name", f"1 to {MAX_NAME} printable ASCII characters without spaces are required")
-    return name
-
-
-def _checked_times(given: Schedule | str) -> Schedule:
-    try:
-        times = parse(given)
-    except DeclarationError as error:
-        raise ScheduleError("schedule", str(error).removeprefix("schedule: ").removeprefix("schedule ")) from None
-    for field in ("payload", "name"):
-        if getattr(times, field):
-            raise ScheduleError("schedule", f"give the {field} to put, not to cron(…) or every(…)")
-    return times
-
-
-def _checked_policy(given: Missed | str) -> Missed:
-    try:
-        return Missed(given)
-    except ValueError:
-        raise ScheduleError("missed", f"{given!r} is not one of {', '.join(Missed)}") from None
-
-
-def _as_json(given: Mapping[str, Any], new: NewTask) -> dict[str, Any]:
-    """Return the options of a row, from options that were checked."""
-    normal = {
-        "queue": str(new.queue),
-        "headers": dict(new.headers),
-        "tags": list(new.options.tags),
-        "retry_delay": new.options.retry_delay,
-        "unique_until": str(given.get("unique_until")),
-    }
-    options = {name: normal.get(name, value) for name, value in given.items()}
-    return {name: value.total_seconds() if isinstance(value, timedelta) else value for name, value in options.items()}

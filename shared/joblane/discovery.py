@@ -17,6 +17,7 @@ from joblane import schedule_overrides as schedules
 from joblane import settings
 from joblane.declaration import Task, check_type
 from joblane.errors import DeclarationError, JobError, UnknownTypeError
+from joblane.event_kinds import EVENTS
 from joblane.flow import check_shared
 from joblane.function import Function
 from joblane.payload import ArchivedTask
@@ -239,6 +240,7 @@ def successor_of(task: Task[Any, Any]) -> Mapping[str, Any] | None:
         "queue": successor.queue,
         "max_attempts": successor.max_retry + 1,
         "retention_seconds": int(successor.retention.total_seconds()),
+        **({EVENTS: list(successor.events)} if successor.events else {}),
     }
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 from joblane.errors import DeclarationError
 
@@ -11,8 +11,8 @@ Kind = Literal["completed", "archived", "cancelled"]
 KINDS: tuple[str, ...] = get_args(Kind)
 EVENTS = "events"
 """The option of a row with the kinds that its type declares."""
-HEARD: set[str] = set()
-"""The kinds for which this process has listeners, so that others need not import them."""
+LISTENERS: list[Any] = []
+"""The listeners of this process, see :mod:`joblane.listeners`. Most processes have none, and never import it."""
 
 
 def event_id(task_id: str, redrives: int, kind: str) -> str:

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 from joblane.declaration import Task, check_type
 from joblane.errors import DeclarationError
-from joblane.event_kinds import HEARD, KINDS, Kind
+from joblane.event_kinds import KINDS, LISTENERS, Kind
 from joblane.events import Event
 
 F = TypeVar("F", bound=Callable[[Event], Any])
@@ -31,9 +31,6 @@ class Listener:
     @property
     def is_async(self) -> bool:
         return inspect.iscoroutinefunction(self.function)
-
-
-_listeners: list[Listener] = []
 
 
 def on(*kinds: Kind, task: Task[Any, Any] | str | None = None) -> Callable[[F], F]:
@@ -64,8 +61,7 @@ def on(*kinds: Kind, task: Task[Any, Any] | str | None = None) -> Callable[[F], 
 
     def declare(function: F) -> F:
         _check(function)
-        _listeners.append(Listener(function, tuple(kinds), type_))
-        HEARD.update(kinds)
+        LISTENERS.append(Listener(function, tuple(kinds), type_))
         return function
 
     return declare
@@ -73,7 +69,7 @@ def on(*kinds: Kind, task: Task[Any, Any] | str | None = None) -> Callable[[F], 
 
 def listeners(kind: str, task: Task[Any, Any]) -> list[Listener]:
     """Return the listeners that hear an end of a task, in the order of their declarations."""
-    return [item for item in _listeners if kind in item.kinds and item.type in (None, *task.types)]
+    return [item for item in LISTENERS if kind in item.kinds and item.type in (None, *task.types)]
 
 
 def _check(function: Callable[..., Any]) -> None:

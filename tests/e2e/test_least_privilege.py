@@ -90,6 +90,10 @@ class Caller:
     def roles(self, _: str) -> None:
         self.session.client("iam").list_roles()
 
+    def emit(self, bus: str) -> None:
+        entry = {"Source": "test", "DetailType": "test", "Detail": "{}", "EventBusName": bus}
+        self.session.client("events").put_events(Entries=[entry])
+
     def invoke(self, function: str) -> None:
         self.session.client("lambda").invoke(FunctionName=function, InvocationType="DryRun")
 
@@ -174,8 +178,13 @@ def test_every_job_of_the_platform_runs_with_the_role_of_its_function(deployed: 
             [
                 *("write reports/a", "write a", "read exports/a", "remove exports/a", "list exports/"),
                 *(f"send {OTHER}", f"receive {OTHER}", "send other-default", "receive other-default-data-export-dlq"),
-                *("purge other-default-data-export", "invoke other-api", "roles all"),
+                *("purge other-default-data-export", "invoke other-api", "roles all", "emit other-events"),
             ],
+        ),
+        (
+            "other-tenant-initialize",
+            ["find other-critical-tenant-initialize", "emit other-events"],
+            ["emit default", "emit other", f"send {OTHER}"],
         ),
         (
             "other-report-generate",
@@ -210,8 +219,8 @@ def test_every_job_of_the_platform_runs_with_the_role_of_its_function(deployed: 
         ),
         (
             "other-jobs-sweep",
-            [f"find {OTHER}", f"find {OTHER}-dlq", f"inspect {OTHER}"],
-            ["send other-default", f"receive {OTHER}", f"delete {OTHER}-dlq", "read exports/a"],
+            [f"find {OTHER}", f"find {OTHER}-dlq", f"inspect {OTHER}", "emit other-events"],
+            ["emit default", "send other-default", f"receive {OTHER}", f"delete {OTHER}-dlq", "read exports/a"],
         ),
         (
             "other-jobs-bulk",

@@ -153,13 +153,15 @@ def every_tick_ran_or_was_skipped(e: Evidence) -> Iterator[str]:
 def no_effect_happened_twice(e: Evidence) -> Iterator[str]:
     for id_, items in e.effects.items():
         if twice := [item for item, number in items.items() if number > 1]:
-            yield f"done twice: {', '.join(twice) or 'its row'} of {e.history(id_)}"
+            what = "a step's work is there twice" if e.rows.get(id_, {}).get("type") == "mix:steps" else "done twice"
+            yield f"{what}: {', '.join(twice) or 'its row'} of {e.history(id_)}"
 
 
 @rule
 def effects_match_completed_work(e: Evidence) -> Iterator[str]:
     items = Counter(row[0] for row in e.sql("select task_id from joblane.task_items"))
     cursors = {row[0]: row[1] for row in e.sql("select task_id, done::int from joblane.task_cursors")}
+    steps = Counter(row[0] for row in e.sql("select task_id from joblane.task_steps"))
     for id_, row in e.rows.items():
         found, wanted = len(e.effects.get(id_, ())), (row["payload"] or {}).get("items", 0)
         completed = row["state"] == "completed"
@@ -170,6 +172,8 @@ def effects_match_completed_work(e: Evidence) -> Iterator[str]:
                 is_right = found == (completed and wanted)
             case "mix:each":
                 is_right = found == items[id_] and (not completed or found == wanted)
+            case "mix:steps":
+                is_right = found == steps[id_] and (not completed or found == wanted)
             case "mix:long" | "mix:select" | "mix:pages":
                 done = cursors.get(id_, 0)
                 is_right = found == done and (done == wanted if completed else done % CHUNK == 0 or done == wanted)
@@ -177,6 +181,23 @@ def effects_match_completed_work(e: Evidence) -> Iterator[str]:
                 is_right = True
         if not is_right:
             yield f"{found} effects: {e.history(id_)}"
+
+
+@rule
+def a_committed_step_is_not_called_again(e: Evidence) -> Iterator[str]:
+    for id_, step in e.sql(
+        "select distinct c.task, c.step from public.calls c join joblane.task_steps s on s.task_id = c.task"
+        " and s.name = c.step and c.at > s.created_at order by 1, 2"
+    ):
+        yield f"called after its commit: step {step} of {e.history(id_)}"
+
+
+@rule
+def a_step_has_one_key(e: Evidence) -> Iterator[str]:
+    for id_, step in e.sql(
+        "select task, step from public.calls group by 1, 2 having count(distinct key) > 1 order by 1, 2"
+    ):
+        yield f"several keys: step {step} of {e.history(id_)}"
 
 
 @rule

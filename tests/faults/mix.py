@@ -16,13 +16,13 @@ from tests.faults.worker import PREFIX
 
 Act = dict[str, Any]
 KINDS = {
-    "mix:batch": 22, "mix:row": 18, "mix:each": 8, "mix:long": 3, "mix:select": 3, "mix:pages": 3, "mix:parent": 6,
-    "mix:only": 12, "mix:watched": 8,
+    "mix:batch": 20, "mix:row": 14, "mix:each": 6, "mix:steps": 10, "mix:long": 3, "mix:select": 3, "mix:pages": 3,
+    "mix:parent": 6, "mix:only": 12, "mix:watched": 6,
 }  # fmt: skip
 LONG = (15, 60)
 ITEMS = {
     "mix:each": (3, 12), "mix:long": LONG, "mix:select": LONG, "mix:pages": LONG, "mix:parent": (1, 5),
-    "mix:batch": (0, 1),
+    "mix:batch": (0, 1), "mix:steps": (1, 4),
 }  # fmt: skip
 MODES = {"session": 45, "rollback": 8, "savepoint": 8, "alone": 18, "many": 16, "direct": 5}
 FIRST_TICK = datetime(2026, 1, 1, tzinfo=UTC)
@@ -116,6 +116,8 @@ class _Maker:
         seconds = self._random.choice([0, 3, 50, 1000, 8000])
         if type_ == "mix:watched" and self._random.random() < 0.6:
             return ["fail"] * 9
+        if type_ == "mix:steps" and self._random.random() < 0.8:
+            return self._random.choice([["outrun"], ["outrun"], ["outrun", "outrun"], ["die"]])
         word = self._choose(
             {"ok": 54, "fail": 13, "dead": 4, "skip": 4, "revoke": 2, "after": 5, "snooze": 5, "hang": 1, "freeze": 4,
              "outrun": 10, "die": 3}

@@ -5,19 +5,22 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from functools import partial
 from typing import Any
+from uuid import uuid4
 
 from pg8000.exceptions import Error as PostgresError
 
 from joblane.declaration import Task
 from joblane.enqueue import insert
-from joblane.record import claim, finish
+from joblane.record import checkpoints, claim, finish
 from joblane.record.conditions import EARLY_SECONDS
 from joblane.record.database import Database
 from joblane.record.dead_letters import mark_dead_sent
 from joblane.record.functions import FUNCTIONS, VERSION
 from joblane.record.transitions import DUE_SWEEP
 from joblane.sqs.client import Entry, Sqs
+from joblane.steps import Steps
 from joblane.worker.worker import Worker
 
 VARIABLE = "FAULTS_PLANT"
@@ -89,9 +92,46 @@ def unsent() -> None:
     setattr(Sqs, "send_many", without_brief_ones)  # noqa: B010 - in the place of a method
 
 
+def step_fence() -> None:
+    """A run stores a step without a check of the lease."""
+    fence = "and lease_token = $2::uuid and state = 'active' for share"
+    assert fence in checkpoints.MARK_STEP
+    checkpoints.MARK_STEP = checkpoints.MARK_STEP.replace(fence, "and $2::uuid is not null for share")
+
+
+def step_before() -> None:
+    """A step is stored before its call."""
+    begin = Steps._begin
+
+    def store(self: Any, name: str, function: Any) -> str | None:
+        if (stored := begin(self, name, function)) is None:
+            self.loops.work.keep(partial(checkpoints.mark_step, name=name, value=f'"{self.loops.task_id} {name}"'))
+        return stored
+
+    setattr(Steps, "_begin", store)  # noqa: B010 - in the place of a method
+
+
+def step_key() -> None:
+    """Each attempt of a step has another key."""
+    setattr(Steps, "_key", lambda self, name: str(uuid4()))  # noqa: B010 - in the place of a method
+
+
 PLANTS: dict[str, Callable[[], None]] = {
     plant.__name__.replace("_", "-"): plant
-    for plant in (fence, token, due, dead_letter_order, outbox, unique_index, overlap, cancelled, unsent)
+    for plant in (
+        fence,
+        token,
+        due,
+        dead_letter_order,
+        outbox,
+        unique_index,
+        overlap,
+        cancelled,
+        unsent,
+        step_fence,
+        step_before,
+        step_key,
+    )
 }
 
 

@@ -13,6 +13,7 @@ import signal
 import time
 from collections.abc import Callable
 from datetime import timedelta
+from functools import partial
 from typing import Any
 
 from sqlalchemy import Column, Integer, MetaData, Table, select, text
@@ -43,6 +44,8 @@ TABLES = (
       task text, run integer, attempt integer, max_attempts integer, generation integer, at timestamptz, early float8,
       overdue float8)""",
     "create index on public.starts (task)",
+    # The calls of steps.
+    "create table public.calls (task text, step text, key text, run integer, at timestamptz)",
     # Runs that wait for another run to take over their task.
     "create table public.frozen (task text)",
     # The rows that some long tasks read.
@@ -74,6 +77,11 @@ recorded as (
 select count(*) from public.starts where task = $1
 """
 """The times are the claim's. A run that has already lost its lease is not recorded."""
+CALL = """
+insert into public.calls select id, $3, $4, runs, clock_timestamp() from joblane.tasks
+ where id = $1 and lease_token = $2::uuid and state = 'active'
+"""
+"""A run that has already lost its lease is not recorded."""
 CHUNK = 5
 DELAYS = [timedelta(seconds=seconds) for seconds in (1, 15, 1200, 60)]
 RETENTION = timedelta(days=30)
@@ -191,6 +199,22 @@ def mix_each(payload: Work, ctx: TaskContext) -> None:
     play(payload, ctx, work)
 
 
+@task("mix:steps", max_retry=8, retry_delay=DELAYS, timeout=TIMEOUT, retention=RETENTION)
+def mix_steps(payload: Work, ctx: TaskContext) -> None:
+    """Each step writes an effect. The last one follows the script, which is then between its call and its commit."""
+
+    def call(item: int, key: str) -> str:
+        SideConnection.database.get().run(CALL, ctx.task_id, ctx._claim.token, str(item), key)
+        if item < payload.items - 1:
+            effect(ctx, item)
+        else:
+            play(payload, ctx, lambda _: effect(ctx, item))
+        return f"{ctx.task_id} {item}"
+
+    values = [ctx.step(str(item), partial(call, item)) for item in range(payload.items)]
+    assert values == [f"{ctx.task_id} {item}" for item in range(payload.items)]
+
+
 @task("mix:long", max_retry=8, retry_delay=DELAYS, timeout=timedelta(minutes=30), resumable=True, retention=RETENTION)
 def mix_long(payload: Work, ctx: TaskContext) -> None:
     """A task that is longer than its invocations."""
@@ -303,7 +327,7 @@ def mix_overlap(payload: Tick, ctx: TaskContext) -> None:
 TASKS = {
     task.type: task
     for task in (
-        mix_batch, mix_row, mix_each, mix_long, mix_select, mix_pages, mix_child, mix_parent, mix_only, mix_alert,
-        mix_watched, mix_tick, mix_overlap,
+        mix_batch, mix_row, mix_each, mix_steps, mix_long, mix_select, mix_pages, mix_child, mix_parent, mix_only,
+        mix_alert, mix_watched, mix_tick, mix_overlap,
     )
 }  # fmt: skip

@@ -48,7 +48,7 @@ def test_nothing_is_lost_and_nothing_done_twice_while_everything_breaks(storm: S
 
 
 BUGS: list[tuple[dict[str, str], int]] = [
-    ({"fence": "done twice", "overlap": "is held twice"}, 200),
+    ({"fence": "done twice", "overlap": "is held twice", "step-fence": "a step's work is there twice"}, 200),
     ({"token": "by a run without a lease", "unique-index": "is held twice"}, 200),
     (
         {
@@ -56,10 +56,11 @@ BUGS: list[tuple[dict[str, str], int]] = [
             "dead-letter-order": "no dead letter of generation",
             "cancelled": "cancelled while active",
             "unsent": "without the sweep",
+            "step-before": "called after its commit",
         },
         100,
     ),
-    ({"outbox": "has not ended"}, 100),
+    ({"outbox": "has not ended", "step-key": "several keys"}, 100),
 ]
 """Bugs of one storm → their findings, and the number of jobs. None of the bugs has the finding of another."""
 

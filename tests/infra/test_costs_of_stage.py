@@ -32,6 +32,13 @@ def test_a_reader_who_starts_sees_what_the_whole_stage_for_development_costs(rea
     assert f"`dev`: about ${total:,.0f} a month" in (ROOT / "docs" / "how-to" / "deploy.md").read_text()
 
 
+def test_the_page_on_a_sleeping_database_has_its_costs(real_stages: RealStages) -> None:
+    (asleep,) = (line.dollars for line in lines_of("dev", real_stages) if line.price == "Aurora ACU-hour")
+    awake = costs.Line("always awake", costs.LEAST_AWAKE * costs.HOURS, "Aurora ACU-hour").dollars
+    text = (ROOT / "docs" / "how-to" / "sleep.md").read_text()
+    assert f"`dev` pays ${asleep:,.2f} a month for it instead of ${awake:,.2f}" in text
+
+
 def test_the_stage_for_development_costs_little_when_nobody_uses_it(real_stages: RealStages) -> None:
     lines = lines_of("dev", real_stages)
     assert costs.total(lines) <= MOST_OF_DEV

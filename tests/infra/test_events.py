@@ -72,6 +72,20 @@ def test_only_senders_and_the_sweep_may_send_and_only_to_that_bus(plain: Templat
         assert (sent, bus) == (({BUS + "acme-events"}, "acme-events") if name in senders else (None, None)), name
 
 
+def test_the_bus_is_deployed_before_the_functions_that_send_to_it(synth: Synth) -> None:
+    done = with_events(synth)
+    nested = {
+        logical_id
+        for logical_id, found in done.templates["acme-jobs"]["Resources"].items()
+        if found["Type"] == "AWS::CloudFormation::Stack"
+        and "events:PutEvents" in json.dumps(done.templates[f"acme-jobs/{logical_id}"])
+    }
+    resources = done.templates["acme-jobs"]["Resources"]
+    [bus] = [logical_id for logical_id, found in resources.items() if found["Type"] == "AWS::Events::EventBus"]
+    assert len(nested) == 2
+    assert all(bus in resources[logical_id]["DependsOn"] for logical_id in nested)
+
+
 def test_without_tasks_that_send_events_there_is_no_bus(dev: Synthesised) -> None:
     assert "AWS::Events" not in json.dumps(dev.templates)
     assert "JOBLANE_EVENT_BUS" not in json.dumps(dev.templates)

@@ -57,7 +57,7 @@ def monitored(tmp_path_factory: pytest.TempPathFactory) -> Monitored:
         tasks = own | {type_: replace(sample, type=type_, schedules=()) for type_ in types}
         functions = [f"{PREFIX}-migrate", f"{PREFIX}-router", *(function_name(PREFIX, type_) for type_ in tasks)]
         jobs: Any = SimpleNamespace(
-            stage=SimpleNamespace(prefix=PREFIX, name="many"),
+            stage=SimpleNamespace(prefix=PREFIX, name="many", events=None),
             tasks=tasks,
             function_names=sorted(functions),
             shares=shares(PREFIX, 500, tasks.values()),

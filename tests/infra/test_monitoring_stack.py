@@ -253,18 +253,19 @@ def test_the_metrics_that_alarms_read_are_those_that_the_costs_page_counts(
     found = alarms_of(prod)
     parts = {part_of(task.type) for task in lanes}
     timed = {part_of(task.type) for task in lanes if not task.resumable}
-    # three for each lane, throttles of the parts and of the other functions, near timeouts, and ten of the stage
-    assert len(found) == 3 * len(lanes) + len(parts) + 1 + len(timed) + 10
+    # three for each lane, throttles of the parts and of the other functions, near timeouts, and twelve of the stage
+    assert len(found) == 3 * len(lanes) + len(parts) + 1 + len(timed) + 12
     metrics = sum(len(metrics_of(alarm)) for alarm in found.values())
-    assert metrics == 7 * len(lanes) - sum(task.resumable for task in lanes) + len(functions) + 13
+    assert metrics == 7 * len(lanes) - sum(task.resumable for task in lanes) + len(functions) + 15
 
 
-def test_a_small_stage_has_eleven_alarms_that_read_14_metrics(small: Template) -> None:
+def test_a_small_stage_has_13_alarms_that_read_16_metrics(small: Template) -> None:
     found = alarms_of(small)
     names = {name.removeprefix("jobs-dev-") for name in found}
     found_by_sweep = {"moved-by-sqs", "waiting", "waiting-critical", "missed-tick", "stuck-lease", "old-snapshot"}
-    assert names == {"archived", "throttles", "refused", *found_by_sweep, "sweep", "sweep-lane"}
-    assert sum(len(metrics_of(alarm)) for alarm in found.values()) == 14
+    of_events = {"events-late", "events-dropped"}
+    assert names == {"archived", "throttles", "refused", *found_by_sweep, "sweep", "sweep-lane", *of_events}
+    assert sum(len(metrics_of(alarm)) for alarm in found.values()) == 16
     assert templates.of_type(small, "AWS::KMS::Key") == {}
 
 

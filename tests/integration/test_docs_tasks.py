@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import suppress
-from datetime import timedelta
+from dataclasses import asdict
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
@@ -25,6 +26,7 @@ RUN_HERE = (
     "retry",
     "unique",
     "cancel",
+    "events",
     "long-work",
     "steps",
     "schedule",
@@ -265,3 +267,24 @@ def test_the_client_of_a_page_writes_into_the_tests_database(jobs: JobTester) ->
     with jobs.session() as session:
         page("trace")
         assert session.scalar(text("select count(*) from joblane.tasks")) == 1
+
+
+# --- Events --------------------------------------------------------------------------------------------------------
+
+
+def test_events(jobs: JobTester) -> None:
+    names = page("events")
+    export, payload = names["data_export"], names["DataExport"](tenant_id="acme")
+    # as the page's test
+    names["test_an_export_is_announced"](jobs)
+    [event] = jobs.events
+    # as the target of a rule gets it
+    detail = asdict(event) | {name: getattr(event, name).isoformat() for name in ("enqueued_at", "finished_at")}
+    received = names["receive"]({"detail": detail}, None)
+    assert received.startswith(f"{event.id}: data:export for acme completed at ")
+    # the listeners hear other ends, and the one of another type
+    jobs.enqueue(export, payload, task_id="late", deadline=datetime.now(UTC) + HOUR)
+    jobs.travel(2 * HOUR)
+    jobs.drain()
+    assert names["dead"] == {"data:export": 1}
+    assert [event.kind for event in jobs.events] == ["completed", "archived"]

@@ -42,6 +42,7 @@ from joblane import (
     telemetry,
 )
 from joblane.cli.main import main
+from joblane.event_kinds import Kind
 from joblane.inspector.filter import Filter, PauseScope
 from joblane.inspector.inspector import Inspector
 from joblane.inspector.permission import Permission, permission_of
@@ -55,8 +56,10 @@ from joblane.testing import enqueued
 from tests.builders.events import LambdaContext
 from tests.builders.http_events import claims, http_event
 from tests.logs import lines
+from tests.samples_events import Bus
 from tests.world import PREFIX, World
 
+KINDS: tuple[Kind, ...] = ("completed", "archived", "cancelled")
 PLANTED, TAIL = "pl4nted", "t41l"
 """The start and the end of every value, in characters that no escape changes."""
 HEADER = f"{PLANTED}-header-{TAIL}"
@@ -266,12 +269,12 @@ def in_a_header(payload: Login, ctx: TaskContext) -> None:
 def leak_alert(payload: ArchivedTask, ctx: TaskContext) -> None: ...
 
 
-@task("leak:one", max_retry=1, retry_delay=timedelta(seconds=5), on_archived=leak_alert)
+@task("leak:one", max_retry=1, retry_delay=timedelta(seconds=5), on_archived=leak_alert, events=KINDS)
 def leak_one(payload: Login, ctx: TaskContext) -> Any:
     return WAYS[payload.how](payload, ctx)
 
 
-@task("leak:batch", max_retry=1, batch_size=10, retry_delay=timedelta(seconds=5))
+@task("leak:batch", max_retry=1, batch_size=10, retry_delay=timedelta(seconds=5), events=KINDS)
 def leak_batch(payload: Login, ctx: TaskContext) -> Any:
     return WAYS[payload.how](payload, ctx)
 
@@ -334,7 +337,10 @@ def go_all_ways(world: World, gathered: Gathered) -> None:
             world.deliver(leak_one, {"type": "leak:one", "id": f"wrong-{name}", "payload": wrong, **schema})
         world.deliver(leak_one, message("plain", "leak:one") | {"payload": login("plain", value(f"other {last}"))})
         world.deliver(leak_one, {"type": "leak:other", "payload": login("plain")}, json.dumps(login("plain"))[:-1])
-    sweep(world.database.get(), world.sqs, PREFIX)
+    bus = Bus()
+    bus.refusal = "refused"  # so that the events stay in their table, whose columns are searched like all others
+    sweep(world.database.get(), world.sqs, PREFIX, bus=bus)
+    assert {kind for (kind,) in world.run("select detail ->> 'kind' from joblane.events")} == {*KINDS}
 
 
 def enqueue_badly(world: World, gathered: Gathered) -> None:

@@ -116,7 +116,7 @@ PYTHON = {
         f"docs/how-to/{name}.md": ("tests/integration/test_docs_tasks.py", f'"{name}"')
         for name in (
             *("async", "cancel", "change-payload", "change-safely", "enqueue", "long-work", "redact", "retry"),
-            *("schedule", "trace", "unique", "write"),
+            *("events", "schedule", "steps", "trace", "unique", "write"),
         )
     },
 }

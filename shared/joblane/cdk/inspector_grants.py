@@ -20,11 +20,12 @@ REASON_FOR_LISTS = (
 )
 
 
-def grant_inspecting(to: JobFunction, stage: Stage, sender: str | None) -> None:
+def grant_inspecting(to: JobFunction, stage: Stage, sender: str | None, bus: str | None) -> None:
     """Allow sending to lanes, receiving from dead-letter queues, and reading queues, functions, schedules and logs.
 
     It does not allow deleting a message, receiving from a lane, or sending to a front door: `jobs:bulk` redrives.
-    ``sender``: the stage sends mail from it by Amazon SES, whose state may be read; None: it does not.
+    ``sender``: the stage sends mail from it by Amazon SES, whose state may be read; None: it does not. ``bus``: name of
+    the bus of its tasks' events; None: they have none.
     """
     stack, prefix = Stack.of(to), stage.prefix
     front_doors = [stack.format_arn(service="sqs", resource=front_door_name(prefix, queue)) for queue in Queue]
@@ -55,6 +56,10 @@ def grant_inspecting(to: JobFunction, stage: Stage, sender: str | None) -> None:
         (["logs:FilterLogEvents"], [logs]),
     ):
         to.allow(actions, resources)
+    if bus:
+        to.allow(
+            ["events:DescribeEventBus"], [stack.format_arn(service="events", resource="event-bus", resource_name=bus)]
+        )
     if sender:
         names = identities(sender)
         own = [stack.format_arn(service="ses", resource="identity", resource_name=name) for name in names]

@@ -45,11 +45,13 @@ class Events:
     """Sends the waiting events in the order in which they were written. ``bus`` None: it deletes them, unsent.
 
     ``sent``, ``dropped``: numbers of events. ``waiting``: the events that are left, also if a worker sends them in the
-    next seconds. ``oldest_seconds``: the age of the oldest one.
+    next seconds. ``oldest_seconds``: the age of the oldest one. ``refusal``: why the bus did not accept an event; None:
+    it accepted all.
     """
 
     def __init__(self, connection: Connection, bus: EventBus | None) -> None:
         self.sent = self.dropped = self.waiting = self.oldest_seconds = 0
+        self.refusal: str | None = None
         self._connection, self._bus = connection, bus
 
     def steps(self) -> Iterator[None]:
@@ -111,7 +113,8 @@ class Events:
                 yield gone
 
     def _report(self, bus: str, failed: dict[str, str]) -> None:
+        self.refusal = next(iter(failed.values()))
         telemetry.logger().error(
             "the bus did not accept events; they wait, and the next sweep sends them again",
-            extra={"bus": bus, "events": len(failed), "error": next(iter(failed.values()))},
+            extra={"bus": bus, "events": len(failed), "error": self.refusal},
         )

@@ -51,8 +51,14 @@ select (select extract(epoch from min(c.until)) from joblane.limit_changes c)::f
           from joblane.schedules s where s.paused_at is null)::float8,
        extract(epoch from clock_timestamp())::float8
 """
-PLANNED_AT = "select extract(epoch from planned_sweep_at)::float8 from joblane.stage"
-WRITE = "update joblane.stage set planned_sweep_at = to_timestamp($1::float8)"
+# Both are distances from now, because the clocks of the database and of the functions may differ.
+PLANNED_IN = """
+select extract(epoch from planned_sweep_at - clock_timestamp())::float8 from joblane.stage
+ where planned_sweep_at > clock_timestamp()
+"""
+WRITE = "update joblane.stage set planned_sweep_at = clock_timestamp() + make_interval(secs => $1::float8)"
+EQUAL_SECONDS = 5
+"""Times of planned sweeps are equal if they differ by less."""
 
 
 @dataclass
@@ -117,15 +123,14 @@ def plan(connection: Connection, sqs: Sqs, prefix: str, found: NextSweep, *, ane
         target = math.ceil((now + max(wanted, SOON_SECONDS)) / GRID_SECONDS) * GRID_SECONDS
     if wanted > settings.sweep_minutes() * 60:
         return None
-    planned: float = max((at for (at,) in connection.run(PLANNED_AT) if at is not None), default=0.0)
-    is_open = planned > now
-    if is_open and planned <= target and not anew:
+    planned: float = max((now + seconds for (seconds,) in connection.run(PLANNED_IN)), default=math.inf)
+    if planned < target + EQUAL_SECONDS and not anew:
         return round(planned)
     entry = planned_entry(prefix, target, now)
     for why in sqs.send_many([entry]).values():
         raise SendError(f"{entry.queue}: the message of the next sweep: {why}")
     # A kill before this statement costs one more sweep. A sweep in the next minutes does not replace a later one,
     # whose message stays in the lane.
-    if not is_open or (planned > target and target - now > MAX_DELAY_SECONDS):
-        connection.run(WRITE, target)
+    if planned == math.inf or (planned > target and target - now > MAX_DELAY_SECONDS):
+        connection.run(WRITE, target - now)
     return target

@@ -73,8 +73,6 @@ class Sends:
 
     def start(self, prefix: str, turns: Sequence[Turn]) -> None:
         """Send the messages of tasks that may start now. A later sweep sends those that SQS does not accept."""
-        if turns:
-            self.following.is_due = True
         if turns and not self.silent:
             self.sqs.send_many([turn.entry(prefix) for turn in turns])
 

@@ -50,7 +50,8 @@ class Swept:
     runs whose lease ended ten minutes ago and that no claim has found lost. These three are ignored when two results
     are compared.
     ``events``: sent events. ``events_dropped``: events that were kept for too long. ``events_waiting``: events that are
-    left. ``events_oldest_seconds``: the age of the oldest one. The last two are ignored when two results are compared.
+    left. ``events_oldest_seconds``: the age of the oldest one. ``events_refusal``: why the bus did not accept events;
+    None: it accepted all. The last three are ignored when two results are compared.
     """
 
     sent: int = 0
@@ -68,6 +69,7 @@ class Swept:
     events_dropped: int = 0
     events_waiting: int = field(default=0, compare=False)
     events_oldest_seconds: int = field(default=0, compare=False)
+    events_refusal: str | None = field(default=None, compare=False)
 
 
 def sweep(
@@ -119,6 +121,7 @@ def sweep(
         events.dropped,
         events.waiting,
         events.oldest_seconds,
+        events.refusal,
     )
 
 

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from joblane.event_kinds import EVENTS
 from joblane.queues import Queue, lane_name
 from joblane.record.row_by_row import run_rows
 from joblane.record.states import SWEEP_MARGIN_SECONDS
@@ -41,9 +42,10 @@ select case when length(m.id) <= {MAX_ID - 20} then m.id else left(m.id, {MAX_ID
        '', m.headers, a.max_attempts, a.retention_seconds, clock_timestamp() + interval '{SWEEP_MARGIN_SECONDS} s',
        a.limits[2], a.limits[3], case when a.limits is not null then clock_timestamp() end,
        case when a.limits is not null then nextval('joblane.tasks_seq') end,
-       case when m.options ? 'depth' then jsonb_build_object('depth', m.options -> 'depth') else '{{}}' end
+       jsonb_strip_nulls(jsonb_build_object('depth', m.options -> 'depth', '{EVENTS}', a.events))
   from marked m, jsonb_to_record(m.options -> 'on_archived')
-                   as a(type text, queue text, max_attempts integer, retention_seconds bigint, limits text[])
+                   as a(type text, queue text, max_attempts integer, retention_seconds bigint, limits text[],
+                        events jsonb)
  where m.options ? 'on_archived'
 on conflict do nothing
 returning id, type, queue, tenant

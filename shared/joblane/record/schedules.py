@@ -50,16 +50,16 @@ returning s.name
 DELETE = f"delete from joblane.schedules s where {_NAMED} returning s.name"
 
 DUE = f"""
-select cast(row_to_json(s) as text), cast(clock_timestamp() as text) from joblane.schedules s
- where s.paused_at is null and s.next_at <= clock_timestamp() + interval '{MAX_DELAY_SECONDS} s'
+select cast(row_to_json(s) as text), cast(now() as text) from joblane.schedules s
+ where s.paused_at is null and s.next_at <= now() + interval '{MAX_DELAY_SECONDS} s'
  order by s.next_at, s.name limit $1::integer for update skip locked
 """
-"""The schedules that fire within the time of a message's delay. A locked one is being changed, and is left to the
-sweep that the change has woken."""
+"""The schedules that fire within the time of a message's delay, read by an index, since ``now()`` is stable. A locked
+one is being changed, and is left to the sweep that the change has woken."""
 DUE_BY_NAME = f"""
-select cast(row_to_json(s) as text), cast(clock_timestamp() as text) from joblane.schedules s
+select cast(row_to_json(s) as text), cast(now() as text) from joblane.schedules s
  where s.name = $1 and s.paused_at is null
-   and s.next_at <= clock_timestamp() + interval '{MAX_DELAY_SECONDS} s' for update skip locked
+   and s.next_at <= now() + interval '{MAX_DELAY_SECONDS} s' for update skip locked
 """
 MOVE = """
 update joblane.schedules s

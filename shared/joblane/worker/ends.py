@@ -12,7 +12,7 @@ from pg8000.exceptions import Error as PostgresError
 
 from joblane import telemetry
 from joblane.errors import text_of
-from joblane.event_kinds import EVENTS, HEARD, event_id
+from joblane.event_kinds import EVENTS, LISTENERS, event_id
 from joblane.record.states import ENDED
 
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ class Ends:
             return
         if state in claim.options.get(EVENTS, ()):
             self._to_send.append(event_id(claim.id, claim.generation, state))
-        if state in HEARD:
+        if LISTENERS:
             self._to_hear[event_id(claim.id, claim.generation, state)] = claim.id
 
     def follow(self, lambda_context: Any) -> None:

@@ -20,7 +20,7 @@ import pytest
 
 from joblane.discovery import discover
 from joblane.local.postgres import Postgres
-from joblane.queues import Queue, dead_letter_name, front_door_name, lane_name
+from joblane.queues import Queue, dead_letter_name, event_bus_name, front_door_name, lane_name
 from joblane.record.database import Database
 from tests.conftest import administer
 from tests.infra.conftest import RealStages
@@ -144,7 +144,7 @@ FIRST = ("system-user-expiry", "router", "jobs-sweep", "control", "api")
 
 
 def make_resources(stage: Stage) -> None:
-    """Make the queues and the bucket, and the configuration of a function that sends mail, for the doctor."""
+    """Make the queues, the bucket and the bus, and the configuration of a function that sends mail, for the doctor."""
     sqs = boto3.client("sqs")
     names = [front_door_name(PREFIX, queue) for queue in Queue]
     names += [lane_name(PREFIX, queue, task.type) for task in discover().values() for queue in task.lanes]
@@ -154,6 +154,7 @@ def make_resources(stage: Stage) -> None:
     boto3.client("s3").create_bucket(
         Bucket=export.variables["EXPORT_BUCKET"], CreateBucketConfiguration={"LocationConstraint": REGION}
     )
+    boto3.client("events").create_event_bus(Name=event_bus_name(PREFIX))
     role = boto3.client("iam").create_role(RoleName="any", AssumeRolePolicyDocument="{}")["Role"]["Arn"]
     boto3.client("lambda").create_function(
         FunctionName=export.name, Role=role, Code={"ZipFile": b""}, Environment={"Variables": export.variables}

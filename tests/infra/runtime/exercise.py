@@ -50,6 +50,7 @@ class Exercise:
     def run(self) -> None:
         self.mails()
         self.workers()
+        self.events()
         self.api()
         self.router()
         self.operator()
@@ -89,6 +90,15 @@ class Exercise:
             self.stage.received(lane)
             if type_ != "jobs:bulk":  # an operator starts it
                 self.complete(type_, self.stage.of(task.slug))
+
+    def events(self) -> None:
+        """An event that no worker has sent, so that the sweep sends it."""
+        self.stage.run(
+            "insert into joblane.events (id, detail, created_at)"
+            " values ('a:0:archived', '{\"kind\": \"archived\"}', now() - interval '1 hour')"
+        )
+        self.complete("jobs:sweep", self.stage.of("jobs-sweep"))
+        assert self.stage.run("select id from joblane.events") == [], self.stage.of("jobs-sweep").output
 
     def complete(self, type_: str, sandbox: Sandbox) -> None:
         """Run a task of the type."""

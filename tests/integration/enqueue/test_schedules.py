@@ -5,17 +5,18 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from contextlib import suppress
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from typing import Any
 from unittest.mock import ANY
 
 import psycopg
 import pytest
+from pydantic import field_serializer
 from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
 from sqlalchemy.orm import Session
 
-from joblane import DuplicateTaskError, JobClient, cron, every
-from joblane.errors import EnqueueError, ScheduleError, UnknownScheduleError
+from joblane import DuplicateTaskError, JobClient, Payload, TaskContext, cron, every, task
+from joblane.errors import EnqueueError, PayloadError, ScheduleError, UnknownScheduleError
 from tests.django_database import django_database
 from tests.samples import Sample, sample_batch, sample_one
 from tests.world import World
@@ -120,6 +121,27 @@ def test_a_wrong_argument_is_refused_by_name(world: World, field: str, change: d
         world.client.schedules.put(**given)
     assert refused.value.field == field
     assert world.run("select count(*) from joblane.schedules") == [[0]]
+
+
+class Uneven(Payload):
+    """Its JSON is not what it is made of."""
+
+    day: date
+
+    @field_serializer("day")
+    def _written(self, day: date) -> str:
+        return f"{day:%d.%m.%Y}"
+
+
+@task("sample:uneven")
+def sample_uneven(payload: Uneven, ctx: TaskContext) -> None:
+    pass
+
+
+def test_a_payload_that_no_tick_could_read_is_refused_when_it_is_put(world: World) -> None:
+    with pytest.raises(PayloadError, match="payload: its JSON is not a payload of the class"):
+        world.client.schedules.put("s", sample_uneven, Uneven(day=date(2026, 1, 31)), DAILY)
+    assert world.client.schedules.get("s") is None
 
 
 def test_an_unknown_schedule_and_a_taken_name_are_named(world: World) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import re
 import zipfile
 from collections.abc import Callable, Iterator
@@ -39,6 +40,7 @@ from joblane.sqs.tick import id_of
 from tests.builders.rows import active, put
 from tests.builders.snapshots import pid_of, session, swept
 from tests.samples import sample_batch, sample_one, sample_tick
+from tests.samples_events import sample_heard
 from tests.world import PREFIX, World
 
 TASKS = {task.type: task for task in (sample_one, sample_batch, sample_tick, jobs_sweep)}
@@ -348,6 +350,37 @@ def test_a_type_that_may_not_start_those_that_wait_for_it_is_a_warning(stage: St
     warning = stage.found(Grade.WARNING)[f"type {parent}"]
     assert warning.found.startswith("tasks of 'jobs:sweep' wait for its tasks, and it may not send their messages")
     assert warning.do == "add 'jobs:sweep' to its grants.enqueue, and deploy it"
+
+
+def test_events_that_wait_are_reported_with_the_reason_of_the_bus(stage: Stage) -> None:
+    stage.scope = replace(stage.scope, tasks={**TASKS, sample_heard.type: sample_heard})
+    assert stage.found()["events"] == Check(Grade.GOOD, "events", "no event waits for the bus")
+    stage.world.run("insert into joblane.events values ('a', now() - interval '1 minute', '{}')")
+    assert stage.found()["events"].found == "1 event waits for the bus, the oldest for 1 min"
+    assert stage.found()["events"].grade is Grade.GOOD
+    stage.world.run("insert into joblane.events values ('b', now() - interval '3 hours', '{}')")
+    check = stage.found(Grade.BAD)["events"]
+    assert check.found == "2 events wait for the bus, the oldest for 3 h"
+    assert "has its function JOBLANE_EVENT_BUS?" in check.do
+    refusal = "AccessDeniedException: no. Allow the function's role events:PutEvents on the bus."
+    stage.world.run(
+        "update joblane.tasks set result = $1::jsonb where id = 'swept'", json.dumps({"events_refusal": refusal})
+    )
+    check = stage.found(Grade.BAD)["events"]
+    assert check.found == f"2 events wait for the bus, the oldest for 3 h: {refusal}"
+    assert check.do == "they are sent as soon as the bus accepts them, and dropped after 3 days"
+
+
+def test_a_bus_that_does_not_exist_is_reported(stage: Stage) -> None:
+    stage.scope = replace(stage.scope, tasks={**TASKS, sample_heard.type: sample_heard})
+    assert not any(what.startswith("bus") for what in stage.found())  # the stage is not deployed with it yet
+    variables = {"Variables": {"JOBLANE_EVENT_BUS": "jobs-events"}}
+    stage.functions.update_function_configuration(FunctionName="jobs-jobs-sweep", Environment=variables)
+    check = stage.found(Grade.BAD)["bus jobs-events"]
+    assert check.found == "it does not exist: EventBridge drops the events, and reports no error"
+    assert check.do == "deploy the stage again, which creates the bus; or correct the setting events.bus"
+    boto3.client("events").create_event_bus(Name="jobs-events")
+    assert stage.found()["bus jobs-events"].grade is Grade.GOOD
 
 
 def test_an_old_pause_without_an_end_is_a_warning(stage: Stage) -> None:

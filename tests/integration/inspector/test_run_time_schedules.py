@@ -12,6 +12,7 @@ import pytest
 from joblane import cron
 from joblane.errors import UnknownScheduleError
 from joblane.inspector.errors import BusyError, SelectionError
+from joblane.inspector.filter import PauseScope
 from joblane.inspector.inspector import Inspector
 from joblane.inspector.stage import run_time_schedules
 from joblane.inspector.views import Count, Relative
@@ -285,6 +286,14 @@ def test_an_action_that_is_not_possible_says_why_and_leaves_no_entry(
     with pytest.raises(SelectionError, match=f"^{message}"):
         getattr(inspector, action)(name)
     assert inspector.audit() == ()
+
+
+def test_the_pause_of_declared_schedules_leads_to_that_of_the_others(deployed: World, inspector: Inspector) -> None:
+    schedules(deployed, {"name": "acme"})
+    with pytest.raises(SelectionError, match="'acme' was made at run time: `joblane schedules pause acme`"):
+        inspector.pause(PauseScope.SCHEDULE, "acme")
+    with pytest.raises(SelectionError, match="there is no schedule 'globex'"):
+        inspector.pause(PauseScope.SCHEDULE, "globex")
 
 
 @pytest.mark.parametrize("action", ["pause_schedule", "resume_schedule", "delete_schedule", "run_schedule"])

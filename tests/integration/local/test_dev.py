@@ -54,7 +54,7 @@ TYPES = {
         'max_retry=1, retry_delay=timedelta(seconds=1), environment=("GREETING", "UNSET_SETTING")',
         'if ctx.attempt == 1: raise ValueError("the first time")\n    ctx.logger.info(ctx.settings["GREETING"])',
     ),
-    "fail:always": ("max_retry=0", 'raise ValueError("always")'),
+    "fail:always": ('max_retry=0, events=("archived",)', 'raise ValueError("always")'),
     "one:only": ("max_total=1", "began = time.time(); time.sleep(payload.seconds); return f'{began} {time.time()}'"),
     "die:once": ("max_retry=1", "if ctx.attempt == 1: print('process', os.getpid()); time.sleep(payload.seconds)"),
 }
@@ -213,6 +213,7 @@ def test_a_retry_a_setting_and_an_archived_task_show_what_happened(dev: Dev) -> 
     dev.await_line("invoice:remind", retried[-8:], "good morning")
     dev.await_state(archived, "archived")
     dev.await_line("archived", f"joblane show {archived}")
+    dev.await_line("fail:always", archived[-8:], "event: Task archived")
     assert any("in fail_always" in line for line in dev.lines()), "no traceback"
 
 

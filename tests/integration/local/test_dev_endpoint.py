@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import http.client
+import json
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import closing, suppress
 from typing import Any, NamedTuple
 
 import boto3
@@ -38,9 +39,10 @@ ATTRIBUTES: dict[str, Any] = {
 
 
 class Served(NamedTuple):
-    """A running endpoint. ``call``: calls a function in its thread."""
+    """A running endpoint. ``call``: calls a function in its thread. ``shown``: the events that it has shown."""
 
     port: int
+    shown: list[tuple[str, dict[str, Any]]]
     queues: DevQueues
     sqs: Any
     url: str
@@ -51,12 +53,16 @@ class Served(NamedTuple):
 def served() -> Iterator[Served]:
     port, started = free_port(), threading.Event()
     known: dict[str, Any] = {}
+    shown: list[tuple[str, dict[str, Any]]] = []
 
     async def main() -> None:
         queues = DevQueues("jobs", lambda queue: known["endpoint"].changed(queue))  # noqa: PLW0108 - made below
         queues.declare(TYPES)
         endpoint = known["endpoint"] = Endpoint(
-            queues, port, lambda *asked: [{"message": str(asked[0]), "timestamp": 5}]
+            queues,
+            port,
+            lambda *asked: [{"message": str(asked[0]), "timestamp": 5}],
+            lambda *event: shown.append(event),
         )
         endpoint.ready.set()
         known.update(
@@ -72,7 +78,7 @@ def served() -> Iterator[Served]:
     with environment_of(variables(port)):
         sqs = boto3.client("sqs")
         url = sqs.get_queue_url(QueueName=LANE)["QueueUrl"]
-        yield Served(port, known["queues"], sqs, url, known["loop"].call_soon_threadsafe)
+        yield Served(port, shown, known["queues"], sqs, url, known["loop"].call_soon_threadsafe)
         sqs.close()
     known["server"].should_exit = known["server"].force_exit = True
     thread.join(5)
@@ -227,6 +233,23 @@ def test_a_missing_queue_is_named_with_what_to_do(served: Served, name: str, adv
     with pytest.raises(served.sqs.exceptions.QueueDoesNotExist, match=f"{name}.*{advice}") as caught:
         served.sqs.get_queue_url(QueueName=name)
     assert caught.value.response["Error"]["Code"] == "AWS.SimpleQueueService.NonExistentQueue"
+
+
+def test_an_event_of_a_task_is_accepted_and_shown(served: Served) -> None:
+    served.shown.clear()
+    with environment_of(variables(served.port)), closing(boto3.client("events")) as events:
+        entry = {"Source": "joblane.jobs", "DetailType": "Task archived", "Detail": json.dumps({"id": "a:0:archived"})}
+        answer = events.put_events(Entries=[{**entry, "EventBusName": "jobs-events"}] * 2)
+        assert answer["FailedEntryCount"] == 0
+        assert all(each["EventId"] for each in answer["Entries"])
+        assert served.shown == [("Task archived", {"id": "a:0:archived"})] * 2
+        # and what is not an event is refused whole
+        for wrong in ({"Detail": "not json"}, {"Detail": "[]"}):
+            with pytest.raises(ClientError, match="SerializationException"):
+                events.put_events(Entries=[entry, {**entry, **wrong}])
+        with pytest.raises(ClientError, match="a list of 1 to 10 events is required"):
+            events.put_events(Entries=[entry] * 11)
+    assert len(served.shown) == 2
 
 
 @pytest.mark.parametrize(

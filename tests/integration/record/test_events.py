@@ -18,7 +18,7 @@ from joblane.record.transitions import CANCEL
 from tests.builders.events import message, record
 from tests.builders.rows import In, active, put
 from tests.samples import Sample, behaviour, sample_one
-from tests.samples_events import Bus, sample_dying, sample_heard
+from tests.samples_events import Bus, sample_dying, sample_followed, sample_following, sample_heard
 from tests.world import PREFIX, World, handle
 
 TASKS = {task.type: task for task in (sample_heard, sample_dying, sample_one)}
@@ -168,6 +168,15 @@ def test_a_replaced_task_keeps_its_declared_events(world: World) -> None:
     world.deliver(sample_heard, {"type": "sample:heard", "id": "it", "rec": True})
 
     assert ids(world) == ["it:0:completed"]
+
+
+def test_the_task_of_on_archived_has_the_events_of_its_own_declaration(world: World) -> None:
+    world.lane(sample_following)
+    world.client.enqueue(sample_followed, Sample(do="end_dead"), task_id="it")
+    world.deliver(sample_followed, {"type": "sample:followed", "id": "it", "rec": True})
+    world.deliver(sample_following, {"type": "sample:following", "id": "it:archived:0", "rec": True})
+
+    assert ids(world) == ["it:archived:0:0:completed"]
 
 
 def test_an_event_is_bounded_whatever_the_row_has(world: World) -> None:

@@ -175,8 +175,16 @@ def test_a_task_with_the_largest_counts_does_not_stop_the_tasks_of_its_batch(wor
         "insert into joblane.audit (who, action, target, at) values ('me', 'run', 'it', 'infinity')",
         "insert into joblane.audit (who, action, target, details) values ('me', 'run', 'it', '[]')",
         "insert into joblane.declared_schedules (type, name, checked_until) values ('a:b', 'x', 'infinity')",
+        *(
+            "insert into joblane.schedules (name, type, payload, expression, timezone, revision, next_at)"
+            f" values ({row})"
+            for row in (
+                "'a b', 'a:b', '{}', '* * * * *', 'UTC', 1, now()", "'a', 'a', '{}', '* * * * *', 'UTC', 1, now()",
+                "'a', 'a:b', '[]', '* * * * *', 'UTC', 1, now()", "'a', 'a:b', '{}', '* * * * *', 'UTC', 1, 'infinity'",
+            )
+        ),
     ],
-)
+)  # fmt: skip
 def test_values_that_would_stop_a_reader_are_refused_in_the_other_tables(world: World, statement: str) -> None:
     with pytest.raises(DatabaseError) as caught:
         world.run(statement)

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 
-from joblane import Event, SkipRetry, TaskContext, listeners, on
+from joblane import Event, SkipRetry, TaskContext, on
 from joblane.declaration import Task
-from joblane.event_kinds import HEARD as HEARD_KINDS
 from joblane.event_kinds import Kind
 from joblane.record.events import BY_ID, OF_TASKS
 from joblane.testing.faults import Send
@@ -42,13 +41,9 @@ def bus(world: World) -> Bus:
 
 
 @pytest.fixture
-def heard(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Event]]:
-    """The events that the test's listeners hear. Other listeners do not exist."""
-    before = set(HEARD_KINDS)
-    monkeypatch.setattr(listeners, "_listeners", [])
-    yield []
-    HEARD_KINDS.clear()
-    HEARD_KINDS.update(before)
+def heard() -> list[Event]:
+    """The events that the test's listeners hear."""
+    return []
 
 
 def listen_to(heard: list[Event], *kinds: Kind, task: Task[Any, Any] | None = None) -> None:

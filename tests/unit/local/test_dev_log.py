@@ -84,6 +84,16 @@ def test_sweeps_are_shown_only_when_they_warn(log: Log, out: io.StringIO) -> Non
     assert "SQS refuses" in shown(log, out, line("SQS refuses", "ERROR"), "jobs:sweep")
 
 
+def test_an_event_of_a_task_is_shown_with_its_type_and_task(tmp_path: Path, out: io.StringIO, log: Log) -> None:
+    detail = {"type": "order:mail", "task_id": ID, "kind": "archived"}
+    log.show_event("Task archived", detail)
+    assert out.getvalue()[14:] == f"{'order:mail':<18}  {ID[-8:]}  event: Task archived\n"
+    raw = Log(tmp_path / "raw.log", "jobs", raw=True, out=out)
+    raw.show_event("Task archived", detail)
+    raw.close()
+    assert json.loads(out.getvalue().splitlines()[-1])["detail"] == detail
+
+
 def test_raw_lines_stay_as_they_are(tmp_path: Path, out: io.StringIO) -> None:
     log = Log(tmp_path / "dev.log", "jobs", raw=True, out=out)
     log.add("order:mail", line("fetched"), None, ())

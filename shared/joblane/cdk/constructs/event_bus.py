@@ -79,7 +79,12 @@ class EventBus(Construct):
             self._add_webhook(stage, settings.webhook, tasks)
 
     def allow_sending(self, function: JobFunction) -> None:
-        """Allow ``function`` to send events to the bus, and give it the name of the bus."""
+        """Allow ``function`` to send events to the bus, and give it the name of the bus.
+
+        The function is deployed after the bus: EventBridge accepts events for a missing bus, and drops them.
+        Source: github.com/aws/aws-cli, issue 9186.
+        """
+        function.function.node.add_dependency(self.bus)
         function.allow(["events:PutEvents"], [self._arn])
         function.function.add_environment(BUS, self._name)
 

@@ -17,7 +17,7 @@ from constructs import Construct
 
 from joblane.cdk.constructs.code import Shared, Workload
 from joblane.cdk.constructs.cron_schedule import CronGroup, add_schedules
-from joblane.cdk.constructs.event_bus import EventBus, check_events
+from joblane.cdk.constructs.event_bus import EventBus, bus_name, check_events
 from joblane.cdk.constructs.granted_bucket import (
     GrantedBucket,
     grant_objects,
@@ -356,7 +356,8 @@ class Jobs(Construct):
             grant_objects(function, granted, read_statements(granted))
         if declared.inspects:
             mails = any(task.grants.mail for task in self.tasks.values())
-            grant_inspecting(function, self.stage, self.stage.ses_sender if mails else None)
+            bus = bus_name(self.stage) if self._events else None
+            grant_inspecting(function, self.stage, self.stage.ses_sender if mails else None, bus)
         problem = f"{where}: enqueue: no task"
         self._grant_sending(function, [_look_up(self.tasks, type_, problem) for type_ in declared.enqueue])
         return function

@@ -14,6 +14,7 @@ from joblane.inspector.bulk.dead_letters import cron_dead_letters
 from joblane.inspector.scope import Scope
 from joblane.inspector.stage import pauses
 from joblane.inspector.stage.aws import client, is_emulator
+from joblane.inspector.stage.doctor_events import bus
 from joblane.inspector.stage.doctor_mail import mail
 from joblane.inspector.views import Check, Grade
 from joblane.limits import MIN_CONCURRENCY
@@ -233,5 +234,6 @@ PARTS: tuple[tuple[str, str, Callable[[Scope], Iterator[Check]]], ...] = (
     ("functions", "lambda:GetFunctionConfiguration on the stage's functions", functions),
     ("schedules", "scheduler:GetSchedule on the stage's schedules", schedules),
     ("mail", "ses:GetAccount, and ses:GetEmailIdentity on the sender's identities", mail),
+    ("bus", "events:DescribeEventBus on the bus, and lambda:GetFunctionConfiguration on the sweep's function", bus),
 )
 """The name of each part, the permissions that it needs, and its function."""

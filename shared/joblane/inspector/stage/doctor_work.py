@@ -8,7 +8,7 @@ from datetime import timedelta
 
 from joblane.inspector.durations import lasting
 from joblane.inspector.scope import Scope
-from joblane.inspector.stage import overview
+from joblane.inspector.stage import doctor_events, overview
 from joblane.inspector.tasks.filter_sql import BOUND
 from joblane.inspector.views import Check, Grade
 from joblane.record.run_statistics import FAILED_OUTCOMES
@@ -118,5 +118,6 @@ PARTS: tuple[tuple[str, Callable[[Scope], Iterator[Check]]], ...] = (
     ("runs", failures),
     ("waits", waits),
     ("leases", leases),
+    ("events", doctor_events.waiting),
     ("schedules at run time", schedules),
 )

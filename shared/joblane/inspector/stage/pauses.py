@@ -25,6 +25,7 @@ from joblane.inspector.errors import SelectionError
 from joblane.inspector.filter import PauseScope
 from joblane.inspector.nearest import meant
 from joblane.inspector.scope import Scope
+from joblane.inspector.shell import argument
 from joblane.inspector.tasks.filter_sql import unknown_type
 from joblane.inspector.views import Pause
 from joblane.options import is_storable
@@ -57,6 +58,7 @@ delete from joblane.pauses where scope = $1 and name = any(array(select jsonb_ar
    and (until is null or until > clock_timestamp())
 returning scope, name, reason, paused_by, since, until
 """
+MADE_AT_RUN_TIME = "select from joblane.schedules where name = $1"
 
 
 def current(connection: Connection) -> tuple[Pause, ...]:
@@ -136,6 +138,10 @@ def _names(scope: Scope, kind: PauseScope, name: str, *, known: bool = True) -> 
     if known and kind is not PauseScope.TENANT and name not in (names := sorted(_known(scope, kind))):
         if kind is PauseScope.TYPE:
             raise SelectionError("name", unknown_type(name, names))
+        if kind is PauseScope.SCHEDULE and scope.connection.run(MADE_AT_RUN_TIME, name):
+            raise SelectionError(
+                "name", f"the schedule {name!r} was made at run time: `joblane schedules pause {argument(name)}`"
+            )
         raise SelectionError(
             "name", f"there is no {kind} {name!r}. {meant(name, names)}Known: {', '.join(names) or 'none'}"
         )

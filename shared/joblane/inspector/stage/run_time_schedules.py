@@ -15,7 +15,7 @@ from typing import Any
 from joblane.enqueue.check import check
 from joblane.enqueue.schedule_changes import Cancelled, ScheduleChanges
 from joblane.enqueue.ticks import NAME_PATTERN
-from joblane.enqueue.wake import wake, wake_after_commit
+from joblane.enqueue.wake import wake
 from joblane.errors import DeclarationError, ScheduleError, UnknownScheduleError
 from joblane.inspector.actions import audit
 from joblane.inspector.actions.enqueue import insert, named, note_of, send_inserted
@@ -274,7 +274,6 @@ class _Action:
 def _on(scope: Scope, action: str, name: str, reason: str | None) -> Iterator[_Action]:
     """An action on one schedule. Raises :class:`UnknownScheduleError` and :class:`BusyError`."""
     target = target_of(name)
-    wake_after_commit(scope.sqs, scope.prefix)
     try:
         with audit.action(scope, action, target, reason) as doing:
             schedule = _row(_read(doing.connection, name)[:13])

@@ -1,7 +1,8 @@
 """SQS over HTTP on 127.0.0.1, for the SDKs of any language, and for the page and the command line.
 
-It speaks SQS's JSON protocol. Other services of AWS are not there: each call gets an error that says so, in the form in
-which the SDKs read it. Source: SQS API reference; AWS JSON 1.0 and 1.1 protocols, Smithy.
+It speaks SQS's JSON protocol, and accepts the events that tasks send to EventBridge. Other services of AWS are not
+there: each call gets an error that says so, in the form in which the SDKs read it. Source: SQS and EventBridge API
+references; AWS JSON 1.0 and 1.1 protocols, Smithy.
 """
 
 from __future__ import annotations
@@ -44,16 +45,23 @@ QUERY_CODES = {"QueueDoesNotExist": "AWS.SimpleQueueService.NonExistentQueue"}
 Json = dict[str, Any]
 Search = Callable[[str, int, int, str, int], list[Json]]
 """Log group, first and last time in ms, term, limit → events, as FilterLogEvents returns them."""
+Show = Callable[[str, Json], None]
+"""Detail-type and detail of an event of a task → nothing."""
+MAX_EVENTS = 10
+"""Source: PutEvents, EventBridge API reference."""
 
 
 class Endpoint:
-    """An ASGI application. ``ready``: set when the queues are known; requests wait for it."""
+    """An ASGI application. ``ready``: set when the queues are known; requests wait for it.
 
-    def __init__(self, queues: DevQueues, port: int, search: Search) -> None:
+    ``show``: gets each event of a task.
+    """
+
+    def __init__(self, queues: DevQueues, port: int, search: Search, show: Show) -> None:
         self.ready = asyncio.Event()
         self._queues = queues
         self._port = port
-        self._search = search
+        self._search, self._show = search, show
         self._changed: defaultdict[str, asyncio.Event] = defaultdict(asyncio.Event)
         self._operations: dict[str, Callable[[Json], Any]] = {
             "GetQueueUrl": self._queue_url,
@@ -92,11 +100,13 @@ class Endpoint:
                 await _answer(send, 200, await answer if asyncio.iscoroutine(answer) else answer)
             elif headers.get("x-amz-target") == "Logs_20140328.FilterLogEvents":
                 await _answer(send, 200, self._log_events(_json(body)))
+            elif headers.get("x-amz-target") == "AWSEvents.PutEvents":
+                await _answer(send, 200, self._put_events(_json(body)))
             else:
                 raise _not_here(service, operation, headers)
         except AwsError as error:
             await _refuse(send, error, headers)
-        except (AttributeError, TypeError, ValueError) as error:
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
             text = f"A field of the request is not of its type: {type(error).__name__}: {error}"
             await _refuse(send, AwsError("SerializationException", text), headers)
 
@@ -211,6 +221,17 @@ class Endpoint:
         term = str(given.get("filterPattern") or "").strip('"')
         start, end = int(given.get("startTime") or 0), int(given.get("endTime") or now)
         return {"events": self._search(str(given.get("logGroupName")), start, end, term, 10_000)}
+
+    # --- Events ----------------------------------------------------------------------------------------------------
+
+    def _put_events(self, given: Json) -> Json:
+        entries = given.get("Entries")
+        if not isinstance(entries, list) or not 1 <= len(entries) <= MAX_EVENTS:
+            raise AwsError("ValidationException", f"Entries: a list of 1 to {MAX_EVENTS} events is required.")
+        events = [(str(entry["DetailType"]), _json(str(entry["Detail"]).encode())) for entry in entries]
+        for detail_type, detail in events:
+            self._show(detail_type, detail)
+        return {"FailedEntryCount": 0, "Entries": [{"EventId": str(uuid.uuid4())} for _ in events]}
 
 
 def _each(entries: list[Json], call: Callable[[Json], Json]) -> Json:

@@ -63,6 +63,16 @@ class Log:
         for line in text.splitlines():
             self._print(self._row(OWN, None, line, colour))
 
+    def show_event(self, detail_type: str, detail: Mapping[str, Any]) -> None:
+        """Write a line for an event that a task has sent. ``detail_type``: such as ``Task archived``."""
+        if self._raw:
+            line = {"level": "INFO", "message": f"event: {detail_type}", "service": OWN, "detail": detail}
+            self._print(json.dumps(line))
+            return
+        self._print(
+            self._row(plain(str(detail.get("type"))), str(detail.get("task_id")), plain(f"event: {detail_type}"), CYAN)
+        )
+
     def add(self, type_: str, text: str, request_id: str | None, task_ids: Sequence[str]) -> None:
         """Write a line of a process. ``task_ids``: the tasks of its invocation, if it is in one."""
         self._keep(type_, text, request_id, task_ids)

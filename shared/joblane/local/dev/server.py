@@ -11,6 +11,7 @@ from contextlib import aclosing, suppress
 from pathlib import Path
 from typing import Any
 
+from joblane.events import BUS
 from joblane.local import env_file
 from joblane.local.deployment import local_stage
 from joblane.local.dev import lock
@@ -30,7 +31,7 @@ from joblane.local.ports import HOST
 from joblane.local.postgres import Postgres
 from joblane.local.tools import clean_environment
 from joblane.project import Project
-from joblane.queues import folder_of
+from joblane.queues import event_bus_name, folder_of
 from joblane.sqs.client import Entry
 from joblane.worker.router import Router
 
@@ -93,7 +94,7 @@ class Dev:
         self._reported: set[str] = set()
         self._routes: dict[str, Sequence[str]] = {}
         self._router = Router({}, self._new_queues(), self._prefix)
-        self._endpoint = Endpoint(self._queues, self._aws_port, self._log.search)
+        self._endpoint = Endpoint(self._queues, self._aws_port, self._log.search, self._log.show_event)
         self._zygote.listen()
         self._control = Control(
             self._log,
@@ -190,6 +191,7 @@ class Dev:
             **env_file.other_endpoints(),
             **self._addresses(stage),
             "JOBLANE_STAGE": "local",
+            BUS: event_bus_name(self._prefix),  # the log shows what is sent to it
             "POWERTOOLS_METRICS_DISABLED": "true",
         }
 

@@ -1,0 +1,101 @@
+"""The check of a schedule at run time, argument by argument, before anything is written."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any
+
+from joblane.enqueue.ticks import MAX_NAME, NAME_PATTERN, Stored
+from joblane.errors import DeclarationError, PayloadError, ScheduleError, UnreadablePayloadError
+from joblane.job import Job, check_names
+from joblane.record.schedules import Missed
+from joblane.schedule import Schedule, parse
+
+if TYPE_CHECKING:
+    from joblane.record.insert import NewTask
+
+NOT_OF_TICKS = {
+    **dict.fromkeys(("process_in", "process_at"), "the schedule has the times; leave it out"),
+    "task_id": "the id of each task is made of the schedule's name and the time of the tick; leave it out",
+    "deadline": "it is one time, and the schedule fires again and again; leave it out, and limit each run by timeout",
+    "on_conflict": "a tick whose unique key is held by another task is cancelled; leave it out",
+    **dict.fromkeys(("debounce", "longest", "keep"), "a tick is not debounced; leave it out"),
+    **dict.fromkeys(("after", "on_parent_dead"), "a tick waits for no other task; leave it out"),
+}
+"""Enqueue option that a schedule does not take → why."""
+
+
+def checked_row(
+    name: str,
+    job: Job,
+    schedule: Schedule | str,
+    missed: Missed | str,
+    options: Mapping[str, Any],
+    *,
+    check: Callable[[Job], NewTask],
+) -> tuple[dict[str, Any], Schedule]:
+    """Return the given columns of a schedule's row, and its times.
+
+    ``job``: the task, its payload and its tenant. ``check``: the check of an enqueue. Raises :class:`EnqueueError`.
+    """
+    name, times, policy = checked_name(name), _checked_times(schedule), _checked_policy(missed)
+    check_names(options)
+    for option in sorted(options.keys() & NOT_OF_TICKS.keys()):
+        raise ScheduleError(option, NOT_OF_TICKS[option])
+    given = {option: value for option, value in options.items() if value is not None}
+    new = check(replace(job, **given))
+    row = {
+        "name": name,
+        "type": new.task.type,
+        "payload": new.payload,
+        "schema": new.task.schema_digest,
+        "tenant": job.tenant,
+        "options": _as_json(given, new),
+        "expression": times.text,
+        "timezone": times.timezone,
+        "missed": policy,
+    }
+    try:
+        Stored.of(row | {"revision": 0}).job(new.task)
+    except UnreadablePayloadError as error:
+        raise PayloadError("payload", f"its JSON is not a payload of the class, as a tick needs it: {error}") from None
+    return row, times
+
+
+def checked_name(name: object) -> str:
+    if not isinstance(name, str) or not NAME_PATTERN.fullmatch(name):
+        raise ScheduleError("name", f"1 to {MAX_NAME} printable ASCII characters without spaces are required")
+    return name
+
+
+def _checked_times(given: Schedule | str) -> Schedule:
+    try:
+        times = parse(given)
+    except DeclarationError as error:
+        raise ScheduleError("schedule", str(error).removeprefix("schedule: ").removeprefix("schedule ")) from None
+    for field in ("payload", "name"):
+        if getattr(times, field):
+            raise ScheduleError("schedule", f"give the {field} to put, not to cron(…) or every(…)")
+    return times
+
+
+def _checked_policy(given: Missed | str) -> Missed:
+    try:
+        return Missed(given)
+    except ValueError:
+        raise ScheduleError("missed", f"{given!r} is not one of {', '.join(Missed)}") from None
+
+
+def _as_json(given: Mapping[str, Any], new: NewTask) -> dict[str, Any]:
+    """Return the options of a row, from options that were checked."""
+    normal = {
+        "queue": str(new.queue),
+        "headers": dict(new.headers),
+        "tags": list(new.options.tags),
+        "retry_delay": new.options.retry_delay,
+        "unique_until": str(given.get("unique_until")),
+    }
+    options = {name: normal.get(name, value) for name, value in given.items()}
+    return {name: value.total_seconds() if isinstance(value, timedelta) else value for name, value in options.items()}
