@@ -37,7 +37,7 @@ from tests.faults.limit_lanes import Lanes, attributes_of
 
 LEASE_SECONDS = 0.5
 GRID_SECONDS, COMMIT_SECONDS = 2, 0.2
-"""Of the wake-ups of the sweep, which are so frequent because a storm is short."""
+"""The wake-ups of the sweep are more frequent than in production, because a storm is short."""
 THREADS = 12
 SHORT = 100
 """The storm's sweep waits while there are more messages than this."""

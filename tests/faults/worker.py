@@ -41,7 +41,7 @@ PREFIX = "faults"
 ALL_TASKS = TASKS | {sweep_handler.jobs_sweep.type: sweep_handler.jobs_sweep}
 SWEEP_LANE = lane_name(PREFIX, sweep_handler.jobs_sweep.queue, sweep_handler.jobs_sweep.type)
 GRID_SECONDS, COMMIT_SECONDS = 2, 1
-"""Of the wake-ups of the sweep, which are so frequent because a run is short."""
+"""The wake-ups of the sweep are more frequent than in production, because a run is short."""
 
 current = CurrentFate()
 sqs, sqs_of_sweep = FaultySqs(current), FaultySqs(current, SWEEP)

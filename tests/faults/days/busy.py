@@ -22,6 +22,7 @@ from tests.faults.days.day import CHECK_SECONDS, FIXED_HOURS, HOUR, MINUTE, SWEE
 from tests.faults.days.queues import Refusal
 from tests.faults.days.samples import POOL, PREFIX, TASKS, Step, Work
 
+ACTS_AN_HOUR = 1.5
 REST = 14 * HOUR
 """The longest time that the tasks of a day take to end after it."""
 LEFT = """
@@ -64,7 +65,9 @@ class Server:
 
 
 class BusyDay(Day):
-    """``hours``: after these hours nothing is enqueued, and nothing fails, any more. ``interval_hours``: of the fixed
+    """On a day with an even seed, servers act one at a time: then each wake-up counts, as nobody else sends one.
+
+    ``hours``: after these hours nothing is enqueued, and nothing fails, any more. ``interval_hours``: of the fixed
     schedule of the sweep."""
 
     def __init__(
@@ -72,12 +75,14 @@ class BusyDay(Day):
     ) -> None:
         super().__init__(url, seed, faults=faults)
         self._interval, self._ends = interval_hours * HOUR, self.begins + hours * HOUR
+        self._is_lonely = seed % 2 == 0
         self.ids: list[str] = []
 
     def plan(self) -> None:
         ends, lasts = self._ends, self._ends - self.begins
         self.servers = [Server(self, f"server {number}") for number in range(3)]
-        for _ in range(max(3, round(self.dice.randint(6, 14) * lasts / (24 * HOUR)))):
+        bursts = ACTS_AN_HOUR * 24 if self._is_lonely else self.dice.randint(6, 14)
+        for _ in range(max(3, round(bursts * lasts / (24 * HOUR)))):
             self._burst(self.begins + self.dice.uniform(0, lasts))
         for _ in range(max(1, round(self.dice.randint(2, 6) * lasts / (24 * HOUR))) if self.faults else 0):
             begins = self.begins + self.dice.uniform(0, lasts)
@@ -117,7 +122,7 @@ class BusyDay(Day):
     # --- What servers do --------------------------------------------------------------------------------------------
 
     def _burst(self, at: float) -> None:
-        for _ in range(self.dice.choice((1, 1, 2, 6, 12))):
+        for _ in range(1 if self._is_lonely else self.dice.choice((1, 1, 2, 6, 12))):
             server = self.dice.choice(self.servers)
             act = self.dice.choices(
                 (self._enqueue, self._session, self._cancel, self._pause, self._limit, self._external),

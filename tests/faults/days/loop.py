@@ -1,4 +1,4 @@
-"""What happens in a day, in the order of its times. Code of a process runs in a greenlet, which can wait in it."""
+"""The events of a day, in the order of their times. Code of a process runs in a greenlet, which can wait in it."""
 
 from __future__ import annotations
 
