@@ -31,7 +31,7 @@ from joblane.functions.jobs_bulk import handler as bulk_handler
 from joblane.functions.jobs_bulk.handler import jobs_bulk
 from joblane.inspector.bulk import run as bulk_run
 from joblane.record.claim import CLAIM
-from joblane.record.events import BY_ID
+from joblane.record.events import Unsent
 from joblane.record.finish import FINISH
 from joblane.sqs.client import Entry, Sqs
 from joblane.testing.faults import HookedDatabase, Send
@@ -51,7 +51,6 @@ DEATHS = {
     "after the claim": CLAIM,
     "after the finish": FINISH,
     "after the commit": "commit",
-    "after the events": BY_ID,
     "while the canary runs": bulk_run.SET_CANARY_END,
 }
 """Point in time → the statement after which the process is killed."""
@@ -135,6 +134,17 @@ def archive_now(payload: Sample, ctx: TaskContext) -> None:
 # --- The process that is killed ------------------------------------------------------------------------------------
 
 
+class DeadlyBus(Bus):
+    def __init__(self, when: str) -> None:
+        super().__init__()
+        self._when = when
+
+    def send_many(self, events: Sequence[Unsent]) -> dict[str, str]:
+        if self._when == "before the event":
+            die()
+        return super().send_many(events)
+
+
 class DeadlySqs(Sqs):
     def __init__(self, when: str) -> None:
         super().__init__()
@@ -189,7 +199,7 @@ def work(order: dict[str, Any]) -> dict[str, Any]:
     sqs = DeadlySqs(when)
     vars(bulk_handler).update(Sqs=lambda: sqs, discover=lambda: TASKS)
     vars(bulk_run).update(HIDDEN_SECONDS=1, POLL_SECONDS=0.1)  # dead letters of a killed run are visible again soon
-    worker = Worker(TASKS[order["type"]], database, sqs, PREFIX, bus=Bus())
+    worker = Worker(TASKS[order["type"]], database, sqs, PREFIX, bus=DeadlyBus(when))
     return worker.handle({"Records": order["records"]}, LambdaContext())
 
 

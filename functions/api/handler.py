@@ -9,7 +9,7 @@ FUNCTION = Function(
     description="Answers the platform's HTTP API",
     timeout=timedelta(seconds=29),  # API Gateway's limit is 30
     memory_mb=512,
-    enqueue=("tenant:initialize", "user:invitation", "data:export"),
+    enqueue=("tenant:initialize", "user:invitation", "data:export", "report:generate"),
     reads=("exports",),
 )
 

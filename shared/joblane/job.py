@@ -118,7 +118,8 @@ class Job:
     ``process_in`` or ``process_at``, not both."""
     task_id: str | None = None
     """Id of the task: 1 to 200 printable ASCII characters without spaces, and not in the form of a tick's id
-    (``type:schedule:time``). An id that exists raises :class:`TaskIdConflictError`. None: a new UUID of version 7."""
+    (``type:schedule:time``, or ``@name:time:number``). An id that exists raises :class:`TaskIdConflictError`. None: a
+    new UUID of version 7."""
     tenant: str | None = None
     """Tenant of the task: 1 to 128 ASCII letters, digits and punctuation. It is the message group of a fair queue, and
     a filter for operators. It authorises nothing."""

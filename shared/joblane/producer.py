@@ -215,26 +215,14 @@ class Producer:
     def _change_alone(self, change: Callable[[Run], tuple[T, list[NewTask]]]) -> T:
         with self._connecting() as database:
             try:
-                connection = database.get()
-                if not connection.idle:
-                    raise EnqueueError(
-                        "session", "the handler's transaction is open: give session=ctx.session, or use a new JobClient"
-                    )
-                connection.execute_simple("begin")
-
-                def run(sql: str, *documents: str) -> list[list[Any]]:
-                    return [row for document in documents for row in connection.run(sql, document)]
-
-                result, tasks = change(run)
-                inserted = insert_tasks(run, tasks, room=INLINE_SENDS) if tasks else []
-                connection.commit()
+                result, inserted = _in_transaction(database.get(), change)
             except (PostgresError, OSError) as error:
                 database.drop()
                 raise DatabaseUnavailableError(
                     f"the database is unavailable: {text_of(error)}; look whether it was changed before you try again"
                 ) from error
             except BaseException:
-                if self._opened is not None:  # the transaction is rolled back
+                if self._opened is not None and not database.get().idle:  # an interrupt
                     database.drop()
                 raise
         self._send_recorded(inserted)
@@ -479,3 +467,27 @@ class Producer:
         """Make a new lock, which another thread of the parent may have held, and new threads."""
         self._lock = threading.Lock()
         self.__dict__.pop("threads", None)
+
+
+def _in_transaction(
+    connection: Connection, change: Callable[[Run], tuple[T, list[NewTask]]]
+) -> tuple[T, list[NewTask | JobError]]:
+    """Run statements in a transaction of their own, and insert the tasks that ``change`` returns. An error of the
+    caller's arguments rolls it back."""
+    if not connection.idle:
+        raise EnqueueError(
+            "session", "the handler's transaction is open: give session=ctx.session, or use a new JobClient"
+        )
+
+    def run(sql: str, *documents: str) -> list[list[Any]]:
+        return [row for document in documents for row in connection.run(sql, document)]
+
+    connection.execute_simple("begin")
+    try:
+        result, tasks = change(run)
+    except JobError:
+        connection.rollback()
+        raise
+    inserted = insert_tasks(run, tasks, room=INLINE_SENDS) if tasks else []
+    connection.commit()
+    return result, inserted

@@ -13,7 +13,7 @@ SENT_BY_WORKER_SECONDS = 15
 COLUMNS = "id, detail ->> 'kind', detail ->> 'finished_at', detail::text"
 BY_ID = f"select {COLUMNS} from joblane.events where id = any($1::text[]) order by created_at, id"
 OLDEST = f"""
-select {COLUMNS}, created_at::text from joblane.events
+select {COLUMNS}, created_at::text as at from joblane.events
  where (created_at, id) > ($1::timestamptz, $2) and created_at <= now() - make_interval(secs => $4::float8)
  order by created_at, id limit $3::int
 """

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import urllib.request
 from collections.abc import Mapping
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import uuid4
 
@@ -117,7 +117,8 @@ class Exercise:
                 self.complete(type_, sandbox)
 
     def api(self) -> None:
-        """A tenant, an invitation, an export, and the download of it by a link that the API has signed."""
+        """A tenant, an invitation, a weekly report whose first tick is soon, an export, and the download of it by a
+        link that the API has signed."""
         tenant = self._request("POST", "/tenants", {"name": "New Ltd", "slug": "new-ltd"}, who=claims())["tenant_id"]
         owner, role = claims("ann", tenant, "owner"), str(uuid4())
         self.stage.run(
@@ -127,6 +128,9 @@ class Exercise:
         )
         invitation = {"email": "bob@example.org", "role_id": role}
         self._request("POST", f"/tenants/{tenant}/invitations", invitation, who=owner)
+        soon = datetime.now(UTC) + timedelta(minutes=5)
+        report = {"day": f"{soon:%A}".lower(), "time": f"{soon:%H:%M}"}
+        self._request("PUT", "/reports/schedules/weekly", report, who=owner)
         asked = self._request("POST", "/exports", {"export_type": "full"}, who=owner)
         lane = f"{PREFIX}-default-data-export"
         for message in self.stage.received(lane):

@@ -9,7 +9,9 @@ from pg8000.exceptions import DatabaseError
 
 from joblane.maintenance import events as duty
 from joblane.maintenance.sweep import sweep
+from joblane.maintenance.walk import PLANNING
 from joblane.record.database import Database
+from joblane.record.events import BY_ID, OLDEST, REMOVE
 from tests import logs
 from tests.samples import Sample
 from tests.samples_events import Bus, sample_heard
@@ -22,11 +24,12 @@ def write(world: World, count: int, age: str = "1 minute") -> None:
     """Write events of that age, one of them each millisecond."""
     world.run(
         "insert into joblane.events (id, created_at, detail)"
-        " select t.id || ':0:completed', now() - $2::interval + n * interval '1 ms', joblane.event(t)"
+        " select t ->> 'id' || ':0:completed', now() - $2::interval + n * interval '1 ms',"
+        "        joblane.event(jsonb_populate_record(null::joblane.tasks, t))"
         "   from generate_series(1, $1::int) n,"
-        "   lateral (select (jsonb_populate_record(null::joblane.tasks, jsonb_build_object("
+        "   lateral (select jsonb_build_object("
         "     'id', 'task-' || lpad(n::text, 4, '0'), 'type', 'sample:heard', 'queue', 'default', 'state', 'completed',"
-        "     'generation', 0, 'attempts', 1, 'tags', '{}', 'created_at', now(), 'finished_at', now()))).*) t",
+        "     'generation', 0, 'attempts', 1, 'tags', '{}', 'created_at', now(), 'finished_at', now()) as t) as x",
         str(count),
         age,
     )
@@ -43,6 +46,19 @@ def test_events_are_sent_in_the_order_in_which_they_were_written(world: World) -
 
     assert bus.ids == [f"task-{n:04}:0:completed" for n in range(1, 251)]
     assert (swept.events, swept.events_waiting, waiting(world)) == (250, 0, 0)
+
+
+@pytest.mark.parametrize("statement", [BY_ID, OLDEST, REMOVE])
+def test_no_statement_reads_all_events(world: World, statement: str) -> None:
+    write(world, 1000)
+    world.run("analyze joblane.events")
+    connection = world.database.get()
+    connection.execute_simple(PLANNING)
+    plan = "\n".join(row[0] for row in connection.execute_simple(f"explain (generic_plan) {statement}").rows)
+
+    assert "Index Scan using events_" in plan
+    assert "Seq Scan" not in plan
+    assert statement != OLDEST or "Sort" not in plan
 
 
 def test_an_event_that_its_worker_may_be_sending_is_left_to_it(world: World) -> None:

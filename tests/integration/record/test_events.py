@@ -151,7 +151,23 @@ def test_a_redriven_task_has_another_event_with_the_number_of_its_redrives(world
     assert ids(world) == ["it:0:archived", "it:1:archived"]
 
 
-def test_a_duplicate_and_the_tick_of_a_paused_schedule_have_events(world: World, inspector: Inspector) -> None:
+def test_a_change_of_an_ended_task_writes_no_second_event(world: World, inspector: Inspector) -> None:
+    handle(world.worker(sample_heard), enqueue(world, "end_dead"))
+    world.run("delete from joblane.events")  # it was sent
+    inspector.delete("it")
+
+    assert ids(world) == []
+
+
+def test_a_task_that_sql_lets_end_twice_has_its_event_once(world: World) -> None:
+    handle(world.worker(sample_heard), enqueue(world))
+    world.run("update joblane.tasks set state = 'pending', finished_at = null, expire_at = null")
+    world.deliver(sample_heard, {"type": "sample:heard", "id": "it", "rec": True})
+
+    assert (world.row("it")["state"], ids(world)) == ("completed", ["it:0:completed"])
+
+
+def test_a_task_that_is_refused_as_a_duplicate_has_its_event(world: World) -> None:
     world.deliver(sample_dying, message("end_dead", "first", type_="sample:dying"))
     put(world, sample_dying, "holder", unique_key="sample:dying x")
     world.run("update joblane.tasks set unique_key = $1 where id = 'holder'", world.row("first")["unique_key"])

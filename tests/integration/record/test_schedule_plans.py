@@ -15,7 +15,7 @@ from joblane.record.connection import Connection
 from joblane.record.database import Database
 from joblane.record.schedules import CANCEL_TICKS, DELETE, DUE, DUE_BY_NAME, GET, LOCK, MOVE, PAUSE, listing
 
-NUMBER = 5_000
+NUMBER = 3_000
 SCHEDULES = """
 insert into joblane.schedules (name, type, payload, tenant, expression, timezone, missed, revision, next_at, paused_at)
 select 's' || n, 'a:' || (n % 100), '{}', 'tenant-' || (n % 1000), '0 6 * * *', 'UTC', 'latest', 1,
@@ -28,7 +28,7 @@ insert into joblane.tasks (id, type, queue, state, payload, payload_digest, max_
 select '@s' || s || to_char(now() + n * interval '1 minute', ':YYYY-MM-DD"T"HH24:MI"Z:1"'), 'a:b', 'default',
        case when n > 0 then 'scheduled' else 'completed' end, '{}', '', 4, 60, now() + n * interval '1 minute',
        case when n <= 0 then now() end, case when n <= 0 then now() + interval '1 day' end
-  from generate_series(1, 3) s, generate_series(-2000, 15) n
+  from generate_series(1, 2) s, generate_series(-1500, 15) n
 """
 ROWS_READ = """
 select sum(coalesce(seq_tup_read, 0) + coalesce(idx_tup_fetch, 0))::int from pg_stat_xact_all_tables

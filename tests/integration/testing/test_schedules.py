@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
@@ -48,32 +48,51 @@ def expected(schedule: Any, since: datetime, until: datetime) -> list[datetime]:
     return moments
 
 
-@pytest.mark.parametrize("text", ["*/5 * * * *", "*/20 * * * *", "0 * * * *"])
-def test_each_tick_of_a_day_runs_once_and_in_time(jobs: JobTester, text: str) -> None:
+@pytest.mark.parametrize(("text", "hours"), [("*/5 * * * *", 2), ("0 * * * *", 6)])
+def test_each_tick_runs_once_and_in_time(jobs: JobTester, text: str, hours: int) -> None:
     # given
-    schedule, begin = cron(text), jobs.now
-    jobs.schedules.put("s", clock_strike, Order(number=1), schedule)
+    schedule = cron(text)
+    first = jobs.schedules.put("s", clock_strike, Order(number=1), schedule).next_at
     # when
-    jobs.travel(6 * HOUR, ticks=True)
+    jobs.travel(hours * HOUR, ticks=True)
     # then
-    assert times("s") == expected(schedule, begin, jobs.now)
+    assert first is not None
+    assert times("s") == [first, *expected(schedule, first, jobs.now)]
     late = jobs.client._query(
         "select max(abs(extract(epoch from a.started_at - t.due_at)))::float8 from joblane.tasks t"
         " join joblane.task_attempts a on a.task_id = t.id where t.id like $1",
         "@s:%",
     )
     assert late[0][0] < 2.5  # a message may arrive 2 s early
+    # and the times that the schedule shows are by the real clock
+    found = jobs.schedules.get("s")
+    assert found is not None
+    assert found.next_at is not None
+    assert abs(found.next_at + (jobs.now - datetime.now(UTC)) - schedule.next_after(jobs.now)) < timedelta(seconds=1)
+
+
+def test_a_tick_is_cancelled_while_the_last_one_waits_for_its_retry(jobs: JobTester) -> None:
+    # given a task that fails, and is retried after ten minutes
+    often = every(minutes=5)
+    first = jobs.schedules.put("s", clock_chime, Order(number=1), often).next_at
+    assert first is not None
+    # when
+    jobs.at(first + timedelta(minutes=6), ticks=True)
+    # then
+    assert times("s") == [first]
+    rows = jobs.client._query("select state, reason from joblane.tasks where id like $1 order by id limit 2", "@s:%")
+    assert [state for state, _ in rows] == ["retry", "cancelled"]
+    assert rows[1][1].startswith("DuplicateTask: its unique key is held by @s:")
 
 
 @pytest.mark.parametrize(("missed", "runs"), [(Missed.LATEST, 1), (Missed.SKIP, 0)])
-def test_after_three_hours_without_a_sweep_the_policy_decides(jobs: JobTester, missed: Missed, runs: int) -> None:
-    # given a schedule whose tasks of the first minutes are made, and three hours without a sweep
-    jobs.schedules.put("s", clock_strike, Order(number=1), every(minutes=30), missed=missed)
-    jobs.travel(HOUR, ticks=True)
-    ran.clear()
-    jobs.travel(timedelta(hours=3, minutes=10))
+def test_after_hours_without_a_sweep_the_policy_decides(jobs: JobTester, missed: Missed, runs: int) -> None:
+    # given a schedule that fires every hour, no sweep for a day, and a time that is not just after a tick
+    jobs.schedules.put("s", clock_strike, Order(number=1), every(hours=1), missed=missed)
+    jobs.at(jobs.now.replace(minute=30, second=0) + timedelta(days=1))
     # when
     jobs.drain()
-    # then
-    made_ahead = 1  # at most, by the last sweep
-    assert runs <= len(ran) <= runs + made_ahead + 1
+    # then one task may have been made before
+    newest = jobs.now.replace(minute=0, second=0, microsecond=0)
+    assert times("s").count(newest) == runs
+    assert len(ran) <= runs + 1

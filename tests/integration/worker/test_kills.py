@@ -342,7 +342,7 @@ def test_a_batch_that_kills_once_runs_again_one_by_one_and_all_complete(world: W
     assert not any(world.row(id_)["claim_alone"] for id_ in ids)
 
 
-@pytest.mark.parametrize("dies", ["after the finish", "after the events"])
+@pytest.mark.parametrize("dies", ["after the finish", "before the event"])
 def test_a_process_killed_before_it_sends_its_event_leaves_it_to_the_sweep(
     world: World, workers: Workers, dies: str
 ) -> None:
