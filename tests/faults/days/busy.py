@@ -91,11 +91,15 @@ class BusyDay(Day):
             )
             long = self.dice.choice((30, 4 * MINUTE, 20 * MINUTE, 2 * HOUR))
             self.queues.refusals.append(Refusal(begins, min(begins + long, ends), queue))
-        at = self.begins - self.begins % self._interval
-        while (at := at + self._interval) < ends + REST:
-            self.tick(SWEEP, SWEEP.schedules[0], datetime.fromtimestamp(at, UTC))
+        self.plan_ticks()
         self.loop.at(ends, self._calm)
         each(CHECK_SECONDS, self.loop, self.check)
+
+    def plan_ticks(self) -> None:
+        """Plan the ticks of the sweep's schedule."""
+        at = self.begins - self.begins % self._interval
+        while (at := at + self._interval) < self._ends + REST:
+            self.tick(SWEEP, SWEEP.schedules[0], datetime.fromtimestamp(at, UTC))
 
     def _calm(self) -> None:
         self.faults = 0.0

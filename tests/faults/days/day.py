@@ -116,8 +116,8 @@ class Day:
         self._environments: defaultdict[str, list[Environment]] = defaultdict(list)
         self._starts: Counter[str] = Counter()
         self._since: dict[str, float] = {}
-        self._used_at = self._delivered_at = self.begins
-        self.swept_at = self.begins
+        self._used_at = self._delivered_at = 0.0
+        self.swept_at = 0.0
         """The start of the last sweep, also of one that has died. A sweep every five minutes would die as well."""
 
     # --- The surroundings -------------------------------------------------------------------------------------------
