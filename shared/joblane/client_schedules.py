@@ -20,13 +20,13 @@ from joblane.record.serve import serve
 from joblane.schedule import Schedule
 
 if TYPE_CHECKING:
-    from joblane.client import JobClient
     from joblane.declaration import Task
     from joblane.enqueue.foreign import AfterCommit, AsyncAfterCommit
     from joblane.enqueue.insert import Run
     from joblane.enqueue.result import Enqueued
     from joblane.enqueue.session import AnyAsyncSession, AnySession
     from joblane.payload import Payload
+    from joblane.producer import Producer
     from joblane.queues import Queue
     from joblane.record.insert import NewTask
     from joblane.retry import RetryDelay
@@ -69,7 +69,7 @@ class Schedules:
     ``arun_now``, which take the sessions and connections of :meth:`JobClient.aenqueue`.
     """
 
-    def __init__(self, client: JobClient) -> None:
+    def __init__(self, client: Producer) -> None:
         self._client = client
 
     # --- Changes -------------------------------------------------------------------------------------------------
