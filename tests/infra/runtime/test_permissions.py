@@ -44,7 +44,7 @@ def mailing(real_stages: RealStages) -> Resolved:
 def policies(stage: Stage, mailing: Resolved) -> Policies:
     sweep = f'{lane_name("{}", Queue.LOW, SWEEP)}"'  # the functions of the other stage work for this one
     text = json.dumps(dict(mailing.policies)).replace(sweep.format(MAILING), sweep.format(PREFIX))
-    return stage.resolved.policies | json.loads(text)
+    return {**stage.resolved.policies, **json.loads(text)}
 
 
 @pytest.fixture(scope="module")
