@@ -12,6 +12,7 @@ import shlex
 from collections.abc import Iterator
 from dataclasses import replace
 from datetime import timedelta
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -48,7 +49,8 @@ PYTHON_TIME = re.compile(r"\d:\d\d")
 EVENTS = {"archived", "moved-by-sqs", "refused", "missed-tick", "throttles", "near-timeout"}
 EVENTS |= {"events-refused", "events-dropped"}
 """Alarms that end by themselves while nothing is repaired."""
-URGENT = {"moved-by-sqs", "waiting-critical", "missed-tick", "stuck-lease", "sweep", "sweep-lane", "health-check"}
+OF_SWEEP = {"sweep", "sweep-fails", "sweep-lane"}
+URGENT = {"moved-by-sqs", "waiting-critical", "missed-tick", "stuck-lease", "health-check"} | OF_SWEEP
 SLACK = {"workspace_id": "T0123ABCD", "channel_id": "C0456EFGH"}
 RUNBOOK = "https://wiki.acme.io/jobs"
 MAX_RANGE_SECONDS, LONGEST_RANGE_SECONDS = 86_400, 604_800
@@ -253,19 +255,19 @@ def test_the_metrics_that_alarms_read_are_those_that_the_costs_page_counts(
     found = alarms_of(prod)
     parts = {part_of(task.type) for task in lanes}
     timed = {part_of(task.type) for task in lanes if not task.resumable}
-    # three for each lane, throttles of the parts and of the other functions, near timeouts, and twelve of the stage
-    assert len(found) == 3 * len(lanes) + len(parts) + 1 + len(timed) + 12
+    # three for each lane, throttles of the parts and of the other functions, near timeouts, and 13 of the stage
+    assert len(found) == 3 * len(lanes) + len(parts) + 1 + len(timed) + 13
     metrics = sum(len(metrics_of(alarm)) for alarm in found.values())
-    assert metrics == 7 * len(lanes) - sum(task.resumable for task in lanes) + len(functions) + 15
+    assert metrics == 7 * len(lanes) - sum(task.resumable for task in lanes) + len(functions) + 18
 
 
-def test_a_small_stage_has_13_alarms_that_read_16_metrics(small: Template) -> None:
+def test_a_small_stage_has_14_alarms_that_read_19_metrics(small: Template) -> None:
     found = alarms_of(small)
     names = {name.removeprefix("jobs-dev-") for name in found}
     found_by_sweep = {"moved-by-sqs", "waiting", "waiting-critical", "missed-tick", "stuck-lease", "old-snapshot"}
     of_events = {"events-late", "events-dropped"}
-    assert names == {"archived", "throttles", "refused", *found_by_sweep, "sweep", "sweep-lane", *of_events}
-    assert sum(len(metrics_of(alarm)) for alarm in found.values()) == 16
+    assert names == {"archived", "throttles", "refused", *found_by_sweep, *OF_SWEEP, *of_events}
+    assert sum(len(metrics_of(alarm)) for alarm in found.values()) == 19
     assert templates.of_type(small, "AWS::KMS::Key") == {}
 
 
@@ -358,6 +360,29 @@ def test_a_lane_of_the_sweep_that_nothing_reads_has_an_alarm(watched: Template) 
     assert re.fullmatch(r"jobs-[a-z]+-low-jobs-sweep", dimensions(alarm)["QueueName"])
     # a message of a planned sweep waits for 15 minutes, and that of a sweep for its whole run
     assert alarm["Threshold"] > MAX_DELAY_SECONDS + discover()["jobs:sweep"].timeout.total_seconds()
+
+
+def test_sweeps_that_only_fail_have_an_alarm_after_half_an_hour(watched: Template) -> None:
+    (alarm,) = (alarm for name, alarm in alarms_of(watched).items() if name.endswith("-sweep-fails"))
+    assert (alarm["EvaluationPeriods"], alarm["DatapointsToAlarm"], alarm["Threshold"]) == (2, 2, 1)
+    assert alarm["TreatMissingData"] == "notBreaching"
+    of_sweep = {"task_type": "jobs:sweep", "queue": "low"}
+    found = {entry["MetricName"]: (dimensions(entry), entry["Period"]) for entry in metrics_of(alarm)}
+    function = found.pop("Errors")[0]["FunctionName"]
+    assert re.fullmatch(r"jobs-[a-z]+-jobs-sweep", function)
+    assert found == {"Retried": (of_sweep, 900), "Completed": (of_sweep, 900)}
+
+
+@pytest.mark.parametrize(
+    ("retried", "errors", "completed", "fires"),
+    [(3, 0, 0, True), (0, 1, 0, True), (1, 1, 0, True), (3, 0, 1, False), (0, 0, 1, False), (0, 0, 0, False)],
+)
+def test_one_sweep_that_completes_ends_the_alarm(retried: int, errors: int, completed: int, fires: bool) -> None:
+    alarms = alarms_of_stage(Monitoring(), discover(), prefix="jobs", functions=[])
+    [alarm] = (each for each in alarms if each.name == "sweep-fails")
+    values = {"retried": retried, "errors": errors, "completed": completed}
+    value = eval(alarm.expression, {"IF": lambda is_true, yes, no: yes if is_true else no, **values})
+    assert (value >= alarm.threshold) is fires
 
 
 @pytest.mark.parametrize(
@@ -496,6 +521,15 @@ def test_a_synth_says_that_nobody_is_notified(real_stages: RealStages) -> None:
     line = "  alarms: nobody is notified; set monitoring.email"
     assert line in concurrency(real_stages("dev").jobs)
     assert line not in concurrency(real_stages("prod").jobs)
+
+
+def test_a_synth_says_who_cannot_wake_a_planned_sweep(real_stages: RealStages) -> None:
+    jobs = real_stages("dev").jobs
+    line = "  sweep: planned, and every 6 hours; programs that enqueue by SQL alone cannot wake it and need "
+    assert line in concurrency(jobs)
+    often: Any = SimpleNamespace(**vars(jobs) | {"stage": jobs.stage.model_copy(update={"sweep": "5 minutes"})})
+    often.variables = jobs.variables
+    assert "  sweep: " not in concurrency(often)
 
 
 # --- Dashboard and queries -----------------------------------------------------------------------------------------

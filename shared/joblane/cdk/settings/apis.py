@@ -167,8 +167,8 @@ class Monitoring(Settings):
     """Address at which your team reads the page [Operate a stage](../how-to/operate.md), for the texts of the alarms,
     which add the anchor of a section. None: the texts name the file ``docs/how-to/operate.md``."""
     detail: Literal["lanes", "stage"] = "lanes"
-    """``lanes``: alarms for each type in each of its queues. ``stage``: alarms for the whole stage only, which read 15
-    metrics at most (19 with events), and a dashboard with at most 50 metrics, for any number of types. The alarms of
+    """``lanes``: alarms for each type in each of its queues. ``stage``: alarms for the whole stage only, which read 18
+    metrics at most (22 with events), and a dashboard with at most 50 metrics, for any number of types. The alarms of
     ``failing_percent`` and ``near_timeout_percent`` exist only with ``lanes``."""
     topic_key: bool = True
     """True: the SNS topics have a KMS key of their own. False: notifications are not encrypted by KMS. They hold names
@@ -205,8 +205,8 @@ class Monitoring(Settings):
     """Duration of a run, in percent of its type's ``timeout``."""
     silence: Annotated[int, Field(ge=2)] | Literal["off"] = 4
     """Successive runs of the sweep's schedule, or of a health check, that are missing or did not complete. If they take
-    longer than an hour after the first, the alarm fires an hour after the first. ``"off"`` also leaves out the alarm of
-    a lane of the sweep that nothing reads."""
+    longer than an hour after the first, the alarm fires an hour after the first. ``"off"`` also leaves out the alarms
+    of sweeps that fail, and of their lane if nothing reads it."""
 
     @property
     def address_for_later(self) -> str | None:

@@ -7,6 +7,8 @@ from datetime import timedelta
 from functools import partial
 from typing import Any
 
+from aws_cdk import aws_cloudwatch as cloudwatch
+
 from joblane.cdk.settings.apis import Count, Monitoring
 from joblane.cdk.watching.alarms import (
     FIVE,
@@ -15,6 +17,7 @@ from joblane.cdk.watching.alarms import (
     Topic,
     account_metric,
     archived,
+    function_metric,
     longest_gap,
     own_metric,
     queue_metric,
@@ -24,7 +27,7 @@ from joblane.cdk.watching.of_events import alarms_of_events
 from joblane.cdk.watching.of_lanes import throttles
 from joblane.declaration import Task
 from joblane.inspector.durations import written
-from joblane.queues import SWEEP, Queue, cron_group_name, dead_letter_name, front_door_name, lane_name
+from joblane.queues import SWEEP, Queue, cron_group_name, dead_letter_name, front_door_name, function_name, lane_name
 
 UNREAD = timedelta(minutes=30)
 """Age of a message in the lane of the sweep. That of a planned sweep is delayed by 15 minutes at most, then replaced.
@@ -181,7 +184,9 @@ def _of_sweep(sweep: Task[Any, Any], prefix: str, monitoring: Monitoring, *, has
         topic=Topic.LATER,
         is_state=True,
     )
+    completed = partial(own_metric, prefix, "Completed", task_type=SWEEP, queue=sweep.queue.value)
     if isinstance(monitoring.silence, int):
+        yield _failing_sweeps(sweep, prefix, completed(statistic="Sum", period=QUARTER))
         lane = lane_name(prefix, sweep.queue, SWEEP)
         yield Alarm(
             name="sweep-lane",
@@ -193,6 +198,28 @@ def _of_sweep(sweep: Task[Any, Any], prefix: str, monitoring: Monitoring, *, has
             metrics={"age": queue_metric(lane, "ApproximateAgeOfOldestMessage", "Maximum")},
             threshold=UNREAD.total_seconds(),
         )
-    completed = partial(own_metric, prefix, "Completed", task_type=SWEEP, queue=sweep.queue.value)
     if gap := longest_gap(sweep):
         yield from silence("sweep", "the-sweep-does-not-run", completed, gap, monitoring.silence)
+
+
+def _failing_sweeps(sweep: Task[Any, Any], prefix: str, completed: cloudwatch.Metric) -> Alarm:
+    """Sweeps that start and fail, which neither silence nor the lane shows: their messages are received repeatedly.
+
+    A missing metric counts as 0 in a sum. SQS leaves messages that were received three times out of the age of the
+    oldest. Sources: CloudWatch, *Using metric math*; SQS, *Available CloudWatch metrics*.
+    """
+    retried = own_metric(prefix, "Retried", statistic="Sum", period=QUARTER, task_type=SWEEP, queue=sweep.queue.value)
+    errors = function_metric(function_name(prefix, SWEEP), "Errors", period=QUARTER)
+    return Alarm(
+        name="sweep-fails",
+        heading="the-sweep-does-not-run",
+        says=f"Sweeps have failed for {written(2 * QUARTER)}, and none has completed.",
+        run="runs jobs:sweep",
+        topic=Topic.URGENT,
+        is_state=True,
+        metrics={"retried": retried, "errors": errors, "completed": completed},
+        expression="IF(retried + errors > 0, IF(retried + errors + completed > retried + errors, 0, 1), 0)",
+        threshold=1,
+        period=QUARTER,
+        rings_after=2,
+    )
