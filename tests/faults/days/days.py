@@ -12,10 +12,12 @@ from tempfile import TemporaryDirectory
 
 from joblane.local.postgres import Postgres
 from joblane.record.database import Database
+from joblane.record.stage import take_stage
 from tests.conftest import administer
 from tests.faults import server_of_its_own
 from tests.faults.days import clock
 from tests.faults.days.day import Day, Result
+from tests.faults.days.samples import PREFIX
 
 TEMPLATE = "days"
 SETTINGS = {**server_of_its_own.SETTINGS, "autovacuum": "off"}
@@ -30,6 +32,7 @@ class Days:
         self._numbers = itertools.count(1)
         url = server.database_url(server_of_its_own.database(server, TEMPLATE))
         with Database(url, limits=None) as database:
+            take_stage(database.get(), PREFIX, None)
             clock.install(database.get())
 
     @classmethod
