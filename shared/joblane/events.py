@@ -15,9 +15,6 @@ from dataclasses import dataclass, fields
 from datetime import datetime
 from typing import Any
 
-from joblane.settings import EVENT_BUS
-
-BUS = EVENT_BUS
 DETAIL_TYPE = "Task {kind}"
 """The ``detail-type`` of an event, such as ``Task archived``."""
 

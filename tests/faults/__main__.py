@@ -1,5 +1,5 @@
-"""``make faults``: a long run from a seed, storms of limits, of graphs and of debounced enqueues, a run of a rate, and
-their reports."""
+"""``make faults``: a long run from a seed, storms of limits, of graphs and of debounced enqueues, a run of a rate, days
+in virtual time, and their reports."""
 
 from __future__ import annotations
 
@@ -8,10 +8,15 @@ import contextlib
 import secrets
 import sys
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from tests.faults import debounce_plants, graph_plants, limit_plants
+from tests.faults.days import plants as day_plants
+from tests.faults.days.busy import BusyDay
+from tests.faults.days.days import Days, together
+from tests.faults.days.idle import IdleDay
 from tests.faults.debounce_storm import DebounceStorm
 from tests.faults.graph_storm import GraphStorm
 from tests.faults.limit_storm import Storm
@@ -33,6 +38,7 @@ def main() -> int:
     parser.add_argument("--rated", type=int, default=5000, help="tasks of the run of a rate; 0: no such run")
     parser.add_argument("--bursts", type=float, default=10, help="virtual minutes of debounced enqueues; 0: none")
     parser.add_argument("--graphs", type=int, default=1000, help="of the storm of graphs; 0: no storm")
+    parser.add_argument("--days", type=int, default=100, help="busy days in virtual time; 0: none")
     parser.add_argument("--minutes", type=float, default=15, help="after this time a run counts as stuck")
     parts = (
         ("jobs", _run_jobs, PLANTS),
@@ -40,6 +46,7 @@ def main() -> int:
         ("rated", _run_rate, limit_plants.RATE_PLANTS),
         ("bursts", _run_bursts, debounce_plants.PLANTS),
         ("graphs", _run_graphs, graph_plants.PLANTS),
+        ("days", _run_days, day_plants.PLANTS),
     )
     names = sorted(bug for _, _, bugs in parts for bug in bugs)
     parser.add_argument("--plant", choices=names, help="a bug that its run must find")
@@ -117,6 +124,24 @@ def _run_graphs(options: argparse.Namespace) -> bool:
         print(result.table(), flush=True)
         wrong |= bool(result.wrong)
     return wrong
+
+
+def _run_days(options: argparse.Namespace) -> bool:
+    """Like :func:`_run_jobs`. Each day has a seed of its own: that of the run, the next one, and so on."""
+    seeds = range(options.seed, options.seed + options.days)
+    print(f"Seeds {seeds[0]} to {seeds[-1]}: days in virtual time", flush=True)
+    planted = day_plants.planted(options.plant) if options.plant else contextlib.nullcontext()
+    with Days.on_own_server() as days, planted:
+        results = [days.live(partial(IdleDay, seed=seeds[0]))]
+        print(results[0].table(), flush=True)
+        for seed in seeds:
+            results.append(days.live(partial(BusyDay, seed=seed)))
+            if results[-1].wrong:
+                print(results[-1].table(), flush=True)
+                if options.plant:
+                    break
+    print(together(results).table(), flush=True)
+    return any(result.wrong for result in results)
 
 
 @contextlib.contextmanager

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import random
 import threading
 import time
@@ -19,9 +20,12 @@ from datetime import timedelta
 from typing import Any
 from unittest.mock import patch
 
+from joblane import settings
 from joblane.client import JobClient
 from joblane.declaration import Task
-from joblane.queues import Queue, lane_name
+from joblane.enqueue import wake
+from joblane.limits import MAX_BATCH
+from joblane.queues import SWEEP, Queue, lane_name
 from joblane.record.database import Database
 from joblane.sqs.message import DEAD_ATTRIBUTE, Message
 from joblane.testing.faults import HookedDatabase
@@ -32,11 +36,12 @@ from tests.builders.events import LambdaContext, event
 from tests.faults.limit_lanes import Lanes, attributes_of
 
 LEASE_SECONDS = 0.5
-SWEEP_SECONDS = 2.0
+GRID_SECONDS, COMMIT_SECONDS = 2, 0.2
+"""The wake-ups of the sweep are more frequent than in production, because a storm is short."""
 THREADS = 12
 SHORT = 100
 """The storm's sweep waits while there are more messages than this."""
-SWEEP = """
+SEND_AGAIN = """
 update joblane.tasks t set sweep_at = clock_timestamp() + interval '61 s'
  where t.id in (select id from joblane.tasks where finished_at is null and case state
                    when 'held' then sweep_at <= clock_timestamp()
@@ -177,6 +182,9 @@ class DyingWorkers:
         with ExitStack() as patches:
             for each in (
                 patch.object(logging.getLogger("sqlalchemy.pool"), "disabled", True),  # it reports each connection cut
+                patch.dict(os.environ, {settings.SWEEP_MINUTES: "360"}),
+                patch.object(wake, "GRID_SECONDS", GRID_SECONDS),
+                patch.object(wake, "COMMIT_SECONDS", COMMIT_SECONDS),
                 patch.object(worker_module, "LEASE_MARGIN", timedelta(0)),
                 patch.object(worker_run, "KILL_MARGIN_SECONDS", 0.0),
             ):
@@ -259,6 +267,13 @@ class DyingWorkers:
                     dead_letter.queue.removesuffix("-dlq"), dead_letter.body, 0, dead_letter.group, attributes
                 )
 
+    def _is_woken(self) -> bool:
+        """Take the wake-ups of the sweep. Return False if there is none."""
+        records = self._lanes.receive(lane_name(self.prefix, Queue.LOW, SWEEP), MAX_BATCH)
+        self._lanes.answer(records, set())
+        self.count("wake-ups of the sweep", len(records))
+        return bool(records)
+
     def _before_redrive(self, id_: str) -> None:
         """Prepare an archived task for its second life."""
 
@@ -266,6 +281,6 @@ class DyingWorkers:
         with self._client() as (database, _):
             for _ in self._every(0.3):
                 # a long lane has the messages; to send them again would only make it longer
-                for id_, type_, _, tenant in database.get().run(SWEEP) if self._lanes.depth < SHORT else ():
+                for id_, type_, _, tenant in database.get().run(SEND_AGAIN) if self._lanes.depth < SHORT else ():
                     self.count("messages sent by the sweep")
                     self._put(type_, Message(type_, id_, rec=True).encode(), tenant)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -58,10 +59,14 @@ NONE = Fate()
 
 
 class CurrentFate:
-    """The current fault of the process, shared by its connections and its queues."""
+    """The current fault of the process, shared by its connections and its queues.
+
+    ``ahead``: the seconds by which the clock of the queues is ahead of the process's.
+    """
 
     def __init__(self) -> None:
         self.fate = NONE
+        self.ahead = 0.0
 
     def at(self, when: str, *steps: str) -> bool:
         """Kill the process here if the fault says so. Return True if the connection must be cut."""
@@ -107,6 +112,9 @@ class FaultySqs(Sqs):
         super().__init__()
         self._current = current
         self._sender = sender
+
+    def now(self) -> float:
+        return time.time() + self._current.ahead
 
     @cached_property
     def client(self) -> SQSClient:

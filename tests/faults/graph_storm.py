@@ -29,7 +29,7 @@ from joblane.record.serve import Turn
 from joblane.record.task_types import LIMITS, declared_limits
 from joblane.sqs.message import Message
 from joblane.worker import worker as worker_module
-from tests.faults.dying_workers import SWEEP_SECONDS, DyingWorkers, Fate, Result
+from tests.faults.dying_workers import DyingWorkers, Fate, Result
 from tests.faults.graph_samples import TASKS, Node, graph_one
 
 PREFIX = "graph"
@@ -102,16 +102,14 @@ class GraphStorm(DyingWorkers):
             yield
 
     def _await_end(self, observer: Database) -> None:
-        swept = time.monotonic()
         while time.monotonic() < self._ends and not self.result.wrong:
             time.sleep(0.1)
             is_quiet = self._produced.is_set() and not self._lanes.depth
             if is_quiet and not observer.get().run(LEFT):
                 return
-            if time.monotonic() - swept > SWEEP_SECONDS:
+            if self._is_woken():
                 with self._gate.closed():
                     list(Parents(PREFIX, Sends(observer.get(), self._lanes)).steps())
-                swept = time.monotonic()
         if not self.result.wrong:
             self.wrong(f"not over in time: {observer.get().run(LEFT)[:9]}, messages: {self._lanes.depth}")
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from itertools import count
 from typing import Any
 
+from joblane.queues import SWEEP, slug_of
 from joblane.sqs.client import Entry
 from tests.builders.events import record
 
@@ -31,7 +32,8 @@ class Sent:
 
 
 class Lanes:
-    """The queues. ``dead``: the dead letters. ``depth``: the number of other messages, those in flight included.
+    """The queues. ``dead``: the dead letters. ``depth``: the number of other messages, those in flight included, but
+    not those of the sweep.
 
     ``speed``: delays and visibility timeouts are this many times shorter than on SQS.
     """
@@ -39,12 +41,16 @@ class Lanes:
     def __init__(self, speed: float = SPEED) -> None:
         self._speed = speed
         self.dead: list[Entry] = []
+        self.covered: dict[str, tuple[float, float]] = {}
         self.depth = 0
         self._lock = threading.Lock()
         self._heaps: dict[str, list[tuple[float, int, Sent]]] = defaultdict(list)
         self._numbers = count(1)
         self._received: dict[str, tuple[Sent, int]] = {}
         self._visibility: dict[str, float] = {}
+
+    def now(self) -> float:
+        return time.time()
 
     def send_many(self, entries: Sequence[Entry], *, brief: bool = False) -> dict[int, str]:
         for entry in entries:
@@ -63,7 +69,7 @@ class Lanes:
         attributes: Mapping[str, tuple[str, str]] = {},
     ) -> None:
         with self._lock:
-            self.depth += 1
+            self.depth += not is_of_sweep(queue)
             self._push(Sent(queue, body, group, attributes), delay / self._speed)
 
     def _push(self, message: Sent, seconds: float) -> None:
@@ -107,7 +113,11 @@ class Lanes:
                     self._push(message, self._visibility.pop(receipt, 0) / self._speed)
                 else:
                     message.number = 0
-                    self.depth -= 1
+                    self.depth -= not is_of_sweep(message.queue)
+
+
+def is_of_sweep(queue: str) -> bool:
+    return queue.endswith(slug_of(SWEEP))
 
 
 def attributes_of(entry: Entry) -> dict[str, tuple[str, str]]:

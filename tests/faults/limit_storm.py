@@ -21,6 +21,7 @@ from unittest.mock import patch
 
 from joblane import client as client_module
 from joblane.declaration import Task
+from joblane.enqueue.wake import wake
 from joblane.errors import JobError
 from joblane.job import Job
 from joblane.maintenance.held import LEAVE, UNSERVED, Held
@@ -34,7 +35,7 @@ from joblane.record.task_types import LIMITS, declared_limits
 from joblane.sqs.message import Message
 from joblane.worker import worker as worker_module
 from joblane.worker.worker import Worker
-from tests.faults.dying_workers import SWEEP_SECONDS, DyingWorkers, Fate, Result
+from tests.faults.dying_workers import DyingWorkers, Fate, Result
 from tests.faults.limit_samples import POOL, TASKS, Work
 
 PREFIX = "flow"
@@ -153,18 +154,16 @@ class Storm(DyingWorkers):
 
     def _await_end(self, observer: Database) -> None:
         """Wait until no task is live. At times, while all stand still, serve what only the library's sweep serves."""
-        swept = time.monotonic()
         while time.monotonic() < self._ends and not self.result.wrong:
             time.sleep(0.1)
             if self._produced.is_set() and not _live(observer)[0] and not self._lanes.depth:
                 return
-            if time.monotonic() - swept > SWEEP_SECONDS:
+            if self._is_woken():
                 with self._gate.closed():
                     self._serve_paused(observer)
                     step = Held(PREFIX, Sends(observer.get(), self._lanes))
                     list(step.steps())
                 self.count("tasks served by the sweep", step.served)
-                swept = time.monotonic()
         if not self.result.wrong:
             self.wrong(f"not over in time: live, held: {_live(observer)}, messages: {self._lanes.depth}")
 
@@ -231,6 +230,7 @@ class Storm(DyingWorkers):
                 self.count("pauses")
                 self._over.wait(dice.random() * 0.4)
                 database.get().run("delete from joblane.pauses")
+                wake(self._lanes, self.prefix)
 
     def _move(self) -> None:
         """Move the shared limit. Then check that nothing waits for a limit that has room.
@@ -265,6 +265,7 @@ class Storm(DyingWorkers):
     def serve_pool(self, database: Database) -> None:
         turns = self._served("a raised limit", serve(database.get(), [[None, None, POOL.name]]))
         self._lanes.send_many([turn.entry(PREFIX) for turn in turns])
+        wake(self._lanes, self.prefix)
 
     def _serve_paused(self, database: Database) -> None:
         """Give the slots of paused tasks to others, as the sweep does: nobody else does it."""

@@ -14,6 +14,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from joblane import settings
 from tests.faults import plants
 from tests.faults.worker import PREFIX
 
@@ -33,6 +34,7 @@ def fork_server(folder: Path, database_url: str, endpoint: str, plant: str | Non
         "AWS_ACCESS_KEY_ID": "test",
         "AWS_SECRET_ACCESS_KEY": "test",
         "JOBLANE_PREFIX": PREFIX,
+        settings.SWEEP_MINUTES: "360",
         "POWERTOOLS_LOG_LEVEL": "CRITICAL",
         "POWERTOOLS_METRICS_DISABLED": "true",
         plants.VARIABLE: plant or "",

@@ -234,11 +234,14 @@ class Queues:
             ]
         return present + self.redriven
 
-    def left(self) -> list[str]:
-        """Return the messages in the lanes, as text."""
+    def left(self, without: str) -> list[str]:
+        """Return the messages in the lanes, as text. ``without``: the lane that is left out."""
         with self._changed:
             return [
-                f"{name}: {m.about}" for name, lane in self._lanes.items() if lane.batch for m in lane.messages.values()
+                f"{name}: {m.about}"
+                for name, lane in self._lanes.items()
+                if lane.batch and name != without
+                for m in lane.messages.values()
             ]
 
 

@@ -28,7 +28,7 @@ from tests.faults.samples import TABLES
 from tests.faults.server import Api, serve
 from tests.faults.slots import Driver, Producer, Slot
 from tests.faults.storm import Storm
-from tests.faults.worker import ALL_TASKS, PREFIX
+from tests.faults.worker import ALL_TASKS, PREFIX, SWEEP_LANE
 
 SLOTS, PRODUCERS = 5, 2
 RESUMED_SECONDS = 8.8
@@ -36,12 +36,14 @@ RESUMED_SECONDS = 8.8
 REDRIVEN_SHARE = 0.3
 MAX_JUMPS_WITH_FAULTS = 40
 """The number of jumps with faults after everything is enqueued. The rest of the run has no faults."""
-NEXT_SWEEP = """
-select extract(epoch from min(sweep_at))::float8 from joblane.tasks
- where state in ('scheduled', 'pending', 'active', 'retry') or (state = 'archived' and dead_sent_at is null)
+LIVE = """
+select id from joblane.tasks
+ where type <> 'jobs:sweep'
+   and (state in ('scheduled', 'pending', 'active', 'retry') or (state = 'archived' and dead_sent_at is null)) limit 1
 """
 STATES = "select type, state, count(*)::int from joblane.tasks group by 1, 2 order by 1, 2"
-SWEEP_INTERVAL_SECONDS = 0.6
+FIXED_SECONDS = 6 * 3600.0
+"""The interval of the sweep's schedule. All other sweeps are woken, or have planned themselves."""
 FIRST_RUN = "tasks ended without the sweep, in their first run"
 LEAST_FIRST_RUNS = 0.3
 
@@ -93,10 +95,10 @@ class Run:
         self._observer = Database(self._url)
         self._findings = findings
         self._ends = time.monotonic() + minutes * 60
-        self._sweeps = 0
-        self._swept_at = 0.0
+        self._fixed_sweeps = 0
         self.dice = Dice(findings.seed)
         self.clock = Clock(self.sql)
+        self._fixed_at = self.clock.now() + FIXED_SECONDS
         self.queues = Queues(self.clock, self.dice)
         self.mix: Mix = make_mix(findings.seed, jobs)
         self.slots: list[Slot] = []
@@ -122,7 +124,7 @@ class Run:
             address = stack.enter_context(fork_server(self._folder, self._url, endpoint, self._plant))
             counts = self._findings.counts
             self.slots = [Slot(address, self.queues, self.clock, self.dice, seconds, counts) for _ in range(SLOTS)]
-            self.producers = [Producer(address, self.queues, self.dice, counts) for _ in range(PRODUCERS)]
+            self.producers = [Producer(address, self.queues, self.clock, self.dice, counts) for _ in range(PRODUCERS)]
             for thread in self._threads():
                 stack.callback(thread.join, 10)
                 stack.callback(thread.stop)
@@ -150,6 +152,7 @@ class Run:
                 counts["tasks ended without the sweep, in a later run"] += 1
             else:
                 counts[FIRST_RUN] += 1
+        counts["sweeps of the schedule"] += self._fixed_sweeps
         [[lost]] = self.sql("select count(*)::int from joblane.task_attempts where outcome = 'lost'")
         counts["runs lost"] += lost
         if counts[FIRST_RUN] < LEAST_FIRST_RUNS * ended:
@@ -191,7 +194,6 @@ class Run:
         self.cancelled = storm.cancelled
         while (left := sum(producer.pending for producer in self.producers)) > 0:
             storm.blow(1 - left / len(acts))
-            self._sweep_if_due()
             self._check_time()
             time.sleep(0.03)
         for number in range(MAX_JUMPS_WITH_FAULTS):
@@ -234,7 +236,7 @@ class Run:
             replaced |= producer.replaced
             cancelled |= producer.cancelled
         return Evidence(
-            self.sql, self.mix, self.queues.dead_letters(), self.queues.left(), created, replaced, cancelled
+            self.sql, self.mix, self.queues.dead_letters(), self.queues.left(SWEEP_LANE), created, replaced, cancelled
         )
 
     # --- Time ------------------------------------------------------------------------------------------------------
@@ -243,29 +245,22 @@ class Run:
         return self.queues.in_flight == 0 and self.queues.visible() == 0
 
     def _jump(self) -> bool:
-        """Move the clock to the next time at which there is work. Return False if there is none."""
-        swept = self.sql(NEXT_SWEEP)[0][0]
-        moments = [moment for moment in (swept, self.queues.next_at()) if moment is not None]
-        if not moments:
+        """Move the clock to the next message, or to the next run of the sweep's schedule. Return False if all tasks
+        have ended."""
+        if not self.queues.left(SWEEP_LANE) and not self.sql(LIVE):
             return False
-        now = self.clock.now()
-        if swept is not None and swept <= now:  # a task that waits for its message, or for another sweep
-            moments[0] = now + 60
-        ahead = max(2.0, min(moments) - now + 1)
-        self.clock.move_forward(ahead)
+        now, message = self.clock.now(), self.queues.next_at()
+        self.clock.move_forward(max(2.0, min(message or self._fixed_at, self._fixed_at) - now + 1))
         self._findings.counts["jumps over idle time"] += 1
-        if swept is not None and swept <= now + ahead:
+        if self.clock.now() >= self._fixed_at:
             self._sweep()
         return True
 
-    def _sweep_if_due(self) -> None:
-        if time.monotonic() > self._swept_at + SWEEP_INTERVAL_SECONDS:
-            self._sweep()
-
     def _sweep(self) -> None:
-        self._swept_at = time.monotonic()
-        self._sweeps += 1
-        act = sweep_call(self._sweeps)
+        """Start a sweep as its schedule does."""
+        self._fixed_at = self.clock.now() + FIXED_SECONDS
+        self._fixed_sweeps += 1
+        act = sweep_call(self._fixed_sweeps)
         self.queues.send(act["send"], act["body"])
 
     def _until(self, condition: Callable[[], bool]) -> None:
@@ -279,4 +274,6 @@ class Run:
                 "select id, state, attempts, due_at, sweep_at from joblane.tasks"
                 " where state in ('scheduled', 'pending', 'active', 'retry') limit 10"
             )
-            raise StuckError(f"the run did not end in time; live: {left}; in the lanes: {self.queues.left()[:10]}")
+            raise StuckError(
+                f"the run did not end in time; live: {left}; in the lanes: {self.queues.left(SWEEP_LANE)[:10]}"
+            )

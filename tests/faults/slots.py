@@ -91,6 +91,7 @@ class Slot(Driver):
             "records": [message.record(queue, self._clock.ahead) for message in messages],
             "seconds": self._seconds[queue],
             "fate": asdict(fate),
+            "ahead": self._clock.ahead,
         }
         answer = self.process.send(order, self._seconds[queue])
         self._counts["invocations"] += 1
@@ -106,8 +107,9 @@ class Slot(Driver):
 class Producer(Driver):
     """Performs the acts of the mix, one after the other."""
 
-    def __init__(self, address: Path, queues: Queues, dice: Dice, counts: Counter[str]) -> None:
+    def __init__(self, address: Path, queues: Queues, clock: Clock, dice: Dice, counts: Counter[str]) -> None:
         super().__init__(address)
+        self._clock = clock
         self.acts: SimpleQueue[Act] = SimpleQueue()
         self.created: set[str] = set()
         self.replaced: set[str] = set()
@@ -147,7 +149,7 @@ class Producer(Driver):
             return
         fate = Fate.draw(self._dice, FAULTY_PRODUCERS, "producer", act["jobs"][0]["id"]) if "produce" in act else Fate()
         for _ in range(TRIES):
-            answer = self.process.send(act | {"fate": asdict(fate)}, 30)
+            answer = self.process.send(act | {"fate": asdict(fate), "ahead": self._clock.ahead}, 30)
             if answer is None:
                 self._counts["producers that died"] += 1
                 self._counts[f"producers {fate}"] += 1

@@ -23,11 +23,14 @@ from sqlalchemy.orm import Session
 import joblane.functions.jobs_sweep.handler as sweep_handler
 from joblane import Job, JobClient
 from joblane.discovery import discover
+from joblane.enqueue import wake
 from joblane.enqueue.result import Enqueued
 from joblane.errors import DatabaseUnavailableError, JobError
 from joblane.queues import Queue, front_door_name, lane_name
 from joblane.record.database import Database
 from joblane.worker.router import Router
+from joblane.worker.serving import worker_of
+from joblane.worker.sweep_worker import SweepWorker
 from joblane.worker.worker import Worker
 from tests.builders.events import LambdaContext
 from tests.faults import plants
@@ -36,6 +39,9 @@ from tests.faults.samples import TASKS, SideConnection, Work
 
 PREFIX = "faults"
 ALL_TASKS = TASKS | {sweep_handler.jobs_sweep.type: sweep_handler.jobs_sweep}
+SWEEP_LANE = lane_name(PREFIX, sweep_handler.jobs_sweep.queue, sweep_handler.jobs_sweep.type)
+GRID_SECONDS, COMMIT_SECONDS = 2, 1
+"""The wake-ups of the sweep are more frequent than in production, because a run is short."""
 
 current = CurrentFate()
 sqs, sqs_of_sweep = FaultySqs(current), FaultySqs(current, SWEEP)
@@ -46,8 +52,8 @@ class Process:
 
     def __init__(self, url: str) -> None:
         database = FaultyDatabase(url, current)
-        workers = {type_: Worker(task, database, sqs, PREFIX) for type_, task in ALL_TASKS.items()}
-        self._functions: dict[str, Worker | Router] = {
+        workers = {type_: worker_of(task, database, sqs, PREFIX) for type_, task in ALL_TASKS.items()}
+        self._functions: dict[str, Worker | SweepWorker | Router] = {
             lane_name(PREFIX, queue, type_): workers[type_] for type_, task in ALL_TASKS.items() for queue in task.lanes
         }
         router = Router({type_: list(task.lanes) for type_, task in TASKS.items()}, sqs, PREFIX)
@@ -59,7 +65,7 @@ class Process:
         SideConnection.database = Database(url)
 
     def do(self, order: Mapping[str, Any]) -> dict[str, Any]:
-        current.fate = Fate(**order.get("fate", {}))
+        current.fate, current.ahead = Fate(**order.get("fate", {})), order["ahead"]
         try:
             answer = self._do(order)
             current.at("before", "answer")
@@ -201,6 +207,8 @@ def _warm_up() -> None:
 
 
 def main() -> None:
+    setattr(wake, "GRID_SECONDS", GRID_SECONDS)  # noqa: B010 - in the place of a constant
+    setattr(wake, "COMMIT_SECONDS", COMMIT_SECONDS)  # noqa: B010
     for plant in filter(None, os.environ.get(plants.VARIABLE, "").split(",")):
         plants.PLANTS[plant]()
     discover()

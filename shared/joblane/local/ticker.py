@@ -16,8 +16,10 @@ from typing import Any
 from joblane.declaration import Task
 from joblane.errors import SendError
 from joblane.project import Project
+from joblane.queues import SWEEP, Queue, lane_name
 from joblane.schedule import Schedule
-from joblane.sqs.client import Sqs
+from joblane.sqs.client import Entry, Sqs
+from joblane.sqs.message import Message
 from joblane.sqs.tick import tick_entry
 
 MAX_AGE = timedelta(hours=1)
@@ -62,8 +64,17 @@ class Ticker:
         logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
         for clock in sorted(self._clocks, key=lambda clock: clock.next_at):
             log.info("%s: next at %s", clock, _text(clock.next_at))
+        self.start_sweep()
         while True:
             time.sleep(self.tick(datetime.now(UTC)))
+
+    def start_sweep(self) -> None:
+        """Start a sweep: the emulator may have lost the message of the planned sweep that the database knows."""
+        message = Message(SWEEP, f"{SWEEP}:started:{time.time():.0f}")
+        try:
+            self._sqs.send(Entry(lane_name(self._prefix, Queue.LOW, SWEEP), message.encode()))
+        except SendError as error:
+            log.warning("the sweep could not be started; its next tick starts it: %s", error)
 
     def tick(self, now: datetime) -> float:
         """Send the ticks that are due, and return the seconds until the next call."""

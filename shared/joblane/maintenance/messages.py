@@ -15,7 +15,7 @@ from joblane.limits import MAX_BATCH, MAX_DELAY_SECONDS
 from joblane.maintenance.expiry import BATCH, tidy
 from joblane.maintenance.sends import Sends, Taken, body_of, group_of
 from joblane.maintenance.walk import Lane, Walk
-from joblane.queues import lane_name
+from joblane.queues import SWEEP, lane_name
 from joblane.record.connection import Row
 from joblane.record.row_by_row import LOCKED, run_rows
 from joblane.record.states import LIVE_SQL
@@ -73,8 +73,6 @@ class Messages:
     def _send_all(self, lanes: Sequence[Lane]) -> Iterator[None]:
         names = [lane_name(self._prefix, lane.queue, lane.type) for lane in lanes]
         due = [(name, id_) for name, lane in zip(names, lanes, strict=True) for id_ in self._chosen(name, lane)]
-        if len(due) < sum(lane.due for lane in lanes):  # the lane presumably has the messages of the others
-            self._sends.following.is_due = True
         for start in range(0, len(due), BATCH):
             if self._sends.silent:
                 return
@@ -93,6 +91,8 @@ class Messages:
         oldest = sorted(lane.unclaimed, reverse=True)
         if missing < MAX_BATCH:
             missing += sum(age > PATIENCE.total_seconds() for age, _ in oldest[missing:MAX_BATCH])
+        if missing < len(lane.unclaimed) and lane.type != SWEEP:
+            self._sends.following.is_due = True  # the next sweep counts again
         self._expected[name] = expected - missing
         return lane.unsent + [id_ for _, id_ in oldest[:missing]]
 
@@ -106,7 +106,7 @@ class Messages:
         rows = run_rows(self._sends.connection, TAKE, ids)
         if len(rows) < len(ids):  # another transaction has locked some of them
             self._sends.following.is_due = True
-        self._sends.following.add(min((row[-1] for row in rows), default=None))
+        self._sends.following.add(min((row[-1] for row in rows if row[1] != SWEEP), default=None))
         self.sent += len(self._sends.send([taken for row in rows if (taken := self._taken(row)) is not None]))
 
     def _taken(self, row: Row) -> Taken | None:

@@ -46,7 +46,8 @@ select (select extract(epoch from min(c.until)) from joblane.limit_changes c)::f
          where r.shared_limit is not null and r.passed >= 5
            and exists (select from joblane.tasks w where w.waits_for = r.shared_limit))::float8,
        (select extract(epoch from case when count(*) < {MOST_DEAD_LETTERS} then min(d.sweep_at) else now() end)
-          from (select sweep_at from joblane.tasks where dead_letter_unsent limit {MOST_DEAD_LETTERS}) as d)::float8,
+          from (select u.sweep_at from joblane.tasks u where u.dead_letter_unsent
+                 order by u.finished_at, u.id limit {MOST_DEAD_LETTERS}) as d)::float8,
        (select extract(epoch from min(s.next_at) - interval '{TICK_MINUTES} minutes')
           from joblane.schedules s where s.paused_at is null)::float8,
        extract(epoch from clock_timestamp())::float8

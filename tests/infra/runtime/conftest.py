@@ -144,7 +144,7 @@ FIRST = ("system-user-expiry", "router", "jobs-sweep", "control", "api")
 
 
 def make_resources(stage: Stage) -> None:
-    """Make the queues, the bucket and the bus, and the configuration of a function that sends mail, for the doctor."""
+    """Make the queues, the bucket and the bus, and the functions whose configuration the doctor reads."""
     sqs = boto3.client("sqs")
     names = [front_door_name(PREFIX, queue) for queue in Queue]
     names += [lane_name(PREFIX, queue, task.type) for task in discover().values() for queue in task.lanes]
@@ -156,9 +156,10 @@ def make_resources(stage: Stage) -> None:
     )
     boto3.client("events").create_event_bus(Name=event_bus_name(PREFIX))
     role = boto3.client("iam").create_role(RoleName="any", AssumeRolePolicyDocument="{}")["Role"]["Arn"]
-    boto3.client("lambda").create_function(
-        FunctionName=export.name, Role=role, Code={"ZipFile": b""}, Environment={"Variables": export.variables}
-    )
+    for function in (export, stage.resolved.functions[f"{PREFIX}-jobs-sweep"]):
+        boto3.client("lambda").create_function(
+            FunctionName=function.name, Role=role, Code={"ZipFile": b""}, Environment={"Variables": function.variables}
+        )
 
 
 def cloudformation_event(kind: str, url: str) -> dict[str, Any]:

@@ -41,6 +41,9 @@ def checks(call):
         # the extraction knows no groups. Source: Service Authorization Reference, EventBridge Scheduler
         schedule = f"{query['groupName'][0]}/{path.rpartition('/')[2]}" if "GetSchedule" in action else "*/*"
         resource = f"arn:aws:scheduler:{call['region']}:{call['account']}:schedule/{schedule}"
+    if action == "events:DescribeEventBus":
+        # the extraction takes the name for that of a rule. Source: Service Authorization Reference, EventBridge
+        resource = f"arn:aws:events:{call['region']}:{call['account']}:event-bus/{json.loads(body)['Name']}"
     if action == "ses:SendEmail":
         # the identities of the sender and, in the sandbox, of the recipients. Source: SES, API permissions
         given = json.loads(body)

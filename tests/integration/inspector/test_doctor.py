@@ -229,22 +229,27 @@ def test_a_stopped_sweep_is_reported(stage: Stage) -> None:
     assert "`joblane tick jobs:sweep`" in check.do
 
 
-@pytest.mark.parametrize(("planned", "grade"), [("31 minutes", Grade.BAD), ("29 minutes", Grade.GOOD)])
-def test_a_planned_sweep_that_did_not_run_is_reported(stage: Stage, planned: str, grade: Grade) -> None:
+@pytest.mark.parametrize(
+    ("planned", "grade", "found"),
+    [
+        ("-31 minutes", Grade.BAD, "it last completed 40 min ago, and was due 31 min ago"),
+        ("-29 minutes", Grade.GOOD, "it last completed 40 min ago"),
+        ("90 minutes", Grade.GOOD, "it last completed 40 min ago, and is due in 1 h"),
+    ],
+)
+def test_a_planned_sweep_that_did_not_run_is_reported(stage: Stage, planned: str, grade: Grade, found: str) -> None:
     # given a sweep that has completed, has planned the next one, and would run by its schedule in two days
     coming = datetime.now(UTC) + timedelta(days=2)
     rare = replace(jobs_sweep, schedules=(cron(f"0 0 {coming.day} {coming.month} *"),))
     stage.scope = replace(stage.scope, tasks={**TASKS, "jobs:sweep": rare})
     stage.world.run("update joblane.tasks set finished_at = now() - interval '40 minutes'")
     stage.world.run(
-        f"insert into joblane.stage (prefix, planned_sweep_at) values ('{PREFIX}', now() - interval '{planned}')"
+        f"insert into joblane.stage (prefix, planned_sweep_at) values ('{PREFIX}', now() + interval '{planned}')"
         " on conflict (only_row) do update set planned_sweep_at = excluded.planned_sweep_at"
     )
     # then
     check = stage.found()["jobs:sweep"]
-    assert check.grade is grade
-    assert check.found.startswith("it last completed 40 min ago")
-    assert check.found.endswith("and was due 31 min ago") is (grade is Grade.BAD)
+    assert (check.grade, check.found) == (grade, found)
 
 
 def test_a_sweep_that_has_not_run_yet_is_reported_with_its_next_time(stage: Stage) -> None:

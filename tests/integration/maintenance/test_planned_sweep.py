@@ -20,6 +20,7 @@ from joblane.enqueue import wake as wakes
 from joblane.enqueue.wake import AFTER_COMMIT, GRID_SECONDS, PLANNED, WOKEN
 from joblane.functions.jobs_sweep import handler as sweep_handler
 from joblane.limits import MAX_DELAY_SECONDS
+from joblane.local.dev.recovery import Collected, recover
 from joblane.maintenance import next_sweep
 from joblane.maintenance.next_sweep import NextSweep
 from joblane.maintenance.sweep import sweep
@@ -388,6 +389,18 @@ def test_the_scheduled_sweep_repairs_a_lane_that_was_purged(stage: Stage) -> Non
     stage.tick()
     stage.pass_time(2 * HOUR)
     assert abs(stage.ran(1)[0] - 8 * HOUR) < 3
+
+
+def test_joblane_dev_plans_anew_as_its_queues_were_lost(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Collected, "now", lambda _: stage.clock.seconds())
+    stage.enqueue(sample_one, process_in=timedelta(hours=3))
+    stage.pass_time(LATEST)
+    (planned,) = stage.queues.ids()
+    stage.queues.queues[SWEEP_LANE].clear()
+    stage.age()
+    for entry in recover(stage.database.get(), PREFIX):
+        stage.queues.send(entry)
+    assert stage.queues.ids() == [planned]
 
 
 # --- Pauses, limits, leases ----------------------------------------------------------------------------------------

@@ -19,6 +19,7 @@ from joblane.limits import DEAD_LETTER_RETENTION, QUEUE_RETENTION
 from joblane.maintenance import unsent_dead_letters
 from joblane.maintenance.expiry import BATCH, EXPIRE, FIND, TIDY
 from joblane.maintenance.messages import TAKE
+from joblane.maintenance.next_sweep import TIMES
 from joblane.maintenance.sends import GIVE_BACK
 from joblane.maintenance.sweep import Swept, sweep
 from joblane.maintenance.walk import PLANNING, READ, Walk
@@ -534,6 +535,7 @@ def test_statements_read_only_the_rows_they_need_whatever_the_statistics(
         ("tidy", 100, TIDY, (ids,)),
         ("find expired", 100, FIND, ()),
         ("expire", 100, EXPIRE, (ids,)),
+        ("times of the next sweep", 100, TIMES, ("0",)),
     ):
         found = plan(connection, sql, *parameters)
         assert not re.search("(Seq|Bitmap Heap) Scan on tasks", found), f"{name}:\n{found}"

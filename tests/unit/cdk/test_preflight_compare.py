@@ -149,6 +149,14 @@ def test_without_a_database_a_queue_with_messages_is_reported_by_its_name() -> N
     assert (found.what, found.why) == ("queue jobs-low-data-gone", "no task declares it, and it holds 2 messages")
 
 
+def test_removing_a_webhook_with_refused_events_is_refused() -> None:
+    found = only(findings_of(messages={"jobs-events-dlq": 2}))
+    assert (found.what, found.why) == (
+        "queue jobs-events-dlq",
+        "the stage has no webhook any more, and it holds 2 events that the webhook refused",
+    )
+
+
 def test_removing_an_empty_queue_is_fine() -> None:
     stacks = {**DECLARED.queues, (JOBS, "Gone"): "jobs-low-data-gone"}
     assert findings_of(stacks=stacks, messages={"jobs-low-data-gone": 0}) == []

@@ -48,6 +48,14 @@ def ticker_of(sqs: Sqs, *tasks: Task[Any, Any], now: datetime = NOON) -> Ticker:
     return Ticker(tasks or (daily_report,), "jobs", sqs, now)
 
 
+def test_a_sweep_starts_with_the_ticker_as_the_emulator_has_lost_the_planned_one() -> None:
+    sqs = RecordingSqs()
+    ticker_of(sqs).start_sweep()
+    assert [entry.queue for entry in sqs.sent] == ["jobs-low-jobs-sweep"]
+    sqs.unavailable = True
+    ticker_of(sqs).start_sweep()  # the next tick of the sweep starts it
+
+
 def test_a_tick_goes_to_the_lane_of_its_task_at_its_time_and_once() -> None:
     sqs = RecordingSqs()
     ticker = ticker_of(sqs)

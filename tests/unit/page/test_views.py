@@ -1170,3 +1170,34 @@ def test_a_batch_is_sealed(browser: TestClient, post: Post, stub: FakeInspector)
     answer = post("/batches/seal", id="import-7", reason="the importer died")
     assert stub.performed == [("seal_batch", "import-7", "the importer died")]
     assert answer.headers["location"].startswith("/batches/show?id=import-7&note=")
+
+
+# --- Schedules -----------------------------------------------------------------------------------------------------
+
+
+def test_the_task_of_a_tick_leads_to_its_schedule(browser: TestClient, stub: FakeInspector) -> None:
+    stub.changes["one"] = {"options": {"schedule": "acme:weekly"}}
+    assert 'href="/schedules/show?name=acme%3Aweekly"' in re.sub(r'"/~[^/]+/', '"/', browser.get("/task?id=one").text)
+
+
+def test_schedules_at_run_time_are_chosen_and_paged(browser: TestClient, stub: FakeInspector) -> None:
+    # given more schedules than a page has
+    stub.scheduled = [run_time_row(name=f"s{number:02}") for number in range(51)]
+    # when
+    text = browser.get("/schedules?tenant=acme&text=s&problem=yes").text
+    # then
+    given = {"text": "s", "tenant": "acme", "type": None, "problem": True, "after": None, "limit": 50}
+    assert stub.called("run_time_schedules") == [((), given)]
+    assert stub.called("schedules") == []  # declared schedules have neither tenant nor problem
+    assert ("51 schedules" in text, "s49" in text, "s50" in text) == (True, True, False)
+    assert "from=s49" in text
+    assert "Declared in the code" not in browser.get("/schedules?from=s49").text
+    # and a wrong filter is shown with its problem
+    stub.answers["run_time_schedules"] = SelectionError("tenant", "1 to 128 letters are required")
+    refused = browser.get("/schedules?tenant=x")
+    assert (refused.status_code, "tenant: 1 to 128 letters are required" in refused.text) == (400, True)
+
+
+def test_an_unknown_action_on_a_schedule_is_refused(post: Post, stub: FakeInspector) -> None:
+    assert post("/schedules/act", name="acme-nightly", action="cancel").status_code == 400
+    assert stub.performed == []

@@ -18,8 +18,9 @@ from joblane.cdk.nag import acknowledge
 from joblane.cdk.settings.events import Webhook
 from joblane.cdk.settings.stage import Stage
 from joblane.declaration import Task
-from joblane.events import BUS, source
+from joblane.events import source
 from joblane.queues import DEFAULT_BUS, dead_letter_name, event_bus_name, webhook_name
+from joblane.settings import EVENT_BUS
 
 MAX_AGE, MAX_RETRIES = timedelta(hours=24), 185
 """EventBridge's defaults, which are its largest values. Source: RetryPolicy, EventBridge API reference."""
@@ -86,7 +87,7 @@ class EventBus(Construct):
         """
         function.function.node.add_dependency(self.bus)
         function.allow(["events:PutEvents"], [self._arn])
-        function.function.add_environment(BUS, self._name)
+        function.function.add_environment(EVENT_BUS, self._name)
 
     def _add_webhook(self, stage: Stage, webhook: Webhook, tasks: Iterable[Task[Any, Any]]) -> None:
         """Add the rule, its target and the queue for events that the target refuses, in the scope ``Webhook``."""

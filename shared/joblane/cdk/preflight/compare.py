@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from joblane.cdk.preflight.concurrency import Account, Demand, concurrency
 from joblane.cdk.preflight.findings import Finding, note, refused
-from joblane.queues import Queue, dead_letter_name, lane_name
+from joblane.queues import Queue, dead_letter_name, event_bus_name, lane_name
 
 HOW = "docs/how-to/change-safely.md describes how"
 
@@ -154,6 +154,13 @@ def _left_behind(declared: Declared, messages: Mapping[str, int], database: Data
             f"task type {type_}",
             f"no task declares it, and it still has {', '.join(found)}",
             f'keep it until they have run; if it has a new name, declare aliases=["{type_}"] there; {HOW}',
+        )
+    refused_events = dead_letter_name(event_bus_name(declared.prefix))
+    if count := unknown.pop(refused_events, 0):
+        yield refused(
+            f"queue {refused_events}",
+            f"the stage has no webhook any more, and it holds {_count(count, 'event')} that the webhook refused",
+            "send them again, or purge the queue; docs/how-to/event-targets.md describes how",
         )
     for name, count in unknown.items():
         yield refused(

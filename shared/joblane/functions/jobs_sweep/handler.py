@@ -14,6 +14,7 @@ from joblane.context import TaskContext
 from joblane.declaration import Grants, Task
 from joblane.decorator import task
 from joblane.discovery import discover
+from joblane.enqueue.wake import WOKEN
 from joblane.errors import sqlstate, text_of
 from joblane.event_bus import bus_of_environment
 from joblane.maintenance.held_counts import HeldCounts, held_counts
@@ -29,8 +30,8 @@ from joblane.queues import SWEEP, Queue, front_door_name, lane_name
 from joblane.record.connection import INSUFFICIENT_PRIVILEGE
 from joblane.schedule import every
 from joblane.sqs.client import Sqs
-from joblane.sqs.message import TICK_ID_PATTERN
 from joblane.telemetry import Tally
+from joblane.worker.sweep_worker import AT
 
 Tasks = Mapping[str, Task[Any, Any]]
 READING = timedelta(seconds=50)
@@ -65,8 +66,8 @@ def jobs_sweep(payload: JobsSweep, ctx: TaskContext) -> dict[str, Any]:
     ticks = _make_ticks(ctx, tasks, following, may_continue)  # before the walk, which sends them
     connection, prefix, bus = ctx.connection(), settings.prefix(), bus_of_environment()
     swept = sweep(connection, sqs, prefix, bus=bus, may_continue=may_continue, following=following)
-    is_scheduled = TICK_ID_PATTERN.fullmatch(ctx.task_id) is not None
-    planned = plan(connection, sqs, prefix, following, anew=is_scheduled)
+    # A scheduled sweep, or one that a person starts, does not trust that the lane has the message of the next one.
+    planned = plan(connection, sqs, prefix, following, anew=not ctx.task_id.startswith((AT, WOKEN)))
     held = held_counts(ctx.connection(), may_continue=may_continue)
     ctx.logger.info("swept", extra={"swept": vars(swept), "ticks": vars(ticks), "held_by_limit": dict(held.by_limit)})
     missed = _missed_ticks(ctx, tasks)

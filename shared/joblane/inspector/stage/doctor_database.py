@@ -145,7 +145,7 @@ def sweep(scope: Scope) -> Iterator[Check]:
     if late > PATIENCE:
         yield Check(Grade.BAD, SWEEP, f"{ran}, and was due {lasting(late)} ago", do)
     else:
-        yield Check(Grade.GOOD, SWEEP, ran)
+        yield Check(Grade.GOOD, SWEEP, f"{ran}, and is due in {lasting(-late)}" if due > now else ran)
 
 
 def ticks(scope: Scope) -> Iterator[Check]:

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from joblane.maintenance.next_sweep import NextSweep, plan
 from joblane.maintenance.sweep import sweep
 from joblane.record.connection import Connection
 from joblane.record.transitions import UNSENT_SWEEP
@@ -14,6 +15,7 @@ from joblane.sqs.client import Entry, Sqs
 INVOKED = "jobs invoke"
 """``request_id`` of a run by `joblane invoke`, which is a process of its own."""
 
+NO_PLAN = "update joblane.stage set planned_sweep_at = null"
 LOST_MESSAGES = f"""
 update joblane.tasks t set sweep_at = {UNSENT_SWEEP.format(due="t.due_at")}
  where t.finished_at is null and t.state in ('scheduled', 'pending', 'retry') and t.sweep_at >= t.due_at
@@ -50,11 +52,14 @@ class Collected(Sqs):
 
 
 def recover(connection: Connection, prefix: str) -> list[Entry]:
-    """Return the messages of all tasks that are due within 15 minutes: no queue has one, and no task runs."""
+    """Return the messages of all tasks that are due within 15 minutes, and of the next sweep: no queue has one, and no
+    task runs."""
+    connection.run(NO_PLAN)
     connection.run(LOST_MESSAGES)
     connection.run(ALL_LEASES)
-    collected = Collected()
-    sweep(connection, collected, prefix)
+    collected, following = Collected(), NextSweep()
+    sweep(connection, collected, prefix, following=following)
+    plan(connection, collected, prefix, following)
     return collected.entries
 
 

@@ -11,7 +11,6 @@ from contextlib import aclosing, suppress
 from pathlib import Path
 from typing import Any
 
-from joblane.events import BUS
 from joblane.local import env_file
 from joblane.local.deployment import local_stage
 from joblane.local.dev import lock
@@ -32,6 +31,7 @@ from joblane.local.postgres import Postgres
 from joblane.local.tools import clean_environment
 from joblane.project import Project
 from joblane.queues import event_bus_name, folder_of
+from joblane.settings import EVENT_BUS
 from joblane.sqs.client import Entry
 from joblane.worker.router import Router
 
@@ -191,7 +191,7 @@ class Dev:
             **env_file.other_endpoints(),
             **self._addresses(stage),
             "JOBLANE_STAGE": "local",
-            BUS: event_bus_name(self._prefix),  # the log shows what is sent to it
+            EVENT_BUS: event_bus_name(self._prefix),  # the log shows what is sent to it
             "POWERTOOLS_METRICS_DISABLED": "true",
         }
 

@@ -7,6 +7,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from joblane import discovery, settings
+from joblane.event_bus import bus_of_environment
 from joblane.local.dev.channel import Channel
 from joblane.local.dev.slow_import import named_if_slow
 from joblane.local.lambda_context import LambdaContext
@@ -47,7 +48,8 @@ def serve(channel: Channel, _files: list[int], *, type: str) -> None:  # noqa: A
         channel.send({"kind": "broken", "folder": folder_of(type), "text": discovery.text_of_broken(type, error)})
         return
     database = Database(settings.database_url(), prefix=settings.prefix(), limits=WORKER)
-    worker = worker_of(task, database, Sqs(), settings.prefix(), printed=Printed(), log=TracedRunLog(task))
+    bus = bus_of_environment(brief=True)
+    worker = worker_of(task, database, Sqs(), settings.prefix(), printed=Printed(), log=TracedRunLog(task), bus=bus)
     seconds = task.numbers.function_timeout.total_seconds()
     channel.send({"kind": "ready"})
     for invocation in channel:

@@ -1,0 +1,65 @@
+"""Several days, each in a database of its own."""
+
+from __future__ import annotations
+
+import itertools
+import logging
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from joblane.local.postgres import Postgres
+from joblane.record.database import Database
+from joblane.record.stage import take_stage
+from tests.conftest import administer
+from tests.faults import server_of_its_own
+from tests.faults.days import clock
+from tests.faults.days.day import Day, Result
+from tests.faults.days.samples import PREFIX
+
+TEMPLATE = "days"
+SETTINGS = {**server_of_its_own.SETTINGS, "autovacuum": "off"}
+"""Each transaction of a background process counts as one that has not ended. A day has few rows to remove."""
+
+
+class Days:
+    """Days on one server, which has no other sessions: an open transaction of another one would wake the sweep."""
+
+    def __init__(self, server: Postgres) -> None:
+        self._server = server
+        self._numbers = itertools.count(1)
+        url = server.database_url(server_of_its_own.database(server, TEMPLATE))
+        with Database(url, limits=None) as database:
+            take_stage(database.get(), PREFIX, None)
+            clock.install(database.get())
+
+    @classmethod
+    @contextmanager
+    def on_own_server(cls) -> Iterator[Days]:
+        with (
+            TemporaryDirectory() as folder,
+            Postgres(Path(folder) / "postgres", durable=True, settings=SETTINGS) as server,
+        ):
+            yield cls(server)
+
+    def live(self, day: Callable[[str], Day]) -> Result:
+        """Live through a day. ``day``: makes it, for the address of its database."""
+        name = f"day_{next(self._numbers)}"
+        administer(self._server, f"create database {name} template {TEMPLATE}")
+        administer(self._server, f"alter database {name} set search_path = {clock.SEARCH_PATH}")
+        disabled = logging.root.manager.disable
+        logging.disable(logging.CRITICAL)
+        try:
+            return day(self._server.database_url(name)).go()
+        finally:
+            logging.disable(disabled)
+            administer(self._server, f"drop database {name} with (force)")
+
+
+def together(results: Sequence[Result]) -> Result:
+    """Return the sums of the counts of days, and all violated rules."""
+    counts = sum((result.counts for result in results), Counter[str]())
+    wrong = [f"seed {result.seed}: {line}" for result in results for line in result.wrong]
+    return Result(results[0].seed, wrong, counts)
