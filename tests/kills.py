@@ -33,6 +33,7 @@ from joblane.inspector.bulk import run as bulk_run
 from joblane.record.claim import CLAIM
 from joblane.record.events import Unsent
 from joblane.record.finish import FINISH
+from joblane.settings import SWEEP_MINUTES
 from joblane.sqs.client import Entry, Sqs
 from joblane.testing.faults import HookedDatabase, Send
 from joblane.worker.worker import Worker
@@ -258,7 +259,7 @@ class Workers:
         address = f"http://127.0.0.1:{server.server_address[1]}"
         names = ("AWS_DEFAULT_REGION", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")
         self._environment = {name: os.environ[name] for name in (*names, HANDLED) if name in os.environ}
-        self._environment |= {"DATABASE_URL": world.url, "AWS_ENDPOINT_URL": address}
+        self._environment |= {"DATABASE_URL": world.url, "AWS_ENDPOINT_URL": address, SWEEP_MINUTES: "5"}
         self._world = world
         try:
             yield self

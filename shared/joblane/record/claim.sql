@@ -30,7 +30,7 @@ declare
   paused boolean;         -- the type, queue or tenant is paused
   schedule_paused boolean;
   takes_key boolean;      -- the row is not live yet, so a transition that makes it live takes its unique key
-  is_tick boolean;        -- a due tick of a schedule at run time, which takes its unique key now
+  is_tick boolean;        -- of a task that takes its key: a due tick of a schedule at run time
   holder joblane.tasks;   -- the live task that holds the key
   uncounted integer;      -- 1 if the lost run was claimed in a batch, so that it does not count as an attempt
   verdict text;
@@ -120,27 +120,30 @@ begin
            where p.scope = 'schedule' and p.name = m.type || ':' || m.schedule
              and (p.until is null or p.until > clock));
       end if;
-      takes_key := is_new or t.state = 'archived';
-      is_tick := t.unique_expires_at > clock and t.unique_key is null and t.runs = 0 and not takes_key
-             and t.finished_at is null and not paused and t.due_at <= clock + interval '@early s'
-             and t.options ? 'tick_key';  -- most tasks have no unique_expires_at
-      if is_tick then
-        t.unique_key := t.options ->> 'tick_key';
-        takes_key := true;
-      end if;
-      if takes_key and t.unique_key is not null then
-        select * into holder from joblane.tasks h
-         where h.unique_key = t.unique_key and h.finished_at is null and h.id <> t.id;
-        if t.state <> 'archived' and (holder.unique_expires_at <= clock or holder.state not in @live) then
-          -- Its `unique_for` has passed, or it was ended by SQL. Do not wait for its lock: the batch may have locked
-          -- higher ids already.
-          update joblane.tasks r set unique_key = null
-           where r.id = (select h.id from joblane.tasks h
-                          where h.id = holder.id and h.unique_key = t.unique_key
-                            and (h.unique_expires_at <= clock or h.state not in @live)
-                            for no key update skip locked);
-          is_locked := not found;
-          holder := null;
+      -- A due tick of a schedule at run time takes its key now. This is no statement of its own, for it would cost each
+      -- task. Most tasks have no unique_expires_at.
+      takes_key := is_new or t.state = 'archived'
+                or (t.unique_expires_at > clock and t.unique_key is null and t.runs = 0 and t.finished_at is null
+                    and not paused and t.due_at <= clock + interval '@early s' and t.options ? 'tick_key');
+      if takes_key then
+        is_tick := not is_new and t.state <> 'archived';
+        if is_tick then
+          t.unique_key := t.options ->> 'tick_key';
+        end if;
+        if t.unique_key is not null then
+          select * into holder from joblane.tasks h
+           where h.unique_key = t.unique_key and h.finished_at is null and h.id <> t.id;
+          if t.state <> 'archived' and (holder.unique_expires_at <= clock or holder.state not in @live) then
+            -- Its `unique_for` has passed, or it was ended by SQL. Do not wait for its lock: the batch may have locked
+            -- higher ids already.
+            update joblane.tasks r set unique_key = null
+             where r.id = (select h.id from joblane.tasks h
+                            where h.id = holder.id and h.unique_key = t.unique_key
+                              and (h.unique_expires_at <= clock or h.state not in @live)
+                              for no key update skip locked);
+            is_locked := not found;
+            holder := null;
+          end if;
         end if;
       end if;
       uncounted := (t.state = 'active' and t.batch_size > 1)::integer;
@@ -207,12 +210,14 @@ begin
         verdict := 'archived'; @overdue
       elsif t.due_at > clock + (case when t.passed = 0 then interval '@early s' else '0' end) then  -- waiting, not due yet: any
         verdict := 'wait';
-      elsif t.claim_alone and members > 1 then             -- waiting, claim_alone is set: in a batch
-        verdict := 'claim_alone';
-      elsif is_tick and holder.lease_token = token then    -- waiting, due tick, key taken in the batch: any
-        verdict := 'claim_alone';
-      elsif is_tick and holder.id is not null then         -- waiting, due tick, unique key taken: any
-        verdict := 'ended'; @duplicate
+      elsif (t.claim_alone and members > 1) or (is_tick and holder.id is not null) then
+        if t.claim_alone and members > 1 then              -- waiting, claim_alone is set: in a batch
+          verdict := 'claim_alone';
+        elsif holder.lease_token = token then              -- waiting, due tick, key taken in the batch: any
+          verdict := 'claim_alone';
+        else                                               -- waiting, due tick, unique key taken: any
+          verdict := 'ended'; @duplicate
+        end if;
       elsif not asks then                                  -- waiting, due, has its slots or no limit: any
         verdict := 'run'; @run
       elsif (widest = any (locked_limits)) is not true then  -- waiting, due, its limits are locked: any

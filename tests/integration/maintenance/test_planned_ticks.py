@@ -50,7 +50,7 @@ def test_planned_sweeps_alone_let_each_tick_run_in_time(stage: Stage) -> None:
     put(stage, 1, often)
     put(stage, 2, seldom)
     # when hours pass, in which another one is put
-    stage.pass_time(4 * HOUR)
+    stage.pass_time(2 * HOUR)
     changed = stage.now
     late = cron("1 * * * *")
     put(stage, 3, late)
