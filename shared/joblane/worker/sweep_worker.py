@@ -12,8 +12,8 @@
 
 from __future__ import annotations
 
-import os
 import math
+import os
 import re
 import time
 from collections.abc import Mapping

@@ -5,9 +5,9 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 
+from joblane.enqueue.wake import planned_entry
 from joblane.functions.jobs_sweep.handler import jobs_sweep
 from joblane.local.memory_queues import MemoryQueues
-from joblane.maintenance.next_sweep import planned_entry
 from joblane.record.database import Database
 from joblane.sqs.client import Entry
 from joblane.worker.sweep_worker import SweepWorker
