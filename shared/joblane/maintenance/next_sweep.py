@@ -53,9 +53,11 @@ select (select extract(epoch from min(c.until)) from joblane.limit_changes c)::f
        extract(epoch from clock_timestamp())::float8
 """
 # Both are distances from now, because the clocks of the database and of the functions may differ.
-PLANNED_IN = """
+# A sweep that is planned for the next moments may be this one, or one that starts no sweep because this one has just
+# started; and clocks differ.
+PLANNED_IN = f"""
 select extract(epoch from planned_sweep_at - clock_timestamp())::float8 from joblane.stage
- where planned_sweep_at > clock_timestamp()
+ where planned_sweep_at > clock_timestamp() + interval '{SOON_SECONDS} s'
 """
 WRITE = "update joblane.stage set planned_sweep_at = clock_timestamp() + make_interval(secs => $1::float8)"
 EQUAL_SECONDS = 5

@@ -12,6 +12,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import re
 import time
@@ -117,7 +118,7 @@ class SweepWorker:
     def _send_on(self, received: Received, at: int, now: float, response: BatchResponse) -> None:
         """Send a planned sweep again, before its message is deleted."""
         if self._sqs.send_many([planned_entry(self._prefix, at, now)]):
-            response.keep(received, growing_seconds(received.receives))
+            response.keep(received, min(growing_seconds(received.receives), math.ceil(at - now)))
 
     def _is_served(self, received: Received, at: int, now: float) -> bool:
         """True if the last sweep of this process has begun after what this message is for.

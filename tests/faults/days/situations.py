@@ -35,7 +35,7 @@ class ShortDay(BusyDay):
     def act(self, after: float, act: Callable[[Server], None]) -> None:
         self.loop.at(self.begins + after, lambda: self.servers[0].do(act))
 
-    def refuse(self, begins: float, ends: float, queue: str) -> None:
+    def refuse(self, begins: float, ends: float, queue: str | None) -> None:
         self.queues.refusals.append(Refusal(self.begins + begins, self.begins + ends, queue))
 
 
@@ -72,6 +72,13 @@ def unplanned(day: ShortDay) -> None:
     day.refuse(11, 10 * MINUTE, SWEEP_LANE)
 
 
+def refused_for_long(day: ShortDay) -> None:
+    """SQS refuses all messages for an hour, and nobody writes after that."""
+    day.act(0, _enqueue(10 * MINUTE))
+    day.refuse(10, HOUR, None)
+    day.act(20, _enqueue())
+
+
 def open_for_long(day: ShortDay) -> None:
     """A transaction stays open for twenty minutes, and SQS refuses its message."""
     day.refuse(19 * MINUTE, 21 * MINUTE, LANE)
@@ -97,6 +104,7 @@ def paused(day: ShortDay) -> None:
 
 
 SITUATIONS: Mapping[str, Callable[[ShortDay], None]] = {
+    "refused": refused_for_long,
     "no-wake": unsent,
     "long-cover": unsent_after_another,
     "plan-before-send": unplanned,

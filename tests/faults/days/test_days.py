@@ -39,6 +39,12 @@ def test_a_day_without_work_seldom_wakes_the_database(days: Days) -> None:
     assert 4 <= result.counts["wakes of the database"] <= MOST_WAKES, result.table()
 
 
+def test_nothing_waits_longer_after_sqs_has_refused_for_an_hour(days: Days) -> None:
+    result = days.live(partial(ShortDay, bug="refused"))
+
+    assert not result.wrong, result.table()
+
+
 @pytest.mark.parametrize("bug", PLANTS)
 def test_a_day_finds_a_planted_bug_and_only_that(days: Days, bug: str) -> None:
     with planted(bug):

@@ -48,8 +48,10 @@ class JobsSweep(Payload):
 @task(
     "jobs:sweep",
     queue=Queue.LOW,
-    max_retry=20,  # for 4 hours: a sweep fails if it cannot send the message of the next one
-    retry_delay=[timedelta(seconds=30), timedelta(minutes=2), timedelta(minutes=5), timedelta(minutes=15)],
+    # A sweep fails if it cannot send the message of the next one. It tries again until the next scheduled sweep, and
+    # less than five minutes after SQS accepts messages again it has found what waits.
+    max_retry=100,
+    retry_delay=[timedelta(seconds=30), timedelta(minutes=2), timedelta(minutes=4)],
     timeout=timedelta(minutes=4),
     retention=timedelta(hours=1),
     schedule=every(minutes=settings.DEFAULT_SWEEP_MINUTES),
