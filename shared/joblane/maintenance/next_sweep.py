@@ -2,7 +2,7 @@
 
 Such a message, a *planned sweep*, has its time in its id. SQS delays a message by at most 15 minutes, so the sweep's
 function sends it again until its time has come, without the database, see :mod:`joblane.worker.sweep_worker`. After
-that, at most one sweep starts within 30 seconds, whatever started it.
+that, at most one sweep starts within 15 seconds, whatever started it.
 
 All that a sweep reads is committed. A transaction that is still open may commit rows that no sweep has seen, so a sweep
 follows as long as there is such a transaction.
