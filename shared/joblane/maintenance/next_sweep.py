@@ -134,6 +134,6 @@ def plan(connection: Connection, sqs: Sqs, prefix: str, found: NextSweep, *, ane
         raise SendError(f"{entry.queue}: the message of the next sweep: {why}")
     # A kill before this statement costs one more sweep. A sweep in the next minutes does not replace a later one,
     # whose message stays in the lane.
-    if planned == math.inf or (planned > target and target - now > MAX_DELAY_SECONDS):
+    if anew or planned == math.inf or (planned > target and target - now > MAX_DELAY_SECONDS):
         connection.run(WRITE, target - now)
     return target
