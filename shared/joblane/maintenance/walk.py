@@ -44,7 +44,7 @@ select type, queue, max(created_at)::text, (array_agg(id))[count(*)], count(*),
        max(extract(epoch from now() - due_at)::float8)
          filter (where sends > 1 and sweep_at > now() and state in {in_sql(WAITING - {State.HELD})}
                    and due_at < now() and {UNPAUSED}),
-       extract(epoch from min(sweep_at) filter (where sweep_at > now() and state in {LIVE_SQL}))::float8
+       extract(epoch from min(sweep_at) filter (where sweep_at > now()))::float8
   from (select id, created_at, type, queue, tenant, state, due_at, sweep_at, lease_until, sends from joblane.tasks
          where finished_at is null and (created_at, id) > ($1::timestamptz, $2)
          order by created_at, id limit {PAGE}) as t

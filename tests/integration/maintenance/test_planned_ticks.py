@@ -16,6 +16,8 @@ from tests.samples import Sample, sample_one
 from tests.stage_in_time import Stage
 
 HOUR = 3600
+SLOW = 20
+"""A run may be late by the real time that the test takes. Without its task it would be late by minutes."""
 
 
 @pytest.fixture
@@ -50,20 +52,18 @@ def test_planned_sweeps_alone_let_each_tick_run_in_time(stage: Stage) -> None:
     put(stage, 1, often)
     put(stage, 2, seldom)
     # when hours pass, in which another one is put
-    stage.pass_time(2 * HOUR)
+    stage.pass_time(2 * HOUR + 30)  # no schedule fires just before or after
     changed = stage.now
     late = cron("1 * * * *")
     put(stage, 3, late)
-    stage.pass_time(2 * HOUR)
+    stage.pass_time(HOUR)
     # then
     ticks = 0
     for number, schedule, since in ((1, often, 0.0), (2, seldom, 0.0), (3, late, changed)):
         ran, due = stage.ran(number), fires(stage, schedule, since)
         ticks += len(due)
         assert len(ran) == len(due), number
-        assert [round(at - tick, 1) for at, tick in zip(ran, due, strict=True) if not -2 <= at - tick <= 1] == [], (
-            number
-        )
+        assert [tick for at, tick in zip(ran, due, strict=True) if not -2 <= at - tick <= SLOW] == [], number
     # and the database slept between them
     assert len(stage.starts) <= 2 * ticks + 5
 
@@ -81,4 +81,5 @@ def test_the_first_tick_after_a_put_waits_for_no_sweep(stage: Stage) -> None:
     each_minute = cron("* * * * *")
     put(stage, 1, each_minute)
     stage.pass_time(150)
-    assert [round(at) for at in stage.ran(1)] == [round(at) for at in fires(stage, each_minute, 0.0)]
+    ran, due = stage.ran(1), fires(stage, each_minute, 0.0)
+    assert [tick for at, tick in zip(ran, due, strict=True) if not -2 <= at - tick <= SLOW] == []
