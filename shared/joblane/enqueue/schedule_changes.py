@@ -187,7 +187,7 @@ class ScheduleChanges:
     def _without_begun(self, run: Run, name: str, ticks: Sequence[datetime], now: datetime) -> list[datetime]:
         """Return the ticks whose tasks have not begun, and cancel the tasks of ticks after ``now``, to be made anew.
 
-        The clock goes on while the cancel waits for a task, so ``now`` decides in both.
+        Time passes while the cancel waits for a task, so ``now`` decides in both.
         """
         begun = self._cancel_ticks(run, name, CHANGED, now, only_later=True).begun
         return [tick for tick in ticks if tick not in begun]
