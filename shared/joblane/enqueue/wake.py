@@ -58,8 +58,9 @@ def wake_after_commit(sqs: Sqs, prefix: str) -> None:
     """Make sure that a sweep starts after a write that follows now: 30 seconds to 5 minutes from now.
 
     Call it when the database is connected, before the first statement of a transaction that writes, or before each
-    statement: it only compares two times if an earlier wake-up covers this write. Otherwise it sends a message, for at most 2 seconds, and
-    it never raises. If SQS does not accept the message, the next call tries again, and a thread every 15 seconds.
+    statement: it only compares two times if an earlier wake-up covers this write. Otherwise it sends a message, for at
+    most 2 seconds, and it never raises. If SQS does not accept the message, the next call tries again, and a thread
+    every 15 seconds.
 
     It does nothing in a stage whose sweep runs every five minutes or more often.
     """
