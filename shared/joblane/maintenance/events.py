@@ -10,7 +10,6 @@ from datetime import timedelta
 from typing import TYPE_CHECKING
 
 from joblane import telemetry
-from joblane.event_bus import CALLS, MAX_ENTRIES
 from joblane.record.events import oldest_events, remove_events
 from joblane.sqs.client import NO_ANSWER
 
@@ -18,8 +17,8 @@ if TYPE_CHECKING:
     from joblane.event_bus import EventBus
     from joblane.record.connection import Connection
 
-PAGE = CALLS * MAX_ENTRIES
-"""The events of one step, which all calls send at the same time: a step has a minute, also if the bus does not answer."""
+PAGE = 100
+"""The events of one step, all sent at the same time: a step has a minute, also if the bus does not answer."""
 KEPT = timedelta(days=3)
 """The time in which a bus can be repaired without a lost event: a weekend."""
 MOST = 1_000_000

@@ -9,6 +9,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
+from pg8000.exceptions import DatabaseError
 
 from joblane import Event, OnConflict, SkipRetry, TaskContext
 from joblane.inspector.inspector import Inspector
@@ -248,18 +249,18 @@ def test_a_role_that_may_only_change_tasks_can_end_one(world: World) -> None:
 def test_a_role_that_may_only_read_cannot_write_an_event(world: World) -> None:
     handle(world.worker(sample_heard), enqueue(world))
     world.run("delete from joblane.events")
-    with role(world, "select"), pytest.raises(Exception, match="permission denied for table events"):
+    with role(world, "select"), pytest.raises(DatabaseError, match="permission denied for table events"):
         world.run("select joblane.add_event(t) from joblane.tasks t")
 
     assert ids(world) == []
 
 
 def test_the_trigger_of_events_gives_its_rights_to_no_other_table(world: World) -> None:
+    body = "begin raise exception 'run as %', current_user; end"
     with role(world, "select"):
         for statement in (
             "create temporary table lure (finished_at timestamptz, options jsonb)",
-            "create function pg_temp.tasks(lure) returns joblane.tasks language plpgsql as"
-            " $$ begin raise exception 'run as %', current_user; end $$",
+            f"create function pg_temp.tasks(lure) returns joblane.tasks language plpgsql as $$ {body} $$",
             "create cast (lure as joblane.tasks) with function pg_temp.tasks(lure) as implicit",
             "create trigger lure after update on lure for each row execute function joblane.task_ended()",
             "insert into lure values (null, '{}')",
