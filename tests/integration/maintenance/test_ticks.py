@@ -276,7 +276,7 @@ def test_an_error_of_a_payload_class_blocks_no_other(world: World, monkeypatch: 
     ]
 
 
-def test_the_same_put_again_mends_a_schedule_with_a_problem(world: World) -> None:
+def test_the_same_put_again_ends_the_problem_of_a_schedule(world: World) -> None:
     # given a schedule whose type was not declared for a while
     put(world, "s")
     make_ticks(world.database.get(), lambda _: None, PREFIX)
