@@ -132,7 +132,7 @@ class _Making:
             rows = connection.run(statement, parameter)
             planned = [self._planned(row, names) for row in rows]
             if tasks := [task for each in planned for task in each.tasks]:
-                insert_tasks(self._run, tasks, room=0)
+                insert_tasks(connection.run_each, tasks, room=0)
             self._move(planned)
             connection.commit()
         except BaseException:
@@ -195,9 +195,6 @@ class _Making:
     def _move(self, planned: Sequence[_Planned]) -> None:
         if planned:
             self.connection.run(MOVE, json.dumps([each.row(self.travelled) for each in planned]))
-
-    def _run(self, sql: str, *documents: str) -> list[Row]:
-        return [row for document in documents for row in self.connection.run(sql, document)]
 
     def log(self) -> None:
         for (type_, problem), number in self.problems.items():
