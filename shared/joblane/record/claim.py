@@ -6,7 +6,8 @@ order: the first row that applies decides.
 
 A *waiting* row is ``scheduled``, ``pending``, ``held`` or ``retry``. A *recorded* message has ``rec``: its row was
 written before the message was sent. An external message or a tick is *new* if its task has no row. It inserts its own
-row, which counts as waiting and due.
+row, which counts as waiting and due. A *due tick* is a waiting row too: the sweep has made it for a schedule at run
+time, and it takes its unique key at its first claim, as a new row does.
 
 ============================================  ========================================  ================================
 row                                           message                                   verdict
@@ -16,9 +17,8 @@ none                                          recorded                          
                                                                                         acknowledge
 none                                          tick of a paused schedule                 inserted as cancelled;
                                                                                         ``ended``
-none                                          new, key taken earlier in the batch       ``claim_alone``: no row yet
-none                                          new, unique key taken                     inserted as cancelled;
-                                                                                        ``ended``
+none, or due tick                             key taken earlier in the batch            ``claim_alone``: no change
+none, or due tick                             unique key taken                          cancelled; ``ended``
 any                                           another type, or external with another    ``conflict``: no change, send as
                                               payload                                   dead letter
 ``completed``, ``cancelled``                  any                                       ``ended``: acknowledge
@@ -45,8 +45,6 @@ waiting, paused                               any                               
 waiting, past its deadline                    any                                       archived; ``archived``
 waiting, not due yet                          any                                       ``wait``
 waiting, ``claim_alone`` is set               in a batch                                ``claim_alone``
-waiting, due tick, key taken in the batch     any                                       ``claim_alone``
-waiting, due tick, unique key taken           any                                       cancelled; ``ended``
 waiting, due, has its slots or no limit       any                                       ``run``
 waiting, due, its limits are locked           any                                       ``locked``: no change
 waiting, due, gets no slot                    any                                       the row waits; ``held``

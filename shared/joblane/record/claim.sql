@@ -68,7 +68,7 @@ begin
   loop
     waits := m.rec;
     loop  -- once, or again if another transaction inserts the same id or unique key at the same moment
-      changed := false; refusal := null; holder := null; is_locked := false; is_released := false;
+      changed := false; refusal := null; holder := null; is_locked := false; is_released := false; is_tick := false;
       parent_open := false; parent_id := null;
 
       -- Lock the row. Most rows are there and free. Only a wait needs a subtransaction.
@@ -155,9 +155,9 @@ begin
         verdict := 'gone';
       elsif schedule_paused then                           -- none: tick of a paused schedule
         verdict := 'ended'; @schedule_paused
-      elsif is_new and holder.lease_token = token then     -- none: new, key taken earlier in the batch
+      elsif (is_new or is_tick) and holder.lease_token = token then  -- none, or due tick: key taken earlier in the batch
         verdict := 'claim_alone';
-      elsif is_new and holder.id is not null then          -- none: new, unique key taken
+      elsif (is_new or is_tick) and holder.id is not null then  -- none, or due tick: unique key taken
         verdict := 'ended'; @duplicate
       elsif t.type <> m.type                               -- any: another type, or external with another payload
          or (not m.rec and t.payload_digest <> m.payload_digest) then
@@ -210,14 +210,8 @@ begin
         verdict := 'archived'; @overdue
       elsif t.due_at > clock + (case when t.passed = 0 then interval '@early s' else '0' end) then  -- waiting, not due yet: any
         verdict := 'wait';
-      elsif (t.claim_alone and members > 1) or (is_tick and holder.id is not null) then
-        if t.claim_alone and members > 1 then              -- waiting, claim_alone is set: in a batch
-          verdict := 'claim_alone';
-        elsif holder.lease_token = token then              -- waiting, due tick, key taken in the batch: any
-          verdict := 'claim_alone';
-        else                                               -- waiting, due tick, unique key taken: any
-          verdict := 'ended'; @duplicate
-        end if;
+      elsif t.claim_alone and members > 1 then             -- waiting, claim_alone is set: in a batch
+        verdict := 'claim_alone';
       elsif not asks then                                  -- waiting, due, has its slots or no limit: any
         verdict := 'run'; @run
       elsif (widest = any (locked_limits)) is not true then  -- waiting, due, its limits are locked: any
