@@ -182,9 +182,10 @@ class Producer:
             self._check_foreign(where)
             if writes:
                 self._wake(is_async=where.is_async)
-            result, tasks = change(where.run)
-            if tasks:
-                self._insert_through(where, tasks)
+            with where.together():
+                result, tasks = change(where.run)
+                if tasks:
+                    self._insert_through(where, tasks)
             return result
         session = plain(where)
         self._check_stage(session)
@@ -317,7 +318,7 @@ class Producer:
                     return connection.run(sql, *documents)
                 try:
                     connection.execute_simple("begin")
-                    rows = [row for document in documents for row in connection.run(sql, document)]
+                    rows = connection.run_each(sql, *documents)
                     connection.commit()
                 except BaseException:  # an interrupt would leave the transaction open
                     database.drop()
@@ -479,16 +480,12 @@ def _in_transaction(
         raise EnqueueError(
             "session", "the handler's transaction is open: give session=ctx.session, or use a new JobClient"
         )
-
-    def run(sql: str, *documents: str) -> list[list[Any]]:
-        return [row for document in documents for row in connection.run(sql, document)]
-
     connection.execute_simple("begin")
     try:
-        result, tasks = change(run)
+        result, tasks = change(connection.run_each)
     except JobError:
         connection.rollback()
         raise
-    inserted = insert_tasks(run, tasks, room=INLINE_SENDS) if tasks else []
+    inserted = insert_tasks(connection.run_each, tasks, room=INLINE_SENDS) if tasks else []
     connection.commit()
     return result, inserted

@@ -21,6 +21,7 @@ from dataclasses import replace
 from functools import wraps
 from typing import TYPE_CHECKING, Any, Unpack
 
+from joblane import telemetry
 from joblane.enqueue.wake import (
     AFTER_COMMIT,
     AT_ONCE_SECONDS,
@@ -76,7 +77,9 @@ class SweepWorker:
         self._sqs.set_visibility(_queue(due[0]), {record["receiptHandle"]: seconds for record in due})
         self._returned = None
         failures = self._worker.handle({"Records": due}, lambda_context)["batchItemFailures"]
-        if self._returned is not None and not failures:
+        if failures:
+            _count_failures(len(failures))
+        elif self._returned is not None:
             self._served = self._returned
         return {"batchItemFailures": response.failures + failures}
 
@@ -127,6 +130,13 @@ class SweepWorker:
         started, monotonic = self._served
         is_recent = 0 <= now - started < AT_ONCE_SECONDS and time.monotonic() - monotonic < AT_ONCE_SECONDS
         return is_recent and started >= at
+
+
+def _count_failures(number: int) -> None:
+    """Write the metric for the alarm. A sweep that cannot claim its task, as without the database, writes no other."""
+    tally = telemetry.Tally()
+    tally.count("SweepFailures", number)
+    tally.flush(task_type=SWEEP)
 
 
 def _queue(record: Mapping[str, Any]) -> str:
