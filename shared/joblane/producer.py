@@ -184,9 +184,10 @@ class Producer:
             self._check_foreign(where)
             if writes:
                 self._wake(is_async=where.is_async)
-            result, tasks = change(where.run)
-            if tasks:
-                self._insert_through(where, tasks)
+            with where.together():
+                result, tasks = change(where.run)
+                if tasks:
+                    self._insert_through(where, tasks)
             return result
         session = plain(where)
         self._check_stage(session)

@@ -101,7 +101,7 @@ class ScheduleChanges:
                 f"the schedule {name!r} exists, and is of another tenant or of none; put the tenant into the name, or "
                 "delete that schedule first",
             )
-        if old is not None and all(old[column] == row[column] for column in COMPARED):
+        if old is not None and old["problem"] is None and all(old[column] == row[column] for column in COMPARED):
             next_at = RunTimeSchedule.of(old, self.travelled).next_at
             return PutSchedule(name, created=False, changed=False, next_at=next_at), []
         is_paused = old is not None and old["paused_at"] is not None

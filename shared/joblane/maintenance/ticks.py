@@ -156,7 +156,7 @@ class _Making:
         planned = _Planned(stored.name, stored.type, following, is_late=next_at < now - GRACE)
         try:
             planned.tasks, planned.ticks = self._tasks(stored, ticks), ticks
-        except JobError as error:
+        except Exception as error:  # also of the payload class, which is the project's own code
             planned.problem = _text(error)
         return planned
 
@@ -215,5 +215,8 @@ class _Making:
             )
 
 
-def _text(problem: JobError) -> str:
-    return f"{type(problem).__name__}: {text_of(problem)}"
+def _text(problem: Exception) -> str:
+    """Return a problem without values of the payload, which other errors than Joblane's may have."""
+    of_joblane = isinstance(problem, JobError)
+    text = text_of(problem) if of_joblane else "reading the schedule's payload and options raised it"
+    return f"{type(problem).__name__}: {text}"
