@@ -42,8 +42,9 @@ LEAD_SECONDS = COMMIT_SECONDS + AT_ONCE_SECONDS
 RETRY_SECONDS = 15
 """The pause between two tries to send a wake-up that SQS has not accepted."""
 NOT_WOKEN = (
-    "SQS does not accept the wake-up of the sweep; until it does, a message that its process cannot send waits for the "
-    "next scheduled sweep. Check that this process may send to the lane of jobs:sweep"
+    "SQS does not accept the wake-up of the sweep; until it does, tasks that this process delays by more than 15 "
+    "minutes may start late, and messages that it cannot send wait for another sweep, for hours if nothing else uses "
+    "the database. Check that this process may send to the lane of jobs:sweep"
 )
 
 
