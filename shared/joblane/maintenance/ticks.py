@@ -17,7 +17,7 @@ from pg8000.exceptions import DatabaseError
 
 from joblane import telemetry
 from joblane.enqueue.insert import insert_tasks
-from joblane.enqueue.ticks import GRACE, Stored, by_schedules, due_ticks, tick_task
+from joblane.enqueue.ticks import GRACE, Stored, by_schedules, due_ticks, tick_tasks
 from joblane.errors import DeclarationError, JobError, UnknownTypeError, text_of
 from joblane.record.connection import is_of_row
 from joblane.record.schedules import DUE, DUE_BY_NAME, MOVE, read, schedule_of
@@ -165,8 +165,7 @@ class _Making:
             return []
         if (task := self.task_of(stored.type)) is None:
             raise UnknownTypeError(f"no task {stored.type!r} is declared any more")
-        job = stored.job(task)
-        return [tick_task(stored, job, tick, prefix=self.prefix, due_at=tick - self.travelled) for tick in ticks]
+        return tick_tasks(stored, task, ticks, prefix=self.prefix, travelled=self.travelled)
 
     def _count(self, planned: Sequence[_Planned]) -> None:
         for each in planned:
