@@ -15,7 +15,7 @@ from joblane.worker.blocked_loop import watched
 from joblane.worker.failure import is_project_code
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine, Iterable
+    from collections.abc import Coroutine, Iterable
 
     from joblane.context import TaskContext
     from joblane.declaration import Task

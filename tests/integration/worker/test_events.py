@@ -176,7 +176,11 @@ def test_an_async_listener_in_a_plain_decorator_is_awaited(world: World, bus: Bu
     async def listen(event: Event) -> None:
         heard.append(event)
 
-    on("completed")(wraps(listen)(lambda event: listen(event)))
+    @on("completed")
+    @wraps(listen)
+    def plain(event: Event) -> Any:
+        return listen(event)
+
     handle(world.worker(sample_one), *enqueued(world, "it", task=sample_one))
 
     assert [event.id for event in heard] == ["it:0:completed"]
