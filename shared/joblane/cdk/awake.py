@@ -63,7 +63,7 @@ def sentences(found: Awake, dollars: float) -> tuple[str, str]:
         f"{MONTH / timedelta(hours=1):,.0f} hours, for ${dollars:,.2f}; hours of each type alone: {by_type}"
     )
     if len(found.types) == 1:
-        return why, "nothing; jobs and requests wake it in addition"
+        return why, "no change is needed; jobs and requests wake it in addition"
     return why, "types that run at the same time share a wake: give them common times in `schedules`"
 
 
