@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
@@ -64,11 +64,12 @@ class _Locked:
 class Cancelled:
     """The result of a cancel of ticks.
 
-    ``begun``: the time of the last tick that has begun before it was due. ``limits``, ``parents``: the limits to serve
-    after the commit, and the cancelled tasks for which others wait.
+    ``begun``: the ticks whose tasks have begun before their time, which a claim allows by seconds, and an operator by
+    any time. ``limits``, ``parents``: the limits to serve after the commit, and the cancelled tasks for which others
+    wait.
     """
 
-    begun: datetime | None = None
+    begun: Collection[datetime] = ()
     limits: Sequence[Sequence[str | None]] = ()
     parents: Sequence[str] = ()
 
@@ -104,24 +105,16 @@ class ScheduleChanges:
             next_at = RunTimeSchedule.of(old, self.travelled).next_at
             return PutSchedule(name, created=False, changed=False, next_at=next_at), []
         is_paused = old is not None and old["paused_at"] is not None
-        next_at = self._next_of_changed(run, row, locked, times)
+        next_at = times.next_after(now)
+        if old is not None and (old["expression"], old["timezone"]) == (row["expression"], row["timezone"]):
+            next_at = min(next_at, self._time(old["next_at"]))  # it may be late
         ticks, following = ([], next_at) if is_paused else due_ticks(times, next_at, now, row["missed"])
+        ticks = self._without_begun(run, name, ticks, now)
         row["revision"] = locked.revision
         tasks = self._tasks(Stored.of(row), task, ticks)
         run(WRITE, json.dumps(row | self._moved(tasks, ticks, following), ensure_ascii=False))
         next_tick = None if is_paused else (ticks[0] if ticks else following) - self.travelled
         return PutSchedule(name, created=old is None, changed=True, next_at=next_tick), tasks
-
-    def _next_of_changed(self, run: Run, row: Mapping[str, Any], locked: _Locked, times: Schedule) -> datetime:
-        """Cancel the ticks that were made ahead, and return the first one to make."""
-        old = locked.row
-        if old is None:
-            return times.next_after(locked.now)
-        begun = self._cancel_ticks(run, row["name"], CHANGED, locked.now, only_later=True).begun
-        next_at = times.next_after(max(locked.now, begun or locked.now))
-        if (old["expression"], old["timezone"]) == (row["expression"], row["timezone"]):
-            return min(next_at, self._time(old["next_at"]))  # it may be late
-        return next_at
 
     def resume(self, run: Run, *, name: str, task: Task[Any, Any] | None) -> tuple[bool, list[NewTask]]:
         """End a pause, and return the tasks of the ticks in the next 15 minutes. False: there is no pause."""
@@ -134,12 +127,13 @@ class ScheduleChanges:
         times = schedule_of(stored.expression, stored.timezone)
         next_at = times.next_after(locked.now)
         ticks, following = due_ticks(times, next_at, locked.now, stored.missed)
+        ticks = self._without_begun(run, name, ticks, locked.now)
         try:
             tasks = self._tasks(stored, _task_of(stored.type, task), ticks) if ticks or task else []
         except JobError:
             if task is not None:
                 raise
-            ticks, tasks, following = [], [], next_at  # the sweep makes them
+            following, ticks, tasks = ticks[0] if ticks else following, [], []  # the sweep makes them
         document = {"name": name, "revision": locked.revision, **self._moved(tasks, ticks, following)}
         run(RESUME, json.dumps(document))
         return True, tasks
@@ -190,22 +184,30 @@ class ScheduleChanges:
         document = read(answer)
         return _Locked(self._time(document["now"]), document["revision"], document["row"])
 
+    def _without_begun(self, run: Run, name: str, ticks: Sequence[datetime], now: datetime) -> list[datetime]:
+        """Return the ticks whose tasks have not begun, and cancel the tasks of ticks after ``now``, to be made anew.
+
+        Time passes while the cancel waits for a task, so ``now`` decides in both.
+        """
+        begun = self._cancel_ticks(run, name, CHANGED, now, only_later=True).begun
+        return [tick for tick in ticks if tick not in begun]
+
     def _cancel_ticks(self, run: Run, name: str, reason: str, now: datetime, *, only_later: bool = False) -> Cancelled:
-        """Cancel the tasks of ticks that have not begun. ``only_later``: only if they are not due yet."""
+        """Cancel the tasks of ticks that have not begun. ``only_later``: only those of ticks after ``now``."""
         start = start_of_ids(name)
+        later = f"{start}{written(now)};"  # after the tick of this minute
         document = {
-            "low": start + written(now - LOOK_BACK),
+            "low": later if only_later else start + written(now - LOOK_BACK),
             "high": f"{start}:",  # after every digit
-            "after": f"{start}{written(now)};",  # after the tick of this minute
+            "later": later,
             "time_at": len(start) + 1,
-            "only_later": only_later,
             "reason": reason,
         }
         [[answer]] = run(CANCEL_TICKS, json.dumps(document))
         if answer is None:
             raise ScheduleError("name", f"another transaction holds a task of the schedule {name!r}; {TRY_AGAIN}")
         cancelled = read(answer)
-        begun = datetime.fromisoformat(cancelled["begun"]) if cancelled["begun"] else None
+        begun = {datetime.fromisoformat(text) for text in cancelled["begun"]}
         return Cancelled(begun, cancelled["limits"], cancelled["parents"])
 
     def _tasks(self, stored: Stored, task: Task[Any, Any], ticks: Sequence[datetime]) -> list[NewTask]:

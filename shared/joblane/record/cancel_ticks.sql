@@ -1,14 +1,13 @@
--- Cancels the tasks of a schedule's ticks that have not begun, or only those not due yet. It answers with their
--- ids, with what must be served and released after the commit, and with the time of the last tick that has begun before
--- it was due. Null: another transaction has not released one of the tasks within 5 seconds. `low` and `high`: the range
--- of ids; `after`: the id before those of ticks that are not due; `time_at`: position of the tick's time in its id.
+-- Cancels the tasks of a schedule's ticks that have not begun. It answers with what must be served and released after
+-- the commit, and with the times of the later ticks that have begun already. Null: another transaction has not released
+-- one of the tasks within 5 seconds. `low` and `high`: the range of ids; `later`: the id before those of later ticks;
+-- `time_at`: position of the tick's time in its id.
 create or replace function joblane.cancel_ticks_@version(given json) returns text
 language plpgsql set lock_timeout = '5s' set plan_cache_mode = force_generic_plan set enable_seqscan = off
 as $$
 declare
   low constant text := given ->> 'low';
   high constant text := given ->> 'high';
-  only_later constant boolean := (given ->> 'only_later')::boolean;
   time_at constant integer := (given ->> 'time_at')::integer;
   answer jsonb;
 begin
@@ -17,7 +16,6 @@ begin
       select t.id from joblane.tasks t
        where t.id >= low and t.id < high and substr(t.id, time_at) ~ '^\d{4}-\d\d-\d\dT\d\d:\d\dZ:\d+$'
          and t.finished_at is null and t.state in @waiting and t.runs = 0
-         and (t.due_at > clock_timestamp() or not only_later)
        order by t.id for no key update
     ),
     cancelled as (
@@ -25,7 +23,6 @@ begin
       returning t.id, array[t.key_limit, t.total_limit, t.shared_limit] as limits
     )
     select jsonb_build_object(
-             'ids', coalesce(jsonb_agg(c.id order by c.id), '[]'),
              'limits', coalesce(jsonb_agg(distinct to_jsonb(c.limits))
                                   filter (where array_remove(c.limits, null) <> '{}'), '[]'),
              'parents', coalesce(jsonb_agg(c.id) filter (where exists (
@@ -35,8 +32,8 @@ begin
     return null;
   end;
   return answer || jsonb_build_object('begun', (
-    select max(substr(t.id, time_at, 17)) from joblane.tasks t
-     where t.id > given ->> 'after' and t.id < high and t.runs > 0
+    select coalesce(jsonb_agg(substr(t.id, time_at, 17)), '[]') from joblane.tasks t
+     where t.id > given ->> 'later' and t.id < high and t.runs > 0
        and substr(t.id, time_at) ~ '^\d{4}-\d\d-\d\dT\d\d:\d\dZ:\d+$'));
 end
 $$

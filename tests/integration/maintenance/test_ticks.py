@@ -342,16 +342,64 @@ def test_a_put_during_the_sweep_replaces_the_ticks_that_it_makes(world: World, w
     assert {number for _, number in live} == {"2"}
 
 
-def test_a_tick_that_has_begun_early_is_not_made_again_by_a_put(world: World) -> None:
-    # given a tick that is not due yet, and whose run has begun
+def put_number_2(world: World) -> None:
+    world.client.schedules.put("s", sample_one, Sample(number=2), OFTEN)
+
+
+def pause_and_resume(world: World) -> None:
+    world.client.schedules.pause("s")
+    world.client.schedules.resume("s", task=sample_one)
+
+
+def delete_and_put(world: World) -> None:
+    world.client.schedules.delete("s")
+    put_number_2(world)
+
+
+@pytest.mark.parametrize("change", [put_number_2, pause_and_resume, delete_and_put])
+def test_a_tick_that_has_begun_early_is_not_made_again(world: World, change: Callable[[World], None]) -> None:
+    # given a tick whose run has begun before its time, and others before and after it
     world.client.schedules.put("s", sample_one, Sample(), OFTEN)
-    early = world.run("select min(id) from joblane.tasks where due_at > clock_timestamp() + interval '2 s'")[0][0]
+    later = world.run("select id from joblane.tasks where due_at > clock_timestamp() + interval '30 s' order by id")
+    [early] = later[5]
     world.run("update joblane.tasks set state = 'active', runs = 1, attempts = 1 where id = $1", early)
     # when
-    world.client.schedules.put("s", sample_one, Sample(number=2), OFTEN)
+    change(world)
+    # then it stays the only one of its time, and no other tick is lost
+    live = world.run("select id from joblane.tasks where state <> 'cancelled' order by id")
+    minutes = [minute_of(id_) for (id_,) in live]
+    assert [early] in live
+    assert len(minutes) == len(set(minutes))
+    assert {minute_of(id_) for (id_,) in later} <= set(minutes)
+
+
+def minute_of(id_: str) -> str:
+    return id_.rpartition(":")[0]
+
+
+def test_a_tick_that_becomes_due_while_a_put_waits_is_not_made_again(world: World) -> None:
+    # given a tick after the moment of the put, which is due when its statement comes to it
+    world.client.schedules.put("s", sample_one, Sample(), OFTEN)
+    soon = "select min(id) from joblane.tasks where due_at > clock_timestamp()"
+    world.run(f"update joblane.tasks set due_at = clock_timestamp() where id = ({soon})")
+    # when
+    put_number_2(world)
     # then
-    at = early[:20]
-    assert world.run("select count(*) from joblane.tasks where id like $1 and state <> 'cancelled'", f"{at}%") == [[1]]
+    live = world.run("select id from joblane.tasks where state <> 'cancelled'")
+    assert len(live) == len({minute_of(id_) for (id_,) in live})
+
+
+def test_a_put_leaves_a_tick_that_a_rate_has_given_a_later_time(world: World) -> None:
+    # given a late tick that could not start yet
+    put(world, "s")
+    forget_ticks(world, late=2 * MINUTE)
+    swept(world)
+    [[late]] = world.run("select min(id) from joblane.tasks")
+    world.run("update joblane.tasks set due_at = clock_timestamp() + interval '10 minutes' where id = $1", late)
+    # when
+    put_number_2(world)
+    # then no other task is made for it, so it remains
+    assert world.row(late)["finished_at"] is None
 
 
 def test_of_two_sessions_that_put_one_name_the_second_is_refused_by_name(world: World) -> None:

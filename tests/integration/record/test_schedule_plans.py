@@ -55,9 +55,8 @@ CANCELLED = json.dumps(
     {
         "low": f"@s1:{datetime.now(UTC) - timedelta(days=1):%Y-%m-%dT%H:%MZ}",
         "high": "@s1::",
-        "after": "@s1:0",
+        "later": "@s1:0",
         "time_at": 5,
-        "only_later": False,
         "reason": "why",
     }
 )
