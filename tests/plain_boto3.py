@@ -11,6 +11,8 @@ import pytest
 from botocore import handlers, loaders, session
 from moto.core.models import botocore_stubber
 
+from joblane.settings import SWEEP_MINUTES
+
 
 @cache
 def loader() -> loaders.Loader:
@@ -19,8 +21,11 @@ def loader() -> loaders.Loader:
 
 
 def use_plain_boto3(monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
-    """Give the test's clients no handler of moto, and no settings but a region, keys, and empty files in ``folder``."""
-    for name in list(os.environ):
+    """Give the test's clients no handler of moto, and no settings but a region, keys, and empty files in ``folder``.
+
+    They send no wake-ups, whose thread would use up the answers that a test gives.
+    """
+    for name in set(os.environ) - {SWEEP_MINUTES}:
         if name.startswith(("AWS_", "_X_AMZN", "JOBLANE_")) or name.lower().endswith("_proxy"):
             monkeypatch.delenv(name)
     for name in ("CONFIG_FILE", "SHARED_CREDENTIALS_FILE"):

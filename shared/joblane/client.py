@@ -249,8 +249,7 @@ class JobClient(Producer):
         Raises:
             DatabaseUnavailableError: the database is unavailable.
         """
-        self._wake()
-        rows = self._query(CANCEL, task_id)
+        rows = self._query(CANCEL, task_id, writes=True)
         if not rows:
             return None
         state, has_children, *limits = rows[0]
@@ -284,14 +283,17 @@ class JobClient(Producer):
             raise EnqueueError("record", "a client made with record=False writes no schedules; make JobClient()")
         return Schedules(self)
 
-    def _query(self, sql: str, task_id: str) -> list[list[Any]]:
+    def _query(self, sql: str, task_id: str, *, writes: bool = False) -> list[list[Any]]:
         if not isinstance(task_id, str):
             raise TypeError(f"task_id: a text is required, not {type(task_id).__name__}")
         if not ID_PATTERN.fullmatch(task_id):  # no row has such an id, and the database could refuse it
             return []
         with self._connecting() as database:
             try:
-                return database.get().run(sql, task_id)
+                connection = database.get()
+                if writes:
+                    self._wake()
+                return connection.run(sql, task_id)
             except (PostgresError, OSError) as error:
                 database.drop()
                 raise DatabaseUnavailableError(f"the database is unavailable: {text_of(error)}") from error

@@ -75,8 +75,8 @@ class Limits:
                 seconds. Nothing was changed.
         """
         given, who, line = Given(max_per_key, max_total, total, rate, until), audit.user_of_process(), _line_of(reason)
-        self._wake_after_commit()
         with self._changing() as connection:
+            self._wake_after_commit()
             with limit_changes.transaction(connection):
                 changed, details = limit_changes.set_limit(connection, name, key, given, who=who, reason=line)
                 target = limit_changes.target_of(name, key)
@@ -100,8 +100,8 @@ class Limits:
             DatabaseUnavailableError: as for :meth:`set`.
         """
         who, line = audit.user_of_process(), _line_of(reason)
-        self._wake_after_commit()
         with self._changing() as connection:
+            self._wake_after_commit()
             with limit_changes.transaction(connection):
                 changed, details = limit_changes.reset_limit(connection, name, key)
                 target = limit_changes.target_of(name, key)

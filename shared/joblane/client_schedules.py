@@ -90,8 +90,9 @@ class Schedules:
     ) -> PutSchedule:
         """Make a schedule, or replace the one of this name.
 
-        The same call again changes nothing. A change holds from the next tick on: tasks that were made ahead, and have
-        not begun, are cancelled and made anew. If neither the times nor the time zone change, no tick is lost, not even
+        The same call again changes nothing, unless the schedule has a problem: then its next ticks get their tasks. A
+        change holds from the next tick on: tasks that were made ahead, and have not begun, are cancelled and made anew.
+        If neither the times nor the time zone change, no tick is lost, not even
         a late one. A paused schedule stays paused.
 
         Args:

@@ -23,8 +23,8 @@ MAX_ENTRIES = 10
 MAX_BYTES = 240_000
 """All entries of one call, which may have 1 MB, or 256 KB in some regions. Source: *Calculating PutEvents event entry
 size*, Amazon EventBridge user guide, and that of China."""
-CALLS = 8
-"""The most calls at the same time."""
+CALLS = 10
+"""The most calls at the same time. Further ones wait, each for up to 45 s if the bus does not answer."""
 ADVICE = {
     "ResourceNotFound": "The bus does not exist: deploy the stage again, or correct JOBLANE_EVENT_BUS",
     "AccessDenied": "Allow the function's role events:PutEvents on the bus, and in the policy of another account's bus",

@@ -177,16 +177,15 @@ class Producer:
         transaction. Their messages are sent after its commit. ``writes`` False: the statements write nothing.
         """
         if where is None:
-            if writes:
-                self._wake()
-            return self._change_alone(change)
+            return self._change_alone(change, writes=writes)
         if isinstance(where, Foreign):
             self._check_foreign(where)
             if writes:
                 self._wake(is_async=where.is_async)
-            result, tasks = change(where.run)
-            if tasks:
-                self._insert_through(where, tasks)
+            with where.together():
+                result, tasks = change(where.run)
+                if tasks:
+                    self._insert_through(where, tasks)
             return result
         session = plain(where)
         self._check_stage(session)
@@ -212,10 +211,13 @@ class Producer:
 
         return await self._without_blocking(run, change, where, {})
 
-    def _change_alone(self, change: Callable[[Run], tuple[T, list[NewTask]]]) -> T:
+    def _change_alone(self, change: Callable[[Run], tuple[T, list[NewTask]]], *, writes: bool) -> T:
         with self._connecting() as database:
             try:
-                result, inserted = _in_transaction(database.get(), change)
+                connection = database.get()
+                if writes:
+                    self._wake()
+                result, inserted = _in_transaction(connection, change)
             except (PostgresError, OSError) as error:
                 database.drop()
                 raise DatabaseUnavailableError(
@@ -304,19 +306,19 @@ class Producer:
 
         If the answer is lost, the same ids are inserted again on a new connection.
         """
-        self._wake()
         with self._connecting() as database:
             sent = False
 
             def run(sql: str, *documents: str) -> list[list[Any]]:
                 nonlocal sent
                 connection = database.get()
+                self._wake()
                 sent = True
                 if len(documents) == 1:
                     return connection.run(sql, *documents)
                 try:
                     connection.execute_simple("begin")
-                    rows = [row for document in documents for row in connection.run(sql, document)]
+                    rows = connection.run_each(sql, *documents)
                     connection.commit()
                 except BaseException:  # an interrupt would leave the transaction open
                     database.drop()
@@ -419,12 +421,12 @@ class Producer:
 
     def _start(self, find: Callable[[Connection], list[Turn]]) -> None:
         """Start the tasks that ``find`` returns, after the commit. If it fails, the sweep does it."""
-        self._wake()
         try:
             with self._connecting() as database:
                 try:
                     if not database.get().idle:  # a handler's transaction, which has not committed yet
                         return
+                    self._wake()
                     turns = find(database.get())
                 except (PostgresError, OSError):
                     database.drop()
@@ -478,16 +480,12 @@ def _in_transaction(
         raise EnqueueError(
             "session", "the handler's transaction is open: give session=ctx.session, or use a new JobClient"
         )
-
-    def run(sql: str, *documents: str) -> list[list[Any]]:
-        return [row for document in documents for row in connection.run(sql, document)]
-
     connection.execute_simple("begin")
     try:
-        result, tasks = change(run)
+        result, tasks = change(connection.run_each)
     except JobError:
         connection.rollback()
         raise
-    inserted = insert_tasks(run, tasks, room=INLINE_SENDS) if tasks else []
+    inserted = insert_tasks(connection.run_each, tasks, room=INLINE_SENDS) if tasks else []
     connection.commit()
     return result, inserted

@@ -36,7 +36,7 @@ from tests.builders.events import LambdaContext, event
 from tests.faults.limit_lanes import Lanes, attributes_of
 
 LEASE_SECONDS = 0.5
-GRID_SECONDS, COMMIT_SECONDS = 2, 0.2
+GRID_SECONDS, LEAD_SECONDS = 2, 0.2
 """The wake-ups of the sweep are more frequent than in production, because a storm is short."""
 THREADS = 12
 SHORT = 100
@@ -184,7 +184,7 @@ class DyingWorkers:
                 patch.object(logging.getLogger("sqlalchemy.pool"), "disabled", True),  # it reports each connection cut
                 patch.dict(os.environ, {settings.SWEEP_MINUTES: "360"}),
                 patch.object(wake, "GRID_SECONDS", GRID_SECONDS),
-                patch.object(wake, "COMMIT_SECONDS", COMMIT_SECONDS),
+                patch.object(wake, "LEAD_SECONDS", LEAD_SECONDS),
                 patch.object(worker_module, "LEASE_MARGIN", timedelta(0)),
                 patch.object(worker_run, "KILL_MARGIN_SECONDS", 0.0),
             ):

@@ -40,7 +40,7 @@ from tests.faults.samples import TASKS, SideConnection, Work
 PREFIX = "faults"
 ALL_TASKS = TASKS | {sweep_handler.jobs_sweep.type: sweep_handler.jobs_sweep}
 SWEEP_LANE = lane_name(PREFIX, sweep_handler.jobs_sweep.queue, sweep_handler.jobs_sweep.type)
-GRID_SECONDS, COMMIT_SECONDS = 2, 1
+GRID_SECONDS, LEAD_SECONDS = 2, 1
 """The wake-ups of the sweep are more frequent than in production, because a run is short."""
 
 current = CurrentFate()
@@ -208,7 +208,7 @@ def _warm_up() -> None:
 
 def main() -> None:
     setattr(wake, "GRID_SECONDS", GRID_SECONDS)  # noqa: B010 - in the place of a constant
-    setattr(wake, "COMMIT_SECONDS", COMMIT_SECONDS)  # noqa: B010
+    setattr(wake, "LEAD_SECONDS", LEAD_SECONDS)  # noqa: B010
     for plant in filter(None, os.environ.get(plants.VARIABLE, "").split(",")):
         plants.PLANTS[plant]()
     discover()

@@ -236,10 +236,12 @@ def test_a_stage_without_events_has_no_alarms_of_them(synth: Synth) -> None:
         ({"webhook": {**WEBHOOK, "url": "http://hooks.acme.io/x"}}, "events.webhook.url: https:// and a host are"),
         ({"webhook": {**WEBHOOK, "url": "https://"}}, "events.webhook.url: https:// and a host are required"),
         ({"webhook": {**WEBHOOK, "url": "https://[x"}}, "events.webhook.url: https:// and a host are required"),
+        ({"webhook": {**WEBHOOK, "url": "https://acme.io:99999/x"}}, "events.webhook.url: https:// and a host are"),
         ({"webhook": {**WEBHOOK, "url": "https://a:b@acme.io/x"}}, "events.webhook.url: .* without user, query"),
         ({"webhook": {**WEBHOOK, "url": "https://acme.io/x?token=s3cret"}}, "events.webhook.url: .* without user, "),
         ({"webhook": {**WEBHOOK, "url": "https://acme.io/*"}}, r"events.webhook.url: .* without \* and spaces"),
         ({"webhook": {**WEBHOOK, "header": "X Key"}}, "events.webhook.header: the name of an HTTP header is required"),
+        ({"webhook": {**WEBHOOK, "kinds": "archived"}}, "events.webhook.kinds: a list is required"),
         ({"webhook": {**WEBHOOK, "kinds": []}}, "events.webhook.kinds: 1 at least are required"),
         (
             {"webhook": {**WEBHOOK, "kinds": ["failed"]}},

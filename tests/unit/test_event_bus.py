@@ -6,12 +6,14 @@ import json
 import re
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
+from threading import Barrier
 from typing import Any
 
 import pytest
 from botocore.exceptions import ClientError, ReadTimeoutError
 
-from joblane.event_bus import EventBus, bus_of_environment
+from joblane.event_bus import MAX_ENTRIES, EventBus, bus_of_environment
+from joblane.maintenance.events import PAGE
 from joblane.record.events import Unsent
 
 Answer = Callable[[list[Mapping[str, Any]]], Mapping[str, Any]]
@@ -79,6 +81,21 @@ def test_ten_entries_go_with_a_call_and_fewer_if_they_are_large() -> None:
     client.calls.clear()
     assert bus.send_many([unsent(n, "x" * 40_000) for n in range(10)]) == {}
     assert sorted(len(call) for call in client.calls) == [5, 5]
+
+
+def test_a_page_of_the_sweep_is_sent_by_calls_at_the_same_time() -> None:
+    """Calls after each other, each of 45 s, would take longer than a step of the sweep."""
+    calls = -(-PAGE // MAX_ENTRIES)
+    together = Barrier(calls, timeout=10)
+
+    def answer(entries: list[Mapping[str, Any]]) -> Mapping[str, Any]:
+        together.wait()
+        return accept(entries)
+
+    bus, client = bus_with(answer)
+
+    assert bus.send_many([unsent(n) for n in range(PAGE)]) == {}
+    assert len(client.calls) == calls
 
 
 def test_entries_that_are_refused_alone_are_named_with_their_reason() -> None:

@@ -10,7 +10,7 @@ import pytest
 
 from joblane import settings, telemetry
 from joblane.enqueue import wake as wakes
-from joblane.enqueue.wake import AFTER_COMMIT, COMMIT_SECONDS, GRID_SECONDS, is_covered, wake_after_commit
+from joblane.enqueue.wake import AFTER_COMMIT, GRID_SECONDS, LEAD_SECONDS, is_covered, wake_after_commit
 from joblane.local.memory_queues import MemoryQueues
 from joblane.queues import SWEEP, Queue, lane_name
 from joblane.sqs.client import Entry
@@ -52,28 +52,28 @@ def queues(monkeypatch: pytest.MonkeyPatch) -> Iterator[Queues]:
 
 
 @pytest.mark.parametrize(
-    ("after", "delay"), [(0, 240), (0.5, 240), (209.9, 31), (210, 30), (210.1, 270), (239, 241), (240, 240)]
+    ("after", "delay"), [(0, 240), (0.5, 240), (194.9, 46), (195, 45), (195.1, 285), (239, 241), (240, 240)]
 )
-def test_a_wake_up_arrives_at_the_first_boundary_after_30_seconds(queues: Queues, after: float, delay: int) -> None:
+def test_a_wake_up_arrives_at_the_first_boundary_after_45_seconds(queues: Queues, after: float, delay: int) -> None:
     queues.time += after
     wake_after_commit(queues, "jobs")
     (entry,) = queues.sends
     assert (entry.queue, entry.delay_seconds) == (LANE, delay)
-    boundary = NOON + (GRID_SECONDS if after <= 210 else 2 * GRID_SECONDS)
+    boundary = NOON + (GRID_SECONDS if after <= 195 else 2 * GRID_SECONDS)
     message = decode(entry.body)
     assert (message.type, message.id) == (SWEEP, f"{AFTER_COMMIT}{boundary:.0f}")
 
 
-def test_one_wake_up_covers_the_writes_until_30_seconds_before_it(queues: Queues) -> None:
+def test_one_wake_up_covers_the_writes_until_45_seconds_before_it(queues: Queues) -> None:
     queues.time += 1
     wake_after_commit(queues, "jobs")
-    queues.time = NOON + GRID_SECONDS - COMMIT_SECONDS - 1
+    queues.time = NOON + GRID_SECONDS - LEAD_SECONDS - 1
     wake_after_commit(queues, "jobs")
     assert len(queues.sends) == 1
     queues.time += 1
     assert not is_covered(queues, "jobs")
     wake_after_commit(queues, "jobs")
-    assert [entry.delay_seconds for entry in queues.sends] == [239, COMMIT_SECONDS]
+    assert [entry.delay_seconds for entry in queues.sends] == [239, LEAD_SECONDS]
 
 
 def test_each_stage_has_wake_ups_of_its_own(queues: Queues) -> None:

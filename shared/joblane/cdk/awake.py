@@ -14,7 +14,7 @@ from itertools import takewhile
 from typing import Any
 
 from joblane.declaration import Task
-from joblane.enqueue.wake import COMMIT_SECONDS, GRID_SECONDS
+from joblane.enqueue.wake import GRID_SECONDS, LEAD_SECONDS
 from joblane.queues import SWEEP
 from joblane.schedule import Schedule
 from joblane.settings import SHORT_MINUTES
@@ -23,7 +23,7 @@ MONTH = timedelta(days=30)
 START = datetime(2026, 11, 1, tzinfo=UTC)
 """A Sunday: the month then has five weekly ticks, the largest number."""
 UNTIL_IDLE = timedelta(minutes=5)
-"""Time from a tick until the database is without a connection: it starts, the task runs, the sweep follows within 4.5
+"""Time from a tick until the database is without a connection: it starts, the task runs, the sweep follows within five
 minutes, and the server ends idle sessions."""
 Tasks = Mapping[str, Task[Any, Any]]
 
@@ -102,7 +102,7 @@ def sweeps(tasks: Tasks) -> set[datetime]:
 
 def _swept(moment: datetime) -> datetime:
     """Return the time of the sweep that a run at ``moment`` wakes."""
-    ends = math.ceil((moment.timestamp() + COMMIT_SECONDS) / GRID_SECONDS) * GRID_SECONDS
+    ends = math.ceil((moment.timestamp() + LEAD_SECONDS) / GRID_SECONDS) * GRID_SECONDS
     return datetime.fromtimestamp(ends, UTC)
 
 

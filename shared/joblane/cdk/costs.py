@@ -76,7 +76,7 @@ ASSUMED: Mapping[str, Amount] = {
     "Minutes from a tick until the database is idle": Amount(
         UNTIL_IDLE / timedelta(minutes=1),
         "minutes",
-        "the database starts, the task runs, the sweep follows within 4.5 minutes; then comes `pause_after_minutes`",
+        "the database starts, the task runs, the sweep follows within five minutes; then comes `pause_after_minutes`",
     ),
     "Hours a day for which a pausing cluster is awake": Amount(8, "hours", "a working day; not measured"),
 }

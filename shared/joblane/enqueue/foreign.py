@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Hashable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from functools import cache, partial
 from inspect import iscoroutinefunction
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
@@ -71,6 +72,10 @@ class Foreign(ABC):
             if lack := lacking(error) or (error.__cause__ and lacking(error.__cause__)):
                 raise DatabaseUnavailableError(lack) from error
             raise
+
+    def together(self) -> AbstractContextManager[object]:
+        """Statements inside it commit together."""
+        return nullcontext()
 
     @abstractmethod
     def rows(self, sql: str, document: str | None) -> Sequence[Sequence[Any]]:
@@ -172,6 +177,12 @@ class Django(Foreign):
 
     def need_after_commit(self) -> None:
         pass
+
+    def together(self) -> AbstractContextManager[object]:
+        from django.db.transaction import atomic
+
+        is_open = self.connection.in_atomic_block or not self.connection.get_autocommit()
+        return nullcontext() if is_open else atomic(using=self.connection.alias)
 
     @property
     def room(self) -> int:

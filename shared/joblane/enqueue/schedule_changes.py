@@ -17,7 +17,7 @@ from joblane.enqueue.ticks import (
     due_ticks,
     keyed,
     start_of_ids,
-    tick_task,
+    tick_tasks,
     written,
 )
 from joblane.errors import DeclarationError, JobError, ScheduleError, UnknownScheduleError
@@ -101,7 +101,7 @@ class ScheduleChanges:
                 f"the schedule {name!r} exists, and is of another tenant or of none; put the tenant into the name, or "
                 "delete that schedule first",
             )
-        if old is not None and all(old[column] == row[column] for column in COMPARED):
+        if old is not None and old["problem"] is None and all(old[column] == row[column] for column in COMPARED):
             next_at = RunTimeSchedule.of(old, self.travelled).next_at
             return PutSchedule(name, created=False, changed=False, next_at=next_at), []
         is_paused = old is not None and old["paused_at"] is not None
@@ -211,8 +211,7 @@ class ScheduleChanges:
         return Cancelled(begun, cancelled["limits"], cancelled["parents"])
 
     def _tasks(self, stored: Stored, task: Task[Any, Any], ticks: Sequence[datetime]) -> list[NewTask]:
-        job = stored.job(task)
-        return [tick_task(stored, job, tick, prefix=self.prefix, due_at=tick - self.travelled) for tick in ticks]
+        return tick_tasks(stored, task, ticks, prefix=self.prefix, travelled=self.travelled)
 
     def _moved(self, tasks: Sequence[NewTask], ticks: Sequence[datetime], following: datetime) -> dict[str, Any]:
         """Return the columns with the last tick that got a task, and with the next one."""

@@ -7,7 +7,7 @@ the name of the schedule, the time and the revision, so that a tick that is hand
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
@@ -93,12 +93,19 @@ def written(moment: datetime) -> str:
     return f"{moment.astimezone(UTC):%Y-%m-%dT%H:%MZ}"
 
 
-def tick_task(stored: Stored, job: Job, moment: datetime, *, prefix: str, due_at: datetime) -> NewTask:
-    """Return the task of the tick at ``moment``.
+def tick_tasks(
+    stored: Stored, task: Task[Any, Any], ticks: Sequence[datetime], *, prefix: str, travelled: timedelta
+) -> list[NewTask]:
+    """Return the tasks of ticks. ``travelled``: how far the time of a test is ahead of the database's clock.
 
-    ``due_at``: the same time by the database's clock, which differs in a test that travels. Raises
-    :class:`EnqueueError`.
+    Raises :class:`EnqueueError` and :class:`UnreadablePayloadError`.
     """
+    job = stored.job(task)
+    return [_tick_task(stored, job, tick, prefix, tick - travelled) for tick in ticks]
+
+
+def _tick_task(stored: Stored, job: Job, moment: datetime, prefix: str, due_at: datetime) -> NewTask:
+    """Return the task of the tick at ``moment``. ``due_at``: the same time by the database's clock."""
     new = with_row_id(check(job, record=True, prefix=prefix), tick_id(stored.name, moment, stored.revision))
     key = new.unique
     if key is None:

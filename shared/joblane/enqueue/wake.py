@@ -28,7 +28,7 @@ SHARED_SECONDS = 5
 """All wake-ups within an interval of this many seconds start one sweep, at its end."""
 GRID_SECONDS = 240
 """Delayed wake-ups of all processes end at the multiples of this, and so do the times of planned sweeps."""
-AT_ONCE_SECONDS = 30
+AT_ONCE_SECONDS = 15
 """A sweep that has run out of time is followed by the next one after at most this time. Multiples of it are the times
 of sweeps: see :mod:`joblane.worker.sweep_worker`."""
 LONGEST_SECONDS = 2 * 24 * 3600
@@ -36,11 +36,15 @@ LONGEST_SECONDS = 2 * 24 * 3600
 COMMIT_SECONDS = 30
 """The longest time from the check of a wake-up to the first write of the transaction. A transaction that has written is
 visible to the sweep, however long it stays open."""
+LEAD_SECONDS = COMMIT_SECONDS + AT_ONCE_SECONDS
+"""The shortest time from the check of a wake-up to its arrival: the sweep that serves it may have begun
+:data:`AT_ONCE_SECONDS` before it arrived."""
 RETRY_SECONDS = 15
 """The pause between two tries to send a wake-up that SQS has not accepted."""
 NOT_WOKEN = (
-    "SQS does not accept the wake-up of the sweep; until it does, a message that its process cannot send waits for the "
-    "next scheduled sweep. Check that this process may send to the lane of jobs:sweep"
+    "SQS does not accept the wake-up of the sweep; until it does, tasks that this process delays by more than 15 "
+    "minutes may start late, and messages that it cannot send wait for another sweep, for hours if nothing else uses "
+    "the database. Check that this process may send to the lane of jobs:sweep"
 )
 
 
@@ -52,11 +56,12 @@ def wake(sqs: Sqs, prefix: str) -> None:
 
 
 def wake_after_commit(sqs: Sqs, prefix: str) -> None:
-    """Make sure that a sweep starts after a write that follows now: 30 seconds to 4.5 minutes from now.
+    """Make sure that a sweep starts after a write that follows now: 30 seconds to 5 minutes from now.
 
-    Call it before the first statement of a transaction that writes to the database, or before each statement: it only
-    compares two times if an earlier wake-up covers this write. Otherwise it sends a message, for at most 2 seconds, and
-    it never raises. If SQS does not accept the message, the next call tries again, and a thread every 15 seconds.
+    Call it when the database is connected, before the first statement of a transaction that writes, or before each
+    statement: it only compares two times if an earlier wake-up covers this write. Otherwise it sends a message, for at
+    most 2 seconds, and it never raises. If SQS does not accept the message, the next call tries again, and a thread
+    every 15 seconds.
 
     It does nothing in a stage whose sweep runs every five minutes or more often.
     """
@@ -86,10 +91,10 @@ class _Waker:
             if is_covered(sqs, prefix):
                 return True
             now, started = sqs.now(), time.monotonic()
-            ends = math.ceil((now + COMMIT_SECONDS) / GRID_SECONDS) * GRID_SECONDS
+            ends = math.ceil((now + LEAD_SECONDS) / GRID_SECONDS) * GRID_SECONDS
             why = _send(sqs, prefix, f"{AFTER_COMMIT}{ends}", math.ceil(ends - now))
             if why is None:
-                left = ends - now - COMMIT_SECONDS
+                left = ends - now - LEAD_SECONDS
                 sqs.covered[prefix] = started + left, now + left
             elif prefix not in self._trying:
                 telemetry.logger().warning(NOT_WOKEN, extra={"error": why})

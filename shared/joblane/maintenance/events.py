@@ -11,13 +11,14 @@ from typing import TYPE_CHECKING
 
 from joblane import telemetry
 from joblane.record.events import oldest_events, remove_events
+from joblane.sqs.client import NO_ANSWER
 
 if TYPE_CHECKING:
     from joblane.event_bus import EventBus
     from joblane.record.connection import Connection
 
 PAGE = 100
-"""The events of one step."""
+"""The events of one step, all sent at the same time: a step has a minute, also if the bus does not answer."""
 KEPT = timedelta(days=3)
 """The time in which a bus can be repaired without a lost event: a weekend."""
 MOST = 1_000_000
@@ -60,7 +61,8 @@ class Events:
             yield from self._delete_all()
             return
         position = ("-infinity", "")
-        while found := oldest_events(self._connection, position, PAGE):
+        refused: set[str] = set()  # kinds: the policy of a bus may refuse one, and the others do not wait for it
+        while found := oldest_events(self._connection, position, PAGE, without=refused):
             events = [event for event, _ in found]
             failed = self._bus.send_many(events)
             accepted = [event.id for event in events if event.id not in failed]
@@ -69,7 +71,9 @@ class Events:
             if failed:
                 self._report(self._bus.name, failed)
             if not accepted:
-                break  # the bus refuses everything, so the next sweep tries again
+                if any(why.startswith(NO_ANSWER) for why in failed.values()):
+                    break  # the next sweep tries again
+                refused |= {event.kind for event in events}
             position = (found[-1][1], events[-1].id)
             yield
         yield from self._drop()

@@ -2,7 +2,7 @@
 
 Such a message, a *planned sweep*, has its time in its id. SQS delays a message by at most 15 minutes, so the sweep's
 function sends it again until its time has come, without the database, see :mod:`joblane.worker.sweep_worker`. After
-that, at most one sweep starts within 30 seconds, whatever started it.
+that, at most one sweep starts within 15 seconds, whatever started it.
 
 All that a sweep reads is committed. A transaction that is still open may commit rows that no sweep has seen, so a sweep
 follows as long as there is such a transaction.
@@ -134,6 +134,6 @@ def plan(connection: Connection, sqs: Sqs, prefix: str, found: NextSweep, *, ane
         raise SendError(f"{entry.queue}: the message of the next sweep: {why}")
     # A kill before this statement costs one more sweep. A sweep in the next minutes does not replace a later one,
     # whose message stays in the lane.
-    if planned == math.inf or (planned > target and target - now > MAX_DELAY_SECONDS):
+    if anew or planned == math.inf or (planned > target and target - now > MAX_DELAY_SECONDS):
         connection.run(WRITE, target - now)
     return target

@@ -17,7 +17,7 @@ from pg8000.exceptions import DatabaseError
 
 from joblane import telemetry
 from joblane.enqueue.insert import insert_tasks
-from joblane.enqueue.ticks import GRACE, Stored, by_schedules, due_ticks, tick_task
+from joblane.enqueue.ticks import GRACE, Stored, by_schedules, due_ticks, tick_tasks
 from joblane.errors import DeclarationError, JobError, UnknownTypeError, text_of
 from joblane.record.connection import is_of_row
 from joblane.record.schedules import DUE, DUE_BY_NAME, MOVE, read, schedule_of
@@ -132,7 +132,7 @@ class _Making:
             rows = connection.run(statement, parameter)
             planned = [self._planned(row, names) for row in rows]
             if tasks := [task for each in planned for task in each.tasks]:
-                insert_tasks(self._run, tasks, room=0)
+                insert_tasks(connection.run_each, tasks, room=0)
             self._move(planned)
             connection.commit()
         except BaseException:
@@ -156,7 +156,7 @@ class _Making:
         planned = _Planned(stored.name, stored.type, following, is_late=next_at < now - GRACE)
         try:
             planned.tasks, planned.ticks = self._tasks(stored, ticks), ticks
-        except JobError as error:
+        except Exception as error:  # also of the payload class, which is the project's own code
             planned.problem = _text(error)
         return planned
 
@@ -165,8 +165,7 @@ class _Making:
             return []
         if (task := self.task_of(stored.type)) is None:
             raise UnknownTypeError(f"no task {stored.type!r} is declared any more")
-        job = stored.job(task)
-        return [tick_task(stored, job, tick, prefix=self.prefix, due_at=tick - self.travelled) for tick in ticks]
+        return tick_tasks(stored, task, ticks, prefix=self.prefix, travelled=self.travelled)
 
     def _count(self, planned: Sequence[_Planned]) -> None:
         for each in planned:
@@ -196,9 +195,6 @@ class _Making:
         if planned:
             self.connection.run(MOVE, json.dumps([each.row(self.travelled) for each in planned]))
 
-    def _run(self, sql: str, *documents: str) -> list[Row]:
-        return [row for document in documents for row in self.connection.run(sql, document)]
-
     def log(self) -> None:
         for (type_, problem), number in self.problems.items():
             telemetry.logger().error(
@@ -218,5 +214,8 @@ class _Making:
             )
 
 
-def _text(problem: JobError) -> str:
-    return f"{type(problem).__name__}: {text_of(problem)}"
+def _text(problem: Exception) -> str:
+    """Return a problem without values of the payload, which other errors than Joblane's may have."""
+    of_joblane = isinstance(problem, JobError)
+    text = text_of(problem) if of_joblane else "reading the schedule's payload and options raised it"
+    return f"{type(problem).__name__}: {text}"

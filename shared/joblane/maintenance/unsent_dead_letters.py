@@ -92,8 +92,8 @@ class UnsentDeadLetters:
         sent = sends.send(taken)
         self.sent += len(sent)
         successors = mark_dead_sent(connection, [(one.id, generations[one.id]) for one in sent])
-        if successors:  # the sweep sends those that SQS does not accept here
-            sends.sqs.send_many([successor_entry(self._prefix, successor) for successor in successors])
+        if sends.sqs.send_many([successor_entry(self._prefix, successor) for successor in successors]):
+            sends.following.is_due = True
 
     def _taken(self, row: Row) -> Taken | None:
         id_, type_, queue, tenant, schema, headers, generation, reason, payload, taken, before = row

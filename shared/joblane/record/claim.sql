@@ -266,7 +266,7 @@ begin
       waits := true;
     end loop;
 
-    if is_new and verdict = 'ended' and t.options ? 'events' then
+    if is_new and t.finished_at is not null and t.options ? 'events' then  -- the trigger is for updates only
       perform joblane.add_event(r) from joblane.tasks r where r.id = t.id;
     end if;
     if changed and takes_key and not is_new then

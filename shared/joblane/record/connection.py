@@ -235,6 +235,10 @@ class Connection(DbapiConnection):  # type: ignore[misc]
         """
         return self.execute_unnamed(sql, parameters).rows or []
 
+    def run_each(self, sql: str, *documents: str) -> list[Row]:
+        """Execute ``sql`` once for each document, its parameter ``$1``, and return the rows of all."""
+        return [row for document in documents for row in self.run(sql, document)]
+
     def execute_unnamed(
         self, statement: str, vals: Sequence[Any] = (), oids: Sequence[int] = (), stream: Any = None
     ) -> Any:

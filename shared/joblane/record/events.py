@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
@@ -15,6 +15,7 @@ BY_ID = f"select {COLUMNS} from joblane.events where id = any($1::text[]) order 
 OLDEST = f"""
 select {COLUMNS}, created_at::text as at from joblane.events
  where (created_at, id) > ($1::timestamptz, $2) and created_at <= now() - make_interval(secs => $4::float8)
+   and detail ->> 'kind' <> all($5::text[])
  order by created_at, id limit $3::int
 """
 REMOVE = "delete from joblane.events where id = any($1::text[])"
@@ -42,9 +43,13 @@ def oldest_events(
     count: int,
     *,
     older_than_seconds: float = SENT_BY_WORKER_SECONDS,
+    without: Collection[str] = (),
 ) -> list[tuple[Unsent, str]]:
-    """Return events that no worker sends any more, with their times, oldest first, after a time and an id."""
-    rows = connection.run(OLDEST, *after, str(count), str(older_than_seconds))
+    """Return events that no worker sends any more, with their times, oldest first, after a time and an id.
+
+    ``without``: kinds to leave out.
+    """
+    rows = connection.run(OLDEST, *after, str(count), str(older_than_seconds), list(without))
     return [(Unsent(*row), at) for *row, at in rows]
 
 

@@ -1,8 +1,8 @@
 """The worker of ``jobs:sweep``. It looks at wake-ups and planned sweeps before it claims anything.
 
 - A planned sweep whose time has not come is sent again, with the next delay. Nothing connects to the database.
-- At most one sweep starts for all wake-ups and planned sweeps that arrive within 30 seconds. It serves all of them: a
-  wake-up arrives at least 30 seconds after the writes that it is for, and a planned sweep not before its time. Its id
+- At most one sweep starts for all wake-ups and planned sweeps that arrive within 15 seconds. It serves all of them: a
+  wake-up arrives at least 15 seconds after the writes that it is for, and a planned sweep not before its time. Its id
   has the time of the arrival, by the clock of SQS or of the functions. The clocks of producers do not matter.
 - The message of a sweep that is killed returns when its lease has ended, not after the visibility timeout of the queue.
 - All messages of a sweep begin chains of their own. A run wakes the sweep, and the sweep sends the next task of the
@@ -21,10 +21,10 @@ from dataclasses import replace
 from functools import wraps
 from typing import TYPE_CHECKING, Any, Unpack
 
+from joblane import telemetry
 from joblane.enqueue.wake import (
     AFTER_COMMIT,
     AT_ONCE_SECONDS,
-    COMMIT_SECONDS,
     LONGEST_SECONDS,
     PLANNED,
     planned_entry,
@@ -45,11 +45,9 @@ if TYPE_CHECKING:
 TRACE_VARIABLE = "_X_AMZN_TRACE_ID"
 """It has the chain of an invocation. Source: Lambda, *Defined runtime environment variables*."""
 AT = f"{SWEEP}:at:"
-"""The beginning of the id of a sweep that was woken after a commit, or planned. The rest is the start of the 30 seconds
+"""The beginning of the id of a sweep that was woken after a commit, or planned. The rest is the start of the 15 seconds
 in which its message has arrived, in seconds since 1970."""
 ARRIVAL = re.compile(rf"(?P<kind>{PLANNED}|{AFTER_COMMIT})(?P<time>\d{{1,12}})")
-SERVED_SECONDS = COMMIT_SECONDS - 5
-"""A wake-up that arrives within this time after the start of a sweep is for writes before that start."""
 
 
 class SweepWorker:
@@ -79,7 +77,9 @@ class SweepWorker:
         self._sqs.set_visibility(_queue(due[0]), {record["receiptHandle"]: seconds for record in due})
         self._returned = None
         failures = self._worker.handle({"Records": due}, lambda_context)["batchItemFailures"]
-        if self._returned is not None and not failures:
+        if failures:
+            _count_failures(len(failures))
+        elif self._returned is not None:
             self._served = self._returned
         return {"batchItemFailures": response.failures + failures}
 
@@ -128,8 +128,15 @@ class SweepWorker:
         if self._served is None or received.receives > 1:
             return False
         started, monotonic = self._served
-        is_recent = 0 <= now - started < SERVED_SECONDS and time.monotonic() - monotonic < SERVED_SECONDS
+        is_recent = 0 <= now - started < AT_ONCE_SECONDS and time.monotonic() - monotonic < AT_ONCE_SECONDS
         return is_recent and started >= at
+
+
+def _count_failures(number: int) -> None:
+    """Write the metric for the alarm. A sweep that cannot claim its task, as without the database, writes no other."""
+    tally = telemetry.Tally()
+    tally.count("SweepFailures", number)
+    tally.flush(task_type=SWEEP)
 
 
 def _queue(record: Mapping[str, Any]) -> str:

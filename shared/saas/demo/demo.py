@@ -246,7 +246,7 @@ def _show_next(console: Console) -> None:
         "  make up                            deploy it, and keep the stack running\n"
         "  .venv/bin/joblane page --open      open the stack's page in a browser\n"
         "  .venv/bin/joblane logs TASK-ID     read the log of a task\n"
-        "  docs/platform/api.md               let a tenant set up a weekly report of its own\n"
+        "  docs/platform/api.md               let a tenant set up its own weekly report\n"
         "  README.md                          read how to send jobs, and what is promised",
         highlight=False,
     )

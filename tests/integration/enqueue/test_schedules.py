@@ -240,6 +240,14 @@ def test_a_schedule_is_part_of_djangos_transaction(world: World) -> None:
     assert [each.name for each in world.client.schedules.list()] == ["s"]
 
 
+def test_a_change_without_a_transaction_of_django_commits_as_a_whole(world: World) -> None:
+    world.run("create function refuse() returns trigger language plpgsql as $$begin raise exception 'no'; end$$")
+    world.run("create trigger refuse before insert on joblane.tasks for each row execute function refuse()")
+    with django_database(world.url) as django, pytest.raises(Exception, match="no"):
+        world.client.schedules.put("s", sample_one, Sample(), OFTEN, connection=django)
+    assert world.client.schedules.list() == []
+
+
 @pytest.mark.parametrize("driver", ["asyncpg", "psycopg"])
 def test_the_asynchronous_forms_do_the_same(world: World, driver: str) -> None:
     schedules = world.client.schedules

@@ -20,6 +20,7 @@ from joblane.enqueue.wake import AFTER_COMMIT
 from joblane.inspector.filter import PauseScope
 from joblane.inspector.inspector import Inspector
 from joblane.queues import SWEEP, Queue, lane_name
+from joblane.record import database as databases
 from joblane.record.task_types import register_limits
 from joblane.sqs.client import Sqs
 from tests.builders.rows import archived, put
@@ -153,6 +154,37 @@ def test_an_action_of_an_operator_sends_a_wake_up_before_its_commit(world: World
     ACTIONS[name](inspector(world))
     assert waking[:1] == [before]
     assert contents(world) != before
+
+
+WITHOUT_CONNECTION: dict[str, Callable[[World], object]] = {
+    "enqueue": lambda world: JobClient().enqueue(sample_one, Sample()),
+    "cancel": lambda world: JobClient().cancel("a"),
+    "limits.set": lambda world: JobClient().limits.set(sample_single.type, max_total=3),
+    "an operator's action": lambda world: inspector(world).cancel("a"),
+}
+
+
+@pytest.mark.parametrize("name", WITHOUT_CONNECTION)
+def test_a_process_that_waits_for_the_database_sends_its_wake_up_after_that(
+    world: World, waking: list[str], monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    put(world, sample_one, "a", state="scheduled")
+    world.database.drop()
+    steps: list[str] = []
+    connect, send = databases._connect, wakes._send
+
+    def connecting(*given: Any, **named: Any) -> Any:
+        steps.append("connect")
+        return connect(*given, **named)
+
+    def sending(*given: Any) -> Any:
+        steps.append("wake")
+        return send(*given)
+
+    monkeypatch.setattr(databases, "_connect", connecting)
+    monkeypatch.setattr(wakes, "_send", sending)
+    WITHOUT_CONNECTION[name](world)
+    assert steps[:2] == ["connect", "wake"]
 
 
 def test_the_seal_of_a_batch_sends_a_wake_up_of_its_own(world: World, waking: list[str]) -> None:

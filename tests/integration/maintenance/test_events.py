@@ -12,6 +12,7 @@ from joblane.maintenance.sweep import sweep
 from joblane.maintenance.walk import PLANNING
 from joblane.record.database import Database
 from joblane.record.events import BY_ID, OLDEST, REMOVE
+from joblane.sqs.client import NO_ANSWER
 from tests import logs
 from tests.samples import Sample
 from tests.samples_events import Bus, sample_heard
@@ -20,18 +21,19 @@ from tests.world import PREFIX, World
 REFUSED = "ResourceNotFoundException: Event bus jobs-events does not exist. Deploy the stage again."
 
 
-def write(world: World, count: int, age: str = "1 minute") -> None:
+def write(world: World, count: int, age: str = "1 minute", kind: str = "completed") -> None:
     """Write events of that age, one of them each millisecond."""
     world.run(
         "insert into joblane.events (id, created_at, detail)"
-        " select t ->> 'id' || ':0:completed', now() - $2::interval + n * interval '1 ms',"
+        " select t ->> 'id' || ':0:' || $3::text, now() - $2::interval + n * interval '1 ms',"
         "        joblane.event(jsonb_populate_record(null::joblane.tasks, t))"
         "   from generate_series(1, $1::int) n,"
         "   lateral (select jsonb_build_object("
-        "     'id', 'task-' || lpad(n::text, 4, '0'), 'type', 'sample:heard', 'queue', 'default', 'state', 'completed',"
+        "     'id', 'task-' || lpad(n::text, 4, '0'), 'type', 'sample:heard', 'queue', 'default', 'state', $3::text,"
         "     'generation', 0, 'attempts', 1, 'tags', '{}', 'created_at', now(), 'finished_at', now()) as t) as x",
         str(count),
         age,
+        kind,
     )
 
 
@@ -116,6 +118,32 @@ def test_events_that_the_bus_refuses_alone_do_not_stop_the_others(world: World) 
     swept = world.sweep(bus)
 
     assert (len(bus.ids), swept.events_waiting) == (149, 1)
+
+
+def test_a_kind_that_the_bus_refuses_does_not_keep_the_others_back(world: World) -> None:
+    write(world, 250, "2 minutes")
+    write(world, 150, kind="archived")
+
+    class OneKind(Bus):
+        def send_many(self, events: Any) -> dict[str, str]:
+            refused = {event.id: "NotAuthorizedForDetailTypeException" for event in events if event.kind == "completed"}
+            super().send_many([event for event in events if event.id not in refused])
+            return refused
+
+    bus = OneKind()
+    swept = world.sweep(bus)
+
+    assert (len(bus.ids), swept.events, swept.events_waiting) == (150, 150, 250)
+
+
+def test_a_bus_that_does_not_answer_is_asked_once(world: World) -> None:
+    write(world, 101)
+    write(world, 1, kind="archived")
+    bus = Bus()
+    bus.refusal = f"{NO_ANSWER}ReadTimeoutError: 10 s"
+    world.sweep(bus)
+
+    assert (bus.calls, waiting(world)) == (1, 102)
 
 
 def test_events_are_dropped_after_three_days_with_an_error(world: World) -> None:

@@ -23,3 +23,21 @@ def test_a_sweep_relies_on_a_planned_one_only_if_it_is_not_near(
         plan(database.get(), queues, "jobs", NextSweep(is_due=True))
 
     assert sum(len(queue) for queue in queues.queues.values()) == sent
+
+
+def test_a_scheduled_sweep_replaces_a_planned_time_whose_message_may_be_lost(
+    database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(settings.SWEEP_MINUTES, "360")
+    queues = MemoryQueues()
+    with Database(database_url) as database:
+        # given a lane that was purged: the planned sweep of an hour from now has no message
+        take_stage(database.get(), "jobs", None)
+        database.get().run(WRITE, 3600.0)
+        # when a scheduled sweep plans one for a later time, and a task comes whose time is between the two
+        for hours, anew in ((5, True), (3, False)):
+            later = NextSweep()
+            later.add(hours * 3600.0)
+            plan(database.get(), queues, "jobs", later, anew=anew)
+    # then each has a message
+    assert sum(len(queue) for queue in queues.queues.values()) == 2

@@ -19,7 +19,7 @@ from joblane.limits import DEAD_LETTER_RETENTION, QUEUE_RETENTION
 from joblane.maintenance import unsent_dead_letters
 from joblane.maintenance.expiry import BATCH, EXPIRE, FIND, TIDY
 from joblane.maintenance.messages import TAKE
-from joblane.maintenance.next_sweep import TIMES
+from joblane.maintenance.next_sweep import TIMES, NextSweep
 from joblane.maintenance.sends import GIVE_BACK
 from joblane.maintenance.sweep import Swept, sweep
 from joblane.maintenance.walk import PLANNING, READ, Walk
@@ -201,6 +201,23 @@ def test_an_archived_row_without_a_dead_letter_gets_a_dead_letter_and_is_marked(
     assert row["dead_sent_at"] is not None
     assert row["sweep_at"] is None
     assert swept(world) == Swept()
+
+
+def test_a_successor_whose_message_sqs_refuses_is_left_for_the_next_sweep(
+    world: World, sends: Sends, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    alert = {"type": "sample:two", "queue": "default", "max_attempts": 1, "retention_seconds": 60}
+    put(world, sample_one, "dead", **archived(dead_sent_at=None, sweep_at=In(-1)), options={"on_archived": alert})
+    send_many = world.sqs.send_many
+
+    def refusing(entries: Sequence[Entry]) -> dict[int, str]:
+        return {0: "away"} if ":archived:" in str(decode(entries[0].body).id) else send_many(entries)
+
+    monkeypatch.setattr(world.sqs, "send_many", refusing)
+    following = NextSweep()
+    sweep(world.database.get(), world.sqs, PREFIX, following=following)
+    assert world.row("dead:archived:0")["state"] == "pending"
+    assert following.in_seconds == 0
 
 
 def test_the_dead_letter_of_a_row_too_large_for_a_message_has_no_payload(world: World, sends: Sends) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 from unittest import mock
 
 import pytest
+from pydantic import field_validator
 from sqlalchemy.orm import Session
 
 from joblane import Payload, TaskContext, every, task
@@ -232,6 +233,60 @@ def test_a_schedule_with_a_problem_says_why_and_blocks_no_other(world: World) ->
     gone = schedules.get("gone")
     assert gone is not None
     assert (gone.problem, gone.last_task is None) == (None, False)
+
+
+class Looked(Payload):
+    """It is checked by code that can fail."""
+
+    country: str
+
+    @field_validator("country")
+    @classmethod
+    def _known(cls, country: str) -> str:
+        COUNTRIES[country]
+        return country
+
+
+COUNTRIES = {"de": "Germany", "xx": "Atlantis"}
+
+
+@task("sample:looked", overlap="allow")
+def sample_looked(payload: Looked, ctx: TaskContext) -> None:
+    pass
+
+
+def test_an_error_of_a_payload_class_blocks_no_other(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    # given a payload that its class accepts no more, by an error of its own, and an option of another version
+    schedules = world.client.schedules
+    schedules.put("bad", sample_looked, Looked(country="xx"), OFTEN)
+    schedules.put("newer", sample_strict, Strict(number=1), OFTEN)
+    put(world, "good")
+    world.run("""update joblane.schedules set options = '{"colour": "red"}' where name = 'newer'""")
+    monkeypatch.delitem(COUNTRIES, "xx")
+    forget_ticks(world)
+    # when
+    made = make_ticks(world.database.get(), (TASKS | {sample_looked.type: sample_looked}).get, PREFIX)
+    # then
+    assert (made.made in FULL, made.problems) == (True, 2)
+    raised = "reading the schedule's payload and options raised it"
+    assert world.run("select name, problem from joblane.schedules order by name") == [
+        ["bad", f"KeyError: {raised}"],
+        ["good", None],
+        ["newer", f"TypeError: {raised}"],
+    ]
+
+
+def test_the_same_put_again_ends_the_problem_of_a_schedule(world: World) -> None:
+    # given a schedule whose type was not declared for a while
+    put(world, "s")
+    make_ticks(world.database.get(), lambda _: None, PREFIX)
+    assert states(world) == []
+    # when
+    again = world.client.schedules.put("s", sample_one, Sample(), OFTEN)
+    # then
+    found = world.client.schedules.get("s")
+    assert found is not None
+    assert (again.changed, found.problem, len(states(world)) in FULL) == (True, None, True)
 
 
 def test_a_task_that_the_database_refuses_blocks_no_other(world: World) -> None:

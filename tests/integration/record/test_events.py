@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
+from pg8000.exceptions import DatabaseError
 
 from joblane import Event, OnConflict, SkipRetry, TaskContext
 from joblane.inspector.inspector import Inspector
@@ -108,6 +110,13 @@ def test_a_task_past_its_deadline_has_its_event(world: World) -> None:
     world.deliver(sample_heard, {"type": "sample:heard", "id": "it", "rec": True})
 
     assert [(event.id, event.error_type) for event in events(world)] == [("it:0:archived", "DeadlinePassed")]
+
+
+def test_a_new_message_past_its_deadline_has_its_event(world: World) -> None:
+    late = {"options": {"deadline": "2020-01-01T00:00:00Z"}}
+    world.deliver(sample_heard, message("nothing", type_="sample:heard") | late)
+
+    assert (world.row("it")["state"], ids(world)) == ("archived", ["it:0:archived"])
 
 
 def test_a_cancel_has_its_event_only_if_it_commits(world: World) -> None:
@@ -214,17 +223,49 @@ def test_the_option_of_a_row_that_was_written_by_hand_is_checked(world: World) -
             put(world, sample_heard, "it", options={"events": json.loads(wrong)})
 
 
-def test_a_role_that_may_only_change_tasks_can_end_one(world: World) -> None:
-    enqueue(world)
-    world.run("create role ender")
-    world.run("grant usage on schema joblane to ender")
-    world.run("grant select, update on joblane.tasks to ender")
+@contextmanager
+def role(world: World, rights: str) -> Iterator[None]:
+    """Use a role with these rights on the tasks."""
+    world.run("create role other")
+    world.run("grant usage on schema joblane to other")
+    world.run(f"grant {rights} on joblane.tasks to other")
     try:
-        world.run("set role ender")
-        world.run("update joblane.tasks set state = 'cancelled', finished_at = now(), reason = 'x', expire_at = now()")
+        world.run("set role other")
+        yield
     finally:
         world.run("reset role")
-        world.run("drop owned by ender")
-        world.run("drop role ender")
+        world.run("drop owned by other cascade")
+        world.run("drop role other")
+
+
+def test_a_role_that_may_only_change_tasks_can_end_one(world: World) -> None:
+    enqueue(world)
+    with role(world, "select, update"):
+        world.run("update joblane.tasks set state = 'cancelled', finished_at = now(), reason = 'x', expire_at = now()")
 
     assert ids(world) == ["it:0:cancelled"]
+
+
+def test_a_role_that_may_only_read_cannot_write_an_event(world: World) -> None:
+    handle(world.worker(sample_heard), enqueue(world))
+    world.run("delete from joblane.events")
+    with role(world, "select"), pytest.raises(DatabaseError, match="permission denied for table events"):
+        world.run("select joblane.add_event(t) from joblane.tasks t")
+
+    assert ids(world) == []
+
+
+def test_the_trigger_of_events_gives_its_rights_to_no_other_table(world: World) -> None:
+    body = "begin raise exception 'run as %', current_user; end"
+    with role(world, "select"):
+        for statement in (
+            "create temporary table lure (finished_at timestamptz, options jsonb)",
+            f"create function pg_temp.tasks(lure) returns joblane.tasks language plpgsql as $$ {body} $$",
+            "create cast (lure as joblane.tasks) with function pg_temp.tasks(lure) as implicit",
+            "create trigger lure after update on lure for each row execute function joblane.task_ended()",
+            "insert into lure values (null, '{}')",
+            "update lure set finished_at = now()",
+        ):
+            world.run(statement)
+
+    assert ids(world) == []

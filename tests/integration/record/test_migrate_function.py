@@ -485,6 +485,15 @@ def test_a_deploy_and_its_rollback_are_recorded_with_version_and_person(
         assert (latest.version, latest.by) == ("3c", None)
 
 
+def test_a_deploy_that_removes_the_last_limit_wakes_the_sweep(empty: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    prefixes: list[str] = []
+    monkeypatch.setenv("DATABASE_URL", empty)
+    monkeypatch.setattr("joblane.record.task_types.declared_limits", lambda _: [])
+    monkeypatch.setattr("joblane.enqueue.wake.wake_after_commit", lambda _, prefix: prefixes.append(prefix))
+    handler({}, LambdaContext())
+    assert prefixes == ["jobs"]
+
+
 def test_a_manual_invocation_migrates_and_returns_the_number_of_types(
     empty: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

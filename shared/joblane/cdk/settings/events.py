@@ -26,7 +26,7 @@ ENDPOINT = re.compile(r"(%[0-9A-Fa-f]{2}|[-()_.!~';/:@&=+$,A-Za-z0-9]){1,2048}")
 def _url(text: str) -> str:
     try:
         where = urlsplit(text)
-        host, credentials = where.hostname, where.username is not None
+        host, credentials, _ = where.hostname, where.username is not None, where.port
     except ValueError:
         host, credentials = None, False
     if host is None or where.scheme != "https":

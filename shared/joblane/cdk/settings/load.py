@@ -177,6 +177,8 @@ def _problem(item: ErrorDetails) -> str:
             return f"{kind}: Field required"
         case "model_type" | "model_attributes_type" | "dict_type":
             return "an object is required"
+        case "tuple_type":
+            return "a list is required"
         case "too_short":
             return f"{known['min_length']} at least are required"
     text = item["msg"].removeprefix("Value error, ").replace("Input should be", "it must be")

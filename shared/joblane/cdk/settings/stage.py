@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Annotated, Literal, Self
 
 from aws_cdk import RemovalPolicy
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from joblane.cdk.errors import StageError
 from joblane.cdk.settings.apis import EMAIL, Control, HttpLimits, Monitoring, Page
@@ -46,12 +46,12 @@ REMOVAL = {
 Value = str | SecretReference
 
 
-def _interval(text: str) -> str:
+def _interval(given: object) -> object:
     try:
-        minutes_of(text)
+        minutes_of(str(given))
     except DeclarationError as error:
         raise ValueError(str(error)) from None
-    return text
+    return given
 
 
 class Stage(Settings):
@@ -106,7 +106,7 @@ class Stage(Settings):
     """Tags of every resource, in addition to ``joblane:stage``: 40 at most. A key has 1 to 128 letters, digits, spaces
     and any of ``_.:/=+-@``, and starts neither with ``aws:`` nor with ``joblane:``. A value has 256 characters at
     most."""
-    sweep: Annotated[str, AfterValidator(_interval)] = "6 hours"
+    sweep: Annotated[str, BeforeValidator(_interval)] = "6 hours"
     """Interval of the sweep's own schedule: 1, 2, 3, 4, 5, 6, 10, 12, 15, 20 or 30 minutes, or 1, 2, 3, 4, 6, 8, 12 or
     24 hours. Above ``"5 minutes"`` sweeps are planned: a sweep runs when work is due and after each write, and this
     schedule is the net below. ``"5 minutes"`` or less: only the schedule starts sweeps, for a stage with producers that

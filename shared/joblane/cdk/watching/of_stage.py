@@ -186,7 +186,7 @@ def _of_sweep(sweep: Task[Any, Any], prefix: str, monitoring: Monitoring, *, has
     )
     completed = partial(own_metric, prefix, "Completed", task_type=SWEEP, queue=sweep.queue.value)
     if isinstance(monitoring.silence, int):
-        yield _failing_sweeps(sweep, prefix, completed(statistic="Sum", period=QUARTER))
+        yield _failing_sweeps(prefix, completed(statistic="Sum", period=QUARTER))
         lane = lane_name(prefix, sweep.queue, SWEEP)
         yield Alarm(
             name="sweep-lane",
@@ -202,23 +202,23 @@ def _of_sweep(sweep: Task[Any, Any], prefix: str, monitoring: Monitoring, *, has
         yield from silence("sweep", "the-sweep-does-not-run", completed, gap, monitoring.silence)
 
 
-def _failing_sweeps(sweep: Task[Any, Any], prefix: str, completed: cloudwatch.Metric) -> Alarm:
-    """Sweeps that start and fail, which neither silence nor the lane shows: their messages are received repeatedly.
+def _failing_sweeps(prefix: str, completed: cloudwatch.Metric) -> Alarm:
+    """Sweeps that fail, which neither silence nor the lane shows: their messages are received repeatedly.
 
     A missing metric counts as 0 in a sum. SQS leaves messages that were received three times out of the age of the
     oldest. Sources: CloudWatch, *Using metric math*; SQS, *Available CloudWatch metrics*.
     """
-    retried = own_metric(prefix, "Retried", statistic="Sum", period=QUARTER, task_type=SWEEP, queue=sweep.queue.value)
-    errors = function_metric(function_name(prefix, SWEEP), "Errors", period=QUARTER)
+    failed = own_metric(prefix, "SweepFailures", statistic="Sum", period=QUARTER, task_type=SWEEP)
+    errors = function_metric(function_name(prefix, SWEEP), "Errors", period=QUARTER)  # also counts killed sweeps
     return Alarm(
         name="sweep-fails",
         heading="the-sweep-does-not-run",
-        says=f"Sweeps have failed for {written(2 * QUARTER)}, and none has completed.",
-        run="runs jobs:sweep",
+        says=f"Sweeps have failed for {written(2 * QUARTER)}, and none has completed: the database may be unavailable.",
+        run="doctor",
         topic=Topic.URGENT,
         is_state=True,
-        metrics={"retried": retried, "errors": errors, "completed": completed},
-        expression="IF(retried + errors > 0, IF(retried + errors + completed > retried + errors, 0, 1), 0)",
+        metrics={"failed": failed, "errors": errors, "completed": completed},
+        expression="IF(failed + errors > 0, IF(failed + errors + completed > failed + errors, 0, 1), 0)",
         threshold=1,
         period=QUARTER,
         rings_after=2,

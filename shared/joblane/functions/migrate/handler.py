@@ -74,15 +74,12 @@ def _migrate(patience: timedelta, properties: Mapping[str, Any]) -> dict[str, An
 
 
 def _wake() -> None:
-    """Make sure that a sweep follows: declared limits may have more slots now, and tasks wait for them."""
+    """Make sure that a sweep follows: limits may have more slots now, or be removed, and tasks wait for them."""
     from joblane import settings
-    from joblane.discovery import discover
     from joblane.enqueue.wake import wake_after_commit
-    from joblane.record.task_types import declared_limits
     from joblane.sqs.client import Sqs
 
-    if declared_limits(discover()):
-        wake_after_commit(Sqs(), settings.prefix())
+    wake_after_commit(Sqs(), settings.prefix())
 
 
 def _deploy_of(properties: Mapping[str, Any]) -> dict[str, str | None]:

@@ -67,10 +67,10 @@ def action(scope: Scope, name: str, target: str, reason: str | None) -> Iterator
     Raises :class:`SelectionError` for a bad ``reason``, and :class:`BusyError`.
     """
     who, reason = check_who(scope.who), check_reason(reason)
-    wake_after_commit(scope.sqs, scope.prefix)
     database = scope.database
     try:
         connection = database.get()
+        wake_after_commit(scope.sqs, scope.prefix)
         connection.execute_simple("begin")
         connection.execute_simple(f"set local lock_timeout = '{PATIENCE}'")
         doing = Action(connection, who, target)

@@ -267,7 +267,7 @@ class _Action:
 
     def run(self, sql: str, *documents: str) -> list[list[Any]]:
         """Run a statement once for each document, in the transaction of the action."""
-        return [row for document in documents for row in self.doing.connection.run(sql, document)]
+        return self.doing.connection.run_each(sql, *documents)
 
 
 @contextmanager

@@ -1,6 +1,6 @@
--- Writes the event of an ended task if its row names the kind. A role that may change tasks needs no right on events.
-create function joblane.add_event(t joblane.tasks) returns void language plpgsql
-security definer set search_path = pg_catalog as $$
+-- Writes the event of an ended task if its row names the kind. Its caller needs the right to insert events:
+-- otherwise a role that may only read could write events of tasks that do not exist.
+create function joblane.add_event(t joblane.tasks) returns void language plpgsql as $$
 begin
     if t.finished_at is not null and t.options -> 'events' ? t.state then
         insert into joblane.events (id, detail)
