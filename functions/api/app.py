@@ -86,7 +86,7 @@ def _refusal(error: Exception, api: APIGatewayHttpResolver) -> Refusal:
         )
         refusal = Refusal(500, "internal error")
     elif refusal.status == 503:
-        telemetry.logger().warning("database unavailable", extra={"error": text_of(error)})
+        telemetry.logger().warning("database or schedule unavailable", extra={"error": text_of(error)})
         storage.database().drop()
     return refusal
 

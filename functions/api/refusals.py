@@ -11,7 +11,7 @@ from aws_lambda_powertools.event_handler.exceptions import NotFoundError
 from aws_lambda_powertools.event_handler.openapi.exceptions import RequestValidationError
 from pydantic import BaseModel
 
-from joblane.errors import DatabaseUnavailableError
+from joblane.errors import DatabaseUnavailableError, ScheduleError
 from joblane.record.connection import is_unavailable
 
 RETRY_AFTER_SECONDS = 5
@@ -27,7 +27,7 @@ REFUSALS = {
     "422": "The request is valid and cannot be executed, or its key was used by another request.",
     "429": "Too much was created in 24 hours, or the rate limit is exceeded.",
     "500": "Internal error.",
-    "503": "The database does not answer.",
+    "503": "The database does not answer, or another change has not ended.",
 }
 """Status → description in the OpenAPI document."""
 
@@ -88,7 +88,7 @@ def refusal_of(error: Exception) -> Refusal | None:
             return bad_request(*map(_problem, error.errors()))
         case NotFoundError():
             return not_found()
-        case DatabaseUnavailableError():
+        case DatabaseUnavailableError() | ScheduleError(field="name"):  # the name is valid: another change holds it
             return unavailable()
     return unavailable() if is_unavailable(error) else None
 

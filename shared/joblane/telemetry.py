@@ -11,10 +11,14 @@ from functools import cache, lru_cache
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from typing import TextIO
+
     from aws_lambda_powertools import Logger
 
     from joblane.frequent_line import FrequentLine
 
+stream: TextIO | None = None
+"""The stream of log lines. None: the standard output, which of the command line has results only."""
 MAX_VALUES = 100
 """Maximum number of values of one metric in one line.
 
@@ -34,7 +38,7 @@ def logger() -> Logger:
 
     from joblane.frequent_line import Formatter
 
-    return Logger(service=_service(), logger_formatter=Formatter(_service()))
+    return Logger(service=_service(), logger_formatter=Formatter(_service()), stream=stream)
 
 
 def frequent_line(message: str) -> FrequentLine:

@@ -6,10 +6,12 @@ import sys
 
 
 def main() -> None:
-    """Run the command line."""
+    """Run the command line. Log lines go to the error output, because the output is a result."""
     try:
+        from joblane import telemetry
         from joblane.cli.main import main as run
 
+        telemetry.stream = sys.stderr
         run()
     except ModuleNotFoundError as error:
         from joblane.cli.extras import advice

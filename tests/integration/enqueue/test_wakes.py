@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import subprocess
+import sys
 import threading
 from collections.abc import Callable
 from datetime import timedelta
@@ -227,6 +230,16 @@ def test_a_client_without_a_record_and_the_reads_wake_nobody(world: World, wakin
     inspector(world).overview()
     assert waking == []
     assert Sqs.covered == {}
+
+
+def test_a_command_without_access_to_sqs_acts_and_warns_on_its_error_output(world: World) -> None:
+    put(world, sample_one, "a", state="scheduled")
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("AWS_", "JOBLANE_"))}
+    environment = kept | {"DATABASE_URL": world.url, "AWS_REGION": "eu-west-1", "AWS_EC2_METADATA_DISABLED": "true"}
+    command = "import sys; sys.argv[:] = ['joblane', 'cancel', 'a']; from joblane.cli.__main__ import main; main()"
+    done = subprocess.run([sys.executable, "-c", command], env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout == "a was scheduled, is cancelled\n"
+    assert wakes.NOT_WOKEN in done.stderr
 
 
 def test_an_asynchronous_session_does_not_wait_for_sqs_on_its_loop(

@@ -128,7 +128,7 @@ def test_if_a_run_now_cannot_send_the_sweep_sends_the_message(world: World, insp
     acted = inspector.run("t")
 
     assert acted.note is not None
-    assert "the sweep sends it" in acted.note
+    assert "the next sweep sends it" in acted.note
     world.lane(sample_one)
     world.sqs._urls.clear()
     world.run("update joblane.tasks set sweep_at = sweep_at - interval '1 min'")

@@ -60,7 +60,7 @@ def test_a_task_whose_lane_is_missing_is_left_to_the_sweep(inspector: Inspector)
     acted = inspector.enqueue("sample:one", {})
 
     assert acted.note is not None
-    assert "the sweep sends it" in acted.note
+    assert "the next sweep sends it" in acted.note
 
 
 @pytest.mark.parametrize(

@@ -10,11 +10,13 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
+from sqlalchemy.orm import Session
 
 from functions.api import reports as routes
 from functions.api import storage
 from functions.report_generate.handler import ReportGenerate, report_generate
 from functions.tenant_cleanup.handler import TenantCleanup, tenant_cleanup
+from joblane.record.functions import VERSION
 from joblane.record.schedules import RunTimeSchedule
 from saas import report_schedules, reports, uploads
 from tests.builders.http_events import claims
@@ -152,6 +154,24 @@ def test_the_row_and_the_schedule_commit_together(api: Reports, monkeypatch: pyt
     # then neither is there, and neither is gone
     assert [answer.status for answer in answers] == [500, 500]
     assert (api.schedule("mondays"), api.schedule("kept") is not None, api.rows("report_schedules")) == (None, True, 1)
+
+
+@pytest.mark.parametrize("method", ["PUT", "DELETE"])
+def test_a_change_while_an_operator_changes_the_schedule_is_to_be_tried_again(api: Reports, method: str) -> None:
+    # given an operator's change that has not ended, and a patience of 50 ms in place of 5 seconds
+    assert api.admin("PUT", "mondays", MONDAY).status == 200
+    world = api.platform.world
+    world.run(f"alter function joblane.lock_schedule_{VERSION}(json) set lock_timeout = '50ms'")
+    name = report_schedules.name_of(uuid.UUID(api.tenant), "mondays")
+    body = MONDAY | {"day": "friday"} if method == "PUT" else None
+    with Session(world.database.engine) as session:
+        world.client.schedules.pause(name, session=session)
+        # when
+        answer = api.admin(method, "mondays", body)
+    # then nothing was changed, and the next try succeeds
+    assert (answer.status, answer.headers["Retry-After"]) == (503, "5")
+    assert api.admin("GET", "mondays").body["day"] == "monday"
+    assert api.admin(method, "mondays", body).status == 200
 
 
 def test_the_schedules_of_a_tenant_end_with_its_removal(api: Reports) -> None:

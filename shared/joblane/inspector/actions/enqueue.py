@@ -111,7 +111,7 @@ def send_inserted(scope: Scope, inserted: NewTask) -> dict[str, str]:
 def note_of(failed: Mapping[str, str]) -> str | None:
     """The remark about messages that could not be sent."""
     for why in failed.values():
-        return f"its message could not be sent; the sweep sends it within minutes ({why})"
+        return f"its message could not be sent; the next sweep sends it ({why})"
     return None
 
 
