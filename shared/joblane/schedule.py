@@ -342,7 +342,8 @@ def _zone(name: str) -> tzinfo:
     if name == "UTC":
         return UTC
     try:
-        if name in ("localtime", "posixrules", "Factory"):  # they exist, and differ from machine to machine
+        # They exist, and differ from machine to machine, or exist on some machines only.
+        if name in ("localtime", "posixrules", "Factory") or str(name).startswith(("right/", "posix/")):
             raise ValueError(name)
         return ZoneInfo(name)
     except (LookupError, OSError, TypeError, ValueError):

@@ -44,6 +44,8 @@ select id from joblane.tasks
 STATES = "select type, state, count(*)::int from joblane.tasks group by 1, 2 order by 1, 2"
 FIXED_SECONDS = 6 * 3600.0
 """The interval of the sweep's schedule. All other sweeps are woken, or have planned themselves."""
+MOST_FIXED_SWEEPS = 20
+"""A task that still lives after so many runs of the schedule in a row, five days, never ends."""
 FIRST_RUN = "tasks ended without the sweep, in their first run"
 LEAST_FIRST_RUNS = 0.3
 
@@ -95,7 +97,7 @@ class Run:
         self._observer = Database(self._url)
         self._findings = findings
         self._ends = time.monotonic() + minutes * 60
-        self._fixed_sweeps = 0
+        self._fixed_sweeps = self._fixed_in_a_row = 0
         self.dice = Dice(findings.seed)
         self.clock = Clock(self.sql)
         self._fixed_at = self.clock.now() + FIXED_SECONDS
@@ -246,10 +248,13 @@ class Run:
 
     def _jump(self) -> bool:
         """Move the clock to the next message, or to the next run of the sweep's schedule. Return False if all tasks
-        have ended."""
+        have ended, or never end."""
         if not self.queues.left(SWEEP_LANE) and not self.sql(LIVE):
             return False
         now, message = self.clock.now(), self.queues.next_at()
+        self._fixed_in_a_row = self._fixed_in_a_row + 1 if message is None else 0
+        if self._fixed_in_a_row > MOST_FIXED_SWEEPS:
+            return False
         self.clock.move_forward(max(2.0, min(message or self._fixed_at, self._fixed_at) - now + 1))
         self._findings.counts["jumps over idle time"] += 1
         if self.clock.now() >= self._fixed_at:

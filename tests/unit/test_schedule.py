@@ -378,7 +378,7 @@ def test_invalid_cron_text_is_refused_with_advice(text: str, problem: str) -> No
 
 
 @pytest.mark.parametrize(
-    "timezone", ["", "Berlin", "europe/berlin", "Europe", "../UTC", "/etc/passwd", "localtime", None]
+    "timezone", ["", "Berlin", "europe/berlin", "Europe", "../UTC", "/etc/passwd", "localtime", "right/UTC", None]
 )
 def test_an_unknown_time_zone_is_refused(timezone: str) -> None:
     if timezone == "europe/berlin" and sys.platform in ("darwin", "win32"):

@@ -62,6 +62,8 @@ def sentences(found: Awake, dollars: float) -> tuple[str, str]:
         f"it may pause; schedules wake it {found.wakes} times a month and keep it awake for {found.hours:,.0f} of "
         f"{MONTH / timedelta(hours=1):,.0f} hours, for ${dollars:,.2f}; hours of each type alone: {by_type}"
     )
+    if len(found.types) == 1:
+        return why, "no change is needed; jobs and requests wake it in addition"
     return why, "types that run at the same time share a wake: give them common times in `schedules`"
 
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from joblane.declaration import Task
 from joblane.discovery import load
 from joblane.enqueue.ticks import (
+    AHEAD,
     SCHEDULE,
     Stored,
     by_schedules,
@@ -198,7 +199,7 @@ class ScheduleChanges:
         later = f"{start}{written(now)};"  # after the tick of this minute
         document = {
             "low": later if only_later else start + written(now - LOOK_BACK),
-            "high": f"{start}:",  # after every digit
+            "high": start + written(now + 2 * AHEAD),  # not those of schedules whose names begin with this one
             "later": later,
             "time_at": len(start) + 1,
             "reason": reason,

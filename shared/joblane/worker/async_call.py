@@ -15,7 +15,7 @@ from joblane.worker.blocked_loop import watched
 from joblane.worker.failure import is_project_code
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine, Iterable
+    from collections.abc import Coroutine, Iterable
 
     from joblane.context import TaskContext
     from joblane.declaration import Task
@@ -37,10 +37,10 @@ def call_async(task: Task[Any, Any], payload: Any, context: TaskContext, work: R
                 process_loop.discard()
 
 
-def call_listener(listener: Callable[[Any], Coroutine[Any, Any, Any]], event: Any, alarm: Alarm) -> None:
+def call_listener(listener: Coroutine[Any, Any, Any], alarm: Alarm) -> None:
     """Run a listener to its end, or until its time is over."""
     try:
-        process_loop.run(lambda: _listen(listener(event), alarm))
+        process_loop.run(lambda: _listen(listener, alarm))
     finally:
         alarm.cancel = None
         if alarm.struck:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from contextlib import nullcontext
+from inspect import iscoroutine
 from typing import TYPE_CHECKING, Any
 
 from pg8000.exceptions import Error as PostgresError
@@ -66,9 +67,8 @@ class Listening:
             )
 
     def _run(self, listener: Listener, event: Event) -> None:
-        if not listener.is_async:
-            listener.function(event)
-            return
-        from joblane.worker.async_call import call_listener
+        result = listener.function(event)
+        if iscoroutine(result):  # also of an async def in a decorator that is a plain function
+            from joblane.worker.async_call import call_listener
 
-        call_listener(listener.function, event, self._alarm)
+            call_listener(result, self._alarm)

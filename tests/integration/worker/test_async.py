@@ -464,7 +464,7 @@ async def use_async_session(ctx: TaskContext) -> None:
         (use_session, use_async_session, "ctx.async_session: a run has one session"),
         (use_connection, use_async_session, "ctx.async_session: a run has one session"),
         (use_enqueue, use_async_session, "ctx.async_session: a run has one session"),
-        (use_each, use_async_session, "async for … in ctx.aeach"),
+        (use_each, use_async_session, r"use ctx.aeach\(…\) or ctx.astep\(…\)"),
         (use_async_session, use_session, "ctx.session: a run has one session.* use await ctx.async_session.execute"),
         (use_async_session, use_connection, r"ctx.connection\(\): a run has one session"),
         (use_async_session, use_enqueue, r"use await ctx.aenqueue\(…\)"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable
+from functools import wraps
 from typing import Any
 
 import pytest
@@ -165,6 +166,20 @@ def test_an_async_listener_is_awaited(world: World, bus: Bus, heard: list[Event]
     async def listen(event: Event) -> None:
         await asyncio.sleep(0)
         heard.append(event)
+
+    handle(world.worker(sample_one), *enqueued(world, "it", task=sample_one))
+
+    assert [event.id for event in heard] == ["it:0:completed"]
+
+
+def test_an_async_listener_in_a_plain_decorator_is_awaited(world: World, bus: Bus, heard: list[Event]) -> None:
+    async def listen(event: Event) -> None:
+        heard.append(event)
+
+    @on("completed")
+    @wraps(listen)
+    def plain(event: Event) -> Any:
+        return listen(event)
 
     handle(world.worker(sample_one), *enqueued(world, "it", task=sample_one))
 

@@ -95,6 +95,7 @@ def test_the_words_name_each_schedule_and_the_costs() -> None:
         "each type alone: jobs:sweep (20.0), a:b (5.0)"
     )
     assert "give them common times" in do
+    assert sentences(awake(tasks(jobs_sweep="0 */6 * * *"), FIVE), 1.2)[1].startswith("no change is needed")
 
 
 @pytest.mark.parametrize(
