@@ -363,8 +363,9 @@ def test_an_unavailable_database_leaves_the_old_content(stub: FakeInspector, mon
         stub.fails = AWAY
         await screen.press("R")
         await screen.until("Not up to date since")
-        assert "Z: the database is unavailable: connection refused. Retrying every" in screen.sentences
-        assert "TimeoutError: the upload" in screen.text
+        # the notice gets its second line with the next layout
+        await screen.until("Z: the database is unavailable: connection refused. Retrying every")
+        await screen.until("TimeoutError: the upload")
         # another list has its old content, or nothing, and says so at once
         for number, notice in ((1, "Not up to date since"), (4, "Nothing to show yet: the database is unavailable")):
             screen.app.action_view(number)
@@ -375,7 +376,7 @@ def test_an_unavailable_database_leaves_the_old_content(stub: FakeInspector, mon
         await screen.press("4")
         stub.fails = None
         await screen.until("ENDED")
-        assert "Not up to date" not in screen.text
+        await screen.until(lambda: "Not up to date" not in screen.text)
 
     watch(stub, scenario)
 
