@@ -213,9 +213,9 @@ class Sqs:
             return {position: why for failures in failures_by_batch for position, why in failures.items()}
 
     def _pause_after(self, error: Exception) -> None:
-        from botocore.exceptions import HTTPClientError
+        from botocore.exceptions import ConnectionError, HTTPClientError  # noqa: A004
 
-        if isinstance(error, HTTPClientError):  # no answer; a refusal has one
+        if isinstance(error, (ConnectionError, HTTPClientError)):  # no answer; a refusal has one
             self._paused_until = time.monotonic() + PAUSE_SECONDS
 
     def _send_batch(self, entries: Sequence[Entry], batch: Sequence[int], *, brief: bool) -> dict[int, str]:
