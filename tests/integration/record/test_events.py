@@ -226,16 +226,16 @@ def test_the_option_of_a_row_that_was_written_by_hand_is_checked(world: World) -
 @contextmanager
 def role(world: World, rights: str) -> Iterator[None]:
     """Use a role with these rights on the tasks."""
-    world.run("create role other")
-    world.run("grant usage on schema joblane to other")
-    world.run(f"grant {rights} on joblane.tasks to other")
+    world.run("create role ender")
+    world.run("grant usage on schema joblane to ender")
+    world.run(f"grant {rights} on joblane.tasks to ender")
     try:
-        world.run("set role other")
+        world.run("set role ender")
         yield
     finally:
         world.run("reset role")
-        world.run("drop owned by other cascade")
-        world.run("drop role other")
+        world.run("drop owned by ender cascade")
+        world.run("drop role ender")
 
 
 def test_a_role_that_may_only_change_tasks_can_end_one(world: World) -> None:
