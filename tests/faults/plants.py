@@ -92,13 +92,6 @@ def unsent() -> None:
     setattr(Sqs, "send_many", without_brief_ones)  # noqa: B010 - in the place of a method
 
 
-def step_fence() -> None:
-    """A run stores a step without a check of the lease."""
-    fence = "and lease_token = $2::uuid and state = 'active' for share"
-    assert fence in checkpoints.MARK_STEP
-    checkpoints.MARK_STEP = checkpoints.MARK_STEP.replace(fence, "and $2::uuid is not null for share")
-
-
 def step_before() -> None:
     """A step is stored before its call."""
     begin = Steps._begin
@@ -128,7 +121,6 @@ PLANTS: dict[str, Callable[[], None]] = {
         overlap,
         cancelled,
         unsent,
-        step_fence,
         step_before,
         step_key,
     )

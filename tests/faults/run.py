@@ -71,11 +71,13 @@ def run(
     """Run the suite once. ``server``: only for this run, because it is killed. ``name``: a migrated database on it."""
     findings = Findings(seed)
     started = time.monotonic()
+    this_run = Run(folder, server, name, findings, jobs, minutes, plant)
     try:
-        this_run = Run(folder, server, name, findings, jobs, minutes, plant)
         this_run.go()
     except StuckError as error:
         findings.wrong.insert(0, str(error))
+    finally:
+        this_run.close()
     findings.counts.update(this_run.queues.counts)
     findings.seconds = time.monotonic() - started
     return findings
@@ -138,6 +140,8 @@ class Run:
             self._findings.wrong += check(self.evidence())
             self._count_endings()
             self._findings.states = [(row[0], row[1], row[2]) for row in self.sql(STATES)]
+
+    def close(self) -> None:
         self._observer.drop()
 
     def _count_endings(self) -> None:
