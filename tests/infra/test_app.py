@@ -71,6 +71,7 @@ def test_the_apis_function_sends_the_types_of_its_routes_and_reads_exports(real:
         "jobs-dev-critical-tenant-initialize",
         "jobs-dev-default-user-invitation",
         "jobs-dev-default-data-export",
+        "jobs-dev-default-report-generate",
         "jobs-dev-low-jobs-sweep",
     }
     assert {action for action in allowed if action.startswith("s3:")} == {"s3:GetObject"}

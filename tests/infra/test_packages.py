@@ -244,6 +244,7 @@ def test_schema_task_and_api_work_from_the_zips_only(unpacked: Unpacked, empty_d
 
     # when the migrations run twice, and then the task and the API
     arguments = {"DATABASE_URL": empty_database, "JOBLANE_TASK": EXPIRY, "JOBLANE_MIGRATIONS": str(PROJECT.migrations)}
+    arguments["JOBLANE_SWEEP_MINUTES"] = "5"  # no wake-up, which boto3 would send
     out = unpacked.run(WORK, json.dumps(given), provided=False, **arguments)
 
     # then the task is completed and both requests have an answer

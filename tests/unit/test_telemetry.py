@@ -113,13 +113,14 @@ def test_a_health_check_writes_lines_that_cloudwatch_can_read(capsys: pytest.Cap
 
 
 def test_all_modules_that_write_metrics_have_tests_of_their_lines() -> None:
-    """For the lines of runs and of the sweep see ``tests/integration/maintenance/test_alarm_metrics.py``."""
+    """The others are in ``integration/maintenance/test_alarm_metrics.py`` and ``unit/worker/test_failing_sweep.py``."""
     modules = [path for folder in ("shared", "functions") for path in (ROOT / folder).rglob("*.py")]
     writers = {str(path.relative_to(ROOT)) for path in modules if "Tally(" in path.read_text()}
     assert writers == {
         "shared/joblane/functions/jobs_sweep/handler.py",
         "functions/system_health_check/handler.py",
         "shared/joblane/worker/run_log.py",
+        "shared/joblane/worker/sweep_worker.py",
     }
 
 

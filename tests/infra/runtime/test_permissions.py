@@ -26,7 +26,6 @@ POLLING = ("sqs:ReceiveMessage", "sqs:DeleteMessage", "sqs:GetQueueAttributes")
 KEEPING = "ChangeMessageVisibility"
 OTHERS = {
     r"\S+ (ec2:\w+|logs:(CreateLogStream|PutLogEvents))": "Lambda makes interfaces and writes logs with the role",
-    r"\S+-migrate sqs:\w+": "the migration wakes the sweep only if tasks have limits",
     r"\S+ rds-db:connect": "a login token is signed without a request",
     r"\S+-(data-export|report-generate) s3:AbortMultipartUpload": "only after a failed upload of more than one part",
     r"\S+-send-jobs-bulk-\S+ sqs:\w+": "every type has a policy, and this one is sent by the control API",
@@ -64,9 +63,9 @@ def test_every_request_is_allowed_by_the_policies_of_its_caller(
     decisions: set[Decision], stage: Stage, policies: Policies
 ) -> None:
     assert sorted(made for made in decisions if made.decision != "Allow") == []
-    # and every function made some, except the migration, whose work is in the database
+    # and every function made some
     callers = {made.caller for made in decisions}
-    assert {*stage.resolved.functions} - callers == {f"{PREFIX}-migrate"}
+    assert {*stage.resolved.functions} - callers == set()
     assert len({made.action for made in decisions}) > 12
 
 

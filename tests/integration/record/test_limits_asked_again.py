@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, cast
@@ -68,7 +69,7 @@ def test_a_key_with_an_order_whose_first_task_is_locked_is_asked_again(
 
 
 def test_more_paused_tasks_than_one_call_moves_do_not_hide_the_next_one(limited: World) -> None:
-    client = JobClient.within(limited.database, Mock(send_many=lambda *_, **__: {}), PREFIX)
+    client = JobClient.within(limited.database, Mock(send_many=lambda *_, **__: {}, covered={}, now=time.time), PREFIX)
     client.enqueue_many([Job(sample_keyed, Sample(), task_id=f"p{number:03}", tenant="x") for number in range(450)])
     put(limited, sample_keyed, "a", "z")
     assert ask(limited, sample_keyed, "a", "z") == [RUN, HELD]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from datetime import timedelta
 from typing import Any
 from unittest.mock import Mock
@@ -171,7 +172,7 @@ def test_tenants_start_in_turns_whatever_number_of_keys_each_has(limited: World)
     Here tenants take turns where tasks of several keys wait for the limit of their type."""
     limited.run("update joblane.limits set slots = case name when 'sample:tree/' then 1 when 'sample:tree' then 5 end"
                 " where name in ('sample:tree/', 'sample:tree', 'shared')")  # fmt: skip
-    client = JobClient.within(limited.database, Mock(send_many=lambda *_, **__: {}), PREFIX)
+    client = JobClient.within(limited.database, Mock(send_many=lambda *_, **__: {}, covered={}, now=time.time), PREFIX)
     many = [("A", number % 1000) for number in range(10_000)]
     few = [
         (tenant, 1000 + 10 * tenant_number + number)

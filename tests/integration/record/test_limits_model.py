@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import os
 import threading
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
@@ -34,7 +35,7 @@ from joblane.client import JobClient
 from joblane.declaration import Task
 from joblane.maintenance.held import UNSERVED
 from joblane.maintenance.sweep import sweep
-from joblane.queues import Queue, lane_name
+from joblane.queues import SWEEP, Queue, lane_name
 from joblane.record.database import Database
 from joblane.record.serve import SERVE, serve
 from joblane.record.task_types import LIMITS, declared_limits
@@ -91,9 +92,13 @@ class Messages:
     def __init__(self) -> None:
         self.all: list[Sent] = []
         self.dead: list[Entry] = []
+        self.covered: dict[str, tuple[float, float]] = {}
+        self.now = time.time
 
     def send_many(self, entries: Sequence[Entry], *, brief: bool = False) -> dict[int, str]:
         for entry in entries:
+            if SWEEP in entry.body:  # the model sweeps when it wants to
+                continue
             if entry.queue.endswith("-dlq"):
                 self.dead.append(entry)
             else:
