@@ -33,6 +33,8 @@ if TYPE_CHECKING:
     from joblane.unique import Until
 
 P = TypeVar("P", bound="Payload")
+End = Callable[..., tuple[tuple[bool, Cancelled], list["NewTask"]]]
+"""A change that ends the ticks of a schedule: a pause or a delete."""
 MOST_LISTED = 1_000
 
 
@@ -92,8 +94,8 @@ class Schedules:
 
         The same call again changes nothing, unless the schedule has a problem: then its next ticks get their tasks. A
         change holds from the next tick on: tasks that were made ahead, and have not begun, are cancelled and made anew.
-        If neither the times nor the time zone change, no tick is lost, not even
-        a late one. A paused schedule stays paused.
+        If neither the times nor the time zone change, no tick is lost, not even a late one. A paused schedule stays
+        paused.
 
         Args:
             name: Name, unique in the stage: 1 to 128 printable ASCII characters without spaces. If customers choose
@@ -158,40 +160,22 @@ class Schedules:
                 seconds. Nothing was changed.
             DatabaseUnavailableError: the database is unavailable.
         """
-        change = partial(self._changes.pause, name=checked_name(name))
-        paused, cancelled = self._client.change(where := _placed(session, connection), change)
-        if where is None:
-            self._serve(cancelled)
-        return paused
+        return self._end(self._changes.pause, name, session, connection)
 
     async def apause(self, name: str, *, session: AnyAsyncSession | None = None, connection: object = None) -> bool:
         """Pause a schedule as :meth:`pause` does, without blocking the event loop."""
-        change = partial(self._changes.pause, name=checked_name(name))
-        where = _placed(session, connection, is_async=True)
-        paused, cancelled = await self._client.achange(where, change)
-        if where is None:
-            await self._client.threads.call(partial(self._serve, cancelled))
-        return paused
+        return await self._aend(self._changes.pause, name, session, connection)
 
     def delete(self, name: str, *, session: AnySession | None = None, connection: object = None) -> bool:
         """Delete a schedule. Its tasks that were made ahead or wait, and have not begun, are cancelled.
 
         Returns False if no schedule has this name. Arguments and errors are those of :meth:`pause`.
         """
-        change = partial(self._changes.delete, name=checked_name(name))
-        deleted, cancelled = self._client.change(where := _placed(session, connection), change)
-        if where is None:
-            self._serve(cancelled)
-        return deleted
+        return self._end(self._changes.delete, name, session, connection)
 
     async def adelete(self, name: str, *, session: AnyAsyncSession | None = None, connection: object = None) -> bool:
         """Delete a schedule as :meth:`delete` does, without blocking the event loop."""
-        change = partial(self._changes.delete, name=checked_name(name))
-        where = _placed(session, connection, is_async=True)
-        deleted, cancelled = await self._client.achange(where, change)
-        if where is None:
-            await self._client.threads.call(partial(self._serve, cancelled))
-        return deleted
+        return await self._aend(self._changes.delete, name, session, connection)
 
     def resume(
         self,
@@ -374,6 +358,21 @@ class Schedules:
         document = json.dumps(given | {"after": after or "", "number": limit})
         statement = listing(by_tenant=tenant is not None, by_type=type_ is not None)
         return partial(self._changes.found, statement=statement, document=document)
+
+    def _end(self, end: End, name: str, session: AnySession | None, connection: object) -> bool:
+        """Pause or delete a schedule. In the caller's transaction the sweep does what follows the commit."""
+        where = _placed(session, connection)
+        has_changed, cancelled = self._client.change(where, partial(end, name=checked_name(name)))
+        if where is None:
+            self._serve(cancelled)
+        return has_changed
+
+    async def _aend(self, end: End, name: str, session: AnyAsyncSession | None, connection: object) -> bool:
+        where = _placed(session, connection, is_async=True)
+        has_changed, cancelled = await self._client.achange(where, partial(end, name=checked_name(name)))
+        if where is None:
+            await self._client.threads.call(partial(self._serve, cancelled))
+        return has_changed
 
     def _serve(self, cancelled: Cancelled) -> None:
         """Start the tasks that wait for what cancelled tasks have given back, after the commit. Else the sweep does."""

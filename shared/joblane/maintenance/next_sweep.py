@@ -35,6 +35,7 @@ TRIES = 3
 # `pg_snapshot_xmax` would not do: it does not see a transaction that is younger than the last one that has ended.
 IS_ALONE = "select pg_snapshot_xmin(pg_current_snapshot()) = pg_current_xact_id(), extract(epoch from now())::float8"
 MOST_DEAD_LETTERS = 1000
+"""With so many unsent dead letters another sweep follows in a few minutes, so that no statement reads more."""
 # Each line is the time of one thing that nothing but a sweep notices, in seconds since 1970 by the database's clock.
 # Each is read by an index or in a small table. $1: the start of this sweep.
 TIMES = f"""
@@ -52,9 +53,9 @@ select (select extract(epoch from min(c.until)) from joblane.limit_changes c)::f
           from joblane.schedules s where s.paused_at is null)::float8,
        extract(epoch from clock_timestamp())::float8
 """
-# Both are distances from now, because the clocks of the database and of the functions may differ.
-# A sweep that is planned for the next moments may be this one, or one that starts no sweep because this one has just
-# started; and clocks differ.
+# It is read and written as a distance from now, because the clocks of the database and of the functions may differ. A
+# sweep that is planned for the next moments may be this one, or one that starts no sweep because this one has just
+# started.
 PLANNED_IN = f"""
 select extract(epoch from planned_sweep_at - clock_timestamp())::float8 from joblane.stage
  where planned_sweep_at > clock_timestamp() + interval '{SOON_SECONDS} s'
@@ -117,15 +118,13 @@ def plan(connection: Connection, sqs: Sqs, prefix: str, found: NextSweep, *, ane
     Raises :class:`SendError`.
     """
     wanted = found.in_seconds
-    if wanted is None or not settings.sweep_plans():
+    if wanted is None or not settings.sweep_plans() or wanted > settings.sweep_minutes() * 60:
         return None
     now = sqs.now()
     if found.is_late:
         target = (math.floor(now / AT_ONCE_SECONDS) + 1) * AT_ONCE_SECONDS
     else:
         target = math.ceil((now + max(wanted, SOON_SECONDS)) / GRID_SECONDS) * GRID_SECONDS
-    if wanted > settings.sweep_minutes() * 60:
-        return None
     planned: float = max((now + seconds for (seconds,) in connection.run(PLANNED_IN)), default=math.inf)
     if planned < target + EQUAL_SECONDS and not anew:
         return round(planned)

@@ -16,6 +16,7 @@ import itertools
 import os
 import random
 import threading
+from abc import ABC, abstractmethod
 from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -105,7 +106,7 @@ class Environment:
     is_busy: bool = False
 
 
-class Day:
+class Day(ABC):
     """A day over a migrated database in which the clock is installed. ``faults``: the share of things that fail."""
 
     def __init__(
@@ -148,6 +149,7 @@ class Day:
             for process in self._processes:
                 process.kill()
 
+    @abstractmethod
     def plan(self) -> None:
         """Plan everything that happens by itself."""
 
@@ -304,8 +306,9 @@ class Day:
 
     # --- The rule ---------------------------------------------------------------------------------------------------
 
+    @abstractmethod
     def _run(self) -> None:
-        raise NotImplementedError
+        """Set up the day, and let its time pass."""
 
     def check(self) -> None:
         """Compare the day so far with a sweep every five minutes."""
