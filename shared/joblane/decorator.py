@@ -31,9 +31,15 @@ from joblane.errors import DeclarationError
 from joblane.event_kinds import Kind, check_kinds
 from joblane.flow import Limit, Rate, check_key_fields, flow_of
 from joblane.json_values import canonical
-from joblane.limits import MAX_CONCURRENCY, MIN_CONCURRENCY, Numbers
+from joblane.limits import (
+    MAX_CONCURRENCY,
+    MIN_CONCURRENCY,
+    SWEEP_VISIBILITY_FACTOR,
+    VISIBILITY_FACTOR,
+    Numbers,
+)
 from joblane.payload import ArchivedTask, Payload, check_model, describe
-from joblane.queues import Queue, folder_of
+from joblane.queues import SWEEP, Queue, folder_of
 from joblane.redaction import check_marks
 from joblane.schedule import Schedule, parse
 from joblane.unique import LONGEST_UNIQUE, Until
@@ -191,7 +197,14 @@ def task(
         raise DeclarationError(f"{what}: grants: Grants(…) is required, not {type(grants).__name__}")
     kinds = check_kinds(what, events)
     flow = flow_of(what, key=key, max_per_key=max_per_key, max_total=max_total, limit=limit, rate=rate, order=order)
-    numbers = Numbers.of(timeout=timeout, batch_size=batch_size, max_retry=max_retry, resumable=resumable, what=what)
+    numbers = Numbers.of(
+        timeout=timeout,
+        batch_size=batch_size,
+        max_retry=max_retry,
+        what=what,
+        resumable=resumable,
+        factor=SWEEP_VISIBILITY_FACTOR if type_ == SWEEP else VISIBILITY_FACTOR,
+    )
     schedules = _schedules(what, list(schedule) if isinstance(schedule, (list, tuple)) else [schedule])
 
     def declare(function: Callable[[P, TaskContext], R]) -> Task[P, R]:

@@ -71,6 +71,15 @@ CONTENT_KEPT_FOR_MESSAGES = QUEUE_RETENTION + DEAD_LETTER_RETENTION
 """An id is kept this long after the task has ended. After that, none of its messages can return."""
 
 
+VISIBILITY_FACTOR = 6
+"""Least visibility timeout, in timeouts of the function: Lambda needs the time to try throttled messages again.
+
+Source: Lambda, *Configuring an Amazon SQS queue for use with Lambda*."""
+SWEEP_VISIBILITY_FACTOR = 1
+"""The same for ``jobs:sweep``. A sweep that is killed, or whose function does not start, is tried again within five
+minutes. A message that Lambda throttles that long is delivered again, and a second sweep does no harm."""
+
+
 @dataclass(frozen=True)
 class Numbers:
     """The settings of a lane's queue and function. They follow from the task's declaration."""
@@ -80,15 +89,23 @@ class Numbers:
     max_receive_count: int
 
     @classmethod
-    def of(cls, *, timeout: timedelta, batch_size: int, max_retry: int, what: str, resumable: bool = False) -> Numbers:
+    def of(
+        cls,
+        *,
+        timeout: timedelta,
+        batch_size: int,
+        max_retry: int,
+        what: str,
+        resumable: bool = False,
+        factor: int = VISIBILITY_FACTOR,
+    ) -> Numbers:
         """Calculate the function's timeout, the visibility timeout and maxReceiveCount from the declaration.
 
-        function timeout = batch size · task timeout + margin; visibility timeout ≥ 6 · function timeout. A resumable
-        task that is longer than one invocation gets short invocations. Each continuation counts as a receive.
+        function timeout = batch size · task timeout + margin; visibility timeout ≥ ``factor`` · function timeout, and
+        longer than the lease. A resumable task that is longer than one invocation gets short invocations. Each
+        continuation counts as a receive.
 
         Raises :class:`DeclarationError` if the values do not fit AWS's limits.
-
-        Source of the factor 6: Lambda, *Configuring an Amazon SQS queue for use with Lambda*.
         """
         function_timeout = timeout * batch_size + FINISH_MARGIN
         continuations = 0
@@ -102,7 +119,7 @@ class Numbers:
                 f"{function_timeout}, and Lambda's maximum is {MAX_FUNCTION_TIMEOUT}; the longest timeout here is "
                 f"{longest}, or loop over ctx.resume(…) and declare resumable=True"
             )
-        visibility = max(6 * function_timeout, function_timeout + LEASE_MARGIN + VISIBILITY_MARGIN)
+        visibility = max(factor * function_timeout, function_timeout + LEASE_MARGIN + VISIBILITY_MARGIN)
         visibility = timedelta(seconds=math.ceil(visibility.total_seconds()))
         outage = RECEIVES_PER_OUTAGE_HOUR * int(PROMISED_OUTAGE / timedelta(hours=1))
         others = SNOOZE_CEILING + outage + SCHEMA_RECEIVES + RECEIVE_HEADROOM

@@ -19,15 +19,11 @@ from joblane.cdk.settings.stage import Stage
 from joblane.cdk.shares import Lanes, fitting_budget
 from joblane.cdk.sizes import problems_of_size
 from joblane.cdk.templates import Properties, Template, of_type, stacks_of, whole
-from joblane.limits import MIN_CONCURRENCY
-from joblane.queues import dead_letter_name
+from joblane.limits import MIN_CONCURRENCY, SWEEP_VISIBILITY_FACTOR, VISIBILITY_FACTOR
+from joblane.queues import SWEEP, Queue, dead_letter_name, lane_name
 
 CONNECTIONS_PER_SLOT = 2
 """The connection of the task, and for a short time a second one: after its commit a session can run no SQL."""
-VISIBILITY_FACTOR = 6
-"""Least visibility timeout, in function timeouts.
-
-Source: Lambda, *Configuring an Amazon SQS queue for use with Lambda*."""
 DEFAULT_VISIBILITY, DEFAULT_RETENTION, DEFAULT_TIMEOUT = 30, 345_600, 3
 """Seconds that apply if a template has no value.
 
@@ -71,7 +67,7 @@ def problems_of(templates: Mapping[str, Template], stage: Stage, lanes: Lanes) -
     mappings = [mapped for template in merged for mapped in mappings_of(template)]
     return [
         *problems_of_size(templates),
-        *(problem for mapped in mappings for problem in _mapping(mapped)),
+        *(problem for mapped in mappings for problem in _mapping(mapped, stage)),
         *_shared_queues(mappings),
         *_budgets(mappings, stage, lanes),
         *(problem for template in merged for problem in _queues(template)),
@@ -98,7 +94,7 @@ def throttling(templates: Mapping[str, Template], stage: Stage, lanes: Lanes) ->
 # --- One mapping ---------------------------------------------------------------------------------------------------
 
 
-def _mapping(mapped: Mapped) -> Iterator[str]:
+def _mapping(mapped: Mapped, stage: Stage) -> Iterator[str]:
     queue, maximum = f"queue {mapped.source}", mapped.max_concurrency
     if "FilterCriteria" in mapped.properties:
         yield (
@@ -120,9 +116,11 @@ def _mapping(mapped: Mapped) -> Iterator[str]:
         )
     timeout = mapped.function.get("Timeout", DEFAULT_TIMEOUT)
     visibility = mapped.queue.get("VisibilityTimeout", DEFAULT_VISIBILITY)
-    if mapped.queue and visibility < VISIBILITY_FACTOR * timeout:
+    is_sweep = mapped.source == lane_name(stage.prefix, Queue.LOW, SWEEP)
+    factor = SWEEP_VISIBILITY_FACTOR if is_sweep else VISIBILITY_FACTOR
+    if mapped.queue and visibility < factor * timeout:
         yield (
-            f"{queue}: a visibility timeout of {visibility} s is less than {VISIBILITY_FACTOR} times the "
+            f"{queue}: a visibility timeout of {visibility} s is less than {factor} times the "
             f"{timeout} s timeout of function {mapped.function_name}: messages become visible again during their run"
         )
     if mapped.queue and "RedrivePolicy" not in mapped.queue:

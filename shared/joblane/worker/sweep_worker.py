@@ -4,7 +4,6 @@
 - At most one sweep starts for all wake-ups and planned sweeps that arrive within 15 seconds. It serves all of them: a
   wake-up arrives at least 15 seconds after the writes that it is for, and a planned sweep not before its time. Its id
   has the time of the arrival, by the clock of SQS or of the functions. The clocks of producers do not matter.
-- The message of a sweep that is killed returns when its lease has ended, not after the visibility timeout of the queue.
 - All messages of a sweep begin chains of their own. A run wakes the sweep, and the sweep sends the next task of the
   same type; a planned sweep is sent again for hours. In one chain of messages Lambda would count these as a loop, and
   stop the function. Source: Lambda, *Recursive loop detection*.
@@ -29,7 +28,6 @@ from joblane.enqueue.wake import (
     PLANNED,
     planned_entry,
 )
-from joblane.limits import LEASE_MARGIN, VISIBILITY_MARGIN
 from joblane.queues import SWEEP
 from joblane.sqs.message import Message
 from joblane.sqs.received import Received
@@ -72,9 +70,6 @@ class SweepWorker:
             self._sqs.set_visibility(_queue(event["Records"][0]), response.visibility)
         if not due:
             return {"batchItemFailures": response.failures}
-        lease = lambda_context.get_remaining_time_in_millis() / 1000 + LEASE_MARGIN.total_seconds()
-        seconds = round(lease + VISIBILITY_MARGIN.total_seconds())
-        self._sqs.set_visibility(_queue(due[0]), {record["receiptHandle"]: seconds for record in due})
         self._returned = None
         failures = self._worker.handle({"Records": due}, lambda_context)["batchItemFailures"]
         if failures:

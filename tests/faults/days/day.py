@@ -1,13 +1,11 @@
 """A day: servers enqueue, functions handle the messages, and everything that can fail does.
 
-The rule: nothing that a sweep would send waits for longer than five minutes for a sweep. There are three exceptions:
+The rule: nothing that a sweep would send waits for longer than five minutes for a sweep. There are two exceptions:
 
 - While SQS refuses messages for the sweep, the five minutes have not begun. They begin 15 seconds after that, when the
   processes whose wake-up was refused try again.
 - A process whose wake-up was refused has died, or Lambda has frozen it, before it could try again. Then its work waits
   for the next use of the database, or for the fixed schedule.
-- The function of the sweep has died before it has claimed a sweep, or has sent a planned one again. Then its message
-  returns after the visibility timeout of the queue, which is 25 minutes.
 """
 
 from __future__ import annotations
@@ -63,8 +61,6 @@ IDLE_SECONDS = 5 * MINUTE
 FIXED_HOURS = 6
 SWEEP = sweep_handler.jobs_sweep
 ALL_TASKS: Mapping[str, Task[Any, Any]] = {**TASKS, SWEEP.type: SWEEP}
-STEPS_BEFORE_CLAIM = 3
-"""A sweep sets the visibility of its message, and claims; or it sends its message again."""
 SWEEP_NAME = f"λ {SWEEP.type}"
 NOTED = {CLAIM: "a sweep is claimed", PLANNING: "a sweep begins", RESET_PLANNING: "a sweep ends"}
 SWEEP_LANE = lane_name(PREFIX, SWEEP.queue, SWEEP.type)
@@ -122,7 +118,6 @@ class Day(ABC):
         self._starts: Counter[str] = Counter()
         self._since: dict[str, float] = {}
         self._used_at = self._delivered_at = 0.0
-        self._returns_at = 0.0
         self.swept_at = 0.0
         """The start of the last sweep, also of one that has died. A sweep every five minutes would die as well."""
 
@@ -211,8 +206,6 @@ class Day(ABC):
     def died(self, process: Process) -> None:
         if process.name == SWEEP_NAME:
             self.swept_at = max(self.swept_at, self._delivered_at)
-            if process.steps <= STEPS_BEFORE_CLAIM:
-                self._returns_at = self._delivered_at + SWEEP.numbers.visibility.total_seconds()
         self.note(f"{process.name} dies at step {process.steps}")
 
     def _started(self, task_id: str) -> int:
@@ -317,7 +310,7 @@ class Day(ABC):
         self._since = {item: self._since.get(item, now) for item in work}
         accepts = self.queues.accepts_since(SWEEP_LANE)
         for item, since in self._since.items():
-            late = now - max(since, self.swept_at, accepts + RETRY_SECONDS, self._returns_at - INTERVAL)
+            late = now - max(since, self.swept_at, accepts + RETRY_SECONDS)
             if late > INTERVAL + SLACK_SECONDS and not self._is_unwoken():
                 self.result.wrong.append(
                     f"{item} waits since {self.at(since)}, the last sweep was at {self.at(self.swept_at)}, and it is "

@@ -28,6 +28,7 @@ from joblane.record.database import Database
 from joblane.record.task_types import register_limits
 from joblane.worker import worker as worker_module
 from joblane.worker.serving import worker_of
+from joblane.worker.sweep_worker import SweepWorker
 from tests.builders.events import LambdaContext
 from tests.samples import Sample, behaviour, sample_one, sample_sharing, sample_single
 from tests.stage_in_time import SWEEP_LANE, Kill, Stage, lane_of, note_time
@@ -309,10 +310,14 @@ def test_a_sweep_that_is_killed_misses_nothing(stage: Stage, monkeypatch: pytest
     assert stage.queues.ids() == []
 
 
-def test_a_killed_sweep_returns_when_its_lease_has_ended(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("module", "name"), [(sweep_handler, "sweep"), (SweepWorker, "handle")])
+def test_a_killed_sweep_returns_when_its_lease_has_ended(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch, module: Any, name: str
+) -> None:
+    # given a sweep that is killed at its start, or before its function has looked at the message
     with stage.dying():
         stage.enqueue(sample_one)
-    kill_once(monkeypatch, sweep_handler, "sweep")
+    kill_once(monkeypatch, module, name)
     stage.pass_time(2 * HOUR)
     killed_at = GRID_SECONDS - 1
     lease = sweep_handler.jobs_sweep.numbers.function_timeout.total_seconds() + 15
