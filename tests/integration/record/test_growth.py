@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -32,6 +33,7 @@ from tests.builders.rows import TOKEN
 
 GIVEN = 10
 """Tasks of one statement."""
+AUTOVACUUM = "select from pg_stat_activity where datname = current_database() and backend_type = 'autovacuum worker'"
 ENDED = """
 insert into joblane.tasks (id, type, queue, tenant, state, payload, payload_digest, max_attempts, retention_seconds,
                            finished_at, expire_at, unique_key)
@@ -399,8 +401,12 @@ def test_no_index_names_a_column_that_an_ordinary_claim_changes(connection: Conn
 
 
 def test_a_claim_writes_no_index_and_a_life_writes_seven_entries(connection: Connection) -> None:
-    # given a hundred tasks, inserted by tens, and no autovacuum, whose snapshot would keep the space of old versions
-    connection.execute_simple("alter table joblane.tasks set (autovacuum_enabled = off)")
+    # given a hundred tasks, inserted by tens, and no ANALYZE by autovacuum: its snapshot would keep old versions
+    for table in ("tasks", "task_attempts"):
+        connection.execute_simple(f"alter table joblane.{table} set (autovacuum_enabled = off)")
+    connection.execute_simple("analyze")
+    while connection.run(AUTOVACUUM):
+        time.sleep(0.05)
 
     def rows() -> list[Any]:
         connection.execute_simple("select pg_stat_force_next_flush()")
