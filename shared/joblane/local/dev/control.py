@@ -18,8 +18,8 @@ class Control:
     """``spawn``: starts the process, with the time until which ticks were sent.
 
     ``on_declared``: called with the declarations; returns the address of the database, once it answers. ``on_ready``:
-    called with the declarations and the number of messages that tasks have got back, when the database is up to date.
-    ``on_entries``: called with messages to send.
+    called with the declarations and the number of tasks whose lost messages are sent again, when the database is up to
+    date. ``on_entries``: called with messages to send.
     """
 
     def __init__(
@@ -49,7 +49,6 @@ class Control:
             return
         self._process = process
         declared: Mapping[str, Any] = {}
-        messages = 0
         while (message := await process.receive()) is not None and run == self._runs:
             match message["kind"]:
                 case "declared":
@@ -58,9 +57,8 @@ class Control:
                 case "ready":
                     self._ready = True
                     self._ticked_until = self._ticked_until or datetime.now(UTC).isoformat()
-                    self._on_ready(declared, messages)
+                    self._on_ready(declared, message["tasks"])
                 case "send":
-                    messages += len(message["entries"])
                     self._on_entries(message["entries"])
                 case "ticked":
                     self._ticked_until = message["until"]

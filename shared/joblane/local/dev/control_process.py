@@ -18,7 +18,7 @@ from joblane.local.dev.recovery import Collected, end_leases, recover
 from joblane.local.dev.slow_import import named_if_slow
 from joblane.local.ticker import Ticker
 from joblane.project import Project
-from joblane.queues import lane_name
+from joblane.queues import SWEEP, Queue, lane_name
 from joblane.record.database import Database
 from joblane.record.migrate import is_migrated, migrate, upgrade_project
 from joblane.record.task_types import register
@@ -58,7 +58,8 @@ def serve(channel: Channel, _files: list[int], *, since: str | None, stamp: str)
         return
     for message in _messages(entries):
         channel.send(message)
-    channel.send({"kind": "ready", "messages": len(entries)})
+    sweeps = lane_name(settings.prefix(), Queue.LOW, SWEEP)
+    channel.send({"kind": "ready", "tasks": sum(entry.queue != sweeps for entry in entries)})
     _tick(channel, database, tasks, datetime.fromisoformat(since) if since else datetime.now(UTC))
 
 

@@ -227,7 +227,7 @@ class Dev:
         await self._postgres_started
         return self._postgres.url
 
-    def _start(self, declared: Mapping[str, Any], messages: int) -> None:
+    def _start(self, declared: Mapping[str, Any], recovered: int) -> None:
         """Serve the declared types: the database is ready."""
         types = declared["types"]
         broken = {folder for folder, _ in declared["broken"]}
@@ -253,7 +253,7 @@ class Dev:
             )
         if not self._endpoint.ready.is_set():
             self._write_env_file(declared)
-            self._banner(declared, messages)
+            self._banner(declared, recovered)
             self._endpoint.ready.set()
             if self._page_process is not None:
                 self._page_process.listen()
@@ -267,7 +267,7 @@ class Dev:
         given = {name: value for name, value in declared["settings"].items() if name not in env_file.VARIABLES}
         env_file.write(self._env_file, {**given, **self._addresses(_own_stage(self._project))})
 
-    def _banner(self, declared: Mapping[str, Any], messages: int) -> None:
+    def _banner(self, declared: Mapping[str, Any], recovered: int) -> None:
         types = [type_ for type_ in declared["types"] if not type_.startswith("jobs:")]
         shown = self._env_file
         if shown.is_relative_to(Path.cwd()):
@@ -278,8 +278,8 @@ class Dev:
         self._log.say(f"Your programs:  set -a; . {shown}; set +a")
         if self._page is not None:
             self._log.say(f"Page:           {self._page.address}")
-        if messages:
-            self._log.say(f"{messages} tasks of the last time have their messages again.")
+        if recovered:
+            self._log.say(f"Tasks of the last time whose messages are sent again: {recovered}.")
         if missing := declared["missing"]:
             self._log.say(
                 f"Settings without a value: {', '.join(missing)}. Set them in the environment, or in `settings` of the "
