@@ -142,8 +142,9 @@ def periodic(tasks: Tasks, extras: Extras, compute: str = "Lambda GB-second") ->
     )
     each_second = sum(len(times) * tasks[type_].memory_mb / 1024 for type_, times in runs.items())
     what = f"{all_runs:,} runs of periodic tasks, {swept:,} of them sweeps"
+    kind = "periodic task" if len(runs) == 1 else "periodic tasks"
     return [
-        Line(f"Metrics of {len(runs)} periodic tasks", metric_months, "Metric", "alarms and dashboard read them"),
+        Line(f"Metrics of {len(runs)} {kind}", metric_months, "Metric", "alarms and dashboard read them"),
         Line(f"{ran:,} ticks: Scheduler", ran, "Schedule invocation", "EventBridge starts the periodic tasks"),
         Line(f"{what}: send, receive, delete", 3 * all_runs, "SQS request", "the messages of these runs"),
         *(

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, Self, TypeVar
 
 from pg8000.exceptions import Error as PostgresError
 
+from joblane.errors import WrongStageError
 from joblane.forking import follow_forks
 from joblane.record.connecting import (
     CONNECT_TIMEOUT_SECONDS,
@@ -32,6 +33,8 @@ if TYPE_CHECKING:
 
     from joblane.record.async_database import AsyncDatabase
 
+DATABASE_ERRORS = (PostgresError, OSError, WrongStageError)
+"""The errors of a statement, and of a new connection."""
 P = ParamSpec("P")
 T = TypeVar("T")
 

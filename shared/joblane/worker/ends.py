@@ -8,11 +8,10 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Any
 
-from pg8000.exceptions import Error as PostgresError
-
 from joblane import telemetry
 from joblane.errors import text_of
 from joblane.event_kinds import EVENTS, LISTENERS, event_id
+from joblane.record.database import DATABASE_ERRORS
 from joblane.record.states import ENDED
 
 if TYPE_CHECKING:
@@ -76,7 +75,7 @@ class Ends:
             failed = bus.send_many(events)
             accepted = [event.id for event in events if event.id not in failed]
             self._database.call(remove_events, accepted)
-        except (PostgresError, OSError) as error:
+        except DATABASE_ERRORS as error:
             telemetry.logger().warning(
                 "events may be sent twice, or by the sweep: the database did not answer",
                 extra={"error": text_of(error), "events": len(ids)},

@@ -7,12 +7,11 @@ from contextlib import nullcontext
 from inspect import iscoroutine
 from typing import TYPE_CHECKING, Any
 
-from pg8000.exceptions import Error as PostgresError
-
 from joblane import telemetry
 from joblane.errors import TaskTimeout, text_of
 from joblane.events import Event
 from joblane.listeners import Listener, listeners
+from joblane.record.database import DATABASE_ERRORS
 from joblane.record.events import events_of_tasks
 from joblane.worker.run import KILL_MARGIN_SECONDS, LOOP_SECONDS
 
@@ -37,7 +36,7 @@ class Listening:
             return
         try:
             details = self._database.call(events_of_tasks, task_ids)
-        except (PostgresError, OSError) as error:
+        except DATABASE_ERRORS as error:
             telemetry.logger().warning(
                 "listeners were not called, because the database did not answer",
                 extra={"task_type": self._task.type, "task_ids": task_ids, "error": text_of(error)},

@@ -13,12 +13,10 @@ from datetime import timedelta
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypedDict
 
-from pg8000.exceptions import Error as PostgresError
-
 from joblane import telemetry
 from joblane.client import JobClient
 from joblane.enqueue.wake import wake, wake_after_commit
-from joblane.errors import UNDEFINED_FUNCTION, EnqueueError, TaskCancelled, WrongStageError, sqlstate, text_of
+from joblane.errors import UNDEFINED_FUNCTION, EnqueueError, TaskCancelled, sqlstate, text_of
 from joblane.limits import EARLY_RECEIVES, LEASE_MARGIN, MAX_DELAY_SECONDS
 from joblane.queues import SWEEP, lane_name
 from joblane.record.claim import Claim, Verdict, arrival, claim
@@ -29,6 +27,7 @@ from joblane.record.connection import (
     ROLLED_BACK,
     is_of_row,
 )
+from joblane.record.database import DATABASE_ERRORS
 from joblane.record.dead_letters import mark_dead_sent, successor_entry
 from joblane.record.finish import Finish, cancel_requested, finish
 from joblane.record.release import release
@@ -55,7 +54,6 @@ if TYPE_CHECKING:
     from joblane.sqs.client import Sqs
     from joblane.worker.printed import Printed
 
-DATABASE_ERRORS = (PostgresError, OSError, WrongStageError)
 ADVICE = {
     UNDEFINED_FUNCTION: "run `joblane migrate`; ",
     LOCK_NOT_AVAILABLE: "a table is locked (pg_blocking_pids() finds the holder); ",

@@ -12,6 +12,7 @@ import pytest
 
 from joblane import Event, SkipRetry, TaskContext, on
 from joblane.declaration import Task
+from joblane.errors import WrongStageError
 from joblane.event_kinds import Kind
 from joblane.record.events import BY_ID, OF_TASKS
 from joblane.testing.faults import Send
@@ -119,10 +120,14 @@ def test_with_little_time_left_the_sweep_sends(world: World, bus: Bus) -> None:
     assert (bus.calls, waiting(world)) == (0, ["it:0:completed"])
 
 
-def test_a_database_that_fails_after_the_finish_changes_nothing(world: World, bus: Bus) -> None:
+DATABASE_ERRORS = [OSError("cut"), WrongStageError("acme", "other")]
+
+
+@pytest.mark.parametrize("error", DATABASE_ERRORS)
+def test_a_database_that_fails_after_the_finish_changes_nothing(world: World, bus: Bus, error: Exception) -> None:
     def hook(sql: str, send: Send) -> Any:
         if sql == BY_ID:
-            raise OSError("cut")
+            raise error
         return send()
 
     with world.rival(sample_heard, hook) as worker:
@@ -243,12 +248,15 @@ def test_a_listener_that_hangs_ends_before_the_invocation(
     assert lines[0]["listener"].endswith(listener.__name__)
 
 
-def test_listeners_are_not_called_while_the_database_is_unavailable(world: World, bus: Bus, heard: list[Event]) -> None:
+@pytest.mark.parametrize("error", DATABASE_ERRORS)
+def test_listeners_are_not_called_while_the_database_is_unavailable(
+    world: World, bus: Bus, heard: list[Event], error: Exception
+) -> None:
     listen_to(heard, "completed")
 
     def hook(sql: str, send: Send) -> Any:
         if sql == OF_TASKS:
-            raise OSError("cut")
+            raise error
         return send()
 
     with world.rival(sample_one, hook) as worker, logs.lines() as written:
