@@ -237,6 +237,10 @@ def test_a_stage_without_events_has_no_alarms_of_them(synth: Synth) -> None:
         ({"webhook": {**WEBHOOK, "url": "https://"}}, "events.webhook.url: https:// and a host are required"),
         ({"webhook": {**WEBHOOK, "url": "https://[x"}}, "events.webhook.url: https:// and a host are required"),
         ({"webhook": {**WEBHOOK, "url": "https://acme.io:99999/x"}}, "events.webhook.url: https:// and a host are"),
+        *(
+            ({"webhook": {**WEBHOOK, "url": f"https://{host}/x"}}, "events.webhook.url: a name of the public DNS is")
+            for host in ("localhost", "10.0.0.7", "[::1]", "hooks.internal", "hooks.local")
+        ),
         ({"webhook": {**WEBHOOK, "url": "https://a:b@acme.io/x"}}, "events.webhook.url: .* without user, query"),
         ({"webhook": {**WEBHOOK, "url": "https://acme.io/x?token=s3cret"}}, "events.webhook.url: .* without user, "),
         ({"webhook": {**WEBHOOK, "url": "https://acme.io/*"}}, r"events.webhook.url: .* without \* and spaces"),

@@ -516,7 +516,7 @@ def test_the_sweeps_function_makes_ticks_and_survives_their_error(
     world.run("update joblane.schedules set type = 'jobs:removed'")
     world.lane(jobs_sweep)
     world.deliver(jobs_sweep, {"type": "jobs:sweep", "id": "first"}, seconds=240)
-    assert '"ScheduleProblems"' in capsys.readouterr().out
+    assert '"MissedTick"' in capsys.readouterr().out
     with mock.patch.object(duty, "due_ticks", side_effect=RuntimeError("a defect")):
         forget_ticks(world)
         world.deliver(jobs_sweep, {"type": "jobs:sweep", "id": "second"}, seconds=240)

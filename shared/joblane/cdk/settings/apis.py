@@ -186,7 +186,7 @@ class Monitoring(Settings):
     refused: Count = 1
     """Dead letters of front doors, and ticks that could not be sent."""
     missed_ticks: Count = 1
-    """Ticks that did not arrive."""
+    """Ticks without a task."""
     stuck_leases: Count = 1
     """Runs whose lease ended more than ten minutes ago and whose end is not recorded."""
     old_snapshot_minutes: Annotated[int, Field(ge=15)] | Literal["off"] = 30

@@ -22,6 +22,10 @@ MEANINGS = {
 ENDPOINT = re.compile(r"(%[0-9A-Fa-f]{2}|[-()_.!~';/:@&=+$,A-Za-z0-9]){1,2048}")
 """Source: CreateApiDestination, EventBridge API reference, without ``*``, which is a parameter there."""
 
+PUBLIC = re.compile(r"\.(?!(internal|local|localhost|home)$)[a-z][a-z0-9-]+$")
+"""The end of a host that may be public: not an address, and no private zone. Source: EventBridge, *API destinations*:
+they support only public domain names."""
+
 
 def _url(text: str) -> str:
     try:
@@ -31,6 +35,8 @@ def _url(text: str) -> str:
         host, credentials = None, False
     if host is None or where.scheme != "https":
         raise ValueError("https:// and a host are required, for example https://hooks.example.com/joblane")
+    if not PUBLIC.search(host):
+        raise ValueError("a name of the public DNS is required, because EventBridge calls no private address")
     if credentials or "?" in text or "#" in text:
         raise ValueError(
             "an address without user, query and fragment is required, because everyone who may read the template sees "

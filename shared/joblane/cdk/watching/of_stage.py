@@ -154,7 +154,7 @@ def _of_sweep(sweep: Task[Any, Any], prefix: str, monitoring: Monitoring, *, has
         "MissedTick",
         monitoring.missed_ticks,
         heading="a-missed-tick",
-        says="A schedule should have fired, and its tick has not arrived. The sweep's log names the schedule.",
+        says="A schedule should have fired, and there is no task of its tick. The sweep's log names the schedule.",
         run="schedules",
         path="/schedules",
         topic=Topic.URGENT,

@@ -78,8 +78,7 @@ def jobs_sweep(payload: JobsSweep, ctx: TaskContext) -> dict[str, Any]:
     found = {
         "WaitingTooLong": len(late),
         "CriticalWaitingTooLong": sum(tasks[name].queue is Queue.CRITICAL for name in late),
-        "MissedTick": len(missed),
-        "ScheduleProblems": ticks.problems,
+        "MissedTick": len(missed) + ticks.problems,
         "StuckLeases": swept.stuck,
         "DeadLettersMovedBySqs": _moved_by_sqs(ctx, tasks, sqs),
         "OldestSnapshotSeconds": _old_snapshot_seconds(ctx),
