@@ -338,7 +338,7 @@ class Schedules:
 
     @property
     def _changes(self) -> ScheduleChanges:
-        return ScheduleChanges(self._client._prefix, self._client.travelled)
+        return ScheduleChanges(self._client._prefix)
 
     def _row(
         self, name: str, job: Job, schedule: Schedule | str, missed: Missed | str, options: Mapping[str, Any]

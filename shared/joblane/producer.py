@@ -11,7 +11,7 @@ import threading
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 from weakref import WeakSet
@@ -63,9 +63,6 @@ T = TypeVar("T")
 
 class Producer:
     """Inserts rows and sends messages. :class:`~joblane.client.JobClient` is the interface."""
-
-    travelled = timedelta(0)
-    """How far the time of a test is ahead of the database's clock."""
 
     def __init__(self, *, record: bool = True) -> None:
         self._record = record

@@ -14,7 +14,6 @@ from joblane.enqueue.ticks import (
     AHEAD,
     SCHEDULE,
     Stored,
-    by_schedules,
     due_ticks,
     keyed,
     start_of_ids,
@@ -22,6 +21,7 @@ from joblane.enqueue.ticks import (
     written,
 )
 from joblane.errors import DeclarationError, JobError, ScheduleError, UnknownScheduleError
+from joblane.record import schedules
 from joblane.record.schedules import (
     CANCEL_TICKS,
     DELETE,
@@ -80,14 +80,9 @@ NOTHING = Cancelled()
 
 @dataclass(frozen=True, slots=True)
 class ScheduleChanges:
-    """The changes of one client.
-
-    Each runs its statements by ``run``, in one transaction. ``travelled``: how far the time of a test is ahead of the
-    database's clock.
-    """
+    """The changes of one client. Each runs its statements by ``run``, in one transaction."""
 
     prefix: str
-    travelled: timedelta
 
     def put(
         self, run: Run, *, row: dict[str, Any], task: Task[Any, Any], times: Schedule
@@ -103,18 +98,18 @@ class ScheduleChanges:
                 "delete that schedule first",
             )
         if old is not None and old["problem"] is None and all(old[column] == row[column] for column in COMPARED):
-            next_at = RunTimeSchedule.of(old, self.travelled).next_at
+            next_at = RunTimeSchedule.of(old).next_at
             return PutSchedule(name, created=False, changed=False, next_at=next_at), []
         is_paused = old is not None and old["paused_at"] is not None
         next_at = times.next_after(now)
         if old is not None and (old["expression"], old["timezone"]) == (row["expression"], row["timezone"]):
-            next_at = min(next_at, self._time(old["next_at"]))  # it may be late
+            next_at = min(next_at, _time(old["next_at"]))  # it may be late
         ticks, following = ([], next_at) if is_paused else due_ticks(times, next_at, now, row["missed"])
         ticks = self._without_begun(run, name, ticks, now)
         row["revision"] = locked.revision
         tasks = self._tasks(Stored.of(row), task, ticks)
         run(WRITE, json.dumps(row | self._moved(tasks, ticks, following), ensure_ascii=False))
-        next_tick = None if is_paused else (ticks[0] if ticks else following) - self.travelled
+        next_tick = None if is_paused else schedules.by_database(ticks[0] if ticks else following)
         return PutSchedule(name, created=old is None, changed=True, next_at=next_tick), tasks
 
     def resume(self, run: Run, *, name: str, task: Task[Any, Any] | None) -> tuple[bool, list[NewTask]]:
@@ -176,14 +171,14 @@ class ScheduleChanges:
 
     def found(self, run: Run, *, statement: str, document: str) -> tuple[Sequence[RunTimeSchedule], list[NewTask]]:
         """Return the schedules of the rows that a statement returns."""
-        return [RunTimeSchedule.of(read(row[0]), self.travelled) for row in run(statement, document)], []
+        return [RunTimeSchedule.of(read(row[0])) for row in run(statement, document)], []
 
     def _locked(self, run: Run, name: str) -> _Locked:
         [[answer]] = run(LOCK, json.dumps({"name": name}))
         if answer is None:
             raise ScheduleError("name", f"another transaction is changing the schedule {name!r}; {TRY_AGAIN}")
         document = read(answer)
-        return _Locked(self._time(document["now"]), document["revision"], document["row"])
+        return _Locked(_time(document["now"]), document["revision"], document["row"])
 
     def _without_begun(self, run: Run, name: str, ticks: Sequence[datetime], now: datetime) -> list[datetime]:
         """Return the ticks whose tasks have not begun, and cancel the tasks of ticks after ``now``, to be made anew.
@@ -212,19 +207,19 @@ class ScheduleChanges:
         return Cancelled(begun, cancelled["limits"], cancelled["parents"])
 
     def _tasks(self, stored: Stored, task: Task[Any, Any], ticks: Sequence[datetime]) -> list[NewTask]:
-        return tick_tasks(stored, task, ticks, prefix=self.prefix, travelled=self.travelled)
+        return tick_tasks(stored, task, ticks, prefix=self.prefix)
 
     def _moved(self, tasks: Sequence[NewTask], ticks: Sequence[datetime], following: datetime) -> dict[str, Any]:
         """Return the columns with the last tick that got a task, and with the next one."""
         return {
-            "next_at": (following - self.travelled).isoformat(),
-            "last_at": (ticks[-1] - self.travelled).isoformat() if ticks else None,
+            "next_at": schedules.by_database(following).isoformat(),
+            "last_at": schedules.by_database(ticks[-1]).isoformat() if ticks else None,
             "last_task": tasks[-1].id if ticks else None,
         }
 
-    def _time(self, text: str) -> datetime:
-        """Return a time of the database by the clock of the schedules."""
-        return by_schedules(datetime.fromisoformat(text), self.travelled)
+
+def _time(text: str) -> datetime:
+    return schedules.by_schedules(datetime.fromisoformat(text))
 
 
 def _task_of(type_: str, given: Task[Any, Any] | None) -> Task[Any, Any]:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from joblane.enqueue.check import check, with_row_id
 from joblane.job import Job
 from joblane.limits import MAX_DELAY_SECONDS
+from joblane.record import schedules
 from joblane.record.schedules import Missed
 from joblane.unique import Unique
 
@@ -93,26 +94,20 @@ def written(moment: datetime) -> str:
     return f"{moment.astimezone(UTC):%Y-%m-%dT%H:%MZ}"
 
 
-def tick_tasks(
-    stored: Stored, task: Task[Any, Any], ticks: Sequence[datetime], *, prefix: str, travelled: timedelta
-) -> list[NewTask]:
-    """Return the tasks of ticks. ``travelled``: how far the time of a test is ahead of the database's clock.
-
-    Raises :class:`EnqueueError` and :class:`UnreadablePayloadError`.
-    """
+def tick_tasks(stored: Stored, task: Task[Any, Any], ticks: Sequence[datetime], *, prefix: str) -> list[NewTask]:
+    """Return the tasks of ticks. Raises :class:`EnqueueError` and :class:`UnreadablePayloadError`."""
     job = stored.job(task)
-    return [_tick_task(stored, job, tick, prefix, tick - travelled) for tick in ticks]
+    return [_tick_task(stored, job, tick, prefix) for tick in ticks]
 
 
-def _tick_task(stored: Stored, job: Job, moment: datetime, prefix: str, due_at: datetime) -> NewTask:
-    """Return the task of the tick at ``moment``. ``due_at``: the same time by the database's clock."""
+def _tick_task(stored: Stored, job: Job, moment: datetime, prefix: str) -> NewTask:
     new = with_row_id(check(job, record=True, prefix=prefix), tick_id(stored.name, moment, stored.revision))
     key = new.unique
     if key is None:
         key = job.task.key_of_message(new.queue, new.payload, f"@{stored.name}")
     return replace(
         new,
-        at=due_at,
+        at=schedules.by_database(moment),
         unique=None,
         tick_key=None if key is None else Unique(key.key, key.seconds + AHEAD.total_seconds(), key.until),
         links={SCHEDULE: stored.name},
@@ -128,17 +123,6 @@ def keyed(stored: Stored, job: Job) -> Job:
         return job
     given = key.key.removeprefix(f"{job.task.type} ")
     return replace(job, unique_key=given, unique_for=timedelta(seconds=key.seconds), unique_until=key.until)
-
-
-def by_schedules(moment: datetime, travelled: timedelta) -> datetime:
-    """Return a time of the database by the clock of the schedules.
-
-    ``travelled``: how far a test has travelled. It has changed the times of the database step by step, so that they
-    are not exact.
-    """
-    moment = moment.astimezone(UTC) + travelled
-    near = (moment + timedelta(milliseconds=5)).replace(second=0, microsecond=0)
-    return near if travelled and abs(near - moment) < timedelta(milliseconds=5) else moment
 
 
 def _option(name: str, value: Any) -> Any:

@@ -17,8 +17,9 @@ from pg8000.exceptions import DatabaseError
 
 from joblane import telemetry
 from joblane.enqueue.insert import insert_tasks
-from joblane.enqueue.ticks import GRACE, Stored, by_schedules, due_ticks, tick_tasks
+from joblane.enqueue.ticks import GRACE, Stored, due_ticks, tick_tasks
 from joblane.errors import DeclarationError, JobError, UnknownTypeError, text_of
+from joblane.record import schedules
 from joblane.record.connection import is_of_row
 from joblane.record.schedules import DUE, DUE_BY_NAME, MOVE, read, schedule_of
 
@@ -62,11 +63,11 @@ class _Planned:
     """True if ticks were missed."""
     problem: str | None = None
 
-    def row(self, travelled: timedelta) -> dict[str, Any]:
+    def row(self) -> dict[str, Any]:
         return {
             "name": self.name,
-            "next_at": (self.next_at - travelled).isoformat(),
-            "last_at": (self.ticks[-1] - travelled).isoformat() if self.tasks else None,
+            "next_at": schedules.by_database(self.next_at).isoformat(),
+            "last_at": schedules.by_database(self.ticks[-1]).isoformat() if self.tasks else None,
             "last_task": self.tasks[-1].id if self.tasks else None,
             "problem": self.problem,
         }
@@ -77,16 +78,14 @@ def make_ticks(
     task_of: Callable[[str], Task[Any, Any] | None],
     prefix: str,
     *,
-    travelled: timedelta = timedelta(0),
     may_continue: Callable[[], bool] = lambda: True,
 ) -> Ticks:
     """Make the tasks of the ticks of the next 15 minutes, in batches, until no tick is left or ``may_continue()`` is
     false.
 
-    ``task_of``: returns the task of a type, or None if no task has it. ``travelled``: how far the time of a test is
-    ahead of the database's clock.
+    ``task_of``: returns the task of a type, or None if no task has it.
     """
-    making = _Making(connection, task_of, prefix, travelled)
+    making = _Making(connection, task_of, prefix)
     while making.result.made < MOST and may_continue():
         if making.batch() < BATCH:
             making.log()
@@ -101,7 +100,6 @@ class _Making:
     connection: Connection
     task_of: Callable[[str], Task[Any, Any] | None]
     prefix: str
-    travelled: timedelta
     result: Ticks = field(default_factory=Ticks)
     problems: Counter[tuple[str, str]] = field(default_factory=Counter)
     """Type and problem → the number of schedules."""
@@ -146,8 +144,8 @@ class _Making:
         document, now_text = read(row[0]), row[1]
         names.append(document["name"])
         stored = Stored.of(document)
-        now = by_schedules(datetime.fromisoformat(now_text), self.travelled)
-        next_at = by_schedules(datetime.fromisoformat(document["next_at"]), self.travelled)
+        now = schedules.by_schedules(datetime.fromisoformat(now_text))
+        next_at = schedules.by_schedules(datetime.fromisoformat(document["next_at"]))
         try:
             schedule = schedule_of(stored.expression, stored.timezone)
         except DeclarationError as error:
@@ -165,7 +163,7 @@ class _Making:
             return []
         if (task := self.task_of(stored.type)) is None:
             raise UnknownTypeError(f"no task {stored.type!r} is declared any more")
-        return tick_tasks(stored, task, ticks, prefix=self.prefix, travelled=self.travelled)
+        return tick_tasks(stored, task, ticks, prefix=self.prefix)
 
     def _count(self, planned: Sequence[_Planned]) -> None:
         for each in planned:
@@ -193,7 +191,7 @@ class _Making:
 
     def _move(self, planned: Sequence[_Planned]) -> None:
         if planned:
-            self.connection.run(MOVE, json.dumps([each.row(self.travelled) for each in planned]))
+            self.connection.run(MOVE, json.dumps([each.row() for each in planned]))
 
     def log(self) -> None:
         for (type_, problem), number in self.problems.items():

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from enum import StrEnum
 from functools import lru_cache
 from typing import Any, overload
@@ -116,17 +116,14 @@ class RunTimeSchedule:
     """Time at which it was last put with a change, paused or resumed."""
 
     @classmethod
-    def of(cls, row: Mapping[str, Any], travelled: timedelta = timedelta(0)) -> RunTimeSchedule:
-        """Return the schedule of a row of ``joblane.schedules``, as ``row_to_json`` writes it.
-
-        ``travelled``: how far the time of a test is ahead of the clock.
-        """
+    def of(cls, row: Mapping[str, Any]) -> RunTimeSchedule:
+        """Return the schedule of a row of ``joblane.schedules``, as ``row_to_json`` writes it."""
         plain = ("name", "type", "payload", "tenant", "options", "expression", "timezone", "last_task", "problem")
         return cls(
             **{name: row[name] for name in plain},
             missed=Missed(row["missed"]),
             paused_at=_time(row["paused_at"]),
-            next_at=_next_tick(row, travelled) if row["paused_at"] is None else None,
+            next_at=_next_tick(row) if row["paused_at"] is None else None,
             last_at=_time(row["last_at"]),
             created_at=_time(row["created_at"]),
             updated_at=_time(row["updated_at"]),
@@ -164,6 +161,16 @@ def read(text: str) -> dict[str, Any]:
     return json.loads(text)  # type: ignore[no-any-return]
 
 
+def by_schedules(moment: datetime) -> datetime:
+    """Return a time of the database by the clock of the schedules: the same time. The test kit replaces it."""
+    return moment.astimezone(UTC)
+
+
+def by_database(moment: datetime) -> datetime:
+    """Return a time of the schedules by the clock of the database: the same time. The test kit replaces it."""
+    return moment
+
+
 @overload
 def _time(text: str) -> datetime: ...
 @overload
@@ -172,14 +179,14 @@ def _time(text: str | None) -> datetime | None:
     return None if text is None else datetime.fromisoformat(text).astimezone(UTC)
 
 
-def _next_tick(row: Mapping[str, Any], travelled: timedelta) -> datetime:
+def _next_tick(row: Mapping[str, Any]) -> datetime:
     """Return the time of the next tick. ``next_at`` of the row is after the ticks that have a task already."""
     without_task = _time(str(row["next_at"]))
     try:
         schedule = schedule_of(row["expression"], row["timezone"])
     except DeclarationError:  # written by hand, or this machine lacks the time zone
         return without_task
-    return min(without_task, schedule.next_after(datetime.now(UTC) + travelled) - travelled)
+    return min(without_task, by_database(schedule.next_after(by_schedules(datetime.now(UTC)))))
 
 
 @lru_cache(maxsize=10_000)

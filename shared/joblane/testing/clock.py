@@ -10,11 +10,14 @@ from __future__ import annotations
 import time
 from collections import defaultdict
 from collections.abc import Collection
+from contextlib import AbstractContextManager
 from datetime import UTC, datetime, timedelta
+from unittest import mock
 
 from pg8000.exceptions import Error as PostgresError
 
 from joblane.errors import sqlstate, text_of
+from joblane.record import schedules
 from joblane.record.connection import LOCK_NOT_AVAILABLE, UNIQUE_VIOLATION, Connection
 from joblane.testing.errors import KitError
 
@@ -51,6 +54,19 @@ class Clock:
 
     def seconds(self) -> float:
         return time.time() + self.travelled.total_seconds()
+
+    def by_schedules(self, moment: datetime) -> datetime:
+        """Return a time of the database by the clock of the test. Travels have changed it step by step, not exactly."""
+        moment = moment.astimezone(UTC) + self.travelled
+        near = (moment + timedelta(milliseconds=5)).replace(second=0, microsecond=0)
+        return near if self.travelled and abs(near - moment) < timedelta(milliseconds=5) else moment
+
+    def by_database(self, moment: datetime) -> datetime:
+        return moment - self.travelled
+
+    def of_schedules(self) -> AbstractContextManager[object]:
+        """Let the schedules of the block follow this clock."""
+        return mock.patch.multiple(schedules, by_schedules=self.by_schedules, by_database=self.by_database)
 
 
 def age(connection: Connection, by: timedelta, ageless: Collection[str]) -> None:

@@ -62,8 +62,8 @@ def diverted(url: str, queues: Sqs, clock: Clock, add: Callable[[Task[Any, Any]]
             JobClient,
             checked=check_and_add,
             _database=to_database,
-            travelled=property(lambda _: clock.travelled),
         ),
+        clock.of_schedules(),
     ):
         try:
             yield

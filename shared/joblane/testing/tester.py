@@ -446,7 +446,7 @@ class JobTester:
                     tasks = deliveries.report()
                     raise KitError(f"tasks are still due after {limit} invocations. The delivered tasks:\n{tasks}")
             with deliveries.releasing(()):
-                make_ticks(self._database.get(), self._lanes.known.find, self._prefix, travelled=self._clock.travelled)
+                make_ticks(self._database.get(), self._lanes.known.find, self._prefix)
                 swept = sweep(self._database.get(), self._queues, self._prefix, bus=self._bus)
                 self._bus.take_all(self._database.get())
             if not swept.sent and not swept.served and not swept.released:

@@ -4,13 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from datetime import UTC, datetime
-from functools import partial
 
 import pytest
 
-from joblane.client import JobClient
-from joblane.functions.jobs_sweep import handler as sweep_handler
-from joblane.maintenance.ticks import make_ticks
 from joblane.schedule import Schedule, cron
 from tests.samples import Sample, sample_one
 from tests.stage_in_time import Stage
@@ -22,14 +18,7 @@ SLOW = 20
 
 @pytest.fixture
 def stage(database_url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Stage]:
-    with Stage.open(database_url, monkeypatch, sample_one) as stage:
-        travelled = property(lambda _: stage.clock.travelled)
-        monkeypatch.setattr(JobClient, "travelled", travelled)
-
-        def make(*args: object, **named: object) -> object:
-            return partial(make_ticks, travelled=stage.clock.travelled)(*args, **named)  # type: ignore[arg-type]
-
-        monkeypatch.setattr(sweep_handler, "make_ticks", make)
+    with Stage.open(database_url, monkeypatch, sample_one) as stage, stage.clock.of_schedules():
         yield stage
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from itertools import islice
 from typing import Any
 
@@ -278,7 +278,7 @@ def _on(scope: Scope, action: str, name: str, reason: str | None) -> Iterator[_A
         with audit.action(scope, action, target, reason) as doing:
             schedule = _row(_read(doing.connection, name)[:13])
             doing.details |= {"type": schedule.type, "tenant": schedule.tenant}
-            yield _Action(doing, ScheduleChanges(scope.prefix, timedelta(0)), schedule)
+            yield _Action(doing, ScheduleChanges(scope.prefix), schedule)
     except ScheduleError as error:
         if error.field == "name":  # the name is valid, so another transaction holds it
             raise BusyError(target) from error
