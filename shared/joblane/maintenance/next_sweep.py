@@ -50,17 +50,14 @@ select (select extract(epoch from min(c.until)) from joblane.limit_changes c)::f
           from (select u.sweep_at from joblane.tasks u where u.dead_letter_unsent
                  order by u.finished_at, u.id limit {MOST_DEAD_LETTERS}) as d)::float8,
        (select extract(epoch from min(s.next_at) - interval '{TICK_MINUTES} minutes')
-          from joblane.schedules s where s.paused_at is null)::float8,
+          from joblane.schedules s where s.paused_at is null)::float8
+"""
+# The clocks of the database and of the functions may differ, so a time is compared by its distance from now.
+PLANNED = """
+select (select extract(epoch from planned_sweep_at) from joblane.stage)::float8,
        extract(epoch from clock_timestamp())::float8
 """
-# It is read and written as a distance from now, because the clocks of the database and of the functions may differ. A
-# sweep that is planned for the next moments may be this one, or one that starts no sweep because this one has just
-# started.
-PLANNED_IN = f"""
-select extract(epoch from planned_sweep_at - clock_timestamp())::float8 from joblane.stage
- where planned_sweep_at > clock_timestamp() + interval '{SOON_SECONDS} s'
-"""
-WRITE = "update joblane.stage set planned_sweep_at = clock_timestamp() + make_interval(secs => $1::float8)"
+WRITE = "update joblane.stage set planned_sweep_at = to_timestamp($1::float8)"
 EQUAL_SECONDS = 5
 """Times of planned sweeps are equal if they differ by less."""
 
@@ -78,7 +75,6 @@ class NextSweep:
     is_late: bool = False
     _at: float = math.inf
     _began: float = 0.0
-    _ended: float = 0.0
 
     def begin(self, connection: Connection) -> None:
         """Note the start. Transactions that are open now may commit rows that this sweep does not see."""
@@ -95,18 +91,16 @@ class NextSweep:
 
     def collect(self, connection: Connection, *, has_paused: bool) -> None:
         """Read the times that no duty has collected. ``has_paused``: tasks are due, and wait for the end of a pause."""
-        ((limit_change, pause, turn, dead_letter, tick, self._ended),) = connection.run(TIMES, self._began)
+        ((limit_change, pause, turn, dead_letter, tick),) = connection.run(TIMES, self._began)
         for at in (limit_change, turn, dead_letter, tick):
             self.add(at)
         if has_paused:
             self.add(pause)
 
     @property
-    def in_seconds(self) -> float | None:
-        """The time from the end of this sweep to the next thing that needs one. None: nothing does."""
-        if self.is_due or self.is_late:
-            return 0.0
-        return max(0.0, self._at - self._ended) if self._at < math.inf else None
+    def at(self) -> float:
+        """The time of the next thing that needs a sweep. 0: now. Infinite: nothing does."""
+        return 0.0 if self.is_due or self.is_late else self._at
 
 
 def plan(connection: Connection, sqs: Sqs, prefix: str, found: NextSweep, *, anew: bool = False) -> int | None:
@@ -117,22 +111,30 @@ def plan(connection: Connection, sqs: Sqs, prefix: str, found: NextSweep, *, ane
 
     Raises :class:`SendError`.
     """
-    wanted = found.in_seconds
-    if wanted is None or not settings.sweep_plans() or wanted > settings.sweep_minutes() * 60:
+    if found.at == math.inf or not settings.sweep_plans():
         return None
-    now = sqs.now()
+    # The process may stand still anywhere. The sweep is then early, and the time in the database is before its message.
+    before = sqs.now()
+    ((planned_at, read_at),) = connection.run(PLANNED)
+    after = sqs.now()
+    wanted = found.at - read_at
+    if wanted > settings.sweep_minutes() * 60:
+        return None
     if found.is_late:
-        target = (math.floor(now / AT_ONCE_SECONDS) + 1) * AT_ONCE_SECONDS
+        target = (math.floor(before / AT_ONCE_SECONDS) + 1) * AT_ONCE_SECONDS
     else:
-        target = math.ceil((now + max(wanted, SOON_SECONDS)) / GRID_SECONDS) * GRID_SECONDS
-    planned: float = max((now + seconds for (seconds,) in connection.run(PLANNED_IN)), default=math.inf)
+        target = math.ceil((before + max(wanted, SOON_SECONDS)) / GRID_SECONDS) * GRID_SECONDS
+    # A sweep that is planned for the next moments may be this one, or one that starts no sweep because this one has
+    # just started.
+    is_ahead = planned_at is not None and planned_at > read_at + SOON_SECONDS
+    planned = after + planned_at - read_at if is_ahead else math.inf
     if planned < target + EQUAL_SECONDS and not anew:
         return round(planned)
-    entry = planned_entry(prefix, target, now)
+    entry = planned_entry(prefix, target, sqs.now())
     for why in sqs.send_many([entry]).values():
         raise SendError(f"{entry.queue}: the message of the next sweep: {why}")
     # A kill before this statement costs one more sweep. A sweep in the next minutes does not replace a later one,
     # whose message stays in the lane.
-    if anew or planned == math.inf or (planned > target and target - now > MAX_DELAY_SECONDS):
-        connection.run(WRITE, target - now)
+    if anew or planned == math.inf or (planned > target and target - after > MAX_DELAY_SECONDS):
+        connection.run(WRITE, read_at + target - after)
     return target

@@ -217,7 +217,7 @@ def test_a_successor_whose_message_sqs_refuses_is_left_for_the_next_sweep(
     following = NextSweep()
     sweep(world.database.get(), world.sqs, PREFIX, following=following)
     assert world.row("dead:archived:0")["state"] == "pending"
-    assert following.in_seconds == 0
+    assert following.at == 0
 
 
 def test_the_dead_letter_of_a_row_too_large_for_a_message_has_no_payload(world: World, sends: Sends) -> None:
