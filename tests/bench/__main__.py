@@ -18,7 +18,9 @@ from rich.table import Table
 
 from joblane.local.ministack import MiniStack
 from joblane.local.postgres import Postgres
+from joblane.queues import SWEEP, Queue, lane_name
 from joblane.record.migrations import upgrade
+from joblane.sqs.client import Sqs
 from tests.bench.report import Ratio
 
 REGION = "us-east-1"
@@ -132,6 +134,7 @@ def _configure(server: Postgres, emulator: MiniStack) -> None:
         DATABASE_URL=server.url,
         JOBLANE_PREFIX="jobs",
     )
+    Sqs().client.create_queue(QueueName=lane_name("jobs", Queue.LOW, SWEEP))  # each program that writes sends to it
 
 
 def _all(runs: Mapping[str, Run], console: Console, only: list[str]) -> list[Ratio]:
