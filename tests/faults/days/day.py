@@ -321,7 +321,7 @@ class Day(ABC):
         """True if SQS has refused the wake-up of a process that could not try again, and no sweep was since."""
         return any(
             process.unwoken_since is not None
-            and process.unwoken_since > self.swept_at - COMMIT_SECONDS
+            and process.unwoken_since > self.swept_at - COMMIT_SECONDS - RETRY_SECONDS
             and (process.dead or process.is_frozen)
             for process in self._processes
         )
