@@ -61,12 +61,22 @@ def wake_after_commit(sqs: Sqs, prefix: str) -> None:
     Call it when the database is connected, before the first statement of a transaction that writes, or before each
     statement: it only compares two times if an earlier wake-up covers this write. Otherwise it sends a message, for at
     most 2 seconds, and it never raises. If SQS does not accept the message, a thread tries again every 15 seconds, and
-    the first call after such a pause, for Lambda freezes the thread.
+    the first call after such a pause, and :func:`wake_before_end`, for Lambda freezes the thread.
 
     It does nothing in a stage whose sweep runs every five minutes or more often.
     """
     if not is_covered(sqs, prefix):
         _waker.cover(sqs, prefix)
+
+
+def wake_before_end(sqs: Sqs, prefix: str) -> None:
+    """Send the wake-up that SQS has refused, if it still lacks. Call it after the last write of an invocation.
+
+    Lambda then freezes the process and its thread, perhaps for ever, and the writes of the last 15 seconds have not
+    tried again.
+    """
+    if not is_covered(sqs, prefix):
+        _waker.cover_refused(sqs, prefix)
 
 
 def is_covered(sqs: Sqs, prefix: str) -> bool:
@@ -109,6 +119,11 @@ class _Waker:
                 telemetry.logger().warning(NOT_WOKEN, extra={"error": why})
                 self._try_again(sqs, prefix)
             return False
+
+    def cover_refused(self, sqs: Sqs, prefix: str) -> None:
+        """Send a wake-up now if SQS has refused the last one."""
+        if prefix in self._trying:
+            self.cover(sqs, prefix, again=True)
 
     def _try_again(self, sqs: Sqs, prefix: str) -> None:
         thread = threading.Thread(target=self._keep_trying, args=(sqs, prefix), name="joblane-wake", daemon=True)

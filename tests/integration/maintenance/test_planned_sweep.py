@@ -15,7 +15,7 @@ import pytest
 from sqlalchemy import create_engine
 from sqlalchemy.orm import Session
 
-from joblane import TaskContext
+from joblane import Snooze, TaskContext
 from joblane.enqueue import wake as wakes
 from joblane.enqueue.wake import AFTER_COMMIT, COMMIT_SECONDS, GRID_SECONDS, PLANNED, WOKEN
 from joblane.functions.jobs_sweep import handler as sweep_handler
@@ -26,12 +26,14 @@ from joblane.maintenance.next_sweep import NextSweep
 from joblane.maintenance.sweep import sweep
 from joblane.record.database import Database
 from joblane.record.task_types import register_limits
+from joblane.sqs.client import Entry
+from joblane.sqs.message import Message
 from joblane.worker import worker as worker_module
 from joblane.worker.serving import worker_of
 from joblane.worker.sweep_worker import SweepWorker
 from tests.builders.events import LambdaContext
 from tests.samples import Sample, behaviour, sample_one, sample_sharing, sample_single
-from tests.stage_in_time import SWEEP_LANE, Kill, Stage, lane_of, note_time
+from tests.stage_in_time import SWEEP_LANE, Kill, Stage, lane_of, note_time, runs
 from tests.world import PREFIX
 
 LATEST = 300
@@ -199,6 +201,32 @@ def test_a_refused_wake_up_is_sent_when_sqs_accepts_again(stage: Stage, monkeypa
     monkeypatch.undo()
     # then the sweep comes
     assert [id_[: len(WOKEN)] for id_ in stage.queues.ids()] == [WOKEN]
+
+
+@behaviour
+def wait_for_an_hour(payload: Sample, ctx: TaskContext) -> None:
+    meanwhile.pop()()
+    if ctx.attempt == 1 and not runs.get(payload.number):
+        note_time(payload, ctx)
+        raise Snooze(timedelta(hours=1))
+    note_time(payload, ctx)
+
+
+def test_a_wake_up_that_was_refused_at_a_claim_is_sent_before_the_function_is_frozen(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # given a message without a row, and SQS that refuses a wake-up at its claim, and accepts the next one
+    thawed = threading.Event()
+    monkeypatch.setattr("time.sleep", lambda _: thawed.wait(10))
+    payload = Sample(do="wait_for_an_hour", number=1).model_dump(mode="json")
+    stage.queues.send(Entry(lane_of(sample_one), Message(sample_one.type, "mine", payload).encode()))
+    stage.queues.refused = (WOKEN,)
+    meanwhile[:] = [lambda: None, lambda: setattr(stage.queues, "refused", ())]
+    # when the task then waits in its row, and the function is frozen
+    stage.pass_time(2 * HOUR)
+    thawed.set()
+    # then it runs at its time
+    assert [round(at, -1) for at in stage.ran(1)] == [0, HOUR]
 
 
 # --- Waits ---------------------------------------------------------------------------------------------------------
