@@ -184,3 +184,25 @@ def test_while_sqs_refuses_a_write_tries_once_in_15_seconds(queues: Queues, monk
     (thread,) = [one for one in threading.enumerate() if one.name == "joblane-wake"]
     thread.join(10)
     assert (len(queues.sends), is_covered(queues, "jobs")) == (1, True)
+
+
+def test_the_refusals_of_another_client_hold_up_a_write_for_15_seconds_at_most(
+    queues: Queues, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(wakes, "RETRY_SECONDS", 15)
+    resume = threading.Event()
+    monkeypatch.setattr("time.sleep", lambda _: resume.wait(10))
+    # given a client whose wake-up is refused, also when the thread tries again
+    other = Queues()
+    other.refused = 100
+    wake_after_commit(other, "jobs")
+    other.time += 15
+    assert not wakes._waker.cover(other, "jobs", again=True)
+    # when a client that SQS accepts writes right after that
+    queues.time += 15.1
+    wake_after_commit(queues, "jobs")
+    # then it is covered
+    covered = is_covered(queues, "jobs")
+    other.refused = 0
+    resume.set()
+    assert (len(queues.sends), covered) == (1, True)

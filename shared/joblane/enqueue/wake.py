@@ -98,7 +98,7 @@ class _Waker:
     def cover(self, sqs: Sqs, prefix: str, *, again: bool = False) -> bool:
         """Send a wake-up unless one covers the next write. Return False if SQS does not accept it.
 
-        ``again``: also if SQS has refused one less than 15 seconds ago.
+        ``again``: also if SQS has refused one less than 15 seconds ago. A refusal then begins no pause for writes.
         """
         with self._lock:
             if is_covered(sqs, prefix):
@@ -113,6 +113,8 @@ class _Waker:
                 left = ends - now - LEAD_SECONDS
                 sqs.covered[prefix] = started + left, now + left
                 return True
+            if again:  # a longer pause would let the thread of one client hold up the writes of another one for ever
+                return False
             is_first = prefix not in self._trying
             self._trying[prefix] = started + RETRY_SECONDS, now + RETRY_SECONDS
             if is_first:
