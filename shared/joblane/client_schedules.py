@@ -105,8 +105,8 @@ class Schedules:
             schedule: ``cron("0 6 * * *", timezone="Europe/Berlin")``, ``every(hours=1)``, or the text of a cron, in
                 UTC. The shortest interval is a minute.
             tenant: Tenant of the tasks, as for an enqueue. It cannot be changed: delete the schedule first.
-            missed: What happens to ticks that are more than 6 minutes late, for example because no sweep ran.
-                ``"latest"``: the newest of them runs. ``"skip"``: none runs.
+            missed: What happens to ticks that got no task until 6 minutes after their time, for example because no
+                sweep ran. ``"latest"``: the newest of them runs. ``"skip"``: none runs.
             session: As for :meth:`JobClient.enqueue`. The schedule exists once the session commits.
             connection: As for :meth:`JobClient.enqueue`.
             after_commit: As for :meth:`JobClient.enqueue`.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from enum import StrEnum
@@ -84,15 +84,19 @@ ELSEWHERE = {
 """Option of another library → the option here."""
 
 
-def check_names(options: Mapping[str, object]) -> None:
-    """Raise :class:`EnqueueError` for an unknown option, with the names that are similar."""
+def check_names(options: Mapping[str, object], *, others: Collection[str] = (), more: Collection[str] = ()) -> None:
+    """Raise :class:`EnqueueError` for an unknown option, with the names that are similar.
+
+    ``others``: options that are refused later, with a reason. ``more``: other arguments of the call.
+    """
     if not options.keys() - JobOptions.__annotations__.keys():
         return
     from difflib import get_close_matches
 
+    names = [name for name in (*JobOptions.__annotations__, *more) if name not in others]
     for name in options.keys() - JobOptions.__annotations__.keys():
-        near = [ELSEWHERE[name]] if name in ELSEWHERE else get_close_matches(name, JobOptions.__annotations__)
-        hint = f"did you mean {' or '.join(near)}?" if near else f"there are {', '.join(JobOptions.__annotations__)}"
+        near = [ELSEWHERE[name]] if name in ELSEWHERE else get_close_matches(name, names)
+        hint = f"did you mean {' or '.join(near)}?" if near else f"there are {', '.join(names)}"
         raise EnqueueError(name, f"there is no such option; {hint}")
 
 

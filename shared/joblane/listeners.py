@@ -57,6 +57,8 @@ def on(*kinds: Kind, task: Task[Any, Any] | str | None = None) -> Callable[[F], 
         raise DeclarationError(f'on: name at least one of {", ".join(KINDS)}: @on("archived")')
     type_ = task.type if isinstance(task, Task) else task
     if type_ is not None:
+        if not isinstance(type_, str):
+            raise DeclarationError(f"on: task: a function declared by @task, or its type, is required, not {type_!r}")
         check_type(type_)
 
     def declare(function: F) -> F:

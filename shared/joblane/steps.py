@@ -71,7 +71,8 @@ class Steps:
     def _opened(self, name: str, *, is_plain: bool) -> Iterator[None]:
         """Refuse a wrong name, and a step whose commit would keep half of a step or of an item."""
         if not isinstance(name, str) or not 1 <= len(name) <= MAX_NAME or not name.isprintable():
-            raise StepError("", f"the name of a step is a text of 1 to {MAX_NAME} printable characters")
+            given = "" if isinstance(name, str) else f", not {type(name).__name__}"
+            raise StepError("", f"the name of a step is a text of 1 to {MAX_NAME} printable characters{given}")
         loops = self.loops
         if loops.open:
             where = "another step, or run with it" if loops.open == "step" else f"a loop over ctx.{loops.open}(…)"

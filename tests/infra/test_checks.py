@@ -115,14 +115,14 @@ def test_a_visibility_below_six_timeouts_is_refused() -> None:
     assert found.startswith("queue mine: a visibility timeout of 59 s is less than 6 times the 10 s timeout of functio")
 
 
-def test_a_sweep_needs_a_visibility_of_one_timeout(dev: Synthesised) -> None:
+def test_a_sweep_needs_a_visibility_beyond_its_lease(dev: Synthesised) -> None:
     def shorten(resource: dict[str, Any]) -> None:
         if resource["Properties"].get("QueueName") == f"{dev.stage.prefix}-low-jobs-sweep":
             assert resource["Properties"]["VisibilityTimeout"] == 265
-            resource["Properties"]["VisibilityTimeout"] = 249
+            resource["Properties"]["VisibilityTimeout"] = 264
 
     assert problems_after(dev, shorten).startswith(
-        f"queue {dev.stage.prefix}-low-jobs-sweep: a visibility timeout of 249 s is less than 1 times the 250 s timeout"
+        f"queue {dev.stage.prefix}-low-jobs-sweep: a visibility timeout of 264 s is not 15 s longer than the 250 s "
     )
 
 

@@ -95,6 +95,7 @@ yielding: Any = _yielding
         (lambda: on("dead"), "on: 'dead' is not one of completed, archived, cancelled"),  # type: ignore[arg-type]
         (lambda: on(without_event), "on: <function _without_event.*> is not one of"),
         (lambda: on("archived", task="export"), "task type 'export': 'category:action' is required"),
+        (lambda: on("archived", task=without_event), "on: task: a function declared by @task, or its type"),
         (lambda: on("archived")(without_event), r"without_event: the function takes one parameter, the event"),
         (lambda: on("archived")(with_two), r"with_two: the function takes one parameter, the event"),
         (lambda: on("archived")(yielding), "a function with one parameter, the event, is required"),

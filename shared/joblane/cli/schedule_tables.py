@@ -24,7 +24,7 @@ MISSED_SHOWN = 6
 """Times of missed ticks; ``--json`` shows more."""
 MISSED = {"latest": "the latest runs late", "skip": "they do not run"}
 """Policy for missed ticks → its words."""
-LEFT_OUT_FIRST = ("LAST", "TENANT", "TYPE")
+LEFT_OUT_FIRST = ("NEWEST", "TENANT", "TYPE")
 """Columns of schedules made at run time in the order in which they are left out of a narrow table."""
 
 
@@ -99,7 +99,7 @@ def run_time_table(found: Sequence[RunTimeScheduleRow], width: int) -> Table:
             "TENANT": one.tenant,
             "SCHEDULE": in_words(one.text, one.timezone),
             "NEXT": _next(one, now),
-            "LAST": _last(one, now),
+            "NEWEST": _last(one, now),
             "PROBLEM": word(one.problem, "red") if one.problem else "",
         }
         for one in found
@@ -163,8 +163,8 @@ def _named(view: RunTimeScheduleView, now: datetime) -> Iterator[tuple[str, str 
     for moment in view.next:
         yield title, at(moment)
         title = "then"
-    yield "last tick", at(one.last_at)
-    yield "last task", f"{one.last.id}  {one.last.state or 'removed'}" if one.last else None
+    yield "newest tick", at(one.last_at)
+    yield "its task", f"{one.last.id}  {one.last.state or 'removed'}" if one.last else None
     yield "options", json.dumps(view.options) if view.options else None
     yield "created", at(view.created_at)
     yield "changed", at(view.updated_at) if view.updated_at != view.created_at else None

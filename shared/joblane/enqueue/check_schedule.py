@@ -41,7 +41,7 @@ def checked_row(
     ``job``: the task, its payload and its tenant. ``check``: the check of an enqueue. Raises :class:`EnqueueError`.
     """
     name, times, policy = checked_name(name), _checked_times(schedule), _checked_policy(missed)
-    check_names(options)
+    check_names(options, others=NOT_OF_TICKS, more=("missed",))
     for option in sorted(options.keys() & NOT_OF_TICKS.keys()):
         raise ScheduleError(option, NOT_OF_TICKS[option])
     given = {option: value for option, value in options.items() if value is not None}

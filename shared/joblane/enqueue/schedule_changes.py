@@ -48,7 +48,7 @@ COMPARED = ("type", "payload", "schema", "options", "expression", "timezone", "m
 """The columns of a schedule that ``put`` compares."""
 DELETED = "ScheduleDeleted: its schedule was deleted before it ran"
 PAUSED = "SchedulePaused: its schedule was paused before it ran"
-CHANGED = "ScheduleChanged: its schedule was changed before it ran, and makes another task"
+CHANGED = "ScheduleChanged: its schedule was changed before it ran"
 TRY_AGAIN = "it has not ended within 5 seconds. Nothing was changed; try again"
 
 

@@ -114,8 +114,8 @@ class Sends:
         self.refused[queue] = why
         self.following.is_due = True
         telemetry.logger().error(
-            "SQS refuses the messages for a queue; its tasks wait, and every sweep tries again. Check that the queue "
-            "exists (was its type removed?), and its policy and key",
+            "SQS refuses a queue; its tasks wait, and every sweep tries again. Check that the queue exists (was its "
+            "type removed?), and its policy and key",
             extra={"queue": queue, "messages": messages, "error": why},
         )
 

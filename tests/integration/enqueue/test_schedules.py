@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Callable
 from contextlib import suppress
 from datetime import UTC, date, datetime, timedelta
@@ -136,6 +137,14 @@ class Uneven(Payload):
 @task("sample:uneven")
 def sample_uneven(payload: Uneven, ctx: TaskContext) -> None:
     pass
+
+
+@pytest.mark.parametrize(("option", "hint"), [("mised", "did you mean missed?"), ("prio", "there are queue, tenant,")])
+def test_the_hint_for_an_unknown_option_has_only_those_of_a_schedule(world: World, option: str, hint: str) -> None:
+    with pytest.raises(EnqueueError) as refused:
+        world.client.schedules.put("s", sample_one, Sample(), DAILY, **{option: 1})  # type: ignore[arg-type]
+    assert str(refused.value).startswith(f"{option}: there is no such option; {hint}")
+    assert not {"process_in", "debounce", "task_id"} & set(re.findall(r"\w+", str(refused.value)))
 
 
 def test_a_payload_that_no_tick_could_read_is_refused_when_it_is_put(world: World) -> None:

@@ -111,6 +111,11 @@ def test_an_invalid_filter_names_its_field(inspector: Inspector, given: dict[str
         inspector.run_time_schedules(**given)
 
 
+def test_a_filter_that_is_no_type_is_named(inspector: Inspector) -> None:
+    with pytest.raises(SelectionError, match="^type: no type has the name 'RUB BISH'"):
+        inspector.run_time_schedules(type="RUB BISH")
+
+
 LARGE = int(os.environ.get("JOBLANE_SCHEDULES", "2000"))
 """Schedules of the next test; 100,000 in a check by hand."""
 

@@ -91,7 +91,7 @@ def _report(acted: ActionResult) -> None:
 def result_of(acted: ActionResult) -> str:
     """The result of an action, to follow the id of the task."""
     if acted.action == "cancel" and acted.after == "active":
-        return "is asked to stop: it is cancelled at its next ctx.check() or ctx.progress(), or when it returns"
+        return "is asked to stop: it is cancelled at its next ctx.check(), ctx.progress() or step, or when it returns"
     if acted.action == "delete":
         return f"is {acted.after}; its payload, result and error are cleared"
     if acted.before == acted.after or acted.before is None:

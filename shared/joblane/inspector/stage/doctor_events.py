@@ -25,7 +25,7 @@ REFUSAL = f"""
 select result ->> 'events_refusal' from joblane.tasks
  where type = '{SWEEP}' and finished_at is not null and state = 'completed' order by created_at desc, id desc limit 1
 """
-NO_BUS = "deploy the stage again, which creates the bus; or correct the setting events.bus"
+NO_BUS = "`aws events create-event-bus --name {}`: a deploy does not create it anew; or correct the setting events.bus"
 
 
 def waiting(scope: Scope) -> Iterator[Check]:
@@ -59,7 +59,7 @@ def bus(scope: Scope) -> Iterator[Check]:
             aws.describe_event_bus(Name=name)
         except aws.exceptions.ResourceNotFoundException:
             found = "it does not exist: EventBridge drops the events, and reports no error"
-            yield Check(Grade.BAD, f"bus {name}", found, NO_BUS)
+            yield Check(Grade.BAD, f"bus {name}", found, NO_BUS.format(name))
             return
     yield Check(Grade.GOOD, f"bus {name}", "it exists")
 

@@ -32,6 +32,7 @@ from joblane.inspector.views import (
     RunTimeScheduleRow,
     RunTimeScheduleView,
 )
+from joblane.queues import TYPE_PATTERN
 from joblane.record.connection import Connection
 from joblane.record.schedules import schedule_of
 from joblane.record.states import State
@@ -87,7 +88,9 @@ def listing(
 ) -> RunTimeSchedulePage:
     """A page in the order of the names. Raises :class:`SelectionError`."""
     check_number("limit", limit, LARGEST_PAGE)
-    _check(tenant=tenant, type=type_, text=text, after=after)
+    _check(tenant=tenant, text=text, after=after)
+    if type_ is not None and (not isinstance(type_, str) or not TYPE_PATTERN.fullmatch(type_)):
+        raise SelectionError("type", f"no type has the name {type_!r}")
     if type(problem) is not bool:
         raise SelectionError("problem", "true or false is required")
     given = [
