@@ -112,7 +112,7 @@ def test_an_invalid_filter_names_its_field(inspector: Inspector, given: dict[str
 
 
 def test_a_filter_that_is_no_type_is_named(inspector: Inspector) -> None:
-    with pytest.raises(SelectionError, match="^type: no type has the name 'RUB BISH'"):
+    with pytest.raises(SelectionError, match=r"^type: no type has the name 'RUB BISH'$"):
         inspector.run_time_schedules(type="RUB BISH")
 
 
