@@ -14,7 +14,7 @@ import threading
 import time
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from unittest.mock import patch
@@ -226,7 +226,8 @@ class Storm(DyingWorkers):
         with self._client() as (database, _):
             for _ in self._every(0.4):
                 scope, name = dice.choice([("type", type_) for type_ in TASKS] + [("tenant", "a")])
-                database.get().run("insert into joblane.pauses (scope, name) values ($1, $2)", scope, name)
+                with self._gate.open():  # the sweep then finds all that is paused by `_serve_paused`
+                    database.get().run("insert into joblane.pauses (scope, name) values ($1, $2)", scope, name)
                 self.count("pauses")
                 self._over.wait(dice.random() * 0.4)
                 database.get().run("delete from joblane.pauses")
@@ -242,7 +243,7 @@ class Storm(DyingWorkers):
                 if number % 2:
                     value = MOVES[number // 2 % len(MOVES)]
                     is_still = value < self._pool_values[-1] or number % 4 == 1
-                    with self._gate.closed() if is_still else nullcontext():
+                    with self._gate.closed() if is_still else self._gate.open():
                         self._set_pool(database, value)
                 with self._gate.closed():
                     names = [row[3] for row in database.get().run(UNSERVED)]
@@ -250,9 +251,11 @@ class Storm(DyingWorkers):
                 self.count("times that a limit had room and waiting tasks", len(names))
                 if names and not self._deaths:
                     self.wrong(f"waits for a limit that has room: {', '.join(names)}")
-            self._set_pool(database, POOL.total or 0)
+            with self._gate.open():
+                self._set_pool(database, POOL.total or 0)
 
     def _set_pool(self, database: Database, value: int) -> None:
+        """The sweep stands still, which would serve the limit between the two statements."""
         self._pool_values.append(value)
         database.get().run(
             "insert into joblane.limit_changes (name, slots) values ($1, $2)"

@@ -70,7 +70,7 @@ def wake_after_commit(sqs: Sqs, prefix: str) -> None:
 
 
 def wake_before_end(sqs: Sqs, prefix: str) -> None:
-    """Send the wake-up that SQS has refused, if it still lacks. Call it after the last write of an invocation.
+    """Send the wake-up that SQS has refused, unless it was sent since. Call it after the last write of an invocation.
 
     Lambda then freezes the process and its thread, perhaps for ever, and the writes of the last 15 seconds have not
     tried again.
