@@ -116,9 +116,9 @@ class Daemon:
 
 
 def is_alive(process: psutil.Process) -> bool:
-    """Return true if the process runs. A zombie does not."""
+    """Return true if the process runs. A zombie does not, unless other threads still end: they hold its ports."""
     try:
-        return bool(process.status() != psutil.STATUS_ZOMBIE)
+        return bool(process.status() != psutil.STATUS_ZOMBIE or process.num_threads() > 1)
     except psutil.NoSuchProcess:
         return False
 
