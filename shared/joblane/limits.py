@@ -69,8 +69,6 @@ LONGEST_LIMIT_DELAY = timedelta(days=1)
 """The longest time for which a handler's ``RateLimited`` delays the other tasks of its limit."""
 CONTENT_KEPT_FOR_MESSAGES = QUEUE_RETENTION + DEAD_LETTER_RETENTION
 """An id is kept this long after the task has ended. After that, none of its messages can return."""
-
-
 VISIBILITY_FACTOR = 6
 """Least visibility timeout, in timeouts of the function: Lambda needs the time to try throttled messages again.
 

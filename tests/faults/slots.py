@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -26,7 +27,7 @@ MAX_BACKLOG = 60
 """The producers wait while more messages than this are visible."""
 
 
-class Driver(threading.Thread):
+class Driver(threading.Thread, ABC):
     """A thread with its process, until it is stopped.
 
     ``raised``: errors of the suite, and of code that must not raise.
@@ -43,8 +44,9 @@ class Driver(threading.Thread):
             self.turn()
         self.process.close()
 
+    @abstractmethod
     def turn(self) -> None:
-        raise NotImplementedError
+        """Do one thing."""
 
     def stop(self) -> None:
         self._stopping = True

@@ -19,12 +19,13 @@ from joblane.cdk.settings.stage import Stage
 from joblane.cdk.shares import Lanes, fitting_budget
 from joblane.cdk.sizes import problems_of_size
 from joblane.cdk.templates import Properties, Template, of_type, stacks_of, whole
-from joblane.limits import LEASE_MARGIN, MIN_CONCURRENCY, SWEEP_VISIBILITY_FACTOR, VISIBILITY_FACTOR, VISIBILITY_MARGIN
+from joblane.limits import LEASE_MARGIN, MIN_CONCURRENCY, VISIBILITY_FACTOR, VISIBILITY_MARGIN
 from joblane.queues import SWEEP, Queue, dead_letter_name, lane_name
 
 CONNECTIONS_PER_SLOT = 2
 """The connection of the task, and for a short time a second one: after its commit a session can run no SQL."""
-AFTER_LEASE = round((LEASE_MARGIN + VISIBILITY_MARGIN).total_seconds())
+AFTER_TIMEOUT = round((LEASE_MARGIN + VISIBILITY_MARGIN).total_seconds())
+"""Seconds from a timeout of the sweep's function to the least visibility timeout of its lane."""
 DEFAULT_VISIBILITY, DEFAULT_RETENTION, DEFAULT_TIMEOUT = 30, 345_600, 3
 """Seconds that apply if a template has no value.
 
@@ -117,10 +118,11 @@ def _mapping(mapped: Mapped, stage: Stage) -> Iterator[str]:
         )
     timeout = mapped.function.get("Timeout", DEFAULT_TIMEOUT)
     visibility = mapped.queue.get("VisibilityTimeout", DEFAULT_VISIBILITY)
-    is_sweep = mapped.source == lane_name(stage.prefix, Queue.LOW, SWEEP)
-    factor, more = (SWEEP_VISIBILITY_FACTOR, AFTER_LEASE) if is_sweep else (VISIBILITY_FACTOR, 0)
-    if mapped.queue and visibility < factor * timeout + more:
-        is_less = f"not {more} s longer than" if is_sweep else f"less than {factor} times"
+    if mapped.source == lane_name(stage.prefix, Queue.LOW, SWEEP):
+        least, is_less = timeout + AFTER_TIMEOUT, f"not {AFTER_TIMEOUT} s longer than"
+    else:
+        least, is_less = VISIBILITY_FACTOR * timeout, f"less than {VISIBILITY_FACTOR} times"
+    if mapped.queue and visibility < least:
         yield (
             f"{queue}: a visibility timeout of {visibility} s is {is_less} the "
             f"{timeout} s timeout of function {mapped.function_name}: messages become visible again during their run"

@@ -60,23 +60,13 @@ def wake_after_commit(sqs: Sqs, prefix: str) -> None:
 
     Call it when the database is connected, before the first statement of a transaction that writes, or before each
     statement: it only compares two times if an earlier wake-up covers this write. Otherwise it sends a message, for at
-    most 2 seconds, and it never raises. If SQS does not accept the message, a thread tries again every 15 seconds, and
-    the first call after such a pause, and :func:`wake_before_end`, for Lambda freezes the thread.
+    most 2 seconds, and it never raises. If SQS does not accept the message, the next call tries again, and a thread
+    every 15 seconds.
 
     It does nothing in a stage whose sweep runs every five minutes or more often.
     """
     if not is_covered(sqs, prefix):
         _waker.cover(sqs, prefix)
-
-
-def wake_before_end(sqs: Sqs, prefix: str) -> None:
-    """Send the wake-up that SQS has refused, unless it was sent since. Call it after the last write of an invocation.
-
-    Lambda then freezes the process and its thread, perhaps for ever, and the writes of the last 15 seconds have not
-    tried again.
-    """
-    if not is_covered(sqs, prefix):
-        _waker.cover_refused(sqs, prefix)
 
 
 def is_covered(sqs: Sqs, prefix: str) -> bool:
@@ -95,60 +85,42 @@ class _Waker:
         self._after_fork()
         follow_forks(self, _Waker._after_fork)
 
-    def cover(self, sqs: Sqs, prefix: str, *, again: bool = False) -> bool:
-        """Send a wake-up unless one covers the next write. Return False if SQS does not accept it.
-
-        ``again``: also if SQS has refused one less than 15 seconds ago. A refusal then begins no pause for writes.
-        """
+    def cover(self, sqs: Sqs, prefix: str) -> bool:
+        """Send a wake-up unless one covers the next write. Return False if SQS does not accept it."""
         with self._lock:
             if is_covered(sqs, prefix):
                 return True
             now, started = sqs.now(), time.monotonic()
-            pause = self._trying.get(prefix)
-            if pause is not None and started < pause[0] and now < pause[1] and not again:
-                return False
             ends = math.ceil((now + LEAD_SECONDS) / GRID_SECONDS) * GRID_SECONDS
             why = _send(sqs, prefix, f"{AFTER_COMMIT}{ends}", math.ceil(ends - now))
             if why is None:
                 left = ends - now - LEAD_SECONDS
                 sqs.covered[prefix] = started + left, now + left
-                return True
-            if again:  # a longer pause would let the thread of one client hold up the writes of another one for ever
-                return False
-            is_first = prefix not in self._trying
-            self._trying[prefix] = started + RETRY_SECONDS, now + RETRY_SECONDS
-            if is_first:
+            elif prefix not in self._trying:
                 telemetry.logger().warning(NOT_WOKEN, extra={"error": why})
                 self._try_again(sqs, prefix)
-            return False
-
-    def cover_refused(self, sqs: Sqs, prefix: str) -> None:
-        """Send a wake-up now if SQS has refused the last one."""
-        if prefix in self._trying:
-            self.cover(sqs, prefix, again=True)
+            return why is None
 
     def _try_again(self, sqs: Sqs, prefix: str) -> None:
         thread = threading.Thread(target=self._keep_trying, args=(sqs, prefix), name="joblane-wake", daemon=True)
         try:
             thread.start()
         except RuntimeError:  # too many threads, or the interpreter ends: the next write tries again
-            del self._trying[prefix]
+            return
+        self._trying.add(prefix)
 
     def _keep_trying(self, sqs: Sqs, prefix: str) -> None:
         trying = self._trying
         try:
             time.sleep(RETRY_SECONDS)
-            while not self.cover(sqs, prefix, again=True):
+            while not self.cover(sqs, prefix):
                 time.sleep(RETRY_SECONDS)
         finally:
-            trying.pop(prefix, None)
+            trying.discard(prefix)
 
     def _after_fork(self) -> None:
-        """Make a new lock, which another thread of the parent may have held, and forget its threads.
-
-        ``_trying``: prefix of a thread that tries again → the end of its pause, by both clocks.
-        """
-        self._lock, self._trying = threading.Lock(), dict[str, tuple[float, float]]()
+        """Make a new lock, which another thread of the parent may have held, and forget its threads."""
+        self._lock, self._trying = threading.Lock(), set[str]()
 
 
 _waker = _Waker()

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, TypedDict
 
 from joblane import telemetry
 from joblane.client import JobClient
-from joblane.enqueue.wake import wake, wake_after_commit, wake_before_end
+from joblane.enqueue.wake import wake, wake_after_commit
 from joblane.errors import UNDEFINED_FUNCTION, EnqueueError, TaskCancelled, sqlstate, text_of
 from joblane.limits import EARLY_RECEIVES, LEASE_MARGIN, MAX_DELAY_SECONDS
 from joblane.queues import SWEEP, lane_name
@@ -121,8 +121,6 @@ class Worker:
             self._sqs.set_visibility(deliveries[0].queue, response.visibility)
         self._log.write(self._lanes[deliveries[0].queue])
         self._ends.follow(lambda_context)
-        if self._task.type != SWEEP:
-            wake_before_end(self._sqs, self._prefix)
         return {"batchItemFailures": response.failures}
 
     def _run_batch(  # noqa: PLR0912 - a row for each verdict

@@ -163,7 +163,7 @@ class Day(ABC):
             patch.object(Surroundings, "started", staticmethod(self._started), create=True),
             patch.object(Thread, "loop", self.loop, create=True),
             patch.object(wake, "threading", SimpleNamespace(Thread=Thread, Lock=threading.Lock)),
-            patch.object(wake, "_waker", SimpleNamespace(cover=self._cover, cover_refused=self._cover_refused)),
+            patch.object(wake, "_waker", SimpleNamespace(cover=self._cover)),
             patch.object(sweep_handler, "Sqs", lambda: self.sqs(self._current)),
             patch.object(sweep_handler, "discover", lambda: self.tasks),
             patch.object(sweep_handler, "unmarked_dead_letters", lambda *_: {}),
@@ -174,9 +174,6 @@ class Day(ABC):
     def _cover(self, sqs: Sqs, prefix: str) -> bool:
         """Wake the sweep by what this process knows."""
         return self._current.waker.cover(sqs, prefix)
-
-    def _cover_refused(self, sqs: Sqs, prefix: str) -> None:
-        self._current.waker.cover_refused(sqs, prefix)
 
     @property
     def _current(self) -> Process:
@@ -324,7 +321,7 @@ class Day(ABC):
         """True if SQS has refused the wake-up of a process that could not try again, and no sweep was since."""
         return any(
             process.unwoken_since is not None
-            and process.unwoken_since > self.swept_at - COMMIT_SECONDS - RETRY_SECONDS
+            and process.unwoken_since > self.swept_at - COMMIT_SECONDS
             and (process.dead or process.is_frozen)
             for process in self._processes
         )

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from joblane import TaskContext, cron, every, task
-from joblane.enqueue.ticks import TICK_PATTERN
+from joblane.enqueue.ticks import AHEAD, GRACE, TICK_PATTERN
 from joblane.record.schedules import Missed
 from joblane.testing import JobTester
 from tests.integration.testing.samples import Order
@@ -96,3 +96,15 @@ def test_after_hours_without_a_sweep_the_policy_decides(jobs: JobTester, missed:
     newest = jobs.now.replace(minute=0, second=0, microsecond=0)
     assert times("s").count(newest) == runs
     assert len(ran) <= runs + 1
+
+
+def test_after_hours_without_a_worker_only_the_tasks_that_were_made_ahead_run_late(jobs: JobTester) -> None:
+    put_at = jobs.now
+    jobs.schedules.put("s", clock_strike, Order(number=1), every(minutes=1), missed=Missed.SKIP)
+    jobs.travel(timedelta(hours=3))
+    # when
+    jobs.drain()
+    # then
+    late = [tick for tick in times("s") if tick < jobs.now - GRACE]
+    assert 14 <= len(late) <= 15
+    assert max(late) <= put_at + AHEAD
