@@ -1,4 +1,5 @@
-"""Databases for tests. A database in which a test has only written rows is emptied and given to the next test."""
+"""Databases for tests. A database in which a test has only written rows, or created tables of its own, is emptied and
+given to the next test."""
 
 from __future__ import annotations
 
@@ -33,6 +34,7 @@ select {", ".join(f"(select {VERSION} from {name} where {oid} >= {FIRST_OID})" f
 WRITTEN = f"""
 select oid::regclass::text from pg_class where oid >= {FIRST_OID} and relkind = 'r' and pg_relation_size(oid) > 0
 """
+TABLES = "select oid::regclass::text from pg_class where relnamespace = 'public'::regnamespace and relkind = 'r'"
 END_SESSIONS = """
 select pg_terminate_backend(pid) from pg_stat_activity
  where datname = current_database() and pid <> pg_backend_pid()
@@ -76,12 +78,15 @@ class Clone:
         self.url = self._cleanup.enter_context(databases.clone())
         self._database = self._cleanup.enter_context(Database(self.url, limits=None))
         self._filled = self._written()
+        self._tables = {str(table) for (table,) in self._run(TABLES)}
         self._schema, self._rows = self._run(SCHEMA), self._rows_of_migrations()
 
     def emptied(self) -> bool:
         """End all other sessions and remove the rows of the test. False: the database cannot be used again."""
         try:
             self._end_sessions()
+            if own := {str(table) for (table,) in self._run(TABLES)} - self._tables:
+                self._run(f"drop table {', '.join(sorted(own))} cascade")
             if self._run(SCHEMA) != self._schema or self._rows_of_migrations() != self._rows:
                 return False
             if written := self._written() - self._filled:

@@ -18,6 +18,7 @@ from pg8000.exceptions import Error as PostgresError
 from joblane.local.postgres import Postgres
 from joblane.queues import Queue, front_door_name, lane_name
 from joblane.record.database import Database
+from joblane.record.stage import take_stage
 from tests.faults.checker import Evidence, check
 from tests.faults.clock import Clock
 from tests.faults.dice import Dice
@@ -121,6 +122,7 @@ class Run:
         for statement in TABLES:
             self.sql(statement)
         self.clock.install(self._name)
+        take_stage(self._observer.get(), PREFIX, None)  # the time of the planned sweep is in its row
         self._observer.drop()
         seconds = self._make_queues()
         with ExitStack() as stack:

@@ -15,6 +15,8 @@ from joblane.local.postgres import Postgres
 MEMORY = Path("/dev/shm")  # noqa: S108 - a folder of an unguessable name is made in it
 MEMORY_NEEDED = 2 * 1024**3
 """The free bytes that are required. Data and write-ahead log of a long test session take less than 1 GiB."""
+SETTINGS = {"autovacuum": "off"}
+"""Statistics that appear at any time during a test would change plans, and what statements read."""
 PREFIX, LOCK = "joblane-postgres-", "lock"
 LEFTOVER_AFTER_SECONDS = 60.0
 """The owner of a younger folder may not have locked it yet."""
@@ -29,7 +31,7 @@ def server_for_tests() -> Iterator[Postgres]:
     _remove_leftovers()
     with tempfile.TemporaryDirectory(prefix=PREFIX, dir=_memory()) as name:
         folder = Path(name)
-        with (folder / LOCK).open("w") as lock, Postgres(folder / "postgres") as server:
+        with (folder / LOCK).open("w") as lock, Postgres(folder / "postgres", settings=SETTINGS) as server:
             fcntl.flock(lock, fcntl.LOCK_EX)
             yield server
 

@@ -501,7 +501,6 @@ def large(world: World) -> Callable[[bool], Connection]:
     settings. The statistics are those of an empty table, or of the filled one."""
 
     def make(analyzed: bool) -> Connection:
-        world.run("alter table joblane.tasks set (autovacuum_enabled = false)")
         world.run("analyze joblane.tasks")
         world.run(
             "insert into joblane.tasks (id, type, queue, state, payload_digest, max_attempts, retention_seconds,"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -33,7 +32,6 @@ from tests.builders.rows import TOKEN
 
 GIVEN = 10
 """Tasks of one statement."""
-AUTOVACUUM = "select from pg_stat_activity where datname = current_database() and backend_type = 'autovacuum worker'"
 ENDED = """
 insert into joblane.tasks (id, type, queue, tenant, state, payload, payload_digest, max_attempts, retention_seconds,
                            finished_at, expire_at, unique_key)
@@ -158,8 +156,8 @@ def _claimed_with_limits(prefix: str) -> str:
 
 
 MEASURED: dict[str, tuple[str, tuple[str, ...], int]] = {
-    "claim": (CLAIM, (_messages("waiting", rec=True), TOKEN, "60", "r"), 40),
-    "claim of external messages": (CLAIM, (_messages("new", rec=False), TOKEN, "60", "r"), 60),
+    "claim": (CLAIM, (_messages("waiting", rec=True), TOKEN, "60", "r"), 60),
+    "claim of external messages": (CLAIM, (_messages("new", rec=False), TOKEN, "60", "r"), 80),
     "claim of ticks": (CLAIM, (_messages("tick", rec=False), TOKEN, "60", "r"), 60),
     "claim of tasks with limits": (CLAIM, (_claimed_with_limits("limited"), TOKEN, "60", "r"), 150),
     "claim of tasks that wait": (CLAIM, (_claimed_with_limits("late"), TOKEN, "60", "r"), 150),
@@ -167,7 +165,7 @@ MEASURED: dict[str, tuple[str, tuple[str, ...], int]] = {
     "changed rate of a key": (PLAN, ("{a:b/timed-2}", "1"), 150),
     "changed rate of a type": (PLAN, ("{timed-4}", "2"), 150),
     "finish": (FINISH, (_ends(), "false"), 50),
-    "claim of children": (CLAIM, (_messages("fresh", rec=True), TOKEN, "60", "r"), 60),
+    "claim of children": (CLAIM, (_messages("fresh", rec=True), TOKEN, "60", "r"), 80),
     "finish of parents": (FINISH, (_ends("parent"), "false"), 60),
     "release": (RELEASE, ("{}", _array("free")), 40),
     "release of the children of archived tasks": (RELEASE, (_array("dead"), "{}"), 60),
@@ -178,9 +176,10 @@ MEASURED: dict[str, tuple[str, tuple[str, ...], int]] = {
     "push": (PUSH, _documents("waiting", options=DEBOUNCE, unique_until="start", delay=10), 50),
     "mark of dead letters": (MARK_DEAD_SENT, _documents("dead", generation=0), 60),
     "status": (STATUS, ("waiting-1",), 15),
-    "cancel": (CANCEL, ("waiting-2",), 30),
+    "cancel": (CANCEL, ("waiting-2",), 40),
 }
-"""Statement, parameters, and the buffers that it may read for each task."""
+"""Statement, parameters, and the buffers that it may read for each task: a third more than seen next to VACUUM, ANALYZE
+or an old snapshot, since pages are laid out differently each time. A scan reads hundreds."""
 OF_ONE_TASK = {"status", "cancel"}
 WITH_LIMITS = {
     "release of the children of archived tasks",
@@ -401,12 +400,7 @@ def test_no_index_names_a_column_that_an_ordinary_claim_changes(connection: Conn
 
 
 def test_a_claim_writes_no_index_and_a_life_writes_seven_entries(connection: Connection) -> None:
-    # given a hundred tasks, inserted by tens, and no ANALYZE by autovacuum: its snapshot would keep old versions
-    for table in ("tasks", "task_attempts"):
-        connection.execute_simple(f"alter table joblane.{table} set (autovacuum_enabled = off)")
-    connection.execute_simple("analyze")
-    while connection.run(AUTOVACUUM):
-        time.sleep(0.05)
+    # given a hundred tasks, inserted by tens
 
     def rows() -> list[Any]:
         connection.execute_simple("select pg_stat_force_next_flush()")
