@@ -163,13 +163,16 @@ def build_code(folders: Iterable[Path], target: Path) -> Package:
 
 
 def _sources(folder: Path, left_out_of_library: Sequence[str] = LEFT_OUT_OF_LIBRARY) -> Iterator[Path]:
-    for path in folder.rglob("*"):
-        name = path.relative_to(folder)
-        parts, hidden = name.parts, any(part.startswith(".") for part in name.parts)
-        operators = folder.name == LIBRARY.name and any(map(name.is_relative_to, left_out_of_library))
-        left_out = hidden or operators or {*parts} & {*LEFT_OUT_OF_CODE}
-        if path.is_file() and path.suffix != ".pyc" and not left_out:
-            yield path
+    left_out = {folder / name for name in left_out_of_library} if folder.name == LIBRARY.name else set()
+
+    def kept(path: Path) -> bool:
+        return path.name not in LEFT_OUT_OF_CODE and not path.name.startswith(".") and path not in left_out
+
+    for root, folders, files in os.walk(folder):
+        where = Path(root)
+        folders[:] = [name for name in folders if kept(where / name)]
+        paths = (where / name for name in files if not name.endswith(".pyc"))
+        yield from (path for path in paths if kept(path) and path.is_file())
 
 
 # --- Dependencies --------------------------------------------------------------------------------------------------

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from joblane.cli import terminal
 from joblane.cli.durations import milliseconds
 from joblane.cli.exits import Exit
-from joblane.local.deployment import cdk_command
+from joblane.local.deployment import cdk_command, cdk_variables
 from joblane.local.errors import LocalError
 from joblane.local.tools import installing_environment
 from joblane.project import Project
@@ -54,7 +54,7 @@ class Rollout:
         """
         options = ["--require-approval", "never"] if approved else []
         command = cdk_command(self.project, "deploy", "--all", "--app", str(self.assembly), *options)
-        environment = {**installing_environment(self.project), "CDK_DISABLE_CLI_TELEMETRY": "true"}
+        environment = installing_environment(self.project) | cdk_variables(self.project)
         started, before = time.monotonic(), self._marks(session)
         done = subprocess.run(command, cwd=self.project.root, env=environment, check=False)  # noqa: S603
         terminal.say(f"cdk deploy: {milliseconds(1000 * (time.monotonic() - started))}")

@@ -78,14 +78,27 @@ async def _refuse(kind: str, send: Any) -> None:
     await send({"type": "http.response.body", "body": REFUSAL})
 
 
-def _link(source: str, target: str) -> None:
-    """Make a hard link, which replaces an existing file."""
-    Path(target).unlink(missing_ok=True)
-    Path(target).hardlink_to(source)
+def _link(source: Path, target: Path) -> None:
+    """Give ``target`` the content of the folder ``source``, by links to its files and folders.
+
+    A folder that exists becomes one with links of its own, because another zip's folder must not change.
+    """
+    for path in source.iterdir():
+        link = target / path.name
+        if link.is_dir() and path.is_dir():
+            if link.is_symlink():
+                older = link.resolve()
+                link.unlink()
+                link.mkdir()
+                _link(older, link)
+            _link(path, link)
+            continue
+        link.unlink(missing_ok=True)
+        link.symlink_to(path)
 
 
 class SharedZip(zipfile.ZipFile):
-    """A zip file whose content is unpacked once; further copies are hard links to the first.
+    """A zip file whose content is unpacked once; each function has links to it.
 
     MiniStack unpacks code and layer again for each function, 65 MB each time.
     """
@@ -107,7 +120,8 @@ class SharedZip(zipfile.ZipFile):
                 Path(new).rename(unpacked)
             except OSError:  # another process was faster
                 shutil.rmtree(new)
-        shutil.copytree(unpacked, path, copy_function=_link, dirs_exist_ok=True)
+        Path(path).mkdir(parents=True, exist_ok=True)
+        _link(unpacked, Path(path))
         if content.is_relative_to(tempfile.gettempdir()):  # MiniStack's temporary copy
             content.unlink(missing_ok=True)
 

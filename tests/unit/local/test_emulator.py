@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import tempfile
 import zipfile
 from dataclasses import replace
@@ -47,6 +48,32 @@ def test_a_zip_is_unpacked_over_itself_and_over_an_older_zip(zipped: Path, tmp_p
             shared.extractall(tmp_path / "one")
         folder = tmp_path / "one" / "python" / "package"
         assert [(path.name, path.read_text()) for path in folder.iterdir()] == [("module.py", f"x = {number}\n")]
+    # and the files of the older zip, which other functions share, are as before
+    assert sorted(path.read_text() for path in (tmp_path / "unpacked").rglob("*.py")) == ["x = 1\n", "x = 2\n"]
+
+
+def test_a_zip_is_unpacked_next_to_the_files_of_another(zipped: Path, tmp_path: Path) -> None:
+    # given
+    with emulator.SharedZip(zipped) as first:
+        first.extractall(tmp_path / "one")
+    with zipfile.ZipFile(zipped, "w") as archive:
+        archive.writestr("python/package/more.py", "y = 1\n")
+    # when
+    with emulator.SharedZip(zipped) as second:
+        second.extractall(tmp_path / "one")
+    # then both are there, and neither has the files of the other
+    folder = tmp_path / "one" / "python" / "package"
+    assert sorted(path.name for path in folder.iterdir()) == ["module.py", "more.py"]
+    unpacked = [[path.name for path in zip_.rglob("*.py")] for zip_ in (tmp_path / "unpacked").iterdir()]
+    assert sorted(unpacked) == [["module.py"], ["more.py"]]
+
+
+def test_a_removed_function_leaves_the_files_of_the_others(zipped: Path, tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        with emulator.SharedZip(zipped) as archive:
+            archive.extractall(tmp_path / name)
+    shutil.rmtree(tmp_path / "one")
+    assert (tmp_path / "two" / "python" / "package" / "module.py").read_text() == "x = 1\n"
 
 
 def test_the_emulators_copy_of_a_zip_is_removed(zipped: Path, tmp_path: Path) -> None:

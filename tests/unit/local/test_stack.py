@@ -158,6 +158,18 @@ def test_after_a_killed_deploy_the_error_says_how_to_start_afresh(tmp_path: Path
         Deployment(tmp_path, {}, {}, app=f"python {tmp_path / 'program.py'}").synth()
 
 
+def test_the_cdk_command_line_starts_with_its_compiled_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    program = tmp_path / ".joblane" / "tools" / "bin" / "cdk"
+    program.parent.mkdir(parents=True)
+    program.write_text("#!/bin/sh\necho $NODE_COMPILE_CACHE\n")
+    program.chmod(0o755)
+    log = tmp_path / "cdk-deploy.log"
+    for given, kept in (("", str(tmp_path / ".joblane" / "cache" / "node")), ("/of/the/user", "/of/the/user")):
+        monkeypatch.setenv("NODE_COMPILE_CACHE", given)
+        Deployment(tmp_path, {}, {}, project=Project(tmp_path)).deploy()
+        assert log.read_text() == f"{kept}\n"
+
+
 LOCAL = {"prefix": "jobs", "local": True}
 
 
