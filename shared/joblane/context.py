@@ -17,7 +17,7 @@ from joblane.errors import JobError, shortened
 from joblane.job import Job, check_names
 from joblane.loops import Loops, Source
 from joblane.queues import OWN_TYPES
-from joblane.record.run_session import ONE_SESSION
+from joblane.record.run_session import ENDED, ONE_SESSION
 from joblane.record.time_limits import OPERATOR
 from joblane.scrubbing import Scrub, scrubber
 from joblane.settings import Settings
@@ -45,7 +45,6 @@ T = TypeVar("T")
 P = TypeVar("P", bound="Payload")
 REPORT_EVERY_SECONDS = 1.0
 MAX_NOTE = 200
-ENDED = "the run has ended; a handler waits for all of its asyncio tasks and threads"
 
 
 class TaskContext:
@@ -98,11 +97,10 @@ class TaskContext:
         self._ends = time.monotonic() + seconds
         self._continues = continues
         self._reported_at = self._asked_at = -math.inf
-        self._has_ended = False
 
     def close(self) -> None:
-        """Remove the run's fields from the logger."""
-        self._has_ended = True
+        """Refuse further work, and remove the run's fields from the logger."""
+        self._work.has_ended = True
         if "logger" in self.__dict__:
             self.logger.remove_keys(list(self.log_fields))
 
@@ -169,7 +167,7 @@ class TaskContext:
         """
         if not self._task.is_async:
             raise JobError("ctx.async_session is for an `async def` handler; this one is a `def`: use ctx.session")
-        if self._has_ended:
+        if self._work.has_ended:
             raise JobError(f"ctx.async_session: {ENDED}")
         if "_loops" in self.__dict__ and self._loops.is_plain:
             raise JobError(
@@ -178,7 +176,7 @@ class TaskContext:
         return self._work.async_session
 
     def _refuse_async(self, name: str, instead: str) -> None:
-        if self._has_ended:
+        if self._work.has_ended:
             raise JobError(f"{name}: {ENDED}")
         if self._work.is_async:
             raise JobError(f"{name}: {ONE_SESSION}, and this one uses ctx.async_session; use {instead}")
@@ -277,7 +275,7 @@ class TaskContext:
             self._report(done, total, self._scrub(shortened(note, MAX_NOTE))[:MAX_NOTE] if note else None)
 
     def _report(self, done: int | None, total: int | None, note: str | None) -> None:
-        if self._has_ended:
+        if self._work.has_ended:
             raise JobError(f"ctx.check: {ENDED}")
         self._asked_at = time.monotonic()
         self._work.report(done, total, note)
@@ -435,7 +433,7 @@ class TaskContext:
 
         The function can be an ``async def``. To make several calls at the same time, make them in one step.
         """
-        if self._has_ended:
+        if self._work.has_ended:
             raise JobError(f"ctx.astep: {ENDED}")
         return await self._steps.astep(name, function)
 

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 P = ParamSpec("P")
 T = TypeVar("T")
 CANCELLED = "the task was cancelled while it ran"
+ENDED = "the run has ended; a handler waits for all of its asyncio tasks and threads"
 ONE_SESSION = "a run has one session, because two transactions cannot commit together"
 NO_PACKAGES = (
     "ctx.async_session needs SQLAlchemy's asyncio extra and asyncpg: add joblane[async] to the function's own packages,"
@@ -71,6 +72,8 @@ class RunSession:
         self._id = id_
         self._token = token
         self._committing = False
+        self.has_ended = False
+        """The next run may use the connection, so asyncio tasks and threads of the handler may not."""
         self.used = False
         """A transaction of the session has begun."""
         self.lent = False
@@ -262,8 +265,13 @@ class RunSession:
 
     def check_keeps(self) -> None:
         """Raise :class:`JobError` if :meth:`keep` cannot commit in this run."""
+        self._refuse_after_end()
         if self._joined is not None:
             raise JobError(ONE_SESSION)
+
+    def _refuse_after_end(self) -> None:
+        if self.has_ended:
+            raise JobError(ENDED)
 
     def keep(self, mark: Callable[[Connection, str, str], bool]) -> None:
         """Commit the session's work so far together with ``mark(connection, task_id, token)``.
@@ -309,6 +317,7 @@ class RunSession:
 
         Raises :class:`TaskCancelled` and :class:`LeaseLostError`.
         """
+        self._refuse_after_end()
         with self.uninterrupted, self._own.get().bounded():
             own = done is None or (not self.is_async and self._own.get().idle)
             try:

@@ -289,6 +289,36 @@ def test_a_left_task_or_thread_takes_no_part_in_the_next_run_by_the_plain_sessio
     assert ["the run has ended" in error for error in errors] == [False, True, True, False], errors
 
 
+@pytest.mark.parametrize("where", ["step", "loop"])
+def test_a_step_or_item_of_a_left_task_is_not_kept_on_the_connection_of_the_next_run(
+    effects: World, where: str
+) -> None:
+    left: list[asyncio.Future[None]] = []
+    may_go = asyncio.Event()
+
+    async def leave(ctx: TaskContext) -> None:
+        async def step() -> None:
+            await ctx.astep("late", lambda _: may_go.wait())
+
+        async def loop() -> None:
+            async for _ in ctx.aeach(["late"]):
+                await may_go.wait()
+
+        left.append(asyncio.create_task(step() if where == "step" else loop()))
+        await asyncio.sleep(0)
+
+    assert run(effects, leave)["state"] == "completed"
+
+    async def next_one(ctx: TaskContext) -> None:
+        await write_plainly(ctx, "next")
+        may_go.set()
+        await asyncio.wait(left)
+
+    assert run(effects, next_one, "next")["state"] == "completed"
+    assert written(effects) == ["next"]
+    assert "the run has ended" in str(left[0].exception())
+
+
 @pytest.mark.parametrize("how", ["stops the loop", "exits in a task"])
 def test_a_coroutine_that_ends_its_loop_does_not_continue_in_the_next_run(
     effects: World, write: Write, how: str
