@@ -119,7 +119,7 @@ class _Maker:
         if type_ == "mix:steps" and self._random.random() < 0.8:
             return self._random.choice([["outrun"], ["outrun"], ["outrun", "outrun"], ["die"]])
         word = self._choose(
-            {"ok": 54, "fail": 13, "dead": 4, "skip": 4, "revoke": 2, "after": 5, "snooze": 5, "hang": 1, "freeze": 4,
+            {"ok": 54, "fail": 13, "dead": 4, "skip": 4, "revoke": 2, "after": 5, "snooze": 5, "hang": 1, "freeze": 10,
              "outrun": 10, "die": 3}
         )  # fmt: skip
         match word:
