@@ -30,30 +30,7 @@ from tests.world import PREFIX, World, mocked_aws
 
 TASKS = 5_000
 SCREENSHOTS = ROOT / ".joblane" / "screenshots"
-FEATURES = (
-    # switched off by Playwright, whose own option has no effect once there is a second one
-    "AimEnabled",
-    "AvoidCorsURLLoaderRestartOnRedirect",
-    "AvoidUnnecessaryBeforeUnloadCheckSync",
-    "DestroyProfileOnBrowserClose",
-    "HttpsFirstBalancedModeAutoEnable",
-    "HttpsUpgrades",
-    "LensOverlay",
-    "MediaRouter",
-    "NetworkTimeServiceQuerying",
-    "OptimizationHints",
-    "PaintHolding",
-    "PreconnectToSearch",
-    "ThirdPartyStoragePartitioning",
-    # a process for each window, for the list below its address bar
-    "WebUIOmniboxAimPopup",
-    "WebUIOmniboxFullPopup",
-    "WebUIOmniboxPopup",
-    # a process for a page that may come
-    "SpareRendererForSitePerProcess",
-)
 QUIET = (
-    f"--disable-features={','.join(FEATURES)}",
     "--renderer-process-limit=1",  # one for each context; two contexts share none
     "--disable-gpu",
     "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1",
@@ -64,7 +41,7 @@ QUIET = (
     "--no-first-run",
     "--no-pings",
 )
-"""The browser sends no requests of its own, resolves no name, and starts no processes that no test needs."""
+"""The browser sends no requests of its own, and resolves no name."""
 
 
 @pytest.fixture(scope="module")

@@ -139,9 +139,7 @@ def test_a_forked_process_is_covered_and_waits_for_no_thread_of_its_parent(queue
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 2
 
 
-def test_a_refused_wake_up_covers_nothing_and_is_tried_again(
-    queues: Queues, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_refused_wake_up_covers_nothing_and_is_tried_again(queues: Queues, monkeypatch: pytest.MonkeyPatch) -> None:
     # given SQS refuses, and the thread has not begun its pause
     resume = threading.Event()
     monkeypatch.setattr("time.sleep", lambda _: resume.wait(10))

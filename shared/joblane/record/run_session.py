@@ -265,13 +265,10 @@ class RunSession:
 
     def check_keeps(self) -> None:
         """Raise :class:`JobError` if :meth:`keep` cannot commit in this run."""
-        self._refuse_after_end()
-        if self._joined is not None:
-            raise JobError(ONE_SESSION)
-
-    def _refuse_after_end(self) -> None:
         if self.has_ended:
             raise JobError(ENDED)
+        if self._joined is not None:
+            raise JobError(ONE_SESSION)
 
     def keep(self, mark: Callable[[Connection, str, str], bool]) -> None:
         """Commit the session's work so far together with ``mark(connection, task_id, token)``.
@@ -317,7 +314,6 @@ class RunSession:
 
         Raises :class:`TaskCancelled` and :class:`LeaseLostError`.
         """
-        self._refuse_after_end()
         with self.uninterrupted, self._own.get().bounded():
             own = done is None or (not self.is_async and self._own.get().idle)
             try:

@@ -178,8 +178,8 @@ MEASURED: dict[str, tuple[str, tuple[str, ...], int]] = {
     "status": (STATUS, ("waiting-1",), 15),
     "cancel": (CANCEL, ("waiting-2",), 40),
 }
-"""Statement, parameters, and the buffers that it may read for each task: a third more than seen next to VACUUM, ANALYZE
-or an old snapshot, since pages are laid out differently each time. A scan reads hundreds."""
+"""Statement, parameters, and the buffers that it may read for each task: a quarter or more above what was seen next to
+VACUUM, ANALYZE or an old snapshot, since pages are laid out differently each time. A scan reads hundreds."""
 OF_ONE_TASK = {"status", "cancel"}
 WITH_LIMITS = {
     "release of the children of archived tasks",
