@@ -89,7 +89,7 @@ def check_names(options: Mapping[str, object], *, others: Collection[str] = (), 
 
     ``others``: options that are refused later, with a reason. ``more``: other arguments of the call.
     """
-    if not options.keys() - JobOptions.__annotations__.keys():
+    if not options or not options.keys() - JobOptions.__annotations__.keys():
         return
     from difflib import get_close_matches
 

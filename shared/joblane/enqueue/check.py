@@ -172,6 +172,8 @@ def _limits(job: Job, payload: Mapping[str, Any], tenant: str | None) -> Mapping
 
 
 def _member(enum: type[E], name: str, value: Any) -> E:
+    if type(value) is enum:
+        return value
     try:
         return enum(value)
     except ValueError:

@@ -311,12 +311,14 @@ def _why(error: Exception) -> str:
 
 def _on_open_connection(call: Callable[[], T]) -> T:
     """Call once more if SQS had closed the connection that was kept since the last call."""
-    from botocore.exceptions import ConnectionClosedError
-
     try:
         return call()
-    except ConnectionClosedError:
-        return call()
+    except Exception as error:
+        from botocore.exceptions import ConnectionClosedError
+
+        if not isinstance(error, ConnectionClosedError):
+            raise
+    return call()
 
 
 def _client(*, connect_seconds: int, read_seconds: int, tries: int) -> SQSClient:

@@ -15,7 +15,6 @@ import os
 import socket
 import threading
 import time
-import uuid
 from dataclasses import dataclass
 from hashlib import sha256
 from types import FunctionType, SimpleNamespace
@@ -37,6 +36,7 @@ from botocore.exceptions import (
     SSLError,
 )
 from botocore.retries import standard
+from pydantic_core import from_json
 from urllib3 import Retry
 from urllib3 import exceptions as urllib3_errors
 
@@ -79,6 +79,8 @@ CALLERS = ("botocore.client", "botocore.endpoint", "botocore.httpsession", "boto
 ALGORITHM, SCOPE_END = "AWS4-HMAC-SHA256", "aws4_request"
 AUTHORIZATION, DATE, TOKEN = "Authorization", "X-Amz-Date", "X-Amz-Security-Token"
 TRACE, INVOCATION, TRY, LENGTH = "X-Amzn-Trace-Id", "amz-sdk-invocation-id", "amz-sdk-request", "Content-Length"
+TRACE_VARIABLE = "_X_AMZN_TRACE_ID"
+"""Lambda sets it for each invocation."""
 FIRST_TRY = "attempt=1"
 NO_RESULT: tuple[bytes, HTTPClientError | AWSResponse | None] = b"", None
 ACCEPTED = SimpleNamespace(status_code=200)
@@ -93,7 +95,8 @@ class Template:
     URL if a proxy forwards the request. ``proxy``: its URL without its password. ``host``: the header that a connection
     sets. ``signed``: the signed headers in order, name in lower case → name in ``headers``. ``scope``: region and
     service of the signing key. ``quota``: the client's quota of retries, to which each success returns 1.
-    ``handlers``: the cache of the client's event handlers. Each registration replaces it.
+    ``handlers``: the cache of the client's event handlers. Each registration replaces it. ``calls``: see
+    :func:`_calls`.
     """
 
     pool: HTTPConnectionPool
@@ -108,13 +111,14 @@ class Template:
     credentials: Credentials
     quota: standard.RetryQuotaChecker
     handlers: object
+    calls: tuple[Any, ...]
 
     @classmethod
     def of(cls, request: AWSPreparedRequest, client: Any, operation: str) -> Template:
         """Read a signed request that ``client`` is about to send.
 
-        Raises an error if this module would make the request otherwise, or if a handler outside of :data:`CONSTANT`
-        receives the events of a request.
+        Raises an error if this module would make the request otherwise, if a handler outside of :data:`CONSTANT`
+        receives the events of a request, or if boto3's calls are not its own.
         """
         emitter, http = client.meta.events._emitter, client._endpoint.http_session
         cache = emitter._lookup_cache
@@ -130,6 +134,9 @@ class Template:
         _, _, region, service, end = parts["Credential"].rsplit("/", 4)
         if (request.method, algorithm, end) != ("POST", ALGORITHM, SCOPE_END):
             raise ValueError(headers[AUTHORIZATION])
+        calls = _calls()
+        if not all(type(call) is FunctionType and call.__globals__.get("__name__") in CALLERS for call in calls):
+            raise ValueError(calls)
         if request.body != _json(json.loads(request.body)):  # type: ignore[arg-type]
             raise ValueError(request.body)
         url, names = urlsplit(request.url), {name.lower(): name for name in headers}
@@ -150,6 +157,7 @@ class Template:
             credentials=client._request_signer._credentials,
             quota=quota,
             handlers=cache,
+            calls=calls,
         )
 
     def send(self, headers: Mapping[str, str], body: bytes) -> tuple[BaseHTTPResponse, bytes]:
@@ -195,7 +203,7 @@ class Sender:
         Raises botocore's errors.
         """
         template = self._templates.get(operation)
-        if template is None or _is_replaced():
+        if template is None or template.calls != _calls():
             return self._by_boto3(operation, arguments)
         keys = template.credentials.get_frozen_credentials()
         is_other = template.handlers is not self.client.meta.events._emitter._lookup_cache  # type: ignore[attr-defined]
@@ -252,18 +260,20 @@ class Sender:
             signed = self._signed(template, keys, dict(template.headers), body)
             # what a send uses, so that a botocore that is made otherwise fails here
             self._headers(template, keys, body)
+            botocore_handlers.add_recursion_detection_header({"headers": {}})
             template.quota.release_retry_quota({}, ACCEPTED)  # type: ignore[arg-type]
-            return template if signed == template.headers and not _is_replaced() else None
+            return template if signed == template.headers else None
         except Exception:
             return None
 
     def _headers(self, template: Template, keys: Any, body: bytes) -> dict[str, str]:
         headers = dict(template.headers)
         headers[DATE] = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
-        headers[INVOCATION] = str(uuid.uuid4())
+        headers[INVOCATION] = _uuid()
         headers[LENGTH] = str(len(body))
         trace: dict[str, str] = {}
-        botocore_handlers.add_recursion_detection_header({"headers": trace})
+        if TRACE_VARIABLE in os.environ:
+            botocore_handlers.add_recursion_detection_header({"headers": trace})
         if not trace:
             headers.pop(TRACE, None)
         headers.update(trace)
@@ -296,18 +306,23 @@ class Sender:
         return key
 
 
+def _uuid() -> str:
+    """Return a UUID of version 4, in a third of the time of ``uuid.uuid4``."""
+    digits = os.urandom(16).hex()
+    return f"{digits[:8]}-{digits[8:12]}-4{digits[13:16]}-a{digits[17:20]}-{digits[20:]}"
+
+
 def _json(arguments: Mapping[str, Any]) -> bytes:
     return json.dumps(arguments).encode()
 
 
-def _is_replaced() -> bool:
-    """True if boto3's calls are not its own: tracers wrap these methods, and tests replace them."""
-    calls: tuple[Any, ...] = (
+def _calls() -> tuple[Any, ...]:
+    """Return the calls of boto3 that tracers wrap and tests replace."""
+    return (
         botocore_client.BaseClient._make_api_call,  # type: ignore[attr-defined]
         botocore_endpoint.Endpoint.make_request,
         httpsession.URLLib3Session.send,
     )
-    return not all(type(call) is FunctionType and call.__globals__.get("__name__") in CALLERS for call in calls)
 
 
 def _success(status: int, content: bytes) -> Mapping[str, Any] | None:
@@ -315,7 +330,7 @@ def _success(status: int, content: bytes) -> Mapping[str, Any] | None:
     if status != 200:
         return None
     try:
-        answer: dict[str, Any] = json.loads(content)
+        answer: dict[str, Any] = from_json(content)  # in a fifth of the time of json.loads
     except ValueError:
         return None
     accepted = (

@@ -17,6 +17,7 @@ import urllib3.connection
 from botocore import auth
 from botocore.endpoint import Endpoint
 
+from joblane.sqs import sender
 from joblane.sqs.client import Sqs
 from joblane.sqs.sender import Sender
 from tests.unit.sqs.conftest import OPERATIONS
@@ -114,6 +115,7 @@ def network(monkeypatch: pytest.MonkeyPatch) -> Network:
     monkeypatch.setattr(auth, "get_current_datetime", lambda **_: network.now)
     monkeypatch.setattr(time, "gmtime", lambda *when: real(*when) if when else network.now.timetuple())
     monkeypatch.setattr(uuid, "uuid4", lambda: uuid.UUID(int=network.now.day))
+    monkeypatch.setattr(sender, "_uuid", lambda: str(uuid.uuid4()))
     return network
 
 
@@ -326,3 +328,9 @@ def test_keys_that_are_renewed_within_a_day_sign_the_next_request(
         assert network.sent_by(sender._by_boto3, *message) == (ours := network.sent_by(sender.send, *message))
         assert f"Credential={key}/".encode() in ours[0].data
     assert len(by_boto3) == 3
+
+
+def test_each_request_has_an_invocation_id_of_its_own() -> None:
+    ids = [uuid.UUID(sender._uuid()) for _ in range(100)]
+    assert len(set(ids)) == 100
+    assert {(id_.version, id_.variant) for id_ in ids} == {(4, uuid.RFC_4122)}
