@@ -60,14 +60,15 @@ def test_a_producer_answers_each_command_and_survives_an_error(
     (tmp_path / "bench_producer.py").write_text(
         "class Producer:\n"
         "    async def one(self, job, first, count):\n"
-        "        if count > 1:\n"
+        "        assert count == 1\n"
+        "        if first == 2:\n"
         "            raise ValueError('two\\nlines')\n"
         "    def many(self, job, first, count):\n"
         "        assert (job, first, count) == ('noop', 5, 2)\n"
     )
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setattr("sys.argv", ["program", "produce"])
-    monkeypatch.setattr("sys.stdin", iter(["one noop 0 1\n", "one noop 0 2\n", "many noop 5 2\n"]))
+    monkeypatch.setattr("sys.stdin", iter(["one noop 0 2\n", "one noop 1 2\n", "many noop 5 2\n"]))
     program.main("bench_producer")
     answers = capsys.readouterr().out.splitlines()
     assert [answer.split()[0] for answer in answers] == ["ready", "done", "error", "done"]

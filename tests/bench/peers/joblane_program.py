@@ -42,6 +42,7 @@ def describe() -> dict[str, Any]:
         "settings": {
             "timeout 10 s, max_retry 5, retention 1 day": "the defaults of `@task`, except the timeout",
             "functions of 512 MB, as Python processes of the emulator": "the default of `memory_mb`",
+            "sessions of SQLAlchemy with psycopg in the producer": "Send tasks from your application, “SQLAlchemy”",
         },
         "notes": {
             "many": "`enqueue_many`",
@@ -54,7 +55,7 @@ def describe() -> dict[str, Any]:
 class Producer:
     def __init__(self) -> None:
         self._client, self._bare = JobClient(), JobClient(record=False)
-        self._engine = create_engine(os.environ["DATABASE_URL"].replace("postgresql://", "postgresql+pg8000://", 1))
+        self._engine = create_engine(os.environ["DATABASE_URL"].replace("postgresql://", "postgresql+psycopg://", 1))
 
     def one(self, job: str, first: int, count: int) -> None:
         self._one(self._client, job, first, count)

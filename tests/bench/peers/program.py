@@ -11,7 +11,8 @@ environment variables. It has functions and a class of these names:
   ``close``. A job is ``noop``, ``effect`` or ``long``; its argument is a number, ``first`` and following.
 
 ``install`` and the producer's methods may be async. The verb ``produce`` reads lines ``CALL JOB FIRST COUNT`` and
-answers each by ``done CPU SECONDS`` (seconds of this process and of the clock) or ``error TEXT``.
+answers each by ``done CPU SECONDS`` (seconds of this process and of the clock) or ``error TEXT``. All calls but a bulk
+call are made for one job at a time, with a pause before each, as in a web process that does other work in between.
 """
 
 from __future__ import annotations
@@ -23,11 +24,13 @@ import json
 import os
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
+
+PAUSE_SECONDS = 0.005
 
 
 @dataclass(frozen=True)
@@ -86,15 +89,30 @@ def _produce(producer: Any, finished: Callable[[Any], Any]) -> None:
         finished(producer.open())
     print("ready", flush=True)
     for line in sys.stdin:
-        call, job, first, count = line.split()
-        started, cpu = time.perf_counter(), time.process_time()
+        name, job, first, count = line.split()
+        call, numbers = getattr(producer, name), range(int(first), int(first) + int(count))
+        parts = [(numbers.start, len(numbers))] if name.startswith("many") else [(number, 1) for number in numbers]
         try:
-            finished(getattr(producer, call)(job, int(first), int(count)))
-            print("done", time.process_time() - cpu, time.perf_counter() - started, flush=True)
+            print("done", *finished(_spent(partial(call, job), parts)), flush=True)
         except Exception as error:
             print("error", " ".join(f"{type(error).__name__}: {error}".split())[:500], flush=True)
     if hasattr(producer, "close"):
         finished(producer.close())
+
+
+async def _spent(call: Callable[[int, int], Any], parts: Sequence[tuple[int, int]]) -> tuple[float, float]:
+    """Call for each part, and return the processor time of this process and the time, without the pauses."""
+    cpu = seconds = 0.0
+    for part in parts:
+        if len(parts) > 1:
+            await asyncio.sleep(PAUSE_SECONDS)
+        started, started_cpu = time.perf_counter(), time.process_time()
+        result = call(*part)
+        if inspect.isawaitable(result):
+            await result
+        cpu += time.process_time() - started_cpu
+        seconds += time.perf_counter() - started
+    return cpu, seconds
 
 
 def script(name: str) -> str:
