@@ -42,7 +42,10 @@ def needs_walk(text: str) -> bool:
 
 def canonical(value: Any) -> str:
     """Return JSON with sorted keys and no spaces. Raises ValueError for NaN and infinities, which JSON lacks."""
-    return json.dumps(value, ensure_ascii=False, separators=(",", ":"), sort_keys=True, allow_nan=False)
+    return _CANONICAL.encode(value)
+
+
+_CANONICAL = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), sort_keys=True, allow_nan=False)
 
 
 def digest(payload: Mapping[str, Any]) -> str:

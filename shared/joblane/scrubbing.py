@@ -7,7 +7,6 @@ can put a value together again, and the time grows with the size of the values, 
 from __future__ import annotations
 
 import base64
-import html
 import json
 import re
 from bisect import bisect_left
@@ -223,6 +222,8 @@ def _forms(value: str) -> set[str]:
     cases = {value, value.upper(), value.lower(), value.title()}
     if PLAIN.fullmatch(value):
         return cases
+    from html import escape  # with a table of 2,000 names, which a start would load
+
     quoted = _quoted(value)
     twice = {text for inner in quoted for text in _quoted(inner)}
     thrice = {text for inner in twice for text in _quoted(inner)}
@@ -231,7 +232,7 @@ def _forms(value: str) -> set[str]:
         quote(value, safe="", errors="replace"),
         quote_plus(value, errors="replace"),
     }
-    pages = {html.escape(value), html.escape(value, quote=False)}
+    pages = {escape(value), escape(value, quote=False)}
     return cases | quoted | twice | thrice | addresses | pages
 
 

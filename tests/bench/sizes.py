@@ -8,7 +8,8 @@ from joblane.cdk.packaging import WHEEL_PLATFORMS
 from tests.bench.report import Ratio, within
 from tests.unpacked import code, layer
 
-LAYER_MB, CODE_MB = 15, 1
+LAYER_MB, CODE_MB = 15, 2
+"""Targets. Two thirds of the code are bytecode, which makes starts faster."""
 UNZIPPED_MB = 250
 """Limit of Lambda for a function with its layers. Source: AWS, *Lambda quotas*."""
 MB = 1_000_000

@@ -54,6 +54,22 @@ class RunSession:
     After :attr:`async_session` was used, :attr:`session` is its synchronous side, which works in a greenlet.
     """
 
+    joined: Transaction | None = None
+    """The transaction that commits with the end of the run in the place of the session's, see :meth:`join`."""
+    has_ended = False
+    """The next run may use the connection, so asyncio tasks and threads of the handler may not."""
+    used = False
+    """A transaction of the session has begun."""
+    lent = False
+    """The handler has called ``ctx.connection()``."""
+    has_kept = False
+    """The work of an item or a chunk is committed already."""
+    has_left_tasks = False
+    """An asyncio task of the handler may still use the asynchronous session."""
+    refusal = ""
+    """The reason why the run cannot have an asynchronous session. Empty: it can."""
+    _committing = False
+
     def __init__(
         self,
         database: Database,
@@ -66,24 +82,10 @@ class RunSession:
         self.database: Any = database
         """The connection of the session: a :class:`Database`, or an :class:`AsyncDatabase` with the same methods."""
         self._own = database
-        self._joined: Transaction | None = None
         self.uninterrupted = nullcontext() if uninterrupted is None else uninterrupted
         self._side = side
         self._id = id_
         self._token = token
-        self._committing = False
-        self.has_ended = False
-        """The next run may use the connection, so asyncio tasks and threads of the handler may not."""
-        self.used = False
-        """A transaction of the session has begun."""
-        self.lent = False
-        """The handler has called ``ctx.connection()``."""
-        self.has_kept = False
-        """The work of an item or a chunk is committed already."""
-        self.has_left_tasks = False
-        """An asyncio task of the handler may still use the asynchronous session."""
-        self.refusal = ""
-        """The reason why the run cannot have an asynchronous session. Empty: it can."""
 
     @property
     def is_async(self) -> bool:
@@ -103,7 +105,7 @@ class RunSession:
         """
         if self.refusal:
             raise JobError(f"ctx.async_session: {self.refusal}")
-        if self.touched or self.lent or self._joined is not None:
+        if self.touched or self.lent or self.joined is not None:
             raise JobError(
                 f"ctx.async_session: {ONE_SESSION}; this one uses ctx.session, ctx.connection() or ctx.enqueue already"
             )
@@ -154,7 +156,7 @@ class RunSession:
         """
         if self.touched or self.lent:
             raise JobError(ONE_SESSION)
-        self._joined = transaction
+        self.joined = transaction
 
     @cached_property
     def session(self) -> HandlerSession:
@@ -162,7 +164,7 @@ class RunSession:
 
         It refuses a commit by the handler.
         """
-        if self._joined is not None:
+        if self.joined is not None:
             raise JobError(ONE_SESSION)
         with self.uninterrupted:
             from joblane.record.handler_session import HandlerSession
@@ -230,10 +232,10 @@ class RunSession:
         Raises :class:`TaskCancelled` if the task has a cancel request, :class:`LeaseLostError` if another run holds the
         task, and any error of the commit.
         """
-        if self._joined is not None:
+        if self.joined is not None:
             with self.uninterrupted:
-                self._record(self._joined, end)
-                self._own.commit_joined(self._joined.commit)
+                self._record(self.joined, end)
+                self._own.commit_joined(self.joined.commit)
             return True
         if "session" not in self.__dict__:
             if self.lent and self.database.usable and not self.database.get().idle:
@@ -267,7 +269,7 @@ class RunSession:
         """Raise :class:`JobError` if :meth:`keep` cannot commit in this run."""
         if self.has_ended:
             raise JobError(ENDED)
-        if self._joined is not None:
+        if self.joined is not None:
             raise JobError(ONE_SESSION)
 
     def keep(self, mark: Callable[[Connection, str, str], bool]) -> None:
@@ -344,8 +346,8 @@ class RunSession:
 
         ``interrupted``: a timeout interrupted the handler at any point, so the connection is dropped.
         """
-        if self._joined is not None:
-            self._joined.roll_back()
+        if self.joined is not None:
+            self.joined.roll_back()
         if not self.touched:
             if self.lent and self.database.in_transaction:
                 self.database.drop()
@@ -371,7 +373,7 @@ class RunSession:
         """Clean up for the next task: side connection, settings, role, locks and temporary tables of the session."""
         if self._side.open:
             self._side.drop()
-        if self.is_async and self.has_left_tasks:
+        if self.has_left_tasks and self.is_async:
             self.database.drop()  # such a task would take part in the next run's transaction
         elif self.used or self.lent:
             self.database.reset()

@@ -37,7 +37,7 @@ class Alarm:
         self.deferred = _Deferred(self)
         """The context for the library's own statements. An alarm that fires inside is raised at its end."""
 
-    def set(self, seconds: float, *, margin: float = 0) -> Alarm:
+    def set(self, seconds: float, margin: float) -> Alarm:
         """Raise :class:`TaskTimeout` after the start of the body, or before it if no time is left.
 
         ``margin``: the seconds after the time limit at which the alarm fires. Until then the code in the body ends

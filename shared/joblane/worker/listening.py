@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from contextlib import nullcontext
 from inspect import iscoroutine
 from typing import TYPE_CHECKING, Any
 
@@ -49,9 +48,10 @@ class Listening:
     def _call(self, listener: Listener, event: Event, lambda_context: Any) -> None:
         fields = {"task_id": event.task_id, "task_type": self._task.type, "listener": listener.name}
         seconds = lambda_context.get_remaining_time_in_millis() / 1000 - KILL_MARGIN_SECONDS
-        printed = self._printed.during(fields) if self._printed else nullcontext()
+        if self._printed:
+            self._printed.begin(fields)
         try:
-            with printed, self._alarm.set(seconds, margin=LOOP_SECONDS if listener.is_async else 0):
+            with self._alarm.set(seconds, LOOP_SECONDS if listener.is_async else 0):
                 self._run(listener, event)
         except KeyboardInterrupt:
             raise
@@ -64,6 +64,9 @@ class Listening:
                 else "a listener failed",
                 extra=fields | {"error_type": type(error).__name__, "error": text_of(error)},
             )
+        finally:
+            if self._printed:
+                self._printed.end()
 
     def _run(self, listener: Listener, event: Event) -> None:
         result = listener.function(event)

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping
 from threading import get_ident
 from typing import Any, TextIO
 
@@ -29,16 +28,19 @@ class Printed:
         self._rests: dict[int, str] = {}
         """Thread → the begin of a line that has no end yet. Lines of threads do not mix."""
         self._lines = 0
+        self._has_begun = False
 
-    @contextmanager
-    def during(self, fields: Mapping[str, Any]) -> Iterator[None]:
-        """Take the place of ``sys.stdout`` in the block. ``fields``: those of the run's log lines."""
+    def begin(self, fields: Mapping[str, Any]) -> None:
+        """Take the place of ``sys.stdout``. ``fields``: those of the run's log lines."""
         self._under, self._fields, self._lines = sys.stdout, fields, 0
         self._rests.clear()
+        self._has_begun = True
         sys.stdout = self
-        try:
-            yield
-        finally:
+
+    def end(self) -> None:
+        """Restore ``sys.stdout``, also if the handler has replaced it. Does nothing if there was no begin."""
+        if self._has_begun:
+            self._has_begun = False
             sys.stdout = self._under
             for rest in list(self._rests.values()):
                 self._write(rest)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -75,12 +74,14 @@ class Run:
         payload: Payload | None = None
         try:
             payload = task.read(claim.payload, claim.schema)
-            printed = runner.printed.during(context.log_fields) if runner.printed else nullcontext()
-            with printed, alarm.set(seconds, margin=LOOP_SECONDS if task.is_async else 0):
+            if runner.printed:
+                runner.printed.begin(context.log_fields)
+            with alarm.set(seconds, LOOP_SECONDS if task.is_async else 0):
                 result = call(task, payload, context, work, alarm)
             self.end = completed(claim, result, ms_since(started))
             runner.log.price(claim, self.end)
-            runner.wake()
+            if work.used or work.joined:
+                runner.wake()
             self.recorded = work.commit(self.end)
         except KeyboardInterrupt:
             raise
@@ -97,6 +98,9 @@ class Run:
                 telemetry.logger().warning(
                     "lease lost: the work is rolled back, the message stays in the queue", extra=context.log_fields
                 )
+        finally:
+            if runner.printed:
+                runner.printed.end()
         context.close()
         work.close()
 

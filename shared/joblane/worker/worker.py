@@ -276,17 +276,20 @@ class Worker:
         self._record([run for run in runs if run.end is not None and not run.recorded], response)
         archived: list[Run] = []
         for run in runs:
-            if run.end is None:
+            end = run.end
+            if end is None:
                 response.keep(run.received)
             elif run.recorded:
-                self._log.add(run.claim, run.end, run.received.group)
-                self._ends.add(run.claim, run.end.state)
-                if run.end.state is State.ARCHIVED:
+                self._log.add(run.claim, end, run.received.group)
+                self._ends.add(run.claim, end.state)
+                if end.state is State.ARCHIVED:
                     archived.append(run)
-                elif run.end.is_sent_again:
-                    self._send_again(run, run.end.visibility_seconds, response)
-                elif run.end.state in (State.RETRY, State.PENDING) and not run.end.waits_long:
-                    response.keep(run.received, run.end.visibility_seconds)
+                elif end.state is State.COMPLETED:
+                    continue
+                elif end.is_sent_again:
+                    self._send_again(run, end.visibility_seconds, response)
+                elif end.state in (State.RETRY, State.PENDING) and not end.waits_long:
+                    response.keep(run.received, end.visibility_seconds)
         self._release_finished([run.end for run in runs if run.end is not None and run.recorded])
         return archived
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import sys
 from threading import Thread
 from typing import Any
@@ -51,6 +52,12 @@ def prints_for_ever(payload: Sample, ctx: TaskContext) -> None:
         print("line", number)
 
 
+@behaviour
+def prints_elsewhere(payload: Sample, ctx: TaskContext) -> None:
+    sys.stdout = io.StringIO()
+    print("not logged")
+
+
 def delivered(world: World, task: Any, *runs: tuple[str, str]) -> dict[str, list[str]]:
     """Run tasks, each of an id and a behaviour, as on Lambda. Return what each of them has printed, as log lines."""
     world.workers[task.type] = Worker(task, world.database, world.sqs, PREFIX, printed=Printed())
@@ -98,6 +105,13 @@ def test_a_run_that_prints_without_end_logs_a_limited_number_of_lines(world: Wor
         f"line {MAX_LINES - 1}",
         "the handler has printed 1,000 lines; the others of this run are not logged",
     ]
+
+
+def test_an_output_that_a_handler_replaces_is_restored(world: World) -> None:
+    before = sys.stdout
+    found = delivered(world, sample_batch, ("a", "prints_elsewhere"), ("b", "prints"))
+    assert (found["a"], found["b"][0]) == ([], "page 7")
+    assert sys.stdout is before
 
 
 def test_without_it_a_print_stays_on_the_output(world: World, capsys: pytest.CaptureFixture[str]) -> None:
