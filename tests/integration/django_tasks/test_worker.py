@@ -16,6 +16,7 @@ from joblane.declaration import Task
 from joblane.discovery import load
 from joblane.django import DjangoTask, django_tasks
 from joblane.testing import JobTester
+from joblane.worker import worker
 from tests import django_database
 from tests.integration.django_tasks.conftest import TASKS, backend
 
@@ -139,6 +140,16 @@ def test_a_cancel_while_it_runs_rolls_back(shop: Any, django_jobs: JobTester, no
     result.refresh()
     assert (result.status, notes()) == ("FAILED", [])
     assert result.errors[-1].exception_class.__name__ == "TaskCancelled"
+
+
+def test_a_wake_up_precedes_the_commit_of_a_run(
+    shop: Any, django_jobs: JobTester, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    states: list[str] = []
+    monkeypatch.setattr(worker, "wake_after_commit", lambda *_: states.append(django_jobs.client.get(id_).state))
+    id_ = shop.write.enqueue("hello").id
+    django_jobs.drain()
+    assert states == ["pending", "active"]
 
 
 def test_an_error_rolls_back(shop: Any, run: Run, notes: Notes) -> None:
