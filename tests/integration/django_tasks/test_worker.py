@@ -145,9 +145,14 @@ def test_a_cancel_while_it_runs_rolls_back(shop: Any, django_jobs: JobTester, no
 def test_a_wake_up_precedes_the_commit_of_a_run(
     shop: Any, django_jobs: JobTester, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    states: list[str] = []
-    monkeypatch.setattr(worker, "wake_after_commit", lambda *_: states.append(django_jobs.client.get(id_).state))
-    id_ = shop.write.enqueue("hello").id
+    id_, states = shop.write.enqueue("hello").id, list[str]()
+
+    def noting(*_: object) -> None:
+        status = django_jobs.client.get(id_)
+        assert status is not None
+        states.append(status.state)
+
+    monkeypatch.setattr(worker, "wake_after_commit", noting)
     django_jobs.drain()
     assert states == ["pending", "active"]
 
