@@ -81,7 +81,7 @@ def mocked(real: Callable[..., Any], seen: list[Any]) -> Any:
 
 
 class Proxy:
-    """An object that is taken for the function it wraps, as those of the package wrapt."""
+    """An object that is taken for the function it wraps, and equals it, as those of the package wrapt."""
 
     def __init__(self, real: Callable[..., Any], seen: list[Any]) -> None:
         self._real, self._seen = real, seen
@@ -92,6 +92,12 @@ class Proxy:
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._real, name)
+
+    def __eq__(self, other: object) -> bool:
+        return bool(self._real == other)
+
+    def __hash__(self) -> int:
+        return hash(self._real)
 
     def __get__(self, instance: object, owner: type) -> Any:
         return self if instance is None else functools.partial(self, instance)
