@@ -52,6 +52,8 @@ def plain(session: AnySession) -> Session:
             "it has no default database, where the task would be written; give it the engine of Joblane's tables, "
             "for example Session(engine, binds=…)",
         ) from error
+    if connection.dialect.name != "postgresql":
+        raise EnqueueError("session", f"a session on PostgreSQL is required, not on {connection.dialect.name}")
     if getattr(connection.connection.dbapi_connection, "autocommit", False):
         raise EnqueueError(
             "session",

@@ -447,6 +447,7 @@ def test_a_wrong_connection_is_named_with_what_would_be_right(
             "after_commit: a plain function .* not an asynchronou",
         ),
         ({"session": connection}, "Session is required, not Connection; give a driver's connection as connection="),
+        ({"session": Session(engine)}, "session: a session on PostgreSQL is required, not on sqlite"),
         ({"session": Session()}, r"session: it has no default database, .* for example Session\(engine, binds=…\)"),
     ]
     for arguments, message in refused:
