@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 from pg8000.exceptions import DatabaseError
-from sqlalchemy import Engine, create_engine
+from sqlalchemy import Engine, create_engine, text
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncEngine
 from sqlalchemy.orm import Session
@@ -25,6 +25,7 @@ from joblane.local.postgres_programs import program
 from joblane.local.tools import Tools
 from joblane.project import Project
 from joblane.record.task_types import register
+from joblane.testing import JobTester
 from joblane.worker.router import Router
 from tests.builders.events import record
 from tests.django_database import django_database
@@ -42,6 +43,14 @@ def file(name: str, language: str = "python") -> str:
     return "\n" * found.line + found.text
 
 
+def run_as_module(name: str, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    """Import a file of the pages."""
+    module = ModuleType(name.removesuffix(".py").replace("/", "."))
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    exec(compile(file(name), name, "exec", dont_inherit=True), module.__dict__)
+    return module
+
+
 Load = Callable[[str], ModuleType]
 
 
@@ -50,11 +59,8 @@ def load(world: World, monkeypatch: pytest.MonkeyPatch) -> Iterator[Load]:
     """Return a function that imports a file of the pages. The tables and queues that the files need exist."""
 
     def load(name: str) -> ModuleType:
-        module = ModuleType(name.removesuffix(".py").replace("/", "."))
-        monkeypatch.setitem(sys.modules, module.__name__, module)
-        exec(compile(file(name), name, "exec", dont_inherit=True), module.__dict__)
-        loaded.append(module)
-        return module
+        loaded.append(run_as_module(name, monkeypatch))
+        return loaded[-1]
 
     loaded: list[ModuleType] = []
     task = load("functions/invoice_remind/handler.py").invoice_remind
@@ -113,6 +119,22 @@ def test_fastapi(world: World, load: Load) -> None:
             client.post("/invoices", params={"customer": "acme"})
     assert world.run("select count(*) from joblane.tasks") == [[1]]
     assert world.take(sys.modules[HANDLER].invoice_remind) == []
+
+
+@pytest.fixture
+def fastapi_test(monkeypatch: pytest.MonkeyPatch) -> Callable[[JobTester], None]:
+    """The test of the page. Its application is imported before a test has a database."""
+    monkeypatch.delenv("DATABASE_URL", raising=False)
+    for name in ("functions/invoice_remind/handler.py", "fastapi_app.py", "tests/test_fastapi_app.py"):
+        module = run_as_module(name, monkeypatch)
+    test: Callable[[JobTester], None] = module.test_an_invoice_sends_its_reminder
+    return test
+
+
+def test_a_test_of_a_fastapi_application(fastapi_test: Callable[[JobTester], None], jobs: JobTester) -> None:
+    with jobs.session() as session:
+        session.execute(text("create table invoices (id serial primary key, customer text not null)"))
+    fastapi_test(jobs)
 
 
 def test_an_application_without_joblanes_lifespan_says_so(load: Load) -> None:
