@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 import importlib
 import sys
+from typing import Annotated
 
 import pytest
-from fastapi import FastAPI
+from fastapi import Depends, FastAPI, WebSocket
+from starlette.testclient import TestClient
 
 import joblane.fastapi
 from joblane import JobClient
@@ -31,3 +33,28 @@ def test_each_application_has_its_own_client() -> None:
             assert outer.state.joblane is not mounted.state.joblane
 
     asyncio.run(main())
+
+
+def client_of_dependency(jobs: joblane.fastapi.Jobs) -> JobClient:
+    return jobs
+
+
+def test_a_websocket_endpoint_and_a_dependency_get_the_client() -> None:
+    app = FastAPI(lifespan=joblane.fastapi.lifespan)
+    given: list[JobClient] = []
+
+    @app.websocket("/socket")
+    async def socket(socket: WebSocket, jobs: joblane.fastapi.Jobs) -> None:
+        given.append(jobs)
+        await socket.accept()
+        await socket.close()
+
+    @app.get("/")
+    def endpoint(jobs: Annotated[JobClient, Depends(client_of_dependency)]) -> None:
+        given.append(jobs)
+
+    with TestClient(app) as client:
+        with client.websocket_connect("/socket"):
+            pass
+        assert client.get("/").status_code == 200
+        assert given == [app.state.joblane] * 2
