@@ -332,7 +332,7 @@ def _success(status: int, content: bytes) -> Mapping[str, Any] | None:
     if status != 200:
         return None
     try:
-        answer: dict[str, Any] = from_json(content)  # in a fifth of the time of json.loads
+        answer: dict[str, Any] = from_json(content, cache_strings="keys")  # in a fifth of the time of json.loads
     except ValueError:
         return None
     accepted = (

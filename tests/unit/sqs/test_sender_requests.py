@@ -221,6 +221,7 @@ SETTINGS = {
     "Lambda's trace of the next invocation": Setting(
         TRACE, later={"_X_AMZN_TRACE_ID": "Root=1-next"}, has=("X-Amzn-Trace-Id: Root=1-next\r\n",)
     ),
+    "no trace in the next invocation": Setting(TRACE, later={"_X_AMZN_TRACE_ID": ""}),
     "Lambda's execution environment": Setting({"AWS_EXECUTION_ENV": "AWS_Lambda_python3.13"}, has=(" exec-env/AWS_",)),
     "another retry mode": Setting({"AWS_RETRY_MODE": "adaptive", "AWS_MAX_ATTEMPTS": "7"}, has=("attempt=1",)),
     "defaults of a mode": Setting({"AWS_DEFAULTS_MODE": "in-region"}),
