@@ -62,3 +62,21 @@ def test_no_thread_is_left_when_no_call_is() -> None:
     assert [asyncio.run(main(calls)) for calls in (1, 100, 3)] == [1, 100, 3]
     join_threads()
     assert threading.active_count() == before
+
+
+def test_a_call_that_finds_no_thread_raises_and_does_not_run_later(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    threads, ran = Threads(), list[str]()
+
+    async def main() -> None:
+        with monkeypatch.context() as patch:
+            patch.setattr(threading.Thread, "start", refuse)
+            with pytest.raises(RuntimeError, match="can't start new thread"):
+                await threads.call(lambda: ran.append("refused"))
+        await threads.call(lambda: ran.append("next"))
+
+    asyncio.run(main())
+    join_threads()
+    assert ran == ["next"]

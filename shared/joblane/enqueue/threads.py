@@ -58,10 +58,15 @@ class Threads:
         return future.result()
 
     def _submitted(self, function: Callable[[], T]) -> Future[T]:
+        future = Future[T]()
         with self._lock:
             if self._pool is None:
                 self._pool = ThreadPoolExecutor(CONNECTIONS, "joblane")
-            future = self._pool.submit(function)
+            try:
+                self._pool.submit(_run, future, function)
+            except RuntimeError:  # no thread can be started, but the pool keeps the call for the next thread
+                if future.cancel():
+                    raise
             self._calls += 1
         future.add_done_callback(self._ended)
         return future
@@ -72,3 +77,14 @@ class Threads:
             if not self._calls and self._pool is not None:
                 self._pool.shutdown(wait=False)
                 self._pool = None
+
+
+def _run(future: Future[T], function: Callable[[], T]) -> None:
+    """Do what the pool does for a future of its own, unless ``future`` was cancelled."""
+    if not future.set_running_or_notify_cancel():
+        return
+    try:
+        future.set_result(function())
+    except BaseException as error:
+        future.set_exception(error)
+        del future  # its error keeps this frame
