@@ -32,7 +32,9 @@ class Printed:
 
     def begin(self, fields: Mapping[str, Any]) -> None:
         """Take the place of ``sys.stdout``. ``fields``: those of the run's log lines."""
-        self._under, self._fields, self._lines = sys.stdout, fields, 0
+        if sys.stdout is not self:  # a thread of an earlier run may have put this object back
+            self._under = sys.stdout
+        self._fields, self._lines = fields, 0
         self._rests.clear()
         self._has_begun = True
         sys.stdout = self
@@ -56,7 +58,11 @@ class Printed:
             self._write(line)
         return len(text)
 
+    def close(self) -> None:
+        """Do nothing. The process still needs its output, also for the log lines of later runs."""
+
     def _write(self, line: str) -> None:
+        line = line.encode(errors="backslashreplace").decode()  # a lone surrogate has no encoding
         if line.startswith("{") and line.endswith("}"):
             self._under.write(f"{line}\n")
             return
