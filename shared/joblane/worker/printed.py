@@ -25,8 +25,8 @@ class Printed:
         telemetry.logger()  # its handler keeps the real standard output
         self._fields: Mapping[str, Any] = {}
         self._under: TextIO = sys.stdout
-        self._rests: dict[int, str] = {}
-        """Thread → the begin of a line that has no end yet. Lines of threads do not mix."""
+        self._rests: dict[int, list[str]] = {}
+        """Thread → the parts of a line that has no end yet. Lines of threads do not mix."""
         self._lines = 0
         self._has_begun = False
 
@@ -44,16 +44,21 @@ class Printed:
         if self._has_begun:
             self._has_begun = False
             sys.stdout = self._under
-            for rest in list(self._rests.values()):
-                self._write(rest)
+            for parts in list(self._rests.values()):
+                self._write("".join(parts))
 
     def write(self, text: str) -> int:
         if not isinstance(text, str):
             raise TypeError(f"write() argument must be str, not {type(text).__name__}")
         thread = get_ident()
-        *lines, rest = (self._rests.pop(thread, "") + text).split("\n")
+        *lines, rest = text.split("\n")
+        if lines:
+            lines[0] = "".join((*self._rests.pop(thread, ()), lines[0]))
         if rest:
-            self._rests[thread] = rest if rest.startswith("{") else rest[: MAX_LINE + 1]
+            parts = self._rests.setdefault(thread, [])
+            is_json = (parts[0] if parts else rest).startswith("{")
+            if is_json or len(parts) <= MAX_LINE:
+                parts.append(rest if is_json else rest[: MAX_LINE + 1])
         for line in lines:
             self._write(line)
         return len(text)

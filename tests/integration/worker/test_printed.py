@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import sys
 from contextlib import redirect_stdout
 from threading import Event, Thread
@@ -72,6 +73,14 @@ def prints_and_closes(payload: Sample, ctx: TaskContext) -> None:
     print(METRIC, end="")
 
 
+@behaviour
+def prints_a_document(payload: Sample, ctx: TaskContext) -> None:
+    for _ in range(3 * MAX_LINE):
+        print("", end=".")
+    print()
+    json.dump({"pages": [{"page": number} for number in range(20_000)]}, sys.stdout)
+
+
 def delivered(world: World, task: Any, *runs: tuple[str, str]) -> dict[str, list[str]]:
     """Run tasks, each of an id and a behaviour, as on Lambda. Return what each of them has printed, as log lines."""
     world.workers[task.type] = Worker(task, world.database, world.sqs, PREFIX, printed=Printed())
@@ -135,6 +144,18 @@ def test_a_printed_text_that_has_no_encoding_changes_no_outcome(world: World) ->
     assert (found["a"], found["b"][0]) == (["half a character: \\ud83d"], "page 7")
     output.seek(0)
     assert output.readline() == '{"half": "\\ud83d"}\n'
+
+
+def test_a_document_that_is_printed_in_many_parts_takes_no_time(
+    world: World, capsys: pytest.CaptureFixture[str]
+) -> None:
+    world.workers[sample_one.type] = Worker(sample_one, world.database, world.sqs, PREFIX, printed=Printed())
+    with lines() as found:  # copies of the line at each part would take longer than the task may run
+        world.deliver(sample_one, {"type": "sample:one", "id": "it", "payload": {"do": "prints_a_document"}}, seconds=9)
+    assert world.row("it")["state"] == "completed"
+    assert found.fields[0]["message"] == "." * (MAX_LINE - 1) + "…"
+    [document] = [line for line in capsys.readouterr().out.splitlines() if line.startswith('{"pages"')]
+    assert len(json.loads(document)["pages"]) == 20_000
 
 
 def test_a_handler_cannot_close_the_output_of_its_process(world: World) -> None:
