@@ -184,6 +184,11 @@ class Database:
             except (PostgresError, OSError):
                 self.drop()
 
+    def cut(self) -> None:
+        """Close the connection in any state, without a message to the server."""
+        if self._connection is not None:
+            self._connection.cut()
+
     def drop(self) -> None:
         """Discard the connection in any state, without a message to the server."""
         connection, self._connection = self._connection, None

@@ -30,6 +30,7 @@ T = TypeVar("T")
 CANCELLED = "the task was cancelled while it ran"
 ENDED = "the run has ended; a handler waits for all of its asyncio tasks and threads"
 ONE_SESSION = "a run has one session, because two transactions cannot commit together"
+LEFT_OPEN = "the handler left a transaction open on ctx.connection(); write through ctx.session to commit"
 NO_PACKAGES = (
     "ctx.async_session needs SQLAlchemy's asyncio extra and asyncpg: add joblane[async] to the function's own packages,"
     " or use ctx.session, whose statements block the event loop"
@@ -239,9 +240,7 @@ class RunSession:
             return True
         if "session" not in self.__dict__:
             if self.lent and self.database.usable and not self.database.get().idle:
-                raise JobError(
-                    "the handler left a transaction open on ctx.connection(); write through ctx.session to commit"
-                )
+                raise JobError(LEFT_OPEN)
             return False
         with self._committing_now():
             connection = self.connection()
@@ -250,6 +249,8 @@ class RunSession:
                 return False
             self._record(connection, end)
             self.session.commit()
+            if not connection.idle:  # the transaction was not the session's
+                raise JobError(LEFT_OPEN)
         self.session.close()
         return True
 
@@ -363,8 +364,7 @@ class RunSession:
             except (SQLAlchemyError, PostgresError, OSError):
                 usable = False
         if not usable:
-            if self.is_async:
-                self.database.cut()  # otherwise SQLAlchemy would wait for the end of its statement
+            self.database.cut()  # otherwise SQLAlchemy would wait for the end of a statement, also of another thread
             with suppress(SQLAlchemyError, AssertionError):  # fails if the session was interrupted in a state change
                 self.session.invalidate()
             self.database.drop()

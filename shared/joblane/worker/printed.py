@@ -25,14 +25,16 @@ class Printed:
         telemetry.logger()  # its handler keeps the real standard output
         self._fields: Mapping[str, Any] = {}
         self._under: TextIO = sys.stdout
-        self._rests: dict[int, str] = {}
-        """Thread → the begin of a line that has no end yet. Lines of threads do not mix."""
+        self._rests: dict[int, list[str]] = {}
+        """Thread → the parts of a line that has no end yet. Lines of threads do not mix."""
         self._lines = 0
         self._has_begun = False
 
     def begin(self, fields: Mapping[str, Any]) -> None:
         """Take the place of ``sys.stdout``. ``fields``: those of the run's log lines."""
-        self._under, self._fields, self._lines = sys.stdout, fields, 0
+        if sys.stdout is not self:  # a thread of an earlier run may have put this object back
+            self._under = sys.stdout
+        self._fields, self._lines = fields, 0
         self._rests.clear()
         self._has_begun = True
         sys.stdout = self
@@ -42,21 +44,30 @@ class Printed:
         if self._has_begun:
             self._has_begun = False
             sys.stdout = self._under
-            for rest in list(self._rests.values()):
-                self._write(rest)
+            for parts in list(self._rests.values()):
+                self._write("".join(parts))
 
     def write(self, text: str) -> int:
         if not isinstance(text, str):
             raise TypeError(f"write() argument must be str, not {type(text).__name__}")
         thread = get_ident()
-        *lines, rest = (self._rests.pop(thread, "") + text).split("\n")
+        *lines, rest = text.split("\n")
+        if lines:
+            lines[0] = "".join((*self._rests.pop(thread, ()), lines[0]))
         if rest:
-            self._rests[thread] = rest if rest.startswith("{") else rest[: MAX_LINE + 1]
+            parts = self._rests.setdefault(thread, [])
+            is_json = (parts[0] if parts else rest).startswith("{")
+            if is_json or len(parts) <= MAX_LINE:
+                parts.append(rest if is_json else rest[: MAX_LINE + 1])
         for line in lines:
             self._write(line)
         return len(text)
 
+    def close(self) -> None:
+        """Do nothing. The process still needs its output, also for the log lines of later runs."""
+
     def _write(self, line: str) -> None:
+        line = line.encode(errors="backslashreplace").decode()  # a lone surrogate has no encoding
         if line.startswith("{") and line.endswith("}"):
             self._under.write(f"{line}\n")
             return

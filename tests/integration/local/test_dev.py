@@ -57,7 +57,7 @@ TYPES = {
     ),
     "fail:always": ('max_retry=0, events=("archived",)', 'raise ValueError("always")'),
     "one:only": ("max_total=1", "began = time.time(); time.sleep(payload.seconds); return f'{began} {time.time()}'"),
-    "die:once": ("max_retry=1", "if ctx.attempt == 1: print('process', os.getpid()); time.sleep(payload.seconds)"),
+    "die:once": ("max_retry=1", "print('process', os.getpid()); time.sleep(payload.seconds * (ctx.attempt == 1))"),
 }
 PRODUCER = """
 import json, sys
@@ -274,6 +274,16 @@ def test_a_task_whose_worker_is_killed_runs_again_at_once(dev: Dev) -> None:
     row = dev.await_state(id_, "completed")
     assert row["attempts"] == 2
     dev.await_line("die:once", "killed by signal 9", id_[-8:])
+
+
+def test_a_process_that_is_killed_while_it_ran_no_task_costs_no_attempt(dev: Dev) -> None:
+    before = dev.send("die:once")
+    pid = int(dev.await_line("die:once", before[-8:], "process").rpartition(" ")[2])
+    dev.await_state(before, "completed")
+    os.kill(pid, signal.SIGKILL)
+    id_ = dev.send("die:once")
+    assert dev.await_state(id_, "completed")["attempts"] == 1
+    dev.await_line(f"die:once: process {pid} was killed by signal 9. The message is delivered again.")
 
 
 def test_postgres_starts_again_when_it_is_killed_and_tasks_run(dev: Dev) -> None:

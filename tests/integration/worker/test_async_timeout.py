@@ -85,6 +85,10 @@ async def block_by_the_plain_session(ctx: TaskContext) -> None:
     ctx.session.execute(text("select pg_sleep(30)"))
 
 
+async def query_in_a_thread(ctx: TaskContext) -> None:
+    await asyncio.to_thread(ctx.session.execute, text("select pg_sleep(30)"))
+
+
 async def block_in_a_group(ctx: TaskContext) -> None:
     async with asyncio.TaskGroup() as group:
         group.create_task(sleep(ctx))
@@ -138,6 +142,7 @@ async def fail_the_clean_up(ctx: TaskContext) -> None:
         (write_async, block_the_clean_up),
         (write_async, fail_the_clean_up),
         (write_plainly, block_by_the_plain_session),
+        (write_plainly, query_in_a_thread),
         (write_plainly, swallow),
     ],
 )

@@ -514,11 +514,18 @@ def test_a_claim_never_joins_a_transaction_that_was_left_open(world: World, wire
     assert world.run("select * from effects") == []
 
 
-def test_a_handler_that_leaves_a_transaction_open_and_returns_has_failed(world: World, wire: Wire) -> None:
+@pytest.mark.parametrize("session", ["unused", "made", "has committed"])
+def test_a_handler_that_leaves_a_transaction_open_and_returns_has_failed(
+    world: World, wire: Wire, session: str
+) -> None:
     """Otherwise its end would be written into that transaction, and its message deleted before the commit."""
 
     @behaviour
     def leave_open_and_return(payload: Sample, ctx: TaskContext) -> None:
+        if session == "made":
+            assert not ctx.session.in_transaction()
+        for _ in ctx.each(["a"] if session == "has committed" else []):
+            ctx.session.execute(text("select 1"))
         ctx.connection().execute_simple("begin")
         ctx.connection().run("insert into effects values ($1, 'never')", ctx.task_id)
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import io
+import json
 import sys
-from threading import Thread
+from contextlib import redirect_stdout
+from threading import Event, Thread
 from typing import Any
 
 import pytest
@@ -56,6 +58,27 @@ def prints_for_ever(payload: Sample, ctx: TaskContext) -> None:
 def prints_elsewhere(payload: Sample, ctx: TaskContext) -> None:
     sys.stdout = io.StringIO()
     print("not logged")
+
+
+@behaviour
+def prints_half_a_character(payload: Sample, ctx: TaskContext) -> None:
+    print("half a character: \ud83d")
+    print('{"half": "\ud83d"}', end="")
+
+
+@behaviour
+def prints_and_closes(payload: Sample, ctx: TaskContext) -> None:
+    print("before")
+    sys.stdout.close()
+    print(METRIC, end="")
+
+
+@behaviour
+def prints_a_document(payload: Sample, ctx: TaskContext) -> None:
+    for _ in range(3 * MAX_LINE):
+        print("", end=".")
+    print()
+    json.dump({"pages": [{"page": number} for number in range(20_000)]}, sys.stdout)
 
 
 def delivered(world: World, task: Any, *runs: tuple[str, str]) -> dict[str, list[str]]:
@@ -111,6 +134,66 @@ def test_an_output_that_a_handler_replaces_is_restored(world: World) -> None:
     before = sys.stdout
     found = delivered(world, sample_batch, ("a", "prints_elsewhere"), ("b", "prints"))
     assert (found["a"], found["b"][0]) == ([], "page 7")
+    assert sys.stdout is before
+
+
+def test_a_printed_text_that_has_no_encoding_changes_no_outcome(world: World) -> None:
+    with redirect_stdout(io.TextIOWrapper(io.BytesIO(), "utf-8")) as output:
+        found = delivered(world, sample_batch, ("a", "prints_half_a_character"), ("b", "prints"))
+    assert (world.row("a")["state"], world.row("b")["state"]) == ("completed", "completed")
+    assert (found["a"], found["b"][0]) == (["half a character: \\ud83d"], "page 7")
+    output.seek(0)
+    assert output.readline() == '{"half": "\\ud83d"}\n'
+
+
+def test_a_document_that_is_printed_in_many_parts_takes_no_time(
+    world: World, capsys: pytest.CaptureFixture[str]
+) -> None:
+    world.workers[sample_one.type] = Worker(sample_one, world.database, world.sqs, PREFIX, printed=Printed())
+    with lines() as found:  # copies of the line at each part would take longer than the task may run
+        world.deliver(sample_one, {"type": "sample:one", "id": "it", "payload": {"do": "prints_a_document"}}, seconds=9)
+    assert world.row("it")["state"] == "completed"
+    assert found.fields[0]["message"] == "." * (MAX_LINE - 1) + "…"
+    [document] = [line for line in capsys.readouterr().out.splitlines() if line.startswith('{"pages"')]
+    assert len(json.loads(document)["pages"]) == 20_000
+
+
+def test_a_handler_cannot_close_the_output_of_its_process(world: World) -> None:
+    with redirect_stdout(io.TextIOWrapper(io.BytesIO(), "utf-8")) as output:
+        found = delivered(world, sample_batch, ("a", "prints_and_closes"), ("b", "prints"))
+    assert (world.row("a")["state"], found["a"], found["b"][0]) == ("completed", ["before"], "page 7")
+    assert not output.closed
+
+
+def test_a_thread_that_restores_the_output_after_its_run_disturbs_no_later_run(
+    world: World, capsys: pytest.CaptureFixture[str]
+) -> None:
+    # given a thread whose redirect_stdout ends after the run
+    before, begun, ended = sys.stdout, Event(), Event()
+    threads: list[Thread] = []
+
+    def redirect() -> None:
+        with redirect_stdout(io.StringIO()):
+            begun.set()
+            ended.wait(30)
+
+    @behaviour
+    def leaves_a_redirect(payload: Sample, ctx: TaskContext) -> None:
+        threads.append(Thread(target=redirect))
+        threads[0].start()
+        begun.wait(30)
+
+    world.workers[sample_one.type] = Worker(sample_one, world.database, world.sqs, PREFIX, printed=Printed())
+    world.deliver(sample_one, {"type": "sample:one", "id": "leaves", "payload": {"do": "leaves_a_redirect"}})
+    ended.set()
+    threads[0].join()
+    # when
+    with lines() as found:
+        world.deliver(sample_one, {"type": "sample:one", "id": "it", "payload": {"do": "prints"}})
+    # then
+    assert world.row("it")["state"] == "completed"
+    assert found.fields[0]["message"] == "page 0"
+    assert capsys.readouterr().out.splitlines().count(METRIC) == 1
     assert sys.stdout is before
 
 

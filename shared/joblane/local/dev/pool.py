@@ -203,12 +203,10 @@ class Pool:
         if self._closing:
             return
         lost = await self._end_leases(request_id)
-        tasks = ", ".join(map(short, lost)) or "no task"
-        self._log.say(
-            f"{self.type}: process {process.pid} {ended(process.code.result())} while it ran {tasks}. The attempt "
-            "counts, as on AWS, and the message is delivered again.",
-            YELLOW,
-        )
+        text = f"{self.type}: process {process.pid} {ended(process.code.result())}"
+        if lost:
+            text += f" while it ran {', '.join(map(short, lost))}. The attempt counts, as on AWS"
+        self._log.say(f"{text}. The message is delivered again.", YELLOW)
         self._queues.give_back(batch, min(max(message.receives for message in batch) - 1, LONGEST_PAUSE_SECONDS))
 
     def _forget(self, worker: Worker) -> None:
