@@ -11,7 +11,7 @@ from typing import Any
 from django.db import connections, transaction
 
 from joblane.django.failures import describe, hide_rows
-from joblane.errors import JobError, text_of
+from joblane.errors import JobError, sqlstate, text_of
 from joblane.record.connection import JSON_OIDS, Row, read_json
 from joblane.telemetry import logger
 
@@ -25,8 +25,10 @@ ENDING = (*CLEAN, "INERROR")
 class DjangoTransaction:
     """The transaction in which a Django task runs, on the connection of an alias of ``DATABASES``."""
 
-    def __init__(self, alias: str) -> None:
+    def __init__(self, alias: str, fail: Callable[[Exception], object]) -> None:
+        """``fail``: called with the server's error of a commit."""
         self._alias = alias
+        self._fail = fail
         self._atomic = transaction.atomic(using=alias)
         self._open = False
         self._committed = False
@@ -89,10 +91,12 @@ class DjangoTransaction:
         try:
             self._atomic.__exit__(None, None, None)
         except Exception as error:
-            hide_rows(error)
             if not self._committed:
+                if error.__cause__ is not None and sqlstate(error.__cause__):  # the server's answer: not committed
+                    self._fail(error)
                 describe(error)
                 raise
+            hide_rows(error)
             logger().warning(
                 "a function of transaction.on_commit has failed; its task is completed",
                 extra={"error": text_of(error)},

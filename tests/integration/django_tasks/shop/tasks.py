@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from typing import Any
 
@@ -65,8 +66,8 @@ def return_complex() -> Any:
 
 
 @task(takes_context=True)
-def own_id(context: Any) -> str:
-    return str(context.task_result.id)
+def own_id(context: Any) -> list[str]:
+    return [type(context).__name__, context.task_result.id]
 
 
 @task(takes_context=True)
@@ -88,6 +89,18 @@ def write(text: str) -> str:
 async def write_async(text: str) -> str:
     await Note.objects.acreate(text=text)
     return text
+
+
+@task
+async def write_in_a_group(text: str) -> None:
+    async with asyncio.TaskGroup() as group:
+        for _ in range(2):
+            group.create_task(Note.objects.acreate(text=text))
+
+
+@task
+def nul() -> str:
+    return "\0"
 
 
 @task
@@ -129,8 +142,6 @@ def sleep_in_query() -> None:
 
 @task(queue_name="mail")
 async def sleep_async() -> None:
-    import asyncio
-
     await asyncio.sleep(30)
 
 
