@@ -126,8 +126,9 @@ def _named(sql: str) -> str:
 
 
 def _status(used: Any) -> str:
-    """Return the transaction status of a connection, by libpq's name."""
-    return "UNKNOWN" if used.connection is None else str(used.connection.info.transaction_status.name)
+    """Return the transaction status of a connection, by libpq's name. UNKNOWN: closed, or another driver's."""
+    status = getattr(getattr(used.connection, "info", None), "transaction_status", None)
+    return str(getattr(status, "name", "UNKNOWN"))
 
 
 def refresh_connections() -> None:
@@ -138,8 +139,11 @@ def refresh_connections() -> None:
 
 
 def discard_open_connections() -> bool:
-    """Discard the connections, and return True, if a transaction is still open on one."""
-    is_open = any(used.in_atomic_block or not used.get_autocommit() for used in connections.all(initialized_only=True))
+    """Discard the connections, and return True, if a transaction or an interrupted statement is still open on one."""
+    is_open = any(
+        used.in_atomic_block or not used.get_autocommit() or _status(used) == "ACTIVE"
+        for used in connections.all(initialized_only=True)
+    )
     if is_open:
         discard_connections()
     return is_open

@@ -283,6 +283,16 @@ def test_after_a_timeout_the_next_task_sees_its_own_rows(
     assert run(shop.answer).return_value == 7
 
 
+def test_after_a_timeout_that_a_task_hides_the_next_one_sees_its_own_rows(
+    shop: Any, run: Run, django_jobs: JobTester
+) -> None:
+    call = DjangoTask(task=shop.hide_timeout.module_path)
+    id_ = django_jobs.enqueue(declared("loose"), call, timeout=timedelta(seconds=1), max_retry=0).id
+    django_jobs.drain()
+    assert shop.hide_timeout.get_result(id_).errors[0].exception_class.__name__ == "TaskTimeout"
+    assert run(shop.answer.using(queue_name="loose")).return_value == 7
+
+
 def test_a_task_runs_in_the_queue_of_using(shop: Any, run: Run, django_jobs: JobTester) -> None:
     result = run(shop.meaning.using(queue_name="loose"))
     assert (result.return_value, django_jobs.task(result.id).type) == (42, "django:loose")

@@ -140,6 +140,14 @@ def sleep_in_query() -> None:
         cursor.execute("select 'an answer of another task', pg_sleep(30)")
 
 
+@task(queue_name="loose")
+def hide_timeout() -> None:
+    try:
+        sleep_in_query.func()
+    except BaseException:
+        raise RefusedError("hidden") from None
+
+
 @task(queue_name="mail")
 async def sleep_async() -> None:
     await asyncio.sleep(30)
