@@ -32,6 +32,7 @@ class DjangoTransaction:
         self._atomic = transaction.atomic(using=alias)
         self._open = False
         self._committed = False
+        self._after_commit: Callable[[], object] | None = None
 
     def run(self, sql: str, *parameters: str | None) -> list[Row]:
         """Execute ``sql`` with ``$1``-style parameters and return its rows."""
@@ -66,8 +67,8 @@ class DjangoTransaction:
         self._committed = True
 
     def after_commit(self, function: Callable[[], object]) -> None:
-        """Call ``function`` after the commit, and log its error."""
-        transaction.on_commit(function, using=self._alias, robust=True)
+        """Call ``function`` after the commit and the functions of ``transaction.on_commit``, also if one has failed."""
+        self._after_commit = function
 
     def check(self) -> None:
         """Raise :class:`JobError` if the transaction can only be rolled back, although the task raised no error."""
@@ -103,6 +104,8 @@ class DjangoTransaction:
             )
         if not self._committed:
             raise JobError("Django has rolled the transaction back")
+        if self._after_commit is not None:
+            self._after_commit()
         refresh_connections()
 
     def roll_back(self, *, interrupted: bool = False) -> None:

@@ -256,7 +256,9 @@ def test_a_task_reports_its_progress(shop: Any, run: Run, django_jobs: JobTester
     assert shop.report.func(2) is None
 
 
-def test_a_function_of_on_commit_that_fails_changes_nothing(shop: Any, run: Run, notes: Notes) -> None:
+def test_a_function_of_on_commit_that_fails_changes_nothing(
+    shop: Any, run: Run, notes: Notes, finished: list[Any]
+) -> None:
     from django.db import transaction
 
     def fail() -> None:
@@ -264,6 +266,7 @@ def test_a_function_of_on_commit_that_fails_changes_nothing(shop: Any, run: Run,
 
     shop.hooks["on commit"] = lambda: transaction.on_commit(fail)
     assert (run(shop.write, "kept").status, notes()) == ("SUCCESSFUL", ["kept"])
+    assert [(str(sent.status), sent.return_value) for sent in finished] == [("SUCCESSFUL", "kept")]
 
 
 @pytest.mark.parametrize("name", ["sleep_in_query", "sleep_async"])
