@@ -143,7 +143,9 @@ def _find(queue_name: str, payload: DjangoTask, ctx: TaskContext) -> tuple[Jobla
             "select created_at from joblane.tasks where id = $1", ctx.task_id
         )
         if datetime.now(UTC) - enqueued_at < PATIENCE:
-            raise Snooze(DELAY, f"it waits for a deploy: {error}") from None
+            reason = f"it waits for a deploy: {error}"
+            ctx.logger.warning(reason)
+            raise Snooze(DELAY, reason) from None
         raise SkipRetry(str(error)) from None
 
 

@@ -302,13 +302,17 @@ def test_a_task_runs_in_the_queue_of_using(shop: Any, run: Run, django_jobs: Job
     assert shop.meaning.get_result(result.id).task.queue_name == "loose"
 
 
-def test_a_path_that_is_not_registered_never_runs(shop: Any, django_jobs: JobTester) -> None:
+def test_a_path_that_is_not_registered_never_runs(
+    shop: Any, django_jobs: JobTester, caplog: pytest.LogCaptureFixture
+) -> None:
     # given messages of another program
     task = declared("default")
     paths = ["os.system", f"{HERE}.never.imported", f"{HERE}.shop.tasks.RefusedError", f"{HERE}.shop.tasks.nowhere"]
     ids = [django_jobs.enqueue(task, DjangoTask(task=path, args=["true"])).id for path in paths]
-    # then they wait for a deploy
+    # then they wait for a deploy, and the log has the reason
     django_jobs.drain()
+    for path in paths:
+        assert f"it waits for a deploy: {path} is not the path of a registered Django task: define it by" in caplog.text
     assert [django_jobs.task(id_).state for id_ in ids] == ["pending"] * 4
     # and end after an hour, with the reason, and no module was imported
     django_jobs.drain(within=timedelta(hours=2))
