@@ -284,8 +284,12 @@ def test_a_django_queue_waits_while_its_tasks_cannot_be_imported(dev: Dev) -> No
     # when a task is enqueued
     call = json.dumps({"task": "shop_tasks.greet", "args": ["Ada"]})
     id_ = dev.run("-m", "joblane.cli", "enqueue", "django:mail", "--json", call).stdout.split()[0]
-    # then the log names the line, and the task runs once it is fixed
+    # then the log names the line, its advice shows the traceback, and the task runs once it is fixed
     dev.await_line("shop_tasks.py, line 1: ModuleNotFoundError")
+    advised = [sys.executable, "-m", "functions.django_mail.handler"]
+    environment = {**os.environ, **dev.variables}
+    shown = subprocess.run(advised, cwd=dev.root, env=environment, capture_output=True, text=True, check=False)
+    assert "import nothing_here" in shown.stderr
     (dev.root / "shop_tasks.py").write_text(DJANGO_TASKS)
     dev.save("django:mail", DJANGO_HANDLER + "\n")
     row = dev.await_state(id_, "completed")
