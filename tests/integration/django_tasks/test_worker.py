@@ -247,6 +247,14 @@ def test_a_task_enqueues_what_its_queue_grants(shop: Any, run: Run, django_jobs:
     assert parent == result.id
 
 
+def test_a_task_that_enqueues_itself_without_end_is_stopped(shop: Any, run: Run, django_jobs: JobTester) -> None:
+    run(shop.endless)
+    [dead_letter] = django_jobs.dead_letters(declared("default"))
+    assert (
+        "'django:default' at depth 15 has enqueued 'django:default', which declares max_depth=15" in dead_letter.reason
+    )
+
+
 def test_a_task_reports_its_progress(shop: Any, run: Run, django_jobs: JobTester) -> None:
     result = run(shop.report, 2)
     status = django_jobs.client.get(result.return_value)

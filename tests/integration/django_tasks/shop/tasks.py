@@ -134,6 +134,11 @@ def chain(text: str) -> str:
     return str(write.enqueue(f"{text}, second").id)
 
 
+@task
+def endless() -> None:
+    endless.enqueue()
+
+
 @task(queue_name="mail")
 def sleep_in_query() -> None:
     with connection.cursor() as cursor:
