@@ -394,6 +394,8 @@ def text_of(error: BaseException, scrub: Callable[[str], str] = str) -> str:
 
     original = getattr(error, "orig", None) or error
     try:
+        if original.__cause__ is not None and original.__cause__.args == original.args:
+            original = original.__cause__  # Django raises its own error from the driver's
         of_database = isinstance(original, PostgresError) or sqlstate(original) is not None
         text = _of_database(original) if of_database else str(error)
     except Exception:  # an error that cannot be printed is still a failed attempt

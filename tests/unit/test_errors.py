@@ -57,6 +57,9 @@ def test_the_text_of_another_drivers_error_has_its_code_and_no_value_of_a_row() 
     for each in (error, around):
         assert errors.sqlstate(each) == "23505"
         assert errors.text_of(each) == 'duplicate key value violates "members_email" (23505)'
+    djangos = JobError(*error.args)  # Django raises its own class, with the same arguments, from the driver's
+    djangos.__cause__ = error
+    assert errors.text_of(djangos) == 'duplicate key value violates "members_email" (23505)'
 
 
 @pytest.mark.parametrize("kind", [RetryAfter, Snooze])

@@ -51,8 +51,8 @@ def django_tasks(queue_name: str, *, atomic: bool = True, **options: Any) -> Tas
     run.__module__ = sys._getframe(1).f_globals["__name__"]  # the handler, where discovery looks for its task
     run.__annotations__["payload"] = DjangoTask
     declared = task(type_, environment=names, front_door=options.pop("front_door", False), **options)(run)
-    if os.environ.get("JOBLANE_TASK") == type_:
-        # A function has more processor while it starts than for its first message.
+    if os.environ.get("JOBLANE_TASK") == type_ or run.__module__ == "__main__":
+        # A function has more processor while it starts than for its first message. `python -m` shows an import error.
         from joblane.django.run import prepare
 
         prepare()

@@ -31,8 +31,8 @@ def describe(error: BaseException) -> None:
 
 
 def hide_rows(error: BaseException) -> None:
-    """Remove the values of rows from the errors of the database in an error and its causes: DETAIL and CONTEXT."""
-    for link in _chain(error):
+    """Remove the values of rows, DETAIL and CONTEXT, from the database's errors in an error, its causes and groups."""
+    for link in _linked(error):
         _hide_rows_of_one(link)
 
 
@@ -48,9 +48,13 @@ def _hide_rows_of_one(error: BaseException) -> None:
         error.args = (f"{message} ({code})",)
 
 
-def _chain(error: BaseException | None) -> Iterator[BaseException]:
+def _linked(error: BaseException) -> Iterator[BaseException]:
     seen: set[int] = set()
-    while error is not None and id(error) not in seen and len(seen) < 50:
-        seen.add(id(error))
-        yield error
-        error = error.__cause__ or error.__context__
+    waiting: list[BaseException | None] = [error]
+    while waiting:
+        link = waiting.pop()
+        if link is not None and id(link) not in seen:
+            seen.add(id(link))
+            yield link
+            waiting += [link.__cause__, link.__context__]
+            waiting += link.exceptions if isinstance(link, BaseExceptionGroup) else ()

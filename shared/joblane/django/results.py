@@ -90,9 +90,10 @@ def _time(text: str | None) -> datetime | None:
 
 
 def _failure(run: Mapping[str, Any]) -> dict[str, str]:
-    traceback = run["traceback"] or ""
+    traceback, name = run["traceback"] or "", run["error_type"]
     paths = CLASS_LINE.findall(traceback)
-    path = paths[-1] if paths else path_of_name(run["error_type"])
+    has_path = bool(paths) and paths[-1].endswith(f".{name}")  # a timeout that a task has hidden is added without one
+    path = paths[-1] if has_path else path_of_name(name)
     return {"exception_class_path": path, "traceback": CLASS_LINE.sub("", traceback)}
 
 

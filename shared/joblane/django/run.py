@@ -10,7 +10,7 @@ from inspect import iscoroutinefunction
 from traceback import format_exception
 from typing import TYPE_CHECKING, Any
 
-from joblane.django.failures import describe, path_of
+from joblane.django.failures import describe, hide_rows, path_of
 from joblane.django.payload import SETTINGS
 from joblane.django.running import RUN
 from joblane.errors import (
@@ -24,6 +24,7 @@ from joblane.errors import (
     TaskCancelled,
     TaskTimeout,
 )
+from joblane.worker.outcome import storable_result
 
 if TYPE_CHECKING:
     from joblane.context import TaskContext
@@ -93,12 +94,17 @@ def _run(backend: JoblaneBackend, task: Any, ctx: TaskContext, *, atomic: bool) 
     reset_queries()
     result = _result(backend, ctx)
     task_started.send(sender=type(backend), task_result=result)
-    transaction = DjangoTransaction(backend.database) if atomic else None
+
+    def fail(error: BaseException) -> None:
+        if _is_last(error, ctx):
+            _send_finished(backend, result, "FAILED", error=error)
+
+    transaction = DjangoTransaction(backend.database, fail) if atomic else None
     try:
         if transaction is not None:
             transaction.begin()
             ctx._work.join(transaction)
-        value = normalize_json(_call(task, result, ctx))
+        value = storable_result(normalize_json(_call(task, result, ctx)))
         if transaction is not None:
             transaction.check()
         elif discard_open_connections():
@@ -111,8 +117,7 @@ def _run(backend: JoblaneBackend, task: Any, ctx: TaskContext, *, atomic: bool) 
             discard_connections()
         else:
             discard_open_connections()
-        if _is_last(error, ctx):
-            _send_finished(backend, result, "FAILED", error=error)
+        fail(error)
         raise
     if transaction is None:
         _send_finished(backend, result, "SUCCESSFUL", value=value)
@@ -138,7 +143,9 @@ def _find(queue_name: str, payload: DjangoTask, ctx: TaskContext) -> tuple[Jobla
             "select created_at from joblane.tasks where id = $1", ctx.task_id
         )
         if datetime.now(UTC) - enqueued_at < PATIENCE:
-            raise Snooze(DELAY, f"it waits for a deploy: {error}") from None
+            reason = f"it waits for a deploy: {error}"
+            ctx.logger.warning(reason)
+            raise Snooze(DELAY, reason) from None
         raise SkipRetry(str(error)) from None
 
 
@@ -198,6 +205,7 @@ def _send_finished(
     from django.utils import timezone
 
     if error is not None:
+        hide_rows(error)  # Django's receiver of the signal logs it
         result.errors.append(
             TaskError(exception_class_path=path_of(type(error)), traceback="".join(format_exception(error)))
         )

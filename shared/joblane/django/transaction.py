@@ -11,7 +11,7 @@ from typing import Any
 from django.db import connections, transaction
 
 from joblane.django.failures import describe, hide_rows
-from joblane.errors import JobError, text_of
+from joblane.errors import JobError, sqlstate, text_of
 from joblane.record.connection import JSON_OIDS, Row, read_json
 from joblane.telemetry import logger
 
@@ -25,11 +25,14 @@ ENDING = (*CLEAN, "INERROR")
 class DjangoTransaction:
     """The transaction in which a Django task runs, on the connection of an alias of ``DATABASES``."""
 
-    def __init__(self, alias: str) -> None:
+    def __init__(self, alias: str, fail: Callable[[Exception], object]) -> None:
+        """``fail``: called with the server's error of a commit."""
         self._alias = alias
+        self._fail = fail
         self._atomic = transaction.atomic(using=alias)
         self._open = False
         self._committed = False
+        self._after_commit: Callable[[], object] | None = None
 
     def run(self, sql: str, *parameters: str | None) -> list[Row]:
         """Execute ``sql`` with ``$1``-style parameters and return its rows."""
@@ -64,8 +67,8 @@ class DjangoTransaction:
         self._committed = True
 
     def after_commit(self, function: Callable[[], object]) -> None:
-        """Call ``function`` after the commit, and log its error."""
-        transaction.on_commit(function, using=self._alias, robust=True)
+        """Call ``function`` after the commit and the functions of ``transaction.on_commit``, also if one has failed."""
+        self._after_commit = function
 
     def check(self) -> None:
         """Raise :class:`JobError` if the transaction can only be rolled back, although the task raised no error."""
@@ -89,16 +92,20 @@ class DjangoTransaction:
         try:
             self._atomic.__exit__(None, None, None)
         except Exception as error:
-            hide_rows(error)
             if not self._committed:
+                if error.__cause__ is not None and sqlstate(error.__cause__):  # the server's answer: not committed
+                    self._fail(error)
                 describe(error)
                 raise
+            hide_rows(error)
             logger().warning(
                 "a function of transaction.on_commit has failed; its task is completed",
                 extra={"error": text_of(error)},
             )
         if not self._committed:
             raise JobError("Django has rolled the transaction back")
+        if self._after_commit is not None:
+            self._after_commit()
         refresh_connections()
 
     def roll_back(self, *, interrupted: bool = False) -> None:
@@ -122,8 +129,9 @@ def _named(sql: str) -> str:
 
 
 def _status(used: Any) -> str:
-    """Return the transaction status of a connection, by libpq's name."""
-    return "UNKNOWN" if used.connection is None else str(used.connection.info.transaction_status.name)
+    """Return the transaction status of a connection, by libpq's name. UNKNOWN: closed, or another driver's."""
+    status = getattr(getattr(used.connection, "info", None), "transaction_status", None)
+    return str(getattr(status, "name", "UNKNOWN"))
 
 
 def refresh_connections() -> None:
@@ -134,8 +142,11 @@ def refresh_connections() -> None:
 
 
 def discard_open_connections() -> bool:
-    """Discard the connections, and return True, if a transaction is still open on one."""
-    is_open = any(used.in_atomic_block or not used.get_autocommit() for used in connections.all(initialized_only=True))
+    """Discard the connections, and return True, if a transaction or an interrupted statement is still open on one."""
+    is_open = any(
+        used.in_atomic_block or not used.get_autocommit() or _status(used) == "ACTIVE"
+        for used in connections.all(initialized_only=True)
+    )
     if is_open:
         discard_connections()
     return is_open

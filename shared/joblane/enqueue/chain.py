@@ -24,7 +24,7 @@ def not_granted(task: Task[Any, Any], child: str) -> str:
     granted = (*task.grants.enqueue, child)
     return (
         f"{task.type!r} does not declare that it enqueues {child!r}, so IAM refuses the message on AWS; add "
-        f"grants=Grants(enqueue={granted!r}) to its @task"
+        f"grants=Grants(enqueue={granted!r}) in its handler.py"
     )
 
 

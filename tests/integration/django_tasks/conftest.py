@@ -103,6 +103,21 @@ def run(django_jobs: JobTester) -> Callable[..., Any]:
 
 
 @pytest.fixture
+def finished() -> Iterator[list[Any]]:
+    """The results that the signal `task_finished` was sent with."""
+    from django.tasks.signals import task_finished
+
+    sent: list[Any] = []
+
+    def receive(*, task_result: Any, **_: Any) -> None:
+        sent.append(task_result)
+
+    task_finished.connect(receive)
+    yield sent
+    task_finished.disconnect(receive)
+
+
+@pytest.fixture
 def notes(shop: Any) -> Callable[[], list[str]]:
     """The lines that tasks have written."""
     from tests.integration.django_tasks.shop.models import Note

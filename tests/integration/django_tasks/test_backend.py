@@ -25,6 +25,7 @@ def test_the_backend_of_the_settings_is_joblanes(shop: Any) -> None:
     assert isinstance(task_backends["default"], JoblaneBackend)
     flags = ("supports_defer", "supports_async_task", "supports_get_result", "supports_priority")
     assert [getattr(default_task_backend, flag) for flag in flags] == [True, True, True, False]
+    assert (default_task_backend.alias, default_task_backend.options) == ("default", backend()["OPTIONS"])
 
 
 @pytest.mark.parametrize("name", ["nothing", "nothing_async"])
@@ -47,14 +48,30 @@ def test_a_new_task_is_ready(shop: Any, django_jobs: JobTester) -> None:
     assert result.enqueued_at is not None
 
 
-def test_a_task_is_enqueued_and_read_asynchronously(shop: Any, django_jobs: JobTester) -> None:
+@pytest.mark.parametrize("name", ["nothing", "nothing_async"])
+def test_a_task_is_enqueued_and_read_asynchronously(name: str, shop: Any, django_jobs: JobTester) -> None:
     from asgiref.sync import async_to_sync
 
-    result = async_to_sync(shop.meaning.aenqueue)()
+    task = getattr(shop, name)
+    result = async_to_sync(task.aenqueue)(1, two=3)
     django_jobs.drain()
     async_to_sync(result.arefresh)()
-    assert result.return_value == 42
-    assert async_to_sync(shop.meaning.aget_result)(result.id).return_value == 42
+    assert (result.status, result.return_value, result.attempts) == ("SUCCESSFUL", None, 1)
+    assert (result.task, result.args, result.kwargs) == (task, [1], {"two": 3})
+    assert result.enqueued_at <= result.started_at <= result.finished_at
+    assert async_to_sync(task.aget_result)(result.id) == result
+
+
+def test_the_backend_enqueues_a_task_that_it_is_given(shop: Any, django_jobs: JobTester) -> None:
+    from asgiref.sync import async_to_sync
+    from django.tasks import default_task_backend
+
+    results = [
+        default_task_backend.enqueue(shop.meaning, (), {}),
+        async_to_sync(default_task_backend.aenqueue)(shop.meaning, [], {}),
+    ]
+    django_jobs.drain()
+    assert [default_task_backend.get_result(result.id).return_value for result in results] == [42, 42]
 
 
 @pytest.mark.parametrize(
@@ -74,11 +91,13 @@ def test_an_error_is_in_the_result(
     with pytest.raises(ValueError, match="Task failed"):
         _ = result.return_value
     assert result.started_at <= result.last_attempted_at <= result.finished_at
+    assert (result.task, result.args, result.kwargs, result._return_value) == (getattr(shop, name), [], {}, None)
     [error] = result.errors
     assert error.exception_class is exception
     assert error.traceback.endswith(text)
     [logged] = caplog.records
     assert logged.exc_info is not None
+    assert text in caplog.text
 
 
 def test_each_failed_attempt_is_an_error_of_its_own(shop: Any, run: Run) -> None:
@@ -96,12 +115,13 @@ def test_a_task_that_succeeds_later_keeps_its_errors(shop: Any, run: Run) -> Non
 def test_a_return_value_that_is_not_json_fails_the_task(shop: Any, run: Run) -> None:
     result = run(shop.return_complex)
     assert (result.status, result.errors[0].exception_class) == ("FAILED", TypeError)
+    assert (result.started_at <= result.last_attempted_at <= result.finished_at, result._return_value) == (True, None)
     assert "Unsupported type" in result.errors[0].traceback
 
 
 def test_a_context_has_the_id_and_the_attempt(shop: Any, run: Run) -> None:
     result = run(shop.own_id)
-    assert result.return_value == result.id
+    assert result.return_value == ["TaskContext", result.id]
     assert run(shop.attempt_of).return_value == 1
 
 
@@ -224,6 +244,19 @@ def test_signals_are_sent_by_the_producer_and_the_worker(shop: Any, django_jobs:
     finally:
         for name, signal in signals.items():
             signal.disconnect(receivers[name])
+
+
+@pytest.mark.parametrize(("name", "end"), [("nothing", "SUCCESSFUL"), ("fail_once", "FAILED")])
+def test_a_task_is_logged_by_its_id_and_state(
+    name: str, end: str, shop: Any, run: Run, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.DEBUG, "django.tasks"):
+        result = run(getattr(shop, name))
+    enqueued, *states = [record.getMessage() for record in caplog.records if record.name == "django.tasks"]
+    path = getattr(shop, name).module_path
+    assert enqueued == f"Task id={result.id} path={path} enqueued backend=default"
+    assert states == [f"Task id={result.id} path={path} state={state}" for state in ("RUNNING", end)]
+    assert "NoneType" not in caplog.text
 
 
 def test_a_result_of_another_task_or_of_none_is_refused(shop: Any, django_jobs: JobTester) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import sys
@@ -37,6 +38,10 @@ def default_task_backend() -> Any:
 
 def die() -> None:
     os.kill(os.getpid(), signal.SIGKILL)
+
+
+def interrupt() -> None:
+    raise KeyboardInterrupt
 
 
 def drain_and_die(jobs: JobTester) -> None:
@@ -157,6 +162,21 @@ def test_a_wake_up_precedes_the_commit_of_a_run(
     assert states == ["pending", "active"]
 
 
+def test_a_keyboard_interrupt_ends_the_process_and_the_task_runs_again(
+    shop: Any, django_jobs: JobTester, notes: Notes, finished: list[Any]
+) -> None:
+    shop.hooks["interrupt"] = interrupt
+    result = shop.write.enqueue("interrupted")
+    with pytest.raises(KeyboardInterrupt):
+        django_jobs.drain()
+    result.refresh()
+    assert (result.status, result.errors, notes(), finished) == ("RUNNING", [], [], [])
+    del shop.hooks["interrupt"]
+    django_jobs.drain(within=timedelta(minutes=30))
+    result.refresh()
+    assert (result.status, result.attempts, notes()) == ("SUCCESSFUL", 2, ["interrupted"])
+
+
 def test_an_error_rolls_back(shop: Any, run: Run, notes: Notes) -> None:
     assert (run(shop.write_and_fail, "undone").status, notes()) == ("FAILED", [])
 
@@ -182,6 +202,25 @@ def test_no_value_of_a_row_is_in_an_error(shop: Any, run: Run, django_jobs: JobT
     assert [error.exception_class.__module__ for error in result.errors] == ["django.db.utils"] * 2
 
 
+def test_no_value_of_a_row_is_in_the_log_or_a_signal(
+    shop: Any, run: Run, finished: list[Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    run(shop.write, "a secret value")
+    finished.clear()
+    with caplog.at_level(logging.DEBUG):
+        run(shop.write, "a secret value")
+    [[_, error]] = [result.errors for result in finished]
+    for text in (error.traceback, caplog.text):
+        assert "duplicate key value violates unique constraint" in text
+        assert "a secret value" not in text
+
+
+def test_no_value_of_a_row_is_in_a_group_of_errors(shop: Any, run: Run) -> None:
+    traceback = run(shop.write_in_a_group, "a secret value").errors[-1].traceback
+    assert "duplicate key value violates unique constraint" in traceback
+    assert "a secret value" not in traceback
+
+
 def test_a_task_that_enqueues_another_does_both_or_neither(
     shop: Any, run: Run, django_jobs: JobTester, notes: Notes
 ) -> None:
@@ -196,7 +235,9 @@ def test_a_task_that_enqueues_another_does_both_or_neither(
 def test_a_task_enqueues_what_its_queue_grants(shop: Any, run: Run, django_jobs: JobTester) -> None:
     # given a queue that grants nothing
     result = run(shop.send_mail)
-    assert "'django:default' does not declare that it enqueues 'django:mail'" in result.errors[0].traceback
+    traceback = result.errors[0].traceback
+    assert "'django:default' does not declare that it enqueues 'django:mail'" in traceback
+    assert "add grants=Grants(enqueue=('django:mail',)) in its handler.py" in traceback
     # and its own type, which needs no grant
     result = run(shop.chain, "own")
     assert django_jobs.task(result.return_value).state == "completed"
@@ -204,6 +245,14 @@ def test_a_task_enqueues_what_its_queue_grants(shop: Any, run: Run, django_jobs:
         "select options ->> 'enqueued_by' from joblane.tasks where id = $1", result.return_value
     )
     assert parent == result.id
+
+
+def test_a_task_that_enqueues_itself_without_end_is_stopped(shop: Any, run: Run, django_jobs: JobTester) -> None:
+    run(shop.endless)
+    [dead_letter] = django_jobs.dead_letters(declared("default"))
+    assert (
+        "'django:default' at depth 15 has enqueued 'django:default', which declares max_depth=15" in dead_letter.reason
+    )
 
 
 def test_a_task_reports_its_progress(shop: Any, run: Run, django_jobs: JobTester) -> None:
@@ -215,7 +264,9 @@ def test_a_task_reports_its_progress(shop: Any, run: Run, django_jobs: JobTester
     assert shop.report.func(2) is None
 
 
-def test_a_function_of_on_commit_that_fails_changes_nothing(shop: Any, run: Run, notes: Notes) -> None:
+def test_a_function_of_on_commit_that_fails_changes_nothing(
+    shop: Any, run: Run, notes: Notes, finished: list[Any]
+) -> None:
     from django.db import transaction
 
     def fail() -> None:
@@ -223,6 +274,7 @@ def test_a_function_of_on_commit_that_fails_changes_nothing(shop: Any, run: Run,
 
     shop.hooks["on commit"] = lambda: transaction.on_commit(fail)
     assert (run(shop.write, "kept").status, notes()) == ("SUCCESSFUL", ["kept"])
+    assert [(str(sent.status), sent.return_value) for sent in finished] == [("SUCCESSFUL", "kept")]
 
 
 @pytest.mark.parametrize("name", ["sleep_in_query", "sleep_async"])
@@ -242,19 +294,33 @@ def test_after_a_timeout_the_next_task_sees_its_own_rows(
     assert run(shop.answer).return_value == 7
 
 
+def test_after_a_timeout_that_a_task_hides_the_next_one_sees_its_own_rows(
+    shop: Any, run: Run, django_jobs: JobTester
+) -> None:
+    call = DjangoTask(task=shop.hide_timeout.module_path)
+    id_ = django_jobs.enqueue(declared("loose"), call, timeout=timedelta(seconds=1), max_retry=0).id
+    django_jobs.drain()
+    assert shop.hide_timeout.get_result(id_).errors[0].exception_class.__name__ == "TaskTimeout"
+    assert run(shop.answer.using(queue_name="loose")).return_value == 7
+
+
 def test_a_task_runs_in_the_queue_of_using(shop: Any, run: Run, django_jobs: JobTester) -> None:
     result = run(shop.meaning.using(queue_name="loose"))
     assert (result.return_value, django_jobs.task(result.id).type) == (42, "django:loose")
     assert shop.meaning.get_result(result.id).task.queue_name == "loose"
 
 
-def test_a_path_that_is_not_registered_never_runs(shop: Any, django_jobs: JobTester) -> None:
+def test_a_path_that_is_not_registered_never_runs(
+    shop: Any, django_jobs: JobTester, caplog: pytest.LogCaptureFixture
+) -> None:
     # given messages of another program
     task = declared("default")
     paths = ["os.system", f"{HERE}.never.imported", f"{HERE}.shop.tasks.RefusedError", f"{HERE}.shop.tasks.nowhere"]
     ids = [django_jobs.enqueue(task, DjangoTask(task=path, args=["true"])).id for path in paths]
-    # then they wait for a deploy
+    # then they wait for a deploy, and the log has the reason
     django_jobs.drain()
+    for path in paths:
+        assert f"it waits for a deploy: {path} is not the path of a registered Django task: define it by" in caplog.text
     assert [django_jobs.task(id_).state for id_ in ids] == ["pending"] * 4
     # and end after an hour, with the reason, and no module was imported
     django_jobs.drain(within=timedelta(hours=2))
@@ -311,11 +377,21 @@ def test_an_open_block_of_atomic_fails_the_task_and_no_other(shop: Any, run: Run
     assert run(shop.answer).return_value == 7
 
 
-def test_a_constraint_that_fails_at_the_commit_fails_the_task(shop: Any, run: Run, django_jobs: JobTester) -> None:
+def test_a_constraint_that_fails_at_the_commit_fails_the_task(shop: Any, run: Run, finished: list[Any]) -> None:
     result = run(shop.break_at_commit)
+    assert [str(sent.status) for sent in finished] == ["FAILED"]
     assert (result.status, result.errors[0].exception_class.__module__) == ("FAILED", "django.db.utils")
     assert "violates foreign key constraint" in result.errors[0].traceback
     assert "987654321" not in result.errors[0].traceback
+
+
+@pytest.mark.parametrize("queue_name", ["default", "loose"])
+def test_a_return_value_that_no_row_can_have_fails_the_task(
+    queue_name: str, shop: Any, run: Run, finished: list[Any]
+) -> None:
+    result = run(shop.nul.using(queue_name=queue_name))
+    assert (result.status, [str(sent.status) for sent in finished]) == ("FAILED", ["FAILED"])
+    assert "the handler's result cannot be stored" in result.errors[-1].traceback
 
 
 def test_a_message_that_is_no_call_is_refused(shop: Any, django_jobs: JobTester) -> None:

@@ -73,6 +73,32 @@ with Session(create_engine(os.environ["DATABASE_URL"].replace("postgresql:", "po
 print(kept.id)
 """
 
+DJANGO_SETTINGS = """
+from joblane.django import database
+SECRET_KEY = "for tests"
+INSTALLED_APPS = ["joblane.django"]
+DATABASES = {"default": database()}
+TASKS = {"default": {
+    "BACKEND": "joblane.django.JoblaneBackend", "QUEUES": ["mail"], "OPTIONS": {"modules": ["shop_tasks"]}
+}}
+"""
+DJANGO_TASKS = """
+from django.tasks import task
+
+
+@task(queue_name="mail")
+def greet(name):
+    return name
+"""
+DJANGO_HANDLER = """
+import os
+from joblane.django import django_tasks
+
+os.environ.setdefault("DJANGO_SETTINGS_MODULE", "shop_settings")
+
+django_mail = django_tasks("mail")
+"""
+
 
 def source(type_: str, result: str = "1", *, body: str | None = None) -> str:
     options, own = TYPES.get(type_, ("", ""))
@@ -247,6 +273,27 @@ def test_a_broken_handler_is_named_once_and_its_messages_wait_for_the_next_save(
     assert not any("of no declared type" in line for line in dev.lines()[before:])
     dev.save("mail:welcome", source("mail:welcome", "repaired"))
     assert dev.await_state(waiting, "completed")["result"] == "repaired"
+
+
+def test_a_django_queue_waits_while_its_tasks_cannot_be_imported(dev: Dev) -> None:
+    # given a queue whose module with tasks has a mistake
+    (dev.root / "shop_settings.py").write_text(DJANGO_SETTINGS)
+    (dev.root / "shop_tasks.py").write_text("import nothing_here\n" + DJANGO_TASKS)
+    dev.save("django:mail", DJANGO_HANDLER)
+    dev.await_line("django:mail is new")
+    # when a task is enqueued
+    call = json.dumps({"task": "shop_tasks.greet", "args": ["Ada"]})
+    id_ = dev.run("-m", "joblane.cli", "enqueue", "django:mail", "--json", call).stdout.split()[0]
+    # then the log names the line, its advice shows the traceback, and the task runs once it is fixed
+    dev.await_line("shop_tasks.py, line 1: ModuleNotFoundError")
+    advised = [sys.executable, "-m", "functions.django_mail.handler"]
+    environment = {**os.environ, **dev.variables}
+    shown = subprocess.run(advised, cwd=dev.root, env=environment, capture_output=True, text=True, check=False)
+    assert "import nothing_here" in shown.stderr
+    (dev.root / "shop_tasks.py").write_text(DJANGO_TASKS)
+    dev.save("django:mail", DJANGO_HANDLER + "\n")
+    row = dev.await_state(id_, "completed")
+    assert (row["result"], row["attempts"]) == ("Ada", 1)
 
 
 def test_a_new_type_runs_after_its_first_save_and_a_removed_one_keeps_its_messages(dev: Dev) -> None:

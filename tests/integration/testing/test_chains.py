@@ -16,7 +16,7 @@ OUTSIDE = JobClient()
 """A client that no run has made."""
 LINE = (
     "task: 'chain:start' does not declare that it enqueues 'chain:other', so IAM refuses the message on AWS; add "
-    "grants=Grants(enqueue=('chain:allowed', 'chain:other')) to its @task"
+    "grants=Grants(enqueue=('chain:allowed', 'chain:other')) in its handler.py"
 )
 
 

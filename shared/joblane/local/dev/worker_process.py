@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -40,6 +41,7 @@ def serve(channel: Channel, _files: list[int], *, type: str) -> None:  # noqa: A
     """Serve invocations until the command ends this process. Import errors of the handler are sent to the command."""
     project = Project.here()
     project.activate()
+    os.environ["JOBLANE_TASK"] = type  # as in its Lambda function: a queue of Django imports its tasks at the start
     discovery.leave_out_broken()  # the sweep and bulk actions discover all tasks
     try:
         with named_if_slow(project.root):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from typing import Any
 
@@ -65,8 +66,8 @@ def return_complex() -> Any:
 
 
 @task(takes_context=True)
-def own_id(context: Any) -> str:
-    return str(context.task_result.id)
+def own_id(context: Any) -> list[str]:
+    return [type(context).__name__, context.task_result.id]
 
 
 @task(takes_context=True)
@@ -88,6 +89,18 @@ def write(text: str) -> str:
 async def write_async(text: str) -> str:
     await Note.objects.acreate(text=text)
     return text
+
+
+@task
+async def write_in_a_group(text: str) -> None:
+    async with asyncio.TaskGroup() as group:
+        for _ in range(2):
+            group.create_task(Note.objects.acreate(text=text))
+
+
+@task
+def nul() -> str:
+    return "\0"
 
 
 @task
@@ -121,16 +134,27 @@ def chain(text: str) -> str:
     return str(write.enqueue(f"{text}, second").id)
 
 
+@task
+def endless() -> None:
+    endless.enqueue()
+
+
 @task(queue_name="mail")
 def sleep_in_query() -> None:
     with connection.cursor() as cursor:
         cursor.execute("select 'an answer of another task', pg_sleep(30)")
 
 
+@task(queue_name="loose")
+def hide_timeout() -> None:
+    try:
+        sleep_in_query.func()
+    except BaseException:
+        raise RefusedError("hidden") from None
+
+
 @task(queue_name="mail")
 async def sleep_async() -> None:
-    import asyncio
-
     await asyncio.sleep(30)
 
 
