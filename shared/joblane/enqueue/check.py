@@ -56,7 +56,7 @@ def check(job: Job, *, record: bool, prefix: str) -> NewTask:
     if not record:
         _check_without_a_row(job, "process_at" if at else "process_in", seconds)
     id_ = new_id() if job.task_id is None else _task_id(job.task_id)
-    tenant = _tenant(job.tenant)
+    tenant = None if job.tenant is None else _tenant(job.tenant)
     payload = task.write(job.payload)
     headers = _headers(job.headers) if job.headers else {}
     options = _options(job, latest)
@@ -82,7 +82,7 @@ def check(job: Job, *, record: bool, prefix: str) -> NewTask:
             )
         entry = replace(entry, body=replace(message, payload=None).encode())
     owner = None if job.owner is None else _id("owner", job.owner)
-    limits = _limits(job, payload, tenant)
+    limits = {} if task.flow is None and job.key is None else _limits(job, payload, tenant)
     links = check_parents(job)
     return NewTask(
         id_,
@@ -231,8 +231,8 @@ def _task_id(task_id: str) -> str:
     return task_id
 
 
-def _tenant(tenant: str | None) -> str | None:
-    if tenant is not None and (not isinstance(tenant, str) or not TENANT_PATTERN.fullmatch(tenant)):
+def _tenant(tenant: str) -> str:
+    if not isinstance(tenant, str) or not TENANT_PATTERN.fullmatch(tenant):
         raise EnqueueError("tenant", "1 to 128 ASCII letters, digits and punctuation are required (MessageGroupId)")
     return tenant
 
