@@ -41,7 +41,11 @@ class Foreign(ABC):
         self.connection = connection
         if after_commit is None:
             self.need_after_commit()
-        elif not callable(after_commit) or iscoroutinefunction(after_commit):
+        elif (
+            not callable(after_commit)
+            or iscoroutinefunction(after_commit)
+            or iscoroutinefunction(type(after_commit).__call__)
+        ):
             given = "an asynchronous one" if callable(after_commit) else type(after_commit).__name__
             raise EnqueueError(
                 "after_commit",

@@ -423,6 +423,11 @@ class Pool:
     pass
 
 
+class KeepLater:
+    async def __call__(self, send: Callable[[], None]) -> None:
+        pass
+
+
 async def keep_later(send: Callable[[], None]) -> None:
     pass
 
@@ -442,9 +447,9 @@ def test_a_wrong_connection_is_named_with_what_would_be_right(
         ({"connection": Pool()}, r"not tests\.Pool; take a connection from it"),
         ({"connection": engine.connect()}, r"not sqlalchemy.Connection; for SQLAlchemy's give session="),
         ({"connection": connection, "after_commit": []}, "after_commit: a plain function .* is required, .* not list"),
-        (
-            {"connection": connection, "after_commit": keep_later},
-            "after_commit: a plain function .* not an asynchronou",
+        *(
+            ({"connection": connection, "after_commit": keep}, "after_commit: a plain function .* not an asynchronous")
+            for keep in (keep_later, KeepLater())
         ),
         ({"session": connection}, "Session is required, not Connection; give a driver's connection as connection="),
         ({"session": Session(engine)}, "session: a session on PostgreSQL is required, not on sqlite"),
