@@ -280,12 +280,12 @@ def test_a_thousand_enqueues_at_once_neither_block_the_loop_nor_leave_a_thread(
     in_session: bool,
     number: int,
 ) -> None:
-    # given sends that take most of a second at first
+    # given sends that take two seconds at first
     messages: list[Any] = []
 
     def send_slowly(entries: Any, *, brief: bool = False) -> dict[int, str]:
         if len(messages) < 8:
-            time.sleep(0.8)
+            time.sleep(2)
         messages.extend(entries)
         return {}
 
@@ -298,7 +298,7 @@ def test_a_thousand_enqueues_at_once_neither_block_the_loop_nor_leave_a_thread(
             return await enqueue(world, session)
 
     async def main() -> list[str]:
-        asyncio.get_running_loop().slow_callback_duration = 0.6  # a slow machine needs some of it
+        asyncio.get_running_loop().slow_callback_duration = 1.5  # a slow machine needs some of it
         async with engine_of(world, pool_size=4) as engine:
             tasks = list[asyncio.Task[str]]()
             for _ in range(number):
