@@ -67,11 +67,6 @@ class Finish:
         return self.state in (State.RETRY, State.PENDING) and self.delay_seconds > MAX_DELAY_SECONDS
 
     @property
-    def is_sent_again(self) -> bool:
-        """True if a new message takes the place of the received one, so that waits do not use up its receives."""
-        return self.outcome == "rate_limited" and not self.waits_long
-
-    @property
     def visibility_seconds(self) -> int:
         return math.ceil(self.delay_seconds)
 

@@ -28,7 +28,6 @@ class Printed:
         self._rests: dict[int, list[str]] = {}
         """Thread → the parts of a line that has no end yet. Lines of threads do not mix."""
         self._lines = 0
-        self._has_begun = False
 
     def begin(self, fields: Mapping[str, Any]) -> None:
         """Take the place of ``sys.stdout``. ``fields``: those of the run's log lines."""
@@ -36,16 +35,13 @@ class Printed:
             self._under = sys.stdout
         self._fields, self._lines = fields, 0
         self._rests.clear()
-        self._has_begun = True
         sys.stdout = self
 
     def end(self) -> None:
-        """Restore ``sys.stdout``, also if the handler has replaced it. Does nothing if there was no begin."""
-        if self._has_begun:
-            self._has_begun = False
-            sys.stdout = self._under
-            for parts in list(self._rests.values()):
-                self._write("".join(parts))
+        """Restore ``sys.stdout``, also if the handler has replaced it, and log lines that have no end."""
+        sys.stdout = self._under
+        for parts in list(self._rests.values()):
+            self._write("".join(parts))
 
     def write(self, text: str) -> int:
         if not isinstance(text, str):

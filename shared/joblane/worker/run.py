@@ -72,15 +72,15 @@ class Run:
         alarm.fired = False
         started = time.perf_counter()
         payload: Payload | None = None
+        if runner.printed:
+            runner.printed.begin(context.log_fields)
         try:
             payload = task.read(claim.payload, claim.schema)
-            if runner.printed:
-                runner.printed.begin(context.log_fields)
             with alarm.set(seconds, LOOP_SECONDS if task.is_async else 0):
                 result = call(task, payload, context, work, alarm)
             self.end = completed(claim, result, ms_since(started))
             runner.log.price(claim, self.end)
-            if work.used or work.joined:
+            if work.used or work.joined:  # otherwise the worker finishes it, and wakes before that
                 runner.wake()
             self.recorded = work.commit(self.end)
         except KeyboardInterrupt:

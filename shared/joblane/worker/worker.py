@@ -284,12 +284,11 @@ class Worker:
                 self._ends.add(run.claim, end.state)
                 if end.state is State.ARCHIVED:
                     archived.append(run)
-                elif end.state is State.COMPLETED:
-                    continue
-                elif end.is_sent_again:
-                    self._send_again(run, end.visibility_seconds, response)
                 elif end.state in (State.RETRY, State.PENDING) and not end.waits_long:
-                    response.keep(run.received, end.visibility_seconds)
+                    if end.outcome == "rate_limited":  # a new message, so that waits do not use up its receives
+                        self._send_again(run, end.visibility_seconds, response)
+                    else:
+                        response.keep(run.received, end.visibility_seconds)
         self._release_finished([run.end for run in runs if run.end is not None and run.recorded])
         return archived
 
