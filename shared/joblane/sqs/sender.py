@@ -94,10 +94,9 @@ class Template:
 
     ``pool``: the client's connections to SQS or to its proxy. ``target``: the target of the request line, a path, or a
     URL if a proxy forwards the request. ``proxy``: its URL without its password. ``host``: the header that a connection
-    sets. ``signed``: the signed headers in order, name in lower case → name in ``headers``. ``names``: their names, as
-    in the signature. ``scope``: region and service of the signing key. ``quota``: the client's quota of retries, to
-    which each success returns 1. ``handlers``: the cache of the client's event handlers. Each registration replaces it.
-    ``calls``: see :func:`_calls`.
+    sets. ``signed``: the signed headers in order, name in lower case → name in ``headers``. ``scope``: region and
+    service of the signing key. ``quota``: the client's quota of retries, to which each success returns 1. ``handlers``:
+    the cache of the client's event handlers. Each registration replaces it. ``calls``: see :func:`_calls`.
     """
 
     pool: HTTPConnectionPool
@@ -108,7 +107,6 @@ class Template:
     host: str
     headers: Mapping[str, str]
     signed: Mapping[str, str]
-    names: str
     scope: tuple[str, str]
     credentials: Credentials
     quota: standard.RetryQuotaChecker
@@ -155,7 +153,6 @@ class Template:
             host=host,
             headers=headers,
             signed={name: names.get(name, name) for name in parts["SignedHeaders"].split(";")},
-            names=parts["SignedHeaders"],
             scope=(region, service),
             credentials=client._request_signer._credentials,
             quota=quota,
@@ -287,7 +284,7 @@ class Sender:
         """Sign ``headers``, and return them. Source: AWS IAM, *Create a signed AWS API request*."""
         if keys.token:
             headers[TOKEN] = keys.token
-        at, names, values = headers[DATE], template.names, {**headers, "host": template.host}
+        at, names, values = headers[DATE], ";".join(template.signed), {**headers, "host": template.host}
         lines = [f"{name}:{values[header]}" for name, header in template.signed.items()]
         asked = "\n".join(("POST", template.path, "", *lines, "", names, sha256(body).hexdigest()))
         region, service = template.scope
