@@ -156,6 +156,11 @@ class Task(Generic[P, R]):
         """The queues in which the type has a lane, the home queue first."""
         return (self.queue, *self.also)
 
+    @property
+    def allows_loops(self) -> bool:
+        """True if Lambda's recursive loop detection is off for the function: ``RecursiveLoop: Allow``."""
+        return self.max_depth > DEFAULT_MAX_DEPTH
+
     @cached_property
     def max_attempts(self) -> int:
         """Number of attempts: the first and the retries."""

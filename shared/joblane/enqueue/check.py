@@ -73,7 +73,8 @@ def check(job: Job, *, record: bool, prefix: str) -> NewTask:
         options=None if record or options is NONE else options,
     )
     body = _body(message, task.payload)
-    entry = Entry(lane_name(prefix, queue, task.type), body, delay_seconds(seconds) if seconds else 0, tenant)
+    delay_now = delay_seconds(seconds) if seconds else 0
+    entry = Entry(lane_name(prefix, queue, task.type), body, delay_now, tenant, keeps_chain=True)
     if entry.size > MAX_MESSAGE_BYTES:
         if not record:
             raise PayloadError(

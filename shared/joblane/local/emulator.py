@@ -1,4 +1,6 @@
-"""The emulator's process: MiniStack behind a guard, which also unpacks each shared zip only once.
+"""The emulator's process: MiniStack behind a guard, with Lambda's recursive loop detection for queues.
+
+It also unpacks each shared zip only once.
 
 The emulator's interpreter runs it, without any package of this project: ``python -P emulator.py``, with MiniStack's
 environment variables for port and address.
@@ -11,11 +13,14 @@ from __future__ import annotations
 
 import hashlib
 import importlib
+import logging
 import os
+import runpy
 import shutil
 import tempfile
 import zipfile
 from collections.abc import Awaitable, Callable, Iterable
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
@@ -97,6 +102,58 @@ def _link(source: Path, target: Path) -> None:
         link.symlink_to(path)
 
 
+def _service(name: str) -> Any:
+    return importlib.import_module(f"ministack.services.{name}")
+
+
+def detect_loops() -> None:
+    """Add Lambda's recursive loop detection for queues: see ``chains.py``. MiniStack has it for direct invocations.
+
+    SQS gives a message the trace header of its request. Lambda gives an invocation the header that follows from its
+    messages, or refuses it. A function can allow loops in its template.
+    """
+    chains = runpy.run_path(str(Path(__file__).with_name("chains.py")))
+    sqs, functions, provisioners = map(_service, ("sqs", "lambda_svc", "cloudformation.provisioners"))
+    of_request: ContextVar[str | None] = ContextVar("of_request", default=None)
+    of_invocation: ContextVar[str | None] = ContextVar("of_invocation", default=None)
+    handle, attributes = sqs.handle_request, sqs._build_send_sys_attrs
+    run_batch, own_header = functions._run_sqs_batch, functions._xray_trace_id_for_invocation
+
+    async def handle_with_header(method: str, path: str, headers: dict[str, str], *rest: Any) -> Any:
+        of_request.set(headers.get("x-amzn-trace-id"))
+        return await handle(method, path, headers, *rest)
+
+    def attributes_with_header(*given: Any) -> dict[str, Any]:
+        header = of_request.get()
+        found: dict[str, Any] = attributes(*given)
+        return {chains["TRACE_ATTRIBUTE"]: header, **found} if header else found
+
+    def run_unless_loop(mapping: Any, function: dict[str, Any], event: dict[str, Any], *rest: Any) -> None:
+        name, records = mapping["FunctionName"], event["Records"]
+        traces = [record["attributes"].get(chains["TRACE_ATTRIBUTE"]) for record in records]
+        allows = function.get("recursive_loop") == "Allow"
+        of_invocation.set(chains["invocation_header"](name, traces, allows_loops=allows))
+        if of_invocation.get() is None:
+            logging.getLogger("chains").warning("%s.", chains["REFUSED"].format(function=name))
+            return
+        run_batch(mapping, function, event, *rest)
+
+    def allowing(provision: Callable[..., Any], properties: int) -> Callable[..., Any]:
+        def provisioned(*given: Any, **named: Any) -> Any:
+            answer = provision(*given, **named)
+            functions._functions[answer[0]]["recursive_loop"] = given[properties].get("RecursiveLoop")
+            return answer
+
+        return provisioned
+
+    sqs.handle_request, sqs._build_send_sys_attrs = handle_with_header, attributes_with_header
+    functions._run_sqs_batch = run_unless_loop
+    functions._xray_trace_id_for_invocation = lambda *given: of_invocation.get() or own_header(*given)
+    of_functions = provisioners._RESOURCE_HANDLERS["AWS::Lambda::Function"]
+    of_functions["create"] = allowing(of_functions["create"], 1)
+    of_functions["update"] = allowing(of_functions["update"], 2)
+
+
 class SharedZip(zipfile.ZipFile):
     """A zip file whose content is unpacked once; each function has links to it.
 
@@ -131,6 +188,7 @@ def main() -> None:
     emulator = importlib.import_module("ministack.app")
     emulator.app = guarded(emulator.app, int(os.environ["GATEWAY_PORT"]))  # type: ignore[attr-defined]
     zipfile.ZipFile = SharedZip  # type: ignore[misc]
+    detect_loops()
     emulator.main()
 
 

@@ -12,6 +12,7 @@ from typing import Any
 
 from joblane.errors import SendError
 from joblane.limits import DEAD_LETTER_RETENTION, MAX_ATTRIBUTES, MAX_DELAY_SECONDS, MAX_MESSAGE_BYTES, QUEUE_RETENTION
+from joblane.local.chains import TRACE_ATTRIBUTE
 from joblane.queues import dead_letter_name
 from joblane.sqs.client import Entry, Sqs
 from joblane.sqs.depth import ATTRIBUTES
@@ -23,7 +24,8 @@ DEAD_LETTERS = dead_letter_name("")
 @dataclass(eq=False)
 class QueuedMessage:
     """A message in a queue. ``visible_at``: the time, in seconds since 1970, from which it can be received.
-    ``receipt``: the receipt handle of the last receive."""
+    ``receipt``: the receipt handle of the last receive. ``trace``: the trace header; None: it begins a chain.
+    """
 
     entry: Entry
     sent_at: float
@@ -32,6 +34,7 @@ class QueuedMessage:
     receives: int = 0
     receipt: str = ""
     first_received_at: float = 0.0
+    trace: str | None = None
 
     @property
     def system_attributes(self) -> dict[str, str]:
@@ -41,6 +44,8 @@ class QueuedMessage:
             system["ApproximateFirstReceiveTimestamp"] = str(int(self.first_received_at * 1000))
         if self.entry.group:
             system["MessageGroupId"] = self.entry.group
+        if self.trace:
+            system[TRACE_ATTRIBUTE] = self.trace
         return system
 
     def record(self, *, receipt: str | None = None) -> dict[str, Any]:
@@ -69,6 +74,8 @@ class MemoryQueues(Sqs):
         self.covered = {}  # type: ignore[misc]  # these queues are not those of the process
         self.queues: defaultdict[str, dict[str, QueuedMessage]] = defaultdict(dict)
         """Queue → its messages by SQS message id, in the order of their sends."""
+        self.trace: str | None = None
+        """The trace header of the invocation or request that uses these queues now. None: it has none."""
         self._receipts = itertools.count(1)
 
     def now(self) -> float:
@@ -92,7 +99,8 @@ class MemoryQueues(Sqs):
         if not entry.body or not 0 <= entry.delay_seconds <= MAX_DELAY_SECONDS:
             raise SendError(f"{entry.queue}: the body is empty, or the delay of {entry.delay_seconds} s is not allowed")
         now = self.seconds()
-        message = QueuedMessage(entry, max(now, sent_at), now + entry.delay_seconds)
+        trace = self.trace if entry.keeps_chain else None
+        message = QueuedMessage(entry, max(now, sent_at), now + entry.delay_seconds, trace=trace)
         self.queues[entry.queue][message.message_id] = message
         return message.message_id
 

@@ -39,13 +39,19 @@ UNREADABLE = "the answer of SQS does not name the message, which SQS may have ac
 
 @dataclass(slots=True)
 class Entry:
-    """A message to send. ``delay_seconds`` 0 to 900; ``group``: the tenant, for SQS's fair queues."""
+    """A message to send. ``delay_seconds`` 0 to 900; ``group``: the tenant, for SQS's fair queues.
+
+    ``keeps_chain``: what a handler enqueues itself belongs to the chain of messages of its invocation. Any other
+    message lets other work start, and begins a chain of its own, because Lambda stops the seventeenth invocation of a
+    function in one chain. Source: Lambda, *Use Lambda recursive loop detection*.
+    """
 
     queue: str
     body: str = field(repr=False)
     delay_seconds: int = 0
     group: str | None = None
     attributes: Attributes = field(default_factory=dict)
+    keeps_chain: bool = False
 
     @property
     def size(self) -> int:
@@ -171,7 +177,8 @@ class Sqs:
         try:
             sender = self.brief_sender if brief else self.sender
             arguments = {"QueueUrl": self._url(sender.client, entry.queue), **entry.arguments()}
-            answer = _on_open_connection(partial(sender.send, "SendMessage", arguments))
+            send = partial(sender.send, "SendMessage", arguments, keeps_chain=entry.keeps_chain)
+            answer = _on_open_connection(send)
         except Exception as error:  # boto3 raises errors of other types for some settings
             self._pause_after(error)
             raise SendError(f"{entry.queue}: {_text(error)}") from error
@@ -228,10 +235,12 @@ class Sqs:
                 time.sleep(0.1 * 2**attempt)
             try:
                 sender = self.brief_sender if brief else self.sender
-                url = self._url(sender.client, entries[waiting[0]].queue)
+                first = entries[waiting[0]]
+                url = self._url(sender.client, first.queue)
                 messages = [{"Id": str(position), **entries[position].arguments()} for position in waiting]
                 arguments = {"QueueUrl": url, "Entries": messages}
-                answer = _on_open_connection(partial(sender.send, "SendMessageBatch", arguments))
+                send = partial(sender.send, "SendMessageBatch", arguments, keeps_chain=first.keeps_chain)
+                answer = _on_open_connection(send)
             except Exception as error:  # boto3 raises errors of other types for some settings
                 self._pause_after(error)
                 return failed | dict.fromkeys(waiting, _why(error))
@@ -339,14 +348,17 @@ def _client(*, connect_seconds: int, read_seconds: int, tries: int) -> SQSClient
 
 
 def _batches(entries: Sequence[Entry]) -> Iterator[list[int]]:
-    """Yield batches of positions: one queue, at most 10 messages and 1 MiB. SQS refuses a larger message by itself."""
-    open_batches: dict[str, tuple[list[int], int]] = {}
+    """Yield batches of positions: one queue, one kind of chain, at most 10 messages and 1 MiB.
+
+    SQS refuses a larger message by itself.
+    """
+    open_batches: dict[tuple[str, bool], tuple[list[int], int]] = {}
     for position, entry in enumerate(entries):
-        entry_size = entry.size
-        batch, size = open_batches.get(entry.queue, ([], 0))
+        entry_size, key = entry.size, (entry.queue, entry.keeps_chain)
+        batch, size = open_batches.get(key, ([], 0))
         if batch and (len(batch) == MAX_BATCH or size + entry_size > MAX_MESSAGE_BYTES):
             yield batch
             batch, size = [], 0
         batch.append(position)
-        open_batches[entry.queue] = (batch, size + entry_size)
+        open_batches[key] = (batch, size + entry_size)
     yield from (batch for batch, _ in open_batches.values())

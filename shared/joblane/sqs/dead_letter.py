@@ -29,12 +29,14 @@ NO_ROOM = (
 def with_id(delivery: Received, queue: str) -> Entry:
     """Return a copy of the message for ``queue``, with its SQS message id as task id if it has no id.
 
-    The id must be in the body, because a redrive changes the SQS message id, and the task would then run twice.
+    The id must be in the body, because a redrive changes the SQS message id, and the task would then run twice. The
+    copy stays in the chain of the message.
     """
     message = delivery.message
     assert message is not None
     body = replace(message, id=message.id or delivery.message_id).encode()
-    return Entry(queue, body, group=delivery.group, attributes=_within(body, {}, delivery.attributes))
+    attributes = _within(body, {}, delivery.attributes)
+    return Entry(queue, body, group=delivery.group, attributes=attributes, keeps_chain=True)
 
 
 def unchanged_copy(delivery: Received, queue: str) -> Entry:

@@ -193,29 +193,32 @@ class Sender:
         """None: boto3 makes all requests of the operation."""
         self._key: tuple[tuple[str, str, tuple[str, str]], bytes] = (("", "", ("", "")), b"")
         self._first = threading.local()
-        """``result``: the body of a message, and what boto3 takes as the result of its first try, in this thread."""
+        """``result``: the body of a message, and what boto3 takes as the result of its first try, in this thread.
+        ``keeps_chain``: False if boto3 makes a request without the trace header."""
         for operation in METHODS:
             client.meta.events.register_first(f"before-send.sqs.{operation}", self._before_send)
 
-    def send(self, operation: str, arguments: Mapping[str, Any]) -> Mapping[str, Any]:
+    def send(self, operation: str, arguments: Mapping[str, Any], *, keeps_chain: bool = True) -> Mapping[str, Any]:
         """Send one message or one batch; ``operation`` is ``SendMessage`` or ``SendMessageBatch``.
+
+        ``keeps_chain`` False: without the trace header, in which Lambda counts the invocations of a chain.
 
         Raises botocore's errors.
         """
         template = self._templates.get(operation)
         # by identity: a tracer's wrapper equals the call in it
         if template is None or not all(map(is_, template.calls, _calls())):
-            return self._by_boto3(operation, arguments)
+            return self._by_boto3(operation, arguments, keeps_chain)
         keys = template.credentials.get_frozen_credentials()
         is_other = template.handlers is not self.client.meta.events._emitter._lookup_cache  # type: ignore[attr-defined]
         if is_other or bool(keys.token) != (TOKEN in template.headers):
             self._templates.pop(operation, None)
-            return self._by_boto3(operation, arguments)
+            return self._by_boto3(operation, arguments, keeps_chain)
         try:
             body = _json(arguments)
         except TypeError:  # a binary attribute
-            return self._by_boto3(operation, arguments)
-        headers = self._headers(template, keys, body)
+            return self._by_boto3(operation, arguments, keeps_chain)
+        headers = self._headers(template, keys, body, keeps_chain)
         result: HTTPClientError | AWSResponse
         try:
             response, content = template.send(headers, body)
@@ -229,16 +232,24 @@ class Sender:
             result = AWSResponse(template.url, response.status, response.headers, raw)  # type: ignore[arg-type]
         try:
             self._first.result = body, result
-            return self._by_boto3(operation, arguments)
+            return self._by_boto3(operation, arguments, keeps_chain)
         finally:
             self._first.result = NO_RESULT
 
-    def _by_boto3(self, operation: str, arguments: Mapping[str, Any]) -> Mapping[str, Any]:
-        answer: Mapping[str, Any] = getattr(self.client, METHODS[operation])(**arguments)
+    def _by_boto3(self, operation: str, arguments: Mapping[str, Any], keeps_chain: bool = True) -> Mapping[str, Any]:
+        outer = getattr(self._first, "keeps_chain", True)  # a signal handler may send another message
+        self._first.keeps_chain = keeps_chain
+        try:
+            answer: Mapping[str, Any] = getattr(self.client, METHODS[operation])(**arguments)
+        finally:
+            self._first.keeps_chain = outer
         return answer
 
     def _before_send(self, request: AWSPreparedRequest, event_name: str, **_: object) -> Any:
         """Return the result of the first try, if there is one. Otherwise boto3 sends, and this request is copied."""
+        if not getattr(self._first, "keeps_chain", True):
+            headers: Any = request.headers
+            headers.pop(TRACE, None)  # whatever has added it; the signature does not include it
         body, result = getattr(self._first, "result", NO_RESULT)
         if result is None or body != request.body:  # a signal handler may send another message
             operation = event_name.rpartition(".")[2]
@@ -260,20 +271,20 @@ class Sender:
             keys = template.credentials.get_frozen_credentials()
             signed = self._signed(template, keys, dict(template.headers), body)
             # what a send uses, so that a botocore that is made otherwise fails here
-            self._headers(template, keys, body)
+            self._headers(template, keys, body, keeps_chain=True)
             botocore_handlers.add_recursion_detection_header({"headers": {}})
             template.quota.release_retry_quota({}, ACCEPTED)  # type: ignore[arg-type]
             return template if signed == template.headers else None
         except Exception:
             return None
 
-    def _headers(self, template: Template, keys: Any, body: bytes) -> dict[str, str]:
+    def _headers(self, template: Template, keys: Any, body: bytes, keeps_chain: bool) -> dict[str, str]:
         headers = dict(template.headers)
         headers[DATE] = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
         headers[INVOCATION] = _uuid()
         headers[LENGTH] = str(len(body))
         trace: dict[str, str] = {}
-        if TRACE_VARIABLE in os.environ:
+        if keeps_chain and TRACE_VARIABLE in os.environ:
             botocore_handlers.add_recursion_detection_header({"headers": trace})
         if not trace:
             headers.pop(TRACE, None)

@@ -11,11 +11,13 @@ from datetime import timedelta
 from functools import wraps
 from typing import Any
 
+from joblane import telemetry
 from joblane.context import TaskContext
 from joblane.declaration import Task
 from joblane.discovery import load
 from joblane.errors import DeclarationError, JobError
 from joblane.event_bus import EventBus
+from joblane.local.chains import REFUSED, invocation_header
 from joblane.local.lambda_context import LambdaContext
 from joblane.local.memory_queues import QueuedMessage
 from joblane.queues import Queue, lane_name
@@ -158,12 +160,20 @@ class Lanes:
     ) -> dict[str, list[dict[str, str]]]:
         if task.is_async:
             refuse_running_loop()
+        outer, traces = self._queues.trace, [message.trace for message in batch]
+        trace = invocation_header(task.type, traces, allows_loops=task.allows_loops)
+        if trace is None:
+            telemetry.logger().error(REFUSED.format(function=task.type), extra={"task_ids": self._ids(task, batch)})
+            return {"batchItemFailures": [{"itemIdentifier": message.message_id} for message in batch]}
         worker = worker_of(self._instrumented(task, batch), database, self._queues, self._prefix, bus=self._bus)
         seconds = (self.invocation or task.numbers.function_timeout).total_seconds()
-        with alarm_restored():
-            return worker.handle(
-                {"Records": records}, LambdaContext(seconds, f"00000000-0000-4000-8000-{next(self._numbers):012}")
-            )
+        context = LambdaContext(seconds, f"00000000-0000-4000-8000-{next(self._numbers):012}")
+        self._queues.trace = trace
+        try:
+            with alarm_restored():
+                return worker.handle({"Records": records}, context)
+        finally:
+            self._queues.trace = outer
 
     def _instrumented(self, task: Task[Any, Any], batch: Sequence[QueuedMessage]) -> Task[Any, Any]:
         """Return the task with a function that causes the test's faults and records the result."""

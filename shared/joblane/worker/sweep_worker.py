@@ -4,15 +4,11 @@
 - At most one sweep starts for all wake-ups and planned sweeps that arrive within 15 seconds. It serves all of them: a
   wake-up arrives at least 15 seconds after the writes that it is for, and a planned sweep not before its time. Its id
   has the time of the arrival, by the clock of SQS or of the functions. The clocks of producers do not matter.
-- All messages of a sweep begin chains of their own. A run wakes the sweep, and the sweep sends the next task of the
-  same type; a planned sweep is sent again for hours. In one chain of messages Lambda would count these as a loop, and
-  stop the function. Source: Lambda, *Recursive loop detection*.
 """
 
 from __future__ import annotations
 
 import math
-import os
 import re
 import time
 from collections.abc import Mapping
@@ -40,8 +36,6 @@ if TYPE_CHECKING:
     from joblane.sqs.client import Sqs
     from joblane.worker.worker import Options
 
-TRACE_VARIABLE = "_X_AMZN_TRACE_ID"
-"""It has the chain of an invocation. Source: Lambda, *Defined runtime environment variables*."""
 AT = f"{SWEEP}:at:"
 """The beginning of the id of a sweep that was woken after a commit, or planned. The rest is the start of the 15 seconds
 in which its message has arrived, in seconds since 1970."""
@@ -63,7 +57,6 @@ class SweepWorker:
 
     def handle(self, event: Mapping[str, Any], lambda_context: Any) -> dict[str, list[dict[str, str]]]:
         """Lambda's entry, see :meth:`Worker.handle`."""
-        os.environ.pop(TRACE_VARIABLE, None)
         response = BatchResponse()
         due = [found for record in event["Records"] if (found := self._due(record, response)) is not None]
         if response.visibility:

@@ -34,9 +34,9 @@ def by_boto3(plain_boto3: None, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     operations: list[str] = []
     real = Sender._by_boto3
 
-    def recorded(sender: Sender, operation: str, arguments: Mapping[str, Any]) -> Mapping[str, Any]:
+    def recorded(sender: Sender, operation: str, *arguments: Any, **named: Any) -> Mapping[str, Any]:
         operations.append(operation)
-        return real(sender, operation, arguments)
+        return real(sender, operation, *arguments, **named)
 
     monkeypatch.setattr(Sender, "_by_boto3", recorded)
     return operations

@@ -8,6 +8,7 @@ import time
 import uuid
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -292,6 +293,21 @@ def check(
         text = f"{ours.data.decode()}{ours.tls}"
         assert "X-Amz-Date: 20260302T000001Z\r\n" in text
         assert [part for part in setting.has if part not in text] == []
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_a_message_that_begins_a_chain_is_sent_without_a_trace(
+    first: bool, network: Network, by_boto3: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for variable, value in TRACE.items():
+        monkeypatch.setenv(variable, value)
+    sender = Sqs().sender
+    for operation in OPERATIONS:
+        for keeps_chain in (first, True, False):  # boto3 makes the first request
+            for send in (sender.send, sender._by_boto3):
+                [sent] = network.sent_by(partial(send, keeps_chain=keeps_chain), operation, ARGUMENTS[operation])
+                assert (b"X-Amzn-Trace-Id: Root=1-first" in sent.data) is keeps_chain
+                assert b"Authorization: AWS4-HMAC-SHA256" in sent.data
 
 
 def test_a_send_during_the_first_request_of_boto3_verifies_the_certificate(

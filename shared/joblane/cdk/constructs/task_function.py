@@ -19,7 +19,7 @@ from joblane.cdk.database_access import Login
 from joblane.cdk.nag import acknowledge, acknowledge_wildcards
 from joblane.cdk.settings.section import SecretReference
 from joblane.cdk.settings.stage import Value
-from joblane.declaration import DEFAULT_MAX_DEPTH, Task
+from joblane.declaration import Task
 from joblane.project import FUNCTIONS
 from joblane.queues import SWEEP, function_name, log_group_name
 from joblane.schedule_overrides import VARIABLE as SCHEDULES
@@ -157,7 +157,7 @@ class TaskFunction(JobFunction):
                 **({MAIL_FROM: sender} if sender else {}),
             },
             login=shared.access.functions,
-            recursive=task.max_depth > DEFAULT_MAX_DEPTH or task.type == SWEEP,  # it sends itself the next sweep
+            recursive=task.allows_loops or task.type == SWEEP,  # all other duties of a stage depend on the sweep
         )
         if sender:
             self._grant_mail(sender)

@@ -142,7 +142,7 @@ class DeadLetter:
         if message is None:
             return unchanged_copy(delivery, queue)
         if message.tick is None:
-            return with_id(delivery, queue)
+            return replace(with_id(delivery, queue), keeps_chain=False)
         task = declared(tasks).get(message.type)
         if task is None or self.id is None:
             return None

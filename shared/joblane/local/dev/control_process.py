@@ -99,6 +99,7 @@ def _type(prefix: str, task: Task[Any, Any]) -> dict[str, Any]:
         "visibility_seconds": task.numbers.visibility.total_seconds(),
         "max_receive_count": task.numbers.max_receive_count,
         "function_seconds": task.numbers.function_timeout.total_seconds(),
+        "allows_loops": task.allows_loops,
     }
 
 

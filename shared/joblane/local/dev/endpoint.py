@@ -96,6 +96,7 @@ class Endpoint:
                 raise AwsError("RequestEntityTooLarge", f"a request can have {MAX_REQUEST_BYTES} bytes", 413)
             await self.ready.wait()
             if service == "AmazonSQS" and operation in self._operations:
+                self._queues.trace = headers.get("x-amzn-trace-id")  # SQS makes it an attribute of the sent messages
                 answer = self._operations[operation](_json(body))
                 await _answer(send, 200, await answer if asyncio.iscoroutine(answer) else answer)
             elif headers.get("x-amz-target") == "Logs_20140328.FilterLogEvents":

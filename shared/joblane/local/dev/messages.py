@@ -33,7 +33,7 @@ def checked_entry(queue: str, given: Mapping[str, Any], *, whole: bool = True) -
     """Return the message of a request. Raises :class:`AwsError`. ``whole=False``: only the parts that have a size."""
     body = given.get("MessageBody")
     attributes = _attributes(given.get("MessageAttributes") or {}, whole=whole)
-    entry = Entry(queue, body if isinstance(body, str) else "", attributes=attributes)
+    entry = Entry(queue, body if isinstance(body, str) else "", attributes=attributes, keeps_chain=True)
     if not whole:
         return entry
     if not entry.body:

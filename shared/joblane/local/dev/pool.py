@@ -13,6 +13,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from joblane.errors import MessageError
+from joblane.local.chains import REFUSED, invocation_header
 from joblane.local.dev.log import RED, YELLOW, Log, short
 from joblane.local.dev.processes import Process, ended
 from joblane.sqs.message import decode
@@ -160,15 +161,21 @@ class Pool:
                 self._report_broken(self.type, f"{self.type}: the process {what} while it imported the handler.")
 
     def _run(self, worker: Worker, batch: Sequence[QueuedMessage]) -> None:
+        traces = [message.trace for message in batch]
+        trace = invocation_header(self.type, traces, allows_loops=self.declared["allows_loops"])
+        if trace is None:
+            self._log.say(f"{REFUSED.format(function=self.type)}.", RED)
+            return
         worker.request_id = f"{REQUEST}{uuid.uuid4()}"
         worker.task_ids = [_id(message) for message in batch]
         worker.since = asyncio.get_running_loop().time()
-        self._keep(self._invoke(worker, batch, worker.request_id))
+        self._keep(self._invoke(worker, batch, worker.request_id, trace))
 
-    async def _invoke(self, worker: Worker, batch: Sequence[QueuedMessage], request_id: str) -> None:
+    async def _invoke(self, worker: Worker, batch: Sequence[QueuedMessage], request_id: str, trace: str) -> None:
         process = worker.process
         assert process is not None
-        process.send({"request_id": request_id, "records": [message.record() for message in batch]})
+        records = [message.record() for message in batch]
+        process.send({"request_id": request_id, "trace": trace, "records": records})
         answer: Mapping[str, Any] | None = None
         seconds = self.declared["function_seconds"]
         why = "it has closed the connection to `joblane dev`"

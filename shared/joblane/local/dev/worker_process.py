@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 from joblane import discovery, settings
 from joblane.event_bus import bus_of_environment
+from joblane.local.chains import TRACE_VARIABLE
 from joblane.local.dev.channel import Channel
 from joblane.local.dev.slow_import import named_if_slow
 from joblane.local.lambda_context import LambdaContext
 from joblane.project import Project
-from joblane.queues import folder_of
+from joblane.queues import folder_of, function_name
 from joblane.record.database import Database
 from joblane.record.time_limits import WORKER
 from joblane.sqs.client import Sqs
@@ -41,7 +42,8 @@ def serve(channel: Channel, _files: list[int], *, type: str) -> None:  # noqa: A
     """Serve invocations until the command ends this process. Import errors of the handler are sent to the command."""
     project = Project.here()
     project.activate()
-    os.environ["JOBLANE_TASK"] = type  # as in its Lambda function: a queue of Django imports its tasks at the start
+    # As in its Lambda function. A queue of Django imports its tasks at the start.
+    os.environ.update(JOBLANE_TASK=type, AWS_LAMBDA_FUNCTION_NAME=function_name(settings.prefix(), type))
     discovery.leave_out_broken()  # the sweep and bulk actions discover all tasks
     try:
         with named_if_slow(project.root):
@@ -55,6 +57,7 @@ def serve(channel: Channel, _files: list[int], *, type: str) -> None:  # noqa: A
     seconds = task.numbers.function_timeout.total_seconds()
     channel.send({"kind": "ready"})
     for invocation in channel:
+        os.environ[TRACE_VARIABLE] = invocation["trace"]
         context = LambdaContext(seconds, invocation["request_id"])
         started = time.monotonic()
         response: dict[str, Any] = worker.handle({"Records": invocation["records"]}, context)

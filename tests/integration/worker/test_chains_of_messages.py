@@ -1,0 +1,278 @@
+"""The chain of each message that a function sends: the trace header in which Lambda counts invocations.
+
+What a handler enqueues itself stays in the chain of its invocation. Every other message lets other work start, and
+begins a chain of its own: in one chain Lambda would stop a limit after sixteen runs.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import time
+from collections.abc import Callable
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from sqlalchemy import create_engine
+from sqlalchemy.orm import Session
+
+from joblane import Job, RateLimited, SkipRetry, TaskContext
+from joblane.client import JobClient
+from joblane.enqueue.wake import PLANNED, wake, wake_after_commit
+from joblane.functions.jobs_sweep import handler as sweep_handler
+from joblane.limits import EARLY_RECEIVES
+from joblane.queues import SWEEP, Queue, front_door_name
+from joblane.record.claim import arrival, claim
+from joblane.record.task_types import LIMITS, declared_limits
+from joblane.sqs.client import Entry, Sqs
+from joblane.sqs.message import Message
+from joblane.worker.router import Router
+from tests.builders.events import event, record
+from tests.builders.rows import In, archived, put
+from tests.samples import (
+    LIMITED,
+    Sample,
+    behaviour,
+    sample_keyed,
+    sample_one,
+    sample_sharing,
+    sample_single,
+    sample_watched,
+)
+from tests.world import PREFIX, World, handle
+
+TRACE = "Root=1-5759e988-bd862e3fe1be46a994272793;Parent=53995c3f42cd8ad8;Sampled=0;Lineage=1:0a1b2c3d:15"
+UNREADABLE = "\x01é;Lineage=" + "x" * 3_000
+
+
+class Chains:
+    """The requests of clients: trace header and body."""
+
+    def __init__(self) -> None:
+        self.requests: list[tuple[str, str]] = []
+
+    def watch(self, *clients: Sqs) -> None:
+        for sqs in clients:
+            for client in (sqs.client, sqs.brief_client):
+                client.meta.events.register("before-send.sqs", self._note)
+
+    def _note(self, request: Any, **_: Any) -> None:
+        header = request.headers.get("X-Amzn-Trace-Id") or b""
+        self.requests.append((header.decode() if isinstance(header, bytes) else header, request.body.decode()))
+
+    def of(self, text: str) -> set[bool]:
+        """True for a send with this text in the chain of the invocation, False for one in a chain of its own."""
+        found = {header == TRACE for header, body in self.requests if text in body and "MessageBody" in body}
+        assert found, f"no message with {text!r} was sent"
+        return found
+
+
+@pytest.fixture
+def chains(world: World, monkeypatch: pytest.MonkeyPatch) -> Chains:
+    """The sends from now on, in a function whose invocation has a chain of fifteen."""
+    world.run(LIMITS, json.dumps(declared_limits({task.type: task for task in LIMITED})))
+    world.deploy((sample_one, sample_watched, sample_watched.archived_to, sweep_handler.jobs_sweep, *LIMITED))  # type: ignore[arg-type]
+    monkeypatch.setenv("AWS_LAMBDA_FUNCTION_NAME", "jobs-sample")
+    monkeypatch.setenv("_X_AMZN_TRACE_ID", TRACE)
+    found = Chains()
+    found.watch(world.sqs, world.client._sqs)
+    return found
+
+
+def rec(type_: str, id_: str) -> dict[str, Any]:
+    return {"v": 1, "type": type_, "id": id_, "rec": True}
+
+
+def held_by(world: World, task: Any) -> None:
+    """Let `first` run in a process that dies, and `next` wait for its slot."""
+    world.client.enqueue(task, Sample(number=7), task_id="first", unique_key="mine", unique_for=timedelta(hours=1))
+    world.client.enqueue(task, Sample(number=7), task_id="next")
+    ids = ["first"]
+    if task is sample_sharing:  # two slots
+        world.client.enqueue(task, Sample(number=7), task_id="second")
+        ids.append("second")
+    first = [arrival(task, Message(task.type, id_, rec=True), id_, Queue.DEFAULT) for id_ in ids]
+    claim(world.database.get(), first, timedelta(seconds=60), "another process")
+    world.deliver(task, rec(task.type, "next"))
+    assert world.row("next")["state"] == "held"
+
+
+# --- Other work begins a chain of its own --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("task", [sample_keyed, sample_single, sample_sharing], ids=["key", "type", "shared limit"])
+def test_the_next_task_of_a_limit_begins_a_chain(task: Any, world: World, chains: Chains) -> None:
+    held_by(world, task)
+    world.expire_leases()
+    chains.requests.clear()
+    world.deliver(task, rec(task.type, "first"))
+    assert world.row("next")["state"] == "pending"
+    assert chains.of("next") == {False}
+
+
+@behaviour
+def busy_service(payload: Sample, ctx: TaskContext) -> None:
+    raise RateLimited(timedelta(seconds=1), "the service answered 429")
+
+
+def test_the_copy_of_a_rate_limited_task_begins_a_chain(world: World, chains: Chains) -> None:
+    world.client.enqueue(sample_one, Sample(do="busy_service"), task_id="it")
+    chains.requests.clear()
+    world.deliver(sample_one, rec("sample:one", "it"))
+    assert chains.of("sample:one") == {False}
+
+
+def test_the_copy_of_an_early_message_begins_a_chain(world: World, chains: Chains) -> None:
+    put(world, sample_one, "early", due_at=In(300), state="scheduled")
+    world.deliver(sample_one, rec("sample:one", "early"), receives=EARLY_RECEIVES + 1)
+    assert chains.of("early") == {False}
+
+
+def test_a_child_begins_a_chain(world: World, chains: Chains) -> None:
+    world.client.enqueue(sample_one, Sample(), task_id="parent")
+    world.client.enqueue(sample_one, Sample(), task_id="child", after=["parent"])
+    world.deliver(sample_one, rec("sample:one", "child"))
+    chains.requests.clear()
+    world.deliver(sample_one, rec("sample:one", "parent"))
+    assert chains.of("child") == {False}
+
+
+def test_a_dead_letter_and_the_task_that_follows_it_begin_chains(world: World, chains: Chains) -> None:
+    @behaviour
+    def skip_all(payload: Sample, ctx: TaskContext) -> None:
+        raise SkipRetry("no use")
+
+    world.client.enqueue(sample_watched, Sample(do="skip_all"), task_id="it")
+    chains.requests.clear()
+    world.deliver(sample_watched, rec("sample:watched", "it"))
+    assert chains.of("no use") == {False}
+    assert chains.of("sample:alert") == {False}
+    world.deliver(sample_one, '{"type": "sample:other"}')
+    assert chains.of("sample:other") == {False}
+
+
+def test_a_wake_up_begins_a_chain(world: World, chains: Chains, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("JOBLANE_SWEEP_MINUTES", "360")
+    monkeypatch.setattr(Sqs, "covered", {})
+    wake(world.sqs, PREFIX)
+    wake_after_commit(world.sqs, PREFIX)
+    assert len([body for _, body in chains.requests if SWEEP in body and "MessageBody" in body]) == 2
+    assert chains.of(SWEEP) == {False}
+
+
+STARTS: dict[str, Callable[[JobClient], Any]] = {
+    "a cancel": lambda jobs: jobs.cancel("first"),
+    "a raised limit": lambda jobs: jobs.limits.set("sample:single", max_total=2),
+    "a task that replaces another": lambda jobs: jobs.enqueue(
+        sample_single,
+        Sample(),
+        unique_key="mine",
+        unique_for=timedelta(hours=1),
+        on_conflict="replace",
+        process_in=timedelta(hours=1),
+    ),
+}
+
+
+@pytest.mark.parametrize("how", STARTS)
+def test_a_task_that_a_client_in_a_function_lets_start_begins_a_chain(how: str, world: World, chains: Chains) -> None:
+    held_by(world, sample_single)
+    world.run("update joblane.tasks set state = 'pending', lease_token = null, lease_until = null where id = 'first'")
+    chains.requests.clear()
+    STARTS[how](world.client)
+    assert chains.of("next") == {False}
+
+
+def test_a_child_of_a_cancelled_parent_begins_a_chain(world: World, chains: Chains) -> None:
+    world.client.enqueue(sample_one, Sample(), task_id="parent", process_in=timedelta(hours=1))
+    world.client.enqueue(sample_one, Sample(), task_id="child", after=["parent"], on_parent_dead="run")
+    world.deliver(sample_one, rec("sample:one", "child"))
+    chains.requests.clear()
+    world.client.cancel("parent")
+    assert chains.of("child") == {False}
+
+
+def test_each_message_of_a_sweep_begins_a_chain(world: World, chains: Chains, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("JOBLANE_SWEEP_MINUTES", "360")
+    monkeypatch.delenv("JOBLANE_PREFIX", raising=False)
+    monkeypatch.setattr(sweep_handler, "Sqs", lambda: world.sqs)
+    world.run("insert into joblane.stage (prefix) values ('jobs') on conflict do nothing")
+    # given a due task, a dead letter, a task whose turn it is, and a task that needs a sweep later
+    put(world, sample_one, "due", sweep_at=In(-1))
+    put(world, sample_one, "dead", **archived(dead_sent_at=None, sweep_at=In(-1)))
+    held_by(world, sample_single)
+    world.run("delete from joblane.tasks where id = 'first'")
+    put(world, sample_one, "later", state="scheduled", due_at=In(2_000), sweep_at=In(1_500))
+    chains.requests.clear()
+    # when
+    kept = world.deliver(sweep_handler.jobs_sweep, {"type": SWEEP, "id": "tick"}, seconds=240)
+    # then
+    assert kept == []
+    assert [chains.of(text) for text in ("due", "dead", "next", PLANNED)] == [{False}] * 4
+    # and when the planned sweep is sent again
+    chains.requests.clear()
+    at = int(time.time()) + 3_000
+    world.deliver(sweep_handler.jobs_sweep, {"type": SWEEP, "id": f"{PLANNED}{at}"})
+    assert chains.of(PLANNED) == {False}
+    assert os.environ["_X_AMZN_TRACE_ID"] == TRACE
+
+
+# --- What a handler enqueues stays in its chain --------------------------------------------------------------------
+
+
+def in_session(jobs: JobClient, url: str) -> None:
+    engine = create_engine(url.replace("postgresql://", "postgresql+psycopg://"))
+    with Session(engine) as session:
+        jobs.enqueue(sample_one, Sample(), task_id="it", session=session)
+        session.commit()
+    engine.dispose()
+
+
+ENQUEUES: dict[str, Callable[[JobClient, str], Any]] = {
+    "alone": lambda jobs, _: jobs.enqueue(sample_one, Sample(), task_id="it"),
+    "many": lambda jobs, _: jobs.enqueue_many([Job(sample_one, Sample(), task_id=f"it{n}") for n in range(12)]),
+    "asynchronously": lambda jobs, _: asyncio.run(jobs.aenqueue(sample_one, Sample(), task_id="it")),
+    "in a session": in_session,
+}
+
+
+@pytest.mark.parametrize("how", ENQUEUES)
+def test_a_message_that_a_handler_enqueues_stays_in_its_chain(how: str, world: World, chains: Chains) -> None:
+    ENQUEUES[how](world.client, world.url)
+    assert chains.of("sample:one") == {True}
+
+
+def test_a_message_without_a_record_stays_in_its_chain(world: World, chains: Chains) -> None:
+    jobs = JobClient(record=False)
+    chains.watch(jobs._sqs)
+    jobs.enqueue(sample_one, Sample(), task_id="it")
+    jobs.enqueue_many([Job(sample_one, Sample()) for _ in range(12)])
+    assert chains.of("sample:one") == {True}
+
+
+def test_copies_of_a_router_and_copies_with_an_id_stay_in_their_chain(world: World, chains: Chains) -> None:
+    router = Router({"sample:one": ["default"]}, world.sqs, PREFIX)
+    door = front_door_name(PREFIX, Queue.DEFAULT)
+    router.handle(event(record({"type": "sample:one", "id": "routed"}, door)), None)
+    world.deliver(sample_one, {"type": "sample:one", "payload": {"number": 4711}})
+    assert chains.of("routed") == {True}
+    assert chains.of("4711") == {True}
+
+
+def test_sends_of_both_kinds_share_no_request(world: World, chains: Chains) -> None:
+    lane = world.lane(sample_one)
+    world.sqs.send_many([Entry(lane, f"body {n}", keeps_chain=n % 2 == 0) for n in range(10)])
+    assert [chains.of(f"body {n}") for n in range(10)] == [{True}, {False}] * 5
+
+
+def test_a_trace_header_that_cannot_be_read_ends_nothing(
+    world: World, chains: Chains, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("_X_AMZN_TRACE_ID", UNREADABLE)
+    world.client.enqueue(sample_one, Sample(), task_id="it")
+    delivery = record(rec("sample:one", "it"), world.lane(sample_one))
+    delivery["attributes"]["AWSTraceHeader"] = UNREADABLE
+    assert handle(world.worker(sample_one), delivery) == []
+    assert world.row("it")["state"] == "completed"
