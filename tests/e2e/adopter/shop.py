@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from tests import long_chains
+
 MODELS = '''
 from sqlalchemy import ForeignKey
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
@@ -174,4 +176,5 @@ FILES = {
     "shop/models.py": MODELS,
     "cloud/app.py": CLOUD,
     "functions/tenant_welcome/handler.py": HANDLER,
+    "functions/chain_link/handler.py": long_chains.HANDLER,
 }

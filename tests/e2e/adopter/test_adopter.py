@@ -22,7 +22,7 @@ from joblane.local.ports import free_port
 from joblane.local.tools import Tools, installing_environment
 from joblane.project import Project
 from joblane.record.database import Database
-from tests import unpacked, wheel
+from tests import long_chains, unpacked, wheel
 from tests.e2e.adopter.shop import FILES
 from tests.e2e.adopter.tutorial import Tutorial
 from tests.pages import ROOT
@@ -188,6 +188,17 @@ def test_an_application_adopts_joblane(adopter: Adopter) -> None:
     printed = adopter.run("joblane", "invoke", "tenant:welcome", "--json", '{"tenant_id": 1}')
     assert "Welcome to the corner shop, Ada" in printed
     database.drop()
+
+
+@pytest.mark.usefixtures("tutorial")
+def test_chains_of_messages_end_as_on_aws(adopter: Adopter) -> None:
+    (adopter.folder / "chains.py").write_text(long_chains.PROGRAM)
+    adopter.run("python", "chains.py", "jobs-default-chain-link", **adopter.joined)
+    until = time.monotonic() + PATIENCE_SECONDS
+    while long_chains.REFUSAL not in (adopter.folder / ".joblane" / "ministack.log").read_text():
+        assert time.monotonic() < until
+        time.sleep(0.1)
+    long_chains.assert_stopped(adopter.joined["DATABASE_URL"])
 
 
 def test_the_tutorial_is_followed_to_its_end(tutorial: Tutorial) -> None:

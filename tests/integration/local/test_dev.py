@@ -26,6 +26,7 @@ from joblane.local.daemon import await_end
 from joblane.local.ports import free_port
 from joblane.local.tools import environment_of
 from joblane.record.database import Database
+from tests import long_chains
 from tests.pages import ROOT, blocks
 
 PATIENCE_SECONDS = 60
@@ -119,6 +120,7 @@ class Dev:
         (root / "functions" / "__init__.py").touch()
         for type_ in TYPES:
             self.save(type_)
+        self.save("chain:link", long_chains.HANDLER)
         self._environment = {
             **{name: value for name, value in os.environ.items() if not name.startswith(NOT_INHERITED)},
             "JOBLANE_AWS_PORT": str(free_port()),
@@ -231,6 +233,22 @@ def test_a_program_enqueues_with_the_variables_and_its_printed_lines_are_shown(d
     shown = dev.run("-m", "joblane.cli", "logs", id_)
     assert "tasks completed" in shown.stdout, shown.stderr
     assert "GREETING" in (dev.local / "env").read_text()
+
+
+def test_chains_of_messages_end_as_on_aws(dev: Dev) -> None:
+    program = dev.root / "chains.py"
+    program.write_text(long_chains.PROGRAM)
+    done = subprocess.run(
+        [sys.executable, str(program), "jobs-default-chain-link"],
+        cwd=dev.root,
+        env={**os.environ, **dev.variables},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    dev.await_line(long_chains.REFUSAL, "16 times in one chain of messages")
+    long_chains.assert_stopped(dev.variables["DATABASE_URL"])
 
 
 def test_a_retry_a_setting_and_an_archived_task_show_what_happened(dev: Dev) -> None:
