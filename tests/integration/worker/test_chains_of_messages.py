@@ -254,8 +254,8 @@ def test_a_message_without_a_record_stays_in_its_chain(world: World, chains: Cha
 
 def test_copies_of_a_router_and_copies_with_an_id_stay_in_their_chain(world: World, chains: Chains) -> None:
     router = Router({"sample:one": ["default"]}, world.sqs, PREFIX)
-    door = front_door_name(PREFIX, Queue.DEFAULT)
-    router.handle(event(record({"type": "sample:one", "id": "routed"}, door)), None)
+    front_door = front_door_name(PREFIX, Queue.DEFAULT)
+    router.handle(event(record({"type": "sample:one", "id": "routed"}, front_door)), None)
     world.deliver(sample_one, {"type": "sample:one", "payload": {"number": 4711}})
     assert chains.of("routed") == {True}
     assert chains.of("4711") == {True}
