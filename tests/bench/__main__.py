@@ -39,6 +39,7 @@ Run = Callable[[], Iterable[Ratio]]
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.bench", description=__doc__)
     parser.add_argument("--large", action="store_true", help="tables of a million tasks and more")
+    parser.add_argument("--write", metavar="WORDS", help="keep the instructions under the date and these words")
     parser.add_argument("only", nargs="*", help="names of measurements, the modules of this package")
     arguments = parser.parse_args()
     console, started = Console(), time.monotonic()
@@ -46,7 +47,7 @@ def main() -> int:
     try:
         with tempfile.TemporaryDirectory() as name:
             runs = _large if arguments.large else _usual
-            for ratio in runs(Path(name), console, arguments.only):
+            for ratio in runs(Path(name), console, arguments):
                 ratios.append(ratio)
                 console.print(_line(ratio), soft_wrap=True)
         ended = True
@@ -58,7 +59,7 @@ def main() -> int:
     return 0 if ended and all(ratio.holds for ratio in ratios) else 1
 
 
-def _usual(folder: Path, console: Console, only: list[str]) -> Iterator[Ratio]:
+def _usual(folder: Path, console: Console, arguments: argparse.Namespace) -> Iterator[Ratio]:
     with (
         Postgres(folder / "postgres") as server,
         Postgres(folder / "steady", settings=AUTOVACUUM) as steady,
@@ -82,6 +83,7 @@ def _usual(folder: Path, console: Console, only: list[str]) -> Iterator[Ratio]:
                 first_claims,
                 graphs,
                 handling,
+                instructions,
                 large_dead_letters,
                 limiting,
                 lives,
@@ -98,6 +100,7 @@ def _usual(folder: Path, console: Console, only: list[str]) -> Iterator[Ratio]:
                     "sizes": sizes.run,
                     "synthesis": synthesis.run,
                     "startup": lambda: startup.run(folder / "unpacked"),
+                    "instructions": lambda: instructions.run(folder / "instructions", arguments.write),
                     "handling": handling.run,
                     "delivering": lambda: delivering.run(steady),
                     "moves": lambda: moves.run(server.url),
@@ -118,13 +121,13 @@ def _usual(folder: Path, console: Console, only: list[str]) -> Iterator[Ratio]:
                     "dev": lambda: dev.run(folder),
                 },
                 console,
-                only,
+                arguments.only,
             )
         finally:
             emulator.stop()
 
 
-def _large(folder: Path, console: Console, only: list[str]) -> Iterator[Ratio]:
+def _large(folder: Path, console: Console, arguments: argparse.Namespace) -> Iterator[Ratio]:
     with Postgres(folder / "postgres", settings=BUFFERS) as server:
         os.environ.update(DATABASE_URL=server.url, JOBLANE_PREFIX="jobs", AWS_DEFAULT_REGION=REGION)
         from tests.bench import growth, inspecting, operations, sweeping
@@ -135,7 +138,7 @@ def _large(folder: Path, console: Console, only: list[str]) -> Iterator[Ratio]:
             "sweeping": lambda: sweeping.run(server),
             "growth": lambda: growth.run(server),
         }
-        yield from measured(runs, console, only)
+        yield from measured(runs, console, arguments.only)
 
 
 def _configure(server: Postgres, emulator: MiniStack) -> None:
@@ -170,8 +173,10 @@ def _mark(ratio: Ratio) -> str:
 
 
 def _line(ratio: Ratio) -> str:
-    values = f"{ratio.ours} against {ratio.bare}, ratio {ratio.ratio:.2f}, required {ratio.required}"
-    return f"{_mark(ratio)} {escape(f'{ratio.name}, {ratio.setting}: {values}')}"
+    line = f"{ratio.name}, {ratio.setting}: {ratio.ours}"
+    if ratio.is_measured:
+        line += f" against {ratio.bare}, ratio {ratio.ratio:.2f}, required {ratio.required}"
+    return f"{_mark(ratio)} {escape(line)}"
 
 
 def _table(ratios: list[Ratio]) -> Table:

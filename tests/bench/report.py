@@ -24,6 +24,10 @@ class Ratio:
     at_most: bool
 
     @property
+    def is_measured(self) -> bool:
+        return math.isfinite(self.ratio)
+
+    @property
     def holds(self) -> bool:
         if self.bound is None:
             return True
