@@ -42,6 +42,8 @@ def main() -> int:
     parser.add_argument("--write", metavar="WORDS", help="keep the instructions under the date and these words")
     parser.add_argument("only", nargs="*", help="names of measurements, the modules of this package")
     arguments = parser.parse_args()
+    if arguments.write and (arguments.large or (arguments.only and "instructions" not in arguments.only)):
+        parser.error("--write needs the measurement instructions")
     console, started = Console(), time.monotonic()
     ratios, ended = list[Ratio](), False
     try:

@@ -60,7 +60,7 @@ def run(folder: Path, words: str | None) -> Iterator[Ratio]:
         return
     folder.mkdir()
     kept: dict[str, Any] = json.loads(KEPT.read_text()) if KEPT.exists() else {}
-    versions = {"python": platform.python_version()}
+    versions = {"machine": platform.machine(), "python": platform.python_version()}
     values = Counts()
     for measure in (partial(_session, versions=versions), _messages, _start):
         counts = measure(folder)
@@ -72,7 +72,7 @@ def run(folder: Path, words: str | None) -> Iterator[Ratio]:
 
 
 def compared(name: str, count: int, versions: dict[str, str], kept: dict[str, Any]) -> Ratio:
-    """A value against the newest one. A value of other versions of Python or PostgreSQL is no bound."""
+    """Compare a value with the newest one. It binds only on the same kind of machine, with the same versions."""
     moment = next((moment for moment in reversed(kept) if name in kept[moment]["values"]), None)
     if moment is None:
         return Ratio("instructions", name, f"{count:,}", "no earlier value", 1, None, at_most=True)

@@ -97,3 +97,9 @@ def test_without_valgrind_the_instructions_fail_by_name(
     monkeypatch.setenv("PATH", str(tmp_path))
     assert run({"instructions": lambda: instructions.run(tmp_path / "counts", None)}) == 1
     assert "✗ instructions, valgrind is missing: install the package `valgrind`" in capsys.readouterr().out
+
+
+def test_values_are_kept_only_of_a_run_that_counts_instructions(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        run({"working": works}, "--write", "now", "working")
+    assert "--write needs the measurement instructions" in capsys.readouterr().err
