@@ -91,8 +91,8 @@ docs: .venv/.dev ## Build the documentation's site into .joblane/docs; a warning
 	@$(RUN) sphinx --quiet --fresh-env --fail-on-warning --doctree-dir .joblane/cache/docs docs .joblane/docs
 	@echo ".joblane/docs/index.html"
 
-bench: tools ## Measure, compared with plain Lambda, SQS and SQL, and with peers
-	@$(RUN) tests.bench $(ONLY)
+bench: tools ## Measure, compared with plain Lambda, SQS and SQL, and with peers; optional ONLY=, WRITE=
+	@$(RUN) tests.bench $(if $(WRITE),--write "$(WRITE)") $(ONLY)
 
 bench-large: tools ## Measure on tables of a million to ten million tasks
 	@$(RUN) tests.bench --large $(ONLY)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 import zipfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -24,12 +25,17 @@ class Unpacked:
     layer: Path
     provided: Path
 
-    def run(self, script: str, *arguments: str, provided: bool = True, **environ: str) -> str:
-        """Run a script in an interpreter with only these folders. Return its output; fail with its traceback."""
+    def run(
+        self, script: str, *arguments: str, provided: bool = True, under: Sequence[str] = (), **environ: str
+    ) -> str:
+        """Run a script in an interpreter with only these folders. Return its output; fail with its traceback.
+
+        ``under``: the prefix of the command.
+        """
         folders = [self.code, self.layer, *([self.provided] if provided else [])]
         start = f"import sys; sys.path[:0] = {[str(folder) for folder in folders]!r}\n"
-        command = [sys.executable, "-I", "-S", "-B", "-c", start + script, *arguments]
-        done = subprocess.run(command, env=environ, capture_output=True, text=True, check=False, timeout=120)
+        command = [*under, sys.executable, "-P", "-s", "-S", "-B", "-c", start + script, *arguments]
+        done = subprocess.run(command, env=environ, capture_output=True, text=True, check=False, timeout=600)
         assert done.returncode == 0, done.stderr
         return done.stdout
 

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import os
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from unittest.mock import patch
 
 from joblane import settings
 from joblane.discovery import discover
 from joblane.inspector.bulk.dead_letters import queues_of
 from joblane.inspector.inspector import Inspector
 from joblane.inspector.scope import Scope
-from joblane.queues import lane_name
+from joblane.local.postgres import Postgres
+from joblane.queues import dead_letter_name, lane_name
 from joblane.record.database import Database
 from joblane.sqs.client import Entry, Sqs
 from joblane.sqs.dead_letter import archived_dead_letter
 from joblane.sqs.message import Message
+from joblane.testing.databases import Databases
 from tests.bench.report import Ratio, median, within
 
 DEAD = 1_000
@@ -33,10 +39,32 @@ select 'dead-' || n, 'data:export', 'default', 'archived', '{}', '', 4, 4, 4, 86
 """
 
 
-def run() -> list[Ratio]:
+def run(server: Postgres) -> list[Ratio]:
+    with stage(server, "dead"):
+        return _measured()
+
+
+@contextmanager
+def stage(server: Postgres, prefix: str) -> Iterator[None]:
+    """Make the settings those of a stage of its own, with an empty database and empty queues, until the end.
+
+    The next measurement would find the dead letters and the rows that a measurement leaves.
+    """
+    databases, sqs = Databases(server.url), Sqs()
+    try:
+        with databases.clone() as url, patch.dict(os.environ, DATABASE_URL=url, JOBLANE_PREFIX=prefix):
+            names = queues_of(prefix, discover())
+            names += [name.removesuffix(dead_letter_name("")) for name in names]
+            urls = [sqs.client.create_queue(QueueName=name)["QueueUrl"] for name in names]
+            yield
+            for queue_url in urls:
+                sqs.client.delete_queue(QueueUrl=queue_url)
+    finally:
+        databases.close()
+
+
+def _measured() -> list[Ratio]:
     database, sqs, tasks, prefix = Database(settings.database_url()), Sqs(), discover(), settings.prefix()
-    for queue in queues_of(prefix, tasks):
-        sqs.client.create_queue(QueueName=queue)
     database.get().run(ROWS, str(DEAD), str(CAUSES))
     task = tasks["data:export"]
     lane = lane_name(prefix, task.queue, task.type)

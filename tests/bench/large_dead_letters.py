@@ -9,20 +9,22 @@ import os
 import resource
 import subprocess
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 
 from joblane import settings
 from joblane.discovery import discover
 from joblane.functions.jobs_bulk.handler import jobs_bulk
-from joblane.inspector.bulk.dead_letters import queues_of
 from joblane.inspector.filter import Filter
 from joblane.inspector.inspector import Inspector
 from joblane.inspector.scope import Scope
+from joblane.local.postgres import Postgres
 from joblane.queues import Queue, dead_letter_name, front_door_name
 from joblane.record.database import Database
 from joblane.record.states import ENDED
 from joblane.sqs.client import Sqs
+from joblane.sqs.depth import queue_depth
+from tests.bench.dead_letters import stage
 from tests.bench.report import Ratio, within
 from tests.builders.events import LambdaContext, event, record
 
@@ -34,22 +36,18 @@ BODY = START + "{},".ljust(3) * ((BYTES - len(START + END)) // 3) + END
 MAX_MB = 256
 
 
-def run() -> list[Ratio]:
-    sqs, prefix = Sqs(), settings.prefix()
-    for queue in queues_of(prefix, discover()):
-        sqs.client.create_queue(QueueName=queue)
-        sqs.client.create_queue(QueueName=queue.removesuffix(dead_letter_name("")))
-    queues = [dead_letter_name(front_door_name(prefix, queue)) for queue in Queue]
-    for queue in queues:
-        for _ in range(NUMBER):
-            sqs.client.send_message(QueueUrl=sqs.url(queue), MessageBody=BODY)
-    setting = f"{NUMBER} of 1 MiB in each of {len(queues)} front doors"
-    found = [within("large dead letters", f"{name}: {setting}", _memory(name), MAX_MB, "MB") for name in PROGRAMS]
-    left = sum(
-        int(sqs.attributes(queue, ["ApproximateNumberOfMessages"])["ApproximateNumberOfMessages"]) for queue in queues
-    )
-    assert left == 0, f"{left} dead letters are left"
-    return found
+def run(server: Postgres) -> Iterator[Ratio]:
+    with stage(server, "large"):
+        sqs, prefix = Sqs(), settings.prefix()
+        queues = [dead_letter_name(front_door_name(prefix, queue)) for queue in Queue]
+        for queue in queues:
+            for _ in range(NUMBER):
+                sqs.client.send_message(QueueUrl=sqs.url(queue), MessageBody=BODY)
+        setting = f"{NUMBER} of 1 MiB in each of {len(queues)} front doors"
+        for name in PROGRAMS:
+            yield within("large dead letters", f"{name}: {setting}", _memory(name), MAX_MB, "MB")
+        left = sum(queue_depth(sqs, queue).all for queue in queues)
+        assert left == 0, f"{left} dead letters are left"
 
 
 def _memory(name: str) -> float:
@@ -77,7 +75,8 @@ def _list() -> None:
     connect.connect = lambda **_: inspector
     with suppress(SystemExit):
         main(["dead"])
-    assert [group.count for group in inspector.dead().groups] == [NUMBER] * len(Queue)
+    counts = [group.count for group in inspector.dead().groups]
+    assert counts == [NUMBER] * len(Queue), f"dead letters by cause: {counts}"
 
 
 def _page() -> None:

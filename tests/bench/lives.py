@@ -2,7 +2,7 @@
 
 oban keeps a record as well, and its worker fetches, runs and completes jobs: the same work, except for the delivery,
 which is SQS's here. oban enqueues one by one, and drains with a limit of 10 against our batches of 10, and of 2 against
-our batches of 1.
+our batches of 1. Both enqueue in a loop without pauses.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from joblane.record.connection import Connection
 from joblane.testing.databases import Databases
 from joblane.worker import worker
 from tests.bench.peers.costs import drain, enqueue
-from tests.bench.peers.peer import Bench, Peer, PeerError
+from tests.bench.peers.peer import NO_PAUSE, Bench, Peer, PeerError
 from tests.bench.record import Record
 from tests.bench.report import Ratio, failed, median, within
 
@@ -57,7 +57,7 @@ def _cpu(record: Record, server: Postgres) -> list[Ratio]:
     ours: dict[int, list[float]] = {batch: [] for batch in LIMITS}
     theirs: dict[int, list[float]] = {batch: [] for batch in LIMITS}
     try:
-        with Peer("oban", Bench(server)) as oban:
+        with Peer("oban", Bench(server), NO_PAUSE) as oban:
             for _ in range(ROUNDS):
                 for batch, (limit, _) in LIMITS.items():
                     ours[batch].append(record.live(TASKS, batch))

@@ -1,7 +1,7 @@
 """The cost of an enqueue with a record in PostgreSQL, one by one, on a new table and on one of 5,000 rows.
 
 The tables were never analysed, as those of a new stage: the planner then knows nothing of their size. The sends are
-accepted at once. The peers enqueue into their own tables in the same rounds.
+accepted at once. The peers enqueue into their own tables in the same rounds. All enqueue in a loop without pauses.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 from joblane.local.postgres import Postgres
 from joblane.testing.databases import Databases
 from tests.bench.peers.costs import enqueue
-from tests.bench.peers.peer import Bench, Peer, PeerError
+from tests.bench.peers.peer import NO_PAUSE, Bench, Peer, PeerError
 from tests.bench.record import Record
 from tests.bench.report import Ratio, failed, median, within
 
@@ -36,7 +36,7 @@ def run(server: Postgres) -> list[Ratio]:
                 record.close()
             for name in PEERS:
                 try:
-                    with Peer(name, Bench(server)) as peer:
+                    with Peer(name, Bench(server), NO_PAUSE) as peer:
                         enqueue(peer, "one", WARM)
                         peers[name].append(enqueue(peer, "one", TASKS)["server"])
                 except PeerError as error:

@@ -24,6 +24,10 @@ class Ratio:
     at_most: bool
 
     @property
+    def is_measured(self) -> bool:
+        return math.isfinite(self.ratio)
+
+    @property
     def holds(self) -> bool:
         if self.bound is None:
             return True
@@ -41,7 +45,7 @@ def within(name: str, setting: str, ours: float, target: float, unit: str) -> Ra
 
 def failed(name: str, reason: str) -> Ratio:
     """A measurement that could not be made."""
-    return Ratio(name, reason, "-", "-", math.inf, 0, at_most=True)
+    return Ratio(name, reason, "failed", "-", math.inf, 0, at_most=True)
 
 
 def in_turns(rounds: int, ours: Callable[[], float], bare: Callable[[], float]) -> tuple[float, float]:

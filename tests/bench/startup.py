@@ -7,6 +7,7 @@ Both have the unpacked layer with its bytecode, and the boto3 of Lambda's runtim
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from tests.bench.report import Ratio, in_turns
@@ -27,7 +28,7 @@ engine = sqlalchemy.create_engine("postgresql+pg8000://nobody@127.0.0.1/none")
 
 def run(folder: Path) -> list[Ratio]:
     unpacked = unpack(folder)
-    ours, eager = in_turns(ROUNDS, lambda: _start(unpacked, OURS), lambda: _start(unpacked, EAGER))
+    ours, eager = in_turns(ROUNDS, lambda: start(unpacked, OURS), lambda: start(unpacked, EAGER))
     return [
         Ratio(
             "start-up of a function",
@@ -41,10 +42,12 @@ def run(folder: Path) -> list[Ratio]:
     ]
 
 
-def _start(unpacked: Unpacked, code: str) -> float:
-    """Return the start-up time in seconds."""
+def start(unpacked: Unpacked, code: str, under: Sequence[str] = ()) -> float:
+    """Return the start-up time in seconds. ``under``: the prefix of the command."""
     out = unpacked.run(
         CLOCK.format(code),
+        under=under,
+        PYTHONHASHSEED="0",
         AWS_DEFAULT_REGION="us-east-1",
         JOBLANE_TASK="tenant:initialize",
         DATABASE_URL="postgresql://nobody@127.0.0.1/none",

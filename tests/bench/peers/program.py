@@ -12,7 +12,8 @@ environment variables. It has functions and a class of these names:
 
 ``install`` and the producer's methods may be async. The verb ``produce`` reads lines ``CALL JOB FIRST COUNT`` and
 answers each by ``done CPU SECONDS`` (seconds of this process and of the clock) or ``error TEXT``. All calls but a bulk
-call are made for one job at a time, with a pause before each, as in a web process that does other work in between.
+call are made for one job at a time, with a pause of ``BENCH_PAUSE`` seconds before each, by default 0.005, as in a web
+process that does other work in between.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
-PAUSE_SECONDS = 0.005
+PAUSE_SECONDS = float(os.environ.get("BENCH_PAUSE", "0.005"))
 
 
 @dataclass(frozen=True)

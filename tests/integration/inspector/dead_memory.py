@@ -43,7 +43,7 @@ def main() -> None:
     resource.setrlimit(resource.RLIMIT_AS, (256 * 1024**2, 256 * 1024**2))
     resource.setrlimit(resource.RLIMIT_CPU, (25, 25))
     sqs = Full()
-    kept = [dead._sample(sqs, queue) for queue in "012"]  # all at once, as an inspector holds them
+    kept = [dead._sample(sqs, queue, dead.MAX_READ) for queue in "012"]  # all at once, as an inspector holds them
     assert [len(found) for found in kept] == [dead.MAX_READ] * 3
     assert [found[0].message is not None for found in kept] == [False, True, True]
     sys.stdout.write("read")

@@ -230,6 +230,18 @@ def test_refused_messages_are_found_even_if_other_dead_letters_were_purged(inspe
     assert [(group.recorded, group.count) for group in inspector.dead().groups] == [(True, 3), (False, 1)]
 
 
+def test_receives_that_return_few_messages_do_not_end_the_reading(
+    inspector: Inspector, bulks: Bulks, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """SQS returns fewer than ten messages of a queue with fewer than a thousand. Source: ReceiveMessage."""
+    receive = bulks.sqs.client.receive_message
+    monkeypatch.setattr(bulks.sqs.client, "receive_message", lambda **how: receive(**how | {"MaxNumberOfMessages": 3}))
+    for _ in range(10):
+        put_dead_letter(bulks.world, external(), FRONT_DOOR)
+    found = inspector.dead()
+    assert ([group.count for group in found.groups], found.unread) == ([10], 0)
+
+
 def test_a_large_queue_is_read_only_in_part(
     inspector: Inspector, bulks: Bulks, monkeypatch: pytest.MonkeyPatch
 ) -> None:

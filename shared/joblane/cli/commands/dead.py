@@ -77,7 +77,10 @@ def dead(
         )
     if found.unread:
         were = "was" if found.unread == 1 else "were"
-        terminal.say(f"Counts are still changing: {plural(found.unread, 'more dead letter')} {were} not read.")
+        terminal.say(
+            f"{plural(found.unread, 'more dead letter')} {were} not read: "
+            "only a part of each queue is read, and SQS's counts are approximate."
+        )
     if signs := [meaning for sign, meaning in SIGNS.items() if any(sign in group.message for group in found.groups)]:
         terminal.say(f"In the errors, {', '.join(signs)}.")
     if found.groups:

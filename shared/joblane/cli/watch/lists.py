@@ -210,7 +210,7 @@ def _draw_dead(found: DeadLetters, asked: Asked, width: int) -> Listing:
     if found.obsolete:
         notes = [f"{plural(sum(found.obsolete.values()), 'dead letter')} obsolete: joblane dead says more."]
     if found.unread:
-        notes.append(f"Counts may still be changing: {plural(found.unread, 'more dead letter')} not read.")
+        notes.append(f"{plural(found.unread, 'more dead letter')} not read: joblane dead says more.")
     targets = [
         Target(f"{group.fingerprint} {group.recorded}", cause=group, type=group.type or None) for group in found.groups
     ]

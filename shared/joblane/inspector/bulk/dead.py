@@ -31,7 +31,6 @@ from joblane.inspector.links import log_group_link
 from joblane.inspector.scope import Scope
 from joblane.inspector.tasks.filter_sql import checked
 from joblane.inspector.views import Acknowledged, BulkView, DeadGroup, DeadLetters
-from joblane.limits import MAX_BATCH
 from joblane.maintenance.unmarked_dead_letters import expected_dead_letters
 from joblane.queues import Queue, dead_letter_name, lane_name
 from joblane.record.states import State
@@ -171,7 +170,7 @@ def _unexpected_dead_letters(scope: Scope) -> tuple[Mapping[str, QueueDepth], li
     depths = dead_letter_depths(scope.sqs, queues_of(scope.prefix, scope.tasks))
     expected = expected_dead_letters(scope.connection, scope.prefix)
     queues = [queue for queue, depth in depths.items() if depth.all != expected[queue]]
-    samples = call_for_queues(scope.sqs, lambda queue: _sample(scope.sqs, queue), queues)
+    samples = call_for_queues(scope.sqs, lambda queue: _sample(scope.sqs, queue, depths[queue].waiting), queues)
     deliveries = [delivery for sample in samples.values() for delivery in sample]
     unread = sum(
         depths[queue].all - max(len(sample), expected[queue])
@@ -181,13 +180,15 @@ def _unexpected_dead_letters(scope: Scope) -> tuple[Mapping[str, QueueDepth], li
     return depths, identified(scope.connection, scope.tasks, deliveries), unread
 
 
-def _sample(sqs: Sqs, queue: str) -> list[Received]:
-    """Receive up to :data:`MAX_READ` messages, and make them visible again. Nothing is deleted."""
+def _sample(sqs: Sqs, queue: str, waiting: int) -> list[Received]:
+    """Receive the ``waiting`` messages, up to :data:`MAX_READ`, and make them visible again. Nothing is deleted."""
     found: dict[str, Received] = {}
-    while len(found) < MAX_READ:
-        messages = sqs.receive_many(queue, READ_SECONDS)
+    while len(found) < min(waiting, MAX_READ):
+        # a short poll asks only some of SQS's servers, and even a long poll may return fewer messages than there are
+        messages = sqs.receive_many(queue, READ_SECONDS, wait_seconds=1)
+        known = len(found)
         found |= {message["MessageId"]: _without_body(message, queue) for message in messages}
-        if len(messages) < MAX_BATCH:
+        if len(found) == known:
             break
     sqs.set_visibility(queue, {delivery.receipt: 0 for delivery in found.values()})
     return list(found.values())
