@@ -94,8 +94,8 @@ class Schedules:
 
         The same call again changes nothing, unless the schedule has a problem: then its next ticks get their tasks. A
         change holds from the next tick on: tasks that were made ahead, and have not begun, are cancelled and made anew.
-        If neither the times nor the time zone change, no tick is lost, not even a late one. A paused schedule stays
-        paused.
+        A retry does not bring a cancelled one back. If neither the times nor the time zone change, no tick is lost, not
+        even a late one. A paused schedule stays paused.
 
         Args:
             name: Name, unique in the stage: 1 to 128 printable ASCII characters without spaces. If customers choose
@@ -145,7 +145,7 @@ class Schedules:
         return await self._client.achange(where, partial(self._changes.put, row=row, task=task, times=times))
 
     def pause(self, name: str, *, session: AnySession | None = None, connection: object = None) -> bool:
-        """Pause a schedule. Its tasks that were made ahead or wait, and have not begun, are cancelled.
+        """Pause a schedule. Its tasks that were made ahead or wait, and have not begun, are cancelled for good.
 
         Returns False if it was paused already. A task that was due more than a day ago is not cancelled.
 
@@ -167,7 +167,7 @@ class Schedules:
         return await self._aend(self._changes.pause, name, session, connection)
 
     def delete(self, name: str, *, session: AnySession | None = None, connection: object = None) -> bool:
-        """Delete a schedule. Its tasks that were made ahead or wait, and have not begun, are cancelled.
+        """Delete a schedule. Its tasks that were made ahead or wait, and have not begun, are cancelled for good.
 
         Returns False if no schedule has this name. Arguments and errors are those of :meth:`pause`.
         """

@@ -325,6 +325,8 @@ class Inspector:
     def retry(self, id: str, *, reason: str | None = None) -> views.ActionResult:  # noqa: A002
         """Run an archived or cancelled task again, with new attempts.
 
+        Raises :class:`ActionError` for a tick that was skipped because of overlap, or because its schedule was changed,
+        paused or deleted: :meth:`replay` it. A bulk retry counts such tasks as skipped.
         If the task's dead letter was not sent yet, it is not sent now, and the ``on_archived`` task is not enqueued.
         If the task is archived again, its dead letter is sent and the ``on_archived`` task is enqueued.
         """

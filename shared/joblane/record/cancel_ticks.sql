@@ -1,6 +1,7 @@
--- Cancels the tasks of a schedule's ticks that have not begun. It answers with what must be served and released after
--- the commit, and with the times of the later ticks that have begun already. Null: another transaction has not released
--- one of the tasks within 5 seconds. `low` and `high`: the range of ids; `later`: the id before those of later ticks;
+-- Cancels the tasks of a schedule's ticks that have not begun, including tasks that an operator has archived or cancelled
+-- before: a retry does not bring them back from now on. It answers with what must be served and released after the
+-- commit, and with the times of the later ticks that have begun already. Null: another transaction has not released one
+-- of the tasks within 5 seconds. `low` and `high`: the range of ids; `later`: the id before those of later ticks;
 -- `time_at`: position of the tick's time in its id.
 create or replace function joblane.cancel_ticks_@version(given json) returns text
 language plpgsql set lock_timeout = '5s' set plan_cache_mode = force_generic_plan set enable_seqscan = off
@@ -12,14 +13,16 @@ declare
   answer jsonb;
 begin
   begin
-    with waiting as materialized (
+    with not_begun as materialized (
       select t.id from joblane.tasks t
        where t.id >= low and t.id < high and substr(t.id, time_at) ~ '^\d{4}-\d\d-\d\dT\d\d:\d\dZ:\d+$'
-         and t.finished_at is null and t.state in @waiting and t.runs = 0
+         and t.runs = 0 and case when t.finished_at is null then t.state in @waiting
+                                 else t.state in ('archived', 'cancelled') and not t.cleared and not @skipped_tick end
        order by t.id for no key update
     ),
     cancelled as (
-      update joblane.tasks t set @set_cancelled, reason = given ->> 'reason' from waiting where t.id = waiting.id
+      update joblane.tasks t set @set_cancelled, reason = given ->> 'reason', dead_letter_unsent = false
+        from not_begun as n where t.id = n.id
       returning t.id, array[t.key_limit, t.total_limit, t.shared_limit] as limits
     )
     select jsonb_build_object(

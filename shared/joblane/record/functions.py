@@ -25,6 +25,7 @@ from joblane.record.conditions import (
     PARENT_CANCELS_CHILD,
     PARENT_LETS_GO,
     PAUSED,
+    SKIPPED_TICK,
     UNUSED_SECONDS,
     WAITS_FOR_PARENTS,
 )
@@ -84,6 +85,7 @@ def _values() -> dict[str, str]:
         "paused": PAUSED.format(row="t"),
         "waiter_paused": PAUSED.format(row="w"),
         "before_it": BEFORE_IT,
+        "skipped_tick": SKIPPED_TICK,
         "is_free": IS_FREE,
         "parent_lets_go": PARENT_LETS_GO,
         "cancels": PARENT_CANCELS,

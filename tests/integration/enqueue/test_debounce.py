@@ -26,6 +26,8 @@ from joblane import (
     TaskContext,
     task,
 )
+from joblane.inspector.actions.changes import change
+from joblane.inspector.filter import BulkAction
 from joblane.limits import EARLY_RECEIVES
 from joblane.record.claim import arrival, claim
 from joblane.record.database import Database
@@ -319,6 +321,45 @@ def test_a_task_that_has_begun_is_not_touched(jobs: JobTester, ends: str) -> Non
     assert (second.created, row(jobs, first.id)) == (True, before)
     jobs.drain(within=HOUR).check()
     assert sorted(RAN) == [1, 1, 2]
+
+
+def test_asks_whose_runs_die_before_the_handler_end_in_an_archived_task(jobs: JobTester) -> None:
+    # given two asks, for a task of which each run dies between its claim and the call of the handler
+    first = ask(jobs, 1)
+    assert ask(jobs, 2).id == first.id
+    jobs.travel(30 * SECOND)
+    assert start(jobs, first.id) == "run"
+    # when further asks come before the second run, before its lease is over, and after both
+    between = ask(jobs, 3)
+    jobs.travel(LEASE)
+    assert start(jobs, first.id) == "run"
+    during = ask(jobs, 4)
+    jobs.travel(LEASE)
+    assert start(jobs, first.id) == "archived"
+    after = ask(jobs, 5)
+    # then the first two are in the archived task, with its reason, and the others in a task that runs
+    lost = row(jobs, first.id)
+    assert (lost["state"], lost["reason"][:5], lost["payload"]["number"]) == ("archived", "lost:", 2)
+    assert (asks(jobs, first.id), RAN) == (2, [])
+    assert first.id != between.id == during.id == after.id
+    jobs.drain(within=HOUR)
+    assert RAN == [5]
+    # and a retry runs the archived task with its payload, here after the task of a later ask
+    with Database(jobs.url) as database:
+        change(database.get(), BulkAction.RETRY, [first.id], who="op")
+    later = ask(jobs, 6)
+    jobs.drain(within=HOUR)
+    assert (later.id != first.id, RAN) == (True, [5, 6, 2])
+
+
+def test_an_ask_whose_only_run_dies_before_the_handler_has_its_reason(jobs: JobTester) -> None:
+    only = ask(jobs, 1, max_retry=0)
+    jobs.travel(30 * SECOND)
+    assert start(jobs, only.id) == "run"
+    jobs.drain(within=HOUR)
+    assert (jobs.task(only.id).state, RAN) == (State.ARCHIVED, [])
+    assert str(jobs.task(only.id).reason).startswith("lost: the last run did not report its end")
+    assert row(jobs, only.id)["dead_sent_at"] is not None
 
 
 @pytest.mark.parametrize("state", ["runs", "waits"])

@@ -8,10 +8,11 @@ import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Annotated, Any
+from unittest import mock
 
 import pytest
 
-from joblane import Payload, SkipRetry, TaskContext, task
+from joblane import Payload, SkipRetry, TaskContext, every, task
 from joblane.discovery import successor_of
 from joblane.errors import DuplicateTaskError, PayloadError, UnknownTaskError, UnreadablePayloadError
 from joblane.inspector.actions.changes import change
@@ -24,9 +25,10 @@ from joblane.record.database import Database
 from joblane.record.states import State
 from joblane.redaction import MASK, Redacted
 from tests.builders.rows import In, active, archived, put
-from tests.samples import Sample, behaviour, sample_forgotten, sample_one, sample_only, sample_watched
+from tests.samples import Sample, behaviour, sample_forgotten, sample_one, sample_only, sample_tick, sample_watched
 from tests.world import PREFIX, World
 
+OFTEN = every(minutes=5)
 WAITING = {"scheduled", "pending", "retry"}
 AsOperator = Callable[[str], Inspector]
 
@@ -555,6 +557,107 @@ def test_a_key_taken_concurrently_does_not_abort_the_open_transaction(world: Wor
     rival.drop()
     assert [one.id for one in changed] == ["other"]
     assert (world.row("old")["state"], world.row("other")["state"]) == ("archived", "pending")
+
+
+# --- Ticks that were skipped ---------------------------------------------------------------------------------------
+
+
+def tick_of_a_changed_schedule(world: World) -> str:
+    for number in (1, 2):
+        world.client.schedules.put("s", sample_one, Sample(number=number), OFTEN)
+    return "ScheduleChanged"
+
+
+def tick_of_a_paused_schedule(world: World) -> str:
+    world.client.schedules.put("s", sample_one, Sample(), OFTEN)
+    world.client.schedules.pause("s")
+    return "SchedulePaused"
+
+
+def tick_of_a_deleted_schedule(world: World) -> str:
+    world.client.schedules.put("s", sample_one, Sample(), OFTEN)
+    world.client.schedules.delete("s")
+    return "ScheduleDeleted"
+
+
+def declared_tick_of_a_pause(world: World) -> str:
+    world.run("insert into joblane.pauses (scope, name) values ('schedule', 'sample:tick:0')")
+    deliver_tick(world, 0)
+    return "SchedulePaused"
+
+
+def overlapping_declared_tick(world: World) -> str:
+    with mock.patch("joblane.worker.worker.Worker._finish", side_effect=SystemExit), pytest.raises(SystemExit):
+        deliver_tick(world, 0)
+    deliver_tick(world, 1)
+    return "DuplicateTask"
+
+
+def overlapping_tick(world: World) -> str:
+    world.client.schedules.put("s", sample_one, Sample(), OFTEN)
+    world.run("update joblane.tasks set due_at = clock_timestamp()")
+    [[first, second]] = world.run("select min(id), max(id) from joblane.tasks")
+    message = {"type": "sample:one", "rec": True}
+    with mock.patch("joblane.worker.worker.Worker._finish", side_effect=SystemExit), pytest.raises(SystemExit):
+        world.deliver(sample_one, message | {"id": first})
+    world.deliver(sample_one, message | {"id": second})
+    return "DuplicateTask"
+
+
+def deliver_tick(world: World, hour: int) -> None:
+    tick = {"schedule": "0", "at": f"2026-03-01T0{hour}:00:00Z"}
+    world.deliver(sample_tick, {"type": "sample:tick", "payload": {"do": "nothing"}, "tick": tick})
+
+
+@pytest.mark.parametrize(
+    "skip",
+    [
+        tick_of_a_changed_schedule,
+        tick_of_a_paused_schedule,
+        tick_of_a_deleted_schedule,
+        declared_tick_of_a_pause,
+        overlapping_declared_tick,
+        overlapping_tick,
+    ],
+)
+def test_a_skipped_tick_is_not_retried_and_can_be_replayed(
+    world: World, scope: Scope, inspector: Inspector, skip: Callable[[World], str]
+) -> None:
+    # given a skipped tick, whose unique key is free
+    why = skip(world)
+    world.run("delete from joblane.tasks where state = 'active'")
+    skipped = [id_ for (id_,) in world.run("select id from joblane.tasks where state = 'cancelled' order by id")]
+    put(world, sample_one, "other", **columns_in("cancelled"))
+    # when it is retried alone, and with others
+    with pytest.raises(ActionError, match=f"is cancelled: {why}: .*never runs; `joblane replay`"):
+        inspector.retry(skipped[0])
+    changed = change(scope.connection, BulkAction.RETRY, [*skipped, "other"], who="op")
+    # then only the other task is live again
+    assert [one.id for one in changed] == ["other"]
+    detail = inspector.task(skipped[0])
+    assert ("retry" in detail.actions, "replay" in detail.actions) == (False, True)
+    # and a replay is a new task
+    assert inspector.replay(skipped[0]).new_id not in skipped
+
+
+def test_a_tick_that_an_operator_has_stopped_is_retried(world: World, inspector: Inspector) -> None:
+    world.client.schedules.put("s", sample_one, Sample(), OFTEN)
+    [[first, last]] = world.run("select min(id), max(id) from joblane.tasks")
+    inspector.cancel(first)
+    inspector.archive(last)
+    assert [inspector.retry(id_).after for id_ in (first, last)] == [State.PENDING] * 2
+
+
+@pytest.mark.parametrize("action", ["archive", "cancel"])
+def test_a_tick_that_has_run_is_retried_after_a_change_of_its_schedule(
+    world: World, inspector: Inspector, action: str
+) -> None:
+    world.client.schedules.put("s", sample_one, Sample(), OFTEN)
+    [[tick]] = world.run("select min(id) from joblane.tasks")
+    getattr(inspector, action)(tick)
+    world.run("update joblane.tasks set runs = 1 where id = $1", tick)
+    world.client.schedules.put("s", sample_one, Sample(number=2), OFTEN)
+    assert inspector.retry(tick).after is State.PENDING
 
 
 # --- Two operators -------------------------------------------------------------------------------------------------

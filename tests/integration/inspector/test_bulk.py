@@ -7,13 +7,13 @@ from datetime import timedelta
 
 import pytest
 
-from joblane import Queue, State
+from joblane import Queue, State, every
 from joblane.inspector.errors import ActionError, SelectionError, UnknownBulkError
 from joblane.inspector.filter import BulkAction, Filter
 from joblane.inspector.inspector import Inspector
 from tests.builders.rows import archived, put
 from tests.bulks import RECORD, Bulks
-from tests.samples import sample_alert, sample_batch, sample_one
+from tests.samples import Sample, sample_alert, sample_batch, sample_one
 from tests.world import World
 
 BRIEF = 8.0
@@ -115,6 +115,23 @@ def test_changed_tasks_are_skipped_and_later_tasks_are_not_touched(inspector: In
     view = inspector.bulk_view(view.id)
     assert (view.total, view.done, view.skipped) == (2, 1, 1)
     assert states(world) == {"a": "pending", "b": "pending", "later": "archived"}
+
+
+def test_a_retry_of_all_cancelled_tasks_counts_ticks_as_skipped(inspector: Inspector, bulks: Bulks) -> None:
+    # given ticks that a change of their schedule has replaced, and another cancelled task
+    world = bulks.world
+    for number in (1, 2):
+        world.client.schedules.put("s", sample_one, Sample(number=number), every(minutes=5))
+    put(world, sample_one, "other", **archived(state="cancelled", dead_sent_at=None))
+    before = states(world)
+    view = inspector.bulk(BulkAction.RETRY, Filter(types=("sample:one",), states=(State.CANCELLED,)), rate=500)
+    # when
+    bulks.run(view.id)
+    # then
+    view = inspector.bulk_view(view.id)
+    assert (view.done, view.skipped) == (1, list(before.values()).count("cancelled") - 1)
+    assert view.why_skipped.endswith("or a skipped tick")
+    assert states(world) == before | {"other": "pending"}
 
 
 @pytest.mark.usefixtures("single_chunks")

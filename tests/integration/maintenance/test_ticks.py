@@ -21,6 +21,8 @@ from joblane.declaration import Task
 from joblane.enqueue.ticks import AHEAD, GRACE, due_ticks
 from joblane.errors import ScheduleError
 from joblane.functions.jobs_sweep.handler import jobs_sweep
+from joblane.inspector.actions import changes as actions
+from joblane.inspector.filter import BulkAction
 from joblane.maintenance import ticks as duty
 from joblane.maintenance.next_sweep import NextSweep
 from joblane.maintenance.sweep import sweep
@@ -29,6 +31,7 @@ from joblane.record.connection import Connection
 from joblane.record.database import Database
 from joblane.record.functions import VERSION
 from joblane.schedule import Schedule, cron
+from joblane.sqs.message import DEAD_ATTRIBUTE
 from tests import logs
 from tests.samples import Sample, sample_batch, sample_one
 from tests.sends import Sends
@@ -427,6 +430,46 @@ def test_a_tick_that_has_begun_early_is_not_made_again(world: World, change: Cal
     assert [early] in live
     assert len(minutes) == len(set(minutes))
     assert {minute_of(id_) for (id_,) in later} <= set(minutes)
+
+
+@pytest.mark.parametrize("change", [put_number_2, pause_and_resume, delete_and_put])
+@pytest.mark.parametrize("action", [BulkAction.CANCEL, BulkAction.ARCHIVE])
+def test_a_tick_that_an_operator_has_stopped_does_not_come_back_after_a_change(
+    world: World, action: BulkAction, change: Callable[[World], None]
+) -> None:
+    # given a tick that an operator has stopped before it began
+    world.client.schedules.put("s", sample_one, Sample(), OFTEN)
+    [[stopped]] = world.run("select max(id) from joblane.tasks")
+    actions.change(world.database.get(), action, [stopped], who="op")
+    # when its schedule is changed, then its time has another task
+    change(world)
+    live = {minute_of(id_) for (id_,) in world.run("select id from joblane.tasks where state = 'scheduled'")}
+    assert minute_of(stopped) in live
+    # and neither a retry nor its dead letter brings it back
+    assert actions.change(world.database.get(), BulkAction.RETRY, [stopped], who="op") == []
+    message = {"type": sample_one.type, "id": stopped, "rec": True}
+    assert world.deliver(sample_one, message, attributes={DEAD_ATTRIBUTE: ("Number", "0")}) == []
+    assert (world.row(stopped)["state"], world.row(stopped)["runs"]) == ("cancelled", 0)
+    assert world.sweep().dead_letters == 0
+
+
+@pytest.mark.parametrize("change", ["pause", "delete"])
+def test_a_tick_that_is_retried_while_its_schedule_ends_is_cancelled(
+    world: World, wait_until: Wait, change: str
+) -> None:
+    # given a tick that an operator has cancelled, and retries in an open transaction
+    world.client.schedules.put("s", sample_one, Sample(), OFTEN)
+    [[tick]] = world.run("select max(id) from joblane.tasks")
+    actions.change(world.database.get(), BulkAction.CANCEL, [tick], who="op")
+    with Database(world.url) as operator:
+        operator.get().execute_simple("begin")
+        assert len(actions.change(operator.get(), BulkAction.RETRY, [tick], who="op")) == 1
+        # when
+        with in_thread(lambda: getattr(world.client.schedules, change)("s")):
+            wait_until(lambda: blocked(world))
+            operator.get().commit()
+    # then
+    assert set(states(world)) == {"cancelled"}
 
 
 def minute_of(id_: str) -> str:

@@ -16,7 +16,7 @@ from joblane.errors import sqlstate
 from joblane.inspector.choices import ALLOWED
 from joblane.inspector.filter import BulkAction
 from joblane.queues import Queue, lane_name
-from joblane.record.conditions import HAS_TIME, HOLDER
+from joblane.record.conditions import HAS_TIME, HOLDER, SKIPPED_TICK
 from joblane.record.connection import Connection
 from joblane.record.functions import VERSION
 from joblane.record.insert import BULK_OPTION
@@ -129,7 +129,7 @@ select id, type, queue, tenant, before, state, extract(epoch from due_at - clock
 RETRY = _statement(
     BulkAction.RETRY,
     REVIVED | TO_SEND,
-    only=f"not t.cleared and {HOLDER.format(key='t.unique_key', id='t.id')} is null",
+    only=f"not t.cleared and not {SKIPPED_TICK} and {HOLDER.format(key='t.unique_key', id='t.id')} is null",
     chosen="""(select distinct on (coalesce(unique_key, id)) id, before, who from chosen
                order by coalesce(unique_key, id), id)""",
     then=f"joblane.wait_again_{VERSION}(t.id, t.options ->> 'batch')",

@@ -33,6 +33,7 @@ from joblane.record.states import ENDED, State
 from joblane.redaction import restored
 
 CLEARED = "its payload was cleared, by retention or by an operator, so it can neither run again nor be replayed"
+SKIPPED = "A tick that was skipped never runs; `joblane replay` makes a new task with its payload"
 IS_PAUSED = "its type, queue or tenant is paused: it waits until the pause ends"
 
 
@@ -63,8 +64,8 @@ def _problem(doing: Action, action: BulkAction, found: Record) -> str | None:
         return "cancellation was requested already; the run stops at its next check, or when it returns"
     if action is BulkAction.DELETE:
         return "its content is cleared already"
-    if found.cleared:
-        return CLEARED
+    if found.cleared or found.is_skipped_tick:
+        return CLEARED if found.cleared else f"{found.reason}. {SKIPPED}"
     holder = f"select {HOLDER.format(key='t.unique_key', id='t.id')} from joblane.tasks t where t.id = $1"
     return f"its unique key is held by task {doing.connection.run(holder, found.id)[0][0]!r}"
 

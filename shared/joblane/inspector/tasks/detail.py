@@ -143,6 +143,8 @@ def _actions(record: Record) -> tuple[str, ...]:
     ]
     if record.cancel_requested_at is not None and record.state is State.ACTIVE:
         allowed.remove("cancel")  # a cancellation was requested already
+    if record.is_skipped_tick:
+        allowed.remove("retry")
     if record.between_invocations:
         allowed.remove("edit")
     if record.has_time or record.is_limited:

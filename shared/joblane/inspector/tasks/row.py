@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 from joblane.errors import UnknownTaskError
 from joblane.queues import Queue
-from joblane.record.conditions import PAUSED
+from joblane.record.conditions import PAUSED, SKIPPED_TICK
 from joblane.record.connection import Connection
 from joblane.record.states import PARENTS, State
 from joblane.sqs.message import ID_PATTERN
@@ -21,7 +21,8 @@ View = TypeVar("View")
 class Record:
     """The columns of ``tasks`` by their names.
 
-    ``paused``: True if the task's type, queue or tenant is. ``now``: the time by the database's clock.
+    ``paused``: True if the task's type, queue or tenant is. ``is_skipped_tick``: true if ``SKIPPED_TICK`` is. ``now``:
+    the time by the database's clock.
     """
 
     id: str
@@ -70,6 +71,7 @@ class Record:
     waits_for: str | None
     place: float | None
     paused: bool
+    is_skipped_tick: bool
     now: datetime
 
     @property
@@ -93,8 +95,10 @@ class Record:
         return view(**{name: getattr(self, name) for name in names}, **own)
 
 
-COLUMNS = ", ".join(f"t.{each.name}" for each in fields(Record)[:-2])
-READ = f"select {COLUMNS}, {PAUSED.format(row='t')}, clock_timestamp() from joblane.tasks t where t.id = $1"
+COLUMNS = ", ".join(f"t.{each.name}" for each in fields(Record)[:-3])
+READ = f"""
+select {COLUMNS}, {PAUSED.format(row="t")}, {SKIPPED_TICK}, clock_timestamp() from joblane.tasks t where t.id = $1
+"""
 
 
 def check_id(id_: str) -> str:

@@ -35,6 +35,8 @@ BULK_RESULTS = {
     "cancel": "cancelled or stopping",
 }
 """Bulk action → the result for each task that it has changed."""
+MAY_SKIP = {"run": ", or waiting for a limit", "retry": ", without a free unique key, or a skipped tick"}
+"""Bulk action → the tasks that it leaves as they are, in addition to tasks that have changed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +85,7 @@ class BulkView:
     @property
     def why_skipped(self) -> str:
         """Why tasks were skipped, in words."""
-        return "changed in the meantime" + (", or waiting for a limit" if self.action == "run" else "")
+        return "changed in the meantime" + MAY_SKIP.get(self.action, "")
 
     @property
     def shown_state(self) -> str:
