@@ -15,10 +15,12 @@ from joblane.inspector.filter import BulkAction
 from joblane.job import Job
 from joblane.maintenance import parents as parents_module
 from joblane.maintenance.next_sweep import NextSweep
+from joblane.maintenance.parents import Parents
+from joblane.maintenance.sends import Sends
 from joblane.maintenance.sweep import sweep
 from joblane.queues import SWEEP, Queue, lane_name
 from joblane.record import release as release_module
-from joblane.record.conditions import MOST_RELEASED
+from joblane.record.conditions import MOST_RELEASED, MOST_WAIT_AGAIN
 from joblane.record.finish import Finish, finish
 from joblane.record.functions import FUNCTIONS
 from joblane.record.release import Release
@@ -225,9 +227,23 @@ def test_a_cancelled_callback_leaves_the_rows_of_its_members_to_the_sweep(
             batch.enqueue(sample_one, Sample(do="nothing", number=0), task_id=member)
     assert world.client.cancel("c0") is State.CANCELLED
     assert states(world, "b:on_success") == ["cancelled"]
-    assert 0 < rows_left(world) < 5
+    assert rows_left(world) == 3
+    steps = Parents(PREFIX, Sends(world.database.get(), world.sqs)).steps()
+    next(steps)
+    assert rows_left(world) == 1, "of a page"
     world.sweep()
     assert rows_left(world) == 0
+
+
+def test_of_many_children_the_first_wait_again_for_a_parent_that_is_retried(world: World) -> None:
+    world.run(FUNCTIONS["wait_again"].replace(f"limit {MOST_WAIT_AGAIN}", "limit 2"))
+    put(world, "b")
+    put(world, "a", max_retry=0)
+    put(world, *CHILDREN, after=["a", "b"], on_parent_dead="run")
+    assert ask(world, "a") is RUN
+    assert run_ended(world, State.ARCHIVED) == []
+    act(world, BulkAction.RETRY, "a")
+    assert world.run("select child from joblane.task_parents where parent = 'a'") == [["c0"], ["c1"]]
 
 
 # --- Limited time ----------------------------------------------------------------------------------------------------
