@@ -8,7 +8,7 @@ EARLY_SECONDS = 2
 """A message may arrive this early, because SQS delays are whole seconds."""
 MOST_RELEASED = 1_000
 """The most rows of ``task_parents`` that a finish deletes, and the most tasks that one statement releases or cancels. A
-thousand take a tenth of a second of PostgreSQL's processor time, and a task may have any number of children."""
+thousand take less than a tenth of a second of PostgreSQL's processor time; a task may have any number of children."""
 MOST_WAIT_AGAIN = 10_000
 """The most children that are asked whether they wait again for a parent that is redriven."""
 UNUSED_SECONDS = 5
