@@ -154,7 +154,7 @@ def _completed(server: Postgres) -> list[Ratio]:
 def _archived(server: Postgres) -> list[Ratio]:
     found = []
     for on_parent_dead, state in (("hold", State.HELD), ("cancel", State.CANCELLED)):
-        setting = f"{MANY:,} children of a task that is archived, on_parent_dead={on_parent_dead}"
+        setting = f"{MANY:,} children of a task that is archived, with {on_parent_dead!r}"
         with _family(server, MANY, on_parent_dead, parent_task=bench_failing) as family:
             with metered(family.record.pid) as of_worker:
                 family.record.deliver([family.body], 1)
