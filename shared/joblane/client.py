@@ -24,7 +24,6 @@ from joblane.errors import (
 )
 from joblane.job import Job, JobOptions, check_names
 from joblane.producer import Producer
-from joblane.record.release import release
 from joblane.record.serve import serve
 from joblane.record.states import State
 from joblane.record.status import STATUS, TaskStatus
@@ -242,7 +241,8 @@ class JobClient(Producer):
         Returns ``cancelled`` if the task was waiting: it never runs. Returns ``active`` if the task is running: the run
         is interrupted at its next ``ctx.check()`` or ``ctx.progress()``, or rolled back at its end. Returns None if the
         task has ended or is unknown. The tasks that wait for a limit of the cancelled one start at once. Its children
-        are cancelled too, unless they were enqueued with ``on_parent_dead="run"``.
+        are cancelled too, unless they were enqueued with ``on_parent_dead="run"``. If they are so many that this takes
+        longer than a second, the sweep cancels the rest, within minutes of the return.
 
         A cancel commits by itself, also in a handler: a rollback does not undo it.
 
@@ -256,7 +256,7 @@ class JobClient(Producer):
         if state == State.CANCELLED and any(limits):
             self._start(lambda connection: serve(connection, [limits]))
         if state == State.CANCELLED and has_children:
-            self._start(lambda connection: release(connection, [task_id]))
+            self._release([task_id])
         return State(state)
 
     async def acancel(self, task_id: str) -> State | None:

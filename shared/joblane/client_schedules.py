@@ -14,7 +14,6 @@ from joblane.enqueue.foreign import place
 from joblane.enqueue.schedule_changes import Cancelled, ScheduleChanges
 from joblane.errors import ScheduleError
 from joblane.job import Job
-from joblane.record.release import release
 from joblane.record.schedules import Missed, PutSchedule, RunTimeSchedule, listing
 from joblane.record.serve import serve
 from joblane.schedule import Schedule
@@ -379,7 +378,7 @@ class Schedules:
         if cancelled.limits:
             self._client._start(lambda connection: serve(connection, cancelled.limits))
         if cancelled.parents:
-            self._client._start(lambda connection: release(connection, cancelled.parents))
+            self._client._release(cancelled.parents)
 
 
 def _placed(session: Any, connection: object, *, is_async: bool = False) -> Any:

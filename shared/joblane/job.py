@@ -176,7 +176,8 @@ class Job:
     after: Sequence[str | WithId] = ()
     """Tasks that have to end before this one runs, its *parents*: at most 1,000 ids, or results of an enqueue. Each
     has to exist in this stage's database. This task does not wait for a parent that has completed. Refused with
-    ``record=False``, and with ``on_conflict="replace"``. For more parents, use a batch."""
+    ``record=False``, and with ``on_conflict="replace"``. For more parents, use a batch. A task can have any number of
+    children; of more than a few thousand, the sweep starts or cancels the last ones, within minutes."""
     on_parent_dead: OnParentDead | str = OnParentDead.HOLD
     """The fate of this task if a parent is archived: ``"hold"`` (it waits until the parent is redriven and completes),
     ``"cancel"`` (it is cancelled), or ``"run"`` (it runs). If a parent is cancelled or deleted, this task is cancelled,

@@ -8,6 +8,7 @@ a task can be lost between the caller's commit and the send.
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
@@ -40,6 +41,7 @@ from joblane.job import Job
 from joblane.queues import check_prefix
 from joblane.record.database import Database
 from joblane.record.insert import NewTask
+from joblane.record.release import Release
 from joblane.record.serve import Turn, serve
 from joblane.record.stage import STAGE, match_stage
 from joblane.record.time_limits import CLIENT
@@ -56,6 +58,8 @@ if TYPE_CHECKING:
 
 LONGEST_TURN_SECONDS = CLIENT.connect + CLIENT.answer
 """A thread waits this long for its turn on the client's connection."""
+YIELD_SECONDS = 0.001
+"""A thread that takes many turns pauses between them, because a lock of Python is not fair."""
 NOT_SENT = "messages could not be sent; their rows are safe and the sweep sends them"
 A = TypeVar("A")
 T = TypeVar("T")
@@ -418,19 +422,37 @@ class Producer:
 
     def _start(self, find: Callable[[Connection], list[Turn]]) -> None:
         """Start the tasks that ``find`` returns, after the commit. If it fails, the sweep does it."""
+        self._send_turns(self._found(find) or ())
+
+    def _release(self, ended: Iterable[str]) -> None:
+        """Release the children of ended tasks, for a limited time, with turns of other threads in between."""
+
+        def call(step: Callable[[Connection], list[Turn]]) -> list[Turn] | None:
+            try:
+                return self._found(step)
+            finally:
+                time.sleep(YIELD_SECONDS)
+
+        release = Release(ended)
+        for turns in release.steps(call):
+            self._send_turns(turns)
+        if not release.is_done:
+            wake(self._sqs, self._prefix)
+
+    def _found(self, find: Callable[[Connection], list[Turn]]) -> list[Turn] | None:
+        """Return the tasks that ``find`` returns. None: it has failed, or the caller's transaction is open."""
         try:
             with self._connecting() as database:
                 try:
                     if not database.get().idle:  # a handler's transaction, which has not committed yet
-                        return
+                        return None
                     self._wake()
-                    turns = find(database.get())
+                    return find(database.get())
                 except (PostgresError, OSError):
                     database.drop()
-                    return
+                    return None
         except (JobError, settings.MissingSettingError):  # a program that only enqueues in sessions needs no setting
-            return
-        self._send_turns(turns)
+            return None
 
     def _serve_replaced(self, tasks: Iterable[NewTask | JobError]) -> None:
         """Start the tasks that wait for what replaced tasks have given back."""

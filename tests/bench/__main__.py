@@ -132,12 +132,13 @@ def _usual(folder: Path, console: Console, arguments: argparse.Namespace) -> Ite
 def _large(folder: Path, console: Console, arguments: argparse.Namespace) -> Iterator[Ratio]:
     with Postgres(folder / "postgres", settings=BUFFERS) as server:
         os.environ.update(DATABASE_URL=server.url, JOBLANE_PREFIX="jobs", AWS_DEFAULT_REGION=REGION)
-        from tests.bench import growth, inspecting, operations, sweeping
+        from tests.bench import children, growth, inspecting, operations, sweeping
 
         runs: dict[str, Run] = {
             "inspecting": lambda: inspecting.run(server),
             "operations": lambda: operations.run(server),
             "sweeping": lambda: sweeping.run(server),
+            "children": lambda: children.run(server),
             "growth": lambda: growth.run(server),
         }
         yield from measured(runs, console, arguments.only)

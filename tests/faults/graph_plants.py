@@ -11,11 +11,15 @@ OPEN = "(select true from joblane.task_parents e where e.child = t.id order by e
 TEXTS: Texts = {
     "a child is released by its first parent": ("release_children", OPEN, "true"),
     "a claim asks for no parent": ("claim", "if t.waits_for = '*parents' and", "if false and"),
-    "a finish lets no child go": ("finish", "where e.parent = x.id and", "where false and"),
+    "a finish lets no child go": (
+        "finish",
+        "if exists (select from joblane.task_parents",
+        "if false and exists (select from joblane.task_parents",
+    ),
     "a dead parent lets its child go": (
         "finish",
-        "(x.state = 'completed' or",
-        "(x.state in ('completed', 'archived') or",
+        "when x.state = 'completed' then",
+        "when x.state in ('completed', 'archived') then",
     ),
 }
 METHODS: Methods = {

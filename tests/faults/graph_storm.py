@@ -10,12 +10,12 @@ from __future__ import annotations
 import json
 import random
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 from unittest.mock import patch
 
-from joblane import client as client_module
+from joblane import producer as producer_module
 from joblane.errors import JobError
 from joblane.job import Job
 from joblane.maintenance import parents as parents_module
@@ -24,7 +24,7 @@ from joblane.maintenance.sends import Sends
 from joblane.record.claim import CLAIM
 from joblane.record.database import Database
 from joblane.record.finish import FINISH
-from joblane.record.release import RELEASE, release
+from joblane.record.release import RELEASE, Release
 from joblane.record.serve import Turn
 from joblane.record.task_types import LIMITS, declared_limits
 from joblane.sqs.message import Message
@@ -86,18 +86,21 @@ class GraphStorm(DyingWorkers):
     def _patched(self) -> Iterator[None]:
         """Count the children that each caller has released."""
 
-        def by(who: str) -> Callable[..., list[Turn]]:
-            def counted(connection: Any, ended: Sequence[str], children: Sequence[str] = ()) -> list[Turn]:
-                turns = release(connection, ended, children)
-                self.count(f"children released by {who}", len(turns))
-                return turns
+        def by(who: str) -> type[Release]:
+            count = self.count
 
-            return counted
+            class Counted(Release):
+                def steps(self, *how: Any, **options: Any) -> Iterator[list[Turn]]:
+                    for turns in super().steps(*how, **options):
+                        count(f"children released by {who}", len(turns))
+                        yield turns
+
+            return Counted
 
         with (
-            patch.object(worker_module, "release", by("a worker")),
-            patch.object(client_module, "release", by("a cancel")),
-            patch.object(parents_module, "release", by("the sweep")),
+            patch.object(worker_module, "Release", by("a worker")),
+            patch.object(producer_module, "Release", by("a cancel")),
+            patch.object(parents_module, "Release", by("the sweep")),
         ):
             yield
 

@@ -8,6 +8,9 @@ from contextlib import nullcontext
 import pytest
 
 from joblane.local.postgres import Postgres
+from joblane.record.conditions import MOST_RELEASED
+from joblane.record.database import Database
+from joblane.record.functions import FUNCTIONS
 from tests.faults.dying_workers import Result
 from tests.faults.graph_plants import PLANTS, planted
 from tests.faults.graph_storm import GraphStorm
@@ -20,14 +23,21 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Postgres]:
         yield made
 
 
-def storm(server: Postgres, name: str, plant: str | None = None, *, deaths: float, graphs: int) -> Result:
+def storm(
+    server: Postgres, name: str, plant: str | None = None, *, deaths: float, graphs: int, few: bool = False
+) -> Result:
+    """``few``: a statement releases one child, so that a release has many steps between which workers die."""
     url = server.database_url(database(server, name))
+    if few:
+        with Database(url) as owner:
+            for function in ("finish", "release_children"):
+                owner.get().run(FUNCTIONS[function].replace(f"limit {MOST_RELEASED}", "limit 1"))
     with planted(url, plant) if plant else nullcontext():
         return GraphStorm(url, seed=1, graphs=graphs, deaths=deaths).go()
 
 
 def test_every_child_runs_once_and_after_its_parents_while_workers_die(server: Postgres) -> None:
-    result = storm(server, "deaths", deaths=0.2, graphs=60)
+    result = storm(server, "deaths", deaths=0.2, graphs=60, few=True)
 
     assert not result.wrong, result.table()
     assert result.counts["workers that died"] > 20, result.table()
@@ -35,7 +45,7 @@ def test_every_child_runs_once_and_after_its_parents_while_workers_die(server: P
 
 
 def test_the_sweep_releases_nobody_while_no_worker_dies(server: Postgres) -> None:
-    result = storm(server, "calm", deaths=0.0, graphs=80)
+    result = storm(server, "calm", deaths=0.0, graphs=80, few=True)
 
     assert not result.wrong, result.table()
     assert result.counts["children released by a worker"] > 100, result.table()

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 from joblane.maintenance.sends import Sends
 from joblane.record.conditions import PARENT_CANCELS, PARENT_LETS_GO
-from joblane.record.release import release
+from joblane.record.release import Release
 from joblane.record.states import PARENTS
 
 PAGE = 5_000
@@ -33,8 +33,11 @@ select (select json_agg(distinct e.parent) from page e
 """The parents that have ended, and the children that have, of a page of the rows of ``task_parents``."""
 FORGET_PARENTS = """
 delete from joblane.task_parents where ctid = any(array(
-  select ctid from joblane.task_parents where child = any($1::text[]) for update skip locked))
+  select ctid from joblane.task_parents
+   where child = any($1::text[]) and (child, parent) > ($2, $3) and (child, parent) <= ($4, $5)
+     for update skip locked))
 """
+"""It deletes no more rows than the page has: the callback of a batch has a row for each member."""
 HELD = f"""
 with page as materialized (
   select t.id, t.place, t.state from joblane.tasks t
@@ -72,21 +75,21 @@ class Parents:
         position, number = ("", ""), PAGE
         while number == PAGE and (rows := connection.run(ENDED, *position)):
             ((ended, ended_children, *last, number),) = rows
-            position = tuple(last)
             if ended_children:
-                connection.run(FORGET_PARENTS, ended_children)
-            self._release(ended or (), ())
-            yield
+                connection.run(FORGET_PARENTS, ended_children, *position, *last)
+            position = tuple(last)
+            yield from self._release(ended or (), ())
         place, number = "-infinity", PAGE
         while number == PAGE:
             ((children, last_place, number),) = connection.run(HELD, place)
             place = str(last_place)
-            self._release((), children or ())
-            yield
+            yield from self._release((), children or ())
 
-    def _release(self, ended: list[str] | tuple[()], children: list[str] | tuple[()]) -> None:
+    def _release(self, ended: list[str] | tuple[()], children: list[str] | tuple[()]) -> Iterator[None]:
         if ended or children:
             self._sends.following.is_due = True
-        turns = release(self._sends.connection, ended, children)
-        self.released += len(turns)
-        self._sends.start(self._prefix, turns)
+        for turns in Release(ended, children).steps(lambda step: step(self._sends.connection), to_end=True):
+            self.released += len(turns)
+            self._sends.start(self._prefix, turns)
+            yield
+        yield

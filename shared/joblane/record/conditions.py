@@ -6,6 +6,11 @@ from joblane.record.states import ENDED_SQL, LIVE_SQL, PARENTS, WAITING_SQL
 
 EARLY_SECONDS = 2
 """A message may arrive this early, because SQS delays are whole seconds."""
+MOST_RELEASED = 1_000
+"""The most rows of ``task_parents`` that a finish deletes, and the most tasks that one statement releases or cancels. A
+thousand take less than a tenth of a second of PostgreSQL's processor time; a task may have any number of children."""
+MOST_WAIT_AGAIN = 10_000
+"""The most children that are asked whether they wait again for a parent that is redriven."""
 UNUSED_SECONDS = 5
 """The times of a rate are given anew if tasks leave more of them unused. A task that starts early leaves a moment."""
 PAUSED = """exists (select from joblane.pauses p
@@ -62,8 +67,5 @@ A parent whose content is removed cannot be redriven.
 """
 WAITS_FOR_PARENTS = f"t.waits_for is not distinct from '{PARENTS}' and t.state in {WAITING_SQL}"
 """True if row ``t`` waits for its parents, held or not."""
-PARENT_CANCELS_CHILD = f"""({PARENT_CANCELS}
-               and (select true from joblane.tasks t where t.id = e.child and {WAITS_FOR_PARENTS} limit 1))"""
-"""True if a parent cancels its child, and has not done so. PostgreSQL may read all tasks for an ``exists``."""
 FATE = "case when p.id is null or p.cleared then 'was deleted' else 'was ' || p.state end"
 """How a parent ``p`` ended that cancels its child."""

@@ -7,8 +7,9 @@
 -- when its plan was made.
 --
 -- The rows of task_parents of the tasks that let their children go are deleted, in a later statement than the one that
--- has locked the tasks: it sees a child that was inserted in between, see open_parents.sql. `released`: pairs of a task
--- and such a child. `look`: tasks whose children the caller has to look for after the commit.
+-- has locked the tasks: it sees a child that was inserted in between, see open_parents.sql. A task may have any number
+-- of children, so only the first rows are deleted here. `released`: pairs of a task and such a child. `look`: tasks with
+-- further rows, whose children the caller has to look for after the commit.
 create or replace function joblane.finish_@version(runs json, waits boolean) returns json language plpgsql
 set lock_timeout = '5s' set plan_cache_mode = force_generic_plan set enable_seqscan = off
 set enable_hashjoin = off set enable_mergejoin = off
@@ -95,14 +96,21 @@ begin
   setting := set_config('joblane.checks', 'on', true);
   if exists (select from joblane.task_parents e where e.parent = any (finished)) then
     with gone as (
-      delete from joblane.task_parents e using json_to_recordset(runs) as x(id text, state text)
-       where e.parent = x.id and e.parent = any (finished)
-         and (x.state = 'completed' or (e.on_parent_dead = 'run' and x.state in @ended))
-      returning e.parent, e.child
+      delete from joblane.task_parents d where d.ctid = any (array(
+        select e.ctid
+          from json_to_recordset(runs) as x(id text, state text),
+               lateral (select e.ctid from joblane.task_parents e
+                         where e.parent = x.id and e.on_parent_dead = any (
+                                 case when x.state = 'completed' then array['hold', 'cancel', 'run']
+                                      when x.state in @ended then array['run'] end)
+                         limit @most_released for update) as e
+         where x.id = any (finished) limit @most_released))
+      returning d.parent, d.child
     )
     select json_agg(json_build_array(g.parent, g.child)) into released from gone g;
     select array_agg(x.id) into look from json_to_recordset(runs) as x(id text, state text)
-     where x.id = any (finished) and x.state in ('archived', 'cancelled');
+     where x.id = any (finished) and x.state in @ended
+       and (select true from joblane.task_parents e where e.parent = x.id limit 1);
   end if;
   if current_setting('transaction_isolation') <> 'read committed' then  -- its snapshot may be older than a child
     look := finished;

@@ -5,8 +5,9 @@
 -- one, and has not committed. So the first call locks the parents' rows, which waits for that commit. A parent that
 -- ends later finds the child, because the finish looks for children after it has locked its own row.
 --
--- `is_open`: a parent has not ended, or is archived and the child waits for its redrive. `parent_id`, `parent_fate`: a
--- parent that cancels the child, and how it ended; null: none.
+-- `is_open`: a parent has not ended, or is archived and the child waits for its redrive. The states decide, as a parent
+-- with many children leaves rows to the release. Only the callback of a batch has more rows than are read here; it waits
+-- for the release. `parent_id`, `parent_fate`: a parent that cancels the child, and how it ended; null: none.
 create or replace function joblane.open_parents_@version(
   child text, is_held boolean, out is_open boolean, out parent_id text, out parent_fate text)
 language plpgsql set plan_cache_mode = force_generic_plan set enable_seqscan = off
@@ -24,6 +25,10 @@ begin
       from joblane.task_parents e left join joblane.tasks p on p.id = e.parent
      where e.child = open_parents_@version.child and @cancels limit 1;
   end if;
-  is_open := exists (select from joblane.task_parents e where e.child = open_parents_@version.child);
+  is_open := exists (select from (select * from joblane.task_parents e
+                                    where e.child = open_parents_@version.child limit @most_released) as e
+                      where not @parent_lets_go)
+          or exists (select from joblane.task_parents e
+                      where e.child = open_parents_@version.child offset @most_released);
 end
 $$

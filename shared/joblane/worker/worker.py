@@ -30,7 +30,7 @@ from joblane.record.connection import (
 from joblane.record.database import DATABASE_ERRORS
 from joblane.record.dead_letters import mark_dead_sent, successor_entry
 from joblane.record.finish import Finish, cancel_requested, finish
-from joblane.record.release import release
+from joblane.record.release import Release
 from joblane.record.run_session import CANCELLED
 from joblane.record.serve import delay, serve
 from joblane.record.states import State
@@ -62,8 +62,6 @@ ADVICE = {
 }
 """SQLSTATE → what an operator can do."""
 EARLY_TICK = "MessageError: tick: it is for a time after the message was sent, and only the scheduler sends ticks"
-MOST_RELEASED = 1_000
-"""The most children that a worker releases. It wakes the sweep for the others."""
 LOCKED_SECONDS = 5
 """The first visibility timeout of a message whose row is locked. Another run's finish or an operator's edit holds a
 lock for a short time, but a transaction that enqueues may hold it for minutes."""
@@ -389,25 +387,24 @@ class Worker:
         self._release([claim.id for claim in claims if claim.id not in held], held)
 
     def _release_finished(self, ends: Sequence[Finish]) -> None:
-        children = [child for end in ends for child in end.released]
-        self._release([end.id for end in ends if end.look], children[:MOST_RELEASED])
-        if len(children) > MOST_RELEASED:
-            wake(self._sqs, self._prefix)
+        self._release([end.id for end in ends if end.look], [child for end in ends for child in end.released])
 
     def _release(self, ended: Collection[str], children: Collection[str]) -> None:
-        """Start the tasks whose parents have ended, and send their messages."""
-        if not ended and not children:
+        """Start the tasks whose parents have ended, and send their messages, for a limited time."""
+        release = Release(ended, children)
+        if release.is_done:
             return
         try:
             self._wake()
-            turns = self._database.call(release, ended, children)
+            for turns in release.steps(self._database.call):
+                send_turns(self._sqs, self._prefix, turns)
         except DATABASE_ERRORS as error:
             self._logger.warning(
                 "tasks whose parents have ended could not be started; the sweep starts them",
                 extra={"error": text_of(error), "parents": list(ended), "task_ids": list(children)[:100]},
             )
-        else:
-            send_turns(self._sqs, self._prefix, turns)
+        if not release.is_done:
+            wake(self._sqs, self._prefix)
 
     def _send_dead_letters(self, runs: Sequence[Run], response: BatchResponse) -> None:
         """Send the dead letters of archived tasks, mark them as sent, and send the successors' messages."""

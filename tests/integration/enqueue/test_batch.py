@@ -420,7 +420,7 @@ def test_a_seal_does_not_wait_for_ever(world: World, monkeypatch: pytest.MonkeyP
 PLANTED = [
     ("link_task", "where given ? 'callback_of'", "where false", "members_are_added_in_several_transactions"),
     ("link_task", "if given ? 'batch' then", "if false then", "a_member_adds_a_member_as_it_ends"),
-    ("finish", "(x.state = 'completed' or", "(x.state <> 'retry' or", "on_success_runs_after_the_redrive"),
+    ("finish", "when x.state = 'completed'", "when x.state <> 'retry'", "on_success_runs_after_the_redrive"),
     ("wait_again", "where b.id = batch", "where false", "on_end_waits_for_a_dead_member"),
 ]
 """A function, a text there and the fault, and a part of the name of the test that finds it."""

@@ -112,6 +112,8 @@ select $2 || case when right($2, 1) = '-' then n::text else '' end,
        $3 || case when right($3, 1) = '-' then n::text else '' end, $4 from generate_series(1, $1::int) n
 """
 """Rows of task_parents. A name that ends with ``-`` gets a number."""
+RELATIVES = "insert into joblane.task_children (parent, child) select 'a', $2 || n from generate_series(1, $1::int) n"
+WAIT_AGAIN = f"select joblane.wait_again_{VERSION}($1, null)"
 DECLARED = "insert into joblane.limits (name, slots) values ('a:b/', 1), ('a:b', 1000000)"
 NEW_ROW = {
     "type": "a:b", "queue": "default", "payload": {}, "payload_digest": "", "headers": {}, "options": {}, "tags": [],
@@ -168,7 +170,7 @@ MEASURED: dict[str, tuple[str, tuple[str, ...], int]] = {
     "claim of children": (CLAIM, (_messages("fresh", rec=True), TOKEN, "60", "r"), 80),
     "finish of parents": (FINISH, (_ends("parent"), "false"), 60),
     "release": (RELEASE, ("{}", _array("free")), 40),
-    "release of the children of archived tasks": (RELEASE, (_array("dead"), "{}"), 60),
+    "release of the children of archived tasks": (RELEASE, (_array("dead"), "{}"), 80),
     "insert of children": (INSERT, _documents("c", options={"after": ["waiting-1"], "on_parent_dead": "hold"}), 70),
     "parents of an insert": (UNKNOWN, (json.dumps(_ids("waiting")),), 10),
     "insert": (INSERT, _documents("i"), 50),
@@ -345,6 +347,14 @@ def test_a_statement_that_grows_is_found(
     assert Costs(connection, name, sql, parameters).rows <= most_rows(name)
     growing = Costs(connection, name, sql.replace(version, f"{function}_growing"), parameters)
     assert growing.rows > 10 * most_rows(name)
+
+
+def test_a_parent_of_many_that_is_live_again_reads_each_child_once(connection: Connection) -> None:
+    connection.run(CHILDREN, "500", "child-", "y")
+    connection.run("""update joblane.tasks set options = '{"after": ["a"], "on_parent_dead": "run"}'""")
+    connection.run(RELATIVES, "500", "child-")
+    connection.execute_simple("analyze joblane.tasks, joblane.task_children")
+    assert Costs(connection, "live again", WAIT_AGAIN, ("a",)).rows * GIVEN <= 3 * 500
 
 
 def test_the_sweep_of_limits_reads_no_task_that_has_ended(connection: Connection) -> None:

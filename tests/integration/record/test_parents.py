@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any
@@ -21,18 +21,19 @@ from joblane.errors import DuplicateTaskError, EnqueueError, SkipRetry
 from joblane.inspector.actions.changes import change, serve_freed
 from joblane.inspector.filter import BulkAction
 from joblane.job import Job
-from joblane.queues import SWEEP, Queue, lane_name
+from joblane.queues import Queue
 from joblane.record import release as release_module
 from joblane.record.claim import Verdict, arrival, claim
+from joblane.record.connection import Connection
 from joblane.record.database import Database
 from joblane.record.finish import Finish, finish
 from joblane.record.functions import FUNCTIONS
-from joblane.record.release import release
+from joblane.record.release import Release
+from joblane.record.serve import Turn
 from joblane.record.states import State
 from joblane.record.task_types import register
 from joblane.sqs.message import Message
 from joblane.unique import OnConflict
-from joblane.worker import worker
 from tests.samples import Sample, behaviour, sample_one, sample_only, sample_ordered
 from tests.world import PREFIX, World
 
@@ -43,6 +44,11 @@ RUN, HELD, ENDED, LOCKED = Verdict.RUN, Verdict.HELD, Verdict.ENDED, Verdict.LOC
 @behaviour
 def dies_at_once(_: Sample, ctx: TaskContext) -> None:
     raise SkipRetry("no")
+
+
+def release(connection: Connection, ended: list[str], children: Iterable[str] = ()) -> list[Turn]:
+    """Release children with all steps. Return the tasks whose messages are to be sent."""
+    return [turn for turns in Release(ended, children).steps(lambda step: step(connection)) for turn in turns]
 
 
 def put(world: World, *ids: str, task: Any = sample_one, **options: Any) -> None:
@@ -345,21 +351,6 @@ def test_a_worker_cancels_the_children_of_a_dead_task(world: World) -> None:
     assert world.run("select count(*) from joblane.task_parents") == [[0]]
 
 
-def test_a_worker_wakes_the_sweep_for_the_children_that_are_too_many(
-    world: World, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(worker, "MOST_RELEASED", 2)
-    world.make(lane_name(PREFIX, Queue.LOW, SWEEP))
-    put(world, "a")
-    put(world, "c1", "c2", "c3", after=["a"])
-    for child in ("c1", "c2", "c3"):
-        assert ask(world, child) is HELD
-    deliver(world, "a")
-    assert sorted(states(world, "c1", "c2", "c3")) == ["held", "pending", "pending"]
-    assert world.depth(lane_name(PREFIX, Queue.LOW, SWEEP)) == 1
-    assert world.sweep().released == 1
-
-
 # --- The sweep -------------------------------------------------------------------------------------------------------
 
 
@@ -506,20 +497,11 @@ def test_a_locked_child_is_released_after_the_others(world: World, monkeypatch: 
     put(world, "c1", "c2", after=["a"])
     for child in ("c1", "c2"):
         assert ask(world, child) is HELD
-    monkeypatch.setattr(release_module, "MOST", 1)
+    monkeypatch.setattr(release_module, "MOST_RELEASED", 1)
     with second(world) as editor:
         editor.get().execute_simple("begin; select from joblane.tasks where id = 'c1' for update")
         monkeypatch.setattr(time, "sleep", lambda _: editor.get().commit())
         assert sorted(run(world, "a")) == ["c1", "c2"]
-
-
-def test_the_children_of_a_dead_parent_are_cancelled_in_parts(world: World) -> None:
-    world.run(FUNCTIONS["release_children"].replace("limit 5000", "limit 2"))
-    put(world, "a")
-    children = [f"c{n}" for n in range(5)]
-    put(world, *children, after=["a"], on_parent_dead="cancel")
-    assert run(world, "a", State.ARCHIVED) == []
-    assert states(world, *children) == ["cancelled"] * 5
 
 
 # --- Enqueue ---------------------------------------------------------------------------------------------------------
@@ -613,12 +595,10 @@ OTHER_PARENT = "select from joblane.task_parents o where o.child = g.child and o
 PLANTED = [
     ("open_parents", "order by t.id for share", "order by t.id", "claimed_while_its_parent_commits_waits_for_it"),
     ("open_parents", "if not is_held then", "if false then", "child_of_a_cancelled_parent_is_cancelled_by_its_own"),
-    ("finish", "e.parent = x.id and", "false and", "a_child_runs_after_its_last_parent"),
     ("finish", "into released from gone g;",
      f"into released from gone g where not exists ({OTHER_PARENT});", "two_parents_that_end_at_once"),
-    ("finish", "where e.parent = x.id and", "where false and", "a_completed_parent_can_be_removed"),
     ("finish", "<> 'read committed'", "= 'never'", "a_finish_with_an_old_snapshot_looks_again"),
-    ("finish", "(x.state = 'completed' or", "(x.state <> 'retry' or", "a_dead_parent_holds_its_child"),
+    ("finish", "when x.state = 'completed'", "when x.state <> 'retry'", "a_dead_parent_holds_its_child"),
     ("release_children", "limit 1) is null", "limit 1) is not distinct from true", "runs_after_its_last_parent"),
     ("release_children", "and t.place is not null", "", "whose_parents_end_before_its_message_comes"),
     ("release_children", "greatest(t.due_at, clock_timestamp()) end, sweep", "t.created_at end, sweep",

@@ -14,7 +14,7 @@ from joblane.job import Job
 from joblane.record.claim import Verdict
 from joblane.record.finish import Finish, finish
 from joblane.record.functions import FUNCTIONS
-from joblane.record.release import RELEASE, release
+from joblane.record.release import RELEASE
 from joblane.record.states import State
 from tests.integration.record.test_parents import (
     ENDED,
@@ -25,6 +25,7 @@ from tests.integration.record.test_parents import (
     end,
     finish_open,
     put,
+    release,
     run,
     second,
     states,

@@ -9,18 +9,20 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 
 from pg8000.exceptions import DatabaseError
 
+from joblane.enqueue.wake import wake
 from joblane.errors import sqlstate
 from joblane.inspector.choices import ALLOWED
 from joblane.inspector.filter import BulkAction
 from joblane.queues import Queue, lane_name
-from joblane.record.conditions import HAS_TIME, HOLDER, SKIPPED_TICK
+from joblane.record.conditions import HAS_TIME, HOLDER, MOST_RELEASED, SKIPPED_TICK
 from joblane.record.connection import Connection
 from joblane.record.functions import VERSION
 from joblane.record.insert import BULK_OPTION
-from joblane.record.release import release
+from joblane.record.release import Release
 from joblane.record.serve import Limits, serve
 from joblane.record.states import ENDED, LIVE_SQL, PARENTS, State, in_sql
 from joblane.record.transitions import (
@@ -77,8 +79,13 @@ RUN_NOW: Columns = TO_SEND | {
     "place": "null",
 }
 """A scheduled task has its place in an order from now on. A child does not wait for its parents any more."""
-RUN_ALONE = """,
-parents as (delete from joblane.task_parents where child in (select id from changed))"""
+RUN_ALONE = f""",
+parents as (
+  delete from joblane.task_parents where ctid = any(array(
+    select e.ctid from joblane.task_parents e
+     where e.child = any(array(select id from changed)) limit {MOST_RELEASED} for update skip locked))
+)"""
+"""The callback of a batch has a row for each member. The other rows change nothing, and the sweep deletes them."""
 ARCHIVE: Columns = ARCHIVED | {
     "reason": "'archived by ' || c.who",
     "fingerprint": f"coalesce(t.fingerprint, {FINGERPRINT.format(row='t', error='Archived')})",
@@ -211,14 +218,16 @@ def entry_of(prefix: str, changed: Changed) -> Entry:
 def serve_freed(connection: Connection, sqs: Sqs, prefix: str, rows: Sequence[Changed]) -> None:
     """Start the tasks that wait for the limits of ended ones, or for the ended ones themselves.
 
-    Call it after the commit; otherwise the sweep does it.
+    Call it after the commit; otherwise the sweep does it. The sweep also releases the children that are too many.
     """
     freed = [row.limits for row in rows if row.frees]
-    ended = [row.id for row in rows if row.has_ended]
-    turns = serve(connection, freed) if freed else []
-    turns += release(connection, ended) if ended else []
-    if turns:
-        sqs.send_many([turn.entry(prefix) for turn in turns])
+    release = Release(row.id for row in rows if row.has_ended)
+    served = serve(connection, freed) if freed else []
+    for turns in chain([served], release.steps(lambda step: step(connection))):
+        if turns:
+            sqs.send_many([turn.entry(prefix) for turn in turns])
+    if not release.is_done:
+        wake(sqs, prefix)
 
 
 def send(sqs: Sqs, entries: Mapping[str, Entry]) -> dict[str, str]:

@@ -713,7 +713,7 @@ INDEXES = (
     # A bulk action has an entry for each of its tasks, which a list of actions must not walk over.
     "create index audit_actions on joblane.audit (number) where bulk is null",
     "create index audit_bulk on joblane.audit (bulk, number) where bulk is not null",
-    "create index task_parents_parent on joblane.task_parents (parent)",
+    "create index task_parents_parent on joblane.task_parents (parent, on_parent_dead)",
     "create index batches_created on joblane.batches (created_at, id)",
     "create index events_created on joblane.events (created_at, id)",
     # Schedules at run time: the sweep reads only those that fire soon.

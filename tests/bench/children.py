@@ -1,0 +1,235 @@
+"""Tasks with very many children: the end of the parent, its cancel, and the enqueues of other threads meanwhile.
+
+Each statement has a limit of the processor time of its session. SQS accepts all messages at once.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+from unittest.mock import patch
+
+from joblane import TaskContext, task
+from joblane.client import JobClient
+from joblane.errors import SkipRetry
+from joblane.local.postgres import Postgres
+from joblane.maintenance.sweep import sweep
+from joblane.record.connection import Connection
+from joblane.record.states import State
+from joblane.record.time_limits import NO_LIMITS
+from joblane.testing.databases import Databases
+from tests.bench import backends
+from tests.bench.record import PREFIX, Accepting, Record, Work, bench_record
+from tests.bench.report import Ratio, within
+
+MANY, CANCELLED, CHAIN = 650_000, 100_000, 20_000
+THREADS = 8
+OF_WORKER, OF_SWEEP, OF_CANCEL, OF_ENQUEUE = 0.7, 1.7, 2.0, 1.0
+"""The limits in seconds: for a statement's processor time in a worker or a client, and in the sweep; for a cancel; for
+99 of 100 enqueues during a cancel."""
+CHUNK = 50_000
+HELD = """
+insert into joblane.tasks (id, type, queue, state, payload, payload_digest, max_attempts, retention_seconds, waits_for,
+                           place, options)
+select 'c' || lpad(n::text, 9, '0'), $4, 'default', 'held', '{"tenant_id": "acme", "number": 1}', '', 4, 86400,
+       '*parents', 1.8e9 + n * 1e-5,
+       jsonb_build_object('after', jsonb_build_array($3::text), 'on_parent_dead', $5::text)
+  from generate_series($1::int, $2::int) n
+"""
+EDGES = """
+insert into joblane.task_parents (child, parent, on_parent_dead)
+select 'c' || lpad(n::text, 9, '0'), coalesce($3, 'c' || lpad((n - 1)::text, 9, '0')), $4
+  from generate_series($1::int, $2::int) n where n > 1 or $3 is not null
+"""
+FIRST = "update joblane.tasks set waits_for = null, place = null, state = 'pending' where id = 'c000000001'"
+STATES = "select state, count(*) from joblane.tasks where id like 'c%' group by state"
+
+
+@task("bench:failing", timeout=bench_record.timeout, max_retry=0)
+def bench_failing(payload: Work, ctx: TaskContext) -> None:
+    raise SkipRetry("no")
+
+
+@dataclass
+class Spent:
+    """The statements of one part. ``longest``: the processor time of the session in one of them, in seconds."""
+
+    longest: float = 0.0
+    statements: int = 0
+    seconds: float = 0.0
+
+
+@contextmanager
+def metered(pid: int) -> Iterator[Spent]:
+    """Measure each statement of a session."""
+    spent, plain = Spent(), Connection.run
+
+    def run(connection: Connection, sql: str, *parameters: Any) -> list[list[Any]]:
+        before = backends.cpu(pid)
+        try:
+            return plain(connection, sql, *parameters)
+        finally:
+            spent.longest = max(spent.longest, backends.cpu(pid) - before)
+            spent.statements += 1
+
+    started = time.monotonic()
+    with patch.object(Connection, "run", run):
+        yield spent
+    spent.seconds = time.monotonic() - started
+
+
+class Family:
+    """A parent that was enqueued, and its children, held. ``chain``: each is the child of the previous one instead."""
+
+    def __init__(self, url: str, number: int, on_parent_dead: str, parent_task: Any, *, chain: bool = False) -> None:
+        self.record = Record(url, parent_task)
+        self.connection = self.record.connection
+        self.connection.execute_simple(NO_LIMITS)
+        self.connection.execute_simple("set joblane.checks = off")
+        self.body = self.record.enqueue(1, 1)[-1]
+        self.parent = self.connection.run("select id from joblane.tasks")[0][0]
+        for start in range(1, number + 1, CHUNK):
+            part = (str(start), str(min(start + CHUNK - 1, number)))
+            self.connection.run(HELD, *part, self.parent, bench_record.type, on_parent_dead)
+            self.connection.run(EDGES, *part, None if chain else self.parent, on_parent_dead)
+        self.connection.execute_simple("set joblane.checks = on")
+        self.connection.execute_simple("vacuum analyze joblane.tasks, joblane.task_parents")
+
+    def states(self) -> dict[str, int]:
+        rows: list[Any] = self.connection.run(STATES)
+        return dict(rows)
+
+    def swept(self) -> Spent:
+        """Sweep once, as long as it takes."""
+        with metered(self.record.pid) as spent:
+            sweep(self.connection, Accepting(), PREFIX)
+        return spent
+
+
+@contextmanager
+def _family(server: Postgres, number: int, on_parent_dead: str = "hold", **how: Any) -> Iterator[Family]:
+    databases = Databases(server.url)
+    try:
+        with databases.clone() as url:
+            family = Family(url, number, on_parent_dead, how.pop("parent_task", bench_record), **how)
+            yield family
+            family.record.close()
+    finally:
+        databases.close()
+
+
+def run(server: Postgres) -> list[Ratio]:
+    return [*_completed(server), *_archived(server), *_cancelled(server), *_with_threads(server), *_chain(server)]
+
+
+def _statement(what: str, setting: str, spent: Spent, target: float) -> Ratio:
+    return within(
+        f"longest statement of {what}, CPU of PostgreSQL",
+        f"{setting}; {spent.statements:,} statements in {spent.seconds:.1f} s",
+        spent.longest * 1000,
+        target * 1000,
+        "ms",
+    )
+
+
+def _completed(server: Postgres) -> list[Ratio]:
+    setting = f"{MANY:,} children of a task that completes"
+    with _family(server, MANY) as family:
+        with metered(family.record.pid) as of_worker:
+            family.record.deliver([family.body], 1)
+        assert family.connection.run("select state from joblane.tasks where id = $1", family.parent) == [["completed"]]
+        of_sweep = family.swept()
+        assert family.states() == {State.PENDING: MANY}
+    return [
+        _statement("a worker", setting, of_worker, OF_WORKER),
+        _statement("the sweep", setting, of_sweep, OF_SWEEP),
+    ]
+
+
+def _archived(server: Postgres) -> list[Ratio]:
+    found = []
+    for on_parent_dead, state in (("hold", State.HELD), ("cancel", State.CANCELLED)):
+        setting = f"{MANY:,} children of a task that is archived, with {on_parent_dead!r}"
+        with _family(server, MANY, on_parent_dead, parent_task=bench_failing) as family:
+            with metered(family.record.pid) as of_worker:
+                family.record.deliver([family.body], 1)
+            row = family.connection.run("select state from joblane.tasks where id = $1", family.parent)
+            assert row == [["archived"]]
+            of_sweep = family.swept()
+            assert family.states() == {state: MANY}
+        found += [
+            _statement("a worker", setting, of_worker, OF_WORKER),
+            _statement("the sweep", setting, of_sweep, OF_SWEEP),
+        ]
+    return found
+
+
+def _cancelled(server: Postgres) -> list[Ratio]:
+    setting = f"cancel of a task with {MANY:,} children"
+    with _family(server, MANY) as family:
+        with metered(family.record.pid) as of_client:
+            assert family.record._client.cancel(family.parent) is State.CANCELLED
+        of_sweep = family.swept()
+        assert family.states() == {State.CANCELLED: MANY}
+    return [
+        _statement("a client", setting, of_client, OF_WORKER),
+        _statement("the sweep", setting, of_sweep, OF_SWEEP),
+        within("a cancel", setting, of_client.seconds, OF_CANCEL, "s"),
+    ]
+
+
+def _chain(server: Postgres) -> list[Ratio]:
+    setting = f"cancel of the first of a chain of {CHAIN:,}"
+    with _family(server, CHAIN, chain=True) as family:
+        family.connection.run(FIRST)
+        with metered(family.record.pid) as of_client:
+            assert family.record._client.cancel("c000000001") is State.CANCELLED
+        of_sweep = family.swept()
+        assert family.states() == {State.CANCELLED: CHAIN}
+    return [
+        within("a cancel", setting, of_client.seconds, OF_CANCEL, "s"),
+        _statement("the sweep", setting, of_sweep, OF_SWEEP),
+    ]
+
+
+def _with_threads(server: Postgres) -> list[Ratio]:
+    setting = f"cancel of a task with {CANCELLED:,} children, while {THREADS} threads of its client enqueue"
+    with _family(server, CANCELLED) as family, ThreadPoolExecutor(THREADS) as pool:
+        client = JobClient.within(family.record.database, family.record.sqs, PREFIX)
+        is_over = threading.Event()
+
+        def enqueue() -> list[float]:
+            """Enqueue until the cancel is over. Return the seconds of each enqueue. One that fails raises."""
+            waits = []
+            while not is_over.is_set():
+                started = time.monotonic()
+                client.enqueue(bench_record, Work(tenant_id="acme", number=1))
+                waits.append(time.monotonic() - started)
+            return waits
+
+        threads = [pool.submit(enqueue) for _ in range(THREADS)]
+        started = time.monotonic()
+        try:
+            assert client.cancel(family.parent) is State.CANCELLED
+        finally:
+            seconds = time.monotonic() - started
+            is_over.set()
+        waits = sorted(wait for thread in threads for wait in thread.result())
+        left = family.states().get(State.HELD, 0)
+        family.swept()  # as if the client's process had been killed: only the rows say what is left
+        assert family.states() == {State.CANCELLED: CANCELLED}
+    return [
+        within("a cancel", f"{setting}; {left:,} left to the sweep", seconds, OF_CANCEL, "s"),
+        within(
+            "an enqueue, 99 of 100 faster",
+            f"{len(waits):,} enqueues during the {setting}",
+            waits[len(waits) * 99 // 100] * 1000,
+            OF_ENQUEUE * 1000,
+            "ms",
+        ),
+    ]
