@@ -258,16 +258,16 @@ def test_the_metrics_that_alarms_read_are_those_that_the_costs_page_counts(
     # three for each lane, throttles of the parts and of the other functions, near timeouts, and 13 of the stage
     assert len(found) == 3 * len(lanes) + len(parts) + 1 + len(timed) + 13
     metrics = sum(len(metrics_of(alarm)) for alarm in found.values())
-    assert metrics == 7 * len(lanes) - sum(task.resumable for task in lanes) + len(functions) + 18
+    assert metrics == 7 * len(lanes) - sum(task.resumable for task in lanes) + len(functions) + 19
 
 
-def test_a_small_stage_has_14_alarms_that_read_19_metrics(small: Template) -> None:
+def test_a_small_stage_has_14_alarms_that_read_20_metrics(small: Template) -> None:
     found = alarms_of(small)
     names = {name.removeprefix("jobs-dev-") for name in found}
     found_by_sweep = {"moved-by-sqs", "waiting", "waiting-critical", "missed-tick", "stuck-lease", "old-snapshot"}
     of_events = {"events-late", "events-dropped"}
     assert names == {"archived", "throttles", "refused", *found_by_sweep, *OF_SWEEP, *of_events}
-    assert sum(len(metrics_of(alarm)) for alarm in found.values()) == 19
+    assert sum(len(metrics_of(alarm)) for alarm in found.values()) == 20
     assert templates.of_type(small, "AWS::KMS::Key") == {}
 
 
