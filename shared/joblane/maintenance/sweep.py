@@ -97,8 +97,8 @@ def sweep(
     expiry, rates = Expiry(connection), Rates(connection, following)
     waiting, parents, events = Held(prefix, sends, duties), Parents(prefix, sends), Events(connection, bus)
     on_page: dict[str, Callable[[], None]] = {
-        "tasks ended by SQL": lambda: tidy(connection, walk.take_ended()),
-        "slots of paused tasks": lambda: waiting.leave(walk.take_idle()),
+        "tasks ended by SQL": lambda: tidy(connection, walk.ended),
+        "slots of paused tasks": lambda: waiting.leave(walk.idle),
     }
     messages = Messages(prefix, walk, sends, duties, on_page)
     dead_letters = UnsentDeadLetters(prefix, sends, duties)

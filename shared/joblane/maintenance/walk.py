@@ -84,8 +84,8 @@ class Lane:
 
 @dataclass
 class Walk:
-    """The state of a walk. ``ended``: ids of tasks that were ended by hand. ``paused``: due tasks that are paused.
-    ``idle``: ids of paused tasks that have slots of limits.
+    """The state of a walk. ``ended``: ids of tasks of the last page that were ended by hand. ``idle``: of paused tasks
+    that have slots of limits. ``paused``: due tasks that are paused.
 
     ``waits``: type → longest wait in seconds, of the tasks that are due, not started and not paused; ``overdue``: the
     number of those that the sweep has not sent again. ``stuck``: runs whose lease ended :data:`STUCK_AFTER_MINUTES` ago
@@ -106,6 +106,7 @@ class Walk:
 
     def read(self) -> None:
         """Read one page."""
+        self.ended, self.idle = [], []
         rows = self.connection.run(READ, *self._position)
         if rows:
             self._position = (rows[0][2], rows[0][3])
@@ -130,14 +131,6 @@ class Walk:
                 self._wait(type_, sent_again)
             if type_ != SWEEP:  # the lane has the messages of the sweep's own runs
                 self.following.add(next_at)
-
-    def take_ended(self) -> list[str]:
-        ended, self.ended = self.ended, []
-        return ended
-
-    def take_idle(self) -> list[str]:
-        idle, self.idle = self.idle, []
-        return idle
 
     def _wait(self, type_: str, seconds: float) -> None:
         self.waits[type_] = max(self.waits.get(type_, 0), int(seconds))

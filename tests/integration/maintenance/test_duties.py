@@ -256,6 +256,20 @@ def test_a_slow_duty_waits_until_each_other_has_used_as_much_time(
     assert "".join(name[0] for name in order) == "sqqqqsqqs"
 
 
+def test_what_fails_on_a_page_of_the_walk_is_left_on_the_others(
+    world: World, sqs: Accepting, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(walk, "PAGE", 2)
+    monkeypatch.setattr(walk, "READ", walk.READ.replace("limit 10000", "limit 2"))
+    for number in range(3):
+        put(world, sample_one, f"by-hand-{number}", state="cancelled", finished_at=None, created_at=In(2 * number))
+        put(world, sample_one, f"due-{number}", created_at=In(2 * number + 1), sweep_at=In(-1))
+    limits = list[str]()
+    with failing(world, "time", expiry.TIDY, limits) as database:
+        swept = sweep(database.get(), sqs, PREFIX)
+    assert (swept.failed, swept.sent, len(limits)) == (["tasks ended by SQL"], 3, 1)
+
+
 def test_a_lock_that_another_holds_delays_only_the_duty_that_needs_it(world: World, sqs: Accepting) -> None:
     world.run(FILL, "300")
     with Database(world.url, limits=None) as holder, Database(world.url, limits=QUICK) as database:

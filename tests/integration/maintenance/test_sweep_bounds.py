@@ -16,6 +16,7 @@ from joblane.functions.jobs_sweep.handler import jobs_sweep
 from joblane.inspector.scope import Scope
 from joblane.inspector.stage import doctor_database
 from joblane.inspector.views import Grade
+from joblane.maintenance.next_sweep import NextSweep
 from joblane.maintenance.sweep import Swept, sweep
 from joblane.sqs.client import Entry
 from joblane.sqs.message import DEAD_ATTRIBUTE, Message, decode
@@ -433,6 +434,21 @@ def test_among_ten_thousand_waiting_tasks_only_one_with_a_turn_gets_messages(
     # then it gets a second message at once, and each further one after a longer time
     assert sent == [1, 1, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0]
     assert ids(sends.to(LANE)) == ["turn"] * 3
+
+
+@pytest.mark.parametrize("state", ["pending", "retry"])
+def test_of_two_sweeps_five_minutes_apart_one_sends_a_turn_within_seven_minutes(
+    world: World, sends: Sends, monkeypatch: pytest.MonkeyPatch, state: str
+) -> None:
+    # given a task with a slot for almost 90 seconds, whose message seems to be in the lane
+    key: dict[str, Any] = {"key_limit": "sample:one/a", "passed": 1, "seq": 1, "first_due_at": In(-89)}
+    put(world, sample_one, "turn", state=state, **key, due_at=In(-85), sweep_at=In(-25))
+    monkeypatch.setattr(world.sqs, "attributes", lambda _, names: dict.fromkeys(names, "0") | {names[0]: "1"})
+    following = NextSweep()
+    assert sweep(world.database.get(), world.sqs, PREFIX, following=following).sent == 0
+    assert following.at == 0.0
+    later(world, minutes=5)
+    assert world.sweep().sent == 1
 
 
 def test_without_the_number_of_messages_every_due_task_is_sent(
