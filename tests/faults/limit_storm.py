@@ -24,9 +24,11 @@ from joblane.declaration import Task
 from joblane.enqueue.wake import wake
 from joblane.errors import JobError
 from joblane.job import Job
-from joblane.maintenance.held import LEAVE, UNSERVED, Held
+from joblane.maintenance.duties import Duties
+from joblane.maintenance.held import LEAVE, Held, unserved
 from joblane.maintenance.sends import Sends
 from joblane.record.claim import CLAIM, Claim, Verdict
+from joblane.record.conditions import HAS_IDLE_SLOT, PAUSED
 from joblane.record.database import Database
 from joblane.record.finish import FINISH
 from joblane.record.serve import SERVE, Turn, serve
@@ -89,6 +91,8 @@ create trigger noted after insert or update on joblane.tasks for each row when (
   execute function public.note();
 """
 """The transactions in which each task with an order was inserted, started and ended."""
+IDLE = f"select id from joblane.tasks t where passed >= 1 and {HAS_IDLE_SLOT} and {PAUSED.format(row='t')}"
+"""The paused tasks that have slots."""
 
 
 class LimitFate(Fate):
@@ -161,7 +165,8 @@ class Storm(DyingWorkers):
             if self._is_woken():
                 with self._gate.closed():
                     self._serve_paused(observer)
-                    step = Held(PREFIX, Sends(observer.get(), self._lanes))
+                    sends = Sends(observer.get(), self._lanes)
+                    step = Held(PREFIX, sends, Duties(sends.connection, sends.following))
                     list(step.steps())
                 self.count("tasks served by the sweep", step.served)
         if not self.result.wrong:
@@ -246,7 +251,7 @@ class Storm(DyingWorkers):
                     with self._gate.closed() if is_still else self._gate.open():
                         self._set_pool(database, value)
                 with self._gate.closed():
-                    names = [row[3] for row in database.get().run(UNSERVED)]
+                    names = [str(row[3]) for found in unserved(database.get()) for row in found]
                 self.count("checks while all stood still")
                 self.count("times that a limit had room and waiting tasks", len(names))
                 if names and not self._deaths:
@@ -272,7 +277,8 @@ class Storm(DyingWorkers):
 
     def _serve_paused(self, database: Database) -> None:
         """Give the slots of paused tasks to others, as the sweep does: nobody else does it."""
-        turns = self._served("the end of a paused task's turn", serve(database.get(), database.get().run(LEAVE)))
+        idle = json.dumps([id_ for (id_,) in database.get().run(IDLE)])
+        turns = self._served("the end of a paused task's turn", serve(database.get(), database.get().run(LEAVE, idle)))
         self._lanes.send_many([turn.entry(PREFIX) for turn in turns])
 
     # --- The check ----------------------------------------------------------------------------------------------------

@@ -258,16 +258,16 @@ def test_the_metrics_that_alarms_read_are_those_that_the_costs_page_counts(
     # three for each lane, throttles of the parts and of the other functions, near timeouts, and 13 of the stage
     assert len(found) == 3 * len(lanes) + len(parts) + 1 + len(timed) + 13
     metrics = sum(len(metrics_of(alarm)) for alarm in found.values())
-    assert metrics == 7 * len(lanes) - sum(task.resumable for task in lanes) + len(functions) + 18
+    assert metrics == 7 * len(lanes) - sum(task.resumable for task in lanes) + len(functions) + 19
 
 
-def test_a_small_stage_has_14_alarms_that_read_19_metrics(small: Template) -> None:
+def test_a_small_stage_has_14_alarms_that_read_20_metrics(small: Template) -> None:
     found = alarms_of(small)
     names = {name.removeprefix("jobs-dev-") for name in found}
     found_by_sweep = {"moved-by-sqs", "waiting", "waiting-critical", "missed-tick", "stuck-lease", "old-snapshot"}
     of_events = {"events-late", "events-dropped"}
     assert names == {"archived", "throttles", "refused", *found_by_sweep, *OF_SWEEP, *of_events}
-    assert sum(len(metrics_of(alarm)) for alarm in found.values()) == 19
+    assert sum(len(metrics_of(alarm)) for alarm in found.values()) == 20
     assert templates.of_type(small, "AWS::KMS::Key") == {}
 
 
@@ -370,17 +370,29 @@ def test_sweeps_that_only_fail_have_an_alarm_after_half_an_hour(watched: Templat
     found = {entry["MetricName"]: (dimensions(entry), entry["Period"]) for entry in metrics_of(alarm)}
     function = found.pop("Errors")[0]["FunctionName"]
     assert re.fullmatch(r"jobs-[a-z]+-jobs-sweep", function)
-    assert found == {"SweepFailures": ({"task_type": "jobs:sweep"}, 900), "Completed": (of_sweep, 900)}
+    of_type = ({"task_type": "jobs:sweep"}, 900)
+    assert found == {"SweepFailures": of_type, "FailedDuties": of_type, "Completed": (of_sweep, 900)}
 
 
 @pytest.mark.parametrize(
-    ("failed", "errors", "completed", "fires"),
-    [(3, 0, 0, True), (0, 1, 0, True), (1, 1, 0, True), (3, 0, 1, False), (0, 0, 1, False), (0, 0, 0, False)],
+    ("failed", "errors", "duties", "completed", "fires"),
+    [
+        (3, 0, 0, 0, True),
+        (0, 1, 0, 0, True),
+        (1, 1, 0, 0, True),
+        (3, 0, 0, 1, False),
+        (0, 0, 0, 1, False),
+        (0, 0, 0, 0, False),
+        (0, 0, 1, 3, True),
+        (2, 0, 1, 3, True),
+    ],
 )
-def test_one_sweep_that_completes_ends_the_alarm(failed: int, errors: int, completed: int, fires: bool) -> None:
+def test_one_sweep_that_completes_ends_the_alarm_unless_its_duties_fail(
+    failed: int, errors: int, duties: int, completed: int, fires: bool
+) -> None:
     alarms = alarms_of_stage(Monitoring(), discover(), prefix="jobs", functions=[])
     [alarm] = (each for each in alarms if each.name == "sweep-fails")
-    values = {"failed": failed, "errors": errors, "completed": completed}
+    values = {"failed": failed, "errors": errors, "duties": duties, "completed": completed}
     value = eval(alarm.expression, {"IF": lambda is_true, yes, no: yes if is_true else no, **values})
     assert (value >= alarm.threshold) is fires
 

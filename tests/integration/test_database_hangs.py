@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from sqlalchemy import text
 
-from joblane import JobClient, TaskContext, context
+from joblane import JobClient, TaskContext
 from joblane.errors import DatabaseUnavailableError, TaskIdConflictError
 from joblane.functions.jobs_sweep import handler as sweep_handler
 from joblane.functions.jobs_sweep.handler import jobs_sweep
@@ -258,7 +258,7 @@ def test_a_later_sweep_completes_one_whose_database_failed(
     caplog: pytest.LogCaptureFixture,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(context, "OPERATOR", QUICK)
+    monkeypatch.setattr(sweep_handler, "SWEEP_LIMITS", QUICK)
     monkeypatch.setattr(sweep_handler, "Sqs", lambda: world.sqs)
     sweep_lane = world.lane(jobs_sweep)
     world.lane(sample_one)

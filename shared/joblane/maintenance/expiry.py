@@ -5,14 +5,20 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from pg8000.exceptions import DatabaseError
+
+from joblane.errors import sqlstate
 from joblane.limits import CONTENT_KEPT_FOR_MESSAGES
-from joblane.record.connection import Connection
+from joblane.record.connection import TIMED_OUT, Connection
 from joblane.record.row_by_row import LOCKED, run_rows
 from joblane.record.states import ENDED_SQL
 from joblane.record.transitions import ARCHIVED_EXPIRES, NO_LIMITS, RETENTION_EXPIRES, assignments
 
 BATCH = 500
 """The most rows per statement."""
+SMALLER = 10
+"""After a statement that took too long the next one has so many times fewer rows: a task may have any number of items,
+steps and children."""
 
 # An operator may end a task by an UPDATE of `state` alone. This statement sets the other columns of an ended row.
 TIDY = f"""
@@ -29,7 +35,7 @@ returning t.id
 """
 
 FIND = f"""
-select id from joblane.tasks where expire_at <= now() and state in {ENDED_SQL} order by expire_at limit {BATCH}
+select id from joblane.tasks where expire_at <= now() and state in {ENDED_SQL} order by expire_at limit $1::integer
 """
 # The content is removed when the retention ends. The row is deleted when none of its messages can return.
 EXPIRE = f"""
@@ -90,12 +96,20 @@ class Expiry:
 
     def steps(self) -> Iterator[None]:
         """Clear and delete in batches. It may be stopped after each step."""
-        while ids := [id_ for (id_,) in self.connection.run(FIND)]:
+        size = BATCH
+        while ids := [id_ for (id_,) in self.connection.run(FIND, size)]:
             done = 0
-            for cleared, removed in run_rows(self.connection, EXPIRE, ids):
-                self.cleared += cleared
-                self.removed += removed
-                done += cleared + removed
+            try:
+                for cleared, removed in run_rows(self.connection, EXPIRE, ids):
+                    self.cleared += cleared
+                    self.removed += removed
+                    done += cleared + removed
+            except DatabaseError as error:
+                if sqlstate(error) != TIMED_OUT or len(ids) == 1:
+                    raise
+                size = max(1, len(ids) // SMALLER)
+                yield
+                continue
             yield
-            if len(ids) < BATCH or not done:  # none: another sweep has locked these rows
+            if len(ids) < size or not done:  # none: another sweep has locked these rows
                 return

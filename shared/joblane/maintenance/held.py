@@ -5,33 +5,47 @@ Turns that nobody claims are taken back: a lane that stands still must not keep 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from functools import partial
 
-from joblane.maintenance.next_sweep import UNCLAIMED_MINUTES
+from joblane.maintenance.duties import Duties, within_share
+from joblane.maintenance.next_sweep import SHARED_WITH_WAITING, UNCLAIMED_MINUTES
 from joblane.maintenance.sends import Sends
-from joblane.record.conditions import BEFORE_IT, PAUSED
+from joblane.record.conditions import BEFORE_IT, HAS_IDLE_SLOT, PAUSED
+from joblane.record.connection import Connection
 from joblane.record.functions import VERSION
-from joblane.record.limit_changes import end_changes
-from joblane.record.serve import Limits, Turn, serve
+from joblane.record.limit_changes import end_change, ended_changes
+from joblane.record.row_by_row import LOCKED, run_rows
+from joblane.record.serve import Limits, serve_in_steps
 from joblane.record.transitions import LEFT_LIMITS, LET_GO, assignments
 
+CHANGES = "changes of limits"
 BATCH = 50
 """The most limits that one statement serves."""
 PAGE = 10_000
 """The most tasks that one statement moves."""
-MOST_LIMITS = 1_000_000
-"""The most limits that one sweep looks at."""
+LIMITS = 5_000
+"""The limits that one statement looks at, in about 50 µs each."""
+LEAVING = 500
+"""The most paused tasks that one statement changes."""
 
+# The limits after a name, and the names of the limits of the first task of each that has a slot for it.
 UNSERVED = f"""
-select t.key_limit, t.total_limit, t.shared_limit, n.name
-  from joblane.waiting_limits_{VERSION}('', null, {MOST_LIMITS}) as n(name),
-       lateral (select w.key_limit, w.total_limit, w.shared_limit, w.ordered, w.first_due_at, w.seq
-                  from joblane.tasks w where w.waits_for = n.name and w.state = 'held'
-                 order by w.waits_for, w.place, w.seq limit 1) as t,
-       lateral joblane.limit_of_{VERSION}(n.name) as l
- where joblane.has_room_{VERSION}(
-         n.name, case n.name when t.key_limit then 1 when t.total_limit then 2 else 3 end, l.slots)
-   and not (n.name = t.key_limit and t.ordered is true and {BEFORE_IT})
+with page as materialized (
+  select n.name, n.number
+    from joblane.waiting_limits_{VERSION}($1, null, {LIMITS}) with ordinality as n(name, number)
+)
+select (select json_agg(json_build_array(t.key_limit, t.total_limit, t.shared_limit, n.name))
+          from page n,
+               lateral (select w.key_limit, w.total_limit, w.shared_limit, w.ordered, w.first_due_at, w.seq
+                          from joblane.tasks w where w.waits_for = n.name and w.state = 'held'
+                         order by w.waits_for, w.place, w.seq limit 1) as t,
+               lateral joblane.limit_of_{VERSION}(n.name) as l
+         where joblane.has_room_{VERSION}(
+                 n.name, case n.name when t.key_limit then 1 when t.total_limit then 2 else 3 end, l.slots)
+           and not (n.name = t.key_limit and t.ordered is true and {BEFORE_IT})),
+       (select name from page order by number desc limit 1),
+       (select count(*) from page)
 """
 # The order of each statement is that of the index of limits. In the order of ids it would read the whole table, as the
 # sweep's settings avoid a sort.
@@ -39,13 +53,14 @@ select t.key_limit, t.total_limit, t.shared_limit, n.name
 # A task that may start, and a lost run. The other tasks of its lane that wait go behind all others, because they would
 # get the same slots one after the other.
 TAKE_BACK = f"""
+with waited as materialized ({SHARED_WITH_WAITING})
 update joblane.tasks t set {assignments(LEFT_LIMITS)}
- where t.id in (select r.id from joblane.tasks r
-                 where r.shared_limit is not null and r.passed >= 5
-                   and case r.state when 'pending' then r.due_at when 'active' then r.lease_until end
-                       < clock_timestamp() - interval '{UNCLAIMED_MINUTES} minutes'
-                   and exists (select from joblane.tasks w where w.waits_for = r.shared_limit)
-                 order by r.shared_limit for no key update skip locked)
+ where t.id in (select r.id from waited,
+                       lateral (select s.id from joblane.tasks s
+                                 where s.shared_limit = waited.name and s.passed >= 5
+                                   and case s.state when 'pending' then s.due_at when 'active' then s.lease_until end
+                                       < clock_timestamp() - interval '{UNCLAIMED_MINUTES} minutes'
+                                 order by s.shared_limit limit {PAGE} for no key update skip locked) as r)
 returning t.key_limit, t.total_limit, t.shared_limit, t.type, t.queue
 """
 GO_BEHIND = f"""
@@ -58,11 +73,9 @@ update joblane.tasks t
 # What is paused leaves its limits. No claim does it, as the sweep sends no message for it.
 LEAVE = f"""
 update joblane.tasks t set {assignments(LET_GO)}
- where t.id in (select r.id from joblane.tasks r
-                 where r.passed >= 1
-                   and (r.state in ('pending', 'held') or (r.state = 'active' and r.lease_until < clock_timestamp()))
-                   and {PAUSED.format(row="r")}
-                 order by r.key_limit, r.passed limit {PAGE} for no key update skip locked)
+  from ({LOCKED.format(columns="t.id", condition=f"t.passed >= 1 and {HAS_IDLE_SLOT} and {PAUSED.format(row='t')}")})
+    as paused
+ where t.id = paused.id
 returning t.key_limit, t.total_limit, t.shared_limit
 """
 
@@ -70,30 +83,53 @@ returning t.key_limit, t.total_limit, t.shared_limit
 class Held:
     """Serves limits. ``served``: the tasks that may start now."""
 
-    def __init__(self, prefix: str, sends: Sends) -> None:
+    def __init__(self, prefix: str, sends: Sends, duties: Duties) -> None:
         self.served = 0
-        self._prefix, self._sends = prefix, sends
+        self._prefix, self._sends, self._duties = prefix, sends, duties
 
     def end_changes(self) -> None:
-        """End changes of limits whose time is over."""
-        end_changes(self._sends.connection, self._send)
+        """End changes of limits whose time is over. The other duties then give new times, and serve."""
+        has_time = within_share(lambda: True)
+        for name in ended_changes(self._sends.connection):
+            if has_time():  # the next sweep ends the other changes
+                self._duties.run(CHANGES, partial(end_change, self._sends.connection, name), None)
+
+    def leave(self, ids: Sequence[str]) -> None:
+        """Let paused tasks leave their limits, and serve these."""
+        for start in range(0, len(ids), LEAVING):
+            left = run_rows(self._sends.connection, LEAVE, ids[start : start + LEAVING])
+            for _ in self._serve(left):
+                pass
+
+    def take_back(self) -> Iterator[None]:
+        """Take shared slots back that nobody uses. It may be stopped after each step."""
+        connection = self._sends.connection
+        taken_back = connection.run(TAKE_BACK)
+        for shared, type_, queue in {tuple(row[2:]) for row in taken_back}:
+            connection.run(GO_BEHIND, shared, type_, queue)
+            yield
+        yield from self._serve([row[:3] for row in taken_back])
 
     def steps(self) -> Iterator[None]:
-        """Serve in batches. It may be stopped after each step."""
-        connection = self._sends.connection
-        wanted: list[Limits] = []
-        if connection.run("select from joblane.pauses limit 1"):
-            wanted += connection.run(LEAVE)
-        for *limits, type_, queue in connection.run(TAKE_BACK):
-            connection.run(GO_BEHIND, limits[2], type_, queue)
-            wanted.append(limits)
-        wanted += [row[:3] for row in connection.run(UNSERVED)]
+        """Serve the limits with room, in batches. It may be stopped after each step."""
+        for found in unserved(self._sends.connection):
+            yield from self._serve([row[:3] for row in found])
+            yield
+
+    def _serve(self, wanted: Sequence[Limits]) -> Iterator[None]:
         if wanted:  # tasks that others have locked, or that no slot was left for
             self._sends.following.is_due = True
         for start in range(0, len(wanted), BATCH):
-            yield
-            self._send(serve(connection, wanted[start : start + BATCH]))
+            for turns in serve_in_steps(self._sends.connection, wanted[start : start + BATCH]):
+                self.served += len(turns)
+                self._sends.start(self._prefix, turns)
+                yield
 
-    def _send(self, turns: list[Turn]) -> None:
-        self.served += len(turns)
-        self._sends.start(self._prefix, turns)
+
+def unserved(connection: Connection) -> Iterator[list[list[str | None]]]:
+    """Yield the limits that have a slot for a waiting task, in pages: the names of the task's limits, and that one."""
+    position, number = "", LIMITS
+    while number == LIMITS:
+        ((found, last, number),) = connection.run(UNSERVED, position)
+        yield found or []
+        position = last

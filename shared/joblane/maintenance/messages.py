@@ -8,11 +8,13 @@ get another message as messages are missing, so a backlog is not sent again whil
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import timedelta
+from itertools import takewhile
 
 from joblane.limits import MAX_BATCH, MAX_DELAY_SECONDS
-from joblane.maintenance.expiry import BATCH, tidy
+from joblane.maintenance.duties import Duties
+from joblane.maintenance.expiry import BATCH
 from joblane.maintenance.sends import Sends, Taken, body_of, group_of
 from joblane.maintenance.walk import Lane, Walk
 from joblane.queues import SWEEP, lane_name
@@ -22,6 +24,7 @@ from joblane.record.states import LIVE_SQL
 from joblane.sqs.client import Entry
 from joblane.sqs.message import Message
 
+NAME = "messages of due tasks"
 LONGEST_INTERVAL_SECONDS = 6 * 3600
 """The longest interval between two sends of a row that no worker claims. It doubles up to this."""
 PATIENCE = timedelta(hours=1)
@@ -49,11 +52,17 @@ returning t.id, t.type, t.queue, t.tenant, t.schema, t.headers,
 
 
 class Messages:
-    """Sends the messages of the tasks that a walk finds due. ``sent``: their number."""
+    """Sends the messages of the tasks that a walk finds due. ``sent``: their number.
 
-    def __init__(self, prefix: str, walk: Walk, sends: Sends) -> None:
+    ``on_page``: the duties that follow each page of the walk, by their names.
+    """
+
+    def __init__(
+        self, prefix: str, walk: Walk, sends: Sends, duties: Duties, on_page: Mapping[str, Callable[[], None]]
+    ) -> None:
         self.sent = 0
         self._prefix, self._walk, self._sends = prefix, walk, sends
+        self._duties, self._on_page = duties, on_page
         self._depths: dict[str, int | None] = {}
         self._expected: defaultdict[str, int] = defaultdict(int)
 
@@ -61,23 +70,18 @@ class Messages:
         """Walk, and send in batches. It may be stopped after each step."""
         while not self._walk.is_over and not self._sends.silent:
             self._walk.read()
-            self._tidy()
+            for name, step in self._on_page.items():
+                if not self._duties.failed[name]:  # a statement that times out on each page would take all the time
+                    self._duties.run(name, step, None)
             yield
             if self._walk.is_full:
                 yield from self._send_all(self._walk.take())
 
-    def _tidy(self) -> None:
-        ended, self._walk.ended = self._walk.ended, []
-        tidy(self._sends.connection, ended)
-
     def _send_all(self, lanes: Sequence[Lane]) -> Iterator[None]:
         names = [lane_name(self._prefix, lane.queue, lane.type) for lane in lanes]
         due = [(name, id_) for name, lane in zip(names, lanes, strict=True) for id_ in self._chosen(name, lane)]
-        for start in range(0, len(due), BATCH):
-            if self._sends.silent:
-                return
-            self._send([id_ for name, id_ in due[start : start + BATCH] if name not in self._sends.refused])
-            yield
+        batches = (due[start : start + BATCH] for start in range(0, len(due), BATCH))
+        yield from self._duties.run_batches(NAME, self._send, takewhile(lambda _: not self._sends.silent, batches))
 
     def _chosen(self, name: str, lane: Lane) -> list[str]:
         """Return the ids of the tasks that get a message: those without one, and as many more as messages are missing.
@@ -102,7 +106,9 @@ class Messages:
             self._depths[name] = self._sends.depth(name)
         return self._depths.get(name)
 
-    def _send(self, ids: Sequence[str]) -> None:
+    def _send(self, due: Sequence[tuple[str, str]]) -> None:
+        """Send the messages of tasks, each after the name of its lane."""
+        ids = [id_ for name, id_ in due if name not in self._sends.refused]
         rows = run_rows(self._sends.connection, TAKE, ids)
         if len(rows) < len(ids):  # another transaction has locked some of them
             self._sends.following.is_due = True

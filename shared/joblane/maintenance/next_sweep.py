@@ -18,6 +18,7 @@ from joblane.enqueue.wake import AT_ONCE_SECONDS, GRID_SECONDS, planned_entry
 from joblane.errors import SendError
 from joblane.limits import MAX_DELAY_SECONDS
 from joblane.record.connection import Connection
+from joblane.record.limit_changes import SHARED_NAME
 from joblane.sqs.client import Sqs
 
 SOON_SECONDS = 60
@@ -34,6 +35,11 @@ TRIES = 3
 # other transaction has an id: prepared ones and those of other databases have one, and those that only read have none.
 # `pg_snapshot_xmax` would not do: it does not see a transaction that is younger than the last one that has ended.
 IS_ALONE = "select pg_snapshot_xmin(pg_current_snapshot()) = pg_current_xact_id(), extract(epoch from now())::float8"
+# The limits that types share, and for which a task waits. Only their slots are of use to others. An index finds them.
+SHARED_WITH_WAITING = f"""
+select n.name from (select name from joblane.limits union select name from joblane.limit_changes) as n
+ where n.{SHARED_NAME} and (select true from joblane.tasks w where w.waits_for = n.name limit 1)
+"""
 MOST_DEAD_LETTERS = 1000
 """With so many unsent dead letters another sweep follows in a few minutes, so that no statement reads more."""
 # Each line is the time of one thing that nothing but a sweep notices, in seconds since 1970 by the database's clock.
@@ -43,9 +49,8 @@ select (select extract(epoch from min(c.until)) from joblane.limit_changes c)::f
        (select extract(epoch from min(p.until)) from joblane.pauses p where p.until > to_timestamp($1::float8))::float8,
        (select extract(epoch from min(case r.state when 'pending' then r.due_at when 'active' then r.lease_until end)
                                   + interval '{UNCLAIMED_MINUTES} minutes')
-          from joblane.tasks r
-         where r.shared_limit is not null and r.passed >= 5
-           and exists (select from joblane.tasks w where w.waits_for = r.shared_limit))::float8,
+          from ({SHARED_WITH_WAITING}) as waited, joblane.tasks r
+         where r.shared_limit = waited.name and r.passed >= 5)::float8,
        (select extract(epoch from case when count(*) < {MOST_DEAD_LETTERS} then min(d.sweep_at) else now() end)
           from (select u.sweep_at from joblane.tasks u where u.dead_letter_unsent
                  order by u.finished_at, u.id limit {MOST_DEAD_LETTERS}) as d)::float8,

@@ -5,8 +5,9 @@ An operator, a deploy or the end of a change gives another rate; a cancellation 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
+from joblane.maintenance.next_sweep import NextSweep
 from joblane.record.connection import Connection
 from joblane.record.limit_changes import plan_anew
 
@@ -27,14 +28,17 @@ returning name
 class Rates:
     """Gives new times, and forgets idle rates."""
 
-    def __init__(self, connection: Connection) -> None:
-        self._connection = connection
-
-    def plan(self, may_continue: Callable[[], bool]) -> None:
-        plan_anew(self._connection, may_continue=may_continue)
+    def __init__(self, connection: Connection, following: NextSweep) -> None:
+        self._connection, self._following = connection, following
 
     def steps(self) -> Iterator[None]:
-        """Forget in batches. It may be stopped after each step."""
+        """Give new times, then forget, in batches. It may be stopped after each step.
+
+        The first step comes before the walk, which reads the new times. It may have read others before a later step.
+        """
+        for page, planned in enumerate(plan_anew(self._connection)):
+            self._following.is_due |= page > 0 and planned > 0
+            yield
         for _ in range(MOST_BATCHES):
             if len(self._connection.run(FORGET)) < BATCH:
                 return

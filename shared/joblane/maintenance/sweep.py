@@ -9,21 +9,21 @@
 The sweep moves the ``sweep_at`` of the tasks that it takes, so that two sweeps at once share the work, and a later
 sweep takes the tasks of a sweep that was killed. An extra message does no harm, because both have the same task id.
 
-Its duties take turns, a batch each, so that none waits for the end of another.
+Its duties take turns, a batch each, so that none waits for the end of another, see :mod:`joblane.maintenance.duties`.
 """
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Callable, Iterator
-from contextlib import suppress
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from itertools import chain
 from typing import TYPE_CHECKING
 
+from joblane.maintenance import messages as due
+from joblane.maintenance import unsent_dead_letters as dead
+from joblane.maintenance.duties import Duties
 from joblane.maintenance.events import Events
-from joblane.maintenance.expiry import Expiry
-from joblane.maintenance.held import Held
+from joblane.maintenance.expiry import Expiry, tidy
+from joblane.maintenance.held import CHANGES, Held
 from joblane.maintenance.messages import Messages
 from joblane.maintenance.next_sweep import NextSweep
 from joblane.maintenance.parents import Parents
@@ -52,6 +52,7 @@ class Swept:
     ``events``: sent events. ``events_dropped``: events that were kept for too long. ``events_waiting``: events that are
     left. ``events_oldest_seconds``: the age of the oldest one. ``events_refusal``: why the bus did not accept events;
     None: it accepted all. The last three are ignored when two results are compared.
+    ``failed``: the duties that failed, which the log explains.
     """
 
     sent: int = 0
@@ -70,6 +71,7 @@ class Swept:
     events_waiting: int = field(default=0, compare=False)
     events_oldest_seconds: int = field(default=0, compare=False)
     events_refusal: str | None = field(default=None, compare=False)
+    failed: list[str] = field(default_factory=list)
 
 
 def sweep(
@@ -80,28 +82,44 @@ def sweep(
     bus: EventBus | None = None,
     may_continue: Callable[[], bool] = lambda: True,
     following: NextSweep | None = None,
+    duties: Duties | None = None,
 ) -> Swept:
     """Sweep in batches, each in its own transaction, until nothing is due or ``may_continue()`` is false.
 
     ``bus`` None: the stage has none, and events are deleted. ``following`` gets the times of what will need a sweep
-    again. None: the caller plans none.
+    again. None: the caller plans none. ``duties``: the caller's, with the same ``following``.
+
+    Raises pg8000's errors if the connection is broken. The error of a duty is logged, see :class:`Duties`.
     """
     following = following or NextSweep()
+    duties = duties or Duties(connection, following)
     walk, sends = Walk(connection, following), Sends(connection, sqs, following)
-    expiry, rates = Expiry(connection), Rates(connection)
-    messages, dead_letters = Messages(prefix, walk, sends), UnsentDeadLetters(prefix, sends)
-    waiting, parents, events = Held(prefix, sends), Parents(prefix, sends), Events(connection, bus)
+    expiry, rates = Expiry(connection), Rates(connection, following)
+    waiting, parents, events = Held(prefix, sends, duties), Parents(prefix, sends), Events(connection, bus)
+    on_page: dict[str, Callable[[], None]] = {
+        "tasks ended by SQL": lambda: tidy(connection, walk.ended),
+        "slots of paused tasks": lambda: waiting.leave(walk.idle),
+    }
+    messages = Messages(prefix, walk, sends, duties, on_page)
+    dead_letters = UnsentDeadLetters(prefix, sends, duties)
     connection.execute_simple(PLANNING)
     try:
-        following.begin(connection)
-        waiting.end_changes()
-        rates.plan(may_continue)  # before the walk reads the tasks that get new times
-        held = chain(waiting.steps(), rates.steps(), parents.steps())
-        duties = (messages.steps(), dead_letters.steps(), expiry.steps(), held, events.steps())
-        following.is_late |= not _take_turns(duties, may_continue)
-        events.measure()
+        duties.run("open transactions", lambda: following.begin(connection), None)
+        duties.run(CHANGES, waiting.end_changes, None)
+        steps = {
+            "times of rates": rates.steps(),  # first, because the walk reads the times of tasks
+            due.NAME: messages.steps(),
+            dead.NAME: dead_letters.steps(),
+            "expired tasks": expiry.steps(),
+            "unclaimed turns": waiting.take_back(),
+            "held tasks": waiting.steps(),
+            "ended parents": parents.steps(),
+            "events": events.steps(),
+        }
+        following.is_late |= not duties.take_turns(steps, may_continue)
+        duties.run("events", events.measure, None)
         following.is_due |= events.waiting > 0
-        following.collect(connection, has_paused=walk.paused > 0)
+        duties.run("times of the next sweep", lambda: following.collect(connection, has_paused=walk.paused > 0), None)
     finally:
         if connection.usable:
             connection.execute_simple(RESET_PLANNING)
@@ -122,15 +140,5 @@ def sweep(
         events.waiting,
         events.oldest_seconds,
         events.refusal,
+        list(duties.failed),
     )
-
-
-def _take_turns(duties: tuple[Iterator[None], ...], may_continue: Callable[[], bool]) -> bool:
-    """Take a step of each duty in turn. Return False if there was no time for all steps."""
-    waiting = deque(duties)
-    while waiting and may_continue():
-        duty = waiting.popleft()
-        with suppress(StopIteration):
-            next(duty)
-            waiting.append(duty)
-    return not waiting

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from joblane.maintenance.next_sweep import NextSweep
 from joblane.queues import SWEEP, Queue
-from joblane.record.conditions import UNPAUSED
+from joblane.record.conditions import HAS_IDLE_SLOT, UNPAUSED
 from joblane.record.connection import Connection
 from joblane.record.states import ENDED, LIVE_SQL, WAITING, State, in_sql
 
@@ -17,6 +17,10 @@ WINDOW = 50_000
 STUCK_AFTER_MINUTES = 10
 """The sweep finds a lost run 15 s after the lease's end at the earliest, and by the second sweep after it at the
 latest."""
+LATE_TURN_SECONDS = 30
+"""A task with a slot of a limit gets another message this long after its ``sweep_at``, even if the lane seems to hold
+its message: others wait for the slot. Each further message takes four times as long. With a sweep every five minutes
+the first one comes within seven minutes."""
 PLANNING = (
     "set enable_seqscan = off; set enable_bitmapscan = off; set enable_sort = off; set enable_hashjoin = off;"
     " set enable_mergejoin = off; set jit = off; set plan_cache_mode = force_generic_plan"
@@ -38,14 +42,18 @@ select type, queue, max(created_at)::text, (array_agg(id))[count(*)], count(*),
        json_agg(json_build_array(id, state in ('active', 'held') or sweep_at < due_at,
                                  extract(epoch from now() - sweep_at)::float8,
                                  case when state <> 'active' then extract(epoch from now() - due_at)::float8 end,
-                                 lease_until < now() - interval '{STUCK_AFTER_MINUTES} minutes'))
+                                 lease_until < now() - interval '{STUCK_AFTER_MINUTES} minutes',
+                                 passed >= 1 and sweep_at < now() - interval '{LATE_TURN_SECONDS} s'
+                                                                  * power(4, least(sends, 10))))
          filter (where sweep_at <= now() and state in {LIVE_SQL} and {UNPAUSED}),
        json_agg(id) filter (where state in {in_sql(ENDED)}),
+       json_agg(id) filter (where passed >= 1 and {HAS_IDLE_SLOT} and not ({UNPAUSED})),
        max(extract(epoch from now() - due_at)::float8)
          filter (where sends > 1 and sweep_at > now() and state in {in_sql(WAITING - {State.HELD})}
                    and due_at < now() and {UNPAUSED}),
        extract(epoch from min(sweep_at) filter (where sweep_at > now()))::float8
-  from (select id, created_at, type, queue, tenant, state, due_at, sweep_at, lease_until, sends from joblane.tasks
+  from (select id, created_at, type, queue, tenant, state, due_at, sweep_at, lease_until, sends, passed
+          from joblane.tasks
          where finished_at is null and (created_at, id) > ($1::timestamptz, $2)
          order by created_at, id limit {PAGE}) as t
  group by type, queue
@@ -58,8 +66,9 @@ class Lane:
     """The live tasks of one type and queue that the walk has read since its last stop.
 
     ``covered``: tasks that need nothing now and presumably have a message in the lane. ``unsent``: ids of due tasks
-    whose message nobody has sent, and of lost runs, whose message may stay hidden for hours. ``unclaimed``: due tasks
-    that presumably have a message: the seconds since they became due for the sweep, and the id.
+    whose message nobody has sent, of lost runs, whose message may stay hidden for hours, and of tasks with a late turn,
+    which count as ``covered`` too. ``unclaimed``: due tasks that presumably have a message: the seconds since they
+    became due for the sweep, and the id.
     """
 
     type: str
@@ -75,7 +84,8 @@ class Lane:
 
 @dataclass
 class Walk:
-    """The state of a walk. ``ended``: ids of tasks that were ended by hand. ``paused``: due tasks that are paused.
+    """The state of a walk. ``ended``: ids of tasks of the last page that were ended by hand. ``idle``: of paused tasks
+    that have slots of limits. ``paused``: due tasks that are paused.
 
     ``waits``: type → longest wait in seconds, of the tasks that are due, not started and not paused; ``overdue``: the
     number of those that the sweep has not sent again. ``stuck``: runs whose lease ended :data:`STUCK_AFTER_MINUTES` ago
@@ -85,6 +95,7 @@ class Walk:
     connection: Connection
     following: NextSweep = field(default_factory=NextSweep)
     ended: list[str] = field(default_factory=list)
+    idle: list[str] = field(default_factory=list)
     waits: dict[str, int] = field(default_factory=dict)
     overdue: int = 0
     paused: int = 0
@@ -95,18 +106,21 @@ class Walk:
 
     def read(self) -> None:
         """Read one page."""
+        self.ended, self.idle = [], []
         rows = self.connection.run(READ, *self._position)
         if rows:
             self._position = (rows[0][2], rows[0][3])
         self.is_over = sum(row[4] for row in rows) < PAGE
-        for type_, queue, _, _, _, covered, due, found, ended, sent_again, next_at in rows:
+        for type_, queue, _, _, _, covered, due, found, ended, idle, sent_again, next_at in rows:
             lane = self._lanes.setdefault((queue, type_), Lane(type_, queue))
             lane.covered += covered
             self.paused += due - len(found or ())
             self.ended += ended or ()
-            for id_, is_unsent, age, late, is_stuck in found or ():
-                if is_unsent:
+            self.idle += idle or ()
+            for id_, is_unsent, age, late, is_stuck, is_late_turn in found or ():
+                if is_unsent or is_late_turn:
                     lane.unsent.append(id_)
+                    lane.covered += not is_unsent
                 else:
                     lane.unclaimed.append((age, id_))
                 self.stuck += bool(is_stuck)

@@ -284,17 +284,20 @@ def reset_limit(connection: Connection, name: str, key: str | None) -> tuple[lis
     return changed, {"limits": was_set} | ({"delays": delayed} if delayed else {})
 
 
-def end_changes(connection: Connection, send: Callable[[list[Turn]], object]) -> None:
-    """Remove changes whose time is over, each in a transaction of its own. Call it again for more than a batch.
+def ended_changes(connection: Connection) -> list[str]:
+    """Return limits with a change whose time is over, a batch at most."""
+    return [name for (name,) in connection.run(ENDED)]
 
-    Their values are not in force any more, but tasks may wait for times that an ended rate has given them.
+
+def end_change(connection: Connection, name: str) -> None:
+    """Remove a change whose time is over, in a transaction of its own. The sweep then serves the limit.
+
+    Its values are not in force any more, but tasks may wait for times that an ended rate has given them.
     """
-    for (name,) in connection.run(ENDED):
-        with _skipping_locked(), transaction(connection):
-            _lock(connection, [name])
-            connection.run(RESET, json.dumps([name]))
-            _give_times(connection, [name])
-        serve_changed(connection, [name], send)
+    with _skipping_locked(), transaction(connection):
+        _lock(connection, [name])
+        connection.run(RESET, json.dumps([name]))
+        _give_times(connection, [name])
 
 
 @contextmanager
@@ -354,21 +357,18 @@ def serve_changed(connection: Connection, changed: Iterable[str], send: Callable
     """
     for name in changed:
         if is_of_each_key(name):
-            plan_anew(connection, *keys_of(name))
+            for _ in plan_anew(connection, *keys_of(name)):
+                pass
             _serve_keys(connection, name, send)
         elif waiting := connection.run(WAITING, name):
             send(serve(connection, waiting))
 
 
-def plan_anew(
-    connection: Connection,
-    after: str = "",
-    before: str | None = None,
-    may_continue: Callable[[], bool] = lambda: True,
-) -> None:
+def plan_anew(connection: Connection, after: str = "", before: str | None = None) -> Iterator[int]:
     """Give new times to the tasks of limits in a range whose times are not those of the rate in force.
 
-    It changes nothing where a task is locked. Each part is a transaction of its own.
+    It changes nothing where a task is locked. Each part is a transaction of its own. Yields the number of such limits
+    among each :data:`LOOKED_AT`.
     """
     while rows := connection.run(PLANNED_ANEW, after, before):
         names = [name for _, name in rows if name is not None]
@@ -376,7 +376,8 @@ def plan_anew(
             with _skipping_locked(), transaction(connection):
                 _lock(connection, names[start : start + BATCH])
                 _give_times(connection, names[start : start + BATCH])
-        if len(rows) < LOOKED_AT or not may_continue():
+        yield len(names)
+        if len(rows) < LOOKED_AT:
             return
         after = rows[-1][0]
 

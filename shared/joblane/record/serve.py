@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -59,15 +59,19 @@ def serve(connection: Connection, freed: Iterable[Limits]) -> list[Turn]:
 
     Return the tasks whose messages are to be sent; the sweep sends those of a caller that dies before.
     """
+    return [turn for turns in serve_in_steps(connection, freed) for turn in turns]
+
+
+def serve_in_steps(connection: Connection, freed: Iterable[Limits]) -> Iterator[list[Turn]]:
+    """Serve limits as :func:`serve`, and yield the tasks of each statement: a raised limit may let any number start."""
     wanted = _distinct(freed)
-    turns: list[Turn] = []
     pauses = iter(PAUSES_SECONDS)
     while wanted:
         ((answer,),) = connection.run(SERVE, json.dumps(wanted))
-        turns += [Turn(**turn) for turn in answer["turns"]]
+        turns = [Turn(**turn) for turn in answer["turns"]]
+        yield [turn for turn in turns if turn.delay <= MAX_DELAY_SECONDS]
         wanted = _distinct([*answer["again"], *answer["later"]])
-        if answer["later"] and not answer["again"] and not answer["turns"]:
+        if answer["later"] and not answer["again"] and not turns:
             if (pause := next(pauses, None)) is None:
                 break
             time.sleep(pause)
-    return [turn for turn in turns if turn.delay <= MAX_DELAY_SECONDS]

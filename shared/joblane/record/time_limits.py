@@ -50,7 +50,9 @@ hangs and then a login hangs, both take 8.5 s together. Lambda ends the function
 CLIENT = TimeLimits(connect=5, lock=2, statement=10)
 """A web request may wait for these statements. The insert of 10,000 tasks takes less."""
 OPERATOR = TimeLimits(connect=5, lock=2, statement=20)
-"""The Inspector, its control API, whose function has 29 s, the command line, the sweep and bulk actions."""
+"""The Inspector, its control API, whose function has 29 s, the command line and bulk actions."""
+SWEEP = TimeLimits(connect=5, lock=2, statement=10)
+"""Each duty of the sweep has about ten statements of this time before the sweep's time is over."""
 NO_LIMITS = "set lock_timeout = 0; set statement_timeout = 0"
 UNLIMITED = "set local lock_timeout = 0; set local statement_timeout = 0"
 """Sent with the statement that begins a caller's transaction. The end of the transaction restores the limits."""

@@ -449,6 +449,8 @@ class JobTester:
                 make_ticks(self._database.get(), self._lanes.known.find, self._prefix)
                 swept = sweep(self._database.get(), self._queues, self._prefix, bus=self._bus)
                 self._bus.take_all(self._database.get())
+            if swept.failed:
+                raise KitError(f"duties of the sweep failed, as the log says: {', '.join(swept.failed)}")
             if not swept.sent and not swept.served and not swept.released:
                 return
 

@@ -229,6 +229,13 @@ def test_a_stopped_sweep_is_reported(stage: Stage) -> None:
     assert "`joblane tick jobs:sweep`" in check.do
 
 
+def test_a_duty_that_failed_in_the_last_sweep_is_reported(stage: Stage) -> None:
+    stage.world.run("update joblane.tasks set result = '{\"failed\": [\"held tasks\"]}' where type = 'jobs:sweep'")
+    check = stage.found(Grade.BAD)["jobs:sweep"]
+    assert check.found.endswith("ago, and some of its duties failed: held tasks")
+    assert "`a duty of the sweep failed`" in check.do
+
+
 @pytest.mark.parametrize(
     ("planned", "grade", "found"),
     [

@@ -184,7 +184,7 @@ def test_a_stage_without_a_bus_keeps_no_events(world: World) -> None:
 
 def test_a_sweep_that_may_not_continue_stops_after_a_step(world: World) -> None:
     write(world, 250)
-    bus, turns = Bus(), iter([True] * 5)
+    bus, turns = Bus(), iter([True] * 8)
     sweep(world.database.get(), world.sqs, PREFIX, bus=bus, may_continue=lambda: next(turns, False))
 
     assert (len(bus.ids), waiting(world)) == (100, 150)

@@ -16,6 +16,7 @@ from sqlalchemy import create_engine
 from sqlalchemy.orm import Session
 
 from joblane import Snooze, TaskContext
+from joblane.declaration import Task
 from joblane.enqueue import wake as wakes
 from joblane.enqueue.wake import AFTER_COMMIT, COMMIT_SECONDS, GRID_SECONDS, PLANNED, WOKEN
 from joblane.functions.jobs_sweep import handler as sweep_handler
@@ -32,7 +33,7 @@ from joblane.worker import worker as worker_module
 from joblane.worker.serving import worker_of
 from joblane.worker.sweep_worker import SweepWorker
 from tests.builders.events import LambdaContext
-from tests.samples import Sample, behaviour, sample_one, sample_sharing, sample_single
+from tests.samples import Sample, behaviour, sample_keyed, sample_one, sample_sharing, sample_single
 from tests.stage_in_time import SWEEP_LANE, Kill, Stage, lane_of, note_time, runs
 from tests.world import PREFIX
 
@@ -43,7 +44,7 @@ HOUR = 3600
 
 @pytest.fixture
 def stage(database_url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Stage]:
-    with Stage.open(database_url, monkeypatch, sample_one, sample_single, sample_sharing) as stage:
+    with Stage.open(database_url, monkeypatch, sample_one, sample_keyed, sample_single, sample_sharing) as stage:
         register_limits(stage.database.get(), stage.tasks)
         yield stage
 
@@ -522,13 +523,50 @@ def die_with_the_slot(payload: Sample, ctx: TaskContext) -> None:
 
 
 def claim_the_other(stage: Stage, patch: pytest.MonkeyPatch) -> None:
-    with Database(stage.url) as other:
-        (message,) = stage.queues.receive(lane_of(sample_single), 1, 60, 10)
-        worker_of(sample_single, other, stage.queues, PREFIX).handle(
-            {"Records": [message.record()]}, LambdaContext(seconds=60)
-        )
-        stage.queues.delete(message)
+    claim_second(stage, sample_single)
     kill_once(patch, worker_module, "serve")
+
+
+# --- Turns ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("is_hidden", [True, False], ids=["hidden", "lost among others"])
+@pytest.mark.parametrize(("task", "after"), [(sample_keyed, 0), (sample_single, 119), (sample_sharing, 193)])
+def test_a_turn_whose_message_does_not_arrive_gets_another_within_seven_minutes(
+    stage: Stage, task: Task[Any, Any], after: int, is_hidden: bool
+) -> None:
+    # given a task that gets the slot of another one, whose key is the same
+    stage.run("update joblane.limits set slots = 1")
+    lane = lane_of(task)
+    stage.travel(after)
+    key: Any = {"key": "7"} if task is sample_keyed else {}
+    first = stage.enqueue(task, payload=Sample(do="die_with_the_slot", number=1), **key)
+    second = stage.enqueue(task, 2, **key)
+    meanwhile.append(lambda: claim_second(stage, task))
+    stage.deliver(lane)
+    states = dict(stage.run("select id, state from joblane.tasks where type = $1", task.type))
+    assert states == {first: "completed", second: "pending"}
+    turn_at = stage.now
+    # when its message stays invisible, or is lost while the lane holds another message
+    hidden = stage.queues.receive(lane, 1, 3 * HOUR, 10)
+    assert len(hidden) == 1
+    if not is_hidden:
+        stage.queues.delete(hidden[0])
+        stage.queues.send(Entry(lane, Message(task.type, "other", {}).encode(), delay_seconds=900))
+    stage.pass_time(7 * 60)
+    # then it gets a second message, and runs once, even if the first one comes later
+    (ran,) = stage.ran(2)
+    assert 60 < ran - turn_at <= 7 * 60
+    stage.pass_time(4 * HOUR)
+    assert len(stage.ran(2)) == 1
+    assert stage.queues.ids(lane) == []
+
+
+def claim_second(stage: Stage, task: Task[Any, Any]) -> None:
+    with Database(stage.url) as other:
+        (message,) = stage.queues.receive(lane_of(task), 1, 60, 10)
+        worker_of(task, other, stage.queues, PREFIX).handle({"Records": [message.record()]}, LambdaContext(seconds=60))
+        stage.queues.delete(message)
 
 
 # --- Clocks --------------------------------------------------------------------------------------------------------

@@ -368,10 +368,10 @@ def test_the_sweep_of_limits_reads_no_task_that_has_ended(connection: Connection
     # when the sweep's statements run with its settings
     connection.execute_simple(PLANNING)
     statements: dict[str, tuple[Any, ...]] = {
-        LEAVE: (),
+        LEAVE: (json.dumps([f"limited-{n}" for n in range(1, 6)]),),
         TAKE_BACK: (),
         GO_BEHIND: ("shared", "a:b", "default"),
-        UNSERVED: (),
+        UNSERVED: ("",),
         PLANNED_ANEW: ("", None),
         PLAN: (["a:b"], 2),
         FORGET: (),

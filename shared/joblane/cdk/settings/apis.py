@@ -167,8 +167,8 @@ class Monitoring(Settings):
     """Address at which your team reads the page [Operate a stage](../how-to/operate.md), for the texts of the alarms,
     which add the anchor of a section. None: the texts name the file ``docs/how-to/operate.md``."""
     detail: Literal["lanes", "stage"] = "lanes"
-    """``lanes``: alarms for each type in each of its queues. ``stage``: alarms for the whole stage only, which read 18
-    metrics at most (22 with events), and a dashboard with at most 50 metrics, for any number of types. The alarms of
+    """``lanes``: alarms for each type in each of its queues. ``stage``: alarms for the whole stage only, which read 19
+    metrics at most (23 with events), and a dashboard with at most 50 metrics, for any number of types. The alarms of
     ``failing_percent`` and ``near_timeout_percent`` exist only with ``lanes``."""
     topic_key: bool = True
     """True: the SNS topics have a KMS key of their own. False: notifications are not encrypted by KMS. They hold names

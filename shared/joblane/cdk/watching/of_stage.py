@@ -203,22 +203,27 @@ def _of_sweep(sweep: Task[Any, Any], prefix: str, monitoring: Monitoring, *, has
 
 
 def _failing_sweeps(prefix: str, completed: cloudwatch.Metric) -> Alarm:
-    """Sweeps that fail, which neither silence nor the lane shows: their messages are received repeatedly.
+    """Sweeps that fail, which neither silence nor the lane shows: their messages are received repeatedly. And duties
+    that fail, whose sweeps complete.
 
     A missing metric counts as 0 in a sum. SQS leaves messages that were received three times out of the age of the
     oldest. Sources: CloudWatch, *Using metric math*; SQS, *Available CloudWatch metrics*.
     """
     failed = own_metric(prefix, "SweepFailures", statistic="Sum", period=QUARTER, task_type=SWEEP)
     errors = function_metric(function_name(prefix, SWEEP), "Errors", period=QUARTER)  # also counts killed sweeps
+    duties = own_metric(prefix, "FailedDuties", statistic="Sum", period=QUARTER, task_type=SWEEP)
+    all_failed = "failed + errors + duties"
     return Alarm(
         name="sweep-fails",
         heading="the-sweep-does-not-run",
-        says=f"Sweeps have failed for {written(2 * QUARTER)}, and none has completed: the database may be unavailable.",
+        says=f"Sweeps have failed for {written(2 * QUARTER)}, and none has completed: the database may be unavailable. "
+        "Or duties of the sweep have failed: its log names them.",
         run="doctor",
         topic=Topic.URGENT,
         is_state=True,
-        metrics={"failed": failed, "errors": errors, "completed": completed},
-        expression="IF(failed + errors > 0, IF(failed + errors + completed > failed + errors, 0, 1), 0)",
+        metrics={"failed": failed, "errors": errors, "duties": duties, "completed": completed},
+        expression=f"IF({all_failed} > 0, IF({all_failed} + completed > {all_failed},"
+        f" IF({all_failed} + completed > failed + errors + completed, 1, 0), 1), 0)",
         threshold=1,
         period=QUARTER,
         rings_after=2,

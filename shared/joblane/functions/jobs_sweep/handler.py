@@ -17,6 +17,7 @@ from joblane.discovery import discover
 from joblane.enqueue.wake import WOKEN
 from joblane.errors import sqlstate, text_of
 from joblane.event_bus import bus_of_environment
+from joblane.maintenance.duties import Duties, within_share
 from joblane.maintenance.held_counts import HeldCounts, held_counts
 from joblane.maintenance.missed_ticks import missed_ticks
 from joblane.maintenance.next_sweep import NextSweep, plan
@@ -28,6 +29,7 @@ from joblane.maintenance.unmarked_dead_letters import unmarked_dead_letters
 from joblane.payload import Payload
 from joblane.queues import SWEEP, Queue, front_door_name, lane_name
 from joblane.record.connection import INSUFFICIENT_PRIVILEGE
+from joblane.record.time_limits import SWEEP as SWEEP_LIMITS
 from joblane.schedule import every
 from joblane.sqs.client import Sqs
 from joblane.telemetry import Tally
@@ -60,19 +62,21 @@ class JobsSweep(Payload):
 )
 def jobs_sweep(payload: JobsSweep, ctx: TaskContext) -> dict[str, Any]:
     sqs, tasks = Sqs(), discover()
+    connection, prefix, bus = ctx.connection(), settings.prefix(), bus_of_environment()
+    connection.limit(SWEEP_LIMITS)
+    following = NextSweep()
+    duties = Duties(connection, following)
 
     def may_continue() -> bool:
         return ctx.remaining() > STEP
 
-    following = NextSweep()
-    ticks = _make_ticks(ctx, tasks, following, may_continue)  # before the walk, which sends them
-    connection, prefix, bus = ctx.connection(), settings.prefix(), bus_of_environment()
-    swept = sweep(connection, sqs, prefix, bus=bus, may_continue=may_continue, following=following)
+    ticks = _make_ticks(duties, tasks, may_continue)  # before the walk, which sends them
+    swept = sweep(connection, sqs, prefix, bus=bus, may_continue=may_continue, following=following, duties=duties)
     # A scheduled sweep, or one that a person starts, does not trust that the lane has the message of the next one.
     planned = plan(connection, sqs, prefix, following, anew=not ctx.task_id.startswith((AT, WOKEN)))
-    held = held_counts(ctx.connection(), may_continue=may_continue)
+    held = duties.run("held counts", lambda: held_counts(connection, may_continue=may_continue), HeldCounts())
     ctx.logger.info("swept", extra={"swept": vars(swept), "ticks": vars(ticks), "held_by_limit": dict(held.by_limit)})
-    missed = _missed_ticks(ctx, tasks)
+    missed = duties.run("missed ticks", lambda: _missed_ticks(ctx, tasks), list[str]())
     waits = _by_present_name(swept.waits, tasks)
     late = _waiting_too_long(ctx, tasks, waits, held)
     found = {
@@ -80,8 +84,8 @@ def jobs_sweep(payload: JobsSweep, ctx: TaskContext) -> dict[str, Any]:
         "CriticalWaitingTooLong": sum(tasks[name].queue is Queue.CRITICAL for name in late),
         "MissedTick": len(missed) + ticks.problems,
         "StuckLeases": swept.stuck,
-        "DeadLettersMovedBySqs": _moved_by_sqs(ctx, tasks, sqs),
-        "OldestSnapshotSeconds": _old_snapshot_seconds(ctx),
+        "DeadLettersMovedBySqs": duties.run("moved dead letters", lambda: _moved_by_sqs(ctx, tasks, sqs), 0),
+        "OldestSnapshotSeconds": duties.run("old snapshots", lambda: _old_snapshot_seconds(ctx), 0),
         "EventsWaiting": swept.events_waiting,
         "EventsOldestSeconds": swept.events_oldest_seconds,
         "EventsDropped": swept.events_dropped,
@@ -89,22 +93,25 @@ def jobs_sweep(payload: JobsSweep, ctx: TaskContext) -> dict[str, Any]:
     _measure(ctx, swept, found)
     _measure_due(waits)
     _measure_held(held)
-    _measure_runs(add_up(ctx.connection(), may_continue=may_continue))  # last: only charts depend on it
+    # last: only charts depend on it
+    added = duties.run("run statistics", lambda: add_up(connection, may_continue=may_continue), AddedUp())
+    _measure_runs(added, failed=len(duties.failed))
     next_at = None if planned is None else datetime.fromtimestamp(planned, UTC).isoformat()
+    swept.failed = list(duties.failed)
     counts = {"ticks": ticks.made, "missed_ticks": missed, "held": held.by_limit.total()}
     return vars(swept) | counts | {"planned_sweep_at": next_at}
 
 
-def _make_ticks(ctx: TaskContext, tasks: Tasks, following: NextSweep, may_continue: Callable[[], bool]) -> Ticks:
-    """Make the tasks of schedules at run time. An error is logged, and the sweep does its other duties."""
+def _make_ticks(duties: Duties, tasks: Tasks, may_continue: Callable[[], bool]) -> Ticks:
+    """Make the tasks of schedules at run time."""
     by_name = {name: task for task in tasks.values() for name in task.types}
-    try:
-        ticks = make_ticks(ctx.connection(), by_name.get, settings.prefix(), may_continue=may_continue)
-    except Exception as error:
-        ctx.logger.error("the ticks of schedules made at run time got no tasks", extra={"error": text_of(error)})
-        following.is_due = True
-        return Ticks(problems=1)
-    following.is_late = not ticks.is_over
+    has_time = within_share(may_continue)
+    ticks = duties.run(
+        "ticks of schedules at run time",
+        lambda: make_ticks(duties.connection, by_name.get, settings.prefix(), may_continue=has_time),
+        Ticks(problems=1),
+    )
+    duties.following.is_late |= not ticks.is_over
     return ticks
 
 
@@ -127,9 +134,9 @@ def _measure_due(waits: Mapping[str, int]) -> None:
         tally.flush("OldestDueSeconds", task_type=name)
 
 
-def _measure_runs(added: AddedUp) -> None:
-    """Write the runs of the stage and their cost, for the dashboard."""
-    found = {"Runs": added.runs, "FailedRuns": added.failed, "CostUsd": added.cost_usd}
+def _measure_runs(added: AddedUp, *, failed: int) -> None:
+    """Write the runs of the stage and their cost, for the dashboard, and the ``failed`` duties, for the alarm."""
+    found = {"Runs": added.runs, "FailedRuns": added.failed, "CostUsd": added.cost_usd, "FailedDuties": failed}
     tally = Tally()
     for name, number in found.items():
         if number:

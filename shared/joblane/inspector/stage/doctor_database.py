@@ -45,8 +45,9 @@ ADVICE = {
 
 VERSIONS = "select version from joblane.functions order by migrated_at desc"
 SWEPT = """
-select max(finished_at), clock_timestamp(), (select planned_sweep_at from joblane.stage)
-  from (select finished_at from joblane.tasks
+select max(finished_at), clock_timestamp(), (select planned_sweep_at from joblane.stage),
+       (array_agg(result -> 'failed' order by finished_at desc))[1]
+  from (select finished_at, result from joblane.tasks
          where type = $1 and finished_at is not null and state = 'completed'
          order by created_at desc, id desc limit 20) as last
 """
@@ -130,7 +131,7 @@ def sweep(scope: Scope) -> Iterator[Check]:
     task = scope.tasks.get(SWEEP)
     if task is None:
         return
-    ((last, now, planned),) = scope.connection.run(SWEPT, SWEEP)
+    ((last, now, planned, failed),) = scope.connection.run(SWEPT, SWEEP)
     next_at = min(schedule.next_after(now) for schedule in task.schedules)
     do = f"check the log of its function, its schedule and its lane; `joblane tick {SWEEP}` runs it now"
     if last is None:
@@ -144,6 +145,9 @@ def sweep(scope: Scope) -> Iterator[Check]:
     ran = f"it last completed {lasting(now - last)} ago"
     if late > PATIENCE:
         yield Check(Grade.BAD, SWEEP, f"{ran}, and was due {lasting(late)} ago", do)
+    elif failed:
+        do = "its log has the reason: the line `a duty of the sweep failed`"
+        yield Check(Grade.BAD, SWEEP, f"{ran}, and some of its duties failed: {', '.join(map(str, failed))}", do)
     else:
         yield Check(Grade.GOOD, SWEEP, f"{ran}, and is due in {lasting(-late)}" if due > now else ran)
 

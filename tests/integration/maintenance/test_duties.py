@@ -1,0 +1,307 @@
+"""A duty of the sweep that fails stops no other, whether a statement fails or takes too long. It looks unhealthy."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from typing import Any
+
+import pytest
+from pg8000.exceptions import DatabaseError
+
+from joblane import settings
+from joblane.enqueue.wake import GRID_SECONDS, PLANNED
+from joblane.functions.jobs_sweep import handler as sweep_handler
+from joblane.functions.jobs_sweep.handler import jobs_sweep
+from joblane.maintenance import (
+    events,
+    expiry,
+    held,
+    held_counts,
+    messages,
+    missed_ticks,
+    next_sweep,
+    old_snapshot,
+    parents,
+    run_statistics,
+    unmarked_dead_letters,
+    unsent_dead_letters,
+    walk,
+)
+from joblane.maintenance.duties import Duties
+from joblane.maintenance.next_sweep import NextSweep
+from joblane.maintenance.sweep import sweep
+from joblane.record import limit_changes, schedules
+from joblane.record.database import Database
+from joblane.record.time_limits import TimeLimits
+from joblane.sqs.client import Entry, Sqs
+from joblane.sqs.message import decode
+from joblane.testing.faults import HookedDatabase
+from joblane.worker.worker import Worker
+from tests import emf, logs
+from tests.builders.events import record
+from tests.builders.rows import In, archived, put
+from tests.samples import sample_one, sample_single
+from tests.world import PREFIX, World, handle
+
+LANE = "jobs-default-sample-one"
+DUE = 3000
+FAILING = {
+    "open transactions": next_sweep.IS_ALONE,
+    "changes of limits": limit_changes.RESET,
+    "times of rates": limit_changes.PLANNED_ANEW,
+    messages.NAME: walk.READ,
+    "tasks ended by SQL": expiry.TIDY,
+    "slots of paused tasks": held.LEAVE,
+    "unsent dead letters": unsent_dead_letters.FIND,
+    "expired tasks": expiry.FIND,
+    "unclaimed turns": held.TAKE_BACK,
+    "held tasks": held.UNSERVED,
+    "ended parents": parents.ENDED,
+    "events": events.COUNT,
+    "times of the next sweep": next_sweep.TIMES,
+    "ticks of schedules at run time": schedules.DUE,
+    "held counts": held_counts.READ,
+    "missed ticks": missed_ticks.SCHEDULES,
+    "moved dead letters": unmarked_dead_letters.EXPECTED,
+    "old snapshots": old_snapshot.IS_AURORA,
+    "run statistics": run_statistics.NEXT,
+}
+"""A statement of each duty, after which nothing of the duty is done."""
+FILL = """
+insert into joblane.tasks (id, type, queue, state, payload, payload_digest, max_attempts, retention_seconds, due_at,
+                           sweep_at)
+select 'due-' || n, 'sample:one', 'default', 'pending', '{}', '', 4, 60, now() - interval '1 minute',
+       now() - interval '1 s'
+  from generate_series(1, $1::integer) n
+"""
+
+
+QUICK = TimeLimits(connect=2, lock=0.2, statement=0.4)
+
+
+class Accepting(Sqs):
+    """Accepts all messages. The lanes are empty."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.ids: list[str] = []
+
+    def send_many(self, entries: Sequence[Entry], *, brief: bool = False) -> dict[int, str]:
+        self.ids += [str(decode(entry.body).id) for entry in entries]
+        return {}
+
+    def attributes(self, queue: str, names: Sequence[str]) -> dict[str, str]:
+        return dict.fromkeys(names, "0")
+
+    def due(self) -> list[str]:
+        return [id_ for id_ in self.ids if id_.startswith("due-")]
+
+
+def failing(world: World, kind: str, statement: str, limits: list[str]) -> HookedDatabase:
+    """A database that fails at a statement: by an error of the server, by the statement's time limit, or it hangs up.
+
+    ``limits``: gets the time limit of the session at the statement.
+    """
+
+    def hook(sql: str, send: Callable[[], Any]) -> Any:
+        if sql != statement:
+            return send()
+        connection = database.get()
+        limits.append(connection.run("show statement_timeout")[0][0])
+        if kind == "broken":
+            connection.run("select pg_terminate_backend(pg_backend_pid())")
+        if kind == "error":
+            connection.execute_simple("do $$ begin raise exception 'disk full' using errcode = '53100'; end $$")
+        connection.execute_simple("set statement_timeout = 20")
+        try:
+            return connection.run("select pg_sleep(30)")
+        finally:
+            with suppress(DatabaseError):  # the end of an open transaction resets it
+                connection.execute_simple(f"set statement_timeout = '{limits[-1]}'")
+
+    database = HookedDatabase(world.url, hook)
+    return database
+
+
+@pytest.fixture
+def sqs(world: World, monkeypatch: pytest.MonkeyPatch) -> Accepting:
+    sqs = Accepting()
+    monkeypatch.setattr(sweep_handler, "Sqs", lambda: sqs)
+    monkeypatch.setenv(settings.SWEEP_MINUTES, "360")
+    world.run("insert into joblane.stage (prefix) values ($1) on conflict do nothing", PREFIX)
+    return sqs
+
+
+def run_sweep(world: World, database: Database, sqs: Sqs, id_: str) -> list[str]:
+    """Run the sweep's task. Return the ids of the messages that stay in its lane."""
+    lane = world.lane(jobs_sweep)
+    return handle(
+        Worker(jobs_sweep, database, sqs, PREFIX), record({"type": "jobs:sweep", "id": id_}, lane), seconds=240
+    )
+
+
+def work_for_each_duty(world: World) -> None:
+    """Write rows that are due, and what the duties of :data:`FAILING` need so that they run their statement."""
+    for table in ("tasks", "limit_changes", "pauses", "task_parents"):
+        world.run(f"delete from joblane.{table}")
+    world.run("update joblane.stage set planned_sweep_at = null")
+    world.run(FILL, str(DUE))
+    world.run("insert into joblane.limit_changes (name, slots, until) values ('a:b', 1, now() - interval '1 s')")
+    world.run("insert into joblane.pauses (scope, name) values ('tenant', 'paused')")
+    put(world, sample_one, "by hand", state="cancelled", finished_at=None, sweep_at=In(-1))
+    put(world, sample_one, "paused", tenant="paused", total_limit="sample:one", passed=6, seq=1, first_due_at=In(-60))
+    put(world, sample_one, "dead", **archived(dead_sent_at=None, sweep_at=In(-1)))
+
+
+@pytest.mark.parametrize("kind", ["error", "time"])
+def test_a_sweep_with_a_failing_duty_sends_everything_that_is_due(
+    world: World, sqs: Accepting, subtests: pytest.Subtests, capsys: pytest.CaptureFixture[str], kind: str
+) -> None:
+    for name, statement in FAILING.items():
+        with subtests.test(name):
+            number, limits = 0 if name == messages.NAME else DUE, list[str]()
+            work_for_each_duty(world)
+            sqs.ids.clear()
+            capsys.readouterr()
+            # when a statement of the duty fails
+            with failing(world, kind, statement, limits) as database, logs.lines() as lines:
+                assert run_sweep(world, database, sqs, f"{name} {kind}".replace(" ", "-")) == []
+            # then the first sweep sends all due messages, and its statements had their own limit of time
+            assert len(set(sqs.due())) == number
+            assert limits
+            assert set(limits) == {"10s"}
+            # and the log names the duty
+            found = [line for line in lines.fields if line["level"] == "ERROR"]
+            assert {line["duty"] for line in found} == {name}
+            assert found[0]["error"].endswith("(53100)" if kind == "error" else "(57014)")
+            # and the alarm has its metric
+            documents = emf.documents(capsys.readouterr().out)
+            assert [line["FailedDuties"] for line in documents if "FailedDuties" in line] == [1]
+            # and another sweep follows, not at once
+            planned = [int(id_.removeprefix(PLANNED)) - sqs.now() for id_ in sqs.ids if id_.startswith(PLANNED)]
+            assert len(planned) == 1
+            assert 50 < planned[0] <= GRID_SECONDS + 60
+            assert world.sweep().failed == []
+
+
+def test_a_batch_that_fails_delays_no_other_message(world: World, sqs: Accepting) -> None:
+    # given a task of a lane with a row whose change takes long
+    world.run(FILL, "1500")
+    put(world, sample_one, "slow", queue="low", sweep_at=In(-1))
+    slow(world, "slow")
+    # when
+    with Database(world.url, limits=QUICK) as database:
+        swept = sweep(database.get(), sqs, PREFIX)
+    # then all others are sent
+    assert (swept.failed, len(set(sqs.due()))) == (["messages of due tasks"], 1500)
+
+
+def slow(world: World, id_: str) -> None:
+    """Add a trigger of an application that sleeps when a row is changed."""
+    world.run(
+        "create or replace function slow() returns trigger language plpgsql as"
+        " $$ begin perform pg_sleep(30); return coalesce(new, old); end $$"
+    )
+    world.run(
+        "create or replace trigger slow before update or delete on joblane.tasks for each row"
+        f" when (old.id = '{id_}') execute function slow()"
+    )
+
+
+def test_a_dead_letter_that_fails_delays_no_other(world: World, sqs: Accepting) -> None:
+    for name in ("a", "slow", "z"):
+        put(world, sample_one, name, **archived(dead_sent_at=None, sweep_at=In(-1)))
+    slow(world, "slow")
+    with Database(world.url, limits=QUICK) as database:
+        swept = sweep(database.get(), sqs, PREFIX)
+    assert (swept.failed, swept.dead_letters) == (["unsent dead letters"], 2)
+
+
+def test_a_task_whose_expiry_takes_long_delays_no_earlier_one(world: World, sqs: Accepting) -> None:
+    for number, name in enumerate(("a", "b", "slow")):
+        put(world, sample_one, name, state="completed", expire_at=In(number - 9), sweep_at=None)
+    slow(world, "slow")
+    with Database(world.url, limits=QUICK) as database:
+        swept = sweep(database.get(), sqs, PREFIX)
+    assert (swept.failed, swept.cleared) == (["expired tasks"], 2)
+
+
+def test_a_broken_connection_ends_the_sweep_and_its_task_is_tried_again(world: World, sqs: Accepting) -> None:
+    work_for_each_duty(world)
+    with failing(world, "broken", held.TAKE_BACK, []) as database, logs.lines() as lines:
+        assert len(run_sweep(world, database, sqs, "sweep")) == 1
+    assert [line for line in lines.fields if "duty" in line] == []
+    world.run("update joblane.tasks set due_at = now() where id = 'sweep'")
+    with Database(world.url) as database:
+        assert run_sweep(world, database, sqs, "sweep") == []
+
+
+def test_a_slow_duty_waits_until_each_other_has_used_as_much_time(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock, order = [0.0], list[str]()
+    monkeypatch.setattr(time, "monotonic", lambda: clock[0])
+
+    def steps(name: str, seconds: float, number: int) -> Iterator[None]:
+        for _ in range(number):
+            order.append(name)
+            clock[0] += seconds
+            yield
+
+    turns = Duties(world.database.get(), NextSweep())
+    found = {"slow": steps("slow", 25, 3), "quick": steps("quick", 5, 6)}
+    assert turns.take_turns(found, lambda: clock[0] < 1000)
+    assert "".join(name[0] for name in order) == "sqqqqsqqs"
+
+
+def test_what_fails_on_a_page_of_the_walk_is_left_on_the_others(
+    world: World, sqs: Accepting, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(walk, "PAGE", 2)
+    monkeypatch.setattr(walk, "READ", walk.READ.replace("limit 10000", "limit 2"))
+    for number in range(3):
+        put(world, sample_one, f"by-hand-{number}", state="cancelled", finished_at=None, created_at=In(2 * number))
+        put(world, sample_one, f"due-{number}", created_at=In(2 * number + 1), sweep_at=In(-1))
+    limits = list[str]()
+    with failing(world, "time", expiry.TIDY, limits) as database:
+        swept = sweep(database.get(), sqs, PREFIX)
+    assert (swept.failed, swept.sent, len(limits)) == (["tasks ended by SQL"], 3, 1)
+
+
+def test_a_lock_that_another_holds_delays_only_the_duty_that_needs_it(world: World, sqs: Accepting) -> None:
+    world.run(FILL, "300")
+    with Database(world.url, limits=None) as holder, Database(world.url, limits=QUICK) as database:
+        holder.get().execute_simple("begin; lock table joblane.task_parents")
+        swept = sweep(database.get(), sqs, PREFIX)
+    assert (swept.failed, len(sqs.due())) == (["ended parents"], 300)
+
+
+# --- Statements that grow ------------------------------------------------------------------------------------------
+
+
+def test_unsent_dead_letters_of_many_numbers_are_sent_in_little_time(world: World, sqs: Accepting) -> None:
+    # given dead letters whose text takes PostgreSQL long
+    world.run(
+        "insert into joblane.tasks (id, type, queue, state, payload, payload_digest, max_attempts, retention_seconds,"
+        " sweep_at, reason, finished_at, expire_at, dead_letter_unsent)"
+        " select 'dead-' || n, 'sample:one', 'default', 'archived', p, '', 1, 60, now() - interval '1 s', 'why', now(),"
+        " now() + interval '1 day', true from generate_series(1, 40) n,"
+        " (select jsonb_build_object('x', (select jsonb_agg(i % 10) from generate_series(1, 340000) i)) as p) as one"
+    )
+    world.run(FILL, "300")
+    with Database(world.url, limits=TimeLimits(connect=2, lock=1, statement=1)) as database:
+        swept = sweep(database.get(), sqs, PREFIX)
+    assert (swept.failed, swept.dead_letters, len(sqs.due())) == ([], 40, 300)
+
+
+def test_limits_with_waiting_tasks_are_read_in_pages(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(held, "LIMITS", 10)
+    monkeypatch.setattr(held, "UNSERVED", held.UNSERVED.replace("null, 5000", "null, 10"))
+    for number in range(25):
+        name = f"sample:single/{number:02}"
+        put(world, sample_single, f"it-{number}", state="held", key_limit=name, total_limit=None, waits_for=name)
+    pages = [[str(row[3]) for row in found] for found in held.unserved(world.database.get())]
+    assert [len(page) for page in pages] == [10, 10, 5]
+    assert [name for page in pages for name in page] == [f"sample:single/{number:02}" for number in range(25)]
