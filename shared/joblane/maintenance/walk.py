@@ -31,16 +31,16 @@ RESET_PLANNING = (
 # `array_agg` has read: PLANNING prevents a sort, so rows are aggregated in the order of the index. A task has no
 # message while its `sweep_at` is before its `due_at`.
 READ = f"""
-select type, queue, max(created_at)::text, (array_agg(id))[count(*)], count(*),
+select type, queue, max(created_at)::text, (pg_catalog.array_agg(id))[count(*)], count(*),
        count(*) filter (where state = 'active'
                            or (state <> 'held' and sweep_at >= due_at and sweep_at > now())),
        count(*) filter (where sweep_at <= now() and state in {LIVE_SQL}),
-       json_agg(json_build_array(id, state in ('active', 'held') or sweep_at < due_at,
-                                 extract(epoch from now() - sweep_at)::float8,
-                                 case when state <> 'active' then extract(epoch from now() - due_at)::float8 end,
-                                 lease_until < now() - interval '{STUCK_AFTER_MINUTES} minutes'))
+       pg_catalog.json_agg(pg_catalog.json_build_array(
+           id, state in ('active', 'held') or sweep_at < due_at, extract(epoch from now() - sweep_at)::float8,
+           case when state <> 'active' then extract(epoch from now() - due_at)::float8 end,
+           lease_until < now() - interval '{STUCK_AFTER_MINUTES} minutes'))
          filter (where sweep_at <= now() and state in {LIVE_SQL} and {UNPAUSED}),
-       json_agg(id) filter (where state in {in_sql(ENDED)}),
+       pg_catalog.json_agg(id) filter (where state in {in_sql(ENDED)}),
        max(extract(epoch from now() - due_at)::float8)
          filter (where sends > 1 and sweep_at > now() and state in {in_sql(WAITING - {State.HELD})}
                    and due_at < now() and {UNPAUSED}),

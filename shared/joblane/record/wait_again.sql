@@ -1,7 +1,8 @@
 -- Lets the tasks that still wait for others wait for a task again that is live again, as if it had never ended: the
 -- callback of its batch, and its children that run when it has ended in any way. The others have not stopped waiting.
 create or replace function joblane.wait_again_@version(revived text, batch text) returns void
-language plpgsql set plan_cache_mode = force_generic_plan set enable_seqscan = off
+language plpgsql set search_path = pg_catalog, pg_temp
+set plan_cache_mode = force_generic_plan set enable_seqscan = off
 set enable_hashjoin = off set enable_mergejoin = off
 as $$
 begin
