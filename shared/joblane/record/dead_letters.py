@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from joblane.event_kinds import EVENTS
 from joblane.queues import Queue, lane_name
 from joblane.record.row_by_row import run_rows
-from joblane.record.states import SWEEP_MARGIN_SECONDS
+from joblane.record.states import SWEEP_MARGIN_SECONDS, as_read
 from joblane.sqs.client import Entry
 from joblane.sqs.message import MAX_ID, Message
 
@@ -71,5 +71,5 @@ def mark_dead_sent(connection: Connection, dead_letters: Iterable[tuple[str, int
 
 def successor_entry(prefix: str, successor: Successor) -> Entry:
     """Return the message of a successor."""
-    lane = lane_name(prefix, Queue(successor.queue), successor.type)
+    lane = lane_name(prefix, as_read(Queue, successor.queue), successor.type)
     return Entry(lane, Message(successor.type, successor.id, rec=True).encode(), group=successor.tenant)

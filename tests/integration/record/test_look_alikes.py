@@ -54,7 +54,7 @@ def looks_alike(payload: Sample, ctx: TaskContext) -> None:
 
 
 class Life:
-    """Calls that together use each function of the record, and the statements of client, worker and sweep.
+    """Calls that together use each function in the database, and the statements of client, worker and sweep.
 
     ``errors``: of a call of a function in place of another.
     """
