@@ -21,19 +21,18 @@ from joblane.record.connection import Connection
 from joblane.record.schedules import schedule_of
 from joblane.sqs.client import Entry, Sqs
 from joblane.sqs.depth import ATTRIBUTES
+from tests.faults.clock import RENAME
 from tests.samples import Sample
 
 PREFIX = "jobs"
 STEP = timedelta(minutes=10)
-CLOCK = """
-create schema virtual;
-create function virtual.clock_timestamp() returns timestamptz language sql volatile
-  as $$select pg_catalog.clock_timestamp() + current_setting('virtual.ahead')::interval$$;
-create function virtual.now() returns timestamptz language sql stable
-  as $$select pg_catalog.now() + current_setting('virtual.ahead')::interval$$;
+CLOCK = f"""
+{RENAME}create function pg_catalog.clock_timestamp() returns timestamptz language sql volatile
+  as $$select pg_catalog.real_clock_timestamp() + current_setting('virtual.ahead')::interval$$;
+create function pg_catalog.now() returns timestamptz language sql stable
+  as $$select pg_catalog.real_now() + current_setting('virtual.ahead')::interval$$;
 """
-AHEAD = "set search_path = virtual, pg_catalog, public; set virtual.ahead = '{} s'"
-"""A function in a schema before ``pg_catalog`` is called in place of the one there."""
+AHEAD = "set virtual.ahead = '{} s'"
 INSERT = """
 insert into joblane.schedules (name, type, payload, tenant, expression, timezone, missed, revision, next_at)
 select x.name, 'sample:ticking', '{"number": 1}', x.tenant, x.expression, x.timezone, x.missed, 1, x.next_at

@@ -1,7 +1,6 @@
 """A clock that can be moved forward for the database and the queues, but not for the processes, as if they were frozen.
 
-Statements call ``now()`` and ``clock_timestamp()`` without a schema. So functions with these names in a schema before
-``pg_catalog`` replace them.
+PostgreSQL's own functions get other names, so that functions of the old names can be created in their schema.
 """
 
 from __future__ import annotations
@@ -10,7 +9,10 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-SCHEMA = "ahead"
+RENAME = """
+alter function pg_catalog.now() rename to real_now;
+alter function pg_catalog.clock_timestamp() rename to real_clock_timestamp;
+"""
 DEFAULTS = """
 select c.oid::regclass::text, a.attname from pg_attrdef d
   join pg_class c on c.oid = d.adrelid join pg_attribute a on a.attrelid = d.adrelid and a.attnum = d.adnum
@@ -25,13 +27,12 @@ class Clock:
         self._run = run
         self.ahead = 0.0
 
-    def install(self, database: str) -> None:
+    def install(self) -> None:
         """Install the clock. Only later connections use it."""
-        self._run(f"create schema {SCHEMA}")
+        self._run(f"do $do$ begin {RENAME} end $do$")
         self._define(0)
         for table, column in self._run(DEFAULTS):
-            self._run(f"alter table {table} alter column {column} set default {SCHEMA}.clock_timestamp()")
-        self._run(f"alter database {database} set search_path = {SCHEMA}, pg_catalog, public")
+            self._run(f"alter table {table} alter column {column} set default clock_timestamp()")
 
     def now(self) -> float:
         """Return the seconds since 1970."""
@@ -44,8 +45,8 @@ class Clock:
     def _define(self, ahead: float) -> None:
         """Replace both functions in one statement: between two, a claim would record a start before its due time."""
         functions = "; ".join(
-            f"create or replace function {SCHEMA}.{name}() returns timestamptz language sql {volatility}"
-            f" as 'select pg_catalog.{name}() + interval ''{ahead:.3f} s'''"
+            f"create or replace function pg_catalog.{name}() returns timestamptz language sql {volatility}"
+            f" as 'select pg_catalog.real_{name}() + interval ''{ahead:.3f} s'''"
             for name, volatility in (("now", "stable"), ("clock_timestamp", "volatile"))
         )
         self._run(f"do $do$ begin {functions}; end $do$")

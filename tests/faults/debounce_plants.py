@@ -18,8 +18,8 @@ from joblane.record.transitions import RUN
 KEY = RUN["unique_key"]
 TEXTS: Mapping[str, tuple[str, str]] = {
     "a push is cut to the present, not to the first ask": (
-        "w.created_at + make_interval",
-        "clock_timestamp() + make_interval",
+        "w.created_at + pg_catalog.make_interval",
+        "clock_timestamp() + pg_catalog.make_interval",
     ),
     "a push does not move the time": ("due_at = case when stays then t.due_at else d.due_at end", "due_at = t.due_at"),
     "a push forgets the payload": (

@@ -32,7 +32,7 @@ from joblane.record.task_types import LIMITS, declared_limits
 from joblane.sqs.client import Entry
 from joblane.worker.worker import Worker
 from tests.builders.events import LambdaContext, event
-from tests.faults.clock import SCHEMA, Clock
+from tests.faults.clock import Clock
 from tests.faults.dying_workers import Result
 from tests.faults.limit_lanes import Lanes
 
@@ -45,9 +45,9 @@ PAUSE_SECONDS = 5.0
 ROLLED_BACK, RETRIED = 0.1, 0.1
 """The shares of asks that are rolled back, and of first runs of a type that fail."""
 LATE_SECONDS = 5.0
-TABLES = f"""
+TABLES = """
 create table public.asks (
-  number bigserial, token int, key int, task_id text, at timestamptz default {SCHEMA}.clock_timestamp()
+  number bigserial, token int, key int, task_id text, at timestamptz default clock_timestamp()
 );
 create table public.effects (task_id text, token int);
 create index on public.asks (task_id);
@@ -108,10 +108,10 @@ class FastClock(Clock):
     """A clock that runs :data:`SPEED` times faster."""
 
     def _define(self, ahead: float) -> None:
-        [[start]] = self._run("select pg_catalog.clock_timestamp()::text")
+        [[start]] = self._run("select pg_catalog.real_clock_timestamp()::text")
         functions = "; ".join(
-            f"create or replace function {SCHEMA}.{name}() returns timestamptz language sql {volatility} as"
-            f" 'select timestamptz ''{start}'' + {SPEED} * (pg_catalog.{name}() - timestamptz ''{start}'')'"
+            f"create or replace function pg_catalog.{name}() returns timestamptz language sql {volatility} as"
+            f" 'select timestamptz ''{start}'' + {SPEED} * (pg_catalog.real_{name}() - timestamptz ''{start}'')'"
             for name, volatility in (("now", "stable"), ("clock_timestamp", "volatile"))
         )
         self._run(f"do $do$ begin {functions}; end $do$")
@@ -161,7 +161,7 @@ class DebounceStorm:
         began = time.monotonic()
         SEEN.clear()
         with Database(self._url) as database:
-            FastClock(database.get().run).install(self._url.rpartition("/")[2])
+            FastClock(database.get().run).install()
         with Database(self._url) as observer:
             observer.get().execute_simple(TABLES)
             observer.get().run(LIMITS, json.dumps(declared_limits(TASKS)))

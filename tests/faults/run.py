@@ -121,7 +121,7 @@ class Run:
     def go(self) -> None:
         for statement in TABLES:
             self.sql(statement)
-        self.clock.install(self._name)
+        self.clock.install()
         take_stage(self._observer.get(), PREFIX, None)  # the time of the planned sweep is in its row
         self._observer.drop()
         seconds = self._make_queues()

@@ -153,6 +153,7 @@ RUNS: dict[str, tuple[Callable[[TaskContext], Any], str]] = {
     "a commit": (lambda ctx: ctx.session.commit(), "To keep work item by item, loop over ctx.each(items, key=…)"),
     "an object as result": (lambda _: object(), "the handler's result cannot be stored: Unable to serialize"),
     "a result without JSON": (lambda _: {1: "\0"}, "the handler's result cannot be stored: result: contains a NUL"),
+    "a large result": (lambda _: "é" * 524_288, "it has 1,048,578 bytes as JSON, and at most 1,048,576 are stored"),
     "a grant": (lambda ctx: ctx.enqueue(LOOSE, Loose()), "add grants=Grants(enqueue=('other:job', 'loose:job'))"),
     "a key of a loop": (lambda ctx: [*ctx.each([object()], key=lambda it: it)], "key: text is required"),  # type: ignore[arg-type, return-value]
 }  # fmt: skip

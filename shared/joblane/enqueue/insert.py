@@ -28,7 +28,7 @@ from joblane.record.connection import REFUSED_CLASSES, SHUT_DOWN
 from joblane.record.insert import EXISTING, INSERT, REPLACE, SAME, NewTask
 from joblane.record.push import PUSH
 from joblane.record.stage import NOT_MIGRATED
-from joblane.record.states import State
+from joblane.record.states import State, as_read
 from joblane.unique import Debounce, Keep, OnConflict
 
 Run = Callable[..., Sequence[Sequence[Any]]]
@@ -163,7 +163,7 @@ def _resolve(run: Run, conflicting: Mapping[int, NewTask], room: int | None) -> 
         if same_id:
             ids.add(id_)
         if key is not None:
-            holders[key] = Holder(id_, Queue(queue), State(state), due, under_way, begun)
+            holders[key] = Holder(id_, as_read(Queue, queue), as_read(State, state), due, under_way, begun)
     results: dict[int, NewTask | JobError] = {}
     replacing: dict[int, NewTask] = {}
     pushing: dict[int, NewTask] = {}
@@ -221,7 +221,7 @@ def _change(run: Run, sql: str, tasks: Mapping[int, NewTask], room: int | None) 
                 with_row_id(task, id_),
                 due_seconds=float(due),
                 created=False,
-                state=None if state is None else State(state),
+                state=None if state is None else as_read(State, state),
                 freed=freed,
             )
     return results

@@ -35,7 +35,7 @@ with page as materialized (
   select n.name, n.number
     from joblane.waiting_limits_{VERSION}($1, null, {LIMITS}) with ordinality as n(name, number)
 )
-select (select json_agg(json_build_array(t.key_limit, t.total_limit, t.shared_limit, n.name))
+select (select pg_catalog.json_agg(pg_catalog.json_build_array(t.key_limit, t.total_limit, t.shared_limit, n.name))
           from page n,
                lateral (select w.key_limit, w.total_limit, w.shared_limit, w.ordered, w.first_due_at, w.seq
                           from joblane.tasks w where w.waits_for = n.name and w.state = 'held'

@@ -24,7 +24,7 @@ held as (
          type, count(*) as number, max(extract(epoch from clock_timestamp() - due_at))::float8 as oldest
     from page where state = 'held' group by 1, 2
 )
-select (select json_agg(json_build_array(name, type, number, oldest)) from held),
+select (select pg_catalog.json_agg(pg_catalog.json_build_array(name, type, number, oldest)) from held),
        last.waits_for, last.place, last.seq, (select count(*) from page)
   from (select * from page order by waits_for desc, place desc, seq desc limit 1) as last
 """

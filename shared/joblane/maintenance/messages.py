@@ -43,7 +43,9 @@ with due as materialized (
 update joblane.tasks t
    set sends = least(t.sends, 1000000) + 1,
        sweep_at = greatest(t.due_at, clock_timestamp())
-                + least(interval '1 minute' * power(2, least(t.sends, 20)), interval '{LONGEST_INTERVAL_SECONDS} s')
+                + least(interval '1 minute' * pg_catalog.power(2, least(t.sends, 20)), interval '{
+    LONGEST_INTERVAL_SECONDS
+} s')
   from due where t.id = due.id
 returning t.id, t.type, t.queue, t.tenant, t.schema, t.headers,
           extract(epoch from t.due_at - clock_timestamp())::float8, t.sweep_at::text, due.sweep_at::text,

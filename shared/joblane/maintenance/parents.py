@@ -22,10 +22,10 @@ with page as materialized (
   select e.child, e.parent, e.on_parent_dead from joblane.task_parents e
    where (e.child, e.parent) > ($1, $2) order by e.child, e.parent limit {PAGE}
 )
-select (select json_agg(distinct e.parent) from page e
+select (select pg_catalog.json_agg(distinct e.parent) from page e
          where {PARENT_LETS_GO} or (select {PARENT_CANCELS} from (select) as one
                                       left join joblane.tasks p on p.id = e.parent)),
-       (select json_agg(distinct e.child) from page e
+       (select pg_catalog.json_agg(distinct e.child) from page e
          where (select c.finished_at is null from joblane.tasks c where c.id = e.child) is not true),
        last.child, last.parent, (select count(*) from page)
   from (select * from page order by child desc, parent desc limit 1) as last
@@ -43,7 +43,7 @@ with page as materialized (
   select t.id, t.place, t.state from joblane.tasks t
    where t.waits_for = '{PARENTS}' and t.place > $1::float8 order by t.waits_for, t.place limit {PAGE}
 )
-select (select json_agg(page.id) from page
+select (select pg_catalog.json_agg(page.id) from page
          where page.state = 'held'
            and (select true from joblane.task_parents e where e.child = page.id limit 1) is null),
        (select max(place) from page), (select count(*) from page)

@@ -32,7 +32,8 @@ NAME = "unsent dead letters"
 
 FIND = f"""
 select id, type, queue, finished_at::text,
-       case when pg_column_size(payload) <= {LARGEST_STORED_BYTES} then pg_column_size(payload) * {EXPANSION} else 0 end
+       case when pg_catalog.pg_column_size(payload) <= {LARGEST_STORED_BYTES}
+            then pg_catalog.pg_column_size(payload) * {EXPANSION} else 0 end
   from joblane.tasks
  where dead_letter_unsent and (finished_at, id) > ($1::timestamptz, $2)
    and sweep_at <= now() and queue || ' ' || type <> all(array(select jsonb_array_elements_text($3::jsonb)))
@@ -50,10 +51,12 @@ with due as materialized (
 update joblane.tasks t
    set sends = least(t.sends, 1000000) + 1,
        sweep_at = clock_timestamp()
-                + least(interval '1 minute' * power(2, least(t.sends, 20)), interval '{LONGEST_INTERVAL_SECONDS} s')
+                + least(interval '1 minute' * pg_catalog.power(2, least(t.sends, 20)), interval '{
+    LONGEST_INTERVAL_SECONDS
+} s')
   from due where t.id = due.id
 returning t.id, t.type, t.queue, t.tenant, t.schema, t.headers, t.generation, t.reason,
-          case when pg_column_size(t.payload) <= {LARGEST_STORED_BYTES} then (
+          case when pg_catalog.pg_column_size(t.payload) <= {LARGEST_STORED_BYTES} then (
             select p.text from (select t.payload::text as text offset 0) as p
              where octet_length(p.text) < {MAX_MESSAGE_BYTES}) end,
           t.sweep_at::text, due.sweep_at::text

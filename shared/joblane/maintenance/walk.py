@@ -35,19 +35,19 @@ RESET_PLANNING = (
 # `array_agg` has read: PLANNING prevents a sort, so rows are aggregated in the order of the index. A task has no
 # message while its `sweep_at` is before its `due_at`.
 READ = f"""
-select type, queue, max(created_at)::text, (array_agg(id))[count(*)], count(*),
+select type, queue, max(created_at)::text, (pg_catalog.array_agg(id))[count(*)], count(*),
        count(*) filter (where state = 'active'
                            or (state <> 'held' and sweep_at >= due_at and sweep_at > now())),
        count(*) filter (where sweep_at <= now() and state in {LIVE_SQL}),
-       json_agg(json_build_array(id, state in ('active', 'held') or sweep_at < due_at,
-                                 extract(epoch from now() - sweep_at)::float8,
-                                 case when state <> 'active' then extract(epoch from now() - due_at)::float8 end,
-                                 lease_until < now() - interval '{STUCK_AFTER_MINUTES} minutes',
-                                 passed >= 1 and sweep_at < now() - interval '{LATE_TURN_SECONDS} s'
-                                                                  * power(4, least(sends, 10))))
+       pg_catalog.json_agg(pg_catalog.json_build_array(
+           id, state in ('active', 'held') or sweep_at < due_at, extract(epoch from now() - sweep_at)::float8,
+           case when state <> 'active' then extract(epoch from now() - due_at)::float8 end,
+           lease_until < now() - interval '{STUCK_AFTER_MINUTES} minutes',
+           passed >= 1 and sweep_at < now() - interval '{LATE_TURN_SECONDS} s'
+                                            * pg_catalog.power(4::float8, least(sends, 10)::float8)))
          filter (where sweep_at <= now() and state in {LIVE_SQL} and {UNPAUSED}),
-       json_agg(id) filter (where state in {in_sql(ENDED)}),
-       json_agg(id) filter (where passed >= 1 and {HAS_IDLE_SLOT} and not ({UNPAUSED})),
+       pg_catalog.json_agg(id) filter (where state in {in_sql(ENDED)}),
+       pg_catalog.json_agg(id) filter (where passed >= 1 and {HAS_IDLE_SLOT} and not ({UNPAUSED})),
        max(extract(epoch from now() - due_at)::float8)
          filter (where sends > 1 and sweep_at > now() and state in {in_sql(WAITING - {State.HELD})}
                    and due_at < now() and {UNPAUSED}),

@@ -4,7 +4,8 @@
 -- of the tasks within 5 seconds. `low` and `high`: the range of ids; `later`: the id before those of later ticks;
 -- `time_at`: position of the tick's time in its id.
 create or replace function joblane.cancel_ticks_@version(given json) returns text
-language plpgsql set lock_timeout = '5s' set plan_cache_mode = force_generic_plan set enable_seqscan = off
+language plpgsql set search_path = pg_catalog, pg_temp
+set lock_timeout = '5s' set plan_cache_mode = force_generic_plan set enable_seqscan = off
 as $$
 declare
   low constant text := given ->> 'low';

@@ -71,6 +71,9 @@ from datetime import timedelta
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
+from pg8000.exceptions import InterfaceError
+
+from joblane.event_kinds import EVENTS
 from joblane.json_values import digest
 from joblane.options import NONE
 from joblane.record.connection import read_json
@@ -142,8 +145,11 @@ class Claim:
     """These limits have to be served after the claim: it has freed slots of them, or the task waits for one."""
     release: bool = False
     """This claim has ended the task, which has children, or it has left the task waiting for its parents."""
+    problem: str | None = None
+    """The fault of a row that was written by SQL without the table's checks: its run fails. None: it has none."""
 
 
+CENTURY_SECONDS = 3_155_760_000.0
 CLAIM = f"select joblane.claim_{VERSION}($1, $2, $3, $4)"
 
 
@@ -206,16 +212,25 @@ def claim(
     ``arrivals``: values of :func:`arrival`. ``token``: the runs' token, a UUID that no other claim has had. Only with
     the same token a claim whose answer was lost can be repeated without the loss of an attempt. None: a new one.
 
-    Raises pg8000's ``DatabaseError``; it has then changed nothing.
+    Raises pg8000's ``DatabaseError``; it has then changed nothing. It raises ``InterfaceError`` for an answer without
+    one of the messages, which only a function that replaces one of PostgreSQL's own can cause.
     """
     token = token or str(uuid.uuid4())
     document = json.dumps(arrivals, ensure_ascii=False)
     ((answers,),) = connection.run(CLAIM, document, token, str(lease.total_seconds()), request_id)
+    if len(answers or ()) != len(arrivals):
+        raise InterfaceError("the claim's answer lacks messages")
     return {answer["id"]: _claim(answer, token) for answer in answers}
 
 
 def _claim(answer: Mapping[str, Any], token: str) -> Claim:
     payload, left = answer["payload"], answer["left"]
+    headers, options = answer["headers"] or {}, answer["options"] or {}
+    wait, problem = _seconds(answer["wait"]), None
+    if headers or options:
+        problem = _problem(headers, options)
+    if problem is not None:
+        headers, options = {}, {}
     return Claim(
         id=answer["id"],
         verdict=Verdict(answer["verdict"]),
@@ -225,17 +240,43 @@ def _claim(answer: Mapping[str, Any], token: str) -> Claim:
         max_attempts=answer["max_attempts"] or 0,
         snoozes=answer["snoozes"] or 0,
         generation=answer["generation"] or 0,
-        wait_seconds=max(0, math.ceil(answer["wait"] or 0)),
-        waited_ms=max(0, int((answer["wait"] or 0) * -1000)),
+        wait_seconds=max(0, math.ceil(wait)),
+        waited_ms=max(0, int(wait * -1000)),
         payload=None if payload is None else read_json(payload),  # read separately, because Python may refuse it
         schema=answer["schema"],
-        headers=answer["headers"] or {},
-        options=answer["options"] or {},
-        deadline=None if left is None else time.monotonic() + left,
+        headers=headers,
+        options=options,
+        deadline=None if left is None else time.monotonic() + _seconds(left),
         used_ms=answer["used_ms"] or 0,
         reason=answer["reason"],
-        mismatch_seconds=answer["mismatch"],
+        mismatch_seconds=_seconds(answer["mismatch"]),
         limits=answer["limits"],
         serve=answer["serve"] or False,
         release=answer["release"] or False,
+        problem=problem,
     )
+
+
+def _seconds(given: float | str | None) -> float:
+    """Return the distance of a time, of at most a century. That of an infinite time is text."""
+    return min(max(float(given or 0), -CENTURY_SECONDS), CENTURY_SECONDS)
+
+
+def _problem(headers: Any, options: Any) -> str | None:
+    """Return the first fault in what a worker reads, of those that ``0001_check_task.sql`` refuses. None: no fault."""
+    if not isinstance(headers, dict) or not all(isinstance(value, str) for value in headers.values()):
+        return "headers: an object of strings is required"
+    if not isinstance(options, dict):
+        return "options: an object is required"
+    if not _is_number(options.get("timeout", 1), 1, 315_360_000):
+        return "options: timeout: 1 to 315,360,000 seconds are required"
+    delays = options.get("retry_delay", [])
+    if not isinstance(delays, list) or not all(_is_number(delay, 0, 31_536_000) for delay in delays):
+        return "options: retry_delay: a list of seconds, each from 0 to 31,536,000, is required"
+    if not isinstance(options.get(EVENTS, []), list):
+        return "options: events: a list of completed, archived and cancelled is required"
+    return None
+
+
+def _is_number(value: Any, least: float, most: float) -> bool:
+    return isinstance(value, (int, float)) and least <= value <= most

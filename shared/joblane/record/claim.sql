@@ -18,7 +18,7 @@ declare
   parent_fate text;       -- how that parent ended
   is_released boolean;    -- it does not wait for its parents any more
   has_relatives boolean;  -- it waits for its parents, or it has ended, and children wait for it
-  leased_until constant timestamptz := clock_timestamp() + make_interval(secs => lease_seconds);
+  leased_until constant timestamptz := clock_timestamp() + pg_catalog.make_interval(secs => lease_seconds);
   answers json[];
   m record;               -- the message
   t joblane.tasks;        -- its row: as it was found, then as it is written
@@ -40,7 +40,7 @@ begin
   setting := set_config('joblane.checks', 'off', true);
   if strpos(messages::text, '"limits"') > 0 then  -- most types have no limit
     -- Before any row is locked. A task whose turn it is has its slots, and needs no lock.
-    select array_agg(x.widest) into locked_limits
+    select pg_catalog.array_agg(x.widest) into locked_limits
       from (select coalesce(
                      (select case when r.passed = 6 or r.finished_at is not null or r.state = 'active' then ''
                                   else coalesce(r.shared_limit, r.total_limit, r.key_limit, '') end
@@ -94,7 +94,7 @@ begin
         t.claim_alone := false; t.dead_letter_unsent := false; t.passed := 0;
         t.key_limit := m.limits[1]; t.total_limit := m.limits[2]; t.shared_limit := m.limits[3];
         t.ordered := m.ordered; t.first_due_at := case when m.limits is not null then clock end;
-        t.seq := case when m.limits is not null then nextval('joblane.tasks_seq') end;
+        t.seq := case when m.limits is not null then pg_catalog.nextval('joblane.tasks_seq'::regclass) end;
       end if;
       if t.waits_for = '*parents' and t.finished_at is null then  -- most tasks have no parents
         begin
@@ -245,7 +245,7 @@ begin
                   shared_limit, ordered, @columns)
           values (t.id, t.type, t.queue, t.tenant, m.tags, m.payload::jsonb, t.payload_digest, t.schema, t.headers,
                   t.options, m.tick, t.max_attempts, t.retention_seconds, t.unique_until,
-                  clock + make_interval(secs => m.unique_seconds), t.key_limit, t.total_limit, t.shared_limit,
+                  clock + pg_catalog.make_interval(secs => m.unique_seconds), t.key_limit, t.total_limit, t.shared_limit,
                   t.ordered, @values)
           on conflict do nothing returning payload into t.payload;
         else
@@ -280,7 +280,7 @@ begin
       insert into joblane.task_attempts
              (task_id, run, attempt, generation, started_at, request_id, type, queue, tenant, wait_ms)
       values (t.id, t.runs, t.attempts, t.generation, clock, request_id, t.type, t.queue, t.tenant,
-              greatest(0, date_part('epoch', clock - t.due_at) * 1000))
+              greatest(0, date_part('epoch', clock - t.due_at) * float8 '1000'))
       -- left by a task with the same id whose row was deleted by SQL
       on conflict (task_id, run) do update set
         attempt = excluded.attempt, generation = excluded.generation, started_at = excluded.started_at,
@@ -294,7 +294,7 @@ begin
       has_relatives := t.waits_for = '*parents' or exists (select from joblane.task_parents e where e.parent = t.id);
     end if;
     -- Without a subquery, which PL/pgSQL runs much faster.
-    answers := answers || json_build_object(
+    answers := pg_catalog.array_append(answers, pg_catalog.json_build_object(
       'id', m.id, 'verdict', verdict, 'run', t.runs, 'attempt', t.attempts, 'max_attempts', t.max_attempts,
       'snoozes', t.snoozes, 'generation', t.generation, 'payload', t.payload::text, 'schema', t.schema,
       'headers', t.headers, 'options', t.options, 'used_ms', t.used_ms, 'reason', coalesce(refusal, t.reason),
@@ -303,9 +303,9 @@ begin
       'mismatch', date_part('epoch', clock - t.mismatch_since),
       'limits', case when widest is not null then array[t.key_limit, t.total_limit, t.shared_limit] end,
       'serve', widest is not null and verdict in ('held', 'ended', 'archived', 'paused', 'send_dead_letter'),
-      'release', has_relatives);
+      'release', has_relatives));
   end loop;
   setting := set_config('joblane.checks', 'on', true);
-  return to_json(answers);
+  return pg_catalog.to_json(answers);
 end
 $$

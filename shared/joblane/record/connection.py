@@ -10,7 +10,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any
 
 from pg8000.converters import TIMESTAMPTZ, make_params, timestamptz_in
@@ -49,6 +49,7 @@ BEGIN = "begin transaction"
 """pg8000's statement before the first statement of a caller's transaction."""
 MAX_PREPARED = 100
 JSON_OIDS = (114, 3802)
+FIRST_TIME, LAST_TIME = datetime(1, 1, 2, tzinfo=UTC), datetime(9999, 12, 30, tzinfo=UTC)
 """The types ``json`` and ``jsonb``. Source: PostgreSQL, ``pg_type.dat``."""
 PASSWORD_REQUESTS = (3, 5, 10)
 """Requests for a password: clear text, MD5, SASL. Source: PostgreSQL, *Message Formats*, ``Authentication…``."""
@@ -74,12 +75,14 @@ def read_json(text: str) -> Any:
         return text
 
 
-def read_time(text: str) -> datetime | str:
-    """Read a ``timestamptz`` in a fraction of pg8000's time. A time that Python cannot hold is returned as text."""
+def read_time(text: str) -> datetime:
+    """Read a ``timestamptz`` in a fraction of pg8000's time. For a time that Python cannot hold, the first or last that
+    it can hold in every zone is returned."""
     try:
         return datetime.fromisoformat(text)
     except ValueError:
-        return timestamptz_in(text)  # type: ignore[no-any-return]
+        read = timestamptz_in(text)
+        return read if isinstance(read, datetime) else FIRST_TIME if text[0] == "-" or "BC" in text else LAST_TIME
 
 
 def _int_or_text(digits: str) -> int | str:

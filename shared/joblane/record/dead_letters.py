@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from joblane.event_kinds import EVENTS
 from joblane.queues import Queue, lane_name
 from joblane.record.row_by_row import run_rows
-from joblane.record.states import SWEEP_MARGIN_SECONDS
+from joblane.record.states import SWEEP_MARGIN_SECONDS, as_read
 from joblane.sqs.client import Entry
 from joblane.sqs.message import MAX_ID, Message
 
@@ -35,14 +35,15 @@ insert into joblane.tasks
        (id, type, queue, tenant, state, payload, payload_digest, headers, max_attempts, retention_seconds, sweep_at,
         total_limit, shared_limit, first_due_at, seq, options)
 select case when length(m.id) <= {MAX_ID - 20} then m.id else left(m.id, {MAX_ID - 53}) || '-' || md5(m.id) end
-         || ':archived:' || m.generation,
+         || ':archived:' || m.generation::text,
        a.type, a.queue, m.tenant, 'pending',
-       jsonb_build_object('task_id', m.id, 'task_type', m.type, 'queue', m.queue, 'tenant', m.tenant,
-                          'reason', coalesce(m.reason, 'archived'), 'error_type', m.error_type, 'runs', m.runs),
+       pg_catalog.jsonb_build_object(
+           'task_id', m.id, 'task_type', m.type, 'queue', m.queue, 'tenant', m.tenant,
+           'reason', coalesce(m.reason, 'archived'), 'error_type', m.error_type, 'runs', m.runs),
        '', m.headers, a.max_attempts, a.retention_seconds, clock_timestamp() + interval '{SWEEP_MARGIN_SECONDS} s',
        a.limits[2], a.limits[3], case when a.limits is not null then clock_timestamp() end,
-       case when a.limits is not null then nextval('joblane.tasks_seq') end,
-       jsonb_strip_nulls(jsonb_build_object('depth', m.options -> 'depth', '{EVENTS}', a.events))
+       case when a.limits is not null then pg_catalog.nextval('joblane.tasks_seq'::regclass) end,
+       jsonb_strip_nulls(pg_catalog.jsonb_build_object('depth', m.options -> 'depth', '{EVENTS}', a.events))
   from marked m, jsonb_to_record(m.options -> 'on_archived')
                    as a(type text, queue text, max_attempts integer, retention_seconds bigint, limits text[],
                         events jsonb)
@@ -70,5 +71,5 @@ def mark_dead_sent(connection: Connection, dead_letters: Iterable[tuple[str, int
 
 def successor_entry(prefix: str, successor: Successor) -> Entry:
     """Return the message of a successor."""
-    lane = lane_name(prefix, Queue(successor.queue), successor.type)
+    lane = lane_name(prefix, as_read(Queue, successor.queue), successor.type)
     return Entry(lane, Message(successor.type, successor.id, rec=True).encode(), group=successor.tenant)

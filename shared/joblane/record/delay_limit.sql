@@ -2,7 +2,7 @@
 -- service, see RateLimited. Tasks that have got a later time by a rate keep their distances, from that moment on.
 -- `limits`: of the key, of the type, shared; the widest is delayed.
 create or replace function joblane.delay_limit_@version(limits text[], delay_seconds float8) returns void
-language plpgsql set lock_timeout = '5s' set enable_seqscan = off
+language plpgsql set search_path = pg_catalog, pg_temp set lock_timeout = '5s' set enable_seqscan = off
 as $function$
 declare
   level constant integer := case when limits[3] is not null then 3 when limits[2] is not null then 2 else 1 end;

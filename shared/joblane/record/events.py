@@ -14,7 +14,7 @@ COLUMNS = "id, detail ->> 'kind', detail ->> 'finished_at', detail::text"
 BY_ID = f"select {COLUMNS} from joblane.events where id = any($1::text[]) order by created_at, id"
 OLDEST = f"""
 select {COLUMNS}, created_at::text as at from joblane.events
- where (created_at, id) > ($1::timestamptz, $2) and created_at <= now() - make_interval(secs => $4::float8)
+ where (created_at, id) > ($1::timestamptz, $2) and created_at <= now() - pg_catalog.make_interval(secs => $4::float8)
    and detail ->> 'kind' <> all($5::text[])
  order by created_at, id limit $3::int
 """

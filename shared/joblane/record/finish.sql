@@ -41,7 +41,7 @@ begin
   with f as (  -- the ends of the runs that hold their tasks, whose rows are locked in the order of their ids
     select x.*,
            clock_timestamp() as clock,
-           clock_timestamp() + make_interval(secs => x.delay_seconds) as next_due,
+           clock_timestamp() + pg_catalog.make_interval(secs => x.delay_seconds) as next_due,
            x.state in @ended as is_end,
            x.state = 'archived' as is_archived,
            x.state in ('completed', 'cancelled') and t.retention_seconds = 0 as is_cleared
@@ -70,7 +70,7 @@ begin
       sweep_at = case when f.is_archived then @sweep_soon
                       when f.is_end then null
                       -- SQS cannot delay the message for so long: the row waits, and the sweep sends it
-                      when f.delay_seconds > @max_delay then f.next_due - interval '@max_delay s'
+                      when f.delay_seconds > float8 '@max_delay' then f.next_due - interval '@max_delay s'
                       else f.next_due + interval '@sweep_margin s' end,
       finished_at = case when f.is_end then f.clock end,
       dead_letter_unsent = f.is_archived,
@@ -92,7 +92,7 @@ begin
       fingerprint = f.fingerprint, traceback = f.traceback
     from f where a.task_id = f.id and a.run = f.run and a.task_id = any(array(select f.id from f))
   )
-  select coalesce(array_agg(id), '{}') into finished from finishes;
+  select coalesce(pg_catalog.array_agg(id), '{}') into finished from finishes;
   setting := set_config('joblane.checks', 'on', true);
   if exists (select from joblane.task_parents e where e.parent = any (finished)) then
     with gone as (
@@ -107,14 +107,14 @@ begin
          where x.id = any (finished) limit @most_released))
       returning d.parent, d.child
     )
-    select json_agg(json_build_array(g.parent, g.child)) into released from gone g;
-    select array_agg(x.id) into look from json_to_recordset(runs) as x(id text, state text)
+    select pg_catalog.json_agg(pg_catalog.json_build_array(g.parent, g.child)) into released from gone g;
+    select pg_catalog.array_agg(x.id) into look from json_to_recordset(runs) as x(id text, state text)
      where x.id = any (finished) and x.state in @ended
        and (select true from joblane.task_parents e where e.parent = x.id limit 1);
   end if;
   if current_setting('transaction_isolation') <> 'read committed' then  -- its snapshot may be older than a child
     look := finished;
   end if;
-  return json_build_object('finished', finished, 'released', released, 'look', look);
+  return pg_catalog.json_build_object('finished', finished, 'released', released, 'look', look);
 end
 $$

@@ -48,14 +48,15 @@ RELATIONS = ("after", "on_parent_dead", "enqueued_by", "batch", "callback_of", "
 """The options of a task that name other tasks, and its batch."""
 BULK_OPTION = "bulk"
 """The option that names the bulk action which has changed the task last."""
-KEPT_RELATIONS = f"""(select coalesce(jsonb_object_agg(o.key, o.value), '{{}}') from jsonb_each(t.options) as o
+KEPT_RELATIONS = f"""(select coalesce(pg_catalog.jsonb_object_agg(o.key, o.value), '{{}}')
+                  from jsonb_each(t.options) as o
                  where o.key = any('{{{",".join(RELATIONS)}}}'))"""
 CONTENT: Columns = {
     "queue": "x.queue",
     "tenant": "x.tenant",
     "owner": "x.owner",
-    "tags": f"coalesce(x.tags, '{{}}')"
-    f" || array(select '{BATCH_TAG}' || (t.options ->> 'batch') where t.options ? 'batch')",
+    "tags": "pg_catalog.array_cat(coalesce(x.tags, '{}'),"
+    f" array(select '{BATCH_TAG}' || (t.options ->> 'batch') where t.options ? 'batch'))",
     "payload": "x.payload",
     "schema": "x.schema",
     "headers": "coalesce(x.headers, '{}')",
@@ -84,12 +85,13 @@ replaced as (
   update joblane.tasks t set
     {assignments(CONTENT | RESET)}, state = case when stays and t.state = 'held' then t.state else {DUE_STATE} end,
     unique_until = coalesce(x.unique_until, 'finish'),
-    unique_expires_at = clock_timestamp() + make_interval(secs => x.unique_seconds),
+    unique_expires_at = clock_timestamp() + pg_catalog.make_interval(secs => x.unique_seconds),
     due_at = case when stays and has_time then t.due_at else d.due_at end,
     sweep_at = case when stays and has_time then t.sweep_at when stays and t.state = 'held' then x.deadline
                     else {DUE_SWEEP} end,
     first_due_at = case when x.limits is not null then least(case when stays then t.first_due_at end, d.due_at) end,
-    seq = case when stays then t.seq when x.limits is not null then nextval('joblane.tasks_seq') end,
+    seq = case when stays then t.seq
+               when x.limits is not null then pg_catalog.nextval('joblane.tasks_seq'::regclass) end,
     passed = case when stays then t.passed else 0 end, waits_for = case when stays then t.waits_for end,
     place = case when stays then t.place end
     from {NEW.format(document="cast($1 as json)")}, waiting,

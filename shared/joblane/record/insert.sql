@@ -31,16 +31,16 @@ begin
          case when x.waits and d.due_at <= clock_timestamp() then 'held' else @due_state end,
          x.payload, x.payload_digest, x.schema, coalesce(x.headers, '{}'), coalesce(x.options, '{}'),
          x.max_attempts, x.retention_seconds, x.deadline, x.unique_key, coalesce(x.unique_until, 'finish'),
-         clock_timestamp() + make_interval(secs => x.unique_seconds), d.due_at, @due_sweep,
+         clock_timestamp() + pg_catalog.make_interval(secs => x.unique_seconds), d.due_at, @due_sweep,
          x.limits[1], x.limits[2], x.limits[3], x.ordered,
          case when x.limits is not null and x.waits is not true then d.due_at end,
-         case when x.limits is not null then nextval('joblane.tasks_seq') end,
+         case when x.limits is not null then pg_catalog.nextval('joblane.tasks_seq'::regclass) end,
          case when x.waits then '*parents' end
     from @new
    order by x.unique_key collate "C" nulls first, case when x.unique_key is null then x.id end collate "C", x.ordinality
   on conflict do nothing
   returning t.id, date_part('epoch', t.due_at - clock_timestamp()),
-    case when t.options ?| '{after,callback_of,enqueued_by,batch}' then joblane.link_task_@version(t.id, t.options) end;
+    case when t.options ?| array['after', 'callback_of', 'enqueued_by', 'batch'] then joblane.link_task_@version(t.id, t.options) end;
   setting := set_config('joblane.checks', 'on', true);
 end
 $$

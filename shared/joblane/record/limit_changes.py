@@ -42,8 +42,8 @@ SHARED_NAME = "name !~ '[:/]'"
 # The widest limit of a task is the limit itself, that of its type, or a shared one.
 LOCK = f"""
 select joblane.lock_limits_{VERSION}(
-  array(select jsonb_array_elements_text($1::jsonb))
-  || case when $2::boolean then array(select name from joblane.limits where {SHARED_NAME}) end)
+  array(select jsonb_array_elements_text($1::jsonb)
+        union all select name from joblane.limits where $2::boolean and {SHARED_NAME}))
 """
 LIVE_CHANGE = "({row}.until is null or {row}.until > clock_timestamp())"
 UNDECLARED = f"""
@@ -55,7 +55,7 @@ select c.name from joblane.limit_changes c
 """
 SET = f"""
 insert into joblane.limit_changes as c (name, slots, step, burst, reason, changed_by, until)
-select $1, $2::integer, make_interval(secs => $3::float8), $4::integer, $5, $6, $7::timestamptz
+select $1, $2::integer, pg_catalog.make_interval(secs => $3::float8), $4::integer, $5, $6, $7::timestamptz
  where $7::timestamptz is null or $7::timestamptz > clock_timestamp()
 on conflict (name) do update set
   slots = coalesce(excluded.slots, case when {LIVE_CHANGE.format(row="c")} then c.slots end),
@@ -102,7 +102,7 @@ select r.name, case when r.next_at > clock_timestamp()
                        or r.next_at > greatest(clock_timestamp(), r.delayed_until) + interval '{UNUSED_SECONDS} s'
                                       + coalesce(l.step * (l.burst + case when r.name like '%/%' then {_number_timed(1)}
                                                                           when r.name like '%:%' then {_number_timed(2)}
-                                                                          else {_number_timed(3)} end), '0'))
+                                                                          else {_number_timed(3)} end)::float8, '0'))
                     then r.name end
   from (select * from joblane.rates x where x.name > $1 and (x.name < $2 or $2 is null)
          order by x.name limit {LOOKED_AT}) as r,

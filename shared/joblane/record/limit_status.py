@@ -108,7 +108,7 @@ VALUES = f"""
 select clock_timestamp(), d.slots, extract(epoch from d.step)::float8, d.burst,
        c.slots, extract(epoch from c.step)::float8, c.burst, c.reason, c.changed_by, c.since, c.until, c.name,
        l.slots, extract(epoch from l.step)::float8, l.burst,
-       (select r.next_at - greatest(coalesce(l.burst, 1) - 1, 0) * coalesce(l.step, interval '0')
+       (select r.next_at - coalesce(l.step, interval '0') * greatest(coalesce(l.burst, 1) - 1, 0)::float8
           from joblane.rates r where r.name = $1),
        (select r.delayed_until from joblane.rates r where r.name = $1)
   from joblane.limit_of_{VERSION}($1) as l
@@ -122,7 +122,7 @@ select clock_timestamp(), d.slots, extract(epoch from d.step)::float8, d.burst,
 def _counts(level: int) -> str:
     column, slot = COLUMNS[level]
     return f"""
-select (select json_build_array(
+select (select pg_catalog.json_build_array(
           count(*), count(*) filter (where state = 'active'),
           count(*) filter (where state = 'pending' and passed = 6 and due_at <= now()),
           count(*) filter (where state in ('pending', 'retry') and passed = {2 * level} and due_at > now()))

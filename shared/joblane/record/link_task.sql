@@ -2,7 +2,8 @@
 -- waits, the task whose run has enqueued it, its batch, and the batch whose callback it is. It answers true if the task
 -- waits.
 create or replace function joblane.link_task_@version(new_id text, given jsonb) returns boolean
-language plpgsql set plan_cache_mode = force_generic_plan set enable_seqscan = off
+language plpgsql set search_path = pg_catalog, pg_temp
+set plan_cache_mode = force_generic_plan set enable_seqscan = off
 as $$
 declare
   parents constant text[] := array(select jsonb_array_elements_text(given -> 'after'));

@@ -2,7 +2,8 @@
 -- advisory lock on the widest limit of each task (shared, else total, else key), so a task needs one lock, and they are
 -- taken in one order. Only a statement that begins after the lock was taken sees what others have committed under it.
 -- 7 keeps the numbers apart from those of other advisory locks that are made from the same names.
-create or replace function joblane.lock_limits_@version(names text[]) returns void language plpgsql as $$
+create or replace function joblane.lock_limits_@version(names text[]) returns void language plpgsql
+set search_path = pg_catalog, pg_temp as $$
 declare
   number bigint;
 begin

@@ -1,7 +1,7 @@
 -- Locks a schedule until the end of the transaction, also a name that no schedule has yet. It answers with the time, the
 -- row, and the number of a new revision. Null: another transaction has not released the schedule within 5 seconds.
 create or replace function joblane.lock_schedule_@version(given json) returns text
-language plpgsql set lock_timeout = '5s' set enable_seqscan = off
+language plpgsql set search_path = pg_catalog, pg_temp set lock_timeout = '5s' set enable_seqscan = off
 as $$
 declare
   named constant text := given ->> 'name';

@@ -10,7 +10,8 @@
 -- for the release. `parent_id`, `parent_fate`: a parent that cancels the child, and how it ended; null: none.
 create or replace function joblane.open_parents_@version(
   child text, is_held boolean, out is_open boolean, out parent_id text, out parent_fate text)
-language plpgsql set plan_cache_mode = force_generic_plan set enable_seqscan = off
+language plpgsql set search_path = pg_catalog, pg_temp
+set plan_cache_mode = force_generic_plan set enable_seqscan = off
 set enable_hashjoin = off set enable_mergejoin = off
 as $$
 begin

@@ -8,7 +8,7 @@
 create or replace function joblane.pass_limits_@version(
   t joblane.tasks, is_next boolean,
   out passed smallint, out waits_for text, out place float8, out starts_at timestamptz)
-language plpgsql as $$
+language plpgsql set search_path = pg_catalog, pg_temp as $$
 #variable_conflict use_column
 declare
   names constant text[] := array[t.key_limit, t.total_limit, t.shared_limit];

@@ -3,7 +3,7 @@
 -- now, less the burst. The caller holds the locks of the limits. `level`: theirs, 1 for limits of keys, 2 for totals,
 -- 3 for shared limits. A limit keeps its times while another transaction has locked a task that waits for one.
 create or replace function joblane.plan_limits_@version(names text[], level integer) returns void
-language plpgsql set enable_seqscan = off
+language plpgsql set search_path = pg_catalog, pg_temp set enable_seqscan = off
 as $function$
 declare
   own constant text := (array['key_limit', 'total_limit', 'shared_limit'])[level];

@@ -8,8 +8,8 @@ from joblane.record.states import WAITING_SQL
 from joblane.record.transitions import DUE_STATE, DUE_SWEEP, NEW, assignments
 
 PUSHED_CONTENT = {name: f"case when keeps then t.{name} else {value} end" for name, value in CONTENT.items()}
-PUSHED_CONTENT["options"] += """ || jsonb_build_object('debounce', (x.options -> 'debounce')
-                                    || jsonb_build_object('asks', w.asks + x.asks, 'longest', l.longest))"""
+PUSHED_CONTENT["options"] += """ || pg_catalog.jsonb_build_object('debounce', (x.options -> 'debounce')
+            || pg_catalog.jsonb_build_object('asks', w.asks + x.asks, 'longest', l.longest))"""
 IS_LIMITED = "case when keeps then t.seq is not null else x.limits is not null end"
 
 # `d` is the time at which the task is due, as in the other statements of an enqueue. It is read once the row is locked:
@@ -17,8 +17,8 @@ IS_LIMITED = "case when keeps then t.seq is not null else x.limits is not null e
 PUSH = f"""
 with waiting as (
   select id, unique_key, queue, key_limit, total_limit, shared_limit, due_at, deadline, created_at,
-         coalesce((options #>> '{{debounce,asks}}')::int, 1) as asks,
-         (options #>> '{{debounce,longest}}')::float8 as longest,
+         coalesce((options -> 'debounce' ->> 'asks')::int, 1) as asks,
+         (options -> 'debounce' ->> 'longest')::float8 as longest,
          state = 'held' or passed > 0 as has_place,
          passed > 0 or waits_for is not null or due_at <= clock_timestamp() as may_free,
          state <> 'held' and sweep_at >= due_at as has_message
@@ -28,28 +28,29 @@ with waiting as (
    order by unique_key for no key update
 ),
 asked as (
-  select x.*, (x.options #>> '{{debounce,asks}}')::int as asks,
-         (x.options #>> '{{debounce,longest}}')::float8 as longest, x.options #>> '{{debounce,keep}}' = 'first' as keeps
+  select x.*, (x.options -> 'debounce' ->> 'asks')::int as asks,
+         (x.options -> 'debounce' ->> 'longest')::float8 as longest,
+         x.options -> 'debounce' ->> 'keep' = 'first' as keeps
     from {NEW.format(document="cast($1 as json)")}
 ),
 pushed as (
   update joblane.tasks t set
     {assignments(PUSHED_CONTENT)},
     unique_until = x.unique_until,
-    unique_expires_at = clock_timestamp() + make_interval(secs => x.unique_seconds),
+    unique_expires_at = clock_timestamp() + pg_catalog.make_interval(secs => x.unique_seconds),
     state = case when stays then t.state else {DUE_STATE} end,
     due_at = case when stays then t.due_at else d.due_at end,
     sends = case when stays then t.sends else 0 end,
     sweep_at = case when not stays then {DUE_SWEEP}
                     when t.state = 'held' and not keeps then x.deadline else t.sweep_at end,
     first_due_at = case when stays then t.first_due_at when {IS_LIMITED} then d.due_at end,
-    seq = case when {IS_LIMITED} then coalesce(t.seq, nextval('joblane.tasks_seq')) end,
+    seq = case when {IS_LIMITED} then coalesce(t.seq, pg_catalog.nextval('joblane.tasks_seq'::regclass)) end,
     passed = case when stays then t.passed else 0 end, waits_for = case when stays then t.waits_for end,
     place = case when stays then t.place end
     from asked as x join waiting as w on w.unique_key = x.unique_key,
          lateral (select least(w.longest, x.longest)) as l(longest),
-         lateral (select least(clock_timestamp() + make_interval(secs => x.delay),
-                               greatest(w.created_at + make_interval(secs => l.longest),
+         lateral (select least(clock_timestamp() + pg_catalog.make_interval(secs => x.delay),
+                               greatest(w.created_at + pg_catalog.make_interval(secs => l.longest),
                                         least(w.due_at, clock_timestamp())))
          ) as pushed(due_at),
          lateral (select case when x.keeps and w.deadline <= pushed.due_at then w.due_at else pushed.due_at end

@@ -11,7 +11,8 @@
 --
 -- Only a finish waits for rows of task_parents. Others skip locked rows, so that no finish is in a deadlock.
 create or replace function joblane.release_children_@version(ended text[], children text[]) returns json
-language plpgsql set lock_timeout = '5s' set plan_cache_mode = force_generic_plan set enable_seqscan = off
+language plpgsql set search_path = pg_catalog, pg_temp
+set lock_timeout = '5s' set plan_cache_mode = force_generic_plan set enable_seqscan = off
 set enable_hashjoin = off set enable_mergejoin = off set enable_bitmapscan = off
 as $$
 declare

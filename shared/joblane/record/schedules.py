@@ -17,7 +17,7 @@ from joblane.schedule import Schedule
 
 LOCK = f"select joblane.lock_schedule_{VERSION}(cast($1 as json))"
 CANCEL_TICKS = f"select joblane.cancel_ticks_{VERSION}(cast($1 as json))"
-ROW = "cast(row_to_json(s) as text)"
+ROW = "cast(pg_catalog.row_to_json(s) as text)"
 _NAMED = "s.name = cast($1 as json) ->> 'name'"
 GET = f"select {ROW} from joblane.schedules s where {_NAMED}"
 WRITE = """
@@ -50,14 +50,14 @@ returning s.name
 DELETE = f"delete from joblane.schedules s where {_NAMED} returning s.name"
 
 DUE = f"""
-select cast(row_to_json(s) as text), cast(now() as text) from joblane.schedules s
+select cast(pg_catalog.row_to_json(s) as text), cast(now() as text) from joblane.schedules s
  where s.paused_at is null and s.next_at <= now() + interval '{MAX_DELAY_SECONDS} s'
  order by s.next_at, s.name limit $1::integer for update skip locked
 """
 """The schedules that fire within the time of a message's delay, read by an index, since ``now()`` is stable. A locked
 one is being changed, and is left to the sweep that the change has woken."""
 DUE_BY_NAME = f"""
-select cast(row_to_json(s) as text), cast(now() as text) from joblane.schedules s
+select cast(pg_catalog.row_to_json(s) as text), cast(now() as text) from joblane.schedules s
  where s.name = $1 and s.paused_at is null
    and s.next_at <= now() + interval '{MAX_DELAY_SECONDS} s' for update skip locked
 """

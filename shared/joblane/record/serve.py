@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from joblane.limits import MAX_DELAY_SECONDS
 from joblane.queues import Queue, lane_name
 from joblane.record.functions import VERSION
+from joblane.record.states import as_read
 from joblane.sqs.client import Entry
 from joblane.sqs.message import Message
 
@@ -41,7 +42,7 @@ class Turn:
 
     def entry(self, prefix: str) -> Entry:
         message = Message(self.type, self.id, rec=True, schema=self.schema, headers=self.headers)
-        lane = lane_name(prefix, Queue(self.queue), self.type)
+        lane = lane_name(prefix, as_read(Queue, self.queue), self.type)
         return Entry(lane, message.encode(), math.ceil(self.delay), self.tenant)
 
 

@@ -8,6 +8,7 @@
 -- `again` at once, as tasks wait for another limit now, or are too many for one call; `later` after a pause, as the
 -- tasks that would be next are locked by others.
 create or replace function joblane.serve_limits_@version(freed json) returns json language plpgsql
+set search_path = pg_catalog, pg_temp
 set lock_timeout = '5s' set plan_cache_mode = force_generic_plan set enable_seqscan = off
 as $$
 declare

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 from datetime import timedelta
 from enum import StrEnum
+from typing import TypeVar
 
+Word = TypeVar("Word", bound=StrEnum)
 ARCHIVED_RETENTION = timedelta(days=90)
 """Archived tasks keep payload and error this long, as in asynq. SQS deletes their dead letters much earlier."""
 SWEEP_MARGIN_SECONDS = 60
@@ -32,6 +34,16 @@ LIVE = WAITING | {State.ACTIVE}
 """The task has not ended. It holds its unique key."""
 ENDED = frozenset({State.COMPLETED, State.ARCHIVED, State.CANCELLED})
 """The task has ended. Its row changes only when an operator acts, and when it expires."""
+
+
+def as_read(kind: type[Word], text: str) -> Word:
+    """Return the member of a word in a row. A word that no code writes is a member of its own, so that it is shown."""
+    try:
+        return kind(text)
+    except ValueError:
+        unknown = str.__new__(kind, text)
+        unknown._name_ = unknown._value_ = text
+        return unknown
 
 
 PARENTS = "*parents"

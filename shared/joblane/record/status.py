@@ -7,7 +7,7 @@ from datetime import datetime
 from typing import Any
 
 from joblane.queues import Queue
-from joblane.record.states import ENDED, State
+from joblane.record.states import ENDED, State, as_read
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,8 +80,8 @@ class TaskStatus:
         return cls(
             id=id_,
             type=type_,
-            queue=Queue(queue),
-            state=State(state),
+            queue=as_read(Queue, queue),
+            state=as_read(State, state),
             tenant=tenant,
             owner=owner,
             tags=tuple(tags),

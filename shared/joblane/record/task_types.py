@@ -36,7 +36,7 @@ with declared as (
 dropped as (
   delete from joblane.limits l where not exists (select from declared d where d.name = l.name)
 )
-insert into joblane.limits select d.name, d.slots, make_interval(secs => d.step), d.burst from declared d
+insert into joblane.limits select d.name, d.slots, pg_catalog.make_interval(secs => d.step), d.burst from declared d
 on conflict (name) do update set (slots, step, burst) = (excluded.slots, excluded.step, excluded.burst)
 """
 

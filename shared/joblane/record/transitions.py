@@ -22,7 +22,7 @@ UNSENT_SWEEP = f"{{due}} - interval '{MAX_DELAY_SECONDS} s'"
 Only such a task has a ``sweep_at`` before its ``due_at``: the sweep and the inspector recognise it by that.
 """
 ARCHIVED_EXPIRES = f"{NOW} + interval '{ARCHIVED_RETENTION.days} days'"
-RETENTION_EXPIRES = f"{NOW} + make_interval(secs => t.retention_seconds)"
+RETENTION_EXPIRES = f"{NOW} + pg_catalog.make_interval(secs => t.retention_seconds)"
 CLEARED_EXPIRES = f"{NOW} + interval '{CONTENT_KEPT_FOR_MESSAGES.days} days'"
 
 LEASE_RELEASED: Columns = {"lease_token": "null", "lease_until": "null", "batch_size": "0", "claim_alone": "false"}
@@ -59,7 +59,7 @@ REVIVED: Columns = RESET | {
     "finished_at": "null",
     "expire_at": "null",
     "first_due_at": f"case when t.seq is not null then {NOW} end",
-    "seq": "case when t.seq is not null then nextval('joblane.tasks_seq') end",
+    "seq": "case when t.seq is not null then pg_catalog.nextval('joblane.tasks_seq'::regclass) end",
 }
 """The task is live again, the last in its order. A dead letter of its previous generation is obsolete from now on."""
 TO_SEND: Columns = {"state": "'pending'", "sends": "0", "sweep_at": SWEEP_SOON}
@@ -118,7 +118,8 @@ NEW = """rows from (json_to_recordset({document}) as (
          schema text, headers jsonb, options jsonb, max_attempts integer, retention_seconds bigint,
          deadline timestamptz, unique_key text, unique_until text, unique_seconds float8, delay float8,
          at timestamptz, unsent boolean, limits text[], ordered boolean, waits boolean)) with ordinality as x,
-       lateral (select coalesce(x.at, clock_timestamp() + make_interval(secs => coalesce(x.delay, 0)))) as d(due_at)"""
+       lateral (select coalesce(x.at, clock_timestamp() + pg_catalog.make_interval(secs => coalesce(x.delay, 0)))
+       ) as d(due_at)"""
 """The new tasks of an enqueue, as ``x``, each with its due time, as ``d``."""
 DUE_STATE = "case when d.due_at > clock_timestamp() then 'scheduled' else 'pending' end"
 DUE_SWEEP = f"""case when d.due_at > clock_timestamp() + interval '{MAX_DELAY_SECONDS} s'

@@ -2,7 +2,8 @@
 -- callback of its batch, and its children that run when it has ended in any way. The others have not stopped waiting.
 -- Of a task with very many children only the first are read. The limit of one row lets each be looked up by its key.
 create or replace function joblane.wait_again_@version(revived text, batch text) returns void
-language plpgsql set plan_cache_mode = force_generic_plan set enable_seqscan = off
+language plpgsql set search_path = pg_catalog, pg_temp
+set plan_cache_mode = force_generic_plan set enable_seqscan = off
 set enable_hashjoin = off set enable_mergejoin = off
 as $$
 begin

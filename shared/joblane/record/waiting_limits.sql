@@ -1,7 +1,8 @@
 -- The limits for which tasks wait, in the order of their names, each found by one look-up in the index: those after
 -- `low` and before `high`, `most` at most. `high` null: no end. A task that waits for its parents waits for no limit.
 create or replace function joblane.waiting_limits_@version(low text, high text, most integer) returns setof text
-language plpgsql stable set plan_cache_mode = force_generic_plan set enable_seqscan = off
+language plpgsql stable set search_path = pg_catalog, pg_temp
+set plan_cache_mode = force_generic_plan set enable_seqscan = off
 as $$
 declare
   name text := greatest(low, '*parents');

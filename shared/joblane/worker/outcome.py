@@ -24,7 +24,7 @@ from joblane.errors import (
     text_of,
 )
 from joblane.json_values import check_tree
-from joblane.limits import SNOOZE_CEILING
+from joblane.limits import MAX_RESULT_BYTES, SNOOZE_CEILING
 from joblane.record.finish import Finish
 from joblane.record.states import State
 from joblane.retry import LONGEST, RetryDelay, delay_after
@@ -145,7 +145,9 @@ def storable_result(result: Any) -> Any:
     try:
         value = to_jsonable_python(result, inf_nan_mode="null")
         check_tree(value, "result")
-        json.dumps(value)  # fails for an integer of thousands of digits, which the checks above accept
+        text = json.dumps(value, ensure_ascii=False)  # fails for an integer of thousands of digits, unlike the others
+        if (size := len(text.encode())) > MAX_RESULT_BYTES:
+            raise ValueError(f"it has {size:,} bytes as JSON, and at most {MAX_RESULT_BYTES:,} are stored")
     except ValueError as error:  # MessageError is a ValueError too
         raise TypeError(
             f"the handler's result cannot be stored: {error}; return texts, numbers, lists, dicts or a pydantic model"

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from joblane import telemetry
 from joblane.context import TaskContext
-from joblane.errors import OUTCOMES, Continued, Interrupt, LeaseLostError, TaskTimeout
+from joblane.errors import OUTCOMES, Continued, Interrupt, LeaseLostError, SkipRetry, TaskTimeout
 from joblane.record.finish import Finish
 from joblane.record.run_session import RunSession
 from joblane.record.states import State
@@ -75,6 +75,8 @@ class Run:
         if runner.printed:
             runner.printed.begin(context.log_fields)
         try:
+            if claim.problem is not None:
+                raise SkipRetry(f"its row cannot be read: {claim.problem}")
             payload = task.read(claim.payload, claim.schema)
             with alarm.set(seconds, LOOP_SECONDS if task.is_async else 0):
                 result = call(task, payload, context, work, alarm)

@@ -25,6 +25,7 @@ from joblane.record.connection import (
     LOCK_NOT_AVAILABLE,
     NO_SCHEMA,
     ROLLED_BACK,
+    TIMED_OUT,
     is_of_row,
 )
 from joblane.record.database import DATABASE_ERRORS
@@ -62,6 +63,8 @@ ADVICE = {
 }
 """SQLSTATE → what an operator can do."""
 EARLY_TICK = "MessageError: tick: it is for a time after the message was sent, and only the scheduler sends ticks"
+MOST_SLOW_CLAIMS = 2
+"""Claims of an invocation that may exceed the time limit: that of the batch, and one of a row that is too large."""
 LOCKED_SECONDS = 5
 """The first visibility timeout of a message whose row is locked. Another run's finish or an operator's edit holds a
 lock for a short time, but a transaction that enqueues may hold it for minutes."""
@@ -113,6 +116,9 @@ class Worker:
         deliveries = [Received.read(record) for record in event["Records"]]
         to_claim_alone = self._run_batch(self._claimable(deliveries, response), response, lambda_context)
         for id_, delivery in to_claim_alone.items():  # a lost run then counts for its own task and for no other
+            if response.slow_claims > MOST_SLOW_CLAIMS:  # the database is slow, not a row
+                response.keep(delivery, growing_seconds(delivery.receives))
+                continue
             for undecided in self._run_batch({id_: delivery}, response, lambda_context).values():
                 response.keep(undecided, 0)
         if response.visibility:
@@ -232,7 +238,7 @@ class Worker:
     def _claim(
         self, deliveries: Mapping[str, Received], response: BatchResponse, lambda_context: Any
     ) -> list[Run] | None:
-        """Claim all messages in one statement, in order. None: one of them is refused, so each is claimed alone."""
+        """Claim all messages in one statement, in order. None: one is refused or too large, so claim each alone."""
         if not deliveries:
             return []
         arrivals = [
@@ -253,7 +259,9 @@ class Worker:
             self._wake()
             claims = self._database.call_again(claim, arrivals, lease, lambda_context.aws_request_id, token)
         except DATABASE_ERRORS as error:
-            if len(deliveries) > 1 and is_of_row(error) and sqlstate(error) not in ADVICE:
+            timed_out = sqlstate(error) == TIMED_OUT
+            response.slow_claims += timed_out
+            if len(deliveries) > 1 and (timed_out or (is_of_row(error) and sqlstate(error) not in ADVICE)):
                 return None
             self._keep_unclaimed(deliveries, error, response)
             return []

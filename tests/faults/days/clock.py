@@ -1,7 +1,7 @@
 """Virtual time: it stands still while code runs, for the database and for the code of the library.
 
-In the database, functions in a schema before ``pg_catalog`` read the time from a sequence, whose value all transactions
-see at once. In the library, each module has other names for ``time`` and ``datetime``.
+In the database, functions that replace PostgreSQL's own read the time from a sequence, whose value all transactions see
+at once. In the library, each module has other names for ``time`` and ``datetime``.
 """
 
 from __future__ import annotations
@@ -15,26 +15,25 @@ from typing import Any
 from unittest.mock import patch
 
 from joblane.record.connection import Connection
-from tests.faults.clock import DEFAULTS
+from tests.faults.clock import DEFAULTS, RENAME
 
 SCHEMA = "ahead"
 DEFINE = f"""
-create schema {SCHEMA};
+{RENAME}create schema {SCHEMA};
 create sequence {SCHEMA}.clock;
-create function {SCHEMA}.clock_timestamp() returns timestamptz language sql volatile
+create function pg_catalog.clock_timestamp() returns timestamptz language sql volatile
     as 'select timestamptz ''epoch'' + last_value * interval ''1 microsecond'' from {SCHEMA}.clock';
-create function {SCHEMA}.now() returns timestamptz language sql stable
+create function pg_catalog.now() returns timestamptz language sql stable
     as 'select timestamptz ''epoch'' + last_value * interval ''1 microsecond'' from {SCHEMA}.clock';
 """
-SEARCH_PATH = f"{SCHEMA}, pg_catalog, public"
 SET = f"select pg_catalog.setval('{SCHEMA}.clock', $1::bigint)"
 
 
 def install(connection: Connection) -> None:
-    """Install the clock. Connections with :data:`SEARCH_PATH` use it."""
+    """Install the clock. Only later connections use it."""
     connection.execute_simple(DEFINE)
     for table, column in connection.run(DEFAULTS):
-        connection.run(f"alter table {table} alter column {column} set default {SCHEMA}.clock_timestamp()")
+        connection.run(f"alter table {table} alter column {column} set default clock_timestamp()")
 
 
 class Clock:

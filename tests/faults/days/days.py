@@ -48,7 +48,6 @@ class Days:
         """Live through a day. ``day``: makes it, for the address of its database."""
         name = f"day_{next(self._numbers)}"
         administer(self._server, f"create database {name} template {TEMPLATE}")
-        administer(self._server, f"alter database {name} set search_path = {clock.SEARCH_PATH}")
         disabled = logging.root.manager.disable
         logging.disable(logging.CRITICAL)
         try:

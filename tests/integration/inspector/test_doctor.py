@@ -222,6 +222,13 @@ def test_a_wrong_clock_is_reported_with_the_difference(
     assert f"{abs(apart) - 1}" in check.found or f"{abs(apart)}" in check.found
 
 
+def test_a_schema_before_pg_catalog_is_a_warning(stage: Stage) -> None:
+    stage.scope.connection.execute_simple("create temp table x (); set search_path = public, pg_catalog")
+    (check,) = stage.wrong().values()
+    assert (check.what, check.grade) == ("search_path", Grade.WARNING)
+    assert "searches public before pg_catalog" in check.found
+
+
 def test_a_stopped_sweep_is_reported(stage: Stage) -> None:
     stage.world.run("update joblane.tasks set finished_at = finished_at - interval '13 hours'")
     check = stage.found(Grade.BAD)["jobs:sweep"]

@@ -26,6 +26,7 @@ from joblane.page.security import Keys
 from joblane.record.finish import Finish, finish
 from joblane.record.states import State
 from tests.builders.rows import archived, put
+from tests.logs import lines
 from tests.samples import Sample, behaviour, sample_batch, sample_one, sample_tick
 from tests.world import PREFIX, World
 
@@ -37,6 +38,7 @@ IMPOSSIBLE = ("infinity", "-infinity", "20000-01-01", "0001-01-01 BC")
 COUNTS = ("attempts", "runs", "snoozes", "continuations", "used_ms", "generation", "sends", "batch_size")
 SUCCESSOR = '{"type": "a:b", "queue": "low", "max_attempts": 1, "retention_seconds": 0}'
 END = "finished_at = now(), expire_at = now(), reason = ''"
+DEEP = """('{"x": ' || repeat('[', 6000) || repeat(']', 6000) || '}')::jsonb"""
 REFUSED = (
     "queue = 'nope'", "state = 'dead'", "id = ''", "type = 'none'", "tenant = ''", "tenant = 'a b'", "tags = '{null}'",
     "retention_seconds = -1", "retention_seconds = 9000000000000000000", "max_attempts = 0",
@@ -49,7 +51,8 @@ REFUSED = (
       for time in ("infinity", "-infinity", "1972-01-01 UTC", "9999-12-31 12:00 UTC")),
     *(f"{column} = -1" for column in COUNTS),
     *(f"{column} = 2147483647" for column in ("attempts", "runs", "generation", "max_attempts")),
-    "used_ms = 9000000000000000000", "state = 'held'", "waits_for = 'x'", "passed = 7", "total_limit = 'x'",
+    "used_ms = 9000000000000000000", "state = 'active', lease_until = 'infinity'",
+    "state = 'held'", "waits_for = 'x'", "passed = 7", "total_limit = 'x'",
     *(f"options = '{{\"timeout\": {value}}}'" for value in ('"x"', "0.5", "1e400", "null", "[5]")),
     *(f"options = '{{\"retry_delay\": {value}}}'" for value in (
         '"x"', "5", '{"a": 1}', '["x"]', "[-1]", "[[1]]", "[1e9]",
@@ -67,7 +70,7 @@ TAKEN = (
     "tags = '{\"\", a}'", "unique_key = ''", "replay_of = 'nobody'", "reason = ''", "error_type = ''",
     "error_message = ''", "fingerprint = ''", "fingerprint = 'ä b'", "lease_token = gen_random_uuid()",
     *(f"payload = '{value}'" for value in ("[1]", "1", '"x"', "null")), "payload = null",
-    *(f"result = '{value}'" for value in ("[1]", "null")),
+    *(f"result = '{value}'" for value in ("[1]", "null")), *(f"{column} = {DEEP}" for column in ("payload", "result")),
     """options = '{"timeout": 1, "retry_delay": [0, 2.5], "other": 1}'""",
     f"""options = '{{"on_archived": {SUCCESSOR}}}'""",
     *(f"{column} = '{value}'" for column in TIMES for value in ("1973-01-01 UTC", "9999-12-29 23:59:59.999999 UTC")
@@ -95,7 +98,7 @@ def row(deployed: World) -> World:
     return deployed
 
 
-@pytest.mark.parametrize("change", ["refused", "taken"])
+@pytest.mark.parametrize("change", ["refused", "taken", "unchecked"])
 def test_a_value_that_no_code_writes_is_refused_or_handled(
     row: World, inspector: Inspector, subtests: pytest.Subtests, change: str
 ) -> None:
@@ -105,13 +108,14 @@ def test_a_value_that_no_code_writes_is_refused_or_handled(
     row.run(f"alter database {row.url.rpartition('/')[2]} set timezone = 'Pacific/Kiritimati'")  # UTC+14
     for database in (row.database, row._observer, inspector._scope.database):
         database.drop()
-    for written in REFUSED if change == "refused" else TAKEN:
+    for written in TAKEN if change == "taken" else REFUSED:
         with subtests.test(written):
             if change == "refused":
                 with pytest.raises(DatabaseError) as caught:
                     row.run(f"update joblane.tasks set {written} where id = 'it'")
                 assert sqlstate(caught.value) in ("23514", "22008")
                 continue
+            row.run(f"set joblane.checks = {'on' if change == 'taken' else 'off'}")
             row.run(f"update joblane.tasks set {written} where id = 'it'")
             [[id_]] = row.run("select id from joblane.tasks where id <> 'dead'")
             read_everywhere(inspector, browser, id_)
@@ -136,7 +140,8 @@ def gives_up(payload: Sample, ctx: TaskContext) -> None:
 def test_a_value_that_no_code_writes_does_not_stop_the_tasks_of_its_batch(
     world: World, subtests: pytest.Subtests, do: str
 ) -> None:
-    for number, written in enumerate(TAKEN):
+    world.run("set joblane.checks = off")
+    for number, written in enumerate((*TAKEN, *REFUSED)):
         good = [f"good-{number}-{side}" for side in ("before", "after")]
         with subtests.test(written):
             # given a changed row, and two others
@@ -153,6 +158,45 @@ def test_a_value_that_no_code_writes_does_not_stop_the_tasks_of_its_batch(
             assert [world.row(one)["state"] for one in good] == ["completed", "completed"]
             assert len(kept) <= 1
         world.run("delete from joblane.tasks where id not like 'good-%'")
+
+
+@pytest.mark.parametrize(
+    ("written", "problem"),
+    [
+        ("headers = '[1]'", "headers: an object of strings is required"),
+        ("options = '[1]'", "options: an object is required"),
+        ("""options = '{"timeout": "x"}'""", "options: timeout: 1 to 315,360,000 seconds are required"),
+        ("""options = '{"events": 5}'""", "options: events: a list of completed, archived and cancelled is required"),
+    ],
+)
+def test_the_task_of_a_row_that_cannot_be_read_is_archived_with_the_reason(
+    world: World, written: str, problem: str
+) -> None:
+    for id_ in ("a", "it", "z"):
+        put(world, sample_batch, id_)
+    world.run("set joblane.checks = off")
+    world.run(f"update joblane.tasks set {written} where id = 'it'")
+    batch = [{"type": "sample:batch", "id": id_, "rec": True} for id_ in ("a", "it", "z")]
+    assert world.deliver(sample_batch, *batch) == []
+    assert [world.row(id_)["state"] for id_ in ("a", "it", "z")] == ["completed", "archived", "completed"]
+    assert world.row("it")["reason"] == f"SkipRetry: its row cannot be read: {problem}"
+    assert len(world.dead_letters(sample_batch)) == 1
+
+
+def test_a_claim_without_an_answer_keeps_its_messages(world: World) -> None:
+    """A schema before pg_catalog replaces PostgreSQL's own functions."""
+    put(world, sample_batch, "it")
+    world.run("create schema before")
+    world.run(
+        "create function before.json_to_recordset(json) returns setof record language plpgsql as"
+        " $$ begin return; end $$"
+    )
+    world.run(f"alter database {world.url.rpartition('/')[2]} set search_path = before, pg_catalog")
+    world.database.drop()
+    with lines() as found:
+        kept = world.deliver(sample_batch, {"type": "sample:batch", "id": "it", "rec": True})
+    assert (len(kept), world.row("it")["runs"]) == (1, 0)
+    assert found.fields[0]["error"] == "the claim's answer lacks messages"
 
 
 def test_a_task_with_the_largest_counts_does_not_stop_the_tasks_of_its_batch(world: World) -> None:
@@ -210,7 +254,7 @@ def read_everywhere(inspector: Inspector, browser: TestClient, id_: str) -> None
     rows = inspector.tasks().tasks
     Console(quiet=True).print(task_tables.tasks(rows, datetime.now(UTC), 120))
     paths = ["/tasks"]
-    if id_.isascii():
+    if id_ and id_.isascii():
         wire.call(inspector, "task", f'{{"id": "{id_}"}}'.encode())
         task_tables.task(Console(quiet=True), inspector.task(id_), datetime.now(UTC), "joblane")
         paths.append(f"/task?id={id_}")

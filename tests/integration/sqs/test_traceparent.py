@@ -15,6 +15,7 @@ from joblane.sqs.traceparent import HEADER
 from joblane.worker.router import Router
 from tests import logs
 from tests.builders.events import LambdaContext, event, record
+from tests.builders.rows import put
 from tests.samples import Sample, behaviour, sample_batch, sample_one
 from tests.world import PREFIX, World
 
@@ -96,6 +97,21 @@ def test_a_malformed_traceparent_is_kept_as_a_header_and_is_in_no_log_line(heade
     assert [words(line) for line in lines] == [(None, None)] * len(lines)
     assert not any(header and header in str(line) for line in lines if header != "t")
     assert seen == [None]
+
+
+@pytest.mark.parametrize("trace", ["", "x", "Root=", "Root=1;Lineage=a:b:c", ";=;=\r\nX: y", "é", "9" * 10_000])
+def test_a_trace_of_aws_that_cannot_be_read_stops_nothing(
+    trace: str, world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AWS_LAMBDA_FUNCTION_NAME", "function")
+    monkeypatch.setenv("_X_AMZN_TRACE_ID", trace)
+    system = {"ApproximateReceiveCount": "1", "SentTimestamp": "1796052826789", "AWSTraceHeader": trace}
+    put(world, sample_one, "fails", {"do": "tells_and_breaks"}, max_attempts=1)
+    for id_ in ("fails", "runs"):
+        message = Message(sample_one.type, id_, {"do": "has_children"}, rec=id_ == "fails")
+        world.deliver(sample_one, message.encode(), system=system, attributes={HEADER: ("String", trace)})
+    assert [world.row(id_)["state"] for id_ in ("fails", "runs")] == ["archived", "completed"]
+    assert len(world.take(sample_one)) == 4
 
 
 def test_a_handlers_line_has_no_trace_of_the_task_before_it(world: World) -> None:

@@ -20,12 +20,15 @@ from joblane.limits import PROMISED_OUTAGE, QUEUE_RETENTION, SNOOZE_CEILING
 from joblane.local.postgres import Postgres
 from joblane.record.claim import CLAIM
 from joblane.record.database import Database
+from joblane.record.time_limits import TimeLimits
+from joblane.testing.faults import HookedDatabase
 from joblane.worker.batch_response import UNAVAILABLE_LONGEST_SECONDS, growing_seconds
+from joblane.worker.worker import Worker
 from tests.builders.events import record
 from tests.builders.rows import put
 from tests.conftest import administer
 from tests.samples import Sample, behaviour, sample_batch, sample_one
-from tests.world import World, handle
+from tests.world import PREFIX, World, handle
 
 GROWING = [(13, 15), (27, 30), (54, 60), (108, 120), (216, 240), (432, 480), (900, 900), (900, 900)]
 """Bounds of the visibility by number of receives: 15 seconds, doubling to a quarter of an hour, with jitter."""
@@ -453,3 +456,42 @@ def test_the_database_may_be_unavailable_for_a_day_before_sqs_moves_a_message() 
         # and SQS moves it to the dead-letter queue before its retention ends
         assert task.numbers.max_receive_count * task.numbers.visibility < QUEUE_RETENTION
     assert min(hours.values()) > 28
+
+
+# --- A claim that takes too long -----------------------------------------------------------------------------------
+
+
+SLOW = """
+create function public.slow() returns trigger language plpgsql as $$ begin
+  perform pg_sleep((new.payload ->> 'number')::float8 / 1000); return new; end $$;
+create trigger slow before update of lease_token on joblane.tasks for each row
+  when (new.state = 'active') execute function public.slow()
+"""
+
+
+@pytest.mark.parametrize(
+    ("milliseconds", "kept", "claims"), [((250, 250, 250), "", 4), ((900, 10, 10), "a", 4), ((900, 900, 10), "abc", 3)]
+)
+def test_messages_whose_claim_takes_too_long_are_claimed_alone(
+    milliseconds: tuple[int, ...], kept: str, claims: int, world: World
+) -> None:
+    # given rows that take long to claim, such as large ones
+    world._observer.get().execute_simple(SLOW)
+    for id_, number in zip("abc", milliseconds, strict=True):
+        put(world, sample_batch, id_, {"number": number})
+    watched, made = world.watch(), list[str]()
+
+    def note(statement: str, send: Callable[[], Any]) -> Any:
+        made.append(statement)
+        return send()
+
+    lane = world.lane(sample_batch)
+    bodies = {id_: {"type": "sample:batch", "id": id_, "rec": True} for id_ in "abc"}
+    records = [record(body, lane, message_id=id_, receives=4) for id_, body in bodies.items()]
+    # when
+    with HookedDatabase(world.url, note, limits=TimeLimits(connect=2, lock=1, statement=0.6)) as database:
+        assert sorted(handle(Worker(sample_batch, database, world.sqs, PREFIX), *records)) == [*kept]
+    # then
+    assert sum(CLAIM in statement for statement in made) == claims
+    assert [world.row(id_)["runs"] for id_ in "abc"] == [int(id_ not in kept) for id_ in "abc"]
+    assert all(108 <= seconds <= 120 for seconds in watched.visibilities)

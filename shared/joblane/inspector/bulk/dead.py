@@ -33,7 +33,7 @@ from joblane.inspector.tasks.filter_sql import checked
 from joblane.inspector.views import Acknowledged, BulkView, DeadGroup, DeadLetters
 from joblane.maintenance.unmarked_dead_letters import expected_dead_letters
 from joblane.queues import Queue, dead_letter_name, lane_name
-from joblane.record.states import State
+from joblane.record.states import State, as_read
 from joblane.sqs.client import Sqs
 from joblane.sqs.depth import QueueDepth, call_for_queues
 from joblane.sqs.message import decode, decode_envelope
@@ -142,7 +142,7 @@ def _recorded(scope: Scope, types: Sequence[str], since: datetime | None, sort: 
             first_at=first,
             last_at=last,
             example=example,
-            queue=dead_letter_name(lane_name(scope.prefix, Queue(queue), type_)),
+            queue=dead_letter_name(lane_name(scope.prefix, as_read(Queue, queue), type_)),
             log_link=_log_link(scope, type_),
             is_new=is_new,
             acknowledged=None if at is None else Acknowledged(at, who, note),

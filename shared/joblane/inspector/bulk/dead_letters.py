@@ -27,7 +27,7 @@ from joblane.declaration import Task
 from joblane.json_values import digest
 from joblane.queues import Queue, cron_group_name, dead_letter_name, front_door_name, lane_name
 from joblane.record.connection import Connection
-from joblane.record.states import ENDED, State
+from joblane.record.states import ENDED, State, as_read
 from joblane.sqs.client import Entry, Sqs
 from joblane.sqs.dead_letter import unchanged_copy, with_id
 from joblane.sqs.depth import QueueDepth, call_for_queues, queue_depth_if_exists
@@ -207,7 +207,7 @@ def identified(
     known = declared(tasks)
     ids = [_id(delivery, known) for delivery in deliveries]
     rows = connection.run(ROWS, json.dumps([id_ for id_ in ids if id_])) if any(ids) else []
-    found = {row[0]: Row(row[1], State(row[2]), row[3], row[4]) for row in rows}
+    found = {row[0]: Row(row[1], as_read(State, row[2]), row[3], row[4]) for row in rows}
     return [DeadLetter(delivery, id_, found.get(id_ or "")) for delivery, id_ in zip(deliveries, ids, strict=True)]
 
 

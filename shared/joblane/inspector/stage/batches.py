@@ -16,7 +16,7 @@ from joblane.inspector.views import BatchRow, BatchView, Relative
 from joblane.record.batches import SEAL
 from joblane.record.connection import Connection
 from joblane.record.insert import BATCH_TAG
-from joblane.record.states import State
+from joblane.record.states import State, as_read
 from joblane.sqs.message import ID_PATTERN
 
 MOST_MEMBERS = 50_000
@@ -52,7 +52,7 @@ def batch(scope: Scope, id_: str) -> BatchView:
     """Read a batch. Raises :class:`UnknownBatchError`."""
     with reading(scope.connection) as connection:
         row = _read(connection, id_)
-        members = {State(state): number for state, number in connection.run(MEMBERS, f"{BATCH_TAG}{id_}")}
+        members = {as_read(State, state): number for state, number in connection.run(MEMBERS, f"{BATCH_TAG}{id_}")}
         exact = sum(members.values()) <= MOST_MEMBERS
         has_dead = members.get(State.ARCHIVED) or not exact
         dead = listing.tasks(scope, archived_members(id_), None, None, DEAD_SHOWN).tasks if has_dead else ()
@@ -87,4 +87,4 @@ def _row(row: list[Any]) -> BatchRow:
 
 
 def _callback(id_: str | None, type_: str | None, state: str | None) -> Relative | None:
-    return None if id_ is None else Relative(id_, type_, None if state is None else State(state))
+    return None if id_ is None else Relative(id_, type_, None if state is None else as_read(State, state))

@@ -112,6 +112,16 @@ def advice(error: BaseException) -> str | None:
     return do and f"{do}: until then tasks wait in their queues, and enqueues fail"
 
 
+def search_path(scope: Scope) -> Iterator[Check]:
+    """No schema comes before PostgreSQL's own: its functions would be called in place of PostgreSQL's."""
+    [[searched]] = scope.connection.run("select current_schemas(true)")
+    before = [name for name in searched[: searched.index("pg_catalog")] if not name.startswith("pg_temp")]
+    if before:
+        found = f"PostgreSQL searches {', '.join(before)} before pg_catalog: functions there replace its own"
+        do = "remove pg_catalog from the search_path of the role and of the database; it is searched first then"
+        yield Check(Grade.WARNING, "search_path", found, do)
+
+
 def clock(scope: Scope) -> Iterator[Check]:
     """Compare this machine's clock with the database's, to within half a round trip."""
     before = datetime.now(UTC)
@@ -237,6 +247,7 @@ def snapshots(scope: Scope) -> Iterator[Check]:
 PARTS: tuple[tuple[str, Callable[[Scope], Iterator[Check]]], ...] = (
     ("migrations", schema),
     ("writes", writes),
+    ("search_path", search_path),
     ("clock", clock),
     (SWEEP, sweep),
     ("ticks", ticks),

@@ -17,7 +17,7 @@ from joblane.inspector.views import Count, Depth, Lane, Minute, Overview, Pause,
 from joblane.queues import OWN_TYPES, WEIGHTS, Queue, dead_letter_name, front_door_name, lane_name
 from joblane.record.connection import Connection
 from joblane.record.run_statistics import FAILED_OUTCOMES
-from joblane.record.states import LIVE, State
+from joblane.record.states import LIVE, State, as_read
 
 MOST_MINUTES = 240
 MOST_ARCHIVED = 1_000
@@ -85,7 +85,7 @@ def overview(scope: Scope, minutes: int) -> Overview:
     with reading(scope.connection) as connection:
         recorded = read(connection, minutes)
     declared = {(queue, task.type) for task in scope.tasks.values() for queue in task.lanes}
-    with_tasks = {(Queue(queue), type_) for queue, type_ in recorded.tasks}  # includes types that are gone
+    with_tasks = {(as_read(Queue, queue), type_) for queue, type_ in recorded.tasks}  # includes types that are gone
     names = {lane: lane_name(scope.prefix, *lane) for lane in sorted(declared | with_tasks)}
     front_doors = {queue: front_door_name(scope.prefix, queue) for queue in Queue}
     sqs_queues = [*(names[lane] for lane in declared), *front_doors.values()]

@@ -35,7 +35,7 @@ from joblane.inspector.views import (
 from joblane.queues import TYPE_PATTERN
 from joblane.record.connection import Connection
 from joblane.record.schedules import schedule_of
-from joblane.record.states import State
+from joblane.record.states import State, as_read
 from joblane.redaction import MASK
 
 LARGEST_PAGE = 200
@@ -193,7 +193,7 @@ def _row(row: list[Any]) -> RunTimeScheduleRow:
 
 
 def _relative(id_: str, type_: str | None, state: str | None) -> Relative:
-    return Relative(id_, type_, None if state is None else State(state))
+    return Relative(id_, type_, None if state is None else as_read(State, state))
 
 
 def _next(row: RunTimeScheduleRow) -> tuple[datetime, ...]:

@@ -23,7 +23,7 @@ from joblane.inspector.views import ActionResult, ScheduleView, Tick
 from joblane.limits import CONTENT_KEPT_FOR_MESSAGES
 from joblane.maintenance.missed_ticks import PATIENCE
 from joblane.queues import cron_group_name, schedule_name
-from joblane.record.states import State
+from joblane.record.states import State, as_read
 from joblane.schedule import Schedule
 from joblane.sqs.message import TICK_ID_PATTERN
 from joblane.sqs.tick import id_of, tick_entry
@@ -116,7 +116,7 @@ def _known_ticks(
     for type_, name, id_, state, duration_ms in scope.connection.run(TICKS, json.dumps(ranges)):
         if TICK_ID_PATTERN.fullmatch(id_):
             at = datetime.fromisoformat(id_.removeprefix(f"{type_}:{name}:"))
-            found[type_, name][at] = Tick(at, id_, State(state), duration_ms)
+            found[type_, name][at] = Tick(at, id_, as_read(State, state), duration_ms)
     return found
 
 

@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
 
+from pydantic_core import PydanticSerializationError, to_json
+
 from joblane.declaration import Task
 from joblane.inspector.actions import audit
 from joblane.inspector.choices import ALLOWED, BULK_TYPE
@@ -14,7 +16,7 @@ from joblane.inspector.links import logs_link
 from joblane.inspector.scope import Scope
 from joblane.inspector.tasks.filter_sql import reading
 from joblane.inspector.tasks.relatives import relatives
-from joblane.inspector.tasks.row import Record, read
+from joblane.inspector.tasks.row import Record, read, shown_tags
 from joblane.inspector.tasks.why import why
 from joblane.inspector.views import Attempt, Step, TaskRow, TaskView
 from joblane.payload import Payload
@@ -26,6 +28,7 @@ from joblane.scrubbing import OPEN_HEADER, scrubbed, scrubber
 from joblane.steps import key_of
 from joblane.unique import PAYLOAD_KEY
 
+UNSHOWN = "(cannot be shown: nested too deeply)"
 ATTEMPTS_SHOWN = 500
 """The last runs; a task that continues over many invocations has a run for each."""
 AUDIT_SHOWN = 100
@@ -67,7 +70,7 @@ def task(scope: Scope, id_: str) -> TaskView:
     declared = scope.task(record.type)
     return record.into(
         TaskView,
-        row=record.into(TaskRow, tags=tuple(record.tags), max_retry=record.max_attempts - 1),
+        row=record.into(TaskRow, tags=shown_tags(record.tags), max_retry=record.max_attempts - 1),
         payload=shown_payload(declared, record.payload),
         result=_result(declared, record),
         headers=_headers(record.headers),
@@ -89,9 +92,13 @@ def task(scope: Scope, id_: str) -> TaskView:
 
 def shown_payload(declared: Task[Any, Any] | None, content: Any) -> Any:
     """``content`` without the values of redacted fields; all masked if no declaration says which fields are."""
-    if content is None:
-        return None
-    return MASK if declared is None else masked(declared.payload, content)
+    if content is None or declared is None:
+        return None if content is None else MASK
+    try:
+        to_json(content)
+        return masked(declared.payload, content)
+    except (PydanticSerializationError, ValueError, RecursionError):  # it has thousands of levels, written by SQL
+        return UNSHOWN
 
 
 def _result(declared: Task[Any, Any] | None, record: Record) -> Any:

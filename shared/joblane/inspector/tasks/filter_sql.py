@@ -155,11 +155,11 @@ def position_of(cursor: str) -> tuple[datetime, str]:
     """The pair that :func:`cursor_of` was given. Raises :class:`SelectionError`."""
     try:
         decoded = base64.b64decode(cursor + "=" * (-len(cursor) % 4), altchars=b"-_", validate=True).decode()
-        at, _, id_ = decoded.partition(" ")
+        at, space, id_ = decoded.partition(" ")
         created_at = datetime.fromisoformat(at)
     except (binascii.Error, ValueError, TypeError):
-        created_at, id_ = None, ""
-    if created_at is None or created_at.tzinfo is None or not id_ or storable(id_) != id_:
+        created_at, space, id_ = None, "", ""
+    if created_at is None or created_at.tzinfo is None or not space or storable(id_) != id_:
         raise SelectionError("after", "this is not a position that a page has returned; start without it")
     return created_at, id_
 

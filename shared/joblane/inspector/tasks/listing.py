@@ -20,12 +20,13 @@ from joblane.inspector.tasks.filter_sql import (
     page_position,
     reading,
 )
+from joblane.inspector.tasks.row import shown_tags
 from joblane.inspector.tasks.selection import is_narrow, select
 from joblane.inspector.views import Count, Page, TaskRow
 from joblane.queues import Queue
 from joblane.record.connection import Connection
 from joblane.record.run_statistics import FAILED_OUTCOMES
-from joblane.record.states import State
+from joblane.record.states import State, as_read
 
 COUNT_CAP = 10_000
 """Rows are counted up to here."""
@@ -136,4 +137,5 @@ def ids(connection: Connection, filter_: Filter, after: str | None, limit: int) 
 def row_of(row: list[Any]) -> TaskRow:
     """The view of a row of :data:`COLUMNS`."""
     id_, type_, queue, state, tenant, tags, attempts, max_attempts, *rest = row
-    return TaskRow(id_, type_, Queue(queue), State(state), tenant, tuple(tags), attempts, max_attempts - 1, *rest)
+    queue, state = as_read(Queue, queue), as_read(State, state)
+    return TaskRow(id_, type_, queue, state, tenant, shown_tags(tags), attempts, max_attempts - 1, *rest)

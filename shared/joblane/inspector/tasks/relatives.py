@@ -11,7 +11,7 @@ from joblane.inspector.tasks.row import Record
 from joblane.inspector.views import Relative, Relatives
 from joblane.record.connection import Connection
 from joblane.record.insert import BULK_OPTION, RELATIONS
-from joblane.record.states import ENDED_SQL, State
+from joblane.record.states import ENDED_SQL, State, as_read
 
 SHOWN = 50
 """Parents or children of a task that are shown."""
@@ -49,7 +49,7 @@ def relatives(connection: Connection, record: Record) -> dict[str, Any]:
 
 
 def _relatives(rows: Any) -> Relatives:
-    found = [Relative(id_, type_, state and State(state)) for id_, type_, state in rows[:MOST_COUNTED]]
+    found = [Relative(id_, type_, state and as_read(State, state)) for id_, type_, state in rows[:MOST_COUNTED]]
     states = Counter(one.state for one in found if one.state is not None)
     return Relatives(
         tuple(found[:SHOWN]),

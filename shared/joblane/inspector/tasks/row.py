@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, fields
 from datetime import datetime
 from typing import Any, TypeVar
@@ -11,7 +11,7 @@ from joblane.errors import UnknownTaskError
 from joblane.queues import Queue
 from joblane.record.conditions import PAUSED, SKIPPED_TICK
 from joblane.record.connection import Connection
-from joblane.record.states import PARENTS, State
+from joblane.record.states import PARENTS, State, as_read
 from joblane.sqs.message import ID_PATTERN
 
 View = TypeVar("View")
@@ -95,6 +95,11 @@ class Record:
         return view(**{name: getattr(self, name) for name in names}, **own)
 
 
+def shown_tags(tags: Iterable[object]) -> tuple[str, ...]:
+    """The tags of a row. SQL without the table's check can write null, and a list of lists."""
+    return tuple(str(tag or "") for tag in tags)
+
+
 COLUMNS = ", ".join(f"t.{each.name}" for each in fields(Record)[:-3])
 READ = f"""
 select {COLUMNS}, {PAUSED.format(row="t")}, {SKIPPED_TICK}, clock_timestamp() from joblane.tasks t where t.id = $1
@@ -114,4 +119,8 @@ def read(connection: Connection, id_: str, *, lock: bool = False) -> Record:
     if not rows:
         raise UnknownTaskError(id_)
     _, type_, queue, state, *rest = rows[0]
-    return Record(id_, type_, Queue(queue), State(state), *rest)
+    record = Record(id_, type_, as_read(Queue, queue), as_read(State, state), *rest)
+    if isinstance(record.headers, dict) and isinstance(record.options, dict):
+        return record
+    readable = {"headers": record.headers, "options": record.options}  # written by SQL, without the table's check
+    return record.into(Record, **{name: value if isinstance(value, dict) else {} for name, value in readable.items()})

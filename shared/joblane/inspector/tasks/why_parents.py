@@ -12,7 +12,7 @@ from joblane.inspector.views import Reason, Why
 from joblane.record.conditions import PARENT_CANCELS, PARENT_LETS_GO
 from joblane.record.connection import Connection
 from joblane.record.limit_status import MOST_COUNTED
-from joblane.record.states import State
+from joblane.record.states import State, as_read
 
 # A callback waits for all members of its batch. Each parent is looked up by its id, as a join might read more rows. An
 # order might let the index of the other column be read.
@@ -77,7 +77,7 @@ def why_parents(connection: Connection, record: Record) -> Why | None:
 
 
 def _tasks(parents: Parents) -> tuple[str, datetime | None]:
-    id_, state = parents.id, State(parents.state or "")
+    id_, state = parents.id, as_read(State, parents.state or "")
     what, until = standing(state, parents.attempt or 1, parents.due_at, parents.lease_until)
     text = f"It waits for task {id_}, which {what}"
     if (more := parents.number - 1) > 0:

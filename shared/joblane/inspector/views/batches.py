@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 
-from joblane.inspector.views.tasks import Relative, TaskRow
-from joblane.record.states import ENDED, State
+from joblane.inspector.views.tasks import AnyState, Relative, TaskRow
+from joblane.record.states import ENDED
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +30,7 @@ class BatchView:
     """
 
     row: BatchRow
-    members: Mapping[State, int]
+    members: Mapping[AnyState, int]
     exact: bool
     dead: tuple[TaskRow, ...]
 

@@ -9,6 +9,7 @@ from enum import StrEnum
 from typing import Any
 
 from joblane.inspector.filter import PauseScope
+from joblane.inspector.views.tasks import AnyState
 from joblane.queues import Queue
 from joblane.record.states import State
 
@@ -149,7 +150,7 @@ class Tick:
 
     at: datetime
     task_id: str
-    state: State | None
+    state: AnyState | None
     duration_ms: int | None = None
 
 

@@ -6,13 +6,23 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from enum import StrEnum
-from typing import Any
+from functools import partial
+from typing import TYPE_CHECKING, Annotated, Any
+
+from pydantic import BeforeValidator
 
 from joblane.inspector.filter import Filter
 from joblane.inspector.views.actions import AuditEntry
 from joblane.queues import Queue
-from joblane.record.states import ENDED, State
+from joblane.record.states import ENDED, State, as_read
 from joblane.record.status import Progress
+
+if TYPE_CHECKING:
+    AnyQueue = Queue
+    AnyState = State
+else:  # for the answers of the control API
+    AnyQueue = Annotated[Queue, BeforeValidator(partial(as_read, Queue))]
+    AnyState = Annotated[State, BeforeValidator(partial(as_read, State))]
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,8 +31,8 @@ class TaskRow:
 
     id: str
     type: str
-    queue: Queue
-    state: State
+    queue: AnyQueue
+    state: AnyState
     tenant: str | None
     tags: tuple[str, ...]
     attempts: int
@@ -170,7 +180,7 @@ class Relative:
 
     id: str
     type: str | None
-    state: State | None
+    state: AnyState | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,7 +194,7 @@ class Relatives:
 
     tasks: tuple[Relative, ...]
     more: bool
-    states: Mapping[State, int] = field(default_factory=dict)
+    states: Mapping[AnyState, int] = field(default_factory=dict)
     removed: int = 0
     exact: bool = True
 

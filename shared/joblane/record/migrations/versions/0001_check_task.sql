@@ -2,7 +2,8 @@
 -- no queue or message can have, times that Python cannot hold, numbers that overflow. The library's functions switch it
 -- off by joblane.checks while they run. CHECK constraints are not used: PostgreSQL parses their text in each statement,
 -- so that the statements of a task took 60 % more CPU.
-create function joblane.check_task() returns trigger language plpgsql as $$
+create function joblane.check_task() returns trigger language plpgsql
+set search_path = pg_catalog, pg_temp as $$
 declare
     t constant joblane.tasks := new;
     wrong text;

@@ -5,7 +5,8 @@ create function joblane.enqueue(
     unique_key text default null, unique_for interval default null, max_retry integer default null,
     deadline timestamptz default null, tags text[] default '{}', headers jsonb default '{}',
     key text default null, after text[] default null, on_parent_dead text default 'hold'
-) returns table (id text, created boolean) language plpgsql as $$
+) returns table (id text, created boolean) language plpgsql
+set search_path = pg_catalog, pg_temp as $$
 #variable_conflict use_variable
 declare
     known joblane.task_types%rowtype;
