@@ -493,7 +493,7 @@ def test_a_position_holds_while_an_age_moves_and_for_values_in_another_order(fil
     assert second.tasks[0].created_at <= first.tasks[-1].created_at
 
 
-@pytest.mark.parametrize("after", ["", "x", "ä", "e30", "MjAyNi0wMS0wMSBh", "MjAyNi0wMS0wMVQwMDowMDowMCswMDowMCA", 7])
+@pytest.mark.parametrize("after", ["", "x", "ä", "e30", "MjAyNi0wMS0wMSBh", 7])
 def test_an_invalid_position_is_refused(filled: Scope, after: Any) -> None:
     with pytest.raises(SelectionError, match="after: this is not a position"):
         Inspector(filled).tasks(after=after)
