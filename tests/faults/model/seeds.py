@@ -1,0 +1,150 @@
+"""The model of one seed, and of several."""
+
+from __future__ import annotations
+
+import time
+import traceback
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from contextlib import nullcontext
+from functools import partial
+from typing import Any
+
+from joblane.declaration import Task
+from joblane.record import task_types
+from joblane.record.database import Database
+from tests.faults.days.days import TEMPLATE, Days
+from tests.faults.dying_workers import Result
+from tests.faults.model.checks import check, check_end, waiting_without_reason
+from tests.faults.model.operators import Operators, acts
+from tests.faults.model.plants import planted
+from tests.faults.model.producers import Producers
+from tests.faults.model.samples import LEDGER
+from tests.faults.model.world import BEGINS, NET_SECONDS, SWEEP, World
+
+STEPS = 500
+CHECKED_STEPS = 150
+MOST_ACTORS, MANY_ACTORS = 25, 14
+QUIET_SECONDS, LONGEST_SECONDS = 600, 40 * 86_400
+REPORTED = 10
+"""Progress is printed after this many seeds."""
+HELD = "Every promise was kept."
+REPEAT = "make faults ONLY=model MODEL=1 SEED={}"
+CALM = (
+    "delete from joblane.pauses",
+    "delete from joblane.limit_changes",
+    "update joblane.rates set delayed_until = null",
+    "delete from joblane.schedules",
+    "update joblane.batches set sealed_at = ahead.now() where sealed_at is null",
+    """delete from joblane.task_parents e
+        where e.parent like ' %' and exists (select from joblane.batches b where ' ' || b.id = e.parent)""",
+)
+"""What would let tasks wait for ever is taken back."""
+
+
+class Model:
+    """A seed: random acts, and then the time until all is quiet."""
+
+    def __init__(self, url: str, seed: int, days: Days, steps: int = STEPS) -> None:
+        self._steps = steps
+        self._world = World(url, seed, days.server)
+        self._producers = Producers(self._world)
+        operators = Operators(self._world, self._producers, changes_limits=seed % 3 == 1, jumps=seed % 4 == 3)
+        self._acts = acts(self._producers, operators)
+
+    def go(self) -> Result:
+        world, started = self._world, time.monotonic()
+        with world.patched():
+            world.clock.sync()
+            task_types.register(Database(world.url).get(), world.tasks)
+            try:
+                self._go()
+            except Exception:
+                world.wrong("the model has failed", traceback.format_exc())
+            world.faults.on = False
+            for actor in world.actors.all():
+                actor.process.kill()
+            world.actors.settle()
+            world.observer.drop()
+        return Result(world.seed, HELD, time.monotonic() - started, world.counts, world.problems)
+
+    def _go(self) -> None:
+        world = self._world
+        for step in range(1, self._steps + 1):
+            self._step()
+            if step % CHECKED_STEPS == 0:
+                check(world)
+            if world.problems:
+                return
+        self._become_quiet()
+        if not world.problems:
+            check_end(world, world.now - BEGINS)
+
+    def _step(self) -> None:
+        world, number = self._world, len(self._world.actors.all())
+        if (world.dice.random() < 0.6 or number > MANY_ACTORS) and world.actors.step():
+            return
+        if number <= MOST_ACTORS:
+            world.dice.choices([act for act, _ in self._acts], [weight for _, weight in self._acts])[0]()
+
+    def _become_quiet(self) -> None:
+        """Let nothing fail any more, and let time pass until no task waits."""
+        world = self._world
+        world.faults.on = False
+        world.actors.settle()
+        world.forward(60)
+        world.tick()
+        self._deliver(SWEEP)  # alone, so that it does what the others have left
+        for statement in CALM:
+            world.observer.run(statement)
+        world.is_helped = True
+        began = world.now
+        while world.now < began + LONGEST_SECONDS and not world.problems:
+            self._deliver(*world.tasks.values())
+            if world.now > began + QUIET_SECONDS and self._is_quiet():
+                world.counts["virtual hours until all was quiet"] += round((world.now - began) / 3600)
+                return
+            at = world.next_visible() or world.now + 3600
+            world.forward(min(max(0.5, at - world.now), NET_SECONDS))
+        world.wrong("not quiet in the end", *map(str, waiting_without_reason(world)))
+
+    def _deliver(self, *tasks: Task[Any, Any]) -> None:
+        """Deliver all visible messages of types, one after the other."""
+        for task, lane in self._world.lanes:
+            while task in tasks and self._world.deliver(task, lane):
+                self._world.actors.settle()
+
+    def _is_quiet(self) -> bool:
+        world = self._world
+        busy = any(world.queues.queues[lane] for task, lane in world.lanes if task is not SWEEP)
+        return not busy and not waiting_without_reason(world) and not world.observer.run("select 1 from joblane.events")
+
+
+def run(seeds: Iterable[int], plant: str | None = None) -> list[Result]:
+    """Run seeds, and print a line for each that violates a rule. With a plant, the first of these is the last."""
+    results: list[Result] = []
+    with Days.on_own_server() as days:
+        url = days.server.database_url(TEMPLATE)
+        with Database(url) as database:
+            database.get().execute_simple(LEDGER)
+        with planted(url, plant) if plant else nullcontext():
+            for seed in seeds:
+                results.append(days.live(partial(_model, days, seed)))
+                if results[-1].wrong:
+                    print(f"{results[-1].wrong[0]}\n    {REPEAT.format(seed)}", flush=True)
+                    if plant:
+                        break
+                if len(results) % REPORTED == 0:
+                    print(f"{len(results)} seeds, {sum(result.seconds for result in results):.0f} s", flush=True)
+    return results
+
+
+def together(results: Sequence[Result]) -> Result:
+    """Return the sums of the counts of seeds, and the first violated rule of each."""
+    counts = sum((result.counts for result in results), Counter[str](seeds=len(results)))
+    wrong = [f"seed {result.seed}: {result.wrong[0]}" for result in results if result.wrong]
+    return Result(results[0].seed, HELD, sum(result.seconds for result in results), counts, wrong)
+
+
+def _model(days: Days, seed: int, url: str) -> Model:
+    return Model(url, seed, days)
