@@ -12,8 +12,9 @@ import time
 import traceback
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
+
+from tests.faults.model.fault_shares import Faults
 
 if TYPE_CHECKING:
     from tests.faults.model.processes import Process
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
 FIRST_LOOK_SECONDS = 0.02
 """After this time a statement may wait for a lock. It is longer than the shortest ``lock_timeout`` of the functions."""
 HANGS_SECONDS = 60.0
-MOST_ACTORS = 25
 
 
 class Killed(KeyboardInterrupt):
@@ -30,31 +30,6 @@ class Killed(KeyboardInterrupt):
 
 class AnswerLostError(OSError):
     """A statement has its effect, and its answer is lost."""
-
-
-@dataclass
-class Faults:
-    """The shares of actors that are killed and lose an answer, of points with a switch, and of refused sends.
-
-    ``on`` False: nothing fails any more. ``is_calm``: nothing fails in this seed, so that no work is left to the sweep.
-    """
-
-    kill: float
-    lose: float
-    switch: float
-    refuse: float
-    on: bool = True
-
-    @classmethod
-    def drawn(cls, dice: random.Random, *, is_calm: bool) -> Faults:
-        switch = dice.choice((0.1, 0.35, 0.6))
-        if is_calm:
-            return cls(0, 0, switch, 0)
-        return cls(dice.choice((0.05, 0.15, 0.3)), dice.choice((0, 0.05, 0.1)), switch, dice.choice((0, 0.02, 0.1)))
-
-    @property
-    def is_calm(self) -> bool:
-        return not (self.kill or self.lose or self.refuse)
 
 
 class Actor:

@@ -1,8 +1,7 @@
-"""Operators, and what happens to the machines: actions on tasks, pauses, limits, redrives, crashes, and time."""
+"""Operators: actions on tasks, cancels, pauses, limits, and redrives."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from contextlib import suppress
 from datetime import timedelta
 from typing import TYPE_CHECKING
@@ -11,6 +10,7 @@ from joblane.enqueue.wake import wake
 from joblane.errors import JobError
 from joblane.flow import Rate
 from joblane.inspector.actions import changes
+from joblane.inspector.choices import ALLOWED
 from joblane.inspector.filter import BulkAction
 from joblane.record.states import State
 from tests.faults.days.samples import PREFIX
@@ -24,37 +24,33 @@ if TYPE_CHECKING:
     from tests.faults.model.world import World
 
 ACTIONS = (*BulkAction, BulkAction.RETRY)
-SOME = "select id from joblane.tasks where type like 'm:%' and state <> 'completed' order by id"
+SOME = "select id from joblane.tasks where type like 'm:%' and state = any($1::text[]) order by id"
 GENERATION = "select generation from joblane.tasks where id = $1 and state = 'cancelled'"
 CANCEL = """
 update joblane.tasks set state = 'cancelled', waits_for = null, place = null
  where id = $1 and state in ('scheduled', 'pending', 'retry') and finished_at is null
 """
-TERMINATE = """
-select pg_terminate_backend(pid) from pg_stat_activity where datname = current_database() and pid <> pg_backend_pid()
-"""
-DAY = 86_400
-SECONDS = (0.5, 2, 5, 20, 60, 240, 900, 3600)
-JUMPS = (DAY, 10 * DAY, 25 * DAY)
+IS_ASKED = "select 1 from joblane.tasks where id = $1 and type = 'm:asked'"
 
 
 class Operators:
-    """The acts of operators. ``changes_limits``, ``jumps``: whether limits change, and days pass, in this seed."""
+    """The acts of operators. ``changes_limits``: whether limits change in this seed."""
 
-    def __init__(self, world: World, producers: Producers, *, changes_limits: bool, jumps: bool) -> None:
+    def __init__(self, world: World, producers: Producers, *, changes_limits: bool) -> None:
         self._world, self._dice, self._seen, self._act = world, world.dice, world.seen, producers.act
-        self._changes_limits, self._jumps = changes_limits, jumps
+        self._changes_limits = changes_limits
 
-    def _some(self) -> list[str]:
-        """Return recent tasks, or any that have not completed."""
+    def _some(self, action: BulkAction = BulkAction.CANCEL) -> list[str]:
+        """Return recent tasks, or any with a state that allows an action."""
         recent = self._seen.ids[-80:]
-        if not recent or self._dice.random() < 0.5:
-            recent = [row[0] for row in self._world.observer.run(SOME)]
+        if not recent or self._dice.random() < 0.7:
+            recent = [row[0] for row in self._world.observer.run(SOME, sorted(ALLOWED[action]))]
         return list(dict.fromkeys(self._dice.choice(recent) for _ in range(self._dice.randint(1, 5)))) if recent else []
 
     def action(self) -> None:
         """Run, retry, archive, delete or cancel some tasks. Some operators die before they send the messages."""
-        action, ids = self._dice.choice(ACTIONS), self._some()
+        action = self._dice.choice(ACTIONS)
+        ids = self._some(action)
         if action is BulkAction.DELETE:  # it clears the payload, in which an ask has its number
             ids = [id_ for id_ in ids if not self._world.observer.run(IS_ASKED, id_)]
         if action is BulkAction.RUN:
@@ -146,65 +142,6 @@ class Operators:
 
         self._act("a limit", change, "an operator")
 
-    # --- Machines and time --------------------------------------------------------------------------------------------
-
     def redrive(self) -> None:
         for _, lane in self._world.lanes:
             self._world.queues.redrive(lane)
-
-    def restart(self) -> None:
-        """Terminate all back ends, or kill the server."""
-        if self._world.faults.is_calm:
-            return
-        if self._dice.random() < 0.85:
-            self._world.observer.run(TERMINATE)
-            self._world.counts["times that all back ends were terminated"] += 1
-        else:
-            self._world.crash()
-
-    def time(self) -> None:
-        jumps = JUMPS if self._jumps and self._dice.random() < 0.15 else ()
-        self._world.forward(self._dice.choice(SECONDS + jumps))
-
-    def stall(self) -> None:
-        """Let the leases of all handlers end while they run."""
-        if seconds := self._world.starts.leased_for():
-            self._world.forward(seconds + 1)
-            self._world.counts["times that all leases ended"] += 1
-
-    def deliver(self) -> None:
-        """Deliver messages. Without visible ones, time passes until the next one, or a hidden one comes."""
-        world = self._world
-        ready = [each for each in world.lanes if (at := world.queues.next_visible_at(each[1])) and at <= world.now]
-        if ready:
-            world.deliver(*self._dice.choice(ready))
-        elif (at := world.next_visible()) and self._dice.random() < 0.5:
-            world.forward(max(0.0, at - world.now))
-        else:
-            world.deliver(*self._dice.choice(world.lanes))
-
-
-Acts = tuple[tuple[Callable[[], None], float], ...]
-IS_ASKED = "select 1 from joblane.tasks where id = $1 and type = 'm:asked'"
-
-
-def acts(producers: Producers, operators: Operators) -> Acts:
-    """Return all acts, with their weights."""
-    return (
-        (producers.enqueue, 16),
-        (producers.sql, 3),
-        (producers.ask, 4),
-        (producers.batch, 3),
-        (producers.foreign, 4),
-        (producers.schedule, 3),
-        (operators.deliver, 50),
-        (operators.action, 4),
-        (operators.cancel, 2),
-        (operators.cancel_through_sql, 1),
-        (operators.pause, 4),
-        (operators.limits, 2),
-        (operators.redrive, 2),
-        (operators.restart, 0.4),
-        (operators.time, 4),
-        (operators.stall, 1),
-    )

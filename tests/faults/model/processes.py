@@ -24,8 +24,6 @@ if TYPE_CHECKING:
 
 LOST_SEND = 0.01
 """The share of sends whose answer is lost."""
-TERMINATE = "select pg_terminate_backend(pid) from pg_stat_activity where pid = any($1::int[])"
-ENDED = "select not exists (select from pg_stat_activity where pid = any($1::int[]))"
 
 
 class Process:
@@ -70,9 +68,7 @@ class Process:
             database.cut()
             if database._connection is not None:  # SQLAlchemy rolls back when it collects its garbage
                 database._connection.__dict__["rollback"] = lambda: None
-        self.world.observer.run(TERMINATE, pids)
-        while not self.world.observer.run(ENDED, pids)[0][0]:
-            pass
+        self.world.observer.terminate(pids)
 
 
 class ProcessDatabase(HookedDatabase):

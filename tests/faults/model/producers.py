@@ -1,4 +1,4 @@
-"""Producers: enqueues alone, in sessions, through SQL, in batches, debounced, after parents, and foreign messages."""
+"""Producers: enqueues alone, of many, in sessions with savepoints, at repeatable read, after parents, through SQL."""
 
 from __future__ import annotations
 
@@ -16,15 +16,12 @@ from sqlalchemy.orm import Session
 
 from joblane.declaration import Task
 from joblane.enqueue.result import Enqueued
-from joblane.errors import JobError, UnknownScheduleError
+from joblane.errors import JobError
 from joblane.job import Job
 from joblane.queues import Queue
-from joblane.schedule import cron
-from joblane.sqs.client import Entry
-from tests.faults.model import samples
 from tests.faults.model.processes import Process
-from tests.faults.model.samples import TASKS, Work
-from tests.faults.model.seen import SeenBatch
+from tests.faults.model.runs import Work
+from tests.faults.model.samples import TASKS
 
 if TYPE_CHECKING:
     from tests.faults.model.world import World
@@ -46,8 +43,6 @@ class Producers:
 
     def __init__(self, world: World) -> None:
         self._world, self._dice, self._seen = world, world.dice, world.seen
-        self._asking: set[int] = set()
-        self._last_ask = 0
 
     def act(self, name: str, act: Callable[[Process], None], kind: str = "a producer") -> None:
         """Start an act of a process. An error of the database is its caller's."""
@@ -61,11 +56,11 @@ class Producers:
 
         self._world.actors.start(name, process, tolerant)
 
-    def _accept(self, *ids: str) -> None:
+    def accept(self, *ids: str) -> None:
         for id_ in ids:
             self._seen.accept(id_, self._world.actors.number())
 
-    def _work(self) -> Work:
+    def work(self) -> Work:
         return Work(n=self._dice.randint(0, 3), number=self._dice.randint(0, 2))
 
     def _options(self, task: Task[Any, Any]) -> dict[str, Any]:
@@ -107,23 +102,23 @@ class Producers:
 
     def _one(self, process: Process, task: Task[Any, Any], session: Session | None = None) -> tuple[str, Enqueued]:
         options = self._options(task)
-        return options["task_id"], process.client.enqueue(task, self._work(), session=session, **options)
+        return options["task_id"], process.client.enqueue(task, self.work(), session=session, **options)
 
     def _alone(self, task: Task[Any, Any], process: Process) -> None:
         id_, result = self._one(process, task)
         if result.id == id_ and result.created:
-            self._accept(id_)
+            self.accept(id_)
 
     def _many(self, task: Task[Any, Any], process: Process) -> None:
-        jobs = [Job(task, self._work(), **self._options(task)) for _ in range(self._dice.randint(1, 12))]
+        jobs = [Job(task, self.work(), **self._options(task)) for _ in range(self._dice.randint(1, 12))]
         for job, result in zip(jobs, process.client.enqueue_many(jobs), strict=True):
             if not isinstance(result, JobError) and result.id == job.task_id and result.created:
-                self._accept(result.id)
+                self.accept(result.id)
 
     def _several(self, task: Task[Any, Any], process: Process) -> None:
         taken_back: list[str] = []
 
-        def work(session: Session) -> list[str]:
+        def enqueue(session: Session) -> list[str]:
             got = [self._one(process, task, session) for _ in range(self._dice.choice((1, 1, 2, 5)))]
             if self._dice.random() < 0.2:
                 savepoint = session.begin_nested()
@@ -132,14 +127,14 @@ class Producers:
                 savepoint.rollback()
             return [id_ for id_, result in got if result.id == id_ and result.created]
 
-        ids, is_committed = self._in_session(process, work)
+        ids, is_committed = self.in_session(process, enqueue)
         self._seen.rolled_back.update(taken_back)
         if is_committed:
-            self._accept(*ids)
+            self.accept(*ids)
         else:
             self._seen.rolled_back.update(ids)
 
-    def _in_session(self, process: Process, work: Callable[[Session], list[str]]) -> tuple[list[str], bool]:
+    def in_session(self, process: Process, work: Callable[[Session], list[str]]) -> tuple[list[str], bool]:
         """Work in a session of the caller, at times at repeatable read with an old snapshot. Some are rolled back."""
         database, engine = process.database.another(), None
         try:
@@ -179,112 +174,6 @@ class Producers:
                 self._seen.rolled_back.add(id_)
             else:
                 connection.execute_simple("commit")
-                self._accept(id_)
+                self.accept(id_)
 
         self.act("an enqueue through SQL", enqueue)
-
-    # --- Debounced, batches, schedules and foreign messages -----------------------------------------------------------
-
-    def ask(self) -> None:
-        """Ask for the debounced task of a key. The asks of a key come one after the other."""
-        key = self._dice.randint(0, 3)
-        if key in self._asking:
-            return
-        self._asking.add(key)
-        self._last_ask += 1
-        work = Work(n=self._last_ask, number=key)
-        options: dict[str, Any] = {"unique_key": f"d{key}", "longest": timedelta(seconds=150)}
-
-        def enqueue(process: Process, session: Session | None = None) -> list[str]:
-            options["debounce"] = timedelta(seconds=30)
-            return [process.client.enqueue(samples.m_asked, work, session=session, **options).id]
-
-        def ask(process: Process) -> None:
-            try:
-                is_committed = True
-                if self._dice.random() < 0.5:
-                    ids = enqueue(process)
-                else:
-                    ids, is_committed = self._in_session(process, partial(enqueue, process))
-                if is_committed:
-                    self._seen.asks[key] = work.n
-                    self._seen.ids += ids
-                    self._world.counts["asks"] += 1
-            finally:
-                self._asking.discard(key)
-
-        self.act("an ask", ask)
-
-    def batch(self) -> None:
-        id_, seen = f"b{self._world.new_id()}", SeenBatch()
-        self._seen.batches[id_] = seen
-        callbacks: dict[str, Any] = {
-            kind: Job(samples.m_plain, Work()) for kind in ("on_end", "on_success") if self._dice.random() < 0.75
-        }
-        seen.callbacks = {f"{id_}:{kind}" for kind in callbacks}
-
-        def add(batch: Any) -> str:
-            member = self._world.new_id()
-            batch.enqueue(TASKS[self._dice.choice(MEMBERS)], self._work(), task_id=member)
-            return member
-
-        def in_session(process: Process, session: Session) -> list[str]:
-            with process.client.batch(id_, session=session, **callbacks) as batch:
-                return [add(batch) for _ in range(self._dice.randint(0, 5))]
-
-        def fill(process: Process) -> None:
-            if self._dice.random() < 0.5:
-                members, is_committed = self._in_session(process, partial(in_session, process))
-                if is_committed:
-                    self._accept(*members)
-                    seen.members.update(members)
-                    seen.is_sealed = True
-            else:
-                batch = process.client.batch(id_, **callbacks)
-                for _ in range(self._dice.randint(1, 4)):
-                    member = add(batch)
-                    self._accept(member)
-                    seen.members.add(member)
-                    process.rest(6)
-                if self._dice.random() < 0.7:
-                    batch.seal()
-                    seen.is_sealed = True
-            self._world.counts["batches"] += seen.is_sealed
-
-        self.act("a batch", fill)
-
-    def foreign(self) -> None:
-        """Send a message as a program without the library does."""
-        types = ("m:plain", "m:bulky", "m:keyed", "m:only", "m:rated")
-        task, lane = self._dice.choice([each for each in self._world.lanes if each[0].type in types])
-        id_ = self._dice.choice((None, f"f{self._dice.randint(100, 999)}", f"f{self._dice.randint(1, 60)}"))
-        body: dict[str, Any] = {"type": task.type, "payload": {"n": self._dice.randint(0, 3)}}
-        if id_:
-            body["id"] = id_
-        for _ in range(self._dice.choice((1, 1, 2))):
-            self._world.queues.send(Entry(lane, json.dumps(body), 0, self._dice.choice((None, "a", "b"))))
-        self._world.counts["foreign messages"] += 1
-
-    def schedule(self) -> None:
-        name, what, n = f"s{self._dice.randint(0, 3)}", self._dice.random(), self._dice.randint(0, 2)
-        times, missed = (
-            self._dice.choice(("*/5 * * * *", "*/20 * * * *", "0 * * * *")),
-            self._dice.choice(("latest", "skip")),
-        )
-
-        def change(process: Process) -> None:
-            schedules = process.client.schedules
-            with suppress(UnknownScheduleError):
-                if what < 0.55:
-                    schedules.put(name, samples.m_timed, Work(n=n), cron(times), missed=missed)
-                    self._world.counts["schedules put"] += 1
-                elif what < 0.7:
-                    schedules.pause(name)
-                elif what < 0.85:
-                    schedules.resume(name)
-                elif what < 0.93:
-                    schedules.delete(name)
-                else:
-                    schedules.run_now(name)
-
-        self.act("a schedule", change)

@@ -15,15 +15,15 @@ from joblane.record import task_types
 from joblane.record.database import Database
 from tests.faults.days.days import TEMPLATE, Days
 from tests.faults.dying_workers import Result
+from tests.faults.model.acts import acts_of
 from tests.faults.model.checks import check, check_end, waiting_without_reason
-from tests.faults.model.operators import Operators, acts
+from tests.faults.model.patches import patched
 from tests.faults.model.plants import planted
-from tests.faults.model.producers import Producers
-from tests.faults.model.samples import LEDGER
+from tests.faults.model.runs import LEDGER
 from tests.faults.model.world import BEGINS, NET_SECONDS, SWEEP, World
 
-STEPS = 500
-CHECKED_STEPS = 150
+STEPS = 1000
+CHECKED_STEPS, ALONE_STEPS = 150, 50
 MOST_ACTORS, MANY_ACTORS = 25, 14
 QUIET_SECONDS, LONGEST_SECONDS = 600, 40 * 86_400
 REPORTED = 10
@@ -39,7 +39,7 @@ CALM = (
     """delete from joblane.task_parents e
         where e.parent like ' %' and exists (select from joblane.batches b where ' ' || b.id = e.parent)""",
 )
-"""What would let tasks wait for ever is taken back."""
+"""These statements take back everything that lets tasks wait forever."""
 
 
 class Model:
@@ -48,13 +48,11 @@ class Model:
     def __init__(self, url: str, seed: int, days: Days, steps: int = STEPS) -> None:
         self._steps = steps
         self._world = World(url, seed, days.server)
-        self._producers = Producers(self._world)
-        operators = Operators(self._world, self._producers, changes_limits=seed % 3 == 1, jumps=seed % 4 == 3)
-        self._acts = acts(self._producers, operators)
+        self._acts = acts_of(self._world)
 
     def go(self) -> Result:
         world, started = self._world, time.monotonic()
-        with world.patched():
+        with patched(world):
             world.clock.sync()
             task_types.register(Database(world.url).get(), world.tasks)
             try:
@@ -74,6 +72,8 @@ class Model:
             self._step()
             if step % CHECKED_STEPS == 0:
                 check(world)
+            if step % ALONE_STEPS == 0 and world.faults.is_calm:
+                self._sweep_alone()
             if world.problems:
                 return
         self._become_quiet()
@@ -91,10 +91,7 @@ class Model:
         """Let nothing fail any more, and let time pass until no task waits."""
         world = self._world
         world.faults.on = False
-        world.actors.settle()
-        world.forward(60)
-        world.tick()
-        self._deliver(SWEEP)  # alone, so that it does what the others have left
+        self._sweep_alone()
         for statement in CALM:
             world.observer.run(statement)
         world.is_helped = True
@@ -107,6 +104,12 @@ class Model:
             at = world.next_visible() or world.now + 3600
             world.forward(min(max(0.5, at - world.now), NET_SECONDS))
         world.wrong("not quiet in the end", *map(str, waiting_without_reason(world)))
+
+    def _sweep_alone(self) -> None:
+        """Let all others end, and then the sweep do what they have left."""
+        self._world.actors.settle()
+        self._world.tick()
+        self._deliver(SWEEP)
 
     def _deliver(self, *tasks: Task[Any, Any]) -> None:
         """Deliver all visible messages of types, one after the other."""

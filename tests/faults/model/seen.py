@@ -1,4 +1,4 @@
-"""What the model has seen from outside: what callers got as answers, and what handlers have noted."""
+"""The model's own view from outside: the answers that callers got, and the notes of handlers."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 
 RATE_STEP_SECONDS, RATE_BURST = 1.0, 2
-LIMITS = {"m:keyed/": 2, "m:keyed": 3, "model-pool": 3, "m:order/": 1, "m:async/": 1}
+LIMITS = {"m:keyed/": 1, "m:keyed": 2, "model-pool": 2, "m:order/": 1, "m:async/": 1}
 """Limit → its declared value. With a slash: of each key."""
 LIMITS_OF = {
     "m:keyed": ("m:keyed/", "m:keyed", "model-pool"),

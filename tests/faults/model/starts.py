@@ -1,6 +1,6 @@
 """The checks at the start of a run: limits, rates, order, pauses, parents, batches, deadlines, cancels and leases.
 
-They compare the record with what the model has seen, and share no statement with the library.
+They compare the rows with the model's own view, and share no statement with the library.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from tests.faults.model.actors import Actor
 from tests.faults.model.seen import LIMITS_OF, RATE_BURST, RATE_STEP_SECONDS
 
 if TYPE_CHECKING:
-    from tests.faults.model.samples import Work
+    from tests.faults.model.runs import Work
     from tests.faults.model.world import World
 
 EARLY_SECONDS = 2.1
@@ -62,6 +62,8 @@ class Starts:
     def __init__(self, world: World) -> None:
         self._world, self._seen = world, world.seen
         self._running: dict[tuple[str, int], Start] = {}
+        self._first: dict[tuple[str, int], int] = {}
+        """Task and generation → the number of the delivery in which its first run has started."""
 
     def begin(self, ctx: TaskContext, payload: Work, actor: Actor) -> Start | None:
         """Check a start. None: the run has lost its lease already."""
@@ -82,7 +84,7 @@ class Starts:
         self._check_limits(start, ctx.type, payload.number)
         self._check_pauses(start, ctx.type)
         if ctx.type == "m:order":
-            self._check_order(start)
+            self._check_order(start, attempts)
         if ctx.type == "m:rated":
             self._check_rate(start)
         if generation == 0 and id_ not in self._seen.by_hand:
@@ -125,12 +127,13 @@ class Starts:
             concerns = pause in (["type", type_], ["queue", start.queue], ["tenant", start.tenant])
             self._if(known and concerns, "a start while paused", pause, start)
 
-    def _check_order(self, start: Start) -> None:
-        if start.id in self._seen.by_hand:
-            return
-        for (other,) in self._world.observer.run(EARLIER, start.id):
-            accepted = self._seen.accepted.get(other)
-            known = accepted is not None and accepted < start.number and other not in self._seen.by_hand
+    def _check_order(self, start: Start, attempts: int) -> None:
+        """A task keeps its turn for all its runs. So those count that were accepted before its first one."""
+        if attempts == 1:
+            self._first.setdefault((start.id, start.generation), start.number)
+        first = self._first.get((start.id, start.generation), 0)
+        for (other,) in self._world.observer.run(EARLIER, start.id) if start.id not in self._seen.by_hand else ():
+            known = self._seen.accepted.get(other, first) < first and other not in self._seen.by_hand
             self._if(known, "out of order", start, other)
 
     def _check_rate(self, start: Start) -> None:

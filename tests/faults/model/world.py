@@ -2,83 +2,31 @@
 
 from __future__ import annotations
 
-import os
 import random
-import threading
-import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from datetime import UTC, datetime
-from types import SimpleNamespace
 from typing import Any
-from unittest.mock import patch
 
 import joblane.functions.jobs_sweep.handler as sweep_handler
-import joblane.worker.async_call  # noqa: F401 - virtual time is for the modules that are there
-from joblane import settings
 from joblane.declaration import Task
-from joblane.enqueue import wake
 from joblane.local.postgres import Postgres
-from joblane.maintenance import sweep
 from joblane.queues import lane_name
-from joblane.record.connection import is_unavailable
-from joblane.record.database import DATABASE_ERRORS, Database
 from joblane.sqs.tick import tick_entry
-from joblane.worker import turns
-from joblane.worker import worker as worker_module
 from joblane.worker.serving import worker_of
-from tests.faults.days.clock import Clock, virtual
+from tests.faults.days.clock import Clock
 from tests.faults.days.samples import PREFIX
-from tests.faults.model.actors import Actors, Faults
+from tests.faults.model.actors import Actors
+from tests.faults.model.fault_shares import Faults
 from tests.faults.model.processes import pool
 from tests.faults.model.queues import ModelQueues
-from tests.faults.model.samples import TASKS, Here
+from tests.faults.model.samples import TASKS
 from tests.faults.model.seen import Seen
 from tests.faults.model.starts import Starts
+from tests.faults.model.surroundings import Bus, Context, Observer
 
 BEGINS = datetime(2027, 1, 15, tzinfo=UTC).timestamp()
 NET_SECONDS = 6 * 3600
 SWEEP = sweep_handler.jobs_sweep
-LOCKED = "select exists (select from pg_locks where pid = any($1::int[]) and not granted)"
-TURNS = "the end of another task"
-"""The role of a worker that serves limits and releases children."""
-
-
-class Observer:
-    """The model's own connection, for all threads. It connects again after a crash of the server."""
-
-    def __init__(self, url: str) -> None:
-        self._database = Database(url, limits=None)
-        self._lock = threading.RLock()
-
-    def run(self, sql: str, *parameters: Any) -> list[list[Any]]:
-        with self._lock:
-            for _ in range(100):
-                try:
-                    return self._database.get().run(sql, *parameters)
-                except DATABASE_ERRORS as error:
-                    if not is_unavailable(error):
-                        raise
-                    self._database.drop()
-                    time.sleep(0.05)
-        raise AssertionError("the server does not start again")
-
-    def drop(self) -> None:
-        self._database.drop()
-
-
-class Context:
-    """Lambda's context object, in virtual time."""
-
-    memory_limit_in_mb = "512"
-
-    def __init__(self, world: World, seconds: float) -> None:
-        self._world, self._ends = world, world.now + seconds
-        self.aws_request_id = f"00000000-0000-4000-8000-{world.actors.number():012}"
-
-    def get_remaining_time_in_millis(self) -> int:
-        return int(max(0.0, self._ends - self._world.now) * 1000)
 
 
 class World:
@@ -93,9 +41,7 @@ class World:
         clock_connection: Any = self.observer
         self.clock = Clock(clock_connection, BEGINS)
         self.faults = Faults.drawn(self.dice, is_calm=seed % 5 == 0)
-        self.actors = Actors(
-            self.dice, self.faults, self.counts, self.wrong, lambda pids: bool(self.observer.run(LOCKED, pids)[0][0])
-        )
+        self.actors = Actors(self.dice, self.faults, self.counts, self.wrong, self.observer.is_locked)
         self.seen, self.queues = Seen(), ModelQueues(self)
         self.starts = Starts(self)
         self.process = pool(self)
@@ -164,7 +110,8 @@ class World:
             return False
         process = self.process(task.type)
         if not hasattr(process, "worker"):
-            process.worker = worker_of(task, process.database, process.sqs, PREFIX, **self.bus_options(task))
+            bus: Any = Bus(self)
+            process.worker = worker_of(task, process.database, process.sqs, PREFIX, bus=bus)
         records = [message.record() for message in taken]
         self.counts["deliveries"] += len(taken)
 
@@ -177,81 +124,3 @@ class World:
         role = "the sweep" if task is SWEEP else "a run"
         self.actors.start(name, process, handle, role=role, messages=dict(map(self.queues.role, taken)))
         return True
-
-    def bus_options(self, task: Task[Any, Any]) -> dict[str, Any]:
-        return {"bus": Bus(self)} if task is not SWEEP else {}
-
-    # --- What the library sees --------------------------------------------------------------------------------------
-
-    @contextmanager
-    def patched(self) -> Iterator[None]:
-        """Give the library this world: its time, queues and processes."""
-        environment = {
-            "JOBLANE_PREFIX": PREFIX,
-            "POWERTOOLS_METRICS_DISABLED": "true",
-            "DATABASE_URL": self.url,
-            settings.SWEEP_MINUTES: str(NET_SECONDS // 60),
-        }
-        with (
-            patch.dict(os.environ, environment),
-            patch.object(Here, "world", self, create=True),
-            patch.object(wake, "_waker", SimpleNamespace(cover=self._cover)),
-            patch.object(worker_module, "send_turns", self._as_turns(turns.send_turns)),
-            patch.object(sweep_handler, "Sqs", lambda: self._current.process.sqs),
-            patch.object(sweep_handler, "discover", lambda: self.tasks),
-            patch.object(sweep_handler, "bus_of_environment", lambda **_: Bus(self)),
-            patch.object(sweep_handler, "unmarked_dead_letters", lambda *_, **__: {}),
-            patch.object(sweep_handler, "sweep", self._counted(sweep.sweep)),
-            virtual(lambda: self.now, lambda _: self._current.process.point()),
-        ):
-            yield
-
-    @property
-    def _current(self) -> Any:
-        return self.actors.current
-
-    def _cover(self, sqs: Any, prefix: str) -> bool:
-        covered: bool = self._current.process.waker.cover(sqs, prefix)
-        return covered
-
-    def _as_turns(self, send_turns: Callable[..., None]) -> Callable[..., None]:
-        def send(sqs: Any, prefix: str, started: Sequence[Any]) -> None:
-            actor = self._current
-            role, actor.role = actor.role, TURNS
-            self.counts["tasks let start by the end of another task"] += len(started)
-            send_turns(sqs, prefix, started)
-            actor.role = role
-
-        return send
-
-    def _counted(self, sweeping: Callable[..., sweep.Swept]) -> Callable[..., sweep.Swept]:
-        def counting(*arguments: Any, **options: Any) -> sweep.Swept:
-            is_alone = len(self.actors.all()) == 1  # no worker stands still between its finish and its release
-            swept = sweeping(*arguments, **options)
-            self.counts["sweeps"] += 1
-            self.counts["tasks let start by the sweep: parents"] += swept.released
-            self.counts["tasks let start by the sweep: limits"] += swept.served
-            self.counts["tasks whose message the sweep has sent"] += swept.sent
-            if swept.released and is_alone and self.faults.is_calm and not self.is_helped:
-                self.wrong("the sweep has released children although nothing has failed", swept.released)
-            return swept
-
-        return counting
-
-
-class Bus:
-    """The bus, which refuses events, and at times all of them."""
-
-    name = "bus"
-
-    def __init__(self, world: World) -> None:
-        self._world = world
-
-    def send_many(self, events: Sequence[Any]) -> dict[str, str]:
-        is_down, refused = self._world.chance(0.15), dict[str, str]()
-        for event in events:
-            if is_down or self._world.chance(0.03):
-                refused[event.id] = "Throttling: by the dice"
-            else:
-                self._world.seen.events[event.id] += 1
-        return refused
