@@ -24,6 +24,9 @@ from tests.faults.model.seen import SeenBatch
 if TYPE_CHECKING:
     from tests.faults.model.world import World
 
+WAIT = timedelta(seconds=30)
+TIMES = ("*/5 * * * *", "*/20 * * * *", "0 * * * *")
+
 
 class FurtherProducers:
     """The acts of these producers."""
@@ -41,10 +44,9 @@ class FurtherProducers:
         self._asking.add(key)
         self._last_ask += 1
         work = Work(n=self._last_ask, number=key)
-        options: dict[str, Any] = {"unique_key": f"d{key}", "longest": timedelta(seconds=150)}
+        options: dict[str, Any] = {"unique_key": f"d{key}", "debounce": WAIT, "longest": 5 * WAIT}
 
         def enqueue(process: Process, session: Session | None = None) -> list[str]:
-            options["debounce"] = timedelta(seconds=30)
             return [process.client.enqueue(samples.m_asked, work, session=session, **options).id]
 
         def ask(process: Process) -> None:
@@ -115,10 +117,7 @@ class FurtherProducers:
 
     def schedule(self) -> None:
         name, what, n = f"s{self._dice.randint(0, 3)}", self._dice.random(), self._dice.randint(0, 2)
-        times, missed = (
-            self._dice.choice(("*/5 * * * *", "*/20 * * * *", "0 * * * *")),
-            self._dice.choice(("latest", "skip")),
-        )
+        times, missed = self._dice.choice(TIMES), self._dice.choice(("latest", "skip"))
 
         def change(process: Process) -> None:
             schedules = process.client.schedules

@@ -156,6 +156,7 @@ class ProcessSqs(Sqs):
     def set_visibility(self, queue: str, receipts: Mapping[str, int]) -> None:
         self._process.point()
         self._world.queues.set_visibility(queue, receipts)
+        self._process.point()
 
     def receive_many(self, *_: Any, **__: Any) -> list[Any]:
         return []

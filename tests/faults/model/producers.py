@@ -66,7 +66,7 @@ class Producers:
     def _options(self, task: Task[Any, Any]) -> dict[str, Any]:
         dice, options = self._dice, dict[str, Any]()
         options["task_id"] = self._world.new_id()
-        if dice.random() < 0.35:
+        if dice.random() < 0.35 and task.type != "m:rated":  # while it waits, no starts are counted
             options["process_in"] = timedelta(seconds=dice.choice((1, 30, 800, 950, 5000, 90_000)))
         if dice.random() < 0.06:
             seconds = dice.choice((100_000, 200_000))

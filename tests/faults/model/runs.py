@@ -24,7 +24,7 @@ create table public.calls (id text, step text, key text)
 NOTE = text("insert into public.ledger (id, generation, run, what) values (:id, :generation, :run, :what)")
 COMMITTED = "select 1 from public.ledger where id = $1 and what = $2"
 CALLED = "insert into public.calls values ($1, $2, $3)"
-MOST_MEMBERS = 12
+MOST_ADDED = 8
 
 
 class Work(Payload):
@@ -109,7 +109,8 @@ def enqueue_more(ctx: TaskContext, world: World) -> None:
             ctx.enqueue(world.tasks["m:plain"], Work(), task_id=second, after=[first], on_parent_dead=policy)
     if ctx.batch is not None and dice.random() < 0.3:
         batch = seen.batches[ctx.batch.id]
-        if len(batch.members) < MOST_MEMBERS:
+        if len(batch.added) < MOST_ADDED:
             seen.made_by[member := world.new_id()] = maker
+            batch.added.add(member)
             ctx.batch.enqueue(world.tasks["m:plain"], Work(), task_id=member)
             world.counts["members added by members"] += 1

@@ -20,16 +20,18 @@ from tests.faults.model.checks import check, check_end, waiting_without_reason
 from tests.faults.model.patches import patched
 from tests.faults.model.plants import planted
 from tests.faults.model.runs import LEDGER
-from tests.faults.model.world import BEGINS, NET_SECONDS, SWEEP, World
+from tests.faults.model.world import NET_SECONDS, SWEEP, World
 
 STEPS = 1000
 CHECKED_STEPS, ALONE_STEPS = 150, 50
+"""After this many steps what must hold at any time is checked, and in a calm seed the sweep runs alone."""
 MOST_ACTORS, MANY_ACTORS = 25, 14
+"""With more actors nothing new begins; with many, one of them moves if it can."""
 QUIET_SECONDS, LONGEST_SECONDS = 600, 40 * 86_400
 REPORTED = 10
 """Progress is printed after this many seeds."""
 HELD = "Every promise was kept."
-REPEAT = "make faults ONLY=model MODEL=1 SEED={}"
+REPEAT = "make faults ONLY=model MODEL=1"
 CALM = (
     "delete from joblane.pauses",
     "delete from joblane.limit_changes",
@@ -54,7 +56,8 @@ class Model:
         world, started = self._world, time.monotonic()
         with patched(world):
             world.clock.sync()
-            task_types.register(Database(world.url).get(), world.tasks)
+            with Database(world.url) as database:
+                task_types.register(database.get(), world.tasks)
             try:
                 self._go()
             except Exception:
@@ -78,7 +81,7 @@ class Model:
                 return
         self._become_quiet()
         if not world.problems:
-            check_end(world, world.now - BEGINS)
+            check_end(world)
 
     def _step(self) -> None:
         world, number = self._world, len(self._world.actors.all())
@@ -134,7 +137,8 @@ def run(seeds: Iterable[int], plant: str | None = None) -> list[Result]:
             for seed in seeds:
                 results.append(days.live(partial(_model, days, seed)))
                 if results[-1].wrong:
-                    print(f"{results[-1].wrong[0]}\n    {REPEAT.format(seed)}", flush=True)
+                    again = f"{REPEAT} SEED={seed}" + (f" PLANT={plant}" if plant else "")
+                    print(f"{results[-1].wrong[0]}\n    {again}", flush=True)
                     if plant:
                         break
                 if len(results) % REPORTED == 0:

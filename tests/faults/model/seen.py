@@ -19,9 +19,11 @@ LIMITS_OF = {
 
 @dataclass
 class SeenBatch:
-    """``callbacks``: ids of tasks. ``is_sealed``: the seal is known to be committed."""
+    """``added``: members that members have added, maybe in a run that did not commit. ``callbacks``: ids of tasks.
+    ``is_sealed``: the seal is known to be committed."""
 
     members: set[str] = field(default_factory=set)
+    added: set[str] = field(default_factory=set)
     callbacks: set[str] = field(default_factory=set)
     is_sealed: bool = False
 
@@ -35,8 +37,8 @@ class Seen:
     started at once. ``cancelled``: task → the generation that is known to be cancelled. ``pauses``: scope, name and
     version of the row → the number of the moment at which the pause was known. ``asks``, ``answered``: key → the
     greatest ask that was committed, and that a run has read. ``limits``: limit → the values that it has had.
-    ``is_rate_known`` False: an operator has changed the rate. ``rated``: the times of starts since no other task waited
-    for the rate. ``events``: event id → how often it came.
+    ``is_rate_known`` False: an operator has changed the rate. ``rated``: the times of starts since there was no other
+    task with the rate. ``events``: event id → how often it came.
     """
 
     ids: list[str] = field(default_factory=list)

@@ -37,7 +37,7 @@ STATES = "select id, state, generation, finished_at is not null from joblane.tas
 SEALED = "select sealed_at is not null from joblane.batches where id = $1"
 PAUSES = "select scope, name, xmin::text from joblane.pauses"
 OTHERS_RATED = """
-select count(*) from joblane.tasks where type = 'm:rated' and finished_at is null and state <> 'active' and id <> $1
+select count(*) from joblane.tasks where type = 'm:rated' and finished_at is null and id <> $1
 """
 BEFORE_LOST = "select outcome = 'lost' from joblane.task_attempts where task_id = $1 and run = $2 - 1"
 
@@ -137,7 +137,10 @@ class Starts:
             self._if(known, "out of order", start, other)
 
     def _check_rate(self, start: Start) -> None:
-        """Count the starts since a moment at which no other task waited. A lost run begins again without its limits."""
+        """Count the starts since one at which there was no other task, which would have got its time before.
+
+        A lost run begins again without its limits.
+        """
         rows = self._world.observer.run(BEFORE_LOST, start.id, start.run)
         if not self._seen.is_rate_known or (rows and rows[0][0]):
             return
@@ -145,7 +148,8 @@ class Starts:
         if not self._world.observer.run(OTHERS_RATED, start.id)[0][0]:
             rated.clear()
         rated.append(start.at)
-        most = RATE_BURST + (start.at - rated[0]) / RATE_STEP_SECONDS + 0.5
+        rated.sort()
+        most = RATE_BURST + (rated[-1] - rated[0]) / RATE_STEP_SECONDS + 0.5
         self._if(len(rated) > most, "over the rate", start, rated)
 
     def _check_parents(self, start: Start) -> None:
@@ -160,8 +164,9 @@ class Starts:
             return
         id_, _, kind = start.id.partition(":")
         self._if(not self._world.observer.run(SEALED, id_)[0][0], "a callback before the seal", start)
-        rows = self._world.observer.run(STATES, list(batch.members))
-        self._if(len(rows) < len(batch.members), "members are lost", start, batch)
+        rows = self._world.observer.run(STATES, sorted(batch.members | batch.added))
+        lost = batch.members - {row[0] for row in rows}
+        self._if(bool(lost) and not self._world.is_old, "members are lost", start, lost)
         for member, state, generation, has_ended in rows:
             may_start = has_ended if kind == "on_end" else state == "completed"
             self._if(not may_start and generation == 0, "a callback before a member", start, member, state)

@@ -26,6 +26,8 @@ from tests.faults.model.surroundings import Bus, Context, Observer
 
 BEGINS = datetime(2027, 1, 15, tzinfo=UTC).timestamp()
 NET_SECONDS = 6 * 3600
+KEPT_SECONDS = 20 * 86_400
+"""Rows that have ended are removed after this time at the earliest."""
 SWEEP = sweep_handler.jobs_sweep
 
 
@@ -58,6 +60,11 @@ class World:
     @property
     def now(self) -> float:
         return self.clock.now
+
+    @property
+    def is_old(self) -> bool:
+        """True if rows that have ended may be removed already."""
+        return self.now > BEGINS + KEPT_SECONDS
 
     def wrong(self, rule: str, *details: object) -> None:
         self.problems.append(f"{rule}: {', '.join(map(str, details))}")
