@@ -27,9 +27,10 @@ CHECKED_STEPS, ALONE_STEPS = 150, 50
 """After this many steps what must hold at any time is checked, and in a calm seed the sweep runs alone."""
 MOST_ACTORS, MANY_ACTORS = 25, 14
 """With more actors nothing new begins; with many, one of them moves if it can."""
-QUIET_SECONDS, LONGEST_SECONDS = 600, 40 * 86_400
+QUIET_SECONDS, LONGEST_SECONDS, MOST_ROUNDS = 600, 40 * 86_400, 2000
 REPORTED = 10
 """Progress is printed after this many seeds."""
+EVENTS = "select id from joblane.events"
 HELD = "Every promise was kept."
 REPEAT = "make faults ONLY=model MODEL=1"
 CALM = (
@@ -99,14 +100,17 @@ class Model:
             world.observer.run(statement)
         world.is_helped = True
         began = world.now
-        while world.now < began + LONGEST_SECONDS and not world.problems:
+        for _ in range(MOST_ROUNDS):
+            if world.problems or world.now > began + LONGEST_SECONDS:
+                break
             self._deliver(*world.tasks.values())
             if world.now > began + QUIET_SECONDS and self._is_quiet():
                 world.counts["virtual hours until all was quiet"] += round((world.now - began) / 3600)
                 return
             at = world.next_visible() or world.now + 3600
             world.forward(min(max(0.5, at - world.now), NET_SECONDS))
-        world.wrong("not quiet in the end", *map(str, waiting_without_reason(world)))
+        left = [[lane, *queue] for lane, queue in world.queues.queues.items() if queue and lane != world.sweep_lane]
+        world.wrong("not quiet in the end", waiting_without_reason(world), left, world.observer.run(EVENTS))
 
     def _sweep_alone(self) -> None:
         """Let all others end, and then the sweep do what they have left."""
@@ -123,7 +127,7 @@ class Model:
     def _is_quiet(self) -> bool:
         world = self._world
         busy = any(world.queues.queues[lane] for task, lane in world.lanes if task is not SWEEP)
-        return not busy and not waiting_without_reason(world) and not world.observer.run("select 1 from joblane.events")
+        return not busy and not waiting_without_reason(world) and not world.observer.run(EVENTS)
 
 
 def run(seeds: Iterable[int], plant: str | None = None) -> list[Result]:

@@ -102,7 +102,7 @@ class Starts:
 
     def leased_for(self) -> float:
         """Return the time until the leases of all handlers have ended. 0: no handler has a lease."""
-        return max((start.lease - self._world.now for start in self._running.values()), default=0.0)
+        return max([0.0, *(start.lease - self._world.now for start in self._running.values())])
 
     def _if(self, violated: bool, rule: str, *details: Any) -> None:
         if violated:

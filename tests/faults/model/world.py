@@ -79,6 +79,7 @@ class World:
 
     def forward(self, seconds: float) -> None:
         """Let time pass, and send the ticks of the sweep's schedule."""
+        assert seconds >= 0
         self.clock.now += seconds
         self.clock.sync()
         self.counts["virtual minutes"] += round(seconds / 60)
