@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import time
 import traceback
+import warnings
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from contextlib import nullcontext
 from functools import partial
 from typing import Any
+
+from sqlalchemy.exc import SAWarning
 
 from joblane.declaration import Task
 from joblane.record import task_types
@@ -133,7 +136,8 @@ class Model:
 def run(seeds: Iterable[int], plant: str | None = None) -> list[Result]:
     """Run seeds, and print a line for each that violates a rule. With a plant, the first of these is the last."""
     results: list[Result] = []
-    with Days.on_own_server() as days:
+    with Days.on_own_server() as days, warnings.catch_warnings():
+        warnings.simplefilter("ignore", SAWarning)  # processes that die leave connections
         url = days.server.database_url(TEMPLATE)
         with Database(url) as database:
             database.get().execute_simple(LEDGER)
