@@ -226,11 +226,12 @@ def claim(
 def _claim(answer: Mapping[str, Any], token: str) -> Claim:
     payload, left = answer["payload"], answer["left"]
     headers, options = answer["headers"] or {}, answer["options"] or {}
-    wait, problem = _seconds(answer["wait"]), None
-    if headers or options:
-        problem = _problem(headers, options)
+    wait, mismatch = answer["wait"] or 0, answer["mismatch"]
+    problem = _problem(headers, options) if headers or options else None
     if problem is not None:
         headers, options = {}, {}
+    if isinstance(wait, str) or abs(wait) > CENTURY_SECONDS:
+        wait = _seconds(wait)
     return Claim(
         id=answer["id"],
         verdict=Verdict(answer["verdict"]),
@@ -249,7 +250,7 @@ def _claim(answer: Mapping[str, Any], token: str) -> Claim:
         deadline=None if left is None else time.monotonic() + _seconds(left),
         used_ms=answer["used_ms"] or 0,
         reason=answer["reason"],
-        mismatch_seconds=_seconds(answer["mismatch"]),
+        mismatch_seconds=None if mismatch is None else _seconds(mismatch),
         limits=answer["limits"],
         serve=answer["serve"] or False,
         release=answer["release"] or False,
@@ -257,9 +258,9 @@ def _claim(answer: Mapping[str, Any], token: str) -> Claim:
     )
 
 
-def _seconds(given: float | str | None) -> float:
+def _seconds(given: float | str) -> float:
     """Return the distance of a time, of at most a century. That of an infinite time is text."""
-    return min(max(float(given or 0), -CENTURY_SECONDS), CENTURY_SECONDS)
+    return min(max(float(given), -CENTURY_SECONDS), CENTURY_SECONDS)
 
 
 def _problem(headers: Any, options: Any) -> str | None:
