@@ -101,11 +101,12 @@ bench-peers: tools ## Measure jobs and crashes against other systems; optional O
 	@$(RUN) tests.bench.peers $(if $(QUICK),--quick) $(if $(WRITE),--write) $(if $(PART),--part $(PART)) \
 		$(if $(ONLY),--only $(ONLY))
 
-faults: .venv/.dev ## Run thousands of jobs while all fails; optional SEED=, JOBS=, TASKS=, RATED=, GRAPHS=, BURSTS=, DAYS=, PLANT=
+faults: .venv/.dev ## Run thousands of jobs while all fails; optional SEED=, JOBS=, TASKS=, RATED=, GRAPHS=, BURSTS=, DAYS=, MODEL=, ONLY=, PLANT=
 	@$(RUN) tests.faults $(if $(SEED),--seed $(SEED)) $(if $(JOBS),--jobs $(JOBS)) $(if $(TASKS),--tasks $(TASKS)) \
 		$(if $(RATED),--rated $(RATED)) $(if $(GRAPHS),--graphs $(GRAPHS)) $(if $(BURSTS),--bursts $(BURSTS)) $(if $(DAYS),--days $(DAYS)) \
+		$(if $(MODEL),--model $(MODEL)) $(if $(ONLY),--only $(ONLY)) \
 		$(if $(MINUTES),--minutes $(MINUTES)) $(if $(PLANT),--plant "$(PLANT)")
-	@$(if $(PLANT),,$(RUN) pytest -q tests/faults)
+	@$(if $(PLANT)$(ONLY),,$(RUN) pytest -q tests/faults)
 
 # The stages of cdk.json that are for AWS.
 STAGES = $(shell .venv/bin/python -c 'import json; stages = json.load(open("cdk.json"))["context"]["stages"]; \

@@ -1,5 +1,5 @@
 """``make faults``: a long run from a seed, storms of limits, of graphs and of debounced enqueues, a run of a rate, days
-in virtual time, and their reports."""
+in virtual time, the model, and their reports."""
 
 from __future__ import annotations
 
@@ -21,6 +21,8 @@ from tests.faults.days.idle import IdleDay
 from tests.faults.debounce_storm import DebounceStorm
 from tests.faults.graph_storm import GraphStorm
 from tests.faults.limit_storm import Storm
+from tests.faults.model import plants as model_plants
+from tests.faults.model import seeds as model
 from tests.faults.plants import PLANTS
 from tests.faults.rate_run import RateRun
 from tests.faults.report import table
@@ -40,6 +42,7 @@ def main() -> int:
     parser.add_argument("--bursts", type=float, default=10, help="virtual minutes of debounced enqueues; 0: none")
     parser.add_argument("--graphs", type=int, default=1000, help="of the storm of graphs; 0: no storm")
     parser.add_argument("--days", type=int, default=100, help="busy days in virtual time; 0: none")
+    parser.add_argument("--model", type=int, default=40, help="seeds of the model; 0: none")
     parser.add_argument("--minutes", type=float, default=15, help="after this time a run counts as stuck")
     parts = (
         ("jobs", _run_jobs, PLANTS),
@@ -48,13 +51,16 @@ def main() -> int:
         ("bursts", _run_bursts, debounce_plants.PLANTS),
         ("graphs", _run_graphs, graph_plants.PLANTS),
         ("days", _run_days, day_plants.PLANTS),
+        ("model", _run_model, model_plants.PLANTS),
     )
     names = sorted(bug for _, _, bugs in parts for bug in bugs)
     parser.add_argument("--plant", choices=names, help="a bug that its run must find")
+    parser.add_argument("--only", choices=[number for number, _, _ in parts], help="the part that runs; all by default")
     options = parser.parse_args()
     wrong = False
     for number, run_part, bugs in parts:
-        if getattr(options, number) and (not options.plant or options.plant in bugs):
+        is_wanted = options.only in (None, number) and (not options.plant or options.plant in bugs)
+        if getattr(options, number) and is_wanted:
             wrong |= run_part(options)
     if options.plant:
         print(f"The planted bug ({options.plant}) was {'found' if wrong else 'NOT found'}")
@@ -142,6 +148,15 @@ def _run_days(options: argparse.Namespace) -> bool:
                 if options.plant:
                     break
     print(together(results).table(), flush=True)
+    return any(result.wrong for result in results)
+
+
+def _run_model(options: argparse.Namespace) -> bool:
+    """Like :func:`_run_days`."""
+    seeds = range(options.seed, options.seed + options.model)
+    print(f"Seeds {seeds[0]} to {seeds[-1]}: the model", flush=True)
+    results = model.run(seeds, options.plant)
+    print(model.together(results).table(), flush=True)
     return any(result.wrong for result in results)
 
 

@@ -301,7 +301,7 @@ class Sqs:
                 else:
                     entries = [{"Id": str(number), **item} for number, item in enumerate(batch)]
                     getattr(self.client, f"{call}_batch")(QueueUrl=url, Entries=entries)
-            except (BotoCoreError, ClientError):
+            except (BotoCoreError, ClientError, UnicodeError):  # UnicodeError: the trace header of the invocation
                 continue
 
 

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Protocol, TypeVar
 
 from joblane.local.postgres import Postgres
 from joblane.record.database import Database
@@ -16,19 +17,26 @@ from joblane.record.stage import take_stage
 from tests.conftest import administer
 from tests.faults import server_of_its_own
 from tests.faults.days import clock
-from tests.faults.days.day import Day, Result
+from tests.faults.days.day import Result
 from tests.faults.days.samples import PREFIX
 
+R_co = TypeVar("R_co", covariant=True)
 TEMPLATE = "days"
 SETTINGS = {**server_of_its_own.SETTINGS, "autovacuum": "off"}
 """Each transaction of a background process counts as one that has not ended. A day has few rows to remove."""
+
+
+class Lived(Protocol[R_co]):
+    """A day, or anything else that has a database of its own while it lasts."""
+
+    def go(self) -> R_co: ...
 
 
 class Days:
     """Days on one server, which has no other sessions: an open transaction of another one would wake the sweep."""
 
     def __init__(self, server: Postgres) -> None:
-        self._server = server
+        self.server = server
         self._numbers = itertools.count(1)
         url = server.database_url(server_of_its_own.database(server, TEMPLATE))
         with Database(url, limits=None) as database:
@@ -44,17 +52,17 @@ class Days:
         ):
             yield cls(server)
 
-    def live(self, day: Callable[[str], Day]) -> Result:
+    def live(self, day: Callable[[str], Lived[R_co]]) -> R_co:
         """Live through a day. ``day``: makes it, for the address of its database."""
         name = f"day_{next(self._numbers)}"
-        administer(self._server, f"create database {name} template {TEMPLATE}")
+        administer(self.server, f"create database {name} template {TEMPLATE}")
         disabled = logging.root.manager.disable
         logging.disable(logging.CRITICAL)
         try:
-            return day(self._server.database_url(name)).go()
+            return day(self.server.database_url(name)).go()
         finally:
             logging.disable(disabled)
-            administer(self._server, f"drop database {name} with (force)")
+            administer(self.server, f"drop database {name} with (force)")
 
 
 def together(results: Sequence[Result]) -> Result:

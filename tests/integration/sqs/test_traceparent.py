@@ -15,7 +15,7 @@ from joblane.sqs.traceparent import HEADER
 from joblane.worker.router import Router
 from tests import logs
 from tests.builders.events import LambdaContext, event, record
-from tests.builders.rows import put
+from tests.builders.rows import In, put
 from tests.samples import Sample, behaviour, sample_batch, sample_one
 from tests.world import PREFIX, World
 
@@ -112,6 +112,13 @@ def test_a_trace_of_aws_that_cannot_be_read_stops_nothing(
         world.deliver(sample_one, message.encode(), system=system, attributes={HEADER: ("String", trace)})
     assert [world.row(id_)["state"] for id_ in ("fails", "runs")] == ["archived", "completed"]
     assert len(world.take(sample_one)) == 4
+
+
+def test_a_trace_of_aws_that_is_no_text_stops_no_worker(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    put(world, sample_one, "early", state="scheduled", due_at=In(300))
+    monkeypatch.setenv("AWS_LAMBDA_FUNCTION_NAME", "function")
+    monkeypatch.setenv("_X_AMZN_TRACE_ID", "\udcff")
+    assert len(world.deliver(sample_one, Message(sample_one.type, "early", rec=True).encode())) == 1
 
 
 def test_a_handlers_line_has_no_trace_of_the_task_before_it(world: World) -> None:

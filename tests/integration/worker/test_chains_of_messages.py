@@ -41,10 +41,9 @@ from tests.samples import (
     sample_single,
     sample_watched,
 )
-from tests.world import PREFIX, World, handle
+from tests.world import PREFIX, World
 
 TRACE = "Root=1-5759e988-bd862e3fe1be46a994272793;Parent=53995c3f42cd8ad8;Sampled=0;Lineage=1:0a1b2c3d:15"
-UNREADABLE = "\x01é;Lineage=" + "x" * 3_000
 
 
 class Chains:
@@ -265,14 +264,3 @@ def test_sends_of_both_kinds_share_no_request(world: World, chains: Chains) -> N
     lane = world.lane(sample_one)
     world.sqs.send_many([Entry(lane, f"body {n}", keeps_chain=n % 2 == 0) for n in range(10)])
     assert [chains.of(f"body {n}") for n in range(10)] == [{True}, {False}] * 5
-
-
-def test_a_trace_header_that_cannot_be_read_ends_nothing(
-    world: World, chains: Chains, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("_X_AMZN_TRACE_ID", UNREADABLE)
-    world.client.enqueue(sample_one, Sample(), task_id="it")
-    delivery = record(rec("sample:one", "it"), world.lane(sample_one))
-    delivery["attributes"]["AWSTraceHeader"] = UNREADABLE
-    assert handle(world.worker(sample_one), delivery) == []
-    assert world.row("it")["state"] == "completed"
