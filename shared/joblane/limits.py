@@ -48,8 +48,8 @@ RESUMED_FUNCTION_TIMEOUT = timedelta(minutes=5)
 """The timeout of a function whose task continues in the next invocation."""
 RESUME_RESERVE = timedelta(seconds=60)
 """The longest part of an invocation that a resumable task leaves unused to end between two chunks."""
-MAX_RESULT_BYTES = 1024 * 1024
-"""The largest result, as JSON: as much as a payload in a message has."""
+MAX_RESULT_BYTES = MAX_MESSAGE_BYTES
+"""The maximum size of a result, as JSON: that of an SQS message."""
 SNOOZE_CEILING = 20
 """The number of times that a task may raise Snooze."""
 PROMISED_OUTAGE = timedelta(hours=24)

@@ -59,7 +59,7 @@ if TYPE_CHECKING:
 LONGEST_TURN_SECONDS = CLIENT.connect + CLIENT.answer
 """A thread waits this long for its turn on the client's connection."""
 YIELD_SECONDS = 0.001
-"""A thread that takes many turns pauses between them, because a lock of Python is not fair."""
+"""A thread that takes many turns pauses between them, because a lock of Python does not give turns in order."""
 NOT_SENT = "messages could not be sent; their rows are safe and the sweep sends them"
 A = TypeVar("A")
 T = TypeVar("T")
@@ -422,14 +422,14 @@ class Producer:
 
     def _start(self, find: Callable[[Connection], list[Turn]]) -> None:
         """Start the tasks that ``find`` returns, after the commit. If it fails, the sweep does it."""
-        self._send_turns(self._found(find) or ())
+        self._send_turns(self._find(find) or ())
 
     def _release(self, ended: Iterable[str]) -> None:
         """Release the children of ended tasks, for a limited time, with turns of other threads in between."""
 
         def call(step: Callable[[Connection], list[Turn]]) -> list[Turn] | None:
             try:
-                return self._found(step)
+                return self._find(step)
             finally:
                 time.sleep(YIELD_SECONDS)
 
@@ -439,8 +439,8 @@ class Producer:
         if not release.is_done:
             wake(self._sqs, self._prefix)
 
-    def _found(self, find: Callable[[Connection], list[Turn]]) -> list[Turn] | None:
-        """Return the tasks that ``find`` returns. None: it has failed, or the caller's transaction is open."""
+    def _find(self, find: Callable[[Connection], list[Turn]]) -> list[Turn] | None:
+        """Call ``find`` with the connection. None: it has failed, or the caller's transaction is open."""
         try:
             with self._connecting() as database:
                 try:

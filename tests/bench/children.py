@@ -84,7 +84,7 @@ def metered(pid: int) -> Iterator[Spent]:
 
 
 class Family:
-    """A parent that was enqueued, and its children, held. ``chain``: each is the child of the previous one instead."""
+    """An enqueued parent and its held children. ``chain``: each task is the child of the previous one instead."""
 
     def __init__(self, url: str, number: int, on_parent_dead: str, parent_task: Any, *, chain: bool = False) -> None:
         self.record = Record(url, parent_task)
@@ -204,7 +204,7 @@ def _with_threads(server: Postgres) -> list[Ratio]:
         is_over = threading.Event()
 
         def enqueue() -> list[float]:
-            """Enqueue until the cancel is over. Return the seconds of each enqueue. One that fails raises."""
+            """Enqueue until the cancel has ended. Return the seconds of each enqueue. Raises its error."""
             waits = []
             while not is_over.is_set():
                 started = time.monotonic()

@@ -46,9 +46,9 @@ def run(server: Postgres) -> list[Ratio]:
 
 @contextmanager
 def stage(server: Postgres, prefix: str) -> Iterator[None]:
-    """Make the settings those of a stage of its own, with an empty database and empty queues, until the end.
+    """Use a stage of its own, with an empty database and empty queues, until the end.
 
-    The next measurement would find the dead letters and the rows that a measurement leaves.
+    Otherwise the next measurement would find the dead letters and the rows of this one.
     """
     databases, sqs = Databases(server.url), Sqs()
     try:

@@ -43,7 +43,7 @@ from tests.unpacked import unpack
 
 BATCHES, WARM, FEW, MANY = (1, 10), 100, 10, 110
 BOUND = 1.01
-"""Two runs have differed by 0.4 % at most. A statement `select 1` more in a finish is 2 %."""
+"""Two runs differed by at most 0.4 %. An additional statement `select 1` in a finish is 2 %."""
 KEPT = Path(__file__).with_name("instructions.json")
 """Moment, in the order of time → ``versions``, and ``values`` by name."""
 SERVER = {"autovacuum": "off", "checkpoint_timeout": "1h"}

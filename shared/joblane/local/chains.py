@@ -5,7 +5,7 @@ function sends with the header of its invocation stays in the chain. Lambda refu
 seventeenth time in a chain, so the message stays in its queue until SQS moves it to the dead letters. Source: Lambda,
 *Use Lambda recursive loop detection*.
 
-AWS does not document how several counts stand in the header, nor how a batch from different chains is counted. Here the
+AWS does not document how the header separates counts, nor how Lambda counts a batch from different chains. Here the
 field ``Lineage`` has the counts separated by ``|``, and the highest count of the batch decides.
 
 Standard library only: the emulator's interpreter runs it without a package of this project.
@@ -23,8 +23,6 @@ MOST_INVOCATIONS = 16
 """The invocations of a function in one chain."""
 TRACE_ATTRIBUTE = "AWSTraceHeader"
 """The system attribute of a message. Source: SQS, *Message system attributes*."""
-TRACE_VARIABLE = "_X_AMZN_TRACE_ID"
-"""The environment variable with an invocation's header. Source: Lambda, *Defined runtime environment variables*."""
 COUNT = re.compile(r"1:([0-9a-f]{8}):([0-9]{1,9})")
 REFUSED = (
     f"Lambda would not invoke {{function}}: it was invoked {MOST_INVOCATIONS} times in one chain of messages, each "

@@ -1,4 +1,4 @@
-"""The duties of a sweep take turns. A duty that fails or takes long stops no other.
+"""The duties of a sweep take turns. A duty that fails or takes long does not stop the other duties.
 
 The function of ``jobs:sweep`` gives each statement :data:`joblane.record.time_limits.SWEEP`, so a statement that hangs
 takes a small part of the sweep's time. A broken connection ends the sweep, because no duty can continue without one.
@@ -29,11 +29,11 @@ Item = TypeVar("Item")
 FAILED: Any = object()
 
 SHARE_SECONDS = 20
-"""A duty that has used this time waits until each other one has used as much, or has ended."""
+"""A duty that has used this time waits until each other duty has used as much, or has ended."""
 SMALLER = 10
-"""A batch that fails is repeated in so many parts."""
+"""A batch that fails is repeated in this number of parts, or with so many times fewer rows."""
 MOST_FAILURES = 10
-"""After so many failures the rest of a duty is left to the next sweep."""
+"""After this number of failures of a duty, the next sweep does its rest."""
 
 
 @dataclass

@@ -9,6 +9,7 @@ from pg8000.exceptions import DatabaseError
 
 from joblane.errors import sqlstate
 from joblane.limits import CONTENT_KEPT_FOR_MESSAGES
+from joblane.maintenance.duties import SMALLER
 from joblane.record.connection import TIMED_OUT, Connection
 from joblane.record.row_by_row import LOCKED, run_rows
 from joblane.record.states import ENDED_SQL
@@ -16,9 +17,6 @@ from joblane.record.transitions import ARCHIVED_EXPIRES, NO_LIMITS, RETENTION_EX
 
 BATCH = 500
 """The most rows per statement."""
-SMALLER = 10
-"""After a statement that took too long the next one has so many times fewer rows: a task may have any number of items,
-steps and children."""
 
 # An operator may end a task by an UPDATE of `state` alone. This statement sets the other columns of an ended row.
 TIDY = f"""
@@ -107,7 +105,7 @@ class Expiry:
             except DatabaseError as error:
                 if sqlstate(error) != TIMED_OUT or len(ids) == 1:
                     raise
-                size = max(1, len(ids) // SMALLER)
+                size = max(1, len(ids) // SMALLER)  # a task may have any number of items, steps and children
                 yield
                 continue
             yield

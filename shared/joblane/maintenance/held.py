@@ -25,9 +25,9 @@ BATCH = 50
 PAGE = 10_000
 """The most tasks that one statement moves."""
 LIMITS = 5_000
-"""The limits that one statement looks at, in about 50 µs each."""
+"""The number of limits that one statement reads, in about 50 µs each."""
 LEAVING = 500
-"""The most paused tasks that one statement changes."""
+"""The maximum number of paused tasks that one statement changes."""
 
 # The limits after a name, and the names of the limits of the first task of each that has a slot for it.
 UNSERVED = f"""
@@ -88,7 +88,7 @@ class Held:
         self._prefix, self._sends, self._duties = prefix, sends, duties
 
     def end_changes(self) -> None:
-        """End changes of limits whose time is over. The other duties then give new times, and serve."""
+        """End expired changes of limits. Later duties give new times, and serve the limits."""
         has_time = within_share(lambda: True)
         for name in ended_changes(self._sends.connection):
             if has_time():  # the next sweep ends the other changes
@@ -102,7 +102,7 @@ class Held:
                 pass
 
     def take_back(self) -> Iterator[None]:
-        """Take shared slots back that nobody uses. It may be stopped after each step."""
+        """Take back shared slots that no task uses. It may be stopped after each step."""
         connection = self._sends.connection
         taken_back = connection.run(TAKE_BACK)
         for shared, type_, queue in {tuple(row[2:]) for row in taken_back}:

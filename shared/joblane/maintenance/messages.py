@@ -24,7 +24,7 @@ from joblane.record.states import LIVE_SQL
 from joblane.sqs.client import Entry
 from joblane.sqs.message import Message
 
-NAME = "messages of due tasks"
+DUE_MESSAGES = "messages of due tasks"
 LONGEST_INTERVAL_SECONDS = 6 * 3600
 """The longest interval between two sends of a row that no worker claims. It doubles up to this."""
 PATIENCE = timedelta(hours=1)
@@ -83,7 +83,9 @@ class Messages:
         names = [lane_name(self._prefix, lane.queue, lane.type) for lane in lanes]
         due = [(name, id_) for name, lane in zip(names, lanes, strict=True) for id_ in self._chosen(name, lane)]
         batches = (due[start : start + BATCH] for start in range(0, len(due), BATCH))
-        yield from self._duties.run_batches(NAME, self._send, takewhile(lambda _: not self._sends.silent, batches))
+        yield from self._duties.run_batches(
+            DUE_MESSAGES, self._send, takewhile(lambda _: not self._sends.silent, batches)
+        )
 
     def _chosen(self, name: str, lane: Lane) -> list[str]:
         """Return the ids of the tasks that get a message: those without one, and as many more as messages are missing.

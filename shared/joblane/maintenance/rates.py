@@ -34,7 +34,8 @@ class Rates:
     def steps(self) -> Iterator[None]:
         """Give new times, then forget, in batches. It may be stopped after each step.
 
-        The first step comes before the walk, which reads the new times. It may have read others before a later step.
+        The first step comes before the walk, which then reads the new times. Before a later step it may have read
+        old ones.
         """
         for page, planned in enumerate(plan_anew(self._connection)):
             self._following.is_due |= page > 0 and planned > 0

@@ -18,18 +18,16 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from joblane.maintenance import messages as due
-from joblane.maintenance import unsent_dead_letters as dead
 from joblane.maintenance.duties import Duties
 from joblane.maintenance.events import Events
 from joblane.maintenance.expiry import Expiry, tidy
 from joblane.maintenance.held import CHANGES, Held
-from joblane.maintenance.messages import Messages
+from joblane.maintenance.messages import DUE_MESSAGES, Messages
 from joblane.maintenance.next_sweep import NextSweep
 from joblane.maintenance.parents import Parents
 from joblane.maintenance.rates import Rates
 from joblane.maintenance.sends import Sends
-from joblane.maintenance.unsent_dead_letters import UnsentDeadLetters
+from joblane.maintenance.unsent_dead_letters import UNSENT, UnsentDeadLetters
 from joblane.maintenance.walk import PLANNING, RESET_PLANNING, Walk
 from joblane.record.connection import Connection
 from joblane.sqs.client import Sqs
@@ -108,8 +106,8 @@ def sweep(
         duties.run(CHANGES, waiting.end_changes, None)
         steps = {
             "times of rates": rates.steps(),  # first, because the walk reads the times of tasks
-            due.NAME: messages.steps(),
-            dead.NAME: dead_letters.steps(),
+            DUE_MESSAGES: messages.steps(),
+            UNSENT: dead_letters.steps(),
             "expired tasks": expiry.steps(),
             "unclaimed turns": waiting.take_back(),
             "held tasks": waiting.steps(),

@@ -28,7 +28,7 @@ Only huge powers of ten are longer."""
 LARGEST_STORED_BYTES = 4 * MAX_MESSAGE_BYTES
 """A payload with more bytes on disk is larger than a message. A number of one digit takes the most: 12 bytes for 3 of
 JSON. Source: PostgreSQL, ``jsonb.h`` and ``numeric.c``."""
-NAME = "unsent dead letters"
+UNSENT = "unsent dead letters"
 
 FIND = f"""
 select id, type, queue, finished_at::text,
@@ -75,8 +75,8 @@ class UnsentDeadLetters:
         position, refused = ("-infinity", ""), set[str]()
         while not self._sends.silent:
             found = self._sends.connection.run(FIND, *position, json.dumps(sorted(refused)))
-            yield from self._duties.run_batches(NAME, self._send, self._batches(found, refused))
-            if len(found) < PAGE or self._duties.failed[NAME] >= MOST_FAILURES:
+            yield from self._duties.run_batches(UNSENT, self._send, self._batches(found, refused))
+            if len(found) < PAGE or self._duties.failed[UNSENT] >= MOST_FAILURES:
                 return
             position = (found[-1][3], found[-1][0])
 

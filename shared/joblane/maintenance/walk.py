@@ -19,8 +19,8 @@ STUCK_AFTER_MINUTES = 10
 latest."""
 LATE_TURN_SECONDS = 30
 """A task with a slot of a limit gets another message this long after its ``sweep_at``, even if the lane seems to hold
-its message: others wait for the slot. Each further message takes four times as long. With a sweep every five minutes
-the first one comes within seven minutes."""
+its message: other tasks wait for the slot. Each further wait is four times as long. With a sweep every five minutes
+the first message comes within seven minutes."""
 PLANNING = (
     "set enable_seqscan = off; set enable_bitmapscan = off; set enable_sort = off; set enable_hashjoin = off;"
     " set enable_mergejoin = off; set jit = off; set plan_cache_mode = force_generic_plan"
@@ -84,8 +84,8 @@ class Lane:
 
 @dataclass
 class Walk:
-    """The state of a walk. ``ended``: ids of tasks of the last page that were ended by hand. ``idle``: of paused tasks
-    that have slots of limits. ``paused``: due tasks that are paused.
+    """The state of a walk. ``ended``: ids of tasks of the last page that were ended by hand. ``idle``: ids of its
+    paused tasks with slots of limits. ``paused``: due tasks that are paused.
 
     ``waits``: type → longest wait in seconds, of the tasks that are due, not started and not paused; ``overdue``: the
     number of those that the sweep has not sent again. ``stuck``: runs whose lease ended :data:`STUCK_AFTER_MINUTES` ago

@@ -149,6 +149,10 @@ class Claim:
     """The fault of a row that was written by SQL without the table's checks: its run fails. None: it has none."""
 
 
+LACKS_MESSAGES = (
+    "the answer of a claim lacks messages: a function of another schema may have replaced one of PostgreSQL's own; "
+    "run `joblane doctor`, which checks the search_path"
+)
 CENTURY_SECONDS = 3_155_760_000.0
 CLAIM = f"select joblane.claim_{VERSION}($1, $2, $3, $4)"
 
@@ -219,7 +223,7 @@ def claim(
     document = json.dumps(arrivals, ensure_ascii=False)
     ((answers,),) = connection.run(CLAIM, document, token, str(lease.total_seconds()), request_id)
     if len(answers or ()) != len(arrivals):
-        raise InterfaceError("the claim's answer lacks messages")
+        raise InterfaceError(LACKS_MESSAGES)
     return {answer["id"]: _claim(answer, token) for answer in answers}
 
 

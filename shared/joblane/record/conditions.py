@@ -7,10 +7,10 @@ from joblane.record.states import ENDED_SQL, LIVE_SQL, PARENTS, WAITING_SQL
 EARLY_SECONDS = 2
 """A message may arrive this early, because SQS delays are whole seconds."""
 MOST_RELEASED = 1_000
-"""The most rows of ``task_parents`` that a finish deletes, and the most tasks that one statement releases or cancels. A
-thousand take less than a tenth of a second of PostgreSQL's processor time; a task may have any number of children."""
+"""The maximum number of rows of ``task_parents`` that a finish deletes, and of tasks that one statement releases or
+cancels. A thousand take less than a tenth of a second of PostgreSQL's processor time."""
 MOST_WAIT_AGAIN = 10_000
-"""The most children that are asked whether they wait again for a parent that is redriven."""
+"""The maximum number of children that wait again for a parent that is retried or redriven."""
 UNUSED_SECONDS = 5
 """The times of a rate are given anew if tasks leave more of them unused. A task that starts early leaves a moment."""
 PAUSED = """exists (select from joblane.pauses p
@@ -39,7 +39,7 @@ BEFORE_IT = f"""exists (
 PostgreSQL might read all live tasks from their index."""
 SKIPPED_TICK = """(t.state = 'cancelled' and t.runs = 0 and (t.tick is not null or t.options ? 'schedule')
         and coalesce(t.reason ~ '^(DuplicateTask|SchedulePaused|ScheduleChanged|ScheduleDeleted): ', false))"""
-"""True if row ``t`` is a tick that its schedule or its overlap has cancelled before it began. It never runs again:
+"""True if row ``t`` is a tick that its schedule or its overlap has cancelled before it started. It never runs again:
 another task may have its time, or the schedule has no such tick any more."""
 HAS_TIME = "t.state = 'pending' and t.passed in (2, 4, 6) and t.due_at > clock_timestamp()"
 """True if row ``t`` waits for the time that the rate of a limit, or a delay of the limit, has given it."""

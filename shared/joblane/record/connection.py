@@ -49,8 +49,9 @@ BEGIN = "begin transaction"
 """pg8000's statement before the first statement of a caller's transaction."""
 MAX_PREPARED = 100
 JSON_OIDS = (114, 3802)
-FIRST_TIME, LAST_TIME = datetime(1, 1, 2, tzinfo=UTC), datetime(9999, 12, 30, tzinfo=UTC)
 """The types ``json`` and ``jsonb``. Source: PostgreSQL, ``pg_type.dat``."""
+FIRST_TIME, LAST_TIME = datetime(1, 1, 2, tzinfo=UTC), datetime(9999, 12, 30, tzinfo=UTC)
+"""The first and the last time that Python can hold in every zone."""
 PASSWORD_REQUESTS = (3, 5, 10)
 """Requests for a password: clear text, MD5, SASL. Source: PostgreSQL, *Message Formats*, ``Authentication…``."""
 RESET = (
@@ -76,8 +77,10 @@ def read_json(text: str) -> Any:
 
 
 def read_time(text: str) -> datetime:
-    """Read a ``timestamptz`` in a fraction of pg8000's time. For a time that Python cannot hold, the first or last that
-    it can hold in every zone is returned."""
+    """Read a ``timestamptz`` in a fraction of pg8000's time.
+
+    Returns :data:`FIRST_TIME` or :data:`LAST_TIME` for a time that Python cannot hold.
+    """
     try:
         return datetime.fromisoformat(text)
     except ValueError:

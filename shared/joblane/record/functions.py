@@ -5,9 +5,9 @@ deploy and after a rollback. ``joblane migrate`` creates the functions of its ow
 that were migrated last.
 
 PostgreSQL searches ``pg_catalog`` first, but it prefers a function or an operator of a later schema whose parameters
-have exactly the types of the arguments. So the functions search no other schema. Those of each task, the insert, the
-claim and the finish, name ``pg_catalog`` in the calls that it matters for instead, because a setting costs some
-microseconds for each call.
+have exactly the types of the arguments. So the functions search no other schema. The insert, the claim and the finish,
+which run for each task, have no such setting, because it costs some microseconds for each call. They name
+``pg_catalog`` in each call that another function could replace.
 """
 
 from __future__ import annotations

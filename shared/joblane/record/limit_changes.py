@@ -285,12 +285,12 @@ def reset_limit(connection: Connection, name: str, key: str | None) -> tuple[lis
 
 
 def ended_changes(connection: Connection) -> list[str]:
-    """Return limits with a change whose time is over, a batch at most."""
+    """Return the limits with an expired change, a batch at most."""
     return [name for (name,) in connection.run(ENDED)]
 
 
 def end_change(connection: Connection, name: str) -> None:
-    """Remove a change whose time is over, in a transaction of its own. The sweep then serves the limit.
+    """Remove an expired change, in a transaction of its own. The sweep then serves the limit.
 
     Its values are not in force any more, but tasks may wait for times that an ended rate has given them.
     """

@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 
 RELEASE = f"select joblane.release_children_{VERSION}($1::text[], $2::text[])"
 RELEASE_SECONDS = 1.0
-"""The time for which the process that ends a task follows its children. It then wakes the sweep, which does the rest: a
-task may have any number of children, and they may have children too."""
+"""The time for which the process that ends a task releases its children. It then wakes the sweep, which does the rest:
+a task may have any number of children, and they may have children too."""
 
 
 class Release:

@@ -52,7 +52,7 @@ CLIENT = TimeLimits(connect=5, lock=2, statement=10)
 OPERATOR = TimeLimits(connect=5, lock=2, statement=20)
 """The Inspector, its control API, whose function has 29 s, the command line and bulk actions."""
 SWEEP = TimeLimits(connect=5, lock=2, statement=10)
-"""Each duty of the sweep has about ten statements of this time before the sweep's time is over."""
+"""About ten statements of this length fit into the time of a sweep."""
 NO_LIMITS = "set lock_timeout = 0; set statement_timeout = 0"
 UNLIMITED = "set local lock_timeout = 0; set local statement_timeout = 0"
 """Sent with the statement that begins a caller's transaction. The end of the transaction restores the limits."""

@@ -41,9 +41,9 @@ UNREADABLE = "the answer of SQS does not name the message, which SQS may have ac
 class Entry:
     """A message to send. ``delay_seconds`` 0 to 900; ``group``: the tenant, for SQS's fair queues.
 
-    ``keeps_chain``: what a handler enqueues itself belongs to the chain of messages of its invocation. Any other
-    message lets other work start, and begins a chain of its own, because Lambda stops the seventeenth invocation of a
-    function in one chain. Source: Lambda, *Use Lambda recursive loop detection*.
+    ``keeps_chain``: True for a message that a handler itself enqueues: it stays in the chain of messages of its
+    invocation. Any other message lets other work start, and starts a chain of its own, because Lambda stops the
+    seventeenth invocation of a function in one chain. Source: Lambda, *Use Lambda recursive loop detection*.
     """
 
     queue: str

@@ -76,7 +76,9 @@ class Run:
             runner.printed.begin(context.log_fields)
         try:
             if claim.problem is not None:
-                raise SkipRetry(f"its row cannot be read: {claim.problem}")
+                raise SkipRetry(
+                    f"its row cannot be read: {claim.problem}. Correct the row with SQL, then retry the task"
+                )
             payload = task.read(claim.payload, claim.schema)
             with alarm.set(seconds, LOOP_SECONDS if task.is_async else 0):
                 result = call(task, payload, context, work, alarm)

@@ -9,7 +9,7 @@ if TYPE_CHECKING:
 
 OTHERS = "select pid from pg_stat_activity where datname = current_database() and pid <> pg_backend_pid()"
 CRASHES = 0.15
-"""The share of restarts in which the server is killed. In the others all back ends are terminated."""
+"""The share of restarts in which the server is killed. In the other restarts the model terminates all back ends."""
 DAY = 86_400
 SECONDS = (0.5, 2, 5, 20, 60, 240, 900, 3600)
 JUMPS = (DAY, 10 * DAY, 25 * DAY)

@@ -1,4 +1,4 @@
-"""The types of the model: with each form of a limit, a rate, an order, keys, steps, and none of it."""
+"""The types of the model: with each form of limit, with a rate, an order, keys or steps, and with none of them."""
 
 from __future__ import annotations
 

@@ -27,9 +27,9 @@ from tests.faults.model.world import NET_SECONDS, SWEEP, World
 
 STEPS = 1000
 CHECKED_STEPS, ALONE_STEPS = 150, 50
-"""After this many steps what must hold at any time is checked, and in a calm seed the sweep runs alone."""
+"""The steps between two checks of what must always hold, and in a calm seed between two sweeps that run alone."""
 MOST_ACTORS, MANY_ACTORS = 25, 14
-"""With more actors nothing new begins; with many, one of them moves if it can."""
+"""With more than the first number of actors no act starts. With more than the second, an actor moves if it can."""
 QUIET_SECONDS, LONGEST_SECONDS, MOST_ROUNDS = 600, 40 * 86_400, 2000
 REPORTED = 10
 """Progress is printed after this many seeds."""
@@ -45,7 +45,7 @@ CALM = (
     """delete from joblane.task_parents e
         where e.parent like ' %' and exists (select from joblane.batches b where ' ' || b.id = e.parent)""",
 )
-"""These statements take back everything that lets tasks wait forever."""
+"""Statements that end everything that makes tasks wait forever."""
 
 
 class Model:
@@ -116,7 +116,7 @@ class Model:
         world.wrong("not quiet in the end", waiting_without_reason(world), left, world.observer.run(EVENTS))
 
     def _sweep_alone(self) -> None:
-        """Let all others end, and then the sweep do what they have left."""
+        """Run all actors to their end, and then the sweep, which does what they have left."""
         self._world.actors.settle()
         self._world.tick()
         self._deliver(SWEEP)

@@ -121,14 +121,14 @@ class Starts:
             self._if(held > most, "over the limit", limit, f"{held} of {most}", start)
 
     def _check_pauses(self, start: Start, type_: str) -> None:
-        """A pause that is still there was there at the claim if it was known before the delivery."""
+        """Check for a pause at the claim: it was known before the delivery, and is still there."""
         for *pause, version in self._world.observer.run(PAUSES) if self._seen.pauses else ():
             known = self._seen.pauses.get((*pause, version), start.number) < start.number
             concerns = pause in (["type", type_], ["queue", start.queue], ["tenant", start.tenant])
             self._if(known and concerns, "a start while paused", pause, start)
 
     def _check_order(self, start: Start, attempts: int) -> None:
-        """A task keeps its turn for all its runs. So those count that were accepted before its first one."""
+        """Check the order. A task keeps its turn for all runs: only tasks accepted before its first run go first."""
         if attempts == 1:
             self._first.setdefault((start.id, start.generation), start.number)
         first = self._first.get((start.id, start.generation), 0)
@@ -137,9 +137,9 @@ class Starts:
             self._if(known, "out of order", start, other)
 
     def _check_rate(self, start: Start) -> None:
-        """Count the starts since one at which there was no other task, which would have got its time before.
+        """Count the starts since the last start without another task of the rate.
 
-        A lost run begins again without its limits.
+        A lost run starts again without its limits.
         """
         rows = self._world.observer.run(BEFORE_LOST, start.id, start.run)
         if not self._seen.is_rate_known or (rows and rows[0][0]):

@@ -53,7 +53,7 @@ class World:
         ]
         self.sweep_lane = next(lane for task, lane in self.lanes if task is SWEEP)
         self.is_helped = False
-        """The model has let tasks start by itself, which only the sweep finds."""
+        """True if the model itself has let tasks start. Only the sweep finds them."""
         self._next_net = BEGINS + NET_SECONDS
         self._ids = 0
 

@@ -1,4 +1,4 @@
-"""A duty of the sweep that fails stops no other, whether a statement fails or takes too long. It looks unhealthy."""
+"""A duty of the sweep that fails, or whose statement takes too long, does not stop the other duties."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ FAILING = {
     "open transactions": next_sweep.IS_ALONE,
     "changes of limits": limit_changes.RESET,
     "times of rates": limit_changes.PLANNED_ANEW,
-    messages.NAME: walk.READ,
+    messages.DUE_MESSAGES: walk.READ,
     "tasks ended by SQL": expiry.TIDY,
     "slots of paused tasks": held.LEAVE,
     "unsent dead letters": unsent_dead_letters.FIND,
@@ -161,7 +161,7 @@ def test_a_sweep_with_a_failing_duty_sends_everything_that_is_due(
 ) -> None:
     for name, statement in FAILING.items():
         with subtests.test(name):
-            number, limits = 0 if name == messages.NAME else DUE, list[str]()
+            number, limits = 0 if name == messages.DUE_MESSAGES else DUE, list[str]()
             work_for_each_duty(world)
             sqs.ids.clear()
             capsys.readouterr()
@@ -184,6 +184,18 @@ def test_a_sweep_with_a_failing_duty_sends_everything_that_is_due(
             assert len(planned) == 1
             assert 50 < planned[0] <= GRID_SECONDS + 60
             assert world.sweep().failed == []
+
+
+def test_a_failed_duty_is_followed_by_another_sweep_even_if_nothing_is_due(
+    world: World, sqs: Accepting, subtests: pytest.Subtests
+) -> None:
+    for name in ("held counts", "missed ticks", "moved dead letters", "old snapshots", "run statistics"):
+        with subtests.test(name):
+            sqs.ids.clear()
+            world.run("update joblane.stage set planned_sweep_at = null")
+            with failing(world, "error", FAILING[name], []) as database:
+                assert run_sweep(world, database, sqs, name.replace(" ", "-")) == []
+            assert len([id_ for id_ in sqs.ids if id_.startswith(PLANNED)]) == 1
 
 
 def test_a_batch_that_fails_delays_no_other_message(world: World, sqs: Accepting) -> None:
@@ -256,7 +268,7 @@ def test_a_slow_duty_waits_until_each_other_has_used_as_much_time(
     assert "".join(name[0] for name in order) == "sqqqqsqqs"
 
 
-def test_what_fails_on_a_page_of_the_walk_is_left_on_the_others(
+def test_a_duty_that_fails_on_a_page_of_the_walk_does_not_run_on_other_pages(
     world: World, sqs: Accepting, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(walk, "PAGE", 2)

@@ -23,6 +23,7 @@ from joblane.maintenance.sweep import sweep
 from joblane.page.app import build
 from joblane.page.desk import Desk
 from joblane.page.security import Keys
+from joblane.record.claim import LACKS_MESSAGES
 from joblane.record.finish import Finish, finish
 from joblane.record.states import State
 from tests.builders.rows import archived, put
@@ -179,7 +180,10 @@ def test_the_task_of_a_row_that_cannot_be_read_is_archived_with_the_reason(
     batch = [{"type": "sample:batch", "id": id_, "rec": True} for id_ in ("a", "it", "z")]
     assert world.deliver(sample_batch, *batch) == []
     assert [world.row(id_)["state"] for id_ in ("a", "it", "z")] == ["completed", "archived", "completed"]
-    assert world.row("it")["reason"] == f"SkipRetry: its row cannot be read: {problem}"
+    assert (
+        world.row("it")["reason"]
+        == f"SkipRetry: its row cannot be read: {problem}. Correct the row with SQL, then retry the task"
+    )
     assert len(world.dead_letters(sample_batch)) == 1
 
 
@@ -196,7 +200,7 @@ def test_a_claim_without_an_answer_keeps_its_messages(world: World) -> None:
     with lines() as found:
         kept = world.deliver(sample_batch, {"type": "sample:batch", "id": "it", "rec": True})
     assert (len(kept), world.row("it")["runs"]) == (1, 0)
-    assert found.fields[0]["error"] == "the claim's answer lacks messages"
+    assert found.fields[0]["error"] == LACKS_MESSAGES
 
 
 def test_a_task_with_the_largest_counts_does_not_stop_the_tasks_of_its_batch(world: World) -> None:

@@ -257,7 +257,7 @@ CALLERS: dict[str, Callable[[World], object]] = {
 
 
 @pytest.mark.parametrize("who", CALLERS)
-def test_who_ends_a_parent_wakes_the_sweep_for_the_children_that_take_too_long(
+def test_the_end_of_a_parent_wakes_the_sweep_for_children_that_take_too_long(
     world: World, monkeypatch: pytest.MonkeyPatch, who: str
 ) -> None:
     put(world, "a", max_retry=0)

@@ -203,8 +203,8 @@ def _of_sweep(sweep: Task[Any, Any], prefix: str, monitoring: Monitoring, *, has
 
 
 def _failing_sweeps(prefix: str, completed: cloudwatch.Metric) -> Alarm:
-    """Sweeps that fail, which neither silence nor the lane shows: their messages are received repeatedly. And duties
-    that fail, whose sweeps complete.
+    """Sweeps that fail, which neither silence nor the lane shows: their messages are received repeatedly. Also duties
+    that fail while their sweep completes.
 
     A missing metric counts as 0 in a sum. SQS leaves messages that were received three times out of the age of the
     oldest. Sources: CloudWatch, *Using metric math*; SQS, *Available CloudWatch metrics*.

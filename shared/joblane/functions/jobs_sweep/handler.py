@@ -74,6 +74,7 @@ def jobs_sweep(payload: JobsSweep, ctx: TaskContext) -> dict[str, Any]:
     swept = sweep(connection, sqs, prefix, bus=bus, may_continue=may_continue, following=following, duties=duties)
     # A scheduled sweep, or one that a person starts, does not trust that the lane has the message of the next one.
     planned = plan(connection, sqs, prefix, following, anew=not ctx.task_id.startswith((AT, WOKEN)))
+    failed_before = len(duties.failed)
     held = duties.run("held counts", lambda: held_counts(connection, may_continue=may_continue), HeldCounts())
     ctx.logger.info("swept", extra={"swept": vars(swept), "ticks": vars(ticks), "held_by_limit": dict(held.by_limit)})
     missed = duties.run("missed ticks", lambda: _missed_ticks(ctx, tasks), list[str]())
@@ -96,9 +97,10 @@ def jobs_sweep(payload: JobsSweep, ctx: TaskContext) -> dict[str, Any]:
     # last: only charts depend on it
     added = duties.run("run statistics", lambda: add_up(connection, may_continue=may_continue), AddedUp())
     _measure_runs(added, failed=len(duties.failed))
+    if len(duties.failed) > failed_before:
+        planned = plan(connection, sqs, prefix, following)
     next_at = None if planned is None else datetime.fromtimestamp(planned, UTC).isoformat()
-    swept.failed = list(duties.failed)
-    counts = {"ticks": ticks.made, "missed_ticks": missed, "held": held.by_limit.total()}
+    counts = {"failed": list(duties.failed), "ticks": ticks.made, "missed_ticks": missed, "held": held.by_limit.total()}
     return vars(swept) | counts | {"planned_sweep_at": next_at}
 
 

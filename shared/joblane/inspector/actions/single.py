@@ -64,8 +64,14 @@ def _problem(doing: Action, action: BulkAction, found: Record) -> str | None:
         return "cancellation was requested already; the run stops at its next check, or when it returns"
     if action is BulkAction.DELETE:
         return "its content is cleared already"
-    if found.cleared or found.is_skipped_tick:
-        return CLEARED if found.cleared else f"{found.reason}. {SKIPPED}"
+    return _retry_problem(doing, found)
+
+
+def _retry_problem(doing: Action, found: Record) -> str:
+    if found.cleared:
+        return CLEARED
+    if found.is_skipped_tick:
+        return f"{found.reason}. {SKIPPED}"
     holder = f"select {HOLDER.format(key='t.unique_key', id='t.id')} from joblane.tasks t where t.id = $1"
     return f"its unique key is held by task {doing.connection.run(holder, found.id)[0][0]!r}"
 

@@ -113,12 +113,12 @@ def advice(error: BaseException) -> str | None:
 
 
 def search_path(scope: Scope) -> Iterator[Check]:
-    """No schema comes before PostgreSQL's own: its functions would be called in place of PostgreSQL's."""
+    """Check that no schema comes before ``pg_catalog``: PostgreSQL would call its functions instead of its own."""
     [[searched]] = scope.connection.run("select current_schemas(true)")
     before = [name for name in searched[: searched.index("pg_catalog")] if not name.startswith("pg_temp")]
     if before:
         found = f"PostgreSQL searches {', '.join(before)} before pg_catalog: functions there replace its own"
-        do = "remove pg_catalog from the search_path of the role and of the database; it is searched first then"
+        do = "remove pg_catalog from the search_path of the role and of the database: PostgreSQL then searches it first"
         yield Check(Grade.WARNING, "search_path", found, do)
 
 

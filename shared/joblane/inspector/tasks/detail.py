@@ -92,8 +92,10 @@ def task(scope: Scope, id_: str) -> TaskView:
 
 def shown_payload(declared: Task[Any, Any] | None, content: Any) -> Any:
     """``content`` without the values of redacted fields; all masked if no declaration says which fields are."""
-    if content is None or declared is None:
-        return None if content is None else MASK
+    if content is None:
+        return None
+    if declared is None:
+        return MASK
     try:
         to_json(content)
         return masked(declared.payload, content)

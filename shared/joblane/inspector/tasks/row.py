@@ -21,8 +21,8 @@ View = TypeVar("View")
 class Record:
     """The columns of ``tasks`` by their names.
 
-    ``paused``: True if the task's type, queue or tenant is. ``is_skipped_tick``: true if ``SKIPPED_TICK`` is. ``now``:
-    the time by the database's clock.
+    ``paused``: True if the task's type, queue or tenant is. ``is_skipped_tick``: the value of ``SKIPPED_TICK``.
+    ``now``: the time by the database's clock.
     """
 
     id: str
@@ -120,7 +120,6 @@ def read(connection: Connection, id_: str, *, lock: bool = False) -> Record:
         raise UnknownTaskError(id_)
     _, type_, queue, state, *rest = rows[0]
     record = Record(id_, type_, as_read(Queue, queue), as_read(State, state), *rest)
-    if isinstance(record.headers, dict) and isinstance(record.options, dict):
-        return record
-    readable = {"headers": record.headers, "options": record.options}  # written by SQL, without the table's check
-    return record.into(Record, **{name: value if isinstance(value, dict) else {} for name, value in readable.items()})
+    # SQL without the table's check can write other JSON
+    empty: dict[str, Any] = {name: {} for name in ("headers", "options") if not isinstance(getattr(record, name), dict)}
+    return record.into(Record, **empty) if empty else record

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from joblane import discovery, settings
 from joblane.event_bus import bus_of_environment
-from joblane.local.chains import TRACE_VARIABLE
+from joblane.frequent_line import TRACE_VARIABLE
 from joblane.local.dev.channel import Channel
 from joblane.local.dev.slow_import import named_if_slow
 from joblane.local.lambda_context import LambdaContext
