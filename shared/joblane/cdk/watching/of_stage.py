@@ -212,7 +212,7 @@ def _failing_sweeps(prefix: str, completed: cloudwatch.Metric) -> Alarm:
     failed = own_metric(prefix, "SweepFailures", statistic="Sum", period=QUARTER, task_type=SWEEP)
     errors = function_metric(function_name(prefix, SWEEP), "Errors", period=QUARTER)  # also counts killed sweeps
     duties = own_metric(prefix, "FailedDuties", statistic="Sum", period=QUARTER, task_type=SWEEP)
-    all_failed = "failed + errors + duties"
+    sweeps, all_failed = "failed + errors", "failed + errors + duties"
     return Alarm(
         name="sweep-fails",
         heading="the-sweep-does-not-run",
@@ -222,8 +222,8 @@ def _failing_sweeps(prefix: str, completed: cloudwatch.Metric) -> Alarm:
         topic=Topic.URGENT,
         is_state=True,
         metrics={"failed": failed, "errors": errors, "duties": duties, "completed": completed},
-        expression=f"IF({all_failed} > 0, IF({all_failed} + completed > {all_failed},"
-        f" IF({all_failed} + completed > failed + errors + completed, 1, 0), 1), 0)",
+        expression=f"IF({all_failed} > 0, IF({all_failed} + completed > {sweeps} + completed, 1,"
+        f" IF({all_failed} + completed > {all_failed}, 0, 1)), 0)",
         threshold=1,
         period=QUARTER,
         rings_after=2,

@@ -330,6 +330,7 @@ class Dev:
                 self._log.say(f"{REFUSED.format(function='the router')}.", RED)
                 continue
             response = self._router.handle({"Records": [message.record() for message in batch]}, None)
+            self._queues.trace = None
             kept = {item["itemIdentifier"] for item in response["batchItemFailures"]}
             for message in batch:
                 if message.message_id not in kept:
