@@ -76,6 +76,9 @@ class Producer:
         self._owns = True
         self._task: Task[Any, Any] | None = None
         """The task whose runs use this client. None: a client outside of runs."""
+        self.keeps_chain = True
+        """False while an invocation has several messages, whose chains Lambda joins: a task that one of them enqueues
+        begins a chain, so that the chains do not make each other longer. ``max_depth`` stops a chain without end."""
         follow_forks(self, Producer._after_fork)
         self._checked_engines: WeakSet[Engine] = WeakSet()
         self._checked_databases: set[Hashable] = set()
@@ -131,6 +134,7 @@ class Producer:
     def checked(self, job: Job) -> NewTask:
         """Check a job. Raises :class:`EnqueueError`."""
         new = check(job, record=self._record, prefix=self._prefix)
+        new.entry.keeps_chain = self.keeps_chain
         if self._task is not None and not self._task.may_enqueue(new.task.type):
             raise EnqueueError("task", not_granted(self._task, new.task.type))
         return new

@@ -21,8 +21,6 @@ from collections.abc import Iterable
 
 MOST_INVOCATIONS = 16
 """The invocations of a function in one chain."""
-TRACE_ATTRIBUTE = "AWSTraceHeader"
-"""The system attribute of a message. Source: SQS, *Message system attributes*."""
 COUNT = re.compile(r"1:([0-9a-f]{8}):([0-9]{1,9})")
 REFUSED = (
     f"Lambda would not invoke {{function}}: it was invoked {MOST_INVOCATIONS} times in one chain of messages, each "

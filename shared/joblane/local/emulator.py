@@ -102,6 +102,9 @@ def _link(source: Path, target: Path) -> None:
         link.symlink_to(path)
 
 
+TRACE_ATTRIBUTE = "AWSTraceHeader"  # no package of this project can be imported here
+
+
 def _service(name: str) -> Any:
     return importlib.import_module(f"ministack.services.{name}")
 
@@ -126,11 +129,11 @@ def detect_loops() -> None:
     def attributes_with_header(*given: Any) -> dict[str, Any]:
         header = of_request.get()
         found: dict[str, Any] = attributes(*given)
-        return {chains["TRACE_ATTRIBUTE"]: header, **found} if header else found
+        return {TRACE_ATTRIBUTE: header, **found} if header else found
 
     def run_unless_loop(mapping: Any, function: dict[str, Any], event: dict[str, Any], *rest: Any) -> None:
         name, records = mapping["FunctionName"], event["Records"]
-        traces = [record["attributes"].get(chains["TRACE_ATTRIBUTE"]) for record in records]
+        traces = [record["attributes"].get(TRACE_ATTRIBUTE) for record in records]
         allows = function.get("recursive_loop") == "Allow"
         of_invocation.set(chains["invocation_header"](name, traces, allows_loops=allows))
         if of_invocation.get() is None:

@@ -12,9 +12,8 @@ from typing import Any
 
 from joblane.errors import SendError
 from joblane.limits import DEAD_LETTER_RETENTION, MAX_ATTRIBUTES, MAX_DELAY_SECONDS, MAX_MESSAGE_BYTES, QUEUE_RETENTION
-from joblane.local.chains import TRACE_ATTRIBUTE
 from joblane.queues import dead_letter_name
-from joblane.sqs.client import Entry, Sqs
+from joblane.sqs.client import TRACE_ATTRIBUTE, Entry, Sqs
 from joblane.sqs.depth import ATTRIBUTES
 
 DEAD_LETTERS = dead_letter_name("")
@@ -99,7 +98,7 @@ class MemoryQueues(Sqs):
         if not entry.body or not 0 <= entry.delay_seconds <= MAX_DELAY_SECONDS:
             raise SendError(f"{entry.queue}: the body is empty, or the delay of {entry.delay_seconds} s is not allowed")
         now = self.seconds()
-        trace = self.trace if entry.keeps_chain else None
+        trace = self.trace if entry.keeps_chain else entry.trace
         message = QueuedMessage(entry, max(now, sent_at), now + entry.delay_seconds, trace=trace)
         self.queues[entry.queue][message.message_id] = message
         return message.message_id

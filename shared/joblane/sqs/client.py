@@ -28,6 +28,8 @@ PAUSE_SECONDS = 30
 """The time without brief sends after SQS did not answer one. The sweep sends the messages."""
 PAUSED = f"SQS did not answer within the last {PAUSE_SECONDS} s, so nothing was sent"
 Attributes = Mapping[str, Mapping[str, Any]]
+TRACE_ATTRIBUTE = "AWSTraceHeader"
+"""The system attribute with the trace header of a message. Source: SQS, *Message system attributes*."""
 CONNECTIONS = 8
 """The most batches in flight at once."""
 NO_SUCH_QUEUE = ("NonExistentQueue", "QueueDoesNotExist")
@@ -41,9 +43,10 @@ UNREADABLE = "the answer of SQS does not name the message, which SQS may have ac
 class Entry:
     """A message to send. ``delay_seconds`` 0 to 900; ``group``: the tenant, for SQS's fair queues.
 
-    ``keeps_chain``: True for a message that a handler itself enqueues: it stays in the chain of messages of its
-    invocation. Any other message lets other work start, and starts a chain of its own, because Lambda stops the
-    seventeenth invocation of a function in one chain. Source: Lambda, *Use Lambda recursive loop detection*.
+    ``keeps_chain``: what a handler enqueues itself belongs to the chain of messages of its invocation. ``trace``: the
+    trace header of the message that this one is a copy of, whose chain it belongs to. Any other message lets other work
+    start, and begins a chain of its own, because Lambda stops the seventeenth invocation of a function in one chain.
+    Source: Lambda, *Use Lambda recursive loop detection*.
     """
 
     queue: str
@@ -52,6 +55,7 @@ class Entry:
     group: str | None = None
     attributes: Attributes = field(default_factory=dict)
     keeps_chain: bool = False
+    trace: str | None = None
 
     @property
     def size(self) -> int:
@@ -69,6 +73,8 @@ class Entry:
             arguments["MessageGroupId"] = self.group
         if self.attributes:
             arguments["MessageAttributes"] = dict(self.attributes)
+        if self.trace:
+            arguments["MessageSystemAttributes"] = {TRACE_ATTRIBUTE: {"DataType": "String", "StringValue": self.trace}}
         return arguments
 
 

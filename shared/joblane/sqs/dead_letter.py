@@ -5,6 +5,7 @@ The sender acknowledges the original message only after the forwarded one was se
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -25,18 +26,22 @@ NO_ROOM = (
     f"{MAX_MESSAGE_BYTES} bytes, or send an id"
 )
 
+TRACE = re.compile(r"Root=1-[0-9a-f]{8}-[0-9a-f]{24}(;[A-Za-z]+=[\w:|-]{1,500}){0,10}", re.ASCII)
+"""The form of a trace header. SQS may refuse another one. Source: AWS X-Ray, *Tracing header*."""
+
 
 def with_id(delivery: Received, queue: str) -> Entry:
     """Return a copy of the message for ``queue``, with its SQS message id as task id if it has no id.
 
     The id must be in the body, because a redrive changes the SQS message id, and the task would then run twice. The
-    copy stays in the chain of the message.
+    copy stays in the chain of the message, and not in the one of an invocation with other messages.
     """
     message = delivery.message
     assert message is not None
     body = replace(message, id=message.id or delivery.message_id).encode()
     attributes = _within(body, {}, delivery.attributes)
-    return Entry(queue, body, group=delivery.group, attributes=attributes, keeps_chain=True)
+    trace = delivery.trace if TRACE.fullmatch(delivery.trace or "") else None
+    return Entry(queue, body, group=delivery.group, attributes=attributes, trace=trace)
 
 
 def unchanged_copy(delivery: Received, queue: str) -> Entry:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from joblane.errors import MessageError
-from joblane.sqs.client import Attributes
+from joblane.sqs.client import TRACE_ATTRIBUTE, Attributes
 from joblane.sqs.message import DEAD_ATTRIBUTE, Message, decode
 from joblane.sqs.traceparent import HEADER, caller_of, headers_within
 
@@ -18,7 +18,7 @@ class Received:
     """A received message. ``message`` is None if the body is refused, and ``refusal`` is the reason.
 
     ``receipt`` is valid for this receive only. ``sent_at``: seconds since 1970. ``dead_generation``: the generation on
-    a dead letter, None for any other message. ``group``: the tenant.
+    a dead letter, None for any other message. ``group``: the tenant. ``trace``: the trace header.
     """
 
     message_id: str
@@ -28,6 +28,7 @@ class Received:
     receives: int
     sent_at: float
     group: str | None
+    trace: str | None
     attributes: Attributes
     dead_generation: int | None
     message: Message | None
@@ -93,6 +94,7 @@ class Received:
             receives=int(system.get("ApproximateReceiveCount", 1)),
             sent_at=int(system.get("SentTimestamp", 0)) / 1000,
             group=system.get("MessageGroupId"),
+            trace=system.get(TRACE_ATTRIBUTE),
             attributes=attributes,
             dead_generation=_generation(attributes[DEAD_ATTRIBUTE]) if DEAD_ATTRIBUTE in attributes else None,
             message=message,

@@ -114,6 +114,7 @@ class Worker:
         """Lambda's entry: an SQS event in, a partial batch response out."""
         response = BatchResponse()
         deliveries = [Received.read(record) for record in event["Records"]]
+        self._runner.client.keeps_chain = len(deliveries) == 1
         to_claim_alone = self._run_batch(self._claimable(deliveries, response), response, lambda_context)
         for id_, delivery in to_claim_alone.items():  # a lost run then counts for its own task and for no other
             if response.slow_claims > MOST_SLOW_CLAIMS:  # the database is slow, not a row

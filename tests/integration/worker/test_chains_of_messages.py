@@ -35,13 +35,14 @@ from tests.samples import (
     LIMITED,
     Sample,
     behaviour,
+    sample_batch,
     sample_keyed,
     sample_one,
     sample_sharing,
     sample_single,
     sample_watched,
 )
-from tests.world import PREFIX, World
+from tests.world import PREFIX, World, handle
 
 TRACE = "Root=1-5759e988-bd862e3fe1be46a994272793;Parent=53995c3f42cd8ad8;Sampled=0;Lineage=1:0a1b2c3d:15"
 
@@ -251,13 +252,42 @@ def test_a_message_without_a_record_stays_in_its_chain(world: World, chains: Cha
     assert chains.of("sample:one") == {True}
 
 
-def test_copies_of_a_router_and_copies_with_an_id_stay_in_their_chain(world: World, chains: Chains) -> None:
+def copied(world: World, chains: Chains, trace: str) -> list[dict[str, Any]]:
+    """Return the requests that copy a message in a front door, and one without an id, with this trace header."""
     router = Router({"sample:one": ["default"]}, world.sqs, PREFIX)
-    front_door = front_door_name(PREFIX, Queue.DEFAULT)
-    router.handle(event(record({"type": "sample:one", "id": "routed"}, front_door)), None)
-    world.deliver(sample_one, {"type": "sample:one", "payload": {"number": 4711}})
-    assert chains.of("routed") == {True}
-    assert chains.of("4711") == {True}
+    for body, queue in (({"id": "routed"}, front_door_name(PREFIX, Queue.DEFAULT)), ({}, world.lane(sample_one))):
+        delivery = record({"type": "sample:one", **body}, queue)
+        delivery["attributes"]["AWSTraceHeader"] = trace
+        if body:
+            router.handle(event(delivery), None)
+        else:
+            handle(world.worker(sample_one), delivery)
+    assert chains.of("sample:one") == {False}
+    return [json.loads(body) for _, body in chains.requests if "sample:one" in body and "MessageBody" in body]
+
+
+def test_copies_stay_in_the_chain_of_their_message(world: World, chains: Chains) -> None:
+    own = TRACE.replace(":15", ":3")
+    expected = {"AWSTraceHeader": {"DataType": "String", "StringValue": own}}
+    assert [request["MessageSystemAttributes"] for request in copied(world, chains, own)] == [expected] * 2
+
+
+@pytest.mark.parametrize("trace", ["", "Root=1", "é", TRACE + ";" + "x" * 600])
+def test_a_copy_has_no_trace_header_that_sqs_could_refuse(trace: str, world: World, chains: Chains) -> None:
+    assert not any("MessageSystemAttributes" in request for request in copied(world, chains, trace))
+
+
+def test_tasks_that_a_batch_enqueues_begin_chains(world: World, chains: Chains) -> None:
+    @behaviour
+    def has_a_child(payload: Sample, ctx: TaskContext) -> None:
+        ctx.enqueue(sample_batch, Sample(), task_id=f"child of {ctx.task_id}".replace(" ", "-"))
+
+    world.deploy([sample_batch])
+    for id_ in "abc":
+        world.client.enqueue(sample_batch, Sample(do="has_a_child"), task_id=id_)
+    world.deliver(sample_batch, rec("sample:batch", "a"), rec("sample:batch", "b"))
+    world.deliver(sample_batch, rec("sample:batch", "c"))
+    assert [chains.of(f"child-of-{id_}") for id_ in "abc"] == [{False}, {False}, {True}]
 
 
 def test_sends_of_both_kinds_share_no_request(world: World, chains: Chains) -> None:

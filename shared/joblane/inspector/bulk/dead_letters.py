@@ -142,7 +142,7 @@ class DeadLetter:
         if message is None:
             return unchanged_copy(delivery, queue)
         if message.tick is None:
-            return replace(with_id(delivery, queue), keeps_chain=False)
+            return replace(with_id(delivery, queue), trace=None)
         task = declared(tasks).get(message.type)
         if task is None or self.id is None:
             return None

@@ -12,7 +12,7 @@ from typing import Any
 
 from joblane.limits import MAX_ATTRIBUTES, MAX_DELAY_SECONDS, MAX_MESSAGE_BYTES
 from joblane.local.memory_queues import QueuedMessage
-from joblane.sqs.client import Attributes, Entry
+from joblane.sqs.client import TRACE_ATTRIBUTE, Attributes, Entry
 
 ALLOWED = re.compile("[\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]+")
 """Source: SendMessage, SQS API reference."""
@@ -33,7 +33,11 @@ def checked_entry(queue: str, given: Mapping[str, Any], *, whole: bool = True) -
     """Return the message of a request. Raises :class:`AwsError`. ``whole=False``: only the parts that have a size."""
     body = given.get("MessageBody")
     attributes = _attributes(given.get("MessageAttributes") or {}, whole=whole)
-    entry = Entry(queue, body if isinstance(body, str) else "", attributes=attributes, keeps_chain=True)
+    system = (given.get("MessageSystemAttributes") or {}).get(TRACE_ATTRIBUTE) or {}
+    trace = system.get("StringValue")
+    entry = Entry(
+        queue, body if isinstance(body, str) else "", attributes=attributes, keeps_chain=not trace, trace=trace
+    )
     if not whole:
         return entry
     if not entry.body:

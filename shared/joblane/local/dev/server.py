@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 from joblane.local import env_file
-from joblane.local.chains import REFUSED, invocation_header
 from joblane.local.deployment import local_stage
 from joblane.local.dev import lock
 from joblane.local.dev.control import Control
@@ -325,12 +324,7 @@ class Dev:
         if not self._endpoint.ready.is_set():
             return
         while batch := self._queues.receive_some(front_door, ROUTED):
-            self._queues.trace = invocation_header(front_door, [message.trace for message in batch])
-            if self._queues.trace is None:
-                self._log.say(f"{REFUSED.format(function='the router')}.", RED)
-                continue
             response = self._router.handle({"Records": [message.record() for message in batch]}, None)
-            self._queues.trace = None
             kept = {item["itemIdentifier"] for item in response["batchItemFailures"]}
             for message in batch:
                 if message.message_id not in kept:
