@@ -20,6 +20,7 @@ from joblane.inspector.filter import BulkAction, Filter
 from joblane.inspector.inspector import Inspector
 from joblane.inspector.stage import overview
 from joblane.maintenance.sweep import sweep
+from joblane.maintenance.unmarked_dead_letters import unmarked_dead_letters
 from joblane.page.app import build
 from joblane.page.desk import Desk
 from joblane.page.security import Keys
@@ -181,6 +182,14 @@ def test_the_task_of_a_row_that_cannot_be_read_is_archived_with_the_reason(
     assert [world.row(id_)["state"] for id_ in ("a", "it", "z")] == ["completed", "archived", "completed"]
     assert world.row("it")["reason"] == f"SkipRetry: its row cannot be read: {problem}"
     assert len(world.dead_letters(sample_batch)) == 1
+
+
+def test_dead_letters_of_a_queue_that_no_code_writes_are_listed_and_counted(world: World, inspector: Inspector) -> None:
+    put(world, sample_one, "it", **archived())
+    world.run("set joblane.checks = off")
+    world.run("update joblane.tasks set queue = 'nope', dead_sent_at = now() where id = 'it'")
+    assert [group.count for group in inspector.dead().groups] == [1]
+    assert unmarked_dead_letters(world.database.get(), world.sqs, PREFIX, []) == {}
 
 
 def test_a_claim_without_an_answer_keeps_its_messages(world: World) -> None:
