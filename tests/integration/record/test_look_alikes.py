@@ -159,3 +159,17 @@ def test_no_function_of_another_schema_is_called(limited: World, postgres: Postg
     made, _, errors = lived(limited, postgres)
     assert captured(limited._observer.get(), made) == []
     assert not errors
+
+
+def test_a_trigger_of_the_application_finds_the_tables_of_its_search_path(world: World) -> None:
+    """Such a trigger runs in the library's functions too, here in the release of a child."""
+    world._observer.get().execute_simple(
+        "create table public.seen (id text); create function public.note() returns trigger language plpgsql as"
+        " $$ begin insert into seen values (new.id); return null; end $$;"
+        " create trigger note after insert or update on joblane.tasks for each row execute function public.note()"
+    )
+    world.client.enqueue(sample_one, Sample(), task_id="parent")
+    world.client.enqueue(sample_one, Sample(), task_id="child", after=["parent"])
+    for id_ in ("child", "parent"):
+        world.deliver(sample_one, {"type": "sample:one", "id": id_, "rec": True})
+    assert world.row("child")["state"] == "pending"

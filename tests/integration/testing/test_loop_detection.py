@@ -58,6 +58,12 @@ def loop_outside(payload: Loop, ctx: TaskContext) -> None:
     OUTSIDE.enqueue(loop_outside, payload)
 
 
+@task("loop:batched", batch_size=10)
+def loop_batched(payload: Loop, ctx: TaskContext) -> None:
+    if payload.account < 13:
+        ctx.enqueue(loop_batched, Loop(account=payload.account + 1))
+
+
 def states(jobs: JobTester) -> Counter[State]:
     return Counter(jobs.task(one.id).state for one in jobs.enqueued())
 
@@ -124,3 +130,11 @@ def test_a_task_that_enqueues_itself_past_its_depth_is_stopped_by_lambda(jobs: J
     assert jobs.task(first).state is State.COMPLETED
     assert states(jobs) == {State.COMPLETED: MOST_INVOCATIONS, State.PENDING: 1}
     assert sum("Lambda would not invoke loop:outside" in text for text in log.texts) == 1
+
+
+def test_chains_of_different_lengths_in_one_batch_do_not_lengthen_each_other(jobs: JobTester) -> None:
+    """Each chain has fourteen tasks, one less than the default of ``max_depth`` allows."""
+    for _ in range(15):
+        jobs.enqueue(loop_batched, Loop(account=0))
+    jobs.drain()
+    assert states(jobs) == {State.COMPLETED: 15 * 14}
