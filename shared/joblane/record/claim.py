@@ -258,7 +258,7 @@ def _claim(answer: Mapping[str, Any], token: str) -> Claim:
 
 
 def _object(text: str | None) -> Any:
-    """Read headers or options. They come as text, since with thousands of levels they would make the answer unreadable."""
+    """Read headers or options. They come as text: with thousands of levels they would make the answer unreadable."""
     return {} if text in (None, "{}") else read_json(text) or {}
 
 
