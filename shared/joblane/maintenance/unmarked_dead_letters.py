@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from joblane.limits import DEAD_LETTER_RETENTION, MAX_BATCH
 from joblane.queues import Queue, dead_letter_name, lane_name
 from joblane.record.connection import Connection
+from joblane.record.states import as_read
 from joblane.sqs.client import Sqs
 from joblane.sqs.depth import queue_depth
 from joblane.sqs.message import DEAD_ATTRIBUTE
@@ -40,7 +41,7 @@ def expected_dead_letters(connection: Connection, prefix: str) -> Counter[str]:
     """Count the dead letters that each dead-letter queue should hold according to the archived rows."""
     expected: Counter[str] = Counter()
     for queue, type_, number in connection.run(EXPECTED):
-        expected[dead_letter_name(lane_name(prefix, Queue(queue), type_))] += number
+        expected[dead_letter_name(lane_name(prefix, as_read(Queue, queue), type_))] += number
     return expected
 
 

@@ -229,7 +229,7 @@ def claim(
 
 def _claim(answer: Mapping[str, Any], token: str) -> Claim:
     payload, left = answer["payload"], answer["left"]
-    headers, options = answer["headers"] or {}, answer["options"] or {}
+    headers, options = _object(answer["headers"]), _object(answer["options"])
     wait, mismatch = answer["wait"] or 0, answer["mismatch"]
     problem = _problem(headers, options) if headers or options else None
     if problem is not None:
@@ -260,6 +260,11 @@ def _claim(answer: Mapping[str, Any], token: str) -> Claim:
         release=answer["release"] or False,
         problem=problem,
     )
+
+
+def _object(text: str | None) -> Any:
+    """Read headers or options. They come as text: with thousands of levels they would make the answer unreadable."""
+    return {} if text in (None, "{}") else read_json(text) or {}
 
 
 def _seconds(given: float | str) -> float:

@@ -297,7 +297,7 @@ begin
     answers := pg_catalog.array_append(answers, pg_catalog.json_build_object(
       'id', m.id, 'verdict', verdict, 'run', t.runs, 'attempt', t.attempts, 'max_attempts', t.max_attempts,
       'snoozes', t.snoozes, 'generation', t.generation, 'payload', t.payload::text, 'schema', t.schema,
-      'headers', t.headers, 'options', t.options, 'used_ms', t.used_ms, 'reason', coalesce(refusal, t.reason),
+      'headers', t.headers::text, 'options', t.options::text, 'used_ms', t.used_ms, 'reason', coalesce(refusal, t.reason),
       'wait', date_part('epoch', case when verdict = 'leased' then t.lease_until else t.due_at end - clock),
       'left', date_part('epoch', t.deadline - clock),
       'mismatch', date_part('epoch', clock - t.mismatch_since),

@@ -17,7 +17,7 @@ from joblane import telemetry
 from joblane.client import JobClient
 from joblane.enqueue.wake import wake, wake_after_commit
 from joblane.errors import UNDEFINED_FUNCTION, EnqueueError, TaskCancelled, sqlstate, text_of
-from joblane.limits import EARLY_RECEIVES, LEASE_MARGIN, MAX_DELAY_SECONDS
+from joblane.limits import EARLY_RECEIVES, FINISH_MARGIN, LEASE_MARGIN, MAX_DELAY_SECONDS
 from joblane.queues import SWEEP, lane_name
 from joblane.record.claim import Claim, Verdict, arrival, claim
 from joblane.record.connection import (
@@ -44,7 +44,7 @@ from joblane.worker import outcome
 from joblane.worker.alarm import Alarm
 from joblane.worker.batch_response import BatchResponse, growing_seconds
 from joblane.worker.ends import Ends
-from joblane.worker.run import Run, Runner
+from joblane.worker.run import KILL_MARGIN_SECONDS, Run, Runner
 from joblane.worker.run_log import RunLog, fields_of
 from joblane.worker.turns import send_turns
 
@@ -117,7 +117,7 @@ class Worker:
         self._runner.client.keeps_chain = len(deliveries) == 1
         to_claim_alone = self._run_batch(self._claimable(deliveries, response), response, lambda_context)
         for id_, delivery in to_claim_alone.items():  # a lost run then counts for its own task and for no other
-            if response.slow_claims > MOST_SLOW_CLAIMS:  # the database is slow, not a row
+            if response.slow_claims and self._has_no_time(response, lambda_context):
                 response.keep(delivery, growing_seconds(delivery.receives))
                 continue
             for undecided in self._run_batch({id_: delivery}, response, lambda_context).values():
@@ -127,6 +127,12 @@ class Worker:
         self._log.write(self._lanes[deliveries[0].queue])
         self._ends.follow(lambda_context)
         return {"batchItemFailures": response.failures}
+
+    def _has_no_time(self, response: BatchResponse, lambda_context: Any) -> bool:
+        """True if the database is slow, not a row, or if slow claims have left too little time for a run."""
+        needed = min(self._task.timeout, self._task.numbers.function_timeout - FINISH_MARGIN).total_seconds()
+        left = lambda_context.get_remaining_time_in_millis() / 1000 - KILL_MARGIN_SECONDS
+        return response.slow_claims > MOST_SLOW_CLAIMS or left < needed
 
     def _run_batch(  # noqa: PLR0912 - a row for each verdict
         self, deliveries: Mapping[str, Received], response: BatchResponse, lambda_context: Any
@@ -400,7 +406,7 @@ class Worker:
 
     def _release(self, ended: Collection[str], children: Collection[str]) -> None:
         """Start the tasks whose parents have ended, and send their messages, for a limited time."""
-        if not ended and not children:
+        if not ended and not children:  # most messages
             return
         release = Release(ended, children)
         try:

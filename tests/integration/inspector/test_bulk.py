@@ -102,6 +102,27 @@ def test_all_matching_tasks_are_changed_and_their_messages_sent_at_once(inspecto
     assert world.row(view.id)["result"] == {"total": 25, "done": 25, "skipped": 0, "failed": 0, "stopped": None}
 
 
+@pytest.mark.parametrize("action", list(BulkAction))
+def test_a_row_that_the_database_refuses_to_change_is_skipped(
+    action: BulkAction, inspector: Inspector, bulks: Bulks
+) -> None:
+    # given three tasks, of which one was written by SQL without the table's checks
+    world = bulks.world
+    columns = archived() if action is BulkAction.RETRY else {}
+    for id_ in ("a", "it", "z"):
+        put(world, sample_one, id_, **columns)
+    before = world.row("it")["state"]
+    world.run("set joblane.checks = off")
+    world.run("""update joblane.tasks set options = '{"retry_delay": 5}' where id = 'it'""")
+    view = inspector.bulk(action, Filter(types=("sample:one",)), rate=500)
+    # when
+    assert bulks.run(view.id) == []
+    # then
+    view = inspector.bulk_view(view.id)
+    assert (view.state, view.total, view.done, view.skipped) == (State.COMPLETED, 3, 2, 1)
+    assert world.row("it")["state"] == before
+
+
 def test_changed_tasks_are_skipped_and_later_tasks_are_not_touched(inspector: Inspector, bulks: Bulks) -> None:
     # given
     world = bulks.world

@@ -39,7 +39,7 @@ from joblane.schedule import cron
 from joblane.sqs.tick import id_of
 from tests.builders.rows import active, put
 from tests.builders.snapshots import pid_of, session, swept
-from tests.samples import sample_batch, sample_one, sample_tick
+from tests.samples import Sample, sample_batch, sample_one, sample_tick
 from tests.samples_events import sample_heard
 from tests.world import PREFIX, World
 
@@ -227,6 +227,24 @@ def test_a_schema_before_pg_catalog_is_a_warning(stage: Stage) -> None:
     (check,) = stage.wrong().values()
     assert (check.what, check.grade) == ("search_path", Grade.WARNING)
     assert "searches public before pg_catalog" in check.found
+
+
+def test_a_trigger_of_the_application_needs_a_search_path_of_its_own(stage: Stage) -> None:
+    """It runs in the library's functions too, here in the release of a child."""
+    stage.world._observer.get().execute_simple(
+        "create table public.seen (id text); create function public.note() returns trigger language plpgsql as"
+        " $$ begin insert into seen values (new.id); return null; end $$;"
+        " create trigger note after insert or update on joblane.tasks for each row execute function public.note()"
+    )
+    (check,) = stage.wrong().values()
+    assert (check.what, check.grade) == ("triggers", Grade.WARNING)
+    stage.world._observer.get().execute_simple(check.do.split("`")[1])
+    assert stage.wrong() == {}
+    stage.world.client.enqueue(sample_one, Sample(), task_id="parent")
+    stage.world.client.enqueue(sample_one, Sample(), task_id="child", after=["parent"])
+    for id_ in ("child", "parent"):
+        stage.world.deliver(sample_one, {"type": "sample:one", "id": id_, "rec": True})
+    assert stage.world.row("child")["state"] == "pending"
 
 
 def test_a_stopped_sweep_is_reported(stage: Stage) -> None:

@@ -20,6 +20,7 @@ from joblane.inspector.filter import BulkAction, Filter
 from joblane.inspector.inspector import Inspector
 from joblane.inspector.stage import overview
 from joblane.maintenance.sweep import sweep
+from joblane.maintenance.unmarked_dead_letters import unmarked_dead_letters
 from joblane.page.app import build
 from joblane.page.desk import Desk
 from joblane.page.security import Keys
@@ -166,6 +167,7 @@ def test_a_value_that_no_code_writes_does_not_stop_the_tasks_of_its_batch(
     [
         ("headers = '[1]'", "headers: an object of strings is required"),
         ("options = '[1]'", "options: an object is required"),
+        (f"options = {DEEP.replace('6000', '12000')}", "options: an object is required"),
         ("""options = '{"timeout": "x"}'""", "options: timeout: 1 to 315,360,000 seconds are required"),
         ("""options = '{"events": 5}'""", "options: events: a list of completed, archived and cancelled is required"),
     ],
@@ -179,12 +181,18 @@ def test_the_task_of_a_row_that_cannot_be_read_is_archived_with_the_reason(
     world.run(f"update joblane.tasks set {written} where id = 'it'")
     batch = [{"type": "sample:batch", "id": id_, "rec": True} for id_ in ("a", "it", "z")]
     assert world.deliver(sample_batch, *batch) == []
-    assert [world.row(id_)["state"] for id_ in ("a", "it", "z")] == ["completed", "archived", "completed"]
-    assert (
-        world.row("it")["reason"]
-        == f"SkipRetry: its row cannot be read: {problem}. Correct the row with SQL, then retry the task"
-    )
+    found = world.run("select id, state, reason from joblane.tasks order by id")
+    reason = f"SkipRetry: its row cannot be read: {problem}. Correct the row with SQL, then retry the task"
+    assert found == [["a", "completed", None], ["it", "archived", reason], ["z", "completed", None]]
     assert len(world.dead_letters(sample_batch)) == 1
+
+
+def test_dead_letters_of_a_queue_that_no_code_writes_are_listed_and_counted(world: World, inspector: Inspector) -> None:
+    put(world, sample_one, "it", **archived())
+    world.run("set joblane.checks = off")
+    world.run("update joblane.tasks set queue = 'nope', dead_sent_at = now() where id = 'it'")
+    assert [group.count for group in inspector.dead().groups] == [1]
+    assert unmarked_dead_letters(world.database.get(), world.sqs, PREFIX, []) == {}
 
 
 def test_a_claim_without_an_answer_keeps_its_messages(world: World) -> None:

@@ -495,3 +495,15 @@ def test_messages_whose_claim_takes_too_long_are_claimed_alone(
     assert sum(CLAIM in statement for statement in made) == claims
     assert [world.row(id_)["runs"] for id_ in "abc"] == [int(id_ not in kept) for id_ in "abc"]
     assert all(108 <= seconds <= 120 for seconds in watched.visibilities)
+
+
+def test_a_run_without_time_after_slow_claims_does_not_begin(world: World) -> None:
+    """Its time limit would have passed, and an attempt would be spent."""
+    world._observer.get().execute_simple(SLOW)
+    for id_, number in (("a", 900), ("b", 10)):
+        put(world, sample_batch, id_, {"number": number})
+    lane = world.lane(sample_batch)
+    records = [record({"type": "sample:batch", "id": id_, "rec": True}, lane, message_id=id_) for id_ in "ab"]
+    with Database(world.url, limits=TimeLimits(connect=2, lock=1, statement=0.6)) as database:
+        kept = handle(Worker(sample_batch, database, world.sqs, PREFIX), *records, seconds=2.5)
+    assert (sorted(kept), [world.row(id_)["runs"] for id_ in "ab"]) == (["a", "b"], [0, 0])

@@ -13,13 +13,14 @@ from itertools import chain
 
 from pg8000.exceptions import DatabaseError
 
+from joblane import telemetry
 from joblane.enqueue.wake import wake
-from joblane.errors import sqlstate
+from joblane.errors import sqlstate, text_of
 from joblane.inspector.choices import ALLOWED
 from joblane.inspector.filter import BulkAction
 from joblane.queues import Queue, lane_name
 from joblane.record.conditions import HAS_TIME, HOLDER, MOST_RELEASED, SKIPPED_TICK
-from joblane.record.connection import Connection
+from joblane.record.connection import Connection, is_of_row
 from joblane.record.functions import VERSION
 from joblane.record.insert import BULK_OPTION
 from joblane.record.release import Release
@@ -170,26 +171,34 @@ def change(
 ) -> list[Changed]:
     """Apply ``action`` to the tasks, in the open transaction or in a transaction of its own. Returns the changed rows.
 
-    ``bulk``: the id of the bulk action, None for an action on a single task.
+    ``bulk``: the id of the bulk action, None for an action on a single task. A bulk action leaves out a row that the
+    database refuses to change.
 
     Call :func:`send` for the pending rows after the commit; otherwise the sweep sends their messages. The sweep also
     sends the dead letters of archived rows.
     """
-    document = json.dumps(list(ids))
+    document, fenced = json.dumps(list(ids)), action is BulkAction.RETRY or bulk is not None
     if action is BulkAction.RETRY:
         connection.run(FREE_EXPIRED, document)
     for last in (False,) * (ROUNDS - 1) + (True,):
         try:
-            return [_changed(row) for row in _fenced(connection, STATEMENTS[action], document, who, bulk)]
+            return [_changed(row) for row in _run(connection, fenced, STATEMENTS[action], document, who, bulk)]
         except DatabaseError as error:
-            if last or sqlstate(error) != UNIQUE_VIOLATION:
+            if not last and sqlstate(error) == UNIQUE_VIOLATION:
+                continue
+            if bulk is None or not is_of_row(error):
                 raise
-    raise AssertionError
+            if len(ids) == 1:
+                fields = {"task_id": ids[0], "error": text_of(error)}
+                telemetry.logger().warning("the database refuses to change a task; it is skipped", extra=fields)
+                return []
+            break
+    return [row for id_ in ids for row in change(connection, action, [id_], who=who, bulk=bulk)]
 
 
-def _fenced(connection: Connection, statement: str, *parameters: str | None) -> list[list[object]]:
-    """Run the statement behind a savepoint, so that its failure does not abort the open transaction."""
-    if connection.idle or statement is not RETRY:
+def _run(connection: Connection, fenced: bool, statement: str, *parameters: str | None) -> list[list[object]]:
+    """Run the statement. ``fenced``: behind a savepoint, so that its failure does not abort the open transaction."""
+    if connection.idle or not fenced:
         return connection.run(statement, *parameters)
     connection.execute_simple("savepoint change")
     try:

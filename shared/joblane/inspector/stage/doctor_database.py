@@ -58,6 +58,15 @@ select type, count(*) from live
    and type not in (select x.type from jsonb_array_elements_text($2::jsonb) as x(type))
  group by type order by type
 """
+TRIGGERS = """
+select distinct p.oid::regprocedure::text from pg_trigger t
+  join pg_proc p on p.oid = t.tgfoid join pg_language l on l.oid = p.prolang
+ where t.tgrelid = to_regclass('joblane.tasks') and not t.tgisinternal and l.lanname <> 'c'
+   and p.pronamespace <> to_regnamespace('joblane')
+   and not exists (select from unnest(p.proconfig) as setting where setting like 'search_path=%')
+ order by 1
+"""
+"""The functions of triggers that are not Joblane's."""
 WAITING = """
 select distinct p.type, c.type
   from (select child, parent from joblane.task_parents limit 10000) e
@@ -113,13 +122,18 @@ def advice(error: BaseException) -> str | None:
 
 
 def search_path(scope: Scope) -> Iterator[Check]:
-    """Check that no schema comes before ``pg_catalog``: PostgreSQL would call its functions instead of its own."""
+    """Check that no schema comes before ``pg_catalog``, as PostgreSQL would call its functions instead of its own, and
+    that triggers of others have a search path: the library's functions search ``pg_catalog`` only."""
     [[searched]] = scope.connection.run("select current_schemas(true)")
     before = [name for name in searched[: searched.index("pg_catalog")] if not name.startswith("pg_temp")]
     if before:
         found = f"PostgreSQL searches {', '.join(before)} before pg_catalog: functions there replace its own"
         do = "remove pg_catalog from the search_path of the role and of the database: PostgreSQL then searches it first"
         yield Check(Grade.WARNING, "search_path", found, do)
+    for (function,) in scope.connection.run(TRIGGERS):
+        found = f"{function}, of a trigger on joblane.tasks, has no search_path: names without a schema fail in it"
+        do = f"`alter function {function} set search_path = pg_catalog, public`, with the schemas that it needs"
+        yield Check(Grade.WARNING, "triggers", found, do)
 
 
 def clock(scope: Scope) -> Iterator[Check]:
