@@ -18,12 +18,14 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from joblane.maintenance import held
 from joblane.maintenance import messages as due
+from joblane.maintenance import parents as ended_parents
 from joblane.maintenance import unsent_dead_letters as dead
 from joblane.maintenance.duties import Duties
 from joblane.maintenance.events import Events
 from joblane.maintenance.expiry import Expiry, tidy
-from joblane.maintenance.held import CHANGES, Held
+from joblane.maintenance.held import Held
 from joblane.maintenance.messages import Messages
 from joblane.maintenance.next_sweep import NextSweep
 from joblane.maintenance.parents import Parents
@@ -95,25 +97,25 @@ def sweep(
     duties = duties or Duties(connection, following)
     walk, sends = Walk(connection, following), Sends(connection, sqs, following)
     expiry, rates = Expiry(connection), Rates(connection, following)
-    waiting, parents, events = Held(prefix, sends, duties), Parents(prefix, sends), Events(connection, bus)
+    waiting, parents, events = Held(prefix, sends, duties), Parents(prefix, sends, duties), Events(connection, bus)
     on_page: dict[str, Callable[[], None]] = {
         "tasks ended by SQL": lambda: tidy(connection, walk.ended),
-        "slots of paused tasks": lambda: waiting.leave(walk.idle),
+        held.PAUSED_SLOTS: lambda: waiting.leave(walk.idle),
     }
     messages = Messages(prefix, walk, sends, duties, on_page)
     dead_letters = UnsentDeadLetters(prefix, sends, duties)
     connection.execute_simple(PLANNING)
     try:
         duties.run("open transactions", lambda: following.begin(connection), None)
-        duties.run(CHANGES, waiting.end_changes, None)
+        duties.run(held.CHANGES, waiting.end_changes, None)
         steps = {
             "times of rates": rates.steps(),  # first, because the walk reads the times of tasks
             due.NAME: messages.steps(),
             dead.NAME: dead_letters.steps(),
             "expired tasks": expiry.steps(),
-            "unclaimed turns": waiting.take_back(),
-            "held tasks": waiting.steps(),
-            "ended parents": parents.steps(),
+            held.UNCLAIMED: waiting.take_back(),
+            held.NAME: waiting.steps(),
+            ended_parents.NAME: parents.steps(),
             "events": events.steps(),
         }
         following.is_late |= not duties.take_turns(steps, may_continue)
