@@ -294,6 +294,20 @@ def test_a_held_task_whose_change_is_refused_delays_no_other_limit(world: World,
     assert [world.row(name)["state"] for name in ("a", "b")] == ["held", "pending"]
 
 
+def test_a_rate_whose_task_refuses_its_change_delays_no_other_rate(world: World, sqs: Accepting) -> None:
+    # given two rates that give times of another interval than they have now
+    for name in ("a", "b"):
+        world.run("insert into joblane.limits (name, step, burst) values ($1, '2 hours', 1)", f"x:{name}")
+        world.run("insert into joblane.rates (name, next_at, step, burst)"
+                  " values ($1, now() + interval '2 hours', '1 hour', 1)", f"x:{name}")  # fmt: skip
+        timed: dict[str, Any] = {"total_limit": f"x:{name}", "passed": 4, "seq": 1, "first_due_at": In(0)}
+        put(world, sample_one, name, **timed, due_at=In(3600), sweep_at=In(3660))
+    refusing(world, "a")
+    swept = sweep(world.database.get(), sqs, PREFIX)
+    assert swept.failed == ["times of rates"]
+    assert world.run("select name from joblane.rates where step = '2 hours'") == [["x:b"]]
+
+
 def test_a_broken_connection_ends_the_sweep_and_its_task_is_tried_again(world: World, sqs: Accepting) -> None:
     work_for_each_duty(world)
     with failing(world, "broken", held.TAKE_BACK, []) as database, logs.lines() as lines:
