@@ -5,12 +5,13 @@ An operator, a deploy or the end of a change gives another rate; a cancellation 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
-from joblane.maintenance.next_sweep import NextSweep
-from joblane.record.connection import Connection
-from joblane.record.limit_changes import plan_anew
+from joblane.maintenance.duties import Duties
+from joblane.record.limit_changes import BATCH as PLANNED
+from joblane.record.limit_changes import plan_anew, wrong_times
 
+NAME = "times of rates"
 BATCH = 1000
 MOST_BATCHES = 10
 
@@ -28,18 +29,25 @@ returning name
 class Rates:
     """Gives new times, and forgets idle rates."""
 
-    def __init__(self, connection: Connection, following: NextSweep) -> None:
-        self._connection, self._following = connection, following
+    def __init__(self, duties: Duties) -> None:
+        self._connection, self._duties = duties.connection, duties
 
     def steps(self) -> Iterator[None]:
         """Give new times, then forget, in batches. It may be stopped after each step.
 
         The first step comes before the walk, which reads the new times. It may have read others before a later step.
         """
-        for page, planned in enumerate(plan_anew(self._connection)):
-            self._following.is_due |= page > 0 and planned > 0
+        for page, names in enumerate(wrong_times(self._connection)):
+            self._duties.following.is_due |= page > 0 and len(names) > 0
+            parts = (names[start : start + PLANNED] for start in range(0, len(names), PLANNED))
+            for _ in self._duties.run_batches(NAME, self._plan, parts):
+                pass
             yield
         for _ in range(MOST_BATCHES):
             if len(self._connection.run(FORGET)) < BATCH:
                 return
             yield
+
+    def _plan(self, names: Sequence[str]) -> Iterator[None]:
+        plan_anew(self._connection, names)
+        yield

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING
 from joblane.maintenance import held
 from joblane.maintenance import messages as due
 from joblane.maintenance import parents as ended_parents
+from joblane.maintenance import rates as times
 from joblane.maintenance import unsent_dead_letters as dead
 from joblane.maintenance.duties import Duties
 from joblane.maintenance.events import Events
@@ -96,7 +97,7 @@ def sweep(
     following = following or NextSweep()
     duties = duties or Duties(connection, following)
     walk, sends = Walk(connection, following), Sends(connection, sqs, following)
-    expiry, rates = Expiry(connection), Rates(connection, following)
+    expiry, rates = Expiry(connection), Rates(duties)
     waiting, parents, events = Held(prefix, sends, duties), Parents(prefix, sends, duties), Events(connection, bus)
     on_page: dict[str, Callable[[], None]] = {
         "tasks ended by SQL": lambda: tidy(connection, walk.ended),
@@ -109,7 +110,7 @@ def sweep(
         duties.run("open transactions", lambda: following.begin(connection), None)
         duties.run(held.CHANGES, waiting.end_changes, None)
         steps = {
-            "times of rates": rates.steps(),  # first, because the walk reads the times of tasks
+            times.NAME: rates.steps(),  # first, because the walk reads the times of tasks
             due.NAME: messages.steps(),
             dead.NAME: dead_letters.steps(),
             "expired tasks": expiry.steps(),
