@@ -399,9 +399,9 @@ class Worker:
 
     def _release(self, ended: Collection[str], children: Collection[str]) -> None:
         """Start the tasks whose parents have ended, and send their messages, for a limited time."""
-        release = Release(ended, children)
-        if release.is_done:
+        if not ended and not children:
             return
+        release = Release(ended, children)
         try:
             self._wake()
             for turns in release.steps(self._database.call):
