@@ -19,6 +19,7 @@ from joblane import producer as producer_module
 from joblane.errors import JobError
 from joblane.job import Job
 from joblane.maintenance import parents as parents_module
+from joblane.maintenance.duties import Duties
 from joblane.maintenance.parents import Parents
 from joblane.maintenance.sends import Sends
 from joblane.record.claim import CLAIM
@@ -112,7 +113,8 @@ class GraphStorm(DyingWorkers):
                 return
             if self._is_woken():
                 with self._gate.closed():
-                    list(Parents(PREFIX, Sends(observer.get(), self._lanes)).steps())
+                    sends = Sends(observer.get(), self._lanes)
+                    list(Parents(PREFIX, sends, Duties(sends.connection, sends.following)).steps())
         if not self.result.wrong:
             self.wrong(f"not over in time: {observer.get().run(LEFT)[:9]}, messages: {self._lanes.depth}")
 

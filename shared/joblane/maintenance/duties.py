@@ -59,17 +59,21 @@ class Duties:
         return otherwise
 
     def run_batches(
-        self, name: str, step: Callable[[Sequence[Item]], object], batches: Iterable[Sequence[Item]]
+        self, name: str, steps: Callable[[Sequence[Item]], Iterator[None]], batches: Iterable[Sequence[Item]]
     ) -> Iterator[None]:
-        """Run ``step`` for each batch. One that fails is repeated last, in parts: one item may be the cause."""
+        """Take the ``steps`` of each batch. One that fails is repeated last, in parts: one item may be the cause."""
         parts = deque[Sequence[Item]]()
         for batch in chain(batches, _taken(parts)):
             if self.failed[name] >= MOST_FAILURES:
                 return
-            if self.run(name, partial(step, batch), FAILED) is FAILED and len(batch) > 1:
-                size = math.ceil(len(batch) / SMALLER)
-                parts += [batch[start : start + size] for start in range(0, len(batch), size)]
-            yield
+            has_more = partial(_has_more, steps(batch))
+            while (answer := self.run(name, has_more, FAILED)) is True:
+                yield
+            if answer is FAILED:
+                if len(batch) > 1:
+                    size = math.ceil(len(batch) / SMALLER)
+                    parts += [batch[start : start + size] for start in range(0, len(batch), size)]
+                yield
 
     def take_turns(self, duties: Mapping[str, Iterator[None]], may_continue: Callable[[], bool]) -> bool:
         """Take a step of each duty in turn. Return False if there was no time for all steps."""

@@ -11,7 +11,7 @@ from joblane.errors import sqlstate
 from joblane.limits import CONTENT_KEPT_FOR_MESSAGES
 from joblane.maintenance.duties import SMALLER
 from joblane.record.connection import TIMED_OUT, Connection
-from joblane.record.row_by_row import LOCKED, run_rows
+from joblane.record.row_by_row import LOCKED, leaving_a_slow_row, run_rows
 from joblane.record.states import ENDED_SQL
 from joblane.record.transitions import ARCHIVED_EXPIRES, NO_LIMITS, RETENTION_EXPIRES, assignments
 
@@ -98,10 +98,11 @@ class Expiry:
         while ids := [id_ for (id_,) in self.connection.run(FIND, size)]:
             done = 0
             try:
-                for cleared, removed in run_rows(self.connection, EXPIRE, ids):
-                    self.cleared += cleared
-                    self.removed += removed
-                    done += cleared + removed
+                with leaving_a_slow_row(self.connection, ids):
+                    for cleared, removed in run_rows(self.connection, EXPIRE, ids):
+                        self.cleared += cleared
+                        self.removed += removed
+                        done += cleared + removed
             except DatabaseError as error:
                 if sqlstate(error) != TIMED_OUT or len(ids) == 1:
                     raise

@@ -19,7 +19,10 @@ from joblane.record.row_by_row import LOCKED, run_rows
 from joblane.record.serve import Limits, serve_in_steps
 from joblane.record.transitions import LEFT_LIMITS, LET_GO, assignments
 
+HELD_TASKS = "held tasks"
 CHANGES = "changes of limits"
+PAUSED_SLOTS = "slots of paused tasks"
+UNCLAIMED = "unclaimed turns"
 BATCH = 50
 """The most limits that one statement serves."""
 PAGE = 10_000
@@ -98,7 +101,7 @@ class Held:
         """Let paused tasks leave their limits, and serve these."""
         for start in range(0, len(ids), LEAVING):
             left = run_rows(self._sends.connection, LEAVE, ids[start : start + LEAVING])
-            for _ in self._serve(left):
+            for _ in self._serve(PAUSED_SLOTS, left):
                 pass
 
     def take_back(self) -> Iterator[None]:
@@ -108,22 +111,25 @@ class Held:
         for shared, type_, queue in {tuple(row[2:]) for row in taken_back}:
             connection.run(GO_BEHIND, shared, type_, queue)
             yield
-        yield from self._serve([row[:3] for row in taken_back])
+        yield from self._serve(UNCLAIMED, [row[:3] for row in taken_back])
 
     def steps(self) -> Iterator[None]:
         """Serve the limits with room, in batches. It may be stopped after each step."""
         for found in unserved(self._sends.connection):
-            yield from self._serve([row[:3] for row in found])
+            yield from self._serve(HELD_TASKS, [row[:3] for row in found])
             yield
 
-    def _serve(self, wanted: Sequence[Limits]) -> Iterator[None]:
+    def _serve(self, name: str, wanted: Sequence[Limits]) -> Iterator[None]:
         if wanted:  # tasks that others have locked, or that no slot was left for
             self._sends.following.is_due = True
-        for start in range(0, len(wanted), BATCH):
-            for turns in serve_in_steps(self._sends.connection, wanted[start : start + BATCH]):
-                self.served += len(turns)
-                self._sends.start(self._prefix, turns)
-                yield
+        batches = (wanted[start : start + BATCH] for start in range(0, len(wanted), BATCH))
+        yield from self._duties.run_batches(name, self._served, batches)
+
+    def _served(self, wanted: Sequence[Limits]) -> Iterator[None]:
+        for turns in serve_in_steps(self._sends.connection, wanted):
+            self.served += len(turns)
+            self._sends.start(self._prefix, turns)
+            yield
 
 
 def unserved(connection: Connection) -> Iterator[list[list[str | None]]]:

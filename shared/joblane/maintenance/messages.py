@@ -110,14 +110,15 @@ class Messages:
             self._depths[name] = self._sends.depth(name)
         return self._depths.get(name)
 
-    def _send(self, due: Sequence[tuple[str, str]]) -> None:
-        """Send the messages of tasks, each after the name of its lane."""
+    def _send(self, due: Sequence[tuple[str, str]]) -> Iterator[None]:
+        """Send the messages of tasks, each after the name of its lane, in one step."""
         ids = [id_ for name, id_ in due if name not in self._sends.refused]
         rows = run_rows(self._sends.connection, TAKE, ids)
         if len(rows) < len(ids):  # another transaction has locked some of them
             self._sends.following.is_due = True
         self._sends.following.add(min((row[-1] for row in rows if row[1] != SWEEP), default=None))
         self.sent += len(self._sends.send([taken for row in rows if (taken := self._taken(row)) is not None]))
+        yield
 
     def _taken(self, row: Row) -> Taken | None:
         """Return the task with its message, or None if its row does not make a message."""

@@ -5,13 +5,15 @@ A parent may also have been ended, or its row deleted, by SQL.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 
+from joblane.maintenance.duties import Duties
 from joblane.maintenance.sends import Sends
-from joblane.record.conditions import PARENT_CANCELS, PARENT_LETS_GO
+from joblane.record.conditions import MOST_RELEASED, PARENT_CANCELS, PARENT_LETS_GO
 from joblane.record.release import Release
 from joblane.record.states import PARENTS
 
+ENDED_PARENTS = "ended parents"
 PAGE = 5_000
 """The most rows that one statement reads."""
 KEPT = "interval '120 days'"
@@ -64,9 +66,9 @@ due in a year for example, and a member may add others."""
 class Parents:
     """Releases tasks. ``released``: the tasks that may start now."""
 
-    def __init__(self, prefix: str, sends: Sends) -> None:
+    def __init__(self, prefix: str, sends: Sends, duties: Duties) -> None:
         self.released = 0
-        self._prefix, self._sends = prefix, sends
+        self._prefix, self._sends, self._duties = prefix, sends, duties
 
     def steps(self) -> Iterator[None]:
         """Release in batches. It may be stopped after each step."""
@@ -78,18 +80,23 @@ class Parents:
             if ended_children:
                 connection.run(FORGET_PARENTS, ended_children, *position, *last)
             position = tuple(last)
-            yield from self._release(ended or (), ())
+            yield from self._release(ended or (), Release)
         place, number = "-infinity", PAGE
         while number == PAGE:
             ((children, last_place, number),) = connection.run(HELD, place)
             place = str(last_place)
-            yield from self._release((), children or ())
+            yield from self._release(children or (), lambda ids: Release((), ids))
 
-    def _release(self, ended: list[str] | tuple[()], children: list[str] | tuple[()]) -> Iterator[None]:
-        if ended or children:
+    def _release(self, ids: Sequence[str], release: Callable[[Sequence[str]], Release]) -> Iterator[None]:
+        """Follow the releases of batches of tasks, each with its own errors."""
+        if ids:
             self._sends.following.is_due = True
-        for turns in Release(ended, children).steps(lambda step: step(self._sends.connection), to_end=True):
+        batches = (ids[start : start + MOST_RELEASED] for start in range(0, len(ids), MOST_RELEASED))
+        yield from self._duties.run_batches(ENDED_PARENTS, lambda batch: self._steps(release(batch)), batches)
+        yield
+
+    def _steps(self, release: Release) -> Iterator[None]:
+        for turns in release.steps(lambda step: step(self._sends.connection), to_end=True):
             self.released += len(turns)
             self._sends.start(self._prefix, turns)
             yield
-        yield

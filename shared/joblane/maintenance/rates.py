@@ -5,12 +5,13 @@ An operator, a deploy or the end of a change gives another rate; a cancellation 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
-from joblane.maintenance.next_sweep import NextSweep
-from joblane.record.connection import Connection
-from joblane.record.limit_changes import plan_anew
+from joblane.maintenance.duties import Duties
+from joblane.record.limit_changes import BATCH as PLANNED
+from joblane.record.limit_changes import plan_anew, wrong_times
 
+TIMES_OF_RATES = "times of rates"
 BATCH = 1000
 MOST_BATCHES = 10
 
@@ -28,8 +29,8 @@ returning name
 class Rates:
     """Gives new times, and forgets idle rates."""
 
-    def __init__(self, connection: Connection, following: NextSweep) -> None:
-        self._connection, self._following = connection, following
+    def __init__(self, duties: Duties) -> None:
+        self._connection, self._duties = duties.connection, duties
 
     def steps(self) -> Iterator[None]:
         """Give new times, then forget, in batches. It may be stopped after each step.
@@ -37,10 +38,17 @@ class Rates:
         The first step comes before the walk, which then reads the new times. Before a later step it may have read
         old ones.
         """
-        for page, planned in enumerate(plan_anew(self._connection)):
-            self._following.is_due |= page > 0 and planned > 0
+        for page, names in enumerate(wrong_times(self._connection)):
+            self._duties.following.is_due |= page > 0 and len(names) > 0
+            parts = (names[start : start + PLANNED] for start in range(0, len(names), PLANNED))
+            for _ in self._duties.run_batches(TIMES_OF_RATES, self._plan, parts):
+                pass
             yield
         for _ in range(MOST_BATCHES):
             if len(self._connection.run(FORGET)) < BATCH:
                 return
             yield
+
+    def _plan(self, names: Sequence[str]) -> Iterator[None]:
+        plan_anew(self._connection, names)
+        yield

@@ -21,11 +21,11 @@ from typing import TYPE_CHECKING
 from joblane.maintenance.duties import Duties
 from joblane.maintenance.events import Events
 from joblane.maintenance.expiry import Expiry, tidy
-from joblane.maintenance.held import CHANGES, Held
+from joblane.maintenance.held import CHANGES, HELD_TASKS, PAUSED_SLOTS, UNCLAIMED, Held
 from joblane.maintenance.messages import DUE_MESSAGES, Messages
 from joblane.maintenance.next_sweep import NextSweep
-from joblane.maintenance.parents import Parents
-from joblane.maintenance.rates import Rates
+from joblane.maintenance.parents import ENDED_PARENTS, Parents
+from joblane.maintenance.rates import TIMES_OF_RATES, Rates
 from joblane.maintenance.sends import Sends
 from joblane.maintenance.unsent_dead_letters import UNSENT, UnsentDeadLetters
 from joblane.maintenance.walk import PLANNING, RESET_PLANNING, Walk
@@ -92,11 +92,11 @@ def sweep(
     following = following or NextSweep()
     duties = duties or Duties(connection, following)
     walk, sends = Walk(connection, following), Sends(connection, sqs, following)
-    expiry, rates = Expiry(connection), Rates(connection, following)
-    waiting, parents, events = Held(prefix, sends, duties), Parents(prefix, sends), Events(connection, bus)
+    expiry, rates = Expiry(connection), Rates(duties)
+    waiting, parents, events = Held(prefix, sends, duties), Parents(prefix, sends, duties), Events(connection, bus)
     on_page: dict[str, Callable[[], None]] = {
         "tasks ended by SQL": lambda: tidy(connection, walk.ended),
-        "slots of paused tasks": lambda: waiting.leave(walk.idle),
+        PAUSED_SLOTS: lambda: waiting.leave(walk.idle),
     }
     messages = Messages(prefix, walk, sends, duties, on_page)
     dead_letters = UnsentDeadLetters(prefix, sends, duties)
@@ -105,13 +105,13 @@ def sweep(
         duties.run("open transactions", lambda: following.begin(connection), None)
         duties.run(CHANGES, waiting.end_changes, None)
         steps = {
-            "times of rates": rates.steps(),  # first, because the walk reads the times of tasks
+            TIMES_OF_RATES: rates.steps(),  # first, because the walk reads the times of tasks
             DUE_MESSAGES: messages.steps(),
             UNSENT: dead_letters.steps(),
             "expired tasks": expiry.steps(),
-            "unclaimed turns": waiting.take_back(),
-            "held tasks": waiting.steps(),
-            "ended parents": parents.steps(),
+            UNCLAIMED: waiting.take_back(),
+            HELD_TASKS: waiting.steps(),
+            ENDED_PARENTS: parents.steps(),
             "events": events.steps(),
         }
         following.is_late |= not duties.take_turns(steps, may_continue)

@@ -15,7 +15,7 @@ from joblane.maintenance.sends import Sends, Taken, body_of, group_of
 from joblane.queues import dead_letter_name, lane_name
 from joblane.record.connection import Row, read_json
 from joblane.record.dead_letters import mark_dead_sent, successor_entry
-from joblane.record.row_by_row import LOCKED, run_rows
+from joblane.record.row_by_row import LOCKED, leaving_a_slow_row, run_rows
 from joblane.sqs.dead_letter import archived_dead_letter
 from joblane.sqs.message import Message
 
@@ -95,11 +95,14 @@ class UnsentDeadLetters:
         if batch and not self._sends.silent:
             yield batch
 
-    def _send(self, ids: Sequence[str]) -> None:
+    def _send(self, ids: Sequence[str]) -> Iterator[None]:
+        """Send, in one step."""
         connection, sends = self._sends.connection, self._sends
         generations: dict[str, int] = {}
         taken = []
-        for row in run_rows(connection, TAKE, ids):
+        with leaving_a_slow_row(connection, ids):
+            rows = run_rows(connection, TAKE, ids)
+        for row in rows:
             generations[row[0]] = row[6]
             if (one := self._taken(row)) is not None:
                 taken.append(one)
@@ -108,6 +111,7 @@ class UnsentDeadLetters:
         successors = mark_dead_sent(connection, [(one.id, generations[one.id]) for one in sent])
         if sends.sqs.send_many([successor_entry(self._prefix, successor) for successor in successors]):
             sends.following.is_due = True
+        yield
 
     def _taken(self, row: Row) -> Taken | None:
         id_, type_, queue, tenant, schema, headers, generation, reason, payload, taken, before = row

@@ -8,6 +8,7 @@ from joblane.maintenance.next_sweep import NextSweep
 from joblane.queues import SWEEP, Queue
 from joblane.record.conditions import HAS_IDLE_SLOT, UNPAUSED
 from joblane.record.connection import Connection
+from joblane.record.functions import VERSION
 from joblane.record.states import ENDED, LIVE_SQL, WAITING, State, in_sql
 
 PAGE = 10_000
@@ -31,6 +32,11 @@ RESET_PLANNING = (
     " reset jit; reset plan_cache_mode"
 )
 
+# A task with nothing but the time of a rate keeps nobody waiting, and a lane may be behind with any number of them.
+HAS_SLOTS = f"""(t.ordered is true or exists (
+    select from pg_catalog.unnest(array[t.key_limit, t.total_limit, t.shared_limit]) as n(name),
+           lateral joblane.limit_of_{VERSION}(n.name) as l
+     where n.name is not null and l.slots is not null))"""
 # The next page continues after the page's last row. This row is in the first group of the answer, and is the last that
 # `array_agg` has read: PLANNING prevents a sort, so rows are aggregated in the order of the index. A task has no
 # message while its `sweep_at` is before its `due_at`.
@@ -44,7 +50,8 @@ select type, queue, max(created_at)::text, (pg_catalog.array_agg(id))[count(*)],
            case when state <> 'active' then extract(epoch from now() - due_at)::float8 end,
            lease_until < now() - interval '{STUCK_AFTER_MINUTES} minutes',
            passed >= 1 and sweep_at < now() - interval '{LATE_TURN_SECONDS} s'
-                                            * pg_catalog.power(4::float8, least(sends, 10)::float8)))
+                                            * pg_catalog.power(4::float8, least(sends, 10)::float8)
+             and {HAS_SLOTS}))
          filter (where sweep_at <= now() and state in {LIVE_SQL} and {UNPAUSED}),
        pg_catalog.json_agg(id) filter (where state in {in_sql(ENDED)}),
        pg_catalog.json_agg(id) filter (where passed >= 1 and {HAS_IDLE_SLOT} and not ({UNPAUSED})),
@@ -52,7 +59,8 @@ select type, queue, max(created_at)::text, (pg_catalog.array_agg(id))[count(*)],
          filter (where sends > 1 and sweep_at > now() and state in {in_sql(WAITING - {State.HELD})}
                    and due_at < now() and {UNPAUSED}),
        extract(epoch from min(sweep_at) filter (where sweep_at > now()))::float8
-  from (select id, created_at, type, queue, tenant, state, due_at, sweep_at, lease_until, sends, passed
+  from (select id, created_at, type, queue, tenant, state, due_at, sweep_at, lease_until, sends, passed,
+               key_limit, total_limit, shared_limit, ordered
           from joblane.tasks
          where finished_at is null and (created_at, id) > ($1::timestamptz, $2)
          order by created_at, id limit {PAGE}) as t

@@ -10,7 +10,7 @@ The tasks to which a rate has given a time get new times when the rate changes.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -357,29 +357,28 @@ def serve_changed(connection: Connection, changed: Iterable[str], send: Callable
     """
     for name in changed:
         if is_of_each_key(name):
-            for _ in plan_anew(connection, *keys_of(name)):
-                pass
+            for names in wrong_times(connection, *keys_of(name)):
+                for start in range(0, len(names), BATCH):
+                    plan_anew(connection, names[start : start + BATCH])
             _serve_keys(connection, name, send)
         elif waiting := connection.run(WAITING, name):
             send(serve(connection, waiting))
 
 
-def plan_anew(connection: Connection, after: str = "", before: str | None = None) -> Iterator[int]:
-    """Give new times to the tasks of limits in a range whose times are not those of the rate in force.
-
-    It changes nothing where a task is locked. Each part is a transaction of its own. Yields the number of such limits
-    among each :data:`LOOKED_AT`.
-    """
+def wrong_times(connection: Connection, after: str = "", before: str | None = None) -> Iterator[list[str]]:
+    """Yield the limits in a range whose times are not those of the rate in force, among each :data:`LOOKED_AT`."""
     while rows := connection.run(PLANNED_ANEW, after, before):
-        names = [name for _, name in rows if name is not None]
-        for start in range(0, len(names), BATCH):
-            with _skipping_locked(), transaction(connection):
-                _lock(connection, names[start : start + BATCH])
-                _give_times(connection, names[start : start + BATCH])
-        yield len(names)
+        yield [name for _, name in rows if name is not None]
         if len(rows) < LOOKED_AT:
             return
         after = rows[-1][0]
+
+
+def plan_anew(connection: Connection, names: Sequence[str]) -> None:
+    """Give new times to the tasks of limits, in a transaction of its own. It changes nothing where a task is locked."""
+    with _skipping_locked(), transaction(connection):
+        _lock(connection, names)
+        _give_times(connection, names)
 
 
 def _serve_keys(connection: Connection, name: str, send: Callable[[list[Turn]], object]) -> None:

@@ -6,15 +6,15 @@ An operator may have written a value that no code writes, or a trigger of the ap
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 from pg8000.exceptions import DatabaseError
 
 from joblane import telemetry
-from joblane.errors import text_of
-from joblane.record.connection import Row, is_of_row
+from joblane.errors import sqlstate, text_of
+from joblane.record.connection import TIMED_OUT, Row, is_of_row
 
 if TYPE_CHECKING:
     from joblane.record.connection import Connection
@@ -66,3 +66,19 @@ def leave_row(connection: Connection, id_: str, why: str) -> None:
     )
     with suppress(DatabaseError):  # a constraint may refuse any change of the row
         connection.run(BACK_OFF, id_)
+
+
+@contextmanager
+def leaving_a_slow_row(connection: Connection, ids: Sequence[str]) -> Iterator[None]:
+    """If a statement for one row alone takes too long, the sweep then ignores the row for an hour.
+
+    Otherwise the row would be the first one of each sweep, and those behind it would never be reached. The error is
+    raised: the duty has failed.
+    """
+    try:
+        yield
+    except DatabaseError as error:
+        if len(ids) == 1 and sqlstate(error) == TIMED_OUT:
+            with suppress(DatabaseError):
+                connection.run(BACK_OFF, ids[0])
+        raise

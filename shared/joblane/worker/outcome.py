@@ -145,8 +145,11 @@ def storable_result(result: Any) -> Any:
     try:
         value = to_jsonable_python(result, inf_nan_mode="null")
         check_tree(value, "result")
-        text = json.dumps(value, ensure_ascii=False)  # fails for an integer of thousands of digits, unlike the others
-        if (size := len(text.encode())) > MAX_RESULT_BYTES:
+        # It fails for an integer of thousands of digits, unlike the others. With its escapes a text is never shorter.
+        if (
+            len(json.dumps(value)) > MAX_RESULT_BYTES
+            and (size := len(json.dumps(value, ensure_ascii=False).encode())) > MAX_RESULT_BYTES
+        ):
             raise ValueError(f"it has {size:,} bytes as JSON, and at most {MAX_RESULT_BYTES:,} are stored")
     except ValueError as error:  # MessageError is a ValueError too
         raise TypeError(

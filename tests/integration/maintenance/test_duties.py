@@ -29,7 +29,7 @@ from joblane.maintenance import (
     unsent_dead_letters,
     walk,
 )
-from joblane.maintenance.duties import Duties
+from joblane.maintenance.duties import MOST_FAILURES, Duties
 from joblane.maintenance.next_sweep import NextSweep
 from joblane.maintenance.sweep import sweep
 from joblane.record import limit_changes, schedules
@@ -238,6 +238,86 @@ def test_a_task_whose_expiry_takes_long_delays_no_earlier_one(world: World, sqs:
     with Database(world.url, limits=QUICK) as database:
         swept = sweep(database.get(), sqs, PREFIX)
     assert (swept.failed, swept.cleared) == (["expired tasks"], 2)
+
+
+def test_an_expiry_that_always_takes_too_long_delays_no_later_one_for_ever(world: World, sqs: Accepting) -> None:
+    # given a row with so much that its deletion never ends in time
+    for number, name in enumerate(("a", "slow", "z")):
+        put(world, sample_one, name, state="completed", expire_at=In(number - 9), sweep_at=None, cleared=True)
+    slow(world, "slow")
+    world.run("alter table joblane.tasks disable trigger slow")
+    world.run("create trigger slow_delete before delete on joblane.tasks for each row"
+              " when (old.id = 'slow') execute function slow()")  # fmt: skip
+    # then the first sweep with this row fails, and the next one deletes the others
+    with Database(world.url, limits=QUICK) as database:
+        assert [sweep(database.get(), sqs, PREFIX).failed for _ in range(2)] == [["expired tasks"], []]
+    assert world.run("select id from joblane.tasks") == [["slow"]]
+
+
+def test_dead_letters_that_always_take_too_long_delay_no_other_for_ever(world: World, sqs: Accepting) -> None:
+    # given more dead letters with a large payload than may fail in a sweep, and another one
+    put(world, sample_one, "slow-0", **archived(dead_sent_at=None, sweep_at=In(-1), finished_at=In(-90)))
+    world.run(
+        "update joblane.tasks set payload = (select jsonb_build_object('x', jsonb_agg(i % 10))"
+        " from generate_series(1, 3000000) i)"
+    )
+    for number in range(1, MOST_FAILURES + 1):
+        put(world, sample_one, f"slow-{number}", **archived(dead_sent_at=None, sweep_at=In(-1), finished_at=In(-90)))
+    world.run("update joblane.tasks set payload = (select payload from joblane.tasks where id = 'slow-0')")
+    for number in range(unsent_dead_letters.PAGE):
+        put(world, sample_one, f"z-{number}", **archived(dead_sent_at=None, sweep_at=In(-1), finished_at=In(-5)))
+    # then two sweeps send all others
+    with Database(world.url, limits=TimeLimits(connect=2, lock=0.2, statement=0.15)) as database:
+        for _ in range(2):
+            sweep(database.get(), sqs, PREFIX)
+    assert world.run("select count(*) from joblane.tasks where dead_letter_unsent and id like 'z-%'") == [[0]]
+
+
+def refusing(world: World, id_: str) -> None:
+    """Add a trigger of an application that refuses each change of a row."""
+    world.run(
+        "create function refuse() returns trigger language plpgsql as"
+        " $$ begin raise exception 'no' using errcode = '23514'; end $$"
+    )
+    world.run(
+        "create trigger refuse before update on joblane.tasks for each row"
+        f" when (old.id = '{id_}') execute function refuse()"
+    )
+
+
+def test_a_child_whose_change_is_refused_delays_no_other(world: World, sqs: Accepting) -> None:
+    for name in ("a", "b"):
+        put(world, sample_one, f"parent-{name}", state="completed", sweep_at=None)
+        put(world, sample_one, f"child-{name}", state="held", total_limit=None, waits_for="*parents", place=1.0)
+        world.run("insert into joblane.task_parents values ($1, $2, 'hold')", f"child-{name}", f"parent-{name}")
+    refusing(world, "child-a")
+    swept = sweep(world.database.get(), sqs, PREFIX)
+    assert (swept.failed, swept.released) == (["ended parents"], 1)
+    assert [world.row(f"child-{name}")["state"] for name in ("a", "b")] == ["held", "pending"]
+
+
+def test_a_held_task_whose_change_is_refused_delays_no_other_limit(world: World, sqs: Accepting) -> None:
+    for name in ("a", "b"):
+        limit = f"sample:single/{name}"
+        put(world, sample_single, name, state="held", key_limit=limit, total_limit=None, waits_for=limit)
+    refusing(world, "a")
+    swept = sweep(world.database.get(), sqs, PREFIX)
+    assert (swept.failed, swept.served) == (["held tasks"], 1)
+    assert [world.row(name)["state"] for name in ("a", "b")] == ["held", "pending"]
+
+
+def test_a_rate_whose_task_refuses_its_change_delays_no_other_rate(world: World, sqs: Accepting) -> None:
+    # given two rates that give times of another interval than they have now
+    for name in ("a", "b"):
+        world.run("insert into joblane.limits (name, step, burst) values ($1, '2 hours', 1)", f"x:{name}")
+        world.run("insert into joblane.rates (name, next_at, step, burst)"
+                  " values ($1, now() + interval '2 hours', '1 hour', 1)", f"x:{name}")  # fmt: skip
+        timed: dict[str, Any] = {"total_limit": f"x:{name}", "passed": 4, "seq": 1, "first_due_at": In(0)}
+        put(world, sample_one, name, **timed, due_at=In(3600), sweep_at=In(3660))
+    refusing(world, "a")
+    swept = sweep(world.database.get(), sqs, PREFIX)
+    assert swept.failed == ["times of rates"]
+    assert world.run("select name from joblane.rates where step = '2 hours'") == [["x:b"]]
 
 
 def test_a_broken_connection_ends_the_sweep_and_its_task_is_tried_again(world: World, sqs: Accepting) -> None:

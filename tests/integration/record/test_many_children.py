@@ -14,6 +14,7 @@ from pg8000.exceptions import DatabaseError
 from joblane.inspector.filter import BulkAction
 from joblane.job import Job
 from joblane.maintenance import parents as parents_module
+from joblane.maintenance.duties import Duties
 from joblane.maintenance.next_sweep import NextSweep
 from joblane.maintenance.parents import Parents
 from joblane.maintenance.sends import Sends
@@ -228,7 +229,8 @@ def test_a_cancelled_callback_leaves_the_rows_of_its_members_to_the_sweep(
     assert world.client.cancel("c0") is State.CANCELLED
     assert states(world, "b:on_success") == ["cancelled"]
     assert rows_left(world) == 3
-    steps = Parents(PREFIX, Sends(world.database.get(), world.sqs)).steps()
+    sends = Sends(world.database.get(), world.sqs)
+    steps = Parents(PREFIX, sends, Duties(sends.connection, sends.following)).steps()
     next(steps)
     assert rows_left(world) == 1, "of a page"
     world.sweep()
