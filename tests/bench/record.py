@@ -16,7 +16,7 @@ from unittest.mock import patch
 from joblane import Payload, Task, TaskContext, task
 from joblane.client import JobClient
 from joblane.job import Job
-from joblane.queues import Queue, lane_name
+from joblane.queues import SWEEP, Queue, dead_letter_name, lane_name, slug_of
 from joblane.record.claim import claim
 from joblane.record.database import Database
 from joblane.record.finish import finish
@@ -55,15 +55,19 @@ def bench_total(payload: Work, ctx: TaskContext) -> None:
     pass
 
 
+OTHERS = (slug_of(SWEEP), dead_letter_name(""))
+"""Ends of the names of queues that no measured worker reads."""
+
+
 class Accepting(Sqs):
-    """SQS that accepts each message at once, and keeps it."""
+    """SQS that accepts each message at once, and keeps those of the measured tasks: no wake-up, and no dead letter."""
 
     def __init__(self) -> None:
         super().__init__()
         self.bodies: list[str] = []
 
     def send_many(self, entries: Sequence[Entry], *_: Any, **__: Any) -> dict[int, str]:
-        self.bodies += [entry.body for entry in entries]
+        self.bodies += [entry.body for entry in entries if not entry.queue.endswith(OTHERS)]
         return {}
 
 

@@ -34,6 +34,9 @@ select o.id from joblane.tasks o, joblane.tasks t
    and (o.first_due_at, o.seq) < (t.first_due_at, t.seq)
 """
 STATES = "select id, state, generation, finished_at is not null from joblane.tasks where id = any($1::text[])"
+# A member that an operator has retried can add members after the callback has started.
+MEMBERS = f"""{STATES}
+   and ($3::int = 1 or created_at < (select min(started_at) from joblane.task_attempts where task_id = $2))"""
 SEALED = "select sealed_at is not null from joblane.batches where id = $1"
 PAUSES = "select scope, name, xmin::text from joblane.pauses"
 OTHERS_RATED = """
@@ -164,8 +167,8 @@ class Starts:
             return
         id_, _, kind = start.id.partition(":")
         self._if(not self._world.observer.run(SEALED, id_)[0][0], "a callback before the seal", start)
-        rows = self._world.observer.run(STATES, sorted(batch.members | batch.added))
-        lost = batch.members - {row[0] for row in rows}
+        rows = self._world.observer.run(MEMBERS, sorted(batch.members | batch.added), start.id, start.run)
+        lost = set() if start.run > 1 else batch.members - {row[0] for row in rows}
         self._if(bool(lost) and not self._world.is_old, "members are lost", start, lost)
         for member, state, generation, has_ended in rows:
             may_start = has_ended if kind == "on_end" else state == "completed"
