@@ -306,6 +306,10 @@ def test_a_body_that_is_no_json_is_refused(served: Served) -> None:
         ("ListQueues", '{"QueueNamePrefix": 5}'),
         ("SendMessage", '{"QueueUrl": "/%s", "MessageBody": "a", "MessageAttributes": [1]}'),
         ("SendMessageBatch", '{"QueueUrl": "/%s", "Entries": [{"Id": "a", "MessageAttributes": "b"}]}'),
+        *(
+            ("SendMessage", f'{{"QueueUrl": "/%s", "MessageBody": "a", "MessageSystemAttributes": {given}}}')
+            for given in ("5", '{"AWSTraceHeader": "x"}', '{"AWSTraceHeader": {"StringValue": 5}}')
+        ),
         ("GetQueueAttributes", '{"QueueUrl": "/%s", "AttributeNames": 5}'),
     ],
 )

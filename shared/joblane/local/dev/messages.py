@@ -35,6 +35,8 @@ def checked_entry(queue: str, given: Mapping[str, Any], *, whole: bool = True) -
     attributes = _attributes(given.get("MessageAttributes") or {}, whole=whole)
     system = (given.get("MessageSystemAttributes") or {}).get(TRACE_ATTRIBUTE) or {}
     trace = system.get("StringValue")
+    if not isinstance(trace, str | None):
+        raise AwsError("SerializationException", f"The system attribute '{TRACE_ATTRIBUTE}' needs a StringValue.")
     entry = Entry(
         queue, body if isinstance(body, str) else "", attributes=attributes, keeps_chain=not trace, trace=trace
     )
