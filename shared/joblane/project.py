@@ -5,6 +5,8 @@ from __future__ import annotations
 
 import keyword
 import os
+import shlex
+import stat
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,13 +18,21 @@ ROOT_FILES = ("cdk.json", "pyproject.toml", "functions")
 """A folder with one of these is the root of a project."""
 FUNCTIONS = "functions"
 """The default package of the handlers."""
+FOLDER = ".joblane"
 KEYS = ("functions", "code", "lock", "migrations")
+SAFE_FOLDER = "JOBLANE_SAFE_FOLDER"
+"""Variable with the absolute path of a folder that may belong to another user, for containers and CI."""
+SHARED = stat.S_ISVTX | stat.S_IWOTH
+"""Mode of a folder in which each user may create files, such as /tmp."""
 LOCKS = Path(__file__).parent / "locks"
 """The library's own lock files: of functions (``runtime.txt``) and of the tools of the local stack."""
 
 
 class ProjectError(JobError):
-    """A key of ``[tool.joblane]`` in ``pyproject.toml`` is wrong. The message names the key."""
+    """A key of ``[tool.joblane]`` in ``pyproject.toml`` is wrong, or a file of the project belongs to another user.
+
+    The message names the key, or the file and its owner.
+    """
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,20 +56,33 @@ class Project:
     """``[project] name``, which a database keeps to recognise its project. None: no name."""
 
     @classmethod
-    def here(cls, start: Path | None = None) -> Project:
+    def here(cls, start: Path | None = None, *, trusted: bool = False) -> Project:
         """Return the project of ``start`` (default: the working folder), the nearest root upward.
 
-        Raises :class:`ProjectError` for a wrong setting.
+        ``trusted``: ``start`` may belong to another user, because this process runs its code anyway. Raises
+        :class:`ProjectError` for a wrong setting, and for a folder of another user.
         """
         start = (start or Path.cwd()).resolve()
-        folders = (start, *start.parents)
-        return cls.at(
-            next((folder for folder in folders if any((folder / name).exists() for name in ROOT_FILES)), start)
-        )
+        root = next((folder for folder in (start, *start.parents) if _is_root(folder)), None)
+        if root is None:
+            refuse_others(start, FOLDER)
+            return cls(start)
+        return cls._read(root) if trusted and root == start else cls.at(root)
 
     @classmethod
     def at(cls, root: Path) -> Project:
-        """Return the project in the folder ``root``."""
+        """Return the project in the folder ``root``. Raises :class:`ProjectError` as :meth:`here` does."""
+        if root.exists() and root.stat().st_mode & SHARED == SHARED and not _is_safe(root):
+            raise ProjectError(
+                f"{root} is not used as a project, because every user may create files in it.{_ways_out(root)}"
+            )
+        refuse_others(root, "", *ROOT_FILES, FOLDER)
+        project = cls._read(root)
+        refuse_others(root, *project.code, project.functions)
+        return project
+
+    @classmethod
+    def _read(cls, root: Path) -> Project:
         file = root / "pyproject.toml"
         if not file.is_file():
             return cls(root)
@@ -112,7 +135,7 @@ class Project:
     @property
     def folder(self) -> Path:
         """The library's folder in this project: tools, local stack, packages. Git ignores it."""
-        return self.root / ".joblane"
+        return self.root / FOLDER
 
     def make_folder(self) -> Path:
         """Create :attr:`folder`, ignored by git and readable only for this user, because it contains passwords."""
@@ -140,11 +163,72 @@ class Project:
         self.add_to_path()
 
     def add_to_path(self) -> None:
-        """Put the project's code first on ``sys.path``, before other packages of the same name."""
+        """Put the project's code first on ``sys.path``, before other packages of the same name.
+
+        A folder without a project, such as /tmp, has none.
+        """
+        if not _is_root(self.root):
+            return
         for path in reversed(list(dict.fromkeys(str(folder.parent) for folder in self.code_folders))):
             if path in sys.path:
                 sys.path.remove(path)
             sys.path.insert(0, path)
+
+
+def refuse_others(root: Path, *names: str) -> None:
+    """Raise :class:`ProjectError` if a file ``names`` of the folder ``root`` belongs to another user, as git does for
+    its folders, or if ``.joblane`` is a link.
+
+    Root may use the files of the user who called ``sudo``. A system without user ids has no such check.
+    """
+    for path in (root / name for name in names):
+        try:
+            found = path.lstat()
+        except OSError:
+            continue
+        if path.name == FOLDER and stat.S_ISLNK(found.st_mode):
+            raise ProjectError(
+                f"{path} is a link to {path.readlink()}, and the project's data would be written there. Remove the "
+                f"link; {SAFE_FOLDER} does not allow it."
+            )
+        if found.st_uid not in _own_ids(found.st_uid) and not _is_safe(root):
+            raise ProjectError(
+                f"{path} belongs to {_user(found.st_uid)}, and you are {_user(os.geteuid())}. Nothing in {root} is "
+                "used, because its files decide which code runs and which processes are stopped. If they are yours, "
+                f"change their owner.{_ways_out(root)}"
+            )
+
+
+def _is_root(folder: Path) -> bool:
+    return any((folder / name).exists() for name in ROOT_FILES)
+
+
+def _own_ids(default: int) -> set[int]:
+    """Return the ids of this user; ``default`` where the system has no ids."""
+    if not hasattr(os, "geteuid"):
+        return {default}
+    own = os.geteuid()
+    caller = os.environ.get("SUDO_UID", "") if own == 0 else ""
+    return {own, int(caller)} if caller.isascii() and caller.isdigit() else {own}
+
+
+def _is_safe(root: Path) -> bool:
+    given = os.environ.get(SAFE_FOLDER, "").strip()
+    return bool(given) and Path(given).is_absolute() and Path(given).resolve() == root.resolve()
+
+
+def _user(number: int) -> str:
+    import pwd
+
+    try:
+        return f"the user {pwd.getpwuid(number).pw_name}"
+    except KeyError:
+        return f"the user with id {number}"
+
+
+def _ways_out(root: Path) -> str:
+    init = "" if Path.cwd() == root else " `joblane init` makes the working folder a project of its own."
+    return f" If you trust each user who can write there, set {SAFE_FOLDER}={shlex.quote(str(root))}.{init}"
 
 
 def _table(tables: dict[str, Any], key: str, file: Path, before: str = "") -> dict[str, Any]:

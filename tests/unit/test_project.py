@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 
-from joblane.project import Project, ProjectError
+from joblane.project import SAFE_FOLDER, Project, ProjectError
+from joblane.testing import pytest_plugin
+from tests.owners import ME, OTHER, own
 
 
 @pytest.mark.parametrize(
@@ -59,3 +65,138 @@ def test_functions_must_be_a_package_in_the_root(functions: str, tmp_path: Path)
         ProjectError, match=f"tool.joblane.functions: '{functions}' is not a package name; .* a src layout in `code`"
     ):
         Project.here(tmp_path)
+
+
+# --- Folders of other users ------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A project whose files all belong to this process, which has the id :data:`ME`."""
+    root = tmp_path / "shop"
+    for folder in ("functions", ".joblane", "shared", "deep/er"):
+        (root / folder).mkdir(parents=True)
+    (root / "pyproject.toml").write_text("[tool.joblane]\ncode = ['shared']")
+    (root / "cdk.json").write_text("{}")
+    monkeypatch.delenv(SAFE_FOLDER, raising=False)
+    own(monkeypatch)
+    return root
+
+
+def test_a_project_of_one_s_own_is_found_from_its_subfolders(project: Path) -> None:
+    assert Project.here(project / "deep" / "er") == Project.at(project)
+    assert Project.here(project / "deep").code == ("shared",)
+
+
+@pytest.mark.parametrize("name", ["shop", "cdk.json", "pyproject.toml", "functions", ".joblane", "shared"])
+@pytest.mark.parametrize("owner", [OTHER, 0])
+def test_a_file_of_another_user_in_a_project_is_refused(
+    name: str, owner: int, project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own(monkeypatch, **{name: owner})
+    with pytest.raises(ProjectError) as caught:
+        Project.here(project / "deep" / "er")
+    path = project if name == "shop" else project / name
+    user = "root" if owner == 0 else f"with id {OTHER}"
+    assert str(caught.value).startswith(f"{path} belongs to the user {user}, and you are the user with id {ME}. ")
+    assert f" set {SAFE_FOLDER}={project}. `joblane init` makes" in str(caught.value)
+
+
+def test_settings_of_another_user_are_not_read(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (project / "pyproject.toml").write_text("[tool")
+    own(monkeypatch, **{"pyproject.toml": OTHER})
+    with pytest.raises(ProjectError, match=f"belongs to the user with id {OTHER}"):
+        Project.here(project)
+
+
+def test_a_folder_of_another_user_is_not_skipped(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (project / "deep" / "cdk.json").touch()
+    own(monkeypatch, deep=OTHER)
+    with pytest.raises(ProjectError, match="deep belongs to the user"):
+        Project.here(project / "deep" / "er")
+
+
+def test_root_may_use_the_project_of_the_user_who_called_sudo(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    with pytest.raises(ProjectError, match="and you are the user root"):
+        Project.here(project)
+    monkeypatch.setenv("SUDO_UID", str(ME))
+    assert Project.here(project).root == project
+    # and only root
+    monkeypatch.setattr(os, "geteuid", lambda: OTHER)
+    with pytest.raises(ProjectError, match="belongs to"):
+        Project.here(project)
+
+
+def test_the_variable_accepts_one_folder_by_its_path(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    own(monkeypatch, shop=OTHER, functions=OTHER, **{".joblane": OTHER})
+    monkeypatch.setenv(SAFE_FOLDER, str(project))
+    assert Project.here(project / "deep").root == project
+    monkeypatch.chdir(project)
+    for other in (".", "*", str(project.parent), f"{project}/*", str(project / "deep"), "/", ""):
+        monkeypatch.setenv(SAFE_FOLDER, other)
+        with pytest.raises(ProjectError, match="belongs to"):
+            Project.here(project / "deep")
+
+
+@pytest.mark.parametrize("safe", [True, False])
+def test_a_data_folder_that_is_a_link_is_refused(safe: bool, project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    target = project.parent / "target"
+    target.mkdir(mode=0o755)
+    (project / ".joblane").rmdir()
+    (project / ".joblane").symlink_to(target)
+    if safe:
+        monkeypatch.setenv(SAFE_FOLDER, str(project))
+    with pytest.raises(ProjectError, match=rf"shop/\.joblane is a link to {target}, .* Remove the link; {SAFE_FOLDER}"):
+        Project.here(project)
+    assert (target.stat().st_mode & 0o777, list(target.iterdir())) == (0o755, [])
+
+
+def test_a_folder_in_which_all_users_may_write_is_no_project(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    project.chmod(0o1777)
+    with pytest.raises(ProjectError, match="shop is not used as a project, because every user may create files in it"):
+        Project.here(project / "deep")
+    monkeypatch.setenv(SAFE_FOLDER, str(project))
+    assert Project.here(project / "deep").root == project
+    # and other modes, which containers and other file systems set, are no reason
+    monkeypatch.delenv(SAFE_FOLDER)
+    project.chmod(0o777)
+    assert Project.here(project).root == project
+
+
+def test_without_a_project_no_code_of_the_folder_is_imported(
+    project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shared = tmp_path / "tmp"
+    shared.mkdir()
+    shared.chmod(0o1777)
+    own(monkeypatch, tmp=0)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    Project.here(shared).add_to_path()
+    assert str(shared) not in sys.path
+    # and data of another user is refused
+    (shared / ".joblane").mkdir()
+    own(monkeypatch, **{"tmp": 0, ".joblane": OTHER})
+    with pytest.raises(ProjectError, match=r"tmp/\.joblane belongs to"):
+        Project.here(shared)
+
+
+def test_a_system_without_user_ids_has_no_owners(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    own(monkeypatch, shop=OTHER)
+    monkeypatch.delattr(os, "geteuid")
+    assert Project.here(project).root == project
+
+
+def test_pytest_runs_in_a_folder_of_another_user_but_uses_none_above(
+    project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def configure(folder: Path) -> None:
+        pytest_plugin.pytest_configure(cast(Any, SimpleNamespace(rootpath=folder)))
+
+    own(monkeypatch, shop=OTHER)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    with pytest.raises(pytest.UsageError, match="shop belongs to"):
+        configure(project / "deep")
+    assert str(project) not in sys.path
+    configure(project)
+    assert sys.path[0] == str(project)

@@ -153,9 +153,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     from joblane.cli.terminal import say
     from joblane.local.errors import UnavailableError
 
+    arguments = sys.argv[1:] if arguments is None else arguments
     try:
-        _check_text(sys.argv[1:] if arguments is None else arguments)
-        Project.here().activate()
+        _check_text(arguments)
+        if list(arguments) != ["init"]:  # it uses the working folder alone, not the folders above
+            Project.here().activate()
         app(arguments, prog_name="joblane")
     except Exception as error:
         code = exit_of(error)

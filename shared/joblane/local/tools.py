@@ -29,7 +29,7 @@ from rich.console import Console
 from joblane.local.errors import LocalError
 from joblane.local.fetch_uv import failure, fetch_uv, link
 from joblane.local.progress import Steps
-from joblane.project import LOCKS, Project
+from joblane.project import LOCKS, Project, ProjectError
 
 ADVICE = "`joblane up` fetches it."
 CDK_LISTS = ("package.json", "package-lock.json")
@@ -226,5 +226,5 @@ def _digest(*lists: Path, extra: str) -> str:
 if __name__ == "__main__":  # `make tools`
     try:
         Tools(Project.here()).fetch(Steps(Console(stderr=True)))
-    except LocalError as error:
+    except (LocalError, ProjectError) as error:
         sys.exit(str(error))

@@ -36,7 +36,7 @@ def pytest_configure(config: pytest.Config) -> None:
     from joblane.project import Project, ProjectError
 
     try:
-        Project.here(config.rootpath).add_to_path()
+        Project.here(config.rootpath, trusted=True).add_to_path()  # pytest runs conftest.py of this folder
     except ProjectError as error:
         raise pytest.UsageError(str(error)) from None
 
@@ -65,7 +65,7 @@ def joblane_databases(joblane_server: str, pytestconfig: pytest.Config) -> Itera
     from joblane.project import Project
     from joblane.testing.databases import Databases
 
-    project = Project.here(pytestconfig.rootpath)
+    project = Project.here(pytestconfig.rootpath, trusted=True)
     project.activate()
     databases = Databases(joblane_server, migrations=project.migrations)
     yield databases

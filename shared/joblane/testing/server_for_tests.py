@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import os
 import shutil
 import tempfile
 import time
@@ -46,8 +47,9 @@ def _memory() -> Path | None:
 def _remove_leftovers() -> None:
     """Stop and remove the servers of killed sessions, whose locks are free."""
     for folder in MEMORY.glob(f"{PREFIX}*"):
-        with suppress(OSError):  # already removed, in use, or owned by another user
-            if time.time() - folder.stat().st_mtime < LEFTOVER_AFTER_SECONDS:
+        with suppress(OSError):  # already removed, or in use
+            found = folder.lstat()
+            if found.st_uid != os.geteuid() or time.time() - found.st_mtime < LEFTOVER_AFTER_SECONDS:
                 continue
             with (folder / LOCK).open("r+") as lock:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -12,7 +12,7 @@ from rich.console import Console
 from joblane.cli.commands.local import StackOptions
 from joblane.cli.commands.options import expanded
 from joblane.local.errors import LocalError
-from joblane.project import Project
+from joblane.project import Project, ProjectError
 from saas.demo.demo import run
 from saas.demo.services import Services
 
@@ -41,8 +41,8 @@ def demo(options: StackOptions, port: DemoPort = 4567) -> None:
 
 
 if __name__ == "__main__":
-    Project.here().activate()
     try:
+        Project.here().activate()
         typer.run(demo)
-    except LocalError as error:
+    except (LocalError, ProjectError) as error:
         sys.exit(f"demo: {error}")

@@ -1,14 +1,24 @@
-"""`joblane up`: its messages on failure."""
+"""`joblane up`, `down` and `init`: messages on failure, and folders of other users."""
 
 from __future__ import annotations
 
 import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
+import psutil
 import pytest
 
 from joblane.errors import DeclarationError
 from joblane.local.stack import LocalStack
+from joblane.project import Project
+from tests.owners import ME, OTHER, own
+from tests.pages import ROOT
 from tests.unit.cli.conftest import Run
 
 
@@ -41,3 +51,88 @@ def test_a_failure_before_the_start_does_not(project: Path, jobs: Run) -> None:
     assert ran.code == 1
     assert "no `stages` in its `context`" in ran.err
     assert "still run" not in ran.err
+
+
+# --- Folders of other users ------------------------------------------------------------------------------------------
+
+VICTIM = ["sleep", "300"]
+
+
+@pytest.fixture
+def victim() -> Iterator[subprocess.Popen[bytes]]:
+    """A process of this user."""
+    with subprocess.Popen(VICTIM) as process, ExitStack() as at_end:
+        at_end.callback(process.kill)
+        yield process
+
+
+@pytest.fixture
+def theirs(project: Path, victim: subprocess.Popen[bytes], monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder above this one, with code and a process id that another user has written."""
+    root, deep = project / "theirs", project / "theirs" / "deep" / "er"
+    for folder in (root / "functions" / "evil_one", root / ".joblane", deep):
+        folder.mkdir(parents=True)
+    ran = f"import pathlib; pathlib.Path({str(project / 'ran')!r}).touch()"
+    for name in ("__init__.py", "evil_one/handler.py"):
+        (root / "functions" / name).write_text(ran)
+    state = {"pid": victim.pid, "started": psutil.Process(victim.pid).create_time(), "program": VICTIM[0]}
+    (root / ".joblane" / "ministack.json").write_text(json.dumps(state | {"remember": {"port": "4566"}}))
+    (root / ".joblane").chmod(0o755)
+    monkeypatch.chdir(deep)
+    return root
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a file to another user")
+@pytest.mark.parametrize("command", ["ls", "schema", "down", "up", "dev", "new order:pay"])
+def test_no_command_uses_the_folder_of_another_user(
+    command: str, theirs: Path, victim: subprocess.Popen[bytes], project: Path
+) -> None:
+    # given
+    for path in (theirs / "functions", theirs / ".joblane"):
+        for each in (path, *path.rglob("*")):
+            shutil.chown(each, 65534)
+    # when
+    done = subprocess.run(
+        [sys.executable, "-m", "joblane.cli", *command.split()],
+        env={"PATH": os.defpath, "PYTHONPATH": str(ROOT / "shared"), "DATABASE_URL": "postgresql://x@127.0.0.1:1/x"},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    # then
+    assert (done.returncode, done.stdout) == (1, "")
+    assert f"joblane: {theirs}/functions belongs to the user " in done.stderr
+    assert not (project / "ran").exists()
+    assert victim.poll() is None
+    assert (theirs / ".joblane").stat().st_mode & 0o777 == 0o755
+    assert [path.name for path in (theirs / ".joblane").iterdir()] == ["ministack.json"]
+
+
+@pytest.mark.parametrize("named", [True, False])
+def test_no_process_is_stopped_that_another_user_names(
+    named: bool, theirs: Path, victim: subprocess.Popen[bytes], jobs: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # given a folder by its place, or by its name
+    folder = theirs / ".joblane"
+    if named:
+        monkeypatch.setenv("JOBLANE_LOCAL", str(folder))
+        monkeypatch.chdir(theirs.parent)
+    own(monkeypatch, **{".joblane": OTHER})
+    # when
+    ran = jobs("down")
+    # then
+    assert ran.code == 1
+    assert ran.err.startswith(
+        f"joblane: {folder} belongs to the user with id {OTHER}, and you are the user with id {ME}. "
+    )
+    assert victim.poll() is None
+
+
+def test_init_makes_a_project_below_the_folder_of_another_user(theirs: Path, jobs: Run) -> None:
+    theirs.chmod(0o1777)
+    assert "is not used as a project, because every user may create files in it" in jobs("ls").err
+    ran = jobs("init")
+    assert ran.code == 0
+    assert "wrote  functions/__init__.py\n" in ran.out
+    assert Project.here().root == theirs / "deep" / "er"

@@ -46,7 +46,7 @@ def dev(
     from joblane.queues import check_prefix
 
     project = Project.here()
-    folder = (options.folder or project.folder).resolve()
+    folder = options.folder_of(project)
     if folder == project.folder:
         project.make_folder()
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)

@@ -15,7 +15,7 @@ from joblane.cli.exits import Exit
 from joblane.cli.target import program
 from joblane.errors import JobError
 from joblane.local.errors import LocalError
-from joblane.project import Project
+from joblane.project import Project, refuse_others
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -49,6 +49,14 @@ class StackOptions:
         ),
     ] = 15432
 
+    def folder_of(self, project: Project) -> Path:
+        """The folder of the stack. Raises :class:`ProjectError` if it belongs to another user."""
+        if self.folder is None:
+            return project.folder
+        folder = self.folder.resolve()
+        refuse_others(folder, "")
+        return folder
+
     def stack(self, variables: Mapping[str, str] | None = None) -> LocalStack:
         """The stack of these options and the environment. It shows its progress on the error output.
 
@@ -61,7 +69,7 @@ class StackOptions:
 
         project = Project.here()
         return LocalStack(
-            self.folder or project.folder,
+            self.folder_of(project),
             project=project,
             aws_port=self.aws_port,
             postgres_port=self.postgres_port,

@@ -1,0 +1,23 @@
+"""Files that seem to belong to other users, for tests that do not run as root."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+ME, OTHER = 4001, 4002
+"""Ids without a name."""
+
+
+def own(monkeypatch: pytest.MonkeyPatch, **others: int) -> None:
+    """Let this process have the id :data:`ME`, as all files do, except files of the names ``others``."""
+    lstat = os.lstat
+
+    def answer(path: Path) -> os.stat_result:
+        mode, inode, device, links, _, *rest = lstat(path)
+        return os.stat_result([mode, inode, device, links, others.get(path.name, ME), *rest])
+
+    monkeypatch.setattr(Path, "lstat", answer)
+    monkeypatch.setattr(os, "geteuid", lambda: ME, raising=False)
