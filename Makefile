@@ -127,6 +127,7 @@ lock: $(UV) ## Renew all lock files
 	compile pyproject.toml --all-extras --group dev --output-file requirements/dev.txt && \
 	compile pyproject.toml --extra local --group build --constraints requirements/dev.txt --output-file requirements/run.txt && \
 	compile pyproject.toml --constraints requirements/dev.txt --output-file $(LOCKS)/runtime.txt && \
+	compile pyproject.toml --extra cdk --extra test --constraints requirements/dev.txt --output-file $(LOCKS)/ci.txt && \
 	compile $(LOCKS)/page.in --constraints requirements/dev.txt --output-file $(LOCKS)/page.txt && \
 	compile requirements/aws-cli.in --output-file requirements/aws-cli.txt && \
 	compile requirements/peers.in --output-file requirements/peers.txt && \
@@ -147,8 +148,14 @@ clean: ## Stop the local stack, and remove all files that make has written
 	rm -rf .venv .joblane node_modules cdk.out dist build shared/*.egg-info .pytest_cache .mypy_cache .ruff_cache \
 		.import_linter_cache .hypothesis
 
+define SUPPORTED
+test -n "$(PYTHON)" || { echo "No Python 3.11 or newer was found on PATH; name yours with make PYTHON=…" >&2; exit 1; }; \
+	$(PYTHON) -c 'import sys; sys.exit("Joblane needs Python 3.11 or newer, and $(PYTHON) is %d.%d; name another with make PYTHON=…" \
+	% sys.version_info[:2] if sys.version_info < (3, 11) else 0)'
+endef
+
 $(UV): $(LOCKS)/uv.txt
-	@test -n "$(PYTHON)" || { echo "No Python 3.11 or newer was found on PATH; name yours with make PYTHON=…" >&2; exit 1; }
+	@$(SUPPORTED)
 	@echo "Fetching uv, 50 MB"
 	@mkdir -p -m 700 .joblane && echo '*' >.joblane/.gitignore
 	@$(PYTHON) -I shared/joblane/local/fetch_uv.py $(TOOLS) $(LOCKS)/uv.txt
@@ -157,7 +164,7 @@ $(UV): $(LOCKS)/uv.txt
 define VENV
 .venv/bin/python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || \
 	$(UV) venv --quiet --clear --no-project --python $(LAMBDA_PYTHON) .venv 2>/dev/null || \
-	$(UV) venv --quiet --clear --no-project --python "$$(command -v $(PYTHON))" .venv
+	{ $(SUPPORTED) && $(UV) venv --quiet --clear --no-project --python "$$(command -v $(PYTHON))" .venv; }
 endef
 EDITABLE = $(UV) pip install --quiet --python .venv --no-deps --no-build-isolation --editable .
 

@@ -14,6 +14,7 @@ Inside a handler
 
 from __future__ import annotations
 
+import sys
 from typing import TYPE_CHECKING
 
 from joblane.lazy import importer
@@ -51,6 +52,9 @@ if TYPE_CHECKING:
     from joblane.redaction import Redacted
     from joblane.schedule import cron, every
     from joblane.unique import Keep, OnConflict, Until
+
+if sys.version_info < (3, 11):  # noqa: UP036 - pip refuses it, but a copy of the code on the path gets here
+    raise ImportError(f"Joblane needs Python 3.11 or newer, and {sys.executable} is {sys.version.split()[0]}")
 
 __version__ = "0.1.0"
 

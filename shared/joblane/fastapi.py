@@ -13,8 +13,9 @@ try:
     from fastapi import Depends, FastAPI
     from fastapi.requests import HTTPConnection
 except ModuleNotFoundError as error:
-    message = f"the package {error.name!r} is missing: pip install 'joblane[fastapi]'"
-    raise ModuleNotFoundError(message, name=error.name) from None
+    from joblane.installation import missing
+
+    raise ModuleNotFoundError(missing(error.name or "fastapi", "fastapi"), name=error.name) from None
 
 
 @asynccontextmanager

@@ -25,7 +25,8 @@ SAFE_FOLDER = "JOBLANE_SAFE_FOLDER"
 SHARED = stat.S_ISVTX | stat.S_IWOTH
 """Mode of a folder in which each user may create files, such as /tmp."""
 LOCKS = Path(__file__).parent / "locks"
-"""The library's own lock files: of functions (``runtime.txt``) and of the tools of the local stack."""
+"""The library's own lock files: of functions (``runtime.txt``), of a project's CI (``ci.txt``), and of the tools of the
+local stack."""
 
 
 class ProjectError(JobError):

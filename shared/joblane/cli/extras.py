@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 
+from joblane.installation import missing
 from joblane.local.errors import LocalError
 
 EXTRAS = {
@@ -18,7 +19,7 @@ EXTRAS = {
 def advice(module: str) -> str | None:
     """The advice for a module that cannot be imported; None if no extra installs it."""
     extra = next((extra for extra, modules in EXTRAS.items() if module.partition(".")[0] in modules), None)
-    return extra and f"the package {module.partition('.')[0]!r} is missing: pip install 'joblane[{extra}]'"
+    return extra and missing(module.partition(".")[0], extra)
 
 
 def need(extra: str, *more: str) -> None:
@@ -26,4 +27,4 @@ def need(extra: str, *more: str) -> None:
     for name in (extra, *more):
         for module in EXTRAS[name]:
             if importlib.util.find_spec(module) is None:
-                raise LocalError(f"the package {module!r} is missing: pip install 'joblane[{extra}]'")
+                raise LocalError(missing(module, extra))

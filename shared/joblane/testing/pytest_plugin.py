@@ -51,9 +51,11 @@ def joblane_server(request: pytest.FixtureRequest) -> Iterator[str]:
     try:
         from joblane.testing.server_for_tests import server_for_tests
     except ModuleNotFoundError as error:
+        from joblane.installation import install
+
         raise pytest.UsageError(
-            f"PostgreSQL cannot be started, because the package {error.name!r} is missing. Run `pip install "
-            f"'joblane[test]'`, or name a server by {OPTION} or DATABASE_URL."
+            f"PostgreSQL cannot be started, because the package {error.name!r} is missing. Run "
+            f"`{install('test')}`, or name a server by {OPTION} or DATABASE_URL."
         ) from error
     with server_for_tests() as server:
         yield server.url

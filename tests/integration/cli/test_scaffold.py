@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import importlib.util
 import json
 import os
+import re
+import shutil
 import subprocess
 import sys
 import tomllib
@@ -15,6 +18,7 @@ from typing import Any
 
 import pytest
 
+from joblane import installation
 from joblane.cli.commands import scaffold as commands
 from joblane.cli.scaffold import init, new
 from joblane.local.errors import LocalError
@@ -210,7 +214,91 @@ def test_init_over_another_cdk_app_reports_what_it_lacks_and_promises_no_deploy(
     assert ".github/workflows/joblane.yml" not in files(tmp_path)
 
 
-def test_init_reports_missing_parts_of_git(tmp_path: Path) -> None:
+WHEEL, LISTED = "vendor/joblane-1.0-py3-none-any.whl", "requirements-joblane.txt"
+WORKFLOW = ".github/workflows/joblane.yml"
+
+
+def steps(folder: Path) -> list[str]:
+    """The commands of the workflow."""
+    return re.findall(r"^ {6}- run: (.+)$", (folder / WORKFLOW).read_text(), re.M)
+
+
+@pytest.fixture
+def origin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The wheel from which joblane was installed."""
+    wheel = tmp_path / "downloads" / "joblane-1.0-py3-none-any.whl"
+    wheel.parent.mkdir()
+    wheel.write_bytes(b"\0wheel")
+    monkeypatch.setattr(installation, "version", lambda: "1.0")
+    monkeypatch.setattr(installation, "wheel", lambda: wheel)
+    return wheel
+
+
+def test_the_written_workflow_installs_the_wheel_and_all_packages_by_hash(tmp_path: Path, origin: Path) -> None:
+    shop = tmp_path / "shop"
+    shop.mkdir()
+    # when
+    done = init(Project.at(shop))
+    # then
+    assert [str(path) for path in done.written[-2:]] == [WHEEL, LISTED]
+    assert (shop / WHEEL).read_bytes() == b"\0wheel"
+    assert steps(shop)[0] == f"python -m pip install --require-hashes --requirement {LISTED}"
+    lines = (shop / LISTED).read_text().replace("\\\n", "").splitlines()
+    wheel, *others = [line for line in lines if line and not line.lstrip().startswith("#")]
+    assert wheel == f"./{WHEEL}[cdk,test] --hash=sha256:{hashlib.sha256(origin.read_bytes()).hexdigest()}"
+    assert len(others) > 40
+    assert [line for line in others if not re.match(r"[\w-]+==[\w.]+ .*--hash=sha256:[0-9a-f]{64}", line)] == []
+    assert any(line.startswith("uv==") for line in others)
+    # and again, nothing is written
+    again = init(Project.at(shop))
+    assert (again.written, Path(LISTED) in again.left) == ([], True)
+
+
+def test_a_wheel_in_the_project_stays_where_it_is(
+    tmp_path: Path, origin: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own = Path(shutil.copy(origin, tmp_path))
+    monkeypatch.setattr(installation, "wheel", lambda: own)
+    assert init(Project.at(tmp_path)).written[-1] == Path(LISTED)
+    assert f"\n./{own.name}[cdk,test] --hash" in (tmp_path / LISTED).read_text()
+    assert not (tmp_path / "vendor").exists()
+
+
+def test_init_without_a_known_wheel_says_where_to_put_it(
+    tmp_path: Path, origin: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(installation, "wheel", lambda: None)
+    (tmp_path / ".git").mkdir()
+    done = init(Project.at(tmp_path))
+    [note] = done.notes
+    assert f"Put {origin.name} into vendor/, and run `joblane init` again: it writes {LISTED}." in note
+    assert Path(LISTED) not in done.written
+    # when it is there
+    (tmp_path / "vendor").mkdir()
+    shutil.copy(origin, tmp_path / "vendor")
+    done = init(Project.at(tmp_path))
+    assert (done.written, done.notes) == ([Path(LISTED)], [])
+
+
+def test_a_workflow_of_one_s_own_gets_no_wheel(tmp_path: Path, origin: Path) -> None:
+    (tmp_path / WORKFLOW).parent.mkdir(parents=True)
+    (tmp_path / WORKFLOW).write_text("mine")
+    written = init(Project.at(tmp_path)).written
+    assert not {Path(WHEEL), Path(LISTED)} & {*written}
+
+
+def test_once_published_the_workflow_names_the_package_and_pins_uv(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(installation, "PUBLISHED", True)
+    done = init(Project.at(tmp_path))
+    assert {str(path) for path in done.written} == FILES
+    assert re.fullmatch(
+        rf'python -m pip install "joblane\[cdk,test\]=={installation.version()}" "uv==[\d.]+"', steps(tmp_path)[0]
+    )
+
+
+def test_init_reports_missing_parts_of_git(tmp_path: Path, origin: Path) -> None:
     assert "not in a git repository" in init(Project.at(tmp_path)).notes[0]
     (tmp_path / ".git").mkdir()
     assert init(Project.at(tmp_path)).notes == []
@@ -227,4 +315,4 @@ def test_init_without_pytest_names_the_extra_that_installs_it(
     found = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "pytest" else found(name))
     commands.init()
-    assert "  install joblane[test], which brings pytest, then " in capsys.readouterr().err
+    assert f"  {installation.install('test')} && " in capsys.readouterr().err

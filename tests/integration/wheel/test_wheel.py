@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import subprocess
 import sys
 import tarfile
@@ -11,6 +12,7 @@ from pathlib import Path
 import pytest
 
 import joblane
+from joblane import installation
 from tests import wheel as wheels
 from tests.pages import ROOT
 
@@ -80,10 +82,40 @@ def test_the_wheel_can_be_installed_and_imported_without_extras(wheel: Path, tmp
     record = next(site.glob("joblane-*.dist-info/RECORD")).read_text().splitlines()
     outside = {line.partition(",")[0] for line in record if not line.startswith(("joblane/", "joblane-"))}
     assert outside == {"../../../bin/joblane"}
-    # and the command names the missing extra
-    done = subprocess.run([python.with_name("joblane"), "ls"], capture_output=True, text=True, check=False)
+    # and the command names the missing extra, and how to install it from this wheel
+    joblane_ = python.with_name("joblane")
+    done = subprocess.run([joblane_, "ls"], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (1, "")
-    assert done.stderr == "joblane: the package 'typer' is missing: pip install 'joblane[cli]'\n"
+    before, _, command = done.stderr.strip().partition(" is missing: ")
+    assert before == "joblane: the package 'typer'"
+    assert command == f"uv pip install --python {python} 'joblane[cli] @ {wheel.as_uri()}'"
+    wheels.run(tmp_path, *shlex.split(command), "--no-config", "--dry-run")
+
+
+def test_the_written_workflow_installs_the_wheel_of_the_repository(wheel: Path, tmp_path: Path) -> None:
+    # given
+    python = wheels.environment(tmp_path / "venv", wheel, "cli")
+    wheels.run(tmp_path, sys.executable, "-m", "venv", "pip")
+    shop = tmp_path / "shop"
+    shop.mkdir()
+    # when
+    wheels.run(shop, python.with_name("joblane"), "init")
+    # then
+    kept = shop / "vendor" / wheel.name
+    assert kept.read_bytes() == wheel.read_bytes()
+    listed = "requirements-joblane.txt"
+    install = ("install", "--dry-run", "--require-hashes", "--requirement")
+    wheels.run(shop, "uv", "pip", *install, listed, "--no-config", "--python", tmp_path / "pip")
+    # and pip refuses another wheel
+    (line,) = [line for line in (shop / listed).read_text().splitlines() if line.startswith("./")]
+    (shop / "one.txt").write_text(line)
+    pip = [str(tmp_path / "pip" / "bin" / "python"), "-m", "pip", *install, "one.txt", "--no-deps", "--no-index"]
+    assert "Would install joblane-" in wheels.run(shop, *pip)
+    with kept.open("ab") as file:
+        file.write(b"\0")
+    done = subprocess.run(pip, cwd=shop, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert "THESE PACKAGES DO NOT MATCH THE HASHES" in done.stderr
 
 
 HIDE = """
@@ -130,5 +162,5 @@ def test_a_command_says_which_extra_it_lacks(
         text=True,
         check=False,
     )
-    assert done.stderr == f"joblane: the package {module!r} is missing: pip install 'joblane[{extra}]'\n"
+    assert done.stderr == f"joblane: {installation.missing(module, extra)}\n"
     assert done.returncode == 1

@@ -10,6 +10,7 @@ from typing import Annotated
 
 import typer
 
+from joblane import installation
 from joblane.cli import completion, terminal
 from joblane.project import Project
 
@@ -80,5 +81,5 @@ def _pytest(test: Path) -> str:
     shown = shlex.quote(str(python.relative_to(Path.cwd()) if python.is_relative_to(Path.cwd()) else python))
     command = f"{shown} -m pytest {test}"
     if importlib.util.find_spec("pytest") is None:
-        return f"install joblane[test], which brings pytest, then {command}"
+        return f"{installation.install('test')} && {command}"
     return command
