@@ -74,6 +74,23 @@ class ForeignSchemaError(JobError):
     """
 
 
+class ChangedSchemaError(JobError):
+    """The schema ``joblane`` lacks a part on which a promise of the library rests. Raised by a migration.
+
+    The part was dropped or changed by hand. Nothing was changed in the schema: run the statements of the message, then
+    migrate again.
+    """
+
+    differences: tuple[str, ...]
+    """Each part, with the difference and the statement that ends it."""
+
+    def __init__(self, differences: tuple[str, ...]) -> None:
+        super().__init__(
+            "\n".join(("the schema joblane was changed by hand; fix this, then migrate again:", *differences))
+        )
+        self.differences = differences
+
+
 # --- Enqueueing ----------------------------------------------------------------------------------------------------
 
 

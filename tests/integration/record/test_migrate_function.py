@@ -267,11 +267,11 @@ def test_a_migration_says_that_it_waits_for_another_one(
     real = getattr(migrate_module, step)
     with connected(empty) as other, lines() as logged, ThreadPoolExecutor(1) as threads:
 
-        def after_the_other(*args: Any, **named: Any) -> None:
+        def after_the_other(*args: Any, **named: Any) -> Any:
             if other.idle and not logged.texts:
                 other.execute_simple("begin")
                 other.run(TAKE_LOCK)
-            real(*args, **named)
+            return real(*args, **named)
 
         monkeypatch.setattr(migrate_module, "PAUSE_SECONDS", 0.05)
         monkeypatch.setattr(migrate_module, step, after_the_other)
@@ -430,7 +430,7 @@ def test_a_migration_that_fails_fails_the_deploy_with_its_reason(
         connection.execute_simple("create schema joblane; create table joblane.tasks (id integer)")
     handler({**EVENT, "RequestType": "Create", "ResponseURL": url}, LambdaContext())
     assert came[0]["Status"] == "FAILED"
-    assert "a schema joblane that this library did not create: it contains relation tasks and no" in came[0]["Reason"]
+    assert "the database has a schema joblane without a revision. If its tables are Joblane's" in came[0]["Reason"]
     with connected(empty) as connection:
         assert connection.run("select to_regclass('joblane.task_attempts')") == [[None]]
 
@@ -498,4 +498,5 @@ def test_a_manual_invocation_migrates_and_returns_the_number_of_types(
     empty: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("DATABASE_URL", empty)
-    assert handler({}, LambdaContext()) == {"types": len(discover()), "revision": newest(), "newer": False}
+    migrated = {"types": len(discover()), "revision": newest(), "newer": False, "differences": ()}
+    assert handler({}, LambdaContext()) == migrated

@@ -73,6 +73,8 @@ def migrate(
         typer.echo(f"{done.types} task types are registered.")
     else:
         typer.echo(f"The schema is up to date; {done.types} task types are registered.")
+    for difference in done.differences:
+        typer.echo(f"Changed by hand: {difference}.")
 
 
 def _sql(url: str | None) -> str:
