@@ -70,7 +70,7 @@ class WrongStageError(JobError):
 class ForeignSchemaError(JobError):
     """The schema ``joblane`` of the database belongs to another project, or to another program. Raised by a migration.
 
-    Nothing was changed in it. Use another database.
+    Nothing was changed in it. Rename the schema, or use another database.
     """
 
 
@@ -86,7 +86,7 @@ class ChangedSchemaError(JobError):
 
     def __init__(self, differences: tuple[str, ...]) -> None:
         super().__init__(
-            "\n".join(("the schema joblane was changed by hand; fix this, then migrate again:", *differences))
+            "\n".join(("the schema joblane was changed by hand. Nothing was migrated; fix this first:", *differences))
         )
         self.differences = differences
 

@@ -8,7 +8,9 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import pytest
+from pg8000.exceptions import DatabaseError
 
+from joblane.cli.main import main
 from joblane.errors import ChangedSchemaError
 from joblane.record import functions
 from joblane.record.connection import Connection
@@ -373,7 +375,7 @@ def test_several_edits_are_in_one_refusal_and_what_can_be_restored_waits(edited:
         upgrade(edited.url)
     # then
     first, *lines = str(caught.value).splitlines()
-    assert first == "the schema joblane was changed by hand; fix this, then migrate again:"
+    assert first == "the schema joblane was changed by hand. Nothing was migrated; fix this first:"
     assert lines == list(caught.value.differences)
     assert [line.split(" is missing")[0] for line in lines] == [
         "sequence joblane.tasks_seq",
@@ -433,3 +435,58 @@ def test_a_function_that_cannot_be_replaced_is_named_by_postgresql(edited: Edite
     with pytest.raises(Exception, match="cannot change return type of existing function"):
         upgrade(edited.url)
     edited.run("drop function joblane.canonical(jsonb); alter function joblane.canon(jsonb) rename to canonical")
+
+
+def test_a_unique_index_that_meets_equal_keys_is_completed_after_one_is_removed(edited: Edited) -> None:
+    edited.run("drop index joblane.tasks_unique")
+    edited.run(
+        "insert into joblane.tasks"
+        " (id, type, queue, state, payload_digest, max_attempts, retention_seconds, unique_key)"
+        " select id, 'a:b', 'low', 'pending', '', 1, 60, 'one' from (values ('a'), ('b')) as x(id)"
+    )
+    with pytest.raises(DatabaseError, match="could not create unique index"):
+        edited.run(edited.found()[0].sql)
+    edited.run("delete from joblane.tasks where id = 'b'")
+    (invalid,) = edited.found()
+    assert invalid.do == "run `reindex index concurrently joblane.tasks_unique` with psql"
+    edited.run(f"{invalid.sql}; delete from joblane.tasks")
+    assert edited.found() == []
+
+
+def run(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[object, str, str]:
+    """Run ``joblane``. Return the exit status and both outputs."""
+    with pytest.raises(SystemExit) as ended:
+        main([*arguments])
+    printed = capsys.readouterr()
+    return ended.value.code, printed.out, printed.err
+
+
+def test_the_command_prints_each_statement_and_ends_with_1_until_they_ran(
+    edited: Edited, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("DATABASE_URL", edited.url)
+    edited.run("drop index joblane.tasks_unique; alter function joblane.checks() volatile")
+    edited.run("create index mine on joblane.tasks (owner); drop index joblane.tasks_tags")
+    # when
+    for arguments in (["migrate"], ["migrate", "--sql"]):
+        code, out, err = run(capsys, *arguments)
+        assert (code, out) == (1, "")
+        assert err.startswith(
+            "joblane: the schema joblane was changed by hand. Nothing was migrated; fix this first:\n"
+        )
+        assert "run `CREATE UNIQUE INDEX CONCURRENTLY tasks_unique ON joblane.tasks" in err
+        assert "tasks_tags" not in err
+    edited.run(next(each.sql for each in edited.found() if not each.is_restored))
+    # then
+    code, out, err = run(capsys, "migrate", "--sql")
+    assert (code, err) == (0, "")
+    assert "create or replace function joblane.checks() returns boolean language plpgsql stable" in out
+    code, out, err = run(capsys, "migrate")
+    assert (code, err) == (0, "")
+    stable = "() RETURNS boolean LANGUAGE plpgsql"
+    created = "CREATE INDEX CONCURRENTLY tasks_tags ON joblane.tasks USING gin (tags) WHERE (tags <> '{}'::text[])"
+    assert [line.removeprefix("Changed by hand: ") for line in out.splitlines()[1:]] == [
+        f"function joblane.checks() is `{stable}`, and this release needs `{stable} STABLE`; it was restored.",
+        f"index tasks_tags of joblane.tasks {catalogue.MISSING['index']}; run `{created}` with psql.",
+        "index mine of joblane.tasks was added: this release does not have it.",
+    ]

@@ -32,6 +32,7 @@ from joblane.record.finish import Finish, finish
 from joblane.record.functions import installed
 from joblane.record.migrate import Migrated, _grant, migrate
 from joblane.record.migrations import LOCK, TAKE_LOCK, newest, upgrade
+from joblane.record.migrations.catalogue import differences
 from joblane.record.states import State
 from joblane.record.time_limits import TimeLimits
 from joblane.testing import JobTester
@@ -143,6 +144,16 @@ def test_the_granted_user_can_call_the_functions_where_public_cannot(empty: str,
     with connected(as_app(postgres, empty)) as connection:
         assert finish(connection, [Finish("it", str(uuid4()), 1, "completed", State.COMPLETED)]) == set()
         assert connection.run("select joblane.later()") == [[1]]
+
+
+def test_rights_that_were_revoked_by_hand_return_with_the_next_migration(empty: str, postgres: Postgres) -> None:
+    migrate(empty, user="app", by_iam=True)
+    with connected(empty) as owner:
+        owner.execute_simple("revoke all on schema joblane from app; revoke all on joblane.tasks from app")
+        migrate(empty, user="app", by_iam=True)
+        assert differences(owner) == [], "the rights of a deploy are no difference"
+    with connected(as_app(postgres, empty)) as connection:
+        assert connection.run("select from joblane.tasks") == []
 
 
 def test_the_granted_user_gets_no_right_on_a_system_schema(empty: str, postgres: Postgres) -> None:
@@ -492,6 +503,19 @@ def test_a_deploy_that_removes_the_last_limit_wakes_the_sweep(empty: str, monkey
     monkeypatch.setattr("joblane.enqueue.wake.wake_after_commit", lambda _, prefix: prefixes.append(prefix))
     handler({}, LambdaContext())
     assert prefixes == ["jobs"]
+
+
+def test_a_schema_that_was_changed_by_hand_fails_the_deploy_with_the_statement(
+    empty: str, answers: tuple[str, list[dict[str, Any]]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url, came = answers
+    monkeypatch.setenv("DATABASE_URL", empty)
+    migrate(empty)
+    with connected(empty) as connection:
+        connection.run("drop index joblane.tasks_unique")
+    handler({**EVENT, "ResponseURL": url}, LambdaContext())
+    assert came[0]["Status"] == "FAILED"
+    assert "run `CREATE UNIQUE INDEX CONCURRENTLY tasks_unique ON joblane.tasks" in came[0]["Reason"]
 
 
 def test_a_manual_invocation_migrates_and_returns_the_number_of_types(

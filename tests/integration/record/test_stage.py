@@ -28,7 +28,9 @@ from tests.conftest import administer
 from tests.samples import Sample, sample_batch, sample_one
 from tests.world import World
 
-ANEW = "To start anew, rename it, which keeps its tables, and migrate again: alter schema joblane rename to joblane_old"
+ANEW = (
+    "To start anew, rename it, which keeps its tables, and migrate again: `alter schema joblane rename to joblane_old`"
+)
 BOTH = "prefix 'shop', and this process is of the stage with prefix 'jobs'; set JOBLANE_PREFIX=shop"
 
 
@@ -105,7 +107,9 @@ def test_a_schema_of_another_origin_is_not_changed(empty: str, theirs: str, hold
         connection.execute_simple(f"create schema joblane; {theirs}")
     before = everything(empty)
     for refused in (migrate, migration_sql):
-        with pytest.raises(ForeignSchemaError, match=f"this library did not create: it contains {holds}. {ANEW}"):
+        with pytest.raises(
+            ForeignSchemaError, match=f"this library did not create: it contains {holds}, and no revision. {ANEW}"
+        ):
             refused(empty)
     assert everything(empty) == before
     # when it is renamed, as the message says

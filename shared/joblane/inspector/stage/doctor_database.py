@@ -90,7 +90,8 @@ def schema(scope: Scope) -> Iterator[Check]:
         for each in differences(scope.connection):
             yield Check(GRADES[each.severity], each.what, each.found, each.do)
     if applied is not None and not functions.installed(scope.connection):
-        others = ", ".join(version for (version,) in scope.connection.run(VERSIONS))
+        versions = [version for (version,) in scope.connection.run(VERSIONS)]
+        others = "" if functions.VERSION in versions else ", ".join(versions)  # dropped by hand
         has = f", and has {others}" if others else ""
         lacks = f"the database lacks the functions of this code, version {functions.VERSION}{has}: it claims no task"
         yield Check(

@@ -96,7 +96,7 @@ def checked_revision(connection: Connection) -> str | None:
     revision = applied(connection)
     if revision is None and found not in ([], [VERSIONS]):
         if TASKS not in found:
-            raise _foreign(f"without a revision that this library did not create: it contains {_some(found)}")
+            raise _foreign(f"that this library did not create: it contains {_some(found)}, and no revision")
         raise _foreign(
             f"without a revision. If its tables are Joblane's, write it, and migrate: {WRITE.format(newest=newest())}"
         )
@@ -110,7 +110,7 @@ def checked_revision(connection: Connection) -> str | None:
 def _foreign(problem: str) -> ForeignSchemaError:
     return ForeignSchemaError(
         f"the database has a schema joblane {problem}. To start anew, rename it, which keeps its tables, and migrate"
-        " again: alter schema joblane rename to joblane_old. Or use another database"
+        " again: `alter schema joblane rename to joblane_old`. Or use another database"
     )
 
 
