@@ -428,6 +428,14 @@ def test_functions_of_another_release_are_no_difference(edited: Edited) -> None:
     edited.connection.execute_simple(functions.DROP_OLD)
 
 
+def test_a_dropped_function_of_this_code_is_left_to_the_check_of_the_functions(edited: Edited) -> None:
+    edited.run(f"drop function {SIGNATURE}")
+    assert edited.found() == []
+    assert not functions.installed(edited.connection)
+    assert upgrade(edited.url) == []
+    assert functions.installed(edited.connection)
+
+
 def test_a_function_that_cannot_be_replaced_is_named_by_postgresql(edited: Edited) -> None:
     """Its other result would need a drop, and with it that of all that depends on it."""
     edited.run("alter function joblane.canonical(jsonb) rename to canon")
