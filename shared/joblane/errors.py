@@ -70,8 +70,25 @@ class WrongStageError(JobError):
 class ForeignSchemaError(JobError):
     """The schema ``joblane`` of the database belongs to another project, or to another program. Raised by a migration.
 
-    Nothing was changed in it. Use another database.
+    Nothing was changed in it. Rename the schema, or use another database.
     """
+
+
+class ChangedSchemaError(JobError):
+    """The schema ``joblane`` lacks a part on which a promise of the library rests. Raised by a migration.
+
+    The part was dropped or changed by hand. Nothing was changed in the schema: run the statements of the message, then
+    migrate again.
+    """
+
+    differences: tuple[str, ...]
+    """Each part, with the difference and the statement that ends it."""
+
+    def __init__(self, differences: tuple[str, ...]) -> None:
+        super().__init__(
+            "\n".join(("the schema joblane was changed by hand. Nothing was migrated; fix this first:", *differences))
+        )
+        self.differences = differences
 
 
 # --- Enqueueing ----------------------------------------------------------------------------------------------------

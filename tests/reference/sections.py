@@ -96,6 +96,7 @@ ERRORS: Mapping[str, Sequence[type[BaseException]]] = {
         errors.UnknownTypeError,
         errors.WrongStageError,
         errors.ForeignSchemaError,
+        errors.ChangedSchemaError,
         MissingSettingError,
         SecretError,
         ProjectError,

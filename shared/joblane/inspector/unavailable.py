@@ -72,8 +72,7 @@ def _outdated(scope: Scope) -> SchemaError:
     if revision == migrations.newest():
         return SchemaError(
             f"the database is at revision {revision}, like this code, but tables, columns or functions of the schema"
-            " joblane are missing: they were dropped by hand. Restore them from a backup, or drop the schema joblane"
-            " with all its tasks and run `joblane migrate`"
+            " joblane are missing: they were dropped by hand. `joblane doctor` names them, and what creates them again"
         )
     if migrations.is_newer(revision):
         return SchemaError(

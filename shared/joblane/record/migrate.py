@@ -20,7 +20,8 @@ from joblane.record.database import Database
 from joblane.record.deploys import write_deploy
 from joblane.record.functions import installed
 from joblane.record.migrations import LOCK, applied, checked_revision, is_newer, newest, script, upgrade
-from joblane.record.stage import WRITE_STAGE, check_project, check_schema, check_stage, take_stage
+from joblane.record.migrations.catalogue import Difference, accepted
+from joblane.record.stage import WRITE_STAGE, check_project, check_search_path, check_stage, take_stage
 from joblane.record.task_types import literal, register, register_statement
 
 USER = re.compile(r"[a-z_][a-z0-9_]{0,62}")
@@ -101,12 +102,13 @@ class Migrated:
     """The database after a migration.
 
     ``types``: the number of declared task types. ``revision``: the schema's revision. ``newer``: newer code created the
-    schema, so that it was not changed.
+    schema, so that it was not changed. ``differences``: what was changed by hand in it, and what fixes it.
     """
 
     types: int
     revision: str
     newer: bool
+    differences: tuple[str, ...] = ()
 
 
 def migrate(
@@ -127,7 +129,7 @@ def migrate(
     for tables in use, and for another migration, for at least a minute. ``version``: recorded as a deploy, with ``by``,
     the person who deploys; None: nothing is recorded.
 
-    Raises :class:`WrongStageError` and :class:`ForeignSchemaError` before any change.
+    Raises :class:`WrongStageError`, :class:`ForeignSchemaError` and :class:`ChangedSchemaError` before any change.
     """
     prefix, tasks = check_prefix(prefix or settings.prefix()), discover()
     with Database(url) as database:
@@ -139,7 +141,8 @@ def migrate(
             why = "a table is in use, or another migration runs; waiting"
             _patiently(work, _is_locked, max(patience, LOCKED_PATIENCE), why)
 
-        in_turn(lambda: upgrade(url))
+        found: list[Difference] = []
+        in_turn(lambda: found.extend(upgrade(url)))
         in_turn(lambda: take_stage(database.get(), prefix, settings.project()))
         in_turn(lambda: register(database.get(), tasks))
         upgrade_project(url, settings.migrations())
@@ -147,8 +150,8 @@ def migrate(
             in_turn(lambda: write_deploy(database.get(), version, by))
         if user is not None:
             in_turn(lambda: _grant(database, user, by_iam=by_iam))
-        revision = checked_revision(database.get()) or ""
-    return Migrated(len(tasks), revision, is_newer(revision))
+        revision = applied(database.get()) or ""
+    return Migrated(len(tasks), revision, is_newer(revision), tuple(map(str, found)))
 
 
 def is_migrated(connection: Connection) -> bool:
@@ -162,18 +165,20 @@ def migration_sql(url: str | None) -> str:
     ``url``: the database; only its missing migrations are returned. None: all migrations, for a database without a
     schema ``joblane``. Raises the errors of :func:`migrate`.
     """
-    prefix, tasks, current = check_prefix(settings.prefix()), discover(), None
+    prefix, tasks, current, restoring = check_prefix(settings.prefix()), discover(), None, []
     if url is not None:
         with Database(url) as database:
             current = _check(database.get(), prefix)
+            if current == newest():
+                restoring = [each.sql for each in accepted(database.get()) if each.is_restored]
     project = settings.project()
     take = WRITE_STAGE.format(prefix=literal(prefix), project=literal(project) if project else "null")
-    return script(current, [take, register_statement(tasks)])
+    return script(current, [*restoring, take, register_statement(tasks)])
 
 
 def _check(connection: Connection, prefix: str) -> str | None:
     """Return the database's revision. Raises :class:`WrongStageError` and :class:`ForeignSchemaError`."""
-    check_schema(connection)
+    check_search_path(connection)
     revision = checked_revision(connection)
     check_stage(connection, prefix)
     if revision is not None:

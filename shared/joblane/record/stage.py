@@ -19,18 +19,6 @@ on conflict (only_row) do update set project = coalesce(s.project, excluded.proj
 NOT_MIGRATED = ("3F000", "42P01")
 """SQLSTATEs of a missing schema and a missing table."""
 
-# Extensions and the array and row types of tables are not listed: they belong to other objects.
-OBJECTS = """
-select 'relation ' || c.relname from pg_class c
- where c.relnamespace = to_regnamespace('joblane') and c.relkind in ('r', 'p', 'v', 'm', 'S', 'f')
-union all
-select 'function ' || p.proname from pg_proc p where p.pronamespace = to_regnamespace('joblane')
-union all
-select 'type ' || t.typname from pg_type t
- where t.typnamespace = to_regnamespace('joblane') and t.typrelid = 0 and t.typelem = 0
- order by 1
-"""
-
 
 def check_stage(connection: Connection, prefix: str) -> None:
     """Check the database's stage, in one round trip. A database that was never migrated has no stage and passes.
@@ -59,23 +47,14 @@ def take_stage(connection: Connection, prefix: str, project: str | None) -> None
     check_stage(connection, prefix)
 
 
-def check_schema(connection: Connection) -> None:
-    """Check that the schema ``joblane`` belongs to this library and is not in the role's search_path.
-
-    Raises :class:`ForeignSchemaError`.
-    """
+def check_search_path(connection: Connection) -> None:
+    """Check that the schema ``joblane`` is not in the role's search_path. Raises :class:`ForeignSchemaError`."""
     [[role, in_search_path]] = connection.run("select current_user, 'joblane' = any(current_schemas(false))")
     if in_search_path or role == "joblane":
         raise ForeignSchemaError(
             f"the role {role!r} has the schema joblane in its search_path, so your own tables would be created there;"
             " PostgreSQL searches a schema with the role's name first. Log in as a role with another name, or remove"
             " joblane from its search_path"
-        )
-    objects = [name for (name,) in connection.run(OBJECTS)]
-    if objects and "relation alembic_version" not in objects:
-        raise ForeignSchemaError(
-            f"the database has a schema joblane that this library did not create: it contains {_some(objects)} and no"
-            " joblane.alembic_version; rename that schema, or use another database"
         )
 
 
@@ -96,7 +75,3 @@ def check_project(connection: Connection, project: str | None) -> None:
                 f"the schema joblane of this database belongs to the project {found!r}, and this is {project!r}; use"
                 f" another database. If the project was renamed, run: update joblane.stage set project = '{project}'"
             )
-
-
-def _some(names: list[str]) -> str:
-    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")

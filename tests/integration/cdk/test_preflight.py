@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,6 +16,7 @@ from joblane.cdk.preflight.roles import Wanted
 from joblane.record import migrations
 from joblane.record.database import Database
 from joblane.record.task_types import register
+from tests.builders.revisions import second_revision
 from tests.samples import sample_one, sample_ordered, sample_single
 
 
@@ -76,9 +78,11 @@ def test_schema_and_limits_are_those_of_the_server(database: Database, database_
     assert "@" not in found.address
 
 
-def test_an_older_and_a_newer_schema_are_distinguished(database: Database, database_url: str) -> None:
-    database.get().run("update joblane.alembic_version set version_num = '0000'")
-    assert read(database_url).pending == migrations.pending(None)
+def test_an_older_and_a_newer_schema_are_distinguished(
+    database: Database, database_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    second_revision(tmp_path, monkeypatch)
+    assert read(database_url).pending == {"0002": "A column for a test."}
     database.get().run("update joblane.alembic_version set version_num = '9999'")
     found = read(database_url)
     assert (found.pending, found.newer) == ({}, True)
@@ -92,8 +96,36 @@ def test_a_database_of_another_stage_is_refused(database: Database, database_url
     assert "prefix 'shop', and this process is of the stage with prefix 'jobs'" in found.why
 
 
+def test_a_part_that_the_migration_would_miss_is_refused(database: Database, database_url: str) -> None:
+    assert read(database_url).changes == []
+    for edit in (
+        "drop index joblane.tasks_unique",
+        "drop index joblane.tasks_tags",
+        "drop trigger tasks_ended on joblane.tasks",
+        "create index mine on joblane.tasks (owner)",
+    ):
+        database.get().run(edit)
+    trigger, unique, index = read(database_url).changes
+    assert (unique.kind, unique.what) == (Kind.REFUSED, "unique index tasks_unique of joblane.tasks")
+    assert "run `CREATE UNIQUE INDEX CONCURRENTLY tasks_unique ON joblane.tasks" in unique.do
+    assert (trigger.kind, trigger.do) == (
+        Kind.NOTE,
+        "run `joblane migrate`, which restores it; on AWS, a deploy runs it",
+    )
+    assert (index.kind, index.what) == (Kind.NOTE, "index tasks_tags of joblane.tasks")
+
+
+def test_a_schema_of_another_origin_is_refused(database: Database, database_url: str) -> None:
+    database.get().run("update joblane.alembic_version set version_num = 'ae1027a6acf'")
+    found = read_database(database_url, "jobs")
+    assert isinstance(found, Finding)
+    assert (found.kind, found.what) == (Kind.REFUSED, "DATABASE_URL")
+    assert "has a schema joblane at revision 'ae1027a6acf', which this library never made" in found.why
+    assert found.do.startswith("To start anew, rename it")
+
+
 def test_a_database_without_tables_has_all_migrations_pending(database: Database, database_url: str) -> None:
-    database.get().run("drop table joblane.alembic_version, joblane.tasks, joblane.task_types, joblane.limits cascade")
+    database.get().run("drop schema joblane cascade")
     found = read(database_url)
     assert (found.revision, found.live, found.types) == (None, {}, [])
     assert found.pending == migrations.pending(None)

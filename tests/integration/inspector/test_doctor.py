@@ -9,8 +9,10 @@ import zipfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from urllib.parse import urlsplit
 
 import boto3
 import pytest
@@ -37,6 +39,7 @@ from joblane.record import functions
 from joblane.record.database import Database
 from joblane.schedule import cron
 from joblane.sqs.tick import id_of
+from tests.builders.revisions import second_revision
 from tests.builders.rows import active, put
 from tests.builders.snapshots import pid_of, session, swept
 from tests.samples import Sample, sample_batch, sample_one, sample_tick
@@ -45,6 +48,7 @@ from tests.world import PREFIX, World
 
 TASKS = {task.type: task for task in (sample_one, sample_batch, sample_tick, jobs_sweep)}
 ACCOUNT = "123456789012"
+FORBIDDEN = "42501"
 
 
 @dataclass
@@ -157,18 +161,27 @@ def test_a_complete_deployment_has_no_findings(stage: Stage) -> None:
 @pytest.mark.parametrize(
     ("revision", "grade", "found", "do"),
     [
-        ("0000", Grade.BAD, "at revision 0000 and this code needs", "`joblane migrate`"),
+        ("0001", Grade.BAD, "at revision 0001 and this code needs 0002", "`joblane migrate`"),
+        ("abcd", Grade.BAD, "at revision 'abcd', which this library never made", "alter schema joblane rename to"),
         ("9999", Grade.WARNING, "at revision 9999, newer than this code", "use the version that is deployed"),
-        (None, Grade.BAD, "the database is empty", "`joblane migrate`"),
+        (None, Grade.BAD, "a schema joblane without a revision", "write it, and migrate"),
     ],
 )
 def test_another_schema_is_reported_with_its_revision(
-    revision: str | None, grade: Grade, found: str, do: str, stage: Stage
+    revision: str | None,
+    grade: Grade,
+    found: str,
+    do: str,
+    stage: Stage,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    second_revision(tmp_path, monkeypatch)
     if revision is None:
         stage.world.run("drop table joblane.alembic_version")
     else:
         stage.world.run("update joblane.alembic_version set version_num = $1", revision)
+    assert [what for what, one in stage.found().items() if one.grade is not Grade.GOOD] == ["migrations"]
     check = stage.found()["migrations"]
     assert check.grade is grade
     assert found in check.found
@@ -176,8 +189,7 @@ def test_another_schema_is_reported_with_its_revision(
 
 
 def test_a_database_without_tables_is_reported_once(stage: Stage) -> None:
-    stage.world.run("drop table joblane.alembic_version")
-    stage.world.run("drop table joblane.tasks, joblane.pauses cascade")
+    stage.world.run("drop schema joblane cascade")
     found = stage.found()
     assert found["migrations"] == Check(
         Grade.BAD,
@@ -186,23 +198,72 @@ def test_a_database_without_tables_is_reported_once(stage: Stage) -> None:
         "run `joblane migrate`; on AWS, a deploy runs it",
     )
     assert [what for what, one in found.items() if one.grade is not Grade.GOOD] == ["migrations"]
-    assert found.keys() == {"migrations", "writes", "clock", "mappings", "queues", "functions", "schedules"}
+    assert found.keys() == {"migrations", "mappings", "queues", "functions", "schedules"}
 
 
-def test_a_missing_migration_is_not_reported_twice(stage: Stage) -> None:
-    stage.world.run("update joblane.alembic_version set version_num = '0000'")
+def test_a_missing_migration_is_not_reported_twice(
+    stage: Stage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    second_revision(tmp_path, monkeypatch)
     stage.world.run("alter table joblane.pauses drop column paused_by")
     assert stage.wrong().keys() == {"migrations"}
     assert stage.wrong()["migrations"].found.startswith("migrations are missing: ")
 
 
-def test_a_dropped_table_is_reported(stage: Stage) -> None:
+def test_a_dropped_table_is_reported_once_with_the_statement_that_creates_it(stage: Stage) -> None:
     stage.world.run("drop table joblane.pauses")
-    wrong = stage.wrong()
-    assert wrong.keys() == {"pauses"}
-    assert wrong["pauses"].found.startswith(
+    (check,) = stage.wrong().values()
+    assert (check.grade, check.what) == (Grade.BAD, "table joblane.pauses")
+    assert check.found == "is missing: each statement that uses it fails"
+    for statement in check.do.split("`")[1].split("; "):
+        stage.world.run(statement)
+    assert stage.wrong() == {}
+
+
+def test_a_table_that_newer_code_has_lost_is_reported(stage: Stage) -> None:
+    stage.world.run("update joblane.alembic_version set version_num = '9999'")
+    stage.world.run("drop table joblane.pauses")
+    assert stage.wrong()["pauses"].found.startswith(
         'the database lacks a table, column or function of its migrations: relation "joblane.pauses"'
     )
+
+
+def test_edits_by_hand_are_graded_by_their_effect(stage: Stage) -> None:
+    stage.world._observer.get().execute_simple(
+        "drop index joblane.tasks_unique; drop index joblane.tasks_tags; create index mine on joblane.tasks (owner)"
+    )
+    found = stage.found()
+    assert {what: one.grade for what, one in found.items() if "index" in what} == {
+        "unique index tasks_unique of joblane.tasks": Grade.BAD,
+        "index tasks_tags of joblane.tasks": Grade.WARNING,
+        "index mine of joblane.tasks": Grade.GOOD,
+    }
+    assert found["index mine of joblane.tasks"].do == ""
+
+
+@pytest.mark.parametrize(
+    ("rights", "wrong"),
+    [
+        ("", {"migrations": "permission denied for schema joblane"}),
+        (
+            "grant usage on schema joblane to reader; grant select on all tables in schema joblane to reader",
+            {"writes": "permission denied for table task_items"},
+        ),
+    ],
+)
+def test_what_a_role_may_not_check_is_unknown(rights: str, wrong: dict[str, str], stage: Stage) -> None:
+    owner, address = stage.world._observer.get(), urlsplit(stage.world.url)
+    owner.execute_simple(f"create role reader login password 'r'; {rights}")
+    reader = Database(address._replace(netloc=f"reader:r@{address.hostname}:{address.port}").geturl())
+    try:
+        found = {check.what: check for check in Inspector(replace(stage.scope, database=reader)).doctor()}
+    finally:
+        reader.drop()
+        owner.execute_simple("drop owned by reader; drop role reader")
+    assert {what: one.found for what, one in found.items() if one.grade is Grade.UNKNOWN} == {
+        what: f"this role may not check it: {text} ({FORBIDDEN})" for what, text in wrong.items()
+    }
+    assert not any(one.grade in (Grade.BAD, Grade.WARNING) for one in found.values())
 
 
 @pytest.mark.parametrize(
@@ -237,7 +298,7 @@ def test_a_trigger_of_the_application_needs_a_search_path_of_its_own(stage: Stag
         " create trigger note after insert or update on joblane.tasks for each row execute function public.note()"
     )
     (check,) = stage.wrong().values()
-    assert (check.what, check.grade) == ("triggers", Grade.WARNING)
+    assert (check.what, check.grade) == ("function public.note()", Grade.WARNING)
     stage.world._observer.get().execute_simple(check.do.split("`")[1])
     assert stage.wrong() == {}
     stage.world.client.enqueue(sample_one, Sample(), task_id="parent")

@@ -14,6 +14,7 @@ from functions.tenant_initialize.handler import tenant_initialize
 from joblane.discovery import discover
 from joblane.record.connection import Connection
 from joblane.record.database import Database
+from joblane.record.migrations.catalogue import differences
 from joblane.record.task_types import register
 from joblane.testing import JobTester
 from tests.integration.testing.samples import TABLE, Order, order_ship
@@ -83,6 +84,8 @@ def test_the_user_of_the_functions_may_read_and_write_but_change_no_table(connec
     connection.execute_simple("insert into joblane.pauses (scope, name) values ('type', 'data:export')")
     [[created]] = connection.run("select created from joblane.enqueue('jobs:sweep', '{}')")
     assert created is True
+    connection.run("update joblane.stage set planned_sweep_at = now()")
+    assert differences(connection) == [], "the rights are those of a deploy"
     with pytest.raises(DatabaseError, match="must be owner of table tasks"):
         connection.execute_simple("drop table joblane.tasks")
     connection.rollback()

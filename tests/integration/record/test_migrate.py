@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from joblane.errors import ForeignSchemaError
+from joblane.errors import ChangedSchemaError, ForeignSchemaError
 from joblane.record.database import Database
 from joblane.record.migrations import applied, is_newer, newest, pending, upgrade
 from tests.builders.revisions import second_revision
@@ -63,6 +63,28 @@ def test_a_later_revision_is_pending_until_it_has_run(
     upgrade(database_url)
     assert applied(database.get()) == "0002"
     assert database.get().run("select count(of_newer_code) from joblane.pauses") == [[0]]
+
+
+def test_a_migration_of_a_schema_that_was_changed_by_hand_applies_nothing(
+    database: Database, database_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    second_revision(tmp_path, monkeypatch)
+    database.get().execute_simple("drop index joblane.tasks_unique; drop trigger tasks_ended on joblane.tasks")
+    with pytest.raises(ChangedSchemaError, match="unique index tasks_unique of"):
+        upgrade(database_url)
+    assert applied(database.get()) == "0001"
+    columns = (
+        "select attname from pg_attribute where attrelid = 'joblane.pauses'::regclass and attname = 'of_newer_code'"
+    )
+    assert database.get().run(columns) == []
+    assert database.get().run("select from pg_trigger where tgname = 'tasks_ended'") == []
+
+
+def test_a_schema_of_newer_code_is_not_compared(database: Database, database_url: str) -> None:
+    database.get().execute_simple(
+        "update joblane.alembic_version set version_num = '9999'; drop index joblane.tasks_unique"
+    )
+    assert upgrade(database_url) == []
 
 
 def test_the_database_in_a_folder_with_a_percent_sign_is_migrated(

@@ -32,6 +32,7 @@ from joblane.record.finish import Finish, finish
 from joblane.record.functions import installed
 from joblane.record.migrate import Migrated, _grant, migrate
 from joblane.record.migrations import LOCK, TAKE_LOCK, newest, upgrade
+from joblane.record.migrations.catalogue import differences
 from joblane.record.states import State
 from joblane.record.time_limits import TimeLimits
 from joblane.testing import JobTester
@@ -143,6 +144,16 @@ def test_the_granted_user_can_call_the_functions_where_public_cannot(empty: str,
     with connected(as_app(postgres, empty)) as connection:
         assert finish(connection, [Finish("it", str(uuid4()), 1, "completed", State.COMPLETED)]) == set()
         assert connection.run("select joblane.later()") == [[1]]
+
+
+def test_rights_that_were_revoked_by_hand_return_with_the_next_migration(empty: str, postgres: Postgres) -> None:
+    migrate(empty, user="app", by_iam=True)
+    with connected(empty) as owner:
+        owner.execute_simple("revoke all on schema joblane from app; revoke all on joblane.tasks from app")
+        migrate(empty, user="app", by_iam=True)
+        assert differences(owner) == [], "the rights of a deploy are no difference"
+    with connected(as_app(postgres, empty)) as connection:
+        assert connection.run("select from joblane.tasks") == []
 
 
 def test_the_granted_user_gets_no_right_on_a_system_schema(empty: str, postgres: Postgres) -> None:
@@ -267,11 +278,11 @@ def test_a_migration_says_that_it_waits_for_another_one(
     real = getattr(migrate_module, step)
     with connected(empty) as other, lines() as logged, ThreadPoolExecutor(1) as threads:
 
-        def after_the_other(*args: Any, **named: Any) -> None:
+        def after_the_other(*args: Any, **named: Any) -> Any:
             if other.idle and not logged.texts:
                 other.execute_simple("begin")
                 other.run(TAKE_LOCK)
-            real(*args, **named)
+            return real(*args, **named)
 
         monkeypatch.setattr(migrate_module, "PAUSE_SECONDS", 0.05)
         monkeypatch.setattr(migrate_module, step, after_the_other)
@@ -430,7 +441,7 @@ def test_a_migration_that_fails_fails_the_deploy_with_its_reason(
         connection.execute_simple("create schema joblane; create table joblane.tasks (id integer)")
     handler({**EVENT, "RequestType": "Create", "ResponseURL": url}, LambdaContext())
     assert came[0]["Status"] == "FAILED"
-    assert "a schema joblane that this library did not create: it contains relation tasks and no" in came[0]["Reason"]
+    assert "the database has a schema joblane without a revision. If its tables are Joblane's" in came[0]["Reason"]
     with connected(empty) as connection:
         assert connection.run("select to_regclass('joblane.task_attempts')") == [[None]]
 
@@ -494,8 +505,22 @@ def test_a_deploy_that_removes_the_last_limit_wakes_the_sweep(empty: str, monkey
     assert prefixes == ["jobs"]
 
 
+def test_a_schema_that_was_changed_by_hand_fails_the_deploy_with_the_statement(
+    empty: str, answers: tuple[str, list[dict[str, Any]]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url, came = answers
+    monkeypatch.setenv("DATABASE_URL", empty)
+    migrate(empty)
+    with connected(empty) as connection:
+        connection.run("drop index joblane.tasks_unique")
+    handler({**EVENT, "ResponseURL": url}, LambdaContext())
+    assert came[0]["Status"] == "FAILED"
+    assert "run `CREATE UNIQUE INDEX CONCURRENTLY tasks_unique ON joblane.tasks" in came[0]["Reason"]
+
+
 def test_a_manual_invocation_migrates_and_returns_the_number_of_types(
     empty: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("DATABASE_URL", empty)
-    assert handler({}, LambdaContext()) == {"types": len(discover()), "revision": newest(), "newer": False}
+    migrated = {"types": len(discover()), "revision": newest(), "newer": False, "differences": ()}
+    assert handler({}, LambdaContext()) == migrated

@@ -28,6 +28,9 @@ from tests.conftest import administer
 from tests.samples import Sample, sample_batch, sample_one
 from tests.world import World
 
+ANEW = (
+    "To start anew, rename it, which keeps its tables, and migrate again: `alter schema joblane rename to joblane_old`"
+)
 BOTH = "prefix 'shop', and this process is of the stage with prefix 'jobs'; set JOBLANE_PREFIX=shop"
 
 
@@ -94,9 +97,9 @@ def test_the_schema_of_another_stage_with_newer_code_is_refused_too(
 @pytest.mark.parametrize(
     ("theirs", "holds"),
     [
-        ("create table joblane.jobs (id integer)", "relation jobs"),
-        ("create type joblane.mood as enum ('good')", "type mood"),
-        ("create function joblane.enqueue() returns int language sql as 'select 1'", "function enqueue"),
+        ("create table joblane.jobs (id integer)", "table joblane.jobs"),
+        ("create type joblane.mood as enum ('good')", "type joblane.mood"),
+        ("create function joblane.enqueue() returns int language sql as 'select 1'", r"function joblane.enqueue\(\)"),
     ],
 )
 def test_a_schema_of_another_origin_is_not_changed(empty: str, theirs: str, holds: str) -> None:
@@ -104,9 +107,41 @@ def test_a_schema_of_another_origin_is_not_changed(empty: str, theirs: str, hold
         connection.execute_simple(f"create schema joblane; {theirs}")
     before = everything(empty)
     for refused in (migrate, migration_sql):
-        with pytest.raises(ForeignSchemaError, match=f"it contains {holds} and no joblane.alembic_version; rename"):
+        with pytest.raises(
+            ForeignSchemaError, match=f"this library did not create: it contains {holds}, and no revision. {ANEW}"
+        ):
             refused(empty)
     assert everything(empty) == before
+    # when it is renamed, as the message says
+    with connected(empty) as connection:
+        connection.run("alter schema joblane rename to joblane_old")
+    assert migrate(empty).types == len(discover())
+
+
+def test_a_known_revision_of_another_program_is_refused(empty: str) -> None:
+    """Its migrations may have numbers as well."""
+    with connected(empty) as connection:
+        connection.execute_simple(
+            "create schema joblane; create table joblane.alembic_version (version_num text)"
+            "; insert into joblane.alembic_version values ('0001'); create table joblane.jobs (id integer)"
+        )
+    before = everything(empty)
+    for refused in (migrate, migration_sql):
+        with pytest.raises(ForeignSchemaError, match=f"revision '0001' without the table joblane.tasks.*{ANEW}"):
+            refused(empty)
+    assert everything(empty) == before
+
+
+@pytest.mark.parametrize("lost", ["drop table joblane.alembic_version", "delete from joblane.alembic_version"])
+def test_a_schema_that_has_lost_its_revision_is_refused_until_it_is_written(empty: str, lost: str) -> None:
+    migrate(empty)
+    with connected(empty) as connection:
+        connection.run(lost)
+        for refused in (migrate, migration_sql):
+            with pytest.raises(ForeignSchemaError, match="write it, and migrate: ") as caught:
+                refused(empty)
+        connection.execute_simple(str(caught.value).split("migrate: ")[1].partition(". To start anew")[0])
+    assert migrate(empty).differences == ()
 
 
 def test_a_version_table_of_another_project_is_not_changed(empty: str) -> None:

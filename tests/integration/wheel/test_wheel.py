@@ -27,6 +27,8 @@ NEEDED = (
     "page/static/page.css",
     "page/templates/base.html",
     "record/certificates/rds.pem",
+    "record/migrations/catalogue.sql",
+    "record/migrations/schema.txt",
     "record/migrations/script.py.mako",
     "record/migrations/versions/0001_enqueue.sql",
     "record/migrations/versions/0001_record.py",

@@ -53,7 +53,7 @@ class DatabaseState:
     ``retry``. ``limited``: (type, names of their limits) → live tasks with a limit. ``keys``: type with limits → their
     key, as the deployed code declares it. ``types``: types that it declares. ``max_connections``: of the server.
     ``kept_connections``: those of them that are reserved for superusers and privileged roles. ``roles``: the findings
-    on the role of the functions.
+    on the role of the functions. ``changes``: the findings on what was changed by hand in the schema.
     """
 
     address: str
@@ -67,6 +67,7 @@ class DatabaseState:
     max_connections: int
     kept_connections: int
     roles: Sequence[Finding] = ()
+    changes: Sequence[Finding] = ()
 
 
 def examine(
@@ -262,6 +263,7 @@ def _database(declared: Declared, database: DatabaseState, stacks: Mapping[Place
         )
     for revision, purpose in database.pending.items():
         yield note(f"migration {revision}", purpose, "the deploy runs it before it deploys the new code")
+    yield from database.changes
 
 
 def _count(number: int, noun: str) -> str:

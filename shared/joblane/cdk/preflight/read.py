@@ -19,7 +19,7 @@ from urllib.parse import urlsplit
 from joblane.cdk.checks import mappings_of
 from joblane.cdk.preflight.compare import DatabaseState, Declared, Place, examine
 from joblane.cdk.preflight.concurrency import Account, Demand
-from joblane.cdk.preflight.findings import Finding, Kind
+from joblane.cdk.preflight.findings import Finding, Kind, note, refused
 from joblane.cdk.preflight.roles import READ as READ_ROLES
 from joblane.cdk.preflight.roles import Roles, Wanted, roles
 from joblane.cdk.shares import sharing_lanes
@@ -341,7 +341,7 @@ def read_database(url: str, prefix: str, wanted: Wanted | None = None) -> Databa
     """Return the state of the database at ``url``, or a finding if it is unavailable or of another stage."""
     from pg8000.exceptions import Error as PostgresError
 
-    from joblane.errors import WrongStageError, text_of
+    from joblane.errors import ForeignSchemaError, WrongStageError, text_of
     from joblane.record.database import Database
 
     if not url:
@@ -357,6 +357,9 @@ def read_database(url: str, prefix: str, wanted: Wanted | None = None) -> Databa
     try:
         with Database(url, prefix=prefix) as database:
             return _read_database(database.get(), address, wanted)
+    except ForeignSchemaError as error:
+        found, _, do = str(error).partition(". ")
+        return refused("DATABASE_URL", f"{address}: {found}", do)
     except WrongStageError as error:
         do = "point DATABASE_URL at the database of this stage, or give the stage a database of its own"
         return Finding(Kind.REFUSED, "DATABASE_URL", f"{address}: {error}", do)
@@ -372,8 +375,9 @@ def read_database(url: str, prefix: str, wanted: Wanted | None = None) -> Databa
 
 def _read_database(connection: Connection, address: str, wanted: Wanted | None) -> DatabaseState:
     from joblane.record import migrations
+    from joblane.record.migrations.catalogue import Severity, differences
 
-    revision = migrations.applied(connection)
+    revision = migrations.checked_revision(connection)
 
     def rows(table: str, query: str) -> list[Any]:
         exists = connection.run("select to_regclass($1) is not null", table) == [[True]]
@@ -392,6 +396,13 @@ def _read_database(connection: Connection, address: str, wanted: Wanted | None) 
         max_connections=max_connections,
         kept_connections=kept,
         roles=[*roles(wanted, _read_roles(connection, wanted))] if wanted else [],
+        changes=[
+            (refused if each.severity is Severity.ERROR and not each.is_restored else note)(
+                each.what, each.found, each.do
+            )
+            for each in (differences(connection) if revision == migrations.newest() else ())
+            if each.severity is not Severity.NOTE
+        ],
     )
 
 

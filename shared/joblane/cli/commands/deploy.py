@@ -48,7 +48,8 @@ def migrate(
 
     This also registers the declared task types and runs the project's own migrations. The database is that of
     DATABASE_URL, or else that of the local stack. The first run writes the stage's prefix into the schema. After
-    that, no other stage can use the schema.
+    that, no other stage can use the schema. Functions and triggers that were changed by hand are restored. If another
+    part is missing or changed, the command ends with status 1, changes nothing, and prints the statement for it.
     """
     from joblane import settings
     from joblane.cli.connect import ENVIRONMENT, load_settings
@@ -73,6 +74,8 @@ def migrate(
         typer.echo(f"{done.types} task types are registered.")
     else:
         typer.echo(f"The schema is up to date; {done.types} task types are registered.")
+    for difference in done.differences:
+        typer.echo(f"Changed by hand: {difference}.")
 
 
 def _sql(url: str | None) -> str:

@@ -15,10 +15,11 @@ from joblane.inspector.stage import doctor_aws, doctor_database, doctor_work
 from joblane.inspector.stage.aws import is_emulator
 from joblane.inspector.unavailable import DENIED, MISSING
 from joblane.inspector.views import Check, Grade
-from joblane.record.connection import LOCK_NOT_AVAILABLE
+from joblane.record.connection import INSUFFICIENT_PRIVILEGE, LOCK_NOT_AVAILABLE
 
 ORDER = (Grade.BAD, Grade.WARNING, Grade.UNKNOWN, Grade.GOOD)
 UNREACHABLE = "check that the local stack (`joblane status`) or the cluster runs, and that the network allows access"
+RIGHTS = "if the functions log in with this role, deploy again, which grants its rights; otherwise use their role"
 
 Part = Callable[["Scope"], Iterable[Check]]
 
@@ -33,20 +34,25 @@ def checks(scope: Scope) -> tuple[Check, ...]:
 
 def checks_of_database(scope: Scope) -> Iterator[Check]:
     """All checks of the database. If it is unavailable, that is the only finding; missing tables are not reported in
-    addition to missing migrations."""
-    unmigrated = False
+    addition to missing migrations, and what is missing in the schema is reported once."""
+    is_broken = False
     for what, part in (*doctor_database.PARTS, *doctor_work.PARTS):
         try:
             found = list(part(scope))
-            unmigrated = unmigrated or any(check.do == doctor_database.MIGRATE for check in found)
             yield from found
+            is_broken = is_broken or (part is doctor_database.schema and any(each.grade is Grade.BAD for each in found))
         except (PostgresError, OSError) as error:
             scope.database.drop()
             if sqlstate(error) in MISSING:
-                if not unmigrated:
+                if not is_broken:
                     lacks = f"the database lacks a table, column or function of its migrations: {text_of(error)}"
                     yield Check(Grade.BAD, what, lacks, "was it removed by hand? Restore it from a backup")
                 return
+            if sqlstate(error) == INSUFFICIENT_PRIVILEGE:
+                yield Check(Grade.UNKNOWN, what, f"this role may not check it: {text_of(error)}", RIGHTS)
+                if part is doctor_database.schema:
+                    return
+                continue
             if sqlstate(error) == LOCK_NOT_AVAILABLE:
                 do = "end the transaction that holds the lock: pg_blocking_pids() finds it"
                 yield Check(Grade.BAD, what, f"a table is locked: {text_of(error)}", do)

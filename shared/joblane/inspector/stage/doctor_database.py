@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 
 from pg8000.exceptions import Error as PostgresError
 
-from joblane.errors import sqlstate, text_of
+from joblane.errors import ForeignSchemaError, sqlstate, text_of
 from joblane.flow import values_text
 from joblane.inspector.durations import lasting
 from joblane.inspector.scope import Scope
@@ -25,6 +25,7 @@ from joblane.record import functions, migrations
 from joblane.record.connection import INSUFFICIENT_PRIVILEGE, READ_ONLY
 from joblane.record.limit_changes import undeclared_names
 from joblane.record.limit_status import status_of
+from joblane.record.migrations.catalogue import Severity, differences
 from joblane.record.states import LIVE_SQL
 from joblane.sqs.tick import id_of
 
@@ -43,6 +44,7 @@ ADVICE = {
 }
 """Beginning of an SQLSTATE → what to do for a server that refuses writes or logins. The first that matches is used."""
 
+GRADES = {Severity.ERROR: Grade.BAD, Severity.WARNING: Grade.WARNING, Severity.NOTE: Grade.GOOD}
 VERSIONS = "select version from joblane.functions order by migrated_at desc"
 SWEPT = """
 select max(finished_at), clock_timestamp(), (select planned_sweep_at from joblane.stage),
@@ -58,15 +60,6 @@ select type, count(*) from live
    and type not in (select x.type from jsonb_array_elements_text($2::jsonb) as x(type))
  group by type order by type
 """
-TRIGGERS = """
-select distinct p.oid::regprocedure::text from pg_trigger t
-  join pg_proc p on p.oid = t.tgfoid join pg_language l on l.oid = p.prolang
- where t.tgrelid = to_regclass('joblane.tasks') and not t.tgisinternal and l.lanname <> 'c'
-   and p.pronamespace <> to_regnamespace('joblane')
-   and not exists (select from unnest(p.proconfig) as setting where setting like 'search_path=%')
- order by 1
-"""
-"""The functions of triggers that are not Joblane's."""
 WAITING = """
 select distinct p.type, c.type
   from (select child, parent from joblane.task_parents limit 10000) e
@@ -77,7 +70,13 @@ select distinct p.type, c.type
 
 
 def schema(scope: Scope) -> Iterator[Check]:
-    applied, newest = migrations.applied(scope.connection), migrations.newest()
+    newest = migrations.newest()
+    try:
+        applied = migrations.checked_revision(scope.connection)
+    except ForeignSchemaError as error:
+        found, _, do = str(error).partition(". ")
+        yield Check(Grade.BAD, "migrations", found, do)
+        return
     if applied is None:
         yield Check(Grade.BAD, "migrations", "the database is empty: the migrations are missing", MIGRATE)
     elif applied < newest:
@@ -88,8 +87,11 @@ def schema(scope: Scope) -> Iterator[Check]:
         yield Check(Grade.WARNING, "migrations", ahead, "use the version that is deployed")
     else:
         yield Check(Grade.GOOD, "migrations", f"the database is at revision {applied}")
+        for each in differences(scope.connection):
+            yield Check(GRADES[each.severity], each.what, each.found, each.do)
     if applied is not None and not functions.installed(scope.connection):
-        others = ", ".join(version for (version,) in scope.connection.run(VERSIONS))
+        versions = [version for (version,) in scope.connection.run(VERSIONS)]
+        others = "" if functions.VERSION in versions else ", ".join(versions)  # dropped by hand
         has = f", and has {others}" if others else ""
         lacks = f"the database lacks the functions of this code, version {functions.VERSION}{has}: it claims no task"
         yield Check(
@@ -122,18 +124,13 @@ def advice(error: BaseException) -> str | None:
 
 
 def search_path(scope: Scope) -> Iterator[Check]:
-    """Check that no schema comes before ``pg_catalog``, as PostgreSQL would call its functions instead of its own, and
-    that triggers of others have a search path: the library's functions search ``pg_catalog`` only."""
+    """No schema comes before ``pg_catalog``. PostgreSQL would call its functions instead of its own."""
     [[searched]] = scope.connection.run("select current_schemas(true)")
     before = [name for name in searched[: searched.index("pg_catalog")] if not name.startswith("pg_temp")]
     if before:
         found = f"PostgreSQL searches {', '.join(before)} before pg_catalog: functions there replace its own"
         do = "remove pg_catalog from the search_path of the role and of the database: PostgreSQL then searches it first"
         yield Check(Grade.WARNING, "search_path", found, do)
-    for (function,) in scope.connection.run(TRIGGERS):
-        found = f"{function}, of a trigger on joblane.tasks, has no search_path: names without a schema fail in it"
-        do = f"`alter function {function} set search_path = pg_catalog, public`, with the schemas that it needs"
-        yield Check(Grade.WARNING, "triggers", found, do)
 
 
 def clock(scope: Scope) -> Iterator[Check]:

@@ -7,12 +7,15 @@ from __future__ import annotations
 
 import io
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from joblane.errors import ForeignSchemaError
 from joblane.record.functions import INSTALL
+from joblane.record.migrations import catalogue
+from joblane.record.migrations.catalogue import Difference
 
 if TYPE_CHECKING:
     from alembic.config import Config
@@ -23,23 +26,42 @@ FOLDER = Path(__file__).parent
 LOCK = 0x6A6F626C616E65
 """The key of the advisory lock: 'joblane' in ASCII."""
 TAKE_LOCK = f"select pg_advisory_xact_lock({LOCK})"
+OBJECTS = ("table", "view", "sequence", "function", "type")
+TASKS, VERSIONS = "table joblane.tasks", "table joblane.alembic_version"
+WRITE = (
+    "create table if not exists joblane.alembic_version (version_num varchar(32) constraint alembic_version_pkc primary"
+    " key); insert into joblane.alembic_version values ('{newest}')"
+)
+"""The next migration compares the tables with this revision."""
 
 
-def upgrade(url: str, revision: str = "head") -> None:
+def upgrade(url: str, revision: str = "head") -> list[Difference]:
     """Bring the database at ``url`` (``postgresql://…``) to ``revision``, and create this code's functions.
 
-    Repeating it is harmless. In a schema of newer code only the functions are created, so that a rollback to older code
-    does not fail. Raises :class:`ForeignSchemaError` for a revision that this library never made.
+    Returns what was changed by hand in the schema. It restores changed functions and triggers. Repeating it is
+    harmless. In a schema of newer code only the functions are created, so that a rollback to older code does not fail.
+
+    Raises :class:`ForeignSchemaError` for a schema of another origin, and :class:`ChangedSchemaError` if other parts
+    are missing or changed. Both change nothing.
     """
     from alembic import command
 
     from joblane.record.database import Database
 
     with Database(url) as database:
-        current = checked_revision(database.get())
-        if not is_newer(current):
-            command.upgrade(_config(url=url), revision)
+        found: list[Difference] = []
+
+        def verify(connection: Connection) -> None:
+            if applied(connection) == newest():
+                found.extend(catalogue.accepted(connection))
+            for each in found:
+                if each.is_restored:
+                    connection.execute_simple(each.sql)
+
+        if not is_newer(checked_revision(database.get())):
+            command.upgrade(_config(url=url, verify=verify), revision)
         database.get().execute_simple(";\n".join([TAKE_LOCK, *INSTALL]))
+    return [replace(each, do="it was restored") if each.is_restored else each for each in found]
 
 
 def script(current: str | None, after: Sequence[str]) -> str:
@@ -68,14 +90,32 @@ def applied(connection: Connection) -> str | None:
 
 
 def checked_revision(connection: Connection) -> str | None:
-    """Like :func:`applied`. Raises :class:`ForeignSchemaError` for a revision that this library never made."""
+    """Like :func:`applied`. Raises :class:`ForeignSchemaError` for a schema that this library did not create."""
+    objects = [(kind, name) for kind, name, part in catalogue.read(connection) if kind in OBJECTS and not part]
+    found = [f"{kind} {name}" for kind, name in sorted(objects, key=lambda each: OBJECTS.index(each[0]))]
     revision = applied(connection)
-    if revision is not None and revision not in pending(None) and not is_newer(revision):
-        raise ForeignSchemaError(
-            f"joblane.alembic_version is at revision {revision!r}, which this library never made; use another database,"
-            " or rename that schema"
+    if revision is None and found not in ([], [VERSIONS]):
+        if TASKS not in found:
+            raise _foreign(f"that this library did not create: it contains {_some(found)}, and no revision")
+        raise _foreign(
+            f"without a revision. If its tables are Joblane's, write it, and migrate: {WRITE.format(newest=newest())}"
         )
+    if revision is not None and revision not in _known() and not is_newer(revision):
+        raise _foreign(f"at revision {revision!r}, which this library never made")
+    if revision is not None and TASKS not in found:
+        raise _foreign(f"at revision {revision!r} without the table joblane.tasks, so another program created it")
     return revision
+
+
+def _foreign(problem: str) -> ForeignSchemaError:
+    return ForeignSchemaError(
+        f"the database has a schema joblane {problem}. To start anew, rename it, which keeps its tables, and migrate"
+        " again: `alter schema joblane rename to joblane_old`. Or use another database"
+    )
+
+
+def _some(names: list[str]) -> str:
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
 
 
 def pending(revision: str | None) -> dict[str, str]:
@@ -85,13 +125,17 @@ def pending(revision: str | None) -> dict[str, str]:
 
 def newest() -> str:
     """Return the newest revision of this code, without Alembic, which is slow to import."""
-    return max(path.name[:4] for path in (FOLDER / "versions").glob("[0-9]*_*.py"))
+    return max(_known())
 
 
 def is_newer(revision: str | None) -> bool:
     """True for a revision of newer code."""
     last = newest()
     return revision is not None and revision.isdigit() and len(revision) == len(last) and revision > last
+
+
+def _known() -> set[str]:
+    return {path.name[:4] for path in (FOLDER / "versions").glob("[0-9]*_*.py")}
 
 
 @cache

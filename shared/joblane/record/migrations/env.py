@@ -31,6 +31,7 @@ def run() -> None:
             if connection.scalar(text("select to_regnamespace('joblane') is null")):
                 connection.execute(text(CREATE_SCHEMA))
             context.run_migrations()
+            context.config.attributes["verify"](database.get())
 
 
 def write() -> None:

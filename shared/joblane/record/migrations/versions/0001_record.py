@@ -145,34 +145,11 @@ create table joblane.tasks (
 ) with (fillfactor = 60, autovacuum_vacuum_scale_factor = 0.05, autovacuum_analyze_scale_factor = 0.05)
 """
 
-# PostgreSQL parses the condition of a trigger in each statement, and a call of a function is the shortest.
-CHECKING = """
-create function joblane.checks() returns boolean language plpgsql stable as $$
-begin
-    return current_setting('joblane.checks', true) is distinct from 'off';
-end
-$$
-"""
 CHECKED = """
 create trigger tasks_checked after insert or update on joblane.tasks for each row
   when (joblane.checks()) execute function joblane.check_task()
 """
 
-# Each statement that ends a task writes its event: the trigger is the only place for it, except for the claim's insert
-# of a task that never runs. A statement that does not set finished_at, such as the start of a run, does not read the
-# condition. A role that may change tasks needs no right on events: the trigger has the rights of the tables' owner. On
-# another role's table it does nothing, because NEW has a type of that role there, whose casts would run as the owner.
-ENDING = """
-create function joblane.task_ended() returns trigger language plpgsql
-security definer set search_path = pg_catalog, pg_temp as $$
-begin
-    if tg_relid = 'joblane.tasks'::regclass and old.finished_at is null then
-        perform joblane.add_event(new);
-    end if;
-    return null;
-end
-$$
-"""
 ENDED = """
 create trigger tasks_ended after update of finished_at on joblane.tasks for each row
   when (new.options ? 'events') execute function joblane.task_ended()
@@ -738,14 +715,14 @@ def upgrade() -> None:
     for statement in (
         *INDEXES,
         _text("check_task"),
-        CHECKING,
+        _text("checks"),
         CHECKED,
         _text("canonical"),
         _text("payload_problem"),
         _text("enqueue"),
         _text("event"),
         _text("add_event"),
-        ENDING,
+        _text("task_ended"),
         ENDED,
     ):
         op.execute(statement)

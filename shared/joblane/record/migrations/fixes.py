@@ -1,0 +1,104 @@
+"""The statements that end a difference between a schema and its release, for psql."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from joblane.record.functions import FUNCTIONS
+
+Key = tuple[str, str, str]
+"""Kind, object, part of the object: ``index``, ``joblane.tasks``, ``tasks_live``. The part is empty for an object."""
+Schema = dict[Key, str]
+"""Key → definition, as PostgreSQL prints it."""
+
+FOLDER = Path(__file__).parent
+VERSIONED = "_VERSION"
+"""The end of the name of a function whose name has a version."""
+COLUMN = re.compile(
+    r"(?P<type>.+?)(?P<identity> GENERATED .* IDENTITY)?(?P<required> NOT NULL)?( DEFAULT (?P<default>.+))?"
+)
+CREATE = {
+    "sequence": "create sequence {object} {definition}; select setval('{object}', {above})",
+    "column": "alter table {object} add column {part} {definition}",
+    "constraint": "alter table {object} add constraint {part} {definition}",
+    "setting": "alter table {object} set ({part} = {definition})",
+    "index": "{definition}",
+    "trigger": "{definition}",
+}
+ABOVE = "(extract(epoch from clock_timestamp()) * 1000000)::bigint"
+"""A number above all that the sequence has given. A float holds it."""
+CHANGE = {
+    "sequence": "alter sequence {object} {definition}",
+    "constraint": "alter table {object} drop constraint {part}; {created}",
+    "index": "drop index concurrently joblane.{part}; {created}",
+}
+DROP = {
+    "constraint": "alter table {object} drop constraint {part}",
+    "index": "drop index joblane.{part}",
+    "rule": "drop rule {part} on {object}",
+    "row security": "alter table {object} disable row level security, no force row level security",
+    "column": "alter table {object} alter column {part} drop not null",
+    "search path": "alter function {object} set search_path = pg_catalog, public",
+    "owner": "alter {object} owner to {definition}",
+}
+
+
+def created(key: Key, definition: str) -> str:
+    """Return the statements that create a part. An index is created without a lock that stops the workers."""
+    kind, object_, part = key
+    if kind == "function":
+        return _function(object_)
+    sql = CREATE[kind].format(object=object_, part=part, definition=definition, above=ABOVE)
+    sql = re.sub("^CREATE (UNIQUE )?INDEX ", r"CREATE \1INDEX CONCURRENTLY ", sql)
+    return re.sub("^CREATE TRIGGER ", "CREATE OR REPLACE TRIGGER ", sql)
+
+
+def created_table(name: str, expected: Schema) -> str:
+    """Return the statements that create a table with all its parts."""
+    parts = {key: definition for key, definition in expected.items() if key[1] == name and key[2]}
+    columns = ", ".join(f"{key[2]} {definition}" for key, definition in parts.items() if key[0] == "column")
+    others = [created(key, definition) for key, definition in parts.items() if key[0] != "column"]
+    return "; ".join([f"create table {name} ({columns})", *others])
+
+
+def changed(key: Key, definition: str, found: str) -> str:
+    """Return the statements that give a part its definition again. Empty: no statement can."""
+    kind, object_, part = key
+    if kind == "table":
+        return ""
+    if kind == "column":
+        return _column(object_, part, definition, found)
+    again = created(key, definition)
+    return CHANGE.get(kind, "{created}").format(object=object_, part=part, definition=definition, created=again)
+
+
+def dropped(key: Key, definition: str) -> str:
+    """Return the statement that ends the effect of an addition."""
+    kind, object_, part = key
+    return DROP[kind].format(object=object_, part=part, definition=definition)
+
+
+def _function(signature: str) -> str:
+    """Return the statement that creates a function: this code's, or that of the newest migration with one."""
+    name = signature.removeprefix("joblane.").partition("(")[0]
+    if name.endswith(VERSIONED):
+        return FUNCTIONS[name.removesuffix(VERSIONED)]
+    newest = max((FOLDER / "versions").glob(f"[0-9][0-9][0-9][0-9]_{name}.sql"))
+    return newest.read_text("utf-8").replace("create function", "create or replace function", 1)
+
+
+def _column(table: str, name: str, definition: str, found: str) -> str:
+    """Return the statement that gives a column its type, default, nullability and identity again."""
+    wanted, has = (match.groupdict() for match in map(COLUMN.fullmatch, (definition, found)) if match)
+    changes = {
+        "type": ("type {}", ""),
+        "default": ("set default {}", "drop default"),
+        "required": ("set{}", "drop not null"),
+        "identity": ("add{}", "drop identity"),
+    }
+    return f"alter table {table} " + ", ".join(
+        f"alter column {name} {(change if wanted[what] else no_change).format(wanted[what])}"
+        for what, (change, no_change) in changes.items()
+        if wanted[what] != has[what]
+    )
