@@ -125,6 +125,14 @@ class LocalStack:
         local_stage(self.project, self._stage)
         app_command(cdk_json(self.project).get("app"))
         self._make_folder()
+        self.postgres.check_port()
+        if self.emulator:
+            self.emulator.check_port()
+        elif not is_healthy(self.endpoint):
+            raise LocalError(
+                f"No AWS emulator answers at {self.endpoint}, the value of JOBLANE_EXTERNAL_ENDPOINT. Start it, or "
+                "unset the variable; then an emulator is started here."
+            )
 
     def up(self) -> None:
         """Start the parts that do not run, and deploy the current code. Unchanged stacks are not deployed again.
@@ -191,11 +199,6 @@ class LocalStack:
         with steps.step(f"AWS emulator on {self.endpoint}"):
             if self.emulator:
                 self.emulator.start()
-            elif not is_healthy(self.endpoint):
-                raise LocalError(
-                    f"No AWS emulator answers at {self.endpoint}, the value of JOBLANE_EXTERNAL_ENDPOINT. Start it, or "
-                    "unset the variable; then an emulator is started here."
-                )
         with steps.step("CDK bootstrap"):
             deployment.bootstrap()
 

@@ -13,14 +13,12 @@ from typing import TYPE_CHECKING
 
 import psutil
 import pytest
-from rich.console import Console
 
 from joblane.local.daemon import Daemon, await_end
 from joblane.local.deployment import Deployment
 from joblane.local.errors import LocalError, PortBusyError, tail
 from joblane.local.ministack import MiniStack, is_healthy
 from joblane.local.ports import free_port, port_is_free
-from joblane.local.progress import Steps
 from joblane.local.stack import LocalStack
 from joblane.local.tools import clean_environment
 from joblane.project import Project
@@ -250,12 +248,11 @@ def test_an_existing_emulator_is_used_unchanged(tmp_path: Path) -> None:
 def test_a_missing_external_emulator_is_an_error_that_names_the_setting(tmp_path: Path) -> None:
     endpoint = f"http://127.0.0.1:{free_port()}"
     stack = LocalStack(tmp_path, external_endpoint=endpoint)
-    deployment = Deployment(tmp_path, {}, {})
 
     with pytest.raises(
         LocalError, match=rf"No AWS emulator answers at {endpoint}, the value of JOBLANE_EXTERNAL_ENDPOINT"
     ):
-        stack._start_emulator(Steps(Console(quiet=True)), deployment)
+        stack.check()
     assert stack.status()["AWS emulator"] == (False, endpoint)
 
 
