@@ -8,6 +8,7 @@ import math
 import re
 import zipfile
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from types import SimpleNamespace
@@ -28,6 +29,7 @@ from joblane.inspector.views import Check, Grade
 from joblane.limits import Numbers
 from joblane.maintenance.missed_ticks import key_of
 from joblane.queues import (
+    TICKER,
     Queue,
     cron_group_name,
     dead_letter_name,
@@ -742,11 +744,23 @@ def test_a_paused_schedule_is_reported_with_its_operator(stage: Stage) -> None:
     assert (check.grade, check.found) == (Grade.WARNING, "it is disabled: paused by ann")
 
 
-def test_on_the_local_stack_disabled_schedules_are_good() -> None:
-    schedule = {"State": "DISABLED", "ScheduleExpression": "cron(0 * * * ? *)"}
-    assert list(doctor_aws._wrong_schedule("n", schedule, ("cron(0 * * * ? *)", "UTC"), True, None)) == []
-    (check,) = doctor_aws._wrong_schedule("n", schedule, ("cron(0 * * * ? *)", "UTC"), False, None)
-    assert check.grade is Grade.BAD
+@pytest.mark.parametrize("endpoint", ["", "http://127.0.0.1:4566"])
+def test_the_schedule_says_if_the_ticker_sends_its_ticks(
+    endpoint: str, stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    declared = stage.schedules.get_schedule
+    own = SimpleNamespace(get_schedule=declared, exceptions=stage.schedules.exceptions)
+    monkeypatch.setattr(doctor_aws, "client", lambda *_: nullcontext(own))
+    monkeypatch.setenv("AWS_ENDPOINT_URL", endpoint)  # an emulator may have a stage that is not local
+    assert [check.found for check in doctor_aws.schedules(stage.scope)] == ["all 3 exist and are enabled"]
+
+    disabled = {"State": "DISABLED", "ScheduleExpressionTimezone": "UTC"}  # no emulator's name of the zone counts
+    own.get_schedule = lambda **names: {**declared(**names), **disabled}
+    assert Grade.BAD in {check.grade for check in doctor_aws.schedules(stage.scope)}
+    own.get_schedule = lambda **names: {**declared(**names), **disabled, "Description": TICKER}
+    assert [check.found for check in doctor_aws.schedules(stage.scope)] == [
+        "all 3 exist, disabled, as the local ticker sends the ticks"
+    ]
 
 
 # --- Parts that cannot be checked -------------------------------------------------------------------------------
