@@ -15,8 +15,6 @@
 from __future__ import annotations
 
 import atexit
-import fcntl
-import os
 import sys
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -28,7 +26,7 @@ from rich.console import Console
 from joblane.checkout import deployer, version_of
 from joblane.local import env_file
 from joblane.local.daemon import Daemon
-from joblane.local.deployment import Deployment, app_command, cdk_json, local_stage
+from joblane.local.deployment import Deployment, app_command, cdk_json, local_stage, stop_programs
 from joblane.local.dev import lock
 from joblane.local.errors import LocalError
 from joblane.local.ministack import MiniStack, is_healthy
@@ -124,7 +122,7 @@ class LocalStack:
         lock.refuse_if_held(self.folder)
         local_stage(self.project, self._stage)
         app_command(cdk_json(self.project).get("app"))
-        self._make_folder()
+        lock.make_folder(self.folder, self.project)
         self.postgres.check_port()
         if self.emulator:
             self.emulator.check_port()
@@ -214,18 +212,6 @@ class LocalStack:
         with steps.step("CDK synth"):
             deployment.synth()
 
-    def _make_folder(self) -> None:
-        try:
-            if self.folder == self.project.folder:
-                self.project.make_folder()
-            self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            os.close(os.open(self.folder / "lock", os.O_CREAT | os.O_RDWR, 0o600))
-        except OSError as error:
-            raise LocalError(
-                f"{error.filename or self.folder} cannot be created: {error.strerror}. The local stack keeps its data "
-                "and logs there."
-            ) from None
-
     def _start_ticker(self) -> None:
         self.ticker.stop()  # a running ticker may have old schedules
         command = [sys.executable, "-m", "joblane.local.ticker"]
@@ -240,11 +226,11 @@ class LocalStack:
     @contextmanager
     def _alone(self) -> Iterator[None]:
         """Lock the folder, so that a second `up` or `down` waits for the first."""
-        self._make_folder()
-        turn = os.open(self.folder / "lock", os.O_CREAT | os.O_RDWR, 0o600)
-        try:
-            fcntl.flock(turn, fcntl.LOCK_EX)
+        lock.make_folder(self.folder, self.project)
+        with lock.turn(self.folder):
             lock.refuse_if_held(self.folder)
-            yield
-        finally:
-            os.close(turn)
+            stop_programs(self.folder)
+            try:
+                yield
+            finally:
+                stop_programs(self.folder)  # if this process is interrupted

@@ -27,17 +27,44 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def test_a_failure_after_a_start_says_that_parts_still_run(
-    project: Path, jobs: Run, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("runs", [True, False])
+@pytest.mark.parametrize(
+    ("error", "code", "text"),
+    [
+        (DeclarationError("two tasks of one type"), 1, "joblane: two tasks of one type"),
+        (KeyboardInterrupt(), 130, "Interrupted."),
+    ],
+)
+def test_a_start_that_does_not_end_says_if_parts_still_run(
+    project: Path, jobs: Run, monkeypatch: pytest.MonkeyPatch, error: BaseException, code: int, text: str, runs: bool
 ) -> None:
     def fail(_stack: LocalStack) -> None:
-        raise DeclarationError("functions/shop/handler.py: two tasks of one type")
+        raise error
 
     (project / "cdk.json").write_text(json.dumps(CDK_JSON))
+    monkeypatch.setattr(LocalStack, "check", lambda _stack: None)
     monkeypatch.setattr(LocalStack, "up", fail)
+    monkeypatch.setattr(LocalStack, "status", lambda _stack: {"PostgreSQL": (runs, "")})
     ran = jobs("up")
-    assert ran.code == 1
-    assert "two tasks of one type\nThe parts that started still run; `joblane down` stops them." in ran.err
+    advice = "The parts that started still run; `joblane down` stops them.\n" if runs else ""
+    assert (ran.code, ran.err) == (code, f"{text}\n{advice}")
+
+
+@pytest.mark.parametrize(
+    ("running", "code", "advice"),
+    [
+        ((True, True), 0, ""),
+        ((True, False), 3, "`joblane up` starts what is stopped; `joblane down` stops the rest.\n"),
+        ((False, False), 3, "`joblane up` starts what is stopped.\n"),
+    ],
+)
+def test_the_status_of_a_stopped_part_says_what_to_do(
+    project: Path, jobs: Run, monkeypatch: pytest.MonkeyPatch, running: tuple[bool, bool], code: int, advice: str
+) -> None:
+    parts = {name: (runs, "here") for name, runs in zip(("PostgreSQL", "Ticker"), running, strict=True)}
+    monkeypatch.setattr(LocalStack, "status", lambda _stack: parts)
+    ran = jobs("status")
+    assert (ran.code, ran.err) == (code, advice)
 
 
 def test_a_failure_before_the_start_does_not(project: Path, jobs: Run) -> None:

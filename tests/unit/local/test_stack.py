@@ -6,15 +6,16 @@ import errno
 import json
 import os
 import socket
+import subprocess
 import sys
 import time
-from contextlib import closing
+from contextlib import closing, suppress
 from typing import TYPE_CHECKING
 
 import psutil
 import pytest
 
-from joblane.local.daemon import Daemon, await_end
+from joblane.local.daemon import Daemon, await_end, is_alive
 from joblane.local.deployment import Deployment
 from joblane.local.errors import LocalError, PortBusyError, tail
 from joblane.local.ministack import MiniStack, is_healthy
@@ -73,6 +74,27 @@ def test_children_of_a_killed_daemon_are_stopped_by_the_next_stop(daemon: Daemon
     daemon.stop()
 
     assert await_end([child], 5)
+
+
+def test_a_program_of_a_killed_deploy_is_stopped_by_the_next_command(tmp_path: Path) -> None:
+    # a killed `joblane up` leaves its synthesis running, with a child of another executable
+    daemon = Daemon("cdk-synth", tmp_path)
+    process = start(daemon, "import subprocess; subprocess.run(['sleep', '60'])")
+    child = child_of(process)
+
+    LocalStack(tmp_path).down()
+
+    assert await_end([process, child], 1)
+
+
+def test_a_program_that_is_interrupted_is_killed_with_its_children(tmp_path: Path) -> None:
+    daemon = Daemon("program", tmp_path)
+    code = "import subprocess as s; child = s.Popen(['sleep', '60']); print(child.pid, flush=True); child.wait()"
+    with pytest.raises(subprocess.TimeoutExpired):
+        daemon.run([sys.executable, "-c", code], os.environ, tmp_path, 1)
+    assert daemon.pid is None
+    with suppress(psutil.NoSuchProcess):
+        assert not is_alive(psutil.Process(int(daemon.log.read_text())))
 
 
 def test_another_program_with_the_pid_of_a_daemon_is_not_stopped(daemon: Daemon, tmp_path: Path) -> None:
