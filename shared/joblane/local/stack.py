@@ -17,7 +17,7 @@ from __future__ import annotations
 import atexit
 import sys
 from collections.abc import Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -152,6 +152,11 @@ class LocalStack:
                     pool.submit(self._migrate, steps),
                     pool.submit(self._synth, steps, deployment),
                 ]
+                try:
+                    wait(jobs)
+                except KeyboardInterrupt:
+                    stop_programs(self.folder)  # for which the threads wait
+                    raise
             for job in jobs:
                 job.result()
             with steps.step("Deployed"):
@@ -230,7 +235,4 @@ class LocalStack:
         with lock.turn(self.folder):
             lock.refuse_if_held(self.folder)
             stop_programs(self.folder)
-            try:
-                yield
-            finally:
-                stop_programs(self.folder)  # if this process is interrupted
+            yield

@@ -90,8 +90,10 @@ def test_a_program_of_a_killed_deploy_is_stopped_by_the_next_command(tmp_path: P
 def test_a_program_that_is_interrupted_is_killed_with_its_children(tmp_path: Path) -> None:
     daemon = Daemon("program", tmp_path)
     code = "import subprocess as s; child = s.Popen(['sleep', '60']); print(child.pid, flush=True); child.wait()"
+    started = time.monotonic()
     with pytest.raises(subprocess.TimeoutExpired):
         daemon.run([sys.executable, "-c", code], os.environ, tmp_path, 1)
+    assert time.monotonic() - started < 30
     assert daemon.pid is None
     with suppress(psutil.NoSuchProcess):
         assert not is_alive(psutil.Process(int(daemon.log.read_text())))
