@@ -5,7 +5,7 @@
   tools/               the emulator, uv, Node, the CDK command line
   build/               code and layer of the functions
   postgres/            data, log, password
-  ministack.log        the emulator; `.log.1` is the log of the previous start
+  ministack.log        the emulator; each log has a `.log.1`, that of the previous start
   ticker.log
   cdk-synth.log        the last synthesis; cdk-bootstrap.log and cdk-deploy.log: the other programs of the CDK
   cdk.out/             templates

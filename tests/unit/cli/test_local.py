@@ -89,3 +89,13 @@ def test_a_used_port_is_refused_before_anything_starts(
     assert ran.code == 1
     assert f"cannot listen on 127.0.0.1:{port}: another program already listens there" in ran.err
     assert ran.err.endswith(f"or choose another port with {setting}.\n")
+
+
+@pytest.mark.parametrize("command", ["up", "dev"])
+def test_a_folder_that_cannot_be_created_says_what_to_do(project: Path, jobs: Run, command: str) -> None:
+    (project / "cdk.json").write_text(json.dumps(CDK_JSON))
+    (project / ".joblane").touch()
+    ran = jobs(command)
+    assert ran.code == 1
+    assert f"{project / '.joblane'} cannot be created: File exists." in ran.err
+    assert ran.err.endswith("Let this user write there, or name another folder with JOBLANE_LOCAL.\n")

@@ -8,6 +8,7 @@ import os
 import socket
 import subprocess
 import sys
+import threading
 import time
 from contextlib import closing, suppress
 from typing import TYPE_CHECKING
@@ -17,6 +18,7 @@ import pytest
 
 from joblane.local.daemon import Daemon, await_end, is_alive
 from joblane.local.deployment import Deployment
+from joblane.local.dev import lock
 from joblane.local.errors import LocalError, PortBusyError, tail
 from joblane.local.ministack import MiniStack, is_healthy
 from joblane.local.ports import free_port, port_is_free
@@ -278,6 +280,17 @@ def test_a_missing_external_emulator_is_an_error_that_names_the_setting(tmp_path
     ):
         stack.check()
     assert stack.status()["AWS emulator"] == (False, endpoint)
+
+
+def test_a_second_command_says_that_it_waits_for_the_first(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with lock.turn(tmp_path):
+        second = threading.Thread(target=LocalStack(tmp_path).down)
+        second.start()
+        second.join(0.3)
+        assert second.is_alive()
+        assert capsys.readouterr().err == "Another `joblane up`, `down` or `dev` is at work here: waiting for it.\n"
+    second.join(10)
+    assert not second.is_alive()
 
 
 def test_down_without_up_does_nothing(tmp_path: Path) -> None:

@@ -25,8 +25,8 @@ def make_folder(folder: Path, project: Project) -> None:
         os.close(_open(folder / "lock"))
     except OSError as error:
         raise LocalError(
-            f"{error.filename or folder} cannot be created: {error.strerror}. The local stack keeps its data and logs "
-            "there. JOBLANE_LOCAL names another folder."
+            f"{error.filename or folder} cannot be created: {error.strerror}. The local stack and `joblane dev` "
+            "keep their data and logs there. Let this user write there, or name another folder with JOBLANE_LOCAL."
         ) from None
 
 
