@@ -16,7 +16,7 @@ from typing import Any
 from joblane import schedule_overrides as schedules
 from joblane import settings
 from joblane.declaration import Task, check_type
-from joblane.errors import DeclarationError, JobError, UnknownTypeError
+from joblane.errors import MISSING_MODULE, DeclarationError, JobError, UnknownTypeError, is_not_installed
 from joblane.event_kinds import EVENTS
 from joblane.flow import check_shared
 from joblane.function import Function
@@ -122,17 +122,9 @@ def _imported(parent: str, path: Path) -> ModuleType:
 def _advised(error: BaseException, path: Path, name: str) -> str:
     """Return file and line of an error in the import of the module ``name`` at ``path``, and what to do."""
     origin = _origin(error, path, path.parents[name.count(".")])
+    hint = f"{MISSING_MODULE[0].upper()}{MISSING_MODULE[1:]}.\n" if is_not_installed(error) else ""
     again = "Fix it and run this again" if _broken is None else "Fix it and save"
-    return f"{origin}\n{_hint(error)}{again}; `python -m {name}` shows the whole traceback."
-
-
-def text_of_broken(type_: str, error: BaseException) -> str:
-    """Return the text of an error that :func:`load` has raised for a type of the project."""
-    if isinstance(error, JobError):
-        return str(error)
-    name = f"{settings.functions()}.{folder_of(type_)}.handler"
-    root = Path(next(iter(importlib.import_module(settings.functions()).__path__)))
-    return _advised(error, root / folder_of(type_) / "handler.py", name)
+    return f"{origin}\n{hint}{again}; `python -m {name}` shows the whole traceback."
 
 
 @contextmanager
@@ -222,6 +214,21 @@ def load(type_: str, package: str | None = None, *, times: Times | None = None) 
     return schedules.apply(task, schedules.of_environment() if times is None else times)
 
 
+def load_for_person(type_: str) -> Task[Any, Any]:
+    """Return the task of a type as :func:`load` does. An import error has file, line and what to do.
+
+    Raises :class:`DeclarationError`.
+    """
+    try:
+        return load(type_)
+    except JobError:
+        raise
+    except (Exception, SystemExit) as error:
+        name = f"{settings.functions()}.{folder_of(type_)}.handler"
+        root = Path(next(iter(importlib.import_module(settings.functions()).__path__)))
+        raise DeclarationError(_advised(error, root / folder_of(type_) / "handler.py", name)) from error
+
+
 @cache
 def successor_of(task: Task[Any, Any]) -> Mapping[str, Any] | None:
     """Return the columns that a row keeps to insert the task of ``on_archived``, or None if there is none.
@@ -264,19 +271,6 @@ def _origin(error: BaseException, handler: Path, root: Path) -> str:
     inside = [(path, line) for file, line in steps if file != __file__ and (path := Path(file)).is_relative_to(root)]
     path, line = next((step for step in reversed(inside) if "site-packages" not in step[0].parts), (handler, 1))
     return f"{path.relative_to(root)}, line {line}: {type(error).__name__}: {text}"
-
-
-def _hint(error: BaseException) -> str:
-    """Return a hint about a package that is not installed; empty for any other error."""
-    if not isinstance(error, ModuleNotFoundError) or error.name is None:
-        return ""
-    name = error.name.partition(".")[0]
-    if name in sys.modules:  # a part of it is missing
-        return ""
-    return (
-        f"{name!r} is not installed here. Is it in the functions' lock file ([tool.joblane] lock)? "
-        "Name a folder of your own in [tool.joblane] code.\n"
-    )
 
 
 def _task_of(module: ModuleType, where: str, folder: str) -> Task[Any, Any] | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterable
 from datetime import timedelta
 
@@ -401,6 +402,11 @@ MAX_TEXT = 2_000
 
 NOT_IN_DEV = "NotInJoblaneDev"
 """Code of AWS's errors with which `joblane dev` answers calls of services other than SQS."""
+MISSING_MODULE = (
+    "name its package in the `lock` file of [tool.joblane], or a folder of your own in `code`; `joblane dev` and tests"
+    " need the package installed, too"
+)
+"""Advice for :func:`is_not_installed`."""
 UNDEFINED_FUNCTION = "42883"
 """SQLSTATE of a function that does not exist. The library's functions have the version of their code in their names."""
 
@@ -415,9 +421,17 @@ def text_of(error: BaseException, scrub: Callable[[str], str] = str) -> str:
             original = original.__cause__  # Django raises its own error from the driver's
         of_database = isinstance(original, PostgresError) or sqlstate(original) is not None
         text = _of_database(original) if of_database else str(error)
+        if is_not_installed(error):
+            text = f"{text}; {MISSING_MODULE}"
     except Exception:  # an error that cannot be printed is still a failed attempt
         text = ""
     return scrub(shortened(text, MAX_TEXT))[:MAX_TEXT] or type(error).__name__
+
+
+def is_not_installed(error: BaseException) -> bool:
+    """Return true if the import of a package failed of which no part is there."""
+    name = error.name if isinstance(error, ModuleNotFoundError) else None
+    return bool(name) and str(name).partition(".")[0] not in sys.modules
 
 
 def _of_database(error: BaseException) -> str:

@@ -102,12 +102,12 @@ class Numbers:
         """Calculate the function's timeout, the visibility timeout and maxReceiveCount from the declaration.
 
         function timeout = batch size · task timeout + margin; visibility timeout ≥ ``factor`` · function timeout, and
-        longer than the lease. A resumable task that is longer than one invocation gets short invocations. Each
-        continuation counts as a receive.
+        longer than the lease; both are whole seconds. A resumable task that is longer than one invocation gets short
+        invocations. Each continuation counts as a receive.
 
         Raises :class:`DeclarationError` if the values do not fit AWS's limits.
         """
-        function_timeout = timeout * batch_size + FINISH_MARGIN
+        function_timeout = rounded_up(timeout * batch_size + FINISH_MARGIN)
         continuations = 0
         if resumable and function_timeout > MAX_FUNCTION_TIMEOUT:
             function_timeout = RESUMED_FUNCTION_TIMEOUT
@@ -120,7 +120,6 @@ class Numbers:
                 f"{longest}, or loop over ctx.resume(…) and declare resumable=True"
             )
         visibility = max(factor * function_timeout, function_timeout + LEASE_MARGIN + VISIBILITY_MARGIN)
-        visibility = timedelta(seconds=math.ceil(visibility.total_seconds()))
         outage = RECEIVES_PER_OUTAGE_HOUR * int(PROMISED_OUTAGE / timedelta(hours=1))
         others = SNOOZE_CEILING + outage + SCHEMA_RECEIVES + RECEIVE_HEADROOM
         receives = (max_retry + 1) * (1 + continuations) + others
@@ -134,6 +133,11 @@ class Numbers:
                 f"the {QUEUE_RETENTION.days} days that a queue keeps a message; {advice} the timeout"
             )
         return cls(function_timeout, visibility, receives)
+
+
+def rounded_up(duration: timedelta) -> timedelta:
+    """Return the duration in whole seconds, rounded up, as AWS takes it."""
+    return timedelta(seconds=math.ceil(duration.total_seconds()))
 
 
 def share_concurrency(lanes: Iterable[tuple[str, Queue, int | None]], budget: int) -> dict[str, int]:

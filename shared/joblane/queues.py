@@ -39,6 +39,8 @@ MAX_QUEUE_NAME = 80
 MAX_FUNCTION_NAME = 64
 """Source: CreateFunction, Lambda API reference."""
 MAX_PREFIX = 20
+TICKER = "Disabled: the ticker of the local stack sends its ticks"
+"""Description of each schedule of a local stage."""
 DEFAULT_BUS = "default"
 """The event bus that every account has in EventBridge."""
 

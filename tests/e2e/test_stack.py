@@ -7,14 +7,28 @@ from __future__ import annotations
 
 import re
 import shlex
+import subprocess
+import sys
 
 import boto3
+import psutil
 import pytest
 
+from joblane.local.daemon import Daemon, is_alive
 from joblane.local.deployment import Deployment
 from joblane.local.stack import LocalStack
 from joblane.project import Project
-from tests.e2e.conftest import Deployed
+from tests.e2e.conftest import Deployed, await_true
+
+UP = """
+import sys
+from pathlib import Path
+from joblane.local.stack import LocalStack
+folder, aws_port, postgres_port, prefix = sys.argv[1:]
+LocalStack(
+    Path(folder), aws_port=int(aws_port), postgres_port=int(postgres_port), prefix=prefix, permissions=True
+).up()
+"""
 
 
 def queue_names(stack: LocalStack) -> set[str]:
@@ -37,6 +51,19 @@ def outcomes(stack: LocalStack) -> list[str]:
     return re.findall(r"^ *✅ +(.+?) *$", log, re.MULTILINE)
 
 
+def killed_while_it_synthesises(stack: LocalStack) -> psutil.Process:
+    """Kill an up of the stack in another process. Return the process of its synthesis, which still runs."""
+    assert stack.emulator is not None
+    arguments = [str(stack.folder), str(stack.emulator.port), str(stack.postgres.port), stack.prefix]
+    with subprocess.Popen([sys.executable, "-c", UP, *arguments]) as other:
+        synthesis = Daemon("cdk-synth", stack.folder)
+        await_true(lambda: synthesis.pid is not None or other.poll() is not None, lambda: "no synthesis")
+        left = psutil.Process(synthesis.pid)
+        other.kill()
+    assert is_alive(left)
+    return left
+
+
 def test_up_and_down_can_be_repeated_and_up_restarts_a_killed_emulator(
     one_stack: Deployed, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -52,8 +79,11 @@ def test_up_and_down_can_be_repeated_and_up_restarts_a_killed_emulator(
     assert stack.env_file.stat().st_mode & 0o077 == 0
     processes = stack.emulator.pid, stack.postgres.pid
 
-    # when it is brought up again, then no program is restarted, and no stack has changes
+    # when an up is killed in the middle, and it is brought up again, then no program of the first is left, none of the
+    # stack is restarted, and no stack has changes
+    left = killed_while_it_synthesises(stack)
     stack.up()
+    assert not is_alive(left)
     assert (stack.emulator.pid, stack.postgres.pid) == processes
     assert {"other-data (no changes)", "other-jobs (no changes)"} <= {*outcomes(stack)}
     assert [outcome for outcome in outcomes(stack) if "(no changes)" not in outcome] == []

@@ -15,6 +15,7 @@ from joblane.checkout import version_of
 from joblane.declaration import Task
 from joblane.discovery import discover
 from joblane.limits import DEAD_LETTER_RETENTION, MAX_MESSAGE_BYTES, QUEUE_RETENTION
+from joblane.queues import TICKER
 from joblane.sqs import message
 from joblane.worker.routes import decode
 from tests.infra import templates
@@ -414,10 +415,12 @@ def test_a_schedule_waits_for_its_group_in_one_stack_and_across_stacks(dev: Synt
     assert len(waiting) == 8
 
 
-def test_schedules_of_a_local_stage_are_disabled(local: Synthesised) -> None:
+def test_schedules_of_a_local_stage_are_disabled_and_say_why(local: Synthesised, dev: Synthesised) -> None:
     schedules = templates.of_type(local.whole("jobs-jobs"), "AWS::Scheduler::Schedule")
     assert len(schedules) == 4
-    assert {item["State"] for item in schedules.values()} == {"DISABLED"}
+    assert {(item["State"], item["Description"]) for item in schedules.values()} == {("DISABLED", TICKER)}
+    on_aws = templates.of_type(dev.whole("acme-jobs"), "AWS::Scheduler::Schedule").values()
+    assert [item for item in on_aws if "Description" in item or item["State"] != "ENABLED"] == []
 
 
 # --- Retention -----------------------------------------------------------------------------------------------------

@@ -485,7 +485,7 @@ def use_the_command_line(world: World, gathered: Gathered, capfd: pytest.Capture
     ]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("joblane.cli.connect.connect", lambda **_: inspector)
-        patch.setattr("joblane.cli.invoke.load", lambda type_: leak_one)
+        patch.setattr("joblane.cli.invoke.load_for_person", lambda type_: leak_one)
         for command in commands:
             capfd.readouterr()
             with suppress(SystemExit):

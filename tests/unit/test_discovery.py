@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -10,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from joblane.discovery import discover, load, successor_of
+from joblane.discovery import discover, load, load_for_person, successor_of
 from joblane.errors import DeclarationError
 
 _numbers = itertools.count(1)
@@ -136,11 +137,14 @@ def test_a_task_imported_from_another_handler_is_not_declared_twice(package: Pac
     ],
 )
 def test_a_failed_import_of_a_handler_is_reported_with_file_line_reason_and_advice(
-    text: str, error: str, package: Package
+    text: str, error: str, package: Package, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     package.add("data_export", text)
     with pytest.raises(DeclarationError) as caught:
         discover(package.name)
+    monkeypatch.setenv("JOBLANE_FUNCTIONS", package.name)
+    with pytest.raises(DeclarationError, match=f"^{re.escape(str(caught.value))}$"):
+        load_for_person("data:export")
     message = str(caught.value)
     assert message.startswith(f"{package.name}/data_export/handler.py, {error}")
     assert message.endswith(
@@ -262,7 +266,7 @@ def test_a_package_that_hides_the_project_is_refused_with_both_paths(
 
 def test_the_error_of_a_missing_package_points_to_the_lock_file(package: Package) -> None:
     package.add("data_export", "import no_such_module.part\n")
-    with pytest.raises(DeclarationError, match=r"'no_such_module' is not installed here\. .*\[tool\.joblane\] lock"):
+    with pytest.raises(DeclarationError, match=r"\nName its package in the `lock` file of \[tool\.joblane\], or"):
         discover(package.name)
     package.add("data_copy", "import json.no_such_part\n")
     with pytest.raises(DeclarationError) as caught:

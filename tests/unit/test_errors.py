@@ -47,6 +47,14 @@ def test_errors_carry_their_data_as_fields() -> None:
     assert "it has one in: default, low" in str(LaneError("a:b", "critical", ["default", "low"]))
 
 
+def test_the_text_of_a_missing_package_says_what_to_do_and_no_other_import_does() -> None:
+    missing = ModuleNotFoundError("No module named 'no_such.part'", name="no_such.part")
+    assert errors.text_of(missing) == f"No module named 'no_such.part'; {errors.MISSING_MODULE}"
+    for name in ("json.no_such", "joblane.no_such", None):  # a part of what is there, and an error of the handler's own
+        assert errors.text_of(ModuleNotFoundError("not there", name=name)) == "not there"
+    assert errors.text_of(ImportError("cannot import name", name="no_such")) == "cannot import name"
+
+
 def test_the_text_of_another_drivers_error_has_its_code_and_no_value_of_a_row() -> None:
     class UniqueViolationError(Exception):  # as asyncpg's and psycopg's
         sqlstate = "23505"

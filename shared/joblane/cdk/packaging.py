@@ -25,6 +25,7 @@ from pathlib import Path
 
 from joblane.cdk.errors import SynthError
 from joblane.cdk.settings.stage import Architecture, Stage
+from joblane.local.fetch_uv import failure
 from joblane.project import LOCKS, Project
 
 LIBRARY = Path(__file__).parents[1]
@@ -249,7 +250,7 @@ def _install(uv: str, requirements: str, platform: str | None, python: str, targ
         done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)  # noqa: S603
     if done.returncode:
         problem = f"the dependency layer cannot be built for {platform or 'this machine'}"
-        raise SynthError(f"{problem}:\n{done.stderr.strip()}")
+        raise SynthError(failure(problem, done.stderr))
 
 
 def check_layer(layer: Path, architecture: Architecture) -> None:

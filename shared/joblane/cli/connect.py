@@ -88,8 +88,8 @@ def load_settings(profile: str | None, region: str | None) -> str:
     file = Path(os.environ.get("JOBLANE_LOCAL") or Project.here().folder).resolve() / "env"
     if not file.is_file():
         raise UnavailableError(
-            f"No database is configured: DATABASE_URL is not set, and there is no {file}. Start the local stack with "
-            "`joblane up`, or give --stage with a stage of cdk.json."
+            f"No database is configured: DATABASE_URL is not set, and there is no {file}. Start `joblane dev` or "
+            "`joblane up` here, or give --stage with a stage of cdk.json."
         )
     if profile or region:
         raise MisuseError("--profile and --region are for a stage on AWS: give --stage as well.")

@@ -21,7 +21,7 @@ from joblane import settings, telemetry
 from joblane.client import JobClient
 from joblane.context import TaskContext
 from joblane.declaration import Task
-from joblane.discovery import load
+from joblane.discovery import load_for_person
 from joblane.enqueue.check import new_id
 from joblane.enqueue.wake import wake_after_commit
 from joblane.errors import LeaseLostError, TaskCancelled, UnreadablePayloadError
@@ -63,7 +63,7 @@ class Invoked:
 
 def invoke(type_: str, payload: Mapping[str, Any], *, tenant: str | None = None) -> Invoked:
     """Run the handler once. Raises :class:`LocalError` if it cannot be started."""
-    task = load(type_)
+    task = load_for_person(type_)
     try:
         checked = task.write(task.read(payload, None))
     except UnreadablePayloadError as error:

@@ -48,6 +48,26 @@ class Daemon:
         self, command: Sequence[str], environment: Mapping[str, str], folder: Path, remember: Mapping[str, str]
     ) -> None:
         """Start the program in `folder`. The previous log becomes `.log.1`. `remember` is for `started_with`."""
+        self._child = self._start(command, environment, folder, remember)
+        self._child.returncode = 0  # avoids Python's warning about a running child: it may outlive this process
+
+    def run(self, command: Sequence[str], environment: Mapping[str, str], folder: Path, seconds: float) -> int:
+        """Start the program as `launch` does, and return its exit status.
+
+        After `seconds`, or if this process is interrupted, the program is killed with its process group.
+
+        Raises: `subprocess.TimeoutExpired`.
+        """
+        child = self._start(command, environment, folder, {})
+        try:
+            return child.wait(seconds)
+        finally:
+            self.kill()
+            child.wait()
+
+    def _start(
+        self, command: Sequence[str], environment: Mapping[str, str], folder: Path, remember: Mapping[str, str]
+    ) -> subprocess.Popen[bytes]:
         self.log.parent.mkdir(parents=True, exist_ok=True)
         if self.log.exists():
             self.log.replace(self.log.with_suffix(".log.1"))
@@ -63,8 +83,7 @@ class Daemon:
             )
         state = _State(child.pid, psutil.Process(child.pid).create_time(), command[0], dict(remember))
         self._file.write_text(json.dumps(asdict(state)), encoding="utf-8")
-        child.returncode = 0  # avoids Python's warning about a running child: it may outlive this process
-        self._child = child
+        return child
 
     def stop(self) -> None:
         """Terminate the program, then kill the rest of its process group. Does nothing if it does not run."""
@@ -102,15 +121,19 @@ class Daemon:
         return None
 
     def _group(self) -> list[psutil.Process]:
-        """Return the processes of the program's group that run the same executable."""
+        """Return the processes of the program's group; if the program has ended, only those of the same executable.
+
+        Another program's group can then have its id.
+        """
         state = self._state()
         if state is None:
             return []
+        runs = self._process() is not None
         members = []
         for process in psutil.process_iter():
             with suppress(psutil.Error, ProcessLookupError):
                 same_group = os.getpgid(process.pid) == state.pid
-                if same_group and is_alive(process) and process.cmdline()[:1] == [state.program]:
+                if same_group and is_alive(process) and (runs or process.cmdline()[:1] == [state.program]):
                     members.append(process)
         return members
 

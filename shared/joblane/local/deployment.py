@@ -13,12 +13,14 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+from joblane.local.daemon import Daemon
 from joblane.local.errors import LocalError, tail
 from joblane.local.tools import Tools, clean_environment
 from joblane.project import Project
 
 ACCOUNT = "000000000000"
 TOOLKIT_STACK = "CDKToolkit"
+PROGRAMS = ("cdk-synth", "cdk-bootstrap", "cdk-deploy")
 STEP_SECONDS = 600
 """Time limit of a program of the CDK."""
 UNFINISHED = re.compile(r"is in \w+_IN_PROGRESS state")
@@ -103,6 +105,12 @@ def cdk_variables(project: Project) -> dict[str, str]:
     return {"CDK_DISABLE_CLI_TELEMETRY": "true", "NODE_COMPILE_CACHE": cache}
 
 
+def stop_programs(folder: Path) -> None:
+    """Kill the programs of the CDK that a killed :class:`Deployment` in ``folder`` has left running."""
+    for name in PROGRAMS:
+        Daemon(name, folder).kill()
+
+
 class Deployment:
     """A CDK app on an emulator. Templates, outputs and logs are in one folder.
 
@@ -166,31 +174,21 @@ class Deployment:
         # Outside the folder of cdk.json: there even the bootstrap would run the app first.
         self._run(f"`cdk {command}`", f"cdk-{command}", line, cdk_variables(self._project), self._folder)
 
-    def _run(
-        self, step: str, log_name: str, command: Sequence[str], variables: Mapping[str, str], folder: Path
-    ) -> None:
-        path, emulator = self._folder / f"{log_name}.log", self._folder / "ministack.log"
+    def _run(self, step: str, name: str, command: Sequence[str], variables: Mapping[str, str], folder: Path) -> None:
+        program, emulator = Daemon(name, self._folder), self._folder / "ministack.log"
+        path = program.log
         before = emulator.stat().st_size if emulator.exists() else 0
+        environment = {**clean_environment(self._project), **self._environment, **variables}
         try:
-            with path.open("wb") as log:
-                done = subprocess.run(  # noqa: S603
-                    command,
-                    cwd=folder,
-                    env={**clean_environment(self._project), **self._environment, **variables},
-                    stdin=subprocess.DEVNULL,
-                    stdout=log,
-                    stderr=log,
-                    check=False,
-                    timeout=STEP_SECONDS,
-                )
+            status = program.run(command, environment, folder, STEP_SECONDS)
         except subprocess.TimeoutExpired:
             problem = f"{step} was stopped after {STEP_SECONDS} s."
         except FileNotFoundError as error:
             raise LocalError(f"{step} could not start: {error.filename} does not exist.") from None
         else:
-            if done.returncode == 0:
+            if status == 0:
                 return
-            problem = f"{step} failed (exit status {done.returncode})."
+            problem = f"{step} failed (exit status {status})."
         end = tail(path, 30)
         parts = [f"{problem} The end of {path}:\n{end}"]
         if causes := errors_since(emulator, before):

@@ -68,7 +68,7 @@ def _install(target: Path, packages: list[str]) -> None:
             )
     done = _run(command)
     if done.returncode:
-        raise RuntimeError(failure("uv", done.stdout + done.stderr))
+        raise RuntimeError(failure("uv could not be fetched", done.stdout + done.stderr))
 
 
 def _run(command: list[str]) -> subprocess.CompletedProcess[str]:
@@ -76,11 +76,11 @@ def _run(command: list[str]) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)  # noqa: S603
 
 
-def failure(tool: str, output: str) -> str:
-    """Return the text of an error: the tool, the reason if it is known, and the end of the installer's output."""
-    last = "\n".join(output.strip().splitlines()[-8:])
-    reason = f" {NO_INDEX}" if any(part in output.lower() for part in CONNECTION_ERRORS) else ""
-    return f"{tool} could not be fetched.{reason}\n{last}"
+def failure(problem: str, output: str) -> str:
+    """Return the text of an error: the problem, the end of the installer's output, and what to do if it is known."""
+    last = [line for line in output.strip().splitlines() if not line.startswith("WARNING: Retrying")][-8:]
+    advice = [NO_INDEX] if any(part in output.lower() for part in CONNECTION_ERRORS) else []
+    return "\n".join([f"{problem}:", *last, *advice])
 
 
 def link(tools: Path, name: str, program: Path) -> None:

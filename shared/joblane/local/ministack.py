@@ -66,11 +66,10 @@ class MiniStack(Daemon):
 
         Raises: `PortBusyError`, `LocalError` with the end of the log.
         """
-        if self.started_with.get("port") == str(self.port) and is_healthy(self.endpoint):
+        if self._runs_on_port and is_healthy(self.endpoint):
             return
+        self.check_port()
         self.stop()
-        if not port_is_free(self.port):
-            raise PortBusyError("The AWS emulator", self.port, "JOBLANE_AWS_PORT")
         temporary = self.folder / "tmp"
         shutil.rmtree(temporary, ignore_errors=True)  # functions that a killed emulator had unpacked
         temporary.mkdir(parents=True)
@@ -84,6 +83,15 @@ class MiniStack(Daemon):
                 self.stop()
                 raise LocalError(f"The AWS emulator {problem}. The end of {self.log}:\n{tail(self.log)}")
             time.sleep(0.05)
+
+    def check_port(self) -> None:
+        """Raise `PortBusyError` if another program listens on the port."""
+        if not self._runs_on_port and not port_is_free(self.port):
+            raise PortBusyError("The AWS emulator", self.port, "JOBLANE_AWS_PORT")
+
+    @property
+    def _runs_on_port(self) -> bool:
+        return self.started_with.get("port") == str(self.port)
 
     def _environment(self, temporary: Path) -> dict[str, str]:
         return {

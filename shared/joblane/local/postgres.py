@@ -90,8 +90,7 @@ class Postgres:
     @property
     def address(self) -> str:
         """The address of the running server, or else of the next start."""
-        lines = self._pid_file() if self.running else []
-        return f"{HOST}:{lines[3] if len(lines) > 3 else self.port}"
+        return f"{HOST}:{self._running_port or self.port}"
 
     def start(self) -> None:
         """Create the data if there is none, start the server and wait until it answers.
@@ -100,21 +99,19 @@ class Postgres:
 
         Raises: `PortBusyError`, `LocalError` with the end of the log.
         """
-        if self._process() is not None:
-            running_port = int(self._pid_file()[3])
-            if self._any_port:
-                self.port = running_port
-            if self.port == running_port:
-                return
-            self.stop()
+        running_port = self._running_port
+        if self._any_port and running_port:
+            self.port = running_port
+        if self.port == running_port:
+            return
+        self.check_port()
+        self.stop()
         self.folder.mkdir(parents=True, exist_ok=True)
         if not self.data.exists():
             self._initialise()
         if self._pid_file():  # the server was killed; its pid may belong to another program now
             self._end_sessions_of_killed()
             (self.data / "postmaster.pid").unlink(missing_ok=True)
-        if not port_is_free(self.port):
-            raise PortBusyError("PostgreSQL", self.port, "JOBLANE_POSTGRES_PORT")
         options = {"listen_addresses": HOST, "port": str(self.port), "unix_socket_directories": "", **self._settings}
         command = [*as_other_user(), str(program("postgres")), "-D", str(self.data)]
         with self.log.open("ab") as log:
@@ -132,6 +129,11 @@ class Postgres:
         self._await_ready(child)
         if self._detached:
             child.returncode = 0  # avoids Python's warning about a running child
+
+    def check_port(self) -> None:
+        """Raise `PortBusyError` if another program listens on the port."""
+        if self.port != self._running_port and not port_is_free(self.port):
+            raise PortBusyError("PostgreSQL", self.port, "JOBLANE_POSTGRES_PORT")
 
     def stop(self) -> None:
         """End the sessions and stop the server. Does nothing if it does not run."""
@@ -230,6 +232,11 @@ class Postgres:
         except psutil.NoSuchProcess:
             return None
         return process if alive else None
+
+    @property
+    def _running_port(self) -> int | None:
+        lines = self._pid_file() if self.running else []
+        return int(lines[3]) if len(lines) > 3 else None
 
     def _pid_file(self) -> list[str]:
         """Lines: pid, data folder, start time, port, socket folder, address, shared memory, status."""

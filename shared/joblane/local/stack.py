@@ -5,7 +5,7 @@
   tools/               the emulator, uv, Node, the CDK command line
   build/               code and layer of the functions
   postgres/            data, log, password
-  ministack.log        the emulator; `.log.1` is the log of the previous start
+  ministack.log        the emulator; each log has a `.log.1`, that of the previous start
   ticker.log
   cdk-synth.log        the last synthesis; cdk-bootstrap.log and cdk-deploy.log: the other programs of the CDK
   cdk.out/             templates
@@ -15,11 +15,9 @@
 from __future__ import annotations
 
 import atexit
-import fcntl
-import os
 import sys
 from collections.abc import Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -28,7 +26,7 @@ from rich.console import Console
 from joblane.checkout import deployer, version_of
 from joblane.local import env_file
 from joblane.local.daemon import Daemon
-from joblane.local.deployment import Deployment, app_command, cdk_json, local_stage
+from joblane.local.deployment import Deployment, app_command, cdk_json, local_stage, stop_programs
 from joblane.local.dev import lock
 from joblane.local.errors import LocalError
 from joblane.local.ministack import MiniStack, is_healthy
@@ -124,7 +122,15 @@ class LocalStack:
         lock.refuse_if_held(self.folder)
         local_stage(self.project, self._stage)
         app_command(cdk_json(self.project).get("app"))
-        self._make_folder()
+        lock.make_folder(self.folder, self.project)
+        self.postgres.check_port()
+        if self.emulator:
+            self.emulator.check_port()
+        elif not is_healthy(self.endpoint):
+            raise LocalError(
+                f"No AWS emulator answers at {self.endpoint}, the value of JOBLANE_EXTERNAL_ENDPOINT. Start it, or "
+                "unset the variable; then an emulator is started here."
+            )
 
     def up(self) -> None:
         """Start the parts that do not run, and deploy the current code. Unchanged stacks are not deployed again.
@@ -146,6 +152,11 @@ class LocalStack:
                     pool.submit(self._migrate, steps),
                     pool.submit(self._synth, steps, deployment),
                 ]
+                try:
+                    wait(jobs)
+                except KeyboardInterrupt:
+                    stop_programs(self.folder)  # for which the threads wait
+                    raise
             for job in jobs:
                 job.result()
             with steps.step("Deployed"):
@@ -191,11 +202,6 @@ class LocalStack:
         with steps.step(f"AWS emulator on {self.endpoint}"):
             if self.emulator:
                 self.emulator.start()
-            elif not is_healthy(self.endpoint):
-                raise LocalError(
-                    f"No AWS emulator answers at {self.endpoint}, the value of JOBLANE_EXTERNAL_ENDPOINT. Start it, or "
-                    "unset the variable; then an emulator is started here."
-                )
         with steps.step("CDK bootstrap"):
             deployment.bootstrap()
 
@@ -211,18 +217,6 @@ class LocalStack:
         with steps.step("CDK synth"):
             deployment.synth()
 
-    def _make_folder(self) -> None:
-        try:
-            if self.folder == self.project.folder:
-                self.project.make_folder()
-            self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            os.close(os.open(self.folder / "lock", os.O_CREAT | os.O_RDWR, 0o600))
-        except OSError as error:
-            raise LocalError(
-                f"{error.filename or self.folder} cannot be created: {error.strerror}. The local stack keeps its data "
-                "and logs there."
-            ) from None
-
     def _start_ticker(self) -> None:
         self.ticker.stop()  # a running ticker may have old schedules
         command = [sys.executable, "-m", "joblane.local.ticker"]
@@ -237,11 +231,8 @@ class LocalStack:
     @contextmanager
     def _alone(self) -> Iterator[None]:
         """Lock the folder, so that a second `up` or `down` waits for the first."""
-        self._make_folder()
-        turn = os.open(self.folder / "lock", os.O_CREAT | os.O_RDWR, 0o600)
-        try:
-            fcntl.flock(turn, fcntl.LOCK_EX)
+        lock.make_folder(self.folder, self.project)
+        with lock.turn(self.folder):
             lock.refuse_if_held(self.folder)
+            stop_programs(self.folder)
             yield
-        finally:
-            os.close(turn)

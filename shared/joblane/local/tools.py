@@ -41,6 +41,8 @@ class Tools:
     def __init__(self, project: Project) -> None:
         self._project = project
         self.folder = project.folder / "tools"
+        self._locks: list[int] = []
+        """The folder's lock. Installers hold it, too: if this process is killed, the next one waits for them."""
 
     @property
     def bin(self) -> Path:
@@ -76,6 +78,7 @@ class Tools:
         self.folder.mkdir(exist_ok=True)
         with (self.folder / "lock").open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
+            self._locks = [lock.fileno()]
             if not self._is_current("uv", LOCKS / "uv.txt"):
                 with steps.step("Fetched uv, 50 MB"):
                     self._fetch_uv()
@@ -139,9 +142,17 @@ class Tools:
 
     def _run(self, tool: str, command: list[str | Path], folder: Path) -> None:
         environment = installing_environment(self._project)
-        done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)  # noqa: S603
+        done = subprocess.run(  # noqa: S603
+            command,
+            cwd=folder,
+            env=environment,
+            capture_output=True,
+            text=True,
+            check=False,
+            pass_fds=self._locks,
+        )
         if done.returncode:
-            raise LocalError(failure(tool, done.stdout + done.stderr))
+            raise LocalError(failure(f"{tool} could not be fetched", done.stdout + done.stderr))
 
 
 def installing_environment(project: Project) -> dict[str, str]:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from joblane import settings
 from joblane.discovery import load
+from joblane.errors import text_of
 from joblane.record.database import Database
 from joblane.record.time_limits import WORKER
 from joblane.sqs.client import Sqs
@@ -17,6 +18,9 @@ from joblane.worker.printed import Printed
 from joblane.worker.serving import worker_of
 
 if TYPE_CHECKING:
+    from typing import Any
+
+    from joblane.declaration import Task
     from joblane.event_bus import EventBus
 
 
@@ -29,8 +33,17 @@ def _bus() -> EventBus | None:
     return bus_of_environment(brief=True)
 
 
+def _task() -> Task[Any, Any]:
+    """Return the function's task. Lambda logs only the message of an import error."""
+    type_ = settings.required("JOBLANE_TASK", "the type this function serves", "data:export")
+    try:
+        return load(type_)
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError(text_of(error), name=error.name) from error
+
+
 handler = worker_of(
-    load(settings.required("JOBLANE_TASK", "the type this function serves", "data:export")),
+    _task(),
     Database(settings.database_url(), prefix=settings.prefix(), limits=WORKER),
     Sqs(),
     settings.prefix(),

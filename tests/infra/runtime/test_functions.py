@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from joblane.cdk.packaging import WHEEL_PLATFORMS
+from joblane.errors import MISSING_MODULE
 from joblane.record.database import Database
 from tests.builders.events import event, record
 from tests.builders.http_events import claims, http_event, principal
@@ -65,12 +66,18 @@ def test_every_function_of_the_template_starts_and_asks_for_an_invocation(stage:
     assert {name: stage.of(name).init_error for name in names} == dict.fromkeys(names)
 
 
-def test_a_module_missing_in_the_zip_is_an_error_of_the_start(stage: Stage, tmp_path: Path) -> None:
-    # given the code zip without a module that the worker imports
+@pytest.mark.parametrize(
+    ("left_out", "missing", "advice"),
+    [("joblane/record/claim.py", "joblane.record.claim", ""), ("saas/", "saas", f"; {MISSING_MODULE}")],
+)
+def test_a_module_missing_in_the_zip_is_an_error_of_the_start(
+    stage: Stage, tmp_path: Path, left_out: str, missing: str, advice: str
+) -> None:
+    # given the code zip without a module that the worker or the handler imports
     broken = tmp_path / "code.zip"
     with zipfile.ZipFile(code().path) as whole, zipfile.ZipFile(broken, "w") as part:
         for entry in whole.infolist():
-            if not entry.filename.endswith("record/claim.py"):
+            if not entry.filename.startswith(left_out):
                 part.writestr(entry, whole.read(entry))
     # when its function starts
     with unpacked(broken, stage.folders) as folders, Sandbox(stage.function(WORKER), folders) as sandbox:
@@ -79,7 +86,7 @@ def test_a_module_missing_in_the_zip_is_an_error_of_the_start(stage: Stage, tmp_
     assert error is not None
     assert (error["errorType"], error["errorMessage"]) == (
         "Runtime.ImportModuleError",
-        "Unable to import module 'joblane.worker.lambda_entry': No module named 'joblane.record.claim'",
+        f"Unable to import module 'joblane.worker.lambda_entry': No module named '{missing}'{advice}",
     )
 
 

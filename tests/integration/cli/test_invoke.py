@@ -92,7 +92,7 @@ def record(database_url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Datab
         known = (samples.sample_one, samples.sample_async, sample_secret)
         return next(each for each in known if each.type == type_)
 
-    monkeypatch.setattr(invoking, "load", load)
+    monkeypatch.setattr(invoking, "load_for_person", load)
     monkeypatch.setattr(connecting, "connect", lambda **_: SimpleNamespace(pauses=tuple))
     database = Database(database_url)
     yield database

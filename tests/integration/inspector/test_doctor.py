@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import io
 import json
+import math
 import re
 import zipfile
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -20,13 +22,16 @@ from botocore.exceptions import ClientError, EndpointConnectionError
 
 from joblane.cli import connect
 from joblane.cli.main import main
+from joblane.declaration import Task
 from joblane.functions.jobs_sweep.handler import jobs_sweep
 from joblane.inspector.inspector import Inspector
 from joblane.inspector.scope import Scope
 from joblane.inspector.stage import doctor, doctor_aws, doctor_database
 from joblane.inspector.views import Check, Grade
+from joblane.limits import Numbers
 from joblane.maintenance.missed_ticks import key_of
 from joblane.queues import (
+    TICKER,
     Queue,
     cron_group_name,
     dead_letter_name,
@@ -743,14 +748,28 @@ def test_a_missing_or_different_function_is_reported(stage: Stage) -> None:
     assert wrong[f"function {PREFIX}-sample-batch"].found.startswith("its timeout is 3 s, and this code declares ")
 
 
+def checks_of_function(declared: Task[Any, Any], timeout: timedelta, state: str = "Active") -> list[Check]:
+    """Return the findings about a deployed function with this timeout. The templates round it up."""
+    deployed = {"State": state, "Timeout": math.ceil(timeout.total_seconds())}
+    aws = SimpleNamespace(get_function_configuration=lambda **_: deployed)
+    return list(doctor_aws._function(aws, "sample", declared))
+
+
+def test_a_timeout_that_is_not_whole_seconds_is_no_difference() -> None:
+    numbers = Numbers.of(timeout=timedelta(seconds=1.5), batch_size=1, max_retry=1, what="")
+    declared = replace(sample_one, numbers=numbers)
+    assert checks_of_function(declared, timedelta(seconds=11.5)) == []
+    assert [check.found for check in checks_of_function(declared, timedelta(seconds=13))] == [
+        "its timeout is 13 s, and this code declares 12 s"
+    ]
+
+
 @pytest.mark.parametrize(
     ("state", "grade", "do"),
     [("Inactive", Grade.WARNING, "the next invocation wakes it"), ("Failed", Grade.BAD, "deploy the stage")],
 )
 def test_an_inactive_function_needs_no_deploy(state: str, grade: Grade, do: str) -> None:
-    deployed = {"State": state, "Timeout": int(sample_one.numbers.function_timeout.total_seconds())}
-    aws = SimpleNamespace(get_function_configuration=lambda **_: deployed)
-    (check,) = doctor_aws._function(aws, "sample-one", sample_one)
+    (check,) = checks_of_function(sample_one, sample_one.numbers.function_timeout, state)
     assert check.grade is grade
     assert do in check.do
 
@@ -786,11 +805,23 @@ def test_a_paused_schedule_is_reported_with_its_operator(stage: Stage) -> None:
     assert (check.grade, check.found) == (Grade.WARNING, "it is disabled: paused by ann")
 
 
-def test_on_the_local_stack_disabled_schedules_are_good() -> None:
-    schedule = {"State": "DISABLED", "ScheduleExpression": "cron(0 * * * ? *)"}
-    assert list(doctor_aws._wrong_schedule("n", schedule, ("cron(0 * * * ? *)", "UTC"), True, None)) == []
-    (check,) = doctor_aws._wrong_schedule("n", schedule, ("cron(0 * * * ? *)", "UTC"), False, None)
-    assert check.grade is Grade.BAD
+@pytest.mark.parametrize("endpoint", ["", "http://127.0.0.1:4566"])
+def test_the_schedule_says_if_the_ticker_sends_its_ticks(
+    endpoint: str, stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    declared = stage.schedules.get_schedule
+    own = SimpleNamespace(get_schedule=declared, exceptions=stage.schedules.exceptions)
+    monkeypatch.setattr(doctor_aws, "client", lambda *_: nullcontext(own))
+    monkeypatch.setenv("AWS_ENDPOINT_URL", endpoint)  # an emulator may have a stage that is not local
+    assert [check.found for check in doctor_aws.schedules(stage.scope)] == ["all 3 exist and are enabled"]
+
+    disabled = {"State": "DISABLED", "ScheduleExpressionTimezone": "UTC"}  # no emulator's name of the zone counts
+    own.get_schedule = lambda **names: {**declared(**names), **disabled}
+    assert Grade.BAD in {check.grade for check in doctor_aws.schedules(stage.scope)}
+    own.get_schedule = lambda **names: {**declared(**names), **disabled, "Description": TICKER}
+    assert [check.found for check in doctor_aws.schedules(stage.scope)] == [
+        "all 3 exist, disabled, as the local ticker sends the ticks"
+    ]
 
 
 # --- Parts that cannot be checked -------------------------------------------------------------------------------

@@ -12,7 +12,6 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
-from contextlib import suppress
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -130,6 +129,8 @@ class Dev:
         }
 
     def start(self) -> None:
+        self.log.touch()
+        before = len(self.lines())
         with self.log.open("ab") as out:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "joblane.cli", "dev"],
@@ -138,7 +139,7 @@ class Dev:
                 stdout=out,
                 stderr=out,
             )
-        self.await_line("Ready.")
+        self.await_line("Ready.", after=before)
         self.variables = {**env_file_of(self.local), "NO_PROXY": "127.0.0.1"}
 
     def save(self, type_: str, text: str | None = None) -> None:
@@ -361,12 +362,6 @@ def test_postgres_starts_again_when_it_is_killed_and_tasks_run(dev: Dev) -> None
     assert dev.await_state(id_, "completed")
 
 
-def _is_worker(process: psutil.Process) -> bool:
-    with suppress(psutil.NoSuchProcess):
-        return "zygote" in " ".join(process.cmdline())
-    return False
-
-
 def test_the_page_answers_with_its_token_and_again_after_a_save(dev: Dev) -> None:
     address = dev.await_line("Page:").rpartition(" ")[2]
     for _ in range(2):
@@ -403,10 +398,12 @@ def test_after_a_kill_nothing_runs_and_the_next_start_continues_all_tasks(dev: D
     delayed = dev.run("-m", "joblane.cli", "enqueue", "mail:welcome", "--in", "3s").stdout.strip()
     dev.await_state(interrupted, "active")
     assert dev.row(delayed)["state"] == "scheduled"
-    started = [process for process in dev.processes() if _is_worker(process)]
+    started = dev.processes()
+    assert "postgres" in {process.name() for process in started}
     dev.process.kill()
     dev.process.wait()
     assert await_end(started, 5)
+    assert not (dev.local / "env").exists()
 
     dev.save("mail:welcome", source("mail:welcome", "next", body="pass"))
     dev.start()

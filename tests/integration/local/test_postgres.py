@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
+import socket
 import subprocess
 import sys
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -67,6 +68,13 @@ def test_a_running_server_is_found_by_its_folder_and_moved_to_a_requested_port(s
 def test_a_busy_port_is_an_error_that_names_the_setting(server: Postgres, tmp_path: Path) -> None:
     with pytest.raises(PortBusyError, match=rf"127\.0\.0\.1:{server.port}: another program.*JOBLANE_POSTGRES_PORT"):
         Postgres(tmp_path / "other", server.port).start()
+
+
+def test_a_running_server_is_not_stopped_for_a_busy_port(server: Postgres) -> None:
+    before = server.pid
+    with closing(socket.create_server(("127.0.0.1", 0))) as other, pytest.raises(PortBusyError):
+        Postgres(server.folder, other.getsockname()[1]).start()
+    assert server.pid == before
 
 
 def test_a_start_that_fails_shows_the_log(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from contextlib import suppress
 from datetime import timedelta
+from importlib import import_module
 from typing import Any
 
 import pytest
@@ -11,11 +12,13 @@ from sqlalchemy import text
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 from joblane import JobError, Payload, RetryAfter, RevokeTask, SkipRetry, Snooze, TaskContext
+from joblane.errors import MISSING_MODULE
 from joblane.limits import EARLY_RECEIVES, SCHEMA_RECEIVES, SNOOZE_CEILING
 from joblane.record.database import Database
 from joblane.sqs.message import Message
 from joblane.worker.outcome import MISMATCH_PATIENCE
 from tests.builders.rows import In, put
+from tests.logs import lines
 from tests.samples import Sample, behaviour, sample_forgotten, sample_one
 from tests.world import World
 
@@ -114,6 +117,21 @@ def test_the_last_attempt_archives_and_sends_one_dead_letter_before_the_message_
     assert attributes["joblane-reason"]["StringValue"] == "attempt 4 of 4 failed: ValueError: attempt 4"
     assert f'"id":"{id_}"' in dead_letters[0]["Body"]
     assert '"type":"sample:one"' in dead_letters[0]["Body"]
+
+
+def test_the_reason_and_the_log_of_a_missing_package_say_what_to_do(world: World) -> None:
+    @behaviour
+    def imports(payload: Sample, ctx: TaskContext) -> None:
+        import_module("no_such_module")
+
+    first, last = enqueue(world, "imports"), enqueue(world, "imports", max_retry=0)
+    with lines() as logged:
+        deliver_sent(world)
+    text = f"No module named 'no_such_module'; {MISSING_MODULE}"
+    reason = f"attempt 1 of 1 failed: ModuleNotFoundError: {text}"
+    assert (world.row(first)["error_message"], world.row(last)["reason"]) == (text, reason)
+    said = {line["task_id"]: line.get("reason") or line.get("error") for line in logged.fields if "task_id" in line}
+    assert said == {first: text, last: reason}
 
 
 def test_skip_retry_archives_at_once(world: World) -> None:

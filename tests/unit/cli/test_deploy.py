@@ -64,6 +64,21 @@ def test_an_unknown_type_is_refused() -> None:
         jobs("schema", "data:gone")
 
 
+def test_a_handler_that_cannot_be_imported_is_named_without_a_traceback(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    handler = tmp_path / "broken_schema" / "data_export" / "handler.py"
+    handler.parent.mkdir(parents=True)
+    handler.write_text("undefined_name\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setenv("JOBLANE_FUNCTIONS", "broken_schema")
+    for arguments in ((), ("data:export",)):
+        with pytest.raises(
+            DeclarationError, match=r"^broken_schema/data_export/handler\.py, line 1: NameError: .*\nFix"
+        ):
+            jobs("schema", *arguments)
+
+
 def _documents(text: str) -> list[str]:
     decoder, found, at = json.JSONDecoder(), [], 0
     while at < len(text.rstrip()):

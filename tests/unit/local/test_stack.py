@@ -6,21 +6,22 @@ import errno
 import json
 import os
 import socket
+import subprocess
 import sys
+import threading
 import time
-from contextlib import closing
+from contextlib import closing, suppress
 from typing import TYPE_CHECKING
 
 import psutil
 import pytest
-from rich.console import Console
 
-from joblane.local.daemon import Daemon, await_end
+from joblane.local.daemon import Daemon, await_end, is_alive
 from joblane.local.deployment import Deployment
+from joblane.local.dev import lock
 from joblane.local.errors import LocalError, PortBusyError, tail
 from joblane.local.ministack import MiniStack, is_healthy
 from joblane.local.ports import free_port, port_is_free
-from joblane.local.progress import Steps
 from joblane.local.stack import LocalStack
 from joblane.local.tools import clean_environment
 from joblane.project import Project
@@ -75,6 +76,29 @@ def test_children_of_a_killed_daemon_are_stopped_by_the_next_stop(daemon: Daemon
     daemon.stop()
 
     assert await_end([child], 5)
+
+
+def test_a_program_of_a_killed_deploy_is_stopped_by_the_next_command(tmp_path: Path) -> None:
+    # a killed `joblane up` leaves its synthesis running, with a child of another executable
+    daemon = Daemon("cdk-synth", tmp_path)
+    process = start(daemon, "import subprocess; subprocess.run(['sleep', '60'])")
+    child = child_of(process)
+
+    LocalStack(tmp_path).down()
+
+    assert await_end([process, child], 1)
+
+
+def test_a_program_that_is_interrupted_is_killed_with_its_children(tmp_path: Path) -> None:
+    daemon = Daemon("program", tmp_path)
+    code = "import subprocess as s; child = s.Popen(['sleep', '60']); print(child.pid, flush=True); child.wait()"
+    started = time.monotonic()
+    with pytest.raises(subprocess.TimeoutExpired):
+        daemon.run([sys.executable, "-c", code], os.environ, tmp_path, 1)
+    assert time.monotonic() - started < 30
+    assert daemon.pid is None
+    with suppress(psutil.NoSuchProcess):
+        assert not is_alive(psutil.Process(int(daemon.log.read_text())))
 
 
 def test_another_program_with_the_pid_of_a_daemon_is_not_stopped(daemon: Daemon, tmp_path: Path) -> None:
@@ -250,13 +274,23 @@ def test_an_existing_emulator_is_used_unchanged(tmp_path: Path) -> None:
 def test_a_missing_external_emulator_is_an_error_that_names_the_setting(tmp_path: Path) -> None:
     endpoint = f"http://127.0.0.1:{free_port()}"
     stack = LocalStack(tmp_path, external_endpoint=endpoint)
-    deployment = Deployment(tmp_path, {}, {})
 
     with pytest.raises(
         LocalError, match=rf"No AWS emulator answers at {endpoint}, the value of JOBLANE_EXTERNAL_ENDPOINT"
     ):
-        stack._start_emulator(Steps(Console(quiet=True)), deployment)
+        stack.check()
     assert stack.status()["AWS emulator"] == (False, endpoint)
+
+
+def test_a_second_command_says_that_it_waits_for_the_first(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with lock.turn(tmp_path):
+        second = threading.Thread(target=LocalStack(tmp_path).down)
+        second.start()
+        second.join(0.3)
+        assert second.is_alive()
+        assert capsys.readouterr().err == "Another `joblane up`, `down` or `dev` is at work here: waiting for it.\n"
+    second.join(10)
+    assert not second.is_alive()
 
 
 def test_down_without_up_does_nothing(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from joblane.cdk.errors import SynthError
 from joblane.cdk.nag import acknowledge
 from joblane.cdk.settings.stage import Stage
 from joblane.declaration import Task
-from joblane.queues import cron_group_name, dead_letter_name, schedule_name
+from joblane.queues import TICKER, cron_group_name, dead_letter_name, schedule_name
 from joblane.schedule import Schedule
 from joblane.sqs.message import Message, Tick
 
@@ -81,6 +81,7 @@ def add_schedules(scope: Construct, *, group: CronGroup, task: Task[Any, Any], l
                 name=_checked_name(task, schedule, number),
                 group_name=group.name,
                 state="DISABLED" if group.stage.local else "ENABLED",
+                description=TICKER if group.stage.local else None,
                 schedule_expression=expression,
                 schedule_expression_timezone=schedule.timezone,
                 flexible_time_window=scheduler.CfnSchedule.FlexibleTimeWindowProperty(mode="OFF"),

@@ -3,23 +3,24 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from typing import Any
 
-from aws_cdk import ArnFormat, Duration, Stack
+from aws_cdk import ArnFormat, Stack
 from aws_cdk import aws_iam as iam
 from aws_cdk import aws_lambda as lambda_
 from constructs import Construct
 
 from joblane.cdk.constructs.code import RUNTIME, Shared
 from joblane.cdk.constructs.log_group import log_group
+from joblane.cdk.constructs.queue_pair import seconds
 from joblane.cdk.database_access import Login
 from joblane.cdk.nag import acknowledge, acknowledge_wildcards
 from joblane.cdk.settings.section import SecretReference
 from joblane.cdk.settings.stage import Value
 from joblane.declaration import Task
+from joblane.limits import rounded_up
 from joblane.project import FUNCTIONS
 from joblane.queues import SWEEP, function_name, log_group_name
 from joblane.schedule_overrides import VARIABLE as SCHEDULES
@@ -85,7 +86,7 @@ class JobFunction(Construct):
             code=shared.code_for(self),
             layers=[shared.layer],
             handler=handler,
-            timeout=Duration.seconds(math.ceil(timeout.total_seconds())),
+            timeout=seconds(rounded_up(timeout)),
             memory_size=memory_mb,
             reserved_concurrent_executions=reserved_concurrency,
             recursive_loop=lambda_.RecursiveLoop.ALLOW if recursive else None,

@@ -121,10 +121,10 @@ def schema(
 
     For producers in other languages.
     """
-    from joblane.discovery import discover, load
+    from joblane.discovery import discover, load_for_person
     from joblane.sqs.message import message_schema
 
-    for found in discover().values() if type_ is None else [load(filters.type_of(type_))]:
+    for found in discover().values() if type_ is None else [load_for_person(filters.type_of(type_))]:
         text = json.dumps(message_schema(found), indent=2)
         if out is None:
             typer.echo(text)

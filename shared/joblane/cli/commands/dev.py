@@ -42,14 +42,13 @@ def dev(
     """
     extras.need("local", "cli")
     from joblane import settings
+    from joblane.local.dev import lock
     from joblane.local.dev.server import Dev
     from joblane.queues import check_prefix
 
     project = Project.here()
     folder = options.folder_of(project)
-    if folder == project.folder:
-        project.make_folder()
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    lock.make_folder(folder, project)
     Dev(
         project,
         folder,

@@ -13,6 +13,7 @@ from joblane.cli import extras
 from joblane.cli.commands import options as o
 from joblane.cli.exits import Exit
 from joblane.cli.target import program
+from joblane.cli.terminal import say
 from joblane.errors import JobError
 from joblane.local.errors import LocalError
 from joblane.project import Project, refuse_others
@@ -94,7 +95,10 @@ def up(options: StackOptions) -> None:
     try:
         stack.up()
     except JobError as error:
-        raise LocalError(f"{error}\nThe parts that started still run; `joblane down` stops them.") from error
+        raise LocalError("\n".join([str(error), *_left(stack)])) from error
+    except KeyboardInterrupt:
+        say("\n".join(["Interrupted.", *_left(stack)]))
+        raise typer.Exit(Exit.INTERRUPTED) from None
     run_first_job(stack)
     typer.echo(f"Up: AWS at {stack.endpoint}, PostgreSQL at 127.0.0.1:{stack.postgres.port}")
     typer.echo(f"Set your shell up: set -a; . {_shown(stack.env_file)}; set +a")
@@ -120,7 +124,16 @@ def status(options: StackOptions) -> None:
     for name, (runs, where) in parts.items():
         typer.echo(f"{name:<14}{'running' if runs else 'stopped':<9}{where}")
     if not all(runs for runs, _ in parts.values()):
+        rest = "; `joblane down` stops the rest" if any(runs for runs, _ in parts.values()) else ""
+        say(f"`joblane up` starts what is stopped{rest}.")
         raise typer.Exit(Exit.NOTHING)
+
+
+def _left(stack: LocalStack) -> list[str]:
+    """Return what to do about the parts that run after a failed start."""
+    if not any(runs for runs, _ in stack.status().values()):
+        return []
+    return ["The parts that started still run; `joblane down` stops them."]
 
 
 def _shown(path: Path) -> Path:

@@ -13,12 +13,13 @@ from joblane.declaration import Task
 from joblane.inspector.bulk.dead_letters import cron_dead_letters
 from joblane.inspector.scope import Scope
 from joblane.inspector.stage import pauses
-from joblane.inspector.stage.aws import client, is_emulator
+from joblane.inspector.stage.aws import client
 from joblane.inspector.stage.doctor_events import bus
 from joblane.inspector.stage.doctor_mail import mail
 from joblane.inspector.views import Check, Grade
 from joblane.limits import MIN_CONCURRENCY
 from joblane.queues import (
+    TICKER,
     Queue,
     cron_group_name,
     dead_letter_name,
@@ -186,9 +187,8 @@ def _function(aws: Any, name: str, task: Task[Any, Any]) -> Iterator[Check]:
 
 
 def schedules(scope: Scope) -> Iterator[Check]:
-    """Each schedule exists with its times, and is enabled; on the local stack it is disabled, as the local ticker sends
-    the ticks."""
-    local, paused, count = is_emulator(), _paused(scope), 0
+    """Each schedule exists with its times, and is enabled, unless it says that the local ticker sends its ticks."""
+    paused, count, by_ticker = _paused(scope), 0, 0
     with client("scheduler", scope.region) as aws:
         for task in scope.tasks.values():
             for schedule in task.schedules:
@@ -196,8 +196,9 @@ def schedules(scope: Scope) -> Iterator[Check]:
                 for number, expression in enumerate(schedule.expressions, start=1):
                     name, count = schedule_name(task.type, str(schedule.name), number), count + 1
                     deployed = _schedule(aws, scope.prefix, name)
-                    yield from _wrong_schedule(name, deployed, (expression, schedule.timezone), local, who)
-    enabled = ", disabled, as the local ticker sends the ticks" if local else " and are enabled"
+                    by_ticker += _is_of_ticker(deployed)
+                    yield from _wrong_schedule(name, deployed, (expression, schedule.timezone), who)
+    enabled = ", disabled, as the local ticker sends the ticks" if by_ticker else " and are enabled"
     yield Check(Grade.GOOD, "schedules", f"all {count} exist{enabled}")
 
 
@@ -209,19 +210,24 @@ def _schedule(aws: Any, prefix: str, name: str) -> Mapping[str, Any] | None:
     return found
 
 
+def _is_of_ticker(deployed: Mapping[str, Any] | None) -> bool:
+    return deployed is not None and deployed.get("Description") == TICKER
+
+
 def _wrong_schedule(
-    name: str, deployed: Mapping[str, Any] | None, times: tuple[str, str], local: bool, who: str | None
+    name: str, deployed: Mapping[str, Any] | None, times: tuple[str, str], who: str | None
 ) -> Iterator[Check]:
     """``times``: the declared expression and time zone. ``who``: the operator who paused it."""
     what = f"schedule {name}"
     if deployed is None:
         yield Check(Grade.BAD, what, "it does not exist: its ticks are not sent", DEPLOY)
         return
+    by_ticker = _is_of_ticker(deployed)
     there = (deployed["ScheduleExpression"], deployed.get("ScheduleExpressionTimezone", "UTC"))
-    if there[: 1 if local else 2] != times[: 1 if local else 2]:  # emulators know no time zones
+    if there[: 1 if by_ticker else 2] != times[: 1 if by_ticker else 2]:  # not every emulator stores the time zone
         found = f"its times are {' '.join(there)}, and this code declares {' '.join(times)}"
         yield Check(Grade.WARNING, what, found, f"{DEPLOY}, or use the version that is deployed")
-    if deployed["State"] != "ENABLED" and not local:
+    if deployed["State"] != "ENABLED" and not by_ticker:
         if who:
             yield Check(Grade.WARNING, what, f"it is disabled: paused by {who}", "`joblane resume schedule`")
         else:

@@ -4,37 +4,65 @@ from __future__ import annotations
 
 import fcntl
 import os
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from joblane.local.daemon import Daemon
 from joblane.local.errors import LocalError
+from joblane.project import Project
 
 FILE = "dev.pid"
+
+
+def make_folder(folder: Path, project: Project) -> None:
+    """Make the folder of a stack or of `joblane dev`. Raises :class:`LocalError`."""
+    try:
+        if folder == project.folder:
+            project.make_folder()
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        os.close(_open(folder / "lock"))
+    except OSError as error:
+        raise LocalError(
+            f"{error.filename or folder} cannot be created: {error.strerror}. The local stack and `joblane dev` "
+            "keep their data and logs there. Let this user write there, or name another folder with JOBLANE_LOCAL."
+        ) from None
+
+
+@contextmanager
+def turn(folder: Path) -> Iterator[None]:
+    """Wait until no `joblane up` or `down` runs in the folder and no `joblane dev` starts there, and keep it so."""
+    file = _open(folder / "lock")
+    try:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            print("Another `joblane up`, `down` or `dev` is at work here: waiting for it.", file=sys.stderr)  # noqa: T201
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(file)
 
 
 @contextmanager
 def held(folder: Path) -> Iterator[None]:
     """Hold the lock. Raises :class:`LocalError` if a local stack or another `joblane dev` runs in the folder."""
-    starting = os.open(folder / "lock", os.O_CREAT | os.O_RDWR, 0o600)
-    own = os.open(folder / FILE, os.O_CREAT | os.O_RDWR, 0o600)
+    own = _open(folder / FILE)
     try:
-        fcntl.flock(starting, fcntl.LOCK_EX)  # waits for a `joblane up` or `down` that has not ended
-        try:
-            fcntl.flock(own, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise LocalError(f"`joblane dev` runs here already{_by(folder)}: stop it with Ctrl-C first.") from None
-        if any(Daemon(name, folder).pid is not None for name in ("ministack", "ticker")):
-            raise LocalError("The local stack of `joblane up` runs here, with the same database: `joblane down` first.")
-        os.ftruncate(own, 0)
-        os.write(own, str(os.getpid()).encode())
-        os.close(starting)
-        starting = -1
+        with turn(folder):
+            try:
+                fcntl.flock(own, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise LocalError(f"`joblane dev` runs here already{_by(folder)}: stop it with Ctrl-C first.") from None
+            if any(Daemon(name, folder).pid is not None for name in ("ministack", "ticker")):
+                raise LocalError(
+                    "The local stack of `joblane up` runs here, with the same database: `joblane down` first."
+                )
+            os.ftruncate(own, 0)
+            os.write(own, str(os.getpid()).encode())
         yield
     finally:
-        if starting >= 0:
-            os.close(starting)
         os.close(own)
 
 
@@ -57,6 +85,10 @@ def is_held(folder: Path) -> bool:
     finally:
         os.close(own)
     return False
+
+
+def _open(file: Path) -> int:
+    return os.open(file, os.O_CREAT | os.O_RDWR, 0o600)
 
 
 def _by(folder: Path) -> str:

@@ -102,13 +102,13 @@ class Zygote:
         self._codes: dict[int, asyncio.Future[int]] = {}
         self._closing = False
 
-    def start(self, folder: Path, environment: Mapping[str, str]) -> None:
-        """Start it. Call this early: its imports take a second."""
+    def start(self, root: Path, folder: Path, environment: Mapping[str, str]) -> None:
+        """Start it in the project ``root``, for the command of ``folder``. Call this early: it imports for a second."""
         self._control, theirs = socket.socketpair()
-        command = [sys.executable, "-m", "joblane.local.dev.zygote", str(theirs.fileno())]
+        command = [sys.executable, "-m", "joblane.local.dev.zygote", str(theirs.fileno()), str(folder)]
         self._child = subprocess.Popen(  # noqa: S603
             command,
-            cwd=folder,
+            cwd=root,
             env=dict(environment),
             stdin=subprocess.DEVNULL,
             pass_fds=[theirs.fileno()],

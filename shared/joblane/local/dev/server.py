@@ -76,7 +76,7 @@ class Dev:
             listening = listen(self._aws_port)
             self._page = self._open_page() if self._open_page else None
             zygote = Zygote(self._lost_zygote)
-            zygote.start(self._project.root, clean_environment(self._project))
+            zygote.start(self._project.root, self._folder, clean_environment(self._project))
             self._zygote = zygote
             log = self._log = Log(self._folder / "dev.log", self._prefix, raw=self._raw)
             try:

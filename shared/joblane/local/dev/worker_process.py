@@ -8,6 +8,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from joblane import discovery, settings
+from joblane.errors import JobError
 from joblane.event_bus import bus_of_environment
 from joblane.frequent_line import TRACE_VARIABLE
 from joblane.local.dev.channel import Channel
@@ -47,9 +48,9 @@ def serve(channel: Channel, _files: list[int], *, type: str) -> None:  # noqa: A
     discovery.leave_out_broken()  # the sweep and bulk actions discover all tasks
     try:
         with named_if_slow(project.root):
-            task = discovery.load(type)
-    except (Exception, SystemExit) as error:
-        channel.send({"kind": "broken", "folder": folder_of(type), "text": discovery.text_of_broken(type, error)})
+            task = discovery.load_for_person(type)
+    except JobError as error:
+        channel.send({"kind": "broken", "folder": folder_of(type), "text": str(error)})
         return
     database = Database(settings.database_url(), prefix=settings.prefix(), limits=WORKER)
     bus = bus_of_environment(brief=True)

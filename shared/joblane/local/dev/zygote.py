@@ -2,7 +2,7 @@
 project's code, so that a new process has the code as it is on the disk.
 
 It has one thread: a fork in a process with several can copy a lock that nobody releases. When the command ends, it
-kills the processes of its group, which it has forked, and itself.
+kills the processes of its group, which it has forked, and itself. If the command was killed, it stops PostgreSQL first.
 """
 
 from __future__ import annotations
@@ -18,9 +18,11 @@ import socket
 import sys
 import traceback
 from contextlib import suppress
+from pathlib import Path
 from typing import Any, NoReturn
 
 from joblane.local.dev.channel import Channel, Message, encoded
+from joblane.local.errors import LocalError
 
 PRELOADED = (
     "joblane.discovery",
@@ -43,11 +45,13 @@ PR_SET_PDEATHSIG = 1
 
 
 class Zygote:
-    """``control``: the socket to the command. A request has ``target``, a ``module:function``, its ``arguments`` and
-    ``environment``, and two files: the socket of the new process, and its output."""
+    """``folder``: that of the command. ``control``: the socket to the command. A request has ``target``, a
+    ``module:function``, its ``arguments`` and ``environment``, and two files: the socket of the new process, and its
+    output."""
 
-    def __init__(self, control: socket.socket) -> None:
+    def __init__(self, control: socket.socket, folder: Path) -> None:
         self._control = control
+        self._folder = folder
         self._children: set[int] = set()
         self._woken, wake = socket.socketpair()
         wake.setblocking(False)
@@ -83,7 +87,7 @@ class Zygote:
         except ConnectionError:
             data = b""
         if not data:
-            os.killpg(0, signal.SIGKILL)  # the command has ended
+            self._end()
         request = json.loads(data)
         pid = os.fork()
         if pid == 0:
@@ -93,6 +97,20 @@ class Zygote:
             os.close(file)
         self._children.add(pid)
         self._send({"kind": "started", "pid": pid})
+
+    def _end(self) -> None:
+        """End with all processes, as the command has ended. Clean up after a command that was killed."""
+        for pid in self._children:
+            os.kill(pid, signal.SIGKILL)
+        try:
+            from joblane.local.dev import lock
+            from joblane.local.postgres import Postgres
+
+            with suppress(LocalError), lock.held(self._folder):  # another `joblane dev` may run already
+                (self._folder / "env").unlink(missing_ok=True)
+                Postgres(self._folder / "postgres").stop()
+        finally:
+            os.killpg(0, signal.SIGKILL)
 
     def _reap(self) -> None:
         for pid in list(self._children):
@@ -142,5 +160,5 @@ def end_with_parent() -> None:
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
-if __name__ == "__main__":  # as the command starts it, with the socket as the first argument
-    Zygote(socket.socket(fileno=int(sys.argv[1]))).run()
+if __name__ == "__main__":  # as the command starts it, with its socket and its folder
+    Zygote(socket.socket(fileno=int(sys.argv[1])), Path(sys.argv[2])).run()
