@@ -1,7 +1,7 @@
 """`make versions`: the quick tests with the lowest and the newest packages, on each Python, PostgreSQL and boto3.
 
-Each combination gets an environment in ``.joblane/versions``, from versions that are resolved at that time. A combination
-whose interpreter or PostgreSQL this machine does not have is named in the table; with ``CI`` set it has failed. The exit
+Each combination gets an environment in ``.joblane/versions``, from versions that are resolved at that time. The table
+names a combination whose interpreter or PostgreSQL this machine does not have; with ``CI`` set it has failed. The exit
 status is 1 if a combination failed.
 
 Names: only these combinations. ``--matrix``: print them all as JSON, for the workflow.
@@ -44,9 +44,9 @@ PROGRAMS = ("initdb", "pg_ctl", "postgres")
 
 @dataclass(frozen=True)
 class Combination:
-    """``lowest``: the lowest versions that ``pyproject.toml`` allows and that have wheels for this Python, and the newest
-    of what it does not name. ``latest``: the newest of all. ``lambda``: the newest next to the lowest boto3, as in a
-    function, whose boto3 is that of Lambda's runtime.
+    """``lowest``: the lowest versions that ``pyproject.toml`` allows and that have wheels for this Python, and the
+    newest of what it does not name. ``latest``: the newest of all. ``lambda``: the newest next to the lowest boto3, as
+    in a function, whose boto3 is that of Lambda's runtime.
     """
 
     python: str
@@ -68,7 +68,7 @@ COMBINATIONS = (
     Combination("3.13", "lambda", "16"),
     Combination("3.14", "latest", "18"),
 )
-"""Each Python with the lowest packages and with the newest; each PostgreSQL with both. Django is 5.2 with Python 3.11."""
+"""Each Python and each PostgreSQL with the lowest packages, and with the newest. Django is 5.2 with Python 3.11."""
 
 
 class MissingError(Exception):
@@ -143,7 +143,16 @@ def prepared(combination: Combination) -> Path:
     uv("venv", "--clear", "--no-project", "--python", base, environment)
     python, file = environment / "bin" / "python", FOLDER / f"{combination.name}.txt"
     project, constraints = ["pyproject.toml", "--all-extras"], FOLDER / f"{combination.name}.in"
-    common = ["pip", "compile", "--no-header", "--no-annotate", "--only-binary", ":all:", "--python", python]
+    common: list[str | Path] = [
+        "pip",
+        "compile",
+        "--no-header",
+        "--no-annotate",
+        "--only-binary",
+        ":all:",
+        "--python",
+        python,
+    ]
     if combination.packages == "lowest":
         needed = FOLDER / "psycopg.in"  # the tests use psycopg's wheel, which some versions do not have for each Python
         needed.write_text("psycopg[binary]\n")
@@ -168,10 +177,8 @@ def interpreter(version: str) -> Path:
     """Return an interpreter of a version: on ``PATH``, of pyenv, or another one that uv finds."""
     root = Path(os.environ.get("PYENV_ROOT") or Path.home() / ".pyenv")
     candidates = [shutil.which(f"python{version}"), *sorted(root.glob(f"versions/{version}.*/bin/python"))]
-    found = subprocess.run(
-        [TOOLS / "bin" / "uv", "python", "find", "--no-project", version], capture_output=True, text=True
-    )
-    for candidate in [*candidates, found.stdout.strip()]:
+    candidates.append(output_of([TOOLS / "bin" / "uv", "python", "find", "--no-project", version]).strip())
+    for candidate in candidates:
         code = "import sys; print('%d.%d' % sys.version_info[:2], end='')"
         if candidate and output_of([candidate, "-c", code]) == version:
             return Path(candidate)
@@ -221,10 +228,12 @@ def run_tests(python: Path, log: Path) -> str:
     """Return ``passed``, or the failures."""
     path = os.pathsep.join([str(python.parent), str(TOOLS / "bin"), os.environ["PATH"]])
     workers = os.environ.get("WORKERS") or str((os.cpu_count() or 1) + 1)
-    command = [python, "-m", "pytest", "--quiet", "-p", "no:cacheprovider", "--numprocesses", workers]
+    command: list[str | Path] = [python, "-m", "pytest", "--quiet", "-p", "no:cacheprovider", "--numprocesses", workers]
     command += ["--dist", "loadfile", *LEFT_OUT, *TESTS]
     with log.open("w") as file:
-        done = subprocess.run(command, cwd=ROOT, env=os.environ | {"PATH": path}, stdout=file, stderr=subprocess.STDOUT)
+        done = subprocess.run(
+            command, cwd=ROOT, env=os.environ | {"PATH": path}, stdout=file, stderr=subprocess.STDOUT, check=False
+        )
     lines = log.read_text(errors="replace").splitlines()
     if done.returncode == 0:
         return "passed"
@@ -237,7 +246,7 @@ def uv(*arguments: str | Path) -> None:
 
 
 def run(command: Sequence[str | Path], folder: Path) -> None:
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True)
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
     if done.returncode:
         print(done.stdout, done.stderr)
         raise FailedError(" ".join(str(part) for part in command[:4]))

@@ -128,7 +128,7 @@ def outcome_of(send: Callable[[Sqs], Any], sqs: Sqs) -> Any:
 
 
 def reads_short_answers(real: Callable[..., Any]) -> Callable[..., Any]:
-    """An older boto3 does not give this option: with urllib3 2 it sends a message again if its answer ends too early."""
+    """Give an option that an older boto3 lacks: with urllib3 2 it sends again after an answer that ends too early."""
     return lambda *arguments, **options: real(*arguments, **{"enforce_content_length": False, **options})
 
 

@@ -43,7 +43,7 @@ def imported() -> Iterator[str]:
 class Names(ast.NodeTransformer):
     """The module without a name: its import, or each read of the attribute in :data:`PLACES`, raises ``error``.
 
-    ``used``: the attributes that are read, with the error of a missing one, and of one that is called otherwise.
+    ``used``: the attributes that are read, with the error of a missing attribute, or of a call with other arguments.
     """
 
     def __init__(self, name: str = "", error: str = "") -> None:
@@ -82,7 +82,7 @@ class Names(ast.NodeTransformer):
         return ast.copy_location(self._raising(), node) if node.attr == self._name else node
 
     def _is_foreign(self, node: ast.Attribute) -> bool:
-        """Whether an attribute may belong to one of the libraries. Those of strings and dicts are left out."""
+        """Return true if an attribute may belong to the libraries. Those of strings and dicts are left out."""
         is_own = getattr(node.value, "id", None) in self._own or hasattr(str, node.attr) or hasattr(dict, node.attr)
         return self._at in PLACES and isinstance(node.ctx, ast.Load) and not is_own
 
