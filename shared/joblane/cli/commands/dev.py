@@ -43,9 +43,11 @@ def dev(
     extras.need("local", "cli")
     from joblane import settings
     from joblane.local.dev.server import Dev
+    from joblane.locked import check_lock
     from joblane.queues import check_prefix
 
     project = Project.here()
+    check_lock(project.lock)  # which only a deploy installs
     folder = (options.folder or project.folder).resolve()
     if folder == project.folder:
         project.make_folder()
