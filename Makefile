@@ -36,7 +36,7 @@ JOBLANE := PATH="$(CURDIR)/$(TOOLS)/bin:$$PATH" $(JSII) .venv/bin/python -m jobl
 TESTS ?= tests/faults tests/e2e tests/browser tests/infra tests/integration tests/unit
 WORKERS ?= $(shell expr $$(getconf _NPROCESSORS_ONLN) + 2)
 
-.PHONY: help demo up dev down status test modules quick check lint types words format docs bench bench-large bench-peers faults synth preflight deploy lock wheel tools clean
+.PHONY: help demo up dev down status test modules quick versions check lint types words format docs bench bench-large bench-peers faults synth preflight deploy lock wheel tools clean
 
 help: ## List these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-11s %s\n", $$1, $$2 }' Makefile
@@ -67,6 +67,9 @@ modules: tools
 
 quick: check tools ## Check, then run the unit tests and the database tests
 	@$(RUN) pytest --numprocesses $(WORKERS) --dist loadfile tests/unit tests/integration/record
+
+versions: tools ## Run the quick tests with lowest and newest packages, on each Python and PostgreSQL; optional ONLY=
+	@$(RUN) tests.versions $(ONLY)
 
 check: lint types words ## Check format, lint, types, import contracts and words
 

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
-from joblane.cdk.packaging import LIBRARY, PROVIDED, Package, build_code, build_layer, find_uv
+from joblane.cdk.packaging import LIBRARY, Package, build_code, build_layer, find_uv
+from joblane.locked import PROVIDED
 from joblane.project import Project
 
 PROJECT = Project.here()

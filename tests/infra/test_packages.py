@@ -25,7 +25,6 @@ from joblane.cdk.packaging import (
     LEFT_OUT_OF_LAYER,
     LEFT_OUT_OF_LIBRARY,
     LIBRARY,
-    PROVIDED,
     PYTHON,
     RUNNING,
     WHEEL_PLATFORMS,
@@ -33,6 +32,7 @@ from joblane.cdk.packaging import (
 )
 from joblane.discovery import discover, discover_functions
 from joblane.local.postgres import Postgres
+from joblane.locked import PROVIDED
 from tests.builders.events import event, record
 from tests.builders.http_events import claims, http_event
 from tests.conftest import administer

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,7 +14,7 @@ from joblane.cdk.errors import SynthError
 from joblane.cdk.packaging import Package, check_layer
 from joblane.cdk.settings.load import load_stage
 from joblane.cdk.settings.stage import Stage
-from joblane.project import Project
+from joblane.project import Project, ProjectError
 from tests.infra.conftest import STAGES
 
 
@@ -55,6 +57,14 @@ def test_one_suitable_tag_of_several_is_enough(tmp_path: Path) -> None:
     check_layer(layer(tmp_path, "cp313-cp313-manylinux_2_17_x86_64", "py3-none-any"), "arm64")
     with pytest.raises(SynthError, match=r"fast-1\.2"):
         check_layer(layer(tmp_path), "arm64")
+
+
+def test_the_synth_refuses_a_lock_below_the_library_s_versions(tmp_path: Path) -> None:
+    lock = tmp_path / "functions.txt"
+    lock.write_text(re.sub(r"^pg8000==\S+", "pg8000==1.31.0", Project.here().lock.read_text(), flags=re.MULTILINE))
+    stage = load_stage("dev", {"dev": STAGES["dev"] | {"settings": {}}}, kind=Stage, declared=(), environ={})
+    with pytest.raises(ProjectError, match=r"pg8000 is 1\.31\.0, and joblane needs pg8000>="):
+        packaging.build_packages(stage, replace(Project.here(), lock=lock))
 
 
 def test_the_synth_refuses_a_layer_for_another_processor(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -10,7 +11,9 @@ from typing import Any, cast
 
 import pytest
 
-from joblane.project import SAFE_FOLDER, Project, ProjectError
+from joblane.cli.main import main
+from joblane.locked import check_lock
+from joblane.project import LOCKS, SAFE_FOLDER, Project, ProjectError
 from joblane.testing import pytest_plugin
 from tests.owners import ME, OTHER, own
 
@@ -200,3 +203,64 @@ def test_pytest_runs_in_a_folder_of_another_user_but_uses_none_above(
     assert str(project) not in sys.path
     configure(project)
     assert sys.path[0] == str(project)
+
+
+# --- The lock of the functions' packages ---------------------------------------------------------------------------
+
+
+def without(text: str, *names: str) -> str:
+    return re.sub(rf"^({'|'.join(names)})==.*(\n +.*)*", "", text, flags=re.MULTILINE)
+
+
+@pytest.fixture
+def lock(tmp_path: Path) -> Path:
+    """A lock as the library has it, of a project in the same folder."""
+    (tmp_path / "pyproject.toml").write_text("[tool.joblane]\nlock = 'functions.txt'")
+    lock = tmp_path / "functions.txt"
+    lock.write_text((LOCKS / "runtime.txt").read_text())
+    return lock
+
+
+def test_a_lock_with_other_packages_and_names_as_uv_accepts_them_is_no_error(lock: Path) -> None:
+    text = lock.read_text().replace("pydantic-core==", "Pydantic_Core==")
+    more = "--only-binary :all:\nhttpx @ https://example.com/httpx.whl\nrich==1.0\nboto3==1.0\n"
+    lock.write_text(f"{more}sqlalchemy==1.4 ; python_version < '3.12' \\\n    --hash=sha256:aa\n{text}")
+    check_lock(lock)
+
+
+def test_a_lock_without_the_library_s_requirements_is_refused(lock: Path) -> None:
+    lock.write_text(without(lock.read_text(), "pg8000", "alembic", "boto3", "scramp"))
+    with pytest.raises(
+        ProjectError,
+        match=r"functions\.txt does not fit .*: alembic>=[\d.]+ is missing; pg8000>=[\d.]+ is missing; scramp is "
+        r"missing\. .*uv pip compile --upgrade --generate-hashes requirements\.in -o functions\.txt",
+    ):
+        check_lock(lock)
+
+
+@pytest.mark.parametrize(
+    ("version", "why"),
+    [
+        ("sqlalchemy==2.0.30", r"sqlalchemy is 2\.0\.30, and joblane needs sqlalchemy>=2\.0\.44"),
+        ("asyncpg==0.29.0", r"asyncpg is 0\.29\.0, and joblane needs asyncpg>=0\.30"),
+        ("SQLAlchemy == 2.0.30 ; sys_platform == 'linux'", r"sqlalchemy is 2\.0\.30"),
+    ],
+)
+def test_a_lock_with_a_version_below_the_library_s_is_refused(version: str, why: str, lock: Path) -> None:
+    lock.write_text(without(lock.read_text(), "sqlalchemy") + f"{version} \\\n    --hash=sha256:aa\n")
+    with pytest.raises(ProjectError, match=why):
+        check_lock(lock)
+
+
+def test_dev_does_not_start_with_a_lock_that_no_deploy_accepts(
+    lock: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lock.write_text(without(lock.read_text(), "pg8000"))
+    monkeypatch.chdir(lock.parent)
+    with pytest.raises(SystemExit) as ended:
+        main(["dev", "--no-page"])
+    assert ended.value.code == 1
+    assert re.search(
+        r"functions\.txt does not fit this version of joblane: pg8000>=[\d.]+ is missing", capsys.readouterr().err
+    )
+    assert not (lock.parent / ".joblane").exists()

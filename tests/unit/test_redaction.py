@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal, NamedTuple, TypedDict
+from typing import Annotated, Any, Literal, NamedTuple
 
 import pytest
 from pydantic import AliasChoices, AliasPath, BaseModel, ConfigDict, Field, RootModel
 from pydantic.dataclasses import dataclass as checked_dataclass
+from typing_extensions import TypedDict
 
 from joblane import Payload, Redacted, TaskContext, task
 from joblane.errors import PayloadError

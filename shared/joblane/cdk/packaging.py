@@ -26,6 +26,7 @@ from pathlib import Path
 from joblane.cdk.errors import SynthError
 from joblane.cdk.settings.stage import Architecture, Stage
 from joblane.local.fetch_uv import failure
+from joblane.locked import check_lock, text_of, without_provided
 from joblane.project import LOCKS, Project
 
 LIBRARY = Path(__file__).parents[1]
@@ -37,17 +38,16 @@ LAYOUT = "3"
 
 LEFT_OUT_OF_CODE = ("tests", "demo", "__pycache__")
 """Folders of these names, and hidden files, are not in the zip; all other files are, including data files."""
-LEFT_OUT_OF_LIBRARY = ("testing", "cli", "page", "local", "cdk", "locks", "inspector/remote.py", "django/testing.py")
+LEFT_OUT_OF_LIBRARY = (
+    *("testing", "cli", "page", "local", "cdk", "locks"),
+    *("locked.py", "inspector/remote.py", "django/testing.py"),
+)
 """Parts of the library that no function imports."""
 LEFT_OUT_OF_PAGE = (
-    *("testing", "cli", "cdk", "locks", "django", "functions", "worker", "maintenance", "fastapi.py"),
+    *("testing", "cli", "cdk", "locks", "django", "functions", "worker", "maintenance", "fastapi.py", "locked.py"),
     *("local/dev", "record/certificates", "record/migrations"),
 )
 """Parts of the library that the page's function does not import."""
-PROVIDED = ("boto3", "botocore", "s3transfer", "urllib3")
-"""Packages that Lambda's Python runtime or the emulator's environment provides: most of the lock's size.
-jmespath, python-dateutil and six come with boto3 too, but stay in the layer: Powertools and pg8000 need the lock's
-versions."""
 LEFT_OUT_OF_LAYER = (
     ".lock",
     "bin",
@@ -117,7 +117,7 @@ def build_packages(stage: Stage, project: Project) -> Packages:
 
 def build_page(platform: str | None, target: Path, uv: str) -> Package:
     """Zip the page with its packages, of ``platform`` (None: this machine). It has no database driver."""
-    lock = without_provided(_read(LOCKS / "page.txt"))
+    lock = without_provided(text_of(LOCKS / "page.txt"))
     where, python = (platform, PYTHON) if platform else (f"{sys.platform}-{machine.machine()}", RUNNING)
     files = {path.relative_to(LIBRARY.parent): path.read_bytes() for path in _sources(LIBRARY, LEFT_OUT_OF_PAGE)}
     contents = [(name.as_posix(), content) for name, content in sorted(files.items())]
@@ -184,7 +184,7 @@ def build_layer(lock: Path, platform: str | None, target: Path, uv: str) -> Pack
 
     Only wheels are installed, and their hashes are checked.
     """
-    wanted = without_provided(_read(lock))
+    wanted = without_provided(text_of(lock))
     where, python = (platform, PYTHON) if platform else (f"{sys.platform}-{machine.machine()}", RUNNING)
     digest = _digest(LAYOUT, RUNNING, python, where, wanted, *LEFT_OUT_OF_LAYER)
     package = Package(target / f"layer-{where}-{digest[:16]}.zip", digest)
@@ -199,42 +199,6 @@ def build_layer(lock: Path, platform: str | None, target: Path, uv: str) -> Pack
                 print(message, file=sys.stderr)  # noqa: T201
             _zip(scratch, package.path, level=6)
     return package
-
-
-def check_lock(lock: Path) -> None:
-    """Raise :class:`SynthError` if ``lock`` lacks a package that the library imports in the functions."""
-    required, locked = (
-        {_name(entry) for entry in _entries(without_provided(_read(file)))} for file in (LOCKS / "runtime.txt", lock)
-    )
-    if missing := sorted(required - locked):
-        raise SynthError(
-            f"{lock} lacks packages that joblane itself imports in the functions: {', '.join(missing)}. Create one lock"
-            " for joblane and your packages: list both in requirements.in, then run"
-            f" `uv pip compile --generate-hashes requirements.in -o {lock.name}`"
-        )
-
-
-def without_provided(lock: str) -> str:
-    """Return the lock's text without comments and without :data:`PROVIDED`."""
-    kept = [entry for entry in _entries(lock) if _name(entry) not in PROVIDED]
-    lines = [line for entry in kept for line in entry.splitlines() if not line.lstrip().startswith("#")]
-    return "\n".join(lines) + "\n"
-
-
-def _read(lock: Path) -> str:
-    if not lock.is_file():
-        raise SynthError(f"{lock}: no such file; it must be the lock, with hashes, of the packages of the functions")
-    return lock.read_text()
-
-
-def _entries(lock: str) -> list[str]:
-    """Return a text for each package: its line with the lines of its hashes."""
-    return re.findall(r"^[^\s#].*(?:\n[ \t]+.*)*", lock, re.MULTILINE)
-
-
-def _name(entry: str) -> str:
-    """Return the normalized name of the package. Source: PyPA, *Names and normalization*."""
-    return re.sub(r"[-_.]+", "-", re.split(r"[^\w.-]", entry)[0]).lower()
 
 
 def _install(uv: str, requirements: str, platform: str | None, python: str, target: Path) -> None:

@@ -11,10 +11,11 @@ import inspect
 from collections.abc import Iterator, Mapping, Sequence
 from enum import Enum
 from functools import cache
-from typing import Any, NotRequired, Required, TypedDict, get_type_hints
+from typing import Any, NotRequired, Required, get_type_hints
 
 from pydantic import TypeAdapter, ValidationError
 from pydantic_core import PydanticSerializationError, to_jsonable_python
+from typing_extensions import TypedDict
 
 from joblane.errors import JobError
 from joblane.inspector.inspector import Inspector

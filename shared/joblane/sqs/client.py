@@ -14,13 +14,14 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 from joblane.errors import SendError
 from joblane.forking import follow_forks
 from joblane.limits import MAX_BATCH, MAX_LATER_VISIBILITY, MAX_MESSAGE_BYTES
+from joblane.settings import SENDER
 
 if TYPE_CHECKING:
     from mypy_boto3_sqs import SQSClient
     from mypy_boto3_sqs.literals import QueueAttributeNameType
     from mypy_boto3_sqs.type_defs import MessageTypeDef
 
-    from joblane.sqs.sender import Sender
+    from joblane.sqs.boto3_sender import Boto3Sender
 
 T = TypeVar("T")
 SEND_TRIES = 3
@@ -140,18 +141,14 @@ class Sqs:
         return _client(connect_seconds=1, read_seconds=1, tries=1)
 
     @made_once
-    def sender(self) -> Sender:
+    def sender(self) -> Boto3Sender:
         """The sender of messages by :attr:`client`."""
-        from joblane.sqs.sender import Sender
-
-        return Sender(self.client)
+        return _sender(self.client)
 
     @made_once
-    def brief_sender(self) -> Sender:
+    def brief_sender(self) -> Boto3Sender:
         """The sender of messages by :attr:`brief_client`."""
-        from joblane.sqs.sender import Sender
-
-        return Sender(self.brief_client)
+        return _sender(self.brief_client)
 
     @property
     def is_paused(self) -> bool:
@@ -351,6 +348,20 @@ def _client(*, connect_seconds: int, read_seconds: int, tries: int) -> SQSClient
     with client_lock:
         # boto3 itself reads AWS_DEFAULT_REGION alone
         return boto3.client("sqs", region_name=os.environ.get("AWS_REGION") or None, config=config)
+
+
+def _sender(client: SQSClient) -> Boto3Sender:
+    """Return the fast sender, or boto3's if a name that the fast one imports is missing."""
+    from joblane.sqs.boto3_sender import Boto3Sender, log_fallback
+
+    if os.environ.get(SENDER) == "boto3":
+        return Boto3Sender(client)
+    try:
+        from joblane.sqs.sender import Sender
+    except Exception as error:
+        log_fallback(error)
+        return Boto3Sender(client)
+    return Sender(client)
 
 
 def _batches(entries: Sequence[Entry]) -> Iterator[list[int]]:

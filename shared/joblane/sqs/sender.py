@@ -4,7 +4,9 @@ boto3 makes the first request of each operation. Later ones are copies with a ne
 connections of the same client, and so its proxy, certificates and time limits. If a request fails, or if SQS does not
 accept every message, boto3 takes the answer or error as the result of its own first try, and tries again or raises.
 
-boto3 makes all requests if something else observes them (moto, a tracer, a recorder), or with ``JOBLANE_SENDER=boto3``.
+boto3 makes all requests if something else observes them (moto, a tracer, a recorder), and if a name of botocore or
+urllib3 that this module uses is missing or is called in another way. A trial uses each of them when the first request
+is copied, so that none fails once a message has left. With ``JOBLANE_SENDER=boto3`` this module is not used.
 """
 
 from __future__ import annotations
@@ -13,10 +15,10 @@ import hmac
 import json
 import os
 import socket
-import threading
 import time
 from dataclasses import dataclass
 from hashlib import sha256
+from inspect import signature
 from operator import is_
 from types import FunctionType, SimpleNamespace
 from typing import TYPE_CHECKING, Any
@@ -41,18 +43,17 @@ from pydantic_core import from_json
 from urllib3 import Retry
 from urllib3 import exceptions as urllib3_errors
 
-from joblane.settings import SENDER
+from joblane.sqs.boto3_sender import MISMATCH, TRACE, Boto3Sender, log_fallback
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
     from botocore.credentials import Credentials
     from mypy_boto3_sqs import SQSClient
-    from urllib3 import BaseHTTPResponse, HTTPConnectionPool
+    from urllib3 import HTTPConnectionPool
 
 CONSTANT = ("botocore.", "boto3.", "aws_lambda_powertools.", __name__)
 """Modules whose handlers of events add the same to each request. Powertools adds its name to ``User-Agent``."""
-METHODS = {"SendMessage": "send_message", "SendMessageBatch": "send_message_batch"}
 EVENTS = (
     "provide-client-params",
     "before-parameter-build",
@@ -79,13 +80,17 @@ NO_RETRIES = Retry(False)
 CALLERS = ("botocore.client", "botocore.endpoint", "botocore.httpsession", "botocore.context")
 ALGORITHM, SCOPE_END = "AWS4-HMAC-SHA256", "aws4_request"
 AUTHORIZATION, DATE, TOKEN = "Authorization", "X-Amz-Date", "X-Amz-Security-Token"
-TRACE, INVOCATION, TRY, LENGTH = "X-Amzn-Trace-Id", "amz-sdk-invocation-id", "amz-sdk-request", "Content-Length"
+INVOCATION, TRY, LENGTH = "amz-sdk-invocation-id", "amz-sdk-request", "Content-Length"
 TRACE_VARIABLE = "_X_AMZN_TRACE_ID"
 """Lambda sets it for each invocation."""
 FIRST_TRY = "attempt=1"
 NO_RESULT: tuple[bytes, HTTPClientError | AWSResponse | None] = b"", None
 ACCEPTED = SimpleNamespace(status_code=200)
 """The answer for which boto3 returns 1 to its quota of retries."""
+
+
+class ObservedError(Exception):
+    """Something else observes boto3's requests, so boto3 makes all of them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,15 +122,14 @@ class Template:
     def of(cls, request: AWSPreparedRequest, client: Any, operation: str) -> Template:
         """Read a signed request that ``client`` is about to send.
 
-        Raises an error if this module would make the request otherwise, if a handler outside of :data:`CONSTANT`
-        receives the events of a request, or if boto3's calls are not its own.
+        Raises :class:`ObservedError` if a handler outside of :data:`CONSTANT` receives the events of a request, or if
+        boto3's calls are not its own; another error if this module would make the request otherwise.
         """
-        emitter, http = client.meta.events._emitter, client._endpoint.http_session
-        cache = emitter._lookup_cache
+        emitter, http, cache = client.meta.events._emitter, client._endpoint.http_session, _handlers(client)
         handlers = [one for event in EVENTS for one in emitter._handlers.prefix_search(f"{event}.sqs.{operation}")]
         for one in handlers:
             if not (getattr(one, "__module__", None) or "").startswith(CONSTANT):
-                raise ValueError(one)
+                raise ObservedError
         owners = {getattr(one, "__self__", None) for one in handlers}
         (quota,) = [owner for owner in owners if isinstance(owner, standard.RetryQuotaChecker)]
         headers = {name: value if isinstance(value, str) else value.decode() for name, value in request.headers.items()}
@@ -136,7 +140,7 @@ class Template:
             raise ValueError(headers[AUTHORIZATION])
         calls = _calls()
         if not all(type(call) is FunctionType and call.__globals__.get("__name__") in CALLERS for call in calls):
-            raise ValueError(calls)
+            raise ObservedError
         if request.body != _json(json.loads(request.body)):  # type: ignore[arg-type]
             raise ValueError(request.body)
         url, names = urlsplit(request.url), {name.lower(): name for name in headers}
@@ -160,96 +164,104 @@ class Template:
             calls=calls,
         )
 
-    def send(self, headers: Mapping[str, str], body: bytes) -> tuple[BaseHTTPResponse, bytes]:
-        """Send a request, and read the answer, as ``URLLib3Session.send`` does. Raises urllib3's errors."""
-        answer = self.pool.urlopen(  # by keywords, as tracers of urllib3 expect
-            method="POST",
-            url=self.target,
-            body=body,
-            headers=headers,
-            retries=NO_RETRIES,
-            assert_same_host=False,
-            preload_content=False,
-            decode_content=False,
-            enforce_content_length=False,
-        )
-        return answer, b"".join(answer.stream())
+    def send(self, headers: Mapping[str, str], body: bytes) -> tuple[int, Any, bytes]:
+        """Send a request as ``URLLib3Session.send`` does. Return status, headers and content of the answer.
+
+        Raises urllib3's errors.
+        """
+        answer = self.pool.urlopen(**self._request(headers, body))
+        return answer.status, answer.headers, b"".join(answer.stream())
+
+    def _request(self, headers: Mapping[str, str], body: bytes) -> Mapping[str, Any]:
+        """Return the arguments of a request, by keywords, as tracers of urllib3 expect."""
+        return {
+            "method": "POST",
+            "url": self.target,
+            "body": body,
+            "headers": headers,
+            "retries": NO_RETRIES,
+            "assert_same_host": False,
+            "preload_content": False,
+            "decode_content": False,
+            "enforce_content_length": False,
+        }
+
+    def accepted(self) -> None:
+        """Refill the quota of retries after a success."""
+        self.quota.release_retry_quota({}, ACCEPTED)  # type: ignore[arg-type]
+
+    def answer(self, status: int, headers: Any, content: bytes) -> AWSResponse:
+        """Return boto3's form of an answer that is not a plain success."""
+        raw: Any = _Read(content)
+        return AWSResponse(self.url, status, headers, raw)
 
     def error(self, error: Exception) -> HTTPClientError:
         """Return botocore's error for one of urllib3. Source: botocore, ``URLLib3Session.send``."""
-        for theirs, ours in ERRORS:
-            if isinstance(error, theirs):
-                translated: HTTPClientError = ours(endpoint_url=self.url, proxy_url=self.proxy, error=error)
-                return translated
-        return HTTPClientError(error=error)
+        kind: Any = next((ours for theirs, ours in ERRORS if isinstance(error, theirs)), HTTPClientError)
+        translated: HTTPClientError = kind(endpoint_url=self.url, proxy_url=self.proxy, error=error)
+        return translated
+
+    def try_out(self) -> None:
+        """Use what a send uses once its message may have left. Raises an error if it fails."""
+        signature(self.pool.urlopen).bind(**self._request({}, b""))
+        self.accepted()
+        if self.answer(200, {}, b"-").content != b"-" or _success(200, b'{"MessageId": "1"}') is None:
+            raise TypeError(AWSResponse)
+        self.error(OSError())
 
 
-class Sender:
-    """Sends messages as ``client`` does, with the same arguments, answers and errors."""
+class Sender(Boto3Sender):
+    """Makes the requests itself, after boto3's first one. See the module.
+
+    ``_first`` also has ``result``: the body of a message, and what boto3 takes as the result of its first try.
+    """
 
     def __init__(self, client: SQSClient) -> None:
-        self.client = client
         self._templates: dict[str, Template | None] = {}
         """None: boto3 makes all requests of the operation."""
         self._key: tuple[tuple[str, str, tuple[str, str]], bytes] = (("", "", ("", "")), b"")
-        self._first = threading.local()
-        """``result``: the body of a message, and what boto3 takes as the result of its first try, in this thread.
-        ``keeps_chain``: False if boto3 makes a request without the trace header."""
-        for operation in METHODS:
-            client.meta.events.register_first(f"before-send.sqs.{operation}", self._before_send)
+        super().__init__(client)
 
     def send(self, operation: str, arguments: Mapping[str, Any], *, keeps_chain: bool = True) -> Mapping[str, Any]:
-        """Send one message or one batch; ``operation`` is ``SendMessage`` or ``SendMessageBatch``.
-
-        ``keeps_chain`` False: without the trace header, in which Lambda counts the invocations of a chain.
-
-        Raises botocore's errors.
-        """
         template = self._templates.get(operation)
         # by identity: a tracer's wrapper equals the call in it
         if template is None or not all(map(is_, template.calls, _calls())):
             return self._by_boto3(operation, arguments, keeps_chain)
-        keys = template.credentials.get_frozen_credentials()
-        is_other = template.handlers is not self.client.meta.events._emitter._lookup_cache  # type: ignore[attr-defined]
-        if is_other or bool(keys.token) != (TOKEN in template.headers):
-            self._templates.pop(operation, None)
-            return self._by_boto3(operation, arguments, keeps_chain)
         try:
-            body = _json(arguments)
-        except TypeError:  # a binary attribute
+            keys = template.credentials.get_frozen_credentials()
+            fits = template.handlers is _handlers(self.client) and bool(keys.token) == (TOKEN in template.headers)
+            if fits:
+                body = _json(arguments)
+                headers = self._headers(template, keys, body, keeps_chain)
+            else:
+                self._templates.pop(operation, None)
+        except MISMATCH:  # a binary attribute; nothing has left
+            fits = False
+        if not fits:
             return self._by_boto3(operation, arguments, keeps_chain)
-        headers = self._headers(template, keys, body, keeps_chain)
         result: HTTPClientError | AWSResponse
         try:
-            response, content = template.send(headers, body)
+            status, received, content = template.send(headers, body)
+        except MISMATCH as error:  # SQS may have accepted the message, so nothing sends it once more here
+            self._templates[operation] = None
+            log_fallback(error)
+            return {}
         except Exception as error:
             result = template.error(error)
         else:
-            if (answer := _success(response.status, content)) is not None:
-                template.quota.release_retry_quota({}, ACCEPTED)  # type: ignore[arg-type]
+            if (answer := _success(status, content)) is not None:
+                template.accepted()
                 return answer
-            raw: Any = _Read(content)
-            result = AWSResponse(template.url, response.status, response.headers, raw)  # type: ignore[arg-type]
+            result = template.answer(status, received, content)
         try:
             self._first.result = body, result
             return self._by_boto3(operation, arguments, keeps_chain)
         finally:
             self._first.result = NO_RESULT
 
-    def _by_boto3(self, operation: str, arguments: Mapping[str, Any], keeps_chain: bool = True) -> Mapping[str, Any]:
-        outer = getattr(self._first, "keeps_chain", True)  # a signal handler may send another message
-        self._first.keeps_chain = keeps_chain
-        try:
-            answer: Mapping[str, Any] = getattr(self.client, METHODS[operation])(**arguments)
-        finally:
-            self._first.keeps_chain = outer
-        return answer
-
     def _before_send(self, request: AWSPreparedRequest, event_name: str, **_: object) -> Any:
         """Return the result of the first try, if there is one. Otherwise boto3 sends, and this request is copied."""
-        if not getattr(self._first, "keeps_chain", True):
-            headers: Any = request.headers
-            headers.pop(TRACE, None)  # whatever has added it; the signature does not include it
+        super()._before_send(request, event_name)
         body, result = getattr(self._first, "result", NO_RESULT)
         if result is None or body != request.body:  # a signal handler may send another message
             operation = event_name.rpartition(".")[2]
@@ -263,20 +275,22 @@ class Sender:
 
     def _template(self, request: AWSPreparedRequest, operation: str) -> Template | None:
         """Return the copy of boto3's request, or None if this module would make another request than boto3."""
-        if os.environ.get(SENDER) == "boto3":
-            return None
-        body: Any = request.body
         try:
+            body: Any = request.body
             template = Template.of(request, self.client, operation)
             keys = template.credentials.get_frozen_credentials()
             signed = self._signed(template, keys, dict(template.headers), body)
             # what a send uses, so that a botocore that is made otherwise fails here
             self._headers(template, keys, body, keeps_chain=True)
             botocore_handlers.add_recursion_detection_header({"headers": {}})
-            template.quota.release_retry_quota({}, ACCEPTED)  # type: ignore[arg-type]
-            return template if signed == template.headers else None
-        except Exception:
+            template.try_out()
+            if signed != template.headers:
+                raise ValueError(template.signed)
+        except Exception as error:
+            if isinstance(error, (*MISMATCH, LookupError, ValueError)):
+                log_fallback(error)
             return None
+        return template
 
     def _headers(self, template: Template, keys: Any, body: bytes, keeps_chain: bool) -> dict[str, str]:
         headers = dict(template.headers)
@@ -302,9 +316,9 @@ class Sender:
         scope = f"{at[:8]}/{region}/{service}/{SCOPE_END}"
         text = "\n".join((ALGORITHM, at, scope, sha256(asked.encode()).hexdigest()))
         key = self._signing_key(at[:8], str(keys.secret_key), template.scope)
-        signature = hmac.digest(key, text.encode(), "sha256").hex()
+        signed = hmac.digest(key, text.encode(), "sha256").hex()
         credential = f"{keys.access_key}/{scope}"
-        headers[AUTHORIZATION] = f"{ALGORITHM} Credential={credential}, SignedHeaders={names}, Signature={signature}"
+        headers[AUTHORIZATION] = f"{ALGORITHM} Credential={credential}, SignedHeaders={names}, Signature={signed}"
         return headers
 
     def _signing_key(self, day: str, secret: str, scope: tuple[str, str]) -> bytes:
@@ -326,6 +340,11 @@ def _uuid() -> str:
 
 def _json(arguments: Mapping[str, Any]) -> bytes:
     return json.dumps(arguments).encode()
+
+
+def _handlers(client: Any) -> object:
+    """Return the cache of the client's event handlers."""
+    return client.meta.events._emitter._lookup_cache
 
 
 def _calls() -> tuple[Any, ...]:

@@ -14,7 +14,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from joblane.cdk.packaging import PROVIDED, RUNNING
+from joblane.cdk.packaging import RUNNING
+from joblane.locked import PROVIDED
 from tests.unpacked import installed
 
 RUNTIME = ("awslambdaric", "simplejson", *PROVIDED)

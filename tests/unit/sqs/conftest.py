@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
+from joblane.sqs.boto3_sender import Boto3Sender
 from joblane.sqs.client import Sqs
-from joblane.sqs.sender import Sender
 from tests.fake_sqs import FakeSqs
 from tests.plain_boto3 import use_plain_boto3
 
@@ -32,13 +32,13 @@ def server(plain_boto3: None, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeS
 def by_boto3(plain_boto3: None, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Record the operations that senders leave to boto3. The sender makes all others itself."""
     operations: list[str] = []
-    real = Sender._by_boto3
+    real = Boto3Sender._by_boto3
 
-    def recorded(sender: Sender, operation: str, *arguments: Any, **named: Any) -> Mapping[str, Any]:
+    def recorded(sender: Boto3Sender, operation: str, *arguments: Any, **named: Any) -> Mapping[str, Any]:
         operations.append(operation)
         return real(sender, operation, *arguments, **named)
 
-    monkeypatch.setattr(Sender, "_by_boto3", recorded)
+    monkeypatch.setattr(Boto3Sender, "_by_boto3", recorded)
     return operations
 
 

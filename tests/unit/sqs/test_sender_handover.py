@@ -29,6 +29,7 @@ LINES = 60
 def sender(server: FakeSqs, by_boto3: list[str]) -> Sender:
     sqs = Sqs()
     engaged(sqs, by_boto3)
+    assert isinstance(sqs.sender, Sender)
     return sqs.sender
 
 

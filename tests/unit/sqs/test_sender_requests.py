@@ -9,6 +9,7 @@ import uuid
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
+from importlib.metadata import version
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,8 @@ from tests.unit.sqs.conftest import OPERATIONS
 START = datetime.datetime(2026, 3, 1, 23, 59, 59)  # noqa: DTZ001 - botocore's times have no zone
 KEYS = "http://127.0.0.1:8080/keys"
 HTTP_LOCAL = {"AWS_ENDPOINT_URL": "http://sqs.local:4566"}
+OLDER = "ssl_wrap_socket"
+HANDSHAKE = OLDER if version("urllib3").startswith("1.") else "_ssl_wrap_socket_and_match_hostname"
 CLOSING = "HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: "
 
 
@@ -57,6 +60,9 @@ class Socket:
     def makefile(self, *_: Any) -> BytesIO:
         return BytesIO(self._network.reply(self._last))
 
+    def getpeercert(self) -> dict[str, str]:
+        return {"subjectAltName": "any"}
+
     def settimeout(self, seconds: float | None) -> None:
         self._exchange.timeouts.append(seconds)
 
@@ -73,7 +79,9 @@ class Network:
         self.now = START
         self.key = "AKIDFIRST"
 
-    def connect(self, address: tuple[str, int], timeout: Any, source_address: Any, socket_options: Any) -> Socket:
+    def connect(
+        self, address: tuple[str, int], timeout: Any, source_address: Any = None, socket_options: Any = None
+    ) -> Socket:
         exchange = Exchange(address, timeout, socket_options)
         self.exchanges.append(exchange)
         return Socket(self, exchange)
@@ -81,6 +89,8 @@ class Network:
     def handshake(self, sock: Any, *, ssl_context: Any, **settings: Any) -> Any:
         context = ssl_context and (ssl_context.verify_mode, ssl_context.check_hostname, ssl_context.options)
         sock._exchange.tls.append({**settings, "context": context})
+        if HANDSHAKE == OLDER:
+            return sock
         return urllib3.connection._WrappedAndVerifiedSocket(sock, is_verified=True)
 
     def reply(self, request: bytes) -> bytes:
@@ -112,7 +122,9 @@ def network(monkeypatch: pytest.MonkeyPatch) -> Network:
     network = Network()
     real = time.gmtime
     monkeypatch.setattr("urllib3.util.connection.create_connection", network.connect)
-    monkeypatch.setattr(urllib3.connection, "_ssl_wrap_socket_and_match_hostname", network.handshake)
+    monkeypatch.setattr(urllib3.connection, HANDSHAKE, network.handshake)
+    if HANDSHAKE == OLDER:
+        monkeypatch.setattr(urllib3.connection, "_match_hostname", lambda *_: None)
     monkeypatch.setattr(auth, "get_current_datetime", lambda **_: network.now)
     monkeypatch.setattr(time, "gmtime", lambda *when: real(*when) if when else network.now.timetuple())
     monkeypatch.setattr(uuid, "uuid4", lambda: uuid.UUID(int=network.now.day))

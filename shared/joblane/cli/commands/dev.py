@@ -44,9 +44,11 @@ def dev(
     from joblane import settings
     from joblane.local.dev import lock
     from joblane.local.dev.server import Dev
+    from joblane.locked import check_lock
     from joblane.queues import check_prefix
 
     project = Project.here()
+    check_lock(project.lock)  # which only a deploy installs
     folder = options.folder_of(project)
     lock.make_folder(folder, project)
     Dev(

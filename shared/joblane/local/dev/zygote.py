@@ -62,7 +62,8 @@ class Zygote:
 
     def run(self) -> None:
         for module in PRELOADED:
-            importlib.import_module(module)
+            with suppress(ImportError):  # a process that needs the module says so
+                importlib.import_module(module)
             self._serve(0)
         while True:
             self._serve(None)

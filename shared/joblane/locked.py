@@ -1,0 +1,97 @@
+"""The lock of the packages that functions import: a file of requirements with versions and hashes."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from importlib.metadata import PackageNotFoundError, requires
+from pathlib import Path
+
+from packaging.requirements import InvalidRequirement, Requirement
+from packaging.specifiers import SpecifierSet
+from packaging.utils import canonicalize_name
+
+from joblane.project import LOCKS, ProjectError
+
+PROVIDED = ("boto3", "botocore", "s3transfer", "urllib3")
+"""Packages that Lambda's Python runtime or the emulator's environment provides: most of the lock's size.
+jmespath, python-dateutil and six come with boto3 too, but stay in the layer: Powertools and pg8000 need the lock's
+versions."""
+LAMBDA = {
+    "python_version": "3.13",
+    "python_full_version": "3.13.0",
+    "sys_platform": "linux",
+    "platform_system": "Linux",
+}
+"""The environment of functions, for the markers of a lock."""
+
+
+def check_lock(lock: Path) -> None:
+    """Raise :class:`ProjectError` if ``lock`` does not have what the library imports in the functions.
+
+    The message has each package that is missing or too old, its version, and the version that is needed.
+    """
+    locked, needed = _versions(text_of(lock)), _needed()
+    names = _versions(text_of(LOCKS / "runtime.txt")).keys()
+    problems = [f"{name}{needed.get(name, '')} is missing" for name in sorted(names - locked.keys())]
+    for name, wanted in sorted(needed.items()):
+        if (version := locked.get(name)) and not wanted.contains(version, prereleases=True):
+            problems.append(f"{name} is {version}, and joblane needs {name}{wanted}")
+    if problems:
+        raise ProjectError(
+            f"{lock} does not fit this version of joblane: {'; '.join(problems)}. Create one lock for joblane and your"
+            " packages: list both in requirements.in, then run"
+            f" `uv pip compile --upgrade --generate-hashes requirements.in -o {lock.name}`"
+        )
+
+
+def text_of(lock: Path) -> str:
+    if not lock.is_file():
+        raise ProjectError(f"{lock}: no such file; it must be the lock, with hashes, of the packages of the functions")
+    return lock.read_text()
+
+
+def without_provided(lock: str) -> str:
+    """Return the lock's text without comments and without :data:`PROVIDED`."""
+    kept = [entry for entry in _entries(lock) if _name(entry) not in PROVIDED]
+    lines = [line for entry in kept for line in entry.splitlines() if not line.lstrip().startswith("#")]
+    return "\n".join(lines) + "\n"
+
+
+def _entries(lock: str) -> list[str]:
+    """Return a text for each package: its line with the lines of its hashes."""
+    return re.findall(r"^[^\s#].*(?:\n[ \t]+.*)*", lock, re.MULTILINE)
+
+
+def _name(entry: str) -> str:
+    return canonicalize_name(re.split(r"[^\w.-]", entry)[0])
+
+
+def _versions(lock: str) -> Mapping[str, str]:
+    """Return the packages of functions → version, empty for a package from an address."""
+    return dict(_of_functions(lock))
+
+
+def _of_functions(lock: str) -> Iterator[tuple[str, str]]:
+    for entry in _entries(lock):
+        if (name := _name(entry)) not in PROVIDED:
+            try:
+                requirement = Requirement(re.split(r"\\|\s--hash|\s#", entry)[0])
+            except InvalidRequirement:  # an option of pip, or a form that uv reads and this does not
+                yield name, ""
+            else:
+                if requirement.marker is None or requirement.marker.evaluate(dict(LAMBDA)):
+                    yield name, next((one.version for one in requirement.specifier if one.operator == "=="), "")
+
+
+def _needed() -> Mapping[str, SpecifierSet]:
+    """Return the packages that the library imports in functions → versions that it supports; none if not installed."""
+    try:
+        requirements = map(Requirement, requires("joblane") or ())
+    except PackageNotFoundError:
+        return {}
+    return {
+        canonicalize_name(one.name): one.specifier
+        for one in requirements
+        if one.name not in PROVIDED and (one.marker is None or one.marker.evaluate({"extra": "async"}))
+    }

@@ -1,0 +1,72 @@
+"""Sends messages by boto3 alone, with documented names of botocore only, if the fast sender cannot work."""
+
+from __future__ import annotations
+
+import threading
+from typing import TYPE_CHECKING, Any
+
+from botocore import __version__ as botocore_version
+
+from joblane import telemetry
+from joblane.settings import SENDER
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from botocore.awsrequest import AWSPreparedRequest
+    from mypy_boto3_sqs import SQSClient
+
+METHODS = {"SendMessage": "send_message", "SendMessageBatch": "send_message_batch"}
+TRACE = "X-Amzn-Trace-Id"
+FALLBACK = (
+    "joblane's own sender does not know this version of botocore or urllib3, so boto3 sends the messages, with twice "
+    f"the processor time. Change the version, or joblane's; {SENDER}=boto3 ends this line"
+)
+MISMATCH = (AttributeError, ImportError, TypeError)
+"""The errors of a name that is missing, or that is called in another way."""
+_logged = threading.Lock()
+"""Held from the first line on."""
+
+
+class Boto3Sender:
+    """Sends messages as ``client`` does, with the same arguments, answers and errors."""
+
+    def __init__(self, client: SQSClient) -> None:
+        self.client = client
+        self._first = threading.local()
+        """``keeps_chain``: False if boto3 makes a request without the trace header, in this thread."""
+        for operation in METHODS:
+            client.meta.events.register_first(f"before-send.sqs.{operation}", self._before_send)
+
+    def send(self, operation: str, arguments: Mapping[str, Any], *, keeps_chain: bool = True) -> Mapping[str, Any]:
+        """Send one message or one batch; ``operation`` is ``SendMessage`` or ``SendMessageBatch``.
+
+        ``keeps_chain`` False: without the trace header, in which Lambda counts the invocations of a chain.
+
+        Raises botocore's errors.
+        """
+        return self._by_boto3(operation, arguments, keeps_chain)
+
+    def _by_boto3(self, operation: str, arguments: Mapping[str, Any], keeps_chain: bool = True) -> Mapping[str, Any]:
+        outer = getattr(self._first, "keeps_chain", True)  # a signal handler may send another message
+        self._first.keeps_chain = keeps_chain
+        try:
+            answer: Mapping[str, Any] = getattr(self.client, METHODS[operation])(**arguments)
+        finally:
+            self._first.keeps_chain = outer
+        return answer
+
+    def _before_send(self, request: AWSPreparedRequest, event_name: str, **_: object) -> Any:
+        """Remove the trace header of a message that begins a chain of its own."""
+        if not getattr(self._first, "keeps_chain", True):
+            headers: Any = request.headers
+            headers.pop(TRACE, None)  # whatever has added it; the signature does not include it
+        return None
+
+
+def log_fallback(error: Exception) -> None:
+    """Log, once in a process, that boto3 sends although nothing asks for it."""
+    if _logged.acquire(blocking=False):
+        what = str(error) if isinstance(error, MISMATCH) else ""  # the text of another error may have a value
+        fields = {"error_type": type(error).__name__, "error": what, "botocore": botocore_version}
+        telemetry.logger().warning(FALLBACK, extra=fields)
