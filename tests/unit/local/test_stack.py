@@ -24,6 +24,7 @@ from joblane.local.progress import Steps
 from joblane.local.stack import LocalStack
 from joblane.local.tools import clean_environment
 from joblane.project import Project
+from tests.patience import PATIENCE_SECONDS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -45,7 +46,7 @@ def start(daemon: Daemon, code: str) -> psutil.Process:
 
 
 def child_of(process: psutil.Process) -> psutil.Process:
-    until = time.monotonic() + 10
+    until = time.monotonic() + PATIENCE_SECONDS
     while not process.children() and time.monotonic() < until:
         time.sleep(0.01)
     return process.children()[0]
