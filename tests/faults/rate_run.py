@@ -87,7 +87,7 @@ class RateRun:
     ) -> None:
         self._url, self._seed, self._number, self._seconds = url, seed, tasks, seconds
         self._rate, self._halved = Rate(starts, PER, burst), Rate(starts // 2, PER, burst)
-        self._lanes: Any = Lanes(speed=1)
+        self._lanes: Any = Lanes(speed=1, visibility=seconds)  # no worker dies, and a slow one is no fault
         self._over = threading.Event()
         self._lock = threading.Lock()
         self._claims: Counter[str] = Counter()
