@@ -87,13 +87,13 @@ def own_listeners() -> Iterator[None]:
 
 
 @pytest.fixture(autouse=True)
-def sweep_runs_often() -> Iterator[None]:
-    """A stage whose sweep nobody wakes after a commit. The tests of wake-ups and of planned sweeps set another one.
+def no_wake_up_before() -> Iterator[None]:
+    """The sweep is as in a stage by default: the first commit of each test wakes it.
 
     Not the fixture ``monkeypatch``, whose changes would then last until after all other fixtures.
     """
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv(settings.SWEEP_MINUTES, "5")
+        patch.delenv(settings.SWEEP_MINUTES, raising=False)
         patch.setattr(Sqs, "covered", {})
         yield
 

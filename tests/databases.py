@@ -12,6 +12,7 @@ from pg8000.exceptions import Error as PostgresError
 from joblane.record.connection import Connection
 from joblane.record.database import Database
 from joblane.testing.databases import Databases
+from tests.patience import PATIENCE_SECONDS
 
 FIRST_OID = 16384
 """The first number of an object that PostgreSQL did not bring. Source: PostgreSQL, ``transam.h``."""
@@ -40,7 +41,6 @@ select pg_terminate_backend(pid) from pg_stat_activity
  where datname = current_database() and pid <> pg_backend_pid()
 """
 RESTART_SEQUENCES = "select setval(seqrelid, seqstart, false) from pg_sequence"
-END_SECONDS = 10.0
 
 
 class ReusedDatabases:
@@ -101,7 +101,7 @@ class Clone:
         self._cleanup.close()
 
     def _end_sessions(self) -> None:
-        until = time.monotonic() + END_SECONDS
+        until = time.monotonic() + PATIENCE_SECONDS
         while self._run(END_SESSIONS):
             if time.monotonic() > until:
                 raise TimeoutError

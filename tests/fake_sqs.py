@@ -11,6 +11,8 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any, BinaryIO, Self
 
+from tests.patience import PATIENCE_SECONDS
+
 
 @dataclass(frozen=True)
 class Fault:
@@ -82,9 +84,9 @@ class FakeSqs:
                 thread.join()
 
     def wait_for_open(self, most: int) -> bool:
-        """Wait until clients keep at most so many connections open. False after 20 seconds."""
+        """Wait until clients keep at most so many connections open. False if they do not."""
         with self._lock:
-            return self._lock.wait_for(lambda: len(self._open) <= most, 20)
+            return self._lock.wait_for(lambda: len(self._open) <= most, PATIENCE_SECONDS)
 
     def stop(self) -> None:
         """Refuse new connections, and close the open ones."""

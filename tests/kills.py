@@ -38,6 +38,7 @@ from joblane.sqs.client import Entry, Sqs
 from joblane.testing.faults import HookedDatabase, Send
 from joblane.worker.worker import Worker
 from tests.builders.events import LambdaContext
+from tests.patience import PATIENCE_SECONDS
 from tests.samples import Sample, behaviour, sample_async, sample_batch, sample_forgotten, sample_one
 from tests.samples_events import Bus, sample_heard
 from tests.samples_long import HANDLED, sample_long
@@ -259,7 +260,8 @@ class Workers:
         address = f"http://127.0.0.1:{server.server_address[1]}"
         names = ("AWS_DEFAULT_REGION", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")
         self._environment = {name: os.environ[name] for name in (*names, HANDLED) if name in os.environ}
-        self._environment |= {"DATABASE_URL": world.url, "AWS_ENDPOINT_URL": address, SWEEP_MINUTES: "5"}
+        self._environment |= {"DATABASE_URL": world.url, "AWS_ENDPOINT_URL": address}
+        self._environment[SWEEP_MINUTES] = "5"  # no wake-ups: the first send is that of the test
         self._world = world
         try:
             yield self
@@ -297,7 +299,7 @@ def killable_workers() -> Iterator[Workers]:
             assert process.stdin is not None
             with suppress(BrokenPipeError):
                 process.stdin.close()
-            process.wait(20)
+            process.wait(PATIENCE_SECONDS)
 
 
 def _queue_server(world: World) -> ThreadingHTTPServer:

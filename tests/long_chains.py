@@ -50,7 +50,7 @@ from sqlalchemy import create_engine, text
 from functions.chain_link.handler import ChainLink, chain_link
 from joblane import Job, JobClient
 
-jobs, ends = JobClient(), time.monotonic() + 100
+jobs, ends = JobClient(), time.monotonic() + 600
 engine = create_engine(os.environ["DATABASE_URL"].replace("postgresql:", "postgresql+pg8000:"))
 
 

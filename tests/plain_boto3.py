@@ -25,9 +25,10 @@ def use_plain_boto3(monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
 
     They send no wake-ups, whose thread would use up the answers that a test gives.
     """
-    for name in set(os.environ) - {SWEEP_MINUTES}:
+    for name in set(os.environ):
         if name.startswith(("AWS_", "_X_AMZN", "JOBLANE_")) or name.lower().endswith("_proxy"):
             monkeypatch.delenv(name)
+    monkeypatch.setenv(SWEEP_MINUTES, "5")
     for name in ("CONFIG_FILE", "SHARED_CREDENTIALS_FILE"):
         monkeypatch.setenv(f"AWS_{name}", str(folder / name))
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")

@@ -13,7 +13,7 @@ from typing import Any, Self
 
 import pytest
 
-from joblane import TaskContext, settings
+from joblane import TaskContext
 from joblane.client import JobClient
 from joblane.declaration import Task
 from joblane.enqueue.wake import GRID_SECONDS, PLANNED
@@ -112,7 +112,6 @@ class Stage:
     @contextmanager
     def open(cls, url: str, monkeypatch: pytest.MonkeyPatch, *tasks: Task[Any, Any]) -> Iterator[Self]:
         monkeypatch.setenv("DATABASE_URL", url)
-        monkeypatch.setenv(settings.SWEEP_MINUTES, "360")
         stage = cls(url, tasks)
 
         def swept(*args: Any, **named: Any) -> Any:

@@ -14,8 +14,7 @@ from textual.widgets import Input
 
 from joblane.cli.watch.app import Watch
 from joblane.inspector.inspector import Inspector
-
-WAIT_SECONDS = 20
+from tests.patience import PATIENCE_SECONDS
 
 
 @dataclass
@@ -67,7 +66,7 @@ class Screen:
 
     async def until(self, condition: str | Callable[[], bool]) -> None:
         """Wait until a text is on the screen, or until a condition is true."""
-        ends = time.monotonic() + WAIT_SECONDS
+        ends = time.monotonic() + PATIENCE_SECONDS
         while not (condition in self.sentences if isinstance(condition, str) else condition()):
             assert self.app.failure is None, self.app.failure
             assert time.monotonic() < ends, f"{condition} did not come:\n{self.text}"

@@ -20,7 +20,7 @@ from joblane.client import JobClient
 from joblane.declaration import Task
 from joblane.event_bus import EventBus
 from joblane.maintenance.sweep import Swept, sweep
-from joblane.queues import Queue, dead_letter_name, front_door_name, lane_name
+from joblane.queues import SWEEP, Queue, dead_letter_name, front_door_name, lane_name
 from joblane.record.database import Database
 from joblane.sqs.client import Entry, Sqs
 from joblane.sqs.depth import queue_depth
@@ -29,6 +29,7 @@ from joblane.worker.serving import worker_of
 from joblane.worker.worker import Worker
 from tests import fast_moto
 from tests.builders.events import LambdaContext, event, record
+from tests.sends import is_before_commit
 
 PREFIX = "jobs"
 
@@ -68,7 +69,8 @@ def mocked_aws(monkeypatch: pytest.MonkeyPatch, region: str = "us-east-1") -> It
 
 
 class RecordingSqs(Sqs):
-    """The real queues. It records the messages that are sent and the visibility timeouts that are set."""
+    """The real queues. It records the messages that are sent, without wake-ups that precede a commit, and the
+    visibility timeouts that are set."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -76,7 +78,7 @@ class RecordingSqs(Sqs):
         self.visibilities: list[int] = []
 
     def send_many(self, entries: Sequence[Entry], *, brief: bool = False) -> dict[int, str]:
-        self.sent += entries
+        self.sent += (entry for entry in entries if not is_before_commit(entry.body))
         return super().send_many(entries, brief=brief)
 
     def set_visibility(self, queue: str, receipts: Mapping[str, int]) -> None:
@@ -106,6 +108,7 @@ class World:
     def over(cls, url: str) -> Iterator[Self]:
         """Yield a world over a database, with the queues of the mocked AWS."""
         world = cls(url, Sqs(), Database(url), JobClient(), Database(url))
+        world.make(lane_name(PREFIX, Queue.LOW, SWEEP))
         yield world
         world.database.close()
         world._observer.drop()

@@ -26,6 +26,7 @@ from joblane.testing.databases import Databases
 from tests.browser.chromium import chromium
 from tests.browser.seeding import SCHEDULES, seed
 from tests.pages import ROOT
+from tests.patience import PATIENCE_SECONDS
 from tests.world import PREFIX, World, mocked_aws
 
 TASKS = 5_000
@@ -118,7 +119,7 @@ class Served:
 
     def __exit__(self, *_: object) -> None:
         self._server.should_exit = True
-        self._thread.join(10)
+        self._thread.join(PATIENCE_SECONDS)
         self._listening.close()
 
 
@@ -156,7 +157,7 @@ def visit(browser: Browser, site: Site) -> Iterator[Callable[..., Visitor]]:
     def open_it(served: Served | None = None, **options: Any) -> Visitor:
         address = (served or site.page).address
         context = browser.new_context(**{"viewport": {"width": 1280, "height": 900}, **options})
-        context.set_default_timeout(10_000)
+        context.set_default_timeout(PATIENCE_SECONDS * 1000)
         origin = address.partition("/?")[0]
         visitor = Visitor(context, context.new_page(), origin, [], [])
         visitors.append(visitor)
@@ -191,10 +192,10 @@ def axe() -> str:
 
 @pytest.fixture
 def wait_until() -> Callable[[Callable[[], bool]], None]:
-    """Poll a condition for up to 20 seconds."""
+    """Poll a condition."""
 
     def wait(condition: Callable[[], bool]) -> None:
-        ends = time.monotonic() + 20
+        ends = time.monotonic() + PATIENCE_SECONDS
         while not condition():
             assert time.monotonic() < ends, "the condition did not come true"
             time.sleep(0.02)

@@ -23,6 +23,7 @@ from joblane.page.rendering import as_json
 from joblane.record.states import State
 from tests.browser.conftest import Site, Visitor
 from tests.oidc import LocalIssuer, SigningKey, serving, serving_page, shared_configuration
+from tests.patience import PATIENCE_SECONDS
 
 Visit = Callable[..., Visitor]
 Scheme = Literal["light", "dark"]
@@ -697,7 +698,7 @@ def test_a_team_signs_in_and_a_deep_link_ends_at_the_task(browser: Browser, site
     # given the shared page, an issuer, and a phone that is not signed in
     id_ = any_task(site, State.ARCHIVED)
     context = browser.new_context(viewport={"width": 390, "height": 844})
-    context.set_default_timeout(10_000)
+    context.set_default_timeout(PATIENCE_SECONDS * 1000)
     page, troubles = context.new_page(), list[str]()
     page.on("console", lambda message: troubles.append(message.text) if message.type == "error" else None)
     with serving(LocalIssuer(SigningKey.ec("one"))) as issuer, serving_page(partial(_shared, site, issuer)) as address:

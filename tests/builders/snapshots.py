@@ -13,9 +13,10 @@ from joblane.functions.jobs_sweep.handler import jobs_sweep
 from joblane.record.connection import Connection
 from joblane.record.database import Database
 from tests.builders.rows import In, put
+from tests.patience import PATIENCE_SECONDS
 from tests.world import World
 
-MINUTE, END_SECONDS = 60, 20
+MINUTE = 60
 REPEATABLE = "begin isolation level repeatable read; select 'a query of a dump'"
 
 
@@ -31,7 +32,7 @@ def session(url: str, script: str = REPEATABLE, *, name: str = "a dump") -> Iter
     finally:
         database.drop()
     with Database(url) as watching:
-        until = time.monotonic() + END_SECONDS
+        until = time.monotonic() + PATIENCE_SECONDS
         while watching.get().run("select from pg_stat_activity where pid = $1", pid):
             assert time.monotonic() < until, "the server has not ended the session"
 

@@ -17,11 +17,11 @@ from joblane.local.tools import environment_of
 from joblane.record.database import Database
 from saas.demo.services import People
 from tests.e2e import external
+from tests.patience import PATIENCE_SECONDS
 
 if TYPE_CHECKING:
     from mypy_boto3_sqs import SQSClient
 
-PATIENCE_SECONDS = 120
 """Seconds until a test fails. A busy machine needs a minute to start eight functions at once."""
 
 

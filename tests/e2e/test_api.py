@@ -18,6 +18,7 @@ from botocore.awsrequest import AWSRequest
 
 from tests.builders.http_events import claims, http_event
 from tests.e2e.conftest import Deployed
+from tests.patience import PATIENCE_SECONDS
 
 
 @pytest.fixture
@@ -41,7 +42,7 @@ def test_an_export_is_requested_created_and_downloaded_by_its_link(deployed: Dep
     deployed.await_state(accepted["task_id"], "completed")
     status, export = invoke("GET", f"/exports/{accepted['task_id']}", who=who)
     assert status == 200
-    with urlopen(export["download"]["url"], timeout=10) as answer:
+    with urlopen(export["download"]["url"], timeout=PATIENCE_SECONDS) as answer:
         assert "members.jsonl" in zipfile.ZipFile(BytesIO(answer.read())).namelist()
 
 
@@ -72,7 +73,7 @@ class Http:
             SigV4Auth(credentials, "execute-api", session.region_name).add_auth(request)
         sent = Request(url, data, dict(request.headers), method=method)
         try:
-            with urlopen(sent, timeout=60) as answer:
+            with urlopen(sent, timeout=PATIENCE_SECONDS) as answer:
                 return answer.status, json.loads(answer.read())
         except HTTPError as error:
             with error:

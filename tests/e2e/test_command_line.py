@@ -16,8 +16,9 @@ from uuid import uuid4
 
 import pytest
 
-from tests.e2e.conftest import PATIENCE_SECONDS, Deployed
+from tests.e2e.conftest import Deployed
 from tests.pages import ROOT
+from tests.patience import PATIENCE_SECONDS
 
 Jobs = Callable[..., tuple[int, str]]
 

@@ -46,8 +46,6 @@ UNKNOWN_INVITATION = {
 }
 CDK = "cdk deploy --all --app ASSEMBLY --require-approval never --no-notices --ci"
 
-pytestmark = pytest.mark.timeout(600)
-
 
 @dataclass
 class Account:

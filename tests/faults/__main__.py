@@ -11,7 +11,7 @@ import sys
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
-from tempfile import TemporaryDirectory
+from tempfile import TemporaryDirectory, mkdtemp
 
 from tests.faults import debounce_plants, graph_plants, limit_plants
 from tests.faults.days import plants as day_plants
@@ -19,13 +19,14 @@ from tests.faults.days.busy import BusyDay
 from tests.faults.days.days import Days, together
 from tests.faults.days.idle import IdleDay
 from tests.faults.debounce_storm import DebounceStorm
+from tests.faults.dying_workers import Result
 from tests.faults.graph_storm import GraphStorm
 from tests.faults.limit_storm import Storm
 from tests.faults.model import plants as model_plants
 from tests.faults.model import seeds as model
 from tests.faults.plants import PLANTS
 from tests.faults.rate_run import RateRun
-from tests.faults.report import table
+from tests.faults.report import keep_rows, table
 from tests.faults.run import run
 from tests.faults.server_of_its_own import database, own_server
 
@@ -98,8 +99,7 @@ def _run_limits(options: argparse.Namespace) -> bool:
             result = Storm(
                 url, options.seed, tasks, keys=max(20, tasks // 20), deaths=deaths, seconds=60 * options.minutes
             ).go()
-        print(result.table(), flush=True)
-        wrong |= bool(result.wrong)
+            wrong |= _reported(options, result, url)
     return wrong
 
 
@@ -108,8 +108,7 @@ def _run_rate(options: argparse.Namespace) -> bool:
     print(f"Seed {options.seed}: {options.rated} tasks with a rate", flush=True)
     with _database(options.plant) as url:
         result = RateRun(url, options.seed, options.rated, seconds=60 * options.minutes).go()
-    print(result.table(), flush=True)
-    return bool(result.wrong)
+        return _reported(options, result, url)
 
 
 def _run_bursts(options: argparse.Namespace) -> bool:
@@ -117,8 +116,7 @@ def _run_bursts(options: argparse.Namespace) -> bool:
     print(f"Seed {options.seed}: {options.bursts:g} virtual minutes of debounced enqueues", flush=True)
     with _database(options.plant) as url:
         result = DebounceStorm(url, options.seed, seconds=60 * options.bursts, real_seconds=60 * options.minutes).go()
-    print(result.table(), flush=True)
-    return bool(result.wrong)
+        return _reported(options, result, url)
 
 
 def _run_graphs(options: argparse.Namespace) -> bool:
@@ -128,8 +126,7 @@ def _run_graphs(options: argparse.Namespace) -> bool:
         print(f"Seed {options.seed}: {graphs} graphs of tasks, {deaths:.0%} deaths", flush=True)
         with _database(options.plant) as url:
             result = GraphStorm(url, options.seed, graphs, deaths=deaths, seconds=60 * options.minutes).go()
-        print(result.table(), flush=True)
-        wrong |= bool(result.wrong)
+            wrong |= _reported(options, result, url)
     return wrong
 
 
@@ -158,6 +155,14 @@ def _run_model(options: argparse.Namespace) -> bool:
     results = model.run(seeds, options.plant)
     print(model.together(results).table(), flush=True)
     return any(result.wrong for result in results)
+
+
+def _reported(options: argparse.Namespace, result: Result, url: str) -> bool:
+    """Print the table of a storm, and keep its rows if it has violated a rule."""
+    print(result.table(), flush=True, file=sys.__stdout__)
+    if result.wrong and not options.plant:
+        print(keep_rows(url, Path(mkdtemp(prefix="storm-"))), flush=True, file=sys.__stdout__)
+    return bool(result.wrong)
 
 
 class Nowhere(io.TextIOBase):

@@ -28,13 +28,16 @@ from joblane.errors import JobError
 from joblane.queues import Queue, lane_name
 from joblane.record.conditions import EARLY_SECONDS
 from joblane.record.database import Database
+from joblane.record.functions import VERSION
 from joblane.record.task_types import LIMITS, declared_limits
+from joblane.record.time_limits import TimeLimits
 from joblane.sqs.client import Entry
 from joblane.worker.worker import Worker
 from tests.builders.events import LambdaContext, event
 from tests.faults.clock import Clock
 from tests.faults.dying_workers import Result
-from tests.faults.limit_lanes import Lanes
+from tests.faults.limit_lanes import Lanes, is_of_sweep
+from tests.patience import PATIENCE_SECONDS
 
 PREFIX = "burst"
 SPEED = 10
@@ -62,10 +65,18 @@ select t.id, t.type, (t.payload ->> 'key')::int, t.state, t.runs, (t.options #>>
   from joblane.tasks t left join joblane.task_attempts a on a.task_id = t.id and a.run = 1
 """
 ASKED_DURING_A_RUN = """
-select count(*) from public.asks s
+select count(*)::int from public.asks s
  where exists (select from joblane.tasks t join joblane.task_attempts a on a.task_id = t.id
                 where (t.payload ->> 'key')::int = s.key and s.at between a.started_at and a.finished_at)
 """
+SEEN_SO_FAR = f"""
+select (select count(*) - count(distinct task_id) from public.asks)::int,
+       (select count(*) from joblane.tasks where type = 'burst:free' and runs = 1 and finished_at is not null
+           and due_at - created_at >= interval '{LONGEST.total_seconds()} s')::int,
+       ({ASKED_DURING_A_RUN})
+"""
+PATIENT = TimeLimits(connect=PATIENCE_SECONDS, lock=PATIENCE_SECONDS, statement=PATIENCE_SECONDS)
+"""Fifty producers of one process can wait long for each other."""
 
 
 class Ask(Payload):
@@ -118,7 +129,7 @@ class FastClock(Clock):
 
 
 class CountingLanes(Lanes):
-    """``sent``: the number of messages that the producers have sent."""
+    """``sent``: the number of messages that the producers have sent, without wake-ups."""
 
     def __init__(self) -> None:
         super().__init__(SPEED)
@@ -126,7 +137,7 @@ class CountingLanes(Lanes):
 
     def send_many(self, entries: Sequence[Entry], *, brief: bool = False) -> dict[int, str]:
         with self._lock:
-            self.sent += brief * len(entries)
+            self.sent += brief * sum(not is_of_sweep(entry.queue) for entry in entries)
         return super().send_many(entries, brief=brief)
 
 
@@ -135,8 +146,9 @@ def is_first_kept(key: int) -> bool:
 
 
 class DebounceStorm:
-    """A storm. ``seconds``: for this virtual time the producers ask. ``real_seconds``: a storm that takes longer is
-    stuck."""
+    """A storm. ``seconds``: for this virtual time the producers ask, and until there are ``pushes`` pushes, and
+    ``others`` tasks that ran after their longest wait, and asks while a task of their key ran. ``real_seconds``: a
+    storm that takes longer is stuck."""
 
     def __init__(
         self,
@@ -146,14 +158,15 @@ class DebounceStorm:
         producers: int = PRODUCERS,
         keys: int = KEYS,
         seconds: float = 60,
-        real_seconds: float = 100,
+        pushes: int = 0,
+        others: int = 0,
+        real_seconds: float = PATIENCE_SECONDS,
     ) -> None:
         self._url, self._seed, self._producers, self._keys = url, seed, producers, keys
-        self._real_seconds, self._produces_until = real_seconds, time.monotonic() + seconds / SPEED
-        self._seconds = seconds
+        self._seconds, self._wanted, self._real_seconds = seconds, (pushes, others, others), real_seconds
         self._lanes: Any = CountingLanes()
         self._tokens = itertools.count(1)
-        self._over = threading.Event()
+        self._asked, self._over = threading.Event(), threading.Event()
         self._lock = threading.Lock()
         self.result = Result(seed, held="Every rule held.")
 
@@ -165,15 +178,15 @@ class DebounceStorm:
         with Database(self._url) as observer:
             observer.get().execute_simple(TABLES)
             observer.get().run(LIMITS, json.dumps(declared_limits(TASKS)))
-            self._produces_until = time.monotonic() + self._seconds / SPEED
+            observer.get().run(f"alter function joblane.insert_{VERSION} set lock_timeout = '{PATIENCE_SECONDS}s'")
+            started = time.monotonic()
             producing = self._threads([partial(self._produce, number) for number in range(self._producers)])
             working = self._threads([self._work] * THREADS)
+            self._await(lambda: time.monotonic() - started > self._seconds / SPEED and self._has_seen(observer), began)
+            self._asked.set()
             for thread in producing:
                 thread.join()
-            while not self.result.wrong and self._live(observer):
-                if time.monotonic() - began > self._real_seconds:
-                    self._wrong(f"not over in time: {self._live(observer)} tasks are live")
-                time.sleep(0.05)
+            self._await(lambda: not self._live(observer), began)
             self._over.set()
             for thread in working:
                 thread.join()
@@ -202,6 +215,17 @@ class DebounceStorm:
         with self._lock:
             self.result.counts[what] += number
 
+    def _await(self, condition: Callable[[], bool], began: float) -> None:
+        while not self.result.wrong and not condition():
+            if time.monotonic() - began > self._real_seconds:
+                self._wrong("the storm is not over in time")
+            time.sleep(0.05)
+
+    def _has_seen(self, observer: Database) -> bool:
+        """True if there is nothing that the storm still waits for."""
+        [seen] = observer.get().run(SEEN_SO_FAR)
+        return all(number >= wanted for number, wanted in zip(seen, self._wanted, strict=True))
+
     def _live(self, observer: Database) -> int:
         [[live]] = observer.get().run("select count(*) from joblane.tasks where finished_at is null")
         return int(live)
@@ -210,7 +234,7 @@ class DebounceStorm:
 
     @contextmanager
     def _sessions(self) -> Iterator[tuple[JobClient, Callable[[], Session]]]:
-        with Database(self._url) as database:
+        with Database(self._url, limits=PATIENT) as database:
             engine = create_engine("postgresql+pg8000://", creator=database.get, poolclass=StaticPool)
             yield JobClient.within(database, self._lanes, PREFIX), lambda: Session(engine)
             engine.dispose()
@@ -218,10 +242,7 @@ class DebounceStorm:
     def _produce(self, number: int) -> None:
         dice = random.Random(f"{self._seed}/{number}")
         with self._sessions() as (client, session):
-            while not self.result.wrong:
-                self._over.wait(dice.expovariate(1 / PAUSE_SECONDS) / SPEED)
-                if time.monotonic() > self._produces_until:
-                    return
+            while not self.result.wrong and not self._asked.wait(dice.expovariate(1 / PAUSE_SECONDS) / SPEED):
                 with session() as work:
                     self._ask(client, work, int(self._keys * dice.random() ** 2))
                     is_kept = dice.random() >= ROLLED_BACK
@@ -249,7 +270,7 @@ class DebounceStorm:
         )
 
     def _work(self) -> None:
-        with Database(self._url) as database:
+        with Database(self._url, limits=PATIENT) as database:
             workers = [
                 (lane_name(PREFIX, Queue.DEFAULT, each.type), each, Worker(each, database, self._lanes, PREFIX))
                 for each in TASKS.values()

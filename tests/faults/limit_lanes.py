@@ -35,11 +35,12 @@ class Lanes:
     """The queues. ``dead``: the dead letters. ``depth``: the number of other messages, those in flight included, but
     not those of the sweep.
 
-    ``speed``: delays and visibility timeouts are this many times shorter than on SQS.
+    ``speed``: delays and visibility timeouts are this many times shorter than on SQS. ``visibility``: the seconds after
+    which a message comes again whose worker has not answered.
     """
 
-    def __init__(self, speed: float = SPEED) -> None:
-        self._speed = speed
+    def __init__(self, speed: float = SPEED, visibility: float = VISIBILITY_SECONDS) -> None:
+        self._speed, self._in_flight = speed, visibility
         self.dead: list[Entry] = []
         self.covered: dict[str, tuple[float, float]] = {}
         self.depth = 0
@@ -97,7 +98,7 @@ class Lanes:
                     receives=message.receives,
                 )
                 records.append(made)
-                self._push(message, VISIBILITY_SECONDS)
+                self._push(message, self._in_flight)
                 self._received[made["receiptHandle"]] = (message, message.number)
         return records
 

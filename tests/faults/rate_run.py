@@ -78,22 +78,23 @@ LANE = lane_name(PREFIX, Queue.DEFAULT, rate_call.type)
 
 
 class RateRun:
-    """A run. ``starts``: the starts in a second, until they are halved. ``seconds``: a run that takes longer is
-    stuck."""
+    """A run. ``starts``: the starts in a second, until they are halved. ``seconds``: a run that takes longer is stuck.
+
+    The workers begin when each producer has enqueued tasks, so that tasks wait even if the producers are slow."""
 
     def __init__(
         self, url: str, seed: int, tasks: int, *, starts: int = STARTS, burst: int = BURST, seconds: float = 600
     ) -> None:
         self._url, self._seed, self._number, self._seconds = url, seed, tasks, seconds
         self._rate, self._halved = Rate(starts, PER, burst), Rate(starts // 2, PER, burst)
-        self._lanes: Any = Lanes(speed=1)
+        self._lanes: Any = Lanes(speed=1, visibility=seconds)  # no worker dies, and a slow one is no fault
         self._over = threading.Event()
         self._lock = threading.Lock()
         self._claims: Counter[str] = Counter()
         """Task → its claims that had an answer, without those that found the limit locked."""
         self._timed: set[tuple[str, int]] = set()
         """The ids and numbers of runs to which the rate has given a later time."""
-        self._started = 0
+        self._enqueued = self._started = 0
         self._replanned: set[str] = set()
         self._changed_at = 0.0
         self._of_change: list[str] = []
@@ -166,13 +167,16 @@ class RateRun:
                     for id_ in ids[first : first + AT_ONCE]
                 ]
                 client.enqueue_many(jobs)
+                with self._lock:
+                    self._enqueued += len(jobs)
                 self._over.wait(2 * dice.random() * PRODUCERS * AT_ONCE / (SURPLUS * self._rate.starts))
 
     def _work(self) -> None:
         with HookedDatabase(self._url, self._note) as database:
             worker = Worker(rate_call, database, self._lanes, PREFIX)
             while not self._over.is_set():
-                if not (records := self._lanes.receive(LANE, rate_call.batch_size)):
+                begins = self._enqueued >= min(self._number, PRODUCERS * AT_ONCE)
+                if not begins or not (records := self._lanes.receive(LANE, rate_call.batch_size)):
                     time.sleep(0.002)
                     continue
                 answer = worker.handle(event(*records), LambdaContext(seconds=60))

@@ -28,7 +28,7 @@ def storm(server: Postgres, tmp_path: Path, numbers: Iterator[int]) -> Storm:
     def blow(seed: int, jobs: int, plant: str | None = None) -> Findings:
         server.start()
         name = database(server, f"storm_{next(numbers)}")
-        return run(tmp_path, server, name, seed=seed, jobs=jobs, minutes=2, plant=plant)
+        return run(tmp_path, server, name, seed=seed, jobs=jobs, minutes=20, plant=plant)
 
     return blow
 

@@ -11,6 +11,7 @@ import pytest
 from sqlalchemy import create_engine
 from sqlalchemy.orm import Session
 
+from joblane import settings
 from joblane.cli import connect as connecting
 from joblane.cli import target
 from joblane.declaration import Task
@@ -24,6 +25,7 @@ from joblane.testing import JobTester
 from tests import fast_typer
 from tests.bulks import TASKS, Bulks
 from tests.integration.docs_page import WHO, Page
+from tests.patience import PATIENCE_SECONDS
 from tests.samples import LIMITED
 from tests.world import PREFIX, World, mocked_aws
 
@@ -37,12 +39,18 @@ def world(database_url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[World]
         yield world
 
 
+@pytest.fixture(params=[settings.DEFAULT_SWEEP_MINUTES, settings.SHORT_MINUTES])
+def each_sweep(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both modes of a stage: commits wake the sweep, which plans its runs; or its schedule alone starts it."""
+    monkeypatch.setenv(settings.SWEEP_MINUTES, str(request.param))
+
+
 @pytest.fixture
 def wait_until() -> Callable[[Callable[[], bool]], None]:
-    """Poll a condition for up to 20 seconds."""
+    """Poll a condition."""
 
     def wait(condition: Callable[[], bool]) -> None:
-        ends = time.monotonic() + 20
+        ends = time.monotonic() + PATIENCE_SECONDS
         while not condition():
             assert time.monotonic() < ends, "the condition did not come true"
             time.sleep(0.01)

@@ -15,6 +15,7 @@ from botocore.exceptions import ClientError, ReadTimeoutError
 from joblane.event_bus import MAX_ENTRIES, EventBus, bus_of_environment
 from joblane.maintenance.events import PAGE
 from joblane.record.events import Unsent
+from tests.patience import PATIENCE_SECONDS
 
 Answer = Callable[[list[Mapping[str, Any]]], Mapping[str, Any]]
 
@@ -86,7 +87,7 @@ def test_ten_entries_go_with_a_call_and_fewer_if_they_are_large() -> None:
 def test_a_page_of_the_sweep_is_sent_by_calls_at_the_same_time() -> None:
     """Calls after each other, each of 45 s, would take longer than a step of the sweep."""
     calls = -(-PAGE // MAX_ENTRIES)
-    together = Barrier(calls, timeout=10)
+    together = Barrier(calls, timeout=PATIENCE_SECONDS)
 
     def answer(entries: list[Mapping[str, Any]]) -> Mapping[str, Any]:
         together.wait()

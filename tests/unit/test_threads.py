@@ -10,12 +10,13 @@ import pytest
 
 from joblane.enqueue.threads import Threads
 from joblane.sqs.client import CONNECTIONS
+from tests.patience import PATIENCE_SECONDS
 
 
 def join_threads() -> None:
     for thread in threading.enumerate():
         if thread.name.startswith("joblane"):
-            thread.join(10)
+            thread.join(PATIENCE_SECONDS)
 
 
 number: ContextVar[int] = ContextVar("number")

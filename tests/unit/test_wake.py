@@ -15,6 +15,7 @@ from joblane.local.memory_queues import MemoryQueues
 from joblane.queues import SWEEP, Queue, lane_name
 from joblane.sqs.client import Entry
 from joblane.sqs.message import decode
+from tests.patience import PATIENCE_SECONDS
 
 LANE = lane_name("jobs", Queue.LOW, SWEEP)
 NOON = 1_800_000_000.0 // GRID_SECONDS * GRID_SECONDS
@@ -43,12 +44,11 @@ class Queues(MemoryQueues):
 
 @pytest.fixture
 def queues(monkeypatch: pytest.MonkeyPatch) -> Iterator[Queues]:
-    monkeypatch.setenv(settings.SWEEP_MINUTES, "360")
     monkeypatch.setattr(wakes, "RETRY_SECONDS", 0)
     yield Queues()
     for thread in threading.enumerate():
         if thread.name == "joblane-wake":
-            thread.join(10)
+            thread.join(PATIENCE_SECONDS)
 
 
 @pytest.mark.parametrize(
@@ -142,7 +142,7 @@ def test_a_forked_process_is_covered_and_waits_for_no_thread_of_its_parent(queue
 def test_a_refused_wake_up_covers_nothing_and_is_tried_again(queues: Queues, monkeypatch: pytest.MonkeyPatch) -> None:
     # given SQS refuses, and the thread has not begun its pause
     resume = threading.Event()
-    monkeypatch.setattr("time.sleep", lambda _: resume.wait(10))
+    monkeypatch.setattr("time.sleep", lambda _: resume.wait(PATIENCE_SECONDS))
     warnings: list[str] = []
     monkeypatch.setattr(telemetry.logger(), "warning", lambda text, **_: warnings.append(text))
     queues.refused = 4
@@ -154,7 +154,7 @@ def test_a_refused_wake_up_covers_nothing_and_is_tried_again(queues: Queues, mon
     # and the thread tries until SQS accepts, without a write
     resume.set()
     (thread,) = [one for one in threading.enumerate() if one.name == "joblane-wake"]
-    thread.join(10)
+    thread.join(PATIENCE_SECONDS)
     assert (queues.tries, len(queues.sends), is_covered(queues, "jobs")) == (5, 1, True)
     assert warnings == [wakes.NOT_WOKEN]
     # and a later failure is logged again

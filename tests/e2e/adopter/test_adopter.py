@@ -26,8 +26,7 @@ from tests import long_chains, unpacked, wheel
 from tests.e2e.adopter.shop import FILES
 from tests.e2e.adopter.tutorial import Tutorial
 from tests.pages import ROOT
-
-PATIENCE_SECONDS = 60
+from tests.patience import PATIENCE_SECONDS
 
 
 @dataclass(frozen=True)

@@ -21,9 +21,9 @@ from typing import Any
 from joblane.cdk.packaging import RUNNING
 from tests.infra.runtime.folders import Folders, python
 from tests.infra.runtime.runtime_api import REGION, Invocation, RuntimeApi
+from tests.patience import PATIENCE_SECONDS
 
 START_SECONDS = 60
-PATIENCE_SECONDS = 120
 """The least time for an invocation without a given timeout: the machine of the tests may be busy."""
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import time
 import zipfile
@@ -22,6 +21,7 @@ from tests.builders.http_events import claims, http_event, principal
 from tests.infra.runtime.conftest import PREFIX, Stage, cloudformation, cloudformation_event
 from tests.infra.runtime.folders import unpacked
 from tests.infra.runtime.sandbox import FunctionError, RuntimeExitError, Sandbox, TimedOutError
+from tests.patience import PATIENCE_SECONDS
 from tests.unpacked import code, layer
 
 EXPIRY, LANE = "system_user:expiry", f"{PREFIX}-low-system-user-expiry"
@@ -36,7 +36,7 @@ def message(id_: str, **how: Any) -> dict[str, Any]:
 
 
 def await_true(condition: Callable[[], bool]) -> None:
-    ends = time.monotonic() + 20
+    ends = time.monotonic() + PATIENCE_SECONDS
     while not condition():
         assert time.monotonic() < ends
         time.sleep(0.01)
@@ -111,7 +111,6 @@ def test_code_and_layer_for_aws_fit_into_lambda_and_all_can_read_them(stage: Sta
     ]
     assert {oct(entry.external_attr >> 16 & 0o777) for entry in entries} == {"0o644"}
     assert sum(entry.file_size for entry in entries) < MAX_UNZIPPED_BYTES / 2
-    assert os.geteuid() != 0 or stage.folders.user is not None
 
 
 # --- Invocations ---------------------------------------------------------------------------------------------------
@@ -251,5 +250,5 @@ def test_a_shutdown_signal_ends_an_environment_at_once_and_its_session(stage: St
         assert len(set(sessions(stage)) - set(known)) == 1
         # when it gets SIGTERM, which Lambda sends to functions with extensions, then it ends without a handler's delay
         idle.process.terminate()
-        assert idle.process.wait(timeout=2) == -signal.SIGTERM
+        assert idle.process.wait(PATIENCE_SECONDS) == -signal.SIGTERM
     await_true(lambda: set(sessions(stage)) <= set(known))

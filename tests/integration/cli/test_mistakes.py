@@ -16,6 +16,7 @@ from joblane.cli.main import app
 from joblane.inspector.inspector import Inspector
 from tests.builders.rows import archived, put
 from tests.integration.cli.conftest import Jobs
+from tests.patience import PATIENCE_SECONDS
 from tests.samples import sample_one
 from tests.world import World
 
@@ -140,7 +141,7 @@ def test_no_reading_command_imports_sqlalchemy(world: World, inspector: Inspecto
         capture_output=True,
         text=True,
         check=True,
-        timeout=100,
+        timeout=PATIENCE_SECONDS,
     )
     # then
     seen = json.loads(ran.stderr.rpartition("\n")[2])

@@ -41,6 +41,7 @@ from joblane.sqs.client import PAUSE_SECONDS
 from joblane.sqs.message import decode
 from joblane.testing.faults import HookedDatabase
 from tests.logs import lines
+from tests.patience import PATIENCE_SECONDS
 from tests.samples import Sample, sample_batch, sample_one
 from tests.sends import Sends
 from tests.world import PREFIX, World
@@ -759,7 +760,7 @@ def run_at_once(works: list[Any]) -> None:
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(60)
+        thread.join(PATIENCE_SECONDS)
         assert not thread.is_alive()
     if failures:
         raise failures[0]

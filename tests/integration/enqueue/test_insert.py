@@ -19,6 +19,7 @@ from joblane.enqueue.outbox import INLINE_SENDS
 from joblane.record.insert import NewTask
 from joblane.testing.faults import HookedDatabase
 from tests.builders.rows import put
+from tests.patience import PATIENCE_SECONDS
 from tests.samples import Sample, sample_one, sample_only
 from tests.world import PREFIX, World
 
@@ -147,14 +148,14 @@ def test_two_callers_do_not_block_each_other_though_a_holder_ends_in_between(
     def resolve(run: Any, jobs: Mapping[int, NewTask], room: int | None) -> Any:
         if threading.get_ident() == first and not refused.is_set():
             refused.set()
-            assert waiting.wait(20)
+            assert waiting.wait(PATIENCE_SECONDS)
         return real(run, jobs, room)
 
     monkeypatch.setattr(module, "_resolve", resolve)
     answers: dict[str, list[Any]] = {}
 
     def other() -> None:
-        refused.wait(20)
+        refused.wait(PATIENCE_SECONDS)
         world.run(
             "update joblane.tasks set state = 'completed', finished_at = now(), expire_at = now() where id = 'held'"
         )

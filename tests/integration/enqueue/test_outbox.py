@@ -31,6 +31,7 @@ from tests.world import PREFIX, World
 
 LANE = "jobs-default-sample-one"
 SWEEP_LANE = "jobs-low-jobs-sweep"
+pytestmark = pytest.mark.usefixtures("each_sweep")
 
 
 @pytest.fixture

@@ -27,6 +27,7 @@ from joblane.record.states import State
 from joblane.testing.faults import Send
 from tests.builders.events import record
 from tests.builders.rows import In, active, archived, put
+from tests.patience import PATIENCE_SECONDS
 from tests.samples import (
     Sample,
     behaviour,
@@ -375,7 +376,7 @@ def test_of_fifty_enqueues_of_one_key_at_once_one_wins_and_the_others_name_it(wo
         mine = JobClient()
         mine._sqs = world.sqs
         try:
-            start.wait(30)
+            start.wait(PATIENCE_SECONDS)
             return mine.enqueue(sample_only, Sample()).id
         except DuplicateTaskError as error:
             return f"held by {error.task_id}"
@@ -460,7 +461,7 @@ def test_two_callers_with_the_same_keys_in_opposite_order_do_not_block_each_othe
         try:
             for turn in range(rounds):
                 jobs = [Job(sample_only, Sample(), unique_key=key, on_conflict=on_conflict) for key in keys[turn]]
-                start.wait(30)
+                start.wait(PATIENCE_SECONDS)
                 with Session(engine) as session:
                     results = mine.enqueue_many(jobs[::step], session=session if in_a_session else None)
                     session.commit()
@@ -707,7 +708,7 @@ class Held:
         self.connection.execute_simple("begin")
         answer = send()
         self.claimed.set()
-        assert self.open.wait(20)
+        assert self.open.wait(PATIENCE_SECONDS)
         self.connection.execute_simple("commit")
         return answer
 
@@ -721,7 +722,7 @@ def test_of_two_duplicates_claimed_at_once_one_runs_and_the_other_names_it(
 
     @behaviour
     def run_for_a_while(payload: Sample, ctx: TaskContext) -> None:
-        assert go_on.wait(20)
+        assert go_on.wait(PATIENCE_SECONDS)
 
     payload = {"do": "run_for_a_while", "number": 0}
     watched = world.watch()
@@ -737,7 +738,7 @@ def test_of_two_duplicates_claimed_at_once_one_runs_and_the_other_names_it(
     with world.rival(sample_only, held) as one, world.rival(sample_only) as other, ThreadPoolExecutor(2) as threads:
         held.connection = one._database.get()
         won = threads.submit(handle, one, record(bodies[0], lane))
-        assert held.claimed.wait(20)
+        assert held.claimed.wait(PATIENCE_SECONDS)
         # when the second claims
         lost = threads.submit(handle, other, record(bodies[1], lane, attributes=attributes))
         wait_until(lambda: waiting_for_a_lock(world))

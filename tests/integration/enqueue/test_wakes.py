@@ -37,7 +37,6 @@ TABLES = ("tasks", "batches", "pauses", "limit_changes", "schedules", "bulks", "
 @pytest.fixture
 def waking(world: World, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The contents of the database at each wake-up."""
-    monkeypatch.setenv(settings.SWEEP_MINUTES, "360")
     world.make(LANE)
     world.lane(sample_one)
     world.lane(sample_single)

@@ -9,6 +9,7 @@ import sys
 import pytest
 
 from tests.builders.rows import archived, put
+from tests.patience import PATIENCE_SECONDS
 from tests.samples import sample_one
 from tests.world import World
 
@@ -20,12 +21,16 @@ from joblane.inspector.inspector import Inspector
 from joblane.inspector.scope import Scope
 from joblane.sqs.client import Sqs
 from tests.samples import sample_one
+from tests.sends import is_before_commit
 
 def die(*arguments, **named):
     os.kill(os.getpid(), signal.SIGKILL)
 
+def send(sqs, entries, **named):
+    return {} if is_before_commit(entries[0].body) else die()
+
 url, where = sys.argv[1:]
-setattr(*{"before the entry": (audit, "record", die), "before the send": (Sqs, "send_many", die)}[where])
+setattr(*{"before the entry": (audit, "record", die), "before the send": (Sqs, "send_many", send)}[where])
 Inspector(Scope(Database(url), Sqs(), "jobs", {"sample:one": sample_one}, "op")).retry("t")
 """
 
@@ -35,7 +40,7 @@ def test_a_killed_retry_is_done_completely_or_not_at_all(world: World, where: st
     world.lane(sample_one)
     put(world, sample_one, "t", **archived())
 
-    died = subprocess.run([sys.executable, "-c", DYING, world.url, where], check=False, timeout=60)
+    died = subprocess.run([sys.executable, "-c", DYING, world.url, where], check=False, timeout=PATIENCE_SECONDS)
 
     assert died.returncode == -signal.SIGKILL
     assert world.run("select who, action, target from joblane.audit") == ([["op", "retry", "t"]] if done else [])

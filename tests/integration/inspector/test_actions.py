@@ -25,6 +25,7 @@ from joblane.record.database import Database
 from joblane.record.states import State
 from joblane.redaction import MASK, Redacted
 from tests.builders.rows import In, active, archived, put
+from tests.patience import PATIENCE_SECONDS
 from tests.samples import Sample, behaviour, sample_forgotten, sample_one, sample_only, sample_tick, sample_watched
 from tests.world import PREFIX, World
 
@@ -551,7 +552,7 @@ def test_a_key_taken_concurrently_does_not_abort_the_open_transaction(world: Wor
         while world.run(waits) == [[0]]:
             assert not changing.done()
         rival.get().commit()
-        changed = changing.result(timeout=20)
+        changed = changing.result(timeout=PATIENCE_SECONDS)
         scope.connection.commit()
 
     rival.drop()
@@ -704,7 +705,7 @@ def test_an_action_waits_for_a_run_that_is_ending(world: World, inspector: Inspe
         while world.run(waits) == [[0]]:
             assert not deleting.done()
         finishing.get().commit()
-        acted = deleting.result(timeout=20)
+        acted = deleting.result(timeout=PATIENCE_SECONDS)
 
     finishing.drop()
     assert (acted.before, acted.after) == (State.COMPLETED, State.COMPLETED)

@@ -14,6 +14,7 @@ from joblane.inspector.inspector import Inspector
 from tests.builders.rows import archived, put
 from tests.bulks import RECORD, Bulks
 from tests.samples import Sample, sample_alert, sample_batch, sample_one
+from tests.sends import Sends
 from tests.world import World
 
 BRIEF = 8.0
@@ -174,13 +175,12 @@ def test_a_task_that_is_archived_again_is_not_retried_twice(inspector: Inspector
 
 def test_archived_tasks_get_their_dead_letters(inspector: Inspector, bulks: Bulks) -> None:
     world = bulks.world
-    sweep_lane = "jobs-low-jobs-sweep"
-    world.make(sweep_lane)
+    sends = Sends.of(world.sqs)
     put(world, sample_one, "a")
     view = inspector.bulk(BulkAction.ARCHIVE, Filter(ids=("a",)), rate=500)
     bulks.run(view.id)
     assert states(world) == {"a": "archived"}
-    assert bulks.world.depth(sweep_lane) == 1  # the sweep is woken to send it
+    assert len(sends.to("jobs-low-jobs-sweep")) == 1  # the sweep is woken to send it
     [group] = inspector.dead().groups
     assert (group.error_type, group.message, len(group.fingerprint)) == ("Archived", "archived by op", 16)
 

@@ -19,6 +19,7 @@ from joblane.queues import lane_name
 from joblane.record.database import Database
 from joblane.sqs.message import Message, Tick
 from tests.builders.rows import In, active, put
+from tests.patience import PATIENCE_SECONDS
 from tests.samples import Sample, sample_batch, sample_one, sample_tick
 from tests.sends import Sends
 from tests.world import PREFIX, World
@@ -218,7 +219,7 @@ def test_the_second_of_two_concurrent_operators_sees_the_first(
         waiting = pool.submit(inspector.pause, PauseScope.QUEUE, "low", reason="his")
         wait_until(lambda: world.run(WAITS) != [])
         ann.get().commit()
-        second = waiting.result(timeout=10)
+        second = waiting.result(timeout=PATIENCE_SECONDS)
     ann.drop()
     # then
     assert (second.reason, second.replaced, second.replaced_by) == ("his", True, "ann")

@@ -20,6 +20,7 @@ from tests.builders.rows import put
 from tests.bulks import Bulks
 from tests.integration.inspector.test_bulk import BRIEF, states
 from tests.integration.inspector.test_dead import CRON, DLQ, FRONT_DOOR, external, put_dead, put_dead_letter
+from tests.patience import PATIENCE_SECONDS
 from tests.samples import Sample, behaviour, sample_one
 from tests.world import World, handle
 
@@ -85,7 +86,7 @@ def test_large_dead_letters_are_redriven_with_little_memory(inspector: Inspector
         env=os.environ | {"MALLOC_ARENA_MAX": "1"},
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=PATIENCE_SECONDS,
         check=False,
     )
     # then

@@ -12,6 +12,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -23,12 +24,13 @@ import pytest
 from joblane.local import env_file
 from joblane.local.daemon import await_end
 from joblane.local.ports import free_port
+from joblane.local.postgres import Postgres
 from joblane.local.tools import environment_of
 from joblane.record.database import Database
 from tests import long_chains
 from tests.pages import ROOT, blocks
+from tests.patience import PATIENCE_SECONDS
 
-PATIENCE_SECONDS = 60
 NOT_INHERITED = ("AWS_", "DATABASE_URL", "PYTHONDONTWRITEBYTECODE")
 HANDLER = """
 import os, time
@@ -211,8 +213,8 @@ def dev(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Dev]:
     if dev.process.poll() is None:
         started = dev.processes()
         dev.process.terminate()
-        dev.process.wait(20)
-        assert await_end(started, 5)
+        dev.process.wait(PATIENCE_SECONDS)
+        assert await_end(started, PATIENCE_SECONDS)
 
 
 def test_a_program_enqueues_with_the_variables_and_its_printed_lines_are_shown(dev: Dev) -> None:
@@ -366,7 +368,7 @@ def test_the_page_answers_with_its_token_and_again_after_a_save(dev: Dev) -> Non
     address = dev.await_line("Page:").rpartition(" ")[2]
     for _ in range(2):
         opener = urllib.request.build_opener(urllib.request.ProxyHandler({}), urllib.request.HTTPCookieProcessor())
-        with opener.open(address, timeout=30) as answer:
+        with opener.open(address, timeout=PATIENCE_SECONDS) as answer:
             assert "mail:welcome" in answer.read().decode() or answer.status == 200
         before = len(dev.lines())
         dev.save("mail:welcome")
@@ -395,16 +397,25 @@ def test_a_second_start_the_stack_and_a_port_in_use_are_refused(dev: Dev) -> Non
 
 def test_after_a_kill_nothing_runs_and_the_next_start_continues_all_tasks(dev: Dev) -> None:
     interrupted = dev.send("die:once", seconds=30)
-    delayed = dev.run("-m", "joblane.cli", "enqueue", "mail:welcome", "--in", "3s").stdout.strip()
+    delayed = dev.run("-m", "joblane.cli", "enqueue", "mail:welcome", "--in", "10m").stdout.strip()
     dev.await_state(interrupted, "active")
     assert dev.row(delayed)["state"] == "scheduled"
     started = dev.processes()
     assert "postgres" in {process.name() for process in started}
     dev.process.kill()
     dev.process.wait()
-    assert await_end(started, 5)
+    assert await_end(started, PATIENCE_SECONDS)
     assert not (dev.local / "env").exists()
 
+    postgres = Postgres(dev.local / "postgres", durable=True)
+    postgres.start()
+    with ExitStack() as at_end, Database(postgres.url) as database:  # time passes
+        at_end.callback(postgres.stop)
+        database.get().run(
+            "update joblane.tasks set due_at = due_at - $1::interval, sweep_at = sweep_at - $1::interval where id = $2",
+            "9 min 58 s",
+            delayed,
+        )
     dev.save("mail:welcome", source("mail:welcome", "next", body="pass"))
     dev.start()
     assert dev.await_state(interrupted, "completed")["attempts"] == 2
@@ -417,8 +428,8 @@ def test_ctrl_c_ends_a_running_task_and_everything_else(dev: Dev) -> None:
     dev.await_state(id_, "active")
     started = dev.processes()
     dev.process.send_signal(signal.SIGINT)
-    assert dev.process.wait(20) == 0
-    assert await_end(started, 5)
+    assert dev.process.wait(PATIENCE_SECONDS) == 0
+    assert await_end(started, PATIENCE_SECONDS)
     assert not (dev.local / "env").exists()
     dev.await_line("started again by the next `joblane dev`", id_[-8:])
     assert "Traceback (most recent call last):\n  File" not in dev.log.read_text().rpartition("Stopping.")[2]

@@ -28,6 +28,7 @@ from joblane.local.ports import free_port
 from joblane.local.tools import environment_of
 from joblane.sqs.client import Entry, Sqs
 from tests.integration.local.test_guard import BROWSERS
+from tests.patience import PATIENCE_SECONDS
 
 LANE = "jobs-default-order-mail"
 TYPES = {"order:mail": {"lanes": [LANE], "visibility_seconds": 60.0, "max_receive_count": 2}}
@@ -74,14 +75,14 @@ def served() -> Iterator[Served]:
 
     thread = threading.Thread(target=lambda: asyncio.run(main()))
     thread.start()
-    assert started.wait(10)
+    assert started.wait(PATIENCE_SECONDS)
     with environment_of(variables(port)):
         sqs = boto3.client("sqs")
         url = sqs.get_queue_url(QueueName=LANE)["QueueUrl"]
         yield Served(port, shown, known["queues"], sqs, url, known["loop"].call_soon_threadsafe)
         sqs.close()
     known["server"].should_exit = known["server"].force_exit = True
-    thread.join(5)
+    thread.join(PATIENCE_SECONDS)
     assert not thread.is_alive()
 
 
@@ -283,7 +284,7 @@ def test_the_lines_of_a_log_group_are_found(served: Served) -> None:
 
 @pytest.mark.parametrize("headers", [*BROWSERS.values(), {"Host": "evil.example"}], ids=[*BROWSERS, "another host"])
 def test_a_browser_and_another_host_are_refused(served: Served, headers: dict[str, str]) -> None:
-    connection = http.client.HTTPConnection("127.0.0.1", served.port, timeout=10)
+    connection = http.client.HTTPConnection("127.0.0.1", served.port, timeout=PATIENCE_SECONDS)
     body = f'{{"QueueUrl": "{served.url}", "MessageBody": "forged"}}'
     connection.request("POST", "/", body, {"X-Amz-Target": "AmazonSQS.SendMessage", **headers})
     assert connection.getresponse().status == 403
@@ -292,7 +293,7 @@ def test_a_browser_and_another_host_are_refused(served: Served, headers: dict[st
 
 
 def test_a_body_that_is_no_json_is_refused(served: Served) -> None:
-    connection = http.client.HTTPConnection("127.0.0.1", served.port, timeout=10)
+    connection = http.client.HTTPConnection("127.0.0.1", served.port, timeout=PATIENCE_SECONDS)
     connection.request("POST", "/", b"[", {"X-Amz-Target": "AmazonSQS.SendMessage"})
     assert connection.getresponse().status == 400
     with suppress(OSError):
@@ -314,7 +315,7 @@ def test_a_body_that_is_no_json_is_refused(served: Served) -> None:
     ],
 )
 def test_a_field_of_another_type_is_refused(served: Served, operation: str, body: str) -> None:
-    connection = http.client.HTTPConnection("127.0.0.1", served.port, timeout=10)
+    connection = http.client.HTTPConnection("127.0.0.1", served.port, timeout=PATIENCE_SECONDS)
     connection.request("POST", "/", body.replace("%s", LANE), {"X-Amz-Target": f"AmazonSQS.{operation}"})
     answer = connection.getresponse()
     assert (answer.status, b"SerializationException" in answer.read()) == (400, True)

@@ -18,6 +18,7 @@ import pytest
 from joblane.local.ministack import MiniStack
 from joblane.local.tools import Tools, environment_of
 from joblane.project import Project
+from tests.patience import PATIENCE_SECONDS
 
 REGION = "us-east-1"
 CREDENTIAL = "test/20260101/us-east-1/lambda/aws4_request"
@@ -74,7 +75,7 @@ def request(
     emulator: MiniStack, method: str, path: str, body: str = "", headers: dict[str, str] | None = None, host: str = ""
 ) -> tuple[int, bytes, dict[str, str]]:
     """Send a request with only the given headers and Host. Return status, body and headers."""
-    connection = http.client.HTTPConnection("127.0.0.1", emulator.port, timeout=30)
+    connection = http.client.HTTPConnection("127.0.0.1", emulator.port, timeout=PATIENCE_SECONDS)
     try:
         connection.putrequest(method, path, skip_host=True, skip_accept_encoding=True)
         connection.putheader("Host", host or f"127.0.0.1:{emulator.port}")

@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 from pg8000.exceptions import DatabaseError
 
-from joblane import settings
 from joblane.enqueue.wake import GRID_SECONDS, PLANNED
 from joblane.functions.jobs_sweep import handler as sweep_handler
 from joblane.functions.jobs_sweep.handler import jobs_sweep
@@ -42,6 +41,7 @@ from joblane.worker.worker import Worker
 from tests import emf, logs
 from tests.builders.events import record
 from tests.builders.rows import In, archived, put
+from tests.patience import PATIENCE_SECONDS
 from tests.samples import sample_one, sample_single
 from tests.world import PREFIX, World, handle
 
@@ -129,7 +129,6 @@ def failing(world: World, kind: str, statement: str, limits: list[str]) -> Hooke
 def sqs(world: World, monkeypatch: pytest.MonkeyPatch) -> Accepting:
     sqs = Accepting()
     monkeypatch.setattr(sweep_handler, "Sqs", lambda: sqs)
-    monkeypatch.setenv(settings.SWEEP_MINUTES, "360")
     world.run("insert into joblane.stage (prefix) values ($1) on conflict do nothing", PREFIX)
     return sqs
 
@@ -267,7 +266,8 @@ def test_dead_letters_that_always_take_too_long_delay_no_other_for_ever(world: W
     for number in range(unsent_dead_letters.PAGE):
         put(world, sample_one, f"z-{number}", **archived(dead_sent_at=None, sweep_at=In(-1), finished_at=In(-5)))
     # then two sweeps send all others
-    with Database(world.url, limits=TimeLimits(connect=2, lock=0.2, statement=0.15)) as database:
+    limits = TimeLimits(connect=PATIENCE_SECONDS, lock=0.2, statement=0.15, network=PATIENCE_SECONDS)
+    with Database(world.url, limits=limits) as database:
         for _ in range(2):
             sweep(database.get(), sqs, PREFIX)
     assert world.run("select count(*) from joblane.tasks where dead_letter_unsent and id like 'z-%'") == [[0]]

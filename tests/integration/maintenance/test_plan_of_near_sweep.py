@@ -7,7 +7,6 @@ from collections.abc import Sequence
 
 import pytest
 
-from joblane import settings
 from joblane.local.memory_queues import MemoryQueues
 from joblane.maintenance import next_sweep
 from joblane.maintenance.next_sweep import WRITE, NextSweep, plan
@@ -20,7 +19,6 @@ from joblane.sqs.client import Entry
 def test_a_sweep_relies_on_a_planned_one_only_if_it_is_not_near(
     database_url: str, monkeypatch: pytest.MonkeyPatch, seconds: float, sent: int
 ) -> None:
-    monkeypatch.setenv(settings.SWEEP_MINUTES, "360")
     queues = MemoryQueues()
     with Database(database_url) as database:
         take_stage(database.get(), "jobs", None)
@@ -33,7 +31,6 @@ def test_a_sweep_relies_on_a_planned_one_only_if_it_is_not_near(
 def test_a_scheduled_sweep_replaces_a_planned_time_whose_message_may_be_lost(
     database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv(settings.SWEEP_MINUTES, "360")
     queues = MemoryQueues()
     with Database(database_url) as database:
         # given a lane that was purged: the planned sweep of an hour from now has no message
@@ -76,7 +73,6 @@ class Slow(MemoryQueues):
 def test_a_process_that_stands_still_promises_no_message_after_its_arrival(
     database_url: str, monkeypatch: pytest.MonkeyPatch, stands: str
 ) -> None:
-    monkeypatch.setenv(settings.SWEEP_MINUTES, "360")
     monkeypatch.setattr(next_sweep, "GRID_SECONDS", 1)
     queues, found = Slow(stands), NextSweep()
     with Database(database_url) as database:

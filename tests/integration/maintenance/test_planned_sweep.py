@@ -33,6 +33,7 @@ from joblane.worker import worker as worker_module
 from joblane.worker.serving import worker_of
 from joblane.worker.sweep_worker import SweepWorker
 from tests.builders.events import LambdaContext
+from tests.patience import PATIENCE_SECONDS
 from tests.samples import Sample, behaviour, sample_keyed, sample_one, sample_sharing, sample_single
 from tests.stage_in_time import SWEEP_LANE, Kill, Stage, lane_of, note_time, runs
 from tests.world import PREFIX
@@ -187,7 +188,7 @@ def test_only_transactions_that_write_are_open(stage: Stage) -> None:
 
 def test_a_refused_wake_up_is_sent_when_sqs_accepts_again(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
     resume = threading.Event()
-    monkeypatch.setattr("time.sleep", lambda _: resume.wait(10))
+    monkeypatch.setattr("time.sleep", lambda _: resume.wait(PATIENCE_SECONDS))
     # given a commit without wake-up and without send
     stage.queues.refused = (WOKEN,)
     with stage.dying():
@@ -198,7 +199,7 @@ def test_a_refused_wake_up_is_sent_when_sqs_accepts_again(stage: Stage, monkeypa
     stage.queues.refused = ()
     resume.set()
     (thread,) = [one for one in threading.enumerate() if one.name == "joblane-wake"]
-    thread.join(10)
+    thread.join(PATIENCE_SECONDS)
     monkeypatch.undo()
     # then the sweep comes
     assert [id_[: len(WOKEN)] for id_ in stage.queues.ids()] == [WOKEN]
@@ -218,7 +219,7 @@ def test_a_wake_up_that_was_refused_at_a_claim_is_sent_before_the_function_is_fr
 ) -> None:
     # given a message without a row, and SQS that refuses a wake-up at its claim, and accepts the next one
     thawed = threading.Event()
-    monkeypatch.setattr("time.sleep", lambda _: thawed.wait(10))
+    monkeypatch.setattr("time.sleep", lambda _: thawed.wait(PATIENCE_SECONDS))
     payload = Sample(do="wait_for_an_hour", number=1).model_dump(mode="json")
     stage.queues.send(Entry(lane_of(sample_one), Message(sample_one.type, "mine", payload).encode()))
     stage.queues.refused = (WOKEN,)

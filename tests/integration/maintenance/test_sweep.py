@@ -28,6 +28,7 @@ from joblane.record.dead_letters import MARK_DEAD_SENT
 from joblane.sqs.client import Entry, Sqs
 from joblane.sqs.message import decode
 from tests.builders.rows import In, active, archived, put
+from tests.patience import PATIENCE_SECONDS
 from tests.samples import Sample, sample_one
 from tests.sends import Sends
 from tests.world import PREFIX, World
@@ -448,7 +449,7 @@ def test_two_concurrent_sweeps_send_each_message_once(world: World, monkeypatch:
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(60)
+        thread.join(PATIENCE_SECONDS)
     assert sum(one.sent for one in done) == 2000
     assert len(bodies) == len(set(bodies)) == 2000
 
@@ -487,7 +488,7 @@ def test_concurrent_marks_of_the_same_rows_do_not_deadlock(world: World) -> None
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(60)
+        thread.join(PATIENCE_SECONDS)
     assert failures == []
 
 

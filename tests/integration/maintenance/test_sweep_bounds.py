@@ -22,6 +22,7 @@ from joblane.sqs.client import Entry
 from joblane.sqs.message import DEAD_ATTRIBUTE, Message, decode
 from tests import logs
 from tests.builders.rows import In, active, archived, put
+from tests.patience import PATIENCE_SECONDS
 from tests.samples import sample_one
 from tests.sends import Sends
 from tests.world import PREFIX, World
@@ -120,7 +121,7 @@ def test_dead_letters_of_large_tasks_are_sent_with_little_memory(world: World) -
         preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_AS, (256 * MB, 256 * MB)),
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=PATIENCE_SECONDS,
         check=False,
     )
     # then all is sent

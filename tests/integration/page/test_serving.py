@@ -15,6 +15,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.patience import PATIENCE_SECONDS
+
 ROOT = Path(__file__).parents[3]
 PROGRAM = (sys.executable, "-m", "joblane.cli.main", "page", "--port")
 
@@ -47,18 +49,21 @@ def test_it_prints_the_address_of_the_page_and_ends_quietly_by_ctrl_c(
     assert address.startswith("http://127.0.0.1:")
     # when
     browser = urllib.request.build_opener(urllib.request.HTTPCookieProcessor(CookieJar()))
-    with browser.open(address.replace("/?", "/?minutes=5&"), timeout=20) as first:
+    with browser.open(address.replace("/?", "/?minutes=5&"), timeout=PATIENCE_SECONDS) as first:
         base, _, landed = first.geturl().rpartition("/")
-    with browser.open(f"{base}/tasks", timeout=20) as tasks:
+    with browser.open(f"{base}/tasks", timeout=PATIENCE_SECONDS) as tasks:
         text = tasks.read().decode()
     # then
     assert landed == "?minutes=5"
     assert "No task has been enqueued yet." in text
-    with pytest.raises(urllib.error.HTTPError, match="401"), urllib.request.urlopen(f"{base}/tasks", timeout=20):
+    with (
+        pytest.raises(urllib.error.HTTPError, match="401"),
+        urllib.request.urlopen(f"{base}/tasks", timeout=PATIENCE_SECONDS),
+    ):
         pass
     # and
     running.send_signal(signal.SIGINT)
-    assert running.wait(20) in (0, 130)
+    assert running.wait(PATIENCE_SECONDS) in (0, 130)
     assert "Traceback" not in running.stderr.read()
 
 
@@ -66,7 +71,13 @@ def test_a_port_in_use_is_reported_with_the_remedy(environment: Mapping[str, str
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = str(taken.getsockname()[1])
         done = subprocess.run(
-            [*PROGRAM, port], cwd=ROOT, env=environment, text=True, capture_output=True, timeout=60, check=False
+            [*PROGRAM, port],
+            cwd=ROOT,
+            env=environment,
+            text=True,
+            capture_output=True,
+            timeout=PATIENCE_SECONDS,
+            check=False,
         )
     assert done.returncode == 1
     assert f"The page cannot listen on 127.0.0.1:{port}" in done.stderr
@@ -75,7 +86,9 @@ def test_a_port_in_use_is_reported_with_the_remedy(environment: Mapping[str, str
 
 def test_an_unavailable_database_is_reported_before_the_page_listens(environment: Mapping[str, str]) -> None:
     away = {**environment, "DATABASE_URL": "postgresql://jobs@127.0.0.1:1/jobs"}
-    done = subprocess.run([*PROGRAM, "0"], cwd=ROOT, env=away, text=True, capture_output=True, timeout=60, check=False)
+    done = subprocess.run(
+        [*PROGRAM, "0"], cwd=ROOT, env=away, text=True, capture_output=True, timeout=PATIENCE_SECONDS, check=False
+    )
     assert done.returncode != 0
     assert "127.0.0.1:1" in done.stderr
     assert "Cannot connect to the database" in done.stderr

@@ -23,6 +23,7 @@ from joblane.record.functions import VERSION
 from joblane.record.limit_status import LimitKind, rate_of
 from joblane.record.serve import delay
 from joblane.record.task_types import register_limits
+from tests.patience import PATIENCE_SECONDS
 from tests.samples import (
     Sample,
     behaviour,
@@ -537,7 +538,7 @@ def test_a_task_that_a_claim_has_just_left_waiting_is_served(
         waits = "select count(*) from pg_stat_activity where wait_event = 'advisory' and datname = current_database()"
         wait_until(lambda: limited.run(waits) == [[1]])
         other.execute_simple("commit")
-        change.result(timeout=20)
+        change.result(timeout=PATIENCE_SECONDS)
     assert states(limited, "a") == ["pending"]
 
 

@@ -46,6 +46,7 @@ from tests.builders.events import LambdaContext, event, record
 from tests.faults.dying_workers import Death, Fate
 from tests.faults.limit_lanes import attributes_of
 from tests.faults.limit_storm import FILLED, LimitFate, kept, slots_of
+from tests.patience import PATIENCE_SECONDS
 from tests.samples import (
     Sample,
     behaviour,
@@ -147,11 +148,11 @@ class Process:
     def stop(self) -> None:
         for _ in range(2):  # the first one ends a handler that still runs
             self._commands.put(None)
-        self._thread.join(30)
+        self._thread.join(PATIENCE_SECONDS)
 
     def _let(self, command: Any) -> None:
         self._commands.put(command)
-        self._reports.get(timeout=30)()
+        self._reports.get(timeout=PATIENCE_SECONDS)()
 
     # --- called in the thread
 
@@ -465,7 +466,7 @@ class Limits(RuleBasedStateMachine):
             self.limits_hold()
 
 
-@pytest.mark.timeout(60 + 10 * EXAMPLES)
+@pytest.mark.timeout(600 + 100 * EXAMPLES)
 def test_limits_hold_whatever_happens_in_whatever_order(database_url: str) -> None:
     with Database(database_url) as database:
         database.get().run("create table effects (id text)")

@@ -38,6 +38,7 @@ from tests.integration.record.test_parents import (
     second,
     states,
 )
+from tests.patience import PATIENCE_SECONDS
 from tests.samples import Sample, sample_one
 from tests.world import PREFIX, World
 
@@ -286,7 +287,7 @@ def test_other_threads_of_a_client_enqueue_while_it_follows_a_chain(
         """Enqueue between two turns of the cancel."""
         thread = threading.Thread(target=lambda: enqueued.append(world.client.enqueue(sample_one, Sample()).id))
         thread.start()
-        thread.join(timeout=5)
+        thread.join(timeout=PATIENCE_SECONDS)
 
     monkeypatch.setattr(time, "sleep", enqueue)
     assert world.client.cancel("c0") is State.CANCELLED

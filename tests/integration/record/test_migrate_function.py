@@ -41,6 +41,7 @@ from tests.builders.revisions import second_revision
 from tests.conftest import administer
 from tests.freezing import FreezingProxy
 from tests.logs import lines
+from tests.patience import PATIENCE_SECONDS
 from tests.samples import Sample, sample_only
 
 FORBIDDEN = "42501"
@@ -268,7 +269,7 @@ def test_a_migration_waits_for_a_table_in_short_tries_that_block_no_statement(
             reader.run("select count(*) from joblane.pauses")
         assert not migrating.done()
         handler_.run("rollback")
-        assert migrating.result(timeout=30).types == len(discover())
+        assert migrating.result(timeout=PATIENCE_SECONDS).types == len(discover())
 
 
 @pytest.mark.parametrize("step", ["upgrade", "_grant"])
@@ -291,7 +292,7 @@ def test_a_migration_says_that_it_waits_for_another_one(
             wait_until(lambda: any("another migration runs; waiting" in text for text in logged.texts))
         finally:
             other.rollback()
-        assert migrating.result(timeout=30).types == len(discover())
+        assert migrating.result(timeout=PATIENCE_SECONDS).types == len(discover())
 
 
 def freeze_at(statement: str, proxy: FreezingProxy, hung: threading.Event, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -356,10 +357,10 @@ def test_the_next_migration_completes_one_that_hung_and_was_killed(
     with FreezingProxy.before(empty) as proxy, ThreadPoolExecutor(1) as threads:
         freeze_at(statement, proxy, hung, monkeypatch)
         migrating = threads.submit(migrate, proxy.url)
-        assert hung.wait(30)
+        assert hung.wait(PATIENCE_SECONDS)
         proxy.thaw()  # it closes the connection, as the end of the process does
         with pytest.raises((PostgresError, SQLAlchemyError, OSError)):
-            migrating.result(timeout=30)
+            migrating.result(timeout=PATIENCE_SECONDS)
     assert migrate(empty) == Migrated(types=len(discover()), revision=newest(), newer=False)
     with connected(empty) as connection:
         assert installed(connection)

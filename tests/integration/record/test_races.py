@@ -36,6 +36,7 @@ from joblane.sqs.message import Message
 from joblane.testing.faults import Send
 from tests.builders.events import record
 from tests.builders.rows import In, active, put
+from tests.patience import PATIENCE_SECONDS
 from tests.samples import Sample, behaviour, sample_batch, sample_one
 from tests.world import World, handle
 
@@ -83,7 +84,7 @@ class Barrier:
         self.connection.execute_simple("begin")
         answer = send()
         self.claimed.set()
-        assert self.open.wait(20)
+        assert self.open.wait(PATIENCE_SECONDS)
         self.connection.execute_simple("rollback" if self.dies else "commit")
         if self.dies:
             raise WinnerDiedError("network error")
@@ -99,7 +100,7 @@ def test_one_of_two_concurrent_deliveries_runs_and_the_other_message_stays(
 
     @behaviour
     def run_once(payload: Sample, ctx: TaskContext) -> None:
-        assert decided.wait(20)  # so that the loser does not find a completed task
+        assert decided.wait(PATIENCE_SECONDS)  # so that the loser does not find a completed task
         write(ctx, f"run {ctx.attempt}")
 
     lane = effects.lane(sample_one)
@@ -116,7 +117,7 @@ def test_one_of_two_concurrent_deliveries_runs_and_the_other_message_stays(
         with ThreadPoolExecutor(2) as threads:
             # when the second delivery claims before the claim of the first is committed
             won = threads.submit(handle, winner, first)
-            assert barrier.claimed.wait(20)
+            assert barrier.claimed.wait(PATIENCE_SECONDS)
             lost = threads.submit(handle, loser, second)
             wait_until(lambda: waiting_for_a_lock(effects))
             barrier.open.set()
@@ -152,7 +153,7 @@ def test_the_loser_runs_if_the_claim_of_the_winner_is_rolled_back(
         barrier.connection = winner._database.get()
         with ThreadPoolExecutor(2) as threads:
             died = threads.submit(handle, winner, first)
-            assert barrier.claimed.wait(20)
+            assert barrier.claimed.wait(PATIENCE_SECONDS)
             lost = threads.submit(handle, loser, second)
             wait_until(lambda: waiting_for_a_lock(effects))
             barrier.open.set()
@@ -226,7 +227,7 @@ def test_overlapping_batches_do_not_deadlock_and_have_one_winner_per_id(world: W
         database = Database(world.url)
         mine: list[Finish] = []
         try:
-            start.wait(20)
+            start.wait(PATIENCE_SECONDS)
             for _ in range(25):
                 messages = [
                     Message("sample:batch", id_, {"do": "nothing", "number": 0}) for id_ in chance.sample(ids, 10)
@@ -488,7 +489,7 @@ def test_a_claim_during_a_finish_waits_for_the_commit_and_does_not_run(effects: 
     lane = effects.lane(sample_one)
     with effects.rival(sample_one, hook) as slow, effects.rival(sample_one) as other, ThreadPoolExecutor(2) as threads:
         first = threads.submit(handle, slow, record(body, lane))
-        assert finishing.wait(20)
+        assert finishing.wait(PATIENCE_SECONDS)
         # when another delivery claims during that commit
         second = handle(other, record(body, lane))
         assert first.result(20) == []

@@ -25,6 +25,7 @@ from joblane.record.migrate import migrate, migration_sql
 from joblane.record.migrations import applied, newest
 from tests.builders.revisions import second_revision
 from tests.conftest import administer
+from tests.patience import PATIENCE_SECONDS
 from tests.samples import Sample, sample_batch, sample_one
 from tests.world import World
 
@@ -223,7 +224,7 @@ def test_a_second_project_is_refused_and_nothing_is_changed(empty: str, monkeypa
 
 def psql(url: str, script: str) -> None:
     command = [str(program("psql")), "--no-psqlrc", "--quiet", "--set", "ON_ERROR_STOP=1", url]
-    done = subprocess.run(command, input=script, text=True, capture_output=True, check=False, timeout=60)
+    done = subprocess.run(command, input=script, text=True, capture_output=True, check=False, timeout=PATIENCE_SECONDS)
     assert done.returncode == 0, done.stderr
 
 

@@ -30,6 +30,7 @@ from tests.builders.events import LambdaContext
 from tests.builders.http_events import claims, http_event, principal
 from tests.integration.saas.conftest import BUCKET, Platform
 from tests.logs import lines
+from tests.patience import PATIENCE_SECONDS
 
 SECRET = "s3cr3t-value"
 
@@ -753,7 +754,7 @@ def test_two_requests_at_once_with_the_same_key_are_executed_once(api: Api, tena
     second.join(0.5)
     assert second.is_alive()
     session.commit()
-    second.join(10)
+    second.join(PATIENCE_SECONDS)
     # then it has waited for the first, and has done nothing
     assert answers[0].status == 422
     assert api.rows("tasks") == 0

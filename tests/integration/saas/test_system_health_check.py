@@ -75,7 +75,7 @@ def test_problems_are_named_and_counted(
     front_doors.world.sqs.client.delete_queue(QueueUrl=front_doors.world.sqs.url("jobs-low"))
     front_doors.world.run(
         "insert into joblane.tasks (id, type, queue, state, payload_digest, max_attempts, retention_seconds, sweep_at)"
-        " values ('left', 'a:b', 'low', 'pending', '', 1, 60, now() - interval '21 minutes')"
+        " values ('left', 'a:b', 'low', 'pending', '', 1, 60, now() - interval '21 hours')"
     )
     # when the check runs
     with lines() as logged:
@@ -84,7 +84,7 @@ def test_problems_are_named_and_counted(
     assert result["healthy"] is False
     assert set(result["problems"]) == {f"service {services[0].url}", f"service {gone}", "queue jobs-low", "sweep"}
     assert result["problems"][f"service {services[0].url}"].endswith("answered with status 503")
-    assert result["problems"]["sweep"].startswith("a task has waited for the sweep for 12")
+    assert result["problems"]["sweep"].startswith("a task has waited for the sweep for 756")
     (line,) = (line for line in logged.fields if line["message"] == "unhealthy")
     assert (line["level"], line["problems"]) == ("ERROR", result["problems"])
     metrics = [json.loads(line) for line in capsys.readouterr().out.splitlines() if '"HealthCheck' in line]
@@ -128,14 +128,14 @@ def test_a_sweep_is_late_by_its_own_plan(
     assert ("sweep" in check(front_doors)["problems"]) is problem
 
 
-@pytest.mark.parametrize(("swept_minutes", "problem"), [(1, False), (60, True)])
+@pytest.mark.parametrize(("swept_minutes", "problem"), [(1, False), (13 * 60, True)])
 def test_a_task_that_stays_overdue_is_no_problem_while_sweeps_complete(
     front_doors: Platform, swept_minutes: int, problem: bool
 ) -> None:
     # given a task that the sweep does not change, such as a paused one, and the last sweep
     front_doors.world.run(
         "insert into joblane.tasks (id, type, queue, state, payload_digest, max_attempts, retention_seconds, sweep_at)"
-        " values ('left', 'a:b', 'low', 'pending', '', 1, 60, now() - interval '1 hour')"
+        " values ('left', 'a:b', 'low', 'pending', '', 1, 60, now() - interval '13 hours')"
     )
     front_doors.world.run(SWEPT.format(minutes=swept_minutes))
     # then

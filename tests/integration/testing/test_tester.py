@@ -33,6 +33,7 @@ from tests.integration.testing.samples import (
     order_ship,
     order_snooze,
 )
+from tests.patience import PATIENCE_SECONDS
 
 early = JobClient()
 """As an application makes it: when it is imported."""
@@ -352,7 +353,7 @@ def test_the_alarm_of_another_library_is_restored(jobs: JobTester) -> None:
     try:
         jobs.run(order_quiet, Order(number=1))
         assert 0 < signal.getitimer(signal.ITIMER_REAL)[0] <= 0.5
-        ends = time.monotonic() + 5
+        ends = time.monotonic() + PATIENCE_SECONDS
         while not rang and time.monotonic() < ends:
             time.sleep(0.01)
         assert rang

@@ -21,6 +21,7 @@ from joblane.errors import CursorError, JobError
 from joblane.event_loop import process_loop
 from joblane.record.connection import is_unavailable
 from tests.builders.events import message
+from tests.patience import PATIENCE_SECONDS
 from tests.samples import Sample, behaviour, behaviours, sample_async, sample_one
 from tests.world import World
 
@@ -266,7 +267,7 @@ def test_a_left_task_or_thread_takes_no_part_in_the_next_run_by_the_plain_sessio
             await ctx.aenqueue(sample_one, Sample())
 
         def uses_the_session_in_a_thread() -> None:
-            thread_may_go.wait(10)
+            thread_may_go.wait(PATIENCE_SECONDS)
             session.execute(INSERT, late)
 
         await write_plainly(ctx, "in time")

@@ -30,6 +30,7 @@ from tests.integration.worker.test_async import (
     write_plainly,
     written,
 )
+from tests.patience import PATIENCE_SECONDS
 from tests.samples import Sample, behaviours, sample_async
 from tests.world import World
 
@@ -182,7 +183,7 @@ def test_a_coroutine_that_outlives_its_timeout_ends_and_leaves_nothing_open(
     result = run(effects, next_one, "next")["result"]
     assert set(result) == {"next"}
     assert len(set(pids)) == len(pids)  # the connection was not used again
-    ends = time.monotonic() + 10  # the server notices a lost client within 2 seconds
+    ends = time.monotonic() + PATIENCE_SECONDS  # the server notices a lost client within 2 seconds
     while open_transactions(effects):
         assert time.monotonic() < ends
         time.sleep(0.02)

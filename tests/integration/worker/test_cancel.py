@@ -15,6 +15,7 @@ from joblane import JobClient, JobError, RetryAfter, SkipRetry, Snooze, State, T
 from joblane.errors import DatabaseUnavailableError, UnknownTaskError, WaitTimeoutError
 from tests import emf
 from tests.builders.rows import In, active, archived, put
+from tests.patience import PATIENCE_SECONDS
 from tests.samples import Sample, behaviour, sample_batch, sample_forgotten, sample_one
 from tests.world import World
 
@@ -307,7 +308,7 @@ def test_waiting_returns_as_soon_as_the_task_has_ended(world: World, client: Job
     waiter = threading.Thread(target=lambda: answers.append(other.wait(id_, timedelta(seconds=20))))
     waiter.start()
     world.deliver(sample_one, recorded(id_))
-    waiter.join(10)
+    waiter.join(PATIENCE_SECONDS)
     assert [(status.state, status.result) for status in answers] == [(State.COMPLETED, "done")]
     assert client.wait(id_, timedelta(0)).result == "done"
 

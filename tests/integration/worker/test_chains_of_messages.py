@@ -154,7 +154,6 @@ def test_a_dead_letter_and_the_task_that_follows_it_begin_chains(world: World, c
 
 
 def test_a_wake_up_begins_a_chain(world: World, chains: Chains, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("JOBLANE_SWEEP_MINUTES", "360")
     monkeypatch.setattr(Sqs, "covered", {})
     wake(world.sqs, PREFIX)
     wake_after_commit(world.sqs, PREFIX)
@@ -195,7 +194,6 @@ def test_a_child_of_a_cancelled_parent_begins_a_chain(world: World, chains: Chai
 
 
 def test_each_message_of_a_sweep_begins_a_chain(world: World, chains: Chains, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("JOBLANE_SWEEP_MINUTES", "360")
     monkeypatch.delenv("JOBLANE_PREFIX", raising=False)
     monkeypatch.setattr(sweep_handler, "Sqs", lambda: world.sqs)
     world.run("insert into joblane.stage (prefix) values ('jobs') on conflict do nothing")

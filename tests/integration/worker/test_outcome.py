@@ -27,6 +27,9 @@ class Base(DeclarativeBase):
     """The tables of these tests."""
 
 
+pytestmark = pytest.mark.usefixtures("each_sweep")
+
+
 class Once(Base):
     __tablename__ = "once"
     n: Mapped[int] = mapped_column(primary_key=True)

@@ -15,6 +15,7 @@ from joblane import TaskContext
 from joblane.worker.printed import MAX_LINE, MAX_LINES, Printed
 from joblane.worker.worker import Worker
 from tests.logs import lines
+from tests.patience import PATIENCE_SECONDS
 from tests.samples import Sample, behaviour, sample_batch, sample_one
 from tests.world import PREFIX, World
 
@@ -175,13 +176,13 @@ def test_a_thread_that_restores_the_output_after_its_run_disturbs_no_later_run(
     def redirect() -> None:
         with redirect_stdout(io.StringIO()):
             begun.set()
-            ended.wait(30)
+            ended.wait(PATIENCE_SECONDS)
 
     @behaviour
     def leaves_a_redirect(payload: Sample, ctx: TaskContext) -> None:
         threads.append(Thread(target=redirect))
         threads[0].start()
-        begun.wait(30)
+        begun.wait(PATIENCE_SECONDS)
 
     world.workers[sample_one.type] = Worker(sample_one, world.database, world.sqs, PREFIX, printed=Printed())
     world.deliver(sample_one, {"type": "sample:one", "id": "leaves", "payload": {"do": "leaves_a_redirect"}})

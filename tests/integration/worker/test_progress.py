@@ -12,6 +12,7 @@ from joblane.record.database import Database
 from joblane.record.status import TaskStatus
 from joblane.testing.faults import HookedDatabase, Send
 from tests.builders.events import message, record
+from tests.patience import PATIENCE_SECONDS
 from tests.samples import Sample, behaviour, sample_one
 from tests.samples_long import counts, make_things, write
 from tests.world import World, handle
@@ -94,7 +95,7 @@ def test_the_second_connection_does_not_outlive_the_run(world: World) -> None:
     assert world.deliver(sample_one, message("report_over_the_side_connection")) == []
 
     here = "select count(*) from pg_stat_activity where datname = current_database()"
-    ends = time.monotonic() + 5
+    ends = time.monotonic() + PATIENCE_SECONDS
     while world.run(here)[0][0] > 3 and time.monotonic() < ends:
         time.sleep(0.02)
     assert world.run(here)[0][0] <= 3  # the worker's, the client's, and the test's connection

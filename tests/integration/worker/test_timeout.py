@@ -16,6 +16,7 @@ from sqlalchemy import text
 from joblane import TaskContext
 from joblane.record.database import Database
 from tests.builders.events import message
+from tests.patience import PATIENCE_SECONDS
 from tests.samples import Sample, behaviour, sample_batch, sample_one
 from tests.world import World
 
@@ -46,7 +47,7 @@ def sleep(ctx: TaskContext) -> None:
 
 
 def busy_loop(ctx: TaskContext) -> None:
-    ends = time.monotonic() + 30
+    ends = time.monotonic() + PATIENCE_SECONDS
     while time.monotonic() < ends:
         pass
 
@@ -507,5 +508,5 @@ def test_in_another_thread_than_the_main_one_no_alarm_is_set(world: World) -> No
 
     thread = threading.Thread(target=world.deliver, args=(sample_one, message("short")), kwargs={"seconds": SOON})
     thread.start()
-    thread.join(20)
+    thread.join(PATIENCE_SECONDS)
     assert world.row("it")["state"] == "completed"

@@ -27,7 +27,8 @@ from joblane.queues import Queue
 from joblane.record.states import State
 from tests.builders import views
 from tests.inspector import FakeInspector
-from tests.watching import WAIT_SECONDS, Screen, watch
+from tests.patience import PATIENCE_SECONDS
+from tests.watching import Screen, watch
 
 HINTS = "/ filter  p pause  r retry  ? help  q quit"
 AWAY = DatabaseUnavailableError("the database is unavailable: connection refused. An action may have been carried out")
@@ -386,8 +387,8 @@ def test_a_silent_database_blocks_no_key(stub: FakeInspector, monkeypatch: pytes
     answer = threading.Event()
 
     async def scenario(screen: Screen) -> None:
-        stub.answers["tasks"] = lambda *_, **__: answer.wait(20) and Page((), None)
-        stub.answers["pauses"] = lambda: answer.wait(20) and ()
+        stub.answers["tasks"] = lambda *_, **__: answer.wait(PATIENCE_SECONDS) and Page((), None)
+        stub.answers["pauses"] = lambda: answer.wait(PATIENCE_SECONDS) and ()
         await screen.press("2")
         await screen.until("Nothing to show yet: no answer from the database. Retrying every 5 s.")
         await screen.press("1")
@@ -439,6 +440,14 @@ def test_a_bug_ends_it_and_prints_no_values(
     assert "".join(capsys.readouterr()) == ""
 
 
+def test_a_tick_of_the_clock_while_it_ends_is_no_error(stub: FakeInspector) -> None:
+    async def scenario(screen: Screen) -> None:
+        await screen.app.screen.query("#head").remove()
+        screen.app._draw_notice()
+
+    watch(stub, scenario)
+
+
 def test_it_ends_when_its_terminal_is_gone() -> None:
     program = (
         "from joblane.cli.watch.app import Watch\n"
@@ -459,7 +468,7 @@ def test_it_ends_when_its_terminal_is_gone() -> None:
         # when
         os.close(ours)
         # then
-        assert running.wait(WAIT_SECONDS) == 129
+        assert running.wait(PATIENCE_SECONDS) == 129
     finally:
         running.kill()
         running.wait()

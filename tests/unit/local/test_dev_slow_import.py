@@ -11,6 +11,7 @@ import pytest
 
 from joblane.local.dev import slow_import
 from joblane.local.dev.slow_import import named_if_slow
+from tests.patience import PATIENCE_SECONDS
 
 
 @pytest.fixture
@@ -25,7 +26,7 @@ def naming(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) 
 
     monkeypatch.setattr(slow_import, "SECONDS", 0.01)
     monkeypatch.setattr(slow_import, "_name", name_and_tell)
-    return lambda: None if named.wait(10) else pytest.fail("not named")
+    return lambda: None if named.wait(PATIENCE_SECONDS) else pytest.fail("not named")
 
 
 def test_a_slow_import_is_named_by_its_line(

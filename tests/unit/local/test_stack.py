@@ -25,6 +25,7 @@ from joblane.local.ports import free_port, port_is_free
 from joblane.local.stack import LocalStack
 from joblane.local.tools import clean_environment
 from joblane.project import Project
+from tests.patience import PATIENCE_SECONDS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -46,7 +47,7 @@ def start(daemon: Daemon, code: str) -> psutil.Process:
 
 
 def child_of(process: psutil.Process) -> psutil.Process:
-    until = time.monotonic() + 10
+    until = time.monotonic() + PATIENCE_SECONDS
     while not process.children() and time.monotonic() < until:
         time.sleep(0.01)
     return process.children()[0]

@@ -20,6 +20,7 @@ from joblane.page.notices import KEPT, Notices
 from joblane.page.rendering import FOLDER, ago, query, span, usd
 from joblane.queues import Queue
 from joblane.record.states import State
+from tests.patience import PATIENCE_SECONDS
 
 NOW = datetime(2026, 1, 31, 8, 0, tzinfo=UTC)
 START = NOW - timedelta(hours=2)
@@ -214,7 +215,7 @@ def test_an_inspector_serves_one_request_at_a_time_and_is_made_on_demand() -> No
         waiting.start()
         assert one is not other
         assert third == []
-    waiting.join(10)
+    waiting.join(PATIENCE_SECONDS)
     # then the third got one of the two
     assert third[0] in (one, other)
     assert len(made) == 2

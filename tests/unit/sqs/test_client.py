@@ -14,6 +14,7 @@ from botocore.exceptions import ClientError, EndpointConnectionError, ReadTimeou
 from joblane.errors import SendError
 from joblane.limits import MAX_BATCH, MAX_MESSAGE_BYTES
 from joblane.sqs.client import CONNECTIONS, NO_ANSWER, Entry, Sqs, _batches, attribute_size
+from tests.patience import PATIENCE_SECONDS
 from tests.sends import size_of
 from tests.unit.conftest import Aws
 
@@ -203,7 +204,7 @@ def test_after_a_request_without_an_answer_the_waiting_batches_are_not_tried(
 
     def silent(**_: Any) -> None:
         requests.append(QUEUE)
-        in_flight.wait(5)
+        in_flight.wait(PATIENCE_SECONDS)
         raise ReadTimeoutError(endpoint_url="https://sqs")
 
     monkeypatch.setattr(aws.sqs.client, "send_message_batch", silent)

@@ -26,6 +26,7 @@ from joblane import JobClient, settings
 from joblane.sqs.client import CONNECTIONS, Entry, Sqs, client_lock
 from joblane.sqs.sender import EVENTS
 from tests.fake_sqs import FakeSqs, refusal
+from tests.patience import PATIENCE_SECONDS
 from tests.samples import Sample, sample_one
 from tests.unit.conftest import Aws
 from tests.unit.sqs.conftest import OPERATIONS, arguments_of, engaged
@@ -262,8 +263,8 @@ def enqueue_in_threads(jobs: JobClient, name: str, each: int, middle: threading.
     def enqueue(thread: int) -> None:
         for number in range(each):
             if middle and number == each // 2:
-                middle.wait(60)
-                middle.wait(60)
+                middle.wait(PATIENCE_SECONDS)
+                middle.wait(PATIENCE_SECONDS)
             jobs.enqueue(sample_one, Sample(), task_id=f"{name}-{thread}-{number}")
 
     threads = [threading.Thread(target=enqueue, args=(thread,)) for thread in range(THREADS)]
@@ -284,7 +285,7 @@ def test_threads_and_a_forked_process_share_no_socket_and_leak_none(
         jobs._sqs.send = functools.partial(jobs._sqs._send, brief=True)  # type: ignore[method-assign]
     threads = enqueue_in_threads(jobs, "parent", EACH, middle)
     # when the process is forked in the middle, and the child enqueues as well
-    middle.wait(60)  # every connection is in the pool
+    middle.wait(PATIENCE_SECONDS)  # every connection is in the pool
     child = os.fork()
     if not child:
         signal.signal(signal.SIGALRM, signal.SIG_DFL)
@@ -292,7 +293,7 @@ def test_threads_and_a_forked_process_share_no_socket_and_leak_none(
         for thread in enqueue_in_threads(jobs, "child", OF_CHILD):
             thread.join()
         os._exit(len(by_boto3) > THREADS * OF_CHILD // 2)
-    middle.wait(60)
+    middle.wait(PATIENCE_SECONDS)
     for thread in threads:
         thread.join()
     assert os.waitpid(child, 0)[1] == 0

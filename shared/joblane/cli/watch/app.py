@@ -124,9 +124,10 @@ class Watch(App[None]):
         return self.query_one(Grid)
 
     def _set(self, name: str, content: RenderableType | None) -> None:
-        static = self.screen_stack[0].query_one(f"#{name}", Static)
-        static.display = bool(content)
-        static.update(content or "")
+        for screen in self.screen_stack[:1]:
+            for static in screen.query(f"#{name}").results(Static):  # none if the clock ticks while all ends
+                static.display = bool(content)
+                static.update(content or "")
 
     def say(self, text: str, style: str = "") -> None:
         """Show a message until the list changes."""
