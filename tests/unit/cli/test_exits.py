@@ -38,6 +38,7 @@ from joblane.inspector.durations import duration, moment
 from joblane.inspector.errors import ActionError, AwsCallError, BusyError, SelectionError
 from joblane.inspector.filter import BulkAction, PauseScope
 from joblane.local.errors import ForbiddenError, LocalError, MisuseError, UnavailableError
+from joblane.project import ProjectError
 from joblane.queues import Queue
 from joblane.record.states import State
 from joblane.settings import MissingSettingError
@@ -70,6 +71,7 @@ from tests.unit.cli.conftest import Run
         (LaneError("data:export", "low", ["default"]), 2),
         (JobError("x"), 1),
         (LocalError("x"), 1),
+        (ProjectError("x"), 1),
         (MisuseError("x"), 2),
         (UnavailableError("x"), 5),
         (ForbiddenError("x"), 6),
