@@ -403,10 +403,10 @@ MAX_TEXT = 2_000
 NOT_IN_DEV = "NotInJoblaneDev"
 """Code of AWS's errors with which `joblane dev` answers calls of services other than SQS."""
 MISSING_MODULE = (
-    "name its package in the `lock` file of [tool.joblane], or a folder of your own in `code`; `joblane dev` and tests"
-    " need the package installed, too"
+    "add its package to the lock file ([tool.joblane] lock), or name a folder of your own in [tool.joblane] code;"
+    " joblane dev and tests need the package installed, too"
 )
-"""Advice for :func:`is_not_installed`."""
+"""Advice for :func:`is_not_installed`. Without quotes: groups of errors show no quoted text."""
 UNDEFINED_FUNCTION = "42883"
 """SQLSTATE of a function that does not exist. The library's functions have the version of their code in their names."""
 

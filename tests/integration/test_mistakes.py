@@ -180,7 +180,7 @@ def test_a_mistake_in_a_run_says_what_is_right(mistake: str, jobs: JobTester) ->
 
 MODULES: dict[str, tuple[str, str]] = {
     "a syntax error": ("def bad_job(:", "PACKAGE/bad_job/handler.py, line 1: SyntaxError"),
-    "a missing package": ("import no_such_package", "Name its package in the `lock` file of [tool.joblane]"),
+    "a missing package": ("import no_such_package", "Add its package to the lock file ([tool.joblane] lock)"),
     "another folder": (
         "from joblane import task, Payload\nclass P(Payload): ...\n@task('bad:thing')\ndef bad_thing(p: P, ctx): ...",
         "declares 'bad:thing', which belongs in PACKAGE/bad_thing/handler.py",

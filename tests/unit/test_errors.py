@@ -21,6 +21,7 @@ from joblane.errors import (
     TaskIdConflictError,
     TaskTimeout,
 )
+from joblane.worker.failure import normalised
 
 
 def test_all_errors_except_the_interrupts_have_one_root() -> None:
@@ -50,6 +51,7 @@ def test_errors_carry_their_data_as_fields() -> None:
 def test_the_text_of_a_missing_package_says_what_to_do_and_no_other_import_does() -> None:
     missing = ModuleNotFoundError("No module named 'no_such.part'", name="no_such.part")
     assert errors.text_of(missing) == f"No module named 'no_such.part'; {errors.MISSING_MODULE}"
+    assert normalised(errors.MISSING_MODULE) == errors.MISSING_MODULE  # as groups of errors show it
     for name in ("json.no_such", "joblane.no_such", None):  # a part of what is there, and an error of the handler's own
         assert errors.text_of(ModuleNotFoundError("not there", name=name)) == "not there"
     assert errors.text_of(ImportError("cannot import name", name="no_such")) == "cannot import name"
