@@ -12,10 +12,11 @@ import inspect
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import is_dataclass
 from functools import cache
-from typing import TYPE_CHECKING, Any, get_args, get_origin, get_type_hints, is_typeddict
+from typing import TYPE_CHECKING, Any, get_args, get_origin, get_type_hints
 
 from pydantic import AliasPath, BaseModel, RootModel
 from pydantic.fields import FieldInfo
+from typing_extensions import is_typeddict
 
 from joblane.errors import DeclarationError, PayloadError
 from joblane.payload import aliases

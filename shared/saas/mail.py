@@ -140,11 +140,12 @@ def is_address(value: str) -> bool:
 
 def _sender(settings: Settings) -> Address:
     from email.headerregistry import Address
-    from email.utils import parseaddr
+    from email.utils import getaddresses
 
-    name, bare = parseaddr(require(settings, "EMAIL_FROM_ADDRESS", "the sender of mails", "no-reply@example.com"))
+    value = require(settings, "EMAIL_FROM_ADDRESS", "the sender of mails", "no-reply@example.com")
+    (name, bare), *others = getaddresses([value])
     address = _address(bare)
-    if address is None:
+    if address is None or others:
         raise SettingError(
             "EMAIL_FROM_ADDRESS", "an address such as no-reply@example.com or Acme <no-reply@example.com> is required"
         )

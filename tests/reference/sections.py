@@ -156,7 +156,10 @@ ERRORS: Mapping[str, Sequence[type[BaseException]]] = {
     "The testing kit": (KitError, NotRunError, CrashedError),
 }
 """Heading → the errors below it. A test compares them with all that the library defines."""
-INSIDE = {"AwsError", "Continued", "IssuerUnavailableError", "LoginError", "Killed", "_After", "Refusal", "SignInError"}
+INSIDE = {
+    *("AwsError", "Continued", "IssuerUnavailableError", "LoginError", "Killed", "_After", "ObservedError", "Refusal"),
+    "SignInError",
+}
 """Errors that no caller meets."""
 INTERNAL = {"within", "send_committed", "close", "objects", "of_member"}
 """Public methods for the library alone; ``close`` of a context, while that of a client is for its user."""

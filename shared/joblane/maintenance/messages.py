@@ -48,7 +48,8 @@ update joblane.tasks t
 } s')
   from due where t.id = due.id
 returning t.id, t.type, t.queue, t.tenant, t.schema, t.headers,
-          extract(epoch from t.due_at - clock_timestamp())::float8, t.sweep_at::text, due.sweep_at::text,
+          (extract(epoch from t.due_at) - extract(epoch from clock_timestamp()))::float8,
+          t.sweep_at::text, due.sweep_at::text,
           extract(epoch from t.sweep_at)::float8
 """
 

@@ -46,8 +46,9 @@ select type, queue, max(created_at)::text, (pg_catalog.array_agg(id))[count(*)],
                            or (state <> 'held' and sweep_at >= due_at and sweep_at > now())),
        count(*) filter (where sweep_at <= now() and state in {LIVE_SQL}),
        pg_catalog.json_agg(pg_catalog.json_build_array(
-           id, state in ('active', 'held') or sweep_at < due_at, extract(epoch from now() - sweep_at)::float8,
-           case when state <> 'active' then extract(epoch from now() - due_at)::float8 end,
+           id, state in ('active', 'held') or sweep_at < due_at,
+           (extract(epoch from now()) - extract(epoch from sweep_at))::float8,
+           case when state <> 'active' then (extract(epoch from now()) - extract(epoch from due_at))::float8 end,
            lease_until < now() - interval '{STUCK_AFTER_MINUTES} minutes',
            passed >= 1 and sweep_at < now() - interval '{LATE_TURN_SECONDS} s'
                                             * pg_catalog.power(4::float8, least(sends, 10)::float8)
@@ -55,7 +56,7 @@ select type, queue, max(created_at)::text, (pg_catalog.array_agg(id))[count(*)],
          filter (where sweep_at <= now() and state in {LIVE_SQL} and {UNPAUSED}),
        pg_catalog.json_agg(id) filter (where state in {in_sql(ENDED)}),
        pg_catalog.json_agg(id) filter (where passed >= 1 and {HAS_IDLE_SLOT} and not ({UNPAUSED})),
-       max(extract(epoch from now() - due_at)::float8)
+       max((extract(epoch from now()) - extract(epoch from due_at))::float8)
          filter (where sends > 1 and sweep_at > now() and state in {in_sql(WAITING - {State.HELD})}
                    and due_at < now() and {UNPAUSED}),
        extract(epoch from min(sweep_at) filter (where sweep_at > now()))::float8

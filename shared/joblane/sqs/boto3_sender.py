@@ -68,5 +68,5 @@ def log_fallback(error: Exception) -> None:
     """Log, once in a process, that boto3 sends although nothing asks for it."""
     if _logged.acquire(blocking=False):
         what = str(error) if isinstance(error, MISMATCH) else ""  # the text of another error may have a value
-        fields = {"error_type": type(error).__name__, "error": what, "botocore": botocore_version}
+        fields = {"error_type": type(error).__name__, "error": f"botocore {botocore_version}: {what}"}
         telemetry.logger().warning(FALLBACK, extra=fields)

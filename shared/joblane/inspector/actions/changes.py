@@ -127,7 +127,8 @@ changed as (
   returning t.id, t.type, t.queue, t.tenant, c.before, t.state, t.due_at, t.schema, t.headers,
             t.key_limit, t.total_limit, t.shared_limit, {then}
 ){more}
-select id, type, queue, tenant, before, state, extract(epoch from due_at - clock_timestamp())::float8, schema, headers,
+select id, type, queue, tenant, before, state,
+       (extract(epoch from due_at) - extract(epoch from clock_timestamp()))::float8, schema, headers,
        key_limit, total_limit, shared_limit
   from changed order by id
 """

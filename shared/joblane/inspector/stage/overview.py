@@ -42,7 +42,8 @@ LIVE_ROWS = f"""
 with {LIVE_TASKS}
 select queue, type, state, case when tenant = any($2::text[]) then tenant end, count(*),
        count(*) filter (where state not in ('active', 'held') and due_at <= clock_timestamp()),
-       extract(epoch from clock_timestamp() - min(due_at) filter (where state not in ('active', 'held')))::float8
+       (extract(epoch from clock_timestamp())
+        - extract(epoch from min(due_at) filter (where state not in ('active', 'held'))))::float8
   from live
  group by 1, 2, 3, 4
 """

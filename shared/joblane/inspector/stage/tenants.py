@@ -19,8 +19,8 @@ waiting as (
          count(*) filter (where state in ('pending', 'retry', 'scheduled') and due_at <= clock_timestamp()) as due,
          count(*) filter (where state = 'held') as held, count(*) filter (where state = 'active') as active,
          count(*) filter (where state in ('pending', 'retry', 'scheduled') and due_at > clock_timestamp()) as later,
-         extract(epoch from clock_timestamp() - min(due_at) filter (where state in ('pending', 'retry', 'scheduled')
-                 and due_at <= clock_timestamp()))::float8 as oldest
+         (extract(epoch from clock_timestamp()) - extract(epoch from min(due_at) filter (
+            where state in ('pending', 'retry', 'scheduled') and due_at <= clock_timestamp())))::float8 as oldest
     from live group by 1
 ),
 runs as (

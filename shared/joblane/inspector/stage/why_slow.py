@@ -51,10 +51,10 @@ select case when grouping(queue) = 0 then queue end, case when grouping(tenant) 
        count(*) filter (where state = 'held' and waits_for = '{PARENTS}'),
        count(*) filter (where state in ('pending', 'scheduled') and due_at > clock_timestamp()),
        count(*) filter (where state = 'retry' and due_at > clock_timestamp()),
-       extract(epoch from clock_timestamp() - min(due_at) filter (where state in ('pending', 'retry', 'scheduled')
-               and due_at <= clock_timestamp()))::float8,
-       extract(epoch from min(due_at) filter (where state in ('pending', 'scheduled')
-               and due_at > clock_timestamp()) - clock_timestamp())::float8
+       (extract(epoch from clock_timestamp()) - extract(epoch from min(due_at) filter (
+               where state in ('pending', 'retry', 'scheduled') and due_at <= clock_timestamp())))::float8,
+       (extract(epoch from min(due_at) filter (where state in ('pending', 'scheduled') and due_at > clock_timestamp()))
+         - extract(epoch from clock_timestamp()))::float8
   from (select queue, coalesce(tenant, '') as tenant, state, due_at, lease_until, waits_for from live
          where type = any($2::text[])) as mine
  group by grouping sets ((queue), (tenant))
