@@ -23,6 +23,7 @@ from joblane.record.database import Database
 from joblane.record.task_types import LIMITS, declared_limits
 from joblane.testing import JobTester
 from tests import fast_typer
+from tests.builders.events import LambdaContext
 from tests.bulks import TASKS, Bulks
 from tests.integration.docs_page import WHO, Page
 from tests.patience import PATIENCE_SECONDS
@@ -43,6 +44,12 @@ def world(database_url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[World]
 def each_sweep(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Both modes of a stage: commits wake the sweep, which plans its runs; or its schedule alone starts it."""
     monkeypatch.setenv(settings.SWEEP_MINUTES, str(request.param))
+
+
+@pytest.fixture
+def standing_clock(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A handler or a listener has all the time that its invocation had at first: a slow claim takes none of it."""
+    monkeypatch.setattr(LambdaContext, "get_remaining_time_in_millis", lambda context: int(context.seconds * 1000))
 
 
 @pytest.fixture

@@ -545,6 +545,7 @@ def gather(world: World, capfd: pytest.CaptureFixture[str]) -> Gathered:
     return gathered
 
 
+@pytest.mark.usefixtures("standing_clock")
 def test_no_value_is_anywhere_but_in_the_payload(world: World, api: None, capfd: pytest.CaptureFixture[str]) -> None:
     gathered = gather(world, capfd)
     assert gathered.leaks == {}

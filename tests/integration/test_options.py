@@ -87,7 +87,7 @@ def test_an_attempt_is_interrupted_at_the_timeout_it_was_given(world: World, cli
 
     assert len(deliver(world, id_)) == 1
 
-    assert 0.9 < time.monotonic() - started < 5
+    assert 0.9 < time.monotonic() - started < 30
     assert world.outcomes(id_) == ["timeout"]
     assert world.row(id_)["error_type"] == "TaskTimeout"
 

@@ -843,7 +843,7 @@ def test_commits_stay_fast_while_sqs_does_not_answer(world: World, silent: list[
         for _ in range(20):
             assert not jobs.enqueue(sample_one, Sample()).sent
         jobs.enqueue_many([Job(sample_one, Sample()) for _ in range(50)])
-        assert time.monotonic() - started < 10, "four tries took 40 s"
+        assert time.monotonic() - started < 30, "four tries took 40 s"
         assert len(silent) == 1
         # half a minute later it tries again
         jobs._sqs._paused_until -= PAUSE_SECONDS

@@ -39,6 +39,8 @@ __all__ = ["effects"]
 SOON = 3.2
 """Seconds left to the invocation: three are kept for Lambda's own kill, the handler has 0.2."""
 
+pytestmark = pytest.mark.usefixtures("standing_clock")
+
 
 @pytest.fixture(autouse=True)
 def short_margin(monkeypatch: pytest.MonkeyPatch) -> None:

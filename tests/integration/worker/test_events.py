@@ -232,6 +232,7 @@ async def hang_blocking(event: Event) -> None:
     hang(event)
 
 
+@pytest.mark.usefixtures("standing_clock")
 @pytest.mark.parametrize("listener", [hang, hang_awaiting, hang_blocking])
 def test_a_listener_that_hangs_ends_before_the_invocation(
     world: World, bus: Bus, heard: list[Event], listener: Callable[[Event], Any], monkeypatch: pytest.MonkeyPatch

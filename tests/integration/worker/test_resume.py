@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import signal
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -549,9 +550,9 @@ def test_a_chunk_that_the_invocation_cannot_hold_is_done_again_in_the_next(world
             write(ctx, thing)
             if thing == 15 and not slow:
                 slow.append(thing)
-                time.sleep(30)
+                signal.raise_signal(signal.SIGALRM)  # its time is over
 
-    assert len(world.deliver(sample_long, message("have_a_slow_chunk"), seconds=8.8)) == 1
+    assert len(world.deliver(sample_long, message("have_a_slow_chunk"))) == 1
     row = world.row("it")
     assert (row["state"], row["attempts"], row["continuations"]) == ("pending", 0, 1)
     assert counts(world) == once_each(range(1, 11))
@@ -567,9 +568,9 @@ def test_an_invocation_that_keeps_nothing_is_a_failed_attempt(world: World) -> N
     def have_a_hopeless_chunk(payload: Sample, ctx: TaskContext) -> None:
         for thing in ctx.resume(select(Thing.id), cursor=Thing.id, chunk=10):
             write(ctx, thing)
-            time.sleep(30)
+            signal.raise_signal(signal.SIGALRM)
 
-    assert len(world.deliver(sample_long, message("have_a_hopeless_chunk"), seconds=3.3)) == 1
+    assert len(world.deliver(sample_long, message("have_a_hopeless_chunk"))) == 1
     row = world.row("it")
     assert (row["state"], row["attempts"], row["error_type"]) == ("retry", 1, "TaskTimeout")
     assert (counts(world), cursor(world)) == ({}, None)
@@ -585,15 +586,16 @@ def test_an_item_loop_in_a_resumable_task_continues_with_the_interrupted_item(wo
             handled.append(item)
             write(ctx, item)
             if item == 2 and handled.count(2) == 1:
-                time.sleep(30)
+                signal.raise_signal(signal.SIGALRM)
 
-    assert len(world.deliver(sample_long, message("have_a_slow_item"), seconds=3.5)) == 1
+    assert len(world.deliver(sample_long, message("have_a_slow_item"))) == 1
     assert (world.row("it")["state"], world.row("it")["attempts"]) == ("pending", 0)
     assert again(world, "have_a_slow_item") == []
     assert handled == [0, 1, 2, 2, 3, 4]
     assert counts(world) == once_each(range(5))
 
 
+@pytest.mark.usefixtures("standing_clock")
 def test_a_task_that_is_not_declared_resumable_is_given_no_more_than_its_invocation(world: World) -> None:
     make_things(world, 0)
     ends: list[type[BaseException]] = []

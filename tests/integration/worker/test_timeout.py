@@ -25,6 +25,9 @@ SOON = 3.2
 """Seconds left to the invocation: three are kept for Lambda's own kill, the handler has 0.2."""
 
 
+pytestmark = pytest.mark.usefixtures("standing_clock")
+
+
 @pytest.fixture
 def effects(world: World) -> World:
     world.run("create table effects (task_id text, what text)")
