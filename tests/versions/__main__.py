@@ -239,7 +239,7 @@ def run_tests(python: Path, log: Path) -> str:
     lines = log.read_text(errors="replace").splitlines()
     if done.returncode == 0:
         return "passed"
-    print(*(line[:200] for line in lines if line.startswith(("FAILED", "ERROR"))), sep="\n")
+    print(*(line[:200] for line in lines if line.startswith(("FAILED tests", "SUBFAILED", "ERROR tests"))), sep="\n")
     return f"failed: {lines[-1].strip('= ') if lines else 'no output'}, in {log.relative_to(ROOT)}"
 
 
