@@ -31,6 +31,7 @@ from tests.integration.worker.test_async import (
     write_plainly,
     written,
 )
+from tests.integration.worker.test_timeout import IN_A_CALLBACK
 from tests.patience import PATIENCE_SECONDS
 from tests.samples import Sample, behaviours, sample_async
 from tests.world import World
@@ -332,6 +333,7 @@ def test_a_commit_that_is_not_answered_in_time_fails(effects: World, monkeypatch
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+@IN_A_CALLBACK
 def test_an_alarm_at_any_moment_ends_a_coroutine_whole_or_not_at_all(
     effects: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
