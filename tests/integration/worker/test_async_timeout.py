@@ -20,6 +20,7 @@ from joblane.errors import SkipRetry
 from joblane.event_loop import process_loop
 from joblane.worker import blocked_loop
 from joblane.worker import run as worker_run
+from joblane.worker.alarm import REPEAT_SECONDS
 from tests.builders.events import message
 from tests.integration.worker.test_async import (
     body,
@@ -30,6 +31,7 @@ from tests.integration.worker.test_async import (
     write_plainly,
     written,
 )
+from tests.integration.worker.test_timeout import IN_A_CALLBACK
 from tests.patience import PATIENCE_SECONDS
 from tests.samples import Sample, behaviours, sample_async
 from tests.world import World
@@ -331,6 +333,7 @@ def test_a_commit_that_is_not_answered_in_time_fails(effects: World, monkeypatch
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+@IN_A_CALLBACK
 def test_an_alarm_at_any_moment_ends_a_coroutine_whole_or_not_at_all(
     effects: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -338,7 +341,7 @@ def test_an_alarm_at_any_moment_ends_a_coroutine_whole_or_not_at_all(
     ends = {"completed": 0, "retry": 0}
 
     async def short_statements(ctx: TaskContext) -> str:
-        signal.setitimer(signal.ITIMER_REAL, moments[ctx.task_id], 0.05)
+        signal.setitimer(signal.ITIMER_REAL, moments[ctx.task_id], REPEAT_SECONDS)
         await write_async(ctx, ctx.task_id)
         for number in range(4):
             found = await ctx.async_session.execute(text("select :n, :id"), {"n": str(number), "id": ctx.task_id})
@@ -348,7 +351,7 @@ def test_an_alarm_at_any_moment_ends_a_coroutine_whole_or_not_at_all(
     async def look(ctx: TaskContext) -> str:
         return str((await ctx.async_session.execute(text("select :id"), {"id": ctx.task_id})).scalar_one())
 
-    moments = {f"it-{number}": 0.0001 + 0.0004 * number for number in range(40)}
+    moments = {f"it-{number}": 0.0001 + 0.0004 * number for number in range(40)} | {"late": 60}
     for id_ in moments:
         row = run(effects, short_statements, id_)
         ends[row["state"]] += 1
