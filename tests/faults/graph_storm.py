@@ -32,6 +32,7 @@ from joblane.sqs.message import Message
 from joblane.worker import worker as worker_module
 from tests.faults.dying_workers import DyingWorkers, Fate, Result
 from tests.faults.graph_samples import TASKS, Node, graph_one
+from tests.patience import PATIENCE_SECONDS
 
 PREFIX = "graph"
 BATCHES = 0.4
@@ -66,7 +67,9 @@ class GraphStorm(DyingWorkers):
 
     prefix, tasks, fate, before = PREFIX, TASKS, GraphFate, "release"
 
-    def __init__(self, url: str, seed: int, graphs: int, *, seconds: float = 100.0, deaths: float = 0.3) -> None:
+    def __init__(
+        self, url: str, seed: int, graphs: int, *, seconds: float = PATIENCE_SECONDS, deaths: float = 0.3
+    ) -> None:
         super().__init__(url, seed, graphs, seconds=seconds, deaths=deaths)
 
     def go(self) -> Result:

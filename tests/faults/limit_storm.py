@@ -39,6 +39,7 @@ from joblane.worker import worker as worker_module
 from joblane.worker.worker import Worker
 from tests.faults.dying_workers import DyingWorkers, Fate, Result
 from tests.faults.limit_samples import POOL, TASKS, Work
+from tests.patience import PATIENCE_SECONDS
 
 PREFIX = "flow"
 CANCELLED = 0.1
@@ -111,7 +112,7 @@ class Storm(DyingWorkers):
     prefix, tasks, fate, before = PREFIX, TASKS, LimitFate, "serve"
 
     def __init__(
-        self, url: str, seed: int, tasks: int, *, keys: int = 20, seconds: float = 100.0, deaths: float = 0.3
+        self, url: str, seed: int, tasks: int, *, keys: int = 20, seconds: float = PATIENCE_SECONDS, deaths: float = 0.3
     ) -> None:
         super().__init__(url, seed, tasks, seconds=seconds, deaths=deaths)
         self._keys = keys

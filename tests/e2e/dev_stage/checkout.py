@@ -16,7 +16,7 @@ from typing import BinaryIO
 
 from tests.pages import ROOT
 
-OWN = (".git", "cdk.json", "cdk.out", "node_modules")
+OWN = (".git", ".joblane", "cdk.json", "cdk.out", "node_modules")
 QUESTION = re.compile(rb"\(y/n\)\??\s*$")
 BLOCK_SECONDS = 300
 
@@ -39,6 +39,9 @@ class Checkout:
         for path in ROOT.iterdir():
             if path.name not in OWN:
                 (folder / path.name).symlink_to(path)
+        (folder / ".joblane").mkdir()
+        for path in (ROOT / ".joblane").iterdir():
+            (folder / ".joblane" / path.name).symlink_to(path)
         (folder / "node_modules").symlink_to((ROOT / "node_modules").resolve())
         given = json.loads((ROOT / "cdk.json").read_text(encoding="utf-8"))
         given["app"] = "python -m tests.e2e.dev_stage.app"

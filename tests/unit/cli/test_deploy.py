@@ -152,9 +152,7 @@ def test_without_an_address_the_local_stacks_database_is_migrated(
     with patch.dict(os.environ):
         monkeypatch.delenv("DATABASE_URL", raising=False)
         monkeypatch.setenv("JOBLANE_LOCAL", str(tmp_path))
-        with pytest.raises(
-            UnavailableError, match=r"DATABASE_URL is not set, and there is no .* Start the local stack"
-        ):
+        with pytest.raises(UnavailableError, match=r"DATABASE_URL is not set, and there is no .* Start `joblane dev`"):
             jobs("migrate")
         env_file.write(tmp_path / "env", {"DATABASE_URL": "postgresql://x@127.0.0.1:1/x"})
         with pytest.raises(LocalError, match=r"Cannot migrate the database.*: .*Connection refused"):
