@@ -74,16 +74,24 @@ class ForeignSchemaError(JobError):
     Nothing was changed in it. Rename the schema, or use another database.
     """
 
+    found: str
+    """The problem."""
+    do: str
+    """Sentences that say what to do."""
+
+    def __init__(self, found: str, do: str) -> None:
+        super().__init__(f"{found}. {do}")
+        self.found, self.do = found, do
+
 
 class ChangedSchemaError(JobError):
-    """The schema ``joblane`` lacks a part on which a promise of the library rests. Raised by a migration.
+    """A part of the schema ``joblane`` that the library needs was dropped or changed by hand. Raised by a migration.
 
-    The part was dropped or changed by hand. Nothing was changed in the schema: run the statements of the message, then
-    migrate again.
+    Nothing was changed in the schema: run the statements of the message, then migrate again.
     """
 
     differences: tuple[str, ...]
-    """Each part, with the difference and the statement that ends it."""
+    """Each part, with the difference and the statement that restores it."""
 
     def __init__(self, differences: tuple[str, ...]) -> None:
         super().__init__(
@@ -429,7 +437,7 @@ def text_of(error: BaseException, scrub: Callable[[str], str] = str) -> str:
 
 
 def is_not_installed(error: BaseException) -> bool:
-    """Return true if the import of a package failed of which no part is there."""
+    """Return true if an import failed because its package is not installed."""
     name = error.name if isinstance(error, ModuleNotFoundError) else None
     return bool(name) and str(name).partition(".")[0] not in sys.modules
 

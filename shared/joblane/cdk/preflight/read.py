@@ -358,8 +358,7 @@ def read_database(url: str, prefix: str, wanted: Wanted | None = None) -> Databa
         with Database(url, prefix=prefix) as database:
             return _read_database(database.get(), address, wanted)
     except ForeignSchemaError as error:
-        found, _, do = str(error).partition(". ")
-        return refused("DATABASE_URL", f"{address}: {found}", do)
+        return refused("DATABASE_URL", f"{address}: {error.found}", error.do)
     except WrongStageError as error:
         do = "point DATABASE_URL at the database of this stage, or give the stage a database of its own"
         return Finding(Kind.REFUSED, "DATABASE_URL", f"{address}: {error}", do)
