@@ -90,6 +90,11 @@ class Difference:
         """True if a migration runs :attr:`sql`."""
         return self.do == MIGRATE
 
+    @property
+    def is_refused(self) -> bool:
+        """True if a migration fails because of it."""
+        return self.severity is Severity.ERROR and not self.is_restored
+
     def __str__(self) -> str:
         return f"{self.what} {self.found}" + (f"; {self.do}" if self.do else "")
 
@@ -124,7 +129,7 @@ def differences(connection: Connection) -> list[Difference]:
 def accepted(connection: Connection) -> list[Difference]:
     """Like :func:`differences`. Raises :class:`ChangedSchemaError` for errors that a migration does not restore."""
     found = differences(connection)
-    if refused := [str(each) for each in found if each.severity is Severity.ERROR and not each.is_restored]:
+    if refused := [str(each) for each in found if each.is_refused]:
         raise ChangedSchemaError(tuple(refused))
     return found
 
