@@ -191,10 +191,12 @@ class DuplicateTaskError(EnqueueError):
 
 
 class SendError(JobError):
-    """SQS did not accept a message that has no row. Raised with ``record=False`` only.
+    """SQS did not confirm a message that has no row. Raised with ``record=False`` only.
 
-    The task was not enqueued. The message of the error says what to check, for example credentials or ``AWS_REGION``;
-    of a single task ``__cause__`` is boto3's error. Enqueue it again.
+    The message of the error says what to check, for example credentials or ``AWS_REGION``; for a single task
+    ``__cause__`` is the error of boto3, if there is one. Enqueue the task again, with the same ``task_id`` if it has
+    one. If SQS did not answer, or its answer cannot be read, it may have accepted the first message. A task with
+    another id then runs as well.
     """
 
 
