@@ -74,16 +74,24 @@ class ForeignSchemaError(JobError):
     Nothing was changed in it. Rename the schema, or use another database.
     """
 
+    found: str
+    """The problem."""
+    do: str
+    """Sentences that say what to do."""
+
+    def __init__(self, found: str, do: str) -> None:
+        super().__init__(f"{found}. {do}")
+        self.found, self.do = found, do
+
 
 class ChangedSchemaError(JobError):
-    """The schema ``joblane`` lacks a part on which a promise of the library rests. Raised by a migration.
+    """A part of the schema ``joblane`` that the library needs was dropped or changed by hand. Raised by a migration.
 
-    The part was dropped or changed by hand. Nothing was changed in the schema: run the statements of the message, then
-    migrate again.
+    Nothing was changed in the schema: run the statements of the message, then migrate again.
     """
 
     differences: tuple[str, ...]
-    """Each part, with the difference and the statement that ends it."""
+    """Each part, with the difference and the statement that restores it."""
 
     def __init__(self, differences: tuple[str, ...]) -> None:
         super().__init__(
@@ -183,10 +191,12 @@ class DuplicateTaskError(EnqueueError):
 
 
 class SendError(JobError):
-    """SQS did not accept a message that has no row. Raised with ``record=False`` only.
+    """SQS did not confirm a message that has no row. Raised with ``record=False`` only.
 
-    The task was not enqueued. The message of the error says what to check, for example credentials or ``AWS_REGION``;
-    of a single task ``__cause__`` is boto3's error. Enqueue it again.
+    The message of the error says what to check, for example credentials or ``AWS_REGION``; for a single task
+    ``__cause__`` is the error of boto3, if there is one. Enqueue the task again, with the same ``task_id`` if it has
+    one. If SQS did not answer, or its answer cannot be read, it may have accepted the first message. A task with
+    another id then runs as well.
     """
 
 
@@ -429,7 +439,7 @@ def text_of(error: BaseException, scrub: Callable[[str], str] = str) -> str:
 
 
 def is_not_installed(error: BaseException) -> bool:
-    """Return true if the import of a package failed of which no part is there."""
+    """Return true if an import failed because its package is not installed."""
     name = error.name if isinstance(error, ModuleNotFoundError) else None
     return bool(name) and str(name).partition(".")[0] not in sys.modules
 

@@ -17,9 +17,11 @@ PROVIDED = ("boto3", "botocore", "s3transfer", "urllib3")
 """Packages that Lambda's Python runtime or the emulator's environment provides: most of the lock's size.
 jmespath, python-dateutil and six come with boto3 too, but stay in the layer: Powertools and pg8000 need the lock's
 versions."""
+PYTHON = "3.13"
+"""Version of the functions on AWS."""
 LAMBDA = {
-    "python_version": "3.13",
-    "python_full_version": "3.13.0",
+    "python_version": PYTHON,
+    "python_full_version": f"{PYTHON}.0",
     "sys_platform": "linux",
     "platform_system": "Linux",
 }
@@ -59,7 +61,7 @@ def without_provided(lock: str) -> str:
 
 
 def _entries(lock: str) -> list[str]:
-    """Return a text for each package: its line with the lines of its hashes."""
+    """Return the lines of each package: its requirement and its hashes."""
     return re.findall(r"^[^\s#].*(?:\n[ \t]+.*)*", lock, re.MULTILINE)
 
 
@@ -68,7 +70,7 @@ def _name(entry: str) -> str:
 
 
 def _versions(lock: str) -> Mapping[str, str]:
-    """Return the packages of functions → version, empty for a package from an address."""
+    """Return each package that functions import → its version; empty if the lock has another form of requirement."""
     return dict(_of_functions(lock))
 
 
@@ -85,7 +87,10 @@ def _of_functions(lock: str) -> Iterator[tuple[str, str]]:
 
 
 def _needed() -> Mapping[str, SpecifierSet]:
-    """Return the packages that the library imports in functions → versions that it supports; none if not installed."""
+    """Return each package that the library imports in functions → the versions that it supports.
+
+    Empty if the library is not installed as a distribution.
+    """
     try:
         requirements = map(Requirement, requires("joblane") or ())
     except PackageNotFoundError:

@@ -25,14 +25,13 @@ from joblane.cdk.packaging import (
     LEFT_OUT_OF_LAYER,
     LEFT_OUT_OF_LIBRARY,
     LIBRARY,
-    PYTHON,
     RUNNING,
     WHEEL_PLATFORMS,
     check_layer,
 )
 from joblane.discovery import discover, discover_functions
 from joblane.local.postgres import Postgres
-from joblane.locked import PROVIDED
+from joblane.locked import PROVIDED, PYTHON
 from tests.builders.events import event, record
 from tests.builders.http_events import claims, http_event
 from tests.conftest import administer

@@ -1,4 +1,4 @@
-"""The settings of the user's project in its `pyproject.toml`."""
+"""The settings, the owners and the lock of the user's project."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
 """`make versions`: the quick tests with the lowest and the newest packages, on each Python, PostgreSQL and boto3.
 
 Each combination gets an environment in ``.joblane/versions``, from versions that are resolved at that time. The table
-names a combination whose interpreter or PostgreSQL this machine does not have; with ``CI`` set it has failed. The exit
-status is 1 if a combination failed.
+names a combination whose interpreter or PostgreSQL this machine does not have; if ``CI`` is set, such a combination has
+failed. The exit status is 1 if a combination failed.
 
 Names: only these combinations. ``--matrix``: print them all as JSON, for the workflow.
 """

@@ -26,13 +26,12 @@ from pathlib import Path
 from joblane.cdk.errors import SynthError
 from joblane.cdk.settings.stage import Architecture, Stage
 from joblane.local.fetch_uv import failure
-from joblane.locked import check_lock, text_of, without_provided
+from joblane.locked import PYTHON, check_lock, text_of, without_provided
 from joblane.project import LOCKS, Project
 
 LIBRARY = Path(__file__).parents[1]
-PYTHON = "3.13"
-"""Version of the functions on AWS. An emulator runs them with an interpreter of this machine, if possible with:"""
 RUNNING = f"{sys.version_info[0]}.{sys.version_info[1]}"
+"""Version of this interpreter. An emulator runs the functions with it if possible."""
 LAYOUT = "3"
 """Part of every hash: increase it when the build changes."""
 

@@ -42,7 +42,7 @@ class Tools:
         self._project = project
         self.folder = project.folder / "tools"
         self._locks: list[int] = []
-        """The folder's lock. Installers hold it, too: if this process is killed, the next one waits for them."""
+        """The lock of the folder. uv and npm hold it, too: if this process is killed, the next one waits for them."""
 
     @property
     def bin(self) -> Path:

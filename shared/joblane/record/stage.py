@@ -53,8 +53,8 @@ def check_search_path(connection: Connection) -> None:
     if in_search_path or role == "joblane":
         raise ForeignSchemaError(
             f"the role {role!r} has the schema joblane in its search_path, so your own tables would be created there;"
-            " PostgreSQL searches a schema with the role's name first. Log in as a role with another name, or remove"
-            " joblane from its search_path"
+            " PostgreSQL searches a schema with the role's name first",
+            "Log in as a role with another name, or remove joblane from its search_path",
         )
 
 
@@ -66,12 +66,13 @@ def check_project(connection: Connection, project: str | None) -> None:
     for (found,) in connection.run("select project from joblane.stage where project is not null"):
         if project is None:
             raise ForeignSchemaError(
-                f"the schema joblane of this database belongs to the project {found!r}, and this project has no name;"
-                f" set `[project] name` in its pyproject.toml to {found!r} if it is the same project, or use another"
-                " database"
+                f"the schema joblane of this database belongs to the project {found!r}, and this project has no name",
+                f"Set `[project] name` in its pyproject.toml to {found!r} if it is the same project, or use another"
+                " database",
             )
         if project != found:
             raise ForeignSchemaError(
-                f"the schema joblane of this database belongs to the project {found!r}, and this is {project!r}; use"
-                f" another database. If the project was renamed, run: update joblane.stage set project = '{project}'"
+                f"the schema joblane of this database belongs to the project {found!r}, and this is {project!r}",
+                "Use another database. If the project was renamed, run:"
+                f" update joblane.stage set project = '{project}'",
             )

@@ -20,12 +20,12 @@ METHODS = {"SendMessage": "send_message", "SendMessageBatch": "send_message_batc
 TRACE = "X-Amzn-Trace-Id"
 FALLBACK = (
     "joblane's own sender does not know this version of botocore or urllib3, so boto3 sends the messages, with twice "
-    f"the processor time. Change the version, or joblane's; {SENDER}=boto3 ends this line"
+    f"the processor time. Install the previous version, or update joblane. {SENDER}=boto3 removes this warning"
 )
 MISMATCH = (AttributeError, ImportError, TypeError)
-"""The errors of a name that is missing, or that is called in another way."""
+"""The errors of a name that is missing, or that takes other arguments."""
 _logged = threading.Lock()
-"""Held from the first line on."""
+"""Held once the line is logged."""
 
 
 class Boto3Sender:
@@ -57,7 +57,7 @@ class Boto3Sender:
         return answer
 
     def _before_send(self, request: AWSPreparedRequest, event_name: str, **_: object) -> Any:
-        """Remove the trace header of a message that begins a chain of its own."""
+        """Remove the trace header of a message that starts a chain of its own."""
         if not getattr(self._first, "keeps_chain", True):
             headers: Any = request.headers
             headers.pop(TRACE, None)  # whatever has added it; the signature does not include it

@@ -5,8 +5,8 @@ connections of the same client, and so its proxy, certificates and time limits. 
 accept every message, boto3 takes the answer or error as the result of its own first try, and tries again or raises.
 
 boto3 makes all requests if something else observes them (moto, a tracer, a recorder), and if a name of botocore or
-urllib3 that this module uses is missing or is called in another way. A trial uses each of them when the first request
-is copied, so that none fails once a message has left. With ``JOBLANE_SENDER=boto3`` this module is not used.
+urllib3 that this module uses is missing or takes other arguments. A trial uses each name when the first request is
+copied, so that none fails after a message was sent. With ``JOBLANE_SENDER=boto3`` this module is not used.
 """
 
 from __future__ import annotations
@@ -202,7 +202,7 @@ class Template:
         return translated
 
     def try_out(self) -> None:
-        """Use what a send uses once its message may have left. Raises an error if it fails."""
+        """Use each name that a send uses after its message may have been sent. Raises the error of the first one."""
         signature(self.pool.urlopen).bind(**self._request({}, b""))
         self.accepted()
         if self.answer(200, {}, b"-").content != b"-" or _success(200, b'{"MessageId": "1"}') is None:
@@ -235,7 +235,7 @@ class Sender(Boto3Sender):
                 headers = self._headers(template, keys, body, keeps_chain)
             else:
                 self._templates.pop(operation, None)
-        except MISMATCH:  # a binary attribute; nothing has left
+        except MISMATCH:  # a binary attribute; nothing was sent
             fits = False
         if not fits:
             return self._by_boto3(operation, arguments, keeps_chain)
@@ -280,7 +280,7 @@ class Sender(Boto3Sender):
             template = Template.of(request, self.client, operation)
             keys = template.credentials.get_frozen_credentials()
             signed = self._signed(template, keys, dict(template.headers), body)
-            # what a send uses, so that a botocore that is made otherwise fails here
+            # each name that a send uses, so that another botocore fails here
             self._headers(template, keys, body, keeps_chain=True)
             botocore_handlers.add_recursion_detection_header({"headers": {}})
             template.try_out()

@@ -164,7 +164,7 @@ EDITS = (
         "create or replace function joblane.checks() returns boolean stable language plpgsql as"
         " 'begin return false;end'",
         RESTORED,
-        "function joblane.checks() has another text",
+        "function joblane.checks() has another body",
     ),
     Edit(
         "alter function joblane.task_ended() security invoker",

@@ -203,13 +203,15 @@ def test_a_second_project_is_refused_and_nothing_is_changed(empty: str, monkeypa
     monkeypatch.setattr(migrating, "discover", dict)
     for refused in (migrate, migration_sql):
         with pytest.raises(
-            ForeignSchemaError, match=r"belongs to the project 'shop', and this is 'bakery'; use another"
+            ForeignSchemaError, match=r"belongs to the project 'shop', and this is 'bakery'\. Use another"
         ):
             refused(empty)
     # and a project without a name
     monkeypatch.delenv("JOBLANE_PROJECT")
     for refused in (migrate, migration_sql):
-        with pytest.raises(ForeignSchemaError, match=r"project 'shop', and this project has no name; set `\[project\]"):
+        with pytest.raises(
+            ForeignSchemaError, match=r"project 'shop', and this project has no name\. Set `\[project\]"
+        ):
             refused(empty)
     assert everything(empty) == before
     # when the project was renamed

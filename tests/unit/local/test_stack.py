@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, suppress
 from typing import TYPE_CHECKING
 
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+WAITS = "Another `joblane up`, `down` or `dev` is at work here: waiting for it.\n"
 PARENT = "import subprocess, sys; subprocess.run([sys.executable, '-c', 'import time; time.sleep(60)'])"
 
 
@@ -90,13 +92,17 @@ def test_a_program_of_a_killed_deploy_is_stopped_by_the_next_command(tmp_path: P
     assert await_end([process, child], 1)
 
 
-def test_a_program_that_is_interrupted_is_killed_with_its_children(tmp_path: Path) -> None:
+def test_a_program_is_killed_with_its_children_if_the_command_is_interrupted(tmp_path: Path) -> None:
     daemon = Daemon("program", tmp_path)
-    code = "import subprocess as s; child = s.Popen(['sleep', '60']); print(child.pid, flush=True); child.wait()"
-    started = time.monotonic()
-    with pytest.raises(subprocess.TimeoutExpired):
-        daemon.run([sys.executable, "-c", code], os.environ, tmp_path, 1)
-    assert time.monotonic() - started < 30
+    code = """
+import os, signal, subprocess
+child = subprocess.Popen(["sleep", "600"])
+print(child.pid, flush=True)
+os.kill(os.getppid(), signal.SIGINT)
+child.wait()
+"""
+    with pytest.raises(KeyboardInterrupt):
+        daemon.run([sys.executable, "-c", code], os.environ, tmp_path, PATIENCE_SECONDS)
     assert daemon.pid is None
     with suppress(psutil.NoSuchProcess):
         assert not is_alive(psutil.Process(int(daemon.log.read_text())))
@@ -287,11 +293,45 @@ def test_a_second_command_says_that_it_waits_for_the_first(tmp_path: Path, capsy
     with lock.turn(tmp_path):
         second = threading.Thread(target=LocalStack(tmp_path).down)
         second.start()
-        second.join(0.3)
+        assert await_error(capsys) == WAITS
         assert second.is_alive()
-        assert capsys.readouterr().err == "Another `joblane up`, `down` or `dev` is at work here: waiting for it.\n"
-    second.join(10)
+    second.join(PATIENCE_SECONDS)
     assert not second.is_alive()
+
+
+def test_a_start_of_dev_waits_for_the_end_of_one_that_was_killed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    # given the zygote of a killed `joblane dev`, which stops PostgreSQL
+    code = f"""
+import os, pathlib, socket, sys
+from joblane.local.dev import zygote
+from joblane.local.postgres import Postgres
+Postgres.stop = lambda _: print("stopping", flush=True) or sys.stdin.read()
+zygote.Zygote(socket.socketpair()[0], pathlib.Path({str(tmp_path)!r}))._end()
+"""
+    command = [sys.executable, "-c", code]
+    with (
+        subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True) as zygote,
+        ThreadPoolExecutor() as pool,
+    ):
+        assert zygote.stdout
+        assert zygote.stdin
+        assert zygote.stdout.readline() == b"stopping\n"
+        # when
+        start = pool.submit(lock.held(tmp_path).__enter__)
+        # then
+        assert await_error(capsys) == WAITS
+        zygote.stdin.close()
+        start.result(PATIENCE_SECONDS)
+
+
+def await_error(capsys: pytest.CaptureFixture[str]) -> str:
+    """Return the first output on the error output."""
+    until = time.monotonic() + PATIENCE_SECONDS
+    while not (found := capsys.readouterr().err) and time.monotonic() < until:
+        time.sleep(0.01)
+    return found
 
 
 def test_down_without_up_does_nothing(tmp_path: Path) -> None:

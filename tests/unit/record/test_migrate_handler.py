@@ -179,7 +179,9 @@ def test_a_create_that_failed_is_deleted_without_the_database(deploys: Deploys) 
     assert deploys.answers[-1]["PhysicalResourceId"] == failed
 
 
-@pytest.mark.parametrize("error", [SystemExit(3), ForeignSchemaError("another project's"), SyntaxError("x")])
+@pytest.mark.parametrize(
+    "error", [SystemExit(3), ForeignSchemaError("another project's", "Use another"), SyntaxError("x")]
+)
 def test_whatever_the_migration_raises_is_answered(
     deploys: Deploys, error: BaseException, monkeypatch: pytest.MonkeyPatch
 ) -> None:

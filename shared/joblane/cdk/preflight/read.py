@@ -358,8 +358,7 @@ def read_database(url: str, prefix: str, wanted: Wanted | None = None) -> Databa
         with Database(url, prefix=prefix) as database:
             return _read_database(database.get(), address, wanted)
     except ForeignSchemaError as error:
-        found, _, do = str(error).partition(". ")
-        return refused("DATABASE_URL", f"{address}: {found}", do)
+        return refused("DATABASE_URL", f"{address}: {error.found}", error.do)
     except WrongStageError as error:
         do = "point DATABASE_URL at the database of this stage, or give the stage a database of its own"
         return Finding(Kind.REFUSED, "DATABASE_URL", f"{address}: {error}", do)
@@ -375,7 +374,6 @@ def read_database(url: str, prefix: str, wanted: Wanted | None = None) -> Databa
 
 def _read_database(connection: Connection, address: str, wanted: Wanted | None) -> DatabaseState:
     from joblane.record import migrations
-    from joblane.record.migrations.catalogue import Severity, differences
 
     revision = migrations.checked_revision(connection)
 
@@ -396,14 +394,16 @@ def _read_database(connection: Connection, address: str, wanted: Wanted | None) 
         max_connections=max_connections,
         kept_connections=kept,
         roles=[*roles(wanted, _read_roles(connection, wanted))] if wanted else [],
-        changes=[
-            (refused if each.severity is Severity.ERROR and not each.is_restored else note)(
-                each.what, each.found, each.do
-            )
-            for each in (differences(connection) if revision == migrations.newest() else ())
-            if each.severity is not Severity.NOTE
-        ],
+        changes=[*_changes(connection)] if revision == migrations.newest() else [],
     )
+
+
+def _changes(connection: Connection) -> Iterator[Finding]:
+    from joblane.record.migrations.catalogue import Severity, differences
+
+    for each in differences(connection):
+        if each.severity is not Severity.NOTE:
+            yield (refused if each.is_refused else note)(each.what, each.found, each.do)
 
 
 def _read_roles(connection: Connection, wanted: Wanted) -> Roles | None:

@@ -125,7 +125,7 @@ class Watch(App[None]):
 
     def _set(self, name: str, content: RenderableType | None) -> None:
         for screen in self.screen_stack[:1]:
-            for static in screen.query(f"#{name}").results(Static):  # none if the clock ticks while all ends
+            for static in screen.query(f"#{name}").results(Static):  # no widget while the application ends
                 static.display = bool(content)
                 static.update(content or "")
 

@@ -74,8 +74,7 @@ def schema(scope: Scope) -> Iterator[Check]:
     try:
         applied = migrations.checked_revision(scope.connection)
     except ForeignSchemaError as error:
-        found, _, do = str(error).partition(". ")
-        yield Check(Grade.BAD, "migrations", found, do)
+        yield Check(Grade.BAD, "migrations", error.found, error.do)
         return
     if applied is None:
         yield Check(Grade.BAD, "migrations", "the database is empty: the migrations are missing", MIGRATE)
@@ -124,7 +123,7 @@ def advice(error: BaseException) -> str | None:
 
 
 def search_path(scope: Scope) -> Iterator[Check]:
-    """No schema comes before ``pg_catalog``. PostgreSQL would call its functions instead of its own."""
+    """No schema comes before ``pg_catalog``, because PostgreSQL would call functions there instead of built-in ones."""
     [[searched]] = scope.connection.run("select current_schemas(true)")
     before = [name for name in searched[: searched.index("pg_catalog")] if not name.startswith("pg_temp")]
     if before:

@@ -17,7 +17,7 @@ FILE = "dev.pid"
 
 
 def make_folder(folder: Path, project: Project) -> None:
-    """Make the folder of a stack or of `joblane dev`. Raises :class:`LocalError`."""
+    """Create the folder of a stack or of `joblane dev`. Raises :class:`LocalError`."""
     try:
         if folder == project.folder:
             project.make_folder()
@@ -32,7 +32,7 @@ def make_folder(folder: Path, project: Project) -> None:
 
 @contextmanager
 def turn(folder: Path) -> Iterator[None]:
-    """Wait until no `joblane up` or `down` runs in the folder and no `joblane dev` starts there, and keep it so."""
+    """Wait for a `joblane up` or `down` in the folder, and for a `joblane dev` that starts or ends. Others wait."""
     file = _open(folder / "lock")
     try:
         try:
@@ -55,10 +55,7 @@ def held(folder: Path) -> Iterator[None]:
                 fcntl.flock(own, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 raise LocalError(f"`joblane dev` runs here already{_by(folder)}: stop it with Ctrl-C first.") from None
-            if any(Daemon(name, folder).pid is not None for name in ("ministack", "ticker")):
-                raise LocalError(
-                    "The local stack of `joblane up` runs here, with the same database: `joblane down` first."
-                )
+            refuse_if_up(folder)
             os.ftruncate(own, 0)
             os.write(own, str(os.getpid()).encode())
         yield
@@ -70,6 +67,12 @@ def refuse_if_held(folder: Path) -> None:
     """Raise :class:`LocalError` if `joblane dev` runs in the folder."""
     if is_held(folder):
         raise LocalError(f"`joblane dev` runs here{_by(folder)}, with the same database: stop it with Ctrl-C first.")
+
+
+def refuse_if_up(folder: Path) -> None:
+    """Raise :class:`LocalError` if a local stack runs in the folder."""
+    if any(Daemon(name, folder).pid is not None for name in ("ministack", "ticker")):
+        raise LocalError("The local stack of `joblane up` runs here, with the same database: `joblane down` first.")
 
 
 def is_held(folder: Path) -> bool:

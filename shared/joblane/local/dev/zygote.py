@@ -45,7 +45,7 @@ PR_SET_PDEATHSIG = 1
 
 
 class Zygote:
-    """``folder``: that of the command. ``control``: the socket to the command. A request has ``target``, a
+    """``control``: the socket to the command. ``folder``: the folder of the command. A request has ``target``, a
     ``module:function``, its ``arguments`` and ``environment``, and two files: the socket of the new process, and its
     output."""
 
@@ -100,14 +100,16 @@ class Zygote:
         self._send({"kind": "started", "pid": pid})
 
     def _end(self) -> None:
-        """End with all processes, as the command has ended. Clean up after a command that was killed."""
+        """End with all processes, because the command has ended. Stop PostgreSQL after a command that was killed."""
         for pid in self._children:
             os.kill(pid, signal.SIGKILL)
         try:
             from joblane.local.dev import lock
             from joblane.local.postgres import Postgres
 
-            with suppress(LocalError), lock.held(self._folder):  # another `joblane dev` may run already
+            with suppress(LocalError), lock.turn(self._folder):  # the next `joblane dev` waits
+                lock.refuse_if_held(self._folder)
+                lock.refuse_if_up(self._folder)
                 (self._folder / "env").unlink(missing_ok=True)
                 Postgres(self._folder / "postgres").stop()
         finally:

@@ -98,7 +98,8 @@ def checked_revision(connection: Connection) -> str | None:
         if TASKS not in found:
             raise _foreign(f"that this library did not create: it contains {_some(found)}, and no revision")
         raise _foreign(
-            f"without a revision. If its tables are Joblane's, write it, and migrate: {WRITE.format(newest=newest())}"
+            "without a revision",
+            f"If its tables are Joblane's, write it, and migrate: {WRITE.format(newest=newest())}. ",
         )
     if revision is not None and revision not in _known() and not is_newer(revision):
         raise _foreign(f"at revision {revision!r}, which this library never made")
@@ -107,10 +108,11 @@ def checked_revision(connection: Connection) -> str | None:
     return revision
 
 
-def _foreign(problem: str) -> ForeignSchemaError:
+def _foreign(problem: str, do: str = "") -> ForeignSchemaError:
     return ForeignSchemaError(
-        f"the database has a schema joblane {problem}. To start anew, rename it, which keeps its tables, and migrate"
-        " again: `alter schema joblane rename to joblane_old`. Or use another database"
+        f"the database has a schema joblane {problem}",
+        f"{do}To start anew, rename it, which keeps its tables, and migrate again: `alter schema joblane rename to"
+        " joblane_old`. Or use another database",
     )
 
 

@@ -2,11 +2,12 @@
 
 ``schema.txt`` lists each object of a migrated database. It is generated, and a test compares it. A difference is
 
-- an error if a promise of the library rests on the part: a table, a column, a constraint, a unique index, a sequence, a
-  trigger or a function. A migration restores triggers and functions, because no row can contradict them. It refuses the
-  rest: rows may contradict a unique index that it would create, and a dropped column has lost its values.
-- a warning if tasks are safe and something else is wrong: without an index statements read more, and a trigger of the
-  application lacks its search_path. A deploy must not fail for an index that an operator dropped in an incident.
+- an error if the library relies on the part: a table, a column, a constraint, a unique index, a sequence, a trigger or
+  a function. A migration restores triggers and functions, because no row can contradict them. It refuses the rest:
+  rows may contradict a unique index that it would create, and a dropped column has lost its values.
+- a warning if tasks are safe and something else is wrong: an index is missing, so that statements read more, or a
+  trigger of the application has no search_path. A deploy must not fail for an index that an operator dropped in an
+  incident.
 - a note if it was added and harms nothing. No addition is refused or dropped.
 """
 
@@ -46,7 +47,7 @@ STATES = {
     " DISABLED": ("is disabled: rows are written without it", "alter table {} enable trigger {}"),
     " REPLICA": ("is disabled, except on a replica: rows are written without it", "alter table {} enable trigger {}"),
 }
-"""The rest of a definition, after the expected one → the finding, and the statement that ends it."""
+"""The end of a definition, after the expected one → the finding, and the statement that restores the part."""
 ADDED = {
     "column": "was added without a default: it refuses each row that the library inserts",
     "constraint": "was added: it may refuse changes of the library",
@@ -89,6 +90,11 @@ class Difference:
         """True if a migration runs :attr:`sql`."""
         return self.do == MIGRATE
 
+    @property
+    def is_refused(self) -> bool:
+        """True if a migration fails because of it."""
+        return self.severity is Severity.ERROR and not self.is_restored
+
     def __str__(self) -> str:
         return f"{self.what} {self.found}" + (f"; {self.do}" if self.do else "")
 
@@ -123,7 +129,7 @@ def differences(connection: Connection) -> list[Difference]:
 def accepted(connection: Connection) -> list[Difference]:
     """Like :func:`differences`. Raises :class:`ChangedSchemaError` for errors that a migration does not restore."""
     found = differences(connection)
-    if refused := [str(each) for each in found if each.severity is Severity.ERROR and not each.is_restored]:
+    if refused := [str(each) for each in found if each.is_refused]:
         raise ChangedSchemaError(tuple(refused))
     return found
 
@@ -157,7 +163,7 @@ def _changed(key: Key, definition: str, found: str) -> Difference:
     text = f"is `{found}`, and this release needs `{definition}`"
     if kind == "function":
         (found, body), (definition, own) = (each.rsplit(" AS ", 1) for each in (found, definition))
-        text = f"is `{found}`, and this release needs `{definition}`" if body == own else "has another text"
+        text = f"is `{found}`, and this release needs `{definition}`" if body == own else "has another body"
     return _wrong(kind, key, text, fixes.changed(key, definition, found))
 
 

@@ -27,7 +27,7 @@ CREATE = {
     "trigger": "{definition}",
 }
 ABOVE = "(extract(epoch from clock_timestamp()) * 1000000)::bigint"
-"""A number above all that the sequence has given. A float holds it."""
+"""A number above all numbers that the sequence returned. A float holds it exactly."""
 CHANGE = {
     "sequence": "alter sequence {object} {definition}",
     "constraint": "alter table {object} drop constraint {part}; {created}",
@@ -80,7 +80,7 @@ def dropped(key: Key, definition: str) -> str:
 
 
 def _function(signature: str) -> str:
-    """Return the statement that creates a function: this code's, or that of the newest migration with one."""
+    """Return the statement that creates a function, from this code or from the newest migration with its name."""
     name = signature.removeprefix("joblane.").partition("(")[0]
     if name.endswith(VERSIONED):
         return FUNCTIONS[name.removesuffix(VERSIONED)]
