@@ -153,7 +153,7 @@ def test_without_an_address_the_local_stacks_database_is_migrated(
         monkeypatch.delenv("DATABASE_URL", raising=False)
         monkeypatch.setenv("JOBLANE_LOCAL", str(tmp_path))
         with pytest.raises(
-            UnavailableError, match=r"DATABASE_URL is not set, and there is no .* Start the local stack"
+            UnavailableError, match=r"DATABASE_URL is not set, and there is no .* Start `joblane dev` or"
         ):
             jobs("migrate")
         env_file.write(tmp_path / "env", {"DATABASE_URL": "postgresql://x@127.0.0.1:1/x"})
