@@ -73,13 +73,10 @@ class Project:
     @classmethod
     def at(cls, root: Path) -> Project:
         """Return the project in the folder ``root``. Raises :class:`ProjectError` as :meth:`here` does."""
-        if root.exists() and root.stat().st_mode & SHARED == SHARED and not _is_safe(root):
-            raise ProjectError(
-                f"{root} is not used as a project, because every user may create files in it.{_ways_out(root)}"
-            )
         refuse_others(root, "", *ROOT_FILES, FOLDER)
         project = cls._read(root)
-        refuse_others(root, *project.code, project.functions)
+        own_lock = [] if project.lock == LOCKS / "runtime.txt" else [str(project.lock)]
+        refuse_others(root, *project._code_paths, project.functions, *own_lock)
         return project
 
     @classmethod
@@ -121,6 +118,16 @@ class Project:
             settings.get("migrations"),
             name,
         )
+
+    @property
+    def _code_paths(self) -> list[str]:
+        """The folders of `code`, each after the folders of the root that contain it: they are imported from, too."""
+        return [
+            str(folder)
+            for path in map(Path, self.code)
+            for folder in (*reversed(path.parents), path)
+            if folder == path or not (folder.is_absolute() or ".." in folder.parts)
+        ]
 
     @property
     def environment(self) -> dict[str, str]:
@@ -178,7 +185,8 @@ class Project:
 
 def refuse_others(root: Path, *names: str) -> None:
     """Raise :class:`ProjectError` if a file ``names`` of the folder ``root`` belongs to another user, as git does for
-    its folders, or if ``.joblane`` is a link.
+    its folders, or is a link to such a file; if ``.joblane`` is a link; or if each user may create files in a folder
+    ``names``.
 
     Root may use the files of the user who called ``sudo``. A system without user ids has no such check.
     """
@@ -192,12 +200,18 @@ def refuse_others(root: Path, *names: str) -> None:
                 f"{path} is a link to {path.readlink()}, and the project's data would be written there. Remove the "
                 f"link; {SAFE_FOLDER} does not allow it."
             )
-        if found.st_uid not in _own_ids(found.st_uid) and not _is_safe(root):
-            raise ProjectError(
-                f"{path} belongs to {_user(found.st_uid)}, and you are {_user(os.geteuid())}. Nothing in {root} is "
-                "used, because its files decide which code runs and which processes are stopped. If they are yours, "
-                f"change their owner.{_ways_out(root)}"
-            )
+        if _is_safe(root):
+            continue
+        targets = [(path.resolve(), path.stat())] if stat.S_ISLNK(found.st_mode) and path.exists() else []
+        for each, state in [(path, found), *targets]:
+            if state.st_uid not in _own_ids(state.st_uid):
+                raise ProjectError(
+                    f"{each} belongs to {_user(state.st_uid)}, and you are {_user(os.geteuid())}. Nothing in {root} is "
+                    "used, because its files decide which code runs and which processes are stopped. If they are "
+                    f"yours, change their owner.{_ways_out(root)}"
+                )
+            if stat.S_ISDIR(state.st_mode) and state.st_mode & SHARED == SHARED:
+                raise ProjectError(f"{each} is not used, because every user may create files in it.{_ways_out(root)}")
 
 
 def _is_root(folder: Path) -> bool:

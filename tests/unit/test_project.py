@@ -142,6 +142,33 @@ def test_the_variable_accepts_one_folder_by_its_path(project: Path, monkeypatch:
             Project.here(project / "deep")
 
 
+@pytest.mark.parametrize("name", ["pyproject.toml", "functions", "cdk.json"])
+def test_a_link_to_a_file_of_another_user_is_refused(name: str, project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    target = project.parent / "theirs"
+    (project / name).rename(target)
+    (project / name).symlink_to(target)
+    assert Project.here(project).root == project
+    own(monkeypatch, theirs=OTHER)
+    with pytest.raises(ProjectError, match=f"theirs belongs to the user with id {OTHER}"):
+        Project.here(project)
+    monkeypatch.setenv(SAFE_FOLDER, str(project))
+    assert Project.here(project).root == project
+
+
+@pytest.mark.parametrize("name", ["src", "locks.txt"])
+def test_a_folder_above_code_and_a_lock_of_another_user_are_refused(
+    name: str, project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (project / "pyproject.toml").write_text("[tool.joblane]\ncode = ['src/shop', '../shop/deep']\nlock = 'locks.txt'")
+    (project / "src" / "shop").mkdir(parents=True)
+    (project / "locks.txt").touch()
+    own(monkeypatch, **{project.parent.name: OTHER})
+    assert Project.here(project).lock == project / "locks.txt"
+    own(monkeypatch, **{name: OTHER})
+    with pytest.raises(ProjectError, match=f"{name} belongs to the user"):
+        Project.here(project)
+
+
 @pytest.mark.parametrize("safe", [True, False])
 def test_a_data_folder_that_is_a_link_is_refused(safe: bool, project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     target = project.parent / "target"
@@ -155,9 +182,15 @@ def test_a_data_folder_that_is_a_link_is_refused(safe: bool, project: Path, monk
     assert (target.stat().st_mode & 0o777, list(target.iterdir())) == (0o755, [])
 
 
+def test_a_folder_for_code_in_which_all_users_may_write_is_refused(project: Path) -> None:
+    (project / "shared").chmod(0o1777)
+    with pytest.raises(ProjectError, match="shared is not used, because every user may create files in it"):
+        Project.here(project)
+
+
 def test_a_folder_in_which_all_users_may_write_is_no_project(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     project.chmod(0o1777)
-    with pytest.raises(ProjectError, match="shop is not used as a project, because every user may create files in it"):
+    with pytest.raises(ProjectError, match="shop is not used, because every user may create files in it"):
         Project.here(project / "deep")
     monkeypatch.setenv(SAFE_FOLDER, str(project))
     assert Project.here(project / "deep").root == project

@@ -306,6 +306,7 @@ def test_init_reports_missing_parts_of_git(tmp_path: Path, origin: Path) -> None
     inner.mkdir()
     [note] = init(Project.at(inner)).notes
     assert f"GitHub reads workflows only in {tmp_path}/.github/workflows:" in note
+    assert "`defaults: {run: {working-directory: service}}`" in note, "else its steps find no requirements-joblane.txt"
 
 
 def test_init_without_pytest_names_the_extra_that_installs_it(

@@ -160,9 +160,20 @@ def test_no_process_is_stopped_that_another_user_names(
     assert victim.poll() is None
 
 
+def test_a_folder_of_all_users_is_none_for_the_local_stack(
+    theirs: Path, victim: subprocess.Popen[bytes], jobs: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = theirs / ".joblane"
+    folder.chmod(0o1777)
+    monkeypatch.setenv("JOBLANE_LOCAL", str(folder))
+    monkeypatch.chdir(theirs.parent)
+    assert f"{folder} is not used, because every user may create files in it" in jobs("down").err
+    assert victim.poll() is None
+
+
 def test_init_makes_a_project_below_the_folder_of_another_user(theirs: Path, jobs: Run) -> None:
     theirs.chmod(0o1777)
-    assert "is not used as a project, because every user may create files in it" in jobs("ls").err
+    assert "is not used, because every user may create files in it" in jobs("ls").err
     ran = jobs("init")
     assert ran.code == 0
     assert "wrote  functions/__init__.py\n" in ran.out

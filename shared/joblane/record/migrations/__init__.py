@@ -104,7 +104,10 @@ def checked_revision(connection: Connection) -> str | None:
     if revision is not None and revision not in _known() and not is_newer(revision):
         raise _foreign(f"at revision {revision!r}, which this library never made")
     if revision is not None and TASKS not in found:
-        raise _foreign(f"at revision {revision!r} without the table joblane.tasks, so another program created it")
+        raise _foreign(
+            f"at revision {revision!r} without the table joblane.tasks: it was dropped or renamed, or another program"
+            " created the schema"
+        )
     return revision
 
 

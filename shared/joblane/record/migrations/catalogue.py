@@ -13,8 +13,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Set
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
@@ -135,24 +135,51 @@ def accepted(connection: Connection) -> list[Difference]:
 
 
 def _compare(expected: Schema, found: Schema) -> Iterator[Difference]:
-    """A missing table, and an added one, are reported without their parts."""
+    """A missing table, and an added one, are reported without their parts, and an added object without its owner."""
     missing, added = expected.keys() - found.keys(), found.keys() - expected.keys()
+    renamed = {key: other for key in missing if (other := _other_name(key, expected, found, added))}
     lost, new = ({object_ for kind, object_, _ in keys if kind == "table"} for keys in (missing, added))
     for key, definition in expected.items():
         if key not in missing:
             if found[key] != definition:
                 yield _changed(key, definition, found[key])
         elif key[0] == "table" or (key[1] not in lost and VERSIONED not in key[1]):
-            yield _missing(key, definition, expected)
-    for key in added:
-        if key[0] == "table" or key[1] not in new:
+            yield _missing(key, definition, expected, renamed.get(key))
+    for key in added - {*renamed.values()}:
+        if key[0] == "owner":
+            kind, _, name = key[1].partition(" ")
+            is_ours = (kind, name, "") in expected
+        else:
+            is_ours = key[0] == "table" or key[1] not in new
+        if is_ours:
             yield _added(key, found[key])
 
 
-def _missing(key: Key, definition: str, expected: Schema) -> Difference:
+def _other_name(key: Key, expected: Schema, found: Schema, added: Set[Key]) -> Key | None:
+    """Return the only added object or part that differs from a missing one in its name only."""
+
+    def content(each: Key, schema: Schema) -> object:
+        kind, object_, part = each
+        if kind == "table":
+            return {other[2]: text for other, text in schema.items() if other[:2] == ("column", object_)}
+        return object_, schema[each].replace(f" INDEX {part} ON ", " INDEX ON ", 1)
+
+    if key[0] not in fixes.RENAME:
+        return None
+    wanted = content(key, expected)
+    same = [each for each in added if each[0] == key[0] and content(each, found) == wanted]
+    return same[0] if len(same) == 1 else None
+
+
+def _missing(key: Key, definition: str, expected: Schema, other: Key | None) -> Difference:
+    """``other``: the object or part under another name, probably; None: there is none."""
     kind = _kind(key[0], definition)
     sql = fixes.created_table(key[1], expected) if kind == "table" else fixes.created(key, definition)
-    return _wrong(kind, key, MISSING[kind], sql)
+    found = _wrong(kind, key, MISSING[kind], sql)
+    if other is None:
+        return found
+    sql = fixes.renamed(key, other)
+    return replace(found, do=f"if {other[2] or other[1]} is it, run `{sql}` with psql; else {found.do}", sql=sql)
 
 
 def _changed(key: Key, definition: str, found: str) -> Difference:

@@ -1,6 +1,6 @@
 -- The objects of the schema joblane: kind, object, part, definition. No setting of the session changes the texts, and
--- PostgreSQL 16, 17 and 18 return the same. Functions of other releases are left out. An owner and a right are listed
--- only if the library's migrations would not create them so.
+-- PostgreSQL 16, 17 and 18 return the same. Functions of other releases, and objects of extensions, are left out. An owner
+-- and a right are listed only if the library's migrations would not create them so.
 set local search_path = pg_catalog;
 set local timezone = 'UTC';
 set local datestyle = 'ISO, MDY';
@@ -8,17 +8,23 @@ set local intervalstyle = 'postgres';
 set local extra_float_digits = 1;
 set local quote_all_identifiers = off;
 with joblane as (select oid, nspacl, nspowner from pg_namespace where nspname = 'joblane'),
+members as (
+  select classid, objid from pg_depend where refclassid = 'pg_extension'::regclass and deptype = 'e'
+),
 relations as (
   select c.*, c.oid::regclass::text as name,
          case when c.relkind in ('r', 'p') then 'table' when c.relkind = 'S' then 'sequence' else 'view' end as kind
     from pg_class c join joblane j on j.oid = c.relnamespace
-   where c.relkind in ('r', 'p', 'v', 'm', 'f')
-      or c.relkind = 'S' and not exists (select from pg_depend d where d.objid = c.oid and d.deptype = 'i')
+   where (c.relkind in ('r', 'p', 'v', 'm', 'f')
+          or c.relkind = 'S' and not exists (select from pg_depend d where d.classid = 'pg_class'::regclass
+                                             and d.objid = c.oid and d.deptype = 'i'))
+     and ('pg_class'::regclass, c.oid) not in (select classid, objid from members)
 ),
 functions as (
   select p.*, p.oid::regprocedure::text as name
     from pg_proc p join joblane j on j.oid = p.pronamespace
-   where p.proname !~ '_[0-9a-f]{8}$' or right(p.proname, 9) = '_@version'
+   where (p.proname !~ '_[0-9a-f]{8}$' or right(p.proname, 9) = '_@version')
+     and ('pg_proc'::regclass, p.oid) not in (select classid, objid from members)
 ),
 owner as (select coalesce((select relowner from relations where relname = 'tasks'), nspowner) as id from joblane),
 rights as (
@@ -89,13 +95,14 @@ select kind, object, part, coalesce(definition, '') from (
   union all
   select 'function', replace(f.name, '_@version', '_VERSION'), '',
          case when f.prokind <> 'a' then
-           regexp_replace(split_part(substring(pg_get_functiondef(f.oid), '\(.*'), E'\nAS ', 1), '\s+', ' ', 'g')
+           regexp_replace(split_part(substring(pg_get_functiondef(f.oid), '[(].*'), E'\nAS ', 1), '[[:space:]]+', ' ', 'g')
            || ' AS ' || left(encode(sha256(convert_to(replace(f.prosrc, '_@version', '_VERSION'), 'UTF8')), 'hex'), 16)
          end, 0
     from functions f
   union all
   select 'type', t.oid::regtype::text, '', '', 0
     from pg_type t join joblane j on j.oid = t.typnamespace where t.typrelid = 0 and t.typelem = 0
+     and ('pg_type'::regclass, t.oid) not in (select classid, objid from members)
   union all
   -- a function of a trigger runs in the library's functions too, and these search only pg_catalog
   select distinct 'search path', p.oid::regprocedure::text, '', r.name, 0

@@ -33,6 +33,12 @@ CHANGE = {
     "constraint": "alter table {object} drop constraint {part}; {created}",
     "index": "drop index concurrently joblane.{part}; {created}",
 }
+RENAME = {
+    "table": "alter table {other} rename to {name}",
+    "column": "alter table {object} rename column {other} to {part}",
+    "constraint": "alter table {object} rename constraint {other} to {part}",
+    "index": "alter index joblane.{other} rename to {part}",
+}
 DROP = {
     "constraint": "alter table {object} drop constraint {part}",
     "index": "drop index joblane.{part}",
@@ -45,10 +51,15 @@ DROP = {
 
 
 def created(key: Key, definition: str) -> str:
-    """Return the statements that create a part. An index is created without a lock that stops the workers."""
+    """Return the statements that create a part. Empty: no statement can.
+
+    An index is created without a lock that stops the workers.
+    """
     kind, object_, part = key
     if kind == "function":
         return _function(object_)
+    if kind == "column" and _needs_value(definition):
+        return ""
     sql = CREATE[kind].format(object=object_, part=part, definition=definition, above=ABOVE)
     sql = re.sub("^CREATE (UNIQUE )?INDEX ", r"CREATE \1INDEX CONCURRENTLY ", sql)
     return re.sub("^CREATE TRIGGER ", "CREATE OR REPLACE TRIGGER ", sql)
@@ -73,6 +84,13 @@ def changed(key: Key, definition: str, found: str) -> str:
     return CHANGE.get(kind, "{created}").format(object=object_, part=part, definition=definition, created=again)
 
 
+def renamed(key: Key, other: Key) -> str:
+    """Return the statement that gives the object or part ``other`` the name ``key`` again."""
+    kind, object_, part = key
+    name = object_.removeprefix("joblane.")
+    return RENAME[kind].format(object=object_, part=part, name=name, other=other[2] or other[1])
+
+
 def dropped(key: Key, definition: str) -> str:
     """Return the statement that ends the effect of an addition."""
     kind, object_, part = key
@@ -89,16 +107,30 @@ def _function(signature: str) -> str:
 
 
 def _column(table: str, name: str, definition: str, found: str) -> str:
-    """Return the statement that gives a column its type, default, nullability and identity again."""
+    """Return the statements that give a column its type, default, nullability and identity again.
+
+    A new identity continues above all its numbers.
+    """
     wanted, has = (match.groupdict() for match in map(COLUMN.fullmatch, (definition, found)) if match)
-    changes = {
-        "type": ("type {}", ""),
-        "default": ("set default {}", "drop default"),
-        "required": ("set{}", "drop not null"),
-        "identity": ("add{}", "drop identity"),
-    }
-    return f"alter table {table} " + ", ".join(
-        f"alter column {name} {(change if wanted[what] else no_change).format(wanted[what])}"
-        for what, (change, no_change) in changes.items()
-        if wanted[what] != has[what]
-    )
+    changes, identity = [], wanted["identity"]
+    if wanted["type"] != has["type"]:
+        changes += ["drop default"] if has["default"] else []  # which PostgreSQL may not be able to convert
+        changes.append(f"type {wanted['type']} using {name}::{wanted['type'].partition(' COLLATE ')[0]}")
+        has["default"] = None
+    if wanted["default"] != has["default"]:
+        changes.append(f"set default {wanted['default']}" if wanted["default"] else "drop default")
+    if wanted["required"] != has["required"]:
+        changes.append("set not null" if wanted["required"] else "drop not null")
+    if identity and has["identity"] not in (None, identity):
+        changes.append("set" + identity.removesuffix(" AS IDENTITY"))
+    elif identity != has["identity"]:
+        changes.append(f"add{identity}" if identity else "drop identity")
+    sql = f"alter table {table} " + ", ".join(f"alter column {name} {change}" for change in changes)
+    if identity and not has["identity"]:
+        sql += f"; select setval(pg_get_serial_sequence('{table}', '{name}'), {ABOVE})"
+    return sql
+
+
+def _needs_value(definition: str) -> bool:
+    column = COLUMN.fullmatch(definition)
+    return bool(column and column["required"] and not column["default"] and not column["identity"])
