@@ -193,8 +193,8 @@ def _notes(root: Path) -> list[str]:
         return ["This folder is not in a git repository. The workflow needs one: `git init` makes it."]
     if repository != root:
         return [
-            f"GitHub reads workflows only in {repository / '.github/workflows'}: move joblane.yml there, and add a line "
-            f"that lets its steps run here: `defaults: {{run: {{working-directory: {root.relative_to(repository)}}}}}`."
+            f"GitHub reads workflows only in {repository / '.github/workflows'}: move joblane.yml there, and let its "
+            + f"steps run here with the line `defaults: {{run: {{working-directory: {root.relative_to(repository)}}}}}`."
         ]
     return []
 

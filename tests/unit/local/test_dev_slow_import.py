@@ -16,17 +16,22 @@ from tests.patience import PATIENCE_SECONDS
 
 @pytest.fixture
 def naming(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[[], None]:
-    """A function that ends when the place was named."""
-    named = Event()
+    """A function that ends when its place was named, which waits until it is called."""
+    called, named = Event(), Event()
     name = slow_import._name
 
     def name_and_tell(thread: int, root: Path) -> None:
+        called.wait(PATIENCE_SECONDS)
         name(thread, root)
         named.set()
 
+    def wait() -> None:
+        called.set()
+        assert named.wait(PATIENCE_SECONDS)
+
     monkeypatch.setattr(slow_import, "SECONDS", 0.01)
     monkeypatch.setattr(slow_import, "_name", name_and_tell)
-    return lambda: None if named.wait(PATIENCE_SECONDS) else pytest.fail("not named")
+    return wait
 
 
 def test_a_slow_import_is_named_by_its_line(
