@@ -192,10 +192,9 @@ def _notes(root: Path) -> list[str]:
     if repository is None:
         return ["This folder is not in a git repository. The workflow needs one: `git init` makes it."]
     if repository != root:
-        return [
-            f"GitHub reads workflows only in {repository / '.github/workflows'}: move joblane.yml there, and let its "
-            + f"steps run here with the line `defaults: {{run: {{working-directory: {root.relative_to(repository)}}}}}`."
-        ]
+        directory = f"defaults: {{run: {{working-directory: {root.relative_to(repository)}}}}}"
+        where = f"GitHub reads workflows only in {repository / '.github/workflows'}"
+        return [f"{where}: move joblane.yml there, and let its steps run here with the line `{directory}`."]
     return []
 
 
