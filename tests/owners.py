@@ -19,5 +19,5 @@ def own(monkeypatch: pytest.MonkeyPatch, **others: int) -> None:
         return os.stat_result([mode, inode, device, links, others.get(path.name, ME), *rest])
 
     monkeypatch.setattr(Path, "lstat", lambda path: answer(path, follow_symlinks=False))
-    monkeypatch.setattr(Path, "stat", lambda path, **how: answer(path.resolve(), **how))
+    monkeypatch.setattr(Path, "stat", lambda path, **how: answer(Path(os.path.realpath(path)), **how))
     monkeypatch.setattr(os, "geteuid", lambda: ME, raising=False)

@@ -204,7 +204,7 @@ def refuse_others(root: Path, *names: str) -> None:
             continue
         targets = [(path.resolve(), path.stat())] if stat.S_ISLNK(found.st_mode) and path.exists() else []
         for each, state in [(path, found), *targets]:
-            if state.st_uid not in _own_ids(state.st_uid):
+            if state.st_uid not in own_ids(state.st_uid):
                 raise ProjectError(
                     f"{each} belongs to {_user(state.st_uid)}, and you are {_user(os.geteuid())}. Nothing in {root} is "
                     "used, because its files decide which code runs and which processes are stopped. If they are "
@@ -218,7 +218,7 @@ def _is_root(folder: Path) -> bool:
     return any((folder / name).exists() for name in ROOT_FILES)
 
 
-def _own_ids(default: int) -> set[int]:
+def own_ids(default: int) -> set[int]:
     """Return the ids of this user; ``default`` where the system has no ids."""
     if not hasattr(os, "geteuid"):
         return {default}

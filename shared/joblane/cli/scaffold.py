@@ -192,9 +192,9 @@ def _notes(root: Path) -> list[str]:
     if repository is None:
         return ["This folder is not in a git repository. The workflow needs one: `git init` makes it."]
     if repository != root:
-        directory = f"defaults: {{run: {{working-directory: {root.relative_to(repository)}}}}}"
-        where = f"GitHub reads workflows only in {repository / '.github/workflows'}"
-        return [f"{where}: move joblane.yml there, and let its steps run here with the line `{directory}`."]
+        line = f"defaults: {{run: {{working-directory: {root.relative_to(repository)}}}}}"
+        where = repository / ".github/workflows"
+        return [f"GitHub reads workflows only in {where}: move joblane.yml there, and add the line `{line}`."]
     return []
 
 

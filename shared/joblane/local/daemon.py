@@ -13,6 +13,8 @@ from pathlib import Path
 
 import psutil
 
+from joblane.project import own_ids
+
 STOP_SECONDS = 5.0
 
 
@@ -104,8 +106,11 @@ class Daemon:
         self._file.unlink(missing_ok=True)
 
     def _state(self) -> _State | None:
+        """A file of another user, in a folder where that user can write, names no process."""
         try:
-            return _State(**json.loads(self._file.read_text(encoding="utf-8")))
+            with self._file.open(encoding="utf-8") as file:
+                owner = os.fstat(file.fileno()).st_uid
+                return _State(**json.load(file)) if owner in own_ids(owner) else None
         except (FileNotFoundError, ValueError, TypeError):
             return None
 
