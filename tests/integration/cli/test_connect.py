@@ -182,6 +182,7 @@ def test_a_file_that_others_may_read_or_write_is_refused(tmp_path: Path, databas
 
 def test_a_file_of_another_user_is_refused(tmp_path: Path, database_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     file = up(tmp_path, database_url)
+    monkeypatch.setenv("JOBLANE_LOCAL", str(file.parent))
     monkeypatch.setattr(os, "geteuid", lambda: file.stat().st_uid + 1)
     with pytest.raises(LocalError, match="it belongs to another user"):
         here()

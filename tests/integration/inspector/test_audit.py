@@ -90,6 +90,7 @@ def test_a_row_that_stays_locked_gives_a_busy_error(
     with pytest.raises(BusyError, match=r"t is being changed at this moment"):
         inspector.cancel("t")
 
+    holder.get().rollback()
     holder.drop()
     assert inspector.cancel("t").after == "cancelled"
 

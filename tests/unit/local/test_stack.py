@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -92,6 +93,15 @@ def test_a_program_of_a_killed_deploy_is_stopped_by_the_next_command(tmp_path: P
     assert await_end([process, child], 1)
 
 
+@pytest.fixture
+def interruptible() -> Iterator[None]:
+    """A shell lets its background jobs ignore SIGINT."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("interruptible")
 def test_a_program_is_killed_with_its_children_if_the_command_is_interrupted(tmp_path: Path) -> None:
     daemon = Daemon("program", tmp_path)
     code = """

@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 import subprocess
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +49,7 @@ def test_a_missing_tool_names_the_command_that_fetches_it(tmp_path: Path) -> Non
         _ = Tools(Project(tmp_path)).emulator_python
 
 
+@pytest.mark.skipif(not (find_spec("pip") or find_spec("ensurepip")), reason="pip fetches uv")
 def test_an_unreachable_package_index_is_an_error_that_names_the_variables(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -340,4 +340,4 @@ def test_sends_keep_no_objects(sqs: Sqs, server: FakeSqs) -> None:
         gc.collect()
         return len(gc.get_objects())
 
-    assert abs(send(60) - send(20)) < 20
+    assert abs(send(60) - send(20)) < 40  # of 80 sends
