@@ -79,12 +79,12 @@ def test_the_row_of_a_removed_schedule_is_deleted(world: World) -> None:
 
 
 def test_the_sweep_logs_and_counts_missed_ticks(world: World, capsys: pytest.CaptureFixture[str]) -> None:
-    # given a sweep that has checked the schedules, and a time of the check that is set back by an hour
+    # given a sweep that has checked the schedules, and a time of the check that is set back by more than the six hours between sweeps
     for _ in range(2):
         world.lane(jobs_sweep)
         with logs.lines() as lines:
             world.deliver(jobs_sweep, Message(jobs_sweep.type, str(uuid4())).encode())
-        world.run("update joblane.declared_schedules set checked_until = checked_until - interval '1 hour'")
+        world.run("update joblane.declared_schedules set checked_until = checked_until - interval '7 hours'")
     # then
     logged = [line["tick"] for line in lines.fields if line["message"].startswith("a tick is missing")]
     assert any(tick.startswith("jobs:sweep:0:") for tick in logged)
