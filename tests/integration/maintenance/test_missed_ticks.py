@@ -79,7 +79,7 @@ def test_the_row_of_a_removed_schedule_is_deleted(world: World) -> None:
 
 
 def test_the_sweep_logs_and_counts_missed_ticks(world: World, capsys: pytest.CaptureFixture[str]) -> None:
-    # given a sweep that has checked the schedules, and a time of the check that is set back by more than the six hours between sweeps
+    # given a sweep that has checked the schedules, and a time of the check before the last tick of the sweep
     for _ in range(2):
         world.lane(jobs_sweep)
         with logs.lines() as lines:
