@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -19,6 +20,13 @@ fast_typer.accelerate()
 
 settings.register_profile("unit", derandomize=True, deadline=None, max_examples=100)
 settings.load_profile("unit")
+
+
+@pytest.fixture(autouse=True)
+def no_thread_is_left() -> Iterator[None]:
+    """A wake-up that SQS refuses is tried again until the process ends, also in the tests that follow."""
+    yield
+    assert "joblane-wake" not in {thread.name for thread in threading.enumerate()}, "a wake-up was refused"
 
 
 @dataclass

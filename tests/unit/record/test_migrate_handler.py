@@ -80,6 +80,7 @@ def deploys(monkeypatch: pytest.MonkeyPatch) -> Deploys:
     deploys = Deploys()
     monkeypatch.setenv("DATABASE_URL", "postgresql://jobs@127.0.0.1:1/jobs")
     monkeypatch.setattr("joblane.record.migrate.migrate", deploys.migrate)
+    monkeypatch.setattr("joblane.functions.migrate.handler._wake", lambda: None)
     monkeypatch.setattr(urllib.request, "urlopen", deploys.answer)
     assert deploys.create("1") == "SUCCESS"
     return deploys
