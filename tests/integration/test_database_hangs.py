@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext, suppress
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -32,6 +33,7 @@ from joblane.worker.worker import Worker
 from tests.builders.events import record
 from tests.builders.rows import In, archived, put
 from tests.freezing import FreezingProxy
+from tests.patience import PATIENCE_SECONDS
 from tests.samples import Sample, behaviour, sample_one
 from tests.world import PREFIX, World, handle
 
@@ -215,17 +217,15 @@ def test_a_task_waits_while_the_database_fails(
 
 
 def _diagnosed(world: World, failing: Outage, kind: str) -> None:
-    database = Database(failing._proxy.url, limits=QUICK)
+    answers = {"read-only": "refuses writes", "full": "No space left on device", "locked": "a table is locked"}
+    slowly = replace(QUICK, statement=PATIENCE_SECONDS, network=PATIENCE_SECONDS)
+    database = Database(failing._proxy.url, limits=slowly if kind in answers else QUICK)
     if kind == "read-only":
         database.get().execute_simple(READ_ONLY)
     found = list(doctor.checks_of_database(Scope(database, world.sqs, PREFIX, {jobs_sweep.type: jobs_sweep}, "op")))
     database.drop()
     wrong = [check.found for check in found if check.grade is Grade.BAD]
-    expected = {
-        "read-only": "refuses writes",
-        "full": "No space left on device",
-        "locked": "a table is locked",
-    }.get(kind, "cannot be reached")
+    expected = answers.get(kind, "cannot be reached")
     assert [text for text in wrong if expected in text], wrong
 
 
