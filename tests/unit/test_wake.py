@@ -31,6 +31,11 @@ class Queues(MemoryQueues):
         self.refused = 0
         self.tries = 0
         self.sends: list[Entry] = []
+        self._before = set(threading.enumerate())
+
+    def threads(self) -> list[threading.Thread]:
+        """The threads of this test that try again. Those of an earlier test in this process may still do."""
+        return [one for one in threading.enumerate() if one.name == "joblane-wake" and one not in self._before]
 
     def send_many(self, entries: Sequence[Entry], *, brief: bool = False) -> dict[int, str]:
         assert brief
@@ -45,10 +50,10 @@ class Queues(MemoryQueues):
 @pytest.fixture
 def queues(monkeypatch: pytest.MonkeyPatch) -> Iterator[Queues]:
     monkeypatch.setattr(wakes, "RETRY_SECONDS", 0)
-    yield Queues()
-    for thread in threading.enumerate():
-        if thread.name == "joblane-wake":
-            thread.join(PATIENCE_SECONDS)
+    monkeypatch.setattr(wakes, "_waker", wakes._Waker())
+    yield (queues := Queues())
+    for thread in queues.threads():
+        thread.join(PATIENCE_SECONDS)
 
 
 @pytest.mark.parametrize(
@@ -153,7 +158,7 @@ def test_a_refused_wake_up_covers_nothing_and_is_tried_again(queues: Queues, mon
     assert (queues.tries, is_covered(queues, "jobs")) == (2, False)
     # and the thread tries until SQS accepts, without a write
     resume.set()
-    (thread,) = [one for one in threading.enumerate() if one.name == "joblane-wake"]
+    (thread,) = queues.threads()
     thread.join(PATIENCE_SECONDS)
     assert (queues.tries, len(queues.sends), is_covered(queues, "jobs")) == (5, 1, True)
     assert warnings == [wakes.NOT_WOKEN]

@@ -188,8 +188,9 @@ def test_only_transactions_that_write_are_open(stage: Stage) -> None:
 
 
 def test_a_refused_wake_up_is_sent_when_sqs_accepts_again(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
-    resume = threading.Event()
+    resume, before = threading.Event(), set(threading.enumerate())
     monkeypatch.setattr("time.sleep", lambda _: resume.wait(PATIENCE_SECONDS))
+    monkeypatch.setattr(wakes, "_waker", wakes._Waker())
     # given a commit without wake-up and without send
     stage.queues.refused = (WOKEN,)
     with stage.dying():
@@ -199,7 +200,7 @@ def test_a_refused_wake_up_is_sent_when_sqs_accepts_again(stage: Stage, monkeypa
     # when SQS accepts again, and the process does nothing more
     stage.queues.refused = ()
     resume.set()
-    (thread,) = [one for one in threading.enumerate() if one.name == "joblane-wake"]
+    (thread,) = [one for one in threading.enumerate() if one.name == "joblane-wake" and one not in before]
     thread.join(PATIENCE_SECONDS)
     monkeypatch.undo()
     # then the sweep comes

@@ -532,7 +532,9 @@ def test_missing_packages_are_named(world: World, monkeypatch: pytest.MonkeyPatc
     world.lane(sample_one)
 
     async def enqueue_and_want(ctx: TaskContext) -> None:
-        with pytest.raises(JobError, match=r"add joblane\[async\] to the function's own packages"):
+        with pytest.raises(
+            JobError, match=r"needs sqlalchemy\[asyncio\] and asyncpg: add them to the function's own packages"
+        ):
             assert ctx.async_session
         await ctx.aenqueue(sample_one, Sample())  # by ctx.session
 
