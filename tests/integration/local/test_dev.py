@@ -401,7 +401,7 @@ def test_after_a_kill_nothing_runs_and_the_next_start_continues_all_tasks(dev: D
     dev.await_state(interrupted, "active")
     assert dev.row(delayed)["state"] == "scheduled"
     started = dev.processes()
-    assert "postgres" in {process.name() for process in started}
+    assert Postgres(dev.local / "postgres").running
     dev.process.kill()
     dev.process.wait()
     assert await_end(started, PATIENCE_SECONDS)
