@@ -18,6 +18,7 @@ from joblane.record.database import Database
 from joblane.record.migrations import catalogue, upgrade
 from joblane.record.migrations.catalogue import Difference, Severity, differences
 from joblane.testing.databases import Databases
+from tests.listing import listing
 
 CLAIM, VERSION = f"joblane.claim_{functions.VERSION}", functions.VERSION
 SIGNATURE = f"{CLAIM}(json,uuid,double precision,text)"
@@ -349,7 +350,7 @@ def edited(shared: ExitStack, joblane_databases: Databases) -> Iterator[Edited]:
 
 def test_the_listing_is_what_the_migrations_create(database_url: str) -> None:
     with Database(database_url) as database:
-        written = catalogue.listing(catalogue.read(database.get()))
+        written = listing(catalogue.read(database.get()))
     assert written == catalogue.LISTING.read_text(), "write it again: .venv/bin/python -m tests.listing"
 
 
@@ -554,3 +555,10 @@ def test_the_command_prints_each_statement_and_ends_with_1_until_they_ran(
         f"index tasks_tags of joblane.tasks {catalogue.MISSING['index']}; run `{created}` with psql.",
         "index mine of joblane.tasks was added: this release does not have it.",
     ]
+
+
+def test_an_aggregate_in_the_place_of_a_function_is_a_difference() -> None:
+    expected = catalogue.listed()
+    key = next(key for key in expected if key[0] == "function")
+    (found,) = catalogue._compare(expected, {**expected, key: ""})
+    assert str(found).startswith(f"function {key[1].replace('_VERSION', f'_{VERSION}')} has another body")

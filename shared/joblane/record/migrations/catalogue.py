@@ -111,11 +111,6 @@ def listed() -> Schema:
     return {(kind, object_, part): definition for kind, object_, part, definition in lines}
 
 
-def listing(schema: Schema) -> str:
-    """Return the text of ``schema.txt``: a line for each object."""
-    return "".join("\t".join((*key, definition)) + "\n" for key, definition in schema.items())
-
-
 def differences(connection: Connection) -> list[Difference]:
     """Return what differs from this release, errors first, and functions before the triggers that call them.
 
@@ -189,7 +184,7 @@ def _changed(key: Key, definition: str, found: str) -> Difference:
         return _wrong(kind, key, text, sql.format(key[1], key[2]))
     text = f"is `{found}`, and this release needs `{definition}`"
     if kind == "function":
-        (found, body), (definition, own) = (each.rsplit(" AS ", 1) for each in (found, definition))
+        (found, _, body), (definition, _, own) = (each.rpartition(" AS ") for each in (found, definition))
         text = f"is `{found}`, and this release needs `{definition}`" if body == own else "has another body"
     return _wrong(kind, key, text, fixes.changed(key, definition, found))
 
