@@ -18,7 +18,7 @@ from joblane.cdk.constructs.http_stage import add_http_api, add_http_stage
 from joblane.cdk.constructs.jobs import Jobs
 
 FUNCTION = "api"
-"""Name of the function behind the API, from :func:`~joblane.discovery.discover_functions`."""
+"""Name of the function behind the API, from :func:`~joblane.tasks.discovery.discover_functions`."""
 REQUEST_HEADERS = ("Authorization", "Content-Type", IDEMPOTENCY_KEY, TRACE)
 RESPONSE_HEADERS = ("Retry-After",)
 """Response headers that pages may read, in addition to CORS's own list."""

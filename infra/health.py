@@ -10,8 +10,8 @@ from functions.system_health_check.handler import WHOLE
 from infra.settings import PlatformStage
 from joblane.cdk.costs import Extra
 from joblane.cdk.watching.alarms import Alarm, longest_gap, own_metric, silence
-from joblane.declaration import Task
-from joblane.queues import Queue
+from joblane.names import Queue
+from joblane.tasks.task import Task
 
 TYPE = "system:health_check"
 CHECKS = len(Queue) + 2

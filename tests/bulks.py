@@ -6,9 +6,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from joblane.declaration import Task
 from joblane.functions.jobs_bulk import handler
 from joblane.sqs.client import Sqs
+from joblane.tasks.task import Task
 from joblane.testing.faults import Send
 from tests import samples
 from tests.builders.events import record

@@ -13,8 +13,8 @@ import pytest
 
 import joblane
 from joblane import settings
-from joblane.event_kinds import LISTENERS
 from joblane.sqs.client import Sqs
+from joblane.tasks.event_kinds import LISTENERS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

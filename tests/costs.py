@@ -13,8 +13,8 @@ from collections.abc import Callable, Iterable, Mapping
 
 from infra.health import COSTS
 from joblane.cdk.costs import ASSUMED, HOURS, LEAST_AWAKE, Line, assumed, markdown, smallest
-from joblane.discovery import discover
 from joblane.prices import AS_OF, PRICES
+from joblane.tasks.discovery import discover
 from tests.pages import ROOT
 
 REFRESH_SECONDS = 5

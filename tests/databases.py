@@ -9,8 +9,8 @@ from contextlib import ExitStack, contextmanager
 
 from pg8000.exceptions import Error as PostgresError
 
-from joblane.record.connection import Connection
-from joblane.record.database import Database
+from joblane.record.driver.connection import Connection
+from joblane.record.driver.database import Database
 from joblane.testing.databases import Databases
 from tests.patience import PATIENCE_SECONDS
 

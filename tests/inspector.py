@@ -44,8 +44,8 @@ from joblane.inspector.views import (
     TenantRow,
     TypeView,
 )
-from joblane.record.limit_status import LimitStatus
-from joblane.record.states import State
+from joblane.record.flow.limit_status import LimitStatus
+from joblane.record.row.states import State
 from tests.builders import views
 
 

@@ -26,13 +26,13 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
 
 from joblane import TaskContext
-from joblane.client import JobClient
+from joblane.client.client import JobClient
 from joblane.functions.jobs_bulk import handler as bulk_handler
 from joblane.functions.jobs_bulk.handler import jobs_bulk
 from joblane.inspector.bulk import run as bulk_run
-from joblane.record.claim import CLAIM
 from joblane.record.events import Unsent
-from joblane.record.finish import FINISH
+from joblane.record.task.claim import CLAIM
+from joblane.record.task.finish import FINISH
 from joblane.settings import SWEEP_MINUTES
 from joblane.sqs.client import Entry, Sqs
 from joblane.testing.faults import HookedDatabase, Send

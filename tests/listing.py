@@ -1,6 +1,6 @@
 """Write the listing of the schema, ``schema.txt``: ``.venv/bin/python -m tests.listing``."""
 
-from joblane.record.database import Database
+from joblane.record.driver.database import Database
 from joblane.record.migrations import catalogue
 from joblane.record.migrations.fixes import Schema
 from joblane.testing.databases import Databases

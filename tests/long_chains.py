@@ -8,7 +8,7 @@ with their variables. Its argument is the lane. It fails if a task is not comple
 from __future__ import annotations
 
 from joblane.local.chains import MOST_INVOCATIONS
-from joblane.record.database import Database
+from joblane.record.driver.database import Database
 
 HANDLER = '''
 """A link of a chain."""

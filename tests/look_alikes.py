@@ -15,7 +15,7 @@ from typing import Any
 
 from pg8000.exceptions import DatabaseError
 
-from joblane.record.connection import Connection
+from joblane.record.driver.connection import Connection
 
 SETTINGS = {"debug_print_parse": "on", "debug_pretty_print": "off"}
 """PostgreSQL logs each statement as a tree, with the number of each function and operator that it has found."""

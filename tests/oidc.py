@@ -19,7 +19,7 @@ import jwt
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 
 from joblane.inspector.permission import Permission
-from joblane.page.hosted.configuration import Configuration
+from joblane.inspector.shared_page import Configuration
 from tests.unit.saas.servers import served
 
 CLIENT = "the-client"

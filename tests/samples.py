@@ -7,7 +7,7 @@ from datetime import timedelta
 from typing import Any
 
 from joblane import ArchivedTask, Grants, Payload, Queue, TaskContext, task
-from joblane.flow import Limit, Rate
+from joblane.tasks.limit import Limit, Rate
 
 Behaviour = Callable[[Any, TaskContext], Any]
 behaviours: dict[str, Behaviour] = {}

@@ -8,9 +8,9 @@ from datetime import timedelta
 from typing import Any
 
 from joblane import ArchivedTask, TaskContext, task
-from joblane.event_bus import EventBus
-from joblane.events import Event
+from joblane.enqueue.event_bus import EventBus
 from joblane.record.events import Unsent
+from joblane.tasks.events import Event
 from tests.samples import Sample, behaviours
 
 BUS = "jobs-events"

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from joblane.enqueue.wake import AFTER_COMMIT
-from joblane.limits import MAX_ATTRIBUTES, MAX_BATCH, MAX_MESSAGE_BYTES
+from joblane.quotas import MAX_ATTRIBUTES, MAX_BATCH, MAX_MESSAGE_BYTES
 from joblane.sqs.client import Sqs
 
 REFUSED = re.compile("[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")

@@ -14,20 +14,20 @@ from typing import Any, Self
 import pytest
 
 from joblane import TaskContext
-from joblane.client import JobClient
-from joblane.declaration import Task
+from joblane.client.client import JobClient
 from joblane.enqueue.wake import GRID_SECONDS, PLANNED
 from joblane.functions.jobs_sweep import handler as sweep_handler
 from joblane.functions.jobs_sweep.handler import jobs_sweep
 from joblane.local.memory_queues import DEAD_LETTERS, MemoryQueues, QueuedMessage
-from joblane.maintenance.sweep import sweep
-from joblane.queues import lane_name
-from joblane.record.database import Database
+from joblane.names import lane_name
+from joblane.record.driver.database import Database
 from joblane.sqs.client import Entry
 from joblane.sqs.message import decode
 from joblane.sqs.tick import tick_entry
+from joblane.sweep.sweep import sweep
+from joblane.tasks.task import Task
 from joblane.testing.clock import Clock, age
-from joblane.worker.serving import worker_of
+from joblane.worker.of_type import worker_of
 from joblane.worker.sweep_worker import SweepWorker
 from joblane.worker.worker import Worker
 from tests.builders.events import LambdaContext

@@ -15,12 +15,12 @@ from typing import Any
 
 from joblane import TaskContext, task
 from joblane.enqueue.ticks import TICK_PATTERN
-from joblane.maintenance.sweep import sweep
-from joblane.maintenance.ticks import make_ticks
-from joblane.record.connection import Connection
+from joblane.record.driver.connection import Connection
 from joblane.record.schedules import schedule_of
 from joblane.sqs.client import Entry, Sqs
 from joblane.sqs.depth import ATTRIBUTES
+from joblane.sweep.sweep import sweep
+from joblane.sweep.ticks import make_ticks
 from tests.faults.clock import RENAME
 from tests.samples import Sample
 

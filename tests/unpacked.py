@@ -11,7 +11,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from joblane.cdk.packaging import LIBRARY, Package, build_code, build_layer, find_uv
-from joblane.locked import PROVIDED
+from joblane.local.locked import PROVIDED
 from joblane.project import Project
 
 PROJECT = Project.here()

@@ -16,16 +16,16 @@ from moto.core.model_instances import reset_model_data
 from moto.core.models import DEFAULT_ACCOUNT_ID, MockAWS, botocore_stubber
 from moto.sqs.models import sqs_backends
 
-from joblane.client import JobClient
-from joblane.declaration import Task
-from joblane.event_bus import EventBus
-from joblane.maintenance.sweep import Swept, sweep
-from joblane.queues import SWEEP, Queue, dead_letter_name, front_door_name, lane_name
-from joblane.record.database import Database
+from joblane.client.client import JobClient
+from joblane.enqueue.event_bus import EventBus
+from joblane.names import SWEEP, Queue, dead_letter_name, front_door_name, lane_name
+from joblane.record.driver.database import Database
 from joblane.sqs.client import Entry, Sqs
 from joblane.sqs.depth import queue_depth
+from joblane.sweep.sweep import Swept, sweep
+from joblane.tasks.task import Task
 from joblane.testing.faults import Hook, HookedDatabase
-from joblane.worker.serving import worker_of
+from joblane.worker.of_type import worker_of
 from joblane.worker.worker import Worker
 from tests import fast_moto
 from tests.builders.events import LambdaContext, event, record

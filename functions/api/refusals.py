@@ -12,7 +12,7 @@ from aws_lambda_powertools.event_handler.openapi.exceptions import RequestValida
 from pydantic import BaseModel
 
 from joblane.errors import DatabaseUnavailableError, ScheduleError
-from joblane.record.connection import is_unavailable
+from joblane.record.driver.connection import is_unavailable
 
 RETRY_AFTER_SECONDS = 5
 REFUSALS = {

@@ -11,8 +11,8 @@ from uuid import UUID
 from functions.api.access import Caller
 from functions.api.tracing import headers_of
 from joblane import JobClient, Payload, Task, settings
-from joblane.record.database import Database
-from joblane.record.time_limits import CLIENT
+from joblane.record.driver.database import Database
+from joblane.record.driver.time_limits import CLIENT
 from joblane.sqs.client import Sqs
 
 if TYPE_CHECKING:

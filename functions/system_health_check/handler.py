@@ -47,9 +47,9 @@ class HealthResult(BaseModel):
     environment=settings.SERVICES,
 )
 def system_health_check(payload: SystemHealthCheck, ctx: TaskContext) -> HealthResult:
-    from joblane.discovery import load
-    from joblane.queues import SWEEP, front_door_name
+    from joblane.names import SWEEP, front_door_name
     from joblane.settings import prefix
+    from joblane.tasks.discovery import load
     from saas import health
 
     front_doors = [front_door_name(prefix(), queue) for queue in Queue]

@@ -20,12 +20,8 @@ from typing import TYPE_CHECKING
 from joblane.lazy import importer
 
 if TYPE_CHECKING:
-    from joblane.batch import Batch
-    from joblane.client import JobClient
-    from joblane.context import TaskContext
-    from joblane.declaration import Grants, Task
-    from joblane.declared import declare, handles
-    from joblane.decorator import task
+    from joblane.client.batch import Batch
+    from joblane.client.client import JobClient
     from joblane.enqueue.result import Enqueued
     from joblane.errors import (
         DuplicateTaskError,
@@ -41,17 +37,21 @@ if TYPE_CHECKING:
         TaskIdConflictError,
         TaskTimeout,
     )
-    from joblane.events import Event
-    from joblane.flow import Limit, Rate
-    from joblane.job import Job, OnParentDead
-    from joblane.listeners import on
-    from joblane.payload import ArchivedTask, Payload
-    from joblane.queues import Queue
-    from joblane.record.states import State
-    from joblane.record.status import Progress, TaskStatus
-    from joblane.redaction import Redacted
-    from joblane.schedule import cron, every
-    from joblane.unique import Keep, OnConflict, Until
+    from joblane.handler.context import TaskContext
+    from joblane.names import Queue
+    from joblane.record.row.states import State
+    from joblane.record.task.status import Progress, TaskStatus
+    from joblane.tasks.declare import declare, handles
+    from joblane.tasks.decorator import task
+    from joblane.tasks.events import Event
+    from joblane.tasks.job import Job, OnParentDead
+    from joblane.tasks.limit import Limit, Rate
+    from joblane.tasks.listeners import on
+    from joblane.tasks.payload import ArchivedTask, Payload
+    from joblane.tasks.redaction import Redacted
+    from joblane.tasks.schedule import cron, every
+    from joblane.tasks.task import Grants, Task
+    from joblane.tasks.unique import Keep, OnConflict, Until
 
 if sys.version_info < (3, 11):  # noqa: UP036 - pip refuses it, but a copy of the code on the path gets here
     raise ImportError(f"Joblane needs Python 3.11 or newer, and {sys.executable} is {sys.version.split()[0]}")
@@ -103,25 +103,25 @@ __all__ = [
 __getattr__ = importer(
     __name__,
     {
-        "joblane.batch": "Batch",
-        "joblane.client": "JobClient",
+        "joblane.client.batch": "Batch",
+        "joblane.client.client": "JobClient",
         "joblane.enqueue.result": "Enqueued",
-        "joblane.context": "TaskContext",
-        "joblane.declaration": "Grants Task",
-        "joblane.declared": "declare handles",
-        "joblane.decorator": "task",
+        "joblane.handler.context": "TaskContext",
+        "joblane.tasks.task": "Grants Task",
+        "joblane.tasks.declare": "declare handles",
+        "joblane.tasks.decorator": "task",
         "joblane.errors": "DuplicateTaskError EnqueueError JobError PartialFailure RateLimited RetryAfter RevokeTask "
         "SkipRetry Snooze TaskCancelled TaskIdConflictError TaskTimeout",
-        "joblane.events": "Event",
-        "joblane.flow": "Limit Rate",
-        "joblane.job": "Job OnParentDead",
-        "joblane.listeners": "on",
-        "joblane.payload": "ArchivedTask Payload",
-        "joblane.queues": "Queue",
-        "joblane.record.states": "State",
-        "joblane.redaction": "Redacted",
-        "joblane.schedule": "cron every",
-        "joblane.record.status": "Progress TaskStatus",
-        "joblane.unique": "Keep OnConflict Until",
+        "joblane.tasks.events": "Event",
+        "joblane.tasks.limit": "Limit Rate",
+        "joblane.tasks.job": "Job OnParentDead",
+        "joblane.tasks.listeners": "on",
+        "joblane.tasks.payload": "ArchivedTask Payload",
+        "joblane.names": "Queue",
+        "joblane.record.row.states": "State",
+        "joblane.tasks.redaction": "Redacted",
+        "joblane.tasks.schedule": "cron every",
+        "joblane.record.task.status": "Progress TaskStatus",
+        "joblane.tasks.unique": "Keep OnConflict Until",
     },
 )

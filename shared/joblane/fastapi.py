@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Annotated
 
-from joblane.client import JobClient
+from joblane.client.client import JobClient
 from joblane.errors import JobError
 
 try:

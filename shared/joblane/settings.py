@@ -111,7 +111,7 @@ def project() -> str | None:
 
 
 def schedules() -> str:
-    """Return the times that replace declared ones, as :mod:`joblane.schedule_overrides` reads them. Empty: none."""
+    """Return the times that replace declared ones, for :mod:`joblane.tasks.schedule_overrides`. Empty: none."""
     return os.environ.get("JOBLANE_SCHEDULES", "").strip()
 
 

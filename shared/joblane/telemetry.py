@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from aws_lambda_powertools import Logger
 
-    from joblane.frequent_line import FrequentLine
+    from joblane.log_line import FrequentLine
 
 stream: TextIO | None = None
 """The stream of log lines. None: the standard output, which of the command line has results only."""
@@ -36,14 +36,14 @@ def logger() -> Logger:
     """The process's structured logger, one JSON line per record. ``POWERTOOLS_LOG_LEVEL`` sets the level."""
     from aws_lambda_powertools import Logger
 
-    from joblane.frequent_line import Formatter
+    from joblane.log_line import Formatter
 
     return Logger(service=_service(), logger_formatter=Formatter(_service()), stream=stream)
 
 
 def frequent_line(message: str) -> FrequentLine:
     """Return a line that every invocation writes."""
-    from joblane.frequent_line import FrequentLine
+    from joblane.log_line import FrequentLine
 
     return FrequentLine(logging.getLogger(logger().service), message)
 

@@ -12,7 +12,7 @@ from uuid import UUID
 from sqlalchemy import delete, func, select
 from sqlalchemy.dialects.postgresql import insert
 
-from joblane.schedule import Schedule, cron
+from joblane.tasks.schedule import Schedule, cron
 from saas import locks
 from saas.tables import report_schedules
 

@@ -23,7 +23,7 @@ from rich.table import Table
 
 from joblane.local.ministack import MiniStack
 from joblane.local.postgres import Postgres
-from joblane.queues import SWEEP, Queue, lane_name
+from joblane.names import SWEEP, Queue, lane_name
 from joblane.record.migrations import upgrade
 from joblane.sqs.client import Sqs
 from tests.bench.report import Ratio, failed

@@ -17,7 +17,7 @@ from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
 from sqlalchemy.orm import Session
 
 from joblane import Job, JobClient, settings
-from joblane.queues import lane_name
+from joblane.names import lane_name
 from joblane.sqs.client import Sqs
 from tests.bench.enqueueing import Order, bench_order
 from tests.bench.report import Ratio, median, within

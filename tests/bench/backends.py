@@ -9,7 +9,7 @@ from pathlib import Path
 
 import psutil
 
-from joblane.record.connection import Connection
+from joblane.record.driver.connection import Connection
 
 CPUCLOCK_SCHED = 2
 

@@ -15,13 +15,13 @@ from typing import Any
 from unittest.mock import patch
 
 from joblane import TaskContext, task
-from joblane.client import JobClient
+from joblane.client.client import JobClient
 from joblane.errors import SkipRetry
 from joblane.local.postgres import Postgres
-from joblane.maintenance.sweep import sweep
-from joblane.record.connection import Connection
-from joblane.record.states import State
-from joblane.record.time_limits import NO_LIMITS
+from joblane.record.driver.connection import Connection
+from joblane.record.driver.time_limits import NO_LIMITS
+from joblane.record.row.states import State
+from joblane.sweep.sweep import sweep
 from joblane.testing.databases import Databases
 from tests.bench import backends
 from tests.bench.record import PREFIX, Accepting, Record, Work, bench_record

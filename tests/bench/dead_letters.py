@@ -9,16 +9,16 @@ from contextlib import contextmanager
 from unittest.mock import patch
 
 from joblane import settings
-from joblane.discovery import discover
 from joblane.inspector.bulk.dead_letters import queues_of
 from joblane.inspector.inspector import Inspector
 from joblane.inspector.scope import Scope
 from joblane.local.postgres import Postgres
-from joblane.queues import dead_letter_name, lane_name
-from joblane.record.database import Database
+from joblane.names import dead_letter_name, lane_name
+from joblane.record.driver.database import Database
 from joblane.sqs.client import Entry, Sqs
 from joblane.sqs.dead_letter import archived_dead_letter
 from joblane.sqs.message import Message
+from joblane.tasks.discovery import discover
 from joblane.testing.databases import Databases
 from tests.bench.report import Ratio, median, within
 

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from joblane.local.ports import free_port
 from joblane.local.tools import environment_of
-from joblane.record.database import Database
+from joblane.record.driver.database import Database
 from joblane.sqs.client import Entry, Sqs
 from tests.bench.report import Ratio, median, within
 

@@ -18,10 +18,10 @@ from typing import Any
 import boto3
 
 from joblane import JobClient
-from joblane.job import Job
 from joblane.local.ministack import MiniStack
 from joblane.local.postgres import Postgres
-from joblane.record.database import Database
+from joblane.record.driver.database import Database
+from joblane.tasks.job import Job
 from tests.bench import backends
 from tests.bench.deployed import Deployer, zip_code
 from tests.bench.functions.bench_noop.handler import BenchNoop, bench_noop

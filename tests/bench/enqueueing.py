@@ -21,9 +21,9 @@ from sqlalchemy import create_engine
 from sqlalchemy.orm import Session
 
 from joblane import JobClient, Payload, TaskContext, settings, task
-from joblane.job import Job
-from joblane.queues import lane_name
+from joblane.names import lane_name
 from joblane.sqs.client import CONNECTIONS
+from joblane.tasks.job import Job
 from tests.bench.report import Ratio, in_turns, median
 
 ROUNDS, SENDS = 100, 20

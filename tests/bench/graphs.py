@@ -7,8 +7,8 @@ import time
 from collections import deque
 from typing import Any
 
-from joblane.job import Job
 from joblane.local.postgres import Postgres
+from joblane.tasks.job import Job
 from joblane.testing.databases import Databases
 from tests.bench import backends
 from tests.bench.quiet import silent

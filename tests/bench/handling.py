@@ -18,8 +18,8 @@ from aws_lambda_powertools.utilities.batch import BatchProcessor, EventType, pro
 from pydantic import BaseModel
 
 from joblane import Payload, TaskContext, task
-from joblane.record.claim import Claim, Verdict
-from joblane.record.database import Database
+from joblane.record.driver.database import Database
+from joblane.record.task.claim import Claim, Verdict
 from joblane.sqs.client import Sqs
 from joblane.worker import worker
 from tests.bench.quiet import silent

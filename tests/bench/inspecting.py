@@ -23,7 +23,6 @@ from functools import partial
 from typing import Any
 
 from joblane import Queue
-from joblane.discovery import discover
 from joblane.inspector.bulk import dead
 from joblane.inspector.filter import BulkAction, Filter
 from joblane.inspector.inspector import Inspector
@@ -34,10 +33,11 @@ from joblane.inspector.tasks.filter_sql import BOUND, aimed, checked, cursor_of,
 from joblane.inspector.tasks.selection import Selection, count, select
 from joblane.inspector.tasks.why import AHEAD
 from joblane.local.postgres import Postgres
-from joblane.record.database import Database
+from joblane.record.driver.database import Database
 from joblane.record.migrations import upgrade
-from joblane.record.states import State
+from joblane.record.row.states import State
 from joblane.sqs.client import Sqs
+from joblane.tasks.discovery import discover
 from joblane.testing.databases import administer
 from tests.bench import backends
 from tests.bench.report import Ratio, median, within

@@ -32,8 +32,8 @@ from unittest.mock import patch
 from joblane.local import postgres
 from joblane.local.postgres import Postgres
 from joblane.local.postgres_programs import as_other_user
-from joblane.record.finish import finish
 from joblane.record.migrations import upgrade
+from joblane.record.task.finish import finish
 from joblane.worker import worker
 from tests.bench import backends, handling, startup
 from tests.bench.record import Accepting, Record

@@ -13,17 +13,17 @@ from contextlib import suppress
 from pathlib import Path
 
 from joblane import settings
-from joblane.discovery import discover
 from joblane.functions.jobs_bulk.handler import jobs_bulk
 from joblane.inspector.filter import Filter
 from joblane.inspector.inspector import Inspector
 from joblane.inspector.scope import Scope
 from joblane.local.postgres import Postgres
-from joblane.queues import Queue, dead_letter_name, front_door_name
-from joblane.record.database import Database
-from joblane.record.states import ENDED
+from joblane.names import Queue, dead_letter_name, front_door_name
+from joblane.record.driver.database import Database
+from joblane.record.row.states import ENDED
 from joblane.sqs.client import Sqs
 from joblane.sqs.depth import queue_depth
+from joblane.tasks.discovery import discover
 from tests.bench.dead_letters import stage
 from tests.bench.report import Ratio, within
 from tests.builders.events import LambdaContext, event, record
@@ -83,7 +83,7 @@ def _page() -> None:
     from starlette.testclient import TestClient
 
     from joblane.page.app import build
-    from joblane.page.desk import Desk
+    from joblane.page.inspectors import Desk
     from joblane.page.security import Keys
 
     keys = Keys(base="")

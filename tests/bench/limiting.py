@@ -18,7 +18,7 @@ from unittest.mock import patch
 
 from joblane import Task
 from joblane.local.postgres import Postgres
-from joblane.record.connection import Connection
+from joblane.record.driver.connection import Connection
 from joblane.record.task_types import LIMITS, declared_limits
 from joblane.testing.databases import Databases
 from tests.bench import backends

@@ -12,8 +12,8 @@ from typing import Any
 from unittest.mock import patch
 
 from joblane.local.postgres import Postgres
-from joblane.record.claim import claim
-from joblane.record.connection import Connection
+from joblane.record.driver.connection import Connection
+from joblane.record.task.claim import claim
 from joblane.testing.databases import Databases
 from joblane.worker import worker
 from tests.bench.peers.costs import drain, enqueue

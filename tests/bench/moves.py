@@ -15,9 +15,9 @@ from types import FrameType
 from unittest.mock import patch
 
 import joblane
-from joblane.client import JobClient
+from joblane.client.client import JobClient
 from joblane.local.postgres import Postgres
-from joblane.record.database import Database
+from joblane.record.driver.database import Database
 from joblane.record.migrations import upgrade
 from joblane.sqs.client import Entry, Sqs
 from joblane.worker.worker import Worker

@@ -13,8 +13,6 @@ from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from joblane.declaration import Task
-from joblane.discovery import discover
 from joblane.errors import JobError
 from joblane.inspector.filter import BulkAction, Filter, PauseScope
 from joblane.inspector.inspector import Inspector
@@ -22,13 +20,15 @@ from joblane.inspector.permission import Permission, permission_of
 from joblane.inspector.scope import Scope
 from joblane.inspector.stage import doctor_database, doctor_work
 from joblane.local.postgres import Postgres
-from joblane.queues import Queue
-from joblane.record.database import Database
+from joblane.names import Queue
 from joblane.record.deploys import write_deploy
+from joblane.record.driver.database import Database
 from joblane.record.migrations import upgrade
-from joblane.record.states import State
+from joblane.record.row.states import State
 from joblane.record.task_types import register
 from joblane.sqs.client import Sqs
+from joblane.tasks.discovery import discover
+from joblane.tasks.task import Task
 from joblane.testing.databases import administer
 from tests.bench import backends
 from tests.bench.inspecting import CAUSES, TASK_ROWS, TASKS, types_of_rows

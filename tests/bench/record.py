@@ -14,14 +14,14 @@ from typing import Any
 from unittest.mock import patch
 
 from joblane import Payload, Task, TaskContext, task
-from joblane.client import JobClient
-from joblane.job import Job
-from joblane.queues import SWEEP, Queue, dead_letter_name, lane_name, slug_of
-from joblane.record.claim import claim
-from joblane.record.database import Database
-from joblane.record.finish import finish
-from joblane.record.time_limits import NO_LIMITS
+from joblane.client.client import JobClient
+from joblane.names import SWEEP, Queue, dead_letter_name, lane_name, slug_of
+from joblane.record.driver.database import Database
+from joblane.record.driver.time_limits import NO_LIMITS
+from joblane.record.task.claim import claim
+from joblane.record.task.finish import finish
 from joblane.sqs.client import Entry, Sqs
+from joblane.tasks.job import Job
 from joblane.worker import worker
 from tests.bench import backends
 from tests.bench.quiet import silent

@@ -14,7 +14,7 @@ from datetime import timedelta
 from sqlalchemy import text
 
 from joblane import Payload, TaskContext, task
-from joblane.record.database import Database
+from joblane.record.driver.database import Database
 from joblane.sqs.client import Sqs
 from joblane.worker.worker import Worker
 from tests.bench.quiet import silent

@@ -16,11 +16,11 @@ from contextlib import contextmanager
 from typing import Any
 
 from joblane.local.postgres import Postgres
-from joblane.maintenance.sweep import Swept, sweep
-from joblane.record.connection import Connection
-from joblane.record.database import Database
+from joblane.record.driver.connection import Connection
+from joblane.record.driver.database import Database
 from joblane.sqs.client import Entry, Sqs
 from joblane.sqs.depth import ATTRIBUTES
+from joblane.sweep.sweep import Swept, sweep
 from joblane.testing.databases import Databases
 from tests.bench import backends
 from tests.bench.report import Ratio, within

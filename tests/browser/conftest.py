@@ -13,15 +13,15 @@ from typing import Any, Self
 import pytest
 from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Page, Request, sync_playwright
 
-from joblane.discovery import discover
 from joblane.inspector.inspector import Inspector
 from joblane.inspector.scope import Scope
 from joblane.page.app import build
-from joblane.page.desk import Desk
+from joblane.page.inspectors import Desk
 from joblane.page.security import Keys, address_of
-from joblane.page.serving import listen, server
-from joblane.record.database import Database
+from joblane.page.server import listen, server
+from joblane.record.driver.database import Database
 from joblane.sqs.client import Sqs
+from joblane.tasks.discovery import discover
 from joblane.testing.databases import Databases
 from tests.browser.chromium import chromium
 from tests.browser.seeding import SCHEDULES, seed

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from joblane.record.connection import Connection
+    from joblane.record.driver.connection import Connection
 
 TASKS = """
 insert into joblane.tasks (id, type, queue, tenant, tags, state, payload, payload_digest, attempts, runs, max_attempts,

@@ -16,11 +16,11 @@ from joblane.inspector.durations import stamp
 from joblane.inspector.filter import Filter
 from joblane.inspector.inspector import Inspector
 from joblane.inspector.person import Person
-from joblane.options import MAX_TAG
 from joblane.page.hosted.entry import build
 from joblane.page.hosted.event import respond
 from joblane.page.rendering import as_json
-from joblane.record.states import State
+from joblane.record.row.states import State
+from joblane.tasks.options import MAX_TAG
 from tests.browser.conftest import Site, Visitor
 from tests.oidc import LocalIssuer, SigningKey, serving, serving_page, shared_configuration
 from tests.patience import PATIENCE_SECONDS

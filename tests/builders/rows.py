@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from joblane.declaration import Task
 from joblane.json_values import digest
-from joblane.limits import QUEUE_RETENTION
-from joblane.record.states import ENDED
+from joblane.quotas import QUEUE_RETENTION
+from joblane.record.row.states import ENDED
+from joblane.tasks.task import Task
 from tests.world import World
 
 TOKEN = "00000000-0000-4000-8000-000000000001"

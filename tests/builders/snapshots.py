@@ -10,8 +10,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from joblane.functions.jobs_sweep.handler import jobs_sweep
-from joblane.record.connection import Connection
-from joblane.record.database import Database
+from joblane.record.driver.connection import Connection
+from joblane.record.driver.database import Database
 from tests.builders.rows import In, put
 from tests.patience import PATIENCE_SECONDS
 from tests.world import World

@@ -6,7 +6,6 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from joblane.flow import Rate
 from joblane.inspector.filter import Filter, PauseScope
 from joblane.inspector.views import (
     Attempt,
@@ -51,10 +50,11 @@ from joblane.inspector.views import (
     TypeView,
     Why,
 )
-from joblane.queues import WEIGHTS, Queue
-from joblane.record.limit_status import LimitChange, LimitKind, LimitStatus, LimitValues
-from joblane.record.states import State
-from joblane.record.status import Progress
+from joblane.names import WEIGHTS, Queue
+from joblane.record.flow.limit_status import LimitChange, LimitKind, LimitStatus, LimitValues
+from joblane.record.row.states import State
+from joblane.record.task.status import Progress
+from joblane.tasks.limit import Rate
 
 NOW = datetime.now(UTC)
 ID = "019318f2-7f3a-7cc4-9d3e-1f6b2a4c5d6e"

@@ -14,7 +14,7 @@ import pytest
 
 from joblane.local.stack import LocalStack
 from joblane.local.tools import environment_of
-from joblane.record.database import Database
+from joblane.record.driver.database import Database
 from saas.demo.services import People
 from tests.e2e import external
 from tests.patience import PATIENCE_SECONDS

@@ -23,7 +23,7 @@ from botocore.exceptions import ClientError
 from joblane.local.ministack import MiniStack
 from joblane.local.postgres import Postgres
 from joblane.local.tools import clean_environment, environment_of
-from joblane.record.database import Database
+from joblane.record.driver.database import Database
 from tests.e2e.conftest import await_true
 from tests.e2e.dev_stage import assembly
 from tests.e2e.dev_stage.aws_cli import installed_aws_cli, service_quotas

@@ -10,7 +10,7 @@ from contextlib import ExitStack, closing
 import boto3
 import pytest
 
-from joblane.events import Event, source
+from joblane.tasks.events import Event, source
 from tests.e2e.conftest import Deployed, await_true
 
 

@@ -11,7 +11,7 @@ import pytest
 from functions.data_export.handler import DataExport, data_export
 from functions.system_user_expiry.handler import SystemUserExpiry, system_user_expiry
 from joblane import JobClient
-from joblane.job import Job
+from joblane.tasks.job import Job
 from tests.e2e.conftest import Deployed, await_true
 
 LANE = "default-data-export"

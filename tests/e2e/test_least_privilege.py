@@ -20,7 +20,7 @@ from botocore.exceptions import ClientError
 from functions.data_export.handler import DataExport, data_export
 from functions.system_user_expiry.handler import SystemUserExpiry, system_user_expiry
 from joblane import JobClient, Queue
-from joblane.discovery import discover
+from joblane.tasks.discovery import discover
 from tests.e2e.conftest import Deployed, await_true
 
 REFUSED = ("AccessDenied", "AccessDeniedException")

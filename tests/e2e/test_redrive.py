@@ -7,13 +7,13 @@ from uuid import uuid4
 
 import pytest
 
-from joblane.discovery import discover
 from joblane.inspector.filter import Filter
 from joblane.inspector.inspector import Inspector
 from joblane.inspector.scope import Scope
 from joblane.inspector.views import DeadGroup
-from joblane.record.database import Database
+from joblane.record.driver.database import Database
 from joblane.sqs.client import Sqs
+from joblane.tasks.discovery import discover
 from tests.e2e.conftest import Deployed, await_true
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from joblane.limits import SNOOZE_CEILING
+from joblane.quotas import SNOOZE_CEILING
 from joblane.sqs.message import DEAD_ATTRIBUTE, REASON_ATTRIBUTE
 from tests.faults.mix import Mix, children_of
 from tests.faults.queues import Message

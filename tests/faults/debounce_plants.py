@@ -7,13 +7,13 @@ from contextlib import contextmanager
 from unittest.mock import patch
 
 from joblane.enqueue import insert
-from joblane.record.conditions import UNDER_WAY
-from joblane.record.database import Database
-from joblane.record.functions import FUNCTIONS
-from joblane.record.insert import EXISTING
-from joblane.record.push import PUSH
-from joblane.record.states import LIVE_SQL, WAITING_SQL
-from joblane.record.transitions import RUN
+from joblane.record.driver.database import Database
+from joblane.record.row.conditions import UNDER_WAY
+from joblane.record.row.states import LIVE_SQL, WAITING_SQL
+from joblane.record.row.transitions import RUN
+from joblane.record.sql_functions import FUNCTIONS
+from joblane.record.task.debounce import PUSH
+from joblane.record.task.insert import EXISTING
 
 KEY = RUN["unique_key"]
 TEXTS: Mapping[str, tuple[str, str]] = {

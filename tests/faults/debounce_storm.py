@@ -23,14 +23,14 @@ from sqlalchemy.orm import Session
 from sqlalchemy.pool import StaticPool
 
 from joblane import Payload, RetryAfter, TaskContext, task
-from joblane.client import JobClient
+from joblane.client.client import JobClient
 from joblane.errors import JobError
-from joblane.queues import Queue, lane_name
-from joblane.record.conditions import EARLY_SECONDS
-from joblane.record.database import Database
-from joblane.record.functions import VERSION
+from joblane.names import Queue, lane_name
+from joblane.record.driver.database import Database
+from joblane.record.driver.time_limits import TimeLimits
+from joblane.record.row.conditions import EARLY_SECONDS
+from joblane.record.sql_functions import VERSION
 from joblane.record.task_types import LIMITS, declared_limits
-from joblane.record.time_limits import TimeLimits
 from joblane.sqs.client import Entry
 from joblane.worker.worker import Worker
 from tests.builders.events import LambdaContext, event

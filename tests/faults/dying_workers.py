@@ -21,13 +21,13 @@ from typing import Any
 from unittest.mock import patch
 
 from joblane import settings
-from joblane.client import JobClient
-from joblane.declaration import Task
+from joblane.client.client import JobClient
 from joblane.enqueue import wake
-from joblane.limits import MAX_BATCH
-from joblane.queues import SWEEP, Queue, lane_name
-from joblane.record.database import Database
+from joblane.names import SWEEP, Queue, lane_name
+from joblane.quotas import MAX_BATCH
+from joblane.record.driver.database import Database
 from joblane.sqs.message import DEAD_ATTRIBUTE, Message
+from joblane.tasks.task import Task
 from joblane.testing.faults import HookedDatabase
 from joblane.worker import run as worker_run
 from joblane.worker import worker as worker_module

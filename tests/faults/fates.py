@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from pg8000.exceptions import InterfaceError
 
-from joblane.record import claim, finish
-from joblane.record.connection import Connection
+from joblane.record.driver.connection import Connection
+from joblane.record.task import claim, finish
 from joblane.sqs.client import Entry, Sqs
 from joblane.testing.faults import HookedDatabase, Send
 from tests.faults.dice import Dice

@@ -15,20 +15,20 @@ from contextlib import contextmanager
 from typing import Any
 from unittest.mock import patch
 
-from joblane import producer as producer_module
+from joblane.enqueue import producer as producer_module
 from joblane.errors import JobError
-from joblane.job import Job
-from joblane.maintenance import parents as parents_module
-from joblane.maintenance.duties import Duties
-from joblane.maintenance.parents import Parents
-from joblane.maintenance.sends import Sends
-from joblane.record.claim import CLAIM
-from joblane.record.database import Database
-from joblane.record.finish import FINISH
-from joblane.record.release import RELEASE, Release
-from joblane.record.serve import Turn
+from joblane.record.driver.database import Database
+from joblane.record.flow.free_slots import Turn
+from joblane.record.flow.release import RELEASE, Release
+from joblane.record.task.claim import CLAIM
+from joblane.record.task.finish import FINISH
 from joblane.record.task_types import LIMITS, declared_limits
 from joblane.sqs.message import Message
+from joblane.sweep import parents as parents_module
+from joblane.sweep.duties import Duties
+from joblane.sweep.parents import Parents
+from joblane.sweep.sends import Sends
+from joblane.tasks.job import Job
 from joblane.worker import worker as worker_module
 from tests.faults.dying_workers import DyingWorkers, Fate, Result
 from tests.faults.graph_samples import TASKS, Node, graph_one

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from itertools import count
 from typing import Any
 
-from joblane.queues import SWEEP, slug_of
+from joblane.names import SWEEP, slug_of
 from joblane.sqs.client import Entry
 from tests.builders.events import record
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from contextlib import AbstractContextManager
 
-from joblane.client import JobClient
-from joblane.record import limit_changes
-from joblane.record.functions import VERSION, assigned
-from joblane.record.transitions import RUN_WITH_SLOTS
+from joblane.client.client import JobClient
+from joblane.record.flow import limit_changes
+from joblane.record.row.transitions import RUN_WITH_SLOTS
+from joblane.record.sql_functions import VERSION, assigned
 from joblane.worker.worker import Worker
 from tests.faults.limit_storm import Storm
 from tests.faults.planting import Methods, Texts, plant

@@ -8,7 +8,7 @@ from datetime import timedelta
 from typing import Any
 
 from joblane import Payload, RetryAfter, Snooze, TaskContext, task
-from joblane.flow import Limit
+from joblane.tasks.limit import Limit
 
 POOL = Limit("pool", total=5)
 OPTIONS: dict[str, Any] = {"max_retry": 3, "retry_delay": timedelta(0), "timeout": timedelta(seconds=30)}

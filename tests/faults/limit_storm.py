@@ -19,22 +19,22 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 from unittest.mock import patch
 
-from joblane import client as client_module
-from joblane.declaration import Task
+from joblane.client import client as client_module
 from joblane.enqueue.wake import wake
 from joblane.errors import JobError
-from joblane.job import Job
-from joblane.maintenance.duties import Duties
-from joblane.maintenance.held import LEAVE, Held, unserved
-from joblane.maintenance.sends import Sends
-from joblane.record.claim import CLAIM, Claim, Verdict
-from joblane.record.conditions import HAS_IDLE_SLOT, PAUSED
-from joblane.record.database import Database
-from joblane.record.finish import FINISH
-from joblane.record.serve import SERVE, Turn, serve
-from joblane.record.states import LIVE_SQL
+from joblane.record.driver.database import Database
+from joblane.record.flow.free_slots import SERVE, Turn, serve
+from joblane.record.row.conditions import HAS_IDLE_SLOT, PAUSED
+from joblane.record.row.states import LIVE_SQL
+from joblane.record.task.claim import CLAIM, Claim, Verdict
+from joblane.record.task.finish import FINISH
 from joblane.record.task_types import LIMITS, declared_limits
 from joblane.sqs.message import Message
+from joblane.sweep.duties import Duties
+from joblane.sweep.held import LEAVE, Held, unserved
+from joblane.sweep.sends import Sends
+from joblane.tasks.job import Job
+from joblane.tasks.task import Task
 from joblane.worker import worker as worker_module
 from joblane.worker.worker import Worker
 from tests.faults.dying_workers import DyingWorkers, Fate, Result

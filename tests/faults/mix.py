@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from joblane.queues import Queue, front_door_name, lane_name
+from joblane.names import Queue, front_door_name, lane_name
 from joblane.sqs.message import Message
 from joblane.sqs.tick import id_of, tick_entry
 from tests.faults.samples import TASKS, child_id, mix_overlap, mix_tick

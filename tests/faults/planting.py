@@ -7,8 +7,8 @@ from contextlib import contextmanager
 from typing import Any
 from unittest.mock import patch
 
-from joblane.record.database import Database
-from joblane.record.functions import FUNCTIONS
+from joblane.record.driver.database import Database
+from joblane.record.sql_functions import FUNCTIONS
 
 Texts = Mapping[str, tuple[str, str, str]]
 """Bug → a function of the database, a text there, and the text in its place."""

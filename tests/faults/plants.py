@@ -11,16 +11,16 @@ from uuid import uuid4
 
 from pg8000.exceptions import Error as PostgresError
 
-from joblane.declaration import Task
 from joblane.enqueue import insert
-from joblane.record import checkpoints, claim, finish
-from joblane.record.conditions import EARLY_SECONDS
-from joblane.record.database import Database
-from joblane.record.dead_letters import mark_dead_sent
-from joblane.record.functions import FUNCTIONS, VERSION
-from joblane.record.transitions import DUE_SWEEP
+from joblane.handler.steps import Steps
+from joblane.record.driver.database import Database
+from joblane.record.row.conditions import EARLY_SECONDS
+from joblane.record.row.transitions import DUE_SWEEP
+from joblane.record.sql_functions import FUNCTIONS, VERSION
+from joblane.record.task import checkpoints, claim, finish
+from joblane.record.task.dead_letters import mark_dead_sent
 from joblane.sqs.client import Entry, Sqs
-from joblane.steps import Steps
+from joblane.tasks.task import Task
 from joblane.worker.worker import Worker
 
 VARIABLE = "FAULTS_PLANT"

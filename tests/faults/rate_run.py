@@ -25,13 +25,13 @@ from typing import Any
 from unittest.mock import patch
 
 from joblane import Payload, Rate, RetryAfter, TaskContext, task
-from joblane.client import JobClient
-from joblane.job import Job
-from joblane.queues import Queue, lane_name
-from joblane.record import claim as claim_module
-from joblane.record.claim import CLAIM
-from joblane.record.database import Database
+from joblane.client.client import JobClient
+from joblane.names import Queue, lane_name
+from joblane.record.driver.database import Database
+from joblane.record.task import claim as claim_module
+from joblane.record.task.claim import CLAIM
 from joblane.record.task_types import LIMITS, declared_limits
+from joblane.tasks.job import Job
 from joblane.testing.faults import HookedDatabase
 from joblane.worker import worker as worker_module
 from joblane.worker.worker import Worker

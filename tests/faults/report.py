@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from joblane.record.database import Database
+from joblane.record.driver.database import Database
 from tests.faults.run import Findings
 
 TABLES = """

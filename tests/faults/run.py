@@ -16,9 +16,9 @@ from typing import Any
 from pg8000.exceptions import Error as PostgresError
 
 from joblane.local.postgres import Postgres
-from joblane.queues import Queue, front_door_name, lane_name
-from joblane.record.database import Database
-from joblane.record.stage import take_stage
+from joblane.names import Queue, front_door_name, lane_name
+from joblane.record.driver.database import Database
+from joblane.record.driver.stage import take_stage
 from tests.faults.checker import Evidence, check
 from tests.faults.clock import Clock
 from tests.faults.dice import Dice

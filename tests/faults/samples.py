@@ -31,8 +31,8 @@ from joblane import (
     TaskContext,
     task,
 )
-from joblane.record.database import Database
-from joblane.record.states import LIVE_SQL
+from joblane.record.driver.database import Database
+from joblane.record.row.states import LIVE_SQL
 
 TABLES = (
     # The effects of runs, in the session of their task. Without a constraint, so that a second effect is visible.

@@ -14,7 +14,7 @@ from typing import Any
 from pg8000.exceptions import Error as PostgresError
 
 from joblane.local.postgres import Postgres
-from joblane.record.transitions import CANCEL
+from joblane.record.row.transitions import CANCEL
 from tests.faults.clock import Clock
 from tests.faults.slots import Slot
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from joblane.local.postgres import Postgres
-from joblane.record.push import PUSH
+from joblane.record.task.debounce import PUSH
 from tests.faults.debounce_plants import KEPT, PLANTS, TEXTS, TOUCHED, planted
 from tests.faults.debounce_storm import DebounceStorm
 from tests.faults.report import keep_rows

@@ -8,9 +8,9 @@ from contextlib import nullcontext
 import pytest
 
 from joblane.local.postgres import Postgres
-from joblane.record.conditions import MOST_RELEASED
-from joblane.record.database import Database
-from joblane.record.functions import FUNCTIONS
+from joblane.record.driver.database import Database
+from joblane.record.row.conditions import MOST_RELEASED
+from joblane.record.sql_functions import FUNCTIONS
 from tests.faults.dying_workers import Result
 from tests.faults.graph_plants import PLANTS, planted
 from tests.faults.graph_storm import GraphStorm

@@ -8,7 +8,7 @@ from contextlib import nullcontext
 import pytest
 
 from joblane.local.postgres import Postgres
-from joblane.record.functions import FUNCTIONS
+from joblane.record.sql_functions import FUNCTIONS
 from tests.faults.dying_workers import Result
 from tests.faults.limit_plants import PLANTS, TEXTS, planted
 from tests.faults.limit_storm import Storm

@@ -22,14 +22,14 @@ from sqlalchemy.orm import Session
 
 import joblane.functions.jobs_sweep.handler as sweep_handler
 from joblane import Job, JobClient
-from joblane.discovery import discover
 from joblane.enqueue import wake
 from joblane.enqueue.result import Enqueued
 from joblane.errors import DatabaseUnavailableError, JobError
-from joblane.queues import Queue, front_door_name, lane_name
-from joblane.record.database import Database
+from joblane.names import Queue, front_door_name, lane_name
+from joblane.record.driver.database import Database
+from joblane.tasks.discovery import discover
+from joblane.worker.of_type import worker_of
 from joblane.worker.router import Router
-from joblane.worker.serving import worker_of
 from joblane.worker.sweep_worker import SweepWorker
 from joblane.worker.worker import Worker
 from tests.builders.events import LambdaContext

@@ -27,8 +27,8 @@ from joblane.cdk.errors import StageError, SynthError
 from joblane.cdk.packaging import Packages
 from joblane.cdk.templates import stacks_of
 from joblane.cli.main import app as command_line
-from joblane.discovery import discover
 from joblane.project import Project
+from joblane.tasks.discovery import discover
 from tests.infra import templates
 from tests.infra.conftest import STAGES, RealStages
 from tests.pages import ROOT

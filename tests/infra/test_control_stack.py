@@ -10,8 +10,7 @@ import pytest
 from joblane.cdk.app import Synthesised
 from joblane.cdk.errors import StageError
 from joblane.cli.connect import CONTROL_URL
-from joblane.functions.control.answering import ROUTES
-from joblane.inspector.permission import Permission
+from joblane.inspector.permission import ROUTES, Permission
 from tests.infra import templates
 from tests.infra.conftest import RealStages, Synth
 from tests.infra.templates import Template

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from joblane.cdk import costs
-from joblane.discovery import discover
+from joblane.tasks.discovery import discover
 from tests import costs as page
 from tests.infra.conftest import RealStages
 from tests.pages import ROOT

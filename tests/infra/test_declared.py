@@ -10,8 +10,8 @@ import pytest
 from joblane.cdk.app import Synthesised
 from joblane.cdk.preflight.read import read_declared, read_templates
 from joblane.cdk.shares import slots_with
-from joblane.discovery import discover
 from joblane.local.errors import LocalError
+from joblane.tasks.discovery import discover
 from tests.infra import templates
 from tests.infra.conftest import TASKS, Synth
 

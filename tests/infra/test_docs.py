@@ -15,11 +15,11 @@ from joblane.cdk.app import context_of_file
 from joblane.cdk.settings.load import load_stage
 from joblane.cdk.settings.stage import Stage
 from joblane.cdk.shares import shares
-from joblane.discovery import discover
-from joblane.limits import MIN_CONCURRENCY, Numbers
 from joblane.local.tools import Tools, clean_environment
+from joblane.names import Queue
 from joblane.project import Project
-from joblane.queues import Queue
+from joblane.quotas import MIN_CONCURRENCY, Numbers
+from joblane.tasks.discovery import discover
 from tests.pages import ROOT, Block, blocks, table
 from tests.unit.test_docs import CDK
 

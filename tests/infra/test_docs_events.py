@@ -18,9 +18,9 @@ from infra.app import APP
 from joblane.cdk.app import context_of_file
 from joblane.cdk.packaging import Packages
 from joblane.cdk.settings.events import Events
-from joblane.event_kinds import KINDS, event_id
-from joblane.events import DETAIL_TYPE, Event, source
 from joblane.project import Project
+from joblane.tasks.event_kinds import KINDS, event_id
+from joblane.tasks.events import DETAIL_TYPE, Event, source
 from tests.infra import templates
 from tests.infra.conftest import SENDERS, STAGES
 from tests.pages import ROOT, blocks

@@ -12,9 +12,9 @@ from joblane.cdk.egress import check_egress, check_services, needs_of
 from joblane.cdk.errors import StageError, SynthError
 from joblane.cdk.packaging import Packages
 from joblane.cdk.settings.stage import Stage
-from joblane.declaration import Task
-from joblane.function import Function
 from joblane.project import Project
+from joblane.tasks.function import Function
+from joblane.tasks.task import Task
 
 NETWORKS: dict[str, Any] = {
     "ipv6": {"kind": "new"},

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from joblane.discovery import discover, discover_functions
 from joblane.errors import DeclarationError
+from joblane.tasks.discovery import discover, discover_functions
 from tests.infra.conftest import TASKS
 
 
@@ -36,7 +36,7 @@ def test_handlers_without_a_declaration_are_skipped() -> None:
     "text",
     [
         "FUNCTION = 'api'\ndef handler(event, context): ...",
-        "import datetime, joblane.function as f\nFUNCTION = f.Function('Answers', datetime.timedelta(seconds=1), 128)",
+        "from joblane.tasks import function\nFUNCTION = function.Function('Answers', None, 128)",
     ],
 )
 def test_an_incomplete_declaration_is_refused_with_its_place(
@@ -49,6 +49,6 @@ def test_an_incomplete_declaration_is_refused_with_its_place(
     (folder / "handler.py").write_text(text)
     monkeypatch.syspath_prepend(str(tmp_path))
     with pytest.raises(
-        DeclarationError, match=rf"{package}/own/handler.py: a FUNCTION of joblane.function and a handler"
+        DeclarationError, match=rf"{package}/own/handler.py: a FUNCTION of joblane.tasks.function and a handler"
     ):
         discover_functions(package)

@@ -11,12 +11,12 @@ from typing import Any
 import pytest
 
 from joblane.cdk.app import Synthesised
-from joblane.checkout import version_of
-from joblane.declaration import Task
-from joblane.discovery import discover
-from joblane.limits import DEAD_LETTER_RETENTION, MAX_MESSAGE_BYTES, QUEUE_RETENTION
-from joblane.queues import TICKER
+from joblane.local.git import version_of
+from joblane.names import TICKER
+from joblane.quotas import DEAD_LETTER_RETENTION, MAX_MESSAGE_BYTES, QUEUE_RETENTION
 from joblane.sqs import message
+from joblane.tasks.discovery import discover
+from joblane.tasks.task import Task
 from joblane.worker.routes import decode
 from tests.infra import templates
 from tests.infra.conftest import DATABASE_SECRET, DATABASE_URL, RDS_HOST, STAGES, TASKS, Synth

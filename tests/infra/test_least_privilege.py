@@ -21,9 +21,9 @@ from joblane.cdk.constructs.jobs import Jobs
 from joblane.cdk.errors import RefusedTemplateError, StageError
 from joblane.cdk.nag import acknowledge, acknowledge_wildcards, refuse_findings
 from joblane.cdk.packaging import Packages
-from joblane.discovery import discover
+from joblane.names import Queue
 from joblane.project import Project
-from joblane.queues import Queue
+from joblane.tasks.discovery import discover
 from tests.infra import templates
 from tests.infra.conftest import RealStages, Synth
 

@@ -19,8 +19,8 @@ from joblane.cdk.shares import shares
 from joblane.cdk.stacks.monitoring import MonitoringStack
 from joblane.cdk.templates import Template, read_assembly, whole
 from joblane.cdk.watching.queries import MAX_LOG_GROUPS, QUERIES
-from joblane.discovery import discover
-from joblane.queues import Queue, function_name, slug_of
+from joblane.names import Queue, function_name, slug_of
+from joblane.tasks.discovery import discover
 from tests.infra import templates
 from tests.infra.test_monitoring_stack import (
     alarms_of,

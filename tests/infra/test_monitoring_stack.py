@@ -23,15 +23,15 @@ from joblane.cdk.settings.apis import Monitoring
 from joblane.cdk.summary import concurrency
 from joblane.cdk.watching.alarms import MAX_DESCRIPTION, MAX_METRICS, Alarm, Links, Topic, longest_gap
 from joblane.cdk.watching.dashboard import DEPLOYS, FINDINGS
-from joblane.cdk.watching.of_lanes import alarms_of_part
-from joblane.cdk.watching.of_stage import alarms_of_stage
+from joblane.cdk.watching.lane_alarms import alarms_of_part
 from joblane.cdk.watching.queries import QUERIES
-from joblane.discovery import discover
+from joblane.cdk.watching.stage_alarms import alarms_of_stage
 from joblane.inspector.durations import duration
-from joblane.limits import MAX_DELAY_SECONDS
-from joblane.queues import Queue
-from joblane.schedule import parse
-from joblane.schedule_overrides import apply_all, minutes_of, with_sweep
+from joblane.names import Queue
+from joblane.quotas import MAX_DELAY_SECONDS
+from joblane.tasks.discovery import discover
+from joblane.tasks.schedule import parse
+from joblane.tasks.schedule_overrides import apply_all, minutes_of, with_sweep
 from tests.builders import alarm_mail
 from tests.infra import templates
 from tests.infra.conftest import SENDERS, TASKS, RealStages, Synth

@@ -29,9 +29,9 @@ from joblane.cdk.packaging import (
     WHEEL_PLATFORMS,
     check_layer,
 )
-from joblane.discovery import discover, discover_functions
+from joblane.local.locked import PROVIDED, PYTHON
 from joblane.local.postgres import Postgres
-from joblane.locked import PROVIDED, PYTHON
+from joblane.tasks.discovery import discover, discover_functions
 from tests.builders.events import event, record
 from tests.builders.http_events import claims, http_event
 from tests.conftest import administer
@@ -45,7 +45,12 @@ GLIBC = (2, 34)
 EXTRAS = (
     *("asgiref.", "asyncpg.", "django.", "fastapi.", "greenlet.", "psycopg."),
     *("sqlalchemy.ext.asyncio.", "sqlalchemy.util.await_only.", "sqlalchemy.util.greenlet_spawn."),
-    *("joblane.django.", "joblane.fastapi.", "joblane.record.async_connection.", "joblane.record.async_database."),
+    *(
+        "joblane.django.",
+        "joblane.fastapi.",
+        "joblane.record.driver.async_connection.",
+        "joblane.record.driver.async_database.",
+    ),
 )
 NOWHERE = "postgresql://jobs@127.0.0.1:1/jobs"
 
@@ -221,7 +226,7 @@ migrate(url)
 
 from joblane.worker.lambda_entry import handler as work
 from functions.api.handler import handler as answer
-from joblane.record.database import Database
+from joblane.record.driver.database import Database
 found = {
     "message": work(given["message"], Context()),
     "requests": [answer(event, Context()) for event in given["requests"]],

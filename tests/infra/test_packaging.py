@@ -15,7 +15,7 @@ import pytest
 from joblane.cdk import packaging
 from joblane.cdk.errors import SynthError
 from joblane.cdk.packaging import build_code, build_layer, build_page, find_uv
-from joblane.locked import without_provided
+from joblane.local.locked import without_provided
 from joblane.project import Project, ProjectError
 from tests.pages import ROOT
 

@@ -12,7 +12,7 @@ import pytest
 
 import joblane.cdk.constructs.jobs
 from joblane.cdk.app import Synthesised
-from joblane.cdk.constructs.parts import Parts
+from joblane.cdk.constructs.nested_stacks import Parts
 from joblane.cdk.partition import part_of
 from joblane.cdk.templates import NESTED
 from tests.infra import templates

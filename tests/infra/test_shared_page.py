@@ -9,7 +9,7 @@ import pytest
 
 from joblane.cdk.app import Synthesised
 from joblane.cdk.errors import StageError
-from joblane.page.hosted.configuration import VARIABLE, Configuration
+from joblane.inspector.shared_page import VARIABLE, Configuration
 from joblane.page.hosted.entry import ANSWER_SECONDS
 from tests.infra import templates
 from tests.infra.conftest import Synth

@@ -16,8 +16,8 @@ from joblane.cdk.settings.load import host_architecture, load_stage, with_schedu
 from joblane.cdk.settings.network import NewNetwork
 from joblane.cdk.settings.placeholders import placeholders, refuse_placeholders
 from joblane.cdk.settings.section import SecretReference
-from joblane.discovery import discover
 from joblane.project import Project
+from joblane.tasks.discovery import discover
 from tests.infra.conftest import RDS_HOST
 
 AURORA = {"kind": "aurora"}

@@ -14,13 +14,13 @@ from sqlalchemy.orm import Session
 from joblane import settings
 from joblane.cli import connect as connecting
 from joblane.cli import target
-from joblane.declaration import Task
 from joblane.functions.jobs_bulk import handler as bulk_handler
 from joblane.inspector.inspector import Inspector
 from joblane.inspector.scope import Scope
 from joblane.record import audit
-from joblane.record.database import Database
+from joblane.record.driver.database import Database
 from joblane.record.task_types import LIMITS, declared_limits
+from joblane.tasks.task import Task
 from joblane.testing import JobTester
 from tests import fast_typer
 from tests.builders.events import LambdaContext

@@ -10,12 +10,12 @@ from typing import Any
 import pytest
 
 from joblane.cli.main import main
-from joblane.declaration import Task
-from joblane.queues import Queue
-from joblane.record.claim import arrival, claim
-from joblane.record.database import Database
-from joblane.record.states import State
+from joblane.names import Queue
+from joblane.record.driver.database import Database
+from joblane.record.row.states import State
+from joblane.record.task.claim import arrival, claim
 from joblane.sqs.message import Message
+from joblane.tasks.task import Task
 from joblane.testing import JobTester
 from tests.pages import ROOT, Block, blocks
 

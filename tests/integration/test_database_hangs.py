@@ -19,15 +19,15 @@ from joblane.inspector.inspector import Inspector
 from joblane.inspector.scope import Scope
 from joblane.inspector.stage import doctor
 from joblane.inspector.views import Grade
-from joblane.maintenance import expiry, messages, sends, unsent_dead_letters, walk
-from joblane.record import connection as connection_module
-from joblane.record.claim import CLAIM
-from joblane.record.connection import Connection
-from joblane.record.database import Database
-from joblane.record.dead_letters import MARK_DEAD_SENT
-from joblane.record.finish import FINISH
-from joblane.record.insert import INSERT
-from joblane.record.time_limits import TimeLimits
+from joblane.record.driver import connection as connection_module
+from joblane.record.driver.connection import Connection
+from joblane.record.driver.database import Database
+from joblane.record.driver.time_limits import TimeLimits
+from joblane.record.task.claim import CLAIM
+from joblane.record.task.dead_letters import MARK_DEAD_SENT
+from joblane.record.task.finish import FINISH
+from joblane.record.task.insert import INSERT
+from joblane.sweep import expiry, messages, sends, unsent_dead_letters, walk
 from joblane.testing.faults import HookedDatabase
 from joblane.worker.worker import Worker
 from tests.builders.events import record

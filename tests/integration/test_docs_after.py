@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 from sqlalchemy import text
 
-from joblane.record.states import State
+from joblane.record.row.states import State
 from joblane.testing import JobTester
 from tests.integration.docs_page import Page
 

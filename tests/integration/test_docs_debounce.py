@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from datetime import timedelta
 
-from joblane.record.states import State
+from joblane.record.row.states import State
 from joblane.testing import JobTester
 from tests.integration.docs_page import Page
 

@@ -10,7 +10,7 @@ from datetime import timedelta
 
 import pytest
 
-from joblane.record.states import State
+from joblane.record.row.states import State
 from joblane.testing import JobTester
 from tests.integration.docs_page import Page
 

@@ -13,8 +13,8 @@ from pydantic import BaseModel
 from sqlalchemy import text
 
 from joblane.errors import SkipRetry, UnreadablePayloadError
-from joblane.record.database import Database
-from joblane.record.states import State
+from joblane.record.driver.database import Database
+from joblane.record.row.states import State
 from joblane.testing import JobTester
 from tests.pages import ROOT, blocks
 
@@ -256,7 +256,7 @@ def test_trace(jobs: JobTester) -> None:
 
 
 def test_the_back_off_is_as_long_as_is_said() -> None:
-    from joblane.retry import default_delay
+    from joblane.tasks.retry import default_delay
 
     said = {1: (timedelta(seconds=15), MINUTE), 4: (timedelta(seconds=96), timedelta(seconds=212))}
     for attempt, (least, most) in said.items():

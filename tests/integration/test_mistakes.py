@@ -13,8 +13,8 @@ from pg8000.exceptions import DatabaseError
 from pydantic import BaseModel, NaiveDatetime
 
 from joblane import Grants, JobClient, JobError, Payload, State, TaskContext, cron, task
-from joblane.discovery import discover
 from joblane.errors import DeclarationError
+from joblane.tasks.discovery import discover
 from joblane.testing import JobTester
 from joblane.worker.router import Router
 from tests.builders.events import record

@@ -36,22 +36,21 @@ from joblane import (
     Snooze,
     TaskContext,
     every,
-    redaction,
-    scrubbing,
     task,
     telemetry,
 )
 from joblane.cli.main import main
-from joblane.event_kinds import Kind
 from joblane.inspector.filter import Filter, PauseScope
 from joblane.inspector.inspector import Inspector
 from joblane.inspector.permission import Permission, permission_of
 from joblane.inspector.scope import Scope
-from joblane.maintenance.sweep import sweep
-from joblane.maintenance.ticks import make_ticks
 from joblane.page.app import PAGES, build
-from joblane.page.desk import Desk
+from joblane.page.inspectors import Desk
 from joblane.page.security import Keys
+from joblane.sweep.sweep import sweep
+from joblane.sweep.ticks import make_ticks
+from joblane.tasks import redaction, scrubbing
+from joblane.tasks.event_kinds import Kind
 from joblane.testing import enqueued
 from tests.builders.events import LambdaContext
 from tests.builders.http_events import claims, http_event

@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 
 from joblane import EnqueueError, Job, JobClient, State, TaskContext
-from joblane.declaration import Task
-from joblane.queues import dead_letter_name
+from joblane.names import dead_letter_name
 from joblane.sqs.message import decode
+from joblane.tasks.task import Task
 from tests import emf
 from tests.builders.events import record
 from tests.builders.rows import In, active, put

@@ -21,7 +21,6 @@ from pydantic.fields import FieldInfo
 import joblane
 import joblane.cdk
 from joblane import errors, testing
-from joblane.batch import Batch
 from joblane.cdk.app import JoblaneApp
 from joblane.cdk.construct import JobDatabase, Joblane
 from joblane.cdk.constructs.granted_bucket import GrantedBucket
@@ -35,36 +34,38 @@ from joblane.cdk.settings.section import SecretReference
 from joblane.cdk.settings.stage import Stage
 from joblane.cli.exits import MEANINGS
 from joblane.cli.main import COMMANDS, app
-from joblane.client import JobClient
-from joblane.client_limits import Limits
-from joblane.client_schedules import Schedules
-from joblane.context import TaskContext
-from joblane.declaration import Grants
-from joblane.declared import declare, handles
-from joblane.decorator import task
+from joblane.client.batch import Batch
+from joblane.client.client import JobClient
+from joblane.client.limits import Limits
+from joblane.client.schedules import Schedules
 from joblane.enqueue.result import Enqueued
-from joblane.events import Event
-from joblane.flow import Limit, Rate
+from joblane.handler.context import TaskContext
 from joblane.inspector import errors as inspector_errors
 from joblane.inspector import views
 from joblane.inspector.filter import BulkAction, Filter, PauseScope
 from joblane.inspector.inspector import Inspector
 from joblane.inspector.permission import Permission, permission_of
 from joblane.inspector.wire import ArgumentsError
-from joblane.job import Job, JobOptions, OnParentDead
-from joblane.listeners import on
 from joblane.local import errors as local_errors
-from joblane.payload import ArchivedTask
+from joblane.names import Queue
 from joblane.project import KEYS, Project, ProjectError
-from joblane.queues import Queue
-from joblane.record.limit_status import LimitChange, LimitKind, LimitStatus, LimitValues
+from joblane.record.flow.limit_status import LimitChange, LimitKind, LimitStatus, LimitValues
 from joblane.record.migrations.comments import Described, described
 from joblane.record.schedules import Missed, PutSchedule, RunTimeSchedule
-from joblane.record.status import Progress, TaskStatus
-from joblane.schedule import MACROS, cron, every
+from joblane.record.task.status import Progress, TaskStatus
 from joblane.secret_values import SecretError
 from joblane.settings import MissingSettingError
 from joblane.sqs import message
+from joblane.tasks.declare import declare, handles
+from joblane.tasks.decorator import task
+from joblane.tasks.events import Event
+from joblane.tasks.job import Job, JobOptions, OnParentDead
+from joblane.tasks.limit import Limit, Rate
+from joblane.tasks.listeners import on
+from joblane.tasks.payload import ArchivedTask
+from joblane.tasks.schedule import MACROS, cron, every
+from joblane.tasks.task import Grants
+from joblane.tasks.unique import OnConflict, Until
 from joblane.testing import (
     Captured,
     CrashedError,
@@ -77,7 +78,6 @@ from joblane.testing import (
     Released,
     TaskReport,
 )
-from joblane.unique import OnConflict, Until
 from tests.reference.docstrings import (
     doc,
     duration,

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from hypothesis import settings
 
-from joblane.queues import dead_letter_name
+from joblane.names import dead_letter_name
 from joblane.sqs.client import Sqs
 from tests import fast_typer
 from tests.sends import Sends

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from joblane.checkout import CI_NAMES, deployer, version_of
+from joblane.local.git import CI_NAMES, deployer, version_of
 
 
 def git(folder: Path, *arguments: str) -> str:

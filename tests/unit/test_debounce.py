@@ -9,7 +9,7 @@ import pytest
 
 from joblane import EnqueueError, Job, Keep, Payload, TaskContext, task
 from joblane.enqueue.check import check
-from joblane.unique import Debounce
+from joblane.tasks.unique import Debounce
 
 SECOND, MINUTE, HOUR = timedelta(seconds=1), timedelta(minutes=1), timedelta(hours=1)
 

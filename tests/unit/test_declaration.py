@@ -33,10 +33,10 @@ from pydantic import (
 from pydantic.alias_generators import to_camel
 
 from joblane import Grants, Payload, Queue, Redacted, Task, TaskContext, cron, every, task
-from joblane.declaration import MAX_SLUG
 from joblane.errors import DeclarationError, PayloadError, UnreadablePayloadError
-from joblane.payload import describe
-from joblane.queues import MAX_PREFIX, function_name
+from joblane.names import MAX_PREFIX, function_name
+from joblane.tasks.payload import describe
+from joblane.tasks.task import MAX_SLUG
 
 SECRET = "hunter2"
 

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from joblane.discovery import discover, load, load_for_person, successor_of
 from joblane.errors import DeclarationError
+from joblane.tasks.discovery import discover, load, load_for_person, successor_of
 
 _numbers = itertools.count(1)
 
@@ -241,7 +241,7 @@ def test_discovery_opens_no_connection_and_reads_no_environment() -> None:
         "import os, socket, sys\n"
         "def refuse(*_, **__): raise AssertionError('a connection')\n"
         "socket.socket.connect = refuse\n"
-        "from joblane.discovery import discover\n"
+        "from joblane.tasks.discovery import discover\n"
         "assert discover()\n"
         "assert not {'boto3', 'sqlalchemy.orm'} & set(sys.modules), 'imported early'\n"
     )

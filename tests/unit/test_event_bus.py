@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 from botocore.exceptions import ClientError, ReadTimeoutError
 
-from joblane.event_bus import MAX_ENTRIES, EventBus, bus_of_environment
-from joblane.maintenance.events import PAGE
+from joblane.enqueue.event_bus import MAX_ENTRIES, EventBus, bus_of_environment
 from joblane.record.events import Unsent
+from joblane.sweep.events import PAGE
 from tests.patience import PATIENCE_SECONDS
 
 Answer = Callable[[list[Mapping[str, Any]]], Mapping[str, Any]]

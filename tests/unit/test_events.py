@@ -10,7 +10,7 @@ import pytest
 
 from joblane import Event, Payload, TaskContext, on, task
 from joblane.errors import DeclarationError
-from joblane.options import NONE
+from joblane.tasks.options import NONE
 
 DETAIL = {
     "id": "t1:2:archived",

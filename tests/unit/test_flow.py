@@ -9,10 +9,10 @@ from typing import Annotated, Any
 import pytest
 
 from joblane import Payload, Redacted, TaskContext, task
-from joblane.declaration import Task
 from joblane.errors import DeclarationError, EnqueueError
-from joblane.flow import Limit, Rate
 from joblane.record.task_types import declared_limits
+from joblane.tasks.limit import Limit, Rate
+from joblane.tasks.task import Task
 
 MINUTE = timedelta(minutes=1)
 

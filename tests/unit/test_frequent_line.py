@@ -12,7 +12,7 @@ from aws_lambda_powertools.logging.formatter import LambdaPowertoolsFormatter
 from aws_lambda_powertools.metrics.provider.cloudwatch_emf.cloudwatch import AmazonCloudWatchEMFProvider
 
 from joblane import telemetry
-from joblane.frequent_line import TRACE_VARIABLE, Formatter, FrequentLine
+from joblane.log_line import TRACE_VARIABLE, Formatter, FrequentLine
 
 FIELDS = {"task_type": "data:export", "queue": "low", "outcome": "completed"}
 TRACES = ("Root=1-aaa;Parent=b;Sampled=1", None, "Root=1-ccc")

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from joblane import Payload, TaskContext, task
 from joblane.errors import CursorError, DeclarationError, ItemKeyError
-from joblane.loops import Pages, key_of
+from joblane.handler.loops import Pages, key_of
 
 NO_SESSION: Any = None
 

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from joblane import ArchivedTask, Payload, TaskContext, task
 from joblane.errors import MessageError
-from joblane.options import NONE, Options
 from joblane.sqs.message import Message, decode
+from joblane.tasks.options import NONE, Options
 
 
 class Empty(Payload):

@@ -12,7 +12,7 @@ from typing import Any, cast
 import pytest
 
 from joblane.cli.main import main
-from joblane.locked import check_lock
+from joblane.local.locked import check_lock
 from joblane.project import LOCKS, SAFE_FOLDER, Project, ProjectError
 from joblane.testing import pytest_plugin
 from tests.owners import ME, OTHER, own

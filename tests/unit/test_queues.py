@@ -9,9 +9,22 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from joblane.declaration import MAX_SLUG
 from joblane.errors import DeclarationError
-from joblane.limits import (
+from joblane.names import (
+    MAX_FUNCTION_NAME,
+    MAX_PREFIX,
+    MAX_QUEUE_NAME,
+    WEIGHTS,
+    Queue,
+    check_prefix,
+    dead_letter_name,
+    folder_of,
+    front_door_name,
+    function_name,
+    lane_name,
+    slug_of,
+)
+from joblane.quotas import (
     DEAD_LETTER_RETENTION,
     LEASE_MARGIN,
     MAX_FUNCTION_TIMEOUT,
@@ -28,20 +41,7 @@ from joblane.limits import (
     Numbers,
     share_concurrency,
 )
-from joblane.queues import (
-    MAX_FUNCTION_NAME,
-    MAX_PREFIX,
-    MAX_QUEUE_NAME,
-    WEIGHTS,
-    Queue,
-    check_prefix,
-    dead_letter_name,
-    folder_of,
-    front_door_name,
-    function_name,
-    lane_name,
-    slug_of,
-)
+from joblane.tasks.task import MAX_SLUG
 
 # --- Names ---------------------------------------------------------------------------------------------------------
 

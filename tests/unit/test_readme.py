@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from joblane import Queue
-from joblane.discovery import discover
+from joblane.tasks.discovery import discover
 from tests.pages import MYPY, ROOT, TYPED, table
 
 SHOWN = re.compile(r"```python\n# (\S+\.py)\n(.*?)```", re.S)

@@ -15,7 +15,7 @@ from typing_extensions import TypedDict
 
 from joblane import Payload, Redacted, TaskContext, task
 from joblane.errors import PayloadError
-from joblane.redaction import MARK, MASK, masked, redacted_names, restored, shown_schema, unmarked
+from joblane.tasks.redaction import MARK, MASK, masked, redacted_names, restored, shown_schema, unmarked
 
 Secret = Annotated[str, Redacted]
 

@@ -21,8 +21,8 @@ from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from joblane import Payload, Redacted, SkipRetry
 from joblane.errors import MAX_TEXT, text_of
-from joblane.redaction import MASK
-from joblane.scrubbing import scrubbed, scrubber
+from joblane.tasks.redaction import MASK
+from joblane.tasks.scrubbing import scrubbed, scrubber
 from joblane.worker.failure import Failure
 
 TOKEN = "pl4nted'\"\\ü\n💥/+ &tail"
@@ -308,7 +308,7 @@ def test_the_work_on_a_text_grows_with_the_size_of_the_values() -> None:
 def test_a_text_that_takes_too_many_steps_is_masked_to_its_end(monkeypatch: pytest.MonkeyPatch) -> None:
     secret, text = "abcdefghij" * 20, "it failed: …" + "abcdefg…" * 50 + "the end"
     assert scrub_of(secret)(text).endswith("the end")
-    monkeypatch.setattr("joblane.scrubbing.MAX_STEPS", 1_000)
+    monkeypatch.setattr("joblane.tasks.scrubbing.MAX_STEPS", 1_000)
     assert scrub_of(secret)(text) == MASK
 
 

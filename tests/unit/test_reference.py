@@ -13,15 +13,15 @@ import pytest
 
 import joblane
 from joblane import Payload, TaskContext, task, testing
-from joblane.client import JobClient
-from joblane.context import TaskContext as Context
+from joblane.client.client import JobClient
 from joblane.errors import DeclarationError, EnqueueError
+from joblane.handler.context import TaskContext as Context
 from joblane.inspector.inspector import Inspector
 from joblane.inspector.permission import permission_of
-from joblane.job import Job, JobOptions
 from joblane.project import KEYS
-from joblane.record.states import State
-from joblane.schedule import every
+from joblane.record.row.states import State
+from joblane.tasks.job import Job, JobOptions
+from joblane.tasks.schedule import every
 from saas import settings
 from tests.pages import FENCE, ROOT, table
 from tests.reference import FOLDER, page, rendered

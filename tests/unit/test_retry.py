@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from joblane.errors import DeclarationError
-from joblane.retry import LONGEST, MAX_RETRY, check_retry_delay, default_delay, delay_after
+from joblane.tasks.retry import LONGEST, MAX_RETRY, check_retry_delay, default_delay, delay_after
 
 ERROR = ValueError("no")
 

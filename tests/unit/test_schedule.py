@@ -21,7 +21,7 @@ from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
 from joblane.errors import DeclarationError
-from joblane.schedule import MACROS, Schedule, cron, every, parse
+from joblane.tasks.schedule import MACROS, Schedule, cron, every, parse
 
 WEEKDAYS = ("SUN", "MON", "TUE", "WED", "THU", "FRI", "SAT")
 MONTHS = ("JAN", "FEB", "MAR", "APR", "MAY", "JUN", "JUL", "AUG", "SEP", "OCT", "NOV", "DEC")
@@ -268,7 +268,7 @@ def test_a_schedule_copies_its_payload_and_compares_by_value() -> None:
 
 
 def test_declaring_a_schedule_does_not_load_cronsim() -> None:
-    code = "import sys; from joblane.schedule import cron; cron('0 8 * * 0'); sys.exit('cronsim' in sys.modules)"
+    code = "import sys; from joblane.tasks.schedule import cron; cron('0 8 * * 0'); sys.exit('cronsim' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 

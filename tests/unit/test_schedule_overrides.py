@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 
 from joblane import Payload, TaskContext, cron, task
-from joblane.declaration import Task
-from joblane.discovery import discover, load
 from joblane.errors import DeclarationError
-from joblane.schedule_overrides import apply, apply_all, minutes_of, of_environment
+from joblane.tasks.discovery import discover, load
+from joblane.tasks.schedule_overrides import apply, apply_all, minutes_of, of_environment
+from joblane.tasks.task import Task
 
 
 class Clean(Payload):

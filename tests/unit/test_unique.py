@@ -6,7 +6,7 @@ from datetime import timedelta
 from uuid import UUID
 
 from joblane import Payload, TaskContext, Until, task
-from joblane.unique import LONGEST_UNIQUE, Unique, key_of
+from joblane.tasks.unique import LONGEST_UNIQUE, Unique, key_of
 
 
 class Export(Payload):

@@ -12,7 +12,7 @@ from joblane import settings, telemetry
 from joblane.enqueue import wake as wakes
 from joblane.enqueue.wake import AFTER_COMMIT, GRID_SECONDS, LEAD_SECONDS, is_covered, wake_after_commit
 from joblane.local.memory_queues import MemoryQueues
-from joblane.queues import SWEEP, Queue, lane_name
+from joblane.names import SWEEP, Queue, lane_name
 from joblane.sqs.client import Entry
 from joblane.sqs.message import decode
 from tests.patience import PATIENCE_SECONDS

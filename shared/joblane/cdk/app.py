@@ -47,10 +47,10 @@ from joblane.cdk.stacks.monitoring import MonitoringStack
 from joblane.cdk.summary import concurrency
 from joblane.cdk.templates import Template, read_assembly, whole
 from joblane.cdk.watching.alarms import Alarm
-from joblane.discovery import discover, discover_functions
 from joblane.errors import JobError
-from joblane.function import Function
 from joblane.project import Project
+from joblane.tasks.discovery import discover, discover_functions
+from joblane.tasks.function import Function
 
 DEFAULT_STAGE = "dev"
 FEATURE_FLAGS: Mapping[str, Any] = {

@@ -19,8 +19,8 @@ from joblane.cdk.settings.stage import Stage
 from joblane.cdk.shares import Lanes, fitting_budget
 from joblane.cdk.sizes import problems_of_size
 from joblane.cdk.templates import Properties, Template, of_type, stacks_of, whole
-from joblane.limits import LEASE_MARGIN, MIN_CONCURRENCY, VISIBILITY_FACTOR, VISIBILITY_MARGIN
-from joblane.queues import SWEEP, Queue, dead_letter_name, lane_name
+from joblane.names import SWEEP, Queue, dead_letter_name, lane_name
+from joblane.quotas import LEASE_MARGIN, MIN_CONCURRENCY, VISIBILITY_FACTOR, VISIBILITY_MARGIN
 
 CONNECTIONS_PER_SLOT = 2
 """The connection of the task, and for a short time a second one: after its commit a session can run no SQL."""

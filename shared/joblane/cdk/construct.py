@@ -30,8 +30,8 @@ from joblane.cdk.settings.load import make_stage, with_schedules_of
 from joblane.cdk.settings.network import Egress
 from joblane.cdk.settings.section import SecretReference
 from joblane.cdk.settings.stage import Architecture, LogLevel, LogRetentionDays, Stage
-from joblane.discovery import discover, discover_functions
 from joblane.project import Project
+from joblane.tasks.discovery import discover, discover_functions
 
 PORT = 5432
 """Port that functions reach if the address of the database is in a secret."""

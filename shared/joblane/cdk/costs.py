@@ -10,13 +10,13 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-from joblane.cdk.awake import MONTH, UNTIL_IDLE, Awake, Tasks, awake, moments, sweeps
+from joblane.cdk.database_hours import MONTH, UNTIL_IDLE, Awake, Tasks, awake, moments, sweeps
 from joblane.cdk.errors import SynthError
 from joblane.cdk.templates import Properties, Template, of_type
-from joblane.declaration import Task
+from joblane.names import SWEEP, Queue
 from joblane.prices import PRICES
-from joblane.queues import SWEEP, Queue
-from joblane.schedule_overrides import apply_all, with_sweep
+from joblane.tasks.schedule_overrides import apply_all, with_sweep
+from joblane.tasks.task import Task
 
 HOURS = MONTH / timedelta(hours=1)
 RECEIVES_PER_MAPPING = 5 * 3 * 60 * HOURS

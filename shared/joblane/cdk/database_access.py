@@ -42,7 +42,7 @@ class Address:
     name: str
 
     def url(self, *, user: str = "", **query: str) -> str:
-        """Return a URL for :class:`joblane.record.database.Database`. Tokens are not escaped."""
+        """Return a URL for :class:`joblane.record.driver.database.Database`. Tokens are not escaped."""
         login = f"{user}@" if user else ""
         return f"postgresql://{login}{self.host}:{self.port}/{self.name}?{urlencode(query, safe=':/${}.[]')}"
 

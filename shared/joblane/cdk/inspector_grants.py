@@ -8,7 +8,7 @@ from joblane.cdk.constructs.task_function import JobFunction
 from joblane.cdk.nag import acknowledge_wildcards
 from joblane.cdk.settings.stage import Stage
 from joblane.inspector.stage.doctor_mail import identities
-from joblane.queues import Queue, cron_group_name, dead_letter_name, front_door_name, log_group_name
+from joblane.names import Queue, cron_group_name, dead_letter_name, front_door_name, log_group_name
 
 REASON_FOR_NAMES = (
     "Operators also inspect and repair resources of earlier deploys: rows, lanes and dead letters of types that are no "

@@ -26,7 +26,7 @@ from pathlib import Path
 from joblane.cdk.errors import SynthError
 from joblane.cdk.settings.stage import Architecture, Stage
 from joblane.local.fetch_uv import failure
-from joblane.locked import PYTHON, check_lock, text_of, without_provided
+from joblane.local.locked import PYTHON, check_lock, text_of, without_provided
 from joblane.project import LOCKS, Project
 
 LIBRARY = Path(__file__).parents[1]
@@ -37,14 +37,11 @@ LAYOUT = "3"
 
 LEFT_OUT_OF_CODE = ("tests", "demo", "__pycache__")
 """Folders of these names, and hidden files, are not in the zip; all other files are, including data files."""
-LEFT_OUT_OF_LIBRARY = (
-    *("testing", "cli", "page", "local", "cdk", "locks"),
-    *("locked.py", "inspector/remote.py", "django/testing.py"),
-)
+LEFT_OUT_OF_LIBRARY = ("testing", "cli", "page", "local", "cdk", "locks", "inspector/remote.py", "django/testing.py")
 """Parts of the library that no function imports."""
 LEFT_OUT_OF_PAGE = (
-    *("testing", "cli", "cdk", "locks", "django", "functions", "worker", "maintenance", "fastapi.py", "locked.py"),
-    *("local/dev", "record/certificates", "record/migrations"),
+    *("testing", "cli", "cdk", "locks", "django", "functions", "worker", "sweep", "fastapi.py"),
+    *("local/dev", "record/driver/certificates", "record/migrations"),
 )
 """Parts of the library that the page's function does not import."""
 LEFT_OUT_OF_LAYER = (

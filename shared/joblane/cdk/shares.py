@@ -6,16 +6,16 @@ from bisect import bisect_right
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from joblane.declaration import Task
-from joblane.limits import MIN_CONCURRENCY, share_concurrency
-from joblane.queues import Queue, lane_name
+from joblane.names import Queue, lane_name
+from joblane.quotas import MIN_CONCURRENCY, share_concurrency
+from joblane.tasks.task import Task
 
 Lanes = Sequence[tuple[str, Queue, int | None]]
-"""Lanes that share a budget, as in :func:`~joblane.limits.share_concurrency`."""
+"""Lanes that share a budget, as in :func:`~joblane.quotas.share_concurrency`."""
 
 
 def shares(prefix: str, budget: int, tasks: Iterable[Task[Any, Any]]) -> dict[str, int]:
-    """Return lane → ``MaximumConcurrency``, computed by :func:`~joblane.limits.share_concurrency`."""
+    """Return lane → ``MaximumConcurrency``, computed by :func:`~joblane.quotas.share_concurrency`."""
     return share_concurrency(sharing_lanes(prefix, tasks), budget)
 
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from joblane.cdk.constructs.jobs import Jobs
-from joblane.limits import MIN_CONCURRENCY
-from joblane.queues import WEIGHTS, lane_name
+from joblane.names import WEIGHTS, lane_name
+from joblane.quotas import MIN_CONCURRENCY
 from joblane.settings import SHORT_MINUTES
 
 

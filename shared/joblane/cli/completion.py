@@ -5,9 +5,9 @@ from __future__ import annotations
 import re
 
 from joblane.inspector.filter import PauseScope
+from joblane.names import Queue
 from joblane.project import Project
-from joblane.queues import Queue
-from joblane.record.states import State
+from joblane.record.row.states import State
 
 
 def states() -> list[str]:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from joblane.inspector.inspector import Inspector
     from joblane.inspector.remote import RemoteInspector
-    from joblane.record.database import Database
+    from joblane.record.driver.database import Database
 
 ENVIRONMENT = "DATABASE_URL of the environment"
 """The source of an address that is not the local stack's."""
@@ -48,14 +48,14 @@ def connect(*, stage: str | None, profile: str | None, region: str | None) -> In
 
 def _local(profile: str | None, region: str | None) -> Inspector:
     from joblane import settings
-    from joblane.discovery import discover
     from joblane.errors import DeclarationError
     from joblane.inspector.inspector import Inspector
     from joblane.inspector.scope import Scope
-    from joblane.queues import check_prefix
+    from joblane.names import check_prefix
     from joblane.record.audit import user_of_process
-    from joblane.record.database import Database
+    from joblane.record.driver.database import Database
     from joblane.sqs.client import Sqs
+    from joblane.tasks.discovery import discover
 
     source = load_settings(profile, region)
     try:
@@ -272,7 +272,7 @@ def _on_emulator(url: str) -> str:
 
     An emulator does not resolve the names of AWS. Source: LocalStack, *API Gateway*, on custom ids and URLs.
     """
-    from joblane.record.login import LOOPBACK
+    from joblane.record.driver.login import LOOPBACK
 
     endpoint = os.environ.get("AWS_ENDPOINT_URL", "")
     if urlsplit(endpoint).hostname not in LOOPBACK:

@@ -89,7 +89,7 @@ def exit_of(error: Exception) -> Exit | None:
     )
     from joblane.inspector.wire import ArgumentsError
     from joblane.local.errors import ForbiddenError, LocalError, MisuseError, UnavailableError
-    from joblane.record.connection import is_unavailable
+    from joblane.record.driver.connection import is_unavailable
     from joblane.settings import MissingSettingError
 
     if isinstance(error, (errors.LimitError, SelectionError)):

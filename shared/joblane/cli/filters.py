@@ -16,8 +16,8 @@ from joblane.cli.terminal import usage
 from joblane.inspector.durations import ago, duration, moment
 from joblane.inspector.filter import Filter
 from joblane.inspector.nearest import meant
-from joblane.queues import Queue
-from joblane.record.states import State
+from joblane.names import Queue
+from joblane.record.row.states import State
 
 E = TypeVar("E", bound=StrEnum)
 R = TypeVar("R")
@@ -137,7 +137,7 @@ def one_of(kind: type[E], value: str, option: str) -> E:
 
 def type_of(text: str) -> str:
     """A valid name of a task type, declared or not."""
-    from joblane.declaration import check_type
+    from joblane.tasks.task import check_type
 
     parsed(check_type, text, "TYPE")
     return text

@@ -21,9 +21,9 @@ def run_first_job(stack: LocalStack) -> None:
     from joblane.cli import task_tables
     from joblane.cli.commands.tasks import await_end
     from joblane.cli.connect import connect
-    from joblane.discovery import discover
     from joblane.inspector.filter import Filter
     from joblane.local.tools import environment_of
+    from joblane.tasks.discovery import discover
 
     if FIRST_TYPE not in discover(times={}):
         return

@@ -11,7 +11,7 @@ from joblane.cli import terminal
 from joblane.cli.exits import Exit
 from joblane.cli.terminal import plural
 from joblane.inspector.shell import argument
-from joblane.record.states import ENDED
+from joblane.record.row.states import ENDED
 
 if TYPE_CHECKING:
     from rich.progress import Progress

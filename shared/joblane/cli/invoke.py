@@ -1,8 +1,8 @@
 """Running one handler in this process, for debugging: breakpoints work, and errors are shown in full.
 
 The row is inserted as active and never waits, so no worker can take it. A failed run ends as ``cancelled``: it is not
-retried, and there is no dead letter. Work that :meth:`~joblane.context.TaskContext.each` and ``resume`` have committed
-stays, as in a worker.
+retried, and there is no dead letter. Work that :meth:`~joblane.handler.context.TaskContext.each` and ``resume`` have
+committed stays, as in a worker.
 """
 
 from __future__ import annotations
@@ -18,25 +18,25 @@ from datetime import timedelta
 from typing import Any
 
 from joblane import settings, telemetry
-from joblane.client import JobClient
-from joblane.context import TaskContext
-from joblane.declaration import Task
-from joblane.discovery import load_for_person
+from joblane.client.client import JobClient
 from joblane.enqueue.check import new_id
 from joblane.enqueue.wake import wake_after_commit
 from joblane.errors import LeaseLostError, TaskCancelled, UnreadablePayloadError
+from joblane.handler.context import TaskContext
 from joblane.local.errors import LocalError
-from joblane.options import Options
-from joblane.payload import Payload
-from joblane.record.claim import Claim, Verdict, arrival, claim
-from joblane.record.database import Database
-from joblane.record.finish import Finish, finish
-from joblane.record.run_session import RunSession
-from joblane.record.states import State
-from joblane.record.transitions import CANCEL
-from joblane.scrubbing import scrubber
+from joblane.record.driver.database import Database
+from joblane.record.row.states import State
+from joblane.record.row.transitions import CANCEL
+from joblane.record.task.claim import Claim, Verdict, arrival, claim
+from joblane.record.task.finish import Finish, finish
+from joblane.record.task.run_session import RunSession
 from joblane.sqs.client import Sqs
 from joblane.sqs.message import Message
+from joblane.tasks.discovery import load_for_person
+from joblane.tasks.options import Options
+from joblane.tasks.payload import Payload
+from joblane.tasks.scrubbing import scrubber
+from joblane.tasks.task import Task
 from joblane.worker import outcome
 from joblane.worker.failure import Failure
 from joblane.worker.run import call, completed, ms_since

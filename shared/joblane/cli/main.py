@@ -29,8 +29,8 @@ from joblane.cli.commands import (
     watch,
 )
 from joblane.cli.exits import Exit, epilog, exit_of, message_of
-from joblane.cli.plain import Command
 from joblane.cli.target import Target
+from joblane.cli.usage import Command
 from joblane.project import Project
 
 COMMANDS: Mapping[str, Mapping[str, Callable[..., Any]]] = {

@@ -11,7 +11,7 @@ from joblane.cli.durations import short
 from joblane.cli.terminal import LEAST_NAME, fitted, plural, table, word
 from joblane.inspector.durations import stamp
 from joblane.inspector.views import Depth, Lane, Overview, Pause, TenantRow
-from joblane.record.states import State
+from joblane.record.row.states import State
 
 ZERO = "·"
 BLOCKS = " ▁▂▃▄▅▆▇█"

@@ -17,8 +17,8 @@ from joblane.cli.exits import Exit
 from joblane.local.deployment import cdk_command, cdk_variables
 from joblane.local.errors import LocalError
 from joblane.local.tools import installing_environment
+from joblane.names import SWEEP
 from joblane.project import Project
-from joblane.queues import SWEEP
 
 if TYPE_CHECKING:
     from boto3.session import Session

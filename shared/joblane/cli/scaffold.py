@@ -12,12 +12,12 @@ from pathlib import Path
 from typing import Any
 
 from joblane import installation
-from joblane.declaration import check_type
 from joblane.errors import DeclarationError
 from joblane.local.errors import LocalError, MisuseError
+from joblane.names import Queue, folder_of
 from joblane.project import LOCKS, Project
-from joblane.queues import Queue, folder_of
-from joblane.schedule import parse
+from joblane.tasks.schedule import parse
+from joblane.tasks.task import check_type
 
 FIRST_TYPE = "hello:world"
 """The type of the job that `joblane init` writes, and that the first `joblane up` runs."""

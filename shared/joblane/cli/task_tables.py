@@ -16,7 +16,7 @@ from joblane.cli.terminal import BETWEEN, WIDE, row, table, word
 from joblane.inspector.durations import stamp
 from joblane.inspector.shell import argument
 from joblane.inspector.views import Attempt, AuditEntry, Relatives, Step, TaskRow, TaskView
-from joblane.record.states import WAITING
+from joblane.record.row.states import WAITING
 
 MAX_PAYLOAD_LINES = 60
 """Lines of a payload or result; ``--json`` shows all."""

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, TextIO
 import typer
 
 from joblane.cli.exits import Exit
-from joblane.cli.plain import UsageError
+from joblane.cli.usage import UsageError
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType

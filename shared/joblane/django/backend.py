@@ -20,16 +20,16 @@ from django.utils import timezone
 from django.utils.module_loading import module_has_submodule
 from pydantic import ValidationError
 
-from joblane.client import JobClient
-from joblane.declaration import Task
-from joblane.discovery import load
+from joblane.client.client import JobClient
 from joblane.django.payload import CATEGORY, DjangoTask, type_of
 from joblane.django.results import read_row, result_of, run_after
 from joblane.django.running import current_run, enqueue_in_run
 from joblane.enqueue.check import new_id
 from joblane.errors import DeclarationError, UnknownTypeError
-from joblane.job import JobOptions
-from joblane.queues import folder_of
+from joblane.names import folder_of
+from joblane.tasks.discovery import load
+from joblane.tasks.job import JobOptions
+from joblane.tasks.task import Task
 
 OPTIONS = ("database", "functions", "modules")
 

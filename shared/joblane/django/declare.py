@@ -6,12 +6,12 @@ import os
 import sys
 from typing import Any
 
-from joblane.context import TaskContext
-from joblane.declaration import Task
-from joblane.decorator import task
 from joblane.django.payload import SETTINGS, DjangoTask, type_of
 from joblane.errors import DeclarationError
-from joblane.queues import folder_of
+from joblane.handler.context import TaskContext
+from joblane.names import folder_of
+from joblane.tasks.decorator import task
+from joblane.tasks.task import Task
 
 
 def django_tasks(queue_name: str, *, atomic: bool = True, **options: Any) -> Task[DjangoTask, Any]:

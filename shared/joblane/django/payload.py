@@ -6,9 +6,9 @@ from typing import Annotated, Any
 
 from pydantic import Field, StringConstraints
 
-from joblane.declaration import check_type
 from joblane.errors import DeclarationError
-from joblane.payload import Payload
+from joblane.tasks.payload import Payload
+from joblane.tasks.task import check_type
 
 CATEGORY = "django"
 SETTINGS = "DJANGO_SETTINGS_MODULE"

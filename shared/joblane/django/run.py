@@ -27,9 +27,9 @@ from joblane.errors import (
 from joblane.worker.outcome import storable_result
 
 if TYPE_CHECKING:
-    from joblane.context import TaskContext
     from joblane.django.backend import JoblaneBackend
     from joblane.django.payload import DjangoTask
+    from joblane.handler.context import TaskContext
 
 PATIENCE, DELAY = timedelta(hours=1), timedelta(minutes=3)
 """A task whose function is not registered waits this long for a deploy of its code, and is looked up again at this

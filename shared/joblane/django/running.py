@@ -5,11 +5,11 @@ from __future__ import annotations
 from contextvars import ContextVar
 from typing import Any
 
-from joblane.context import TaskContext
-from joblane.declaration import Task
 from joblane.enqueue.foreign import opened
-from joblane.job import Job, JobOptions
+from joblane.handler.context import TaskContext
 from joblane.sqs.traceparent import headers_within
+from joblane.tasks.job import Job, JobOptions
+from joblane.tasks.task import Task
 
 RUN: ContextVar[TaskContext | None] = ContextVar("joblane_run", default=None)
 """The run in this context. None: outside of a run."""

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from joblane.declaration import Task
+    from joblane.tasks.task import Task
 
 ENQUEUED_BY = "enqueued_by"
 """The relation to the task whose run has enqueued another one."""

@@ -12,24 +12,24 @@ from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from joblane.declaration import Task
 from joblane.enqueue.check_debounce import check_debounce
 from joblane.enqueue.check_options import check_options, in_utc
 from joblane.enqueue.parents import check_parents
 from joblane.errors import EnqueueError, LaneError, MessageError, PayloadError
-from joblane.flow import check_key
-from joblane.job import Job
 from joblane.json_values import canonical, check_tree, needs_walk
-from joblane.limits import MAX_DELAY_SECONDS, MAX_MESSAGE_BYTES
-from joblane.options import NONE, Options
-from joblane.queues import Queue, lane_name
-from joblane.record.insert import NewTask
+from joblane.names import Queue, lane_name
+from joblane.quotas import MAX_DELAY_SECONDS, MAX_MESSAGE_BYTES
+from joblane.record.task.insert import NewTask
 from joblane.sqs.client import Entry
 from joblane.sqs.message import ID_PATTERN, MAX_ID, TENANT_PATTERN, TICK_ID_PATTERN, Message, check_headers
-from joblane.unique import LONGEST_UNIQUE, MAX_KEY, OnConflict, Unique, Until, key_of
+from joblane.tasks.job import Job
+from joblane.tasks.limit import check_key
+from joblane.tasks.options import NONE, Options
+from joblane.tasks.task import Task
+from joblane.tasks.unique import LONGEST_UNIQUE, MAX_KEY, OnConflict, Unique, Until, key_of
 
 if TYPE_CHECKING:
-    from joblane.payload import Payload
+    from joblane.tasks.payload import Payload
 
 UNIQUE_KEY_PATTERN = re.compile(rf"[ -~]{{1,{MAX_KEY}}}")
 E = TypeVar("E", bound=StrEnum)

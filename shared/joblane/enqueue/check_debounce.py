@@ -6,11 +6,11 @@ from datetime import timedelta
 from typing import TYPE_CHECKING
 
 from joblane.errors import EnqueueError
-from joblane.limits import LONGEST_DEBOUNCE, LONGEST_PUSHES, SHORTEST_DEBOUNCE
-from joblane.unique import Debounce, Keep, OnConflict, Until
+from joblane.quotas import LONGEST_DEBOUNCE, LONGEST_PUSHES, SHORTEST_DEBOUNCE
+from joblane.tasks.unique import Debounce, Keep, OnConflict, Until
 
 if TYPE_CHECKING:
-    from joblane.job import Job
+    from joblane.tasks.job import Job
 
 
 def check_debounce(job: Job, *, record: bool) -> tuple[Debounce, timedelta] | None:

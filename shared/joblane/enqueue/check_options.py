@@ -7,14 +7,14 @@ from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
-from joblane.declaration import MAX_RETENTION
 from joblane.errors import DeclarationError, EnqueueError, MessageError
 from joblane.json_values import check_text
-from joblane.options import EARLIEST, MAX_DELAYS, MAX_TAG, MAX_TAGS, Options, is_storable
-from joblane.retry import RetryDelay, check_retry_delay
+from joblane.tasks.options import EARLIEST, MAX_DELAYS, MAX_TAG, MAX_TAGS, Options, is_storable
+from joblane.tasks.retry import RetryDelay, check_retry_delay
+from joblane.tasks.task import MAX_RETENTION
 
 if TYPE_CHECKING:
-    from joblane.job import Job
+    from joblane.tasks.job import Job
 
 
 def check_options(job: Job) -> Options:

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 from joblane.enqueue.ticks import MAX_NAME, NAME_PATTERN, Stored
 from joblane.errors import DeclarationError, PayloadError, ScheduleError, UnreadablePayloadError
-from joblane.job import Job, check_names
 from joblane.record.schedules import Missed
-from joblane.schedule import Schedule, parse
+from joblane.tasks.job import Job, check_names
+from joblane.tasks.schedule import Schedule, parse
 
 if TYPE_CHECKING:
-    from joblane.record.insert import NewTask
+    from joblane.record.task.insert import NewTask
 
 NOT_OF_TICKS = {
     **dict.fromkeys(("process_in", "process_at"), "the schedule has the times; leave it out"),

@@ -18,7 +18,7 @@ from joblane.errors import DatabaseUnavailableError, EnqueueError
 
 if TYPE_CHECKING:
     from joblane.enqueue.outbox import InThread, Send
-    from joblane.record.insert import NewTask
+    from joblane.record.task.insert import NewTask
 
 S = TypeVar("S")
 AfterCommit = Callable[[Callable[[], None]], object]

@@ -23,13 +23,13 @@ from joblane.errors import (
     text_of,
 )
 from joblane.json_values import digest
-from joblane.queues import Queue
-from joblane.record.connection import REFUSED_CLASSES, SHUT_DOWN
-from joblane.record.insert import EXISTING, INSERT, REPLACE, SAME, NewTask
-from joblane.record.push import PUSH
-from joblane.record.stage import NOT_MIGRATED
-from joblane.record.states import State, as_read
-from joblane.unique import Debounce, Keep, OnConflict
+from joblane.names import Queue
+from joblane.record.driver.connection import REFUSED_CLASSES, SHUT_DOWN
+from joblane.record.driver.stage import NOT_MIGRATED
+from joblane.record.row.states import State, as_read
+from joblane.record.task.debounce import PUSH
+from joblane.record.task.insert import EXISTING, INSERT, REPLACE, SAME, NewTask
+from joblane.tasks.unique import Debounce, Keep, OnConflict
 
 Run = Callable[..., Sequence[Sequence[Any]]]
 """Executes SQL once for each of its parameters, all in one transaction, and returns the rows of all."""

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from sqlalchemy.orm import Session
 
-    from joblane.record.insert import NewTask
+    from joblane.record.task.insert import NewTask
 
 INLINE_SENDS = 100
 """Messages sent at once after a commit. The client wakes the sweep for the rest."""

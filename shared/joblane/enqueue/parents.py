@@ -7,12 +7,12 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from joblane.errors import EnqueueError
-from joblane.job import Job, OnParentDead
 from joblane.sqs.message import ID_PATTERN
-from joblane.unique import OnConflict
+from joblane.tasks.job import Job, OnParentDead
+from joblane.tasks.unique import OnConflict
 
 if TYPE_CHECKING:
-    from joblane.record.insert import NewTask
+    from joblane.record.task.insert import NewTask
 
 MAX_PARENTS = 1_000
 """The first claim of a child locks the rows of its parents."""

@@ -8,10 +8,10 @@ from datetime import UTC, datetime, timedelta
 
 from joblane.enqueue.check import is_past
 from joblane.errors import EnqueueError, JobError
-from joblane.limits import MAX_DELAY_SECONDS
-from joblane.queues import Queue
-from joblane.record.insert import NewTask
-from joblane.record.states import State
+from joblane.names import Queue
+from joblane.quotas import MAX_DELAY_SECONDS
+from joblane.record.row.states import State
+from joblane.record.task.insert import NewTask
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,8 +8,6 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
-from joblane.declaration import Task
-from joblane.discovery import load
 from joblane.enqueue.ticks import (
     AHEAD,
     SCHEDULE,
@@ -35,12 +33,14 @@ from joblane.record.schedules import (
     read,
     schedule_of,
 )
+from joblane.tasks.discovery import load
+from joblane.tasks.task import Task
 
 if TYPE_CHECKING:
     from joblane.enqueue.insert import Run
-    from joblane.job import Job
-    from joblane.record.insert import NewTask
-    from joblane.schedule import Schedule
+    from joblane.record.task.insert import NewTask
+    from joblane.tasks.job import Job
+    from joblane.tasks.schedule import Schedule
 
 LOOK_BACK = timedelta(days=1)
 """Ticks that were due earlier, and have not begun yet, are not cancelled with their schedule."""

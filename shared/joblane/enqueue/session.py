@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 from pg8000.exceptions import Error as PostgresError
 
 from joblane.errors import UNDEFINED_FUNCTION, DatabaseUnavailableError, EnqueueError, sqlstate, text_of
-from joblane.record.functions import VERSION
-from joblane.record.stage import NOT_MIGRATED
+from joblane.record.driver.stage import NOT_MIGRATED
+from joblane.record.sql_functions import VERSION
 
 if TYPE_CHECKING:
     from sqlalchemy import TextClause

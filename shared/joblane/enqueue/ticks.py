@@ -13,16 +13,16 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from joblane.enqueue.check import check, with_row_id
-from joblane.job import Job
-from joblane.limits import MAX_DELAY_SECONDS
+from joblane.quotas import MAX_DELAY_SECONDS
 from joblane.record import schedules
 from joblane.record.schedules import Missed
-from joblane.unique import Unique
+from joblane.tasks.job import Job
+from joblane.tasks.unique import Unique
 
 if TYPE_CHECKING:
-    from joblane.declaration import Task
-    from joblane.record.insert import NewTask
-    from joblane.schedule import Schedule
+    from joblane.record.task.insert import NewTask
+    from joblane.tasks.schedule import Schedule
+    from joblane.tasks.task import Task
 
 AHEAD = timedelta(seconds=MAX_DELAY_SECONDS)
 """The tasks of ticks are made this long before their time."""

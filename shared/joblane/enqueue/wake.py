@@ -12,8 +12,8 @@ import time
 
 from joblane import settings, telemetry
 from joblane.forking import follow_forks
-from joblane.limits import MAX_DELAY_SECONDS
-from joblane.queues import SWEEP, Queue, lane_name
+from joblane.names import SWEEP, Queue, lane_name
+from joblane.quotas import MAX_DELAY_SECONDS
 from joblane.sqs.client import Entry, Sqs
 from joblane.sqs.message import Message
 

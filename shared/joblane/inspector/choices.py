@@ -10,8 +10,8 @@ from dataclasses import replace
 
 from joblane.inspector.filter import BulkAction, Filter
 from joblane.inspector.views import DeadGroup, DeadLetters
-from joblane.record.insert import BATCH_TAG
-from joblane.record.states import ENDED, LIVE, WAITING, State
+from joblane.record.row.states import ENDED, LIVE, WAITING, State
+from joblane.record.task.insert import BATCH_TAG
 
 ALLOWED: Mapping[str, frozenset[State]] = {
     BulkAction.RUN: WAITING,

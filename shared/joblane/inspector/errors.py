@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from joblane.errors import FieldError, JobError
-from joblane.record.states import State
+from joblane.record.row.states import State
 
 
 class ActionError(JobError):

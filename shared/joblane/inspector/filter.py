@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
 
-from joblane.queues import Queue
-from joblane.record.states import State
+from joblane.names import Queue
+from joblane.record.row.states import State
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

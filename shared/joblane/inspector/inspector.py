@@ -10,16 +10,17 @@ from collections.abc import Mapping
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
-from joblane.flow import Rate
 from joblane.inspector import views
 from joblane.inspector.filter import BulkAction, Filter, PauseScope
 from joblane.inspector.permission import Permission, needs
 from joblane.lazy import modules
-from joblane.record.limit_changes import Given
-from joblane.record.limit_status import LimitStatus
+from joblane.record.flow.limit_changes import Given
+from joblane.record.flow.limit_status import LimitStatus
+from joblane.tasks.limit import Rate
 
 if TYPE_CHECKING:
-    from joblane.inspector.actions import audit, enqueue, line, single
+    from joblane.inspector.actions import audit, enqueue, single
+    from joblane.inspector.actions import order as line
     from joblane.inspector.bulk import causes, dead, start
     from joblane.inspector.scope import Scope
     from joblane.inspector.stage import (
@@ -454,7 +455,7 @@ class Inspector:
         until: datetime | None = None,
         reason: str,
     ) -> tuple[LimitStatus, ...]:
-        """Set values of a limit in place of the declared ones, as :meth:`joblane.client_limits.Limits.set` does.
+        """Set values of a limit in place of the declared ones, as :meth:`joblane.client.limits.Limits.set` does.
 
         Returns the limits that were changed. Raises :class:`~joblane.errors.LimitError`, and
         :class:`~joblane.inspector.errors.SelectionError` without a reason.
@@ -509,6 +510,6 @@ class Inspector:
         options: Mapping[str, Any] | None = None,
         reason: str | None = None,
     ) -> views.ActionResult:
-        """Enqueue a task. ``options``: as in :class:`~joblane.job.JobOptions`, with durations as numbers of seconds and
-        times as ISO 8601 text."""
+        """Enqueue a task. ``options``: as in :class:`~joblane.tasks.job.JobOptions`, with durations as numbers of
+        seconds and times as ISO 8601 text."""
         return enqueue.enqueue(self._scope, type, payload, options or {}, reason)

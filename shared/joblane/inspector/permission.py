@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from enum import StrEnum
 from functools import wraps
 from typing import Any, Concatenate, ParamSpec, TypeVar
@@ -19,6 +19,10 @@ class Permission(StrEnum):
     VIEW = "view"
     OPERATE = "operate"
     EDIT = "edit"
+
+
+ROUTES: Mapping[str, Permission] = {f"POST /{permission}/{{operation}}": permission for permission in Permission}
+"""The routes of the control API → the permission that IAM has verified."""
 
 
 def needs(permission: Permission) -> Callable[[Operation[P, R]], Operation[P, R]]:

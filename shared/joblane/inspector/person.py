@@ -13,6 +13,8 @@ from joblane.inspector.errors import RoleError
 from joblane.inspector.permission import Permission
 
 HEADER = "X-Joblane-Person"
+PAGE_ROLE = "JOBLANE_PAGE_ROLE"
+"""Variable with the beginning of the ARN of the page's role in a session. It is not set without a page."""
 MAX_NAME = 500
 
 

@@ -15,7 +15,7 @@ from joblane.inspector import wire
 from joblane.inspector.permission import Permission
 from joblane.inspector.person import HEADER, Person
 from joblane.local.errors import ForbiddenError, LocalError, UnavailableError
-from joblane.record.login import LOOPBACK
+from joblane.record.driver.login import LOOPBACK
 
 if TYPE_CHECKING:
     from botocore.awsrequest import AWSPreparedRequest, AWSResponse

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 
-from joblane.schedule import values_of
+from joblane.tasks.schedule import values_of
 
 MOST_TIMES = 4
 """Times of a day, or days of a month, that are listed. A schedule with more, and without a step, stays in cron."""

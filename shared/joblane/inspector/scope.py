@@ -7,11 +7,11 @@ from dataclasses import dataclass, field
 from threading import Lock
 from typing import Any
 
-from joblane.declaration import Task
-from joblane.queues import function_name, log_group_name
-from joblane.record.connection import Connection
-from joblane.record.database import Database
+from joblane.names import function_name, log_group_name
+from joblane.record.driver.connection import Connection
+from joblane.record.driver.database import Database
 from joblane.sqs.client import Sqs
+from joblane.tasks.task import Task
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,7 @@ from joblane.errors import DatabaseUnavailableError, JobError, sqlstate, text_of
 from joblane.inspector.errors import AwsCallError, SchemaError
 from joblane.inspector.scope import Scope
 from joblane.record import migrations
-from joblane.record.connection import LOCK_NOT_AVAILABLE, is_unavailable
+from joblane.record.driver.connection import LOCK_NOT_AVAILABLE, is_unavailable
 
 if TYPE_CHECKING:
     from botocore.exceptions import ClientError

@@ -13,8 +13,8 @@ from typing import Any
 from joblane.errors import DeclarationError
 from joblane.local.errors import LocalError
 from joblane.project import FUNCTIONS, Project
-from joblane.schedule_overrides import minutes_of
 from joblane.settings import DEFAULT_SWEEP_MINUTES, SWEEP_MINUTES
+from joblane.tasks.schedule_overrides import minutes_of
 
 VARIABLES = (
     "AWS_ENDPOINT_URL",
@@ -101,7 +101,7 @@ def read(path: Path) -> dict[str, str]:
 
 def task_settings() -> set[str]:
     """Return the names of the settings that the project's tasks declare."""
-    from joblane.discovery import discover
+    from joblane.tasks.discovery import discover
 
     return {name for task in discover(times={}).values() for name in task.environment}
 

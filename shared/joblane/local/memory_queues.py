@@ -11,8 +11,8 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from joblane.errors import SendError
-from joblane.limits import DEAD_LETTER_RETENTION, MAX_ATTRIBUTES, MAX_DELAY_SECONDS, MAX_MESSAGE_BYTES, QUEUE_RETENTION
-from joblane.queues import dead_letter_name
+from joblane.names import dead_letter_name
+from joblane.quotas import DEAD_LETTER_RETENTION, MAX_ATTRIBUTES, MAX_DELAY_SECONDS, MAX_MESSAGE_BYTES, QUEUE_RETENTION
 from joblane.sqs.client import TRACE_ATTRIBUTE, Entry, Sqs
 from joblane.sqs.depth import ATTRIBUTES
 

@@ -23,12 +23,12 @@ from pathlib import Path
 
 from rich.console import Console
 
-from joblane.checkout import deployer, version_of
 from joblane.local import env_file
 from joblane.local.daemon import Daemon
 from joblane.local.deployment import Deployment, app_command, cdk_json, local_stage, stop_programs
 from joblane.local.dev import lock
 from joblane.local.errors import LocalError
+from joblane.local.git import deployer, version_of
 from joblane.local.ministack import MiniStack, is_healthy
 from joblane.local.postgres import Postgres
 from joblane.local.progress import Steps

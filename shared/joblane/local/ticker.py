@@ -13,14 +13,14 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from joblane.declaration import Task
 from joblane.errors import SendError
+from joblane.names import SWEEP, Queue, lane_name
 from joblane.project import Project
-from joblane.queues import SWEEP, Queue, lane_name
-from joblane.schedule import Schedule
 from joblane.sqs.client import Entry, Sqs
 from joblane.sqs.message import Message
 from joblane.sqs.tick import tick_entry
+from joblane.tasks.schedule import Schedule
+from joblane.tasks.task import Task
 
 MAX_AGE = timedelta(hours=1)
 """A tick that could not be sent for this long is dropped, as by the deployed schedules."""
@@ -55,7 +55,7 @@ class Ticker:
     def from_environment(cls) -> Ticker:
         """Return the ticker of the project's tasks. The environment has the addresses of the stack."""
         from joblane import settings
-        from joblane.discovery import discover
+        from joblane.tasks.discovery import discover
 
         return cls(discover().values(), settings.prefix(), Sqs(), datetime.now(UTC))
 

@@ -12,8 +12,8 @@ from starlette.middleware import Middleware
 from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 
-from joblane.page.desk import Desk
 from joblane.page.failures import View, endpoint, http_error_page
+from joblane.page.inspectors import Desk
 from joblane.page.notices import Notices
 from joblane.page.rendering import FOLDER
 from joblane.page.security import Keys, LocalGuard, address_of

@@ -29,7 +29,7 @@ from joblane.inspector.errors import (
 )
 from joblane.inspector.inspector import Inspector
 from joblane.page.rendering import problem, query
-from joblane.page.visit import desk
+from joblane.page.steps import desk
 
 View = Callable[[Request, Inspector], Response]
 

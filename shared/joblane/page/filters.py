@@ -11,8 +11,8 @@ from typing import Any, Protocol, TypeVar
 from joblane.inspector.durations import SHAPE, ago, duration, stamp, written
 from joblane.inspector.errors import SelectionError
 from joblane.inspector.filter import Filter
-from joblane.queues import Queue
-from joblane.record.states import State
+from joblane.names import Queue
+from joblane.record.row.states import State
 
 Name = TypeVar("Name", bound=StrEnum)
 Value = TypeVar("Value")

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, NoReturn
 
-from joblane.redaction import MARK
+from joblane.tasks.redaction import MARK
 
 LONGEST_LINE = 200
 """A text that may be longer, or whose default has several lines, gets a text area."""

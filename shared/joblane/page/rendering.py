@@ -18,14 +18,14 @@ from markupsafe import Markup
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, Response
 
-from joblane.flow import rate_text, values_text
 from joblane.inspector.durations import UNITS, lasting, stamp
 from joblane.inspector.schedule_words import in_words
 from joblane.inspector.shell import argument
+from joblane.names import Queue
 from joblane.page import sparkline, timeline
-from joblane.queues import Queue
-from joblane.record.limit_status import LimitValues
-from joblane.record.states import State
+from joblane.record.flow.limit_status import LimitValues
+from joblane.record.row.states import State
+from joblane.tasks.limit import rate_text, values_text
 
 FOLDER = Path(__file__).parent
 ADDRESSES = re.compile(r'(?<=\s)(href|src|action|formaction|hx-get)="/')

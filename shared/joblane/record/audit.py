@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from joblane.record.connection import Connection
+    from joblane.record.driver.connection import Connection
 
 MAX_REASON = 500
 

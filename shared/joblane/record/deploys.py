@@ -7,7 +7,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from joblane.record.connection import Connection
+    from joblane.record.driver.connection import Connection
 
 KEPT = 1_000
 """Deploys that are kept: the latest."""

@@ -12,17 +12,17 @@ from datetime import timedelta
 from pg8000.exceptions import DatabaseError
 
 from joblane import settings, telemetry
-from joblane.discovery import discover
 from joblane.errors import DeclarationError, sqlstate, text_of
-from joblane.queues import check_prefix
-from joblane.record.connection import LOCK_NOT_AVAILABLE, Connection, is_unavailable
-from joblane.record.database import Database
+from joblane.names import check_prefix
 from joblane.record.deploys import write_deploy
-from joblane.record.functions import installed
+from joblane.record.driver.connection import LOCK_NOT_AVAILABLE, Connection, is_unavailable
+from joblane.record.driver.database import Database
+from joblane.record.driver.stage import WRITE_STAGE, check_project, check_search_path, check_stage, take_stage
 from joblane.record.migrations import LOCK, applied, checked_revision, is_newer, newest, script, upgrade
 from joblane.record.migrations.catalogue import Difference, accepted
-from joblane.record.stage import WRITE_STAGE, check_project, check_search_path, check_stage, take_stage
+from joblane.record.sql_functions import installed
 from joblane.record.task_types import literal, register, register_statement
+from joblane.tasks.discovery import discover
 
 USER = re.compile(r"[a-z_][a-z0-9_]{0,62}")
 PAUSE_SECONDS = 3.0

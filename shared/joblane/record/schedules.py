@@ -11,9 +11,9 @@ from functools import lru_cache
 from typing import Any, overload
 
 from joblane.errors import DeclarationError
-from joblane.limits import MAX_DELAY_SECONDS
-from joblane.record.functions import VERSION
-from joblane.schedule import Schedule
+from joblane.quotas import MAX_DELAY_SECONDS
+from joblane.record.sql_functions import VERSION
+from joblane.tasks.schedule import Schedule
 
 LOCK = f"select joblane.lock_schedule_{VERSION}(cast($1 as json))"
 CANCEL_TICKS = f"select joblane.cancel_ticks_{VERSION}(cast($1 as json))"

@@ -6,11 +6,11 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from joblane.declaration import Task
-from joblane.flow import check_shared
-from joblane.options import NONE
-from joblane.payload_check import check_of
-from joblane.record.connection import Connection
+from joblane.record.driver.connection import Connection
+from joblane.record.payload_description import check_of
+from joblane.tasks.limit import check_shared
+from joblane.tasks.options import NONE
+from joblane.tasks.task import Task
 
 REGISTER = """
 with declared as (

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 from joblane.errors import SendError
 from joblane.forking import follow_forks
-from joblane.limits import MAX_BATCH, MAX_LATER_VISIBILITY, MAX_MESSAGE_BYTES
+from joblane.quotas import MAX_BATCH, MAX_LATER_VISIBILITY, MAX_MESSAGE_BYTES
 from joblane.settings import SENDER
 
 if TYPE_CHECKING:

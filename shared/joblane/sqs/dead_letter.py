@@ -11,8 +11,8 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from joblane import telemetry
-from joblane.limits import MAX_ATTRIBUTES, MAX_MESSAGE_BYTES
-from joblane.queues import dead_letter_name
+from joblane.names import dead_letter_name
+from joblane.quotas import MAX_ATTRIBUTES, MAX_MESSAGE_BYTES
 from joblane.sqs.client import Attributes, Entry, attribute_size
 from joblane.sqs.message import DEAD_ATTRIBUTE, REASON_ATTRIBUTE, Message
 

@@ -18,14 +18,14 @@ from pydantic import BeforeValidator, ConfigDict, Field, TypeAdapter, Validation
 from pydantic_core import PydanticSerializationError, from_json, to_json
 from typing_extensions import TypedDict
 
-from joblane import options as option_fields
 from joblane.errors import MessageError
 from joblane.json_values import MAX_DEPTH, check_text, check_tree
-from joblane.options import Options
-from joblane.queues import TYPE_PATTERN
+from joblane.names import TYPE_PATTERN
+from joblane.tasks import options as option_fields
+from joblane.tasks.options import Options
 
 if TYPE_CHECKING:
-    from joblane.declaration import Task
+    from joblane.tasks.task import Task
 
 VERSION = 1
 MAX_ID = 200

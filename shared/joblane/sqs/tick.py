@@ -6,13 +6,13 @@ import re
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
-from joblane.queues import lane_name
+from joblane.names import lane_name
 from joblane.sqs.client import Entry
 from joblane.sqs.message import Message, Tick
 
 if TYPE_CHECKING:
-    from joblane.declaration import Task
-    from joblane.schedule import Schedule
+    from joblane.tasks.schedule import Schedule
+    from joblane.tasks.task import Task
 
 EARLY = timedelta(seconds=5)
 """A tick may be sent this long before its time, because clocks differ."""

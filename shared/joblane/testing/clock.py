@@ -18,7 +18,7 @@ from pg8000.exceptions import Error as PostgresError
 
 from joblane.errors import sqlstate, text_of
 from joblane.record import schedules
-from joblane.record.connection import LOCK_NOT_AVAILABLE, UNIQUE_VIOLATION, Connection
+from joblane.record.driver.connection import LOCK_NOT_AVAILABLE, UNIQUE_VIOLATION, Connection
 from joblane.testing.errors import KitError
 
 CONSTRAINTS = ("23503", "23514", "23P01")

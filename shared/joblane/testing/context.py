@@ -8,17 +8,17 @@ from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from typing import Any, Self
 
-from joblane.client import JobClient
-from joblane.context import TaskContext
-from joblane.declaration import Task
-from joblane.limits import LEASE_MARGIN
-from joblane.queues import Queue
-from joblane.record.claim import Claim, Verdict, arrival, claim
-from joblane.record.database import Database
-from joblane.record.finish import finish
-from joblane.record.run_session import RunSession
+from joblane.client.client import JobClient
+from joblane.handler.context import TaskContext
+from joblane.names import Queue
+from joblane.quotas import LEASE_MARGIN
+from joblane.record.driver.database import Database
+from joblane.record.task.claim import Claim, Verdict, arrival, claim
+from joblane.record.task.finish import finish
+from joblane.record.task.run_session import RunSession
 from joblane.sqs.client import Sqs
 from joblane.sqs.message import Message
+from joblane.tasks.task import Task
 from joblane.testing.errors import KitError
 from joblane.worker import outcome
 from joblane.worker.run import completed, ms_since

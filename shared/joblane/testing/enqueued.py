@@ -12,15 +12,15 @@ from typing import Any
 
 from pydantic_core import to_jsonable_python
 
-from joblane.declaration import Task
-from joblane.payload import Payload
-from joblane.queues import Queue
-from joblane.record.connection import Connection
-from joblane.record.states import State
-from joblane.redaction import masked
-from joblane.scrubbing import scrubber
+from joblane.names import Queue
+from joblane.record.driver.connection import Connection
+from joblane.record.row.states import State
 from joblane.sqs.client import Entry
 from joblane.sqs.message import decode
+from joblane.tasks.payload import Payload
+from joblane.tasks.redaction import masked
+from joblane.tasks.scrubbing import scrubber
+from joblane.tasks.task import Task
 from joblane.testing.errors import KitError
 
 TASKS = """

@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 
-from joblane.event_bus import EventBus
-from joblane.events import Event
-from joblane.record.connection import Connection
+from joblane.enqueue.event_bus import EventBus
+from joblane.record.driver.connection import Connection
 from joblane.record.events import Unsent, oldest_events, remove_events
+from joblane.tasks.events import Event
 
 PAGE = 100
 

@@ -9,16 +9,16 @@ from enum import Enum, auto
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from joblane.declaration import Task
-from joblane.record.checkpoints import MARK_ITEM, MARK_STEP, MOVE_CURSOR
-from joblane.record.connection import Connection
-from joblane.record.database import Database
-from joblane.record.finish import FINISH
-from joblane.record.time_limits import OPERATOR, TimeLimits
+from joblane.record.driver.connection import Connection
+from joblane.record.driver.database import Database
+from joblane.record.driver.time_limits import OPERATOR, TimeLimits
+from joblane.record.task.checkpoints import MARK_ITEM, MARK_STEP, MOVE_CURSOR
+from joblane.record.task.finish import FINISH
+from joblane.tasks.task import Task
 from joblane.testing.errors import Killed
 
 if TYPE_CHECKING:
-    from joblane.record.async_database import AsyncDatabase
+    from joblane.record.driver.async_database import AsyncDatabase
 
 Send = Callable[[], Any]
 JOINED_COMMIT = "commit of another driver"

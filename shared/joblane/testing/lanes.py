@@ -12,25 +12,25 @@ from functools import wraps
 from typing import Any
 
 from joblane import telemetry
-from joblane.context import TaskContext
-from joblane.declaration import Task
-from joblane.discovery import load
+from joblane.enqueue.event_bus import EventBus
 from joblane.errors import DeclarationError, JobError
-from joblane.event_bus import EventBus
+from joblane.handler.context import TaskContext
 from joblane.local.chains import REFUSED, invocation_header
 from joblane.local.lambda_context import LambdaContext
 from joblane.local.memory_queues import QueuedMessage
-from joblane.queues import Queue, lane_name
-from joblane.record.database import Database
-from joblane.record.transitions import CANCEL
+from joblane.names import Queue, lane_name
+from joblane.record.driver.database import Database
+from joblane.record.row.transitions import CANCEL
 from joblane.sqs.message import decode
 from joblane.sqs.tick import tick_id
+from joblane.tasks.discovery import load
+from joblane.tasks.task import Task
 from joblane.testing.errors import Killed, KitError
 from joblane.testing.faults import Faults, Killer, Kind
 from joblane.testing.process import alarm_restored, refuse_running_loop
 from joblane.testing.queues import KitQueues
 from joblane.testing.report import Deliveries
-from joblane.worker.serving import worker_of
+from joblane.worker.of_type import worker_of
 
 
 class KnownTasks:

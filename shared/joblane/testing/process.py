@@ -12,12 +12,12 @@ from typing import Any, NoReturn
 from unittest import mock
 from weakref import WeakKeyDictionary
 
-from joblane.client import JobClient
-from joblane.declaration import Task
-from joblane.job import Job
-from joblane.record.database import Database
-from joblane.record.insert import NewTask
+from joblane.client.client import JobClient
+from joblane.record.driver.database import Database
+from joblane.record.task.insert import NewTask
 from joblane.sqs.client import Sqs
+from joblane.tasks.job import Job
+from joblane.tasks.task import Task
 from joblane.testing.clock import Clock
 from joblane.testing.errors import KitError
 

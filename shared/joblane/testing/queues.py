@@ -8,7 +8,7 @@ from typing import Any
 
 from joblane.enqueue.wake import PLANNED, WOKEN
 from joblane.local.memory_queues import DEAD_LETTERS, MemoryQueues, QueuedMessage
-from joblane.queues import SWEEP, dead_letter_name
+from joblane.names import SWEEP, dead_letter_name
 from joblane.sqs.client import Entry
 from joblane.sqs.message import DEAD_ATTRIBUTE, REASON_ATTRIBUTE, decode
 from joblane.testing.clock import Clock

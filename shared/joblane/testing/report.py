@@ -8,10 +8,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
-from joblane.declaration import Task
-from joblane.record.connection import Connection
-from joblane.record.database import Database
-from joblane.record.states import PARENTS, State
+from joblane.record.driver.connection import Connection
+from joblane.record.driver.database import Database
+from joblane.record.row.states import PARENTS, State
+from joblane.tasks.task import Task
 from joblane.testing.errors import KitError
 
 TASKS = """

@@ -9,25 +9,25 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, Self, TypeVar, Unpack, overload
 
 from joblane import settings
-from joblane.client import JobClient
-from joblane.context import TaskContext
-from joblane.declaration import Task
+from joblane.client.client import JobClient
 from joblane.enqueue.result import Enqueued
 from joblane.errors import TaskTimeout, UnknownTaskError
-from joblane.events import Event
-from joblane.job import JobOptions
+from joblane.handler.context import TaskContext
 from joblane.local.memory_queues import QueuedMessage
-from joblane.maintenance.sweep import sweep
-from joblane.maintenance.ticks import make_ticks
-from joblane.payload import Payload
-from joblane.queues import Queue, check_prefix
+from joblane.names import Queue, check_prefix
 from joblane.record import task_types as registry
-from joblane.record.database import Database
-from joblane.record.states import LIVE, PARENTS, State, in_sql
-from joblane.schedule import Schedule
+from joblane.record.driver.database import Database
+from joblane.record.row.states import LIVE, PARENTS, State, in_sql
 from joblane.sqs.client import Entry
 from joblane.sqs.message import Message
 from joblane.sqs.tick import id_of, tick_entry
+from joblane.sweep.sweep import sweep
+from joblane.sweep.ticks import make_ticks
+from joblane.tasks.events import Event
+from joblane.tasks.job import JobOptions
+from joblane.tasks.payload import Payload
+from joblane.tasks.schedule import Schedule
+from joblane.tasks.task import Task
 from joblane.testing import clock, report
 from joblane.testing.clock import Clock
 from joblane.testing.context import Running, arun_context, run_context
@@ -45,8 +45,8 @@ if TYPE_CHECKING:
     from sqlalchemy import Engine
     from sqlalchemy.orm import Session
 
-    from joblane.client_limits import Limits
-    from joblane.client_schedules import Schedules
+    from joblane.client.limits import Limits
+    from joblane.client.schedules import Schedules
 
 P = TypeVar("P", bound="Payload")
 R = TypeVar("R")

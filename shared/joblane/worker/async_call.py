@@ -10,16 +10,16 @@ import asyncio
 from typing import TYPE_CHECKING, Any
 
 from joblane import telemetry
-from joblane.event_loop import process_loop
+from joblane.record.driver.event_loop import process_loop
 from joblane.worker.blocked_loop import watched
 from joblane.worker.failure import is_project_code
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine, Iterable
 
-    from joblane.context import TaskContext
-    from joblane.declaration import Task
-    from joblane.record.run_session import RunSession
+    from joblane.handler.context import TaskContext
+    from joblane.record.task.run_session import RunSession
+    from joblane.tasks.task import Task
     from joblane.worker.alarm import Alarm
 
 _reported: set[str] = set()

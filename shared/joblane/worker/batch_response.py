@@ -6,7 +6,7 @@ import random
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from joblane.limits import MAX_DELAY_SECONDS
+from joblane.quotas import MAX_DELAY_SECONDS
 
 if TYPE_CHECKING:
     from joblane.sqs.received import Received

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from joblane.errors import MAX_TEXT, shortened, storable, text_of
 
 if TYPE_CHECKING:
-    from joblane.scrubbing import Scrub
+    from joblane.tasks.scrubbing import Scrub
 
 MAX_TRACEBACK = 8_000
 MAX_ERRORS = 50
@@ -37,7 +37,7 @@ class Failure:
 
     @classmethod
     def of(cls, type_: str, error: BaseException, scrub: Scrub) -> Failure:
-        """``scrub``: removes redacted values from texts, see :mod:`joblane.scrubbing`."""
+        """``scrub``: removes redacted values from texts, see :mod:`joblane.tasks.scrubbing`."""
         name = scrub(type(error).__name__)
         stack = tracebacks.extract_tb(error.__traceback__)
         frames = [frame for frame in stack if is_project_code(frame.filename)]

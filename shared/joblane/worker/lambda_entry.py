@@ -9,26 +9,26 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from joblane import settings
-from joblane.discovery import load
 from joblane.errors import text_of
-from joblane.record.database import Database
-from joblane.record.time_limits import WORKER
+from joblane.record.driver.database import Database
+from joblane.record.driver.time_limits import WORKER
 from joblane.sqs.client import Sqs
+from joblane.tasks.discovery import load
+from joblane.worker.of_type import worker_of
 from joblane.worker.printed import Printed
-from joblane.worker.serving import worker_of
 
 if TYPE_CHECKING:
     from typing import Any
 
-    from joblane.declaration import Task
-    from joblane.event_bus import EventBus
+    from joblane.enqueue.event_bus import EventBus
+    from joblane.tasks.task import Task
 
 
 def _bus() -> EventBus | None:
     """Return the bus for events. Most functions send none, and do not import it."""
     if settings.event_bus() is None:
         return None
-    from joblane.event_bus import bus_of_environment
+    from joblane.enqueue.event_bus import bus_of_environment
 
     return bus_of_environment(brief=True)
 

@@ -1,4 +1,4 @@
-"""The calls of listeners, see :func:`joblane.listeners.on`. Most workers have none, and do not import this module."""
+"""The calls of listeners, see :func:`joblane.tasks.listeners.on`. Most workers have none, and do not import it."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from typing import TYPE_CHECKING, Any
 
 from joblane import telemetry
 from joblane.errors import TaskTimeout, text_of
-from joblane.events import Event
-from joblane.listeners import Listener, listeners
-from joblane.record.database import DATABASE_ERRORS
+from joblane.record.driver.database import DATABASE_ERRORS
 from joblane.record.events import events_of_tasks
+from joblane.tasks.events import Event
+from joblane.tasks.listeners import Listener, listeners
 from joblane.worker.run import KILL_MARGIN_SECONDS, LOOP_SECONDS
 
 if TYPE_CHECKING:
-    from joblane.declaration import Task
-    from joblane.record.database import Database
+    from joblane.record.driver.database import Database
+    from joblane.tasks.task import Task
     from joblane.worker.alarm import Alarm
     from joblane.worker.printed import Printed
 

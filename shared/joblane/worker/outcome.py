@@ -24,17 +24,17 @@ from joblane.errors import (
     text_of,
 )
 from joblane.json_values import check_tree
-from joblane.limits import MAX_RESULT_BYTES, SNOOZE_CEILING
-from joblane.record.finish import Finish
-from joblane.record.states import State
-from joblane.retry import LONGEST, RetryDelay, delay_after
-from joblane.scrubbing import Scrub, scrubber
+from joblane.quotas import MAX_RESULT_BYTES, SNOOZE_CEILING
+from joblane.record.row.states import State
+from joblane.record.task.finish import Finish
+from joblane.tasks.retry import LONGEST, RetryDelay, delay_after
+from joblane.tasks.scrubbing import Scrub, scrubber
 from joblane.worker.failure import Failure
 
 if TYPE_CHECKING:
-    from joblane.declaration import Task
-    from joblane.payload import Payload
-    from joblane.record.claim import Claim
+    from joblane.record.task.claim import Claim
+    from joblane.tasks.payload import Payload
+    from joblane.tasks.task import Task
 
 MISMATCH_DELAY, LONGEST_MISMATCH_DELAY = timedelta(minutes=1), timedelta(minutes=15)
 MISMATCH_PATIENCE = timedelta(hours=1)
@@ -89,7 +89,7 @@ def _waits_for_code(task: Task[Any, Any], claim: Claim) -> bool:
 
 
 def _mismatch_delay(claim: Claim) -> timedelta:
-    """Return the time that the task has waited, so that an hour costs :data:`~joblane.limits.SCHEMA_RECEIVES`."""
+    """Return the time that the task has waited, so that an hour costs :data:`~joblane.quotas.SCHEMA_RECEIVES`."""
     waited = timedelta(seconds=claim.mismatch_seconds or 0)
     return min(max(waited, MISMATCH_DELAY), LONGEST_MISMATCH_DELAY)
 

@@ -11,7 +11,7 @@ from dataclasses import replace
 from typing import Any
 
 from joblane import telemetry
-from joblane.queues import Queue, lane_name
+from joblane.names import Queue, lane_name
 from joblane.sqs.client import Entry, Sqs
 from joblane.sqs.dead_letter import NO_ROOM, fits, refused_dead_letter, with_id
 from joblane.sqs.message import TICK_ID_PATTERN

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from zlib import compress, decompress
 
 if TYPE_CHECKING:
-    from joblane.declaration import Task
+    from joblane.tasks.task import Task
 
 Routes = Mapping[str, Sequence[str]]
 """Each type that accepts external messages → its queues, home queue first."""

@@ -8,22 +8,22 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from joblane import telemetry
-from joblane.context import TaskContext
 from joblane.errors import OUTCOMES, Continued, Interrupt, LeaseLostError, SkipRetry, TaskTimeout
-from joblane.record.finish import Finish
-from joblane.record.run_session import RunSession
-from joblane.record.states import State
+from joblane.handler.context import TaskContext
+from joblane.record.row.states import State
+from joblane.record.task.finish import Finish
+from joblane.record.task.run_session import RunSession
 from joblane.worker import outcome
 from joblane.worker.alarm import TIMED_OUT, Alarm
 
 if TYPE_CHECKING:
-    from joblane.client import JobClient
-    from joblane.declaration import Task
-    from joblane.payload import Payload
-    from joblane.queues import Queue
-    from joblane.record.claim import Claim
-    from joblane.record.database import Database
+    from joblane.client.client import JobClient
+    from joblane.names import Queue
+    from joblane.record.driver.database import Database
+    from joblane.record.task.claim import Claim
     from joblane.sqs.received import Received
+    from joblane.tasks.payload import Payload
+    from joblane.tasks.task import Task
     from joblane.worker.printed import Printed
     from joblane.worker.run_log import RunLog
 

@@ -14,14 +14,14 @@ from typing import TYPE_CHECKING, Any
 
 from joblane import telemetry
 from joblane.prices import PRICES, compute
-from joblane.record.states import State
+from joblane.record.row.states import State
 from joblane.sqs.traceparent import log_fields
 
 if TYPE_CHECKING:
-    from joblane.declaration import Task
-    from joblane.queues import Queue
-    from joblane.record.claim import Claim
-    from joblane.record.finish import Finish
+    from joblane.names import Queue
+    from joblane.record.task.claim import Claim
+    from joblane.record.task.finish import Finish
+    from joblane.tasks.task import Task
 
 METRICS = {
     State.COMPLETED: "Completed",

@@ -24,16 +24,16 @@ from joblane.enqueue.wake import (
     PLANNED,
     planned_entry,
 )
-from joblane.queues import SWEEP
+from joblane.names import SWEEP
 from joblane.sqs.message import Message
 from joblane.sqs.received import Received
 from joblane.worker.batch_response import BatchResponse, growing_seconds
 from joblane.worker.worker import Worker
 
 if TYPE_CHECKING:
-    from joblane.declaration import Task
-    from joblane.record.database import Database
+    from joblane.record.driver.database import Database
     from joblane.sqs.client import Sqs
+    from joblane.tasks.task import Task
     from joblane.worker.worker import Options
 
 AT = f"{SWEEP}:at:"

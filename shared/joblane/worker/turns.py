@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from joblane import telemetry
-from joblane.record.serve import Turn
+from joblane.record.flow.free_slots import Turn
 from joblane.sqs.client import Sqs
 
 

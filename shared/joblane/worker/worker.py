@@ -14,13 +14,12 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, TypedDict
 
 from joblane import telemetry
-from joblane.client import JobClient
+from joblane.client.client import JobClient
 from joblane.enqueue.wake import wake, wake_after_commit
 from joblane.errors import UNDEFINED_FUNCTION, EnqueueError, TaskCancelled, sqlstate, text_of
-from joblane.limits import EARLY_RECEIVES, FINISH_MARGIN, LEASE_MARGIN, MAX_DELAY_SECONDS
-from joblane.queues import SWEEP, lane_name
-from joblane.record.claim import Claim, Verdict, arrival, claim
-from joblane.record.connection import (
+from joblane.names import SWEEP, lane_name
+from joblane.quotas import EARLY_RECEIVES, FINISH_MARGIN, LEASE_MARGIN, MAX_DELAY_SECONDS
+from joblane.record.driver.connection import (
     INSUFFICIENT_PRIVILEGE,
     LOCK_NOT_AVAILABLE,
     NO_SCHEMA,
@@ -28,13 +27,14 @@ from joblane.record.connection import (
     TIMED_OUT,
     is_of_row,
 )
-from joblane.record.database import DATABASE_ERRORS
-from joblane.record.dead_letters import mark_dead_sent, successor_entry
-from joblane.record.finish import Finish, cancel_requested, finish
-from joblane.record.release import Release
-from joblane.record.run_session import CANCELLED
-from joblane.record.serve import delay, serve
-from joblane.record.states import State
+from joblane.record.driver.database import DATABASE_ERRORS
+from joblane.record.flow.free_slots import delay, serve
+from joblane.record.flow.release import Release
+from joblane.record.row.states import State
+from joblane.record.task.claim import Claim, Verdict, arrival, claim
+from joblane.record.task.dead_letters import mark_dead_sent, successor_entry
+from joblane.record.task.finish import Finish, cancel_requested, finish
+from joblane.record.task.run_session import CANCELLED
 from joblane.sqs.client import Entry
 from joblane.sqs.dead_letter import NO_ROOM, archived_dead_letter, fits, refused_dead_letter, with_id
 from joblane.sqs.message import TICK_ID_PATTERN, Message
@@ -43,16 +43,16 @@ from joblane.sqs.tick import is_early, tick_id
 from joblane.worker import outcome
 from joblane.worker.alarm import Alarm
 from joblane.worker.batch_response import BatchResponse, growing_seconds
-from joblane.worker.ends import Ends
+from joblane.worker.events import Ends
 from joblane.worker.run import KILL_MARGIN_SECONDS, Run, Runner
 from joblane.worker.run_log import RunLog, fields_of
 from joblane.worker.turns import send_turns
 
 if TYPE_CHECKING:
-    from joblane.declaration import Task
-    from joblane.event_bus import EventBus
-    from joblane.record.database import Database
+    from joblane.enqueue.event_bus import EventBus
+    from joblane.record.driver.database import Database
     from joblane.sqs.client import Sqs
+    from joblane.tasks.task import Task
     from joblane.worker.printed import Printed
 
 ADVICE = {

@@ -12,8 +12,8 @@ from rich.live import Live
 from rich.table import Table
 
 from joblane.local.tools import environment_of
-from joblane.queues import Queue, dead_letter_name, front_door_name, lane_name
-from joblane.record.states import ENDED
+from joblane.names import Queue, dead_letter_name, front_door_name, lane_name
+from joblane.record.row.states import ENDED
 from saas.demo.services import People
 
 if TYPE_CHECKING:

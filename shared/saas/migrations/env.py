@@ -5,7 +5,7 @@ from __future__ import annotations
 from alembic import context
 from sqlalchemy import text
 
-from joblane.record.database import Database
+from joblane.record.driver.database import Database
 from saas.tables import SCHEMA, metadata
 
 LOCK = 0x73616173

@@ -27,7 +27,7 @@ from rich.status import Status
 
 from joblane.local import ministack
 from joblane.local.postgres import Postgres
-from joblane.record.database import Database
+from joblane.record.driver.database import Database
 from tests.bench.peers import costs, crashes, emulator, page
 from tests.bench.peers.peer import REGION, Bench
 from tests.bench.peers.systems import SYSTEMS

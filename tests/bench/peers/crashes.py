@@ -30,7 +30,7 @@ from typing import Any
 from botocore.exceptions import BotoCoreError, ClientError
 from pg8000.exceptions import Error as PostgresError
 
-from joblane.record.database import Database
+from joblane.record.driver.database import Database
 from tests.bench.peers import kills
 from tests.bench.peers.peer import Bench, Peer, PeerError
 from tests.bench.peers.systems import open_peer

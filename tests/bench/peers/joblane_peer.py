@@ -9,10 +9,10 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-from joblane.declaration import Task
 from joblane.functions.jobs_sweep.handler import jobs_sweep
-from joblane.limits import MIN_CONCURRENCY, Numbers
-from joblane.queues import dead_letter_name, lane_name
+from joblane.names import dead_letter_name, lane_name
+from joblane.quotas import MIN_CONCURRENCY, Numbers
+from joblane.tasks.task import Task
 from tests.bench import backends
 from tests.bench.deployed import Deployer, zip_code
 from tests.bench.functions.peers_effect.handler import peers_effect

@@ -16,10 +16,10 @@ from sqlalchemy.orm import Session
 from joblane import JobClient, settings
 from joblane.enqueue.result import Enqueued
 from joblane.functions.jobs_sweep.handler import jobs_sweep
-from joblane.job import Job
 from joblane.local.ticker import Ticker
 from joblane.record.migrations import upgrade
 from joblane.sqs.client import Sqs
+from joblane.tasks.job import Job
 from tests.bench.functions.peers_effect.handler import peers_effect
 from tests.bench.functions.peers_long.handler import peers_long
 from tests.bench.functions.peers_noop.handler import Numbered, peers_noop

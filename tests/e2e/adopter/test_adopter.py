@@ -21,7 +21,7 @@ from joblane.cdk.templates import read_assembly, whole
 from joblane.local.ports import free_port
 from joblane.local.tools import Tools, installing_environment
 from joblane.project import Project
-from joblane.record.database import Database
+from joblane.record.driver.database import Database
 from tests import long_chains, unpacked, wheel
 from tests.e2e.adopter.shop import FILES
 from tests.e2e.adopter.tutorial import Tutorial

@@ -9,15 +9,15 @@ from typing import Any
 
 from sqlalchemy.orm import Session
 
-from joblane.client import JobClient
+from joblane.client.client import JobClient
 from joblane.errors import JobError
 from joblane.inspector.filter import PauseScope
 from joblane.inspector.inspector import Inspector
 from joblane.inspector.scope import Scope
-from joblane.job import Job
-from joblane.queues import Queue, lane_name
+from joblane.names import Queue, lane_name
 from joblane.sqs.client import Entry
 from joblane.sqs.message import Message
+from joblane.tasks.job import Job
 from tests.faults.days.day import CHECK_SECONDS, FIXED_HOURS, HOUR, MINUTE, SWEEP, SWEEP_LANE, Day, each
 from tests.faults.days.queues import Refusal
 from tests.faults.days.samples import POOL, PREFIX, TASKS, Step, Work

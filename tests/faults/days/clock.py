@@ -14,7 +14,7 @@ from datetime import UTC, datetime, tzinfo
 from typing import Any
 from unittest.mock import patch
 
-from joblane.record.connection import Connection
+from joblane.record.driver.connection import Connection
 from tests.faults.clock import DEFAULTS, RENAME
 
 SCHEMA = "ahead"

@@ -27,20 +27,20 @@ from unittest.mock import patch
 
 import joblane.functions.jobs_sweep.handler as sweep_handler
 from joblane import settings
-from joblane.declaration import Task
 from joblane.enqueue import wake
 from joblane.enqueue.wake import COMMIT_SECONDS, RETRY_SECONDS
 from joblane.local.memory_queues import QueuedMessage
-from joblane.maintenance.walk import PLANNING, RESET_PLANNING
-from joblane.queues import lane_name
+from joblane.names import lane_name
 from joblane.record import task_types
-from joblane.record.claim import CLAIM
-from joblane.record.database import Database
-from joblane.schedule import Schedule
+from joblane.record.driver.database import Database
+from joblane.record.task.claim import CLAIM
 from joblane.sqs.client import Entry, Sqs
 from joblane.sqs.message import decode
 from joblane.sqs.tick import tick_entry
-from joblane.worker.serving import worker_of
+from joblane.sweep.walk import PLANNING, RESET_PLANNING
+from joblane.tasks.schedule import Schedule
+from joblane.tasks.task import Task
+from joblane.worker.of_type import worker_of
 from joblane.worker.sweep_worker import SweepWorker
 from joblane.worker.worker import Worker
 from tests.faults.days import clock

@@ -12,8 +12,8 @@ from tempfile import TemporaryDirectory
 from typing import Protocol, TypeVar
 
 from joblane.local.postgres import Postgres
-from joblane.record.database import Database
-from joblane.record.stage import take_stage
+from joblane.record.driver.database import Database
+from joblane.record.driver.stage import take_stage
 from tests.conftest import administer
 from tests.faults import server_of_its_own
 from tests.faults.days import clock

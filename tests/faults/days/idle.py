@@ -9,9 +9,9 @@ from typing import Any
 
 from infra.settings import PlatformStage
 from joblane.cdk.settings.load import load_stage, with_schedules_of
-from joblane.context import TaskContext
-from joblane.declaration import Task
-from joblane.discovery import discover
+from joblane.handler.context import TaskContext
+from joblane.tasks.discovery import discover
+from joblane.tasks.task import Task
 from tests.faults.days.day import CHECK_SECONDS, HOUR, Day, each
 from tests.pages import ROOT
 

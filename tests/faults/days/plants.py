@@ -11,10 +11,10 @@ from unittest.mock import patch
 from joblane.enqueue.wake import _Waker
 from joblane.errors import SendError
 from joblane.functions.jobs_sweep import handler
-from joblane.maintenance import next_sweep
-from joblane.maintenance.next_sweep import NextSweep, plan
-from joblane.record.connection import Connection
+from joblane.record.driver.connection import Connection
 from joblane.sqs.client import Entry, Sqs
+from joblane.sweep import next_sweep
+from joblane.sweep.next_sweep import NextSweep, plan
 from joblane.worker.sweep_worker import SweepWorker
 
 TOO_LONG_SECONDS = 600

@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING, Any, Protocol
 from pg8000.exceptions import Error as PostgresError
 
 from joblane.enqueue.wake import _Waker
-from joblane.record.database import Database
+from joblane.record.driver.database import Database
 from joblane.testing.faults import HookedDatabase, Send
 from tests.faults.days.loop import Killed, Loop
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from joblane.record.connection import Connection
+    from joblane.record.driver.connection import Connection
 
 ENDED = "select not exists (select from pg_stat_activity where pid = $1)"
 

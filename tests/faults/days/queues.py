@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from joblane.local.memory_queues import DEAD_LETTERS, MemoryQueues, QueuedMessage
-from joblane.queues import SWEEP, slug_of
+from joblane.names import SWEEP, slug_of
 from joblane.sqs.client import Entry, Sqs
 from joblane.sqs.message import decode
 from tests.faults.days.process import Process

@@ -8,8 +8,8 @@ from typing import Any, Literal
 
 from joblane import Grants, Payload, Rate, RetryAfter, TaskContext, task
 from joblane.errors import RateLimited, Snooze
-from joblane.flow import Limit
-from joblane.queues import Queue
+from joblane.names import Queue
+from joblane.tasks.limit import Limit
 
 PREFIX = "days"
 POOL = Limit("day-pool", total=2)

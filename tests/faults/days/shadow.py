@@ -8,10 +8,10 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from joblane.maintenance.sweep import sweep
-from joblane.record.database import Database
+from joblane.record.driver.database import Database
 from joblane.sqs.client import Entry, Sqs
 from joblane.sqs.message import decode
+from joblane.sweep.sweep import sweep
 from tests.faults.days.queues import SWEEP_SLUG, DayQueues
 from tests.faults.days.samples import PREFIX
 

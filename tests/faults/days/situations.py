@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 from sqlalchemy.orm import Session
 
 from joblane.inspector.filter import PauseScope
-from joblane.queues import lane_name
+from joblane.names import lane_name
 from tests.faults.days.busy import BusyDay, Server
 from tests.faults.days.day import CHECK_SECONDS, HOUR, MINUTE, SWEEP_LANE, each
 from tests.faults.days.queues import Refusal

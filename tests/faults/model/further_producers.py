@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 from sqlalchemy.orm import Session
 
 from joblane.errors import UnknownScheduleError
-from joblane.job import Job
-from joblane.schedule import cron
 from joblane.sqs.client import Entry
+from joblane.tasks.job import Job
+from joblane.tasks.schedule import cron
 from tests.faults.model import samples
 from tests.faults.model.processes import Process
 from tests.faults.model.producers import MEMBERS, Producers

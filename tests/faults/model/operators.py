@@ -10,11 +10,11 @@ from pg8000.exceptions import DatabaseError
 
 from joblane.enqueue.wake import wake
 from joblane.errors import JobError
-from joblane.flow import Rate
 from joblane.inspector.actions import changes
 from joblane.inspector.choices import ALLOWED
 from joblane.inspector.filter import BulkAction
-from joblane.record.states import State
+from joblane.record.row.states import State
+from joblane.tasks.limit import Rate
 from tests.faults.days.samples import PREFIX
 from tests.faults.model.processes import Process
 from tests.faults.model.samples import TASKS

@@ -15,8 +15,8 @@ from unittest.mock import patch
 import joblane.functions.jobs_sweep.handler as sweep_handler
 from joblane import settings
 from joblane.enqueue import wake
-from joblane.maintenance import sweep
 from joblane.sqs.client import Sqs
+from joblane.sweep import sweep
 from joblane.worker import turns
 from joblane.worker import worker as worker_module
 from tests.faults.days.clock import virtual

@@ -7,10 +7,10 @@ from contextlib import suppress
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from joblane.client import JobClient
+from joblane.client.client import JobClient
 from joblane.enqueue.wake import _Waker
 from joblane.errors import SendError
-from joblane.record.database import Database
+from joblane.record.driver.database import Database
 from joblane.sqs.client import Entry, Sqs
 from joblane.testing.faults import HookedDatabase, Send
 from joblane.worker.sweep_worker import SweepWorker
@@ -19,7 +19,7 @@ from tests.faults.days.samples import PREFIX
 from tests.faults.model.actors import AnswerLostError, Killed
 
 if TYPE_CHECKING:
-    from joblane.record.connection import Connection
+    from joblane.record.driver.connection import Connection
     from tests.faults.model.world import World
 
 LOST_SEND = 0.01

@@ -14,11 +14,11 @@ from sqlalchemy import text
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
-from joblane.declaration import Task
 from joblane.enqueue.result import Enqueued
 from joblane.errors import JobError
-from joblane.job import Job
-from joblane.queues import Queue
+from joblane.names import Queue
+from joblane.tasks.job import Job
+from joblane.tasks.task import Task
 from tests.faults.model.processes import Process
 from tests.faults.model.runs import Work
 from tests.faults.model.samples import TASKS

@@ -6,10 +6,10 @@ import json
 from collections import Counter
 from typing import TYPE_CHECKING, Any
 
-from joblane.declaration import Task
 from joblane.local.memory_queues import DEAD_LETTERS, MemoryQueues, QueuedMessage
 from joblane.sqs.client import Entry
 from joblane.sqs.message import DEAD_ATTRIBUTE, REASON_ATTRIBUTE, decode
+from joblane.tasks.task import Task
 
 if TYPE_CHECKING:
     from tests.faults.model.world import World

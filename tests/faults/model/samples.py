@@ -7,9 +7,9 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 from joblane import ArchivedTask, Grants, TaskContext
-from joblane.decorator import task
-from joblane.flow import Limit, Rate
-from joblane.queues import Queue
+from joblane.names import Queue
+from joblane.tasks.decorator import task
+from joblane.tasks.limit import Limit, Rate
 from tests.faults.model.runs import CALLED, COMMITTED, NOTE, Work, end, note, running, work
 from tests.faults.model.seen import LIMITS, RATE_BURST, RATE_STEP_SECONDS
 

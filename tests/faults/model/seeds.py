@@ -13,9 +13,9 @@ from typing import Any
 
 from sqlalchemy.exc import SAWarning
 
-from joblane.declaration import Task
 from joblane.record import task_types
-from joblane.record.database import Database
+from joblane.record.driver.database import Database
+from joblane.tasks.task import Task
 from tests.faults.days.days import TEMPLATE, Days
 from tests.faults.dying_workers import Result
 from tests.faults.model.acts import acts_of

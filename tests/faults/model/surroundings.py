@@ -7,8 +7,8 @@ import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from joblane.record.connection import is_unavailable
-from joblane.record.database import DATABASE_ERRORS, Database
+from joblane.record.driver.connection import is_unavailable
+from joblane.record.driver.database import DATABASE_ERRORS, Database
 
 if TYPE_CHECKING:
     from tests.faults.model.world import World

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from joblane.record.functions import FUNCTIONS
+from joblane.record.sql_functions import FUNCTIONS
 from tests.faults.model.plants import PLANTS, TEXTS
 
 

@@ -8,11 +8,11 @@ from datetime import UTC, datetime
 from typing import Any
 
 import joblane.functions.jobs_sweep.handler as sweep_handler
-from joblane.declaration import Task
 from joblane.local.postgres import Postgres
-from joblane.queues import lane_name
+from joblane.names import lane_name
 from joblane.sqs.tick import tick_entry
-from joblane.worker.serving import worker_of
+from joblane.tasks.task import Task
+from joblane.worker.of_type import worker_of
 from tests.faults.days.clock import Clock
 from tests.faults.days.samples import PREFIX
 from tests.faults.model.actors import Actors

@@ -18,10 +18,10 @@ from urllib.parse import urlsplit
 import boto3
 import pytest
 
-from joblane.discovery import discover
 from joblane.local.postgres import Postgres
-from joblane.queues import Queue, dead_letter_name, event_bus_name, front_door_name, lane_name
-from joblane.record.database import Database
+from joblane.names import Queue, dead_letter_name, event_bus_name, front_door_name, lane_name
+from joblane.record.driver.database import Database
+from joblane.tasks.discovery import discover
 from tests.conftest import administer
 from tests.infra.conftest import RealStages
 from tests.infra.runtime.aws import KEY, Aws, serving

@@ -14,11 +14,11 @@ import pytest
 from sqlalchemy import create_engine
 from sqlalchemy.orm import Session
 
-from joblane.client import JobClient
-from joblane.discovery import discover
+from joblane.client.client import JobClient
 from joblane.inspector import wire
 from joblane.inspector.filter import Filter
-from joblane.queues import Queue, dead_letter_name, front_door_name, lane_name
+from joblane.names import Queue, dead_letter_name, front_door_name, lane_name
+from joblane.tasks.discovery import discover
 from saas.demo.services import People
 from tests.builders.events import event, record
 from tests.builders.http_events import claims, http_event, principal

@@ -15,7 +15,7 @@ from pathlib import Path
 from stat import S_IXOTH
 
 from joblane.cdk.packaging import RUNNING
-from joblane.locked import PROVIDED
+from joblane.local.locked import PROVIDED
 from tests.unpacked import installed
 
 RUNTIME = ("awslambdaric", "simplejson", *PROVIDED)

@@ -15,7 +15,7 @@ import pytest
 
 from joblane.cdk.packaging import WHEEL_PLATFORMS
 from joblane.errors import MISSING_MODULE
-from joblane.record.database import Database
+from joblane.record.driver.database import Database
 from tests.builders.events import event, record
 from tests.builders.http_events import claims, http_event, principal
 from tests.infra.runtime.conftest import PREFIX, Stage, cloudformation, cloudformation_event
@@ -68,7 +68,7 @@ def test_every_function_of_the_template_starts_and_asks_for_an_invocation(stage:
 
 @pytest.mark.parametrize(
     ("left_out", "missing", "advice"),
-    [("joblane/record/claim.py", "joblane.record.claim", ""), ("saas/", "saas", f"; {MISSING_MODULE}")],
+    [("joblane/record/task/claim.py", "joblane.record.task.claim", ""), ("saas/", "saas", f"; {MISSING_MODULE}")],
 )
 def test_a_module_missing_in_the_zip_is_an_error_of_the_start(
     stage: Stage, tmp_path: Path, left_out: str, missing: str, advice: str

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from joblane.queues import SWEEP, Queue, lane_name
+from joblane.names import SWEEP, Queue, lane_name
 from tests.infra.conftest import RealStages
 from tests.infra.runtime.aws import Call
 from tests.infra.runtime.conftest import PREFIX, Stage

@@ -14,7 +14,7 @@ from joblane.cdk.preflight.findings import Finding, Kind
 from joblane.cdk.preflight.read import read_database
 from joblane.cdk.preflight.roles import Wanted
 from joblane.record import migrations
-from joblane.record.database import Database
+from joblane.record.driver.database import Database
 from joblane.record.task_types import register
 from tests.builders.revisions import second_revision
 from tests.samples import sample_one, sample_ordered, sample_single

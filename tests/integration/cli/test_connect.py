@@ -15,7 +15,6 @@ import pytest
 from botocore.exceptions import ClientError, EndpointConnectionError
 
 from joblane.cli.connect import connect
-from joblane.discovery import discover
 from joblane.inspector.errors import SchemaError
 from joblane.inspector.inspector import Inspector
 from joblane.inspector.remote import RemoteInspector
@@ -24,6 +23,7 @@ from joblane.local.errors import ForbiddenError, LocalError, MisuseError, Unavai
 from joblane.local.stack import LocalStack
 from joblane.project import Project
 from joblane.record.migrations import newest
+from joblane.tasks.discovery import discover
 from tests.pages import ROOT
 
 NOWHERE = "postgresql://jobs:s3cret@127.0.0.1:1/jobs"

@@ -19,8 +19,8 @@ from joblane.cli import invoke as invoking
 from joblane.cli.main import main
 from joblane.errors import RetryAfter, Snooze, TaskTimeout
 from joblane.inspector.errors import SchemaError
-from joblane.record.database import Database
-from joblane.redaction import Redacted
+from joblane.record.driver.database import Database
+from joblane.tasks.redaction import Redacted
 from tests import samples
 from tests.samples import Sample, behaviour
 

@@ -83,7 +83,7 @@ def backend(**options: Any) -> dict[str, Any]:
 @pytest.fixture
 def django_jobs(shop: Any, jobs: JobTester) -> JobTester:
     """The kit, which knows the queues of the project."""
-    from joblane.discovery import load
+    from joblane.tasks.discovery import load
 
     jobs.register(*(load(f"django:{name}", TASKS["OPTIONS"]["functions"]) for name in TASKS["QUEUES"]))
     return jobs

@@ -41,7 +41,7 @@ def test_an_entry_of_databases_has_the_address_of_the_environment(
 
 
 def test_a_login_in_a_secret_is_read_when_django_connects(database_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    from joblane.record import connecting
+    from joblane.record.driver import opening as connecting
 
     # given a secret with the address, whose password was changed meanwhile
     values = [database_url.replace("@", "-old@"), database_url]
@@ -52,7 +52,7 @@ def test_a_login_in_a_secret_is_read_when_django_connects(database_url: str, mon
 
 
 def test_a_secret_that_cannot_be_read_is_an_error_of_the_connection(monkeypatch: pytest.MonkeyPatch) -> None:
-    from joblane.record import login
+    from joblane.record.driver import login
 
     def fail(_: str) -> str:
         raise SecretError("no such secret")

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from joblane.client import JobClient
+from joblane.client.client import JobClient
 from joblane.testing import JobTester
 
 Notes = Callable[[], list[str]]

@@ -13,9 +13,9 @@ from typing import Any
 import pytest
 
 from joblane import cron
-from joblane.declaration import Task
-from joblane.discovery import load
 from joblane.django import DjangoTask, django_tasks
+from joblane.tasks.discovery import load
+from joblane.tasks.task import Task
 from joblane.testing import JobTester
 from joblane.worker import worker
 from tests import django_database

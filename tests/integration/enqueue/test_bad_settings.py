@@ -14,7 +14,7 @@ from botocore import exceptions as errors
 
 from joblane import Enqueued, Job, JobClient
 from joblane.errors import SendError
-from joblane.record.database import Database
+from joblane.record.driver.database import Database
 from joblane.sqs.client import PAUSED
 from tests.fake_sqs import FakeSqs, Fault, refusal
 from tests.logs import lines

@@ -11,13 +11,13 @@ from pg8000.exceptions import DatabaseError
 from sqlalchemy.orm import Session
 
 from joblane import TaskContext
-from joblane.client import JobClient
+from joblane.client.client import JobClient
 from joblane.errors import DatabaseUnavailableError, DuplicateTaskError, EnqueueError, SkipRetry, TaskIdConflictError
 from joblane.inspector.filter import BulkAction
-from joblane.job import Job
-from joblane.record.functions import FUNCTIONS
-from joblane.record.states import State
-from joblane.record.time_limits import TimeLimits
+from joblane.record.driver.time_limits import TimeLimits
+from joblane.record.row.states import State
+from joblane.record.sql_functions import FUNCTIONS
+from joblane.tasks.job import Job
 from tests.integration.record.test_parents import HELD, RUN, act, ask, end, run, second, states
 from tests.samples import Sample, behaviour, sample_one, sample_only
 from tests.world import World
@@ -404,7 +404,7 @@ def test_on_end_waits_for_a_dead_member_that_runs_again(world: World) -> None:
 
 
 def test_a_seal_does_not_wait_for_ever(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("joblane.producer.CLIENT", TimeLimits(connect=5, lock=0.1, statement=5))
+    monkeypatch.setattr("joblane.enqueue.producer.CLIENT", TimeLimits(connect=5, lock=0.1, statement=5))
     batch = world.client.batch("import-7", on_end=JOB)
     batch.enqueue(sample_one, Sample())
     with second(world) as other:

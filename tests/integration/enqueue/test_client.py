@@ -31,14 +31,14 @@ from joblane.errors import (
     SendError,
     TaskIdConflictError,
 )
-from joblane.job import Job
-from joblane.limits import MAX_MESSAGE_BYTES
-from joblane.maintenance.sweep import sweep
-from joblane.record.connection import Connection
-from joblane.record.insert import INSERT
+from joblane.quotas import MAX_MESSAGE_BYTES
+from joblane.record.driver.connection import Connection
+from joblane.record.task.insert import INSERT
 from joblane.settings import MissingSettingError
 from joblane.sqs.client import PAUSE_SECONDS
 from joblane.sqs.message import decode
+from joblane.sweep.sweep import sweep
+from joblane.tasks.job import Job
 from joblane.testing.faults import HookedDatabase
 from tests.logs import lines
 from tests.patience import PATIENCE_SECONDS
@@ -249,7 +249,7 @@ def test_what_the_database_can_never_hold_is_not_to_be_enqueued_again(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     error = DatabaseError({"C": "54000", "M": "string too long to represent as jsonb string"})
-    monkeypatch.setattr("joblane.producer.insert_tasks", Mock(side_effect=error))
+    monkeypatch.setattr("joblane.enqueue.producer.insert_tasks", Mock(side_effect=error))
     with pytest.raises(EnqueueError, match="payload: the database cannot store it: string too long"):
         world.client.enqueue(sample_one, Sample())
 
@@ -812,7 +812,7 @@ def test_a_repeated_insert_does_not_take_the_task_of_somebody_else(world: World,
 def test_a_thread_waits_a_limited_time_for_the_clients_connection(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("joblane.producer.LONGEST_TURN_SECONDS", 0.05)
+    monkeypatch.setattr("joblane.enqueue.producer.LONGEST_TURN_SECONDS", 0.05)
     with world.client._lock, pytest.raises(DatabaseUnavailableError, match="other threads have used the client's conn"):
         world.client.enqueue(sample_one, Sample())
 

@@ -28,12 +28,12 @@ from joblane import (
 )
 from joblane.inspector.actions.changes import change
 from joblane.inspector.filter import BulkAction
-from joblane.limits import EARLY_RECEIVES
-from joblane.record.claim import arrival, claim
-from joblane.record.database import Database
-from joblane.record.insert import EXISTING
-from joblane.record.serve import serve
-from joblane.record.states import State
+from joblane.quotas import EARLY_RECEIVES
+from joblane.record.driver.database import Database
+from joblane.record.flow.free_slots import serve
+from joblane.record.row.states import State
+from joblane.record.task.claim import arrival, claim
+from joblane.record.task.insert import EXISTING
 from joblane.sqs.message import Message
 from joblane.testing import JobTester
 from joblane.testing.faults import HookedDatabase

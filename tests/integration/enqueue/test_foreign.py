@@ -20,11 +20,11 @@ from sqlalchemy.orm import Session
 from joblane import Enqueued, JobClient, telemetry
 from joblane.enqueue.outbox import INLINE_SENDS
 from joblane.errors import DatabaseUnavailableError, EnqueueError, TaskIdConflictError, WrongStageError
-from joblane.job import Job
-from joblane.record.functions import VERSION
 from joblane.record.migrations import upgrade
+from joblane.record.sql_functions import VERSION
 from joblane.sqs.client import Entry
 from joblane.sqs.message import decode
+from joblane.tasks.job import Job
 from tests.django_database import django_database
 from tests.samples import Sample, sample_one
 from tests.sends import Sends, is_before_commit

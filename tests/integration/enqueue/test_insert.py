@@ -16,7 +16,7 @@ from sqlalchemy.orm import Session
 from joblane import DuplicateTaskError, Enqueued, Job, JobClient, JobError
 from joblane.enqueue import insert as module
 from joblane.enqueue.outbox import INLINE_SENDS
-from joblane.record.insert import NewTask
+from joblane.record.task.insert import NewTask
 from joblane.testing.faults import HookedDatabase
 from tests.builders.rows import put
 from tests.patience import PATIENCE_SECONDS

@@ -18,13 +18,13 @@ from sqlalchemy.pool import QueuePool
 from joblane import Enqueued, JobClient, TaskContext
 from joblane.enqueue.outbox import INLINE_SENDS
 from joblane.errors import DatabaseUnavailableError, TaskIdConflictError, sqlstate
-from joblane.job import Job
-from joblane.maintenance.sweep import sweep
-from joblane.record.connection import LOCK_NOT_AVAILABLE
-from joblane.record.database import Database
-from joblane.record.functions import VERSION
+from joblane.record.driver.connection import LOCK_NOT_AVAILABLE
+from joblane.record.driver.database import Database
 from joblane.record.migrations import upgrade
+from joblane.record.sql_functions import VERSION
 from joblane.sqs.message import decode
+from joblane.sweep.sweep import sweep
+from joblane.tasks.job import Job
 from tests.samples import Sample, behaviour, sample_one
 from tests.sends import Sends
 from tests.world import PREFIX, World

@@ -13,14 +13,14 @@ import pytest
 from pg8000.exceptions import DatabaseError
 
 from joblane import Payload, Queue, task
-from joblane.context import TaskContext
-from joblane.declaration import Task
 from joblane.errors import EnqueueError, sqlstate
+from joblane.handler.context import TaskContext
 from joblane.json_values import canonical
 from joblane.local.postgres_programs import program
-from joblane.maintenance.sweep import sweep
-from joblane.record.database import Database
+from joblane.record.driver.database import Database
 from joblane.record.task_types import register
+from joblane.sweep.sweep import sweep
+from joblane.tasks.task import Task
 from tests.samples import LIMITED, Sample, sample_keyed, sample_one, sample_ordered, sample_tree
 from tests.world import PREFIX, World
 

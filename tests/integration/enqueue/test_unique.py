@@ -17,13 +17,13 @@ from sqlalchemy import create_engine, text
 from sqlalchemy.orm import Session
 
 from joblane import DuplicateTaskError, Enqueued, EnqueueError, Job, JobClient, Queue, SkipRetry, TaskContext
-from joblane.declaration import Task
 from joblane.errors import TaskIdConflictError
-from joblane.record.claim import CLAIM
-from joblane.record.connection import Connection
-from joblane.record.database import Database
-from joblane.record.insert import EXISTING, INSERT
-from joblane.record.states import State
+from joblane.record.driver.connection import Connection
+from joblane.record.driver.database import Database
+from joblane.record.row.states import State
+from joblane.record.task.claim import CLAIM
+from joblane.record.task.insert import EXISTING, INSERT
+from joblane.tasks.task import Task
 from joblane.testing.faults import Send
 from tests.builders.events import record
 from tests.builders.rows import In, active, archived, put

@@ -17,13 +17,13 @@ from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
 from sqlalchemy.orm import Session
 
 from joblane import Job, TaskContext, settings
-from joblane.client import JobClient
+from joblane.client.client import JobClient
 from joblane.enqueue import wake as wakes
 from joblane.enqueue.wake import AFTER_COMMIT
 from joblane.inspector.filter import PauseScope
 from joblane.inspector.inspector import Inspector
-from joblane.queues import SWEEP, Queue, lane_name
-from joblane.record import database as databases
+from joblane.names import SWEEP, Queue, lane_name
+from joblane.record.driver import database as databases
 from joblane.record.task_types import register_limits
 from joblane.sqs.client import Sqs
 from tests.builders.rows import archived, put

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 from joblane.inspector.bulk import dead
-from joblane.limits import MAX_BATCH
+from joblane.quotas import MAX_BATCH
 from joblane.sqs.client import Sqs
 
 BODIES: tuple[Callable[[int], str], ...] = (

@@ -8,8 +8,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from joblane.functions.jobs_bulk import handler
-from joblane.limits import MAX_BATCH
-from joblane.record.database import Database
+from joblane.quotas import MAX_BATCH
+from joblane.record.driver.database import Database
 from joblane.sqs.client import Entry, Sqs
 from joblane.worker.worker import Worker
 from tests.builders.events import LambdaContext, event, record

@@ -15,7 +15,7 @@ from tests.world import World
 
 DYING = """
 import os, signal, sys
-from joblane.record.database import Database
+from joblane.record.driver.database import Database
 from joblane.inspector.actions import audit
 from joblane.inspector.inspector import Inspector
 from joblane.inspector.scope import Scope

@@ -13,7 +13,6 @@ from unittest import mock
 import pytest
 
 from joblane import Payload, SkipRetry, TaskContext, every, task
-from joblane.discovery import successor_of
 from joblane.errors import DuplicateTaskError, PayloadError, UnknownTaskError, UnreadablePayloadError
 from joblane.inspector.actions.changes import change
 from joblane.inspector.choices import ALLOWED
@@ -21,9 +20,10 @@ from joblane.inspector.errors import ActionError
 from joblane.inspector.filter import BulkAction
 from joblane.inspector.inspector import Inspector
 from joblane.inspector.scope import Scope
-from joblane.record.database import Database
-from joblane.record.states import State
-from joblane.redaction import MASK, Redacted
+from joblane.record.driver.database import Database
+from joblane.record.row.states import State
+from joblane.tasks.discovery import successor_of
+from joblane.tasks.redaction import MASK, Redacted
 from tests.builders.rows import In, active, archived, put
 from tests.patience import PATIENCE_SECONDS
 from tests.samples import Sample, behaviour, sample_forgotten, sample_one, sample_only, sample_tick, sample_watched

@@ -16,7 +16,7 @@ from joblane.inspector.filter import PauseScope
 from joblane.inspector.inspector import Inspector
 from joblane.inspector.permission import Permission, permission_of
 from joblane.inspector.scope import Scope
-from joblane.record.database import Database
+from joblane.record.driver.database import Database
 from tests.builders.rows import archived, put
 from tests.samples import sample_one
 from tests.world import World

@@ -14,8 +14,8 @@ from joblane.inspector.scope import Scope
 from joblane.inspector.stage import batches
 from joblane.inspector.tasks.filter_sql import reading
 from joblane.inspector.views import Relative
-from joblane.job import Job
-from joblane.record.states import State
+from joblane.record.row.states import State
+from joblane.tasks.job import Job
 from tests.bulks import TASKS
 from tests.integration.record.test_parents import HELD, RUN, ask, put, run, second, states
 from tests.samples import LIMITED, Sample, sample_one

@@ -18,12 +18,12 @@ from joblane.inspector.errors import ActionError, RoleError
 from joblane.inspector.filter import BulkAction, Filter, PauseScope
 from joblane.inspector.inspector import Inspector
 from joblane.inspector.permission import Permission
-from joblane.inspector.person import HEADER, Person
+from joblane.inspector.person import HEADER, PAGE_ROLE, Person
 from joblane.inspector.remote import RemoteInspector
 from joblane.local.errors import ForbiddenError
 from joblane.page.hosted.entry import build
 from joblane.page.hosted.event import respond
-from joblane.record.states import State
+from joblane.record.row.states import State
 from tests.integration.inspector.gateway import ACCOUNT, REGION, Gateway, Identity, control_template, serving
 from tests.integration.inspector.test_remote import EDITOR, OPERATOR, ROLE, VIEWER
 from tests.oidc import LocalIssuer, SigningKey, Visitor, shared_configuration
@@ -70,7 +70,7 @@ class Stage:
 
 @pytest.fixture
 def stage(address: str, world: World, monkeypatch: pytest.MonkeyPatch) -> Iterator[Stage]:
-    monkeypatch.setenv(answering.PAGE_ROLE, PAGE_SESSION)
+    monkeypatch.setenv(PAGE_ROLE, PAGE_SESSION)
     answering._scope.cache_clear()
     yield Stage(address, world)
     answering._scope().database.drop()
@@ -254,9 +254,9 @@ def test_a_person_that_another_caller_names_is_not_believed(stage: Stage, identi
 def test_without_a_page_no_person_is_believed(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
     for value in ("", None):
         if value is None:
-            monkeypatch.delenv(answering.PAGE_ROLE)
+            monkeypatch.delenv(PAGE_ROLE)
         else:
-            monkeypatch.setenv(answering.PAGE_ROLE, value)
+            monkeypatch.setenv(PAGE_ROLE, value)
         with pytest.raises(ForbiddenError, match="only the page"):
             stage.of(PAGE).on_behalf_of(ANN).cancel(stage.waiting())
     assert stage.audited() == []

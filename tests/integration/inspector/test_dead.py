@@ -17,7 +17,7 @@ from joblane.inspector.bulk.dead_letters import FINGERPRINT, queues_of
 from joblane.inspector.errors import SelectionError
 from joblane.inspector.inspector import Inspector
 from joblane.inspector.views import DeadGroup
-from joblane.queues import dead_letter_name
+from joblane.names import dead_letter_name
 from tests.builders.rows import archived, put
 from tests.bulks import TASKS, Bulks
 from tests.samples import sample_one, sample_tick

@@ -10,20 +10,20 @@ from typing import Any
 import pytest
 
 from joblane import Queue, SkipRetry, Snooze, TaskContext, task
-from joblane.declaration import Task
 from joblane.errors import UnknownTaskError
+from joblane.handler.steps import key_of
 from joblane.inspector.durations import stamp
 from joblane.inspector.inspector import Inspector
 from joblane.inspector.scope import Scope
 from joblane.inspector.tasks.detail import ATTEMPTS_SHOWN
 from joblane.inspector.views import Reason, TaskView, Why
-from joblane.maintenance.sweep import sweep
-from joblane.queues import Queue as Queues
-from joblane.record.claim import arrival, claim
-from joblane.record.states import State
-from joblane.redaction import MASK
+from joblane.names import Queue as Queues
+from joblane.record.row.states import State
+from joblane.record.task.claim import arrival, claim
 from joblane.sqs.message import Message, decode
-from joblane.steps import key_of
+from joblane.sweep.sweep import sweep
+from joblane.tasks.redaction import MASK
+from joblane.tasks.task import Task
 from tests.bulks import TASKS
 from tests.samples import Sample, behaviour, sample_batch, sample_one
 from tests.world import PREFIX, World

@@ -22,15 +22,12 @@ from botocore.exceptions import ClientError, EndpointConnectionError
 
 from joblane.cli import connect
 from joblane.cli.main import main
-from joblane.declaration import Task
 from joblane.functions.jobs_sweep.handler import jobs_sweep
 from joblane.inspector.inspector import Inspector
 from joblane.inspector.scope import Scope
 from joblane.inspector.stage import doctor, doctor_aws, doctor_database
 from joblane.inspector.views import Check, Grade
-from joblane.limits import Numbers
-from joblane.maintenance.missed_ticks import key_of
-from joblane.queues import (
+from joblane.names import (
     TICKER,
     Queue,
     cron_group_name,
@@ -40,10 +37,13 @@ from joblane.queues import (
     lane_name,
     schedule_name,
 )
-from joblane.record import functions
-from joblane.record.database import Database
-from joblane.schedule import cron
+from joblane.quotas import Numbers
+from joblane.record import sql_functions as functions
+from joblane.record.driver.database import Database
 from joblane.sqs.tick import id_of
+from joblane.sweep.missed_ticks import key_of
+from joblane.tasks.schedule import cron
+from joblane.tasks.task import Task
 from tests.builders.revisions import second_revision
 from tests.builders.rows import active, put
 from tests.builders.snapshots import pid_of, session, swept

@@ -10,7 +10,7 @@ import pytest
 from joblane.errors import DuplicateTaskError, EnqueueError, TaskIdConflictError, UnreadablePayloadError
 from joblane.inspector.errors import SelectionError
 from joblane.inspector.inspector import Inspector
-from joblane.record.states import State
+from joblane.record.row.states import State
 from tests.samples import sample_one, sample_only
 from tests.world import World
 

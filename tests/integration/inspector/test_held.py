@@ -8,14 +8,14 @@ from typing import Any
 
 import pytest
 
-from joblane.declaration import Task
-from joblane.flow import Rate
 from joblane.inspector.durations import stamp
 from joblane.inspector.filter import Filter, PauseScope
 from joblane.inspector.inspector import Inspector
 from joblane.inspector.scope import Scope
 from joblane.inspector.views import Reason, Why
-from joblane.record.states import State
+from joblane.record.row.states import State
+from joblane.tasks.limit import Rate
+from joblane.tasks.task import Task
 from tests.samples import (
     LIMITED,
     Sample,

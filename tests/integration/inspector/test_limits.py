@@ -9,7 +9,6 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from joblane.errors import LimitError
-from joblane.flow import Rate
 from joblane.inspector.actions.changes import change
 from joblane.inspector.durations import stamp
 from joblane.inspector.errors import ActionError, SelectionError
@@ -17,7 +16,8 @@ from joblane.inspector.filter import BulkAction
 from joblane.inspector.inspector import Inspector
 from joblane.inspector.scope import Scope
 from joblane.inspector.views import Reason
-from joblane.record.limit_status import LimitKind
+from joblane.record.flow.limit_status import LimitKind
+from joblane.tasks.limit import Rate
 from tests.samples import LIMITED, Sample, sample_keyed, sample_ordered, sample_rated, sample_single, sample_tree
 from tests.world import World
 

@@ -21,8 +21,8 @@ from joblane.inspector.tasks import detail, listing, payload_search, selection, 
 from joblane.inspector.tasks import row as record
 from joblane.inspector.tasks.filter_sql import checked, reading
 from joblane.inspector.tasks.listing import COUNT_CAP, ids
-from joblane.record.database import Database
-from joblane.record.states import State
+from joblane.record.driver.database import Database
+from joblane.record.row.states import State
 from joblane.sqs.client import Sqs
 from tests.bulks import TASKS
 from tests.samples import Sample, behaviour, sample_batch, sample_one

@@ -16,7 +16,7 @@ from joblane.inspector.inspector import Inspector
 from joblane.inspector.scope import Scope
 from joblane.inspector.tasks import logs
 from joblane.inspector.views import LogLine
-from joblane.record.database import Database
+from joblane.record.driver.database import Database
 from tests.samples import sample_one
 from tests.world import PREFIX, World
 

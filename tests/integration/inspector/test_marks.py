@@ -14,7 +14,7 @@ from joblane.inspector.inspector import Inspector
 from joblane.inspector.stage import marks
 from joblane.inspector.views import Mark
 from joblane.record.deploys import write_deploy
-from joblane.record.states import State
+from joblane.record.row.states import State
 from tests.builders.rows import put
 from tests.samples import sample_one
 from tests.world import World

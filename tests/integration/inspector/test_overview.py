@@ -16,7 +16,7 @@ from joblane.inspector.inspector import Inspector
 from joblane.inspector.scope import Scope
 from joblane.inspector.stage import overview
 from joblane.inspector.views import Count, Depth, Lane, Overview, QueueView
-from joblane.record.states import State
+from joblane.record.row.states import State
 from joblane.sqs.client import Sqs
 from tests.bulks import TASKS
 from tests.samples import Sample, behaviour, sample_batch, sample_one

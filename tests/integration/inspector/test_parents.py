@@ -19,8 +19,8 @@ from joblane.inspector.scope import Scope
 from joblane.inspector.tasks import relatives, why_parents
 from joblane.inspector.tasks.filter_sql import reading
 from joblane.inspector.views import Reason, Relative, Why
-from joblane.job import Job
-from joblane.record.states import PARENTS, State
+from joblane.record.row.states import PARENTS, State
+from joblane.tasks.job import Job
 from tests.integration.record.test_parents import HELD, RUN, ask, put, run
 from tests.samples import LIMITED, Sample, behaviour, sample_one, sample_ordered, sample_single
 from tests.world import World

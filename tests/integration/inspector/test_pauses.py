@@ -15,8 +15,8 @@ from joblane.inspector.errors import SelectionError
 from joblane.inspector.filter import PauseScope
 from joblane.inspector.inspector import Inspector
 from joblane.inspector.scope import Scope
-from joblane.queues import lane_name
-from joblane.record.database import Database
+from joblane.names import lane_name
+from joblane.record.driver.database import Database
 from joblane.sqs.message import Message, Tick
 from tests.builders.rows import In, active, put
 from tests.patience import PATIENCE_SECONDS

@@ -10,10 +10,10 @@ import pytest
 from joblane.inspector.errors import SelectionError
 from joblane.inspector.filter import PauseScope
 from joblane.inspector.inspector import Inspector
-from joblane.maintenance import run_statistics
-from joblane.maintenance.run_statistics import add_up
+from joblane.sweep import run_statistics
+from joblane.sweep.run_statistics import add_up
 from tests.builders.rows import put
-from tests.integration.maintenance.test_run_statistics import this_minute
+from tests.integration.sweep.test_run_statistics import this_minute
 from tests.samples import sample_one
 from tests.world import World
 

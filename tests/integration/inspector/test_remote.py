@@ -34,8 +34,8 @@ from joblane.inspector.permission import Permission
 from joblane.inspector.person import Person
 from joblane.inspector.remote import RemoteInspector
 from joblane.local.errors import ForbiddenError, LocalError
-from joblane.queues import Queue
-from joblane.record.states import State
+from joblane.names import Queue
+from joblane.record.row.states import State
 from tests.integration.inspector.examples import empty, example
 from tests.integration.inspector.gateway import ACCOUNT, REGION, Gateway, Identity, control_template, serving
 from tests.logs import lines

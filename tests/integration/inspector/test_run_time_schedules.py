@@ -16,9 +16,9 @@ from joblane.inspector.filter import PauseScope
 from joblane.inspector.inspector import Inspector
 from joblane.inspector.stage import run_time_schedules
 from joblane.inspector.views import Count, Relative
-from joblane.record.database import Database
-from joblane.record.functions import VERSION
-from joblane.record.states import State
+from joblane.record.driver.database import Database
+from joblane.record.row.states import State
+from joblane.record.sql_functions import VERSION
 from tests.builders.rows import put
 from tests.samples import Sample, sample_one
 from tests.world import World

@@ -19,9 +19,9 @@ from joblane.inspector.filter import PauseScope
 from joblane.inspector.inspector import Inspector
 from joblane.inspector.scope import Scope
 from joblane.inspector.views import ScheduleView
-from joblane.maintenance.missed_ticks import PATIENCE
-from joblane.record.states import State
+from joblane.record.row.states import State
 from joblane.sqs.tick import id_of
+from joblane.sweep.missed_ticks import PATIENCE
 from tests.builders.rows import put
 from tests.samples import Sample, sample_tick
 from tests.world import PREFIX, World

@@ -14,8 +14,8 @@ from joblane.inspector.errors import SelectionError
 from joblane.inspector.inspector import Inspector
 from joblane.inspector.scope import Scope
 from joblane.inspector.stage.statistics import STATISTICS
-from joblane.maintenance import run_statistics
 from joblane.prices import PRICES, compute
+from joblane.sweep import run_statistics
 from tests.builders.events import message
 from tests.builders.rows import active, put
 from tests.samples import Sample, behaviour, sample_batch, sample_one

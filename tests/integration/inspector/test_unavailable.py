@@ -17,7 +17,7 @@ from joblane.inspector.errors import AwsCallError, SchemaError
 from joblane.inspector.inspector import Inspector
 from joblane.inspector.permission import Permission, needs
 from joblane.inspector.scope import Scope
-from joblane.record.database import Database
+from joblane.record.driver.database import Database
 from joblane.sqs.client import Sqs
 
 

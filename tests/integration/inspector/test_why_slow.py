@@ -7,15 +7,15 @@ from typing import Any
 
 import pytest
 
-from joblane.declaration import Task
 from joblane.functions.jobs_sweep.handler import jobs_sweep
 from joblane.inspector.errors import SelectionError
 from joblane.inspector.filter import PauseScope
 from joblane.inspector.inspector import Inspector
 from joblane.inspector.scope import Scope
 from joblane.inspector.views import Check, Grade
-from joblane.record.states import PARENTS
+from joblane.record.row.states import PARENTS
 from joblane.record.task_types import register_limits
+from joblane.tasks.task import Task
 from tests.builders.rows import In, active, put
 from tests.samples import sample_one, sample_single
 from tests.world import World

@@ -26,7 +26,7 @@ from joblane.local.daemon import await_end
 from joblane.local.ports import free_port
 from joblane.local.postgres import Postgres
 from joblane.local.tools import environment_of
-from joblane.record.database import Database
+from joblane.record.driver.database import Database
 from tests import long_chains
 from tests.pages import ROOT, blocks
 from tests.patience import PATIENCE_SECONDS

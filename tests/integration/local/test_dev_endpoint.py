@@ -18,14 +18,14 @@ from botocore.config import Config
 from botocore.exceptions import ClientError
 
 from joblane.errors import NOT_IN_DEV
-from joblane.limits import MAX_MESSAGE_BYTES
 from joblane.local.dev.endpoint import Endpoint
+from joblane.local.dev.http import config, listen
 from joblane.local.dev.messages import md5_of_attributes
 from joblane.local.dev.queues import DevQueues
-from joblane.local.dev.serving import config, listen
 from joblane.local.emulator import guarded
 from joblane.local.ports import free_port
 from joblane.local.tools import environment_of
+from joblane.quotas import MAX_MESSAGE_BYTES
 from joblane.sqs.client import Entry, Sqs
 from tests.integration.local.test_guard import BROWSERS
 from tests.patience import PATIENCE_SECONDS

@@ -21,16 +21,16 @@ from joblane.inspector.filter import BulkAction, Filter, PauseScope
 from joblane.inspector.inspector import Inspector
 from joblane.inspector.permission import Permission, permission_of
 from joblane.inspector.person import Person
+from joblane.inspector.shared_page import Configuration
 from joblane.page.app import ACTIONS, PAGES, SEARCHES
-from joblane.page.hosted.configuration import Configuration
 from joblane.page.hosted.entry import build
 from joblane.page.hosted.event import MAX_ANSWER_BYTES, respond
 from joblane.page.hosted.guard import SESSION, SIGN_IN
 from joblane.page.hosted.signing import Signer
 from joblane.page.rendering import static
 from joblane.page.views.find import COOKIE
-from joblane.record.limit_status import LimitKind
-from joblane.record.states import State
+from joblane.record.flow.limit_status import LimitKind
+from joblane.record.row.states import State
 from tests.builders import views
 from tests.inspector import FakeInspector
 from tests.oidc import CLIENT, Answer, LocalIssuer, SigningKey, Visitor, serving, shared_configuration

@@ -12,9 +12,9 @@ from pg8000.exceptions import DatabaseError
 
 from joblane.cli.main import main
 from joblane.errors import ChangedSchemaError
-from joblane.record import functions
-from joblane.record.connection import Connection
-from joblane.record.database import Database
+from joblane.record import sql_functions as functions
+from joblane.record.driver.connection import Connection
+from joblane.record.driver.database import Database
 from joblane.record.migrations import catalogue, upgrade
 from joblane.record.migrations.catalogue import Difference, Severity, differences
 from joblane.testing.databases import Databases

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from joblane import Payload, TaskContext, cron, every, task
-from joblane.queues import dead_letter_name
+from joblane.names import dead_letter_name
 from tests.builders.rows import In, active, archived, put
 from tests.samples import Sample, behaviour, sample_one
 from tests.world import World

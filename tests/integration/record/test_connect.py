@@ -16,13 +16,13 @@ from sqlalchemy import text
 from sqlalchemy.orm import Session
 
 from joblane.errors import sqlstate
-from joblane.record import connection as module
-from joblane.record.connecting import STARTUP
-from joblane.record.connection import is_unavailable, read_time
-from joblane.record.database import Database
-from joblane.record.login import LoginError
+from joblane.record.driver import connection as module
+from joblane.record.driver.connection import is_unavailable, read_time
+from joblane.record.driver.database import Database
+from joblane.record.driver.login import LoginError
+from joblane.record.driver.opening import STARTUP
+from joblane.record.driver.time_limits import WORKER
 from joblane.record.migrate import migrate
-from joblane.record.time_limits import WORKER
 from tests.bench.roundtrips import CountingProxy
 from tests.conftest import administer
 
@@ -114,7 +114,7 @@ def test_a_callers_transaction_begins_in_one_round_trip(postgres: Postgres) -> N
 def test_a_refused_parameter_is_left_out_from_then_on(
     postgres: Postgres, startup: dict[str, str], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr("joblane.record.connecting.STARTUP", startup)
+    monkeypatch.setattr("joblane.record.driver.opening.STARTUP", startup)
     with Database(postgres.url) as database, database.another() as second:
         for connecting in (database, second, database):
             connecting.drop()

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from joblane.discovery import discover
-from joblane.record.database import Database
-from joblane.schedule_overrides import apply_all
+from joblane.record.driver.database import Database
+from joblane.tasks.discovery import discover
+from joblane.tasks.schedule_overrides import apply_all
 
 TEXT = (Path(__file__).resolve().parents[3] / "docs" / "how-to" / "change-safely.md").read_text()
 

@@ -11,11 +11,11 @@ from pg8000.exceptions import DatabaseError
 from sqlalchemy import text
 
 from functions.tenant_initialize.handler import tenant_initialize
-from joblane.discovery import discover
-from joblane.record.connection import Connection
-from joblane.record.database import Database
+from joblane.record.driver.connection import Connection
+from joblane.record.driver.database import Database
 from joblane.record.migrations.catalogue import differences
 from joblane.record.task_types import register
+from joblane.tasks.discovery import discover
 from joblane.testing import JobTester
 from tests.integration.testing.samples import TABLE, Order, order_ship
 from tests.pages import ROOT, Block, blocks

@@ -14,9 +14,9 @@ from pg8000.exceptions import DatabaseError
 from joblane import Event, OnConflict, SkipRetry, TaskContext
 from joblane.inspector.inspector import Inspector
 from joblane.inspector.scope import Scope
-from joblane.record.database import Database
+from joblane.record.driver.database import Database
+from joblane.record.row.transitions import CANCEL
 from joblane.record.task_types import register
-from joblane.record.transitions import CANCEL
 from tests.builders.events import message, record
 from tests.builders.rows import In, active, put
 from tests.samples import Sample, behaviour, sample_one

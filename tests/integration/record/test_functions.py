@@ -16,17 +16,17 @@ from joblane.errors import DatabaseUnavailableError
 from joblane.inspector.scope import Scope
 from joblane.inspector.stage import doctor_database
 from joblane.inspector.views import Grade
-from joblane.job import Job
-from joblane.queues import Queue
-from joblane.record.claim import CLAIM, Claim, Verdict, arrival, claim
-from joblane.record.connection import Connection
-from joblane.record.database import Database
-from joblane.record.finish import FINISH, Finish, finish
-from joblane.record.functions import FUNCTIONS, NAMES, VERSION, install, installed
-from joblane.record.insert import INSERT
+from joblane.names import Queue
+from joblane.record.driver.connection import Connection
+from joblane.record.driver.database import Database
 from joblane.record.migrations import upgrade
-from joblane.record.states import State
+from joblane.record.row.states import State
+from joblane.record.sql_functions import FUNCTIONS, NAMES, VERSION, install, installed
+from joblane.record.task.claim import CLAIM, Claim, Verdict, arrival, claim
+from joblane.record.task.finish import FINISH, Finish, finish
+from joblane.record.task.insert import INSERT
 from joblane.sqs.message import Message
+from joblane.tasks.job import Job
 from tests.builders.rows import In, archived, put
 from tests.logs import lines
 from tests.samples import Sample, sample_batch, sample_one, sample_only

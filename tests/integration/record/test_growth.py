@@ -9,25 +9,25 @@ from typing import Any
 import pytest
 
 from joblane.enqueue.parents import UNKNOWN
-from joblane.maintenance.held import GO_BEHIND, LEAVE, TAKE_BACK, UNSERVED
-from joblane.maintenance.parents import ENDED as ENDED_PARENTS
-from joblane.maintenance.parents import HELD
-from joblane.maintenance.rates import FORGET
-from joblane.maintenance.walk import PLANNING
-from joblane.record import transitions
-from joblane.record.claim import CLAIM
-from joblane.record.connection import Connection
-from joblane.record.database import Database
-from joblane.record.dead_letters import MARK_DEAD_SENT
-from joblane.record.finish import FINISH
-from joblane.record.functions import FUNCTIONS, VERSION
-from joblane.record.insert import EXISTING, INSERT
-from joblane.record.limit_changes import PLAN, PLANNED_ANEW
-from joblane.record.push import PUSH
-from joblane.record.release import RELEASE
-from joblane.record.serve import SERVE
-from joblane.record.status import STATUS
-from joblane.record.transitions import CANCEL
+from joblane.record.driver.connection import Connection
+from joblane.record.driver.database import Database
+from joblane.record.flow.free_slots import SERVE
+from joblane.record.flow.limit_changes import PLAN, PLANNED_ANEW
+from joblane.record.flow.release import RELEASE
+from joblane.record.row import transitions
+from joblane.record.row.transitions import CANCEL
+from joblane.record.sql_functions import FUNCTIONS, VERSION
+from joblane.record.task.claim import CLAIM
+from joblane.record.task.dead_letters import MARK_DEAD_SENT
+from joblane.record.task.debounce import PUSH
+from joblane.record.task.finish import FINISH
+from joblane.record.task.insert import EXISTING, INSERT
+from joblane.record.task.status import STATUS
+from joblane.sweep.held import GO_BEHIND, LEAVE, TAKE_BACK, UNSERVED
+from joblane.sweep.parents import ENDED as ENDED_PARENTS
+from joblane.sweep.parents import HELD
+from joblane.sweep.rates import FORGET
+from joblane.sweep.walk import PLANNING
 from tests.builders.rows import TOKEN
 
 GIVEN = 10

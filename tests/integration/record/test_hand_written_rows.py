@@ -20,14 +20,14 @@ from joblane.inspector.bulk import dead
 from joblane.inspector.filter import BulkAction, Filter
 from joblane.inspector.inspector import Inspector
 from joblane.inspector.stage import overview
-from joblane.maintenance.sweep import sweep
-from joblane.maintenance.unmarked_dead_letters import unmarked_dead_letters
 from joblane.page.app import build
-from joblane.page.desk import Desk
+from joblane.page.inspectors import Desk
 from joblane.page.security import Keys
-from joblane.record.claim import LACKS_MESSAGES
-from joblane.record.finish import Finish, finish
-from joblane.record.states import State
+from joblane.record.row.states import State
+from joblane.record.task.claim import LACKS_MESSAGES
+from joblane.record.task.finish import Finish, finish
+from joblane.sweep.sweep import sweep
+from joblane.sweep.unmarked_dead_letters import unmarked_dead_letters
 from tests.builders.rows import archived, put
 from tests.logs import lines
 from tests.samples import Sample, behaviour, sample_batch, sample_one, sample_tick

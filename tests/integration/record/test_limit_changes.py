@@ -14,15 +14,15 @@ import pytest
 from sqlalchemy import text
 
 from joblane import JobClient, TaskContext
-from joblane.declaration import Task
 from joblane.errors import LimitError
-from joblane.flow import Flow, Rate
-from joblane.record import limit_changes
-from joblane.record.database import Database
-from joblane.record.functions import VERSION
-from joblane.record.limit_status import LimitKind, rate_of
-from joblane.record.serve import delay
+from joblane.record.driver.database import Database
+from joblane.record.flow import limit_changes
+from joblane.record.flow.free_slots import delay
+from joblane.record.flow.limit_status import LimitKind, rate_of
+from joblane.record.sql_functions import VERSION
 from joblane.record.task_types import register_limits
+from joblane.tasks.limit import Flow, Rate
+from joblane.tasks.task import Task
 from tests.patience import PATIENCE_SECONDS
 from tests.samples import (
     Sample,

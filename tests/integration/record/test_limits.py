@@ -10,23 +10,23 @@ from typing import Any
 import pytest
 from sqlalchemy.orm import Session
 
-from joblane.client import JobClient
-from joblane.declaration import Task
+from joblane.client.client import JobClient
 from joblane.errors import DuplicateTaskError, RateLimited
 from joblane.inspector.actions.changes import change, serve_freed
 from joblane.inspector.errors import ActionError
 from joblane.inspector.filter import BulkAction
 from joblane.inspector.inspector import Inspector
 from joblane.inspector.scope import Scope
-from joblane.job import Job
-from joblane.queues import Queue
-from joblane.record.claim import Claim, Verdict, arrival, claim
-from joblane.record.finish import Finish, finish
-from joblane.record.serve import Turn, serve
-from joblane.record.states import State
+from joblane.names import Queue
+from joblane.record.flow.free_slots import Turn, serve
+from joblane.record.row.states import State
+from joblane.record.task.claim import Claim, Verdict, arrival, claim
+from joblane.record.task.finish import Finish, finish
 from joblane.record.task_types import LIMITS, declared_limits
 from joblane.sqs.message import Message
-from joblane.unique import OnConflict
+from joblane.tasks.job import Job
+from joblane.tasks.task import Task
+from joblane.tasks.unique import OnConflict
 from tests.samples import (
     LIMITED,
     Sample,

@@ -11,19 +11,19 @@ from unittest.mock import Mock
 
 import pytest
 
-from joblane.client import JobClient
-from joblane.job import Job
-from joblane.record.database import Database
-from joblane.record.finish import Finish, finish
-from joblane.record.serve import serve
-from joblane.record.states import State
+from joblane.client.client import JobClient
+from joblane.record.driver.database import Database
+from joblane.record.flow.free_slots import serve
+from joblane.record.row.states import State
+from joblane.record.task.finish import Finish, finish
 from joblane.record.task_types import LIMITS, declared_limits
+from joblane.tasks.job import Job
 from tests.integration.record.test_limits import HELD, RUN, TASKS, ask, end, put
 from tests.samples import Sample, sample_keyed, sample_ordered, sample_tree
 from tests.world import PREFIX, World
 
 if TYPE_CHECKING:
-    from joblane.record.connection import Connection
+    from joblane.record.driver.connection import Connection
 
 
 @pytest.fixture
@@ -46,7 +46,7 @@ def locked_until_asked_again(world: World, monkeypatch: pytest.MonkeyPatch, id_:
             if not other.get().idle:
                 other.get().commit()
 
-        monkeypatch.setattr("joblane.record.serve.time.sleep", release)
+        monkeypatch.setattr("joblane.record.flow.free_slots.time.sleep", release)
         yield pauses
 
 

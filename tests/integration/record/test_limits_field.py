@@ -11,16 +11,16 @@ from unittest.mock import Mock
 import pytest
 from sqlalchemy.orm import Session
 
-from joblane.client import JobClient
-from joblane.job import Job
-from joblane.queues import Queue
-from joblane.record.claim import Verdict, arrival, claim
-from joblane.record.database import Database
-from joblane.record.finish import Finish, finish
-from joblane.record.serve import serve
-from joblane.record.states import State
+from joblane.client.client import JobClient
+from joblane.names import Queue
+from joblane.record.driver.database import Database
+from joblane.record.flow.free_slots import serve
+from joblane.record.row.states import State
+from joblane.record.task.claim import Verdict, arrival, claim
+from joblane.record.task.finish import Finish, finish
 from joblane.record.task_types import LIMITS, declared_limits
 from joblane.sqs.message import Message
+from joblane.tasks.job import Job
 from tests.integration.record.test_limits import HELD, LEASE, RUN, TASKS, ask, end, put, served, states
 from tests.samples import Sample, sample_keyed, sample_ordered, sample_sharing, sample_single, sample_tree
 from tests.world import PREFIX, World

@@ -31,15 +31,15 @@ from hypothesis.stateful import (
 )
 
 from joblane import RetryAfter, SkipRetry, Snooze, TaskContext
-from joblane.client import JobClient
-from joblane.declaration import Task
-from joblane.maintenance.held import unserved
-from joblane.maintenance.sweep import sweep
-from joblane.queues import SWEEP, Queue, lane_name
-from joblane.record.database import Database
-from joblane.record.serve import SERVE, serve
+from joblane.client.client import JobClient
+from joblane.names import SWEEP, Queue, lane_name
+from joblane.record.driver.database import Database
+from joblane.record.flow.free_slots import SERVE, serve
 from joblane.record.task_types import LIMITS, declared_limits
 from joblane.sqs.client import Entry
+from joblane.sweep.held import unserved
+from joblane.sweep.sweep import sweep
+from joblane.tasks.task import Task
 from joblane.testing.faults import HookedDatabase
 from joblane.worker.worker import Worker
 from tests.builders.events import LambdaContext, event, record

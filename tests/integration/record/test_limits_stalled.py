@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from joblane.queues import Queue
-from joblane.record.claim import Verdict, arrival, claim
-from joblane.record.serve import serve
+from joblane.names import Queue
+from joblane.record.flow.free_slots import serve
+from joblane.record.task.claim import Verdict, arrival, claim
 from joblane.sqs.message import Message
 from tests.builders.rows import TOKEN
 from tests.integration.record.test_limits import HELD, LEASE, RUN, WAIT, ask, end, put, states

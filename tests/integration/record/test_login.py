@@ -21,11 +21,11 @@ from moto import mock_aws
 from sqlalchemy.util import greenlet_spawn
 
 from joblane import secret_values
-from joblane.event_loop import process_loop
 from joblane.local.ports import free_port
-from joblane.record.connection import is_unavailable
-from joblane.record.database import Database
-from joblane.record.login import LoginError
+from joblane.record.driver.connection import is_unavailable
+from joblane.record.driver.database import Database
+from joblane.record.driver.event_loop import process_loop
+from joblane.record.driver.login import LoginError
 from joblane.secret_values import fetch
 from tests.conftest import administer
 
@@ -215,7 +215,7 @@ def test_a_url_in_a_secret_is_read_once_and_again_after_a_rotation(
 
 def test_a_server_that_accepts_a_connection_and_does_not_answer_is_unavailable(monkeypatch: pytest.MonkeyPatch) -> None:
     """For example a paused server during its start."""
-    monkeypatch.setattr("joblane.record.database.CONNECT_TIMEOUT_SECONDS", 0.2)
+    monkeypatch.setattr("joblane.record.driver.database.CONNECT_TIMEOUT_SECONDS", 0.2)
     with socket.create_server(("127.0.0.1", 0)) as sleeping, pytest.raises(OSError, match="timed out") as caught:
         Database(f"postgresql://jobs:x@127.0.0.1:{sleeping.getsockname()[1]}/acme").get()
     assert is_unavailable(caught.value)

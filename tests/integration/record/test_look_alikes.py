@@ -8,13 +8,13 @@ from datetime import timedelta
 from typing import Any
 
 from joblane import RateLimited, SkipRetry, TaskContext
-from joblane.declaration import Task
-from joblane.flow import Rate
-from joblane.job import Job
 from joblane.local.postgres import Postgres
-from joblane.maintenance.ticks import make_ticks
-from joblane.record.functions import NAMES, VERSION
+from joblane.record.sql_functions import NAMES, VERSION
 from joblane.record.task_types import register
+from joblane.sweep.ticks import make_ticks
+from joblane.tasks.job import Job
+from joblane.tasks.limit import Rate
+from joblane.tasks.task import Task
 from tests.look_alikes import ARRAYS, SETTINGS, Call, calls, captured, create
 from tests.samples import (
     LIMITED,

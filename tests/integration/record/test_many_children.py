@@ -12,20 +12,20 @@ import pytest
 from pg8000.exceptions import DatabaseError
 
 from joblane.inspector.filter import BulkAction
-from joblane.job import Job
-from joblane.maintenance import parents as parents_module
-from joblane.maintenance.duties import Duties
-from joblane.maintenance.next_sweep import NextSweep
-from joblane.maintenance.parents import Parents
-from joblane.maintenance.sends import Sends
-from joblane.maintenance.sweep import sweep
-from joblane.queues import SWEEP, Queue, lane_name
-from joblane.record import release as release_module
-from joblane.record.conditions import MOST_RELEASED, MOST_WAIT_AGAIN
-from joblane.record.finish import Finish, finish
-from joblane.record.functions import FUNCTIONS
-from joblane.record.release import Release
-from joblane.record.states import State
+from joblane.names import SWEEP, Queue, lane_name
+from joblane.record.flow import release as release_module
+from joblane.record.flow.release import Release
+from joblane.record.row.conditions import MOST_RELEASED, MOST_WAIT_AGAIN
+from joblane.record.row.states import State
+from joblane.record.sql_functions import FUNCTIONS
+from joblane.record.task.finish import Finish, finish
+from joblane.sweep import parents as parents_module
+from joblane.sweep.duties import Duties
+from joblane.sweep.next_sweep import NextSweep
+from joblane.sweep.parents import Parents
+from joblane.sweep.sends import Sends
+from joblane.sweep.sweep import sweep
+from joblane.tasks.job import Job
 from tests.integration.record.test_parents import (
     HELD,
     RUN,

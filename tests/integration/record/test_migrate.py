@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from joblane.errors import ChangedSchemaError, ForeignSchemaError
-from joblane.record.database import Database
+from joblane.record.driver.database import Database
 from joblane.record.migrations import applied, is_newer, newest, pending, upgrade
 from tests.builders.revisions import second_revision
 

@@ -19,22 +19,22 @@ from pg8000.exceptions import DatabaseError
 from pg8000.exceptions import Error as PostgresError
 from sqlalchemy.exc import SQLAlchemyError
 
-from joblane.discovery import discover
 from joblane.errors import sqlstate
 from joblane.functions.jobs_sweep.handler import JobsSweep, jobs_sweep
 from joblane.functions.migrate.handler import handler
 from joblane.local.postgres import Postgres
 from joblane.record import deploys
 from joblane.record import migrate as migrate_module
-from joblane.record.connection import Connection
-from joblane.record.database import Database
-from joblane.record.finish import Finish, finish
-from joblane.record.functions import installed
+from joblane.record.driver.connection import Connection
+from joblane.record.driver.database import Database
+from joblane.record.driver.time_limits import TimeLimits
 from joblane.record.migrate import Migrated, _grant, migrate
 from joblane.record.migrations import LOCK, TAKE_LOCK, newest, upgrade
 from joblane.record.migrations.catalogue import differences
-from joblane.record.states import State
-from joblane.record.time_limits import TimeLimits
+from joblane.record.row.states import State
+from joblane.record.sql_functions import installed
+from joblane.record.task.finish import Finish, finish
+from joblane.tasks.discovery import discover
 from joblane.testing import JobTester
 from tests.builders.events import LambdaContext
 from tests.builders.revisions import second_revision

@@ -13,7 +13,7 @@ from alembic.config import Config
 from sqlalchemy import MetaData
 
 from joblane.local.postgres import Postgres
-from joblane.record.database import Database
+from joblane.record.driver.database import Database
 from joblane.record.migrate import migrate
 from tests.conftest import administer
 from tests.pages import ROOT, blocks

@@ -16,24 +16,24 @@ from sqlalchemy import text
 from sqlalchemy.orm import Session
 
 from joblane import TaskContext
-from joblane.client import JobClient
+from joblane.client.client import JobClient
 from joblane.errors import DuplicateTaskError, EnqueueError, SkipRetry
 from joblane.inspector.actions.changes import change, serve_freed
 from joblane.inspector.filter import BulkAction
-from joblane.job import Job
-from joblane.queues import Queue
-from joblane.record import release as release_module
-from joblane.record.claim import Verdict, arrival, claim
-from joblane.record.connection import Connection
-from joblane.record.database import Database
-from joblane.record.finish import Finish, finish
-from joblane.record.functions import FUNCTIONS
-from joblane.record.release import Release
-from joblane.record.serve import Turn
-from joblane.record.states import State
+from joblane.names import Queue
+from joblane.record.driver.connection import Connection
+from joblane.record.driver.database import Database
+from joblane.record.flow import release as release_module
+from joblane.record.flow.free_slots import Turn
+from joblane.record.flow.release import Release
+from joblane.record.row.states import State
+from joblane.record.sql_functions import FUNCTIONS
+from joblane.record.task.claim import Verdict, arrival, claim
+from joblane.record.task.finish import Finish, finish
 from joblane.record.task_types import register
 from joblane.sqs.message import Message
-from joblane.unique import OnConflict
+from joblane.tasks.job import Job
+from joblane.tasks.unique import OnConflict
 from tests.samples import Sample, behaviour, sample_one, sample_only, sample_ordered
 from tests.world import PREFIX, World
 

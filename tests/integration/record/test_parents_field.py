@@ -10,12 +10,12 @@ import pytest
 from pg8000.exceptions import DatabaseError
 
 from joblane.inspector.filter import BulkAction
-from joblane.job import Job
-from joblane.record.claim import Verdict
-from joblane.record.finish import Finish, finish
-from joblane.record.functions import FUNCTIONS
-from joblane.record.release import RELEASE
-from joblane.record.states import State
+from joblane.record.flow.release import RELEASE
+from joblane.record.row.states import State
+from joblane.record.sql_functions import FUNCTIONS
+from joblane.record.task.claim import Verdict
+from joblane.record.task.finish import Finish, finish
+from joblane.tasks.job import Job
 from tests.integration.record.test_parents import (
     ENDED,
     HELD,
@@ -120,7 +120,7 @@ def test_oca_queue_885_the_last_end_that_meets_another_is_not_lost(
             database.get().commit()
         one.get().execute_simple("begin")
         one.get().run(RELEASE, [], ends[0].released)  # and its process dies before the commit
-        monkeypatch.setattr("joblane.record.release.time.sleep", lambda _: one.get().rollback())
+        monkeypatch.setattr("joblane.record.flow.release.time.sleep", lambda _: one.get().rollback())
         assert [turn.id for turn in release(other.get(), [], ends[1].released)] == ["child"]
     assert ask(world, "child") is RUN
 

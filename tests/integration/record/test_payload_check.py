@@ -29,8 +29,8 @@ from pydantic import (
 )
 
 from joblane import Payload, TaskContext, task
-from joblane.payload_check import check_of
-from joblane.record.database import Database
+from joblane.record.driver.database import Database
+from joblane.record.payload_description import check_of
 from joblane.record.task_types import register
 
 PROBLEMS = """

@@ -20,19 +20,19 @@ from sqlalchemy import text
 from joblane import RetryAfter, TaskContext
 from joblane.enqueue.check import check
 from joblane.errors import sqlstate
-from joblane.job import Job
-from joblane.maintenance import sweep
-from joblane.maintenance.sends import GIVE_BACK
-from joblane.queues import Queue
-from joblane.record import dead_letters, finish, insert
-from joblane.record.claim import CLAIM, Verdict, arrival, claim
-from joblane.record.connection import Connection
-from joblane.record.database import Database
-from joblane.record.finish import FINISH, Finish
-from joblane.record.functions import VERSION
-from joblane.record.states import State
+from joblane.names import Queue
+from joblane.record.driver.connection import Connection
+from joblane.record.driver.database import Database
+from joblane.record.row.states import State
+from joblane.record.sql_functions import VERSION
+from joblane.record.task import dead_letters, finish, insert
+from joblane.record.task.claim import CLAIM, Verdict, arrival, claim
+from joblane.record.task.finish import FINISH, Finish
 from joblane.sqs.client import Sqs
 from joblane.sqs.message import Message
+from joblane.sweep import sweep
+from joblane.sweep.sends import GIVE_BACK
+from joblane.tasks.job import Job
 from joblane.testing.faults import Send
 from tests.builders.events import record
 from tests.builders.rows import In, active, put
@@ -538,7 +538,7 @@ def test_two_concurrent_enqueues_of_an_id_insert_one_task(world: World) -> None:
 
     def enqueue(_: int) -> str:
         try:
-            from joblane.client import JobClient
+            from joblane.client.client import JobClient
 
             client = JobClient()
             try:

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from joblane.record import migrate as module
-from joblane.record.database import Database
-from joblane.record.login import LoginError
+from joblane.record.driver.database import Database
+from joblane.record.driver.login import LoginError
 from joblane.record.migrate import migrate
 from joblane.testing.databases import administer as run
 from joblane.testing.server_for_tests import server_for_tests

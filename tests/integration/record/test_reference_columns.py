@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from joblane.record.database import Database
+from joblane.record.driver.database import Database
 from tests.pages import table
 from tests.reference import page
 

@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 
-from joblane.maintenance.next_sweep import TIMES
-from joblane.maintenance.walk import PLANNING
-from joblane.record.connection import Connection
-from joblane.record.database import Database
+from joblane.record.driver.connection import Connection
+from joblane.record.driver.database import Database
 from joblane.record.schedules import CANCEL_TICKS, DELETE, DUE, DUE_BY_NAME, GET, LOCK, MOVE, PAUSE, listing
+from joblane.sweep.next_sweep import TIMES
+from joblane.sweep.walk import PLANNING
 
 NUMBER = 3_000
 SCHEDULES = """

@@ -13,16 +13,16 @@ import pytest
 from sqlalchemy.orm import Session
 
 from joblane.cli.connect import connect
-from joblane.client import JobClient
-from joblane.discovery import discover
+from joblane.client.client import JobClient
 from joblane.errors import ForeignSchemaError, WrongStageError
 from joblane.local.postgres import Postgres
 from joblane.local.postgres_programs import program
-from joblane.queues import dead_letter_name
+from joblane.names import dead_letter_name
 from joblane.record import migrate as migrating
-from joblane.record.database import Database
+from joblane.record.driver.database import Database
 from joblane.record.migrate import migrate, migration_sql
 from joblane.record.migrations import applied, newest
+from joblane.tasks.discovery import discover
 from tests.builders.revisions import second_revision
 from tests.conftest import administer
 from tests.patience import PATIENCE_SECONDS

@@ -10,14 +10,14 @@ import pytest
 
 from joblane.inspector.actions.changes import change
 from joblane.inspector.filter import BulkAction
-from joblane.options import Options
-from joblane.queues import Queue
-from joblane.record.claim import arrival, claim
-from joblane.record.finish import Finish, finish
-from joblane.record.states import State
-from joblane.record.transitions import RESET
+from joblane.names import Queue
+from joblane.record.row.states import State
+from joblane.record.row.transitions import RESET
+from joblane.record.task.claim import arrival, claim
+from joblane.record.task.finish import Finish, finish
 from joblane.sqs.message import Message
-from joblane.unique import OnConflict
+from joblane.tasks.options import Options
+from joblane.tasks.unique import OnConflict
 from tests.builders.rows import TOKEN, In, active, archived, put
 from tests.samples import Sample, sample_one, sample_only
 from tests.world import World

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from joblane import Payload, Task
-from joblane.record.database import Database
+from joblane.record.driver.database import Database
 from joblane.testing import JobTester, TaskReport
 from tests.unit.saas.servers import HttpServer
 from tests.world import World, mocked_aws

@@ -24,7 +24,7 @@ from functions.data_export.handler import DataExport, data_export
 from functions.system_user_expiry.handler import SystemUserExpiry, system_user_expiry
 from functions.tenant_initialize.handler import tenant_initialize
 from functions.user_invitation.handler import user_invitation
-from joblane.discovery import discover
+from joblane.tasks.discovery import discover
 from saas.roles import Rank, load
 from tests.builders.events import LambdaContext
 from tests.builders.http_events import claims, http_event, principal
@@ -740,7 +740,7 @@ def test_two_requests_at_once_with_the_same_key_are_executed_once(api: Api, tena
     # given a first request that has not been committed yet
     from sqlalchemy.orm import Session
 
-    from joblane.record.database import Database
+    from joblane.record.driver.database import Database
     from saas import requests
 
     first = Database(database_url)

@@ -13,7 +13,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
-from joblane.record.database import Database
+from joblane.record.driver.database import Database
 from saas.uploads import PART_BYTES
 
 SMALL, LARGE = 2_000, 30_000
@@ -25,7 +25,7 @@ EXPORT = """
 import re, sys, uuid
 from pathlib import Path
 from sqlalchemy.orm import Session
-from joblane.record.database import Database
+from joblane.record.driver.database import Database
 from saas import exports, tenants, uploads
 
 database = Database(sys.argv[1])

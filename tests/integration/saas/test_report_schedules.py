@@ -16,8 +16,8 @@ from functions.api import reports as routes
 from functions.api import storage
 from functions.report_generate.handler import ReportGenerate, report_generate
 from functions.tenant_cleanup.handler import TenantCleanup, tenant_cleanup
-from joblane.record.functions import VERSION
 from joblane.record.schedules import RunTimeSchedule
+from joblane.record.sql_functions import VERSION
 from saas import report_schedules, reports, uploads
 from tests.builders.http_events import claims
 from tests.integration.saas.conftest import BUCKET, App, Platform

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from functions.system_health_check.handler import SystemHealthCheck, system_health_check
-from joblane.schedule import Schedule
+from joblane.tasks.schedule import Schedule
 from tests.integration.saas.conftest import Platform
 from tests.logs import lines
 from tests.unit.saas.servers import HttpServer, status

@@ -7,7 +7,7 @@ from typing import Any
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 
-from joblane.record.database import Database
+from joblane.record.driver.database import Database
 from saas.tables import SCHEMA, metadata
 from tests.integration.saas.conftest import Platform
 

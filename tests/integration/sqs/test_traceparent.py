@@ -7,11 +7,11 @@ from typing import Any
 import pytest
 
 from joblane import Job, TaskContext
-from joblane.maintenance.sweep import sweep
 from joblane.record.task_types import register
 from joblane.sqs.client import Sqs
 from joblane.sqs.message import Message
 from joblane.sqs.traceparent import HEADER
+from joblane.sweep.sweep import sweep
 from joblane.worker.router import Router
 from tests import logs
 from tests.builders.events import LambdaContext, event, record

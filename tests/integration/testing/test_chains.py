@@ -9,7 +9,7 @@ import pytest
 
 from joblane import EnqueueError, Grants, Job, JobClient, Payload, State, TaskContext, task
 from joblane.enqueue.check import new_id
-from joblane.payload import ArchivedTask
+from joblane.tasks.payload import ArchivedTask
 from joblane.testing import JobTester
 
 OUTSIDE = JobClient()

@@ -8,8 +8,8 @@ from datetime import timedelta
 import pytest
 
 from joblane import SkipRetry, TaskContext
-from joblane.maintenance.sweep import sweep
 from joblane.record.events import Unsent
+from joblane.sweep.sweep import sweep
 from joblane.testing import JobTester
 from tests.samples import Sample, behaviour, sample_one
 from tests.samples_events import sample_dying, sample_heard

@@ -9,7 +9,7 @@ import pytest
 from sqlalchemy import text
 
 from joblane import State, TaskContext, task
-from joblane.steps import key_of
+from joblane.handler.steps import key_of
 from joblane.testing import CrashedError, JobTester
 from tests.integration.testing.conftest import Effects
 from tests.integration.testing.samples import (

@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from joblane import Limit, Payload, Rate, TaskContext, task
-from joblane.record.states import State
+from joblane.record.row.states import State
 from joblane.testing import JobTester
 
 SERVICE = Limit("service", total=1)

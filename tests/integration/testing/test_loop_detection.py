@@ -10,7 +10,7 @@ import pytest
 
 from joblane import JobClient, Payload, RateLimited, State, TaskContext, task
 from joblane.local.chains import MOST_INVOCATIONS
-from joblane.record.serve import Turn
+from joblane.record.flow.free_slots import Turn
 from joblane.testing import JobTester
 from tests.logs import lines
 

@@ -117,7 +117,7 @@ def test_a_test_that_does_not_ask_for_jobs_pays_nothing(installed: pytest.Pytest
         "import sys\n\n"
         "def test_nothing_is_imported():\n"
         "    assert 'joblane.testing.pytest_plugin' in sys.modules\n"
-        "    assert not {'joblane.testing.tester', 'joblane.record.database', 'sqlalchemy', 'pg8000', 'boto3', "
+        "    assert not {'joblane.testing.tester', 'joblane.record.driver.database', 'sqlalchemy', 'pg8000', 'boto3', "
         "'psutil'} & "
         "set(sys.modules)\n"
     )
@@ -150,7 +150,7 @@ def test_a_wrong_setting_of_the_project_is_a_usage_error(installed: pytest.Pytes
 
 def test_databases_are_dropped_and_the_named_one_is_left_alone(postgres: Postgres) -> None:
     def names() -> set[str]:
-        from joblane.record.database import Database
+        from joblane.record.driver.database import Database
 
         database = Database(postgres.url)
         found = {row[0] for row in database.get().run("select datname from pg_database")}

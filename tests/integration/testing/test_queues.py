@@ -7,7 +7,7 @@ from datetime import timedelta
 import pytest
 
 from joblane.errors import SendError
-from joblane.limits import MAX_MESSAGE_BYTES
+from joblane.quotas import MAX_MESSAGE_BYTES
 from joblane.sqs.client import Entry
 from joblane.sqs.message import Message
 from joblane.testing.clock import Clock

@@ -26,13 +26,13 @@ NEEDED = (
     "locks/runtime.txt",
     "page/static/page.css",
     "page/templates/base.html",
-    "record/certificates/rds.pem",
+    "record/driver/certificates/rds.pem",
     "record/migrations/catalogue.sql",
     "record/migrations/schema.txt",
     "record/migrations/script.py.mako",
     "record/migrations/versions/0001_enqueue.sql",
     "record/migrations/versions/0001_record.py",
-    "record/plan_limits.sql",
+    "record/flow/plan_limits.sql",
 )
 """Files that no import would miss."""
 

@@ -16,10 +16,10 @@ import pytest
 from sqlalchemy import text
 
 from joblane import Snooze, TaskContext, task
-from joblane.client import JobClient
+from joblane.client.client import JobClient
 from joblane.errors import CursorError, JobError
-from joblane.event_loop import process_loop
-from joblane.record.connection import is_unavailable
+from joblane.record.driver.connection import is_unavailable
+from joblane.record.driver.event_loop import process_loop
 from tests.builders.events import message
 from tests.patience import PATIENCE_SECONDS
 from tests.samples import Sample, behaviour, behaviours, sample_async, sample_one
@@ -528,7 +528,7 @@ def test_a_plain_handler_has_no_asynchronous_session(world: World) -> None:
 
 
 def test_missing_packages_are_named(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("joblane.record.run_session.find_spec", lambda name: None)
+    monkeypatch.setattr("joblane.record.task.run_session.find_spec", lambda name: None)
     world.lane(sample_one)
 
     async def enqueue_and_want(ctx: TaskContext) -> None:
@@ -545,7 +545,7 @@ def test_missing_packages_are_named(world: World, monkeypatch: pytest.MonkeyPatc
 def test_a_plain_handlers_process_imports_neither_asyncio_nor_greenlet() -> None:
     code = (
         "import sys; from joblane.worker.worker import Worker; from tests.samples import sample_one;"
-        " names = {'asyncio', 'greenlet', 'asyncpg', 'joblane.async_loops', 'joblane.worker.async_call'};"
+        " names = {'asyncio', 'greenlet', 'asyncpg', 'joblane.handler.async_loops', 'joblane.worker.async_call'};"
         " print(*names & {*sys.modules})"
     )
     done = subprocess.run(
@@ -561,10 +561,10 @@ def test_no_timeout_interrupts_the_import_of_the_driver(world: World, monkeypatc
 
     class Finder:
         def find_spec(self, name: str, *_: object) -> None:
-            if name == "joblane.record.handler_session":
+            if name == "joblane.record.driver.handler_session":
                 seen.append(world.worker(sample_async)._runner.alarm.deferred.active)
 
-    monkeypatch.delitem(sys.modules, "joblane.record.handler_session")
+    monkeypatch.delitem(sys.modules, "joblane.record.driver.handler_session")
     monkeypatch.setattr(sys, "meta_path", [Finder(), *sys.meta_path])
     assert run(world, use_async_session)["state"] == "completed"
     assert seen == [1]

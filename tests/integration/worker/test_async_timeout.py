@@ -17,7 +17,7 @@ from sqlalchemy import text
 
 from joblane import TaskContext, TaskTimeout
 from joblane.errors import SkipRetry
-from joblane.event_loop import process_loop
+from joblane.record.driver.event_loop import process_loop
 from joblane.worker import blocked_loop
 from joblane.worker import run as worker_run
 from joblane.worker.alarm import REPEAT_SECONDS

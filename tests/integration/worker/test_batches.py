@@ -12,12 +12,12 @@ from pg8000.core import READY_FOR_QUERY
 from sqlalchemy import text
 
 from joblane import TaskContext
-from joblane.queues import Queue, dead_letter_name, lane_name
-from joblane.record.claim import CLAIM
-from joblane.record.connection import Connection
-from joblane.record.database import Database
-from joblane.record.finish import FINISH, Finish, finish
-from joblane.record.functions import VERSION
+from joblane.names import Queue, dead_letter_name, lane_name
+from joblane.record.driver.connection import Connection
+from joblane.record.driver.database import Database
+from joblane.record.sql_functions import VERSION
+from joblane.record.task.claim import CLAIM
+from joblane.record.task.finish import FINISH, Finish, finish
 from joblane.testing.faults import HookedDatabase, Send
 from joblane.worker.run import Run
 from joblane.worker.worker import Worker
@@ -162,7 +162,7 @@ def test_a_commit_with_the_handlers_work_waits_only_for_a_row_that_is_locked(
 
     world.run("create table effects (task_id text, what text)")
     world.run(f"alter function joblane.finish_{VERSION} set lock_timeout = '200ms'")  # instead of 5 s
-    monkeypatch.setattr("joblane.record.run_session.finish", recorded)
+    monkeypatch.setattr("joblane.record.task.run_session.finish", recorded)
     holder = Database(world.url)
     try:
         assert len(world.deliver(sample_batch, *bodies(2, "lock_now_and_then"))) == 1

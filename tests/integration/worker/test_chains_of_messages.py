@@ -19,12 +19,12 @@ from sqlalchemy import create_engine
 from sqlalchemy.orm import Session
 
 from joblane import Job, RateLimited, SkipRetry, TaskContext
-from joblane.client import JobClient
+from joblane.client.client import JobClient
 from joblane.enqueue.wake import PLANNED, wake, wake_after_commit
 from joblane.functions.jobs_sweep import handler as sweep_handler
-from joblane.limits import EARLY_RECEIVES
-from joblane.queues import SWEEP, Queue, front_door_name
-from joblane.record.claim import arrival, claim
+from joblane.names import SWEEP, Queue, front_door_name
+from joblane.quotas import EARLY_RECEIVES
+from joblane.record.task.claim import arrival, claim
 from joblane.record.task_types import LIMITS, declared_limits
 from joblane.sqs.client import Entry, Sqs
 from joblane.sqs.message import Message

@@ -13,8 +13,8 @@ import pytest
 from joblane import EnqueueError, Job, JobError, SkipRetry, State, TaskContext
 from joblane.enqueue.outbox import INLINE_SENDS
 from joblane.errors import TaskIdConflictError
-from joblane.limits import MAX_BATCH
-from joblane.queues import SWEEP, Queue, lane_name
+from joblane.names import SWEEP, Queue, lane_name
+from joblane.quotas import MAX_BATCH
 from joblane.sqs.client import Entry
 from joblane.testing.faults import HookedDatabase
 from tests.builders import events as builders

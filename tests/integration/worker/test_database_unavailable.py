@@ -13,14 +13,14 @@ import pytest
 from sqlalchemy import text
 
 from joblane import TaskContext
-from joblane.client import JobClient
-from joblane.declaration import Task
+from joblane.client.client import JobClient
 from joblane.errors import DatabaseUnavailableError
-from joblane.limits import PROMISED_OUTAGE, QUEUE_RETENTION, SNOOZE_CEILING
 from joblane.local.postgres import Postgres
-from joblane.record.claim import CLAIM
-from joblane.record.database import Database
-from joblane.record.time_limits import TimeLimits
+from joblane.quotas import PROMISED_OUTAGE, QUEUE_RETENTION, SNOOZE_CEILING
+from joblane.record.driver.database import Database
+from joblane.record.driver.time_limits import TimeLimits
+from joblane.record.task.claim import CLAIM
+from joblane.tasks.task import Task
 from joblane.testing.faults import HookedDatabase
 from joblane.worker.batch_response import UNAVAILABLE_LONGEST_SECONDS, growing_seconds
 from joblane.worker.worker import Worker
@@ -283,7 +283,7 @@ def impatient(effects: World, monkeypatch: pytest.MonkeyPatch) -> World:
     """A server that closes connections that are idle outside of a transaction, as an Aurora that pauses does."""
     name = urlsplit(effects.url).path[1:]
     effects.run(f"alter database {name} set idle_session_timeout = '300ms'")
-    monkeypatch.setattr("joblane.record.connection.PING_AFTER_SECONDS", 0.1)
+    monkeypatch.setattr("joblane.record.driver.connection.PING_AFTER_SECONDS", 0.1)
     forget(effects)
 
     @behaviour

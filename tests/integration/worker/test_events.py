@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 
 from joblane import Event, SkipRetry, TaskContext, on
-from joblane.declaration import Task
 from joblane.errors import WrongStageError
-from joblane.event_kinds import Kind
 from joblane.record.events import BY_ID, OF_TASKS
+from joblane.tasks.event_kinds import Kind
+from joblane.tasks.task import Task
 from joblane.testing.faults import Send
 from joblane.worker.worker import Worker
 from tests import logs

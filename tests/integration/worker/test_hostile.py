@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 import pytest
 
 from joblane import Payload, RetryAfter, Snooze, TaskContext, task
-from joblane.limits import MAX_MESSAGE_BYTES
+from joblane.quotas import MAX_MESSAGE_BYTES
 from joblane.sqs.message import decode
 from joblane.worker.router import Router
 from joblane.worker.worker import EARLY_TICK

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from joblane.declaration import Task
-from joblane.steps import key_of
+from joblane.handler.steps import key_of
+from joblane.tasks.task import Task
 from tests.builders.events import record
 from tests.builders.rows import put
 from tests.kills import KILLED, Workers, killable_workers

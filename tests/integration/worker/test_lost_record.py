@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from joblane import JobClient, SkipRetry, TaskContext
-from joblane.record import connection
-from joblane.record.database import Database
+from joblane.record.driver import connection
+from joblane.record.driver.database import Database
 from joblane.sqs.client import Entry
 from joblane.worker.worker import Worker
 from tests.builders.events import record

@@ -10,7 +10,7 @@ import pytest
 
 from joblane import ArchivedTask, JobClient, SkipRetry, TaskContext
 from joblane.errors import JobError
-from joblane.record.dead_letters import MARK_DEAD_SENT
+from joblane.record.task.dead_letters import MARK_DEAD_SENT
 from joblane.testing.faults import Send
 from tests.builders.events import record
 from tests.builders.rows import In, active, archived, put

@@ -13,8 +13,8 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 from joblane import JobError, Payload, RetryAfter, RevokeTask, SkipRetry, Snooze, TaskContext
 from joblane.errors import MISSING_MODULE
-from joblane.limits import EARLY_RECEIVES, SCHEMA_RECEIVES, SNOOZE_CEILING
-from joblane.record.database import Database
+from joblane.quotas import EARLY_RECEIVES, SCHEMA_RECEIVES, SNOOZE_CEILING
+from joblane.record.driver.database import Database
 from joblane.sqs.message import Message
 from joblane.worker.outcome import MISMATCH_PATIENCE
 from tests.builders.rows import In, put

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from joblane.queues import lane_name
-from joblane.record.claim import Verdict
+from joblane.names import lane_name
+from joblane.record.task.claim import Verdict
 from tests.integration.record.test_parents import ask, put, states
 from tests.logs import lines
 from tests.samples import Sample, sample_one, sample_only

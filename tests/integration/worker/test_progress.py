@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from joblane import State, TaskContext
-from joblane.record.database import Database
-from joblane.record.status import TaskStatus
+from joblane.record.driver.database import Database
+from joblane.record.task.status import TaskStatus
 from joblane.testing.faults import HookedDatabase, Send
 from tests.builders.events import message, record
 from tests.patience import PATIENCE_SECONDS
@@ -52,7 +52,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     class Time:
         monotonic = made
 
-    monkeypatch.setattr("joblane.context.time", Time)
+    monkeypatch.setattr("joblane.handler.context.time", Time)
     return made
 
 

@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 
 from joblane import Payload, TaskContext, task
-from joblane.declaration import Task
-from joblane.limits import MAX_DELAY, MAX_LATER_VISIBILITY, MAX_VISIBILITY, QUEUE_RETENTION
+from joblane.quotas import MAX_DELAY, MAX_LATER_VISIBILITY, MAX_VISIBILITY, QUEUE_RETENTION
 from joblane.sqs.client import Entry
+from joblane.tasks.task import Task
 from tests.builders.events import record
 from tests.samples import Sample, behaviour, sample_one
 from tests.world import RecordingSqs, World, handle

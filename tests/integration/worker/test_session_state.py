@@ -9,8 +9,8 @@ import pytest
 from sqlalchemy import text
 
 from joblane import TaskContext
-from joblane.maintenance.sweep import sweep
 from joblane.sqs.message import Message
+from joblane.sweep.sweep import sweep
 from tests import emf
 from tests.builders.rows import archived, put
 from tests.samples import Sample, behaviour, sample_one

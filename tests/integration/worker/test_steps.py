@@ -19,13 +19,14 @@ import pytest
 from pydantic import BaseModel
 from sqlalchemy import text
 
-from joblane import RetryAfter, Snooze, TaskContext, context
-from joblane.declaration import Task
+from joblane import RetryAfter, Snooze, TaskContext
 from joblane.errors import JobError, LeaseLostError, StepError, TaskCancelled
+from joblane.handler import context
+from joblane.handler.steps import MAX_STEPS, MAX_VALUE_BYTES, key_of
 from joblane.inspector.actions.changes import change
 from joblane.inspector.filter import BulkAction
-from joblane.record.database import Database
-from joblane.steps import MAX_STEPS, MAX_VALUE_BYTES, key_of
+from joblane.record.driver.database import Database
+from joblane.tasks.task import Task
 from joblane.testing.faults import HookedDatabase, Send
 from tests.builders.events import message, record
 from tests.samples import Sample, behaviour, behaviours, sample_async, sample_batch, sample_one

@@ -14,7 +14,7 @@ import pytest
 from sqlalchemy import text
 
 from joblane import TaskContext
-from joblane.record.database import Database
+from joblane.record.driver.database import Database
 from tests.builders.events import message
 from tests.patience import PATIENCE_SECONDS
 from tests.samples import Sample, behaviour, sample_batch, sample_one

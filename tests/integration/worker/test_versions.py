@@ -6,11 +6,11 @@ from datetime import timedelta
 from typing import Any
 
 from joblane import Payload, Queue, TaskContext, task
-from joblane.declaration import Task
-from joblane.queues import dead_letter_name, lane_name
-from joblane.record.database import Database
+from joblane.names import dead_letter_name, lane_name
+from joblane.record.driver.database import Database
 from joblane.record.migrate import migrate
 from joblane.sqs.message import Message
+from joblane.tasks.task import Task
 from joblane.worker.worker import Worker
 from tests.builders.events import LambdaContext, event, record
 from tests.world import PREFIX, World

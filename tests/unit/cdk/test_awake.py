@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 
 from joblane import Payload, TaskContext, every, task
-from joblane.cdk.awake import MONTH, START, awake, moments, sentences, sweeps
 from joblane.cdk.costs import METADATA
+from joblane.cdk.database_hours import MONTH, START, awake, moments, sentences, sweeps
 from joblane.cdk.preflight.findings import Kind
 from joblane.cdk.preflight.pausing import findings_on_pauses
-from joblane.declaration import Task
+from joblane.tasks.task import Task
 
 FIVE, HOUR = timedelta(minutes=5), timedelta(hours=1)
 

@@ -11,12 +11,12 @@ import pytest
 from functions.system_health_check import handler as health_check
 from infra.health import CHECKS, COSTS
 from joblane.cdk import costs
-from joblane.cdk.awake import MONTH, times
-from joblane.discovery import discover
+from joblane.cdk.database_hours import MONTH, times
+from joblane.names import Queue
 from joblane.prices import PRICES, Price
-from joblane.queues import Queue
-from joblane.schedule import Schedule, parse
-from joblane.schedule_overrides import apply_all, minutes_of, with_sweep
+from joblane.tasks.discovery import discover
+from joblane.tasks.schedule import Schedule, parse
+from joblane.tasks.schedule_overrides import apply_all, minutes_of, with_sweep
 from saas.health import Check
 from tests import costs as page
 from tests.pages import ROOT

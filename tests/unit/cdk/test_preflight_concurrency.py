@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from joblane.cdk.preflight.concurrency import Account, Demand, concurrency
 from joblane.cdk.preflight.findings import Finding, Kind, blocks_deploy
-from joblane.limits import MIN_CONCURRENCY, share_concurrency
-from joblane.queues import Queue
+from joblane.names import Queue
+from joblane.quotas import MIN_CONCURRENCY, share_concurrency
 
 DEMAND = Demand(slots=20, reserved=0, budget=20, account=50, lanes=[], throttled_hours=6)
 

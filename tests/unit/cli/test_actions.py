@@ -12,7 +12,7 @@ from joblane.errors import DatabaseUnavailableError, UnknownTaskError
 from joblane.inspector.errors import ActionError
 from joblane.inspector.filter import BulkAction, Filter
 from joblane.inspector.views import ActionResult, Count, DeadLetters
-from joblane.record.states import State
+from joblane.record.row.states import State
 from tests.builders import views
 from tests.inspector import FakeInspector
 from tests.unit.cli.conftest import Run

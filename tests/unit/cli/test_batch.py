@@ -9,7 +9,7 @@ import pytest
 from joblane.inspector.errors import SelectionError
 from joblane.inspector.filter import Filter
 from joblane.inspector.views import Relative, Relatives
-from joblane.record.states import State
+from joblane.record.row.states import State
 from tests.builders import views
 from tests.inspector import FakeInspector
 from tests.unit.cli.conftest import Run

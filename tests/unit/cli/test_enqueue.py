@@ -12,7 +12,7 @@ import pytest
 
 from joblane.errors import DuplicateTaskError, PayloadError
 from joblane.inspector.views import ActionResult
-from joblane.record.states import State
+from joblane.record.row.states import State
 from tests.builders import views
 from tests.inspector import FakeInspector
 from tests.unit.cli.conftest import Run

@@ -20,7 +20,6 @@ from joblane.cli.commands import actions
 from joblane.cli.durations import short
 from joblane.cli.exits import MEANINGS, Exit, exit_of
 from joblane.cli.main import COMMANDS, main
-from joblane.discovery import discover
 from joblane.errors import (
     DatabaseUnavailableError,
     DeclarationError,
@@ -38,10 +37,11 @@ from joblane.inspector.durations import duration, moment
 from joblane.inspector.errors import ActionError, AwsCallError, BusyError, SelectionError
 from joblane.inspector.filter import BulkAction, PauseScope
 from joblane.local.errors import ForbiddenError, LocalError, MisuseError, UnavailableError
+from joblane.names import Queue
 from joblane.project import ProjectError
-from joblane.queues import Queue
-from joblane.record.states import State
+from joblane.record.row.states import State
 from joblane.settings import MissingSettingError
+from joblane.tasks.discovery import discover
 from tests.inspector import FakeInspector
 from tests.pages import ROOT, table
 from tests.unit.cli.conftest import Run
@@ -160,8 +160,8 @@ def test_the_help_and_completion_import_neither_the_library_nor_rich() -> None:
         "import sys; from joblane.cli.main import main\n"
         "try: main(['--help'])\n"
         "except SystemExit: pass\n"
-        "assert not {'joblane.client', 'joblane.record.database', 'rich.table', 'pydantic', 'sqlalchemy', 'boto3'} & "
-        "set(sys.modules)"
+        "assert not {'joblane.client.client', 'joblane.record.driver.database', 'rich.table', 'pydantic', "
+        "'sqlalchemy', 'boto3'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
 

@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 
 from joblane.errors import LimitError
-from joblane.flow import Rate
 from joblane.inspector.views import ActionResult
-from joblane.record.limit_status import LimitKind, LimitValues
-from joblane.record.states import State
+from joblane.record.flow.limit_status import LimitKind, LimitValues
+from joblane.record.row.states import State
+from joblane.tasks.limit import Rate
 from tests.builders import views
 from tests.inspector import FakeInspector
 from tests.unit.cli.conftest import Run

@@ -35,8 +35,8 @@ from joblane.inspector.views import (
     TaskView,
     TypeView,
 )
-from joblane.record.limit_status import LimitKind, LimitStatus
-from joblane.record.states import State
+from joblane.record.flow.limit_status import LimitKind, LimitStatus
+from joblane.record.row.states import State
 from tests.builders import views
 from tests.inspector import FakeInspector
 from tests.unit.cli.conftest import Run

@@ -15,8 +15,8 @@ from joblane.inspector.durations import stamp
 from joblane.inspector.errors import SelectionError
 from joblane.inspector.filter import Filter
 from joblane.inspector.views import ActionResult, Found, FoundGroup, FoundKind, Page, Reason, Step, TaskView, Why
-from joblane.queues import Queue
-from joblane.record.states import State
+from joblane.names import Queue
+from joblane.record.row.states import State
 from tests.builders import views
 from tests.inspector import FakeInspector
 from tests.unit.cli.conftest import Run

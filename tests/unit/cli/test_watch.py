@@ -23,8 +23,8 @@ from joblane.errors import DatabaseUnavailableError
 from joblane.inspector.filter import Filter, PauseScope
 from joblane.inspector.views import BulkOutcome, Depth, Lane, Page
 from joblane.local.errors import ForbiddenError
-from joblane.queues import Queue
-from joblane.record.states import State
+from joblane.names import Queue
+from joblane.record.row.states import State
 from tests.builders import views
 from tests.inspector import FakeInspector
 from tests.patience import PATIENCE_SECONDS

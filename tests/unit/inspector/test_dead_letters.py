@@ -8,12 +8,12 @@ from typing import Any
 import pytest
 
 from joblane import Queue, State
-from joblane.discovery import discover
 from joblane.inspector.bulk.dead_letters import DeadLetter, Kind, Row
 from joblane.inspector.bulk.redrive import wanted
 from joblane.inspector.filter import Filter
 from joblane.json_values import digest
 from joblane.sqs.received import Received
+from joblane.tasks.discovery import discover
 from tests.builders.events import record
 
 DLQ = "jobs-low-data-export-dlq"

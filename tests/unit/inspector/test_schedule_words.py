@@ -8,7 +8,7 @@ import pytest
 
 from joblane.errors import DeclarationError
 from joblane.inspector.schedule_words import in_words
-from joblane.schedule import Schedule, every
+from joblane.tasks.schedule import Schedule, every
 
 WORDS = {
     "30 6 * * 1-5": "weekdays at 06:30 UTC",

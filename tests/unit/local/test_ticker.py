@@ -14,8 +14,8 @@ from joblane.local.ticker import LONGEST_SLEEP_SECONDS, MAX_AGE, RETRY_SECONDS, 
 from joblane.sqs.client import Sqs
 
 if TYPE_CHECKING:
-    from joblane.declaration import Task
     from joblane.sqs.client import Entry
+    from joblane.tasks.task import Task
 
 NOON = datetime(2026, 3, 2, 12, 0, tzinfo=UTC)
 

@@ -12,7 +12,7 @@ from starlette.testclient import TestClient
 from joblane.inspector.inspector import Inspector
 from joblane.page import rendering
 from joblane.page.app import build
-from joblane.page.desk import Desk
+from joblane.page.inspectors import Desk
 from joblane.page.security import Keys
 from tests.builders import views
 from tests.inspector import FakeInspector

@@ -18,7 +18,7 @@ from joblane.errors import DuplicateTaskError, EnqueueError, PayloadError, TaskI
 from joblane.inspector.views import ActionResult
 from joblane.local.errors import ForbiddenError
 from joblane.page.payload_fields import LEFT_OUT, FieldProblem, Kind, fields_of, value_of
-from joblane.record.states import State
+from joblane.record.row.states import State
 from tests.builders.views import task_row, type_view
 from tests.inspector import FakeInspector
 from tests.unit.page.conftest import COOKIE, KEYS, SAME, Post, client_of

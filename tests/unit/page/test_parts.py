@@ -13,13 +13,13 @@ from starlette.datastructures import QueryParams
 
 from joblane.inspector.errors import SelectionError
 from joblane.inspector.filter import Filter
+from joblane.names import Queue
 from joblane.page import chart, sparkline
-from joblane.page.desk import Desk
 from joblane.page.filters import age, described, read, write
+from joblane.page.inspectors import Desk
 from joblane.page.notices import KEPT, Notices
 from joblane.page.rendering import FOLDER, ago, query, span, usd
-from joblane.queues import Queue
-from joblane.record.states import State
+from joblane.record.row.states import State
 from tests.patience import PATIENCE_SECONDS
 
 NOW = datetime(2026, 1, 31, 8, 0, tzinfo=UTC)

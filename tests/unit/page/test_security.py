@@ -14,10 +14,10 @@ import pytest
 from starlette.testclient import TestClient
 
 from joblane.page.app import ACTIONS, PAGES, build
-from joblane.page.desk import Desk
+from joblane.page.inspectors import Desk
 from joblane.page.rendering import FOLDER, static
 from joblane.page.security import MAX_FORM_BYTES, Keys
-from joblane.page.serving import listen, serve, server
+from joblane.page.server import listen, serve, server
 from tests.builders import views
 from tests.inspector import FakeInspector
 from tests.unit.page.conftest import ADDRESS, COOKIE, KEYS, PORT, SAME, Post, client_of

@@ -12,7 +12,6 @@ import pytest
 from starlette.testclient import TestClient
 
 from joblane.errors import DatabaseUnavailableError, LimitError, PayloadError, UnknownTaskError
-from joblane.flow import Rate
 from joblane.inspector.choices import ALLOWED
 from joblane.inspector.durations import stamp
 from joblane.inspector.errors import ActionError, SelectionError
@@ -30,10 +29,11 @@ from joblane.inspector.views import (
     Relatives,
     Step,
 )
+from joblane.names import Queue
 from joblane.page.app import PAGES as ALL_PAGES
-from joblane.queues import Queue
-from joblane.record.limit_status import LimitChange, LimitKind, LimitValues
-from joblane.record.states import State
+from joblane.record.flow.limit_status import LimitChange, LimitKind, LimitValues
+from joblane.record.row.states import State
+from joblane.tasks.limit import Rate
 from tests.builders import views
 from tests.builders.views import (
     NOW,

@@ -8,11 +8,13 @@ from graphlib import CycleError
 
 import pytest
 
-from joblane.record import claim, finish, functions, insert, transitions
-from joblane.record.claim import Verdict
-from joblane.record.functions import FUNCTIONS, NAMES, STEPS, assigned
+from joblane.record import sql_functions as functions
+from joblane.record.row import transitions
+from joblane.record.sql_functions import FUNCTIONS, NAMES, STEPS, assigned
+from joblane.record.task import claim, finish, insert
+from joblane.record.task.claim import Verdict
 
-TEMPLATE = (functions.FOLDER / "claim.sql").read_text()
+TEMPLATE = (functions.FOLDER / "task" / "claim.sql").read_text()
 DECISION = TEMPLATE[TEMPLATE.index("      -- Decide.") : TEMPLATE.index("      -- Write.")].rstrip()
 
 

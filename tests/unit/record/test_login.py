@@ -15,10 +15,10 @@ import pytest
 from cryptography import x509
 
 from joblane import secret_values
-from joblane.record.connecting import RDS_CERTIFICATES
-from joblane.record.connection import is_unavailable
-from joblane.record.database import Database
-from joblane.record.login import RDS_HOST, IamLogin, LoginError, PasswordLogin, SecretLogin
+from joblane.record.driver.connection import is_unavailable
+from joblane.record.driver.database import Database
+from joblane.record.driver.login import RDS_HOST, IamLogin, LoginError, PasswordLogin, SecretLogin
+from joblane.record.driver.opening import RDS_CERTIFICATES
 from tests.world import mocked_aws
 
 if TYPE_CHECKING:

@@ -7,7 +7,7 @@ import re
 
 from rich.console import Console
 
-from joblane.queues import Queue
+from joblane.names import Queue
 from saas.demo.demo import Expected, _table
 
 

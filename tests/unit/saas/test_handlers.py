@@ -17,7 +17,7 @@ from functions.tenant_cleanup.handler import tenant_cleanup
 from functions.tenant_initialize.handler import tenant_initialize
 from functions.user_invitation.handler import user_invitation
 from joblane import Queue
-from joblane.retry import delay_after
+from joblane.tasks.retry import delay_after
 
 TASKS = (
     data_export,

@@ -12,7 +12,7 @@ import pytest
 from botocore.exceptions import ClientError, EndpointConnectionError, ReadTimeoutError
 
 from joblane.errors import SendError
-from joblane.limits import MAX_BATCH, MAX_MESSAGE_BYTES
+from joblane.quotas import MAX_BATCH, MAX_MESSAGE_BYTES
 from joblane.sqs.client import CONNECTIONS, NO_ANSWER, Entry, Sqs, _batches, attribute_size
 from tests.patience import PATIENCE_SECONDS
 from tests.sends import size_of

@@ -8,7 +8,7 @@ from typing import Any
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from joblane.limits import MAX_MESSAGE_BYTES
+from joblane.quotas import MAX_MESSAGE_BYTES
 from joblane.sqs.client import Entry
 from joblane.sqs.dead_letter import MAX_REASON, archived_dead_letter, fits, printable, refused_dead_letter, with_id
 from joblane.sqs.message import Message, decode

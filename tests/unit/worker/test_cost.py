@@ -8,9 +8,9 @@ import pytest
 
 from joblane import Payload, TaskContext, task
 from joblane.prices import AS_OF, PRICES, Price, compute
-from joblane.record.claim import Claim, Verdict
-from joblane.record.finish import Finish
-from joblane.record.states import State
+from joblane.record.row.states import State
+from joblane.record.task.claim import Claim, Verdict
+from joblane.record.task.finish import Finish
 from joblane.worker.run_log import MEMORY_VARIABLE, RunLog
 
 SQS, REQUEST = PRICES["SQS request"].each, PRICES["Lambda request"].each

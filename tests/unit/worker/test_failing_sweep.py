@@ -7,7 +7,7 @@ import pytest
 from joblane.enqueue.wake import AFTER_COMMIT
 from joblane.functions.jobs_sweep.handler import jobs_sweep
 from joblane.local.memory_queues import MemoryQueues
-from joblane.record.database import Database
+from joblane.record.driver.database import Database
 from joblane.sqs.message import Message
 from joblane.worker.sweep_worker import SweepWorker
 from tests.builders.events import LambdaContext, event, record

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from joblane.enqueue.wake import planned_entry
 from joblane.functions.jobs_sweep.handler import jobs_sweep
 from joblane.local.memory_queues import MemoryQueues
-from joblane.record.database import Database
+from joblane.record.driver.database import Database
 from joblane.sqs.client import Entry
 from joblane.worker.sweep_worker import SweepWorker
 from tests.builders.events import LambdaContext, event, record

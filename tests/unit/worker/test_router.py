@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from botocore.exceptions import ClientError
 
-from joblane.limits import MAX_MESSAGE_BYTES
+from joblane.quotas import MAX_MESSAGE_BYTES
 from joblane.sqs.message import decode
 from joblane.worker.router import PATIENCE_SECONDS, WAIT_SECONDS, Router
 from joblane.worker.routes import encode

@@ -13,9 +13,9 @@ from constructs import Construct
 from joblane.cdk.database_access import DatabaseAccess
 from joblane.cdk.packaging import Package, Packages
 from joblane.cdk.settings.stage import Architecture, Stage
-from joblane.declaration import Task
-from joblane.function import Function
 from joblane.project import Project
+from joblane.tasks.function import Function
+from joblane.tasks.task import Task
 
 RUNTIME = lambda_.Runtime.PYTHON_3_13
 ARCHITECTURES: dict[Architecture, lambda_.Architecture] = {

@@ -15,10 +15,10 @@ from joblane.cdk.constructs.queue_pair import dead_letter_queue, queue_arn
 from joblane.cdk.errors import SynthError
 from joblane.cdk.nag import acknowledge
 from joblane.cdk.settings.stage import Stage
-from joblane.declaration import Task
-from joblane.queues import TICKER, cron_group_name, dead_letter_name, schedule_name
-from joblane.schedule import Schedule
+from joblane.names import TICKER, cron_group_name, dead_letter_name, schedule_name
 from joblane.sqs.message import Message, Tick
+from joblane.tasks.schedule import Schedule
+from joblane.tasks.task import Task
 
 SCHEDULED_TIME = "<aws.scheduler.scheduled-time>"
 """Scheduler replaces this text by the tick's time. Source: EventBridge Scheduler, *Adding context attributes*."""

@@ -17,10 +17,10 @@ from joblane.cdk.errors import StageError
 from joblane.cdk.nag import acknowledge
 from joblane.cdk.settings.events import Webhook
 from joblane.cdk.settings.stage import Stage
-from joblane.declaration import Task
-from joblane.events import source
-from joblane.queues import DEFAULT_BUS, dead_letter_name, event_bus_name, webhook_name
+from joblane.names import DEFAULT_BUS, dead_letter_name, event_bus_name, webhook_name
 from joblane.settings import EVENT_BUS
+from joblane.tasks.events import source
+from joblane.tasks.task import Task
 
 MAX_AGE, MAX_RETRIES = timedelta(hours=24), 185
 """EventBridge's defaults, which are its largest values. Source: RetryPolicy, EventBridge API reference."""

@@ -26,7 +26,7 @@ from joblane.cdk.constructs.granted_bucket import (
     write_statements,
 )
 from joblane.cdk.constructs.migration import Migration
-from joblane.cdk.constructs.parts import Parts
+from joblane.cdk.constructs.nested_stacks import Parts
 from joblane.cdk.constructs.queue_pair import RECEIVING, SENDING, QueuePair, add_mapping, queue_arn, send_statement
 from joblane.cdk.constructs.router import VISIBILITY, WAITS, Router
 from joblane.cdk.constructs.shared_page import page_url, role_session
@@ -38,11 +38,11 @@ from joblane.cdk.inspector_grants import grant_inspecting
 from joblane.cdk.nag import acknowledge_wildcards
 from joblane.cdk.settings.stage import Stage
 from joblane.cdk.shares import shares
-from joblane.declaration import EVERY_LANE, Task
-from joblane.function import Function
-from joblane.functions.control.answering import PAGE_ROLE
-from joblane.limits import MAX_BATCH, MIN_CONCURRENCY, RECEIVE_HEADROOM
-from joblane.queues import SWEEP, Queue, dead_letter_name, front_door_name, lane_name, slug_of
+from joblane.inspector.person import PAGE_ROLE
+from joblane.names import SWEEP, Queue, dead_letter_name, front_door_name, lane_name, slug_of
+from joblane.quotas import MAX_BATCH, MIN_CONCURRENCY, RECEIVE_HEADROOM
+from joblane.tasks.function import Function
+from joblane.tasks.task import EVERY_LANE, Task
 
 SYSTEM = "system:"
 """Category of tasks that monitor the others: they may read the attributes of the front doors."""

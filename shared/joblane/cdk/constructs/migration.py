@@ -12,8 +12,8 @@ from joblane.cdk.constructs.code import Shared
 from joblane.cdk.constructs.queue_pair import send_statement
 from joblane.cdk.constructs.task_function import JobFunction
 from joblane.cdk.database_access import DatabaseAccess
-from joblane.checkout import DIRTY, deployer, version_of
-from joblane.queues import SWEEP, Queue, lane_name
+from joblane.local.git import DIRTY, deployer, version_of
+from joblane.names import SWEEP, Queue, lane_name
 
 HANDLER = "joblane.functions.migrate.handler.handler"
 TIMEOUT = timedelta(minutes=14)

@@ -14,8 +14,8 @@ from aws_cdk import aws_sqs as sqs
 from constructs import Construct
 
 from joblane.cdk.settings.stage import REMOVAL, Stage
-from joblane.limits import DEAD_LETTER_RETENTION, MAX_MESSAGE_BYTES, QUEUE_RETENTION
-from joblane.queues import dead_letter_name
+from joblane.names import dead_letter_name
+from joblane.quotas import DEAD_LETTER_RETENTION, MAX_MESSAGE_BYTES, QUEUE_RETENTION
 
 SENDING = ["sqs:GetQueueUrl", "sqs:SendMessage"]
 """Actions of a sender: resolve a queue's name to its URL, and send messages, singly or in batches.

@@ -11,7 +11,7 @@ from joblane.cdk.constructs.code import Shared, Tasks
 from joblane.cdk.constructs.queue_pair import RECEIVING, SENDING, queue_arn
 from joblane.cdk.constructs.task_function import JobFunction
 from joblane.cdk.nag import acknowledge_wildcards
-from joblane.queues import Queue, dead_letter_name, front_door_name
+from joblane.names import Queue, dead_letter_name, front_door_name
 from joblane.worker.routes import encode, routes_of
 
 HANDLER = "joblane.functions.router.handler.handler"

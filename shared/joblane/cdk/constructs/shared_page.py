@@ -24,8 +24,8 @@ from joblane.cdk.settings.apis import Oidc
 from joblane.cdk.settings.apis import Page as Settings
 from joblane.cdk.settings.stage import Stage
 from joblane.inspector.permission import Permission
-from joblane.page.hosted.configuration import KEY_LENGTH, VARIABLE, Configuration
-from joblane.queues import log_group_name
+from joblane.inspector.shared_page import KEY_LENGTH, VARIABLE, Configuration
+from joblane.names import log_group_name
 
 NAME = "page"
 URL = "PageUrl"

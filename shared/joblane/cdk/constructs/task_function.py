@@ -19,12 +19,12 @@ from joblane.cdk.database_access import Login
 from joblane.cdk.nag import acknowledge, acknowledge_wildcards
 from joblane.cdk.settings.section import SecretReference
 from joblane.cdk.settings.stage import Value
-from joblane.declaration import Task
-from joblane.limits import rounded_up
+from joblane.names import SWEEP, function_name, log_group_name
 from joblane.project import FUNCTIONS
-from joblane.queues import SWEEP, function_name, log_group_name
-from joblane.schedule_overrides import VARIABLE as SCHEDULES
+from joblane.quotas import rounded_up
 from joblane.settings import MAIL_FROM, SECRETS, SWEEP_MINUTES
+from joblane.tasks.schedule_overrides import VARIABLE as SCHEDULES
+from joblane.tasks.task import Task
 
 OWN_VARIABLES = (
     *("DATABASE_URL", "JOBLANE_FUNCTIONS", MAIL_FROM, "JOBLANE_PREFIX", SCHEDULES, SECRETS, "JOBLANE_STAGE"),

@@ -12,16 +12,16 @@ from dataclasses import dataclass
 
 from joblane.cdk.preflight.concurrency import Account, Demand, concurrency
 from joblane.cdk.preflight.findings import Finding, note, refused
-from joblane.queues import Queue, dead_letter_name, event_bus_name, lane_name
+from joblane.names import Queue, dead_letter_name, event_bus_name, lane_name
 
 HOW = "docs/how-to/change-safely.md describes how"
 
 Place = tuple[str, str]
 """Stack and logical id."""
 Names = tuple[str | None, ...]
-"""The limits of a type, see :meth:`joblane.flow.Flow.names`."""
+"""The limits of a type, see :meth:`joblane.tasks.limit.Flow.names`."""
 Key = tuple[str, ...]
-"""The parts of the key of a type's limits, see :attr:`joblane.flow.Flow.key`."""
+"""The parts of the key of a type's limits, see :attr:`joblane.tasks.limit.Flow.key`."""
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from joblane.cdk.preflight.findings import Finding, Kind, note, refused
 from joblane.cdk.shares import Lanes, fitting_budget
-from joblane.limits import MIN_CONCURRENCY
+from joblane.quotas import MIN_CONCURRENCY
 
 LEAST_UNRESERVED = 100
 """Executions that Lambda keeps for functions without a reservation. Source: PutFunctionConcurrency, Lambda API
@@ -31,7 +31,7 @@ class Demand:
 
     ``slots``: sum of ``MaximumConcurrency`` over the mappings of functions without a reservation. ``reserved``: sum of
     the reservations. ``budget`` and ``account``: ``concurrency_budget`` and ``account_concurrency`` of the stage.
-    ``lanes``: the lanes that share the budget, as in :func:`~joblane.limits.share_concurrency`. ``throttled_hours``:
+    ``lanes``: the lanes that share the budget, as in :func:`~joblane.quotas.share_concurrency`. ``throttled_hours``:
     the time for which a message may be throttled until SQS moves it to its dead-letter queue, the shortest of all
     queues.
     """

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
-from joblane.cdk.awake import Tasks, sentences
 from joblane.cdk.costs import pausing
+from joblane.cdk.database_hours import Tasks, sentences
 from joblane.cdk.preflight.findings import Finding, note
 from joblane.cdk.templates import Template
 

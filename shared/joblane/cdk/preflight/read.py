@@ -26,9 +26,9 @@ from joblane.cdk.shares import sharing_lanes
 from joblane.cdk.templates import NESTED, Properties, Template, of_type, read_assembly, stacks_of, whole
 from joblane.local.deployment import app_command, cdk_json
 from joblane.local.errors import LocalError, MisuseError, UnavailableError
+from joblane.names import Queue
 from joblane.project import Project
-from joblane.queues import Queue
-from joblane.record.states import LIVE_SQL
+from joblane.record.row.states import LIVE_SQL
 
 if TYPE_CHECKING:
     from boto3.session import Session
@@ -37,8 +37,8 @@ if TYPE_CHECKING:
     from mypy_boto3_sqs import SQSClient
     from mypy_boto3_sqs.literals import QueueAttributeNameType
 
-    from joblane.declaration import Task
-    from joblane.record.connection import Connection
+    from joblane.record.driver.connection import Connection
+    from joblane.tasks.task import Task
 
 PAGE = 1000
 """Without a page size, SQS returns no second page. Source: ListQueues, SQS API reference."""
@@ -85,7 +85,7 @@ def check_deploy(stage: str, assembly: Path) -> list[Finding]:
     from joblane.cdk.preflight.pausing import findings_on_pauses
     from joblane.cdk.preflight.read_region import findings_on_region
     from joblane.cdk.preflight.region import Needs
-    from joblane.discovery import discover
+    from joblane.tasks.discovery import discover
 
     declared = read_declared(templates := read_templates(assembly), (tasks := discover(times={})).values())
     if declared.stage != stage:
@@ -342,7 +342,7 @@ def read_database(url: str, prefix: str, wanted: Wanted | None = None) -> Databa
     from pg8000.exceptions import Error as PostgresError
 
     from joblane.errors import ForeignSchemaError, WrongStageError, text_of
-    from joblane.record.database import Database
+    from joblane.record.driver.database import Database
 
     if not url:
         return Finding(

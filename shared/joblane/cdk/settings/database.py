@@ -9,7 +9,7 @@ from typing import Annotated, Literal, Self
 from pydantic import AfterValidator, Field, model_validator
 
 from joblane.cdk.settings.section import Settings, secret_arn
-from joblane.record.login import RDS_HOST
+from joblane.record.driver.login import RDS_HOST
 
 DatabaseName = Annotated[str, Field(pattern=r"^[a-z_][a-z0-9_]{0,62}$")]
 

@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 from pydantic import AfterValidator, Field
 
 from joblane.cdk.settings.section import SecretReference, Settings
-from joblane.event_kinds import Kind
+from joblane.tasks.event_kinds import Kind
 
 BUS = r"^[A-Za-z0-9._-]{1,256}$"
 """Source: CreateEventBus, EventBridge API reference. A slash is only in the names of partners' buses."""

@@ -9,14 +9,14 @@ from typing import Any, TypeVar
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
-from joblane import schedule_overrides as schedules
 from joblane.cdk.errors import StageError
 from joblane.cdk.services import dual_stack_problem
 from joblane.cdk.settings import apis, events
 from joblane.cdk.settings.database import GivenDatabase
 from joblane.cdk.settings.stage import VERSION, Architecture, Stage
-from joblane.declaration import Task
 from joblane.errors import DeclarationError
+from joblane.tasks import schedule_overrides as schedules
+from joblane.tasks.task import Task
 
 MACHINES: Mapping[str, Architecture] = {"amd64": "x86_64", "x86_64": "x86_64", "aarch64": "arm64", "arm64": "arm64"}
 """Names of processor architectures in operating systems → in Lambda."""

@@ -16,9 +16,9 @@ from joblane.cdk.settings.events import Events
 from joblane.cdk.settings.network import Network, NewNetwork
 from joblane.cdk.settings.section import SecretReference, Settings
 from joblane.errors import DeclarationError
-from joblane.limits import MAX_CONCURRENCY, MIN_CONCURRENCY
-from joblane.queues import SWEEP, check_prefix
-from joblane.schedule_overrides import minutes_of
+from joblane.names import SWEEP, check_prefix
+from joblane.quotas import MAX_CONCURRENCY, MIN_CONCURRENCY
+from joblane.tasks.schedule_overrides import minutes_of
 
 Architecture = Literal["arm64", "x86_64"]
 LogLevel = Literal["DEBUG", "INFO", "WARNING", "ERROR"]

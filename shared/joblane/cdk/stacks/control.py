@@ -20,11 +20,10 @@ from joblane.cdk.nag import acknowledge_wildcards
 from joblane.cdk.packaging import Package
 from joblane.cdk.settings.apis import Control
 from joblane.cdk.settings.stage import Stage
-from joblane.functions.control.answering import ROUTES
-from joblane.inspector.permission import Permission
+from joblane.inspector.permission import ROUTES, Permission
 
 FUNCTION = "control"
-"""Name of the function behind the API, from :func:`~joblane.discovery.discover_functions`."""
+"""Name of the function behind the API, from :func:`~joblane.tasks.discovery.discover_functions`."""
 URL = "ControlUrl"
 """Name of the stack's output from which ``joblane … --stage`` reads the API's URL."""
 

@@ -19,10 +19,10 @@ from joblane.cdk.partition import part_of
 from joblane.cdk.settings.apis import Monitoring
 from joblane.cdk.watching import dashboard
 from joblane.cdk.watching.alarms import Alarm, Links, Silence
-from joblane.cdk.watching.of_lanes import alarms_of_part
-from joblane.cdk.watching.of_stage import alarms_of_stage
+from joblane.cdk.watching.lane_alarms import alarms_of_part
 from joblane.cdk.watching.queries import queries_of
-from joblane.queues import function_name
+from joblane.cdk.watching.stage_alarms import alarms_of_stage
+from joblane.names import function_name
 
 MISSING = {
     Silence.FINE: cloudwatch.TreatMissingData.NOT_BREACHING,

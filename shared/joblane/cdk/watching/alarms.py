@@ -18,9 +18,9 @@ from aws_cdk import Duration
 from aws_cdk import aws_cloudwatch as cloudwatch
 
 from joblane.cdk.settings.apis import Count
-from joblane.declaration import Task
 from joblane.inspector.durations import written
-from joblane.queues import DEFAULT_BUS, Queue
+from joblane.names import DEFAULT_BUS, Queue
+from joblane.tasks.task import Task
 from joblane.telemetry import namespace
 
 RUNBOOK = "docs/how-to/operate.md"

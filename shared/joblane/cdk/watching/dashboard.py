@@ -17,7 +17,7 @@ from joblane.cdk.constructs.code import Tasks
 from joblane.cdk.watching.alarms import Links, account_metric, own_metric
 from joblane.cdk.watching.graphs import GRAPHS_OF_ROW, GROUPS, HEIGHT, WIDTH, Kind, kinds, of_stage
 from joblane.cdk.watching.groups import in_groups
-from joblane.queues import (
+from joblane.names import (
     SWEEP,
     function_name,
     log_group_name,

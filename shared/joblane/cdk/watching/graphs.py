@@ -12,9 +12,9 @@ from aws_cdk import aws_cloudwatch as cloudwatch
 
 from joblane.cdk.constructs.code import Tasks
 from joblane.cdk.watching.alarms import Watched, account_metric, function_metric, own_metric, queue_metric
-from joblane.declaration import Task
 from joblane.inspector.durations import written
-from joblane.queues import SWEEP, Queue, cron_group_name, dead_letter_name, front_door_name, lane_name
+from joblane.names import SWEEP, Queue, cron_group_name, dead_letter_name, front_door_name, lane_name
+from joblane.tasks.task import Task
 
 WIDTH, HEIGHT = 24, 6
 """Source: CloudWatch, *Dashboard body structure and syntax*."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 
 from joblane.cdk.watching.groups import in_groups
-from joblane.queues import log_group_name
+from joblane.names import log_group_name
 
 MAX_LOG_GROUPS = 50
 """Log groups of one query. Source: StartQuery, CloudWatch Logs API reference."""

@@ -15,7 +15,7 @@ from joblane.cli.follow import follow
 from joblane.cli.terminal import plural, word
 from joblane.inspector.durations import stamp
 from joblane.inspector.shell import argument
-from joblane.record.states import State
+from joblane.record.row.states import State
 
 if TYPE_CHECKING:
     from joblane.inspector.views import BatchRow, BatchView, Relative

@@ -20,7 +20,7 @@ from joblane.cli.follow import follow
 from joblane.cli.terminal import NARROW, WIDE, plural, word
 from joblane.inspector.filter import BulkAction, Filter
 from joblane.inspector.shell import argument
-from joblane.record.states import State
+from joblane.record.row.states import State
 
 if TYPE_CHECKING:
     from rich.table import Table

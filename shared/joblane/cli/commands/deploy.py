@@ -62,7 +62,7 @@ def migrate(
     source = load_settings(profile=None, region=None)
     url = settings.database_url()
     with _translated_errors(url, source, "migrate"):
-        from joblane.checkout import deployer, version_of
+        from joblane.local.git import deployer, version_of
         from joblane.project import Project
         from joblane.record.migrate import migrate as bring_up_to_date
         from joblane.record.migrations import newest
@@ -95,7 +95,7 @@ def _translated_errors(url: str | None, source: str, action: str) -> Iterator[No
 
     from joblane.cli.connect import unavailable
     from joblane.errors import DeclarationError, text_of
-    from joblane.record.connection import is_unavailable
+    from joblane.record.driver.connection import is_unavailable
 
     try:
         yield
@@ -121,8 +121,8 @@ def schema(
 
     For producers in other languages.
     """
-    from joblane.discovery import discover, load_for_person
     from joblane.sqs.message import message_schema
+    from joblane.tasks.discovery import discover, load_for_person
 
     for found in discover().values() if type_ is None else [load_for_person(filters.type_of(type_))]:
         text = json.dumps(message_schema(found), indent=2)
@@ -158,10 +158,10 @@ def deploy(
     from joblane.cdk.preflight.read import check_deploy, read_metadata, read_templates
     from joblane.cli.connect import account_of, aws_session, connect, prefix_of, use_for_programs
     from joblane.cli.rollout import Rollout
-    from joblane.discovery import discover
     from joblane.local.progress import Steps
     from joblane.local.tools import Tools
     from joblane.project import Project
+    from joblane.tasks.discovery import discover
 
     given, project, steps = target.of(context), Project.here(), Steps(Console(stderr=True))
     stage = _stage(context, stage)
@@ -252,10 +252,10 @@ def costs(
     """
     extras.need("cdk")
     from joblane.cdk import costs as prices
-    from joblane.cdk.awake import sentences
+    from joblane.cdk.database_hours import sentences
     from joblane.cdk.preflight.read import read_templates
-    from joblane.discovery import discover
     from joblane.prices import AS_OF
+    from joblane.tasks.discovery import discover
 
     stage = _stage(context, stage)
     templates = read_templates(assembly or _synthesised(stage, deploys=False)[0])

@@ -44,8 +44,8 @@ def dev(
     from joblane import settings
     from joblane.local.dev import lock
     from joblane.local.dev.server import Dev
-    from joblane.locked import check_lock
-    from joblane.queues import check_prefix
+    from joblane.local.locked import check_lock
+    from joblane.names import check_prefix
 
     project = Project.here()
     check_lock(project.lock)  # which only a deploy installs
@@ -88,13 +88,13 @@ def _page(port: int) -> Page:
 
 def serve_page(_channel: Channel, files: list[int], *, port: int, keys: dict[str, str], command: str) -> None:
     """Serve the page in a process of `joblane dev`, which starts it again after a save, with the same keys."""
-    from joblane import discovery
     from joblane.cli.connect import connect
     from joblane.local.errors import LocalError
     from joblane.page.app import build
-    from joblane.page.desk import Desk
+    from joblane.page.inspectors import Desk
     from joblane.page.security import Keys
-    from joblane.page.serving import serve
+    from joblane.page.server import serve
+    from joblane.tasks import discovery
 
     Project.here().activate()
     discovery.leave_out_broken()

@@ -17,7 +17,7 @@ from joblane.cli import completion, filters, target, terminal
 from joblane.cli.commands import options as o
 from joblane.cli.exits import Exit
 from joblane.inspector.shell import argument
-from joblane.queues import Queue
+from joblane.names import Queue
 
 if TYPE_CHECKING:
     from joblane.inspector.views import ActionResult
@@ -88,7 +88,7 @@ def enqueue(
     as_json: AsJson = False,
 ) -> None:
     """Enqueue a task. Its payload is checked before anything is written."""
-    from joblane.unique import OnConflict
+    from joblane.tasks.unique import OnConflict
 
     given = {
         "queue": None if queue is None else filters.one_of(Queue, queue, "--queue"),

@@ -15,8 +15,8 @@ from joblane.inspector.durations import stamp, starts
 from joblane.inspector.shell import argument
 
 if TYPE_CHECKING:
-    from joblane.flow import Rate
-    from joblane.record.limit_status import LimitKind, LimitStatus, LimitValues
+    from joblane.record.flow.limit_status import LimitKind, LimitStatus, LimitValues
+    from joblane.tasks.limit import Rate
 
 LEFT_OUT_FIRST = ("NEXT START", "OLDEST", "TURNS", "RATE")
 """Columns of `limits` in the order in which they are left out of a narrow table."""
@@ -163,13 +163,13 @@ def _rate(text: str | None, burst: int | None) -> Rate | None:
         if burst is not None:
             terminal.usage("give --rate too", "--burst")
         return None
-    from joblane.flow import Rate
+    from joblane.tasks.limit import Rate
 
     return Rate(*filters.parsed(starts, text, "--rate"), 1 if burst is None else burst)
 
 
 def _show(found: tuple[LimitStatus, ...]) -> None:
-    from joblane.flow import rate_text
+    from joblane.tasks.limit import rate_text
 
     now, console = datetime.now(UTC), terminal.console()
     rows: list[dict[str, object]] = [
@@ -214,7 +214,7 @@ def _reset_command(context: typer.Context, name: str, key: str | None) -> str:
 
 
 def _values(values: LimitValues) -> str:
-    from joblane.flow import values_text
+    from joblane.tasks.limit import values_text
 
     return values_text(values.at_a_time, values.rate)
 

@@ -29,9 +29,9 @@ def page(
     """
     from joblane.inspector.remote import RemoteInspector
     from joblane.page.app import build
-    from joblane.page.desk import Desk
+    from joblane.page.inspectors import Desk
     from joblane.page.security import Keys, address_of
-    from joblane.page.serving import listen, serve
+    from joblane.page.server import listen, serve
 
     desk = Desk(partial(target.inspector, context))
     with desk.inspector() as inspector:  # report an unavailable stage here rather than in the browser

@@ -16,9 +16,9 @@ from joblane.cli.durations import relative
 from joblane.cli.exits import Exit
 from joblane.cli.follow import bar
 from joblane.inspector.durations import stamp
-from joblane.inspector.prefix import task_of
 from joblane.inspector.shell import argument
-from joblane.record.states import ENDED
+from joblane.inspector.short_id import task_of
+from joblane.record.row.states import ENDED
 
 if TYPE_CHECKING:
     from rich.console import Console

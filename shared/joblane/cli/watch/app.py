@@ -18,7 +18,8 @@ from textual.widgets import DataTable, Input, Static
 from joblane.cli.exits import Exit, exit_of, message_of
 from joblane.cli.follow import report
 from joblane.cli.terminal import word
-from joblane.cli.watch import dialogs, ends, plans, words
+from joblane.cli.watch import dialogs, plans, words
+from joblane.cli.watch import exits as ends
 from joblane.cli.watch.details import Scrolled, details
 from joblane.cli.watch.feed import RETRY_SECONDS, Answers, Done, Feed, Fetched, act
 from joblane.cli.watch.grid import Grid

@@ -15,7 +15,7 @@ from joblane.inspector.durations import stamp
 from joblane.inspector.filter import Filter
 from joblane.inspector.inspector import Inspector
 from joblane.inspector.views import Overview, TaskRow
-from joblane.record.states import State
+from joblane.record.row.states import State
 
 ACTIVE_SHOWN, FAILED_SHOWN = 8, 8
 

@@ -24,7 +24,7 @@ from joblane.inspector.durations import stamp
 from joblane.inspector.filter import Filter, PauseScope
 from joblane.inspector.inspector import Inspector
 from joblane.inspector.views import DeadGroup, DeadLetters, Overview, Page, Performance, ScheduleView, TaskRow
-from joblane.record.states import State
+from joblane.record.row.states import State
 
 MOST_ROWS = 200
 """Tasks in a list."""

@@ -21,7 +21,7 @@ from joblane.inspector.durations import duration
 from joblane.inspector.filter import Filter, PauseScope
 from joblane.inspector.inspector import Inspector
 from joblane.inspector.views import BulkView, DeadGroup, Pause, TaskRow
-from joblane.record.states import ENDED, WAITING, State
+from joblane.record.row.states import ENDED, WAITING, State
 
 RATE = 50
 """Tasks a second of a redrive, as of `joblane redrive`."""

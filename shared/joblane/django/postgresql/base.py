@@ -8,14 +8,14 @@ from django.core.exceptions import ImproperlyConfigured
 from django.db.backends.postgresql import base
 
 from joblane.django.database import IN_SECRET, URL
-from joblane.record.connecting import (
+from joblane.record.driver.login import LOOPBACK, RDS_HOST
+from joblane.record.driver.opening import (
     CONNECT_TIMEOUT_SECONDS,
     LOGIN_REFUSED,
     RDS_CERTIFICATES,
     USER_TIMEOUT_MS,
     address_of,
 )
-from joblane.record.login import LOOPBACK, RDS_HOST
 
 
 class DatabaseWrapper(base.DatabaseWrapper):  # type: ignore[misc]

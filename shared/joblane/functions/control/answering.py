@@ -19,7 +19,6 @@ from functools import cache
 from typing import Any
 
 from joblane import errors, settings, telemetry
-from joblane.discovery import discover
 from joblane.inspector import wire
 from joblane.inspector.errors import (
     ActionError,
@@ -30,16 +29,13 @@ from joblane.inspector.errors import (
     UnknownBulkError,
 )
 from joblane.inspector.inspector import Inspector
-from joblane.inspector.permission import Permission
-from joblane.inspector.person import HEADER, Person
+from joblane.inspector.permission import ROUTES, Permission
+from joblane.inspector.person import HEADER, PAGE_ROLE, Person
 from joblane.inspector.scope import Scope
-from joblane.record.database import Database
+from joblane.record.driver.database import Database
 from joblane.sqs.client import Sqs
+from joblane.tasks.discovery import discover
 
-PAGE_ROLE = "JOBLANE_PAGE_ROLE"
-"""Variable with the beginning of the ARN of the page's role in a session. It is not set without a page."""
-ROUTES: Mapping[str, Permission] = {f"POST /{permission}/{{operation}}": permission for permission in Permission}
-"""All routes of the API → the permission that IAM has verified."""
 MAX_ANSWER_BYTES = 4_500_000
 """Lambda's limit is 6 MB, and JSON escapes in the text need additional bytes. Source: Lambda quotas."""
 STATUSES: tuple[tuple[type[errors.JobError], int], ...] = (

@@ -3,7 +3,7 @@
 from datetime import timedelta
 from typing import Any
 
-from joblane.function import Function
+from joblane.tasks.function import Function
 
 FUNCTION = Function(
     description="Runs operators' requests, with their IAM identities",

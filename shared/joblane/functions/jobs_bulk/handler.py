@@ -5,13 +5,13 @@ from datetime import timedelta
 from typing import Any
 
 from joblane import settings
-from joblane.context import TaskContext
-from joblane.declaration import Grants
-from joblane.decorator import task
-from joblane.discovery import discover
-from joblane.payload import Payload
-from joblane.queues import Queue
+from joblane.handler.context import TaskContext
+from joblane.names import Queue
 from joblane.sqs.client import Sqs
+from joblane.tasks.decorator import task
+from joblane.tasks.discovery import discover
+from joblane.tasks.payload import Payload
+from joblane.tasks.task import Grants
 
 
 class JobsBulk(Payload):

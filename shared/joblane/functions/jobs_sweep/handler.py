@@ -10,28 +10,28 @@ from typing import Any
 from pg8000.exceptions import DatabaseError
 
 from joblane import settings
-from joblane.context import TaskContext
-from joblane.declaration import Grants, Task
-from joblane.decorator import task
-from joblane.discovery import discover
+from joblane.enqueue.event_bus import bus_of_environment
 from joblane.enqueue.wake import WOKEN
 from joblane.errors import sqlstate, text_of
-from joblane.event_bus import bus_of_environment
-from joblane.maintenance.duties import Duties, within_share
-from joblane.maintenance.held_counts import HeldCounts, held_counts
-from joblane.maintenance.missed_ticks import missed_ticks
-from joblane.maintenance.next_sweep import NextSweep, plan
-from joblane.maintenance.old_snapshot import old_snapshot
-from joblane.maintenance.run_statistics import AddedUp, add_up
-from joblane.maintenance.sweep import Swept, sweep
-from joblane.maintenance.ticks import Ticks, make_ticks
-from joblane.maintenance.unmarked_dead_letters import unmarked_dead_letters
-from joblane.payload import Payload
-from joblane.queues import SWEEP, Queue, front_door_name, lane_name
-from joblane.record.connection import INSUFFICIENT_PRIVILEGE
-from joblane.record.time_limits import SWEEP as SWEEP_LIMITS
-from joblane.schedule import every
+from joblane.handler.context import TaskContext
+from joblane.names import SWEEP, Queue, front_door_name, lane_name
+from joblane.record.driver.connection import INSUFFICIENT_PRIVILEGE
+from joblane.record.driver.time_limits import SWEEP as SWEEP_LIMITS
 from joblane.sqs.client import Sqs
+from joblane.sweep.duties import Duties, within_share
+from joblane.sweep.held_counts import HeldCounts, held_counts
+from joblane.sweep.missed_ticks import missed_ticks
+from joblane.sweep.next_sweep import NextSweep, plan
+from joblane.sweep.old_snapshot import old_snapshot
+from joblane.sweep.run_statistics import AddedUp, add_up
+from joblane.sweep.sweep import Swept, sweep
+from joblane.sweep.ticks import Ticks, make_ticks
+from joblane.sweep.unmarked_dead_letters import unmarked_dead_letters
+from joblane.tasks.decorator import task
+from joblane.tasks.discovery import discover
+from joblane.tasks.payload import Payload
+from joblane.tasks.schedule import every
+from joblane.tasks.task import Grants, Task
 from joblane.telemetry import Tally
 from joblane.worker.sweep_worker import AT
 

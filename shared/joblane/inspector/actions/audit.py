@@ -22,8 +22,8 @@ from joblane.inspector.scope import Scope
 from joblane.inspector.tasks.filter_sql import LARGEST_PAGE, check_number
 from joblane.inspector.views import AuditEntry
 from joblane.record.audit import line_of, write
-from joblane.record.connection import Connection
-from joblane.record.database import Database
+from joblane.record.driver.connection import Connection
+from joblane.record.driver.database import Database
 
 MAX_WHO = 700
 """Characters; the longest ARN of a user is shorter. Source: IAM quotas, a path of 512 and a name of 64."""

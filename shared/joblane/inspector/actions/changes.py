@@ -18,15 +18,13 @@ from joblane.enqueue.wake import wake
 from joblane.errors import sqlstate, text_of
 from joblane.inspector.choices import ALLOWED
 from joblane.inspector.filter import BulkAction
-from joblane.queues import Queue, lane_name
-from joblane.record.conditions import HAS_TIME, HOLDER, MOST_RELEASED, SKIPPED_TICK
-from joblane.record.connection import Connection, is_of_row
-from joblane.record.functions import VERSION
-from joblane.record.insert import BULK_OPTION
-from joblane.record.release import Release
-from joblane.record.serve import Limits, serve
-from joblane.record.states import ENDED, LIVE_SQL, PARENTS, State, in_sql
-from joblane.record.transitions import (
+from joblane.names import Queue, lane_name
+from joblane.record.driver.connection import Connection, is_of_row
+from joblane.record.flow.free_slots import Limits, serve
+from joblane.record.flow.release import Release
+from joblane.record.row.conditions import HAS_TIME, HOLDER, MOST_RELEASED, SKIPPED_TICK
+from joblane.record.row.states import ENDED, LIVE_SQL, PARENTS, State, in_sql
+from joblane.record.row.transitions import (
     ARCHIVED,
     CANCEL_REQUESTED,
     DELETED,
@@ -37,6 +35,8 @@ from joblane.record.transitions import (
     Columns,
     assignments,
 )
+from joblane.record.sql_functions import VERSION
+from joblane.record.task.insert import BULK_OPTION
 from joblane.sqs.client import Entry, Sqs
 from joblane.sqs.message import Message
 

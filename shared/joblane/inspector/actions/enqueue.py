@@ -6,7 +6,6 @@ from collections.abc import Callable, Mapping
 from datetime import datetime, timedelta
 from typing import Any
 
-from joblane.declaration import Task
 from joblane.enqueue.check import check, delay_seconds
 from joblane.enqueue.insert import insert_tasks
 from joblane.errors import EnqueueError, JobError
@@ -17,13 +16,14 @@ from joblane.inspector.schedule_words import in_words
 from joblane.inspector.scope import Scope
 from joblane.inspector.tasks.filter_sql import unknown_type
 from joblane.inspector.views import ActionResult, TypeView
-from joblane.job import Job, JobOptions
-from joblane.limits import MAX_DELAY_SECONDS
-from joblane.record.connection import Connection
-from joblane.record.insert import NewTask
-from joblane.record.serve import serve
-from joblane.record.states import State
-from joblane.redaction import restored, shown_schema
+from joblane.quotas import MAX_DELAY_SECONDS
+from joblane.record.driver.connection import Connection
+from joblane.record.flow.free_slots import serve
+from joblane.record.row.states import State
+from joblane.record.task.insert import NewTask
+from joblane.tasks.job import Job, JobOptions
+from joblane.tasks.redaction import restored, shown_schema
+from joblane.tasks.task import Task
 
 
 def types(scope: Scope) -> tuple[TypeView, ...]:

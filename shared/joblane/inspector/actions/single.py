@@ -14,7 +14,6 @@ from typing import Any
 from joblane.enqueue.check import check
 from joblane.enqueue.wake import wake
 from joblane.errors import EnqueueError, UnreadablePayloadError
-from joblane.flow import Flow
 from joblane.inspector.actions import audit
 from joblane.inspector.actions.audit import Action
 from joblane.inspector.actions.changes import change, entry_of, send, serve_freed
@@ -26,11 +25,12 @@ from joblane.inspector.scope import Scope
 from joblane.inspector.tasks.row import Record, check_id, read
 from joblane.inspector.tasks.why_held import keeps_slot, keeps_time
 from joblane.inspector.views import ActionResult
-from joblane.job import Job
-from joblane.record.conditions import HOLDER
-from joblane.record.insert import BATCH_TAG, NewTask
-from joblane.record.states import ENDED, State
-from joblane.redaction import restored
+from joblane.record.row.conditions import HOLDER
+from joblane.record.row.states import ENDED, State
+from joblane.record.task.insert import BATCH_TAG, NewTask
+from joblane.tasks.job import Job
+from joblane.tasks.limit import Flow
+from joblane.tasks.redaction import restored
 
 CLEARED = "its payload was cleared, by retention or by an operator, so it can neither run again nor be replayed"
 SKIPPED = "A tick that was skipped never runs; `joblane replay` makes a new task with its payload"

@@ -8,7 +8,7 @@ from joblane.inspector.filter import Filter
 from joblane.inspector.scope import Scope
 from joblane.inspector.tasks.filter_sql import checked
 from joblane.inspector.views import ActionResult
-from joblane.record.states import State
+from joblane.record.row.states import State
 
 ACKNOWLEDGE = """
 insert into joblane.causes (fingerprint, who, note) values ($1, $2, $3)

@@ -31,13 +31,13 @@ from joblane.inspector.links import log_group_link
 from joblane.inspector.scope import Scope
 from joblane.inspector.tasks.filter_sql import checked
 from joblane.inspector.views import Acknowledged, BulkView, DeadGroup, DeadLetters
-from joblane.maintenance.unmarked_dead_letters import expected_dead_letters
-from joblane.queues import Queue, dead_letter_name, lane_name
-from joblane.record.states import State, as_read
+from joblane.names import Queue, dead_letter_name, lane_name
+from joblane.record.row.states import State, as_read
 from joblane.sqs.client import Sqs
 from joblane.sqs.depth import QueueDepth, call_for_queues
 from joblane.sqs.message import decode, decode_envelope
 from joblane.sqs.received import Received
+from joblane.sweep.unmarked_dead_letters import expected_dead_letters
 from joblane.worker.failure import normalised
 
 MAX_READ = 100

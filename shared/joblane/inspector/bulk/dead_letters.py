@@ -23,17 +23,17 @@ from enum import StrEnum
 from functools import cached_property
 from typing import Any
 
-from joblane.declaration import Task
 from joblane.json_values import digest
-from joblane.queues import Queue, cron_group_name, dead_letter_name, front_door_name, lane_name
-from joblane.record.connection import Connection
-from joblane.record.states import ENDED, State, as_read
+from joblane.names import Queue, cron_group_name, dead_letter_name, front_door_name, lane_name
+from joblane.record.driver.connection import Connection
+from joblane.record.row.states import ENDED, State, as_read
 from joblane.sqs.client import Entry, Sqs
 from joblane.sqs.dead_letter import unchanged_copy, with_id
 from joblane.sqs.depth import QueueDepth, call_for_queues, queue_depth_if_exists
 from joblane.sqs.message import REASON_ATTRIBUTE
 from joblane.sqs.received import Received
 from joblane.sqs.tick import tick_id
+from joblane.tasks.task import Task
 from joblane.worker.failure import normalised
 
 FINGERPRINT = "message:"

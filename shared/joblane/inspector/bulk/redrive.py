@@ -9,12 +9,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from joblane.declaration import Task
 from joblane.inspector.bulk.dead_letters import DeadLetter, Kind, cron_dead_letters, declared
 from joblane.inspector.filter import Filter
-from joblane.queues import Queue
-from joblane.record.states import State
+from joblane.names import Queue
+from joblane.record.row.states import State
 from joblane.sqs.client import Entry, Sqs
+from joblane.tasks.task import Task
 
 HIDDEN_SECONDS = 60
 """The visibility timeout of dead letters that a redrive holds. A message that it receives again is already held."""

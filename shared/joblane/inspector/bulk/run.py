@@ -16,10 +16,9 @@ from datetime import timedelta
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from joblane.context import TaskContext
-from joblane.declaration import Task
 from joblane.enqueue.wake import wake, wake_after_commit
 from joblane.errors import SkipRetry
+from joblane.handler.context import TaskContext
 from joblane.inspector.actions.changes import Changed, change, entry_of, send, serve_freed
 from joblane.inspector.bulk import dead_letters
 from joblane.inspector.bulk.dead_letters import DeadLetter
@@ -27,10 +26,11 @@ from joblane.inspector.bulk.redrive import HIDDEN_SECONDS, send_back
 from joblane.inspector.bulk.start import FILTER, REDRIVE
 from joblane.inspector.filter import BulkAction, Filter
 from joblane.inspector.tasks import listing
-from joblane.limits import MAX_MESSAGE_BYTES
-from joblane.record.states import State
+from joblane.quotas import MAX_MESSAGE_BYTES
+from joblane.record.row.states import State
 from joblane.sqs.client import Sqs
 from joblane.sqs.depth import queue_depth_if_exists
+from joblane.tasks.task import Task
 
 if TYPE_CHECKING:
     from mypy_boto3_sqs.type_defs import MessageTypeDef

@@ -19,11 +19,11 @@ from joblane.inspector.scope import Scope
 from joblane.inspector.tasks.filter_sql import BOUND, LARGEST_PAGE, aimed, check_number, checked
 from joblane.inspector.tasks.listing import count_all
 from joblane.inspector.views import BulkOutcome, BulkView
-from joblane.job import Job
-from joblane.record.insert import BULK_OPTION, NewTask
-from joblane.record.states import LIVE, WAITING_SQL, State
-from joblane.record.transitions import CANCEL
+from joblane.record.row.states import LIVE, WAITING_SQL, State
+from joblane.record.row.transitions import CANCEL
+from joblane.record.task.insert import BULK_OPTION, NewTask
 from joblane.sqs.message import ID_PATTERN
+from joblane.tasks.job import Job
 
 REDRIVE = "redrive"
 """The action of a row of ``bulks`` that retries archived tasks and sends dead letters back."""

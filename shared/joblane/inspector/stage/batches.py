@@ -13,10 +13,10 @@ from joblane.inspector.scope import Scope
 from joblane.inspector.tasks import listing
 from joblane.inspector.tasks.filter_sql import LARGEST_PAGE, check_number, reading
 from joblane.inspector.views import BatchRow, BatchView, Relative
-from joblane.record.batches import SEAL
-from joblane.record.connection import Connection
-from joblane.record.insert import BATCH_TAG
-from joblane.record.states import State, as_read
+from joblane.record.driver.connection import Connection
+from joblane.record.flow.batches import SEAL
+from joblane.record.row.states import State, as_read
+from joblane.record.task.insert import BATCH_TAG
 from joblane.sqs.message import ID_PATTERN
 
 MOST_MEMBERS = 50_000

@@ -7,7 +7,7 @@ from dataclasses import fields
 from threading import Event
 
 from joblane.inspector.views import Depth
-from joblane.queues import dead_letter_name
+from joblane.names import dead_letter_name
 from joblane.sqs.client import Sqs
 from joblane.sqs.depth import QueueDepth, call_for_queues, queue_depth_if_exists
 

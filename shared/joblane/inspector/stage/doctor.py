@@ -15,7 +15,7 @@ from joblane.inspector.stage import doctor_aws, doctor_database, doctor_work
 from joblane.inspector.stage.aws import is_emulator
 from joblane.inspector.unavailable import DENIED, MISSING
 from joblane.inspector.views import Check, Grade
-from joblane.record.connection import INSUFFICIENT_PRIVILEGE, LOCK_NOT_AVAILABLE
+from joblane.record.driver.connection import INSUFFICIENT_PRIVILEGE, LOCK_NOT_AVAILABLE
 
 ORDER = (Grade.BAD, Grade.WARNING, Grade.UNKNOWN, Grade.GOOD)
 UNREACHABLE = "check that the local stack (`joblane status`) or the cluster runs, and that the network allows access"

@@ -9,7 +9,6 @@ from collections import defaultdict
 from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any
 
-from joblane.declaration import Task
 from joblane.inspector.bulk.dead_letters import cron_dead_letters
 from joblane.inspector.scope import Scope
 from joblane.inspector.stage import pauses
@@ -17,8 +16,7 @@ from joblane.inspector.stage.aws import client
 from joblane.inspector.stage.doctor_events import bus
 from joblane.inspector.stage.doctor_mail import mail
 from joblane.inspector.views import Check, Grade
-from joblane.limits import MIN_CONCURRENCY
-from joblane.queues import (
+from joblane.names import (
     TICKER,
     Queue,
     cron_group_name,
@@ -28,7 +26,9 @@ from joblane.queues import (
     lane_name,
     schedule_name,
 )
+from joblane.quotas import MIN_CONCURRENCY
 from joblane.sqs.depth import call_for_queues, queue_depth_if_exists
+from joblane.tasks.task import Task
 
 DEPLOY = "deploy the stage"
 NOBODY = "an unknown operator"

@@ -9,7 +9,6 @@ from datetime import UTC, datetime, timedelta
 from pg8000.exceptions import Error as PostgresError
 
 from joblane.errors import ForeignSchemaError, sqlstate, text_of
-from joblane.flow import values_text
 from joblane.inspector.durations import lasting
 from joblane.inspector.scope import Scope
 from joblane.inspector.shell import argument
@@ -18,16 +17,18 @@ from joblane.inspector.stage.overview import LIVE_TASKS
 from joblane.inspector.stage.pauses import current
 from joblane.inspector.tasks.filter_sql import BOUND
 from joblane.inspector.views import Check, Grade
-from joblane.maintenance.missed_ticks import PATIENCE
-from joblane.maintenance.old_snapshot import old_snapshot
-from joblane.queues import SWEEP
-from joblane.record import functions, migrations
-from joblane.record.connection import INSUFFICIENT_PRIVILEGE, READ_ONLY
-from joblane.record.limit_changes import undeclared_names
-from joblane.record.limit_status import status_of
+from joblane.names import SWEEP
+from joblane.record import migrations
+from joblane.record import sql_functions as functions
+from joblane.record.driver.connection import INSUFFICIENT_PRIVILEGE, READ_ONLY
+from joblane.record.flow.limit_changes import undeclared_names
+from joblane.record.flow.limit_status import status_of
 from joblane.record.migrations.catalogue import Severity, differences
-from joblane.record.states import LIVE_SQL
+from joblane.record.row.states import LIVE_SQL
 from joblane.sqs.tick import id_of
+from joblane.sweep.missed_ticks import PATIENCE
+from joblane.sweep.old_snapshot import old_snapshot
+from joblane.tasks.limit import values_text
 
 CLOCK_SECONDS = 5.0
 """With a larger difference, ticks and due messages get wrong times."""

@@ -9,9 +9,9 @@ from joblane.inspector.durations import lasting
 from joblane.inspector.scope import Scope
 from joblane.inspector.stage.aws import client
 from joblane.inspector.views import Check, Grade
-from joblane.maintenance.events import KEPT
-from joblane.queues import SWEEP, function_name
+from joblane.names import SWEEP, function_name
 from joblane.settings import EVENT_BUS
+from joblane.sweep.events import KEPT
 
 MOST = 10_000
 """Waiting events are counted up to here."""

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from joblane.inspector.scope import Scope
 from joblane.inspector.stage.aws import client
 from joblane.inspector.views import Check, Grade
-from joblane.queues import function_name
+from joblane.names import function_name
 from joblane.settings import MAIL_FROM
 
 if TYPE_CHECKING:

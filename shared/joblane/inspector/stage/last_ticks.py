@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from joblane.inspector.scope import Scope
-from joblane.maintenance.missed_ticks import LONGEST_LOOK_BACK, PATIENCE, key_of
-from joblane.schedule import Schedule
 from joblane.sqs.tick import id_of
+from joblane.sweep.missed_ticks import LONGEST_LOOK_BACK, PATIENCE, key_of
+from joblane.tasks.schedule import Schedule
 
 KNOWN_SCHEDULES = "select type, name, since from joblane.declared_schedules"
 SEEN = """

@@ -10,10 +10,10 @@ from joblane.inspector.actions import audit
 from joblane.inspector.errors import SelectionError
 from joblane.inspector.scope import Scope
 from joblane.inspector.tasks.filter_sql import reading
-from joblane.record import limit_changes
-from joblane.record.limit_changes import Given
-from joblane.record.limit_status import LimitStatus, changed_keys, oldest_keys, status_of
-from joblane.record.serve import Turn
+from joblane.record.flow import limit_changes
+from joblane.record.flow.free_slots import Turn
+from joblane.record.flow.limit_changes import Given
+from joblane.record.flow.limit_status import LimitStatus, changed_keys, oldest_keys, status_of
 
 KEYS_SHOWN = 20
 """Keys of a type that are shown: those whose tasks wait longest."""

@@ -6,15 +6,15 @@ from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
-from joblane.flow import TENANT
 from joblane.inspector.actions.enqueue import limits_of
 from joblane.inspector.durations import written
 from joblane.inspector.errors import SelectionError
 from joblane.inspector.filter import PauseScope
 from joblane.inspector.scope import Scope
 from joblane.inspector.views import Mark
-from joblane.record.connection import Connection
 from joblane.record.deploys import deploys
+from joblane.record.driver.connection import Connection
+from joblane.tasks.limit import TENANT
 
 KINDS = (PauseScope.TYPE, PauseScope.QUEUE, PauseScope.TENANT)
 SHORTEST, LONGEST = timedelta(minutes=1), timedelta(days=30)

@@ -14,10 +14,10 @@ from joblane.inspector.stage import pauses
 from joblane.inspector.stage.depths import depth_of, depths_by_name, total
 from joblane.inspector.tasks.filter_sql import BOUND, check_number, reading
 from joblane.inspector.views import Count, Depth, Lane, Minute, Overview, Pause, Paused, QueueView
-from joblane.queues import OWN_TYPES, WEIGHTS, Queue, dead_letter_name, front_door_name, lane_name
-from joblane.record.connection import Connection
+from joblane.names import OWN_TYPES, WEIGHTS, Queue, dead_letter_name, front_door_name, lane_name
+from joblane.record.driver.connection import Connection
+from joblane.record.row.states import LIVE, State, as_read
 from joblane.record.run_statistics import FAILED_OUTCOMES
-from joblane.record.states import LIVE, State, as_read
 
 MOST_MINUTES = 240
 MOST_ARCHIVED = 1_000

@@ -28,10 +28,10 @@ from joblane.inspector.scope import Scope
 from joblane.inspector.shell import argument
 from joblane.inspector.tasks.filter_sql import unknown_type
 from joblane.inspector.views import Pause
-from joblane.options import is_storable
-from joblane.queues import SWEEP, Queue
-from joblane.record.connection import Connection
+from joblane.names import SWEEP, Queue
+from joblane.record.driver.connection import Connection
 from joblane.sqs.message import TENANT_PATTERN
+from joblane.tasks.options import is_storable
 
 CURRENT = """
 select scope, name, reason, paused_by, since, until from joblane.pauses

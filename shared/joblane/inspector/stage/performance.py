@@ -1,6 +1,6 @@
 """The runs of a type or a tenant over time: throughput, failures, cost, and percentiles of waits and durations.
 
-The sweep has added up the runs by minute and hour (:mod:`joblane.maintenance.run_statistics`). The runs since its last
+The sweep has added up the runs by minute and hour (:mod:`joblane.sweep.run_statistics`). The runs since its last
 call are added up here.
 """
 
@@ -18,7 +18,7 @@ from joblane.inspector.filter import PauseScope
 from joblane.inspector.scope import Scope
 from joblane.inspector.tasks.filter_sql import check_types
 from joblane.inspector.views import Percentiles, Performance, Period, RunCounts
-from joblane.record.connection import Connection
+from joblane.record.driver.connection import Connection
 from joblane.record.run_statistics import counting, merged, percentile
 
 SHORTEST, LONGEST = timedelta(minutes=5), timedelta(days=30)

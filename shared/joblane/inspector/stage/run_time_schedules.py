@@ -1,6 +1,6 @@
 """Schedules that were made at run time: the rows of ``joblane.schedules``.
 
-Their changes are those of :class:`joblane.client_schedules.Schedules`, with an audit entry in the same transaction.
+Their changes are those of :class:`joblane.client.schedules.Schedules`, with an audit entry in the same transaction.
 """
 
 from __future__ import annotations
@@ -32,11 +32,11 @@ from joblane.inspector.views import (
     RunTimeScheduleRow,
     RunTimeScheduleView,
 )
-from joblane.queues import TYPE_PATTERN
-from joblane.record.connection import Connection
+from joblane.names import TYPE_PATTERN
+from joblane.record.driver.connection import Connection
+from joblane.record.row.states import State, as_read
 from joblane.record.schedules import schedule_of
-from joblane.record.states import State, as_read
-from joblane.redaction import MASK
+from joblane.tasks.redaction import MASK
 
 LARGEST_PAGE = 200
 COUNT_CAP = 10_000

@@ -8,8 +8,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from joblane.declaration import Task
-from joblane.discovery import load
 from joblane.errors import DeclarationError
 from joblane.inspector.actions import audit
 from joblane.inspector.actions.enqueue import named
@@ -20,13 +18,15 @@ from joblane.inspector.stage import pauses
 from joblane.inspector.stage.aws import client
 from joblane.inspector.stage.last_ticks import last_ticks
 from joblane.inspector.views import ActionResult, ScheduleView, Tick
-from joblane.limits import CONTENT_KEPT_FOR_MESSAGES
-from joblane.maintenance.missed_ticks import PATIENCE
-from joblane.queues import cron_group_name, schedule_name
-from joblane.record.states import State, as_read
-from joblane.schedule import Schedule
+from joblane.names import cron_group_name, schedule_name
+from joblane.quotas import CONTENT_KEPT_FOR_MESSAGES
+from joblane.record.row.states import State, as_read
 from joblane.sqs.message import TICK_ID_PATTERN
 from joblane.sqs.tick import id_of, tick_entry
+from joblane.sweep.missed_ticks import PATIENCE
+from joblane.tasks.discovery import load
+from joblane.tasks.schedule import Schedule
+from joblane.tasks.task import Task
 
 NEXT_TIMES = 3
 PAST = 10

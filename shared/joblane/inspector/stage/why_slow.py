@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from joblane.declaration import Task
 from joblane.errors import LimitError
 from joblane.inspector.actions.enqueue import limits_of
 from joblane.inspector.durations import lasting
@@ -23,9 +22,10 @@ from joblane.inspector.stage.doctor_work import STUCK
 from joblane.inspector.stage.overview import LIVE_TASKS
 from joblane.inspector.tasks.filter_sql import BOUND, reading, unknown_type
 from joblane.inspector.views import Check, Grade, Pause, Performance
-from joblane.queues import OWN_TYPES
-from joblane.record.limit_status import LimitKind, LimitStatus
-from joblane.record.states import PARENTS
+from joblane.names import OWN_TYPES
+from joblane.record.flow.limit_status import LimitKind, LimitStatus
+from joblane.record.row.states import PARENTS
+from joblane.tasks.task import Task
 
 RECENT, BEFORE = timedelta(minutes=15), timedelta(days=1)
 LEAST_RUNS = 5

@@ -9,7 +9,7 @@ from typing import Any
 
 from pydantic_core import PydanticSerializationError, to_json
 
-from joblane.declaration import Task
+from joblane.handler.steps import key_of
 from joblane.inspector.actions import audit
 from joblane.inspector.choices import ALLOWED, BULK_TYPE
 from joblane.inspector.links import logs_link
@@ -19,14 +19,14 @@ from joblane.inspector.tasks.relatives import relatives
 from joblane.inspector.tasks.row import Record, read, shown_tags
 from joblane.inspector.tasks.why import why
 from joblane.inspector.views import Attempt, Step, TaskRow, TaskView
-from joblane.payload import Payload
-from joblane.record.connection import Row
-from joblane.record.states import PARENTS, State
-from joblane.record.status import Progress
-from joblane.redaction import MASK, masked, redacted_names
-from joblane.scrubbing import OPEN_HEADER, scrubbed, scrubber
-from joblane.steps import key_of
-from joblane.unique import PAYLOAD_KEY
+from joblane.record.driver.connection import Row
+from joblane.record.row.states import PARENTS, State
+from joblane.record.task.status import Progress
+from joblane.tasks.payload import Payload
+from joblane.tasks.redaction import MASK, masked, redacted_names
+from joblane.tasks.scrubbing import OPEN_HEADER, scrubbed, scrubber
+from joblane.tasks.task import Task
+from joblane.tasks.unique import PAYLOAD_KEY
 
 UNSHOWN = "(cannot be shown: nested too deeply)"
 ATTEMPTS_SHOWN = 500

@@ -23,11 +23,11 @@ from joblane.inspector.errors import SelectionError
 from joblane.inspector.filter import BulkAction, Filter
 from joblane.inspector.nearest import meant
 from joblane.inspector.scope import Scope
-from joblane.options import MAX_TAG
-from joblane.queues import TYPE_PATTERN, Queue
-from joblane.record.connection import Connection
-from joblane.record.states import State
+from joblane.names import TYPE_PATTERN, Queue
+from joblane.record.driver.connection import Connection
+from joblane.record.row.states import State
 from joblane.sqs.message import ID_PATTERN, MAX_ID, TENANT_PATTERN
+from joblane.tasks.options import MAX_TAG
 
 LARGEST_PAGE = 500
 MAX_VALUES = LARGEST_PAGE

@@ -16,11 +16,11 @@ from joblane.inspector.scope import Scope
 from joblane.inspector.tasks import listing, payload_search
 from joblane.inspector.tasks.filter_sql import FINGERPRINT_PATTERN, checked, mark_of, page_position, reading
 from joblane.inspector.views import Found, FoundGroup, FoundKind, Page
-from joblane.options import MAX_TAG
-from joblane.payload import Payload
-from joblane.record.connection import Connection
-from joblane.redaction import redacted_names
+from joblane.record.driver.connection import Connection
 from joblane.sqs.message import ID_PATTERN, TENANT_PATTERN
+from joblane.tasks.options import MAX_TAG
+from joblane.tasks.payload import Payload
+from joblane.tasks.redaction import redacted_names
 
 MAX_TEXT = 200
 SHOWN = 5

@@ -23,10 +23,10 @@ from joblane.inspector.tasks.filter_sql import (
 from joblane.inspector.tasks.row import shown_tags
 from joblane.inspector.tasks.selection import is_narrow, select
 from joblane.inspector.views import Count, Page, TaskRow
-from joblane.queues import Queue
-from joblane.record.connection import Connection
+from joblane.names import Queue
+from joblane.record.driver.connection import Connection
+from joblane.record.row.states import State, as_read
 from joblane.record.run_statistics import FAILED_OUTCOMES
-from joblane.record.states import State, as_read
 
 COUNT_CAP = 10_000
 """Rows are counted up to here."""

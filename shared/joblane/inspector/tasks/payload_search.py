@@ -19,15 +19,15 @@ from decimal import Decimal
 from string import ascii_lowercase, ascii_uppercase
 from typing import Any
 
-from joblane.declaration import Task
 from joblane.inspector.filter import Filter
 from joblane.inspector.scope import Scope
 from joblane.inspector.tasks.filter_sql import BOUND, cursor_of
 from joblane.inspector.tasks.listing import COLUMNS, row_of
 from joblane.inspector.tasks.selection import Selection, Values, newest
 from joblane.inspector.views import TaskRow
-from joblane.payload import Payload
-from joblane.redaction import redacted_names
+from joblane.tasks.payload import Payload
+from joblane.tasks.redaction import redacted_names
+from joblane.tasks.task import Task
 
 SECONDS = 0.12
 """Time for reading, without planning."""

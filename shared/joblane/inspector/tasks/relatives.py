@@ -9,9 +9,9 @@ from typing import Any
 from joblane.enqueue.chain import DEPTH
 from joblane.inspector.tasks.row import Record
 from joblane.inspector.views import Relative, Relatives
-from joblane.record.connection import Connection
-from joblane.record.insert import BULK_OPTION, RELATIONS
-from joblane.record.states import ENDED_SQL, State, as_read
+from joblane.record.driver.connection import Connection
+from joblane.record.row.states import ENDED_SQL, State, as_read
+from joblane.record.task.insert import BULK_OPTION, RELATIONS
 
 SHOWN = 50
 """Parents or children of a task that are shown."""

@@ -8,10 +8,10 @@ from datetime import datetime
 from typing import Any, TypeVar
 
 from joblane.errors import UnknownTaskError
-from joblane.queues import Queue
-from joblane.record.conditions import PAUSED, SKIPPED_TICK
-from joblane.record.connection import Connection
-from joblane.record.states import PARENTS, State, as_read
+from joblane.names import Queue
+from joblane.record.driver.connection import Connection
+from joblane.record.row.conditions import PAUSED, SKIPPED_TICK
+from joblane.record.row.states import PARENTS, State, as_read
 from joblane.sqs.message import ID_PATTERN
 
 View = TypeVar("View")

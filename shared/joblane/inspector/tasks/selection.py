@@ -18,8 +18,8 @@ from typing import Any
 from joblane.inspector.choices import BULK_TYPE
 from joblane.inspector.filter import Filter
 from joblane.inspector.tasks.filter_sql import BOUND, position_of
-from joblane.record.connection import Connection
-from joblane.record.states import ENDED, LIVE, State
+from joblane.record.driver.connection import Connection
+from joblane.record.row.states import ENDED, LIVE, State
 
 NARROW = 5_000
 """Rows in no order, each on a page of its own, that a statement reads at most."""

@@ -16,11 +16,11 @@ from joblane.inspector.tasks.row import Record
 from joblane.inspector.tasks.why_held import has_turn, rate_of, why_held
 from joblane.inspector.tasks.why_parents import why_parents
 from joblane.inspector.views import Reason, Why
-from joblane.limits import DEAD_LETTER_RETENTION, MAX_DELAY
-from joblane.queues import dead_letter_name, lane_name
-from joblane.record.conditions import EARLY_SECONDS
-from joblane.record.connection import Connection, Row
-from joblane.record.states import PARENTS, WAITING_SQL, State
+from joblane.names import dead_letter_name, lane_name
+from joblane.quotas import DEAD_LETTER_RETENTION, MAX_DELAY
+from joblane.record.driver.connection import Connection, Row
+from joblane.record.row.conditions import EARLY_SECONDS
+from joblane.record.row.states import PARENTS, WAITING_SQL, State
 
 EARLY = timedelta(seconds=EARLY_SECONDS)
 PAUSES = """

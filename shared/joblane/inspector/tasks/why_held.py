@@ -5,15 +5,15 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Any
 
-from joblane.flow import rate_text
 from joblane.inspector.durations import stamp
 from joblane.inspector.shell import argument
 from joblane.inspector.tasks.row import Record
 from joblane.inspector.views import Reason, Why
-from joblane.record.connection import Connection
-from joblane.record.limit_changes import COLUMNS, level_of
-from joblane.record.limit_status import MOST_COUNTED, LimitKind, LimitStatus, status_of
-from joblane.record.states import LIVE_SQL, State
+from joblane.record.driver.connection import Connection
+from joblane.record.flow.limit_changes import COLUMNS, level_of
+from joblane.record.flow.limit_status import MOST_COUNTED, LimitKind, LimitStatus, status_of
+from joblane.record.row.states import LIVE_SQL, State
+from joblane.tasks.limit import rate_text
 
 EARLIER = f"""
 select id, state, attempts + 1, due_at, lease_until from joblane.tasks

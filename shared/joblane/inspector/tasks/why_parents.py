@@ -9,10 +9,10 @@ from joblane.inspector.shell import argument
 from joblane.inspector.tasks.row import Record
 from joblane.inspector.tasks.why_held import standing
 from joblane.inspector.views import Reason, Why
-from joblane.record.conditions import PARENT_CANCELS, PARENT_LETS_GO
-from joblane.record.connection import Connection
-from joblane.record.limit_status import MOST_COUNTED
-from joblane.record.states import State, as_read
+from joblane.record.driver.connection import Connection
+from joblane.record.flow.limit_status import MOST_COUNTED
+from joblane.record.row.conditions import PARENT_CANCELS, PARENT_LETS_GO
+from joblane.record.row.states import State, as_read
 
 # A callback waits for all members of its batch. Each parent is looked up by its id, as a join might read more rows. An
 # order might let the index of the other column be read.

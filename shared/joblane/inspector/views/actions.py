@@ -8,7 +8,7 @@ from datetime import datetime
 from typing import Any
 
 from joblane.inspector.filter import Filter
-from joblane.record.states import State
+from joblane.record.row.states import State
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from joblane.inspector.views.tasks import AnyState, Relative, TaskRow
-from joblane.record.states import ENDED
+from joblane.record.row.states import ENDED
 
 
 @dataclass(frozen=True, slots=True)

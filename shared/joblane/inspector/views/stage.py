@@ -10,8 +10,8 @@ from typing import Any
 
 from joblane.inspector.filter import PauseScope
 from joblane.inspector.views.tasks import AnyState
-from joblane.queues import Queue
-from joblane.record.states import State
+from joblane.names import Queue
+from joblane.record.row.states import State
 
 
 @dataclass(frozen=True, slots=True)

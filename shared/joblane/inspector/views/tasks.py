@@ -13,9 +13,9 @@ from pydantic import BeforeValidator
 
 from joblane.inspector.filter import Filter
 from joblane.inspector.views.actions import AuditEntry
-from joblane.queues import Queue
-from joblane.record.states import ENDED, State, as_read
-from joblane.record.status import Progress
+from joblane.names import Queue
+from joblane.record.row.states import ENDED, State, as_read
+from joblane.record.task.status import Progress
 
 if TYPE_CHECKING:
     AnyQueue = Queue

@@ -9,20 +9,21 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from joblane import discovery, settings
-from joblane.checkout import deployer, version_of
-from joblane.declaration import Task
+from joblane import settings
 from joblane.errors import JobError, text_of
 from joblane.local.dev.channel import Channel
 from joblane.local.dev.recovery import Collected, end_leases, recover
 from joblane.local.dev.slow_import import named_if_slow
+from joblane.local.git import deployer, version_of
 from joblane.local.ticker import Ticker
+from joblane.names import SWEEP, Queue, lane_name
 from joblane.project import Project
-from joblane.queues import SWEEP, Queue, lane_name
-from joblane.record.database import Database
+from joblane.record.driver.database import Database
 from joblane.record.migrate import is_migrated, migrate, upgrade_project
 from joblane.record.task_types import register
 from joblane.sqs.client import Entry
+from joblane.tasks import discovery
+from joblane.tasks.task import Task
 from joblane.worker.routes import routes_of
 
 Tasks = Mapping[str, Task[Any, Any]]

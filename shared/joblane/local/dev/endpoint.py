@@ -17,7 +17,6 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from joblane.errors import NOT_IN_DEV
-from joblane.limits import MAX_BATCH, MAX_MESSAGE_BYTES, MAX_VISIBILITY, QUEUE_RETENTION
 from joblane.local.dev.messages import (
     AwsError,
     checked_entry,
@@ -27,7 +26,8 @@ from joblane.local.dev.messages import (
     whole_number,
 )
 from joblane.local.dev.queues import NO_LIMIT, DevQueues
-from joblane.queues import dead_letter_name
+from joblane.names import dead_letter_name
+from joblane.quotas import MAX_BATCH, MAX_MESSAGE_BYTES, MAX_VISIBILITY, QUEUE_RETENTION
 
 ACCOUNT, REGION = "000000000000", "us-east-1"
 MAX_REQUEST_BYTES = 16 << 20

@@ -12,7 +12,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, TextIO
 
-from joblane.queues import SWEEP, function_name, log_group_name
+from joblane.names import SWEEP, function_name, log_group_name
 
 MAX_FILE_BYTES = 5_000_000
 """After this size the file becomes ``dev.log.1``, which replaces the one before."""

@@ -10,8 +10,8 @@ import struct
 from collections.abc import Mapping
 from typing import Any
 
-from joblane.limits import MAX_ATTRIBUTES, MAX_DELAY_SECONDS, MAX_MESSAGE_BYTES
 from joblane.local.memory_queues import QueuedMessage
+from joblane.quotas import MAX_ATTRIBUTES, MAX_DELAY_SECONDS, MAX_MESSAGE_BYTES
 from joblane.sqs.client import TRACE_ATTRIBUTE, Attributes, Entry
 
 ALLOWED = re.compile("[\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]+")

@@ -8,7 +8,7 @@ from typing import Any
 
 from joblane.errors import SendError
 from joblane.local.memory_queues import DEAD_LETTERS, MemoryQueues, QueuedMessage
-from joblane.queues import Queue, cron_group_name, dead_letter_name, front_door_name
+from joblane.names import Queue, cron_group_name, dead_letter_name, front_door_name
 from joblane.sqs.client import Entry
 
 FRONT_DOOR_SECONDS = 180

@@ -6,11 +6,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from joblane.maintenance.next_sweep import NextSweep, plan
-from joblane.maintenance.sweep import sweep
-from joblane.record.connection import Connection
-from joblane.record.transitions import UNSENT_SWEEP
+from joblane.record.driver.connection import Connection
+from joblane.record.row.transitions import UNSENT_SWEEP
 from joblane.sqs.client import Entry, Sqs
+from joblane.sweep.next_sweep import NextSweep, plan
+from joblane.sweep.sweep import sweep
 
 INVOKED = "jobs invoke"
 """``request_id`` of a run by `joblane invoke`, which is a process of its own."""

@@ -17,20 +17,20 @@ from joblane.local.dev import lock
 from joblane.local.dev.control import Control
 from joblane.local.dev.database import await_end
 from joblane.local.dev.endpoint import REGION, Endpoint
+from joblane.local.dev.http import Server, config, listen
 from joblane.local.dev.log import GREEN, RED, YELLOW, Log, short
 from joblane.local.dev.page import Page, PageProcess
 from joblane.local.dev.pool import GRACE_SECONDS, Pool
 from joblane.local.dev.processes import Process, Zygote
 from joblane.local.dev.queues import DevQueues
-from joblane.local.dev.serving import Server, config, listen
 from joblane.local.dev.watching import code_of, forget_compiled, names_of, saves
 from joblane.local.emulator import guarded
 from joblane.local.errors import LocalError
 from joblane.local.ports import HOST
 from joblane.local.postgres import Postgres
 from joblane.local.tools import clean_environment
+from joblane.names import event_bus_name, folder_of
 from joblane.project import Project
-from joblane.queues import event_bus_name, folder_of
 from joblane.settings import EVENT_BUS
 from joblane.sqs.client import Entry
 from joblane.worker.router import Router

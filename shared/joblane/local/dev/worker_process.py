@@ -7,25 +7,26 @@ import os
 import time
 from typing import TYPE_CHECKING, Any
 
-from joblane import discovery, settings
+from joblane import settings
+from joblane.enqueue.event_bus import bus_of_environment
 from joblane.errors import JobError
-from joblane.event_bus import bus_of_environment
-from joblane.frequent_line import TRACE_VARIABLE
 from joblane.local.dev.channel import Channel
 from joblane.local.dev.slow_import import named_if_slow
 from joblane.local.lambda_context import LambdaContext
+from joblane.log_line import TRACE_VARIABLE
+from joblane.names import folder_of, function_name
 from joblane.project import Project
-from joblane.queues import folder_of, function_name
-from joblane.record.database import Database
-from joblane.record.time_limits import WORKER
+from joblane.record.driver.database import Database
+from joblane.record.driver.time_limits import WORKER
 from joblane.sqs.client import Sqs
+from joblane.tasks import discovery
+from joblane.worker.of_type import worker_of
 from joblane.worker.printed import Printed
 from joblane.worker.run_log import RunLog
-from joblane.worker.serving import worker_of
 
 if TYPE_CHECKING:
-    from joblane.record.claim import Claim
-    from joblane.record.finish import Finish
+    from joblane.record.task.claim import Claim
+    from joblane.record.task.finish import Finish
 
 
 class TracedRunLog(RunLog):

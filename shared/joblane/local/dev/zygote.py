@@ -25,10 +25,10 @@ from joblane.local.dev.channel import Channel, Message, encoded
 from joblane.local.errors import LocalError
 
 PRELOADED = (
-    "joblane.discovery",
-    "joblane.record.database",
+    "joblane.tasks.discovery",
+    "joblane.record.driver.database",
     "joblane.record.task_types",
-    "joblane.maintenance.sweep",
+    "joblane.sweep.sweep",
     "joblane.local.ticker",
     "joblane.worker.worker",
     "joblane.local.dev.control_process",

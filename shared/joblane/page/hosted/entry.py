@@ -18,15 +18,15 @@ from starlette.routing import Route
 from joblane.inspector.inspector import Inspector
 from joblane.inspector.person import Person
 from joblane.inspector.remote import RemoteInspector
+from joblane.inspector.shared_page import Configuration
 from joblane.local.errors import LocalError
 from joblane.page.app import COMMON, assemble
-from joblane.page.desk import Desk
-from joblane.page.hosted.configuration import Configuration
 from joblane.page.hosted.event import respond
 from joblane.page.hosted.guard import SIGN_OUT, SIGNED_IN, HostedGuard, sign_out
 from joblane.page.hosted.issuer import Issuer
 from joblane.page.hosted.key import client_secret, session_key
 from joblane.page.hosted.signing import Signer
+from joblane.page.inspectors import Desk
 from joblane.page.notices import Notices
 
 if TYPE_CHECKING:

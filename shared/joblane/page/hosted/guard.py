@@ -18,10 +18,10 @@ from starlette.types import ASGIApp
 
 from joblane.inspector.permission import Permission
 from joblane.inspector.person import Person
-from joblane.page.desk import Desk
-from joblane.page.hosted.configuration import Configuration
+from joblane.inspector.shared_page import Configuration
 from joblane.page.hosted.issuer import Issuer, IssuerUnavailableError, SignInError, error_code
 from joblane.page.hosted.signing import Signer
+from joblane.page.inspectors import Desk
 from joblane.page.rendering import problem
 from joblane.page.security import Guard, cookies_of, own_address
 from joblane.page.views import find

@@ -17,9 +17,9 @@ from urllib.parse import quote, urlencode, urlsplit
 import jwt
 from jwt import PyJWK
 
-from joblane.page.hosted.configuration import Configuration
+from joblane.inspector.shared_page import Configuration
 from joblane.page.security import equal
-from joblane.record.login import LOOPBACK
+from joblane.record.driver.login import LOOPBACK
 
 if TYPE_CHECKING:
     from botocore.awsrequest import AWSResponse

@@ -10,7 +10,7 @@ import hashlib
 from collections.abc import Callable
 from typing import Any
 
-from joblane.page.hosted.configuration import KEY_LENGTH
+from joblane.inspector.shared_page import KEY_LENGTH
 from joblane.page.hosted.issuer import IssuerUnavailableError
 
 

@@ -8,8 +8,8 @@ from starlette.responses import Response
 from joblane.inspector.choices import MAX_CANARY, archived_members
 from joblane.inspector.inspector import Inspector
 from joblane.page.filters import whole
+from joblane.page.steps import form, page, redirect
 from joblane.page.views.bulk import DEFAULT_RATE, rate_of
-from joblane.page.visit import form, page, redirect
 
 MOST = 100
 """Batches that are listed."""

@@ -17,7 +17,7 @@ from joblane.inspector.filter import BulkAction, Filter
 from joblane.inspector.inspector import Inspector
 from joblane.inspector.views import TaskRow
 from joblane.page.filters import Fields, described, name_of, read, whole, write
-from joblane.page.visit import form, page, redirect
+from joblane.page.steps import form, page, redirect
 
 EXAMPLES = 5
 DEFAULT_RATE = 50

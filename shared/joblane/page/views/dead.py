@@ -12,8 +12,8 @@ from joblane.inspector.errors import SelectionError
 from joblane.inspector.filter import Filter
 from joblane.inspector.inspector import Inspector
 from joblane.page.filters import Fields, read, whole, write
+from joblane.page.steps import form, page, redirect
 from joblane.page.views.bulk import DEFAULT_RATE, rate_of
-from joblane.page.visit import form, page, redirect
 
 CANARY = 5
 UNREADABLE = ""

@@ -18,8 +18,8 @@ from joblane.inspector.inspector import Inspector
 from joblane.inspector.views import ActionResult, TypeView
 from joblane.page.filters import Form, whole
 from joblane.page.payload_fields import LEFT_OUT, FieldProblem, PayloadField, fields_of, value_of
-from joblane.page.visit import form, page, redirect
-from joblane.unique import OnConflict
+from joblane.page.steps import form, page, redirect
+from joblane.tasks.unique import OnConflict
 
 PREFIX = "payload:"
 """Prefix of the names of the payload's inputs: options have names of their own."""

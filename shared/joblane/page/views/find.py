@@ -19,7 +19,7 @@ from joblane.inspector.inspector import Inspector
 from joblane.inspector.views import Found, FoundKind
 from joblane.page.filters import Form, read, write
 from joblane.page.rendering import base_of, query
-from joblane.page.visit import form, page
+from joblane.page.steps import form, page
 
 PATH = "/find"
 COOKIE = "joblane-find"

@@ -10,14 +10,14 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from joblane.errors import FieldError
-from joblane.flow import MAX_AT_A_TIME, MAX_BURST, Rate, values_text
 from joblane.inspector.durations import starts
 from joblane.inspector.errors import SelectionError
 from joblane.inspector.inspector import Inspector
 from joblane.page.filters import Form, age, parsed, whole
 from joblane.page.rendering import query
-from joblane.page.visit import desk, form, page, redirect
-from joblane.record.limit_status import MOST_COUNTED, LimitKind, LimitStatus
+from joblane.page.steps import desk, form, page, redirect
+from joblane.record.flow.limit_status import MOST_COUNTED, LimitKind, LimitStatus
+from joblane.tasks.limit import MAX_AT_A_TIME, MAX_BURST, Rate, values_text
 
 NUMBERS: Mapping[LimitKind, str] = {
     LimitKind.SHARED: "total",

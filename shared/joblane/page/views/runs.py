@@ -11,7 +11,6 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from joblane.errors import LimitError
-from joblane.flow import TENANT
 from joblane.inspector.durations import stamp
 from joblane.inspector.errors import SelectionError
 from joblane.inspector.filter import PauseScope
@@ -21,8 +20,9 @@ from joblane.page import chart, marks
 from joblane.page.chart import Column, Series
 from joblane.page.filters import age
 from joblane.page.rendering import query, span
-from joblane.page.visit import desk, page
-from joblane.record.limit_status import MOST_COUNTED, LimitStatus
+from joblane.page.steps import desk, page
+from joblane.record.flow.limit_status import MOST_COUNTED, LimitStatus
+from joblane.tasks.limit import TENANT
 
 WITHIN = ("15m", "2h", "1d", "7d", "30d")
 MOST_ERRORS = 5

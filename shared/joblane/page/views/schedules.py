@@ -12,7 +12,7 @@ from joblane.inspector.errors import SelectionError
 from joblane.inspector.inspector import Inspector
 from joblane.inspector.views import ScheduleView
 from joblane.page.filters import YES
-from joblane.page.visit import desk, form, page, redirect
+from joblane.page.steps import desk, form, page, redirect
 
 PER_PAGE = 50
 FIELDS = ("text", "tenant", "type", "problem")

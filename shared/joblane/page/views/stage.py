@@ -12,10 +12,10 @@ from joblane.inspector.errors import SelectionError
 from joblane.inspector.filter import PauseScope
 from joblane.inspector.inspector import Inspector
 from joblane.inspector.views import Minute, Pause
+from joblane.names import Queue
 from joblane.page import marks
 from joblane.page.filters import Form, age, name_of, whole
-from joblane.page.visit import form, page, redirect
-from joblane.queues import Queue
+from joblane.page.steps import form, page, redirect
 
 WITHIN = ("1h", "1d", "7d", "30d")
 BY = ("type", "tenant")

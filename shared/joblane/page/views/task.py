@@ -13,10 +13,10 @@ from joblane.errors import EnqueueError, JobError, UnreadablePayloadError
 from joblane.inspector.errors import SelectionError
 from joblane.inspector.filter import BulkAction
 from joblane.inspector.inspector import Inspector
-from joblane.inspector.prefix import task_of
+from joblane.inspector.short_id import task_of
 from joblane.inspector.views import ActionResult, TaskView
 from joblane.page.rendering import as_json, query
-from joblane.page.visit import form, page, redirect
+from joblane.page.steps import form, page, redirect
 
 RESULTS = {
     "run": "It runs as soon as its lane has capacity.",

@@ -14,7 +14,7 @@ from joblane.inspector.errors import SelectionError
 from joblane.inspector.filter import BulkAction, Filter
 from joblane.inspector.inspector import Inspector
 from joblane.page.filters import SHOWN, read, whole
-from joblane.page.visit import desk, page
+from joblane.page.steps import desk, page
 
 PER_PAGE = 50
 MOST = 200

@@ -13,14 +13,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from joblane.errors import ForeignSchemaError
-from joblane.record.functions import INSTALL
 from joblane.record.migrations import catalogue
 from joblane.record.migrations.catalogue import Difference
+from joblane.record.sql_functions import INSTALL
 
 if TYPE_CHECKING:
     from alembic.config import Config
 
-    from joblane.record.connection import Connection
+    from joblane.record.driver.connection import Connection
 
 FOLDER = Path(__file__).parent
 LOCK = 0x6A6F626C616E65
@@ -46,7 +46,7 @@ def upgrade(url: str, revision: str = "head") -> list[Difference]:
     """
     from alembic import command
 
-    from joblane.record.database import Database
+    from joblane.record.driver.database import Database
 
     with Database(url) as database:
         found: list[Difference] = []

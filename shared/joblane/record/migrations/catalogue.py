@@ -19,12 +19,12 @@ from enum import StrEnum
 from typing import TYPE_CHECKING
 
 from joblane.errors import ChangedSchemaError
-from joblane.record.functions import VERSION
 from joblane.record.migrations import fixes
 from joblane.record.migrations.fixes import FOLDER, VERSIONED, Key, Schema
+from joblane.record.sql_functions import VERSION
 
 if TYPE_CHECKING:
-    from joblane.record.connection import Connection
+    from joblane.record.driver.connection import Connection
 
 QUERY = (FOLDER / "catalogue.sql").read_text("utf-8").replace("@version", VERSION)
 LISTING = FOLDER / "schema.txt"
@@ -115,7 +115,7 @@ def differences(connection: Connection) -> list[Difference]:
     """Return what differs from this release, errors first, and functions before the triggers that call them.
 
     The schema must be at this release's revision. Missing functions of the release are left out:
-    :func:`~joblane.record.functions.installed` finds them.
+    :func:`~joblane.record.sql_functions.installed` finds them.
     """
     found = _compare(listed(), read(connection))
     return sorted(found, key=lambda each: (list(Severity).index(each.severity), each.kind, each.what))

@@ -9,7 +9,7 @@ from __future__ import annotations
 from alembic import context
 from sqlalchemy import text
 
-from joblane.record.database import Database
+from joblane.record.driver.database import Database
 from joblane.record.migrations import TAKE_LOCK
 
 LOCK_TIMEOUT_SECONDS = 2

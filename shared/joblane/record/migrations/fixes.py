@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from joblane.record.functions import FUNCTIONS
+from joblane.record.sql_functions import FUNCTIONS
 
 Key = tuple[str, str, str]
 """Kind, object, part of the object: ``index``, ``joblane.tasks``, ``tasks_live``. The part is empty for an object."""

@@ -1,7 +1,7 @@
 """A renamed type, with a task that runs when one of its tasks is archived."""
 
 from joblane import Payload, Queue, task
-from joblane.flow import Limit
+from joblane.tasks.limit import Limit
 
 
 class DataMove(Payload):

@@ -1,7 +1,7 @@
 """The task that runs when another task is archived."""
 
 from joblane import ArchivedTask, task
-from joblane.flow import Limit
+from joblane.tasks.limit import Limit
 
 
 @task("ops:alert", front_door=False, limit=Limit("mover", total=1))

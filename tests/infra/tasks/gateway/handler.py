@@ -2,7 +2,7 @@
 
 from datetime import timedelta
 
-from joblane.function import Function
+from joblane.tasks.function import Function
 
 FUNCTION = Function(
     description="Answers",

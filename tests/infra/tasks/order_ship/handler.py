@@ -3,7 +3,7 @@
 from datetime import timedelta
 
 from joblane import Grants, Payload, task
-from joblane.queues import Queue
+from joblane.names import Queue
 
 
 class OrderShip(Payload):

@@ -3,8 +3,8 @@
 from datetime import timedelta
 
 from joblane import Grants, Payload, task
-from joblane.queues import Queue
-from joblane.schedule import cron
+from joblane.names import Queue
+from joblane.tasks.schedule import cron
 
 
 class ReportBuild(Payload):

@@ -1,4 +1,4 @@
--- The event of a task that has ended, see joblane/events.py. It is bounded, whatever the row has.
+-- The event of a task that has ended, see joblane/tasks/events.py. It is bounded, whatever the row has.
 create function joblane.event(t joblane.tasks) returns json language sql stable
 set search_path = pg_catalog, pg_temp as $$
     select json_build_object(

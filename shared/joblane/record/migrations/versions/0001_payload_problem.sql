@@ -1,5 +1,5 @@
 -- Returns the first problem of a value, with the path of its field and without the value, or null. The nodes of the check
--- are described in joblane/payload_check.py.
+-- are described in joblane/record/payload_description.py.
 create function joblane.payload_problem(node jsonb, value jsonb, defs jsonb, path text default '', depth integer default 0)
 returns text language plpgsql immutable as $$
 declare

@@ -495,7 +495,7 @@ create table joblane.task_types (
     options jsonb not null,
     -- JSON Schema of the payload.
     schema jsonb not null,
-    -- Check of a payload, see joblane/payload_check.py. It refuses only what a worker refuses.
+    -- Check of a payload, see joblane/record/payload_description.py. It refuses only what a worker refuses.
     payload_check jsonb not null,
     -- Limits of its tasks: parts of the key, names of the total and of the shared limit, and whether the tasks of a key
     -- have an order. Null: none.

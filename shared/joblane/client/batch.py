@@ -1,0 +1,218 @@
+"""Batches: tasks whose common end starts a callback."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, Self, TypeVar, Unpack
+
+from joblane.enqueue.session import plain, runner, translated
+from joblane.errors import EnqueueError, JobError
+from joblane.record.flow.batches import CREATE, IS_OPEN, SEAL
+from joblane.sqs.message import ID_PATTERN
+from joblane.tasks.job import Job, JobOptions, check_names
+from joblane.tasks.unique import OnConflict
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+    from sqlalchemy.orm import Session
+
+    from joblane.enqueue.producer import Producer
+    from joblane.enqueue.result import Enqueued
+    from joblane.enqueue.session import AnySession
+    from joblane.record.task.insert import NewTask
+    from joblane.tasks.payload import Payload
+    from joblane.tasks.task import Task
+
+MAX_BATCH_ID = 90
+"""A tag has at most 100 characters, and ``batch:`` is before the id."""
+P = TypeVar("P", bound="Payload")
+
+
+class Batch:
+    """A batch of tasks, its *members*. :meth:`JobClient.batch` and :meth:`TaskContext.new_batch` make one.
+
+    In ``with jobs.batch("import-7", on_end=Job(…), session=session) as batch:`` all members are enqueued in one
+    transaction, and the end of the block seals the batch. If the block ends with an exception, neither the batch nor a
+    member exists. Without ``with``, add members in any number of transactions, and call :meth:`seal` after the last.
+
+    A callback runs when the batch is sealed and its members have ended. Its id is the batch's id with ``:on_end`` or
+    ``:on_success``, so it exists once. A member that is redriven after ``on_end`` does not start it again. An empty
+    batch starts both callbacks at its seal.
+    """
+
+    id: str
+    """Id of the batch."""
+
+    def __init__(
+        self,
+        client: Producer,
+        id: str,  # noqa: A002
+        session: AnySession | None,
+        *,
+        on_end: Job | None = None,
+        on_success: Job | None = None,
+        links: Mapping[str, Any] | None = None,
+    ) -> None:
+        """``links``: the relations of its tasks to the run that makes the batch, or whose task is a member of it. None:
+        no run does."""
+        if not isinstance(id, str) or not ID_PATTERN.fullmatch(id) or len(id) > MAX_BATCH_ID:
+            raise EnqueueError("id", f"1 to {MAX_BATCH_ID} printable ASCII characters without spaces are required")
+        self.id = id
+        self._client = client
+        self._given_session = session
+        self._open: Session | None = None
+        """The session of the ``with`` block, inside of it."""
+        self._of_member = False
+        """A running member has this object, to add members."""
+        self._run_links = links or {}
+        self._callbacks = [
+            _callback(client, id, name, job, self._run_links)
+            for name, job in (("on_end", on_end), ("on_success", on_success))
+            if job is not None
+        ]
+        self._exists = False
+
+    @classmethod
+    def of_member(cls, client: Producer, id_: str, session: Session, links: Mapping[str, Any]) -> Self:
+        """Return the batch of a running member, which holds it open. ``links``: as in :meth:`__init__`."""
+        batch = cls(client, id_, session, links=links)
+        batch._exists = batch._of_member = True
+        return batch
+
+    def enqueue(self, task: Task[P, Any], payload: P, **options: Unpack[JobOptions]) -> Enqueued:
+        """Enqueue a member. Arguments and errors are those of :meth:`JobClient.enqueue`.
+
+        If ``on_conflict="return"`` returns an existing task, this task does not become a member.
+
+        Raises:
+            EnqueueError: the batch is sealed, or an argument is wrong. Nothing was written or sent.
+        """
+        check_names(options)
+        with self._adding() as session:
+            return self._client.enqueue_one(_member(Job(task, payload, **options)), session, self._links)
+
+    def enqueue_many(self, jobs: Iterable[Job]) -> list[Enqueued | JobError]:
+        """Enqueue members. See :meth:`JobClient.enqueue_many`, and :meth:`enqueue`."""
+        members = [_member(job) for job in jobs]
+        with self._adding() as session:
+            return self._client.enqueue_all(members, session, self._links)
+
+    def seal(self) -> None:
+        """Seal the batch: from now on only running members add members, by :attr:`TaskContext.batch`.
+
+        It waits for open transactions of others that add members.
+
+        Raises:
+            EnqueueError: the batch is sealed already.
+        """
+        if self._of_member:
+            raise EnqueueError("batch", f"{self.id!r} is sealed by its creator, not by a member")
+        with self._adding() as session:
+            self._client.wake_in(session)
+            runner(session)(SEAL, self._given())
+            self._client.send_after_commit(session, self._callbacks)
+
+    def __enter__(self) -> Self:
+        if self._exists:
+            raise EnqueueError("batch", f"{self.id!r} has members already; begin the block before the first one")
+        self._block = self._one_transaction()
+        self._block.__enter__()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self._block.__exit__(kind, error, at)
+
+    @contextmanager
+    def _one_transaction(self) -> Iterator[None]:
+        """The ``with`` block. It is a savepoint of the caller's session, or a transaction of its own."""
+        try:
+            with self._in_session() as self._open, self._open.begin_nested():
+                with self._translated():
+                    self._create(self._open)
+                yield
+                self.seal()
+        finally:
+            self._open = None
+        self._exists = True
+
+    @contextmanager
+    def _in_session(self) -> Iterator[Session]:
+        """Return the caller's session, or one that commits at the end of the block."""
+        if self._given_session is not None:
+            yield plain(self._given_session)
+        else:
+            with self._client.own_session() as session:
+                yield session
+
+    @contextmanager
+    def _adding(self) -> Iterator[Session]:
+        """Return the session in which members are added. The batch is open until its transaction ends."""
+        if self._open is not None:
+            with self._translated():
+                yield self._open
+            return
+        with self._in_session() as session, self._translated():
+            if self._exists:
+                if not self._of_member:
+                    self._check_open(session)
+                yield session
+            else:
+                with session.begin_nested():
+                    self._create(session)
+                    yield session
+        self._exists = True
+
+    def _translated(self) -> AbstractContextManager[None]:
+        return nullcontext() if self._given_session is not None else translated()
+
+    def _check_open(self, session: Session) -> None:
+        rows = runner(session)(IS_OPEN, self._given())
+        if not rows:
+            raise EnqueueError("batch", f"{self.id!r} does not exist: its transaction was rolled back")
+        if rows != [[True]]:
+            raise EnqueueError("batch", f"{self.id!r} is sealed; only a running member adds members, by ctx.batch")
+
+    def _create(self, session: Session) -> None:
+        self._client.wake_in(session)
+        callbacks = {task.links["callback"]: task.id for task in self._callbacks}
+        if not runner(session)(CREATE, self._given(**callbacks)):
+            raise EnqueueError("id", f"a batch {self.id!r} exists already")
+        if self._callbacks:
+            for result in self._client.insert_unsent(session, self._callbacks):
+                if isinstance(result, JobError):
+                    raise result
+
+    @property
+    def _links(self) -> dict[str, Any]:
+        return {"batch": self.id, **self._run_links}
+
+    def _given(self, **more: str) -> str:
+        return json.dumps({"id": self.id, **more})
+
+
+def _member(job: Job) -> Job:
+    if job.on_conflict == OnConflict.REPLACE:
+        raise EnqueueError("on_conflict", "a member of a batch cannot replace another task; use 'return' or 'raise'")
+    if job.debounce is not None:
+        raise EnqueueError("debounce", "a task that is pushed would not become a member; enqueue it without the batch")
+    return job
+
+
+def _callback(client: Producer, batch: str, name: str, job: object, links: Mapping[str, Any]) -> NewTask:
+    """Check a callback. Raises :class:`EnqueueError`."""
+    if not isinstance(job, Job):
+        raise EnqueueError(name, f"a Job is required, not {type(job).__name__}")
+    if job.task_id is not None or job.after:
+        raise EnqueueError(name, "a callback has no task_id and no after of its own")
+    if job.debounce is not None or job.on_conflict != OnConflict.RAISE:
+        raise EnqueueError(name, "a callback is a task of its own: it has no debounce, and no on_conflict")
+    try:
+        task = client.checked(replace(job, task_id=f"{batch}:{name}"))
+    except EnqueueError as error:
+        error.args = (f"{name}: {error}",)
+        raise
+    return client.linked(task, {"callback_of": batch, "callback": name, **links})

@@ -1,0 +1,341 @@
+"""The client: it enqueues tasks, shows their state, and cancels them. See :mod:`joblane.enqueue.producer` for how."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable
+from datetime import timedelta
+from functools import cached_property, partial
+from typing import TYPE_CHECKING, Any, Self, TypeVar, Unpack
+
+from pg8000.exceptions import Error as PostgresError
+
+from joblane.enqueue.foreign import place
+from joblane.enqueue.producer import Producer
+from joblane.enqueue.result import Enqueued
+from joblane.enqueue.wake import wake
+from joblane.errors import (
+    DatabaseUnavailableError,
+    EnqueueError,
+    JobError,
+    LimitError,
+    UnknownTaskError,
+    WaitTimeoutError,
+    text_of,
+)
+from joblane.record.flow.free_slots import serve
+from joblane.record.row.states import State
+from joblane.record.row.transitions import CANCEL
+from joblane.record.task.status import STATUS, TaskStatus
+from joblane.sqs.message import ID_PATTERN
+from joblane.tasks.job import Job, JobOptions, check_names
+
+if TYPE_CHECKING:
+    from joblane.client.batch import Batch
+    from joblane.client.limits import Limits
+    from joblane.client.schedules import Schedules
+    from joblane.enqueue.foreign import AfterCommit, AsyncAfterCommit
+    from joblane.enqueue.session import AnyAsyncSession, AnySession
+    from joblane.tasks.payload import Payload
+    from joblane.tasks.task import Task
+
+FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 0.05, 2.0
+P = TypeVar("P", bound="Payload")
+
+
+class JobClient(Producer):
+    """Enqueues tasks, shows their state, and cancels them.
+
+    One client serves any number of threads. Settings are read and connections are made on first use. It keeps one
+    connection to the database until :meth:`close`, or until the end of ``with JobClient() as jobs:``.
+    """
+
+    def __init__(self, *, record: bool = True) -> None:
+        """Make a client.
+
+        Args:
+            record: False for a producer without a database: the client only sends messages. Then tasks have no row
+                before they run, delays are at most 15 minutes, and ``owner`` and unique keys are refused.
+        """
+        super().__init__(record=record)
+
+    def enqueue(
+        self,
+        task: Task[P, Any],
+        payload: P,
+        *,
+        session: AnySession | None = None,
+        connection: object = None,
+        after_commit: AfterCommit | None = None,
+        **options: Unpack[JobOptions],
+    ) -> Enqueued:
+        """Enqueue one task.
+
+        Args:
+            task: A function declared by ``@task``.
+            payload: An instance of the task's payload class.
+            session: A session of SQLAlchemy. The task exists once the session commits; its
+                message is sent after that. None: the client commits the row and sends the message at once.
+            connection: A connection of psycopg or of Django, in place of ``session``. The task exists once its
+                transaction commits. None: none.
+            after_commit: Gets a function without arguments that sends the message; call it after the commit. Required
+                with a connection of psycopg, for example ``callbacks.append`` of a list. None with a connection of
+                Django: its ``on_commit`` calls the function.
+            options: The enqueue options, see :class:`~joblane.tasks.job.Job`.
+
+        Raises:
+            EnqueueError: an argument is wrong. Nothing was written or sent.
+            TaskIdConflictError: ``task_id`` exists already. Nothing was written or sent.
+            DuplicateTaskError: a live task holds the unique key. Nothing was written or sent.
+            DatabaseUnavailableError: the database is unavailable.
+            WrongStageError: the database belongs to another stage.
+            SendError: SQS did not accept the message. Only with ``record=False``.
+            MissingSettingError: ``DATABASE_URL`` is not set.
+        """
+        check_names(options)
+        where = place(session, connection, after_commit)
+        return self.enqueue_one(Job(task, payload, **options), where, {})
+
+    def enqueue_many(
+        self,
+        jobs: Iterable[Job],
+        *,
+        session: AnySession | None = None,
+        connection: object = None,
+        after_commit: AfterCommit | None = None,
+    ) -> list[Enqueued | JobError]:
+        """Enqueue many tasks with one INSERT per 10,000 tasks, in one transaction, and batched sends.
+
+        Returns a result for each job, in order. A job that was not enqueued has its error in place of a result:
+        :class:`TaskIdConflictError`, :class:`DuplicateTaskError`, or, with ``record=False``, :class:`SendError`.
+
+        Args:
+            jobs: The jobs. Each can have a ``task_id`` of its own.
+            session: As for :meth:`enqueue`. After the session's commit the client sends the first 100 messages, and the
+                sweep sends the rest.
+            connection: As for :meth:`enqueue`.
+            after_commit: As for :meth:`enqueue`. It gets at most one function for all jobs.
+
+        Raises:
+            EnqueueError: an argument of a job is wrong. The message has the job's position. Nothing was written or
+                sent.
+            DatabaseUnavailableError: the database is unavailable.
+            WrongStageError: the database belongs to another stage.
+        """
+        return self.enqueue_all(jobs, place(session, connection, after_commit), {})
+
+    async def aenqueue(
+        self,
+        task: Task[P, Any],
+        payload: P,
+        *,
+        session: AnyAsyncSession | None = None,
+        connection: object = None,
+        after_commit: AsyncAfterCommit | None = None,
+        **options: Unpack[JobOptions],
+    ) -> Enqueued:
+        """Enqueue one task without blocking the event loop. Options and errors are those of :meth:`enqueue`.
+
+        If the caller is cancelled meanwhile, the task may have been enqueued, unless it is in a transaction that does
+        not commit.
+
+        Args:
+            task: A function declared by ``@task``.
+            payload: An instance of the task's payload class.
+            session: An asynchronous session of SQLAlchemy. The task exists once the session commits. A thread sends the
+                message, and ``await session.commit()`` ends after that. None: a thread commits the row and sends the
+                message at once.
+            connection: A connection of asyncpg, or an ``AsyncConnection`` of psycopg, in place of ``session``. The task
+                exists once its transaction commits. None: none.
+            after_commit: Gets an asynchronous function without arguments that sends the message; await it after the
+                commit. Required with ``connection``, for example ``callbacks.append`` of a list.
+            options: The enqueue options, see :class:`~joblane.tasks.job.Job`.
+        """
+        check_names(options)
+        where = place(session, connection, after_commit, is_async=True)
+        return await self.aenqueue_one(Job(task, payload, **options), where, {})
+
+    async def aenqueue_many(
+        self,
+        jobs: Iterable[Job],
+        *,
+        session: AnyAsyncSession | None = None,
+        connection: object = None,
+        after_commit: AsyncAfterCommit | None = None,
+    ) -> list[Enqueued | JobError]:
+        """Enqueue many tasks without blocking the event loop, see :meth:`enqueue_many` and :meth:`aenqueue`."""
+        return await self.aenqueue_all(jobs, place(session, connection, after_commit, is_async=True), {})
+
+    def batch(
+        self,
+        id: str,  # noqa: A002 - as of Enqueued
+        *,
+        on_end: Job | None = None,
+        on_success: Job | None = None,
+        session: AnySession | None = None,
+    ) -> Batch:
+        """Return a new batch: tasks whose common end starts a callback. See :class:`~joblane.client.batch.Batch`.
+
+        Args:
+            id: Id of the batch: 1 to 90 printable ASCII characters without spaces. A batch of the stage that has this
+                id already is refused.
+            on_end: The job that runs once all members have ended, archived and cancelled ones included. None: none.
+            on_success: The job that runs once all members have completed, also after a redrive. If a member is
+                cancelled, it is cancelled. None: none.
+            session: As for :meth:`enqueue`. None: the batch has a session of its own, which commits at the end of the
+                ``with`` block, or of each call without it.
+
+        Raises:
+            EnqueueError: an argument is wrong. Nothing was written or sent.
+        """
+        from joblane.client.batch import Batch
+
+        if not self._record:
+            raise EnqueueError("batch", "a batch needs rows, and a client with record=False writes none")
+        return Batch(self, id, session, on_end=on_end, on_success=on_success)
+
+    def get(self, task_id: str) -> TaskStatus | None:
+        """Return the state of a task, or None if the id is unknown.
+
+        Raises:
+            DatabaseUnavailableError: the database is unavailable.
+        """
+        rows = self._query(STATUS, task_id)
+        return TaskStatus.of(rows[0]) if rows else None
+
+    async def aget(self, task_id: str) -> TaskStatus | None:
+        """Return the state of a task as :meth:`get` does, without blocking the event loop."""
+        return await self.threads.call(partial(self.get, task_id))
+
+    def wait(self, task_id: str, timeout: timedelta) -> TaskStatus:
+        """Wait until a task has ended, and return its state.
+
+        Reads the row repeatedly, at first after 0.05 seconds, later every 2 seconds.
+
+        Args:
+            task_id: Id of the task.
+            timeout: Longest time to wait.
+
+        Raises:
+            WaitTimeoutError: the task has not ended within ``timeout``. It continues.
+            UnknownTaskError: no task has this id.
+            DatabaseUnavailableError: the database is unavailable.
+        """
+        waiting = _Waiting(task_id, timeout)
+        while not (status := waiting.checked(self.get(task_id))).ended:
+            time.sleep(waiting.pause())
+        return status
+
+    async def await_end(self, task_id: str, timeout: timedelta) -> TaskStatus:
+        """Wait until a task has ended as :meth:`wait` does, without blocking the event loop."""
+        import asyncio
+
+        waiting = _Waiting(task_id, timeout)
+        while not (status := waiting.checked(await self.aget(task_id))).ended:
+            await asyncio.sleep(waiting.pause())
+        return status
+
+    def cancel(self, task_id: str) -> State | None:
+        """Cancel a task.
+
+        Returns ``cancelled`` if the task was waiting: it never runs. Returns ``active`` if the task is running: the run
+        is interrupted at its next ``ctx.check()`` or ``ctx.progress()``, or rolled back at its end. Returns None if the
+        task has ended or is unknown. The tasks that wait for a limit of the cancelled one start at once. Its children
+        are cancelled too, unless they were enqueued with ``on_parent_dead="run"``. If they are so many that this takes
+        longer than a second, the sweep cancels the rest, within minutes of the return.
+
+        A cancel commits by itself, also in a handler: a rollback does not undo it.
+
+        Raises:
+            DatabaseUnavailableError: the database is unavailable.
+        """
+        rows = self._query(CANCEL, task_id, writes=True)
+        if not rows:
+            return None
+        state, has_children, *limits = rows[0]
+        if state == State.CANCELLED and any(limits):
+            self._start(lambda connection: serve(connection, [limits]))
+        if state == State.CANCELLED and has_children:
+            self._release([task_id])
+        return State(state)
+
+    async def acancel(self, task_id: str) -> State | None:
+        """Cancel a task as :meth:`cancel` does, without blocking the event loop."""
+        return await self.threads.call(partial(self.cancel, task_id))
+
+    @cached_property
+    def limits(self) -> Limits:
+        """The limits of the stage: ``jobs.limits.set``, ``reset`` and ``get``, see
+        :class:`~joblane.client.limits.Limits`."""
+        from joblane.client.limits import Limits
+
+        if not self._record:
+            raise LimitError("record", "a client made with record=False knows no limits; make JobClient()")
+        return Limits(self._connecting, self._send_turns, self._wake, lambda: wake(self._sqs, self._prefix))
+
+    @cached_property
+    def schedules(self) -> Schedules:
+        """The schedules made at run time: ``jobs.schedules.put``, ``get``, ``list``, ``pause``, ``resume``, ``delete``
+        and ``run_now``, see :class:`~joblane.client.schedules.Schedules`."""
+        from joblane.client.schedules import Schedules
+
+        if not self._record:
+            raise EnqueueError("record", "a client made with record=False writes no schedules; make JobClient()")
+        return Schedules(self)
+
+    def _query(self, sql: str, task_id: str, *, writes: bool = False) -> list[list[Any]]:
+        if not isinstance(task_id, str):
+            raise TypeError(f"task_id: a text is required, not {type(task_id).__name__}")
+        if not ID_PATTERN.fullmatch(task_id):  # no row has such an id, and the database could refuse it
+            return []
+        with self._connecting() as database:
+            try:
+                connection = database.get()
+                if writes:
+                    self._wake()
+                return connection.run(sql, task_id)
+            except (PostgresError, OSError) as error:
+                database.drop()
+                raise DatabaseUnavailableError(f"the database is unavailable: {text_of(error)}") from error
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.threads.call(self.close, always=True)
+
+    def __del__(self) -> None:
+        try:  # noqa: SIM105
+            self.close()
+        except Exception:  # noqa: S110 - at the interpreter's end modules are gone, `suppress` too
+            pass
+
+
+class _Waiting:
+    """A wait for the end of a task, with growing pauses between reads."""
+
+    def __init__(self, task_id: str, timeout: timedelta) -> None:
+        if not isinstance(timeout, timedelta):
+            raise TypeError(f"timeout: a timedelta is required, not {type(timeout).__name__}")
+        self._task_id, self._timeout = task_id, timeout
+        self._ends, self._pause = time.monotonic() + timeout.total_seconds(), FIRST_PAUSE_SECONDS
+
+    def checked(self, status: TaskStatus | None) -> TaskStatus:
+        """Return the state. Raises :class:`UnknownTaskError`, and :class:`WaitTimeoutError` if the time is over."""
+        if status is None:
+            raise UnknownTaskError(self._task_id)
+        if not status.ended and time.monotonic() >= self._ends:
+            raise WaitTimeoutError(self._task_id, status.state, self._timeout)
+        return status
+
+    def pause(self) -> float:
+        """Return the seconds until the next read."""
+        pause = min(self._pause, max(0.0, self._ends - time.monotonic()))
+        self._pause = min(self._pause * 1.5, LONGEST_PAUSE_SECONDS)
+        return pause

@@ -1,0 +1,167 @@
+"""The limits of a stage, for programs: ``JobClient.limits``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import datetime
+from typing import TYPE_CHECKING
+
+from pg8000.exceptions import Error as PostgresError
+
+from joblane.errors import DatabaseUnavailableError, LimitError, text_of
+from joblane.record import audit
+from joblane.record.flow import limit_changes
+from joblane.record.flow.limit_changes import Given
+from joblane.record.flow.limit_status import LimitStatus, status_of
+from joblane.tasks.limit import Rate
+
+if TYPE_CHECKING:
+    from contextlib import AbstractContextManager
+
+    from joblane.record.driver.connection import Connection
+    from joblane.record.driver.database import Database
+    from joblane.record.flow.free_slots import Turn
+
+
+class Limits:
+    """Changes limits, and shows them.
+
+    A change holds at once, for all tasks that have not started, and outlives deploys. It stops no task. The audit has
+    each change, with the user and machine of this process, or the name of its Lambda function.
+    """
+
+    def __init__(
+        self,
+        connecting: Callable[[], AbstractContextManager[Database]],
+        send: Callable[[list[Turn]], object],
+        wake_after_commit: Callable[[], None],
+        wake: Callable[[], None],
+    ) -> None:
+        self._connecting, self._send = connecting, send
+        self._wake_after_commit, self._wake = wake_after_commit, wake
+
+    def set(
+        self,
+        name: str,
+        *,
+        key: str | None = None,
+        max_per_key: int | None = None,
+        max_total: int | None = None,
+        total: int | None = None,
+        rate: Rate | None = None,
+        until: datetime | None = None,
+        reason: str | None = None,
+    ) -> None:
+        """Set values of a limit, in place of the declared ones. A value that is not given stays as it is.
+
+        A raised limit starts waiting tasks at once. A lowered one stops none. If the rate changes, tasks that wait for
+        their time get new times, at once or with the next sweep.
+
+        Args:
+            name: A task type, or the name of a shared limit.
+            key: Only this key of the type. None: ``max_per_key`` and ``rate`` hold for each key without values of its
+                own.
+            max_per_key: Tasks of one key at a time. 0: none starts. Range: 0 to 10000.
+            max_total: Tasks of the type at a time. 0: none starts. Range: 0 to 10000.
+            total: Tasks at a time, of a shared limit. 0: none starts. Range: 0 to 10000.
+            rate: Starts in a time: of the key or each key, of the type if it has no key, or of the shared limit.
+            until: Time at which the declared values hold again. None: as an earlier change has set it, else when
+                :meth:`reset` is called.
+            reason: Reason, for operators and the audit. At most 500 characters. None or empty: no reason.
+
+        Raises:
+            LimitError: an argument is wrong. Nothing was changed.
+            DatabaseUnavailableError: the database is unavailable, or a claim has locked the limit for more than three
+                seconds. Nothing was changed.
+        """
+        given, who, line = Given(max_per_key, max_total, total, rate, until), audit.user_of_process(), _line_of(reason)
+        with self._changing() as connection:
+            self._wake_after_commit()
+            with limit_changes.transaction(connection):
+                changed, details = limit_changes.set_limit(connection, name, key, given, who=who, reason=line)
+                target = limit_changes.target_of(name, key)
+                audit.write(connection, who, "set_limit", target, reason=line, details=details)
+            self._serve(connection, changed)
+        self._wake()
+
+    def reset(self, name: str, *, key: str | None = None, reason: str | None = None) -> None:
+        """Remove what was set, so that the declared values hold, and end a delay of the limit by
+        :class:`~joblane.errors.RateLimited`. What was set for single keys of a type stays.
+
+        Also what was set for a limit that no task declares any more can be removed.
+
+        Args:
+            name: A task type, or the name of a shared limit.
+            key: Only what was set for this key. None: what was set for the type and for each of its keys.
+            reason: Reason, for the audit.
+
+        Raises:
+            LimitError: an argument is wrong, or nothing was set and the limit is not delayed. Nothing was changed.
+            DatabaseUnavailableError: as for :meth:`set`.
+        """
+        who, line = audit.user_of_process(), _line_of(reason)
+        with self._changing() as connection:
+            self._wake_after_commit()
+            with limit_changes.transaction(connection):
+                changed, details = limit_changes.reset_limit(connection, name, key)
+                target = limit_changes.target_of(name, key)
+                audit.write(connection, who, "reset_limit", target, reason=line, details=details)
+            self._serve(connection, changed)
+        self._wake()
+
+    def get(self, name: str, *, key: str | None = None) -> LimitStatus:
+        """Return a limit with its values, and the numbers of tasks that run and wait.
+
+        Args:
+            name: The name of a shared limit, or a task type: its total, or, if it has none, the limit of each key with
+                the tasks of all keys.
+            key: The limit of this key of the type.
+
+        Raises:
+            LimitError: there is no such limit.
+            DatabaseUnavailableError: the database is unavailable.
+        """
+        with self._changing() as connection:
+            names = limit_changes.names_of(limit_changes.known_names(connection), name, key)
+            return status_of(connection, names[0])
+
+    def _serve(self, connection: Connection, changed: list[str]) -> None:
+        """Serve limits after the commit. If it fails, the sweep does it."""
+        try:
+            limit_changes.serve_changed(connection, changed, self._send)
+        except (PostgresError, OSError):
+            if not connection.usable or not connection.idle:
+                connection.close()
+
+    @contextmanager
+    def _changing(self) -> Iterator[Connection]:
+        """Reserve an idle connection for this thread. An exception rolls back."""
+        with self._connecting() as database:
+            try:
+                connection = database.get()
+                if not connection.idle:
+                    raise LimitError(
+                        "name", "the handler's transaction is open, and a change of limits commits: use a new JobClient"
+                    )
+            except (PostgresError, OSError) as error:
+                database.drop()
+                raise DatabaseUnavailableError(f"the database is unavailable: {text_of(error)}") from error
+            try:
+                yield connection
+            except (PostgresError, OSError) as error:
+                database.drop()
+                raise DatabaseUnavailableError(
+                    f"{text_of(error)}; show the limit before you change it again"
+                ) from error
+            except BaseException:
+                if not connection.usable or not connection.idle:
+                    database.drop()
+                raise
+
+
+def _line_of(reason: str | None) -> str | None:
+    try:
+        return audit.line_of(reason)
+    except ValueError as error:
+        raise LimitError("reason", str(error)) from None

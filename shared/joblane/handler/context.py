@@ -1,0 +1,458 @@
+"""The second argument of every handler: one object with all that a handler needs of its run."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Iterator, Mapping
+from contextlib import AbstractAsyncContextManager, AbstractContextManager
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, TypeVar, Unpack, overload
+
+from joblane import telemetry
+from joblane.enqueue.chain import links_of_run
+from joblane.errors import JobError, shortened
+from joblane.handler.loops import Loops, Source
+from joblane.names import OWN_TYPES
+from joblane.record.driver.time_limits import OPERATOR
+from joblane.record.task.run_session import ENDED, ONE_SESSION
+from joblane.settings import Settings
+from joblane.sqs.traceparent import headers_within, span_of
+from joblane.tasks.job import Job, check_names
+from joblane.tasks.scrubbing import Scrub, scrubber
+
+if TYPE_CHECKING:
+    from aws_lambda_powertools import Logger
+    from sqlalchemy import Select
+    from sqlalchemy.ext.asyncio import AsyncSession
+    from sqlalchemy.orm import Session
+
+    from joblane.client.batch import Batch
+    from joblane.client.client import JobClient
+    from joblane.enqueue.result import Enqueued
+    from joblane.handler.steps import Steps
+    from joblane.names import Queue
+    from joblane.record.driver.connection import Connection
+    from joblane.record.task.claim import Claim
+    from joblane.record.task.run_session import RunSession
+    from joblane.tasks.job import JobOptions
+    from joblane.tasks.payload import Payload
+    from joblane.tasks.task import Task
+
+T = TypeVar("T")
+P = TypeVar("P", bound="Payload")
+REPORT_EVERY_SECONDS = 1.0
+MAX_NOTE = 200
+
+
+class TaskContext:
+    """The run of a task: its identity, its time, its transaction, and its loops."""
+
+    task_id: str
+    """Id of the task."""
+    type: str
+    """Type of the task, ``category:action``."""
+    queue: Queue
+    """Queue from which the task was received."""
+    attempt: int
+    """Number of this attempt, from 1."""
+    max_retry: int
+    """Number of attempts after the first."""
+    headers: Mapping[str, str]
+    """Headers of the enqueue."""
+    traceparent: str | None
+    """W3C ``traceparent`` of this run, for the services that the handler calls. None: the task has no trace."""
+    idempotency_key: str
+    """A text that is the same in every attempt of this task, for services outside of the database. It is the task's
+    id."""
+
+    def __init__(
+        self,
+        task: Task[Any, Any],
+        claim: Claim,
+        queue: Queue,
+        work: RunSession,
+        client: JobClient,
+        *,
+        seconds: float,
+        continues: bool = False,
+    ) -> None:
+        """``seconds``: time until the handler is interrupted. ``continues``: True if the attempt has time left after
+        this invocation."""
+        self.task_id = claim.id
+        self.type = task.type
+        self.queue = queue
+        self.attempt = claim.attempt
+        self.max_retry = claim.max_attempts - 1
+        self.headers = claim.headers
+        self._span = span_of(claim.headers, claim.id, claim.run) if claim.headers else None
+        self.traceparent = self._span.traceparent if self._span else None
+        self.idempotency_key = claim.id
+        self._task = task
+        self._claim = claim
+        self._work = work
+        self._client = client
+        self._ends = time.monotonic() + seconds
+        self._continues = continues
+        self._reported_at = self._asked_at = -math.inf
+
+    def close(self) -> None:
+        """Refuse further work, and remove the run's fields from the logger."""
+        self._work.has_ended = True
+        if "logger" in self.__dict__:
+            self.logger.remove_keys(list(self.log_fields))
+
+    @cached_property
+    def settings(self) -> Mapping[str, str]:
+        """Settings that the task declares by ``environment``: name → value. Settings without a value are left out.
+
+        A value in Secrets Manager is read when it is used, and kept for five minutes.
+
+        Raises:
+            SecretError: the secret cannot be read. The attempt fails, and the next attempt reads it again.
+        """
+        return Settings(self._task.environment)
+
+    @cached_property
+    def logger(self) -> Logger:
+        """The logger of Powertools, with :attr:`log_fields` on every line. Do not log payload values."""
+        logger = telemetry.logger()
+        logger.append_keys(**self.log_fields)
+        return logger
+
+    @property
+    def log_fields(self) -> dict[str, Any]:
+        """The fields on every log line of this run: ``task_id``, ``task_type`` and ``attempt``, and the ids of its
+        trace, if the task has one."""
+        fields = {"task_id": self.task_id, "task_type": self.type, "attempt": self.attempt}
+        return fields | self._span.log_fields if self._span else fields
+
+    @property
+    def deadline(self) -> datetime:
+        """Time at which the handler is interrupted, in UTC: the earliest of the end of the ``timeout``, the end of the
+        invocation, and the ``deadline`` of the enqueue."""
+        return datetime.now(UTC) + timedelta(seconds=self._ends - time.monotonic())
+
+    def remaining(self) -> timedelta:
+        """Return the time until the handler is interrupted, at least zero."""
+        return timedelta(seconds=max(0.0, self._ends - time.monotonic()))
+
+    @property
+    def session(self) -> Session:
+        """An SQLAlchemy session whose work commits together with the task's completion, or not at all.
+
+        It is made on first use. A call of ``commit()`` is refused: after a later failure, half of the handler's work
+        would stay. To close it loses its work, and fails the attempt, so use it without ``with``. In an ``async def``
+        handler its statements block the event loop.
+
+        Raises:
+            JobError: the run uses :attr:`async_session`, or has ended.
+        """
+        self._refuse_async("ctx.session", "await ctx.async_session.execute(…)")
+        return self._work.session
+
+    @property
+    def async_session(self) -> AsyncSession:
+        """An SQLAlchemy ``AsyncSession`` over asyncpg, whose work commits together with the task's completion, or not
+        at all. Only for an ``async def`` handler with the packages of ``joblane[async]``.
+
+        It is made on first use. Calls of ``commit()`` are refused, and ``close()`` loses its work, so use it without
+        ``async with``. Its objects do not expire at a commit. It runs one statement at a time.
+
+        Raises:
+            JobError: the handler is not an ``async def``; or the run uses :attr:`session`, :meth:`connection` or
+                :meth:`enqueue`; or a package is missing; or the run has ended.
+        """
+        if not self._task.is_async:
+            raise JobError("ctx.async_session is for an `async def` handler; this one is a `def`: use ctx.session")
+        if self._work.has_ended:
+            raise JobError(f"ctx.async_session: {ENDED}")
+        if "_loops" in self.__dict__ and self._loops.is_plain:
+            raise JobError(
+                "ctx.async_session: its work cannot commit in a plain loop or step; use ctx.aeach(…) or ctx.astep(…)"
+            )
+        return self._work.async_session
+
+    def _refuse_async(self, name: str, instead: str) -> None:
+        if self._work.has_ended:
+            raise JobError(f"{name}: {ENDED}")
+        if self._work.is_async:
+            raise JobError(f"{name}: {ONE_SESSION}, and this one uses ctx.async_session; use {instead}")
+
+    def connection(self) -> Connection:
+        """Return the database connection of the session, to run statements in the same transaction.
+
+        Raises:
+            JobError: the connection broke after the transaction began. The work of the transaction is lost. Or the run
+                uses :attr:`async_session`.
+        """
+        self._refuse_async("ctx.connection()", "await ctx.async_session.execute(…)")
+        return self._work.lend(OPERATOR if self.type.startswith(OWN_TYPES) else None)
+
+    def enqueue(self, task: Task[P, Any], payload: P, **options: Unpack[JobOptions]) -> Enqueued:
+        """Enqueue a task in this task's transaction: it exists only if this task's work commits.
+
+        Arguments and errors are those of :meth:`JobClient.enqueue`. The new task is in the trace of this run, unless
+        its ``headers`` name another trace.
+
+        Raises:
+            EnqueueError: also if the task's ``grants`` do not name the type of the new task. Nothing was written.
+            DepthError: the new task is deeper than its ``max_depth``. Do not catch it: it archives this task.
+        """
+        self._refuse_async("ctx.enqueue", "await ctx.aenqueue(…)")
+        return self._enqueue(self.session, task, payload, options)
+
+    def _enqueue(self, session: Session, task: Task[P, Any], payload: P, options: JobOptions) -> Enqueued:
+        check_names(options)
+        options["headers"] = headers_within(self._span, options.get("headers", {}))
+        return self._client.enqueue_one(Job(task, payload, **options), session, self._links)
+
+    def enqueue_many(self, jobs: Iterable[Job]) -> list[Enqueued | JobError]:
+        """Enqueue many tasks in this task's transaction. See :meth:`JobClient.enqueue_many`."""
+        self._refuse_async("ctx.enqueue_many", "await ctx.aenqueue_many(…)")
+        return self._enqueue_many(self.session, jobs)
+
+    def _enqueue_many(self, session: Session, jobs: Iterable[Job]) -> list[Enqueued | JobError]:
+        if self._span is not None:
+            jobs = (replace(job, headers=headers_within(self._span, job.headers)) for job in jobs)
+        return self._client.enqueue_all(jobs, session, self._links)
+
+    @cached_property
+    def _links(self) -> Mapping[str, Any]:
+        """The relations of the tasks that this run enqueues, for the client."""
+        return links_of_run(self.task_id, self._claim.options)
+
+    @cached_property
+    def batch(self) -> Batch | None:
+        """The batch of which this task is a member, to add members in this task's transaction, also after it is sealed.
+        None: the task is no member of a batch."""
+        from joblane.client.batch import Batch
+
+        self._refuse_async("ctx.batch", "ctx.session")
+        id_ = self._claim.options.get("batch")
+        return None if id_ is None else Batch.of_member(self._client, id_, self.session, self._links)
+
+    def new_batch(self, id: str, *, on_end: Job | None = None, on_success: Job | None = None) -> Batch:  # noqa: A002
+        """Return a new batch in this task's transaction. See :meth:`JobClient.batch`."""
+        self._refuse_async("ctx.new_batch", "ctx.session")
+        from joblane.client.batch import Batch
+
+        return Batch(self._client, id, self.session, on_end=on_end, on_success=on_success, links=self._links)
+
+    def check(self) -> None:
+        """Raise an exception if this run has to stop. Reads the row at most once a second.
+
+        Raises:
+            TaskCancelled: the task was cancelled.
+            LeaseLostError: another run holds the task, and the work of this run cannot be kept.
+        """
+        if time.monotonic() - self._asked_at >= REPORT_EVERY_SECONDS:
+            self._report(None, None, None)
+
+    def progress(self, done: int, total: int | None = None, note: str | None = None) -> None:
+        """Record the progress of the run, and check as :meth:`check` does.
+
+        The progress is visible at once, outside of the task's transaction. It is written at most once a second, and
+        always when ``done`` reaches ``total``.
+
+        Args:
+            done: Number of items that are done, zero or more.
+            total: Number of all items. None: not known.
+            note: A text for operators, of which 200 characters are kept. Values of redacted fields are removed; do not
+                put other payload values into it.
+
+        Raises:
+            ValueError: ``done`` or ``total`` is not a whole number of zero or more.
+            TaskCancelled: the task was cancelled.
+            LeaseLostError: another run holds the task, and the work of this run cannot be kept.
+        """
+        if not (_is_count(done) and (total is None or _is_count(total))):
+            raise ValueError("progress: done and total are whole numbers of zero or more")
+        if time.monotonic() - self._reported_at >= REPORT_EVERY_SECONDS or done == total:
+            self._reported_at = time.monotonic()
+            self._report(done, total, self._scrub(shortened(note, MAX_NOTE))[:MAX_NOTE] if note else None)
+
+    def _report(self, done: int | None, total: int | None, note: str | None) -> None:
+        if self._work.has_ended:
+            raise JobError(f"ctx.check: {ENDED}")
+        self._asked_at = time.monotonic()
+        self._work.report(done, total, note)
+
+    @cached_property
+    def _scrub(self) -> Scrub:
+        return scrubber(self._task.payload, self._claim.payload, headers=self.headers)
+
+    @cached_property
+    def _loops(self) -> Loops:
+        return Loops(self._work, self.task_id, self.check, self.remaining, continues=self._continues)
+
+    def each(self, items: Iterable[T], *, key: Callable[[T], str] = str) -> Iterator[T]:
+        """Loop over the items that no run of this task has finished yet.
+
+        When the loop takes the next item, the session's work for the current item commits together with a mark for its
+        key. So do not read ahead, as ``list`` and ``itertools.batched`` do: items would be marked before their work is
+        done. Work before the loop commits with the first item, and a retry does it again.
+
+        An exception in the body rolls back the current item and ends the loop; a retry continues with this item. An
+        exception inside ``with ctx.isolated():`` fails only the current item, and the loop raises
+        :class:`PartialFailure` at its end. If two items have the same key, the second is skipped.
+
+        Args:
+            items: The items, in any order.
+            key: Function that returns an item's key: a text of 1 to 2,000 bytes that is the same in every attempt. All
+                loops of a task share one set of keys.
+
+        Raises:
+            ItemKeyError: a key is not a text of 1 to 2,000 bytes.
+            PartialFailure: items failed inside :meth:`isolated`.
+            TaskCancelled: the task was cancelled.
+            LeaseLostError: another run holds the task.
+        """
+        self._refuse_async("ctx.each", "async for … in ctx.aeach(…)")
+        return self._loops.each(items, key)
+
+    def isolated(self) -> AbstractContextManager[None]:
+        """Return a context manager for the body of a loop over :meth:`each`: an exception fails only the current item.
+
+        Exceptions that concern the whole task pass through: SkipRetry, RevokeTask, RetryAfter, Snooze, LeaseLostError,
+        TaskTimeout, TaskCancelled, and those of an unavailable database.
+        """
+        self._refuse_async("ctx.isolated", "async with ctx.aisolated()")
+        return self._loops.isolated()
+
+    @overload
+    def resume(self, source: Source[T], *, cursor: Any = None, chunk: int = 100) -> Iterator[T]: ...
+    @overload
+    def resume(self, source: Select[*tuple[Any, ...]], *, cursor: Any, chunk: int = 100) -> Iterator[Any]: ...
+    def resume(self, source: Any, *, cursor: Any = None, chunk: int = 100) -> Iterator[Any]:
+        """Loop over items in a fixed order. Items that earlier runs of this task have committed are skipped.
+
+        After each ``chunk`` of items, the session's work for them commits together with the cursor, which is the
+        position in the source. So do not read ahead, as ``itertools.batched`` does: the cursor would pass items whose
+        work is not done. A run that is killed repeats at most one chunk. Work before the loop commits with the first
+        chunk, and every run does it again. A handler can have only one such loop.
+
+        If the task is declared ``resumable``, it can run in several invocations, until its ``timeout``: before the time
+        of an invocation ends, the run stops between two chunks, and the next invocation continues. A chunk that takes
+        longer than the rest of the invocation is interrupted, and the next invocation starts it again.
+
+        Args:
+            source: A ``select(…)`` of an entity or of columns, without a limit; or a function that gets the last cursor
+                and returns the items after it, in order; or a sequence that is the same in every attempt. The first
+                call of the function gets None. Later calls get the cursor as JSON stores it, for example a time as
+                text.
+            cursor: If ``source`` is a ``select``: a selected column that is unique and never null, for example
+                ``Member.id``; the rows come in its order. If it is a function: a second function, which takes an item
+                and returns its cursor. If it is a sequence: None; the position is the cursor.
+            chunk: Number of items that commit together, 1 or more.
+
+        Raises:
+            CursorError: the source or the cursor cannot be used. Nothing of the chunk is committed.
+            TaskCancelled: the task was cancelled.
+            LeaseLostError: another run holds the task.
+        """
+        self._refuse_async("ctx.resume", "async for … in ctx.aresume(…)")
+        return self._loops.resume(source, cursor, chunk)
+
+    @cached_property
+    def _steps(self) -> Steps:
+        from joblane.handler.steps import Steps
+
+        return Steps(self._loops, is_first_run=self._claim.run == 1)
+
+    def step(self, name: str, function: Callable[[str], Any]) -> Any:
+        """Call a function once, and remember its value: a retry returns the value and does not call again.
+
+        The value commits together with the session's work so far. If the process is killed between the call and the
+        commit, the next attempt calls again, with the same key. Work before the step commits with it, and a retry does
+        it again; so write in the function, or after the last step, if it must happen once.
+
+        The value is JSON: :meth:`step` returns the function's value as it is stored, in each run. Texts, finite
+        numbers, booleans, None, lists and dicts return as they are, a tuple as a list, a pydantic model as a dict, a
+        time as a text.
+
+        An exception of the function passes through, and nothing is stored. Steps run one after the other: a step cannot
+        be inside another step, or inside a loop over :meth:`each` or :meth:`resume`. A task has at most 100 steps.
+
+        Args:
+            name: Name of the step, 1 to 100 printable characters, the same in each attempt. A run uses it once.
+                Operators see it; do not put payload values into it.
+            function: Gets the idempotency key of the step, and returns a value of at most 65,536 bytes as JSON. The
+                key is a UUID, made from the task id and the name; so it is the same in each attempt, also after a
+                redrive. Pass it to the service that the function calls.
+
+        Raises:
+            StepError: the name, the function or the value is wrong. Do not catch it: it archives the task.
+            TaskCancelled: the task was cancelled. The function was not called.
+            LeaseLostError: another run holds the task.
+        """
+        self._refuse_async("ctx.step", "await ctx.astep(…)")
+        return self._steps.step(name, function)
+
+    # --- In an `async def` handler ---------------------------------------------------------------------------------
+
+    async def aenqueue(self, task: Task[P, Any], payload: P, **options: Unpack[JobOptions]) -> Enqueued:
+        """Like :meth:`enqueue`, in the transaction of :attr:`async_session`.
+
+        If the handler has used :attr:`session`, or ``joblane[async]`` is not installed, it is in that of
+        :attr:`session`.
+        """
+        return await self._work.awaited(self._enqueue, self._session_to_enqueue(), task, payload, options)
+
+    async def aenqueue_many(self, jobs: Iterable[Job]) -> list[Enqueued | JobError]:
+        """Like :meth:`enqueue_many`, in the transaction that :meth:`aenqueue` describes."""
+        return await self._work.awaited(self._enqueue_many, self._session_to_enqueue(), jobs)
+
+    def _session_to_enqueue(self) -> Session:
+        has_plain = self._work.touched and not self._work.is_async
+        if has_plain or self._work.lent or not self._task.is_async or not self._work.can_be_async:
+            return self.session
+        return self.async_session.sync_session
+
+    async def acheck(self) -> None:
+        """Like :meth:`check`, which an ``async def`` handler can call too."""
+        self.check()
+
+    async def aprogress(self, done: int, total: int | None = None, note: str | None = None) -> None:
+        """Like :meth:`progress`, which an ``async def`` handler can call too."""
+        self.progress(done, total, note)
+
+    def aeach(self, items: Iterable[T] | AsyncIterable[T], *, key: Callable[[T], str] = str) -> AsyncIterator[T]:
+        """Like :meth:`each`, for ``async for``. ``items`` can be asynchronous too.
+
+        The work of :attr:`async_session` commits item by item, or that of :attr:`session`.
+        """
+        from joblane.handler.async_loops import AsyncEach
+
+        return AsyncEach(self._loops, items, key)
+
+    async def astep(self, name: str, function: Callable[[str], Any]) -> Any:
+        """Like :meth:`step`, with the work of :attr:`async_session`, or that of :attr:`session`.
+
+        The function can be an ``async def``. To make several calls at the same time, make them in one step.
+        """
+        if self._work.has_ended:
+            raise JobError(f"ctx.astep: {ENDED}")
+        return await self._steps.astep(name, function)
+
+    def aisolated(self) -> AbstractAsyncContextManager[None]:
+        """Like :meth:`isolated`, for ``async with`` in a loop over :meth:`aeach`."""
+        from joblane.handler.async_loops import isolated
+
+        return isolated(self._loops)
+
+    def aresume(self, source: Any, *, cursor: Any = None, chunk: int = 100) -> AsyncIterator[Any]:
+        """Like :meth:`resume`, for ``async for``.
+
+        The source function can be an ``async def``, which returns the items or yields them.
+        """
+        from joblane.handler.async_loops import AsyncResume
+
+        return AsyncResume(self._loops, source, cursor, chunk)
+
+
+def _is_count(value: object) -> bool:
+    """A number of zero or more that Postgres's bigint holds."""
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**63

@@ -1,0 +1,166 @@
+"""Remembered steps of a run: ``ctx.step`` and ``ctx.astep``."""
+
+from __future__ import annotations
+
+import inspect
+import json
+import math
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+from uuid import UUID, uuid5
+
+from pydantic_core import to_jsonable_python
+
+from joblane.errors import MessageError, StepError
+from joblane.handler.loops import Loops
+from joblane.json_values import MAX_DEPTH, check_text
+from joblane.record.task import checkpoints
+
+Function = Callable[[str], Any]
+MAX_NAME = 100
+MAX_VALUE_BYTES = 64 * 1024
+MAX_STEPS = 100
+"""The most steps of a task. A retry reads all their values at once."""
+NAMESPACE = UUID("0d4a6b1e-6a56-4d0e-9a63-2f5a8a3f7c11")
+"""It makes the keys. A release that changed it would repeat calls of tasks that are under way."""
+
+
+def key_of(task_id: str, name: str) -> str:
+    """Return the idempotency key of a step: a UUID, because services accept keys of 36 characters.
+
+    It depends on nothing else, so that each attempt has the same key, also after a redrive.
+    """
+    return str(uuid5(NAMESPACE, f"{task_id} {name}"))
+
+
+@dataclass
+class Steps:
+    """The steps of one run. :class:`~joblane.handler.context.TaskContext` documents them.
+
+    ``is_first_run``: no run before this one can have stored a value.
+    """
+
+    loops: Loops
+    is_first_run: bool
+    _stored: dict[str, str] | None = None
+    _used: set[str] = field(default_factory=set)
+
+    def step(self, name: str, function: Function) -> Any:
+        with self._opened(name, is_plain=True):
+            if inspect.iscoroutinefunction(function):
+                raise StepError(name, "ctx.step cannot await its function; use await ctx.astep(…)")
+            stored = self._begin(name, function)
+            return json.loads(stored) if stored is not None else self._keep(name, function(self._key(name)))
+
+    async def astep(self, name: str, function: Function) -> Any:
+        awaited = self.loops.work.awaited
+        with self._opened(name, is_plain=False):
+            stored = await awaited(self._begin, name, function)
+            if stored is not None:
+                return json.loads(stored)
+            value = function(self._key(name))
+            return await awaited(self._keep, name, await value if inspect.isawaitable(value) else value)
+
+    def _key(self, name: str) -> str:
+        return key_of(self.loops.task_id, name)
+
+    @contextmanager
+    def _opened(self, name: str, *, is_plain: bool) -> Iterator[None]:
+        """Refuse a wrong name, and a step whose commit would keep half of a step or of an item."""
+        if not isinstance(name, str) or not 1 <= len(name) <= MAX_NAME or not name.isprintable():
+            given = "" if isinstance(name, str) else f", not {type(name).__name__}"
+            raise StepError("", f"the name of a step is a text of 1 to {MAX_NAME} printable characters{given}")
+        loops = self.loops
+        if loops.open:
+            where = "another step, or run with it" if loops.open == "step" else f"a loop over ctx.{loops.open}(…)"
+            raise StepError(name, f"it cannot be inside {where}, because its commit would keep half of that work")
+        if name in self._used:
+            raise StepError(name, "this run has used the name already; each step needs a name of its own")
+        self._used.add(name)
+        loops.open, loops.is_plain = "step", is_plain
+        try:
+            yield
+        finally:
+            loops.open, loops.is_plain = "", False
+
+    def _begin(self, name: str, function: Function) -> str | None:
+        """Return the stored value, or None if the function has to be called."""
+        if self._stored is None:
+            self._stored = {} if self.is_first_run else self.loops.read(checkpoints.read_steps)
+        stored = self._stored.get(name)
+        if stored is None:
+            _check_function(name, function)
+            if len(self._stored) >= MAX_STEPS:
+                raise StepError(name, f"a task has at most {MAX_STEPS} steps; loop over ctx.each(…) for more items")
+            self.loops.work.check_keeps()
+            self.loops.check()
+        return stored
+
+    def _keep(self, name: str, value: Any) -> Any:
+        """Commit the value with the session's work, and return it as a retry will."""
+        text = _encoded(name, value)
+        self.loops.work.keep(partial(checkpoints.mark_step, name=name, value=text))
+        assert self._stored is not None
+        self._stored[name] = text
+        return json.loads(text)
+
+
+def _check_function(name: str, function: Function) -> None:
+    with suppress(ValueError):  # a function of an extension module may have no signature
+        try:
+            inspect.signature(function).bind("")
+        except TypeError:
+            raise StepError(name, "its function gets the step's key as its only argument: lambda key: …") from None
+
+
+def _encoded(name: str, value: Any) -> str:
+    """Return the value as JSON text. Raises :class:`StepError`."""
+    try:
+        text = json.dumps(_plain(value, "its value", 1), ensure_ascii=False, separators=(",", ":"))
+        if (size := len(text.encode())) > MAX_VALUE_BYTES:
+            raise MessageError(f"its value has {size:,} bytes as JSON, and at most {MAX_VALUE_BYTES:,} are stored")
+    except ValueError as error:  # a number of thousands of digits is one too
+        problem = str(error) if isinstance(error, MessageError) else "its value has a number that is too long for JSON"
+        raise StepError(
+            name,
+            f"{problem}; return only what the task needs later, as JSON. The function was called, and nothing is"
+            " stored: if the task is retried, it is called again with the same key",
+        ) from None
+    return text
+
+
+def _plain(value: Any, where: str, depth: int) -> Any:
+    """Return ``value`` as JSON values. Raises :class:`MessageError`, whose text names places and types, no values."""
+    if depth > MAX_DEPTH:
+        raise MessageError(f"its value is nested deeper than {MAX_DEPTH} levels")
+    match value:
+        case None | bool() | int():
+            return value
+        case float():
+            if not math.isfinite(value):
+                raise MessageError(f"{where} is NaN or infinite, which JSON cannot hold")
+            return value
+        case str():
+            check_text(value, where)
+            return value
+        case Mapping():
+            return dict(_member(item, where, depth) for item in value.items())
+        case list() | tuple():
+            return [_plain(item, f"{where}[{number}]", depth + 1) for number, item in enumerate(value)]
+    try:
+        return _plain(to_jsonable_python(value), where, depth + 1)
+    except MessageError:
+        raise
+    except Exception:  # a serializer of the value's own class can raise anything, with values in it
+        raise MessageError(f"{where} is of type {type(value).__name__}, which cannot be written as JSON") from None
+
+
+def _member(item: tuple[Any, Any], where: str, depth: int) -> tuple[str, Any]:
+    key, value = item
+    if not isinstance(key, str):
+        raise MessageError(f"{where} has a key of type {type(key).__name__}, and JSON has only texts as keys")
+    check_text(key, f"a key of {where}")
+    return key, _plain(value, f"{where}.{key}" if key.isidentifier() and len(key) <= MAX_NAME else where, depth + 1)

@@ -1,0 +1,84 @@
+"""The order of a key: its tasks, and the change of the first one's place."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from joblane.errors import EnqueueError, LimitError
+from joblane.inspector.actions import audit
+from joblane.inspector.scope import Scope
+from joblane.inspector.tasks.filter_sql import LARGEST_PAGE, check_number, reading
+from joblane.inspector.tasks.listing import COLUMNS, row_of
+from joblane.inspector.views import ActionResult, TaskRow
+from joblane.record.driver.connection import Connection
+from joblane.record.flow.free_slots import serve
+from joblane.record.row.states import LIVE_SQL, State
+from joblane.record.row.transitions import NOW
+from joblane.tasks.limit import check_key
+
+ORDERED = f"key_limit = $1 and ordered and expire_at is null and state in {LIVE_SQL}"
+LINE = f"""
+select {COLUMNS} from joblane.tasks
+ where {ORDERED} and first_due_at is not null order by first_due_at, seq limit $2::integer
+"""
+"""A task that waits for its parents has no place yet."""
+FIRST = f"""
+select id, state, total_limit, shared_limit from joblane.tasks
+ where {ORDERED} and first_due_at <= now() order by first_due_at, seq limit 2 for no key update
+"""
+# A task that waits, for this key or for a wider limit, waits for its place from now on.
+TO_THE_END = f"""
+update joblane.tasks t
+   set first_due_at = {NOW}, seq = pg_catalog.nextval('joblane.tasks_seq'::regclass), passed = 0,
+       waits_for = case when t.state = 'held' then t.key_limit end,
+       place = case when t.state = 'held' then extract(epoch from {NOW}) end
+ where id = $1
+"""
+
+
+def line(scope: Scope, type_: str, key: str, limit: int) -> tuple[TaskRow, ...]:
+    check_number("limit", limit, LARGEST_PAGE)
+    name = _name(scope, type_, key)
+    with reading(scope.connection) as connection:
+        return tuple(row_of(row) for row in connection.run(LINE, name, limit))
+
+
+def pass_line(scope: Scope, type_: str, key: str, expected: str | None, reason: str | None) -> ActionResult:
+    name = _name(scope, type_, key)
+    with audit.action(scope, "pass_line", f"line:{name}", reason) as doing:
+        first, following = _first_two(doing.connection, name)
+        id_, state, *limits = first
+        if expected not in (None, id_):
+            raise LimitError("first", f"task {id_} is the first of {name} now; show the order again")
+        if state == State.ACTIVE:
+            raise LimitError(
+                "key", f"task {id_} runs now; the next of {name} follows when it ends. To stop it, cancel it"
+            )
+        doing.connection.run(TO_THE_END, id_)
+        doing.target = id_
+        doing.details |= {"line": name, "next": following}
+    turns = serve(scope.connection, [[name, *limits]])
+    scope.sqs.send_many([turn.entry(scope.prefix) for turn in turns], brief=True)
+    return ActionResult(
+        id_, "pass_line", State(state), State(state), note=f"It is the last of {name} now; {following} is first"
+    )
+
+
+def _first_two(connection: Connection, name: str) -> tuple[list[Any], str]:
+    rows = connection.run(FIRST, name)
+    if len(rows) < 2:
+        found = f"only task {rows[0][0]} is" if rows else "no task is"
+        lacks = "take the first place" if rows else "move to the end"
+        raise LimitError("key", f"{found} due in the order of {name}, so there is none to {lacks}")
+    return rows[0], rows[1][0]
+
+
+def _name(scope: Scope, type_: str, key: str) -> str:
+    task = scope.task(type_)
+    if task is None or task.flow is None or not task.flow.ordered:
+        ordered = ", ".join(each.type for each in scope.tasks.values() if each.flow and each.flow.ordered)
+        raise LimitError("type", f"{type_} declares no order; types with an order: {ordered or 'none'}")
+    try:
+        return f"{task.type}/{check_key(key)}"
+    except EnqueueError as error:
+        raise LimitError("key", error.problem) from None

@@ -1,0 +1,154 @@
+"""The limits of AWS with their sources, Joblane's own limits, and the settings of a lane."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import timedelta
+
+from joblane.errors import DeclarationError
+from joblane.names import WEIGHTS, Queue
+
+# --- Limits of AWS, with their sources -----------------------------------------------------------------------------
+
+MAX_MESSAGE_BYTES = 1024 * 1024
+"""The limit for body and attributes of one message, and for all messages of a SendMessageBatch. Source: SQS message
+quotas."""
+MAX_ATTRIBUTES = 10
+MAX_BATCH = 10
+"""Entries in a SendMessageBatch, and the largest batch that a mapping delivers without a batching window."""
+MAX_DELAY = timedelta(minutes=15)
+"""The limit of ``DelaySeconds``. A task that waits longer waits in its row."""
+MAX_DELAY_SECONDS = int(MAX_DELAY.total_seconds())
+MAX_VISIBILITY = timedelta(hours=12)
+"""The longest visibility timeout of a queue."""
+MAX_LATER_VISIBILITY = timedelta(hours=11, minutes=45)
+"""The longest timeout for ChangeMessageVisibility here. SQS counts its 12 hours from the receive."""
+MAX_FUNCTION_TIMEOUT = timedelta(seconds=900)
+"""The longest timeout of an on-demand function. Lambda Managed Instances, which Joblane does not use, allow more."""
+MAX_RECEIVE_COUNT = 1000
+QUEUE_RETENTION = timedelta(days=10)
+DEAD_LETTER_RETENTION = timedelta(days=14)
+"""SQS's maximum. The age of a dead letter counts from its first send, so this must be longer than QUEUE_RETENTION."""
+MIN_CONCURRENCY, MAX_CONCURRENCY = 2, 1000
+"""``MaximumConcurrency`` of a mapping without provisioned pollers.
+
+Source: Lambda, *Configuring maximum concurrency for SQS event sources*."""
+
+# --- Joblane's own limits ------------------------------------------------------------------------------------------
+
+FINISH_MARGIN = timedelta(seconds=10)
+"""The time between the timeout of the last task in a batch and Lambda's kill, for finish, sends and acknowledgement."""
+LEASE_MARGIN = timedelta(seconds=5)
+"""A lease ends this long after the invocation."""
+VISIBILITY_MARGIN = timedelta(seconds=10)
+"""A queue's visibility timeout ends at least this long after the lease."""
+RESUMED_FUNCTION_TIMEOUT = timedelta(minutes=5)
+"""The timeout of a function whose task continues in the next invocation."""
+RESUME_RESERVE = timedelta(seconds=60)
+"""The longest part of an invocation that a resumable task leaves unused to end between two chunks."""
+MAX_RESULT_BYTES = MAX_MESSAGE_BYTES
+"""The maximum size of a result, as JSON: that of an SQS message."""
+SNOOZE_CEILING = 20
+"""The number of times that a task may raise Snooze."""
+PROMISED_OUTAGE = timedelta(hours=24)
+"""The database may be unavailable this long before SQS moves a message to the dead letters."""
+RECEIVES_PER_OUTAGE_HOUR = 4
+"""The visibility timeout grows to 15 minutes while the database is unavailable."""
+SCHEMA_RECEIVES = 8
+"""Receives of a message that waits an hour for code that knows the schema of its payload."""
+RECEIVE_HEADROOM = 20
+"""Receives that never reach the code: throttles, failed starts, pollers that were scaled in."""
+EARLY_RECEIVES = RECEIVE_HEADROOM // 2
+"""A message that was received more often, and is early again, is replaced by a copy, whose receives are counted anew.
+The message of a debounced task arrives early after each push."""
+SHORTEST_DEBOUNCE, LONGEST_DEBOUNCE = timedelta(seconds=5), timedelta(days=1)
+"""A task may start 2 seconds early, because SQS's delays are whole seconds: below 5 seconds it would be no debounce."""
+LONGEST_PUSHES = 10
+"""The default of ``longest`` is this many times ``debounce``."""
+LONGEST_LIMIT_DELAY = timedelta(days=1)
+"""The longest time for which a handler's ``RateLimited`` delays the other tasks of its limit."""
+CONTENT_KEPT_FOR_MESSAGES = QUEUE_RETENTION + DEAD_LETTER_RETENTION
+"""An id is kept this long after the task has ended. After that, none of its messages can return."""
+VISIBILITY_FACTOR = 6
+"""Least visibility timeout, in timeouts of the function: Lambda needs the time to try throttled messages again.
+
+Source: Lambda, *Configuring an Amazon SQS queue for use with Lambda*."""
+SWEEP_VISIBILITY_FACTOR = 1
+"""The same for ``jobs:sweep``. A sweep that is killed, or whose function does not start, is tried again within five
+minutes. A message that Lambda throttles that long is delivered again, and a second sweep does no harm."""
+
+
+@dataclass(frozen=True)
+class Numbers:
+    """The settings of a lane's queue and function. They follow from the task's declaration."""
+
+    function_timeout: timedelta
+    visibility: timedelta
+    max_receive_count: int
+
+    @classmethod
+    def of(
+        cls,
+        *,
+        timeout: timedelta,
+        batch_size: int,
+        max_retry: int,
+        what: str,
+        resumable: bool = False,
+        factor: int = VISIBILITY_FACTOR,
+    ) -> Numbers:
+        """Calculate the function's timeout, the visibility timeout and maxReceiveCount from the declaration.
+
+        function timeout = batch size · task timeout + margin; visibility timeout ≥ ``factor`` · function timeout, and
+        longer than the lease; both are whole seconds. A resumable task that is longer than one invocation gets short
+        invocations. Each continuation counts as a receive.
+
+        Raises :class:`DeclarationError` if the values do not fit AWS's limits.
+        """
+        function_timeout = rounded_up(timeout * batch_size + FINISH_MARGIN)
+        continuations = 0
+        if resumable and function_timeout > MAX_FUNCTION_TIMEOUT:
+            function_timeout = RESUMED_FUNCTION_TIMEOUT
+            continuations = math.ceil(timeout / (RESUMED_FUNCTION_TIMEOUT - RESUME_RESERVE))
+        if function_timeout > MAX_FUNCTION_TIMEOUT:
+            longest = (MAX_FUNCTION_TIMEOUT - FINISH_MARGIN) / batch_size
+            raise DeclarationError(
+                f"{what}: timeout {timeout} with batch_size {batch_size} needs a function timeout of "
+                f"{function_timeout}, and Lambda's maximum is {MAX_FUNCTION_TIMEOUT}; the longest timeout here is "
+                f"{longest}, or loop over ctx.resume(…) and declare resumable=True"
+            )
+        visibility = max(factor * function_timeout, function_timeout + LEASE_MARGIN + VISIBILITY_MARGIN)
+        outage = RECEIVES_PER_OUTAGE_HOUR * int(PROMISED_OUTAGE / timedelta(hours=1))
+        others = SNOOZE_CEILING + outage + SCHEMA_RECEIVES + RECEIVE_HEADROOM
+        receives = (max_retry + 1) * (1 + continuations) + others
+        if receives > MAX_RECEIVE_COUNT or receives * visibility >= QUEUE_RETENTION:
+            room = min(MAX_RECEIVE_COUNT, math.ceil(QUEUE_RETENTION / visibility) - 1) - others
+            most = room // (1 + continuations) - 1
+            advice = f"lower max_retry to {most}, or shorten" if most >= 0 else "even without a retry; shorten"
+            raise DeclarationError(
+                f"{what}: max_retry {max_retry} needs {receives} receives of {visibility} each"
+                f"{f', with {continuations} continuations per attempt' if continuations else ''}. That is longer than "
+                f"the {QUEUE_RETENTION.days} days that a queue keeps a message; {advice} the timeout"
+            )
+        return cls(function_timeout, visibility, receives)
+
+
+def rounded_up(duration: timedelta) -> timedelta:
+    """Return the duration in whole seconds, rounded up, as AWS takes it."""
+    return timedelta(seconds=math.ceil(duration.total_seconds()))
+
+
+def share_concurrency(lanes: Iterable[tuple[str, Queue, int | None]], budget: int) -> dict[str, int]:
+    """Split ``budget`` over lanes ``(name, queue, max_concurrency or None)`` → ``MaximumConcurrency`` per name.
+
+    ``share = floor(budget · weight / Σ weights of all lanes)``, at least 2 (Lambda's minimum), at most the task's
+    ``max_concurrency``. Because of the minimum the sum can exceed the budget: the caller must check it.
+    """
+    lanes = list(lanes)
+    total = sum(WEIGHTS[queue] for _, queue, _ in lanes)
+    return {
+        name: min(max(MIN_CONCURRENCY, budget * WEIGHTS[queue] // total), declared or MAX_CONCURRENCY, MAX_CONCURRENCY)
+        for name, queue, declared in lanes
+    }

@@ -1,0 +1,344 @@
+"""A PostgreSQL connection on pg8000 with one round trip per statement, and the meaning of its errors."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import socket
+import time
+from collections import OrderedDict
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from datetime import UTC, datetime
+from typing import Any
+
+from pg8000.converters import TIMESTAMPTZ, make_params, timestamptz_in
+from pg8000.dbapi import Connection as DbapiConnection
+from pg8000.exceptions import DatabaseError, InterfaceError
+from pg8000.exceptions import Error as PostgresError
+
+from joblane.errors import sqlstate
+from joblane.record.driver.login import LoginError
+from joblane.record.driver.time_limits import NO_LIMITS, UNLIMITED, TimeLimits
+
+REFUSED_CLASSES = ("22", "54")
+"""SQLSTATE classes of values that the database cannot store: data exceptions and program limits."""
+SHUT_DOWN = "57P"
+"""SQLSTATEs of a server that shuts down."""
+UNAVAILABLE_CLASSES = ("08", "28", "3D", "53", SHUT_DOWN)
+"""SQLSTATE classes: connection, login refused, no such database, resources, shutdown. Source: PostgreSQL, *Error
+Codes*."""
+READ_ONLY = "25006"
+"""The connection reached a standby: a failover is under way."""
+TIMED_OUT = "57014"
+"""A statement exceeded ``statement_timeout``."""
+LOCK_NOT_AVAILABLE, UNIQUE_VIOLATION = "55P03", "23505"
+"""SQLSTATEs of a lock timeout and of a unique key that is taken."""
+ROLLED_BACK = "40"
+"""SQLSTATE class of a transaction that another one has made impossible: a deadlock, or a strict isolation level. It may
+succeed if it is repeated."""
+INSUFFICIENT_PRIVILEGE, NO_SCHEMA = "42501", "3F000"
+"""SQLSTATEs of a missing right and of a missing schema."""
+PING_AFTER_SECONDS = 30
+"""A connection is tested before use after it was idle for this long. A test before every use would cost a round
+trip."""
+PING_SECONDS = 1
+"""The time in which a connection must answer the test."""
+BEGIN = "begin transaction"
+"""pg8000's statement before the first statement of a caller's transaction."""
+MAX_PREPARED = 100
+JSON_OIDS = (114, 3802)
+"""The types ``json`` and ``jsonb``. Source: PostgreSQL, ``pg_type.dat``."""
+FIRST_TIME, LAST_TIME = datetime(1, 1, 2, tzinfo=UTC), datetime(9999, 12, 30, tzinfo=UTC)
+"""The first and the last time that Python can hold in every zone."""
+PASSWORD_REQUESTS = (3, 5, 10)
+"""Requests for a password: clear text, MD5, SASL. Source: PostgreSQL, *Message Formats*, ``Authentication…``."""
+RESET = (
+    "close all; reset session authorization; reset all; unlisten *; select pg_advisory_unlock_all();"
+    " discard temp; discard sequences"
+)
+
+Row = list[Any]
+
+
+def read_json(text: str) -> Any:
+    """Read a value of type ``json`` or ``jsonb``. It never fails, because one unreadable row would stop every reader.
+
+    PostgreSQL's numbers have up to 131,072 digits, and its documents thousands of levels. A value that Python refuses
+    is returned as text, which no payload model accepts as a number or an object.
+    """
+    try:
+        return _DECODER.decode(text)
+    except ValueError:  # ``sys.set_int_max_str_digits``
+        return json.loads(text, parse_int=_int_or_text, parse_float=_float_or_text)
+    except RecursionError:
+        return text
+
+
+def read_time(text: str) -> datetime:
+    """Read a ``timestamptz`` in a fraction of pg8000's time.
+
+    Returns :data:`FIRST_TIME` or :data:`LAST_TIME` for a time that Python cannot hold.
+    """
+    try:
+        return datetime.fromisoformat(text)
+    except ValueError:
+        read = timestamptz_in(text)
+        return read if isinstance(read, datetime) else FIRST_TIME if text[0] == "-" or "BC" in text else LAST_TIME
+
+
+def _int_or_text(digits: str) -> int | str:
+    try:
+        return int(digits)
+    except ValueError:
+        return digits
+
+
+def _float_or_text(digits: str) -> float | str:
+    number = float(digits)
+    return number if math.isfinite(number) else digits
+
+
+_DECODER = json.JSONDecoder(parse_float=_float_or_text)
+
+
+class Connection(DbapiConnection):  # type: ignore[misc]
+    """pg8000's connection with one round trip per statement: it prepares once, then sends bind and execute together.
+
+    Unmodified, pg8000 takes three round trips for a statement with parameters and three for a commit.
+
+    ``limits``: the time limits of the session, also if ``startup_params`` lack them; None: no limits. A transaction
+    that begins through a cursor, as SQLAlchemy's do, has no limits, except inside :meth:`bounded`.
+    """
+
+    _usock: Any
+    _sock: Any
+
+    def __init__(self, *args: Any, limits: TimeLimits | None = None, **options: Any) -> None:
+        self._limits = self._session_limits = limits
+        self._by_statement = limits is not None and not limits.startup.keys() <= options["startup_params"].keys()
+        self._is_callers = False
+        self._autocommit = False
+        self._prepared: OrderedDict[tuple[str, tuple[int, ...]], tuple[bytes, Any, Any]] = OrderedDict()
+        self._answered = True
+        self._heard_at = (0.0, 0.0)
+        super().__init__(*args, **options)
+        for oid in JSON_OIDS:
+            self.register_in_adapter(oid, read_json)
+        self.register_in_adapter(TIMESTAMPTZ, read_time)
+        self._usock.settimeout(self._answer_seconds)
+        if self._by_statement:
+            self.limit(limits)
+
+    @property
+    def driver_connection(self) -> DbapiConnection:
+        """The driver's connection, as SQLAlchemy names it."""
+        return self
+
+    @property
+    def idle(self) -> bool:
+        """True if no transaction is open."""
+        return not self._in_transaction
+
+    @property
+    def usable(self) -> bool:
+        """True if the connection is open and the server has answered every message.
+
+        An interrupt may leave an unread answer on the wire. The next statement would read it as its own.
+        """
+        return self._sock is not None and self._answered
+
+    def answers(self) -> bool:
+        """True if the connection can be used. After :data:`PING_AFTER_SECONDS` of idle time this costs a round trip."""
+        if not self.usable:
+            return False
+        if self.idle and self._silent_seconds() > PING_AFTER_SECONDS:
+            with suppress(PostgresError, OSError), self._answering_within(PING_SECONDS):
+                self.execute_simple("select 1")
+                return True
+            return False
+        return True
+
+    def limit(self, limits: TimeLimits | None) -> None:
+        """Set the time limits of the session until its :meth:`reset`, in one round trip. None: no limits."""
+        self._session_limits = limits
+        self._usock.settimeout(self._answer_seconds)
+        self.execute_simple(NO_LIMITS if limits is None else limits.sql)
+
+    @contextmanager
+    def bounded(self) -> Iterator[None]:
+        """Limit the time of answers inside the block, also in a transaction without limits.
+
+        A server that does not answer in time is an OSError, and the connection is then not :attr:`usable`.
+        """
+        with self._answering_within(None if self._limits is None else self._limits.answer):
+            yield
+
+    @contextmanager
+    def _answering_within(self, seconds: float | None) -> Iterator[None]:
+        if self._usock is not None:
+            self._usock.settimeout(seconds)
+        try:
+            yield
+        finally:
+            if self._usock is not None:
+                self._usock.settimeout(self._answer_seconds)
+
+    @property
+    def _answer_seconds(self) -> float | None:
+        """The time in which the server must answer the next statement. None: no limit."""
+        return None if self._is_callers or self._session_limits is None else self._session_limits.answer
+
+    @property
+    def autocommit(self) -> bool:
+        """True if each statement of a cursor commits by itself. Such statements have no time limits either."""
+        return self._autocommit
+
+    @autocommit.setter
+    def autocommit(self, value: bool) -> None:
+        if value != self._autocommit and self._limits is not None:
+            self.limit(None if value else self._limits)
+        self._autocommit = value
+
+    def _silent_seconds(self) -> float:
+        """By two clocks, because no page says which of them runs on while Lambda freezes an environment."""
+        return max(time.monotonic() - self._heard_at[0], time.time() - self._heard_at[1])
+
+    def _send_message(self, code: bytes, data: bytes) -> None:
+        self._answered = False
+        super()._send_message(code, data)
+
+    def handle_READY_FOR_QUERY(self, data: bytes, context: Any) -> None:  # noqa: N802 - pg8000's name
+        super().handle_READY_FOR_QUERY(data, context)
+        self._answered = True
+        self._heard_at = (time.monotonic(), time.time())
+        if self._is_callers and self.idle:
+            self._is_callers = False
+            self._usock.settimeout(self._answer_seconds)
+
+    def execute_simple(self, statement: str) -> Any:
+        """Run statements without parameters. pg8000 also calls this method to begin a caller's transaction."""
+        if statement != BEGIN or self._limits is None:
+            return super().execute_simple(statement)
+        context = super().execute_simple(f"{BEGIN}; {UNLIMITED}")
+        self._is_callers = True
+        self._usock.settimeout(None)
+        return context
+
+    def handle_messages(self, context: Any) -> None:
+        try:
+            super().handle_messages(context)
+        except (TimeoutError, InterfaceError) as error:
+            if not has_timed_out(error):
+                raise
+            raise TimeoutError(f"the server did not answer within {self._usock.gettimeout():g} s") from error
+
+    def run(self, sql: str, *parameters: Any) -> list[Row]:
+        """Execute ``sql`` with ``$1``-style parameters and return its rows.
+
+        It commits at once if no transaction is open.
+        """
+        return self.execute_unnamed(sql, parameters).rows or []
+
+    def run_each(self, sql: str, *documents: str) -> list[Row]:
+        """Execute ``sql`` once for each document, its parameter ``$1``, and return the rows of all."""
+        return [row for document in documents for row in self.run(sql, document)]
+
+    def execute_unnamed(
+        self, statement: str, vals: Sequence[Any] = (), oids: Sequence[int] = (), stream: Any = None
+    ) -> Any:
+        """Run a prepared statement, kept per text and parameter types. pg8000's cursor calls this method."""
+        if stream is not None:
+            return super().execute_unnamed(statement, vals, oids, stream)
+        key = (statement, tuple(oids))
+        if key not in self._prepared:
+            self._make_room()
+            self._prepared[key] = self.prepare_statement(statement, oids)
+        self._prepared.move_to_end(key)
+        name, columns, input_functions = self._prepared[key]
+        try:
+            return self.execute_named(name, make_params(self.py_types, vals), columns, input_functions, statement)
+        except DatabaseError as error:
+            if sqlstate(error) in ("0A000", "26000"):  # the table changed since, or the statement no longer exists
+                del self._prepared[key]
+            raise
+
+    def commit(self) -> None:
+        """Commit, in one round trip. Raises :class:`DatabaseError` if the server rolled back instead."""
+        if self._in_transaction:
+            self.execute_simple("commit")
+
+    def rollback(self) -> None:
+        if self._in_transaction:
+            self.execute_simple("rollback")
+
+    def reset(self) -> None:
+        """Reset the session, except for its prepared statements, in one round trip.
+
+        Does the same as ``DISCARD ALL`` without ``DEALLOCATE ALL``. Source: PostgreSQL, *DISCARD*.
+        """
+        self._session_limits = self._limits
+        self._usock.settimeout(self._answer_seconds)
+        self.execute_simple(f"{RESET}; {self._limits.sql}" if self._limits and self._by_statement else RESET)
+
+    def cut(self) -> None:
+        """Close the socket without a message to the server, even if a statement is running."""
+        if self._usock is not None:
+            with suppress(OSError):
+                self._usock.shutdown(socket.SHUT_RDWR)
+        self.close()
+
+    def abandon(self) -> None:
+        """Close this process's copy of the socket. The process that has forked this one continues to use the other."""
+        if self._usock is not None:
+            os.close(self._usock.detach())
+            self._sock = self._usock = None
+
+    def close(self) -> None:
+        """Close the connection. Closing it twice is harmless."""
+        if self._usock is not None:
+            file = self._sock
+            with suppress(OSError, InterfaceError, ValueError):
+                super().close()
+            with suppress(OSError, ValueError):
+                file.close()  # otherwise the socket stays open while a traceback refers to it
+
+    def handle_AUTHENTICATION_REQUEST(self, data: bytes, context: Any) -> None:  # noqa: N802 - pg8000's name
+        """Raises :class:`LoginError` if the server asks for a password and none is configured."""
+        if self.password is None and int.from_bytes(data[:4]) in PASSWORD_REQUESTS:
+            raise LoginError("DATABASE_URL: the server asks for a password, and the URL has none")
+        super().handle_AUTHENTICATION_REQUEST(data, context)
+
+    def handle_ERROR_RESPONSE(self, data: bytes, context: Any) -> None:  # noqa: N802 - pg8000's name
+        """Remove the fields that can contain values of rows: DETAIL (D) and CONTEXT (W)."""
+        super().handle_ERROR_RESPONSE(data, context)
+        for field in ("D", "W"):
+            context.error.args[0].pop(field, None)
+
+    def _make_room(self) -> None:
+        while len(self._prepared) >= MAX_PREPARED:
+            _, (name, _, _) = self._prepared.popitem(last=False)
+            self.close_prepared_statement(name)
+
+
+def has_timed_out(error: BaseException) -> bool:
+    """True if the server did not answer in time. A second try would double the time."""
+    return isinstance(error, TimeoutError) or isinstance(error.__cause__, TimeoutError) or sqlstate(error) == TIMED_OUT
+
+
+def is_unavailable(error: BaseException) -> bool:
+    """True if the database cannot be reached, is shutting down, or does not answer in time.
+
+    False if the statement is at fault.
+    """
+    original = getattr(error, "orig", None) or error
+    code = sqlstate(original)
+    if code is not None:
+        return code.startswith(UNAVAILABLE_CLASSES) or code in (READ_ONLY, TIMED_OUT)
+    return isinstance(original, (InterfaceError, OSError))
+
+
+def is_of_row(error: BaseException) -> bool:
+    """True if one row of a statement may be at fault, so that the statement may succeed for the others."""
+    return isinstance(error, DatabaseError) and not is_unavailable(error) and sqlstate(error) != LOCK_NOT_AVAILABLE

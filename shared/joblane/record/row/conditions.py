@@ -1,0 +1,73 @@
+"""Conditions on the row of a task that several statements share."""
+
+from __future__ import annotations
+
+from joblane.record.row.states import ENDED_SQL, LIVE_SQL, PARENTS, WAITING_SQL
+
+EARLY_SECONDS = 2
+"""A message may arrive this early, because SQS delays are whole seconds."""
+MOST_RELEASED = 1_000
+"""The maximum number of rows of ``task_parents`` that a finish deletes, and of tasks that one statement releases or
+cancels. A thousand take less than a tenth of a second of PostgreSQL's processor time."""
+MOST_WAIT_AGAIN = 10_000
+"""The maximum number of children that wait again for a parent that is retried or redriven."""
+UNUSED_SECONDS = 5
+"""The times of a rate are given anew if tasks leave more of them unused. A task that starts early leaves a moment."""
+PAUSED = """exists (select from joblane.pauses p
+          where (p.until is null or p.until > now())
+            and ((p.scope = 'type' and p.name = {row}.type)
+              or (p.scope = 'queue' and p.name = {row}.queue and {row}.type not like 'jobs:%')
+              or (p.scope = 'tenant' and p.name = {row}.tenant)))"""
+"""True if the type, queue or tenant of a row is paused. The pause of a queue does not apply to Joblane's own ``jobs:``
+types, because every queue depends on the sweep."""
+_NAMES = "(select p.name from joblane.pauses p where p.scope = '{}' and (p.until is null or p.until > now()))"
+UNPAUSED = f"""t.type not in {_NAMES.format("type")}
+           and (t.queue not in {_NAMES.format("queue")} or t.type like 'jobs:%')
+           and (t.tenant is null or t.tenant not in {_NAMES.format("tenant")})"""
+"""True if :data:`PAUSED` is false for row ``t``: for a statement over many rows, which reads the pauses once."""
+HAS_IDLE_SLOT = "(state in ('pending', 'held') or (state = 'active' and lease_until < now()))"
+"""True if a task with a slot of a limit does not run."""
+HOLDER = """(select h.id from joblane.tasks h
+          where h.unique_key = {key} and h.unique_key is not null and h.finished_at is null and h.id <> {id})"""
+"""The id of the live task that holds a unique key."""
+BEFORE_IT = f"""exists (
+         select from joblane.tasks o
+          where o.key_limit = t.key_limit and o.ordered and o.expire_at is null and o.state in {LIVE_SQL}
+            and o.passed = any ('{{0,1,2,3,4,5,6}}')  -- the second column of the index
+            and (o.first_due_at, o.seq) < (t.first_due_at, t.seq))"""
+"""True if another task is before ``t`` in the order of its key. A live task has no ``expire_at``: with ``finished_at``,
+PostgreSQL might read all live tasks from their index."""
+SKIPPED_TICK = """(t.state = 'cancelled' and t.runs = 0 and (t.tick is not null or t.options ? 'schedule')
+        and coalesce(t.reason ~ '^(DuplicateTask|SchedulePaused|ScheduleChanged|ScheduleDeleted): ', false))"""
+"""True if row ``t`` is a tick that its schedule or its overlap has cancelled before it started. It never runs again:
+another task may have its time, or the schedule has no such tick any more."""
+HAS_TIME = "t.state = 'pending' and t.passed in (2, 4, 6) and t.due_at > clock_timestamp()"
+"""True if row ``t`` waits for the time that the rate of a limit, or a delay of the limit, has given it."""
+UNDER_WAY = f"""(t.state = 'active' or (t.state in ('pending', 'held') and t.used_ms > 0)
+            or coalesce(t.waits_for = '{PARENTS}', false))"""
+"""True if no enqueue replaces the task: an attempt is under way, in an invocation or between two, where it may wait for
+a slot, or it waits for its parents."""
+IS_FREE = f"""t.state = 'held' and t.waits_for is not distinct from '{PARENTS}' and t.place is not null
+         and (select true from joblane.task_parents e where e.child = t.id order by e.parent desc limit 1) is null"""
+"""True if a task is held for its parents and has none any more. Without a place it is not held yet: its message comes.
+
+The last parent is looked up first: parents end about in the order of their ids, and an index keeps entries of deleted
+rows for a while.
+
+``is not distinct from``: with ``=`` PostgreSQL may read all tasks that wait for their parents from an index.
+"""
+PARENT_LETS_GO = f"""coalesce((select p.state = 'completed' or (e.on_parent_dead = 'run' and p.state in {ENDED_SQL})
+                   from joblane.tasks p where p.id = e.parent), e.on_parent_dead = 'run')"""
+"""True if the child of row ``e`` of ``task_parents`` does not wait for this parent any more."""
+_GONE = """(p.id is null and not exists (select from joblane.batches b
+                                  where b.id = substr(e.parent, 2) and e.parent like ' %'))"""
+PARENT_CANCELS = f"""(e.on_parent_dead <> 'run' and (p.state = 'cancelled' or {_GONE}
+               or (p.state = 'archived' and (e.on_parent_dead = 'cancel' or p.cleared))))"""
+"""True if the child of row ``e`` of ``task_parents`` can never run, as its parent ``p`` did not complete.
+
+A parent whose content is removed cannot be redriven.
+"""
+WAITS_FOR_PARENTS = f"t.waits_for is not distinct from '{PARENTS}' and t.state in {WAITING_SQL}"
+"""True if row ``t`` waits for its parents, held or not."""
+FATE = "case when p.id is null or p.cleared then 'was deleted' else 'was ' || p.state end"
+"""How a parent ``p`` ended that cancels its child."""

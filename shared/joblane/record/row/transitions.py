@@ -1,0 +1,246 @@
+"""Transitions of a task that several statements share: the columns that each transition writes.
+
+A transition maps a column to an SQL expression over the row ``t``. The statement adds its own columns, such as a
+reason. ``tests/integration/record/test_transitions.py`` lists the columns in which two ways to one state may differ.
+"""
+
+from __future__ import annotations
+
+from joblane.quotas import CONTENT_KEPT_FOR_MESSAGES, MAX_DELAY_SECONDS
+from joblane.record.row.states import ARCHIVED_RETENTION, LIVE_SQL, PARENTS, SWEEP_MARGIN_SECONDS
+
+Columns = dict[str, str]
+
+NOW = "clock_timestamp()"
+FINGERPRINT = "left(md5({row}.type || '|{error}'), 16)"
+"""The fingerprint of an error without a traceback: the same for all tasks of a type."""
+SWEEP_SOON = f"{NOW} + interval '{SWEEP_MARGIN_SECONDS} s'"
+"""A worker or a client usually sends the message before. After this time the sweep makes sure of it."""
+UNSENT_SWEEP = f"{{due}} - interval '{MAX_DELAY_SECONDS} s'"
+"""For a task without a message: the sweep sends one, from the time at which SQS can delay it until the task is due.
+
+Only such a task has a ``sweep_at`` before its ``due_at``: the sweep and the inspector recognise it by that.
+"""
+ARCHIVED_EXPIRES = f"{NOW} + interval '{ARCHIVED_RETENTION.days} days'"
+RETENTION_EXPIRES = f"{NOW} + pg_catalog.make_interval(secs => t.retention_seconds)"
+CLEARED_EXPIRES = f"{NOW} + interval '{CONTENT_KEPT_FOR_MESSAGES.days} days'"
+
+LEASE_RELEASED: Columns = {"lease_token": "null", "lease_until": "null", "batch_size": "0", "claim_alone": "false"}
+"""No run holds the task."""
+NO_LIMITS: Columns = {"passed": "0", "waits_for": "null", "place": "null"}
+"""The task has no slot of a limit, and waits for nothing."""
+LEFT_LIMITS: Columns = {
+    "passed": "0",
+    "waits_for": f"case when t.waits_for = '{PARENTS}' then t.waits_for end",
+    "place": f"case when t.waits_for = '{PARENTS}' then t.place end",
+}
+"""The task has no slot of a limit, and waits for none. It still waits for its parents."""
+RESET: Columns = {
+    "attempts": "0",
+    "snoozes": "0",
+    "used_ms": "0",
+    "batch_size": "0",
+    "claim_alone": "false",
+    "sends": "0",
+    "mismatch_since": "null",
+    "reason": "null",
+    "error_type": "null",
+    "error_message": "null",
+    "fingerprint": "null",
+}
+"""The task as if it had never run: for a revived task, and for one that another enqueue replaces."""
+REVIVED: Columns = RESET | {
+    "generation": "t.generation + 1",
+    "due_at": NOW,
+    "cancel_requested_at": "null",
+    "deadline": "null",
+    "dead_sent_at": "null",
+    "dead_letter_unsent": "false",
+    "finished_at": "null",
+    "expire_at": "null",
+    "first_due_at": f"case when t.seq is not null then {NOW} end",
+    "seq": "case when t.seq is not null then pg_catalog.nextval('joblane.tasks_seq'::regclass) end",
+}
+"""The task is live again, the last in its order. A dead letter of its previous generation is obsolete from now on."""
+TO_SEND: Columns = {"state": "'pending'", "sends": "0", "sweep_at": SWEEP_SOON}
+"""The task's message is sent after the commit."""
+
+_ENDED: Columns = (
+    LEASE_RELEASED
+    | NO_LIMITS
+    | {
+        "used_ms": "0",
+        "sends": "0",
+        "mismatch_since": "null",
+        "finished_at": NOW,
+    }
+)
+ARCHIVED: Columns = _ENDED | {
+    "state": "'archived'",
+    "dead_sent_at": "null",
+    "dead_letter_unsent": "true",
+    "expire_at": ARCHIVED_EXPIRES,
+    "sweep_at": SWEEP_SOON,
+}
+"""The task is archived, and its dead letter is not sent yet."""
+CANCELLED: Columns = _ENDED | {
+    "state": "'cancelled'",
+    "cancel_requested_at": f"coalesce(t.cancel_requested_at, {NOW})",
+    "expire_at": RETENTION_EXPIRES,
+    "sweep_at": "null",
+}
+"""The task is stopped before it completed. It has no dead letter."""
+DELETED: Columns = NO_LIMITS | {
+    "state": f"case when t.state in {LIVE_SQL} then 'cancelled' else t.state end",
+    # without this, a redriven dead letter would revive a task that has no payload
+    "generation": "t.generation + (t.state = 'archived')::int",
+    "dead_sent_at": f"case when t.state = 'archived' then coalesce(t.dead_sent_at, {NOW}) end",
+    "dead_letter_unsent": "false",
+    "finished_at": f"coalesce(t.finished_at, {NOW})",
+    "sweep_at": "null",
+    "error_message": "null",
+    "unique_key": "null",
+    "payload": "null",
+    "result": "null",
+    "headers": "'{}'",
+    "cleared": "true",
+    "expire_at": CLEARED_EXPIRES,
+}
+"""The task's content is deleted, and the task never runs again."""
+
+
+def _unless_active(columns: Columns) -> Columns:
+    return {name: f"case when t.state = 'active' then t.{name} else {value} end" for name, value in columns.items()}
+
+
+NEW = """rows from (json_to_recordset({document}) as (
+         id text, type text, queue text, tenant text, owner text, tags text[], payload jsonb, payload_digest text,
+         schema text, headers jsonb, options jsonb, max_attempts integer, retention_seconds bigint,
+         deadline timestamptz, unique_key text, unique_until text, unique_seconds float8, delay float8,
+         at timestamptz, unsent boolean, limits text[], ordered boolean, waits boolean)) with ordinality as x,
+       lateral (select coalesce(x.at, clock_timestamp() + pg_catalog.make_interval(secs => coalesce(x.delay, 0)))
+       ) as d(due_at)"""
+"""The new tasks of an enqueue, as ``x``, each with its due time, as ``d``."""
+DUE_STATE = "case when d.due_at > clock_timestamp() then 'scheduled' else 'pending' end"
+DUE_SWEEP = f"""case when d.due_at > clock_timestamp() + interval '{MAX_DELAY_SECONDS} s'
+              or x.unsent then {UNSENT_SWEEP.format(due="d.due_at")}
+            else greatest(d.due_at, clock_timestamp()) + interval '{SWEEP_MARGIN_SECONDS} s' end"""
+
+LEASE_SWEEP_SECONDS = 15
+"""The sweep sends the message this long after its lease ends, so that a slow finish can commit first."""
+RUN: Columns = {
+    "state": "'active'",
+    "attempts": "t.attempts + 1 - uncounted",
+    "runs": "t.runs + 1",
+    "claim_alone": "t.claim_alone or uncounted = 1",
+    "batch_size": "members",
+    "lease_token": "token",
+    "lease_until": "leased_until",
+    "sweep_at": f"leased_until + interval '{LEASE_SWEEP_SECONDS} s'",
+    "unique_key": "case when t.unique_until = 'finish' then t.unique_key end",
+    "used_ms": "case when t.state = 'active' then 0 else t.used_ms end",
+}
+"""A run begins. The names without ``t.`` are variables of the claim."""
+REVIVE_LIMITED: Columns = REVIVED | {"state": "'pending'", "sweep_at": SWEEP_SOON}
+"""The redriven message is delivered again at once, and then asks for a slot."""
+REVIVE: Columns = RUN | REVIVED | {"attempts": "1", "batch_size": "members"}
+PARK: Columns = LEFT_LIMITS | {
+    "state": "case when t.state = 'held' then 'pending' else t.state end",
+    "sweep_at": UNSENT_SWEEP.format(due="t.due_at"),
+}
+"""The message is acknowledged, and the row waits for the end of a pause."""
+LET_GO: Columns = LEFT_LIMITS | _unless_active({name: PARK[name] for name in ("state", "sweep_at")})
+"""The same for a row without a message, or for a lost run, which the next claim finds."""
+PASS: Columns = {"passed": "way.passed", "waits_for": "null", "place": "null"}
+"""It has a slot of each of its limits. ``way`` is the answer of ``pass_limits.sql``."""
+RUN_WITH_SLOTS: Columns = RUN | PASS
+HOLD: Columns = {
+    "state": "'held'",
+    "passed": "way.passed",
+    "waits_for": "way.waits_for",
+    "place": "way.place",
+    "sends": "0",
+    "sweep_at": "t.deadline",
+}
+"""The row waits for a slot without a message."""
+HOLD_FOR_PARENTS: Columns = {
+    "state": "'held'",
+    "waits_for": f"'{PARENTS}'",
+    "place": "extract(epoch from t.created_at)",
+    "sends": "0",
+    "sweep_at": "t.deadline",
+}
+"""The row waits for its parents without a message. With its ``place``, the end of its last parent releases it; before,
+its message does."""
+RELEASED: Columns = {
+    "state": f"case when t.due_at > {NOW} then 'scheduled' else 'pending' end",
+    "waits_for": "null",
+    "place": "null",
+    "sends": "0",
+    "due_at": f"greatest(t.due_at, {NOW})",
+    "first_due_at": f"case when t.seq is not null then greatest(t.due_at, {NOW}) end",
+    "sweep_at": f"case when t.due_at > {NOW} + interval '{MAX_DELAY_SECONDS} s'"
+    f" then {UNSENT_SWEEP.format(due='t.due_at')}"
+    f" else greatest(t.due_at, {NOW}) + interval '{SWEEP_MARGIN_SECONDS} s' end",
+}
+"""It has no open parent any more. If it is due, its message is sent after the commit, and it enters its order now."""
+CANCELLED_BY_PARENT: Columns = CANCELLED | {
+    "reason": "case when parent_id like ' %' then 'cancelled: its batch' || parent_id || ' was not sealed'"
+    " else 'cancelled: its parent ' || parent_id || ' ' || parent_fate end"
+}
+"""A parent ended without success. The names without ``t.`` are those of ``open_parents.sql``."""
+START_LATER: Columns = PASS | {
+    "state": "'pending'",
+    "due_at": "way.starts_at",
+    "sends": "0",
+    "sweep_at": f"least(t.deadline, case when way.starts_at > {NOW} + interval '{MAX_DELAY_SECONDS} s'"
+    f" then {UNSENT_SWEEP.format(due='way.starts_at')} else way.starts_at + interval '{SWEEP_MARGIN_SECONDS} s' end)",
+}
+"""A rate has given it a later time."""
+TURN: Columns = PASS | TO_SEND | {"due_at": NOW}
+"""It has got a slot of each of its limits, and its message is sent after the commit."""
+REVIVE_PAUSED: Columns = REVIVED | {"state": "'pending'", "sweep_at": UNSENT_SWEEP.format(due=NOW)}
+RELEASE: Columns = {
+    "state": "'pending'",
+    "attempts": "t.attempts - uncounted",
+    "claim_alone": "true",
+    "passed": "case when paused then 0 else t.passed end",
+    "lease_token": "null",
+    "lease_until": "null",
+    "sweep_at": f"case when paused then {PARK['sweep_at']} else {SWEEP_SOON} end",
+}
+"""A lost run is over, and the next claim takes the task alone."""
+LOST: Columns = ARCHIVED | {
+    "reason": "'lost: the last run did not report its end (killed, out of memory, or out of time)'",
+    "error_type": "'Lost'",
+    "error_message": "'the run did not report its end'",
+    "fingerprint": FINGERPRINT.format(row="t", error="Lost"),
+}
+OVERDUE: Columns = ARCHIVED | {
+    "reason": "'DeadlinePassed: the task had to run by ' || t.deadline::text",
+    "error_type": "'DeadlinePassed'",
+    "error_message": "'the deadline passed before the task ran'",
+    "fingerprint": FINGERPRINT.format(row="t", error="DeadlinePassed"),
+}
+CANCEL_LOST: Columns = CANCELLED | {"reason": "'cancelled while it ran'"}
+_SKIPPED: Columns = {name: value for name, value in CANCELLED.items() if name != "cancel_requested_at"}
+DUPLICATE: Columns = _SKIPPED | {"reason": "'DuplicateTask: its unique key is held by ' || holder.id"}
+SCHEDULE_PAUSED: Columns = _SKIPPED | {"reason": "'SchedulePaused: its schedule is paused'"}
+
+
+CANCEL_REQUESTED: Columns = _unless_active(
+    CANCELLED | {"reason": "case when t.runs = 0 then 'cancelled before it ran' else 'cancelled while it waited' end"}
+) | {"cancel_requested_at": CANCELLED["cancel_requested_at"]}
+"""A cancel of a live task: a waiting task ends here, a running one sees the request at its next check or at its end."""
+
+
+def assignments(columns: Columns) -> str:
+    """Return the columns as SQL for ``update … set``."""
+    return ", ".join(f"{name} = {value}" for name, value in columns.items())
+
+
+CANCEL = f"""
+update joblane.tasks t set {assignments(CANCEL_REQUESTED)}
+ where id = $1 and finished_at is null and state in {LIVE_SQL} returning state,
+       exists (select from joblane.task_parents e where e.parent = t.id), key_limit, total_limit, shared_limit
+"""

@@ -1,0 +1,292 @@
+"""The claim decides, for every message of a batch, whether its task runs now. It takes one round trip.
+
+The function of ``claim.sql`` locks each task's row, in the order of the ids, and decides on what it has locked. All
+times come from the database's clock. Each branch of the function has a row of this table as its comment, in the same
+order: the first row that applies decides.
+
+A *waiting* row is ``scheduled``, ``pending``, ``held`` or ``retry``. A *recorded* message has ``rec``: its row was
+written before the message was sent. An external message or a tick is *new* if its task has no row. It inserts its own
+row, which counts as waiting and due. A *due tick* is a waiting row too: the sweep has made it for a schedule at run
+time, and it takes its unique key at its first claim, as a new row does.
+
+============================================  ========================================  ================================
+row                                           message                                   verdict
+============================================  ========================================  ================================
+locked by another transaction                 any                                       ``locked``: no change
+none                                          recorded                                  ``gone``: rolled back,
+                                                                                        acknowledge
+none                                          tick of a paused schedule                 inserted as cancelled;
+                                                                                        ``ended``
+none, or due tick                             key taken earlier in the batch            ``claim_alone``: no change
+none, or due tick                             unique key taken                          cancelled; ``ended``
+any                                           another type, or external with another    ``conflict``: no change, send as
+                                              payload                                   dead letter
+``completed``, ``cancelled``                  any                                       ``ended``: acknowledge
+``archived``, dead letter not sent            other message                             ``send_dead_letter``,
+                                                                                        acknowledge
+``archived``                                  other message                             ``obsolete``: acknowledge
+``archived``, unique key taken                dead letter of this generation            ``taken``: send as dead letter
+``archived``, paused                          dead letter of this generation            revived, the row waits;
+                                                                                        ``paused``
+``archived``, has a limit                     dead letter of this generation            revived; ``wait``
+``archived``                                  dead letter of this generation            revived; ``run``
+``active``, a run of this claim               repeated after a lost answer              ``run``: no change
+``active``, lease valid                       any                                       ``leased``: no change
+``active``, lease over, cancel requested      any                                       cancelled; ``ended``
+``active``, lease over, no attempts left      any                                       archived; ``archived``
+``active``, lease over, past its deadline     any                                       archived; ``archived``
+``active``, lease over, paused                any                                       waiting; ``paused``
+``active``, lease over                        in a batch                                waiting; ``claim_alone``
+``active``, lease over, slots taken back      any                                       waiting; ``claim_alone``
+``active``, lease over                        alone                                     the run was lost; ``run``
+waiting, a parent cancels it                  any                                       cancelled; ``ended``
+waiting, a parent is open                     any                                       the row waits; ``held``
+waiting, paused                               any                                       ``paused``: the row waits
+waiting, past its deadline                    any                                       archived; ``archived``
+waiting, not due yet                          any                                       ``wait``
+waiting, ``claim_alone`` is set               in a batch                                ``claim_alone``
+waiting, due, has its slots or no limit       any                                       ``run``
+waiting, due, its limits are locked           any                                       ``locked``: no change
+waiting, due, gets no slot                    any                                       the row waits; ``held``
+waiting, due, gets a later time by a rate     any                                       the row is due later; ``wait``
+waiting, due, gets its slots                  any                                       ``run``
+============================================  ========================================  ================================
+
+*Parents*: see ``open_parents.sql``. *Slots*: a row passes its limits one after the other, see ``pass_limits.sql``. It
+has its slots already if ``serve_limits.sql`` has given them to it. The locks of limits are taken before those of rows.
+*Paused*: its type, queue or tenant is paused. A lost run that was claimed in a batch does not count as an attempt. If
+the database cannot store a new row, the verdict is ``refused``; if another transaction holds its id or unique key and
+does not end, ``locked``.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+import uuid
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from enum import StrEnum
+from typing import TYPE_CHECKING, Any
+
+from pg8000.exceptions import InterfaceError
+
+from joblane.json_values import digest
+from joblane.record.driver.connection import read_json
+from joblane.record.sql_functions import VERSION
+from joblane.tasks.event_kinds import EVENTS
+from joblane.tasks.options import NONE
+
+if TYPE_CHECKING:
+    from joblane.names import Queue
+    from joblane.record.driver.connection import Connection
+    from joblane.record.flow.free_slots import Limits
+    from joblane.sqs.message import Message
+    from joblane.tasks.task import Task
+
+
+class Verdict(StrEnum):
+    """The claim's decision on a message. The table above lists the conditions."""
+
+    RUN = "run"
+    CLAIM_ALONE = "claim_alone"
+    WAIT = "wait"
+    HELD = "held"
+    """A limit has no slot for the task, or a parent is open: the message is acknowledged, and the row waits."""
+    LEASED = "leased"
+    PAUSED = "paused"
+    GONE = "gone"
+    ENDED = "ended"
+    """The task is completed or cancelled."""
+    ARCHIVED = "archived"
+    """This claim archived the task. Handled like ``send_dead_letter``, and logged here because no run logs it."""
+    SEND_DEAD_LETTER = "send_dead_letter"
+    OBSOLETE = "obsolete"
+    """A copy of a message or dead letter of an archived task that does not bring the task back."""
+    TAKEN = "taken"
+    CONFLICT = "conflict"
+    LOCKED = "locked"
+    """Another transaction holds the row, its id or its unique key. The claim waits half a second for all of these."""
+    REFUSED = "refused"
+    """The database cannot store the message. The reason says why."""
+
+
+@dataclass(slots=True)
+class Claim:
+    """The decision on one message. ``token`` fences the finish. The counts include the run that begins."""
+
+    id: str
+    verdict: Verdict
+    token: str
+    run: int
+    attempt: int
+    max_attempts: int
+    snoozes: int
+    generation: int
+    wait_seconds: int
+    """Seconds until the row is due, or until the end of a lease that another run holds, rounded up; 0 or more."""
+    waited_ms: int
+    """Milliseconds since the task was due; 0 if another run holds it."""
+    payload: Any
+    schema: str | None
+    headers: dict[str, str]
+    options: dict[str, Any]
+    deadline: float | None
+    """A time of ``time.monotonic()``."""
+    used_ms: int
+    """Milliseconds that earlier runs of this attempt of a resumable task used."""
+    reason: str | None
+    mismatch_seconds: float | None
+    limits: Limits | None = None
+    """The names of its limits: of its key, of its type, shared. None: it has no limit."""
+    serve: bool = False
+    """These limits have to be served after the claim: it has freed slots of them, or the task waits for one."""
+    release: bool = False
+    """This claim has ended the task, which has children, or it has left the task waiting for its parents."""
+    problem: str | None = None
+    """The fault of a row that was written by SQL without the table's checks: its run fails. None: it has none."""
+
+
+LACKS_MESSAGES = (
+    "the answer of a claim lacks messages: a function of another schema may have replaced one of PostgreSQL's own; "
+    "run `joblane doctor`, which checks the search_path"
+)
+CENTURY_SECONDS = 3_155_760_000.0
+CLAIM = f"select joblane.claim_{VERSION}($1, $2, $3, $4)"
+
+
+def arrival(
+    task: Task[Any, Any],
+    message: Message,
+    id_: str,
+    queue: Queue,
+    *,
+    tenant: str | None = None,
+    dead_generation: int | None = None,
+    unique: bool = True,
+) -> dict[str, Any]:
+    """Return the claim's input for one message. For an external message or a tick it holds the columns of a new row.
+
+    ``dead_generation``: the generation on a dead letter; None for any other message. ``unique``: False to take no
+    unique key, even if the type declares one.
+    """
+    item: dict[str, Any] = {"id": id_, "type": message.type, "rec": message.rec, "dead_generation": dead_generation}
+    if task.flow is not None:
+        item["limits"] = []
+    if message.rec:
+        return item
+    options = message.options.within(task) if message.options else NONE
+    plain = options is NONE and task.archived_to is None and not task.events
+    item |= {
+        "queue": queue,
+        "tenant": tenant,
+        "tags": options.tags,
+        "payload": message.payload,
+        "payload_digest": digest(message.payload or {}),
+        "schema": message.schema,
+        "headers": message.headers,
+        "options": {} if plain else options.row(task),
+        "max_attempts": task.max_attempts if options is NONE else options.max_attempts(task),
+        "retention_seconds": int(task.retention.total_seconds()) if plain else options.retention_seconds(task),
+    }
+    if message.tick is not None:
+        item |= {"tick": id_, "schedule": message.tick["schedule"]}
+    if options.deadline is not None:
+        item["deadline"] = options.deadline.isoformat()
+    if task.flow is not None:
+        item |= task.flow.row(task.type, task.as_written(message.payload or {}), tenant)
+    if unique:
+        schedule = message.tick["schedule"] if message.tick else None
+        if (key := task.key_of_message(queue, message.payload or {}, schedule)) is not None:
+            item |= {"unique_key": key.key, "unique_until": key.until, "unique_seconds": key.seconds}
+    return item
+
+
+def claim(
+    connection: Connection,
+    arrivals: Sequence[Mapping[str, Any]],
+    lease: timedelta,
+    request_id: str,
+    token: str | None = None,
+) -> dict[str, Claim]:
+    """Decide on at most 10 messages of one type, one per id, and return a claim for each id.
+
+    ``arrivals``: values of :func:`arrival`. ``token``: the runs' token, a UUID that no other claim has had. Only with
+    the same token a claim whose answer was lost can be repeated without the loss of an attempt. None: a new one.
+
+    Raises pg8000's ``DatabaseError``; it has then changed nothing. It raises ``InterfaceError`` for an answer without
+    one of the messages, which only a function that replaces one of PostgreSQL's own can cause.
+    """
+    token = token or str(uuid.uuid4())
+    document = json.dumps(arrivals, ensure_ascii=False)
+    ((answers,),) = connection.run(CLAIM, document, token, str(lease.total_seconds()), request_id)
+    if len(answers or ()) != len(arrivals):
+        raise InterfaceError(LACKS_MESSAGES)
+    return {answer["id"]: _claim(answer, token) for answer in answers}
+
+
+def _claim(answer: Mapping[str, Any], token: str) -> Claim:
+    payload, left = answer["payload"], answer["left"]
+    headers, options = _object(answer["headers"]), _object(answer["options"])
+    wait, mismatch = answer["wait"] or 0, answer["mismatch"]
+    problem = _problem(headers, options) if headers or options else None
+    if problem is not None:
+        headers, options = {}, {}
+    if isinstance(wait, str) or abs(wait) > CENTURY_SECONDS:
+        wait = _seconds(wait)
+    return Claim(
+        id=answer["id"],
+        verdict=Verdict(answer["verdict"]),
+        token=token,
+        run=answer["run"] or 0,
+        attempt=answer["attempt"] or 0,
+        max_attempts=answer["max_attempts"] or 0,
+        snoozes=answer["snoozes"] or 0,
+        generation=answer["generation"] or 0,
+        wait_seconds=max(0, math.ceil(wait)),
+        waited_ms=max(0, int(wait * -1000)),
+        payload=None if payload is None else read_json(payload),  # read separately, because Python may refuse it
+        schema=answer["schema"],
+        headers=headers,
+        options=options,
+        deadline=None if left is None else time.monotonic() + _seconds(left),
+        used_ms=answer["used_ms"] or 0,
+        reason=answer["reason"],
+        mismatch_seconds=None if mismatch is None else _seconds(mismatch),
+        limits=answer["limits"],
+        serve=answer["serve"] or False,
+        release=answer["release"] or False,
+        problem=problem,
+    )
+
+
+def _object(text: str | None) -> Any:
+    """Read headers or options. They come as text: with thousands of levels they would make the answer unreadable."""
+    return {} if text in (None, "{}") else read_json(text) or {}
+
+
+def _seconds(given: float | str) -> float:
+    """Return the distance of a time, of at most a century. That of an infinite time is text."""
+    return min(max(float(given), -CENTURY_SECONDS), CENTURY_SECONDS)
+
+
+def _problem(headers: Any, options: Any) -> str | None:
+    """Return the first fault in what a worker reads, of those that ``0001_check_task.sql`` refuses. None: no fault."""
+    if not isinstance(headers, dict) or not all(isinstance(value, str) for value in headers.values()):
+        return "headers: an object of strings is required"
+    if not isinstance(options, dict):
+        return "options: an object is required"
+    if not _is_number(options.get("timeout", 1), 1, 315_360_000):
+        return "options: timeout: 1 to 315,360,000 seconds are required"
+    delays = options.get("retry_delay", [])
+    if not isinstance(delays, list) or not all(_is_number(delay, 0, 31_536_000) for delay in delays):
+        return "options: retry_delay: a list of seconds, each from 0 to 31,536,000, is required"
+    if not isinstance(options.get(EVENTS, []), list):
+        return "options: events: a list of completed, archived and cancelled is required"
+    return None
+
+
+def _is_number(value: Any, least: float, most: float) -> bool:
+    return isinstance(value, (int, float)) and least <= value <= most

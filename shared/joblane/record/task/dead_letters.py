@@ -1,0 +1,75 @@
+"""Marking dead letters as sent, and inserting the successor task that ``on_archived`` declares."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from joblane.names import Queue, lane_name
+from joblane.record.row.states import SWEEP_MARGIN_SECONDS, as_read
+from joblane.record.task.row_by_row import run_rows
+from joblane.sqs.client import Entry
+from joblane.sqs.message import MAX_ID, Message
+from joblane.tasks.event_kinds import EVENTS
+
+if TYPE_CHECKING:
+    from joblane.record.driver.connection import Connection
+
+# If the type declares `on_archived`, the same statement inserts the successor. Its id derives from the task's id and
+# generation, so a repeated call inserts nothing. Its depth is that of the task: what it enqueues continues the chain.
+MARK_DEAD_SENT = f"""
+with unmarked as materialized (
+  select r.id from (select * from jsonb_to_recordset($1::jsonb) as x(id text, generation integer)
+                     order by id collate "C") as x,
+         lateral (select t.id from joblane.tasks t
+                   where t.id = x.id and t.generation = x.generation
+                     and t.state = 'archived' and t.dead_sent_at is null for no key update) as r
+),
+marked as (
+  update joblane.tasks t set dead_sent_at = clock_timestamp(), dead_letter_unsent = false, sweep_at = null
+   where t.id = any(array(select id from unmarked))
+  returning t.*
+)
+insert into joblane.tasks
+       (id, type, queue, tenant, state, payload, payload_digest, headers, max_attempts, retention_seconds, sweep_at,
+        total_limit, shared_limit, first_due_at, seq, options)
+select case when length(m.id) <= {MAX_ID - 20} then m.id else left(m.id, {MAX_ID - 53}) || '-' || md5(m.id) end
+         || ':archived:' || m.generation::text,
+       a.type, a.queue, m.tenant, 'pending',
+       pg_catalog.jsonb_build_object(
+           'task_id', m.id, 'task_type', m.type, 'queue', m.queue, 'tenant', m.tenant,
+           'reason', coalesce(m.reason, 'archived'), 'error_type', m.error_type, 'runs', m.runs),
+       '', m.headers, a.max_attempts, a.retention_seconds, clock_timestamp() + interval '{SWEEP_MARGIN_SECONDS} s',
+       a.limits[2], a.limits[3], case when a.limits is not null then clock_timestamp() end,
+       case when a.limits is not null then pg_catalog.nextval('joblane.tasks_seq'::regclass) end,
+       jsonb_strip_nulls(pg_catalog.jsonb_build_object('depth', m.options -> 'depth', '{EVENTS}', a.events))
+  from marked m, jsonb_to_record(m.options -> 'on_archived')
+                   as a(type text, queue text, max_attempts integer, retention_seconds bigint, limits text[],
+                        events jsonb)
+ where m.options ? 'on_archived'
+on conflict do nothing
+returning id, type, queue, tenant
+"""
+
+
+@dataclass(slots=True)
+class Successor:
+    """The task that ``on_archived`` inserted. Its row exists, and its message is not sent yet."""
+
+    id: str
+    type: str
+    queue: str
+    tenant: str | None
+
+
+def mark_dead_sent(connection: Connection, dead_letters: Iterable[tuple[str, int]]) -> list[Successor]:
+    """Record that the dead letters of these task ids and generations were sent. Return the successors to send."""
+    sent = [{"id": id_, "generation": generation} for id_, generation in sorted(dead_letters)]
+    return [Successor(*row) for row in run_rows(connection, MARK_DEAD_SENT, sent)]
+
+
+def successor_entry(prefix: str, successor: Successor) -> Entry:
+    """Return the message of a successor."""
+    lane = lane_name(prefix, as_read(Queue, successor.queue), successor.type)
+    return Entry(lane, Message(successor.type, successor.id, rec=True).encode(), group=successor.tenant)

@@ -1,0 +1,104 @@
+"""The finish: one statement records the ends of up to ten runs in their rows, in one round trip."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from joblane.quotas import MAX_DELAY_SECONDS
+from joblane.record.row.states import State
+from joblane.record.sql_functions import VERSION
+
+
+class Statements(Protocol):
+    """A connection of any driver."""
+
+    def run(self, sql: str, *parameters: str) -> list[list[Any]]:
+        """Execute a statement with ``$1``-style parameters and return its rows.
+
+        The server infers the types of the parameters. JSON arrives as Python values.
+        """
+
+
+@dataclass(slots=True)
+class Finish:
+    """The end of one run: the new values of its task's row and of its ``task_attempts`` row.
+
+    ``outcome``: the value of ``task_attempts.outcome``. ``delay_seconds``: until the task is due again, for the states
+    ``retry`` and ``pending``. ``counted``: the run used an attempt. ``mismatch``: the task waits for code that knows
+    its payload's schema. ``continued``: the next invocation continues the attempt. ``billed_ms``, ``memory_mb``,
+    ``cost_usd``: see :mod:`joblane.worker.run_log`.
+    """
+
+    id: str
+    token: str
+    run: int
+    outcome: str
+    state: State
+    delay_seconds: float = 0
+    counted: bool = True
+    snoozed: bool = False
+    mismatch: bool = False
+    continued: bool = False
+    result: Any = None
+    reason: str | None = None
+    error_type: str | None = None
+    error_message: str | None = None
+    fingerprint: str | None = None
+    traceback: str | None = None
+    duration_ms: int = 0
+    billed_ms: int | None = None
+    memory_mb: int | None = None
+    cost_usd: float | None = None
+    released: list[str] = field(default_factory=list)
+    """Children that do not wait for this task any more, once the finish is committed."""
+    look: bool = False
+    """The task may have children, for which :func:`~joblane.record.flow.release.release` looks after the commit."""
+
+    def row(self) -> dict[str, Any]:
+        return {name: getattr(self, name) for name in self.__slots__ if name not in ("released", "look")}
+
+    @property
+    def waits_long(self) -> bool:
+        """True if SQS cannot hide a message for the whole delay: the message is acknowledged, and the row waits."""
+        return self.state in (State.RETRY, State.PENDING) and self.delay_seconds > MAX_DELAY_SECONDS
+
+    @property
+    def visibility_seconds(self) -> int:
+        return math.ceil(self.delay_seconds)
+
+
+FINISH = f"select joblane.finish_{VERSION}($1, $2)"
+
+
+def finish(connection: Statements, runs: Sequence[Finish], *, waits: bool = True) -> set[str]:
+    """Finish at most 10 runs, in the open transaction or in a new one. Return the ids of the tasks that were finished.
+    Their ends get what has to follow the commit, in ``released`` and ``look``.
+
+    ``waits``: wait up to 5 s in all for rows that other transactions have locked; otherwise these are left out. If an
+    id is missing, the run does not hold the task any more, or the task has a cancel request, or its row is locked: see
+    :func:`cancel_requested`. A single run whose row is still locked raises pg8000's ``DatabaseError``.
+    """
+    document = json.dumps([run.row() for run in runs], ensure_ascii=False)
+    ((answer,),) = connection.run(FINISH, document, "true" if waits else "false")
+    if answer["released"] or answer["look"]:
+        ends = {run.id: run for run in runs}
+        for parent, child in answer["released"] or ():
+            ends[parent].released.append(child)
+        for id_ in answer["look"] or ():
+            ends[id_].look = True
+    return set(answer["finished"])
+
+
+def cancel_requested(connection: Statements, id_: str, token: str) -> bool | None:
+    """True if the task of a run has a cancel request. None if the run does not hold the task any more."""
+    rows = connection.run(
+        "select cancel_requested_at is not null from joblane.tasks"
+        " where id = $1 and state = 'active' and lease_token = $2::uuid",
+        id_,
+        token,
+    )
+    return rows[0][0] if rows else None

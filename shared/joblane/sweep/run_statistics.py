@@ -1,0 +1,136 @@
+"""Statistics of runs: the runs of the last minutes are added up, by type and queue, and each hour by tenant."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from joblane.names import OWN_TYPES
+from joblane.record.driver.connection import Connection
+from joblane.record.run_statistics import OTHERS, counting
+
+SETTLE = "2 min"
+"""A run is added up this long after its end, when its transaction has committed. A run whose commit takes longer is not
+counted."""
+KEPT_DAYS = 30
+FIRST, LONGEST = timedelta(hours=1), timedelta(days=1)
+"""The first sweep looks back one hour. After a pause of the sweep, the runs of one day are added up."""
+AT_ONCE = timedelta(minutes=30)
+MOST_TENANTS = 200
+"""Tenants of one hour that have a row of their own: those with the most runs."""
+
+SUMS = "wait_ms, duration_ms, longest_ms"
+COLUMNS = (
+    f"kind, name, queue, seconds, at, completed, failed, archived, lost, others, cost_usd, waits, durations, {SUMS}"
+)
+NEXT = f"""
+select u.until, date_trunc('minute', clock_timestamp() - interval '{SETTLE}', 'UTC')
+  from joblane.run_statistics_until u for update skip locked
+"""
+MINUTES = f"""
+with {counting("minute", "type", "coalesce(queue, '')")},
+added as (
+  insert into joblane.run_statistics ({COLUMNS})
+  select 'type', name, queue, 60, at, completed, failed, archived, lost, others, cost_usd, waits, durations,
+         {SUMS} from rows
+  on conflict do nothing
+  returning starts_with(name, '{OWN_TYPES}') as own, completed, failed, archived, lost, others, cost_usd
+)
+select coalesce(sum(completed + failed + archived + lost + others) filter (where not own), 0)::int,
+       coalesce(sum(failed + archived + lost) filter (where not own), 0)::int, coalesce(sum(cost_usd), 0)::float8
+  from added
+"""
+TENANTS = f"""
+with largest as (
+  select coalesce(tenant, '') as tenant from joblane.task_attempts
+   where started_at >= $1::timestamptz and started_at < $2::timestamptz
+   group by 1 order by count(*) desc, 1 limit {MOST_TENANTS}
+),
+{
+    counting(
+        "hour",
+        f"case when coalesce(tenant, '') in (select tenant from largest) then coalesce(tenant, '') else '{OTHERS}' end",
+        "''::text",
+    )
+}
+insert into joblane.run_statistics ({COLUMNS})
+select 'tenant', name, queue, 3600, at, completed, failed, archived, lost, others, cost_usd, waits, durations,
+       {SUMS} from rows
+on conflict do nothing
+"""
+
+
+def _sum(column: str) -> str:
+    return f"""
+       coalesce((select array_agg(array[bucket, number] order by bucket)
+          from (select s.{column}[i][1] as bucket, sum(s.{column}[i][2])::int as number
+                  from minutes s, generate_subscripts(s.{column}, 1) as i
+                 where s.name = m.name and s.queue = m.queue group by 1) as b), '{{}}')"""
+
+
+HOURS = f"""
+with minutes as (
+  select * from joblane.run_statistics
+   where kind = 'type' and seconds = 60 and at >= $1::timestamptz and at < $2::timestamptz
+)
+insert into joblane.run_statistics ({COLUMNS})
+select 'type', m.name, m.queue, 3600, $1::timestamptz, sum(completed), sum(failed), sum(archived), sum(lost),
+       sum(others), sum(cost_usd), {_sum("waits")}, {_sum("durations")},
+       sum(wait_ms), sum(duration_ms), max(longest_ms)
+  from minutes m group by m.name, m.queue
+on conflict do nothing
+"""
+MARK = "update joblane.run_statistics_until set until = $1::timestamptz"
+REMOVE = f"delete from joblane.run_statistics where at < now() - interval '{KEPT_DAYS} days'"
+
+
+@dataclass(slots=True)
+class AddedUp:
+    """The runs of some minutes. ``runs``: of the application's types; ``failed``: of these. ``cost_usd``: of all."""
+
+    minutes: int = 0
+    runs: int = 0
+    failed: int = 0
+    cost_usd: float = 0.0
+
+
+def add_up(connection: Connection, *, may_continue: Callable[[], bool]) -> AddedUp:
+    """Add up the runs that have ended since the last call, and remove old statistics.
+
+    Each minute is added up once: two sweeps at once do not do it both, and a sweep that is killed has done nothing.
+    """
+    total = AddedUp()
+    while may_continue():
+        connection.execute_simple("begin")
+        try:
+            done = _step(connection, total)
+            connection.commit()
+        except BaseException:
+            if connection.usable:
+                connection.rollback()
+            raise
+        if not done:
+            break
+    return total
+
+
+def _step(connection: Connection, total: AddedUp) -> bool:
+    rows = connection.run(NEXT)
+    if not rows:  # another sweep does it
+        return False
+    [[until, now]] = rows
+    start: datetime = now - FIRST if until is None else max(until, now - LONGEST)
+    end: datetime = min(now, start + AT_ONCE)
+    if end <= start:
+        return False
+    [[runs, failed, cost_usd]] = connection.run(MINUTES, start, end)
+    hour = end.replace(minute=0)
+    if start < hour:  # an hour has ended
+        connection.run(HOURS, hour - timedelta(hours=1), hour)
+        connection.run(TENANTS, hour - timedelta(hours=1), hour)
+        connection.run(REMOVE)
+    connection.run(MARK, end)
+    total.minutes += round((end - start) / timedelta(minutes=1))
+    total.runs, total.failed, total.cost_usd = total.runs + runs, total.failed + failed, total.cost_usd + cost_usd
+    return True

@@ -1,0 +1,89 @@
+"""The ends of an invocation's runs: their events are sent, and their listeners are called.
+
+Both come after the response is decided, and change nothing. The sweep sends the events that are not sent here.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Any
+
+from joblane import telemetry
+from joblane.errors import text_of
+from joblane.record.driver.database import DATABASE_ERRORS
+from joblane.record.row.states import ENDED
+from joblane.tasks.event_kinds import EVENTS, LISTENERS, event_id
+
+if TYPE_CHECKING:
+    from joblane.enqueue.event_bus import EventBus
+    from joblane.record.driver.database import Database
+    from joblane.record.row.states import State
+    from joblane.record.task.claim import Claim
+    from joblane.tasks.task import Task
+    from joblane.worker.alarm import Alarm
+    from joblane.worker.printed import Printed
+
+SEND_SECONDS = 6.0
+"""With less time left in the invocation the sweep sends the events: two statements and a call of the bus."""
+PAUSE_SECONDS = 60.0
+"""The time without sends after the bus has not accepted an event, so that no worker waits for a bus that is down."""
+
+
+class Ends:
+    """Collects the ends of one worker's invocation. :meth:`follow` ends the collection."""
+
+    def __init__(
+        self, task: Task[Any, Any], database: Database, bus: EventBus | None, alarm: Alarm, printed: Printed | None
+    ) -> None:
+        """``bus`` None: the worker sends no events."""
+        self._task, self._database, self._bus = task, database, bus
+        self._alarm, self._printed = alarm, printed
+        self._to_send: list[str] = []
+        self._to_hear: dict[str, str] = {}
+        self._paused_until = 0.0
+
+    def add(self, claim: Claim, state: State) -> None:
+        """Add an end that is committed."""
+        if not (LISTENERS or EVENTS in claim.options) or state not in ENDED:  # most tasks have neither
+            return
+        if state in claim.options.get(EVENTS, ()):
+            self._to_send.append(event_id(claim.id, claim.generation, state))
+        if LISTENERS:
+            self._to_hear[event_id(claim.id, claim.generation, state)] = claim.id
+
+    def follow(self, lambda_context: Any) -> None:
+        """Send the events, and call the listeners. Raises only KeyboardInterrupt."""
+        if not self._to_send and not self._to_hear:
+            return
+        to_send, self._to_send = self._to_send, []
+        to_hear, self._to_hear = self._to_hear, {}
+        is_paused = time.monotonic() < self._paused_until
+        seconds = lambda_context.get_remaining_time_in_millis() / 1000
+        if to_send and self._bus is not None and not is_paused and seconds >= SEND_SECONDS:
+            self._send(to_send, self._bus)
+        if to_hear:
+            from joblane.worker.listening import Listening
+
+            listening = Listening(self._task, self._database, self._alarm, self._printed)
+            listening.hear(to_hear, lambda_context)
+
+    def _send(self, ids: list[str], bus: EventBus) -> None:
+        from joblane.record.events import events_by_id, remove_events
+
+        try:
+            events = self._database.call(events_by_id, ids)
+            failed = bus.send_many(events)
+            accepted = [event.id for event in events if event.id not in failed]
+            self._database.call(remove_events, accepted)
+        except DATABASE_ERRORS as error:
+            telemetry.logger().warning(
+                "events may be sent twice, or by the sweep: the database did not answer",
+                extra={"error": text_of(error), "events": len(ids)},
+            )
+            return
+        if failed:
+            self._paused_until = time.monotonic() + PAUSE_SECONDS
+            telemetry.logger().warning(
+                "the bus did not accept events; the sweep sends them",
+                extra={"bus": bus.name, "events": len(failed), "error": next(iter(failed.values()))},
+            )

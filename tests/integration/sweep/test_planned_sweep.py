@@ -1,0 +1,638 @@
+"""The sweep plans its own runs. A stage with nothing to do sleeps, and nothing waits longer than five minutes for it.
+
+Each fault happens between two steps of a producer, of a run, or of the sweep. Time is virtual, the database is real.
+"""
+
+from __future__ import annotations
+
+import copy
+import threading
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+from sqlalchemy import create_engine
+from sqlalchemy.orm import Session
+
+from joblane import Snooze, TaskContext
+from joblane.enqueue import wake as wakes
+from joblane.enqueue.wake import AFTER_COMMIT, COMMIT_SECONDS, GRID_SECONDS, PLANNED, WOKEN
+from joblane.functions.jobs_sweep import handler as sweep_handler
+from joblane.local.dev.recovery import Collected, recover
+from joblane.quotas import MAX_DELAY_SECONDS
+from joblane.record.driver.database import Database
+from joblane.record.row.conditions import EARLY_SECONDS
+from joblane.record.task_types import register_limits
+from joblane.sqs.client import Entry
+from joblane.sqs.message import Message
+from joblane.sweep import next_sweep
+from joblane.sweep.next_sweep import NextSweep
+from joblane.sweep.sweep import sweep
+from joblane.tasks.task import Task
+from joblane.worker import worker as worker_module
+from joblane.worker.of_type import worker_of
+from joblane.worker.sweep_worker import SweepWorker
+from tests.builders.events import LambdaContext
+from tests.patience import PATIENCE_SECONDS
+from tests.samples import Sample, behaviour, sample_keyed, sample_one, sample_sharing, sample_single
+from tests.stage_in_time import SWEEP_LANE, Kill, Stage, lane_of, note_time, runs
+from tests.world import PREFIX
+
+LATEST = 300
+"""The seconds within which a sweep every five minutes finds anything."""
+HOUR = 3600
+
+
+@pytest.fixture
+def stage(database_url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Stage]:
+    with Stage.open(database_url, monkeypatch, sample_one, sample_keyed, sample_single, sample_sharing) as stage:
+        register_limits(stage.database.get(), stage.tasks)
+        yield stage
+
+
+@pytest.fixture
+def session(stage: Stage) -> Iterator[Session]:
+    engine = create_engine(stage.url.replace("postgresql://", "postgresql+pg8000://"))
+    with Session(engine) as made:
+        yield made
+    engine.dispose()
+
+
+def is_planned(stage: Stage) -> bool:
+    """True if the database knows a planned sweep."""
+    return bool(stage.run("select from joblane.stage where planned_sweep_at > clock_timestamp()"))
+
+
+def kill_once(patch: pytest.MonkeyPatch, module: Any, name: str, *, after: bool = False) -> None:
+    """Kill the process at the first call of a function; ``after``: when the call has returned."""
+    real, kills = getattr(module, name), [Kill()]
+
+    def killing(*args: Any, **named: Any) -> Any:
+        result = real(*args, **named) if after else None
+        if kills:
+            raise kills.pop()
+        return result if after else real(*args, **named)
+
+    patch.setattr(module, name, killing)
+
+
+# --- A stage with nothing to do ------------------------------------------------------------------------------------
+
+
+def test_a_quiet_stage_sweeps_once_and_leaves_no_message(stage: Stage) -> None:
+    # given a task that runs at once
+    stage.enqueue(sample_one)
+    assert [id_[: len(AFTER_COMMIT)] for id_ in stage.queues.ids()] == [AFTER_COMMIT]
+    stage.pass_time(LATEST)
+    assert len(stage.ran(1)) == 1
+    # then one sweep has come, and nothing keeps the database awake after it
+    assert len(stage.starts) == 1
+    assert stage.queues.ids() == []
+    assert not is_planned(stage)
+    uses = stage.database.uses
+    stage.pass_time(24 * HOUR)
+    assert (len(stage.starts), stage.database.uses) == (1, uses)
+
+
+def test_a_busy_stage_sweeps_as_often_as_the_grid(stage: Stage) -> None:
+    for second in range(0, 1200, 100):
+        stage.enqueue(sample_one, second)
+        stage.pass_time(100)
+    stage.pass_time(LATEST)
+    assert len(stage.starts) <= 1200 / GRID_SECONDS + 1
+    gaps = [later - earlier for earlier, later in zip(stage.starts, stage.starts[1:], strict=False)]
+    assert max(gaps) <= LATEST
+
+
+def test_the_scheduled_sweep_of_a_quiet_stage_plans_nothing(stage: Stage) -> None:
+    stage.pass_time(24 * HOUR, net=True)
+    assert (len(stage.starts), stage.queues.ids()) == (4, [])
+
+
+# --- Producers -----------------------------------------------------------------------------------------------------
+
+
+def test_a_producer_that_is_killed_before_its_commit_costs_one_sweep(stage: Stage, session: Session) -> None:
+    stage.client.enqueue(sample_one, Sample(do="note_time"), session=session)
+    session.rollback()
+    stage.pass_time(HOUR)
+    assert (len(stage.starts), stage.queues.ids()) == (1, [])
+
+
+@pytest.mark.parametrize("after", [0, 193, 195, 238])
+def test_a_commit_without_its_send_is_found_within_five_minutes(stage: Stage, after: int) -> None:
+    stage.travel(after)
+    with stage.dying():
+        stage.enqueue(sample_one)
+    stage.pass_time(2 * LATEST)
+    (ran,) = stage.ran(1)
+    assert 30 <= ran - after <= LATEST + 60  # its message may be on its way for a minute
+
+
+def test_a_commit_right_after_a_sweep_gets_another_one(stage: Stage) -> None:
+    wakes.wake_after_commit(stage.queues, PREFIX)
+    stage.pass_time(GRID_SECONDS)
+    assert len(stage.starts) == 1
+    with stage.dying():
+        stage.enqueue(sample_one)
+    stage.pass_time(2 * LATEST)
+    (ran,) = stage.ran(1)
+    assert ran <= GRID_SECONDS + LATEST + 60
+
+
+def test_a_transaction_that_is_open_while_the_sweep_runs_is_found_after_it(stage: Stage, session: Session) -> None:
+    # given a task in an open transaction, whose process is killed after the commit, and whose wake-up has been
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(stage.client, "send_committed", lambda _: None)
+        stage.client.enqueue(sample_one, Sample(do="note_time", number=1), session=session)
+        stage.queues.queues[SWEEP_LANE].clear()
+        # when sweeps run before the commit
+        for _ in range(2):
+            sweep_now(stage)
+        session.commit()
+    # then one that they have planned finds it
+    (id_,) = stage.queues.ids()
+    assert int(id_.removeprefix(PLANNED)) - stage.clock.seconds() <= LATEST
+    stage.pass_time(2 * LATEST)
+    (ran,) = stage.ran(1)
+    assert ran <= LATEST + 60
+
+
+def sweep_now(stage: Stage) -> None:
+    """Run a sweep without a message."""
+    following = NextSweep()
+    sweep(stage.database.get(), stage.queues, PREFIX, following=following)
+    next_sweep.plan(stage.database.get(), stage.queues, PREFIX, following)
+
+
+def test_only_transactions_that_write_are_open(stage: Stage) -> None:
+    with Database(stage.url) as reading, Database(stage.url) as writing, Database(stage.url) as younger:
+
+        def is_due() -> bool:
+            found = NextSweep()
+            found.begin(stage.database.get())
+            return found.is_due
+
+        reading.get().execute_simple("begin isolation level repeatable read")
+        reading.get().run("select count(*) from joblane.tasks")
+        assert not is_due()
+        # a transaction that has ended is younger than the open one, or older
+        writing.get().execute_simple("begin")
+        writing.get().run("select pg_current_xact_id()")
+        assert is_due()
+        younger.get().run("select pg_current_xact_id()")
+        assert is_due()
+        writing.get().execute_simple("rollback")
+        assert not is_due()
+
+
+def test_a_refused_wake_up_is_sent_when_sqs_accepts_again(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    resume, before = threading.Event(), set(threading.enumerate())
+    monkeypatch.setattr("time.sleep", lambda _: resume.wait(PATIENCE_SECONDS))
+    monkeypatch.setattr(wakes, "_waker", wakes._Waker())
+    # given a commit without wake-up and without send
+    stage.queues.refused = (WOKEN,)
+    with stage.dying():
+        stage.enqueue(sample_one)
+    stage.pass_time(HOUR)
+    assert (stage.starts, stage.ran(1)) == ([], [])
+    # when SQS accepts again, and the process does nothing more
+    stage.queues.refused = ()
+    resume.set()
+    (thread,) = [one for one in threading.enumerate() if one.name == "joblane-wake" and one not in before]
+    thread.join(PATIENCE_SECONDS)
+    monkeypatch.undo()
+    # then the sweep comes
+    assert [id_[: len(WOKEN)] for id_ in stage.queues.ids()] == [WOKEN]
+
+
+@behaviour
+def wait_for_an_hour(payload: Sample, ctx: TaskContext) -> None:
+    meanwhile.pop()()
+    if ctx.attempt == 1 and not runs.get(payload.number):
+        note_time(payload, ctx)
+        raise Snooze(timedelta(hours=1))
+    note_time(payload, ctx)
+
+
+def test_a_wake_up_that_was_refused_at_a_claim_is_sent_before_the_function_is_frozen(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # given a message without a row, and SQS that refuses a wake-up at its claim, and accepts the next one
+    thawed = threading.Event()
+    monkeypatch.setattr("time.sleep", lambda _: thawed.wait(PATIENCE_SECONDS))
+    payload = Sample(do="wait_for_an_hour", number=1).model_dump(mode="json")
+    stage.queues.send(Entry(lane_of(sample_one), Message(sample_one.type, "mine", payload).encode()))
+    stage.queues.refused = (WOKEN,)
+    meanwhile[:] = [lambda: None, lambda: setattr(stage.queues, "refused", ())]
+    # when the task then waits in its row, and the function is frozen
+    stage.pass_time(2 * HOUR)
+    thawed.set()
+    # then it runs at its time
+    assert [round(at, -1) for at in stage.ran(1)] == [0, HOUR]
+
+
+# --- Waits ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("minutes", [16, 47, 5 * 60])
+def test_a_long_wait_ends_at_its_second_without_a_scheduled_sweep(stage: Stage, minutes: int) -> None:
+    stage.enqueue(sample_one, process_in=timedelta(minutes=minutes))
+    stage.pass_time(minutes * 60 + 30)
+    (ran,) = stage.ran(1)
+    assert -EARLY_SECONDS < ran - minutes * 60 < 3  # the delays of SQS are whole seconds
+    assert len(stage.starts) <= 2  # the first one plans, the second one sends
+    stage.pass_time(2 * LATEST)
+    assert len(stage.starts) <= 4
+    assert stage.queues.ids() == []
+
+
+def test_a_wait_of_three_days_ends_at_its_second(stage: Stage) -> None:
+    stage.enqueue(sample_one, process_in=timedelta(days=3))
+    stage.pass_time(3 * 24 * HOUR + 60, net=True)
+    (ran,) = stage.ran(1)
+    assert 0 <= ran - 3 * 24 * HOUR < 3
+    assert len(stage.starts) <= 1 + 12 + 4
+
+
+def test_an_earlier_wait_is_planned_before_a_later_one_and_each_has_one_message(stage: Stage) -> None:
+    stage.enqueue(sample_one, 1, process_in=timedelta(hours=5))
+    stage.pass_time(LATEST)
+    stage.enqueue(sample_one, 2, process_in=timedelta(hours=3))
+    stage.pass_time(LATEST)
+    assert len(stage.queues.ids()) == 2
+    for number in range(4):  # bursts, each with a sweep of its own
+        stage.enqueue(sample_one, 10 + number)
+        stage.pass_time(LATEST)
+    assert len(stage.queues.ids()) == 2
+    stage.pass_time(5 * HOUR)
+    assert [len(stage.ran(number)) for number in (1, 2)] == [1, 1]
+    assert abs(stage.ran(2)[0] - LATEST - 3 * HOUR) < 3
+    assert abs(stage.ran(1)[0] - 5 * HOUR) < 3
+
+
+def test_a_sweep_in_the_next_minutes_leaves_a_later_one_in_its_lane(stage: Stage) -> None:
+    stage.enqueue(sample_one, process_in=timedelta(hours=5))
+    stage.pass_time(LATEST)
+    (later,) = stage.queues.ids()
+    for number in range(3):
+        stage.pass_time(-stage.clock.seconds() % GRID_SECONDS + 190)
+        with stage.dying():
+            stage.enqueue(sample_one, 10 + number)
+        stage.pass_time(2 * LATEST)
+        assert len(stage.ran(10 + number)) == 1
+    assert stage.queues.ids() == [later]
+
+
+def test_a_message_that_is_lost_after_the_sweep_has_sent_it_is_sent_again(stage: Stage) -> None:
+    stage.enqueue(sample_one, process_in=timedelta(minutes=40))
+    stage.pass_time(39 * 60)
+    assert len(stage.queues.queues[lane_of(sample_one)]) == 1
+    stage.queues.queues[lane_of(sample_one)].clear()
+    stage.pass_time(10 * 60)
+    (ran,) = stage.ran(1)
+    assert ran - 40 * 60 <= LATEST + 60
+
+
+def test_a_planned_sweep_waits_in_hops_without_the_database(stage: Stage) -> None:
+    stage.enqueue(sample_one, process_in=timedelta(hours=3))
+    stage.pass_time(LATEST)
+    (id_,) = stage.queues.ids()
+    uses, tasks = stage.database.uses, stage.run("select count(*) from joblane.tasks")
+    hops = 0
+    for _ in range(10):
+        (message,) = stage.queues.queues[SWEEP_LANE].values()
+        assert message.entry.delay_seconds <= MAX_DELAY_SECONDS
+        stage.pass_time(MAX_DELAY_SECONDS)
+        hops += 1
+        assert stage.queues.ids() == [id_]
+    assert hops == 10
+    assert (stage.database.uses, stage.run("select count(*) from joblane.tasks")) == (uses, tasks)
+
+
+def test_a_hop_that_sqs_refuses_stays_in_the_lane(stage: Stage) -> None:
+    stage.enqueue(sample_one, process_in=timedelta(hours=2))
+    stage.pass_time(LATEST)
+    stage.queues.refused = (PLANNED,)
+    stage.pass_time(30 * 60)
+    assert len(stage.queues.ids()) == 1
+    stage.queues.refused = ()
+    stage.pass_time(2 * HOUR)
+    assert abs(stage.ran(1)[0] - 2 * HOUR) < 3
+
+
+# --- The sweep -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("point", ["before the plan", "before the write", "after the write", "at its start"])
+def test_a_sweep_that_is_killed_misses_nothing(stage: Stage, monkeypatch: pytest.MonkeyPatch, point: str) -> None:
+    stage.enqueue(sample_one, process_in=timedelta(minutes=40))
+    if point == "before the plan":
+        kill_once(monkeypatch, sweep_handler, "plan")
+    elif point == "before the write":
+        kill_once(monkeypatch, stage.queues, "send_many", after=True)
+    elif point == "after the write":
+        kill_once(monkeypatch, sweep_handler, "plan", after=True)
+    else:
+        kill_once(monkeypatch, sweep_handler, "sweep")
+    stage.pass_time(45 * 60)
+    assert abs(stage.ran(1)[0] - 40 * 60) < 3
+    stage.pass_time(HOUR)
+    assert stage.queues.ids() == []
+
+
+@pytest.mark.parametrize(("module", "name"), [(sweep_handler, "sweep"), (SweepWorker, "handle")])
+def test_a_killed_sweep_returns_when_its_lease_has_ended(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch, module: Any, name: str
+) -> None:
+    # given a sweep that is killed at its start, or before its function has looked at the message
+    with stage.dying():
+        stage.enqueue(sample_one)
+    kill_once(monkeypatch, module, name)
+    stage.pass_time(2 * HOUR)
+    killed_at = GRID_SECONDS - 1
+    lease = sweep_handler.jobs_sweep.numbers.function_timeout.total_seconds() + 15
+    assert killed_at + lease - 3 <= stage.ran(1)[0] <= killed_at + lease + LATEST
+
+
+def test_a_refused_plan_fails_the_sweep_and_is_tried_again(stage: Stage) -> None:
+    stage.enqueue(sample_one, process_in=timedelta(minutes=90))
+    stage.queues.refused = (PLANNED,)
+    stage.pass_time(30 * 60)
+    [[outcome]] = stage.run("select distinct outcome from joblane.task_attempts where task_id like 'jobs:sweep:at:%'")
+    assert outcome == "failed"
+    stage.queues.refused = ()
+    stage.pass_time(70 * 60)
+    assert abs(stage.ran(1)[0] - 90 * 60) < 3
+    stage.pass_time(HOUR)
+    assert stage.queues.ids() == []
+
+
+def test_two_sweeps_at_once_plan_the_next_one(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    # given a second function that sweeps while the first one does
+    stage.enqueue(sample_one, process_in=timedelta(minutes=40))
+    real = vars(sweep_handler)["sweep"]
+
+    def swept(*args: Any, **named: Any) -> Any:
+        monkeypatch.setattr(sweep_handler, "sweep", real)
+        result = real(*args, **named)
+        sweep_now(stage)
+        return result
+
+    monkeypatch.setattr(sweep_handler, "sweep", swept)
+    stage.pass_time(45 * 60)
+    (ran,) = stage.ran(1)
+    assert abs(ran - 40 * 60) < 3
+    stage.pass_time(HOUR)
+    assert stage.queues.ids() == []
+
+
+@pytest.mark.parametrize("is_fresh", [False, True])
+def test_messages_that_arrive_together_start_one_sweep(stage: Stage, is_fresh: bool) -> None:
+    # given wake-ups of three processes, and a planned sweep at the same time
+    for _ in range(3):
+        wakes.wake_after_commit(stage.queues, PREFIX)
+        stage.queues.covered.clear()
+    target = (round(stage.clock.seconds()) // GRID_SECONDS + 1) * GRID_SECONDS
+    stage.queues.send(wakes.planned_entry(PREFIX, target, stage.clock.seconds()))
+    assert len(stage.queues.ids()) == 4
+    # when one process handles all, or each has a process of its own
+    stage.is_fresh = is_fresh
+    stage.pass_time(LATEST)
+    # then
+    assert (len(stage.starts), stage.queues.ids()) == (1, [])
+
+
+def test_a_sweep_that_has_no_time_left_is_followed_at_once(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = vars(sweep_handler)["sweep"]
+
+    def hasty(*args: Any, **named: Any) -> Any:
+        return real(*args, **named | ({"may_continue": lambda: False} if not stage.starts else {}))
+
+    with stage.dying():
+        stage.enqueue(sample_one)
+    monkeypatch.setattr(sweep_handler, "sweep", hasty)
+    stage.pass_time(LATEST + 60)
+    assert len(stage.starts) >= 2
+    assert stage.starts[1] - stage.starts[0] <= 31
+
+
+def test_the_scheduled_sweep_repairs_a_lane_that_was_purged(stage: Stage) -> None:
+    stage.enqueue(sample_one, process_in=timedelta(hours=8))
+    stage.pass_time(5 * HOUR)
+    stage.pass_time(2 * HOUR, net=True)
+    stage.queues.queues[SWEEP_LANE].clear()
+    stage.tick()
+    stage.pass_time(2 * HOUR)
+    assert abs(stage.ran(1)[0] - 8 * HOUR) < 3
+
+
+def test_joblane_dev_plans_anew_as_its_queues_were_lost(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Collected, "now", lambda _: stage.clock.seconds())
+    stage.enqueue(sample_one, process_in=timedelta(hours=3))
+    stage.pass_time(LATEST)
+    (planned,) = stage.queues.ids()
+    stage.queues.queues[SWEEP_LANE].clear()
+    stage.age()
+    for entry in recover(stage.database.get(), PREFIX):
+        stage.queues.send(entry)
+    assert stage.queues.ids() == [planned]
+
+
+# --- Pauses, limits, leases ----------------------------------------------------------------------------------------
+
+
+def test_the_end_of_a_pause_starts_what_waits_for_it(stage: Stage) -> None:
+    ends = 2 * HOUR + 100
+    stage.run(
+        "insert into joblane.pauses (scope, name, until) values ('type', $1, clock_timestamp() + make_interval(secs =>"
+        " $2::float8))",
+        sample_one.type,
+        str(ends),
+    )
+    stage.enqueue(sample_one)
+    stage.pass_time(3 * HOUR)
+    (ran,) = stage.ran(1)
+    assert 0 <= ran - ends <= LATEST
+    assert len(stage.starts) <= 5
+
+
+def test_the_end_of_a_pause_for_which_nothing_waits_wakes_nobody(stage: Stage) -> None:
+    stage.run(
+        "insert into joblane.pauses (scope, name, until) values ('queue', 'low', clock_timestamp() + interval '2 h')"
+    )
+    stage.enqueue(sample_one)
+    stage.pass_time(4 * HOUR)
+    assert len(stage.starts) == 1
+
+
+@pytest.mark.parametrize("is_refused", [False, True])
+def test_the_end_of_a_limit_change_starts_what_waits_for_it(stage: Stage, is_refused: bool) -> None:
+    ends = HOUR + 100
+    until = datetime.now(UTC) + timedelta(seconds=ends)
+    stage.client.limits.set(sample_single.type, max_total=0, until=until)
+    id_ = stage.enqueue(sample_single)
+    stage.pass_time(ends - 1)
+    if is_refused:  # the message of the task that may start
+        stage.queues.refused = (id_,)
+        stage.pass_time(GRID_SECONDS + 2)
+        stage.queues.refused = ()
+    stage.pass_time(2 * LATEST)
+    (ran,) = stage.ran(1)
+    assert 0 <= ran - ends <= LATEST * (1 + is_refused)
+
+
+@behaviour
+def die_at_first_time(payload: Sample, ctx: TaskContext) -> None:
+    if ctx.attempt == 1:
+        raise Kill
+    note_time(payload, ctx)
+
+
+def test_a_lost_run_is_found_after_its_lease(stage: Stage) -> None:
+    stage.enqueue(sample_one, payload=Sample(do="die_at_first_time", number=1))
+    stage.pass_time(1)
+    stage.queues.queues[lane_of(sample_one)].clear()  # its message is lost as well
+    stage.pass_time(HOUR)
+    (ran,) = stage.ran(1)
+    assert ran <= sample_one.numbers.function_timeout.total_seconds() + 20 + LATEST + 60
+
+
+def test_a_held_task_starts_although_the_process_that_freed_its_slot_died(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # given a task that waits for the slot of another one, whose process dies between its commit and the next start
+    stage.enqueue(sample_single, payload=Sample(do="die_with_the_slot", number=1))
+    stage.enqueue(sample_single, 2)
+    meanwhile.append(lambda: claim_the_other(stage, monkeypatch))
+    stage.pass_time(1)
+    assert [stage.ran(1), stage.ran(2)] != [[], []]
+    states = stage.run("select state from joblane.tasks where type = $1 order by created_at", sample_single.type)
+    assert states == [["completed"], ["held"]]
+    # then the sweep starts it
+    stage.pass_time(LATEST + 60)
+    assert len(stage.ran(2)) == 1
+
+
+meanwhile: list[Any] = []
+"""Functions that the running task calls."""
+
+
+@behaviour
+def die_with_the_slot(payload: Sample, ctx: TaskContext) -> None:
+    note_time(payload, ctx)
+    meanwhile.pop()()
+
+
+def claim_the_other(stage: Stage, patch: pytest.MonkeyPatch) -> None:
+    claim_second(stage, sample_single)
+    kill_once(patch, worker_module, "serve")
+
+
+# --- Turns ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("is_hidden", [True, False], ids=["hidden", "lost among others"])
+@pytest.mark.parametrize(("task", "after"), [(sample_keyed, 0), (sample_single, 119), (sample_sharing, 193)])
+def test_a_turn_whose_message_does_not_arrive_gets_another_within_seven_minutes(
+    stage: Stage, task: Task[Any, Any], after: int, is_hidden: bool
+) -> None:
+    # given a task that gets the slot of another one, whose key is the same
+    stage.run("update joblane.limits set slots = 1")
+    lane = lane_of(task)
+    stage.travel(after)
+    key: Any = {"key": "7"} if task is sample_keyed else {}
+    first = stage.enqueue(task, payload=Sample(do="die_with_the_slot", number=1), **key)
+    second = stage.enqueue(task, 2, **key)
+    meanwhile.append(lambda: claim_second(stage, task))
+    stage.deliver(lane)
+    states = dict(stage.run("select id, state from joblane.tasks where type = $1", task.type))
+    assert states == {first: "completed", second: "pending"}
+    turn_at = stage.now
+    # when its message stays invisible, or is lost while the lane holds another message
+    hidden = stage.queues.receive(lane, 1, 3 * HOUR, 10)
+    assert len(hidden) == 1
+    if not is_hidden:
+        stage.queues.delete(hidden[0])
+        stage.queues.send(Entry(lane, Message(task.type, "other", {}).encode(), delay_seconds=900))
+    stage.pass_time(7 * 60)
+    # then it gets a second message, and runs once, even if the first one comes later
+    (ran,) = stage.ran(2)
+    assert 60 < ran - turn_at <= 7 * 60
+    stage.pass_time(4 * HOUR)
+    assert len(stage.ran(2)) == 1
+    assert stage.queues.ids(lane) == []
+
+
+def claim_second(stage: Stage, task: Task[Any, Any]) -> None:
+    with Database(stage.url) as other:
+        (message,) = stage.queues.receive(lane_of(task), 1, 60, 10)
+        worker_of(task, other, stage.queues, PREFIX).handle({"Records": [message.record()]}, LambdaContext(seconds=60))
+        stage.queues.delete(message)
+
+
+# --- Clocks --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("ahead", [-100, 100])
+def test_the_clock_of_a_producer_may_be_wrong(stage: Stage, ahead: int) -> None:
+    # given a producer with another clock, and one whose clock is right
+    wrong = copy.copy(stage.queues)
+    wrong.now = lambda: stage.clock.seconds() + ahead  # type: ignore[method-assign]
+    wrong.covered = {}  # type: ignore[misc]
+    for number, after in enumerate((100, 193, 238)):
+        stage.pass_time(-stage.clock.seconds() % GRID_SECONDS)
+        stage.travel(after)
+        wakes.wake_after_commit(stage.queues, PREFIX)
+        # when it dies between its commit and its send
+        stage.client._sqs = wrong
+        with stage.dying():
+            stage.enqueue(sample_one, number)
+        committed = stage.now
+        # then its task is found as early as that of any other
+        stage.pass_time(2 * LATEST)
+        (ran,) = stage.ran(number)
+        assert ran - committed <= LATEST + 60
+
+
+@pytest.mark.parametrize("is_fresh", [False, True])
+@pytest.mark.parametrize("behind", [14, 29])
+def test_a_write_may_come_30_seconds_after_the_check_of_its_wake_up(stage: Stage, behind: int, is_fresh: bool) -> None:
+    # given wake-ups of two processes, of which the second has a clock that is behind, so that its wake-up comes later
+    stage.is_fresh = is_fresh
+    wrong = copy.copy(stage.queues)
+    wrong.now = lambda: stage.clock.seconds() - behind  # type: ignore[method-assign]
+    wrong.covered = {}  # type: ignore[misc]
+    wakes.wake_after_commit(stage.queues, PREFIX)
+    wakes.wake_after_commit(wrong, PREFIX)
+    # when the second one checks at the last moment, has to wait for the database, and dies after its commit
+    while wakes.is_covered(wrong, PREFIX):
+        stage.pass_time(1)
+    stage.pass_time(COMMIT_SECONDS - 2)
+    wrong.covered[PREFIX] = (float("inf"), float("inf"))
+    stage.client._sqs = wrong
+    with stage.dying():
+        stage.enqueue(sample_one)
+    committed = stage.now
+    # then its task is found as early as that of any other
+    stage.pass_time(2 * LATEST)
+    (ran,) = stage.ran(1)
+    assert ran - committed <= LATEST + 60
+
+
+@pytest.mark.parametrize("ahead", [-90, 90])
+def test_the_clocks_of_functions_and_database_may_differ(stage: Stage, ahead: int) -> None:
+    stage.queues.now = lambda: stage.clock.seconds() + ahead  # type: ignore[method-assign]
+    stage.enqueue(sample_one, process_in=timedelta(minutes=40))
+    stage.pass_time(45 * 60)
+    (ran,) = stage.ran(1)
+    assert abs(ran - 40 * 60) < 3
+
+
+def test_a_stage_whose_sweep_runs_often_plans_nothing(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("JOBLANE_SWEEP_MINUTES", "5")
+    stage.enqueue(sample_one, process_in=timedelta(hours=1))
+    stage.tick()
+    stage.pass_time(10)
+    assert (len(stage.starts), stage.queues.ids()) == (1, [])

@@ -1,0 +1,632 @@
+"""The sweep replaces missing messages. It works in batches, can run twice at once, and can be killed."""
+
+from __future__ import annotations
+
+import json
+import re
+import threading
+import time
+import tracemalloc
+from collections.abc import Callable, Sequence
+from datetime import timedelta
+from typing import Any
+
+import pytest
+
+from joblane.enqueue.wake import wake
+from joblane.quotas import DEAD_LETTER_RETENTION, QUEUE_RETENTION
+from joblane.record.driver.connection import Connection
+from joblane.record.driver.database import Database
+from joblane.record.task.dead_letters import MARK_DEAD_SENT
+from joblane.sqs.client import Entry, Sqs
+from joblane.sqs.message import decode
+from joblane.sweep import unsent_dead_letters
+from joblane.sweep.expiry import BATCH, EXPIRE, FIND, TIDY
+from joblane.sweep.messages import TAKE
+from joblane.sweep.next_sweep import TIMES, NextSweep
+from joblane.sweep.sends import GIVE_BACK
+from joblane.sweep.sweep import Swept, sweep
+from joblane.sweep.walk import PLANNING, READ, Walk
+from tests.builders.rows import In, active, archived, put
+from tests.patience import PATIENCE_SECONDS
+from tests.samples import Sample, sample_one
+from tests.sends import Sends
+from tests.world import PREFIX, World
+
+LANE = "jobs-default-sample-one"
+DAY = 86_400.0
+KEPT = (QUEUE_RETENTION + DEAD_LETTER_RETENTION).total_seconds()
+
+
+@pytest.fixture
+def sends(world: World) -> Sends:
+    world.lane(sample_one)
+    return Sends.of(world.sqs)
+
+
+def swept(world: World) -> Swept:
+    return sweep(world.database.get(), world.sqs, PREFIX)
+
+
+def overdue(id_: str, world: World, **columns: Any) -> str:
+    """Write a row that is due for the sweep."""
+    put(world, sample_one, id_, **({"sweep_at": In(-1)} | columns))
+    return id_
+
+
+def fill(world: World, count: int, columns: str = "sweep_at", values: str = "now() - interval '1 s'") -> None:
+    """Write many rows, with unordered ids."""
+    world.run(
+        "insert into joblane.tasks (id, type, queue, state, payload, payload_digest, max_attempts, retention_seconds, "
+        f"{columns}) select md5(n::text), 'sample:one', 'default', 'pending', '{{}}', '', 4, 60, {values} "
+        f"from generate_series(1, {count}) n"
+    )
+
+
+def until(world: World, id_: str, column: str = "sweep_at") -> float:
+    sql = f"select extract(epoch from {column} - clock_timestamp())::float8 from joblane.tasks where id = $1"
+    return float(world.run(sql, id_)[0][0])
+
+
+def sent(sends: Sends) -> list[str]:
+    return sorted(str(decode(entry["MessageBody"]).id) for entry in sends.to(LANE))
+
+
+# --- Sending -------------------------------------------------------------------------------------------------------
+
+
+def test_a_row_that_was_never_sent_is_sent(world: World, sends: Sends) -> None:
+    overdue("mine", world, tenant="acme", headers={"traceparent": "t"}, schema="s", payload={"number": 7})
+    assert swept(world) == Swept(sent=1)
+    (entry,) = sends.to(LANE)
+    message = decode(entry["MessageBody"])
+    assert (message.id, message.type, message.rec, message.schema) == ("mine", "sample:one", True, "s")
+    assert message.headers == {"traceparent": "t"}
+    assert entry["MessageGroupId"] == "acme"
+    assert world.row("mine")["sends"] == 1
+    assert world.deliver(sample_one, entry["MessageBody"]) == []
+    assert world.row("mine")["state"] == "completed"
+
+
+def test_a_row_goes_to_the_lane_of_its_queue(world: World, sends: Sends) -> None:
+    world.sqs.client.create_queue(QueueName="jobs-critical-sample-one")
+    overdue("mine", world, queue="critical")
+    assert swept(world).sent == 1
+    assert len(sends.to("jobs-critical-sample-one")) == 1
+
+
+def test_a_sweep_without_due_rows_does_nothing(world: World, sends: Sends) -> None:
+    for number, state in enumerate(("completed", "cancelled", "archived")):
+        put(world, sample_one, f"ended-{number}", state=state, sweep_at=In(-1) if state != "archived" else None)
+    put(world, sample_one, "later", sweep_at=In(60))
+    put(world, sample_one, "running", **active(30))
+    assert swept(world) == Swept()
+    assert sends.requests == 0
+
+
+@pytest.mark.parametrize("state", ["scheduled", "pending", "retry"])
+def test_a_row_due_within_15_minutes_is_sent_with_the_rest_of_its_delay(world: World, sends: Sends, state: str) -> None:
+    for seconds in (-100, 1.6, 30, 600, 899.9):
+        overdue(f"in-{seconds}", world, state=state, due_at=In(seconds))
+    put(world, sample_one, "later", state=state, due_at=In(910), sweep_at=In(10))
+    assert swept(world).sent == 5
+    delays = {decode(entry["MessageBody"]).id: entry.get("DelaySeconds", 0) for entry in sends.to(LANE)}
+    assert delays["in--100"] == 0
+    for seconds in (1.6, 30, 600, 899.9):
+        assert seconds - 2 <= delays[f"in-{seconds}"] <= seconds + 0.6
+    for seconds in (30, 600):
+        assert 58 < until(world, f"in-{seconds}") - seconds < 61, "looked at again a minute after it is due"
+
+
+def test_an_unclaimed_overdue_row_is_sent_again_at_doubling_intervals(world: World, sends: Sends) -> None:
+    overdue("mine", world)
+    intervals = []
+    for _ in range(12):
+        assert swept(world).sent == 1
+        intervals.append(round(until(world, "mine") / 60))
+        world.take(sample_one)  # the message is lost
+        world.run("update joblane.tasks set sweep_at = now()")
+    assert intervals == [1, 2, 4, 8, 16, 32, 64, 128, 256, 360, 360, 360]
+    assert world.row("mine")["sends"] == 12
+    world.run("update joblane.tasks set sends = 2000000000, sweep_at = now()")
+    assert swept(world).sent == 1
+
+
+def test_a_lost_lease_is_sent_and_run_again(world: World, sends: Sends) -> None:
+    put(world, sample_one, "lost", **active(-20))
+    put(world, sample_one, "held", **active(20, sweep_at=In(-1)))
+    assert swept(world).sent == 2
+    bodies = {decode(entry["MessageBody"]).id: entry["MessageBody"] for entry in sends.to(LANE)}
+    assert world.deliver(sample_one, bodies["lost"]) == []
+    assert (world.row("lost")["state"], world.row("lost")["attempts"]) == ("completed", 2)
+    assert len(world.deliver(sample_one, bodies["held"])) == 1
+
+
+def test_a_row_that_is_claimed_during_the_sweep_keeps_the_times_of_its_run(
+    world: World, sends: Sends, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    overdue("mine", world)
+    real = world.sqs.send_many
+
+    def claimed_first(entries: Sequence[Entry]) -> dict[int, str]:
+        world.run(
+            "update joblane.tasks set state = 'retry', attempts = 1, due_at = now() + interval '3 h',"
+            " sweep_at = now() + interval '2 h 45 min'"
+        )
+        return real(entries)
+
+    monkeypatch.setattr(world.sqs, "send_many", claimed_first)
+    swept(world)
+    assert 9800 < until(world, "mine") <= 9900, "it is sent in the quarter of an hour before it is due"
+
+
+def test_paused_rows_are_not_sent_until_the_pause_ends(world: World, sends: Sends) -> None:
+    overdue("by-type", world)
+    overdue("by-tenant", world, type="sample:batch", tenant="acme")
+    overdue("by-queue", world, type="sample:batch", queue="low")
+    for scope, name in (("type", "sample:one"), ("tenant", "acme"), ("queue", "low")):
+        world.run("insert into joblane.pauses (scope, name) values ($1, $2)", scope, name)
+    assert swept(world) == Swept(paused=3)
+    assert sends.messages == []
+    world.run("update joblane.pauses set until = now() - interval '1 s'")
+    world.make("jobs-default-sample-batch", "jobs-low-sample-batch")
+    assert swept(world) == Swept(sent=3)
+
+
+def test_the_sweep_does_not_read_payloads_into_memory(world: World, sends: Sends) -> None:
+    """A row may be far larger than a message, and 500 of these rows do not fit into the memory of a small function."""
+    for number in range(30):
+        overdue(f"big-{number}", world)
+    world.run("update joblane.tasks set payload = jsonb_build_object('do', repeat('x', 2000000))")
+    swept(world)
+    world.run("update joblane.tasks set sweep_at = due_at - interval '1 s'")
+    tracemalloc.start()
+    assert swept(world).sent == 30
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 10_000_000
+
+
+# --- Dead letters --------------------------------------------------------------------------------------------------
+
+
+def test_an_archived_row_without_a_dead_letter_gets_a_dead_letter_and_is_marked(world: World, sends: Sends) -> None:
+    put(world, sample_one, "dead", **archived(dead_sent_at=None, sweep_at=In(-1), generation=2), payload={"number": 7})
+    assert swept(world) == Swept(dead_letters=1)
+    (dead_letter,) = world.dead_letters(sample_one)
+    assert dead_letter["MessageAttributes"]["joblane-reason"]["StringValue"] == "attempt 4 of 4 failed"
+    assert dead_letter["MessageAttributes"]["joblane-dead"]["StringValue"] == "2"
+    assert decode(dead_letter["Body"]).payload == {"number": 7}
+    row = world.row("dead")
+    assert row["dead_sent_at"] is not None
+    assert row["sweep_at"] is None
+    assert swept(world) == Swept()
+
+
+def test_a_successor_whose_message_sqs_refuses_is_left_for_the_next_sweep(
+    world: World, sends: Sends, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    alert = {"type": "sample:two", "queue": "default", "max_attempts": 1, "retention_seconds": 60}
+    put(world, sample_one, "dead", **archived(dead_sent_at=None, sweep_at=In(-1)), options={"on_archived": alert})
+    send_many = world.sqs.send_many
+
+    def refusing(entries: Sequence[Entry]) -> dict[int, str]:
+        return {0: "away"} if ":archived:" in str(decode(entries[0].body).id) else send_many(entries)
+
+    monkeypatch.setattr(world.sqs, "send_many", refusing)
+    following = NextSweep()
+    sweep(world.database.get(), world.sqs, PREFIX, following=following)
+    assert world.row("dead:archived:0")["state"] == "pending"
+    assert following.at == 0
+
+
+def test_the_dead_letter_of_a_row_too_large_for_a_message_has_no_payload(world: World, sends: Sends) -> None:
+    put(world, sample_one, "dead", **archived(dead_sent_at=None, sweep_at=In(-1), reason=""))
+    world.run("update joblane.tasks set payload = jsonb_build_object('do', repeat('x', 1048500))")
+    assert swept(world).dead_letters == 1
+    (dead_letter,) = world.dead_letters(sample_one)
+    assert decode(dead_letter["Body"]).payload is None
+    assert dead_letter["MessageAttributes"]["joblane-reason"]["StringValue"] == "archived"
+
+
+def test_a_dead_letter_of_an_earlier_generation_does_not_mark_the_next(
+    world: World, sends: Sends, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put(world, sample_one, "dead", **archived(dead_sent_at=None, sweep_at=In(-1)))
+    real = world.sqs.send_many
+
+    def revived_first(entries: Sequence[Entry]) -> dict[int, str]:
+        world.run("update joblane.tasks set generation = 1")
+        return real(entries)
+
+    monkeypatch.setattr(world.sqs, "send_many", revived_first)
+    swept(world)
+    assert world.row("dead")["dead_sent_at"] is None
+
+
+# --- Expiry --------------------------------------------------------------------------------------------------------
+
+
+def expiring(world: World, id_: str, **columns: Any) -> None:
+    """Write a row that has ended, with a result, an attempt, an item and a step."""
+    ended = {"state": "completed", "finished_at": In(-DAY), "expire_at": In(-1), "sweep_at": None, "result": {"n": 1}}
+    all_columns: dict[str, Any] = ended | columns
+    put(world, sample_one, id_, **all_columns)
+    world.run("insert into joblane.task_attempts (task_id, run, attempt, generation) values ($1, 1, 1, 0)", id_)
+    world.run("insert into joblane.task_items (task_id, key) values ($1, 'a')", id_)
+    world.run("insert into joblane.task_steps (task_id, name, value) values ($1, 'a', '1')", id_)
+
+
+@pytest.mark.parametrize("state", ["completed", "cancelled", "archived"])
+def test_content_is_cleared_after_retention_and_the_id_is_kept(world: World, sends: Sends, state: str) -> None:
+    expiring(world, "mine", state=state, headers={"a": "b"})
+    assert swept(world) == Swept(cleared=1)
+    row = world.row("mine")
+    assert (row["payload"], row["result"], row["headers"], row["cleared"]) == (None, None, {}, True)
+    assert abs(until(world, "mine", "expire_at") - (KEPT - DAY)) < 5
+    assert world.run("select count(*) from joblane.task_attempts") == [[1]]
+    assert world.run("select from joblane.task_items union all select from joblane.task_steps") == []
+    assert swept(world) == Swept()
+
+
+def test_a_row_is_deleted_with_its_attempts_items_and_steps_after_its_messages(world: World, sends: Sends) -> None:
+    expiring(world, "old", cleared=True, finished_at=In(-KEPT - 60))
+    expiring(world, "young", cleared=True, finished_at=In(-KEPT + 60), expire_at=In(60))
+    assert swept(world) == Swept(removed=1)
+    assert world.run("select id from joblane.tasks") == [["young"]]
+    for table in ("task_attempts", "task_items", "task_steps"):
+        assert world.run(f"select task_id from joblane.{table}") == [["young"]]
+
+
+def test_after_a_long_retention_the_row_is_deleted_with_its_content(world: World, sends: Sends) -> None:
+    expiring(world, "mine", finished_at=In(-100 * DAY))
+    assert swept(world) == Swept(cleared=1)
+    assert swept(world) == Swept(removed=1)
+
+
+def test_a_live_row_never_expires(world: World, sends: Sends) -> None:
+    for state in ("scheduled", "pending", "retry"):
+        expiring(world, state, state=state, expire_at=In(-DAY), finished_at=None)
+    put(world, sample_one, "running", **active(60, expire_at=In(-DAY)))
+    assert swept(world) == Swept()
+
+
+def test_the_content_of_a_task_is_kept_for_its_retention(world: World, sends: Sends) -> None:
+    world.client._sqs = world.sqs
+    id_ = world.client.enqueue(sample_one, Sample()).id
+    world.deliver(sample_one, sends.to(LANE)[0]["MessageBody"])
+    assert abs(until(world, id_, "expire_at") - DAY) < 5
+
+
+# --- Bounds and faults ---------------------------------------------------------------------------------------------
+
+
+def test_2000_rows_are_sent_in_batches_of_limited_size(
+    world: World, sends: Sends, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fill(world, 2000)
+    sizes = []
+
+    def send(entries: Sequence[Entry]) -> dict[int, str]:
+        sizes.append(len(entries))
+        return {}
+
+    monkeypatch.setattr(world.sqs, "send_many", send)
+    assert swept(world).sent == 2000
+    assert sizes == [BATCH] * 4
+    assert world.run("select count(*) from joblane.tasks where sends = 0") == [[0]]
+
+
+def stopping_after(steps: int) -> Callable[[], bool]:
+    """Return a ``may_continue`` for this number of steps: a page or a batch of one of the eight duties."""
+    left = [True] * steps
+    return lambda: left.pop() if left else False
+
+
+def test_a_sweep_out_of_time_stops_between_batches_and_has_sent_the_oldest_rows(world: World, sends: Sends) -> None:
+    fill(world, 600)
+    for steps, expected in ((0, 0), (8, 0), (9, BATCH), (10, 100)):
+        assert sweep(world.database.get(), world.sqs, PREFIX, may_continue=stopping_after(steps)).sent == expected
+        if expected == BATCH:
+            oldest = f"select sends from joblane.tasks order by created_at limit {BATCH}"
+            assert world.run(f"select count(*) from ({oldest}) s where sends = 1") == [[BATCH]]
+
+
+def test_many_rows_expire_in_batches_of_limited_size(world: World, sends: Sends) -> None:
+    world.run(
+        "insert into joblane.tasks (id, type, queue, state, payload, payload_digest, max_attempts, "
+        "retention_seconds, expire_at,"
+        " finished_at) select md5(n::text), 'sample:one', 'default', 'completed', '{}', '', 4, 60, now(), now()"
+        " from generate_series(1, 1200) n"
+    )
+    assert swept(world).cleared == 1200
+
+
+def test_rows_whose_messages_sqs_refuses_are_left_for_the_next_sweep(
+    world: World, sends: Sends, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    overdue("mine", world)
+    put(world, sample_one, "dead", **archived(dead_sent_at=None, sweep_at=In(-1)))
+    expiring(world, "old")
+    with monkeypatch.context() as patch:
+        patch.setattr(world.sqs, "send_many", lambda entries: dict.fromkeys(range(len(entries)), "away"))
+        assert swept(world) == Swept(unsent=2, cleared=1)
+    assert (world.row("mine")["sends"], world.row("dead")["dead_sent_at"]) == (0, None)
+    assert swept(world) == Swept(sent=1, dead_letters=1)
+
+
+def test_a_sweep_ends_soon_if_sqs_is_unavailable(world: World, sends: Sends, monkeypatch: pytest.MonkeyPatch) -> None:
+    fill(world, 3 * BATCH)
+    monkeypatch.setattr(world.sqs, "send_many", lambda entries: dict.fromkeys(range(len(entries)), "away"))
+    assert swept(world).unsent == BATCH
+
+
+def test_rows_of_a_deleted_lane_do_not_delay_other_rows(world: World, sends: Sends) -> None:
+    fill(world, 2 * BATCH, values="now() - interval '1 s'")
+    world.run(
+        "update joblane.tasks set type = 'old:gone', sweep_at = now() - interval '1 h'"
+        " where id in (select id from joblane.tasks order by id limit 20)"
+    )
+    assert swept(world).sent == 2 * BATCH - 20
+    assert world.run("select count(*) from joblane.tasks where sends = 0") == [[20]]
+
+
+DEATHS = (TAKE, MARK_DEAD_SENT, EXPIRE, unsent_dead_letters.TAKE, "send")
+
+
+@pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
+@pytest.mark.parametrize("death", DEATHS, ids=["take", "mark", "expire", "take dead letters", "send"])
+def test_a_sweep_that_is_killed_at_any_statement_is_completed_by_later_ones(
+    world: World, sends: Sends, monkeypatch: pytest.MonkeyPatch, death: str, after: bool
+) -> None:
+    # given a task of each kind
+    overdue("mine", world)
+    put(world, sample_one, "dead", **archived(dead_sent_at=None, sweep_at=In(-1)))
+    expiring(world, "old")
+    # when a sweep is killed at a statement or a send
+    with monkeypatch.context() as patch:
+        patch.setattr(Connection, "run", dying(Connection.run, lambda _, sql, *__: sql == death, after))
+        patch.setattr(Sqs, "send_many", dying(Sqs.send_many, lambda *_: death == "send", after))
+        with pytest.raises(Death):
+            swept(world)
+    # then later sweeps, when their time has come, do what it has not done
+    for _ in range(3):
+        world.run("update joblane.tasks set sweep_at = sweep_at - interval '2 min', due_at = due_at - interval '2 min'")
+        swept(world)
+    assert set(sent(sends)) == {"mine"}
+    assert len(world.dead_letters(sample_one)) >= 1
+    assert world.row("dead")["dead_sent_at"] is not None
+    assert world.row("old")["cleared"] is True
+    for entry in sends.to(LANE):
+        world.deliver(sample_one, entry["MessageBody"])
+    assert world.row("mine")["runs"] == 1
+
+
+class Death(BaseException):
+    """The end of the process."""
+
+
+def dying(real: Callable[..., Any], hits: Callable[..., bool], after: bool) -> Callable[..., Any]:
+    def call(*arguments: Any) -> Any:
+        if not hits(*arguments):
+            return real(*arguments)
+        if after:
+            real(*arguments)
+        raise Death
+
+    return call
+
+
+# --- Concurrent sweeps ---------------------------------------------------------------------------------------------
+
+
+def test_two_concurrent_sweeps_send_each_message_once(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    fill(world, 2000)
+    bodies: list[str] = []
+    lock = threading.Lock()
+
+    def send(entries: Sequence[Entry]) -> dict[int, str]:
+        time.sleep(0.01)
+        with lock:
+            bodies.extend(entry.body for entry in entries)
+        return {}
+
+    monkeypatch.setattr(world.sqs, "send_many", send)
+    done: list[Any] = []
+    barrier = threading.Barrier(2)
+
+    def run() -> None:
+        database = Database(world.url)
+        barrier.wait()
+        try:
+            done.append(sweep(database.get(), world.sqs, PREFIX))
+        except Exception as error:
+            done.append(error)
+        finally:
+            database.drop()
+
+    threads = [threading.Thread(target=run) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(PATIENCE_SECONDS)
+    assert sum(one.sent for one in done) == 2000
+    assert len(bodies) == len(set(bodies)) == 2000
+
+
+def test_concurrent_marks_of_the_same_rows_do_not_deadlock(world: World) -> None:
+    fill(world, 300)
+    ids = [row[0] for row in world.run("select id from joblane.tasks")]
+    taken = dict(world.run("select id, sweep_at::text from joblane.tasks"))
+    given = [{"id": id_, "taken": taken[id_], "before": taken[id_]} for id_ in ids]
+    failures: list[Exception] = []
+
+    def repeat(sql: str, *parameters: str) -> None:
+        database = Database(world.url)
+        try:
+            for _ in range(25):
+                database.get().run(sql, *parameters)
+        except Exception as error:
+            failures.append(error)
+        finally:
+            database.drop()
+
+    ordered = (
+        "update joblane.tasks t set runs = runs + 1"
+        " from (select id from joblane.tasks order by id for no key update) s where t.id = s.id"
+    )
+    threads = [
+        threading.Thread(target=repeat, args=args)
+        for args in (
+            (TAKE, json.dumps(ids)),
+            (TAKE, json.dumps(ids[::-1])),
+            (GIVE_BACK, json.dumps(given)),
+            (GIVE_BACK, json.dumps(given[::-1])),
+            (ordered,),
+        )
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(PATIENCE_SECONDS)
+    assert failures == []
+
+
+# --- Plans ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def large(world: World) -> Callable[[bool], Connection]:
+    """Write 25,000 scheduled and 25,000 ended tasks, of which few are due, and return a connection with the sweep's
+    settings. The statistics are those of an empty table, or of the filled one."""
+
+    def make(analyzed: bool) -> Connection:
+        world.run("analyze joblane.tasks")
+        world.run(
+            "insert into joblane.tasks (id, type, queue, state, payload_digest, max_attempts, retention_seconds,"
+            " due_at, sweep_at, finished_at, expire_at, dead_letter_unsent, dead_sent_at, reason)"
+            " select 't-' || n, 'sample:one', 'default', case when waits then 'scheduled' else 'archived' end, '', 4,"
+            " 60, now() + interval '1 day', at, case when not waits then now() end, case when not waits then at end,"
+            " not waits and n < 40, case when not waits and n >= 40 then now() end, case when not waits then 'why' end"
+            " from (select n, n % 2 = 0 as waits, now() + n * interval '1 hour' - interval '20 hours' as at"
+            " from generate_series(1, 50000) n) s"
+        )
+        if analyzed:
+            world.run("analyze joblane.tasks")
+        connection = world.database.get()
+        connection.execute_simple(PLANNING)
+        return connection
+
+    return make
+
+
+def plan(connection: Connection, sql: str, *parameters: str) -> str:
+    """Return the generic plan of an executed statement with its counts, and roll the statement back."""
+    connection.execute_simple("begin")
+    try:
+        connection.execute_simple(f"prepare it as {sql}")
+        values = ", ".join("'" + value.replace("'", "''") + "'" for value in parameters)
+        rows = connection.run(f"explain (analyze, buffers, costs off) execute it{f'({values})' if values else ''}")
+        return "\n".join(row[0] for row in rows)
+    finally:
+        connection.rollback()
+        connection.execute_simple("deallocate all")
+        connection._prepared.clear()
+
+
+@pytest.mark.parametrize("analyzed", [False, True], ids=["never analyzed", "analyzed"])
+def test_statements_read_only_the_rows_they_need_whatever_the_statistics(
+    large: Callable[[bool], Connection], analyzed: bool
+) -> None:
+    connection = large(analyzed)
+    ids = json.dumps([f"t-{n}" for n in range(1, 100)])
+    marked = json.dumps([{"id": f"t-{n}", "generation": 0, "taken": "2026-01-01"} for n in range(1, 100)])
+    for name, rows, sql, parameters in (
+        ("walk", 10_000, READ, ("-infinity", "")),
+        ("take", 100, TAKE, (ids,)),
+        ("give back", 100, GIVE_BACK, (marked,)),
+        ("find dead letters", 100, unsent_dead_letters.FIND, ("-infinity", "", "[]")),
+        ("take dead letters", 100, unsent_dead_letters.TAKE, (ids,)),
+        ("mark dead letters", 100, MARK_DEAD_SENT, (marked,)),
+        ("tidy", 100, TIDY, (ids,)),
+        ("find expired", 100, FIND, ("100",)),
+        ("expire", 100, EXPIRE, (ids,)),
+        ("times of the next sweep", 100, TIMES, ("0",)),
+    ):
+        found = plan(connection, sql, *parameters)
+        assert not re.search("(Seq|Bitmap Heap) Scan on tasks", found), f"{name}:\n{found}"
+        removed = [int(line.rpartition(":")[2]) for line in found.splitlines() if "Rows Removed by" in line]
+        assert max(removed, default=0) <= 100, f"{name} reads rows that it does not need:\n{found}"
+        buffers = sum(map(int, re.findall(r"(?:hit|read)=(\d+)", found.splitlines()[1])))
+        assert buffers < 40 * min(rows, 100) + rows / 5, f"{name} reads {buffers} buffers:\n{found}"
+
+
+def test_a_walk_reads_each_live_row_once(large: Callable[[bool], Connection], monkeypatch: pytest.MonkeyPatch) -> None:
+    # given a table whose live rows are in half of its pages' rows
+    walk = Walk(large(False))
+    pages: list[int] = []
+    real = Connection.run
+
+    def run(self: Connection, sql: str, *parameters: Any) -> Any:
+        rows = real(self, sql, *parameters)
+        pages.append(sum(row[4] for row in rows))
+        return rows
+
+    monkeypatch.setattr(Connection, "run", run)
+    # when
+    while not walk.is_over:
+        walk.read()
+    # then
+    assert pages == [10_000, 10_000, 5_000]
+    (lane,) = walk.take()
+    assert (len(lane.unsent), lane.unclaimed, walk.ended) == (10, [], [])
+
+
+# --- Waking --------------------------------------------------------------------------------------------------------
+
+
+def test_a_failed_wake_of_the_sweep_is_ignored(world: World) -> None:
+    wake(world.sqs, PREFIX)
+
+
+def test_the_task_of_the_sweep_sweeps(world: World, sends: Sends, monkeypatch: pytest.MonkeyPatch) -> None:
+    from joblane.functions.jobs_sweep import handler
+
+    monkeypatch.setattr(handler, "Sqs", lambda: world.sqs)
+    monkeypatch.delenv("JOBLANE_PREFIX", raising=False)
+    overdue("mine", world)
+    kept = world.deliver(handler.jobs_sweep, {"type": "jobs:sweep", "id": "tick"}, seconds=240)
+    assert kept == []
+    assert world.row("tick")["state"] == "completed"
+    assert world.row("tick")["result"]["sent"] == 1
+    assert sent(sends) == ["mine"]
+
+
+def test_a_row_cancelled_by_a_plain_update_expires_like_any_other(world: World) -> None:
+    # given a task that was cancelled by an update of its state only
+    world.lane(sample_one)
+    id_ = world.client.enqueue(sample_one, Sample(), process_in=timedelta(hours=3)).id
+    world.run("update joblane.tasks set state = 'cancelled' where id = $1", id_)
+    # when the sweep reads the row
+    sweep(world.database.get(), world.sqs, "jobs")
+    # then the row has an end, a reason and an expiry, and no message was sent
+    row = world.row(id_)
+    assert row["reason"] == "ended by an update of its row"
+    assert row["finished_at"] is not None
+    assert row["expire_at"] is not None
+    assert row["sweep_at"] is None
+    assert world.received(world.lane(sample_one)) == []
+
+
+def test_rows_of_a_removed_type_delay_no_others_and_are_tried_once_per_sweep(world: World) -> None:
+    world.lane(sample_one)
+    world.run(
+        "insert into joblane.tasks (id, type, queue, state, payload_digest, max_attempts, retention_seconds, sweep_at)"
+        " select 'gone-' || n, 'gone:type', 'default', 'pending', '', 1, 1, now() - interval '1 hour'"
+        f" from generate_series(1, {2 * BATCH + 100}) as n"
+    )
+    put(world, sample_one, "good", sweep_at=In(-1))
+    for sent in (1, 0):
+        swept = world.sweep()
+        assert (swept.sent, swept.unsent < BATCH + 1) == (sent, True)
+    assert world.row("gone-1")["sends"] == 0
