@@ -245,7 +245,7 @@ def test_discovery_opens_no_connection_and_reads_no_environment() -> None:
         "assert discover()\n"
         "assert not {'boto3', 'sqlalchemy.orm'} & set(sys.modules), 'imported early'\n"
     )
-    subprocess.run([sys.executable, "-c", script], check=True, env={"PATH": ""}, cwd=Path(__file__).parents[2])
+    subprocess.run([sys.executable, "-c", script], check=True, env={"PATH": ""}, cwd=Path(__file__).parents[3])
 
 
 def test_a_package_that_hides_the_project_is_refused_with_both_paths(

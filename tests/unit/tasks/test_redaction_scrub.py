@@ -276,7 +276,7 @@ ADVERSE = """
 import resource, sys
 resource.setrlimit(resource.RLIMIT_CPU, (20, 20))
 sys.path[:0] = ["shared"]
-from tests.unit.test_redaction_scrub import Login, Many, failure_of, scrubber
+from tests.unit.tasks.test_redaction_scrub import Login, Many, failure_of, scrubber
 secret = "a" * 840_000
 failure_of(ValueError("…".join([secret[:300]] * 3_000)), secret)
 failure_of(ValueError("aaaaaab..." * 100_000), secret)
