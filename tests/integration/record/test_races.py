@@ -187,6 +187,7 @@ def test_a_locked_row_is_not_claimed_and_uses_no_attempt(world: World, receives:
         assert world.row("locked")["attempts"] == 0
         assert world.database.get().idle
     finally:
+        holder.get().rollback()
         holder.drop()
     assert world.deliver(sample_batch, bodies[1]) == []
     assert world.row("locked")["attempts"] == 1
