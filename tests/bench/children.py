@@ -34,10 +34,10 @@ OF_WORKER, OF_SWEEP, OF_CANCEL, OF_ENQUEUE = 0.7, 1.7, 2.0, 1.0
 99 of 100 enqueues during a cancel."""
 CHUNK = 50_000
 HELD = """
-insert into joblane.tasks (id, type, queue, state, payload, payload_digest, max_attempts, retention_seconds, waits_for,
+insert into joblane.tasks (id, type, queue, state, payload, payload_digest, max_attempts, retention_seconds, wait_kind,
                            place, options)
 select 'c' || lpad(n::text, 9, '0'), $4, 'default', 'held', '{"tenant_id": "acme", "number": 1}', '', 4, 86400,
-       '*parents', 1.8e9 + n * 1e-5,
+       'parents', 1.8e9 + n * 1e-5,
        jsonb_build_object('after', jsonb_build_array($3::text), 'on_parent_dead', $5::text)
   from generate_series($1::int, $2::int) n
 """
@@ -46,7 +46,7 @@ insert into joblane.task_parents (child, parent, on_parent_dead)
 select 'c' || lpad(n::text, 9, '0'), coalesce($3, 'c' || lpad((n - 1)::text, 9, '0')), $4
   from generate_series($1::int, $2::int) n where n > 1 or $3 is not null
 """
-FIRST = "update joblane.tasks set waits_for = null, place = null, state = 'pending' where id = 'c000000001'"
+FIRST = "update joblane.tasks set wait_kind = null, place = null, state = 'pending' where id = 'c000000001'"
 STATES = "select state, count(*) from joblane.tasks where id like 'c%' group by state"
 
 

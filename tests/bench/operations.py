@@ -47,9 +47,9 @@ select id, 1, 1, 0, created_at, finished_at, case when state = 'archived' then '
 LIMITED = bench_keyed.type
 HELD = """
 insert into joblane.tasks (id, type, queue, tenant, state, payload, payload_digest, max_attempts, retention_seconds,
-                           key_limit, waits_for, place, first_due_at, seq, due_at, created_at)
+                           key_limit, wait_kind, waits_for, place, first_due_at, seq, due_at, created_at)
 select 'held-' || n, $1, 'default', 'tenant-' || n % 200, 'held', '{}', '', 6, 604800, $1 || '/' || n % 200,
-       $1 || '/' || n % 200, n, at, n, at, at
+       'limit', $1 || '/' || n % 200, n, at, n, at, at
   from (select n, clock_timestamp() - n * interval '1 s' as at from generate_series(1, 100000) n) as x
 """
 """100,000 tasks that wait for 200 keys."""

@@ -80,9 +80,9 @@ values ('data:export/', 2, null, null), ('storage', 10, interval '0.12 s', 50)
 """
 HELD = """
 update joblane.tasks
-   set state = 'held', sweep_at = null, key_limit = 'data:export/' || tenant, shared_limit = 'storage', passed = 0,
-       waits_for = 'data:export/' || tenant, place = extract(epoch from due_at), first_due_at = due_at,
-       seq = nextval('joblane.tasks_seq')
+   set state = 'held', sweep_at = null, key_limit = 'data:export/' || tenant, shared_limit = 'storage', passed = 'none',
+       wait_kind = 'limit', waits_for = 'data:export/' || tenant, place = extract(epoch from due_at),
+       first_due_at = due_at, seq = nextval('joblane.tasks_seq')
  where state = 'pending' and type = 'data:export'
 """
 BATCH = """
@@ -92,9 +92,9 @@ with members as (
 ),
 callbacks as (
   insert into joblane.tasks (id, type, queue, state, payload, payload_digest, options, max_attempts, retention_seconds,
-                             waits_for, place)
+                             wait_kind, place)
   select 'import-7:' || name, 'data:export', 'default', 'held', '{}', '', json_build_object('callback_of', 'import-7',
-         'callback', name), 4, 604800, '*parents', 1 from unnest(array['on_end', 'on_success']) as name
+         'callback', name), 4, 604800, 'parents', 1 from unnest(array['on_end', 'on_success']) as name
   returning id
 ),
 parents as (
@@ -109,9 +109,9 @@ insert into joblane.batches (id, created_at, sealed_at, on_end, on_success) valu
 CHILD = """
 with child as (
   insert into joblane.tasks (id, type, queue, state, payload, payload_digest, options, max_attempts, retention_seconds,
-                             waits_for, place)
+                             wait_kind, place)
   select 'child', 'data:export', 'default', 'held', '{}', '',
-         json_build_object('after', json_agg(p.id), 'on_parent_dead', 'hold'), 4, 604800, '*parents', 1
+         json_build_object('after', json_agg(p.id), 'on_parent_dead', 'hold'), 4, 604800, 'parents', 1
     from (select id from joblane.tasks where state = 'archived' and type = 'data:export' order by id limit 2) as p
   returning id, options
 ),

@@ -25,6 +25,10 @@ class In:
     seconds: float
 
 
+FOR_PARENTS: Mapping[str, Any] = {"wait_kind": "parents", "waits_for": None, "place": 1.0}
+"""Columns of a row that waits for its parents."""
+
+
 def put(world: World, task: Task[Any, Any], id_: str, payload: Mapping[str, Any] | None = None, **columns: Any) -> None:
     """Write a row of ``task`` with the given columns, and the open attempt of an active one."""
     payload = {"do": "nothing", "number": 0} if payload is None else payload
@@ -44,8 +48,8 @@ def put(world: World, task: Task[Any, Any], id_: str, payload: Mapping[str, Any]
         **columns,
     }
     if row["state"] == "held":
-        limit = {"total_limit": task.type, "first_due_at": In(-60), "seq": 1, "waits_for": task.type, "place": 0}
-        row = {**limit, **row}
+        limit = {"total_limit": task.type, "first_due_at": In(-60), "seq": 1, "place": 0}
+        row = {**limit, "wait_kind": "limit", "waits_for": task.type, **row}
     if row["state"] in ENDED:
         row = {"finished_at": In(-60), **row}
         row = row if row["state"] == "completed" else {"reason": "written by a test", **row}

@@ -10,7 +10,7 @@ from tests.faults.planting import Methods, Texts, plant
 OPEN = "(select true from joblane.task_parents e where e.child = t.id order by e.parent desc limit 1) is null"
 TEXTS: Texts = {
     "a child is released by its first parent": ("release_children", OPEN, "true"),
-    "a claim asks for no parent": ("claim", "if t.waits_for = '*parents' and", "if false and"),
+    "a claim asks for no parent": ("claim", "if t.wait_kind = 'parents' and", "if false and"),
     "a finish lets no child go": (
         "finish",
         "if exists (select from joblane.task_parents",

@@ -40,9 +40,9 @@ BATCHES = 0.4
 LEFT = """
 select t.id, t.state, t.reason from joblane.tasks t
  where t.finished_at is null
-   and not (t.waits_for = '*parents' and exists (
+   and not (t.wait_kind = 'parents' and exists (
           select from joblane.task_parents e, joblane.tasks p where e.child = t.id and p.id = e.parent
-                                                                and (p.state = 'archived' or p.waits_for = '*parents')))
+                                                                and (p.state = 'archived' or p.wait_kind = 'parents')))
 """
 """The live tasks, without those that wait for a dead parent, or for a task that does."""
 

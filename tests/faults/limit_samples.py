@@ -35,7 +35,7 @@ def work(payload: Work, ctx: TaskContext) -> None:
         ctx.session.execute(
             text(
                 "update joblane.tasks set tags = tags where id = (select id from joblane.tasks"
-                " where waits_for is not null and id <> :id limit 1 offset :number for no key update skip locked)"
+                " where wait_kind is not null and id <> :id limit 1 offset :number for no key update skip locked)"
             ),
             {"id": ctx.task_id, "number": random.randrange(8)},
         )

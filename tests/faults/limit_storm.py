@@ -25,7 +25,7 @@ from joblane.errors import JobError
 from joblane.record.driver.database import Database
 from joblane.record.flow.free_slots import SERVE, Turn, serve
 from joblane.record.row.conditions import HAS_IDLE_SLOT, PAUSED
-from joblane.record.row.states import LIVE_SQL
+from joblane.record.row.states import LEVELS, LIVE_SQL, Passed
 from joblane.record.task.claim import CLAIM, Claim, Verdict
 from joblane.record.task.finish import FINISH
 from joblane.record.task_types import LIMITS, declared_limits
@@ -49,9 +49,10 @@ MOVES = (5, 1, 0, 3, 5)
 STILL_SECONDS = 0.25
 """The time between two checks while all stand still. The shared limit moves at every second one."""
 FILLED = f"""
-select id, case when state = 'active' and passed = 0 and lease_until < clock_timestamp() then 'lost' else state end,
+select id,
+       case when state = 'active' and passed = 'none' and lease_until < clock_timestamp() then 'lost' else state end,
        ordered is true, passed, key_limit, total_limit, shared_limit from joblane.tasks
- where finished_at is null and (passed > 0 or state = 'active') and state in {LIVE_SQL}
+ where finished_at is null and (passed > 'none' or state = 'active') and state in {LIVE_SQL}
 """
 """The tasks that may have slots. A sweep takes those of a lost run back if it is paused."""
 OUT_OF_ORDER = """
@@ -92,7 +93,8 @@ create trigger noted after insert or update on joblane.tasks for each row when (
   execute function public.note();
 """
 """The transactions in which each task with an order was inserted, started and ended."""
-IDLE = f"select id from joblane.tasks t where passed >= 1 and {HAS_IDLE_SLOT} and {PAUSED.format(row='t')}"
+STEPS = list(Passed)
+IDLE = f"select id from joblane.tasks t where passed > 'none' and {HAS_IDLE_SLOT} and {PAUSED.format(row='t')}"
 """The paused tasks that have slots."""
 
 
@@ -334,15 +336,16 @@ def slots_of(rows: Sequence[Sequence[Any]]) -> dict[str, set[str]]:
     """Return the tasks that have a slot of each limit. A task has one while it runs, whatever its row says."""
     filled: defaultdict[str, set[str]] = defaultdict(set)
     for id_, state, _, passed, *limits in rows:
-        for level, name in enumerate(limits):
-            if name is not None and (passed > 2 * level or state == "active"):
+        for level, name in zip(LEVELS.values(), limits, strict=True):
+            has_slot = STEPS.index(passed) >= STEPS.index(level.slot)
+            if name is not None and (has_slot or state == "active"):
                 filled[name].add(id_)
     return filled
 
 
 def kept(rows: Sequence[Sequence[Any]]) -> list[str]:
     """Return the tasks that keep slots until their next attempt. In an order a task keeps the slot of its key."""
-    return [row[0] for row in rows if row[1] == "retry" and row[3] > row[2]]
+    return [row[0] for row in rows if row[1] == "retry" and STEPS.index(row[3]) > row[2]]
 
 
 def is_pooled(task: Task[Any, Any]) -> bool:

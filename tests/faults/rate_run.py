@@ -57,7 +57,7 @@ ROUNDED_SECONDS = 0.002
 """The times of starts are known to the millisecond."""
 WAITING = """
 select id, extract(epoch from due_at)::float8 from joblane.tasks
- where passed = 4 and state in ('pending', 'retry') and due_at > clock_timestamp() order by due_at
+ where passed = 'type_time' and state in ('pending', 'retry') and due_at > clock_timestamp() order by due_at
 """
 ATTEMPTS = """
 select task_id, run, extract(epoch from started_at)::float8, wait_ms / 1000.0::float8 from joblane.task_attempts

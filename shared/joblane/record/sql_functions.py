@@ -35,7 +35,7 @@ from joblane.record.row.conditions import (
     UNUSED_SECONDS,
     WAITS_FOR_PARENTS,
 )
-from joblane.record.row.states import ENDED_SQL, LIVE_SQL, SWEEP_MARGIN_SECONDS, WAITING_SQL
+from joblane.record.row.states import ENDED_SQL, LEVELS, LIVE_SQL, SWEEP_MARGIN_SECONDS, WAITING_SQL, Passed
 from joblane.record.row.transitions import NOW, Columns, assignments
 
 if TYPE_CHECKING:
@@ -82,6 +82,9 @@ def _values() -> dict[str, str]:
         **{name: f"changed := true; {assigned(step)}" for name, step in steps.items()},
         **{name: getattr(transitions, name.upper()).replace(NOW, "clock") for name in TIMES},
         **{f"set_{name}": assignments(getattr(transitions, name.upper())) for name in SERVED},
+        **{f"passed_{step}": f"'{step}'" for step in Passed},
+        "slots": f"'{{{','.join(level.slot for level in LEVELS.values())}}}'",
+        "times": f"'{{{','.join(level.time for level in LEVELS.values())}}}'",
         "columns": ", ".join(columns),
         "values": ", ".join(f"t.{column}" for column in columns),
         "run_columns": ", ".join(transitions.RUN),

@@ -12,6 +12,7 @@ from joblane.record.driver.connection import Connection
 from joblane.record.flow.free_slots import Limits, serve_in_steps
 from joblane.record.flow.limit_changes import end_change, ended_changes
 from joblane.record.row.conditions import BEFORE_IT, HAS_IDLE_SLOT, PAUSED
+from joblane.record.row.states import Passed
 from joblane.record.row.transitions import LEFT_LIMITS, LET_GO, assignments
 from joblane.record.sql_functions import VERSION
 from joblane.record.task.row_by_row import LOCKED, run_rows
@@ -41,7 +42,8 @@ with page as materialized (
 select (select pg_catalog.json_agg(pg_catalog.json_build_array(t.key_limit, t.total_limit, t.shared_limit, n.name))
           from page n,
                lateral (select w.key_limit, w.total_limit, w.shared_limit, w.ordered, w.first_due_at, w.seq
-                          from joblane.tasks w where w.waits_for = n.name and w.state = 'held'
+                          from joblane.tasks w
+                         where w.wait_kind = 'limit' and w.waits_for = n.name and w.state = 'held'
                          order by w.waits_for, w.place, w.seq limit 1) as t,
                lateral joblane.limit_of_{VERSION}(n.name) as l
          where joblane.has_room_{VERSION}(
@@ -60,7 +62,7 @@ with waited as materialized ({SHARED_WITH_WAITING})
 update joblane.tasks t set {assignments(LEFT_LIMITS)}
  where t.id in (select r.id from waited,
                        lateral (select s.id from joblane.tasks s
-                                 where s.shared_limit = waited.name and s.passed >= 5
+                                 where s.shared_limit = waited.name and s.passed >= '{Passed.SHARED_SLOT}'
                                    and case s.state when 'pending' then s.due_at when 'active' then s.lease_until end
                                        < clock_timestamp() - interval '{UNCLAIMED_MINUTES} minutes'
                                  order by s.shared_limit limit {PAGE} for no key update skip locked) as r)
@@ -68,15 +70,17 @@ returning t.key_limit, t.total_limit, t.shared_limit, t.type, t.queue
 """
 GO_BEHIND = f"""
 update joblane.tasks t
-   set place = (select w.place + 1 from joblane.tasks w where w.waits_for = $1 order by w.place desc limit 1)
+   set place = (select w.place + 1 from joblane.tasks w
+                 where w.wait_kind = 'limit' and w.waits_for = $1 order by w.place desc limit 1)
  where t.id in (select w.id from joblane.tasks w
-                 where w.waits_for = $1 and w.state = 'held' and w.type = $2 and w.queue = $3
+                 where w.wait_kind = 'limit' and w.waits_for = $1 and w.state = 'held' and w.type = $2 and w.queue = $3
                  order by w.place, w.seq limit {PAGE} for no key update skip locked)
 """
+IS_IDLE = f"t.passed > '{Passed.NONE}' and {HAS_IDLE_SLOT} and {PAUSED.format(row='t')}"
 # What is paused leaves its limits. No claim does it, as the sweep sends no message for it.
 LEAVE = f"""
 update joblane.tasks t set {assignments(LET_GO)}
-  from ({LOCKED.format(columns="t.id", condition=f"t.passed >= 1 and {HAS_IDLE_SLOT} and {PAUSED.format(row='t')}")})
+  from ({LOCKED.format(columns="t.id", condition=IS_IDLE)})
     as paused
  where t.id = paused.id
 returning t.key_limit, t.total_limit, t.shared_limit

@@ -8,15 +8,13 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from joblane.record.driver.connection import Connection
-from joblane.record.row.states import PARENTS
 
 PAGE = 10_000
 """The most rows that one statement reads."""
-# The names of limits are after the value of a task that waits for its parents.
 READ = f"""
 with page as materialized (
   select waits_for, place, seq, type, due_at, state from joblane.tasks
-   where (waits_for, place, seq) > ($1, $2::float8, $3::bigint)
+   where wait_kind = 'limit' and (waits_for, place, seq) > ($1, $2::float8, $3::bigint)
    order by waits_for, place, seq limit {PAGE}
 ),
 held as (
@@ -45,7 +43,7 @@ class HeldCounts:
 
 def held_counts(connection: Connection, *, may_continue: Callable[[], bool] = lambda: True) -> HeldCounts:
     """Count the held tasks in pages, until all are counted or ``may_continue()`` is false."""
-    counts, position = HeldCounts(), (PARENTS, math.inf, 0)
+    counts, position = HeldCounts(), ("", -math.inf, 0)
     while may_continue() and (rows := connection.run(READ, *position)):
         found, *last, number = rows[0]
         for name, type_, held, oldest in found or ():

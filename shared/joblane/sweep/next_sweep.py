@@ -19,6 +19,7 @@ from joblane.errors import SendError
 from joblane.quotas import MAX_DELAY_SECONDS
 from joblane.record.driver.connection import Connection
 from joblane.record.flow.limit_changes import SHARED_NAME
+from joblane.record.row.states import Passed
 from joblane.sqs.client import Sqs
 
 SOON_SECONDS = 60
@@ -38,7 +39,8 @@ IS_ALONE = "select pg_snapshot_xmin(pg_current_snapshot()) = pg_current_xact_id(
 # The limits that types share, and for which a task waits. Only their slots are of use to others. An index finds them.
 SHARED_WITH_WAITING = f"""
 select n.name from (select name from joblane.limits union select name from joblane.limit_changes) as n
- where n.{SHARED_NAME} and (select true from joblane.tasks w where w.waits_for = n.name limit 1)
+ where n.{SHARED_NAME} and (select true from joblane.tasks w
+                            where w.wait_kind = 'limit' and w.waits_for = n.name limit 1)
 """
 MOST_DEAD_LETTERS = 1000
 """With so many unsent dead letters another sweep follows in a few minutes, so that no statement reads more."""
@@ -50,7 +52,7 @@ select (select extract(epoch from min(c.until)) from joblane.limit_changes c)::f
        (select extract(epoch from min(case r.state when 'pending' then r.due_at when 'active' then r.lease_until end)
                                   + interval '{UNCLAIMED_MINUTES} minutes')
           from ({SHARED_WITH_WAITING}) as waited, joblane.tasks r
-         where r.shared_limit = waited.name and r.passed >= 5)::float8,
+         where r.shared_limit = waited.name and r.passed >= '{Passed.SHARED_SLOT}')::float8,
        (select extract(epoch from case when count(*) < {MOST_DEAD_LETTERS} then min(d.sweep_at) else now() end)
           from (select u.sweep_at from joblane.tasks u where u.dead_letter_unsent
                  order by u.finished_at, u.id limit {MOST_DEAD_LETTERS}) as d)::float8,

@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterator, Sequence
 
 from joblane.record.flow.release import Release
 from joblane.record.row.conditions import MOST_RELEASED, PARENT_CANCELS, PARENT_LETS_GO
-from joblane.record.row.states import PARENTS
 from joblane.sweep.duties import Duties
 from joblane.sweep.sends import Sends
 
@@ -43,7 +42,8 @@ delete from joblane.task_parents where ctid = any(array(
 HELD = f"""
 with page as materialized (
   select t.id, t.place, t.state from joblane.tasks t
-   where t.waits_for = '{PARENTS}' and t.place > $1::float8 order by t.waits_for, t.place limit {PAGE}
+   where t.wait_kind = 'parents' and t.waits_for is null and t.place > $1::float8
+   order by t.waits_for, t.place limit {PAGE}
 )
 select (select pg_catalog.json_agg(page.id) from page
          where page.state = 'held'

@@ -10,7 +10,7 @@ from typing import Any
 
 from joblane.record.driver.connection import Connection
 from joblane.record.driver.database import Database
-from joblane.record.row.states import PARENTS, State
+from joblane.record.row.states import State
 from joblane.tasks.task import Task
 from joblane.testing.errors import KitError
 
@@ -21,9 +21,9 @@ select t.id, t.type, t.state, t.attempts, t.max_attempts, t.runs, t.result, t.re
  order by x.position
 """
 
-WAITING = f"""
+WAITING = """
 select t.id from joblane.tasks t
- where t.waits_for = '{PARENTS}' and exists (select from joblane.task_parents e where e.child = t.id)
+ where t.wait_kind = 'parents' and exists (select from joblane.task_parents e where e.child = t.id)
 """
 RELEASED = """
 select t.id, array(select i.id from jsonb_array_elements_text($2::jsonb) with ordinality as i(id, position)

@@ -17,7 +17,7 @@ from joblane.local.memory_queues import QueuedMessage
 from joblane.names import Queue, check_prefix
 from joblane.record import task_types as registry
 from joblane.record.driver.database import Database
-from joblane.record.row.states import LIVE, PARENTS, State, in_sql
+from joblane.record.row.states import LIVE, State, in_sql
 from joblane.sqs.client import Entry
 from joblane.sqs.message import Message
 from joblane.sqs.tick import id_of, tick_entry
@@ -62,8 +62,8 @@ select extract(epoch from min(at) - clock_timestamp())::float8
  where at > clock_timestamp()
 """
 """A task that is due for longer waits for the end of a pause, for a limit, or for its message."""
-HELD = f"""
-select t.id, case when t.waits_for = '{PARENTS}'
+HELD = """
+select t.id, case when t.wait_kind = 'parents'
                   then array(select ltrim(e.parent) from joblane.task_parents e where e.child = t.id order by e.parent)
                   else array[t.waits_for] end
   from joblane.tasks t where t.type = $1 and t.state = 'held' order by t.waits_for, t.place, t.seq

@@ -34,7 +34,7 @@ select t.options ->> 'schedule', substr(t.id, 1, length(t.options ->> 'schedule'
  where t.options ? 'schedule' and t.id like '@%' group by 1, 2 having count(*) > 1""",
 }
 LIVE = """
-select t.id, t.type, t.state, t.waits_for, t.due_at - now(), t.sweep_at - now(),
+select t.id, t.type, t.state, t.wait_kind, t.due_at - now(), t.sweep_at - now(),
        (select array_agg(e.parent) from joblane.task_parents e where e.child = t.id)
   from joblane.tasks t where t.finished_at is null and t.type like 'm:%'
 """
@@ -118,7 +118,7 @@ def waiting_without_reason(world: World) -> list[list[Any]]:
         row[0]
         for row in live
         if row[0] not in allowed
-        and row[3] == "*parents"
+        and row[3] == "parents"
         and any(parent in allowed or states.get(parent) == "archived" for parent in row[6] or ())
     }:
         allowed |= more

@@ -29,7 +29,7 @@ ACTIONS = (*BulkAction, BulkAction.RETRY)
 SOME = "select id from joblane.tasks where type like 'm:%' and state = any($1::text[]) order by id"
 GENERATION = "select generation from joblane.tasks where id = $1 and state = 'cancelled'"
 CANCEL = """
-update joblane.tasks set state = 'cancelled', waits_for = null, place = null
+update joblane.tasks set state = 'cancelled', wait_kind = null, waits_for = null, place = null
  where id = $1 and state in ('scheduled', 'pending', 'retry') and finished_at is null
 """
 IS_ASKED = "select 1 from joblane.tasks where id = $1 and type = 'm:asked'"

@@ -31,7 +31,7 @@ from joblane.inspector.filter import BulkAction
 from joblane.quotas import EARLY_RECEIVES
 from joblane.record.driver.database import Database
 from joblane.record.flow.free_slots import serve
-from joblane.record.row.states import State
+from joblane.record.row.states import Passed, State
 from joblane.record.task.claim import arrival, claim
 from joblane.record.task.insert import EXISTING
 from joblane.sqs.message import Message
@@ -597,7 +597,7 @@ def held(jobs: JobTester) -> Enqueued:
     return second
 
 
-PLACE = ("state", "due_at", "sweep_at", "first_due_at", "seq", "passed", "waits_for", "place", "key_limit")
+PLACE = ("state", "due_at", "sweep_at", "first_due_at", "seq", "passed", "wait_kind", "waits_for", "place", "key_limit")
 
 
 def test_a_held_task_gets_the_new_payload_and_keeps_its_place(jobs: JobTester) -> None:
@@ -655,7 +655,7 @@ def test_a_task_with_its_turn_keeps_it(jobs: JobTester) -> None:
         (turn,) = serve(database.get(), [["index:single/acme", None, None]])
     assert turn.id == second.id
     before = row(jobs, second.id)
-    assert (before["state"], before["passed"]) == ("pending", 6)
+    assert (before["state"], before["passed"]) == ("pending", Passed.ALL)
     again = ask(jobs, 3, index_single)
     after = row(jobs, second.id)
     assert (again.state, again.sent, after["payload"]["number"]) == (State.PENDING, False, 3)
@@ -669,7 +669,7 @@ def test_a_task_with_a_time_by_a_rate_keeps_it(jobs: JobTester) -> None:
     jobs.travel(30 * SECOND)
     jobs.drain()
     before = row(jobs, second.id)
-    assert (before["state"], before["passed"]) == ("pending", 4)
+    assert (before["state"], before["passed"]) == ("pending", Passed.TYPE_TIME)
     again = ask(jobs, 3, index_rated, unique_key="b")
     after = row(jobs, second.id)
     assert (again.id, again.sent, after["payload"]["number"]) == (second.id, False, 3)

@@ -19,7 +19,7 @@ from joblane.inspector.scope import Scope
 from joblane.inspector.tasks import relatives, why_parents
 from joblane.inspector.tasks.filter_sql import reading
 from joblane.inspector.views import Reason, Relative, Why
-from joblane.record.row.states import PARENTS, State
+from joblane.record.row.states import State, WaitKind
 from joblane.tasks.job import Job
 from tests.integration.record.test_parents import HELD, RUN, ask, put, run
 from tests.samples import LIMITED, Sample, behaviour, sample_one, sample_ordered, sample_single
@@ -320,7 +320,7 @@ def test_a_child_that_an_operator_enqueues_is_held(world: World, operator: Inspe
     put(world, "a")
     acted = operator.enqueue("sample:one", {"number": 1}, options={"after": ["a"], "on_parent_dead": "run"})
     assert acted.after is State.HELD
-    assert world.row(acted.id)["waits_for"] == PARENTS
+    assert world.row(acted.id)["wait_kind"] == WaitKind.PARENTS
 
 
 def test_a_held_child_is_counted_and_is_not_late(world: World, operator: Inspector) -> None:

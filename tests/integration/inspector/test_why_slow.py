@@ -13,10 +13,9 @@ from joblane.inspector.filter import PauseScope
 from joblane.inspector.inspector import Inspector
 from joblane.inspector.scope import Scope
 from joblane.inspector.views import Check, Grade
-from joblane.record.row.states import PARENTS
 from joblane.record.task_types import register_limits
 from joblane.tasks.task import Task
-from tests.builders.rows import In, active, put
+from tests.builders.rows import FOR_PARENTS, In, active, put
 from tests.samples import sample_one, sample_single
 from tests.world import World
 
@@ -94,7 +93,7 @@ def test_a_limit_whose_slots_are_taken_is_named(deployed: World, scope: Scope) -
         sample_single,
         "runs",
         total_limit=sample_single.type,
-        passed=4,
+        passed="type_time",
         seq=1,
         first_due_at=In(-60),
         **active(60),
@@ -158,7 +157,7 @@ def test_more_tasks_that_arrive_than_end_and_those_that_are_due_later_are_counte
 
 def test_tasks_that_wait_for_others_are_not_said_to_wait_for_a_limit(deployed: World, inspector: Inspector) -> None:
     for number in range(3):
-        put(deployed, sample_one, f"t{number}", state="held", waits_for=PARENTS, place=1, due_at=LATE, created_at=LATE)
+        put(deployed, sample_one, f"t{number}", state="held", **FOR_PARENTS, due_at=LATE, created_at=LATE)
     assert found(inspector, "waits").found == "no task is due and waits; 3 wait for other tasks"
 
 

@@ -20,7 +20,7 @@ from joblane.names import Queue
 from joblane.record.driver.connection import Connection
 from joblane.record.driver.database import Database
 from joblane.record.migrations import upgrade
-from joblane.record.row.states import State
+from joblane.record.row.states import LEVELS, Passed, State
 from joblane.record.sql_functions import FUNCTIONS, NAMES, VERSION, install, installed
 from joblane.record.task.claim import CLAIM, Claim, Verdict, arrival, claim
 from joblane.record.task.finish import FINISH, Finish, finish
@@ -127,6 +127,11 @@ def test_without_its_functions_messages_wait_and_every_reader_says_what_to_run(w
 
 
 # --- Another transaction -------------------------------------------------------------------------------------------
+
+
+def test_python_and_the_database_have_the_steps_through_limits_in_one_order(world: World) -> None:
+    assert world.run("select enum_range(null::joblane.passed)::text[]") == [[[*Passed]]]
+    assert [*Passed] == [Passed.NONE, *(step for level in LEVELS.values() for step in (level.slot, level.time))]
 
 
 def test_a_locked_row_is_an_answer_and_does_not_hold_the_batch(world: World, other: Connection) -> None:

@@ -72,14 +72,16 @@ MOST_ROWS = 14
 MOST_ROWS_WITH_LIMITS = 20
 LIMITED = """
 insert into joblane.tasks (id, type, queue, state, payload, payload_digest, max_attempts, retention_seconds, sweep_at,
-                           key_limit, total_limit, ordered, first_due_at, seq, waits_for, place)
+                           key_limit, total_limit, ordered, first_due_at, seq, wait_kind, waits_for, place)
 select $2 || n, 'a:b', 'default', $3, '{}', '', 4, 60, now() + interval '1 day', key, 'a:b', $4 = '',
-       now() - interval '1 day', n, case when $3 = 'held' then key end, case when $3 = 'held' then n end
+       now() - interval '1 day', n, case when $3 = 'held' then 'limit' end, case when $3 = 'held' then key end,
+       case when $3 = 'held' then n end
   from generate_series(1, $1::int) n, lateral (select 'a:b/' || case when $4 = '' then $2 || n else $4 end as key) as k
 """
 """Tasks with limits, each with its own key and an order, or all with one key."""
 SHARED = """
-update joblane.tasks set shared_limit = 'shared', passed = case state when 'held' then 4 else 6 end,
+update joblane.tasks
+   set shared_limit = 'shared', passed = case state when 'held' then joblane.passed 'type_time' else 'all' end,
        waits_for = case when state = 'held' then 'shared' end, due_at = now() - interval '1 hour'
  where id like 'held-%' or id like 'limited-%'
 """
@@ -87,12 +89,12 @@ update joblane.tasks set shared_limit = 'shared', passed = case state when 'held
 WRONG_TIMES = """
 insert into joblane.rates (name, next_at, step, burst) values ('a:b', now() + interval '1 day', interval '1 minute', 1)
 """
-BUSY = "update joblane.tasks set state = 'active', passed = 6 where id = 'busy-1'"
+BUSY = "update joblane.tasks set state = 'active', passed = 'all' where id = 'busy-1'"
 TIMED = """
-update joblane.tasks set passed = $2::int, total_limit = $1, due_at = now() + interval '1 day'
+update joblane.tasks set passed = $2::joblane.passed, total_limit = $1, due_at = now() + interval '1 day'
  where key_limit = 'a:b/' || $1
 """
-"""Lets tasks wait for the time of a rate: of their key, with ``passed`` 2, or of their type, with 4."""
+"""Lets tasks wait for the time of a rate: of their key, or of their type."""
 RATED = """
 insert into joblane.rates (name, next_at, step, burst)
 select name, now() + interval '1 day', interval '9 s', 1 from unnest(array['a:b/' || $1, $1]) as name
@@ -100,8 +102,8 @@ select name, now() + interval '1 day', interval '9 s', 1 from unnest(array['a:b/
 """The rate that has given these times, and is not in force any more."""
 CHILDREN = """
 insert into joblane.tasks (id, type, queue, state, payload, payload_digest, max_attempts, retention_seconds, sweep_at,
-                           waits_for, place)
-select $2 || n, 'a:b', 'default', 'held', '{}', '', 4, 60, now() + interval '1 day', '*parents',
+                           wait_kind, place)
+select $2 || n, 'a:b', 'default', 'held', '{}', '', 4, 60, now() + interval '1 day', 'parents',
        case when $3 <> '' then n end
   from generate_series(1, $1::int) n
 """
@@ -164,8 +166,8 @@ MEASURED: dict[str, tuple[str, tuple[str, ...], int]] = {
     "claim of tasks with limits": (CLAIM, (_claimed_with_limits("limited"), TOKEN, "60", "r"), 150),
     "claim of tasks that wait": (CLAIM, (_claimed_with_limits("late"), TOKEN, "60", "r"), 150),
     "serving": (SERVE, (json.dumps([[f"a:b/{id_}", "a:b", None] for id_ in _ids("held")]),), 150),
-    "changed rate of a key": (PLAN, ("{a:b/timed-2}", "1"), 150),
-    "changed rate of a type": (PLAN, ("{timed-4}", "2"), 150),
+    "changed rate of a key": (PLAN, ("{a:b/timed-key_time}", "1"), 150),
+    "changed rate of a type": (PLAN, ("{timed-type_time}", "2"), 150),
     "finish": (FINISH, (_ends(), "false"), 50),
     "claim of children": (CLAIM, (_messages("fresh", rec=True), TOKEN, "60", "r"), 80),
     "finish of parents": (FINISH, (_ends("parent"), "false"), 60),
@@ -282,7 +284,7 @@ def fill_with_given(connection: Connection) -> None:
 def _timed(name: str, number: int) -> list[tuple[str, tuple[str, ...]]]:
     return [
         statement
-        for passed in ("2", "4")
+        for passed in ("key_time", "type_time")
         for key in (f"{name}-{passed}",)
         for statement in ((LIMITED, (str(number), f"{key}-", "pending", key)), (TIMED, (key, passed)), (RATED, (key,)))
     ]

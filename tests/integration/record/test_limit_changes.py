@@ -19,6 +19,7 @@ from joblane.record.driver.database import Database
 from joblane.record.flow import limit_changes
 from joblane.record.flow.free_slots import delay
 from joblane.record.flow.limit_status import LimitKind, rate_of
+from joblane.record.row.states import Passed
 from joblane.record.sql_functions import VERSION
 from joblane.record.task_types import register_limits
 from joblane.tasks.limit import Flow, Rate
@@ -194,7 +195,7 @@ def test_a_slower_rate_gives_waiting_tasks_later_times_in_their_order(limited: W
     jobs.limits.set(sample_rated.type, rate=Rate(1, 10 * HOUR, burst=1))
     assert due_in(limited, *waiting) == [0, 36_000, 72_000, 108_000, 144_000]
     assert due_soonest(limited) > 35_000  # the burst was used up
-    assert all(limited.row(id_)["passed"] == 4 for id_ in waiting)
+    assert all(limited.row(id_)["passed"] == Passed.TYPE_TIME for id_ in waiting)
     put(limited, sample_rated, "new")
     assert due_in(limited, "new") == [180_000]
 

@@ -19,7 +19,7 @@ from joblane.inspector.inspector import Inspector
 from joblane.inspector.scope import Scope
 from joblane.names import Queue
 from joblane.record.flow.free_slots import Turn, serve
-from joblane.record.row.states import State
+from joblane.record.row.states import Passed, State
 from joblane.record.task.claim import Claim, Verdict, arrival, claim
 from joblane.record.task.finish import Finish, finish
 from joblane.record.task_types import LIMITS, declared_limits
@@ -182,8 +182,9 @@ def test_a_limit_that_is_no_longer_declared_lets_all_pass(limited: World) -> Non
 def test_many_waiting_tasks_are_served_in_several_statements(limited: World) -> None:
     limited.run("""
         insert into joblane.tasks (id, type, queue, state, payload_digest, max_attempts, retention_seconds, total_limit,
-                                   first_due_at, seq, waits_for, place)
-        select 'many-' || n, 'sample:single', 'default', 'held', '', 1, 0, 'sample:single', now(), n, 'sample:single', n
+                                   first_due_at, seq, wait_kind, waits_for, place)
+        select 'many-' || n, 'sample:single', 'default', 'held', '', 1, 0, 'sample:single', now(), n, 'limit',
+               'sample:single', n
           from generate_series(1, 1100) as n""")
     limited.run("update joblane.limits set slots = null where name = 'sample:single'")
     turns = serve(limited.database.get(), [[None, "sample:single", None]])
@@ -207,7 +208,7 @@ def test_each_end_of_a_run_frees_its_slot(limited: World, state: State, how: dic
     put(limited, sample_single, "a", "b")
     assert ask(limited, sample_single, "a", "b") == [RUN, HELD]
     assert end(limited, "a", state, **how) == ["b"]
-    assert limited.row("a")["passed"] == 0
+    assert limited.row("a")["passed"] == Passed.NONE
 
 
 def test_a_resumable_task_keeps_its_slot_between_its_invocations(limited: World) -> None:
@@ -455,7 +456,7 @@ def test_a_replaced_task_keeps_the_time_that_its_rate_gave_it(limited: World) ->
     assert limited.row("b") | kept == limited.row("b")
     assert ask(limited, sample_rated, "b") == [WAIT]
     limited.client.enqueue(sample_rated, Sample(), tenant="acme", process_in=timedelta(seconds=1), **UNIQUE)
-    assert (limited.row("b")["state"], limited.row("b")["passed"]) == ("scheduled", 0)
+    assert (limited.row("b")["state"], limited.row("b")["passed"]) == ("scheduled", Passed.NONE)
 
 
 def test_a_scheduled_task_that_is_replaced_by_one_due_now_has_its_place_from_now_on(limited: World) -> None:
@@ -592,7 +593,12 @@ def test_a_refusal_by_another_service_delays_all_tasks_that_share_the_limit(limi
     limited.deliver(sample_sharing, {"type": sample_sharing.type, "id": "a", "rec": True})
     # it has spent no attempt, and a new message takes the place of its own
     row = limited.row("a")
-    assert (row["state"], row["attempts"], row["passed"], limited.outcomes("a")) == ("pending", 0, 0, ["rate_limited"])
+    assert (row["state"], row["attempts"], row["passed"], limited.outcomes("a")) == (
+        "pending",
+        0,
+        Passed.NONE,
+        ["rate_limited"],
+    )
     assert [(entry.delay_seconds, json.loads(entry.body)["id"]) for entry in recorded.sent] == [(100, "a")]
     # the others get their slots, and the time at which the service accepts calls again
     assert ask(limited, sample_sharing, "b") == [WAIT]

@@ -73,8 +73,8 @@ def test_more_paused_tasks_than_one_call_moves_do_not_hide_the_next_one(limited:
     client.enqueue_many([Job(sample_keyed, Sample(), task_id=f"p{number:03}", tenant="x") for number in range(450)])
     put(limited, sample_keyed, "a", "z")
     assert ask(limited, sample_keyed, "a", "z") == [RUN, HELD]
-    limited.run("update joblane.tasks set state = 'held', waits_for = key_limit, place = -1, sweep_at = null"
-                " where tenant = 'x'")  # fmt: skip
+    limited.run("update joblane.tasks set state = 'held', wait_kind = 'limit', waits_for = key_limit, place = -1,"
+                " sweep_at = null where tenant = 'x'")  # fmt: skip
     limited.run("insert into joblane.pauses (scope, name) values ('tenant', 'x')")
     assert end(limited, "a") == ["z"]
     assert limited.run("select count(*) from joblane.tasks where tenant = 'x' and state = 'pending'") == [[450]]

@@ -311,7 +311,7 @@ class Limits(RuleBasedStateMachine):
     def _live(self, number: int) -> list[str]:
         """Return the id of a live task, if there is one: first those that have slots without a run, or wait for one."""
         ids = self.sql("select id from joblane.tasks where finished_at is null"
-                       " order by passed = 6 and state = 'pending' desc, state = 'held' desc, id")  # fmt: skip
+                       " order by passed = 'all' and state = 'pending' desc, state = 'held' desc, id")  # fmt: skip
         return [ids[number % len(ids)][0]] if ids else []
 
     def _deliver(self, number: int, statement: int = 0, *, after: bool = False) -> None:
@@ -443,7 +443,7 @@ class Limits(RuleBasedStateMachine):
             self.sql("update joblane.tasks set lease_until = now(), sweep_at = now() where state = 'active'")
             self.time_passes()
             self.sweep()
-        live = self.sql("select id, state, waits_for, passed from joblane.tasks where finished_at is null")
+        live = self.sql("select id, state, wait_kind, waits_for, passed from joblane.tasks where finished_at is null")
         assert not live
         [[tasks, completed]] = self.sql(
             "select count(*), count(*) filter (where state = 'completed') from joblane.tasks"

@@ -22,8 +22,8 @@ update joblane.tasks
 PAUSE = "insert into joblane.pauses (scope, name) values ('tenant', 'bad')"
 STALLED = """
 insert into joblane.tasks (id, type, queue, state, payload, payload_digest, max_attempts, retention_seconds,
-                           shared_limit, first_due_at, seq, waits_for, place)
-select 'stalled-' || n, 'sample:sharing', 'default', 'held', '{}', '', 1, 0, 'shared', now(), n, 'shared', n
+                           shared_limit, first_due_at, seq, wait_kind, waits_for, place)
+select 'stalled-' || n, 'sample:sharing', 'default', 'held', '{}', '', 1, 0, 'shared', now(), n, 'limit', 'shared', n
   from generate_series(1, 5000) as n
 """
 
@@ -106,7 +106,7 @@ def test_the_claim_of_a_lost_run_that_is_paused_gives_its_slot_back(limited: Wor
     limited.expire_leases()
     limited.run(PAUSE)
     assert ask(limited, sample_sharing, "a") == [Verdict.PAUSED]
-    assert limited.row("a") | {"state": "pending", "passed": 0, "attempts": 1, "runs": 1} == limited.row("a")
+    assert limited.row("a") | {"state": "pending", "passed": "none", "attempts": 1, "runs": 1} == limited.row("a")
 
 
 def test_a_paused_task_that_waits_for_a_wider_limit_keeps_no_slot_of_its_key(limited: World) -> None:

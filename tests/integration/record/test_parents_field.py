@@ -194,7 +194,7 @@ def test_rq_1692_a_child_is_released_after_the_commit_of_its_parent(world: World
 
 # --- Planted faults --------------------------------------------------------------------------------------------------
 
-IS_FREE = "t.state = 'held' and t.waits_for is not distinct from '*parents' and t.place is not null\n         and"
+IS_FREE = "t.state = 'held' and t.wait_kind is not distinct from 'parents' and t.place is not null\n         and"
 PLANTED = [
     ("oban_722", "link_task", " and t.state <> 'completed'", "", {}),
     ("oca_queue_885_and", "claim", "('held', 'ended', 'archived') then", "('held', 'ended') then",

@@ -41,7 +41,7 @@ from joblane.testing.faults import HookedDatabase
 from joblane.worker.worker import Worker
 from tests import emf, logs
 from tests.builders.events import record
-from tests.builders.rows import In, archived, put
+from tests.builders.rows import FOR_PARENTS, In, archived, put
 from tests.patience import PATIENCE_SECONDS
 from tests.samples import sample_one, sample_single
 from tests.world import PREFIX, World, handle
@@ -151,7 +151,16 @@ def work_for_each_duty(world: World) -> None:
     world.run("insert into joblane.limit_changes (name, slots, until) values ('a:b', 1, now() - interval '1 s')")
     world.run("insert into joblane.pauses (scope, name) values ('tenant', 'paused')")
     put(world, sample_one, "by hand", state="cancelled", finished_at=None, sweep_at=In(-1))
-    put(world, sample_one, "paused", tenant="paused", total_limit="sample:one", passed=6, seq=1, first_due_at=In(-60))
+    put(
+        world,
+        sample_one,
+        "paused",
+        tenant="paused",
+        total_limit="sample:one",
+        passed="all",
+        seq=1,
+        first_due_at=In(-60),
+    )
     put(world, sample_one, "dead", **archived(dead_sent_at=None, sweep_at=In(-1)))
 
 
@@ -285,7 +294,7 @@ def refusing(world: World, id_: str) -> None:
 def test_a_child_whose_change_is_refused_delays_no_other(world: World, sqs: Accepting) -> None:
     for name in ("a", "b"):
         put(world, sample_one, f"parent-{name}", state="completed", sweep_at=None)
-        put(world, sample_one, f"child-{name}", state="held", total_limit=None, waits_for="*parents", place=1.0)
+        put(world, sample_one, f"child-{name}", state="held", total_limit=None, **FOR_PARENTS)
         world.run("insert into joblane.task_parents values ($1, $2, 'hold')", f"child-{name}", f"parent-{name}")
     refusing(world, "child-a")
     swept = sweep(world.database.get(), sqs, PREFIX)
@@ -309,7 +318,7 @@ def test_a_rate_whose_task_refuses_its_change_delays_no_other_rate(world: World,
         world.run("insert into joblane.limits (name, step, burst) values ($1, '2 hours', 1)", f"x:{name}")
         world.run("insert into joblane.rates (name, next_at, step, burst)"
                   " values ($1, now() + interval '2 hours', '1 hour', 1)", f"x:{name}")  # fmt: skip
-        timed: dict[str, Any] = {"total_limit": f"x:{name}", "passed": 4, "seq": 1, "first_due_at": In(0)}
+        timed: dict[str, Any] = {"total_limit": f"x:{name}", "passed": "type_time", "seq": 1, "first_due_at": In(0)}
         put(world, sample_one, name, **timed, due_at=In(3600), sweep_at=In(3660))
     refusing(world, "a")
     swept = sweep(world.database.get(), sqs, PREFIX)

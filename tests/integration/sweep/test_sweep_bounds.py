@@ -425,7 +425,7 @@ def test_among_ten_thousand_waiting_tasks_only_one_with_a_turn_gets_messages(
     # given a lane with messages for all of its tasks, one of which has a slot of a limit
     world.run("insert into joblane.limits (name, slots) values ('sample:one', 1)")
     fill(world, 10_000, due_at="now() - interval '59 s'")
-    limits: dict[str, Any] = {"total_limit": "sample:one", "passed": 6, "seq": 1, "first_due_at": In(0)}
+    limits: dict[str, Any] = {"total_limit": "sample:one", "passed": "all", "seq": 1, "first_due_at": In(0)}
     put(world, sample_one, "turn", **limits, due_at=In(-59), sweep_at=In(1))
     monkeypatch.setattr(world.sqs, "attributes", lambda _, names: dict.fromkeys(names, "0") | {names[0]: "10001"})
     sent = []
@@ -444,7 +444,9 @@ def test_tasks_with_times_of_a_rate_get_no_second_messages_in_a_lane_that_is_beh
     # given tasks that are due for ten minutes by their rate, in a lane that has their messages
     world.run("insert into joblane.limits (name, step, burst) values ('sample:one', '1 ms', 1)")
     fill(world, 1000, due_at="now() - interval '10 minutes'")
-    world.run("update joblane.tasks set total_limit = 'sample:one', passed = 4, seq = 1, first_due_at = due_at")
+    world.run(
+        "update joblane.tasks set total_limit = 'sample:one', passed = 'type_time', seq = 1, first_due_at = due_at"
+    )
     monkeypatch.setattr(world.sqs, "attributes", lambda _, names: dict.fromkeys(names, "0") | {names[0]: "1000"})
     # then nobody waits for a slot of theirs
     sent = []
@@ -460,7 +462,7 @@ def test_of_two_sweeps_five_minutes_apart_one_sends_a_turn_within_seven_minutes(
 ) -> None:
     # given a task with a slot for almost 90 seconds, whose message seems to be in the lane
     world.run("insert into joblane.limits (name, slots) values ('sample:one/', 1)")
-    key: dict[str, Any] = {"key_limit": "sample:one/a", "passed": 1, "seq": 1, "first_due_at": In(-89)}
+    key: dict[str, Any] = {"key_limit": "sample:one/a", "passed": "key_slot", "seq": 1, "first_due_at": In(-89)}
     put(world, sample_one, "turn", state=state, **key, due_at=In(-85), sweep_at=In(-25))
     monkeypatch.setattr(world.sqs, "attributes", lambda _, names: dict.fromkeys(names, "0") | {names[0]: "1"})
     following = NextSweep()

@@ -23,7 +23,7 @@ from joblane.record.driver.connection import Connection, is_of_row
 from joblane.record.flow.free_slots import Limits, serve
 from joblane.record.flow.release import Release
 from joblane.record.row.conditions import HAS_TIME, HOLDER, MOST_RELEASED, SKIPPED_TICK
-from joblane.record.row.states import ENDED, LIVE_SQL, PARENTS, State, in_sql
+from joblane.record.row.states import ENDED, LIVE_SQL, State, in_sql
 from joblane.record.row.transitions import (
     ARCHIVED,
     CANCEL_REQUESTED,
@@ -76,7 +76,7 @@ class Changed:
 RUN_NOW: Columns = TO_SEND | {
     "due_at": f"least(t.due_at, {NOW})",
     "first_due_at": f"case when t.seq is not null then least(t.first_due_at, {NOW}) end",
-    "waits_for": "null",
+    "wait_kind": "null",
     "place": "null",
 }
 """A scheduled task has its place in an order from now on. A child does not wait for its parents any more."""
@@ -143,7 +143,7 @@ RETRY = _statement(
                order by coalesce(unique_key, id), id)""",
     then=f"joblane.wait_again_{VERSION}(t.id, t.options ->> 'batch')",
 )
-NOT_LIMITED = f"(t.state <> 'held' or t.waits_for = '{PARENTS}')"
+NOT_LIMITED = "(t.state <> 'held' or t.wait_kind = 'parents')"
 STATEMENTS: Mapping[BulkAction, str] = {
     BulkAction.RUN: _statement(BulkAction.RUN, RUN_NOW, only=f"not ({HAS_TIME}) and {NOT_LIMITED}", more=RUN_ALONE),
     BulkAction.RETRY: RETRY,

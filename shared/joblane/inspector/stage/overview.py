@@ -28,10 +28,10 @@ edge as materialized (
   select created_at, id from joblane.tasks where finished_at is null order by created_at, id offset $1::int - 1 limit 1
 ),
 live as (
-  (select queue, type, state, tenant, due_at, lease_until, waits_for from joblane.tasks where finished_at is null
+  (select queue, type, state, tenant, due_at, lease_until, wait_kind from joblane.tasks where finished_at is null
     order by created_at, id limit $1::int)
   union all
-  (select queue, type, state, tenant, due_at, lease_until, waits_for from joblane.tasks
+  (select queue, type, state, tenant, due_at, lease_until, wait_kind from joblane.tasks
     where finished_at is null and (created_at, id) > ((select created_at from edge), (select id from edge))
     order by created_at desc, id desc limit $1::int)
 )"""

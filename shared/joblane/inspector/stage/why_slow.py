@@ -24,7 +24,6 @@ from joblane.inspector.tasks.filter_sql import BOUND, reading, unknown_type
 from joblane.inspector.views import Check, Grade, Pause, Performance
 from joblane.names import OWN_TYPES
 from joblane.record.flow.limit_status import LimitKind, LimitStatus
-from joblane.record.row.states import PARENTS
 from joblane.tasks.task import Task
 
 RECENT, BEFORE = timedelta(minutes=15), timedelta(days=1)
@@ -47,15 +46,15 @@ select case when grouping(queue) = 0 then queue end, case when grouping(tenant) 
        count(*) filter (where state in ('pending', 'retry', 'scheduled') and due_at <= clock_timestamp()) as due,
        count(*) filter (where state = 'active'),
        count(*) filter (where state = 'active' and lease_until < clock_timestamp() - interval '{STUCK}'),
-       count(*) filter (where state = 'held' and waits_for is distinct from '{PARENTS}'),
-       count(*) filter (where state = 'held' and waits_for = '{PARENTS}'),
+       count(*) filter (where state = 'held' and wait_kind is distinct from 'parents'),
+       count(*) filter (where state = 'held' and wait_kind = 'parents'),
        count(*) filter (where state in ('pending', 'scheduled') and due_at > clock_timestamp()),
        count(*) filter (where state = 'retry' and due_at > clock_timestamp()),
        (extract(epoch from clock_timestamp()) - extract(epoch from min(due_at) filter (
                where state in ('pending', 'retry', 'scheduled') and due_at <= clock_timestamp())))::float8,
        (extract(epoch from min(due_at) filter (where state in ('pending', 'scheduled') and due_at > clock_timestamp()))
          - extract(epoch from clock_timestamp()))::float8
-  from (select queue, coalesce(tenant, '') as tenant, state, due_at, lease_until, waits_for from live
+  from (select queue, coalesce(tenant, '') as tenant, state, due_at, lease_until, wait_kind from live
          where type = any($2::text[])) as mine
  group by grouping sets ((queue), (tenant))
  order by grouping(queue), coalesce(tenant = any($3::text[]), false) desc, due desc limit {MOST_TENANTS}

@@ -20,7 +20,7 @@ from joblane.inspector.tasks.row import Record, read, shown_tags
 from joblane.inspector.tasks.why import why
 from joblane.inspector.views import Attempt, Step, TaskRow, TaskView
 from joblane.record.driver.connection import Row
-from joblane.record.row.states import PARENTS, State
+from joblane.record.row.states import State
 from joblane.record.task.status import Progress
 from joblane.tasks.payload import Payload
 from joblane.tasks.redaction import MASK, masked, redacted_names
@@ -80,7 +80,6 @@ def task(scope: Scope, id_: str) -> TaskView:
         items_done=items_done,
         steps=tuple(_step(declared, record, *row) for row in steps),
         limits=tuple(filter(None, (record.key_limit, record.total_limit, record.shared_limit))),
-        waits_for=None if record.waits_for == PARENTS else record.waits_for,
         **related,
         attempts=tuple(attempts),
         why=reason,

@@ -11,7 +11,7 @@ from joblane.errors import UnknownTaskError
 from joblane.names import Queue
 from joblane.record.driver.connection import Connection
 from joblane.record.row.conditions import PAUSED, SKIPPED_TICK
-from joblane.record.row.states import PARENTS, State, as_read
+from joblane.record.row.states import LEVELS, Passed, State, WaitKind, as_read
 from joblane.sqs.message import ID_PATTERN
 
 View = TypeVar("View")
@@ -67,7 +67,8 @@ class Record:
     ordered: bool | None
     first_due_at: datetime | None
     seq: int | None
-    passed: int
+    passed: Passed
+    wait_kind: WaitKind | None
     waits_for: str | None
     place: float | None
     paused: bool
@@ -82,12 +83,12 @@ class Record:
     @property
     def has_time(self) -> bool:
         """True if it waits for the time that the rate of a limit, or a delay of the limit, has given it."""
-        return self.state is State.PENDING and self.passed in (2, 4, 6) and self.due_at > self.now
+        return self.state is State.PENDING and self.due_at > self.now and self.passed in TIMES
 
     @property
     def is_limited(self) -> bool:
         """True if it is held by a limit or its order, and not by its parents."""
-        return self.state is State.HELD and self.waits_for != PARENTS
+        return self.state is State.HELD and self.wait_kind is not WaitKind.PARENTS
 
     def into(self, view: Callable[..., View], **own: Any) -> View:
         """A ``view`` of this row: fields of the same name come from the row, all other fields from ``own``."""
@@ -100,6 +101,7 @@ def shown_tags(tags: Iterable[object]) -> tuple[str, ...]:
     return tuple(str(tag or "") for tag in tags)
 
 
+TIMES = frozenset(level.time for level in LEVELS.values())
 COLUMNS = ", ".join(f"t.{each.name}" for each in fields(Record)[:-3])
 READ = f"""
 select {COLUMNS}, {PAUSED.format(row="t")}, {SKIPPED_TICK}, clock_timestamp() from joblane.tasks t where t.id = $1
@@ -120,6 +122,10 @@ def read(connection: Connection, id_: str, *, lock: bool = False) -> Record:
         raise UnknownTaskError(id_)
     _, type_, queue, state, *rest = rows[0]
     record = Record(id_, type_, as_read(Queue, queue), as_read(State, state), *rest)
+    words = {
+        "passed": as_read(Passed, record.passed),
+        "wait_kind": record.wait_kind and as_read(WaitKind, record.wait_kind),
+    }
     # SQL without the table's check can write other JSON
     empty: dict[str, Any] = {name: {} for name in ("headers", "options") if not isinstance(getattr(record, name), dict)}
-    return record.into(Record, **empty) if empty else record
+    return record.into(Record, **words, **empty)

@@ -20,7 +20,7 @@ from joblane.names import dead_letter_name, lane_name
 from joblane.quotas import DEAD_LETTER_RETENTION, MAX_DELAY
 from joblane.record.driver.connection import Connection, Row
 from joblane.record.row.conditions import EARLY_SECONDS
-from joblane.record.row.states import PARENTS, WAITING_SQL, State
+from joblane.record.row.states import WAITING_SQL, Passed, State, WaitKind
 
 EARLY = timedelta(seconds=EARLY_SECONDS)
 PAUSES = """
@@ -147,7 +147,7 @@ def _waiting(scope: Scope, connection: Connection, record: Record, last_outcome:
 
 def _other(connection: Connection, record: Record) -> Why | None:
     """Say which tasks or limit a task waits for, or whose rate gave it its time; None if nothing of this is so."""
-    if record.waits_for == PARENTS and (waits := why_parents(connection, record)) is not None:
+    if record.wait_kind is WaitKind.PARENTS and (waits := why_parents(connection, record)) is not None:
         later = f" It is due at {_text(record.due_at)}." if record.due_at > record.now + EARLY else ""
         return replace(waits, text=waits.text + later)
     if record.is_limited:
@@ -222,7 +222,7 @@ def _pushed(record: Record) -> str:
         return ""
     pushes = debounce["asks"] - 1
     times = f"pushed {pushes:,} time{'' if pushes == 1 else 's'} since {_text(record.created_at)}"
-    if record.state is State.HELD or record.passed > 0:
+    if record.state is State.HELD or record.passed is not Passed.NONE:
         return f" It was {times}." if pushes else ""
     at_latest = f"runs at {_text(record.created_at + timedelta(seconds=debounce['longest']))} at the latest"
     return f" It was {times}; it {at_latest}." if pushes else f" A further enqueue pushes it; it {at_latest}."

@@ -10,9 +10,9 @@ from joblane.inspector.shell import argument
 from joblane.inspector.tasks.row import Record
 from joblane.inspector.views import Reason, Why
 from joblane.record.driver.connection import Connection
-from joblane.record.flow.limit_changes import COLUMNS, level_of
+from joblane.record.flow.limit_changes import level_of
 from joblane.record.flow.limit_status import MOST_COUNTED, LimitKind, LimitStatus, status_of
-from joblane.record.row.states import LIVE_SQL, State
+from joblane.record.row.states import LEVELS, LIVE_SQL, Level, Passed, State
 from joblane.tasks.limit import rate_text
 
 EARLIER = f"""
@@ -23,21 +23,21 @@ select id, state, attempts + 1, due_at, lease_until from joblane.tasks
 """
 WAIT_BEFORE = f"""
 select count(*) from (select from joblane.tasks
-                       where waits_for = $1 and state = 'held' and (place, seq) < ($2::float8, $3::bigint)
+                       where wait_kind = 'limit' and waits_for = $1 and state = 'held'
+                         and (place, seq) < ($2::float8, $3::bigint)
                        limit {MOST_COUNTED}) as x
 """
 
 
-def _holder(level: int) -> str:
-    column, slot = COLUMNS[level]
+def _holder(level: Level) -> str:
     return f"""
 select id, lease_until from joblane.tasks
- where {column} = $1 and passed >= {slot} and state = 'active'
+ where {level.column} = $1 and passed >= '{level.slot}' and state = 'active'
  order by lease_until, id limit 1
 """
 
 
-HOLDER = {level: _holder(level) for level in COLUMNS}
+HOLDER = {number: _holder(level) for number, level in LEVELS.items()}
 
 
 def why_held(connection: Connection, record: Record) -> Why:
@@ -154,8 +154,8 @@ def keeps_slot(record: Record) -> str:
 
 
 def _giver(connection: Connection, record: Record) -> LimitStatus | None:
-    limits = (record.key_limit, record.total_limit, record.shared_limit)
-    name = limits[record.passed // 2 - 1] if record.has_time else None
+    names = {level.time: getattr(record, level.column) for level in LEVELS.values()}
+    name = names.get(record.passed) if record.has_time else None
     return status_of(connection, name) if name is not None else None
 
 
@@ -168,7 +168,7 @@ def _rated(limit: LimitStatus, record: Record) -> str:
 def has_turn(record: Record) -> bool:
     """True if a task has its slots, and its message was sent when it got them."""
     limited = record.key_limit or record.total_limit or record.shared_limit
-    return bool(limited) and record.state is State.PENDING and record.passed == 6 and record.used_ms == 0
+    return bool(limited) and record.state is State.PENDING and record.passed is Passed.ALL and record.used_ms == 0
 
 
 # --- Words ---------------------------------------------------------------------------------------------------------

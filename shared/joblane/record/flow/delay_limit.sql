@@ -18,10 +18,10 @@ begin
   execute format($$
     select array_agg(t.id), greatest(interval '0', $1 - min(t.due_at))
       from (select t.id, t.due_at from joblane.tasks t
-             where t.%1$I = $2 and t.passed = %2$s + 1 and t.state in ('pending', 'retry') and t.used_ms = 0
+             where t.%1$I = $2 and t.passed = %2$L and t.state in ('pending', 'retry') and t.used_ms = 0
                and t.due_at > clock_timestamp()
              for no key update skip locked) as t
-  $$, (array['key_limit', 'total_limit', 'shared_limit'])[level], 2 * level - 1)
+  $$, (array['key_limit', 'total_limit', 'shared_limit'])[level], (@times::joblane.passed[])[level])
     into waiting, later using opens, limit_name;
   perform set_config('joblane.checks', 'off', true);
   update joblane.tasks t set

@@ -8,12 +8,12 @@ begin
     return true;
   end if;
   return slots > case level
-    when 1 then (select count(*) from (select from joblane.tasks t where t.key_limit = limit_name and t.passed >= 1
-                   and t.state in @live limit slots) as x)
-    when 2 then (select count(*) from (select from joblane.tasks t where t.total_limit = limit_name and t.passed >= 3
-                   and t.state in @live limit slots) as x)
-    else (select count(*) from (select from joblane.tasks t where t.shared_limit = limit_name and t.passed >= 5
-            and t.state in @live limit slots) as x)
+    when 1 then (select count(*) from (select from joblane.tasks t
+                 where t.key_limit = limit_name and t.passed >= @passed_key_slot and t.state in @live limit slots) as x)
+    when 2 then (select count(*) from (select from joblane.tasks t
+                 where t.total_limit = limit_name and t.passed >= @passed_type_slot and t.state in @live limit slots) as x)
+    else (select count(*) from (select from joblane.tasks t
+            where t.shared_limit = limit_name and t.passed >= @passed_shared_slot and t.state in @live limit slots) as x)
   end;
 end
 $$

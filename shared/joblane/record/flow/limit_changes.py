@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 from joblane.errors import EnqueueError, LimitError, sqlstate
 from joblane.record.flow.free_slots import Limits, Turn, serve
 from joblane.record.row.conditions import UNUSED_SECONDS
+from joblane.record.row.states import LEVELS
 from joblane.record.sql_functions import VERSION
 from joblane.tasks.limit import Rate, check_key, problem_of_number, problem_of_rate
 from joblane.tasks.options import is_storable
@@ -33,8 +34,6 @@ BATCH = 50
 """The most limits that are served or planned by one statement."""
 LOOKED_AT = 1000
 """The limits that one statement looks at for times that may be wrong."""
-COLUMNS: Mapping[int, tuple[str, int]] = {1: ("key_limit", 1), 2: ("total_limit", 3), 3: ("shared_limit", 5)}
-"""Level of a limit → the column of ``tasks`` that has its name, and the least ``passed`` with a slot of it."""
 
 DECLARED = "select name from joblane.limits order by name"
 SHARED_NAME = "name !~ '[:/]'"
@@ -75,23 +74,24 @@ select name from joblane.limit_changes
 """
 WAITING = """
 select t.key_limit, t.total_limit, t.shared_limit from joblane.tasks t
- where t.waits_for = $1 and t.state = 'held' order by t.place, t.seq limit 1
+ where t.wait_kind = 'limit' and t.waits_for = $1 and t.state = 'held' order by t.place, t.seq limit 1
 """
 # The keys for which tasks wait, and the limits of the first task of each.
 WAITING_KEYS = f"""
 select n.name, t.key_limit, t.total_limit, t.shared_limit
   from joblane.waiting_limits_{VERSION}($1, $2, {BATCH}) as n(name),
        lateral (select w.key_limit, w.total_limit, w.shared_limit from joblane.tasks w
-                 where w.waits_for = n.name and w.state = 'held' order by w.waits_for, w.place, w.seq limit 1) as t
+                 where w.wait_kind = 'limit' and w.waits_for = n.name and w.state = 'held'
+                 order by w.waits_for, w.place, w.seq limit 1) as t
  order by n.name
 """
 
 
-def _number_timed(level: int) -> str:
-    column, _ = COLUMNS[level]
+def _number_timed(number: int) -> str:
+    level = LEVELS[number]
     return f"""(select count(*) from joblane.tasks t
-      where t.{column} = r.name and t.passed = {2 * level} and t.state in ('pending', 'retry') and t.used_ms = 0
-        and t.due_at > clock_timestamp())"""
+      where t.{level.column} = r.name and t.passed = '{level.time}' and t.state in ('pending', 'retry')
+        and t.used_ms = 0 and t.due_at > clock_timestamp())"""
 
 
 # The first limits of a range, with their names again if their times are wrong: another rate has given them, or they are

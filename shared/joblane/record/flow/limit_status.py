@@ -8,8 +8,8 @@ from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
-from joblane.record.flow.limit_changes import COLUMNS, LIVE_CHANGE, is_of_each_key, keys_of, level_of
-from joblane.record.row.states import LIVE_SQL
+from joblane.record.flow.limit_changes import LIVE_CHANGE, is_of_each_key, keys_of, level_of
+from joblane.record.row.states import LEVELS, LIVE_SQL, Level, Passed
 from joblane.record.sql_functions import VERSION
 from joblane.tasks.limit import PERIODS, Rate
 
@@ -119,24 +119,24 @@ select clock_timestamp(), d.slots, extract(epoch from d.step)::float8, d.burst,
 """
 
 
-def _counts(level: int) -> str:
-    column, slot = COLUMNS[level]
+def _counts(level: Level) -> str:
+    column = level.column
     return f"""
 select (select pg_catalog.json_build_array(
           count(*), count(*) filter (where state = 'active'),
-          count(*) filter (where state = 'pending' and passed = 6 and due_at <= now()),
-          count(*) filter (where state in ('pending', 'retry') and passed = {2 * level} and due_at > now()))
+          count(*) filter (where state = 'pending' and passed = '{Passed.ALL}' and due_at <= now()),
+          count(*) filter (where state in ('pending', 'retry') and passed = '{level.time}' and due_at > now()))
           from (select state, passed, due_at from joblane.tasks
-                 where {column} is not null and {column} >= $1 and {column} < $2 and passed >= {slot}
+                 where {column} is not null and {column} >= $1 and {column} < $2 and passed >= '{level.slot}'
                    and state in {LIVE_SQL} limit {MOST_COUNTED}) as x),
        x.held, x.oldest
   from (select count(*) as held, min(due_at) as oldest
-          from (select due_at from joblane.tasks where waits_for is not null and waits_for >= $1 and waits_for < $2
+          from (select due_at from joblane.tasks where wait_kind = 'limit' and waits_for >= $1 and waits_for < $2
                    and state = 'held' order by waits_for, place, seq limit {MOST_COUNTED}) as w) as x
 """
 
 
-COUNTS = {level: _counts(level) for level in COLUMNS}
+COUNTS = {number: _counts(level) for number, level in LEVELS.items()}
 CHANGED_KEYS = f"""
 select name from joblane.limit_changes c where name > $1 and name < $2 and {LIVE_CHANGE.format(row="c")}
  order by name limit 100
@@ -146,7 +146,8 @@ OLDEST_KEYS = f"""
 select n.name
   from joblane.waiting_limits_{VERSION}($1, $2, 1000) as n(name),
        lateral (select w.due_at from joblane.tasks w
-                 where w.waits_for = n.name and w.state = 'held' order by w.waits_for, w.place, w.seq limit 1) as t
+                 where w.wait_kind = 'limit' and w.waits_for = n.name and w.state = 'held'
+                 order by w.waits_for, w.place, w.seq limit 1) as t
  order by t.due_at, n.name limit $3::integer
 """
 

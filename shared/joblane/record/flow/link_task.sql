@@ -26,7 +26,7 @@ begin
     select t.id, new_id, case when t.options ->> 'callback' = 'on_end' then 'run' else 'hold' end
       from joblane.batches b, joblane.tasks t
      where b.id = given ->> 'batch' and t.id = any (array[b.on_end, b.on_success])
-       and t.waits_for is not distinct from '*parents'
+       and t.wait_kind is not distinct from 'parents'
     on conflict do nothing;
   end if;
   return given ?| '{after,callback_of}';

@@ -1,47 +1,51 @@
 -- How far a task gets through its limits, from the narrowest to the widest. At each level it takes a slot, and then a
--- time, if the limit has a rate. `passed` counts these steps: two for each level, 6 for all. A task keeps what it has
--- passed. The caller holds the lock of the widest limit.
+-- time, if the limit has a rate. `passed` is the last of these steps. A task keeps what it has passed. The caller holds
+-- the lock of the widest limit.
 --
 -- `waits_for`: the limit that does not let it pass, and its `place` among those who wait there. `starts_at`: the time
 -- that a rate gives it, if that is later than now. All null: it has passed all limits. `is_next`: it is the first of the
 -- list in which it waits.
 create or replace function joblane.pass_limits_@version(
   t joblane.tasks, is_next boolean,
-  out passed smallint, out waits_for text, out place float8, out starts_at timestamptz)
+  out passed joblane.passed, out waits_for text, out place float8, out starts_at timestamptz)
 language plpgsql set search_path = pg_catalog, pg_temp as $$
 #variable_conflict use_column
 declare
   names constant text[] := array[t.key_limit, t.total_limit, t.shared_limit];
+  slots constant joblane.passed[] := @slots;  -- of each level, the step that takes a slot of its limit
+  times constant joblane.passed[] := @times;  -- and the step that takes a time
   limit_name text;
   l record;            -- the limit's values
 begin
   passed := t.passed;
-  for level in passed / 2 + 1 .. 3 loop
+  for level in 1 .. 3 loop
+    continue when passed >= times[level];
     limit_name := names[level];
     if limit_name is not null then
       select * into l from joblane.limit_of_@version(limit_name);
-      if passed < 2 * level - 1 then
+      if passed < slots[level] then
         if not joblane.has_room_@version(limit_name, level, l.slots)
            or (level = 1 and t.ordered and @before_it)
            or (not is_next and not (level = 1 and t.ordered) and exists (
                  select from joblane.tasks w
-                  where w.waits_for = limit_name and w.state = 'held' and w.id <> t.id)) then
+                  where w.wait_kind = 'limit' and w.waits_for = limit_name and w.state = 'held' and w.id <> t.id)) then
           waits_for := limit_name;
           place := case
             when t.waits_for = limit_name then t.place
             when level = 1 then extract(epoch from t.first_due_at)
             else greatest(0,  -- tenants in turns: behind the last of its own tenant, and not before the first of all
-              (select w.place from joblane.tasks w where w.waits_for = limit_name and w.state = 'held'
+              (select w.place from joblane.tasks w
+                where w.wait_kind = 'limit' and w.waits_for = limit_name and w.state = 'held'
                 order by w.place, w.seq limit 1),
               (select w.place + 1 from joblane.tasks w
-                where w.waits_for = limit_name and w.state = 'held'
+                where w.wait_kind = 'limit' and w.waits_for = limit_name and w.state = 'held'
                   and coalesce(w.tenant, '') = coalesce(t.tenant, '')
                 order by w.place desc limit 1)) end;
           return;
         end if;
         is_next := false;
       end if;
-      passed := 2 * level;
+      passed := times[level];
       if l.step is not null then  -- starts are `step` apart, and up to `burst` of them are saved up
         insert into joblane.rates as r (name, next_at, step, burst)
         values (limit_name, clock_timestamp() + l.step, l.step, l.burst)
@@ -57,7 +61,7 @@ begin
       end if;
       starts_at := null;
     end if;
-    passed := 2 * level;
+    passed := times[level];
   end loop;
 end
 $$

@@ -27,7 +27,8 @@ begin
   if not exists (
     select from json_array_elements(freed) as f,
            lateral (values (1, f ->> 0), (2, f ->> 1), (3, f ->> 2)) as n(level, name)
-     where case when (select true from joblane.tasks t where t.waits_for = n.name and t.state = 'held' limit 1)
+     where case when (select true from joblane.tasks t
+                       where t.wait_kind = 'limit' and t.waits_for = n.name and t.state = 'held' limit 1)
                 then joblane.has_room_@version(n.name, n.level, (joblane.limit_of_@version(n.name)).slots) end)
   then
     return json_build_object('turns', turns, 'again', again, 'later', later);
@@ -45,12 +46,14 @@ begin
     loop
       select * into l from joblane.limit_of_@version(limit_name);
       while joblane.has_room_@version(limit_name, level, l.slots) loop
-        select * into w from joblane.tasks t where t.waits_for = limit_name and t.state = 'held'
+        select * into w from joblane.tasks t
+         where t.wait_kind = 'limit' and t.waits_for = limit_name and t.state = 'held'
          order by t.place, t.seq limit 1 for no key update skip locked;
         if not found then
           later := later || array(
             select json_build_array(t.key_limit, t.total_limit, t.shared_limit) from joblane.tasks t
-             where t.waits_for = limit_name and t.state = 'held' order by t.place, t.seq limit 1);
+             where t.wait_kind = 'limit' and t.waits_for = limit_name and t.state = 'held'
+             order by t.place, t.seq limit 1);
           exit;
         elsif cardinality(turns) = @most_turns or parked = @most_parked then  -- the lock is not held for long
           again := again || json_build_array(w.key_limit, w.total_limit, w.shared_limit);
@@ -70,7 +73,8 @@ begin
         end if;
         select * into way from joblane.pass_limits_@version(w, true);
         if way.waits_for = limit_name then  -- a task before it in its order runs first, and may be locked
-          if exists (select from joblane.tasks t where t.waits_for = limit_name and t.state = 'held'
+          if exists (select from joblane.tasks t
+                      where t.wait_kind = 'limit' and t.waits_for = limit_name and t.state = 'held'
                         and (t.place, t.seq) < (w.place, w.seq)) then
             later := later || json_build_array(w.key_limit, w.total_limit, w.shared_limit);
           end if;

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from joblane.record.row.states import ENDED_SQL, LIVE_SQL, PARENTS, WAITING_SQL
+from joblane.record.row.states import ENDED_SQL, LEVELS, LIVE_SQL, WAITING_SQL, Passed
 
 EARLY_SECONDS = 2
 """A message may arrive this early, because SQS delays are whole seconds."""
@@ -33,7 +33,7 @@ HOLDER = """(select h.id from joblane.tasks h
 BEFORE_IT = f"""exists (
          select from joblane.tasks o
           where o.key_limit = t.key_limit and o.ordered and o.expire_at is null and o.state in {LIVE_SQL}
-            and o.passed = any ('{{0,1,2,3,4,5,6}}')  -- the second column of the index
+            and o.passed = any ('{{{",".join(Passed)}}}')  -- the second column of the index
             and (o.first_due_at, o.seq) < (t.first_due_at, t.seq))"""
 """True if another task is before ``t`` in the order of its key. A live task has no ``expire_at``: with ``finished_at``,
 PostgreSQL might read all live tasks from their index."""
@@ -41,13 +41,14 @@ SKIPPED_TICK = """(t.state = 'cancelled' and t.runs = 0 and (t.tick is not null 
         and coalesce(t.reason ~ '^(DuplicateTask|SchedulePaused|ScheduleChanged|ScheduleDeleted): ', false))"""
 """True if row ``t`` is a tick that its schedule or its overlap has cancelled before it started. It never runs again:
 another task may have its time, or the schedule has no such tick any more."""
-HAS_TIME = "t.state = 'pending' and t.passed in (2, 4, 6) and t.due_at > clock_timestamp()"
+_TIMES = ", ".join(f"'{level.time}'" for level in LEVELS.values())
+HAS_TIME = f"t.state = 'pending' and t.passed in ({_TIMES}) and t.due_at > clock_timestamp()"
 """True if row ``t`` waits for the time that the rate of a limit, or a delay of the limit, has given it."""
-UNDER_WAY = f"""(t.state = 'active' or (t.state in ('pending', 'held') and t.used_ms > 0)
-            or coalesce(t.waits_for = '{PARENTS}', false))"""
+UNDER_WAY = """(t.state = 'active' or (t.state in ('pending', 'held') and t.used_ms > 0)
+            or coalesce(t.wait_kind = 'parents', false))"""
 """True if no enqueue replaces the task: an attempt is under way, in an invocation or between two, where it may wait for
 a slot, or it waits for its parents."""
-IS_FREE = f"""t.state = 'held' and t.waits_for is not distinct from '{PARENTS}' and t.place is not null
+IS_FREE = """t.state = 'held' and t.wait_kind is not distinct from 'parents' and t.place is not null
          and (select true from joblane.task_parents e where e.child = t.id order by e.parent desc limit 1) is null"""
 """True if a task is held for its parents and has none any more. Without a place it is not held yet: its message comes.
 
@@ -67,7 +68,7 @@ PARENT_CANCELS = f"""(e.on_parent_dead <> 'run' and (p.state = 'cancelled' or {_
 
 A parent whose content is removed cannot be redriven.
 """
-WAITS_FOR_PARENTS = f"t.waits_for is not distinct from '{PARENTS}' and t.state in {WAITING_SQL}"
+WAITS_FOR_PARENTS = f"t.wait_kind is not distinct from 'parents' and t.state in {WAITING_SQL}"
 """True if row ``t`` waits for its parents, held or not."""
 FATE = "case when p.id is null or p.cleared then 'was deleted' else 'was ' || p.state end"
 """How a parent ``p`` ended that cancels its child."""

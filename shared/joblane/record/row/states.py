@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from datetime import timedelta
 from enum import StrEnum
 from typing import TypeVar
@@ -46,8 +47,50 @@ def as_read(kind: type[Word], text: str) -> Word:
         return unknown
 
 
-PARENTS = "*parents"
-"""Value of ``waits_for`` of a task that waits for its parents. No limit has such a name."""
+class WaitKind(StrEnum):
+    """The kinds of ``wait_kind``."""
+
+    LIMIT = "limit"
+    """It waits for a slot of the limit in ``waits_for``."""
+    PARENTS = "parents"
+    """It waits for other tasks, those in ``task_parents``."""
+
+
+class Passed(StrEnum):
+    """The steps of a task on its way through its limits, in their order. They are the type ``joblane.passed``.
+
+    At each limit the task takes a slot, and then a time, if the limit has a rate. It passes a limit that it does not
+    have. Only PostgreSQL compares steps with ``<``.
+    """
+
+    NONE = "none"
+    KEY_SLOT = "key_slot"
+    KEY_TIME = "key_time"
+    TYPE_SLOT = "type_slot"
+    TYPE_TIME = "type_time"
+    SHARED_SLOT = "shared_slot"
+    ALL = "all"
+    """It has a slot and a time of each of its limits."""
+
+
+@dataclass(frozen=True, slots=True)
+class Level:
+    """A level of limits: the column of ``tasks`` with the limit's name, and the steps that take its slot and its time.
+
+    A task has the slot from the first step on. At the second it may wait for the time, which is its ``due_at``.
+    """
+
+    column: str
+    slot: Passed
+    time: Passed
+
+
+LEVELS: Mapping[int, Level] = {
+    1: Level("key_limit", Passed.KEY_SLOT, Passed.KEY_TIME),
+    2: Level("total_limit", Passed.TYPE_SLOT, Passed.TYPE_TIME),
+    3: Level("shared_limit", Passed.SHARED_SLOT, Passed.ALL),
+}
+"""The levels of limits, from the narrowest to the widest."""
 
 
 def in_sql(states: Iterable[State]) -> str:

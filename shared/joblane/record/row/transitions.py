@@ -7,7 +7,7 @@ reason. ``tests/integration/record/test_transitions.py`` lists the columns in wh
 from __future__ import annotations
 
 from joblane.quotas import CONTENT_KEPT_FOR_MESSAGES, MAX_DELAY_SECONDS
-from joblane.record.row.states import ARCHIVED_RETENTION, LIVE_SQL, PARENTS, SWEEP_MARGIN_SECONDS
+from joblane.record.row.states import ARCHIVED_RETENTION, LIVE_SQL, SWEEP_MARGIN_SECONDS, Passed
 
 Columns = dict[str, str]
 
@@ -27,12 +27,15 @@ CLEARED_EXPIRES = f"{NOW} + interval '{CONTENT_KEPT_FOR_MESSAGES.days} days'"
 
 LEASE_RELEASED: Columns = {"lease_token": "null", "lease_until": "null", "batch_size": "0", "claim_alone": "false"}
 """No run holds the task."""
-NO_LIMITS: Columns = {"passed": "0", "waits_for": "null", "place": "null"}
+NO_WAIT: Columns = {"wait_kind": "null", "waits_for": "null", "place": "null"}
+"""The task waits for no limit and for no parents."""
+NO_LIMITS: Columns = NO_WAIT | {"passed": f"'{Passed.NONE}'"}
 """The task has no slot of a limit, and waits for nothing."""
 LEFT_LIMITS: Columns = {
-    "passed": "0",
-    "waits_for": f"case when t.waits_for = '{PARENTS}' then t.waits_for end",
-    "place": f"case when t.waits_for = '{PARENTS}' then t.place end",
+    "passed": f"'{Passed.NONE}'",
+    "wait_kind": "case when t.wait_kind = 'parents' then t.wait_kind end",
+    "waits_for": "null",
+    "place": "case when t.wait_kind = 'parents' then t.place end",
 }
 """The task has no slot of a limit, and waits for none. It still waits for its parents."""
 RESET: Columns = {
@@ -151,12 +154,13 @@ PARK: Columns = LEFT_LIMITS | {
 """The message is acknowledged, and the row waits for the end of a pause."""
 LET_GO: Columns = LEFT_LIMITS | _unless_active({name: PARK[name] for name in ("state", "sweep_at")})
 """The same for a row without a message, or for a lost run, which the next claim finds."""
-PASS: Columns = {"passed": "way.passed", "waits_for": "null", "place": "null"}
+PASS: Columns = NO_WAIT | {"passed": "way.passed"}
 """It has a slot of each of its limits. ``way`` is the answer of ``pass_limits.sql``."""
 RUN_WITH_SLOTS: Columns = RUN | PASS
 HOLD: Columns = {
     "state": "'held'",
     "passed": "way.passed",
+    "wait_kind": "'limit'",
     "waits_for": "way.waits_for",
     "place": "way.place",
     "sends": "0",
@@ -165,7 +169,7 @@ HOLD: Columns = {
 """The row waits for a slot without a message."""
 HOLD_FOR_PARENTS: Columns = {
     "state": "'held'",
-    "waits_for": f"'{PARENTS}'",
+    "wait_kind": "'parents'",
     "place": "extract(epoch from t.created_at)",
     "sends": "0",
     "sweep_at": "t.deadline",
@@ -174,7 +178,7 @@ HOLD_FOR_PARENTS: Columns = {
 its message does."""
 RELEASED: Columns = {
     "state": f"case when t.due_at > {NOW} then 'scheduled' else 'pending' end",
-    "waits_for": "null",
+    "wait_kind": "null",
     "place": "null",
     "sends": "0",
     "due_at": f"greatest(t.due_at, {NOW})",
@@ -204,7 +208,7 @@ RELEASE: Columns = {
     "state": "'pending'",
     "attempts": "t.attempts - uncounted",
     "claim_alone": "true",
-    "passed": "case when paused then 0 else t.passed end",
+    "passed": f"case when paused then '{Passed.NONE}' else t.passed end",
     "lease_token": "null",
     "lease_until": "null",
     "sweep_at": f"case when paused then {PARK['sweep_at']} else {SWEEP_SOON} end",

@@ -42,7 +42,7 @@ begin
     -- Before any row is locked. A task whose turn it is has its slots, and needs no lock.
     select pg_catalog.array_agg(x.widest) into locked_limits
       from (select coalesce(
-                     (select case when r.passed = 6 or r.finished_at is not null or r.state = 'active' then ''
+                     (select case when r.passed = @passed_all or r.finished_at is not null or r.state = 'active' then ''
                                   else coalesce(r.shared_limit, r.total_limit, r.key_limit, '') end
                         from joblane.tasks r where r.id = y.id),
                      y.limits[3], y.limits[2], y.limits[1]) as widest
@@ -91,12 +91,12 @@ begin
         t.unique_key := m.unique_key; t.unique_until := coalesce(m.unique_until, 'finish');
         t.generation := coalesce(m.dead_generation, 0); t.due_at := clock;
         t.attempts := 0; t.runs := 0; t.snoozes := 0; t.used_ms := 0; t.sends := 0; t.batch_size := 0;
-        t.claim_alone := false; t.dead_letter_unsent := false; t.passed := 0;
+        t.claim_alone := false; t.dead_letter_unsent := false; t.passed := @passed_none;
         t.key_limit := m.limits[1]; t.total_limit := m.limits[2]; t.shared_limit := m.limits[3];
         t.ordered := m.ordered; t.first_due_at := case when m.limits is not null then clock end;
         t.seq := case when m.limits is not null then pg_catalog.nextval('joblane.tasks_seq'::regclass) end;
       end if;
-      if t.waits_for = '*parents' and t.finished_at is null then  -- most tasks have no parents
+      if t.wait_kind = 'parents' and t.finished_at is null then  -- most tasks have no parents
         begin
           select * into parent_open, parent_id, parent_fate
             from joblane.open_parents_@version(t.id, t.place is not null or t.options ? 'callback_of');
@@ -108,11 +108,11 @@ begin
         end;
       end if;
       if is_released then
-        t.waits_for := null; t.place := null;
+        t.wait_kind := null; t.place := null;
         t.first_due_at := case when t.seq is not null then greatest(t.due_at, clock) end;
       end if;
       widest := coalesce(t.shared_limit, t.total_limit, t.key_limit);
-      asks := widest is not null and t.passed < 6 and m.limits is not null;
+      asks := widest is not null and t.passed < @passed_all and m.limits is not null;
       paused := false; schedule_paused := false;
       if any_paused then
         paused := @paused;
@@ -195,7 +195,7 @@ begin
           verdict := 'paused'; @release
         elsif members > 1 then                             -- active, lease over: in a batch
           verdict := 'claim_alone'; @release
-        elsif widest is not null and t.passed < 6 then     -- active, lease over, slots taken back: any
+        elsif widest is not null and t.passed < @passed_all then  -- active, lease over, slots taken back: any
           verdict := 'claim_alone'; @release
         else                                               -- active, lease over: alone
           verdict := 'run'; @run
@@ -208,7 +208,7 @@ begin
         verdict := 'paused'; @park
       elsif t.deadline <= clock then                       -- waiting, past its deadline: any
         verdict := 'archived'; @overdue
-      elsif t.due_at > clock + (case when t.passed = 0 then interval '@early s' else '0' end) then  -- waiting, not due yet: any
+      elsif t.due_at > clock + (case when t.passed = @passed_none then interval '@early s' else '0' end) then  -- waiting, not due yet: any
         verdict := 'wait';
       elsif t.claim_alone and members > 1 then             -- waiting, claim_alone is set: in a batch
         verdict := 'claim_alone';
@@ -291,7 +291,7 @@ begin
     end if;
     has_relatives := null;
     if changed and verdict in ('held', 'ended', 'archived') then
-      has_relatives := t.waits_for = '*parents' or exists (select from joblane.task_parents e where e.parent = t.id);
+      has_relatives := t.wait_kind = 'parents' or exists (select from joblane.task_parents e where e.parent = t.id);
     end if;
     -- Without a subquery, which PL/pgSQL runs much faster.
     answers := pg_catalog.array_append(answers, pg_catalog.json_build_object(

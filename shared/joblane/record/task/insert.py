@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from joblane.json_values import digest
 from joblane.record.row.conditions import HAS_TIME, UNDER_WAY
-from joblane.record.row.states import WAITING_SQL, State
+from joblane.record.row.states import WAITING_SQL, Passed, State
 from joblane.record.row.transitions import DUE_STATE, DUE_SWEEP, NEW, RESET, Columns, assignments
 from joblane.record.sql_functions import VERSION
 
@@ -75,7 +75,8 @@ CONTENT: Columns = {
 REPLACE = f"""
 with waiting as (
   select id, unique_key, key_limit, total_limit, shared_limit,
-         passed > 0 or waits_for is not null or due_at <= clock_timestamp() as may_free, {HAS_TIME} as has_time
+         passed > '{Passed.NONE}' or wait_kind is not null or due_at <= clock_timestamp() as may_free,
+         {HAS_TIME} as has_time
     from joblane.tasks t
    where unique_key = any(array(select unique_key from jsonb_to_recordset(cast($1 as jsonb)) as x(unique_key text)))
      and finished_at is null and state in {WAITING_SQL} and not {UNDER_WAY}
@@ -92,8 +93,8 @@ replaced as (
     first_due_at = case when x.limits is not null then least(case when stays then t.first_due_at end, d.due_at) end,
     seq = case when stays then t.seq
                when x.limits is not null then pg_catalog.nextval('joblane.tasks_seq'::regclass) end,
-    passed = case when stays then t.passed else 0 end, waits_for = case when stays then t.waits_for end,
-    place = case when stays then t.place end
+    passed = case when stays then t.passed else '{Passed.NONE}' end, wait_kind = case when stays then t.wait_kind end,
+    waits_for = case when stays then t.waits_for end, place = case when stays then t.place end
     from {NEW.format(document="cast($1 as json)")}, waiting,
          lateral (select d.due_at <= clock_timestamp()
                          and waiting.key_limit is not distinct from x.limits[1]

@@ -26,7 +26,7 @@ begin
   insert into joblane.tasks as t
          (id, type, queue, tenant, owner, tags, state, payload, payload_digest, schema, headers, options,
           max_attempts, retention_seconds, deadline, unique_key, unique_until, unique_expires_at, due_at, sweep_at,
-          key_limit, total_limit, shared_limit, ordered, first_due_at, seq, waits_for)
+          key_limit, total_limit, shared_limit, ordered, first_due_at, seq, wait_kind)
   select x.id, x.type, x.queue, x.tenant, x.owner, coalesce(x.tags, '{}'),
          case when x.waits and d.due_at <= clock_timestamp() then 'held' else @due_state end,
          x.payload, x.payload_digest, x.schema, coalesce(x.headers, '{}'), coalesce(x.options, '{}'),
@@ -35,7 +35,7 @@ begin
          x.limits[1], x.limits[2], x.limits[3], x.ordered,
          case when x.limits is not null and x.waits is not true then d.due_at end,
          case when x.limits is not null then pg_catalog.nextval('joblane.tasks_seq'::regclass) end,
-         case when x.waits then '*parents' end
+         case when x.waits then 'parents' end
     from @new
    order by x.unique_key collate "C" nulls first, case when x.unique_key is null then x.id end collate "C", x.ordinality
   on conflict do nothing

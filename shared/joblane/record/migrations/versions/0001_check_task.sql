@@ -57,17 +57,19 @@ begin
         when t.options ? 'events' and case when jsonb_typeof(t.options -> 'events') = 'array'
             then (t.options -> 'events') - array['completed', 'archived', 'cancelled'] <> '[]' else true end
         then 'options: events: a list of completed, archived and cancelled is required'
-        when (t.state = 'held') <> (t.waits_for is not null)
+        when t.wait_kind not in ('limit', 'parents') then 'wait_kind: limit or parents is required'
+        when (t.state = 'held') <> (t.wait_kind is not null)
          and t.state in ('scheduled', 'pending', 'held', 'active', 'retry')
-         and (t.waits_for = '*parents' and t.state <> 'active') is not true
-        then 'waits_for: a held task, and no other, has the limit for which it waits'
-        when t.waits_for <> '*parents'
+         and (t.wait_kind = 'parents' and t.state <> 'active') is not true
+        then 'wait_kind: a held task, and no other, has the kind of its wait'
+        when (t.wait_kind is not distinct from 'limit') <> (t.waits_for is not null)
+        then 'waits_for: a task that waits for a limit, and no other, has its name'
+        when t.wait_kind = 'limit'
          and (t.place is null or t.waits_for not in (t.key_limit, t.total_limit, t.shared_limit)) is not false
         then 'waits_for: one of its limits, with its place, is required'
         when coalesce(t.key_limit, t.total_limit, t.shared_limit) is not null
-         and (t.seq is null or (t.first_due_at is null and t.waits_for is null and t.finished_at is null))
+         and (t.seq is null or (t.first_due_at is null and t.wait_kind is null and t.finished_at is null))
         then 'first_due_at: a task with a limit has this time and seq'
-        when t.passed not between 0 and 6 then 'passed: 0 to 6 is required'
         when t.finished_at is not null and t.state not in ('completed', 'archived', 'cancelled')
         then 'finished_at: a live task has none'
         when t.finished_at is not null and t.state in ('archived', 'cancelled') and t.reason is null

@@ -143,7 +143,7 @@ begin
         insert into joblane.tasks as t (id, type, queue, tenant, tags, state, payload, payload_digest, headers, options,
                                 max_attempts, retention_seconds, deadline, unique_key, unique_until, unique_expires_at,
                                 due_at, sweep_at, key_limit, total_limit, shared_limit, ordered, first_due_at, seq,
-                                waits_for)
+                                wait_kind)
         values (task_id, type, queue, tenant, tags,
                 case when due > clock_timestamp() then 'scheduled' when waits then 'held' else 'pending' end,
                 payload, digest, headers,
@@ -156,7 +156,7 @@ begin
                 case when limits[1] is not null then nullif((known.flow ->> 'ordered')::boolean, false) end,
                 case when limits is not null and not waits then due end,
                 case when limits is not null then nextval('joblane.tasks_seq') end,
-                case when waits then '*parents' end)
+                case when waits then 'parents' end)
         on conflict do nothing;
         if found then
             insert into joblane.task_parents (child, parent, on_parent_dead)

@@ -14,6 +14,12 @@ down_revision = None
 # The lines with `--` are written to the database as comments, see `joblane.record.migrations.comments`. The texts of
 # long functions are in the `.sql` files of this folder.
 
+# The members of joblane.record.row.states.Passed. PostgreSQL compares them in this order.
+PASSED = """
+create type joblane.passed as enum
+  ('none', 'key_slot', 'key_time', 'type_slot', 'type_time', 'shared_slot', 'all')
+"""
+
 # A task is live while `finished_at` is null. A statement that needs an index of live tasks has this condition in
 # addition to its states. A claim writes no index entry if the new version of the row fits on the same page, so an
 # insert leaves space on each page.
@@ -115,12 +121,16 @@ create table joblane.tasks (
     first_due_at timestamptz,
     -- Number of the task among those with a limit, in the order of their inserts. Null: it has no limit.
     seq bigint,
-    -- Steps through its limits: 1 slot of its key, 2 a time by its rate, 3 and 4 the same for its type, 5 and 6 for its
-    -- shared limit. 0: it has no slot.
-    passed smallint not null default 0,
-    -- Limit for whose slot the task waits; *parents: it waits for other tasks, see joblane.task_parents. Null: neither.
+    -- Last step that it has passed on its way through its limits: none, key_slot (it has a slot of its key's limit),
+    -- key_time (and a time by the rate), type_slot and type_time (the same of its type), shared_slot, or all. It passes
+    -- a limit that it does not have.
+    passed joblane.passed not null default 'none',
+    -- Kind of the wait: limit, for a slot of the limit in waits_for; parents, for the tasks in joblane.task_parents. A
+    -- task with parents has it before it is held, too. Null: neither.
+    wait_kind text collate "C",
+    -- Limit for whose slot the task waits. Null: none.
     waits_for text collate "C",
-    -- Place among the tasks that wait for the same. Null: none, or it has *parents and is not held yet.
+    -- Place among the tasks that wait for the same. Null: none, or it has parents and is not held yet.
     place float8,
 
     -- Seconds for which payload and result are kept after the task is completed or cancelled.
@@ -671,14 +681,14 @@ INDEXES = (
     # limit; who waits. A task without a limit has no entry, but each index, and each condition of it, costs every task.
     (
         "create index tasks_key_limit on joblane.tasks (key_limit, passed, first_due_at, seq)"
-        " where passed >= 1 or ordered and expire_at is null"
+        " where passed >= 'key_slot' or ordered and expire_at is null"
     ),
-    "create index tasks_total_limit on joblane.tasks (total_limit) where passed >= 3",
-    "create index tasks_shared_limit on joblane.tasks (shared_limit) where passed >= 5",
-    "create index tasks_waits on joblane.tasks (waits_for, place, seq) where waits_for is not null",
+    "create index tasks_total_limit on joblane.tasks (total_limit) where passed >= 'type_slot'",
+    "create index tasks_shared_limit on joblane.tasks (shared_limit) where passed >= 'shared_slot'",
+    "create index tasks_waits on joblane.tasks (wait_kind, waits_for, place, seq) where wait_kind is not null",
     (
         "create index tasks_waits_tenant on joblane.tasks (waits_for, coalesce(tenant, ''), place)"
-        " where waits_for is not null"
+        " where wait_kind = 'limit'"
     ),
     # Runs lie on disk in the order in which they began, so the latest are found by a range of pages.
     (
@@ -702,6 +712,7 @@ INDEXES = (
 
 
 def upgrade() -> None:
+    op.execute(PASSED)
     op.execute("create sequence joblane.tasks_seq")
     op.execute("create sequence joblane.schedules_seq")
     for table in (
