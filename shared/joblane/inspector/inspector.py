@@ -19,8 +19,7 @@ from joblane.record.flow.limit_status import LimitStatus
 from joblane.tasks.limit import Rate
 
 if TYPE_CHECKING:
-    from joblane.inspector.actions import audit, enqueue, single
-    from joblane.inspector.actions import order as line
+    from joblane.inspector.actions import audit, enqueue, order, single
     from joblane.inspector.bulk import causes, dead, start
     from joblane.inspector.scope import Scope
     from joblane.inspector.stage import (
@@ -39,7 +38,7 @@ if TYPE_CHECKING:
     )
     from joblane.inspector.tasks import detail, find, listing, logs
 else:  # imported by the first call: a remote inspector needs only the signatures, and no database driver
-    audit, enqueue, line, single = modules("joblane.inspector.actions", "audit enqueue line single")
+    audit, enqueue, order, single = modules("joblane.inspector.actions", "audit enqueue order single")
     causes, dead, start = modules("joblane.inspector.bulk", "causes dead start")
     batches, doctor, limits, marks, overview, pauses, performance, statistics, tenants, why_slow = modules(
         "joblane.inspector.stage", "batches doctor limits marks overview pauses performance statistics tenants why_slow"
@@ -161,7 +160,7 @@ class Inspector:
 
         Raises :class:`~joblane.errors.LimitError`.
         """
-        return line.line(self._scope, type, key, limit)
+        return order.line(self._scope, type, key, limit)
 
     @needs(VIEW)
     def batches(self, *, limit: int = 50) -> tuple[views.BatchRow, ...]:
@@ -487,7 +486,7 @@ class Inspector:
         ``first``: only if this task is the first one. Raises :class:`~joblane.errors.LimitError` if another one is, if
         the first task runs, or if no other one is due.
         """
-        return line.pass_line(self._scope, type, key, first, reason)
+        return order.pass_line(self._scope, type, key, first, reason)
 
     # --- Edit ------------------------------------------------------------------------------------------------------
 

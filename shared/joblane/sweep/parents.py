@@ -6,9 +6,17 @@ A parent may also have been ended, or its row deleted, by SQL.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 
 from joblane.record.flow.release import Release
-from joblane.record.row.conditions import MOST_RELEASED, PARENT_CANCELS, PARENT_LETS_GO
+from joblane.record.row.conditions import (
+    BATCH_IS_GONE,
+    MOST_RELEASED,
+    PARENT_CANCELS,
+    PARENT_LETS_GO,
+    WAITS_FOR_PARENTS,
+)
+from joblane.record.row.transitions import CANCELLED_BY_BATCH, assignments
 from joblane.sweep.duties import Duties
 from joblane.sweep.sends import Sends
 
@@ -20,25 +28,37 @@ KEPT = "interval '120 days'"
 
 ENDED = f"""
 with page as materialized (
-  select e.child, e.parent, e.on_parent_dead from joblane.task_parents e
-   where (e.child, e.parent) > ($1, $2) order by e.child, e.parent limit {PAGE}
+  select e.child, e.parent, e.parent_batch, e.on_parent_dead from joblane.task_parents e
+   where (e.child, e.parent, e.parent_batch) > ($1, $2, $3) order by e.child, e.parent, e.parent_batch limit {PAGE}
 )
 select (select pg_catalog.json_agg(distinct e.parent) from page e
          where {PARENT_LETS_GO} or (select {PARENT_CANCELS} from (select) as one
                                       left join joblane.tasks p on p.id = e.parent)),
        (select pg_catalog.json_agg(distinct e.child) from page e
          where (select c.finished_at is null from joblane.tasks c where c.id = e.child) is not true),
-       last.child, last.parent, (select count(*) from page)
-  from (select * from page order by child desc, parent desc limit 1) as last
+       (select pg_catalog.json_agg(distinct e.child) from page e where {BATCH_IS_GONE}),
+       last.child, last.parent, last.parent_batch, (select count(*) from page)
+  from (select * from page order by child desc, parent desc, parent_batch desc limit 1) as last
 """
-"""The parents that have ended, and the children that have, of a page of the rows of ``task_parents``."""
+"""The parents that have ended, the children that have, and the callbacks whose batch is gone, from a page of the rows
+of ``task_parents``."""
 FORGET_PARENTS = """
 delete from joblane.task_parents where ctid = any(array(
   select ctid from joblane.task_parents
-   where child = any($1::text[]) and (child, parent) > ($2, $3) and (child, parent) <= ($4, $5)
+   where child = any($1::text[])
+     and (child, parent, parent_batch) > ($2, $3, $4) and (child, parent, parent_batch) <= ($5, $6, $7)
      for update skip locked))
 """
 """It deletes no more rows than the page has: the callback of a batch has a row for each member."""
+CANCEL_CALLBACKS = f"""
+with lost as materialized (
+  select t.id, e.parent_batch from joblane.task_parents e,
+         lateral (select t.id from joblane.tasks t where t.id = e.child and {WAITS_FOR_PARENTS}
+                     for no key update skip locked) as t
+   where e.child = any($1::text[]) and e.parent = '' and {BATCH_IS_GONE}
+)
+update joblane.tasks t set {assignments(CANCELLED_BY_BATCH)} from lost where t.id = lost.id returning t.id
+"""
 HELD = f"""
 with page as materialized (
   select t.id, t.place, t.state from joblane.tasks t
@@ -74,12 +94,13 @@ class Parents:
         """Release in batches. It may be stopped after each step."""
         connection = self._sends.connection
         connection.run(FORGET_BATCHES)
-        position, number = ("", ""), PAGE
+        position, number = ("", "", ""), PAGE
         while number == PAGE and (rows := connection.run(ENDED, *position)):
-            ((ended, ended_children, *last, number),) = rows
+            ((ended, ended_children, without_batch, *last, number),) = rows
             if ended_children:
                 connection.run(FORGET_PARENTS, ended_children, *position, *last)
             position = tuple(last)
+            yield from self._release(without_batch or (), self._cancel)
             yield from self._release(ended or (), Release)
         place, number = "-infinity", PAGE
         while number == PAGE:
@@ -92,11 +113,14 @@ class Parents:
         if ids:
             self._sends.following.is_due = True
         batches = (ids[start : start + MOST_RELEASED] for start in range(0, len(ids), MOST_RELEASED))
-        yield from self._duties.run_batches(ENDED_PARENTS, lambda batch: self._steps(release(batch)), batches)
+        yield from self._duties.run_batches(ENDED_PARENTS, partial(self._steps, release), batches)
         yield
 
-    def _steps(self, release: Release) -> Iterator[None]:
-        for turns in release.steps(lambda step: step(self._sends.connection), to_end=True):
+    def _cancel(self, callbacks: Sequence[str]) -> Release:
+        return Release(id_ for (id_,) in self._sends.connection.run(CANCEL_CALLBACKS, list(callbacks)))
+
+    def _steps(self, release: Callable[[Sequence[str]], Release], ids: Sequence[str]) -> Iterator[None]:
+        for turns in release(ids).steps(lambda step: step(self._sends.connection), to_end=True):
             self.released += len(turns)
             self._sends.start(self._prefix, turns)
             yield

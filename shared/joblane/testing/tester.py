@@ -64,11 +64,12 @@ select extract(epoch from min(at) - clock_timestamp())::float8
 """A task that is due for longer waits for the end of a pause, for a limit, or for its message."""
 HELD = """
 select t.id, case when t.wait_kind = 'parents'
-                  then array(select ltrim(e.parent) from joblane.task_parents e where e.child = t.id order by e.parent)
+                  then array(select e.parent || e.parent_batch from joblane.task_parents e where e.child = t.id
+                              order by e.parent, e.parent_batch)
                   else array[t.waits_for] end
   from joblane.tasks t where t.type = $1 and t.state = 'held' order by t.waits_for, t.place, t.seq
 """
-"""The held tasks of a type, each with what it waits for. Before the id of a batch is a space."""
+"""The held tasks of a type, each with what it waits for."""
 
 
 class JobTester:

@@ -35,7 +35,7 @@ select t.options ->> 'schedule', substr(t.id, 1, length(t.options ->> 'schedule'
 }
 LIVE = """
 select t.id, t.type, t.state, t.wait_kind, t.due_at - now(), t.sweep_at - now(),
-       (select array_agg(e.parent) from joblane.task_parents e where e.child = t.id)
+       (select array_agg(e.parent || e.parent_batch) from joblane.task_parents e where e.child = t.id)
   from joblane.tasks t where t.finished_at is null and t.type like 'm:%'
 """
 ARCHIVED = "select id, generation, dead_sent_at is not null from joblane.tasks where state = 'archived' and not cleared"

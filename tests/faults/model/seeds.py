@@ -43,7 +43,7 @@ CALM = (
     "delete from joblane.schedules",
     "update joblane.batches set sealed_at = now() where sealed_at is null",
     """delete from joblane.task_parents e
-        where e.parent like ' %' and exists (select from joblane.batches b where ' ' || b.id = e.parent)""",
+        where e.parent = '' and exists (select from joblane.batches b where b.id = e.parent_batch)""",
 )
 """Statements that end everything that makes tasks wait forever."""
 

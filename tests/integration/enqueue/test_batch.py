@@ -197,6 +197,17 @@ def test_a_batch_that_is_never_sealed_cancels_its_callbacks_in_the_end(world: Wo
     assert world.row(END)["reason"] == "cancelled: its batch import-7 was not sealed"
 
 
+def test_a_callback_does_not_wait_for_a_task_with_the_id_of_its_batch(world: World) -> None:
+    batch = world.client.batch("import-7", on_end=JOB, on_success=JOB)
+    batch.enqueue_many([member("a")])
+    world.client.enqueue(sample_one, Sample(), task_id="import-7")
+    assert callbacks(world) == ["held", "held"]
+    assert run(world, "a") == run(world, "import-7") == [], "the batch is open"
+    assert states(world, END, SUCCESS) == ["held", "held"]
+    batch.seal()
+    assert world.run("select * from joblane.task_parents") == []
+
+
 def test_a_batch_is_kept_as_long_as_a_callback_waits(world: World) -> None:
     batch_of(world, "a", do="adds_a_member")
     callbacks(world)
@@ -419,6 +430,7 @@ def test_a_seal_does_not_wait_for_ever(world: World, monkeypatch: pytest.MonkeyP
 
 PLANTED = [
     ("link_task", "where given ? 'callback_of'", "where false", "members_are_added_in_several_transactions"),
+    ("link_task", "'', given ->> 'callback_of'", "given ->> 'callback_of', ''", "a_task_with_the_id_of_its_batch"),
     ("link_task", "if given ? 'batch' then", "if false then", "a_member_adds_a_member_as_it_ends"),
     ("finish", "when x.state = 'completed'", "when x.state <> 'retry'", "on_success_runs_after_the_redrive"),
     ("wait_again", "where b.id = batch", "where false", "on_end_waits_for_a_dead_member"),

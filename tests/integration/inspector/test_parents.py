@@ -189,7 +189,7 @@ def test_the_statements_read_each_parent_by_its_id(world: World, operator: Inspe
     world.run("insert into joblane.task_children select 'other-' || n, 'other' from generate_series(1, 20000) n")
     connection = world.database.get()
     for sql, *parameters in (
-        (why_parents.OPEN, "child", " import-7"),
+        (why_parents.OPEN, "child"),
         (relatives.PARENTS, '["a", "b"]'),
         (relatives.CHILDREN, "a"),
     ):

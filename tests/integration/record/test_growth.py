@@ -24,8 +24,8 @@ from joblane.record.task.finish import FINISH
 from joblane.record.task.insert import EXISTING, INSERT
 from joblane.record.task.status import STATUS
 from joblane.sweep.held import GO_BEHIND, LEAVE, TAKE_BACK, UNSERVED
+from joblane.sweep.parents import CANCEL_CALLBACKS, HELD
 from joblane.sweep.parents import ENDED as ENDED_PARENTS
-from joblane.sweep.parents import HELD
 from joblane.sweep.rates import FORGET
 from joblane.sweep.walk import PLANNING
 from tests.builders.rows import TOKEN
@@ -377,8 +377,9 @@ def test_the_sweep_of_limits_reads_no_task_that_has_ended(connection: Connection
         PLANNED_ANEW: ("", None),
         PLAN: (["a:b"], 2),
         FORGET: (),
-        ENDED_PARENTS: ("", ""),
+        ENDED_PARENTS: ("", "", ""),
         HELD: ("-infinity",),
+        CANCEL_CALLBACKS: (["child-1"],),
     }
     for statement, parameters in statements.items():
         connection.execute_simple("begin")

@@ -11,38 +11,43 @@ from joblane.inspector.tasks.why_held import standing
 from joblane.inspector.views import Reason, Why
 from joblane.record.driver.connection import Connection
 from joblane.record.flow.limit_status import MOST_COUNTED
-from joblane.record.row.conditions import PARENT_CANCELS, PARENT_LETS_GO
+from joblane.record.row.conditions import BATCH_IS_GONE, PARENT_CANCELS, PARENT_LETS_GO
 from joblane.record.row.states import State, as_read
 
 # A callback waits for all members of its batch. Each parent is looked up by its id, as a join might read more rows. An
 # order might let the index of the other column be read.
 OPEN = f"""
 with open as materialized (
-  select e.child, e.parent, e.on_parent_dead from joblane.task_parents e where e.child = $1 limit {MOST_COUNTED}
+  select e.child, e.parent, e.parent_batch, e.on_parent_dead
+    from joblane.task_parents e where e.child = $1 limit {MOST_COUNTED}
 ),
 known as materialized (
-  select * from (select e.parent, p.state, p.attempts, p.due_at, p.lease_until,
-                        {PARENT_LETS_GO} as lets_go, {PARENT_CANCELS} as cancels
+  select * from (select e.parent, e.parent_batch, p.state, p.attempts, p.due_at, p.lease_until,
+                        {PARENT_LETS_GO} as lets_go, {PARENT_CANCELS} or {BATCH_IS_GONE} as cancels
                    from open e
                    left join lateral (select * from joblane.tasks t where t.id = e.parent limit 1) p on true) as k
    where not k.lets_go
 )
-select k.parent, k.state, k.attempts + 1, k.due_at, k.lease_until, coalesce(k.cancels, false),
-       (select count(*) from known where parent not like ' %'),
-       exists (select from joblane.task_parents e where e.child = $1 and e.parent = $2),
+select k.parent, k.parent_batch, k.state, k.attempts + 1, k.due_at, k.lease_until, coalesce(k.cancels, false),
+       (select count(*) from known where parent_batch = ''),
+       exists (select from joblane.task_parents e where e.child = $1 and e.parent = ''),
        (select count(*) from known where state = 'archived')
   from known k
- order by k.cancels is true desc, k.parent like ' %', k.state is not distinct from 'archived' desc, k.parent limit 1
+ order by k.cancels is true desc, k.parent_batch, k.state is not distinct from 'archived' desc, k.parent limit 1
 """
 """The parents of a task for which it waits: one of them, a dead one if there is any; their number; true if it waits for
-the seal of the batch whose id is, after a space, the second parameter; the number of archived ones."""
+the seal of its batch; the number of archived ones."""
 
 
 @dataclass(frozen=True, slots=True)
 class Parents:
-    """The parents of a task. The first six values are of one of them: a dead one, if there is any."""
+    """The parents of a task. The first seven values are of one of them: a dead one, if there is any.
+
+    ``id`` or ``batch`` is empty: it waits for a task, or for the seal of a batch.
+    """
 
     id: str
+    batch: str
     state: str | None
     attempt: int | None
     due_at: datetime | None
@@ -60,14 +65,14 @@ class Parents:
 def why_parents(connection: Connection, record: Record) -> Why | None:
     """Say for which tasks a child waits, and what lets it go; None if its own message lets it go."""
     batch = record.options.get("callback_of")
-    rows = connection.run(OPEN, record.id, f" {batch}")
+    rows = connection.run(OPEN, record.id)
     if not rows:
         if record.place is None:
             return None
         return Why(Reason.PARENTS, "The tasks for which it has waited have ended; the next sweep starts it.")
     parents = Parents(*rows[0])
     if parents.cancels:
-        what = f"batch {parents.id[1:]}" if parents.id.startswith(" ") else f"task {parents.id}"
+        what = f"batch {parents.batch}" if parents.batch else f"task {parents.id}"
         how = "was cancelled" if parents.state == State.CANCELLED else "cannot complete any more"
         return Why(Reason.PARENTS, f"It waits for {what}, which {how}: the next sweep cancels it.")
     if batch is not None:

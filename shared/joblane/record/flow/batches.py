@@ -16,7 +16,7 @@ with sealed as (
 ),
 gone as (
   delete from joblane.task_parents e using sealed s
-   where e.child = any(array[s.on_end, s.on_success]) and e.parent = ' ' || s.id
+   where e.child = any(array[s.on_end, s.on_success]) and e.parent = '' and e.parent_batch = s.id
 )
 update joblane.tasks t set sweep_at = clock_timestamp()
   from sealed s where t.id = any(array[s.on_end, s.on_success]) and t.state = 'held'

@@ -9,11 +9,11 @@ declare
   parents constant text[] := array(select jsonb_array_elements_text(given -> 'after'));
 begin
   if given ?| '{after,callback_of}' then
-    insert into joblane.task_parents (child, parent, on_parent_dead)
-    select new_id, t.id, given ->> 'on_parent_dead'
+    insert into joblane.task_parents (child, parent, parent_batch, on_parent_dead)
+    select new_id, t.id, '', given ->> 'on_parent_dead'
       from joblane.tasks t where t.id = any (parents) and t.state <> 'completed'
      union all
-    select new_id, ' ' || (given ->> 'callback_of'), 'hold' where given ? 'callback_of'
+    select new_id, '', given ->> 'callback_of', 'hold' where given ? 'callback_of'
     on conflict do nothing;
   end if;
   if given ?| '{after,enqueued_by}' then

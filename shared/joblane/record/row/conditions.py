@@ -60,14 +60,15 @@ rows for a while.
 PARENT_LETS_GO = f"""coalesce((select p.state = 'completed' or (e.on_parent_dead = 'run' and p.state in {ENDED_SQL})
                    from joblane.tasks p where p.id = e.parent), e.on_parent_dead = 'run')"""
 """True if the child of row ``e`` of ``task_parents`` does not wait for this parent any more."""
-_GONE = """(p.id is null and not exists (select from joblane.batches b
-                                  where b.id = substr(e.parent, 2) and e.parent like ' %'))"""
-PARENT_CANCELS = f"""(e.on_parent_dead <> 'run' and (p.state = 'cancelled' or {_GONE}
+PARENT_CANCELS = """(e.on_parent_dead <> 'run' and (p.state = 'cancelled' or (p.id is null and e.parent <> '')
                or (p.state = 'archived' and (e.on_parent_dead = 'cancel' or p.cleared))))"""
 """True if the child of row ``e`` of ``task_parents`` can never run, as its parent ``p`` did not complete.
 
 A parent whose content is removed cannot be redriven.
 """
+BATCH_IS_GONE = """(e.parent_batch <> ''
+               and (select true from joblane.batches b where b.id = e.parent_batch) is null)"""
+"""True if the callback of row ``e`` of ``task_parents`` can never run, as its batch was forgotten before its seal."""
 WAITS_FOR_PARENTS = f"t.wait_kind is not distinct from 'parents' and t.state in {WAITING_SQL}"
 """True if row ``t`` waits for its parents, held or not."""
 FATE = "case when p.id is null or p.cleared then 'was deleted' else 'was ' || p.state end"

@@ -188,11 +188,10 @@ RELEASED: Columns = {
     f" else greatest(t.due_at, {NOW}) + interval '{SWEEP_MARGIN_SECONDS} s' end",
 }
 """It has no open parent any more. If it is due, its message is sent after the commit, and it enters its order now."""
-CANCELLED_BY_PARENT: Columns = CANCELLED | {
-    "reason": "case when parent_id like ' %' then 'cancelled: its batch' || parent_id || ' was not sealed'"
-    " else 'cancelled: its parent ' || parent_id || ' ' || parent_fate end"
-}
+CANCELLED_BY_PARENT: Columns = CANCELLED | {"reason": "'cancelled: its parent ' || parent_id || ' ' || parent_fate"}
 """A parent ended without success. The names without ``t.`` are those of ``open_parents.sql``."""
+CANCELLED_BY_BATCH: Columns = CANCELLED | {"reason": "'cancelled: its batch ' || parent_batch || ' was not sealed'"}
+"""The batch of a callback was forgotten."""
 START_LATER: Columns = PASS | {
     "state": "'pending'",
     "due_at": "way.starts_at",

@@ -274,15 +274,18 @@ create table joblane.task_progress (
 """
 
 PARENTS = """
--- One row for each task for which another one waits. It is deleted when the parent lets its child go.
+-- One row for each task for which another one waits, and for the seal of the batch for which a callback waits. It is
+-- deleted when the parent lets its child go, or when the batch is sealed.
 create table joblane.task_parents (
     -- Id of the task that waits.
     child text collate "C" not null,
-    -- Id of the task for which it waits. A space and the id of a batch: the callback waits until the batch is sealed.
-    parent text collate "C" not null,
+    -- Id of the task for which it waits. Empty: it waits for a batch.
+    parent text collate "C" not null default '',
     -- What the child does if the parent is archived: hold, cancel or run. If it is cancelled, the first two cancel it.
     on_parent_dead text not null check (on_parent_dead in ('hold', 'cancel', 'run')),
-    primary key (child, parent)
+    -- Id of the batch for whose seal it waits. Empty: it waits for a task.
+    parent_batch text collate "C" not null default '' check ((parent_batch = '') <> (parent = '')),
+    primary key (child, parent, parent_batch)
 )
 """
 
