@@ -185,8 +185,8 @@ class Project:
 
 def refuse_others(root: Path, *names: str) -> None:
     """Raise :class:`ProjectError` if a file ``names`` of the folder ``root`` belongs to another user, as git does for
-    its folders, or is a link to such a file; if ``.joblane`` is a link; or if each user may create files in a folder
-    ``names``.
+    its folders, or is a link to such a file; if ``.joblane`` is a link or a file; or if each user may create files in a
+    folder ``names``.
 
     Root may use the files of the user who called ``sudo``. A system without user ids has no such check.
     """
@@ -199,6 +199,10 @@ def refuse_others(root: Path, *names: str) -> None:
             raise ProjectError(
                 f"{path} is a link to {path.readlink()}, and the project's data would be written there. Remove the "
                 f"link; {SAFE_FOLDER} does not allow it."
+            )
+        if path.name == FOLDER and not stat.S_ISDIR(found.st_mode):
+            raise ProjectError(
+                f"{path} is a file, and the project's data needs a folder of this name. Rename or remove the file."
             )
         if _is_safe(root):
             continue

@@ -297,3 +297,49 @@ def test_dev_does_not_start_with_a_lock_that_no_deploy_accepts(
         r"functions\.txt does not fit this version of joblane: pg8000>=[\d.]+ is missing", capsys.readouterr().err
     )
     assert not (lock.parent / ".joblane").exists()
+
+
+@pytest.mark.parametrize("command", ["--help", "init --help", "schema --help", "limits set --help", "schema --no", ""])
+def test_help_and_usage_errors_need_no_project(
+    command: str, project: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    own(monkeypatch, functions=OTHER)
+    monkeypatch.chdir(project / "deep")
+    with pytest.raises(SystemExit) as ended:
+        main(command.split())
+    printed = capsys.readouterr()
+    assert ended.value.code == (0 if command.endswith("--help") else 2)
+    assert "Usage: joblane" in printed.out + printed.err
+    # and a command that reads it is refused
+    with pytest.raises(SystemExit) as ended:
+        main(["schema"])
+    assert ended.value.code == 1
+    assert f"joblane: {project}/functions belongs to the user" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("arguments", "offered"), [("joblane sch", "schema"), ("joblane schema ", "")])
+def test_completion_in_a_project_of_another_user_offers_commands_but_no_types(
+    arguments: str, offered: str, project: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    own(monkeypatch, functions=OTHER)
+    monkeypatch.chdir(project / "deep")
+    for name, value in {"_JOBLANE_COMPLETE": "complete_bash", "COMP_WORDS": arguments, "COMP_CWORD": "1"}.items():
+        monkeypatch.setenv(name, value if name != "COMP_CWORD" else str(arguments.count(" ")))
+    with pytest.raises(SystemExit) as ended:
+        main([])
+    printed = capsys.readouterr()
+    assert (ended.value.code, printed.err) == (0, "")
+    assert offered in printed.out.split() if offered else printed.out.strip() == ""
+
+
+@pytest.mark.parametrize("arguments", [["init"], ["--region", "eu-west-1", "init"]])
+def test_init_below_a_project_of_another_user_makes_a_project(
+    arguments: list[str], project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own(monkeypatch, functions=OTHER)
+    mine = project / "deep"
+    monkeypatch.chdir(mine)
+    with pytest.raises(SystemExit) as ended:
+        main(arguments)
+    assert ended.value.code == 0
+    assert (mine / "functions" / "hello_world" / "handler.py").is_file()

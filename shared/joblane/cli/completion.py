@@ -6,7 +6,7 @@ import re
 
 from joblane.inspector.filter import PauseScope
 from joblane.names import Queue
-from joblane.project import Project
+from joblane.project import Project, ProjectError
 from joblane.record.row.states import State
 
 
@@ -24,7 +24,10 @@ def scopes() -> list[str]:
 
 
 def task_types() -> list[str]:
-    """The declared types, as written in ``@task("…")`` of each handler."""
-    handlers = Project.here().handlers.glob("*/handler.py")
+    """The declared types, as written in ``@task("…")`` of each handler; none in a folder of another user."""
+    try:
+        handlers = Project.here().handlers.glob("*/handler.py")
+    except ProjectError:
+        return []
     found = (re.search(r"^@task\(\s*[\"']([^\"']+)", path.read_text(), re.M) for path in handlers)
     return sorted(match[1] for match in found if match)

@@ -31,7 +31,6 @@ from joblane.cli.commands import (
 from joblane.cli.exits import Exit, epilog, exit_of, message_of
 from joblane.cli.target import Target
 from joblane.cli.usage import Command
-from joblane.project import Project
 
 COMMANDS: Mapping[str, Mapping[str, Callable[..., Any]]] = {
     "Projects and jobs": {"init": scaffold.init, "new": scaffold.new},
@@ -156,8 +155,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
     arguments = sys.argv[1:] if arguments is None else arguments
     try:
         _check_text(arguments)
-        if list(arguments) != ["init"]:  # it uses the working folder alone, not the folders above
-            Project.here().activate()
         app(arguments, prog_name="joblane")
     except Exception as error:
         code = exit_of(error)

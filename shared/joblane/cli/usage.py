@@ -1,4 +1,7 @@
-"""The usage line, the help and the errors of a command, in words that need no knowledge of Python or Typer."""
+"""The usage line, the help and the errors of a command, in words that need no knowledge of Python or Typer.
+
+A command runs in its project. Help, completion and usage errors need none.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +12,7 @@ import typer
 from typer.core import TyperArgument, TyperCommand
 
 from joblane.inspector.nearest import meant
+from joblane.project import Project
 
 RANGE = re.compile(r"(\d[\d.]*)<=x<=(\d[\d.]*)")
 LEAST = re.compile(r"x>=(\d[\d.]*)")
@@ -51,6 +55,12 @@ class Command(TyperCommand):
             if problem is None:
                 raise
             raise UsageError(problem, error.ctx) from None
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run the command with the code of its project, except `init`, which uses the working folder alone."""
+        if self.name != "init":
+            Project.here().activate()
+        return super().invoke(ctx)
 
 
 def _usage(argument: TyperArgument) -> str:

@@ -499,13 +499,29 @@ def test_a_dropped_function_of_this_code_is_left_to_the_check_of_the_functions(e
     assert functions.installed(edited.connection)
 
 
-def test_a_function_that_cannot_be_replaced_is_named_by_postgresql(edited: Edited) -> None:
-    """Its other result would need a drop, and with it that of all that depends on it."""
-    edited.run("alter function joblane.canonical(jsonb) rename to canon")
-    edited.connection.execute_simple("create function joblane.canonical(value jsonb) returns json return value")
-    with pytest.raises(Exception, match="cannot change return type of existing function"):
+@pytest.mark.parametrize(
+    ("name", "signature", "parameters", "body"),
+    [
+        ("canonical", "joblane.canonical(jsonb)", "value jsonb", "returns json return value"),
+        ("canonical", "joblane.canonical(jsonb)", "other jsonb", "returns text return other::text"),
+        (CLAIM.partition(".")[2], SIGNATURE, "a json, b uuid, c float8, d text", "returns jsonb return '{}'::jsonb"),
+    ],
+)
+def test_a_function_that_postgresql_does_not_replace_is_refused_with_its_drop(
+    edited: Edited, name: str, signature: str, parameters: str, body: str
+) -> None:
+    edited.run(f"alter function {signature} rename to another")
+    edited.connection.execute_simple(f"create function joblane.{name}({parameters}) {body}")
+    # when
+    with pytest.raises(ChangedSchemaError) as caught:
         upgrade(edited.url)
-    edited.run("drop function joblane.canonical(jsonb); alter function joblane.canon(jsonb) rename to canonical")
+    # then
+    (line,) = caught.value.differences
+    assert line.startswith(f"function {signature} has another body; run `drop routine {signature}` with psql, and then")
+    edited.run(line.split("`")[1])
+    upgrade(edited.url)
+    edited.run(f"drop function joblane.another{signature.partition('(')[1]}{signature.partition('(')[2]}")
+    assert edited.found() == []
 
 
 def test_a_unique_index_that_meets_equal_keys_is_completed_after_one_is_removed(edited: Edited) -> None:

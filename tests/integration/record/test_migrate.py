@@ -50,6 +50,20 @@ def test_an_unknown_revision_is_refused(database: Database, database_url: str) -
         upgrade(database_url)
 
 
+@pytest.mark.parametrize("other", ["0000", "ae1027a6acf"])
+def test_two_revisions_are_refused_with_the_statement_that_leaves_one(
+    other: str, database: Database, database_url: str
+) -> None:
+    connection = database.get()
+    connection.run("insert into joblane.alembic_version values ($1)", other)
+    with pytest.raises(ForeignSchemaError, match="a schema joblane at more than one revision: ") as caught:
+        upgrade(database_url)
+    assert {newest(), other} == {*caught.value.found.partition("revision: ")[2].split(", ")}
+    connection.run(caught.value.do.partition("and migrate: ")[2].partition(". To start")[0])
+    upgrade(database_url)
+    assert connection.run("select version_num from joblane.alembic_version") == [[newest()]]
+
+
 def test_the_newest_revision_is_known_without_alembic() -> None:
     assert newest() == list(pending(None))[-1]
 

@@ -16,6 +16,7 @@ from joblane.cli.main import app
 from joblane.errors import DeclarationError
 from joblane.local import env_file
 from joblane.local.errors import LocalError, UnavailableError
+from joblane.project import Project
 from joblane.record.migrate import Migrated
 from joblane.record.migrations import newest
 from tests.world import mocked_aws
@@ -26,6 +27,7 @@ def no_settings(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     for name in os.environ:
         if name.startswith("JOBLANE_"):
             monkeypatch.delenv(name)
+    monkeypatch.setattr(Project, "activate", lambda project: None)  # the tests name the folder of the handlers
     with mocked_aws(monkeypatch):
         yield
 

@@ -197,10 +197,22 @@ def test_a_used_port_is_refused_before_anything_starts(
 
 
 @pytest.mark.parametrize("command", ["up", "dev"])
-def test_a_folder_that_cannot_be_created_says_what_to_do(project: Path, jobs: Run, command: str) -> None:
+def test_a_folder_that_cannot_be_created_says_what_to_do(
+    project: Path, jobs: Run, command: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (project / "cdk.json").write_text(json.dumps(CDK_JSON))
+    (project / "data").touch()
+    monkeypatch.setenv("JOBLANE_LOCAL", "data")
+    ran = jobs(command)
+    assert ran.code == 1
+    assert f"{project / 'data'} cannot be created: File exists." in ran.err
+    assert ran.err.endswith("Let this user write there, or name another folder with JOBLANE_LOCAL.\n")
+
+
+@pytest.mark.parametrize("command", ["up", "dev", "status", "init"])
+def test_a_file_in_the_place_of_the_data_folder_is_named(project: Path, jobs: Run, command: str) -> None:
     (project / "cdk.json").write_text(json.dumps(CDK_JSON))
     (project / ".joblane").touch()
     ran = jobs(command)
     assert ran.code == 1
-    assert f"{project / '.joblane'} cannot be created: File exists." in ran.err
-    assert ran.err.endswith("Let this user write there, or name another folder with JOBLANE_LOCAL.\n")
+    assert ran.err.startswith(f"joblane: {project / '.joblane'} is a file, and the project's data needs a folder")

@@ -83,17 +83,29 @@ def script(current: str | None, after: Sequence[str]) -> str:
 
 def applied(connection: Connection) -> str | None:
     """Return the database's revision, or None if no migration has run."""
+    return next(iter(_written(connection)), None)
+
+
+def _written(connection: Connection) -> list[str]:
+    """Return the revisions in the database, the newest first. A migration leaves one."""
     if connection.run("select to_regclass('joblane.alembic_version')") == [[None]]:
-        return None
-    rows = connection.run("select version_num from joblane.alembic_version")
-    return str(rows[0][0]) if rows else None
+        return []
+    rows = connection.run("select version_num from joblane.alembic_version order by version_num desc")
+    return [str(revision) for (revision,) in rows]
 
 
 def checked_revision(connection: Connection) -> str | None:
     """Like :func:`applied`. Raises :class:`ForeignSchemaError` for a schema that this library did not create."""
     objects = [(kind, name) for kind, name, part in catalogue.read(connection) if kind in OBJECTS and not part]
     found = [f"{kind} {name}" for kind, name in sorted(objects, key=lambda each: OBJECTS.index(each[0]))]
-    revision = applied(connection)
+    written = _written(connection)
+    revision = written[0] if written else None
+    if len(written) > 1:
+        raise _foreign(
+            f"at more than one revision: {_some(written)}",
+            "Delete all but the one of its tables, and migrate: delete from joblane.alembic_version where version_num"
+            f" <> '{newest()}'. ",
+        )
     if revision is None and found not in ([], [VERSIONS]):
         if TASKS not in found:
             raise _foreign(f"that this library did not create: it contains {_some(found)}, and no revision")

@@ -60,6 +60,8 @@ ADDED = {
     "grant": "has rights that Joblane does not grant: {}",
 }
 """Additions that are a warning."""
+LANGUAGE = " LANGUAGE "
+"""It follows a function's parameters and result. PostgreSQL replaces no function by one with others."""
 MIGRATE = "run `joblane migrate`, which restores it; on AWS, a deploy runs it"
 
 
@@ -76,7 +78,7 @@ class Difference:
     """A difference between a schema and this release.
 
     ``what``: the object. ``found``: a sentence about it, without its subject. ``do``: what an operator can do; empty:
-    nothing. ``sql``: the statements that end the difference; empty: there are none.
+    nothing. ``sql``: the statements that end the difference, some with a migration after them; empty: there are none.
     """
 
     severity: Severity
@@ -187,6 +189,10 @@ def _changed(key: Key, definition: str, found: str) -> Difference:
     if kind == "function":
         (found, _, body), (definition, _, own) = (each.rpartition(" AS ") for each in (found, definition))
         text = f"is `{found}`, and this release needs `{definition}`" if body == own else "has another body"
+        if found.partition(LANGUAGE)[0] != definition.partition(LANGUAGE)[0]:
+            sql = fixes.DROP[kind].format(object=_name(key))
+            do = f"run `{sql}` with psql, and then `joblane migrate`, which creates it again"
+            return Difference(Severity.ERROR, kind, _what(kind, key), text, do, sql)
     return _wrong(kind, key, text, fixes.changed(key, definition, found))
 
 
@@ -219,9 +225,12 @@ def _kind(kind: str, *definitions: str) -> str:
 
 
 def _what(kind: str, key: Key) -> str:
-    _, object_, part = key
-    name = object_.replace(VERSIONED, f"_{VERSION}")
+    name, part = _name(key), key[2]
     if kind == "owner":
         return name
     kind = {"search path": "function", "grant": "role"}.get(kind, kind)
     return f"{kind} {part} of {name}" if part else f"{kind} {name}"
+
+
+def _name(key: Key) -> str:
+    return key[1].replace(VERSIONED, f"_{VERSION}")

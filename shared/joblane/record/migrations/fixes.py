@@ -41,6 +41,7 @@ RENAME = {
     "index": "alter index joblane.{other} rename to {part}",
 }
 DROP = {
+    "function": "drop routine {object}",
     "constraint": "alter table {object} drop constraint {part}",
     "index": "drop index joblane.{part}",
     "rule": "drop rule {part} on {object}",
