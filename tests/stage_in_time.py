@@ -97,7 +97,7 @@ class Stage:
         self.tasks = {task.type: task for task in (*tasks, jobs_sweep)}
         self.database = Counted(url)
         self.client = JobClient()
-        self.client._sqs = self.queues
+        self.client._producer._sqs = self.queues
         self.is_fresh = False
         """True: each message is handled by a new process."""
         self.starts: list[float] = []
@@ -152,7 +152,7 @@ class Stage:
     def dying(self) -> Iterator[None]:
         """The producer is killed after its commit, before its send."""
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(self.client, "_send_rows", lambda *_: set())
+            patch.setattr(self.client._producer, "_send_rows", lambda *_: set())
             yield
 
     def travel(self, seconds: float) -> None:

@@ -11,6 +11,7 @@ from uuid import UUID
 from functions.api.access import Caller
 from functions.api.tracing import headers_of
 from joblane import JobClient, Payload, Task, settings
+from joblane.client.client import client_within
 from joblane.record.driver.database import Database
 from joblane.record.driver.time_limits import CLIENT
 from joblane.sqs.client import Sqs
@@ -28,7 +29,7 @@ def database() -> Database:
 
 @cache
 def jobs() -> JobClient:
-    return JobClient.within(database(), Sqs(), settings.prefix())
+    return client_within(database(), Sqs(), settings.prefix())
 
 
 @contextmanager

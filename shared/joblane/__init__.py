@@ -5,7 +5,8 @@ Declare
 Listen
     on, Event
 Enqueue
-    JobClient, Job, Enqueued, Keep, OnConflict, Until, DuplicateTaskError, TaskIdConflictError, EnqueueError
+    JobClient, MessageClient, Job, Enqueued, Keep, OnConflict, Until, DuplicateTaskError, TaskIdConflictError,
+    EnqueueError
 Show
     TaskStatus, Progress, State
 Inside a handler
@@ -22,6 +23,7 @@ from joblane.lazy import importer
 if TYPE_CHECKING:
     from joblane.client.batch import Batch
     from joblane.client.client import JobClient
+    from joblane.client.message_client import MessageClient
     from joblane.enqueue.result import Enqueued
     from joblane.errors import (
         DuplicateTaskError,
@@ -71,6 +73,7 @@ __all__ = [
     "JobError",
     "Keep",
     "Limit",
+    "MessageClient",
     "OnConflict",
     "OnParentDead",
     "PartialFailure",
@@ -105,6 +108,7 @@ __getattr__ = importer(
     {
         "joblane.client.batch": "Batch",
         "joblane.client.client": "JobClient",
+        "joblane.client.message_client": "MessageClient",
         "joblane.enqueue.result": "Enqueued",
         "joblane.handler.context": "TaskContext",
         "joblane.tasks.task": "Grants Task",

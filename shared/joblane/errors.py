@@ -191,7 +191,7 @@ class DuplicateTaskError(EnqueueError):
 
 
 class SendError(JobError):
-    """SQS did not confirm a message that has no row. Raised with ``record=False`` only.
+    """SQS did not confirm a message that has no row. Only a :class:`MessageClient` raises it.
 
     The message of the error says what to check, for example credentials or ``AWS_REGION``; for a single task
     ``__cause__`` is the error of boto3, if there is one. Enqueue the task again, with the same ``task_id`` if it has

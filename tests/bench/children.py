@@ -15,7 +15,7 @@ from typing import Any
 from unittest.mock import patch
 
 from joblane import TaskContext, task
-from joblane.client.client import JobClient
+from joblane.client.client import client_within
 from joblane.errors import SkipRetry
 from joblane.local.postgres import Postgres
 from joblane.record.driver.connection import Connection
@@ -200,7 +200,7 @@ def _chain(server: Postgres) -> list[Ratio]:
 def _with_threads(server: Postgres) -> list[Ratio]:
     setting = f"cancel of a task with {CANCELLED:,} children, while {THREADS} threads of its client enqueue"
     with _family(server, CANCELLED) as family, ThreadPoolExecutor(THREADS) as pool:
-        client = JobClient.within(family.record.database, family.record.sqs, PREFIX)
+        client = client_within(family.record.database, family.record.sqs, PREFIX)
         is_over = threading.Event()
 
         def enqueue() -> list[float]:

@@ -20,7 +20,7 @@ import boto3
 from sqlalchemy import create_engine
 from sqlalchemy.orm import Session
 
-from joblane import JobClient, Payload, TaskContext, settings, task
+from joblane import JobClient, MessageClient, Payload, TaskContext, settings, task
 from joblane.names import lane_name
 from joblane.sqs.client import CONNECTIONS
 from joblane.tasks.job import Job
@@ -47,7 +47,7 @@ def run() -> list[Ratio]:
     sqs = boto3.client("sqs")  # with the default settings
     lane = lane_name("jobs", bench_order.queue, bench_order.type)
     url = sqs.create_queue(QueueName=lane)["QueueUrl"]
-    direct, recorded = JobClient(record=False), JobClient()
+    direct, recorded = MessageClient(), JobClient()
     engine = create_engine(settings.database_url().replace("postgresql:", "postgresql+pg8000:", 1))
 
     def body(number: int) -> str:
@@ -65,7 +65,7 @@ def run() -> list[Ratio]:
         "boto3": lambda number: sqs.send_message(QueueUrl=url, MessageBody=body(number)),
     }
 
-    def many(client: JobClient) -> float:
+    def many(client: JobClient | MessageClient) -> float:
         jobs = [Job(bench_order, Order(tenant_id="acme", number=n)) for n in range(MANY)]
         sqs.purge_queue(QueueUrl=url)
         started = time.perf_counter()
@@ -106,7 +106,8 @@ def run() -> list[Ratio]:
         )
         for kind, bound in KINDS.items()
     ]
-    for client, (kind, bound) in zip((direct, recorded), RATES.items(), strict=True):
+    clients: tuple[JobClient | MessageClient, ...] = (direct, recorded)
+    for client, (kind, bound) in zip(clients, RATES.items(), strict=True):
         ours, bare = in_turns(9, lambda: many(client), batches)  # noqa: B023
         found.append(
             Ratio(

@@ -15,7 +15,7 @@ from types import FrameType
 from unittest.mock import patch
 
 import joblane
-from joblane.client.client import JobClient
+from joblane.client.client import client_within
 from joblane.local.postgres import Postgres
 from joblane.record.driver.database import Database
 from joblane.record.migrations import upgrade
@@ -84,7 +84,7 @@ def _path(worker: Worker, database: Database, *, write: bool) -> list[Call]:
 def _enqueued(database: Database, *, write: bool) -> str:
     """Enqueue a task with its row. Return the body of its message."""
     with patch.object(Sqs, "send_many", return_value={}) as send:
-        JobClient.within(database, Sqs(), PREFIX).enqueue(bench_write, Write(write=write))
+        client_within(database, Sqs(), PREFIX).enqueue(bench_write, Write(write=write))
     entry: Entry = send.call_args.args[0][0]
     return entry.body
 

@@ -14,7 +14,7 @@ from typing import Any
 from unittest.mock import patch
 
 from joblane import Payload, Task, TaskContext, task
-from joblane.client.client import JobClient
+from joblane.client.client import client_within
 from joblane.names import SWEEP, Queue, dead_letter_name, lane_name, slug_of
 from joblane.record.driver.database import Database
 from joblane.record.driver.time_limits import NO_LIMITS
@@ -84,7 +84,7 @@ class Record:
         self.connection = self.database.get()
         self.pid = backends.pid_of(self.connection)
         self.sqs = Accepting()
-        self._client = JobClient.within(self.database, self.sqs, PREFIX)
+        self._client = client_within(self.database, self.sqs, PREFIX)
         self.worker = worker.Worker(task_, self.database, self.sqs, PREFIX)
         self._numbers = itertools.count()
 

@@ -92,7 +92,7 @@ def test_a_row_whose_message_was_never_sent_runs_after_the_sweep(deployed: Deplo
     # and a process that died between its commit and the send
     payload = DataExport.model_validate(deployed.export()["payload"])
     id_ = "never-sent"
-    jobs._insert(jobs._checked([Job(data_export, payload, task_id=id_)]))
+    jobs._producer._insert([jobs._producer.checked(Job(data_export, payload, task_id=id_))])
     deployed.database.get().run("update joblane.tasks set sweep_at = clock_timestamp() where id = $1", id_)
     # when the sweep runs
     deployed.send(deployed.named("low-jobs-sweep"), {"type": "jobs:sweep", "id": f"test-sweep-{time.time()}"})

@@ -23,7 +23,7 @@ from sqlalchemy.orm import Session
 from sqlalchemy.pool import StaticPool
 
 from joblane import Payload, RetryAfter, TaskContext, task
-from joblane.client.client import JobClient
+from joblane.client.client import JobClient, client_within
 from joblane.errors import JobError
 from joblane.names import Queue, lane_name
 from joblane.record.driver.database import Database
@@ -236,7 +236,7 @@ class DebounceStorm:
     def _sessions(self) -> Iterator[tuple[JobClient, Callable[[], Session]]]:
         with Database(self._url, limits=PATIENT) as database:
             engine = create_engine("postgresql+pg8000://", creator=database.get, poolclass=StaticPool)
-            yield JobClient.within(database, self._lanes, PREFIX), lambda: Session(engine)
+            yield client_within(database, self._lanes, PREFIX), lambda: Session(engine)
             engine.dispose()
 
     def _produce(self, number: int) -> None:

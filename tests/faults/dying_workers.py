@@ -21,7 +21,7 @@ from typing import Any
 from unittest.mock import patch
 
 from joblane import settings
-from joblane.client.client import JobClient
+from joblane.client.client import JobClient, client_within
 from joblane.enqueue import wake
 from joblane.names import SWEEP, Queue, lane_name
 from joblane.quotas import MAX_BATCH
@@ -205,7 +205,7 @@ class DyingWorkers:
     @contextmanager
     def _client(self) -> Iterator[tuple[Database, JobClient]]:
         with Database(self._url) as database:
-            yield database, JobClient.within(database, self._lanes, self.prefix)
+            yield database, client_within(database, self._lanes, self.prefix)
 
     def _every(self, seconds: float) -> Iterator[None]:
         while not self._over.wait(seconds):

@@ -25,7 +25,7 @@ from typing import Any
 from unittest.mock import patch
 
 from joblane import Payload, Rate, RetryAfter, TaskContext, task
-from joblane.client.client import JobClient
+from joblane.client.client import client_within
 from joblane.names import Queue, lane_name
 from joblane.record.driver.database import Database
 from joblane.record.task import claim as claim_module
@@ -152,7 +152,7 @@ class RateRun:
 
     def _set_rate(self, rate: Rate) -> None:
         with Database(self._url) as database:
-            JobClient.within(database, self._lanes, PREFIX).limits.set(rate_call.type, rate=rate)
+            client_within(database, self._lanes, PREFIX).limits.set(rate_call.type, rate=rate)
 
     # --- Producers and workers ----------------------------------------------------------------------------------------
 
@@ -160,7 +160,7 @@ class RateRun:
         dice = random.Random(f"{self._seed}/{number}")
         ids = [f"t{each:05}" for each in range(number, self._number, PRODUCERS)]
         with Database(self._url) as database:
-            client = JobClient.within(database, self._lanes, PREFIX)
+            client = client_within(database, self._lanes, PREFIX)
             for first in range(0, len(ids), AT_ONCE):
                 jobs = [
                     Job(rate_call, Call(fails=dice.random() < RETRIED), task_id=id_)

@@ -21,7 +21,8 @@ from sqlalchemy import text
 from sqlalchemy.orm import Session
 
 import joblane.functions.jobs_sweep.handler as sweep_handler
-from joblane import Job, JobClient
+from joblane import Job, JobClient, MessageClient
+from joblane.client.client import client_within
 from joblane.enqueue import wake
 from joblane.enqueue.result import Enqueued
 from joblane.errors import DatabaseUnavailableError, JobError
@@ -58,8 +59,8 @@ class Process:
         }
         router = Router({type_: list(task.lanes) for type_, task in TASKS.items()}, sqs, PREFIX)
         self._functions |= {front_door_name(PREFIX, queue): router for queue in Queue}
-        self._client = JobClient.within(FaultyDatabase(url, current), sqs, PREFIX)
-        self._direct = JobClient(record=False)
+        self._client = client_within(FaultyDatabase(url, current), sqs, PREFIX)
+        self._direct = MessageClient()
         self._direct._sqs, self._direct._prefix = sqs, PREFIX
         self._callers = FaultyDatabase(url, current)
         SideConnection.database = Database(url)
@@ -109,7 +110,7 @@ class Process:
         } | unavailable
 
     def _one_by_one(
-        self, client: JobClient, jobs: list[dict[str, Any]]
+        self, client: JobClient | MessageClient, jobs: list[dict[str, Any]]
     ) -> tuple[list[Enqueued | JobError], dict[str, str]]:
         """Return the results up to an error of the unavailable database, and that error."""
         results: list[Enqueued | JobError] = []

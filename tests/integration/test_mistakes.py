@@ -12,7 +12,7 @@ import pytest
 from pg8000.exceptions import DatabaseError
 from pydantic import BaseModel, NaiveDatetime
 
-from joblane import Grants, JobClient, JobError, Payload, State, TaskContext, cron, task
+from joblane import Grants, JobClient, JobError, MessageClient, Payload, State, TaskContext, cron, task
 from joblane.errors import DeclarationError
 from joblane.tasks.discovery import discover
 from joblane.testing import JobTester
@@ -105,7 +105,7 @@ def test_a_mistake_in_a_declaration_says_what_is_right(mistake: str) -> None:
 
 BAD_JOB: Any = task("bad:job", grants=Grants(enqueue=("other:job",)))(handler())
 LOOSE: Any = task("loose:job")(handler("loose_job", Loose))
-SENDER = JobClient(record=False)
+SENDER = MessageClient()
 OTHER_TYPE = "the handler would get a value of another type"
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from joblane import EnqueueError, Job, JobClient, State, TaskContext
+from joblane import EnqueueError, Job, JobClient, MessageClient, State, TaskContext
 from joblane.names import dead_letter_name
 from joblane.sqs.message import decode
 from joblane.tasks.task import Task
@@ -25,7 +25,7 @@ SECOND, HOUR = timedelta(seconds=1), timedelta(hours=1)
 @pytest.fixture
 def client(world: World) -> JobClient:
     world.lane(sample_one)
-    world.client._sqs = world.sqs
+    world.client._producer._sqs = world.sqs
     return world.client
 
 
@@ -129,7 +129,7 @@ def test_many_tasks_have_options_of_their_own(world: World, client: JobClient) -
 
 def test_options_travel_in_the_message_of_a_client_without_a_record(world: World) -> None:
     world.lane(sample_one)
-    bare = JobClient(record=False)
+    bare = MessageClient()
     deadline = datetime.now(UTC) + HOUR
     bare.enqueue(
         sample_one, Sample(do="count_and_fail"), task_id="it", max_retry=0, timeout=SECOND, retention=HOUR,
@@ -187,7 +187,7 @@ def test_options_out_of_bounds_are_refused_by_name_before_anything_is_written(wo
 
 def test_a_past_time_runs_now_and_the_result_shows_it(world: World, client: JobClient) -> None:
     watched = world.watch()
-    client._sqs = watched
+    client._producer._sqs = watched
     past = client.enqueue(sample_one, Sample(), process_at=datetime.now(UTC) - HOUR)
     now = client.enqueue(sample_one, Sample(), process_at=datetime.now(UTC))
     later = client.enqueue(sample_one, Sample(), process_at=datetime.now(UTC) + timedelta(minutes=1))

@@ -37,6 +37,7 @@ from joblane.cli.main import COMMANDS, app
 from joblane.client.batch import Batch
 from joblane.client.client import JobClient
 from joblane.client.limits import Limits
+from joblane.client.message_client import MessageClient
 from joblane.client.schedules import Schedules
 from joblane.enqueue.result import Enqueued
 from joblane.handler.context import TaskContext
@@ -161,21 +162,9 @@ INSIDE = {
     "SignInError",
 }
 """Errors that no caller meets."""
-INTERNAL = {"within", "send_committed", "close", "objects", "of_member"}
-"""Public methods for the library alone; ``close`` of a context, while that of a client is for its user."""
-CLIENT_METHODS = (
-    "enqueue",
-    "enqueue_many",
-    "aenqueue",
-    "aenqueue_many",
-    "batch",
-    "get",
-    "aget",
-    "wait",
-    "await_end",
-    "cancel",
-    "acancel",
-)
+INTERNAL = {"objects"}
+"""Public methods for the library alone."""
+CLIENT_METHODS = [name for name in vars(JobClient) if not name.startswith("_")]
 SETTINGS: Mapping[str, type[BaseModel]] = {
     "stage": Stage,
     "aurora": Aurora,
@@ -208,6 +197,7 @@ SHORT_TYPES = {
     "AnySession": "`Session`, `scoped_session`",
     "AnyAsyncSession": "`AsyncSession`, `async_scoped_session`",
     "Unpack[JobOptions]": "enqueue options",
+    "Unpack[MessageOptions]": "enqueue options",
     "Unpack[StageSettings]": "settings",
 }
 
@@ -220,6 +210,7 @@ def links() -> Mapping[str, str]:
     found |= {"Event": "events.md#event", "on": "events.md#on"}
     found |= {"declare": "task.md#declare", "handles": "task.md#handles"}
     found |= {"JobClient": "enqueue.md", "TaskContext": "context.md", "Job": "enqueue.md#options"}
+    found |= {"MessageClient": "enqueue.md#messageclient"}
     found |= {"Batch": "enqueue.md#batches", "OnParentDead": "enqueue.md#onparentdead"}
     found |= {"LimitStatus": "enqueue.md#limitstatus", "Limits": "enqueue.md#limits"}
     found |= {"Schedules": "enqueue.md#schedules-at-run-time", "PutSchedule": "enqueue.md#putschedule"}
@@ -680,6 +671,7 @@ SEE = {
     "Grants": "task.md#fields-of-grants",
     "Job": "enqueue.md#job",
     "JobClient": "enqueue.md",
+    "MessageClient": "enqueue.md#messageclient",
     "JobError": "errors.md#joberror",
     "Keep": "enqueue.md#keep",
     "Limit": "task.md#fields-of-limit",
@@ -739,8 +731,11 @@ PAGES: Mapping[str, Mapping[str, Callable[[], str]]] = {
     "schedules": {"functions": partial(functions, cron, every), "macros": macros},
     "events": {"event": partial(class_and_fields, Event), "listeners": partial(functions, on)},
     "enqueue": {
-        "client": lambda: "\n\n".join(callable_(JobClient.__init__, "JobClient")).replace("`__init__", "`JobClient"),
-        "methods": partial(members, JobClient, *CLIENT_METHODS, "limits", "schedules", "close"),
+        "client": lambda: "\n\n".join(map(said, doc(JobClient, "JobClient").text)),
+        "methods": partial(members, JobClient),
+        "messages": lambda: "\n\n".join(
+            [*map(said, doc(MessageClient, "MessageClient").text), members(MessageClient, title="sender.")]
+        ),
         "batches": lambda: "\n\n".join([*map(said, doc(Batch, "Batch").text), members(Batch, title="batch.")]),
         "limits": partial(members, Limits, title="limits."),
         "limit_classes": partial(class_and_fields, LimitStatus, LimitValues, LimitChange, LimitKind),
@@ -763,7 +758,7 @@ PAGES: Mapping[str, Mapping[str, Callable[[], str]]] = {
         "tester": partial(members, JobTester),
         "classes": partial(class_and_fields, TaskReport, Released, EnqueuedTask, DeadLetter),
         "report": partial(members, DrainReport, title="DrainReport."),
-        "captured": partial(members, Captured, title="Captured."),
+        "captured": partial(members, Captured, title="Captured.", without=("close",)),
     },
     "inspector": {
         **{permission.value: partial(operations, permission) for permission in Permission},

@@ -13,7 +13,11 @@ import pytest
 
 import joblane
 from joblane import Payload, TaskContext, task, testing
+from joblane.client.batch import Batch
 from joblane.client.client import JobClient
+from joblane.client.limits import Limits
+from joblane.client.message_client import MessageClient
+from joblane.client.schedules import Schedules
 from joblane.errors import DeclarationError, EnqueueError
 from joblane.handler.context import TaskContext as Context
 from joblane.inspector.inspector import Inspector
@@ -85,10 +89,36 @@ def test_every_enqueue_option_is_in_the_reference() -> None:
     assert {one.name for one in dataclasses.fields(Job)} - {"task", "payload"} == set(JobOptions.__annotations__)
 
 
-@pytest.mark.parametrize(("model", "name"), [(JobClient, "enqueue"), (Context, "context")])
+@pytest.mark.parametrize(("model", "name"), [(JobClient, "enqueue"), (MessageClient, "enqueue"), (Context, "context")])
 def test_every_public_member_of_a_class_is_in_the_reference(model: type, name: str) -> None:
     members = {member for member in (*vars(model), *model.__annotations__) if not member.startswith("_")}
     assert members - INTERNAL <= words(name)
+
+
+NAMES = {
+    JobClient: "acancel aenqueue aenqueue_many aget await_end batch cancel close enqueue enqueue_many get limits "
+    "schedules wait",
+    MessageClient: "aenqueue aenqueue_many enqueue enqueue_many",
+    Context: "acheck aeach aenqueue aenqueue_many aisolated aprogress aresume astep async_session attempt batch check "
+    "connection deadline each enqueue enqueue_many headers idempotency_key isolated log_fields logger max_retry "
+    "new_batch progress queue remaining resume session settings step task_id traceparent type",
+    Batch: "enqueue enqueue_many id seal",
+    Schedules: "adelete aget alist apause aput aresume arun_now delete get list pause put resume run_now",
+    Limits: "get reset set",
+}
+"""The public names of the classes that users hold. A new name is a promise: add it here on purpose."""
+
+
+@pytest.mark.parametrize("model", NAMES)
+def test_a_class_that_users_hold_has_exactly_these_names(model: type) -> None:
+    names = {*dir(model), *inspect.get_annotations(model)}
+    assert sorted(name for name in names if not name.startswith("_")) == NAMES[model].split()
+
+
+def test_what_a_client_holds_itself_has_no_public_name() -> None:
+    client, sender = JobClient(), MessageClient()
+    held = [name for one in (client, client.limits, client.schedules, sender) for name in vars(one)]
+    assert [name for name in held if not name.startswith("_")] == ["limits", "schedules"]
 
 
 def test_every_setting_of_a_stage_is_in_the_reference() -> None:

@@ -18,11 +18,11 @@ from datetime import timedelta
 from typing import Any
 
 from joblane import settings, telemetry
-from joblane.client.client import JobClient
 from joblane.enqueue.check import new_id
+from joblane.enqueue.producer import Producer
 from joblane.enqueue.wake import wake_after_commit
 from joblane.errors import LeaseLostError, TaskCancelled, UnreadablePayloadError
-from joblane.handler.context import TaskContext
+from joblane.handler.context import TaskContext, close_context
 from joblane.local.errors import LocalError
 from joblane.record.driver.database import Database
 from joblane.record.row.states import State
@@ -107,8 +107,8 @@ def _claimed(task: Task[Any, Any], payload: dict[str, Any], tenant: str | None, 
 
 def _run(task: Task[Any, Any], claimed: Claim, database: Database) -> Invoked:
     work = RunSession(database, database.another(), claimed.id, claimed.token)
-    client = JobClient.within(database, Sqs(), settings.prefix(), task)
-    context = TaskContext(task, claimed, task.queue, work, client, seconds=task.timeout.total_seconds())
+    producer = Producer.within(database, Sqs(), settings.prefix(), task)
+    context = TaskContext(task, claimed, task.queue, work, producer, seconds=task.timeout.total_seconds())
     payload, started = task.read(claimed.payload, claimed.schema), time.perf_counter()
     try:
         result = call(task, payload, context, work)
@@ -124,7 +124,7 @@ def _run(task: Task[Any, Any], claimed: Claim, database: Database) -> Invoked:
         if isinstance(error, KeyboardInterrupt):
             raise
     finally:
-        context.close()
+        close_context(context)
         work.close()
     return _invoked(task, end)
 

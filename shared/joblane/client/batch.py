@@ -49,39 +49,31 @@ class Batch:
 
     def __init__(
         self,
-        client: Producer,
+        producer: Producer,
         id: str,  # noqa: A002
         session: AnySession | None,
         *,
         on_end: Job | None = None,
         on_success: Job | None = None,
         links: Mapping[str, Any] | None = None,
+        of_member: bool = False,
     ) -> None:
         """``links``: the relations of its tasks to the run that makes the batch, or whose task is a member of it. None:
-        no run does."""
+        no run does. ``of_member``: a running member, which holds the batch open, has this object to add members."""
         if not isinstance(id, str) or not ID_PATTERN.fullmatch(id) or len(id) > MAX_BATCH_ID:
             raise EnqueueError("id", f"1 to {MAX_BATCH_ID} printable ASCII characters without spaces are required")
         self.id = id
-        self._client = client
+        self._producer = producer
         self._given_session = session
         self._open: Session | None = None
         """The session of the ``with`` block, inside of it."""
-        self._of_member = False
-        """A running member has this object, to add members."""
+        self._of_member = self._exists = of_member
         self._run_links = links or {}
         self._callbacks = [
-            _callback(client, id, name, job, self._run_links)
+            _callback(producer, id, name, job, self._run_links)
             for name, job in (("on_end", on_end), ("on_success", on_success))
             if job is not None
         ]
-        self._exists = False
-
-    @classmethod
-    def of_member(cls, client: Producer, id_: str, session: Session, links: Mapping[str, Any]) -> Self:
-        """Return the batch of a running member, which holds it open. ``links``: as in :meth:`__init__`."""
-        batch = cls(client, id_, session, links=links)
-        batch._exists = batch._of_member = True
-        return batch
 
     def enqueue(self, task: Task[P, Any], payload: P, **options: Unpack[JobOptions]) -> Enqueued:
         """Enqueue a member. Arguments and errors are those of :meth:`JobClient.enqueue`.
@@ -93,13 +85,13 @@ class Batch:
         """
         check_names(options)
         with self._adding() as session:
-            return self._client.enqueue_one(_member(Job(task, payload, **options)), session, self._links)
+            return self._producer.enqueue_one(_member(Job(task, payload, **options)), session, self._links)
 
     def enqueue_many(self, jobs: Iterable[Job]) -> list[Enqueued | JobError]:
         """Enqueue members. See :meth:`JobClient.enqueue_many`, and :meth:`enqueue`."""
         members = [_member(job) for job in jobs]
         with self._adding() as session:
-            return self._client.enqueue_all(members, session, self._links)
+            return self._producer.enqueue_all(members, session, self._links)
 
     def seal(self) -> None:
         """Seal the batch: from now on only running members add members, by :attr:`TaskContext.batch`.
@@ -112,9 +104,9 @@ class Batch:
         if self._of_member:
             raise EnqueueError("batch", f"{self.id!r} is sealed by its creator, not by a member")
         with self._adding() as session:
-            self._client.wake_in(session)
+            self._producer.wake_in(session)
             runner(session)(SEAL, self._given())
-            self._client.send_after_commit(session, self._callbacks)
+            self._producer.send_after_commit(session, self._callbacks)
 
     def __enter__(self) -> Self:
         if self._exists:
@@ -145,7 +137,7 @@ class Batch:
         if self._given_session is not None:
             yield plain(self._given_session)
         else:
-            with self._client.own_session() as session:
+            with self._producer.own_session() as session:
                 yield session
 
     @contextmanager
@@ -177,12 +169,12 @@ class Batch:
             raise EnqueueError("batch", f"{self.id!r} is sealed; only a running member adds members, by ctx.batch")
 
     def _create(self, session: Session) -> None:
-        self._client.wake_in(session)
+        self._producer.wake_in(session)
         callbacks = {task.links["callback"]: task.id for task in self._callbacks}
         if not runner(session)(CREATE, self._given(**callbacks)):
             raise EnqueueError("id", f"a batch {self.id!r} exists already")
         if self._callbacks:
-            for result in self._client.insert_unsent(session, self._callbacks):
+            for result in self._producer.insert_unsent(session, self._callbacks):
                 if isinstance(result, JobError):
                     raise result
 
@@ -202,7 +194,7 @@ def _member(job: Job) -> Job:
     return job
 
 
-def _callback(client: Producer, batch: str, name: str, job: object, links: Mapping[str, Any]) -> NewTask:
+def _callback(producer: Producer, batch: str, name: str, job: object, links: Mapping[str, Any]) -> NewTask:
     """Check a callback. Raises :class:`EnqueueError`."""
     if not isinstance(job, Job):
         raise EnqueueError(name, f"a Job is required, not {type(job).__name__}")
@@ -211,8 +203,8 @@ def _callback(client: Producer, batch: str, name: str, job: object, links: Mappi
     if job.debounce is not None or job.on_conflict != OnConflict.RAISE:
         raise EnqueueError(name, "a callback is a task of its own: it has no debounce, and no on_conflict")
     try:
-        task = client.checked(replace(job, task_id=f"{batch}:{name}"))
+        task = producer.checked(replace(job, task_id=f"{batch}:{name}"))
     except EnqueueError as error:
         error.args = (f"{name}: {error}",)
         raise
-    return client.linked(task, {"callback_of": batch, "callback": name, **links})
+    return producer.linked(task, {"callback_of": batch, "callback": name, **links})

@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterable
 from datetime import timedelta
 from functools import cached_property, partial
-from typing import TYPE_CHECKING, Any, Self, TypeVar, Unpack
+from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar, Unpack
 
 from pg8000.exceptions import Error as PostgresError
 
@@ -18,7 +18,6 @@ from joblane.errors import (
     DatabaseUnavailableError,
     EnqueueError,
     JobError,
-    LimitError,
     UnknownTaskError,
     WaitTimeoutError,
     text_of,
@@ -36,6 +35,8 @@ if TYPE_CHECKING:
     from joblane.client.schedules import Schedules
     from joblane.enqueue.foreign import AfterCommit, AsyncAfterCommit
     from joblane.enqueue.session import AnyAsyncSession, AnySession
+    from joblane.record.driver.database import Database
+    from joblane.sqs.client import Sqs
     from joblane.tasks.payload import Payload
     from joblane.tasks.task import Task
 
@@ -43,21 +44,22 @@ FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 0.05, 2.0
 P = TypeVar("P", bound="Payload")
 
 
-class JobClient(Producer):
+class JobClient:
     """Enqueues tasks, shows their state, and cancels them.
 
     One client serves any number of threads. Settings are read and connections are made on first use. It keeps one
     connection to the database until :meth:`close`, or until the end of ``with JobClient() as jobs:``.
     """
 
-    def __init__(self, *, record: bool = True) -> None:
-        """Make a client.
+    def __init__(self, *, record: Literal[True] = True) -> None:
+        """``record``: a client without a database is a :class:`~joblane.client.message_client.MessageClient`.
 
-        Args:
-            record: False for a producer without a database: the client only sends messages. Then tasks have no row
-                before they run, delays are at most 15 minutes, and ``owner`` and unique keys are refused.
+        Raises:
+            EnqueueError: ``record`` is False.
         """
-        super().__init__(record=record)
+        if not record:
+            raise EnqueueError("record", "a client writes rows; for a producer without a database make MessageClient()")
+        self._producer = Producer()
 
     def enqueue(
         self,
@@ -89,12 +91,11 @@ class JobClient(Producer):
             DuplicateTaskError: a live task holds the unique key. Nothing was written or sent.
             DatabaseUnavailableError: the database is unavailable.
             WrongStageError: the database belongs to another stage.
-            SendError: SQS did not accept the message. Only with ``record=False``.
             MissingSettingError: ``DATABASE_URL`` is not set.
         """
         check_names(options)
         where = place(session, connection, after_commit)
-        return self.enqueue_one(Job(task, payload, **options), where, {})
+        return self._producer.enqueue_one(Job(task, payload, **options), where, {})
 
     def enqueue_many(
         self,
@@ -107,7 +108,7 @@ class JobClient(Producer):
         """Enqueue many tasks with one INSERT per 10,000 tasks, in one transaction, and batched sends.
 
         Returns a result for each job, in order. A job that was not enqueued has its error in place of a result:
-        :class:`TaskIdConflictError`, :class:`DuplicateTaskError`, or, with ``record=False``, :class:`SendError`.
+        :class:`TaskIdConflictError` or :class:`DuplicateTaskError`.
 
         Args:
             jobs: The jobs. Each can have a ``task_id`` of its own.
@@ -122,7 +123,7 @@ class JobClient(Producer):
             DatabaseUnavailableError: the database is unavailable.
             WrongStageError: the database belongs to another stage.
         """
-        return self.enqueue_all(jobs, place(session, connection, after_commit), {})
+        return self._producer.enqueue_all(jobs, place(session, connection, after_commit), {})
 
     async def aenqueue(
         self,
@@ -153,7 +154,7 @@ class JobClient(Producer):
         """
         check_names(options)
         where = place(session, connection, after_commit, is_async=True)
-        return await self.aenqueue_one(Job(task, payload, **options), where, {})
+        return await self._producer.aenqueue_one(Job(task, payload, **options), where, {})
 
     async def aenqueue_many(
         self,
@@ -164,7 +165,8 @@ class JobClient(Producer):
         after_commit: AsyncAfterCommit | None = None,
     ) -> list[Enqueued | JobError]:
         """Enqueue many tasks without blocking the event loop, see :meth:`enqueue_many` and :meth:`aenqueue`."""
-        return await self.aenqueue_all(jobs, place(session, connection, after_commit, is_async=True), {})
+        where = place(session, connection, after_commit, is_async=True)
+        return await self._producer.aenqueue_all(jobs, where, {})
 
     def batch(
         self,
@@ -190,9 +192,7 @@ class JobClient(Producer):
         """
         from joblane.client.batch import Batch
 
-        if not self._record:
-            raise EnqueueError("batch", "a batch needs rows, and a client with record=False writes none")
-        return Batch(self, id, session, on_end=on_end, on_success=on_success)
+        return Batch(self._producer, id, session, on_end=on_end, on_success=on_success)
 
     def get(self, task_id: str) -> TaskStatus | None:
         """Return the state of a task, or None if the id is unknown.
@@ -205,7 +205,7 @@ class JobClient(Producer):
 
     async def aget(self, task_id: str) -> TaskStatus | None:
         """Return the state of a task as :meth:`get` does, without blocking the event loop."""
-        return await self.threads.call(partial(self.get, task_id))
+        return await self._producer.threads.call(partial(self.get, task_id))
 
     def wait(self, task_id: str, timeout: timedelta) -> TaskStatus:
         """Wait until a task has ended, and return its state.
@@ -254,14 +254,14 @@ class JobClient(Producer):
             return None
         state, has_children, *limits = rows[0]
         if state == State.CANCELLED and any(limits):
-            self._start(lambda connection: serve(connection, [limits]))
+            self._producer._start(lambda connection: serve(connection, [limits]))
         if state == State.CANCELLED and has_children:
-            self._release([task_id])
+            self._producer._release([task_id])
         return State(state)
 
     async def acancel(self, task_id: str) -> State | None:
         """Cancel a task as :meth:`cancel` does, without blocking the event loop."""
-        return await self.threads.call(partial(self.cancel, task_id))
+        return await self._producer.threads.call(partial(self.cancel, task_id))
 
     @cached_property
     def limits(self) -> Limits:
@@ -269,9 +269,10 @@ class JobClient(Producer):
         :class:`~joblane.client.limits.Limits`."""
         from joblane.client.limits import Limits
 
-        if not self._record:
-            raise LimitError("record", "a client made with record=False knows no limits; make JobClient()")
-        return Limits(self._connecting, self._send_turns, self._wake, lambda: wake(self._sqs, self._prefix))
+        producer = self._producer
+        return Limits(
+            producer._connecting, producer._send_turns, producer._wake, lambda: wake(producer._sqs, producer._prefix)
+        )
 
     @cached_property
     def schedules(self) -> Schedules:
@@ -279,24 +280,26 @@ class JobClient(Producer):
         and ``run_now``, see :class:`~joblane.client.schedules.Schedules`."""
         from joblane.client.schedules import Schedules
 
-        if not self._record:
-            raise EnqueueError("record", "a client made with record=False writes no schedules; make JobClient()")
-        return Schedules(self)
+        return Schedules(self._producer)
 
     def _query(self, sql: str, task_id: str, *, writes: bool = False) -> list[list[Any]]:
         if not isinstance(task_id, str):
             raise TypeError(f"task_id: a text is required, not {type(task_id).__name__}")
         if not ID_PATTERN.fullmatch(task_id):  # no row has such an id, and the database could refuse it
             return []
-        with self._connecting() as database:
+        with self._producer._connecting() as database:
             try:
                 connection = database.get()
                 if writes:
-                    self._wake()
+                    self._producer._wake()
                 return connection.run(sql, task_id)
             except (PostgresError, OSError) as error:
                 database.drop()
                 raise DatabaseUnavailableError(f"the database is unavailable: {text_of(error)}") from error
+
+    def close(self) -> None:
+        """Close the client's connection. The client can be used again: it then connects anew."""
+        self._producer.close()
 
     def __enter__(self) -> Self:
         return self
@@ -308,13 +311,14 @@ class JobClient(Producer):
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        await self.threads.call(self.close, always=True)
+        await self._producer.threads.call(self.close, always=True)
 
-    def __del__(self) -> None:
-        try:  # noqa: SIM105
-            self.close()
-        except Exception:  # noqa: S110 - at the interpreter's end modules are gone, `suppress` too
-            pass
+
+def client_within(database: Database, sqs: Sqs, prefix: str) -> JobClient:
+    """Return a client over existing connections."""
+    client = JobClient()
+    client._producer = Producer.within(database, sqs, prefix)
+    return client
 
 
 class _Waiting:

@@ -70,8 +70,8 @@ class Schedules:
     ``arun_now``, which take the sessions and connections of :meth:`JobClient.aenqueue`.
     """
 
-    def __init__(self, client: Producer) -> None:
-        self._client = client
+    def __init__(self, producer: Producer) -> None:
+        self._producer = producer
 
     # --- Changes -------------------------------------------------------------------------------------------------
 
@@ -122,7 +122,7 @@ class Schedules:
         """
         where = place(session, connection, after_commit)
         row, times = self._row(name, Job(task, payload, tenant=tenant), schedule, missed, options)
-        return self._client.change(where, partial(self._changes.put, row=row, task=task, times=times))
+        return self._producer.change(where, partial(self._changes.put, row=row, task=task, times=times))
 
     async def aput(
         self,
@@ -141,7 +141,7 @@ class Schedules:
         """Make or replace a schedule as :meth:`put` does, without blocking the event loop."""
         where = place(session, connection, after_commit, is_async=True)
         row, times = self._row(name, Job(task, payload, tenant=tenant), schedule, missed, options)
-        return await self._client.achange(where, partial(self._changes.put, row=row, task=task, times=times))
+        return await self._producer.achange(where, partial(self._changes.put, row=row, task=task, times=times))
 
     def pause(self, name: str, *, session: AnySession | None = None, connection: object = None) -> bool:
         """Pause a schedule. Its tasks that were made ahead or wait, and have not begun, are cancelled for good.
@@ -203,7 +203,7 @@ class Schedules:
             DatabaseUnavailableError: the database is unavailable.
         """
         where = place(session, connection, after_commit)
-        return self._client.change(where, partial(self._changes.resume, name=checked_name(name), task=task))
+        return self._producer.change(where, partial(self._changes.resume, name=checked_name(name), task=task))
 
     async def aresume(
         self,
@@ -216,7 +216,7 @@ class Schedules:
     ) -> bool:
         """Resume a paused schedule as :meth:`resume` does, without blocking the event loop."""
         where = place(session, connection, after_commit, is_async=True)
-        return await self._client.achange(where, partial(self._changes.resume, name=checked_name(name), task=task))
+        return await self._producer.achange(where, partial(self._changes.resume, name=checked_name(name), task=task))
 
     def run_now(
         self,
@@ -248,8 +248,8 @@ class Schedules:
             DatabaseUnavailableError: the database is unavailable.
         """
         where = place(session, connection, after_commit)
-        job, links = self._client.change(where, partial(self._changes.job_now, name=checked_name(name), task=task))
-        return self._client.enqueue_one(job, where, links)
+        job, links = self._producer.change(where, partial(self._changes.job_now, name=checked_name(name), task=task))
+        return self._producer.enqueue_one(job, where, links)
 
     async def arun_now(
         self,
@@ -262,10 +262,10 @@ class Schedules:
     ) -> Enqueued:
         """Enqueue a task of a schedule now as :meth:`run_now` does, without blocking the event loop."""
         where = place(session, connection, after_commit, is_async=True)
-        job, links = await self._client.achange(
+        job, links = await self._producer.achange(
             where, partial(self._changes.job_now, name=checked_name(name), task=task)
         )
-        return await self._client.aenqueue_one(job, where, links)
+        return await self._producer.aenqueue_one(job, where, links)
 
     # --- Reading -------------------------------------------------------------------------------------------------
 
@@ -280,7 +280,7 @@ class Schedules:
         Raises:
             DatabaseUnavailableError: the database is unavailable.
         """
-        return self._client.change(
+        return self._producer.change(
             _placed(session, connection), partial(self._changes.get, name=checked_name(name)), writes=False
         )
 
@@ -289,7 +289,7 @@ class Schedules:
     ) -> RunTimeSchedule | None:
         """Return a schedule as :meth:`get` does, without blocking the event loop."""
         where = _placed(session, connection, is_async=True)
-        return await self._client.achange(where, partial(self._changes.get, name=checked_name(name)), writes=False)
+        return await self._producer.achange(where, partial(self._changes.get, name=checked_name(name)), writes=False)
 
     def list(
         self,
@@ -315,7 +315,7 @@ class Schedules:
             ScheduleError: an argument is wrong.
             DatabaseUnavailableError: the database is unavailable.
         """
-        return self._client.change(
+        return self._producer.change(
             _placed(session, connection), self._listing(tenant, type, after, limit), writes=False
         )
 
@@ -331,19 +331,19 @@ class Schedules:
     ) -> Sequence[RunTimeSchedule]:
         """Return schedules as :meth:`list` does, without blocking the event loop."""
         where = _placed(session, connection, is_async=True)
-        return await self._client.achange(where, self._listing(tenant, type, after, limit), writes=False)
+        return await self._producer.achange(where, self._listing(tenant, type, after, limit), writes=False)
 
     # --- Checks ----------------------------------------------------------------------------------------------------
 
     @property
     def _changes(self) -> ScheduleChanges:
-        return ScheduleChanges(self._client._prefix)
+        return ScheduleChanges(self._producer._prefix)
 
     def _row(
         self, name: str, job: Job, schedule: Schedule | str, missed: Missed | str, options: Mapping[str, Any]
     ) -> tuple[dict[str, Any], Schedule]:
         """Check the arguments of a put. Return the given columns of its row, and its times."""
-        return checked_row(name, job, schedule, missed, options, check=self._client.checked)
+        return checked_row(name, job, schedule, missed, options, check=self._producer.checked)
 
     def _listing(
         self, tenant: str | None, type_: str | None, after: str | None, limit: int
@@ -361,24 +361,24 @@ class Schedules:
     def _end(self, end: End, name: str, session: AnySession | None, connection: object) -> bool:
         """Pause or delete a schedule. In the caller's transaction the sweep does what follows the commit."""
         where = _placed(session, connection)
-        has_changed, cancelled = self._client.change(where, partial(end, name=checked_name(name)))
+        has_changed, cancelled = self._producer.change(where, partial(end, name=checked_name(name)))
         if where is None:
             self._serve(cancelled)
         return has_changed
 
     async def _aend(self, end: End, name: str, session: AnyAsyncSession | None, connection: object) -> bool:
         where = _placed(session, connection, is_async=True)
-        has_changed, cancelled = await self._client.achange(where, partial(end, name=checked_name(name)))
+        has_changed, cancelled = await self._producer.achange(where, partial(end, name=checked_name(name)))
         if where is None:
-            await self._client.threads.call(partial(self._serve, cancelled))
+            await self._producer.threads.call(partial(self._serve, cancelled))
         return has_changed
 
     def _serve(self, cancelled: Cancelled) -> None:
         """Start the tasks that wait for what cancelled tasks have given back, after the commit. Else the sweep does."""
         if cancelled.limits:
-            self._client._start(lambda connection: serve(connection, cancelled.limits))
+            self._producer._start(lambda connection: serve(connection, cancelled.limits))
         if cancelled.parents:
-            self._client._release(cancelled.parents)
+            self._producer._release(cancelled.parents)
 
 
 def _placed(session: Any, connection: object, *, is_async: bool = False) -> Any:

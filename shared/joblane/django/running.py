@@ -28,4 +28,4 @@ def enqueue_in_run(ctx: TaskContext, task: Task[Any, Any], payload: Any, connect
     """Enqueue a task in the transaction of a run, as :meth:`joblane.TaskContext.enqueue` does."""
     options["headers"] = headers_within(ctx._span, {})
     place = opened(connection, None, None, is_async=False)
-    ctx._client.enqueue_one(Job(task, payload, **options), place, ctx._links)
+    ctx._producer.enqueue_one(Job(task, payload, **options), place, ctx._links)

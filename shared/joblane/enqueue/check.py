@@ -79,7 +79,7 @@ def check(job: Job, *, record: bool, prefix: str) -> NewTask:
         if not record:
             raise PayloadError(
                 "payload",
-                f"the message has {entry.size} bytes; without a record at most {MAX_MESSAGE_BYTES} are possible",
+                f"the message has {entry.size} bytes; at most {MAX_MESSAGE_BYTES} are possible with a MessageClient",
             )
         entry = replace(entry, body=replace(message, payload=None).encode())
     owner = None if job.owner is None else _id("owner", job.owner)
@@ -113,13 +113,12 @@ def with_row_id(new: NewTask, id_: str) -> NewTask:
 def _check_without_a_row(job: Job, when: str, seconds: float) -> None:
     """Refuse options that need a row."""
     if seconds > MAX_DELAY_SECONDS:
-        raise EnqueueError(when, "without a record at most 15 minutes are possible")
-    if job.after:
-        raise EnqueueError("after", "it needs a row, and a client with record=False writes none")
-    if job.owner is not None:
-        raise EnqueueError("owner", "it needs a row, and a client with record=False writes none")
+        raise EnqueueError(when, "at most 15 minutes are possible with a MessageClient")
+    for name in ("owner", "key", "after"):
+        if getattr(job, name):
+            raise EnqueueError(name, "it needs a row, and a MessageClient writes none")
     if isinstance(job.retention, timedelta) and job.retention > job.task.retention:
-        raise EnqueueError("retention", f"without a record at most the declared {job.task.retention} is possible")
+        raise EnqueueError("retention", f"at most the declared {job.task.retention} is possible with a MessageClient")
 
 
 def _lane(task: Task[Any, Any], queue: Queue) -> Queue:
@@ -155,7 +154,7 @@ def _unique(job: Job, queue: Queue, payload: Mapping[str, Any], *, record: bool)
             "unique_for", f"a timedelta from 1 second to {LONGEST_UNIQUE.days} days is required, not {unique_for!r}"
         )
     if not record:
-        raise EnqueueError("unique_for", "a unique key needs a row, and a client with record=False writes none")
+        raise EnqueueError("unique_for", "a unique key needs a row, and a MessageClient writes none")
     key = job.unique_key
     if key is not None and (not isinstance(key, str) or not UNIQUE_KEY_PATTERN.fullmatch(key)):
         raise EnqueueError("unique_key", f"1 to {MAX_KEY} printable ASCII characters are required")

@@ -30,7 +30,7 @@ def check_debounce(job: Job, *, record: bool) -> tuple[Debounce, timedelta] | No
             "debounce", f"a timedelta from {SHORTEST_DEBOUNCE} to {LONGEST_DEBOUNCE} is required, not {text}"
         )
     if not record:
-        raise EnqueueError("debounce", "it needs a row, and a client with record=False writes none")
+        raise EnqueueError("debounce", "it needs a row, and a MessageClient writes none")
     for name, value in (("process_in", job.process_in), ("process_at", job.process_at)):
         if value is not None:
             raise EnqueueError(name, f"give {name} or debounce, not both: debounce says when the task is due")

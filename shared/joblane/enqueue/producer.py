@@ -1,8 +1,7 @@
 """The writes and sends of an enqueue: the row commits with the caller's work, and its message is sent after the commit.
 
-If the process ends between the commit and the send, the sweep sends the message. Without a session the client commits
-the row itself. Without a record (``JobClient(record=False)``) the client only sends: then delays end at 15 minutes, and
-a task can be lost between the caller's commit and the send.
+If the process ends between the commit and the send, the sweep sends the message. Without a session the producer commits
+the row itself.
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ from joblane.enqueue.check import check, delay_seconds, seconds_until
 from joblane.enqueue.foreign import Foreign
 from joblane.enqueue.insert import Run, insert_again, insert_tasks, is_lost, refusal
 from joblane.enqueue.outbox import INLINE_SENDS, Outbox
-from joblane.enqueue.result import Enqueued, enqueued, near_tasks, refuse_repeats, results, to_send
+from joblane.enqueue.result import Enqueued, check_each, near_tasks, results, to_send
 from joblane.enqueue.session import asynchronous, executed, plain, runner, translated
 from joblane.enqueue.wake import is_covered, wake, wake_after_commit
 from joblane.errors import (
@@ -33,7 +32,6 @@ from joblane.errors import (
     DepthError,
     EnqueueError,
     JobError,
-    SendError,
     text_of,
 )
 from joblane.forking import follow_forks
@@ -66,16 +64,15 @@ T = TypeVar("T")
 
 
 class Producer:
-    """Inserts rows and sends messages. :class:`~joblane.client.client.JobClient` is the interface."""
+    """Inserts rows and sends messages, for a :class:`~joblane.client.client.JobClient` and for the run of a task."""
 
-    def __init__(self, *, record: bool = True) -> None:
-        self._record = record
+    def __init__(self) -> None:
         self._sqs = Sqs()
         self._lock = threading.Lock()
         self._opened: Database | None = None
         self._owns = True
         self._task: Task[Any, Any] | None = None
-        """The task whose runs use this client. None: a client outside of runs."""
+        """The task whose runs use this producer. None: it is used outside of runs."""
         self.keeps_chain = True
         """False while an invocation has several messages, whose chains Lambda joins: a task that one of them enqueues
         begins a chain, so that the chains do not make each other longer. ``max_depth`` stops a chain without end."""
@@ -85,11 +82,11 @@ class Producer:
 
     @classmethod
     def within(cls, database: Database, sqs: Sqs, prefix: str, task: Task[Any, Any] | None = None) -> Self:
-        """Return a client over existing connections, those of a running ``task``. None: there is none."""
-        client = cls()
-        client._task = task
-        client._opened, client._sqs, client._prefix, client._owns = database, sqs, prefix, False
-        return client
+        """Return a producer over existing connections, those of a running ``task``. None: there is none."""
+        producer = cls()
+        producer._task = task
+        producer._opened, producer._sqs, producer._prefix, producer._owns = database, sqs, prefix, False
+        return producer
 
     def enqueue_one(self, job: Job, session: AnySession | Foreign | None, links: Mapping[str, Any]) -> Enqueued:
         """Enqueue one job. ``links``: its relations to other tasks besides ``after``, see ``link_task.sql``."""
@@ -102,7 +99,7 @@ class Producer:
         self, jobs: Iterable[Job], session: AnySession | Foreign | None, links: Mapping[str, Any]
     ) -> list[Enqueued | JobError]:
         """Enqueue jobs, see :meth:`enqueue_one`."""
-        return self._enqueue([self.linked(task, links) for task in self._checked(jobs)], session)
+        return self._enqueue([self.linked(task, links) for task in check_each(self.checked, jobs)], session)
 
     async def aenqueue_one(
         self, job: Job, session: AnyAsyncSession | Foreign | None, links: Mapping[str, Any]
@@ -133,7 +130,7 @@ class Producer:
 
     def checked(self, job: Job) -> NewTask:
         """Check a job. Raises :class:`EnqueueError`."""
-        new = check(job, record=self._record, prefix=self._prefix)
+        new = check(job, record=True, prefix=self._prefix)
         new.entry.keeps_chain = self.keeps_chain
         if self._task is not None and not self._task.may_enqueue(new.task.type):
             raise EnqueueError("task", not_granted(self._task, new.task.type))
@@ -264,47 +261,23 @@ class Producer:
             telemetry.logger().warning(NOT_SENT, extra={"messages": len(tasks), "error": text_of(error)})
 
     def close(self) -> None:
-        """Close the client's connection. The client can be used again: it then connects anew."""
+        """Close the producer's own connection. The next use opens a new one."""
         with self._lock:
             if self._opened is not None and self._owns:
                 self._opened.drop()
 
+    def __del__(self) -> None:
+        try:  # noqa: SIM105
+            self.close()
+        except Exception:  # noqa: S110 - at the interpreter's end modules are gone, `suppress` too
+            pass
+
     def _enqueue(self, tasks: Sequence[NewTask], session: AnySession | Foreign | None) -> list[Enqueued | JobError]:
-        if not self._record:
-            if session is not None:
-                name = "connection" if isinstance(session, Foreign) else "session"
-                raise EnqueueError(name, "a client made with record=False writes no row; make JobClient()")
-            return self._send_without_rows(tasks)
         if isinstance(session, Foreign):
             return self._insert_through(session, tasks)
         if session is not None:
             return self._insert_in(session, tasks)
         return self._send_recorded(self._insert(tasks))
-
-    def _checked(self, jobs: Iterable[Job]) -> list[NewTask]:
-        tasks: list[NewTask] = []
-        for position, job in enumerate(jobs):
-            try:
-                tasks.append(self.checked(job))
-            except EnqueueError as error:
-                error.args = (f"job {position}: {error}",)
-                raise
-        refuse_repeats(tasks)
-        return tasks
-
-    def _send_without_rows(self, tasks: Sequence[NewTask]) -> list[Enqueued | JobError]:
-        if len(tasks) == 1:  # its error has boto3's as its cause
-            try:
-                self._sqs.send(tasks[0].entry)
-            except SendError as error:
-                return [error]
-        failed = self._sqs.send_many([task.entry for task in tasks]) if len(tasks) > 1 else {}
-        return [
-            SendError(f"{task.entry.queue}: {failed[position]}")
-            if position in failed
-            else enqueued(task, task.entry.delay_seconds, sent=True)
-            for position, task in enumerate(tasks)
-        ]
 
     def _insert(self, tasks: Sequence[NewTask]) -> list[NewTask | JobError]:
         """Write the rows in the client's own transactions.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Sequence
+from collections.abc import Callable, Container, Iterable, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 
@@ -12,6 +12,7 @@ from joblane.names import Queue
 from joblane.quotas import MAX_DELAY_SECONDS
 from joblane.record.row.states import State
 from joblane.record.task.insert import NewTask
+from joblane.tasks.job import Job
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,12 +37,21 @@ class Enqueued:
     """True if ``process_at`` was in the past, so that the task is due now."""
 
 
-def refuse_repeats(tasks: Sequence[NewTask]) -> None:
+def check_each(check: Callable[[Job], NewTask], jobs: Iterable[Job]) -> list[NewTask]:
+    """Check the jobs of one call. Raises :class:`EnqueueError` with the position of a wrong one."""
+    tasks: list[NewTask] = []
     seen: set[str] = set()
-    for task in tasks:
+    for position, job in enumerate(jobs):
+        try:
+            task = check(job)
+        except EnqueueError as error:
+            error.args = (f"job {position}: {error}",)
+            raise
         if task.id in seen:
             raise EnqueueError("task_id", f"{task.id!r} is given to two jobs of this call")
         seen.add(task.id)
+        tasks.append(task)
+    return tasks
 
 
 def near_tasks(inserted: Sequence[NewTask | JobError]) -> list[NewTask]:

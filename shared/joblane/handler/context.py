@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from sqlalchemy.orm import Session
 
     from joblane.client.batch import Batch
-    from joblane.client.client import JobClient
+    from joblane.enqueue.producer import Producer
     from joblane.enqueue.result import Enqueued
     from joblane.handler.steps import Steps
     from joblane.names import Queue
@@ -74,7 +74,7 @@ class TaskContext:
         claim: Claim,
         queue: Queue,
         work: RunSession,
-        client: JobClient,
+        producer: Producer,
         *,
         seconds: float,
         continues: bool = False,
@@ -93,16 +93,10 @@ class TaskContext:
         self._task = task
         self._claim = claim
         self._work = work
-        self._client = client
+        self._producer = producer
         self._ends = time.monotonic() + seconds
         self._continues = continues
         self._reported_at = self._asked_at = -math.inf
-
-    def close(self) -> None:
-        """Refuse further work, and remove the run's fields from the logger."""
-        self._work.has_ended = True
-        if "logger" in self.__dict__:
-            self.logger.remove_keys(list(self.log_fields))
 
     @cached_property
     def settings(self) -> Mapping[str, str]:
@@ -207,7 +201,7 @@ class TaskContext:
     def _enqueue(self, session: Session, task: Task[P, Any], payload: P, options: JobOptions) -> Enqueued:
         check_names(options)
         options["headers"] = headers_within(self._span, options.get("headers", {}))
-        return self._client.enqueue_one(Job(task, payload, **options), session, self._links)
+        return self._producer.enqueue_one(Job(task, payload, **options), session, self._links)
 
     def enqueue_many(self, jobs: Iterable[Job]) -> list[Enqueued | JobError]:
         """Enqueue many tasks in this task's transaction. See :meth:`JobClient.enqueue_many`."""
@@ -217,11 +211,11 @@ class TaskContext:
     def _enqueue_many(self, session: Session, jobs: Iterable[Job]) -> list[Enqueued | JobError]:
         if self._span is not None:
             jobs = (replace(job, headers=headers_within(self._span, job.headers)) for job in jobs)
-        return self._client.enqueue_all(jobs, session, self._links)
+        return self._producer.enqueue_all(jobs, session, self._links)
 
     @cached_property
     def _links(self) -> Mapping[str, Any]:
-        """The relations of the tasks that this run enqueues, for the client."""
+        """The relations of the tasks that this run enqueues."""
         return links_of_run(self.task_id, self._claim.options)
 
     @cached_property
@@ -232,14 +226,14 @@ class TaskContext:
 
         self._refuse_async("ctx.batch", "ctx.session")
         id_ = self._claim.options.get("batch")
-        return None if id_ is None else Batch.of_member(self._client, id_, self.session, self._links)
+        return None if id_ is None else Batch(self._producer, id_, self.session, links=self._links, of_member=True)
 
     def new_batch(self, id: str, *, on_end: Job | None = None, on_success: Job | None = None) -> Batch:  # noqa: A002
         """Return a new batch in this task's transaction. See :meth:`JobClient.batch`."""
         self._refuse_async("ctx.new_batch", "ctx.session")
         from joblane.client.batch import Batch
 
-        return Batch(self._client, id, self.session, on_end=on_end, on_success=on_success, links=self._links)
+        return Batch(self._producer, id, self.session, on_end=on_end, on_success=on_success, links=self._links)
 
     def check(self) -> None:
         """Raise an exception if this run has to stop. Reads the row at most once a second.
@@ -451,6 +445,13 @@ class TaskContext:
         from joblane.handler.async_loops import AsyncResume
 
         return AsyncResume(self._loops, source, cursor, chunk)
+
+
+def close_context(context: TaskContext) -> None:
+    """Refuse further work in a run, and remove its fields from the logger."""
+    context._work.has_ended = True
+    if "logger" in context.__dict__:
+        context.logger.remove_keys(list(context.log_fields))
 
 
 def _is_count(value: object) -> bool:

@@ -115,8 +115,8 @@ class Job:
     queue: Queue | None = None
     """Queue in which the task waits; the type has to have a lane in it. None: the task's home queue."""
     process_in: timedelta | None = None
-    """Time until the task is due. With ``record=False`` at most 15 minutes. None: the task is due at ``process_at``, or
-    now if ``process_at`` is None too. Range: 0 seconds to 3650 days."""
+    """Time until the task is due. With a ``MessageClient`` at most 15 minutes. None: the task is due at ``process_at``,
+    or now if ``process_at`` is None too. Range: 0 seconds to 3650 days."""
     process_at: datetime | None = None
     """Time at which the task is due, with a time zone, at most 3,650 days ahead. A time in the past means now. Give
     ``process_in`` or ``process_at``, not both."""
@@ -132,7 +132,7 @@ class Job:
     The header ``traceparent`` (W3C Trace Context) puts the task into a trace."""
     owner: str | None = None
     """Owner of the task, for the application's own checks: 1 to 200 printable ASCII characters without spaces. Take it
-    from verified claims. Refused with ``record=False``."""
+    from verified claims. A ``MessageClient`` refuses it."""
     tags: Sequence[str] = ()
     """Words to find the task by: at most 20, of 1 to 100 characters. Repeated tags count once."""
     max_retry: int | None = None
@@ -144,12 +144,12 @@ class Job:
     archived. The deadline has a time zone, and is later than the time at which the task is due. None: no deadline."""
     retention: timedelta | None = None
     """Time for which payload and result are kept after the task is completed or cancelled. 0: they are removed at
-    once. With ``record=False`` at most the ``retention`` that the task declares. Range: 0 seconds to 3650 days."""
+    once. With a ``MessageClient`` at most the ``retention`` that the task declares. Range: 0 seconds to 3650 days."""
     retry_delay: RetryDelay | None = None
     """Wait before the next attempt, 0 to 365 days: one timedelta, or a list of at most 100 whose last entry is
     repeated. A function is refused, because the row cannot hold it."""
     unique_for: timedelta | None = None
-    """Longest time for which this task holds its unique key. Refused with ``record=False``.
+    """Longest time for which this task holds its unique key. A ``MessageClient`` refuses it.
     Range: 1 second to 3650 days."""
     unique_key: str | None = None
     """Unique key of this task within its type: 1 to 200 printable ASCII characters. It requires ``unique_for``, here or
@@ -163,7 +163,7 @@ class Job:
     debounce: timedelta | None = None
     """Time for which no further enqueue with the unique key must come before the task runs. Each enqueue pushes the
     waiting task. It requires a unique key with ``unique_until="start"``, and is refused with ``process_in``,
-    ``process_at``, ``on_conflict`` and ``record=False``. None: no debounce. Range: 5 seconds to 1 day."""
+    ``process_at`` and ``on_conflict``. A ``MessageClient`` refuses it. None: no debounce. Range: 5 seconds to 1 day."""
     longest: timedelta | None = None
     """Time after the first enqueue at which a debounced task is due, however often it is pushed: at least ``debounce``,
     and at most ``unique_for``. None: ten times ``debounce``."""
@@ -171,12 +171,12 @@ class Job:
     """Payload and options of a debounced task. ``"last"``: those of the last enqueue. ``"first"``: those of the first
     enqueue; the others only push the task."""
     key: str | None = None
-    """Key of this task for the limits of its type: 1 to 200 printable ASCII characters. None: the key that the task
-    declares."""
+    """Key of this task for the limits of its type: 1 to 200 printable ASCII characters. A ``MessageClient`` refuses it.
+    None: the key that the task declares."""
     after: Sequence[str | WithId] = ()
     """Tasks that have to end before this one runs, its *parents*: at most 1,000 ids, or results of an enqueue. Each
     has to exist in this stage's database. This task does not wait for a parent that has completed. Refused with
-    ``record=False``, and with ``on_conflict="replace"``. For more parents, use a batch. A task can have any number of
+    ``on_conflict="replace"``, and by a ``MessageClient``. For more parents, use a batch. A task can have any number of
     children; of more than a few thousand, the sweep starts or cancels the last ones, within minutes."""
     on_parent_dead: OnParentDead | str = OnParentDead.HOLD
     """The fate of this task if a parent is archived: ``"hold"`` (it waits until the parent is redriven and completes),

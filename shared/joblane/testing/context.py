@@ -8,8 +8,8 @@ from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from typing import Any, Self
 
-from joblane.client.client import JobClient
-from joblane.handler.context import TaskContext
+from joblane.enqueue.producer import Producer
+from joblane.handler.context import TaskContext, close_context
 from joblane.names import Queue
 from joblane.quotas import LEASE_MARGIN
 from joblane.record.driver.database import Database
@@ -49,8 +49,8 @@ class Running:
         if claimed.verdict is not Verdict.RUN:
             raise KitError(f"{task.type} {id_} cannot run: the verdict of its claim is {claimed.verdict}")
         work = RunSession(database, database.another(), id_, claimed.token)
-        client = JobClient.within(database, sqs, prefix, task)
-        context = TaskContext(task, claimed, queue, work, client, seconds=task.timeout.total_seconds())
+        producer = Producer.within(database, sqs, prefix, task)
+        context = TaskContext(task, claimed, queue, work, producer, seconds=task.timeout.total_seconds())
         return cls(context, work, task, claimed, database, started)
 
     def complete(self) -> None:
@@ -63,7 +63,7 @@ class Running:
         finish(self._database.get(), [outcome.failed(self._task, self._claim, error, ms_since(self._started))])
 
     def close(self) -> None:
-        self.context.close()
+        close_context(self.context)
         self.work.close()
 
 

@@ -14,7 +14,7 @@ from typing import Any
 from joblane import telemetry
 from joblane.enqueue.event_bus import EventBus
 from joblane.errors import DeclarationError, JobError
-from joblane.handler.context import TaskContext
+from joblane.handler.context import TaskContext, close_context
 from joblane.local.chains import REFUSED, invocation_header
 from joblane.local.lambda_context import LambdaContext
 from joblane.local.memory_queues import QueuedMessage
@@ -251,7 +251,7 @@ class Lanes:
         if context is not None:
             with suppress(Exception, Killed):
                 context._work.undo(interrupted=True)
-            context.close()
+            close_context(context)
         self.killer.database.drop()
 
     def _task_of(self, lane: str) -> Task[Any, Any]:

@@ -12,7 +12,8 @@ from typing import Any, NoReturn
 from unittest import mock
 from weakref import WeakKeyDictionary
 
-from joblane.client.client import JobClient
+from joblane.client.message_client import MessageClient
+from joblane.enqueue.producer import Producer
 from joblane.record.driver.database import Database
 from joblane.record.task.insert import NewTask
 from joblane.sqs.client import Sqs
@@ -37,19 +38,22 @@ def diverted(url: str, queues: Sqs, clock: Clock, add: Callable[[Task[Any, Any]]
 
     ``clock``: the time of the test. ``add`` is called with each task that is enqueued.
     """
-    databases: WeakKeyDictionary[JobClient, Database] = WeakKeyDictionary()
-    check, adding = JobClient.checked, threading.Lock()
+    databases: WeakKeyDictionary[Producer, Database] = WeakKeyDictionary()
+    adding = threading.Lock()
 
-    def to_database(client: JobClient) -> Database:
-        if client._opened is not None and client._sqs is queues:  # the client of a running task keeps its connection
-            return client._opened
-        return databases.setdefault(client, Database(url))
+    def to_database(producer: Producer) -> Database:
+        if producer._opened is not None and producer._sqs is queues:  # that of a running task keeps its connection
+            return producer._opened
+        return databases.setdefault(producer, Database(url))
 
-    def check_and_add(client: JobClient, job: Job) -> NewTask:
-        new = check(client, job)
-        with adding:  # asynchronous enqueues check in threads
-            add(new.task)
-        return new
+    def and_add(check: Callable[[Any, Job], NewTask]) -> Callable[[Any, Job], NewTask]:
+        def check_and_add(client: Any, job: Job) -> NewTask:
+            new = check(client, job)
+            with adding:  # asynchronous enqueues check in threads
+                add(new.task)
+            return new
+
+        return check_and_add
 
     def to_memory(name: str) -> Callable[..., Any]:
         return lambda _, *arguments, **named: getattr(queues, name)(*arguments, **named)
@@ -58,11 +62,8 @@ def diverted(url: str, queues: Sqs, clock: Clock, add: Callable[[Task[Any, Any]]
     methods |= dict.fromkeys(OF_AWS, property(_refuse))
     with (
         mock.patch.multiple(Sqs, **methods),
-        mock.patch.multiple(
-            JobClient,
-            checked=check_and_add,
-            _database=to_database,
-        ),
+        mock.patch.multiple(Producer, checked=and_add(Producer.checked), _database=to_database),
+        mock.patch.object(MessageClient, "_checked", and_add(MessageClient._checked)),
         clock.of_schedules(),
     ):
         try:

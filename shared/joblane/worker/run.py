@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from joblane import telemetry
 from joblane.errors import OUTCOMES, Continued, Interrupt, LeaseLostError, SkipRetry, TaskTimeout
-from joblane.handler.context import TaskContext
+from joblane.handler.context import TaskContext, close_context
 from joblane.record.row.states import State
 from joblane.record.task.finish import Finish
 from joblane.record.task.run_session import RunSession
@@ -17,7 +17,7 @@ from joblane.worker import outcome
 from joblane.worker.alarm import TIMED_OUT, Alarm
 
 if TYPE_CHECKING:
-    from joblane.client.client import JobClient
+    from joblane.enqueue.producer import Producer
     from joblane.names import Queue
     from joblane.record.driver.database import Database
     from joblane.record.task.claim import Claim
@@ -41,7 +41,7 @@ class Runner:
     database: Database
     side: Database
     alarm: Alarm
-    client: JobClient
+    producer: Producer
     log: RunLog
     printed: Printed | None
     """Logs what handlers print. None: it stays on the standard output."""
@@ -68,7 +68,7 @@ class Run:
         seconds = min(attempt_seconds, lambda_seconds)
         continues = task.resumable and lambda_seconds < attempt_seconds
         work = RunSession(runner.database, runner.side, claim.id, claim.token, uninterrupted=alarm.deferred)
-        context = TaskContext(task, claim, queue, work, runner.client, seconds=seconds, continues=continues)
+        context = TaskContext(task, claim, queue, work, runner.producer, seconds=seconds, continues=continues)
         alarm.fired = False
         started = time.perf_counter()
         payload: Payload | None = None
@@ -105,7 +105,7 @@ class Run:
         finally:
             if runner.printed:
                 runner.printed.end()
-        context.close()
+        close_context(context)
         work.close()
 
 

@@ -14,7 +14,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, TypedDict
 
 from joblane import telemetry
-from joblane.client.client import JobClient
+from joblane.enqueue.producer import Producer
 from joblane.enqueue.wake import wake, wake_after_commit
 from joblane.errors import UNDEFINED_FUNCTION, EnqueueError, TaskCancelled, sqlstate, text_of
 from joblane.names import SWEEP, lane_name
@@ -103,10 +103,10 @@ class Worker:
         self._wake: Callable[[], None] = partial(wake_after_commit, sqs, prefix)
         if task.type == SWEEP:
             self._wake = lambda: None  # it plans its next run itself, and would wake itself for ever
-        client = JobClient.within(database, sqs, prefix, task)
+        producer = Producer.within(database, sqs, prefix, task)
         if task.is_async:
             import joblane.worker.async_call  # noqa: F401 - not in the time of its first run
-        self._runner = Runner(task, database, database.another(), Alarm(), client, self._log, printed, self._wake)
+        self._runner = Runner(task, database, database.another(), Alarm(), producer, self._log, printed, self._wake)
         self._ends = Ends(task, database, bus, self._runner.alarm, printed)
         self._lanes = {lane_name(prefix, queue, type_): queue for type_ in task.types for queue in task.lanes}
 
@@ -114,7 +114,7 @@ class Worker:
         """Lambda's entry: an SQS event in, a partial batch response out."""
         response = BatchResponse()
         deliveries = [Received.read(record) for record in event["Records"]]
-        self._runner.client.keeps_chain = len(deliveries) == 1
+        self._runner.producer.keeps_chain = len(deliveries) == 1
         to_claim_alone = self._run_batch(self._claimable(deliveries, response), response, lambda_context)
         for id_, delivery in to_claim_alone.items():  # a lost run then counts for its own task and for no other
             if response.slow_claims and self._has_no_time(response, lambda_context):

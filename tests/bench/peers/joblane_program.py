@@ -13,7 +13,7 @@ from typing import Any
 from sqlalchemy import create_engine, text
 from sqlalchemy.orm import Session
 
-from joblane import JobClient, settings
+from joblane import JobClient, MessageClient, settings
 from joblane.enqueue.result import Enqueued
 from joblane.functions.jobs_sweep.handler import jobs_sweep
 from joblane.local.ticker import Ticker
@@ -54,7 +54,7 @@ def describe() -> dict[str, Any]:
 
 class Producer:
     def __init__(self) -> None:
-        self._client, self._bare = JobClient(), JobClient(record=False)
+        self._client, self._bare = JobClient(), MessageClient()
         self._engine = create_engine(os.environ["DATABASE_URL"].replace("postgresql://", "postgresql+psycopg://", 1))
 
     def one(self, job: str, first: int, count: int) -> None:
@@ -63,7 +63,7 @@ class Producer:
     def one_without_record(self, job: str, first: int, count: int) -> None:
         self._one(self._bare, job, first, count)
 
-    def _one(self, client: JobClient, job: str, first: int, count: int) -> None:
+    def _one(self, client: JobClient | MessageClient, job: str, first: int, count: int) -> None:
         for number in range(first, first + count):
             client.enqueue(JOBS[job], Numbered(number=number))
 
@@ -73,7 +73,7 @@ class Producer:
     def many_without_record(self, job: str, first: int, count: int) -> None:
         self._many(self._bare, job, first, count)
 
-    def _many(self, client: JobClient, job: str, first: int, count: int) -> None:
+    def _many(self, client: JobClient | MessageClient, job: str, first: int, count: int) -> None:
         jobs = [Job(JOBS[job], Numbered(number=number)) for number in range(first, first + count)]
         for result in client.enqueue_many(jobs):
             if not isinstance(result, Enqueued) or (not result.sent and job == "noop"):  # the sweep sends the others

@@ -44,7 +44,11 @@ class Server:
         self.is_busy = False
         sqs = self._day.sqs(self.process)
         self.client = JobClient()
-        self.client._sqs, self.client._prefix, self.client._opened = sqs, PREFIX, self.process.database
+        self.client._producer._sqs, self.client._producer._prefix, self.client._producer._opened = (
+            sqs,
+            PREFIX,
+            self.process.database,
+        )
         self.inspector = Inspector(Scope(self.process.database, sqs, PREFIX, TASKS, "operator"))
 
     def do(self, act: Callable[[Server], None]) -> None:
@@ -209,4 +213,4 @@ class BusyDay(Day):
         task = self.dice.choice(list(TASKS.values()))
         self.ids.append(f"x{len(self.ids):05}")
         body = Message(task.type, self.ids[-1], self._work().model_dump(mode="json")).encode()
-        server.client._sqs.send_many([Entry(lane_name(PREFIX, task.queue, task.type), body)])
+        server.client._producer._sqs.send_many([Entry(lane_name(PREFIX, task.queue, task.type), body)])

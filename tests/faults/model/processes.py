@@ -7,7 +7,7 @@ from contextlib import suppress
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from joblane.client.client import JobClient
+from joblane.client.client import JobClient, client_within
 from joblane.enqueue.wake import _Waker
 from joblane.errors import SendError
 from joblane.record.driver.database import Database
@@ -42,7 +42,7 @@ class Process:
 
     @cached_property
     def client(self) -> JobClient:
-        return JobClient.within(self.database, self.sqs, PREFIX)
+        return client_within(self.database, self.sqs, PREFIX)
 
     def point(self, *, may_suspend: bool = True) -> None:
         self.world.actors.point(self, may_suspend=may_suspend)

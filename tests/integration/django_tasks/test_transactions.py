@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from joblane.client.client import JobClient
+from joblane.enqueue.producer import Producer
 from joblane.testing import JobTester
 
 Notes = Callable[[], list[str]]
@@ -61,7 +61,7 @@ def test_a_process_that_ends_before_the_send_leaves_it_to_the_sweep(
     from django.db import transaction
 
     with monkeypatch.context() as patch, transaction.atomic():
-        patch.setattr(JobClient, "send_committed", lambda *_: None)
+        patch.setattr(Producer, "send_committed", lambda *_: None)
         shop.write.enqueue("late")
     assert django_jobs.drain().invocations == 0
     django_jobs.drain(within=timedelta(minutes=10))

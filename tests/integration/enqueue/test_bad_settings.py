@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from botocore import exceptions as errors
 
-from joblane import Enqueued, Job, JobClient
+from joblane import Enqueued, Job, JobClient, MessageClient
 from joblane.errors import SendError
 from joblane.record.driver.database import Database
 from joblane.sqs.client import PAUSED
@@ -139,7 +139,7 @@ def test_a_client_without_a_record_raises_what_to_check(
 ) -> None:
     bad = SETTINGS[name]
     use(bad, sqs, closed, monkeypatch, tmp_path)
-    jobs = JobClient(record=False)
+    jobs = MessageClient()
     with pytest.raises(SendError) as raised:
         jobs.enqueue(sample_one, Sample())
     cause = raised.value.__cause__
@@ -158,7 +158,7 @@ def test_a_token_with_a_line_end_is_in_no_error(
     bad = Bad(errors.HTTPClientError, "the keys have no line ends", {"AWS_SESSION_TOKEN": "planted-\ntoken"})
     use(bad, sqs, closed, monkeypatch, tmp_path)
     with pytest.raises(SendError, match=bad.advice) as raised:
-        JobClient(record=False).enqueue(sample_one, Sample())
+        MessageClient().enqueue(sample_one, Sample())
     assert isinstance(raised.value.__cause__, bad.error)
     assert "planted" not in str(raised.value)
 
@@ -172,7 +172,7 @@ def test_a_client_with_a_record_accepts_the_task_and_logs_what_to_check(
         for name, bad in SETTINGS.items():
             with pytest.MonkeyPatch.context() as patch, lines() as logged:
                 use(bad, sqs, closed, patch, tmp_path)
-                jobs._sqs = type(jobs._sqs)()
+                jobs._producer._sqs = type(jobs._producer._sqs)()
                 one = jobs.enqueue(sample_one, Sample())
                 many = jobs.enqueue_many([Job(sample_one, Sample()), Job(sample_one, Sample())])
             for result in (one, *many):

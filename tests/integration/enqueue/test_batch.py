@@ -11,7 +11,7 @@ from pg8000.exceptions import DatabaseError
 from sqlalchemy.orm import Session
 
 from joblane import TaskContext
-from joblane.client.client import JobClient
+from joblane.enqueue.producer import Producer
 from joblane.errors import DatabaseUnavailableError, DuplicateTaskError, EnqueueError, SkipRetry, TaskIdConflictError
 from joblane.inspector.filter import BulkAction
 from joblane.record.driver.time_limits import TimeLimits
@@ -160,7 +160,7 @@ def test_the_sweep_sends_the_message_that_a_dead_sealer_did_not(world: World, mo
     run(world, "a")
     while world.take(sample_one):
         pass
-    monkeypatch.setattr(JobClient, "send_after_commit", lambda *_: None)
+    monkeypatch.setattr(Producer, "send_after_commit", lambda *_: None)
     batch.seal()
     swept = world.sweep()
     assert swept.sent + swept.released == 1
@@ -183,7 +183,7 @@ def test_a_batch_that_is_sealed_while_its_last_member_ends_calls_once(world: Wor
 
 
 def test_a_seal_that_sends_no_message_is_found(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(JobClient, "send_after_commit", lambda *_: None)
+    monkeypatch.setattr(Producer, "send_after_commit", lambda *_: None)
     with pytest.raises(AssertionError):
         test_a_batch_that_is_sealed_while_its_last_member_ends_calls_once(world)
 
@@ -346,11 +346,6 @@ def test_a_wrong_member_leaves_nothing(world: World) -> None:
     with pytest.raises(EnqueueError, match="on_conflict"), world.client.batch("import-7", on_end=JOB) as batch:
         batch.enqueue_many(members)
     assert world.run("select count(*) from joblane.tasks") == [[0]]
-
-
-def test_a_client_without_a_record_makes_no_batch() -> None:
-    with pytest.raises(EnqueueError, match="batch: a batch needs rows"):
-        JobClient(record=False).batch("import-7")
 
 
 def test_the_block_comes_before_the_first_member(world: World) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import gc
 import os
 import socket
@@ -20,12 +21,14 @@ from pg8000.exceptions import DatabaseError
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from joblane import Enqueued, JobClient, Payload, Queue, TaskContext, task
+from joblane import Enqueued, JobClient, MessageClient, Payload, Queue, TaskContext, task
+from joblane.client.client import client_within
 from joblane.enqueue.check import new_id
 from joblane.enqueue.wake import wake
 from joblane.errors import (
     DatabaseUnavailableError,
     EnqueueError,
+    JobError,
     LaneError,
     PayloadError,
     SendError,
@@ -69,15 +72,14 @@ def sample_loose(payload: Loose, ctx: TaskContext) -> None:
 @pytest.fixture
 def sends(world: World) -> Sends:
     world.lane(sample_one)
-    world.client._sqs = world.sqs
+    world.client._producer._sqs = world.sqs
     return Sends.of(world.sqs)
 
 
 @pytest.fixture
-def bare(world: World) -> JobClient:
-    """A client without a record."""
+def bare(world: World) -> MessageClient:
     world.lane(sample_one)
-    return JobClient(record=False)
+    return MessageClient()
 
 
 @contextmanager
@@ -208,7 +210,7 @@ def test_an_asynchronous_session_is_refused_with_the_way_to_do_it(world: World, 
 def test_a_client_closes_its_connection_at_the_end_of_a_block(world: World) -> None:
     with JobClient() as jobs:
         made = jobs.enqueue(sample_one, Sample())
-        database = jobs._database()
+        database = jobs._producer._database()
         assert database.open
     assert not database.open
     # and it can be used again
@@ -219,7 +221,7 @@ def test_a_client_closes_its_connection_at_the_end_of_a_block(world: World) -> N
 def test_a_client_that_was_not_closed_leaves_no_socket_open(world: World) -> None:
     jobs = JobClient()
     jobs.enqueue(sample_one, Sample())
-    database = jobs._database()
+    database = jobs._producer._database()
     del jobs
     gc.collect()
     assert not database.open
@@ -262,10 +264,8 @@ def test_questions_of_a_wrong_kind_are_refused_by_name(world: World) -> None:
         world.client.wait("x", 5)  # type: ignore[arg-type]
 
 
-def test_without_a_record_what_only_a_row_can_hold_is_refused(bare: JobClient) -> None:
-    with pytest.raises(EnqueueError, match="owner: it needs a row"):
-        bare.enqueue(sample_one, Sample(), owner="ann")
-    with pytest.raises(EnqueueError, match="retention: without a record at most the declared 1 day, 0:00:00 is"):
+def test_without_a_record_a_retention_is_no_longer_than_declared(bare: MessageClient) -> None:
+    with pytest.raises(EnqueueError, match="retention: at most the declared 1 day, 0:00:00 is possible with a Mess"):
         bare.enqueue(sample_one, Sample(), retention=timedelta(days=2))
     assert bare.enqueue(sample_one, Sample(), retention=timedelta(hours=2)).sent
 
@@ -305,7 +305,7 @@ BAD_PAYLOADS: list[tuple[dict[str, Any], str]] = [
 
 @pytest.mark.parametrize("record", [True, False])
 def test_a_payload_that_no_message_or_row_can_hold_is_refused(world: World, sends: Sends, record: bool) -> None:
-    client = world.client if record else JobClient(record=False)
+    client: JobClient | MessageClient = world.client if record else MessageClient()
     with nothing_happens(world, sends):
         for payload, why in BAD_PAYLOADS:
             with pytest.raises(PayloadError) as caught:
@@ -449,8 +449,8 @@ def test_a_payload_above_a_message_stays_in_the_row(world: World, sends: Sends) 
     assert world.row(info.id)["state"] == "completed"
 
 
-def test_without_a_record_a_payload_above_a_message_is_refused(bare: JobClient, world: World) -> None:
-    with pytest.raises(PayloadError, match=r"payload: .* bytes; without a record at most 1048576 are possible"):
+def test_without_a_record_a_payload_above_a_message_is_refused(bare: MessageClient, world: World) -> None:
+    with pytest.raises(PayloadError, match=r"payload: .* bytes; at most 1048576 are possible with a MessageC"):
         bare.enqueue(sample_loose, Loose(value="x" * MAX_MESSAGE_BYTES))
 
 
@@ -607,10 +607,10 @@ def test_results_come_in_the_order_of_the_jobs_for_any_ids_and_delays(world: Wor
     ]
 
 
-@pytest.mark.parametrize("record", [True, False])
-def test_no_jobs_are_no_work(world: World, sends: Sends, record: bool) -> None:
+@pytest.mark.parametrize("client", [JobClient, MessageClient])
+def test_no_jobs_are_no_work(world: World, sends: Sends, client: type[JobClient | MessageClient]) -> None:
     with nothing_happens(world, sends):
-        assert JobClient(record=record).enqueue_many([]) == []
+        assert client().enqueue_many([]) == []
 
 
 def test_many_of_several_types_go_to_their_lanes(world: World, sends: Sends) -> None:
@@ -640,7 +640,7 @@ def test_messages_that_sqs_refuses_are_reported_apart_from_the_others(
     world: World, sends: Sends, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(
-        world.client._sqs.brief_client,
+        world.client._producer._sqs.brief_client,
         "send_message_batch",
         lambda **_: {
             "Successful": [{"Id": "0"}, {"Id": "2"}],
@@ -655,7 +655,7 @@ def test_messages_that_sqs_refuses_are_reported_apart_from_the_others(
 
 
 def test_without_a_record_a_message_is_all_there_is(
-    bare: JobClient, world: World, monkeypatch: pytest.MonkeyPatch
+    bare: MessageClient, world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("DATABASE_URL")
     info = bare.enqueue(sample_one, Sample(number=3), process_in=timedelta(seconds=0), tenant="acme")
@@ -667,28 +667,53 @@ def test_without_a_record_a_message_is_all_there_is(
     assert world.row(info.id)["state"] == "completed"
 
 
-def test_without_a_record_a_task_waits_fifteen_minutes_at_most(bare: JobClient) -> None:
+def test_without_a_record_a_task_waits_fifteen_minutes_at_most(bare: MessageClient) -> None:
     watched = Sends.of(bare._sqs)
     bare.enqueue(sample_one, Sample(), process_in=timedelta(seconds=900))
     bare.enqueue(sample_one, Sample(), process_at=datetime.now(UTC) + timedelta(seconds=899))
     assert watched.delays(LANE) == [900, 899]
     for options in ({"process_in": timedelta(seconds=901)}, {"process_at": datetime.now(UTC) + timedelta(hours=1)}):
         with pytest.raises(
-            EnqueueError, match=f"^{next(iter(options))}: without a record at most 15 minutes are possible"
+            EnqueueError, match=f"^{next(iter(options))}: at most 15 minutes are possible with a MessageClient"
         ):
             bare.enqueue(sample_one, Sample(), **options)
 
 
-def test_without_a_record_a_session_is_refused(bare: JobClient) -> None:
-    for enqueue in (
-        lambda session: bare.enqueue(sample_one, Sample(), session=session),
-        lambda session: bare.enqueue_many([Job(sample_one, Sample())], session=session),
-    ):
-        with pytest.raises(EnqueueError, match="session: a client made with record=False writes no row"):
-            enqueue(object())
+def test_a_client_is_not_made_without_a_record() -> None:
+    with pytest.raises(EnqueueError, match=r"^record: .* make MessageClient\(\)"):
+        JobClient(record=False)  # type: ignore[arg-type]
 
 
-def test_without_a_record_a_message_that_sqs_does_not_take_is_an_error(bare: JobClient, world: World) -> None:
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [
+        ({"session": object()}, "session: a MessageClient writes no row; make JobClient()"),
+        ({"connection": object(), "after_commit": print}, "connection: a MessageClient writes no row"),
+        ({"owner": "ann"}, "owner: it needs a row, and a MessageClient writes none"),
+        ({"key": "acme"}, "key: it needs a row, and a MessageClient writes none"),
+        ({"after": ["a"]}, "after: it needs a row, and a MessageClient writes none"),
+        ({"unique_for": timedelta(hours=1)}, "unique_for: a unique key needs a row, and a MessageClient writes none"),
+        ({"priority": 1}, "priority: there is no such option; there are queue, process_in, process_at, task_id, "),
+        ({"countdown": 1}, "countdown: there is no such option; did you mean process_in?"),
+    ],
+)
+def test_without_a_record_what_needs_a_row_is_refused(bare: MessageClient, options: Any, named: str) -> None:
+    with pytest.raises(EnqueueError) as caught:
+        bare.enqueue(sample_one, Sample(), **options)
+    assert str(caught.value).startswith(named)
+    assert "owner, " not in str(caught.value)
+
+
+def test_without_a_record_an_event_loop_does_not_wait_for_sqs(bare: MessageClient, world: World) -> None:
+    async def main() -> list[Enqueued | JobError]:
+        first = await bare.aenqueue(sample_one, Sample(), task_id="a")
+        return [first, *await bare.aenqueue_many([Job(sample_one, Sample(), task_id="b")])]
+
+    assert [result.id for result in asyncio.run(main()) if isinstance(result, Enqueued)] == ["a", "b"]
+    assert {decode(received["Body"]).id for received in world.take(sample_one)} == {"a", "b"}
+
+
+def test_without_a_record_a_message_that_sqs_does_not_take_is_an_error(bare: MessageClient, world: World) -> None:
     with pytest.raises(SendError, match=r"jobs-default-sample-loose: .*does not exist"):
         bare.enqueue(sample_loose, Loose())
     results = bare.enqueue_many([Job((sample_loose, sample_one)[n % 2], (Loose(), Sample())[n % 2]) for n in range(24)])
@@ -696,7 +721,7 @@ def test_without_a_record_a_message_that_sqs_does_not_take_is_an_error(bare: Job
     assert str(results[0]).count("jobs-default-sample-loose") == 1
 
 
-def test_the_declarations_bounds_hold_without_a_record_too(bare: JobClient) -> None:
+def test_the_declarations_bounds_hold_without_a_record_too(bare: MessageClient) -> None:
     with pytest.raises(LaneError):
         bare.enqueue(sample_one, Sample(), queue=Queue.LOW)
     with pytest.raises(PayloadError):
@@ -787,7 +812,7 @@ def test_an_enqueue_whose_answer_was_lost_is_one_task(world: World, sends: Sends
         Job(sample_one, Sample()),
     ]
     with HookedDatabase(world.url, hook) as database:
-        made = JobClient.within(database, world.sqs, PREFIX).enqueue_many(jobs)
+        made = client_within(database, world.sqs, PREFIX).enqueue_many(jobs)
     assert [result.sent for result in made if isinstance(result, Enqueued)] == [True] * 3
     assert len(sends.to(LANE)) == 3
     assert world.run("select count(*)::int from joblane.tasks") == [[3]]
@@ -805,7 +830,7 @@ def test_a_repeated_insert_does_not_take_the_task_of_somebody_else(world: World,
         return send()
 
     with HookedDatabase(world.url, hook) as database, pytest.raises(TaskIdConflictError):
-        JobClient.within(database, world.sqs, PREFIX).enqueue(sample_one, Sample(number=2), task_id="mine")
+        client_within(database, world.sqs, PREFIX).enqueue(sample_one, Sample(number=2), task_id="mine")
     assert lost
 
 
@@ -813,7 +838,10 @@ def test_a_thread_waits_a_limited_time_for_the_clients_connection(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("joblane.enqueue.producer.LONGEST_TURN_SECONDS", 0.05)
-    with world.client._lock, pytest.raises(DatabaseUnavailableError, match="other threads have used the client's conn"):
+    with (
+        world.client._producer._lock,
+        pytest.raises(DatabaseUnavailableError, match="other threads have used the client's conn"),
+    ):
         world.client.enqueue(sample_one, Sample())
 
 
@@ -846,12 +874,12 @@ def test_commits_stay_fast_while_sqs_does_not_answer(world: World, silent: list[
         assert time.monotonic() - started < 30, "four tries took 40 s"
         assert len(silent) == 1
         # half a minute later it tries again
-        jobs._sqs._paused_until -= PAUSE_SECONDS
+        jobs._producer._sqs._paused_until -= PAUSE_SECONDS
         assert not jobs.enqueue(sample_one, Sample()).sent
         assert len(silent) == 2
         # and a wake-up of the sweep is a single try as well
-        jobs._sqs._paused_until -= PAUSE_SECONDS
-        wake(jobs._sqs, PREFIX)
+        jobs._producer._sqs._paused_until -= PAUSE_SECONDS
+        wake(jobs._producer._sqs, PREFIX)
         assert len(silent) == 3
 
 
@@ -860,25 +888,25 @@ def test_commits_stay_fast_while_sqs_does_not_answer(world: World, silent: list[
 
 def backends(jobs: JobClient) -> list[Any]:
     """Return the servers' processes of a client's connection, and of its engine for sessions."""
-    [[own]] = jobs._database().get().run("select pg_backend_pid()")
-    with jobs._database().engine.connect() as connection:
+    [[own]] = jobs._producer._database().get().run("select pg_backend_pid()")
+    with jobs._producer._database().engine.connect() as connection:
         return [own, connection.scalar(text("select pg_backend_pid()"))]
 
 
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
 def test_parent_and_child_of_a_fork_have_their_own_connections(world: World, sends: Sends) -> None:
     with JobClient() as jobs:
-        jobs._sqs = world.sqs
+        jobs._producer._sqs = world.sqs
         jobs.enqueue(sample_one, Sample())
         backend = backends(jobs)
-        clients = [jobs._sqs.client, jobs._sqs.brief_client]
-        with jobs._lock:  # another thread may use the client while the process forks
+        clients = [jobs._producer._sqs.client, jobs._producer._sqs.brief_client]
+        with jobs._producer._lock:  # another thread may use the client while the process forks
             child = os.fork()
             if not child:
                 code = 1
                 with suppress(BaseException):
-                    shared = [jobs._sqs.client, jobs._sqs.brief_client, *backends(jobs)]
-                    jobs._sqs.send_many = Mock(return_value={})  # type: ignore[method-assign]
+                    shared = [jobs._producer._sqs.client, jobs._producer._sqs.brief_client, *backends(jobs)]
+                    jobs._producer._sqs.send_many = Mock(return_value={})  # type: ignore[method-assign]
                     jobs.enqueue_many([Job(sample_one, Sample()) for _ in range(10)])
                     code = 2 if any(one in [*clients, *backend] for one in shared) else 0
                 os._exit(code)

@@ -16,7 +16,6 @@ from joblane import (
     Enqueued,
     EnqueueError,
     Job,
-    JobClient,
     Keep,
     Payload,
     Queue,
@@ -26,6 +25,7 @@ from joblane import (
     TaskContext,
     task,
 )
+from joblane.client.client import client_within
 from joblane.inspector.actions.changes import change
 from joblane.inspector.filter import BulkAction
 from joblane.quotas import EARLY_RECEIVES
@@ -430,7 +430,7 @@ def test_a_task_that_begins_just_before_its_push_is_not_pushed(jobs: JobTester) 
         return result
 
     with HookedDatabase(jobs.url, between) as database:
-        client = JobClient.within(database, jobs._queues, "jobs")
+        client = client_within(database, jobs._queues, "jobs")
         with pytest.raises(DuplicateTaskError, match="which is retry; it has begun"):
             client.enqueue(index_rebuild, Change(number=2), **HOW)
     assert row(jobs, first.id)["payload"]["number"] == 1
@@ -441,7 +441,7 @@ def test_an_enqueue_during_a_claim_waits_for_it_and_makes_another_task(jobs: Job
     jobs.travel(30 * SECOND)
     waiting = "select exists (select from pg_locks where not granted)"
     with Database(jobs.url) as worker, Database(jobs.url) as database, ThreadPoolExecutor(1) as threads:
-        other = JobClient.within(database, jobs._queues, "jobs")
+        other = client_within(database, jobs._queues, "jobs")
         worker.get().execute_simple("begin")
         message = Message(index_rebuild.type, first.id, rec=True)
         claim(worker.get(), [arrival(index_rebuild, message, first.id, Queue.DEFAULT)], LEASE, "request")
@@ -573,7 +573,7 @@ def test_a_handler_pushes_a_task_if_its_work_commits(jobs: JobTester) -> None:
 def test_asks_at_once_are_all_counted(jobs: JobTester) -> None:
     def ask_often(_: int) -> set[str]:
         with Database(jobs.url) as database:
-            client = JobClient.within(database, jobs._queues, "jobs")
+            client = client_within(database, jobs._queues, "jobs")
             return {client.enqueue(index_rebuild, Change(number=number), **HOW).id for number in range(20)}
 
     with ThreadPoolExecutor(4) as threads:

@@ -14,8 +14,10 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 
 from joblane import DuplicateTaskError, Enqueued, Job, JobClient, JobError
+from joblane.client.client import client_within
 from joblane.enqueue import insert as module
 from joblane.enqueue.outbox import INLINE_SENDS
+from joblane.enqueue.result import check_each
 from joblane.record.task.insert import NewTask
 from joblane.testing.faults import HookedDatabase
 from tests.builders.rows import put
@@ -28,7 +30,7 @@ from tests.world import PREFIX, World
 def client(world: World) -> JobClient:
     world.lane(sample_only)
     world.lane(sample_one)
-    world.client._sqs = world.sqs
+    world.client._producer._sqs = world.sqs
     return world.client
 
 
@@ -39,7 +41,7 @@ def keyed(*keys: str, **options: Any) -> list[Job]:
 def statements(client: JobClient) -> list[str]:
     """Record the client's statements from here on, by their first word."""
     asked: list[str] = []
-    connection = client._database().get()
+    connection = client._producer._database().get()
     real = connection.run
 
     def run(sql: str, *parameters: Any) -> Any:
@@ -74,7 +76,7 @@ def test_a_statement_has_a_limited_number_of_rows_and_characters(
         documents.extend(json.loads(document) for document in given)
         return [(row["id"], 0.0, None) for document in documents for row in document]
 
-    assert len(module.insert_tasks(run, client._checked(many(10, size)))) == 10
+    assert len(module.insert_tasks(run, check_each(client._producer.checked, many(10, size)))) == 10
     assert [len(document) for document in documents] == lengths
 
 
@@ -116,7 +118,7 @@ def test_parts_whose_answer_was_lost_are_written_once(world: World, client: JobC
         return answer
 
     with HookedDatabase(world.url, hook) as database:
-        made = JobClient.within(database, world.sqs, PREFIX).enqueue_many(many(10))
+        made = client_within(database, world.sqs, PREFIX).enqueue_many(many(10))
     assert [one.id for one in made if isinstance(one, Enqueued)] == [job.task_id for job in many(10)]
     assert world.run("select count(*) from joblane.tasks") == [[10]]
     assert answers.count("begin") == 2
@@ -129,7 +131,7 @@ def test_parts_take_their_unique_keys_in_one_order(client: JobClient, parts: Non
         taken.extend(row["unique_key"] for document in given for row in json.loads(document))
         return [(row["id"], 0.0, None) for document in given for row in json.loads(document)]
 
-    module.insert_tasks(run, client._checked(keyed("d", "a", "c", "b", "B")))
+    module.insert_tasks(run, check_each(client._producer.checked, keyed("d", "a", "c", "b", "B")))
     assert taken == [f"sample:only {key}" for key in ("B", "a", "b", "c", "d")]
 
 
@@ -160,7 +162,7 @@ def test_two_callers_do_not_block_each_other_though_a_holder_ends_in_between(
             "update joblane.tasks set state = 'completed', finished_at = now(), expire_at = now() where id = 'held'"
         )
         mine = JobClient()
-        mine._sqs = world.sqs
+        mine._producer._sqs = world.sqs
         engine = create_engine(world.url.replace("postgresql://", "postgresql+pg8000://"))
         with Session(engine) as another:
             threading.Timer(0.5, waiting.set).start()

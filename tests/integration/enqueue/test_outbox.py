@@ -37,7 +37,7 @@ pytestmark = pytest.mark.usefixtures("each_sweep")
 @pytest.fixture
 def sends(world: World) -> Sends:
     world.lane(sample_one)
-    world.client._sqs = world.sqs
+    world.client._producer._sqs = world.sqs
     world.run("create table work (what text)")
     return Sends.of(world.sqs)
 
@@ -283,7 +283,7 @@ def test_sessions_of_one_registry_do_not_mix_up_their_tasks(world: World, sends:
 
 def test_several_clients_in_one_session_send_each_its_own(world: World, sends: Sends, session: Session) -> None:
     other = JobClient()
-    other._sqs = world.sqs
+    other._producer._sqs = world.sqs
     mine = enqueue(world, session)
     its = other.enqueue(sample_one, Sample(), session=session).id
     session.commit()
@@ -418,7 +418,7 @@ def test_a_process_that_dies_between_commit_and_send_leaves_the_task_to_the_swee
         raise Death
 
     with monkeypatch.context() as patch:
-        patch.setattr(world.client, "send_committed", die)
+        patch.setattr(world.client._producer, "send_committed", die)
         id_ = enqueue(world, session)
         with pytest.raises(Death):
             session.commit()
@@ -463,7 +463,7 @@ def test_a_second_connection_that_cannot_be_had_is_no_error_of_the_callers(
     assert len(sent(sends)) == 2
     monkeypatch.setenv("DATABASE_URL", world.url)
     world.client.close()
-    world.client._opened = None
+    world.client._producer._opened = None
     enqueue(world, session)
     session.commit()
     assert len(sent(sends)) == 3, "the client is usable again"
@@ -507,14 +507,14 @@ def test_a_row_that_is_locked_holds_up_no_commit(
 ) -> None:
     id_ = enqueue(world, session)
     blocker = Database(world.url)
-    real = world.client._send_rows
+    real = world.client._producer._send_rows
 
     def lock_first(*args: Any) -> Any:
         blocker.get().execute_simple("begin")
         blocker.get().run("select 1 from joblane.tasks where id = $1 for update", id_)
         return real(*args)
 
-    monkeypatch.setattr(world.client, "_send_rows", lock_first)
+    monkeypatch.setattr(world.client._producer, "_send_rows", lock_first)
     started = time.monotonic()
     session.commit()
     blocker.drop()
@@ -545,14 +545,14 @@ def test_a_child_is_sent_after_its_parents_work_has_committed(world: World, send
         child(world, ctx)
         seen.append(len(sends.messages))
 
-    real = world.client.send_committed
+    real = world.client._producer.send_committed
 
     def look_first(tasks: Any) -> None:
         assert world.row("parent")["state"] == "completed"
         assert world.row("child")["state"] == "pending"
         real(tasks)
 
-    world.client.send_committed = look_first  # type: ignore[method-assign]
+    world.client._producer.send_committed = look_first  # type: ignore[method-assign]
     run_parent(world, "spawns")
     assert seen == [0]
     assert sent(sends) == ["child"]

@@ -16,7 +16,7 @@ from pydantic import field_serializer
 from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
 from sqlalchemy.orm import Session
 
-from joblane import DuplicateTaskError, JobClient, Payload, TaskContext, cron, every, task
+from joblane import DuplicateTaskError, Payload, TaskContext, cron, every, task
 from joblane.errors import EnqueueError, PayloadError, ScheduleError, UnknownScheduleError
 from tests.django_database import django_database
 from tests.samples import Sample, sample_batch, sample_one
@@ -208,11 +208,6 @@ def test_all_options_of_a_schedule_are_those_of_its_tasks(world: World) -> None:
     assert (row["queue"], row["owner"], row["headers"]) == ("critical", "ann", {"a": "b"})
     assert (row["max_attempts"], row["retention_seconds"], row["unique_until"]) == (2, 7200, "start")
     assert (row["unique_key"], row["unique_expires_at"] is None) == (None, False)
-
-
-def test_a_client_without_a_record_has_no_schedules(world: World) -> None:
-    with pytest.raises(EnqueueError, match="record=False"):
-        _ = JobClient(record=False).schedules
 
 
 # --- The caller's own transaction ----------------------------------------------------------------------------------

@@ -16,7 +16,17 @@ import pytest
 from sqlalchemy import create_engine, text
 from sqlalchemy.orm import Session
 
-from joblane import DuplicateTaskError, Enqueued, EnqueueError, Job, JobClient, Queue, SkipRetry, TaskContext
+from joblane import (
+    DuplicateTaskError,
+    Enqueued,
+    EnqueueError,
+    Job,
+    JobClient,
+    MessageClient,
+    Queue,
+    SkipRetry,
+    TaskContext,
+)
 from joblane.errors import TaskIdConflictError
 from joblane.record.driver.connection import Connection
 from joblane.record.driver.database import Database
@@ -48,7 +58,7 @@ HOUR = timedelta(hours=1)
 def client(world: World) -> JobClient:
     for task in (sample_one, sample_batch, sample_only, sample_latest):
         world.lane(task)
-    world.client._sqs = world.sqs
+    world.client._producer._sqs = world.sqs
     return world.client
 
 
@@ -98,7 +108,7 @@ def test_the_key_is_of_its_type_and_by_default_of_queue_and_payload(world: World
 
 def test_a_caller_may_get_the_existing_task(world: World, client: JobClient) -> None:
     watched = world.watch()
-    client._sqs = watched
+    client._producer._sqs = watched
     first = client.enqueue(sample_only, Sample(), process_in=timedelta(minutes=5))
     watched.sent.clear()
 
@@ -195,7 +205,7 @@ def test_a_running_task_cannot_be_replaced(world: World, client: JobClient) -> N
 
 def between(world: World, client: JobClient, statement: str, what: str) -> None:
     """Apply ``what`` to all rows after the client has executed ``statement`` for the first time."""
-    connection = client._database().get()
+    connection = client._producer._database().get()
     real = connection.run
     left = [what]
 
@@ -271,8 +281,8 @@ def test_bad_options_of_uniqueness_are_refused_by_name(world: World, client: Job
 def test_a_client_without_a_record_refuses_a_unique_key(world: World) -> None:
     world.lane(sample_only)
     for task, options in ((sample_only, {}), (sample_one, {"unique_for": HOUR})):
-        with pytest.raises(EnqueueError, match=r"unique_for: a unique key needs a row, .* record=False"):
-            JobClient(record=False).enqueue(task, Sample(), **options)  # type: ignore[arg-type]
+        with pytest.raises(EnqueueError, match=r"unique_for: a unique key needs a row, .* MessageClient"):
+            MessageClient().enqueue(task, Sample(), **options)  # type: ignore[arg-type]
 
 
 # --- When the key is free again ------------------------------------------------------------------------------------
@@ -374,7 +384,7 @@ def test_of_fifty_enqueues_of_one_key_at_once_one_wins_and_the_others_name_it(wo
 
     def enqueue(_: int) -> str:
         mine = JobClient()
-        mine._sqs = world.sqs
+        mine._producer._sqs = world.sqs
         try:
             start.wait(PATIENCE_SECONDS)
             return mine.enqueue(sample_only, Sample()).id
@@ -455,7 +465,7 @@ def test_two_callers_with_the_same_keys_in_opposite_order_do_not_block_each_othe
 
     def enqueue(step: int) -> list[int]:
         mine = JobClient()
-        mine._sqs = world.sqs
+        mine._producer._sqs = world.sqs
         engine = create_engine(world.url.replace("postgresql://", "postgresql+pg8000://"))
         made: list[int] = []
         try:
@@ -564,7 +574,7 @@ def test_an_enqueue_waits_for_the_transaction_with_the_key_and_names_its_task(
 ) -> None:
     first = client.enqueue(sample_only, Sample(), session=session)
     other = JobClient()
-    other._sqs = world.sqs
+    other._producer._sqs = world.sqs
     try:
         with ThreadPoolExecutor(1) as threads:
             waits = threads.submit(other.enqueue, sample_only, Sample())

@@ -16,7 +16,7 @@ from sqlalchemy import create_engine, text
 from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
 from sqlalchemy.orm import Session
 
-from joblane import Job, TaskContext, settings
+from joblane import Job, MessageClient, TaskContext, settings
 from joblane.client.client import JobClient
 from joblane.enqueue import wake as wakes
 from joblane.enqueue.wake import AFTER_COMMIT
@@ -223,7 +223,7 @@ def test_the_end_of_a_long_run_sends_a_wake_up_of_its_own(world: World, waking: 
 
 
 def test_a_client_without_a_record_and_the_reads_wake_nobody(world: World, waking: list[str]) -> None:
-    JobClient(record=False).enqueue(sample_one, Sample())
+    MessageClient().enqueue(sample_one, Sample())
     world.client.get("a")
     world.client.limits.get(sample_single.type)
     inspector(world).overview()

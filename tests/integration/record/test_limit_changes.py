@@ -14,6 +14,7 @@ import pytest
 from sqlalchemy import text
 
 from joblane import JobClient, TaskContext
+from joblane.client.client import client_within
 from joblane.errors import LimitError
 from joblane.record.driver.database import Database
 from joblane.record.flow import limit_changes
@@ -549,8 +550,10 @@ def test_a_task_that_a_claim_has_just_left_waiting_is_served(
 @behaviour
 def changes_a_limit_and_fails(payload: Sample, ctx: TaskContext) -> None:
     ctx.session.execute(text("select 1"))
+    used = ctx._producer
+    shared = client_within(used._database(), used._sqs, used._prefix)
     with pytest.raises(LimitError, match="transaction is open, and a change of limits commits: use a new JobClient"):
-        ctx._client.limits.set(SINGLE, max_total=0)
+        shared.limits.set(SINGLE, max_total=0)
     with JobClient() as own:
         own.limits.reset(SINGLE)
         own.cancel("a")
@@ -727,8 +730,3 @@ def test_two_values_of_one_call_are_set_together_or_not_at_all(limited: World, j
     with pytest.raises(LimitError):
         jobs.limits.set(TREE, max_per_key=5, max_total=-2)
     assert is_set(limited) == [[TREE, 2], [f"{TREE}/", 1]]
-
-
-def test_a_client_without_a_record_has_no_limits(limited: World) -> None:
-    with pytest.raises(LimitError, match="record=False"):
-        _ = JobClient(record=False).limits

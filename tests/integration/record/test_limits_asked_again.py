@@ -11,7 +11,7 @@ from unittest.mock import Mock
 
 import pytest
 
-from joblane.client.client import JobClient
+from joblane.client.client import client_within
 from joblane.record.driver.database import Database
 from joblane.record.flow.free_slots import serve
 from joblane.record.row.states import State
@@ -69,7 +69,7 @@ def test_a_key_with_an_order_whose_first_task_is_locked_is_asked_again(
 
 
 def test_more_paused_tasks_than_one_call_moves_do_not_hide_the_next_one(limited: World) -> None:
-    client = JobClient.within(limited.database, Mock(send_many=lambda *_, **__: {}, covered={}, now=time.time), PREFIX)
+    client = client_within(limited.database, Mock(send_many=lambda *_, **__: {}, covered={}, now=time.time), PREFIX)
     client.enqueue_many([Job(sample_keyed, Sample(), task_id=f"p{number:03}", tenant="x") for number in range(450)])
     put(limited, sample_keyed, "a", "z")
     assert ask(limited, sample_keyed, "a", "z") == [RUN, HELD]

@@ -11,7 +11,7 @@ from unittest.mock import Mock
 import pytest
 from sqlalchemy.orm import Session
 
-from joblane.client.client import JobClient
+from joblane.client.client import client_within
 from joblane.names import Queue
 from joblane.record.driver.database import Database
 from joblane.record.flow.free_slots import serve
@@ -172,7 +172,7 @@ def test_tenants_start_in_turns_whatever_number_of_keys_each_has(limited: World)
     Here tenants take turns where tasks of several keys wait for the limit of their type."""
     limited.run("update joblane.limits set slots = case name when 'sample:tree/' then 1 when 'sample:tree' then 5 end"
                 " where name in ('sample:tree/', 'sample:tree', 'shared')")  # fmt: skip
-    client = JobClient.within(limited.database, Mock(send_many=lambda *_, **__: {}, covered={}, now=time.time), PREFIX)
+    client = client_within(limited.database, Mock(send_many=lambda *_, **__: {}, covered={}, now=time.time), PREFIX)
     many = [("A", number % 1000) for number in range(10_000)]
     few = [
         (tenant, 1000 + 10 * tenant_number + number)

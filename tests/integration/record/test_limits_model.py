@@ -31,7 +31,7 @@ from hypothesis.stateful import (
 )
 
 from joblane import RetryAfter, SkipRetry, Snooze, TaskContext
-from joblane.client.client import JobClient
+from joblane.client.client import client_within
 from joblane.names import SWEEP, Queue, lane_name
 from joblane.record.driver.database import Database
 from joblane.record.flow.free_slots import SERVE, serve
@@ -243,7 +243,7 @@ class Limits(RuleBasedStateMachine):
         self.processes = [Process(url, self.messages) for _ in range(WORKERS)]
         self.database = Database(url)
         self.sql = self.database.get().run
-        self.client = JobClient.within(self.database, cast(Any, self.messages), PREFIX)
+        self.client = client_within(self.database, cast(Any, self.messages), PREFIX)
         self.tasks: list[Task[Any, Any]] = []
         self.number = 0
         self.filled: dict[str, set[str]] = {}

@@ -16,7 +16,6 @@ from sqlalchemy import text
 from sqlalchemy.orm import Session
 
 from joblane import TaskContext
-from joblane.client.client import JobClient
 from joblane.errors import DuplicateTaskError, EnqueueError, SkipRetry
 from joblane.inspector.actions.changes import change, serve_freed
 from joblane.inspector.filter import BulkAction
@@ -550,11 +549,6 @@ def test_an_unknown_parent_leaves_the_callers_transaction_usable(world: World) -
         with pytest.raises(EnqueueError):
             world.client.enqueue_many([Job(sample_one, Sample(), after=["unknown"])], session=session)
         assert session.execute(text("select 1")).scalar() == 1
-
-
-def test_a_client_without_a_record_refuses_parents() -> None:
-    with pytest.raises(EnqueueError, match="after: it needs a row"):
-        JobClient(record=False).enqueue(sample_one, Sample(), after=["a"])
 
 
 def test_a_child_that_waits_for_its_parents_is_not_replaced(world: World) -> None:

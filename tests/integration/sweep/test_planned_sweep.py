@@ -144,7 +144,7 @@ def test_a_commit_right_after_a_sweep_gets_another_one(stage: Stage) -> None:
 def test_a_transaction_that_is_open_while_the_sweep_runs_is_found_after_it(stage: Stage, session: Session) -> None:
     # given a task in an open transaction, whose process is killed after the commit, and whose wake-up has been
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(stage.client, "send_committed", lambda _: None)
+        patch.setattr(stage.client._producer, "send_committed", lambda _: None)
         stage.client.enqueue(sample_one, Sample(do="note_time", number=1), session=session)
         stage.queues.queues[SWEEP_LANE].clear()
         # when sweeps run before the commit
@@ -586,7 +586,7 @@ def test_the_clock_of_a_producer_may_be_wrong(stage: Stage, ahead: int) -> None:
         stage.travel(after)
         wakes.wake_after_commit(stage.queues, PREFIX)
         # when it dies between its commit and its send
-        stage.client._sqs = wrong
+        stage.client._producer._sqs = wrong
         with stage.dying():
             stage.enqueue(sample_one, number)
         committed = stage.now
@@ -611,7 +611,7 @@ def test_a_write_may_come_30_seconds_after_the_check_of_its_wake_up(stage: Stage
         stage.pass_time(1)
     stage.pass_time(COMMIT_SECONDS - 2)
     wrong.covered[PREFIX] = (float("inf"), float("inf"))
-    stage.client._sqs = wrong
+    stage.client._producer._sqs = wrong
     with stage.dying():
         stage.enqueue(sample_one)
     committed = stage.now

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from joblane import JobClient, Payload, Queue, State, TaskContext, task
+from joblane import MessageClient, Payload, Queue, State, TaskContext, task
 from joblane.testing import JobTester, KitError
 from tests.integration.testing.conftest import Effects
 from tests.integration.testing.samples import (
@@ -229,7 +229,7 @@ def test_a_capture_holds_what_its_block_enqueued(jobs: JobTester, effects: Effec
 
 
 def test_what_was_sent_without_a_record_counts_once(jobs: JobTester, effects: Effects) -> None:
-    client = JobClient(record=False)
+    client = MessageClient()
     client.enqueue(order_mail, Order(number=1), queue=Queue.LOW, tags=["x"], process_in=timedelta(minutes=5))
     [sent] = jobs.assert_enqueued(order_mail, number=1, queue="low", tags=["x"], state="scheduled")
     assert sent.process_in == timedelta(minutes=5)

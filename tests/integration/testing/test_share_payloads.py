@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from joblane import ArchivedTask, EnqueueError, JobClient, Payload, Queue, TaskContext, declare, handles, task
+from joblane import ArchivedTask, EnqueueError, MessageClient, Payload, Queue, TaskContext, declare, handles, task
 from joblane.errors import DeclarationError
 from joblane.testing import JobTester
 from tests.pages import ROOT, TYPED, blocks
@@ -90,7 +90,7 @@ bill_send = declare("bill:send", Bill, max_retry=2, also=[Queue.LOW], on_archive
 
 
 def test_without_a_record_a_declared_task_is_sent(jobs: JobTester) -> None:
-    bare = JobClient(record=False)
+    bare = MessageClient()
     sent = bare.enqueue(bill_send, Bill(number=1), queue=Queue.LOW)
     assert (sent.queue, sent.sent) == ("low", True)
     with pytest.raises(EnqueueError, match="takes Bill, not Other"):

@@ -12,7 +12,7 @@ import pytest
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
 
-from joblane import ArchivedTask, Job, JobClient, Queue, SkipRetry, Snooze, State, TaskContext, task
+from joblane import ArchivedTask, Job, JobClient, MessageClient, Queue, SkipRetry, Snooze, State, TaskContext, task
 from joblane.errors import EnqueueError, LeaseLostError, TaskCancelled, UnknownTaskError
 from joblane.functions.jobs_sweep.handler import jobs_sweep
 from joblane.sqs.client import Sqs
@@ -248,7 +248,7 @@ def test_a_task_in_a_session_exists_after_its_commit(jobs: JobTester, effects: E
 def test_clients_of_the_application_enqueue_here_in_every_test(time: int, jobs: JobTester, effects: Effects) -> None:
     early.enqueue(order_mail, Order(number=time))
     early.enqueue(order_quiet, Order(number=time), process_in=timedelta(hours=1))
-    JobClient(record=False).enqueue(order_mail, Order(number=10 * time), tenant="acme")
+    MessageClient().enqueue(order_mail, Order(number=10 * time), tenant="acme")
     assert len(jobs.enqueued()) == 3
     jobs.assert_enqueued(order_mail, number=10 * time, tenant="acme", queue="default")
     jobs.drain().check()
@@ -268,7 +268,7 @@ def aws_settings(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("name", ["client", "brief_client", "sender", "brief_sender"])
 def test_nothing_reaches_sqs(aws_settings: None, jobs: JobTester, name: str) -> None:
     Sqs().send(tick_entry("jobs", order_nightly, order_nightly.schedules[0], jobs.now))
-    for sqs in (Sqs(), early._sqs, jobs._queues):
+    for sqs in (Sqs(), early._producer._sqs, jobs._queues):
         with pytest.raises(KitError, match="has no SQS"):
             getattr(sqs, name)
 

@@ -18,7 +18,7 @@ import pytest
 from sqlalchemy import create_engine
 from sqlalchemy.orm import Session
 
-from joblane import Job, RateLimited, SkipRetry, TaskContext
+from joblane import Job, MessageClient, RateLimited, SkipRetry, TaskContext
 from joblane.client.client import JobClient
 from joblane.enqueue.wake import PLANNED, wake, wake_after_commit
 from joblane.functions.jobs_sweep import handler as sweep_handler
@@ -77,7 +77,7 @@ def chains(world: World, monkeypatch: pytest.MonkeyPatch) -> Chains:
     monkeypatch.setenv("AWS_LAMBDA_FUNCTION_NAME", "jobs-sample")
     monkeypatch.setenv("_X_AMZN_TRACE_ID", TRACE)
     found = Chains()
-    found.watch(world.sqs, world.client._sqs)
+    found.watch(world.sqs, world.client._producer._sqs)
     return found
 
 
@@ -243,7 +243,7 @@ def test_a_message_that_a_handler_enqueues_stays_in_its_chain(how: str, world: W
 
 
 def test_a_message_without_a_record_stays_in_its_chain(world: World, chains: Chains) -> None:
-    jobs = JobClient(record=False)
+    jobs = MessageClient()
     chains.watch(jobs._sqs)
     jobs.enqueue(sample_one, Sample(), task_id="it")
     jobs.enqueue_many([Job(sample_one, Sample()) for _ in range(12)])

@@ -75,7 +75,7 @@ def test_a_task_without_a_debounce_has_none() -> None:
         ({"after": ["a"]}, "after: give after or debounce, not both"),
         ({"on_conflict": "replace"}, "on_conflict: leave it out: a further enqueue with debounce pushes the waiting"),
         ({"on_conflict": "return"}, "on_conflict: leave it out"),
-        ({"record": False}, "debounce: it needs a row, and a client with record=False writes none"),
+        ({"record": False}, "debounce: it needs a row, and a MessageClient writes none"),
         ({"task": index_free}, "unique_for: debounce needs a unique key: give unique_for, or declare it on the task"),
         ({"task": index_only}, 'unique_until: debounce needs unique_until="start", here or on the task'),
         ({"unique_until": "finish"}, 'unique_until: debounce needs unique_until="start"'),

@@ -22,7 +22,7 @@ from botocore import endpoint, httpsession
 from botocore.stub import Stubber
 from moto.core.models import botocore_stubber
 
-from joblane import JobClient, settings
+from joblane import MessageClient, settings
 from joblane.sqs.client import CONNECTIONS, Entry, Sqs, client_lock
 from joblane.sqs.sender import EVENTS
 from tests.fake_sqs import FakeSqs, refusal
@@ -257,7 +257,7 @@ def test_the_result_of_a_failed_try_is_for_its_own_thread(
 THREADS, EACH, OF_CHILD = 16, 100, 20
 
 
-def enqueue_in_threads(jobs: JobClient, name: str, each: int, middle: threading.Barrier | None = None) -> list[Any]:
+def enqueue_in_threads(jobs: MessageClient, name: str, each: int, middle: threading.Barrier | None = None) -> list[Any]:
     """Start threads that enqueue tasks with ids that begin with ``name``, and wait twice in the middle."""
 
     def enqueue(thread: int) -> None:
@@ -279,7 +279,7 @@ def test_threads_and_a_forked_process_share_no_socket_and_leak_none(
     brief: bool, server: FakeSqs, by_boto3: list[str]
 ) -> None:
     # given threads that enqueue tasks
-    jobs, middle = JobClient(record=False), threading.Barrier(THREADS + 1)
+    jobs, middle = MessageClient(), threading.Barrier(THREADS + 1)
     engaged(jobs._sqs, by_boto3)
     if brief:
         jobs._sqs.send = functools.partial(jobs._sqs._send, brief=True)  # type: ignore[method-assign]
