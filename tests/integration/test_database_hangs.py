@@ -37,7 +37,7 @@ from tests.patience import PATIENCE_SECONDS
 from tests.samples import Sample, behaviour, sample_one
 from tests.world import PREFIX, World, handle
 
-QUICK = TimeLimits(connect=0.3, lock=0.1, statement=0.2, network=0.1)
+QUICK = TimeLimits(connect=1, lock=0.1, statement=0.2, network=0.1)
 STATEMENTS = {
     "ping": "select 1",
     "claim": CLAIM,
