@@ -35,8 +35,8 @@ TEXTS: Texts = {
     ),
     "a retry keeps its slots": (
         "finish",
-        "when t.ordered and not f.is_end then least(t.passed, 'key_slot') else 'none' end",
-        "when not f.is_end then t.passed else 'none' end",
+        "when t.ordered and not f.is_end and t.passed <> 'none' then 'key_slot'",
+        "when not f.is_end then t.passed",
     ),
     "a rate gives each time twice": (
         "pass_limits",

@@ -52,7 +52,7 @@ FILLED = f"""
 select id,
        case when state = 'active' and passed = 'none' and lease_until < clock_timestamp() then 'lost' else state end,
        ordered is true, passed, key_limit, total_limit, shared_limit from joblane.tasks
- where finished_at is null and (passed > 'none' or state = 'active') and state in {LIVE_SQL}
+ where finished_at is null and (passed <> 'none' or state = 'active') and state in {LIVE_SQL}
 """
 """The tasks that may have slots. A sweep takes those of a lost run back if it is paused."""
 OUT_OF_ORDER = """
@@ -94,7 +94,7 @@ create trigger noted after insert or update on joblane.tasks for each row when (
 """
 """The transactions in which each task with an order was inserted, started and ended."""
 STEPS = list(Passed)
-IDLE = f"select id from joblane.tasks t where passed > 'none' and {HAS_IDLE_SLOT} and {PAUSED.format(row='t')}"
+IDLE = f"select id from joblane.tasks t where passed <> 'none' and {HAS_IDLE_SLOT} and {PAUSED.format(row='t')}"
 """The paused tasks that have slots."""
 
 

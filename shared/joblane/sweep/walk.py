@@ -50,12 +50,12 @@ select type, queue, max(created_at)::text, (pg_catalog.array_agg(id))[count(*)],
            (extract(epoch from now()) - extract(epoch from sweep_at))::float8,
            case when state <> 'active' then (extract(epoch from now()) - extract(epoch from due_at))::float8 end,
            lease_until < now() - interval '{STUCK_AFTER_MINUTES} minutes',
-           passed > '{Passed.NONE}' and sweep_at < now() - interval '{LATE_TURN_SECONDS} s'
+           passed <> '{Passed.NONE}' and sweep_at < now() - interval '{LATE_TURN_SECONDS} s'
                                             * pg_catalog.power(4::float8, least(sends, 10)::float8)
              and {HAS_SLOTS}))
          filter (where sweep_at <= now() and state in {LIVE_SQL} and {UNPAUSED}),
        pg_catalog.json_agg(id) filter (where state in {in_sql(ENDED)}),
-       pg_catalog.json_agg(id) filter (where passed > '{Passed.NONE}' and {HAS_IDLE_SLOT} and not ({UNPAUSED})),
+       pg_catalog.json_agg(id) filter (where passed <> '{Passed.NONE}' and {HAS_IDLE_SLOT} and not ({UNPAUSED})),
        max((extract(epoch from now()) - extract(epoch from due_at))::float8)
          filter (where sends > 1 and sweep_at > now() and state in {in_sql(WAITING - {State.HELD})}
                    and due_at < now() and {UNPAUSED}),

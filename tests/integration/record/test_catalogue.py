@@ -193,12 +193,6 @@ EDITS = (
     Edit("alter function joblane.task_ended() reset search_path", RESTORED, "function joblane.task_ended() is `()"),
     Edit("alter function joblane.canonical(jsonb) volatile", RESTORED, "function joblane.canonical(jsonb) is `(value"),
     Edit(f"alter function {SIGNATURE} set work_mem = '1GB'", RESTORED, f"function {SIGNATURE} is `(messages json,"),
-    Edit(
-        "alter type joblane.passed rename value 'all' to 'every'",
-        REFUSED,
-        "type joblane.passed is `AS ENUM ('none', 'key_slot', 'key_time', 'type_slot', 'type_time', 'shared_slot', 'ev",
-        "alter type joblane.passed rename value 'every' to 'all'",
-    ),
     # an addition
     Edit(
         "create index mine on joblane.tasks (owner)",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import uuid
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -129,9 +130,12 @@ def test_without_its_functions_messages_wait_and_every_reader_says_what_to_run(w
 # --- Another transaction -------------------------------------------------------------------------------------------
 
 
-def test_python_and_the_database_have_the_steps_through_limits_in_one_order(world: World) -> None:
-    assert world.run("select enum_range(null::joblane.passed)::text[]") == [[[*Passed]]]
+def test_the_steps_through_limits_are_the_same_in_code_and_indexes(world: World) -> None:
     assert [*Passed] == [Passed.NONE, *(step for level in LEVELS.values() for step in (level.slot, level.time))]
+    indexes = dict(world.run("select indexname, indexdef from pg_indexes where schemaname = 'joblane'"))
+    for level in (LEVELS[2], LEVELS[3]):
+        words = re.findall(r"'(\w+)'", indexes[f"tasks_{level.column}"])
+        assert words == re.findall(r"'(\w+)'", level.with_slot)
 
 
 def test_a_locked_row_is_an_answer_and_does_not_hold_the_batch(world: World, other: Connection) -> None:

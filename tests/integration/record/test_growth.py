@@ -81,7 +81,7 @@ select $2 || n, 'a:b', 'default', $3, '{}', '', 4, 60, now() + interval '1 day',
 """Tasks with limits, each with its own key and an order, or all with one key."""
 SHARED = """
 update joblane.tasks
-   set shared_limit = 'shared', passed = case state when 'held' then joblane.passed 'type_time' else 'all' end,
+   set shared_limit = 'shared', passed = case state when 'held' then 'type_time' else 'all' end,
        waits_for = case when state = 'held' then 'shared' end, due_at = now() - interval '1 hour'
  where id like 'held-%' or id like 'limited-%'
 """
@@ -91,7 +91,7 @@ insert into joblane.rates (name, next_at, step, burst) values ('a:b', now() + in
 """
 BUSY = "update joblane.tasks set state = 'active', passed = 'all' where id = 'busy-1'"
 TIMED = """
-update joblane.tasks set passed = $2::joblane.passed, total_limit = $1, due_at = now() + interval '1 day'
+update joblane.tasks set passed = $2, total_limit = $1, due_at = now() + interval '1 day'
  where key_limit = 'a:b/' || $1
 """
 """Lets tasks wait for the time of a rate: of their key, or of their type."""

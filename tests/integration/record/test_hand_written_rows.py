@@ -23,7 +23,7 @@ from joblane.inspector.stage import overview
 from joblane.page.app import build
 from joblane.page.inspectors import Desk
 from joblane.page.security import Keys
-from joblane.record.row.states import State
+from joblane.record.row.states import Passed, State
 from joblane.record.task.claim import LACKS_MESSAGES
 from joblane.record.task.finish import Finish, finish
 from joblane.sweep.sweep import sweep
@@ -55,7 +55,7 @@ REFUSED = (
     *(f"{column} = -1" for column in COUNTS),
     *(f"{column} = 2147483647" for column in ("attempts", "runs", "generation", "max_attempts")),
     "used_ms = 9000000000000000000", "state = 'active', lease_until = 'infinity'",
-    "state = 'held'", "waits_for = 'x'", "wait_kind = 'x'", "wait_kind = 'limit'",
+    "state = 'held'", "waits_for = 'x'", "wait_kind = 'x'", "passed = 'x'", "wait_kind = 'limit'",
     "state = 'held', wait_kind = 'limit'", "total_limit = 'x'",
     *(f"options = '{{\"timeout\": {value}}}'" for value in ('"x"', "0.5", "1e400", "null", "[5]")),
     *(f"options = '{{\"retry_delay\": {value}}}'" for value in (
@@ -89,7 +89,8 @@ TAKEN = (
         options = '{{"on_archived": {SUCCESSOR}}}'""",
     f"state = 'archived', {END}, dead_sent_at = '9998-12-31 23:59:59 UTC'",
     "cleared = true", "claim_alone = true, attempts = 1000, runs = 2000000000, sends = 2000000000",
-    "used_ms = 315360000000", "batch_size = 32767", "wait_kind = 'parents'", "passed = 'all'",
+    "used_ms = 315360000000", "batch_size = 32767", "wait_kind = 'parents'",
+    *(f"passed = '{step}'" for step in Passed),
 )  # fmt: skip
 """Changes of a waiting row that the table accepts."""
 

@@ -32,7 +32,7 @@ select count(*) from (select from joblane.tasks
 def _holder(level: Level) -> str:
     return f"""
 select id, lease_until from joblane.tasks
- where {level.column} = $1 and passed >= '{level.slot}' and state = 'active'
+ where {level.column} = $1 and passed in {level.with_slot} and state = 'active'
  order by lease_until, id limit 1
 """
 

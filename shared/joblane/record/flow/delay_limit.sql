@@ -21,7 +21,7 @@ begin
              where t.%1$I = $2 and t.passed = %2$L and t.state in ('pending', 'retry') and t.used_ms = 0
                and t.due_at > clock_timestamp()
              for no key update skip locked) as t
-  $$, (array['key_limit', 'total_limit', 'shared_limit'])[level], (@times::joblane.passed[])[level])
+  $$, (array['key_limit', 'total_limit', 'shared_limit'])[level], (@times::text[])[level])
     into waiting, later using opens, limit_name;
   perform set_config('joblane.checks', 'off', true);
   update joblane.tasks t set

@@ -7,23 +7,24 @@
 -- list in which it waits.
 create or replace function joblane.pass_limits_@version(
   t joblane.tasks, is_next boolean,
-  out passed joblane.passed, out waits_for text, out place float8, out starts_at timestamptz)
+  out passed text, out waits_for text, out place float8, out starts_at timestamptz)
 language plpgsql set search_path = pg_catalog, pg_temp as $$
 #variable_conflict use_column
 declare
   names constant text[] := array[t.key_limit, t.total_limit, t.shared_limit];
-  slots constant joblane.passed[] := @slots;  -- of each level, the step that takes a slot of its limit
-  times constant joblane.passed[] := @times;  -- and the step that takes a time
+  steps constant text[] := @steps;
+  slots constant text[] := @slots;  -- of each level, the step that takes a slot of its limit
+  times constant text[] := @times;  -- and the step that takes a time
   limit_name text;
   l record;            -- the limit's values
 begin
   passed := t.passed;
   for level in 1 .. 3 loop
-    continue when passed >= times[level];
+    continue when array_position(steps, passed) >= array_position(steps, times[level]);
     limit_name := names[level];
     if limit_name is not null then
       select * into l from joblane.limit_of_@version(limit_name);
-      if passed < slots[level] then
+      if array_position(steps, passed) < array_position(steps, slots[level]) then
         if not joblane.has_room_@version(limit_name, level, l.slots)
            or (level = 1 and t.ordered and @before_it)
            or (not is_next and not (level = 1 and t.ordered) and exists (

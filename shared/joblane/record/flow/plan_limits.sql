@@ -9,7 +9,7 @@ declare
   own constant text := (array['key_limit', 'total_limit', 'shared_limit'])[level];
   timed constant text := format($$
     t.%I = $1 and t.passed = %L and t.state in ('pending', 'retry') and t.used_ms = 0 and t.due_at > $2$$,
-    own, (@times::joblane.passed[])[level]);
+    own, (@times::text[])[level]);
   limit_name text;
   l record;           -- the limit's values now
   r record;           -- what it has given, and by which rate

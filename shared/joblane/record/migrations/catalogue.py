@@ -35,7 +35,6 @@ MISSING = {
     "constraint": "is missing: rows that it refuses can be written",
     "unique index": "is missing: rows that it refuses can be written",
     "index": "is missing: statements that need it read the whole table",
-    "type": "is missing: each statement that uses it fails",
     "sequence": "is missing: each statement that takes its numbers fails",
     "function": "is missing: each statement that calls it fails",
     "trigger": "is missing: rows are written without it",

@@ -100,9 +100,7 @@ select kind, object, part, coalesce(definition, '') from (
          end, 0
     from functions f
   union all
-  select 'type', t.oid::regtype::text, '',
-         (select 'AS ENUM (' || string_agg(quote_literal(e.enumlabel), ', ' order by e.enumsortorder) || ')'
-            from pg_enum e where e.enumtypid = t.oid), 0
+  select 'type', t.oid::regtype::text, '', '', 0
     from pg_type t join joblane j on j.oid = t.typnamespace where t.typrelid = 0 and t.typelem = 0
      and ('pg_type'::regclass, t.oid) not in (select classid, objid from members)
   union all

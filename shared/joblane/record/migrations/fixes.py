@@ -19,7 +19,6 @@ COLUMN = re.compile(
     r"(?P<type>.+?)(?P<identity> GENERATED .* IDENTITY)?(?P<required> NOT NULL)?( DEFAULT (?P<default>.+))?"
 )
 CREATE = {
-    "type": "create type {object} {definition}",
     "sequence": "create sequence {object} {definition}; select setval('{object}', {above})",
     "column": "alter table {object} add column {part} {definition}",
     "constraint": "alter table {object} add constraint {part} {definition}",
@@ -78,7 +77,7 @@ def created_table(name: str, expected: Schema) -> str:
 def changed(key: Key, definition: str, found: str) -> str:
     """Return the statements that give a part its definition again. Empty: no statement can."""
     kind, object_, part = key
-    if kind in ("table", "type"):
+    if kind == "table":
         return ""
     if kind == "column":
         return _column(object_, part, definition, found)

@@ -57,10 +57,10 @@ class WaitKind(StrEnum):
 
 
 class Passed(StrEnum):
-    """The steps of a task on its way through its limits, in their order. They are the type ``joblane.passed``.
+    """The steps of a task on its way through its limits, in their order.
 
     At each limit the task takes a slot, and then a time, if the limit has a rate. It passes a limit that it does not
-    have. Only PostgreSQL compares steps with ``<``.
+    have.
     """
 
     NONE = "none"
@@ -84,6 +84,12 @@ class Level:
     slot: Passed
     time: Passed
 
+    @property
+    def with_slot(self) -> str:
+        """The steps with which a task has the slot, for SQL's ``in``: also those of the wider limits."""
+        steps = [*Passed]
+        return _listed(steps[steps.index(self.slot) :])
+
 
 LEVELS: Mapping[int, Level] = {
     1: Level("key_limit", Passed.KEY_SLOT, Passed.KEY_TIME),
@@ -96,7 +102,11 @@ LEVELS: Mapping[int, Level] = {
 def in_sql(states: Iterable[State]) -> str:
     """Return a list for SQL's ``in``: ``('scheduled', 'pending')``."""
     chosen = set(states)
-    return f"({', '.join(repr(str(state)) for state in State if state in chosen)})"
+    return _listed(state for state in State if state in chosen)
+
+
+def _listed(words: Iterable[StrEnum]) -> str:
+    return f"({', '.join(repr(str(word)) for word in words)})"
 
 
 WAITING_SQL, LIVE_SQL, ENDED_SQL = in_sql(WAITING), in_sql(LIVE), in_sql(ENDED)

@@ -112,7 +112,7 @@ begin
         t.first_due_at := case when t.seq is not null then greatest(t.due_at, clock) end;
       end if;
       widest := coalesce(t.shared_limit, t.total_limit, t.key_limit);
-      asks := widest is not null and t.passed < @passed_all and m.limits is not null;
+      asks := widest is not null and t.passed <> @passed_all and m.limits is not null;
       paused := false; schedule_paused := false;
       if any_paused then
         paused := @paused;
@@ -195,7 +195,7 @@ begin
           verdict := 'paused'; @release
         elsif members > 1 then                             -- active, lease over: in a batch
           verdict := 'claim_alone'; @release
-        elsif widest is not null and t.passed < @passed_all then  -- active, lease over, slots taken back: any
+        elsif widest is not null and t.passed <> @passed_all then  -- active, lease over, slots taken back: any
           verdict := 'claim_alone'; @release
         else                                               -- active, lease over: alone
           verdict := 'run'; @run

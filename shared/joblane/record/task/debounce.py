@@ -19,8 +19,8 @@ with waiting as (
   select id, unique_key, queue, key_limit, total_limit, shared_limit, due_at, deadline, created_at,
          coalesce((options -> 'debounce' ->> 'asks')::int, 1) as asks,
          (options -> 'debounce' ->> 'longest')::float8 as longest,
-         state = 'held' or passed > '{Passed.NONE}' as has_place,
-         passed > '{Passed.NONE}' or wait_kind is not null or due_at <= clock_timestamp() as may_free,
+         state = 'held' or passed <> '{Passed.NONE}' as has_place,
+         passed <> '{Passed.NONE}' or wait_kind is not null or due_at <= clock_timestamp() as may_free,
          state <> 'held' and sweep_at >= due_at as has_message
     from joblane.tasks t
    where unique_key = any(array(select unique_key from jsonb_to_recordset(cast($1 as jsonb)) as x(unique_key text)))

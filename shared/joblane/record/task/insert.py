@@ -75,7 +75,7 @@ CONTENT: Columns = {
 REPLACE = f"""
 with waiting as (
   select id, unique_key, key_limit, total_limit, shared_limit,
-         passed > '{Passed.NONE}' or wait_kind is not null or due_at <= clock_timestamp() as may_free,
+         passed <> '{Passed.NONE}' or wait_kind is not null or due_at <= clock_timestamp() as may_free,
          {HAS_TIME} as has_time
     from joblane.tasks t
    where unique_key = any(array(select unique_key from jsonb_to_recordset(cast($1 as jsonb)) as x(unique_key text)))

@@ -14,12 +14,6 @@ down_revision = None
 # The lines with `--` are written to the database as comments, see `joblane.record.migrations.comments`. The texts of
 # long functions are in the `.sql` files of this folder.
 
-# The members of joblane.record.row.states.Passed. PostgreSQL compares them in this order.
-PASSED = """
-create type joblane.passed as enum
-  ('none', 'key_slot', 'key_time', 'type_slot', 'type_time', 'shared_slot', 'all')
-"""
-
 # A task is live while `finished_at` is null. A statement that needs an index of live tasks has this condition in
 # addition to its states. A claim writes no index entry if the new version of the row fits on the same page, so an
 # insert leaves space on each page.
@@ -124,7 +118,7 @@ create table joblane.tasks (
     -- Last step that it has passed on its way through its limits: none, key_slot (it has a slot of its key's limit),
     -- key_time (and a time by the rate), type_slot and type_time (the same of its type), shared_slot, or all. It passes
     -- a limit that it does not have.
-    passed joblane.passed not null default 'none',
+    passed text collate "C" not null default 'none',
     -- Kind of the wait: limit, for a slot of the limit in waits_for; parents, for the tasks in joblane.task_parents. A
     -- task with parents has it before it is held, too. Null: neither.
     wait_kind text collate "C",
@@ -684,10 +678,13 @@ INDEXES = (
     # limit; who waits. A task without a limit has no entry, but each index, and each condition of it, costs every task.
     (
         "create index tasks_key_limit on joblane.tasks (key_limit, passed, first_due_at, seq)"
-        " where passed >= 'key_slot' or ordered and expire_at is null"
+        " where passed <> 'none' or ordered and expire_at is null"
     ),
-    "create index tasks_total_limit on joblane.tasks (total_limit) where passed >= 'type_slot'",
-    "create index tasks_shared_limit on joblane.tasks (shared_limit) where passed >= 'shared_slot'",
+    (
+        "create index tasks_total_limit on joblane.tasks (total_limit)"
+        " where passed in ('type_slot', 'type_time', 'shared_slot', 'all')"
+    ),
+    "create index tasks_shared_limit on joblane.tasks (shared_limit) where passed in ('shared_slot', 'all')",
     "create index tasks_waits on joblane.tasks (wait_kind, waits_for, place, seq) where wait_kind is not null",
     (
         "create index tasks_waits_tenant on joblane.tasks (waits_for, coalesce(tenant, ''), place)"
@@ -715,7 +712,6 @@ INDEXES = (
 
 
 def upgrade() -> None:
-    op.execute(PASSED)
     op.execute("create sequence joblane.tasks_seq")
     op.execute("create sequence joblane.schedules_seq")
     for table in (
