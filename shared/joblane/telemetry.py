@@ -68,25 +68,31 @@ class Tally:
         self._times.setdefault(name, []).append(milliseconds)
 
     def flush(self, *stage_wide: str, **dimensions: str) -> None:
-        """Write the metrics with ``dimensions``, and start anew. Writes nothing if there are none.
-
-        ``stage_wide``: counts that are also written without dimensions, as metrics of the whole stage. Their dimension
-        set is empty. Source: CloudWatch, *Specification: Embedded metric format*, DimensionSet; an exporter of AWS's
-        own writes it as ``[]``, github.com/open-telemetry/opentelemetry-collector-contrib, pull request 13766.
-        """
-        units = {name: _unit(name) for name in self._counts}
-        values: dict[str, Any] = dict(self._counts)
-        times, self._times = self._times, {}
+        """Write the metrics, see :func:`write_metrics`, and start anew."""
+        counts, times = dict(self._counts), self._times
         self._counts.clear()
-        while values or times:
-            units |= dict.fromkeys(times, "Milliseconds")
-            values |= {name: part[:MAX_VALUES] for name, part in times.items()}
-            times = {name: part[MAX_VALUES:] for name, part in times.items() if len(part) > MAX_VALUES}
-            if os.environ.get("POWERTOOLS_METRICS_DISABLED", "").lower() not in ("true", "1"):
-                directives = _directives(namespace(_service()), tuple(units.items()), tuple(dimensions), stage_wide)
-                now = int(time.time() * 1000)
-                print(f'{{"_aws":{{"Timestamp":{now},{directives}}},{_encode(dimensions | values)[1:]}')  # noqa: T201
-            units, values = {}, {}
+        self._times = {}
+        write_metrics(counts, times, *stage_wide, **dimensions)
+
+
+def write_metrics(counts: dict[str, float], times: dict[str, list[int]], *stage_wide: str, **dimensions: str) -> None:
+    """Write metrics with ``dimensions``. Writes nothing if there are none. ``times``: in milliseconds.
+
+    ``stage_wide``: counts that are also written without dimensions, as metrics of the whole stage. Their dimension
+    set is empty. Source: CloudWatch, *Specification: Embedded metric format*, DimensionSet; an exporter of AWS's
+    own writes it as ``[]``, github.com/open-telemetry/opentelemetry-collector-contrib, pull request 13766.
+    """
+    units = {name: _unit(name) for name in counts}
+    values: dict[str, Any] = dict(counts)
+    while values or times:
+        units |= dict.fromkeys(times, "Milliseconds")
+        values |= {name: part[:MAX_VALUES] for name, part in times.items()}
+        times = {name: part[MAX_VALUES:] for name, part in times.items() if len(part) > MAX_VALUES}
+        if os.environ.get("POWERTOOLS_METRICS_DISABLED", "").lower() not in ("true", "1"):
+            directives = _directives(namespace(_service()), tuple(units.items()), tuple(dimensions), stage_wide)
+            now = int(time.time() * 1000)
+            print(f'{{"_aws":{{"Timestamp":{now},{directives}}},{_encode(dimensions | values)[1:]}')  # noqa: T201
+        units, values = {}, {}
 
 
 _encode = json.JSONEncoder(separators=(",", ":")).encode

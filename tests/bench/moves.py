@@ -1,90 +1,140 @@
-"""The path of a delivery through the code: the number of files, and of moves from file to file, that a reader follows.
+"""The path of a delivery through the code: the files that a reader opens, the calls, and the moves from file to file.
 
 ``sys.setprofile`` counts them during ``Worker.handle`` on a warm worker, for a task with an existing row. Calls of
-functions of the library and of the handler count. A call in another file than the previous call is a move. Calls of
-other packages (the database driver, SQLAlchemy, boto3) do not count. `python -m tests.bench.moves` prints the path.
+functions of the library and of the handler count. A move is a call of a function in another file, or a return from one.
+What the connection and other packages (SQLAlchemy, boto3) call does not count, and SQS is a fake. Until Python 3.11 a
+comprehension is a call too. `python -m tests.bench.moves` prints the paths.
 """
 
 from __future__ import annotations
 
 import sys
 import tempfile
-from itertools import pairwise
+from dataclasses import dataclass, field
+from datetime import timedelta
 from pathlib import Path
 from types import FrameType
+from typing import Any
 from unittest.mock import patch
 
+from sqlalchemy import text
+
 import joblane
+from joblane import Payload, SkipRetry, TaskContext, task
 from joblane.client.client import client_within
 from joblane.local.postgres import Postgres
 from joblane.record.driver.database import Database
 from joblane.record.migrations import upgrade
 from joblane.sqs.client import Entry, Sqs
 from joblane.worker.worker import Worker
-from tests.bench import roundtrips
 from tests.bench.quiet import silent
 from tests.bench.report import Ratio, within
-from tests.bench.roundtrips import Write, bench_write
 from tests.builders.events import LambdaContext, event, record
 
-MAX_FILES, MAX_MOVES = 15, 49
 LIBRARY = Path(joblane.__file__).parent
-HANDLER = Path(roundtrips.__file__)
-PREFIX, LANE = "jobs", "jobs-default-bench-write"
+HANDLER = Path(__file__)
+DRIVER = "the driver"
+PREFIX, LANE = "jobs", "jobs-default-bench-end"
 
-Call = tuple[str, str]
-"""A file, as a path in the library, and the called function."""
+
+class Ending(Payload):
+    end: str
+
+
+@task("bench:end", timeout=timedelta(seconds=10), batch_size=10, retry_delay=timedelta(seconds=30))
+def bench_end(payload: Ending, ctx: TaskContext) -> None:
+    if payload.end == "written":
+        ctx.session.execute(text("insert into bench_effects values (:id)"), {"id": ctx.task_id})
+    if payload.end == "retried":
+        raise ValueError("the service does not answer")
+    if payload.end == "archived":
+        raise SkipRetry("the account is closed")
+
+
+BOUNDS = {"completed": (17, 48), "written": (18, 86), "archived": (26, 94), "retried": (23, 72)}
+"""The end of a delivery → the maximum numbers of files and of moves. ``written``: the handler has written a row, and is
+completed."""
+
+
+@dataclass
+class Trace:
+    """The calls of a delivery, and the number of its moves. A call: its file, as a path in the library, and its
+    function."""
+
+    calls: list[tuple[str, str]] = field(default_factory=list)
+    moves: int = 0
+    _open: list[str] = field(default_factory=list)
+    """The files of the functions that have not returned; :data:`DRIVER` for a method of the connection, and for what it
+    calls."""
+
+    @property
+    def files(self) -> int:
+        return len({file for file, _ in self.calls})
+
+    def __call__(self, frame: FrameType, kind: str, _: object) -> None:
+        path = Path(frame.f_code.co_filename)
+        if kind not in ("call", "return") or not (path == HANDLER or path.is_relative_to(LIBRARY)):
+            return
+        if kind == "call":
+            self._call(path, frame.f_code.co_qualname)
+        else:
+            self._note(self._open.pop())
+
+    def _call(self, path: Path, function: str) -> None:
+        file = "the handler" if path == HANDLER else str(path.relative_to(LIBRARY))
+        if function.startswith("Connection.") or DRIVER in self._open:
+            file = DRIVER
+        else:
+            self.calls.append((file, function))
+        self._note(file)
+        self._open.append(file)
+
+    def _note(self, file: str) -> None:
+        """Count a move between a file and the one from which it was called."""
+        self.moves += bool(self._open) and self._open[-1] != file != DRIVER
 
 
 def run(url: str) -> list[Ratio]:
     found = []
-    for kind, calls in paths(url).items():
-        found.append(within("files that a delivery enters", kind, len({file for file, _ in calls}), MAX_FILES, "files"))
-        found.append(within("moves between files in a delivery", kind, moves(calls), MAX_MOVES, "moves"))
+    for kind, trace in traces(url).items():
+        files, moves = BOUNDS[kind]
+        found.append(within("files that a delivery enters", kind, trace.files, files, "files"))
+        found.append(within("moves between files in a delivery", kind, trace.moves, moves, "moves"))
     return found
 
 
-def paths(url: str) -> dict[str, list[Call]]:
-    """Return kind of task → calls of a delivery."""
+def traces(url: str) -> dict[str, Trace]:
+    """Return end → calls of a delivery."""
     database = Database(url)
     database.get().run("create table if not exists bench_effects (id text)")
-    worker = Worker(bench_write, database, Sqs(), PREFIX)
+    worker = Worker(bench_end, database, Sqs(), PREFIX)
     found = {}
-    for kind, write in (("a no-op task", False), ("a task that writes one row", True)):
-        for _ in range(2):  # the first delivery initialises the worker
-            found[kind] = _path(worker, database, write=write)
+    with (
+        patch.object(Sqs, "send_many", return_value={}) as send,
+        patch.object(Sqs, "set_visibility"),
+        silent(),
+    ):
+        for end in BOUNDS:
+            for _ in range(2):  # the first delivery initialises the worker
+                found[end] = _trace(worker, _enqueued(database, end, send))
     database.drop()
     return found
 
 
-def moves(calls: list[Call]) -> int:
-    return sum(before != after for (before, _), (after, _) in pairwise(calls))
+def _trace(worker: Worker, body: str) -> Trace:
+    trace = Trace()
+    delivery, context = event(record(body, LANE)), LambdaContext()
+    sys.setprofile(trace)
+    try:
+        worker.handle(delivery, context)
+    finally:
+        sys.setprofile(None)
+    return trace
 
 
-def _path(worker: Worker, database: Database, *, write: bool) -> list[Call]:
-    calls: list[Call] = []
-
-    def record_call(frame: FrameType, kind: str, _: object) -> None:
-        path = Path(frame.f_code.co_filename)
-        if kind == "call" and (path == HANDLER or path.is_relative_to(LIBRARY)):
-            file = "the handler" if path == HANDLER else str(path.relative_to(LIBRARY))
-            calls.append((file, frame.f_code.co_name))
-
-    delivery = event(record(_enqueued(database, write=write), LANE))
-    with silent():
-        sys.setprofile(record_call)
-        try:
-            answer = worker.handle(delivery, LambdaContext())
-        finally:
-            sys.setprofile(None)
-    assert answer == {"batchItemFailures": []}
-    return calls
-
-
-def _enqueued(database: Database, *, write: bool) -> str:
+def _enqueued(database: Database, end: str, send: Any) -> str:
     """Enqueue a task with its row. Return the body of its message."""
-    with patch.object(Sqs, "send_many", return_value={}) as send:
-        client_within(database, Sqs(), PREFIX).enqueue(bench_write, Write(write=write))
+    client_within(database, Sqs(), PREFIX).enqueue(bench_end, Ending(end=end))
     entry: Entry = send.call_args.args[0][0]
     return entry.body
 
@@ -92,10 +142,13 @@ def _enqueued(database: Database, *, write: bool) -> str:
 def main() -> None:
     with tempfile.TemporaryDirectory() as name, Postgres(Path(name) / "postgres") as server:
         upgrade(server.url)
-        for kind, calls in paths(server.url).items():
-            print(f"{kind}: {len({file for file, _ in calls})} files, {moves(calls)} moves")
-            for file, function in calls:
+        found = traces(server.url)
+        for end, trace in found.items():
+            print(f"{end}:")
+            for file, function in trace.calls:
                 print(f"  {file}: {function}")
+        for end, trace in found.items():
+            print(f"{end}: {trace.files} files, {len(trace.calls)} calls, {trace.moves} moves")
 
 
 if __name__ == "__main__":

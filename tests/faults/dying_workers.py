@@ -233,7 +233,7 @@ class DyingWorkers:
         """Deliver the next messages of a lane. Return False if all are empty."""
         dice.shuffle(workers)
         for worker in workers:
-            task = worker._task
+            task = worker.task
             if records := self._lanes.receive(lane_name(self.prefix, Queue.DEFAULT, task.type), task.batch_size):
                 break
         else:

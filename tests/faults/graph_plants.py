@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from contextlib import AbstractContextManager
 
-from joblane.worker.worker import Worker
+from joblane.enqueue.follow_up import FollowUp
+from joblane.worker.worker import Batch
 from tests.faults.planting import Methods, Texts, plant
 
 OPEN = "(select true from joblane.task_parents e where e.child = t.id order by e.parent desc limit 1) is null"
@@ -23,7 +24,8 @@ TEXTS: Texts = {
     ),
 }
 METHODS: Methods = {
-    "the end of a run releases nobody": (Worker, "_release_finished"),
+    "the end of a run releases nobody": (Batch, "_note_finish"),
+    "what follows a commit is forgotten": (FollowUp, "act"),
 }
 """Bug → the class, and its method that does nothing."""
 PLANTS = (*TEXTS, *METHODS)

@@ -15,7 +15,8 @@ from contextlib import contextmanager
 from typing import Any
 from unittest.mock import patch
 
-from joblane.enqueue import producer as producer_module
+from joblane.enqueue import follow_up
+from joblane.enqueue.producer import Producer
 from joblane.errors import JobError
 from joblane.record.driver.database import Database
 from joblane.record.flow.free_slots import Turn
@@ -24,12 +25,11 @@ from joblane.record.task.claim import CLAIM
 from joblane.record.task.finish import FINISH
 from joblane.record.task_types import LIMITS, declared_limits
 from joblane.sqs.message import Message
-from joblane.sweep import parents as parents_module
 from joblane.sweep.duties import Duties
 from joblane.sweep.parents import Parents
 from joblane.sweep.sends import Sends
 from joblane.tasks.job import Job
-from joblane.worker import worker as worker_module
+from joblane.worker.worker import Worker
 from tests.faults.dying_workers import DyingWorkers, Fate, Result
 from tests.faults.graph_samples import TASKS, Node, graph_one
 from tests.patience import PATIENCE_SECONDS
@@ -90,22 +90,17 @@ class GraphStorm(DyingWorkers):
     def _patched(self) -> Iterator[None]:
         """Count the children that each caller has released."""
 
-        def by(who: str) -> type[Release]:
-            count = self.count
+        count = self.count
 
-            class Counted(Release):
-                def steps(self, *how: Any, **options: Any) -> Iterator[list[Turn]]:
-                    for turns in super().steps(*how, **options):
-                        count(f"children released by {who}", len(turns))
-                        yield turns
+        class Counted(Release):
+            def steps(self, call: Any, **options: Any) -> Iterator[list[Turn]]:
+                caller = getattr(call, "__self__", None)
+                who = {Worker: "a worker", Producer: "a cancel"}.get(type(caller), "the sweep")
+                for turns in super().steps(call, **options):
+                    count(f"children released by {who}", len(turns))
+                    yield turns
 
-            return Counted
-
-        with (
-            patch.object(worker_module, "Release", by("a worker")),
-            patch.object(producer_module, "Release", by("a cancel")),
-            patch.object(parents_module, "Release", by("the sweep")),
-        ):
+        with patch.object(follow_up, "Release", Counted):
             yield
 
     def _await_end(self, observer: Database) -> None:

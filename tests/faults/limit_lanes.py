@@ -12,7 +12,7 @@ from itertools import count
 from typing import Any
 
 from joblane.names import SWEEP, slug_of
-from joblane.sqs.client import Entry
+from joblane.sqs.client import Entry, Sqs
 from tests.builders.events import record
 
 SPEED = 10.0
@@ -52,6 +52,9 @@ class Lanes:
 
     def now(self) -> float:
         return time.time()
+
+    def covers(self, prefix: str) -> bool:
+        return Sqs.covers(self, prefix)  # type: ignore[arg-type]
 
     def send_many(self, entries: Sequence[Entry], *, brief: bool = False) -> dict[int, str]:
         for entry in entries:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from contextlib import AbstractContextManager
 
-from joblane.client.client import JobClient
+from joblane.enqueue.producer import Producer
 from joblane.record.flow import limit_changes
 from joblane.record.row.transitions import RUN_WITH_SLOTS
 from joblane.record.sql_functions import VERSION, assigned
-from joblane.worker.worker import Worker
+from joblane.worker.worker import Batch
 from tests.faults.limit_storm import Storm
 from tests.faults.planting import Methods, Texts, plant
 
@@ -45,8 +45,8 @@ TEXTS: Texts = {
     ),
 }
 METHODS: Methods = {
-    "the end of a run serves nobody": (Worker, "_serve"),
-    "a cancel serves nobody": (JobClient, "_start"),
+    "the end of a run serves nobody": (Batch, "_free"),
+    "a cancel serves nobody": (Producer, "_follow"),
     "a raised limit serves nobody": (Storm, "serve_pool"),
     "a changed rate plans nobody anew": (limit_changes, "_give_times"),
 }

@@ -19,11 +19,13 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 from unittest.mock import patch
 
-from joblane.client import client as client_module
+from joblane.enqueue import follow_up
+from joblane.enqueue.follow_up import FollowUp
+from joblane.enqueue.producer import Producer
 from joblane.enqueue.wake import wake
 from joblane.errors import JobError
 from joblane.record.driver.database import Database
-from joblane.record.flow.free_slots import SERVE, Turn, serve
+from joblane.record.flow.free_slots import SERVE, Limits, Turn, serve, serve_in_steps
 from joblane.record.row.conditions import HAS_IDLE_SLOT, PAUSED
 from joblane.record.row.states import LEVELS, LIVE_SQL, Passed
 from joblane.record.task.claim import CLAIM, Claim, Verdict
@@ -35,8 +37,8 @@ from joblane.sweep.held import LEAVE, Held, unserved
 from joblane.sweep.sends import Sends
 from joblane.tasks.job import Job
 from joblane.tasks.task import Task
-from joblane.worker import worker as worker_module
-from joblane.worker.worker import Worker
+from joblane.worker.run import Run
+from joblane.worker.worker import Batch
 from tests.faults.dying_workers import DyingWorkers, Fate, Result
 from tests.faults.limit_samples import POOL, TASKS, Work
 from tests.patience import PATIENCE_SECONDS
@@ -139,19 +141,31 @@ class Storm(DyingWorkers):
     @contextmanager
     def _patched(self) -> Iterator[None]:
         """Count the tasks that each caller has served."""
-        serve_of_worker = Worker._serve
+        note_claim, free, follow = Batch._note_claim, Batch._free, Producer._follow
 
-        def named(worker: Worker, claims: Sequence[Claim]) -> None:
-            verdicts = {claim.verdict for claim in claims}
-            self._who.name = "the end of a run" if Verdict.RUN in verdicts else "a claim"
-            if Verdict.HELD in verdicts:
-                self._who.name = "a newcomer"
-            serve_of_worker(worker, claims)
+        def claimed(batch: Batch, claim: Claim) -> None:
+            self._who.name = "a newcomer" if claim.verdict is Verdict.HELD else "a claim"
+            note_claim(batch, claim)
+
+        def freed(batch: Batch, run: Run, limits: Limits) -> None:
+            self._who.name = "the end of a run"
+            free(batch, run, limits)
+
+        def cancelled(client: Producer, following: FollowUp) -> None:
+            self._who.name = "a cancel"
+            follow(client, following)
+
+        def counted(*given: Any) -> Iterator[list[Turn]]:
+            for turns in serve_in_steps(*given):
+                if name := getattr(self._who, "name", None):  # the thread of the sweep has none
+                    self.count(f"tasks served by {name}", len(turns))
+                yield turns
 
         with (
-            patch.object(Worker, "_serve", named),
-            patch.object(worker_module, "serve", lambda *given: self._served(self._who.name, serve(*given))),
-            patch.object(client_module, "serve", lambda *given: self._served("a cancel", serve(*given))),
+            patch.object(Batch, "_note_claim", claimed),
+            patch.object(Batch, "_free", freed),
+            patch.object(Producer, "_follow", cancelled),
+            patch.object(follow_up, "serve_in_steps", counted),
         ):
             yield
 

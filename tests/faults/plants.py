@@ -21,7 +21,7 @@ from joblane.record.task import checkpoints, claim, finish
 from joblane.record.task.dead_letters import mark_dead_sent
 from joblane.sqs.client import Entry, Sqs
 from joblane.tasks.task import Task
-from joblane.worker.worker import Worker
+from joblane.worker.worker import Batch
 
 VARIABLE = "FAULTS_PLANT"
 """The variable that names the bugs, with commas. Only the suite's worker process reads it."""
@@ -46,12 +46,14 @@ def due() -> None:
 def dead_letter_order() -> None:
     """A dead letter is marked as sent, and its message acknowledged, before it is sent."""
 
-    def send_dead_letters(self: Any, runs: Any, _response: Any) -> None:
+    def send_dead_letters(self: Any) -> None:
+        runs, self._dead = self._dead, []
+        worker = self._worker
         with suppress(PostgresError, OSError):
-            mark_dead_sent(self._database.get(), [(run.claim.id, run.claim.generation) for run in runs])
-        self._sqs.send_many([self._dead_letter(run, (run.end or run.claim).reason or "archived") for run in runs])
+            mark_dead_sent(worker.database.get(), [(run.claim.id, run.claim.generation) for run in runs])
+        worker.sqs.send_many([self._dead_letter(run, (run.end or run.claim).reason or "archived") for run in runs])
 
-    setattr(Worker, "_send_dead_letters", send_dead_letters)  # noqa: B010 - in the place of a method
+    setattr(Batch, "_send_dead_letters", send_dead_letters)  # noqa: B010 - in the place of a method
 
 
 def outbox() -> None:

@@ -55,6 +55,7 @@ def test_the_sweep_releases_nobody_while_no_worker_dies(server: Postgres) -> Non
     ("plant", "found"),
     [
         ("the end of a run releases nobody", "released by the sweep alone"),
+        ("what follows a commit is forgotten", "released by the sweep alone"),
         ("a child is released by its first parent", "ran before"),
     ],
 )

@@ -115,7 +115,8 @@ def test_a_health_check_writes_lines_that_cloudwatch_can_read(capsys: pytest.Cap
 def test_all_modules_that_write_metrics_have_tests_of_their_lines() -> None:
     """The others are in ``integration/sweep/test_alarm_metrics.py`` and ``unit/worker/test_failing_sweep.py``."""
     modules = [path for folder in ("shared", "functions") for path in (ROOT / folder).rglob("*.py")]
-    writers = {str(path.relative_to(ROOT)) for path in modules if "Tally(" in path.read_text()}
+    writes = ("Tally(", "telemetry.write_metrics(")
+    writers = {str(path.relative_to(ROOT)) for path in modules if any(each in path.read_text() for each in writes)}
     assert writers == {
         "shared/joblane/functions/jobs_sweep/handler.py",
         "functions/system_health_check/handler.py",

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar, Unpack
 
 from pg8000.exceptions import Error as PostgresError
 
+from joblane.enqueue.follow_up import FollowUp
 from joblane.enqueue.foreign import place
 from joblane.enqueue.producer import Producer
 from joblane.enqueue.result import Enqueued
@@ -22,7 +23,6 @@ from joblane.errors import (
     WaitTimeoutError,
     text_of,
 )
-from joblane.record.flow.free_slots import serve
 from joblane.record.row.states import State
 from joblane.record.row.transitions import CANCEL
 from joblane.record.task.status import STATUS, TaskStatus
@@ -253,10 +253,11 @@ class JobClient:
         if not rows:
             return None
         state, has_children, *limits = rows[0]
-        if state == State.CANCELLED and any(limits):
-            self._producer._start(lambda connection: serve(connection, [limits]))
-        if state == State.CANCELLED and has_children:
-            self._producer._release([task_id])
+        if state == State.CANCELLED and (has_children or any(limits)):
+            following = FollowUp(ended=[task_id] if has_children else [])
+            if any(limits):
+                following.freed.append(limits)
+            self._producer._follow(following)
         return State(state)
 
     async def acancel(self, task_id: str) -> State | None:
@@ -271,7 +272,7 @@ class JobClient:
 
         producer = self._producer
         return Limits(
-            producer._connecting, producer._send_turns, producer._wake, lambda: wake(producer._sqs, producer._prefix)
+            producer._connecting, producer._follow, producer._wake, lambda: wake(producer._sqs, producer._prefix)
         )
 
     @cached_property

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from pg8000.exceptions import Error as PostgresError
 
+from joblane.enqueue.follow_up import FollowUp
 from joblane.errors import DatabaseUnavailableError, LimitError, text_of
 from joblane.record import audit
 from joblane.record.flow import limit_changes
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
 
     from joblane.record.driver.connection import Connection
     from joblane.record.driver.database import Database
-    from joblane.record.flow.free_slots import Turn
 
 
 class Limits:
@@ -34,11 +34,11 @@ class Limits:
     def __init__(
         self,
         connecting: Callable[[], AbstractContextManager[Database]],
-        send: Callable[[list[Turn]], object],
+        follow: Callable[[FollowUp], None],
         wake_after_commit: Callable[[], None],
         wake: Callable[[], None],
     ) -> None:
-        self._connecting, self._send = connecting, send
+        self._connecting, self._follow = connecting, follow
         self._wake_after_commit, self._wake = wake_after_commit, wake
 
     def set(
@@ -82,7 +82,7 @@ class Limits:
                 changed, details = limit_changes.set_limit(connection, name, key, given, who=who, reason=line)
                 target = limit_changes.target_of(name, key)
                 audit.write(connection, who, "set_limit", target, reason=line, details=details)
-            self._serve(connection, changed)
+        self._follow(FollowUp(changed=changed))
         self._wake()
 
     def reset(self, name: str, *, key: str | None = None, reason: str | None = None) -> None:
@@ -107,7 +107,7 @@ class Limits:
                 changed, details = limit_changes.reset_limit(connection, name, key)
                 target = limit_changes.target_of(name, key)
                 audit.write(connection, who, "reset_limit", target, reason=line, details=details)
-            self._serve(connection, changed)
+        self._follow(FollowUp(changed=changed))
         self._wake()
 
     def get(self, name: str, *, key: str | None = None) -> LimitStatus:
@@ -125,14 +125,6 @@ class Limits:
         with self._changing() as connection:
             names = limit_changes.names_of(limit_changes.known_names(connection), name, key)
             return status_of(connection, names[0])
-
-    def _serve(self, connection: Connection, changed: list[str]) -> None:
-        """Serve limits after the commit. If it fails, the sweep does it."""
-        try:
-            limit_changes.serve_changed(connection, changed, self._send)
-        except (PostgresError, OSError):
-            if not connection.usable or not connection.idle:
-                connection.close()
 
     @contextmanager
     def _changing(self) -> Iterator[Connection]:

@@ -10,10 +10,10 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, TypedDict, TypeVar, Unpack
 
 from joblane.enqueue.check_schedule import checked_name, checked_row
+from joblane.enqueue.follow_up import FollowUp
 from joblane.enqueue.foreign import place
 from joblane.enqueue.schedule_changes import Cancelled, ScheduleChanges
 from joblane.errors import ScheduleError
-from joblane.record.flow.free_slots import serve
 from joblane.record.schedules import Missed, PutSchedule, RunTimeSchedule, listing
 from joblane.tasks.job import Job
 from joblane.tasks.schedule import Schedule
@@ -375,10 +375,8 @@ class Schedules:
 
     def _serve(self, cancelled: Cancelled) -> None:
         """Start the tasks that wait for what cancelled tasks have given back, after the commit. Else the sweep does."""
-        if cancelled.limits:
-            self._producer._start(lambda connection: serve(connection, cancelled.limits))
-        if cancelled.parents:
-            self._producer._release(cancelled.parents)
+        if cancelled.limits or cancelled.parents:
+            self._producer._follow(FollowUp(freed=[*cancelled.limits], ended=[*cancelled.parents]))
 
 
 def _placed(session: Any, connection: object, *, is_async: bool = False) -> Any:

@@ -106,7 +106,7 @@ def check(job: Job, *, record: bool, prefix: str) -> NewTask:
 
 def with_row_id(new: NewTask, id_: str) -> NewTask:
     """Return the task with the id of an existing row. Its message has no payload, because the row has it."""
-    message = Message(new.task.type, id_, rec=True, schema=new.task.schema_digest, headers=new.headers)
+    message = Message.of_row(new.task.type, id_, new.task.schema_digest, new.headers)
     return replace(new, id=id_, entry=replace(new.entry, body=message.encode()))
 
 

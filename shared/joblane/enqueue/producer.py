@@ -21,6 +21,7 @@ from pg8000.exceptions import Error as PostgresError
 from joblane import settings, telemetry
 from joblane.enqueue.chain import DEPTH, not_granted, too_deep
 from joblane.enqueue.check import check, delay_seconds, seconds_until
+from joblane.enqueue.follow_up import FollowUp
 from joblane.enqueue.foreign import Foreign
 from joblane.enqueue.insert import Run, insert_again, insert_tasks, is_lost, refusal
 from joblane.enqueue.outbox import INLINE_SENDS, Outbox
@@ -39,8 +40,6 @@ from joblane.names import check_prefix
 from joblane.record.driver.database import Database
 from joblane.record.driver.stage import STAGE, match_stage
 from joblane.record.driver.time_limits import CLIENT
-from joblane.record.flow.free_slots import Turn, serve
-from joblane.record.flow.release import Release
 from joblane.record.task.insert import NewTask
 from joblane.sqs.client import PAUSED, Entry, Sqs
 from joblane.tasks.job import Job
@@ -397,47 +396,31 @@ class Producer:
 
         await_only(self._always_in_thread(partial(wake_after_commit, self._sqs, self._prefix)))
 
-    def _start(self, find: Callable[[Connection], list[Turn]]) -> None:
-        """Start the tasks that ``find`` returns, after the commit. If it fails, the sweep does it."""
-        self._send_turns(self._find(find) or ())
+    def _follow(self, follow_up: FollowUp) -> None:
+        """Do what follows a commit. The sweep does what fails."""
+        follow_up.act(self._sqs, self._prefix, self._run_alone, brief=True)
 
-    def _release(self, ended: Iterable[str]) -> None:
-        """Release the children of ended tasks, for a limited time, with turns of other threads in between."""
-
-        def call(step: Callable[[Connection], list[Turn]]) -> list[Turn] | None:
-            try:
-                return self._find(step)
-            finally:
-                time.sleep(YIELD_SECONDS)
-
-        release = Release(ended)
-        for turns in release.steps(call):
-            self._send_turns(turns)
-        if not release.is_done:
-            wake(self._sqs, self._prefix)
-
-    def _find(self, find: Callable[[Connection], list[Turn]]) -> list[Turn] | None:
-        """Call ``find`` with the connection. None: it has failed, or the caller's transaction is open."""
+    def _run_alone(self, statement: Callable[[Connection], T]) -> T | None:
+        """Run a statement in a transaction of its own. None: the caller's transaction is open on this connection."""
         try:
             with self._connecting() as database:
                 try:
                     if not database.get().idle:  # a handler's transaction, which has not committed yet
                         return None
                     self._wake()
-                    return find(database.get())
+                    return statement(database.get())
                 except (PostgresError, OSError):
                     database.drop()
-                    return None
-        except (JobError, settings.MissingSettingError):  # a program that only enqueues in sessions needs no setting
+                    raise
+        except settings.MissingSettingError:  # a program that only enqueues in sessions needs no setting
             return None
+        finally:
+            time.sleep(YIELD_SECONDS)
 
     def _serve_replaced(self, tasks: Iterable[NewTask | JobError]) -> None:
         """Start the tasks that wait for what replaced tasks have given back."""
         if freed := [task.freed for task in tasks if isinstance(task, NewTask) and task.freed]:
-            self._start(lambda connection: serve(connection, freed))
-
-    def _send_turns(self, turns: Sequence[Turn]) -> None:
-        self._sqs.send_many([turn.entry(self._prefix) for turn in turns], brief=True)
+            self._follow(FollowUp(freed=freed))
 
     @cached_property
     def _prefix(self) -> str:

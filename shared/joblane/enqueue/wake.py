@@ -71,11 +71,7 @@ def wake_after_commit(sqs: Sqs, prefix: str) -> None:
 
 def is_covered(sqs: Sqs, prefix: str) -> bool:
     """True if :func:`wake_after_commit` would send nothing."""
-    until = sqs.covered.get(prefix)
-    # the clock of the process stands still while Lambda has frozen it, and the other one can be set back
-    if until is not None and time.monotonic() < until[0] and sqs.now() < until[1]:
-        return True
-    return not settings.sweep_plans()
+    return sqs.covers(prefix) or not settings.sweep_plans()
 
 
 class _Waker:

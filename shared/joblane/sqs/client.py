@@ -159,6 +159,12 @@ class Sqs:
         """Return the time in seconds since 1970, as the queues have it."""
         return time.time()
 
+    def covers(self, prefix: str) -> bool:
+        """True if a wake-up of the sweep covers a write that follows now, see :attr:`covered`."""
+        until = self.covered.get(prefix)
+        # the clock of the process stands still while Lambda has frozen it, and the other one can be set back
+        return until is not None and time.monotonic() < until[0] and self.now() < until[1]
+
     def url(self, queue: str) -> str:
         """Return the queue's URL. Raises botocore's ``QueueDoesNotExist``."""
         return self._url(self.client, queue)

@@ -12,7 +12,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cache
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Self
 
 from pydantic import BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError, WithJsonSchema
 from pydantic_core import PydanticSerializationError, from_json, to_json
@@ -103,6 +103,13 @@ class Message:
     tick: Tick | None = None
     options: Options | None = None
     v: Annotated[float, Field(ge=VERSION, le=VERSION), WithJsonSchema({"const": VERSION})] = VERSION
+
+    @classmethod
+    def of_row(
+        cls, type_: str, id_: str, schema: str | None, headers: Mapping[str, str], payload: Object | None = None
+    ) -> Self:
+        """Return the message of a task that has a row. ``payload``: for a dead letter, which shows it."""
+        return cls(type_, id_, payload, rec=True, schema=schema, headers=headers)
 
     def encode(self) -> str:
         """Return the body without empty fields. Pydantic's own way to exclude them takes twice as long.

@@ -8,8 +8,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from functools import partial
 
+from joblane.enqueue.follow_up import FollowUp
 from joblane.record.driver.connection import Connection
-from joblane.record.flow.free_slots import Limits, serve_in_steps
+from joblane.record.flow.free_slots import Limits
 from joblane.record.flow.limit_changes import end_change, ended_changes
 from joblane.record.row.conditions import BEFORE_IT, HAS_IDLE_SLOT, PAUSED
 from joblane.record.row.states import LEVELS, Passed
@@ -130,9 +131,8 @@ class Held:
         yield from self._duties.run_batches(name, self._served, batches)
 
     def _served(self, wanted: Sequence[Limits]) -> Iterator[None]:
-        for turns in serve_in_steps(self._sends.connection, wanted):
-            self.served += len(turns)
-            self._sends.start(self._prefix, turns)
+        for number in self._sends.follow(self._prefix, FollowUp(freed=list(wanted))):
+            self.served += number
             yield
 
 

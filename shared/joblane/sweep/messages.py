@@ -124,7 +124,7 @@ class Messages:
     def _taken(self, row: Row) -> Taken | None:
         """Return the task with its message, or None if its row does not make a message."""
         id_, type_, queue, tenant, schema, headers, due_seconds, taken, before, _ = row
-        body = body_of(self._sends.connection, Message(type_, id_, rec=True, schema=schema, headers=headers))
+        body = body_of(self._sends.connection, Message.of_row(type_, id_, schema, headers))
         if body is None:
             return None
         delay = round(min(max(0.0, due_seconds), MAX_DELAY_SECONDS))

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 
-from joblane.record.flow.release import Release
+from joblane.enqueue.follow_up import FollowUp
 from joblane.record.row.conditions import (
     BATCH_IS_GONE,
     MOST_RELEASED,
@@ -101,26 +101,25 @@ class Parents:
                 connection.run(FORGET_PARENTS, ended_children, *position, *last)
             position = tuple(last)
             yield from self._release(without_batch or (), self._cancel)
-            yield from self._release(ended or (), Release)
+            yield from self._release(ended or (), lambda ids: FollowUp(ended=[*ids]))
         place, number = "-infinity", PAGE
         while number == PAGE:
             ((children, last_place, number),) = connection.run(HELD, place)
             place = str(last_place)
-            yield from self._release(children or (), lambda ids: Release((), ids))
+            yield from self._release(children or (), lambda ids: FollowUp(children=[*ids]))
 
-    def _release(self, ids: Sequence[str], release: Callable[[Sequence[str]], Release]) -> Iterator[None]:
-        """Follow the releases of batches of tasks, each with its own errors."""
+    def _release(self, ids: Sequence[str], follow_up: Callable[[Sequence[str]], FollowUp]) -> Iterator[None]:
+        """Release in batches of tasks, each with its own errors."""
         if ids:
             self._sends.following.is_due = True
         batches = (ids[start : start + MOST_RELEASED] for start in range(0, len(ids), MOST_RELEASED))
-        yield from self._duties.run_batches(ENDED_PARENTS, partial(self._steps, release), batches)
+        yield from self._duties.run_batches(ENDED_PARENTS, partial(self._steps, follow_up), batches)
         yield
 
-    def _cancel(self, callbacks: Sequence[str]) -> Release:
-        return Release(id_ for (id_,) in self._sends.connection.run(CANCEL_CALLBACKS, list(callbacks)))
+    def _cancel(self, callbacks: Sequence[str]) -> FollowUp:
+        return FollowUp(ended=[id_ for (id_,) in self._sends.connection.run(CANCEL_CALLBACKS, list(callbacks))])
 
-    def _steps(self, release: Callable[[Sequence[str]], Release], ids: Sequence[str]) -> Iterator[None]:
-        for turns in release(ids).steps(lambda step: step(self._sends.connection), to_end=True):
-            self.released += len(turns)
-            self._sends.start(self._prefix, turns)
+    def _steps(self, follow_up: Callable[[Sequence[str]], FollowUp], ids: Sequence[str]) -> Iterator[None]:
+        for number in self._sends.follow(self._prefix, follow_up(ids)):
+            self.released += number
             yield

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from joblane import telemetry
+from joblane.enqueue.follow_up import FollowUp, send_turns
 from joblane.errors import MessageError, text_of
 from joblane.record.driver.connection import Connection
-from joblane.record.flow.free_slots import Turn
 from joblane.record.task.row_by_row import leave_row, run_rows
 from joblane.sqs.client import NO_ANSWER, NO_SUCH_QUEUE, Entry, Sqs
 from joblane.sqs.depth import queue_depth
@@ -71,10 +71,15 @@ class Sends:
             self._give_back(taken, failed, {one.entry.queue for one in sent})
         return sent
 
-    def start(self, prefix: str, turns: Sequence[Turn]) -> None:
-        """Send the messages of tasks that may start now. A later sweep sends those that SQS does not accept."""
-        if turns and not self.silent:
-            self.sqs.send_many([turn.entry(prefix) for turn in turns])
+    def follow(self, prefix: str, follow_up: FollowUp) -> Iterator[int]:
+        """Do what follows an end, and yield the number of tasks of each step that may start now.
+
+        A later sweep sends the messages that SQS does not accept.
+        """
+        for turns in follow_up.steps(lambda step: step(self.connection)):
+            if turns and (self.silent or not send_turns(self.sqs, prefix, turns)):
+                self.following.is_due = True
+            yield len(turns)
 
     def depth(self, queue: str) -> int | None:
         """Return the number of messages in a queue, in flight and delayed ones included; None if it cannot be read."""

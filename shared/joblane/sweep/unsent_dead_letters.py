@@ -8,10 +8,10 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Sequence
 
+from joblane.enqueue.follow_up import FollowUp
 from joblane.names import dead_letter_name, lane_name
 from joblane.quotas import MAX_MESSAGE_BYTES
 from joblane.record.driver.connection import Row, read_json
-from joblane.record.task.dead_letters import mark_dead_sent, successor_entry
 from joblane.record.task.row_by_row import LOCKED, leaving_a_slow_row, run_rows
 from joblane.sqs.dead_letter import archived_dead_letter
 from joblane.sqs.message import Message
@@ -108,14 +108,14 @@ class UnsentDeadLetters:
                 taken.append(one)
         sent = sends.send(taken)
         self.sent += len(sent)
-        successors = mark_dead_sent(connection, [(one.id, generations[one.id]) for one in sent])
-        if sends.sqs.send_many([successor_entry(self._prefix, successor) for successor in successors]):
-            sends.following.is_due = True
+        marked = FollowUp(dead=[(one.id, generations[one.id]) for one in sent])
+        for _ in sends.follow(self._prefix, marked):
+            pass
         yield
 
     def _taken(self, row: Row) -> Taken | None:
         id_, type_, queue, tenant, schema, headers, generation, reason, payload, taken, before = row
-        message = Message(type_, id_, rec=True, schema=schema, headers=headers)
+        message = Message.of_row(type_, id_, schema, headers)
         if body_of(self._sends.connection, message) is None:
             return None
         message.payload = None if payload is None else read_json(payload)

@@ -26,8 +26,6 @@ class BatchResponse:
     """The messages that stay in the queue, in Lambda's form."""
     visibility: dict[str, int] = field(default_factory=dict)
     """Receipt handle → visibility timeout in seconds. A message without an entry keeps the queue's own timeout."""
-    slow_claims: int = 0
-    """Claims that have exceeded the time limit of a statement."""
 
     def keep(self, received: Received, seconds: int | None = None) -> None:
         """Leave a message in the queue. ``seconds``: its visibility timeout; None: the queue's own timeout."""

@@ -1,4 +1,4 @@
-"""The ends of an invocation's runs: their events are sent, and their listeners are called.
+"""The events and listeners of the ends of an invocation's runs.
 
 Both come after the response is decided, and change nothing. The sweep sends the events that are not sent here.
 """
@@ -6,6 +6,7 @@ Both come after the response is decided, and change nothing. The sweep sends the
 from __future__ import annotations
 
 import time
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 from joblane import telemetry
@@ -30,7 +31,7 @@ PAUSE_SECONDS = 60.0
 
 
 class Ends:
-    """Collects the ends of one worker's invocation. :meth:`follow` ends the collection."""
+    """Sends the events and calls the listeners of one worker's ends."""
 
     def __init__(
         self, task: Task[Any, Any], database: Database, bus: EventBus | None, alarm: Alarm, printed: Printed | None
@@ -38,25 +39,17 @@ class Ends:
         """``bus`` None: the worker sends no events."""
         self._task, self._database, self._bus = task, database, bus
         self._alarm, self._printed = alarm, printed
-        self._to_send: list[str] = []
-        self._to_hear: dict[str, str] = {}
         self._paused_until = 0.0
 
-    def add(self, claim: Claim, state: State) -> None:
-        """Add an end that is committed."""
-        if not (LISTENERS or EVENTS in claim.options) or state not in ENDED:  # most tasks have neither
-            return
-        if state in claim.options.get(EVENTS, ()):
-            self._to_send.append(event_id(claim.id, claim.generation, state))
-        if LISTENERS:
-            self._to_hear[event_id(claim.id, claim.generation, state)] = claim.id
-
-    def follow(self, lambda_context: Any) -> None:
-        """Send the events, and call the listeners. Raises only KeyboardInterrupt."""
-        if not self._to_send and not self._to_hear:
-            return
-        to_send, self._to_send = self._to_send, []
-        to_hear, self._to_hear = self._to_hear, {}
+    def follow(self, ends: Iterable[tuple[Claim, State]], lambda_context: Any) -> None:
+        """Send the events of committed ends, and call the listeners. Raises only KeyboardInterrupt."""
+        to_send: list[str] = []
+        to_hear: dict[str, str] = {}
+        for claim, state in ends:
+            if state in claim.options.get(EVENTS, ()):
+                to_send.append(event_id(claim.id, claim.generation, state))
+            if LISTENERS and state in ENDED:
+                to_hear[event_id(claim.id, claim.generation, state)] = claim.id
         is_paused = time.monotonic() < self._paused_until
         seconds = lambda_context.get_remaining_time_in_millis() / 1000
         if to_send and self._bus is not None and not is_paused and seconds >= SEND_SECONDS:

@@ -84,15 +84,17 @@ class Run:
                 result = call(task, payload, context, work, alarm)
             self.end = completed(claim, result, ms_since(started))
             runner.log.price(claim, self.end)
-            if work.used or work.joined:  # otherwise the worker finishes it, and wakes before that
-                runner.wake()
-            self.recorded = work.commit(self.end)
+            if work.in_use:  # otherwise the worker finishes it, and wakes before that
+                if work.used or work.joined:
+                    runner.wake()
+                self.recorded = work.commit(self.end)
         except KeyboardInterrupt:
             raise
         except BaseException as raised:  # the only place that decides the outcome of a failed run
             alarm.silence()
             error = _decisive_error(raised, alarm)
-            work.undo(interrupted=alarm.fired)
+            if work.in_use:
+                work.undo(interrupted=alarm.fired)
             if isinstance(error, TaskTimeout) and continues and work.has_kept:
                 error = Continued()
             self.end = outcome.failed(task, claim, error, ms_since(started), payload)
@@ -106,7 +108,8 @@ class Run:
             if runner.printed:
                 runner.printed.end()
         close_context(context)
-        work.close()
+        if work.in_use:
+            work.close()
 
 
 def call(task: Task[Any, Any], payload: Any, context: TaskContext, work: RunSession, alarm: Alarm | None = None) -> Any:
@@ -116,7 +119,8 @@ def call(task: Task[Any, Any], payload: Any, context: TaskContext, work: RunSess
 
         return call_async(task, payload, context, work, alarm)
     result = task.function(payload, context)
-    work.flush()
+    if work.in_use:
+        work.flush()
     return result
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 import os
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from joblane import telemetry
@@ -36,8 +37,12 @@ SHARED_SQS_CALLS = 2
 """The SQS calls of an invocation: one receives its messages, one deletes them or changes their visibility."""
 
 
+Ended = tuple["Claim", "Finish", str | None]
+"""A run whose end is recorded, with its tenant."""
+
+
 class RunLog:
-    """Collects the runs of one task type. :meth:`write` ends an invocation.
+    """Reports the runs of one task type.
 
     Completed tasks share one log line, because a line per task would cost more than a batch of no-op jobs. Every other
     task has its own line.
@@ -45,8 +50,6 @@ class RunLog:
 
     def __init__(self, task: Task[Any, Any]) -> None:
         self._type = task.type
-        self._runs: list[tuple[Claim, Finish, str | None]] = []
-        self._archived: list[Claim] = []
         self._completed = telemetry.frequent_line("tasks completed")
         memory = os.environ.get(MEMORY_VARIABLE, "")
         self._memory_mb = int(memory) if memory.isdecimal() else task.memory_mb
@@ -68,23 +71,18 @@ class RunLog:
         end.memory_mb = self._memory_mb
         end.cost_usd = end.billed_ms * self._usd_per_ms + self._shared_usd + own_calls * self._usd_per_call
 
-    def add(self, claim: Claim, end: Finish, tenant: str | None) -> None:
-        """Add a run whose end is recorded."""
-        self._runs.append((claim, end, tenant))
+    def write(self, queue: Queue, runs: Sequence[Ended], archived: Sequence[Claim]) -> None:
+        """Write the log lines and metrics of an invocation.
 
-    def add_archived(self, claim: Claim) -> None:
-        """Add a task that the claim archived after a lost run or a passed deadline. No run reports that."""
-        self._archived.append(claim)
-
-    def write(self, queue: Queue) -> None:
-        """Write the log lines and metrics of the invocation, and clear the collection."""
+        ``archived``: the tasks that a claim has archived after a lost run or a passed deadline. No run reports that.
+        """
         logger = telemetry.logger()
         common = {"task_type": self._type, "queue": queue.value}
         completed: list[dict[str, Any]] = []
-        for claim in self._archived:
+        for claim in archived:
             fields = fields_of(claim) | {"reason": claim.reason, "outcome": "archived"}
             logger.warning(f"task {State.ARCHIVED}", extra=common | fields)
-        for claim, end, tenant in self._runs:
+        for claim, end, tenant in runs:
             if end.state is State.COMPLETED:
                 completed.append(fields_of(claim) | {"ms": end.duration_ms})
             else:
@@ -92,16 +90,16 @@ class RunLog:
                 logger.warning(f"task {end.state}", extra=common | fields_of(claim) | of_tenant | _end_fields(end))
         if completed:
             self._completed.write(common | {"outcome": "completed", "tasks": completed})
-        tally = telemetry.Tally()
-        for _ in self._archived:
-            tally.count(METRICS[State.ARCHIVED])
-        for claim, end, _ in self._runs:
-            tally.count("Started")
-            tally.count("Continued" if end.continued else METRICS[end.state])
-            tally.time("WaitMs", claim.waited_ms)
-            tally.time("DurationMs", end.duration_ms)
-        tally.flush(METRICS[State.ARCHIVED], **common)
-        self._runs, self._archived = [], []
+        counts: dict[str, float] = {METRICS[State.ARCHIVED]: len(archived)} if archived else {}
+        times: dict[str, list[int]] = {}
+        if runs:
+            counts["Started"] = len(runs)
+            for _, end, _ in runs:
+                metric = "Continued" if end.continued else METRICS[end.state]
+                counts[metric] = counts.get(metric, 0) + 1
+            times["WaitMs"] = [claim.waited_ms for claim, _, _ in runs]
+            times["DurationMs"] = [end.duration_ms for _, end, _ in runs]
+        telemetry.write_metrics(counts, times, METRICS[State.ARCHIVED], **common)
 
 
 def fields_of(claim: Claim) -> dict[str, Any]:

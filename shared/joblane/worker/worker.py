@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import timedelta
-from functools import partial
-from typing import TYPE_CHECKING, Any, TypedDict
+from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypedDict, TypeVar
 
 from joblane import telemetry
+from joblane.enqueue.follow_up import FollowUp
 from joblane.enqueue.producer import Producer
-from joblane.enqueue.wake import wake, wake_after_commit
+from joblane.enqueue.wake import wake_after_commit
 from joblane.errors import UNDEFINED_FUNCTION, EnqueueError, TaskCancelled, sqlstate, text_of
 from joblane.names import SWEEP, lane_name
 from joblane.quotas import EARLY_RECEIVES, FINISH_MARGIN, LEASE_MARGIN, MAX_DELAY_SECONDS
@@ -28,33 +28,35 @@ from joblane.record.driver.connection import (
     is_of_row,
 )
 from joblane.record.driver.database import DATABASE_ERRORS
-from joblane.record.flow.free_slots import delay, serve
-from joblane.record.flow.release import Release
 from joblane.record.row.states import State
 from joblane.record.task.claim import Claim, Verdict, arrival, claim
-from joblane.record.task.dead_letters import mark_dead_sent, successor_entry
-from joblane.record.task.finish import Finish, cancel_requested, finish
+from joblane.record.task.finish import cancel_requested, finish
 from joblane.record.task.run_session import CANCELLED
 from joblane.sqs.client import Entry
 from joblane.sqs.dead_letter import NO_ROOM, archived_dead_letter, fits, refused_dead_letter, with_id
 from joblane.sqs.message import TICK_ID_PATTERN, Message
 from joblane.sqs.received import Received
 from joblane.sqs.tick import is_early, tick_id
+from joblane.tasks.event_kinds import EVENTS, LISTENERS
 from joblane.worker import outcome
 from joblane.worker.alarm import Alarm
 from joblane.worker.batch_response import BatchResponse, growing_seconds
 from joblane.worker.events import Ends
 from joblane.worker.run import KILL_MARGIN_SECONDS, Run, Runner
-from joblane.worker.run_log import RunLog, fields_of
-from joblane.worker.turns import send_turns
+from joblane.worker.run_log import Ended, RunLog, fields_of
 
 if TYPE_CHECKING:
     from joblane.enqueue.event_bus import EventBus
+    from joblane.record.driver.connection import Connection
     from joblane.record.driver.database import Database
+    from joblane.record.flow.free_slots import Limits
+    from joblane.record.task.finish import Finish
     from joblane.sqs.client import Sqs
     from joblane.tasks.task import Task
     from joblane.worker.printed import Printed
 
+P = ParamSpec("P")
+T = TypeVar("T")
 ADVICE = {
     UNDEFINED_FUNCTION: "run `joblane migrate`; ",
     LOCK_NOT_AVAILABLE: "a table is locked (pg_blocking_pids() finds the holder); ",
@@ -94,110 +96,84 @@ class Worker:
     ) -> None:
         """``printed``: logs what handlers print. None: it stays on the standard output. ``log``: the report of its
         invocations; None: a new one. ``bus``: gets the events of ended tasks; None: the worker sends none."""
-        self._task = task
-        self._database = database
-        self._sqs = sqs
-        self._prefix = prefix
-        self._logger = telemetry.logger()
-        self._log = log or RunLog(task)
-        self._wake: Callable[[], None] = partial(wake_after_commit, sqs, prefix)
-        if task.type == SWEEP:
-            self._wake = lambda: None  # it plans its next run itself, and would wake itself for ever
+        self.task, self.database, self.sqs, self.prefix = task, database, sqs, prefix
+        self.logger = telemetry.logger()
+        self.log = log or RunLog(task)
+        self._wakes = task.type != SWEEP  # it plans its next run itself, and would wake itself for ever
         producer = Producer.within(database, sqs, prefix, task)
         if task.is_async:
             import joblane.worker.async_call  # noqa: F401 - not in the time of its first run
-        self._runner = Runner(task, database, database.another(), Alarm(), producer, self._log, printed, self._wake)
-        self._ends = Ends(task, database, bus, self._runner.alarm, printed)
-        self._lanes = {lane_name(prefix, queue, type_): queue for type_ in task.types for queue in task.lanes}
+        self.runner = Runner(task, database, database.another(), Alarm(), producer, self.log, printed, self.wake)
+        self.ends = Ends(task, database, bus, self.runner.alarm, printed)
+        self.lanes = {lane_name(prefix, queue, type_): queue for type_ in task.types for queue in task.lanes}
 
     def handle(self, event: Mapping[str, Any], lambda_context: Any) -> dict[str, list[dict[str, str]]]:
         """Lambda's entry: an SQS event in, a partial batch response out."""
-        response = BatchResponse()
         deliveries = [Received.read(record) for record in event["Records"]]
-        self._runner.producer.keeps_chain = len(deliveries) == 1
-        to_claim_alone = self._run_batch(self._claimable(deliveries, response), response, lambda_context)
+        self.runner.producer.keeps_chain = len(deliveries) == 1
+        batch = Batch(self, lambda_context)
+        batch.handle(deliveries)
+        return batch.respond(deliveries[0].queue)
+
+    def wake(self) -> None:
+        """Make sure that a sweep follows a write."""
+        if self._wakes and not self.sqs.covers(self.prefix):
+            wake_after_commit(self.sqs, self.prefix)
+
+    def write(self, statement: Callable[Concatenate[Connection, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Run a statement that writes and commits by itself. Raises :data:`DATABASE_ERRORS`."""
+        self.wake()
+        return self.database.call(statement, *args, **kwargs)
+
+
+class Batch:
+    """The messages of one invocation: it reads, claims, runs and finishes them, and responds."""
+
+    def __init__(self, worker: Worker, lambda_context: Any) -> None:
+        self._worker, self._task, self._context = worker, worker.task, lambda_context
+        self._response = BatchResponse()
+        self._slow_claims = 0
+        """Claims that have exceeded the time limit of a statement."""
+        self._recorded: list[Ended] = []
+        """The runs whose ends are recorded, for the log."""
+        self._archived: list[Claim] = []
+        """The tasks that a claim has archived, for the log."""
+        self._ends: list[tuple[Claim, State]] = []
+        """The ends that events or listeners may be for."""
+        self._dead: list[Run] = []
+        """Archived tasks whose dead letters are not sent yet."""
+        self._follow_up: FollowUp | None = None
+        """The work that follows the commits so far. None: there is none, as after most commits."""
+
+    def handle(self, deliveries: Sequence[Received]) -> None:
+        """Handle all messages in one claim, or some of them alone."""
+        to_claim_alone = self._run(self._claimable(deliveries))
         for id_, delivery in to_claim_alone.items():  # a lost run then counts for its own task and for no other
-            if response.slow_claims and self._has_no_time(response, lambda_context):
-                response.keep(delivery, growing_seconds(delivery.receives))
+            if self._slow_claims and self._has_no_time():
+                self._response.keep(delivery, growing_seconds(delivery.receives))
                 continue
-            for undecided in self._run_batch({id_: delivery}, response, lambda_context).values():
-                response.keep(undecided, 0)
+            for undecided in self._run({id_: delivery}).values():
+                self._response.keep(undecided, 0)
+
+    def respond(self, queue: str) -> dict[str, list[dict[str, str]]]:
+        """Report the ends, and return the response. ``queue``: the lane of the messages."""
+        worker, response = self._worker, self._response
         if response.visibility:
-            self._sqs.set_visibility(deliveries[0].queue, response.visibility)
-        self._log.write(self._lanes[deliveries[0].queue])
-        self._ends.follow(lambda_context)
+            worker.sqs.set_visibility(queue, response.visibility)
+        worker.log.write(worker.lanes[queue], self._recorded, self._archived)
+        if self._ends:
+            worker.ends.follow(self._ends, self._context)
         return {"batchItemFailures": response.failures}
 
-    def _has_no_time(self, response: BatchResponse, lambda_context: Any) -> bool:
+    def _has_no_time(self) -> bool:
         """True if the database is slow, not a row, or if slow claims have left too little time for a run."""
         needed = min(self._task.timeout, self._task.numbers.function_timeout - FINISH_MARGIN).total_seconds()
-        left = lambda_context.get_remaining_time_in_millis() / 1000 - KILL_MARGIN_SECONDS
-        return response.slow_claims > MOST_SLOW_CLAIMS or left < needed
+        left = self._context.get_remaining_time_in_millis() / 1000 - KILL_MARGIN_SECONDS
+        return self._slow_claims > MOST_SLOW_CLAIMS or left < needed
 
-    def _run_batch(  # noqa: PLR0912 - a row for each verdict
-        self, deliveries: Mapping[str, Received], response: BatchResponse, lambda_context: Any
-    ) -> Mapping[str, Received]:
-        """Claim, run and finish messages by id. Return the messages to claim alone, fewest attempts first."""
-        started = time.perf_counter()
-        claimed = self._claim(deliveries, response, lambda_context)
-        if claimed is None:
-            return deliveries
-        to_claim_alone: list[Run] = []
-        runs: list[Run] = []
-        archived: list[Run] = []
-        for run in claimed:
-            verdict, wait = run.claim.verdict, run.claim.wait_seconds
-            match verdict:
-                case Verdict.RUN:
-                    runs.append(run)
-                case Verdict.CLAIM_ALONE:
-                    to_claim_alone.append(run)
-                case Verdict.WAIT if wait <= MAX_DELAY_SECONDS:
-                    self._keep_early(run, response)
-                case Verdict.LEASED:
-                    response.keep(run.received, wait + 1)
-                case Verdict.LOCKED:
-                    if run.received.receives > 1:  # the first time it may be another run's claim or finish
-                        what = "the task's row is locked by another transaction; SQS will deliver the message again"
-                        self._logger.warning(what, extra=self._log_fields(run.claim))
-                    response.keep(run.received, growing_seconds(run.received.receives, LOCKED_SECONDS))
-                case Verdict.ARCHIVED:
-                    self._note_archived(run.claim)
-                    archived.append(run)
-                case Verdict.SEND_DEAD_LETTER:
-                    archived.append(run)
-                case Verdict.TAKEN:  # another task holds the unique key: the message stays a dead letter of this task
-                    reason = run.claim.reason or "DuplicateTask: its unique key is held by another task"
-                    self._send([run.received], [self._dead_letter(run, reason)], response)
-                case Verdict.CONFLICT:
-                    reason = f"IdConflict: {run.claim.id!r} is the id of another task, or of another payload"
-                    self._send([run.received], [refused_dead_letter(run.received, reason)], response)
-                case Verdict.REFUSED:
-                    reason = f"the database cannot store this message: {run.claim.reason}"
-                    self._send([run.received], [refused_dead_letter(run.received, reason)], response)
-                case Verdict.WAIT | Verdict.HELD | Verdict.PAUSED | Verdict.ENDED | Verdict.OBSOLETE | Verdict.GONE:
-                    fields = self._log_fields(run.claim) | {"verdict": verdict}
-                    self._logger.info("message acknowledged", extra=fields)
-        self._serve([run.claim for run in claimed if run.claim.serve])
-        self._release_claimed([run.claim for run in claimed if run.claim.release])
-        self._log.begin(len(runs), round((time.perf_counter() - started) * 1000))
-        for run in runs:
-            run.execute(self._runner, self._lanes[run.received.queue], lambda_context)
-            if run.claim.limits is not None:  # its slots are not kept until the last run of the batch has ended
-                archived += self._finish([run], response)
-                self._delay(run)
-                self._serve([run.claim])
-        archived += self._finish([run for run in runs if run.claim.limits is None], response)
-        if archived:
-            self._send_dead_letters(archived, response)
-        return {run.claim.id: run.received for run in sorted(to_claim_alone, key=lambda run: run.claim.attempt)}
+    # --- Read ------------------------------------------------------------------------------------------------------
 
-    def _note_archived(self, claimed: Claim) -> None:
-        """Note the end of a task that the claim has archived."""
-        self._log.add_archived(claimed)
-        self._ends.add(claimed, State.ARCHIVED)
-
-    def _claimable(self, deliveries: Sequence[Received], response: BatchResponse) -> dict[str, Received]:
+    def _claimable(self, deliveries: Sequence[Received]) -> dict[str, Received]:
         """Return the messages that can be claimed, by id. Refuse the others, or send a copy with an id."""
         claimable: dict[str, Received] = {}
         forwarded: list[Received] = []
@@ -220,11 +196,11 @@ class Worker:
                 forwarded.append(delivery)
                 entries += [entry] if entry else []
             elif id_ in claimable:
-                response.keep(delivery, 0)  # the other copy in this batch is handled first
+                self._response.keep(delivery, 0)  # the other copy in this batch is handled first
             else:
                 claimable[id_] = delivery
         if forwarded:
-            self._send(forwarded, entries, response)
+            self._send(forwarded, entries)
         return claimable
 
     def _refusal(self, message: Message, group: str | None) -> str | None:
@@ -242,9 +218,69 @@ class Worker:
                 return f"MessageError: {error}"
         return None
 
-    def _claim(
-        self, deliveries: Mapping[str, Received], response: BatchResponse, lambda_context: Any
-    ) -> list[Run] | None:
+    # --- Claim, run, finish ----------------------------------------------------------------------------------------
+
+    def _run(self, deliveries: Mapping[str, Received]) -> Mapping[str, Received]:
+        """Claim, run and finish messages by id. Return the messages to claim alone, fewest attempts first."""
+        worker, started = self._worker, time.perf_counter()
+        claimed = self._claim(deliveries)
+        if claimed is None:
+            return deliveries
+        for run in claimed:
+            if run.claim.verdict is not Verdict.RUN:
+                self._decide(run)
+            if run.claim.serve or run.claim.release:
+                self._note_claim(run.claim)
+        self._follow()  # before the runs, which may take long
+        runs = [run for run in claimed if run.claim.verdict is Verdict.RUN]
+        worker.log.begin(len(runs), round((time.perf_counter() - started) * 1000))
+        for run in runs:
+            run.execute(worker.runner, worker.lanes[run.received.queue], self._context)
+            if run.claim.limits is not None:  # its slots are not kept until the last run of the batch has ended
+                self._finish([run])
+                self._free(run, run.claim.limits)
+                self._follow()
+        if without_limits := [run for run in runs if run.claim.limits is None]:
+            self._finish(without_limits)
+        if self._dead:
+            self._send_dead_letters()
+        self._follow()
+        to_claim_alone = [run for run in claimed if run.claim.verdict is Verdict.CLAIM_ALONE]
+        return {run.claim.id: run.received for run in sorted(to_claim_alone, key=lambda run: run.claim.attempt)}
+
+    def _decide(self, run: Run) -> None:
+        """Decide on a message whose task does not run now."""
+        verdict, wait = run.claim.verdict, run.claim.wait_seconds
+        match verdict:
+            case Verdict.WAIT if wait <= MAX_DELAY_SECONDS:
+                self._keep_early(run)
+            case Verdict.LEASED:
+                self._response.keep(run.received, wait + 1)
+            case Verdict.LOCKED:
+                if run.received.receives > 1:  # the first time it may be another run's claim or finish
+                    what = "the task's row is locked by another transaction; SQS will deliver the message again"
+                    self._worker.logger.warning(what, extra=self._log_fields(run.claim))
+                self._response.keep(run.received, growing_seconds(run.received.receives, LOCKED_SECONDS))
+            case Verdict.ARCHIVED:
+                self._archived.append(run.claim)
+                self._note_end(run.claim, State.ARCHIVED)
+                self._dead.append(run)
+            case Verdict.SEND_DEAD_LETTER:
+                self._dead.append(run)
+            case Verdict.TAKEN:  # another task holds the unique key: the message stays a dead letter of this task
+                reason = run.claim.reason or "DuplicateTask: its unique key is held by another task"
+                self._send([run.received], [self._dead_letter(run, reason)])
+            case Verdict.CONFLICT:
+                reason = f"IdConflict: {run.claim.id!r} is the id of another task, or of another payload"
+                self._send([run.received], [refused_dead_letter(run.received, reason)])
+            case Verdict.REFUSED:
+                reason = f"the database cannot store this message: {run.claim.reason}"
+                self._send([run.received], [refused_dead_letter(run.received, reason)])
+            case Verdict.WAIT | Verdict.HELD | Verdict.PAUSED | Verdict.ENDED | Verdict.OBSOLETE | Verdict.GONE:
+                fields = self._log_fields(run.claim) | {"verdict": verdict}
+                self._worker.logger.info("message acknowledged", extra=fields)
+
+    def _claim(self, deliveries: Mapping[str, Received]) -> list[Run] | None:
         """Claim all messages in one statement, in order. None: one is refused or too large, so claim each alone."""
         if not deliveries:
             return []
@@ -253,69 +289,69 @@ class Worker:
                 self._task,
                 delivery.message,
                 id_,
-                self._lanes[delivery.queue],
+                self._worker.lanes[delivery.queue],
                 tenant=delivery.group,
                 dead_generation=delivery.dead_generation,
             )
             for id_, delivery in deliveries.items()
             if delivery.message is not None
         ]
-        lease = timedelta(milliseconds=lambda_context.get_remaining_time_in_millis()) + LEASE_MARGIN
+        lease = timedelta(milliseconds=self._context.get_remaining_time_in_millis()) + LEASE_MARGIN
         try:
             token = str(uuid.uuid4())
-            self._wake()
-            claims = self._database.call_again(claim, arrivals, lease, lambda_context.aws_request_id, token)
+            self._worker.wake()
+            claims = self._worker.database.call_again(claim, arrivals, lease, self._context.aws_request_id, token)
         except DATABASE_ERRORS as error:
             timed_out = sqlstate(error) == TIMED_OUT
-            response.slow_claims += timed_out
+            self._slow_claims += timed_out
             if len(deliveries) > 1 and (timed_out or (is_of_row(error) and sqlstate(error) not in ADVICE)):
                 return None
-            self._keep_unclaimed(deliveries, error, response)
+            self._keep_unclaimed(deliveries, error)
             return []
         return [Run(delivery, claims[id_]) for id_, delivery in deliveries.items()]
 
-    def _keep_unclaimed(self, deliveries: Mapping[str, Received], error: Exception, response: BatchResponse) -> None:
+    def _keep_unclaimed(self, deliveries: Mapping[str, Received], error: Exception) -> None:
         """Keep messages whose claim failed. They have used no attempt."""
         advice = ADVICE.get(sqlstate(error) or "", "")
-        self._logger.error(
+        self._worker.logger.error(
             f"the claim failed in the database; {advice}SQS will deliver the messages again",
             extra={"error": text_of(error), "messages": len(deliveries), "task_ids": list(deliveries)},
         )
         for delivery in deliveries.values():
-            response.keep(delivery, growing_seconds(delivery.receives))
+            self._response.keep(delivery, growing_seconds(delivery.receives))
 
-    def _finish(self, runs: Sequence[Run], response: BatchResponse) -> list[Run]:
-        """Record the ends that are not recorded yet, in one statement. Return the runs whose task is archived."""
-        self._record([run for run in runs if run.end is not None and not run.recorded], response)
-        archived: list[Run] = []
+    def _finish(self, runs: Sequence[Run]) -> None:
+        """Record the ends that are not recorded yet, in one statement, and decide on the messages."""
+        if unrecorded := [run for run in runs if run.end is not None and not run.recorded]:
+            self._record(unrecorded)
         for run in runs:
             end = run.end
             if end is None:
-                response.keep(run.received)
+                self._response.keep(run.received)
             elif run.recorded:
-                self._log.add(run.claim, end, run.received.group)
-                self._ends.add(run.claim, end.state)
+                self._recorded.append((run.claim, end, run.received.group))
+                self._note_end(run.claim, end.state)
+                if end.look or end.released:
+                    self._note_finish(end)
                 if end.state is State.ARCHIVED:
-                    archived.append(run)
+                    self._dead.append(run)
                 elif end.state in (State.RETRY, State.PENDING) and not end.waits_long:
                     if end.outcome == "rate_limited":  # a new message, so that waits do not use up its receives
-                        self._send_again(run, end.visibility_seconds, response)
+                        self._send_again(run, end.visibility_seconds)
                     else:
-                        response.keep(run.received, end.visibility_seconds)
-        self._release_finished([run.end for run in runs if run.end is not None and run.recorded])
-        return archived
+                        self._response.keep(run.received, end.visibility_seconds)
 
-    def _record(self, runs: Sequence[Run], response: BatchResponse) -> None:
+    def _record(self, runs: Sequence[Run]) -> None:
         """Record the ends of runs: first those whose rows are free, then, after one wait, the others."""
-        left = self._record_some(runs, response, waits=False)
-        left = self._record_some(left, response, waits=True)
-        cancelled = [run for run in left if self._is_cancelled(run, response)]
-        for run in self._record_some(cancelled, response, waits=False):
-            self._lose(run, "another transaction has locked the task's row", response)
+        left = self._record_some(runs, waits=False)
+        if not left:  # as for most
+            return
+        left = self._record_some(left, waits=True)
+        cancelled = [run for run in left if self._is_cancelled(run)]
+        for run in self._record_some(cancelled, waits=False):
+            self._lose(run, "another transaction has locked the task's row")
 
-    def _record_some(
-        self, runs: Sequence[Run], response: BatchResponse, *, waits: bool, again: bool = True
-    ) -> list[Run]:
+    def _record_some(self, runs: Sequence[Run], *, waits: bool, again: bool = True) -> list[Run]:
         """Record ends and return the runs that are not recorded and not lost.
 
         ``again``: run by run, without a wait, if the database refuses one, or has to roll one back.
@@ -324,118 +360,95 @@ class Worker:
             return []
         ends = [run.end for run in runs if run.end is not None]
         try:
-            self._wake()
-            finished_ids = self._database.call(finish, ends, waits=waits)
+            finished_ids = self._worker.write(finish, ends, waits=waits)
         except DATABASE_ERRORS as error:
             if again and is_of_row(error) and (len(runs) > 1 or (sqlstate(error) or "").startswith(ROLLED_BACK)):
-                return [left for run in runs for left in self._record_some([run], response, waits=False, again=False)]
+                return [left for run in runs for left in self._record_some([run], waits=False, again=False)]
             for run in runs:
-                self._lose(run, text_of(error), response)
+                self._lose(run, text_of(error))
             return []
         for run, end in zip(runs, ends, strict=True):
             run.recorded = end.id in finished_ids
         return [run for run in runs if not run.recorded]
 
-    def _is_cancelled(self, run: Run, response: BatchResponse) -> bool:
+    def _is_cancelled(self, run: Run) -> bool:
         """Give the run the end of a cancelled task if it has a cancel request. Otherwise its end cannot be recorded."""
         assert run.end is not None
         try:
-            requested = self._database.call(cancel_requested, run.end.id, run.end.token)
+            requested = self._worker.database.call(cancel_requested, run.end.id, run.end.token)
         except DATABASE_ERRORS as error:
-            self._lose(run, text_of(error), response)
+            self._lose(run, text_of(error))
             return False
         if requested and run.end.state is not State.CANCELLED:
             run.end = outcome.failed(self._task, run.claim, TaskCancelled(CANCELLED), run.end.duration_ms)
-            self._log.price(run.claim, run.end)
+            self._worker.log.price(run.claim, run.end)
             return True
         if requested is None:
-            self._logger.warning(
+            self._worker.logger.warning(
                 "lease lost: the task was taken over by another run, or ended or deleted by an operator",
                 extra=self._log_fields(run.claim),
             )
-            response.keep(run.received)
+            self._response.keep(run.received)
         else:
-            self._lose(run, "another transaction has locked the task's row", response)
+            self._lose(run, "another transaction has locked the task's row")
         return False
 
-    def _lose(self, run: Run, why: str, response: BatchResponse) -> None:
+    def _lose(self, run: Run, why: str) -> None:
         """Keep the message of a run whose end is not recorded."""
-        self._logger.error(
+        self._worker.logger.error(
             "the end of a run could not be recorded; the run counts as lost, and the task runs again",
             extra=self._log_fields(run.claim) | {"error": why},
         )
-        response.keep(run.received, growing_seconds(run.received.receives))
+        self._response.keep(run.received, growing_seconds(run.received.receives))
 
-    def _delay(self, run: Run) -> None:
-        """Delay the widest limit of a task whose handler has raised RateLimited."""
-        if run.end is None or run.end.outcome != "rate_limited" or run.claim.limits is None:
-            return
-        try:
-            self._wake()
-            self._database.call(delay, run.claim.limits, run.end.delay_seconds)
-        except DATABASE_ERRORS as error:
-            self._logger.warning(
-                "a limit could not be delayed, so that its other tasks may be refused as well",
-                extra={"error": text_of(error), "limits": [name for name in run.claim.limits if name]},
-            )
+    # --- What follows the commits ----------------------------------------------------------------------------------
 
-    def _serve(self, claims: Sequence[Claim]) -> None:
-        """Give the slots that claims have freed to the tasks that wait for them, and send these tasks' messages."""
-        freed = [claim.limits for claim in claims if claim.limits is not None]
-        if not freed:
-            return
-        try:
-            self._wake()
-            turns = self._database.call(serve, freed)
-        except DATABASE_ERRORS as error:
-            self._logger.warning(
-                "slots of limits are free, and the tasks that wait for them could not be started; the next run with "
-                "these limits, or the sweep, starts them",
-                extra={"error": text_of(error), "limits": sorted({name for names in freed for name in names if name})},
-            )
-        else:
-            send_turns(self._sqs, self._prefix, turns)
+    def _note_end(self, claim: Claim, state: State) -> None:
+        if LISTENERS or EVENTS in claim.options:  # most tasks have neither
+            self._ends.append((claim, state))
 
-    def _release_claimed(self, claims: Sequence[Claim]) -> None:
-        """Release the children of tasks that the claim has ended. Look once more for the parents of those it holds."""
-        held = {claim.id for claim in claims if claim.verdict is Verdict.HELD}
-        self._release([claim.id for claim in claims if claim.id not in held], held)
+    def _to_follow(self) -> FollowUp:
+        if self._follow_up is None:
+            self._follow_up = FollowUp()
+        return self._follow_up
 
-    def _release_finished(self, ends: Sequence[Finish]) -> None:
-        self._release([end.id for end in ends if end.look], [child for end in ends for child in end.released])
+    def _note_claim(self, claim: Claim) -> None:
+        """Note what follows a claim. The parents of a task that it has held may have ended since."""
+        following = self._to_follow()
+        if claim.serve and claim.limits is not None:
+            following.freed.append(claim.limits)
+        if claim.release:
+            (following.children if claim.verdict is Verdict.HELD else following.ended).append(claim.id)
 
-    def _release(self, ended: Collection[str], children: Collection[str]) -> None:
-        """Start the tasks whose parents have ended, and send their messages, for a limited time."""
-        if not ended and not children:  # most messages
-            return
-        release = Release(ended, children)
-        try:
-            self._wake()
-            for turns in release.steps(self._database.call):
-                send_turns(self._sqs, self._prefix, turns)
-        except DATABASE_ERRORS as error:
-            self._logger.warning(
-                "tasks whose parents have ended could not be started; the sweep starts them",
-                extra={"error": text_of(error), "parents": list(ended), "task_ids": list(children)[:100]},
-            )
-        if not release.is_done:
-            wake(self._sqs, self._prefix)
+    def _note_finish(self, end: Finish) -> None:
+        """Note the children that follow a finish."""
+        following = self._to_follow()
+        following.children += end.released
+        if end.look:
+            following.ended.append(end.id)
 
-    def _send_dead_letters(self, runs: Sequence[Run], response: BatchResponse) -> None:
-        """Send the dead letters of archived tasks, mark them as sent, and send the successors' messages."""
+    def _free(self, run: Run, limits: Limits) -> None:
+        """Note that a run does not use its slots any more."""
+        following = self._to_follow()
+        following.freed.append(limits)
+        if run.end is not None and run.end.outcome == "rate_limited":
+            following.delays.append((limits, run.end.delay_seconds))
+
+    def _follow(self) -> None:
+        """Do what follows the commits since the last call."""
+        if self._follow_up is not None:
+            following, self._follow_up = self._follow_up, None
+            following.act(self._worker.sqs, self._worker.prefix, self._worker.write)
+
+    # --- Send ------------------------------------------------------------------------------------------------------
+
+    def _send_dead_letters(self) -> None:
+        """Send the dead letters of archived tasks. Their marks follow."""
+        runs, self._dead = self._dead, []
         dead_letters = [self._dead_letter(run, (run.end or run.claim).reason or "archived") for run in runs]
-        failed = self._send([run.received for run in runs], dead_letters, response)
+        failed = self._send([run.received for run in runs], dead_letters)
         sent = [(run.claim.id, run.claim.generation) for n, run in enumerate(runs) if n not in failed]
-        try:
-            self._wake()
-            successors = self._database.call(mark_dead_sent, sent)
-        except DATABASE_ERRORS as error:
-            self._logger.warning(
-                "a dead letter was sent but not marked; the sweep sends it once more, with the same id and generation",
-                extra={"error": text_of(error), "task_ids": [id_ for id_, _ in sent]},
-            )
-        else:  # the sweep sends the messages that SQS does not accept here
-            self._sqs.send_many([successor_entry(self._prefix, successor) for successor in successors])
+        self._to_follow().dead += sent
 
     def _dead_letter(self, run: Run, reason: str) -> Entry:
         message = self._message(run, run.claim.payload)
@@ -444,30 +457,30 @@ class Worker:
     def _message(self, run: Run, payload: Any) -> Message:
         claimed, received = run.claim, run.received.message
         type_ = received.type if received else self._task.type  # the message may have an older name
-        return Message(type_, claimed.id, payload, rec=True, schema=claimed.schema, headers=claimed.headers)
+        return Message.of_row(type_, claimed.id, claimed.schema, claimed.headers, payload)
 
-    def _keep_early(self, run: Run, response: BatchResponse) -> None:
+    def _keep_early(self, run: Run) -> None:
         """Keep a message that is early until its task is due. If it was received often, a copy takes its place."""
         if run.received.receives > EARLY_RECEIVES:
-            self._send_again(run, run.claim.wait_seconds, response)
+            self._send_again(run, run.claim.wait_seconds)
         else:
-            response.keep(run.received, run.claim.wait_seconds)
+            self._response.keep(run.received, run.claim.wait_seconds)
 
-    def _send_again(self, run: Run, seconds: int, response: BatchResponse) -> None:
+    def _send_again(self, run: Run, seconds: int) -> None:
         """Send a copy of a message, whose receives are counted anew, and acknowledge the message."""
         entry = Entry(run.received.queue, self._message(run, None).encode(), seconds, run.received.group)
-        self._send([run.received], [entry], response)
+        self._send([run.received], [entry])
 
-    def _send(self, deliveries: Sequence[Received], entries: Sequence[Entry], response: BatchResponse) -> Iterable[int]:
+    def _send(self, deliveries: Sequence[Received], entries: Sequence[Entry]) -> Iterable[int]:
         """Send one entry per message before the message is acknowledged. If SQS refuses the entry, keep the message.
 
         Returns the positions of the refused entries.
         """
-        failed = self._sqs.send_many(entries)
+        failed = self._worker.sqs.send_many(entries)
         for position, why in failed.items():
             fields = {"queue": entries[position].queue, "error": why}
-            self._logger.error("a message could not be forwarded", extra=fields)
-            response.keep(deliveries[position], growing_seconds(deliveries[position].receives))
+            self._worker.logger.error("a message could not be forwarded", extra=fields)
+            self._response.keep(deliveries[position], growing_seconds(deliveries[position].receives))
         return failed.keys()
 
     def _log_fields(self, claimed: Claim) -> dict[str, Any]:

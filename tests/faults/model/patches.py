@@ -14,11 +14,9 @@ from unittest.mock import patch
 
 import joblane.functions.jobs_sweep.handler as sweep_handler
 from joblane import settings
-from joblane.enqueue import wake
+from joblane.enqueue import follow_up, wake
 from joblane.sqs.client import Sqs
 from joblane.sweep import sweep
-from joblane.worker import turns
-from joblane.worker import worker as worker_module
 from tests.faults.days.clock import virtual
 from tests.faults.days.samples import PREFIX
 from tests.faults.model.actors import Actor
@@ -27,8 +25,9 @@ from tests.faults.model.surroundings import Bus
 from tests.faults.model.world import NET_SECONDS, World
 
 LATER = (
-    "batch", "client_limits", "client_schedules", "enqueue.check_schedule", "enqueue.schedule_changes", "steps",
-    "record.async_database", "record.batches", "record.handler_session", "worker.async_call",
+    "client.batch", "client.limits", "client.schedules", "enqueue.check_schedule", "enqueue.schedule_changes",
+    "handler.steps", "record.driver.async_database", "record.driver.handler_session", "record.flow.batches",
+    "worker.async_call",
 )  # fmt: skip
 """The modules that the library imports on first use. Virtual time is for the modules that are there."""
 for _module in LATER:
@@ -53,7 +52,7 @@ def patched(world: World) -> Iterator[None]:
         patch.object(os, "urandom", random.Random(world.seed).randbytes),
         patch.object(Here, "world", world, create=True),
         patch.object(wake, "_waker", SimpleNamespace(cover=partial(_cover, world))),
-        patch.object(worker_module, "send_turns", _as_turns(world, turns.send_turns)),
+        patch.object(follow_up, "send_turns", _as_turns(world, follow_up.send_turns)),
         patch.object(sweep_handler, "Sqs", lambda: _current(world).process.sqs),
         patch.object(sweep_handler, "discover", lambda: world.tasks),
         patch.object(sweep_handler, "bus_of_environment", lambda **_: Bus(world)),
@@ -75,15 +74,18 @@ def _cover(world: World, sqs: Sqs, prefix: str) -> bool:
     return _current(world).process.waker.cover(sqs, prefix)
 
 
-def _as_turns(world: World, send_turns: Callable[..., None]) -> Callable[..., None]:
+def _as_turns(world: World, send_turns: Callable[..., bool]) -> Callable[..., bool]:
     """Count the tasks that the end of another one lets start, and note who sends their messages."""
 
-    def send(sqs: Any, prefix: str, started: Sequence[Any]) -> None:
+    def send(sqs: Any, prefix: str, started: Sequence[Any], *, brief: bool) -> bool:
         actor = _current(world)
+        if brief or actor.role != "a run":  # a client or an operator
+            return send_turns(sqs, prefix, started, brief=brief)
         role, actor.role = actor.role, TURNS
         world.counts[f"tasks let start by {TURNS}"] += len(started)
-        send_turns(sqs, prefix, started)
+        are_sent = send_turns(sqs, prefix, started, brief=brief)
         actor.role = role
+        return are_sent
 
     return send
 

@@ -746,7 +746,7 @@ def test_of_two_duplicates_claimed_at_once_one_runs_and_the_other_names_it(
         attributes = dead(0)
     held = Held()
     with world.rival(sample_only, held) as one, world.rival(sample_only) as other, ThreadPoolExecutor(2) as threads:
-        held.connection = one._database.get()
+        held.connection = one.database.get()
         won = threads.submit(handle, one, record(bodies[0], lane))
         assert held.claimed.wait(PATIENCE_SECONDS)
         # when the second claims

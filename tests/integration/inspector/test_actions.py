@@ -588,7 +588,7 @@ def declared_tick_of_a_pause(world: World) -> str:
 
 
 def overlapping_declared_tick(world: World) -> str:
-    with mock.patch("joblane.worker.worker.Worker._finish", side_effect=SystemExit), pytest.raises(SystemExit):
+    with mock.patch("joblane.worker.worker.Batch._finish", side_effect=SystemExit), pytest.raises(SystemExit):
         deliver_tick(world, 0)
     deliver_tick(world, 1)
     return "DuplicateTask"
@@ -599,7 +599,7 @@ def overlapping_tick(world: World) -> str:
     world.run("update joblane.tasks set due_at = clock_timestamp()")
     [[first, second]] = world.run("select min(id), max(id) from joblane.tasks")
     message = {"type": "sample:one", "rec": True}
-    with mock.patch("joblane.worker.worker.Worker._finish", side_effect=SystemExit), pytest.raises(SystemExit):
+    with mock.patch("joblane.worker.worker.Batch._finish", side_effect=SystemExit), pytest.raises(SystemExit):
         world.deliver(sample_one, message | {"id": first})
     world.deliver(sample_one, message | {"id": second})
     return "DuplicateTask"

@@ -36,7 +36,7 @@ from joblane.names import SWEEP, Queue, lane_name
 from joblane.record.driver.database import Database
 from joblane.record.flow.free_slots import SERVE, serve
 from joblane.record.task_types import LIMITS, declared_limits
-from joblane.sqs.client import Entry
+from joblane.sqs.client import Entry, Sqs
 from joblane.sweep.held import unserved
 from joblane.sweep.sweep import sweep
 from joblane.tasks.task import Task
@@ -95,6 +95,9 @@ class Messages:
         self.dead: list[Entry] = []
         self.covered: dict[str, tuple[float, float]] = {}
         self.now = time.time
+
+    def covers(self, prefix: str) -> bool:
+        return Sqs.covers(self, prefix)  # type: ignore[arg-type]
 
     def send_many(self, entries: Sequence[Entry], *, brief: bool = False) -> dict[int, str]:
         for entry in entries:

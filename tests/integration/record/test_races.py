@@ -113,7 +113,7 @@ def test_one_of_two_concurrent_deliveries_runs_and_the_other_message_stays(
     (second,) = effects.receive(lane)
     barrier = Barrier()
     with effects.rival(sample_one, barrier) as winner, effects.rival(sample_one) as loser:
-        barrier.connection = winner._database.get()
+        barrier.connection = winner.database.get()
         with ThreadPoolExecutor(2) as threads:
             # when the second delivery claims before the claim of the first is committed
             won = threads.submit(handle, winner, first)
@@ -150,7 +150,7 @@ def test_the_loser_runs_if_the_claim_of_the_winner_is_rolled_back(
     barrier = Barrier()
     barrier.dies = True
     with effects.rival(sample_one, barrier) as winner, effects.rival(sample_one) as loser:
-        barrier.connection = winner._database.get()
+        barrier.connection = winner.database.get()
         with ThreadPoolExecutor(2) as threads:
             died = threads.submit(handle, winner, first)
             assert barrier.claimed.wait(PATIENCE_SECONDS)

@@ -16,6 +16,7 @@ from sqlalchemy import create_engine
 from sqlalchemy.orm import Session
 
 from joblane import Snooze, TaskContext
+from joblane.enqueue import follow_up
 from joblane.enqueue import wake as wakes
 from joblane.enqueue.wake import AFTER_COMMIT, COMMIT_SECONDS, GRID_SECONDS, PLANNED, WOKEN
 from joblane.functions.jobs_sweep import handler as sweep_handler
@@ -30,7 +31,6 @@ from joblane.sweep import next_sweep
 from joblane.sweep.next_sweep import NextSweep
 from joblane.sweep.sweep import sweep
 from joblane.tasks.task import Task
-from joblane.worker import worker as worker_module
 from joblane.worker.of_type import worker_of
 from joblane.worker.sweep_worker import SweepWorker
 from tests.builders.events import LambdaContext
@@ -527,7 +527,7 @@ def die_with_the_slot(payload: Sample, ctx: TaskContext) -> None:
 
 def claim_the_other(stage: Stage, patch: pytest.MonkeyPatch) -> None:
     claim_second(stage, sample_single)
-    kill_once(patch, worker_module, "serve")
+    kill_once(patch, follow_up, "serve_in_steps")
 
 
 # --- Turns ---------------------------------------------------------------------------------------------------------

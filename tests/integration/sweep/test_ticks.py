@@ -323,7 +323,7 @@ def test_a_tick_is_cancelled_while_the_schedules_last_task_runs(world: World) ->
     )[0]
     message = {"type": sample_one.type, "rec": True}
     # when the first runs without an end
-    with mock.patch("joblane.worker.worker.Worker._finish", side_effect=SystemExit), pytest.raises(SystemExit):
+    with mock.patch("joblane.worker.worker.Batch._finish", side_effect=SystemExit), pytest.raises(SystemExit):
         world.deliver(sample_one, message | {"id": first})
     for id_ in (second, other):
         world.deliver(sample_one, message | {"id": id_})

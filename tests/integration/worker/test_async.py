@@ -562,7 +562,7 @@ def test_no_timeout_interrupts_the_import_of_the_driver(world: World, monkeypatc
     class Finder:
         def find_spec(self, name: str, *_: object) -> None:
             if name == "joblane.record.driver.handler_session":
-                seen.append(world.worker(sample_async)._runner.alarm.deferred.active)
+                seen.append(world.worker(sample_async).runner.alarm.deferred.active)
 
     monkeypatch.delitem(sys.modules, "joblane.record.driver.handler_session")
     monkeypatch.setattr(sys, "meta_path", [Finder(), *sys.meta_path])

@@ -285,7 +285,7 @@ def test_the_commit_of_an_item_is_not_cancelled_and_the_timeout_comes_after_it(e
         async for item in ctx.aeach(["a", "b", "c"]):
             await write_async(ctx, item)
             if item == "a":  # both fire in the commit
-                alarm = effects.workers["sample:async"]._runner.alarm
+                alarm = effects.workers["sample:async"].runner.alarm
                 asyncio.get_running_loop().call_later(0.05, alarm.expire)
                 signal.setitimer(signal.ITIMER_REAL, 0.1, 1)
 

@@ -90,7 +90,7 @@ def test_a_worker_without_events_reads_none(world: World, bus: Bus) -> None:
         return send()
 
     with world.rival(sample_one, hook) as worker:
-        worker._ends._bus = bus
+        worker.ends._bus = bus
         handle(worker, *enqueued(world, "it", task=sample_one))
 
     assert world.row("it")["state"] == "completed"
@@ -104,7 +104,7 @@ def test_after_a_refusal_the_worker_leaves_the_events_to_the_sweep_for_a_minute(
             assert handle(world.worker(sample_heard), *enqueued(world, id_)) == []
     assert bus.calls == 1
     bus.refusal = None
-    world.worker(sample_heard)._ends._paused_until = time.monotonic()  # the minute is over
+    world.worker(sample_heard).ends._paused_until = time.monotonic()  # the minute is over
     handle(world.worker(sample_heard), *enqueued(world, "c"))
 
     assert (bus.ids, waiting(world)) == (["c:0:completed"], ["a:0:completed", "b:0:completed"])
@@ -131,7 +131,7 @@ def test_a_database_that_fails_after_the_finish_changes_nothing(world: World, bu
         return send()
 
     with world.rival(sample_heard, hook) as worker:
-        worker._ends._bus = bus
+        worker.ends._bus = bus
         assert handle(worker, *enqueued(world, "it")) == []
 
     assert world.row("it")["state"] == "completed"

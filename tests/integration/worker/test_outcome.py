@@ -498,6 +498,6 @@ def test_a_message_that_is_early_again_and_again_is_replaced_by_a_copy(world: Wo
 def test_an_early_message_stays_if_its_copy_is_not_accepted(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     id_ = enqueue(world, "nothing", process_in=timedelta(minutes=5))
     worker = world.worker(sample_one)
-    monkeypatch.setattr(worker._sqs, "send_many", lambda entries, **_: dict.fromkeys(range(len(entries)), "no"))
+    monkeypatch.setattr(worker.sqs, "send_many", lambda entries, **_: dict.fromkeys(range(len(entries)), "no"))
     body = Message(sample_one.type, id_, rec=True).encode()
     assert len(world.deliver(sample_one, body, receives=EARLY_RECEIVES + 1)) == 1

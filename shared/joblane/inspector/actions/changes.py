@@ -9,19 +9,17 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import chain
 
 from pg8000.exceptions import DatabaseError
 
 from joblane import telemetry
-from joblane.enqueue.wake import wake
+from joblane.enqueue.follow_up import FollowUp
 from joblane.errors import sqlstate, text_of
 from joblane.inspector.choices import ALLOWED
 from joblane.inspector.filter import BulkAction
-from joblane.names import Queue, lane_name
+from joblane.names import Queue
 from joblane.record.driver.connection import Connection, is_of_row
-from joblane.record.flow.free_slots import Limits, serve
-from joblane.record.flow.release import Release
+from joblane.record.flow.free_slots import Limits, Turn
 from joblane.record.row.conditions import HAS_TIME, HOLDER, MOST_RELEASED, SKIPPED_TICK
 from joblane.record.row.states import ENDED, LIVE_SQL, State, in_sql
 from joblane.record.row.transitions import (
@@ -38,7 +36,6 @@ from joblane.record.row.transitions import (
 from joblane.record.sql_functions import VERSION
 from joblane.record.task.insert import BULK_OPTION
 from joblane.sqs.client import Entry, Sqs
-from joblane.sqs.message import Message
 
 UNIQUE_VIOLATION = "23505"
 ROUNDS = 3
@@ -221,8 +218,8 @@ def _changed(row: list[object]) -> Changed:
 
 def entry_of(prefix: str, changed: Changed) -> Entry:
     """The message of a due row."""
-    message = Message(changed.type, changed.id, rec=True, schema=changed.schema, headers=changed.headers)
-    return Entry(lane_name(prefix, changed.queue, changed.type), message.encode(), group=changed.tenant)
+    turn = Turn(changed.id, changed.type, changed.queue, changed.tenant, changed.schema, changed.headers)
+    return turn.entry(prefix)
 
 
 def serve_freed(connection: Connection, sqs: Sqs, prefix: str, rows: Sequence[Changed]) -> None:
@@ -231,13 +228,8 @@ def serve_freed(connection: Connection, sqs: Sqs, prefix: str, rows: Sequence[Ch
     Call it after the commit; otherwise the sweep does it. The sweep also releases the children that are too many.
     """
     freed = [row.limits for row in rows if row.frees]
-    release = Release(row.id for row in rows if row.has_ended)
-    served = serve(connection, freed) if freed else []
-    for turns in chain([served], release.steps(lambda step: step(connection))):
-        if turns:
-            sqs.send_many([turn.entry(prefix) for turn in turns])
-    if not release.is_done:
-        wake(sqs, prefix)
+    ended = [row.id for row in rows if row.has_ended]
+    FollowUp(freed=freed, ended=ended).act(sqs, prefix, lambda step: step(connection))
 
 
 def send(sqs: Sqs, entries: Mapping[str, Entry]) -> dict[str, str]:

@@ -7,6 +7,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from joblane.enqueue.check import check, delay_seconds
+from joblane.enqueue.follow_up import FollowUp
 from joblane.enqueue.insert import insert_tasks
 from joblane.errors import EnqueueError, JobError
 from joblane.inspector.actions import audit
@@ -18,7 +19,6 @@ from joblane.inspector.tasks.filter_sql import unknown_type
 from joblane.inspector.views import ActionResult, TypeView
 from joblane.quotas import MAX_DELAY_SECONDS
 from joblane.record.driver.connection import Connection
-from joblane.record.flow.free_slots import serve
 from joblane.record.row.states import State
 from joblane.record.task.insert import NewTask
 from joblane.tasks.job import Job, JobOptions
@@ -100,7 +100,7 @@ def send_inserted(scope: Scope, inserted: NewTask) -> dict[str, str]:
     Returns failures, like :func:`send`.
     """
     if inserted.freed:
-        scope.sqs.send_many([turn.entry(scope.prefix) for turn in serve(scope.connection, [inserted.freed])])
+        FollowUp(freed=[inserted.freed]).act(scope.sqs, scope.prefix, scope.database.call)
     if inserted.state is not None or inserted.due_seconds > MAX_DELAY_SECONDS:
         return {}
     entry = inserted.entry

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from joblane.enqueue.follow_up import FollowUp
 from joblane.errors import EnqueueError, LimitError
 from joblane.inspector.actions import audit
 from joblane.inspector.scope import Scope
@@ -11,7 +12,6 @@ from joblane.inspector.tasks.filter_sql import LARGEST_PAGE, check_number, readi
 from joblane.inspector.tasks.listing import COLUMNS, row_of
 from joblane.inspector.views import ActionResult, TaskRow
 from joblane.record.driver.connection import Connection
-from joblane.record.flow.free_slots import serve
 from joblane.record.row.states import LIVE_SQL, Passed, State
 from joblane.record.row.transitions import NOW
 from joblane.tasks.limit import check_key
@@ -57,8 +57,7 @@ def pass_line(scope: Scope, type_: str, key: str, expected: str | None, reason: 
         doing.connection.run(TO_THE_END, id_)
         doing.target = id_
         doing.details |= {"line": name, "next": following}
-    turns = serve(scope.connection, [[name, *limits]])
-    scope.sqs.send_many([turn.entry(scope.prefix) for turn in turns], brief=True)
+    FollowUp(freed=[[name, *limits]]).act(scope.sqs, scope.prefix, scope.database.call, brief=True)
     return ActionResult(
         id_, "pass_line", State(state), State(state), note=f"It is the last of {name} now; {following} is first"
     )

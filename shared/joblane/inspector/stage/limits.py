@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from joblane.enqueue.follow_up import FollowUp
 from joblane.enqueue.wake import wake
 from joblane.errors import LimitError
 from joblane.inspector.actions import audit
@@ -11,7 +12,6 @@ from joblane.inspector.errors import SelectionError
 from joblane.inspector.scope import Scope
 from joblane.inspector.tasks.filter_sql import reading
 from joblane.record.flow import limit_changes
-from joblane.record.flow.free_slots import Turn
 from joblane.record.flow.limit_changes import Given
 from joblane.record.flow.limit_status import LimitStatus, changed_keys, oldest_keys, status_of
 
@@ -52,11 +52,7 @@ def reset_limit(scope: Scope, name: str, key: str | None, reason: str | None) ->
 
 def _served(scope: Scope, changed: Sequence[str]) -> tuple[LimitStatus, ...]:
     """Start tasks that wait for raised limits; a sweep, woken here, sends the messages of those with new times."""
-
-    def send(turns: list[Turn]) -> None:
-        scope.sqs.send_many([turn.entry(scope.prefix) for turn in turns], brief=True)
-
-    limit_changes.serve_changed(scope.connection, changed, send)
+    FollowUp(changed=[*changed]).act(scope.sqs, scope.prefix, scope.database.call, brief=True)
     wake(scope.sqs, scope.prefix)
     with reading(scope.connection) as connection:
         return tuple(status_of(connection, each) for each in changed)

@@ -22,22 +22,25 @@ from joblane.sqs.client import Sqs
 from joblane.tasks import discovery
 from joblane.worker.of_type import worker_of
 from joblane.worker.printed import Printed
-from joblane.worker.run_log import RunLog
+from joblane.worker.run_log import Ended, RunLog
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from joblane.names import Queue
     from joblane.record.task.claim import Claim
-    from joblane.record.task.finish import Finish
 
 
 class TracedRunLog(RunLog):
     """Also writes the tracebacks of failed runs, which on AWS are in the row alone."""
 
-    def add(self, claim: Claim, end: Finish, tenant: str | None) -> None:
-        """Add a run whose end is recorded."""
-        super().add(claim, end, tenant)
-        if end.traceback:
-            line = {"level": "ERROR", "message": "traceback", "task_id": claim.id, "traceback": end.traceback}
-            print(json.dumps(line))  # noqa: T201
+    def write(self, queue: Queue, runs: Sequence[Ended], archived: Sequence[Claim]) -> None:
+        """Write the log lines and metrics of an invocation."""
+        for claim, end, _ in runs:
+            if end.traceback:
+                line = {"level": "ERROR", "message": "traceback", "task_id": claim.id, "traceback": end.traceback}
+                print(json.dumps(line))  # noqa: T201
+        super().write(queue, runs, archived)
 
 
 def serve(channel: Channel, _files: list[int], *, type: str) -> None:  # noqa: A002 - a name of the wire

@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 from joblane.names import Queue, lane_name
 from joblane.quotas import MAX_DELAY_SECONDS
@@ -18,6 +19,8 @@ from joblane.sqs.message import Message
 
 if TYPE_CHECKING:
     from joblane.record.driver.connection import Connection
+
+    Step = Callable[[Connection], Any]
 
 Limits = Sequence[str | None]
 """The names of a task's limits: of its key, of its type, shared. None: it has no such limit."""
@@ -30,18 +33,18 @@ replaces one. After that the next end of a task, or the sweep, serves it."""
 
 @dataclass(frozen=True, slots=True)
 class Turn:
-    """A task that has got its slots, and whose message has to be sent. ``delay``: seconds until it is due."""
+    """A task that may start, and whose message has to be sent. ``delay``: seconds until it is due."""
 
     id: str
     type: str
     queue: str
     tenant: str | None
-    schema: str | None
-    headers: dict[str, str]
-    delay: float
+    schema: str | None = None
+    headers: Mapping[str, str] = field(default_factory=dict)
+    delay: float = 0.0
 
     def entry(self, prefix: str) -> Entry:
-        message = Message(self.type, self.id, rec=True, schema=self.schema, headers=self.headers)
+        message = Message.of_row(self.type, self.id, self.schema, self.headers)
         lane = lane_name(prefix, as_read(Queue, self.queue), self.type)
         return Entry(lane, message.encode(), math.ceil(self.delay), self.tenant)
 
@@ -56,19 +59,24 @@ def _distinct(limits: Iterable[Limits]) -> list[list[str | None]]:
 
 
 def serve(connection: Connection, freed: Iterable[Limits]) -> list[Turn]:
-    """Serve limits in a transaction of its own, after the commit of whatever freed their slots.
+    """Serve limits in transactions of its own, after the commit of whatever freed their slots.
 
     Return the tasks whose messages are to be sent; the sweep sends those of a caller that dies before.
     """
-    return [turn for turns in serve_in_steps(connection, freed) for turn in turns]
+    return [turn for turns in serve_in_steps(lambda step: step(connection), freed) for turn in turns]
 
 
-def serve_in_steps(connection: Connection, freed: Iterable[Limits]) -> Iterator[list[Turn]]:
-    """Serve limits as :func:`serve`, and yield the tasks of each statement: a raised limit may let any number start."""
+def serve_in_steps(call: Callable[[Step], Any], freed: Iterable[Limits]) -> Iterator[list[Turn]]:
+    """Serve limits as :func:`serve`, and yield the tasks of each statement: a raised limit may let any number start.
+
+    ``call`` gives a step a connection, for one statement in a transaction of its own. If it returns None, no further
+    step follows.
+    """
     wanted = _distinct(freed)
     pauses = iter(PAUSES_SECONDS)
     while wanted:
-        ((answer,),) = connection.run(SERVE, json.dumps(wanted))
+        if (answer := call(partial(_serve, wanted))) is None:
+            return
         turns = [Turn(**turn) for turn in answer["turns"]]
         yield [turn for turn in turns if turn.delay <= MAX_DELAY_SECONDS]
         wanted = _distinct([*answer["again"], *answer["later"]])
@@ -76,3 +84,8 @@ def serve_in_steps(connection: Connection, freed: Iterable[Limits]) -> Iterator[
             if (pause := next(pauses, None)) is None:
                 break
             time.sleep(pause)
+
+
+def _serve(wanted: Sequence[Limits], connection: Connection) -> dict[str, Any]:
+    ((answer,),) = connection.run(SERVE, json.dumps(wanted))
+    return answer  # type: ignore[no-any-return]

@@ -15,10 +15,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from difflib import SequenceMatcher
+from functools import partial
+from operator import methodcaller
 from typing import TYPE_CHECKING, Any
 
 from joblane.errors import EnqueueError, LimitError, sqlstate
-from joblane.record.flow.free_slots import Limits, Turn, serve
+from joblane.record.flow.free_slots import Turn, serve_in_steps
 from joblane.record.row.conditions import UNUSED_SECONDS
 from joblane.record.row.states import LEVELS
 from joblane.record.sql_functions import VERSION
@@ -27,6 +29,7 @@ from joblane.tasks.options import is_storable
 
 if TYPE_CHECKING:
     from joblane.record.driver.connection import Connection
+    from joblane.record.flow.free_slots import Step
 
 PATIENCE = "3s"
 """The time that a change waits for a claim, or for a task that another transaction has locked."""
@@ -350,19 +353,24 @@ def _give_times(connection: Connection, names: Iterable[str]) -> None:
 # --- After its commit ----------------------------------------------------------------------------------------------
 
 
-def serve_changed(connection: Connection, changed: Iterable[str], send: Callable[[list[Turn]], object]) -> None:
+def serve_changed(call: Callable[[Step], Any], changed: Iterable[str]) -> Iterator[list[Turn]]:
     """Give new times to tasks that wait for a rate of their key, and serve limits, in transactions of its own.
 
-    ``send``: sends the messages of tasks that may start. The sweep completes what an interrupted call leaves.
+    Yield the tasks whose messages are to be sent. The sweep completes what an interrupted call leaves. ``call``: as of
+    :func:`~joblane.record.flow.free_slots.serve_in_steps`.
     """
     for name in changed:
         if is_of_each_key(name):
-            for names in wrong_times(connection, *keys_of(name)):
-                for start in range(0, len(names), BATCH):
-                    plan_anew(connection, names[start : start + BATCH])
-            _serve_keys(connection, name, send)
-        elif waiting := connection.run(WAITING, name):
-            send(serve(connection, waiting))
+            call(partial(_plan_keys, name))
+            yield from _serve_keys(call, name)
+        elif waiting := call(methodcaller("run", WAITING, name)):
+            yield from serve_in_steps(call, waiting)
+
+
+def _plan_keys(name: str, connection: Connection) -> None:
+    for names in wrong_times(connection, *keys_of(name)):
+        for start in range(0, len(names), BATCH):
+            plan_anew(connection, names[start : start + BATCH])
 
 
 def wrong_times(connection: Connection, after: str = "", before: str | None = None) -> Iterator[list[str]]:
@@ -381,11 +389,10 @@ def plan_anew(connection: Connection, names: Sequence[str]) -> None:
         _give_times(connection, names)
 
 
-def _serve_keys(connection: Connection, name: str, send: Callable[[list[Turn]], object]) -> None:
+def _serve_keys(call: Callable[[Step], Any], name: str) -> Iterator[list[Turn]]:
     position, end = keys_of(name)
-    while rows := connection.run(WAITING_KEYS, position, end):
-        waiting: list[Limits] = [row[1:] for row in rows]
-        send(serve(connection, waiting))
+    while rows := call(methodcaller("run", WAITING_KEYS, position, end)):
+        yield from serve_in_steps(call, [row[1:] for row in rows])
         position = rows[-1][0]
 
 

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from joblane.names import Queue, lane_name
-from joblane.record.row.states import SWEEP_MARGIN_SECONDS, as_read
+from joblane.record.flow.free_slots import Turn
+from joblane.record.row.states import SWEEP_MARGIN_SECONDS
 from joblane.record.task.row_by_row import run_rows
-from joblane.sqs.client import Entry
-from joblane.sqs.message import MAX_ID, Message
+from joblane.sqs.message import MAX_ID
 from joblane.tasks.event_kinds import EVENTS
 
 if TYPE_CHECKING:
@@ -53,23 +51,8 @@ returning id, type, queue, tenant
 """
 
 
-@dataclass(slots=True)
-class Successor:
-    """The task that ``on_archived`` inserted. Its row exists, and its message is not sent yet."""
-
-    id: str
-    type: str
-    queue: str
-    tenant: str | None
-
-
-def mark_dead_sent(connection: Connection, dead_letters: Iterable[tuple[str, int]]) -> list[Successor]:
-    """Record that the dead letters of these task ids and generations were sent. Return the successors to send."""
+def mark_dead_sent(connection: Connection, dead_letters: Iterable[tuple[str, int]]) -> list[Turn]:
+    """Record that the dead letters of these task ids and generations were sent. Return the successors to send, which
+    ``on_archived`` has inserted."""
     sent = [{"id": id_, "generation": generation} for id_, generation in sorted(dead_letters)]
-    return [Successor(*row) for row in run_rows(connection, MARK_DEAD_SENT, sent)]
-
-
-def successor_entry(prefix: str, successor: Successor) -> Entry:
-    """Return the message of a successor."""
-    lane = lane_name(prefix, as_read(Queue, successor.queue), successor.type)
-    return Entry(lane, Message(successor.type, successor.id, rec=True).encode(), group=successor.tenant)
+    return [Turn(*row) for row in run_rows(connection, MARK_DEAD_SENT, sent)]

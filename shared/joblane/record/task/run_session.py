@@ -57,6 +57,8 @@ class RunSession:
 
     joined: Transaction | None = None
     """The transaction that commits with the end of the run in the place of the session's, see :meth:`join`."""
+    in_use = False
+    """The handler has used the database through this run. Otherwise nothing is flushed, committed or cleaned up."""
     has_ended = False
     """The next run may use the connection, so asyncio tasks and threads of the handler may not."""
     used = False
@@ -157,6 +159,7 @@ class RunSession:
         """
         if self.touched or self.lent:
             raise JobError(ONE_SESSION)
+        self.in_use = True
         self.joined = transaction
 
     @cached_property
@@ -175,6 +178,7 @@ class RunSession:
     def _watched(self, session: HandlerSession) -> HandlerSession:
         from sqlalchemy import event
 
+        self.in_use = True
         event.listen(session, "before_commit", self._refuse_commit)
         event.listen(session, "after_begin", self._note_use)
         return session
@@ -205,6 +209,7 @@ class RunSession:
         Raises :class:`JobError` if the session's connection has broken since the transaction began. The handler may
         have swallowed that error, but its writes are lost, so the run must not be recorded as completed.
         """
+        self.in_use = True
         connection = self.database.get()
         if "session" in self.__dict__ and self.session.in_transaction():
             used = self.session.connection()
@@ -317,6 +322,7 @@ class RunSession:
 
         Raises :class:`TaskCancelled` and :class:`LeaseLostError`.
         """
+        self.in_use = True
         with self.uninterrupted, self._own.get().bounded():
             own = done is None or (not self.is_async and self._own.get().idle)
             try:
