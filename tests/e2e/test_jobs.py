@@ -5,13 +5,13 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from datetime import timedelta
+from unittest.mock import patch
 
 import pytest
 
 from functions.data_export.handler import DataExport, data_export
 from functions.system_user_expiry.handler import SystemUserExpiry, system_user_expiry
 from joblane import JobClient
-from joblane.tasks.job import Job
 from tests.e2e.conftest import Deployed, await_true
 
 LANE = "default-data-export"
@@ -92,7 +92,8 @@ def test_a_row_whose_message_was_never_sent_runs_after_the_sweep(deployed: Deplo
     # and a process that died between its commit and the send
     payload = DataExport.model_validate(deployed.export()["payload"])
     id_ = "never-sent"
-    jobs._producer._insert([jobs._producer.checked(Job(data_export, payload, task_id=id_))])
+    with patch.object(jobs._producer, "_send_rows", return_value=set()):
+        jobs.enqueue(data_export, payload, task_id=id_)
     deployed.database.get().run("update joblane.tasks set sweep_at = clock_timestamp() where id = $1", id_)
     # when the sweep runs
     deployed.send(deployed.named("low-jobs-sweep"), {"type": "jobs:sweep", "id": f"test-sweep-{time.time()}"})

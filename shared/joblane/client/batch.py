@@ -6,9 +6,11 @@ import json
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Self, TypeVar, Unpack
 
-from joblane.enqueue.session import plain, runner, translated
+from joblane.enqueue.insert import insert_tasks
+from joblane.enqueue.session import SessionTransaction, translated
 from joblane.errors import EnqueueError, JobError
 from joblane.record.flow.batches import CREATE, IS_OPEN, SEAL
 from joblane.sqs.message import ID_PATTERN
@@ -17,8 +19,6 @@ from joblane.tasks.unique import OnConflict
 
 if TYPE_CHECKING:
     from types import TracebackType
-
-    from sqlalchemy.orm import Session
 
     from joblane.enqueue.producer import Producer
     from joblane.enqueue.result import Enqueued
@@ -65,8 +65,8 @@ class Batch:
         self.id = id
         self._producer = producer
         self._given_session = session
-        self._open: Session | None = None
-        """The session of the ``with`` block, inside of it."""
+        self._open: SessionTransaction | None = None
+        """The transaction of the ``with`` block, inside of it."""
         self._of_member = self._exists = of_member
         self._run_links = links or {}
         self._callbacks = [
@@ -84,14 +84,14 @@ class Batch:
             EnqueueError: the batch is sealed, or an argument is wrong. Nothing was written or sent.
         """
         check_names(options)
-        with self._adding() as session:
-            return self._producer.enqueue_one(_member(Job(task, payload, **options)), session, self._links)
+        with self._adding() as transaction:
+            return self._producer.enqueue_one(_member(Job(task, payload, **options)), transaction, self._links)
 
     def enqueue_many(self, jobs: Iterable[Job]) -> list[Enqueued | JobError]:
         """Enqueue members. See :meth:`JobClient.enqueue_many`, and :meth:`enqueue`."""
         members = [_member(job) for job in jobs]
-        with self._adding() as session:
-            return self._producer.enqueue_all(members, session, self._links)
+        with self._adding() as transaction:
+            return self._producer.enqueue_all(members, transaction, self._links)
 
     def seal(self) -> None:
         """Seal the batch: from now on only running members add members, by :attr:`TaskContext.batch`.
@@ -103,10 +103,10 @@ class Batch:
         """
         if self._of_member:
             raise EnqueueError("batch", f"{self.id!r} is sealed by its creator, not by a member")
-        with self._adding() as session:
-            self._producer.wake_in(session)
-            runner(session)(SEAL, self._given())
-            self._producer.send_after_commit(session, self._callbacks)
+        with self._adding() as transaction:
+            now = datetime.now(UTC)
+            transaction.run(SEAL, self._given())
+            transaction.send_later([replace(task, delay=None, at=now) for task in self._callbacks])
 
     def __enter__(self) -> Self:
         if self._exists:
@@ -122,7 +122,7 @@ class Batch:
     def _one_transaction(self) -> Iterator[None]:
         """The ``with`` block. It is a savepoint of the caller's session, or a transaction of its own."""
         try:
-            with self._in_session() as self._open, self._open.begin_nested():
+            with self._joined() as self._open, self._open.session.begin_nested():
                 with self._translated():
                     self._create(self._open)
                 yield
@@ -132,49 +132,50 @@ class Batch:
         self._exists = True
 
     @contextmanager
-    def _in_session(self) -> Iterator[Session]:
-        """Return the caller's session, or one that commits at the end of the block."""
+    def _joined(self) -> Iterator[SessionTransaction]:
+        """Return the transaction of the caller's session, or one that commits at the end of the block."""
         if self._given_session is not None:
-            yield plain(self._given_session)
+            transaction = SessionTransaction(self._given_session)
+            self._producer.join(transaction)
+            yield transaction
         else:
-            with self._producer.own_session() as session:
-                yield session
+            with self._producer.own_session() as transaction:
+                yield transaction
 
     @contextmanager
-    def _adding(self) -> Iterator[Session]:
-        """Return the session in which members are added. The batch is open until its transaction ends."""
+    def _adding(self) -> Iterator[SessionTransaction]:
+        """Return the transaction in which members are added. The batch is open until it ends."""
         if self._open is not None:
             with self._translated():
                 yield self._open
             return
-        with self._in_session() as session, self._translated():
+        with self._joined() as transaction, self._translated():
             if self._exists:
                 if not self._of_member:
-                    self._check_open(session)
-                yield session
+                    self._check_open(transaction)
+                yield transaction
             else:
-                with session.begin_nested():
-                    self._create(session)
-                    yield session
+                with transaction.session.begin_nested():
+                    self._create(transaction)
+                    yield transaction
         self._exists = True
 
     def _translated(self) -> AbstractContextManager[None]:
         return nullcontext() if self._given_session is not None else translated()
 
-    def _check_open(self, session: Session) -> None:
-        rows = runner(session)(IS_OPEN, self._given())
+    def _check_open(self, transaction: SessionTransaction) -> None:
+        rows = transaction.run(IS_OPEN, self._given())
         if not rows:
             raise EnqueueError("batch", f"{self.id!r} does not exist: its transaction was rolled back")
-        if rows != [[True]]:
+        if not rows[0][0]:
             raise EnqueueError("batch", f"{self.id!r} is sealed; only a running member adds members, by ctx.batch")
 
-    def _create(self, session: Session) -> None:
-        self._producer.wake_in(session)
+    def _create(self, transaction: SessionTransaction) -> None:
         callbacks = {task.links["callback"]: task.id for task in self._callbacks}
-        if not runner(session)(CREATE, self._given(**callbacks)):
+        if not transaction.run(CREATE, self._given(**callbacks)):
             raise EnqueueError("id", f"a batch {self.id!r} exists already")
-        if self._callbacks:
-            for result in self._producer.insert_unsent(session, self._callbacks):
+        if self._callbacks:  # the seal has their messages sent
+            for result in insert_tasks(transaction.run, self._callbacks, room=len(self._callbacks)):
                 if isinstance(result, JobError):
                     raise result
 

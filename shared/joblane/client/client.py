@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar, Unpack
 from pg8000.exceptions import Error as PostgresError
 
 from joblane.enqueue.follow_up import FollowUp
-from joblane.enqueue.foreign import place
-from joblane.enqueue.producer import Producer
+from joblane.enqueue.producer import Producer, transaction_of
 from joblane.enqueue.result import Enqueued
 from joblane.enqueue.wake import wake
 from joblane.errors import (
@@ -33,8 +32,8 @@ if TYPE_CHECKING:
     from joblane.client.batch import Batch
     from joblane.client.limits import Limits
     from joblane.client.schedules import Schedules
-    from joblane.enqueue.foreign import AfterCommit, AsyncAfterCommit
     from joblane.enqueue.session import AnyAsyncSession, AnySession
+    from joblane.enqueue.transaction import AfterCommit, AsyncAfterCommit
     from joblane.record.driver.database import Database
     from joblane.sqs.client import Sqs
     from joblane.tasks.payload import Payload
@@ -94,7 +93,7 @@ class JobClient:
             MissingSettingError: ``DATABASE_URL`` is not set.
         """
         check_names(options)
-        where = place(session, connection, after_commit)
+        where = transaction_of(session, connection, after_commit)
         return self._producer.enqueue_one(Job(task, payload, **options), where, {})
 
     def enqueue_many(
@@ -123,7 +122,7 @@ class JobClient:
             DatabaseUnavailableError: the database is unavailable.
             WrongStageError: the database belongs to another stage.
         """
-        return self._producer.enqueue_all(jobs, place(session, connection, after_commit), {})
+        return self._producer.enqueue_all(jobs, transaction_of(session, connection, after_commit), {})
 
     async def aenqueue(
         self,
@@ -153,7 +152,7 @@ class JobClient:
             options: The enqueue options, see :class:`~joblane.tasks.job.Job`.
         """
         check_names(options)
-        where = place(session, connection, after_commit, is_async=True)
+        where = transaction_of(session, connection, after_commit, is_async=True)
         return await self._producer.aenqueue_one(Job(task, payload, **options), where, {})
 
     async def aenqueue_many(
@@ -165,7 +164,7 @@ class JobClient:
         after_commit: AsyncAfterCommit | None = None,
     ) -> list[Enqueued | JobError]:
         """Enqueue many tasks without blocking the event loop, see :meth:`enqueue_many` and :meth:`aenqueue`."""
-        where = place(session, connection, after_commit, is_async=True)
+        where = transaction_of(session, connection, after_commit, is_async=True)
         return await self._producer.aenqueue_all(jobs, where, {})
 
     def batch(

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TypedDict, TypeVar, Unpack
 
 from joblane.enqueue.check_schedule import checked_name, checked_row
 from joblane.enqueue.follow_up import FollowUp
-from joblane.enqueue.foreign import place
+from joblane.enqueue.producer import transaction_of
 from joblane.enqueue.schedule_changes import Cancelled, ScheduleChanges
 from joblane.errors import ScheduleError
 from joblane.record.schedules import Missed, PutSchedule, RunTimeSchedule, listing
@@ -19,11 +19,11 @@ from joblane.tasks.job import Job
 from joblane.tasks.schedule import Schedule
 
 if TYPE_CHECKING:
-    from joblane.enqueue.foreign import AfterCommit, AsyncAfterCommit
     from joblane.enqueue.insert import Run
     from joblane.enqueue.producer import Producer
     from joblane.enqueue.result import Enqueued
     from joblane.enqueue.session import AnyAsyncSession, AnySession
+    from joblane.enqueue.transaction import AfterCommit, AsyncAfterCommit
     from joblane.names import Queue
     from joblane.record.task.insert import NewTask
     from joblane.tasks.payload import Payload
@@ -120,7 +120,7 @@ class Schedules:
             DatabaseUnavailableError: the database is unavailable.
             WrongStageError: the database belongs to another stage.
         """
-        where = place(session, connection, after_commit)
+        where = transaction_of(session, connection, after_commit)
         row, times = self._row(name, Job(task, payload, tenant=tenant), schedule, missed, options)
         return self._producer.change(where, partial(self._changes.put, row=row, task=task, times=times))
 
@@ -139,7 +139,7 @@ class Schedules:
         **options: Unpack[TickOptions],
     ) -> PutSchedule:
         """Make or replace a schedule as :meth:`put` does, without blocking the event loop."""
-        where = place(session, connection, after_commit, is_async=True)
+        where = transaction_of(session, connection, after_commit, is_async=True)
         row, times = self._row(name, Job(task, payload, tenant=tenant), schedule, missed, options)
         return await self._producer.achange(where, partial(self._changes.put, row=row, task=task, times=times))
 
@@ -202,7 +202,7 @@ class Schedules:
             ScheduleError: ``task`` is not of the schedule's type, or as for :meth:`pause`. Nothing was changed.
             DatabaseUnavailableError: the database is unavailable.
         """
-        where = place(session, connection, after_commit)
+        where = transaction_of(session, connection, after_commit)
         return self._producer.change(where, partial(self._changes.resume, name=checked_name(name), task=task))
 
     async def aresume(
@@ -215,7 +215,7 @@ class Schedules:
         after_commit: AsyncAfterCommit | None = None,
     ) -> bool:
         """Resume a paused schedule as :meth:`resume` does, without blocking the event loop."""
-        where = place(session, connection, after_commit, is_async=True)
+        where = transaction_of(session, connection, after_commit, is_async=True)
         return await self._producer.achange(where, partial(self._changes.resume, name=checked_name(name), task=task))
 
     def run_now(
@@ -247,7 +247,7 @@ class Schedules:
             EnqueueError: a stored option does not fit the declaration any more.
             DatabaseUnavailableError: the database is unavailable.
         """
-        where = place(session, connection, after_commit)
+        where = transaction_of(session, connection, after_commit)
         job, links = self._producer.change(where, partial(self._changes.job_now, name=checked_name(name), task=task))
         return self._producer.enqueue_one(job, where, links)
 
@@ -261,7 +261,7 @@ class Schedules:
         after_commit: AsyncAfterCommit | None = None,
     ) -> Enqueued:
         """Enqueue a task of a schedule now as :meth:`run_now` does, without blocking the event loop."""
-        where = place(session, connection, after_commit, is_async=True)
+        where = transaction_of(session, connection, after_commit, is_async=True)
         job, links = await self._producer.achange(
             where, partial(self._changes.job_now, name=checked_name(name), task=task)
         )
@@ -381,7 +381,7 @@ class Schedules:
 
 def _placed(session: Any, connection: object, *, is_async: bool = False) -> Any:
     """Return the caller's transaction, for a call that sends nothing after the commit."""
-    return place(session, connection, None if connection is None else _ignored, is_async=is_async)
+    return transaction_of(session, connection, None if connection is None else _ignored, is_async=is_async)
 
 
 def _ignored(_: object) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from contextvars import ContextVar
 from typing import Any
 
-from joblane.enqueue.foreign import opened
+from joblane.enqueue.drivers import opened
 from joblane.handler.context import TaskContext
 from joblane.sqs.traceparent import headers_within
 from joblane.tasks.job import Job, JobOptions
@@ -27,5 +27,5 @@ def current_run() -> TaskContext | None:
 def enqueue_in_run(ctx: TaskContext, task: Task[Any, Any], payload: Any, connection: Any, options: JobOptions) -> None:
     """Enqueue a task in the transaction of a run, as :meth:`joblane.TaskContext.enqueue` does."""
     options["headers"] = headers_within(ctx._span, {})
-    place = opened(connection, None, None, is_async=False)
-    ctx._producer.enqueue_one(Job(task, payload, **options), place, ctx._links)
+    transaction = opened(connection, None, None, is_async=False)
+    ctx._producer.enqueue_one(Job(task, payload, **options), transaction, ctx._links)

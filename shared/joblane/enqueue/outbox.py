@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from sqlalchemy.orm import Session
 
+    from joblane.enqueue.transaction import InThread, Send
     from joblane.record.task.insert import NewTask
-
-INLINE_SENDS = 100
-"""Messages sent at once after a commit. The client wakes the sweep for the rest."""
-Send = Callable[[Sequence["NewTask"]], None]
-InThread = Callable[[Callable[[], None]], Coroutine[Any, Any, None]]
-"""Runs a function in a thread, also if the caller is cancelled meanwhile."""
 
 
 class Outbox:

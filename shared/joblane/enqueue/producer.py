@@ -8,10 +8,9 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, MutableSet, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
-from datetime import UTC, datetime
 from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 from weakref import WeakSet
@@ -22,11 +21,11 @@ from joblane import settings, telemetry
 from joblane.enqueue.chain import DEPTH, not_granted, too_deep
 from joblane.enqueue.check import check, delay_seconds, seconds_until
 from joblane.enqueue.follow_up import FollowUp
-from joblane.enqueue.foreign import Foreign
-from joblane.enqueue.insert import Run, insert_again, insert_tasks, is_lost, refusal
-from joblane.enqueue.outbox import INLINE_SENDS, Outbox
-from joblane.enqueue.result import Enqueued, check_each, near_tasks, results, to_send
-from joblane.enqueue.session import asynchronous, executed, plain, runner, translated
+from joblane.enqueue.insert import Run, insert_tasks
+from joblane.enqueue.own import OwnTransaction
+from joblane.enqueue.result import Enqueued, check_each, near_tasks, results
+from joblane.enqueue.session import SessionTransaction, asynchronous, translated
+from joblane.enqueue.transaction import INLINE_SENDS, CallersTransaction, Transaction
 from joblane.enqueue.wake import is_covered, wake, wake_after_commit
 from joblane.errors import (
     DatabaseUnavailableError,
@@ -41,14 +40,12 @@ from joblane.record.driver.database import Database
 from joblane.record.driver.stage import STAGE, match_stage
 from joblane.record.driver.time_limits import CLIENT
 from joblane.record.task.insert import NewTask
-from joblane.sqs.client import PAUSED, Entry, Sqs
+from joblane.sqs.client import PAUSED, Sqs
 from joblane.tasks.job import Job
 
 if TYPE_CHECKING:
     from sqlalchemy import Engine
-    from sqlalchemy.orm import Session
 
-    from joblane.enqueue.session import AnyAsyncSession, AnySession
     from joblane.enqueue.threads import Threads
     from joblane.record.driver.connection import Connection
     from joblane.tasks.task import Task
@@ -77,7 +74,7 @@ class Producer:
         begins a chain, so that the chains do not make each other longer. ``max_depth`` stops a chain without end."""
         follow_forks(self, Producer._after_fork)
         self._checked_engines: WeakSet[Engine] = WeakSet()
-        self._checked_databases: set[Hashable] = set()
+        self._checked_addresses: set[Hashable] = set()
 
     @classmethod
     def within(cls, database: Database, sqs: Sqs, prefix: str, task: Task[Any, Any] | None = None) -> Self:
@@ -87,45 +84,43 @@ class Producer:
         producer._opened, producer._sqs, producer._prefix, producer._owns = database, sqs, prefix, False
         return producer
 
-    def enqueue_one(self, job: Job, session: AnySession | Foreign | None, links: Mapping[str, Any]) -> Enqueued:
+    def enqueue_one(self, job: Job, where: CallersTransaction | None, links: Mapping[str, Any]) -> Enqueued:
         """Enqueue one job. ``links``: its relations to other tasks besides ``after``, see ``link_task.sql``."""
-        result = self._enqueue([self.linked(self.checked(job), links)], session)[0]
+        new = self.checked(job)
+        result = self._enqueue([self.linked(new, links) if links else new], where)[0]
         if isinstance(result, JobError):
             raise result
         return result
 
     def enqueue_all(
-        self, jobs: Iterable[Job], session: AnySession | Foreign | None, links: Mapping[str, Any]
+        self, jobs: Iterable[Job], where: CallersTransaction | None, links: Mapping[str, Any]
     ) -> list[Enqueued | JobError]:
         """Enqueue jobs, see :meth:`enqueue_one`."""
-        return self._enqueue([self.linked(task, links) for task in check_each(self.checked, jobs)], session)
+        return self._enqueue([self.linked(task, links) for task in check_each(self.checked, jobs)], where)
 
-    async def aenqueue_one(
-        self, job: Job, session: AnyAsyncSession | Foreign | None, links: Mapping[str, Any]
-    ) -> Enqueued:
+    async def aenqueue_one(self, job: Job, where: CallersTransaction | None, links: Mapping[str, Any]) -> Enqueued:
         """Enqueue one job as :meth:`enqueue_one` does, without blocking the event loop."""
-        return await self._without_blocking(self.enqueue_one, job, session, links)
+        return await self._without_blocking(self.enqueue_one, job, where, links)
 
     async def aenqueue_all(
-        self, jobs: Iterable[Job], session: AnyAsyncSession | Foreign | None, links: Mapping[str, Any]
+        self, jobs: Iterable[Job], where: CallersTransaction | None, links: Mapping[str, Any]
     ) -> list[Enqueued | JobError]:
         """Enqueue jobs, see :meth:`aenqueue_one`."""
-        return await self._without_blocking(self.enqueue_all, list(jobs), session, links)
+        return await self._without_blocking(self.enqueue_all, list(jobs), where, links)
 
     async def _without_blocking(
         self,
         enqueue: Callable[[A, Any, Mapping[str, Any]], T],
         jobs: A,
-        session: AnyAsyncSession | Foreign | None,
+        where: CallersTransaction | None,
         links: Mapping[str, Any],
     ) -> T:
         """Call ``enqueue`` where it can wait: in a thread, or in the caller's transaction, whose driver waits."""
-        if session is None:
+        if where is None:
             return await self.threads.call(partial(enqueue, jobs, None, links))
         from sqlalchemy.util import greenlet_spawn
 
-        place = session if isinstance(session, Foreign) else asynchronous(session).sync_session
-        return await greenlet_spawn(enqueue, jobs, place, links)
+        return await greenlet_spawn(enqueue, jobs, where, links)
 
     def checked(self, job: Job) -> NewTask:
         """Check a job. Raises :class:`EnqueueError`."""
@@ -144,8 +139,8 @@ class Producer:
         return replace(new, links={**new.links, **links})
 
     @contextmanager
-    def own_session(self) -> Iterator[Session]:
-        """Return a session on a connection of its own, which commits at the end of the block.
+    def own_session(self) -> Iterator[SessionTransaction]:
+        """Return the transaction of a session on a connection of its own, which commits at the end of the block.
 
         Raises :class:`DatabaseUnavailableError` if it cannot commit.
         """
@@ -155,9 +150,10 @@ class Producer:
         session = Session(own.engine)
         try:
             with translated():
-                self._check_stage(session)
+                transaction = SessionTransaction(session)
+                self.join(transaction)
                 own.get().limit(CLIENT)  # the transaction has begun, and a caller's has no limits
-            yield session
+            yield transaction
             with translated():
                 session.commit()
         finally:
@@ -167,39 +163,32 @@ class Producer:
 
     def change(
         self,
-        where: AnySession | Foreign | None,
+        where: CallersTransaction | None,
         change: Callable[[Run], tuple[T, list[NewTask]]],
         *,
         writes: bool = True,
     ) -> T:
-        """Run statements in the caller's transaction, or in one of the client's own, and return their result.
+        """Run statements in the caller's transaction, or in one of the producer's own, and return their result.
 
         ``change`` gets a function that runs a statement. It also returns tasks, which are inserted in the same
         transaction. Their messages are sent after its commit. ``writes`` False: the statements write nothing.
         """
         if where is None:
-            return self._change_alone(change, writes=writes)
-        if isinstance(where, Foreign):
-            self._check_foreign(where)
-            if writes:
-                self._wake(is_async=where.is_async)
-            with where.together():
-                result, tasks = change(where.run)
-                if tasks:
-                    self._insert_through(where, tasks)
-            return result
-        session = plain(where)
-        self._check_stage(session)
-        if writes:
-            self.wake_in(session)
-        result, tasks = change(runner(session))
-        if tasks:
-            self._insert_in(session, tasks)
+            transaction: Transaction = OwnTransaction(
+                self._connecting, self._wake if writes else _nothing, self._send_now
+            )
+        else:
+            self.join(where, writes=writes)
+            transaction = where
+        with transaction.together() as run:
+            result, tasks = change(run)
+            inserted = insert_tasks(run, tasks, room=transaction.room) if tasks else []
+        transaction.send(inserted)
         return result
 
     async def achange(
         self,
-        where: AnyAsyncSession | Foreign | None,
+        where: CallersTransaction | None,
         change: Callable[[Run], tuple[T, list[NewTask]]],
         *,
         writes: bool = True,
@@ -212,47 +201,24 @@ class Producer:
 
         return await self._without_blocking(run, change, where, {})
 
-    def _change_alone(self, change: Callable[[Run], tuple[T, list[NewTask]]], *, writes: bool) -> T:
-        with self._connecting() as database:
-            try:
-                connection = database.get()
-                if writes:
-                    self._wake()
-                result, inserted = _in_transaction(connection, change)
-            except (PostgresError, OSError) as error:
-                database.drop()
-                raise DatabaseUnavailableError(
-                    f"the database is unavailable: {text_of(error)}; look whether it was changed before you try again"
-                ) from error
-            except BaseException:
-                if self._opened is not None and not database.get().idle:  # an interrupt
-                    database.drop()
-                raise
-        self._send_recorded(inserted)
-        return result
+    def join(self, where: CallersTransaction, *, writes: bool = True) -> None:
+        """Take part in a caller's transaction. ``writes`` False: the statements write nothing.
 
-    def insert_unsent(self, session: Session, tasks: Sequence[NewTask]) -> list[NewTask | JobError]:
-        """Write rows whose messages are sent by :meth:`send_after_commit`, in this or in a later transaction."""
-        self._check_stage(session)
-        self.wake_in(session)
-        return insert_tasks(runner(session), tasks, room=len(tasks))
-
-    def wake_in(self, session: Session) -> None:
-        """Make sure that a sweep follows a write in the session, see :func:`wake_after_commit`."""
-        self._wake(is_async=session.get_bind().dialect.is_async)
-
-    def send_after_commit(self, session: Session, tasks: Sequence[NewTask]) -> None:
-        """Send the messages of tasks once the session has committed."""
-        now = datetime.now(UTC)
-        self._outbox(session).add(session, [replace(task, delay=None, at=now) for task in tasks])
+        Raises :class:`WrongStageError`, and :class:`EnqueueError` for a transaction that cannot hold a task.
+        """
+        where.join(self.send_committed, self._always_in_thread)
+        self._check_stage(where)
+        if writes:
+            self._wake(is_async=where.is_async)
 
     def send_committed(self, tasks: Sequence[NewTask]) -> None:
         """Send the messages of tasks whose rows were committed. The session's outbox calls it."""
         try:
             near = near_tasks(tasks)
             inline = near[:INLINE_SENDS]
-            entries = [replace(task.entry, delay_seconds=delay_seconds(seconds_until(task.at))) for task in inline]
-            self._send_rows(entries, inline)
+            for task in inline:
+                task.entry.delay_seconds = delay_seconds(seconds_until(task.at))
+            self._send_rows(inline)
             if len(near) > INLINE_SENDS:
                 wake(self._sqs, self._prefix)
             self._serve_replaced(tasks)
@@ -271,96 +237,35 @@ class Producer:
         except Exception:  # noqa: S110 - at the interpreter's end modules are gone, `suppress` too
             pass
 
-    def _enqueue(self, tasks: Sequence[NewTask], session: AnySession | Foreign | None) -> list[Enqueued | JobError]:
-        if isinstance(session, Foreign):
-            return self._insert_through(session, tasks)
-        if session is not None:
-            return self._insert_in(session, tasks)
-        return self._send_recorded(self._insert(tasks))
+    def _enqueue(self, tasks: Sequence[NewTask], where: CallersTransaction | None) -> list[Enqueued | JobError]:
+        if where is None:
+            transaction: Transaction = OwnTransaction(self._connecting, self._wake, self._send_now)
+        else:
+            self.join(where)
+            transaction = where
+        inserted = transaction.insert(tasks)
+        return results(inserted, transaction.send(inserted))
 
-    def _insert(self, tasks: Sequence[NewTask]) -> list[NewTask | JobError]:
-        """Write the rows in the client's own transactions.
-
-        If the answer is lost, the same ids are inserted again on a new connection.
-        """
-        with self._connecting() as database:
-            sent = False
-
-            def run(sql: str, *documents: str) -> list[list[Any]]:
-                nonlocal sent
-                connection = database.get()
-                self._wake()
-                sent = True
-                if len(documents) == 1:
-                    return connection.run(sql, *documents)
-                try:
-                    connection.execute_simple("begin")
-                    rows = connection.run_each(sql, *documents)
-                    connection.commit()
-                except BaseException:  # an interrupt would leave the transaction open
-                    database.drop()
-                    raise
-                return rows
-
-            try:
-                return insert_tasks(run, tasks)
-            except (PostgresError, OSError) as error:
-                database.drop()
-                if not (sent and is_lost(error)):
-                    raise refusal(error, tasks, may_exist=False) from error
-            try:
-                return insert_again(run, tasks)
-            except (PostgresError, OSError) as error:
-                database.drop()
-                raise refusal(error, tasks, may_exist=True) from error
-
-    def _send_recorded(self, inserted: Sequence[NewTask | JobError]) -> list[Enqueued | JobError]:
-        """Send the messages that SQS can delay until they are due. The sweep sends the others, and those that fail."""
+    def _send_now(self, inserted: Sequence[NewTask | JobError]) -> set[str]:
+        """Send the messages that SQS can delay until they are due, and return the ids of their tasks. The sweep sends
+        the others, and those that fail."""
         near = near_tasks(inserted)
-        entries = [replace(task.entry, delay_seconds=delay_seconds(task.due_seconds)) for task in near]
-        sent = self._send_rows(entries, near)
+        for task in near:
+            task.entry.delay_seconds = delay_seconds(task.due_seconds)
+        sent = self._send_rows(near)
         self._serve_replaced(inserted)
-        return results(inserted, sent)
+        return sent
 
-    def _send_rows(self, entries: Sequence[Entry], tasks: Sequence[NewTask]) -> set[str]:
-        if not entries:
+    def _send_rows(self, tasks: Sequence[NewTask]) -> set[str]:
+        if not tasks:
             return set()
-        failed = self._sqs.send_many(entries, brief=True)
+        failed = self._sqs.send_many([task.entry for task in tasks], brief=True)
         for position, why in [item for item in failed.items() if item[1] != PAUSED][:1]:
             telemetry.logger().warning(
                 NOT_SENT,
-                extra={"messages": len(failed), "queue": entries[position].queue, "error": why},
+                extra={"messages": len(failed), "queue": tasks[position].entry.queue, "error": why},
             )
         return {task.id for position, task in enumerate(tasks) if position not in failed}
-
-    def _insert_in(self, session: AnySession, tasks: Sequence[NewTask]) -> list[Enqueued | JobError]:
-        """Write the rows in the caller's transaction. Its commit sends their messages."""
-        session = plain(session)
-        self._check_stage(session)
-        self.wake_in(session)
-        outbox = self._outbox(session)
-        room = max(0, INLINE_SENDS - outbox.waiting(session))
-        inserted = insert_tasks(runner(session), tasks, room=room)
-        outbox.add(session, to_send(inserted))
-        return results(inserted)
-
-    def _insert_through(self, connection: Foreign, tasks: Sequence[NewTask]) -> list[Enqueued | JobError]:
-        """Write the rows through the caller's own driver, in the caller's transaction."""
-        self._check_foreign(connection)
-        self._wake(is_async=connection.is_async)
-        inserted = insert_tasks(connection.run, tasks, room=connection.room)
-        if tasks := to_send(inserted):
-            connection.send_later(tasks, self.send_committed, self._always_in_thread)
-        return results(inserted)
-
-    def _check_foreign(self, connection: Foreign) -> None:
-        """Check the stage of a connection's database, once per database. Raises :class:`WrongStageError`."""
-        if connection.database is None or connection.database not in self._checked_databases:
-            match_stage(connection.run(STAGE, None), self._prefix)
-            self._checked_databases.add(connection.database)
-
-    def _outbox(self, session: Session) -> Outbox:
-        return Outbox.of(session, self.send_committed, self._always_in_thread)
 
     async def _always_in_thread(self, send: Callable[[], None]) -> None:
         try:
@@ -375,15 +280,16 @@ class Producer:
 
         return Threads()
 
-    def _check_stage(self, session: Session) -> None:
-        """Check the stage of the session's database, once per engine. Raises :class:`WrongStageError`."""
-        engine = session.get_bind().engine
-        if engine not in self._checked_engines:
-            if (
-                self._opened is None or engine is not self._opened.engine
-            ):  # the client's own engine was checked when it connected
-                match_stage(executed(session, STAGE), self._prefix)
-            self._checked_engines.add(engine)
+    def _check_stage(self, where: CallersTransaction) -> None:
+        """Check the stage of a caller's database, once per engine or address. Raises :class:`WrongStageError`."""
+        is_session = isinstance(where, SessionTransaction)
+        checked: MutableSet[Any] = self._checked_engines if is_session else self._checked_addresses
+        if where.database in checked:
+            return
+        if not (is_session and self._opened is not None and where.database is self._opened.engine):
+            match_stage(where.run(STAGE, None), self._prefix)  # the own engine was checked when it connected
+        if where.database is not None:
+            checked.add(where.database)
 
     def _wake(self, *, is_async: bool = False) -> None:
         """Make sure that a sweep follows a write. ``is_async``: in a greenlet, whose event loop must not block."""
@@ -450,21 +356,22 @@ class Producer:
         self.__dict__.pop("threads", None)
 
 
-def _in_transaction(
-    connection: Connection, change: Callable[[Run], tuple[T, list[NewTask]]]
-) -> tuple[T, list[NewTask | JobError]]:
-    """Run statements in a transaction of their own, and insert the tasks that ``change`` returns. An error of the
-    caller's arguments rolls it back."""
-    if not connection.idle:
-        raise EnqueueError(
-            "session", "the handler's transaction is open: give session=ctx.session, or use a new JobClient"
-        )
-    connection.execute_simple("begin")
-    try:
-        result, tasks = change(connection.run_each)
-    except JobError:
-        connection.rollback()
-        raise
-    inserted = insert_tasks(connection.run_each, tasks, room=INLINE_SENDS) if tasks else []
-    connection.commit()
-    return result, inserted
+def _nothing() -> None:
+    pass
+
+
+def transaction_of(
+    session: Any,
+    connection: object,
+    after_commit: Callable[[Any], object] | None,
+    *,
+    is_async: bool = False,
+) -> CallersTransaction | None:
+    """Return the adapter of a caller's transaction. None: there is none. Raises :class:`EnqueueError`."""
+    if connection is None and after_commit is None:
+        if session is None:
+            return None
+        return SessionTransaction(asynchronous(session).sync_session if is_async else session)
+    from joblane.enqueue.drivers import opened
+
+    return opened(connection, after_commit, session, is_async=is_async)

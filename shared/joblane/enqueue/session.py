@@ -1,34 +1,55 @@
-"""The caller's SQLAlchemy session, and the statements of an enqueue in it."""
+"""The adapter of a session of SQLAlchemy: plain, or that of an ``AsyncSession`` in its greenlet."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from pg8000.exceptions import Error as PostgresError
 
-from joblane.errors import UNDEFINED_FUNCTION, DatabaseUnavailableError, EnqueueError, sqlstate, text_of
-from joblane.record.driver.stage import NOT_MIGRATED
-from joblane.record.sql_functions import VERSION
+from joblane.enqueue.outbox import Outbox
+from joblane.enqueue.transaction import INLINE_SENDS, CallersTransaction, lacking
+from joblane.errors import DatabaseUnavailableError, EnqueueError, text_of
 
 if TYPE_CHECKING:
-    from sqlalchemy import TextClause
+    from sqlalchemy import Connection, TextClause
     from sqlalchemy.ext.asyncio import AsyncSession, async_scoped_session
     from sqlalchemy.orm import Session, scoped_session
+
+    from joblane.enqueue.transaction import InThread, Send
+    from joblane.record.task.insert import NewTask
 
     AnySession = Session | scoped_session[Any]
     AnyAsyncSession = AsyncSession | async_scoped_session[Any]
 
-NO_FUNCTIONS = f"the database lacks the functions of this code, version {VERSION}: run `joblane migrate` of this code"
-NO_TABLES = "the database lacks Joblane's tables: run `joblane migrate`, or connect to the database that has them"
-LACKS = {UNDEFINED_FUNCTION: NO_FUNCTIONS, **dict.fromkeys(NOT_MIGRATED, NO_TABLES)}
-"""SQLSTATE → what is wrong."""
+
+class SessionTransaction(CallersTransaction):
+    """The transaction of a session."""
+
+    def __init__(self, session: AnySession) -> None:
+        self._given = session
+
+    def join(self, send: Send, in_thread: InThread) -> None:
+        self.session, connection = opened(self._given)
+        self.is_async = connection.dialect.is_async
+        self.database = connection.engine
+        self._outbox = Outbox.of(self.session, send, in_thread)
+
+    def run(self, sql: str, *documents: str | None) -> list[Sequence[Any]]:
+        return [row for document in documents for row in _executed(self.session, sql, document)]
+
+    @property
+    def room(self) -> int:
+        return max(0, INLINE_SENDS - self._outbox.waiting(self.session))
+
+    def send_later(self, tasks: Sequence[NewTask]) -> None:
+        self._outbox.add(self.session, tasks)
 
 
-def plain(session: AnySession) -> Session:
-    """Return the session that a ``scoped_session`` has now.
+def opened(session: AnySession) -> tuple[Session, Connection]:
+    """Return the session that a ``scoped_session`` has now, and the connection of its transaction.
 
     Raises :class:`EnqueueError` for anything else, and for a session whose statements commit by themselves.
     """
@@ -60,7 +81,7 @@ def plain(session: AnySession) -> Session:
             "its connection is in AUTOCOMMIT, so the task could not commit together with your work; use an engine "
             "without this isolation level, or enqueue without session",
         )
-    return session
+    return session, connection
 
 
 def asynchronous(session: AnyAsyncSession) -> AsyncSession:
@@ -80,16 +101,7 @@ def _named(given: object) -> str:
     return f"{name}; give a driver's connection as connection=" if "Connection" in name else name
 
 
-def runner(session: Session) -> Callable[..., list[list[Any]]]:
-    """Return the function by which :func:`insert_tasks` runs its statements in a session."""
-
-    def run(sql: str, *documents: str) -> list[list[Any]]:
-        return [list(row) for one in documents for row in executed(session, sql, document=one)]
-
-    return run
-
-
-def executed(session: Session, sql: str, **parameters: str) -> Sequence[Sequence[Any]]:
+def _executed(session: Session, sql: str, document: str | None) -> Sequence[Sequence[Any]]:
     """Run a statement of Joblane in a session, and return its rows.
 
     Raises :class:`DatabaseUnavailableError` if the database lacks Joblane's tables or functions.
@@ -98,20 +110,13 @@ def executed(session: Session, sql: str, **parameters: str) -> Sequence[Sequence
 
     statement = _statement(sql)
     try:
-        return session.execute(statement, parameters).all()
+        return session.execute(statement, None if document is None else {"document": document}).all()
     except StatementError as error:
         if "joblane." in (error.statement or ""):  # not a flush of the caller's objects
             error.hide_parameters = True  # payloads
             if lack := lacking(error):
                 raise DatabaseUnavailableError(lack) from error
         raise
-
-
-def lacking(error: BaseException) -> str | None:
-    """Return what Joblane's database lacks, by the error of a driver. None: another error."""
-    original = getattr(error, "orig", None)
-    codes = (sqlstate(error), getattr(original, "sqlstate", None), getattr(original, "pgcode", None))
-    return next((LACKS[code] for code in codes if code in LACKS), None)
 
 
 @contextmanager

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, Unpack, overload
 
 from joblane import telemetry
 from joblane.enqueue.chain import links_of_run
+from joblane.enqueue.session import SessionTransaction
 from joblane.errors import JobError, shortened
 from joblane.handler.loops import Loops, Source
 from joblane.names import OWN_TYPES
@@ -201,7 +202,7 @@ class TaskContext:
     def _enqueue(self, session: Session, task: Task[P, Any], payload: P, options: JobOptions) -> Enqueued:
         check_names(options)
         options["headers"] = headers_within(self._span, options.get("headers", {}))
-        return self._producer.enqueue_one(Job(task, payload, **options), session, self._links)
+        return self._producer.enqueue_one(Job(task, payload, **options), SessionTransaction(session), self._links)
 
     def enqueue_many(self, jobs: Iterable[Job]) -> list[Enqueued | JobError]:
         """Enqueue many tasks in this task's transaction. See :meth:`JobClient.enqueue_many`."""
@@ -211,7 +212,7 @@ class TaskContext:
     def _enqueue_many(self, session: Session, jobs: Iterable[Job]) -> list[Enqueued | JobError]:
         if self._span is not None:
             jobs = (replace(job, headers=headers_within(self._span, job.headers)) for job in jobs)
-        return self._producer.enqueue_all(jobs, session, self._links)
+        return self._producer.enqueue_all(jobs, SessionTransaction(session), self._links)
 
     @cached_property
     def _links(self) -> Mapping[str, Any]:

@@ -11,7 +11,7 @@ from pg8000.exceptions import DatabaseError
 from sqlalchemy.orm import Session
 
 from joblane import TaskContext
-from joblane.enqueue.producer import Producer
+from joblane.enqueue.session import SessionTransaction
 from joblane.errors import DatabaseUnavailableError, DuplicateTaskError, EnqueueError, SkipRetry, TaskIdConflictError
 from joblane.inspector.filter import BulkAction
 from joblane.record.driver.time_limits import TimeLimits
@@ -160,7 +160,7 @@ def test_the_sweep_sends_the_message_that_a_dead_sealer_did_not(world: World, mo
     run(world, "a")
     while world.take(sample_one):
         pass
-    monkeypatch.setattr(Producer, "send_after_commit", lambda *_: None)
+    monkeypatch.setattr(SessionTransaction, "send_later", lambda *_: None)
     batch.seal()
     swept = world.sweep()
     assert swept.sent + swept.released == 1
@@ -183,7 +183,7 @@ def test_a_batch_that_is_sealed_while_its_last_member_ends_calls_once(world: Wor
 
 
 def test_a_seal_that_sends_no_message_is_found(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Producer, "send_after_commit", lambda *_: None)
+    monkeypatch.setattr(SessionTransaction, "send_later", lambda *_: None)
     with pytest.raises(AssertionError):
         test_a_batch_that_is_sealed_while_its_last_member_ends_calls_once(world)
 

@@ -18,7 +18,7 @@ from sqlalchemy import create_engine
 from sqlalchemy.orm import Session
 
 from joblane import Enqueued, telemetry
-from joblane.enqueue.outbox import INLINE_SENDS
+from joblane.enqueue.transaction import INLINE_SENDS
 from joblane.errors import DatabaseUnavailableError, EnqueueError, TaskIdConflictError, WrongStageError
 from joblane.record.migrations import upgrade
 from joblane.record.sql_functions import VERSION

@@ -16,8 +16,8 @@ from sqlalchemy.orm import Session
 from joblane import DuplicateTaskError, Enqueued, Job, JobClient, JobError
 from joblane.client.client import client_within
 from joblane.enqueue import insert as module
-from joblane.enqueue.outbox import INLINE_SENDS
 from joblane.enqueue.result import check_each
+from joblane.enqueue.transaction import INLINE_SENDS
 from joblane.record.task.insert import NewTask
 from joblane.testing.faults import HookedDatabase
 from tests.builders.rows import put

@@ -16,7 +16,7 @@ from sqlalchemy.orm import Session, scoped_session, sessionmaker
 from sqlalchemy.pool import QueuePool
 
 from joblane import Enqueued, JobClient, TaskContext
-from joblane.enqueue.outbox import INLINE_SENDS
+from joblane.enqueue.transaction import INLINE_SENDS
 from joblane.errors import DatabaseUnavailableError, TaskIdConflictError, sqlstate
 from joblane.record.driver.connection import LOCK_NOT_AVAILABLE
 from joblane.record.driver.database import Database

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from joblane import EnqueueError, Job, JobError, SkipRetry, State, TaskContext
-from joblane.enqueue.outbox import INLINE_SENDS
+from joblane.enqueue.transaction import INLINE_SENDS
 from joblane.errors import TaskIdConflictError
 from joblane.names import SWEEP, Queue, lane_name
 from joblane.quotas import MAX_BATCH

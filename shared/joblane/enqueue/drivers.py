@@ -1,40 +1,31 @@
-"""A connection of the caller's own driver: psycopg, asyncpg, or Django's. The task joins its open transaction.
+"""The adapters of the caller's own drivers: connections of psycopg, asyncpg and Django.
 
 No driver is imported here before the caller has used it: a connection is recognised by the module of its class.
 """
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
-from collections.abc import Awaitable, Callable, Hashable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from abc import abstractmethod
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from functools import cache, partial
 from inspect import iscoroutinefunction
-from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
+from typing import TYPE_CHECKING, Any
 
-from joblane.enqueue.outbox import INLINE_SENDS
-from joblane.enqueue.session import lacking
+from joblane.enqueue.transaction import INLINE_SENDS, CallersTransaction, lacking
 from joblane.errors import DatabaseUnavailableError, EnqueueError
 
 if TYPE_CHECKING:
-    from joblane.enqueue.outbox import InThread, Send
+    from joblane.enqueue.insert import Run
+    from joblane.enqueue.transaction import AfterCommit, AsyncAfterCommit, InThread, Send
     from joblane.record.task.insert import NewTask
 
-S = TypeVar("S")
-AfterCommit = Callable[[Callable[[], None]], object]
-"""Keeps a function, which the caller calls after the commit."""
-AsyncAfterCommit = Callable[[Callable[[], Awaitable[None]]], object]
-"""Keeps an asynchronous function, which the caller awaits after the commit."""
 SYNC = "a connection of psycopg or of Django"
 ASYNC = "a connection of asyncpg, or an AsyncConnection of psycopg"
 
 
-class Foreign(ABC):
-    """The open transaction of a caller's connection."""
-
-    is_async: ClassVar[bool] = False
-    database: Hashable = None
-    """The address of the database. None: not known."""
+class DriverTransaction(CallersTransaction):
+    """The open transaction of a connection."""
 
     def __init__(self, connection: Any, after_commit: Callable[[Any], object] | None) -> None:
         """Raises :class:`EnqueueError` if the task could not commit together with the caller's work."""
@@ -53,6 +44,9 @@ class Foreign(ABC):
             )
         self.keep = after_commit
 
+    def join(self, send: Send, in_thread: InThread) -> None:
+        self._send, self._in_thread = send, in_thread
+
     def need_after_commit(self) -> None:
         raise EnqueueError(
             "after_commit",
@@ -60,13 +54,7 @@ class Foreign(ABC):
             f"list, and after the commit {'await' if self.is_async else 'call'} each of the callbacks",
         )
 
-    @property
-    def room(self) -> int:
-        """The number of messages that the transaction may still send itself."""
-        return INLINE_SENDS
-
     def run(self, sql: str, *documents: str | None) -> list[Sequence[Any]]:
-        """Run a statement of Joblane once for each parameter ``$1``; None: it has none. Return the rows of all."""
         try:
             return [row for document in documents for row in self.rows(sql, document)]
         except UnicodeEncodeError:
@@ -77,21 +65,17 @@ class Foreign(ABC):
                 raise DatabaseUnavailableError(lack) from error
             raise
 
-    def together(self) -> AbstractContextManager[object]:
-        """Statements inside it commit together."""
-        return nullcontext()
-
     @abstractmethod
     def rows(self, sql: str, document: str | None) -> Sequence[Sequence[Any]]:
         """Run a statement with the parameter ``$1``, and return its rows."""
 
-    def send_later(self, tasks: list[NewTask], send: Send, in_thread: InThread) -> None:
-        """Have the messages of tasks sent after the commit."""
+    def send_later(self, tasks: list[NewTask]) -> None:
         if self.keep is not None:
-            self.keep(partial(in_thread, partial(send, tasks)) if self.is_async else partial(send, tasks))
+            send = partial(self._send, tasks)
+            self.keep(partial(self._in_thread, send) if self.is_async else send)
 
 
-class Psycopg(Foreign):
+class Psycopg(DriverTransaction):
     """A transaction of psycopg 3."""
 
     def __init__(self, connection: Any, after_commit: AfterCommit | AsyncAfterCommit | None) -> None:
@@ -136,7 +120,7 @@ class AsyncPsycopg(Psycopg):
             return await cursor.fetchall()
 
 
-class Asyncpg(Foreign):
+class Asyncpg(DriverTransaction):
     """A transaction of asyncpg."""
 
     is_async = True
@@ -163,7 +147,7 @@ class Asyncpg(Foreign):
         return [tuple(row) for row in rows]
 
 
-class Django(Foreign):
+class Django(DriverTransaction):
     """A transaction of Django, which reports its commit."""
 
     def __init__(self, connection: Any, after_commit: AfterCommit | None) -> None:
@@ -182,11 +166,13 @@ class Django(Foreign):
     def need_after_commit(self) -> None:
         pass
 
-    def together(self) -> AbstractContextManager[object]:
+    @contextmanager
+    def together(self) -> Iterator[Run]:
         from django.db.transaction import atomic
 
         is_open = self.connection.in_atomic_block or not self.connection.get_autocommit()
-        return nullcontext() if is_open else atomic(using=self.connection.alias)
+        with nullcontext() if is_open else atomic(using=self.connection.alias):
+            yield self.run
 
     @property
     def room(self) -> int:
@@ -212,16 +198,16 @@ class Django(Foreign):
             rows: Sequence[Sequence[Any]] = cursor.fetchall()
             return rows
 
-    def send_later(self, tasks: list[NewTask], send: Send, in_thread: InThread) -> None:
+    def send_later(self, tasks: list[NewTask]) -> None:
         if self.keep is not None:
-            super().send_later(tasks, send, in_thread)
+            super().send_later(tasks)
             return
         hooks = self.connection.run_on_commit
         savepoints, last, *_ = hooks[-1] if hooks else (None, None)
         unsent: list[NewTask] = []
-        if isinstance(last, OnCommit) and last.send == send and savepoints == set(self.connection.savepoint_ids):
+        if isinstance(last, OnCommit) and last.send == self._send and savepoints == set(self.connection.savepoint_ids):
             unsent = last.unsent
-        self.connection.on_commit(OnCommit(send, tasks, unsent))
+        self.connection.on_commit(OnCommit(self._send, tasks, unsent))
 
 
 class OnCommit:
@@ -244,7 +230,7 @@ class OnCommit:
             self.send(tasks)
 
 
-KINDS: dict[tuple[str, str], type[Foreign]] = {
+KINDS: dict[tuple[str, str], type[DriverTransaction]] = {
     ("psycopg", "Connection"): Psycopg,
     ("psycopg", "AsyncConnection"): AsyncPsycopg,
     ("asyncpg", "Connection"): Asyncpg,
@@ -255,18 +241,9 @@ KINDS: dict[tuple[str, str], type[Foreign]] = {
 """Package and name of a class → its transactions."""
 
 
-def place(
-    session: S, connection: Any, after_commit: Callable[[Any], object] | None, *, is_async: bool = False
-) -> S | Foreign:
-    """Return the session, or the open transaction of a caller's connection. Raises :class:`EnqueueError`."""
-    if connection is None and after_commit is None:
-        return session
-    return opened(connection, after_commit, session, is_async=is_async)
-
-
 def opened(
     connection: Any, after_commit: Callable[[Any], object] | None, session: object, *, is_async: bool
-) -> Foreign:
+) -> DriverTransaction:
     """Return the open transaction of a caller's connection. Raises :class:`EnqueueError`."""
     if connection is None:
         raise EnqueueError("after_commit", "only with connection; a session reports its commit by itself")
