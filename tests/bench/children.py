@@ -35,10 +35,10 @@ OF_WORKER, OF_SWEEP, OF_CANCEL, OF_ENQUEUE = 0.7, 1.7, 2.0, 1.0
 CHUNK = 50_000
 HELD = """
 insert into joblane.tasks (id, type, queue, state, payload, payload_digest, max_attempts, retention_seconds, wait_kind,
-                           place, options)
+                           place, after, on_parent_dead)
 select 'c' || lpad(n::text, 9, '0'), $4, 'default', 'held', '{"tenant_id": "acme", "number": 1}', '', 4, 86400,
        'parents', 1.8e9 + n * 1e-5,
-       jsonb_build_object('after', jsonb_build_array($3::text), 'on_parent_dead', $5::text)
+       array[$3::text], $5::text
   from generate_series($1::int, $2::int) n
 """
 EDGES = """

@@ -19,6 +19,7 @@ from pydantic import BaseModel
 
 from joblane import Payload, TaskContext, task
 from joblane.record.driver.database import Database
+from joblane.record.row.options import AS_DECLARED
 from joblane.record.task.claim import Claim, Verdict
 from joblane.sqs.client import Sqs
 from joblane.worker import worker
@@ -117,7 +118,7 @@ def _without_database() -> Iterator[None]:
                 item["payload"],
                 None,
                 {},
-                {},
+                AS_DECLARED,
                 None,
                 0,
                 None,

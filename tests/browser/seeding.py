@@ -87,14 +87,14 @@ update joblane.tasks
 """
 BATCH = """
 with members as (
-  update joblane.tasks set tags = array['batch:import-7'], options = '{"batch": "import-7"}'
+  update joblane.tasks set tags = array['batch:import-7'], batch = 'import-7'
    where type = 'tenant:initialize' and state in ('completed', 'archived') returning id, state
 ),
 callbacks as (
-  insert into joblane.tasks (id, type, queue, state, payload, payload_digest, options, max_attempts, retention_seconds,
-                             wait_kind, place)
-  select 'import-7:' || name, 'data:export', 'default', 'held', '{}', '', json_build_object('callback_of', 'import-7',
-         'callback', name), 4, 604800, 'parents', 1 from unnest(array['on_end', 'on_success']) as name
+  insert into joblane.tasks (id, type, queue, state, payload, payload_digest, callback_of, max_attempts,
+                             retention_seconds, wait_kind, place)
+  select 'import-7:' || name, 'data:export', 'default', 'held', '{}', '', 'import-7', 4,
+         604800, 'parents', 1 from unnest(array['on_end', 'on_success']) as name
   returning id
 ),
 parents as (
@@ -108,19 +108,19 @@ insert into joblane.batches (id, created_at, sealed_at, on_end, on_success) valu
 """
 CHILD = """
 with child as (
-  insert into joblane.tasks (id, type, queue, state, payload, payload_digest, options, max_attempts, retention_seconds,
-                             wait_kind, place)
+  insert into joblane.tasks (id, type, queue, state, payload, payload_digest, after, on_parent_dead, max_attempts,
+                             retention_seconds, wait_kind, place)
   select 'child', 'data:export', 'default', 'held', '{}', '',
-         json_build_object('after', json_agg(p.id), 'on_parent_dead', 'hold'), 4, 604800, 'parents', 1
+         array_agg(p.id), 'hold', 4, 604800, 'parents', 1
     from (select id from joblane.tasks where state = 'archived' and type = 'data:export' order by id limit 2) as p
-  returning id, options
+  returning id, after
 ),
 related as (
   insert into joblane.task_children
-  select p.parent, c.id from child c, jsonb_array_elements_text(c.options -> 'after') p(parent)
+  select p.parent, c.id from child c, unnest(c.after) p(parent)
 )
 insert into joblane.task_parents
-select c.id, p.parent, 'hold' from child c, jsonb_array_elements_text(c.options -> 'after') p(parent)
+select c.id, p.parent, 'hold' from child c, unnest(c.after) p(parent)
 """
 TICKS = """
 with ticks as (

@@ -56,7 +56,7 @@ create table public.effects (task_id text, token int);
 create index on public.asks (task_id);
 """
 ROWS = """
-select t.id, t.type, (t.payload ->> 'key')::int, t.state, t.runs, (t.options #>> '{debounce,asks}')::int,
+select t.id, t.type, (t.payload ->> 'key')::int, t.state, t.runs, t.asks,
        extract(epoch from t.due_at - t.created_at)::float8, extract(epoch from a.started_at - t.due_at)::float8,
        array(select e.token from public.effects e where e.task_id = t.id),
        array(select s.token from public.asks s where s.task_id = t.id order by s.number),

@@ -171,7 +171,7 @@ class Batch:
             raise EnqueueError("batch", f"{self.id!r} is sealed; only a running member adds members, by ctx.batch")
 
     def _create(self, transaction: SessionTransaction) -> None:
-        callbacks = {task.links["callback"]: task.id for task in self._callbacks}
+        callbacks = {task.id.removeprefix(f"{self.id}:"): task.id for task in self._callbacks}
         if not transaction.run(CREATE, self._given(**callbacks)):
             raise EnqueueError("id", f"a batch {self.id!r} exists already")
         if self._callbacks:  # the seal has their messages sent
@@ -208,4 +208,4 @@ def _callback(producer: Producer, batch: str, name: str, job: object, links: Map
     except EnqueueError as error:
         error.args = (f"{name}: {error}",)
         raise
-    return producer.linked(task, {"callback_of": batch, "callback": name, **links})
+    return producer.linked(task, {"callback_of": batch, **links})

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -14,9 +13,9 @@ DEPTH = "depth"
 """The number of enqueues by runs that led to a task. A task that was enqueued outside of a run has none."""
 
 
-def links_of_run(task_id: str, options: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the relations of the tasks that a run enqueues. ``options``: those of the run's own task."""
-    return {ENQUEUED_BY: task_id, DEPTH: options.get(DEPTH, 0) + 1}
+def links_of_run(task_id: str, depth: int) -> dict[str, Any]:
+    """Return the relations of the tasks that a run enqueues. ``depth``: that of the run's own task."""
+    return {ENQUEUED_BY: task_id, DEPTH: depth + 1}
 
 
 def not_granted(task: Task[Any, Any], child: str) -> str:

@@ -217,7 +217,7 @@ class TaskContext:
     @cached_property
     def _links(self) -> Mapping[str, Any]:
         """The relations of the tasks that this run enqueues."""
-        return links_of_run(self.task_id, self._claim.options)
+        return links_of_run(self.task_id, self._claim.depth)
 
     @cached_property
     def batch(self) -> Batch | None:
@@ -226,7 +226,7 @@ class TaskContext:
         from joblane.client.batch import Batch
 
         self._refuse_async("ctx.batch", "ctx.session")
-        id_ = self._claim.options.get("batch")
+        id_ = self._claim.batch
         return None if id_ is None else Batch(self._producer, id_, self.session, links=self._links, of_member=True)
 
     def new_batch(self, id: str, *, on_end: Job | None = None, on_success: Job | None = None) -> Batch:  # noqa: A002

@@ -35,6 +35,7 @@ from joblane.record.row.conditions import (
     UNUSED_SECONDS,
     WAITS_FOR_PARENTS,
 )
+from joblane.record.row.new import COLUMNS, FIELDS, REST, defined, enqueued
 from joblane.record.row.states import ENDED_SQL, LEVELS, LIVE_SQL, SWEEP_MARGIN_SECONDS, WAITING_SQL, Passed
 from joblane.record.row.transitions import NOW, Columns, assignments
 
@@ -78,6 +79,8 @@ def _values() -> dict[str, str]:
     """Return the text for each ``@name`` of a template."""
     steps: dict[str, Columns] = {name: getattr(transitions, name.upper()) for name in STEPS}
     columns = sorted({column for step in steps.values() for column in step})
+    arrived = {name: re.sub(r"\bx\b", "m", value) for name, value in COLUMNS.items() if name != "payload"}
+    inserted = [name for name in arrived if name not in columns]
     return {
         **{name: f"changed := true; {assigned(step)}" for name, step in steps.items()},
         **{name: getattr(transitions, name.upper()).replace(NOW, "clock") for name in TIMES},
@@ -92,7 +95,14 @@ def _values() -> dict[str, str]:
         "run_columns": ", ".join(transitions.RUN),
         "run_values": ", ".join(f"t.{column}" for column in transitions.RUN),
         "lease_released": assignments(transitions.LEASE_RELEASED),
-        "new": transitions.NEW.format(document="given"),
+        "new": enqueued("given"),
+        "new_columns": ", ".join(COLUMNS),
+        "new_values": ", ".join(COLUMNS.values()),
+        "arrived": assigned({name: value for name, value in arrived.items() if name not in REST}),
+        "arrived_rest": assigned({name: arrived[name] for name in REST}),
+        "arrived_fields": defined(FIELDS | {"payload": "json"}),
+        "arrived_columns": ", ".join(inserted),
+        "arrived_values": ", ".join(f"t.{column}" for column in inserted),
         "due_state": transitions.DUE_STATE,
         "due_sweep": transitions.DUE_SWEEP,
         "paused": PAUSED.format(row="t"),

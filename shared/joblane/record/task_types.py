@@ -8,6 +8,7 @@ from typing import Any
 
 from joblane.record.driver.connection import Connection
 from joblane.record.payload_description import check_of
+from joblane.record.row.new import declared
 from joblane.tasks.limit import check_shared
 from joblane.tasks.options import NONE
 from joblane.tasks.task import Task
@@ -16,16 +17,17 @@ REGISTER = """
 with declared as (
   select * from jsonb_to_recordset($1::jsonb) as x(
     type text, queues text[], max_retry integer, retention_seconds bigint, unique_seconds float8, unique_until text,
-    options jsonb, schema jsonb, payload_check jsonb, flow jsonb)
+    events text[], on_archived jsonb, schema jsonb, payload_check jsonb, flow jsonb)
 ),
 dropped as (
   delete from joblane.task_types t where not exists (select from declared d where d.type = t.type)
 )
 insert into joblane.task_types select d.* from declared d
 on conflict (type) do update set
-  (queues, max_retry, retention_seconds, unique_seconds, unique_until, options, schema, payload_check, flow)
+  (queues, max_retry, retention_seconds, unique_seconds, unique_until, events, on_archived, schema, payload_check,
+   flow)
   = (excluded.queues, excluded.max_retry, excluded.retention_seconds, excluded.unique_seconds, excluded.unique_until,
-     excluded.options, excluded.schema, excluded.payload_check, excluded.flow)
+     excluded.events, excluded.on_archived, excluded.schema, excluded.payload_check, excluded.flow)
 """
 
 
@@ -75,7 +77,7 @@ def _row(task: Task[Any, Any]) -> dict[str, Any]:
         "retention_seconds": NONE.retention_seconds(task),
         "unique_seconds": task.unique_for.total_seconds() if task.unique_for else None,
         "unique_until": task.unique_until,
-        "options": NONE.row(task),
+        **declared(task),
         "schema": task.schema,
         "payload_check": check_of(task.payload),
         "flow": task.flow

@@ -10,7 +10,7 @@ from joblane.errors import DeclarationError
 Kind = Literal["completed", "archived", "cancelled"]
 KINDS: tuple[str, ...] = get_args(Kind)
 EVENTS = "events"
-"""The option of a row with the kinds that its type declares."""
+"""The field of a successor's columns with the kinds that its type declares."""
 LISTENERS: list[Any] = []
 """The listeners of this process, see :mod:`joblane.tasks.listeners`. Most processes have none, and never import it."""
 

@@ -9,8 +9,6 @@ from typing import Annotated, Any, ClassVar
 
 from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, PlainSerializer, PlainValidator, WithJsonSchema
 
-from joblane.tasks.discovery import successor_of
-from joblane.tasks.event_kinds import EVENTS
 from joblane.tasks.retry import LONGEST
 from joblane.tasks.task import MAX_RETENTION, Task
 
@@ -98,19 +96,6 @@ class Options:
 
     def retention_seconds(self, task: Task[Any, Any]) -> int:
         return int(task.retention.total_seconds() if self.retention is None else self.retention)
-
-    def row(self, task: Task[Any, Any]) -> dict[str, Any]:
-        """Return the column ``options`` of the row: the options that have no column of their own."""
-        row: dict[str, Any] = {}
-        if self.timeout is not None:
-            row["timeout"] = self.timeout
-        if self.retry_delay:
-            row["retry_delay"] = list(self.retry_delay)
-        if task.archived_to is not None:
-            row["on_archived"] = successor_of(task)
-        if task.events:
-            row[EVENTS] = list(task.events)
-        return row
 
     def within(self, task: Task[Any, Any]) -> Options:
         """Return the options cut to what the task declares, for an external producer."""

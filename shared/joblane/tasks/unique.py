@@ -58,10 +58,6 @@ class Debounce:
     keep: Keep
     asks: int = 1
 
-    def row(self) -> dict[str, Any]:
-        """Return the part ``debounce`` of the row's options."""
-        return {"asks": self.asks, "longest": self.longest, "keep": self.keep}
-
 
 @dataclass(slots=True)
 class Unique:

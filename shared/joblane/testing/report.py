@@ -27,9 +27,8 @@ select t.id from joblane.tasks t
 """
 RELEASED = """
 select t.id, array(select i.id from jsonb_array_elements_text($2::jsonb) with ordinality as i(id, position)
-                    where t.options -> 'after' ? i.id
-                       or (select m.options ->> 'batch' from joblane.tasks m where m.id = i.id)
-                          = t.options ->> 'callback_of'
+                    where i.id = any (t.after)
+                       or (select m.batch from joblane.tasks m where m.id = i.id) = t.callback_of
                     order by i.position)
   from jsonb_array_elements_text($1::jsonb) with ordinality as x(id, position) join joblane.tasks t using (id)
  where t.state not in ('cancelled', 'archived')

@@ -13,7 +13,7 @@ from joblane import telemetry
 from joblane.errors import text_of
 from joblane.record.driver.database import DATABASE_ERRORS
 from joblane.record.row.states import ENDED
-from joblane.tasks.event_kinds import EVENTS, LISTENERS, event_id
+from joblane.tasks.event_kinds import LISTENERS, event_id
 
 if TYPE_CHECKING:
     from joblane.enqueue.event_bus import EventBus
@@ -46,7 +46,7 @@ class Ends:
         to_send: list[str] = []
         to_hear: dict[str, str] = {}
         for claim, state in ends:
-            if state in claim.options.get(EVENTS, ()):
+            if state in claim.events:
                 to_send.append(event_id(claim.id, claim.generation, state))
             if LISTENERS and state in ENDED:
                 to_hear[event_id(claim.id, claim.generation, state)] = claim.id

@@ -100,7 +100,7 @@ def _past_deadline(claim: Claim) -> bool:
 
 def _retry_delay(task: Task[Any, Any], claim: Claim) -> RetryDelay:
     """Return the delay that the task was enqueued with, or else the delay that its type declares."""
-    delays = claim.options.get("retry_delay")
+    delays = claim.options.retry_delay
     return [timedelta(seconds=seconds) for seconds in delays] if delays else task.retry_delay
 
 

@@ -134,7 +134,7 @@ def completed(claim: Claim, result: Any, duration_ms: int) -> Finish:
 
 def _attempt_seconds(task: Task[Any, Any], claim: Claim) -> float:
     """Return the time that is left until the attempt's timeout or the deadline, whichever comes first."""
-    timeout = float(claim.options.get("timeout") or task.timeout.total_seconds())
+    timeout = float(claim.options.timeout or task.timeout.total_seconds())
     seconds = timeout - claim.used_ms / 1000
     return seconds if claim.deadline is None else min(seconds, claim.deadline - time.monotonic())
 

@@ -37,7 +37,7 @@ from joblane.sqs.dead_letter import NO_ROOM, archived_dead_letter, fits, refused
 from joblane.sqs.message import TICK_ID_PATTERN, Message
 from joblane.sqs.received import Received
 from joblane.sqs.tick import is_early, tick_id
-from joblane.tasks.event_kinds import EVENTS, LISTENERS
+from joblane.tasks.event_kinds import LISTENERS
 from joblane.worker import outcome
 from joblane.worker.alarm import Alarm
 from joblane.worker.batch_response import BatchResponse, growing_seconds
@@ -404,7 +404,7 @@ class Batch:
     # --- What follows the commits ----------------------------------------------------------------------------------
 
     def _note_end(self, claim: Claim, state: State) -> None:
-        if LISTENERS or EVENTS in claim.options:  # most tasks have neither
+        if LISTENERS or claim.events:  # most tasks have neither
             self._ends.append((claim, state))
 
     def _to_follow(self) -> FollowUp:

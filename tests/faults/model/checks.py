@@ -29,9 +29,9 @@ select key, count(distinct id) from public.calls group by 1 having count(distinc
     "a step has two keys": """
 select id, step from public.calls group by 1, 2 having count(distinct key) > 1""",
     "a tick ran twice": """
-select t.options ->> 'schedule', substr(t.id, 1, length(t.options ->> 'schedule') + 18), array_agg(t.id)
+select t.schedule, substr(t.id, 1, length(t.schedule) + 18), array_agg(t.id)
   from joblane.tasks t join public.ledger e on e.id = t.id and e.what = 'done'
- where t.options ? 'schedule' and t.id like '@%' group by 1, 2 having count(*) > 1""",
+ where t.schedule is not null and t.id like '@%' group by 1, 2 having count(*) > 1""",
 }
 LIVE = """
 select t.id, t.type, t.state, t.wait_kind, t.due_at - now(), t.sweep_at - now(),
@@ -45,7 +45,7 @@ select a.task_id, a.run from joblane.task_attempts a where a.outcome is null and
 """
 EVENTS = """
 select id, generation - (cleared and state = 'archived')::int, state from joblane.tasks
- where options -> 'events' ? state and finished_at is not null
+ where state = any (events) and finished_at is not null
 """
 ANSWERED_OTHERWISE = """
 select id, state, reason from joblane.tasks where type = 'm:asked' and state in ('archived', 'cancelled')

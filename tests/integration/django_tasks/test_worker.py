@@ -242,7 +242,7 @@ def test_a_task_enqueues_what_its_queue_grants(shop: Any, run: Run, django_jobs:
     result = run(shop.chain, "own")
     assert django_jobs.task(result.return_value).state == "completed"
     [[parent]] = django_jobs._database.get().run(
-        "select options ->> 'enqueued_by' from joblane.tasks where id = $1", result.return_value
+        "select enqueued_by from joblane.tasks where id = $1", result.return_value
     )
     assert parent == result.id
 

@@ -424,9 +424,9 @@ def test_a_seal_does_not_wait_for_ever(world: World, monkeypatch: pytest.MonkeyP
 # --- Planted faults --------------------------------------------------------------------------------------------------
 
 PLANTED = [
-    ("link_task", "where given ? 'callback_of'", "where false", "members_are_added_in_several_transactions"),
-    ("link_task", "'', given ->> 'callback_of'", "given ->> 'callback_of', ''", "a_task_with_the_id_of_its_batch"),
-    ("link_task", "if given ? 'batch' then", "if false then", "a_member_adds_a_member_as_it_ends"),
+    ("link_task", "where t.callback_of is not null", "where false", "members_are_added_in_several_transactions"),
+    ("link_task", "'', t.callback_of", "t.callback_of, ''", "a_task_with_the_id_of_its_batch"),
+    ("link_task", "if t.batch is not null then", "if false then", "a_member_adds_a_member_as_it_ends"),
     ("finish", "when x.state = 'completed'", "when x.state <> 'retry'", "on_success_runs_after_the_redrive"),
     ("wait_again", "where b.id = batch", "where false", "on_end_waits_for_a_dead_member"),
 ]

@@ -114,7 +114,7 @@ def row(jobs: JobTester, id_: str) -> dict[str, Any]:
 
 
 def asks(jobs: JobTester, id_: str) -> int:
-    return row(jobs, id_)["options"]["debounce"]["asks"]  # type: ignore[no-any-return]
+    return row(jobs, id_)["asks"]  # type: ignore[no-any-return]
 
 
 def due_after(jobs: JobTester, id_: str, since: str) -> int:
@@ -706,12 +706,8 @@ def test_a_due_task_that_is_pushed_lets_the_next_in_its_order_run(jobs: JobTeste
 # --- Written by hand -------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("debounce", ["7", '{"asks": 0, "longest": 60}', '{"asks": 1.5, "longest": 60}', '{"asks": 2}'])
-def test_a_debounce_that_cannot_be_read_is_refused(jobs: JobTester, debounce: str) -> None:
+@pytest.mark.parametrize("written", ["asks = 0", "asks = null", "longest_seconds = null", "longest_seconds = 'NaN'"])
+def test_a_debounce_that_cannot_be_read_is_refused(jobs: JobTester, written: str) -> None:
     first = ask(jobs, 1)
-    with pytest.raises(DatabaseError, match="options: debounce: the number of asks, and longest"):
-        jobs._database.get().run(
-            "update joblane.tasks set options = jsonb_build_object('debounce', $2::jsonb) where id = $1",
-            first.id,
-            debounce,
-        )
+    with pytest.raises(DatabaseError, match="asks: a number of at least 1, and longest_seconds"):
+        jobs._database.get().run(f"update joblane.tasks set {written} where id = $1", first.id)

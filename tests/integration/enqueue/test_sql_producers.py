@@ -6,7 +6,7 @@ import json
 import random
 import subprocess
 import threading
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
@@ -21,7 +21,8 @@ from joblane.record.driver.database import Database
 from joblane.record.task_types import register
 from joblane.sweep.sweep import sweep
 from joblane.tasks.task import Task
-from tests.samples import LIMITED, Sample, sample_keyed, sample_one, sample_ordered, sample_tree
+from tests.samples import LIMITED, Sample, sample_keyed, sample_one, sample_ordered, sample_tree, sample_watched
+from tests.samples_events import sample_heard
 from tests.world import PREFIX, World
 
 
@@ -231,6 +232,39 @@ def test_limits_are_those_of_the_client(known: World, one: Task[Any, Any], argum
     assert [known.row(id_)[name] for name in columns] == [known.row(client.id)[name] for name in columns]
     assert (known.row(id_)["seq"] is None) == (known.row(client.id)["seq"] is None)
     assert (known.row(id_)["first_due_at"] is None) == (known.row(client.id)["first_due_at"] is None)
+
+
+@pytest.mark.parametrize("one", [sample_one, sample_kept, sample_heard, sample_watched, sample_ordered])
+def test_a_row_has_the_columns_that_a_client_writes(known: World, one: Task[Any, Any]) -> None:
+    # given
+    register(known.database.get(), {each.type: each for each in (one, sample_one)})
+    known.lane(one)
+    parent, deadline = known.client.enqueue(sample_one, Sample()).id, datetime(2090, 1, 1, tzinfo=UTC)
+    # when
+    client = known.client.enqueue(
+        one,
+        Sample(number=7),
+        tenant="acme",
+        tags=["a"],
+        headers={"a": "b"},
+        deadline=deadline,
+        max_retry=0,
+        after=[parent],
+        on_parent_dead="run",
+    )
+    id_, _ = enqueue(
+        known,
+        f"""'{one.type}', '{{"do": "nothing", "number": 7}}', tenant => 'acme', tags => '{{a}}',
+            headers => '{{"a": "b"}}', deadline => '{deadline}', max_retry => 0, after => array['{parent}'],
+            on_parent_dead => 'run', unique_key => {"'other'" if one is sample_kept else "null"}""",
+    )
+    # then
+    by_client, by_sql = known.row(client.id), known.row(id_)
+    of_each = {"id", "created_at", "due_at", "seq", "unique_key", "unique_expires_at"}
+    not_sent = {"sweep_at"}
+    without_python = {"schema"}
+    differ = {name for name in by_client if by_client[name] != by_sql[name]}
+    assert differ - of_each == not_sent | without_python
 
 
 @pytest.mark.parametrize("account", ["10.0.0.1", "1.5", "-1.x", "7", "true", "a/b", 7, -7, 10**20, True, None])

@@ -211,7 +211,7 @@ def test_archive_archives_a_waiting_task_and_sends_its_dead_letter(
     world: World, inspector: Inspector, state: str
 ) -> None:
     world.lane(sample_watched)
-    put(world, sample_watched, "t", **columns_in(state), options=sample_watched_options())
+    put(world, sample_watched, "t", **columns_in(state), on_archived=successor_of(sample_watched))
 
     acted = inspector.archive("t")
     world.sweep()
@@ -220,10 +220,6 @@ def test_archive_archives_a_waiting_task_and_sends_its_dead_letter(
     assert acted.after is State.ARCHIVED
     assert dead_letter["MessageAttributes"]["joblane-reason"]["StringValue"] == "archived by op"
     assert world.row("t:archived:0")["type"] == "sample:alert"
-
-
-def sample_watched_options() -> dict[str, Any]:
-    return {"on_archived": dict(successor_of(sample_watched) or {})}
 
 
 @pytest.mark.parametrize("state", sorted(WAITING | {"completed", "archived", "cancelled"}))

@@ -251,7 +251,7 @@ def test_a_schedule_runs_now_as_the_one_of_its_ticks(deployed: World, inspector:
     acted = inspector.run_schedule("acme")
     row = deployed.row(str(acted.new_id))
     assert (row["type"], row["tenant"], row["tags"], row["payload"]["number"]) == ("sample:one", "acme", ["nightly"], 7)
-    assert row["options"]["schedule"] == "acme"
+    assert row["schedule"] == "acme"
     assert [json.loads(message["Body"])["id"] for message in deployed.take(sample_one)] == [acted.new_id]
     [entry] = inspector.audit()
     assert entry.details == {"type": "sample:one", "tenant": "acme", "id": acted.new_id}
@@ -262,7 +262,7 @@ def test_a_pause_and_a_delete_cancel_the_ticks_that_were_made_ahead(deployed: Wo
     # given schedules of every minute, with the tasks of the next minutes
     for name in ("paused", "deleted"):
         put_one(deployed, name, "* * * * *")
-    made = "select count(*) from joblane.tasks where options ->> 'schedule' = $1 and state = 'scheduled'"
+    made = "select count(*) from joblane.tasks where schedule = $1 and state = 'scheduled'"
     assert all(deployed.run(made, name)[0][0] >= 14 for name in ("paused", "deleted"))
     # when
     inspector.pause_schedule("paused")

@@ -24,7 +24,7 @@ from tests.samples_events import Bus, sample_dying, sample_followed, sample_foll
 from tests.world import PREFIX, World, handle
 
 TASKS = {task.type: task for task in (sample_heard, sample_dying, sample_one)}
-HEARD = {"events": ["completed", "archived", "cancelled"]}
+HEARD = ["completed", "archived", "cancelled"]
 
 
 @behaviour
@@ -77,7 +77,7 @@ def test_only_the_declared_kinds_have_events_and_tasks_without_them_have_none(wo
     world.deliver(sample_dying, {"type": "sample:dying", "id": "completed", "rec": True})
     world.deliver(sample_one, {"type": "sample:one", "id": "none", "rec": True})
 
-    assert world.row("none")["options"] == {}
+    assert world.row("none")["events"] is None
     assert {world.row(id_)["state"] for id_ in ("completed", "none")} == {"completed", "archived"}
     assert events(world) == []
 
@@ -98,7 +98,7 @@ def test_a_task_enqueued_by_sql_has_the_events_of_its_declaration(world: World) 
 
 
 def test_a_killed_run_that_the_next_claim_archives_has_its_event(world: World) -> None:
-    put(world, sample_heard, "it", options=HEARD, **active(-1, attempts=2))
+    put(world, sample_heard, "it", events=HEARD, **active(-1, attempts=2))
     world.deliver(sample_heard, {"type": "sample:heard", "id": "it", "rec": True})
 
     [event] = events(world)
@@ -106,7 +106,7 @@ def test_a_killed_run_that_the_next_claim_archives_has_its_event(world: World) -
 
 
 def test_a_task_past_its_deadline_has_its_event(world: World) -> None:
-    put(world, sample_heard, "it", options=HEARD, deadline=In(-1))
+    put(world, sample_heard, "it", events=HEARD, deadline=In(-1))
     world.deliver(sample_heard, {"type": "sample:heard", "id": "it", "rec": True})
 
     assert [(event.id, event.error_type) for event in events(world)] == [("it:0:archived", "DeadlinePassed")]
@@ -205,7 +205,7 @@ def test_the_task_of_on_archived_has_the_events_of_its_own_declaration(world: Wo
 
 
 def test_an_event_is_bounded_whatever_the_row_has(world: World) -> None:
-    put(world, sample_heard, "it", options=HEARD, owner="o" * 9999, tags=["t" * 9999] * 99)
+    put(world, sample_heard, "it", events=HEARD, owner="o" * 9999, tags=["t" * 9999] * 99)
     world.run(
         "update joblane.tasks set state = 'archived', finished_at = now(), expire_at = now(), sweep_at = null,"
         " dead_letter_unsent = true, reason = repeat('ä', 9999), error_type = repeat('e', 9999),"
@@ -217,10 +217,10 @@ def test_an_event_is_bounded_whatever_the_row_has(world: World) -> None:
     assert events(world)[0].reason == "ä" * 2000
 
 
-def test_the_option_of_a_row_that_was_written_by_hand_is_checked(world: World) -> None:
-    for wrong in ('"archived"', '["dead"]', "[1]", "null", "{}"):
-        with pytest.raises(Exception, match="options: events: a list of completed, archived and cancelled is required"):
-            put(world, sample_heard, "it", options={"events": json.loads(wrong)})
+def test_the_events_of_a_row_that_was_written_by_hand_are_checked(world: World) -> None:
+    for wrong in ("dead", None, ""):
+        with pytest.raises(Exception, match="events: a list of completed, archived and cancelled is required"):
+            put(world, sample_heard, "it", events=[wrong])
 
 
 @contextmanager
@@ -259,7 +259,7 @@ def test_the_trigger_of_events_gives_its_rights_to_no_other_table(world: World) 
     body = "begin raise exception 'run as %', current_user; end"
     with role(world, "select"):
         for statement in (
-            "create temporary table lure (finished_at timestamptz, options jsonb)",
+            "create temporary table lure (finished_at timestamptz, events text[])",
             f"create function pg_temp.tasks(lure) returns joblane.tasks language plpgsql as $$ {body} $$",
             "create cast (lure as joblane.tasks) with function pg_temp.tasks(lure) as implicit",
             "create trigger lure after update on lure for each row execute function joblane.task_ended()",

@@ -52,9 +52,9 @@ on conflict do nothing
 """
 ARCHIVED = """
 insert into joblane.tasks (id, type, queue, state, payload, payload_digest, max_attempts, retention_seconds,
-                           finished_at, expire_at, reason, dead_letter_unsent, options)
+                           finished_at, expire_at, reason, dead_letter_unsent, on_archived)
 select 'dead-' || n, 'a:b', 'default', 'archived', '{}', '', 4, 60, now(), now() + interval '1 day', 'why', true,
-       '{"on_archived": {"type": "a:c", "queue": "low", "max_attempts": 1, "retention_seconds": 60}}'
+       '{"type": "a:c", "queue": "low", "max_attempts": 1, "retention_seconds": 60}'
   from generate_series(1, $1::int) n
 """
 PAUSES = """
@@ -122,7 +122,7 @@ NEW_ROW = {
     "max_attempts": 4, "retention_seconds": 60,
 }  # fmt: skip
 
-DEBOUNCE = {"debounce": {"asks": 1, "longest": 60, "keep": "last"}}
+DEBOUNCE = {"asks": 1, "longest_seconds": 60}
 
 
 def _ids(prefix: str) -> list[str]:
@@ -173,11 +173,11 @@ MEASURED: dict[str, tuple[str, tuple[str, ...], int]] = {
     "finish of parents": (FINISH, (_ends("parent"), "false"), 60),
     "release": (RELEASE, ("{}", _array("free")), 40),
     "release of the children of archived tasks": (RELEASE, (_array("dead"), "{}"), 80),
-    "insert of children": (INSERT, _documents("c", options={"after": ["waiting-1"], "on_parent_dead": "hold"}), 70),
+    "insert of children": (INSERT, _documents("c", rest={"after": ["waiting-1"], "on_parent_dead": "hold"}), 70),
     "parents of an insert": (UNKNOWN, (json.dumps(_ids("waiting")),), 10),
     "insert": (INSERT, _documents("i"), 50),
     "conflicts of an insert": (EXISTING, _documents("waiting"), 20),
-    "push": (PUSH, _documents("waiting", options=DEBOUNCE, unique_until="start", delay=10), 50),
+    "push": (PUSH, _documents("waiting", rest=DEBOUNCE, keep="last", unique_until="start", delay=10), 50),
     "mark of dead letters": (MARK_DEAD_SENT, _documents("dead", generation=0), 60),
     "status": (STATUS, ("waiting-1",), 15),
     "cancel": (CANCEL, ("waiting-2",), 40),
@@ -353,7 +353,7 @@ def test_a_statement_that_grows_is_found(
 
 def test_a_parent_of_many_that_is_live_again_reads_each_child_once(connection: Connection) -> None:
     connection.run(CHILDREN, "500", "child-", "y")
-    connection.run("""update joblane.tasks set options = '{"after": ["a"], "on_parent_dead": "run"}'""")
+    connection.run("""update joblane.tasks set after = '{a}', on_parent_dead = 'run'""")
     connection.run(RELATIVES, "500", "child-")
     connection.execute_simple("analyze joblane.tasks, joblane.task_children")
     assert Costs(connection, "live again", WAIT_AGAIN, ("a",)).rows * GIVEN <= 3 * 500

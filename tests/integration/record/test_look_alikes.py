@@ -33,8 +33,9 @@ from tests.world import PREFIX, World
 TASKS = {each.type: each for each in (*LIMITED, sample_one, sample_only, sample_latest, sample_heard, sample_watched)}
 WITHOUT_VERSION = ("enqueue", "check_task", "task_ended", "add_event", "event", "canonical", "payload_problem")
 BY_HAND = """
-insert into joblane.tasks (id, type, queue, state, payload, payload_digest, max_attempts, retention_seconds, options)
-values ('by hand', 'sample:heard', 'default', 'pending', '{}', '', 1, 60, '{"events": ["completed"], "timeout": 5}')
+insert into joblane.tasks (id, type, queue, state, payload, payload_digest, max_attempts, retention_seconds, options,
+                           events)
+values ('by hand', 'sample:heard', 'default', 'pending', '{}', '', 1, 60, '{"timeout": 5}', '{completed}')
 """
 CALLED = re.compile(r"joblane\.(\w+)\(|SQL function \"(\w+)\"")
 

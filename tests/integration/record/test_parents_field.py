@@ -196,14 +196,14 @@ def test_rq_1692_a_child_is_released_after_the_commit_of_its_parent(world: World
 
 IS_FREE = "t.state = 'held' and t.wait_kind is not distinct from 'parents' and t.place is not null\n         and"
 PLANTED = [
-    ("oban_722", "link_task", " and t.state <> 'completed'", "", {}),
+    ("oban_722", "link_task", " and p.state <> 'completed'", "", {}),
     ("oca_queue_885_and", "claim", "('held', 'ended', 'archived') then", "('held', 'ended') then",
      {"how": "its last run is killed"}),
     ("oca_queue_885_the_last", "release_children", "later := array(select t.id from joblane.tasks t where",
      "later := array(select t.id from joblane.tasks t where false and", {"monkeypatch": None}),
-    ("sidekiq_batch_100", "link_task", "where given ? 'callback_of'", "where false", {}),
+    ("sidekiq_batch_100", "link_task", "where t.callback_of is not null", "where false", {}),
     ("sidekiq_6852", "release_children", IS_FREE, "", {}),
-    ("fossology_3852", "link_task", "t.state <> 'completed'", "t.finished_at is null",
+    ("fossology_3852", "link_task", "p.state <> 'completed'", "p.finished_at is null",
      {"on_parent_dead": "hold", "fate": HELD}),
     ("rq_1692", "release_children", "limit 1) is null", "limit 1) is not distinct from true", {}),
 ]  # fmt: skip

@@ -207,7 +207,7 @@ def test_a_successor_whose_message_sqs_refuses_is_left_for_the_next_sweep(
     world: World, sends: Sends, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     alert = {"type": "sample:two", "queue": "default", "max_attempts": 1, "retention_seconds": 60}
-    put(world, sample_one, "dead", **archived(dead_sent_at=None, sweep_at=In(-1)), options={"on_archived": alert})
+    put(world, sample_one, "dead", **archived(dead_sent_at=None, sweep_at=In(-1)), on_archived=alert)
     send_many = world.sqs.send_many
 
     def refusing(entries: Sequence[Entry]) -> dict[int, str]:

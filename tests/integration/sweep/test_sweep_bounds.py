@@ -217,8 +217,8 @@ def test_rows_that_the_database_refuses_do_not_stop_the_sweep(world: World, send
         put(world, sample_one, id_, None, **{"state": "cancelled", "finished_at": None, **good, **bad})
     for id_, due in (("take", "294276-12-31 23:59:59.9+00"), ("taken", "2026-01-01")):
         put(world, sample_one, id_, None, due_at=due, **good)
-    for id_, options in (("mark", {"on_archived": {"type": "a:b", "queue": "low"}}), ("marked", {})):
-        put(world, sample_one, id_, options=options, **archived(dead_sent_at=None, **good))
+    for id_, columns in (("mark", {"on_archived": {"type": "a:b", "queue": "low"}}), ("marked", {})):
+        put(world, sample_one, id_, **columns, **archived(dead_sent_at=None, **good))
     for id_, finished_at in (("clear", "294276-12-31"), ("cleared", In(-60))):
         put(world, sample_one, id_, state="completed", finished_at=finished_at, expire_at=In(-1), sweep_at=None)
     # when

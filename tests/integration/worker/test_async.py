@@ -590,7 +590,7 @@ def test_a_task_is_enqueued_exactly_when_the_work_commits(effects: World, write:
 
     assert len(effects.take(sample_one)) == len(written(effects)) == int(not fails_first)
     if not fails_first:
-        assert effects.row("one")["options"]["enqueued_by"] == "it"
+        assert effects.row("one")["enqueued_by"] == "it"
 
 
 # --- Loops ---------------------------------------------------------------------------------------------------------

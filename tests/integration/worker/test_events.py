@@ -24,7 +24,7 @@ from tests.samples import Sample, behaviour, sample_one
 from tests.samples_events import Bus, sample_heard
 from tests.world import PREFIX, World, handle
 
-HEARD = {"events": ["completed", "archived", "cancelled"]}
+HEARD = ["completed", "archived", "cancelled"]
 
 
 @behaviour
@@ -76,7 +76,7 @@ def test_the_events_of_a_batch_are_sent_together_and_their_rows_deleted(world: W
 
 
 def test_a_claim_that_archives_a_killed_run_sends_its_event(world: World, bus: Bus) -> None:
-    put(world, sample_heard, "it", options=HEARD, **active(-1, attempts=2))
+    put(world, sample_heard, "it", events=HEARD, **active(-1, attempts=2))
     world.deliver(sample_heard, {"type": "sample:heard", "id": "it", "rec": True})
 
     assert (bus.ids, waiting(world)) == (["it:0:archived"], [])

@@ -18,9 +18,7 @@ from tests.samples import Sample, behaviour, behaviours, sample_alert, sample_on
 from tests.world import World, handle
 
 ALERTS = {
-    "options": {
-        "on_archived": {"type": "sample:alert", "queue": "default", "max_attempts": 6, "retention_seconds": 86400}
-    }
+    "on_archived": {"type": "sample:alert", "queue": "default", "max_attempts": 6, "retention_seconds": 86400},
 }
 SUCCESSOR = "it:archived:0"
 

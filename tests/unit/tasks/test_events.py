@@ -10,7 +10,7 @@ import pytest
 
 from joblane import Event, Payload, TaskContext, on, task
 from joblane.errors import DeclarationError
-from joblane.tasks.options import NONE
+from joblane.record.row.new import declared as in_row
 
 DETAIL = {
     "id": "t1:2:archived",
@@ -44,8 +44,8 @@ def declared(events: Any) -> Any:
 
 
 def test_a_task_declares_the_ends_that_are_sent_as_events() -> None:
-    assert NONE.row(declared(["archived", "completed", "archived"])) == {"events": ["completed", "archived"]}
-    assert NONE.row(declared(())) == {}
+    assert in_row(declared(["archived", "completed", "archived"])) == {"events": ["completed", "archived"]}
+    assert in_row(declared(())) == {}
 
 
 @pytest.mark.parametrize(

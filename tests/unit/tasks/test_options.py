@@ -12,6 +12,8 @@ from hypothesis import strategies as st
 
 from joblane import ArchivedTask, Payload, TaskContext, task
 from joblane.errors import MessageError
+from joblane.record.row.new import declared
+from joblane.record.row.options import TaskOptions
 from joblane.sqs.message import Message, decode
 from joblane.tasks.options import NONE, Options
 
@@ -73,16 +75,17 @@ def test_options_of_an_external_producer_never_exceed_the_declaration(options: O
 
 def test_unset_options_are_those_of_the_declaration() -> None:
     assert (NONE.max_attempts(data_export), NONE.retention_seconds(data_export)) == (4, 86400)
-    assert NONE.row(data_load) == {}
+    assert (TaskOptions.of(NONE).row(), declared(data_load)) == ({}, {})
     assert Options(max_retry=0).max_attempts(data_export) == 1
     assert Options(retention=0).retention_seconds(data_export) == 0
 
 
 def test_a_row_holds_the_successor_for_the_case_that_its_task_is_archived() -> None:
     successor = {"type": "system:alert", "queue": "default", "max_attempts": 3, "retention_seconds": 3600}
-    assert NONE.row(data_export) == {"on_archived": successor}
-    options = Options(timeout=5, retry_delay=[1.0])
-    assert options.row(data_export) == {"timeout": 5, "retry_delay": [1.0], "on_archived": successor}
+    assert declared(data_export) == {"on_archived": successor}
+    stored = TaskOptions.of(Options(timeout=5, retry_delay=[1.0]))
+    assert stored.row() == {"timeout": 5, "retry_delay": [1.0]}
+    assert TaskOptions.read(stored.row()) == stored
 
 
 @given(

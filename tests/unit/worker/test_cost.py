@@ -8,6 +8,7 @@ import pytest
 
 from joblane import Payload, TaskContext, task
 from joblane.prices import AS_OF, PRICES, Price, compute
+from joblane.record.row.options import AS_DECLARED
 from joblane.record.row.states import State
 from joblane.record.task.claim import Claim, Verdict
 from joblane.record.task.finish import Finish
@@ -25,7 +26,7 @@ def some_work(payload: Work, ctx: TaskContext) -> None: ...
 
 
 def claimed(run: int = 1) -> Claim:
-    return Claim("it", Verdict.RUN, "token", run, 1, 4, 0, 0, 0, 0, {}, None, {}, {}, None, 0, None, None)
+    return Claim("it", Verdict.RUN, "token", run, 1, 4, 0, 0, 0, 0, {}, None, {}, AS_DECLARED, None, 0, None, None)
 
 
 def ended(state: State = State.COMPLETED, duration_ms: int = 100) -> Finish:

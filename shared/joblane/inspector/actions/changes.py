@@ -34,7 +34,6 @@ from joblane.record.row.transitions import (
     assignments,
 )
 from joblane.record.sql_functions import VERSION
-from joblane.record.task.insert import BULK_OPTION
 from joblane.sqs.client import Entry, Sqs
 
 UNIQUE_VIOLATION = "23505"
@@ -102,9 +101,8 @@ attempts as (
 )"""
 
 
-MARKED = f"""case when $3::text is not null then t.options || jsonb_build_object('{BULK_OPTION}', $3::text)
-       when t.options ? '{BULK_OPTION}' then t.options || '{{"{BULK_OPTION}": ""}}' else t.options end"""
-"""The options of a changed row, which name the last bulk action that changed it; none after an action on it alone."""
+BULK = "case when $3::text is not null then $3::text when t.bulk is not null then '' end"
+"""The bulk action that has changed the row last; empty after an action on it alone."""
 
 
 def _statement(
@@ -119,7 +117,7 @@ with chosen as materialized (
    order by t.id for no key update of t skip locked
 ),
 changed as (
-  update joblane.tasks t set {assignments(become)}, options = {MARKED}
+  update joblane.tasks t set {assignments(become)}, bulk = {BULK}
     from {chosen} c where t.id = c.id
   returning t.id, t.type, t.queue, t.tenant, c.before, t.state, t.due_at, t.schema, t.headers,
             t.key_limit, t.total_limit, t.shared_limit, {then}
@@ -138,7 +136,7 @@ RETRY = _statement(
     only=f"not t.cleared and not {SKIPPED_TICK} and {HOLDER.format(key='t.unique_key', id='t.id')} is null",
     chosen="""(select distinct on (coalesce(unique_key, id)) id, before, who from chosen
                order by coalesce(unique_key, id), id)""",
-    then=f"joblane.wait_again_{VERSION}(t.id, t.options ->> 'batch')",
+    then=f"joblane.wait_again_{VERSION}(t.id, t.batch)",
 )
 NOT_LIMITED = "(t.state <> 'held' or t.wait_kind = 'parents')"
 STATEMENTS: Mapping[BulkAction, str] = {

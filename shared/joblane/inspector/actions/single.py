@@ -146,7 +146,7 @@ def _ready(scope: Scope, found: Record, edited: Mapping[str, Any] | None) -> New
         if edited is not None:
             raise
         raise UnreadablePayloadError(f"{error}; replay it with a corrected payload") from None
-    batch = f"{BATCH_TAG}{found.options.get('batch')}"  # a replay is no member
+    batch = f"{BATCH_TAG}{found.batch}"  # a replay is no member
     job = Job(
         task,
         payload,

@@ -21,7 +21,7 @@ from joblane.inspector.tasks.listing import count_all
 from joblane.inspector.views import BulkOutcome, BulkView
 from joblane.record.row.states import LIVE, WAITING_SQL, State
 from joblane.record.row.transitions import CANCEL
-from joblane.record.task.insert import BULK_OPTION, NewTask
+from joblane.record.task.insert import NewTask
 from joblane.sqs.message import ID_PATTERN
 from joblane.tasks.job import Job
 
@@ -112,7 +112,7 @@ def _check_total(scope: Scope, total: int, rate: int) -> None:
 
 SENDING = (BulkAction.RUN, BulkAction.RETRY, REDRIVE)
 """The actions that send tasks."""
-_UNCHANGED = f"coalesce(t.options ->> '{BULK_OPTION}', $1) = $1"
+_UNCHANGED = "coalesce(t.bulk, $1) = $1"
 OUTCOME = f"""
 select count(*), count(*) filter (where {_UNCHANGED} and t.state = 'completed'),
        count(*) filter (where {_UNCHANGED} and t.state in {WAITING_SQL}),

@@ -6,12 +6,10 @@ import json
 from collections import Counter
 from typing import Any
 
-from joblane.enqueue.chain import DEPTH
 from joblane.inspector.tasks.row import Record
 from joblane.inspector.views import Relative, Relatives
 from joblane.record.driver.connection import Connection
 from joblane.record.row.states import ENDED_SQL, State, as_read
-from joblane.record.task.insert import BULK_OPTION, RELATIONS
 
 SHOWN = 50
 """Parents or children of a task that are shown."""
@@ -35,17 +33,24 @@ select x.id, p.type, p.state
 
 def relatives(connection: Connection, record: Record) -> dict[str, Any]:
     """Return the fields of a task's view that name other tasks, and its options without them."""
-    options = record.options
-    after = options.get("after") or []
+    after = record.after or []
+    of = record.callback_of
     return {
         "parents": _relatives(connection.run(PARENTS, json.dumps(after)) if after else []),
-        "on_parent_dead": options.get("on_parent_dead"),
+        "on_parent_dead": record.on_parent_dead,
         "children": _relatives(connection.run(CHILDREN, record.id)),
-        "enqueued_by": options.get("enqueued_by"),
-        "batch": options.get("batch") or options.get("callback_of"),
-        "callback": options.get("callback"),
-        "options": {name: value for name, value in options.items() if name not in (*RELATIONS, DEPTH, BULK_OPTION)},
+        "enqueued_by": record.enqueued_by,
+        "batch": record.batch or of,
+        "callback": None if of is None else record.id.removeprefix(f"{of}:"),
+        "options": {**record.options, **_own(record)},
     }
+
+
+def _own(record: Record) -> dict[str, Any]:
+    """Return the options that have columns, as far as the task has them."""
+    debounce = None if record.asks is None else {"asks": record.asks, "longest": record.longest_seconds}
+    named = {name: getattr(record, name) for name in ("schedule", "tick_key", "events", "on_archived")}
+    return {name: value for name, value in (named | {"debounce": debounce}).items() if value is not None}
 
 
 def _relatives(rows: Any) -> Relatives:

@@ -71,6 +71,17 @@ class Record:
     wait_kind: WaitKind | None
     waits_for: str | None
     place: float | None
+    batch: str | None
+    callback_of: str | None
+    enqueued_by: str | None
+    after: list[str] | None
+    on_parent_dead: str | None
+    schedule: str | None
+    tick_key: str | None
+    asks: int | None
+    longest_seconds: float | None
+    events: list[str] | None
+    on_archived: Mapping[str, Any] | None
     paused: bool
     is_skipped_tick: bool
     now: datetime

@@ -217,14 +217,13 @@ def _late(record: Record) -> str:
 def _pushed(record: Record) -> str:
     """Say how often a debounced task was pushed, and when it runs at the latest. A task with a place among those that
     wait for a limit is not pushed further."""
-    debounce = record.options.get("debounce")
-    if debounce is None or record.runs > 0:
+    if record.asks is None or record.longest_seconds is None or record.runs > 0:
         return ""
-    pushes = debounce["asks"] - 1
+    pushes = record.asks - 1
     times = f"pushed {pushes:,} time{'' if pushes == 1 else 's'} since {_text(record.created_at)}"
     if record.state is State.HELD or record.passed is not Passed.NONE:
         return f" It was {times}." if pushes else ""
-    at_latest = f"runs at {_text(record.created_at + timedelta(seconds=debounce['longest']))} at the latest"
+    at_latest = f"runs at {_text(record.created_at + timedelta(seconds=record.longest_seconds))} at the latest"
     return f" It was {times}; it {at_latest}." if pushes else f" A further enqueue pushes it; it {at_latest}."
 
 

@@ -64,7 +64,7 @@ class Parents:
 
 def why_parents(connection: Connection, record: Record) -> Why | None:
     """Say for which tasks a child waits, and what lets it go; None if its own message lets it go."""
-    batch = record.options.get("callback_of")
+    batch = record.callback_of
     rows = connection.run(OPEN, record.id)
     if not rows:
         if record.place is None:

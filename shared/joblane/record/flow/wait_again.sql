@@ -14,8 +14,8 @@ begin
           (select c.child from joblane.task_children c where c.parent = revived limit @most_again)) as x,
          lateral (select t.id from joblane.tasks t
                    where t.id = x.id and t.wait_kind is not distinct from 'parents'
-                     and (t.options ? 'callback_of'
-                          or (t.options ->> 'on_parent_dead' = 'run' and t.options -> 'after' ? revived)) limit 1) as t
+                     and (t.callback_of is not null
+                          or (t.on_parent_dead = 'run' and revived = any (t.after))) limit 1) as t
   on conflict do nothing;
 end
 $$

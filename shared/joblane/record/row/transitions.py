@@ -116,14 +116,6 @@ def _unless_active(columns: Columns) -> Columns:
     return {name: f"case when t.state = 'active' then t.{name} else {value} end" for name, value in columns.items()}
 
 
-NEW = """rows from (json_to_recordset({document}) as (
-         id text, type text, queue text, tenant text, owner text, tags text[], payload jsonb, payload_digest text,
-         schema text, headers jsonb, options jsonb, max_attempts integer, retention_seconds bigint,
-         deadline timestamptz, unique_key text, unique_until text, unique_seconds float8, delay float8,
-         at timestamptz, unsent boolean, limits text[], ordered boolean, waits boolean)) with ordinality as x,
-       lateral (select coalesce(x.at, clock_timestamp() + pg_catalog.make_interval(secs => coalesce(x.delay, 0)))
-       ) as d(due_at)"""
-"""The new tasks of an enqueue, as ``x``, each with its due time, as ``d``."""
 DUE_STATE = "case when d.due_at > clock_timestamp() then 'scheduled' else 'pending' end"
 DUE_SWEEP = f"""case when d.due_at > clock_timestamp() + interval '{MAX_DELAY_SECONDS} s'
               or x.unsent then {UNSENT_SWEEP.format(due="d.due_at")}

@@ -73,10 +73,10 @@ from typing import TYPE_CHECKING, Any
 
 from pg8000.exceptions import InterfaceError
 
-from joblane.json_values import digest
 from joblane.record.driver.connection import read_json
+from joblane.record.row.new import document
+from joblane.record.row.options import AS_DECLARED, TaskOptions
 from joblane.record.sql_functions import VERSION
-from joblane.tasks.event_kinds import EVENTS
 from joblane.tasks.options import NONE
 
 if TYPE_CHECKING:
@@ -132,7 +132,7 @@ class Claim:
     payload: Any
     schema: str | None
     headers: dict[str, str]
-    options: dict[str, Any]
+    options: TaskOptions
     deadline: float | None
     """A time of ``time.monotonic()``."""
     used_ms: int
@@ -145,6 +145,12 @@ class Claim:
     """These limits have to be served after the claim: it has freed slots of them, or the task waits for one."""
     release: bool = False
     """This claim has ended the task, which has children, or it has left the task waiting for its parents."""
+    batch: str | None = None
+    """The id of the batch of which the task is a member."""
+    depth: int = 0
+    """The number of enqueues by runs that led to the task."""
+    events: Sequence[str] = ()
+    """The kinds of events that its type declares."""
     problem: str | None = None
     """The fault of a row that was written by SQL without the table's checks: its run fails. None: it has none."""
 
@@ -178,30 +184,21 @@ def arrival(
     if message.rec:
         return item
     options = message.options.within(task) if message.options else NONE
-    plain = options is NONE and task.archived_to is None and not task.events
-    item |= {
-        "queue": queue,
-        "tenant": tenant,
-        "tags": options.tags,
-        "payload": message.payload,
-        "payload_digest": digest(message.payload or {}),
-        "schema": message.schema,
-        "headers": message.headers,
-        "options": {} if plain else options.row(task),
-        "max_attempts": task.max_attempts if options is NONE else options.max_attempts(task),
-        "retention_seconds": int(task.retention.total_seconds()) if plain else options.retention_seconds(task),
-    }
-    if message.tick is not None:
-        item |= {"tick": id_, "schedule": message.tick["schedule"]}
-    if options.deadline is not None:
-        item["deadline"] = options.deadline.isoformat()
-    if task.flow is not None:
-        item |= task.flow.row(task.type, task.as_written(message.payload or {}), tenant)
-    if unique:
-        schedule = message.tick["schedule"] if message.tick else None
-        if (key := task.key_of_message(queue, message.payload or {}, schedule)) is not None:
-            item |= {"unique_key": key.key, "unique_until": key.until, "unique_seconds": key.seconds}
-    return item
+    schedule = message.tick["schedule"] if message.tick else None
+    if schedule is not None:
+        item |= {"tick": id_, "schedule": schedule}
+    return item | document(
+        id_,
+        task,
+        queue,
+        message.payload,
+        options,
+        tenant=tenant,
+        schema=message.schema,
+        headers=message.headers,
+        limits={} if task.flow is None else task.flow.row(task.type, task.as_written(message.payload or {}), tenant),
+        unique=task.key_of_message(queue, message.payload or {}, schedule) if unique else None,
+    )
 
 
 def claim(
@@ -229,11 +226,14 @@ def claim(
 
 def _claim(answer: Mapping[str, Any], token: str) -> Claim:
     payload, left = answer["payload"], answer["left"]
-    headers, options = _object(answer["headers"]), _object(answer["options"])
+    headers, given = _object(answer["headers"]), _object(answer["options"])
     wait, mismatch = answer["wait"] or 0, answer["mismatch"]
-    problem = _problem(headers, options) if headers or options else None
-    if problem is not None:
-        headers, options = {}, {}
+    options, problem = AS_DECLARED, None
+    if headers or given:  # most tasks have neither
+        try:
+            options = _checked(headers, given)
+        except ValueError as error:
+            headers, problem = {}, str(error)
     if isinstance(wait, str) or abs(wait) > CENTURY_SECONDS:
         wait = _seconds(wait)
     return Claim(
@@ -258,6 +258,9 @@ def _claim(answer: Mapping[str, Any], token: str) -> Claim:
         limits=answer["limits"],
         serve=answer["serve"] or False,
         release=answer["release"] or False,
+        batch=answer["batch"],
+        depth=answer["depth"] or 0,
+        events=answer["events"] or (),
         problem=problem,
     )
 
@@ -272,21 +275,8 @@ def _seconds(given: float | str) -> float:
     return min(max(float(given), -CENTURY_SECONDS), CENTURY_SECONDS)
 
 
-def _problem(headers: Any, options: Any) -> str | None:
-    """Return the first fault in what a worker reads, of those that ``0001_check_task.sql`` refuses. None: no fault."""
+def _checked(headers: Any, options: Any) -> TaskOptions:
+    """Return the options. Raises ValueError with the first fault in what a worker reads."""
     if not isinstance(headers, dict) or not all(isinstance(value, str) for value in headers.values()):
-        return "headers: an object of strings is required"
-    if not isinstance(options, dict):
-        return "options: an object is required"
-    if not _is_number(options.get("timeout", 1), 1, 315_360_000):
-        return "options: timeout: 1 to 315,360,000 seconds are required"
-    delays = options.get("retry_delay", [])
-    if not isinstance(delays, list) or not all(_is_number(delay, 0, 31_536_000) for delay in delays):
-        return "options: retry_delay: a list of seconds, each from 0 to 31,536,000, is required"
-    if not isinstance(options.get(EVENTS, []), list):
-        return "options: events: a list of completed, archived and cancelled is required"
-    return None
-
-
-def _is_number(value: Any, least: float, most: float) -> bool:
-    return isinstance(value, (int, float)) and least <= value <= most
+        raise ValueError("headers: an object of strings is required")
+    return TaskOptions.read(options)

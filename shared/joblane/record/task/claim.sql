@@ -60,10 +60,7 @@ begin
   end if;
   for m in
     select * from json_to_recordset(messages) as x(
-      id text, type text, queue text, tenant text, tags text[], payload json, payload_digest text, schema text,
-      headers jsonb, options jsonb, tick text, schedule text, max_attempts integer, retention_seconds bigint,
-      deadline timestamptz, unique_key text, unique_until text, unique_seconds float8, rec boolean,
-      dead_generation integer, limits text[], ordered boolean)
+      @arrived_fields, rec boolean, dead_generation integer, tick text, schedule text)
     order by x.id collate "C"
   loop
     waits := m.rec;
@@ -85,21 +82,20 @@ begin
       end if;
       clock := clock_timestamp();
       if is_new and not m.rec then
-        t.id := m.id; t.type := m.type; t.queue := m.queue; t.tenant := m.tenant; t.state := 'pending';
-        t.max_attempts := m.max_attempts; t.retention_seconds := m.retention_seconds; t.deadline := m.deadline;
-        t.schema := m.schema; t.headers := m.headers; t.options := m.options; t.payload_digest := m.payload_digest;
-        t.unique_key := m.unique_key; t.unique_until := coalesce(m.unique_until, 'finish');
-        t.generation := coalesce(m.dead_generation, 0); t.due_at := clock;
+        @arrived
+        if not (m.rest is null) then
+          @arrived_rest
+        end if;
+        t.state := 'pending'; t.generation := coalesce(m.dead_generation, 0); t.due_at := clock;
         t.attempts := 0; t.runs := 0; t.snoozes := 0; t.used_ms := 0; t.sends := 0; t.batch_size := 0;
         t.claim_alone := false; t.dead_letter_unsent := false; t.passed := @passed_none;
-        t.key_limit := m.limits[1]; t.total_limit := m.limits[2]; t.shared_limit := m.limits[3];
-        t.ordered := m.ordered; t.first_due_at := case when m.limits is not null then clock end;
+        t.first_due_at := case when m.limits is not null then clock end;
         t.seq := case when m.limits is not null then pg_catalog.nextval('joblane.tasks_seq'::regclass) end;
       end if;
       if t.wait_kind = 'parents' and t.finished_at is null then  -- most tasks have no parents
         begin
           select * into parent_open, parent_id, parent_fate
-            from joblane.open_parents_@version(t.id, t.place is not null or t.options ? 'callback_of');
+            from joblane.open_parents_@version(t.id, t.place is not null or t.callback_of is not null);
           is_released := not parent_open and parent_id is null;
           parent_open := parent_open and (t.deadline <= clock) is not true;
         exception when lock_not_available or deadlock_detected then
@@ -124,11 +120,11 @@ begin
       -- task. Most tasks have no unique_expires_at.
       takes_key := is_new or t.state = 'archived'
                 or (t.unique_expires_at > clock and t.unique_key is null and t.runs = 0 and t.finished_at is null
-                    and not paused and t.due_at <= clock + interval '@early s' and t.options ? 'tick_key');
+                    and not paused and t.due_at <= clock + interval '@early s' and t.tick_key is not null);
       if takes_key then
         is_tick := not is_new and t.state <> 'archived';
         if is_tick then
-          t.unique_key := t.options ->> 'tick_key';
+          t.unique_key := t.tick_key;
         end if;
         if t.unique_key is not null then
           select * into holder from joblane.tasks h
@@ -240,13 +236,8 @@ begin
       begin
         if is_new then
           insert into joblane.tasks
-                 (id, type, queue, tenant, tags, payload, payload_digest, schema, headers, options, tick,
-                  max_attempts, retention_seconds, unique_until, unique_expires_at, key_limit, total_limit,
-                  shared_limit, ordered, @columns)
-          values (t.id, t.type, t.queue, t.tenant, m.tags, m.payload::jsonb, t.payload_digest, t.schema, t.headers,
-                  t.options, m.tick, t.max_attempts, t.retention_seconds, t.unique_until,
-                  clock + pg_catalog.make_interval(secs => m.unique_seconds), t.key_limit, t.total_limit, t.shared_limit,
-                  t.ordered, @values)
+                 (@arrived_columns, payload, tick, @columns)
+          values (@arrived_values, m.payload::jsonb, m.tick, @values)
           on conflict do nothing returning payload into t.payload;
         else
           update joblane.tasks r set (@columns) = (@values) where r.id = t.id;
@@ -266,11 +257,11 @@ begin
       waits := true;
     end loop;
 
-    if is_new and t.finished_at is not null and t.options ? 'events' then  -- the trigger is for updates only
+    if is_new and t.finished_at is not null and t.events is not null then  -- the trigger is for updates only
       perform joblane.add_event(r) from joblane.tasks r where r.id = t.id;
     end if;
     if changed and takes_key and not is_new then
-      perform joblane.wait_again_@version(t.id, t.options ->> 'batch');
+      perform joblane.wait_again_@version(t.id, t.batch);
     end if;
     if not is_new and t.runs > (verdict = 'run')::integer then  -- an earlier run that has not reported its end is lost
       update joblane.task_attempts a set outcome = 'lost', finished_at = clock
@@ -297,7 +288,8 @@ begin
     answers := pg_catalog.array_append(answers, pg_catalog.json_build_object(
       'id', m.id, 'verdict', verdict, 'run', t.runs, 'attempt', t.attempts, 'max_attempts', t.max_attempts,
       'snoozes', t.snoozes, 'generation', t.generation, 'payload', t.payload::text, 'schema', t.schema,
-      'headers', t.headers::text, 'options', t.options::text, 'used_ms', t.used_ms, 'reason', coalesce(refusal, t.reason),
+      'headers', t.headers::text, 'options', t.options::text,
+      'batch', t.batch, 'depth', t.depth, 'events', t.events, 'used_ms', t.used_ms, 'reason', coalesce(refusal, t.reason),
       'wait', date_part('epoch', case when verdict = 'leased' then t.lease_until else t.due_at end - clock),
       'left', date_part('epoch', t.deadline - clock),
       'mismatch', date_part('epoch', clock - t.mismatch_since),

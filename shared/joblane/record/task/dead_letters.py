@@ -9,7 +9,6 @@ from joblane.record.flow.free_slots import Turn
 from joblane.record.row.states import SWEEP_MARGIN_SECONDS
 from joblane.record.task.row_by_row import run_rows
 from joblane.sqs.message import MAX_ID
-from joblane.tasks.event_kinds import EVENTS
 
 if TYPE_CHECKING:
     from joblane.record.driver.connection import Connection
@@ -31,7 +30,7 @@ marked as (
 )
 insert into joblane.tasks
        (id, type, queue, tenant, state, payload, payload_digest, headers, max_attempts, retention_seconds, sweep_at,
-        total_limit, shared_limit, first_due_at, seq, options)
+        total_limit, shared_limit, first_due_at, seq, depth, events)
 select case when length(m.id) <= {MAX_ID - 20} then m.id else left(m.id, {MAX_ID - 53}) || '-' || md5(m.id) end
          || ':archived:' || m.generation::text,
        a.type, a.queue, m.tenant, 'pending',
@@ -41,11 +40,11 @@ select case when length(m.id) <= {MAX_ID - 20} then m.id else left(m.id, {MAX_ID
        '', m.headers, a.max_attempts, a.retention_seconds, clock_timestamp() + interval '{SWEEP_MARGIN_SECONDS} s',
        a.limits[2], a.limits[3], case when a.limits is not null then clock_timestamp() end,
        case when a.limits is not null then pg_catalog.nextval('joblane.tasks_seq'::regclass) end,
-       jsonb_strip_nulls(pg_catalog.jsonb_build_object('depth', m.options -> 'depth', '{EVENTS}', a.events))
-  from marked m, jsonb_to_record(m.options -> 'on_archived')
+       m.depth, a.events
+  from marked m, jsonb_to_record(m.on_archived)
                    as a(type text, queue text, max_attempts integer, retention_seconds bigint, limits text[],
-                        events jsonb)
- where m.options ? 'on_archived'
+                        events text[])
+ where m.on_archived is not null
 on conflict do nothing
 returning id, type, queue, tenant
 """

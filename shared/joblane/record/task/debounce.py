@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from joblane.record.row.conditions import UNDER_WAY
+from joblane.record.row.new import enqueued
 from joblane.record.row.states import WAITING_SQL, Passed
-from joblane.record.row.transitions import DUE_STATE, DUE_SWEEP, NEW, assignments
+from joblane.record.row.transitions import DUE_STATE, DUE_SWEEP, assignments
 from joblane.record.task.insert import CONTENT
 
 PUSHED_CONTENT = {name: f"case when keeps then t.{name} else {value} end" for name, value in CONTENT.items()}
-PUSHED_CONTENT["options"] += """ || pg_catalog.jsonb_build_object('debounce', (x.options -> 'debounce')
-            || pg_catalog.jsonb_build_object('asks', w.asks + x.asks, 'longest', l.longest))"""
+PUSHED_CONTENT |= {"asks": "w.asks + x.asks", "longest_seconds": "l.longest"}
 IS_LIMITED = "case when keeps then t.seq is not null else x.limits is not null end"
 
 # `d` is the time at which the task is due, as in the other statements of an enqueue. It is read once the row is locked:
@@ -17,8 +17,7 @@ IS_LIMITED = "case when keeps then t.seq is not null else x.limits is not null e
 PUSH = f"""
 with waiting as (
   select id, unique_key, queue, key_limit, total_limit, shared_limit, due_at, deadline, created_at,
-         coalesce((options -> 'debounce' ->> 'asks')::int, 1) as asks,
-         (options -> 'debounce' ->> 'longest')::float8 as longest,
+         coalesce(asks, 1) as asks, longest_seconds as longest,
          state = 'held' or passed <> '{Passed.NONE}' as has_place,
          passed <> '{Passed.NONE}' or wait_kind is not null or due_at <= clock_timestamp() as may_free,
          state <> 'held' and sweep_at >= due_at as has_message
@@ -28,10 +27,8 @@ with waiting as (
    order by unique_key for no key update
 ),
 asked as (
-  select x.*, (x.options -> 'debounce' ->> 'asks')::int as asks,
-         (x.options -> 'debounce' ->> 'longest')::float8 as longest,
-         x.options -> 'debounce' ->> 'keep' = 'first' as keeps
-    from {NEW.format(document="cast($1 as json)")}
+  select x.*, (x.rest).asks, (x.rest).longest_seconds as longest, x.keep = 'first' as keeps
+    from {enqueued("cast($1 as json)", keep="text")}
 ),
 pushed as (
   update joblane.tasks t set

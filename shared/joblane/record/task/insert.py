@@ -7,10 +7,10 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
-from joblane.json_values import digest
 from joblane.record.row.conditions import HAS_TIME, UNDER_WAY
+from joblane.record.row.new import COLUMNS, RELATIONS, document, enqueued
 from joblane.record.row.states import WAITING_SQL, Passed, State
-from joblane.record.row.transitions import DUE_STATE, DUE_SWEEP, NEW, RESET, Columns, assignments
+from joblane.record.row.transitions import DUE_STATE, DUE_SWEEP, RESET, Columns, assignments
 from joblane.record.sql_functions import VERSION
 
 if TYPE_CHECKING:
@@ -44,30 +44,13 @@ select t.id, t.type, t.payload_digest, extract(epoch from t.due_at - clock_times
 """
 """The existing tasks with the ids of an insert whose answer was lost."""
 
-RELATIONS = ("after", "on_parent_dead", "enqueued_by", "batch", "callback_of", "callback")
-"""The options of a task that name other tasks, and its batch."""
-BULK_OPTION = "bulk"
-"""The option that names the bulk action which has changed the task last."""
-KEPT_RELATIONS = f"""(select coalesce(pg_catalog.jsonb_object_agg(o.key, o.value), '{{}}')
-                  from jsonb_each(t.options) as o
-                 where o.key = any('{{{",".join(RELATIONS)}}}'))"""
+KEPT = ("id", "type", "payload_digest", "unique_key", "unique_until", "unique_expires_at", *RELATIONS)
 CONTENT: Columns = {
-    "queue": "x.queue",
-    "tenant": "x.tenant",
+    **{name: value for name, value in COLUMNS.items() if name not in KEPT},
     "owner": "x.owner",
-    "tags": "pg_catalog.array_cat(coalesce(x.tags, '{}'),"
-    f" array(select '{BATCH_TAG}' || (t.options ->> 'batch') where t.options ? 'batch'))",
-    "payload": "x.payload",
-    "schema": "x.schema",
-    "headers": "coalesce(x.headers, '{}')",
-    "options": f"coalesce(x.options, '{{}}') || {KEPT_RELATIONS}",
-    "max_attempts": "x.max_attempts",
-    "retention_seconds": "x.retention_seconds",
-    "deadline": "x.deadline",
-    "key_limit": "x.limits[1]",
-    "total_limit": "x.limits[2]",
-    "shared_limit": "x.limits[3]",
-    "ordered": "x.ordered",
+    "tags": f"pg_catalog.array_cat({COLUMNS['tags']},"
+    f" case when t.batch is not null then array['{BATCH_TAG}' || t.batch] end)",
+    "bulk": "null",
 }
 """The columns that a waiting task gets from a new task in its place. It keeps its relations to other tasks, and its
 `payload_digest`, which identifies the message of an external producer as the row's own."""
@@ -95,7 +78,7 @@ replaced as (
                when x.limits is not null then pg_catalog.nextval('joblane.tasks_seq'::regclass) end,
     passed = case when stays then t.passed else '{Passed.NONE}' end, wait_kind = case when stays then t.wait_kind end,
     waits_for = case when stays then t.waits_for end, place = case when stays then t.place end
-    from {NEW.format(document="cast($1 as json)")}, waiting,
+    from {enqueued("cast($1 as json)")}, waiting,
          lateral (select d.due_at <= clock_timestamp()
                          and waiting.key_limit is not distinct from x.limits[1]
                          and waiting.total_limit is not distinct from x.limits[2]
@@ -123,12 +106,12 @@ class NewTask:
     """A new task: checked, with its message.
 
     ``delay``: seconds from the database's now; ``at``: an aware time; neither: due now. ``limits``: the columns of
-    :meth:`Flow.row`. ``links``: the relations to other tasks, see ``link_task.sql``. ``unsent``: the sweep sends the
-    message. ``tick_key``: the key that the task of a tick takes when it first runs, until its seconds after the insert
-    have passed. The last six fields hold the result of the insert. ``due_seconds``: from now. ``created``: False if an
-    existing task holds the unique key. ``changed``: False if that task stays unchanged. ``state``: the state of an
-    existing task that needs no message, or None if the message must be sent. ``freed``: the limits of a replaced task
-    that must be served after the commit. ``waits``: the task waits for other tasks.
+    :meth:`Flow.row`. ``links``: the columns that name other tasks, a batch or a schedule. ``unsent``: the sweep sends
+    the message. ``tick_key``: the key that the task of a tick takes when it first runs, until its seconds after the
+    insert have passed. The last six fields hold the result of the insert. ``due_seconds``: from now. ``created``: False
+    if an existing task holds the unique key. ``changed``: False if that task stays unchanged. ``state``: the state of
+    an existing task that needs no message, or None if the message must be sent. ``freed``: the limits of a replaced
+    task that must be served after the commit. ``waits``: the task waits for other tasks.
     """
 
     id: str
@@ -157,38 +140,35 @@ class NewTask:
 
     def row(self) -> dict[str, Any]:
         """Return the item of the parameter of :data:`INSERT`, :data:`REPLACE` and ``PUSH``, a JSON array."""
-        task, options, unique = self.task, self.options, self.unique
-        options_of_row = options.row(task)
+        rest = dict(self.links)
         if self.debounce is not None:
-            options_of_row["debounce"] = self.debounce.row()
-        row = {
-            "id": self.id,
-            "type": task.type,
-            "queue": self.queue,
-            "tenant": self.entry.group,
+            rest |= {"asks": self.debounce.asks, "longest_seconds": self.debounce.longest}
+        if self.tick_key is not None:
+            rest["tick_key"] = self.tick_key.key
+        row = document(
+            self.id,
+            self.task,
+            self.queue,
+            self.payload,
+            self.options,
+            tenant=self.entry.group,
+            schema=self.task.schema_digest,
+            headers=self.headers,
+            limits=self.limits,
+            unique=self.unique,
+            rest=rest,
+        ) | {
             "owner": self.owner,
-            "tags": options.tags,
-            "payload": self.payload,
-            "payload_digest": digest(self.payload),
-            "schema": task.schema_digest,
-            "headers": self.headers,
-            "options": options_of_row,
-            "max_attempts": options.max_attempts(task),
-            "retention_seconds": options.retention_seconds(task),
-            "deadline": options.deadline and options.deadline.isoformat(),
             "delay": self.delay,
             "at": self.at and self.at.isoformat(),
             "unsent": self.unsent,
-            **self.limits,
         }
         if self.links:
-            row["options"] |= self.links
             row["waits"] = not self.links.keys().isdisjoint(WAITS)
             if "batch" in self.links:
-                row["tags"] = [*options.tags, BATCH_TAG + self.links["batch"]]
-        if unique is not None:
-            row |= {"unique_key": unique.key, "unique_until": unique.until, "unique_seconds": unique.seconds}
+                row["tags"] = [*self.options.tags, BATCH_TAG + self.links["batch"]]
+        if self.debounce is not None:
+            row["keep"] = self.debounce.keep
         if (later := self.tick_key) is not None:
-            row["options"]["tick_key"] = later.key
             row |= {"unique_until": later.until, "unique_seconds": later.seconds}
         return row

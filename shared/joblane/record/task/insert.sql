@@ -24,15 +24,10 @@ begin
   end if;
   return query
   insert into joblane.tasks as t
-         (id, type, queue, tenant, owner, tags, state, payload, payload_digest, schema, headers, options,
-          max_attempts, retention_seconds, deadline, unique_key, unique_until, unique_expires_at, due_at, sweep_at,
-          key_limit, total_limit, shared_limit, ordered, first_due_at, seq, wait_kind)
-  select x.id, x.type, x.queue, x.tenant, x.owner, coalesce(x.tags, '{}'),
+         (@new_columns, owner, state, due_at, sweep_at, first_due_at, seq, wait_kind)
+  select @new_values, x.owner,
          case when x.waits and d.due_at <= clock_timestamp() then 'held' else @due_state end,
-         x.payload, x.payload_digest, x.schema, coalesce(x.headers, '{}'), coalesce(x.options, '{}'),
-         x.max_attempts, x.retention_seconds, x.deadline, x.unique_key, coalesce(x.unique_until, 'finish'),
-         clock_timestamp() + pg_catalog.make_interval(secs => x.unique_seconds), d.due_at, @due_sweep,
-         x.limits[1], x.limits[2], x.limits[3], x.ordered,
+         d.due_at, @due_sweep,
          case when x.limits is not null and x.waits is not true then d.due_at end,
          case when x.limits is not null then pg_catalog.nextval('joblane.tasks_seq'::regclass) end,
          case when x.waits then 'parents' end
@@ -40,7 +35,8 @@ begin
    order by x.unique_key collate "C" nulls first, case when x.unique_key is null then x.id end collate "C", x.ordinality
   on conflict do nothing
   returning t.id, date_part('epoch', t.due_at - clock_timestamp()),
-    case when t.options ?| array['after', 'callback_of', 'enqueued_by', 'batch'] then joblane.link_task_@version(t.id, t.options) end;
+    case when t.after is not null or t.callback_of is not null or t.enqueued_by is not null or t.batch is not null
+         then joblane.link_task_@version(t) end;
   setting := set_config('joblane.checks', 'on', true);
 end
 $$

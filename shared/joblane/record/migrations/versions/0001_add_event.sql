@@ -3,7 +3,7 @@
 create function joblane.add_event(t joblane.tasks) returns void language plpgsql
 set search_path = pg_catalog, pg_temp as $$
 begin
-    if t.finished_at is not null and t.options -> 'events' ? t.state then
+    if t.finished_at is not null and t.state = any (t.events) then
         insert into joblane.events (id, detail)
         values (t.id || ':' || t.generation || ':' || t.state, joblane.event(t)) on conflict do nothing;
     end if;

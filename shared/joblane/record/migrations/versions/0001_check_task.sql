@@ -43,20 +43,18 @@ begin
         when t.options ? 'retry_delay' and (jsonb_typeof(t.options -> 'retry_delay') <> 'array' or jsonb_path_exists(
                 t.options, 'strict $.retry_delay[*] ? (@.type() != "number" || @ < 0 || @ > 31536000)'))
         then 'options: retry_delay: a list of seconds, each from 0 to 31,536,000, is required'
-        when t.options ? 'debounce' and not jsonb_path_exists(t.options, 'strict $.debounce ? (
-                @.asks > 0 && @.asks <= 2000000000 && @.asks.floor() == @.asks
-                && @.longest > 0 && @.longest <= 315360000)', silent => true)
-        then 'options: debounce: the number of asks, and longest, 1 to 315,360,000 seconds, are required'
-        when t.options ? 'on_archived' and not jsonb_path_exists(t.options, 'strict $.on_archived ? (
+        when (t.asks is null) <> (t.longest_seconds is null) or t.asks not between 1 and 2000000000
+          or t.longest_seconds <= 0 or t.longest_seconds > 315360000
+        then 'asks: a number of at least 1, and longest_seconds, at most 315,360,000, are required'
+        when t.on_archived is not null and not jsonb_path_exists(t.on_archived, 'strict $ ? (
                 @.type like_regex "^[a-z0-9_]+:[a-z0-9_]+$"
                 && (@.queue == "critical" || @.queue == "default" || @.queue == "low")
                 && @.max_attempts > 0 && @.max_attempts <= 1000 && @.max_attempts.floor() == @.max_attempts
                 && @.retention_seconds >= 0 && @.retention_seconds <= 315360000
                 && @.retention_seconds.floor() == @.retention_seconds)', silent => true)
-        then 'options: on_archived: type, queue, max_attempts and retention_seconds are required'
-        when t.options ? 'events' and case when jsonb_typeof(t.options -> 'events') = 'array'
-            then (t.options -> 'events') - array['completed', 'archived', 'cancelled'] <> '[]' else true end
-        then 'options: events: a list of completed, archived and cancelled is required'
+        then 'on_archived: type, queue, max_attempts and retention_seconds are required'
+        when not t.events <@ array['completed', 'archived', 'cancelled']
+        then 'events: a list of completed, archived and cancelled is required'
         when t.wait_kind not in ('limit', 'parents') then 'wait_kind: limit or parents is required'
         when (t.state = 'held') <> (t.wait_kind is not null)
          and t.state in ('scheduled', 'pending', 'held', 'active', 'retry')

@@ -140,15 +140,13 @@ begin
          where t.unique_key = wanted and t.finished_at is null
            and (t.unique_expires_at <= clock_timestamp()
                 or t.state not in ('scheduled', 'pending', 'held', 'active', 'retry'));  -- ended by hand
-        insert into joblane.tasks as t (id, type, queue, tenant, tags, state, payload, payload_digest, headers, options,
+        insert into joblane.tasks as t (id, type, queue, tenant, tags, state, payload, payload_digest, headers,
                                 max_attempts, retention_seconds, deadline, unique_key, unique_until, unique_expires_at,
                                 due_at, sweep_at, key_limit, total_limit, shared_limit, ordered, first_due_at, seq,
-                                wait_kind)
+                                wait_kind, after, on_parent_dead, events, on_archived)
         values (task_id, type, queue, tenant, tags,
                 case when due > clock_timestamp() then 'scheduled' when waits then 'held' else 'pending' end,
                 payload, digest, headers,
-                case when waits then known.options || jsonb_build_object('after', after, 'on_parent_dead', on_parent_dead)
-                     else known.options end,
                 coalesce(max_retry, known.max_retry) + 1,
                 known.retention_seconds, deadline, wanted, known.unique_until,
                 clock_timestamp() + make_interval(secs => lasts), due, due - interval '15 min',
@@ -156,7 +154,8 @@ begin
                 case when limits[1] is not null then nullif((known.flow ->> 'ordered')::boolean, false) end,
                 case when limits is not null and not waits then due end,
                 case when limits is not null then nextval('joblane.tasks_seq') end,
-                case when waits then 'parents' end)
+                case when waits then 'parents' end, case when waits then after end,
+                case when waits then on_parent_dead end, known.events, known.on_archived)
         on conflict do nothing;
         if found then
             insert into joblane.task_parents (child, parent, on_parent_dead)

@@ -42,11 +42,8 @@ create table joblane.tasks (
     schema text,
     -- Headers for the handler. Empty once the payload is removed.
     headers jsonb not null default '{}',
-    -- Options that no column has: timeout and retry_delay in seconds, the declared on_archived and events, relations
-    -- (after, on_parent_dead, enqueued_by, batch, callback_of, callback), depth: the number of enqueues by runs that
-    -- led to the task, debounce: the number of asks, the longest wait after the first one in seconds, and which payload
-    -- is kept, schedule: the name of the schedule at run time that made it, and tick_key: the unique key that it takes
-    -- when it first runs.
+    -- Options of the task instead of those that its type declares: timeout and retry_delay, in seconds. Only
+    -- the check of the table reads them.
     options jsonb not null default '{}',
     -- Id of the tick that made this task. Null: no tick.
     tick text,
@@ -145,7 +142,35 @@ create table joblane.tasks (
     -- Digest of the last error: task type, class, message without its numbers, and place. Equal errors have one digest.
     fingerprint text,
     -- Id of the task that an operator replayed to make this one. Null: no replay.
-    replay_of text collate "C"
+    replay_of text collate "C",
+
+    -- Id of the batch of which it is a member. Null: none.
+    batch text collate "C",
+    -- Id of the batch whose callback it is. Null: none.
+    callback_of text collate "C",
+    -- Ids of the tasks after which it runs. Null: none. Those for which it still waits are in joblane.task_parents.
+    after text[],
+    -- What it does if one of them is archived: hold, cancel or run. Null: it runs after none.
+    on_parent_dead text,
+    -- Id of the task whose run has enqueued it. Null: none has.
+    enqueued_by text collate "C",
+    -- Number of enqueues by runs that led to it. Null: 0.
+    depth integer,
+    -- Name of the schedule at run time that made it. Null: none.
+    schedule text collate "C",
+    -- Unique key that it takes when it first runs. Null: none.
+    tick_key text collate "C",
+    -- Number of enqueues that a debounced task stands for. Null: it is not debounced.
+    asks integer,
+    -- Seconds after its first enqueue after which a debounced task is not pushed further.
+    longest_seconds float8,
+    -- Kinds of events that its type declares: completed, archived, cancelled. Null: none.
+    events text[],
+    -- Columns of the task that is inserted once its dead letter is sent: type, queue, max_attempts, retention_seconds,
+    -- limits and events. Null: its type declares none.
+    on_archived jsonb,
+    -- Id of the bulk action that has changed it last. Empty: an action on it alone came later. Null: neither.
+    bulk text collate "C"
 ) with (fillfactor = 60, autovacuum_vacuum_scale_factor = 0.05, autovacuum_analyze_scale_factor = 0.05)
 """
 
@@ -156,7 +181,7 @@ create trigger tasks_checked after insert or update on joblane.tasks for each ro
 
 ENDED = """
 create trigger tasks_ended after update of finished_at on joblane.tasks for each row
-  when (new.options ? 'events') execute function joblane.task_ended()
+  when (new.events is not null) execute function joblane.task_ended()
 """
 
 # Type, queue and tenant are repeated, so that the runs of the last hour are read without a look-up of each task.
@@ -498,8 +523,10 @@ create table joblane.task_types (
     unique_seconds float8,
     -- When the key is released: finish or start.
     unique_until text not null,
-    -- Options that the row of a task gets.
-    options jsonb not null,
+    -- Kinds of events that it declares. Null: none.
+    events text[],
+    -- Columns of the task of its on_archived. Null: it declares none.
+    on_archived jsonb,
     -- JSON Schema of the payload.
     schema jsonb not null,
     -- Check of a payload, see joblane/record/payload_description.py. It refuses only what a worker refuses.

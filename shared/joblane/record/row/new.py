@@ -1,0 +1,127 @@
+"""The columns of a new row: the fields of the document that an enqueue or a claim gives, and the value of each column.
+
+The statements that insert or replace a row get their lists from here, in the templates by ``@`` names. The function
+``joblane.enqueue``, which SQL calls, has its own statement.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from joblane.json_values import digest
+from joblane.record.row.options import TaskOptions
+from joblane.record.row.transitions import NOW, Columns
+from joblane.tasks.discovery import successor_of
+
+if TYPE_CHECKING:
+    from joblane.tasks.options import Options
+    from joblane.tasks.task import Task
+    from joblane.tasks.unique import Unique
+
+RELATIONS = ("batch", "callback_of", "enqueued_by", "after", "on_parent_dead")
+"""The columns with the ids of other tasks, or of a batch. A waiting task that another enqueue replaces keeps them."""
+REST = (*RELATIONS, "depth", "schedule", "tick_key", "asks", "longest_seconds", "events", "on_archived")
+"""The columns that are null for most tasks. They are in one field of the document, so that they cost the others
+nothing."""
+FIELDS: Columns = {
+    "id": "text",
+    "type": "text",
+    "queue": "text",
+    "tenant": "text",
+    "tags": "text[]",
+    "payload": "jsonb",
+    "payload_digest": "text",
+    "schema": "text",
+    "headers": "jsonb",
+    "options": "jsonb",
+    "max_attempts": "integer",
+    "retention_seconds": "bigint",
+    "deadline": "timestamptz",
+    "unique_key": "text",
+    "unique_until": "text",
+    "unique_seconds": "float8",
+    "limits": "text[]",
+    "ordered": "boolean",
+    "rest": "joblane.tasks",
+}
+"""The fields of a new task, each with its type. The types of ``rest`` are those of the columns."""
+COLUMNS: Columns = {
+    **{name: f"x.{name}" for name in FIELDS if name not in ("unique_seconds", "limits", "rest")},
+    "tags": "coalesce(x.tags, '{}')",
+    "headers": "coalesce(x.headers, '{}')",
+    "options": "coalesce(x.options, '{}')",
+    "unique_until": "coalesce(x.unique_until, 'finish')",
+    "unique_expires_at": f"{NOW} + pg_catalog.make_interval(secs => x.unique_seconds)",
+    "key_limit": "x.limits[1]",
+    "total_limit": "x.limits[2]",
+    "shared_limit": "x.limits[3]",
+    **{name: f"(x.rest).{name}" for name in REST},
+}
+"""The value of each column of a new row, from the fields ``x``. A statement adds the state, the times and the wait."""
+
+
+def defined(fields: Columns) -> str:
+    """Return fields and their types, for ``json_to_recordset(…) as x(…)``."""
+    return ", ".join(f"{name} {type_}" for name, type_ in fields.items())
+
+
+def enqueued(document: str, **more: str) -> str:
+    """Return the new tasks of an enqueue for SQL's ``from``: as ``x``, each with its due time, as ``d``.
+
+    ``more``: further fields of the document.
+    """
+    times = {"owner": "text", "delay": "float8", "at": "timestamptz", "unsent": "boolean", "waits": "boolean"}
+    return f"""rows from (json_to_recordset({document}) as (
+         {defined(FIELDS | times | more)})) with ordinality as x,
+       lateral (select coalesce(x.at, clock_timestamp() + pg_catalog.make_interval(secs => coalesce(x.delay, 0)))
+       ) as d(due_at)"""
+
+
+def declared(task: Task[Any, Any]) -> dict[str, Any]:
+    """Return the columns of :data:`REST` that the type of a task declares."""
+    row: dict[str, Any] = {}
+    if task.events:
+        row["events"] = list(task.events)
+    if task.archived_to is not None:
+        row["on_archived"] = successor_of(task)
+    return row
+
+
+def document(
+    id_: str,
+    task: Task[Any, Any],
+    queue: str,
+    payload: Mapping[str, Any] | None,
+    options: Options,
+    *,
+    tenant: str | None,
+    schema: str | None,
+    headers: Mapping[str, str],
+    limits: Mapping[str, Any],
+    unique: Unique | None,
+    rest: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
+    """Return the :data:`FIELDS` of a new task. ``limits``: the value of :meth:`Flow.row`."""
+    row: dict[str, Any] = {
+        "id": id_,
+        "type": task.type,
+        "queue": queue,
+        "tenant": tenant,
+        "tags": options.tags,
+        "payload": payload,
+        "payload_digest": digest(payload or {}),
+        "schema": schema,
+        "headers": headers,
+        "options": TaskOptions.of(options).row(),
+        "max_attempts": options.max_attempts(task),
+        "retention_seconds": options.retention_seconds(task),
+        **limits,
+    }
+    if options.deadline is not None:
+        row["deadline"] = options.deadline.isoformat()
+    if unique is not None:
+        row |= {"unique_key": unique.key, "unique_until": unique.until, "unique_seconds": unique.seconds}
+    if rest or task.events or task.archived_to is not None:
+        row["rest"] = {**declared(task), **(rest or {})}
+    return row
