@@ -41,6 +41,8 @@ MAX_FUNCTION_NAME = 64
 MAX_PREFIX = 20
 TICKER = "Disabled: the ticker of the local stack sends its ticks"
 """Description of each schedule of a local stage."""
+CONTROL_URL, PAGE_URL = "ControlUrl", "PageUrl"
+"""Outputs of the stack ``PREFIX-control``: the address of the control API, and of the page, if the stage has one."""
 DEFAULT_BUS = "default"
 """The event bus that every account has in EventBridge."""
 

@@ -18,6 +18,7 @@ SWEEP_MINUTES = "JOBLANE_SWEEP_MINUTES"
 DEFAULT_SWEEP_MINUTES = 360
 SHORT_MINUTES = 5
 """A sweep that runs this often finds everything itself: it plans no run, and nobody wakes it after a commit."""
+SCHEDULES = "JOBLANE_SCHEDULES"
 EVENT_BUS = "JOBLANE_EVENT_BUS"
 """Variable with the name or the ARN of the EventBridge bus. The functions of all tasks with ``events=``, and of the
 sweep, need it, with ``events:PutEvents`` on the bus. Without it no event is sent, and the sweep deletes them."""
@@ -112,7 +113,7 @@ def project() -> str | None:
 
 def schedules() -> str:
     """Return the times that replace declared ones, for :mod:`joblane.tasks.schedule_overrides`. Empty: none."""
-    return os.environ.get("JOBLANE_SCHEDULES", "").strip()
+    return os.environ.get(SCHEDULES, "").strip()
 
 
 def sweep_minutes() -> int:

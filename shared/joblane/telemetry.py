@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 stream: TextIO | None = None
 """The stream of log lines. None: the standard output, which of the command line has results only."""
+METRICS_DISABLED = "POWERTOOLS_METRICS_DISABLED"
 MAX_VALUES = 100
 """Maximum number of values of one metric in one line.
 
@@ -88,7 +89,7 @@ def write_metrics(counts: dict[str, float], times: dict[str, list[int]], *stage_
         units |= dict.fromkeys(times, "Milliseconds")
         values |= {name: part[:MAX_VALUES] for name, part in times.items()}
         times = {name: part[MAX_VALUES:] for name, part in times.items() if len(part) > MAX_VALUES}
-        if os.environ.get("POWERTOOLS_METRICS_DISABLED", "").lower() not in ("true", "1"):
+        if os.environ.get(METRICS_DISABLED, "").lower() not in ("true", "1"):
             directives = _directives(namespace(_service()), tuple(units.items()), tuple(dimensions), stage_wide)
             now = int(time.time() * 1000)
             print(f'{{"_aws":{{"Timestamp":{now},{directives}}},{_encode(dimensions | values)[1:]}')  # noqa: T201

@@ -30,8 +30,7 @@ from typing import Any
 from unittest.mock import patch
 
 from joblane.local import postgres
-from joblane.local.postgres import Postgres
-from joblane.local.postgres_programs import as_other_user
+from joblane.local.postgres import Postgres, as_other_user
 from joblane.record.migrations import upgrade
 from joblane.record.task.finish import finish
 from joblane.worker import worker

@@ -9,8 +9,8 @@ import pytest
 
 from joblane.cdk.app import Synthesised
 from joblane.cdk.errors import StageError
-from joblane.cli.connect import CONTROL_URL
 from joblane.inspector.permission import ROUTES, Permission
+from joblane.names import CONTROL_URL
 from tests.infra import templates
 from tests.infra.conftest import RealStages, Synth
 from tests.infra.templates import Template

@@ -21,7 +21,7 @@ from sqlalchemy.orm import Session
 from starlette.testclient import TestClient
 
 from joblane.errors import JobError
-from joblane.local.postgres_programs import program
+from joblane.local.postgres import program
 from joblane.local.tools import Tools
 from joblane.project import Project
 from joblane.record.task_types import register

@@ -1,7 +1,13 @@
-"""Circular imports inside a room, imports of functions, the top room. The contracts in pyproject.toml cover rooms."""
+"""Circular imports inside a room, imports of functions, the top room, and constants that a module repeats.
+
+The contracts in pyproject.toml cover rooms.
+"""
 
 from __future__ import annotations
 
+import ast
+from collections import defaultdict
+from collections.abc import Iterator
 from pathlib import Path
 
 import grimp
@@ -13,6 +19,16 @@ from tests.pages import ROOT
 LIBRARY = Path(joblane.__file__).parent
 MOST_AT_THE_TOP = 15
 PAGE = ROOT / "docs" / "explanation" / "code.md"
+OWN_BOUNDS = {
+    "BATCH", "CONNECT_SECONDS", "MOST", "PAGE", "PATIENCE", "POLL_SECONDS", "READ_SECONDS", "SECONDS", "SHOWN",
+}  # fmt: skip
+"""Names for the sizes and time limits of a module's own work."""
+COINCIDENCES = {
+    "MAX_KEY": "a unique key, and the key of a limit",
+    "TRACE_ATTRIBUTE": "the emulator imports no module of the library",
+    "TRACE_VARIABLE": "the module of log lines imports Powertools, which no producer needs",
+}
+"""Constants of two modules with the same name and value, each with the reason why none imports the other's."""
 
 
 @pytest.fixture(scope="module")
@@ -53,3 +69,29 @@ def test_the_page_of_the_code_names_each_room_and_each_new_name() -> None:
     ]
     assert len(new) > 60
     assert [folder / name for folder, name in new if name != "*" and not (folder / f"{name}.py").is_file()] == []
+
+
+def test_no_constant_is_written_in_two_modules() -> None:
+    homes = defaultdict(set)
+    for path in LIBRARY.rglob("*.py"):
+        for name, value in _constants(ast.parse(path.read_text())):
+            homes[name, value].add(str(path.relative_to(ROOT)))
+    twice = {name: sorted(paths) for (name, _), paths in homes.items() if len(paths) > 1}
+    assert {name: paths for name, paths in twice.items() if name not in COINCIDENCES.keys() | OWN_BOUNDS} == {}
+    assert COINCIDENCES.keys() <= twice.keys(), "a coincidence that is gone leaves the list"
+
+
+def _constants(module: ast.Module) -> Iterator[tuple[str, str]]:
+    """Yield name and literal of each constant: a string, a number, a duration, or a collection of them."""
+    for statement in module.body:
+        match statement:
+            case ast.Assign(targets=[ast.Tuple(elts=names)], value=ast.Tuple(elts=values)):
+                pairs = [*zip(names, values, strict=True)]
+            case ast.Assign(targets=[name], value=value) | ast.AnnAssign(target=name, value=ast.expr() as value):
+                pairs = [(name, value)]
+            case _:
+                continue
+        for name, value in pairs:
+            used = {each.id for each in ast.walk(value) if isinstance(each, ast.Name)}
+            if isinstance(name, ast.Name) and name.id.isupper() and used <= {"timedelta"}:
+                yield name.id, ast.unparse(value)

@@ -14,6 +14,7 @@ from aws_cdk import aws_secretsmanager as secretsmanager
 from constructs import Construct
 
 from joblane.cdk.app import Build, declared_settings
+from joblane.cdk.constructs.aurora import PORT
 from joblane.cdk.constructs.code import Workload
 from joblane.cdk.constructs.granted_bucket import GrantedBucket
 from joblane.cdk.constructs.jobs import Jobs
@@ -32,9 +33,6 @@ from joblane.cdk.settings.section import SecretReference
 from joblane.cdk.settings.stage import Architecture, LogLevel, LogRetentionDays, Stage
 from joblane.project import Project
 from joblane.tasks.discovery import discover, discover_functions
-
-PORT = 5432
-"""Port that functions reach if the address of the database is in a secret."""
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Errors of the synthesis."""
+"""The errors that end a synthesis: a wrong setting, or stacks that cannot be created."""
 
 from __future__ import annotations
 

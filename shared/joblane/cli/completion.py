@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from joblane.inspector.filter import PauseScope
+from joblane.inspector.filter import STATISTICS_BY, PauseScope
 from joblane.names import Queue
 from joblane.project import Project, ProjectError
 from joblane.record.row.states import State
@@ -21,6 +21,11 @@ def queues() -> list[str]:
 def scopes() -> list[str]:
     """The scopes of a pause."""
     return [*PauseScope]
+
+
+def groups() -> list[str]:
+    """The groups of the statistics."""
+    return [*STATISTICS_BY]
 
 
 def task_types() -> list[str]:

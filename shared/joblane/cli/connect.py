@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 from joblane.local import env_file
 from joblane.local.deployment import context
 from joblane.local.errors import ForbiddenError, LocalError, MisuseError, UnavailableError
+from joblane.names import CONTROL_URL, PAGE_URL
 from joblane.project import Project
 
 if TYPE_CHECKING:
@@ -26,10 +27,6 @@ if TYPE_CHECKING:
 
 ENVIRONMENT = "DATABASE_URL of the environment"
 """The source of an address that is not the local stack's."""
-CONTROL_URL = "ControlUrl"
-"""Output of the stack ``PREFIX-control``."""
-PAGE_URL = "PageUrl"
-"""The same, if the stage has a page for a team."""
 
 
 def connect(*, stage: str | None, profile: str | None, region: str | None) -> Inspector:
@@ -230,7 +227,7 @@ def prefix_of(stage: str) -> str:
 
 
 def _outputs(session: Session, stage: str, stack: str) -> dict[str, str]:
-    """Return the outputs of the stack, with :data:`CONTROL_URL`."""
+    """Return the outputs of the stack, with :data:`~joblane.names.CONTROL_URL`."""
     from botocore.config import Config
     from botocore.exceptions import BotoCoreError, ClientError, InvalidRegionError
 

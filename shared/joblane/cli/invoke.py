@@ -23,6 +23,7 @@ from joblane.enqueue.producer import Producer
 from joblane.enqueue.wake import wake_after_commit
 from joblane.errors import LeaseLostError, TaskCancelled, UnreadablePayloadError
 from joblane.handler.context import TaskContext, close_context
+from joblane.local.dev.recovery import INVOKED
 from joblane.local.errors import LocalError
 from joblane.record.driver.database import Database
 from joblane.record.row.states import State
@@ -37,14 +38,13 @@ from joblane.tasks.options import Options
 from joblane.tasks.payload import Payload
 from joblane.tasks.scrubbing import scrubber
 from joblane.tasks.task import Task
+from joblane.telemetry import METRICS_DISABLED
 from joblane.worker import outcome
 from joblane.worker.failure import Failure
 from joblane.worker.run import call, completed, ms_since
 
 LEASE = timedelta(hours=12)
 """Time for a person with a debugger. If this process is killed, the sweep archives the task after this time."""
-REQUEST_ID = "jobs invoke"
-METRICS_DISABLED = "POWERTOOLS_METRICS_DISABLED"
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +96,7 @@ def _claimed(task: Task[Any, Any], payload: dict[str, Any], tenant: str | None, 
     message = Message(task.type, id_, payload, schema=task.schema_digest, options=Options(max_retry=0))
     wake_after_commit(Sqs(), settings.prefix())
     arrived = arrival(task, message, id_, task.queue, tenant=tenant, unique=False)
-    claimed = claim(database.get(), [arrived], LEASE, REQUEST_ID)[id_]
+    claimed = claim(database.get(), [arrived], LEASE, INVOKED)[id_]
     if claimed.verdict is not Verdict.RUN:
         database.get().run(CANCEL, id_)
         raise LocalError(

@@ -17,7 +17,7 @@ from joblane.cli.exits import Exit
 from joblane.local.deployment import cdk_command, cdk_variables
 from joblane.local.errors import LocalError
 from joblane.local.tools import installing_environment
-from joblane.names import SWEEP
+from joblane.names import CONTROL_URL, SWEEP
 from joblane.project import Project
 
 if TYPE_CHECKING:
@@ -28,7 +28,6 @@ if TYPE_CHECKING:
 
 PATIENCE = timedelta(minutes=5)
 """Time for the first job: a paused cluster resumes in half a minute, and a first function in a VPC takes seconds."""
-CONTROL_URL = "ControlUrl"
 REASON = "first job after a deploy"
 
 
@@ -100,7 +99,7 @@ class Rollout:
         return status
 
     def show_next(self, region: str) -> None:
-        """Print what to look at."""
+        """Print the commands and addresses for a look at the new stage."""
         from joblane.inspector.links import dashboard_link
 
         rows = []

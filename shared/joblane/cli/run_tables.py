@@ -10,12 +10,12 @@ from joblane.cli.durations import milliseconds, short
 from joblane.cli.queue_tables import sparkline
 from joblane.cli.task_tables import dollars
 from joblane.cli.terminal import row, table, word
+from joblane.inspector.choices import MOST_ERRORS
 from joblane.inspector.durations import stamp
 from joblane.inspector.views import DeadGroup, Lane, Mark, Overview, Percentiles, Performance, TypeView
 from joblane.record.flow.limit_status import LimitKind, LimitStatus
 from joblane.tasks.limit import values_text
 
-MOST_ERRORS = 5
 MOST_MARKS = 5
 SPARKS, OTHER_COLUMNS = 60, 46
 

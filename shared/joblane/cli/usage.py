@@ -23,7 +23,7 @@ class UsageError(typer.BadParameter):
     """A usage error, whose message is shown as it is."""
 
     def format_message(self) -> str:
-        """Return the message."""
+        """Return the message without the name of a parameter before it."""
         return self.message
 
 

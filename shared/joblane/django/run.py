@@ -24,6 +24,7 @@ from joblane.errors import (
     TaskCancelled,
     TaskTimeout,
 )
+from joblane.worker.alarm import TIMED_OUT
 from joblane.worker.outcome import storable_result
 
 if TYPE_CHECKING:
@@ -182,7 +183,7 @@ async def _limited(function: Any, args: list[Any], kwargs: dict[str, Any], secon
     except TimeoutError as error:
         if not limit.expired():
             raise
-        raise TaskTimeout("the handler exceeded its timeout") from error
+        raise TaskTimeout(TIMED_OUT) from error
 
 
 def _is_last(error: BaseException, ctx: TaskContext) -> bool:

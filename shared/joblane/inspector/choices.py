@@ -25,6 +25,8 @@ ALLOWED: Mapping[str, frozenset[State]] = {
 """The states that allow an action."""
 MAX_RATE = 500
 MAX_CANARY = 100
+MOST_ERRORS = 5
+"""The errors that are shown with the runs of a type."""
 SORTS = ("count", "last")
 """The orders of the groups: the largest first, or those that came last first."""
 BULK_TYPE = "jobs:bulk"

@@ -1,4 +1,4 @@
-"""The filter that chooses tasks, the actions on many tasks, and the scopes of a pause."""
+"""The filter that chooses tasks, the actions on many tasks, the scopes of a pause, and numbers in the help."""
 
 from __future__ import annotations
 
@@ -8,6 +8,12 @@ from enum import StrEnum
 
 from joblane.names import Queue
 from joblane.record.row.states import State
+
+DEFAULT_RATE, DEFAULT_CANARY = 50, 5
+"""Tasks a second of a bulk action, and the tasks that a redrive tries first, unless an operator chooses others."""
+MAX_LOG_LINES = 1000
+STATISTICS_BY = ("type", "tenant")
+"""The groups of the statistics."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

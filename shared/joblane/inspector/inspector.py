@@ -11,7 +11,7 @@ from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from joblane.inspector import views
-from joblane.inspector.filter import BulkAction, Filter, PauseScope
+from joblane.inspector.filter import DEFAULT_RATE, BulkAction, Filter, PauseScope
 from joblane.inspector.permission import Permission, needs
 from joblane.lazy import modules
 from joblane.record.flow.limit_changes import Given
@@ -20,7 +20,7 @@ from joblane.tasks.limit import Rate
 
 if TYPE_CHECKING:
     from joblane.inspector.actions import audit, enqueue, order, single
-    from joblane.inspector.bulk import causes, dead, start
+    from joblane.inspector.bulk import dead, start
     from joblane.inspector.scope import Scope
     from joblane.inspector.stage import (
         batches,
@@ -33,15 +33,14 @@ if TYPE_CHECKING:
         run_time_schedules,
         schedules,
         statistics,
-        tenants,
         why_slow,
     )
     from joblane.inspector.tasks import detail, find, listing, logs
 else:  # imported by the first call: a remote inspector needs only the signatures, and no database driver
     audit, enqueue, order, single = modules("joblane.inspector.actions", "audit enqueue order single")
-    causes, dead, start = modules("joblane.inspector.bulk", "causes dead start")
-    batches, doctor, limits, marks, overview, pauses, performance, statistics, tenants, why_slow = modules(
-        "joblane.inspector.stage", "batches doctor limits marks overview pauses performance statistics tenants why_slow"
+    dead, start = modules("joblane.inspector.bulk", "dead start")
+    batches, doctor, limits, marks, overview, pauses, performance, statistics, why_slow = modules(
+        "joblane.inspector.stage", "batches doctor limits marks overview pauses performance statistics why_slow"
     )
     run_time_schedules, schedules = modules("joblane.inspector.stage", "run_time_schedules schedules")
     detail, find, listing, logs = modules("joblane.inspector.tasks", "detail find listing logs")
@@ -218,7 +217,7 @@ class Inspector:
     @needs(VIEW)
     def tenants(self, *, limit: int = 50) -> tuple[views.TenantRow, ...]:
         """Tenants with live tasks or runs of the last hour, by their numbers of due tasks. ``limit``: 1 to 500."""
-        return tenants.tenants(self._scope, limit)
+        return overview.tenants(self._scope, limit)
 
     @needs(VIEW)
     def failures(self, *, minutes: int = 60, limit: int = 20) -> tuple[views.TaskRow, ...]:
@@ -312,7 +311,7 @@ class Inspector:
 
         ``fingerprint``: of a group of :meth:`dead`. Raises :class:`~joblane.inspector.errors.SelectionError`.
         """
-        return causes.acknowledge(self._scope, fingerprint, reason)
+        return dead.acknowledge(self._scope, fingerprint, reason)
 
     @needs(OPERATE)
     def run(self, id: str, *, reason: str | None = None) -> views.ActionResult:  # noqa: A002
@@ -358,7 +357,14 @@ class Inspector:
         return single.replay(self._scope, id, None, reason)
 
     @needs(OPERATE)
-    def bulk(self, action: BulkAction, filter: Filter, *, rate: int = 50, reason: str | None = None) -> views.BulkView:  # noqa: A002
+    def bulk(
+        self,
+        action: BulkAction,
+        filter: Filter,  # noqa: A002
+        *,
+        rate: int = DEFAULT_RATE,
+        reason: str | None = None,
+    ) -> views.BulkView:
         """Apply ``action`` to all tasks that match now, in a task of type ``jobs:bulk``. ``rate``: 1 to 500 tasks a
         second.
 
@@ -369,7 +375,14 @@ class Inspector:
         return start.start(self._scope, action, filter, rate=rate, reason=reason)
 
     @needs(OPERATE)
-    def redrive(self, filter: Filter, *, canary: int = 0, rate: int = 50, reason: str | None = None) -> views.BulkView:  # noqa: A002
+    def redrive(
+        self,
+        filter: Filter,  # noqa: A002
+        *,
+        canary: int = 0,
+        rate: int = DEFAULT_RATE,
+        reason: str | None = None,
+    ) -> views.BulkView:
         """Retry all matching archived tasks, and send back matching dead letters without a row.
 
         ``canary``: run this number of tasks first (0 to 100), and continue only if all of them complete.

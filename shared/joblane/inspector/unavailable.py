@@ -8,16 +8,16 @@ from typing import TYPE_CHECKING
 
 from pg8000.exceptions import Error as PostgresError
 
-from joblane.errors import DatabaseUnavailableError, JobError, sqlstate, text_of
+from joblane.errors import UNDEFINED_FUNCTION, DatabaseUnavailableError, JobError, sqlstate, text_of
 from joblane.inspector.errors import AwsCallError, SchemaError
 from joblane.inspector.scope import Scope
 from joblane.record import migrations
-from joblane.record.driver.connection import LOCK_NOT_AVAILABLE, is_unavailable
+from joblane.record.driver.connection import LOCK_NOT_AVAILABLE, UNDEFINED_TABLE, is_unavailable
 
 if TYPE_CHECKING:
     from botocore.exceptions import ClientError
 
-MISSING = ("42P01", "42703", "42883")
+MISSING = (UNDEFINED_TABLE, "42703", UNDEFINED_FUNCTION)
 """No such table, column, function. Source: PostgreSQL, appendix *Error Codes*."""
 DENIED = ("AccessDenied", "AccessDeniedException", "UnauthorizedOperation")
 

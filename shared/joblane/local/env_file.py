@@ -13,7 +13,7 @@ from typing import Any
 from joblane.errors import DeclarationError
 from joblane.local.errors import LocalError
 from joblane.project import FUNCTIONS, Project
-from joblane.settings import DEFAULT_SWEEP_MINUTES, SWEEP_MINUTES
+from joblane.settings import DEFAULT_SWEEP_MINUTES, SCHEDULES, SWEEP_MINUTES
 from joblane.tasks.schedule_overrides import minutes_of
 
 VARIABLES = (
@@ -26,7 +26,7 @@ VARIABLES = (
     "DATABASE_URL",
     "JOBLANE_FUNCTIONS",
     "JOBLANE_PREFIX",
-    "JOBLANE_SCHEDULES",
+    SCHEDULES,
     SWEEP_MINUTES,
 )
 """Addresses and names of the stack. The file has the settings of its tasks, too."""
@@ -48,7 +48,7 @@ def addresses(
         "DATABASE_URL": database_url,
         **({} if project.functions == FUNCTIONS else {"JOBLANE_FUNCTIONS": project.functions}),
         "JOBLANE_PREFIX": prefix,
-        "JOBLANE_SCHEDULES": json.dumps(stage.get("schedules", {})),
+        SCHEDULES: json.dumps(stage.get("schedules", {})),
         SWEEP_MINUTES: str(sweep_minutes(stage)),
     }
 

@@ -37,7 +37,7 @@ class QueuedMessage:
 
     @property
     def system_attributes(self) -> dict[str, str]:
-        """The attributes that SQS adds."""
+        """Return the attributes that SQS adds to a message."""
         system = {"ApproximateReceiveCount": str(self.receives), "SentTimestamp": str(int(self.sent_at * 1000))}
         if self.first_received_at:
             system["ApproximateFirstReceiveTimestamp"] = str(int(self.first_received_at * 1000))

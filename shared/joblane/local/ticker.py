@@ -10,7 +10,7 @@ import logging
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from typing import Any
 
 from joblane.errors import SendError
@@ -18,12 +18,10 @@ from joblane.names import SWEEP, Queue, lane_name
 from joblane.project import Project
 from joblane.sqs.client import Entry, Sqs
 from joblane.sqs.message import Message
-from joblane.sqs.tick import tick_entry
+from joblane.sqs.tick import MAX_AGE, tick_entry
 from joblane.tasks.schedule import Schedule
 from joblane.tasks.task import Task
 
-MAX_AGE = timedelta(hours=1)
-"""A tick that could not be sent for this long is dropped, as by the deployed schedules."""
 LONGEST_SLEEP_SECONDS = 15.0
 """After at most this time the ticker notices that the machine was suspended or its clock was set."""
 RETRY_SECONDS = 2.0

@@ -36,7 +36,7 @@ CDK_LISTS = ("package.json", "package-lock.json")
 
 
 class Tools:
-    """The tools of one project."""
+    """The programs that `joblane up` fetches into a project's ``.joblane/``."""
 
     def __init__(self, project: Project) -> None:
         self._project = project

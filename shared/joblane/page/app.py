@@ -14,9 +14,9 @@ from starlette.staticfiles import StaticFiles
 
 from joblane.page.failures import View, endpoint, http_error_page
 from joblane.page.inspectors import Desk
-from joblane.page.notices import Notices
 from joblane.page.rendering import FOLDER
 from joblane.page.security import Keys, LocalGuard, address_of
+from joblane.page.steps import Notices
 from joblane.page.views import batches, bulk, dead, enqueue, find, limits, runs, schedules, stage, task, tasks
 
 PRODUCTION = re.compile(r"(prod|production|live)(-.*)?", re.IGNORECASE)

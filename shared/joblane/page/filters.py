@@ -22,6 +22,8 @@ AGES = (("newer", "older", "created"), ("ended_newer", "ended_older", "ended"))
 SHOWN = ("state", "type", "queue", "id", *TEXTS, "newer", "older", "ended_newer", "ended_older", "longer", "lease_over")
 """Names of the fields above a listing, and of the parameters of its address."""
 
+PER_PAGE = 50
+"""Rows of one page of a list."""
 YES = "yes"
 """The value of a checked box."""
 

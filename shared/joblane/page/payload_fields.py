@@ -23,7 +23,7 @@ DEEPEST = 20
 
 
 class Kind(StrEnum):
-    """The input of a field."""
+    """The kind of input that a form has for a field."""
 
     TEXT = "text"
     LINES = "lines"

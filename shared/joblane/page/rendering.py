@@ -28,6 +28,7 @@ from joblane.record.row.states import State
 from joblane.tasks.limit import rate_text, values_text
 
 FOLDER = Path(__file__).parent
+STATIC_PATH = "/static/"
 ADDRESSES = re.compile(r'(?<=\s)(href|src|action|formaction|hx-get)="/')
 """Addresses in HTML. No escaped value contains a quotation mark."""
 NOTHING = Markup('<span class="none">–</span>')
@@ -112,7 +113,7 @@ def time_tag(context: Context, at: datetime | None) -> Markup:
 def static(name: str) -> str:
     """The address of a static file, with a hash of its content, so that a browser may keep the file."""
     digest = hashlib.sha256((FOLDER / "static" / name).read_bytes()).hexdigest()
-    return f"/static/{name}?v={digest[:12]}"
+    return f"{STATIC_PATH}{name}?v={digest[:12]}"
 
 
 def number(value: float | None) -> str:

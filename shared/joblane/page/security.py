@@ -21,7 +21,7 @@ from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from joblane.page.rendering import base_of, problem
+from joblane.page.rendering import STATIC_PATH, base_of, problem
 
 ADDRESS = "127.0.0.1"
 MAX_FORM_BYTES = 4 * 1024 * 1024
@@ -43,7 +43,6 @@ HEADERS = {
     "x-content-type-options": "nosniff",
     "x-frame-options": "DENY",
 }
-STATIC_PATH = "/static/"
 STATIC = {"cache-control": "public, max-age=31536000, immutable"}
 """Static files hold no data, and their addresses in a page have a hash of their content."""
 

@@ -9,8 +9,9 @@ from markupsafe import Markup
 
 from joblane.inspector.durations import stamp
 from joblane.inspector.views import Attempt
+from joblane.page.chart import LEFT, WIDTH
 
-WIDTH, ROW, LEFT = 720, 16, 56
+ROW = 16
 LEAST = 2.0
 """Width of the shortest bar."""
 SHOWN = 20

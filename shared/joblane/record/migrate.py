@@ -15,7 +15,7 @@ from joblane import settings, telemetry
 from joblane.errors import DeclarationError, sqlstate, text_of
 from joblane.names import check_prefix
 from joblane.record.deploys import write_deploy
-from joblane.record.driver.connection import LOCK_NOT_AVAILABLE, Connection, is_unavailable
+from joblane.record.driver.connection import INSUFFICIENT_PRIVILEGE, LOCK_NOT_AVAILABLE, Connection, is_unavailable
 from joblane.record.driver.database import Database
 from joblane.record.driver.stage import WRITE_STAGE, check_project, check_search_path, check_stage, take_stage
 from joblane.record.migrations import LOCK, applied, checked_revision, is_newer, newest, script, upgrade
@@ -51,7 +51,6 @@ begin
 end
 $$
 """
-FORBIDDEN = "42501"
 # The user may read and write every table that the migrating role owns, now or later, and may not change a schema. It
 # may only read the migrations' version, the stage and the deploys, except for the time of the planned sweep, and only
 # insert into the audit. PUBLIC may have lost its right to call functions. Two grants at the same time would fail, hence
@@ -243,7 +242,7 @@ def _create_user(connection: Connection, user: str, *, by_password: bool) -> Non
     try:
         connection.run(CREATE_USER.format(user=user, by_password=by_password))
     except DatabaseError as error:
-        if sqlstate(error) != FORBIDDEN:
+        if sqlstate(error) != INSUFFICIENT_PRIVILEGE:
             raise
         raise ValueError(
             f"user: the migration cannot create the role {user!r} with the login by IAM, and changed no role:"

@@ -28,7 +28,7 @@ def _bucket(column: str) -> str:
 
 
 def counting(step: str, name: str, queue: str, condition: str = "true") -> str:
-    """Return the statement that counts the runs that ended from $1 on and before $2.
+    """Return the common table expressions, up to ``rows``, that count the runs that ended from $1 on and before $2.
 
     ``step``: ``minute`` or ``hour``. ``name``, ``queue``: expressions over ``task_attempts`` by which the rows are
     grouped. ``condition``: of the runs.

@@ -16,6 +16,9 @@ if TYPE_CHECKING:
 
 EARLY = timedelta(seconds=5)
 """A tick may be sent this long before its time, because clocks differ."""
+MAX_AGE = timedelta(hours=1)
+"""A tick that could not be sent for this long is dropped. By default, EventBridge Scheduler retries 185 times within 24
+hours: a daily job could start a day late. Source: RetryPolicy, Scheduler API reference."""
 _TIME = re.compile(r"(\d{4}-\d\d-\d\dT\d\d:\d\d)(:\d\d)?(\.\d+)?Z?", re.ASCII)
 
 

@@ -1,8 +1,14 @@
-"""Payloads: their base class, the checks of a payload class, and refusals that show no value."""
+"""Payloads: their base class, the checks of a payload class, and refusals that show no value.
+
+JSON has fewer types than Python, so a value that would reach the handler as another one is refused.
+"""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, get_args, get_origin
+from collections.abc import Mapping
+from datetime import datetime
+from types import NoneType, UnionType
+from typing import TYPE_CHECKING, Any, Union, get_args, get_origin
 
 from pydantic import (
     AliasChoices,
@@ -22,7 +28,18 @@ from pydantic_core import ErrorDetails, to_jsonable_python
 from joblane.errors import DeclarationError
 
 if TYPE_CHECKING:
+    from pydantic import BaseModel
     from pydantic.fields import FieldInfo
+JSON_TYPES = {Any, Union, UnionType, NoneType, str, int, float, bool, list, dict}
+"""The parts of an annotation whose values JSON keeps, if they have no others inside."""
+NAIVE = (
+    "a time with its zone is required, for example datetime.now(UTC); annotate the field with pydantic's "
+    "NaiveDatetime if it has none"
+)
+OTHER = (
+    "the handler would get a value of another type: JSON has texts, numbers, booleans, null, lists and objects; give "
+    "these, or annotate the field with the type of its values"
+)
 
 
 class Payload(BaseModel):
@@ -183,3 +200,27 @@ def _check_value(where: str, info: FieldInfo, seen: set[type[BaseModel]]) -> Non
     for nested in _models(info):
         if nested not in seen:
             check_model(where, nested, seen)
+
+
+def ambiguous_fields(model: type[BaseModel]) -> Mapping[str, str]:
+    """Return the fields of a model that need :func:`is_ambiguous`, each with the problem. Most models have none."""
+    found: dict[str, str] = {}
+    for name, info in model.model_fields.items():
+        parts = parts_of(info)
+        if Any in parts and all(part in JSON_TYPES or part is None for part in map(_plain, parts)):
+            found[name] = OTHER
+        elif datetime in parts:
+            found[name] = NAIVE
+    return found
+
+
+def _plain(part: Any) -> Any:
+    """Return the origin of an annotation, ``list`` for ``list[Any]``."""
+    return getattr(part, "__origin__", part)
+
+
+def is_ambiguous(value: Any, written: Any, problem: str) -> bool:
+    """True if a value, ``written`` as JSON, has the problem."""
+    if problem is NAIVE:
+        return isinstance(value, datetime) and value.tzinfo is None
+    return bool(value != written)

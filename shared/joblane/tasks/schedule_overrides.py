@@ -23,7 +23,6 @@ from joblane.tasks.schedule import every
 if TYPE_CHECKING:
     from joblane.tasks.task import Task
 
-VARIABLE = "JOBLANE_SCHEDULES"
 OFF = "off"
 INTERVAL = re.compile(r"(\d{1,4}) (minute|hour)s?", re.ASCII)
 
@@ -39,10 +38,10 @@ def of_environment() -> Times:
         found = None
     if not isinstance(found, dict) or not all(isinstance(value, str) for value in found.values()):
         raise DeclarationError(
-            f'{VARIABLE}: a JSON object of texts is required, for example {{"report:generate": "@hourly"}}'
+            f'{settings.SCHEDULES}: a JSON object of texts is required, for example {{"report:generate": "@hourly"}}'
         )
     if SWEEP in found:
-        raise DeclarationError(f"{VARIABLE}: {SWEEP}: set its interval by {settings.SWEEP_MINUTES} instead")
+        raise DeclarationError(f"{settings.SCHEDULES}: {SWEEP}: set its interval by {settings.SWEEP_MINUTES} instead")
     try:
         return with_sweep(found, settings.sweep_minutes())
     except DeclarationError as error:

@@ -1,4 +1,4 @@
-"""Declaring a task: ``@task`` on a function makes it a :class:`Task`, found by walking ``functions/*/handler.py``.
+"""A declared task: its function, its payload's class and its options, which :mod:`joblane.tasks.decorator` checks.
 
 The declared job is still the function. Importing a handler makes no client, no engine, and reads no environment.
 """
@@ -21,9 +21,8 @@ from joblane.json_values import canonical
 from joblane.names import MAX_FUNCTION_NAME, MAX_PREFIX, TYPE_PATTERN, Queue, folder_of, slug_of
 from joblane.quotas import Numbers
 from joblane.tasks import retry
-from joblane.tasks.ambiguous import ambiguous_fields, is_ambiguous
 from joblane.tasks.limit import Flow
-from joblane.tasks.payload import Payload, describe, unwritable
+from joblane.tasks.payload import Payload, ambiguous_fields, describe, is_ambiguous, unwritable
 from joblane.tasks.redaction import unmarked
 from joblane.tasks.schedule import Schedule
 from joblane.tasks.scrubbing import scrubber

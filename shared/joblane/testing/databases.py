@@ -12,11 +12,10 @@ from pg8000.exceptions import Error as PostgresError
 
 from joblane.errors import sqlstate, text_of
 from joblane.local.errors import LocalError
-from joblane.record.driver.connection import Connection, is_unavailable
+from joblane.record.driver.connection import INSUFFICIENT_PRIVILEGE, Connection, is_unavailable
 from joblane.record.driver.database import Database
 
 PREFIX = "joblane_test"
-INSUFFICIENT_PRIVILEGE = "42501"
 
 
 class Databases:

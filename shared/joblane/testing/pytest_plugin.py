@@ -87,9 +87,10 @@ def jobs(joblane_database: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Job
 
     During the test `DATABASE_URL` names that database, for code that reads it. No metrics are written.
     """
+    from joblane.telemetry import METRICS_DISABLED
     from joblane.testing import JobTester
 
     monkeypatch.setenv("DATABASE_URL", joblane_database)
-    monkeypatch.setenv("POWERTOOLS_METRICS_DISABLED", "true")
+    monkeypatch.setenv(METRICS_DISABLED, "true")
     with JobTester(joblane_database) as tester:
         yield tester

@@ -1,17 +1,25 @@
-"""The queues of a test: SQS in memory, with the clock of the test, and what a test reads from them."""
+"""The queues of a test: SQS in memory, with the clock of the test, and what a test reads from them. The bus of its
+events."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from joblane.enqueue.event_bus import EventBus
 from joblane.enqueue.wake import PLANNED, WOKEN
 from joblane.local.memory_queues import DEAD_LETTERS, MemoryQueues, QueuedMessage
 from joblane.names import SWEEP, dead_letter_name
+from joblane.record.driver.connection import Connection
+from joblane.record.events import Unsent, oldest_events, remove_events
 from joblane.sqs.client import Entry
 from joblane.sqs.message import DEAD_ATTRIBUTE, REASON_ATTRIBUTE, decode
+from joblane.tasks.events import Event
 from joblane.testing.clock import Clock
+
+PAGE = 100
 
 
 @dataclass(frozen=True)
@@ -29,7 +37,7 @@ class DeadLetter:
 
 
 class KitQueues(MemoryQueues):
-    """The queues of a test."""
+    """SQS in memory, whose delays and visibility timeouts end by the clock of the test."""
 
     def __init__(self, clock: Clock) -> None:
         super().__init__(clock.seconds)
@@ -84,3 +92,21 @@ def _dead_letter(entry: Entry) -> DeadLetter:
     attributes = {name: value.get("StringValue", "") for name, value in entry.attributes.items()}
     reason = attributes.get(REASON_ATTRIBUTE, "received too often")
     return DeadLetter(message.id, message.payload, reason, int(attributes.get(DEAD_ATTRIBUTE, 0)))
+
+
+class CapturingBus(EventBus):
+    """A bus that accepts every event. ``events``: in the order in which they came."""
+
+    def __init__(self, prefix: str) -> None:
+        super().__init__("test", prefix)
+        self.events: list[Event] = []
+
+    def send_many(self, events: Sequence[Unsent]) -> dict[str, str]:
+        self.events += [Event.read(json.loads(event.detail)) for event in events]
+        return {}
+
+    def take_all(self, connection: Connection) -> None:
+        """Send the events that no worker has sent, also those that a sweep would leave to its worker for a while."""
+        while found := oldest_events(connection, ("-infinity", ""), PAGE, older_than_seconds=0):
+            self.send_many([event for event, _ in found])
+            remove_events(connection, [event.id for event, _ in found])

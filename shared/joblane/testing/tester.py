@@ -33,11 +33,10 @@ from joblane.testing.clock import Clock
 from joblane.testing.context import Running, arun_context, run_context
 from joblane.testing.enqueued import Captured, EnqueuedTask, read
 from joblane.testing.errors import KitError
-from joblane.testing.events import CapturingBus
 from joblane.testing.faults import Fault, Faults, Kind
 from joblane.testing.lanes import Lanes
 from joblane.testing.process import alarm_restored, diverted
-from joblane.testing.queues import DeadLetter, KitQueues
+from joblane.testing.queues import CapturingBus, DeadLetter, KitQueues
 from joblane.testing.report import CrashedError, Deliveries, DrainReport, NotRunError, TaskReport
 from joblane.worker.alarm import TIMED_OUT
 

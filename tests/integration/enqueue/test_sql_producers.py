@@ -16,7 +16,7 @@ from joblane import Payload, Queue, task
 from joblane.errors import EnqueueError, sqlstate
 from joblane.handler.context import TaskContext
 from joblane.json_values import canonical
-from joblane.local.postgres_programs import program
+from joblane.local.postgres import program
 from joblane.record.driver.database import Database
 from joblane.record.task_types import register
 from joblane.sweep.sweep import sweep

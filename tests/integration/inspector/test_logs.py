@@ -12,6 +12,7 @@ import pytest
 
 from joblane.errors import UnknownTaskError
 from joblane.inspector.errors import SelectionError
+from joblane.inspector.filter import MAX_LOG_LINES
 from joblane.inspector.inspector import Inspector
 from joblane.inspector.scope import Scope
 from joblane.inspector.tasks import logs
@@ -136,7 +137,7 @@ def test_the_lines_are_limited_to_the_first(writer: Writer, inspector: Inspector
     assert [line.message for line in inspector.logs("a", limit=3)] == ["0", "1", "2"]
 
 
-@pytest.mark.parametrize("limit", [0, logs.MAX_LINES + 1])
+@pytest.mark.parametrize("limit", [0, MAX_LOG_LINES + 1])
 def test_a_limit_out_of_range_is_refused(limit: int, inspector: Inspector) -> None:
     with pytest.raises(SelectionError, match="limit: a whole number from 1 to 1000 is required"):
         inspector.logs("a", limit=limit)

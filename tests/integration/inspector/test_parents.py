@@ -16,7 +16,7 @@ from joblane.inspector.errors import ActionError
 from joblane.inspector.filter import Filter
 from joblane.inspector.inspector import Inspector
 from joblane.inspector.scope import Scope
-from joblane.inspector.tasks import relatives, why_parents
+from joblane.inspector.tasks import detail, why_parents
 from joblane.inspector.tasks.filter_sql import reading
 from joblane.inspector.views import Reason, Relative, Why
 from joblane.record.row.states import State, WaitKind
@@ -190,8 +190,8 @@ def test_the_statements_read_each_parent_by_its_id(world: World, operator: Inspe
     connection = world.database.get()
     for sql, *parameters in (
         (why_parents.OPEN, "child"),
-        (relatives.PARENTS, '["a", "b"]'),
-        (relatives.CHILDREN, "a"),
+        (detail.PARENT_TASKS, '["a", "b"]'),
+        (detail.CHILD_TASKS, "a"),
     ):
         # when
         with reading(connection):
@@ -241,8 +241,8 @@ def test_children_are_counted_by_state_and_listed_by_their_parent(
     assert operator.count(Filter(parent="p", states=(State.HELD,))).number == 2
     assert operator.tasks(Filter(parent="unknown")).tasks == ()
     # and the count has a bound
-    monkeypatch.setattr(relatives, "MOST_COUNTED", 4)
-    monkeypatch.setattr(relatives, "CHILDREN", relatives.CHILDREN.replace("1001", "5"))
+    monkeypatch.setattr(detail, "MOST_COUNTED", 4)
+    monkeypatch.setattr(detail, "CHILD_TASKS", detail.CHILD_TASKS.replace("1001", "5"))
     found = operator.task("p").children
     assert (found.number, found.exact) == ("at least 4", False)
 

@@ -15,8 +15,7 @@ from sqlalchemy.orm import Session
 from joblane.cli.connect import connect
 from joblane.client.client import JobClient
 from joblane.errors import ForeignSchemaError, WrongStageError
-from joblane.local.postgres import Postgres
-from joblane.local.postgres_programs import program
+from joblane.local.postgres import Postgres, program
 from joblane.names import dead_letter_name
 from joblane.record import migrate as migrating
 from joblane.record.driver.database import Database

@@ -11,9 +11,9 @@ import pytest
 from pg8000.exceptions import Error as PostgresError
 
 from joblane.functions.jobs_sweep.handler import jobs_sweep
-from joblane.local import postgres_programs
 from joblane.local.ports import HOST
-from joblane.local.postgres import USER, Postgres
+from joblane.local.postgres import USER, Postgres, run
+from joblane.local.postgres import program as program_of
 from joblane.record import migrate
 from joblane.record.driver.connection import Connection
 from joblane.record.migrations import LOCK, upgrade
@@ -275,9 +275,9 @@ def standby(server: Postgres, folder: Path, slot: str = "") -> Iterator[Postgres
     )
     folder.mkdir(mode=0o777)
     folder.chmod(0o777)
-    program, password = str(postgres_programs.program("pg_basebackup")), server.url.split(":")[2].split("@")[0]
+    program, password = str(program_of("pg_basebackup")), server.url.split(":")[2].split("@")[0]
     address = f"host={HOST} port={server.port} user={USER} password={password}"
-    postgres_programs.run([program, "-D", str(made.data), "-R", "-X", "stream", "-c", "fast", "-d", address])
+    run([program, "-D", str(made.data), "-R", "-X", "stream", "-c", "fast", "-d", address])
     (folder / "password").write_text(password)
     with made:
         yield made

@@ -11,7 +11,7 @@ from joblane import Payload, TaskContext, every, task
 from joblane.cdk.costs import METADATA
 from joblane.cdk.database_hours import MONTH, START, awake, moments, sentences, sweeps
 from joblane.cdk.preflight.findings import Kind
-from joblane.cdk.preflight.pausing import findings_on_pauses
+from joblane.cdk.preflight.region import findings_on_pauses
 from joblane.tasks.task import Task
 
 FIVE, HOUR = timedelta(minutes=5), timedelta(hours=1)

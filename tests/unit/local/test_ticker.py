@@ -10,8 +10,9 @@ import pytest
 
 from joblane import Payload, Queue, TaskContext, cron, task
 from joblane.errors import SendError
-from joblane.local.ticker import LONGEST_SLEEP_SECONDS, MAX_AGE, RETRY_SECONDS, Ticker
+from joblane.local.ticker import LONGEST_SLEEP_SECONDS, RETRY_SECONDS, Ticker
 from joblane.sqs.client import Sqs
+from joblane.sqs.tick import MAX_AGE
 
 if TYPE_CHECKING:
     from joblane.sqs.client import Entry

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
 from typing import Any
 
 from aws_cdk import Aws, Stack
@@ -17,6 +16,7 @@ from joblane.cdk.nag import acknowledge
 from joblane.cdk.settings.stage import Stage
 from joblane.names import TICKER, cron_group_name, dead_letter_name, schedule_name
 from joblane.sqs.message import Message, Tick
+from joblane.sqs.tick import MAX_AGE
 from joblane.tasks.schedule import Schedule
 from joblane.tasks.task import Task
 
@@ -24,10 +24,8 @@ SCHEDULED_TIME = "<aws.scheduler.scheduled-time>"
 """Scheduler replaces this text by the tick's time. Source: EventBridge Scheduler, *Adding context attributes*."""
 MAX_NAME = 64
 """Source: CreateSchedule, Scheduler API reference."""
-MAX_AGE = timedelta(hours=1)
 MAX_RETRIES = 10
-"""A tick that cannot be sent within an hour goes to the DLQ. By default, Scheduler retries 185 times within 24 hours: a
-daily job could start a day late. Source: RetryPolicy, Scheduler API reference."""
+"""A tick that cannot be sent with these retries, or within :data:`~joblane.sqs.tick.MAX_AGE`, goes to the DLQ."""
 
 
 class CronGroup(Construct):

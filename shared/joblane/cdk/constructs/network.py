@@ -15,11 +15,9 @@ from joblane.cdk.constructs.log_group import log_group
 from joblane.cdk.database_access import Place
 from joblane.cdk.nag import acknowledge_wildcards
 from joblane.cdk.services import S3, SERVICES
-from joblane.cdk.settings.network import ExistingNetwork, NewNetwork
+from joblane.cdk.settings.network import ZONES, ExistingNetwork, NewNetwork
 from joblane.cdk.settings.stage import Stage
 
-ZONES = 2
-"""Aurora requires subnets in at least two zones. Source: Aurora, *Requirements for a DB cluster in a VPC*."""
 HTTPS = 443
 INTERFACES = ["ec2:CreateNetworkInterface", "ec2:DeleteNetworkInterface"]
 INTERFACES += ["ec2:AssignPrivateIpAddresses", "ec2:UnassignPrivateIpAddresses"]

@@ -25,11 +25,9 @@ from joblane.cdk.settings.apis import Page as Settings
 from joblane.cdk.settings.stage import Stage
 from joblane.inspector.permission import Permission
 from joblane.inspector.shared_page import KEY_LENGTH, VARIABLE, Configuration
-from joblane.names import log_group_name
+from joblane.names import PAGE_URL, log_group_name
 
 NAME = "page"
-URL = "PageUrl"
-"""Name of the stack's output with the address of the page."""
 ROUTES = ("GET /", "GET /{path+}", "POST /{path+}")
 ENTRY = "joblane.page.hosted.entry.handler"
 TIMEOUT = Duration.seconds(29)
@@ -120,7 +118,7 @@ class SharedPage(Construct):
         configuration = _configuration(stage, settings.oidc, self.url, control_url, key.secret_arn)
         function.add_environment(VARIABLE, configuration.to_text())
         ssm.StringParameter(self, "Address", parameter_name=_address(stage), string_value=self.url)
-        CfnOutput(stack, URL, value=self.url)
+        CfnOutput(stack, PAGE_URL, value=self.url)
 
     def _role(self, stage: Stage, allowed: dict[tuple[str, ...], list[str]]) -> iam.Role:
         """The role: it may call the control API, and read the key of its sessions and the secret of its client."""

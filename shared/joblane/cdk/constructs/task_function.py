@@ -19,16 +19,16 @@ from joblane.cdk.database_access import Login
 from joblane.cdk.nag import acknowledge, acknowledge_wildcards
 from joblane.cdk.settings.section import SecretReference
 from joblane.cdk.settings.stage import Value
+from joblane.inspector.person import PAGE_ROLE
 from joblane.names import SWEEP, function_name, log_group_name
 from joblane.project import FUNCTIONS
 from joblane.quotas import rounded_up
-from joblane.settings import MAIL_FROM, SECRETS, SWEEP_MINUTES
-from joblane.tasks.schedule_overrides import VARIABLE as SCHEDULES
+from joblane.settings import EVENT_BUS, MAIL_FROM, SCHEDULES, SECRETS, SWEEP_MINUTES
 from joblane.tasks.task import Task
 
 OWN_VARIABLES = (
     *("DATABASE_URL", "JOBLANE_FUNCTIONS", MAIL_FROM, "JOBLANE_PREFIX", SCHEDULES, SECRETS, "JOBLANE_STAGE"),
-    *("JOBLANE_EVENT_BUS", "JOBLANE_PAGE_ROLE", SWEEP_MINUTES),
+    *(EVENT_BUS, PAGE_ROLE, SWEEP_MINUTES),
     "JOBLANE_TASK",
 )
 """Environment variables that Joblane sets in functions."""

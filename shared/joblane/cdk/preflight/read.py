@@ -24,18 +24,19 @@ from joblane.cdk.preflight.roles import READ as READ_ROLES
 from joblane.cdk.preflight.roles import Roles, Wanted, roles
 from joblane.cdk.shares import sharing_lanes
 from joblane.cdk.templates import NESTED, Properties, Template, of_type, read_assembly, stacks_of, whole
+from joblane.inspector.unavailable import DENIED
 from joblane.local.deployment import app_command, cdk_json
 from joblane.local.errors import LocalError, MisuseError, UnavailableError
 from joblane.names import Queue
 from joblane.project import Project
 from joblane.record.row.states import LIVE_SQL
+from joblane.sqs.depth import ATTRIBUTES
 
 if TYPE_CHECKING:
     from boto3.session import Session
     from mypy_boto3_cloudformation import CloudFormationClient
     from mypy_boto3_lambda import LambdaClient
     from mypy_boto3_sqs import SQSClient
-    from mypy_boto3_sqs.literals import QueueAttributeNameType
 
     from joblane.record.driver.connection import Connection
     from joblane.tasks.task import Task
@@ -44,17 +45,11 @@ PAGE = 1000
 """Without a page size, SQS returns no second page. Source: ListQueues, SQS API reference."""
 AT_ONCE = 16
 """Queues and functions read at the same time."""
-MESSAGES: tuple[QueueAttributeNameType, ...] = (
-    "ApproximateNumberOfMessages",
-    "ApproximateNumberOfMessagesNotVisible",
-    "ApproximateNumberOfMessagesDelayed",
-)
 AFTER_THE_PREFIX = re.compile(rf"-(({'|'.join(Queue)})(-.+)?|(cron|events)-dlq)")
 """Rest of a queue's name: a front door, a lane, a DLQ of these, or the DLQ of schedules or events."""
 QUEUE_WORD = re.compile(rf"-({'|'.join(Queue)})(?=-|$)")
 """The part of a queue's name after the prefix. A prefix or a type may contain one, too."""
 GONE = ("DELETE_COMPLETE", "DELETE_SKIPPED")
-DENIED = ("AccessDenied", "AccessDeniedException", "UnauthorizedOperation")
 
 LIVE = f"""
 select type, queue, count(*) from joblane.tasks where finished_at is null and state in {LIVE_SQL}
@@ -82,9 +77,8 @@ def check_deploy(stage: str, assembly: Path) -> list[Finding]:
     """
     import boto3
 
-    from joblane.cdk.preflight.pausing import findings_on_pauses
     from joblane.cdk.preflight.read_region import findings_on_region
-    from joblane.cdk.preflight.region import Needs
+    from joblane.cdk.preflight.region import Needs, findings_on_pauses
     from joblane.tasks.discovery import discover
 
     declared = read_declared(templates := read_templates(assembly), (tasks := discover(times={})).values())
@@ -288,7 +282,7 @@ def messages_in_queues(client: SQSClient, prefix: str) -> dict[str, int]:
     addresses = {name: url for name, url in addresses.items() if _is_of(prefix, name)}
 
     def count(url: str) -> int:
-        attributes = client.get_queue_attributes(QueueUrl=url, AttributeNames=list(MESSAGES))["Attributes"]
+        attributes = client.get_queue_attributes(QueueUrl=url, AttributeNames=list(ATTRIBUTES))["Attributes"]
         return sum(int(number) for number in attributes.values())
 
     with ThreadPoolExecutor(AT_ONCE) as pool:

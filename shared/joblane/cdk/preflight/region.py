@@ -1,4 +1,5 @@
-"""Rules on the account and the region of a deploy, on plain data: bootstrap, services, zones, roles, mail.
+"""Rules on the account and the region of a deploy, on plain data: bootstrap, services, zones, roles, mail,
+and costs of a database that schedules keep awake.
 
 :mod:`joblane.cdk.preflight.read_region` reads the data.
 """
@@ -6,16 +7,18 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
+from joblane.cdk.costs import pausing
+from joblane.cdk.database_hours import Tasks, sentences
 from joblane.cdk.preflight.findings import Finding, note, refused, unchecked
+from joblane.cdk.settings.network import ZONES
 from joblane.cdk.templates import Template, of_type
 from joblane.inspector.stage.doctor_mail import Mail, problems
 
 RDS_ROLE = "AWSServiceRoleForRDS"
 """Source: Aurora, *Using service-linked roles*."""
-ZONES = 2
 ZONES_WITHOUT_LAMBDA = ("use1-az3",)
 """Ids of zones in which Lambda refuses subnets: *The provided subnets contain availability zone Lambda doesn't
 support*. The name of a zone, such as us-east-1e, means another zone in each account."""
@@ -160,3 +163,10 @@ def mail(needs: Needs, region: str, found: Mail) -> Iterator[Finding]:
     if needs.sender is not None:
         for check in problems(needs.sender, region, found):
             yield note(check.what, check.found, check.do)
+
+
+def findings_on_pauses(templates: Iterable[Template], tasks: Tasks) -> Iterator[Finding]:
+    """Yield a note if the stage's own database may pause. ``tasks``: as declared."""
+    if (found := pausing(templates, tasks)) is not None:
+        why, do = sentences(*found)
+        yield note("database", why, do)

@@ -10,6 +10,8 @@ from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from joblane.cdk.settings.section import Settings
 
+ZONES = 2
+"""Aurora requires subnets in at least two zones. Source: Aurora, *Requirements for a DB cluster in a VPC*."""
 ZONE = re.compile(r"(?P<region>[a-z]{2,4}(-[a-z]+)+-\d)[a-z]")
 """Name of an availability zone: its region, and ``a`` to ``z``. Source: EC2, *Regions and Zones*."""
 

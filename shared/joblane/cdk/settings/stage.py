@@ -227,7 +227,7 @@ class Stage(Settings):
 
     @property
     def sweep_minutes(self) -> int:
-        """The minutes of ``sweep``."""
+        """The setting ``sweep`` in minutes."""
         return minutes_of(self.sweep)
 
     @property

@@ -21,11 +21,10 @@ from joblane.cdk.packaging import Package
 from joblane.cdk.settings.apis import Control
 from joblane.cdk.settings.stage import Stage
 from joblane.inspector.permission import ROUTES, Permission
+from joblane.names import CONTROL_URL
 
 FUNCTION = "control"
 """Name of the function behind the API, from :func:`~joblane.tasks.discovery.discover_functions`."""
-URL = "ControlUrl"
-"""Name of the stack's output from which ``joblane … --stage`` reads the API's URL."""
 
 
 class ControlStack(Stack):
@@ -52,7 +51,7 @@ class ControlStack(Stack):
         for permission in ROUTES.values():
             self._add_policy(http, stage, permission)
         add_http_stage(self, http, stage, control, name=FUNCTION)
-        CfnOutput(self, URL, value=http.api_endpoint)
+        CfnOutput(self, CONTROL_URL, value=http.api_endpoint)
         self.page_url: str | None = None
         if stage.page is not None:
             if page is None:

@@ -22,15 +22,13 @@ from joblane.cdk.watching.alarms import Alarm, Links, Silence
 from joblane.cdk.watching.lane_alarms import alarms_of_part
 from joblane.cdk.watching.queries import queries_of
 from joblane.cdk.watching.stage_alarms import alarms_of_stage
-from joblane.names import function_name
+from joblane.names import PAGE_URL, function_name
 
 MISSING = {
     Silence.FINE: cloudwatch.TreatMissingData.NOT_BREACHING,
     Silence.FAULT: cloudwatch.TreatMissingData.BREACHING,
 }
 SHOWN = Duration.hours(6)
-PAGE_URL = "PageUrl"
-"""Parameter of the nested stacks."""
 
 
 class MonitoringStack(Stack):

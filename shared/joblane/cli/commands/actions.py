@@ -11,7 +11,7 @@ from joblane.cli import filters, target, terminal
 from joblane.cli.commands import options as o
 from joblane.cli.exits import Exit, exit_of, message_of
 from joblane.cli.follow import follow
-from joblane.inspector.filter import BulkAction, Filter
+from joblane.inspector.filter import DEFAULT_RATE, BulkAction, Filter
 
 if TYPE_CHECKING:
     from joblane.inspector.inspector import Inspector
@@ -24,7 +24,6 @@ HELP = {
     "delete": "Clear the content of tasks that are not running.\n\nWaiting tasks are cancelled. Ids are kept.",
     "cancel": "Cancel waiting tasks; ask running tasks to stop.",
 }
-DEFAULT_RATE = 50
 
 
 def command(action: str) -> Callable[..., None]:

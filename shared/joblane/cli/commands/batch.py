@@ -14,13 +14,13 @@ from joblane.cli.exits import Exit
 from joblane.cli.follow import follow
 from joblane.cli.terminal import plural, word
 from joblane.inspector.durations import stamp
+from joblane.inspector.filter import DEFAULT_RATE
 from joblane.inspector.shell import argument
 from joblane.record.row.states import State
 
 if TYPE_CHECKING:
     from joblane.inspector.views import BatchRow, BatchView, Relative
 
-BAR_WIDTH = 30
 LEFT_OUT_FIRST = ("CREATED",)
 
 group = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
@@ -60,7 +60,7 @@ def retry(
     id_: BatchId,
     *,
     canary: o.Canary = 0,
-    rate: o.Rate = 50,
+    rate: o.Rate = DEFAULT_RATE,
     reason: o.Reason = None,
     yes: o.Yes = False,
     dry_run: o.DryRun = False,
@@ -113,7 +113,8 @@ def _show(view: BatchView, command: str) -> None:
     line = Table.grid(padding=(0, 1))
     least = "" if view.exact else "at least "
     members = f"{view.ended:,} of {least}{plural(view.number, 'member')} ended"
-    line.add_row(word(view.row.id, "bold"), ProgressBar(total=view.number or 1, completed=view.ended, width=BAR_WIDTH))
+    bar = ProgressBar(total=view.number or 1, completed=view.ended, width=tables.BAR_WIDTH)
+    line.add_row(word(view.row.id, "bold"), bar)
     console.print(line)
     console.print(word(f"{members}. {_sealed(view.row, now)}", "none"))
     made = terminal.table("STATE", "MEMBERS", right=("MEMBERS",))

@@ -18,7 +18,7 @@ from joblane.cli.exits import Exit
 from joblane.cli.filters import time_range
 from joblane.cli.follow import follow
 from joblane.cli.terminal import NARROW, WIDE, plural, word
-from joblane.inspector.filter import BulkAction, Filter
+from joblane.inspector.filter import DEFAULT_CANARY, DEFAULT_RATE, BulkAction, Filter
 from joblane.inspector.shell import argument
 from joblane.record.row.states import State
 
@@ -28,7 +28,6 @@ if TYPE_CHECKING:
     from joblane.inspector.inspector import Inspector
     from joblane.inspector.views import DeadGroup, DeadLetters
 
-DEFAULT_CANARY = 5
 SIGNS = {"#": "# stands for a number, an id or a time", "…": "'…' for a quoted text", "@": "@ for an address"}
 """Parts of an error that differ from task to task → their meaning. See :func:`joblane.worker.failure.normalised`."""
 FINGERPRINT = re.compile(r"[0-9a-f]{16}")
@@ -107,7 +106,7 @@ def group_table(groups: Sequence[DeadGroup], width: int, *, fingerprints: bool =
 
 
 def error_of(group: DeadGroup) -> str:
-    """The error, with its marks."""
+    """Return the error of a group, with marks for a new or a known one, and for messages without a row."""
     text = f"{group.error_type}: {group.message}" if group.message else group.error_type
     if group.acknowledged:
         text = f"[known to {group.acknowledged.who}: {group.acknowledged.note}] {text}"
@@ -155,7 +154,7 @@ def redrive(
     type_: o.Types = None,
     everything: Annotated[bool, typer.Option("--all", help="All archived tasks and dead letters.")] = False,
     canary: o.Canary = 0,
-    rate: o.Rate = 50,
+    rate: o.Rate = DEFAULT_RATE,
     reason: o.Reason = None,
     yes: o.Yes = False,
     dry_run: o.DryRun = False,

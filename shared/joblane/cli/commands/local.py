@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -22,6 +23,9 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from joblane.local.stack import LocalStack
+
+FIRST_JOB = timedelta(minutes=2)
+"""Time for the first start of a function, which unpacks the layer, on a busy machine."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,7 +92,6 @@ def up(options: StackOptions) -> None:
     The stack keeps running. The first time, this fetches its tools; .joblane/ then takes about 700 MB.
     """
     extras.need("local", "cdk")
-    from joblane.cli.first_job import run_first_job
 
     stack = options.stack()
     stack.check()
@@ -99,7 +102,7 @@ def up(options: StackOptions) -> None:
     except KeyboardInterrupt:
         say("\n".join(["Interrupted.", *_left(stack)]))
         raise typer.Exit(Exit.INTERRUPTED) from None
-    run_first_job(stack)
+    _run_first_job(stack)
     typer.echo(f"Up: AWS at {stack.endpoint}, PostgreSQL at 127.0.0.1:{stack.postgres.port}")
     typer.echo(f"Set your shell up: set -a; . {_shown(stack.env_file)}; set +a")
     typer.echo(f"Watch:             {program()} watch, or {program()} page")
@@ -138,3 +141,28 @@ def _left(stack: LocalStack) -> list[str]:
 
 def _shown(path: Path) -> Path:
     return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
+
+
+def _run_first_job(stack: LocalStack) -> None:
+    """Run the job that `joblane init` wrote, and show its row. Do nothing if there is no such job, or if it has run."""
+    from datetime import UTC, datetime
+
+    from joblane.cli import task_tables, terminal
+    from joblane.cli.commands.tasks import await_end
+    from joblane.cli.connect import connect
+    from joblane.cli.scaffold import FIRST_TYPE
+    from joblane.inspector.filter import Filter
+    from joblane.local.tools import environment_of
+    from joblane.tasks.discovery import discover
+
+    if FIRST_TYPE not in discover(times={}):
+        return
+    with environment_of(stack.environment):
+        inspector = connect(stage=None, profile=None, region=None)
+        which = Filter(types=(FIRST_TYPE,))
+        if inspector.tasks(which).tasks:
+            return
+        id_ = inspector.enqueue(FIRST_TYPE, {}).id
+        await_end(inspector, program(), id_, FIRST_JOB, as_json=False)
+        console = terminal.console()
+        console.print(task_tables.tasks(inspector.tasks(which).tasks, datetime.now(UTC), console.width))

@@ -14,7 +14,7 @@ from joblane.cli.durations import milliseconds, short
 from joblane.cli.exits import Exit
 from joblane.cli.terminal import WIDE
 from joblane.inspector.durations import duration
-from joblane.inspector.filter import PauseScope
+from joblane.inspector.filter import STATISTICS_BY, PauseScope
 from joblane.inspector.shell import argument
 
 if TYPE_CHECKING:
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
 
 why = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
 
-BY = ("type", "tenant")
 LEFT_OUT_FIRST = ("LONGEST", "MEAN WAIT", "LOST", "RETRIED", "MEAN TIME", "COMPLETED")
 """Columns of `stats` in the order in which they are left out of a narrow table."""
 
@@ -85,7 +84,7 @@ def stats(
     within: Annotated[
         str, typer.Option(metavar="DURATION", help="Only runs that started within this time: 1h, 1d, 1w.")
     ] = "1d",
-    by: Annotated[str, typer.Option(metavar="KEY", help="type or tenant.", autocompletion=lambda: list(BY))] = "type",
+    by: Annotated[str, typer.Option(metavar="KEY", help="type or tenant.", autocompletion=completion.groups)] = "type",
     cost: Annotated[bool, typer.Option("--cost", help="Show estimated costs.")] = False,
     as_json: o.AsJson = False,
 ) -> None:
@@ -93,7 +92,7 @@ def stats(
 
     Their outcomes, and their mean times of waiting and running. `joblane runs TYPE` has percentiles.
     """
-    if by not in BY:
+    if by not in STATISTICS_BY:
         terminal.usage(f"{by!r} is neither type nor tenant", "--by")
     length = filters.parsed(duration, within, "--within")
     found = target.inspector(context).statistics(within=length, by=by)

@@ -79,7 +79,7 @@ def paused_lines(paused: Pause) -> list[str]:
 
 
 def effect_of(scope: PauseScope) -> str:
-    """The effect of a pause."""
+    """Say what continues during a pause, and what waits."""
     if scope is PauseScope.SCHEDULE:
         return "its ticks run nothing"
     return "running tasks continue, nothing new starts. Tasks wait without spending attempts"

@@ -16,6 +16,7 @@ from joblane.cli.durations import relative
 from joblane.cli.exits import Exit
 from joblane.cli.follow import bar
 from joblane.inspector.durations import stamp
+from joblane.inspector.filter import MAX_LOG_LINES
 from joblane.inspector.shell import argument
 from joblane.inspector.short_id import task_of
 from joblane.record.row.states import ENDED
@@ -28,7 +29,6 @@ if TYPE_CHECKING:
     from joblane.inspector.views import LogLine, TaskView
 
 POLL_SECONDS = 1.0
-MAX_LOG_LINES = 1000
 LATE = timedelta(minutes=2)
 """Time after which CloudWatch has the lines of a run."""
 LOG_FIELDS_LEFT_OUT = ("service", "location", "sampling_rate", "task_id", "task_type", "type", "queue", "timestamp")

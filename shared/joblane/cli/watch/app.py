@@ -21,24 +21,25 @@ from joblane.cli.terminal import word
 from joblane.cli.watch import dialogs, plans, words
 from joblane.cli.watch import exits as ends
 from joblane.cli.watch.details import Scrolled, details
+from joblane.cli.watch.dialogs import ANYWHERE, FILTER_KEYS, LIST_KEYS, TASK_KEYS, help_text
 from joblane.cli.watch.feed import RETRY_SECONDS, Answers, Done, Feed, Fetched, act
 from joblane.cli.watch.grid import Grid
-from joblane.cli.watch.keys import ANYWHERE, FILTER_KEYS, LIST_KEYS, TASK_KEYS, help_text
 from joblane.cli.watch.lists import VIEWS, Asked, Listing, Target, View, tabs, task_target
 from joblane.cli.watch.style import CSS
 from joblane.errors import sqlstate
 from joblane.inspector.filter import Filter
 from joblane.inspector.inspector import Inspector
 from joblane.inspector.views import BulkView
+from joblane.record.driver.connection import INSUFFICIENT_PRIVILEGE, READ_ONLY
 
 SILENT_SECONDS = 5.0
 """A query that takes longer than this is reported as unanswered."""
-READ_ONLY_STATES = ("42501", "25006")
+READ_ONLY_STATES = (INSUFFICIENT_PRIVILEGE, READ_ONLY)
 """SQLSTATEs *insufficient privilege* and *read-only SQL transaction*."""
 
 
 class Watch(App[None]):
-    """The application.
+    """The lists of a stage with their keys, refreshed until the user leaves.
 
     ``every``: seconds between queries. ``minutes``: the time of charts and failures. ``read_only``: why actions are
     refused, None if they are not. ``source``: what answers the queries, for the line about its silence.

@@ -1,4 +1,4 @@
-"""The dialogs of `joblane watch`: a choice, a confirmation with fields, and the keys."""
+"""The dialogs of `joblane watch`: a choice, a confirmation with fields, and the keys; and the lines of keys."""
 
 from __future__ import annotations
 
@@ -14,9 +14,29 @@ from textual.screen import ModalScreen
 from textual.widgets import DataTable, Input, Static
 
 from joblane.cli.terminal import clean, word
-from joblane.cli.watch.keys import ANYWHERE
+from joblane.record.audit import MAX_REASON
 
-LONGEST_REASON = 500
+ANYWHERE = (
+    Binding("ctrl+c", "app.quit", show=False, priority=True),
+    Binding("ctrl+z", "app.suspend_process", show=False, priority=True),
+)
+"""Keys of the lists and of each dialog."""
+LIST_KEYS = "↑↓ select  ←→ list  Enter show  / filter  p pause  r retry  ? help  q quit"
+TASK_KEYS = "↑↓ scroll  Esc back  p pause  r retry  ? help  q quit"
+FILTER_KEYS = "Enter: filter, empty: all   Esc: cancel   The words are those of joblane ls:"
+HELP = (
+    ("1 to 7, ← →, h l, Tab", "choose the list"),
+    ("↑ ↓, j k, PgUp PgDn, g G", "move"),
+    ("Enter", "show the task, or list the tasks of a row"),
+    ("/", "filter by the words of joblane ls:"),
+    ("", "type=data:export state=retry newer=2h"),
+    ("p", "pause or resume a row's type, queue, tenant"),
+    ("r", "retry a task or a cause, run a waiting task"),
+    ("R", "refresh now"),
+    ("Esc", "back: close, end the filter, then quit"),
+    ("q, Ctrl-C", "quit"),
+    ("Ctrl-Z", "back to the shell; fg returns"),
+)
 
 
 @dataclass(frozen=True)
@@ -110,7 +130,7 @@ class Confirmation(Dialog):
             yield Static(Text(clean(self._text, lines=True)))
             for field in self._fields:
                 yield Static(word(field.label), classes="label")
-                yield Input(id=field.name, compact=True, max_length=LONGEST_REASON, select_on_focus=False)
+                yield Input(id=field.name, compact=True, max_length=MAX_REASON, select_on_focus=False)
             yield Static(id="problem")
             yield Static(word(f"Enter: {self._confirm}   Esc: cancel, nothing is done", "dim"))
 
@@ -153,3 +173,11 @@ class Help(Dialog):
 
     def action_up(self) -> None:
         self.query_one(VerticalScroll).scroll_up(animate=False)
+
+
+def help_text() -> Text:
+    """A line for each key."""
+    text = Text("Keys\n\n", "bold")
+    for keys, meaning in HELP:
+        text.append_text(word(f"{keys:<26}", "")).append_text(word(meaning)).append("\n")
+    return text

@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from joblane.cli.commands.actions import note_of, result_of
-from joblane.cli.commands.dead import DEFAULT_CANARY, error_of
+from joblane.cli.commands.dead import error_of
 from joblane.cli.commands.pause import effect_of, paused_lines, resumed_line
 from joblane.cli.durations import relative
 from joblane.cli.follow import report
@@ -18,13 +18,11 @@ from joblane.cli.terminal import plural
 from joblane.cli.watch.dialogs import Field, required
 from joblane.cli.watch.lists import Target
 from joblane.inspector.durations import duration
-from joblane.inspector.filter import Filter, PauseScope
+from joblane.inspector.filter import DEFAULT_CANARY, DEFAULT_RATE, Filter, PauseScope
 from joblane.inspector.inspector import Inspector
 from joblane.inspector.views import BulkView, DeadGroup, Pause, TaskRow
 from joblane.record.row.states import ENDED, WAITING, State
 
-RATE = 50
-"""Tasks a second of a redrive, as of `joblane redrive`."""
 REASON = Field("reason", "Reason, for the audit (optional)")
 REQUIRED_REASON = Field("reason", "Reason, for other operators", required)
 
@@ -123,11 +121,11 @@ def _redrive(cause: DeadGroup) -> Plan:
 
     def call(inspector: Inspector, given: dict[str, str]) -> Any:
         chosen = Filter(fingerprint=cause.fingerprint)
-        return inspector.redrive(chosen, canary=canary, rate=RATE, reason=given["reason"] or None)
+        return inspector.redrive(chosen, canary=canary, rate=DEFAULT_RATE, reason=given["reason"] or None)
 
     what = plural(cause.count, "task" if cause.type else "unreadable message")
     first = f"The first {canary} run as a canary, and the rest only if all of them complete. " if canary else ""
-    text = f"{error_of(cause)}\n\n{first}At most {RATE} a second are sent again, each with new attempts."
+    text = f"{error_of(cause)}\n\n{first}At most {DEFAULT_RATE} a second are sent again, each with new attempts."
     of = f" of {cause.type}" if cause.type else ""
     return Plan(f"Redrive {what}{of}", text, (REASON,), f"redrive {what}", call, report)
 

@@ -44,7 +44,7 @@ STEP = timedelta(seconds=60)
 
 
 class JobsSweep(Payload):
-    """Empty."""
+    """A message for the sweep has no fields."""
 
 
 @task(

@@ -22,14 +22,15 @@ from joblane.inspector.scope import Scope
 from joblane.inspector.tasks.filter_sql import LARGEST_PAGE, check_number
 from joblane.inspector.views import AuditEntry
 from joblane.record.audit import line_of, write
-from joblane.record.driver.connection import Connection
+from joblane.record.driver.connection import LOCK_NOT_AVAILABLE, Connection
 from joblane.record.driver.database import Database
+from joblane.record.flow.limit_changes import PATIENCE
 
+SHOWN_OF_TARGET = 100
+"""The entries that the details of a task or a schedule have."""
 MAX_WHO = 700
 """Characters; the longest ARN of a user is shorter. Source: IAM quotas, a path of 512 and a name of 64."""
-PATIENCE = "3s"
-"""The time that an action waits for a row that another transaction has locked."""
-CONTENDED = ("55P03", "40P01")
+CONTENDED = (LOCK_NOT_AVAILABLE, "40P01")
 """SQLSTATEs: a row stayed locked, a deadlock."""
 
 PAST = {

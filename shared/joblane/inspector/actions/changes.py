@@ -18,7 +18,7 @@ from joblane.errors import sqlstate, text_of
 from joblane.inspector.choices import ALLOWED
 from joblane.inspector.filter import BulkAction
 from joblane.names import Queue
-from joblane.record.driver.connection import Connection, is_of_row
+from joblane.record.driver.connection import UNIQUE_VIOLATION, Connection, is_of_row
 from joblane.record.flow.free_slots import Limits, Turn
 from joblane.record.row.conditions import HAS_TIME, HOLDER, MOST_RELEASED, SKIPPED_TICK
 from joblane.record.row.states import ENDED, LIVE_SQL, State, in_sql
@@ -36,7 +36,6 @@ from joblane.record.row.transitions import (
 from joblane.record.sql_functions import VERSION
 from joblane.sqs.client import Entry, Sqs
 
-UNIQUE_VIOLATION = "23505"
 ROUNDS = 3
 """A unique key may be taken at the same moment; when the statement is repeated, it sees the holder."""
 

@@ -78,7 +78,7 @@ def _retry_problem(doing: Action, found: Record) -> str:
 
 # --- Another payload -----------------------------------------------------------------------------------------------
 
-# `payload_digest` stays, as in store.REPLACE: it identifies the message of an external producer as the row's own.
+# `payload_digest` stays, as in insert.REPLACE: it identifies the message of an external producer as the row's own.
 EDIT = "update joblane.tasks set payload = $2::jsonb, schema = $3, mismatch_since = null where id = $1"
 
 

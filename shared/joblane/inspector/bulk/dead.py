@@ -1,4 +1,4 @@
-"""Archived tasks and dead letters, grouped by their error, and their redrive.
+"""Archived tasks and dead letters, grouped by their error: their redrive, and the note of an operator on an error.
 
 The task table accounts for most messages in the dead-letter queues. Messages are read only from a queue that holds more
 or fewer than expected, and at most :data:`MAX_READ` of them. So the groups are found within a second, whatever the
@@ -13,6 +13,7 @@ from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
+from joblane.inspector.actions import audit
 from joblane.inspector.bulk import start
 from joblane.inspector.bulk.dead_letters import (
     FINGERPRINT,
@@ -30,7 +31,7 @@ from joblane.inspector.filter import BulkAction, Filter
 from joblane.inspector.links import log_group_link
 from joblane.inspector.scope import Scope
 from joblane.inspector.tasks.filter_sql import checked
-from joblane.inspector.views import Acknowledged, BulkView, DeadGroup, DeadLetters
+from joblane.inspector.views import Acknowledged, ActionResult, BulkView, DeadGroup, DeadLetters
 from joblane.names import Queue, dead_letter_name, lane_name
 from joblane.record.row.states import State, as_read
 from joblane.sqs.client import Sqs
@@ -70,6 +71,14 @@ select g.fingerprint, t.type, coalesce(t.error_type, 'Archived'), coalesce(t.err
 """The causes of the types $1 (none: all) that came at $2 or later.
 
 A cause that is known is open again once another task has failed with it."""
+ACKNOWLEDGE = """
+insert into joblane.causes (fingerprint, who, note) values ($1, $2, $3)
+on conflict (fingerprint) do update set at = clock_timestamp(), who = excluded.who, note = excluded.note
+"""
+IS_CAUSE = """
+select where exists (select from joblane.tasks where fingerprint = $1 and state = 'archived' and not cleared
+                        and (dead_sent_at is not null or dead_letter_unsent))
+"""
 
 
 def groups(scope: Scope, types: Sequence[str], since: datetime | None, sort: str) -> DeadLetters:
@@ -225,3 +234,16 @@ def _group(scope: Scope, dead_letters: Sequence[DeadLetter]) -> DeadGroup:
         queue=last.delivery.queue,
         log_link=_log_link(scope, last.type),
     )
+
+
+def acknowledge(scope: Scope, fingerprint: str, note: str) -> ActionResult:
+    """Mark a cause as known, until another task fails with it. Raises :class:`SelectionError`."""
+    fingerprint = checked(scope, Filter(fingerprint=fingerprint)).fingerprint or ""
+    with audit.action(scope, "acknowledge", f"cause:{fingerprint}", note) as doing:
+        said = audit.check_reason(note)
+        if said is None:
+            raise SelectionError("reason", "a note is required, for other operators")
+        if not doing.connection.run(IS_CAUSE, fingerprint):
+            raise SelectionError("filter", f"no archived task has the fingerprint {fingerprint}; see `joblane dead`")
+        doing.connection.run(ACKNOWLEDGE, fingerprint, doing.who, said)
+    return ActionResult(fingerprint, "acknowledge", State.ARCHIVED, State.ARCHIVED)

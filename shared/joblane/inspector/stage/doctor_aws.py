@@ -13,6 +13,7 @@ from joblane.inspector.bulk.dead_letters import cron_dead_letters
 from joblane.inspector.scope import Scope
 from joblane.inspector.stage import pauses
 from joblane.inspector.stage.aws import client
+from joblane.inspector.stage.doctor_database import NOBODY
 from joblane.inspector.stage.doctor_events import bus
 from joblane.inspector.stage.doctor_mail import mail
 from joblane.inspector.views import Check, Grade
@@ -31,7 +32,6 @@ from joblane.sqs.depth import call_for_queues, queue_depth_if_exists
 from joblane.tasks.task import Task
 
 DEPLOY = "deploy the stage"
-NOBODY = "an unknown operator"
 
 # --- Mappings ------------------------------------------------------------------------------------------------------
 

@@ -36,6 +36,7 @@ BROKEN_CLOCK_SECONDS = 240.0
 """AWS refuses a signature that is five minutes off its own time. Source: IAM, *Signature Version 4*."""
 MIGRATE = "run `joblane migrate`; on AWS, a deploy runs it"
 OLD_PAUSE = timedelta(days=1)
+NOBODY = "an unknown operator"
 
 WRITE = "insert into joblane.task_items (task_id, key) values ('doctor', 'doctor')"
 ADVICE = {
@@ -217,7 +218,7 @@ def pauses(scope: Scope) -> Iterator[Check]:
     for pause in sorted(current(scope.connection), key=lambda pause: pause.since):
         since = datetime.now(UTC) - pause.since
         what, reason = f"{pause.scope} {pause.name}", f": {pause.reason}" if pause.reason else ""
-        found = f"paused {lasting(since)} ago by {pause.by or 'an unknown operator'}{reason}"
+        found = f"paused {lasting(since)} ago by {pause.by or NOBODY}{reason}"
         if pause.until is None and since > OLD_PAUSE:
             do = f"still wanted? `joblane resume {pause.scope} {argument(pause.name)}` ends it"
             yield Check(Grade.WARNING, what, found, do)
@@ -233,7 +234,7 @@ def limits(scope: Scope) -> Iterator[Check]:
         since, reason = lasting(datetime.now(UTC) - change.since), f": {change.reason}" if change.reason else ""
         found = (
             f"{values_text(change.values.at_a_time, change.values.rate)} was set {since} ago by "
-            f"{change.by or 'an unknown operator'}{reason}. No task declares this limit any more"
+            f"{change.by or NOBODY}{reason}. No task declares this limit any more"
         )
         do = f"`joblane limits reset {argument(limit.name)}{option}` removes it"
         yield Check(Grade.WARNING, f"limit {limit.name}{of_key}", found, do)

@@ -15,7 +15,7 @@ from joblane.record.run_statistics import FAILED_OUTCOMES
 
 MINUTES = 15
 LEAST_RUNS = 5
-"""A type with fewer ended runs in the period is not judged by its share of failures."""
+"""With fewer runs that ended in the period, times and shares of failures mean nothing."""
 WARNING_SHARE, BAD_SHARE = 0.1, 0.5
 STUCK = "5 min"
 """A lease is stuck this long after its end: until then the message, or the next sweep, finds it."""

@@ -7,17 +7,16 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from joblane.inspector.actions.enqueue import limits_of
-from joblane.inspector.durations import written
 from joblane.inspector.errors import SelectionError
 from joblane.inspector.filter import PauseScope
 from joblane.inspector.scope import Scope
+from joblane.inspector.tasks.filter_sql import check_within
 from joblane.inspector.views import Mark
 from joblane.record.deploys import deploys
 from joblane.record.driver.connection import Connection
 from joblane.tasks.limit import TENANT
 
 KINDS = (PauseScope.TYPE, PauseScope.QUEUE, PauseScope.TENANT)
-SHORTEST, LONGEST = timedelta(minutes=1), timedelta(days=30)
 MOST = 200
 """Marks of an answer: the latest."""
 MOST_NAMES = 10
@@ -82,9 +81,7 @@ def _checked(kind: PauseScope, names: Sequence[str], within: timedelta) -> tuple
         raise SelectionError("names", f"a list of 1 to {MOST_NAMES} names is required")
     if not all(isinstance(name, str) and "\0" not in name for name in names):
         raise SelectionError("names", "texts without NUL are required")
-    if not isinstance(within, timedelta) or not SHORTEST <= within <= LONGEST:
-        given = written(within) if isinstance(within, timedelta) else repr(within)
-        raise SelectionError("within", f"{written(SHORTEST)} to {written(LONGEST)} is required, not {given}")
+    check_within(within)
     return PauseScope(kind), tuple(dict.fromkeys(names))
 
 

@@ -1,25 +1,27 @@
-"""Queues and lanes now: their tasks, their messages, and the runs of the last minutes."""
+"""Queues, lanes and tenants now: their tasks, the messages of the lanes, and the runs of the last minutes."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, fields
 from datetime import datetime, timedelta
+from threading import Event
 from typing import Any
 
 from joblane.inspector.filter import PauseScope
 from joblane.inspector.scope import Scope
 from joblane.inspector.stage import pauses
-from joblane.inspector.stage.depths import depth_of, depths_by_name, total
-from joblane.inspector.tasks.filter_sql import BOUND, check_number, reading
-from joblane.inspector.views import Count, Depth, Lane, Minute, Overview, Pause, Paused, QueueView
+from joblane.inspector.tasks.filter_sql import BOUND, LARGEST_PAGE, check_number, reading
+from joblane.inspector.tasks.listing import MOST_MINUTES
+from joblane.inspector.views import Count, Depth, Lane, Minute, Overview, Pause, Paused, QueueView, TenantRow
 from joblane.names import OWN_TYPES, WEIGHTS, Queue, dead_letter_name, front_door_name, lane_name
 from joblane.record.driver.connection import Connection
 from joblane.record.row.states import LIVE, State, as_read
 from joblane.record.run_statistics import FAILED_OUTCOMES
+from joblane.sqs.client import Sqs
+from joblane.sqs.depth import QueueDepth, call_for_queues, queue_depth_if_exists
 
-MOST_MINUTES = 240
 MOST_ARCHIVED = 1_000
 """Archived tasks are counted up to here: each is a page of the table, which nobody else reads."""
 
@@ -63,6 +65,29 @@ ARCHIVED = f"""
 select clock_timestamp(),
        (select count(*) from (select from joblane.tasks where (dead_sent_at is not null or dead_letter_unsent)
         and state = 'archived' and not cleared limit {MOST_ARCHIVED + 1}) as a)
+"""
+TENANT_MINUTES = 60
+
+TENANTS = f"""
+with {LIVE_TASKS},
+waiting as (
+  select coalesce(tenant, '') as tenant,
+         count(*) filter (where state in ('pending', 'retry', 'scheduled') and due_at <= clock_timestamp()) as due,
+         count(*) filter (where state = 'held') as held, count(*) filter (where state = 'active') as active,
+         count(*) filter (where state in ('pending', 'retry', 'scheduled') and due_at > clock_timestamp()) as later,
+         (extract(epoch from clock_timestamp()) - extract(epoch from min(due_at) filter (
+            where state in ('pending', 'retry', 'scheduled') and due_at <= clock_timestamp())))::float8 as oldest
+    from live group by 1
+),
+runs as (
+  select coalesce(tenant, '') as tenant, count(*) as started,
+         count(*) filter (where outcome in {FAILED_OUTCOMES}) as failed
+    from joblane.task_attempts where started_at >= now() - interval '{TENANT_MINUTES} min' group by 1
+)
+select tenant, coalesce(due, 0), coalesce(held, 0), coalesce(active, 0), coalesce(later, 0), oldest,
+       coalesce(started, 0), coalesce(failed, 0)
+  from waiting full join runs using (tenant)
+ order by 2 desc, 3 desc, 7 desc, 1 limit $2::int
 """
 
 
@@ -175,3 +200,67 @@ def _last_minutes(at: datetime, minutes: int) -> list[datetime]:
     """The start of each minute, oldest first, up to the current minute."""
     last = at.replace(second=0, microsecond=0)
     return [last - timedelta(minutes=back) for back in reversed(range(minutes))]
+
+
+class Missing:
+    """Stands for the depth of a queue that does not exist."""
+
+
+def depths_by_name(sqs: Sqs, names: Iterable[str]) -> Mapping[str, QueueDepth | Missing | None]:
+    """The depth of each queue; None if SQS does not answer for it.
+
+    Once SQS cannot be reached, no further queue is asked for: each request would take as long as the first.
+    """
+    from botocore.exceptions import BotoCoreError, ClientError
+
+    unavailable = Event()
+
+    def ask(name: str) -> QueueDepth | Missing | None:
+        if unavailable.is_set():
+            return None
+        try:
+            return queue_depth_if_exists(sqs, name) or Missing()
+        except ClientError:
+            return None
+        except BotoCoreError:  # no response at all
+            unavailable.set()
+            return None
+
+    return call_for_queues(sqs, ask, list(dict.fromkeys(names)))
+
+
+def depth_of(found: Mapping[str, QueueDepth | Missing | None], queue: str) -> Depth:
+    """The depth of a lane or front door, with its dead letters."""
+    names = (queue, dead_letter_name(queue))
+    own, dead = (each if isinstance(each := found.get(name), QueueDepth) else None for name in names)
+    return Depth(
+        waiting=own.waiting if own else None,
+        in_flight=own.in_flight if own else None,
+        delayed=own.delayed if own else None,
+        dead=dead.all if dead else None,
+        missing=tuple(name for name in names if isinstance(found.get(name), Missing)),
+    )
+
+
+def total(depths: Iterable[Depth]) -> Depth:
+    """The sum of depths. A number is None if it is not known for all parts: the sum of the rest would be too small."""
+    every = list(depths)
+
+    def add(name: str) -> int | None:
+        numbers = [getattr(depth, name) for depth in every]
+        return None if None in numbers else sum(numbers)
+
+    missing = tuple(name for depth in every for name in depth.missing)
+    return Depth(**{each.name: add(each.name) for each in fields(Depth) if each.name != "missing"}, missing=missing)
+
+
+def tenants(scope: Scope, limit: int) -> tuple[TenantRow, ...]:
+    """Return the tenants, those with the most due tasks first, with the runs of the last hour."""
+    check_number("limit", limit, LARGEST_PAGE)
+    with reading(scope.connection) as connection:
+        paused = {pause.name: pause for pause in pauses.current(connection) if pause.scope is PauseScope.TENANT}
+        rows = connection.run(TENANTS, str(BOUND), str(limit))
+    return tuple(
+        TenantRow(tenant, due, held, active, later, oldest, started, failed, paused.get(tenant))
+        for tenant, due, held, active, later, oldest, started, failed in rows
+    )

@@ -12,27 +12,25 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from joblane.inspector.durations import written
 from joblane.inspector.errors import SelectionError
 from joblane.inspector.filter import PauseScope
 from joblane.inspector.scope import Scope
-from joblane.inspector.tasks.filter_sql import check_types
+from joblane.inspector.tasks.filter_sql import LONGEST_WITHIN, check_types, check_within
 from joblane.inspector.views import Percentiles, Performance, Period, RunCounts
 from joblane.record.driver.connection import Connection
 from joblane.record.run_statistics import counting, merged, percentile
+from joblane.sweep.run_statistics import FIRST
 
-SHORTEST, LONGEST = timedelta(minutes=5), timedelta(days=30)
+SHORTEST = timedelta(minutes=5)
 KINDS = (PauseScope.TYPE, PauseScope.TENANT)
 STEPS = (
     (timedelta(hours=2), timedelta(minutes=1)),
     (timedelta(days=1), timedelta(minutes=10)),
     (timedelta(days=7), timedelta(hours=1)),
-    (LONGEST, timedelta(hours=6)),
+    (LONGEST_WITHIN, timedelta(hours=6)),
 )
 """The longest time that is shown in periods of a length."""
 BY_HOUR = timedelta(hours=1)
-FIRST = timedelta(hours=1)
-"""The time that is counted here before the first sweep, which adds up as much."""
 END = "infinity"
 FIELDS = "at, completed, failed, archived, lost, others, cost_usd, waits, durations"
 
@@ -69,7 +67,7 @@ LATEST_COLUMNS = {PauseScope.TYPE: "type", PauseScope.TENANT: "coalesce(tenant, 
 
 @dataclass(slots=True)
 class _Sum:
-    """The runs of a period."""
+    """The runs of a period, added up while rows are read."""
 
     numbers: list[float] = field(default_factory=lambda: [0.0] * 6)
     waits: Counter[int] = field(default_factory=Counter)
@@ -101,9 +99,7 @@ def performance(scope: Scope, kind: PauseScope, name: str, within: timedelta) ->
         raise SelectionError("kind", f"{' or '.join(KINDS)} is required, not {str(kind)!r}")
     if not isinstance(name, str) or "\0" in name:
         raise SelectionError("name", "a text without NUL is required")
-    if not isinstance(within, timedelta) or not SHORTEST <= within <= LONGEST:
-        given = written(within) if isinstance(within, timedelta) else repr(within)
-        raise SelectionError("within", f"{written(SHORTEST)} to {written(LONGEST)} is required, not {given}")
+    check_within(within, SHORTEST)
     connection = scope.connection
     [[until, now]] = connection.run(UNTIL)
     step = next(step for longest, step in STEPS if within <= longest)

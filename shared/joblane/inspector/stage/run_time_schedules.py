@@ -24,6 +24,7 @@ from joblane.inspector.nearest import meant
 from joblane.inspector.scope import Scope
 from joblane.inspector.tasks.detail import shown_payload
 from joblane.inspector.tasks.filter_sql import BOUND, check_number, reading
+from joblane.inspector.tasks.listing import COUNT_CAP
 from joblane.inspector.views import (
     ActionResult,
     Count,
@@ -39,11 +40,8 @@ from joblane.record.schedules import schedule_of
 from joblane.tasks.redaction import MASK
 
 LARGEST_PAGE = 200
-COUNT_CAP = 10_000
-"""Schedules are counted up to here."""
 MAX_TEXT = 128
 NEXT_TIMES = 5
-AUDIT_SHOWN = 100
 NEAR = 50
 """Names before and after a wrong name, among which the meant one is searched."""
 
@@ -146,7 +144,7 @@ def one(scope: Scope, name: str) -> RunTimeScheduleView:
     """All details of a schedule. Raises :class:`UnknownScheduleError`."""
     with reading(scope.connection) as connection:
         row = _read(connection, name)
-        entries = audit.entries(scope, target=target_of(name), limit=AUDIT_SHOWN)
+        entries = audit.entries(scope, target=target_of(name), limit=audit.SHOWN_OF_TARGET)
     shown, (payload, options, created_at, updated_at) = _row(row[:13]), row[13:]
     return RunTimeScheduleView(
         row=shown,
@@ -160,7 +158,7 @@ def one(scope: Scope, name: str) -> RunTimeScheduleView:
 
 
 def target_of(name: str) -> str:
-    """The target of the audit."""
+    """Return the name of a schedule in the audit."""
     return f"schedule:{name}"
 
 

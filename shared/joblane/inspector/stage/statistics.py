@@ -10,16 +10,15 @@ from collections import defaultdict
 from datetime import datetime, timedelta
 from typing import Any
 
-from joblane.inspector.durations import written
 from joblane.inspector.errors import SelectionError
+from joblane.inspector.filter import STATISTICS_BY
 from joblane.inspector.scope import Scope
+from joblane.inspector.tasks.filter_sql import check_within
 from joblane.inspector.views import Statistic
 from joblane.record.run_statistics import LATEST_END
 
-SHORTEST, LONGEST = timedelta(minutes=1), timedelta(days=30)
 EACH_RUN = timedelta(days=1)
 """Up to here each run is read."""
-COLUMNS = ("type", "tenant")
 
 # now(), and not clock_timestamp(), which is volatile: a volatile value cannot be searched in the index on started_at.
 STATISTICS = """
@@ -72,11 +71,9 @@ def statistics(scope: Scope, within: timedelta, by: str) -> tuple[Statistic, ...
 
     Raises :class:`SelectionError`.
     """
-    if not isinstance(within, timedelta) or not SHORTEST <= within <= LONGEST:
-        given = written(within) if isinstance(within, timedelta) else repr(within)
-        raise SelectionError("within", f"{written(SHORTEST)} to {written(LONGEST)} is required, not {given}")
-    if by not in COLUMNS:
-        raise SelectionError("by", f"{' or '.join(COLUMNS)} is required, not {by!r}")
+    check_within(within)
+    if by not in STATISTICS_BY:
+        raise SelectionError("by", f"{' or '.join(STATISTICS_BY)} is required, not {by!r}")
     rows, hour = list[list[Any]](), None
     if within > EACH_RUN:
         now: datetime

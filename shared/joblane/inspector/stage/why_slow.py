@@ -18,7 +18,7 @@ from joblane.inspector.filter import PauseScope
 from joblane.inspector.scope import Scope
 from joblane.inspector.shell import argument
 from joblane.inspector.stage import doctor_database, limits, pauses, performance
-from joblane.inspector.stage.doctor_work import STUCK
+from joblane.inspector.stage.doctor_work import LEAST_RUNS, STUCK
 from joblane.inspector.stage.overview import LIVE_TASKS
 from joblane.inspector.tasks.filter_sql import BOUND, reading, unknown_type
 from joblane.inspector.views import Check, Grade, Pause, Performance
@@ -27,8 +27,6 @@ from joblane.record.flow.limit_status import LimitKind, LimitStatus
 from joblane.tasks.task import Task
 
 RECENT, BEFORE = timedelta(minutes=15), timedelta(days=1)
-LEAST_RUNS = 5
-"""With fewer runs, times and failures are not compared."""
 LONGER = 1.5
 """Runs are longer than before from this factor on."""
 FAILING_SHARE = 0.1
@@ -148,7 +146,7 @@ def _read(scope: Scope, task: Task[Any, Any]) -> _Subject:
 
 
 def _waits(_: Scope, subject: _Subject) -> Iterator[Check]:
-    """The verdict on which the others bear."""
+    """Say whether tasks of the type wait longer than its target. The other checks explain this one."""
     live, target = subject.all, subject.task.target_wait
     if live.oldest is None:
         held = [f"; {live.held:,} wait for a limit" if live.held else ""]
@@ -174,7 +172,7 @@ def _paused(_: Scope, subject: _Subject) -> Iterator[Check]:
         due = subject.all.due if live is None else live.get(pause.name, _Live()).due
         since, reason = lasting(datetime.now(UTC) - pause.since), f": {pause.reason}" if pause.reason else ""
         text = (
-            f"{pause.scope} {pause.name} was paused {since} ago by {pause.by or 'an unknown operator'}{reason}. "
+            f"{pause.scope} {pause.name} was paused {since} ago by {pause.by or doctor_database.NOBODY}{reason}. "
             f"{due:,} due {'task waits' if due == 1 else 'tasks wait'} for its end"
         )
         yield Check(Grade.BAD, "pause", text, f"`joblane resume {pause.scope} {argument(pause.name)}`")

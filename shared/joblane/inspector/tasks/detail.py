@@ -1,8 +1,10 @@
-"""All details of one task, and why it is not running."""
+"""All details of one task, with its parents and children, and why it is not running."""
 
 from __future__ import annotations
 
+import json
 import re
+from collections import Counter
 from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
@@ -15,12 +17,11 @@ from joblane.inspector.choices import ALLOWED, BULK_TYPE
 from joblane.inspector.links import logs_link
 from joblane.inspector.scope import Scope
 from joblane.inspector.tasks.filter_sql import reading
-from joblane.inspector.tasks.relatives import relatives
 from joblane.inspector.tasks.row import Record, read, shown_tags
 from joblane.inspector.tasks.why import why
-from joblane.inspector.views import Attempt, Step, TaskRow, TaskView
-from joblane.record.driver.connection import Row
-from joblane.record.row.states import State
+from joblane.inspector.views import Attempt, Relative, Relatives, Step, TaskRow, TaskView
+from joblane.record.driver.connection import Connection, Row
+from joblane.record.row.states import ENDED_SQL, State, as_read
 from joblane.record.task.status import Progress
 from joblane.tasks.payload import Payload
 from joblane.tasks.redaction import MASK, masked, redacted_names
@@ -31,7 +32,6 @@ from joblane.tasks.unique import PAYLOAD_KEY
 UNSHOWN = "(cannot be shown: nested too deeply)"
 ATTEMPTS_SHOWN = 500
 """The last runs; a task that continues over many invocations has a run for each."""
-AUDIT_SHOWN = 100
 REPLAYS_SHOWN = 100
 TRACEPARENT = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
 """Source: W3C Trace Context, *traceparent header*."""
@@ -55,6 +55,24 @@ select (select array(select details ->> 'new_id' from joblane.audit
 STEPS = """
 select name, created_at, octet_length(value::text) from joblane.task_steps where task_id = $1 order by created_at, name
 """
+RELATIVES_SHOWN = 50
+"""Parents or children of a task that are shown."""
+MOST_COUNTED = 1_000
+"""Parents or children of a task whose states are counted, in some milliseconds."""
+_STATE = "left join lateral (select t.type, t.state from joblane.tasks t where t.id = x.id limit 1) p on true"
+ORDER = f"case when p.state = 'archived' then 0 when p.state in {ENDED_SQL} or p.state is null then 2 else 1 end"
+PARENT_TASKS = f"""
+select x.id, p.type, p.state
+  from (select id, n from jsonb_array_elements_text($1::jsonb) with ordinality as after(id, n)) as x {_STATE}
+ order by {ORDER}, x.n
+"""
+"""At most 1,000 ids are given: more parents are not accepted."""
+CHILD_TASKS = f"""
+select x.id, p.type, p.state
+  from (select child as id from joblane.task_children where parent = $1 order by parent, child
+         limit {MOST_COUNTED + 1}) as x
+  {_STATE} order by {ORDER}, x.id
+"""
 
 
 def task(scope: Scope, id_: str) -> TaskView:
@@ -63,7 +81,7 @@ def task(scope: Scope, id_: str) -> TaskView:
         attempts = [Attempt(*row) for row in connection.run(ATTEMPTS, id_)]
         [[replays, *progress, items_done]] = connection.run(RELATED, id_)
         steps = connection.run(STEPS, id_)
-        entries = audit.entries(scope, target=id_, limit=AUDIT_SHOWN)
+        entries = audit.entries(scope, target=id_, limit=audit.SHOWN_OF_TARGET)
         ended = [attempt.outcome for attempt in attempts if attempt.outcome is not None]
         related = relatives(connection, record)
         reason = why(scope, connection, record, ended[-1] if ended else None)
@@ -164,3 +182,37 @@ def _log_link(scope: Scope, record: Record) -> str | None:
     if record.runs == 0:
         return None
     return logs_link(scope.region, scope.log_group(record.type), record.id, record.created_at, record.finished_at)
+
+
+def relatives(connection: Connection, record: Record) -> dict[str, Any]:
+    """Return the fields of a task's view that name other tasks, and its options without them."""
+    after = record.after or []
+    of = record.callback_of
+    return {
+        "parents": _relatives(connection.run(PARENT_TASKS, json.dumps(after)) if after else []),
+        "on_parent_dead": record.on_parent_dead,
+        "children": _relatives(connection.run(CHILD_TASKS, record.id)),
+        "enqueued_by": record.enqueued_by,
+        "batch": record.batch or of,
+        "callback": None if of is None else record.id.removeprefix(f"{of}:"),
+        "options": {**record.options, **_own_options(record)},
+    }
+
+
+def _own_options(record: Record) -> dict[str, Any]:
+    """Return the options that have columns, as far as the task has them."""
+    debounce = None if record.asks is None else {"asks": record.asks, "longest": record.longest_seconds}
+    named = {name: getattr(record, name) for name in ("schedule", "tick_key", "events", "on_archived")}
+    return {name: value for name, value in (named | {"debounce": debounce}).items() if value is not None}
+
+
+def _relatives(rows: Any) -> Relatives:
+    found = [Relative(id_, type_, state and as_read(State, state)) for id_, type_, state in rows[:MOST_COUNTED]]
+    states = Counter(one.state for one in found if one.state is not None)
+    return Relatives(
+        tuple(found[:RELATIVES_SHOWN]),
+        more=len(rows) > RELATIVES_SHOWN,
+        states=dict(states),
+        removed=len(found) - states.total(),
+        exact=len(rows) <= MOST_COUNTED,
+    )

@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 
 from joblane.errors import storable
 from joblane.inspector.choices import ALLOWED
-from joblane.inspector.durations import LONGEST
+from joblane.inspector.durations import LONGEST, written
 from joblane.inspector.errors import SelectionError
 from joblane.inspector.filter import BulkAction, Filter
 from joblane.inspector.nearest import meant
@@ -30,6 +30,8 @@ from joblane.sqs.message import ID_PATTERN, MAX_ID, TENANT_PATTERN
 from joblane.tasks.options import MAX_TAG
 
 LARGEST_PAGE = 500
+LONGEST_WITHIN = timedelta(days=30)
+"""The longest period of statistics."""
 MAX_VALUES = LARGEST_PAGE
 """Values of one field of a filter: enough for the ids of a whole page."""
 MAX_ERROR = 200
@@ -103,6 +105,13 @@ def check_number(field: str, number: object, most: int, *, least: int = 1) -> No
     """Raise :class:`SelectionError` unless ``number`` is from ``least`` to ``most``."""
     if type(number) is not int or not least <= number <= most:
         raise SelectionError(field, f"a whole number from {least} to {most} is required")
+
+
+def check_within(within: object, shortest: timedelta = timedelta(minutes=1)) -> None:
+    """Raise :class:`SelectionError` unless ``within`` is a time from ``shortest`` to :data:`LONGEST_WITHIN`."""
+    if not isinstance(within, timedelta) or not shortest <= within <= LONGEST_WITHIN:
+        given = written(within) if isinstance(within, timedelta) else repr(within)
+        raise SelectionError("within", f"{written(shortest)} to {written(LONGEST_WITHIN)} is required, not {given}")
 
 
 def _match(field: str, value: str | None, pattern: re.Pattern[str], wanted: str) -> None:

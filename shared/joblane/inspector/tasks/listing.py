@@ -29,7 +29,7 @@ from joblane.record.row.states import State, as_read
 from joblane.record.run_statistics import FAILED_OUTCOMES
 
 COUNT_CAP = 10_000
-"""Rows are counted up to here."""
+"""Tasks and schedules are counted up to here."""
 MOST_STEPS = 50
 """The steps of a count for an action, which search a million rows. A count without an action takes one."""
 COLUMNS = (

@@ -15,13 +15,13 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from joblane.errors import UnknownTaskError
+from joblane.inspector.filter import MAX_LOG_LINES
 from joblane.inspector.scope import Scope
 from joblane.inspector.stage.aws import client
 from joblane.inspector.tasks.filter_sql import check_number
 from joblane.inspector.tasks.row import check_id
 from joblane.inspector.views import LogLine
 
-MAX_LINES = 1000
 ATTEMPTS = 20
 """Only the last attempts are searched."""
 PAGES = 10
@@ -63,7 +63,7 @@ def of_task(scope: Scope, id_: str, limit: int) -> tuple[LogLine, ...]:
 
     Empty if the log no longer exists.
     """
-    check_number("limit", limit, MAX_LINES)
+    check_number("limit", limit, MAX_LOG_LINES)
     found = scope.connection.run(TASK, check_id(id_))
     if not found:
         raise UnknownTaskError(id_)

@@ -17,6 +17,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from joblane.errors import NOT_IN_DEV
+from joblane.local.deployment import ACCOUNT
 from joblane.local.dev.messages import (
     AwsError,
     checked_entry,
@@ -26,16 +27,16 @@ from joblane.local.dev.messages import (
     whole_number,
 )
 from joblane.local.dev.queues import NO_LIMIT, DevQueues
+from joblane.local.ministack import HEALTH_PATH
+from joblane.local.stack import REGION
 from joblane.names import dead_letter_name
 from joblane.quotas import MAX_BATCH, MAX_MESSAGE_BYTES, MAX_VISIBILITY, QUEUE_RETENTION
 
-ACCOUNT, REGION = "000000000000", "us-east-1"
 MAX_REQUEST_BYTES = 16 << 20
 """A batch of 1 MiB, whose characters are escaped, and its attributes."""
 MAX_WAIT_SECONDS = 20
 """Source: ReceiveMessage, SQS API reference."""
 MAX_VISIBILITY_SECONDS = int(MAX_VISIBILITY.total_seconds())
-HEALTH_PATH = "/_localstack/health"
 SCOPE = re.compile(r"Credential=[^/]+/\d{8}/[^/]+/([a-z0-9-]+)/aws4_request")
 UNKNOWN = "this service"
 BATCH_ID = re.compile(r"[A-Za-z0-9_-]{1,80}")

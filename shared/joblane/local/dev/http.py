@@ -18,7 +18,7 @@ class Server(uvicorn.Server):
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
-        """Capture none."""
+        """Leave each signal to its handler of this process."""
         yield
 
 

@@ -16,7 +16,7 @@ from joblane.local.deployment import local_stage
 from joblane.local.dev import lock
 from joblane.local.dev.control import Control
 from joblane.local.dev.database import await_end
-from joblane.local.dev.endpoint import REGION, Endpoint
+from joblane.local.dev.endpoint import Endpoint
 from joblane.local.dev.http import Server, config, listen
 from joblane.local.dev.log import GREEN, RED, YELLOW, Log, short
 from joblane.local.dev.page import Page, PageProcess
@@ -28,11 +28,13 @@ from joblane.local.emulator import guarded
 from joblane.local.errors import LocalError
 from joblane.local.ports import HOST
 from joblane.local.postgres import Postgres
+from joblane.local.stack import REGION
 from joblane.local.tools import clean_environment
-from joblane.names import event_bus_name, folder_of
+from joblane.names import OWN_TYPES, event_bus_name, folder_of
 from joblane.project import Project
 from joblane.settings import EVENT_BUS
 from joblane.sqs.client import Entry
+from joblane.telemetry import METRICS_DISABLED
 from joblane.worker.router import Router
 
 END_SECONDS = 0.8
@@ -192,7 +194,7 @@ class Dev:
             **self._addresses(stage),
             "JOBLANE_STAGE": "local",
             EVENT_BUS: event_bus_name(self._prefix),  # the log shows what is sent to it
-            "POWERTOOLS_METRICS_DISABLED": "true",
+            METRICS_DISABLED: "true",
         }
 
     def _addresses(self, stage: Mapping[str, Any]) -> dict[str, str]:
@@ -268,7 +270,7 @@ class Dev:
         env_file.write(self._env_file, {**given, **self._addresses(_own_stage(self._project))})
 
     def _banner(self, declared: Mapping[str, Any], recovered: int) -> None:
-        types = [type_ for type_ in declared["types"] if not type_.startswith("jobs:")]
+        types = [type_ for type_ in declared["types"] if not type_.startswith(OWN_TYPES)]
         shown = self._env_file
         if shown.is_relative_to(Path.cwd()):
             shown = shown.relative_to(Path.cwd())

@@ -24,10 +24,9 @@ from joblane.page.app import COMMON, assemble
 from joblane.page.hosted.event import respond
 from joblane.page.hosted.guard import SIGN_OUT, SIGNED_IN, HostedGuard, sign_out
 from joblane.page.hosted.issuer import Issuer
-from joblane.page.hosted.key import client_secret, session_key
-from joblane.page.hosted.signing import Signer
+from joblane.page.hosted.signing import Signer, client_secret, session_key
 from joblane.page.inspectors import Desk
-from joblane.page.notices import Notices
+from joblane.page.steps import Notices
 
 if TYPE_CHECKING:
     from botocore.credentials import Credentials

@@ -6,10 +6,11 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from joblane.inspector.choices import MAX_CANARY, archived_members
+from joblane.inspector.filter import DEFAULT_RATE
 from joblane.inspector.inspector import Inspector
 from joblane.page.filters import whole
 from joblane.page.steps import form, page, redirect
-from joblane.page.views.bulk import DEFAULT_RATE, rate_of
+from joblane.page.views.bulk import rate_of
 
 MOST = 100
 """Batches that are listed."""

@@ -13,15 +13,13 @@ from starlette.responses import Response
 from joblane.errors import UnknownTaskError
 from joblane.inspector.choices import MAX_RATE
 from joblane.inspector.errors import SelectionError
-from joblane.inspector.filter import BulkAction, Filter
+from joblane.inspector.filter import DEFAULT_RATE, BulkAction, Filter
 from joblane.inspector.inspector import Inspector
 from joblane.inspector.views import TaskRow
 from joblane.page.filters import Fields, described, name_of, read, whole, write
 from joblane.page.steps import form, page, redirect
 
 EXAMPLES = 5
-DEFAULT_RATE = 50
-"""Tasks a second."""
 
 
 def list_all(request: Request, inspector: Inspector) -> Response:

@@ -9,13 +9,12 @@ from starlette.responses import Response
 
 from joblane.inspector.choices import MAX_CANARY, SORTS, removable, within
 from joblane.inspector.errors import SelectionError
-from joblane.inspector.filter import Filter
+from joblane.inspector.filter import DEFAULT_CANARY, DEFAULT_RATE, Filter
 from joblane.inspector.inspector import Inspector
 from joblane.page.filters import Fields, read, whole, write
 from joblane.page.steps import form, page, redirect
-from joblane.page.views.bulk import DEFAULT_RATE, rate_of
+from joblane.page.views.bulk import rate_of
 
-CANARY = 5
 UNREADABLE = ""
 """The type of a group of dead letters that cannot be read."""
 
@@ -43,7 +42,7 @@ def dry_run(request: Request, inspector: Inspector) -> Response:
         obsolete=removable(found, wanted),
         fields=write(wanted),
         rate=DEFAULT_RATE,
-        canary=CANARY
+        canary=DEFAULT_CANARY
         if all(group.type for group in groups)
         else 0,  # an unreadable message creates no task to wait for
     )

@@ -11,6 +11,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from joblane.errors import LimitError
+from joblane.inspector.choices import MOST_ERRORS
 from joblane.inspector.durations import stamp
 from joblane.inspector.errors import SelectionError
 from joblane.inspector.filter import PauseScope
@@ -25,8 +26,7 @@ from joblane.record.flow.limit_status import MOST_COUNTED, LimitStatus
 from joblane.tasks.limit import TENANT
 
 WITHIN = ("15m", "2h", "1d", "7d", "30d")
-MOST_ERRORS = 5
-MOST_TYPES = 10
+MOST_LIMITED = 10
 """Types whose limits of a tenant are shown."""
 PERCENTILES = ("p50", "p95", "p99")
 
@@ -83,7 +83,7 @@ def _limits(inspector: Inspector, declared: Sequence[TypeView], kind: PauseScope
     if kind is PauseScope.TYPE:
         named += [(limit, None) for one in declared if one.type == name for limit in one.limits]
     elif name:
-        named += [(one.type, name) for one in declared if one.key == (TENANT,)][:MOST_TYPES]
+        named += [(one.type, name) for one in declared if one.key == (TENANT,)][:MOST_LIMITED]
     found: list[LimitStatus] = []
     for limit, key in named:
         with suppress(LimitError):  # the database does not have it yet, or the name of a tenant is no key

@@ -11,10 +11,9 @@ from starlette.responses import Response
 from joblane.inspector.errors import SelectionError
 from joblane.inspector.inspector import Inspector
 from joblane.inspector.views import ScheduleView
-from joblane.page.filters import YES
+from joblane.page.filters import PER_PAGE, YES
 from joblane.page.steps import desk, form, page, redirect
 
-PER_PAGE = 50
 FIELDS = ("text", "tenant", "type", "problem")
 NOTICES = {
     "run": "Enqueued: {}.",

@@ -9,7 +9,7 @@ from starlette.responses import Response
 
 from joblane.inspector.durations import stamp
 from joblane.inspector.errors import SelectionError
-from joblane.inspector.filter import PauseScope
+from joblane.inspector.filter import STATISTICS_BY, PauseScope
 from joblane.inspector.inspector import Inspector
 from joblane.inspector.views import Minute, Pause
 from joblane.names import Queue
@@ -18,7 +18,6 @@ from joblane.page.filters import Form, age, name_of, whole
 from joblane.page.steps import form, page, redirect
 
 WITHIN = ("1h", "1d", "7d", "30d")
-BY = ("type", "tenant")
 AUDIT_PER_PAGE = 50
 MOST_MARKS = 10
 """Marks of a queue: the latest."""
@@ -72,10 +71,10 @@ def tenants(request: Request, inspector: Inspector) -> Response:
 
 def statistics(request: Request, inspector: Inspector) -> Response:
     within, by = request.query_params.get("within") or "1d", request.query_params.get("by") or "type"
-    if by not in BY:
-        raise SelectionError("by", f"{' or '.join(BY)} is required")
+    if by not in STATISTICS_BY:
+        raise SelectionError("by", f"{' or '.join(STATISTICS_BY)} is required")
     found = inspector.statistics(within=age("within", within), by=by)
-    return page(request, "statistics.html", statistics=found, within=within, by=by, withins=WITHIN, bys=BY)
+    return page(request, "statistics.html", statistics=found, within=within, by=by, withins=WITHIN, bys=STATISTICS_BY)
 
 
 def audit(request: Request, inspector: Inspector) -> Response:

@@ -13,10 +13,9 @@ from joblane.inspector.choices import ALLOWED
 from joblane.inspector.errors import SelectionError
 from joblane.inspector.filter import BulkAction, Filter
 from joblane.inspector.inspector import Inspector
-from joblane.page.filters import SHOWN, read, whole
+from joblane.page.filters import PER_PAGE, SHOWN, read, whole
 from joblane.page.steps import desk, page
 
-PER_PAGE = 50
 MOST = 200
 """Tasks of one page: the ids of all selected tasks must fit into an address."""
 FIELDS = {

@@ -38,8 +38,8 @@ LOCK_NOT_AVAILABLE, UNIQUE_VIOLATION = "55P03", "23505"
 ROLLED_BACK = "40"
 """SQLSTATE class of a transaction that another one has made impossible: a deadlock, or a strict isolation level. It may
 succeed if it is repeated."""
-INSUFFICIENT_PRIVILEGE, NO_SCHEMA = "42501", "3F000"
-"""SQLSTATEs of a missing right and of a missing schema."""
+INSUFFICIENT_PRIVILEGE, NO_SCHEMA, UNDEFINED_TABLE = "42501", "3F000", "42P01"
+"""SQLSTATEs of a missing right, a missing schema and a missing table."""
 PING_AFTER_SECONDS = 30
 """A connection is tested before use after it was idle for this long. A test before every use would cost a round
 trip."""

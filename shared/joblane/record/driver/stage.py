@@ -3,21 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING
 
 from pg8000.exceptions import DatabaseError
 
 from joblane.errors import ForeignSchemaError, WrongStageError, sqlstate
-
-if TYPE_CHECKING:
-    from joblane.record.driver.connection import Connection
+from joblane.record.driver.connection import NO_SCHEMA, UNDEFINED_TABLE, Connection
 
 STAGE = "select prefix from joblane.stage"
 WRITE_STAGE = """insert into joblane.stage as s (prefix, project) values ({prefix}, {project})
 on conflict (only_row) do update set project = coalesce(s.project, excluded.project)
  where s.prefix = excluded.prefix"""
-NOT_MIGRATED = ("3F000", "42P01")
-"""SQLSTATEs of a missing schema and a missing table."""
+NOT_MIGRATED = (NO_SCHEMA, UNDEFINED_TABLE)
 
 
 def check_stage(connection: Connection, prefix: str) -> None:

@@ -34,7 +34,7 @@ class LimitKind(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class LimitValues:
-    """The values of a limit."""
+    """The numbers that a limit has in one place: declared, changed, or in force."""
 
     at_a_time: int | None
     """Tasks at a time. 0: none starts. None: any number, or not changed."""

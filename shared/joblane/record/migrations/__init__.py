@@ -9,12 +9,12 @@ import io
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import cache
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from joblane.errors import ForeignSchemaError
 from joblane.record.migrations import catalogue
 from joblane.record.migrations.catalogue import Difference
+from joblane.record.migrations.fixes import FOLDER
 from joblane.record.sql_functions import INSTALL
 
 if TYPE_CHECKING:
@@ -22,7 +22,6 @@ if TYPE_CHECKING:
 
     from joblane.record.driver.connection import Connection
 
-FOLDER = Path(__file__).parent
 LOCK = 0x6A6F626C616E65
 """The key of the advisory lock: 'joblane' in ASCII."""
 TAKE_LOCK = f"select pg_advisory_xact_lock({LOCK})"
