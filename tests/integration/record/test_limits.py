@@ -250,12 +250,12 @@ def test_an_operator_who_ends_a_turn_starts_the_next(limited: World, action: Bul
 
 
 def test_a_cancel_by_the_client_starts_the_next(limited: World) -> None:
-    put(limited, sample_single, "a", "b", "c")
-    assert ask(limited, sample_single, "a", "b", "c") == [RUN, HELD, HELD]
+    put(limited, sample_single, "a", "b", "c", "d")
+    assert ask(limited, sample_single, "a", "b", "c", "d") == [RUN, HELD, HELD, HELD]
     assert limited.client.cancel("b") == State.CANCELLED
     assert end(limited, "a") == ["c"]
     assert limited.client.cancel("c") == State.CANCELLED
-    put(limited, sample_single, "d")
+    assert states(limited, "d") == ["pending"]
     assert ask(limited, sample_single, "d") == [RUN]
 
 

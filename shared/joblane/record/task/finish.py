@@ -56,7 +56,7 @@ class Finish:
     released: list[str] = field(default_factory=list)
     """Children that do not wait for this task any more, once the finish is committed."""
     look: bool = False
-    """The task may have children, for which :func:`~joblane.record.flow.release.release` looks after the commit."""
+    """The task may have children, for which :class:`~joblane.record.flow.release.Release` looks after the commit."""
 
     def row(self) -> dict[str, Any]:
         return {name: getattr(self, name) for name in self.__slots__ if name not in ("released", "look")}
