@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Container, Coroutine, Hashable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import TYPE_CHECKING, Any
 
 from joblane.enqueue.insert import Run, insert_tasks
@@ -50,7 +50,7 @@ class Transaction(ABC):
         """Insert rows. Return a result for each task, in order."""
 
     @abstractmethod
-    def together(self) -> Any:
+    def together(self) -> AbstractContextManager[Run]:
         """Return a context manager with a function like :meth:`run`. Its statements commit together."""
 
     @property
@@ -60,7 +60,7 @@ class Transaction(ABC):
 
     @abstractmethod
     def send(self, inserted: Sequence[NewTask | JobError]) -> Container[str]:
-        """Have the messages of new tasks sent after the commit. Return the ids of those that are sent already."""
+        """Have the messages of new tasks sent after the commit. Return the ids of tasks whose message was sent."""
 
 
 class CallersTransaction(Transaction):

@@ -1,4 +1,4 @@
-"""Enqueueing in an ``AsyncSession``: the outbox's rules, and sends that do not block the event loop."""
+"""Enqueueing in an ``AsyncSession``: sends that do not block the event loop. ``test_transports`` has the outbox."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import threading
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from datetime import timedelta
 from typing import Any
 
@@ -26,23 +26,19 @@ from sqlalchemy.orm import Session, scoped_session, sessionmaker
 from joblane import Enqueued, Job, JobClient, telemetry
 from joblane.errors import EnqueueError, TaskIdConflictError, UnknownTaskError, WaitTimeoutError
 from joblane.sqs.client import CONNECTIONS, Entry
-from joblane.sqs.message import decode
 from tests.patience import PATIENCE_SECONDS
 from tests.samples import Sample, sample_one
 from tests.sends import Sends, is_before_commit
+from tests.transports import LANE, rows, sends_of, sent
 from tests.world import World
 
 AnyAsyncSession = AsyncSession | async_scoped_session[AsyncSession]
-LANE = "jobs-default-sample-one"
 DRIVERS = ["asyncpg", "psycopg"]
 
 
 @pytest.fixture
 def sends(world: World) -> Sends:
-    world.lane(sample_one)
-    world.client._producer._sqs = world.sqs
-    world.run("create table work (what text)")
-    return Sends.of(world.sqs)
+    return sends_of(world)
 
 
 @pytest.fixture(params=DRIVERS)
@@ -70,73 +66,7 @@ async def enqueue(
     return (await world.client.aenqueue(sample_one, Sample(), session=session, task_id=task_id, **options)).id
 
 
-def sent(sends: Sends) -> list[str | None]:
-    return [decode(entry["MessageBody"]).id for entry in sends.to(LANE)]
-
-
-def rows(world: World) -> list[str]:
-    return [row[0] for row in world.run("select id from joblane.tasks order by id")]
-
-
 # --- The rules of the outbox ---------------------------------------------------------------------------------------
-
-
-def test_the_task_commits_with_the_callers_work_and_is_sent_in_a_thread(
-    world: World, sends: Sends, driver: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    real, threads = world.client._producer.send_committed, list[str]()
-
-    def note(tasks: Any) -> None:
-        threads.append(threading.current_thread().name)
-        real(tasks)
-
-    monkeypatch.setattr(world.client._producer, "send_committed", note)
-
-    async def main() -> str:
-        async with engine_of(world, driver, pool_size=1, max_overflow=0) as engine, AsyncSession(engine) as session:
-            await work(session)
-            result = await world.client.aenqueue(sample_one, Sample(number=7), session=session)
-            assert (result.sent, rows(world), sends.messages) == (False, [], [])
-            await session.commit()
-            assert sent(sends) == [result.id], "the commit ends after the send"
-            await work(session)  # the session is usable, and gave its connection back
-            await session.commit()
-            return result.id
-
-    id_ = asyncio.run(main())
-    assert (rows(world), world.run("select what from work")) == ([id_], [["done"], ["done"]])
-    assert [name.startswith("joblane") for name in threads] == [True]
-
-
-def test_only_what_a_transaction_commits_is_sent(world: World, sends: Sends, driver: str) -> None:
-    async def main() -> list[str]:
-        async with engine_of(world, driver) as engine:
-            async with AsyncSession(engine) as session:  # two commits, and a rollback between them
-                first = await enqueue(world, session)
-                await session.commit()
-                await enqueue(world, session)
-                await session.rollback()
-                second = await enqueue(world, session)
-                await session.commit()
-            async with AsyncSession(engine) as session:  # closed without a commit
-                await enqueue(world, session)
-            async with AsyncSession(engine) as session, session.begin():  # savepoints
-                async with session.begin_nested():
-                    third = await enqueue(world, session)
-                with suppress(ZeroDivisionError):
-                    async with session.begin_nested():
-                        await enqueue(world, session)
-                        raise ZeroDivisionError
-                assert sent(sends) == [first, second]
-            with suppress(ZeroDivisionError):
-                async with async_sessionmaker(engine).begin() as session:
-                    await enqueue(world, session)
-                    raise ZeroDivisionError
-            return [first, second, third]
-
-    committed = asyncio.run(main())
-    assert sent(sends) == committed
-    assert rows(world) == sorted(committed)
 
 
 def test_a_session_in_a_transaction_of_its_callers_leaves_the_send_to_the_sweep(
@@ -324,28 +254,6 @@ def test_a_thousand_enqueues_at_once_neither_block_the_loop_nor_leave_a_thread(
     assert threading.active_count() == before
 
 
-def test_an_unavailable_sqs_after_an_asynchronous_commit_is_a_warning(
-    world: World, sends: Sends, driver: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    lines: list[dict[str, Any]] = []
-    monkeypatch.setattr(telemetry.logger(), "warning", lambda *_, extra: lines.append(extra))
-    world.sqs.client.delete_queue(QueueUrl=world.sqs.url(LANE))
-    world.sqs._urls.clear()
-
-    async def main() -> str:
-        async with engine_of(world, driver) as engine, AsyncSession(engine) as session:
-            id_ = await enqueue(world, session)
-            await session.commit()
-            return id_
-
-    id_ = asyncio.run(main())
-    assert [(line["messages"], line["queue"]) for line in lines] == [(1, LANE)]
-    world.lane(sample_one)
-    world.run("update joblane.tasks set sweep_at = now()")
-    assert world.sweep().sent == 1
-    assert sent(sends) == [id_]
-
-
 def test_a_commit_that_can_start_no_thread_leaves_the_send_to_the_sweep(
     world: World, sends: Sends, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -394,24 +302,10 @@ def test_a_client_is_used_without_blocking(world: World, sends: Sends) -> None:
 # --- What is refused -----------------------------------------------------------------------------------------------
 
 
-def test_a_session_of_the_other_kind_is_refused_with_the_call_that_takes_it(world: World, sends: Sends) -> None:
-    async def main() -> None:
-        engine = create_engine("sqlite://")
-        odd: list[tuple[Any, str]] = [
-            (Session(engine), r"session: with a plain Session use jobs\.enqueue\("),
-            (scoped_session(sessionmaker(engine)), r"session: with a plain Session use jobs\.enqueue\("),
-            ("x", "session: an SQLAlchemy AsyncSession is required, not str"),
-        ]
-        for session, message in odd:
-            with pytest.raises(EnqueueError, match=message):
-                await enqueue(world, session)
-        async with engine_of(world) as async_engine, AsyncSession(async_engine) as session:
-            with pytest.raises(EnqueueError, match=r"session: a plain Session is required; .* await jobs\.aenqueue\("):
-                world.client.enqueue(sample_one, Sample(), session=session)  # type: ignore[arg-type]
-        engine.dispose()
-
-    asyncio.run(main())
-    assert (rows(world), sends.messages) == ([], [])
+def test_a_registry_of_plain_sessions_is_refused_with_the_call_that_takes_it(world: World, sends: Sends) -> None:
+    odd: Any = scoped_session(sessionmaker(create_engine("sqlite://")))
+    with pytest.raises(EnqueueError, match=r"session: with a plain Session use jobs\.enqueue\("):
+        asyncio.run(enqueue(world, odd))
 
 
 def test_another_event_loop_than_asyncios_is_named(world: World) -> None:

@@ -19,7 +19,6 @@ import pytest
 from moto import mock_aws
 from pg8000.exceptions import DatabaseError
 from sqlalchemy import text
-from sqlalchemy.ext.asyncio import AsyncSession
 
 from joblane import Enqueued, JobClient, MessageClient, Payload, Queue, TaskContext, task
 from joblane.client.client import client_within
@@ -193,18 +192,6 @@ def test_an_unknown_option_is_refused_with_the_similar_ones(world: World, sends:
         world.client.enqueue(sample_one, Sample(), **odd)
     assert caught.value.field == option
     assert str(caught.value).startswith(f"{option}: there is no such option; {hint}")
-
-
-def test_what_is_no_session_is_refused(world: World, sends: Sends) -> None:
-    odd: Any = "x"
-    with nothing_happens(world, sends), pytest.raises(EnqueueError, match="session: an SQLAlchemy Session is required"):
-        world.client.enqueue(sample_one, Sample(), session=odd)
-
-
-def test_an_asynchronous_session_is_refused_with_the_way_to_do_it(world: World, sends: Sends) -> None:
-    odd: Any = AsyncSession()
-    with nothing_happens(world, sends), pytest.raises(EnqueueError, match=r"await jobs\.aenqueue\("):
-        world.client.enqueue(sample_one, Sample(), session=odd)
 
 
 def test_a_client_closes_its_connection_at_the_end_of_a_block(world: World) -> None:

@@ -1,11 +1,10 @@
-"""Enqueueing in the caller's session: the row commits with the caller's work, and its message is sent afterwards."""
+"""Sessions of SQLAlchemy, also those of handlers: the parts that they share with no other transport."""
 
 from __future__ import annotations
 
 import gc
 import time
 from collections.abc import Iterator
-from contextlib import suppress
 from datetime import timedelta
 from typing import Any
 
@@ -15,31 +14,25 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session, scoped_session, sessionmaker
 from sqlalchemy.pool import QueuePool
 
-from joblane import Enqueued, JobClient, TaskContext
+from joblane import JobClient, TaskContext
 from joblane.enqueue.transaction import INLINE_SENDS
-from joblane.errors import DatabaseUnavailableError, TaskIdConflictError, sqlstate
+from joblane.errors import TaskIdConflictError, sqlstate
 from joblane.record.driver.connection import LOCK_NOT_AVAILABLE
 from joblane.record.driver.database import Database
-from joblane.record.migrations import upgrade
 from joblane.record.sql_functions import VERSION
-from joblane.sqs.message import decode
 from joblane.sweep.sweep import sweep
 from joblane.tasks.job import Job
 from tests.samples import Sample, behaviour, sample_one
 from tests.sends import Sends
+from tests.transports import LANE, rows, sends_of, sent
 from tests.world import PREFIX, World
 
-LANE = "jobs-default-sample-one"
-SWEEP_LANE = "jobs-low-jobs-sweep"
 pytestmark = pytest.mark.usefixtures("each_sweep")
 
 
 @pytest.fixture
 def sends(world: World) -> Sends:
-    world.lane(sample_one)
-    world.client._producer._sqs = world.sqs
-    world.run("create table work (what text)")
-    return Sends.of(world.sqs)
+    return sends_of(world)
 
 
 @pytest.fixture
@@ -66,150 +59,10 @@ def enqueue(world: World, session: Session | None, task_id: str | None = None, *
     return world.client.enqueue(sample_one, Sample(), session=session, task_id=task_id, **options).id
 
 
-def sent(sends: Sends) -> list[str | None]:
-    """Return the ids of the messages that were sent to the lane."""
-    return [decode(entry["MessageBody"]).id for entry in sends.to(LANE)]
-
-
-def rows(world: World) -> list[str]:
-    return [row[0] for row in world.run("select id from joblane.tasks order by id")]
-
-
 def sweep_all(world: World) -> None:
     """Run a sweep with every row due."""
     world.run("update joblane.tasks set sweep_at = now() where sweep_at is not null")
     sweep(world.database.get(), world.sqs, PREFIX)
-
-
-# --- Commit and rollback -------------------------------------------------------------------------------------------
-
-
-def test_the_row_commits_with_the_callers_work_and_is_sent_after_it(
-    world: World, sends: Sends, session: Session
-) -> None:
-    work(session)
-    info = world.client.enqueue(sample_one, Sample(number=7), session=session, tenant="acme")
-    assert (info.sent, info.state) == (False, "pending")
-    assert sends.messages == []
-    assert rows(world) == []
-    session.commit()
-    assert sent(sends) == [info.id]
-    assert world.run("select what from work") == [["done"]]
-    assert (world.row(info.id)["tenant"], sends.to(LANE)[0]["MessageGroupId"]) == ("acme", "acme")
-
-
-def test_a_rolled_back_task_leaves_no_row_and_no_message(world: World, sends: Sends, session: Session) -> None:
-    enqueue(world, session)
-    session.rollback()
-    work(session)
-    session.commit()
-    assert (rows(world), sends.messages) == ([], [])
-
-
-def test_a_session_closed_without_a_commit_leaves_nothing(world: World, sends: Sends, session: Session) -> None:
-    enqueue(world, session)
-    session.close()
-    work(session)
-    session.commit()
-    assert (rows(world), sends.messages) == ([], [])
-
-
-def test_a_block_that_begins_a_session_commits_or_rolls_back_whole(world: World, sends: Sends, engine: Engine) -> None:
-    with Session(engine) as session, session.begin():
-        kept = enqueue(world, session)
-    with suppress(ZeroDivisionError), Session(engine) as session, session.begin():
-        enqueue(world, session)
-        raise ZeroDivisionError
-    with sessionmaker(engine).begin() as session:
-        made = enqueue(world, session)
-    assert rows(world) == sorted([kept, made])
-    assert sent(sends) == [kept, made]
-
-
-def test_each_commit_of_a_session_sends_what_is_new(world: World, sends: Sends, session: Session) -> None:
-    first = enqueue(world, session)
-    session.commit()
-    second = enqueue(world, session)
-    session.commit()
-    session.commit()
-    assert sent(sends) == [first, second]
-
-
-def test_a_rollback_between_two_commits_takes_only_its_own(world: World, sends: Sends, session: Session) -> None:
-    first = enqueue(world, session)
-    session.commit()
-    enqueue(world, session)
-    session.rollback()
-    third = enqueue(world, session)
-    session.commit()
-    assert sent(sends) == [first, third]
-    assert rows(world) == sorted([first, third])
-
-
-def test_a_commit_that_the_database_refuses_sends_nothing(world: World, sends: Sends, session: Session) -> None:
-    world.run("create table once (n int unique deferrable initially deferred)")
-    world.run("insert into once values (1)")
-    enqueue(world, session)
-    session.execute(text("insert into once values (1)"))
-    with pytest.raises(Exception, match="23505"):
-        session.commit()
-    session.rollback()
-    session.commit()
-    assert (rows(world), sends.messages) == ([], [])
-
-
-def test_a_session_may_be_used_again_after_its_commit(world: World, sends: Sends, session: Session) -> None:
-    enqueue(world, session)
-    session.commit()
-    assert session.execute(text("select count(*) from joblane.tasks")).scalar() == 1
-
-
-# --- Savepoints ----------------------------------------------------------------------------------------------------
-
-
-def test_the_release_of_a_savepoint_sends_nothing_before_the_outer_commit(
-    world: World, sends: Sends, session: Session
-) -> None:
-    with session.begin_nested():
-        id_ = enqueue(world, session)
-    with session.begin_nested(), session.begin_nested():
-        work(session)
-    assert sends.messages == []
-    session.commit()
-    assert sent(sends) == [id_]
-
-
-def test_a_rolled_back_savepoint_never_runs(world: World, sends: Sends, session: Session) -> None:
-    ran: list[str] = []
-
-    @behaviour
-    def note(payload: Sample, ctx: TaskContext) -> None:
-        ran.append(ctx.task_id)
-
-    kept = world.client.enqueue(sample_one, Sample(do="note"), session=session).id
-    savepoint = session.begin_nested()
-    gone = world.client.enqueue(sample_one, Sample(do="note"), session=session).id
-    savepoint.rollback()
-    session.commit()
-    assert rows(world) == [kept]
-    assert sent(sends)[0] == kept
-    for message in world.take(sample_one):
-        assert world.deliver(sample_one, message["Body"]) == []
-    assert ran == [kept]
-    assert rows(world) == [kept]
-    assert gone not in ran
-
-
-def test_an_id_of_a_rolled_back_savepoint_may_be_used_again(world: World, sends: Sends, session: Session) -> None:
-    savepoint = session.begin_nested()
-    world.client.enqueue(sample_one, Sample(number=1), session=session, task_id="mine")
-    savepoint.rollback()
-    world.client.enqueue(sample_one, Sample(number=2), session=session, task_id="mine", process_in=timedelta(minutes=5))
-    session.commit()
-    assert world.row("mine")["payload"]["number"] == 2
-    for message in world.take(sample_one):
-        assert len(world.deliver(sample_one, message["Body"])) == 1, "it is not due yet"
-    assert world.row("mine")["state"] == "scheduled"
 
 
 def test_a_commit_to_the_root_with_a_savepoint_open_sends_once(world: World, sends: Sends, session: Session) -> None:
@@ -333,30 +186,7 @@ def test_a_delay_counts_from_the_call_and_not_from_the_commit(world: World, send
     ) == [[True]]
 
 
-def test_a_task_out_of_reach_of_sqs_waits_in_its_row(world: World, sends: Sends, session: Session) -> None:
-    id_ = enqueue(world, session, process_in=timedelta(hours=3))
-    session.commit()
-    assert sends.messages == []
-    assert world.row(id_)["state"] == "scheduled"
-
-
 # --- Many ----------------------------------------------------------------------------------------------------------
-
-
-def test_of_250_tasks_in_a_session_100_are_sent_and_the_sweep_is_woken_for_the_rest(
-    world: World, sends: Sends, session: Session
-) -> None:
-    world.sqs.client.create_queue(QueueName=SWEEP_LANE)
-    for _ in range(50):
-        enqueue(world, session)
-    world.client.enqueue_many([Job(sample_one, Sample()) for _ in range(200)], session=session)
-    session.commit()
-    assert len(sent(sends)) == INLINE_SENDS
-    (woken,) = sends.to(SWEEP_LANE)
-    assert decode(woken["MessageBody"]).type == "jobs:sweep"
-    swept = sweep(world.database.get(), world.sqs, PREFIX)
-    assert swept.sent == 150
-    assert len(sent(sends)) == len(set(sent(sends))) == 250
 
 
 def test_a_sweep_that_cannot_be_woken_does_not_fail_the_commit(world: World, sends: Sends, session: Session) -> None:
@@ -373,78 +203,7 @@ def test_of_tasks_far_and_near_all_near_ones_are_sent_at_once(world: World, send
     assert len(sent(sends)) == 20
 
 
-def test_no_jobs_in_a_session_are_no_work(world: World, sends: Sends, session: Session) -> None:
-    assert world.client.enqueue_many([], session=session) == []
-    session.commit()
-    assert sends.messages == []
-
-
-# --- Ids that are taken --------------------------------------------------------------------------------------------
-
-
-def test_a_conflict_leaves_the_callers_transaction_alive(world: World, sends: Sends, session: Session) -> None:
-    enqueue(world, None, "taken")
-    sends.clear()
-    work(session)
-    with pytest.raises(TaskIdConflictError):
-        enqueue(world, session, "taken")
-    results = world.client.enqueue_many(
-        [Job(sample_one, Sample(), task_id=id_) for id_ in ("taken", "free")], session=session
-    )
-    assert [type(result) for result in results] == [TaskIdConflictError, Enqueued]
-    session.commit()
-    assert sent(sends) == ["free"]
-    assert world.run("select what from work") == [["done"]]
-
-
-def test_an_id_twice_in_one_session_is_a_conflict(world: World, sends: Sends, session: Session) -> None:
-    enqueue(world, session, "mine")
-    with pytest.raises(TaskIdConflictError):
-        enqueue(world, session, "mine")
-    session.commit()
-    assert sent(sends) == ["mine"]
-
-
 # --- Faults after the commit ---------------------------------------------------------------------------------------
-
-
-def test_a_process_that_dies_between_commit_and_send_leaves_the_task_to_the_sweep(
-    world: World, sends: Sends, session: Session, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    class Death(BaseException):
-        pass
-
-    def die(*_: Any) -> None:
-        raise Death
-
-    with monkeypatch.context() as patch:
-        patch.setattr(world.client._producer, "send_committed", die)
-        id_ = enqueue(world, session)
-        with pytest.raises(Death):
-            session.commit()
-    assert world.row(id_)["state"] == "pending"
-    assert sends.messages == []
-    sweep_all(world)
-    assert sent(sends) == [id_]
-    assert world.deliver(sample_one, world.take(sample_one)[0]["Body"]) == []
-    assert world.row(id_)["state"] == "completed"
-
-
-@pytest.mark.parametrize("count", [1, 5, 30])
-def test_an_unavailable_sqs_after_the_commit_is_no_error_for_the_caller(
-    world: World, sends: Sends, session: Session, count: int
-) -> None:
-    for queue in (LANE,):
-        world.sqs.client.delete_queue(QueueUrl=world.sqs.url(queue))
-    world.sqs._urls.clear()
-    work(session)
-    world.client.enqueue_many([Job(sample_one, Sample()) for _ in range(count)], session=session)
-    session.commit()
-    assert world.run("select what from work") == [["done"]]
-    assert world.run("select count(*) from joblane.tasks") == [[count]]
-    world.lane(sample_one)
-    sweep_all(world)
-    assert len(sent(sends)) == count
 
 
 @pytest.mark.parametrize(
@@ -467,16 +226,6 @@ def test_a_second_connection_that_cannot_be_had_is_no_error_of_the_callers(
     enqueue(world, session)
     session.commit()
     assert len(sent(sends)) == 3, "the client is usable again"
-
-
-def test_a_pool_of_one_connection_is_enough(world: World, sends: Sends, session: Session, engine: Engine) -> None:
-    work(session)
-    enqueue(world, session)
-    session.commit()
-    with Session(engine) as other:
-        enqueue(world, other)
-        other.commit()
-    assert len(sent(sends)) == 2
 
 
 def test_an_enqueue_in_a_session_has_the_lock_timeout_of_its_function_alone(
@@ -636,24 +385,6 @@ def test_a_batch_mixes_up_nobodys_children(world: World, sends: Sends) -> None:
     assert len(world.deliver(sample_batch, *bodies)) == 2
     assert sorted(sent(sends), key=str) == ["child-0", "child-2"]
     assert [id_ for id_ in rows(world) if id_.startswith("child")] == ["child-0", "child-2"]
-
-
-def test_an_enqueue_names_what_the_database_lacks(world: World, session: Session) -> None:
-    world.run("alter schema joblane rename to elsewhere")
-    with pytest.raises(DatabaseUnavailableError, match="the database lacks Joblane's tables: run `joblane migrate`"):
-        world.client.enqueue(sample_one, Sample(), session=session)
-    session.rollback()
-    with pytest.raises(
-        DatabaseUnavailableError, match="nothing was written or sent, run `joblane migrate` and enqueue"
-    ):
-        world.client.enqueue(sample_one, Sample())
-    world.run("alter schema elsewhere rename to joblane")
-    world.run(f"drop function joblane.insert_{VERSION}")
-    with pytest.raises(DatabaseUnavailableError, match=rf"version {VERSION}: run `joblane migrate`"):
-        world.client.enqueue(sample_one, Sample(), session=session)
-    session.rollback()
-    upgrade(world.url)
-    assert world.client.enqueue(sample_one, Sample(), session=session).created
 
 
 def test_an_error_of_an_enqueue_in_a_session_shows_no_payload(world: World, sends: Sends, session: Session) -> None:
