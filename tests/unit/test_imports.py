@@ -6,6 +6,8 @@ The contracts in pyproject.toml cover rooms.
 from __future__ import annotations
 
 import ast
+import subprocess
+import sys
 from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
@@ -50,6 +52,13 @@ def test_a_function_on_aws_reads_no_project(package: str, graph: grimp.ImportGra
     used = graph.find_upstream_modules(f"joblane.{package}", as_package=True)
     assert used
     assert "joblane.project" not in used
+
+
+def test_a_client_without_a_database_imports_no_driver_of_it() -> None:
+    script = "import sys, joblane.client.message_client; sys.exit(str({'pg8000', 'sqlalchemy'} & {*sys.modules}))"
+    assert (
+        subprocess.run([sys.executable, "-c", script], capture_output=True, check=False, text=True).stderr == "set()\n"
+    )
 
 
 def test_a_new_module_stands_in_a_room_and_not_at_the_top() -> None:
