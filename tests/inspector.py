@@ -30,7 +30,6 @@ from joblane.inspector.views import (
     LogLine,
     Mark,
     Overview,
-    Page,
     Pause,
     Paused,
     Performance,
@@ -39,6 +38,7 @@ from joblane.inspector.views import (
     RunTimeScheduleView,
     ScheduleView,
     Statistic,
+    TaskPage,
     TaskRow,
     TaskView,
     TenantRow,
@@ -137,10 +137,10 @@ class FakeInspector:
     def _pauses(self) -> tuple[Pause, ...]:
         return tuple(self.paused.values())
 
-    def _tasks(self, filter: Filter, action: BulkAction | None, after: str | None, limit: int) -> Page:  # noqa: A002
+    def _tasks(self, filter: Filter, action: BulkAction | None, after: str | None, limit: int) -> TaskPage:  # noqa: A002
         start = int(after or 0)
         found = list(self._matching(filter, action))
-        return Page(tuple(found[start : start + limit]), str(start + limit) if start + limit < len(found) else None)
+        return TaskPage(tuple(found[start : start + limit]), str(start + limit) if start + limit < len(found) else None)
 
     def _count(self, filter: Filter, action: BulkAction | None) -> Count:  # noqa: A002
         return Count(len(list(self._matching(filter, action))), exact=True)

@@ -27,7 +27,6 @@ from joblane.inspector.views import (
     Mark,
     Minute,
     Overview,
-    Page,
     Pause,
     Paused,
     Percentiles,
@@ -43,10 +42,11 @@ from joblane.inspector.views import (
     RunTimeScheduleView,
     ScheduleView,
     Statistic,
+    TaskPage,
     TaskRow,
     TaskView,
     TenantRow,
-    Tick,
+    TickView,
     TypeView,
     Why,
 )
@@ -266,7 +266,7 @@ def batch(**changes: Any) -> BatchView:
 
 
 def schedule() -> ScheduleView:
-    ticks = (Tick(before(hours=1), "a", None), Tick(before(hours=2), "b", State.COMPLETED, 1_200))
+    ticks = (TickView(before(hours=1), "a", None), TickView(before(hours=2), "b", State.COMPLETED, 1_200))
     return ScheduleView(
         type="tenant:cleanup",
         name="0",
@@ -322,9 +322,9 @@ def run_time_schedule(**changes: Any) -> RunTimeScheduleView:
 
 def found() -> Found:
     """A search that has found tasks by an error and in payloads, and can continue."""
-    page = Page((task_row(),), None)
+    page = TaskPage((task_row(),), None)
     groups = (
-        FoundGroup(FoundKind.TYPE, Filter(types=(TYPE,)), Page((), None)),
+        FoundGroup(FoundKind.TYPE, Filter(types=(TYPE,)), TaskPage((), None)),
         FoundGroup(FoundKind.ERROR, Filter(error="time"), page),
         FoundGroup(FoundKind.PAYLOAD, None, page),
     )

@@ -6,15 +6,15 @@ from collections.abc import Iterator
 
 import pytest
 
-from joblane.cdk.preflight.findings import Finding, Kind
+from joblane.cdk.preflight.findings import Finding, FindingKind
 from joblane.cdk.preflight.read import check_deploy
 from tests.e2e.conftest import Deployed
 
 
 def refused(deployed: Deployed) -> list[Finding]:
     found = check_deploy("local", deployed.stack.folder / "cdk.out")
-    assert not [finding for finding in found if finding.kind is Kind.UNCHECKED]
-    return [finding for finding in found if finding.kind is Kind.REFUSED]
+    assert not [finding for finding in found if finding.kind is FindingKind.UNCHECKED]
+    return [finding for finding in found if finding.kind is FindingKind.REFUSED]
 
 
 @pytest.fixture

@@ -18,7 +18,7 @@ from joblane.cdk.constructs.aurora import PORT
 from joblane.cdk.constructs.code import Workload
 from joblane.cdk.constructs.granted_bucket import GrantedBucket
 from joblane.cdk.constructs.jobs import Jobs
-from joblane.cdk.constructs.network import FunctionNetwork, Target
+from joblane.cdk.constructs.network import FunctionNetwork, NetworkTarget
 from joblane.cdk.database_access import Address, DatabaseAccess, Login, Place
 from joblane.cdk.egress import check_egress, check_services, needs_of
 from joblane.cdk.errors import SynthError
@@ -187,7 +187,7 @@ class Joblane(Construct):
         self, stage: Stage, vpc: ec2.IVpc, subnets: ec2.SubnetSelection | None, database: JobDatabase, *, ipv6: bool
     ) -> Place:
         subnets = subnets or ec2.SubnetSelection(subnet_type=ec2.SubnetType.PRIVATE_WITH_EGRESS)
-        targets = [Target(PORT, "the database")] if database.resource is None else []
+        targets = [NetworkTarget(PORT, "the database")] if database.resource is None else []
         network = FunctionNetwork(self, "Network", stage=stage, vpc=vpc, subnets=subnets, targets=targets, ipv6=ipv6)
         if database.resource is not None:
             network.security_group.connections.allow_to_default_port(database.resource, "functions to database")

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from rich.table import Table
     from rich.text import Text
 
-    from joblane.inspector.views import RunTimeScheduleRow, RunTimeScheduleView, ScheduleView, Tick
+    from joblane.inspector.views import RunTimeScheduleRow, RunTimeScheduleView, ScheduleView, TickView
 
 MISSED_SHOWN = 6
 """Times of missed ticks; ``--json`` shows more."""
@@ -66,7 +66,7 @@ def schedule_table(found: Sequence[ScheduleView], width: int) -> Table:
     return made
 
 
-def _took(ticks: tuple[Tick, ...]) -> str | None:
+def _took(ticks: tuple[TickView, ...]) -> str | None:
     """The duration of the last run, and the longest of those whose ticks are shown."""
     durations = [tick.duration_ms for tick in ticks if tick.duration_ms is not None]
     if not durations:
@@ -75,7 +75,7 @@ def _took(ticks: tuple[Tick, ...]) -> str | None:
     return milliseconds(durations[0]) + (f", longest {milliseconds(longest)}" if longest > durations[0] else "")
 
 
-def _ticks(ticks: tuple[Tick, ...]) -> Text:
+def _ticks(ticks: tuple[TickView, ...]) -> Text:
     """A mark for each of the last ticks, newest last."""
     from rich.text import Text
 

@@ -76,12 +76,12 @@ class Inspector:
         action: BulkAction | None = None,
         after: str | None = None,
         limit: int = 50,
-    ) -> views.Page:
+    ) -> views.TaskPage:
         """A page of tasks, newest first.
 
         ``action``: only tasks that this action would change. ``after``: the position that the previous page returned.
         ``limit``: 1 to 500. A page reads at most 20,000 rows, so a page of few matching tasks may end before it is
-        full: see :class:`~joblane.inspector.views.Page`.
+        full: see :class:`~joblane.inspector.views.TaskPage`.
         """
         return listing.tasks(self._scope, filter, action, after, limit)
 

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from rich.console import Console
 
 
-class Steps:
+class Checklist:
     """Prints a line for each finished step and, on a terminal, the names of the running steps."""
 
     def __init__(self, console: Console) -> None:

@@ -31,7 +31,7 @@ from joblane.local.errors import LocalError
 from joblane.local.git import deployer, version_of
 from joblane.local.ministack import MiniStack, is_healthy
 from joblane.local.postgres import Postgres
-from joblane.local.progress import Steps
+from joblane.local.progress import Checklist
 from joblane.local.tools import Tools, clean_environment
 from joblane.project import Project
 
@@ -137,7 +137,7 @@ class LocalStack:
 
         Raises: `LocalError`; parts that did start keep running, so that they can be inspected.
         """
-        steps = Steps(self._console or Console(quiet=True))
+        steps = Checklist(self._console or Console(quiet=True))
         self.check()
         with self._alone():
             self.tools.fetch(steps, emulator=self.emulator is not None)
@@ -198,14 +198,14 @@ class LocalStack:
             raise LocalError(f"No stack has an output {name!r}; there are {', '.join(sorted(found)) or 'none'}.")
         return found[name]
 
-    def _start_emulator(self, steps: Steps, deployment: Deployment) -> None:
+    def _start_emulator(self, steps: Checklist, deployment: Deployment) -> None:
         with steps.step(f"AWS emulator on {self.endpoint}"):
             if self.emulator:
                 self.emulator.start()
         with steps.step("CDK bootstrap"):
             deployment.bootstrap()
 
-    def _migrate(self, steps: Steps) -> None:
+    def _migrate(self, steps: Checklist) -> None:
         from joblane.record.migrate import migrate
 
         # the deploy's own migration runs only if the code has changed, and on some emulators never
@@ -213,7 +213,7 @@ class LocalStack:
             root = self.project.root
             migrate(self.database_url, prefix=self.prefix, version=version_of(root), by=deployer(root))
 
-    def _synth(self, steps: Steps, deployment: Deployment) -> None:
+    def _synth(self, steps: Checklist, deployment: Deployment) -> None:
         with steps.step("CDK synth"):
             deployment.synth()
 

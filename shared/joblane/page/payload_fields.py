@@ -22,7 +22,7 @@ DEEPEST = 20
 """References that are followed."""
 
 
-class Kind(StrEnum):
+class InputKind(StrEnum):
     """The kind of input that a form has for a field."""
 
     TEXT = "text"
@@ -45,7 +45,7 @@ class PayloadField:
     """
 
     name: str
-    kind: Kind
+    kind: InputKind
     required: bool
     nullable: bool
     masked: bool
@@ -111,8 +111,8 @@ def _field(
     has_default, default = part.get("default") is not None, None
     if has_default and not secret:
         default = _written(kind, part["default"])
-        if kind is Kind.TEXT and "\n" in default:
-            kind = Kind.LINES
+        if kind is InputKind.TEXT and "\n" in default:
+            kind = InputKind.LINES
     description = part.get("description") or ""
     return PayloadField(name, kind, required, nullable, masked, secret, has_default, default, choices, str(description))
 
@@ -147,21 +147,23 @@ def _constants(found: Mapping[str, Any]) -> list[Any]:
     return [found["const"]] if "const" in found else list(_list(found, "enum"))
 
 
-def _input(found: Mapping[str, Any]) -> tuple[Kind, tuple[tuple[str, str], ...]]:
+def _input(found: Mapping[str, Any]) -> tuple[InputKind, tuple[tuple[str, str], ...]]:
     """The kind of input for the values that are not null, and the choices."""
     if constants := _constants(found):
-        texts = [_written(Kind.CHOICE, one) for one in constants]
-        return Kind.CHOICE, tuple(
+        texts = [_written(InputKind.CHOICE, one) for one in constants]
+        return InputKind.CHOICE, tuple(
             (text, one if isinstance(one, str) else text) for text, one in zip(texts, constants, strict=True)
         )
     type_, format_ = found.get("type"), found.get("format")
     if type_ == "boolean":
-        return Kind.CHOICE, (("true", "true"), ("false", "false"))
+        return InputKind.CHOICE, (("true", "true"), ("false", "false"))
     if type_ != "string":
-        return (Kind.INTEGER if type_ == "integer" else Kind.NUMBER if type_ == "number" else Kind.JSON), ()
+        return {"integer": InputKind.INTEGER, "number": InputKind.NUMBER}.get(str(type_), InputKind.JSON), ()
     longest = found.get("maxLength")
     lines = isinstance(longest, int) and longest > LONGEST_LINE
-    return {"date-time": Kind.TIME, "date": Kind.DATE}.get(str(format_), Kind.LINES if lines else Kind.TEXT), ()
+    return {"date-time": InputKind.TIME, "date": InputKind.DATE}.get(
+        str(format_), InputKind.LINES if lines else InputKind.TEXT
+    ), ()
 
 
 def _holds(schema: Mapping[str, Any], part: Any, secrets: frozenset[str]) -> bool:
@@ -180,11 +182,11 @@ def _holds(schema: Mapping[str, Any], part: Any, secrets: frozenset[str]) -> boo
     return False
 
 
-def _written(kind: Kind, value: Any) -> str:
+def _written(kind: InputKind, value: Any) -> str:
     """A value as the text of an input."""
-    if isinstance(value, str) and kind in (Kind.TEXT, Kind.LINES, Kind.TIME, Kind.DATE):
+    if isinstance(value, str) and kind in (InputKind.TEXT, InputKind.LINES, InputKind.TIME, InputKind.DATE):
         return value
-    return json.dumps(value, ensure_ascii=False, indent=2 if kind is Kind.JSON and value else None)
+    return json.dumps(value, ensure_ascii=False, indent=2 if kind is InputKind.JSON and value else None)
 
 
 def _mapping(value: Any) -> Mapping[str, Any]:
@@ -205,7 +207,7 @@ LEFT_OUT = object()
 def value_of(field: PayloadField, text: str) -> Any:
     """The value of an input, or :data:`LEFT_OUT`. Raises :class:`FieldProblem`."""
     text = text.replace("\r\n", "\n")
-    if field.kind not in (Kind.TEXT, Kind.LINES):
+    if field.kind not in (InputKind.TEXT, InputKind.LINES):
         text = text.strip()
     if not text:
         if field.must_be_given:
@@ -261,13 +263,13 @@ def _choice(text: str) -> Any:
 
 
 READ = {
-    Kind.TEXT: _text,
-    Kind.LINES: _text,
-    Kind.INTEGER: _integer,
-    Kind.NUMBER: _number,
-    Kind.CHOICE: _choice,
-    Kind.TIME: _text,
-    Kind.DATE: _text,
-    Kind.JSON: _json,
+    InputKind.TEXT: _text,
+    InputKind.LINES: _text,
+    InputKind.INTEGER: _integer,
+    InputKind.NUMBER: _number,
+    InputKind.CHOICE: _choice,
+    InputKind.TIME: _text,
+    InputKind.DATE: _text,
+    InputKind.JSON: _json,
 }
 """Kind → the value of a text that is not empty. Each raises :class:`FieldProblem`."""

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from markupsafe import Markup
 
-from joblane.inspector.views import Tick
+from joblane.inspector.views import TickView
 
 WIDTH, HEIGHT = 240, 36
 TICK_WIDTH = 12
@@ -33,7 +33,7 @@ def bars(values: Sequence[int], label: str, kind: str, marks: Marks = (), top: f
     return FRAME.format(kind, WIDTH, HEIGHT, label, drawn, _drawn(marks))
 
 
-def strip(ticks: Sequence[Tick], label: str) -> Markup:
+def strip(ticks: Sequence[TickView], label: str) -> Markup:
     """A bar for each tick, the latest on the right: its height is the duration, its colour the state."""
     longest = max([1, *(tick.duration_ms or 0 for tick in ticks)])
     drawn = Markup("").join(

@@ -12,21 +12,21 @@ from joblane.tasks.decorator import payload_class, task
 from joblane.tasks.payload import Payload
 from joblane.tasks.task import NO_HANDLER, P, Task, check_type
 
-Options = ParamSpec("Options")
+Parameters = ParamSpec("Parameters")
 R = TypeVar("R")
 
 
-class Declare(Protocol[Options]):
+class Declare(Protocol[Parameters]):
     """The type of :func:`declare`, which has the options of another function."""
 
     def __call__(
-        self, type_: str, payload: type[P], *none: Options.args, **options: Options.kwargs
+        self, type_: str, payload: type[P], *none: Parameters.args, **options: Parameters.kwargs
     ) -> Task[P, Any]: ...
 
 
 def _with_options_of(
-    _: Callable[Concatenate[str, Options], Any],
-) -> Callable[[Callable[..., Any]], Declare[Options]]:
+    _: Callable[Concatenate[str, Parameters], Any],
+) -> Callable[[Callable[..., Any]], Declare[Parameters]]:
     return lambda function: function
 
 

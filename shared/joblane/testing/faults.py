@@ -73,7 +73,7 @@ class HookedDatabase(Database):
         self._hook(JOINED_COMMIT, commit)
 
 
-class Kind(Enum):
+class FaultKind(Enum):
     DUPLICATE = auto()
     DUPLICATE_WHILE_RUNNING = auto()
     CRASH_BEFORE_COMMIT = auto()
@@ -82,14 +82,14 @@ class Kind(Enum):
     CANCEL_AT_CHECK = auto()
 
 
-CRASHES = (Kind.CRASH_BEFORE_COMMIT, Kind.CRASH_AFTER_COMMIT)
+CRASHES = (FaultKind.CRASH_BEFORE_COMMIT, FaultKind.CRASH_AFTER_COMMIT)
 
 
 @dataclass
 class Fault:
     """A fault that a test has armed."""
 
-    kind: Kind
+    kind: FaultKind
     """Kind of the fault."""
     type: str | None
     """Type of the tasks that it concerns. None: all."""
@@ -113,7 +113,9 @@ class Faults:
         self._armed: list[Fault] = []
 
     @contextmanager
-    def armed(self, kind: Kind, task: Task[Any, Any] | None, times: int, number: int | None = None) -> Iterator[Fault]:
+    def armed(
+        self, kind: FaultKind, task: Task[Any, Any] | None, times: int, number: int | None = None
+    ) -> Iterator[Fault]:
         """Arm a fault for the block.
 
         Raises AssertionError if it happened less often than ``times``, because the test would then prove nothing.
@@ -132,7 +134,7 @@ class Faults:
                 f"{name}: it happened {fault.happened} of {times} times inside the block, to a run of {type_}"
             )
 
-    def find(self, type_: str, *kinds: Kind) -> Fault | None:
+    def find(self, type_: str, *kinds: FaultKind) -> Fault | None:
         """Return the first armed fault of these kinds for a run of this type."""
         for fault in self._armed:
             if fault.kind in kinds and fault.left > 0 and fault.type in (None, type_):
@@ -166,7 +168,7 @@ class Killer:
         fault = self._faults.find(self._type, *CRASHES) if self._type else None
         if fault is None or not self._is_commit(sql, fault):
             return send()
-        if fault.kind is Kind.CRASH_AFTER_COMMIT:
+        if fault.kind is FaultKind.CRASH_AFTER_COMMIT:
             send()
         fault.strikes()
         self._killed = True

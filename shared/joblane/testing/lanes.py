@@ -26,7 +26,7 @@ from joblane.sqs.tick import tick_id
 from joblane.tasks.discovery import load
 from joblane.tasks.task import Task
 from joblane.testing.errors import Killed, KitError
-from joblane.testing.faults import Faults, Killer, Kind
+from joblane.testing.faults import FaultKind, Faults, Killer
 from joblane.testing.process import alarm_restored, refuse_running_loop
 from joblane.testing.queues import KitQueues
 from joblane.testing.report import Deliveries
@@ -137,7 +137,7 @@ class Lanes:
                 self._clean_up_process()
             finally:
                 self.killer.end()
-            if (fault := self._faults.find(task.type, Kind.DUPLICATE)) is not None:
+            if (fault := self._faults.find(task.type, FaultKind.DUPLICATE)) is not None:
                 fault.strikes()
                 self._handle_copy(task, batch)
         deliveries.add(ids)
@@ -213,7 +213,7 @@ class Lanes:
 
     def _cancel_at_check(self, task: Task[Any, Any], ctx: TaskContext) -> None:
         """Cancel the task at the check that a fault names, if one is armed."""
-        fault = self._faults.find(task.type, Kind.CANCEL_AT_CHECK)
+        fault = self._faults.find(task.type, FaultKind.CANCEL_AT_CHECK)
         if fault is None:
             return
         checks = itertools.count(1)
@@ -234,10 +234,10 @@ class Lanes:
 
     def _before(self, task: Task[Any, Any], batch: Sequence[QueuedMessage]) -> None:
         """Cause the faults between the claim and the handler's first line."""
-        if (fault := self._faults.find(task.type, Kind.DUPLICATE_WHILE_RUNNING)) is not None:
+        if (fault := self._faults.find(task.type, FaultKind.DUPLICATE_WHILE_RUNNING)) is not None:
             fault.strikes()
             self._handle_copy(task, batch)
-        if (fault := self._faults.find(task.type, Kind.LATE_ACKNOWLEDGEMENT)) is not None:
+        if (fault := self._faults.find(task.type, FaultKind.LATE_ACKNOWLEDGEMENT)) is not None:
             fault.strikes()
             self._stand_still(task.numbers.visibility)
             with Database(self._url) as database:  # another process's

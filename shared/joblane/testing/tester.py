@@ -33,7 +33,7 @@ from joblane.testing.clock import Clock
 from joblane.testing.context import Running, arun_context, run_context
 from joblane.testing.enqueued import Captured, EnqueuedTask, read
 from joblane.testing.errors import KitError
-from joblane.testing.faults import Fault, Faults, Kind
+from joblane.testing.faults import Fault, FaultKind, Faults
 from joblane.testing.lanes import Lanes
 from joblane.testing.process import alarm_restored, diverted
 from joblane.testing.queues import CapturingBus, DeadLetter, KitQueues
@@ -474,7 +474,7 @@ class JobTester:
             while_running: True: the second delivery comes during the run, to another process.
             times: Number of times that it happens.
         """
-        kind = Kind.DUPLICATE_WHILE_RUNNING if while_running else Kind.DUPLICATE
+        kind = FaultKind.DUPLICATE_WHILE_RUNNING if while_running else FaultKind.DUPLICATE
         return self._faults.armed(kind, task, times)
 
     def crash_before_commit(
@@ -488,7 +488,7 @@ class JobTester:
                 ``ctx.resume``. None: the last one.
             times: Number of times that it happens.
         """
-        return self._faults.armed(Kind.CRASH_BEFORE_COMMIT, task, times, commit)
+        return self._faults.armed(FaultKind.CRASH_BEFORE_COMMIT, task, times, commit)
 
     def crash_after_commit(
         self, task: Task[Any, Any] | None = None, *, commit: int | None = None, times: int = 1
@@ -500,7 +500,7 @@ class JobTester:
             commit: Number of the commit within the run, from 1. None: the last one.
             times: Number of times that it happens.
         """
-        return self._faults.armed(Kind.CRASH_AFTER_COMMIT, task, times, commit)
+        return self._faults.armed(FaultKind.CRASH_AFTER_COMMIT, task, times, commit)
 
     def cancel_at_check(
         self, task: Task[Any, Any] | None = None, *, check: int = 1, times: int = 1
@@ -516,7 +516,7 @@ class JobTester:
             check: Number of the check within the run, from 1.
             times: Number of runs in which it happens.
         """
-        return self._faults.armed(Kind.CANCEL_AT_CHECK, task, times, check)
+        return self._faults.armed(FaultKind.CANCEL_AT_CHECK, task, times, check)
 
     def late_acknowledgement(
         self, task: Task[Any, Any] | None = None, *, times: int = 1
@@ -529,7 +529,7 @@ class JobTester:
             task: Task whose runs it concerns. None: all tasks.
             times: Number of times that it happens.
         """
-        return self._faults.armed(Kind.LATE_ACKNOWLEDGEMENT, task, times)
+        return self._faults.armed(FaultKind.LATE_ACKNOWLEDGEMENT, task, times)
 
 
 def _schedule(task: Task[Any, Any], name: str | None) -> Schedule:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from joblane.cdk.preflight.compare import DatabaseState
-from joblane.cdk.preflight.findings import Finding, Kind
+from joblane.cdk.preflight.findings import Finding, FindingKind
 from joblane.cdk.preflight.read import read_database
 from joblane.cdk.preflight.roles import Wanted
 from joblane.record import migrations
@@ -92,7 +92,7 @@ def test_a_database_of_another_stage_is_refused(database: Database, database_url
     database.get().run("insert into joblane.stage (prefix) values ('shop')")
     found = read_database(database_url, "jobs")
     assert isinstance(found, Finding)
-    assert (found.kind, found.what) == (Kind.REFUSED, "DATABASE_URL")
+    assert (found.kind, found.what) == (FindingKind.REFUSED, "DATABASE_URL")
     assert "prefix 'shop', and this process is of the stage with prefix 'jobs'" in found.why
 
 
@@ -106,20 +106,20 @@ def test_a_part_that_the_migration_would_miss_is_refused(database: Database, dat
     ):
         database.get().run(edit)
     trigger, unique, index = read(database_url).changes
-    assert (unique.kind, unique.what) == (Kind.REFUSED, "unique index tasks_unique of joblane.tasks")
+    assert (unique.kind, unique.what) == (FindingKind.REFUSED, "unique index tasks_unique of joblane.tasks")
     assert "run `CREATE UNIQUE INDEX CONCURRENTLY tasks_unique ON joblane.tasks" in unique.do
     assert (trigger.kind, trigger.do) == (
-        Kind.NOTE,
+        FindingKind.NOTE,
         "run `joblane migrate`, which restores it; on AWS, a deploy runs it",
     )
-    assert (index.kind, index.what) == (Kind.NOTE, "index tasks_tags of joblane.tasks")
+    assert (index.kind, index.what) == (FindingKind.NOTE, "index tasks_tags of joblane.tasks")
 
 
 def test_a_schema_of_another_origin_is_refused(database: Database, database_url: str) -> None:
     database.get().run("update joblane.alembic_version set version_num = 'ae1027a6acf'")
     found = read_database(database_url, "jobs")
     assert isinstance(found, Finding)
-    assert (found.kind, found.what) == (Kind.REFUSED, "DATABASE_URL")
+    assert (found.kind, found.what) == (FindingKind.REFUSED, "DATABASE_URL")
     assert "has a schema joblane at revision 'ae1027a6acf', which this library never made" in found.why
     assert found.do.startswith("To start anew, rename it")
 
@@ -152,7 +152,7 @@ def test_an_unavailable_database_is_refused_with_the_name_of_the_setting(
         f"{change.get('scheme', 'postgresql')}://{user}@{host.partition(':')[0]}:{port}/{name}", "jobs"
     )
     assert isinstance(found, Finding)
-    assert (found.kind, found.what) == (Kind.REFUSED, "DATABASE_URL")
+    assert (found.kind, found.what) == (FindingKind.REFUSED, "DATABASE_URL")
     assert re.search(why, found.why)
     assert str(parts.password) not in found.why
 
@@ -160,7 +160,7 @@ def test_an_unavailable_database_is_refused_with_the_name_of_the_setting(
 def test_without_an_address_the_database_is_unchecked() -> None:
     found = read_database("", "jobs")
     assert isinstance(found, Finding)
-    assert (found.kind, found.what) == (Kind.UNCHECKED, "DATABASE_URL")
+    assert (found.kind, found.what) == (FindingKind.UNCHECKED, "DATABASE_URL")
 
 
 # --- Roles ---------------------------------------------------------------------------------------------------------
@@ -196,7 +196,7 @@ def test_a_superuser_can_give_the_functions_their_role(database_url: str, roles:
 def test_a_role_that_may_not_create_roles_is_refused(database_url: str, roles: Callable[..., None]) -> None:
     roles("create role preflight_owner", "create role rds_iam")
     (found,) = found_roles(database_url)
-    assert found.kind is Kind.REFUSED
+    assert found.kind is FindingKind.REFUSED
     assert found.why.startswith("preflight_owner may not create it, and the deploy would fail in the migration")
     assert found.do.endswith("create role preflight_app login; grant rds_iam to preflight_app;")
 
@@ -223,14 +223,14 @@ def test_without_the_role_s_name_the_finding_is_a_note(database_url: str, roles:
     )
     address = re.sub(r"//[^@/]*@", "//preflight_owner:x@", database_url)
     (found,) = found_roles(address, role=None)
-    assert (found.kind, "the role of DATABASE_URL" in found.why) == (Kind.NOTE, True)
+    assert (found.kind, "the role of DATABASE_URL" in found.why) == (FindingKind.NOTE, True)
     assert "check that one" in found.do
 
 
 def test_a_user_with_a_password_must_exist(database_url: str, roles: Callable[..., None]) -> None:
     roles("create role preflight_owner")
     (found,) = found_roles(database_url, by_iam=False)
-    assert (found.kind, found.why) == (Kind.REFUSED, "the deploy grants it rights, and it does not exist")
+    assert (found.kind, found.why) == (FindingKind.REFUSED, "the deploy grants it rights, and it does not exist")
     roles("create role preflight_app")
     assert found_roles(database_url, by_iam=False) == []
 

@@ -10,7 +10,7 @@ import pytest
 from joblane import Payload, TaskContext, every, task
 from joblane.cdk.costs import METADATA
 from joblane.cdk.database_hours import MONTH, START, awake, moments, sentences, sweeps
-from joblane.cdk.preflight.findings import Kind
+from joblane.cdk.preflight.findings import FindingKind
 from joblane.cdk.preflight.region import findings_on_pauses
 from joblane.tasks.task import Task
 
@@ -127,6 +127,6 @@ def test_the_preflight_has_a_note_for_a_database_that_may_pause(least: float, no
         },
     }
     found = list(findings_on_pauses([template], tasks(jobs_sweep="*/5 * * * *")))
-    assert [(finding.kind, finding.what) for finding in found] == [(Kind.NOTE, "database")] * notes
+    assert [(finding.kind, finding.what) for finding in found] == [(FindingKind.NOTE, "database")] * notes
     # the stage has its own interval
     assert all("keep it awake for 20 of 720 hours, for $1.20;" in finding.why for finding in found)

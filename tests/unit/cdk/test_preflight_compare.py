@@ -11,7 +11,7 @@ import pytest
 
 from joblane.cdk.preflight.compare import DatabaseState, Declared, examine
 from joblane.cdk.preflight.concurrency import Account, Demand
-from joblane.cdk.preflight.findings import Finding, Kind, blocks_deploy
+from joblane.cdk.preflight.findings import Finding, FindingKind, blocks_deploy
 
 JOBS = "jobs-jobs"
 DECLARED = Declared(
@@ -60,7 +60,7 @@ def findings_of(
     return examine(declared, stacks=stacks, messages=messages, account=account, database=database)
 
 
-def only(findings: list[Finding], kind: Kind = Kind.REFUSED) -> Finding:
+def only(findings: list[Finding], kind: FindingKind = FindingKind.REFUSED) -> Finding:
     (finding,) = findings
     assert finding.kind is kind
     return finding
@@ -103,7 +103,7 @@ def test_live_tasks_under_a_key_of_another_field_are_refused() -> None:
 def test_a_first_deploy_is_fine() -> None:
     database = replace(DATABASE, revision=None, pending={"0001": "the tables"}, live={}, types=[])
     findings = findings_of(stacks={}, messages={}, database=database)
-    assert only(findings, Kind.NOTE).what == "migration 0001"
+    assert only(findings, FindingKind.NOTE).what == "migration 0001"
     assert not blocks_deploy(findings, strict=True)
 
 
@@ -194,7 +194,7 @@ def test_an_existing_queue_in_no_stack_is_refused() -> None:
 
 def test_an_empty_queue_of_an_earlier_deploy_is_only_a_note() -> None:
     findings = findings_of(messages={**MESSAGES, "jobs-low-data-gone": 0})
-    advice = only(findings, Kind.NOTE).do
+    advice = only(findings, FindingKind.NOTE).do
     assert 0 < advice.index("aws sqs get-queue-attributes") < advice.index("aws sqs delete-queue")
     assert not blocks_deploy(findings, strict=True)
 
@@ -226,9 +226,10 @@ def test_a_database_without_tables_under_a_deployed_stage_is_refused() -> None:
 
 def test_pending_migrations_and_a_newer_schema_are_noted() -> None:
     assert (
-        only(findings_of(database=replace(DATABASE, pending={"0005": "a column"})), Kind.NOTE).what == "migration 0005"
+        only(findings_of(database=replace(DATABASE, pending={"0005": "a column"})), FindingKind.NOTE).what
+        == "migration 0005"
     )
-    assert only(findings_of(database=replace(DATABASE, revision="0009", newer=True)), Kind.NOTE).what == "schema"
+    assert only(findings_of(database=replace(DATABASE, revision="0009", newer=True)), FindingKind.NOTE).what == "schema"
 
 
 # --- Parts that could not be read ----------------------------------------------------------------------------------
@@ -244,10 +245,10 @@ def test_rules_without_data_report_nothing_and_the_others_still_do() -> None:
 
 @pytest.mark.parametrize(
     ("kind", "stopped", "strictly"),
-    [(Kind.REFUSED, True, True), (Kind.UNCHECKED, False, True), (Kind.NOTE, False, False)],
+    [(FindingKind.REFUSED, True, True), (FindingKind.UNCHECKED, False, True), (FindingKind.NOTE, False, False)],
 )
 def test_refused_findings_block_a_deploy_and_strictly_unchecked_ones_too(
-    kind: Kind, stopped: bool, strictly: bool
+    kind: FindingKind, stopped: bool, strictly: bool
 ) -> None:
     findings = [Finding(kind, "x", "y")]
     assert (blocks_deploy(findings), blocks_deploy(findings, strict=True)) == (stopped, strictly)

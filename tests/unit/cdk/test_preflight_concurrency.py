@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from joblane.cdk.preflight.concurrency import Account, Demand, concurrency
-from joblane.cdk.preflight.findings import Finding, Kind, blocks_deploy
+from joblane.cdk.preflight.findings import Finding, FindingKind, blocks_deploy
 from joblane.names import Queue
 from joblane.quotas import MIN_CONCURRENCY, share_concurrency
 
@@ -28,7 +28,7 @@ def stage(lanes: int, budget: int, *, reserved: int = 0, account: int = 50) -> D
     return Demand(slots, reserved, budget, account, sharing, throttled_hours=6)
 
 
-def only(findings: list[Finding], kind: Kind) -> Finding:
+def only(findings: list[Finding], kind: FindingKind) -> Finding:
     (finding,) = findings
     assert finding.kind is kind
     return finding
@@ -44,7 +44,7 @@ def test_using_the_whole_quota_is_fine(reserved: int, others: int) -> None:
 
 def test_in_a_new_account_the_slots_are_a_note_with_the_request_for_more() -> None:
     # given the nine lanes of stage dev, and ten concurrent executions
-    found = only(of(stage(9, 20, account=10), limit=10), Kind.NOTE)
+    found = only(of(stage(9, 20, account=10), limit=10), FindingKind.NOTE)
     assert found.why.startswith("the account has 10 concurrent executions, and the deploy needs 30 for queues; no")
     assert "spends no attempt" in found.why
     assert "after about 6 hours of throttling" in found.why
@@ -55,13 +55,13 @@ def test_in_a_new_account_the_slots_are_a_note_with_the_request_for_more() -> No
 
 
 def test_slots_that_a_lower_budget_makes_fit_are_refused_with_that_budget() -> None:
-    found = only(of(stage(9, 60), limit=50), Kind.REFUSED)
+    found = only(of(stage(9, 60), limit=50), FindingKind.REFUSED)
     assert 'write "concurrency_budget": ' in found.do
     assert "the deploy needs 66 for queues" in found.why
 
 
 def test_the_sum_names_other_stages_and_reservations() -> None:
-    found = only(of(reserved=5, others=30), Kind.NOTE)
+    found = only(of(reserved=5, others=30), FindingKind.NOTE)
     assert "20 for queues + 30 for the queues of jobs-prod + 5 reserved by others;" in found.why
 
 
@@ -91,7 +91,7 @@ def test_every_advice_can_be_followed(lanes: int, budget: int, limit: int, other
 def test_reservations_of_this_stage_are_not_free_for_its_slots() -> None:
     demand = replace(DEMAND, slots=120, reserved=10)
     assert of(demand, limit=130) == []
-    found = only(of(demand, limit=129), Kind.NOTE)
+    found = only(of(demand, limit=129), FindingKind.NOTE)
     assert "the deploy needs 120 for queues + 10 reserved;" in found.why
 
 
@@ -103,7 +103,7 @@ def test_a_reservation_leaves_a_hundred_to_the_others(limit: int, is_refused: bo
     findings = of(replace(DEMAND, reserved=10), limit=limit, reserved=20)
     assert blocks_deploy(findings) is is_refused
     if is_refused:
-        assert "leave 99 of 129" in only(findings, Kind.REFUSED).why
+        assert "leave 99 of 129" in only(findings, FindingKind.REFUSED).why
 
 
 def test_reservations_in_a_new_account_are_refused_and_a_stage_without_them_is_not() -> None:
@@ -113,7 +113,7 @@ def test_reservations_in_a_new_account_are_refused_and_a_stage_without_them_is_n
 
 def test_the_honest_number_of_a_new_account_is_advised() -> None:
     slots, setting = of(stage(9, 20), limit=10)
-    assert (slots.kind, setting.kind) == (Kind.NOTE, Kind.NOTE)
+    assert (slots.kind, setting.kind) == (FindingKind.NOTE, FindingKind.NOTE)
     assert 'write "account_concurrency": 10 in cdk.json' in setting.do
 
 
@@ -121,5 +121,5 @@ def test_the_honest_number_of_a_new_account_is_advised() -> None:
 
 
 def test_a_setting_above_the_quota_is_noted() -> None:
-    found = only(of(replace(DEMAND, account=1000)), Kind.NOTE)
+    found = only(of(replace(DEMAND, account=1000)), FindingKind.NOTE)
     assert 'write "account_concurrency": 50' in found.do

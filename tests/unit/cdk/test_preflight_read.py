@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 
 from joblane.cdk.preflight import read as preflight
 from joblane.cdk.preflight.concurrency import Account
-from joblane.cdk.preflight.findings import Finding, Kind
+from joblane.cdk.preflight.findings import Finding, FindingKind
 from joblane.cli.main import app
 from joblane.local.errors import LocalError, UnavailableError
 
@@ -219,7 +219,7 @@ def refused(code: str) -> Callable[[Any], Any]:
 
 def test_a_denied_request_is_unchecked_and_names_the_missing_permission() -> None:
     answer = preflight._read(boto3.session.Session(), "sqs", "the queues", "sqs:ListQueues", refused("AccessDenied"))
-    assert answer == Finding(Kind.UNCHECKED, "the queues", "AWS answers AccessDenied", "allow sqs:ListQueues")
+    assert answer == Finding(FindingKind.UNCHECKED, "the queues", "AWS answers AccessDenied", "allow sqs:ListQueues")
 
 
 @pytest.mark.parametrize("code", ["InvalidClientTokenId", "Throttling"])
@@ -266,11 +266,11 @@ def test_unread_parts_hide_no_other_findings_and_the_worst_comes_first(
     found = preflight.check_deploy("dev", assembly(tmp_path, account_concurrency=11))
     # then
     assert [(finding.kind, finding.what) for finding in found] == [
-        (Kind.REFUSED, "queue jobs-low-long-gone"),
-        (Kind.UNCHECKED, "the stacks"),
-        (Kind.UNCHECKED, "DATABASE_URL"),
-        (Kind.NOTE, "Lambda concurrency"),
-        (Kind.NOTE, "account_concurrency"),
+        (FindingKind.REFUSED, "queue jobs-low-long-gone"),
+        (FindingKind.UNCHECKED, "the stacks"),
+        (FindingKind.UNCHECKED, "DATABASE_URL"),
+        (FindingKind.NOTE, "Lambda concurrency"),
+        (FindingKind.NOTE, "account_concurrency"),
     ]
 
 
@@ -298,9 +298,9 @@ def test_a_stage_that_cannot_be_synthesised_is_an_error_with_the_reason(tmp_path
 # --- The command ---------------------------------------------------------------------------------------------------
 
 FINDINGS = [
-    Finding(Kind.REFUSED, "task type data:gone", "no task declares it", "keep it"),
-    Finding(Kind.UNCHECKED, "DATABASE_URL", "it is not set", "set it"),
-    Finding(Kind.NOTE, "migration 0005", "a column", "the deploy runs it"),
+    Finding(FindingKind.REFUSED, "task type data:gone", "no task declares it", "keep it"),
+    Finding(FindingKind.UNCHECKED, "DATABASE_URL", "it is not set", "set it"),
+    Finding(FindingKind.NOTE, "migration 0005", "a column", "the deploy runs it"),
 ]
 
 

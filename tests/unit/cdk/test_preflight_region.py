@@ -13,7 +13,7 @@ import pytest
 from botocore.stub import Stubber
 
 from joblane.cdk.preflight import read_region, region
-from joblane.cdk.preflight.findings import Finding, Kind
+from joblane.cdk.preflight.findings import Finding, FindingKind
 from joblane.cdk.preflight.region import Needs
 from joblane.cdk.preflight.roles import Wanted
 from joblane.inspector.stage.doctor_mail import Mail, read_mail
@@ -31,7 +31,7 @@ AWS: Any = {"region_name": REGION, "aws_access_key_id": "test", "aws_secret_acce
 ZONES = {"eu-central-1a": "euc1-az2", "eu-central-1b": "euc1-az3", "eu-central-1c": "euc1-az1"}
 
 
-def only(findings: Iterator[Finding], kind: Kind) -> Finding:
+def only(findings: Iterator[Finding], kind: FindingKind) -> Finding:
     (finding,) = findings
     assert finding.kind is kind
     return finding
@@ -93,7 +93,7 @@ def test_the_role_of_the_migration_is_known_if_the_template_names_it() -> None:
 
 def test_a_service_that_the_region_lacks_is_refused() -> None:
     offered = read_region.offered(boto3.session.Session(), "ap-east-1", NEEDS.services)
-    found = only(region.services(NEEDS, "ap-east-1", offered), Kind.REFUSED)
+    found = only(region.services(NEEDS, "ap-east-1", offered), FindingKind.REFUSED)
     assert found.what == "service sesv2"
     assert "the region ap-east-1 does not offer it" in found.why
 
@@ -106,7 +106,7 @@ def test_a_region_with_all_services_is_fine(name: str) -> None:
 
 def test_a_region_that_boto3_does_not_know_is_unchecked() -> None:
     offered = read_region.offered(boto3.session.Session(), "eu-nowhere-1", NEEDS.services)
-    assert "update boto3" in only(region.services(NEEDS, "eu-nowhere-1", offered), Kind.UNCHECKED).do
+    assert "update boto3" in only(region.services(NEEDS, "eu-nowhere-1", offered), FindingKind.UNCHECKED).do
 
 
 # --- Bootstrap -----------------------------------------------------------------------------------------------------
@@ -121,7 +121,7 @@ def test_a_region_that_boto3_does_not_know_is_unchecked() -> None:
 )
 def test_a_missing_bootstrap_is_refused_with_the_command(parameter: str, command: str) -> None:
     needs = replace(NEEDS, bootstrap=parameter)
-    assert command in only(region.bootstrap(needs, REGION, exists=False), Kind.REFUSED).do
+    assert command in only(region.bootstrap(needs, REGION, exists=False), FindingKind.REFUSED).do
     assert list(region.bootstrap(needs, REGION, exists=True)) == []
 
 
@@ -137,7 +137,9 @@ def test_the_bootstrap_exists_if_its_parameter_does() -> None:
 
 
 def test_a_zone_that_the_account_lacks_is_refused_with_those_it_has() -> None:
-    found = only(region.zones(replace(NEEDS, zones=["eu-central-1a", "eu-central-1d"]), REGION, ZONES), Kind.REFUSED)
+    found = only(
+        region.zones(replace(NEEDS, zones=["eu-central-1a", "eu-central-1d"]), REGION, ZONES), FindingKind.REFUSED
+    )
     assert found.why == "the account has no zone eu-central-1d in eu-central-1"
     assert found.do.endswith("two of eu-central-1a, eu-central-1b, eu-central-1c")
 
@@ -147,17 +149,20 @@ EAST = {"us-east-1a": "use1-az6", "us-east-1b": "use1-az1", "us-east-1e": "use1-
 
 def test_a_named_zone_without_lambda_is_refused() -> None:
     needs = replace(NEEDS, zones=["us-east-1a", "us-east-1e"])
-    found = only(region.zones(needs, "us-east-1", EAST), Kind.REFUSED)
+    found = only(region.zones(needs, "us-east-1", EAST), FindingKind.REFUSED)
     assert found.why == "Lambda accepts no subnets in us-east-1e, which is use1-az3 in this account"
     assert found.do.endswith("two of us-east-1a, us-east-1b")
 
 
 def test_an_unnamed_zone_without_lambda_is_noted_because_it_may_be_chosen() -> None:
-    found = only(region.zones(NEEDS, "us-east-1", EAST), Kind.NOTE)
+    found = only(region.zones(NEEDS, "us-east-1", EAST), FindingKind.NOTE)
     assert "us-east-1e, which is use1-az3 in this account, and CloudFormation may choose it" in found.why
     assert 'write "availability_zones"' in found.do
     # then a deploy with two zones, of which one is wrong, is refused
-    only(region.zones(NEEDS, "us-east-1", {name: EAST[name] for name in ("us-east-1a", "us-east-1e")}), Kind.REFUSED)
+    only(
+        region.zones(NEEDS, "us-east-1", {name: EAST[name] for name in ("us-east-1a", "us-east-1e")}),
+        FindingKind.REFUSED,
+    )
 
 
 def test_zones_are_checked_for_a_new_network_only() -> None:
@@ -170,7 +175,7 @@ def test_zones_are_checked_for_a_new_network_only() -> None:
 
 def test_a_missing_role_of_rds_is_noted_with_the_command() -> None:
     command = "aws iam create-service-linked-role --aws-service-name rds.amazonaws.com"
-    assert command in only(region.rds_role(NEEDS, exists=False), Kind.NOTE).do
+    assert command in only(region.rds_role(NEEDS, exists=False), FindingKind.NOTE).do
     assert list(region.rds_role(NEEDS, exists=True)) == []
     assert list(region.rds_role(replace(NEEDS, cluster=False), exists=False)) == []
 
@@ -184,11 +189,14 @@ def test_a_missing_role_of_rds_is_noted_with_the_command() -> None:
     ],
 )
 def test_what_keeps_mails_from_being_sent_is_noted(found: Mail, command: str) -> None:
-    assert command in only(region.mail(NEEDS, REGION, found), Kind.NOTE).do
+    assert command in only(region.mail(NEEDS, REGION, found), FindingKind.NOTE).do
 
 
 def test_a_missing_secret_that_cloudformation_reads_refuses_the_deploy() -> None:
-    assert "create-secret --name acme/hook" in only(region.secret("acme/hook", REGION, exists=False), Kind.REFUSED).do
+    assert (
+        "create-secret --name acme/hook"
+        in only(region.secret("acme/hook", REGION, exists=False), FindingKind.REFUSED).do
+    )
     assert list(region.secret("acme/hook", REGION, exists=True)) == []
 
 
@@ -236,7 +244,7 @@ def test_each_part_that_is_needed_is_read() -> None:
 
     def reader(service: Any, part: str, permission: str, call: Any) -> Any:
         read.append(permission)
-        return Finding(Kind.UNCHECKED, part, permission)
+        return Finding(FindingKind.UNCHECKED, part, permission)
 
     needs = replace(NEEDS, secrets=frozenset({"acme/hook", "acme/other"}))
     assert len(list(read_region.findings_on_region(session, needs, reader))) == len(read) == 6
@@ -248,7 +256,7 @@ def test_each_part_that_is_needed_is_read() -> None:
 def test_nothing_is_read_in_a_region_that_lacks_a_service() -> None:
     session = boto3.session.Session(region_name="ap-east-1")
     found = read_region.findings_on_region(session, NEEDS, lambda *_: pytest.fail("it was read"))
-    assert only(found, Kind.REFUSED).what == "service sesv2"
+    assert only(found, FindingKind.REFUSED).what == "service sesv2"
 
 
 def test_zones_and_role_are_read_from_aws() -> None:

@@ -16,7 +16,7 @@ import pytest
 from botocore.stub import Stubber
 from typer.testing import CliRunner, Result
 
-from joblane.cdk.preflight.findings import Finding, Kind
+from joblane.cdk.preflight.findings import Finding, FindingKind
 from joblane.cli import connect, terminal
 from joblane.cli.commands import deploy
 from joblane.cli.exits import Exit
@@ -153,7 +153,7 @@ def test_an_api_that_refuses_the_first_job_is_reported_after_the_deploy(
 
 
 def test_a_refused_preflight_stops_the_deploy(steps: SimpleNamespace) -> None:
-    steps.findings = [Finding(Kind.REFUSED, "queue jobs-low", "it would be replaced", "keep it")]
+    steps.findings = [Finding(FindingKind.REFUSED, "queue jobs-low", "it would be replaced", "keep it")]
     result = run("--yes")
     assert result.exit_code == Exit.FAILED
     assert "nothing was deployed" in result.output

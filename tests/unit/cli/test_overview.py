@@ -26,11 +26,11 @@ from joblane.inspector.views import (
     Found,
     Grade,
     Overview,
-    Page,
     Pause,
     Performance,
     RunTimeScheduleView,
     Statistic,
+    TaskPage,
     TaskRow,
     TaskView,
     TypeView,
@@ -42,7 +42,7 @@ from tests.inspector import FakeInspector
 from tests.unit.cli.conftest import Run
 
 READING: dict[tuple[str, ...], tuple[str, Callable[[], Any], Any]] = {
-    ("ls",): ("tasks", lambda: Page((views.task_row(),), "c"), Page),
+    ("ls",): ("tasks", lambda: TaskPage((views.task_row(),), "c"), TaskPage),
     ("find", "x"): ("find", views.found, Found),
     ("show", "x"): ("task", views.task_view, TaskView),
     ("queues",): ("overview", views.overview, Overview),
@@ -167,7 +167,7 @@ def test_missing_answers_of_sqs_are_reported_in_the_error_output(
     first, second, third = found.queues
     some = (replace(first, depth=Depth()), replace(second, front_door=Depth()), third)
     # then
-    stub.answers |= {"overview": replace(found, queues=some), "tasks": Page((), None)}
+    stub.answers |= {"overview": replace(found, queues=some), "tasks": TaskPage((), None)}
     assert (
         "SQS did not answer for critical, default: the counts of its messages are incomplete.\n" in jobs(*command).err
     )
@@ -182,7 +182,7 @@ def test_missing_answers_of_sqs_are_reported_in_the_error_output(
 
 def test_no_color_is_respected(jobs: Run, stub: FakeInspector, monkeypatch: pytest.MonkeyPatch) -> None:
     coloured = re.compile(r"\x1b\[(?:[0-9]+;)*3[0-7]m")
-    stub.answers["tasks"] = Page((views.task_row(),), None)
+    stub.answers["tasks"] = TaskPage((views.task_row(),), None)
     monkeypatch.setenv("FORCE_COLOR", "1")
     monkeypatch.setenv("TERM", "xterm-256color")
     assert coloured.search(jobs("ls").out)
@@ -214,7 +214,7 @@ def test_messages_at_a_front_door_have_a_column(jobs: Run, stub: FakeInspector, 
         replace(second, front_door=Depth()),  # SQS did not answer
         replace(third, pause=None, lanes=lanes),
     )
-    stub.answers |= {"overview": replace(found, queues=queues), "tasks": Page((), None)}
+    stub.answers |= {"overview": replace(found, queues=queues), "tasks": TaskPage((), None)}
     # then
     for command in ("queues", "watch"):
         lines = jobs(command, columns=columns).out.splitlines()
@@ -360,7 +360,7 @@ def test_watch_in_a_pipe_or_a_dumb_terminal_prints_one_frame(
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
     stub.answers["overview"] = views.overview()
-    stub.answers["tasks"] = lambda chosen, **_: Page((views.task_row(state=chosen.states[0]),), None)
+    stub.answers["tasks"] = lambda chosen, **_: TaskPage((views.task_row(state=chosen.states[0]),), None)
     stub.answers["failures"] = (views.task_row(state=State.RETRY),)
     # when
     ran = jobs("watch")
@@ -376,7 +376,7 @@ def test_watch_in_a_pipe_or_a_dumb_terminal_prints_one_frame(
 @pytest.mark.parametrize("command", ["queues", "watch"])
 def test_numbers_that_are_not_exact_are_shown_as_such(jobs: Run, stub: FakeInspector, command: str) -> None:
     some = replace(views.overview(), archived=Count(1_000, exact=False), live=Count(40_000, exact=False))
-    stub.answers |= {"overview": some, "tasks": Page((), None)}
+    stub.answers |= {"overview": some, "tasks": TaskPage((), None)}
     ran = jobs(command)
     text = ran.out + ran.err
     assert "at least 1,000 archived tasks" in text.lower()
@@ -391,7 +391,7 @@ def test_an_id_is_whole_at_any_width(
 ) -> None:
     stub.answers |= {
         "overview": Overview(views.NOW, (), Count(0, exact=True), Count(0, exact=True)),
-        "tasks": Page((views.task_row(id=id_, type=type_),), None),
+        "tasks": TaskPage((views.task_row(id=id_, type=type_),), None),
     }
     lines = jobs(command, columns=columns).out.splitlines()
     first = next(number for number, line in enumerate(lines) if line.startswith("ID")) + 1
@@ -402,7 +402,7 @@ def test_an_id_is_whole_at_any_width(
 
 def test_an_empty_overview_is_shown(jobs: Run, stub: FakeInspector) -> None:
     stub.answers["overview"] = Overview(views.NOW, (), Count(0, exact=True), Count(0, exact=True))
-    stub.answers["tasks"] = Page((), None)
+    stub.answers["tasks"] = TaskPage((), None)
     assert jobs("queues").code == jobs("watch").code == 0
 
 

@@ -14,14 +14,14 @@ from joblane.errors import UnknownTaskError
 from joblane.inspector.durations import stamp
 from joblane.inspector.errors import SelectionError
 from joblane.inspector.filter import Filter
-from joblane.inspector.views import ActionResult, Found, FoundGroup, FoundKind, Page, Reason, Step, TaskView, Why
+from joblane.inspector.views import ActionResult, Found, FoundGroup, FoundKind, Reason, Step, TaskPage, TaskView, Why
 from joblane.names import Queue
 from joblane.record.row.states import State
 from tests.builders import views
 from tests.inspector import FakeInspector
 from tests.unit.cli.conftest import Run
 
-PAGE = Page((views.task_row(), views.task_row(id="other", state=State.RETRY)), "the=cursor")
+PAGE = TaskPage((views.task_row(), views.task_row(id="other", state=State.RETRY)), "the=cursor")
 
 
 def running(**changes: object) -> TaskView:
@@ -38,7 +38,7 @@ def ended(state: State) -> TaskView:
 
 def test_every_option_of_ls_becomes_a_part_of_the_filter(jobs: Run, stub: FakeInspector) -> None:
     # given
-    stub.answers["tasks"] = Page((), None)
+    stub.answers["tasks"] = TaskPage((), None)
     # when
     ran = jobs(
         *("ls", "--state", "retry", "-s", "archived", "--type", "a:b", "-t", "c:d", "--queue", "low"),
@@ -87,14 +87,14 @@ def test_ids_stay_whole_and_no_line_is_wider_than_the_terminal(jobs: Run, stub: 
 
 
 def test_in_a_narrow_terminal_an_id_is_folded_and_not_cut(jobs: Run, stub: FakeInspector) -> None:
-    stub.answers["tasks"] = Page((views.task_row(),), None)
+    stub.answers["tasks"] = TaskPage((views.task_row(),), None)
     lines = jobs("ls", columns=50).out.splitlines()
     assert "".join(line[:22].split(" ")[0] for line in lines[1:]) == views.ID
 
 
 def test_nothing_is_cut_in_a_pipe(jobs: Run, stub: FakeInspector) -> None:
     long = "x" * 300
-    stub.answers["tasks"] = Page((views.task_row(error_message=long),), None)
+    stub.answers["tasks"] = TaskPage((views.task_row(error_message=long),), None)
     assert f"TimeoutError: {long}" in jobs("ls").out
 
 
@@ -120,7 +120,7 @@ def test_an_invalid_option_is_a_usage_error_with_the_valid_values(
 
 def test_text_of_a_task_cannot_control_the_terminal(jobs: Run, stub: FakeInspector) -> None:
     nasty = "\x1b]0;owned\x07\x9b31m\u202eabc\r\n"
-    stub.answers["tasks"] = Page((views.task_row(error_message=nasty, tenant=nasty),), None)
+    stub.answers["tasks"] = TaskPage((views.task_row(error_message=nasty, tenant=nasty),), None)
     stub.answers["task"] = views.task_view(
         row=views.task_row(reason=nasty, tags=(nasty,)),
         payload={"a": nasty},
@@ -229,7 +229,7 @@ def test_the_beginning_of_several_ids_names_them(jobs: Run, stub: FakeInspector,
 
 @pytest.mark.parametrize("command", ["show", "logs"])
 def test_what_no_id_begins_with_is_unknown(jobs: Run, stub: FakeInspector, command: str) -> None:
-    stub.answers["tasks"] = [Page((), None), SelectionError("id_prefix", "1 to 200 printable ASCII characters")]
+    stub.answers["tasks"] = [TaskPage((), None), SelectionError("id_prefix", "1 to 200 printable ASCII characters")]
     for text in ("02", "a b"):
         assert (jobs(command, text).code, jobs(command, "").code) == (3, 3)
 
@@ -275,7 +275,7 @@ def test_a_search_that_finds_nothing_says_so(jobs: Run, stub: FakeInspector) -> 
 
 
 def test_an_error_listing_that_can_search_further_says_so(jobs: Run, stub: FakeInspector) -> None:
-    group = FoundGroup(FoundKind.ERROR, Filter(error="x y"), Page((), "c", views.NOW))
+    group = FoundGroup(FoundKind.ERROR, Filter(error="x y"), TaskPage((), "c", views.NOW))
     stub.answers["find"] = Found(None, (group,), 0, None, None)
     out = jobs("find", "x y").out
     assert "jobs ls --error 'x y'" in out
@@ -369,7 +369,7 @@ def test_ages_that_exclude_each_other_are_reported_by_their_options(jobs: Run, s
     assert "--older" in ran.err
     assert "nothing is older than 1d and newer than 1h" in ran.err
     assert "created_" not in ran.err
-    stub.answers["tasks"] = Page((), None)
+    stub.answers["tasks"] = TaskPage((), None)
     assert jobs("ls", "--older", "1h", "--newer", "1d").code == 0
 
 

@@ -21,7 +21,7 @@ from joblane.cli.watch.grid import Grid
 from joblane.cli.watch.lists import MOST_ROWS
 from joblane.errors import DatabaseUnavailableError
 from joblane.inspector.filter import Filter, PauseScope
-from joblane.inspector.views import BulkOutcome, Depth, Lane, Page
+from joblane.inspector.views import BulkOutcome, Depth, Lane, TaskPage
 from joblane.local.errors import ForbiddenError
 from joblane.names import Queue
 from joblane.record.row.states import State
@@ -387,7 +387,7 @@ def test_a_silent_database_blocks_no_key(stub: FakeInspector, monkeypatch: pytes
     answer = threading.Event()
 
     async def scenario(screen: Screen) -> None:
-        stub.answers["tasks"] = lambda *_, **__: answer.wait(PATIENCE_SECONDS) and Page((), None)
+        stub.answers["tasks"] = lambda *_, **__: answer.wait(PATIENCE_SECONDS) and TaskPage((), None)
         stub.answers["pauses"] = lambda: answer.wait(PATIENCE_SECONDS) and ()
         await screen.press("2")
         await screen.until("Nothing to show yet: no answer from the database. Retrying every 5 s.")

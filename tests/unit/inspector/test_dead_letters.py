@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from joblane import Queue, State
-from joblane.inspector.bulk.dead_letters import DeadLetter, Kind, Row
+from joblane.inspector.bulk.dead_letters import DeadLetter, DeadLetterKind, Row
 from joblane.inspector.bulk.redrive import wanted
 from joblane.inspector.filter import Filter
 from joblane.json_values import digest
@@ -43,27 +43,29 @@ def row(state: State, generation: int = 1, payload: Any = PAYLOAD, type_: str = 
 @pytest.mark.parametrize(
     ("found", "kind"),
     [
-        (dead_letter(REC, row(State.ARCHIVED), dead="1"), Kind.RECORDED),
-        (dead_letter(REC, row(State.ARCHIVED, 2), dead="1"), Kind.OBSOLETE),
-        (dead_letter(REC, row(State.PENDING, 2), dead="1"), Kind.OBSOLETE),
-        (dead_letter(REC, row(State.COMPLETED, 2), dead="1"), Kind.OBSOLETE),
-        (dead_letter(REC, row(State.ARCHIVED)), Kind.OBSOLETE),
-        (dead_letter(REC, row(State.CANCELLED)), Kind.OBSOLETE),
-        (dead_letter(REC, row(State.ACTIVE)), Kind.MOVED),
-        (dead_letter(REC), Kind.MOVED),
-        (dead_letter(REC, row(State.ARCHIVED, type_="data:import"), dead="1"), Kind.REFUSED),
-        (dead_letter(EXTERNAL, row(State.COMPLETED), dead="0"), Kind.OBSOLETE),
-        (dead_letter(EXTERNAL, row(State.COMPLETED, payload={"number": 2}), dead="0"), Kind.REFUSED),
-        (dead_letter(EXTERNAL, row(State.COMPLETED, payload={"number": 2})), Kind.MOVED),
-        (dead_letter(EXTERNAL, dead="0"), Kind.REFUSED),
-        (dead_letter("no json", dead="0"), Kind.UNREADABLE),
-        (dead_letter("no json"), Kind.UNREADABLE),
-        (dead_letter(TICK, queue="jobs-cron-dlq", ERROR_CODE="Throttled"), Kind.UNSENT),
-        (dead_letter(TICK), Kind.MOVED),
-        (dead_letter(TICK, row(State.COMPLETED, type_="jobs:sweep"), ERROR_CODE="Throttled"), Kind.OBSOLETE),
+        (dead_letter(REC, row(State.ARCHIVED), dead="1"), DeadLetterKind.RECORDED),
+        (dead_letter(REC, row(State.ARCHIVED, 2), dead="1"), DeadLetterKind.OBSOLETE),
+        (dead_letter(REC, row(State.PENDING, 2), dead="1"), DeadLetterKind.OBSOLETE),
+        (dead_letter(REC, row(State.COMPLETED, 2), dead="1"), DeadLetterKind.OBSOLETE),
+        (dead_letter(REC, row(State.ARCHIVED)), DeadLetterKind.OBSOLETE),
+        (dead_letter(REC, row(State.CANCELLED)), DeadLetterKind.OBSOLETE),
+        (dead_letter(REC, row(State.ACTIVE)), DeadLetterKind.MOVED),
+        (dead_letter(REC), DeadLetterKind.MOVED),
+        (dead_letter(REC, row(State.ARCHIVED, type_="data:import"), dead="1"), DeadLetterKind.REFUSED),
+        (dead_letter(EXTERNAL, row(State.COMPLETED), dead="0"), DeadLetterKind.OBSOLETE),
+        (dead_letter(EXTERNAL, row(State.COMPLETED, payload={"number": 2}), dead="0"), DeadLetterKind.REFUSED),
+        (dead_letter(EXTERNAL, row(State.COMPLETED, payload={"number": 2})), DeadLetterKind.MOVED),
+        (dead_letter(EXTERNAL, dead="0"), DeadLetterKind.REFUSED),
+        (dead_letter("no json", dead="0"), DeadLetterKind.UNREADABLE),
+        (dead_letter("no json"), DeadLetterKind.UNREADABLE),
+        (dead_letter(TICK, queue="jobs-cron-dlq", ERROR_CODE="Throttled"), DeadLetterKind.UNSENT),
+        (dead_letter(TICK), DeadLetterKind.MOVED),
+        (dead_letter(TICK, row(State.COMPLETED, type_="jobs:sweep"), ERROR_CODE="Throttled"), DeadLetterKind.OBSOLETE),
     ],
 )
-def test_the_kind_of_a_dead_letter_follows_from_its_attributes_and_its_row(found: DeadLetter, kind: Kind) -> None:
+def test_the_kind_of_a_dead_letter_follows_from_its_attributes_and_its_row(
+    found: DeadLetter, kind: DeadLetterKind
+) -> None:
     assert found.kind is kind
 
 

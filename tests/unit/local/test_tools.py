@@ -17,7 +17,7 @@ from rich.console import Console
 from joblane.local import fetch_uv as uv
 from joblane.local import tools
 from joblane.local.errors import LocalError
-from joblane.local.progress import Steps
+from joblane.local.progress import Checklist
 from joblane.local.tools import Tools, environment_of, installing_environment
 from joblane.project import LOCKS, Project
 from tests.pages import ROOT
@@ -29,9 +29,9 @@ CONNECTION_ERRORS = {
 }
 
 
-def steps() -> tuple[Steps, io.StringIO]:
+def steps() -> tuple[Checklist, io.StringIO]:
     shown = io.StringIO()
-    return Steps(Console(file=shown)), shown
+    return Checklist(Console(file=shown)), shown
 
 
 def test_existing_tools_are_not_fetched_again(monkeypatch: pytest.MonkeyPatch) -> None:

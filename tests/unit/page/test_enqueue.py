@@ -17,7 +17,7 @@ from joblane import Payload, Redacted
 from joblane.errors import DuplicateTaskError, EnqueueError, PayloadError, TaskIdConflictError, UnreadablePayloadError
 from joblane.inspector.views import ActionResult
 from joblane.local.errors import ForbiddenError
-from joblane.page.payload_fields import LEFT_OUT, FieldProblem, Kind, fields_of, value_of
+from joblane.page.payload_fields import LEFT_OUT, FieldProblem, InputKind, fields_of, value_of
 from joblane.record.row.states import State
 from tests.builders.views import task_row, type_view
 from tests.inspector import FakeInspector
@@ -145,25 +145,25 @@ def problem_of(text: str, name: str) -> str:
 def test_each_kind_of_field_has_its_input() -> None:
     found = {field.name: field for field in fields_of(Example.model_json_schema())}
     assert {name: field.kind for name, field in found.items()} == {
-        "title": Kind.TEXT,
-        "note": Kind.LINES,
-        "pages": Kind.INTEGER,
-        "share": Kind.NUMBER,
-        "urgent": Kind.CHOICE,
-        "draft": Kind.CHOICE,
-        "colour": Kind.CHOICE,
-        "mode": Kind.CHOICE,
-        "size": Kind.CHOICE,
-        "at": Kind.TIME,
-        "day": Kind.DATE,
-        "user": Kind.TEXT,
-        "label": Kind.TEXT,
-        "token": Kind.TEXT,
-        "code": Kind.INTEGER,
-        "cards": Kind.JSON,
-        "tags": Kind.JSON,
-        "counts": Kind.JSON,
-        "either": Kind.JSON,
+        "title": InputKind.TEXT,
+        "note": InputKind.LINES,
+        "pages": InputKind.INTEGER,
+        "share": InputKind.NUMBER,
+        "urgent": InputKind.CHOICE,
+        "draft": InputKind.CHOICE,
+        "colour": InputKind.CHOICE,
+        "mode": InputKind.CHOICE,
+        "size": InputKind.CHOICE,
+        "at": InputKind.TIME,
+        "day": InputKind.DATE,
+        "user": InputKind.TEXT,
+        "label": InputKind.TEXT,
+        "token": InputKind.TEXT,
+        "code": InputKind.INTEGER,
+        "cards": InputKind.JSON,
+        "tags": InputKind.JSON,
+        "counts": InputKind.JSON,
+        "either": InputKind.JSON,
     }
     assert {name for name, field in found.items() if field.masked} == {"token", "code"}
     assert {name for name, field in found.items() if field.secret} == {"token", "code", "cards"}

@@ -26,7 +26,7 @@ DESCRIBE = ["ec2:DescribeNetworkInterfaces", "ec2:DescribeSubnets"]
 
 
 @dataclass(frozen=True)
-class Target:
+class NetworkTarget:
     """A destination in the functions' own network: ``group``, or any address if it is None."""
 
     port: int
@@ -54,7 +54,7 @@ class FunctionNetwork(Construct):
         vpc: ec2.IVpc,
         subnets: ec2.SubnetSelection,
         egress_ports: Iterable[int] = (),
-        targets: Iterable[Target] = (),
+        targets: Iterable[NetworkTarget] = (),
         ipv6: bool = False,
     ) -> None:
         super().__init__(scope, id_)
@@ -73,7 +73,7 @@ class FunctionNetwork(Construct):
             self._allow(target)
         self.place = Place(vpc, subnets, self.security_group, self._interface_policy(stage), ipv6)
 
-    def _allow(self, target: Target) -> None:
+    def _allow(self, target: NetworkTarget) -> None:
         port = ec2.Port.tcp(target.port)
         if target.group is None:
             self.security_group.add_egress_rule(ec2.Peer.any_ipv4(), port, target.description)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-from joblane.cdk.preflight.findings import Finding, Kind, note, refused
+from joblane.cdk.preflight.findings import Finding, FindingKind, note, refused
 from joblane.cdk.shares import Lanes, fitting_budget
 from joblane.quotas import MIN_CONCURRENCY
 
@@ -71,7 +71,7 @@ def concurrency(demand: Demand, account: Account) -> Iterator[Finding]:
     findings = [*_reserved(demand, account), *_slots(demand, account)]
     yield from findings
     own = account.limit - demand.reserved
-    is_refused = any(finding.kind is Kind.REFUSED for finding in findings)
+    is_refused = any(finding.kind is FindingKind.REFUSED for finding in findings)
     # a smaller number that the synthesis would refuse is no advice
     passes = demand.slots <= own or demand.fitting_budget(own) is None
     if demand.account > account.limit and not is_refused and passes:

@@ -8,7 +8,7 @@ from enum import StrEnum
 from functools import partial
 
 
-class Kind(StrEnum):
+class FindingKind(StrEnum):
     """``REFUSED``: fix it before a deploy. ``UNCHECKED``: it could not be read. ``NOTE``: for information."""
 
     REFUSED = "refused"
@@ -20,17 +20,17 @@ class Kind(StrEnum):
 class Finding:
     """A finding: ``what`` it concerns, ``why`` it matters, and what to ``do``."""
 
-    kind: Kind
+    kind: FindingKind
     what: str
     why: str
     do: str = ""
 
 
-refused, note = partial(Finding, Kind.REFUSED), partial(Finding, Kind.NOTE)
-unchecked = partial(Finding, Kind.UNCHECKED)
+refused, note = partial(Finding, FindingKind.REFUSED), partial(Finding, FindingKind.NOTE)
+unchecked = partial(Finding, FindingKind.UNCHECKED)
 
 
 def blocks_deploy(findings: Sequence[Finding], *, strict: bool = False) -> bool:
     """True if the stage must not be deployed. ``strict``: also because of parts that could not be read."""
-    kinds = {Kind.REFUSED, Kind.UNCHECKED} if strict else {Kind.REFUSED}
+    kinds = {FindingKind.REFUSED, FindingKind.UNCHECKED} if strict else {FindingKind.REFUSED}
     return any(finding.kind in kinds for finding in findings)

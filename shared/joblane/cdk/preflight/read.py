@@ -19,7 +19,7 @@ from urllib.parse import urlsplit
 from joblane.cdk.checks import mappings_of
 from joblane.cdk.preflight.compare import DatabaseState, Declared, Place, examine
 from joblane.cdk.preflight.concurrency import Account, Demand
-from joblane.cdk.preflight.findings import Finding, Kind, note, refused
+from joblane.cdk.preflight.findings import Finding, FindingKind, note, refused
 from joblane.cdk.preflight.roles import READ as READ_ROLES
 from joblane.cdk.preflight.roles import Roles, Wanted, roles
 from joblane.cdk.shares import sharing_lanes
@@ -109,7 +109,7 @@ def check_deploy(stage: str, assembly: Path) -> list[Finding]:
     known: dict[str, Any] = {name: None if isinstance(part, Finding) else part for name, part in parts.items()}
     pauses = findings_on_pauses(templates.values(), tasks)
     findings = [*unread, *examine(declared, **known), *findings_on_region(session, Needs.of(templates), read), *pauses]
-    return sorted(findings, key=lambda finding: [*Kind].index(finding.kind))
+    return sorted(findings, key=lambda finding: [*FindingKind].index(finding.kind))
 
 
 # --- The checkout --------------------------------------------------------------------------------------------------
@@ -227,7 +227,7 @@ def _read(session: Session, service: Any, what: str, permission: str, reader: Ca
             raise UnavailableError(no_credentials(error)) from error
         if code not in DENIED:
             raise LocalError(f"{what} cannot be read from AWS: {error}") from error
-        return Finding(Kind.UNCHECKED, what, f"AWS answers {code}", f"allow {permission}")
+        return Finding(FindingKind.UNCHECKED, what, f"AWS answers {code}", f"allow {permission}")
     except BotoCoreError as error:
         raise LocalError(
             f"{what} cannot be read from AWS: {str(error).rstrip('.')}. Set AWS_PROFILE, or AWS_ACCESS_KEY_ID and "
@@ -340,7 +340,7 @@ def read_database(url: str, prefix: str, wanted: Wanted | None = None) -> Databa
 
     if not url:
         return Finding(
-            Kind.UNCHECKED,
+            FindingKind.UNCHECKED,
             "DATABASE_URL",
             "it is not set: live tasks, migrations and the server's connections were not checked",
             "set it to the stage's database and run this where it can be reached: through a tunnel or from a host in "
@@ -355,10 +355,10 @@ def read_database(url: str, prefix: str, wanted: Wanted | None = None) -> Databa
         return refused("DATABASE_URL", f"{address}: {error.found}", error.do)
     except WrongStageError as error:
         do = "point DATABASE_URL at the database of this stage, or give the stage a database of its own"
-        return Finding(Kind.REFUSED, "DATABASE_URL", f"{address}: {error}", do)
+        return Finding(FindingKind.REFUSED, "DATABASE_URL", f"{address}: {error}", do)
     except (PostgresError, OSError, ValueError) as error:
         return Finding(
-            Kind.REFUSED,
+            FindingKind.REFUSED,
             "DATABASE_URL",
             f"{address} cannot be read: {text_of(error)}",
             "write postgresql://user:password@host:port/database of the stage, with the host as it is reached from "

@@ -10,7 +10,7 @@ from constructs import Construct
 
 from joblane.cdk.constructs.aurora import PORT, AuroraDatabase
 from joblane.cdk.constructs.code import Workload
-from joblane.cdk.constructs.network import FunctionNetwork, StageNetwork, Target
+from joblane.cdk.constructs.network import FunctionNetwork, NetworkTarget, StageNetwork
 from joblane.cdk.database_access import DatabaseAccess, Login, existing_access
 from joblane.cdk.egress import check_egress, check_services, needs_of
 from joblane.cdk.errors import StageError
@@ -34,7 +34,7 @@ class DataStack(Stack):
         )
         check_services(workload)
         self._stage = stage
-        self._targets: list[Target] = []
+        self._targets: list[NetworkTarget] = []
         self.network = StageNetwork(self, "Network", stage=stage, settings=stage.network) if stage.network else None
         self._access = self._access_of(stage)
         if self.network is not None:
@@ -75,13 +75,13 @@ class DataStack(Stack):
         group = None
         if database.security_group_id is not None:
             group = ec2.SecurityGroup.from_security_group_id(self, "Database", database.security_group_id)
-        self._targets.append(Target(database.port, "functions to database", group))
+        self._targets.append(NetworkTarget(database.port, "functions to database", group))
         return existing_access(self, database)
 
     def _aurora(self, stage: Stage, settings: Aurora) -> DatabaseAccess:
         if self.network is None:
             raise StageError(f"stage {stage.name!r}: network is required for database.kind aurora")
         database = AuroraDatabase(self, "Database", stage=stage, settings=settings, network=self.network)
-        self._targets.append(Target(PORT, "functions to database", database.security_group))
+        self._targets.append(NetworkTarget(PORT, "functions to database", database.security_group))
         CfnOutput(self, "DatabaseHost", value=database.address.host)
         return database.access

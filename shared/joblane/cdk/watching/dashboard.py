@@ -15,7 +15,7 @@ from aws_cdk import aws_cloudwatch as cloudwatch
 
 from joblane.cdk.constructs.code import Tasks
 from joblane.cdk.watching.alarms import Links, account_metric, own_metric
-from joblane.cdk.watching.graphs import GRAPHS_OF_ROW, GROUPS, HEIGHT, WIDTH, Kind, kinds, of_stage
+from joblane.cdk.watching.graphs import GRAPHS_OF_ROW, GROUPS, HEIGHT, WIDTH, GraphKind, kinds, of_stage
 from joblane.cdk.watching.groups import in_groups
 from joblane.names import (
     SWEEP,
@@ -77,7 +77,7 @@ def rows(
     ``most``: metrics of all graphs together."""
     always = of_stage(prefix)
     room = most - METRICS_OF_ROW - sum(len(graph.metrics) for graph in always)
-    shown: list[Kind] = []
+    shown: list[GraphKind] = []
     left_out: list[str] = []
     for kind in kinds(tasks, prefix, functions, shares):
         if sum(kind.sizes) <= room and max(kind.sizes, default=0) <= METRICS_OF_GRAPH:

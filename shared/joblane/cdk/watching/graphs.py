@@ -63,7 +63,7 @@ class Graph:
 
 
 @dataclass(frozen=True)
-class Kind:
+class GraphKind:
     """A question about all lanes or functions: a graph for each queue with lanes, or a single graph."""
 
     name: str
@@ -96,7 +96,7 @@ def of_stage(prefix: str) -> list[Graph]:
     ]
 
 
-def kinds(tasks: Tasks, prefix: str, functions: Sequence[str], shares: Mapping[str, int]) -> list[Kind]:
+def kinds(tasks: Tasks, prefix: str, functions: Sequence[str], shares: Mapping[str, int]) -> list[GraphKind]:
     """All other graphs, most useful first."""
     lanes = {
         queue: some
@@ -104,7 +104,7 @@ def kinds(tasks: Tasks, prefix: str, functions: Sequence[str], shares: Mapping[s
         if (some := [Watched(task, queue, prefix) for task in tasks.values() if queue in task.lanes])
     }
 
-    def of_queues(name: str, make: Callable[[Watched], MakeMetric], **graph: Any) -> Kind:
+    def of_queues(name: str, make: Callable[[Watched], MakeMetric], **graph: Any) -> GraphKind:
         graphs: dict[Group, Graph] = {
             queue: Graph(
                 f"{queue}: {name}",
@@ -113,35 +113,37 @@ def kinds(tasks: Tasks, prefix: str, functions: Sequence[str], shares: Mapping[s
             )
             for queue, some in lanes.items()
         }
-        return Kind(name, graphs)
+        return GraphKind(name, graphs)
 
-    def counted(name: str, metric: str) -> Kind:
+    def counted(name: str, metric: str) -> GraphKind:
         return of_queues(name, lambda lane: partial(lane.metric, metric), stacked=True)
 
-    def times(name: str, metric: str, percentile: str, **graph: Any) -> Kind:
+    def times(name: str, metric: str, percentile: str, **graph: Any) -> GraphKind:
         return of_queues(f"{name} {percentile}, ms", lambda lane: partial(lane.metric, metric, percentile), **graph)
 
-    def waits(percentile: str) -> Kind:
+    def waits(percentile: str) -> GraphKind:
         return times("wait", "WaitMs", percentile, lines=lambda some: _targets((lane.task for lane in some), 1000))
 
-    def of_lanes(name: str, metric: str) -> Kind:
+    def of_lanes(name: str, metric: str) -> GraphKind:
         return of_queues(name, lambda lane: partial(queue_metric, _name(lane), metric, "Maximum"))
 
-    def of_functions(name: str, metric: str, statistic: str = "Sum", lines: Mapping[str, float] | None = None) -> Kind:
+    def of_functions(
+        name: str, metric: str, statistic: str = "Sum", lines: Mapping[str, float] | None = None
+    ) -> GraphKind:
         metrics = {function: partial(function_metric, function, metric, statistic) for function in functions}
-        return Kind(f"functions' {name}", {None: Graph(f"Functions: {name}", metrics, lines=lines or {})})
+        return GraphKind(f"functions' {name}", {None: Graph(f"Functions: {name}", metrics, lines=lines or {})})
 
     dead_letters = [dead_letter_name(_name(lane)) for some in lanes.values() for lane in some]
     due = {
         type_: partial(own_metric, prefix, "OldestDueSeconds", statistic="Maximum", task_type=type_) for type_ in tasks
     }
     return [
-        Kind("oldest due task, s", {None: Graph("Oldest due task, s", due, lines=_targets(tasks.values(), 1))}),
+        GraphKind("oldest due task, s", {None: Graph("Oldest due task, s", due, lines=_targets(tasks.values(), 1))}),
         waits("p99"),
         counted("retried", "Retried"),
         counted("completed", "Completed"),
         counted("archived", "Archived"),
-        Kind("dead letters of lanes", {None: Graph("Dead letters of lanes", _visible(prefix, dead_letters))}),
+        GraphKind("dead letters of lanes", {None: Graph("Dead letters of lanes", _visible(prefix, dead_letters))}),
         of_functions("concurrent executions", "ConcurrentExecutions", "Maximum", _limits(tasks, prefix, shares)),
         times("duration", "DurationMs", "p99"),
         of_lanes("messages in lanes", "ApproximateNumberOfMessagesVisible"),

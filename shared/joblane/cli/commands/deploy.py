@@ -158,12 +158,12 @@ def deploy(
     from joblane.cdk.preflight.read import check_deploy, read_metadata, read_templates
     from joblane.cli.connect import account_of, aws_session, connect, prefix_of, use_for_programs
     from joblane.cli.rollout import Rollout
-    from joblane.local.progress import Steps
+    from joblane.local.progress import Checklist
     from joblane.local.tools import Tools
     from joblane.project import Project
     from joblane.tasks.discovery import discover
 
-    given, project, steps = target.of(context), Project.here(), Steps(Console(stderr=True))
+    given, project, steps = target.of(context), Project.here(), Checklist(Console(stderr=True))
     stage = _stage(context, stage)
     prefix_of(stage)  # raises for a stage that is not on AWS
     if not yes and not terminal.is_terminal():

@@ -17,7 +17,7 @@ from joblane.project import Project
 
 if TYPE_CHECKING:
     from joblane.local.dev.channel import Channel
-    from joblane.local.dev.page import Page
+    from joblane.local.dev.page import DevPage
 
 
 @o.expanded
@@ -62,11 +62,11 @@ def dev(
     ).run()
 
 
-def _page(port: int) -> Page:
+def _page(port: int) -> DevPage:
     """Listen for the page, whose process the first request starts."""
     import secrets
 
-    from joblane.local.dev.page import Page
+    from joblane.local.dev.page import DevPage
 
     listening = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
     listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -78,7 +78,7 @@ def _page(port: int) -> Page:
         raise PortBusyError("The page", port, "JOBLANE_PAGE_PORT") from error
     keys = {name: secrets.token_urlsafe(32) for name in ("token", "session", "form")}
     keys["base"] = f"/~{secrets.token_urlsafe(16)}"
-    return Page(
+    return DevPage(
         "joblane.cli.commands.dev:serve_page",
         {"port": port, "keys": keys, "command": program()},
         listening,

@@ -24,7 +24,7 @@ from joblane.cli.watch.details import Scrolled, details
 from joblane.cli.watch.dialogs import ANYWHERE, FILTER_KEYS, LIST_KEYS, TASK_KEYS, help_text
 from joblane.cli.watch.feed import RETRY_SECONDS, Answers, Done, Feed, Fetched, act
 from joblane.cli.watch.grid import Grid
-from joblane.cli.watch.lists import VIEWS, Asked, Listing, Target, View, tabs, task_target
+from joblane.cli.watch.lists import VIEWS, Asked, Listing, RowTarget, View, tabs, task_target
 from joblane.cli.watch.style import CSS
 from joblane.errors import sqlstate
 from joblane.inspector.filter import Filter
@@ -316,7 +316,7 @@ class Watch(App[None]):
     # --- Actions -----------------------------------------------------------------------------------------------------
 
     @property
-    def _target(self) -> Target | None:
+    def _target(self) -> RowTarget | None:
         if self._asked.task is None:
             return self._grid.target
         answer = self._answers.of(self._asked)

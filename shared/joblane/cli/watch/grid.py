@@ -11,7 +11,7 @@ from textual.binding import Binding, BindingType
 from textual.widgets import DataTable
 
 from joblane.cli.terminal import BETWEEN, word
-from joblane.cli.watch.lists import Listing, Target
+from joblane.cli.watch.lists import Listing, RowTarget
 
 NARROWEST = 8
 """Columns that a cell keeps if it is cut."""
@@ -32,10 +32,10 @@ class Grid(DataTable[Text]):
     def __init__(self) -> None:
         super().__init__(cursor_type="row", id="grid")
         self._shown: tuple[object, ...] = ()
-        self._targets: tuple[Target, ...] = ()
+        self._targets: tuple[RowTarget, ...] = ()
 
     @property
-    def target(self) -> Target | None:
+    def target(self) -> RowTarget | None:
         """The row at the cursor; None if there are no rows."""
         return self._targets[self.cursor_row] if 0 <= self.cursor_row < len(self._targets) else None
 

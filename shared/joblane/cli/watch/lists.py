@@ -23,7 +23,7 @@ from joblane.cli.watch.words import CAUSE_FIELDS, ROW_FIELDS, includes, matches,
 from joblane.inspector.durations import stamp
 from joblane.inspector.filter import Filter, PauseScope
 from joblane.inspector.inspector import Inspector
-from joblane.inspector.views import DeadGroup, DeadLetters, Overview, Page, Performance, ScheduleView, TaskRow
+from joblane.inspector.views import DeadGroup, DeadLetters, Overview, Performance, ScheduleView, TaskPage, TaskRow
 from joblane.record.row.states import State
 
 MOST_ROWS = 200
@@ -37,7 +37,7 @@ EDGES = 2
 
 
 @dataclass(frozen=True)
-class Target:
+class RowTarget:
     """The things that a row stands for. ``key``: what identifies the row. ``schedule``: its type and name."""
 
     key: str
@@ -73,7 +73,7 @@ class Listing:
     """A list as it is drawn. ``above``: shown above the rows. ``notes``: sentences below them."""
 
     table: Table
-    targets: tuple[Target, ...]
+    targets: tuple[RowTarget, ...]
     above: RenderableType | None = None
     notes: tuple[str, ...] = ()
 
@@ -105,8 +105,8 @@ class View:
     selecting: bool = False
 
 
-def task_target(row: TaskRow) -> Target:
-    return Target(row.id, task=row, type=row.type, queue=row.queue, tenant=row.tenant)
+def task_target(row: TaskRow) -> RowTarget:
+    return RowTarget(row.id, task=row, type=row.type, queue=row.queue, tenant=row.tenant)
 
 
 # --- Overview --------------------------------------------------------------------------------------------------------
@@ -126,8 +126,8 @@ def _draw_overview(found: Overview, asked: Asked, width: int) -> Listing:
     failed = [sum(each.failed for each in minute) for minute in minutes]
     targets = []
     for queue in found.queues:
-        targets.append(Target(f"queue {queue.queue}", queue=queue.queue))
-        targets += [Target(f"lane {lane.name}", type=lane.type, queue=lane.queue) for lane in queue.lanes]
+        targets.append(RowTarget(f"queue {queue.queue}", queue=queue.queue))
+        targets += [RowTarget(f"lane {lane.name}", type=lane.type, queue=lane.queue) for lane in queue.lanes]
     dead = counted(found.archived, "archived task")
     return Listing(
         overview_table(found, width - BETWEEN),
@@ -144,17 +144,17 @@ def _draw_overview(found: Overview, asked: Asked, width: int) -> Listing:
 # --- Tasks -----------------------------------------------------------------------------------------------------------
 
 
-def _tasks(inspector: Inspector, asked: Asked) -> Page:
+def _tasks(inspector: Inspector, asked: Asked) -> TaskPage:
     return inspector.tasks(asked.chosen, limit=MOST_ROWS)
 
 
-def _running(inspector: Inspector, asked: Asked) -> Page:
+def _running(inspector: Inspector, asked: Asked) -> TaskPage:
     if asked.chosen.states and State.ACTIVE not in asked.chosen.states:
-        return Page((), None)
+        return TaskPage((), None)
     return inspector.tasks(replace(asked.chosen, states=(State.ACTIVE,)), limit=MOST_ROWS)
 
 
-def _draw_tasks(page: Page, asked: Asked, width: int) -> Listing:
+def _draw_tasks(page: TaskPage, asked: Asked, width: int) -> Listing:
     notes = []
     if page.searched_to is not None:
         notes = [f"The search ended at tasks created at {stamp(page.searched_to)}. / narrows it."]
@@ -212,7 +212,8 @@ def _draw_dead(found: DeadLetters, asked: Asked, width: int) -> Listing:
     if found.unread:
         notes.append(f"{plural(found.unread, 'more dead letter')} not read: joblane dead says more.")
     targets = [
-        Target(f"{group.fingerprint} {group.recorded}", cause=group, type=group.type or None) for group in found.groups
+        RowTarget(f"{group.fingerprint} {group.recorded}", cause=group, type=group.type or None)
+        for group in found.groups
     ]
     made = group_table(found.groups, width + EDGES, fingerprints=False) if found.groups else table()
     return Listing(made, tuple(targets), None, tuple(notes))
@@ -264,7 +265,7 @@ def _draw_types(found: Types, asked: Asked, width: int) -> Listing:
         counts = [period.counts for period in found.selected.periods]
         runs = chart([one.number for one in counts], [one.unsuccessful for one in counts], width, height=2)
         above = Group(runs, run_tables.performance(found.selected, width, throughput=False))
-    targets = [Target(f"type {row['TYPE']}", type=str(row["TYPE"])) for row in found.rows]
+    targets = [RowTarget(f"type {row['TYPE']}", type=str(row["TYPE"])) for row in found.rows]
     return Listing(made, tuple(targets), above)
 
 
@@ -273,7 +274,7 @@ def _schedules(inspector: Inspector, asked: Asked) -> tuple[ScheduleView, ...]:
 
 
 def _draw_schedules(found: tuple[ScheduleView, ...], asked: Asked, width: int) -> Listing:
-    targets = [Target(f"{one.type}:{one.name}", type=one.type, schedule=f"{one.type}:{one.name}") for one in found]
+    targets = [RowTarget(f"{one.type}:{one.name}", type=one.type, schedule=f"{one.type}:{one.name}") for one in found]
     notes = [missed_line(one) for one in found if one.missed]
     notes += [pause_line(one.pause) for one in found if one.pause is not None]
     return Listing(schedule_table(found, width) if found else table(), tuple(targets), None, tuple(notes))

@@ -16,7 +16,7 @@ from joblane.cli.queue_tables import pause_line
 from joblane.cli.task_tables import last_error, tries
 from joblane.cli.terminal import plural
 from joblane.cli.watch.dialogs import Field, required
-from joblane.cli.watch.lists import Target
+from joblane.cli.watch.lists import RowTarget
 from joblane.inspector.durations import duration
 from joblane.inspector.filter import DEFAULT_CANARY, DEFAULT_RATE, Filter, PauseScope
 from joblane.inspector.inspector import Inspector
@@ -50,7 +50,7 @@ class Plan:
     result: Callable[[Any], str]
 
 
-def pauses(target: Target) -> Callable[[Sequence[Pause]], list[Plan]]:
+def pauses(target: RowTarget) -> Callable[[Sequence[Pause]], list[Plan]]:
     """Return a function that returns a plan for each thing that can be paused, from the current pauses."""
 
     def plans(current: Sequence[Pause]) -> list[Plan]:
@@ -85,7 +85,7 @@ def _resume(pause: Pause) -> Plan:
     return Plan(f"Resume {pause.scope} {pause.name}", text, (REASON,), "resume", call, resumed_line)
 
 
-def again(target: Target | None, now: datetime) -> Plan | str:
+def again(target: RowTarget | None, now: datetime) -> Plan | str:
     """The plan that runs a task or the tasks of a cause again, or a sentence that says why there is none."""
     if target is not None and target.cause is not None:
         return _redrive(target.cause)

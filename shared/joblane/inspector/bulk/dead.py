@@ -19,7 +19,7 @@ from joblane.inspector.bulk.dead_letters import (
     FINGERPRINT,
     MAX_SHOWN,
     DeadLetter,
-    Kind,
+    DeadLetterKind,
     dead_letter_depths,
     identified,
     queues_of,
@@ -96,7 +96,7 @@ def groups(scope: Scope, types: Sequence[str], since: datetime | None, sort: str
     found.sort(key=lambda group: (-group.count, group.fingerprint))
     if sort == "last":
         found.sort(key=lambda group: group.last_at, reverse=True)
-    obsolete = Counter(dead_letter.type for dead_letter in dead_letters if dead_letter.kind is Kind.OBSOLETE)
+    obsolete = Counter(dead_letter.type for dead_letter in dead_letters if dead_letter.kind is DeadLetterKind.OBSOLETE)
     return DeadLetters(tuple(found), {queue: depth.all for queue, depth in sorted(depths.items())}, unread, obsolete)
 
 
@@ -128,7 +128,7 @@ def _wanted(scope: Scope, filter_: Filter) -> tuple[list[DeadLetter], int]:
     if filter_.fingerprint and not filter_.fingerprint.startswith(FINGERPRINT):
         return [], 0
     _, dead_letters, _ = _unexpected_dead_letters(scope)
-    obsolete = (dead_letter for dead_letter in dead_letters if dead_letter.kind is Kind.OBSOLETE)
+    obsolete = (dead_letter for dead_letter in dead_letters if dead_letter.kind is DeadLetterKind.OBSOLETE)
     return (
         [dead_letter for dead_letter in dead_letters if wanted(dead_letter, filter_, scope.prefix, scope.tasks)],
         sum(not filter_.types or dead_letter.type in filter_.types for dead_letter in obsolete),

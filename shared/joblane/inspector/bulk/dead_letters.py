@@ -44,7 +44,7 @@ MOVED_BY_SQS = "MovedBySqs"
 NOT_SENT = "TickNotSent"
 
 
-class Kind(StrEnum):
+class DeadLetterKind(StrEnum):
     """The kinds of the table above."""
 
     RECORDED = "recorded"
@@ -74,17 +74,18 @@ class DeadLetter:
     row: Row | None
 
     @cached_property
-    def kind(self) -> Kind:
+    def kind(self) -> DeadLetterKind:
         delivery, row = self.delivery, self.row
         if delivery.message is None:
-            return Kind.UNREADABLE
+            return DeadLetterKind.UNREADABLE
         if row is not None and self._belongs_to(row):
             if row.state is State.ARCHIVED and delivery.dead_generation == row.generation:
-                return Kind.RECORDED
-            return Kind.OBSOLETE if row.state in ENDED or delivery.dead_generation is not None else Kind.MOVED
+                return DeadLetterKind.RECORDED
+            is_obsolete = row.state in ENDED or delivery.dead_generation is not None
+            return DeadLetterKind.OBSOLETE if is_obsolete else DeadLetterKind.MOVED
         if delivery.message.tick is not None and REASON_ATTRIBUTE not in delivery.attributes:
-            return Kind.MOVED if "ERROR_CODE" not in delivery.attributes else Kind.UNSENT
-        return Kind.REFUSED if REASON_ATTRIBUTE in delivery.attributes else Kind.MOVED
+            return DeadLetterKind.MOVED if "ERROR_CODE" not in delivery.attributes else DeadLetterKind.UNSENT
+        return DeadLetterKind.REFUSED if REASON_ATTRIBUTE in delivery.attributes else DeadLetterKind.MOVED
 
     def _belongs_to(self, row: Row) -> bool:
         """True if the message is that of the row, by the rules of the claim; otherwise two tasks have the same id."""
@@ -97,7 +98,7 @@ class DeadLetter:
     @property
     def is_unrecorded(self) -> bool:
         """True if the dead letter belongs into a group of its own: it has no archived row, and is not obsolete."""
-        return self.kind not in (Kind.RECORDED, Kind.OBSOLETE)
+        return self.kind not in (DeadLetterKind.RECORDED, DeadLetterKind.OBSOLETE)
 
     @property
     def type(self) -> str:
@@ -106,7 +107,7 @@ class DeadLetter:
     @cached_property
     def error(self) -> tuple[str, str]:
         """The type of the error, and its normalised text."""
-        if self.kind is Kind.UNSENT:
+        if self.kind is DeadLetterKind.UNSENT:
             code, text = (self._attribute(name) for name in ("ERROR_CODE", "ERROR_MESSAGE"))
             return code or NOT_SENT, normalised(text)[:MAX_SHOWN]
         reason = self._attribute(REASON_ATTRIBUTE)
@@ -114,7 +115,7 @@ class DeadLetter:
             kind, colon, text = reason.partition(": ")
             named = bool(colon) and kind.isidentifier()
             return (kind if named else "Refused"), normalised(text if named else reason)[:MAX_SHOWN]
-        if self.kind is Kind.UNREADABLE:
+        if self.kind is DeadLetterKind.UNREADABLE:
             return "MessageError", normalised(self.delivery.refusal or "")[:MAX_SHOWN]
         task = f"; its task is {self.row.state}" if self.row is not None else ""
         return MOVED_BY_SQS, f"SQS moved it here after its last receive{task}"

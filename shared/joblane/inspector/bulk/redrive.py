@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from joblane.inspector.bulk.dead_letters import DeadLetter, Kind, cron_dead_letters, declared
+from joblane.inspector.bulk.dead_letters import DeadLetter, DeadLetterKind, cron_dead_letters, declared
 from joblane.inspector.filter import Filter
 from joblane.names import Queue
 from joblane.record.row.states import State
@@ -39,7 +39,7 @@ def wanted(dead_letter: DeadLetter, filter_: Filter, prefix: str, tasks: Mapping
     """
     if not dead_letter.is_unrecorded or (filter_.fingerprint or dead_letter.fingerprint) != dead_letter.fingerprint:
         return False
-    if dead_letter.kind is Kind.UNREADABLE and filter_.fingerprint is None:
+    if dead_letter.kind is DeadLetterKind.UNREADABLE and filter_.fingerprint is None:
         return False
     delivery = dead_letter.delivery
     ids = {dead_letter.id, delivery.message_id}
@@ -81,10 +81,10 @@ def send_back(
 ) -> Sent:
     """Send back the matching dead letters of one queue, at most ``room``, and delete them; delete obsolete ones."""
     result = Sent()
-    done = [dead_letter.delivery.receipt for dead_letter in dead_letters if dead_letter.kind is Kind.OBSOLETE]
+    done = [dead_letter.delivery.receipt for dead_letter in dead_letters if dead_letter.kind is DeadLetterKind.OBSOLETE]
     sending: list[tuple[DeadLetter, Entry]] = []
     for dead_letter in dead_letters:
-        if dead_letter.kind is Kind.OBSOLETE:
+        if dead_letter.kind is DeadLetterKind.OBSOLETE:
             continue
         entry = dead_letter.sent_back(prefix, tasks) if wanted(dead_letter, filter_, prefix, tasks) else None
         if entry is None or len(sending) >= room:

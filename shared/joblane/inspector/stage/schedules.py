@@ -17,7 +17,7 @@ from joblane.inspector.scope import Scope
 from joblane.inspector.stage import pauses
 from joblane.inspector.stage.aws import client
 from joblane.inspector.stage.last_ticks import last_ticks
-from joblane.inspector.views import ActionResult, ScheduleView, Tick
+from joblane.inspector.views import ActionResult, ScheduleView, TickView
 from joblane.names import cron_group_name, schedule_name
 from joblane.quotas import CONTENT_KEPT_FOR_MESSAGES
 from joblane.record.row.states import State, as_read
@@ -89,7 +89,9 @@ def _next_times(schedule: Schedule, now: datetime) -> Iterator[datetime]:
         yield now
 
 
-def _ticks(task: Task[Any, Any], schedule: Schedule, now: datetime, known: Mapping[datetime, Tick]) -> tuple[Tick, ...]:
+def _ticks(
+    task: Task[Any, Any], schedule: Schedule, now: datetime, known: Mapping[datetime, TickView]
+) -> tuple[TickView, ...]:
     """The last ticks, newest first: recorded ticks, and missed ticks since the first recorded tick."""
     found = dict(known)
     if found:
@@ -99,24 +101,24 @@ def _ticks(task: Task[Any, Any], schedule: Schedule, now: datetime, known: Mappi
             moment = schedule.previous(moment)
             if moment < since:
                 break
-            found.setdefault(moment, Tick(moment, id_of(task.type, schedule.name, moment), None))
+            found.setdefault(moment, TickView(moment, id_of(task.type, schedule.name, moment), None))
             moment -= timedelta(minutes=1)
     return tuple(found[at] for at in sorted(found, reverse=True)[:PAST])
 
 
 def _known_ticks(
     scope: Scope, declared: Sequence[tuple[Task[Any, Any], Schedule]]
-) -> dict[tuple[str, str], dict[datetime, Tick]]:
+) -> dict[tuple[str, str], dict[datetime, TickView]]:
     """The last recorded ticks by type and schedule, each by its time."""
     ranges = [
         {"type": task.type, "name": name, "low": f"{task.type}:{name}:", "high": f"{task.type}:{name};"}
         for task, name in ((task, schedule.name) for task, schedule in declared)
     ]
-    found: dict[tuple[str, str], dict[datetime, Tick]] = defaultdict(dict)
+    found: dict[tuple[str, str], dict[datetime, TickView]] = defaultdict(dict)
     for type_, name, id_, state, duration_ms in scope.connection.run(TICKS, json.dumps(ranges)):
         if TICK_ID_PATTERN.fullmatch(id_):
             at = datetime.fromisoformat(id_.removeprefix(f"{type_}:{name}:"))
-            found[type_, name][at] = Tick(at, id_, as_read(State, state), duration_ms)
+            found[type_, name][at] = TickView(at, id_, as_read(State, state), duration_ms)
     return found
 
 

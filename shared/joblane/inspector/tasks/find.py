@@ -15,7 +15,7 @@ from joblane.inspector.filter import Filter
 from joblane.inspector.scope import Scope
 from joblane.inspector.tasks import listing, payload_search
 from joblane.inspector.tasks.filter_sql import FINGERPRINT_PATTERN, checked, mark_of, page_position, reading
-from joblane.inspector.views import Found, FoundGroup, FoundKind, Page
+from joblane.inspector.views import Found, FoundGroup, FoundKind, TaskPage
 from joblane.record.driver.connection import Connection
 from joblane.sqs.message import ID_PATTERN, TENANT_PATTERN
 from joblane.tasks.options import MAX_TAG
@@ -56,7 +56,7 @@ def find(
             times = replace(times, created_after=(times.created_before or now) - PAYLOADS_WITHIN)
         found = payload_search.search(scope, text, times, position, MOST_PAYLOADS)
     if found.tasks:
-        groups.append(FoundGroup(FoundKind.PAYLOAD, None, Page(found.tasks, None)))
+        groups.append(FoundGroup(FoundKind.PAYLOAD, None, TaskPage(found.tasks, None)))
     return Found(None, tuple(groups), found.read, found.to, found.after and f"{found.after}.{mark}")
 
 
@@ -81,9 +81,9 @@ def _only_task(scope: Scope, connection: Connection, text: str) -> str | None:
 
 def _groups(scope: Scope, connection: Connection, text: str, times: Filter) -> Iterator[FoundGroup]:
     if rows := connection.run(BY_KEY, _keys(scope, text)):
-        yield FoundGroup(FoundKind.KEY, None, Page(tuple(map(listing.row_of, rows)), None))
+        yield FoundGroup(FoundKind.KEY, None, TaskPage(tuple(map(listing.row_of, rows)), None))
     for type_ in [name for name in sorted(scope.tasks) if text.lower() in name][:MOST_TYPES]:
-        yield FoundGroup(FoundKind.TYPE, Filter(types=(type_,)), Page((), None))
+        yield FoundGroup(FoundKind.TYPE, Filter(types=(type_,)), TaskPage((), None))
     for kind, filter_ in _filters(text, times):
         page = listing.tasks(scope, filter_, None, None, SHOWN)
         if page.tasks or page.searched_to is not None:

@@ -22,7 +22,7 @@ from joblane.inspector.tasks.filter_sql import (
 )
 from joblane.inspector.tasks.row import shown_tags
 from joblane.inspector.tasks.selection import is_narrow, select
-from joblane.inspector.views import Count, Page, TaskRow
+from joblane.inspector.views import Count, TaskPage, TaskRow
 from joblane.names import Queue
 from joblane.record.driver.connection import Connection
 from joblane.record.row.states import State, as_read
@@ -51,7 +51,7 @@ select t.id, t.type, t.queue, t.state, t.tenant, t.tags, a.attempt, t.max_attemp
 """The last failed runs by their end. A run that took more than 30 minutes longer than the period is left out."""
 
 
-def tasks(scope: Scope, filter_: Filter, action: BulkAction | None, after: str | None, limit: int) -> Page:
+def tasks(scope: Scope, filter_: Filter, action: BulkAction | None, after: str | None, limit: int) -> TaskPage:
     check_number("limit", limit, LARGEST_PAGE)
     chosen = _chosen(scope, filter_, action)
     mark = mark_of(chosen, action)
@@ -63,12 +63,12 @@ def tasks(scope: Scope, filter_: Filter, action: BulkAction | None, after: str |
     matching: list[TaskRow] = []
     for *columns, matches, reached in rows:
         if len(matching) == limit:
-            return Page(tuple(matching), page_cursor(mark, matching[-1].created_at, matching[-1].id))
+            return TaskPage(tuple(matching), page_cursor(mark, matching[-1].created_at, matching[-1].id))
         row = row_of(columns)
         matching += [row] if matches else []
         if reached:
-            return Page(tuple(matching), page_cursor(mark, row.created_at, row.id), row.created_at)
-    return Page(tuple(matching), None)
+            return TaskPage(tuple(matching), page_cursor(mark, row.created_at, row.id), row.created_at)
+    return TaskPage(tuple(matching), None)
 
 
 def failures(scope: Scope, minutes: int, limit: int) -> tuple[TaskRow, ...]:

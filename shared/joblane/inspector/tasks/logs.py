@@ -49,7 +49,7 @@ Window = tuple[datetime, datetime]
 
 
 @dataclass(frozen=True, slots=True)
-class Run:
+class LoggedRun:
     """The time of one attempt, and Lambda's request id, None if it is not known."""
 
     attempt: int
@@ -68,7 +68,7 @@ def of_task(scope: Scope, id_: str, limit: int) -> tuple[LogLine, ...]:
     if not found:
         raise UnknownTaskError(id_)
     ((type_, created_at, ended_at),) = found
-    runs = [Run(*row) for row in scope.connection.run(RUNS, id_)]
+    runs = [LoggedRun(*row) for row in scope.connection.run(RUNS, id_)]
     windows = merged((run.start, run.end) for run in runs) if runs else merged([(created_at, ended_at)])
     with client("logs", scope.region) as logs:
         term = max(SAFE.findall(id_), key=len, default="")
@@ -161,7 +161,7 @@ def of_json(event: dict[str, Any], id_: str) -> LogLine | None:
     )
 
 
-def of_platform(event: dict[str, Any], run: Run) -> LogLine | None:
+def of_platform(event: dict[str, Any], run: LoggedRun) -> LogLine | None:
     """A line about the invocation of this run that the library did not write: a kill, a traceback, the report.
 
     None for Lambda's START and END lines.

@@ -144,7 +144,7 @@ class Overview:
 
 
 @dataclass(frozen=True, slots=True)
-class Tick:
+class TickView:
     """A tick of a schedule. ``state`` None: it did not arrive. ``duration_ms``: of its last run, None without one that
     has ended."""
 
@@ -168,7 +168,7 @@ class ScheduleView:
     timezone: str
     overlap: str
     next: tuple[datetime, ...]
-    ticks: tuple[Tick, ...]
+    ticks: tuple[TickView, ...]
     pause: Pause | None
     on_aws: str | None
     missed: int

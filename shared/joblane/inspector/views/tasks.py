@@ -47,7 +47,7 @@ class TaskRow:
 
 
 @dataclass(frozen=True, slots=True)
-class Page:
+class TaskPage:
     """A page of a listing. ``after``: the position from which the next page begins; None on the last page.
 
     ``searched_to``: the page ends before it is full, because the filter has no index of its own; all tasks that were
@@ -82,7 +82,7 @@ class FoundGroup:
 
     kind: FoundKind
     filter: Filter | None
-    page: Page
+    page: TaskPage
 
 
 @dataclass(frozen=True, slots=True)

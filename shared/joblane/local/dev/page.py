@@ -15,7 +15,7 @@ PAUSE_SECONDS = 1.0
 
 
 @dataclass(frozen=True)
-class Page:
+class DevPage:
     """``target``: the ``module:function`` of its process, which gets ``arguments`` and the listening socket.
     ``address``: with its token."""
 
@@ -28,7 +28,7 @@ class Page:
 class PageProcess:
     """``start``: starts the process of the page. It accepts the connection that is waiting."""
 
-    def __init__(self, page: Page, start: Callable[[Page], Awaitable[Process]]) -> None:
+    def __init__(self, page: DevPage, start: Callable[[DevPage], Awaitable[Process]]) -> None:
         self._page = page
         self._start = start
         self._process: Process | None = None

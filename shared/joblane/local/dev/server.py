@@ -19,7 +19,7 @@ from joblane.local.dev.database import await_end
 from joblane.local.dev.endpoint import Endpoint
 from joblane.local.dev.http import Server, config, listen
 from joblane.local.dev.log import GREEN, RED, YELLOW, Log, short
-from joblane.local.dev.page import Page, PageProcess
+from joblane.local.dev.page import DevPage, PageProcess
 from joblane.local.dev.pool import GRACE_SECONDS, Pool
 from joblane.local.dev.processes import Process, Zygote
 from joblane.local.dev.queues import DevQueues
@@ -59,14 +59,14 @@ class Dev:
         aws_port: int,
         postgres_port: int,
         prefix: str,
-        open_page: Callable[[], Page] | None,
+        open_page: Callable[[], DevPage] | None,
         raw: bool,
     ) -> None:
         self._project, self._folder, self._prefix = project, folder, prefix
         self._aws_port = aws_port
         self._postgres = Postgres(folder / "postgres", postgres_port)
         self._open_page = open_page
-        self._page: Page | None = None
+        self._page: DevPage | None = None
         self._raw = raw
         self._env_file = folder / "env"
 
@@ -351,7 +351,7 @@ class Dev:
         target = "joblane.local.dev.worker_process:serve"
         return await self._zygote.spawn(target, {"type": type_}, self._environment(), on_line)
 
-    async def _start_page(self, page: Page) -> Process:
+    async def _start_page(self, page: DevPage) -> Process:
         return await self._zygote.spawn(
             page.target, page.arguments, self._environment(), self._page_line, [page.listening.fileno()]
         )
