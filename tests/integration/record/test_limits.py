@@ -139,6 +139,21 @@ def test_a_task_keeps_the_slot_of_its_key_while_it_waits_for_a_shared_limit(limi
     assert [limited.row(id_)["waits_for"] for id_ in "cz"] == ["shared", "shared"]
 
 
+def test_a_task_keeps_the_slot_of_its_key_while_it_waits_for_its_total(limited: World) -> None:
+    put(limited, sample_tree, "a", "b", number=1)
+    put(limited, sample_tree, "c", "d", "e", number=2)
+    assert ask(limited, sample_tree, "a", "b", "c", "d") == [RUN, RUN, HELD, HELD]
+    assert ask(limited, sample_tree, "e") == [HELD]
+    passed = [(limited.row(id_)["passed"], limited.row(id_)["waits_for"]) for id_ in "abcde"]
+    assert passed == [
+        (Passed.ALL, None),
+        (Passed.ALL, None),
+        (Passed.TYPE_TIME, "shared"),
+        (Passed.KEY_TIME, "sample:tree"),
+        (Passed.NONE, "sample:tree/2"),
+    ]
+
+
 def test_a_batch_gives_each_slot_back_when_its_task_ends(limited: World) -> None:
     put(limited, sample_tree, "a", "b", do="look_at_the_others")
     put(limited, sample_tree, "c", "d")
@@ -492,6 +507,7 @@ def test_a_task_that_waits_for_a_retry_keeps_its_place_in_the_order(limited: Wor
     put(limited, sample_ordered, "a", "b")
     assert ask(limited, sample_ordered, "a", "b") == [RUN, HELD]
     assert end(limited, "a", State.RETRY, delay_seconds=40) == []
+    assert limited.row("a")["passed"] == Passed.KEY_SLOT
     assert ask(limited, sample_ordered, "b") == [HELD]
     limited.later("a")
     assert ask(limited, sample_ordered, "a", "b") == [RUN, HELD]

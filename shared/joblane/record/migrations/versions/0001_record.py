@@ -712,10 +712,10 @@ INDEXES = (
         " where passed in ('type_slot', 'type_time', 'shared_slot', 'all')"
     ),
     "create index tasks_shared_limit on joblane.tasks (shared_limit) where passed in ('shared_slot', 'all')",
-    "create index tasks_waits on joblane.tasks (wait_kind, waits_for, place, seq) where wait_kind is not null",
+    "create index tasks_waits on joblane.tasks (waits_for, place, seq) where wait_kind is not null",
     (
         "create index tasks_waits_tenant on joblane.tasks (waits_for, coalesce(tenant, ''), place)"
-        " where wait_kind = 'limit'"
+        " where waits_for is not null"
     ),
     # Runs lie on disk in the order in which they began, so the latest are found by a range of pages.
     (
