@@ -76,6 +76,10 @@ def metrics() -> set[str]:
             match node:
                 case ast.Call(func=ast.Attribute(value=ast.Name("tally"), attr="count" | "time"), args=[first, *_]):
                     found |= {text.value for text in ast.walk(first) if _is_metric(text)}  # type: ignore[attr-defined]
+                case ast.Assign(targets=[ast.Subscript(ast.Name("counts" | "times"), ast.Constant() as name)]):
+                    found |= {str(name.value)} if _is_metric(name) else set()
+                case ast.Assign(targets=[ast.Name("metric")], value=ast.IfExp(body=ast.Constant() as name)):
+                    found |= {str(name.value)} if _is_metric(name) else set()
                 case ast.Assign(targets=[ast.Name("METRICS" | "found")], value=ast.Dict() as table):
                     names = [*table.keys, *table.values]
                     found |= {name.value for name in names if _is_metric(name)}  # type: ignore[union-attr]
@@ -91,7 +95,7 @@ def log_fields() -> dict[str, set[str]]:
     found: dict[str, set[str]] = {}
     for path, tree in trees():
         module = str(path.relative_to(PRODUCT))
-        if not module.startswith(("page/", "record/migrations/")):  # they build no log lines
+        if not module.startswith(("page/", "record/migrations/", "local/dev/")):  # they write no log lines on AWS
             for node in ast.walk(tree):
                 for name in _fields(node):
                     found.setdefault(name, set()).add(module)
@@ -110,6 +114,11 @@ def _fields(node: ast.AST) -> Iterator[str]:
             for inner in ast.walk(node):
                 if isinstance(inner, ast.Dict):
                     yield from _keys(inner)
+        case ast.FunctionDef(name="_parts"):  # of what follows a commit
+            for inner in ast.walk(node):
+                match inner:
+                    case ast.Yield(value=ast.Tuple(elts=[ast.Constant(value=str(name)), *_])):
+                        yield name
         case ast.Assign(targets=[ast.Name("fields" | "common")], value=value):
             yield from _keys(value)
         case ast.Assign(targets=[ast.Subscript(value=ast.Name("fields"), slice=ast.Constant(value=str(name)))]):

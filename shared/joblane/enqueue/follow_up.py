@@ -61,7 +61,7 @@ class FollowUp:
                 for turns in steps:
                     send_turns(sqs, prefix, turns, brief=brief)
             except (*DATABASE_ERRORS, JobError) as error:
-                telemetry.logger().warning(NOT_DONE, extra={"error": text_of(error), name: items[:MOST_LOGGED]})
+                telemetry.logger().warning(NOT_DONE, extra={"error": text_of(error), name: _names(items)[:MOST_LOGGED]})
         if release is not None and not release.is_done:
             wake(sqs, prefix)
 
@@ -73,15 +73,15 @@ class FollowUp:
     def _parts(
         self, call: Call, release: Release | None, *, to_end: bool
     ) -> Iterator[tuple[str, Sequence[Any], Iterator[list[Turn]]]]:
-        """Yield the parts in their order: what each is about, by a name for the log, and its steps."""
+        """Yield the parts in their order: the log field and the names of what each is about, and its steps."""
         if self.delays:
-            yield "delayed_limits", self.delays, self._delay(call)
+            yield "limits", self.delays, self._delay(call)
         if self.freed:
             yield "limits", self.freed, serve_in_steps(call, self.freed)
         if self.changed:
-            yield "changed_limits", self.changed, self._serve_changed(call)
+            yield "limits", self.changed, self._serve_changed(call)
         if self.dead:
-            yield "dead_letters", self.dead, self._mark(call)
+            yield "task_ids", self.dead, self._mark(call)
         if release is not None:
             yield "task_ids", [*self.ended, *self.children], release.steps(call, to_end=to_end)
 
@@ -97,6 +97,13 @@ class FollowUp:
 
     def _mark(self, call: Call) -> Iterator[list[Turn]]:
         yield call(partial(mark_dead_sent, dead_letters=self.dead)) or []
+
+
+def _names(item: Any) -> list[str]:
+    """Return the names within an item of a part."""
+    if isinstance(item, str):
+        return [item]
+    return [name for each in item for name in _names(each)] if isinstance(item, Sequence) else []
 
 
 def send_turns(sqs: Sqs, prefix: str, turns: Sequence[Turn], *, brief: bool = False) -> bool:

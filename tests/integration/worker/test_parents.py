@@ -72,7 +72,7 @@ def test_a_part_of_the_follow_up_that_fails_stops_no_other_part(world: World, mo
     with lines() as logged:
         deliver(world, "a")
     [warning] = [line for line in logged.fields if line["message"] == follow_up.NOT_DONE]
-    assert (warning["error"], warning["dead_letters"]) == ("the connection is lost", [["a", 0]])
+    assert (warning["error"], warning["task_ids"]) == ("the connection is lost", ["a"])
     assert (len(world.dead_letters(sample_one)), world.row("a")["dead_sent_at"]) == (1, None)
     assert len(world.take(sample_only)) == 1
 
