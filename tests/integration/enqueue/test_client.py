@@ -238,7 +238,7 @@ def test_what_the_database_can_never_hold_is_not_to_be_enqueued_again(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     error = DatabaseError({"C": "54000", "M": "string too long to represent as jsonb string"})
-    monkeypatch.setattr("joblane.enqueue.producer.insert_tasks", Mock(side_effect=error))
+    monkeypatch.setattr("joblane.enqueue.own.insert_tasks", Mock(side_effect=error))
     with pytest.raises(EnqueueError, match="payload: the database cannot store it: string too long"):
         world.client.enqueue(sample_one, Sample())
 
