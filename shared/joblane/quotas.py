@@ -48,6 +48,7 @@ RESUMED_FUNCTION_TIMEOUT = timedelta(minutes=5)
 """The timeout of a function whose task continues in the next invocation."""
 RESUME_RESERVE = timedelta(seconds=60)
 """The longest part of an invocation that a resumable task leaves unused to end between two chunks."""
+MAX_RETENTION = timedelta(days=3650)
 MAX_RESULT_BYTES = MAX_MESSAGE_BYTES
 """The maximum size of a result, as JSON: that of an SQS message."""
 SNOOZE_CEILING = 20

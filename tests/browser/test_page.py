@@ -20,7 +20,7 @@ from joblane.page.hosted.entry import build
 from joblane.page.hosted.event import respond
 from joblane.page.rendering import as_json
 from joblane.record.row.states import State
-from joblane.tasks.options import MAX_TAG
+from joblane.tasks.job import MAX_TAG
 from tests.browser.conftest import Site, Visitor
 from tests.oidc import LocalIssuer, SigningKey, serving, serving_page, shared_configuration
 from tests.patience import PATIENCE_SECONDS

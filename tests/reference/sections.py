@@ -60,7 +60,7 @@ from joblane.sqs import message
 from joblane.tasks.declare import declare, handles
 from joblane.tasks.decorator import task
 from joblane.tasks.events import Event
-from joblane.tasks.job import Job, JobOptions, OnParentDead
+from joblane.tasks.job import OPTIONS, Job, OnParentDead
 from joblane.tasks.limit import Limit, Rate
 from joblane.tasks.listeners import on
 from joblane.tasks.payload import ArchivedTask
@@ -198,6 +198,7 @@ SHORT_TYPES = {
     "AnyAsyncSession": "`AsyncSession`, `async_scoped_session`",
     "Unpack[JobOptions]": "enqueue options",
     "Unpack[MessageOptions]": "enqueue options",
+    "Unpack[TickOptions]": "enqueue options",
     "Unpack[StageSettings]": "settings",
 }
 
@@ -278,12 +279,13 @@ def _entry(parameter: inspect.Parameter, text: str) -> Entry:
 
 
 def enqueue_options() -> str:
-    texts = fields_of(Job)
-    entries = []
+    texts, entries = fields_of(Job), []
     for one in dataclasses.fields(Job):
-        if one.name in JobOptions.__annotations__:
-            text, range_ = split_range(texts[one.name])
+        if (option := OPTIONS.get(one.name)) is not None:
             default = one.default if one.default is not dataclasses.MISSING else {}
+            range_ = option.range(f"the declared `{one.name}`" if option.declared == "always" else None)
+            range_ = "; ".join(filter(None, (range_, f"at most {option.most:,}" if option.most else "")))
+            text = f"{texts[one.name]} A schedule refuses it." if option.not_of_ticks else texts[one.name]
             entries.append(Entry(one.name, kind_of(one.type), shown_default(default), range_, text))
     return options(entries)
 

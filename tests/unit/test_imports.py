@@ -6,6 +6,8 @@ The contracts in pyproject.toml cover rooms.
 from __future__ import annotations
 
 import ast
+import importlib
+import inspect
 import subprocess
 import sys
 from collections import defaultdict
@@ -52,6 +54,21 @@ def test_a_function_on_aws_reads_no_project(package: str, graph: grimp.ImportGra
     used = graph.find_upstream_modules(f"joblane.{package}", as_package=True)
     assert used
     assert "joblane.project" not in used
+
+
+def test_a_type_checker_sees_the_public_names_where_a_program_finds_them() -> None:
+    source = ast.parse(inspect.getsource(joblane))
+    [block] = [node for node in source.body if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"]
+    seen = [
+        (each.module, [(one.name, one.asname) for one in each.names])
+        for each in ast.walk(block)
+        if isinstance(each, ast.ImportFrom)
+    ]
+    found = [(home, [(name, name)]) for home, names in joblane._HOMES.items() for name in names.split()]
+    assert sorted(seen) == sorted(found)
+    assert list(joblane.__all__) == sorted(name for _, [(name, _)] in found)
+    for home, [(name, _)] in found:
+        assert getattr(joblane, name) is getattr(importlib.import_module(home), name)
 
 
 def test_a_client_without_a_database_imports_no_driver_of_it() -> None:

@@ -24,7 +24,7 @@ from joblane.inspector.inspector import Inspector
 from joblane.inspector.permission import permission_of
 from joblane.project import KEYS
 from joblane.record.row.states import State
-from joblane.tasks.job import Job, JobOptions
+from joblane.tasks.job import DURATION, NUMBER, OPTIONS, Job
 from joblane.tasks.schedule import every
 from saas import settings
 from tests.pages import FENCE, ROOT, table
@@ -85,8 +85,7 @@ def test_every_option_of_the_decorator_is_in_the_reference() -> None:
 
 
 def test_every_enqueue_option_is_in_the_reference() -> None:
-    assert set(JobOptions.__annotations__) <= headings("enqueue")
-    assert {one.name for one in dataclasses.fields(Job)} - {"task", "payload"} == set(JobOptions.__annotations__)
+    assert set(OPTIONS) <= headings("enqueue")
 
 
 @pytest.mark.parametrize(("model", "name"), [(JobClient, "enqueue"), (MessageClient, "enqueue"), (Context, "context")])
@@ -222,7 +221,11 @@ def enqueue(**options: Any) -> None:
 
 
 DECLARED = list(ranges(doc(task, "task").args))
-ENQUEUED = list(ranges(fields_of(Job)))
+ENQUEUED = [
+    (name, option.low, option.high)
+    for name, option in OPTIONS.items()
+    if option.values in (NUMBER, DURATION) and option.low is not None and option.declared != "always"
+]
 
 
 @pytest.mark.parametrize(

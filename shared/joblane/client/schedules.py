@@ -5,9 +5,8 @@ from __future__ import annotations
 import builtins
 import json
 from collections.abc import Callable, Mapping, Sequence
-from datetime import timedelta
 from functools import partial
-from typing import TYPE_CHECKING, Any, TypedDict, TypeVar, Unpack
+from typing import TYPE_CHECKING, Any, TypeVar, Unpack
 
 from joblane.enqueue.check_schedule import checked_name, checked_row
 from joblane.enqueue.follow_up import FollowUp
@@ -24,34 +23,15 @@ if TYPE_CHECKING:
     from joblane.enqueue.result import Enqueued
     from joblane.enqueue.session import AnyAsyncSession, AnySession
     from joblane.enqueue.transaction import AfterCommit, AsyncAfterCommit
-    from joblane.names import Queue
     from joblane.record.task.insert import NewTask
+    from joblane.tasks.job import TickOptions
     from joblane.tasks.payload import Payload
-    from joblane.tasks.retry import RetryDelay
     from joblane.tasks.task import Task
-    from joblane.tasks.unique import Until
 
 P = TypeVar("P", bound="Payload")
 End = Callable[..., tuple[tuple[bool, Cancelled], list["NewTask"]]]
 """A change that ends the ticks of a schedule: a pause or a delete."""
 MOST_LISTED = 1_000
-
-
-class TickOptions(TypedDict, total=False):
-    """The enqueue options of a schedule's tasks. :class:`~joblane.tasks.job.Job` documents each."""
-
-    queue: Queue | None
-    headers: Mapping[str, str]
-    owner: str | None
-    tags: Sequence[str]
-    max_retry: int | None
-    timeout: timedelta | None
-    retention: timedelta | None
-    retry_delay: RetryDelay | None
-    unique_for: timedelta | None
-    unique_key: str | None
-    unique_until: Until | str | None
-    key: str | None
 
 
 class Schedules:
@@ -109,9 +89,7 @@ class Schedules:
             session: As for :meth:`JobClient.enqueue`. The schedule exists once the session commits.
             connection: As for :meth:`JobClient.enqueue`.
             after_commit: As for :meth:`JobClient.enqueue`.
-            options: The enqueue options of the tasks: ``queue``, ``headers``, ``owner``, ``tags``, ``max_retry``,
-                ``timeout``, ``retention``, ``retry_delay``, ``unique_for``, ``unique_key``, ``unique_until`` and
-                ``key``. Others are refused.
+            options: The enqueue options of the tasks, see :class:`~joblane.tasks.job.Job`. A schedule refuses some.
 
         Raises:
             ScheduleError: the name, the times, ``missed`` or the tenant is wrong, an option is none of a schedule, or

@@ -13,7 +13,7 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from joblane.enqueue.check_debounce import check_debounce
-from joblane.enqueue.check_options import check_options, in_utc
+from joblane.enqueue.check_options import NO_ROW, check_duration, check_moment, check_needs_no_row, check_options
 from joblane.enqueue.parents import check_parents
 from joblane.errors import EnqueueError, LaneError, MessageError, PayloadError
 from joblane.json_values import canonical, check_tree, needs_walk
@@ -24,17 +24,15 @@ from joblane.sqs.client import Entry
 from joblane.sqs.message import ID_PATTERN, MAX_ID, TENANT_PATTERN, TICK_ID_PATTERN, Message, check_headers
 from joblane.tasks.job import Job
 from joblane.tasks.limit import check_key
-from joblane.tasks.options import NONE, Options
+from joblane.tasks.options import NONE
 from joblane.tasks.task import Task
-from joblane.tasks.unique import LONGEST_UNIQUE, MAX_KEY, OnConflict, Unique, Until, key_of
+from joblane.tasks.unique import MAX_KEY, OnConflict, Unique, Until, key_of
 
 if TYPE_CHECKING:
     from joblane.tasks.payload import Payload
 
 UNIQUE_KEY_PATTERN = re.compile(rf"[ -~]{{1,{MAX_KEY}}}")
 E = TypeVar("E", bound=StrEnum)
-NOT_GIVEN = (None,) * 5
-LONGEST_WAIT = timedelta(days=3650)
 
 
 def check(job: Job, *, record: bool, prefix: str) -> NewTask:
@@ -48,18 +46,24 @@ def check(job: Job, *, record: bool, prefix: str) -> NewTask:
         )
     queue = task.queue if job.queue is None else _lane(task, job.queue)
     delay, at = _when(job.process_in, job.process_at)
-    seconds = delay or seconds_until(at)
+    seconds = seconds_until(at) if at else delay or 0.0
     debounce, latest = None, seconds
     if (debounced := check_debounce(job, record=record)) is not None:
         debounce, delay = debounced[0], debounced[1].total_seconds()
         seconds, latest = delay, debounce.longest
     if not record:
-        _check_without_a_row(job, "process_at" if at else "process_in", seconds)
+        if seconds > MAX_DELAY_SECONDS:
+            when = "process_at" if at else "process_in"
+            raise EnqueueError(when, "without a record at most 15 minutes are possible")
+        check_needs_no_row(job)
     id_ = new_id() if job.task_id is None else _task_id(job.task_id)
     tenant = None if job.tenant is None else _tenant(job.tenant)
     payload = task.write(job.payload)
     headers = _headers(job.headers) if job.headers else {}
-    options = _options(job, latest)
+    options = check_options(job, record=record)
+    if options.deadline is not None and (left := seconds_until(options.deadline)) <= latest:
+        why = "it is before the task is due" if left else "it has passed"
+        raise EnqueueError("deadline", f"{why}, so the task would be archived without a run")
     on_conflict = _member(OnConflict, "on_conflict", job.on_conflict)
     unique = _unique(job, queue, payload, record=record)
     message = Message(
@@ -68,7 +72,7 @@ def check(job: Job, *, record: bool, prefix: str) -> NewTask:
         payload,
         rec=record,
         schema=task.schema_digest,
-        enqueued_at=round(time.time(), 3),
+        enqueued_at=int(time.time() * 1000) / 1000,  # round() takes three times as long
         headers=headers,
         options=None if record or options is NONE else options,
     )
@@ -110,17 +114,6 @@ def with_row_id(new: NewTask, id_: str) -> NewTask:
     return replace(new, id=id_, entry=replace(new.entry, body=message.encode()))
 
 
-def _check_without_a_row(job: Job, when: str, seconds: float) -> None:
-    """Refuse options that need a row."""
-    if seconds > MAX_DELAY_SECONDS:
-        raise EnqueueError(when, "at most 15 minutes are possible with a MessageClient")
-    for name in ("owner", "key", "after"):
-        if getattr(job, name):
-            raise EnqueueError(name, "it needs a row, and a MessageClient writes none")
-    if isinstance(job.retention, timedelta) and job.retention > job.task.retention:
-        raise EnqueueError("retention", f"at most the declared {job.task.retention} is possible with a MessageClient")
-
-
 def _lane(task: Task[Any, Any], queue: Queue) -> Queue:
     queue = _member(Queue, "queue", queue)
     if queue not in task.lanes:
@@ -128,20 +121,11 @@ def _lane(task: Task[Any, Any], queue: Queue) -> Queue:
     return queue
 
 
-def _options(job: Job, seconds: float) -> Options:
-    """Return the options. ``seconds``: the time until the task is due at the latest."""
-    given = (job.max_retry, job.timeout, job.retention, job.retry_delay, job.deadline)
-    if not job.tags and given == NOT_GIVEN:
-        return NONE
-    options = check_options(job)
-    if options.deadline is not None and seconds_until(options.deadline) <= seconds:
-        raise EnqueueError("deadline", "it is before the task is due, so the task would be archived without a run")
-    return options
-
-
 def _unique(job: Job, queue: Queue, payload: Mapping[str, Any], *, record: bool) -> Unique | None:
     task = job.task
-    unique_for = task.unique_for if job.unique_for is None else job.unique_for
+    unique_for = task.unique_for
+    if job.unique_for is not None:
+        unique_for = check_duration("unique_for", job.unique_for)
     if unique_for is None:
         if job.unique_key is None and job.unique_until is None and job.on_conflict is OnConflict.RAISE:
             return None
@@ -149,12 +133,8 @@ def _unique(job: Job, queue: Queue, payload: Mapping[str, Any], *, record: bool)
             if getattr(job, name) != default:
                 raise EnqueueError(name, "give unique_for too, or declare it on the task")
         return None
-    if not isinstance(unique_for, timedelta) or not timedelta(seconds=1) <= unique_for <= LONGEST_UNIQUE:
-        raise EnqueueError(
-            "unique_for", f"a timedelta from 1 second to {LONGEST_UNIQUE.days} days is required, not {unique_for!r}"
-        )
     if not record:
-        raise EnqueueError("unique_for", "a unique key needs a row, and a MessageClient writes none")
+        raise EnqueueError("unique_for", NO_ROW)
     key = job.unique_key
     if key is not None and (not isinstance(key, str) or not UNIQUE_KEY_PATTERN.fullmatch(key)):
         raise EnqueueError("unique_key", f"1 to {MAX_KEY} printable ASCII characters are required")
@@ -191,23 +171,8 @@ def _when(process_in: timedelta | None, process_at: datetime | None) -> tuple[fl
     if process_in is not None and process_at is not None:
         raise EnqueueError("process_at", "give process_in or process_at, not both")
     if process_in is not None:
-        if not isinstance(process_in, timedelta):
-            raise EnqueueError(
-                "process_in",
-                f"a timedelta is required, not {type(process_in).__name__}, for example timedelta(seconds=5)",
-            )
-        if not timedelta(0) <= process_in <= LONGEST_WAIT:
-            raise EnqueueError("process_in", f"from zero to {LONGEST_WAIT.days} days is required, not {process_in}")
-        return process_in.total_seconds(), None
-    if process_at is not None:
-        if not isinstance(process_at, datetime):
-            raise EnqueueError("process_at", f"a datetime is required, not {type(process_at).__name__}")
-        if process_at.tzinfo is None:
-            raise EnqueueError("process_at", "an aware datetime is required, for example datetime.now(UTC) + …")
-        if process_at - datetime.now(UTC) > LONGEST_WAIT:
-            raise EnqueueError("process_at", f"at most {LONGEST_WAIT.days} days ahead")
-        return None, in_utc("process_at", process_at)
-    return None, None
+        return check_duration("process_in", process_in).total_seconds(), None
+    return None, None if process_at is None else check_moment("process_at", process_at)
 
 
 def seconds_until(at: datetime | None) -> float:

@@ -5,8 +5,9 @@ from __future__ import annotations
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
+from joblane.enqueue.check_options import NO_ROW, check_duration
 from joblane.errors import EnqueueError
-from joblane.quotas import LONGEST_DEBOUNCE, LONGEST_PUSHES, SHORTEST_DEBOUNCE
+from joblane.quotas import LONGEST_PUSHES
 from joblane.tasks.unique import Debounce, Keep, OnConflict, Until
 
 if TYPE_CHECKING:
@@ -24,13 +25,9 @@ def check_debounce(job: Job, *, record: bool) -> tuple[Debounce, timedelta] | No
             raise EnqueueError("keep" if job.longest is None else "longest", "give debounce too")
         return None
     keep = _keep(job.keep)
-    if not isinstance(debounce, timedelta) or not SHORTEST_DEBOUNCE <= debounce <= LONGEST_DEBOUNCE:
-        text = debounce if isinstance(debounce, timedelta) else repr(debounce)
-        raise EnqueueError(
-            "debounce", f"a timedelta from {SHORTEST_DEBOUNCE} to {LONGEST_DEBOUNCE} is required, not {text}"
-        )
+    check_duration("debounce", debounce)
     if not record:
-        raise EnqueueError("debounce", "it needs a row, and a MessageClient writes none")
+        raise EnqueueError("debounce", NO_ROW)
     for name, value in (("process_in", job.process_in), ("process_at", job.process_at)):
         if value is not None:
             raise EnqueueError(name, f"give {name} or debounce, not both: debounce says when the task is due")

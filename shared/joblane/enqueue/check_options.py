@@ -1,89 +1,133 @@
-"""The options that a caller gives for one task, checked against its declaration."""
+"""The options that a caller gives for one task, checked against their table and the task's declaration."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import fields
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING
+from operator import attrgetter
+from typing import TYPE_CHECKING, Any
 
 from joblane.errors import DeclarationError, EnqueueError, MessageError
 from joblane.json_values import check_text
-from joblane.tasks.options import EARLIEST, MAX_DELAYS, MAX_TAG, MAX_TAGS, Options, is_storable
-from joblane.tasks.retry import RetryDelay, check_retry_delay
-from joblane.tasks.task import MAX_RETENTION
+from joblane.tasks.job import DURATION, DURATIONS, MOMENT, NUMBER, OPTIONS, TEXTS, Values, in_words
+from joblane.tasks.options import DECLARED, EARLIEST, NONE, Options, is_storable
+from joblane.tasks.retry import check_retry_delay
 
 if TYPE_CHECKING:
     from joblane.tasks.job import Job
+    from joblane.tasks.task import Task
+
+OWN = tuple(each.name for each in fields(Options))
+_own = attrgetter(*OWN)
+NOT_GIVEN = _own(NONE)
+DECLARED_ALWAYS = tuple(name for name in DECLARED if OPTIONS[name].declared == "always")
+NEED_A_ROW = tuple(name for name, option in OPTIONS.items() if option.needs_row)
+_that_need_a_row = attrgetter(*NEED_A_ROW)
+NO_ROW = "it needs a row, and a MessageClient writes none"
 
 
-def check_options(job: Job) -> Options:
+def check_options(job: Job, *, record: bool) -> Options:
     """Return the options of a job. Raises :class:`EnqueueError` with the argument's name.
 
     ``max_retry`` and ``timeout`` must be within the declaration, because the lane's queue and function depend on it.
     """
-    task, max_retry, timeout, retention, deadline = job.task, job.max_retry, job.timeout, job.retention, job.deadline
-    if max_retry is not None and (type(max_retry) is not int or not 0 <= max_retry <= task.max_retry):
-        raise EnqueueError(
-            "max_retry", f"0 to {task.max_retry}, which {task.type!r} declares, is required, not {max_retry!r}"
-        )
-    if timeout is not None:
-        _check_duration("timeout", timeout, timedelta(seconds=1), task.timeout, f", which {task.type!r} declares,")
-    if retention is not None:
-        _check_duration("retention", retention, timedelta(0), MAX_RETENTION)
-    if deadline is not None:
-        if not isinstance(deadline, datetime) or deadline.tzinfo is None:
-            raise EnqueueError("deadline", "an aware datetime is required, for example datetime.now(UTC) + …")
-        if deadline <= datetime.now(UTC):
-            raise EnqueueError("deadline", "it has passed, so the task would be archived without a run")
-    return Options(
-        max_retry=max_retry,
-        timeout=None if timeout is None else timeout.total_seconds(),
-        retention=None if retention is None else retention.total_seconds(),
-        retry_delay=None if job.retry_delay is None else _delays(job.retry_delay),
-        deadline=None if deadline is None else in_utc("deadline", deadline),
-        tags=_tags(job.tags),
-    )
+    given = _own(job)
+    if given == NOT_GIVEN:  # most jobs
+        return NONE
+    limited = DECLARED_ALWAYS if record else DECLARED
+    checked = {
+        name: check(name, value, job.task if name in limited else None)
+        for (name, check), value in zip(CHECKED, given, strict=True)
+        if value is not None and value != ()
+    }
+    return Options(**checked)
 
 
-def in_utc(name: str, moment: datetime) -> datetime:
-    """Return ``moment`` in UTC. PostgreSQL only reads offsets below 16 hours, and Python has longer ones."""
+def check_needs_no_row(job: Job) -> None:
+    """Refuse options that need a row."""
+    if any(_that_need_a_row(job)):
+        raise EnqueueError(next(name for name in NEED_A_ROW if getattr(job, name)), NO_ROW)
+
+
+def check_duration(name: str, value: object, task: Task[Any, Any] | None = None) -> timedelta:
+    """Return a duration within the bounds of its option. ``task``: it declares the maximum."""
+    option = OPTIONS[name]
+    maximum = option.high if task is None else getattr(task, name)
+    if not isinstance(value, timedelta) or not option.low <= value <= maximum:
+        raise _out_of_bounds(name, value, "a timedelta from ", maximum, task)
+    return value
+
+
+def check_moment(name: str, value: object, _: object = None) -> datetime:
+    """Return a time in UTC. PostgreSQL only reads offsets below 16 hours, and Python has longer ones."""
+    if not isinstance(value, datetime):
+        raise EnqueueError(name, f"an aware datetime is required, not {type(value).__name__}")
+    if value.tzinfo is None:
+        raise EnqueueError(name, "an aware datetime is required, for example datetime.now(UTC) + …")
+    ahead = OPTIONS[name].high
+    if ahead is not None and value - datetime.now(UTC) > ahead:
+        raise EnqueueError(name, OPTIONS[name].range())
     with suppress(OverflowError):  # outside of the calendar in UTC
-        moment = max(moment.astimezone(UTC), EARLIEST)
+        moment = max(value.astimezone(UTC), EARLIEST)
         if is_storable(moment):
             return moment
     raise EnqueueError(name, "a time within the calendar is required")
 
 
-def _check_duration(name: str, value: object, low: timedelta, high: timedelta, why: str = "") -> None:
-    if not isinstance(value, timedelta) or not low <= value <= high:
-        text = value if isinstance(value, timedelta) else repr(value)
-        raise EnqueueError(name, f"a timedelta from {low} to {high}{why} is required, not {text}")
+def _out_of_bounds(name: str, value: object, kind: str, maximum: Any, task: Task[Any, Any] | None) -> EnqueueError:
+    why = f", which {task.type!r} declares," if task else ""
+    given = value if isinstance(value, timedelta) else repr(value)
+    return EnqueueError(name, f"{kind}{OPTIONS[name].range(in_words(maximum))}{why} is required, not {given}")
 
 
-def _delays(value: RetryDelay) -> list[float]:
+def _number(name: str, value: object, task: Task[Any, Any] | None) -> int:
+    option = OPTIONS[name]
+    maximum = option.high if task is None else getattr(task, name)
+    if type(value) is not int or not option.low <= value <= maximum:
+        raise _out_of_bounds(name, value, "", maximum, task)
+    return value
+
+
+def _duration(name: str, value: object, task: Task[Any, Any] | None) -> float:
+    return check_duration(name, value, task).total_seconds()
+
+
+def _durations(name: str, value: Any, _: object) -> Sequence[float]:
     if callable(value):
-        raise EnqueueError(
-            "retry_delay", "a timedelta or a list of them is required; a function cannot be stored in the row"
-        )
+        raise EnqueueError(name, "a timedelta or a list of them is required; a function cannot be stored in the row")
     try:
-        delays = check_retry_delay(value)
+        check_retry_delay(value)
     except DeclarationError as error:
-        raise EnqueueError("retry_delay", str(error).removeprefix("retry_delay: ")) from None
-    delays = [delays] if isinstance(delays, timedelta) else list(delays)  # type: ignore[arg-type]
-    if len(delays) > MAX_DELAYS:
-        raise EnqueueError("retry_delay", f"at most {MAX_DELAYS} delays, of which the last repeats; not {len(delays)}")
-    return [delay.total_seconds() for delay in delays]
+        raise EnqueueError(name, str(error).removeprefix("retry_delay: ")) from None
+    delays: list[float] = OPTIONS[name].values.to_json(value)
+    if len(delays) > (OPTIONS[name].most or 0):
+        raise EnqueueError(name, f"at most {OPTIONS[name].most} delays, of which the last repeats; not {len(delays)}")
+    return delays
 
 
-def _tags(tags: Sequence[str]) -> Sequence[str]:
-    if isinstance(tags, str) or not isinstance(tags, Sequence) or len(tags) > MAX_TAGS:
-        raise EnqueueError("tags", f"a list of at most {MAX_TAGS} strings is required")
-    for tag in tags:
-        if not isinstance(tag, str) or not 0 < len(tag) <= MAX_TAG:
-            raise EnqueueError("tags", f"strings of 1 to {MAX_TAG} characters are required")
+def _texts(name: str, texts: Any, _: object) -> Sequence[str]:
+    option = OPTIONS[name]
+    if isinstance(texts, str) or not isinstance(texts, Sequence) or len(texts) > (option.most or 0):
+        raise EnqueueError(name, f"a list of at most {option.most} strings is required")
+    for text in texts:
+        if not isinstance(text, str) or not option.low <= len(text) <= option.high:
+            raise EnqueueError(name, f"strings of {option.range()} are required")
         try:
-            check_text(tag, "tags")
+            check_text(text, name)
         except MessageError as error:
-            raise EnqueueError("tags", str(error).removeprefix("tags: ")) from None
-    return list(dict.fromkeys(tags))
+            raise EnqueueError(name, str(error).removeprefix(f"{name}: ")) from None
+    return list(dict.fromkeys(texts))
+
+
+CHECKS: Mapping[Values, Callable[[str, Any, Task[Any, Any] | None], Any]] = {
+    NUMBER: _number,
+    DURATION: _duration,
+    DURATIONS: _durations,
+    MOMENT: check_moment,
+    TEXTS: _texts,
+}
+"""Values → the check of an option that has them. It gets the task if that declares the maximum, and returns what the
+message has."""
+CHECKED = tuple((name, CHECKS[OPTIONS[name].values]) for name in OWN)

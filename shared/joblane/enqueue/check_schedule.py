@@ -4,27 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 from joblane.enqueue.ticks import MAX_NAME, NAME_PATTERN, Stored
 from joblane.errors import DeclarationError, PayloadError, ScheduleError, UnreadablePayloadError
 from joblane.record.schedules import Missed
-from joblane.tasks.job import Job, check_names
+from joblane.tasks.job import OPTIONS, Job, check_names
 from joblane.tasks.schedule import Schedule, parse
 
 if TYPE_CHECKING:
     from joblane.record.task.insert import NewTask
-
-NOT_OF_TICKS = {
-    **dict.fromkeys(("process_in", "process_at"), "the schedule has the times; leave it out"),
-    "task_id": "the id of each task is made of the schedule's name and the time of the tick; leave it out",
-    "deadline": "it is one time, and the schedule fires again and again; leave it out, and limit each run by timeout",
-    "on_conflict": "a tick whose unique key is held by another task is cancelled; leave it out",
-    **dict.fromkeys(("debounce", "longest", "keep"), "a tick is not debounced; leave it out"),
-    **dict.fromkeys(("after", "on_parent_dead"), "a tick waits for no other task; leave it out"),
-}
-"""Enqueue option that a schedule does not take → why."""
 
 
 def checked_row(
@@ -41,9 +30,10 @@ def checked_row(
     ``job``: the task, its payload and its tenant. ``check``: the check of an enqueue. Raises :class:`EnqueueError`.
     """
     name, times, policy = checked_name(name), _checked_times(schedule), _checked_policy(missed)
-    check_names(options, others=NOT_OF_TICKS, more=("missed",))
-    for option in sorted(options.keys() & NOT_OF_TICKS.keys()):
-        raise ScheduleError(option, NOT_OF_TICKS[option])
+    refused = {option: facts.not_of_ticks for option, facts in OPTIONS.items() if facts.not_of_ticks}
+    check_names(options, others=refused, more=("missed",))
+    for option in sorted(options.keys() & refused.keys()):
+        raise ScheduleError(option, refused[option])
     given = {option: value for option, value in options.items() if value is not None}
     new = check(replace(job, **given))
     row = {
@@ -52,7 +42,7 @@ def checked_row(
         "payload": new.payload,
         "schema": new.task.schema_digest,
         "tenant": job.tenant,
-        "options": _as_json(given, new),
+        "options": {option: OPTIONS[option].values.to_json(value) for option, value in given.items()},
         "expression": times.text,
         "timezone": times.timezone,
         "missed": policy,
@@ -86,16 +76,3 @@ def _checked_policy(given: Missed | str) -> Missed:
         return Missed(given)
     except ValueError:
         raise ScheduleError("missed", f"{given!r} is not one of {', '.join(Missed)}") from None
-
-
-def _as_json(given: Mapping[str, Any], new: NewTask) -> dict[str, Any]:
-    """Return the options of a row, from options that were checked."""
-    normal = {
-        "queue": str(new.queue),
-        "headers": dict(new.headers),
-        "tags": list(new.options.tags),
-        "retry_delay": new.options.retry_delay,
-        "unique_until": str(given.get("unique_until")),
-    }
-    options = {name: normal.get(name, value) for name, value in given.items()}
-    return {name: value.total_seconds() if isinstance(value, timedelta) else value for name, value in options.items()}

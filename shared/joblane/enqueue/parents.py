@@ -8,14 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 from joblane.errors import EnqueueError
 from joblane.sqs.message import ID_PATTERN
-from joblane.tasks.job import Job, OnParentDead
+from joblane.tasks.job import MAX_PARENTS, Job, OnParentDead
 from joblane.tasks.unique import OnConflict
 
 if TYPE_CHECKING:
     from joblane.record.task.insert import NewTask
 
-MAX_PARENTS = 1_000
-"""The first claim of a child locks the rows of its parents."""
 UNKNOWN = """
 select x.id from jsonb_array_elements_text(cast($1 as jsonb)) as x(id)
  where (select true from joblane.tasks t where t.id = x.id) is null

@@ -16,7 +16,7 @@ from joblane.enqueue.check import check, with_row_id
 from joblane.quotas import MAX_DELAY_SECONDS
 from joblane.record import schedules
 from joblane.record.schedules import Missed
-from joblane.tasks.job import Job
+from joblane.tasks.job import OPTIONS, Job
 from joblane.tasks.unique import Unique
 
 if TYPE_CHECKING:
@@ -34,7 +34,6 @@ TICK_PATTERN = re.compile(r"@(?P<name>[!-~]+):(?P<time>\d{4}-\d\d-\d\dT\d\d:\d\d
 """The id of a tick's task."""
 SCHEDULE = "schedule"
 """The option of a task with the name of its schedule."""
-DURATIONS = ("timeout", "retention", "unique_for")
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +57,7 @@ class Stored:
 
     def job(self, task: Task[Any, Any]) -> Job:
         """Return the job of a tick, without its time. Raises :class:`UnreadablePayloadError`."""
-        options = {name: _option(name, value) for name, value in self.options.items()}
+        options = {name: OPTIONS[name].values.from_json(value) for name, value in self.options.items()}
         return Job(task, task.read(self.payload, self.schema), tenant=self.tenant, **options)
 
 
@@ -123,12 +122,3 @@ def keyed(stored: Stored, job: Job) -> Job:
         return job
     given = key.key.removeprefix(f"{job.task.type} ")
     return replace(job, unique_key=given, unique_for=timedelta(seconds=key.seconds), unique_until=key.until)
-
-
-def _option(name: str, value: Any) -> Any:
-    """Return the value of an enqueue option, from JSON."""
-    if name in DURATIONS:
-        return timedelta(seconds=value)
-    if name == "retry_delay":
-        return [timedelta(seconds=each) for each in value]
-    return value

@@ -248,9 +248,8 @@ def message_schema(task: Task[Any, Any]) -> dict[str, Any]:
     fields = _plain(whole["properties"], MUST)
     options = whole["$defs"]["Options"]
     options["properties"] = _plain(options["properties"], option_fields.MUST)
-    options["properties"]["max_retry"]["maximum"] = task.max_retry
-    options["properties"]["timeout"]["maximum"] = task.timeout.total_seconds()
-    options["properties"]["retention"]["maximum"] = task.retention.total_seconds()
+    for name in option_fields.DECLARED:
+        options["properties"][name]["maximum"] = option_fields.declared(task, name)
     payload = dict(task.schema)
     definitions = payload.pop("$defs", {})
     return {

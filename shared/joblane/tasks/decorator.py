@@ -18,6 +18,7 @@ from joblane.json_values import canonical
 from joblane.names import SWEEP, Queue, folder_of
 from joblane.quotas import (
     MAX_CONCURRENCY,
+    MAX_RETENTION,
     MIN_CONCURRENCY,
     SWEEP_VISIBILITY_FACTOR,
     VISIBILITY_FACTOR,
@@ -31,7 +32,6 @@ from joblane.tasks.redaction import check_marks
 from joblane.tasks.schedule import Schedule, parse
 from joblane.tasks.task import (
     DEFAULT_MAX_DEPTH,
-    MAX_RETENTION,
     MAX_TARGET_WAIT,
     MEMORY_MB,
     MOST_DEPTH,

@@ -1,21 +1,33 @@
-"""A job as the caller gives it: the task, the payload, and the options of this one enqueue."""
+"""A job as the caller gives it: the task, the payload, and the options of this one enqueue.
+
+The fields of :class:`Job` are the table of these options, :data:`OPTIONS`. Code that checks, keeps, reads or offers an
+option takes its facts from there.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field, fields
 from datetime import datetime, timedelta
 from enum import StrEnum
-from typing import TYPE_CHECKING, Any, Protocol, TypedDict
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypedDict
 
 from joblane.errors import EnqueueError
 from joblane.names import Queue
-from joblane.tasks.task import Task
-from joblane.tasks.unique import Keep, OnConflict, Until
+from joblane.quotas import LONGEST_DEBOUNCE, MAX_RETENTION, SHORTEST_DEBOUNCE
+from joblane.tasks.retry import LONGEST
+from joblane.tasks.unique import LONGEST_UNIQUE, Keep, OnConflict, Until
 
 if TYPE_CHECKING:
     from joblane.tasks.payload import Payload
     from joblane.tasks.retry import RetryDelay
+    from joblane.tasks.task import Task
+
+LONGEST_WAIT = timedelta(days=3650)
+MAX_DELAYS = 100
+MAX_TAGS, MAX_TAG = 20, 100
+MAX_PARENTS = 1_000
+"""The first claim of a child locks the rows of its parents."""
 
 
 class WithId(Protocol):
@@ -26,30 +38,35 @@ class WithId(Protocol):
         """Id of a task."""
 
 
-class JobOptions(TypedDict, total=False):
-    """Options of one enqueue. :class:`Job` documents each."""
+class TickOptions(TypedDict, total=False):
+    """Options of the tasks of a schedule. :class:`Job` documents each."""
 
     queue: Queue | None
-    process_in: timedelta | None
-    process_at: datetime | None
-    task_id: str | None
-    tenant: str | None
     headers: Mapping[str, str]
     owner: str | None
     tags: Sequence[str]
     max_retry: int | None
     timeout: timedelta | None
-    deadline: datetime | None
     retention: timedelta | None
     retry_delay: RetryDelay | None
     unique_for: timedelta | None
     unique_key: str | None
     unique_until: Until | str | None
+    key: str | None
+
+
+class JobOptions(TickOptions, total=False):
+    """Options of one enqueue. :class:`Job` documents each."""
+
+    process_in: timedelta | None
+    process_at: datetime | None
+    deadline: datetime | None
+    task_id: str | None
+    tenant: str | None
     on_conflict: OnConflict | str
     debounce: timedelta | None
     longest: timedelta | None
     keep: Keep | str
-    key: str | None
     after: Sequence[str | WithId]
     on_parent_dead: OnParentDead | str
 
@@ -64,6 +81,342 @@ class OnParentDead(StrEnum):
     RUN = "run"
     """It runs when all parents have ended, in whatever way."""
 
+
+# --- The table of the options --------------------------------------------------------------------------------------
+
+
+def _same(value: Any) -> Any:
+    return value
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Values:
+    """The values of an option: in Python, as JSON, and in words."""
+
+    words: str = ""
+    """The values in JSON, with places for the bounds of the option. Empty: no message has such an option."""
+    metavar: str = ""
+    """Stands for a value in the help of the command line. Empty: the last word of the flag does."""
+    unit: str = ""
+    """The unit of bounds that are numbers."""
+    to_json: Callable[[Any], Any] = _same
+    """For a valid value."""
+    from_json: Callable[[Any], Any] = _same
+    """Raises ValueError for JSON of another form. The check of an enqueue refuses other wrong values."""
+    choices: type[StrEnum] | None = None
+    """All values, the usual one first. None: any value within the bounds."""
+
+
+def _seconds(value: Any) -> timedelta:
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not abs(value) < MAX_SECONDS:
+        raise ValueError("a number of seconds is required")
+    return timedelta(seconds=value)
+
+
+def _moment(value: Any) -> datetime:
+    try:
+        moment = datetime.fromisoformat(value) if isinstance(value, str) else None
+    except ValueError:
+        moment = None
+    if moment is None or moment.tzinfo is None:
+        raise ValueError("a time with its zone is required, for example '2030-01-31T12:00:00Z'")
+    return moment
+
+
+MAX_SECONDS = timedelta.max.total_seconds()
+TEXT = Values()
+NUMBER = Values("a whole number, {low} or more", "N")
+DURATION = Values(
+    "a number of seconds from {low} to {high}", "DURATION", to_json=timedelta.total_seconds, from_json=_seconds
+)
+DURATIONS = Values(
+    "seconds, one number or a list of 1 to {most}",
+    "DURATION",
+    to_json=lambda value: [each.total_seconds() for each in ([value] if isinstance(value, timedelta) else value)],
+    from_json=lambda value: [_seconds(each) for each in value] if isinstance(value, list) else _seconds(value),
+)
+MOMENT = Values(
+    "a time with its zone, for example '2030-01-31T12:00:00Z'",
+    "TIME",
+    to_json=datetime.isoformat,
+    from_json=_moment,
+)
+TEXTS = Values(
+    "a list of at most {most} strings of {low} to {high} characters",
+    unit=" characters",
+    to_json=lambda value: list(dict.fromkeys(value)),
+)
+HEADERS = Values(to_json=dict)
+IDS = Values()
+
+
+def _choice(choices: type[StrEnum], metavar: str = "") -> Values:
+    return Values(metavar=metavar, to_json=str, choices=choices)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Option:
+    """An option of an enqueue: its facts in addition to name, type, default and text of the field of :class:`Job`."""
+
+    values: Values
+    flags: tuple[str, ...] = ()
+    """The option of `joblane enqueue`. Empty: neither the command line nor the page has it."""
+    help: str = ""
+    """A sentence without its full stop, for the command line and the page."""
+    example: str = ""
+    label: str = ""
+    """The label on the page. Empty: the name."""
+    low: Any = None
+    """The smallest value, or the smallest entry of a list: for texts their characters, for a time None."""
+    high: Any = None
+    """The largest one. For a time: how far ahead."""
+    most: int | None = None
+    """Maximum number of entries of a list."""
+    declared: Literal["always", "without a row"] | None = None
+    """The task's attribute of this name is the maximum: of every task, or of a task without a row."""
+    needs_row: bool = False
+    not_of_ticks: str = ""
+    """The reason why a schedule refuses it. Empty: a schedule takes it."""
+
+    @property
+    def bounds(self) -> tuple[int | None, int | None]:
+        """``low`` and ``high`` in JSON."""
+        low, high = (each.total_seconds() if isinstance(each, timedelta) else each for each in (self.low, self.high))
+        return None if low is None else int(low), None if high is None else int(high)
+
+    @property
+    def must(self) -> str:
+        """Its JSON values, for refusals and for the JSON Schema."""
+        low, high = self.bounds
+        return f"must be {self.values.words.format(low=low, high=high, most=self.most)}"
+
+    def range(self, maximum: str | None = None) -> str:
+        """Its bounds in words, such as ``1 second to 3650 days``. Empty: it has none. ``maximum``: as declared."""
+        if self.low is None:
+            return f"at most {in_words(self.high)} ahead" if self.high else ""
+        return f"{in_words(self.low)} to {maximum or in_words(self.high)}{self.values.unit}"
+
+
+def in_words(bound: timedelta | float) -> str:
+    """Return a bound as text, a timedelta in days or seconds."""
+    if not isinstance(bound, timedelta):
+        return f"{bound:,}"
+    in_days = bound and not bound % timedelta(days=1)
+    number, unit = (bound.days, "day") if in_days else (bound.total_seconds(), "second")
+    return f"{number:.10g} {unit}{'' if number == 1 else 's'}"
+
+
+NOT_DEBOUNCED = "a tick is not debounced; leave it out"
+NO_PARENTS = "a tick waits for no other task; leave it out"
+
+
+def _option(values: Values, *flags: str, **facts: Any) -> Mapping[str, Option]:
+    """Return the metadata of a field of :class:`Job`."""
+    return {"option": Option(values, flags, **facts)}
+
+
+@dataclass(slots=True)
+class Job:
+    """A task to enqueue, with the options of this one enqueue.
+
+    For ``max_retry``, ``timeout``, ``retention``, ``retry_delay``, ``unique_for`` and ``unique_until``, None means: as
+    the task declares.
+    """
+
+    task: Task[Any, Any]
+    """The function declared by ``@task``."""
+    payload: Payload
+    """An instance of the task's payload class."""
+    queue: Queue | None = field(
+        default=None, metadata=_option(_choice(Queue), "--queue", "-q", help="Queue in which the type has a lane")
+    )
+    """Queue in which the task waits; the type has to have a lane in it. None: the task's home queue."""
+    process_in: timedelta | None = field(
+        default=None,
+        metadata=_option(
+            DURATION,
+            "--in",
+            help="Wait before the first run",
+            example="10m, 2h or 3d",
+            label="Run in",
+            low=timedelta(0),
+            high=LONGEST_WAIT,
+            not_of_ticks="the schedule has the times; leave it out",
+        ),
+    )
+    """Time until the task is due. With a ``MessageClient`` at most 15 minutes. None: the task is due at ``process_at``,
+    or now if ``process_at`` is None too."""
+    process_at: datetime | None = field(
+        default=None,
+        metadata=_option(
+            MOMENT,
+            "--at",
+            help="Run at this time (ISO 8601)",
+            example="2030-01-31T12:00Z",
+            label="Run at",
+            high=LONGEST_WAIT,
+            not_of_ticks="the schedule has the times; leave it out",
+        ),
+    )
+    """Time at which the task is due, with a time zone. A time in the past means now. Give
+    ``process_in`` or ``process_at``, not both."""
+    deadline: datetime | None = field(
+        default=None,
+        metadata=_option(
+            MOMENT,
+            "--deadline",
+            help="Archive the task at this time, unless it has ended",
+            example="2030-01-31T12:00Z",
+            not_of_ticks="it is one time, and the schedule fires again and again; leave it out, and limit each run by "
+            "timeout",
+        ),
+    )
+    """Time after which no run starts. A run in progress is interrupted at this time. In both cases the task is
+    archived. The deadline has a time zone, and is later than the time at which the task is due. None: no deadline."""
+    task_id: str | None = field(
+        default=None,
+        metadata=_option(
+            TEXT,
+            "--id",
+            help="Id of the task. A second use is refused",
+            not_of_ticks="the id of each task is made of the schedule's name and the time of the tick; leave it out",
+        ),
+    )
+    """Id of the task: 1 to 200 printable ASCII characters without spaces, and not in the form of a tick's id
+    (``type:schedule:time``, or ``@name:time:number``). An id that exists raises :class:`TaskIdConflictError`. None: a
+    new UUID of version 7."""
+    tenant: str | None = field(
+        default=None, metadata=_option(TEXT, "--tenant", help="Tenant, for fair queues and for filters")
+    )
+    """Tenant of the task: 1 to 128 ASCII letters, digits and punctuation. It is the message group of a fair queue, and
+    a filter for operators. It authorises nothing."""
+    headers: Mapping[str, str] = field(default_factory=dict, metadata=_option(HEADERS))
+    """Strings for the handler (``ctx.headers``): at most 32, names of at most 100 characters, values of at most 1,000.
+    The header ``traceparent`` (W3C Trace Context) puts the task into a trace."""
+    owner: str | None = field(default=None, metadata=_option(TEXT, needs_row=True))
+    """Owner of the task, for the application's own checks: 1 to 200 printable ASCII characters without spaces. Take it
+    from verified claims. A ``MessageClient`` refuses it."""
+    tags: Sequence[str] = field(
+        default=(),
+        metadata=_option(
+            TEXTS, "--tag", help="Tag, for filters", example="nightly, import", low=1, high=MAX_TAG, most=MAX_TAGS
+        ),
+    )
+    """Words to find the task by. Repeated tags count once."""
+    max_retry: int | None = field(
+        default=None,
+        metadata=_option(
+            NUMBER,
+            "--max-retry",
+            help="Number of retries, at most the declared number",
+            label="Retries",
+            low=0,
+            high=1000,
+            declared="always",
+        ),
+    )
+    """Number of attempts after the first."""
+    timeout: timedelta | None = field(
+        default=None,
+        metadata=_option(
+            DURATION,
+            "--timeout",
+            help="Time for one attempt, at most the declared timeout",
+            example="10m",
+            low=timedelta(seconds=1),
+            high=MAX_RETENTION,
+            declared="always",
+        ),
+    )
+    """Time for one attempt."""
+    retention: timedelta | None = field(
+        default=None,
+        metadata=_option(
+            DURATION,
+            "--retention",
+            help="Time to keep the ended task",
+            example="7d",
+            label="Keep for",
+            low=timedelta(0),
+            high=MAX_RETENTION,
+            declared="without a row",
+        ),
+    )
+    """Time for which payload and result are kept after the task is completed or cancelled. 0: they are removed at
+    once. With a ``MessageClient`` at most the ``retention`` that the task declares."""
+    retry_delay: RetryDelay | None = field(
+        default=None, metadata=_option(DURATIONS, low=timedelta(0), high=LONGEST, most=MAX_DELAYS)
+    )
+    """Wait before the next attempt: one timedelta, or a list whose last entry is repeated. A function is refused,
+    because the row cannot hold it."""
+    unique_for: timedelta | None = field(
+        default=None,
+        metadata=_option(
+            DURATION,
+            "--unique-for",
+            help="Longest time to hold the unique key",
+            example="1h",
+            low=timedelta(seconds=1),
+            high=LONGEST_UNIQUE,
+            needs_row=True,
+        ),
+    )
+    """Longest time for which this task holds its unique key. A ``MessageClient`` refuses it."""
+    unique_key: str | None = field(
+        default=None, metadata=_option(TEXT, "--unique-key", help="Unique key. Default: from queue and payload")
+    )
+    """Unique key of this task within its type: 1 to 200 printable ASCII characters. It requires ``unique_for``, here or
+    in the declaration. None: a digest of queue and payload."""
+    unique_until: Until | str | None = field(default=None, metadata=_option(_choice(Until)))
+    """When the key is released: ``"finish"`` (the task ends) or ``"start"`` (its first run starts)."""
+    on_conflict: OnConflict | str = field(
+        default=OnConflict.RAISE,
+        metadata=_option(
+            _choice(OnConflict, "ACTION"),
+            "--on-conflict",
+            help="If the key is held",
+            label="If the key is held",
+            not_of_ticks="a tick whose unique key is held by another task is cancelled; leave it out",
+        ),
+    )
+    """Result if a live task holds the key. ``"raise"``: :class:`DuplicateTaskError`. ``"return"``: the existing task.
+    ``"replace"``: the existing task with this payload, time and options, or
+    :class:`DuplicateTaskError` if that task is running."""
+    debounce: timedelta | None = field(
+        default=None,
+        metadata=_option(
+            DURATION, low=SHORTEST_DEBOUNCE, high=LONGEST_DEBOUNCE, needs_row=True, not_of_ticks=NOT_DEBOUNCED
+        ),
+    )
+    """Time for which no further enqueue with the unique key must come before the task runs. Each enqueue pushes the
+    waiting task. It requires a unique key with ``unique_until="start"``, and is refused with ``process_in``,
+    ``process_at`` and ``on_conflict``. A ``MessageClient`` refuses it. None: no debounce."""
+    longest: timedelta | None = field(default=None, metadata=_option(DURATION, not_of_ticks=NOT_DEBOUNCED))
+    """Time after the first enqueue at which a debounced task is due, however often it is pushed: at least ``debounce``,
+    and at most ``unique_for``. None: ten times ``debounce``."""
+    keep: Keep | str = field(default=Keep.LAST, metadata=_option(_choice(Keep), not_of_ticks=NOT_DEBOUNCED))
+    """Payload and options of a debounced task. ``"last"``: those of the last enqueue. ``"first"``: those of the first
+    enqueue; the others only push the task."""
+    key: str | None = field(default=None, metadata=_option(TEXT))
+    """Key of this task for the limits of its type: 1 to 200 printable ASCII characters. None: the key that the task
+    declares."""
+    after: Sequence[str | WithId] = field(
+        default=(), metadata=_option(IDS, most=MAX_PARENTS, needs_row=True, not_of_ticks=NO_PARENTS)
+    )
+    """Tasks that have to end before this one runs, its *parents*: ids, or results of an enqueue. Each has to exist in
+    this stage's database. This task does not wait for a parent that has completed. Refused with
+    ``on_conflict="replace"``, and by a ``MessageClient``. For more parents, use a batch. A task can have any number of
+    children; of more than a few thousand, the sweep starts or cancels the last ones, within minutes."""
+    on_parent_dead: OnParentDead | str = field(
+        default=OnParentDead.HOLD, metadata=_option(_choice(OnParentDead), not_of_ticks=NO_PARENTS)
+    )
+    """The fate of this task if a parent is archived: ``"hold"`` (it waits until the parent is redriven and completes),
+    ``"cancel"`` (it is cancelled), or ``"run"`` (it runs). If a parent is cancelled or deleted, this task is cancelled,
+    unless ``"run"``. Only with ``after``."""
+
+
+OPTIONS: dict[str, Option] = {each.name: each.metadata["option"] for each in fields(Job) if each.metadata}
+"""Option → its facts, in the order of the fields of :class:`Job`."""
 
 ELSEWHERE = {
     "countdown": "process_in",
@@ -89,96 +442,12 @@ def check_names(options: Mapping[str, object], *, others: Collection[str] = (), 
 
     ``others``: options that are refused later, with a reason. ``more``: other arguments of the call.
     """
-    if not options or not options.keys() - JobOptions.__annotations__.keys():
+    if not options or not options.keys() - OPTIONS.keys():
         return
     from difflib import get_close_matches
 
-    names = [name for name in (*JobOptions.__annotations__, *more) if name not in others]
-    for name in options.keys() - JobOptions.__annotations__.keys():
+    names = [name for name in (*OPTIONS, *more) if name not in others]
+    for name in options.keys() - OPTIONS.keys():
         near = [ELSEWHERE[name]] if name in ELSEWHERE else get_close_matches(name, names)
         hint = f"did you mean {' or '.join(near)}?" if near else f"there are {', '.join(names)}"
         raise EnqueueError(name, f"there is no such option; {hint}")
-
-
-@dataclass(slots=True)
-class Job:
-    """A task to enqueue, with the options of this one enqueue.
-
-    For ``max_retry``, ``timeout``, ``retention``, ``retry_delay``, ``unique_for`` and ``unique_until``, None means: as
-    the task declares.
-    """
-
-    task: Task[Any, Any]
-    """The function declared by ``@task``."""
-    payload: Payload
-    """An instance of the task's payload class."""
-    queue: Queue | None = None
-    """Queue in which the task waits; the type has to have a lane in it. None: the task's home queue."""
-    process_in: timedelta | None = None
-    """Time until the task is due. With a ``MessageClient`` at most 15 minutes. None: the task is due at ``process_at``,
-    or now if ``process_at`` is None too. Range: 0 seconds to 3650 days."""
-    process_at: datetime | None = None
-    """Time at which the task is due, with a time zone, at most 3,650 days ahead. A time in the past means now. Give
-    ``process_in`` or ``process_at``, not both."""
-    task_id: str | None = None
-    """Id of the task: 1 to 200 printable ASCII characters without spaces, and not in the form of a tick's id
-    (``type:schedule:time``, or ``@name:time:number``). An id that exists raises :class:`TaskIdConflictError`. None: a
-    new UUID of version 7."""
-    tenant: str | None = None
-    """Tenant of the task: 1 to 128 ASCII letters, digits and punctuation. It is the message group of a fair queue, and
-    a filter for operators. It authorises nothing."""
-    headers: Mapping[str, str] = field(default_factory=dict)
-    """Strings for the handler (``ctx.headers``): at most 32, names of at most 100 characters, values of at most 1,000.
-    The header ``traceparent`` (W3C Trace Context) puts the task into a trace."""
-    owner: str | None = None
-    """Owner of the task, for the application's own checks: 1 to 200 printable ASCII characters without spaces. Take it
-    from verified claims. A ``MessageClient`` refuses it."""
-    tags: Sequence[str] = ()
-    """Words to find the task by: at most 20, of 1 to 100 characters. Repeated tags count once."""
-    max_retry: int | None = None
-    """Number of attempts after the first, from 0 to the ``max_retry`` that the task declares."""
-    timeout: timedelta | None = None
-    """Time for one attempt, from 1 second to the ``timeout`` that the task declares."""
-    deadline: datetime | None = None
-    """Time after which no run starts. A run in progress is interrupted at this time. In both cases the task is
-    archived. The deadline has a time zone, and is later than the time at which the task is due. None: no deadline."""
-    retention: timedelta | None = None
-    """Time for which payload and result are kept after the task is completed or cancelled. 0: they are removed at
-    once. With a ``MessageClient`` at most the ``retention`` that the task declares. Range: 0 seconds to 3650 days."""
-    retry_delay: RetryDelay | None = None
-    """Wait before the next attempt, 0 to 365 days: one timedelta, or a list of at most 100 whose last entry is
-    repeated. A function is refused, because the row cannot hold it."""
-    unique_for: timedelta | None = None
-    """Longest time for which this task holds its unique key. A ``MessageClient`` refuses it.
-    Range: 1 second to 3650 days."""
-    unique_key: str | None = None
-    """Unique key of this task within its type: 1 to 200 printable ASCII characters. It requires ``unique_for``, here or
-    in the declaration. None: a digest of queue and payload."""
-    unique_until: Until | str | None = None
-    """When the key is released: ``"finish"`` (the task ends) or ``"start"`` (its first run starts)."""
-    on_conflict: OnConflict | str = OnConflict.RAISE
-    """Result if a live task holds the key. ``"raise"``: :class:`DuplicateTaskError`. ``"return"``: the existing task.
-    ``"replace"``: the existing task with this payload, time and options, or
-    :class:`DuplicateTaskError` if that task is running."""
-    debounce: timedelta | None = None
-    """Time for which no further enqueue with the unique key must come before the task runs. Each enqueue pushes the
-    waiting task. It requires a unique key with ``unique_until="start"``, and is refused with ``process_in``,
-    ``process_at`` and ``on_conflict``. A ``MessageClient`` refuses it. None: no debounce. Range: 5 seconds to 1 day."""
-    longest: timedelta | None = None
-    """Time after the first enqueue at which a debounced task is due, however often it is pushed: at least ``debounce``,
-    and at most ``unique_for``. None: ten times ``debounce``."""
-    keep: Keep | str = Keep.LAST
-    """Payload and options of a debounced task. ``"last"``: those of the last enqueue. ``"first"``: those of the first
-    enqueue; the others only push the task."""
-    key: str | None = None
-    """Key of this task for the limits of its type: 1 to 200 printable ASCII characters. A ``MessageClient`` refuses it.
-    None: the key that the task declares."""
-    after: Sequence[str | WithId] = ()
-    """Tasks that have to end before this one runs, its *parents*: at most 1,000 ids, or results of an enqueue. Each
-    has to exist in this stage's database. This task does not wait for a parent that has completed. Refused with
-    ``on_conflict="replace"``, and by a ``MessageClient``. For more parents, use a batch. A task can have any number of
-    children; of more than a few thousand, the sweep starts or cancels the last ones, within minutes."""
-    on_parent_dead: OnParentDead | str = OnParentDead.HOLD
-    """The fate of this task if a parent is archived: ``"hold"`` (it waits until the parent is redriven and completes),
-    ``"cancel"`` (it is cancelled), or ``"run"`` (it runs). If a parent is cancelled or deleted, this task is cancelled,
-    unless ``"run"``. Only with ``after``."""

@@ -1,30 +1,18 @@
-"""The options of one task: its own limits instead of the declared ones, and its tags."""
+"""The options of a task in its message and its row: its own limits instead of the declared ones, and its tags."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from datetime import UTC, datetime
 from typing import Annotated, Any, ClassVar
 
 from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, PlainSerializer, PlainValidator, WithJsonSchema
 
-from joblane.tasks.retry import LONGEST
-from joblane.tasks.task import MAX_RETENTION, Task
+from joblane.tasks.job import OPTIONS
+from joblane.tasks.task import Task
 
-MAX_TAGS, MAX_TAG = 20, 100
-MAX_DELAYS = 100
 EARLIEST, LATEST = datetime(1973, 1, 1, tzinfo=UTC), datetime(9999, 12, 30, tzinfo=UTC)
-_MOST_SECONDS = int(MAX_RETENTION.total_seconds())
-MUST = {
-    "max_retry": "must be a whole number, 0 or more",
-    "timeout": f"must be a number of seconds from 1 to {_MOST_SECONDS}",
-    "retention": f"must be a number of seconds from 0 to {_MOST_SECONDS}",
-    "retry_delay": f"must be seconds, one number or a list of 1 to {MAX_DELAYS}",
-    "deadline": "must be a time with its zone, for example '2030-01-31T12:00:00Z'",
-    "tags": f"must be a list of at most {MAX_TAGS} strings of 1 to {MAX_TAG} characters",
-}
-"""Field → the text that describes its values, in refusals and in the JSON Schema."""
 
 
 def is_storable(moment: datetime) -> bool:
@@ -44,10 +32,16 @@ def _deadline(value: Any) -> datetime:
                 return deadline
     except (ValueError, OverflowError):  # no time, or a time outside of the calendar in UTC
         pass
-    raise ValueError(MUST["deadline"])
+    raise ValueError(OPTIONS["deadline"].must)
 
 
-Seconds = Annotated[float, Field(ge=0, le=LONGEST.total_seconds())]
+def _within(name: str) -> Any:
+    low, high = OPTIONS[name].bounds
+    return Field(ge=low, le=high)
+
+
+Seconds = Annotated[float, _within("retry_delay")]
+TAGS = OPTIONS["tags"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,13 +54,13 @@ class Options:
 
     __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(strict=True, extra="forbid")
 
-    max_retry: Annotated[int, Field(ge=0, le=1000)] | None = None
-    timeout: Annotated[float, Field(ge=1, le=_MOST_SECONDS)] | None = None
-    retention: Annotated[float, Field(ge=0, le=_MOST_SECONDS)] | None = None
+    max_retry: Annotated[int, _within("max_retry")] | None = None
+    timeout: Annotated[float, _within("timeout")] | None = None
+    retention: Annotated[float, _within("retention")] | None = None
     retry_delay: (
         Annotated[
             list[Seconds],
-            Field(min_length=1, max_length=MAX_DELAYS),
+            Field(min_length=1, max_length=OPTIONS["retry_delay"].most),
             BeforeValidator(
                 lambda value: value if isinstance(value, list) else [value],
                 json_schema_input_type=Seconds | list[Seconds],
@@ -84,8 +78,8 @@ class Options:
         | None
     ) = None
     tags: Annotated[
-        Sequence[Annotated[str, Field(min_length=1, max_length=MAX_TAG)]],
-        Field(max_length=MAX_TAGS),
+        Sequence[Annotated[str, Field(min_length=TAGS.low, max_length=TAGS.high)]],
+        Field(max_length=TAGS.most),
         AfterValidator(lambda tags: list(dict.fromkeys(tags))),
         BeforeValidator(lambda tags: [] if tags is None else tags),
     ] = ()
@@ -99,13 +93,18 @@ class Options:
 
     def within(self, task: Task[Any, Any]) -> Options:
         """Return the options cut to what the task declares, for an external producer."""
-        return replace(
-            self,
-            max_retry=None if self.max_retry is None else min(self.max_retry, task.max_retry),
-            timeout=None if self.timeout is None else min(self.timeout, task.timeout.total_seconds()),
-            retention=None if self.retention is None else min(self.retention, task.retention.total_seconds()),
-        )
+        given = {name: value for name in DECLARED if (value := getattr(self, name)) is not None}
+        return replace(self, **{name: min(value, declared(task, name)) for name, value in given.items()})
 
 
+def declared(task: Task[Any, Any], name: str) -> Any:
+    """Return the JSON value that a task declares for an option of :data:`DECLARED`."""
+    return OPTIONS[name].values.to_json(getattr(task, name))
+
+
+DECLARED = tuple(name for name, option in OPTIONS.items() if option.declared)
+"""The options whose maximum, in a message, is what the task declares."""
+MUST = {each.name: OPTIONS[each.name].must for each in fields(Options)}
+"""Option of a message → its values in words, for refusals and for the JSON Schema."""
 NONE = Options()
 """The options of most tasks: as the task declares."""

@@ -29,7 +29,6 @@ from joblane.tasks.scrubbing import scrubber
 from joblane.tasks.unique import LONGEST_UNIQUE, Unique, Until, key_of
 
 MAX_SLUG = MAX_FUNCTION_NAME - MAX_PREFIX - 1
-MAX_RETENTION = timedelta(days=3650)
 MEMORY_MB = range(128, 10241)
 """Source: Lambda quotas, function memory allocation."""
 TARGET_WAIT: Mapping[Queue, timedelta] = {

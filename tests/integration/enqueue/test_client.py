@@ -104,14 +104,14 @@ BAD_OPTIONS: list[tuple[dict[str, Any], str, str]] = [
     ({"queue": "fast"}, "queue", "'fast' is not one of critical, default, low"),
     ({"queue": 3}, "queue", "3 is not one of critical, default, low"),
     ({"queue": Queue.LOW}, "queue", "'sample:one' has no lane in 'low'; it has one in: default. Add it by also="),
-    ({"process_in": 60}, "process_in", "a timedelta is required, not int"),
-    ({"process_in": "soon"}, "process_in", "a timedelta is required, not str"),
-    ({"process_in": timedelta(seconds=-1)}, "process_in", "from zero to 3650 days is required"),
-    ({"process_in": timedelta(days=3651)}, "process_in", "from zero to 3650 days is required"),
-    ({"process_in": timedelta.max}, "process_in", "from zero to 3650 days is required"),
+    ({"process_in": 60}, "process_in", "a timedelta from 0 seconds to 3650 days is required, not 60"),
+    ({"process_in": "soon"}, "process_in", "a timedelta from 0 seconds to 3650 days is required, not 'soon'"),
+    ({"process_in": timedelta(seconds=-1)}, "process_in", "from 0 seconds to 3650 days is required"),
+    ({"process_in": timedelta(days=3651)}, "process_in", "from 0 seconds to 3650 days is required"),
+    ({"process_in": timedelta.max}, "process_in", "from 0 seconds to 3650 days is required"),
     ({"process_at": datetime(2030, 1, 1)}, "process_at", "an aware datetime is required"),  # noqa: DTZ001
-    ({"process_at": 1893456000}, "process_at", "a datetime is required, not int"),
-    ({"process_at": "2030-01-01T00:00:00Z"}, "process_at", "a datetime is required, not str"),
+    ({"process_at": 1893456000}, "process_at", "an aware datetime is required, not int"),
+    ({"process_at": "2030-01-01T00:00:00Z"}, "process_at", "an aware datetime is required, not str"),
     ({"process_at": datetime(2099, 1, 1, tzinfo=UTC)}, "process_at", "at most 3650 days ahead"),
     ({"process_at": datetime.max.replace(tzinfo=UTC)}, "process_at", "at most 3650 days ahead"),
     ({"process_in": timedelta(1), "process_at": datetime.now(UTC)}, "process_at", "not both"),
@@ -251,8 +251,12 @@ def test_questions_of_a_wrong_kind_are_refused_by_name(world: World) -> None:
         world.client.wait("x", 5)  # type: ignore[arg-type]
 
 
-def test_without_a_record_a_retention_is_no_longer_than_declared(bare: MessageClient) -> None:
-    with pytest.raises(EnqueueError, match="retention: at most the declared 1 day, 0:00:00 is possible with a Mess"):
+def test_without_a_record_what_only_a_row_can_hold_is_refused(bare: MessageClient) -> None:
+    with pytest.raises(EnqueueError, match="owner: it needs a row"):
+        bare.enqueue(sample_one, Sample(), owner="ann")  # type: ignore[call-arg]
+    with pytest.raises(
+        EnqueueError, match="retention: a timedelta from 0 seconds to 1 day, which 'sample:one' declares"
+    ):
         bare.enqueue(sample_one, Sample(), retention=timedelta(days=2))
     assert bare.enqueue(sample_one, Sample(), retention=timedelta(hours=2)).sent
 

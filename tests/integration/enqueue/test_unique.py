@@ -281,7 +281,7 @@ def test_bad_options_of_uniqueness_are_refused_by_name(world: World, client: Job
 def test_a_client_without_a_record_refuses_a_unique_key(world: World) -> None:
     world.lane(sample_only)
     for task, options in ((sample_only, {}), (sample_one, {"unique_for": HOUR})):
-        with pytest.raises(EnqueueError, match=r"unique_for: a unique key needs a row, .* MessageClient"):
+        with pytest.raises(EnqueueError, match=r"unique_for: it needs a row, .* MessageClient"):
             MessageClient().enqueue(task, Sample(), **options)  # type: ignore[arg-type]
 
 

@@ -8,16 +8,17 @@ from __future__ import annotations
 import json
 import sys
 from contextlib import nullcontext, redirect_stdout
+from dataclasses import make_dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from joblane.cli import completion, filters, target, terminal
+from joblane.cli import filters, target, terminal
 from joblane.cli.commands import options as o
 from joblane.cli.exits import Exit
 from joblane.inspector.shell import argument
-from joblane.names import Queue
+from joblane.tasks.job import DURATION, MOMENT, NUMBER, OPTIONS, TEXTS, Option
 
 if TYPE_CHECKING:
     from joblane.inspector.views import ActionResult
@@ -31,56 +32,42 @@ MAX_BYTES = 64 * 1024 * 1024
 """Size of a payload from the input: far above the limit of a task, and small enough for the memory."""
 
 
+def _flag(name: str, option: Option) -> Any:
+    """The type of a parameter: the option of `joblane enqueue`."""
+    values = option.values
+    help_ = option.help
+    if values.choices:
+        *others, last = values.choices
+        help_ += f": {', '.join(others)} or {last}"
+    elif values is TEXTS:
+        help_ += ". You can repeat the option"
+    elif option.example:
+        help_ += f", for example {option.example}"
+    kind: Any = {NUMBER: int, TEXTS: list[str]}.get(values, str)
+    flag = typer.Option(
+        *option.flags,
+        metavar=values.metavar or option.flags[0].rpartition("-")[2].upper(),
+        help=f"{help_}.",
+        min=option.low if values is NUMBER else None,
+        autocompletion=None if values.choices is None else lambda: list(values.choices or ()),
+    )
+    return Annotated[kind | None, flag]
+
+
+FLAGS = {name: option for name, option in OPTIONS.items() if option.flags}
+if TYPE_CHECKING:
+    Flags = object
+else:
+    Flags = make_dataclass("Flags", [(name, _flag(name, option), None) for name, option in FLAGS.items()])
+
+
+@o.expanded
 def enqueue(
     context: typer.Context,
     type_: o.Type,
     *,
     payload: Payload = None,
-    queue: Annotated[
-        str | None,
-        typer.Option(
-            "--queue",
-            "-q",
-            metavar="QUEUE",
-            help="Queue in which the type has a lane.",
-            autocompletion=completion.queues,
-        ),
-    ] = None,
-    process_in: Annotated[
-        str | None,
-        typer.Option("--in", metavar="DURATION", help="Wait before the first run, for example 10m, 2h or 3d."),
-    ] = None,
-    process_at: Annotated[str | None, typer.Option("--at", metavar="TIME", help="Run at this time (ISO 8601).")] = None,
-    deadline: Annotated[
-        str | None, typer.Option(metavar="TIME", help="Archive the task at this time, unless it has ended.")
-    ] = None,
-    task_id: Annotated[
-        str | None, typer.Option("--id", metavar="ID", help="Id of the task. A second use is refused.")
-    ] = None,
-    tenant: Annotated[
-        str | None, typer.Option(metavar="TENANT", help="Tenant, for fair queues and for filters.")
-    ] = None,
-    tag: Annotated[
-        list[str] | None, typer.Option(metavar="TAG", help="Tag, for filters. You can repeat the option.")
-    ] = None,
-    max_retry: Annotated[
-        int | None, typer.Option(metavar="N", min=0, help="Number of retries, at most the declared number.")
-    ] = None,
-    timeout: Annotated[
-        str | None, typer.Option(metavar="DURATION", help="Time for one attempt, at most the declared timeout.")
-    ] = None,
-    retention: Annotated[
-        str | None, typer.Option(metavar="DURATION", help="Time to keep the ended task, for example 7d.")
-    ] = None,
-    unique_for: Annotated[
-        str | None, typer.Option(metavar="DURATION", help="Longest time to hold the unique key, for example 1h.")
-    ] = None,
-    unique_key: Annotated[
-        str | None, typer.Option(metavar="KEY", help="Unique key. Default: from queue and payload.")
-    ] = None,
-    on_conflict: Annotated[
-        str | None, typer.Option(metavar="ACTION", help="If the key is held: raise, return or replace.")
-    ] = None,
+    flags: Flags,
     reason: o.Reason = None,
     wait: Annotated[
         bool, typer.Option("--wait", help="Wait until it has ended; the exit status is that of `wait`.")
@@ -88,29 +75,13 @@ def enqueue(
     as_json: AsJson = False,
 ) -> None:
     """Enqueue a task. Its payload is checked before anything is written."""
-    from joblane.tasks.unique import OnConflict
-
-    given = {
-        "queue": None if queue is None else filters.one_of(Queue, queue, "--queue"),
-        "process_in": _seconds(process_in, "--in"),
-        "process_at": _time(process_at, "--at"),
-        "deadline": _time(deadline, "--deadline"),
-        "task_id": task_id,
-        "tenant": tenant,
-        "tags": list(tag) if tag else None,
-        "max_retry": max_retry,
-        "timeout": _seconds(timeout, "--timeout"),
-        "retention": _seconds(retention, "--retention"),
-        "unique_for": _seconds(unique_for, "--unique-for"),
-        "unique_key": unique_key,
-        "on_conflict": None if on_conflict is None else filters.one_of(OnConflict, on_conflict, "--on-conflict"),
-    }
-    if process_in is not None and process_at is not None:
+    options = {name: _value(option, getattr(flags, name)) for name, option in FLAGS.items()}
+    if options["process_in"] is not None and options["process_at"] is not None:
         terminal.usage("give --in or --at, not both", "--at")
-    options = {name: value for name, value in given.items() if value is not None}
+    given = {name: value for name, value in options.items() if value is not None}
     given_payload = read_payload(payload) or {}
     inspector = target.inspector(context)
-    acted = inspector.enqueue(type_, given_payload, options=options, reason=reason)
+    acted = inspector.enqueue(type_, given_payload, options=given, reason=reason)
     id_ = acted.new_id or acted.id
     if wait:
         from joblane.cli.commands.tasks import await_end
@@ -238,14 +209,16 @@ def _parse(text: str, where: str) -> dict[str, Any]:
 # --- Options and output ----------------------------------------------------------------------------------------------
 
 
-def _seconds(text: str | None, option: str) -> float | None:
-    found = filters.duration_of(text, option)
-    return None if found is None else found.total_seconds()
-
-
-def _time(text: str | None, option: str) -> str | None:
-    found = filters.time_of(text, option)
-    return None if found is None else found.isoformat()
+def _value(option: Option, given: Any) -> Any:
+    """The JSON value of an option."""
+    values, flag = option.values, option.flags[0]
+    if values is DURATION or values is MOMENT:
+        read = filters.duration_of if values is DURATION else filters.time_of
+        found = read(given, flag)
+        return None if found is None else values.to_json(found)
+    if values.choices and given is not None:
+        return filters.one_of(values.choices, given, flag)
+    return given or None if values is TEXTS else given
 
 
 def _report(acted: ActionResult, what: str, *, as_json: bool) -> None:

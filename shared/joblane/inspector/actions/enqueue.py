@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from datetime import datetime, timedelta
+from collections.abc import Mapping
 from typing import Any
 
 from joblane.enqueue.check import check, delay_seconds
@@ -21,7 +20,7 @@ from joblane.quotas import MAX_DELAY_SECONDS
 from joblane.record.driver.connection import Connection
 from joblane.record.row.states import State
 from joblane.record.task.insert import NewTask
-from joblane.tasks.job import Job, JobOptions
+from joblane.tasks.job import OPTIONS, Job, check_names
 from joblane.tasks.redaction import restored, shown_schema
 from joblane.tasks.task import Task
 
@@ -117,53 +116,15 @@ def note_of(failed: Mapping[str, str]) -> str | None:
 
 # --- Options from JSON ---------------------------------------------------------------------------------------------
 
-LONGEST_SECONDS = timedelta.max.total_seconds()
 
-
-def _options(given: Mapping[str, Any]) -> JobOptions:
-    """JSON values in the types of :class:`JobOptions`; null means left out. The enqueue checks the values."""
-    known = sorted(JobOptions.__optional_keys__)
-    unknown = sorted(set(given) - set(known))
-    if unknown:
-        raise EnqueueError("options", f"unknown: {', '.join(map(repr, unknown))}; valid are {', '.join(known)}")
-    options: Any = {
-        name: CONVERTED[name](name, value) if name in CONVERTED else value
-        for name, value in given.items()
-        if value is not None
-    }
-    return JobOptions(**options)  # type: ignore[typeddict-item]
-
-
-def _duration(name: str, value: Any) -> timedelta:
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not abs(value) < LONGEST_SECONDS:
-        raise EnqueueError(name, "a number of seconds is required")
-    return timedelta(seconds=value)
-
-
-def _durations(name: str, value: Any) -> timedelta | list[timedelta]:
-    if isinstance(value, list):
-        return [_duration(name, item) for item in value]
-    return _duration(name, value)
-
-
-def _moment(name: str, value: Any) -> datetime:
-    try:
-        moment = datetime.fromisoformat(value) if isinstance(value, str) else None
-    except ValueError:
-        moment = None
-    if moment is None or moment.tzinfo is None:
-        raise EnqueueError(name, "a time with its zone is required, for example '2030-01-31T12:00:00Z'")
-    return moment
-
-
-CONVERTED: Mapping[str, Callable[[str, Any], Any]] = {
-    "process_in": _duration,
-    "timeout": _duration,
-    "retention": _duration,
-    "unique_for": _duration,
-    "debounce": _duration,
-    "longest": _duration,
-    "retry_delay": _durations,
-    "process_at": _moment,
-    "deadline": _moment,
-}
+def _options(given: Mapping[str, Any]) -> dict[str, Any]:
+    """The options of a job; null means left out. The enqueue checks the values."""
+    check_names(given)
+    options = {}
+    for name, value in given.items():
+        if value is not None:
+            try:
+                options[name] = OPTIONS[name].values.from_json(value)
+            except ValueError as error:
+                raise EnqueueError(name, str(error)) from None
+    return options

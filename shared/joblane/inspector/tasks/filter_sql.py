@@ -27,7 +27,7 @@ from joblane.names import TYPE_PATTERN, Queue
 from joblane.record.driver.connection import Connection
 from joblane.record.row.states import State
 from joblane.sqs.message import ID_PATTERN, MAX_ID, TENANT_PATTERN
-from joblane.tasks.options import MAX_TAG
+from joblane.tasks.job import MAX_TAG
 
 LARGEST_PAGE = 500
 LONGEST_WITHIN = timedelta(days=30)

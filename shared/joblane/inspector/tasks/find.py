@@ -18,7 +18,7 @@ from joblane.inspector.tasks.filter_sql import FINGERPRINT_PATTERN, checked, mar
 from joblane.inspector.views import Found, FoundGroup, FoundKind, TaskPage
 from joblane.record.driver.connection import Connection
 from joblane.sqs.message import ID_PATTERN, TENANT_PATTERN
-from joblane.tasks.options import MAX_TAG
+from joblane.tasks.job import MAX_TAG
 from joblane.tasks.payload import Payload
 from joblane.tasks.redaction import redacted_names
 

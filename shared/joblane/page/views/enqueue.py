@@ -18,12 +18,16 @@ from joblane.inspector.inspector import Inspector
 from joblane.inspector.views import ActionResult, TypeView
 from joblane.page.filters import Form, whole
 from joblane.page.payload_fields import LEFT_OUT, FieldProblem, PayloadField, fields_of, value_of
+from joblane.page.rendering import span
 from joblane.page.steps import form, page, redirect
-from joblane.tasks.unique import OnConflict
+from joblane.tasks.job import DURATION, MOMENT, NUMBER, OPTIONS, TEXTS, Option, Values
 
 PREFIX = "payload:"
 """Prefix of the names of the payload's inputs: options have names of their own."""
-MOST_RETRIES = 1_000_000
+OFFERED = {name: option for name, option in OPTIONS.items() if option.flags and name != "task_id"}
+"""The options of the form, which has an id of its own."""
+FIRST = ("queue", "tenant", "tags", "process_in", "process_at")
+"""The options above the fold."""
 
 
 def types(request: Request, inspector: Inspector) -> Response:
@@ -87,11 +91,29 @@ def _form(
         texts=texts,
         given=given,
         problems=problems,
-        named=[name for name in (*OPTIONS, "reason") if name in problems] if problems else [],
+        first=[_input(name, declared) for name in FIRST],
+        more=[_input(name, declared) for name in OFFERED if name not in FIRST],
         holder=holder,
         task_id=_task_id(given) or new_id(),
-        conflicts=tuple(OnConflict),
     )
+
+
+def _input(name: str, declared: TypeView) -> dict[str, Any]:
+    """The input of an option, for the template."""
+    option = OPTIONS[name]
+    choices = declared.queues if name == "queue" else option.values.choices
+    maximum = ""
+    if option.declared == "always":
+        is_time = option.values is DURATION
+        value = getattr(declared, f"{name}_seconds" if is_time else name)
+        maximum = span(value) if is_time else str(value)
+    return {
+        "name": name,
+        "label": option.label or name.replace("_", " ").capitalize(),
+        "hint": option.example or maximum,
+        "help": f"{option.help}: {maximum}." if maximum else f"{option.help}.",
+        "choices": None if choices is None else tuple(choices),
+    }
 
 
 def _shown(field: PayloadField, given: Form) -> str:
@@ -132,31 +154,23 @@ def _words(text: str) -> list[str]:
     return re.split(r"[\s,]+", text.strip(" ,"))
 
 
-OPTIONS: Mapping[str, Callable[[str], Any]] = {
-    "queue": str,
-    "tenant": str,
-    "tags": _words,
-    "process_in": _seconds,
-    "process_at": _time,
-    "deadline": _time,
-    "max_retry": lambda text: whole("max_retry", text, 0, MOST_RETRIES),
-    "timeout": _seconds,
-    "retention": _seconds,
-    "unique_key": str,
-    "unique_for": _seconds,
-    "on_conflict": str,
+READ: Mapping[Values, Callable[[str, Option], Any]] = {
+    DURATION: lambda text, _: _seconds(text),
+    MOMENT: lambda text, _: _time(text),
+    NUMBER: lambda text, option: whole("", text, option.low, option.high),
+    TEXTS: lambda text, _: _words(text),
 }
-"""Option → its value from a text that is not empty. Each raises ValueError."""
+"""Values → the value of an option from a text that is not empty. Each raises ValueError. Others are the text itself."""
 
 
 def _options(given: Form) -> tuple[dict[str, Any], dict[str, str]]:
     """The options of the enqueue, and the problem of each that cannot be read."""
     options: dict[str, Any] = {"task_id": _task_id(given)}
     problems: dict[str, str] = {}
-    for name, read in OPTIONS.items():
+    for name, option in OFFERED.items():
         if text := given.text(name):
             try:
-                options[name] = read(text)
+                options[name] = READ[option.values](text, option) if option.values in READ else text
             except SelectionError as error:
                 problems[name] = error.problem
             except ValueError as error:
@@ -179,7 +193,7 @@ def _task_id(given: Form) -> str | None:
 def _problems(error: FieldError | UnreadablePayloadError, fields: tuple[PayloadField, ...]) -> dict[str, str]:
     """The problems of a refusal, by the names of the inputs; ``form`` for those of none."""
     if isinstance(error, FieldError) and error.field != "payload":
-        return {error.field: error.problem} if error.field in (*OPTIONS, "reason") else {"form": str(error)}
+        return {error.field: error.problem} if error.field in (*OFFERED, "reason") else {"form": str(error)}
     names = {field.name for field in fields}
     found: dict[str, list[str]] = {}
     name = "form"
