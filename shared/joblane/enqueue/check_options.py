@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from joblane.errors import DeclarationError, EnqueueError, MessageError
 from joblane.json_values import check_text
 from joblane.tasks.job import DURATION, DURATIONS, MOMENT, NUMBER, OPTIONS, TEXTS, Values, in_words
-from joblane.tasks.options import DECLARED, EARLIEST, NONE, Options, is_storable
+from joblane.tasks.options import EARLIEST, NONE, Options, is_storable
 from joblane.tasks.retry import check_retry_delay
 
 if TYPE_CHECKING:
@@ -22,7 +22,6 @@ if TYPE_CHECKING:
 OWN = tuple(each.name for each in fields(Options))
 _own = attrgetter(*OWN)
 NOT_GIVEN = _own(NONE)
-DECLARED_ALWAYS = tuple(name for name in DECLARED if OPTIONS[name].declared == "always")
 NEED_A_ROW = tuple(name for name, option in OPTIONS.items() if option.needs_row)
 _that_need_a_row = attrgetter(*NEED_A_ROW)
 NO_ROW = "it needs a row, and a MessageClient writes none"
@@ -36,10 +35,9 @@ def check_options(job: Job, *, record: bool) -> Options:
     given = _own(job)
     if given == NOT_GIVEN:  # most jobs
         return NONE
-    limited = DECLARED_ALWAYS if record else DECLARED
     checked = {
-        name: check(name, value, job.task if name in limited else None)
-        for (name, check), value in zip(CHECKED, given, strict=True)
+        name: check(name, value, job.task if is_declared else None)
+        for (name, check, is_declared), value in zip(CHECKED[record], given, strict=True)
         if value is not None and value != ()
     }
     return Options(**checked)
@@ -130,4 +128,15 @@ CHECKS: Mapping[Values, Callable[[str, Any, Task[Any, Any] | None], Any]] = {
 }
 """Values → the check of an option that has them. It gets the task if that declares the maximum, and returns what the
 message has."""
-CHECKED = tuple((name, CHECKS[OPTIONS[name].values]) for name in OWN)
+CHECKED = {
+    record: tuple(
+        (
+            name,
+            CHECKS[OPTIONS[name].values],
+            OPTIONS[name].declared in (("always",) if record else ("always", "without a row")),
+        )
+        for name in OWN
+    )
+    for record in (True, False)
+}
+"""With a row or without → name, check, and whether the task declares the maximum, in the order of :data:`OWN`."""
