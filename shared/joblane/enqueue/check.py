@@ -54,7 +54,7 @@ def check(job: Job, *, record: bool, prefix: str) -> NewTask:
     if not record:
         if seconds > MAX_DELAY_SECONDS:
             when = "process_at" if at else "process_in"
-            raise EnqueueError(when, "without a record at most 15 minutes are possible")
+            raise EnqueueError(when, "at most 15 minutes are possible with a MessageClient")
         check_needs_no_row(job)
     id_ = new_id() if job.task_id is None else _task_id(job.task_id)
     tenant = None if job.tenant is None else _tenant(job.tenant)

@@ -397,9 +397,9 @@ class Job:
     keep: Keep | str = field(default=Keep.LAST, metadata=_option(_choice(Keep), not_of_ticks=NOT_DEBOUNCED))
     """Payload and options of a debounced task. ``"last"``: those of the last enqueue. ``"first"``: those of the first
     enqueue; the others only push the task."""
-    key: str | None = field(default=None, metadata=_option(TEXT))
-    """Key of this task for the limits of its type: 1 to 200 printable ASCII characters. None: the key that the task
-    declares."""
+    key: str | None = field(default=None, metadata=_option(TEXT, needs_row=True))
+    """Key of this task for the limits of its type: 1 to 200 printable ASCII characters. A ``MessageClient`` refuses it.
+    None: the key that the task declares."""
     after: Sequence[str | WithId] = field(
         default=(), metadata=_option(IDS, most=MAX_PARENTS, needs_row=True, not_of_ticks=NO_PARENTS)
     )
