@@ -32,7 +32,9 @@ select o.id from joblane.tasks o, joblane.tasks t
  where t.id = $1 and o.type = t.type and o.id <> t.id and o.payload ->> 'number' = t.payload ->> 'number'
    and o.finished_at is null and o.state in ('scheduled', 'pending', 'held', 'active', 'retry')
    and (o.first_due_at, o.seq) < (t.first_due_at, t.seq)
+   and (o.after is null or o.first_due_at < t.first_due_at)
 """
+"""A child enters its order when it is released, in virtual time maybe at the same moment as a later task."""
 STATES = "select id, state, generation, finished_at is not null from joblane.tasks where id = any($1::text[])"
 # A member that an operator has retried can add members after the callback has started.
 MEMBERS = f"""{STATES}
