@@ -1,6 +1,7 @@
 """Find words that a reader has to translate, docstrings that open badly, and test names that are too long.
 
 ``python .ci/words.py [FILE]...`` reads the named files, or all that git tracks, and prints what to write instead.
+Without arguments it also counts phrases in the library and its documentation, each of which may only become rarer.
 """
 
 from __future__ import annotations
@@ -43,10 +44,36 @@ WORDS = {
     r"(?<!dead[\s_-])_?letters?(?!-spacing)": "dead letter",
 }
 """Regular expression of whole words, in any case → the words to use."""
-PATTERNS = [
-    (re.compile(rf"(?<![A-Za-z])(?:{words})(?![A-Za-z])".replace(" ", r"\s"), re.I), say)
-    for words, say in WORDS.items()
-]
+CEILINGS = {
+    r"(?:that|those) of|those with": (195, "the noun again"),
+    r"a text|texts": (185, "a string, a message, a label"),
+    r"(?:is|are|was|were|be|been) made|made (?:anew|at run time)": (122, "created, recreated, dynamic"),
+    r"also (?:if|in|for|without)": (35, "even if, including"),
+    r"by (?:SQL|IAM|the API|Amazon SES)": (67, "with, through, using"),
+    r"nobody|somebody": (82, "no process, an operator, a user"),
+    r"begun|begins to": (59, "started, starts to"),
+    r"the most \w+(?: \w+)? that": (7, "the maximum number of"),
+    r"(?:is|are|was) over": (21, "has expired, has ended"),
+    r"for ever": (8, "forever"),
+    r"in (?:the )?place of": (44, "instead of"),
+    r"the least": (10, "the smallest"),
+    r"as of": (6, "as for"),
+    r"anew": (31, "again"),
+    r"the one here": (0, "this one"),
+    r"lets? (?:\w+ )?(?:go|wait)": (10, "releases, makes it wait"),
+    r"the look|looks? which": (0, "the check, checks which"),
+    r"no end": (8, "does not end"),
+}
+"""Regular expression of a phrase → the places that it has, and the words to use. A lower number is written here."""
+COUNTED = ("shared/joblane/", "docs/")
+"""The folders whose phrases are counted."""
+
+
+def _pattern(words: str) -> re.Pattern[str]:
+    return re.compile(rf"(?<![A-Za-z])(?:{words})(?![A-Za-z])".replace(" ", r"\s"), re.I)
+
+
+PATTERNS = [(_pattern(words), say) for words, say in WORDS.items()]
 BREAK = re.compile(r"\n[ \t]*(?:(?:#|--|//|\*|>) *)?")
 """A line's end and the next line's indent and comment mark: a phrase may go over both."""
 ALPHABET = re.compile(
@@ -65,6 +92,23 @@ def findings(path: Path) -> Iterator[tuple[int, str]]:
             yield prose.count("\n", 0, found.start()) + 1, f"{found[0]!r}; say {say}"
     if path.suffix == ".py":
         yield from _of_python(ast.parse(text), is_test=path.name.startswith("test_"))
+
+
+def frequent(names: list[str]) -> Iterator[str]:
+    """Say which phrases have more, or fewer, places in the files than :data:`CEILINGS` has; more with all places."""
+    texts = {name: BREAK.sub("\n", Path(name).read_text()) for name in names if name.startswith(COUNTED)}
+    for phrase, (ceiling, say) in CEILINGS.items():
+        pattern = _pattern(phrase)
+        places = [
+            f"{name}:{text.count(chr(10), 0, found.start()) + 1}"
+            for name, text in texts.items()
+            for found in pattern.finditer(text)
+        ]
+        if len(places) > ceiling:
+            where = "\n  ".join(places)
+            yield f".ci/words.py: {phrase!r} has {len(places)} places, {ceiling} at most; say {say}\n  {where}"
+        elif len(places) < ceiling:
+            yield f".ci/words.py: {phrase!r} has {len(places)} places; lower the ceiling to {len(places)}"
 
 
 def _of_python(tree: ast.Module, *, is_test: bool) -> Iterator[tuple[int, str]]:
@@ -88,16 +132,20 @@ def _statements(parent: ast.AST) -> Iterator[ast.AST]:
 
 
 def main(names: list[str]) -> int:
-    if not names:
+    is_all = not names
+    if is_all:
         names = subprocess.run(["git", "ls-files"], check=True, capture_output=True, text=True).stdout.splitlines()  # noqa: S607
-    count = 0
-    for name in names:
-        path = Path(name)
-        if path.suffix in SUFFIXES and path.is_file() and not LEFT_OUT.fullmatch(name):
-            for line, text in findings(path):
-                print(f"{name}:{line}: {text}")  # noqa: T201
-                count += 1
-    return 1 if count else 0
+    names = [
+        name
+        for name in names
+        if (path := Path(name)).suffix in SUFFIXES and path.is_file() and not LEFT_OUT.fullmatch(name)
+    ]
+    problems = [f"{name}:{line}: {text}" for name in names for line, text in findings(Path(name))]
+    if is_all:
+        problems += frequent(names)
+    for problem in problems:
+        print(problem)  # noqa: T201
+    return 1 if problems else 0
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """The three queues, and the names of all resources made from them.
 
-A *queue* is critical, default or low. It is made of *lanes*: one SQS queue for each task type in that queue, with the
+A *queue* is critical, default or low. It consists of *lanes*: one SQS queue for each task type in that queue, with the
 type's Lambda function as its only consumer. A *front door* is the SQS queue with the name of the queue alone.
 """
 

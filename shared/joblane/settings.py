@@ -17,7 +17,7 @@ SWEEP_MINUTES = "JOBLANE_SWEEP_MINUTES"
 """Variable with the minutes between two scheduled sweeps of the stage, from its setting ``sweep``."""
 DEFAULT_SWEEP_MINUTES = 360
 SHORT_MINUTES = 5
-"""A sweep that runs this often finds everything itself: it plans no run, and nobody wakes it after a commit."""
+"""A sweep that runs this often finds everything itself: it plans no run, and no process wakes it after a commit."""
 SCHEDULES = "JOBLANE_SCHEDULES"
 EVENT_BUS = "JOBLANE_EVENT_BUS"
 """Variable with the name or the ARN of the EventBridge bus. The functions of all tasks with ``events=``, and of the

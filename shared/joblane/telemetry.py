@@ -69,7 +69,7 @@ class Tally:
         self._times.setdefault(name, []).append(milliseconds)
 
     def flush(self, *stage_wide: str, **dimensions: str) -> None:
-        """Write the metrics, see :func:`write_metrics`, and start anew."""
+        """Write the metrics, see :func:`write_metrics`, and start again at zero."""
         counts, times = dict(self._counts), self._times
         self._counts.clear()
         self._times = {}

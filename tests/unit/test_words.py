@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import subprocess
 import sys
 from pathlib import Path
@@ -58,3 +59,32 @@ def test_plain_words_pass(name: str, tmp_path: Path) -> None:
     (tmp_path / name).write_text(PLAIN[name])
     found = check(tmp_path / name)
     assert (found.returncode, found.stdout) == (0, "")
+
+
+@pytest.mark.parametrize(
+    ("ceiling", "found"),
+    [
+        (1, ["2 places, 1 at most; say again\n  docs/page.md:2\n  shared/joblane/a.py:1"]),
+        (2, []),
+        (3, ["2 places; lower the ceiling to 2"]),
+    ],
+)
+def test_a_phrase_of_the_library_may_only_become_rarer(
+    ceiling: int, found: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec = importlib.util.spec_from_file_location("words", ROOT / ".ci" / "words.py")
+    assert spec is not None
+    assert spec.loader is not None
+    words = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(words)
+    monkeypatch.setattr(words, "CEILINGS", {"made anew": (ceiling, "again")})
+    monkeypatch.chdir(tmp_path)
+    texts = {
+        "docs/page.md": "Plain.\nMade\n  anew.\n",
+        "shared/joblane/a.py": "# made anew",
+        "tests/b.py": "# made anew",
+    }
+    for name, text in texts.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text)
+    assert list(words.frequent(list(texts))) == [f".ci/words.py: 'made anew' has {line}" for line in found]

@@ -32,8 +32,8 @@ ENVIRONMENT = "DATABASE_URL of the environment"
 def connect(*, stage: str | None, profile: str | None, region: str | None) -> Inspector:
     """The inspector of a stage on AWS; without ``stage``, of the local stack or of the environment's database.
 
-    If ``DATABASE_URL`` is not set, all settings come from ``.joblane/env`` of the project, and replace those of this
-    process's environment. Raises :class:`LocalError`, most often an :class:`UnavailableError`.
+    If ``DATABASE_URL`` is not set, all settings come from ``.joblane/env`` of the project, and replace this process's
+    environment. Raises :class:`LocalError`, most often an :class:`UnavailableError`.
     """
     if stage is None:
         return _local(profile, region)
@@ -97,7 +97,7 @@ def load_settings(profile: str | None, region: str | None) -> str:
             f"JOBLANE_PREFIX is {given}, and the local stack of {file} has {expected}: unset the variable, or set"
             " DATABASE_URL to the database of that stage."
         )
-    # all of them, or settings of an AWS account in the shell would be mixed with those of the emulator
+    # all of them, or settings of an AWS account in the shell would be mixed with the settings of the emulator
     for name in [name for name in os.environ if name.startswith("AWS_")]:
         del os.environ[name]
     os.environ.update(variables)
@@ -155,7 +155,7 @@ def _remote(stage: str, profile: str | None, region: str | None) -> RemoteInspec
 
 
 def aws_session(profile: str | None, region: str | None) -> Session:
-    """Return a session with credentials and a region. None: those of the environment.
+    """Return a session with credentials and a region. None: from the environment.
 
     Raises :class:`MisuseError` and :class:`UnavailableError`.
     """

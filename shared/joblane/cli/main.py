@@ -135,7 +135,7 @@ app.add_typer(
     schedules.group,
     name="schedules",
     rich_help_panel="Pauses and schedules",
-    help="Schedules: list all, and act on those made at run time.",
+    help="Schedules: list all, and act on schedules at run time.",
 )
 for _name, _group, _help in (
     ("limits", limits.group, "Limits: show, set and reset them."),

@@ -25,7 +25,7 @@ MISSED_SHOWN = 6
 MISSED = {"latest": "the latest runs late", "skip": "they do not run"}
 """Policy for missed ticks → its words."""
 LEFT_OUT_FIRST = ("NEWEST", "TENANT", "TYPE")
-"""Columns of schedules made at run time in the order in which they are left out of a narrow table."""
+"""Columns of schedules at run time in the order in which they are left out of a narrow table."""
 
 
 # --- Declared in the code ------------------------------------------------------------------------------------------

@@ -94,7 +94,7 @@ class Inspector:
         created_before: datetime | None = None,
         after: str | None = None,
     ) -> views.Found:
-        """Find tasks by a text of 1 to 200 characters.
+        """Find tasks by a string of 1 to 200 characters.
 
         The text is compared with ids and their beginnings, with tenants, tags, fingerprints and the unique keys of live
         tasks, and with parts of types, errors and values of payloads, upper or lower case of ASCII is equal. A number
@@ -191,7 +191,7 @@ class Inspector:
         after: str | None = None,
         limit: int = 50,
     ) -> views.RunTimeSchedulePage:
-        """A page of schedules that were made at run time, in the order of their names.
+        """A page of schedules that were created at run time, in the order of their names.
 
         ``text``: a part of the name, upper and lower case of ASCII are equal. ``problem`` True: only those with a
         problem. ``after``: the position that the previous page returned. ``limit``: 1 to 200. A page reads at most
@@ -203,7 +203,7 @@ class Inspector:
 
     @needs(VIEW)
     def run_time_schedule(self, name: str) -> views.RunTimeScheduleView:
-        """A schedule that was made at run time. Raises :class:`~joblane.errors.UnknownScheduleError`."""
+        """A schedule that was created at run time. Raises :class:`~joblane.errors.UnknownScheduleError`."""
         return run_time_schedules.one(self._scope, name)
 
     @needs(VIEW)
@@ -316,7 +316,7 @@ class Inspector:
     @needs(OPERATE)
     def run(self, id: str, *, reason: str | None = None) -> views.ActionResult:  # noqa: A002
         """Run a waiting task now, also one that waits for other tasks. Raises :class:`ActionError`, as all actions on
-        one task do, also if it waits for a limit, or for the time of a rate: change the limit instead.
+        one task do, even if it waits for a limit, or for the time of a rate: change the limit instead.
         """
         return single.change_state(self._scope, BulkAction.RUN, id, reason)
 
@@ -340,7 +340,7 @@ class Inspector:
     def delete(self, id: str, *, reason: str | None = None) -> views.ActionResult:  # noqa: A002
         """Clear the content of a task that is not running. A waiting task is cancelled. The id is kept.
 
-        The task's dead letter stays in SQS, with its body, until it expires. If somebody sends it back to the lane,
+        The task's dead letter stays in SQS, with its body, until it expires. If an operator sends it back to the lane,
         nothing runs. A dead letter that was not sent yet is not sent any more, and the ``on_archived`` task is not
         enqueued.
         """
@@ -422,7 +422,7 @@ class Inspector:
 
     @needs(OPERATE)
     def pause_schedule(self, name: str, *, reason: str | None = None) -> views.RunTimeScheduleView:
-        """Pause a schedule that was made at run time: it has no ticks until it is resumed.
+        """Pause a schedule that was created at run time: it has no ticks until it is resumed.
 
         Raises :class:`~joblane.errors.UnknownScheduleError`, and :class:`~joblane.inspector.errors.SelectionError` if
         it is paused already.
@@ -431,7 +431,7 @@ class Inspector:
 
     @needs(OPERATE)
     def resume_schedule(self, name: str, *, reason: str | None = None) -> views.RunTimeScheduleView:
-        """Resume a schedule that was made at run time, from its next time on.
+        """Resume a schedule that was created at run time, from its next time on.
 
         Raises :class:`~joblane.errors.UnknownScheduleError`, and :class:`~joblane.inspector.errors.SelectionError` if
         it is not paused.
@@ -440,7 +440,7 @@ class Inspector:
 
     @needs(OPERATE)
     def delete_schedule(self, name: str, *, reason: str | None = None) -> views.RunTimeScheduleRow:
-        """Delete a schedule that was made at run time. Returns it as it was. Tasks that it has started stay.
+        """Delete a schedule that was created at run time. Returns it as it was. Tasks that it has started stay.
 
         Raises :class:`~joblane.errors.UnknownScheduleError`.
         """
@@ -448,7 +448,7 @@ class Inspector:
 
     @needs(OPERATE)
     def run_schedule(self, name: str, *, reason: str | None = None) -> views.ActionResult:
-        """Enqueue the task of a schedule that was made at run time now. Its next time stays as it is.
+        """Enqueue the task of a schedule that was created at run time now. Its next time stays as it is.
 
         Raises :class:`~joblane.errors.UnknownScheduleError`.
         """
@@ -467,7 +467,7 @@ class Inspector:
         until: datetime | None = None,
         reason: str,
     ) -> tuple[LimitStatus, ...]:
-        """Set values of a limit in place of the declared ones, as :meth:`joblane.client.limits.Limits.set` does.
+        """Set values of a limit instead of the declared ones, as :meth:`joblane.client.limits.Limits.set` does.
 
         Returns the limits that were changed. Raises :class:`~joblane.errors.LimitError`, and
         :class:`~joblane.inspector.errors.SelectionError` without a reason.

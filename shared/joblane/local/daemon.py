@@ -128,7 +128,7 @@ class Daemon:
         return None
 
     def _group(self) -> list[psutil.Process]:
-        """Return the processes of the program's group; if the program has ended, only those of the same executable.
+        """Return the processes of the program's group; if the program has ended, only processes of the same executable.
 
         Another program's group can then have its id.
         """

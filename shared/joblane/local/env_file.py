@@ -107,6 +107,6 @@ def task_settings() -> set[str]:
 
 
 def other_endpoints() -> dict[str, str]:
-    """Return the endpoints of other services that this process's environment has, such as that of S3."""
+    """Return the endpoints of other services that this process's environment has, such as the endpoint of S3."""
     given = {name: value for name, value in os.environ.items() if name.startswith("AWS_ENDPOINT_URL")}
     return {name: value for name, value in given.items() if not name.endswith("_SQS")}

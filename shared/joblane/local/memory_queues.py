@@ -70,7 +70,7 @@ class MemoryQueues(Sqs):
     def __init__(self, seconds: Callable[[], float] = time.time) -> None:
         super().__init__()
         self.seconds = seconds
-        self.covered = {}  # type: ignore[misc]  # these queues are not those of the process
+        self.covered = {}  # type: ignore[misc]  # these are not the queues of the process
         self.queues: defaultdict[str, dict[str, QueuedMessage]] = defaultdict(dict)
         """Queue → its messages by SQS message id, in the order of their sends."""
         self.trace: str | None = None

@@ -83,7 +83,7 @@ class Postgres:
 
     @property
     def stopped(self) -> bool:
-        """True if a signal has stopped the server's process, which then answers nobody."""
+        """True if a signal has stopped the server's process, which then answers no client."""
         process = self._process()
         with suppress(psutil.NoSuchProcess):
             return process is not None and process.status() == psutil.STATUS_STOPPED

@@ -5,7 +5,7 @@
   tools/               the emulator, uv, Node, the CDK command line
   build/               code and layer of the functions
   postgres/            data, log, password
-  ministack.log        the emulator; each log has a `.log.1`, that of the previous start
+  ministack.log        the emulator; each log has a `.log.1`, from the previous start
   ticker.log
   cdk-synth.log        the last synthesis; cdk-bootstrap.log and cdk-deploy.log: the other programs of the CDK
   cdk.out/             templates
@@ -42,7 +42,7 @@ REGION = "us-east-1"
 class LocalStack:
     """A local stack in one folder.
 
-    `project`: the project to deploy; None: that of the working folder. `aws_port` and `postgres_port` None: free ports.
+    `project`: the project to deploy; None: from the working folder. `aws_port` and `postgres_port` None: free ports.
     `settings`: environment variables for the synthesis, which gives functions those that their tasks declare. `stage`:
     overrides settings of the stage `local` in cdk.json. `external_endpoint`: the endpoint of an existing emulator; then
     none is started. `detached=False`: the stack stops with this process. `permissions=True`: the emulator enforces the

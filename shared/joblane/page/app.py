@@ -20,7 +20,7 @@ from joblane.page.steps import Notices
 from joblane.page.views import batches, bulk, dead, enqueue, find, limits, runs, schedules, stage, task, tasks
 
 PRODUCTION = re.compile(r"(prod|production|live)(-.*)?", re.IGNORECASE)
-"""Names of stages that are marked on all pages, so that nobody takes them for another stage."""
+"""Names of stages that are marked on all pages, so that no operator takes them for another stage."""
 PAGES: dict[str, View] = {
     "/": stage.overview,
     "/tasks": tasks.show,

@@ -68,7 +68,7 @@ def read(fields: Fields, now: datetime) -> Filter:
 
 
 def write(chosen: Filter) -> list[tuple[str, str]]:
-    """The fields from which :func:`read` makes the same filter, with times in place of ages."""
+    """The fields from which :func:`read` makes the same filter, with times instead of ages."""
     pairs: list[tuple[str, str | None]] = [
         *(("ids", id_) for id_ in chosen.ids),
         ("id", chosen.id_prefix),
@@ -116,7 +116,7 @@ def age(field: str, text: str) -> timedelta:
 
 
 def parsed(parse: Callable[[str], Value], field: str, text: str) -> Value:
-    """The result of ``parse`` for a text without its spaces and capitals. Raises :class:`SelectionError`."""
+    """The result of ``parse`` for a string without its spaces and capitals. Raises :class:`SelectionError`."""
     try:
         return parse("".join(text.split()).lower())
     except ValueError as error:

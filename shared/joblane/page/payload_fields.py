@@ -201,7 +201,7 @@ def _list(part: Mapping[str, Any], name: str) -> list[Any]:
 # --- A payload from texts ------------------------------------------------------------------------------------------
 
 LEFT_OUT = object()
-"""In place of the value of a field that the payload does not get."""
+"""Instead of the value of a field that the payload does not get."""
 
 
 def value_of(field: PayloadField, text: str) -> Any:

@@ -24,7 +24,7 @@ Marks = Sequence[tuple[float, str]]
 
 
 def bars(values: Sequence[int], label: str, kind: str, marks: Marks = (), top: float = 1) -> Markup:
-    """A bar for each value, oldest first; none for zero. ``top``: the least value that is as high as the chart."""
+    """A bar for each value, oldest first; none for zero. ``top``: the smallest value that is as high as the chart."""
     step, top = WIDTH / max(len(values), 1), max([1, top, *values])
     drawn = Markup("").join(
         BAR.format(round(at * step, 2), round(HEIGHT - height, 2), round(step * 0.8, 2), round(height, 2))
@@ -47,7 +47,7 @@ def strip(ticks: Sequence[TickView], label: str) -> Markup:
 
 
 def line(values: Sequence[int | None], label: str, kind: str, marks: Marks = (), top: float = 1) -> Markup:
-    """A line through the values, with a gap for each None. ``top``: as of :func:`bars`."""
+    """A line through the values, with a gap for each None. ``top``: as for :func:`bars`."""
     step, top = WIDTH / max(len(values), 1), max([1, top, *(value for value in values if value is not None)])
     runs: list[list[str]] = [[]]
     for at, value in enumerate(values):

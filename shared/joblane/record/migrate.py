@@ -154,7 +154,7 @@ def migrate(
 
 
 def is_migrated(connection: Connection) -> bool:
-    """True if the schema and the functions are those of this code."""
+    """True if the schema and the functions match this code."""
     return applied(connection) == newest() and installed(connection)
 
 

@@ -44,7 +44,7 @@ def declare(type_: str, payload: type[Any], **options: Any) -> Task[Any, Any]:
         type.
 
     Raises:
-        DeclarationError: as of :func:`~joblane.tasks.decorator.task`.
+        DeclarationError: as for :func:`~joblane.tasks.decorator.task`.
     """
     check_type(type_)
     if not (isinstance(payload, type) and issubclass(payload, Payload)):

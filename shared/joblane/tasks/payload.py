@@ -136,7 +136,7 @@ def _models(info: FieldInfo) -> list[type[BaseModel]]:
 
 
 def parts_of(info: FieldInfo) -> list[Any]:
-    """Return a field's annotation and all its parts, down to those with a serializer of their own."""
+    """Return a field's annotation and all its parts, down to the parts with a serializer of their own."""
     parts = [info.rebuild_annotation()]
     for part in parts:  # grows during the loop
         inside = (*get_args(part), get_origin(part), getattr(part, "__value__", None))

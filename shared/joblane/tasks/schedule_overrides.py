@@ -30,7 +30,7 @@ Times = Mapping[str, str]
 
 
 def of_environment() -> Times:
-    """Return the times in ``JOBLANE_SCHEDULES``, with that of the sweep. Raises :class:`DeclarationError`."""
+    """Return the times in ``JOBLANE_SCHEDULES``, with the time of the sweep. Raises :class:`DeclarationError`."""
     text = settings.schedules()
     try:
         found = json.loads(text) if text else {}

@@ -59,7 +59,7 @@ class Grants:
     instead."""
     enqueue: tuple[str, ...] = ()
     """Types that the function can enqueue, and types of tasks that wait for tasks of this one, for example
-    ``("user:invitation",)``. ``("*",)``: all types. The task's own type, and that of ``on_archived``, need no entry.
+    ``("user:invitation",)``. ``("*",)``: all types. The task's own type and the type of ``on_archived`` need no entry.
     On AWS, IAM refuses a message of another type. So :meth:`TaskContext.enqueue` and the batches of the context refuse
     it everywhere, before anything is written. They cannot check tasks that wait for others: the sweep sends these
     messages, some minutes later, and `joblane doctor` warns."""

@@ -106,7 +106,7 @@ class CapturingBus(EventBus):
         return {}
 
     def take_all(self, connection: Connection) -> None:
-        """Send the events that no worker has sent, also those that a sweep would leave to its worker for a while."""
+        """Send the events that no worker has sent, including events that a sweep would leave to its worker."""
         while found := oldest_events(connection, ("-infinity", ""), PAGE, older_than_seconds=0):
             self.send_many([event for event, _ in found])
             remove_events(connection, [event.id for event, _ in found])

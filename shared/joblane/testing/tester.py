@@ -160,7 +160,7 @@ class JobTester:
 
     @property
     def limits(self) -> Limits:
-        """The limits of the known tasks: ``limits.set``, ``reset`` and ``get``, as of :attr:`JobClient.limits`.
+        """The limits of the known tasks: ``limits.set``, ``reset`` and ``get``, as for :attr:`JobClient.limits`.
 
         A task is known once it was enqueued here, or by :meth:`register`.
         """
@@ -168,7 +168,7 @@ class JobTester:
 
     @property
     def schedules(self) -> Schedules:
-        """The schedules made at run time: ``schedules.put``, ``get`` and so on, as of :attr:`JobClient.schedules`.
+        """The schedules at run time: ``schedules.put``, ``get`` and so on, as for :attr:`JobClient.schedules`.
 
         They fire in :meth:`travel` with ``ticks=True``, and in :meth:`drain` with ``within``, each at its time. Without
         them, the next :meth:`drain` finds their ticks missed.
@@ -178,7 +178,7 @@ class JobTester:
     def enqueue(
         self, task: Task[P, Any], payload: P, *, session: Session | None = None, **options: Unpack[JobOptions]
     ) -> Enqueued:
-        """Enqueue a task. Arguments and errors are those of :meth:`JobClient.enqueue`."""
+        """Enqueue a task. It has the arguments and errors of :meth:`JobClient.enqueue`."""
         return self.client.enqueue(task, payload, session=session, **options)
 
     # --- Running ---------------------------------------------------------------------------------------------------
@@ -422,7 +422,7 @@ class JobTester:
         within: timedelta,
         schedules: Sequence[tuple[Task[Any, Any], Schedule]],
     ) -> None:
-        """Run what is due, and travel to the next time at which a message or tick is due, until ``within`` is over."""
+        """Run what is due, and travel to the next time at which a message or tick is due, and stop after ``within``."""
         ends = self._clock.now() + within
         next_ticks = [schedule.next_after(self._clock.now()) for _, schedule in schedules]
         while True:
@@ -521,7 +521,7 @@ class JobTester:
     def late_acknowledgement(
         self, task: Task[Any, Any] | None = None, *, times: int = 1
     ) -> AbstractContextManager[Fault]:
-        """Arm a fault: a process stands still between claim and handler until lease and visibility timeout are over.
+        """Arm a fault: a process stands still between claim and handler until its lease and visibility timeout expire.
 
         Another process gets the message and runs it. Then the first one continues, too late to commit.
 

@@ -145,7 +145,7 @@ class StageNetwork(Construct):
         """
         if not isinstance(self.settings, NewNetwork) or self.settings.egress != "endpoints":
             return
-        # not only for the functions' group: the rule would tie this stack to that of the functions, which is deployed
+        # not only for the functions' group: the rule would tie this stack to the functions' stack, which is deployed
         # later, so that another egress could not be deployed
         group = ec2.SecurityGroup(
             self,

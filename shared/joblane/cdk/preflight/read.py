@@ -190,7 +190,7 @@ def _concurrency(templates: Mapping[str, Template]) -> dict[str, int]:
     mappings = [found for template in merged for found in mappings_of(template)]
     functions = [properties for _, properties in _of_type(templates, "AWS::Lambda::Function")]
     return {
-        # a reservation is counted in place of the mappings
+        # a reservation is counted instead of the mappings
         "slots": sum(found.max_concurrency or 0 for found in mappings if found.reserved is None),
         "reserved": sum(properties.get("ReservedConcurrentExecutions") or 0 for properties in functions),
     }

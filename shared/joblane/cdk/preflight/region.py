@@ -66,7 +66,7 @@ class Needs:
 
 
 def _texts(node: object) -> Iterator[str]:
-    """Find all texts in a template."""
+    """Find all strings in a template."""
     if isinstance(node, str):
         yield node
     elif isinstance(node, Mapping | list):
@@ -75,7 +75,7 @@ def _texts(node: object) -> Iterator[str]:
 
 
 def _values(node: object, key: str) -> Iterator[str]:
-    """Find the texts under ``key`` anywhere in a template."""
+    """Find the strings under ``key`` anywhere in a template."""
     if isinstance(node, Mapping):
         for name, value in node.items():
             if name == key and isinstance(value, str):
@@ -123,7 +123,7 @@ def zones(needs: Needs, region: str, known: Mapping[str, str]) -> Iterator[Findi
     do = f'write "availability_zones" into the network of the stage, two of {", ".join(usable)}'
     if missing:
         yield refused("availability zones", f"the account has no zone {', '.join(missing)} in {region}", do)
-    # Fn::GetAZs chooses unnamed zones: those with a default subnet, if there are any, and in no guaranteed order.
+    # Fn::GetAZs chooses unnamed zones: zones with a default subnet, if there are any, and in no guaranteed order.
     # Source: CloudFormation, Fn::GetAZs. So a deploy is refused only if no two zones are right
     find = refused if needs.zones or len(usable) < ZONES else note
     for zone in needs.zones or sorted({*known} - {*usable}):

@@ -34,7 +34,7 @@ DEFAULT_CONNECTIONS = 100
 OWN_TAGS = "joblane:"
 VERSION = r"^[\x21-\x7e]{1,64}$"
 TAG_KEY, TAG_VALUE, MAX_TAGS = re.compile(r"[\w .:/=+\-@]{1,128}"), re.compile(r"[\w .:/=+\-@]{0,256}"), 40
-"""AWS accepts 50 on a resource, including those of the CDK. Source: *Tagging AWS Resources*."""
+"""AWS accepts 50 on a resource, including the tags of the CDK. Source: *Tagging AWS Resources*."""
 
 REMOVAL = {
     "destroy": RemovalPolicy.DESTROY,
@@ -80,7 +80,7 @@ class Stage(Settings):
     """``max_connections`` of the database. None: calculated from Aurora's capacity, or 100 for another PostgreSQL."""
     reserved_connections: int = Field(10, ge=4)
     """Connections of ``database_connections`` that the functions leave free: two for the migration of a deploy, two for
-    each operator's command, those that the server reserves for superusers, and those of your other programs."""
+    each operator's command, what the server reserves for superusers, and the connections of your other programs."""
     log_retention_days: LogRetentionDays = 30
     """Days for which CloudWatch Logs keeps the logs of functions."""
     log_level: LogLevel = "INFO"

@@ -44,7 +44,7 @@ class DataStack(Stack):
             self.network.add_endpoints(needs)
 
     def access_from(self, scope: Construct) -> DatabaseAccess:
-        """Return the access to the database, with the place of functions, whose security group is made in ``scope``."""
+        """Return the access to the database, with the place of functions. Creates their security group in ``scope``."""
         network = self.network
         if network is None:
             return self._access

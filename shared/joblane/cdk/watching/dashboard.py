@@ -24,7 +24,7 @@ from joblane.names import (
 )
 
 ALARMS_OF_WIDGET = 100
-"""The first alarms are those of the whole stage. Source: CloudWatch, *Dashboard body structure and syntax*."""
+"""The alarms of the whole stage come first. Source: CloudWatch, *Dashboard body structure and syntax*."""
 METRICS_OF_GRAPH, METRICS_OF_DASHBOARD = 500, 2500
 """Source: CloudWatch quotas, *Dashboards*."""
 METRICS_OF_FREE = 50

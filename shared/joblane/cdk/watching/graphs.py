@@ -1,4 +1,4 @@
-"""The graphs of the stage's dashboard: those of the whole stage, and those with a metric for each lane or function."""
+"""The graphs of the stage's dashboard: of the whole stage, and with a metric for each lane or function."""
 
 from __future__ import annotations
 
@@ -165,7 +165,7 @@ def _targets(tasks: Iterable[Task[Any, Any]], per_second: int) -> dict[str, floa
 
 
 def _limits(tasks: Tasks, prefix: str, shares: Mapping[str, int]) -> dict[str, float]:
-    """Return a line for each concurrency limit. The limit of a function is that of all lanes of its type."""
+    """Return a line for each concurrency limit. A function has the limit of all lanes of its type."""
     limited: defaultdict[int, list[str]] = defaultdict(list)
     for task in tasks.values():
         limited[sum(shares[lane_name(prefix, queue, task.type)] for queue in task.lanes)].append(task.slug)

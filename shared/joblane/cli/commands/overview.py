@@ -112,7 +112,7 @@ def runs(
         str | None, typer.Argument(metavar="TYPE", help="Task type.", autocompletion=completion.task_types)
     ] = None,
     tenant: Annotated[
-        str | None, typer.Option(metavar="TENANT", help="The runs of this tenant in place of a type, by hour.")
+        str | None, typer.Option(metavar="TENANT", help="The runs of this tenant instead of a type, by hour.")
     ] = None,
     within: Annotated[
         str, typer.Option(metavar="DURATION", help="Runs that ended within this time: 15m, 1d, 7d; 30d at most.")

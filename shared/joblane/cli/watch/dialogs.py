@@ -41,7 +41,7 @@ HELP = (
 
 @dataclass(frozen=True)
 class Field:
-    """An input. ``check`` raises ValueError with a sentence for a text that is not valid."""
+    """An input. ``check`` raises ValueError with a sentence for a value that is not valid."""
 
     name: str
     label: str
@@ -49,7 +49,7 @@ class Field:
 
 
 def required(text: str) -> None:
-    """A check of a text that must not be empty."""
+    """A check of a value that must not be empty."""
     if not text.strip():
         raise ValueError("A reason is required: it tells other operators why.")
 
@@ -115,7 +115,7 @@ class Choices(DataTable[Text]):
 
 
 class Confirmation(Dialog):
-    """A sentence that says what will happen, and inputs. The result has the texts of the inputs by their names.
+    """A sentence that says what will happen, and inputs. The result has the values of the inputs by their names.
 
     Enter goes to the next input, and in the last one it confirms.
     """

@@ -91,9 +91,9 @@ class Asked:
 
 @dataclass(frozen=True)
 class View:
-    """A list. ``fields``: the fields of a filter that it uses, None: all. ``every``: the least seconds between queries.
+    """A list. ``fields``: the fields of a filter that it uses, None: all.
 
-    ``selecting``: True if the selected row changes what is fetched.
+    ``every``: the smallest number of seconds between queries. ``selecting``: the selected row changes what is fetched.
     """
 
     title: str

@@ -37,7 +37,7 @@ LENGTH = Field("for", "For how long (90s, 2h, 3d; empty: until it is resumed)", 
 
 @dataclass(frozen=True)
 class Plan:
-    """An action. ``text``: what will happen. ``confirm``: the meaning of Enter. ``call`` takes the texts of the fields.
+    """An action. ``text``: what will happen. ``confirm``: the meaning of Enter. ``call`` takes the fields' values.
 
     ``result``: its answer, in sentences.
     """

@@ -118,7 +118,7 @@ def _make_ticks(duties: Duties, tasks: Tasks, may_continue: Callable[[], bool]) 
 
 
 def _measure(ctx: TaskContext, swept: Swept, found: Mapping[str, int]) -> None:
-    """Write the metrics for the alarms. A metric costs by the hour, so those of 0 are left out, except ``Overdue``,
+    """Write the metrics for the alarms. A metric costs by the hour, so a metric of 0 is left out, except ``Overdue``,
     which shows that the sweep ran."""
     tally = Tally()
     tally.count("Overdue", swept.overdue)
@@ -156,7 +156,7 @@ def _measure_held(held: HeldCounts) -> None:
 
 
 def _by_present_name(waits: Mapping[str, int], tasks: Tasks) -> dict[str, int]:
-    """Return the longest wait by type. Tasks that have a former name of their type count as those of the type."""
+    """Return the longest wait by type. Tasks that have a former name of their type count as tasks of the type."""
     present = {name: task.type for task in tasks.values() for name in task.types}
     found: dict[str, int] = {}
     for name, seconds in waits.items():

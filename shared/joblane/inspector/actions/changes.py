@@ -87,7 +87,7 @@ ARCHIVE: Columns = ARCHIVED | {
     "fingerprint": f"coalesce(t.fingerprint, {FINGERPRINT.format(row='t', error='Archived')})",
     "sweep_at": NOW,
 }
-"""The error is that of the last attempt, if there was an attempt. The dead letter is sent by the sweep, or earlier when
+"""The error of the last attempt stays, if there was an attempt. The dead letter is sent by the sweep, or earlier when
 the task's message arrives."""
 DELETE: Columns = DELETED | {"reason": "'deleted by ' || c.who"}
 DELETE_DEPENDENT = """,

@@ -88,7 +88,7 @@ class DeadLetter:
         return DeadLetterKind.REFUSED if REASON_ATTRIBUTE in delivery.attributes else DeadLetterKind.MOVED
 
     def _belongs_to(self, row: Row) -> bool:
-        """True if the message is that of the row, by the rules of the claim; otherwise two tasks have the same id."""
+        """True if the message belongs to the row, by the rules of the claim; otherwise two tasks have the same id."""
         message = self.delivery.message
         assert message is not None
         return row.type == message.type and (

@@ -36,7 +36,7 @@ select type, count(*), min(id)
 MOST_SCHEDULES = 1_000
 """Schedules with a problem that are counted."""
 LATE = "10 min"
-"""A schedule whose next tick has no task so long after its time is late: tasks are made ahead."""
+"""A schedule whose next tick has no task so long after its time is late: tasks are created ahead."""
 PROBLEMS = f"""
 select count(*), min(name), (array_agg(problem order by name))[1]
   from (select name, problem from joblane.schedules where problem is not null order by name limit {MOST_SCHEDULES}) as x
@@ -65,7 +65,7 @@ def failures(scope: Scope) -> Iterator[Check]:
 
 
 def waits(scope: Scope) -> Iterator[Check]:
-    """No task has waited longer than the ``target_wait`` of its type, apart from those of a pause."""
+    """No task has waited longer than the ``target_wait`` of its type, apart from paused tasks."""
     wrong = False
     for (queue, type_), seconds in sorted(overview.read(scope.connection, 1).waits.items()):
         task = scope.task(type_)

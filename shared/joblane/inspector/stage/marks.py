@@ -103,7 +103,7 @@ def _actions(
 
 
 def _targets(scope: Scope, kind: PauseScope, name: str) -> Iterator[str]:
-    """Yield the targets of the audit that concern a name: pauses, also those of a type's queues, and limits."""
+    """Yield the targets of the audit that concern a name: pauses, including pauses of a type's queues, and limits."""
     yield f"{kind}:{name}"
     task = scope.task(name) if kind is PauseScope.TYPE else None
     if kind is PauseScope.TYPE:

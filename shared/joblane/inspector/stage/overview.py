@@ -23,7 +23,7 @@ from joblane.sqs.client import Sqs
 from joblane.sqs.depth import QueueDepth, call_for_queues, queue_depth_if_exists
 
 MOST_ARCHIVED = 1_000
-"""Archived tasks are counted up to here: each is a page of the table, which nobody else reads."""
+"""Archived tasks are counted up to here: each is a page of the table, which nothing else reads."""
 
 LIVE_TASKS = """
 edge as materialized (
@@ -255,7 +255,7 @@ def total(depths: Iterable[Depth]) -> Depth:
 
 
 def tenants(scope: Scope, limit: int) -> tuple[TenantRow, ...]:
-    """Return the tenants, those with the most due tasks first, with the runs of the last hour."""
+    """Return the tenants, with the most due tasks first, with the runs of the last hour."""
     check_number("limit", limit, LARGEST_PAGE)
     with reading(scope.connection) as connection:
         paused = {pause.name: pause for pause in pauses.current(connection) if pause.scope is PauseScope.TENANT}

@@ -1,6 +1,6 @@
-"""Schedules that were made at run time: the rows of ``joblane.schedules``.
+"""Schedules that were created at run time: the rows of ``joblane.schedules``.
 
-Their changes are those of :class:`joblane.client.schedules.Schedules`, with an audit entry in the same transaction.
+They change as by :class:`joblane.client.schedules.Schedules`, with an audit entry in the same transaction.
 """
 
 from __future__ import annotations
@@ -228,7 +228,7 @@ def pause(scope: Scope, name: str, reason: str | None) -> RunTimeScheduleView:
 
 
 def resume(scope: Scope, name: str, reason: str | None) -> RunTimeScheduleView:
-    """The tasks of the ticks within the next 15 minutes are made here; the sweep makes the others."""
+    """The tasks of the ticks within the next 15 minutes are created here; the sweep creates the others."""
     with _on(scope, "resume_schedule", name, reason) as on:
         is_changed, tasks = on.changes.resume(on.run, name=name, task=scope.task(on.schedule.type))
         if not is_changed:

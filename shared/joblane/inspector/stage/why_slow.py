@@ -57,7 +57,7 @@ select case when grouping(queue) = 0 then queue end, case when grouping(tenant) 
  group by grouping sets ((queue), (tenant))
  order by grouping(queue), coalesce(tenant = any($3::text[]), false) desc, due desc limit {MOST_TENANTS}
 """
-"""The live tasks by queue, and by tenant: the paused tenants ($3), then those with the most due tasks."""
+"""The live tasks by queue, and by tenant: the paused tenants ($3), then the tenants with the most due tasks."""
 
 # The latest of a type are at the end of one index if they have ended, and of another if they are live.
 ARRIVED = f"""

@@ -121,7 +121,7 @@ def shown_payload(declared: Task[Any, Any] | None, content: Any) -> Any:
 
 
 def _result(declared: Task[Any, Any] | None, record: Record) -> Any:
-    """The result, also without the values of the payload's redacted fields: a handler can put them anywhere into it."""
+    """The result, without the values of the payload's redacted fields too: a handler can put them anywhere into it."""
     shown = shown_payload(declared, record.result)
     return shown if declared is None else scrubbed(scrubber(declared.payload, record.payload), shown)
 

@@ -156,7 +156,7 @@ def unknown_type(type_: object, known: Iterable[str]) -> str:
 
 
 def cursor_of(created_at: datetime, id_: str) -> str:
-    """A position as a text for addresses and JSON."""
+    """A position as a string for addresses and JSON."""
     return base64.urlsafe_b64encode(f"{created_at.isoformat()} {id_}".encode()).decode().rstrip("=")
 
 

@@ -1,4 +1,4 @@
-"""Finds tasks by a text, which may be a part of an id, a name, a part of an error, or a value of a payload.
+"""Finds tasks by a string, which may be a part of an id, a name, a part of an error, or a value of a payload.
 
 The text itself is in no log, no error and no audit entry.
 """
@@ -106,7 +106,7 @@ def _filters(text: str, times: Filter) -> Iterator[tuple[FoundKind, Filter]]:
 def _keys(scope: Scope, text: str) -> list[str]:
     """The unique keys that live tasks may hold under this name.
 
-    Those of types with redacted fields are left out: a key may contain such a value, or be made of it.
+    Keys of types with redacted fields are left out: a key may contain such a value, or derive from it.
     """
     return [f"{name} {text}" for task in scope.tasks.values() if not _redacts(task.payload) for name in task.types]
 

@@ -72,7 +72,7 @@ def tasks(scope: Scope, filter_: Filter, action: BulkAction | None, after: str |
 
 
 def failures(scope: Scope, minutes: int, limit: int) -> tuple[TaskRow, ...]:
-    """The last failed runs, latest end first. ``finished_at`` and the error are those of the run."""
+    """The last failed runs, latest end first. ``finished_at`` and the error belong to the run."""
     check_number("minutes", minutes, MOST_MINUTES)
     check_number("limit", limit, LARGEST_PAGE)
     rows = scope.connection.run(FAILURES, str(minutes), str(limit))

@@ -40,7 +40,7 @@ READ_SECONDS, PATIENCE_SECONDS = 20, 5
 """Limits of a request to the control API. A page makes up to six requests."""
 
 BUG = "The page failed. Its log group, /aws/lambda/PREFIX-page, says where; the command line can do the same."
-"""Also if the key of the sessions cannot be read."""
+"""Even if the key of the sessions cannot be read."""
 
 SLOW = (
     f"The page was not complete after {ANSWER_SECONDS} seconds: the database or the control API is slow. Load it "

@@ -20,7 +20,7 @@ from joblane.page.security import equal
 
 
 class Signer:
-    """Signs and reads texts. ``key``: the secret key of the stage, 32 random bytes."""
+    """Signs and reads strings. ``key``: the secret key of the stage, 32 random bytes."""
 
     def __init__(self, key: bytes) -> None:
         self._key = key
@@ -38,7 +38,7 @@ class Signer:
         return f"{body}.{self.token(purpose, body)}"
 
     def read(self, purpose: str, text: str) -> dict[str, Any] | None:
-        """The value in a text; None if it was not signed for this purpose, or is too old."""
+        """The value in a string; None if it was not signed for this purpose, or is too old."""
         body, _, token = text.partition(".")
         if not equal(token, self.token(purpose, body)):
             return None

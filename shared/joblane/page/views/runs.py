@@ -78,7 +78,7 @@ def why(request: Request, inspector: Inspector) -> Response:
 
 
 def _limits(inspector: Inspector, declared: Sequence[TypeView], kind: PauseScope, name: str) -> list[LimitStatus]:
-    """The limits of a type with the keys that wait longest, or those of a tenant in the types with a key of each."""
+    """The limits of a type with the keys that wait longest, or of a tenant in the types with a key of each."""
     named: list[tuple[str, str | None]] = []
     if kind is PauseScope.TYPE:
         named += [(limit, None) for one in declared if one.type == name for limit in one.limits]

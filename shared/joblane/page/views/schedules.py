@@ -21,7 +21,7 @@ NOTICES = {
     "resume": "Resumed.",
     "delete": "Deleted.",
 }
-"""Action on a schedule that was made at run time → the notice on the next page."""
+"""Action on a schedule that was created at run time → the notice on the next page."""
 
 
 def list_all(request: Request, inspector: Inspector) -> Response:
@@ -64,7 +64,7 @@ def _matches(one: ScheduleView, chosen: Mapping[str, Any]) -> bool:
 
 
 def show(request: Request, inspector: Inspector) -> Response:
-    """A schedule that was made at run time. ``name``: its name."""
+    """A schedule that was created at run time. ``name``: its name."""
     return page(request, "schedule.html", view=inspector.run_time_schedule(request.query_params.get("name", "")))
 
 
@@ -76,7 +76,7 @@ def tick(request: Request, inspector: Inspector) -> Response:
 
 
 def act(request: Request, inspector: Inspector) -> Response:
-    """``action``: on a schedule that was made at run time."""
+    """``action``: on a schedule that was created at run time."""
     given = form(request)
     name, action = given.text("name"), given.text("action")
     if action not in NOTICES:

@@ -108,7 +108,7 @@ class Connection(DbapiConnection):  # type: ignore[misc]
 
     Unmodified, pg8000 takes three round trips for a statement with parameters and three for a commit.
 
-    ``limits``: the time limits of the session, also if ``startup_params`` lack them; None: no limits. A transaction
+    ``limits``: the time limits of the session, even if ``startup_params`` lack them; None: no limits. A transaction
     that begins through a cursor, as SQLAlchemy's do, has no limits, except inside :meth:`bounded`.
     """
 
@@ -168,7 +168,7 @@ class Connection(DbapiConnection):  # type: ignore[misc]
 
     @contextmanager
     def bounded(self) -> Iterator[None]:
-        """Limit the time of answers inside the block, also in a transaction without limits.
+        """Limit the time of answers inside the block, even in a transaction without limits.
 
         A server that does not answer in time is an OSError, and the connection is then not :attr:`usable`.
         """

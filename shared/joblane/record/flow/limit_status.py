@@ -44,7 +44,7 @@ class LimitValues:
 
 @dataclass(frozen=True, slots=True)
 class LimitChange:
-    """Values that an operator has set, in place of the declared ones."""
+    """Values that an operator has set, instead of the declared ones."""
 
     values: LimitValues
     """The values that are set. None in it: as declared."""
