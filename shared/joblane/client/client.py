@@ -106,7 +106,7 @@ class JobClient:
     ) -> list[Enqueued | JobError]:
         """Enqueue many tasks with one INSERT per 10,000 tasks, in one transaction, and batched sends.
 
-        Returns a result for each job, in order. A job that was not enqueued has its error in place of a result:
+        Returns a result for each job, in order. A job that was not enqueued has its error instead of a result:
         :class:`TaskIdConflictError` or :class:`DuplicateTaskError`.
 
         Args:

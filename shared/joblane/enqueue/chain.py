@@ -14,7 +14,7 @@ DEPTH = "depth"
 
 
 def links_of_run(task_id: str, depth: int) -> dict[str, Any]:
-    """Return the relations of the tasks that a run enqueues. ``depth``: that of the run's own task."""
+    """Return the relations of the tasks that a run enqueues. ``depth``: the depth of the run's own task."""
     return {ENQUEUED_BY: task_id, DEPTH: depth + 1}
 
 

@@ -105,18 +105,18 @@ def _durations(name: str, value: Any, _: object) -> Sequence[float]:
     return delays
 
 
-def _texts(name: str, texts: Any, _: object) -> Sequence[str]:
+def _words(name: str, words: Any, _: object) -> Sequence[str]:
     option = OPTIONS[name]
-    if isinstance(texts, str) or not isinstance(texts, Sequence) or len(texts) > (option.most or 0):
+    if isinstance(words, str) or not isinstance(words, Sequence) or len(words) > (option.most or 0):
         raise EnqueueError(name, f"a list of at most {option.most} strings is required")
-    for text in texts:
+    for text in words:
         if not isinstance(text, str) or not option.low <= len(text) <= option.high:
             raise EnqueueError(name, f"strings of {option.range()} are required")
         try:
             check_text(text, name)
         except MessageError as error:
             raise EnqueueError(name, str(error).removeprefix(f"{name}: ")) from None
-    return list(dict.fromkeys(texts))
+    return list(dict.fromkeys(words))
 
 
 CHECKS: Mapping[Values, Callable[[str, Any, Task[Any, Any] | None], Any]] = {
@@ -124,7 +124,7 @@ CHECKS: Mapping[Values, Callable[[str, Any, Task[Any, Any] | None], Any]] = {
     DURATION: _duration,
     DURATIONS: _durations,
     MOMENT: check_moment,
-    TEXTS: _texts,
+    TEXTS: _words,
 }
 """Values → the check of an option that has them. It gets the task if that declares the maximum, and returns what the
 message has."""

@@ -52,7 +52,7 @@ class FollowUp:
     def act(self, sqs: Sqs, prefix: str, call: Call, *, brief: bool = False) -> None:
         """Do it, and send the messages of the tasks that may start. A part that fails stops no other.
 
-        Children are released for a limited time; the sweep, which is then woken, releases the others. ``brief``: as of
+        Children are released for a limited time; the sweep, which is then woken, releases the others. ``brief``: as for
         :meth:`~joblane.sqs.client.Sqs.send_many`.
         """
         release = Release(self.ended, self.children) if self.ended or self.children else None

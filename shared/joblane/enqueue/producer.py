@@ -78,7 +78,7 @@ class Producer:
 
     @classmethod
     def within(cls, database: Database, sqs: Sqs, prefix: str, task: Task[Any, Any] | None = None) -> Self:
-        """Return a producer over existing connections, those of a running ``task``. None: there is none."""
+        """Return a producer over the existing connections of a running ``task``. None: there is none."""
         producer = cls()
         producer._task = task
         producer._opened, producer._sqs, producer._prefix, producer._owns = database, sqs, prefix, False

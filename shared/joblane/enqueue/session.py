@@ -1,4 +1,4 @@
-"""The adapter of a session of SQLAlchemy: plain, or that of an ``AsyncSession`` in its greenlet."""
+"""The adapter of a session of SQLAlchemy: plain, or the one inside an ``AsyncSession``, in its greenlet."""
 
 from __future__ import annotations
 

@@ -522,6 +522,6 @@ class Inspector:
         options: Mapping[str, Any] | None = None,
         reason: str | None = None,
     ) -> views.ActionResult:
-        """Enqueue a task. ``options``: those of :class:`~joblane.tasks.job.Job`, with durations as numbers of
+        """Enqueue a task. ``options``: see :class:`~joblane.tasks.job.Job`, with durations as numbers of
         seconds and times as ISO 8601 text."""
         return enqueue.enqueue(self._scope, type, payload, options or {}, reason)

@@ -167,7 +167,7 @@ class Option:
     label: str = ""
     """The label on the page. Empty: the name."""
     low: Any = None
-    """The smallest value, or the smallest entry of a list: for texts their characters, for a time None."""
+    """The smallest value, or the smallest entry of a list: for strings their characters, for a time None."""
     high: Any = None
     """The largest one. For a time: how far ahead."""
     most: int | None = None

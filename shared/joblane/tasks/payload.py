@@ -37,7 +37,7 @@ NAIVE = (
     "NaiveDatetime if it has none"
 )
 OTHER = (
-    "the handler would get a value of another type: JSON has texts, numbers, booleans, null, lists and objects; give "
+    "the handler would get a value of another type: JSON has strings, numbers, booleans, null, lists and objects; give "
     "these, or annotate the field with the type of its values"
 )
 

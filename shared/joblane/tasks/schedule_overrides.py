@@ -38,7 +38,7 @@ def of_environment() -> Times:
         found = None
     if not isinstance(found, dict) or not all(isinstance(value, str) for value in found.values()):
         raise DeclarationError(
-            f'{settings.SCHEDULES}: a JSON object of texts is required, for example {{"report:generate": "@hourly"}}'
+            f'{settings.SCHEDULES}: a JSON object of strings is required, for example {{"report:generate": "@hourly"}}'
         )
     if SWEEP in found:
         raise DeclarationError(f"{settings.SCHEDULES}: {SWEEP}: set its interval by {settings.SWEEP_MINUTES} instead")

@@ -42,7 +42,7 @@ def diverted(url: str, queues: Sqs, clock: Clock, add: Callable[[Task[Any, Any]]
     adding = threading.Lock()
 
     def to_database(producer: Producer) -> Database:
-        if producer._opened is not None and producer._sqs is queues:  # that of a running task keeps its connection
+        if producer._opened is not None and producer._sqs is queues:  # a running task keeps its connection
             return producer._opened
         return databases.setdefault(producer, Database(url))
 

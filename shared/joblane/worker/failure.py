@@ -37,7 +37,7 @@ class Failure:
 
     @classmethod
     def of(cls, type_: str, error: BaseException, scrub: Scrub) -> Failure:
-        """``scrub``: removes redacted values from texts, see :mod:`joblane.tasks.scrubbing`."""
+        """``scrub``: removes redacted values from strings, see :mod:`joblane.tasks.scrubbing`."""
         name = scrub(type(error).__name__)
         stack = tracebacks.extract_tb(error.__traceback__)
         frames = [frame for frame in stack if is_project_code(frame.filename)]

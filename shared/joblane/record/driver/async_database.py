@@ -35,7 +35,7 @@ STARTUP = {"client_connection_check_interval": "2000"}
 
 
 class AsyncDatabase:
-    """``options``: those of :func:`~joblane.record.driver.opening.connected`. ``prefix``: of the stage, or None."""
+    """``options``: see :func:`~joblane.record.driver.opening.connected`. ``prefix``: of the stage, or None."""
 
     def __init__(self, options: dict[str, Any], prefix: str | None) -> None:
         self._options = options | {"startup": dict(STARTUP)}

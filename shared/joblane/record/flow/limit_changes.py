@@ -356,7 +356,7 @@ def _give_times(connection: Connection, names: Iterable[str]) -> None:
 def serve_changed(call: Callable[[Step], Any], changed: Iterable[str]) -> Iterator[list[Turn]]:
     """Give new times to tasks that wait for a rate of their key, and serve limits, in transactions of its own.
 
-    Yield the tasks whose messages are to be sent. The sweep completes what an interrupted call leaves. ``call``: as of
+    Yield the tasks whose messages are to be sent. The sweep completes what an interrupted call leaves. ``call``: as for
     :func:`~joblane.record.flow.free_slots.serve_in_steps`.
     """
     for name in changed:

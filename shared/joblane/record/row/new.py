@@ -45,7 +45,7 @@ FIELDS: Columns = {
     "ordered": "boolean",
     "rest": "joblane.tasks",
 }
-"""The fields of a new task, each with its type. The types of ``rest`` are those of the columns."""
+"""The fields of a new task, each with its type. ``rest`` has the types of the columns."""
 COLUMNS: Columns = {
     **{name: f"x.{name}" for name in FIELDS if name not in ("unique_seconds", "limits", "rest")},
     "tags": "coalesce(x.tags, '{}')",

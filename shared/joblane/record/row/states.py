@@ -86,7 +86,7 @@ class Level:
 
     @property
     def with_slot(self) -> str:
-        """The steps with which a task has the slot, for SQL's ``in``: also those of the wider limits."""
+        """The steps with which a task has the slot, for SQL's ``in``: also the steps of the wider limits."""
         steps = [*Passed]
         return _listed(steps[steps.index(self.slot) :])
 
