@@ -89,7 +89,7 @@ def _same(value: Any) -> Any:
     return value
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(eq=False, repr=False)
 class Values:
     """The values of an option: in Python, as JSON, and in words."""
 
@@ -154,7 +154,7 @@ def _choice(choices: type[StrEnum], metavar: str = "") -> Values:
     return Values(metavar=metavar, to_json=str, choices=choices)
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(eq=False, repr=False)
 class Option:
     """An option of an enqueue: its facts in addition to name, type, default and text of the field of :class:`Job`."""
 
