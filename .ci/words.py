@@ -45,10 +45,10 @@ WORDS = {
 }
 """Regular expression of whole words, in any case → the words to use."""
 CEILINGS = {
-    r"(?:that|those) of|those with": (195, "the noun again"),
-    r"a text|texts": (185, "a string, a message, a label"),
-    r"(?:is|are|was|were|be|been) made|made (?:anew|at run time)": (122, "created, recreated, dynamic"),
-    r"also (?:if|in|for|without)": (35, "even if, including"),
+    r"(?:that|those) of|those with": (192, "the noun again"),
+    r"a text|texts": (190, "a string, a message, a label"),
+    r"(?:is|are|was|were|be|been) made|made (?:anew|at run time)": (123, "created, recreated, dynamic"),
+    r"also (?:if|in|for|without)": (34, "even if, including"),
     r"by (?:SQL|IAM|the API|Amazon SES)": (67, "with, through, using"),
     r"nobody|somebody": (82, "no process, an operator, a user"),
     r"begun|begins to": (59, "started, starts to"),
@@ -56,7 +56,7 @@ CEILINGS = {
     r"(?:is|are|was) over": (21, "has expired, has ended"),
     r"for ever": (8, "forever"),
     r"in (?:the )?place of": (44, "instead of"),
-    r"the least": (10, "the smallest"),
+    r"the least": (9, "the smallest"),
     r"as of": (6, "as for"),
     r"anew": (31, "again"),
     r"the one here": (0, "this one"),
