@@ -27,7 +27,6 @@ from joblane.client.client import JobClient, client_within
 from joblane.errors import JobError
 from joblane.names import Queue, lane_name
 from joblane.record.driver.database import Database
-from joblane.record.driver.time_limits import TimeLimits
 from joblane.record.row.conditions import EARLY_SECONDS
 from joblane.record.sql_functions import VERSION
 from joblane.record.task_types import LIMITS, declared_limits
@@ -37,7 +36,7 @@ from tests.builders.events import LambdaContext, event
 from tests.faults.clock import Clock
 from tests.faults.dying_workers import Result
 from tests.faults.limit_lanes import Lanes, is_of_sweep
-from tests.patience import PATIENCE_SECONDS
+from tests.patience import PATIENCE_SECONDS, PATIENT
 
 PREFIX = "burst"
 SPEED = 10
@@ -75,8 +74,6 @@ select (select count(*) - count(distinct task_id) from public.asks)::int,
            and due_at - created_at >= interval '{LONGEST.total_seconds()} s')::int,
        ({ASKED_DURING_A_RUN})
 """
-PATIENT = TimeLimits(connect=PATIENCE_SECONDS, lock=PATIENCE_SECONDS, statement=PATIENCE_SECONDS)
-"""Fifty producers of one process can wait long for each other."""
 
 
 class Ask(Payload):

@@ -34,6 +34,7 @@ from joblane.worker import worker as worker_module
 from joblane.worker.worker import Worker
 from tests.builders.events import LambdaContext, event
 from tests.faults.limit_lanes import Lanes, attributes_of
+from tests.patience import PATIENT
 
 LEASE_SECONDS = 0.5
 GRID_SECONDS, LEAD_SECONDS = 2, 0.2
@@ -204,7 +205,7 @@ class DyingWorkers:
 
     @contextmanager
     def _client(self) -> Iterator[tuple[Database, JobClient]]:
-        with Database(self._url) as database:
+        with Database(self._url, limits=PATIENT) as database:
             yield database, client_within(database, self._lanes, self.prefix)
 
     def _every(self, seconds: float) -> Iterator[None]:

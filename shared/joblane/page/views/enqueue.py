@@ -160,7 +160,7 @@ READ: Mapping[Values, Callable[[str, Option], Any]] = {
     NUMBER: lambda text, option: whole("", text, option.low, option.high),
     TEXTS: lambda text, _: _words(text),
 }
-"""Values → the value of an option from a string that is not empty. Each raises ValueError. Others are the string itself."""
+"""Values → the value of an option from a string that is not empty. Each raises ValueError. Others are the string."""
 
 
 def _options(given: Form) -> tuple[dict[str, Any], dict[str, str]]:
