@@ -30,7 +30,7 @@ TEXTS: Mapping[str, tuple[str, str]] = {
         "payload = case when keeps then t.payload else x.payload end",
         "payload = x.payload",
     ),
-    "a push is not counted": ("'asks', w.asks + x.asks", "'asks', w.asks"),
+    "a push is not counted": ("asks = w.asks + x.asks", "asks = w.asks"),
     "each push sends a message": ("w.has_message and w.due_at", "false and w.due_at"),
 }
 """Bug → the text of the statement of a push, and another in its place."""

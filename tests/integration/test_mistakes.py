@@ -125,7 +125,7 @@ ENQUEUES: dict[str, tuple[Callable[[], Any], str]] = {
     "infinity": (enqueued(LOOSE, Loose(value=1e999)), "payload: value: Out of range float values"),
     "a naive process_at": (enqueued(process_at=NAIVE), "an aware datetime is required, for example"),
     "a naive deadline": (enqueued(deadline=NAIVE), "an aware datetime is required, for example"),
-    "seconds": (enqueued(process_in=5), "a timedelta is required, not int, for example timedelta(seconds=5)"),
+    "seconds": (enqueued(process_in=5), "is required, not 5; write timedelta(seconds=5)"),
     "countdown": (enqueued(countdown=5), "there is no such option; did you mean process_in?"),
     "eta": (enqueued(eta=NOW), "did you mean process_at?"),
     "priority": (enqueued(priority=5), "there is no such option; there are queue, process_in"),

@@ -77,7 +77,8 @@ def check_moment(name: str, value: object, _: object = None) -> datetime:
 def _out_of_bounds(name: str, value: object, kind: str, maximum: Any, task: Task[Any, Any] | None) -> EnqueueError:
     why = f", which {task.type!r} declares," if task else ""
     given = value if isinstance(value, timedelta) else repr(value)
-    return EnqueueError(name, f"{kind}{OPTIONS[name].range(in_words(maximum))}{why} is required, not {given}")
+    hint = f"; write timedelta(seconds={given})" if kind and isinstance(value, (int, float)) else ""
+    return EnqueueError(name, f"{kind}{OPTIONS[name].range(in_words(maximum))}{why} is required, not {given}{hint}")
 
 
 def _number(name: str, value: object, task: Task[Any, Any] | None) -> int:

@@ -67,8 +67,8 @@ def test_the_keys_are_those_that_the_deployed_code_declares(database: Database, 
 
 def test_schema_and_limits_are_those_of_the_server(database: Database, database_url: str) -> None:
     database.get().run(
-        "insert into joblane.task_types (type, queues, max_retry, retention_seconds, unique_until, schema, payload_check)"
-        " values ('data:export', '{default}', 1, 60, 'finish', '{}', '{}')"
+        "insert into joblane.task_types (type, queues, max_retry, retention_seconds, unique_until, schema,"
+        " payload_check) values ('data:export', '{default}', 1, 60, 'finish', '{}', '{}')"
     )
     found = read(database_url)
     assert (found.revision, found.pending, found.newer) == ([*migrations.pending(None)][-1], {}, False)

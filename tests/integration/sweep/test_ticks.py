@@ -277,7 +277,7 @@ def test_an_error_of_a_payload_class_blocks_no_other(world: World, monkeypatch: 
     assert world.run("select name, problem from joblane.schedules order by name") == [
         ["bad", f"KeyError: {raised}"],
         ["good", None],
-        ["newer", f"TypeError: {raised}"],
+        ["newer", f"KeyError: {raised}"],
     ]
 
 

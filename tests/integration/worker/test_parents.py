@@ -50,14 +50,14 @@ def test_a_message_that_the_worker_may_not_send_is_logged_and_the_sweep_sends_it
 
 
 @behaviour
-def gives_up(_: Sample, ctx: TaskContext) -> None:
+def gives_up_now(_: Sample, ctx: TaskContext) -> None:
     raise SkipRetry("no")
 
 
 def hopeless_parent(world: World) -> None:
     """Enqueue a task that is archived at once, and a child that runs after it whatever its end."""
     world.lane(sample_one)
-    world.client.enqueue(sample_one, Sample(do="gives_up", number=0), task_id="a")
+    world.client.enqueue(sample_one, Sample(do="gives_up_now", number=0), task_id="a")
     world.take(sample_one)
     put(world, "child", task=sample_only, after=["a"], on_parent_dead="run")
     assert ask(world, "child", task=sample_only) is Verdict.HELD

@@ -141,5 +141,5 @@ def test_an_interval_that_no_schedule_can_have_is_refused(text: str) -> None:
 @pytest.mark.parametrize("text", ["@hourly", "[]", '{"tenant:cleanup": 5}', "{"])
 def test_an_unreadable_environment_variable_is_refused_by_its_name(monkeypatch: pytest.MonkeyPatch, text: str) -> None:
     monkeypatch.setenv("JOBLANE_SCHEDULES", text)
-    with pytest.raises(DeclarationError, match="JOBLANE_SCHEDULES: a JSON object of texts is required"):
+    with pytest.raises(DeclarationError, match="JOBLANE_SCHEDULES: a JSON object of strings is required"):
         of_environment()
