@@ -35,7 +35,17 @@ from joblane.record.row.conditions import (
     UNUSED_SECONDS,
     WAITS_FOR_PARENTS,
 )
-from joblane.record.row.new import COLUMNS, FIELDS, REST, defined, enqueued
+from joblane.record.row.new import (
+    COLUMNS,
+    FIELDS,
+    INSERTED,
+    INSERTED_WITH_REST,
+    PLAIN_FIELDS,
+    RELATIONS,
+    REST,
+    defined,
+    enqueued,
+)
 from joblane.record.row.states import ENDED_SQL, LEVELS, LIVE_SQL, SWEEP_MARGIN_SECONDS, WAITING_SQL, Passed
 from joblane.record.row.transitions import NOW, Columns, assignments
 
@@ -49,7 +59,9 @@ FILES = (
     "flow/plan_limits", "flow/waiting_limits", "flow/link_task", "flow/open_parents", "flow/release_children",
     "flow/wait_again", "lock_schedule", "cancel_ticks",
 )  # fmt: skip
-NAMES = tuple(file.rpartition("/")[2] for file in FILES)
+INSERT_REST = "insert_rest"
+"""The insert of tasks with columns of :data:`REST`. Each column that a statement names costs each call of it."""
+NAMES = (*(file.rpartition("/")[2] for file in FILES), INSERT_REST)
 STEPS = (
     "run", "revive", "revive_limited", "revive_paused", "park", "release", "lost", "overdue", "cancel_lost",
     "duplicate", "schedule_paused", "hold", "start_later", "run_with_slots", "hold_for_parents", "cancelled_by_parent",
@@ -95,16 +107,11 @@ def _values() -> dict[str, str]:
         "run_columns": ", ".join(transitions.RUN),
         "run_values": ", ".join(f"t.{column}" for column in transitions.RUN),
         "lease_released": assignments(transitions.LEASE_RELEASED),
-        "new": enqueued("given"),
-        "new_columns": ", ".join(COLUMNS),
-        "new_values": ", ".join(COLUMNS.values()),
         "arrived": assigned({name: value for name, value in arrived.items() if name not in REST}),
         "arrived_rest": assigned({name: arrived[name] for name in REST}),
         "arrived_fields": defined(FIELDS | {"payload": "json"}),
         "arrived_columns": ", ".join(inserted),
         "arrived_values": ", ".join(f"t.{column}" for column in inserted),
-        "due_state": transitions.DUE_STATE,
-        "due_sweep": transitions.DUE_SWEEP,
         "paused": PAUSED.format(row="t"),
         "waiter_paused": PAUSED.format(row="w"),
         "before_it": BEFORE_IT,
@@ -135,12 +142,30 @@ def version_of(rendered: Mapping[str, str]) -> str:
     return hashlib.sha256("".join(rendered.values()).encode()).hexdigest()[:8]
 
 
+def _insert(name: str) -> dict[str, str]:
+    """Return the text for the names of ``insert.sql`` that its two functions do not share."""
+    has_rest = name == INSERT_REST
+    columns = INSERTED_WITH_REST if has_rest else INSERTED
+    do = f"return query select * from joblane.{INSERT_REST}_@version(given); return;"
+    is_linked = " or ".join(f"t.{column} is not null" for column in RELATIONS)
+    return {
+        "insert": f"{name}_@version",
+        "inserted_columns": ", ".join(columns),
+        "inserted_values": ", ".join(columns.values()),
+        "new": enqueued("given", FIELDS if has_rest else PLAIN_FIELDS),
+        "with_rest": "" if has_rest else f"if strpos(given::text, '\"rest\"') > 0 then {do} end if;",
+        "link": f"case when {is_linked} then joblane.link_task_@version(t) end" if has_rest else "null::boolean",
+    }
+
+
 def _rendered() -> dict[str, str]:
     values = _values()
-    return {
-        name: re.sub(r"@([a-z_]+)", lambda found: values[found[1]], (FOLDER / f"{file}.sql").read_text("utf-8"))
-        for name, file in zip(NAMES, FILES, strict=True)
-    }
+
+    def rendered(name: str, file: str) -> str:
+        known = values | _insert(name)
+        return re.sub(r"@([a-z_]+)", lambda found: known[found[1]], (FOLDER / f"{file}.sql").read_text("utf-8"))
+
+    return {name: rendered(name, file) for name, file in zip(NAMES, (*FILES, "task/insert"), strict=True)}
 
 
 _RENDERED = _rendered()

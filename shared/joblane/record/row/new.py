@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from joblane.json_values import digest
 from joblane.record.row.options import TaskOptions
-from joblane.record.row.transitions import NOW, Columns
+from joblane.record.row.states import WaitKind
+from joblane.record.row.transitions import DUE_STATE, DUE_SWEEP, NOW, Columns
 from joblane.tasks.discovery import successor_of
 
 if TYPE_CHECKING:
@@ -46,6 +47,7 @@ FIELDS: Columns = {
     "rest": "joblane.tasks",
 }
 """The fields of a new task, each with its type. ``rest`` has the types of the columns."""
+PLAIN_FIELDS = {name: type_ for name, type_ in FIELDS.items() if name != "rest"}
 COLUMNS: Columns = {
     **{name: f"x.{name}" for name in FIELDS if name not in ("unique_seconds", "limits", "rest")},
     "tags": "coalesce(x.tags, '{}')",
@@ -58,7 +60,29 @@ COLUMNS: Columns = {
     "shared_limit": "x.limits[3]",
     **{name: f"(x.rest).{name}" for name in REST},
 }
-"""The value of each column of a new row, from the fields ``x``. A statement adds the state, the times and the wait."""
+"""The value of each column of a new row, from the fields ``x``, without the state, the times and the wait."""
+INSERTED: Columns = {
+    **{name: value for name, value in COLUMNS.items() if name not in REST},
+    "owner": "x.owner",
+    "state": DUE_STATE,
+    "due_at": "d.due_at",
+    "sweep_at": DUE_SWEEP,
+    "first_due_at": "case when x.limits is not null then d.due_at end",
+    "seq": "case when x.limits is not null then pg_catalog.nextval('joblane.tasks_seq'::regclass) end",
+}
+"""The columns that an enqueue writes for a task without columns of :data:`REST`. Each column that a statement names
+costs each call of it."""
+_WAITS = "((x.rest).after is not null or (x.rest).callback_of is not null)"
+INSERTED_WITH_REST: Columns = (
+    COLUMNS
+    | INSERTED
+    | {
+        "state": f"case when {_WAITS} and d.due_at <= {NOW} then 'held' else {DUE_STATE} end",
+        "first_due_at": f"case when x.limits is not null and not {_WAITS} then d.due_at end",
+        "wait_kind": f"case when {_WAITS} then '{WaitKind.PARENTS}' end",
+    }
+)
+"""The columns of any task."""
 
 
 def defined(fields: Columns) -> str:
@@ -66,14 +90,11 @@ def defined(fields: Columns) -> str:
     return ", ".join(f"{name} {type_}" for name, type_ in fields.items())
 
 
-def enqueued(document: str, **more: str) -> str:
-    """Return the new tasks of an enqueue for SQL's ``from``: as ``x``, each with its due time, as ``d``.
-
-    ``more``: further fields of the document.
-    """
-    times = {"owner": "text", "delay": "float8", "at": "timestamptz", "unsent": "boolean", "waits": "boolean"}
+def enqueued(document: str, fields: Columns = FIELDS) -> str:
+    """Return the new tasks of an enqueue for SQL's ``from``: as ``x``, each with its due time, as ``d``."""
+    times = {"owner": "text", "delay": "float8", "at": "timestamptz", "unsent": "boolean"}
     return f"""rows from (json_to_recordset({document}) as (
-         {defined(FIELDS | times | more)})) with ordinality as x,
+         {defined(fields | times)})) with ordinality as x,
        lateral (select coalesce(x.at, clock_timestamp() + pg_catalog.make_interval(secs => coalesce(x.delay, 0)))
        ) as d(due_at)"""
 

@@ -68,13 +68,14 @@ begin
       changed := false; refusal := null; holder := null; is_locked := false; is_released := false; is_tick := false;
       parent_open := false; parent_id := null;
 
-      -- Lock the row. Most rows are there and free. Only a wait needs a subtransaction.
-      select * into t from joblane.tasks r where r.id = m.id for no key update skip locked;
-      is_new := not found;
+      -- Lock the row, and read it as one value: `select *` sets up each column for each message. Most rows are there
+      -- and free. Only a wait needs a subtransaction.
+      t := r from joblane.tasks r where r.id = m.id for no key update skip locked;
+      is_new := t.id is null;
       if is_new and waits then
         begin
-          select * into t from joblane.tasks r where r.id = m.id for no key update;
-          is_new := not found;
+          t := r from joblane.tasks r where r.id = m.id for no key update;
+          is_new := t.id is null;
         exception when lock_not_available or deadlock_detected then
           is_locked := true;
           perform set_config('lock_timeout', '10ms', true);  -- for each further lock of the batch

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from joblane.record.row.conditions import UNDER_WAY
-from joblane.record.row.new import enqueued
+from joblane.record.row.new import FIELDS, enqueued
 from joblane.record.row.states import WAITING_SQL, Passed
 from joblane.record.row.transitions import DUE_STATE, DUE_SWEEP, assignments
 from joblane.record.task.insert import CONTENT
@@ -28,7 +28,7 @@ with waiting as (
 ),
 asked as (
   select x.*, (x.rest).asks, (x.rest).longest_seconds as longest, x.keep = 'first' as keeps
-    from {enqueued("cast($1 as json)", keep="text")}
+    from {enqueued("cast($1 as json)", FIELDS | {"keep": "text"})}
 ),
 pushed as (
   update joblane.tasks t set

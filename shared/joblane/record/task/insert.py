@@ -23,8 +23,6 @@ if TYPE_CHECKING:
 
 BATCH_TAG = "batch:"
 """A member of a batch has a tag of this and the batch's id."""
-WAITS = ("after", "callback_of")
-"""The relations of a task that waits for others."""
 # The casts are for a session whose driver gives parameters a type.
 INSERT = f"select * from joblane.insert_{VERSION}(cast($1 as json))"
 
@@ -163,10 +161,8 @@ class NewTask:
             "at": self.at and self.at.isoformat(),
             "unsent": self.unsent,
         }
-        if self.links:
-            row["waits"] = not self.links.keys().isdisjoint(WAITS)
-            if "batch" in self.links:
-                row["tags"] = [*self.options.tags, BATCH_TAG + self.links["batch"]]
+        if "batch" in self.links:
+            row["tags"] = [*self.options.tags, BATCH_TAG + self.links["batch"]]
         if self.debounce is not None:
             row["keep"] = self.debounce.keep
         if (later := self.tick_key) is not None:

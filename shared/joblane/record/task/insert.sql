@@ -2,7 +2,7 @@
 -- it waits for other tasks. A task whose id or unique key already exists is not inserted. Keys are inserted in their
 -- order, so that two callers with the same keys cannot deadlock. Of two new tasks with the same key, the first is
 -- inserted. The insert waits longer than a claim, because a lock that it does not get fails the caller's transaction.
-create or replace function joblane.insert_@version(given json)
+create or replace function joblane.@insert(given json)
 returns table (id text, due_seconds float8, waits boolean)
 language plpgsql set lock_timeout = '5s' set plan_cache_mode = force_generic_plan set enable_seqscan = off
 as $$
@@ -10,6 +10,7 @@ as $$
 declare
   setting text;  -- an assignment costs less than `perform`
 begin
+  @with_rest
   setting := set_config('joblane.checks', 'off', true);
   -- The holder of a key may have held it for `unique_for`, or was ended by hand. Most tasks have no key.
   if strpos(given::text, '"unique_key"') > 0 then
@@ -24,19 +25,13 @@ begin
   end if;
   return query
   insert into joblane.tasks as t
-         (@new_columns, owner, state, due_at, sweep_at, first_due_at, seq, wait_kind)
-  select @new_values, x.owner,
-         case when x.waits and d.due_at <= clock_timestamp() then 'held' else @due_state end,
-         d.due_at, @due_sweep,
-         case when x.limits is not null and x.waits is not true then d.due_at end,
-         case when x.limits is not null then pg_catalog.nextval('joblane.tasks_seq'::regclass) end,
-         case when x.waits then 'parents' end
+         (@inserted_columns)
+  select @inserted_values
     from @new
    order by x.unique_key collate "C" nulls first, case when x.unique_key is null then x.id end collate "C", x.ordinality
   on conflict do nothing
   returning t.id, date_part('epoch', t.due_at - clock_timestamp()),
-    case when t.after is not null or t.callback_of is not null or t.enqueued_by is not null or t.batch is not null
-         then joblane.link_task_@version(t) end;
+    @link;
   setting := set_config('joblane.checks', 'on', true);
 end
 $$
