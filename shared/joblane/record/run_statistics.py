@@ -19,6 +19,9 @@ FAILED_OUTCOMES = "('failed', 'timeout', 'archived', 'lost')"
 """The outcomes of runs that failed, for SQL's ``in``."""
 TIMED_OUTCOMES = "('completed', 'failed', 'timeout', 'archived')"
 """The outcomes of runs whose durations are counted, for SQL's ``in``."""
+ENDED_IN = f"""started_at >= $1::timestamptz - interval '{LATEST_END.total_seconds():g} s'
+     and finished_at >= $1::timestamptz and finished_at < $2::timestamptz"""
+"""The condition of the runs that ended from $1 on and before $2."""
 OTHERS = "*"
 """The name for all tenants without a row of their own."""
 
@@ -42,8 +45,7 @@ ended as (
          case when outcome in {TIMED_OUTCOMES} and duration_ms is not null
               then {_bucket("duration_ms::numeric")} end as duration
     from joblane.task_attempts
-   where started_at >= $1::timestamptz - interval '{LATEST_END.total_seconds():g} s' and finished_at >= $1::timestamptz
-     and finished_at < $2::timestamptz and type is not null and {condition}
+   where {ENDED_IN} and type is not null and {condition}
 ),
 waits as ({_histogram("wait", keys)}),
 durations as ({_histogram("duration", keys)}),

@@ -8,7 +8,7 @@ from datetime import datetime, timedelta
 
 from joblane.names import OWN_TYPES
 from joblane.record.driver.connection import Connection
-from joblane.record.run_statistics import OTHERS, counting
+from joblane.record.run_statistics import ENDED_IN, OTHERS, counting
 
 SETTLE = "2 min"
 """A run is added up this long after its end, when its transaction has committed. A run whose commit takes longer is not
@@ -44,7 +44,7 @@ select coalesce(sum(completed + failed + archived + lost + others) filter (where
 TENANTS = f"""
 with largest as (
   select coalesce(tenant, '') as tenant from joblane.task_attempts
-   where started_at >= $1::timestamptz and started_at < $2::timestamptz
+   where {ENDED_IN}
    group by 1 order by count(*) desc, 1 limit {MOST_TENANTS}
 ),
 {

@@ -124,13 +124,17 @@ def test_runs_that_started_earlier_are_left_out(world: World, inspector: Inspect
 def test_the_runs_of_days_are_added_up_hours_and_the_runs_since(
     world: World, inspector: Inspector, by: str, keys: list[str]
 ) -> None:
-    # given a run every 20 minutes of three days, added up until two hours ago
+    # given a run every 20 minutes of three days, each third one across the end of an hour, added up until two hours ago
     for number in range(216):
         outcome, type_ = ("completed", "some:work") if number % 10 else ("failed", "rare:work")
         add(world, number, 20 * number + 1, outcome=outcome, type=type_, queue="low", duration_ms=number, wait_ms=7)
+    [[seconds]] = world.run(
+        "select (extract(epoch from max(started_at)) % 3600 + 0.5)::float8 from joblane.task_attempts"
+    )
+    world.run("update joblane.task_attempts set started_at = started_at - make_interval(secs => $1::float8)", seconds)
     world.run("update joblane.task_attempts set finished_at = started_at + interval '1 s'")
     world.run("update joblane.task_attempts set tenant = 'acme' where outcome = 'completed'")
-    now = datetime.now(UTC)
+    now = datetime.now(UTC).replace(second=0, microsecond=0)
     world.run("update joblane.run_statistics_until set until = $1", now - timedelta(days=3, hours=1))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(run_statistics, "LONGEST", timedelta(days=9))
