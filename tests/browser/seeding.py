@@ -80,7 +80,7 @@ values ('data:export/', 2, null, null), ('storage', 10, interval '0.12 s', 50)
 """
 HELD = """
 update joblane.tasks
-   set state = 'held', sweep_at = null, key_limit = 'data:export/' || tenant, shared_limit = 'storage', passed = 'none',
+   set state = 'held', sweep_at = null, key_limit = 'data:export/' || tenant, shared_limit = 'storage', passed = null,
        wait_kind = 'limit', waits_for = 'data:export/' || tenant, place = extract(epoch from due_at),
        first_due_at = due_at, seq = nextval('joblane.tasks_seq')
  where state = 'pending' and type = 'data:export'

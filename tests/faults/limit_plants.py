@@ -6,6 +6,7 @@ from contextlib import AbstractContextManager
 
 from joblane.enqueue.producer import Producer
 from joblane.record.flow import limit_changes
+from joblane.record.row.conditions import BEFORE_IT
 from joblane.record.row.transitions import RUN_WITH_SLOTS
 from joblane.record.sql_functions import VERSION, assigned
 from joblane.worker.worker import Batch
@@ -22,7 +23,7 @@ TEXTS: Texts = {
         f"for once in 1 .. 1 loop exit when not joblane.has_room_{VERSION}(limit_name, level, l.slots);",
     ),
     "a run takes no slot": ("claim", assigned(RUN_WITH_SLOTS), assigned(RUN_WITH_SLOTS | {"passed": "t.passed"})),
-    "nobody looks who is first": ("pass_limits", "(o.first_due_at, o.seq) < (t.first_due_at, t.seq)", "false"),
+    "nobody looks who is first": ("pass_limits", BEFORE_IT, "false"),
     "a claim that ends a task frees nothing": (
         "claim",
         "verdict in ('held', 'ended', 'archived', 'paused', 'send_dead_letter')",
@@ -35,7 +36,7 @@ TEXTS: Texts = {
     ),
     "a retry keeps its slots": (
         "finish",
-        "when t.ordered and not f.is_end and t.passed <> 'none' then 'key_slot'",
+        "when t.ordered and not f.is_end and t.passed is not null then 'key_slot'",
         "when not f.is_end then t.passed",
     ),
     "a rate gives each time twice": (

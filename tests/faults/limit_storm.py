@@ -52,9 +52,9 @@ STILL_SECONDS = 0.25
 """The time between two checks while all stand still. The shared limit moves at every second one."""
 FILLED = f"""
 select id,
-       case when state = 'active' and passed = 'none' and lease_until < clock_timestamp() then 'lost' else state end,
+       case when state = 'active' and passed is null and lease_until < clock_timestamp() then 'lost' else state end,
        ordered is true, passed, key_limit, total_limit, shared_limit from joblane.tasks
- where finished_at is null and (passed <> 'none' or state = 'active') and state in {LIVE_SQL}
+ where finished_at is null and (passed is not null or state = 'active') and state in {LIVE_SQL}
 """
 """The tasks that may have slots. A sweep takes those of a lost run back if it is paused."""
 OUT_OF_ORDER = """
@@ -95,8 +95,8 @@ create trigger noted after insert or update on joblane.tasks for each row when (
   execute function public.note();
 """
 """The transactions in which each task with an order was inserted, started and ended."""
-STEPS = list(Passed)
-IDLE = f"select id from joblane.tasks t where passed <> 'none' and {HAS_IDLE_SLOT} and {PAUSED.format(row='t')}"
+STEPS = [None, *Passed]
+IDLE = f"select id from joblane.tasks t where passed is not null and {HAS_IDLE_SLOT} and {PAUSED.format(row='t')}"
 """The paused tasks that have slots."""
 
 

@@ -39,7 +39,7 @@ def token() -> None:
 
 def due() -> None:
     """A message claims its task before it is due."""
-    early = f"(case when t.passed = 'none' then interval '{EARLY_SECONDS} s' else '0' end)"
+    early = f"(case when t.passed is null then interval '{EARLY_SECONDS} s' else '0' end)"
     _replace_function(claim, "claim", f"t.due_at > clock + {early}", "false")
 
 

@@ -98,7 +98,7 @@ def _values() -> dict[str, str]:
         **{name: getattr(transitions, name.upper()).replace(NOW, "clock") for name in TIMES},
         **{f"set_{name}": assignments(getattr(transitions, name.upper())) for name in SERVED},
         **{f"passed_{step}": f"'{step}'" for step in Passed},
-        **{f"with_{level.slot}": level.with_slot for level in LEVELS.values()},
+        **{f"has_{level.slot}": level.has_slot for level in LEVELS.values()},
         "steps": f"'{{{','.join(Passed)}}}'",
         "slots": f"'{{{','.join(level.slot for level in LEVELS.values())}}}'",
         "times": f"'{{{','.join(level.time for level in LEVELS.values())}}}'",

@@ -13,7 +13,7 @@ from joblane.record.driver.connection import Connection
 from joblane.record.flow.free_slots import Limits
 from joblane.record.flow.limit_changes import end_change, ended_changes
 from joblane.record.row.conditions import BEFORE_IT, HAS_IDLE_SLOT, PAUSED
-from joblane.record.row.states import LEVELS, Passed
+from joblane.record.row.states import LEVELS
 from joblane.record.row.transitions import LEFT_LIMITS, LET_GO, assignments
 from joblane.record.sql_functions import VERSION
 from joblane.record.task.row_by_row import LOCKED, run_rows
@@ -63,7 +63,7 @@ with waited as materialized ({SHARED_WITH_WAITING})
 update joblane.tasks t set {assignments(LEFT_LIMITS)}
  where t.id in (select r.id from waited,
                        lateral (select s.id from joblane.tasks s
-                                 where s.shared_limit = waited.name and s.passed in {LEVELS[3].with_slot}
+                                 where s.shared_limit = waited.name and s.passed {LEVELS[3].has_slot}
                                    and case s.state when 'pending' then s.due_at when 'active' then s.lease_until end
                                        < clock_timestamp() - interval '{UNCLAIMED_MINUTES} minutes'
                                  order by s.shared_limit limit {PAGE} for no key update skip locked) as r)
@@ -77,7 +77,7 @@ update joblane.tasks t
                  where w.wait_kind = 'limit' and w.waits_for = $1 and w.state = 'held' and w.type = $2 and w.queue = $3
                  order by w.place, w.seq limit {PAGE} for no key update skip locked)
 """
-IS_IDLE = f"t.passed <> '{Passed.NONE}' and {HAS_IDLE_SLOT} and {PAUSED.format(row='t')}"
+IS_IDLE = f"t.passed is not null and {HAS_IDLE_SLOT} and {PAUSED.format(row='t')}"
 # What is paused leaves its limits. No claim does it, as the sweep sends no message for it.
 LEAVE = f"""
 update joblane.tasks t set {assignments(LET_GO)}

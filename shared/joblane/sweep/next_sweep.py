@@ -52,7 +52,7 @@ select (select extract(epoch from min(c.until)) from joblane.limit_changes c)::f
        (select extract(epoch from min(case r.state when 'pending' then r.due_at when 'active' then r.lease_until end)
                                   + interval '{UNCLAIMED_MINUTES} minutes')
           from ({SHARED_WITH_WAITING}) as waited, joblane.tasks r
-         where r.shared_limit = waited.name and r.passed in {LEVELS[3].with_slot})::float8,
+         where r.shared_limit = waited.name and r.passed {LEVELS[3].has_slot})::float8,
        (select extract(epoch from case when count(*) < {MOST_DEAD_LETTERS} then min(d.sweep_at) else now() end)
           from (select u.sweep_at from joblane.tasks u where u.dead_letter_unsent
                  order by u.finished_at, u.id limit {MOST_DEAD_LETTERS}) as d)::float8,

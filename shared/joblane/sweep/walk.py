@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from joblane.names import SWEEP, Queue
 from joblane.record.driver.connection import Connection
 from joblane.record.row.conditions import HAS_IDLE_SLOT, UNPAUSED
-from joblane.record.row.states import ENDED, LIVE_SQL, WAITING, Passed, State, in_sql
+from joblane.record.row.states import ENDED, LIVE_SQL, WAITING, State, in_sql
 from joblane.record.sql_functions import VERSION
 from joblane.sweep.next_sweep import NextSweep
 
@@ -50,12 +50,12 @@ select type, queue, max(created_at)::text, (pg_catalog.array_agg(id))[count(*)],
            (extract(epoch from now()) - extract(epoch from sweep_at))::float8,
            case when state <> 'active' then (extract(epoch from now()) - extract(epoch from due_at))::float8 end,
            lease_until < now() - interval '{STUCK_AFTER_MINUTES} minutes',
-           passed <> '{Passed.NONE}' and sweep_at < now() - interval '{LATE_TURN_SECONDS} s'
+           passed is not null and sweep_at < now() - interval '{LATE_TURN_SECONDS} s'
                                             * pg_catalog.power(4::float8, least(sends, 10)::float8)
              and {HAS_SLOTS}))
          filter (where sweep_at <= now() and state in {LIVE_SQL} and {UNPAUSED}),
        pg_catalog.json_agg(id) filter (where state in {in_sql(ENDED)}),
-       pg_catalog.json_agg(id) filter (where passed <> '{Passed.NONE}' and {HAS_IDLE_SLOT} and not ({UNPAUSED})),
+       pg_catalog.json_agg(id) filter (where passed is not null and {HAS_IDLE_SLOT} and not ({UNPAUSED})),
        max((extract(epoch from now()) - extract(epoch from due_at))::float8)
          filter (where sends > 1 and sweep_at > now() and state in {in_sql(WAITING - {State.HELD})}
                    and due_at < now() and {UNPAUSED}),

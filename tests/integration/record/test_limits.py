@@ -150,7 +150,7 @@ def test_a_task_keeps_the_slot_of_its_key_while_it_waits_for_its_total(limited: 
         (Passed.ALL, None),
         (Passed.TYPE_TIME, "shared"),
         (Passed.KEY_TIME, "sample:tree"),
-        (Passed.NONE, "sample:tree/2"),
+        (None, "sample:tree/2"),
     ]
 
 
@@ -223,7 +223,7 @@ def test_each_end_of_a_run_frees_its_slot(limited: World, state: State, how: dic
     put(limited, sample_single, "a", "b")
     assert ask(limited, sample_single, "a", "b") == [RUN, HELD]
     assert end(limited, "a", state, **how) == ["b"]
-    assert limited.row("a")["passed"] == Passed.NONE
+    assert limited.row("a")["passed"] is None
 
 
 def test_a_resumable_task_keeps_its_slot_between_its_invocations(limited: World) -> None:
@@ -471,7 +471,7 @@ def test_a_replaced_task_keeps_the_time_that_its_rate_gave_it(limited: World) ->
     assert limited.row("b") | kept == limited.row("b")
     assert ask(limited, sample_rated, "b") == [WAIT]
     limited.client.enqueue(sample_rated, Sample(), tenant="acme", process_in=timedelta(seconds=1), **UNIQUE)
-    assert (limited.row("b")["state"], limited.row("b")["passed"]) == ("scheduled", Passed.NONE)
+    assert (limited.row("b")["state"], limited.row("b")["passed"]) == ("scheduled", None)
 
 
 def test_a_scheduled_task_that_is_replaced_by_one_due_now_has_its_place_from_now_on(limited: World) -> None:
@@ -612,7 +612,7 @@ def test_a_refusal_by_another_service_delays_all_tasks_that_share_the_limit(limi
     assert (row["state"], row["attempts"], row["passed"], limited.outcomes("a")) == (
         "pending",
         0,
-        Passed.NONE,
+        None,
         ["rate_limited"],
     )
     assert [(entry.delay_seconds, json.loads(entry.body)["id"]) for entry in recorded.sent] == [(100, "a")]

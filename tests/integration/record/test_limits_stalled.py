@@ -106,7 +106,7 @@ def test_the_claim_of_a_lost_run_that_is_paused_gives_its_slot_back(limited: Wor
     limited.expire_leases()
     limited.run(PAUSE)
     assert ask(limited, sample_sharing, "a") == [Verdict.PAUSED]
-    assert limited.row("a") | {"state": "pending", "passed": "none", "attempts": 1, "runs": 1} == limited.row("a")
+    assert limited.row("a") | {"state": "pending", "passed": None, "attempts": 1, "runs": 1} == limited.row("a")
 
 
 def test_a_paused_task_that_waits_for_a_wider_limit_keeps_no_slot_of_its_key(limited: World) -> None:

@@ -12,7 +12,7 @@ from joblane.inspector.tasks.filter_sql import LARGEST_PAGE, check_number, readi
 from joblane.inspector.tasks.listing import COLUMNS, row_of
 from joblane.inspector.views import ActionResult, TaskRow
 from joblane.record.driver.connection import Connection
-from joblane.record.row.states import LIVE_SQL, Passed, State
+from joblane.record.row.states import LIVE_SQL, State
 from joblane.record.row.transitions import NOW
 from joblane.tasks.limit import check_key
 
@@ -29,7 +29,7 @@ select id, state, total_limit, shared_limit from joblane.tasks
 # A task that waits, for this key or for a wider limit, waits for its place from now on.
 TO_THE_END = f"""
 update joblane.tasks t
-   set first_due_at = {NOW}, seq = pg_catalog.nextval('joblane.tasks_seq'::regclass), passed = '{Passed.NONE}',
+   set first_due_at = {NOW}, seq = pg_catalog.nextval('joblane.tasks_seq'::regclass), passed = null,
        waits_for = case when t.state = 'held' then t.key_limit end,
        place = case when t.state = 'held' then extract(epoch from {NOW}) end
  where id = $1

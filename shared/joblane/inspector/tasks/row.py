@@ -67,7 +67,7 @@ class Record:
     ordered: bool | None
     first_due_at: datetime | None
     seq: int | None
-    passed: Passed
+    passed: Passed | None
     wait_kind: WaitKind | None
     waits_for: str | None
     place: float | None
@@ -134,7 +134,7 @@ def read(connection: Connection, id_: str, *, lock: bool = False) -> Record:
     _, type_, queue, state, *rest = rows[0]
     record = Record(id_, type_, as_read(Queue, queue), as_read(State, state), *rest)
     words = {
-        "passed": as_read(Passed, record.passed),
+        "passed": record.passed and as_read(Passed, record.passed),
         "wait_kind": record.wait_kind and as_read(WaitKind, record.wait_kind),
     }
     # SQL without the table's check can write other JSON

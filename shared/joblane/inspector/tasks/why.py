@@ -20,7 +20,7 @@ from joblane.names import dead_letter_name, lane_name
 from joblane.quotas import DEAD_LETTER_RETENTION, MAX_DELAY
 from joblane.record.driver.connection import Connection, Row
 from joblane.record.row.conditions import EARLY_SECONDS
-from joblane.record.row.states import WAITING_SQL, Passed, State, WaitKind
+from joblane.record.row.states import WAITING_SQL, State, WaitKind
 
 EARLY = timedelta(seconds=EARLY_SECONDS)
 PAUSES = """
@@ -221,7 +221,7 @@ def _pushed(record: Record) -> str:
         return ""
     pushes = record.asks - 1
     times = f"pushed {pushes:,} time{'' if pushes == 1 else 's'} since {_text(record.created_at)}"
-    if record.state is State.HELD or record.passed is not Passed.NONE:
+    if record.state is State.HELD or record.passed is not None:
         return f" It was {times}." if pushes else ""
     at_latest = f"runs at {_text(record.created_at + timedelta(seconds=record.longest_seconds))} at the latest"
     return f" It was {times}; it {at_latest}." if pushes else f" A further enqueue pushes it; it {at_latest}."

@@ -32,7 +32,7 @@ select count(*) from (select from joblane.tasks
 def _holder(level: Level) -> str:
     return f"""
 select id, lease_until from joblane.tasks
- where {level.column} = $1 and passed in {level.with_slot} and state = 'active'
+ where {level.column} = $1 and passed {level.has_slot} and state = 'active'
  order by lease_until, id limit 1
 """
 
@@ -155,7 +155,7 @@ def keeps_slot(record: Record) -> str:
 
 def _giver(connection: Connection, record: Record) -> LimitStatus | None:
     names = {level.time: getattr(record, level.column) for level in LEVELS.values()}
-    name = names.get(record.passed) if record.has_time else None
+    name = names.get(record.passed) if record.passed and record.has_time else None
     return status_of(connection, name) if name is not None else None
 
 

@@ -9,11 +9,11 @@ begin
   end if;
   return slots > case level
     when 1 then (select count(*) from (select from joblane.tasks t
-                 where t.key_limit = limit_name and t.passed in @with_key_slot and t.state in @live limit slots) as x)
+                 where t.key_limit = limit_name and t.passed @has_key_slot and t.state in @live limit slots) as x)
     when 2 then (select count(*) from (select from joblane.tasks t
-                 where t.total_limit = limit_name and t.passed in @with_type_slot and t.state in @live limit slots) as x)
+                 where t.total_limit = limit_name and t.passed @has_type_slot and t.state in @live limit slots) as x)
     else (select count(*) from (select from joblane.tasks t
-            where t.shared_limit = limit_name and t.passed in @with_shared_slot and t.state in @live limit slots) as x)
+            where t.shared_limit = limit_name and t.passed @has_shared_slot and t.state in @live limit slots) as x)
   end;
 end
 $$

@@ -127,7 +127,7 @@ select (select pg_catalog.json_build_array(
           count(*) filter (where state = 'pending' and passed = '{Passed.ALL}' and due_at <= now()),
           count(*) filter (where state in ('pending', 'retry') and passed = '{level.time}' and due_at > now()))
           from (select state, passed, due_at from joblane.tasks
-                 where {column} is not null and {column} >= $1 and {column} < $2 and passed in {level.with_slot}
+                 where {column} is not null and {column} >= $1 and {column} < $2 and passed {level.has_slot}
                    and state in {LIVE_SQL} limit {MOST_COUNTED}) as x),
        x.held, x.oldest
   from (select count(*) as held, min(due_at) as oldest

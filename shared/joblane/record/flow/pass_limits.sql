@@ -12,19 +12,20 @@ language plpgsql set search_path = pg_catalog, pg_temp as $$
 #variable_conflict use_column
 declare
   names constant text[] := array[t.key_limit, t.total_limit, t.shared_limit];
-  steps constant text[] := @steps;
+  steps constant text[] := @steps;  -- in their order
   slots constant text[] := @slots;  -- of each level, the step that takes a slot of its limit
   times constant text[] := @times;  -- and the step that takes a time
+  number constant integer := coalesce(array_position(steps, t.passed), 0);
   limit_name text;
   l record;            -- the limit's values
 begin
   passed := t.passed;
   for level in 1 .. 3 loop
-    continue when array_position(steps, passed) >= array_position(steps, times[level]);
+    continue when number >= array_position(steps, times[level]);
     limit_name := names[level];
     if limit_name is not null then
       select * into l from joblane.limit_of_@version(limit_name);
-      if array_position(steps, passed) < array_position(steps, slots[level]) then
+      if number < array_position(steps, slots[level]) then
         if not joblane.has_room_@version(limit_name, level, l.slots)
            or (level = 1 and t.ordered and @before_it)
            or (not is_next and not (level = 1 and t.ordered) and exists (

@@ -30,11 +30,14 @@ HAS_IDLE_SLOT = "(state in ('pending', 'held') or (state = 'active' and lease_un
 HOLDER = """(select h.id from joblane.tasks h
           where h.unique_key = {key} and h.unique_key is not null and h.finished_at is null and h.id <> {id})"""
 """The id of the live task that holds a unique key."""
-BEFORE_IT = f"""exists (
+_BEFORE_IT = f"""exists (
          select from joblane.tasks o
           where o.key_limit = t.key_limit and o.ordered and o.expire_at is null and o.state in {LIVE_SQL}
-            and o.passed = any ('{{{",".join(Passed)}}}')  -- the second column of the index
+            and o.passed {{}}
             and (o.first_due_at, o.seq) < (t.first_due_at, t.seq))"""
+# `passed` is the second column of the index: one look-up for each of its values.
+BEFORE_IT = f"""({_BEFORE_IT.format("is null")}
+       or {_BEFORE_IT.format(f"= any ('{{{','.join(Passed)}}}')")})"""
 """True if another task is before ``t`` in the order of its key. A live task has no ``expire_at``: with ``finished_at``,
 PostgreSQL might read all live tasks from their index."""
 SKIPPED_TICK = """(t.state = 'cancelled' and t.runs = 0 and (t.tick is not null or t.schedule is not null)
@@ -42,7 +45,7 @@ SKIPPED_TICK = """(t.state = 'cancelled' and t.runs = 0 and (t.tick is not null 
 """True if row ``t`` is a tick that its schedule or its overlap has cancelled before it started. It never runs again:
 another task may have its time, or the schedule has no such tick any more."""
 _TIMES = ", ".join(f"'{level.time}'" for level in LEVELS.values())
-HAS_TIME = f"t.state = 'pending' and t.passed in ({_TIMES}) and t.due_at > clock_timestamp()"
+HAS_TIME = f"t.state = 'pending' and coalesce(t.passed in ({_TIMES}), false) and t.due_at > clock_timestamp()"
 """True if row ``t`` waits for the time that the rate of a limit, or a delay of the limit, has given it."""
 UNDER_WAY = """(t.state = 'active' or (t.state in ('pending', 'held') and t.used_ms > 0)
             or coalesce(t.wait_kind = 'parents', false))"""

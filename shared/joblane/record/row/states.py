@@ -60,10 +60,9 @@ class Passed(StrEnum):
     """The steps of a task on its way through its limits, in their order.
 
     At each limit the task takes a slot, and then a time, if the limit has a rate. It passes a limit that it does not
-    have.
+    have. Before the first step, ``passed`` is null.
     """
 
-    NONE = "none"
     KEY_SLOT = "key_slot"
     KEY_TIME = "key_time"
     TYPE_SLOT = "type_slot"
@@ -85,10 +84,11 @@ class Level:
     time: Passed
 
     @property
-    def with_slot(self) -> str:
-        """The steps with which a task has the slot, for SQL's ``in``: also the steps of the wider limits."""
+    def has_slot(self) -> str:
+        """The condition on ``passed`` that a task has the slot, without the column, as in the index of the level."""
         steps = [*Passed]
-        return _listed(steps[steps.index(self.slot) :])
+        first = steps.index(self.slot)
+        return f"in {_listed(steps[first:])}" if first else "is not null"
 
 
 LEVELS: Mapping[int, Level] = {

@@ -7,7 +7,7 @@ reason. ``tests/integration/record/test_transitions.py`` lists the columns in wh
 from __future__ import annotations
 
 from joblane.quotas import CONTENT_KEPT_FOR_MESSAGES, MAX_DELAY_SECONDS
-from joblane.record.row.states import ARCHIVED_RETENTION, LIVE_SQL, SWEEP_MARGIN_SECONDS, Passed
+from joblane.record.row.states import ARCHIVED_RETENTION, LIVE_SQL, SWEEP_MARGIN_SECONDS
 
 Columns = dict[str, str]
 
@@ -29,10 +29,10 @@ LEASE_RELEASED: Columns = {"lease_token": "null", "lease_until": "null", "batch_
 """No run holds the task."""
 NO_WAIT: Columns = {"wait_kind": "null", "waits_for": "null", "place": "null"}
 """The task waits for no limit and for no parents."""
-NO_LIMITS: Columns = NO_WAIT | {"passed": f"'{Passed.NONE}'"}
+NO_LIMITS: Columns = NO_WAIT | {"passed": "null"}
 """The task has no slot of a limit, and waits for nothing."""
 LEFT_LIMITS: Columns = {
-    "passed": f"'{Passed.NONE}'",
+    "passed": "null",
     "wait_kind": "case when t.wait_kind = 'parents' then t.wait_kind end",
     "waits_for": "null",
     "place": "case when t.wait_kind = 'parents' then t.place end",
@@ -199,7 +199,7 @@ RELEASE: Columns = {
     "state": "'pending'",
     "attempts": "t.attempts - uncounted",
     "claim_alone": "true",
-    "passed": f"case when paused then '{Passed.NONE}' else t.passed end",
+    "passed": "case when not paused then t.passed end",
     "lease_token": "null",
     "lease_until": "null",
     "sweep_at": f"case when paused then {PARK['sweep_at']} else {SWEEP_SOON} end",

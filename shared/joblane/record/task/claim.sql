@@ -89,7 +89,7 @@ begin
         end if;
         t.state := 'pending'; t.generation := coalesce(m.dead_generation, 0); t.due_at := clock;
         t.attempts := 0; t.runs := 0; t.snoozes := 0; t.used_ms := 0; t.sends := 0; t.batch_size := 0;
-        t.claim_alone := false; t.dead_letter_unsent := false; t.passed := @passed_none;
+        t.claim_alone := false; t.dead_letter_unsent := false;
         t.first_due_at := case when m.limits is not null then clock end;
         t.seq := case when m.limits is not null then pg_catalog.nextval('joblane.tasks_seq'::regclass) end;
       end if;
@@ -109,7 +109,7 @@ begin
         t.first_due_at := case when t.seq is not null then greatest(t.due_at, clock) end;
       end if;
       widest := coalesce(t.shared_limit, t.total_limit, t.key_limit);
-      asks := widest is not null and t.passed <> @passed_all and m.limits is not null;
+      asks := widest is not null and t.passed is distinct from @passed_all and m.limits is not null;
       paused := false; schedule_paused := false;
       if any_paused then
         paused := @paused;
@@ -192,7 +192,7 @@ begin
           verdict := 'paused'; @release
         elsif members > 1 then                             -- active, lease over: in a batch
           verdict := 'claim_alone'; @release
-        elsif widest is not null and t.passed <> @passed_all then  -- active, lease over, slots taken back: any
+        elsif widest is not null and t.passed is distinct from @passed_all then  -- active, lease over, slots taken back: any
           verdict := 'claim_alone'; @release
         else                                               -- active, lease over: alone
           verdict := 'run'; @run
@@ -205,7 +205,7 @@ begin
         verdict := 'paused'; @park
       elsif t.deadline <= clock then                       -- waiting, past its deadline: any
         verdict := 'archived'; @overdue
-      elsif t.due_at > clock + (case when t.passed = @passed_none then interval '@early s' else '0' end) then  -- waiting, not due yet: any
+      elsif t.due_at > clock + (case when t.passed is null then interval '@early s' else '0' end) then  -- waiting, not due yet: any
         verdict := 'wait';
       elsif t.claim_alone and members > 1 then             -- waiting, claim_alone is set: in a batch
         verdict := 'claim_alone';

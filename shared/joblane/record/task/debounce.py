@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from joblane.record.row.conditions import UNDER_WAY
 from joblane.record.row.new import FIELDS, enqueued
-from joblane.record.row.states import WAITING_SQL, Passed
+from joblane.record.row.states import WAITING_SQL
 from joblane.record.row.transitions import DUE_STATE, DUE_SWEEP, assignments
 from joblane.record.task.insert import CONTENT
 
@@ -18,8 +18,8 @@ PUSH = f"""
 with waiting as (
   select id, unique_key, queue, key_limit, total_limit, shared_limit, due_at, deadline, created_at,
          coalesce(asks, 1) as asks, longest_seconds as longest,
-         state = 'held' or passed <> '{Passed.NONE}' as has_place,
-         passed <> '{Passed.NONE}' or wait_kind is not null or due_at <= clock_timestamp() as may_free,
+         state = 'held' or passed is not null as has_place,
+         passed is not null or wait_kind is not null or due_at <= clock_timestamp() as may_free,
          state <> 'held' and sweep_at >= due_at as has_message
     from joblane.tasks t
    where unique_key = any(array(select unique_key from jsonb_to_recordset(cast($1 as jsonb)) as x(unique_key text)))
@@ -42,7 +42,7 @@ pushed as (
                     when t.state = 'held' and not keeps then x.deadline else t.sweep_at end,
     first_due_at = case when stays then t.first_due_at when {IS_LIMITED} then d.due_at end,
     seq = case when {IS_LIMITED} then coalesce(t.seq, pg_catalog.nextval('joblane.tasks_seq'::regclass)) end,
-    passed = case when stays then t.passed else '{Passed.NONE}' end, wait_kind = case when stays then t.wait_kind end,
+    passed = case when stays then t.passed end, wait_kind = case when stays then t.wait_kind end,
     waits_for = case when stays then t.waits_for end, place = case when stays then t.place end
     from asked as x join waiting as w on w.unique_key = x.unique_key,
          lateral (select least(w.longest, x.longest)) as l(longest),

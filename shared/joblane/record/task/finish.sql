@@ -63,8 +63,7 @@ begin
       snoozes = t.snoozes + f.snoozed::int,
       continuations = t.continuations + f.continued::int,
       passed = case when f.continued then t.passed
-                    when t.ordered and not f.is_end and t.passed <> @passed_none then @passed_key_slot
-                    else @passed_none end,
+                    when t.ordered and not f.is_end and t.passed is not null then @passed_key_slot end,
       used_ms = case when f.continued then t.used_ms + f.duration_ms else 0 end,
       mismatch_since = case when f.mismatch then coalesce(t.mismatch_since, f.clock) end,
       due_at = case when f.is_end then t.due_at else f.next_due end,

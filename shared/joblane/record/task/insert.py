@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from joblane.record.row.conditions import HAS_TIME, UNDER_WAY
 from joblane.record.row.new import COLUMNS, RELATIONS, document, enqueued
-from joblane.record.row.states import WAITING_SQL, Passed, State
+from joblane.record.row.states import WAITING_SQL, State
 from joblane.record.row.transitions import DUE_STATE, DUE_SWEEP, RESET, Columns, assignments
 from joblane.record.sql_functions import VERSION
 
@@ -56,7 +56,7 @@ CONTENT: Columns = {
 REPLACE = f"""
 with waiting as (
   select id, unique_key, key_limit, total_limit, shared_limit,
-         passed <> '{Passed.NONE}' or wait_kind is not null or due_at <= clock_timestamp() as may_free,
+         passed is not null or wait_kind is not null or due_at <= clock_timestamp() as may_free,
          {HAS_TIME} as has_time
     from joblane.tasks t
    where unique_key = any(array(select unique_key from jsonb_to_recordset(cast($1 as jsonb)) as x(unique_key text)))
@@ -74,7 +74,7 @@ replaced as (
     first_due_at = case when x.limits is not null then least(case when stays then t.first_due_at end, d.due_at) end,
     seq = case when stays then t.seq
                when x.limits is not null then pg_catalog.nextval('joblane.tasks_seq'::regclass) end,
-    passed = case when stays then t.passed else '{Passed.NONE}' end, wait_kind = case when stays then t.wait_kind end,
+    passed = case when stays then t.passed end, wait_kind = case when stays then t.wait_kind end,
     waits_for = case when stays then t.waits_for end, place = case when stays then t.place end
     from {enqueued("cast($1 as json)")}, waiting,
          lateral (select d.due_at <= clock_timestamp()

@@ -68,7 +68,7 @@ begin
         when coalesce(t.key_limit, t.total_limit, t.shared_limit) is not null
          and (t.seq is null or (t.first_due_at is null and t.wait_kind is null and t.finished_at is null))
         then 'first_due_at: a task with a limit has this time and seq'
-        when t.passed not in ('none', 'key_slot', 'key_time', 'type_slot', 'type_time', 'shared_slot', 'all')
+        when t.passed not in ('key_slot', 'key_time', 'type_slot', 'type_time', 'shared_slot', 'all')
         then 'passed: there is no such step'
         when t.finished_at is not null and t.state not in ('completed', 'archived', 'cancelled')
         then 'finished_at: a live task has none'

@@ -112,10 +112,10 @@ create table joblane.tasks (
     first_due_at timestamptz,
     -- Number of the task among those with a limit, in the order of their inserts. Null: it has no limit.
     seq bigint,
-    -- Last step that it has passed on its way through its limits: none, key_slot (it has a slot of its key's limit),
-    -- key_time (and a time by the rate), type_slot and type_time (the same of its type), shared_slot, or all. It passes
-    -- a limit that it does not have.
-    passed text collate "C" not null default 'none',
+    -- Last step that it has passed on its way through its limits: key_slot (it has a slot of its key's limit), key_time
+    -- (and a time by the rate), type_slot and type_time (the same of its type), shared_slot, or all. It passes a limit
+    -- that it does not have. Null: it has no slot.
+    passed text collate "C",
     -- Kind of the wait: limit, for a slot of the limit in waits_for; parents, for the tasks in joblane.task_parents. A
     -- task with parents has it even before it is held. Null: neither.
     wait_kind text collate "C",
@@ -702,20 +702,16 @@ INDEXES = (
     "create index tasks_failed on joblane.tasks (created_at desc, id desc) where error_type is not null",
     "create index tasks_cause on joblane.tasks (fingerprint, created_at desc, id desc) where fingerprint is not null",
     # Limits: who has a slot of a key, and all tasks of a key with an order; who has a slot of a total or a shared
-    # limit; who waits. A task without a limit has no entry, but each index, and each condition of it, costs every task:
-    # `is not null` is the cheapest, and comes first.
+    # limit; who waits. A task without a limit has no entry, but each index, and each condition of it, costs every task.
     (
         "create index tasks_key_limit on joblane.tasks (key_limit, passed, first_due_at, seq)"
-        " where key_limit is not null and passed <> 'none' or ordered and expire_at is null"
+        " where passed is not null or ordered and expire_at is null"
     ),
     (
         "create index tasks_total_limit on joblane.tasks (total_limit)"
-        " where total_limit is not null and passed in ('type_slot', 'type_time', 'shared_slot', 'all')"
+        " where passed in ('type_slot', 'type_time', 'shared_slot', 'all')"
     ),
-    (
-        "create index tasks_shared_limit on joblane.tasks (shared_limit)"
-        " where shared_limit is not null and passed in ('shared_slot', 'all')"
-    ),
+    "create index tasks_shared_limit on joblane.tasks (shared_limit) where passed in ('shared_slot', 'all')",
     "create index tasks_waits on joblane.tasks (waits_for, place, seq) where wait_kind is not null",
     (
         "create index tasks_waits_tenant on joblane.tasks (waits_for, coalesce(tenant, ''), place)"
