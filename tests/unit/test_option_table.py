@@ -19,6 +19,7 @@ import pytest
 from joblane import Payload, Queue, TaskContext, task
 from joblane.cli import connect
 from joblane.cli.main import main
+from joblane.client.message_client import MessageOptions
 from joblane.enqueue.check import check
 from joblane.enqueue.check_schedule import checked_row
 from joblane.enqueue.ticks import Stored
@@ -244,3 +245,7 @@ def test_a_new_option_is_in_client_schedule_command_line_page_schema_and_referen
         "the_json_schema_of_a_message_has_an_option_with_its_bounds",
         "the_reference_has_an_option_with_its_range",
     }
+
+
+def test_the_options_of_a_message_client_need_no_row() -> None:
+    assert {name for name in MessageOptions.__annotations__ if job.OPTIONS[name].needs_row} == set()

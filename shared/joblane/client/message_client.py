@@ -49,7 +49,7 @@ class MessageOptions(TypedDict, total=False):
     retry_delay: RetryDelay | None
 
 
-NEED_A_ROW = JobOptions.__annotations__.keys() - MessageOptions.__annotations__.keys()
+REFUSED = JobOptions.__annotations__.keys() - MessageOptions.__annotations__.keys()
 OF_A_TRANSACTION = ("session", "connection", "after_commit")
 
 
@@ -142,5 +142,5 @@ def _job(task: Task[P, Any], payload: P, options: MessageOptions) -> Job:
     for name in OF_A_TRANSACTION:
         if name in options:
             raise EnqueueError(name, "a MessageClient writes no row; make JobClient()")
-    check_names(options, others=NEED_A_ROW)
+    check_names(options, others=REFUSED)
     return Job(task, payload, **options)
