@@ -39,9 +39,10 @@ MAX_JUMPS_WITH_FAULTS = 40
 """The number of jumps with faults after everything is enqueued. The rest of the run has no faults."""
 LIVE = """
 select id from joblane.tasks
- where type <> 'jobs:sweep'
-   and (state in ('scheduled', 'pending', 'active', 'retry') or (state = 'archived' and dead_sent_at is null)) limit 1
+ where state = 'active' or (type <> 'jobs:sweep' and (
+         state in ('scheduled', 'pending', 'retry') or (state = 'archived' and dead_sent_at is null))) limit 1
 """
+"""The tasks that have to end before the run does. A sweep always plans the next one; only one that runs has to end."""
 STATES = "select type, state, count(*)::int from joblane.tasks group by 1, 2 order by 1, 2"
 FIXED_SECONDS = 6 * 3600.0
 """The interval of the sweep's schedule. All other sweeps are woken, or have planned themselves."""
