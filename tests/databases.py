@@ -12,7 +12,7 @@ from pg8000.exceptions import Error as PostgresError
 from joblane.record.driver.connection import Connection
 from joblane.record.driver.database import Database
 from joblane.testing.databases import Databases
-from tests.patience import PATIENCE_SECONDS
+from tests.patience import PATIENCE_SECONDS, PATIENT
 
 FIRST_OID = 16384
 """The first number of an object that PostgreSQL did not bring. Source: PostgreSQL, ``transam.h``."""
@@ -76,7 +76,7 @@ class Clone:
     def __init__(self, databases: Databases) -> None:
         self._cleanup = ExitStack()
         self.url = self._cleanup.enter_context(databases.clone())
-        self._database = self._cleanup.enter_context(Database(self.url, limits=None))
+        self._database = self._cleanup.enter_context(Database(self.url, limits=PATIENT))
         self._filled = self._written()
         self._tables = {str(table) for (table,) in self._run(TABLES)}
         self._schema, self._rows = self._run(SCHEMA), self._rows_of_migrations()
