@@ -192,7 +192,7 @@ def work(order: dict[str, Any]) -> dict[str, Any]:
     when = order["dies"]
     if "enqueue" in order:
         client = JobClient()
-        client._producer._sqs = DeadlySqs(when)
+        client._producer.sqs = DeadlySqs(when)
         if order["driver"] is not None:
             asyncio.run(enqueue_in_session(client, order["enqueue"], order["driver"]))
             return {}

@@ -79,7 +79,7 @@ for n in range(1, 41):
     parent = jobs.enqueue(chain_link, ChainLink(key=f"children {n}"), task_id=f"child-{n}", after=[parent]).id
 wait(142, "state = 'completed'")
 # A task that sends itself without end, past max_depth
-lane = jobs._producer._sqs.url(sys.argv[1])
+lane = jobs._producer.sqs.url(sys.argv[1])
 jobs.enqueue(chain_link, ChainLink(key="loop 0", lane=lane), task_id="loop-0")
 wait(16, "id like 'loop-%' and state = 'completed'")
 """

@@ -97,7 +97,7 @@ class Stage:
         self.tasks = {task.type: task for task in (*tasks, jobs_sweep)}
         self.database = Counted(url)
         self.client = JobClient()
-        self.client._producer._sqs = self.queues
+        self.client._producer.sqs = self.queues
         self.is_fresh = False
         """True: each message is handled by a new process."""
         self.starts: list[float] = []

@@ -34,7 +34,7 @@ WORK = "insert into work values ('100%')"
 def sends_of(world: World) -> Sends:
     """Return the sends of a world's client, with a table for the caller's work."""
     world.lane(sample_one)
-    world.client._producer._sqs = world.sqs
+    world.client._producer.sqs = world.sqs
     world.run("create table work (what text unique deferrable initially deferred)")
     return Sends.of(world.sqs)
 

@@ -30,6 +30,8 @@ WEIGHTS: Mapping[Queue, int] = {Queue.CRITICAL: 6, Queue.DEFAULT: 3, Queue.LOW: 
 
 OWN_TYPES = "jobs:"
 """The category of Joblane's own task types. A pause of a queue leaves them out."""
+SYSTEM_TYPES = "system:"
+"""The category of tasks that monitor the others. They may read the attributes of the front doors."""
 SWEEP = f"{OWN_TYPES}sweep"
 """Task type of the sweep."""
 TYPE_PATTERN = re.compile(r"[a-z][a-z0-9]*(_[a-z0-9]+)*:[a-z][a-z0-9]*(_[a-z0-9]+)*")

@@ -47,7 +47,7 @@ TEXTS: Texts = {
 }
 METHODS: Methods = {
     "the end of a run serves nobody": (Batch, "_free"),
-    "a cancel serves nobody": (Producer, "_follow"),
+    "a cancel serves nobody": (Producer, "follow"),
     "a raised limit serves nobody": (Storm, "serve_pool"),
     "a changed rate plans nobody anew": (limit_changes, "_give_times"),
 }

@@ -25,7 +25,7 @@ from joblane.enqueue.producer import Producer
 from joblane.enqueue.wake import wake
 from joblane.errors import JobError
 from joblane.record.driver.database import Database
-from joblane.record.flow.free_slots import SERVE, Limits, Turn, serve, serve_in_steps
+from joblane.record.flow.free_slots import SERVE, LimitNames, Turn, serve, serve_in_steps
 from joblane.record.row.conditions import HAS_IDLE_SLOT, PAUSED
 from joblane.record.row.states import LEVELS, LIVE_SQL, Passed
 from joblane.record.task.claim import CLAIM, Claim, Verdict
@@ -141,13 +141,13 @@ class Storm(DyingWorkers):
     @contextmanager
     def _patched(self) -> Iterator[None]:
         """Count the tasks that each caller has served."""
-        note_claim, free, follow = Batch._note_claim, Batch._free, Producer._follow
+        note_claim, free, follow = Batch._note_claim, Batch._free, Producer.follow
 
         def claimed(batch: Batch, claim: Claim) -> None:
             self._who.name = "a newcomer" if claim.verdict is Verdict.HELD else "a claim"
             note_claim(batch, claim)
 
-        def freed(batch: Batch, run: Run, limits: Limits) -> None:
+        def freed(batch: Batch, run: Run, limits: LimitNames) -> None:
             self._who.name = "the end of a run"
             free(batch, run, limits)
 
@@ -164,7 +164,7 @@ class Storm(DyingWorkers):
         with (
             patch.object(Batch, "_note_claim", claimed),
             patch.object(Batch, "_free", freed),
-            patch.object(Producer, "_follow", cancelled),
+            patch.object(Producer, "follow", cancelled),
             patch.object(follow_up, "serve_in_steps", counted),
         ):
             yield

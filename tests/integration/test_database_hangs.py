@@ -233,14 +233,14 @@ def _diagnosed(world: World, failing: Outage, kind: str) -> None:
 def test_an_enqueue_has_an_error_while_the_database_fails(effects: World, kind: str) -> None:
     with outage(effects, kind, "insert") as failing:
         client = JobClient()
-        client._producer._opened, client._producer._sqs = failing.database, effects.sqs
+        client._producer.opened, client._producer.sqs = failing.database, effects.sqs
         effects.lane(sample_one)
         with pytest.raises(DatabaseUnavailableError) as caught:
             client.enqueue(sample_one, Sample(), task_id="it")
         assert not failing.waited_too_long.is_set()
         # an answer that was lost may have been a commit
         assert caught.value.task_ids == (["it"] if kind.startswith("hangs") else [])
-    client._producer._opened = None
+    client._producer.opened = None
     with suppress(TaskIdConflictError) if kind.startswith("hangs") else nullcontext():
         client.enqueue(sample_one, Sample(), task_id="it")
     client.close()

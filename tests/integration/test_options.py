@@ -25,7 +25,7 @@ SECOND, HOUR = timedelta(seconds=1), timedelta(hours=1)
 @pytest.fixture
 def client(world: World) -> JobClient:
     world.lane(sample_one)
-    world.client._producer._sqs = world.sqs
+    world.client._producer.sqs = world.sqs
     return world.client
 
 
@@ -187,7 +187,7 @@ def test_options_out_of_bounds_are_refused_by_name_before_anything_is_written(wo
 
 def test_a_past_time_runs_now_and_the_result_shows_it(world: World, client: JobClient) -> None:
     watched = world.watch()
-    client._producer._sqs = watched
+    client._producer.sqs = watched
     past = client.enqueue(sample_one, Sample(), process_at=datetime.now(UTC) - HOUR)
     now = client.enqueue(sample_one, Sample(), process_at=datetime.now(UTC))
     later = client.enqueue(sample_one, Sample(), process_at=datetime.now(UTC) + timedelta(minutes=1))

@@ -25,8 +25,7 @@ from joblane.cdk.app import JoblaneApp
 from joblane.cdk.construct import JobDatabase, Joblane
 from joblane.cdk.constructs.granted_bucket import GrantedBucket
 from joblane.cdk.errors import RefusedTemplateError, StageError, SynthError
-from joblane.cdk.settings.apis import Control, Monitoring, Oidc, Roles, Slack
-from joblane.cdk.settings.apis import Page as SharedPage
+from joblane.cdk.settings.apis import Control, Monitoring, Oidc, PageSettings, Roles, Slack
 from joblane.cdk.settings.database import Aurora, ExistingDatabase
 from joblane.cdk.settings.events import Events, Webhook
 from joblane.cdk.settings.network import ExistingNetwork, NewNetwork
@@ -172,7 +171,7 @@ SETTINGS: Mapping[str, type[BaseModel]] = {
     "new-network": NewNetwork,
     "existing-network": ExistingNetwork,
     "control": Control,
-    "page": SharedPage,
+    "page": PageSettings,
     "oidc": Oidc,
     "roles": Roles,
     "monitoring": Monitoring,

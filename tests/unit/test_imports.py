@@ -33,6 +33,21 @@ COINCIDENCES = {
     "TRACE_VARIABLE": "the module of log lines imports Powertools, which no producer needs",
 }
 """Constants of two modules with the same name and value, each with the reason why none imports the other's."""
+RUNTIME = ("tasks", "sqs", "record", "enqueue", "client", "handler", "worker", "sweep")
+TWO_MEANINGS = {
+    "Batch": "the tasks of a callback, and the messages of an invocation, as AWS says",
+    "Options": "the options of a task, and the arguments of a worker",
+}
+"""Names that two classes of the runtime have, each with what it means."""
+OF_OTHERS = {
+    "client._endpoint": "botocore",
+    "client._request_signer._credentials": "botocore",
+    "functions._functions": "the emulator",
+    "row._mapping": "SQLAlchemy",
+    "session._session": "boto3",
+    "urlsplit(self._url)._replace": "a named tuple",
+}
+"""Names of another project that look like a private name of the library → the project."""
 
 
 @pytest.fixture(scope="module")
@@ -105,6 +120,68 @@ def test_no_constant_is_written_in_two_modules() -> None:
     twice = {name: sorted(paths) for (name, _), paths in homes.items() if len(paths) > 1}
     assert {name: paths for name, paths in twice.items() if name not in COINCIDENCES.keys() | OWN_BOUNDS} == {}
     assert COINCIDENCES.keys() <= twice.keys(), "a coincidence that is gone leaves the list"
+
+
+def test_no_module_uses_a_private_name_of_another_one() -> None:
+    modules = {path: ast.parse(path.read_text()) for path in LIBRARY.rglob("*.py")}
+    own = {path: {*_private_names(module)} for path, module in modules.items()}
+    used = {
+        f"{path.relative_to(LIBRARY)}:{each.lineno}": ast.unparse(each)
+        for path, module in modules.items()
+        for each in ast.walk(module)
+        if isinstance(each, ast.Attribute)
+        and each.attr in set().union(*own.values()) - own[path]
+        and not (isinstance(each.value, ast.Name) and each.value.id in ("self", "cls"))
+    }
+    used |= {
+        f"{path.relative_to(LIBRARY)}:{each.lineno}": name.name
+        for path, module in modules.items()
+        for each in ast.walk(module)
+        if isinstance(each, ast.ImportFrom)
+        for name in each.names
+        if _is_private(name.name)
+    }
+    assert {place: name for place, name in used.items() if name not in OF_OTHERS} == {}
+    assert OF_OTHERS.keys() <= {*used.values()}, "an exception that is gone leaves the list"
+
+
+def test_no_two_classes_of_the_runtime_have_the_same_name() -> None:
+    homes = defaultdict(set)
+    for path in (each for room in RUNTIME for each in (LIBRARY / room).rglob("*.py")):
+        for name in _types(ast.parse(path.read_text())):
+            homes[name].add(str(path.relative_to(LIBRARY)))
+    twice = {name: sorted(paths) for name, paths in homes.items() if len(paths) > 1}
+    assert {name: paths for name, paths in twice.items() if name not in TWO_MEANINGS} == {}
+
+
+def _types(module: ast.Module) -> Iterator[str]:
+    """Yield the names of the classes and type aliases of a module."""
+    for each in ast.walk(module):
+        match each:
+            case ast.ClassDef(name=name):
+                yield name
+            case ast.Assign(targets=[ast.Name(id=name)]) if name[0].isupper() and not name.isupper():
+                yield name
+
+
+def _private_names(module: ast.Module) -> Iterator[str]:
+    """Yield the private names that a module defines: of functions, classes and constants, and of attributes."""
+    for each in ast.walk(module):
+        match each:
+            case ast.FunctionDef(name=name) | ast.AsyncFunctionDef(name=name) | ast.ClassDef(name=name):
+                found = name
+            case ast.Name(id=name, ctx=ast.Store()):
+                found = name
+            case ast.Attribute(value=ast.Name(id="self" | "cls"), attr=name):
+                found = name
+            case _:
+                continue
+        if _is_private(found):
+            yield found
+
+
+def _is_private(name: str) -> bool:
+    return name.startswith("_") and not name.startswith("__") and name != "_"
 
 
 def _constants(module: ast.Module) -> Iterator[tuple[str, str]]:

@@ -19,17 +19,17 @@ import pytest
 from joblane import Payload, Queue, TaskContext, task
 from joblane.cli import connect
 from joblane.cli.main import main
-from joblane.client.message_client import MessageOptions
 from joblane.enqueue.check import check
 from joblane.enqueue.check_schedule import checked_row
 from joblane.enqueue.ticks import Stored
 from joblane.errors import EnqueueError, ScheduleError
 from joblane.inspector.actions.enqueue import _options
 from joblane.inspector.views import ActionResult
+from joblane.record.migrations import versions
 from joblane.record.row.states import State
 from joblane.sqs.message import decode, message_schema
 from joblane.tasks import job
-from joblane.tasks.job import OPTIONS, Job, JobOptions, TickOptions, Values, check_names
+from joblane.tasks.job import OPTIONS, Job, JobOptions, MessageOptions, TickOptions, Values, check_names
 from joblane.tasks.options import MUST, Options
 from tests.builders.views import type_view
 from tests.inspector import FakeInspector
@@ -191,6 +191,31 @@ def test_an_unknown_option_is_refused_with_the_names_of_the_table() -> None:
         check_names({"colour": 1})
 
 
+def test_the_checks_in_sql_have_the_bounds_of_the_table() -> None:
+    low = {name: option.bounds[0] for name, option in OPTIONS.items()}
+    high = {name: option.bounds[1] for name, option in OPTIONS.items()}
+    tags, days = OPTIONS["tags"], job.LONGEST_WAIT.days
+    expected = {
+        "0001_check_task.sql": (
+            f"t.retention_seconds not between {low['retention']} and {high['retention']}\n",
+            f"'strict $.timeout ? (@ >= {low['timeout']} && @ <= {high['timeout']})'",
+            f'(@.type() != "number" || @ < {low["retry_delay"]} || @ > {high["retry_delay"]})\'',
+            f"t.longest_seconds > {high['unique_for']}\n",
+        ),
+        "0001_enqueue.sql": (
+            f"due > clock_timestamp() + interval '{days} days'",
+            f"if not lasts between {low['unique_for']} and {high['unique_for']} or",
+            f"cardinality(tags) > {tags.most}\n",
+            f"length(one) between {tags.low} and {tags.high})",
+            f"cardinality(after) > {job.MAX_PARENTS} then",
+        ),
+    }
+    found = {name: (Path(versions.__path__[0]) / name).read_text() for name in expected}
+    assert {name: [each for each in texts if each not in found[name]] for name, texts in expected.items()} == {
+        name: [] for name in expected
+    }
+
+
 # --- A new option --------------------------------------------------------------------------------------------------
 
 FILE, NEW = Path(__file__).name, "grace"
@@ -201,7 +226,7 @@ FIELD = f'''    {NEW}: timedelta | None = field(
     """A new option."""
 '''
 ADDED = (
-    ("job.py", "class TickOptions(TypedDict, total=False):", "    queue: ", f"    {NEW}: timedelta | None\n"),
+    ("job.py", "class CommonOptions(TypedDict, total=False):", "    queue: ", f"    {NEW}: timedelta | None\n"),
     ("job.py", "class Job:", "    headers: ", FIELD),
     ("options.py", "class Options:", "    tags: ", f'    {NEW}: Annotated[float, _within("{NEW}")] | None = None\n'),
 )

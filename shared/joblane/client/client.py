@@ -13,7 +13,6 @@ from pg8000.exceptions import Error as PostgresError
 from joblane.enqueue.follow_up import FollowUp
 from joblane.enqueue.producer import Producer, transaction_of
 from joblane.enqueue.result import Enqueued
-from joblane.enqueue.wake import wake
 from joblane.errors import (
     DatabaseUnavailableError,
     EnqueueError,
@@ -153,7 +152,8 @@ class JobClient:
         """
         check_names(options)
         where = transaction_of(session, connection, after_commit, is_async=True)
-        return await self._producer.aenqueue_one(Job(task, payload, **options), where, {})
+        call = partial(self._producer.enqueue_one, Job(task, payload, **options), where, {})
+        return await self._producer.awaited(where, call)
 
     async def aenqueue_many(
         self,
@@ -165,7 +165,7 @@ class JobClient:
     ) -> list[Enqueued | JobError]:
         """Enqueue many tasks without blocking the event loop, see :meth:`enqueue_many` and :meth:`aenqueue`."""
         where = transaction_of(session, connection, after_commit, is_async=True)
-        return await self._producer.aenqueue_all(jobs, where, {})
+        return await self._producer.awaited(where, partial(self._producer.enqueue_all, list(jobs), where, {}))
 
     def batch(
         self,
@@ -256,7 +256,7 @@ class JobClient:
             following = FollowUp(ended=[task_id] if has_children else [])
             if any(limits):
                 following.freed.append(limits)
-            self._producer._follow(following)
+            self._producer.follow(following)
         return State(state)
 
     async def acancel(self, task_id: str) -> State | None:
@@ -269,10 +269,7 @@ class JobClient:
         :class:`~joblane.client.limits.Limits`."""
         from joblane.client.limits import Limits
 
-        producer = self._producer
-        return Limits(
-            producer._connecting, producer._follow, producer._wake, lambda: wake(producer._sqs, producer._prefix)
-        )
+        return Limits(self._producer)
 
     @cached_property
     def schedules(self) -> Schedules:
@@ -287,11 +284,11 @@ class JobClient:
             raise TypeError(f"task_id: a text is required, not {type(task_id).__name__}")
         if not ID_PATTERN.fullmatch(task_id):  # no row has such an id, and the database could refuse it
             return []
-        with self._producer._connecting() as database:
+        with self._producer.connecting() as database:
             try:
                 connection = database.get()
                 if writes:
-                    self._producer._wake()
+                    self._producer.wake_after_commit()
                 return connection.run(sql, task_id)
             except (PostgresError, OSError) as error:
                 database.drop()

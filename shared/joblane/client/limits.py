@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import datetime
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pg8000.exceptions import Error as PostgresError
 
 from joblane.enqueue.follow_up import FollowUp
+from joblane.enqueue.wake import wake
 from joblane.errors import DatabaseUnavailableError, LimitError, text_of
 from joblane.record import audit
 from joblane.record.flow import limit_changes
@@ -18,10 +19,11 @@ from joblane.record.flow.limit_status import LimitStatus, status_of
 from joblane.tasks.limit import Rate
 
 if TYPE_CHECKING:
-    from contextlib import AbstractContextManager
-
+    from joblane.enqueue.producer import Producer
     from joblane.record.driver.connection import Connection
-    from joblane.record.driver.database import Database
+
+    Changed = tuple[list[str], dict[str, Any]]
+    """The limits of a change, and its details for the audit."""
 
 
 class Limits:
@@ -31,15 +33,8 @@ class Limits:
     each change, with the user and machine of this process, or the name of its Lambda function.
     """
 
-    def __init__(
-        self,
-        connecting: Callable[[], AbstractContextManager[Database]],
-        follow: Callable[[FollowUp], None],
-        wake_after_commit: Callable[[], None],
-        wake: Callable[[], None],
-    ) -> None:
-        self._connecting, self._follow = connecting, follow
-        self._wake_after_commit, self._wake = wake_after_commit, wake
+    def __init__(self, producer: Producer) -> None:
+        self._producer = producer
 
     def set(
         self,
@@ -75,15 +70,13 @@ class Limits:
             DatabaseUnavailableError: the database is unavailable, or a claim has locked the limit for more than three
                 seconds. Nothing was changed.
         """
-        given, who, line = Given(max_per_key, max_total, total, rate, until), audit.user_of_process(), _line_of(reason)
-        with self._changing() as connection:
-            self._wake_after_commit()
-            with limit_changes.transaction(connection):
-                changed, details = limit_changes.set_limit(connection, name, key, given, who=who, reason=line)
-                target = limit_changes.target_of(name, key)
-                audit.write(connection, who, "set_limit", target, reason=line, details=details)
-        self._follow(FollowUp(changed=changed))
-        self._wake()
+        given = Given(max_per_key, max_total, total, rate, until)
+        self._change(
+            "set_limit",
+            limit_changes.target_of(name, key),
+            lambda connection, who, line: limit_changes.set_limit(connection, name, key, given, who=who, reason=line),
+            reason,
+        )
 
     def reset(self, name: str, *, key: str | None = None, reason: str | None = None) -> None:
         """Remove what was set, so that the declared values hold, and end a delay of the limit by
@@ -100,15 +93,12 @@ class Limits:
             LimitError: an argument is wrong, or nothing was set and the limit is not delayed. Nothing was changed.
             DatabaseUnavailableError: as for :meth:`set`.
         """
-        who, line = audit.user_of_process(), _line_of(reason)
-        with self._changing() as connection:
-            self._wake_after_commit()
-            with limit_changes.transaction(connection):
-                changed, details = limit_changes.reset_limit(connection, name, key)
-                target = limit_changes.target_of(name, key)
-                audit.write(connection, who, "reset_limit", target, reason=line, details=details)
-        self._follow(FollowUp(changed=changed))
-        self._wake()
+        self._change(
+            "reset_limit",
+            limit_changes.target_of(name, key),
+            lambda connection, *_: limit_changes.reset_limit(connection, name, key),
+            reason,
+        )
 
     def get(self, name: str, *, key: str | None = None) -> LimitStatus:
         """Return a limit with its values, and the numbers of tasks that run and wait.
@@ -122,14 +112,30 @@ class Limits:
             LimitError: there is no such limit.
             DatabaseUnavailableError: the database is unavailable.
         """
-        with self._changing() as connection:
+        with self._connected() as connection:
             names = limit_changes.names_of(limit_changes.known_names(connection), name, key)
             return status_of(connection, names[0])
 
+    def _change(
+        self, action: str, target: str, change: Callable[[Connection, str, str | None], Changed], reason: str | None
+    ) -> None:
+        """Change a limit with an entry in the audit, and serve what the change lets start."""
+        try:
+            who, line = audit.user_of_process(), audit.line_of(reason)
+        except ValueError as error:
+            raise LimitError("reason", str(error)) from None
+        with self._connected() as connection:
+            self._producer.wake_after_commit()
+            with limit_changes.transaction(connection):
+                changed, details = change(connection, who, line)
+                audit.write(connection, who, action, target, reason=line, details=details)
+        self._producer.follow(FollowUp(changed=changed))
+        wake(self._producer.sqs, self._producer.prefix)
+
     @contextmanager
-    def _changing(self) -> Iterator[Connection]:
+    def _connected(self) -> Iterator[Connection]:
         """Reserve an idle connection for this thread. An exception rolls back."""
-        with self._connecting() as database:
+        with self._producer.connecting() as database:
             try:
                 connection = database.get()
                 if not connection.idle:
@@ -150,10 +156,3 @@ class Limits:
                 if not connection.usable or not connection.idle:
                     database.drop()
                 raise
-
-
-def _line_of(reason: str | None) -> str | None:
-    try:
-        return audit.line_of(reason)
-    except ValueError as error:
-        raise LimitError("reason", str(error)) from None

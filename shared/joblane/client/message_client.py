@@ -5,9 +5,9 @@ A task can be lost between the caller's commit and the send.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from functools import cached_property, partial
-from typing import TYPE_CHECKING, Any, TypedDict, TypeVar, Unpack
+from typing import TYPE_CHECKING, Any, TypeVar, Unpack
 
 from joblane import settings
 from joblane.enqueue.check import check
@@ -16,37 +16,17 @@ from joblane.errors import EnqueueError, JobError, SendError
 from joblane.forking import follow_forks
 from joblane.names import check_prefix
 from joblane.sqs.client import Sqs
-from joblane.tasks.job import Job, JobOptions, check_names
+from joblane.tasks.job import Job, JobOptions, MessageOptions, check_names
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from datetime import datetime, timedelta
 
     from joblane.enqueue.threads import Threads
-    from joblane.names import Queue
     from joblane.record.task.insert import NewTask
     from joblane.tasks.payload import Payload
-    from joblane.tasks.retry import RetryDelay
     from joblane.tasks.task import Task
 
 P = TypeVar("P", bound="Payload")
-
-
-class MessageOptions(TypedDict, total=False):
-    """Options of one enqueue without a row. :class:`Job` documents each."""
-
-    queue: Queue | None
-    process_in: timedelta | None
-    process_at: datetime | None
-    task_id: str | None
-    tenant: str | None
-    headers: Mapping[str, str]
-    tags: Sequence[str]
-    max_retry: int | None
-    timeout: timedelta | None
-    deadline: datetime | None
-    retention: timedelta | None
-    retry_delay: RetryDelay | None
 
 
 REFUSED = JobOptions.__annotations__.keys() - MessageOptions.__annotations__.keys()

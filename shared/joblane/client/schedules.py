@@ -18,7 +18,7 @@ from joblane.tasks.job import Job
 from joblane.tasks.schedule import Schedule
 
 if TYPE_CHECKING:
-    from joblane.enqueue.insert import Run
+    from joblane.enqueue.insert import Execute
     from joblane.enqueue.producer import Producer
     from joblane.enqueue.result import Enqueued
     from joblane.enqueue.session import AnyAsyncSession, AnySession
@@ -243,7 +243,7 @@ class Schedules:
         job, links = await self._producer.achange(
             where, partial(self._changes.job_now, name=checked_name(name), task=task)
         )
-        return await self._producer.aenqueue_one(job, where, links)
+        return await self._producer.awaited(where, partial(self._producer.enqueue_one, job, where, links))
 
     # --- Reading -------------------------------------------------------------------------------------------------
 
@@ -315,7 +315,7 @@ class Schedules:
 
     @property
     def _changes(self) -> ScheduleChanges:
-        return ScheduleChanges(self._producer._prefix)
+        return ScheduleChanges(self._producer.prefix)
 
     def _row(
         self, name: str, job: Job, schedule: Schedule | str, missed: Missed | str, options: Mapping[str, Any]
@@ -325,7 +325,7 @@ class Schedules:
 
     def _listing(
         self, tenant: str | None, type_: str | None, after: str | None, limit: int
-    ) -> Callable[[Run], tuple[Sequence[RunTimeSchedule], builtins.list[NewTask]]]:
+    ) -> Callable[[Execute], tuple[Sequence[RunTimeSchedule], builtins.list[NewTask]]]:
         if builtins.type(limit) is not int or not 1 <= limit <= MOST_LISTED:
             raise ScheduleError("limit", f"1 to {MOST_LISTED} is required, not {limit!r}")
         given = {"tenant": tenant, "type": type_, "after": after}
@@ -354,7 +354,7 @@ class Schedules:
     def _serve(self, cancelled: Cancelled) -> None:
         """Start the tasks that wait for what cancelled tasks have given back, after the commit. Else the sweep does."""
         if cancelled.limits or cancelled.parents:
-            self._producer._follow(FollowUp(freed=[*cancelled.limits], ended=[*cancelled.parents]))
+            self._producer.follow(FollowUp(freed=[*cancelled.limits], ended=[*cancelled.parents]))
 
 
 def _placed(session: Any, connection: object, *, is_async: bool = False) -> Any:

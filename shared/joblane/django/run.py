@@ -24,6 +24,7 @@ from joblane.errors import (
     TaskCancelled,
     TaskTimeout,
 )
+from joblane.handler.context import session_of
 from joblane.worker.alarm import TIMED_OUT
 from joblane.worker.outcome import storable_result
 
@@ -104,7 +105,7 @@ def _run(backend: JoblaneBackend, task: Any, ctx: TaskContext, *, atomic: bool) 
     try:
         if transaction is not None:
             transaction.begin()
-            ctx._work.join(transaction)
+            session_of(ctx).join(transaction)
         value = storable_result(normalize_json(_call(task, result, ctx)))
         if transaction is not None:
             transaction.check()
@@ -140,8 +141,8 @@ def _find(queue_name: str, payload: DjangoTask, ctx: TaskContext) -> tuple[Jobla
             raise InvalidTask(f"backend: TASKS has no {JoblaneBackend.__name__} of the name {payload.backend!r}")
         return backend, backend.task_of(payload.task, queue_name)
     except InvalidTask as error:
-        [[enqueued_at]] = ctx._work.database.get().run(
-            "select created_at from joblane.tasks where id = $1", ctx.task_id
+        [[enqueued_at]] = (
+            session_of(ctx).database.get().run("select created_at from joblane.tasks where id = $1", ctx.task_id)
         )
         if datetime.now(UTC) - enqueued_at < PATIENCE:
             reason = f"it waits for a deploy: {error}"

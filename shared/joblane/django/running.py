@@ -6,8 +6,7 @@ from contextvars import ContextVar
 from typing import Any
 
 from joblane.enqueue.drivers import opened
-from joblane.handler.context import TaskContext
-from joblane.sqs.traceparent import headers_within
+from joblane.handler.context import TaskContext, enqueue_within
 from joblane.tasks.job import Job, JobOptions
 from joblane.tasks.task import Task
 
@@ -26,6 +25,4 @@ def current_run() -> TaskContext | None:
 
 def enqueue_in_run(ctx: TaskContext, task: Task[Any, Any], payload: Any, connection: Any, options: JobOptions) -> None:
     """Enqueue a task in the transaction of a run, as :meth:`joblane.TaskContext.enqueue` does."""
-    options["headers"] = headers_within(ctx._span, {})
-    transaction = opened(connection, None, None, is_async=False)
-    ctx._producer.enqueue_one(Job(task, payload, **options), transaction, ctx._links)
+    enqueue_within(ctx, opened(connection, None, None, is_async=False), Job(task, payload, **options))

@@ -9,16 +9,21 @@ import time
 from collections.abc import Mapping
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
-from enum import StrEnum
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
-from joblane.enqueue.check_debounce import check_debounce
-from joblane.enqueue.check_options import NO_ROW, check_duration, check_moment, check_needs_no_row, check_options
+from joblane.enqueue.check_options import (
+    NO_ROW,
+    check_duration,
+    check_moment,
+    check_needs_no_row,
+    check_options,
+    member,
+)
 from joblane.enqueue.parents import check_parents
 from joblane.errors import EnqueueError, LaneError, MessageError, PayloadError
 from joblane.json_values import canonical, check_tree, needs_walk
 from joblane.names import Queue, lane_name
-from joblane.quotas import MAX_DELAY_SECONDS, MAX_MESSAGE_BYTES
+from joblane.quotas import LONGEST_PUSHES, MAX_DELAY_SECONDS, MAX_MESSAGE_BYTES
 from joblane.record.task.insert import NewTask
 from joblane.sqs.client import Entry
 from joblane.sqs.message import ID_PATTERN, MAX_ID, TENANT_PATTERN, TICK_ID_PATTERN, Message, check_headers
@@ -26,13 +31,12 @@ from joblane.tasks.job import Job
 from joblane.tasks.limit import check_key
 from joblane.tasks.options import NONE
 from joblane.tasks.task import Task
-from joblane.tasks.unique import MAX_KEY, OnConflict, Unique, Until, key_of
+from joblane.tasks.unique import MAX_KEY, Debounce, Keep, OnConflict, Unique, Until, key_of
 
 if TYPE_CHECKING:
     from joblane.tasks.payload import Payload
 
 UNIQUE_KEY_PATTERN = re.compile(rf"[ -~]{{1,{MAX_KEY}}}")
-E = TypeVar("E", bound=StrEnum)
 
 
 def check(job: Job, *, record: bool, prefix: str) -> NewTask:
@@ -48,7 +52,7 @@ def check(job: Job, *, record: bool, prefix: str) -> NewTask:
     delay, at = _when(job.process_in, job.process_at)
     seconds = seconds_until(at) if at else delay or 0.0
     debounce, latest = None, seconds
-    if (debounced := check_debounce(job, record=record)) is not None:
+    if (debounced := _debounce(job, record=record)) is not None:
         debounce, delay = debounced[0], debounced[1].total_seconds()
         seconds, latest = delay, debounce.longest
     if not record:
@@ -64,7 +68,7 @@ def check(job: Job, *, record: bool, prefix: str) -> NewTask:
     if options.deadline is not None and (left := seconds_until(options.deadline)) <= latest:
         why = "it is before the task is due" if left else "it has passed"
         raise EnqueueError("deadline", f"{why}, so the task would be archived without a run")
-    on_conflict = _member(OnConflict, "on_conflict", job.on_conflict)
+    on_conflict = member(OnConflict, "on_conflict", job.on_conflict)
     unique = _unique(job, queue, payload, record=record)
     message = Message(
         task.type,
@@ -115,7 +119,7 @@ def with_row_id(new: NewTask, id_: str) -> NewTask:
 
 
 def _lane(task: Task[Any, Any], queue: Queue) -> Queue:
-    queue = _member(Queue, "queue", queue)
+    queue = member(Queue, "queue", queue)
     if queue not in task.lanes:
         raise LaneError(task.type, queue, task.lanes)
     return queue
@@ -138,8 +142,60 @@ def _unique(job: Job, queue: Queue, payload: Mapping[str, Any], *, record: bool)
     key = job.unique_key
     if key is not None and (not isinstance(key, str) or not UNIQUE_KEY_PATTERN.fullmatch(key)):
         raise EnqueueError("unique_key", f"1 to {MAX_KEY} printable ASCII characters are required")
-    until = task.unique_until if job.unique_until is None else _member(Until, "unique_until", job.unique_until)
+    until = task.unique_until if job.unique_until is None else member(Until, "unique_until", job.unique_until)
     return Unique(key_of(task.type, queue, payload, key), unique_for.total_seconds(), until)
+
+
+def _debounce(job: Job, *, record: bool) -> tuple[Debounce, timedelta] | None:
+    """Return the debounce of a job, and the time until it is due. None: it has none.
+
+    Raises :class:`EnqueueError` with the argument's name.
+    """
+    debounce = job.debounce
+    if debounce is None:
+        if job.longest is not None or job.keep is not Keep.LAST:
+            raise EnqueueError("keep" if job.longest is None else "longest", "give debounce too")
+        return None
+    keep = member(Keep, "keep", job.keep)
+    check_duration("debounce", debounce)
+    if not record:
+        raise EnqueueError("debounce", NO_ROW)
+    for name, value in (("process_in", job.process_in), ("process_at", job.process_at)):
+        if value is not None:
+            raise EnqueueError(name, f"give {name} or debounce, not both: debounce says when the task is due")
+    if job.after:
+        raise EnqueueError("after", "give after or debounce, not both: a task cannot be pushed while its parents run")
+    if job.on_conflict != OnConflict.RAISE:
+        raise EnqueueError("on_conflict", "leave it out: a further enqueue with debounce pushes the waiting task")
+    longest = _longest(job.longest, debounce)
+    _check_pushed_key(job, longest)
+    return Debounce(longest.total_seconds(), keep), debounce
+
+
+def _longest(longest: timedelta | None, debounce: timedelta) -> timedelta:
+    if longest is None:
+        return LONGEST_PUSHES * debounce
+    if not isinstance(longest, timedelta):
+        raise EnqueueError("longest", f"a timedelta is required, not {type(longest).__name__}")
+    if longest < debounce:
+        raise EnqueueError("longest", f"at least debounce, {debounce}, is required, not {longest}")
+    return longest
+
+
+def _check_pushed_key(job: Job, longest: timedelta) -> None:
+    """Check that the task holds a unique key, until it starts and no shorter than it may be pushed."""
+    unique_for = job.task.unique_for if job.unique_for is None else job.unique_for
+    unique_until = job.task.unique_until if job.unique_until is None else job.unique_until
+    if unique_for is None:
+        raise EnqueueError("unique_for", "debounce needs a unique key: give unique_for, or declare it on the task")
+    if isinstance(unique_for, timedelta) and unique_for < longest:
+        default = f" (without longest: {LONGEST_PUSHES} times debounce)" if job.longest is None else ""
+        raise EnqueueError("unique_for", f"at least longest, {longest}{default}, is required, not {unique_for}")
+    if unique_until == Until.FINISH:
+        raise EnqueueError(
+            "unique_until",
+            'debounce needs unique_until="start", here or on the task: a change while the task runs needs another task',
+        )
 
 
 def _limits(job: Job, payload: Mapping[str, Any], tenant: str | None) -> Mapping[str, Any]:
@@ -149,15 +205,6 @@ def _limits(job: Job, payload: Mapping[str, Any], tenant: str | None) -> Mapping
             raise EnqueueError("key", f"{job.task.type} declares no key")
         check_key(job.key)
     return {} if flow is None else flow.row(job.task.type, payload, tenant, job.key)
-
-
-def _member(enum: type[E], name: str, value: Any) -> E:
-    if type(value) is enum:
-        return value
-    try:
-        return enum(value)
-    except ValueError:
-        raise EnqueueError(name, f"{value!r} is not one of {', '.join(enum)}") from None
 
 
 def _id(name: str, value: str) -> str:

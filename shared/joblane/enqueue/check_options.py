@@ -6,8 +6,9 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import fields
 from datetime import UTC, datetime, timedelta
+from enum import StrEnum
 from operator import attrgetter
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from joblane.errors import DeclarationError, EnqueueError, MessageError
 from joblane.json_values import check_text
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from joblane.tasks.job import Job
     from joblane.tasks.task import Task
 
+E = TypeVar("E", bound=StrEnum)
 OWN = tuple(each.name for each in fields(Options))
 _own = attrgetter(*OWN)
 NOT_GIVEN = _own(NONE)
@@ -47,6 +49,16 @@ def check_needs_no_row(job: Job) -> None:
     """Refuse options that need a row."""
     if any(_that_need_a_row(job)):
         raise EnqueueError(next(name for name in NEED_A_ROW if getattr(job, name)), NO_ROW)
+
+
+def member(enum: type[E], name: str, value: Any) -> E:
+    """Return the member of an option's choices that a caller gives, also by its value."""
+    if type(value) is enum:
+        return value
+    try:
+        return enum(value)
+    except ValueError:
+        raise EnqueueError(name, f"{value!r} is not one of {', '.join(enum)}") from None
 
 
 def check_duration(name: str, value: object, task: Task[Any, Any] | None = None) -> timedelta:

@@ -16,7 +16,7 @@ from joblane.enqueue.transaction import INLINE_SENDS, CallersTransaction, lackin
 from joblane.errors import DatabaseUnavailableError, EnqueueError
 
 if TYPE_CHECKING:
-    from joblane.enqueue.insert import Run
+    from joblane.enqueue.insert import Execute
     from joblane.enqueue.transaction import AfterCommit, AsyncAfterCommit, InThread, Send
     from joblane.record.task.insert import NewTask
 
@@ -167,7 +167,7 @@ class Django(DriverTransaction):
         pass
 
     @contextmanager
-    def together(self) -> Iterator[Run]:
+    def together(self) -> Iterator[Execute]:
         from django.db.transaction import atomic
 
         is_open = self.connection.in_atomic_block or not self.connection.get_autocommit()
@@ -230,7 +230,7 @@ class OnCommit:
             self.send(tasks)
 
 
-KINDS: dict[tuple[str, str], type[DriverTransaction]] = {
+ADAPTERS: dict[tuple[str, str], type[DriverTransaction]] = {
     ("psycopg", "Connection"): Psycopg,
     ("psycopg", "AsyncConnection"): AsyncPsycopg,
     ("asyncpg", "Connection"): Asyncpg,
@@ -238,7 +238,7 @@ KINDS: dict[tuple[str, str], type[DriverTransaction]] = {
     ("django", "BaseDatabaseWrapper"): Django,
     ("django", "ConnectionProxy"): Django,
 }
-"""Package and name of a class → its transactions."""
+"""Package and name of a class → its adapter."""
 
 
 def opened(
@@ -251,7 +251,7 @@ def opened(
         raise EnqueueError("connection", "give session or connection, not both")
     shown = connection.__class__  # a tracer's proxy shows the class of the connection in it
     names = [(base.__module__.partition(".")[0], base.__name__) for base in shown.__mro__]
-    kind = next((KINDS[name] for name in names if name in KINDS), None)
+    kind = next((ADAPTERS[name] for name in names if name in ADAPTERS), None)
     if kind is None:
         given = "psycopg2's" if names[0][0] == "psycopg2" else f"{names[0][0]}.{names[0][1]}"
         advice = "for SQLAlchemy's give session=" if names[0][0] == "sqlalchemy" else "or give an SQLAlchemy session="

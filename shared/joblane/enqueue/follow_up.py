@@ -6,7 +6,7 @@ statements commits by itself. The sweep does what fails, and what a process leav
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -15,16 +15,14 @@ from joblane import telemetry
 from joblane.enqueue.wake import wake
 from joblane.errors import JobError, text_of
 from joblane.record.driver.database import DATABASE_ERRORS
-from joblane.record.flow.free_slots import Limits, Turn, delay, serve_in_steps
+from joblane.record.flow.free_slots import Call, LimitNames, Turn, delay, serve_in_steps
 from joblane.record.flow.release import Release
 from joblane.record.task.dead_letters import mark_dead_sent
 from joblane.sqs.client import PAUSED, Sqs
 
 if TYPE_CHECKING:
-    from joblane.record.driver.connection import Connection
+    pass
 
-Call = Callable[[Callable[["Connection"], Any]], Any]
-"""Gives a statement a connection, for a transaction of its own. It returns None if the statement cannot run now."""
 NOT_DONE = (
     "the work that follows a commit failed in the database; the sweep starts the tasks that may start. It sends a "
     "dead letter that is not marked once more, with the same id and generation"
@@ -36,9 +34,9 @@ MOST_LOGGED = 100
 class FollowUp:
     """Collects what has to follow a commit. :meth:`act` does it."""
 
-    delays: list[tuple[Limits, float]] = field(default_factory=list)
+    delays: list[tuple[LimitNames, float]] = field(default_factory=list)
     """The limits of tasks that have raised RateLimited, and the seconds in which the widest of them starts nothing."""
-    freed: list[Limits] = field(default_factory=list)
+    freed: list[LimitNames] = field(default_factory=list)
     """The limits of tasks that do not have their slots any more, or that wait for one: they are served."""
     changed: list[str] = field(default_factory=list)
     """The names of limits whose values have changed: they are served."""

@@ -31,7 +31,7 @@ from joblane.record.task.debounce import PUSH
 from joblane.record.task.insert import EXISTING, INSERT, REPLACE, SAME, NewTask
 from joblane.tasks.unique import Debounce, Keep, OnConflict
 
-Run = Callable[..., Sequence[Sequence[Any]]]
+Execute = Callable[..., Sequence[Sequence[Any]]]
 """Executes SQL once for each of its parameters, all in one transaction, and returns the rows of all."""
 MAX_ROWS, MAX_CHARACTERS = 10_000, 16_000_000
 """The most rows and characters of one statement, which then takes about a second. The client ends one after 10 s."""
@@ -61,7 +61,7 @@ class Holder:
     begun: bool
 
 
-def insert_tasks(run: Run, tasks: Sequence[NewTask], *, room: int | None = None) -> list[NewTask | JobError]:
+def insert_tasks(run: Execute, tasks: Sequence[NewTask], *, room: int | None = None) -> list[NewTask | JobError]:
     """Insert the rows. Return a result for each task, in order.
 
     ``room``: the number of messages that the caller's open transaction may still send itself. The sweep sends the
@@ -90,15 +90,15 @@ def insert_tasks(run: Run, tasks: Sequence[NewTask], *, room: int | None = None)
     return [result for _, result in sorted((results | unknown).items())]
 
 
-def insert_again(run: Run, tasks: Sequence[NewTask]) -> list[NewTask | JobError]:
+def insert_again(run: Execute, tasks: Sequence[NewTask]) -> list[NewTask | JobError]:
     """Insert rows whose first insert had no answer. An existing row with the same id, type and payload is from it."""
     results = insert_tasks(run, tasks)
-    conflicts = [task.id for task, result in zip(tasks, results, strict=True) if _is_conflict(result)]
-    rows = run(SAME, json.dumps(conflicts)) if conflicts else []
+    conflicts = {at: task for at, task in enumerate(tasks) if isinstance(results[at], TaskIdConflictError)}
+    rows = run(SAME, json.dumps([task.id for task in conflicts.values()])) if conflicts else []
     found = {id_: (type_, payload_digest, due) for id_, type_, payload_digest, due in rows}
-    for position, task in enumerate(tasks):
+    for position, task in conflicts.items():
         type_, payload_digest, due = found.get(task.id, ("", "", 0.0))
-        if _is_conflict(results[position]) and (type_, payload_digest) == (task.task.type, digest(task.payload)):
+        if (type_, payload_digest) == (task.task.type, digest(task.payload)):
             task.due_seconds = due
             results[position] = task
     return results
@@ -127,10 +127,6 @@ def refusal(error: Exception, tasks: Sequence[NewTask], *, may_exist: bool) -> J
     )
 
 
-def _is_conflict(result: NewTask | JobError) -> bool:
-    return isinstance(result, TaskIdConflictError)
-
-
 def _documents(tasks: Mapping[int, NewTask], room: int | None) -> list[str]:
     """Return the rows as JSON arrays of limited size, in the order in which INSERT takes ids and unique keys."""
     documents, part, size = list[str](), list[str](), 0
@@ -154,7 +150,7 @@ def _without(tasks: Mapping[int, NewTask], results: Mapping[int, Any]) -> dict[i
     return {position: task for position, task in tasks.items() if position not in results}
 
 
-def _resolve(run: Run, conflicting: Mapping[int, NewTask], room: int | None) -> dict[int, NewTask | JobError]:
+def _resolve(run: Execute, conflicting: Mapping[int, NewTask], room: int | None) -> dict[int, NewTask | JobError]:
     """Return the results of the tasks that were not inserted. A task whose key has become free has no result."""
     wanted = [{"id": task.id, "unique_key": task.unique.key if task.unique else None} for task in conflicting.values()]
     ids: set[str] = set()
@@ -199,7 +195,7 @@ def _return_or_refuse(task: NewTask, holder: Holder) -> NewTask | JobError:
     return DuplicateTaskError(holder.id, holder.state)
 
 
-def _change(run: Run, sql: str, tasks: Mapping[int, NewTask], room: int | None) -> dict[int, NewTask | JobError]:
+def _change(run: Execute, sql: str, tasks: Mapping[int, NewTask], room: int | None) -> dict[int, NewTask | JobError]:
     """Replace or push the holders of the keys in one statement. Of several tasks with the same key, the last replaces
     it, and all push it.
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from pg8000.exceptions import Error as PostgresError
 
-from joblane.enqueue.insert import Run, insert_again, insert_tasks, is_lost, refusal
+from joblane.enqueue.insert import Execute, insert_again, insert_tasks, is_lost, refusal
 from joblane.enqueue.transaction import Transaction
 from joblane.errors import DatabaseUnavailableError, EnqueueError, JobError, text_of
 
@@ -61,7 +61,7 @@ class OwnTransaction(Transaction):
                 raise refusal(error, tasks, may_exist=True) from error
 
     @contextmanager
-    def together(self) -> Iterator[Run]:
+    def together(self) -> Iterator[Execute]:
         """An error of the caller's arguments rolls back."""
         with self._connecting() as database:
             try:

@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
+from joblane.enqueue.check_options import member
 from joblane.errors import EnqueueError
 from joblane.sqs.message import ID_PATTERN
 from joblane.tasks.job import MAX_PARENTS, Job, OnParentDead
@@ -31,12 +32,7 @@ def check_parents(job: Job) -> dict[str, Any]:
     if len(after) > MAX_PARENTS:
         raise EnqueueError("after", f"at most {MAX_PARENTS:,} parents, not {len(after):,}; put them into a batch")
     parents = list(dict.fromkeys(_id(parent) for parent in after))
-    try:
-        on_parent_dead = OnParentDead(job.on_parent_dead)
-    except ValueError:
-        raise EnqueueError(
-            "on_parent_dead", f"{job.on_parent_dead!r} is not one of {', '.join(OnParentDead)}"
-        ) from None
+    on_parent_dead = member(OnParentDead, "on_parent_dead", job.on_parent_dead)
     if not parents:
         if on_parent_dead is not OnParentDead.HOLD:
             raise EnqueueError("on_parent_dead", "give after too: this task has no parents")

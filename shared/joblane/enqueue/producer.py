@@ -21,7 +21,7 @@ from joblane import settings, telemetry
 from joblane.enqueue.chain import DEPTH, not_granted, too_deep
 from joblane.enqueue.check import check, delay_seconds, seconds_until
 from joblane.enqueue.follow_up import FollowUp
-from joblane.enqueue.insert import Run, insert_tasks
+from joblane.enqueue.insert import Execute, insert_tasks
 from joblane.enqueue.own import OwnTransaction
 from joblane.enqueue.result import Enqueued, check_each, near_tasks, results
 from joblane.enqueue.session import SessionTransaction, asynchronous, translated
@@ -55,7 +55,6 @@ LONGEST_TURN_SECONDS = CLIENT.connect + CLIENT.answer
 YIELD_SECONDS = 0.001
 """A thread that takes many turns pauses between them, because a lock of Python does not give turns in order."""
 NOT_SENT = "messages could not be sent; their rows are safe and the sweep sends them"
-A = TypeVar("A")
 T = TypeVar("T")
 
 
@@ -63,9 +62,10 @@ class Producer:
     """Inserts rows and sends messages, for a :class:`~joblane.client.client.JobClient` and for the run of a task."""
 
     def __init__(self) -> None:
-        self._sqs = Sqs()
+        self.sqs = Sqs()
         self._lock = threading.Lock()
-        self._opened: Database | None = None
+        self.opened: Database | None = None
+        """The connection. None: the first use opens one."""
         self._owns = True
         self._task: Task[Any, Any] | None = None
         """The task whose runs use this producer. None: it is used outside of runs."""
@@ -81,7 +81,7 @@ class Producer:
         """Return a producer over the existing connections of a running ``task``. None: there is none."""
         producer = cls()
         producer._task = task
-        producer._opened, producer._sqs, producer._prefix, producer._owns = database, sqs, prefix, False
+        producer.opened, producer.sqs, producer.prefix, producer._owns = database, sqs, prefix, False
         return producer
 
     def enqueue_one(self, job: Job, where: CallersTransaction | None, links: Mapping[str, Any]) -> Enqueued:
@@ -98,33 +98,17 @@ class Producer:
         """Enqueue jobs, see :meth:`enqueue_one`."""
         return self._enqueue([self.linked(task, links) for task in check_each(self.checked, jobs)], where)
 
-    async def aenqueue_one(self, job: Job, where: CallersTransaction | None, links: Mapping[str, Any]) -> Enqueued:
-        """Enqueue one job as :meth:`enqueue_one` does, without blocking the event loop."""
-        return await self._without_blocking(self.enqueue_one, job, where, links)
-
-    async def aenqueue_all(
-        self, jobs: Iterable[Job], where: CallersTransaction | None, links: Mapping[str, Any]
-    ) -> list[Enqueued | JobError]:
-        """Enqueue jobs, see :meth:`aenqueue_one`."""
-        return await self._without_blocking(self.enqueue_all, list(jobs), where, links)
-
-    async def _without_blocking(
-        self,
-        enqueue: Callable[[A, Any, Mapping[str, Any]], T],
-        jobs: A,
-        where: CallersTransaction | None,
-        links: Mapping[str, Any],
-    ) -> T:
-        """Call ``enqueue`` where it can wait: in a thread, or in the caller's transaction, whose driver waits."""
+    async def awaited(self, where: CallersTransaction | None, call: Callable[[], T]) -> T:
+        """Call a function where it can wait: in a thread, or in the caller's transaction, whose driver waits."""
         if where is None:
-            return await self.threads.call(partial(enqueue, jobs, None, links))
+            return await self.threads.call(call)
         from sqlalchemy.util import greenlet_spawn
 
-        return await greenlet_spawn(enqueue, jobs, where, links)
+        return await greenlet_spawn(call)
 
     def checked(self, job: Job) -> NewTask:
         """Check a job. Raises :class:`EnqueueError`."""
-        new = check(job, record=True, prefix=self._prefix)
+        new = check(job, record=True, prefix=self.prefix)
         new.entry.keeps_chain = self.keeps_chain
         if self._task is not None and not self._task.may_enqueue(new.task.type):
             raise EnqueueError("task", not_granted(self._task, new.task.type))
@@ -146,7 +130,7 @@ class Producer:
         """
         from sqlalchemy.orm import Session
 
-        own = self._database().another()
+        own = self.database().another()
         session = Session(own.engine)
         try:
             with translated():
@@ -164,7 +148,7 @@ class Producer:
     def change(
         self,
         where: CallersTransaction | None,
-        change: Callable[[Run], tuple[T, list[NewTask]]],
+        change: Callable[[Execute], tuple[T, list[NewTask]]],
         *,
         writes: bool = True,
     ) -> T:
@@ -175,7 +159,7 @@ class Producer:
         """
         if where is None:
             transaction: Transaction = OwnTransaction(
-                self._connecting, self._wake if writes else _nothing, self._send_now
+                self.connecting, self.wake_after_commit if writes else lambda: None, self._send_now
             )
         else:
             self.join(where, writes=writes)
@@ -189,17 +173,12 @@ class Producer:
     async def achange(
         self,
         where: CallersTransaction | None,
-        change: Callable[[Run], tuple[T, list[NewTask]]],
+        change: Callable[[Execute], tuple[T, list[NewTask]]],
         *,
         writes: bool = True,
     ) -> T:
         """Run statements as :meth:`change` does, without blocking the event loop."""
-
-        def run(given: Any, place: Any, _: object) -> T:
-            result: T = self.change(place, given, writes=writes)
-            return result
-
-        return await self._without_blocking(run, change, where, {})
+        return await self.awaited(where, lambda: self.change(where, change, writes=writes))
 
     def join(self, where: CallersTransaction, *, writes: bool = True) -> None:
         """Take part in a caller's transaction. ``writes`` False: the statements write nothing.
@@ -209,7 +188,7 @@ class Producer:
         where.join(self.send_committed, self._always_in_thread)
         self._check_stage(where)
         if writes:
-            self._wake(is_async=where.is_async)
+            self.wake_after_commit(is_async=where.is_async)
 
     def send_committed(self, tasks: Sequence[NewTask]) -> None:
         """Send the messages of tasks whose rows were committed. The session's outbox calls it."""
@@ -220,7 +199,7 @@ class Producer:
                 task.entry.delay_seconds = delay_seconds(seconds_until(task.at))
             self._send_rows(inline)
             if len(near) > INLINE_SENDS:
-                wake(self._sqs, self._prefix)
+                wake(self.sqs, self.prefix)
             self._serve_replaced(tasks)
         except Exception as error:  # the caller's commit has succeeded
             telemetry.logger().warning(NOT_SENT, extra={"messages": len(tasks), "error": text_of(error)})
@@ -228,8 +207,8 @@ class Producer:
     def close(self) -> None:
         """Close the producer's own connection. The next use opens a new one."""
         with self._lock:
-            if self._opened is not None and self._owns:
-                self._opened.drop()
+            if self.opened is not None and self._owns:
+                self.opened.drop()
 
     def __del__(self) -> None:
         try:  # noqa: SIM105
@@ -239,7 +218,7 @@ class Producer:
 
     def _enqueue(self, tasks: Sequence[NewTask], where: CallersTransaction | None) -> list[Enqueued | JobError]:
         if where is None:
-            transaction: Transaction = OwnTransaction(self._connecting, self._wake, self._send_now)
+            transaction: Transaction = OwnTransaction(self.connecting, self.wake_after_commit, self._send_now)
         else:
             self.join(where)
             transaction = where
@@ -259,7 +238,7 @@ class Producer:
     def _send_rows(self, tasks: Sequence[NewTask]) -> set[str]:
         if not tasks:
             return set()
-        failed = self._sqs.send_many([task.entry for task in tasks], brief=True)
+        failed = self.sqs.send_many([task.entry for task in tasks], brief=True)
         for position, why in [item for item in failed.items() if item[1] != PAUSED][:1]:
             telemetry.logger().warning(
                 NOT_SENT,
@@ -286,34 +265,34 @@ class Producer:
         checked: MutableSet[Any] = self._checked_engines if is_session else self._checked_addresses
         if where.database in checked:
             return
-        if not (is_session and self._opened is not None and where.database is self._opened.engine):
-            match_stage(where.run(STAGE, None), self._prefix)  # the own engine was checked when it connected
+        if not (is_session and self.opened is not None and where.database is self.opened.engine):
+            match_stage(where.run(STAGE, None), self.prefix)  # the own engine was checked when it connected
         if where.database is not None:
             checked.add(where.database)
 
-    def _wake(self, *, is_async: bool = False) -> None:
+    def wake_after_commit(self, *, is_async: bool = False) -> None:
         """Make sure that a sweep follows a write. ``is_async``: in a greenlet, whose event loop must not block."""
-        if is_covered(self._sqs, self._prefix):
+        if is_covered(self.sqs, self.prefix):
             return
         if not is_async:
-            wake_after_commit(self._sqs, self._prefix)
+            wake_after_commit(self.sqs, self.prefix)
             return
         from sqlalchemy.util import await_only
 
-        await_only(self._always_in_thread(partial(wake_after_commit, self._sqs, self._prefix)))
+        await_only(self._always_in_thread(partial(wake_after_commit, self.sqs, self.prefix)))
 
-    def _follow(self, follow_up: FollowUp) -> None:
+    def follow(self, follow_up: FollowUp) -> None:
         """Do what follows a commit. The sweep does what fails."""
-        follow_up.act(self._sqs, self._prefix, self._run_alone, brief=True)
+        follow_up.act(self.sqs, self.prefix, self._run_alone, brief=True)
 
     def _run_alone(self, statement: Callable[[Connection], T]) -> T | None:
         """Run a statement in a transaction of its own. None: the caller's transaction is open on this connection."""
         try:
-            with self._connecting() as database:
+            with self.connecting() as database:
                 try:
                     if not database.get().idle:  # a handler's transaction, which has not committed yet
                         return None
-                    self._wake()
+                    self.wake_after_commit()
                     return statement(database.get())
                 except (PostgresError, OSError):
                     database.drop()
@@ -326,19 +305,19 @@ class Producer:
     def _serve_replaced(self, tasks: Iterable[NewTask | JobError]) -> None:
         """Start the tasks that wait for what replaced tasks have given back."""
         if freed := [task.freed for task in tasks if isinstance(task, NewTask) and task.freed]:
-            self._follow(FollowUp(freed=freed))
+            self.follow(FollowUp(freed=freed))
 
     @cached_property
-    def _prefix(self) -> str:
+    def prefix(self) -> str:
         return check_prefix(settings.prefix())
 
-    def _database(self) -> Database:
-        if self._opened is None:
-            self._opened = Database(settings.database_url(), prefix=self._prefix, limits=CLIENT)
-        return self._opened
+    def database(self) -> Database:
+        if self.opened is None:
+            self.opened = Database(settings.database_url(), prefix=self.prefix, limits=CLIENT)
+        return self.opened
 
     @contextmanager
-    def _connecting(self) -> Iterator[Database]:
+    def connecting(self) -> Iterator[Database]:
         """Reserve the connection for this thread. Raises :class:`DatabaseUnavailableError` after a limited time."""
         if not self._lock.acquire(timeout=LONGEST_TURN_SECONDS):
             raise DatabaseUnavailableError(
@@ -346,7 +325,7 @@ class Producer:
                 f"{LONGEST_TURN_SECONDS:g} s; nothing was written or sent"
             )
         try:
-            yield self._database()
+            yield self.database()
         finally:
             self._lock.release()
 
@@ -354,10 +333,6 @@ class Producer:
         """Make a new lock, which another thread of the parent may have held, and new threads."""
         self._lock = threading.Lock()
         self.__dict__.pop("threads", None)
-
-
-def _nothing() -> None:
-    pass
 
 
 def transaction_of(

@@ -37,7 +37,7 @@ from joblane.tasks.discovery import load
 from joblane.tasks.task import Task
 
 if TYPE_CHECKING:
-    from joblane.enqueue.insert import Run
+    from joblane.enqueue.insert import Execute
     from joblane.record.task.insert import NewTask
     from joblane.tasks.job import Job
     from joblane.tasks.schedule import Schedule
@@ -85,7 +85,7 @@ class ScheduleChanges:
     prefix: str
 
     def put(
-        self, run: Run, *, row: dict[str, Any], task: Task[Any, Any], times: Schedule
+        self, run: Execute, *, row: dict[str, Any], task: Task[Any, Any], times: Schedule
     ) -> tuple[PutSchedule, list[NewTask]]:
         """Write a schedule, and return the tasks of its ticks in the next 15 minutes. ``row``: the given columns."""
         name = row["name"]
@@ -112,7 +112,7 @@ class ScheduleChanges:
         next_tick = None if is_paused else schedules.by_database(ticks[0] if ticks else following)
         return PutSchedule(name, created=old is None, changed=True, next_at=next_tick), tasks
 
-    def resume(self, run: Run, *, name: str, task: Task[Any, Any] | None) -> tuple[bool, list[NewTask]]:
+    def resume(self, run: Execute, *, name: str, task: Task[Any, Any] | None) -> tuple[bool, list[NewTask]]:
         """End a pause, and return the tasks of the ticks in the next 15 minutes. False: there is no pause."""
         locked = self._locked(run, name)
         if locked.row is None:
@@ -134,7 +134,7 @@ class ScheduleChanges:
         run(RESUME, json.dumps(document))
         return True, tasks
 
-    def pause(self, run: Run, *, name: str) -> tuple[tuple[bool, Cancelled], list[NewTask]]:
+    def pause(self, run: Execute, *, name: str) -> tuple[tuple[bool, Cancelled], list[NewTask]]:
         """Pause a schedule, and cancel its ticks. False: it is paused already."""
         locked = self._locked(run, name)
         if locked.row is None:
@@ -145,7 +145,7 @@ class ScheduleChanges:
         run(PAUSE, json.dumps({"name": name}))
         return (True, cancelled), []
 
-    def delete(self, run: Run, *, name: str) -> tuple[tuple[bool, Cancelled], list[NewTask]]:
+    def delete(self, run: Execute, *, name: str) -> tuple[tuple[bool, Cancelled], list[NewTask]]:
         """Delete a schedule, and cancel its ticks. False: there is none."""
         locked = self._locked(run, name)
         if locked.row is None:
@@ -155,7 +155,7 @@ class ScheduleChanges:
         return (True, cancelled), []
 
     def job_now(
-        self, run: Run, *, name: str, task: Task[Any, Any] | None
+        self, run: Execute, *, name: str, task: Task[Any, Any] | None
     ) -> tuple[tuple[Job, dict[str, Any]], list[NewTask]]:
         """Return the job of a schedule that is to run now, and its relation to the schedule."""
         schedule = run(GET, json.dumps({"name": name}))
@@ -165,22 +165,22 @@ class ScheduleChanges:
         job = stored.job(_task_of(stored.type, task))
         return (keyed(stored, job), {SCHEDULE: name}), []
 
-    def get(self, run: Run, *, name: str) -> tuple[RunTimeSchedule | None, list[NewTask]]:
+    def get(self, run: Execute, *, name: str) -> tuple[RunTimeSchedule | None, list[NewTask]]:
         found = self.found(run, statement=GET, document=json.dumps({"name": name}))[0]
         return found[0] if found else None, []
 
-    def found(self, run: Run, *, statement: str, document: str) -> tuple[Sequence[RunTimeSchedule], list[NewTask]]:
+    def found(self, run: Execute, *, statement: str, document: str) -> tuple[Sequence[RunTimeSchedule], list[NewTask]]:
         """Return the schedules of the rows that a statement returns."""
         return [RunTimeSchedule.of(read(row[0])) for row in run(statement, document)], []
 
-    def _locked(self, run: Run, name: str) -> _Locked:
+    def _locked(self, run: Execute, name: str) -> _Locked:
         [[answer]] = run(LOCK, json.dumps({"name": name}))
         if answer is None:
             raise ScheduleError("name", f"another transaction is changing the schedule {name!r}; {TRY_AGAIN}")
         document = read(answer)
         return _Locked(_time(document["now"]), document["revision"], document["row"])
 
-    def _without_begun(self, run: Run, name: str, ticks: Sequence[datetime], now: datetime) -> list[datetime]:
+    def _without_begun(self, run: Execute, name: str, ticks: Sequence[datetime], now: datetime) -> list[datetime]:
         """Return the ticks whose tasks have not begun, and cancel the tasks of ticks after ``now``, to be made anew.
 
         Time passes while the cancel waits for a task, so ``now`` decides in both.
@@ -188,7 +188,9 @@ class ScheduleChanges:
         begun = self._cancel_ticks(run, name, CHANGED, now, only_later=True).begun
         return [tick for tick in ticks if tick not in begun]
 
-    def _cancel_ticks(self, run: Run, name: str, reason: str, now: datetime, *, only_later: bool = False) -> Cancelled:
+    def _cancel_ticks(
+        self, run: Execute, name: str, reason: str, now: datetime, *, only_later: bool = False
+    ) -> Cancelled:
         """Cancel the tasks of ticks that have not begun. ``only_later``: only those of ticks after ``now``."""
         start = start_of_ids(name)
         later = f"{start}{written(now)};"  # after the tick of this minute

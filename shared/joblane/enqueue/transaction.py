@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Callable, Container, Coroutine, Hashable,
 from contextlib import AbstractContextManager, contextmanager
 from typing import TYPE_CHECKING, Any
 
-from joblane.enqueue.insert import Run, insert_tasks
+from joblane.enqueue.insert import Execute, insert_tasks
 from joblane.enqueue.result import to_send
 from joblane.errors import UNDEFINED_FUNCTION, sqlstate
 from joblane.record.driver.stage import NOT_MIGRATED
@@ -50,7 +50,7 @@ class Transaction(ABC):
         """Insert rows. Return a result for each task, in order."""
 
     @abstractmethod
-    def together(self) -> AbstractContextManager[Run]:
+    def together(self) -> AbstractContextManager[Execute]:
         """Return a context manager with a function like :meth:`run`. Its statements commit together."""
 
     @property
@@ -82,7 +82,7 @@ class CallersTransaction(Transaction):
         return insert_tasks(self.run, tasks, room=self.room)
 
     @contextmanager
-    def together(self) -> Iterator[Run]:
+    def together(self) -> Iterator[Execute]:
         yield self.run
 
     def send(self, inserted: Sequence[NewTask | JobError]) -> Container[str]:

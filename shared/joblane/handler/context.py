@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from joblane.client.batch import Batch
     from joblane.enqueue.producer import Producer
     from joblane.enqueue.result import Enqueued
+    from joblane.enqueue.transaction import CallersTransaction
     from joblane.handler.steps import Steps
     from joblane.names import Queue
     from joblane.record.driver.connection import Connection
@@ -201,8 +202,7 @@ class TaskContext:
 
     def _enqueue(self, session: Session, task: Task[P, Any], payload: P, options: JobOptions) -> Enqueued:
         check_names(options)
-        options["headers"] = headers_within(self._span, options.get("headers", {}))
-        return self._producer.enqueue_one(Job(task, payload, **options), SessionTransaction(session), self._links)
+        return enqueue_within(self, SessionTransaction(session), Job(task, payload, **options))
 
     def enqueue_many(self, jobs: Iterable[Job]) -> list[Enqueued | JobError]:
         """Enqueue many tasks in this task's transaction. See :meth:`JobClient.enqueue_many`."""
@@ -446,6 +446,22 @@ class TaskContext:
         from joblane.handler.async_loops import AsyncResume
 
         return AsyncResume(self._loops, source, cursor, chunk)
+
+
+def session_of(context: TaskContext) -> RunSession:
+    """Return the session of a run, with its connections: a framework's adapter joins its transaction, or reads rows."""
+    return context._work
+
+
+def enqueue_within(context: TaskContext, where: CallersTransaction, job: Job) -> Enqueued:
+    """Enqueue a job of a run, in its trace, in the transaction ``where``."""
+    job.headers = headers_within(context._span, job.headers)
+    return context._producer.enqueue_one(job, where, context._links)
+
+
+def read_at_next_check(context: TaskContext) -> None:
+    """Have the next ``check()`` or ``progress()`` of a run read its row, even if the last one was just before."""
+    context._asked_at = context._reported_at = -math.inf
 
 
 def close_context(context: TaskContext) -> None:

@@ -19,7 +19,7 @@ from joblane.handler.loops import Loops
 from joblane.json_values import MAX_DEPTH, check_text
 from joblane.record.task import checkpoints
 
-Function = Callable[[str], Any]
+StepFunction = Callable[[str], Any]
 MAX_NAME = 100
 MAX_VALUE_BYTES = 64 * 1024
 MAX_STEPS = 100
@@ -48,14 +48,14 @@ class Steps:
     _stored: dict[str, str] | None = None
     _used: set[str] = field(default_factory=set)
 
-    def step(self, name: str, function: Function) -> Any:
+    def step(self, name: str, function: StepFunction) -> Any:
         with self._opened(name, is_plain=True):
             if inspect.iscoroutinefunction(function):
                 raise StepError(name, "ctx.step cannot await its function; use await ctx.astep(…)")
             stored = self._begin(name, function)
             return json.loads(stored) if stored is not None else self._keep(name, function(self._key(name)))
 
-    async def astep(self, name: str, function: Function) -> Any:
+    async def astep(self, name: str, function: StepFunction) -> Any:
         awaited = self.loops.work.awaited
         with self._opened(name, is_plain=False):
             stored = await awaited(self._begin, name, function)
@@ -86,7 +86,7 @@ class Steps:
         finally:
             loops.open, loops.is_plain = "", False
 
-    def _begin(self, name: str, function: Function) -> str | None:
+    def _begin(self, name: str, function: StepFunction) -> str | None:
         """Return the stored value, or None if the function has to be called."""
         if self._stored is None:
             self._stored = {} if self.is_first_run else self.loops.read(checkpoints.read_steps)
@@ -108,7 +108,7 @@ class Steps:
         return json.loads(text)
 
 
-def _check_function(name: str, function: Function) -> None:
+def _check_function(name: str, function: StepFunction) -> None:
     with suppress(ValueError):  # a function of an extension module may have no signature
         try:
             inspect.signature(function).bind("")

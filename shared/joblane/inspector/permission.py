@@ -30,11 +30,11 @@ def needs(permission: Permission) -> Callable[[Operation[P, R]], Operation[P, R]
 
     def mark(function: Operation[P, R]) -> Operation[P, R]:
         @wraps(function)
-        def operation(inspector: Any, *args: P.args, **kwargs: P.kwargs) -> R:
+        def operation(self: Any, *args: P.args, **kwargs: P.kwargs) -> R:
             from joblane.inspector.unavailable import translated_errors  # a remote inspector has no database driver
 
-            with translated_errors(inspector._scope):
-                return function(inspector, *args, **kwargs)
+            with translated_errors(self._scope):
+                return function(self, *args, **kwargs)
 
         operation.__permission__ = permission  # type: ignore[attr-defined]
         return operation  # type: ignore[return-value]

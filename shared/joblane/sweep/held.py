@@ -10,7 +10,7 @@ from functools import partial
 
 from joblane.enqueue.follow_up import FollowUp
 from joblane.record.driver.connection import Connection
-from joblane.record.flow.free_slots import Limits
+from joblane.record.flow.free_slots import LimitNames
 from joblane.record.flow.limit_changes import end_change, ended_changes
 from joblane.record.row.conditions import BEFORE_IT, HAS_IDLE_SLOT, PAUSED
 from joblane.record.row.states import LEVELS
@@ -124,13 +124,13 @@ class Held:
             yield from self._serve(HELD_TASKS, [row[:3] for row in found])
             yield
 
-    def _serve(self, name: str, wanted: Sequence[Limits]) -> Iterator[None]:
+    def _serve(self, name: str, wanted: Sequence[LimitNames]) -> Iterator[None]:
         if wanted:  # tasks that others have locked, or that no slot was left for
             self._sends.following.is_due = True
         batches = (wanted[start : start + BATCH] for start in range(0, len(wanted), BATCH))
         yield from self._duties.run_batches(name, self._served, batches)
 
-    def _served(self, wanted: Sequence[Limits]) -> Iterator[None]:
+    def _served(self, wanted: Sequence[LimitNames]) -> Iterator[None]:
         for number in self._sends.follow(self._prefix, FollowUp(freed=list(wanted))):
             self.served += number
             yield

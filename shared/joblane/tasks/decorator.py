@@ -15,7 +15,7 @@ from pydantic import ValidationError
 
 from joblane.errors import DeclarationError
 from joblane.json_values import canonical
-from joblane.names import SWEEP, Queue, folder_of
+from joblane.names import OWN_TYPES, SWEEP, SYSTEM_TYPES, Queue, folder_of
 from joblane.quotas import (
     MAX_CONCURRENCY,
     MAX_RETENTION,
@@ -161,7 +161,7 @@ def task(
     """
     check_type(type_)
     what = f"task {type_!r}"
-    closed = type_.startswith(("jobs:", "system:"))
+    closed = type_.startswith((OWN_TYPES, SYSTEM_TYPES))
     if closed and front_door:
         raise DeclarationError(f"{what}: front_door: jobs:* and system:* never take external messages")
     lanes = [_member(Queue, what, "queue", queue), *(_member(Queue, what, "also", item) for item in also)]

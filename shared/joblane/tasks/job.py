@@ -38,31 +38,41 @@ class WithId(Protocol):
         """Id of a task."""
 
 
-class TickOptions(TypedDict, total=False):
-    """Options of the tasks of a schedule. :class:`Job` documents each."""
+class CommonOptions(TypedDict, total=False):
+    """Options of every enqueue. :class:`Job` documents each."""
 
     queue: Queue | None
     headers: Mapping[str, str]
-    owner: str | None
     tags: Sequence[str]
     max_retry: int | None
     timeout: timedelta | None
     retention: timedelta | None
     retry_delay: RetryDelay | None
+
+
+class TickOptions(CommonOptions, total=False):
+    """Options of the tasks of a schedule."""
+
+    owner: str | None
     unique_for: timedelta | None
     unique_key: str | None
     unique_until: Until | str | None
     key: str | None
 
 
-class JobOptions(TickOptions, total=False):
-    """Options of one enqueue. :class:`Job` documents each."""
+class MessageOptions(CommonOptions, total=False):
+    """Options of one enqueue without a row."""
 
     process_in: timedelta | None
     process_at: datetime | None
     deadline: datetime | None
     task_id: str | None
     tenant: str | None
+
+
+class JobOptions(TickOptions, MessageOptions, total=False):
+    """Options of one enqueue."""
+
     on_conflict: OnConflict | str
     debounce: timedelta | None
     longest: timedelta | None

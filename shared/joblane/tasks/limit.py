@@ -8,7 +8,7 @@ type, and one that several types share. A task carries the names of its limits i
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 from types import NoneType, UnionType
@@ -189,11 +189,11 @@ def flow_of(
             )
         if limit.total is None and limit.rate is None:
             raise DeclarationError(f"{what}: limit: {limit.name!r} has neither a total nor a rate")
-        _check_number(what, f"limit: {limit.name!r}: total", limit.total)
-        _check_rate(what, f"limit: {limit.name!r}: rate", limit.rate)
-    _check_number(what, "max_per_key", max_per_key)
-    _check_number(what, "max_total", max_total)
-    _check_rate(what, "rate", rate)
+        _check_value(what, f"limit: {limit.name!r}: total", limit.total, problem_of_number)
+        _check_value(what, f"limit: {limit.name!r}: rate", limit.rate, problem_of_rate)
+    _check_value(what, "max_per_key", max_per_key, problem_of_number)
+    _check_value(what, "max_total", max_total, problem_of_number)
+    _check_value(what, "rate", rate, problem_of_rate)
     if order not in (None, "first-due"):
         raise DeclarationError(f"{what}: order: 'first-due' or None is required, not {order!r}")
     parts = _parts(what, key)
@@ -288,13 +288,8 @@ def _parts(what: str, key: object) -> tuple[str, ...]:
     return tuple(part for part in (TENANT, *fields) if part in parts)
 
 
-def _check_number(what: str, name: str, value: object) -> None:
-    if value is not None and (problem := problem_of_number(value)):
-        raise DeclarationError(f"{what}: {name}: {problem}")
-
-
-def _check_rate(what: str, name: str, rate: object) -> None:
-    if rate is not None and (problem := problem_of_rate(rate)):
+def _check_value(what: str, name: str, value: object, problem_of: Callable[[object], str | None]) -> None:
+    if value is not None and (problem := problem_of(value)):
         raise DeclarationError(f"{what}: {name}: {problem}")
 
 

@@ -207,16 +207,11 @@ def ambiguous_fields(model: type[BaseModel]) -> Mapping[str, str]:
     found: dict[str, str] = {}
     for name, info in model.model_fields.items():
         parts = parts_of(info)
-        if Any in parts and all(part in JSON_TYPES or part is None for part in map(_plain, parts)):
+        if Any in parts and all(part is None or getattr(part, "__origin__", part) in JSON_TYPES for part in parts):
             found[name] = OTHER
         elif datetime in parts:
             found[name] = NAIVE
     return found
-
-
-def _plain(part: Any) -> Any:
-    """Return the origin of an annotation, ``list`` for ``list[Any]``."""
-    return getattr(part, "__origin__", part)
 
 
 def is_ambiguous(value: Any, written: Any, problem: str) -> bool:

@@ -126,7 +126,8 @@ class Scrubber:
         It is that of a neighbour in the sorted list. Space at its end is not counted.
         """
         at = bisect_left(self._forms, text)
-        size = max(_longest_of(form.startswith, text) for form in self._forms[max(0, at - 1) : at + 1])
+        forms = self._forms[max(0, at - 1) : at + 1]
+        size = max(_longest(lambda size, form=form: form.startswith(text[:size]), 0, len(text)) for form in forms)  # type: ignore[misc]
         return len(text[:size].rstrip())
 
     def _without_pieces(self, text: str) -> str:
@@ -149,22 +150,18 @@ class Scrubber:
         """Return the length of the longest part that is in a value; 0 if it is shorter than :data:`MIN_PIECE`."""
         if longest < MIN_PIECE or not self._is_in_a_value(part(MIN_PIECE)):
             return 0
-        low, high = MIN_PIECE, longest
-        while low < high:
-            middle = (low + high + 1) // 2
-            low, high = (middle, high) if self._is_in_a_value(part(middle)) else (low, middle - 1)
-        return low
+        return _longest(lambda size: self._is_in_a_value(part(size)), MIN_PIECE, longest)
 
     def _is_in_a_value(self, text: str) -> bool:
         self.steps += len(self._haystack) * min(len(text), 100)  # CPython's search is linear for longer texts
         return text in self._haystack
 
 
-def _longest_of(is_start: Callable[[str], bool], text: str) -> int:
-    low, high = 0, len(text)
+def _longest(fits: Callable[[int], bool], low: int, high: int) -> int:
+    """Return the largest size that fits. ``low`` does, and so does each smaller size than one that does."""
     while low < high:
         middle = (low + high + 1) // 2
-        low, high = (middle, high) if is_start(text[:middle]) else (low, middle - 1)
+        low, high = (middle, high) if fits(middle) else (low, middle - 1)
     return low
 
 

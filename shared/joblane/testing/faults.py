@@ -18,6 +18,7 @@ from joblane.tasks.task import Task
 from joblane.testing.errors import Killed
 
 if TYPE_CHECKING:
+    from joblane.record.driver.async_connection import AsyncConnection
     from joblane.record.driver.async_database import AsyncDatabase
 
 Send = Callable[[], Any]
@@ -54,18 +55,16 @@ class HookedDatabase(Database):
     @cached_property
     def asynchronous(self) -> AsyncDatabase:
         made = super().asynchronous
-        opened, dialect = made._connected, made.engine.sync_engine.dialect
+        connect, dialect = made.connect, made.engine.sync_engine.dialect
         commit = dialect.do_commit
 
-        def connected() -> Any:
-            driver_connection = opened()
-            connection = made._connection
-            assert connection is not None
+        def connected() -> AsyncConnection:
+            connection = connect()
             run = connection.run
             connection.__dict__["run"] = lambda sql, *rest: self._hook(sql, lambda: run(sql, *rest))
-            return driver_connection
+            return connection
 
-        made.__dict__["_connected"] = connected
+        made.__dict__["connect"] = connected
         dialect.__dict__["do_commit"] = lambda used: self._hook("commit", lambda: commit(used))
         return made
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
@@ -14,7 +13,7 @@ from typing import Any
 from joblane import telemetry
 from joblane.enqueue.event_bus import EventBus
 from joblane.errors import DeclarationError, JobError
-from joblane.handler.context import TaskContext, close_context
+from joblane.handler.context import TaskContext, close_context, read_at_next_check, session_of
 from joblane.local.chains import REFUSED, invocation_header
 from joblane.local.lambda_context import LambdaContext
 from joblane.local.memory_queues import QueuedMessage
@@ -225,7 +224,7 @@ class Lanes:
                     fault.strikes()
                     with Database(self._url) as database:  # the operator's
                         database.get().run(CANCEL, ctx.task_id)
-                    ctx._asked_at = ctx._reported_at = -math.inf  # so that this check reads the row
+                    read_at_next_check(ctx)
                 check(*arguments, **named)
 
             return counted
@@ -250,7 +249,7 @@ class Lanes:
         context, self._context = self._context, None
         if context is not None:
             with suppress(Exception, Killed):
-                context._work.undo(interrupted=True)
+                session_of(context).undo(interrupted=True)
             close_context(context)
         self.killer.database.drop()
 

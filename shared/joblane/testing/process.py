@@ -12,12 +12,12 @@ from typing import Any, NoReturn
 from unittest import mock
 from weakref import WeakKeyDictionary
 
-from joblane.client.message_client import MessageClient
+from joblane.client import message_client
+from joblane.enqueue.check import check
 from joblane.enqueue.producer import Producer
 from joblane.record.driver.database import Database
 from joblane.record.task.insert import NewTask
 from joblane.sqs.client import Sqs
-from joblane.tasks.job import Job
 from joblane.tasks.task import Task
 from joblane.testing.clock import Clock
 from joblane.testing.errors import KitError
@@ -42,13 +42,13 @@ def diverted(url: str, queues: Sqs, clock: Clock, add: Callable[[Task[Any, Any]]
     adding = threading.Lock()
 
     def to_database(producer: Producer) -> Database:
-        if producer._opened is not None and producer._sqs is queues:  # a running task keeps its connection
-            return producer._opened
+        if producer.opened is not None and producer.sqs is queues:  # a running task keeps its connection
+            return producer.opened
         return databases.setdefault(producer, Database(url))
 
-    def and_add(check: Callable[[Any, Job], NewTask]) -> Callable[[Any, Job], NewTask]:
-        def check_and_add(client: Any, job: Job) -> NewTask:
-            new = check(client, job)
+    def and_add(check: Callable[..., NewTask]) -> Callable[..., NewTask]:
+        def check_and_add(*arguments: Any, **named: Any) -> NewTask:
+            new = check(*arguments, **named)
             with adding:  # asynchronous enqueues check in threads
                 add(new.task)
             return new
@@ -62,8 +62,8 @@ def diverted(url: str, queues: Sqs, clock: Clock, add: Callable[[Task[Any, Any]]
     methods |= dict.fromkeys(OF_AWS, property(_refuse))
     with (
         mock.patch.multiple(Sqs, **methods),
-        mock.patch.multiple(Producer, checked=and_add(Producer.checked), _database=to_database),
-        mock.patch.object(MessageClient, "_checked", and_add(MessageClient._checked)),
+        mock.patch.multiple(Producer, checked=and_add(Producer.checked), database=to_database),
+        mock.patch.object(message_client, "check", and_add(check)),
         clock.of_schedules(),
     ):
         try:

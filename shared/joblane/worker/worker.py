@@ -49,7 +49,7 @@ if TYPE_CHECKING:
     from joblane.enqueue.event_bus import EventBus
     from joblane.record.driver.connection import Connection
     from joblane.record.driver.database import Database
-    from joblane.record.flow.free_slots import Limits
+    from joblane.record.flow.free_slots import LimitNames
     from joblane.record.task.finish import Finish
     from joblane.sqs.client import Sqs
     from joblane.tasks.task import Task
@@ -427,7 +427,7 @@ class Batch:
         if end.look:
             following.ended.append(end.id)
 
-    def _free(self, run: Run, limits: Limits) -> None:
+    def _free(self, run: Run, limits: LimitNames) -> None:
         """Note that a run does not use its slots any more."""
         following = self._to_follow()
         following.freed.append(limits)

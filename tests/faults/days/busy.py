@@ -44,7 +44,7 @@ class Server:
         self.is_busy = False
         sqs = self._day.sqs(self.process)
         self.client = JobClient()
-        self.client._producer._sqs, self.client._producer._prefix, self.client._producer._opened = (
+        self.client._producer.sqs, self.client._producer.prefix, self.client._producer.opened = (
             sqs,
             PREFIX,
             self.process.database,
@@ -213,4 +213,4 @@ class BusyDay(Day):
         task = self.dice.choice(list(TASKS.values()))
         self.ids.append(f"x{len(self.ids):05}")
         body = Message(task.type, self.ids[-1], self._work().model_dump(mode="json")).encode()
-        server.client._producer._sqs.send_many([Entry(lane_name(PREFIX, task.queue, task.type), body)])
+        server.client._producer.sqs.send_many([Entry(lane_name(PREFIX, task.queue, task.type), body)])

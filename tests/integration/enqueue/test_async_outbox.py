@@ -126,7 +126,7 @@ class Gate:
     def __init__(self, monkeypatch: pytest.MonkeyPatch, client: JobClient) -> None:
         self.opens = threading.Event()
         self.on_send: Callable[[], object] = lambda: None
-        real = client._producer._sqs.send_many
+        real = client._producer.sqs.send_many
 
         def send(entries: Sequence[Entry], **how: Any) -> Any:
             if not is_before_commit(entries[0].body):
@@ -134,7 +134,7 @@ class Gate:
                 assert self.opens.wait(PATIENCE_SECONDS)
             return real(entries, **how)
 
-        monkeypatch.setattr(client._producer._sqs, "send_many", send)
+        monkeypatch.setattr(client._producer.sqs, "send_many", send)
 
 
 def test_a_timeout_during_the_send_ends_the_commit_and_not_the_send(
@@ -221,7 +221,7 @@ def test_a_thousand_enqueues_at_once_neither_block_the_loop_nor_leave_a_thread(
         messages.extend(entry for entry in entries if entry.queue == LANE)
         return {}
 
-    monkeypatch.setattr(world.client._producer._sqs, "send_many", send_slowly)
+    monkeypatch.setattr(world.client._producer.sqs, "send_many", send_slowly)
 
     async def one(engine: AsyncEngine) -> str:
         if not in_session:
@@ -279,7 +279,7 @@ def test_a_commit_that_can_start_no_thread_leaves_the_send_to_the_sweep(
 def test_a_client_is_used_without_blocking(world: World, sends: Sends) -> None:
     async def main() -> JobClient:
         async with JobClient() as jobs:
-            jobs._producer._sqs = world.sqs
+            jobs._producer.sqs = world.sqs
             one = await jobs.aenqueue(sample_one, Sample())
             assert one.sent
             many = await jobs.aenqueue_many(Job(sample_one, Sample(), task_id=id_) for id_ in ("a", "b"))
@@ -293,10 +293,10 @@ def test_a_client_is_used_without_blocking(world: World, sends: Sends) -> None:
                 await jobs.await_end("unknown", timedelta(seconds=5))
             with pytest.raises(EnqueueError, match="job 1: task: "):
                 await jobs.aenqueue_many([Job(sample_one, Sample()), Job("no task", Sample())])  # type: ignore[arg-type]
-            assert jobs._producer._database().open
+            assert jobs._producer.database().open
         return jobs
 
-    assert not asyncio.run(main())._producer._database().open
+    assert not asyncio.run(main())._producer.database().open
 
 
 # --- What is refused -----------------------------------------------------------------------------------------------

@@ -172,7 +172,7 @@ def test_a_client_with_a_record_accepts_the_task_and_logs_what_to_check(
         for name, bad in SETTINGS.items():
             with pytest.MonkeyPatch.context() as patch, lines() as logged:
                 use(bad, sqs, closed, patch, tmp_path)
-                jobs._producer._sqs = type(jobs._producer._sqs)()
+                jobs._producer.sqs = type(jobs._producer.sqs)()
                 one = jobs.enqueue(sample_one, Sample())
                 many = jobs.enqueue_many([Job(sample_one, Sample()), Job(sample_one, Sample())])
             for result in (one, *many):

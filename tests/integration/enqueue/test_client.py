@@ -71,7 +71,7 @@ def sample_loose(payload: Loose, ctx: TaskContext) -> None:
 @pytest.fixture
 def sends(world: World) -> Sends:
     world.lane(sample_one)
-    world.client._producer._sqs = world.sqs
+    world.client._producer.sqs = world.sqs
     return Sends.of(world.sqs)
 
 
@@ -197,7 +197,7 @@ def test_an_unknown_option_is_refused_with_the_similar_ones(world: World, sends:
 def test_a_client_closes_its_connection_at_the_end_of_a_block(world: World) -> None:
     with JobClient() as jobs:
         made = jobs.enqueue(sample_one, Sample())
-        database = jobs._producer._database()
+        database = jobs._producer.database()
         assert database.open
     assert not database.open
     # and it can be used again
@@ -208,7 +208,7 @@ def test_a_client_closes_its_connection_at_the_end_of_a_block(world: World) -> N
 def test_a_client_that_was_not_closed_leaves_no_socket_open(world: World) -> None:
     jobs = JobClient()
     jobs.enqueue(sample_one, Sample())
-    database = jobs._producer._database()
+    database = jobs._producer.database()
     del jobs
     gc.collect()
     assert not database.open
@@ -631,7 +631,7 @@ def test_messages_that_sqs_refuses_are_reported_apart_from_the_others(
     world: World, sends: Sends, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(
-        world.client._producer._sqs.brief_client,
+        world.client._producer.sqs.brief_client,
         "send_message_batch",
         lambda **_: {
             "Successful": [{"Id": "0"}, {"Id": "2"}],
@@ -865,12 +865,12 @@ def test_commits_stay_fast_while_sqs_does_not_answer(world: World, silent: list[
         assert time.monotonic() - started < 30, "four tries took 40 s"
         assert len(silent) == 1
         # half a minute later it tries again
-        jobs._producer._sqs._paused_until -= PAUSE_SECONDS
+        jobs._producer.sqs._paused_until -= PAUSE_SECONDS
         assert not jobs.enqueue(sample_one, Sample()).sent
         assert len(silent) == 2
         # and a wake-up of the sweep is a single try as well
-        jobs._producer._sqs._paused_until -= PAUSE_SECONDS
-        wake(jobs._producer._sqs, PREFIX)
+        jobs._producer.sqs._paused_until -= PAUSE_SECONDS
+        wake(jobs._producer.sqs, PREFIX)
         assert len(silent) == 3
 
 
@@ -879,25 +879,25 @@ def test_commits_stay_fast_while_sqs_does_not_answer(world: World, silent: list[
 
 def backends(jobs: JobClient) -> list[Any]:
     """Return the servers' processes of a client's connection, and of its engine for sessions."""
-    [[own]] = jobs._producer._database().get().run("select pg_backend_pid()")
-    with jobs._producer._database().engine.connect() as connection:
+    [[own]] = jobs._producer.database().get().run("select pg_backend_pid()")
+    with jobs._producer.database().engine.connect() as connection:
         return [own, connection.scalar(text("select pg_backend_pid()"))]
 
 
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
 def test_parent_and_child_of_a_fork_have_their_own_connections(world: World, sends: Sends) -> None:
     with JobClient() as jobs:
-        jobs._producer._sqs = world.sqs
+        jobs._producer.sqs = world.sqs
         jobs.enqueue(sample_one, Sample())
         backend = backends(jobs)
-        clients = [jobs._producer._sqs.client, jobs._producer._sqs.brief_client]
+        clients = [jobs._producer.sqs.client, jobs._producer.sqs.brief_client]
         with jobs._producer._lock:  # another thread may use the client while the process forks
             child = os.fork()
             if not child:
                 code = 1
                 with suppress(BaseException):
-                    shared = [jobs._producer._sqs.client, jobs._producer._sqs.brief_client, *backends(jobs)]
-                    jobs._producer._sqs.send_many = Mock(return_value={})  # type: ignore[method-assign]
+                    shared = [jobs._producer.sqs.client, jobs._producer.sqs.brief_client, *backends(jobs)]
+                    jobs._producer.sqs.send_many = Mock(return_value={})  # type: ignore[method-assign]
                     jobs.enqueue_many([Job(sample_one, Sample()) for _ in range(10)])
                     code = 2 if any(one in [*clients, *backend] for one in shared) else 0
                 os._exit(code)

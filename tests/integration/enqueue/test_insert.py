@@ -30,7 +30,7 @@ from tests.world import PREFIX, World
 def client(world: World) -> JobClient:
     world.lane(sample_only)
     world.lane(sample_one)
-    world.client._producer._sqs = world.sqs
+    world.client._producer.sqs = world.sqs
     return world.client
 
 
@@ -41,7 +41,7 @@ def keyed(*keys: str, **options: Any) -> list[Job]:
 def statements(client: JobClient) -> list[str]:
     """Record the client's statements from here on, by their first word."""
     asked: list[str] = []
-    connection = client._producer._database().get()
+    connection = client._producer.database().get()
     real = connection.run
 
     def run(sql: str, *parameters: Any) -> Any:
@@ -162,7 +162,7 @@ def test_two_callers_do_not_block_each_other_though_a_holder_ends_in_between(
             "update joblane.tasks set state = 'completed', finished_at = now(), expire_at = now() where id = 'held'"
         )
         mine = JobClient()
-        mine._producer._sqs = world.sqs
+        mine._producer.sqs = world.sqs
         engine = create_engine(world.url.replace("postgresql://", "postgresql+pg8000://"))
         with Session(engine) as another:
             threading.Timer(0.5, waiting.set).start()

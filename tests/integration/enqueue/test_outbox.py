@@ -136,7 +136,7 @@ def test_sessions_of_one_registry_do_not_mix_up_their_tasks(world: World, sends:
 
 def test_several_clients_in_one_session_send_each_its_own(world: World, sends: Sends, session: Session) -> None:
     other = JobClient()
-    other._producer._sqs = world.sqs
+    other._producer.sqs = world.sqs
     mine = enqueue(world, session)
     its = other.enqueue(sample_one, Sample(), session=session).id
     session.commit()
@@ -222,7 +222,7 @@ def test_a_second_connection_that_cannot_be_had_is_no_error_of_the_callers(
     assert len(sent(sends)) == 2
     monkeypatch.setenv("DATABASE_URL", world.url)
     world.client.close()
-    world.client._producer._opened = None
+    world.client._producer.opened = None
     enqueue(world, session)
     session.commit()
     assert len(sent(sends)) == 3, "the client is usable again"

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from joblane import Enqueued
-from joblane.enqueue.drivers import ASYNC, KINDS, SYNC
+from joblane.enqueue.drivers import ADAPTERS, ASYNC, SYNC
 from joblane.enqueue.transaction import INLINE_SENDS
 from joblane.errors import DatabaseUnavailableError, EnqueueError, TaskIdConflictError, WrongStageError
 from joblane.record.migrations import upgrade
@@ -324,5 +324,5 @@ def test_what_no_adapter_knows_is_refused_with_what_is_known(
 
 
 def test_each_adapter_is_among_those_that_are_named() -> None:
-    for (package, _), kind in KINDS.items():
+    for (package, _), kind in ADAPTERS.items():
         assert package in (ASYNC if kind.is_async else SYNC).lower()

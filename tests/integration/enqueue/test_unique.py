@@ -58,7 +58,7 @@ HOUR = timedelta(hours=1)
 def client(world: World) -> JobClient:
     for task in (sample_one, sample_batch, sample_only, sample_latest):
         world.lane(task)
-    world.client._producer._sqs = world.sqs
+    world.client._producer.sqs = world.sqs
     return world.client
 
 
@@ -108,7 +108,7 @@ def test_the_key_is_of_its_type_and_by_default_of_queue_and_payload(world: World
 
 def test_a_caller_may_get_the_existing_task(world: World, client: JobClient) -> None:
     watched = world.watch()
-    client._producer._sqs = watched
+    client._producer.sqs = watched
     first = client.enqueue(sample_only, Sample(), process_in=timedelta(minutes=5))
     watched.sent.clear()
 
@@ -205,7 +205,7 @@ def test_a_running_task_cannot_be_replaced(world: World, client: JobClient) -> N
 
 def between(world: World, client: JobClient, statement: str, what: str) -> None:
     """Apply ``what`` to all rows after the client has executed ``statement`` for the first time."""
-    connection = client._producer._database().get()
+    connection = client._producer.database().get()
     real = connection.run
     left = [what]
 
@@ -384,7 +384,7 @@ def test_of_fifty_enqueues_of_one_key_at_once_one_wins_and_the_others_name_it(wo
 
     def enqueue(_: int) -> str:
         mine = JobClient()
-        mine._producer._sqs = world.sqs
+        mine._producer.sqs = world.sqs
         try:
             start.wait(PATIENCE_SECONDS)
             return mine.enqueue(sample_only, Sample()).id
@@ -465,7 +465,7 @@ def test_two_callers_with_the_same_keys_in_opposite_order_do_not_block_each_othe
 
     def enqueue(step: int) -> list[int]:
         mine = JobClient()
-        mine._producer._sqs = world.sqs
+        mine._producer.sqs = world.sqs
         engine = create_engine(world.url.replace("postgresql://", "postgresql+pg8000://"))
         made: list[int] = []
         try:
@@ -574,7 +574,7 @@ def test_an_enqueue_waits_for_the_transaction_with_the_key_and_names_its_task(
 ) -> None:
     first = client.enqueue(sample_only, Sample(), session=session)
     other = JobClient()
-    other._producer._sqs = world.sqs
+    other._producer.sqs = world.sqs
     try:
         with ThreadPoolExecutor(1) as threads:
             waits = threads.submit(other.enqueue, sample_only, Sample())

@@ -188,7 +188,7 @@ def test_a_retry_leaves_the_row_as_a_redrive_does(world: World, inspector: Inspe
 
 def test_the_dead_letter_of_a_retried_task_runs_nothing_twice(world: World, inspector: Inspector) -> None:
     # given: an archived task, with its dead letter in the queue
-    world.client._producer._sqs = world.sqs
+    world.client._producer.sqs = world.sqs
     world.lane(sample_one)
     id_ = world.client.enqueue(sample_one, Sample(do="refuses")).id
     deliver_waiting(world)
@@ -420,7 +420,7 @@ def test_a_replay_of_an_unreadable_payload_names_the_remedy(world: World, extend
 
 def test_a_replay_respects_the_unique_key_of_its_type(world: World, inspector: Inspector) -> None:
     world.lane(sample_only)
-    world.client._producer._sqs = world.sqs
+    world.client._producer.sqs = world.sqs
     live = world.client.enqueue(sample_only, Sample())
     put(world, sample_only, "old", **archived())
 

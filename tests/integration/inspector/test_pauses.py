@@ -63,7 +63,7 @@ def test_a_pause_keeps_every_message_and_resume_runs_all(
 ) -> None:
     # given: a task with a message in the lane, a task that the sweep has to send, and an external message
     world.lane(sample_one)
-    world.client._producer._sqs = world.sqs
+    world.client._producer.sqs = world.sqs
     sent = world.client.enqueue(sample_one, Sample(), tenant="acme").id
     put(world, sample_one, "unsent", tenant="acme", sweep_at=In(-1))
 

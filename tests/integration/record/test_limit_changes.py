@@ -551,7 +551,7 @@ def test_a_task_that_a_claim_has_just_left_waiting_is_served(
 def changes_a_limit_and_fails(payload: Sample, ctx: TaskContext) -> None:
     ctx.session.execute(text("select 1"))
     used = ctx._producer
-    shared = client_within(used._database(), used._sqs, used._prefix)
+    shared = client_within(used.database(), used.sqs, used.prefix)
     with pytest.raises(LimitError, match="transaction is open, and a change of limits commits: use a new JobClient"):
         shared.limits.set(SINGLE, max_total=0)
     with JobClient() as own:

@@ -586,7 +586,7 @@ def test_the_clock_of_a_producer_may_be_wrong(stage: Stage, ahead: int) -> None:
         stage.travel(after)
         wakes.wake_after_commit(stage.queues, PREFIX)
         # when it dies between its commit and its send
-        stage.client._producer._sqs = wrong
+        stage.client._producer.sqs = wrong
         with stage.dying():
             stage.enqueue(sample_one, number)
         committed = stage.now
@@ -611,7 +611,7 @@ def test_a_write_may_come_30_seconds_after_the_check_of_its_wake_up(stage: Stage
         stage.pass_time(1)
     stage.pass_time(COMMIT_SECONDS - 2)
     wrong.covered[PREFIX] = (float("inf"), float("inf"))
-    stage.client._producer._sqs = wrong
+    stage.client._producer.sqs = wrong
     with stage.dying():
         stage.enqueue(sample_one)
     committed = stage.now

@@ -292,7 +292,7 @@ def test_a_live_row_never_expires(world: World, sends: Sends) -> None:
 
 
 def test_the_content_of_a_task_is_kept_for_its_retention(world: World, sends: Sends) -> None:
-    world.client._producer._sqs = world.sqs
+    world.client._producer.sqs = world.sqs
     id_ = world.client.enqueue(sample_one, Sample()).id
     world.deliver(sample_one, sends.to(LANE)[0]["MessageBody"])
     assert abs(until(world, id_, "expire_at") - DAY) < 5

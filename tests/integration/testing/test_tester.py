@@ -268,7 +268,7 @@ def aws_settings(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("name", ["client", "brief_client", "sender", "brief_sender"])
 def test_nothing_reaches_sqs(aws_settings: None, jobs: JobTester, name: str) -> None:
     Sqs().send(tick_entry("jobs", order_nightly, order_nightly.schedules[0], jobs.now))
-    for sqs in (Sqs(), early._producer._sqs, jobs._queues):
+    for sqs in (Sqs(), early._producer.sqs, jobs._queues):
         with pytest.raises(KitError, match="has no SQS"):
             getattr(sqs, name)
 

@@ -113,12 +113,12 @@ async def returns_an_object(ctx: TaskContext) -> object:
 
 
 async def is_cancelled(ctx: TaskContext) -> None:
-    with ctx._producer._database().another() as other:
+    with ctx._producer.database().another() as other:
         other.get().run("update joblane.tasks set cancel_requested_at = now() where id = $1", ctx.task_id)
 
 
 async def loses_its_lease(ctx: TaskContext) -> None:
-    with ctx._producer._database().another() as other:
+    with ctx._producer.database().another() as other:
         other.get().run("update joblane.tasks set lease_token = gen_random_uuid() where id = $1", ctx.task_id)
 
 

@@ -29,7 +29,7 @@ WAITING: dict[str, dict[str, Any]] = {
 @pytest.fixture
 def client(world: World) -> JobClient:
     world.lane(sample_one)
-    world.client._producer._sqs = world.sqs
+    world.client._producer.sqs = world.sqs
     return world.client
 
 

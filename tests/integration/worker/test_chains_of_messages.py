@@ -77,7 +77,7 @@ def chains(world: World, monkeypatch: pytest.MonkeyPatch) -> Chains:
     monkeypatch.setenv("AWS_LAMBDA_FUNCTION_NAME", "jobs-sample")
     monkeypatch.setenv("_X_AMZN_TRACE_ID", TRACE)
     found = Chains()
-    found.watch(world.sqs, world.client._producer._sqs)
+    found.watch(world.sqs, world.client._producer.sqs)
     return found
 
 

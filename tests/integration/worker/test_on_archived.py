@@ -31,7 +31,7 @@ class ProcessDiedError(BaseException):
 def client(world: World) -> JobClient:
     world.lane(sample_watched)
     world.lane(sample_alert)
-    world.client._producer._sqs = world.sqs
+    world.client._producer.sqs = world.sqs
     return world.client
 
 

@@ -313,7 +313,7 @@ def test_a_task_three_hours_out_that_is_cancelled_by_one_update_never_runs(
 def test_a_delay_is_left_to_sqs_up_to_a_quarter_of_an_hour_and_to_the_row_above(
     world: World, queues: RecordingSqs, process_in: timedelta, delay: int | None
 ) -> None:
-    world.client._producer._sqs = queues
+    world.client._producer.sqs = queues
     world.lane(sample_one)
 
     enqueued = world.client.enqueue(sample_one, Sample(), process_in=process_in)

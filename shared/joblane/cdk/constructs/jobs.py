@@ -39,13 +39,10 @@ from joblane.cdk.nag import acknowledge_wildcards
 from joblane.cdk.settings.stage import Stage
 from joblane.cdk.shares import shares
 from joblane.inspector.person import PAGE_ROLE
-from joblane.names import SWEEP, Queue, dead_letter_name, front_door_name, lane_name, slug_of
+from joblane.names import SWEEP, SYSTEM_TYPES, Queue, dead_letter_name, front_door_name, lane_name, slug_of
 from joblane.quotas import MAX_BATCH, MIN_CONCURRENCY, RECEIVE_HEADROOM
 from joblane.tasks.function import Function
 from joblane.tasks.task import EVERY_LANE, Task
-
-SYSTEM = "system:"
-"""Category of tasks that monitor the others: they may read the attributes of the front doors."""
 
 T = TypeVar("T")
 
@@ -246,7 +243,7 @@ class Jobs(Construct):
                 function, granted, remove_statements(granted) if granted.removes else write_statements(granted)
             )
         self._grant_enqueue(task, function)
-        if task.type.startswith(SYSTEM):
+        if task.type.startswith(SYSTEM_TYPES):
             self._grant_front_door_attributes(function)
         if task.grants.dead_letters:
             self._grant_dead_letters(function)

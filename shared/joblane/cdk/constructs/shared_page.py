@@ -20,8 +20,7 @@ from joblane.cdk.constructs.http_stage import add_http_api, add_http_stage
 from joblane.cdk.constructs.log_group import log_group
 from joblane.cdk.nag import acknowledge, acknowledge_wildcards
 from joblane.cdk.packaging import Package
-from joblane.cdk.settings.apis import Oidc
-from joblane.cdk.settings.apis import Page as Settings
+from joblane.cdk.settings.apis import Oidc, PageSettings
 from joblane.cdk.settings.stage import Stage
 from joblane.inspector.permission import Permission
 from joblane.inspector.shared_page import KEY_LENGTH, VARIABLE, Configuration
@@ -69,7 +68,7 @@ class SharedPage(Construct):
         id_: str,
         *,
         stage: Stage,
-        settings: Settings,
+        settings: PageSettings,
         package: Package,
         control_url: str,
         operations: Sequence[str],

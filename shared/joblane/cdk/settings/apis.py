@@ -114,7 +114,7 @@ class Oidc(Settings):
     """Hours until a person signs in again. A group that was taken from a person is in effect then."""
 
 
-class Page(HttpLimits):
+class PageSettings(HttpLimits):
     """The page that a team shares: an HTTP API and a function outside of the VPC, which calls the control API. Its
     other settings are its limits."""
 

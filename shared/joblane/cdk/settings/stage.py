@@ -10,7 +10,7 @@ from aws_cdk import RemovalPolicy
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from joblane.cdk.errors import StageError
-from joblane.cdk.settings.apis import EMAIL, Control, HttpLimits, Monitoring, Page
+from joblane.cdk.settings.apis import EMAIL, Control, HttpLimits, Monitoring, PageSettings
 from joblane.cdk.settings.database import Aurora, DatabaseSettings, ExistingDatabase, LocalDatabase
 from joblane.cdk.settings.events import Events
 from joblane.cdk.settings.network import Network, NewNetwork
@@ -95,7 +95,7 @@ class Stage(Settings):
     """The database. A local stage uses the database of ``DATABASE_URL``."""
     control: Control | None = None
     """Control API for operators. None: no control API; operators need the address of the database."""
-    page: Page | None = None
+    page: PageSettings | None = None
     """The page for a team, behind a sign-in. None: each operator runs `joblane page`. Requires ``control``."""
     monitoring: Monitoring | None = None
     """Alarms, dashboard and saved queries. None: none of them."""

@@ -19,7 +19,7 @@ from joblane.inspector.choices import ALLOWED
 from joblane.inspector.filter import BulkAction
 from joblane.names import Queue
 from joblane.record.driver.connection import UNIQUE_VIOLATION, Connection, is_of_row
-from joblane.record.flow.free_slots import Limits, Turn
+from joblane.record.flow.free_slots import LimitNames, Turn
 from joblane.record.row.conditions import HAS_TIME, HOLDER, MOST_RELEASED, SKIPPED_TICK
 from joblane.record.row.states import ENDED, LIVE_SQL, State, in_sql
 from joblane.record.row.transitions import (
@@ -53,7 +53,7 @@ class Changed:
     due_seconds: float
     schema: str | None
     headers: Mapping[str, str]
-    limits: Limits
+    limits: LimitNames
 
     @property
     def has_ended(self) -> bool:

@@ -125,9 +125,11 @@ class AsyncDatabase:
         await asyncio.sleep(0)  # the transport closes its socket
 
     async def _open(self) -> asyncpg.Connection:
-        return await greenlet_spawn(self._connected)
+        connection = await greenlet_spawn(self.connect)
+        return connection.driver_connection
 
-    def _connected(self) -> asyncpg.Connection:
+    def connect(self) -> AsyncConnection:
+        """Return a new connection, which transactions use from now on. Only in a greenlet."""
         made = connected(_connect, **self._options)
         limits: TimeLimits | None = self._options["limits"]
         connection = AsyncConnection(made, limits.answer if limits else None)
@@ -139,7 +141,7 @@ class AsyncDatabase:
             raise
         self._connection = connection
         process_loop.closes(connection)
-        return made
+        return connection
 
     def _check_stage(self, connection: AsyncConnection) -> None:
         """Raises :class:`WrongStageError`."""

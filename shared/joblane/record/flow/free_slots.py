@@ -20,9 +20,9 @@ from joblane.sqs.message import Message
 if TYPE_CHECKING:
     from joblane.record.driver.connection import Connection
 
-    Step = Callable[[Connection], Any]
-
-Limits = Sequence[str | None]
+Call = Callable[[Callable[["Connection"], Any]], Any]
+"""Gives a statement a connection, for a transaction of its own. It returns None if the statement cannot run now."""
+LimitNames = Sequence[str | None]
 """The names of a task's limits: of its key, of its type, shared. None: it has no such limit."""
 DELAY = f"select joblane.delay_limit_{VERSION}($1::text[], $2)"
 SERVE = f"select joblane.serve_limits_{VERSION}($1)"
@@ -49,16 +49,16 @@ class Turn:
         return Entry(lane, message.encode(), math.ceil(self.delay), self.tenant)
 
 
-def delay(connection: Connection, limits: Limits, seconds: float) -> None:
+def delay(connection: Connection, limits: LimitNames, seconds: float) -> None:
     """Start no task of the widest of these limits within the next seconds."""
     connection.run(DELAY, list(limits), seconds)
 
 
-def _distinct(limits: Iterable[Limits]) -> list[list[str | None]]:
+def _distinct(limits: Iterable[LimitNames]) -> list[list[str | None]]:
     return [list(each) for each in dict.fromkeys(tuple(each) for each in limits)]
 
 
-def serve(connection: Connection, freed: Iterable[Limits]) -> list[Turn]:
+def serve(connection: Connection, freed: Iterable[LimitNames]) -> list[Turn]:
     """Serve limits in transactions of its own, after the commit of whatever freed their slots.
 
     Return the tasks whose messages are to be sent; the sweep sends those of a caller that dies before.
@@ -66,11 +66,10 @@ def serve(connection: Connection, freed: Iterable[Limits]) -> list[Turn]:
     return [turn for turns in serve_in_steps(lambda step: step(connection), freed) for turn in turns]
 
 
-def serve_in_steps(call: Callable[[Step], Any], freed: Iterable[Limits]) -> Iterator[list[Turn]]:
+def serve_in_steps(call: Call, freed: Iterable[LimitNames]) -> Iterator[list[Turn]]:
     """Serve limits as :func:`serve`, and yield the tasks of each statement: a raised limit may let any number start.
 
-    ``call`` gives a step a connection, for one statement in a transaction of its own. If it returns None, no further
-    step follows.
+    If ``call`` returns None, no further step follows.
     """
     wanted = _distinct(freed)
     pauses = iter(PAUSES_SECONDS)
@@ -86,6 +85,6 @@ def serve_in_steps(call: Callable[[Step], Any], freed: Iterable[Limits]) -> Iter
             time.sleep(pause)
 
 
-def _serve(wanted: Sequence[Limits], connection: Connection) -> dict[str, Any]:
+def _serve(wanted: Sequence[LimitNames], connection: Connection) -> dict[str, Any]:
     ((answer,),) = connection.run(SERVE, json.dumps(wanted))
     return answer  # type: ignore[no-any-return]

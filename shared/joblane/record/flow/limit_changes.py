@@ -10,7 +10,7 @@ The tasks to which a rate has given a time get new times when the rate changes.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -29,7 +29,7 @@ from joblane.tasks.options import is_storable
 
 if TYPE_CHECKING:
     from joblane.record.driver.connection import Connection
-    from joblane.record.flow.free_slots import Step
+    from joblane.record.flow.free_slots import Call
 
 PATIENCE = "3s"
 """The time that a change waits for a claim, or for a task that another transaction has locked."""
@@ -132,7 +132,7 @@ class Given:
 
 
 @dataclass(frozen=True, slots=True)
-class Values:
+class NewValues:
     """Values to set for a limit. None: the value stays as it is."""
 
     slots: int | None = None
@@ -194,7 +194,7 @@ def names_of(known: Iterable[str], name: object, key: object = None) -> list[str
     return [f"{name}/{key}"]
 
 
-def _wanted(declared: Iterable[str], name: str, key: str | None, given: Given) -> dict[str, Values]:
+def _wanted(declared: Iterable[str], name: str, key: str | None, given: Given) -> dict[str, NewValues]:
     """Return the values to set, by the names of the limits. Raises :class:`LimitError` before anything is written."""
     named = {"max_per_key": given.max_per_key, "max_total": given.max_total, "total": given.total}
     numbers = {field: value for field, value in named.items() if value is not None}
@@ -217,10 +217,10 @@ def _wanted(declared: Iterable[str], name: str, key: str | None, given: Given) -
             raise LimitError(field, _misplaced(field, name, key, is_shared=is_shared))
     if not numbers and rate is None:
         raise LimitError("total" if is_shared else "max_per_key", "give a number of tasks, a rate, or both")
-    found = {homes[field][0]: Values(slots=number) for field, number in numbers.items()}
+    found = {homes[field][0]: NewValues(slots=number) for field, number in numbers.items()}
     if rate is not None:  # that of each key, if the type has keys
         home = (of_keys or others)[0]
-        found[home] = Values(found.get(home, Values()).slots, rate)
+        found[home] = NewValues(found.get(home, NewValues()).slots, rate)
     return found
 
 
@@ -268,7 +268,8 @@ def set_limit(
         if not connection.run(SET, limit, values.slots, step, burst, reason, who, until):
             raise LimitError("until", "a time in the future is required, by the database's clock")
     _give_times(connection, wanted)
-    return list(wanted), _details(wanted, until)
+    details = {limit: _values(values) for limit, values in wanted.items()}
+    return list(wanted), details if until is None else details | {"until": until}
 
 
 def reset_limit(connection: Connection, name: str, key: str | None) -> tuple[list[str], dict[str, Any]]:
@@ -353,7 +354,7 @@ def _give_times(connection: Connection, names: Iterable[str]) -> None:
 # --- After its commit ----------------------------------------------------------------------------------------------
 
 
-def serve_changed(call: Callable[[Step], Any], changed: Iterable[str]) -> Iterator[list[Turn]]:
+def serve_changed(call: Call, changed: Iterable[str]) -> Iterator[list[Turn]]:
     """Give new times to tasks that wait for a rate of their key, and serve limits, in transactions of its own.
 
     Yield the tasks whose messages are to be sent. The sweep completes what an interrupted call leaves. ``call``: as for
@@ -389,7 +390,7 @@ def plan_anew(connection: Connection, names: Sequence[str]) -> None:
         _give_times(connection, names)
 
 
-def _serve_keys(call: Callable[[Step], Any], name: str) -> Iterator[list[Turn]]:
+def _serve_keys(call: Call, name: str) -> Iterator[list[Turn]]:
     position, end = keys_of(name)
     while rows := call(methodcaller("run", WAITING_KEYS, position, end)):
         yield from serve_in_steps(call, [row[1:] for row in rows])
@@ -403,11 +404,7 @@ def target_of(name: object, key: object) -> str:
     return f"limit:{name}" if key is None else f"limit:{name}/{key}"
 
 
-def _details(wanted: Mapping[str, Values], until: str | None) -> dict[str, Any]:
-    return {name: _values(values) for name, values in wanted.items()} | ({} if until is None else {"until": until})
-
-
-def _values(values: Values) -> dict[str, Any]:
+def _values(values: NewValues) -> dict[str, Any]:
     found: dict[str, Any] = {} if values.slots is None else {"at_a_time": values.slots}
     if values.rate is not None:
         rate = values.rate

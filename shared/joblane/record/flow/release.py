@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
 from joblane.quotas import MAX_DELAY_SECONDS
-from joblane.record.flow.free_slots import PAUSES_SECONDS, Turn
+from joblane.record.flow.free_slots import PAUSES_SECONDS, Call, Turn
 from joblane.record.row.conditions import MOST_RELEASED
 from joblane.record.sql_functions import VERSION
 
 if TYPE_CHECKING:
     from joblane.record.driver.connection import Connection
-
-    Step = Callable[[Connection], list[Turn]]
 
 RELEASE = f"select joblane.release_children_{VERSION}($1::text[], $2::text[])"
 RELEASE_SECONDS = 1.0
@@ -42,13 +40,11 @@ class Release:
     def is_done(self) -> bool:
         return not (self._parents or self._children or self._locked_parents or self._locked_children)
 
-    def steps(self, call: Callable[[Step], list[Turn] | None], *, to_end: bool = False) -> Iterator[list[Turn]]:
+    def steps(self, call: Call, *, to_end: bool = False) -> Iterator[list[Turn]]:
         """Yield the tasks of each step whose messages are to be sent.
 
-        No step starts after :data:`RELEASE_SECONDS`, except with ``to_end``.
-
-        ``call`` gives a step a connection, for one statement in a transaction of its own. If it returns None, no
-        further step follows.
+        No step starts after :data:`RELEASE_SECONDS`, except with ``to_end``. If ``call`` returns None, no further step
+        follows.
         """
         until = math.inf if to_end else time.monotonic() + RELEASE_SECONDS
         pauses = iter(PAUSES_SECONDS)

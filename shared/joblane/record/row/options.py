@@ -6,8 +6,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Self
 
+from joblane.tasks.job import OPTIONS
+
 if TYPE_CHECKING:
     from joblane.tasks.options import Options
+
+TIMEOUT: tuple[Any, Any] = OPTIONS["timeout"].bounds
+RETRY_DELAY: tuple[Any, Any] = OPTIONS["retry_delay"].bounds
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,11 +39,13 @@ class TaskOptions:
         """
         if not isinstance(given, dict):
             raise ValueError("options: an object is required")
-        if not _is_number(given.get("timeout", 1), 1, 315_360_000):
-            raise ValueError("options: timeout: 1 to 315,360,000 seconds are required")
+        if not _is_number(given.get("timeout", 1), *TIMEOUT):
+            raise ValueError("options: timeout: {:,} to {:,} seconds are required".format(*TIMEOUT))
         delays = given.get("retry_delay", ())
-        if not isinstance(delays, (list, tuple)) or not all(_is_number(delay, 0, 31_536_000) for delay in delays):
-            raise ValueError("options: retry_delay: a list of seconds, each from 0 to 31,536,000, is required")
+        if not isinstance(delays, (list, tuple)) or not all(_is_number(delay, *RETRY_DELAY) for delay in delays):
+            raise ValueError(
+                "options: retry_delay: a list of seconds, each from {:,} to {:,}, is required".format(*RETRY_DELAY)
+            )
         return cls(given.get("timeout"), delays)
 
     def row(self) -> dict[str, Any]:

@@ -82,7 +82,7 @@ from joblane.tasks.options import NONE
 if TYPE_CHECKING:
     from joblane.names import Queue
     from joblane.record.driver.connection import Connection
-    from joblane.record.flow.free_slots import Limits
+    from joblane.record.flow.free_slots import LimitNames
     from joblane.sqs.message import Message
     from joblane.tasks.task import Task
 
@@ -139,7 +139,7 @@ class Claim:
     """Milliseconds that earlier runs of this attempt of a resumable task used."""
     reason: str | None
     mismatch_seconds: float | None
-    limits: Limits | None = None
+    limits: LimitNames | None = None
     """The names of its limits: of its key, of its type, shared. None: it has no limit."""
     serve: bool = False
     """These limits have to be served after the claim: it has freed slots of them, or the task waits for one."""

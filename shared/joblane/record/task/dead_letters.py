@@ -6,12 +6,34 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from joblane.record.flow.free_slots import Turn
+from joblane.record.row.new import FIELDS, INSERTED, defined
 from joblane.record.row.states import SWEEP_MARGIN_SECONDS
+from joblane.record.row.transitions import NOW, Columns
 from joblane.record.task.row_by_row import run_rows
 from joblane.sqs.message import MAX_ID
 
 if TYPE_CHECKING:
     from joblane.record.driver.connection import Connection
+
+DECLARED = {name: FIELDS[name] for name in ("type", "queue", "max_attempts", "retention_seconds", "limits")}
+DECLARED["events"] = "text[]"
+"""The fields of the column ``on_archived``, each with its type."""
+OF_A_NEW_ROW = (
+    "type", "queue", "max_attempts", "retention_seconds", "total_limit", "shared_limit", "first_due_at", "seq",
+)  # fmt: skip
+SUCCESSOR: Columns = {
+    **{name: INSERTED[name] for name in OF_A_NEW_ROW},
+    **{name: f"m.{name}" for name in ("tenant", "headers", "depth")},
+    "id": f"case when length(m.id) <= {MAX_ID - 20} then m.id"
+    f" else left(m.id, {MAX_ID - 53}) || '-' || md5(m.id) end || ':archived:' || m.generation::text",
+    "state": "'pending'",
+    "payload": "pg_catalog.jsonb_build_object('task_id', m.id, 'task_type', m.type, 'queue', m.queue,"
+    " 'tenant', m.tenant, 'reason', coalesce(m.reason, 'archived'), 'error_type', m.error_type, 'runs', m.runs)",
+    "payload_digest": "''",
+    "events": "x.events",
+    "sweep_at": f"{NOW} + interval '{SWEEP_MARGIN_SECONDS} s'",
+}
+"""The columns of a successor, from the declared fields ``x`` and the row ``m`` of the archived task."""
 
 # If the type declares `on_archived`, the same statement inserts the successor. Its id derives from the task's id and
 # generation, so a repeated call inserts nothing. Its depth is that of the task: what it enqueues continues the chain.
@@ -28,22 +50,9 @@ marked as (
    where t.id = any(array(select id from unmarked))
   returning t.*
 )
-insert into joblane.tasks
-       (id, type, queue, tenant, state, payload, payload_digest, headers, max_attempts, retention_seconds, sweep_at,
-        total_limit, shared_limit, first_due_at, seq, depth, events)
-select case when length(m.id) <= {MAX_ID - 20} then m.id else left(m.id, {MAX_ID - 53}) || '-' || md5(m.id) end
-         || ':archived:' || m.generation::text,
-       a.type, a.queue, m.tenant, 'pending',
-       pg_catalog.jsonb_build_object(
-           'task_id', m.id, 'task_type', m.type, 'queue', m.queue, 'tenant', m.tenant,
-           'reason', coalesce(m.reason, 'archived'), 'error_type', m.error_type, 'runs', m.runs),
-       '', m.headers, a.max_attempts, a.retention_seconds, clock_timestamp() + interval '{SWEEP_MARGIN_SECONDS} s',
-       a.limits[2], a.limits[3], case when a.limits is not null then clock_timestamp() end,
-       case when a.limits is not null then pg_catalog.nextval('joblane.tasks_seq'::regclass) end,
-       m.depth, a.events
-  from marked m, jsonb_to_record(m.on_archived)
-                   as a(type text, queue text, max_attempts integer, retention_seconds bigint, limits text[],
-                        events text[])
+insert into joblane.tasks ({", ".join(SUCCESSOR)})
+select {", ".join(SUCCESSOR.values())}
+  from marked m, jsonb_to_record(m.on_archived) as x({defined(DECLARED)}), lateral (select {NOW}) as d(due_at)
  where m.on_archived is not null
 on conflict do nothing
 returning id, type, queue, tenant

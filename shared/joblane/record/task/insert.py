@@ -15,7 +15,7 @@ from joblane.record.sql_functions import VERSION
 
 if TYPE_CHECKING:
     from joblane.names import Queue
-    from joblane.record.flow.free_slots import Limits
+    from joblane.record.flow.free_slots import LimitNames
     from joblane.sqs.client import Entry
     from joblane.tasks.options import Options
     from joblane.tasks.task import Task
@@ -133,7 +133,7 @@ class NewTask:
     created: bool = True
     changed: bool = True
     state: State | None = None
-    freed: Limits | None = None
+    freed: LimitNames | None = None
     waits: bool = False
 
     def row(self) -> dict[str, Any]:

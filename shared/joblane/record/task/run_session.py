@@ -37,7 +37,7 @@ NO_PACKAGES = (
 )
 
 
-class Transaction(Statements, Protocol):
+class JoinedTransaction(Statements, Protocol):
     """An open transaction of another driver, which commits with the end of the run. See :meth:`RunSession.join`."""
 
     def commit(self) -> None: ...
@@ -55,7 +55,7 @@ class RunSession:
     After :attr:`async_session` was used, :attr:`session` is its synchronous side, which works in a greenlet.
     """
 
-    joined: Transaction | None = None
+    joined: JoinedTransaction | None = None
     """The transaction that commits with the end of the run in the place of the session's, see :meth:`join`."""
     in_use = False
     """The handler has used the database through this run. Otherwise nothing is flushed, committed or cleaned up."""
@@ -152,7 +152,7 @@ class RunSession:
 
         return await greenlet_spawn(partial(function, *args, **kwargs))
 
-    def join(self, transaction: Transaction) -> None:
+    def join(self, transaction: JoinedTransaction) -> None:
         """Commit the run's end in another driver's transaction, in the place of the session's.
 
         Raises :class:`JobError` if the run has a session.
