@@ -128,7 +128,7 @@ def refusal(error: Exception, tasks: Sequence[NewTask], *, may_exist: bool) -> J
 
 
 def _documents(tasks: Mapping[int, NewTask], room: int | None) -> list[str]:
-    """Return the rows as JSON arrays of limited size, in the order in which INSERT takes ids and unique keys."""
+    """Return the rows as JSON arrays of limited size, in the order of ids and unique keys. INSERT keeps this order."""
     documents, part, size = list[str](), list[str](), 0
     for position, task in sorted(tasks.items(), key=lambda item: _key(item[1])):
         task.unsent = room is not None and position >= room

@@ -25,10 +25,11 @@ from joblane.testing.errors import KitError
 
 TASKS = """
 select id, type, queue, tenant, owner, tags, state, payload, headers,
-       greatest(0, extract(epoch from due_at - created_at))::float8,
+       greatest(0, round(extract(epoch from due_at - created_at)))::float8,
        extract(epoch from unique_expires_at - created_at)::float8
   from joblane.tasks order by created_at, id
 """
+"""An insert reads the clock for `due_at` and then for `created_at`, on a slow machine some milliseconds later."""
 SHOWN = 10
 """Tasks that a failure shows."""
 CLOSE = timedelta(seconds=5)
@@ -59,7 +60,8 @@ class EnqueuedTask:
     headers: Mapping[str, str]
     """Headers."""
     process_in: timedelta
-    """Time from the enqueue until the task is due. After a failed attempt: until the next attempt is due."""
+    """Time from the enqueue until the task is due, in whole seconds. After a failed attempt: until the next attempt is
+    due."""
     key_until: float | None = field(default=None, repr=False, compare=False)
     """End of its unique key, in seconds from the enqueue of the row. An enqueue that replaces the task
     begins this time again."""
@@ -68,7 +70,9 @@ class EnqueuedTask:
 def read(connection: Connection, sent: Sequence[Entry], prefix: str) -> list[EnqueuedTask]:
     """Return all rows, oldest first, then the messages of producers without a record that have not run."""
     enqueued = [
-        EnqueuedTask(id_, type_, queue, tenant, owner, tuple(tags), State(state), payload, headers, _seconds(due), key)
+        EnqueuedTask(
+            id_, type_, queue, tenant, owner, tuple(tags), State(state), payload, headers, timedelta(seconds=due), key
+        )
         for id_, type_, queue, tenant, owner, tags, state, payload, headers, due, key in connection.run(TASKS)
     ]
     known = {task.id for task in enqueued}
@@ -277,7 +281,3 @@ def _shown(value: Any) -> str:
     if value is MISSING:
         return "nothing"
     return str(value) if isinstance(value, (State, timedelta)) else repr(value)
-
-
-def _seconds(seconds: float) -> timedelta:
-    return timedelta(seconds=round(seconds, 3))

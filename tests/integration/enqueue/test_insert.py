@@ -18,7 +18,7 @@ from joblane.client.client import client_within
 from joblane.enqueue import insert as module
 from joblane.enqueue.result import check_each
 from joblane.enqueue.transaction import INLINE_SENDS
-from joblane.record.task.insert import NewTask
+from joblane.record.task.insert import INSERT, NewTask
 from joblane.testing.faults import HookedDatabase
 from tests.builders.rows import put
 from tests.patience import PATIENCE_SECONDS
@@ -124,15 +124,26 @@ def test_parts_whose_answer_was_lost_are_written_once(world: World, client: JobC
     assert answers.count("begin") == 2
 
 
-def test_parts_take_their_unique_keys_in_one_order(client: JobClient, parts: None) -> None:
+def test_parts_take_their_ids_and_unique_keys_in_one_order(client: JobClient, parts: None) -> None:
     taken: list[str] = []
 
     def run(_: str, *given: str) -> list[tuple[str, float, None]]:
-        taken.extend(row["unique_key"] for document in given for row in json.loads(document))
-        return [(row["id"], 0.0, None) for document in given for row in json.loads(document)]
+        rows = [row for document in given for row in json.loads(document)]
+        taken.extend(row.get("unique_key", row["id"]) for row in rows)
+        return [(row["id"], 0.0, None) for row in rows]
 
-    module.insert_tasks(run, check_each(client._producer.checked, keyed("d", "a", "c", "b", "B")))
-    assert taken == [f"sample:only {key}" for key in ("B", "a", "b", "c", "d")]
+    jobs = keyed("d", "a", "c", "b", "B") + many(5)[::-1]
+    module.insert_tasks(run, check_each(client._producer.checked, jobs))
+    assert taken == [f"t0{n}" for n in range(5)] + [f"sample:only {key}" for key in ("B", "a", "b", "c", "d")]
+
+
+@pytest.mark.parametrize("rest", [{}, {"rest": {"batch": "b"}}])
+def test_the_insert_takes_rows_in_the_order_of_its_document(
+    world: World, client: JobClient, rest: dict[str, Any]
+) -> None:
+    jobs = keyed("b", "a") + many(3)[::-1]
+    rows = [new.row() | rest for new in check_each(client._producer.checked, jobs)]
+    assert [id_ for id_, *_ in world.run(INSERT, json.dumps(rows))] == [row["id"] for row in rows]
 
 
 # --- Locks ---------------------------------------------------------------------------------------------------------

@@ -27,8 +27,10 @@ class TaskOptions:
     retry_delay: Sequence[float] = ()
 
     @classmethod
-    def of(cls, options: Options) -> Self:
+    def of(cls, options: Options) -> TaskOptions:
         """Return what the row of a task with these options stores."""
+        if options.timeout is None and options.retry_delay is None:
+            return AS_DECLARED
         return cls(options.timeout, options.retry_delay or ())
 
     @classmethod

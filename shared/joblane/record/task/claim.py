@@ -187,7 +187,7 @@ def arrival(
     schedule = message.tick["schedule"] if message.tick else None
     if schedule is not None:
         item |= {"tick": id_, "schedule": schedule}
-    row = document(
+    item |= document(
         id_,
         task,
         queue,
@@ -199,7 +199,8 @@ def arrival(
         limits={} if task.flow is None else task.flow.row(task.type, task.as_written(message.payload or {}), tenant),
         unique=task.key_of_message(queue, message.payload or {}, schedule) if unique else None,
     )
-    return item | row | {"type": message.type}  # which may be a former type of the task
+    item["type"] = message.type  # it may be a former type of the task
+    return item
 
 
 def claim(

@@ -1,7 +1,8 @@
 -- The insert of new tasks. It answers with the id of each task that was inserted, the seconds until it is due, and if
--- it waits for other tasks. A task whose id or unique key already exists is not inserted. Keys are inserted in their
--- order, so that two callers with the same keys cannot deadlock. Of two new tasks with the same key, the first is
--- inserted. The insert waits longer than a claim, because a lock that it does not get fails the caller's transaction.
+-- it waits for other tasks. A task whose id or unique key already exists is not inserted. Tasks are inserted in the order
+-- of the document: the caller sorts it by ids and keys, so that two callers with the same ones cannot deadlock. Of two
+-- new tasks with the same key, the first is inserted. The insert waits longer than a claim, because a lock that it does
+-- not get fails the caller's transaction.
 create or replace function joblane.@insert(given json)
 returns table (id text, due_seconds float8, waits boolean)
 language plpgsql set lock_timeout = '5s' set plan_cache_mode = force_generic_plan set enable_seqscan = off
@@ -28,7 +29,7 @@ begin
          (@inserted_columns)
   select @inserted_values
     from @new
-   order by x.unique_key collate "C" nulls first, case when x.unique_key is null then x.id end collate "C", x.ordinality
+   order by x.ordinality
   on conflict do nothing
   returning t.id, date_part('epoch', t.due_at - clock_timestamp()),
     @link;
